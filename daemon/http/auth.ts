@@ -1,0 +1,42 @@
+/** Who may come in: the bearer token of the original registry. */
+import { createHash, timingSafeEqual } from 'node:crypto';
+import { BlockList, isIP } from 'node:net';
+import { VregError } from '../../src/protocol/errors.ts';
+
+/**
+ * Makes the check of an `Authorization` header against the one token, in constant time.
+ * @returns a function that throws VregError UNAUTHORIZED
+ */
+export function bearerAuth(token: string): (header: string | undefined) => void {
+  const expected = digest(token);
+  return (header) => {
+    if (!header) {
+      throw unauthorized(
+        'Unauthorized — missing Authorization header',
+        'send "Authorization: Bearer TOKEN" (vreg: VERS_AUTH_TOKEN or --token-file)',
+      );
+    }
+    const given = /^Bearer\s+(.+)$/i.exec(header)?.[1];
+    if (given === undefined || !timingSafeEqual(digest(given), expected)) {
+      throw unauthorized('Unauthorized — invalid token', 'the token must be the one that the daemon was started with');
+    }
+  };
+}
+
+/** True of an address that only this machine can reach. A name is not looked up: only `localhost` is known to be one. */
+export function isLoopback(host: string): boolean {
+  const family = isIP(host);
+  return family === 0 ? host === 'localhost' : LOOPBACK.check(host, family === 6 ? 'ipv6' : 'ipv4');
+}
+
+const LOOPBACK = new BlockList();
+LOOPBACK.addSubnet('127.0.0.0', 8, 'ipv4');
+LOOPBACK.addAddress('::1', 'ipv6');
+
+function unauthorized(message: string, hint: string): VregError {
+  return new VregError('UNAUTHORIZED', message, { hint });
+}
+
+function digest(text: string): Buffer {
+  return createHash('sha256').update(text).digest();
+}

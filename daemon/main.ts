@@ -1,0 +1,135 @@
+/** The registry's process: its wiring, and its life from opening the store to closing it. */
+import type { Logger } from 'pino';
+import { VregError } from '../src/protocol/errors.ts';
+import type { Registration } from '../src/protocol/vm.ts';
+import { ListeningClock } from './clock.ts';
+import { buildApp } from './http/app.ts';
+import { isLoopback } from './http/auth.ts';
+import { type Endpoints, listen } from './http/listen.ts';
+import { readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
+import { Registry } from './registry/registry.ts';
+import { keepSelfAlive } from './self.ts';
+import { SqliteStore } from './store/sqlite.ts';
+
+/** Milliseconds between two saves of beats: half of the second within which a beat shall be durable. */
+const SAVE_EVERY = 500;
+/** Saves without a beat after which the listening clock is saved all the same: how much of a lease a kill -9 can give back. */
+const IDLE_SAVES = 10;
+
+export interface ServeOptions extends Endpoints {
+  dataDir: string;
+  /** Milliseconds. */
+  staleAfter: number;
+  token?: string | undefined;
+  version: string;
+  /** Makes the daemon's own VM an entry, given the port it listens on; absent: it does not. */
+  self?: ((port: number | undefined) => Registration) | undefined;
+}
+
+export interface Serving {
+  urls: string[];
+  dataDir: string;
+  /** Drains, saves and closes, in the reverse order of the start. */
+  close(): Promise<void>;
+}
+
+/**
+ * Starts the registry and returns when it can serve.
+ * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_UNUSABLE, LISTEN, USAGE (an open address without a token)
+ */
+export async function serve(options: ServeOptions, log: Logger): Promise<Serving> {
+  const { dataDir, staleAfter, token, version, tcp, socket } = options;
+  if (tcp && token === undefined && !isLoopback(tcp.host)) {
+    throw new VregError(
+      'USAGE',
+      `refusing to listen on ${tcp.host} without a token: anyone could change the registry`,
+      {
+        field: 'host',
+        hint: 'set VERS_AUTH_TOKEN or --token-file, or listen on 127.0.0.1 or a --socket',
+      },
+    );
+  }
+
+  const { store, contents } = await SqliteStore.open({
+    dataDir,
+    onDeath: (error) => {
+      log.fatal({ err: error }, 'the store ended; what was acknowledged is on the disk');
+      process.exit(1);
+    },
+  }).catch((error) => nameTheOther(error, dataDir));
+  const clock = new ListeningClock(contents.listened);
+  clock.start();
+  const registry = new Registry({ store, clock, staleAfter }, contents);
+  const saver = saveBeatsRegularly(registry, log);
+
+  const app = buildApp({ registry, version, token, log });
+  const closeStore = async () => {
+    await saver.stop();
+    clock.stop();
+    await store.close();
+  };
+  const listening = await listen(app, { tcp, socket }).catch(async (error) => {
+    await closeStore();
+    throw error;
+  });
+  const self = options.self ? await keepSelfAlive(registry, options.self(listening.port), log) : undefined;
+  writeProcessInfo(dataDir, { kind: 'serve', urls: listening.urls });
+
+  return {
+    urls: listening.urls,
+    dataDir,
+    close: async () => {
+      self?.stop();
+      await listening.close();
+      await closeStore();
+      removeProcessInfo(dataDir, 'serve');
+    },
+  };
+}
+
+/** A busy store is another daemon's: say which. */
+function nameTheOther(error: unknown, dataDir: string): never {
+  if (error instanceof VregError && error.code === 'ALREADY_RUNNING') {
+    const other = readProcessInfo(dataDir, 'serve');
+    if (other) {
+      const where = other.urls.join(' and ');
+      throw new VregError(
+        'ALREADY_RUNNING',
+        `${error.message}: the vreg daemon with pid ${other.pid}, serving ${where} since ${other.since}`,
+        {
+          hint: error.hint!,
+        },
+      );
+    }
+  }
+  throw error;
+}
+
+function saveBeatsRegularly(registry: Registry, log: Logger): { stop(): Promise<void> } {
+  let saving: Promise<void> | undefined;
+  let idle = 0;
+  let failing = false;
+  const save = async () => {
+    try {
+      await registry.saveBeats();
+      if (failing) log.info('heartbeats are durable again');
+      failing = false;
+    } catch (error) {
+      if (!failing) log.error({ err: error }, 'heartbeats cannot be saved; they are kept in memory and tried again');
+      failing = true;
+    }
+  };
+  const timer = setInterval(() => {
+    idle = registry.hasUnsavedBeats ? IDLE_SAVES : idle + 1;
+    if (idle < IDLE_SAVES || saving) return;
+    idle = 0;
+    saving = save().finally(() => (saving = undefined));
+  }, SAVE_EVERY);
+  return {
+    stop: async () => {
+      clearInterval(timer);
+      await saving;
+      await save();
+    },
+  };
+}

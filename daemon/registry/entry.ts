@@ -1,0 +1,85 @@
+/** One VM in memory: the parsed entry, and its JSON kept ready so that a read serialises nothing. */
+import type { Vm } from '../../src/protocol/vm.ts';
+import type { StoredVm } from '../store/store.ts';
+
+export interface Life {
+  /** Last sign of life, wall clock, milliseconds since the epoch. */
+  lastSeen: number;
+  /** The same moment on the listening clock, in milliseconds. */
+  heardAt: number;
+}
+
+export interface Order {
+  /** Revision of the registration: what lists are sorted by. */
+  created: number;
+  /** Revision of the last change. */
+  revision: number;
+}
+
+/** Everything of an entry that only a change can change. */
+export type Declared = Omit<Vm, 'lastSeen'>;
+
+export class Entry {
+  readonly vm: Declared;
+  readonly order: Order;
+  /** The entry's JSON up to where `lastSeen` goes, which is its last field. */
+  readonly #head: string;
+  #life: Life;
+  #json: string | undefined;
+
+  constructor(vm: Declared, order: Order, life: Life) {
+    this.vm = inOrder(vm);
+    this.order = order;
+    this.#head = JSON.stringify(this.vm).slice(0, -1);
+    this.#life = life;
+  }
+
+  static fromStored({ body, created, revision, lastSeen, heardAt }: StoredVm): Entry {
+    return new Entry(JSON.parse(body) as Declared, { created, revision }, { lastSeen, heardAt });
+  }
+
+  toStored(): StoredVm {
+    return { id: this.vm.id, ...this.order, body: `${this.#head}}`, ...this.#life };
+  }
+
+  get life(): Life {
+    return this.#life;
+  }
+
+  hear(life: Life): void {
+    this.#life = life;
+    this.#json = undefined;
+  }
+
+  /** RFC 3339. */
+  get lastSeen(): string {
+    return new Date(this.#life.lastSeen).toISOString();
+  }
+
+  /** The entry as the wire has it. */
+  get json(): string {
+    this.#json ??= `${this.#head},"lastSeen":"${this.lastSeen}"}`;
+    return this.#json;
+  }
+
+  /** The entry with more fields, for a request that asks for them. */
+  jsonWith(extra: Record<string, unknown>): string {
+    return `${this.json.slice(0, -1)},${JSON.stringify(extra).slice(1)}`;
+  }
+}
+
+/** The fields in the order in which the original registry answers them; absent ones stay absent. */
+function inOrder(vm: Declared): Declared {
+  const { id, name, role, status, address, services, metadata, registeredBy, registeredAt } = vm;
+  return {
+    id,
+    name,
+    role,
+    status,
+    address,
+    ...(services ? { services } : {}),
+    ...(metadata ? { metadata } : {}),
+    registeredBy,
+    registeredAt,
+  };
+}

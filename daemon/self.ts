@@ -1,0 +1,26 @@
+/** The daemon's own VM as an entry of the registry that it serves. */
+import type { Logger } from 'pino';
+import type { Registration } from '../src/protocol/vm.ts';
+import type { Registry } from './registry/registry.ts';
+
+/**
+ * Registers the VM, or brings its entry up to date, and beats for it from inside: no network, no token.
+ * Somebody who removes the entry while the daemon runs gets it back with the next beat.
+ */
+export async function keepSelfAlive(registry: Registry, self: Registration, log: Logger): Promise<{ stop(): void }> {
+  const announce = async () => {
+    const { id, role: _role, registeredBy: _by, ...changes } = self;
+    if (registry.has(id)) await registry.update(id, changes);
+    else await registry.register(self);
+  };
+  await announce();
+  log.info({ id: self.id, role: self.role, address: self.address }, 'registered this VM');
+  const beat = () => {
+    if (registry.has(self.id)) registry.heartbeat(self.id);
+    else
+      announce().catch((error) => log.warn({ err: error }, 'cannot register this VM; tried again with the next beat'));
+  };
+  // A third of the lease, as etcd's clients beat: two may be late before anybody notices.
+  const timer = setInterval(beat, registry.staleAfter / 3);
+  return { stop: () => clearInterval(timer) };
+}

@@ -1,0 +1,46 @@
+/** What the registry asks of durable storage. A store knows records, not rules. */
+
+/** A VM as it lies in the store. */
+export interface StoredVm {
+  id: string;
+  /** Revision at which it was first registered: the order of `ls` and `discover`. */
+  created: number;
+  /** Revision of its last change. */
+  revision: number;
+  /** The entry as JSON, without `lastSeen`. */
+  body: string;
+  /** Last sign of life, wall clock, milliseconds since the epoch. */
+  lastSeen: number;
+  /** The same moment on the listening clock, in milliseconds. */
+  heardAt: number;
+}
+
+/** One committed change: a VM put in whole, or taken away. */
+export type Change = { kind: 'put'; vm: StoredVm } | { kind: 'remove'; id: string; revision: number };
+
+/** A sign of life that is not a change. */
+export type Beat = Pick<StoredVm, 'id' | 'lastSeen' | 'heardAt'>;
+
+/** Everything a store holds, as it is read at start. */
+export interface Contents {
+  /** Oldest registration first. */
+  vms: StoredVm[];
+  revision: number;
+  /** Listening time at the last save, in milliseconds. */
+  listened: number;
+  /** Made once with the store, so that a client can tell one registry from another. */
+  registryId: string;
+}
+
+export interface Store {
+  /**
+   * Makes one change durable. Changes become durable in the order of the calls, many in one sync.
+   * When one fails, every change called for since fails with it: they were decided on what is now not so.
+   * @throws VregError STORE_FULL (no room), BUSY (too many waiting), INTERNAL (the disk refused)
+   */
+  commit(change: Change): Promise<void>;
+  /** Makes signs of life and the listening time durable, in one write. */
+  saveBeats(beats: readonly Beat[], listened: number): Promise<void>;
+  /** Waits for what was called for, then closes. */
+  close(): Promise<void>;
+}

@@ -1,0 +1,102 @@
+/**
+ * The store's worker: a thread that owns the database, one request after the other. Run as a program of its own
+ * (`store-worker check DIR`) it only reads the database: a damaged file can abort the SQLite library, and then a child
+ * dies instead of the daemon.
+ */
+import { isMainThread, parentPort, workerData } from 'node:worker_threads';
+import { type DataDir, MarkFile, openDataDir, readMark } from './data-dir.ts';
+import { contradiction, DamageError, RegistryDatabase } from './database.ts';
+import type { Beat, Change, Contents } from './store.ts';
+
+export type Request =
+  | { kind: 'open' }
+  | { kind: 'commit'; changes: readonly Change[] }
+  | { kind: 'beats'; beats: readonly Beat[]; listened: number }
+  | { kind: 'close' };
+
+export interface Failure {
+  /** `full`: no room; `busy`: another process has the database; `damaged`: its contents are wrong; `other`: all else. */
+  kind: 'full' | 'busy' | 'damaged' | 'other';
+  message: string;
+}
+
+export type Reply = { seq: number; contents?: Contents } | { seq: number; failure: Failure };
+
+/** What a check prints on stdout. */
+export type Finding = { ok: true } | { failure: Failure };
+
+function serve(dir: DataDir): void {
+  const port = parentPort!;
+  let database: RegistryDatabase;
+  let mark: MarkFile;
+  const handle = (request: Request): Contents | undefined => {
+    switch (request.kind) {
+      case 'open': {
+        database = new RegistryDatabase(dir);
+        if (database.isEmpty()) database.create();
+        const contents = database.load();
+        mark = new MarkFile(dir);
+        mark.write(database.state, { sync: true });
+        return contents;
+      }
+      case 'commit':
+        database.commit(request.changes);
+        mark.write(database.state);
+        return undefined;
+      case 'beats':
+        database.saveBeats(request.beats, request.listened);
+        return undefined;
+      case 'close':
+        database.close();
+        mark.close();
+        return undefined;
+    }
+  };
+  port.on('message', ({ seq, request }: { seq: number; request: Request }) => {
+    let reply: Reply;
+    try {
+      const contents = handle(request);
+      reply = contents ? { seq, contents } : { seq };
+    } catch (error) {
+      reply = { seq, failure: describe(error) };
+    }
+    port.postMessage(reply);
+  });
+}
+
+function check(path: string): void {
+  let finding: Finding = { ok: true };
+  try {
+    const dir = openDataDir(path);
+    const database = new RegistryDatabase(dir, { readonly: true });
+    const mark = readMark(dir);
+    if (database.isEmpty()) {
+      if (mark) throw new DamageError(`it is empty, but revision ${mark.revision} was acknowledged`);
+    } else {
+      database.quickCheck();
+      database.load();
+      const wrong = contradiction(database.state, mark);
+      if (wrong) throw new DamageError(wrong);
+    }
+  } catch (error) {
+    finding = { failure: describe(error) };
+  }
+  process.stdout.write(`${JSON.stringify(finding)}\n`, () => {
+    // Closing the database would let SQLite tidy up its log; a check changes nothing, so it ends without closing.
+    process.kill(process.pid, 'SIGKILL');
+  });
+}
+
+function describe(error: unknown): Failure {
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (error instanceof DamageError) return { kind: 'damaged', message };
+  if (code === 'SQLITE_FULL' || code === 'ENOSPC' || /disk is full/.test(message)) return { kind: 'full', message };
+  if (code?.startsWith('SQLITE_BUSY') || /database is locked/.test(message)) return { kind: 'busy', message };
+  if (code?.startsWith('SQLITE_CORRUPT') || code?.startsWith('SQLITE_NOTADB')) {
+    return { kind: 'damaged', message: `SQLite finds: ${message}` };
+  }
+  return { kind: 'other', message: code ? `${message} (${code})` : message };
+}
+
+if (!isMainThread) serve((workerData as { dir: DataDir }).dir);
+else if (process.argv[2] === 'check') check(process.argv[3]!);

@@ -1,0 +1,97 @@
+import { defineCommand } from '../command.ts';
+import { formatDuration } from '../duration.ts';
+import type { Health, VmWithLiveness } from '../protocol/api.ts';
+import { ROLES, type Role } from '../protocol/vm.ts';
+import type { Cell, Column } from '../render.ts';
+import { livenessOf } from '../vm-answer.ts';
+
+interface RoleCount {
+  role: Role;
+  live: number;
+  stale: number;
+  paused: number;
+  stopped: number;
+}
+
+export const status = defineCommand({
+  name: 'status',
+  summary: 'the registry and the fleet at a glance',
+  description: 'Says whether the registry is reachable, counts VMs by role, and lists the stale ones with their age.',
+  examples: [
+    { about: 'where do we stand?', command: 'vreg status' },
+    {
+      about: 'how many workers are live?',
+      command: 'vreg status -o json | jq \'.roles[] | select(.role == "worker").live\'',
+    },
+    { about: 'is the registry there?', command: 'vreg status >/dev/null && echo yes' },
+  ],
+  exits: [2, 8],
+  async run(context) {
+    const client = context.client();
+    const vms = await client.list();
+    const { version, now } = client.server;
+    const health = await client.health();
+    const roles = ROLES.map((role) => count(role, vms)).filter(
+      (row) => row.live + row.stale + row.paused + row.stopped > 0,
+    );
+    const stale = vms.filter((vm) => livenessOf(vm) === 'stale').sort((a, b) => (a.lastSeen < b.lastSeen ? -1 : 1));
+    if (['json', 'ndjson', 'yaml'].includes(context.format)) {
+      const registry = { url: client.url, version: version ?? null, status: health.status, uptime: health.uptime };
+      const silent = stale.map(({ id, name, role, lastSeen }) => ({
+        id,
+        name,
+        role,
+        lastSeen,
+        ageSeconds: ageOf({ lastSeen }, now),
+      }));
+      return context.print({ kind: 'value', text: '', data: { registry, roles, stale: silent } });
+    }
+    await context.print({ kind: 'value', text: registryLine(client.url, version, health), data: null });
+    await context.print({ kind: 'rows', rows: roles, columns: ROLE_COLUMNS, name: ({ role }) => role, none: 'no VMs' });
+    if (stale.length > 0) {
+      context.io.out('\n');
+      await context.print({ kind: 'rows', rows: stale, columns: staleColumns(now), name: ({ id }) => id });
+    }
+  },
+});
+
+const ROLE_COLUMNS: readonly Column<RoleCount>[] = [
+  { title: 'ROLE', cell: ({ role }) => role },
+  { title: 'LIVE', cell: ({ live }) => colored(live, 'green') },
+  { title: 'STALE', cell: ({ stale }) => colored(stale, 'yellow') },
+  { title: 'PAUSED', cell: ({ paused }) => paused },
+  { title: 'STOPPED', cell: ({ stopped }) => stopped },
+];
+
+function staleColumns(now: number): readonly Column<VmWithLiveness>[] {
+  return [
+    { title: 'STALE VM', cell: ({ id }) => id },
+    { title: 'NAME', cell: ({ name }) => name },
+    { title: 'ROLE', cell: ({ role }) => role },
+    { title: 'SILENT FOR', cell: (vm) => formatDuration(1000 * ageOf(vm, now)) },
+  ];
+}
+
+function count(role: Role, vms: readonly VmWithLiveness[]): RoleCount {
+  const row: RoleCount = { role, live: 0, stale: 0, paused: 0, stopped: 0 };
+  for (const vm of vms) {
+    if (vm.role !== role) continue;
+    const liveness = livenessOf(vm);
+    row[liveness === '-' ? (vm.status as 'paused' | 'stopped') : liveness]++;
+  }
+  return row;
+}
+
+/** Seconds since the last sign of life, by the registry's clock. */
+function ageOf({ lastSeen }: Pick<VmWithLiveness, 'lastSeen'>, now: number): number {
+  return Math.max(0, Math.round((now - Date.parse(lastSeen)) / 1000));
+}
+
+function registryLine(url: string, version: string | undefined, { uptime }: Health): string {
+  const up = typeof uptime === 'number' ? `, up ${formatDuration(uptime * 1000)}` : '';
+  return `registry ${url}: ok, ${version === undefined ? 'not a vreg daemon' : `vreg ${version}`}${up}`;
+}
+
+function colored(amount: number, color: 'green' | 'yellow'): Cell {
+  return amount > 0 ? { text: String(amount), color } : amount;
+}

@@ -1,0 +1,38 @@
+import { defineCommand } from '../command.ts';
+import {
+  HAS_SERVICE_FLAG,
+  PICK_FLAG,
+  type Pick,
+  pickOne,
+  ROLE_ARGUMENT,
+  type UrlParts,
+  urlOf,
+  WAIT_FLAG,
+} from '../endpoint.ts';
+import { type LiveFlags, liveVms } from '../live.ts';
+
+export const url = defineCommand<LiveFlags & UrlParts & { pick?: Pick }>({
+  name: 'url',
+  summary: 'print the URL of one live VM of a role',
+  description:
+    "Prints one URL of a live VM of a role: its address, the port of --service (else the registry's own port), and --path. One line, or nothing and exit code 3.",
+  arguments: [ROLE_ARGUMENT],
+  flags: [
+    HAS_SERVICE_FLAG,
+    { flags: '--scheme <scheme>', about: 'default: http', values: ['http', 'https', 'ws', 'wss'] },
+    { flags: '--path <path>', about: 'path to put behind it, e.g. /board/tasks' },
+    PICK_FLAG,
+    WAIT_FLAG,
+  ],
+  examples: [
+    { about: 'ask the board on the infra VM', command: 'curl "$(vreg url infra --path /board/tasks)"' },
+    { about: 'a service of a lieutenant', command: 'vreg url lieutenant --service pi-rpc' },
+    { about: 'the newest worker, over TLS', command: 'vreg url worker --pick newest --scheme https' },
+  ],
+  exits: [2, 3, 6, 8],
+  async run(context, [role], flags) {
+    const vm = pickOne(await liveVms(context, role!, flags), flags.pick);
+    const text = urlOf(vm, context.client().url, flags);
+    await context.print({ kind: 'value', text, data: { id: vm.id, url: text } });
+  },
+});

@@ -1,0 +1,62 @@
+/** One thing done to many: side by side, each failure told, the worst one deciding the exit code. */
+import type { Context } from './command.ts';
+import { VregError } from './protocol/errors.ts';
+
+/** Requests under way at once: enough to hide the network's latency, few enough for a small daemon. */
+const AT_ONCE = 8;
+
+/**
+ * Runs `work` on every item, and goes on when one fails.
+ * @param nameOf how an item is called in the report of its failure
+ * @returns what succeeded, in the order of the items, and the failures; the caller prints the first and throws the second
+ */
+export async function each<T, R>(
+  items: readonly T[],
+  work: (item: T) => Promise<R>,
+): Promise<{ done: R[]; failed: Failed<T>[] }> {
+  const results: ({ value: R } | { item: T; error: unknown })[] = new Array(items.length);
+  let next = 0;
+  const worker = async () => {
+    while (next < items.length) {
+      const index = next++;
+      const item = items[index]!;
+      results[index] = await work(item).then(
+        (value) => ({ value }),
+        (error: unknown) => ({ item, error }),
+      );
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(AT_ONCE, items.length) }, worker));
+  return {
+    done: results.filter((result): result is { value: R } => 'value' in result).map(({ value }) => value),
+    failed: results.filter((result): result is Failed<T> => 'error' in result),
+  };
+}
+
+export interface Failed<T> {
+  item: T;
+  error: unknown;
+}
+
+/**
+ * Ends a command whose parts failed: nothing when none did, the failure itself when there was one thing to do, else a
+ * line a failure and an error with the worst of their exit codes.
+ */
+export function throwFailed<T>(
+  context: Context,
+  total: number,
+  failed: readonly Failed<T>[],
+  nameOf: (item: T) => string,
+): void {
+  if (failed.length === 0) return;
+  for (const { error } of failed) if (!(error instanceof VregError)) throw error;
+  const errors = failed as readonly { item: T; error: VregError }[];
+  const worst = errors.reduce((a, b) => (b.error.exit > a.error.exit ? b : a)).error;
+  if (total === 1) throw worst;
+  for (const { item, error } of errors) context.note(`${nameOf(item)}: ${error.message}`);
+  throw new VregError(
+    worst.code,
+    `${failed.length} of ${total} failed`,
+    worst.hint === undefined ? {} : { hint: worst.hint },
+  );
+}

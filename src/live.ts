@@ -1,0 +1,60 @@
+/** The live VMs of a role, waited for when that is asked. */
+import type { Context } from './command.ts';
+import { parseDuration } from './duration.ts';
+import { noLiveVm } from './endpoint.ts';
+import type { VmWithLiveness } from './protocol/api.ts';
+import { VregError } from './protocol/errors.ts';
+import { isRole, ROLES } from './protocol/vm.ts';
+import { suggestion } from './suggest.ts';
+
+/** Milliseconds between two looks while waiting: a person does not notice it, a registry does not feel it. */
+const LOOK_EVERY = 500;
+
+export interface LiveFlags {
+  service?: string;
+  wait?: string;
+}
+
+/**
+ * @returns live VMs, oldest registration first, at least one
+ * @throws VregError NO_LIVE when there is none, TIMEOUT when none came within `--wait`, USAGE on an unknown role
+ */
+export async function liveVms(
+  context: Context,
+  role: string,
+  { service, wait }: LiveFlags,
+): Promise<[VmWithLiveness, ...VmWithLiveness[]]> {
+  if (!isRole(role)) {
+    throw new VregError('USAGE', `"${role}" is not a role${suggestion(role, ROLES)}`, {
+      field: 'role',
+      hint: `one of: ${ROLES.join(', ')}`,
+    });
+  }
+  const patience = wait === undefined ? 0 : parseDuration(wait, '--wait');
+  const started = context.now();
+  const look = async (): Promise<VmWithLiveness[]> => {
+    const vms = await context.client().discover(role);
+    return service === undefined ? vms : vms.filter((vm) => vm.services?.some(({ name }) => name === service));
+  };
+  for (;;) {
+    const found = await look().catch((error: unknown) => {
+      // A registry that is still starting is one of the things that scripts wait for.
+      if (
+        patience > 0 &&
+        error instanceof VregError &&
+        error.code === 'UNREACHABLE' &&
+        context.now() - started < patience
+      )
+        return [];
+      throw error;
+    });
+    if (found.length > 0) return found as [VmWithLiveness, ...VmWithLiveness[]];
+    if (patience === 0) throw noLiveVm(role, service);
+    const left = patience - (context.now() - started);
+    if (left <= 0)
+      throw new VregError('TIMEOUT', `${noLiveVm(role, service).message} within ${wait}`, {
+        hint: `see who is registered: vreg ls --role ${role}`,
+      });
+    await context.sleep(Math.min(LOOK_EVERY, left));
+  }
+}

@@ -1,0 +1,21 @@
+/** The program: hands the process to {@link main} and its answer back as the exit code. */
+import { Interrupted, main } from './cli.ts';
+import { systemIo } from './io.ts';
+import { VERSION } from './version.ts';
+
+const controller = new AbortController();
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.on(signal, () => {
+    const reason = new Interrupted(signal);
+    // Who asks twice does not want to wait.
+    if (controller.signal.aborted) process.exit(reason.exit);
+    controller.abort(reason);
+  });
+}
+
+const io = systemIo(process.env);
+main(process.argv.slice(2), { io, env: process.env, version: VERSION, now: Date.now, signal: controller.signal }).then(
+  (code) => {
+    process.exitCode = code;
+  },
+);

@@ -1,0 +1,64 @@
+/** What crosses the wire besides the entry itself: paths, answers, header names and the defaults both sides assume. */
+import type { Vm } from './vm.ts';
+
+/** Where the CLI looks for a registry, and where the daemon listens, when nothing is said. */
+export const DEFAULT_HOST = '127.0.0.1';
+/** Port of the original registry server. */
+export const DEFAULT_PORT = 3000;
+export const DEFAULT_URL = `http://${DEFAULT_HOST}:${DEFAULT_PORT}`;
+/** Milliseconds of listening time without a sign of life after which a VM is stale: the original registry's 5 minutes. */
+export const DEFAULT_STALE_AFTER = 300_000;
+/** Milliseconds between two beats of an agent: a fifth of the default lease, as the original agent extension beats. */
+export const DEFAULT_INTERVAL = 60_000;
+
+/** Routes, relative to the registry's base URL. */
+export const PATHS = {
+  health: '/health',
+  vms: '/registry/vms',
+  vm: (id: string) => `/registry/vms/${encodeURIComponent(id)}`,
+  heartbeat: (id: string) => `/registry/vms/${encodeURIComponent(id)}/heartbeat`,
+  discover: (role: string) => `/registry/discover/${encodeURIComponent(role)}`,
+} as const;
+
+/** On every answer of a vreg daemon; the original registry has no such header. */
+export const VERSION_HEADER = 'x-vreg-version';
+/** On every answer of a vreg daemon: the lease, in whole milliseconds. An agent beats well within it. */
+export const LEASE_HEADER = 'x-vreg-lease-ms';
+
+/** `GET /registry/vms` and `GET /registry/discover/:role`. */
+export interface VmList {
+  vms: Vm[];
+  count: number;
+}
+
+/** `POST /registry/vms/:id/heartbeat`. */
+export interface Heartbeat {
+  id: string;
+  lastSeen: string;
+}
+
+/** `DELETE /registry/vms/:id`. */
+export interface Deleted {
+  deleted: true;
+}
+
+/** `GET /health`; `uptime` in seconds. */
+export interface Health {
+  status: string;
+  uptime: number;
+}
+
+/** Query options of `GET /registry/vms`. */
+export interface ListQuery {
+  role?: string;
+  status?: string;
+}
+
+/** Query option of every route that answers entries: each then also says whether it is stale. Other servers ignore it. */
+export const INCLUDE_LIVENESS = { include: 'liveness' } as const;
+
+/** An entry as answered to {@link INCLUDE_LIVENESS}. */
+export interface VmWithLiveness extends Vm {
+  /** More than the lease of listening time has gone by since the last sign of life. */
+  stale: boolean;
+}

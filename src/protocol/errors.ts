@@ -1,0 +1,150 @@
+/**
+ * The one table of everything that can go wrong: its code, the HTTP status that carries it and the exit code it ends
+ * in. Daemon and CLI both speak it, so an error keeps its meaning from the rule that raised it to the caller's shell.
+ */
+
+/** Exit codes of the `vreg` program: 0 to 7 are those of the vers CLI, so that one script can handle both. */
+export const EXIT = {
+  ok: 0,
+  error: 1,
+  notAllowed: 2,
+  notFound: 3,
+  conflict: 4,
+  usage: 5,
+  timeout: 6,
+  refused: 7,
+  unreachable: 8,
+  identity: 9,
+  warming: 10,
+} as const;
+
+/** What each exit code means, as the README and the help say it. */
+export const EXIT_MEANING: Readonly<Record<number, string>> = {
+  0: 'ok',
+  1: 'unexpected error',
+  2: 'not allowed (401, 403)',
+  3: 'not found, or no live match',
+  4: 'conflict (409, 412)',
+  5: 'bad usage, input or config (400)',
+  6: 'timed out',
+  7: 'the user said no, or a prompt without a TTY',
+  8: 'registry unreachable',
+  9: 'identity conflict: this VM is a clone or was rewound',
+  10: 'answer older than asked for, registry warming up',
+};
+
+interface ErrorKind {
+  /** HTTP status that carries it; 0 for an error that only a client can have. */
+  readonly status: number;
+  readonly exit: number;
+}
+
+export const ERRORS = {
+  INVALID: { status: 400, exit: EXIT.usage },
+  UNAUTHORIZED: { status: 401, exit: EXIT.notAllowed },
+  FORBIDDEN: { status: 403, exit: EXIT.notAllowed },
+  NOT_FOUND: { status: 404, exit: EXIT.notFound },
+  METHOD_NOT_ALLOWED: { status: 405, exit: EXIT.usage },
+  REQUEST_TIMEOUT: { status: 408, exit: EXIT.timeout },
+  CONFLICT: { status: 409, exit: EXIT.conflict },
+  PRECONDITION_FAILED: { status: 412, exit: EXIT.conflict },
+  TOO_LARGE: { status: 413, exit: EXIT.usage },
+  URI_TOO_LONG: { status: 414, exit: EXIT.usage },
+  UNSUPPORTED_MEDIA_TYPE: { status: 415, exit: EXIT.usage },
+  TOO_MANY_REQUESTS: { status: 429, exit: EXIT.error },
+  HEADERS_TOO_LARGE: { status: 431, exit: EXIT.usage },
+  INTERNAL: { status: 500, exit: EXIT.error },
+  BUSY: { status: 503, exit: EXIT.unreachable },
+  STORE_FULL: { status: 507, exit: EXIT.error },
+  NO_LIVE: { status: 0, exit: EXIT.notFound },
+  USAGE: { status: 0, exit: EXIT.usage },
+  TIMEOUT: { status: 0, exit: EXIT.timeout },
+  REFUSED: { status: 0, exit: EXIT.refused },
+  UNREACHABLE: { status: 0, exit: EXIT.unreachable },
+  BAD_ANSWER: { status: 0, exit: EXIT.error },
+  ALREADY_RUNNING: { status: 0, exit: EXIT.conflict },
+  STORE_DAMAGED: { status: 0, exit: EXIT.error },
+  STORE_UNUSABLE: { status: 0, exit: EXIT.error },
+  LISTEN: { status: 0, exit: EXIT.error },
+} as const satisfies Record<string, ErrorKind>;
+
+export type ErrorCode = keyof typeof ERRORS;
+
+export interface ErrorDetails {
+  /** The field of the input that is wrong, e.g. `services[0].port`. */
+  field?: string;
+  /** The next thing to try: a command, or what to change. */
+  hint?: string;
+  /** Seconds after which a retry makes sense; becomes `Retry-After`. */
+  retryAfter?: number;
+  cause?: unknown;
+}
+
+/** Every expected failure in vreg is one of these; anything else that is thrown is a bug. */
+export class VregError extends Error {
+  readonly code: ErrorCode;
+  readonly field: string | undefined;
+  readonly hint: string | undefined;
+  readonly retryAfter: number | undefined;
+
+  constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
+    super(message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.name = 'VregError';
+    this.code = code;
+    this.field = details.field;
+    this.hint = details.hint;
+    this.retryAfter = details.retryAfter;
+  }
+
+  /** HTTP status that carries this error; one that only a client can have is a 500 if it ever gets onto the wire. */
+  get status(): number {
+    return ERRORS[this.code].status || 500;
+  }
+
+  /** Exit code of a command that ends in this error. */
+  get exit(): number {
+    return ERRORS[this.code].exit;
+  }
+}
+
+/** The body of every error answer. `error` is the original registry's field; the others are additions. */
+export interface ErrorBody {
+  error: string;
+  code: ErrorCode;
+  field?: string;
+  hint?: string;
+}
+
+export function toErrorBody(error: VregError): ErrorBody {
+  return {
+    error: error.message,
+    code: error.code,
+    ...(error.field === undefined ? {} : { field: error.field }),
+    ...(error.hint === undefined ? {} : { hint: error.hint }),
+  };
+}
+
+/**
+ * Rebuilds the error that a server answered with. A server that knows no codes (the original registry) is read by its
+ * status alone.
+ */
+export function fromAnswer(status: number, body: unknown, fallback: string): VregError {
+  const fields = typeof body === 'object' && body !== null ? (body as Partial<Record<keyof ErrorBody, unknown>>) : {};
+  const message = typeof fields.error === 'string' && fields.error !== '' ? fields.error : fallback;
+  const details: ErrorDetails = {};
+  if (typeof fields.field === 'string') details.field = fields.field;
+  if (typeof fields.hint === 'string') details.hint = fields.hint;
+  return new VregError(isErrorCode(fields.code) ? fields.code : codeOfStatus(status), message, details);
+}
+
+function isErrorCode(value: unknown): value is ErrorCode {
+  return typeof value === 'string' && Object.hasOwn(ERRORS, value);
+}
+
+function codeOfStatus(status: number): ErrorCode {
+  for (const [code, kind] of Object.entries(ERRORS)) {
+    if (kind.status === status) return code as ErrorCode;
+  }
+  if (status === 502 || status === 504) return 'BUSY';
+  return status >= 400 && status < 500 ? 'INVALID' : 'INTERNAL';
+}

@@ -1,0 +1,195 @@
+/**
+ * The noun: a VM's entry, and how untrusted input becomes one. Both sides use the same parser, so that a file refused
+ * by the CLI is refused for the reason that the daemon would give.
+ */
+import { VregError } from './errors.ts';
+
+export const ROLES = ['infra', 'lieutenant', 'worker', 'golden', 'custom'] as const;
+export type Role = (typeof ROLES)[number];
+
+/** What an operator or the VM declared. Time and heartbeats never change it. */
+export const STATUSES = ['running', 'paused', 'stopped'] as const;
+export type Status = (typeof STATUSES)[number];
+
+export interface Service {
+  name: string;
+  /** TCP port, 1 to 65535. */
+  port: number;
+  /** HTTP path that answers 2xx while the service is well, e.g. `/health`. */
+  healthPath?: string;
+  /** Whatever else a client sent is kept as it came. */
+  [extra: string]: unknown;
+}
+
+export interface Vm {
+  id: string;
+  name: string;
+  role: Role;
+  status: Status;
+  /** Host name or IP address, as clients shall use it. */
+  address: string;
+  services?: Service[];
+  metadata?: Record<string, unknown>;
+  registeredBy: string;
+  /** RFC 3339, UTC, milliseconds. */
+  registeredAt: string;
+  /** Last sign of life: RFC 3339, UTC, milliseconds. */
+  lastSeen: string;
+}
+
+/** What a client says of a new VM. */
+export type Registration = Omit<Vm, 'registeredAt' | 'lastSeen'>;
+
+/** What a client may change. `undefined` is "leave it"; `null` takes services or metadata away. */
+export interface VmUpdate {
+  name?: string;
+  status?: Status;
+  address?: string;
+  services?: Service[] | null;
+  metadata?: Record<string, unknown> | null;
+}
+
+/** UTF-16 units in one text field. Four times the longest DNS name, so nothing real is refused. */
+export const MAX_TEXT = 1024;
+/** Services of one VM; a machine with more listening ports than this has another problem. */
+export const MAX_SERVICES = 256;
+/** Levels of objects and arrays in a body: far above real metadata, far below what overflows a stack. */
+export const MAX_DEPTH = 64;
+
+export function isRole(value: unknown): value is Role {
+  return ROLES.includes(value as Role);
+}
+
+export function isStatus(value: unknown): value is Status {
+  return STATUSES.includes(value as Status);
+}
+
+/**
+ * Reads a registration. Text is trimmed, a missing status is `running`, unknown top-level keys are dropped, unknown keys
+ * inside services and metadata are kept.
+ * @throws VregError INVALID naming the field, the reason and what is accepted
+ */
+export function parseRegistration(input: unknown): Registration {
+  const body = parseObject(input, 'body');
+  const id = parseId(body.id);
+  const name = parseText(body.name, 'name');
+  const role = parseRole(body.role);
+  // The original registry reads any empty status as "not given".
+  const status = body.status ? parseStatus(body.status) : 'running';
+  const address = parseText(body.address, 'address');
+  const services = parseServices(body.services);
+  const metadata = parseMetadata(body.metadata);
+  const registeredBy = parseText(body.registeredBy, 'registeredBy');
+  return {
+    id,
+    name,
+    role,
+    status,
+    address,
+    ...(services ? { services } : {}),
+    ...(metadata ? { metadata } : {}),
+    registeredBy,
+  };
+}
+
+/**
+ * Reads the fields of a PATCH. `id`, `role`, `registeredBy`, `registeredAt` and `lastSeen` are ignored, as the original
+ * registry does.
+ * @throws VregError INVALID naming the field, the reason and what is accepted
+ */
+export function parseUpdate(input: unknown): VmUpdate {
+  const body = parseObject(input, 'body');
+  const update: VmUpdate = {};
+  if (body.name !== undefined) update.name = parseText(body.name, 'name', 'cannot be empty');
+  if (body.status !== undefined) update.status = parseStatus(body.status);
+  if (body.address !== undefined) update.address = parseText(body.address, 'address', 'cannot be empty');
+  if (body.services !== undefined) update.services = parseServices(body.services) ?? null;
+  if (body.metadata !== undefined) update.metadata = parseMetadata(body.metadata) ?? null;
+  return update;
+}
+
+/** @throws VregError INVALID listing the roles */
+export function parseRole(value: unknown): Role {
+  if (isRole(value)) return value;
+  const given =
+    value === undefined || value === null || value === '' ? 'role is required' : `invalid role: ${show(value)}`;
+  throw invalid('role', `${given} (one of ${ROLES.join(', ')})`);
+}
+
+/** @throws VregError INVALID listing the statuses */
+export function parseStatus(value: unknown): Status {
+  if (isStatus(value)) return value;
+  throw invalid('status', `invalid status: ${show(value)} (one of ${STATUSES.join(', ')})`);
+}
+
+function parseId(value: unknown): string {
+  const id = parseText(value, 'id');
+  // A path segment of dots is folded away by URL parsers, so such an id could never be asked for again.
+  if (id === '.' || id === '..') throw invalid('id', `id cannot be "${id}": it has no URL of its own`);
+  return id;
+}
+
+function parseText(value: unknown, field: string, whenEmpty = 'is required'): string {
+  if (value === undefined || value === null) throw invalid(field, `${field} ${whenEmpty}`);
+  if (typeof value !== 'string') throw invalid(field, `${field} must be a string, not ${kindOf(value)}`);
+  const text = value.trim();
+  if (text === '') throw invalid(field, `${field} ${whenEmpty}`);
+  if (text.length > MAX_TEXT)
+    throw invalid(field, `${field} is too long: ${text.length} characters, at most ${MAX_TEXT}`);
+  if (/[\u0000-\u001f\u007f]/.test(text)) throw invalid(field, `${field} cannot contain control characters`);
+  if (!text.isWellFormed()) throw invalid(field, `${field} is not well-formed Unicode`);
+  return text;
+}
+
+function parseServices(value: unknown): Service[] | undefined {
+  if (value === undefined || value === null) return undefined;
+  if (!Array.isArray(value))
+    throw invalid('services', `services must be an array of {name, port}, not ${kindOf(value)}`);
+  if (value.length > MAX_SERVICES)
+    throw invalid('services', `services: ${value.length} given, at most ${MAX_SERVICES}`);
+  return value.map((item, index) => {
+    const field = `services[${index}]`;
+    const service = parseObject(item, field);
+    const name = parseText(service.name, `${field}.name`);
+    const port = service.port;
+    if (typeof port !== 'number' || !Number.isInteger(port) || port < 1 || port > 65535) {
+      const given = port === undefined ? 'is required' : `is ${show(port)}`;
+      throw invalid(`${field}.port`, `${field}.port ${given}: it must be an integer from 1 to 65535`);
+    }
+    const { healthPath } = service;
+    if (healthPath !== undefined && typeof healthPath !== 'string') {
+      throw invalid(`${field}.healthPath`, `${field}.healthPath must be a string, not ${kindOf(healthPath)}`);
+    }
+    return { ...service, name, port };
+  });
+}
+
+function parseMetadata(value: unknown): Record<string, unknown> | undefined {
+  if (value === undefined || value === null) return undefined;
+  return parseObject(value, 'metadata');
+}
+
+function parseObject(value: unknown, field: string): Record<string, unknown> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    const given =
+      value === undefined ? 'is required and must be a JSON object' : `must be a JSON object, not ${kindOf(value)}`;
+    throw invalid(field, `${field} ${given}`);
+  }
+  return value as Record<string, unknown>;
+}
+
+function invalid(field: string, message: string): VregError {
+  return new VregError('INVALID', message, { field });
+}
+
+function kindOf(value: unknown): string {
+  if (value === null) return 'null';
+  return Array.isArray(value) ? 'an array' : `a ${typeof value}`;
+}
+
+/** A value as an error may show it: short, on one line. */
+function show(value: unknown): string {
+  const text = typeof value === 'string' ? value : (JSON.stringify(value) ?? String(value));
+  const plain = text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?');
+  return plain.length > 60 ? `${plain.slice(0, 60)}…` : plain;
+}

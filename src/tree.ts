@@ -1,0 +1,40 @@
+/** The commands by name, each loaded when it is named: a start pays for one command, not for all. */
+import type { Command } from './command.ts';
+
+interface Branch {
+  name: string;
+  aliases?: readonly string[];
+  load(): Promise<Command<never>>;
+}
+
+/** In the order of the help: asking, telling, running, setting up. */
+const BRANCHES: readonly Branch[] = [
+  { name: 'ls', aliases: ['list', 'ps'], load: async () => (await import('./commands/ls.ts')).ls },
+  { name: 'get', aliases: ['show', 'describe'], load: async () => (await import('./commands/get.ts')).get },
+  { name: 'discover', aliases: ['find'], load: async () => (await import('./commands/discover.ts')).discover },
+  { name: 'addr', load: async () => (await import('./commands/addr.ts')).addr },
+  { name: 'url', load: async () => (await import('./commands/url.ts')).url },
+  { name: 'status', load: async () => (await import('./commands/status.ts')).status },
+  { name: 'health', load: async () => (await import('./commands/health.ts')).health },
+  { name: 'register', aliases: ['reg'], load: async () => (await import('./commands/register.ts')).register },
+  { name: 'update', aliases: ['set', 'patch'], load: async () => (await import('./commands/update.ts')).update },
+  { name: 'pause', load: async () => (await import('./commands/declare.ts')).pause },
+  { name: 'resume', load: async () => (await import('./commands/declare.ts')).resume },
+  { name: 'stop', load: async () => (await import('./commands/declare.ts')).stop },
+  { name: 'rm', aliases: ['deregister', 'delete'], load: async () => (await import('./commands/rm.ts')).rm },
+  { name: 'heartbeat', aliases: ['hb', 'beat'], load: async () => (await import('./commands/heartbeat.ts')).heartbeat },
+  { name: 'daemon', load: async () => (await import('./commands/daemon.ts')).daemon },
+  { name: 'config', load: async () => (await import('./commands/config.ts')).config },
+  { name: 'completion', load: async () => (await import('./commands/completion.ts')).completion },
+  { name: 'version', load: async () => (await import('./commands/version.ts')).version },
+  { name: 'help', load: async () => (await import('./commands/help.ts')).help },
+];
+
+/** @returns the command of that name or alias, or undefined */
+export function loadCommand(name: string): Promise<Command<never>> | undefined {
+  return BRANCHES.find((branch) => branch.name === name || branch.aliases?.includes(name))?.load();
+}
+
+export function loadAllCommands(): Promise<Command<never>[]> {
+  return Promise.all(BRANCHES.map((branch) => branch.load()));
+}
