@@ -2,9 +2,10 @@
 import { Command as Commander, CommanderError, Option } from 'commander';
 import { RegistryClient } from './client.ts';
 import { type Command, type Context, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from './command.ts';
-import { Config, type OutputFormat, type SettingKey, settingOf } from './config.ts';
+import { Config } from './config.ts';
 import { type Io, printable } from './io.ts';
 import { EXIT, VregError } from './protocol/errors.ts';
+import { type OutputFormat, type SettingKey, settingOf } from './settings.ts';
 import { suggestion } from './suggest.ts';
 import { loadAllCommands, loadCommand } from './tree.ts';
 

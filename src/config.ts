@@ -1,154 +1,13 @@
 /**
- * Settings: what can be set, where, and which one won. Flag > VREG_* > VERS_* > context in the config file > config
+ * The value of each setting, and where it came from. Flag > VREG_* > VERS_* > context in the config file > config
  * file > default. The file is read only when a setting is asked for that no flag and no variable gives.
  */
 import { readFileSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { parseDuration } from './duration.ts';
-import { DEFAULT_HOST, DEFAULT_INTERVAL, DEFAULT_PORT, DEFAULT_STALE_AFTER, DEFAULT_URL } from './protocol/api.ts';
 import { VregError } from './protocol/errors.ts';
-import { ROLES } from './protocol/vm.ts';
-
-export type SettingGroup = 'client' | 'vm' | 'daemon' | 'agent';
-
-export interface Setting {
-  group: SettingGroup;
-  about: string;
-  /** How its value is called in help; none for a switch. */
-  value?: string;
-  /** Names besides `VREG_<KEY>`, which comes first. */
-  vers?: string;
-  default?: string;
-  /** The default in words, where it is found out at run time. */
-  defaultIs?: string;
-  choices?: readonly string[];
-  /** @throws VregError USAGE naming the setting */
-  check?: (text: string, name: string) => void;
-}
-
-const seconds = (ms: number) => (ms % 60_000 === 0 ? `${ms / 60_000}m` : `${ms / 1000}s`);
-
-export const OUTPUT_FORMATS = ['table', 'wide', 'json', 'ndjson', 'yaml', 'name', 'tsv'] as const;
-export type OutputFormat = (typeof OUTPUT_FORMATS)[number];
-
-/** Every setting. `--kebab-case` is its flag and `VREG_KEBAB_CASE` its variable. */
-export const SETTINGS = {
-  url: {
-    group: 'client',
-    value: 'URL',
-    vers: 'VERS_INFRA_URL',
-    default: DEFAULT_URL,
-    check: checkUrl,
-    about: 'the registry: http(s)://HOST:PORT or unix:/path/to.sock',
-  },
-  'token-file': {
-    group: 'client',
-    value: 'FILE',
-    about: 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)',
-  },
-  output: {
-    group: 'client',
-    value: 'FORMAT',
-    choices: OUTPUT_FORMATS,
-    defaultIs: 'table on a TTY, else tsv',
-    about: 'how answers are printed',
-  },
-  timeout: {
-    group: 'client',
-    value: 'DURATION',
-    default: '10s',
-    check: checkDuration,
-    about: 'longest wait for one answer of the registry',
-  },
-  id: { group: 'vm', value: 'ID', vers: 'VERS_VM_ID', defaultIs: 'the host name', about: "this VM's id" },
-  name: { group: 'vm', value: 'NAME', vers: 'VERS_AGENT_NAME', defaultIs: 'the host name', about: "this VM's name" },
-  role: {
-    group: 'vm',
-    value: 'ROLE',
-    vers: 'VERS_AGENT_ROLE',
-    default: 'worker',
-    choices: ROLES,
-    about: "this VM's role",
-  },
-  address: { group: 'vm', value: 'ADDRESS', defaultIs: 'ID.vm.vers.sh', about: 'where clients reach this VM' },
-  'registered-by': { group: 'vm', value: 'WHO', defaultIs: 'VERS_AGENT_NAME, else the user', about: 'who registers' },
-  host: {
-    group: 'daemon',
-    value: 'HOST',
-    default: DEFAULT_HOST,
-    about: 'address to listen on; any but loopback needs a token',
-  },
-  port: {
-    group: 'daemon',
-    value: 'PORT',
-    default: String(DEFAULT_PORT),
-    check: checkPort,
-    about: 'TCP port to listen on; 0 takes a free one',
-  },
-  socket: {
-    group: 'daemon',
-    value: 'PATH',
-    about: 'unix socket to listen on, mode 0600; alone unless --host or --port is given',
-  },
-  'data-dir': {
-    group: 'daemon',
-    value: 'DIR',
-    defaultIs: '$STATE_DIRECTORY, else $XDG_STATE_HOME/vreg',
-    about: 'where the registry, or the agent, keeps its state',
-  },
-  'stale-after': {
-    group: 'daemon',
-    value: 'DURATION',
-    default: seconds(DEFAULT_STALE_AFTER),
-    check: checkDuration,
-    about: 'listening time without a sign of life that makes a VM stale',
-  },
-  'log-level': {
-    group: 'daemon',
-    value: 'LEVEL',
-    default: 'info',
-    choices: ['debug', 'info', 'warn', 'error', 'silent'],
-    about: 'least level that is logged',
-  },
-  'log-format': {
-    group: 'daemon',
-    value: 'FORMAT',
-    choices: ['pretty', 'json'],
-    defaultIs: 'pretty on a TTY, else json',
-    about: 'how the log is written',
-  },
-  interval: {
-    group: 'agent',
-    value: 'DURATION',
-    default: seconds(DEFAULT_INTERVAL),
-    check: checkDuration,
-    about: 'time between two beats',
-  },
-  'on-exit': {
-    group: 'agent',
-    value: 'WHAT',
-    default: 'stopped',
-    choices: ['stopped', 'deregister', 'keep'],
-    about: 'what becomes of the entry when the agent is told to stop',
-  },
-} as const satisfies Record<string, Setting>;
-
-export type SettingKey = keyof typeof SETTINGS;
-export const SETTING_KEYS = Object.keys(SETTINGS) as SettingKey[];
-
-export function settingOf(key: SettingKey): Setting {
-  return SETTINGS[key];
-}
-
-export function isSettingKey(key: string): key is SettingKey {
-  return Object.hasOwn(SETTINGS, key);
-}
-
-/** `VREG_TOKEN_FILE` of `token-file`. */
-export function envNameOf(key: SettingKey): string {
-  return `VREG_${key.toUpperCase().replaceAll('-', '_')}`;
-}
+import { camelCase, checkSetting, envNameOf, type Setting, type SettingKey, settingOf } from './settings.ts';
 
 export interface Found {
   value: string;
@@ -264,22 +123,6 @@ export class Config {
   }
 }
 
-/** @throws VregError USAGE naming the setting, the reason and what is accepted */
-export function checkSetting(key: SettingKey, value: string, where = ''): void {
-  const { choices, check } = settingOf(key);
-  if (choices && !choices.includes(value)) {
-    throw new VregError('USAGE', `${key}: "${value}" is not possible${where}`, {
-      field: key,
-      hint: `one of: ${choices.join(', ')}`,
-    });
-  }
-  check?.(value, `${key}${where}`);
-}
-
-export function camelCase(key: string): string {
-  return key.replace(/-(\w)/g, (_, letter: string) => letter.toUpperCase());
-}
-
 function readConfigFile(path: string): ConfigFile {
   let text: string;
   try {
@@ -335,24 +178,4 @@ function readTokenFile(path: string, credentials: string | undefined): string {
       hint: 'write the token into it',
     });
   return text;
-}
-
-function checkUrl(text: string, name: string): void {
-  if (URL.canParse(text) && ['http:', 'https:', 'unix:'].includes(new URL(text).protocol)) return;
-  throw new VregError('USAGE', `${name}: "${text}" is not the URL of a registry`, {
-    field: 'url',
-    hint: 'write it as http://HOST:PORT, https://HOST:PORT or unix:/path/to.sock',
-  });
-}
-
-function checkDuration(text: string, name: string): void {
-  parseDuration(text, name);
-}
-
-function checkPort(text: string, name: string): void {
-  if (/^\d{1,5}$/.test(text) && Number(text) <= 65_535) return;
-  throw new VregError('USAGE', `${name}: "${text}" is not a port`, {
-    field: 'port',
-    hint: 'a number from 0 (any) to 65535',
-  });
 }

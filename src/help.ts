@@ -1,7 +1,7 @@
 /** The text of `--help`, made from the definitions: usage, examples, flags with their variables, exit codes. */
 import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from './command.ts';
-import { envNameOf, type SettingKey, settingOf } from './config.ts';
 import { EXIT_MEANING } from './protocol/errors.ts';
+import { envNameOf, type SettingKey, settingOf } from './settings.ts';
 
 const WIDTH = 80;
 

@@ -4,21 +4,17 @@
  *
  * Every row carries a CRC-32 over its key and bytes, and `state` counts rows and revisions in the same transaction as
  * each change; both are checked at start, because a flipped bit can otherwise read as a wrong value without an error.
- *
- * `beats` holds signs of life packed: each VM has a slot of two float64 numbers, and 256 slots fill one database page.
- * A second's beats of a whole fleet are a few page writes instead of a rewritten row a VM.
  */
 import { closeSync, openSync, readSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
 import Database from 'libsql';
 import type { DataDir, Mark } from './data-dir.ts';
+import { PackedBeats, type Undo } from './packed-beats.ts';
 import type { Beat, Change, Contents, StoredVm } from './store.ts';
 
 /** "vreg" in ASCII: marks the file as ours for file(1) and for a start in the wrong folder. */
 const APPLICATION_ID = 0x76726567;
 const SCHEMA_VERSION = 1;
-/** 256 slots of two float64 numbers are 4096 bytes: one database page. */
-const SLOTS_PER_SHARD = 256;
 /** Pages in the log before SQLite moves them into the database: 4 MiB. Larger makes rarer but longer pauses of the worker. */
 const CHECKPOINT_PAGES = 1000;
 
@@ -51,11 +47,7 @@ type Row = [id: string, created: number, revision: number, slot: number, body: s
 export class RegistryDatabase {
   readonly #db: Database.Database;
   #state!: State;
-  readonly #slots = new Map<string, number>();
-  #free: number[] = [];
-  #nextSlot = 0;
-  /** Slot n: `[2n]` is lastSeen, `[2n + 1]` is heardAt. */
-  #times = new Float64Array(2 * SLOTS_PER_SHARD);
+  readonly #beats = new PackedBeats();
   #statements!: ReturnType<RegistryDatabase['prepare']>;
 
   /** @param readonly to look at the file; even so SQLite tidies up its log when the file is closed */
@@ -115,21 +107,12 @@ export class RegistryDatabase {
         throw new DamageError(
           `VM ${JSON.stringify(id)} has revision ${revision}, beyond the registry's ${this.#state.revision}`,
         );
-      this.#slots.set(id, slot);
-      vms.push({
-        id,
-        created,
-        revision,
-        body,
-        lastSeen: this.#times[2 * slot] ?? 0,
-        heardAt: this.#times[2 * slot + 1] ?? 0,
-      });
+      this.#beats.loadSlot(id, slot);
+      vms.push({ id, created, revision, body, ...this.#beats.timesOf(slot) });
     }
     if (vms.length !== this.#state.entries)
       throw new DamageError(`it holds ${vms.length} entries and should hold ${this.#state.entries}`);
-    const used = new Set(this.#slots.values());
-    for (const slot of used) this.#nextSlot = Math.max(this.#nextSlot, slot + 1);
-    for (let slot = 0; slot < this.#nextSlot; slot++) if (!used.has(slot)) this.#free.push(slot);
+    this.#beats.findFree();
     const { revision, listened, registryId } = this.#state;
     return { vms, revision, listened, registryId };
   }
@@ -143,62 +126,40 @@ export class RegistryDatabase {
   /** Makes a group of changes durable, all or none. Signs of life among them go along. */
   commit(changes: readonly Change[]): void {
     const { saveVm, removeVm } = this.#prepared();
-    const undo: (() => void)[] = [];
-    const freed: number[] = [];
-    const shards = new Set<number>();
     const state = { ...this.#state };
-    try {
-      this.#transaction(() => {
-        for (const change of changes) {
-          if (change.kind === 'remove') {
-            const slot = this.#slots.get(change.id);
-            state.revision = change.revision;
-            if (slot === undefined) continue;
-            this.#slots.delete(change.id);
-            undo.push(() => this.#slots.set(change.id, slot));
-            freed.push(slot);
-            removeVm.run(change.id);
-            state.entries--;
-          } else {
-            const { id, created, revision, body } = change.vm;
-            let slot = this.#slots.get(id);
-            if (slot === undefined) {
-              slot = this.#takeSlot(id, undo);
-              state.entries++;
-            }
-            this.#setSlot(slot, change.vm, undo);
-            shards.add(Math.floor(slot / SLOTS_PER_SHARD));
-            saveVm.run(id, created, revision, slot, body, crcOfRow(id, created, revision, slot, body));
-            state.revision = revision;
-          }
+    const freed: (() => void)[] = [];
+    this.#transaction((undo) => {
+      for (const change of changes) {
+        if (change.kind === 'remove') {
+          state.revision = change.revision;
+          const free = this.#beats.drop(change.id, undo);
+          if (!free) continue;
+          freed.push(free);
+          removeVm.run(change.id);
+          state.entries--;
+        } else {
+          const { id, created, revision, body } = change.vm;
+          const { slot, isNew } = this.#beats.take(id, undo);
+          if (isNew) state.entries++;
+          this.#beats.set(slot, change.vm);
+          saveVm.run(id, created, revision, slot, body, crcOfRow(id, created, revision, slot, body));
+          state.revision = revision;
         }
-        this.#saveShards(shards);
-        this.#saveState(state);
-      });
-    } catch (error) {
-      for (const step of undo.reverse()) step();
-      throw error;
-    }
-    this.#state = state;
-    this.#free.push(...freed);
+      }
+      this.#save(state, undo);
+    });
+    for (const free of freed) free();
   }
 
   /** Makes signs of life durable. One of a VM that has gone is passed over. */
   saveBeats(beats: readonly Beat[], listened: number): void {
-    const undo: (() => void)[] = [];
-    const shards = new Set<number>();
-    for (const beat of beats) {
-      const slot = this.#slots.get(beat.id);
-      if (slot === undefined) continue;
-      this.#setSlot(slot, beat, undo);
-      shards.add(Math.floor(slot / SLOTS_PER_SHARD));
-    }
-    const state = { ...this.#state, listened };
-    this.#transaction(() => {
-      this.#saveShards(shards);
-      this.#saveState(state);
+    this.#transaction((undo) => {
+      for (const beat of beats) {
+        const slot = this.#beats.slotOf(beat.id);
+        if (slot !== undefined) this.#beats.set(slot, beat);
+      }
+      this.#save({ ...this.#state, listened }, undo);
     });
-    this.#state = state;
   }
 
   /** Moves the log into the database and closes, so that the file alone is whole. */
@@ -226,51 +187,30 @@ export class RegistryDatabase {
     return this.#statements;
   }
 
-  #transaction(work: () => void): void {
+  /** All or nothing, on the disk and in memory: when `work` or the commit fails, what it left in `undo` is run. */
+  #transaction(work: (undo: Undo) => void): void {
+    const undo: Undo = [];
     this.#db.exec('BEGIN IMMEDIATE');
     try {
-      work();
+      work(undo);
       this.#db.exec('COMMIT');
     } catch (error) {
+      for (const step of undo.reverse()) step();
       // SQLite itself has rolled back after some failures, and then says so.
       if (this.#db.inTransaction) this.#db.exec('ROLLBACK');
       throw error;
     }
   }
 
-  #takeSlot(id: string, undo: (() => void)[]): number {
-    const reused = this.#free.pop();
-    const slot = reused ?? this.#nextSlot++;
-    if (2 * slot >= this.#times.length) {
-      const larger = new Float64Array(2 * this.#times.length);
-      larger.set(this.#times);
-      this.#times = larger;
-    }
-    this.#slots.set(id, slot);
+  #save(state: State, undo: Undo): void {
+    const { saveShard, saveState } = this.#prepared();
+    for (const { shard, bytes } of this.#beats.takeDirty(undo)) saveShard.run(shard, bytes, crcOfShard(shard, bytes));
+    saveState.run(state.revision, state.entries, state.listened, crcOfState(state));
+    const before = this.#state;
     undo.push(() => {
-      this.#slots.delete(id);
-      this.#free.push(slot);
+      this.#state = before;
     });
-    return slot;
-  }
-
-  #setSlot(slot: number, { lastSeen, heardAt }: Pick<Beat, 'lastSeen' | 'heardAt'>, undo: (() => void)[]): void {
-    const before = [this.#times[2 * slot]!, this.#times[2 * slot + 1]!] as const;
-    undo.push(() => this.#times.set(before, 2 * slot));
-    this.#times.set([lastSeen, heardAt], 2 * slot);
-  }
-
-  #saveShards(shards: Iterable<number>): void {
-    const { saveShard } = this.#prepared();
-    const size = 2 * SLOTS_PER_SHARD;
-    for (const shard of shards) {
-      const bytes = Buffer.from(this.#times.slice(shard * size, (shard + 1) * size).buffer);
-      saveShard.run(shard, bytes, crcOfShard(shard, bytes));
-    }
-  }
-
-  #saveState(state: State): void {
-    this.#prepared().saveState.run(state.revision, state.entries, state.listened, crcOfState(state));
+    this.#state = state;
   }
 
   #readState(): State {
@@ -289,18 +229,11 @@ export class RegistryDatabase {
       Buffer,
       number,
     ][];
-    const shards = (rows.at(-1)?.[0] ?? 0) + 1;
-    let capacity = this.#times.length;
-    while (capacity < shards * 2 * SLOTS_PER_SHARD) capacity *= 2;
-    this.#times = new Float64Array(capacity);
     for (const [shard, value, crc] of rows) {
       const bytes = Buffer.from(value);
       if (crcOfShard(shard, bytes) !== crc)
         throw new DamageError(`its record of heartbeats fails its checksum (shard ${shard})`);
-      this.#times.set(
-        new Float64Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 8),
-        shard * 2 * SLOTS_PER_SHARD,
-      );
+      this.#beats.loadShard(shard, bytes);
     }
   }
 

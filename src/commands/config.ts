@@ -1,8 +1,8 @@
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { type Context, defineCommand } from '../command.ts';
-import { checkSetting, envNameOf, isSettingKey, SETTING_KEYS, type SettingKey, settingOf } from '../config.ts';
 import { VregError } from '../protocol/errors.ts';
+import { checkSetting, envNameOf, isSettingKey, SETTING_KEYS, type SettingKey, settingOf } from '../settings.ts';
 import { suggestion } from '../suggest.ts';
 
 const KEY = { name: 'key', about: 'name of a setting', values: SETTING_KEYS } as const;

@@ -4,10 +4,10 @@ import type { LogFormat, LogLevel } from '../../daemon/log.ts';
 import type { ProcessInfo } from '../../daemon/process-file.ts';
 import { RegistryClient } from '../client.ts';
 import { type Context, defineCommand, type Flag } from '../command.ts';
-import type { SettingKey } from '../config.ts';
 import { VregError } from '../protocol/errors.ts';
 import { parseRegistration, type Registration, type Service } from '../protocol/vm.ts';
 import type { RowsAnswer } from '../render.ts';
+import type { SettingKey } from '../settings.ts';
 import { defaultAddress, type ThisVmFlags, thisVm, thisVmId } from '../this-vm.ts';
 import { META_FLAG, parseMetaFlags, parseServiceFlag, SERVICE_FLAG } from '../vm-flags.ts';
 

@@ -1,7 +1,7 @@
 import { type Command, defineCommand } from '../command.ts';
-import { envNameOf, SETTING_KEYS, settingOf } from '../config.ts';
 import { commandHelp, programHelp } from '../help.ts';
 import { EXIT_MEANING, VregError } from '../protocol/errors.ts';
+import { envNameOf, SETTING_KEYS, settingOf } from '../settings.ts';
 import { suggestion } from '../suggest.ts';
 
 const TOPICS: Readonly<Record<string, () => string>> = {
