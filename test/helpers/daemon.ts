@@ -1,0 +1,112 @@
+/** The real program in a temporary folder: what end-to-end tests start, ask and kill. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import type { TestContext } from 'node:test';
+
+export const BIN = join(import.meta.dirname, '../../bin/vreg.js');
+
+/** A folder that goes when the test ends. */
+export function tempDir(t: TestContext): string {
+  const dir = mkdtempSync(join(tmpdir(), 'vreg-test-'));
+  t.after(() => rmSync(dir, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 }));
+  return dir;
+}
+
+/** An environment in which nothing of the machine's own set-up is found. */
+export function cleanEnv(home: string, more: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
+  return {
+    PATH: process.env.PATH,
+    HOME: home,
+    XDG_CONFIG_HOME: join(home, 'config'),
+    XDG_STATE_HOME: join(home, 'state'),
+    LANG: 'C.UTF-8',
+    ...more,
+  };
+}
+
+export interface Ran {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs one command line to its end. */
+export async function run(
+  command: string,
+  args: readonly string[],
+  { env, input, cwd }: { env: NodeJS.ProcessEnv; input?: string; cwd?: string },
+): Promise<Ran> {
+  const child = spawn(command, args, { env, cwd, stdio: ['pipe', 'pipe', 'pipe'] });
+  child.stdin.on('error', () => {});
+  child.stdin.end(input ?? '');
+  const [stdout, stderr, [code, signal]] = await Promise.all([
+    text(child.stdout),
+    text(child.stderr),
+    new Promise<[number | null, NodeJS.Signals | null]>((resolve) => child.once('close', (...end) => resolve(end))),
+  ]);
+  return { code, signal, stdout, stderr };
+}
+
+export interface Daemon {
+  url: string;
+  dataDir: string;
+  home: string;
+  child: ChildProcess;
+  /** All that it has said on stderr so far. */
+  said(): string;
+  /** Runs `vreg` against it. */
+  vreg(args: readonly string[], more?: { env?: NodeJS.ProcessEnv; input?: string }): Promise<Ran>;
+  /** Sends the signal and waits for the end. */
+  end(signal?: NodeJS.Signals): Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
+}
+
+export interface DaemonOptions {
+  /** More arguments of `vreg daemon`; `--port 0` and a fresh data dir are given. */
+  args?: readonly string[];
+  env?: NodeJS.ProcessEnv;
+  /** Home of an earlier daemon, to start on what it left. */
+  home?: string;
+}
+
+/** Starts the real daemon on a free port and resolves when it can serve; it is killed when the test ends. */
+export async function startDaemon(t: TestContext, { args = [], env = {}, home }: DaemonOptions = {}): Promise<Daemon> {
+  const root = home ?? tempDir(t);
+  const dataDir = join(root, 'data');
+  const environment = cleanEnv(root, env);
+  const words = [BIN, 'daemon', '--port', '0', '--data-dir', dataDir, '--log-format', 'json', ...args];
+  const child = spawn(process.execPath, words, { env: environment, stdio: ['ignore', 'ignore', 'pipe'] });
+  let stderr = '';
+  const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
+    child.once('close', (code, signal) => resolve({ code, signal }));
+  });
+  const url = await new Promise<string>((resolve, reject) => {
+    child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
+      stderr += chunk;
+      const [, found] = /listening on (http:\/\/[\w.:[\]]+\d)/.exec(stderr) ?? [];
+      if (found) resolve(found);
+    });
+    void ended.then(({ code, signal }) => reject(new Error(`the daemon ended with ${signal ?? code}: ${stderr}`)));
+  });
+  const end = (signal: NodeJS.Signals = 'SIGTERM') => {
+    child.kill(signal);
+    return ended;
+  };
+  t.after(() => end('SIGKILL'));
+  return {
+    url,
+    dataDir,
+    home: root,
+    child,
+    said: () => stderr,
+    vreg: (words, more = {}) =>
+      run(process.execPath, [BIN, ...words], {
+        env: { ...environment, VERS_INFRA_URL: url, ...more.env },
+        ...(more.input === undefined ? {} : { input: more.input }),
+      }),
+    end,
+  };
+}
