@@ -14,6 +14,7 @@ import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/error
 import type { Registry } from '../registry/registry.ts';
 import { bearerAuth } from './auth.ts';
 import { readJsonBodies } from './body.ts';
+import { Call } from './call.ts';
 import { methodsOf, ROUTES } from './routes.ts';
 
 /** Bytes of one request body: fastify's own default, hundreds of times a real entry. */
@@ -23,6 +24,9 @@ const REQUEST_TIMEOUT = 30_000;
 /** A path parameter is bounded by Node's 16 KiB for all headers; the router's own 100 would turn long ids into 404s. */
 const MAX_PARAM = 16_384;
 
+/** How the history names those who came with the one token. */
+const THE_TOKEN = 'VERS_AUTH_TOKEN';
+
 const JSON_TYPE = 'application/json; charset=utf-8';
 
 export interface AppOptions {
@@ -31,9 +35,11 @@ export interface AppOptions {
   /** Without one, every caller that can connect may do everything. */
   token?: string | undefined;
   log: Logger;
+  /** Where a backup is made before it is sent; without one there are no backups. */
+  dataDir?: string;
 }
 
-export function buildApp({ registry, version, token, log }: AppOptions): FastifyInstance {
+export function buildApp({ registry, version, token, log, dataDir }: AppOptions): FastifyInstance {
   const sendError = errorSender(log);
   const app = Fastify({
     // What fastify remarks below a warning is nothing to an operator; the requests are logged below, in our words.
@@ -50,13 +56,16 @@ export function buildApp({ registry, version, token, log }: AppOptions): Fastify
   });
 
   const lease = String(registry.staleAfter);
+  app.decorateRequest('by', undefined);
   app.addHook('onRequest', async (_request, reply) => {
     reply.header(VERSION_HEADER, version).header(LEASE_HEADER, lease);
   });
   if (token !== undefined) {
     const authorize = bearerAuth(token);
     app.addHook('onRequest', async (request) => {
-      if (!request.routeOptions.config.open) authorize(request.headers.authorization);
+      if (request.routeOptions.config.open) return;
+      authorize(request.headers.authorization);
+      request.by = THE_TOKEN;
     });
   }
   readJsonBodies(app);
@@ -76,6 +85,9 @@ export function buildApp({ registry, version, token, log }: AppOptions): Fastify
     });
   });
 
+  const stopping = new AbortController();
+  app.addHook('preClose', async () => stopping.abort());
+  const shared = { registry, dataDir, stopping: stopping.signal };
   for (const route of ROUTES) {
     const logAt = route.logAt ?? (route.method === 'GET' ? 'debug' : 'info');
     app.route({
@@ -87,8 +99,10 @@ export function buildApp({ registry, version, token, log }: AppOptions): Fastify
         log[logAt]({ method, url, status: reply.statusCode, ms: Math.round(reply.elapsedTime) }, 'request');
       },
       handler: async (request, reply) => {
-        const { status, body } = await route.handle(registry, request);
-        return reply.code(status).type(JSON_TYPE).send(body);
+        const answer = await route.handle(new Call(request, reply, shared));
+        if (!answer) return reply;
+        if (answer.etag !== undefined) reply.header('etag', `"${answer.etag}"`);
+        return reply.code(answer.status).type(JSON_TYPE).send(answer.body);
       },
     });
   }
