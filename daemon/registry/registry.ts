@@ -256,7 +256,10 @@ export class Registry {
     const shown = entry ?? this.get(id);
     if (entry) this.#show(entry);
     else this.#hide(id);
-    this.events.add(note.type, shown, { revision, ...note });
+    // Of an entry that comes or goes, the entry itself says all.
+    const { changes, ...occasion } = note;
+    const changed = note.type === 'updated' || note.type === 'status';
+    this.events.add(note.type, shown, { revision, ...occasion, ...(changed ? { changes } : {}) });
   }
 
   #show(entry: Entry): void {

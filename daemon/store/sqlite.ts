@@ -186,7 +186,7 @@ class StoreWorker {
 }
 
 /** Reads the whole database in a child process. @throws VregError as {@link SqliteStore.open} */
-async function check(dir: DataDir): Promise<void> {
+export async function check(dir: DataDir): Promise<void> {
   const child = spawn(process.execPath, [WORKER, 'check', dir.path], { stdio: ['ignore', 'pipe', 'ignore'] });
   const line = await text(child.stdout);
   let finding: Finding;
@@ -232,6 +232,6 @@ function atWrite({ failure }: StoreFailure): VregError {
 
 function damaged(dir: DataDir, what: string): VregError {
   return new VregError('STORE_DAMAGED', `${dir.database} is damaged: ${what}`, {
-    hint: `nothing was changed; put a backup of ${dir.path} in its place, or start an empty registry with another --data-dir`,
+    hint: `nothing was changed; put a backup in its place (vreg daemon restore FILE), or start an empty registry with another --data-dir`,
   });
 }
