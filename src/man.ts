@@ -47,14 +47,14 @@ function body(command: Command<never>, parents: readonly string[]): string {
   const path = [...parents, name];
   const own = [...settings.map(settingRow), ...flags.map(flagRow)];
   return [
-    section('NAME', `${path.join('-')} \\- ${escape(summary)}\n`, true),
+    section('NAME', `${path.join('-')} \\- ${roff(summary)}\n`, true),
     section('SYNOPSIS', usageOf(command, path)),
     section('DESCRIPTION', description),
     own.length > 0 ? section('FLAGS', rows(own), true) : '',
     commands.length > 0 ? section('COMMANDS', commands.map((child) => subcommand(child, path)).join(''), true) : '',
     section(
       'EXAMPLES',
-      examples.map(({ about, command: line }) => `.TP\n${escape(about)}\n.nf\n${escape(line)}\n.fi\n`).join(''),
+      examples.map(({ about, command: line }) => `.TP\n${roff(about)}\n.nf\n${roff(line)}\n.fi\n`).join(''),
       true,
     ),
     section(
@@ -69,7 +69,7 @@ function body(command: Command<never>, parents: readonly string[]): string {
 function subcommand(command: Command<never>, path: readonly string[]): string {
   const { name, summary, description = summary, settings = [], flags = [] } = command;
   const own = [...settings.map(settingRow), ...flags.map(flagRow)];
-  const text = `.SS ${quoted(usageOf(command, [...path, name]))}\n${escape(description)}\n`;
+  const text = `.SS ${quoted(usageOf(command, [...path, name]))}\n${roff(description)}\n`;
   return own.length > 0 ? `${text}${rows(own)}` : text;
 }
 
@@ -78,15 +78,15 @@ function globals(): [string, string][] {
 }
 
 function section(title: string, text: string, isRoff = false): string {
-  return `.SH ${title}\n${isRoff ? text : `${escape(text)}\n`}`;
+  return `.SH ${title}\n${isRoff ? text : `${roff(text)}\n`}`;
 }
 
 function rows(pairs: readonly (readonly [string, string])[]): string {
-  return pairs.map(([left, right]) => `.TP\n.B ${escape(left)}\n${escape(right)}\n`).join('');
+  return pairs.map(([left, right]) => `.TP\n.B ${roff(left)}\n${roff(right)}\n`).join('');
 }
 
 /** Text as text: no backslash, hyphen or leading dot of it is a command of roff. */
-function escape(text: string): string {
+function roff(text: string): string {
   return text
     .replaceAll('\\', '\\e')
     .replaceAll('-', '\\-')
@@ -94,5 +94,5 @@ function escape(text: string): string {
 }
 
 function quoted(text: string): string {
-  return `"${escape(text).replaceAll('"', '""')}"`;
+  return `"${roff(text).replaceAll('"', '""')}"`;
 }

@@ -67,7 +67,7 @@ interface Condition {
 
 function parseCondition(text: string, target: string | undefined): Condition {
   if (text === 'registry')
-    return { what: 'the registry', look: async ({ client }) => ((await client().health()) ? [] : undefined) };
+    return { what: 'the registry', look: async (context) => ((await context.client().health()) ? [] : undefined) };
   if (target === undefined)
     throw new VregError('USAGE', 'wait for which role or VM?', {
       field: 'role|id',
@@ -88,13 +88,13 @@ function parseCondition(text: string, target: string | undefined): Condition {
   });
 }
 
-async function atLeast({ client }: Context, role: string, number: number): Promise<VmWithLiveness[] | undefined> {
-  const vms = await client().discover(role);
+async function atLeast(context: Context, role: string, number: number): Promise<VmWithLiveness[] | undefined> {
+  const vms = await context.client().discover(role);
   return vms.length >= number ? vms : undefined;
 }
 
-async function anyStale({ client }: Context, role: string): Promise<VmWithLiveness[] | undefined> {
-  const stale = (await client().list({ role })).filter((vm) => livenessOf(vm) === 'stale');
+async function anyStale(context: Context, role: string): Promise<VmWithLiveness[] | undefined> {
+  const stale = (await context.client().list({ role })).filter((vm) => livenessOf(vm) === 'stale');
   return stale.length > 0 ? stale : undefined;
 }
 
@@ -108,8 +108,9 @@ async function gone(context: Context, target: string): Promise<[] | undefined> {
   return (await getIfThere(context, target)) ? undefined : [];
 }
 
-function getIfThere({ client }: Context, id: string): Promise<VmWithLiveness | undefined> {
-  return client()
+function getIfThere(context: Context, id: string): Promise<VmWithLiveness | undefined> {
+  return context
+    .client()
     .get(id)
     .catch((error: unknown) => {
       if (error instanceof VregError && error.code === 'NOT_FOUND') return undefined;

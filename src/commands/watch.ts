@@ -39,6 +39,8 @@ export const watch = defineCommand<Flags>({
     if (role !== undefined) requireRole(role);
     for await (const event of watchEvents(context, { role, id, status, since, heartbeats })) {
       if (event.type === 'synced') continue;
+      if (event.type === 'reset' && since !== 'start')
+        context.note('what was missed is no longer known: the full state follows');
       if (command.length > 0) await runFor(context, event, command);
       else await show(context, event);
     }
@@ -46,11 +48,15 @@ export const watch = defineCommand<Flags>({
 });
 
 async function show(context: Context, event: StreamEvent): Promise<void> {
-  if (context.format === 'json') return context.print({ kind: 'value', text: '', data: event });
   const { type, at, id, role, status, address } = fieldsOf(event);
-  const cells = [at, type.padEnd(12), id, role, status, address];
-  const text = cells.filter((cell) => cell !== '').join(context.io.tty && context.format === 'table' ? '  ' : '\t');
-  await context.print({ kind: 'value', text: context.format === 'name' ? id : text, data: event });
+  const isTable = context.io.tty && context.format === 'table';
+  const cells = isTable ? [at, type.padEnd(12), id, role, status, address] : [at, type, id, role, status, address];
+  // A reset has nothing to show in a line; the entries that follow it have.
+  const text = context.format === 'name' ? id : cells.join(isTable ? '  ' : '\t');
+  const isText = ['table', 'wide', 'tsv', 'name'].includes(context.format);
+  if (isText && event.type === 'reset') return;
+  if (context.format === 'json') return context.io.out(`${JSON.stringify(event)}\n`);
+  await context.print({ kind: 'value', text, data: event });
 }
 
 async function runFor(context: Context, event: StreamEvent, command: readonly string[]): Promise<void> {
