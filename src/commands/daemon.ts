@@ -30,7 +30,7 @@ const SERVE_FLAGS: readonly Flag[] = [
 ];
 
 /** Milliseconds for the agent's last word: the registry may be away just then, and systemd waits for the exit. */
-const LAST_WORD = 4000;
+const LAST_WORD = 3500;
 
 interface ServeFlags extends ThisVmFlags {
   selfRegister?: boolean;
