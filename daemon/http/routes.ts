@@ -78,6 +78,8 @@ export const ROUTES: readonly Route[] = [
     path: '/registry/discover/:role',
     handle: (registry, request) => {
       const { role } = request.params as { role: string };
+      // A script whose $ROLE is empty shall not read "nobody there".
+      if (role === '') throw new VregError('NOT_FOUND', 'no such route: a role must follow /registry/discover/');
       return ok(listOf(registry.discover(role), encoder(registry, request)));
     },
   },
