@@ -9,7 +9,8 @@ import { FakeClock } from './clock.ts';
 
 export interface ServedApp {
   url: string;
-  port: number;
+  /** Where to connect to, for bytes. */
+  at: { host: string; port: number };
   clock: FakeClock;
   store: MemoryStore;
   /** Lines that the app has logged, as JSON. */
@@ -24,11 +25,12 @@ export async function serveApp(t: TestContext, options: Partial<AppOptions> = {}
   const logged: string[] = [];
   const log = pino({ level: 'info', base: null }, { write: (line: string) => void logged.push(line) });
   const app = buildApp({ registry, version: '0.0.0', log, ...options });
-  await app.listen({ host: '127.0.0.1', port: 0 });
+  const host = '127.0.0.1';
+  await app.listen({ host, port: 0 });
   t.after(() => {
     app.server.closeAllConnections();
     return app.close();
   });
   const { port } = app.server.address() as AddressInfo;
-  return { url: `http://127.0.0.1:${port}`, port, clock, store, logged };
+  return { url: `http://${host}:${port}`, at: { host, port }, clock, store, logged };
 }
