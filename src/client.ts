@@ -132,6 +132,7 @@ export class RegistryClient {
 
   async #entries(path: string, options: Record<string, string | undefined>): Promise<VmWithLiveness[]> {
     const { vms } = await this.request<VmList>('GET', path + query({ ...options, ...INCLUDE_LIVENESS }));
+    if (!Array.isArray(vms)) throw this.#badAnswer(`GET ${path} without a list of VMs`);
     return vms.map((vm) => this.#withLiveness(vm));
   }
 
@@ -171,11 +172,15 @@ export class RegistryClient {
     }
     if (status >= 400) throw fromAnswer(status, body, `${what} was answered with ${status}${firstLine(text)}`);
     if (status < 200 || status > 299 || typeof body !== 'object' || body === null) {
-      throw new VregError('BAD_ANSWER', `${this.url} answered ${what} with ${status}, but not with a registry's JSON`, {
-        hint: `is this the registry's URL${this.#from()}?`,
-      });
+      throw this.#badAnswer(`${what} with ${status}, but not with a registry's JSON`);
     }
     return body as T;
+  }
+
+  #badAnswer(what: string): VregError {
+    return new VregError('BAD_ANSWER', `${this.url} answered ${what}`, {
+      hint: `is this the registry's URL${this.#from()}?`,
+    });
   }
 
   #unreachable(cause: NodeJS.ErrnoException): Error {
