@@ -185,6 +185,7 @@ export class RegistryClient {
 
   async #entries(path: string, options: Record<string, string | undefined>): Promise<VmWithLiveness[]> {
     const { vms } = await this.#connection.request<VmList>('GET', path + query({ ...options, ...INCLUDE_LIVENESS }));
+    if (!Array.isArray(vms)) throw this.#connection.badAnswer(`GET ${path} without a list of VMs`);
     return vms.map((vm) => this.#withLiveness(vm));
   }
 

@@ -1,5 +1,6 @@
 /** `GET /registry/discover/:role`, at once or when there are enough live VMs. */
 import { DEFAULT_WAIT_MIN, MAX_WAIT } from '../../src/protocol/api.ts';
+import { VregError } from '../../src/protocol/errors.ts';
 import type { Entry } from '../registry/entry.ts';
 import { type Answer, type Call, invalidQuery } from './call.ts';
 
@@ -9,6 +10,8 @@ import { type Answer, type Call, invalidQuery } from './call.ts';
  */
 export function discoverWhen(call: Call): Answer | Promise<Answer> {
   const { role } = call.request.params as { role: string };
+  // A script whose $ROLE is empty shall not read "nobody there".
+  if (role === '') throw new VregError('NOT_FOUND', 'no such route: a role must follow /registry/discover/');
   const { wait } = call.query('wait');
   const min = call.number('min', 0, Number.MAX_SAFE_INTEGER) ?? DEFAULT_WAIT_MIN;
   const found = call.registry.discover(role);
