@@ -1,6 +1,6 @@
 import { type Context, defineCommand } from '../command.ts';
 import { parseDuration } from '../duration.ts';
-import { each, throwFailed } from '../each.ts';
+import { each, type Failed, throwFailed } from '../each.ts';
 import type { Heartbeat } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { RowsAnswer } from '../render.ts';
@@ -60,7 +60,10 @@ async function beatOnce(context: Context, id: string, flags: Flags): Promise<Hea
   }
 }
 
-/** The agent's loop in the foreground, without its registration at the start and its leave at the end. */
+/**
+ * The agent's loop in the foreground, without its registration at the start and its leave at the end. A VM that cannot
+ * be beaten for any more is told, and the others go on.
+ */
 async function beatForever(context: Context, ids: readonly string[], interval: number, flags: Flags): Promise<void> {
   const { Agent } = await import('../../daemon/agent/agent.ts');
   const note = (_fields: object, message: string) => context.note(message);
@@ -78,8 +81,17 @@ async function beatForever(context: Context, ids: readonly string[], interval: n
         onBeat: (beat) => context.print(beatsAnswer([beat], true)),
       }),
   );
-  await Promise.all(agents.map((agent) => agent.run(context.signal)));
-  throw context.signal.reason;
+  const failed: Failed<string>[] = [];
+  const beating = agents.map(async (agent, index) => {
+    const id = ids[index]!;
+    await agent.run(context.signal).catch((error: Error) => {
+      failed.push({ item: id, error });
+      if (ids.length > 1) context.note(`no more beats for ${id}: ${error.message}`);
+    });
+  });
+  await Promise.all(beating);
+  if (context.signal.aborted) throw context.signal.reason;
+  throwFailed(context, ids.length, failed, (id) => id);
 }
 
 function beatsAnswer(rows: readonly Heartbeat[], single: boolean): RowsAnswer<Heartbeat> {
