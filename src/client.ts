@@ -73,22 +73,22 @@ export class RegistryClient {
 
   /** @throws VregError NOT_FOUND, or any of {@link request} */
   get(id: string): Promise<VmWithLiveness> {
-    return this.#entry('GET', PATHS.vm(id));
+    return this.#entry('GET', PATHS.vm(checkId(id)));
   }
 
   /** @throws VregError NOT_FOUND, INVALID, or any of {@link request} */
   update(id: string, update: VmUpdate): Promise<VmWithLiveness> {
-    return this.#entry('PATCH', PATHS.vm(id), update);
+    return this.#entry('PATCH', PATHS.vm(checkId(id)), update);
   }
 
   /** @throws VregError NOT_FOUND, or any of {@link request} */
   deregister(id: string): Promise<Deleted> {
-    return this.request<Deleted>('DELETE', PATHS.vm(id));
+    return this.request<Deleted>('DELETE', PATHS.vm(checkId(id)));
   }
 
   /** @throws VregError NOT_FOUND, or any of {@link request} */
   heartbeat(id: string): Promise<Heartbeat> {
-    return this.request<Heartbeat>('POST', PATHS.heartbeat(id));
+    return this.request<Heartbeat>('POST', PATHS.heartbeat(checkId(id)));
   }
 
   /** The live VMs of a role, oldest registration first; none is an empty array. */
@@ -127,11 +127,14 @@ export class RegistryClient {
   }
 
   async #entry(method: string, path: string, body?: unknown): Promise<VmWithLiveness> {
-    return this.#withLiveness(await this.request<Vm>(method, path + query(INCLUDE_LIVENESS), body));
+    const vm = await this.request<Partial<Vm>>(method, path + query(INCLUDE_LIVENESS), body);
+    if (typeof vm.id !== 'string') throw this.#badAnswer(`${method} ${path} with 200`);
+    return this.#withLiveness(vm as Vm);
   }
 
   async #entries(path: string, options: Record<string, string | undefined>): Promise<VmWithLiveness[]> {
-    const { vms } = await this.request<VmList>('GET', path + query({ ...options, ...INCLUDE_LIVENESS }));
+    const { vms } = await this.request<Partial<VmList>>('GET', path + query({ ...options, ...INCLUDE_LIVENESS }));
+    if (!Array.isArray(vms)) throw this.#badAnswer(`GET ${path} with 200`);
     return vms.map((vm) => this.#withLiveness(vm));
   }
 
@@ -171,11 +174,15 @@ export class RegistryClient {
     }
     if (status >= 400) throw fromAnswer(status, body, `${what} was answered with ${status}${firstLine(text)}`);
     if (status < 200 || status > 299 || typeof body !== 'object' || body === null) {
-      throw new VregError('BAD_ANSWER', `${this.url} answered ${what} with ${status}, but not with a registry's JSON`, {
-        hint: `is this the registry's URL${this.#from()}?`,
-      });
+      throw this.#badAnswer(`${what} with ${status}`);
     }
     return body as T;
+  }
+
+  #badAnswer(what: string): VregError {
+    return new VregError('BAD_ANSWER', `${this.url} answered ${what}, but not with a registry's JSON`, {
+      hint: `is this the registry's URL${this.#from()}?`,
+    });
   }
 
   #unreachable(cause: NodeJS.ErrnoException): Error {
@@ -206,4 +213,13 @@ function query(options: Record<string, string | undefined>): string {
 function firstLine(text: string): string {
   const line = text.trim().split('\n', 1)[0]!.slice(0, 120);
   return line && !line.startsWith('<') ? `: ${line}` : '';
+}
+
+/** An id that has no URL of its own would ask for something else. @throws VregError USAGE */
+function checkId(id: string): string {
+  if (id.trim() !== '' && id !== '.' && id !== '..') return id;
+  throw new VregError('USAGE', `"${id}" is not the id of a VM`, {
+    field: 'id',
+    hint: 'see what is registered: vreg ls -q',
+  });
 }

@@ -21,7 +21,7 @@ const get = defineCommand({
     const key = knownKey(name!);
     const found = context.config.find(key);
     if (!found)
-      throw new VregError('NO_LIVE', `${key} is not set${note(key)}`, {
+      throw new VregError('NOT_FOUND', `${key} is not set${note(key)}`, {
         field: key,
         hint: `set it: vreg config set ${key} VALUE`,
       });
@@ -38,13 +38,14 @@ const set = defineCommand({
     { about: 'always JSON', command: 'vreg config set output json' },
     { about: 'where the token is', command: 'vreg config set token-file ~/.vreg-token' },
   ],
+  lenient: true,
   async run(context, [name, value]) {
     const key = knownKey(name!);
     checkSetting(key, value!);
     const file = await openFile(context);
-    const wins = context.config.find(key);
+    const wins = context.config.given(key);
     file.set(key, value);
-    if (wins && wins.value !== value && !['config file', 'default'].includes(wins.origin)) {
+    if (wins && wins.value !== value && wins.origin !== 'config file') {
       context.note(`${key} is written, but ${wins.origin} wins with ${wins.value}`);
     }
   },
@@ -59,6 +60,7 @@ const unset = defineCommand({
     { about: 'tables again', command: 'vreg config unset output' },
     { about: 'no token file', command: 'vreg config unset token-file' },
   ],
+  lenient: true,
   async run(context, [name]) {
     (await openFile(context)).delete(knownKey(name!));
   },
@@ -111,6 +113,7 @@ const path = defineCommand({
     { about: 'what is in it?', command: 'cat "$(vreg config path)"' },
     { about: 'start over', command: 'rm "$(vreg config path)"' },
   ],
+  lenient: true,
   async run(context) {
     await context.print({ kind: 'value', text: context.config.path, data: { path: context.config.path } });
   },
@@ -125,6 +128,7 @@ const edit = defineCommand({
     { about: 'with another', command: 'EDITOR=nano vreg config edit' },
     { about: 'with a program', command: "EDITOR='sed -i s/3000/3001/' vreg config edit" },
   ],
+  lenient: true,
   async run(context) {
     const { config, env } = context;
     mkdirSync(config.dir, { recursive: true, mode: 0o700 });
@@ -135,8 +139,10 @@ const edit = defineCommand({
     const code = await new Promise<number | null>((resolve) => child.once('exit', resolve));
     if (code !== 0)
       throw new VregError('USAGE', `the editor "${editor}" ended with ${code}`, { hint: 'set EDITOR to another' });
-    for (const [key, value] of Object.entries(config.file))
-      if (isSettingKey(key)) checkSetting(key, String(value), ` (in ${config.path})`);
+    for (const [key, value] of Object.entries(config.file)) {
+      if (key === 'context' || key === 'contexts') continue;
+      checkSetting(knownKey(key, ` (in ${config.path})`), String(value), ` (in ${config.path})`);
+    }
   },
 });
 
@@ -154,9 +160,9 @@ export const config = defineCommand({
   commands: [get, set, unset, list, path, edit],
 });
 
-function knownKey(name: string): SettingKey {
+function knownKey(name: string, where = ''): SettingKey {
   if (isSettingKey(name)) return name;
-  throw new VregError('USAGE', `there is no setting "${name}"${suggestion(name, SETTING_KEYS)}`, {
+  throw new VregError('USAGE', `there is no setting "${name}"${where}${suggestion(name, SETTING_KEYS)}`, {
     hint: `one of: ${SETTING_KEYS.join(', ')}`,
   });
 }

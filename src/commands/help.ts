@@ -30,6 +30,7 @@ export const help = defineCommand({
     { about: 'one command, as vreg register --help', command: 'vreg help register' },
     { about: 'what the exit codes mean', command: 'vreg help exit-codes' },
   ],
+  lenient: true,
   async run(context, words) {
     const commands = await context.commands();
     const topic = words.length === 1 ? TOPICS[words[0]!] : undefined;
