@@ -64,5 +64,5 @@ export function throwFailed<T>(
 }
 
 function describe(name: string, { code, message }: VregError): string {
-  return OF_AN_ITEM.includes(code) && !message.includes(name) ? `${name}: ${message}` : message;
+  return OF_AN_ITEM.includes(code) && !message.includes(`"${name}"`) ? `${name}: ${message}` : message;
 }
