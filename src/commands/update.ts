@@ -1,4 +1,5 @@
 import { defineCommand } from '../command.ts';
+import { each, throwFailed } from '../each.ts';
 import { VregError } from '../protocol/errors.ts';
 import { parseUpdate, STATUSES } from '../protocol/vm.ts';
 import { vmsAnswer } from '../vm-answer.ts';
@@ -35,20 +36,23 @@ export const update = defineCommand<Flags>({
   ],
   exits: [2, 3, 8],
   async run(context, [id], { name, status, address, service, meta = [], unsetMeta = [] }) {
-    const client = context.client();
     const set = parseMetaFlags(meta);
-    let metadata: Record<string, unknown> | undefined;
-    if (meta.length > 0 || unsetMeta.length > 0) {
-      // The wire replaces metadata whole, so single keys are merged here.
-      metadata = { ...(await client.get(id!)).metadata, ...set };
-      for (const key of unsetMeta) delete metadata[key];
-    }
-    const change = parseUpdate({ name, status, address, services: service?.map(parseServiceFlag), metadata });
-    if (Object.keys(change).length === 0) {
+    const change = parseUpdate({ name, status, address, services: service?.map(parseServiceFlag) });
+    const metadataToo = meta.length > 0 || unsetMeta.length > 0;
+    if (Object.keys(change).length === 0 && !metadataToo) {
       throw new VregError('USAGE', 'nothing to change', {
         hint: 'name a field: --name, --status, --address, --service, --meta or --unset-meta',
       });
     }
-    await context.print(vmsAnswer([await client.update(id!, change)], { single: true }));
+    const client = context.client();
+    const { done, failed } = await each([id!], async (id) => {
+      if (!metadataToo) return client.update(id, change);
+      // The wire replaces metadata whole, so single keys are merged here.
+      const metadata = { ...(await client.get(id)).metadata, ...set };
+      for (const key of unsetMeta) delete metadata[key];
+      return client.update(id, { ...change, metadata });
+    });
+    throwFailed(context, 1, failed, (id) => id);
+    await context.print(vmsAnswer(done, { single: true }));
   },
 });
