@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { type Context, defineCommand } from '../command.ts';
+import { Config } from '../config.ts';
 import { VregError } from '../protocol/errors.ts';
 import { checkSetting, envNameOf, isSettingKey, SETTING_KEYS, type SettingKey, settingOf } from '../settings.ts';
 import { suggestion } from '../suggest.ts';
@@ -139,7 +140,7 @@ const edit = defineCommand({
     const code = await new Promise<number | null>((resolve) => child.once('exit', resolve));
     if (code !== 0)
       throw new VregError('USAGE', `the editor "${editor}" ended with ${code}`, { hint: 'set EDITOR to another' });
-    for (const [key, value] of Object.entries(config.file)) {
+    for (const [key, value] of Object.entries(new Config(env).file)) {
       if (key === 'context' || key === 'contexts') continue;
       checkSetting(knownKey(key, ` (in ${config.path})`), String(value), ` (in ${config.path})`);
     }
