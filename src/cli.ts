@@ -1,13 +1,14 @@
 /** argv to exit code: builds the commander tree, runs one command, and is the one place that prints errors. */
+import { setTimeout } from 'node:timers/promises';
 import { Command as Commander, CommanderError, Option } from 'commander';
 import { ChildEnded } from './child.ts';
 import { RegistryClient } from './client.ts';
 import { type Command, type Context, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from './command.ts';
 import { Config } from './config.ts';
-import { type Io, printable } from './io.ts';
+import { escapeControls, type Io, printable } from './io.ts';
 import { EXIT, VregError } from './protocol/errors.ts';
 import { type OutputFormat, type SettingKey, settingOf } from './settings.ts';
-import { suggestion } from './suggest.ts';
+import { nextStep, suggestion, unknownCommand, usageError } from './suggest.ts';
 import { loadAllCommands, loadCommand } from './tree.ts';
 
 export interface Deps {
@@ -63,7 +64,8 @@ class Session implements Context {
   #flags: GlobalFlags = { headers: true, color: true };
   #io: Io | undefined;
   #client: RegistryClient | undefined;
-
+  /** Goes on with the default format when the settings are wrong. */
+  lenient = false;
   readonly argv: readonly string[];
 
   constructor(argv: readonly string[], deps: Deps, config: Config) {
@@ -97,7 +99,16 @@ class Session implements Context {
   get format(): OutputFormat {
     if (this.#flags.quiet) return 'name';
     if (this.#flags.json) return 'json';
-    return (this.config.get('output') as OutputFormat | undefined) ?? (this.io.tty ? 'table' : 'tsv');
+    return this.#output() ?? (this.io.tty ? 'table' : 'tsv');
+  }
+
+  #output(): OutputFormat | undefined {
+    try {
+      return this.config.get('output') as OutputFormat | undefined;
+    } catch (error) {
+      if (this.lenient && this.#flags.output === undefined) return undefined;
+      throw error;
+    }
   }
 
   now(): number {
@@ -106,17 +117,8 @@ class Session implements Context {
 
   sleep(ms: number): Promise<void> {
     const { signal } = this.#deps;
-    return new Promise((resolve, reject) => {
-      if (signal.aborted) return reject(signal.reason);
-      const abort = () => {
-        clearTimeout(timer);
-        reject(signal.reason);
-      };
-      const timer = setTimeout(() => {
-        signal.removeEventListener('abort', abort);
-        resolve();
-      }, ms);
-      signal.addEventListener('abort', abort, { once: true });
+    return setTimeout(ms, undefined, { signal }).catch(() => {
+      throw signal.reason;
     });
   }
 
@@ -143,7 +145,7 @@ class Session implements Context {
   }
 
   note(text: string): void {
-    this.io.err(`vreg: ${text}\n`);
+    this.io.err(`vreg: ${printable(text)}\n`);
   }
 
   verbose(text: string): void {
@@ -157,12 +159,11 @@ class Session implements Context {
   async confirm(question: string, yes: boolean | undefined): Promise<void> {
     if (yes) return;
     if (!this.io.canAsk) {
-      throw new VregError('REFUSED', `${question} There is nobody to ask: stdin is not a terminal`, {
-        hint: 'say yes beforehand: --yes',
-      });
+      throw new VregError('REFUSED', `cannot ask without a terminal: ${question}`);
     }
     const answer = await this.io.ask(`${question} [y/N] `);
-    if (!/^y(es)?$/i.test(answer.trim())) throw new VregError('REFUSED', 'not done');
+    if (!/^y(es)?$/i.test(answer.trim()))
+      throw new VregError('REFUSED', 'nothing was done', { hint: 'answer y, or say --yes' });
   }
 
   commands(): Promise<readonly Command<never>[]> {
@@ -185,6 +186,8 @@ function commandOf(argv: readonly string[]): string | undefined {
     const word = argv[index]!;
     if (takesValue.has(word)) index++;
     else if (!word.startsWith('-')) return word;
+    // The program's own help lists all commands.
+    else if (word === '-h' || word === '--help') return undefined;
   }
   return undefined;
 }
@@ -200,7 +203,9 @@ async function loadHelp(argv: readonly string[], only: Command<never> | undefine
 function buildProgram(commands: readonly Command<never>[], session: Session, help?: Help): Commander {
   const program = new Commander('vreg');
   program
-    .exitOverride()
+    .exitOverride((error) => {
+      throw fromCommander(error, ['vreg']);
+    })
     .configureOutput({ writeOut: (text) => session.io.out(text), writeErr: () => {} })
     .version(`vreg ${session.version}`, '-V, --version', 'print the version')
     .helpCommand(false)
@@ -219,7 +224,10 @@ function buildProgram(commands: readonly Command<never>[], session: Session, hel
 }
 
 function buildCommand(command: Command<never>, session: Session, parents: readonly string[], help?: Help): Commander {
-  const self = new Commander(command.name).exitOverride().helpCommand(false);
+  const path = [...parents, command.name];
+  const self = new Commander(command.name).helpCommand(false).exitOverride((error) => {
+    throw fromCommander(error, path);
+  });
   self.configureOutput({ writeOut: (text) => session.io.out(text), writeErr: () => {} });
   self.aliases([...(command.aliases ?? [])]);
   for (const { name, optional, variadic } of command.arguments ?? []) {
@@ -228,7 +236,6 @@ function buildCommand(command: Command<never>, session: Session, parents: readon
   }
   for (const key of command.settings ?? []) self.addOption(settingOption(key));
   for (const flag of command.flags ?? []) self.addOption(flagOption(flag));
-  const path = [...parents, command.name];
   for (const child of command.commands ?? []) self.addCommand(buildCommand(child, session, path, help));
   if (help) self.helpInformation = () => help.commandHelp(command, path);
   const { run } = command;
@@ -236,9 +243,12 @@ function buildCommand(command: Command<never>, session: Session, parents: readon
   self.action(async () => {
     const flags = self.optsWithGlobals();
     session.setFlags(flags as GlobalFlags & Record<string, unknown>);
+    session.lenient = command.lenient === true;
     for (const flag of command.flags ?? []) checkValues(flag, flags);
     if (command.commands && self.args[0] !== undefined) throw unknownCommand(self.args[0], command.commands, path);
     if (!run) return self.outputHelp();
+    // A format that is not possible is told before anything is done, not after it.
+    void session.format;
     await run(session, self.args, flags as never);
   });
   return self;
@@ -267,36 +277,27 @@ function checkValues({ flags, values }: Flag, given: Record<string, unknown>): v
   }
 }
 
-function unknownCommand(
-  word: string,
-  commands: readonly Command<never>[],
-  path: readonly string[] = ['vreg'],
-): VregError {
-  const names = commands.flatMap(({ name, aliases = [] }) => [name, ...aliases]);
-  return new VregError('USAGE', `unknown command: ${path.slice(1).concat(word).join(' ')}${suggestion(word, names)}`, {
-    hint: `see what there is: ${path.join(' ')} --help`,
-  });
-}
-
 function report(thrown: unknown, session: Session): number {
   if (thrown instanceof Interrupted || thrown instanceof ChildEnded) return thrown.exit;
-  const error = thrown instanceof CommanderError ? fromCommander(thrown) : thrown;
-  if (error === undefined) return EXIT.ok;
-  const known = error instanceof VregError ? error : undefined;
+  if (thrown instanceof CommanderError) return EXIT.ok;
+  const known = thrown instanceof VregError ? thrown : undefined;
   const exit = known?.exit ?? EXIT.error;
-  const message = known?.message ?? `unexpected error: ${(error as Error).stack ?? String(error)}`;
-  const hint = known ? known.hint : 'this is a bug in vreg; please report it with the line above';
-  const { io } = session;
+  const message = known?.message ?? `unexpected error: ${(thrown as Error).stack ?? String(thrown)}`;
+  const hint = known ? nextStep(known) : 'this is a bug in vreg; please report it with the line above';
   if (wantsJson(session)) {
     const body = { code: known?.code ?? 'INTERNAL', exit, message, ...(hint === undefined ? {} : { hint }) };
-    io.err(`${JSON.stringify({ error: body })}\n`);
+    session.io.err(`${escapeControls(JSON.stringify({ error: body }))}\n`);
   } else {
-    io.err(`vreg: ${known ? printable(message) : message}\n${hint === undefined ? '' : `hint: ${printable(hint)}\n`}`);
+    session.io.err(
+      `vreg: ${known ? printable(message) : message}\n${hint === undefined ? '' : `hint: ${printable(hint)}\n`}`,
+    );
   }
   return exit;
 }
 
 function wantsJson(session: Session): boolean {
+  // A command line that cannot be read has given no flags yet.
+  if (/(^| )(--json|-o ?json|--output[ =]json)( |$)/.test(session.argv.join(' '))) return true;
   try {
     return session.format === 'json';
   } catch {
@@ -304,10 +305,7 @@ function wantsJson(session: Session): boolean {
   }
 }
 
-/** @returns undefined for help and version, which are no errors */
-function fromCommander(error: CommanderError): VregError | undefined {
-  if (error.exitCode === 0 || error.code === 'commander.help') return undefined;
-  const [message, more] = error.message.replace(/^error: /, '').split('\n', 2);
-  const meant = more === undefined ? '' : `: ${more.replace(/^\((.*)\)$/, '$1').replace(/^Did/, 'did')}`;
-  return new VregError('USAGE', `${message}${meant}`, { hint: 'see the usage with --help', cause: error });
+/** Help and version, which are no errors, stay what they are. */
+function fromCommander(error: CommanderError, path: readonly string[]): Error {
+  return error.exitCode === 0 || error.code === 'commander.help' ? error : usageError(error, path);
 }

@@ -49,7 +49,7 @@ export class RegistryClient {
    */
   async registerOrUpdate(registration: Registration): Promise<VmWithLiveness> {
     const { id, role: _role, registeredBy: _by, ...update } = registration;
-    if (await this.isVreg()) return this.#entry('PUT', PATHS.vm(id), registration);
+    if (await this.isVreg()) return this.#entry('PUT', PATHS.vm(checkId(id)), registration);
     try {
       return await this.register(registration);
     } catch (error) {
@@ -70,7 +70,7 @@ export class RegistryClient {
 
   /** @throws VregError NOT_FOUND, or any of {@link Connection.request} */
   get(id: string): Promise<VmWithLiveness> {
-    return this.#entry('GET', PATHS.vm(id));
+    return this.#entry('GET', PATHS.vm(checkId(id)));
   }
 
   /** With the revision that {@link update} can be told to expect; undefined of the original registry. */
@@ -84,17 +84,17 @@ export class RegistryClient {
    * @throws VregError NOT_FOUND, INVALID, PRECONDITION_FAILED, or any of {@link Connection.request}
    */
   update(id: string, update: VmUpdate, expect?: string): Promise<VmWithLiveness> {
-    return this.#entry('PATCH', PATHS.vm(id), update, expect);
+    return this.#entry('PATCH', PATHS.vm(checkId(id)), update, expect);
   }
 
   /** @throws VregError NOT_FOUND, or any of {@link Connection.request} */
   deregister(id: string): Promise<Deleted> {
-    return this.#connection.request<Deleted>('DELETE', PATHS.vm(id));
+    return this.#connection.request<Deleted>('DELETE', PATHS.vm(checkId(id)));
   }
 
   /** @throws VregError NOT_FOUND, or any of {@link Connection.request} */
   heartbeat(id: string): Promise<Heartbeat> {
-    return this.#connection.request<Heartbeat>('POST', PATHS.heartbeat(id));
+    return this.#connection.request<Heartbeat>('POST', PATHS.heartbeat(checkId(id)));
   }
 
   /**
@@ -128,14 +128,15 @@ export class RegistryClient {
   /** An addition. Newest change first. @throws VregError NOT_FOUND, UNSUPPORTED, or any of {@link Connection.request} */
   async history(id: string, limit?: number): Promise<HistoryItem[]> {
     await this.#need('histories');
-    return (await this.#connection.request<History>('GET', PATHS.history(id) + query({ limit: limit?.toString() })))
-      .history;
+    return (
+      await this.#connection.request<History>('GET', PATHS.history(checkId(id)) + query({ limit: limit?.toString() }))
+    ).history;
   }
 
   /** An addition. @throws VregError NOT_FOUND, UNSUPPORTED, or any of {@link Connection.request} */
   async why(id: string): Promise<Why> {
     await this.#need('reasons');
-    return this.#connection.request<Why>('GET', PATHS.why(id));
+    return this.#connection.request<Why>('GET', PATHS.why(checkId(id)));
   }
 
   /** An addition: the bytes of a consistent copy of the database. @throws VregError UNSUPPORTED, or any of {@link Connection.request} */
@@ -171,9 +172,9 @@ export class RegistryClient {
 
   async #entry(method: string, path: string, body?: unknown, expect?: string): Promise<VmWithLiveness> {
     const headers = expect === undefined ? undefined : { 'if-match': expect };
-    return this.#withLiveness(
-      await this.#connection.request<Vm>(method, path + query(INCLUDE_LIVENESS), body, headers),
-    );
+    const vm = await this.#connection.request<Partial<Vm>>(method, path + query(INCLUDE_LIVENESS), body, headers);
+    if (typeof vm.id !== 'string') throw this.#connection.badAnswer(`${method} ${path} with 200`);
+    return this.#withLiveness(vm as Vm);
   }
 
   async #need(what: string): Promise<void> {
@@ -184,8 +185,11 @@ export class RegistryClient {
   }
 
   async #entries(path: string, options: Record<string, string | undefined>): Promise<VmWithLiveness[]> {
-    const { vms } = await this.#connection.request<VmList>('GET', path + query({ ...options, ...INCLUDE_LIVENESS }));
-    if (!Array.isArray(vms)) throw this.#connection.badAnswer(`GET ${path} without a list of VMs`);
+    const { vms } = await this.#connection.request<Partial<VmList>>(
+      'GET',
+      path + query({ ...options, ...INCLUDE_LIVENESS }),
+    );
+    if (!Array.isArray(vms)) throw this.#connection.badAnswer(`GET ${path} with 200`);
     return vms.map((vm) => this.#withLiveness(vm));
   }
 
@@ -199,4 +203,13 @@ export class RegistryClient {
 function query(options: Record<string, string | undefined>): string {
   const given = Object.entries(options).filter((pair): pair is [string, string] => pair[1] !== undefined);
   return given.length > 0 ? `?${new URLSearchParams(given)}` : '';
+}
+
+/** An id that has no URL of its own would ask for something else. @throws VregError USAGE */
+function checkId(id: string): string {
+  if (id.trim() !== '' && id !== '.' && id !== '..') return id;
+  throw new VregError('USAGE', `"${id}" is not the id of a VM`, {
+    field: 'id',
+    hint: 'see what is registered: vreg ls -q',
+  });
 }

@@ -53,6 +53,8 @@ export interface Command<F = Record<string, never>> {
   /** Exit codes that mean something here, besides 0, 1 and 5. */
   exits?: readonly number[];
   commands?: readonly Command<never>[];
+  /** Works though the config file or a variable is wrong: what somebody needs to find that out and to correct it. */
+  lenient?: true;
   /** What the command does without a subcommand, if it has some. */
   run?(context: Context, args: string[], flags: F): Promise<void>;
 }

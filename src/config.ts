@@ -57,7 +57,7 @@ export class Config {
   /** @throws VregError USAGE when the value is not acceptable, saying where it was set */
   find(key: SettingKey): Found | undefined {
     const setting = settingOf(key);
-    const found = this.#given(key, setting);
+    const found = this.given(key, setting);
     if (found) checkSetting(key, found.value, ` (from ${found.origin})`);
     if (found || setting.default === undefined) return found;
     return { value: setting.default, origin: 'default' };
@@ -69,7 +69,7 @@ export class Config {
 
   /** True when somebody set it, not just its default. */
   isSet(key: SettingKey): boolean {
-    return this.#given(key, settingOf(key)) !== undefined;
+    return this.given(key) !== undefined;
   }
 
   /** Caps the timeout whatever was set: for completion. */
@@ -138,7 +138,8 @@ export class Config {
     return this.#env.HOME || homedir();
   }
 
-  #given(key: SettingKey, setting: Setting): Found | undefined {
+  /** What somebody set, unchecked; undefined when nobody did. */
+  given(key: SettingKey, setting: Setting = settingOf(key)): Found | undefined {
     const flag = this.#flags[camelCase(key)];
     if (flag !== undefined) return { value: String(flag), origin: `flag --${key}` };
     for (const name of [envNameOf(key), setting.vers]) {

@@ -130,14 +130,14 @@ export class Connection {
     }
     if (status >= 400) throw fromAnswer(status, body, `${what} was answered with ${status}${firstLine(text)}`);
     if (status < 200 || status > 299 || typeof body !== 'object' || body === null) {
-      throw this.badAnswer(`${what} with ${status}, but not with a registry's JSON`);
+      throw this.badAnswer(`${what} with ${status}`);
     }
     return body as T;
   }
 
   /** What to throw when an answer is no registry's. */
   badAnswer(what: string): VregError {
-    return new VregError('BAD_ANSWER', `${this.url} answered ${what}`, {
+    return new VregError('BAD_ANSWER', `${this.url} answered ${what}, but not with a registry's JSON`, {
       hint: `is this the registry's URL${this.#from()}?`,
     });
   }

@@ -1,6 +1,6 @@
 /** One thing done to many: side by side, each failure told, the worst one deciding the exit code. */
 import type { Context } from './command.ts';
-import { VregError } from './protocol/errors.ts';
+import { type ErrorCode, VregError } from './protocol/errors.ts';
 
 /** Requests under way at once: enough to hide the network's latency, few enough for a small daemon. */
 const AT_ONCE = 8;
@@ -55,6 +55,9 @@ export interface Failed<T> {
   error: unknown;
 }
 
+/** Failures of one item; the others (no registry, no token) are the same for all, and are told once. */
+const OF_AN_ITEM: readonly ErrorCode[] = ['NOT_FOUND', 'INVALID', 'CONFLICT', 'PRECONDITION_FAILED', 'USAGE'];
+
 /**
  * Ends a command whose parts failed: nothing when none did, the failure itself when there was one thing to do, else a
  * line a failure and an error with the worst of their exit codes.
@@ -69,11 +72,14 @@ export function throwFailed<T>(
   for (const { error } of failed) if (!(error instanceof VregError)) throw error;
   const errors = failed as readonly { item: T; error: VregError }[];
   const worst = errors.reduce((a, b) => (b.error.exit > a.error.exit ? b : a)).error;
-  if (total === 1) throw worst;
-  for (const { item, error } of errors) context.note(`${nameOf(item)}: ${error.message}`);
-  throw new VregError(
-    worst.code,
-    `${failed.length} of ${total} failed`,
-    worst.hint === undefined ? {} : { hint: worst.hint },
-  );
+  const lines = new Set(errors.map(({ item, error }) => describe(nameOf(item), error)));
+  const [first] = lines;
+  const hint = worst.hint === undefined ? {} : { hint: worst.hint };
+  if (total === 1) throw new VregError(worst.code, first!, { ...hint, cause: worst });
+  if (lines.size > 1) for (const line of lines) context.note(line);
+  throw new VregError(worst.code, `${failed.length} of ${total} failed${lines.size > 1 ? '' : `: ${first}`}`, hint);
+}
+
+function describe(name: string, { code, message }: VregError): string {
+  return OF_AN_ITEM.includes(code) && !message.includes(`"${name}"`) ? `${name}: ${message}` : message;
 }

@@ -53,7 +53,7 @@ export function noLiveVm(role: string, service?: string): VregError {
 function splitAddress(address: string): { host: string; port?: string } {
   // A bare IPv6 address has colons and needs brackets in a URL.
   if (/^[^[\]]*:[^[\]]*:/.test(address)) return { host: `[${address}]` };
-  const [, host, port] = /^(.*?)(?::(\d+))?$/.exec(address)!;
+  const [, host, port] = /^(.*?)(?::(\d+))?$/s.exec(address)!;
   return { host: host!, ...(port === undefined ? {} : { port }) };
 }
 

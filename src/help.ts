@@ -7,7 +7,7 @@ const WIDTH = 80;
 
 export function programHelp(commands: readonly Command<never>[]): string {
   return sections([
-    'Service discovery for fleets of VMs: one registry, its agents, and this command line.',
+    wrap('Service discovery for fleets of VMs: one registry, its agents, and this command line.'),
     'Usage: vreg COMMAND [ARGS] [FLAGS]',
     ['Commands', commands.map(({ name, aliases = [], summary }) => [[name, ...aliases].join(', '), summary])],
     ['Flags of every command', globalRows()],
@@ -42,12 +42,12 @@ export function commandHelp(command: Command<never>, path: readonly string[]): s
 }
 
 /** `vreg get ID... [FLAGS]` */
-export function usageOf({ arguments: args = [], commands }: Command<never>, path: readonly string[]): string {
+export function usageOf({ arguments: args = [], commands, run }: Command<never>, path: readonly string[]): string {
   const words = args.map(({ name, optional, variadic }) => {
     const word = name.toUpperCase() + (variadic ? '...' : '');
     return optional ? `[${word}]` : word;
   });
-  return [...path, ...(commands ? ['COMMAND'] : []), ...words, '[FLAGS]'].join(' ');
+  return [...path, ...(commands ? [run ? '[COMMAND]' : 'COMMAND'] : []), ...words, '[FLAGS]'].join(' ');
 }
 
 /** Flag and meaning of a setting, with the variables that set it. */

@@ -1,4 +1,5 @@
 /** The terminal: what a command reads and writes, and what it may assume of it. */
+import { writeSync } from 'node:fs';
 import { createInterface } from 'node:readline/promises';
 import { text } from 'node:stream/consumers';
 
@@ -28,9 +29,10 @@ export interface Io {
 export function systemIo(env: NodeJS.ProcessEnv): Io {
   const { stdin, stdout, stderr } = process;
   // `vreg ls | head -1` closes the pipe early, which is no error: there is nobody left to write for.
-  const quietly = (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EPIPE') throw error;
-    process.exit(0);
+  const quietly = ({ code, message }: NodeJS.ErrnoException) => {
+    if (code === 'EPIPE') process.exit(0);
+    writeSync(2, `vreg: cannot write the answer (${code ?? message})\nhint: is the disk full?\n`);
+    process.exit(1);
   };
   stdout.on('error', quietly);
   stderr.on('error', quietly);
@@ -68,5 +70,13 @@ export function wantsColor(env: NodeJS.ProcessEnv, tty: boolean): boolean {
 
 /** What came from outside must not move the cursor, end a line or open another column. */
 export function printable(text: string): string {
-  return text.replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g, '\ufffd');
+  return text.replace(/[\u0000-\u001f]/g, '\ufffd').replace(UNSEEN, '\ufffd');
 }
+
+/** The same for JSON, where an escape keeps the value; what is below a space JSON escapes itself. */
+export function escapeControls(json: string): string {
+  return json.replace(UNSEEN, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}
+
+/** DEL, C1 controls (which terminals obey, too), line separators, and what turns the direction of writing. */
+const UNSEEN = /[\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;

@@ -3,7 +3,7 @@ import { Chalk, type ChalkInstance } from 'chalk';
 import Table from 'cli-table3';
 import { formatAge } from './duration.ts';
 import { evaluateJsonPath, evaluateTemplate } from './expression.ts';
-import { type Io, printable } from './io.ts';
+import { escapeControls, type Io, printable } from './io.ts';
 import type { OutputFormat } from './settings.ts';
 
 /** A cell: text, a moment (RFC 3339; an age on a TTY), or text with a colour that only repeats what the text says. */
@@ -27,6 +27,8 @@ export interface RowsAnswer<T> {
   name(row: T): string;
   /** One thing was asked for: JSON and YAML print it, not a list of it. */
   single?: boolean;
+  /** More rows of a list that is already begun: no titles again. */
+  continued?: boolean;
   /** What JSON and YAML print of a row, where it is not the row itself. */
   data?(row: T): unknown;
   /** Said on stderr when there are no rows and a person may wonder. */
@@ -58,19 +60,21 @@ async function format<T>(io: Io, answer: Answer<T>, options: RenderOptions): Pro
   const [name, expression] = splitFormat(options.format);
   switch (name) {
     case 'json':
-      return line(JSON.stringify(dataOf(answer), null, 2));
+      return line(escapeControls(JSON.stringify(dataOf(answer), null, 2)));
     case 'ndjson':
       return linesOf(answer);
     case 'yaml':
-      return (await import('yaml')).stringify(dataOf(answer));
+      return escapeControls((await import('yaml')).stringify(dataOf(answer)));
     case 'jsonpath':
-      return unlessEmpty(await evaluateJsonPath(expression, dataOf(answer)));
+      return unlessEmpty(printableLines(await evaluateJsonPath(expression, dataOf(answer))));
     case 'template':
-      return evaluateTemplate(expression, dataOf(answer));
+      return printableLines(await evaluateTemplate(expression, dataOf(answer)));
     case 'name':
-      return answer.kind === 'value' ? line(answer.text) : answer.rows.map((row) => line(answer.name(row))).join('');
+      return answer.kind === 'value'
+        ? valueLine(answer)
+        : answer.rows.map((row) => line(printable(answer.name(row)))).join('');
     default:
-      return answer.kind === 'value' ? line(answer.text) : formatRows(io, answer, options);
+      return answer.kind === 'value' ? valueLine(answer) : formatRows(io, answer, options);
   }
 }
 
@@ -92,20 +96,23 @@ function dataOf<T>(answer: Answer<T>): unknown {
 
 function linesOf<T>(answer: Answer<T>): string {
   const data = dataOf(answer);
-  return (Array.isArray(data) ? data : [data]).map((item) => line(JSON.stringify(item))).join('');
+  return (Array.isArray(data) ? data : [data]).map((item) => line(escapeControls(JSON.stringify(item)))).join('');
 }
 
 function formatRows<T>(io: Io, answer: RowsAnswer<T>, { format, headers, now }: RenderOptions): string {
   if (answer.rows.length === 0) return '';
   const columns = answer.columns.filter((column) => !column.wide || format === 'wide');
   const titles = columns.map(({ title }) => title);
-  if (format === 'tsv' || !io.tty) {
+  const titled = headers && !answer.continued;
+  if (format === 'tsv' || (format === 'wide' && !io.tty)) {
     const rows = answer.rows.map((row) => columns.map((column) => plain(column.cell(row))));
-    return [...(headers ? [titles] : []), ...rows].map((cells) => line(cells.join('\t'))).join('');
+    return [...(titled ? [titles] : []), ...rows].map((cells) => line(cells.join('\t'))).join('');
   }
   const chalk = new Chalk({ level: io.color ? 1 : 0 });
-  const rows = answer.rows.map((row) => columns.map((column) => styled(column.cell(row), chalk, now)));
-  return drawTable(headers ? [titles.map((title) => chalk.bold(title)), ...rows] : rows);
+  const rows = answer.rows.map((row) =>
+    columns.map((column) => styled(column.cell(row), chalk, io.tty ? now : undefined)),
+  );
+  return drawTable(titled ? [titles.map((title) => chalk.bold(title)), ...rows] : rows);
 }
 
 /** Columns and no lines, so that a table can be searched, copied and cut as it stands. */
@@ -123,17 +130,31 @@ function drawTable(rows: string[][]): string {
   return `${table.toString().replace(/[ \t]+$/gm, '')}\n`;
 }
 
-function styled(cell: Cell, chalk: ChalkInstance, now: number): string {
+/** @param now none where nobody looks on: a moment is then printed as it is */
+function styled(cell: Cell, chalk: ChalkInstance, now: number | undefined): string {
   if (typeof cell !== 'object') return printable(String(cell));
-  if ('time' in cell) return formatAge(now - Date.parse(cell.time));
+  if ('time' in cell) {
+    const age = now === undefined ? Number.NaN : now - Date.parse(cell.time);
+    return Number.isNaN(age) ? printable(cell.time) : formatAge(age);
+  }
   return chalk[cell.color](printable(cell.text));
 }
 
 function plain(cell: Cell): string {
   if (typeof cell !== 'object') return printable(String(cell));
-  return 'time' in cell ? cell.time : printable(cell.text);
+  return printable('time' in cell ? cell.time : cell.text);
+}
+
+/** Its own line breaks stand; what else could move the cursor does not. */
+function valueLine({ text }: ValueAnswer): string {
+  return line(text.split('\n').map(printable).join('\n'));
 }
 
 function line(text: string): string {
   return `${text}\n`;
+}
+
+/** What an expression made of foreign data: its lines are its own, but no control character gets through. */
+function printableLines(text: string): string {
+  return text.replace(/[^\n\t]+/g, printable);
 }

@@ -1,5 +1,6 @@
 import { defineCommand } from '../command.ts';
 import { HAS_SERVICE_FLAG, PICK_FLAG, type Pick, pickOne, ROLE_ARGUMENT, WAIT_FLAG } from '../endpoint.ts';
+import { printable } from '../io.ts';
 import { type LiveFlags, liveVms } from '../live.ts';
 
 export const addr = defineCommand<LiveFlags & { pick?: Pick }>({
@@ -16,6 +17,6 @@ export const addr = defineCommand<LiveFlags & { pick?: Pick }>({
   exits: [2, 3, 6, 8],
   async run(context, [role], flags) {
     const { id, address } = pickOne(await liveVms(context, role!, flags), flags.pick);
-    await context.print({ kind: 'value', text: address, data: { id, address } });
+    await context.print({ kind: 'value', text: printable(address), data: { id, address } });
   },
 });

@@ -29,6 +29,7 @@ export const completion = defineCommand<Flags>({
     { about: 'for fish, for good', command: 'vreg completion fish > ~/.config/fish/completions/vreg.fish' },
     { about: 'for zsh, for good', command: 'vreg completion zsh > ~/.zfunc/_vreg' },
   ],
+  lenient: true,
   async run(context, [shell], { write, values }) {
     if (values !== undefined) return printLive(context, values);
     const commands = await context.commands();

@@ -1,5 +1,6 @@
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { defineCommand } from '../command.ts';
+import { Config } from '../config.ts';
 import { openConfigFile } from '../config-file.ts';
 import { openEditor } from '../editor.ts';
 import { VregError } from '../protocol/errors.ts';
@@ -22,7 +23,7 @@ const get = defineCommand({
     const key = knownKey(name!);
     const found = context.config.find(key);
     if (!found)
-      throw new VregError('NO_LIVE', `${key} is not set${note(key)}`, {
+      throw new VregError('NOT_FOUND', `${key} is not set${note(key)}`, {
         field: key,
         hint: `set it: vreg config set ${key} VALUE`,
       });
@@ -39,13 +40,14 @@ const set = defineCommand({
     { about: 'always JSON', command: 'vreg config set output json' },
     { about: 'where the token is', command: 'vreg config set token-file ~/.vreg-token' },
   ],
+  lenient: true,
   async run(context, [name, value]) {
     const key = knownKey(name!);
     checkSetting(key, value!);
     const file = await openConfigFile(context);
-    const wins = context.config.find(key);
+    const wins = context.config.given(key);
     file.set(key, value);
-    if (wins && wins.value !== value && !['config file', 'default'].includes(wins.origin)) {
+    if (wins && wins.value !== value && wins.origin !== 'config file') {
       context.note(`${key} is written, but ${wins.origin} wins with ${wins.value}`);
     }
   },
@@ -60,6 +62,7 @@ const unset = defineCommand({
     { about: 'tables again', command: 'vreg config unset output' },
     { about: 'no token file', command: 'vreg config unset token-file' },
   ],
+  lenient: true,
   async run(context, [name]) {
     (await openConfigFile(context)).delete(knownKey(name!));
   },
@@ -112,6 +115,7 @@ const path = defineCommand({
     { about: 'what is in it?', command: 'cat "$(vreg config path)"' },
     { about: 'start over', command: 'rm "$(vreg config path)"' },
   ],
+  lenient: true,
   async run(context) {
     await context.print({ kind: 'value', text: context.config.path, data: { path: context.config.path } });
   },
@@ -126,13 +130,16 @@ const edit = defineCommand({
     { about: 'with another', command: 'EDITOR=nano vreg config edit' },
     { about: 'with a program', command: "EDITOR='sed -i s/3000/3001/' vreg config edit" },
   ],
+  lenient: true,
   async run(context) {
     const { config } = context;
     mkdirSync(config.dir, { recursive: true, mode: 0o700 });
     if (!existsSync(config.path)) writeFileSync(config.path, '{}\n', { mode: 0o600 });
     await openEditor(context, config.path);
-    for (const [key, value] of Object.entries(config.file))
-      if (isSettingKey(key)) checkSetting(key, String(value), ` (in ${config.path})`);
+    for (const [key, value] of Object.entries(new Config(context.env).file)) {
+      if (key === 'context' || key === 'contexts') continue;
+      checkSetting(knownKey(key, ` (in ${config.path})`), String(value), ` (in ${config.path})`);
+    }
   },
 });
 
@@ -150,9 +157,9 @@ export const config = defineCommand({
   commands: [get, set, unset, list, path, edit],
 });
 
-function knownKey(name: string): SettingKey {
+function knownKey(name: string, where = ''): SettingKey {
   if (isSettingKey(name)) return name;
-  throw new VregError('USAGE', `there is no setting "${name}"${suggestion(name, SETTING_KEYS)}`, {
+  throw new VregError('USAGE', `there is no setting "${name}"${where}${suggestion(name, SETTING_KEYS)}`, {
     hint: `one of: ${SETTING_KEYS.join(', ')}`,
   });
 }

@@ -69,6 +69,7 @@ async function registerMissing(context: Context, id: string, flags: Flags): Prom
 async function beatForever(context: Context, ids: readonly string[], interval: number, flags: Flags): Promise<void> {
   const { Agent } = await import('../../daemon/agent/agent.ts');
   const note = (_fields: object, message: string) => context.note(message);
+  let begun = false;
   const agents = ids.map(
     (id) =>
       new Agent({
@@ -80,7 +81,11 @@ async function beatForever(context: Context, ids: readonly string[], interval: n
         registerIfMissing: flags.registerIfMissing === true,
         log: { info: note, warn: note },
         sleep: (ms) => context.sleep(ms),
-        onBeat: (beat) => context.print(beatsAnswer([beat], true)),
+        onBeat: async (beat) => {
+          const answer = { ...beatsAnswer([beat], true), continued: begun };
+          begun = true;
+          await context.print(answer);
+        },
       }),
   );
   const failed: Failed<string>[] = [];

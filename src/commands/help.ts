@@ -66,6 +66,7 @@ export const help = defineCommand<{ writeMan?: string }>({
     { about: 'one command, as vreg register --help', command: 'vreg help register' },
     { about: 'what the exit codes mean', command: 'vreg help exit-codes' },
   ],
+  lenient: true,
   async run(context, words, { writeMan }) {
     const commands = await context.commands();
     if (writeMan !== undefined) {

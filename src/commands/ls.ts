@@ -91,11 +91,15 @@ async function redraw(context: Context, flags: Flags): Promise<void> {
 /** Prints each VM once, and again when it has changed; a VM that is no longer listed is told on stderr. */
 async function follow(context: Context, flags: Flags): Promise<void> {
   let known = new Map<string, string>();
+  let begun = false;
   for (;;) {
     const answer = await look(context, flags);
     const seen = new Map(answer.rows.map((vm) => [vm.id, JSON.stringify({ ...vm, lastSeen: undefined })]));
     const changed = answer.rows.filter((vm) => known.get(vm.id) !== seen.get(vm.id));
-    if (changed.length > 0) await context.print({ ...answer, rows: changed });
+    if (changed.length > 0) {
+      await context.print({ ...answer, rows: changed, continued: begun });
+      begun = true;
+    }
     for (const id of known.keys()) if (!seen.has(id)) context.note(`${id} is no longer listed`);
     known = seen;
     await context.sleep(WATCH_EVERY);

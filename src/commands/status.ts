@@ -16,7 +16,8 @@ interface RoleCount {
 export const status = defineCommand({
   name: 'status',
   summary: 'the registry and the fleet at a glance',
-  description: 'Says whether the registry is reachable, counts VMs by role, and lists the stale ones with their age.',
+  description:
+    'Says whether the registry is reachable, counts VMs by role, and lists the stale ones with their age. With -q it prints the ids of the stale ones alone.',
   examples: [
     { about: 'where do we stand?', command: 'vreg status' },
     {
@@ -46,11 +47,18 @@ export const status = defineCommand({
       }));
       return context.print({ kind: 'value', text: '', data: { registry, roles, stale: silent } });
     }
+    const silentOnes = {
+      kind: 'rows',
+      rows: stale,
+      columns: staleColumns(now),
+      name: ({ id }: VmWithLiveness) => id,
+    } as const;
+    if (context.format === 'name') return context.print(silentOnes);
     await context.print({ kind: 'value', text: registryLine(client.url, version, health), data: null });
     await context.print({ kind: 'rows', rows: roles, columns: ROLE_COLUMNS, name: ({ role }) => role, none: 'no VMs' });
     if (stale.length > 0) {
       context.io.out('\n');
-      await context.print({ kind: 'rows', rows: stale, columns: staleColumns(now), name: ({ id }) => id });
+      await context.print(silentOnes);
     }
   },
 });

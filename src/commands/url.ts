@@ -9,6 +9,7 @@ import {
   urlOf,
   WAIT_FLAG,
 } from '../endpoint.ts';
+import { printable } from '../io.ts';
 import { type LiveFlags, liveVms } from '../live.ts';
 
 export const url = defineCommand<LiveFlags & UrlParts & { pick?: Pick }>({
@@ -33,6 +34,6 @@ export const url = defineCommand<LiveFlags & UrlParts & { pick?: Pick }>({
   async run(context, [role], flags) {
     const vm = pickOne(await liveVms(context, role!, flags), flags.pick);
     const text = urlOf(vm, context.client().url, flags);
-    await context.print({ kind: 'value', text, data: { id: vm.id, url: text } });
+    await context.print({ kind: 'value', text: printable(text), data: { id: vm.id, url: text } });
   },
 });

@@ -9,6 +9,7 @@ export const version = defineCommand({
     { about: 'for programs', command: 'vreg version -o json' },
     { about: 'just as well', command: 'vreg --version' },
   ],
+  lenient: true,
   async run(context) {
     await context.print({
       kind: 'value',

@@ -169,8 +169,9 @@ function parseServices(value: unknown): Service[] | undefined {
       const given = port === undefined ? 'is required' : `is ${show(port)}`;
       throw invalid(`${field}.port`, `${field}.port ${given}: it must be an integer from 1 to 65535`);
     }
-    const { healthPath } = service;
-    if (healthPath !== undefined && typeof healthPath !== 'string') {
+    const { healthPath, ...rest } = service;
+    if (healthPath === undefined || healthPath === null) return { ...rest, name, port };
+    if (typeof healthPath !== 'string') {
       throw invalid(`${field}.healthPath`, `${field}.healthPath must be a string, not ${kindOf(healthPath)}`);
     }
     return { ...service, name, port };

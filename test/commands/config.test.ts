@@ -1,0 +1,189 @@
+import assert from 'node:assert/strict';
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { SETTING_KEYS } from '../../src/settings.ts';
+import { vreg } from '../helpers/cli.ts';
+import { tempDir } from '../helpers/daemon.ts';
+
+/** A home with this in its config file. */
+function homeWith(t: TestContext, config?: unknown): { home: string; file: string; env: NodeJS.ProcessEnv } {
+  const home = tempDir(t);
+  const file = join(home, '.config/vreg/config.json');
+  mkdirSync(join(home, '.config/vreg'), { recursive: true });
+  if (config !== undefined) writeFileSync(file, typeof config === 'string' ? config : JSON.stringify(config));
+  return { home, file, env: { VERS_INFRA_URL: '' } };
+}
+
+test('set writes a setting, get reads it, unset takes it away', async (t) => {
+  const { home, file, env } = homeWith(t);
+  const told = (...argv: string[]) => vreg(['config', ...argv], { home, env });
+  assert.deepEqual(await told('set', 'url', 'http://10.0.0.5:3000'), { code: 0, stdout: '', stderr: '' });
+  assert.deepEqual(JSON.parse(readFileSync(file, 'utf8')), { url: 'http://10.0.0.5:3000' });
+  assert.equal(statSync(file).mode & 0o777, 0o600);
+  assert.deepEqual(await told('get', 'url'), { code: 0, stdout: 'http://10.0.0.5:3000\n', stderr: '' });
+  assert.deepEqual(JSON.parse((await told('get', 'url', '--json')).stdout), {
+    key: 'url',
+    value: 'http://10.0.0.5:3000',
+    origin: 'config file',
+  });
+  assert.deepEqual(await told('unset', 'url'), { code: 0, stdout: '', stderr: '' });
+  assert.equal((await told('get', 'url')).stdout, 'http://127.0.0.1:3000\n');
+});
+
+test('set keeps what else is in the file', async (t) => {
+  const contexts = { prod: { url: 'http://prod:3000' } };
+  const { home, file, env } = homeWith(t, { contexts, timeout: '1s' });
+  await vreg(['config', 'set', 'timeout', '2s'], { home, env });
+  assert.deepEqual(JSON.parse(readFileSync(file, 'utf8')), { contexts, timeout: '2s' });
+});
+
+test('set says when something else wins over the file', async (t) => {
+  const { home, env } = homeWith(t);
+  const { code, stderr } = await vreg(['config', 'set', 'url', 'http://a:1'], {
+    home,
+    env: { ...env, VREG_URL: 'http://b:2' },
+  });
+  assert.equal(code, 0);
+  assert.equal(stderr, 'vreg: url is written, but VREG_URL wins with http://b:2\n');
+});
+
+const REFUSED: readonly [argv: string, message: RegExp][] = [
+  ['set url nope', /^vreg: url: "nope" is not the URL of a registry\nhint: write it as http:\/\/HOST:PORT/],
+  ['set output xml', /^vreg: output: "xml" is not possible\nhint: one of: table, /],
+  ['set port 70000', /^vreg: port: "70000" is not a port\nhint: a number from 0/],
+  ['set stale-after 5', /^vreg: stale-after: "5" is not a duration\nhint: write it as 90s/],
+  ['set colour red', /^vreg: there is no setting "colour"\nhint: one of: url, /],
+  ['set tmeout 5s', /^vreg: there is no setting "tmeout": did you mean "timeout"\?\nhint: one of: url, /],
+  ['get nope', /^vreg: there is no setting "nope".*\nhint: one of: url, /],
+  ['unset nope', /^vreg: there is no setting "nope"/],
+  ['set url', /^vreg: missing required argument 'value'\nhint: see the usage: vreg config set --help\n$/],
+  ['nope', /^vreg: unknown command: config nope\nhint: see what there is: vreg config --help\n$/],
+];
+
+for (const [argv, message] of REFUSED) {
+  test(`config ${argv} is refused`, async (t) => {
+    const { home, env } = homeWith(t);
+    const { code, stdout, stderr } = await vreg(['config', ...argv.split(' ')], { home, env });
+    assert.deepEqual([code, stdout], [5, '']);
+    assert.match(stderr, message);
+  });
+}
+
+test('get of what nobody set is exit 3 and empty, and says what is done without it', async (t) => {
+  const { home, env } = homeWith(t);
+  assert.deepEqual(await vreg(['config', 'get', 'id'], { home, env }), {
+    code: 3,
+    stdout: '',
+    stderr: 'vreg: id is not set; it is the host name (variable VREG_ID)\nhint: set it: vreg config set id VALUE\n',
+  });
+});
+
+test('list has every setting, and --show-origin says which one won', async (t) => {
+  const { home, env } = homeWith(t, { timeout: '1s', role: 'golden', output: 'tsv' });
+  const told = await vreg(['config', 'list', '--show-origin', '--timeout', '3s'], {
+    home,
+    env: { ...env, VERS_AGENT_ROLE: 'infra' },
+  });
+  const lines = told.stdout.trimEnd().split('\n');
+  assert.equal(lines[0], 'KEY\tVALUE\tORIGIN');
+  assert.deepEqual(
+    lines.slice(1).map((line) => line.split('\t')[0]),
+    SETTING_KEYS,
+  );
+  assert.ok(lines.includes('timeout\t3s\tflag --timeout'));
+  assert.ok(lines.includes('role\tinfra\tVERS_AGENT_ROLE'));
+  assert.ok(lines.includes('output\ttsv\tconfig file'));
+  assert.ok(lines.includes('port\t3000\tdefault'));
+  assert.ok(lines.includes('socket\t-\tnot set'));
+  const plain = await vreg(['config', 'ls'], { home, env });
+  assert.ok(plain.stdout.startsWith('KEY\tVALUE\n'));
+  const rows = JSON.parse((await vreg(['config', 'list', '--json'], { home, env })).stdout) as unknown[];
+  assert.deepEqual(rows[0], { key: 'url', value: 'http://127.0.0.1:3000', origin: 'default' });
+});
+
+test('path prints where the file is, in XDG_CONFIG_HOME or in ~/.config', async (t) => {
+  const { home, file } = homeWith(t);
+  assert.equal((await vreg(['config', 'path'], { home })).stdout, `${file}\n`);
+  const env = { XDG_CONFIG_HOME: '/etc/xdg' };
+  assert.equal((await vreg(['config', 'path'], { home, env })).stdout, '/etc/xdg/vreg/config.json\n');
+});
+
+const EDITS: readonly [name: string, editor: string, code: number, message: RegExp][] = [
+  ['leaves it good', 'sed -i s/1s/2s/', 0, /^$/],
+  [
+    'leaves it broken',
+    'sed -i s/}/,/',
+    5,
+    /^vreg: the config file .* is not a JSON object\nhint: correct it: vreg config edit\n$/,
+  ],
+  ['leaves a bad value', 'sed -i s/1s/soon/', 5, /^vreg: timeout \(in .*\): "soon" is not a duration\nhint: /],
+  [
+    'leaves an unknown setting',
+    'sed -i s/timeout/tmeout/',
+    5,
+    /^vreg: there is no setting "tmeout" \(in .*\): did you mean "timeout"\?\nhint: /,
+  ],
+  ['fails', 'false', 5, /^vreg: the editor "false" ended with 1\nhint: /],
+];
+
+for (const [name, editor, code, message] of EDITS) {
+  test(`edit with an editor that ${name} ends with ${code}`, async (t) => {
+    const { home, env } = homeWith(t, { timeout: '1s' });
+    const told = await vreg(['config', 'edit'], { home, env: { ...env, EDITOR: editor } });
+    assert.deepEqual([told.code, told.stdout], [code, '']);
+    assert.match(told.stderr, message);
+  });
+}
+
+test('edit makes a file for its owner alone when there is none, and takes VISUAL before EDITOR', async (t) => {
+  const { home, file, env } = homeWith(t);
+  assert.equal((await vreg(['config', 'edit'], { home, env: { ...env, VISUAL: 'true', EDITOR: 'false' } })).code, 0);
+  assert.equal(readFileSync(file, 'utf8'), '{}\n');
+  assert.equal(statSync(file).mode & 0o777, 0o600);
+});
+
+test('what is wrong in the file can be put right with set, unset and edit', async (t) => {
+  const { home, env } = homeWith(t, { output: 'xml', timeout: 'soon' });
+  assert.equal((await vreg(['config', 'list'], { home, env })).code, 5);
+  assert.equal((await vreg(['config', 'set', 'output', 'json'], { home, env })).code, 0);
+  assert.equal((await vreg(['config', 'unset', 'timeout'], { home, env })).code, 0);
+  assert.equal((await vreg(['config', 'list'], { home, env })).code, 0);
+});
+
+const BROKEN = '{"url": ';
+
+for (const argv of ['ls', 'config list', 'config get url', 'config set url http://a:1', 'config unset url']) {
+  test(`with a config file that is broken, ${argv} says so and changes nothing`, async (t) => {
+    const { home, file, env } = homeWith(t, BROKEN);
+    assert.deepEqual(await vreg(argv.split(' '), { home, env }), {
+      code: 5,
+      stdout: '',
+      stderr: `vreg: the config file ${file} is not a JSON object\nhint: correct it: vreg config edit\n`,
+    });
+    assert.equal(readFileSync(file, 'utf8'), BROKEN);
+  });
+}
+
+for (const argv of [
+  '--help',
+  'ls --help',
+  'help',
+  'help ls',
+  'help exit-codes',
+  'version',
+  '--version',
+  'config path',
+  'completion bash',
+  'config edit',
+  '',
+]) {
+  test(`with a config file that is broken, vreg ${argv} works`, async (t) => {
+    const { home, file, env } = homeWith(t, BROKEN);
+    const fixed = { ...env, EDITOR: `printf '{}' >`, VREG_OUTPUT: 'xml', VREG_TIMEOUT: 'soon' };
+    const { code, stdout, stderr } = await vreg(argv.split(' ').filter(Boolean), { home, env: fixed });
+    assert.deepEqual([code, stderr], [0, '']);
+    assert.equal(readFileSync(file, 'utf8'), argv === 'config edit' ? '{}' : BROKEN);
+    assert.ok(stdout !== '' || argv === 'config edit');
+  });
+}

@@ -1,0 +1,99 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { Interrupted } from '../../src/cli.ts';
+import { serveApp } from '../helpers/app.ts';
+import { seed, start, vreg } from '../helpers/cli.ts';
+import { until } from '../helpers/until.ts';
+import { aVm } from '../helpers/vm.ts';
+
+const FLEET = [
+  aVm({ id: 'old', address: '10.0.0.1', services: [{ name: 'api', port: 8080 }] }),
+  aVm({ id: 'mid', address: '10.0.0.2', status: 'paused' }),
+  aVm({ id: 'new', address: '10.0.0.3' }),
+];
+
+test('discover lists live VMs, oldest registration first', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  assert.deepEqual(await vreg(['discover', 'worker', '-q'], { url }), { code: 0, stdout: 'old\nnew\n', stderr: '' });
+  assert.deepEqual(await vreg(['find', 'worker', '-q', '--service', 'api'], { url }), {
+    code: 0,
+    stdout: 'old\n',
+    stderr: '',
+  });
+});
+
+for (const command of ['discover', 'addr', 'url']) {
+  for (const format of ['table', 'wide', 'json', 'ndjson', 'yaml', 'name', 'tsv']) {
+    test(`${command} of nothing is exit 3 and nothing on stdout, in ${format}, too`, async (t) => {
+      const { url } = await serveApp(t);
+      const { code, stdout, stderr } = await vreg([command, 'infra', '-o', format], { url });
+      assert.deepEqual([code, stdout], [3, '']);
+      assert.match(stderr, /no live infra VM/);
+      assert.match(stderr, /vreg ls --role infra/);
+    });
+  }
+
+  test(`${command} with a service that no live VM has is exit 3 and names it`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, FLEET);
+    assert.deepEqual(await vreg([command, 'worker', '--service', 'db'], { url }), {
+      code: 3,
+      stdout: '',
+      stderr: 'vreg: no live worker VM with the service "db"\nhint: see who is registered: vreg ls --role worker\n',
+    });
+  });
+
+  test(`${command} leaves stale VMs out`, async (t) => {
+    const { url, clock } = await serveApp(t);
+    await seed(url, FLEET);
+    clock.pass(300_001);
+    assert.equal((await vreg([command, 'worker'], { url })).code, 3);
+  });
+
+  test(`${command} of a word that is no role is bad usage and says which there are`, async () => {
+    assert.deepEqual(await vreg([command, 'wroker']), {
+      code: 5,
+      stdout: '',
+      stderr:
+        'vreg: "wroker" is not a role: did you mean "worker"?\nhint: one of: infra, lieutenant, worker, golden, custom\n',
+    });
+  });
+
+  test(`${command} --wait finds a VM that registers later`, async (t) => {
+    const { url } = await serveApp(t);
+    const { told, stderr } = start([command, 'worker', '--wait', '20s', '-v'], { url, now: Date.now });
+    await until('its first look', () => stderr().includes('200'));
+    await seed(url, FLEET.slice(0, 1));
+    const { code, stdout } = await told;
+    assert.equal(code, 0);
+    assert.match(stdout, /10\.0\.0\.1/);
+  });
+
+  test(`${command} --wait ends with exit 6 when none came`, async (t) => {
+    const { url } = await serveApp(t);
+    const { code, stdout, stderr } = await vreg([command, 'worker', '--wait', '200ms'], { url, now: Date.now });
+    assert.deepEqual([code, stdout], [6, '']);
+    assert.equal(stderr, 'vreg: no live worker VM within 200ms\nhint: see who is registered: vreg ls --role worker\n');
+  });
+
+  test(`${command} --wait that is no duration is bad usage`, async () => {
+    const { code, stderr } = await vreg([command, 'worker', '--wait', 'soon']);
+    assert.equal(code, 5);
+    assert.match(stderr, /^vreg: --wait: "soon" is not a duration\nhint: write it as 90s/);
+  });
+}
+
+test('--wait outlasts a registry that is not up yet, and says at the end that it was away', async () => {
+  const { code, stdout, stderr } = await vreg(['addr', 'infra', '--wait', '300ms'], { now: Date.now });
+  assert.deepEqual([code, stdout], [8, '']);
+  assert.match(stderr, /^vreg: cannot reach the registry/);
+});
+
+test('a wait that is interrupted says nothing', async (t) => {
+  const { url } = await serveApp(t);
+  const controller = new AbortController();
+  const { told } = start(['addr', 'infra', '--wait', '1h'], { url, signal: controller.signal });
+  controller.abort(new Interrupted('SIGINT'));
+  assert.deepEqual(await told, { code: 130, stdout: '', stderr: '' });
+});

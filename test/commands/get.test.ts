@@ -1,0 +1,110 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { serveApp } from '../helpers/app.ts';
+import { seed, vreg } from '../helpers/cli.ts';
+import { call } from '../helpers/http.ts';
+import { aVm } from '../helpers/vm.ts';
+
+const FLEET = [aVm({ id: 'a' }), aVm({ id: 'b', role: 'infra' })];
+
+test('one id prints the entry itself in JSON, several print an array, in the order of the ids', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  const { body } = await call(url, 'GET', '/registry/vms/a');
+  assert.deepEqual(await vreg(['get', 'a', '--json'], { url }), {
+    code: 0,
+    stdout: `${JSON.stringify(body, null, 2)}\n`,
+    stderr: '',
+  });
+  const both = JSON.parse((await vreg(['get', 'b', 'a', '--json'], { url })).stdout) as { id: string }[];
+  assert.deepEqual(
+    both.map(({ id }) => id),
+    ['b', 'a'],
+  );
+});
+
+for (const [format, stdout] of [
+  ['tsv', /^ID\tNAME\t.*\na\tone\tworker\trunning\tlive\t.*\n$/],
+  ['wide', /^ID\tNAME\t.*\tREGISTERED\na\tone\t.*\n$/],
+  ['name', /^a\n$/],
+  ['ndjson', /^\{"id":"a",.*\}\n$/],
+  ['yaml', /^id: a\nname: one\n/],
+] as const) {
+  test(`get -o ${format}`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, FLEET);
+    const told = await vreg(['get', 'a', '-o', format], { url });
+    assert.equal(told.code, 0);
+    assert.match(told.stdout, stdout);
+  });
+}
+
+test('an unknown id is exit 3, with nothing on stdout and its name in the error', async (t) => {
+  const { url } = await serveApp(t);
+  assert.deepEqual(await vreg(['get', 'nope'], { url }), {
+    code: 3,
+    stdout: '',
+    stderr: 'vreg: nope: VM not found\nhint: see what is registered: vreg ls\n',
+  });
+});
+
+test('in JSON an error is an object, on stderr', async (t) => {
+  const { url } = await serveApp(t);
+  const { code, stdout, stderr } = await vreg(['get', 'nope', '--json'], { url });
+  assert.deepEqual([code, stdout], [3, '']);
+  assert.deepEqual(JSON.parse(stderr), {
+    error: { code: 'NOT_FOUND', exit: 3, message: 'nope: VM not found', hint: 'see what is registered: vreg ls' },
+  });
+});
+
+test('of several ids, those that are there are printed and the others told', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  const one = await vreg(['get', 'a', 'nope', 'b', '-q'], { url });
+  assert.deepEqual(one, {
+    code: 3,
+    stdout: 'a\nb\n',
+    stderr: 'vreg: 1 of 3 failed: nope: VM not found\nhint: see what is registered: vreg ls\n',
+  });
+  const two = await vreg(['get', 'no', 'nope', 'b', '-q'], { url });
+  assert.deepEqual(two, {
+    code: 3,
+    stdout: 'b\n',
+    stderr:
+      'vreg: no: VM not found\nvreg: nope: VM not found\nvreg: 2 of 3 failed\nhint: see what is registered: vreg ls\n',
+  });
+});
+
+test('a registry that is away is told once, however many ids there are', async () => {
+  const { code, stdout, stderr } = await vreg(['get', 'a', 'b', 'c']);
+  assert.equal(code, 8);
+  assert.equal(stdout, '');
+  assert.match(
+    stderr,
+    /^vreg: 3 of 3 failed: cannot reach the registry at http:\/\/127\.0\.0\.1:1 \(ECONNREFUSED, from VERS_INFRA_URL\)\nhint: .*vreg daemon.*\n$/,
+  );
+});
+
+for (const id of ['', ' ', '.', '..']) {
+  test(`"${id}" is not taken for an id`, async (t) => {
+    const { url } = await serveApp(t);
+    const { code, stdout, stderr } = await vreg(['get', id], { url });
+    assert.deepEqual([code, stdout], [5, '']);
+    assert.match(stderr, /is not the id of a VM\nhint: /);
+  });
+}
+
+test('an id may hold anything that can be typed', async (t) => {
+  const { url } = await serveApp(t);
+  const id = 'a/b?c=d#e %41 ü';
+  await seed(url, [aVm({ id })]);
+  assert.equal((await vreg(['get', id, '-q'], { url })).stdout, `${id}\n`);
+});
+
+for (const alias of ['show', 'describe']) {
+  test(`${alias} is get`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, FLEET);
+    assert.equal((await vreg([alias, 'a', '-q'], { url })).stdout, 'a\n');
+  });
+}

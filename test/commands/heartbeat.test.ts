@@ -1,0 +1,87 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { Interrupted } from '../../src/cli.ts';
+import { serveApp } from '../helpers/app.ts';
+import { seed, start, vreg } from '../helpers/cli.ts';
+import { startPlainServer } from '../helpers/plain-server.ts';
+import { until } from '../helpers/until.ts';
+import { aVm } from '../helpers/vm.ts';
+
+const LATER = '2026-01-01T00:00:01.000Z';
+
+test('a heartbeat is a sign of life, for this VM or for those that are named', async (t) => {
+  const { url, clock } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
+  clock.pass(1000);
+  assert.deepEqual(await vreg(['heartbeat'], { url, env: { VERS_VM_ID: 'a' } }), {
+    code: 0,
+    stdout: `ID\tLAST SEEN\na\t${LATER}\n`,
+    stderr: '',
+  });
+  assert.deepEqual(JSON.parse((await vreg(['hb', 'a', '--json'], { url })).stdout), { id: 'a', lastSeen: LATER });
+  assert.deepEqual(JSON.parse((await vreg(['beat', 'a', 'b', '--json'], { url })).stdout), [
+    { id: 'a', lastSeen: LATER },
+    { id: 'b', lastSeen: LATER },
+  ]);
+});
+
+test('a heartbeat of a VM that is not registered is exit 3', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a' })]);
+  assert.deepEqual(await vreg(['heartbeat', 'a', 'nope', '-q'], { url }), {
+    code: 3,
+    stdout: 'a\n',
+    stderr: 'vreg: 1 of 2 failed: nope: VM not found\nhint: see what is registered: vreg ls\n',
+  });
+});
+
+test('--register-if-missing registers it, by the flags and variables of register', async (t) => {
+  const { url, store } = await serveApp(t);
+  const argv = ['heartbeat', 'x', '--register-if-missing', '--role', 'golden', '--service', 'api:80', '-q'];
+  assert.deepEqual(await vreg(argv, { url }), { code: 0, stdout: 'x\n', stderr: '' });
+  const { role, services } = JSON.parse(store.vms.get('x')!.body) as { role: string; services: unknown };
+  assert.deepEqual([role, services], ['golden', [{ name: 'api', port: 80 }]]);
+});
+
+test('--every beats under one line of titles until it is interrupted', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a' })]);
+  const controller = new AbortController();
+  const { told, stdout } = start(['heartbeat', 'a', '--every', '20ms'], { url, signal: controller.signal });
+  await until('three beats', () => stdout().split('\na\t').length > 3);
+  controller.abort(new Interrupted('SIGINT'));
+  const { code, stdout: all, stderr } = await told;
+  assert.deepEqual([code, stderr], [130, '']);
+  assert.match(all, /^ID\tLAST SEEN\n(a\t2026-01-01T00:00:00\.000Z\n)+$/);
+});
+
+test('--every outlasts a registry that goes away, and says so once each way', async (t) => {
+  const first = await startPlainServer(t);
+  await seed(first.url, [aVm({ id: 'a' })]);
+  const controller = new AbortController();
+  const argv = ['heartbeat', 'a', '--every', '20ms', '--register-if-missing'];
+  const { told, stdout, stderr } = start(argv, { url: first.url, signal: controller.signal });
+  await until('the first beat', () => stdout().includes('\na\t'));
+  await first.close();
+  await until('the note that it is away', () => stderr().includes('trying again'));
+  const second = await startPlainServer(t, { port: first.port });
+  await until('the VM is registered again', () => second.vms.has('a'));
+  await until('the note that it is back', () => stderr().includes('the registry answers again'));
+  controller.abort(new Interrupted('SIGTERM'));
+  const { code } = await told;
+  assert.equal(code, 143);
+  assert.equal(stderr().match(/trying again/g)!.length, 1);
+});
+
+test('--every ends with exit 3 for a VM that is not registered', async (t) => {
+  const { url } = await serveApp(t);
+  const { code, stdout, stderr } = await vreg(['heartbeat', 'nope', '--every', '1h'], { url });
+  assert.deepEqual([code, stdout], [3, '']);
+  assert.match(stderr, /^vreg: nope: VM not found\nhint: see what is registered: vreg ls\n$/);
+});
+
+test('--every that is no duration is bad usage', async () => {
+  const { code, stderr } = await vreg(['heartbeat', 'a', '--every', '0s']);
+  assert.equal(code, 5);
+  assert.match(stderr, /^vreg: --every: "0s" is not a duration\nhint: write it as 90s/);
+});

@@ -1,0 +1,162 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { Interrupted } from '../../src/cli.ts';
+import { serveApp } from '../helpers/app.ts';
+import { seed, start, vreg } from '../helpers/cli.ts';
+import { call } from '../helpers/http.ts';
+import { until } from '../helpers/until.ts';
+import { aVm } from '../helpers/vm.ts';
+
+const AT = '2026-01-01T00:00:00.000Z';
+const TITLES = 'ID\tNAME\tROLE\tSTATUS\tLIVE\tADDRESS\tLAST SEEN\n';
+const B = `b\tbeta\tinfra\tpaused\t-\t10.0.0.2\t${AT}\n`;
+const A = `a\talpha\tworker\trunning\tlive\t10.0.0.1\t${AT}\n`;
+
+const FLEET = [
+  aVm({ id: 'a', name: 'alpha', address: '10.0.0.1', services: [{ name: 'api', port: 80 }] }),
+  aVm({ id: 'b', name: 'beta', address: '10.0.0.2', role: 'infra', status: 'paused' }),
+];
+
+test('a list is TSV when piped, newest registration first', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  assert.deepEqual(await vreg(['ls'], { url }), { code: 0, stdout: TITLES + B + A, stderr: '' });
+});
+
+test('a list is an aligned table with ages on a terminal', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  const { stdout, code } = await vreg(['ls'], { url, tty: true, env: { NO_COLOR: '1' } });
+  assert.equal(code, 0);
+  assert.equal(
+    stdout,
+    [
+      'ID   NAME    ROLE     STATUS    LIVE   ADDRESS    LAST SEEN',
+      'b    beta    infra    paused    -      10.0.0.2   3m ago',
+      'a    alpha   worker   running   live   10.0.0.1   3m ago',
+      '',
+    ].join('\n'),
+  );
+});
+
+const LISTS: readonly [name: string, argv: readonly string[], stdout: string][] = [
+  ['-o tsv', ['-o', 'tsv'], TITLES + B + A],
+  ['--no-headers', ['--no-headers'], B + A],
+  ['-q', ['-q'], 'b\na\n'],
+  ['--quiet', ['--quiet'], 'b\na\n'],
+  ['-o name', ['-o', 'name'], 'b\na\n'],
+  ['--role', ['--role', 'infra', '--no-headers'], B],
+  ['--status', ['--status', 'running', '--no-headers'], A],
+  ['--role and --status that nothing has', ['--role', 'infra', '--status', 'stopped'], ''],
+  ['--stale when none is', ['--stale'], ''],
+  ['--sort id', ['--sort', 'id', '-q'], 'a\nb\n'],
+  ['--sort name', ['--sort', 'name', '-q'], 'a\nb\n'],
+  ['--sort role', ['--sort', 'role', '-q'], 'b\na\n'],
+  ['--sort registered', ['--sort', 'registered', '-q'], 'b\na\n'],
+  [
+    '-o wide',
+    ['-o', 'wide', '--role', 'worker'],
+    `${TITLES.trim()}\tSERVICES\tREGISTERED BY\tREGISTERED\n${A.trim()}\tapi:80\ttest\t${AT}\n`,
+  ],
+  [
+    '-o table, which is a table in a pipe, too, with whole times',
+    ['-o', 'table', '--role', 'worker', '--no-headers'],
+    `a   alpha   worker   running   live   10.0.0.1   ${AT}\n`,
+  ],
+];
+
+for (const [name, argv, stdout] of LISTS) {
+  test(`ls ${name}`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, FLEET);
+    assert.deepEqual(await vreg(['ls', ...argv], { url }), { code: 0, stdout, stderr: '' });
+  });
+}
+
+test('JSON, NDJSON and YAML print the entries as the wire has them', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  const { body } = await call(url, 'GET', '/registry/vms');
+  const { vms } = body as { vms: unknown[] };
+  const json = await vreg(['ls', '-o', 'json'], { url });
+  assert.equal(json.stdout, `${JSON.stringify(vms, null, 2)}\n`);
+  assert.deepEqual(await vreg(['ls', '--json'], { url, tty: true }), json);
+  const ndjson = await vreg(['ls', '-o', 'ndjson'], { url });
+  assert.equal(ndjson.stdout, vms.map((vm) => `${JSON.stringify(vm)}\n`).join(''));
+  const yaml = await vreg(['ls', '-o', 'yaml', '--role', 'infra'], { url });
+  assert.match(
+    yaml.stdout,
+    /^- id: b\n {2}name: beta\n {2}role: infra\n {2}status: paused\n {2}address: 10\.0\.0\.2\n/,
+  );
+});
+
+const EMPTY: readonly [format: string, stdout: string][] = [
+  ['json', '[]\n'],
+  ['ndjson', ''],
+  ['yaml', '[]\n'],
+  ['tsv', ''],
+  ['table', ''],
+  ['wide', ''],
+  ['name', ''],
+];
+
+for (const [format, stdout] of EMPTY) {
+  test(`an empty list in ${format} is an answer, not an error`, async (t) => {
+    const { url } = await serveApp(t);
+    assert.deepEqual(await vreg(['ls', '-o', format], { url }), { code: 0, stdout, stderr: '' });
+  });
+}
+
+test('an empty list says so to a person, on stderr', async (t) => {
+  const { url } = await serveApp(t);
+  assert.deepEqual(await vreg(['ls'], { url, tty: true }), { code: 0, stdout: '', stderr: 'no VMs\n' });
+});
+
+test('stale VMs are marked, found by --stale, and left out by --status running', async (t) => {
+  const { url, clock } = await serveApp(t);
+  await seed(url, FLEET);
+  clock.pass(300_001);
+  const { stdout } = await vreg(['ls', '--no-headers'], { url });
+  assert.equal(stdout, B + A.replace('\tlive\t', '\tstale\t'));
+  assert.equal((await vreg(['ls', '--stale', '-q'], { url })).stdout, 'a\n');
+  assert.equal((await vreg(['ls', '--stale', '--status', 'running', '-q'], { url })).stdout, 'a\n');
+  assert.equal((await vreg(['ls', '--status', 'running', '-q'], { url })).stdout, '');
+});
+
+test('--stale with a status that cannot go stale is bad usage', async () => {
+  const told = await vreg(['ls', '--stale', '--status', 'paused']);
+  assert.equal(told.code, 5);
+  assert.equal(told.stdout, '');
+  assert.match(told.stderr, /^vreg: --stale and --status paused exclude each other: .*\nhint: .+\n$/);
+});
+
+test('--watch in a pipe prints a row a change under one line of titles, until it is interrupted', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET.slice(0, 1));
+  const controller = new AbortController();
+  const { told, stdout } = start(['ls', '-w'], { url, signal: controller.signal });
+  await until('the first row', () => stdout() !== '');
+  await seed(url, FLEET.slice(1));
+  await until('the second row', () => stdout().includes('beta'));
+  controller.abort(new Interrupted('SIGINT'));
+  assert.deepEqual(await told, { code: 130, stdout: TITLES + A + B, stderr: '' });
+});
+
+test('--watch on a terminal draws the table anew', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET.slice(0, 1));
+  const controller = new AbortController();
+  const { told, stdout } = start(['ls', '--watch'], { url, tty: true, signal: controller.signal });
+  await until('the first table', () => stdout().includes('alpha'));
+  assert.ok(stdout().startsWith('\u001b[H\u001b[2J'));
+  controller.abort(new Interrupted('SIGTERM'));
+  assert.equal((await told).code, 143);
+});
+
+for (const alias of ['list', 'ps']) {
+  test(`${alias} is ls`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, FLEET);
+    assert.equal((await vreg([alias, '-q'], { url })).stdout, 'b\na\n');
+  });
+}

@@ -1,0 +1,219 @@
+import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import test from 'node:test';
+import { userName } from '../../src/this-vm.ts';
+import { serveApp } from '../helpers/app.ts';
+import { seed, vreg } from '../helpers/cli.ts';
+import { tempDir } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
+import { aVm } from '../helpers/vm.ts';
+
+async function entry(url: string, id: string): Promise<Record<string, unknown>> {
+  return (await call(url, 'GET', `/registry/vms/${id}`)).body as Record<string, unknown>;
+}
+
+test('without anything said, this machine is registered as a worker', async (t) => {
+  const { url } = await serveApp(t);
+  assert.deepEqual(await vreg(['register', '-q'], { url }), { code: 0, stdout: `${hostname()}\n`, stderr: '' });
+  const { registeredAt, lastSeen, ...rest } = await entry(url, hostname());
+  assert.deepEqual(rest, {
+    id: hostname(),
+    name: hostname(),
+    role: 'worker',
+    status: 'running',
+    address: `${hostname()}.vm.vers.sh`,
+    registeredBy: userName(),
+  });
+  assert.equal(registeredAt, lastSeen);
+});
+
+test('the environment of a VM says what its flags do not', async (t) => {
+  const { url } = await serveApp(t);
+  const env = { VERS_VM_ID: 'vm-9', VERS_AGENT_NAME: 'nine', VERS_AGENT_ROLE: 'lieutenant' };
+  const { stdout } = await vreg(['reg', '--json'], { url, env });
+  const { role, name, registeredBy, address } = JSON.parse(stdout) as Record<string, string>;
+  assert.deepEqual([role, name, registeredBy, address], ['lieutenant', 'nine', 'nine', 'vm-9.vm.vers.sh']);
+});
+
+test('every field has a flag', async (t) => {
+  const { url } = await serveApp(t);
+  const flags =
+    '--name n --role golden --address 10.0.0.1 --registered-by me --status paused --service a:1 --service b:2/h';
+  const meta = ['--meta', 'text=a b', '--meta', 'list=[1,{"x":null}]', '--meta', 'empty=', '--meta', 'eq=a=b'];
+  const { code } = await vreg(['register', 'x', ...flags.split(' '), ...meta], { url });
+  assert.equal(code, 0);
+  const { registeredAt: _at, lastSeen: _seen, ...rest } = await entry(url, 'x');
+  assert.deepEqual(rest, {
+    id: 'x',
+    name: 'n',
+    role: 'golden',
+    status: 'paused',
+    address: '10.0.0.1',
+    services: [
+      { name: 'a', port: 1 },
+      { name: 'b', port: 2, healthPath: '/h' },
+    ],
+    metadata: { text: 'a b', list: [1, { x: null }], empty: '', eq: 'a=b' },
+    registeredBy: 'me',
+  });
+});
+
+const META: readonly [text: string, value: unknown][] = [
+  ['1', 1],
+  ['true', true],
+  ['null', null],
+  ['"1"', '1'],
+  ['{"a":[]}', { a: [] }],
+  ['1.2.3', '1.2.3'],
+  ['yes', 'yes'],
+  ['{', '{'],
+];
+
+for (const [text, value] of META) {
+  test(`--meta k=${text} is ${JSON.stringify(value)}`, async (t) => {
+    const { url } = await serveApp(t);
+    const { stdout } = await vreg(['register', 'x', '--json', '--meta', `k=${text}`], { url });
+    assert.deepEqual((JSON.parse(stdout) as { metadata: unknown }).metadata, { k: value });
+  });
+}
+
+const REFUSED: readonly [argv: string, message: RegExp][] = [
+  ['register x --service api', /^vreg: --service: "api" is not NAME:PORT or NAME:PORT\/healthPath\nhint: for example/],
+  ['register x --service api:0', /^vreg: --service: "api:0" is not/],
+  ['register x --service api:65536', /^vreg: --service: "api:65536" is not/],
+  ['register x --meta task', /^vreg: --meta: "task" is not KEY=VALUE\nhint: for example/],
+  ['register x --meta =1', /^vreg: --meta: "=1" is not KEY=VALUE\n/],
+  ['register x --role boss', /^vreg: role: "boss" is not possible \(from flag --role\)\nhint: one of: infra, /],
+  ['register x --status gone', /^vreg: --status: "gone" is not possible\nhint: one of: running, paused, stopped\n$/],
+  [
+    'register x --if-exists maybe',
+    /^vreg: --if-exists: "maybe" is not possible\nhint: one of: fail, update, ignore\n$/,
+  ],
+  ['register x y', /^vreg: too many arguments for 'register'.*\nhint: see the usage: vreg register --help\n$/],
+  ['register x -f -', /^vreg: an ID and --file exclude each other\nhint: put the id into the file\n$/],
+  ['register x --name', /^vreg: option '--name <NAME>' argument missing\nhint: see the usage: vreg register --help\n$/],
+  ['register x -o xml', /^vreg: output: "xml" is not possible \(from flag --output\)\nhint: one of: table, /],
+  ['register -f /nonexistent', /^vreg: cannot read \/nonexistent \(ENOENT\)\nhint: check the path and its mode\n$/],
+];
+
+for (const [argv, message] of REFUSED) {
+  test(`vreg ${argv} is refused, and nothing is registered`, async (t) => {
+    const { url, store } = await serveApp(t);
+    const { code, stdout, stderr } = await vreg(argv.split(' '), { url });
+    assert.deepEqual([code, stdout], [5, '']);
+    assert.match(stderr, message);
+    assert.equal(store.vms.size, 0);
+  });
+}
+
+test('an id that is taken is exit 4, unless --if-exists says otherwise', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'x', name: 'before' })]);
+  const again = ['register', 'x', '--name', 'after', '--role', 'worker'];
+  assert.deepEqual(await vreg(again, { url }), {
+    code: 4,
+    stdout: '',
+    stderr: 'vreg: VM "x" is already registered\nhint: change it with vreg update, or pass --if-exists update\n',
+  });
+  assert.equal((await vreg([...again, '--if-exists', 'fail'], { url })).code, 4);
+  assert.deepEqual(await vreg([...again, '--if-exists', 'ignore', '-q'], { url }), {
+    code: 0,
+    stdout: 'x\n',
+    stderr: '',
+  });
+  assert.equal((await entry(url, 'x')).name, 'before');
+  assert.deepEqual(await vreg([...again, '--if-exists', 'update', '-q'], { url }), {
+    code: 0,
+    stdout: 'x\n',
+    stderr: '',
+  });
+  assert.equal((await entry(url, 'x')).name, 'after');
+});
+
+const ONE = { id: 'a', name: 'a', role: 'worker', address: 'a', registeredBy: 'f' };
+const TWO = { ...ONE, id: 'b' };
+const FILES: readonly [name: string, text: string, ids: string][] = [
+  ['one object', JSON.stringify(ONE, null, 2), 'a\n'],
+  ['an array', JSON.stringify([ONE, TWO]), 'a\nb\n'],
+  ['NDJSON', `${JSON.stringify(ONE)}\n\n${JSON.stringify(TWO)}\n`, 'a\nb\n'],
+  ['an empty array', '[]', ''],
+];
+
+for (const [name, text, ids] of FILES) {
+  test(`a file with ${name} is registered, from a path or from stdin`, async (t) => {
+    const file = join(tempDir(t), 'fleet');
+    writeFileSync(file, text);
+    const first = await serveApp(t);
+    const fromPath = await vreg(['register', '-f', file, '-q'], { url: first.url });
+    assert.deepEqual(fromPath, { code: 0, stdout: ids, stderr: '' });
+    const second = await serveApp(t);
+    const fromStdin = await vreg(['register', '--file', '-', '-q'], { url: second.url, stdin: text });
+    assert.deepEqual(fromStdin, { code: 0, stdout: ids, stderr: '' });
+  });
+}
+
+test('a file prints in JSON what it holds: an entry for an entry, a list for a list', async (t) => {
+  const { url } = await serveApp(t);
+  const told = async (value: unknown) =>
+    JSON.parse(
+      (await vreg(['register', '-f', '-', '--json'], { url, stdin: JSON.stringify(value) })).stdout,
+    ) as unknown;
+  assert.ok(!Array.isArray(await told(ONE)));
+  assert.ok(Array.isArray(await told([TWO])));
+  assert.deepEqual(await told([]), []);
+});
+
+const BAD_FILES: readonly [name: string, text: string, message: RegExp][] = [
+  [
+    'an entry without a field',
+    JSON.stringify([ONE, { id: 'b' }]),
+    /^vreg: stdin: entry 2: name is required\nhint: nothing/,
+  ],
+  [
+    'a wrong field in NDJSON',
+    `${JSON.stringify(ONE)}\n{"id":1}\n`,
+    /^vreg: stdin: entry 2: id must be a string, not a number\n/,
+  ],
+  ['a line that is no JSON', `${JSON.stringify(ONE)}\nfoo\n`, /^vreg: stdin: line 2 is not JSON: .*\nhint: /],
+  ['no JSON at all', 'foo', /^vreg: stdin is not JSON: .*\nhint: write one entry, an array, or one entry a line\n$/],
+  ['nothing', '', /^vreg: stdin is not JSON: .*\nhint: /],
+  ['one bad object', '{"id":"a"}', /^vreg: name is required\nhint: /],
+  ['a number', '1', /^vreg: body must be a JSON object, not a number\nhint: /],
+];
+
+for (const [name, stdin, message] of BAD_FILES) {
+  test(`a file with ${name} is refused whole, naming what is wrong`, async (t) => {
+    const { url, store } = await serveApp(t);
+    const { code, stdout, stderr } = await vreg(['register', '-f', '-'], { url, stdin });
+    assert.deepEqual([code, stdout], [5, '']);
+    assert.match(stderr, message);
+    assert.equal(store.vms.size, 0);
+  });
+}
+
+test('reading entries from a terminal is said, since it waits for typing', async () => {
+  const { stderr } = await vreg(['register', '-f', '-']);
+  assert.match(stderr, /^vreg: reading entries from the terminal; end with Ctrl-D\n/);
+});
+
+test('of a file, what can be registered is, and the rest is told with the worst exit code', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a' })]);
+  const told = await vreg(['register', '-f', '-', '-q'], { url, stdin: JSON.stringify([ONE, TWO]) });
+  assert.deepEqual(told, {
+    code: 4,
+    stdout: 'b\n',
+    stderr:
+      'vreg: 1 of 2 failed: VM "a" is already registered\nhint: change it with vreg update, or pass --if-exists update\n',
+  });
+});
+
+test('an update that cannot change the role says so', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'x', role: 'infra' })]);
+  const { code, stderr } = await vreg(['register', 'x', '--if-exists', 'update'], { url });
+  assert.equal(code, 0);
+  assert.equal(stderr, 'vreg: x keeps its role infra: a role is given once, with the registration\n');
+});

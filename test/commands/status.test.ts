@@ -1,0 +1,95 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { serveApp } from '../helpers/app.ts';
+import { seed, vreg } from '../helpers/cli.ts';
+import { startPlainServer } from '../helpers/plain-server.ts';
+import { aVm } from '../helpers/vm.ts';
+
+const FLEET = [
+  aVm({ id: 'i', role: 'infra' }),
+  aVm({ id: 'w1' }),
+  aVm({ id: 'w2', status: 'paused' }),
+  aVm({ id: 'w3', status: 'stopped' }),
+];
+
+test('status says who answers, counts VMs by role, and lists the stale ones', async (t) => {
+  const { url, clock } = await serveApp(t);
+  await seed(url, FLEET);
+  clock.pass(300_001);
+  await vreg(['heartbeat', 'i'], { url });
+  const { code, stdout, stderr } = await vreg(['status'], { url });
+  assert.deepEqual([code, stderr], [0, '']);
+  const [registry, ...rows] = stdout.split('\n');
+  assert.match(registry!, /^registry http:\/\/127\.0\.0\.1:\d+: ok, vreg 0\.0\.0, up \d+s$/);
+  assert.deepEqual(rows.slice(0, 5), [
+    'ROLE\tLIVE\tSTALE\tPAUSED\tSTOPPED',
+    'infra\t1\t0\t0\t0',
+    'worker\t0\t1\t1\t1',
+    '',
+    'STALE VM\tNAME\tROLE\tSILENT FOR',
+  ]);
+  assert.match(rows[5]!, /^w1\tone\tworker\t\w+$/);
+  assert.equal((await vreg(['status', '-q'], { url })).stdout, 'w1\n');
+});
+
+test('status in JSON is one object, in NDJSON one line', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  const { stdout } = await vreg(['status', '--json'], { url });
+  const told = JSON.parse(stdout) as { registry: Record<string, unknown>; roles: unknown; stale: unknown };
+  const { uptime, ...registry } = told.registry;
+  assert.equal(typeof uptime, 'number');
+  assert.deepEqual(registry, { url, version: '0.0.0', status: 'ok' });
+  assert.deepEqual(told.roles, [
+    { role: 'infra', live: 1, stale: 0, paused: 0, stopped: 0 },
+    { role: 'worker', live: 1, stale: 0, paused: 1, stopped: 1 },
+  ]);
+  assert.deepEqual(told.stale, []);
+  assert.equal((await vreg(['status', '-o', 'ndjson'], { url })).stdout.split('\n').length, 2);
+});
+
+test('status of a registry without VMs is no error', async (t) => {
+  const { url } = await serveApp(t);
+  const { code, stdout } = await vreg(['status'], { url });
+  assert.equal(code, 0);
+  assert.match(stdout, /^registry .*\n$/);
+  assert.equal((await vreg(['status'], { url, tty: true })).stderr, 'no VMs\n');
+});
+
+test('status and health of a registry that is away are exit 8', async () => {
+  for (const command of ['status', 'health']) {
+    const { code, stdout, stderr } = await vreg([command]);
+    assert.deepEqual([code, stdout], [8, '']);
+    assert.match(stderr, /^vreg: cannot reach the registry at .* from VERS_INFRA_URL\)\nhint: is it running there\? /);
+  }
+});
+
+test('health prints ok, and the uptime in JSON', async (t) => {
+  const { url } = await serveApp(t);
+  assert.deepEqual(await vreg(['health'], { url }), { code: 0, stdout: 'ok\n', stderr: '' });
+  const { status, uptime } = JSON.parse((await vreg(['health', '--json'], { url })).stdout) as Record<string, unknown>;
+  assert.equal(status, 'ok');
+  assert.equal(typeof uptime, 'number');
+});
+
+test('health needs no token, status does, and says how to give one', async (t) => {
+  const { url } = await serveApp(t, { token: 'secret' });
+  assert.equal((await vreg(['health'], { url })).code, 0);
+  const { code, stderr } = await vreg(['status'], { url });
+  assert.equal(code, 2);
+  assert.match(stderr, /^vreg: Unauthorized — missing Authorization header\nhint: .*VERS_AUTH_TOKEN or --token-file/);
+  assert.equal((await vreg(['status'], { url, env: { VERS_AUTH_TOKEN: 'secret' } })).code, 0);
+  const wrong = await vreg(['status', '-v'], { url, env: { VERS_AUTH_TOKEN: 'wrong-word' } });
+  assert.equal(wrong.code, 2);
+  assert.ok(!wrong.stderr.includes('wrong-word'));
+});
+
+test('the original registry’s refusal gets a next step from us', async (t) => {
+  const { url } = await startPlainServer(t, { token: 'secret' });
+  const { code, stderr } = await vreg(['status'], { url });
+  assert.equal(code, 2);
+  assert.equal(
+    stderr,
+    'vreg: Unauthorized — invalid token\nhint: give the token of the registry: VERS_AUTH_TOKEN, or --token-file FILE\n',
+  );
+});
