@@ -1,9 +1,11 @@
 /**
  * Who runs here: a file beside the daemon's or the agent's state that names the running process, so that
- * `vreg daemon status` and `stop` find it and a second daemon can name the first.
+ * `vreg daemon status` and `stop` find it and a second one can name the first.
  */
-import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { VregError } from '../src/protocol/errors.ts';
 
 export interface ProcessInfo {
   kind: 'serve' | 'agent';
@@ -18,8 +20,26 @@ export interface ProcessInfo {
   vm?: string;
 }
 
-const FILES = { serve: 'daemon.json', agent: 'agent.json' } as const;
+/** Milliseconds that a process is given to drain. */
+const END_PATIENCE = 20_000;
+/** Milliseconds between two looks whether it has gone. */
+const LOOK_EVERY = 50;
 
+const FILES = { serve: /^daemon\.json$/, agent: /^agent-\w+\.json$/ } as const;
+
+/**
+ * Makes a folder for a process's files (mode 0700) when it is not there.
+ * @throws VregError STORE_UNUSABLE
+ */
+export function makeStateDir(dir: string): void {
+  try {
+    mkdirSync(dir, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    throw unusable(dir, cause);
+  }
+}
+
+/** @throws VregError STORE_UNUSABLE */
 export function writeProcessInfo(dir: string, info: Omit<ProcessInfo, 'pid' | 'started' | 'since'>): void {
   const started = startOf(process.pid);
   const whole: ProcessInfo = {
@@ -28,33 +48,91 @@ export function writeProcessInfo(dir: string, info: Omit<ProcessInfo, 'pid' | 's
     ...(started === undefined ? {} : { started }),
     since: new Date().toISOString(),
   };
-  const file = join(dir, FILES[info.kind]);
-  writeFileSync(`${file}.new`, `${JSON.stringify(whole)}\n`, { mode: 0o600 });
-  renameSync(`${file}.new`, file);
-}
-
-export function removeProcessInfo(dir: string, kind: ProcessInfo['kind']): void {
-  rmSync(join(dir, FILES[kind]), { force: true });
-}
-
-/** @returns the process of that kind if it still runs, whatever a killed one left behind */
-export function readProcessInfo(dir: string, kind: ProcessInfo['kind']): ProcessInfo | undefined {
-  let info: ProcessInfo;
+  const file = join(dir, fileOf(info));
   try {
-    info = JSON.parse(readFileSync(join(dir, FILES[kind]), 'utf8')) as ProcessInfo;
-  } catch {
-    return undefined;
+    writeFileSync(`${file}.new`, `${JSON.stringify(whole)}\n`, { mode: 0o600 });
+    renameSync(`${file}.new`, file);
+  } catch (cause) {
+    throw unusable(dir, cause);
   }
-  return isRunning(info) ? info : undefined;
+}
+
+/** @param vm of an agent: the VM that it kept alive */
+export function removeProcessInfo(dir: string, kind: ProcessInfo['kind'], vm?: string): void {
+  rmSync(join(dir, fileOf({ kind, vm })), { force: true });
+}
+
+/** @returns the process of that kind (the first, of agents) if it still runs, whatever a killed one left behind */
+export function readProcessInfo(dir: string, kind: ProcessInfo['kind']): ProcessInfo | undefined {
+  return readProcesses(dir, kind)[0];
+}
+
+/** @returns all processes of that kind that still run with this folder: one registry, and one agent for each of its VMs */
+export function readProcesses(dir: string, kind: ProcessInfo['kind']): ProcessInfo[] {
+  let names: string[];
+  try {
+    names = readdirSync(dir);
+  } catch {
+    return [];
+  }
+  return names
+    .filter((name) => FILES[kind].test(name))
+    .sort()
+    .map((name) => readInfo(join(dir, name)))
+    .filter((info) => info !== undefined && isRunning(info)) as ProcessInfo[];
 }
 
 export function isRunning({ pid, started }: Pick<ProcessInfo, 'pid' | 'started'>): boolean {
+  const start = startOf(pid);
   try {
     process.kill(pid, 0);
   } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
+    // Another user's, whose start may be hidden (proc(5), hidepid).
+    if ((error as NodeJS.ErrnoException).code !== 'EPERM') return false;
+    if (start === undefined) return true;
   }
-  return started === undefined || started === startOf(pid);
+  return started === undefined || started === start;
+}
+
+/**
+ * Asks processes to end and resolves when they have.
+ * @throws VregError TIMEOUT when one takes longer than 20 s, FORBIDDEN when one is another user's
+ */
+export async function endProcesses(
+  processes: readonly ProcessInfo[],
+  sleep: (ms: number) => Promise<void>,
+): Promise<void> {
+  for (const { pid } of processes) {
+    try {
+      process.kill(pid, 'SIGTERM');
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code !== 'EPERM') continue;
+      throw new VregError('FORBIDDEN', `pid ${pid} is another user's`, { hint: 'stop it as that user', cause });
+    }
+  }
+  for (let waited = 0; processes.some(isRunning); waited += LOOK_EVERY) {
+    if (waited > END_PATIENCE) {
+      const left = processes.filter(isRunning).map(({ kind, pid }) => `${kind} (pid ${pid})`);
+      throw new VregError('TIMEOUT', `still running after ${END_PATIENCE / 1000} s: ${left.join(', ')}`, {
+        hint: 'look at its log; kill -9 loses nothing',
+      });
+    }
+    await sleep(LOOK_EVERY);
+  }
+}
+
+/** An id may hold what a file's name may not, so an agent's file is named by the id's digest. */
+function fileOf({ kind, vm = '' }: { kind: ProcessInfo['kind']; vm?: string | undefined }): string {
+  if (kind === 'serve') return 'daemon.json';
+  return `agent-${createHash('sha256').update(vm).digest('hex').slice(0, 16)}.json`;
+}
+
+function readInfo(file: string): ProcessInfo | undefined {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8')) as ProcessInfo;
+  } catch {
+    return undefined;
+  }
 }
 
 /** Start time of a process in clock ticks since boot (proc(5), field 22 of stat); undefined for a zombie or without /proc. */
@@ -67,4 +145,11 @@ function startOf(pid: number): string | undefined {
   } catch {
     return undefined;
   }
+}
+
+function unusable(dir: string, cause: unknown): VregError {
+  return new VregError('STORE_UNUSABLE', `cannot use the data dir ${dir} (${(cause as NodeJS.ErrnoException).code})`, {
+    hint: 'make it a folder that this user may write, or choose another with --data-dir',
+    cause,
+  });
 }

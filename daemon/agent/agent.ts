@@ -11,7 +11,7 @@ import type { Registration } from '../../src/protocol/vm.ts';
 export const ON_EXIT = ['stopped', 'deregister', 'keep'] as const;
 export type OnExit = (typeof ON_EXIT)[number];
 
-/** Milliseconds before the first retry; each further one waits twice as long, up to the interval. */
+/** Milliseconds before the first retry; each further one waits twice as long, up to the pause between two beats. */
 const FIRST_RETRY = 1000;
 /** Share of the interval by which beats are spread, so that VMs cloned from one image do not beat in one instant. */
 const JITTER = 0.1;
@@ -41,8 +41,8 @@ export interface AgentOptions {
   log: AgentLog;
   /** Resolves after that many milliseconds; rejects when the signal is aborted. */
   sleep(ms: number, signal: AbortSignal): Promise<void>;
-  /** Called after the first beat or registration that the registry took. */
-  onReady?(): void;
+  /** Called once, after the first contact, with what is wrong when the registry is away: this agent runs all the same. */
+  onUp?(trouble?: string): void;
   /** Called after each beat that the registry took. */
   onBeat?(beat: { id: string; lastSeen: string }): Promise<void> | void;
 }
@@ -56,8 +56,10 @@ export class Agent {
   readonly #options: AgentOptions;
   #beats = 0;
   #failures = 0;
-  #ready = false;
-  #slowed = false;
+  /** The registry took the first contact. */
+  #welcome = false;
+  #up = false;
+  #hastened = false;
 
   constructor(options: AgentOptions) {
     this.#options = options;
@@ -68,7 +70,7 @@ export class Agent {
    * @throws VregError when the registry refuses the first contact for good, or NOT_FOUND without `registerIfMissing`
    */
   async run(signal: AbortSignal): Promise<void> {
-    const { announce, log, sleep, onReady } = this.#options;
+    const { announce, log, sleep } = this.#options;
     let due: () => Promise<void> = announce ? () => this.#announce() : () => this.#beat();
     while (!signal.aborted) {
       let wait: number;
@@ -78,11 +80,12 @@ export class Agent {
         this.#failures = 0;
         due = () => this.#beat();
         wait = this.#nextBeat();
-        if (!this.#ready) onReady?.();
-        this.#ready = true;
+        this.#welcome = true;
+        this.#tellUp();
       } catch (error) {
         if (signal.aborted) return;
         wait = this.#afterFailure(error);
+        this.#tellUp((error as Error).message);
       }
       await sleep(wait, signal).catch(() => {});
     }
@@ -125,7 +128,8 @@ export class Agent {
   async #beat(): Promise<void> {
     const { client, vm, registerIfMissing, log, onBeat } = this.#options;
     try {
-      await onBeat?.(await client.heartbeat(vm.id));
+      const beat = await client.heartbeat(vm.id);
+      await onBeat?.(beat);
     } catch (error) {
       if (!(error instanceof VregError) || error.code !== 'NOT_FOUND' || !registerIfMissing) throw error;
       log.info({ id: vm.id }, 'the registry does not know this VM; registering it');
@@ -133,31 +137,43 @@ export class Agent {
     }
   }
 
-  /** Milliseconds to the next beat: the interval, or what the lease demands, spread by the VM's identity. */
+  #tellUp(trouble?: string): void {
+    if (this.#up) return;
+    this.#up = true;
+    this.#options.onUp?.(trouble);
+  }
+
+  /** Milliseconds between two beats: the interval, or what the lease demands. */
+  get #pace(): number {
+    return Math.min(this.#options.interval, this.#options.client.server.lease / BEATS_PER_LEASE);
+  }
+
+  /** Milliseconds to the next beat, spread by the VM's identity. */
   #nextBeat(): number {
     const { interval, client, vm, log } = this.#options;
-    const demanded = client.server.lease / BEATS_PER_LEASE;
-    if (demanded < interval && !this.#slowed) {
-      this.#slowed = true;
+    if (this.#pace < interval && !this.#hastened) {
+      this.#hastened = true;
+      const lease = client.server.lease / 1000;
       log.info(
-        { interval: demanded },
-        `the registry's lease is ${client.server.lease / 1000} s, so this agent beats every ${demanded / 1000} s`,
+        { interval: this.#pace },
+        `the registry's lease is ${lease} s, so this agent beats every ${Number((lease / BEATS_PER_LEASE).toFixed(3))} s`,
       );
     }
     // Not from a random generator: a cloned VM has a copy of its state, and would beat in step with its twin.
     const spread = crc32(`${vm.id}#${this.#beats++}`) / 2 ** 32;
-    return Math.min(interval, demanded) * (1 - JITTER * spread);
+    return this.#pace * (1 - JITTER * spread);
   }
 
   /** Milliseconds to the next try. @throws what no retry will change */
   #afterFailure(error: unknown): number {
-    const { log, interval, vm, registerIfMissing } = this.#options;
+    const { log, vm, registerIfMissing } = this.#options;
     if (!(error instanceof VregError)) throw error;
-    if (!this.#ready && FINAL.includes(error.code)) throw error;
+    if (!this.#welcome && FINAL.includes(error.code)) throw error;
     if (error.code === 'NOT_FOUND' && !registerIfMissing) throw error;
     if (this.#failures === 0)
       log.warn({ id: vm.id, code: error.code }, `${error.message}; trying again until it works`);
-    const ceiling = Math.min(FIRST_RETRY * 2 ** this.#failures, Math.max(interval, FIRST_RETRY));
+    // A pause longer than that between two beats would let the VM go stale in a registry that is back.
+    const ceiling = Math.min(FIRST_RETRY * 2 ** this.#failures, this.#pace);
     this.#failures++;
     const spread = crc32(`${vm.id}!${this.#failures}`) / 2 ** 32;
     return ceiling * (0.5 + 0.5 * spread);

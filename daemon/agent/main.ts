@@ -1,8 +1,8 @@
 /** The agent's process: its files, its life, its last word. */
-import { mkdirSync } from 'node:fs';
 import type { RegistryClient } from '../../src/client.ts';
+import { VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
-import { removeProcessInfo, writeProcessInfo } from '../process-file.ts';
+import { makeStateDir, readProcesses, removeProcessInfo, writeProcessInfo } from '../process-file.ts';
 import { Agent, type AgentLog, type OnExit } from './agent.ts';
 
 export interface AgentProcessOptions {
@@ -16,19 +16,31 @@ export interface AgentProcessOptions {
   /** Where `vreg daemon status` looks for the agent. */
   stateDir: string;
   sleep(ms: number, signal: AbortSignal): Promise<void>;
-  onReady(): void;
+  onUp(trouble?: string): void;
 }
 
-/** Runs until the signal is aborted. @throws VregError as {@link Agent.run} */
+/**
+ * Runs until the signal is aborted.
+ * @throws VregError as {@link Agent.run}; ALREADY_RUNNING when an agent keeps this VM alive with this state dir; STORE_UNUSABLE
+ */
 export async function runAgent(options: AgentProcessOptions, log: AgentLog, signal: AbortSignal): Promise<void> {
   const { client, lastClient, vm, stateDir } = options;
-  mkdirSync(stateDir, { recursive: true, mode: 0o700 });
+  makeStateDir(stateDir);
+  // Two agents of one VM would speak against each other when the first of them stops.
+  const other = readProcesses(stateDir, 'agent').find((info) => info.vm === vm.id);
+  if (other) {
+    throw new VregError('ALREADY_RUNNING', `an agent for VM "${vm.id}" runs already: pid ${other.pid}`, {
+      hint: 'stop it (vreg daemon stop agent), or give this one another --id',
+    });
+  }
   writeProcessInfo(stateDir, { kind: 'agent', urls: [client.url], vm: vm.id });
   const common = { ...options, announce: true, registerIfMissing: true, log };
   try {
     await new Agent(common).run(signal);
-    await new Agent({ ...common, client: lastClient() }).leave();
+    const last = lastClient();
+    await new Agent({ ...common, client: last }).leave();
+    last.close();
   } finally {
-    removeProcessInfo(stateDir, 'agent');
+    removeProcessInfo(stateDir, 'agent', vm.id);
   }
 }

@@ -13,8 +13,9 @@ import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/error
 import type { Registry } from '../registry/registry.ts';
 import { bearerAuth } from './auth.ts';
 import { readJsonBodies } from './body.ts';
+import { type Answer, Call } from './call.ts';
 import { flawOf, refuseRoute } from './refusal.ts';
-import { type Answer, ROUTES } from './routes.ts';
+import { ROUTES } from './routes.ts';
 import { answerBrokenRequest, makeServer } from './server.ts';
 
 /** Bytes of one request body: fastify's own default, hundreds of times a real entry. */
@@ -24,6 +25,9 @@ const REQUEST_TIMEOUT = 30_000;
 /** A path parameter is bounded by Node's 16 KiB for all headers; the router's own 100 would turn long ids into 404s. */
 const MAX_PARAM = 16_384;
 
+/** How the history names those who came with the one token. */
+const THE_TOKEN = 'VERS_AUTH_TOKEN';
+
 const JSON_TYPE = 'application/json; charset=utf-8';
 
 export interface AppOptions {
@@ -32,12 +36,14 @@ export interface AppOptions {
   /** Without one, every caller that can connect may do everything. */
   token?: string | undefined;
   log: Logger;
+  /** Where a backup is made before it is sent; without one there are no backups. */
+  dataDir?: string;
   /** Milliseconds for a whole request to arrive; 30 s when nothing is said. */
   requestTimeout?: number | undefined;
 }
 
 export function buildApp(options: AppOptions): FastifyInstance {
-  const { registry, version, token, log, requestTimeout = REQUEST_TIMEOUT } = options;
+  const { registry, version, token, log, dataDir, requestTimeout = REQUEST_TIMEOUT } = options;
   const sendError = errorSender(log);
   const authorize = token === undefined ? undefined : bearerAuth(token);
   const app = Fastify({
@@ -65,10 +71,14 @@ export function buildApp(options: AppOptions): FastifyInstance {
   });
 
   const lease = String(registry.staleAfter);
+  app.decorateRequest('by', undefined);
   // One hook without promises: it runs before each heartbeat.
   app.addHook('onRequest', (request, reply, done) => {
     reply.header(VERSION_HEADER, version).header(LEASE_HEADER, lease);
-    if (!request.routeOptions.config.open) authorize?.(request.headers.authorization);
+    if (authorize && !request.routeOptions.config.open) {
+      authorize(request.headers.authorization);
+      request.by = THE_TOKEN;
+    }
     const flaw = flawOf(request);
     if (flaw) throw flaw;
     // Before the body is read: nobody wants to hear that the body of a request to nowhere is wrong.
@@ -83,6 +93,9 @@ export function buildApp(options: AppOptions): FastifyInstance {
 
   app.setErrorHandler((error, request, reply) => sendError(request, reply, error));
 
+  const stopping = new AbortController();
+  app.addHook('preClose', async () => stopping.abort());
+  const shared = { registry, dataDir, stopping: stopping.signal };
   for (const route of ROUTES) {
     const logAt = route.logAt ?? (route.method === 'GET' ? 'debug' : 'info');
     app.route({
@@ -94,10 +107,15 @@ export function buildApp(options: AppOptions): FastifyInstance {
         log[logAt]({ method, url, status: reply.statusCode, ms: Math.round(reply.elapsedTime) }, 'request');
       },
       handler: (request, reply) => {
-        const send = ({ status, body }: Answer) => void reply.code(status).type(JSON_TYPE).send(body);
-        const answer = route.handle(registry, request);
+        const send = (answer: Answer | undefined): FastifyReply => {
+          if (!answer) return reply;
+          if (answer.etag !== undefined) reply.header('etag', `"${answer.etag}"`);
+          return reply.code(answer.status).type(JSON_TYPE).send(answer.body);
+        };
+        const answer = route.handle(new Call(request, reply, shared));
+        if (answer instanceof Promise) return answer.then(send);
         // A read and a heartbeat are answered at once: promises would cost them a few percent.
-        return answer instanceof Promise ? answer.then(send) : send(answer);
+        send(answer);
       },
     });
   }

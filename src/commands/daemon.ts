@@ -30,9 +30,7 @@ const SERVE_FLAGS: readonly Flag[] = [
 ];
 
 /** Milliseconds for the agent's last word: the registry may be away just then, and systemd waits for the exit. */
-const LAST_WORD = 4000;
-/** Milliseconds that `stop` waits for the process to drain. */
-const STOP_PATIENCE = 20_000;
+const LAST_WORD = 3500;
 
 interface ServeFlags extends ThisVmFlags {
   selfRegister?: boolean;
@@ -58,7 +56,7 @@ const serve = defineCommand<ServeFlags>({
     },
   ],
   exits: [4],
-  run: runServe,
+  run: (context, args, flags) => orTell(runServe(context, args, flags)),
 });
 
 const agent = defineCommand<ThisVmFlags & { detach?: boolean }>({
@@ -76,8 +74,8 @@ const agent = defineCommand<ThisVmFlags & { detach?: boolean }>({
     },
     { about: 'in the background', command: 'vreg daemon agent --detach' },
   ],
-  exits: [2],
-  run: runAgent,
+  exits: [2, 4],
+  run: (context, args, flags) => orTell(runAgent(context, args, flags)),
 });
 
 const status = defineCommand({
@@ -111,24 +109,20 @@ const stop = defineCommand({
     { about: 'the agent alone', command: 'vreg daemon stop agent' },
     { about: 'with another data dir', command: 'vreg daemon stop serve --data-dir /var/lib/vreg' },
   ],
-  exits: [3, 6],
+  exits: [2, 3, 6],
   async run(context, [which]) {
     if (which !== undefined && which !== 'serve' && which !== 'agent') {
       throw new VregError('USAGE', `cannot stop "${which}"`, { field: 'which', hint: 'one of: serve, agent' });
     }
-    const { isRunning } = await import('../../daemon/process-file.ts');
     const running = await findRunning(context, which === undefined ? ['agent', 'serve'] : [which]);
-    for (const { pid } of running) process.kill(pid, 'SIGTERM');
-    const deadline = context.now() + STOP_PATIENCE;
-    while (running.some(isRunning)) {
-      if (context.now() > deadline) {
-        const left = running.filter(isRunning).map(({ kind, pid }) => `${kind} (pid ${pid})`);
-        throw new VregError('TIMEOUT', `still running after ${STOP_PATIENCE / 1000} s: ${left.join(', ')}`, {
-          hint: 'look at its log; kill -9 loses nothing',
-        });
-      }
-      await context.sleep(50);
-    }
+    const { endProcesses } = await import('../../daemon/process-file.ts');
+    const sleep = (ms: number) => context.sleep(ms);
+    // An agent's last word is for the registry, which goes after it.
+    for (const each of ['agent', 'serve'])
+      await endProcesses(
+        running.filter(({ kind }) => kind === each),
+        sleep,
+      );
     await context.print(processesAnswer(running));
   },
 });
@@ -147,7 +141,7 @@ export const daemon = defineCommand<ServeFlags>({
   ],
   exits: [4],
   commands: [serve, agent, status, stop],
-  run: runServe,
+  run: (context, args, flags) => orTell(runServe(context, args, flags)),
 });
 
 async function runServe(context: Context, _args: string[], flags: ServeFlags): Promise<void> {
@@ -198,7 +192,7 @@ async function runAgent(context: Context, _args: string[], flags: ThisVmFlags & 
       onExit: config.get('on-exit') as OnExit,
       stateDir,
       sleep: (ms) => context.sleep(ms),
-      onReady: () => void tellReady(),
+      onUp: (trouble) => void tellReady(trouble),
     },
     log,
     context.signal,
@@ -224,25 +218,26 @@ function selfOf({ config }: Context, { service, meta }: ThisVmFlags, port: numbe
 
 async function detach(context: Context, kind: ProcessInfo['kind'], logFile: string): Promise<void> {
   const { startInBackground } = await import('../../daemon/background.ts');
-  const pid = await startInBackground(
+  const { pid, trouble } = await startInBackground(
     context.argv.filter((word) => word !== '--detach'),
     logFile,
   );
-  const [info] = await findRunning(context, [kind]);
-  if (info?.pid === pid) await context.print(processesAnswer([info]));
+  const started = (await findRunning(context, [kind])).filter((info) => info.pid === pid);
+  await context.print(processesAnswer(started));
+  if (trouble !== undefined) context.note(`${trouble}; it is tried again until it works`);
   context.note(`it goes on in the background; its log is ${logFile}`);
 }
 
 async function findRunning(context: Context, kinds: readonly ProcessInfo['kind'][]): Promise<ProcessInfo[]> {
-  const { readProcessInfo } = await import('../../daemon/process-file.ts');
+  const { readProcesses } = await import('../../daemon/process-file.ts');
   const dir = dataDirOf(context);
-  const running = kinds.map((kind) => readProcessInfo(dir, kind)).filter((info) => info !== undefined);
+  const running = kinds.flatMap((kind) => readProcesses(dir, kind));
   if (running.length === 0) {
     throw new VregError(
       'NO_LIVE',
       `no vreg ${kinds.length === 1 ? kinds[0] : 'daemon or agent'} runs with the data dir ${dir}`,
       {
-        hint: 'start one: vreg daemon --detach, or name another --data-dir',
+        hint: `start one: vreg daemon ${kinds.includes('serve') ? '' : 'agent '}--detach, or name another --data-dir`,
       },
     );
   }
@@ -275,8 +270,16 @@ async function createLog({ config, io }: Context) {
   return createLog({ level: config.get('log-level') as LogLevel, format, color: io.errColor });
 }
 
-async function tellReady(): Promise<void> {
-  (await import('../../daemon/background.ts')).tellReady();
+async function tellReady(trouble?: string): Promise<void> {
+  await (await import('../../daemon/background.ts')).tellReady(trouble);
+}
+
+/** Whoever waits for a program in the background hears why it did not come up. */
+async function orTell(running: Promise<void>): Promise<void> {
+  return running.catch(async (error: unknown) => {
+    await (await import('../../daemon/background.ts')).tellFailed(error);
+    throw error;
+  });
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

@@ -1,6 +1,6 @@
 import { type Context, defineCommand } from '../command.ts';
 import { parseDuration } from '../duration.ts';
-import { each, throwFailed } from '../each.ts';
+import { each, type Failed, throwFailed } from '../each.ts';
 import type { Heartbeat } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { RowsAnswer } from '../render.ts';
@@ -43,24 +43,29 @@ export const heartbeat = defineCommand<Flags>({
   async run(context, args, flags) {
     const ids = args.length > 0 ? args : [thisVmId(context.config)];
     if (flags.every !== undefined) return beatForever(context, ids, parseDuration(flags.every, '--every'), flags);
-    const { done, failed } = await each(ids, (id) => beatOnce(context, id, flags));
-    if (done.length > 0) await context.print(beatsAnswer(done, ids.length === 1));
+    const { heard, unknown } = await context.client().heartbeats(ids);
+    const { done, failed } = await each(context, unknown, (id) => registerMissing(context, id, flags));
+    const beats = [...heard, ...done];
+    if (beats.length > 0) await context.print(beatsAnswer(beats, ids.length === 1));
     throwFailed(context, ids.length, failed, (id) => id);
   },
 });
 
-async function beatOnce(context: Context, id: string, flags: Flags): Promise<Heartbeat> {
-  const client = context.client();
-  try {
-    return await client.heartbeat(id);
-  } catch (error) {
-    if (!flags.registerIfMissing || !(error instanceof VregError) || error.code !== 'NOT_FOUND') throw error;
-    const { lastSeen } = await client.register(thisVm(context.config, flags, id));
-    return { id, lastSeen };
+async function registerMissing(context: Context, id: string, flags: Flags): Promise<Heartbeat> {
+  if (!flags.registerIfMissing) {
+    throw new VregError('NOT_FOUND', 'VM not found', {
+      field: 'id',
+      hint: 'register it: vreg heartbeat --register-if-missing',
+    });
   }
+  const { lastSeen } = await context.client().register(thisVm(context.config, flags, id));
+  return { id, lastSeen };
 }
 
-/** The agent's loop in the foreground, without its registration at the start and its leave at the end. */
+/**
+ * The agent's loop in the foreground, without its registration at the start and its leave at the end. A VM that cannot
+ * be beaten for any more is told, and the others go on.
+ */
 async function beatForever(context: Context, ids: readonly string[], interval: number, flags: Flags): Promise<void> {
   const { Agent } = await import('../../daemon/agent/agent.ts');
   const note = (_fields: object, message: string) => context.note(message);
@@ -78,8 +83,17 @@ async function beatForever(context: Context, ids: readonly string[], interval: n
         onBeat: (beat) => context.print(beatsAnswer([beat], true)),
       }),
   );
-  await Promise.all(agents.map((agent) => agent.run(context.signal)));
-  throw context.signal.reason;
+  const failed: Failed<string>[] = [];
+  const beating = agents.map(async (agent, index) => {
+    const id = ids[index]!;
+    await agent.run(context.signal).catch((error: Error) => {
+      failed.push({ item: id, error });
+      if (ids.length > 1) context.note(`no more beats for ${id}: ${error.message}`);
+    });
+  });
+  await Promise.all(beating);
+  if (context.signal.aborted) throw context.signal.reason;
+  throwFailed(context, ids.length, failed, (id) => id);
 }
 
 function beatsAnswer(rows: readonly Heartbeat[], single: boolean): RowsAnswer<Heartbeat> {

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { type ClientOptions, RegistryClient } from '../../src/client.ts';
+import { RegistryClient } from '../../src/client.ts';
+import type { ClientOptions } from '../../src/connection.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
@@ -183,7 +184,8 @@ test('the original registry says nothing of staleness, so its lastSeen and its c
       ['stale', true],
     ],
   );
-  assert.deepEqual(client.server, { version: undefined, lease: 300_000, now });
+  const { version, lease, now: its } = client.server;
+  assert.deepEqual([version, lease, its], [undefined, 300_000, now]);
 });
 
 test('the token goes into the header, and the trace says what was asked without it', async (t) => {

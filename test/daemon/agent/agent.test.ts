@@ -1,0 +1,318 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { Agent, type AgentOptions } from '../../../daemon/agent/agent.ts';
+import type { VmWithLiveness } from '../../../src/protocol/api.ts';
+import { type ErrorCode, VregError } from '../../../src/protocol/errors.ts';
+import type { Registration, VmUpdate } from '../../../src/protocol/vm.ts';
+import { aVm } from '../../helpers/vm.ts';
+
+const LEASE = 300_000;
+const INTERVAL = 60_000;
+
+/** A registry of one entry, whose answers can be made to fail. */
+class FakeRegistry {
+  readonly url = 'http://registry.test:3000';
+  readonly server = { lease: LEASE, now: 0 };
+  /** What was asked of it, in order. */
+  readonly asked: string[] = [];
+  entry: Registration | undefined;
+  /** The next answers, oldest first; after them it answers as it should. */
+  readonly failures: ErrorCode[] = [];
+
+  async register(vm: Registration): Promise<VmWithLiveness> {
+    this.#hear('register');
+    if (this.entry) throw new VregError('CONFLICT', 'VM already registered');
+    this.entry = vm;
+    return this.#answer();
+  }
+
+  async update(_id: string, { services, metadata, ...changes }: VmUpdate): Promise<VmWithLiveness> {
+    this.#hear('update');
+    if (!this.entry) throw new VregError('NOT_FOUND', 'VM not found');
+    this.entry = { ...this.entry, ...changes, ...(services && { services }), ...(metadata && { metadata }) };
+    return this.#answer();
+  }
+
+  async heartbeat(id: string): Promise<{ id: string; lastSeen: string }> {
+    this.#hear('heartbeat');
+    if (!this.entry) throw new VregError('NOT_FOUND', 'VM not found');
+    return { id, lastSeen: '2026-01-01T00:00:00.000Z' };
+  }
+
+  async deregister(): Promise<{ deleted: true }> {
+    this.#hear('deregister');
+    if (!this.entry) throw new VregError('NOT_FOUND', 'VM not found');
+    this.entry = undefined;
+    return { deleted: true };
+  }
+
+  fail(code: ErrorCode, times = 1): void {
+    this.failures.push(...new Array<ErrorCode>(times).fill(code));
+  }
+
+  #hear(what: string): void {
+    this.asked.push(what);
+    const failure = this.failures.shift();
+    if (failure) throw new VregError(failure, `the registry says ${failure}`);
+  }
+
+  #answer(): VmWithLiveness {
+    const now = '2026-01-01T00:00:00.000Z';
+    return { ...this.entry!, registeredAt: now, lastSeen: now, stale: false };
+  }
+}
+
+interface Life {
+  registry: FakeRegistry;
+  /** Milliseconds that the agent slept, one sleep after the other. */
+  slept: number[];
+  infos: string[];
+  warnings: string[];
+  /** What it said when it was up. */
+  ups: (string | undefined)[];
+  options: AgentOptions;
+}
+
+/** An agent's surroundings; it is told to stop after so many sleeps. `during` is called in each, with its number from 1. */
+function aLife(more: Partial<AgentOptions> = {}, registry = new FakeRegistry()): Life {
+  const life: Omit<Life, 'options'> = { registry, slept: [], infos: [], warnings: [], ups: [] };
+  const options: AgentOptions = {
+    client: registry,
+    vm: aVm({ services: [{ name: 'api', port: 3001 }], metadata: { task: 'billing' } }),
+    interval: INTERVAL,
+    onExit: 'stopped',
+    announce: true,
+    registerIfMissing: true,
+    log: {
+      info: (_fields, message) => void life.infos.push(message),
+      warn: (_fields, message) => void life.warnings.push(message),
+    },
+    sleep: async () => {},
+    onUp: (trouble) => void life.ups.push(trouble),
+    ...more,
+  };
+  return { ...life, options };
+}
+
+async function live(life: Life, sleeps: number, during: (sleep: number) => void = () => {}): Promise<void> {
+  const controller = new AbortController();
+  const sleep = async (ms: number) => {
+    life.slept.push(ms);
+    during(life.slept.length);
+    if (life.slept.length === sleeps) controller.abort();
+  };
+  await new Agent({ ...life.options, sleep }).run(controller.signal);
+}
+
+test('an agent registers its VM first and beats from then on', async () => {
+  const life = aLife();
+  await live(life, 3);
+  assert.deepEqual(life.registry.asked, ['register', 'heartbeat', 'heartbeat']);
+  assert.deepEqual(life.registry.entry, life.options.vm);
+  assert.deepEqual(life.warnings, []);
+});
+
+test('an agent says once that it is up', async () => {
+  const life = aLife();
+  await live(life, 4);
+  assert.deepEqual(life.ups, [undefined]);
+});
+
+test('an agent whose VM is registered already updates the entry, and beats', async () => {
+  const life = aLife();
+  life.registry.entry = aVm({ name: 'old', status: 'stopped', address: 'old.test' });
+  await live(life, 2);
+  assert.deepEqual(life.registry.asked, ['register', 'update', 'heartbeat']);
+  assert.deepEqual(life.registry.entry, life.options.vm);
+});
+
+test('an agent warns when the entry keeps another role', async () => {
+  const life = aLife();
+  life.registry.entry = aVm({ role: 'infra' });
+  await live(life, 1);
+  assert.equal(life.registry.entry.role, 'infra');
+  assert.deepEqual(life.warnings, ['the entry keeps its role infra: a role is given once, with the registration']);
+});
+
+test('pauses between beats are within the interval, at most a tenth shorter, and differ', async () => {
+  const life = aLife();
+  await live(life, 50);
+  for (const pause of life.slept) assert.ok(pause <= INTERVAL && pause >= INTERVAL * 0.9, String(pause));
+  assert.ok(new Set(life.slept).size > 40);
+});
+
+test('two VMs do not beat in step', async () => {
+  const [one, two] = [aLife(), aLife({ vm: aVm({ id: 'vm-2' }) })];
+  await Promise.all([live(one, 10), live(two, 10)]);
+  assert.equal(one.slept.filter((pause, beat) => pause === two.slept[beat]).length, 0);
+});
+
+test('an agent beats three times in a lease when its interval is longer than that, and says so once', async () => {
+  const life = aLife({ interval: LEASE });
+  await live(life, 20);
+  for (const pause of life.slept) assert.ok(pause <= LEASE / 3 && pause >= (LEASE / 3) * 0.9, String(pause));
+  const said = life.infos.filter((info) => info.includes('lease'));
+  assert.deepEqual(said, ["the registry's lease is 300 s, so this agent beats every 100 s"]);
+});
+
+test('an agent follows a lease that becomes shorter', async () => {
+  const life = aLife();
+  await live(life, 2, () => {
+    life.registry.server.lease = 30_000;
+  });
+  const [before, after] = life.slept;
+  assert.ok(before! > 50_000);
+  assert.ok(after! <= 10_000);
+});
+
+test('an agent registers its VM again, with services and metadata, when the registry has forgotten it', async () => {
+  const life = aLife();
+  await live(life, 3, (sleep) => {
+    if (sleep === 2) life.registry.entry = undefined;
+  });
+  assert.deepEqual(life.registry.asked, ['register', 'heartbeat', 'heartbeat', 'register']);
+  assert.deepEqual(life.registry.entry, life.options.vm);
+  assert.deepEqual(life.registry.entry?.metadata, { task: 'billing' });
+});
+
+test('an agent tries again with pauses that double up to the interval, and recovers by itself', async () => {
+  const life = aLife();
+  life.registry.fail('UNREACHABLE', 12);
+  await live(life, 13);
+  const pauses = life.slept.slice(0, 12);
+  for (const [failure, pause] of pauses.entries()) {
+    const ceiling = Math.min(1000 * 2 ** failure, INTERVAL);
+    assert.ok(pause <= ceiling && pause >= ceiling / 2, `pause ${failure}: ${pause}`);
+  }
+  assert.equal(life.registry.asked.length, 13);
+  assert.deepEqual(life.registry.entry, life.options.vm);
+  assert.equal(life.warnings.length, 1);
+  assert.ok(life.infos.includes('the registry answers again'));
+});
+
+test('an agent never pauses for longer than a third of the lease, so that a registry that is back finds it live', async () => {
+  const life = aLife();
+  life.registry.server.lease = 9000;
+  await live(life, 30, (sleep) => {
+    if (sleep === 1) life.registry.fail('UNREACHABLE', 20);
+  });
+  for (const pause of life.slept) assert.ok(pause <= 3000, String(pause));
+});
+
+test('the pauses start small again with the next outage', async () => {
+  const life = aLife();
+  await live(life, 12, (sleep) => {
+    if (sleep === 1 || sleep === 8) life.registry.fail('BUSY', 5);
+  });
+  // After the sixth sleep the registry answers; the ninth is the first of the second outage.
+  assert.ok(life.slept[6]! > 50_000);
+  assert.ok(life.slept[8]! <= 1000);
+  assert.equal(life.warnings.length, 2);
+});
+
+test('an agent that finds no registry is up all the same, and says what is wrong', async () => {
+  const life = aLife();
+  life.registry.fail('UNREACHABLE', 2);
+  await live(life, 4);
+  assert.deepEqual(life.ups, ['the registry says UNREACHABLE']);
+});
+
+for (const code of ['UNAUTHORIZED', 'FORBIDDEN', 'INVALID', 'USAGE'] as const) {
+  test(`a first contact that is refused with ${code} ends the agent`, async () => {
+    const life = aLife();
+    life.registry.fail(code);
+    await assert.rejects(live(life, 1), { name: 'VregError', code });
+    assert.deepEqual(life.slept, []);
+    assert.deepEqual(life.ups, []);
+  });
+}
+
+test('a first contact that is refused after an outage ends the agent, too', async () => {
+  const life = aLife();
+  life.registry.fail('UNREACHABLE');
+  life.registry.fail('UNAUTHORIZED');
+  await assert.rejects(live(life, 5), { code: 'UNAUTHORIZED' });
+});
+
+for (const code of ['UNAUTHORIZED', 'INVALID', 'INTERNAL', 'STORE_FULL', 'TOO_MANY_REQUESTS'] as const) {
+  test(`a later refusal with ${code} is waited out`, async () => {
+    const life = aLife();
+    await live(life, 4, (sleep) => {
+      if (sleep === 1) life.registry.fail(code);
+    });
+    assert.deepEqual(life.registry.asked, ['register', 'heartbeat', 'heartbeat', 'heartbeat']);
+    assert.deepEqual(life.warnings, [`the registry says ${code}; trying again until it works`]);
+  });
+}
+
+test('a bug is not waited out', async () => {
+  const life = aLife();
+  life.registry.register = async () => {
+    throw new TypeError('not a function');
+  };
+  await assert.rejects(live(life, 1), TypeError);
+});
+
+test('an agent that only beats does not register', async () => {
+  const life = aLife({ announce: false });
+  life.registry.entry = aVm();
+  await live(life, 2);
+  assert.deepEqual(life.registry.asked, ['heartbeat', 'heartbeat']);
+});
+
+test('an agent that may not register ends when the registry does not know the VM', async () => {
+  const life = aLife({ announce: false, registerIfMissing: false });
+  await assert.rejects(live(life, 1), { code: 'NOT_FOUND' });
+});
+
+test('each beat that was taken is told', async () => {
+  const beats: string[] = [];
+  const life = aLife({ onBeat: ({ id }) => void beats.push(id) });
+  await live(life, 3);
+  assert.deepEqual(beats, ['vm-1', 'vm-1']);
+});
+
+test('a failure of the request that was under way when the agent was told to stop is nothing', async () => {
+  const life = aLife();
+  const controller = new AbortController();
+  life.registry.register = async () => {
+    controller.abort();
+    throw new Error('ended by SIGTERM');
+  };
+  await new Agent(life.options).run(controller.signal);
+  assert.deepEqual(life.warnings, []);
+});
+
+test('an agent that leaves declares its VM stopped', async () => {
+  const life = aLife();
+  life.registry.entry = aVm();
+  await new Agent(life.options).leave();
+  assert.deepEqual(life.registry.asked, ['update']);
+  assert.equal(life.registry.entry.status, 'stopped');
+});
+
+test('an agent that leaves with deregister removes its entry', async () => {
+  const life = aLife({ onExit: 'deregister' });
+  life.registry.entry = aVm();
+  await new Agent(life.options).leave();
+  assert.equal(life.registry.entry, undefined);
+});
+
+test('an agent that leaves with keep says nothing', async () => {
+  const life = aLife({ onExit: 'keep' });
+  life.registry.entry = aVm();
+  await new Agent(life.options).leave();
+  assert.deepEqual(life.registry.asked, []);
+  assert.deepEqual(life.registry.entry, aVm());
+});
+
+for (const onExit of ['stopped', 'deregister'] as const) {
+  for (const code of ['UNREACHABLE', 'NOT_FOUND', 'UNAUTHORIZED'] as const) {
+    test(`leaving with ${onExit} does not fail on ${code}`, async () => {
+      const life = aLife({ onExit });
+      life.registry.fail(code);
+      await new Agent(life.options).leave();
+      assert.deepEqual(life.warnings, [`could not tell the registry that this VM stops: the registry says ${code}`]);
+    });
+  }
+}
