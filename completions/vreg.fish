@@ -14,14 +14,32 @@ function __vreg_path
                 set path 'addr'
             case ':url'
                 set path 'url'
+            case ':env'
+                set path 'env'
+            case ':exec'
+                set path 'exec'
+            case ':render'
+                set path 'render'
+            case ':wait'
+                set path 'wait'
+            case ':watch'
+                set path 'watch'
             case ':status'
                 set path 'status'
+            case ':why'
+                set path 'why'
+            case ':history'
+                set path 'history'
+            case ':doctor'
+                set path 'doctor'
             case ':health'
                 set path 'health'
             case ':register' ':reg'
                 set path 'register'
             case ':update' ':set' ':patch'
                 set path 'update'
+            case ':edit'
+                set path 'edit'
             case ':pause'
                 set path 'pause'
             case ':resume'
@@ -30,8 +48,18 @@ function __vreg_path
                 set path 'stop'
             case ':rm' ':deregister' ':delete'
                 set path 'rm'
+            case ':prune'
+                set path 'prune'
             case ':heartbeat' ':hb' ':beat'
                 set path 'heartbeat'
+            case ':export'
+                set path 'export'
+            case ':import'
+                set path 'import'
+            case ':backup'
+                set path 'backup'
+            case ':api'
+                set path 'api'
             case ':daemon'
                 set path 'daemon'
             case 'daemon:serve'
@@ -42,6 +70,22 @@ function __vreg_path
                 set path 'daemon status'
             case 'daemon:stop'
                 set path 'daemon stop'
+            case 'daemon:restore'
+                set path 'daemon restore'
+            case ':context'
+                set path 'context'
+            case 'context:add'
+                set path 'context add'
+            case 'context:use'
+                set path 'context use'
+            case 'context:ls' 'context:list'
+                set path 'context ls'
+            case 'context:rm'
+                set path 'context rm'
+            case 'context:show'
+                set path 'context show'
+            case 'context:current'
+                set path 'context current'
             case ':config'
                 set path 'config'
             case 'config:get'
@@ -77,24 +121,41 @@ complete -c vreg -n '__vreg_at ""' -f -a get -d 'show VMs by id'
 complete -c vreg -n '__vreg_at ""' -f -a discover -d 'list the live VMs of a role, oldest registration first'
 complete -c vreg -n '__vreg_at ""' -f -a addr -d 'print the address of one live VM of a role'
 complete -c vreg -n '__vreg_at ""' -f -a url -d 'print the URL of one live VM of a role'
+complete -c vreg -n '__vreg_at ""' -f -a env -d 'print addresses of live VMs as environment variables'
+complete -c vreg -n '__vreg_at ""' -f -a exec -d 'run a command with the address of a live VM in its environment'
+complete -c vreg -n '__vreg_at ""' -f -a render -d 'write files from the live registry, and run a command on a change'
+complete -c vreg -n '__vreg_at ""' -f -a wait -d 'wait until a role or a VM is live, gone or stale'
+complete -c vreg -n '__vreg_at ""' -f -a watch -d 'show what happens in the registry, as it happens'
 complete -c vreg -n '__vreg_at ""' -f -a status -d 'the registry and the fleet at a glance'
+complete -c vreg -n '__vreg_at ""' -f -a why -d 'say why discover offers a VM, or does not'
+complete -c vreg -n '__vreg_at ""' -f -a history -d 'show who changed a VM, when, and what'
+complete -c vreg -n '__vreg_at ""' -f -a doctor -d 'check the way to the registry, and say how to mend it'
 complete -c vreg -n '__vreg_at ""' -f -a health -d 'ask the registry whether it is well'
 complete -c vreg -n '__vreg_at ""' -f -a register -d 'register this VM, another one, or many from a file'
 complete -c vreg -n '__vreg_at ""' -f -a update -d 'change fields of a VM'
+complete -c vreg -n '__vreg_at ""' -f -a edit -d 'edit a VM in $EDITOR'
 complete -c vreg -n '__vreg_at ""' -f -a pause -d 'declare VMs paused'
 complete -c vreg -n '__vreg_at ""' -f -a resume -d 'declare VMs running'
 complete -c vreg -n '__vreg_at ""' -f -a stop -d 'declare VMs stopped'
 complete -c vreg -n '__vreg_at ""' -f -a rm -d 'remove VMs from the registry'
+complete -c vreg -n '__vreg_at ""' -f -a prune -d 'remove VMs that have been stale for long'
 complete -c vreg -n '__vreg_at ""' -f -a heartbeat -d 'send a sign of life for this VM or others'
+complete -c vreg -n '__vreg_at ""' -f -a export -d 'print all entries, for vreg import'
+complete -c vreg -n '__vreg_at ""' -f -a import -d 'bring entries into the registry, from a file'
+complete -c vreg -n '__vreg_at ""' -f -a backup -d 'write a consistent copy of the running registry into a file'
+complete -c vreg -n '__vreg_at ""' -f -a api -d 'ask any route of the registry'
 complete -c vreg -n '__vreg_at ""' -f -a daemon -d 'run the registry, or the heartbeat agent of this VM'
+complete -c vreg -n '__vreg_at ""' -f -a context -d 'name registries, and switch between them'
 complete -c vreg -n '__vreg_at ""' -f -a config -d 'read and write settings'
 complete -c vreg -n '__vreg_at ""' -f -a completion -d 'print the completion script of a shell'
 complete -c vreg -n '__vreg_at ""' -f -a version -d 'print the version of this program'
 complete -c vreg -n '__vreg_at ""' -f -a help -d 'help on a command or a topic'
 complete -c vreg -n '__vreg_at ""' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at ""' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at ""' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at ""' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at ""' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at ""' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at ""' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at ""' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at ""' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at ""' -l no-headers -d 'leave the titles of columns out'
@@ -103,13 +164,17 @@ complete -c vreg -n '__vreg_at ""' -l verbose -s v -d 'say on stderr what is ask
 complete -c vreg -n '__vreg_at ""' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at ls' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at ls' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at ls' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at ls' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at ls' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at ls' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at ls' -l role -d 'only this role' -x -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at ls' -l status -d 'only this status' -x -a 'running paused stopped'
 complete -c vreg -n '__vreg_at ls' -l stale -d 'only running VMs that are stale'
 complete -c vreg -n '__vreg_at ls' -l sort -d 'order (default: registered)' -x -a 'registered id name role seen'
+complete -c vreg -n '__vreg_at ls' -l selector -s l -d 'only VMs whose metadata fits: key=value, key!=value, key, !key, joined by commas' -x
+complete -c vreg -n '__vreg_at ls' -l limit -d 'at most that many' -x
 complete -c vreg -n '__vreg_at ls' -l watch -s w -d 'stay, and show changes: a table that redraws on a TTY, else a row a change'
+complete -c vreg -n '__vreg_at ls' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at ls' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at ls' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at ls' -l no-headers -d 'leave the titles of columns out'
@@ -119,8 +184,10 @@ complete -c vreg -n '__vreg_at ls' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at get' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at get' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at get' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at get' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at get' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at get' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at get' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at get' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at get' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at get' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at get' -l no-headers -d 'leave the titles of columns out'
@@ -130,10 +197,12 @@ complete -c vreg -n '__vreg_at get' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at discover' -f -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at discover' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at discover' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at discover' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at discover' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at discover' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at discover' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at discover' -l service -d 'only VMs that have this service' -x
 complete -c vreg -n '__vreg_at discover' -l wait -d 'wait that long for a live one, e.g. 30s' -x
+complete -c vreg -n '__vreg_at discover' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at discover' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at discover' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at discover' -l no-headers -d 'leave the titles of columns out'
@@ -143,11 +212,13 @@ complete -c vreg -n '__vreg_at discover' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at addr' -f -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at addr' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at addr' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at addr' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at addr' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at addr' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at addr' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at addr' -l service -d 'only VMs that have this service' -x
 complete -c vreg -n '__vreg_at addr' -l pick -d 'which of several (default: first, the oldest)' -x -a 'first newest random'
 complete -c vreg -n '__vreg_at addr' -l wait -d 'wait that long for a live one, e.g. 30s' -x
+complete -c vreg -n '__vreg_at addr' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at addr' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at addr' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at addr' -l no-headers -d 'leave the titles of columns out'
@@ -157,33 +228,154 @@ complete -c vreg -n '__vreg_at addr' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at url' -f -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at url' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at url' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at url' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at url' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at url' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at url' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at url' -l service -d 'only VMs that have this service' -x
 complete -c vreg -n '__vreg_at url' -l scheme -d 'default: http' -x -a 'http https ws wss'
 complete -c vreg -n '__vreg_at url' -l path -d 'path to put behind it, e.g. /board/tasks' -x
 complete -c vreg -n '__vreg_at url' -l pick -d 'which of several (default: first, the oldest)' -x -a 'first newest random'
 complete -c vreg -n '__vreg_at url' -l wait -d 'wait that long for a live one, e.g. 30s' -x
+complete -c vreg -n '__vreg_at url' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at url' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at url' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at url' -l no-headers -d 'leave the titles of columns out'
 complete -c vreg -n '__vreg_at url' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at url' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at url' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at env' -f -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at env' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at env' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at env' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at env' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at env' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at env' -l export -d 'with export before each, for eval in a POSIX shell'
+complete -c vreg -n '__vreg_at env' -l fish -d 'as set -gx lines, for fish'
+complete -c vreg -n '__vreg_at env' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at env' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at env' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at env' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at env' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at env' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at env' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at exec' -f -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at exec' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at exec' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at exec' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at exec' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at exec' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at exec' -l service -d 'only VMs that have this service' -x
+complete -c vreg -n '__vreg_at exec' -l pick -d 'which of several (default: first, the oldest)' -x -a 'first newest random'
+complete -c vreg -n '__vreg_at exec' -l wait -d 'wait that long for a live one, e.g. 30s' -x
+complete -c vreg -n '__vreg_at exec' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at exec' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at exec' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at exec' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at exec' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at exec' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at exec' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at render' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at render' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at render' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at render' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at render' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at render' -l once -d 'render and end (the default)'
+complete -c vreg -n '__vreg_at render' -l watch -d 'stay, and render again when the registry changes'
+complete -c vreg -n '__vreg_at render' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at render' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at render' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at render' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at render' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at render' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at render' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at wait' -f -a '(vreg completion --values ids 2>/dev/null)'
+complete -c vreg -n '__vreg_at wait' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at wait' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at wait' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at wait' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at wait' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at wait' -l for -d 'live (the default), gone, stale, count=N or registry' -x -a 'live gone stale count= registry'
+complete -c vreg -n '__vreg_at wait' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at wait' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at wait' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at wait' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at wait' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at wait' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at wait' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at watch' -f -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at watch' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at watch' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at watch' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at watch' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at watch' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at watch' -l id -d 'only this VM' -x -a '(vreg completion --values ids 2>/dev/null)'
+complete -c vreg -n '__vreg_at watch' -l status -d 'only VMs of this status' -x -a 'running paused stopped'
+complete -c vreg -n '__vreg_at watch' -l since -d 'begin after that revision; "start" tells the full state first' -x
+complete -c vreg -n '__vreg_at watch' -l heartbeats -d 'tell of heartbeats, too'
+complete -c vreg -n '__vreg_at watch' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at watch' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at watch' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at watch' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at watch' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at watch' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at watch' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at status' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at status' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at status' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at status' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at status' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at status' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at status' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at status' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at status' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at status' -l no-headers -d 'leave the titles of columns out'
 complete -c vreg -n '__vreg_at status' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at status' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at status' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at why' -f -a '(vreg completion --values ids 2>/dev/null)'
+complete -c vreg -n '__vreg_at why' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at why' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at why' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at why' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at why' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at why' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at why' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at why' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at why' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at why' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at why' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at why' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at history' -f -a '(vreg completion --values ids 2>/dev/null)'
+complete -c vreg -n '__vreg_at history' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at history' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at history' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at history' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at history' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at history' -l limit -d 'at most that many (default: 100)' -x
+complete -c vreg -n '__vreg_at history' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at history' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at history' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at history' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at history' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at history' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at history' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at doctor' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at doctor' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at doctor' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at doctor' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at doctor' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at doctor' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at doctor' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at doctor' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at doctor' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at doctor' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at doctor' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at doctor' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at health' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at health' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at health' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at health' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at health' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at health' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at health' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at health' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at health' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at health' -l no-headers -d 'leave the titles of columns out'
@@ -196,13 +388,15 @@ complete -c vreg -n '__vreg_at register' -l address -d 'where clients reach this
 complete -c vreg -n '__vreg_at register' -l registered-by -d 'who registers' -x
 complete -c vreg -n '__vreg_at register' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at register' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at register' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at register' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at register' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at register' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at register' -l status -d 'default: running' -x -a 'running paused stopped'
 complete -c vreg -n '__vreg_at register' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at register' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
 complete -c vreg -n '__vreg_at register' -l file -s f -d 'read entries from a file, or - for stdin' -r -F
 complete -c vreg -n '__vreg_at register' -l if-exists -d 'when the id is taken (default: fail)' -x -a 'fail update ignore'
+complete -c vreg -n '__vreg_at register' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at register' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at register' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at register' -l no-headers -d 'leave the titles of columns out'
@@ -212,7 +406,8 @@ complete -c vreg -n '__vreg_at register' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at update' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at update' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at update' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at update' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at update' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at update' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at update' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at update' -l name -d 'new name' -x
 complete -c vreg -n '__vreg_at update' -l status -d 'new status' -x -a 'running paused stopped'
@@ -220,17 +415,33 @@ complete -c vreg -n '__vreg_at update' -l address -d 'new address' -x
 complete -c vreg -n '__vreg_at update' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at update' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
 complete -c vreg -n '__vreg_at update' -l unset-meta -d 'take a key of the metadata away' -x
+complete -c vreg -n '__vreg_at update' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at update' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at update' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at update' -l no-headers -d 'leave the titles of columns out'
 complete -c vreg -n '__vreg_at update' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at update' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at update' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at edit' -f -a '(vreg completion --values ids 2>/dev/null)'
+complete -c vreg -n '__vreg_at edit' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at edit' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at edit' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at edit' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at edit' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at edit' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at edit' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at edit' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at edit' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at edit' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at edit' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at edit' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at pause' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at pause' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at pause' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at pause' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at pause' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at pause' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at pause' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at pause' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at pause' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at pause' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at pause' -l no-headers -d 'leave the titles of columns out'
@@ -240,8 +451,10 @@ complete -c vreg -n '__vreg_at pause' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at resume' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at resume' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at resume' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at resume' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at resume' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at resume' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at resume' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at resume' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at resume' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at resume' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at resume' -l no-headers -d 'leave the titles of columns out'
@@ -251,8 +464,10 @@ complete -c vreg -n '__vreg_at resume' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at stop' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at stop' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at stop' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at stop' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at stop' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at stop' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at stop' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at stop' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at stop' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at stop' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at stop' -l no-headers -d 'leave the titles of columns out'
@@ -262,15 +477,33 @@ complete -c vreg -n '__vreg_at stop' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at rm' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at rm' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at rm' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at rm' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at rm' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at rm' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at rm' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at rm' -l yes -s y -d 'do not ask'
+complete -c vreg -n '__vreg_at rm' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at rm' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at rm' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at rm' -l no-headers -d 'leave the titles of columns out'
 complete -c vreg -n '__vreg_at rm' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at rm' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at rm' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at prune' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at prune' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at prune' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at prune' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at prune' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at prune' -l older-than -d 'last seen longer ago than that, e.g. 1h' -x
+complete -c vreg -n '__vreg_at prune' -l role -d 'only this role' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at prune' -l dry-run -s n -d 'print what would be removed, and remove nothing'
+complete -c vreg -n '__vreg_at prune' -l yes -s y -d 'do not ask'
+complete -c vreg -n '__vreg_at prune' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at prune' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at prune' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at prune' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at prune' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at prune' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at prune' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at heartbeat' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at heartbeat' -l name -d 'this VM'\''s name' -x
 complete -c vreg -n '__vreg_at heartbeat' -l role -d 'this VM'\''s role' -x -a 'infra lieutenant worker golden custom'
@@ -278,22 +511,80 @@ complete -c vreg -n '__vreg_at heartbeat' -l address -d 'where clients reach thi
 complete -c vreg -n '__vreg_at heartbeat' -l registered-by -d 'who registers' -x
 complete -c vreg -n '__vreg_at heartbeat' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at heartbeat' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at heartbeat' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at heartbeat' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at heartbeat' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at heartbeat' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at heartbeat' -l every -d 'go on, one beat in that time, e.g. 60s' -x
 complete -c vreg -n '__vreg_at heartbeat' -l register-if-missing -d 'register a VM that is not registered'
 complete -c vreg -n '__vreg_at heartbeat' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at heartbeat' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
+complete -c vreg -n '__vreg_at heartbeat' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at heartbeat' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at heartbeat' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at heartbeat' -l no-headers -d 'leave the titles of columns out'
 complete -c vreg -n '__vreg_at heartbeat' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at heartbeat' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at heartbeat' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at export' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at export' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at export' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at export' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at export' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at export' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at export' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at export' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at export' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at export' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at export' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at export' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at import' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at import' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at import' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at import' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at import' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at import' -l file -s f -d 'file, or - for stdin' -r -F
+complete -c vreg -n '__vreg_at import' -l if-exists -d 'when an id is taken with other fields (default: fail)' -x -a 'fail update ignore'
+complete -c vreg -n '__vreg_at import' -l dry-run -s n -d 'print what would be done, and do nothing'
+complete -c vreg -n '__vreg_at import' -l yes -s y -d 'do not ask'
+complete -c vreg -n '__vreg_at import' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at import' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at import' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at import' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at import' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at import' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at import' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at backup' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at backup' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at backup' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at backup' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at backup' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at backup' -l force -d 'replace the file when it is there'
+complete -c vreg -n '__vreg_at backup' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at backup' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at backup' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at backup' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at backup' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at backup' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at backup' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at api' -f -a 'GET POST PUT PATCH DELETE'
+complete -c vreg -n '__vreg_at api' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at api' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at api' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at api' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at api' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at api' -l file -s f -d 'body, from a file or - for stdin' -r -F
+complete -c vreg -n '__vreg_at api' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at api' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at api' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at api' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at api' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at api' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at api' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at daemon' -f -a serve -d 'run the registry'
 complete -c vreg -n '__vreg_at daemon' -f -a agent -d 'register this VM and keep it alive'
 complete -c vreg -n '__vreg_at daemon' -f -a status -d 'say which daemon and agent run here'
 complete -c vreg -n '__vreg_at daemon' -f -a stop -d 'stop the daemon or the agent that runs here'
+complete -c vreg -n '__vreg_at daemon' -f -a restore -d 'put a backup in the place of the registry'
 complete -c vreg -n '__vreg_at daemon' -l host -d 'address to listen on; any but loopback needs a token' -x
 complete -c vreg -n '__vreg_at daemon' -l port -d 'TCP port to listen on; 0 takes a free one' -x
 complete -c vreg -n '__vreg_at daemon' -l socket -d 'unix socket to listen on, mode 0600; alone unless --host or --port is given' -r -F
@@ -308,12 +599,14 @@ complete -c vreg -n '__vreg_at daemon' -l address -d 'where clients reach this V
 complete -c vreg -n '__vreg_at daemon' -l registered-by -d 'who registers' -x
 complete -c vreg -n '__vreg_at daemon' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at daemon' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at daemon' -l self-register -d 'make the daemon'\''s own VM an infra entry, and keep it alive'
 complete -c vreg -n '__vreg_at daemon' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at daemon' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
 complete -c vreg -n '__vreg_at daemon' -l detach -d 'go on in the background, with a pid file and a log in the data dir'
+complete -c vreg -n '__vreg_at daemon' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at daemon' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at daemon' -l no-headers -d 'leave the titles of columns out'
@@ -334,12 +627,14 @@ complete -c vreg -n '__vreg_at daemon serve' -l address -d 'where clients reach 
 complete -c vreg -n '__vreg_at daemon serve' -l registered-by -d 'who registers' -x
 complete -c vreg -n '__vreg_at daemon serve' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon serve' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at daemon serve' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon serve' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon serve' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at daemon serve' -l self-register -d 'make the daemon'\''s own VM an infra entry, and keep it alive'
 complete -c vreg -n '__vreg_at daemon serve' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at daemon serve' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
 complete -c vreg -n '__vreg_at daemon serve' -l detach -d 'go on in the background, with a pid file and a log in the data dir'
+complete -c vreg -n '__vreg_at daemon serve' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon serve' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at daemon serve' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at daemon serve' -l no-headers -d 'leave the titles of columns out'
@@ -358,11 +653,13 @@ complete -c vreg -n '__vreg_at daemon agent' -l log-level -d 'least level that i
 complete -c vreg -n '__vreg_at daemon agent' -l log-format -d 'how the log is written' -x -a 'pretty json'
 complete -c vreg -n '__vreg_at daemon agent' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon agent' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at daemon agent' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon agent' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon agent' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon agent' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at daemon agent' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at daemon agent' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
 complete -c vreg -n '__vreg_at daemon agent' -l detach -d 'go on in the background, with a pid file and a log in the data dir'
+complete -c vreg -n '__vreg_at daemon agent' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon agent' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at daemon agent' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at daemon agent' -l no-headers -d 'leave the titles of columns out'
@@ -372,8 +669,10 @@ complete -c vreg -n '__vreg_at daemon agent' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at daemon status' -l data-dir -d 'where the registry, or the agent, keeps its state' -r -F
 complete -c vreg -n '__vreg_at daemon status' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon status' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at daemon status' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon status' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon status' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon status' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at daemon status' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon status' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at daemon status' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at daemon status' -l no-headers -d 'leave the titles of columns out'
@@ -384,14 +683,121 @@ complete -c vreg -n '__vreg_at daemon stop' -f -a 'serve agent'
 complete -c vreg -n '__vreg_at daemon stop' -l data-dir -d 'where the registry, or the agent, keeps its state' -r -F
 complete -c vreg -n '__vreg_at daemon stop' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon stop' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at daemon stop' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon stop' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon stop' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon stop' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at daemon stop' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon stop' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at daemon stop' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at daemon stop' -l no-headers -d 'leave the titles of columns out'
 complete -c vreg -n '__vreg_at daemon stop' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at daemon stop' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at daemon stop' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at daemon restore' -l data-dir -d 'where the registry, or the agent, keeps its state' -r -F
+complete -c vreg -n '__vreg_at daemon restore' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon restore' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon restore' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon restore' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon restore' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at daemon restore' -l yes -s y -d 'do not ask'
+complete -c vreg -n '__vreg_at daemon restore' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon restore' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at daemon restore' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at daemon restore' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at daemon restore' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon restore' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at daemon restore' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at context' -f -a add -d 'name a registry, or change what a name means'
+complete -c vreg -n '__vreg_at context' -f -a use -d 'use a context from now on'
+complete -c vreg -n '__vreg_at context' -f -a ls -d 'list the contexts'
+complete -c vreg -n '__vreg_at context' -f -a rm -d 'forget a context'
+complete -c vreg -n '__vreg_at context' -f -a show -d 'show a context'
+complete -c vreg -n '__vreg_at context' -f -a current -d 'print the name of the context in use, for a prompt'
+complete -c vreg -n '__vreg_at context' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at context' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at context' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at context' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at context' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at context' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at context add' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context add' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context add' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context add' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context add' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at context add' -l use -d 'and use it from now on'
+complete -c vreg -n '__vreg_at context add' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context add' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at context add' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at context add' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at context add' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context add' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at context add' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at context use' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context use' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context use' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context use' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context use' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at context use' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context use' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at context use' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at context use' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at context use' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context use' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at context use' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at context ls' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context ls' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context ls' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context ls' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context ls' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at context ls' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context ls' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at context ls' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at context ls' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at context ls' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context ls' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at context ls' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at context rm' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context rm' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context rm' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context rm' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context rm' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at context rm' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context rm' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at context rm' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at context rm' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at context rm' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context rm' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at context rm' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at context show' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context show' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context show' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context show' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context show' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at context show' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context show' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at context show' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at context show' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at context show' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context show' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at context show' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at context current' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context current' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context current' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context current' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context current' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at context current' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context current' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at context current' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at context current' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at context current' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context current' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at context current' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at config' -f -a get -d 'print the value that a setting has now'
 complete -c vreg -n '__vreg_at config' -f -a set -d 'write a setting into the config file'
 complete -c vreg -n '__vreg_at config' -f -a unset -d 'take a setting out of the config file'
@@ -400,41 +806,49 @@ complete -c vreg -n '__vreg_at config' -f -a path -d 'print where the config fil
 complete -c vreg -n '__vreg_at config' -f -a edit -d 'open the config file in $EDITOR'
 complete -c vreg -n '__vreg_at config' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at config' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at config' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at config' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at config' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at config' -l no-headers -d 'leave the titles of columns out'
 complete -c vreg -n '__vreg_at config' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config get' -f -a 'url token-file output timeout id name role address registered-by host port socket data-dir stale-after log-level log-format interval on-exit'
+complete -c vreg -n '__vreg_at config get' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after log-level log-format interval on-exit'
 complete -c vreg -n '__vreg_at config get' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config get' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at config get' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config get' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config get' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config get' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at config get' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at config get' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at config get' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at config get' -l no-headers -d 'leave the titles of columns out'
 complete -c vreg -n '__vreg_at config get' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config get' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config get' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config set' -f -a 'url token-file output timeout id name role address registered-by host port socket data-dir stale-after log-level log-format interval on-exit'
+complete -c vreg -n '__vreg_at config set' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after log-level log-format interval on-exit'
 complete -c vreg -n '__vreg_at config set' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config set' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at config set' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config set' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config set' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config set' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at config set' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at config set' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at config set' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at config set' -l no-headers -d 'leave the titles of columns out'
 complete -c vreg -n '__vreg_at config set' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config set' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config set' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config unset' -f -a 'url token-file output timeout id name role address registered-by host port socket data-dir stale-after log-level log-format interval on-exit'
+complete -c vreg -n '__vreg_at config unset' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after log-level log-format interval on-exit'
 complete -c vreg -n '__vreg_at config unset' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config unset' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at config unset' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config unset' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config unset' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config unset' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at config unset' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at config unset' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at config unset' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at config unset' -l no-headers -d 'leave the titles of columns out'
@@ -443,9 +857,11 @@ complete -c vreg -n '__vreg_at config unset' -l verbose -s v -d 'say on stderr w
 complete -c vreg -n '__vreg_at config unset' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at config list' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config list' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at config list' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config list' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config list' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config list' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at config list' -l show-origin -d 'say where each value comes from'
+complete -c vreg -n '__vreg_at config list' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at config list' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at config list' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at config list' -l no-headers -d 'leave the titles of columns out'
@@ -454,8 +870,10 @@ complete -c vreg -n '__vreg_at config list' -l verbose -s v -d 'say on stderr wh
 complete -c vreg -n '__vreg_at config list' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at config path' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config path' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at config path' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config path' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config path' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config path' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at config path' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at config path' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at config path' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at config path' -l no-headers -d 'leave the titles of columns out'
@@ -464,8 +882,10 @@ complete -c vreg -n '__vreg_at config path' -l verbose -s v -d 'say on stderr wh
 complete -c vreg -n '__vreg_at config path' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at config edit' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config edit' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at config edit' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config edit' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config edit' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config edit' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at config edit' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at config edit' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at config edit' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at config edit' -l no-headers -d 'leave the titles of columns out'
@@ -475,10 +895,12 @@ complete -c vreg -n '__vreg_at config edit' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at completion' -f -a 'bash zsh fish'
 complete -c vreg -n '__vreg_at completion' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at completion' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at completion' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at completion' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at completion' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at completion' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at completion' -l values -d 'print live values, as the scripts ask for them' -x -a 'ids names'
 complete -c vreg -n '__vreg_at completion' -l write -d 'write the scripts of all shells into a folder' -r -F
+complete -c vreg -n '__vreg_at completion' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at completion' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at completion' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at completion' -l no-headers -d 'leave the titles of columns out'
@@ -487,19 +909,24 @@ complete -c vreg -n '__vreg_at completion' -l verbose -s v -d 'say on stderr wha
 complete -c vreg -n '__vreg_at completion' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at version' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at version' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at version' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at version' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at version' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at version' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at version' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at version' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at version' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at version' -l no-headers -d 'leave the titles of columns out'
 complete -c vreg -n '__vreg_at version' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at version' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at version' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at help' -f -a 'exit-codes environment'
+complete -c vreg -n '__vreg_at help' -f -a 'exit-codes environment formatting recipes'
 complete -c vreg -n '__vreg_at help' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at help' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at help' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at help' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at help' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at help' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at help' -l write-man -d 'write the manual pages into a folder' -r -F
+complete -c vreg -n '__vreg_at help' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at help' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at help' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at help' -l no-headers -d 'leave the titles of columns out'

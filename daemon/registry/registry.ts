@@ -76,8 +76,9 @@ export class Registry {
         hint: 'change it with PATCH (vreg update), or register with --if-exists update',
       });
     }
-    const registeredAt = new Date(this.#clock.now()).toISOString();
-    return this.#put(undefined, { ...registration, registeredAt }, this.#signOfLife(), by);
+    const life = this.#signOfLife();
+    const registeredAt = new Date(life.lastSeen).toISOString();
+    return this.#put(undefined, { ...registration, registeredAt }, life, by);
   }
 
   /**

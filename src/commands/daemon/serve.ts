@@ -1,0 +1,107 @@
+import { join } from 'node:path';
+import { type Context, defineCommand, type Flag } from '../../command.ts';
+import { parseRegistration, type Registration, type Service } from '../../protocol/vm.ts';
+import type { SettingKey } from '../../settings.ts';
+import { defaultAddress, type ThisVmFlags, thisVmId } from '../../this-vm.ts';
+import { META_FLAG, parseMetaFlags, parseServiceFlag, SERVICE_FLAG } from '../../vm-flags.ts';
+import { createLog, DETACH, dataDirOf, detach, LOG_SETTINGS, orTell, tellReady, VM_SETTINGS } from './life.ts';
+
+export const SERVE_SETTINGS: readonly SettingKey[] = [
+  'host',
+  'port',
+  'socket',
+  'stale-after',
+  ...LOG_SETTINGS,
+  ...VM_SETTINGS,
+];
+export const SERVE_FLAGS: readonly Flag[] = [
+  { flags: '--self-register', about: "make the daemon's own VM an infra entry, and keep it alive" },
+  SERVICE_FLAG,
+  META_FLAG,
+  DETACH,
+];
+
+export interface ServeFlags extends ThisVmFlags {
+  selfRegister?: boolean;
+  detach?: boolean;
+}
+
+export const serve = defineCommand<ServeFlags>({
+  name: 'serve',
+  summary: 'run the registry',
+  description:
+    'Runs the registry over a durable store, on 127.0.0.1:3000 unless told otherwise. VERS_AUTH_TOKEN or --token-file turns bearer authentication on; without it the daemon listens on loopback and a unix socket only. SIGTERM drains.',
+  settings: SERVE_SETTINGS,
+  flags: SERVE_FLAGS,
+  examples: [
+    { about: 'on this machine', command: 'vreg daemon serve' },
+    {
+      about: 'for a fleet, as its infra VM',
+      command: 'vreg daemon serve --host 0.0.0.0 --token-file /etc/vreg/token --self-register',
+    },
+    {
+      about: 'in the background, on a socket alone',
+      command: 'vreg daemon serve --socket /run/user/1000/vreg.sock --detach',
+    },
+  ],
+  exits: [4],
+  run: runServe,
+});
+
+export function runServe(context: Context, _args: string[], flags: ServeFlags): Promise<void> {
+  return orTell(serveUntilStopped(context, flags));
+}
+
+async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<void> {
+  const { config, signal } = context;
+  const dataDir = dataDirOf(context);
+  if (flags.detach) return detach(context, 'serve', join(dataDir, 'daemon.log'));
+  const socket = config.get('socket');
+  // A socket alone is the whole listener; asking for a host or a port as well gives both.
+  const tcp = socket === undefined || config.isSet('host') || config.isSet('port');
+  const main = await import('../../../daemon/main.ts');
+  const log = await createLog(context);
+  process.umask(0o077);
+  const serving = await main.serve(
+    {
+      dataDir,
+      staleAfter: config.duration('stale-after'),
+      token: config.token()?.value,
+      version: context.version,
+      ...(tcp ? { tcp: { host: config.get('host')!, port: Number(config.get('port')) } } : {}),
+      socket,
+      self: flags.selfRegister ? (port) => selfOf(context, flags, port) : undefined,
+    },
+    log,
+  );
+  const line = `vreg ${context.version} listening on ${serving.urls.join(' and ')}, data in ${serving.dataDir}`;
+  if (log.isLevelEnabled('info')) log.info({ urls: serving.urls, dataDir: serving.dataDir }, line);
+  else context.note(line.replace(/^vreg /, ''));
+  await tellReady();
+  await aborted(signal);
+  log.info('stopping: answering what was accepted');
+  await serving.close();
+  log.info('stopped');
+}
+
+/** The infra VM as the original registry's set-up has it: board, feed and registry on the daemon's own port. */
+function selfOf({ config }: Context, { service, meta }: ThisVmFlags, port: number | undefined): Registration {
+  const id = thisVmId(config);
+  const own: Service[] =
+    port === undefined ? [] : ['board', 'feed', 'registry'].map((name) => ({ name, port, healthPath: '/health' }));
+  return parseRegistration({
+    id,
+    name: config.get('name') ?? 'infra',
+    role: config.isSet('role') ? config.get('role') : 'infra',
+    address: config.get('address') ?? defaultAddress(id),
+    registeredBy: config.get('registered-by') ?? 'self',
+    services: service ? service.map(parseServiceFlag) : own,
+    ...(meta ? { metadata: parseMetaFlags(meta) } : {}),
+    status: 'running',
+  });
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
+}
