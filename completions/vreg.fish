@@ -160,7 +160,7 @@ complete -c vreg -n '__vreg_at url' -l token-file -d 'file with the bearer token
 complete -c vreg -n '__vreg_at url' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at url' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at url' -l service -d 'only VMs that have this service' -x
-complete -c vreg -n '__vreg_at url' -l scheme -d 'default: http' -x -a 'http https ws wss'
+complete -c vreg -n '__vreg_at url' -l scheme -d 'scheme of the URL (default: http)' -x -a 'http https ws wss'
 complete -c vreg -n '__vreg_at url' -l path -d 'path to put behind it, e.g. /board/tasks' -x
 complete -c vreg -n '__vreg_at url' -l pick -d 'which of several (default: first, the oldest)' -x -a 'first newest random'
 complete -c vreg -n '__vreg_at url' -l wait -d 'wait that long for a live one, e.g. 30s' -x
@@ -198,11 +198,11 @@ complete -c vreg -n '__vreg_at register' -l url -s u -d 'the registry: http(s):/
 complete -c vreg -n '__vreg_at register' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at register' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at register' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at register' -l status -d 'default: running' -x -a 'running paused stopped'
+complete -c vreg -n '__vreg_at register' -l status -d 'status to begin with (default: running)' -x -a 'running paused stopped'
 complete -c vreg -n '__vreg_at register' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at register' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
 complete -c vreg -n '__vreg_at register' -l file -s f -d 'read entries from a file, or - for stdin' -r -F
-complete -c vreg -n '__vreg_at register' -l if-exists -d 'when the id is taken (default: fail)' -x -a 'fail update ignore'
+complete -c vreg -n '__vreg_at register' -l if-exists -d 'what to do when the id is taken (default: fail)' -x -a 'fail update ignore'
 complete -c vreg -n '__vreg_at register' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at register' -l json -d 'as -o json'
 complete -c vreg -n '__vreg_at register' -l no-headers -d 'leave the titles of columns out'
