@@ -132,7 +132,7 @@ complete -c vreg -n '__vreg_at ""' -f -a history -d 'show who changed a VM, when
 complete -c vreg -n '__vreg_at ""' -f -a doctor -d 'check the way to the registry, and say how to mend it'
 complete -c vreg -n '__vreg_at ""' -f -a health -d 'ask the registry whether it is well'
 complete -c vreg -n '__vreg_at ""' -f -a register -d 'register this VM, another one, or many from a file'
-complete -c vreg -n '__vreg_at ""' -f -a update -d 'change fields of a VM'
+complete -c vreg -n '__vreg_at ""' -f -a update -d 'change fields of VMs'
 complete -c vreg -n '__vreg_at ""' -f -a edit -d 'edit a VM in $EDITOR'
 complete -c vreg -n '__vreg_at ""' -f -a pause -d 'declare VMs paused'
 complete -c vreg -n '__vreg_at ""' -f -a resume -d 'declare VMs running'
@@ -232,7 +232,7 @@ complete -c vreg -n '__vreg_at url' -l ca-file -d 'certificates to trust for htt
 complete -c vreg -n '__vreg_at url' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at url' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at url' -l service -d 'only VMs that have this service' -x
-complete -c vreg -n '__vreg_at url' -l scheme -d 'default: http' -x -a 'http https ws wss'
+complete -c vreg -n '__vreg_at url' -l scheme -d 'scheme of the URL (default: http)' -x -a 'http https ws wss'
 complete -c vreg -n '__vreg_at url' -l path -d 'path to put behind it, e.g. /board/tasks' -x
 complete -c vreg -n '__vreg_at url' -l pick -d 'which of several (default: first, the oldest)' -x -a 'first newest random'
 complete -c vreg -n '__vreg_at url' -l wait -d 'wait that long for a live one, e.g. 30s' -x
@@ -391,11 +391,11 @@ complete -c vreg -n '__vreg_at register' -l token-file -d 'file with the bearer 
 complete -c vreg -n '__vreg_at register' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
 complete -c vreg -n '__vreg_at register' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at register' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at register' -l status -d 'default: running' -x -a 'running paused stopped'
+complete -c vreg -n '__vreg_at register' -l status -d 'status to begin with (default: running)' -x -a 'running paused stopped'
 complete -c vreg -n '__vreg_at register' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at register' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
 complete -c vreg -n '__vreg_at register' -l file -s f -d 'read entries from a file, or - for stdin' -r -F
-complete -c vreg -n '__vreg_at register' -l if-exists -d 'when the id is taken (default: fail)' -x -a 'fail update ignore'
+complete -c vreg -n '__vreg_at register' -l if-exists -d 'what to do when the id is taken (default: fail)' -x -a 'fail update ignore'
 complete -c vreg -n '__vreg_at register' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at register' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at register' -l json -d 'as -o json'

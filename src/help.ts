@@ -29,7 +29,7 @@ export function commandHelp(command: Command<never>, path: readonly string[]): s
     wrap(description ?? `${summary[0]!.toUpperCase()}${summary.slice(1)}.`),
     `Usage: ${usageOf(command, path)}`,
     aliases.length > 0 ? `Aliases: ${aliases.join(', ')}` : '',
-    `Examples:\n${examples.map(({ about, command: line }) => `  # ${about}\n  ${line}`).join('\n')}`,
+    `Examples:\n${examples.map(({ about, command: line }) => `  # ${about}\n  ${wrapShell(line)}`).join('\n')}`,
     ['Commands', commands.map((child) => [child.name, child.summary])],
     [
       'Arguments',
@@ -65,7 +65,9 @@ export function settingRow(key: SettingKey): [string, string] {
 /** Flag and meaning. */
 export function flagRow({ flags, about, values, repeat }: Flag): [string, string] {
   const shown = flags.replace(/<(.+)>/, (_, value: string) => value.toUpperCase());
-  return [shown, `${about}${choices(values)}${repeat ? ' (repeatable)' : ''}`];
+  // What is accepted stands before what is taken when nothing is said.
+  const [, what, preset = ''] = /^(.*?)( \(default: .*\))?$/.exec(about)!;
+  return [shown, `${what}${choices(values)}${preset}${repeat ? ' (repeatable)' : ''}`];
 }
 
 function globalRows(): [string, string][] {
@@ -96,6 +98,18 @@ function rows(pairs: readonly (readonly string[])[]): string {
       return left!.length > longest ? `  ${left}\n${indent}${text}` : `  ${left!.padEnd(longest)}  ${text}`;
     })
     .join('\n');
+}
+
+/** A command line that is too long goes on below, in the way of the shell, so that it can be pasted. */
+function wrapShell(line: string): string {
+  if (line.length <= WIDTH - 2) return line;
+  const lines: string[] = [];
+  for (const part of line.split(/ (?=--)/)) {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + part.length < WIDTH - 8) lines[lines.length - 1] = `${last} ${part}`;
+    else lines.push(part);
+  }
+  return lines.join(' \\\n    ');
 }
 
 function wrap(text: string, width = WIDTH): string {

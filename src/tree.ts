@@ -8,7 +8,7 @@ interface Branch {
 }
 
 /** In the order of the help: asking, telling, running, setting up. */
-const BRANCHES: readonly Branch[] = [
+export const BRANCHES: readonly Branch[] = [
   { name: 'ls', aliases: ['list', 'ps'], load: async () => (await import('./commands/ls.ts')).ls },
   { name: 'get', aliases: ['show', 'describe'], load: async () => (await import('./commands/get.ts')).get },
   { name: 'discover', aliases: ['find'], load: async () => (await import('./commands/discover.ts')).discover },

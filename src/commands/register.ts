@@ -24,11 +24,11 @@ export const register = defineCommand<Flags>({
   arguments: [{ name: 'id', about: 'id of the VM (default: VERS_VM_ID, else the host name)', optional: true }],
   settings: ['name', 'role', 'address', 'registered-by'],
   flags: [
-    { flags: '--status <status>', about: 'default: running', values: STATUSES },
+    { flags: '--status <status>', about: 'status to begin with (default: running)', values: STATUSES },
     SERVICE_FLAG,
     META_FLAG,
     { flags: '-f, --file <file>', about: 'read entries from a file, or - for stdin', file: true },
-    { flags: '--if-exists <what>', about: 'when the id is taken (default: fail)', values: IF_EXISTS },
+    { flags: '--if-exists <what>', about: 'what to do when the id is taken (default: fail)', values: IF_EXISTS },
   ],
   examples: [
     { about: 'this VM, by its environment', command: 'vreg register --if-exists update' },

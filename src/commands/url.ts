@@ -20,7 +20,7 @@ export const url = defineCommand<LiveFlags & UrlParts & { pick?: Pick }>({
   arguments: [ROLE_ARGUMENT],
   flags: [
     HAS_SERVICE_FLAG,
-    { flags: '--scheme <scheme>', about: 'default: http', values: ['http', 'https', 'ws', 'wss'] },
+    { flags: '--scheme <scheme>', about: 'scheme of the URL (default: http)', values: ['http', 'https', 'ws', 'wss'] },
     { flags: '--path <path>', about: 'path to put behind it, e.g. /board/tasks' },
     PICK_FLAG,
     WAIT_FLAG,

@@ -1,0 +1,165 @@
+import assert from 'node:assert/strict';
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { Config } from '../src/config.ts';
+import { VregError } from '../src/protocol/errors.ts';
+import { envNameOf, SETTING_KEYS, type SettingKey, settingOf } from '../src/settings.ts';
+import { tempDir } from './helpers/daemon.ts';
+
+function configOf(
+  t: TestContext,
+  file: unknown,
+  env: NodeJS.ProcessEnv = {},
+  flags: Record<string, unknown> = {},
+): Config {
+  const home = tempDir(t);
+  mkdirSync(join(home, 'vreg'));
+  if (file !== undefined) {
+    writeFileSync(join(home, 'vreg/config.json'), typeof file === 'string' ? file : JSON.stringify(file));
+  }
+  const config = new Config({ XDG_CONFIG_HOME: home, HOME: home, ...env });
+  config.setFlags(flags);
+  return config;
+}
+
+/** The error's message and hint, for one look at both. */
+function refusal(act: () => unknown): string {
+  try {
+    act();
+  } catch (error) {
+    assert.ok(error instanceof VregError, String(error));
+    assert.equal(error.exit, 5);
+    return `${error.message}\n${error.hint}`;
+  }
+  throw new Error('it was not refused');
+}
+
+test('flag wins over VREG_*, that over VERS_*, that over the context, that over the file, that over the default', (t) => {
+  const file = { context: 'prod', contexts: { prod: { url: 'http://context:1' } }, url: 'http://file:1' };
+  const env: NodeJS.ProcessEnv = { VREG_URL: 'http://vreg:1', VERS_INFRA_URL: 'http://vers:1' };
+  const find = (text: unknown, variables: NodeJS.ProcessEnv, flags = {}) =>
+    configOf(t, text, variables, flags).find('url');
+  assert.deepEqual(find(file, env, { url: 'http://flag:1' }), { value: 'http://flag:1', origin: 'flag --url' });
+  assert.deepEqual(find(file, env), { value: 'http://vreg:1', origin: 'VREG_URL' });
+  assert.deepEqual(find(file, { ...env, VREG_URL: '' }), { value: 'http://vers:1', origin: 'VERS_INFRA_URL' });
+  assert.deepEqual(find(file, {}), { value: 'http://context:1', origin: 'context prod' });
+  assert.deepEqual(find({ ...file, context: undefined }, {}), { value: 'http://file:1', origin: 'config file' });
+  assert.deepEqual(find({}, {}), { value: 'http://127.0.0.1:3000', origin: 'default' });
+  assert.deepEqual(find(undefined, {}), { value: 'http://127.0.0.1:3000', origin: 'default' });
+});
+
+test('VREG_CONTEXT chooses the context, and what it does not say comes from the rest of the file', (t) => {
+  const file = { context: 'a', contexts: { a: { url: 'http://a:1' }, b: { url: 'http://b:1' } }, timeout: '1s' };
+  const config = configOf(t, file, { VREG_CONTEXT: 'b' });
+  assert.equal(config.get('url'), 'http://b:1');
+  assert.equal(config.get('timeout'), '1s');
+});
+
+/** A value of each setting that is acceptable, and is not its default. */
+function someValue(key: SettingKey): string {
+  const { choices, default: preset } = settingOf(key);
+  if (choices) return choices.find((choice) => choice !== preset)!;
+  return { url: 'http://x:1', timeout: '7s', 'stale-after': '7s', interval: '7s', port: '7' }[key as string] ?? 'x';
+}
+
+for (const key of SETTING_KEYS) {
+  test(`${key} is read from ${envNameOf(key)}, its VERS_* name and the file`, (t) => {
+    const value = someValue(key);
+    assert.deepEqual(configOf(t, {}, { [envNameOf(key)]: value }).find(key), { value, origin: envNameOf(key) });
+    assert.deepEqual(configOf(t, { [key]: value }).find(key), { value, origin: 'config file' });
+    const { vers } = settingOf(key);
+    if (vers) assert.deepEqual(configOf(t, {}, { [vers]: value }).find(key), { value, origin: vers });
+  });
+}
+
+test('a number in the file is as good as its text', (t) => {
+  assert.equal(configOf(t, { port: 3001 }).get('port'), '3001');
+});
+
+const BAD: readonly [key: SettingKey, value: string, accepted: RegExp][] = [
+  ['url', 'localhost:3000', /http:\/\/HOST:PORT/],
+  ['url', 'ftp://x', /http:\/\/HOST:PORT/],
+  ['output', 'xml', /one of: table, wide, json/],
+  ['timeout', '5', /90s, 5m/],
+  ['role', 'boss', /one of: infra, /],
+  ['port', '-1', /0 \(any\) to 65535/],
+  ['port', '65536', /65535/],
+  ['stale-after', '0s', /more than 0/],
+  ['log-level', 'loud', /one of: debug, /],
+  ['log-format', 'xml', /one of: pretty, json/],
+  ['interval', 'often', /90s/],
+  ['on-exit', 'explode', /one of: stopped, deregister, keep/],
+];
+
+for (const [key, value, accepted] of BAD) {
+  test(`${key} = ${value} is refused, naming the setting, where it was set and what is accepted`, (t) => {
+    const origins: readonly [Config, string][] = [
+      [
+        configOf(t, {}, {}, { [key.replace(/-(\w)/g, (_, letter: string) => letter.toUpperCase())]: value }),
+        `flag --${key}`,
+      ],
+      [configOf(t, {}, { [envNameOf(key)]: value }), envNameOf(key)],
+      [configOf(t, { [key]: value }), 'config file'],
+      [configOf(t, { context: 'c', contexts: { c: { [key]: value } } }), 'context c'],
+    ];
+    for (const [config, origin] of origins) {
+      const said = refusal(() => config.find(key));
+      assert.ok(said.startsWith(key), said);
+      assert.ok(said.includes(`"${value}"`) && said.includes(`(from ${origin})`), said);
+      assert.match(said, accepted);
+    }
+  });
+}
+
+for (const text of ['', '{', 'null', '[]', '"x"', '{"url": "http://x:1"']) {
+  test(`a config file that holds ${text || 'nothing'} is refused with a hint`, (t) => {
+    const said = refusal(() => configOf(t, text).find('url'));
+    assert.match(said, /^the config file .*\/vreg\/config\.json is not a JSON object\ncorrect it: vreg config edit$/);
+  });
+}
+
+test('a config file is not read for what a flag or a variable says', (t) => {
+  assert.equal(configOf(t, '{', { VERS_INFRA_URL: 'http://x:1' }).get('url'), 'http://x:1');
+  assert.equal(configOf(t, '{', {}, { url: 'http://x:1' }).get('url'), 'http://x:1');
+});
+
+test('the token is read from a file that only its owner can read', (t) => {
+  const file = join(tempDir(t), 'token');
+  writeFileSync(file, ' s3cret\n', { mode: 0o600 });
+  assert.deepEqual(configOf(t, {}, { VREG_TOKEN_FILE: file }).token(), {
+    value: 's3cret',
+    origin: `${file}, VREG_TOKEN_FILE`,
+  });
+  for (const mode of [0o640, 0o604, 0o660, 0o644]) {
+    chmodSync(file, mode);
+    const said = refusal(() => configOf(t, { 'token-file': file }).token());
+    assert.equal(said, `the token file ${file} can be read by others (mode 0${mode.toString(8)})\nchmod 600 ${file}`);
+  }
+  // systemd guards what it hands over by the folder, and gives it mode 0440.
+  const CREDENTIALS_DIRECTORY = join(file, '..');
+  assert.equal(configOf(t, {}, { VREG_TOKEN_FILE: file, CREDENTIALS_DIRECTORY }).token()?.value, 's3cret');
+});
+
+test('a token file that is missing or empty is refused', (t) => {
+  const file = join(tempDir(t), 'token');
+  assert.match(
+    refusal(() => configOf(t, {}, {}, { tokenFile: file }).token()),
+    /^cannot read the token file .*ENOENT\)\n/,
+  );
+  writeFileSync(file, '\n', { mode: 0o600 });
+  assert.match(
+    refusal(() => configOf(t, {}, {}, { tokenFile: file }).token()),
+    /^the token file .* is empty\nwrite/,
+  );
+});
+
+test('a flag’s token file wins over the variables, they win over the config file’s', (t) => {
+  const file = join(tempDir(t), 'token');
+  writeFileSync(file, 'of-file', { mode: 0o600 });
+  const env = { VERS_AUTH_TOKEN: 'of-vers' };
+  assert.equal(configOf(t, {}, env, { tokenFile: file }).token()?.value, 'of-file');
+  assert.equal(configOf(t, { 'token-file': file }, env).token()?.value, 'of-vers');
+  assert.equal(configOf(t, {}, { ...env, VREG_TOKEN: 'of-vreg' }).token()?.value, 'of-vreg');
+  assert.equal(configOf(t, {}).token(), undefined);
+});
