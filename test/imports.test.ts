@@ -64,7 +64,7 @@ test('imports are found, of every kind', () => {
   has('src/cli.ts', 'src/help.ts', 'dynamic');
   has('src/client.ts', 'src/protocol/vm.ts', 'type');
   has('src/tree.ts', 'src/commands/ls.ts', 'dynamic');
-  has('src/commands/daemon.ts', 'daemon/main.ts', 'dynamic');
+  has('src/commands/daemon/serve.ts', 'daemon/main.ts', 'dynamic');
   has('daemon/store/database.ts', 'libsql', 'value');
 });
 
@@ -74,6 +74,15 @@ test('every import of ours is of a file that is there', () => {
     [],
   );
 });
+
+/** Errors, and the kind of what a journal line says. */
+const STORE_MAY = ['src/protocol/errors.ts', 'src/protocol/events.ts'];
+
+/** The daemon's subcommands are a room of their own, entered by the daemon's command alone. */
+function isOfDaemon(from: string, to: string): boolean {
+  const room = 'src/commands/daemon/';
+  return to.startsWith(room) && (from === 'src/commands/daemon.ts' || from.startsWith(room));
+}
 
 const RULES: readonly [rule: string, why: string, forbidden: (edge: Import) => boolean][] = [
   [
@@ -89,12 +98,13 @@ const RULES: readonly [rule: string, why: string, forbidden: (edge: Import) => b
   [
     'commands never import each other',
     'what two of them need is a room of its own, and a start pays for one command',
-    ({ from, to }) => from.startsWith('src/commands/') && to.startsWith('src/commands/'),
+    ({ from, to }) => from.startsWith('src/commands/') && to.startsWith('src/commands/') && !isOfDaemon(from, to),
   ],
   [
     'nothing but the tree imports commands',
     'they are found by name, and loaded when named',
-    ({ from, to, kind }) => to.startsWith('src/commands/') && (from !== 'src/tree.ts' || kind !== 'dynamic'),
+    ({ from, to, kind }) =>
+      to.startsWith('src/commands/') && (from !== 'src/tree.ts' || kind !== 'dynamic') && !isOfDaemon(from, to),
   ],
   [
     'only the commands that run a daemon or an agent reach it',
@@ -102,7 +112,8 @@ const RULES: readonly [rule: string, why: string, forbidden: (edge: Import) => b
     ({ from, to }) =>
       from.startsWith('src/') &&
       to.startsWith('daemon/') &&
-      !['src/commands/daemon.ts', 'src/commands/heartbeat.ts'].includes(from),
+      !from.startsWith('src/commands/daemon/') &&
+      from !== 'src/commands/heartbeat.ts',
   ],
   [
     'the daemon is reached by dynamic import or for its types',
@@ -128,7 +139,7 @@ const RULES: readonly [rule: string, why: string, forbidden: (edge: Import) => b
     'the store knows no rules and no HTTP',
     'it knows records',
     ({ from, to, own }) =>
-      from.startsWith('daemon/store/') && own && !to.startsWith('daemon/store/') && to !== 'src/protocol/errors.ts',
+      from.startsWith('daemon/store/') && own && !to.startsWith('daemon/store/') && !STORE_MAY.includes(to),
   ],
   [
     'nothing of HTTP but the wiring opens a store',
@@ -152,7 +163,7 @@ const USERS: readonly [name: string, where: readonly string[], why: string][] = 
   ['chalk', ['src/render.ts'], 'answers become text in one place'],
   ['cli-table3', ['src/render.ts'], 'answers become text in one place'],
   ['commander', ['src/cli.ts', 'src/completion.ts'], 'commands are definitions, which know no commander'],
-  ['conf', ['src/commands/config.ts'], 'reading a file needs no library, and starts are counted in milliseconds'],
+  ['conf', ['src/config-file.ts'], 'reading a file needs no library, and starts are counted in milliseconds'],
   ['libsql', ['daemon/store/database.ts'], 'one kind of store is SQLite'],
 ];
 

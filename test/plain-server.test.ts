@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { Interrupted } from '../src/cli.ts';
+import { Interrupted } from '../src/session.ts';
 import { seed, start, vreg } from './helpers/cli.ts';
 import { startPlainServer } from './helpers/plain-server.ts';
 import { until } from './helpers/until.ts';

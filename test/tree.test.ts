@@ -56,6 +56,8 @@ function fault(words: readonly string[]): string | undefined {
   for (let index = 0; index < words.length; index++) {
     const word = words[index]!;
     if (word === '--version') continue;
+    // What is behind belongs to another program.
+    if (word === '--') break;
     if (word.startsWith('-')) {
       const [flag = ''] = word.split('=', 1);
       const takesValue = flagsOf(command ?? {}).get(flag);

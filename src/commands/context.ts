@@ -58,7 +58,7 @@ const use = defineCommand({
   examples: [
     { about: 'from now on', command: 'vreg context use prod' },
     { about: 'for one command', command: 'vreg ls --context prod' },
-    { about: 'for this shell', command: 'export VREG_CONTEXT=prod' },
+    { about: 'for this shell', command: 'export VREG_CONTEXT=prod; vreg status' },
   ],
   exits: [3],
   async run(context, [name]) {
@@ -122,7 +122,7 @@ const current = defineCommand({
     'Prints the name of the context in use; nothing and exit code 3 when there is none. It asks no registry.',
   examples: [
     { about: 'which one?', command: 'vreg context current' },
-    { about: 'in a prompt', command: `PS1='$(vreg context current 2>/dev/null) $ '` },
+    { about: 'in a prompt', command: 'PROMPT=$(vreg context current)' },
     { about: 'in a script', command: 'test "$(vreg context current)" = prod || exit' },
   ],
   exits: [3],

@@ -6,7 +6,7 @@ import { VregError } from '../protocol/errors.ts';
 
 export const exec = defineCommand<LiveFlags & { pick?: Pick }>({
   name: 'exec',
-  summary: 'run a command with the address of a live VM in its environment',
+  summary: 'run a command with a live VM in its environment',
   description:
     'Runs a command with VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_ADDRESS and VREG_VM_URL of one live VM, and ends with its exit code. Without a live VM it does not run: exit code 3.',
   arguments: [ROLE_ARGUMENT, { name: 'command', about: 'behind --: the command and its arguments', variadic: true }],

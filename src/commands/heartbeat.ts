@@ -55,7 +55,7 @@ async function registerMissing(context: Context, id: string, flags: Flags): Prom
   if (!flags.registerIfMissing) {
     throw new VregError('NOT_FOUND', 'VM not found', {
       field: 'id',
-      hint: 'register it: vreg heartbeat --register-if-missing',
+      hint: 'see what is registered: vreg ls',
     });
   }
   const { lastSeen } = await context.client().register(thisVm(context.config, flags, id));

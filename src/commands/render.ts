@@ -19,7 +19,7 @@ interface Job {
 
 export const render = defineCommand<{ watch?: boolean; once?: boolean }>({
   name: 'render',
-  summary: 'write files from the live registry, and run a command on a change',
+  summary: 'write files from the live registry, and keep them so',
   description:
     'Renders mustache templates into files, whole and in one step, and runs CMD (by a shell) when a file changed. A template sees one list of live VMs a role ({{#worker}} ... {{/worker}}), {{#live}} for all of them and {{#vms}} for every entry; of a VM its fields, and {{ports.NAME}} for the port of a service. A registry that is away leaves every file as it is.',
   arguments: [
@@ -32,7 +32,7 @@ export const render = defineCommand<{ watch?: boolean; once?: boolean }>({
   examples: [
     {
       about: 'an nginx upstream of all workers',
-      command: "vreg render workers.conf.mustache:/etc/nginx/conf.d/workers.conf:'nginx -s reload' --watch",
+      command: "vreg render w.mustache:/etc/nginx/conf.d/w.conf:'nginx -s reload' --watch",
     },
     { about: 'a hosts file, once', command: 'vreg render hosts.mustache:hosts' },
     { about: 'two files', command: 'vreg render a.mustache:a.conf b.mustache:b.conf' },

@@ -210,10 +210,10 @@ test('of a file, what can be registered is, and the rest is told with the worst 
   });
 });
 
-test('an update that cannot change the role says so', async (t) => {
+test('an update brings the role with it', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'x', role: 'infra' })]);
-  const { code, stderr } = await vreg(['register', 'x', '--if-exists', 'update'], { url });
-  assert.equal(code, 0);
-  assert.equal(stderr, 'vreg: x keeps its role infra: a role is given once, with the registration\n');
+  const { code, stdout, stderr } = await vreg(['register', 'x', '--if-exists', 'update', '-o', 'json'], { url });
+  assert.deepEqual([code, stderr], [0, '']);
+  assert.equal(JSON.parse(stdout).role, 'worker');
 });

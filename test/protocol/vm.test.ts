@@ -95,7 +95,7 @@ test('services is an array of objects, and each wrong one is named by its place'
   for (const port of [undefined, null, '80', 0, -1, 65_536, 1.5, Number.NaN, [80]]) {
     refuses('services[0].port', [{ ...good, port }], /integer from 1 to 65535/);
   }
-  for (const healthPath of [1, null, {}])
+  for (const healthPath of [1, true, {}])
     refuses('services[0].healthPath', [{ ...good, healthPath }], /must be a string/);
   refuses('services', Array(MAX_SERVICES + 1).fill(good), /257 given, at most 256/);
   assert.equal(

@@ -1,0 +1,155 @@
+/** One run of the program: what a command is handed, made piece by piece when it asks for it. */
+import { setTimeout } from 'node:timers/promises';
+import { RegistryClient } from './client.ts';
+import type { Command, Context } from './command.ts';
+import type { Config } from './config.ts';
+import { type Io, printable } from './io.ts';
+import { VregError } from './protocol/errors.ts';
+import type { OutputFormat } from './settings.ts';
+import { loadAllCommands } from './tree.ts';
+
+export interface Deps {
+  io: Io;
+  env: NodeJS.ProcessEnv;
+  version: string;
+  now(): number;
+  /** Aborted with an {@link Interrupted} when a signal asks the program to end. */
+  signal: AbortSignal;
+}
+
+/** The reason of an abort by a signal; the program ends with 128 + its number. */
+export class Interrupted extends Error {
+  readonly exit: number;
+
+  constructor(signal: 'SIGINT' | 'SIGTERM' | 'SIGHUP') {
+    super(`ended by ${signal}`);
+    this.exit = 128 + { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 }[signal];
+  }
+}
+
+/** What the flags of every command were. */
+export interface GlobalFlags {
+  output?: string;
+  quiet?: boolean;
+  json?: boolean;
+  headers: boolean;
+  color: boolean;
+  verbose?: boolean;
+}
+
+export class Session implements Context {
+  readonly config: Config;
+  readonly #deps: Deps;
+  #flags: GlobalFlags = { headers: true, color: true };
+  #io: Io | undefined;
+  #client: RegistryClient | undefined;
+  /** Goes on with the default format when the settings are wrong. */
+  lenient = false;
+  readonly argv: readonly string[];
+
+  constructor(argv: readonly string[], deps: Deps, config: Config) {
+    this.argv = argv;
+    this.#deps = deps;
+    this.config = config;
+  }
+
+  setFlags(flags: GlobalFlags & Record<string, unknown>): void {
+    this.#flags = flags;
+    this.config.setFlags(flags);
+  }
+
+  get io(): Io {
+    this.#io ??= this.#flags.color ? this.#deps.io : { ...this.#deps.io, color: false, errColor: false };
+    return this.#io;
+  }
+
+  get env(): NodeJS.ProcessEnv {
+    return this.#deps.env;
+  }
+
+  get signal(): AbortSignal {
+    return this.#deps.signal;
+  }
+
+  get version(): string {
+    return this.#deps.version;
+  }
+
+  get format(): OutputFormat {
+    if (this.#flags.quiet) return 'name';
+    if (this.#flags.json) return 'json';
+    return this.#output() ?? (this.io.tty ? 'table' : 'tsv');
+  }
+
+  #output(): OutputFormat | undefined {
+    try {
+      return this.config.get('output') as OutputFormat | undefined;
+    } catch (error) {
+      if (this.lenient && this.#flags.output === undefined) return undefined;
+      throw error;
+    }
+  }
+
+  now(): number {
+    return this.#deps.now();
+  }
+
+  sleep(ms: number): Promise<void> {
+    const { signal } = this.#deps;
+    return setTimeout(ms, undefined, { signal }).catch(() => {
+      throw signal.reason;
+    });
+  }
+
+  client(): RegistryClient {
+    if (!this.#client) {
+      const { value: url, origin } = this.config.find('url')!;
+      const trace = (line: string) => this.note(line);
+      this.#client = new RegistryClient({
+        url: url.replace(/\/+$/, ''),
+        origin,
+        token: this.config.token()?.value,
+        ca: this.config.certificates(),
+        timeout: this.config.duration('timeout'),
+        signal: this.#deps.signal,
+        ...(this.#flags.verbose ? { trace } : {}),
+      });
+    }
+    return this.#client;
+  }
+
+  async print(answer: Parameters<Context['print']>[0]): Promise<void> {
+    const { print } = await import('./render.ts');
+    await print(this.io, answer, { format: this.format, headers: this.#flags.headers, now: this.now() });
+  }
+
+  note(text: string): void {
+    this.io.err(`vreg: ${printable(text)}\n`);
+  }
+
+  verbose(text: string): void {
+    if (this.#flags.verbose) this.note(text);
+  }
+
+  get showsProgress(): boolean {
+    return this.io.errTty && !this.#flags.verbose;
+  }
+
+  async confirm(question: string, yes: boolean | undefined): Promise<void> {
+    if (yes) return;
+    if (!this.io.canAsk) {
+      throw new VregError('REFUSED', `cannot ask without a terminal: ${question}`);
+    }
+    const answer = await this.io.ask(`${question} [y/N] `);
+    if (!/^y(es)?$/i.test(answer.trim()))
+      throw new VregError('REFUSED', 'nothing was done', { hint: 'answer y, or say --yes' });
+  }
+
+  commands(): Promise<readonly Command<never>[]> {
+    return loadAllCommands();
+  }
+
+  close(): void {
+    this.#client?.close();
+  }
+}
