@@ -21,7 +21,7 @@ export interface ProcessInfo {
 }
 
 /** Milliseconds that a process is given to drain. */
-const END_PATIENCE = 20_000;
+const END_PATIENCE = 35_000;
 /** Milliseconds between two looks whether it has gone. */
 const LOOK_EVERY = 50;
 

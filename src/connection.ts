@@ -151,7 +151,7 @@ export class Connection {
       'UNREACHABLE',
       `cannot reach the registry at ${this.url} (${reason}${origin ? `, from ${origin}` : ''})`,
       {
-        hint: 'is it running there? start one with: vreg daemon, or name another with --url or VERS_INFRA_URL',
+        hint: hintOf(cause.code),
         cause,
       },
     );
@@ -160,6 +160,15 @@ export class Connection {
   #from(): string {
     return this.#options.origin ? ` (from ${this.#options.origin})` : '';
   }
+}
+
+/** Codes of OpenSSL's refusals: the server was reached, but its certificate is not one to trust. */
+const CERTIFICATE = /CERT|SELF_SIGNED|UNABLE_TO_VERIFY|ALTNAME/;
+
+function hintOf(code = ''): string {
+  if (CERTIFICATE.test(code)) return "name the CA that signed the server's certificate: --ca-file FILE";
+  if (code.startsWith('ERR_SSL')) return 'does it speak TLS there? the URL may want http:// instead of https://';
+  return 'is it running there? start one with: vreg daemon, or name another with --url or VERS_INFRA_URL';
 }
 
 function firstLine(text: string): string {
