@@ -495,7 +495,7 @@ complete -c vreg -n '__vreg_at version' -l no-headers -d 'leave the titles of co
 complete -c vreg -n '__vreg_at version' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at version' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at version' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at help' -f -a 'exit-codes environment'
+complete -c vreg -n '__vreg_at help' -f -a 'ls get discover addr url status health register update pause resume stop rm heartbeat daemon config completion version help exit-codes environment'
 complete -c vreg -n '__vreg_at help' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at help' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at help' -l output -s o -d 'how answers are printed' -x -a 'table wide json ndjson yaml name tsv'
