@@ -83,7 +83,10 @@ function completing(t: TestContext, url: string): Completing {
 const NOWHERE = 'http://127.0.0.1:1';
 
 for (const shell of SHELLS) {
-  test(`${shell} completes commands, subcommands, flags and fixed values`, unless(shell), async (t) => {
+  test(`${shell} completes commands, subcommands, flags and fixed values`, {
+    ...unless(shell),
+    timeout: 60_000,
+  }, async (t) => {
     const { offers } = completing(t, NOWHERE);
     assert.deepEqual(await offers(shell, ''), [...names].sort());
     assert.deepEqual(await offers(shell, 'he'), ['health', 'heartbeat', 'help']);
@@ -105,7 +108,7 @@ for (const shell of SHELLS) {
     assert.deepEqual(await offers(shell, 'url', '--sch'), ['--scheme']);
   });
 
-  test(`${shell} completes the ids that a real daemon has`, unless(shell), async (t) => {
+  test(`${shell} completes the ids that a real daemon has`, { ...unless(shell), timeout: 60_000 }, async (t) => {
     const daemon = await startDaemon(t);
     await seed(daemon.url, [aVm({ id: 'worker-1' }), aVm({ id: 'worker-2' }), aVm({ id: 'other' })]);
     const { offers } = completing(t, daemon.url);
@@ -115,7 +118,7 @@ for (const shell of SHELLS) {
     assert.deepEqual(await offers(shell, 'heartbeat', 'other', 'worker'), ['worker-1', 'worker-2']);
   });
 
-  test(`${shell} does not run what somebody has put into an id`, unless(shell), async (t) => {
+  test(`${shell} does not run what somebody has put into an id`, { ...unless(shell), timeout: 60_000 }, async (t) => {
     const { url } = await serveApp(t);
     const mark = join(tempDir(t), 'ran');
     await seed(url, [aVm({ id: `a$(touch ${mark})` }), aVm({ id: `a\`touch ${mark}\`` })]);
@@ -124,7 +127,10 @@ for (const shell of SHELLS) {
     assert.equal(existsSync(mark), false);
   });
 
-  test(`${shell} offers nothing, and says nothing, when the registry is away or silent`, unless(shell), async (t) => {
+  test(`${shell} offers nothing, and says nothing, when the registry is away or silent`, {
+    ...unless(shell),
+    timeout: 60_000,
+  }, async (t) => {
     assert.deepEqual(await completing(t, NOWHERE).offers(shell, 'get', ''), []);
     assert.deepEqual(await completing(t, 'nonsense').offers(shell, 'get', ''), []);
     const silent = createServer();
