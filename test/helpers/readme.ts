@@ -54,7 +54,7 @@ export function steps(block: string): Step[] {
     .split(/^\$ /m)
     .slice(1)
     .map((text) => {
-      const [, command, output] = /^((?:.*\\\n)*.*)\n([^]*)$/.exec(text)!;
+      const [, command, output] = /^((?:.*\\\n)*.*)\n([\s\S]*)$/.exec(text)!;
       return { command: command!, output: output! };
     });
 }
