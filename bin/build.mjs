@@ -1,6 +1,6 @@
 /**
- * `npm run build`: one bundle of our own code for a fast start, one for the store's worker, and V8's code cache for the
- * first. The daemon's libraries stay outside: they are loaded only by `vreg daemon`, where start-up does not matter.
+ * `npm run build`: one bundle of our own code for a fast start, one for the store's worker, the manual pages, and V8's
+ * code cache for the first. The daemon's libraries stay outside: they are loaded only by `vreg daemon`, where start-up does not matter.
  */
 import { spawn } from 'node:child_process';
 import { rmSync } from 'node:fs';
@@ -32,6 +32,19 @@ await build({
   logLevel: 'warning',
 });
 
+const run = (args, env) =>
+  new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [`${root}dist/boot.cjs`, ...args], {
+      env: { PATH: process.env.PATH, ...env },
+      stdio: ['ignore', 'ignore', 'inherit'],
+    });
+    child.on('exit', (code) =>
+      code === 0 ? resolve() : reject(new Error(`vreg ${args.join(' ')} ended with ${code}`)),
+    );
+  });
+
+await run(['help', '--write-man', `${root}dist/man`]);
+
 // The cache holds what has run, so the command that scripts call most is run once, against an answer of our own.
 const server = createServer((_request, response) => {
   const vm = { id: 'a', name: 'a', role: 'infra', status: 'running', address: 'a', registeredBy: 'a' };
@@ -39,10 +52,5 @@ const server = createServer((_request, response) => {
 });
 await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
 const url = `http://127.0.0.1:${server.address().port}`;
-const child = spawn(process.execPath, [`${root}dist/boot.cjs`, 'addr', 'infra'], {
-  env: { PATH: process.env.PATH, VERS_INFRA_URL: url, VREG_WRITE_CODE_CACHE: '1' },
-  stdio: ['ignore', 'ignore', 'inherit'],
-});
-const code = await new Promise((resolve) => child.on('exit', resolve));
+await run(['addr', 'infra'], { VERS_INFRA_URL: url, VREG_WRITE_CODE_CACHE: '1' });
 server.close();
-if (code !== 0) throw new Error(`\`vreg addr infra\` ended with ${code} while its code cache was made`);

@@ -13,6 +13,8 @@ import { SqliteStore } from './store/sqlite.ts';
 
 /** Milliseconds between two saves of beats: half of the second within which a beat shall be durable. */
 const SAVE_EVERY = 500;
+/** Milliseconds between two looks for VMs that went stale: how late a watcher may hear of it. */
+const SWEEP_EVERY = 250;
 /** Saves without a beat after which the listening clock is saved all the same: how much of a lease a kill -9 can give back. */
 const IDLE_SAVES = 10;
 
@@ -61,9 +63,11 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   clock.start();
   const registry = new Registry({ store, clock, staleAfter }, contents);
   const saver = saveBeatsRegularly(registry, log);
+  const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY);
 
-  const app = buildApp({ registry, version, token, log });
+  const app = buildApp({ registry, version, token, log, dataDir });
   const closeStore = async () => {
+    clearInterval(sweeper);
     await saver.stop();
     clock.stop();
     await store.close();

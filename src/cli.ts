@@ -1,5 +1,6 @@
 /** argv to exit code: builds the commander tree, runs one command, and is the one place that prints errors. */
 import { Command as Commander, CommanderError, Option } from 'commander';
+import { ChildEnded } from './child.ts';
 import { RegistryClient } from './client.ts';
 import { type Command, type Context, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from './command.ts';
 import { Config } from './config.ts';
@@ -127,6 +128,7 @@ class Session implements Context {
         url: url.replace(/\/+$/, ''),
         origin,
         token: this.config.token()?.value,
+        ca: this.config.certificates(),
         timeout: this.config.duration('timeout'),
         signal: this.#deps.signal,
         ...(this.#flags.verbose ? { trace } : {}),
@@ -142,6 +144,14 @@ class Session implements Context {
 
   note(text: string): void {
     this.io.err(`vreg: ${text}\n`);
+  }
+
+  verbose(text: string): void {
+    if (this.#flags.verbose) this.note(text);
+  }
+
+  get showsProgress(): boolean {
+    return this.io.errTty && !this.#flags.verbose;
   }
 
   async confirm(question: string, yes: boolean | undefined): Promise<void> {
@@ -166,7 +176,11 @@ class Session implements Context {
 
 /** The first word that is neither a flag nor a global flag's value. */
 function commandOf(argv: readonly string[]): string | undefined {
-  const takesValue = new Set<string>(GLOBAL_SETTINGS.flatMap((key) => [`--${key}`, SHORT[key] ?? `--${key}`]));
+  const takesValue = new Set<string>([
+    '-c',
+    '--context',
+    ...GLOBAL_SETTINGS.flatMap((key) => [`--${key}`, SHORT[key] ?? `--${key}`]),
+  ]);
   for (let index = 0; index < argv.length; index++) {
     const word = argv[index]!;
     if (takesValue.has(word)) index++;
@@ -265,7 +279,7 @@ function unknownCommand(
 }
 
 function report(thrown: unknown, session: Session): number {
-  if (thrown instanceof Interrupted) return thrown.exit;
+  if (thrown instanceof Interrupted || thrown instanceof ChildEnded) return thrown.exit;
   const error = thrown instanceof CommanderError ? fromCommander(thrown) : thrown;
   if (error === undefined) return EXIT.ok;
   const known = error instanceof VregError ? error : undefined;

@@ -3,92 +3,121 @@
  * do next. It speaks only what the original registry speaks unless a method's docstring says otherwise; the query option
  * `include=liveness`, which it adds, is nothing to that one.
  */
+
+import { type ClientOptions, Connection, type ServerFacts } from './connection.ts';
 import {
   DEFAULT_STALE_AFTER,
   type Deleted,
   type Health,
   type Heartbeat,
+  type Heartbeats,
   INCLUDE_LIVENESS,
-  LEASE_HEADER,
   type ListQuery,
   PATHS,
-  VERSION_HEADER,
   type VmList,
   type VmWithLiveness,
+  type Why,
 } from './protocol/api.ts';
-import { fromAnswer, VregError } from './protocol/errors.ts';
+import { VregError } from './protocol/errors.ts';
+import type { History, HistoryItem } from './protocol/events.ts';
+import { comparison, parseSelector } from './protocol/selector.ts';
 import type { Registration, Vm, VmUpdate } from './protocol/vm.ts';
-import { type Reply, Transport } from './transport.ts';
-
-/** Milliseconds to wait for an answer when nothing else is said. */
-export const DEFAULT_TIMEOUT = 10_000;
-
-export interface ClientOptions {
-  url: string;
-  /** Where the URL was set, for errors: `VERS_INFRA_URL`, `flag --url`. */
-  origin?: string;
-  token?: string | undefined;
-  /** Milliseconds for one request. */
-  timeout?: number;
-  /** Ends every request under way. */
-  signal?: AbortSignal | undefined;
-  /** Told of each exchange, without its token: for `-v`. */
-  trace?: (line: string) => void;
-}
-
-/** What the last answer said of the server besides its body. */
-export interface ServerFacts {
-  /** Version of the vreg daemon; undefined for the original registry. */
-  version?: string | undefined;
-  /** The server's lease in milliseconds; the original registry's where it says none. */
-  lease: number;
-  /** The server's clock at that answer, milliseconds since the epoch; to the second. */
-  now: number;
-}
+import type { Reply } from './transport.ts';
 
 export class RegistryClient {
   readonly url: string;
-  readonly #options: ClientOptions;
-  #transport: Transport | undefined;
-  #facts: ServerFacts = { lease: DEFAULT_STALE_AFTER, now: Date.now() };
+  readonly #connection: Connection;
 
   constructor(options: ClientOptions) {
     this.url = options.url;
-    this.#options = options;
+    this.#connection = new Connection(options);
   }
 
+  /** What the last answer said of the server; before there was one, what is assumed. */
   get server(): ServerFacts {
-    return this.#facts;
+    return this.#connection.facts ?? { lease: DEFAULT_STALE_AFTER, now: Date.now() };
   }
 
-  /** @throws VregError CONFLICT when the id is taken, INVALID, or any of {@link request} */
+  /** @throws VregError CONFLICT when the id is taken, INVALID, or any of {@link Connection.request} */
   register(registration: Registration): Promise<VmWithLiveness> {
     return this.#entry('POST', PATHS.vms, registration);
   }
 
-  /** Newest registration first. */
-  list({ role, status }: ListQuery = {}): Promise<VmWithLiveness[]> {
-    return this.#entries(PATHS.vms, { role, status });
+  /**
+   * Registers a VM or brings its entry up to date: one PUT where the server has it, else a POST and, when the id is
+   * taken, a PATCH (which leaves the role as it is).
+   */
+  async registerOrUpdate(registration: Registration): Promise<VmWithLiveness> {
+    const { id, role: _role, registeredBy: _by, ...update } = registration;
+    if (await this.isVreg()) return this.#entry('PUT', PATHS.vm(id), registration);
+    try {
+      return await this.register(registration);
+    } catch (error) {
+      if (!(error instanceof VregError) || error.code !== 'CONFLICT') throw error;
+      return this.update(id, update);
+    }
   }
 
-  /** @throws VregError NOT_FOUND, or any of {@link request} */
+  /** Newest registration first, unless `sort` says otherwise. What the original registry cannot do is done here. */
+  async list({ role, status, selector, sort, limit }: ListQuery = {}): Promise<VmWithLiveness[]> {
+    const wanted = { role, status, selector, sort, limit: limit?.toString() };
+    const vms = await this.#entries(PATHS.vms, wanted);
+    if (this.server.version !== undefined) return vms;
+    const selected = selector === undefined ? vms : vms.filter(parseSelector(selector));
+    const order = sort && comparison(sort);
+    return (order ? selected.sort(order) : selected).slice(0, limit);
+  }
+
+  /** @throws VregError NOT_FOUND, or any of {@link Connection.request} */
   get(id: string): Promise<VmWithLiveness> {
     return this.#entry('GET', PATHS.vm(id));
   }
 
-  /** @throws VregError NOT_FOUND, INVALID, or any of {@link request} */
-  update(id: string, update: VmUpdate): Promise<VmWithLiveness> {
-    return this.#entry('PATCH', PATHS.vm(id), update);
+  /** With the revision that {@link update} can be told to expect; undefined of the original registry. */
+  async getWithRevision(id: string): Promise<{ vm: VmWithLiveness; revision: string | undefined }> {
+    const vm = await this.get(id);
+    return { vm, revision: this.server.etag };
   }
 
-  /** @throws VregError NOT_FOUND, or any of {@link request} */
+  /**
+   * @param expect a revision from {@link getWithRevision}: the update fails when the entry has another by now
+   * @throws VregError NOT_FOUND, INVALID, PRECONDITION_FAILED, or any of {@link Connection.request}
+   */
+  update(id: string, update: VmUpdate, expect?: string): Promise<VmWithLiveness> {
+    return this.#entry('PATCH', PATHS.vm(id), update, expect);
+  }
+
+  /** @throws VregError NOT_FOUND, or any of {@link Connection.request} */
   deregister(id: string): Promise<Deleted> {
-    return this.request<Deleted>('DELETE', PATHS.vm(id));
+    return this.#connection.request<Deleted>('DELETE', PATHS.vm(id));
   }
 
-  /** @throws VregError NOT_FOUND, or any of {@link request} */
+  /** @throws VregError NOT_FOUND, or any of {@link Connection.request} */
   heartbeat(id: string): Promise<Heartbeat> {
-    return this.request<Heartbeat>('POST', PATHS.heartbeat(id));
+    return this.#connection.request<Heartbeat>('POST', PATHS.heartbeat(id));
+  }
+
+  /**
+   * Signs of life of many VMs, in one request where the server has that, else in one each.
+   * @returns the ids that were heard, and those that are not registered
+   */
+  async heartbeats(ids: readonly string[]): Promise<{ heard: Heartbeat[]; unknown: string[] }> {
+    if (ids.length > 1 && (await this.isVreg())) {
+      const { lastSeen, unknown } = await this.#connection.request<Heartbeats>('POST', PATHS.heartbeats, { ids });
+      const missing = new Set(unknown);
+      return { heard: ids.filter((id) => !missing.has(id)).map((id) => ({ id, lastSeen })), unknown };
+    }
+    const heard: Heartbeat[] = [];
+    const unknown: string[] = [];
+    for (const id of ids) {
+      const beat = await this.heartbeat(id).catch((error: unknown) => {
+        if (error instanceof VregError && error.code === 'NOT_FOUND') return undefined;
+        throw error;
+      });
+      if (beat) heard.push(beat);
+      else unknown.push(id);
+    }
+    return { heard, unknown };
   }
 
   /** The live VMs of a role, oldest registration first; none is an empty array. */
@@ -96,114 +125,78 @@ export class RegistryClient {
     return this.#entries(PATHS.discover(role), {});
   }
 
+  /** An addition. Newest change first. @throws VregError NOT_FOUND, UNSUPPORTED, or any of {@link Connection.request} */
+  async history(id: string, limit?: number): Promise<HistoryItem[]> {
+    await this.#need('histories');
+    return (await this.#connection.request<History>('GET', PATHS.history(id) + query({ limit: limit?.toString() })))
+      .history;
+  }
+
+  /** An addition. @throws VregError NOT_FOUND, UNSUPPORTED, or any of {@link Connection.request} */
+  async why(id: string): Promise<Why> {
+    await this.#need('reasons');
+    return this.#connection.request<Why>('GET', PATHS.why(id));
+  }
+
+  /** An addition: the bytes of a consistent copy of the database. @throws VregError UNSUPPORTED, or any of {@link Connection.request} */
+  async backup(): Promise<AsyncIterable<Uint8Array>> {
+    await this.#need('backups');
+    return this.#connection.open('GET', PATHS.backup);
+  }
+
+  /** True of a vreg daemon, false of the original registry; asks for its health if no answer has told yet. */
+  async isVreg(): Promise<boolean> {
+    if (!this.#connection.facts) await this.health();
+    return this.server.version !== undefined;
+  }
+
   health(): Promise<Health> {
-    return this.request<Health>('GET', PATHS.health);
+    return this.#connection.request<Health>('GET', PATHS.health);
   }
 
-  /** @throws VregError UNREACHABLE, BAD_ANSWER, or the error that the registry answered with */
-  async request<T>(method: string, path: string, body?: unknown): Promise<T> {
-    const { token, timeout = DEFAULT_TIMEOUT, signal, trace } = this.#options;
-    const headers: Record<string, string> = { accept: 'application/json' };
-    if (body !== undefined) headers['content-type'] = 'application/json';
-    if (token !== undefined) headers.authorization = `Bearer ${token}`;
-    const started = performance.now();
-    let reply: Reply;
-    try {
-      this.#transport ??= new Transport(this.#parsedUrl());
-      const text = body === undefined ? undefined : JSON.stringify(body);
-      reply = await this.#transport.send({ method, path, headers, body: text, timeout, signal });
-    } catch (error) {
-      throw signal?.aborted ? signal.reason : this.#unreachable(error as NodeJS.ErrnoException);
-    }
-    trace?.(`${method} ${this.url}${path} ${reply.status} ${Math.round(performance.now() - started)} ms`);
-    this.#note(reply);
-    return this.#read<T>(reply, `${method} ${path}`);
+  /** An answer that is read as it comes. @throws VregError as {@link Connection.open} */
+  open(path: string, headers: Record<string, string>): Promise<AsyncIterable<Uint8Array>> {
+    return this.#connection.open('GET', path, headers);
   }
 
-  /** Closes the connection; a later request opens a new one. */
+  /** Any route, and its answer as it came, whatever its status. @throws VregError UNREACHABLE */
+  raw(method: string, path: string, body?: string): Promise<Reply> {
+    return this.#connection.raw(method, path, body);
+  }
+
+  /** Closes the connections; a later request opens new ones. */
   close(): void {
-    this.#transport?.close();
-    this.#transport = undefined;
+    this.#connection.close();
   }
 
-  async #entry(method: string, path: string, body?: unknown): Promise<VmWithLiveness> {
-    return this.#withLiveness(await this.request<Vm>(method, path + query(INCLUDE_LIVENESS), body));
+  async #entry(method: string, path: string, body?: unknown, expect?: string): Promise<VmWithLiveness> {
+    const headers = expect === undefined ? undefined : { 'if-match': expect };
+    return this.#withLiveness(
+      await this.#connection.request<Vm>(method, path + query(INCLUDE_LIVENESS), body, headers),
+    );
+  }
+
+  async #need(what: string): Promise<void> {
+    if (await this.isVreg()) return;
+    throw new VregError('UNSUPPORTED', `the registry at ${this.url} is not a vreg daemon: it has no ${what}`, {
+      hint: 'run vreg daemon there; its clients and its curl recipes work on unchanged',
+    });
   }
 
   async #entries(path: string, options: Record<string, string | undefined>): Promise<VmWithLiveness[]> {
-    const { vms } = await this.request<VmList>('GET', path + query({ ...options, ...INCLUDE_LIVENESS }));
+    const { vms } = await this.#connection.request<VmList>('GET', path + query({ ...options, ...INCLUDE_LIVENESS }));
+    if (!Array.isArray(vms)) throw this.#connection.badAnswer(`GET ${path} without a list of VMs`);
     return vms.map((vm) => this.#withLiveness(vm));
   }
 
   /** The daemon's word; of the original registry, which says nothing, what its `lastSeen` and its clock say. */
   #withLiveness(vm: Vm & { stale?: boolean }): VmWithLiveness {
-    const { lease, now } = this.#facts;
+    const { lease, now } = this.server;
     return { ...vm, stale: vm.stale ?? now - Date.parse(vm.lastSeen) > lease };
-  }
-
-  #parsedUrl(): URL {
-    const url = URL.canParse(this.url) ? new URL(this.url) : undefined;
-    if (!url || !['http:', 'https:', 'unix:'].includes(url.protocol)) {
-      throw new VregError('USAGE', `"${this.url}" is not the URL of a registry${this.#from()}`, {
-        field: 'url',
-        hint: 'write it as http://HOST:PORT, https://HOST:PORT or unix:/path/to.sock',
-      });
-    }
-    return url;
-  }
-
-  #note({ headers }: Reply): void {
-    const lease = Number(headers[LEASE_HEADER]);
-    const now = Date.parse(String(headers.date));
-    this.#facts = {
-      version: headers[VERSION_HEADER] as string | undefined,
-      lease: lease > 0 ? lease : DEFAULT_STALE_AFTER,
-      now: Number.isNaN(now) ? Date.now() : now,
-    };
-  }
-
-  #read<T>({ status, text }: Reply, what: string): T {
-    let body: unknown;
-    try {
-      body = JSON.parse(text);
-    } catch {
-      body = undefined;
-    }
-    if (status >= 400) throw fromAnswer(status, body, `${what} was answered with ${status}${firstLine(text)}`);
-    if (status < 200 || status > 299 || typeof body !== 'object' || body === null) {
-      throw new VregError('BAD_ANSWER', `${this.url} answered ${what} with ${status}, but not with a registry's JSON`, {
-        hint: `is this the registry's URL${this.#from()}?`,
-      });
-    }
-    return body as T;
-  }
-
-  #unreachable(cause: NodeJS.ErrnoException): Error {
-    if (cause instanceof VregError) return cause;
-    const { timeout = DEFAULT_TIMEOUT, origin } = this.#options;
-    const reason =
-      cause.name === 'TimeoutError' ? `no answer within ${timeout / 1000} s` : (cause.code ?? cause.message);
-    return new VregError(
-      'UNREACHABLE',
-      `cannot reach the registry at ${this.url} (${reason}${origin ? `, from ${origin}` : ''})`,
-      {
-        hint: 'is it running there? start one with: vreg daemon, or name another with --url or VERS_INFRA_URL',
-        cause,
-      },
-    );
-  }
-
-  #from(): string {
-    return this.#options.origin ? ` (from ${this.#options.origin})` : '';
   }
 }
 
 function query(options: Record<string, string | undefined>): string {
   const given = Object.entries(options).filter((pair): pair is [string, string] => pair[1] !== undefined);
   return given.length > 0 ? `?${new URLSearchParams(given)}` : '';
-}
-
-function firstLine(text: string): string {
-  const line = text.trim().split('\n', 1)[0]!.slice(0, 120);
-  return line && !line.startsWith('<') ? `: ${line}` : '';
 }

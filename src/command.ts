@@ -27,6 +27,8 @@ export interface Flag {
   repeat?: true;
   /** All that is accepted, or what completion offers. */
   values?: readonly string[] | LiveValues;
+  /** What completion offers where more than that is accepted. */
+  offers?: readonly string[];
   /** Completion offers files. */
   file?: true;
 }
@@ -76,6 +78,10 @@ export interface Context {
   print<T>(answer: Answer<T>): Promise<void>;
   /** A note for people, on stderr. */
   note(text: string): void;
+  /** As {@link note}, but only with `--verbose`. */
+  verbose(text: string): void;
+  /** True where a line on stderr may come and go while something lasts. */
+  readonly showsProgress: boolean;
   /** Asks for a yes. @throws VregError REFUSED on a no, or when there is nobody to ask */
   confirm(question: string, yes: boolean | undefined): Promise<void>;
   /** The command tree: for help and completion. */
@@ -88,11 +94,18 @@ export function defineCommand<F = Record<string, never>>(command: Command<F>): C
 }
 
 /** Settings that every command takes as flags. */
-export const GLOBAL_SETTINGS = ['url', 'token-file', 'output', 'timeout'] as const satisfies readonly SettingKey[];
+export const GLOBAL_SETTINGS = [
+  'url',
+  'token-file',
+  'ca-file',
+  'output',
+  'timeout',
+] as const satisfies readonly SettingKey[];
 /** Short names of the few settings that are typed often. */
 export const SHORT: Partial<Record<SettingKey, string>> = { url: '-u', output: '-o' };
 
 export const GLOBAL_FLAGS: readonly Flag[] = [
+  { flags: '-c, --context <name>', about: 'which context of the config file [VREG_CONTEXT]' },
   { flags: '-q, --quiet', about: 'print ids only, as -o name' },
   { flags: '--json', about: 'as -o json' },
   { flags: '--no-headers', about: 'leave the titles of columns out' },

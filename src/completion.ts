@@ -63,7 +63,7 @@ function nodesOf(command: Command<never>, path: string, parent: string | undefin
 
 function flagOfSetting(key: SettingKey): FlagWord {
   const { about, choices } = settingOf(key);
-  const isPath = ['token-file', 'socket', 'data-dir'].includes(key);
+  const isPath = ['token-file', 'ca-file', 'socket', 'data-dir'].includes(key);
   return {
     long: `--${key}`,
     short: SHORT[key],
@@ -73,9 +73,9 @@ function flagOfSetting(key: SettingKey): FlagWord {
   };
 }
 
-function flagWord({ flags, about, values, file }: Flag): FlagWord {
+function flagWord({ flags, about, values, offers, file }: Flag): FlagWord {
   const { long, short, required } = new Option(flags);
-  return { long: long!, short, about, takesValue: required, values: values ?? (file ? 'files' : undefined) };
+  return { long: long!, short, about, takesValue: required, values: values ?? offers ?? (file ? 'files' : undefined) };
 }
 
 const LIVE = (what: LiveValues) => `vreg completion --values ${what} 2>/dev/null`;

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { parseDuration } from './duration.ts';
 import { VregError } from './protocol/errors.ts';
 import { camelCase, checkSetting, envNameOf, type Setting, type SettingKey, settingOf } from './settings.ts';
+import { suggestion } from './suggest.ts';
 
 export interface Found {
   value: string;
@@ -97,10 +98,40 @@ export class Config {
     return variable ? { value: this.#env[variable]!, origin: variable } : undefined;
   }
 
+  /** PEM text of the certificates to trust, if any were named. @throws VregError USAGE when the file cannot be read */
+  certificates(): string | undefined {
+    const path = this.get('ca-file');
+    if (path === undefined) return undefined;
+    try {
+      return readFileSync(path, 'utf8');
+    } catch (cause) {
+      throw new VregError('USAGE', `cannot read the CA file ${path} (${(cause as NodeJS.ErrnoException).code})`, {
+        field: 'ca-file',
+        hint: 'check its path and mode',
+        cause,
+      });
+    }
+  }
+
   /** The whole file; empty when there is none. @throws VregError USAGE when it is not readable as JSON */
   get file(): ConfigFile {
     this.#file ??= readConfigFile(this.path);
     return this.#file;
+  }
+
+  /** Name of the context in force, if any: flag > VREG_CONTEXT > the config file's. */
+  get context(): string | undefined {
+    const flag = this.#flags.context;
+    return (typeof flag === 'string' ? flag : undefined) || this.#env.VREG_CONTEXT || this.file.context || undefined;
+  }
+
+  #contextNamed(name: string): Record<string, unknown> {
+    const contexts = this.file.contexts ?? {};
+    if (Object.hasOwn(contexts, name)) return contexts[name]!;
+    throw new VregError('USAGE', `there is no context "${name}"${suggestion(name, Object.keys(contexts))}`, {
+      field: 'context',
+      hint: 'see what there is: vreg context ls',
+    });
   }
 
   get #home(): string {
@@ -115,8 +146,8 @@ export class Config {
       const value = name && this.#env[name];
       if (value) return { value, origin: name };
     }
-    const context = this.#env.VREG_CONTEXT || this.file.context;
-    const ofContext = context === undefined ? undefined : this.file.contexts?.[context]?.[key];
+    const { context } = this;
+    const ofContext = context === undefined ? undefined : this.#contextNamed(context)[key];
     if (ofContext !== undefined) return { value: String(ofContext), origin: `context ${context}` };
     const ofFile = this.file[key];
     return ofFile === undefined ? undefined : { value: String(ofFile), origin: 'config file' };

@@ -7,14 +7,15 @@ const AT_ONCE = 8;
 
 /**
  * Runs `work` on every item, and goes on when one fails.
- * @param nameOf how an item is called in the report of its failure
  * @returns what succeeded, in the order of the items, and the failures; the caller prints the first and throws the second
  */
 export async function each<T, R>(
+  context: Context,
   items: readonly T[],
   work: (item: T) => Promise<R>,
 ): Promise<{ done: R[]; failed: Failed<T>[] }> {
   const results: ({ value: R } | { item: T; error: unknown })[] = new Array(items.length);
+  const progress = context.showsProgress && items.length > AT_ONCE ? progressBar(context, items.length) : undefined;
   let next = 0;
   const worker = async () => {
     while (next < items.length) {
@@ -24,12 +25,28 @@ export async function each<T, R>(
         (value) => ({ value }),
         (error: unknown) => ({ item, error }),
       );
+      progress?.step();
     }
   };
   await Promise.all(Array.from({ length: Math.min(AT_ONCE, items.length) }, worker));
+  progress?.end();
   return {
     done: results.filter((result): result is { value: R } => 'value' in result).map(({ value }) => value),
     failed: results.filter((result): result is Failed<T> => 'error' in result),
+  };
+}
+
+/** A line on stderr that grows, and is gone at the end. */
+function progressBar({ io }: Context, total: number): { step(): void; end(): void } {
+  const width = Math.min(40, io.width - 20);
+  let done = 0;
+  return {
+    step: () => {
+      done++;
+      const filled = Math.round((done / total) * width);
+      io.err(`\r[${'#'.repeat(filled)}${'.'.repeat(width - filled)}] ${done}/${total}`);
+    },
+    end: () => io.err('\r\u001b[K'),
   };
 }
 

@@ -1,4 +1,4 @@
-/** Entries from a file or stdin: one entry, an array, or one entry a line. */
+/** Entries from a file or stdin: one entry, an array, one entry a line, or the original registry's `{"vms": [...]}`. */
 import { readFile } from 'node:fs/promises';
 import type { Context } from './command.ts';
 import { VregError } from './protocol/errors.ts';
@@ -44,7 +44,8 @@ export async function readEntries(context: Context, path: string): Promise<Entri
 function parse(text: string, name: string): { values: unknown[]; single: boolean } {
   try {
     const value: unknown = JSON.parse(text);
-    return Array.isArray(value) ? { values: value, single: false } : { values: [value], single: true };
+    const list = Array.isArray(value) ? value : (value as { vms?: unknown } | null)?.vms;
+    return Array.isArray(list) ? { values: list, single: false } : { values: [value], single: true };
   } catch (cause) {
     const lines = text.split('\n').filter((line) => line.trim() !== '');
     if (lines.length < 2) {

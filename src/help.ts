@@ -62,7 +62,8 @@ export function settingRow(key: SettingKey): [string, string] {
   ];
 }
 
-function flagRow({ flags, about, values, repeat }: Flag): [string, string] {
+/** Flag and meaning. */
+export function flagRow({ flags, about, values, repeat }: Flag): [string, string] {
   const shown = flags.replace(/<(.+)>/, (_, value: string) => value.toUpperCase());
   return [shown, `${about}${choices(values)}${repeat ? ' (repeatable)' : ''}`];
 }

@@ -9,6 +9,8 @@ export interface Io {
   err(text: string): void;
   /** True when stdout is a terminal: tables, relative times. */
   readonly tty: boolean;
+  /** True when stderr is a terminal: progress. */
+  readonly errTty: boolean;
   /** True when questions can be asked: stdin and stderr are terminals. */
   readonly canAsk: boolean;
   /** True when stdin is a terminal, so that reading it would wait for typing. */
@@ -36,6 +38,7 @@ export function systemIo(env: NodeJS.ProcessEnv): Io {
     out: (chunk) => void stdout.write(chunk),
     err: (chunk) => void stderr.write(chunk),
     tty: stdout.isTTY === true,
+    errTty: stderr.isTTY === true,
     canAsk: stdin.isTTY === true && stderr.isTTY === true,
     stdinTty: stdin.isTTY === true,
     color: wantsColor(env, stdout.isTTY === true),

@@ -4,7 +4,7 @@ import { parseDuration } from './duration.ts';
 import { noLiveVm } from './endpoint.ts';
 import type { VmWithLiveness } from './protocol/api.ts';
 import { VregError } from './protocol/errors.ts';
-import { isRole, ROLES } from './protocol/vm.ts';
+import { isRole, ROLES, type Role } from './protocol/vm.ts';
 import { suggestion } from './suggest.ts';
 
 /** Milliseconds between two looks while waiting: a person does not notice it, a registry does not feel it. */
@@ -24,12 +24,7 @@ export async function liveVms(
   role: string,
   { service, wait }: LiveFlags,
 ): Promise<[VmWithLiveness, ...VmWithLiveness[]]> {
-  if (!isRole(role)) {
-    throw new VregError('USAGE', `"${role}" is not a role${suggestion(role, ROLES)}`, {
-      field: 'role',
-      hint: `one of: ${ROLES.join(', ')}`,
-    });
-  }
+  requireRole(role);
   const patience = wait === undefined ? 0 : parseDuration(wait, '--wait');
   const started = context.now();
   const look = async (): Promise<VmWithLiveness[]> => {
@@ -57,4 +52,13 @@ export async function liveVms(
       });
     await context.sleep(Math.min(LOOK_EVERY, left));
   }
+}
+
+/** @throws VregError USAGE listing the roles */
+export function requireRole(role: string): Role {
+  if (isRole(role)) return role;
+  throw new VregError('USAGE', `"${role}" is not a role${suggestion(role, ROLES)}`, {
+    field: 'role',
+    hint: `one of: ${ROLES.join(', ')}`,
+  });
 }

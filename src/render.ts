@@ -2,6 +2,7 @@
 import { Chalk, type ChalkInstance } from 'chalk';
 import Table from 'cli-table3';
 import { formatAge } from './duration.ts';
+import { evaluateJsonPath, evaluateTemplate } from './expression.ts';
 import { type Io, printable } from './io.ts';
 import type { OutputFormat } from './settings.ts';
 
@@ -50,22 +51,37 @@ export interface RenderOptions {
 /** Prints an answer to stdout. YAML is the one format that loads a library of its own, so it is awaited. */
 export async function print<T>(io: Io, answer: Answer<T>, options: RenderOptions): Promise<void> {
   if (answer.kind === 'rows' && answer.rows.length === 0 && answer.none && io.tty) io.err(`${answer.none}\n`);
-  switch (options.format) {
+  io.out(await format(io, answer, options));
+}
+
+async function format<T>(io: Io, answer: Answer<T>, options: RenderOptions): Promise<string> {
+  const [name, expression] = splitFormat(options.format);
+  switch (name) {
     case 'json':
-      return io.out(`${JSON.stringify(dataOf(answer), null, 2)}\n`);
+      return line(JSON.stringify(dataOf(answer), null, 2));
     case 'ndjson':
-      return io.out(linesOf(answer));
-    case 'yaml': {
-      const { stringify } = await import('yaml');
-      return io.out(stringify(dataOf(answer)));
-    }
+      return linesOf(answer);
+    case 'yaml':
+      return (await import('yaml')).stringify(dataOf(answer));
+    case 'jsonpath':
+      return unlessEmpty(await evaluateJsonPath(expression, dataOf(answer)));
+    case 'template':
+      return evaluateTemplate(expression, dataOf(answer));
     case 'name':
-      return io.out(
-        answer.kind === 'value' ? line(answer.text) : answer.rows.map((row) => line(answer.name(row))).join(''),
-      );
+      return answer.kind === 'value' ? line(answer.text) : answer.rows.map((row) => line(answer.name(row))).join('');
     default:
-      return io.out(answer.kind === 'value' ? line(answer.text) : formatRows(io, answer, options));
+      return answer.kind === 'value' ? line(answer.text) : formatRows(io, answer, options);
   }
+}
+
+/** `jsonpath=$.id` into its two parts. */
+function splitFormat(format: OutputFormat): [name: string, expression: string] {
+  const at = format.indexOf('=');
+  return at < 0 ? [format, ''] : [format.slice(0, at), format.slice(at + 1)];
+}
+
+function unlessEmpty(text: string): string {
+  return text === '' || text.endsWith('\n') ? text : line(text);
 }
 
 function dataOf<T>(answer: Answer<T>): unknown {

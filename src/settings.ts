@@ -17,6 +17,8 @@ export interface Setting {
   /** The default in words, where it is found out at run time. */
   defaultIs?: string;
   choices?: readonly string[];
+  /** What is accepted besides the choices. */
+  accepts?: (text: string) => boolean;
   /** @throws VregError USAGE naming the setting */
   check?: (text: string, name: string) => void;
 }
@@ -24,7 +26,9 @@ export interface Setting {
 const seconds = (ms: number) => (ms % 60_000 === 0 ? `${ms / 60_000}m` : `${ms / 1000}s`);
 
 export const OUTPUT_FORMATS = ['table', 'wide', 'json', 'ndjson', 'yaml', 'name', 'tsv'] as const;
-export type OutputFormat = (typeof OUTPUT_FORMATS)[number];
+/** Formats that take an expression: `jsonpath=$[*].id`, `template={{name}}`. */
+export const EXPRESSION_FORMATS = ['jsonpath', 'template'] as const;
+export type OutputFormat = (typeof OUTPUT_FORMATS)[number] | `${(typeof EXPRESSION_FORMATS)[number]}=${string}`;
 
 /** Every setting. `--kebab-case` is its flag and `VREG_KEBAB_CASE` its variable. */
 export const SETTINGS = {
@@ -41,12 +45,18 @@ export const SETTINGS = {
     value: 'FILE',
     about: 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)',
   },
+  'ca-file': {
+    group: 'client',
+    value: 'FILE',
+    about: "certificates to trust for https, besides the system's",
+  },
   output: {
     group: 'client',
     value: 'FORMAT',
     choices: OUTPUT_FORMATS,
+    accepts: (text) => EXPRESSION_FORMATS.some((format) => text.startsWith(`${format}=`)),
     defaultIs: 'table on a TTY, else tsv',
-    about: 'how answers are printed',
+    about: 'how answers are printed; also jsonpath=PATH and template=TEMPLATE',
   },
   timeout: {
     group: 'client',
@@ -146,8 +156,8 @@ export function envNameOf(key: SettingKey): string {
 
 /** @throws VregError USAGE naming the setting, the reason and what is accepted */
 export function checkSetting(key: SettingKey, value: string, where = ''): void {
-  const { choices, check } = settingOf(key);
-  if (choices && !choices.includes(value)) {
+  const { choices, accepts, check } = settingOf(key);
+  if (choices && !choices.includes(value) && !accepts?.(value)) {
     throw new VregError('USAGE', `${key}: "${value}" is not possible${where}`, {
       field: key,
       hint: `one of: ${choices.join(', ')}`,

@@ -1,7 +1,11 @@
 /** One HTTP exchange with a registry, over TCP or a unix socket: the only user of undici. */
+import { rootCertificates } from 'node:tls';
 import v8 from 'node:v8';
 import request from 'undici/lib/api/api-request.js';
-import Client from 'undici/lib/dispatcher/client.js';
+import Pool from 'undici/lib/dispatcher/pool.js';
+
+/** Connections at once: what is done to many is done side by side, and a stream of events keeps one for itself. */
+const CONNECTIONS = 8;
 
 export interface Exchange {
   method: string;
@@ -19,38 +23,65 @@ export interface Reply {
   text: string;
 }
 
+/** An answer whose body is still to come. */
+export interface OpenReply extends Omit<Reply, 'text'> {
+  body: AsyncIterable<Uint8Array> & { text(): Promise<string> };
+}
+
 export class Transport {
-  readonly #client: Client;
+  readonly #pool: Pool;
   readonly #prefix: string;
 
-  /** @param url `http(s)://host[:port][/prefix]` or `unix:/path/to.sock` */
-  constructor(url: URL) {
+  /**
+   * @param url `http(s)://host[:port][/prefix]` or `unix:/path/to.sock`
+   * @param ca PEM text of certificates to trust besides the system's
+   */
+  constructor(url: URL, ca?: string) {
     // undici's HTTP parser is WebAssembly, and a short process would wait at its end for V8 to optimise it: 80 ms for
     // nothing. A budget that is never used up keeps the parser in its first tier, which is fast enough for a CLI.
     v8.setFlagsFromString('--wasm-tiering-budget=2000000000');
     const socket = url.protocol === 'unix:' ? decodeURIComponent(url.pathname) : undefined;
-    this.#client = new Client(
-      socket === undefined ? url.origin : 'http://localhost',
-      socket === undefined ? {} : { socketPath: socket },
-    );
+    const connect = ca === undefined ? {} : { connect: { ca: [...rootCertificates, ca] } };
+    this.#pool = new Pool(socket === undefined ? url.origin : 'http://localhost', {
+      connections: CONNECTIONS,
+      ...(socket === undefined ? connect : { socketPath: socket }),
+    });
     this.#prefix = socket === undefined ? url.pathname.replace(/\/+$/, '') : '';
   }
 
   /** @throws whatever undici does; an AbortError or TimeoutError when its signal or the timeout ended it */
-  async send({ method, path, headers, body, timeout, signal }: Exchange): Promise<Reply> {
-    const deadline = AbortSignal.timeout(timeout);
-    const answer = await request.call(this.#client, {
+  async send(exchange: Exchange): Promise<Reply> {
+    const { status, headers, body } = await this.#start(exchange, AbortSignal.timeout(exchange.timeout));
+    return { status, headers, text: await body.text() };
+  }
+
+  /** As {@link send}, but the caller reads the body as it comes, and the timeout covers only the wait for its start. */
+  async open(exchange: Exchange): Promise<OpenReply> {
+    const deadline = new AbortController();
+    const timer = setTimeout(() => deadline.abort(new DOMException('timed out', 'TimeoutError')), exchange.timeout);
+    try {
+      return await this.#start(exchange, deadline.signal);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #start({ method, path, headers, body, signal }: Exchange, deadline: AbortSignal): Promise<OpenReply> {
+    const answer = await request.call(this.#pool, {
       method: method as 'GET',
       path: this.#prefix + path,
       headers,
       body: body ?? null,
+      // The daemon may be silent for as long as nothing happens.
+      bodyTimeout: 0,
+      headersTimeout: 0,
       signal: signal ? AbortSignal.any([signal, deadline]) : deadline,
     });
-    return { status: answer.statusCode, headers: answer.headers, text: await answer.body.text() };
+    return { status: answer.statusCode, headers: answer.headers, body: answer.body };
   }
 
   /** Ends what is under way and closes the connection at once. */
   close(): void {
-    this.#client.destroy().catch(() => {});
+    this.#pool.destroy().catch(() => {});
   }
 }

@@ -2,8 +2,8 @@
  * The parts of undici that a registry client needs, by their own paths: the whole package takes twice as long to load,
  * for fetch, WebSocket, caches and mocks that are never used here.
  */
-declare module 'undici/lib/dispatcher/client.js' {
-  export { Client as default } from 'undici';
+declare module 'undici/lib/dispatcher/pool.js' {
+  export { Pool as default } from 'undici';
 }
 declare module 'undici/lib/api/api-request.js' {
   import type { Dispatcher } from 'undici';

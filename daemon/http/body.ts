@@ -1,5 +1,5 @@
 /** How a request's body becomes a value: which media types, which encoding, how deep. */
-import type { FastifyBodyParser, FastifyInstance } from 'fastify';
+import type { FastifyBodyParser, FastifyInstance, FastifyRequest } from 'fastify';
 import { VregError } from '../../src/protocol/errors.ts';
 import { MAX_DEPTH } from '../../src/protocol/vm.ts';
 
@@ -16,16 +16,16 @@ const JSON_TYPES = [
 
 /** Lets the app read JSON bodies, and nothing else. */
 export function readJsonBodies(app: FastifyInstance): void {
-  const parseJson = app.getDefaultJsonParser('error', 'error');
   const decoder = new TextDecoder('utf-8', { fatal: true });
 
-  app.addHook('onRequest', async (request) => {
-    // A body without a type is read as JSON, too.
-    request.headers['content-type'] ??= 'application/json';
+  app.addHook('onRequest', (request, _reply, done) => {
+    // A body without a type is read as JSON, too; and where there is no body, its type says nothing.
+    if (!request.headers['content-type'] || isBodiless(request)) request.headers['content-type'] = 'application/json';
+    done();
   });
 
   app.removeAllContentTypeParsers();
-  const parse: FastifyBodyParser<Buffer> = (request, body, done) => {
+  const parse: FastifyBodyParser<Buffer> = (_request, body, done) => {
     // A heartbeat or a DELETE may carry the type and no body.
     if (body.length === 0) return done(null, undefined);
     let text: string;
@@ -34,15 +34,18 @@ export function readJsonBodies(app: FastifyInstance): void {
     } catch {
       return done(invalidBody('body is not valid UTF-8'));
     }
-    parseJson(request, text, (error, value) => {
-      if (error) return done(invalidBody(`body is not acceptable JSON: ${error.message}`));
-      if (isDeeperThan(value, MAX_DEPTH)) return done(invalidBody(`body is nested more than ${MAX_DEPTH} levels deep`));
-      done(null, value);
-    });
+    let value: unknown;
+    try {
+      value = JSON.parse(text);
+    } catch (error) {
+      return done(invalidBody(`body is not valid JSON: ${(error as Error).message}`));
+    }
+    const flaw = flawOf(value);
+    if (flaw) return done(invalidBody(`body ${flaw}`));
+    done(null, value);
   };
   for (const type of JSON_TYPES) app.addContentTypeParser(type, { parseAs: 'buffer' }, parse);
   app.addContentTypeParser('*', (request, _payload, done) => {
-    if (request.headers['content-length'] === '0') return done(null, undefined);
     const given = request.headers['content-type'];
     done(
       new VregError('UNSUPPORTED_MEDIA_TYPE', `content-type ${given} is not supported: send application/json`, {
@@ -52,16 +55,37 @@ export function readJsonBodies(app: FastifyInstance): void {
   });
 }
 
+/** By the headers: a request has a body if it tells a length or a transfer coding (RFC 9112, 6). */
+function isBodiless({ headers }: FastifyRequest): boolean {
+  const length = headers['content-length'];
+  return (length === undefined || length === '0') && headers['transfer-encoding'] === undefined;
+}
+
 function invalidBody(message: string): VregError {
   return new VregError('INVALID', message, { field: 'body' });
 }
 
-/** Walks without recursion, since what it guards against is a stack that overflows. */
-function isDeeperThan(value: unknown, limit: number): boolean {
-  let level = [value];
+/** Keys that would reach an object's prototype if somebody copied the value carelessly. */
+const PROTOTYPE_KEYS = ['__proto__', 'constructor'] as const;
+
+/** What is unacceptable in a value, if anything. Walks without recursion, since a guard must not overflow the stack. */
+function flawOf(value: unknown): string | undefined {
+  let level = [value].filter(isObject);
   for (let depth = 0; level.length > 0; depth++) {
-    if (depth > limit) return true;
-    level = level.flatMap((item) => (typeof item === 'object' && item !== null ? Object.values(item) : []));
+    if (depth >= MAX_DEPTH) return `is nested more than ${MAX_DEPTH} levels deep`;
+    for (const item of level) {
+      for (const key of PROTOTYPE_KEYS) {
+        if (!Object.hasOwn(item, key)) continue;
+        if (key === '__proto__') return 'cannot have the key "__proto__"';
+        if (isObject(item.constructor) && Object.hasOwn(item.constructor, 'prototype'))
+          return 'cannot have the key "constructor" with a "prototype"';
+      }
+    }
+    level = level.flatMap((item) => Object.values(item).filter(isObject));
   }
-  return false;
+  return undefined;
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null;
 }

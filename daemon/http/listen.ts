@@ -1,9 +1,11 @@
 /** Where the app listens: a TCP address, a unix socket, or both. */
+import { lookup } from 'node:dns/promises';
 import { existsSync, unlinkSync } from 'node:fs';
-import { createServer, type Server } from 'node:http';
-import { type AddressInfo, connect } from 'node:net';
+import type { Server } from 'node:http';
+import { type AddressInfo, connect, type ListenOptions } from 'node:net';
 import type { FastifyInstance } from 'fastify';
 import { VregError } from '../../src/protocol/errors.ts';
+import { answerBrokenRequest, makeServer } from './server.ts';
 
 export interface Endpoints {
   tcp?: { host: string; port: number } | undefined;
@@ -29,15 +31,12 @@ export async function listen(app: FastifyInstance, { tcp, socket }: Endpoints): 
   const urls: string[] = [];
   const extra: Server[] = [];
   let port: number | undefined;
-  const close = async () => {
-    const closed = extra.map((server) => new Promise((resolve) => server.close(resolve)));
-    for (const server of extra) server.closeIdleConnections();
-    await Promise.all([app.close(), ...closed]);
-  };
+  const close = () => drain(app, extra);
   try {
     if (tcp) {
       await app.listen(tcp).catch((cause) => fail(cause, `${tcp.host}:${tcp.port}`));
       port = (app.server.address() as AddressInfo).port;
+      extra.push(...(await listenOnSiblings(app, tcp.host, port)));
       urls.push(`http://${tcp.host.includes(':') ? `[${tcp.host}]` : tcp.host}:${port}`);
     }
     if (socket !== undefined) {
@@ -46,7 +45,7 @@ export async function listen(app: FastifyInstance, { tcp, socket }: Endpoints): 
       const umask = process.umask(0o177);
       try {
         // fastify's own server takes the first endpoint; a second one shares its routes.
-        if (tcp) extra.push(await shareRoutes(app, socket));
+        if (tcp) extra.push(await shareRoutes(app, { path: socket }));
         else await app.listen({ path: socket });
       } catch (cause) {
         fail(cause as NodeJS.ErrnoException, socket);
@@ -70,13 +69,44 @@ function fail(cause: NodeJS.ErrnoException, name: string): never {
   throw new VregError('LISTEN', `cannot listen on ${name} (${cause.code})`, { hint, cause });
 }
 
-async function shareRoutes(app: FastifyInstance, path: string): Promise<Server> {
-  const server = createServer({ requestTimeout: app.server.requestTimeout }, (request, response) =>
-    app.routing(request, response),
-  );
-  for (const listener of app.server.listeners('clientError')) server.on('clientError', listener as () => void);
-  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(path, resolve));
+async function shareRoutes(app: FastifyInstance, where: ListenOptions): Promise<Server> {
+  const server = makeServer((request, response) => app.routing(request, response), app.server.requestTimeout);
+  server.on('clientError', answerBrokenRequest);
+  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(where, resolve));
   return server;
+}
+
+/** `localhost` is 127.0.0.1 to one client and ::1 to another: the first is listened on already, the others are here. */
+async function listenOnSiblings(app: FastifyInstance, host: string, port: number): Promise<Server[]> {
+  if (host !== 'localhost') return [];
+  const first = (app.server.address() as AddressInfo).address;
+  const others = (await lookup(host, { all: true })).filter(({ address }) => address !== first);
+  // One that this machine cannot give (no IPv6, say) is not missed.
+  const tried = await Promise.allSettled(others.map(({ address }) => shareRoutes(app, { host: address, port })));
+  return tried.filter((attempt) => attempt.status === 'fulfilled').map(({ value }) => value);
+}
+
+/** Milliseconds between two looks for connections that have become idle while the app closes. */
+const SWEEP = 50;
+
+/** Accepts no more, answers what was accepted, and closes each connection when it has its answer. */
+async function drain(app: FastifyInstance, extra: readonly Server[]): Promise<void> {
+  const servers = [app.server, ...extra];
+  // A connection whose last request came before the close is kept alive after its answer: nobody told its client.
+  const sweep = setInterval(() => {
+    for (const server of servers) server.closeIdleConnections();
+  }, SWEEP);
+  // A server that closes no longer looks for requests that never end, so that is done here.
+  const limit = setTimeout(() => {
+    for (const server of servers) server.closeAllConnections();
+  }, app.server.requestTimeout);
+  try {
+    const closed = extra.map((server) => new Promise((resolve) => server.close(resolve)));
+    await Promise.all([app.close(), ...closed]);
+  } finally {
+    clearInterval(sweep);
+    clearTimeout(limit);
+  }
 }
 
 /** A socket file that a killed daemon left behind would keep a new one from listening. */

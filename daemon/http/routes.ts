@@ -1,16 +1,26 @@
 /** The routes as one table. A handler parses, makes one call of the registry, and encodes. */
-import type { FastifyRequest } from 'fastify';
-import { type Health, type Heartbeat, INCLUDE_LIVENESS, PATHS } from '../../src/protocol/api.ts';
-import { VregError } from '../../src/protocol/errors.ts';
-import { parseRegistration, parseUpdate } from '../../src/protocol/vm.ts';
-import type { Entry } from '../registry/entry.ts';
-import type { Registry } from '../registry/registry.ts';
+import {
+  type Health,
+  type Heartbeat,
+  type Heartbeats,
+  MAX_BATCH,
+  PATHS,
+  SORTS,
+  type Sort,
+  type Why,
+} from '../../src/protocol/api.ts';
+import type { History } from '../../src/protocol/events.ts';
+import { comparison, parseSelector } from '../../src/protocol/selector.ts';
+import { parseIds, parseRegistration, parseUpdate } from '../../src/protocol/vm.ts';
+import { whyOffered } from '../registry/why.ts';
+import { sendBackup } from './backup.ts';
+import { type Answer, type Call, invalidQuery } from './call.ts';
+import { streamEvents } from './event-stream.ts';
+import { discoverWhen } from './wait.ts';
 
-export interface Answer {
-  status: number;
-  /** JSON. */
-  body: string;
-}
+/** Changes of one VM that a history answers when nothing is said, and at most. */
+const HISTORY_LIMIT = 100;
+const MAX_HISTORY = 10_000;
 
 export interface Route {
   method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
@@ -19,68 +29,75 @@ export interface Route {
   open?: true;
   /** Level at which an answer below 400 is logged; changes by default at `info`, reads at `debug`. */
   logAt?: 'debug';
-  handle(registry: Registry, request: FastifyRequest): Answer | Promise<Answer>;
+  /** @returns undefined when it has taken the reply into its own hands */
+  handle(call: Call): Answer | undefined | Promise<Answer | undefined>;
 }
 
 export const ROUTES: readonly Route[] = [
-  { method: 'GET', path: PATHS.health, open: true, handle: () => ok(health()) },
+  {
+    method: 'GET',
+    path: PATHS.health,
+    open: true,
+    handle: () => ok({ status: 'ok', uptime: process.uptime() } satisfies Health),
+  },
   {
     method: 'POST',
     path: PATHS.vms,
-    handle: async (registry, request) => {
-      const encode = encoder(registry, request);
-      return { status: 201, body: encode(await registry.register(parseRegistration(request.body))) };
-    },
+    handle: async (call) => call.entry(await call.registry.register(parseRegistration(call.body), call.write()), 201),
   },
+  { method: 'GET', path: PATHS.vms, handle: list },
+  { method: 'GET', path: '/registry/vms/:id', handle: (call) => call.entry(call.registry.get(call.id)) },
   {
-    method: 'GET',
-    path: PATHS.vms,
-    handle: (registry, request) => {
-      const { role, status } = readQuery(request, ['role', 'status']);
-      return ok(listOf(registry.list({ role, status }), encoder(registry, request)));
-    },
-  },
-  {
-    method: 'GET',
+    method: 'PUT',
     path: '/registry/vms/:id',
-    handle: (registry, request) => ok(encoder(registry, request)(registry.get(idOf(request)))),
+    handle: async (call) => {
+      const { entry, created } = await call.registry.replace(parseRegistration(call.body, call.id), call.write());
+      return call.entry(entry, created ? 201 : 200);
+    },
   },
   {
     method: 'PATCH',
     path: '/registry/vms/:id',
-    handle: async (registry, request) => {
-      const id = idOf(request);
-      const encode = encoder(registry, request);
+    handle: async (call) => {
       // As the original registry: an unknown VM is a 404 whatever the body says.
-      registry.get(id);
-      return ok(encode(await registry.update(id, parseUpdate(request.body))));
+      call.registry.get(call.id);
+      return call.entry(await call.registry.update(call.id, parseUpdate(call.body), call.write()));
     },
   },
   {
     method: 'DELETE',
     path: '/registry/vms/:id',
-    handle: async (registry, request) => {
-      await registry.deregister(idOf(request));
-      return ok('{"deleted":true}');
+    handle: async (call) => {
+      await call.registry.deregister(call.id, call.write());
+      return ok({ deleted: true });
     },
   },
   {
     method: 'POST',
     path: '/registry/vms/:id/heartbeat',
     logAt: 'debug',
-    handle: (registry, request) => {
-      const entry = registry.heartbeat(idOf(request));
-      return ok(JSON.stringify({ id: entry.vm.id, lastSeen: entry.lastSeen } satisfies Heartbeat));
+    handle: (call) => {
+      const entry = call.registry.heartbeat(call.id);
+      return ok({ id: entry.vm.id, lastSeen: entry.lastSeen } satisfies Heartbeat);
+    },
+  },
+  { method: 'POST', path: PATHS.heartbeats, logAt: 'debug', handle: heartbeats },
+  {
+    method: 'GET',
+    path: '/registry/vms/:id/history',
+    handle: async (call) => {
+      const history = await call.registry.history(call.id, call.number('limit', 1, MAX_HISTORY) ?? HISTORY_LIMIT);
+      return ok({ id: call.id, history, count: history.length } satisfies History);
     },
   },
   {
     method: 'GET',
-    path: '/registry/discover/:role',
-    handle: (registry, request) => {
-      const { role } = request.params as { role: string };
-      return ok(listOf(registry.discover(role), encoder(registry, request)));
-    },
+    path: '/registry/vms/:id/why',
+    handle: (call) => ok(whyOffered(call.registry, call.registry.get(call.id)) satisfies Why),
   },
+  { method: 'GET', path: '/registry/discover/:role', handle: discoverWhen },
+  { method: 'GET', path: PATHS.events, handle: streamEvents },
+  { method: 'GET', path: PATHS.backup, handle: sendBackup },
 ];
 
 /** Methods that a path knows, for a 405's `Allow`; none for an unknown path. */
@@ -93,43 +110,35 @@ function patternOf(path: string): RegExp {
   return new RegExp(`^${path.replace(/:\w+/g, '[^/]+')}$`);
 }
 
-function idOf(request: FastifyRequest): string {
-  return (request.params as { id: string }).id;
-}
-
-/** How entries are written for this request: plain, or with what `include` asks for. */
-function encoder(registry: Registry, request: FastifyRequest): (entry: Entry) => string {
-  const { include } = readQuery(request, ['include']);
-  if (include === undefined) return (entry) => entry.json;
-  if (include !== INCLUDE_LIVENESS.include)
-    throw invalidQuery('include', `include: "${include}" is not known (one of liveness)`);
-  return (entry) => entry.jsonWith({ stale: registry.isStale(entry) });
-}
-
-function readQuery<K extends string>(request: FastifyRequest, names: readonly K[]): { [name in K]?: string } {
-  const query = request.query as Record<string, string | string[]>;
-  const known: { [name in K]?: string } = {};
-  for (const name of names) {
-    const value = query[name];
-    if (Array.isArray(value)) throw invalidQuery(name, `${name} is given ${value.length} times: give it once`);
-    // An empty value is no filter, as the original registry reads it.
-    if (value) known[name] = value;
+function list(call: Call): Answer {
+  const { role, status, selector, sort = 'registered' } = call.query('role', 'status', 'selector', 'sort');
+  const limit = call.number('limit', 1, Number.MAX_SAFE_INTEGER);
+  if (!SORTS.includes(sort as Sort))
+    throw invalidQuery('sort', `sort: "${sort}" is not known (one of ${SORTS.join(', ')})`);
+  let entries = call.registry.list({ role, status });
+  if (selector !== undefined) {
+    const selected = parseSelector(selector);
+    entries = entries.filter(({ vm }) => selected(vm));
   }
-  return known;
+  const order = comparison(sort as Sort);
+  if (order) {
+    const keyed = entries.map((entry) => ({ entry, key: { ...entry.vm, lastSeen: entry.lastSeen } }));
+    entries = keyed.sort((a, b) => order(a.key, b.key)).map(({ entry }) => entry);
+  }
+  return call.entries(limit === undefined ? entries : entries.slice(0, limit));
 }
 
-function invalidQuery(field: string, message: string): VregError {
-  return new VregError('INVALID', message, { field });
+function heartbeats({ registry, body }: Call): Answer {
+  const unknown: string[] = [];
+  const ids = parseIds(body, MAX_BATCH);
+  for (const id of ids) {
+    if (registry.has(id)) registry.heartbeat(id);
+    else unknown.push(id);
+  }
+  const lastSeen = new Date(registry.now()).toISOString();
+  return ok({ lastSeen, count: ids.length - unknown.length, unknown } satisfies Heartbeats);
 }
 
-function ok(body: string): Answer {
-  return { status: 200, body };
-}
-
-function listOf(entries: readonly Entry[], encode: (entry: Entry) => string): string {
-  return `{"vms":[${entries.map(encode).join(',')}],"count":${entries.length}}`;
-}
-
-function health(): string {
-  return JSON.stringify({ status: 'ok', uptime: process.uptime() } satisfies Health);
+function ok(value: unknown): Answer {
+  return { status: 200, body: JSON.stringify(value) };
 }

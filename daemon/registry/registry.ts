@@ -6,10 +6,15 @@
  * cannot both win, and a reader never sees what a power cut could take back.
  */
 import { VregError } from '../../src/protocol/errors.ts';
-import type { Registration, Vm, VmUpdate } from '../../src/protocol/vm.ts';
+import type { ChangeType, FieldChanges, HistoryItem } from '../../src/protocol/events.ts';
+import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
 import type { Beat, Change, Contents, Store } from '../store/store.ts';
-import { Entry } from './entry.ts';
+import { applyUpdate, checkExpected, diff, type WriteOptions } from './changes.ts';
+import { Directory, type Filter } from './directory.ts';
+import { type Declared, Entry, type Life } from './entry.ts';
+import { EventLog } from './events.ts';
+import { Leases } from './leases.ts';
 
 export interface RegistryOptions {
   store: Store;
@@ -18,19 +23,17 @@ export interface RegistryOptions {
   staleAfter: number;
 }
 
-export interface Filter {
-  role?: string | undefined;
-  status?: string | undefined;
-}
+/** Who is named in the history when nobody had to say who they are. */
+const ANONYMOUS = 'anonymous';
 
 export class Registry {
   readonly staleAfter: number;
+  readonly events: EventLog;
   readonly #store: Store;
   readonly #clock: Clock;
 
-  /** Committed entries, oldest registration first. */
-  readonly #entries = new Map<string, Entry>();
-  readonly #byRole = new Map<string, Map<string, Entry>>();
+  readonly #directory = new Directory();
+  readonly #leases = new Leases();
   #revision = 0;
 
   /** What is on its way to the disk, newest decision per id; `undefined` is a removal. */
@@ -48,7 +51,9 @@ export class Registry {
     this.staleAfter = staleAfter;
     this.#revision = contents.revision;
     this.#stagedRevision = contents.revision;
-    for (const vm of contents.vms) this.#show(Entry.fromStored(vm));
+    this.events = new EventLog(contents.revision);
+    for (const vm of contents.vms) this.#directory.put(Entry.fromStored(vm));
+    this.#leases.load(this.#directory.all(), this.#horizon());
   }
 
   /** Number of changes committed so far. */
@@ -57,45 +62,62 @@ export class Registry {
   }
 
   get size(): number {
-    return this.#entries.size;
+    return this.#directory.size;
   }
 
   /**
    * Adds a VM that is not there yet; durable when this resolves.
    * @throws VregError CONFLICT when the id is taken, and the store's errors
    */
-  async register(registration: Registration): Promise<Entry> {
+  async register(registration: Registration, { by }: WriteOptions = {}): Promise<Entry> {
     if (this.#current(registration.id)) {
       throw new VregError('CONFLICT', 'VM already registered', {
         field: 'id',
         hint: 'change it with PATCH (vreg update), or register with --if-exists update',
       });
     }
-    const now = this.#clock.now();
-    const registeredAt = new Date(now).toISOString();
-    const revision = this.#nextRevision();
-    const entry = new Entry({ ...registration, registeredAt }, { created: revision, revision }, this.#signOfLife(now));
-    await this.#commit(entry.vm.id, entry, { kind: 'put', vm: entry.toStored() });
-    return entry;
+    const registeredAt = new Date(this.#clock.now()).toISOString();
+    return this.#put(undefined, { ...registration, registeredAt }, this.#signOfLife(), by);
+  }
+
+  /**
+   * Registers a VM, or replaces all that is declared of the one there; its registration keeps its time and its place.
+   * Repeating it changes nothing, but is a sign of life when it says `running`.
+   * @throws VregError PRECONDITION_FAILED, and the store's errors
+   */
+  async replace(
+    registration: Registration,
+    { by, expect }: WriteOptions = {},
+  ): Promise<{ entry: Entry; created: boolean }> {
+    const before = this.#current(registration.id);
+    checkExpected(before, expect);
+    if (!before) return { entry: await this.register(registration, { by }), created: true };
+    const vm: Declared = { ...registration, registeredAt: before.vm.registeredAt };
+    const running = registration.status === 'running';
+    if (Object.keys(diff(before.vm, vm)).length === 0 && this.#directory.get(vm.id) === before) {
+      return { entry: running ? this.heartbeat(vm.id) : before, created: false };
+    }
+    return { entry: await this.#put(before, vm, running ? this.#signOfLife() : before.life, by), created: false };
   }
 
   /**
    * Changes fields of a VM. Setting the status to `running` is a sign of life; nothing else here is.
-   * @throws VregError NOT_FOUND, and the store's errors
+   * @throws VregError NOT_FOUND, PRECONDITION_FAILED, and the store's errors
    */
-  async update(id: string, update: VmUpdate): Promise<Entry> {
+  async update(id: string, update: VmUpdate, { by, expect }: WriteOptions = {}): Promise<Entry> {
     const before = this.#require(id);
-    const life = update.status === 'running' ? this.#signOfLife(this.#clock.now()) : before.life;
-    const order = { created: before.order.created, revision: this.#nextRevision() };
-    const entry = new Entry(applyUpdate(before.vm, update), order, life);
-    await this.#commit(id, entry, { kind: 'put', vm: entry.toStored() });
-    return entry;
+    checkExpected(before, expect);
+    const life = update.status === 'running' ? this.#signOfLife() : before.life;
+    return this.#put(before, applyUpdate(before.vm, update), life, by);
   }
 
-  /** @throws VregError NOT_FOUND, and the store's errors */
-  async deregister(id: string): Promise<void> {
-    this.#require(id);
-    await this.#commit(id, undefined, { kind: 'remove', id, revision: this.#nextRevision() });
+  /** @throws VregError NOT_FOUND, PRECONDITION_FAILED, and the store's errors */
+  async deregister(id: string, { by = ANONYMOUS, expect }: WriteOptions = {}): Promise<void> {
+    const before = this.#require(id);
+    checkExpected(before, expect);
+    const revision = this.#stagedRevision + 1;
+    const note = { type: 'deregistered', at: this.#clock.now(), by, changes: diff(before.vm, undefined) } as const;
+    await this.#commit(id, undefined, { kind: 'remove', id, revision, note });
   }
 
   /**
@@ -103,49 +125,70 @@ export class Registry {
    * @throws VregError NOT_FOUND
    */
   heartbeat(id: string): Entry {
-    const entry = this.#entries.get(id);
-    if (!entry) throw notFound();
-    entry.hear(this.#signOfLife(this.#clock.now()));
+    const entry = this.get(id);
+    entry.hear(this.#signOfLife());
     this.#heard.add(entry);
+    if (this.#leases.heard(entry) && entry.vm.status === 'running') this.#tellRevived(entry);
+    this.events.heartbeat(entry);
     return entry;
   }
 
   has(id: string): boolean {
-    return this.#entries.has(id);
+    return this.#directory.get(id) !== undefined;
   }
 
   /** @throws VregError NOT_FOUND */
   get(id: string): Entry {
-    const entry = this.#entries.get(id);
+    const entry = this.#directory.get(id);
     if (!entry) throw notFound();
     return entry;
   }
 
   /** Newest registration first. Filtering by `running` leaves stale VMs out, as the original registry does. */
-  list({ role, status }: Filter): Entry[] {
-    const source = role ? (this.#byRole.get(role)?.values() ?? []) : this.#entries.values();
-    const found: Entry[] = [];
-    const horizon = this.#horizon();
-    for (const entry of source) {
-      if (status && entry.vm.status !== status) continue;
-      if (status === 'running' && entry.life.heardAt < horizon) continue;
-      found.push(entry);
-    }
-    return found.reverse();
+  list(filter: Filter): Entry[] {
+    return this.#directory.list(filter, this.#horizon());
   }
 
   /** The live VMs of a role, oldest registration first. */
   discover(role: string): Entry[] {
-    const horizon = this.#horizon();
-    const found: Entry[] = [];
-    for (const entry of this.#byRole.get(role)?.values() ?? []) {
-      if (entry.vm.status === 'running' && entry.life.heardAt >= horizon) found.push(entry);
-    }
-    return found;
+    return this.#directory.live(role, this.#horizon());
+  }
+
+  /** The wall clock, milliseconds since the epoch. */
+  now(): number {
+    return this.#clock.now();
   }
 
   isStale(entry: Entry): boolean {
     return entry.life.heardAt < this.#horizon();
+  }
+
+  /** Listening time since the last sign of life, in milliseconds. */
+  silenceOf(entry: Entry): number {
+    return this.#clock.listening() - entry.life.heardAt;
+  }
+
+  /** Tells the watchers which running VMs went stale since the last sweep; called every few hundred milliseconds. */
+  sweep(): void {
+    const occasion = { revision: this.#revision, at: this.#clock.now() };
+    for (const entry of this.#leases.sweep(this.#horizon())) {
+      if (entry.vm.status === 'running') this.events.add('stale', entry, occasion);
+    }
+  }
+
+  /**
+   * The last changes of a VM, newest first; also of one that has gone.
+   * @throws VregError NOT_FOUND when there never was one, as far as the journal goes back
+   */
+  async history(id: string, limit: number): Promise<HistoryItem[]> {
+    const items = await this.#store.history(id, limit);
+    if (items.length === 0 && !this.has(id)) throw notFound();
+    return items;
+  }
+
+  /** Writes a consistent, checked copy of everything into a new file. @throws the store's errors */
+  backup(path: string): Promise<void> {
+    return this.#store.backup(path);
   }
 
   get hasUnsavedBeats(): boolean {
@@ -154,13 +197,13 @@ export class Registry {
 
   /** Makes the beats since the last save durable; on failure they stay due for the next. */
   async saveBeats(): Promise<void> {
-    const entries = [...this.#heard].filter((entry) => this.#entries.get(entry.vm.id) === entry);
+    const entries = [...this.#heard].filter((entry) => this.#directory.get(entry.vm.id) === entry);
     this.#heard.clear();
     const beats: Beat[] = entries.map((entry) => ({ id: entry.vm.id, ...entry.life }));
     try {
       await this.#store.saveBeats(beats, this.#clock.listening());
     } catch (error) {
-      for (const entry of entries) this.#heard.add(entry);
+      for (const entry of entries) if (this.#directory.get(entry.vm.id) === entry) this.#heard.add(entry);
       throw error;
     }
   }
@@ -170,12 +213,12 @@ export class Registry {
     return this.#clock.listening() - this.staleAfter;
   }
 
-  #signOfLife(now: number): { lastSeen: number; heardAt: number } {
-    return { lastSeen: now, heardAt: this.#clock.listening() };
+  #signOfLife(): Life {
+    return { lastSeen: this.#clock.now(), heardAt: this.#clock.listening() };
   }
 
   #current(id: string): Entry | undefined {
-    return this.#staged.has(id) ? this.#staged.get(id) : this.#entries.get(id);
+    return this.#staged.has(id) ? this.#staged.get(id) : this.#directory.get(id);
   }
 
   #require(id: string): Entry {
@@ -184,12 +227,17 @@ export class Registry {
     return entry;
   }
 
-  #nextRevision(): number {
-    return this.#stagedRevision + 1;
+  async #put(before: Entry | undefined, vm: Declared, life: Life, by = ANONYMOUS): Promise<Entry> {
+    const revision = this.#stagedRevision + 1;
+    const entry = new Entry(vm, { created: before?.order.created ?? revision, revision }, life);
+    const changes = diff(before?.vm, entry.vm);
+    const note = { type: typeOf(before, changes), at: this.#clock.now(), by, changes };
+    await this.#commit(vm.id, entry, { kind: 'put', vm: entry.toStored(), revision, note });
+    return entry;
   }
 
   async #commit(id: string, entry: Entry | undefined, change: Change): Promise<void> {
-    const revision = change.kind === 'put' ? change.vm.revision : change.revision;
+    const { revision, note } = change;
     const generation = this.#generation;
     this.#staged.set(id, entry);
     this.#stagedRevision = revision;
@@ -205,35 +253,40 @@ export class Registry {
     }
     if (this.#staged.get(id) === entry && generation === this.#generation) this.#staged.delete(id);
     this.#revision = revision;
+    const shown = entry ?? this.get(id);
     if (entry) this.#show(entry);
     else this.#hide(id);
+    // Of an entry that comes or goes, the entry itself says all.
+    const { changes, ...occasion } = note;
+    const changed = note.type === 'updated' || note.type === 'status';
+    this.events.add(note.type, shown, { revision, ...occasion, ...(changed ? { changes } : {}) });
   }
 
   #show(entry: Entry): void {
-    const { id, role } = entry.vm;
-    const before = this.#entries.get(id);
-    // `Map.set` keeps the place of a key that is there, so an update keeps its place in the order.
-    this.#entries.set(id, entry);
-    if (before && before.vm.role !== role) this.#byRole.get(before.vm.role)?.delete(id);
-    const ofRole = this.#byRole.get(role) ?? new Map<string, Entry>();
-    this.#byRole.set(role, ofRole.set(id, entry));
+    const before = this.#directory.get(entry.vm.id);
+    this.#directory.put(entry);
     // A beat that came while the change was on its way is not taken back by it.
     if (before && before.life.heardAt > entry.life.heardAt) entry.hear(before.life);
     if (before && this.#heard.delete(before)) this.#heard.add(entry);
+    if (before?.life.heardAt === entry.life.heardAt) this.#leases.replace(entry);
+    else if (this.#leases.heard(entry) && before?.vm.status === 'running') this.#tellRevived(entry);
   }
 
   #hide(id: string): void {
-    const entry = this.#entries.get(id);
-    if (!entry) return;
-    this.#entries.delete(id);
-    this.#byRole.get(entry.vm.role)?.delete(id);
+    const entry = this.get(id);
+    this.#directory.remove(entry);
     this.#heard.delete(entry);
+    this.#leases.forget(id);
+  }
+
+  #tellRevived(entry: Entry): void {
+    this.events.add('revived', entry, { revision: this.#revision, at: this.#clock.now() });
   }
 }
 
-function applyUpdate(vm: Omit<Vm, 'lastSeen'>, update: VmUpdate): Omit<Vm, 'lastSeen'> {
-  const { services, metadata, ...rest } = { ...vm, ...update };
-  return { ...rest, ...(services ? { services } : {}), ...(metadata ? { metadata } : {}) };
+function typeOf(before: Entry | undefined, changes: FieldChanges): ChangeType {
+  if (!before) return 'registered';
+  return changes.status ? 'status' : 'updated';
 }
 
 function notFound(): VregError {

@@ -6,15 +6,18 @@
  * each change; both are checked at start, because a flipped bit can otherwise read as a wrong value without an error.
  */
 import { closeSync, openSync, readSync } from 'node:fs';
-import { crc32 } from 'node:zlib';
 import Database from 'libsql';
+import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { DataDir, Mark } from './data-dir.ts';
+import { crcOf, crcOfBytes, DamageError } from './guards.ts';
+import { JOURNAL_SCHEMA, Journal } from './journal.ts';
 import { PackedBeats, type Undo } from './packed-beats.ts';
 import type { Beat, Change, Contents, StoredVm } from './store.ts';
 
 /** "vreg" in ASCII: marks the file as ours for file(1) and for a start in the wrong folder. */
 const APPLICATION_ID = 0x76726567;
 const SCHEMA_VERSION = 1;
+
 /** Pages in the log before SQLite moves them into the database: 4 MiB. Larger makes rarer but longer pauses of the worker. */
 const CHECKPOINT_PAGES = 1000;
 
@@ -27,13 +30,11 @@ const SCHEMA = `
     id TEXT PRIMARY KEY, created INTEGER NOT NULL, revision INTEGER NOT NULL, slot INTEGER NOT NULL UNIQUE,
     body TEXT NOT NULL, crc INTEGER NOT NULL
   );
+  ${JOURNAL_SCHEMA}
   CREATE TABLE beats (shard INTEGER PRIMARY KEY, times BLOB NOT NULL, crc INTEGER NOT NULL);
   PRAGMA application_id = ${APPLICATION_ID};
   PRAGMA user_version = ${SCHEMA_VERSION};
 `;
-
-/** What the file says that it should not. */
-export class DamageError extends Error {}
 
 interface State {
   registryId: string;
@@ -48,11 +49,13 @@ export class RegistryDatabase {
   readonly #db: Database.Database;
   #state!: State;
   readonly #beats = new PackedBeats();
+  readonly #journal: Journal;
   #statements!: ReturnType<RegistryDatabase['prepare']>;
 
   /** @param readonly to look at the file; even so SQLite tidies up its log when the file is closed */
   constructor(dir: DataDir, { readonly = false } = {}) {
     this.#db = new Database(dir.database, { readonly, timeout: 0 });
+    this.#journal = new Journal(this.#db);
     // The lock comes first: with it a second daemon is refused, and no shared-memory file is needed.
     this.#db.pragma('locking_mode = EXCLUSIVE');
     if (readonly) return;
@@ -94,6 +97,7 @@ export class RegistryDatabase {
       throw new DamageError(`it has schema version ${version}; this vreg knows ${SCHEMA_VERSION}`);
     this.#state = this.#readState();
     this.#readBeats();
+    this.#journal.check();
     const vms: StoredVm[] = [];
     const rows = this.#db
       .prepare('SELECT id, created, revision, slot, body, crc FROM vms ORDER BY created')
@@ -101,7 +105,7 @@ export class RegistryDatabase {
       .iterate();
     for (const row of rows as Iterable<Row>) {
       const [id, created, revision, slot, body, crc] = row;
-      if (crcOfRow(id, created, revision, slot, body) !== crc)
+      if (crcOf([id, created, revision, slot, body]) !== crc)
         throw new DamageError(`the entry of VM ${JSON.stringify(id)} fails its checksum`);
       if (revision > this.#state.revision)
         throw new DamageError(
@@ -130,21 +134,22 @@ export class RegistryDatabase {
     const freed: (() => void)[] = [];
     this.#transaction((undo) => {
       for (const change of changes) {
+        state.revision = change.revision;
         if (change.kind === 'remove') {
-          state.revision = change.revision;
           const free = this.#beats.drop(change.id, undo);
-          if (!free) continue;
-          freed.push(free);
-          removeVm.run(change.id);
-          state.entries--;
+          if (free) {
+            freed.push(free);
+            removeVm.run(change.id);
+            state.entries--;
+          }
         } else {
           const { id, created, revision, body } = change.vm;
           const { slot, isNew } = this.#beats.take(id, undo);
           if (isNew) state.entries++;
           this.#beats.set(slot, change.vm);
-          saveVm.run(id, created, revision, slot, body, crcOfRow(id, created, revision, slot, body));
-          state.revision = revision;
+          saveVm.run(id, created, revision, slot, body, crcOf([id, created, revision, slot, body]));
         }
+        this.#journal.add(change);
       }
       this.#save(state, undo);
     });
@@ -160,6 +165,16 @@ export class RegistryDatabase {
       }
       this.#save({ ...this.#state, listened }, undo);
     });
+  }
+
+  /** Newest first. */
+  history(id: string, limit: number): HistoryItem[] {
+    return this.#journal.of(id, limit);
+  }
+
+  /** Copies everything, as of now, into a new file. */
+  backup(path: string): void {
+    this.#db.prepare('VACUUM INTO ?').run(path);
   }
 
   /** Moves the log into the database and closes, so that the file alone is whole. */
@@ -204,7 +219,7 @@ export class RegistryDatabase {
 
   #save(state: State, undo: Undo): void {
     const { saveShard, saveState } = this.#prepared();
-    for (const { shard, bytes } of this.#beats.takeDirty(undo)) saveShard.run(shard, bytes, crcOfShard(shard, bytes));
+    for (const { shard, bytes } of this.#beats.takeDirty(undo)) saveShard.run(shard, bytes, crcOfBytes(shard, bytes));
     saveState.run(state.revision, state.entries, state.listened, crcOfState(state));
     const before = this.#state;
     undo.push(() => {
@@ -231,7 +246,7 @@ export class RegistryDatabase {
     ][];
     for (const [shard, value, crc] of rows) {
       const bytes = Buffer.from(value);
-      if (crcOfShard(shard, bytes) !== crc)
+      if (crcOfBytes(shard, bytes) !== crc)
         throw new DamageError(`its record of heartbeats fails its checksum (shard ${shard})`);
       this.#beats.loadShard(shard, bytes);
     }
@@ -262,14 +277,6 @@ function newRegistryId(): string {
   return bytes.toString('hex');
 }
 
-function crcOfRow(id: string, created: number, revision: number, slot: number, body: string): number {
-  return crc32(JSON.stringify([id, created, revision, slot, body]));
-}
-
 function crcOfState({ registryId, revision, entries, listened }: State): number {
-  return crc32(JSON.stringify([registryId, revision, entries, listened]));
-}
-
-function crcOfShard(shard: number, bytes: Buffer): number {
-  return crc32(bytes, shard);
+  return crcOf([registryId, revision, entries, listened]);
 }

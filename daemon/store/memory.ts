@@ -1,8 +1,10 @@
 /** The store's twin without a disk: for tests, and for rules that shall be looked at alone. */
+import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { Beat, Change, Contents, Store, StoredVm } from './store.ts';
 
 export class MemoryStore implements Store {
   readonly vms = new Map<string, StoredVm>();
+  readonly journal: { id: string; item: HistoryItem }[] = [];
   revision = 0;
   listened = 0;
   readonly registryId = 'memory';
@@ -12,13 +14,24 @@ export class MemoryStore implements Store {
   async commit(change: Change): Promise<void> {
     await Promise.resolve();
     if (this.failure) throw this.failure;
-    if (change.kind === 'put') {
-      this.vms.set(change.vm.id, { ...change.vm });
-      this.revision = change.vm.revision;
-    } else {
-      this.vms.delete(change.id);
-      this.revision = change.revision;
-    }
+    const { revision, note } = change;
+    if (change.kind === 'put') this.vms.set(change.vm.id, { ...change.vm });
+    else this.vms.delete(change.id);
+    this.revision = revision;
+    const { at, ...rest } = note;
+    const id = change.kind === 'put' ? change.vm.id : change.id;
+    this.journal.unshift({ id, item: { revision, at: new Date(at).toISOString(), ...rest } });
+  }
+
+  async history(id: string, limit: number): Promise<HistoryItem[]> {
+    return this.journal
+      .filter((line) => line.id === id)
+      .slice(0, limit)
+      .map(({ item }) => item);
+  }
+
+  async backup(): Promise<void> {
+    throw new Error('a memory store has no file to copy');
   }
 
   async saveBeats(beats: readonly Beat[], listened: number): Promise<void> {

@@ -3,10 +3,12 @@
  * the disk the next one gathers, so that many changes share a sync (group commit).
  */
 import { spawn } from 'node:child_process';
+import { mkdtempSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { Worker } from 'node:worker_threads';
 import { VregError } from '../../src/protocol/errors.ts';
+import type { HistoryItem } from '../../src/protocol/events.ts';
 import { type DataDir, databaseSize, openDataDir, readMark } from './data-dir.ts';
 import type { Beat, Change, Contents, Store } from './store.ts';
 import type { Failure, Finding, Reply, Request } from './worker.ts';
@@ -57,8 +59,8 @@ export class SqliteStore implements Store {
     else if (mark) throw damaged(dir, `it is missing or empty, but revision ${mark.revision} was acknowledged`);
     const worker = new StoreWorker(dir, onDeath);
     try {
-      const contents = await worker.ask({ kind: 'open' });
-      return { store: new SqliteStore(worker), contents: contents! };
+      const contents = (await worker.ask({ kind: 'open' })) as Contents;
+      return { store: new SqliteStore(worker), contents };
     } catch (error) {
       await worker.terminate();
       throw atOpen(dir, error as StoreFailure);
@@ -80,10 +82,22 @@ export class SqliteStore implements Store {
   }
 
   async saveBeats(beats: readonly Beat[], listened: number): Promise<void> {
+    await this.#ask({ kind: 'beats', beats, listened });
+  }
+
+  async history(id: string, limit: number): Promise<HistoryItem[]> {
+    return (await this.#ask({ kind: 'history', id, limit })) as HistoryItem[];
+  }
+
+  async backup(path: string): Promise<void> {
+    // Made and checked where it cannot be mistaken for a good one, then moved to its name.
+    const dir = openDataDir(mkdtempSync(`${path}.`));
     try {
-      await this.#worker.ask({ kind: 'beats', beats, listened });
-    } catch (error) {
-      throw atWrite(error as StoreFailure);
+      await this.#ask({ kind: 'backup', path: dir.database });
+      await check(dir);
+      renameSync(dir.database, path);
+    } finally {
+      rmSync(dir.path, { recursive: true, force: true });
     }
   }
 
@@ -91,6 +105,12 @@ export class SqliteStore implements Store {
     this.#closed = true;
     await this.#draining;
     await this.#worker.close();
+  }
+
+  #ask(request: Request): Promise<unknown> {
+    return this.#worker.ask(request).catch((error: StoreFailure) => {
+      throw atWrite(error);
+    });
   }
 
   async #drain(): Promise<void> {
@@ -123,7 +143,7 @@ class StoreFailure extends Error {
 /** The worker as its one user sees it: ask, and wait for the answer. */
 class StoreWorker {
   readonly #worker: Worker;
-  readonly #asked = new Map<number, { resolve(contents?: Contents): void; reject(error: Error): void }>();
+  readonly #asked = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
   #seq = 0;
   #ending = false;
 
@@ -133,7 +153,7 @@ class StoreWorker {
       const asked = this.#asked.get(reply.seq);
       this.#asked.delete(reply.seq);
       if ('failure' in reply) asked?.reject(new StoreFailure(reply.failure));
-      else asked?.resolve(reply.contents);
+      else asked?.resolve(reply.value);
     });
     let fault: Error | undefined;
     this.#worker.on('error', (error) => (fault = error));
@@ -145,7 +165,7 @@ class StoreWorker {
     });
   }
 
-  ask(request: Request): Promise<Contents | undefined> {
+  ask(request: Request): Promise<unknown> {
     return new Promise((resolve, reject) => {
       const seq = ++this.#seq;
       this.#asked.set(seq, { resolve, reject });
@@ -166,7 +186,7 @@ class StoreWorker {
 }
 
 /** Reads the whole database in a child process. @throws VregError as {@link SqliteStore.open} */
-async function check(dir: DataDir): Promise<void> {
+export async function check(dir: DataDir): Promise<void> {
   const child = spawn(process.execPath, [WORKER, 'check', dir.path], { stdio: ['ignore', 'pipe', 'ignore'] });
   const line = await text(child.stdout);
   let finding: Finding;
@@ -212,6 +232,6 @@ function atWrite({ failure }: StoreFailure): VregError {
 
 function damaged(dir: DataDir, what: string): VregError {
   return new VregError('STORE_DAMAGED', `${dir.database} is damaged: ${what}`, {
-    hint: `nothing was changed; put a backup of ${dir.path} in its place, or start an empty registry with another --data-dir`,
+    hint: `nothing was changed; put a backup in its place (vreg daemon restore FILE), or start an empty registry with another --data-dir`,
   });
 }

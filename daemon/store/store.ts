@@ -1,4 +1,5 @@
 /** What the registry asks of durable storage. A store knows records, not rules. */
+import type { ChangeType, FieldChanges, HistoryItem } from '../../src/protocol/events.ts';
 
 /** A VM as it lies in the store. */
 export interface StoredVm {
@@ -15,8 +16,20 @@ export interface StoredVm {
   heardAt: number;
 }
 
-/** One committed change: a VM put in whole, or taken away. */
-export type Change = { kind: 'put'; vm: StoredVm } | { kind: 'remove'; id: string; revision: number };
+/** What the journal keeps of a change. */
+export interface Note {
+  type: ChangeType;
+  /** Wall clock, milliseconds since the epoch. */
+  at: number;
+  by: string;
+  changes: FieldChanges;
+}
+
+/** One committed change: a VM put in whole, or taken away. Revisions grow by one from change to change. */
+export type Change = ({ kind: 'put'; vm: StoredVm } | { kind: 'remove'; id: string }) & {
+  revision: number;
+  note: Note;
+};
 
 /** A sign of life that is not a change. */
 export type Beat = Pick<StoredVm, 'id' | 'lastSeen' | 'heardAt'>;
@@ -41,6 +54,13 @@ export interface Store {
   commit(change: Change): Promise<void>;
   /** Makes signs of life and the listening time durable, in one write. */
   saveBeats(beats: readonly Beat[], listened: number): Promise<void>;
+  /** The last changes of one VM, newest first; also of one that has gone. */
+  history(id: string, limit: number): Promise<HistoryItem[]>;
+  /**
+   * Writes a consistent copy of everything into a file that is not there yet. Reads go on meanwhile, writes wait.
+   * @throws VregError STORE_FULL, INTERNAL
+   */
+  backup(path: string): Promise<void>;
   /** Waits for what was called for, then closes. */
   close(): Promise<void>;
 }

@@ -5,13 +5,16 @@
  */
 import { isMainThread, parentPort, workerData } from 'node:worker_threads';
 import { type DataDir, MarkFile, openDataDir, readMark } from './data-dir.ts';
-import { contradiction, DamageError, RegistryDatabase } from './database.ts';
-import type { Beat, Change, Contents } from './store.ts';
+import { contradiction, RegistryDatabase } from './database.ts';
+import { DamageError } from './guards.ts';
+import type { Beat, Change } from './store.ts';
 
 export type Request =
   | { kind: 'open' }
   | { kind: 'commit'; changes: readonly Change[] }
   | { kind: 'beats'; beats: readonly Beat[]; listened: number }
+  | { kind: 'history'; id: string; limit: number }
+  | { kind: 'backup'; path: string }
   | { kind: 'close' };
 
 export interface Failure {
@@ -20,7 +23,7 @@ export interface Failure {
   message: string;
 }
 
-export type Reply = { seq: number; contents?: Contents } | { seq: number; failure: Failure };
+export type Reply = { seq: number; value: unknown } | { seq: number; failure: Failure };
 
 /** What a check prints on stdout. */
 export type Finding = { ok: true } | { failure: Failure };
@@ -29,7 +32,7 @@ function serve(dir: DataDir): void {
   const port = parentPort!;
   let database: RegistryDatabase;
   let mark: MarkFile;
-  const handle = (request: Request): Contents | undefined => {
+  const handle = (request: Request): unknown => {
     switch (request.kind) {
       case 'open': {
         database = new RegistryDatabase(dir);
@@ -46,6 +49,11 @@ function serve(dir: DataDir): void {
       case 'beats':
         database.saveBeats(request.beats, request.listened);
         return undefined;
+      case 'history':
+        return database.history(request.id, request.limit);
+      case 'backup':
+        database.backup(request.path);
+        return undefined;
       case 'close':
         database.close();
         mark.close();
@@ -55,8 +63,7 @@ function serve(dir: DataDir): void {
   port.on('message', ({ seq, request }: { seq: number; request: Request }) => {
     let reply: Reply;
     try {
-      const contents = handle(request);
-      reply = contents ? { seq, contents } : { seq };
+      reply = { seq, value: handle(request) };
     } catch (error) {
       reply = { seq, failure: describe(error) };
     }

@@ -1,6 +1,7 @@
-import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
-import { type Context, defineCommand } from '../command.ts';
+import { defineCommand } from '../command.ts';
+import { openConfigFile } from '../config-file.ts';
+import { openEditor } from '../editor.ts';
 import { VregError } from '../protocol/errors.ts';
 import { checkSetting, envNameOf, isSettingKey, SETTING_KEYS, type SettingKey, settingOf } from '../settings.ts';
 import { suggestion } from '../suggest.ts';
@@ -41,7 +42,7 @@ const set = defineCommand({
   async run(context, [name, value]) {
     const key = knownKey(name!);
     checkSetting(key, value!);
-    const file = await openFile(context);
+    const file = await openConfigFile(context);
     const wins = context.config.find(key);
     file.set(key, value);
     if (wins && wins.value !== value && !['config file', 'default'].includes(wins.origin)) {
@@ -60,7 +61,7 @@ const unset = defineCommand({
     { about: 'no token file', command: 'vreg config unset token-file' },
   ],
   async run(context, [name]) {
-    (await openFile(context)).delete(knownKey(name!));
+    (await openConfigFile(context)).delete(knownKey(name!));
   },
 });
 
@@ -126,15 +127,10 @@ const edit = defineCommand({
     { about: 'with a program', command: "EDITOR='sed -i s/3000/3001/' vreg config edit" },
   ],
   async run(context) {
-    const { config, env } = context;
+    const { config } = context;
     mkdirSync(config.dir, { recursive: true, mode: 0o700 });
     if (!existsSync(config.path)) writeFileSync(config.path, '{}\n', { mode: 0o600 });
-    const editor = env.VISUAL || env.EDITOR || 'vi';
-    // By a shell, since $EDITOR may hold arguments; the path is an argument of its own and is not read as shell.
-    const child = spawn('/bin/sh', ['-c', `${editor} "$1"`, 'sh', config.path], { stdio: 'inherit' });
-    const code = await new Promise<number | null>((resolve) => child.once('exit', resolve));
-    if (code !== 0)
-      throw new VregError('USAGE', `the editor "${editor}" ended with ${code}`, { hint: 'set EDITOR to another' });
+    await openEditor(context, config.path);
     for (const [key, value] of Object.entries(config.file))
       if (isSettingKey(key)) checkSetting(key, String(value), ` (in ${config.path})`);
   },
@@ -164,17 +160,4 @@ function knownKey(name: string): SettingKey {
 function note(key: SettingKey): string {
   const { defaultIs } = settingOf(key);
   return `${defaultIs ? `; it is ${defaultIs}` : ''} (variable ${envNameOf(key)})`;
-}
-
-/** conf writes the file whole and in one step, and is slow to load, so it is used for writing alone. */
-async function openFile({ config }: Context) {
-  // A file that cannot be read shall not be overwritten.
-  void config.file;
-  const { default: Conf } = await import('conf');
-  return new Conf<Record<string, unknown>>({
-    cwd: config.dir,
-    configName: 'config',
-    configFileMode: 0o600,
-    accessPropertiesByDotNotation: false,
-  });
 }

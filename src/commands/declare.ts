@@ -17,7 +17,7 @@ function declare(name: string, status: Status, what: string, why: string): Comma
     ],
     exits: [2, 3, 8],
     async run(context, ids) {
-      const { done, failed } = await each(ids, (id) => context.client().update(id, { status }));
+      const { done, failed } = await each(context, ids, (id) => context.client().update(id, { status }));
       if (done.length > 0) await context.print(vmsAnswer(done, { single: ids.length === 1 }));
       throwFailed(context, ids.length, failed, (id) => id);
     },

@@ -15,7 +15,7 @@ export const get = defineCommand({
   ],
   exits: [2, 3, 8],
   async run(context, ids) {
-    const { done, failed } = await each(ids, (id) => context.client().get(id));
+    const { done, failed } = await each(context, ids, (id) => context.client().get(id));
     if (done.length > 0) await context.print(vmsAnswer(done, { single: ids.length === 1 }));
     throwFailed(context, ids.length, failed, (id) => id);
   },

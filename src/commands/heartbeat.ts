@@ -43,21 +43,23 @@ export const heartbeat = defineCommand<Flags>({
   async run(context, args, flags) {
     const ids = args.length > 0 ? args : [thisVmId(context.config)];
     if (flags.every !== undefined) return beatForever(context, ids, parseDuration(flags.every, '--every'), flags);
-    const { done, failed } = await each(ids, (id) => beatOnce(context, id, flags));
-    if (done.length > 0) await context.print(beatsAnswer(done, ids.length === 1));
+    const { heard, unknown } = await context.client().heartbeats(ids);
+    const { done, failed } = await each(context, unknown, (id) => registerMissing(context, id, flags));
+    const beats = [...heard, ...done];
+    if (beats.length > 0) await context.print(beatsAnswer(beats, ids.length === 1));
     throwFailed(context, ids.length, failed, (id) => id);
   },
 });
 
-async function beatOnce(context: Context, id: string, flags: Flags): Promise<Heartbeat> {
-  const client = context.client();
-  try {
-    return await client.heartbeat(id);
-  } catch (error) {
-    if (!flags.registerIfMissing || !(error instanceof VregError) || error.code !== 'NOT_FOUND') throw error;
-    const { lastSeen } = await client.register(thisVm(context.config, flags, id));
-    return { id, lastSeen };
+async function registerMissing(context: Context, id: string, flags: Flags): Promise<Heartbeat> {
+  if (!flags.registerIfMissing) {
+    throw new VregError('NOT_FOUND', 'VM not found', {
+      field: 'id',
+      hint: 'register it: vreg heartbeat --register-if-missing',
+    });
   }
+  const { lastSeen } = await context.client().register(thisVm(context.config, flags, id));
+  return { id, lastSeen };
 }
 
 /**

@@ -1,5 +1,5 @@
 import { type Context, defineCommand } from '../command.ts';
-import type { VmWithLiveness } from '../protocol/api.ts';
+import { SORTS, type Sort, type VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { ROLES, STATUSES } from '../protocol/vm.ts';
 import type { RowsAnswer } from '../render.ts';
@@ -9,20 +9,14 @@ interface Flags {
   role?: string;
   status?: string;
   stale?: boolean;
-  sort?: keyof typeof SORTS;
+  selector?: string;
+  sort?: Sort;
+  limit?: string;
   watch?: boolean;
 }
 
 /** Milliseconds between two looks of `--watch`, as watch(1) has it. */
 const WATCH_EVERY = 2000;
-
-const SORTS = {
-  registered: undefined,
-  id: (a, b) => compare(a.id, b.id),
-  name: (a, b) => compare(a.name, b.name),
-  role: (a, b) => compare(a.role, b.role),
-  seen: (a, b) => compare(b.lastSeen, a.lastSeen),
-} satisfies Record<string, ((a: VmWithLiveness, b: VmWithLiveness) => number) | undefined>;
 
 export const ls = defineCommand<Flags>({
   name: 'ls',
@@ -34,12 +28,18 @@ export const ls = defineCommand<Flags>({
     { flags: '--role <role>', about: 'only this role', values: ROLES },
     { flags: '--status <status>', about: 'only this status', values: STATUSES },
     { flags: '--stale', about: 'only running VMs that are stale' },
-    { flags: '--sort <by>', about: 'order (default: registered)', values: Object.keys(SORTS) },
+    { flags: '--sort <by>', about: 'order (default: registered)', values: SORTS },
+    {
+      flags: '-l, --selector <terms>',
+      about: 'only VMs whose metadata fits: key=value, key!=value, key, !key, joined by commas',
+    },
+    { flags: '--limit <n>', about: 'at most that many' },
     { flags: '-w, --watch', about: 'stay, and show changes: a table that redraws on a TTY, else a row a change' },
   ],
   examples: [
     { about: 'the whole fleet', command: 'vreg ls' },
     { about: 'ids of the workers that went silent', command: 'vreg ls --role worker --stale -q' },
+    { about: 'by metadata', command: 'vreg ls -l task=billing,env!=prod --sort name' },
     {
       about: 'names and addresses, for another program',
       command: "vreg ls -o json | jq -r '.[] | [.name, .address] | @tsv'",
@@ -54,7 +54,7 @@ export const ls = defineCommand<Flags>({
 
 async function look(
   context: Context,
-  { role, status, stale, sort = 'registered' }: Flags,
+  { role, status, stale, selector, sort, limit }: Flags,
 ): Promise<RowsAnswer<VmWithLiveness>> {
   if (stale && status !== undefined && status !== 'running') {
     throw new VregError('USAGE', `--stale and --status ${status} exclude each other: only a running VM goes stale`, {
@@ -62,11 +62,21 @@ async function look(
       hint: 'leave one of them out',
     });
   }
-  // The server's `status=running` leaves out just those that `--stale` asks for.
-  const vms = await context.client().list({ ...(role && { role }), ...(status && !stale && { status }) });
-  const wanted = stale ? vms.filter((vm) => livenessOf(vm) === 'stale') : vms;
-  const order = SORTS[sort];
-  return vmsAnswer(order ? [...wanted].sort(order) : wanted, { none: 'no VMs' });
+  const most = limit === undefined ? undefined : parseLimit(limit);
+  // The server's `status=running` leaves out just those that `--stale` asks for, and its limit would come before that.
+  const query = { ...(role && { role }), ...(selector && { selector }), ...(sort && { sort }) };
+  const narrow = stale ? {} : { ...(status && { status }), ...(most && { limit: most }) };
+  const vms = await context.client().list({ ...query, ...narrow });
+  const wanted = stale ? vms.filter((vm) => livenessOf(vm) === 'stale').slice(0, most) : vms;
+  return vmsAnswer(wanted, { none: 'no VMs' });
+}
+
+function parseLimit(text: string): number {
+  if (/^[1-9]\d{0,8}$/.test(text)) return Number(text);
+  throw new VregError('USAGE', `--limit: "${text}" is not possible`, {
+    field: 'limit',
+    hint: 'a whole number, 1 or more',
+  });
 }
 
 async function redraw(context: Context, flags: Flags): Promise<void> {
@@ -90,8 +100,4 @@ async function follow(context: Context, flags: Flags): Promise<void> {
     known = seen;
     await context.sleep(WATCH_EVERY);
   }
-}
-
-function compare(a: string, b: string): number {
-  return a < b ? -1 : a > b ? 1 : 0;
 }

@@ -52,7 +52,7 @@ export const register = defineCommand<Flags>({
         hint: 'put the id into the file',
       });
     const { entries, single } = await readEntries(context, file);
-    const { done, failed } = await each(entries, (entry) => registerOne(context, entry, ifExists));
+    const { done, failed } = await each(context, entries, (entry) => registerOne(context, entry, ifExists));
     if (done.length > 0 || entries.length === 0)
       await context.print(vmsAnswer(done, { single, none: 'no entries in the file' }));
     throwFailed(context, entries.length, failed, (entry) => entry.id);
@@ -65,19 +65,20 @@ async function registerOne(
   ifExists: NonNullable<Flags['ifExists']>,
 ): Promise<VmWithLiveness> {
   const client = context.client();
+  const { id, role } = registration;
+  if (ifExists === 'update') {
+    const vm = await client.registerOrUpdate(registration);
+    if (vm.role !== role) context.note(`${id} keeps its role ${vm.role}: this registry gives a role once`);
+    return vm;
+  }
   try {
     return await client.register(registration);
   } catch (error) {
     if (!(error instanceof VregError) || error.code !== 'CONFLICT') throw error;
-    const { id, role, registeredBy: _by, ...changes } = registration;
-    if (ifExists === 'fail') {
-      throw new VregError('CONFLICT', `VM "${id}" is already registered`, {
-        field: 'id',
-        hint: 'change it with vreg update, or pass --if-exists update',
-      });
-    }
-    const vm = ifExists === 'ignore' ? await client.get(id) : await client.update(id, changes);
-    if (vm.role !== role) context.note(`${id} keeps its role ${vm.role}: a role is given once, with the registration`);
-    return vm;
+    if (ifExists === 'ignore') return client.get(id);
+    throw new VregError('CONFLICT', `VM "${id}" is already registered`, {
+      field: 'id',
+      hint: 'change it with vreg update, or pass --if-exists update',
+    });
   }
 }

@@ -23,7 +23,10 @@ export const rm = defineCommand<{ yes?: boolean }>({
       `Remove ${ids.length === 1 ? `VM ${named}` : `${ids.length} VMs (${named})`} from the registry?`,
       yes,
     );
-    const { done, failed } = await each(ids, async (id) => ({ id, ...(await context.client().deregister(id)) }));
+    const { done, failed } = await each(context, ids, async (id) => ({
+      id,
+      ...(await context.client().deregister(id)),
+    }));
     if (done.length > 0) {
       await context.print({
         kind: 'rows',

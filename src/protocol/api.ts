@@ -14,9 +14,14 @@ export const DEFAULT_INTERVAL = 60_000;
 /** Routes, relative to the registry's base URL. */
 export const PATHS = {
   health: '/health',
+  events: '/registry/events',
+  heartbeats: '/registry/heartbeats',
+  backup: '/registry/backup',
   vms: '/registry/vms',
   vm: (id: string) => `/registry/vms/${encodeURIComponent(id)}`,
   heartbeat: (id: string) => `/registry/vms/${encodeURIComponent(id)}/heartbeat`,
+  history: (id: string) => `/registry/vms/${encodeURIComponent(id)}/history`,
+  why: (id: string) => `/registry/vms/${encodeURIComponent(id)}/why`,
   discover: (role: string) => `/registry/discover/${encodeURIComponent(role)}`,
 } as const;
 
@@ -48,10 +53,46 @@ export interface Health {
   uptime: number;
 }
 
-/** Query options of `GET /registry/vms`. */
+/** Query options of `GET /registry/vms`. The original registry knows the first two and ignores the others. */
 export interface ListQuery {
   role?: string;
   status?: string;
+  /** `key=value,key!=value,key,!key` over the metadata. */
+  selector?: string;
+  sort?: Sort;
+  /** At most that many. */
+  limit?: number;
+}
+
+/** Orders of a list; `registered` is newest first, `seen` is last heard first. */
+export const SORTS = ['registered', 'id', 'name', 'role', 'seen'] as const;
+export type Sort = (typeof SORTS)[number];
+
+/** `POST /registry/heartbeats`. */
+export interface Heartbeats {
+  lastSeen: string;
+  /** Ids that were heard. */
+  count: number;
+  /** Ids that are not registered. */
+  unknown: string[];
+}
+
+/** Ids in one `POST /registry/heartbeats`. */
+export const MAX_BATCH = 10_000;
+
+/** Live VMs that `discover?wait=` waits for. */
+export const DEFAULT_WAIT_MIN = 1;
+
+/** Longest that `discover?wait=` holds an answer, in milliseconds: below what proxies between cut off. */
+export const MAX_WAIT = 55_000;
+
+/** `GET /registry/vms/:id/why`: whether `discover` offers the VM, and each reason why not. */
+export interface Why {
+  id: string;
+  offered: boolean;
+  /** One line for people. */
+  summary: string;
+  reasons: { code: 'paused' | 'stopped' | 'stale'; message: string }[];
 }
 
 /** Query option of every route that answers entries: each then also says whether it is stale. Other servers ignore it. */

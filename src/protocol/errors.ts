@@ -61,6 +61,7 @@ export const ERRORS = {
   TIMEOUT: { status: 0, exit: EXIT.timeout },
   REFUSED: { status: 0, exit: EXIT.refused },
   UNREACHABLE: { status: 0, exit: EXIT.unreachable },
+  UNSUPPORTED: { status: 0, exit: EXIT.error },
   BAD_ANSWER: { status: 0, exit: EXIT.error },
   ALREADY_RUNNING: { status: 0, exit: EXIT.conflict },
   STORE_DAMAGED: { status: 0, exit: EXIT.error },

@@ -67,11 +67,13 @@ export function isStatus(value: unknown): value is Status {
 /**
  * Reads a registration. Text is trimmed, a missing status is `running`, unknown top-level keys are dropped, unknown keys
  * inside services and metadata are kept.
+ * @param urlId the id where the URL names it, so that the body need not
  * @throws VregError INVALID naming the field, the reason and what is accepted
  */
-export function parseRegistration(input: unknown): Registration {
+export function parseRegistration(input: unknown, urlId?: string): Registration {
   const body = parseObject(input, 'body');
-  const id = parseId(body.id);
+  const id = parseId(body.id ?? urlId);
+  if (urlId !== undefined && id !== urlId) throw invalid('id', `id is "${id}" in the body and "${urlId}" in the URL`);
   const name = parseText(body.name, 'name');
   const role = parseRole(body.role);
   // The original registry reads any empty status as "not given".
@@ -106,6 +108,17 @@ export function parseUpdate(input: unknown): VmUpdate {
   if (body.services !== undefined) update.services = parseServices(body.services) ?? null;
   if (body.metadata !== undefined) update.metadata = parseMetadata(body.metadata) ?? null;
   return update;
+}
+
+/**
+ * Reads `{ids: [...]}`.
+ * @throws VregError INVALID
+ */
+export function parseIds(input: unknown, max: number): string[] {
+  const { ids } = parseObject(input, 'body');
+  if (!Array.isArray(ids)) throw invalid('ids', `ids must be an array of strings, not ${kindOf(ids)}`);
+  if (ids.length > max) throw invalid('ids', `ids: ${ids.length} given, at most ${max}`);
+  return ids.map((id, index) => parseText(id, `ids[${index}]`));
 }
 
 /** @throws VregError INVALID listing the roles */
@@ -184,7 +197,9 @@ function invalid(field: string, message: string): VregError {
 
 function kindOf(value: unknown): string {
   if (value === null) return 'null';
-  return Array.isArray(value) ? 'an array' : `a ${typeof value}`;
+  if (value === undefined) return 'missing';
+  if (typeof value === 'object') return Array.isArray(value) ? 'an array' : 'an object';
+  return `a ${typeof value}`;
 }
 
 /** A value as an error may show it: short, on one line. */

@@ -1,0 +1,26 @@
+/** `GET /registry/backup`: a consistent copy of the database, made and checked while the registry goes on. */
+import { createReadStream, mkdtempSync, rmSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { VregError } from '../../src/protocol/errors.ts';
+import type { Answer, Call } from './call.ts';
+
+export async function sendBackup({ registry, reply, dataDir }: Call): Promise<Answer | undefined> {
+  if (dataDir === undefined) throw new VregError('NOT_FOUND', 'this registry has no data dir to copy');
+  const dir = mkdtempSync(join(dataDir, 'backup-'));
+  const clean = () => rmSync(dir, { recursive: true, force: true });
+  try {
+    const file = join(dir, 'registry.db');
+    await registry.backup(file);
+    const stream = createReadStream(file);
+    stream.once('close', clean);
+    await reply
+      .header('content-length', statSync(file).size)
+      .header('content-disposition', 'attachment; filename="registry.db"')
+      .type('application/vnd.sqlite3')
+      .send(stream);
+  } catch (error) {
+    clean();
+    throw error;
+  }
+  return undefined;
+}

@@ -1,0 +1,113 @@
+/** One request as a route's handler sees it: its parameters checked, its answer encoded. */
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { INCLUDE_LIVENESS } from '../../src/protocol/api.ts';
+import { VregError } from '../../src/protocol/errors.ts';
+import type { WriteOptions } from '../registry/changes.ts';
+import type { Entry } from '../registry/entry.ts';
+import type { Registry } from '../registry/registry.ts';
+
+export interface Answer {
+  status: number;
+  /** JSON. */
+  body: string;
+  /** Revision of the one entry that is answered. */
+  etag?: number;
+}
+
+export class Call {
+  readonly registry: Registry;
+  readonly request: FastifyRequest;
+  readonly reply: FastifyReply;
+  /** Where the daemon may put a file for as long as it takes to send it. */
+  readonly dataDir: string | undefined;
+  /** Aborted when the daemon stops: long answers end then. */
+  readonly stopping: AbortSignal;
+
+  constructor(request: FastifyRequest, reply: FastifyReply, shared: Pick<Call, 'registry' | 'dataDir' | 'stopping'>) {
+    this.request = request;
+    this.reply = reply;
+    this.registry = shared.registry;
+    this.dataDir = shared.dataDir;
+    this.stopping = shared.stopping;
+  }
+
+  get id(): string {
+    return (this.request.params as { id: string }).id;
+  }
+
+  get body(): unknown {
+    return this.request.body;
+  }
+
+  /**
+   * Query parameters by name; an empty one counts as not given, as the original registry reads it.
+   * @throws VregError INVALID on one that is given twice
+   */
+  query<K extends string>(...names: readonly K[]): { [name in K]?: string } {
+    const query = this.request.query as Record<string, string | string[]>;
+    const known: { [name in K]?: string } = {};
+    for (const name of names) {
+      const value = query[name];
+      if (Array.isArray(value)) throw invalidQuery(name, `${name} is given ${value.length} times: give it once`);
+      if (value) known[name] = value;
+    }
+    return known;
+  }
+
+  /** A whole number from a query parameter. @throws VregError INVALID naming the bounds */
+  number(name: string, min: number, max: number): number | undefined {
+    const text = this.query(name)[name];
+    if (text === undefined) return undefined;
+    const value = Number(text);
+    if (/^\d+$/.test(text) && value >= min && value <= max) return value;
+    throw invalidQuery(name, `${name}: "${text}" is not a whole number from ${min} to ${max}`);
+  }
+
+  /** Who writes, and what they have seen: from the token, `If-Match` and `If-None-Match`. @throws VregError INVALID */
+  write(): WriteOptions {
+    const { 'if-match': match, 'if-none-match': noneMatch } = this.request.headers;
+    const by = this.request.by;
+    if (noneMatch === '*') return { by, expect: 'none' };
+    if (match === undefined) return { by };
+    if (match === '*') return { by, expect: 'any' };
+    const [, revision] = /^"(\d{1,15})"$/.exec(match) ?? [];
+    if (revision === undefined) {
+      throw new VregError('INVALID', `if-match: ${match} is not an ETag of this registry`, {
+        field: 'if-match',
+        hint: 'send the ETag as it came, for example "42"',
+      });
+    }
+    return { by, expect: Number(revision) };
+  }
+
+  /** Answers one entry. */
+  entry(entry: Entry, status = 200): Answer {
+    return { status, body: this.#encoder()(entry), etag: entry.order.revision };
+  }
+
+  /** Answers a list of entries. */
+  entries(entries: readonly Entry[]): Answer {
+    return { status: 200, body: `{"vms":[${entries.map(this.#encoder()).join(',')}],"count":${entries.length}}` };
+  }
+
+  /** How entries are written for this request: plain, or with what `include` asks for. */
+  #encoder(): (entry: Entry) => string {
+    const { include } = this.query('include');
+    if (include === undefined) return (entry) => entry.json;
+    if (include !== INCLUDE_LIVENESS.include) {
+      throw invalidQuery('include', `include: "${include}" is not known (one of ${INCLUDE_LIVENESS.include})`);
+    }
+    return (entry) => entry.jsonWith({ stale: this.registry.isStale(entry) });
+  }
+}
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** Who asks: a token's name, or undefined where nobody has to say. */
+    by?: string | undefined;
+  }
+}
+
+export function invalidQuery(field: string, message: string): VregError {
+  return new VregError('INVALID', message, { field });
+}

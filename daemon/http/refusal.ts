@@ -1,0 +1,48 @@
+/** What is refused before any route is asked. */
+import type { FastifyRequest } from 'fastify';
+import { VregError } from '../../src/protocol/errors.ts';
+import { methodsOf } from './routes.ts';
+
+export interface Refusal {
+  error: VregError;
+  /** The `Allow` header of a 405. */
+  allow?: string;
+}
+
+/** Why no route answers to a method and a URL: 405 where another method would do, else 404. */
+export function refuseRoute(method: string, url: string): Refusal {
+  const path = url.split('?', 1)[0]!;
+  const allow = methodsOf(path).join(', ');
+  if (!allow) {
+    return {
+      error: new VregError('NOT_FOUND', `no such route: ${method} ${path}`, {
+        hint: 'the routes are /health and those under /registry',
+      }),
+    };
+  }
+  return {
+    error: new VregError('METHOD_NOT_ALLOWED', `${method} is not possible on ${path}`, {
+      hint: `use one of: ${allow}`,
+    }),
+    allow,
+  };
+}
+
+/** @returns what is wrong with a request whatever its route: no Host (RFC 9112, 3.2), a query that cannot be decoded */
+export function flawOf({ raw, headers, url }: FastifyRequest): VregError | undefined {
+  if (headers.host === undefined && raw.httpVersion === '1.1')
+    return new VregError('INVALID', 'host is required: HTTP/1.1 asks for a Host header', { field: 'host' });
+  const query = url.indexOf('?');
+  if (query >= 0 && url.includes('%', query) && !isDecodable(url.slice(query)))
+    return new VregError('INVALID', 'the query has a broken percent-encoding', { field: 'query' });
+  return undefined;
+}
+
+function isDecodable(text: string): boolean {
+  try {
+    decodeURIComponent(text);
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,99 @@
+/**
+ * Node's HTTP server as the app runs on it: its time limits, and an `{error}` for what never becomes a request of the
+ * app. Without it Node answers those with an empty body, or with nothing.
+ */
+import { createServer, METHODS, type RequestListener, type Server, type ServerResponse } from 'node:http';
+import type { Duplex } from 'node:stream';
+import { toErrorBody, VregError } from '../../src/protocol/errors.ts';
+import { type Refusal, refuseRoute } from './refusal.ts';
+
+/** Milliseconds that a kept-alive connection may be idle: more than a load balancer's usual 60 s, so that it closes first. */
+const KEEP_ALIVE = 72_000;
+/** How often in its time limit a request is looked at: it may be late by a tenth. */
+const CHECKS = 10;
+/** Milliseconds in which a refused client may read why; then its connection is cut, whether it goes on sending or not. */
+const LINGER = 1000;
+
+/** The latest request of a connection, which an error of its parser may have to wait for. */
+const latest = new WeakMap<Duplex, ServerResponse>();
+/** Connections that have been refused; what else comes on them is read and thrown away. */
+const refused = new WeakSet<Duplex>();
+
+/** @param requestTimeout milliseconds for a whole request, headers and body, to arrive */
+export function makeServer(handler: RequestListener, requestTimeout: number): Server {
+  const listener: RequestListener = (request, response) => {
+    latest.set(request.socket, response);
+    handler(request, response);
+  };
+  const server = createServer(
+    {
+      requestTimeout,
+      headersTimeout: requestTimeout,
+      connectionsCheckingInterval: Math.ceil(requestTimeout / CHECKS),
+      keepAliveTimeout: KEEP_ALIVE,
+      // Refused by the app instead, which says why.
+      requireHostHeader: false,
+    },
+    listener,
+  );
+  // An expectation other than 100-continue may be ignored (RFC 9110, 10.1.1).
+  server.on('checkExpectation', listener);
+  server.on('connect', ({ method = 'CONNECT', url = '' }, socket) => {
+    socket.on('error', () => socket.destroy());
+    refuse(socket, refuseRoute(method, url));
+  });
+  return server;
+}
+
+/** Node's parser refused what came: it is answered after the requests before it, and the connection ends. */
+export function answerBrokenRequest(error: BrokenRequest, socket: Duplex): void {
+  if (refused.has(socket)) return;
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const before = latest.get(socket);
+  const refusal = refusalOf(error);
+  // A request that is not whole is the broken one; one that is whole still gets its own answer first.
+  if (before?.req.complete && !before.writableFinished) before.once('close', () => refuse(socket, refusal));
+  else refuse(socket, refusal);
+}
+
+interface BrokenRequest extends Error {
+  code?: string;
+  /** Bytes that the parser gave up on. */
+  rawPacket?: unknown;
+}
+
+function refusalOf({ code, rawPacket }: BrokenRequest): Refusal {
+  if (code === 'HPE_HEADER_OVERFLOW')
+    return {
+      error: new VregError('HEADERS_TOO_LARGE', 'URL and headers are too large: at most 16 KiB together', {
+        field: 'headers',
+      }),
+    };
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
+    return { error: new VregError('REQUEST_TIMEOUT', 'the request did not arrive whole in time') };
+  if (code === 'HPE_INVALID_METHOD') {
+    const text = Buffer.isBuffer(rawPacket) ? rawPacket.toString('latin1') : '';
+    const line = /^([\w!#$%&'*+.^`|~-]+) (\/\S*) HTTP\/1\.[01]\r?\n/.exec(text);
+    if (line && !METHODS.includes(line[1]!)) return refuseRoute(line[1]!, line[2]!);
+  }
+  return { error: new VregError('INVALID', 'the request is not well-formed HTTP') };
+}
+
+function refuse(socket: Duplex, { error, allow }: Refusal): void {
+  if (refused.has(socket) || !socket.writable) return;
+  refused.add(socket);
+  const body = JSON.stringify(toErrorBody(error));
+  const head = [
+    `HTTP/1.1 ${error.status} Refused`,
+    'content-type: application/json; charset=utf-8',
+    `content-length: ${Buffer.byteLength(body)}`,
+    ...(allow ? [`allow: ${allow}`] : []),
+    'connection: close',
+  ];
+  socket.end(`${head.join('\r\n')}\r\n\r\n${body}`);
+  const cut = setTimeout(() => socket.destroy(), LINGER);
+  socket.once('close', () => clearTimeout(cut));
+}

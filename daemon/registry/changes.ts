@@ -1,0 +1,41 @@
+/** What a change does to an entry, field by field, and whether it may be made. */
+
+import { VregError } from '../../src/protocol/errors.ts';
+import type { FieldChanges } from '../../src/protocol/events.ts';
+import type { VmUpdate } from '../../src/protocol/vm.ts';
+import type { Declared, Entry } from './entry.ts';
+
+/** Who changes, and what of the entry they have seen. */
+export interface WriteOptions {
+  /** A token's name, or `anonymous`. */
+  by?: string | undefined;
+  /** Revision that the entry must still have; `any` asks only that there is one, `none` that there is none. */
+  expect?: number | 'any' | 'none' | undefined;
+}
+
+/** @throws VregError PRECONDITION_FAILED (RFC 9110, If-Match and If-None-Match) */
+export function checkExpected(entry: Entry | undefined, expect: WriteOptions['expect']): void {
+  if (expect === undefined) return;
+  const met = expect === 'none' ? !entry : entry !== undefined && (expect === 'any' || expect === entry.order.revision);
+  if (met) return;
+  const what = entry ? `VM "${entry.vm.id}" has revision ${entry.order.revision} by now` : 'VM not found';
+  throw new VregError('PRECONDITION_FAILED', `${what}: it is not what you have seen`, {
+    hint: 'read it again, and decide anew',
+  });
+}
+
+export function applyUpdate(vm: Declared, update: VmUpdate): Declared {
+  const { services, metadata, ...rest } = { ...vm, ...update };
+  return { ...rest, ...(services ? { services } : {}), ...(metadata ? { metadata } : {}) };
+}
+
+/** Fields that differ, with both values; all of them when an entry comes or goes. */
+export function diff(before: Declared | undefined, after: Declared | undefined): FieldChanges {
+  const changes: FieldChanges = {};
+  const fields = new Set([...Object.keys(before ?? {}), ...Object.keys(after ?? {})] as (keyof Declared)[]);
+  for (const field of fields) {
+    const pair: [unknown, unknown] = [before?.[field] ?? null, after?.[field] ?? null];
+    if (JSON.stringify(pair[0]) !== JSON.stringify(pair[1])) changes[field] = pair;
+  }
+  return changes;
+}

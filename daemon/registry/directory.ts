@@ -1,0 +1,68 @@
+/** The committed entries, by id and by role, each in the order of registration. */
+import type { Entry } from './entry.ts';
+
+export interface Filter {
+  role?: string | undefined;
+  status?: string | undefined;
+}
+
+export class Directory {
+  /** Oldest registration first: `Map.set` keeps the place of a key that is there, so an update keeps its place. */
+  readonly #entries = new Map<string, Entry>();
+  readonly #byRole = new Map<string, Map<string, Entry>>();
+
+  get size(): number {
+    return this.#entries.size;
+  }
+
+  get(id: string): Entry | undefined {
+    return this.#entries.get(id);
+  }
+
+  all(): Iterable<Entry> {
+    return this.#entries.values();
+  }
+
+  /** Adds an entry, or puts it in the place of the one of its id. */
+  put(entry: Entry): void {
+    const { id, role } = entry.vm;
+    const before = this.#entries.get(id);
+    this.#entries.set(id, entry);
+    const ofRole = this.#byRole.get(role) ?? new Map<string, Entry>();
+    this.#byRole.set(role, ofRole.set(id, entry));
+    if (before && before.vm.role !== role) {
+      this.#byRole.get(before.vm.role)?.delete(id);
+      // Its place among those of its new role is that of its registration, not the last.
+      this.#byRole.set(role, new Map([...ofRole].sort(([, a], [, b]) => a.order.created - b.order.created)));
+    }
+  }
+
+  remove({ vm }: Entry): void {
+    this.#entries.delete(vm.id);
+    this.#byRole.get(vm.role)?.delete(vm.id);
+  }
+
+  /**
+   * Newest registration first. Filtering by `running` leaves stale VMs out, as the original registry does.
+   * @param horizon heard before it on the listening clock is stale
+   */
+  list({ role, status }: Filter, horizon: number): Entry[] {
+    const source = role ? (this.#byRole.get(role)?.values() ?? []) : this.#entries.values();
+    const found: Entry[] = [];
+    for (const entry of source) {
+      if (status && entry.vm.status !== status) continue;
+      if (status === 'running' && entry.life.heardAt < horizon) continue;
+      found.push(entry);
+    }
+    return found.reverse();
+  }
+
+  /** The live entries of a role, oldest registration first. */
+  live(role: string, horizon: number): Entry[] {
+    const found: Entry[] = [];
+    for (const entry of this.#byRole.get(role)?.values() ?? []) {
+      if (entry.vm.status === 'running' && entry.life.heardAt >= horizon) found.push(entry);
+    }
+    return found;
+  }
+}

@@ -1,0 +1,25 @@
+/** Why `discover` offers a VM, or does not. */
+import type { Why } from '../../src/protocol/api.ts';
+import type { Entry } from './entry.ts';
+import type { Registry } from './registry.ts';
+
+export function whyOffered(registry: Registry, entry: Entry): Why {
+  const { id, role, status } = entry.vm;
+  const silent = Math.floor(registry.silenceOf(entry) / 1000);
+  const lease = registry.staleAfter / 1000;
+  const heard = `last heard at ${entry.lastSeen}, ${silent} s of listening time ago`;
+  const reasons: Why['reasons'] = [];
+  if (status !== 'running') reasons.push({ code: status, message: `it was declared ${status}` });
+  if (registry.isStale(entry))
+    reasons.push({ code: 'stale', message: `it is stale: ${heard}; the lease is ${lease} s` });
+  const offered = reasons.length === 0;
+  const because = offered
+    ? `it is running and was ${heard}; the lease is ${lease} s`
+    : reasons.map(({ message }) => message).join('; ');
+  return {
+    id,
+    offered,
+    summary: `discover ${role} ${offered ? 'offers' : 'does not offer'} ${id}: ${because}`,
+    reasons,
+  };
+}

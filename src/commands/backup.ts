@@ -1,0 +1,47 @@
+import { createWriteStream, existsSync, renameSync, rmSync, statSync } from 'node:fs';
+import { pipeline } from 'node:stream/promises';
+import { defineCommand } from '../command.ts';
+import { VregError } from '../protocol/errors.ts';
+
+export const backup = defineCommand<{ force?: boolean }>({
+  name: 'backup',
+  summary: 'write a consistent copy of the running registry into a file',
+  description:
+    'Writes a consistent copy of the running registry into a file, which the daemon has checked. vreg daemon restore puts it in place.',
+  arguments: [{ name: 'file', about: 'file to write' }],
+  flags: [{ flags: '--force', about: 'replace the file when it is there' }],
+  examples: [
+    { about: 'now', command: 'vreg backup registry-backup.db' },
+    { about: 'every night, from cron', command: 'vreg backup --force /var/backups/vreg.db' },
+    { about: 'and back', command: 'vreg daemon restore registry-backup.db' },
+  ],
+  exits: [2, 4, 8],
+  async run(context, [path], { force }) {
+    if (existsSync(path!) && !force) {
+      throw new VregError('CONFLICT', `${path} is there already`, {
+        field: 'file',
+        hint: 'choose another name, or pass --force',
+      });
+    }
+    // Under another name until it is whole, so that a broken download is never taken for a backup.
+    const draft = `${path}.part`;
+    try {
+      await pipeline(await context.client().backup(), createWriteStream(draft, { mode: 0o600, flush: true }));
+      renameSync(draft, path!);
+    } catch (cause) {
+      rmSync(draft, { force: true });
+      if (cause instanceof VregError) throw cause;
+      throw new VregError(
+        'USAGE',
+        `cannot write ${path} (${(cause as NodeJS.ErrnoException).code ?? (cause as Error).message})`,
+        {
+          field: 'file',
+          hint: 'check its folder, and the room on the disk',
+          cause,
+        },
+      );
+    }
+    const bytes = statSync(path!).size;
+    await context.print({ kind: 'value', text: path!, data: { file: path, bytes } });
+  },
+});

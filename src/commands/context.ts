@@ -1,0 +1,185 @@
+import { resolve } from 'node:path';
+import { type Context, defineCommand } from '../command.ts';
+import { openConfigFile } from '../config-file.ts';
+import { VregError } from '../protocol/errors.ts';
+import type { RowsAnswer } from '../render.ts';
+import { checkSetting } from '../settings.ts';
+
+/** Settings that belong to a registry. */
+const KEYS = ['url', 'token-file', 'ca-file'] as const;
+
+interface Named {
+  name: string;
+  current: boolean;
+  url?: string;
+  'token-file'?: string;
+  'ca-file'?: string;
+}
+
+const NAME = { name: 'name', about: 'name of the context' } as const;
+
+const add = defineCommand<{ url?: string; tokenFile?: string; caFile?: string; use?: boolean }>({
+  name: 'add',
+  summary: 'name a registry, or change what a name means',
+  description:
+    'Names a registry: its URL, and where its token and its CA certificate are. The token itself is not written.',
+  arguments: [NAME],
+  flags: [{ flags: '--use', about: 'and use it from now on' }],
+  examples: [
+    { about: 'a registry', command: 'vreg context add prod --url https://infra.example.com:3000' },
+    {
+      about: 'with its token',
+      command: 'vreg context add prod --url https://infra.example.com:3000 --token-file ~/.vreg-prod',
+    },
+    { about: 'and use it', command: 'vreg context add dev --url http://127.0.0.1:3000 --use' },
+  ],
+  async run(context, [name], { url, tokenFile, caFile, use }) {
+    if (url === undefined)
+      throw new VregError('USAGE', '--url is required', {
+        field: 'url',
+        hint: 'for example: --url http://127.0.0.1:3000',
+      });
+    checkSetting('url', url);
+    const entry = {
+      url,
+      ...(tokenFile === undefined ? {} : { 'token-file': resolve(tokenFile) }),
+      ...(caFile === undefined ? {} : { 'ca-file': resolve(caFile) }),
+    };
+    const file = await openConfigFile(context);
+    file.set('contexts', { ...context.config.file.contexts, [name!]: entry });
+    if (use) file.set('context', name);
+  },
+});
+
+const use = defineCommand({
+  name: 'use',
+  summary: 'use a context from now on',
+  arguments: [NAME],
+  examples: [
+    { about: 'from now on', command: 'vreg context use prod' },
+    { about: 'for one command', command: 'vreg ls --context prod' },
+    { about: 'for this shell', command: 'export VREG_CONTEXT=prod' },
+  ],
+  exits: [3],
+  async run(context, [name]) {
+    find(context, name!);
+    (await openConfigFile(context)).set('context', name);
+  },
+});
+
+const ls = defineCommand({
+  name: 'ls',
+  aliases: ['list'],
+  summary: 'list the contexts',
+  examples: [
+    { about: 'which are there?', command: 'vreg context ls' },
+    { about: 'names only', command: 'vreg context ls -q' },
+    { about: 'for programs', command: 'vreg context ls -o json' },
+  ],
+  async run(context) {
+    await context.print(answer(all(context), { none: 'no contexts; add one: vreg context add NAME --url URL' }));
+  },
+});
+
+const rm = defineCommand({
+  name: 'rm',
+  summary: 'forget a context',
+  arguments: [NAME],
+  examples: [
+    { about: 'forget it', command: 'vreg context rm dev' },
+    { about: 'which was it?', command: 'vreg context ls' },
+    { about: 'start over', command: 'rm "$(vreg config path)"' },
+  ],
+  exits: [3],
+  async run(context, [name]) {
+    find(context, name!);
+    const { [name!]: _gone, ...rest } = context.config.file.contexts ?? {};
+    const file = await openConfigFile(context);
+    file.set('contexts', rest);
+    if (context.config.file.context === name) file.delete('context');
+  },
+});
+
+const show = defineCommand({
+  name: 'show',
+  summary: 'show a context',
+  arguments: [{ ...NAME, about: 'name of the context (default: the one in use)', optional: true }],
+  examples: [
+    { about: 'the one in use', command: 'vreg context show' },
+    { about: 'another', command: 'vreg context show prod' },
+    { about: 'its URL', command: "vreg context show prod -o jsonpath='{.url}'" },
+  ],
+  exits: [3],
+  async run(context, [name]) {
+    await context.print(answer([find(context, name ?? currentName(context))], { single: true }));
+  },
+});
+
+const current = defineCommand({
+  name: 'current',
+  summary: 'print the name of the context in use, for a prompt',
+  description:
+    'Prints the name of the context in use; nothing and exit code 3 when there is none. It asks no registry.',
+  examples: [
+    { about: 'which one?', command: 'vreg context current' },
+    { about: 'in a prompt', command: `PS1='$(vreg context current 2>/dev/null) $ '` },
+    { about: 'in a script', command: 'test "$(vreg context current)" = prod || exit' },
+  ],
+  exits: [3],
+  async run(context) {
+    const name = currentName(context);
+    await context.print({ kind: 'value', text: name, data: { name } });
+  },
+});
+
+export const context = defineCommand({
+  name: 'context',
+  summary: 'name registries, and switch between them',
+  description:
+    'Names registries and switches between them. A context gives url, token-file and ca-file; flags and variables win over it.',
+  examples: [
+    { about: 'name one and use it', command: 'vreg context add prod --url https://infra.example.com:3000 --use' },
+    { about: 'ask another once', command: 'vreg status -c dev' },
+    { about: 'which are there?', command: 'vreg context ls' },
+  ],
+  exits: [3],
+  commands: [add, use, ls, rm, show, current],
+});
+
+function all({ config }: Context): Named[] {
+  const { contexts = {} } = config.file;
+  return Object.entries(contexts).map(([name, values]) => {
+    const known = KEYS.filter((key) => values[key] !== undefined).map((key) => [key, String(values[key])]);
+    return { name, current: name === config.context, ...(Object.fromEntries(known) as object) };
+  });
+}
+
+function find(context: Context, name: string): Named {
+  const found = all(context).find((entry) => entry.name === name);
+  if (found) return found;
+  throw new VregError('NOT_FOUND', `there is no context "${name}"`, {
+    field: 'name',
+    hint: 'see what there is: vreg context ls',
+  });
+}
+
+function currentName({ config }: Context): string {
+  if (config.context !== undefined) return config.context;
+  throw new VregError('NOT_FOUND', 'no context is in use', { hint: 'use one: vreg context use NAME' });
+}
+
+function answer(rows: readonly Named[], more: Partial<RowsAnswer<Named>>): RowsAnswer<Named> {
+  return {
+    kind: 'rows',
+    rows,
+    columns: [
+      { title: 'CURRENT', cell: (row) => (row.current ? '*' : '') },
+      { title: 'NAME', cell: (row) => row.name },
+      { title: 'URL', cell: ({ url }) => url ?? '-' },
+      { title: 'TOKEN FILE', cell: (row) => row['token-file'] ?? '-' },
+      { title: 'CA FILE', wide: true, cell: (row) => row['ca-file'] ?? '-' },
+    ],
+    name: (row) => row.name,
+    ...more,
+  };
+}

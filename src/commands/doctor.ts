@@ -1,0 +1,176 @@
+import { lookup } from 'node:dns/promises';
+import { isIP } from 'node:net';
+import { type Context, defineCommand } from '../command.ts';
+import { formatDuration } from '../duration.ts';
+import { EXIT, VregError } from '../protocol/errors.ts';
+import type { Cell } from '../render.ts';
+
+/** Seconds by which two clocks may differ without harm to anybody: NTP holds far less. */
+const MAX_SKEW = 5;
+/** Beats that must fit into a lease, so that one may be lost. */
+const BEATS_PER_LEASE = 2;
+
+interface Finding {
+  check: string;
+  result: 'ok' | 'warn' | 'fail' | 'skip';
+  detail: string;
+  /** What to do about it. */
+  fix?: string;
+  exit?: number;
+}
+
+export const doctor = defineCommand({
+  name: 'doctor',
+  summary: 'check the way to the registry, and say how to mend it',
+  description:
+    "Checks the config, the registry's name and address, TLS, the token, the clocks, the versions, and the lease against the agent's interval. Prints a fix for each failure; the exit code is that of the first.",
+  examples: [
+    { about: 'what is wrong?', command: 'vreg doctor' },
+    { about: 'with another registry', command: 'vreg doctor --url http://10.0.0.5:3000' },
+    { about: 'what failed, for a program', command: `vreg doctor -o json | jq '.[] | select(.result == "fail")'` },
+  ],
+  exits: [2, 8],
+  async run(context) {
+    const findings: Finding[] = [];
+    for (const check of CHECKS) {
+      const failed = findings.some(({ result }) => result === 'fail');
+      findings.push(
+        failed
+          ? { check: check.name, result: 'skip', detail: 'an earlier check failed' }
+          : await examine(check, context),
+      );
+    }
+    await context.print({
+      kind: 'rows',
+      rows: findings,
+      columns: [
+        { title: 'CHECK', cell: ({ check }) => check },
+        { title: 'RESULT', cell: resultCell },
+        { title: 'DETAIL', cell: ({ detail }) => detail },
+        { title: 'FIX', cell: ({ fix }) => fix ?? '-' },
+      ],
+      name: ({ check }) => check,
+      data: ({ exit: _exit, ...finding }) => finding,
+    });
+    const failure = findings.find(({ result }) => result === 'fail');
+    if (failure) throw failureOf(failure);
+  },
+});
+
+interface Check {
+  name: string;
+  /** @returns what is well or doubtful; throws what is wrong */
+  look(context: Context): Promise<Omit<Finding, 'check'>>;
+}
+
+const CHECKS: readonly Check[] = [
+  {
+    name: 'config',
+    look: async ({ config }) => {
+      const { value, origin } = config.find('url')!;
+      void config.file;
+      return ok(`registry ${value} (from ${origin})`);
+    },
+  },
+  {
+    name: 'dns',
+    look: async ({ config }) => {
+      const url = new URL(config.get('url')!);
+      const host = url.hostname.replace(/^\[|\]$/g, '');
+      if (url.protocol === 'unix:') return { result: 'skip', detail: 'a unix socket needs none' };
+      if (isIP(host)) return { result: 'skip', detail: `${host} is an address` };
+      const { address } = await lookup(host).catch((cause: NodeJS.ErrnoException) => {
+        throw new VregError('UNREACHABLE', `${host} has no address (${cause.code})`, {
+          hint: 'check the name in the URL, and /etc/resolv.conf',
+        });
+      });
+      return ok(`${host} is ${address}`);
+    },
+  },
+  {
+    name: 'reach',
+    look: async (context) => {
+      const { uptime } = await context.client().health();
+      return ok(`it answers, up ${formatDuration(uptime * 1000)}`);
+    },
+  },
+  {
+    name: 'token',
+    look: async (context) => {
+      const token = context.config.token();
+      await context.client().list({ limit: 1 });
+      return ok(token ? `it is taken (from ${token.origin})` : 'none is needed');
+    },
+  },
+  {
+    name: 'clock',
+    look: async (context) => {
+      const skew = (context.now() - context.client().server.now) / 1000;
+      if (Math.abs(skew) <= MAX_SKEW) return ok('it agrees with that of the registry');
+      const detail = `it is ${formatDuration(Math.abs(skew) * 1000)} ${skew > 0 ? 'ahead of' : 'behind'} that of the registry`;
+      return { result: 'warn', detail, fix: 'run NTP on both: timedatectl set-ntp true' };
+    },
+  },
+  {
+    name: 'version',
+    look: async (context) => {
+      const { version } = context.client().server;
+      if (version === undefined)
+        return {
+          result: 'warn',
+          detail: 'the registry is not a vreg daemon',
+          fix: 'what it lacks is done the plain way',
+        };
+      if (version === context.version) return ok(`both are ${version}`);
+      return {
+        result: 'warn',
+        detail: `this is ${context.version}, the registry ${version}`,
+        fix: 'bring both to one version',
+      };
+    },
+  },
+  {
+    name: 'lease',
+    look: async (context) => {
+      const { lease } = context.client().server;
+      const interval = context.config.duration('interval');
+      const detail = `the lease is ${formatDuration(lease)}, the interval of beats ${formatDuration(interval)}`;
+      if (interval * BEATS_PER_LEASE <= lease) return ok(detail);
+      return {
+        result: 'warn',
+        detail,
+        fix: `vreg daemon agent beats faster by itself; for other clients: at most every ${formatDuration(lease / 3)}`,
+      };
+    },
+  },
+];
+
+async function examine({ name, look }: Check, context: Context): Promise<Finding> {
+  try {
+    return { check: name, ...(await look(context)) };
+  } catch (error) {
+    if (!(error instanceof VregError)) throw error;
+    const { message, hint, exit } = error;
+    return { check: name, result: 'fail', detail: message, exit, ...(hint === undefined ? {} : { fix: hint }) };
+  }
+}
+
+function ok(detail: string): Omit<Finding, 'check'> {
+  return { result: 'ok', detail };
+}
+
+function failureOf({ check, exit, fix }: Finding): VregError {
+  const code =
+    exit === EXIT.unreachable
+      ? 'UNREACHABLE'
+      : exit === EXIT.notAllowed
+        ? 'UNAUTHORIZED'
+        : exit === EXIT.usage
+          ? 'USAGE'
+          : 'BAD_ANSWER';
+  return new VregError(code, `the check "${check}" failed`, fix === undefined ? {} : { hint: fix });
+}
+
+function resultCell({ result }: Finding): Cell {
+  return { text: result, color: { ok: 'green', warn: 'yellow', fail: 'red', skip: 'gray' }[result] as 'green' };
+}

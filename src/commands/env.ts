@@ -1,0 +1,66 @@
+import { type Context, defineCommand } from '../command.ts';
+import { noLiveVm, urlOf } from '../endpoint.ts';
+import { requireRole } from '../live.ts';
+import { ROLES, type Vm } from '../protocol/vm.ts';
+
+interface Flags {
+  export?: boolean;
+  fish?: boolean;
+}
+
+export const env = defineCommand<Flags>({
+  name: 'env',
+  summary: 'print addresses of live VMs as environment variables',
+  description:
+    'Prints, for each role that has live VMs, VREG_<ROLE>_ID, VREG_<ROLE>_ADDR and VREG_<ROLE>_URL of the oldest one, and VREG_<ROLE>_ADDRS of all. With roles named, each must have one: otherwise nothing is printed and the exit code is 3. --json prints one object.',
+  arguments: [{ name: 'role', about: 'roles (default: all)', optional: true, variadic: true, values: ROLES }],
+  flags: [
+    { flags: '--export', about: 'with export before each, for eval in a POSIX shell' },
+    { flags: '--fish', about: 'as set -gx lines, for fish' },
+  ],
+  examples: [
+    { about: 'into this shell', command: 'eval "$(vreg env infra --export)"' },
+    { about: 'into an env file of a unit', command: 'vreg env infra worker > fleet.env' },
+    { about: 'for a program', command: 'vreg env --json' },
+  ],
+  exits: [2, 3, 8],
+  async run(context, roles, flags) {
+    const variables = await variablesOf(context, roles);
+    const lines = Object.entries(variables).map(([name, value]) => {
+      if (flags.fish) return `set -gx ${name} ${quoteFish(value)}`;
+      return `${flags.export ? 'export ' : ''}${name}=${quotePosix(value)}`;
+    });
+    const asObject = ['json', 'ndjson', 'yaml'].includes(context.format) || lines.length > 0;
+    if (asObject) await context.print({ kind: 'value', text: lines.join('\n'), data: variables });
+  },
+});
+
+async function variablesOf(context: Context, roles: readonly string[]): Promise<Record<string, string>> {
+  const variables: Record<string, string> = {};
+  for (const role of roles.length > 0 ? roles.map(requireRole) : ROLES) {
+    const vms = await context.client().discover(role);
+    const [oldest] = vms;
+    if (oldest) Object.assign(variables, ofRole(role, oldest, vms, context.client().url));
+    else if (roles.length > 0) throw noLiveVm(role);
+  }
+  return variables;
+}
+
+function ofRole(role: string, vm: Vm, all: readonly Vm[], registryUrl: string): Record<string, string> {
+  const prefix = `VREG_${role.toUpperCase()}`;
+  return {
+    [`${prefix}_ID`]: vm.id,
+    [`${prefix}_ADDR`]: vm.address,
+    [`${prefix}_URL`]: urlOf(vm, registryUrl, {}),
+    [`${prefix}_ADDRS`]: all.map(({ address }) => address).join(' '),
+  };
+}
+
+/** Nothing in a value may end the quotes: it came from whoever registered. */
+function quotePosix(value: string): string {
+  return /^[\w.:/@%+,-]+$/.test(value) ? value : `'${value.replaceAll("'", `'\\''`)}'`;
+}
+
+function quoteFish(value: string): string {
+  return `'${value.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'`;
+}

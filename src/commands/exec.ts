@@ -1,0 +1,43 @@
+import { ChildEnded, runChild, splitCommand } from '../child.ts';
+import { defineCommand } from '../command.ts';
+import { HAS_SERVICE_FLAG, PICK_FLAG, type Pick, pickOne, ROLE_ARGUMENT, urlOf, WAIT_FLAG } from '../endpoint.ts';
+import { type LiveFlags, liveVms } from '../live.ts';
+import { VregError } from '../protocol/errors.ts';
+
+export const exec = defineCommand<LiveFlags & { pick?: Pick }>({
+  name: 'exec',
+  summary: 'run a command with the address of a live VM in its environment',
+  description:
+    'Runs a command with VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_ADDRESS and VREG_VM_URL of one live VM, and ends with its exit code. Without a live VM it does not run: exit code 3.',
+  arguments: [ROLE_ARGUMENT, { name: 'command', about: 'behind --: the command and its arguments', variadic: true }],
+  flags: [HAS_SERVICE_FLAG, PICK_FLAG, WAIT_FLAG],
+  examples: [
+    { about: 'ask the infra VM', command: `vreg exec infra -- sh -c 'curl "$VREG_VM_URL/health"'` },
+    {
+      about: 'log in on the newest worker',
+      command: `vreg exec worker --pick newest -- sh -c 'ssh "$VREG_VM_ADDRESS"'`,
+    },
+    { about: 'what would it see?', command: 'vreg exec infra -- env' },
+  ],
+  exits: [2, 3, 6, 8],
+  async run(context, args, flags) {
+    const { before, command } = splitCommand(context, args);
+    const [role] = before;
+    if (role === undefined || command.length === 0) {
+      throw new VregError('USAGE', 'run which command?', {
+        field: 'command',
+        hint: 'put it behind --: vreg exec infra -- env',
+      });
+    }
+    const vm = pickOne(await liveVms(context, role, flags), flags.pick);
+    const env = {
+      VREG_VM_ID: vm.id,
+      VREG_VM_NAME: vm.name,
+      VREG_VM_ROLE: vm.role,
+      VREG_VM_ADDRESS: vm.address,
+      VREG_VM_URL: urlOf(vm, context.client().url, { service: flags.service }),
+    };
+    const code = await runChild(context, command, { env });
+    if (code !== 0) throw new ChildEnded(code);
+  },
+});

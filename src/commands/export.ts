@@ -1,0 +1,19 @@
+import { defineCommand } from '../command.ts';
+import { vmsAnswer } from '../vm-answer.ts';
+
+export const exportVms = defineCommand({
+  name: 'export',
+  summary: 'print all entries, for vreg import',
+  description: 'Prints all entries, oldest registration first: one a line (NDJSON), or with -o json as an array.',
+  examples: [
+    { about: 'into a file', command: 'vreg export > fleet.ndjson' },
+    { about: 'as an array', command: 'vreg export -o json > fleet.json' },
+    { about: 'into another registry', command: 'vreg export | vreg import --yes -f - -u http://10.0.0.6:3000' },
+  ],
+  exits: [2, 8],
+  async run(context) {
+    const answer = vmsAnswer((await context.client().list()).reverse());
+    if (context.format !== 'table' && context.format !== 'tsv') return context.print(answer);
+    context.io.out(answer.rows.map((row) => `${JSON.stringify(answer.data?.(row))}\n`).join(''));
+  },
+});

@@ -1,0 +1,14 @@
+/** The config file, to write into it. conf writes it whole and in one step, and is slow to load: reading is config.ts's. */
+import type { Context } from './command.ts';
+
+export async function openConfigFile({ config }: Context) {
+  // A file that cannot be read shall not be overwritten.
+  void config.file;
+  const { default: Conf } = await import('conf');
+  return new Conf<Record<string, unknown>>({
+    cwd: config.dir,
+    configName: 'config',
+    configFileMode: 0o600,
+    accessPropertiesByDotNotation: false,
+  });
+}

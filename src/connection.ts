@@ -1,0 +1,168 @@
+/** The conversation with one registry: requests, what its answers say of it, and every failure as a VregError. */
+import { DEFAULT_STALE_AFTER, LEASE_HEADER, VERSION_HEADER } from './protocol/api.ts';
+import { fromAnswer, VregError } from './protocol/errors.ts';
+import { type Exchange, type Reply, Transport } from './transport.ts';
+
+/** Milliseconds to wait for an answer when nothing else is said. */
+export const DEFAULT_TIMEOUT = 10_000;
+
+export interface ClientOptions {
+  url: string;
+  /** Where the URL was set, for errors: `VERS_INFRA_URL`, `flag --url`. */
+  origin?: string;
+  token?: string | undefined;
+  /** PEM text of certificates to trust besides the system's. */
+  ca?: string | undefined;
+  /** Milliseconds for one request. */
+  timeout?: number;
+  /** Ends every request under way. */
+  signal?: AbortSignal | undefined;
+  /** Told of each exchange, without its token: for `-v`. */
+  trace?: (line: string) => void;
+}
+
+/** What the last answer said of the server besides its body. */
+export interface ServerFacts {
+  /** Version of the vreg daemon; undefined for the original registry. */
+  version?: string | undefined;
+  /** Of the one entry that was answered, as the header came. */
+  etag?: string | undefined;
+  /** The server's lease in milliseconds; the original registry's where it says none. */
+  lease: number;
+  /** The server's clock at that answer, milliseconds since the epoch; to the second. */
+  now: number;
+}
+
+export class Connection {
+  readonly url: string;
+  readonly #options: ClientOptions;
+  #transport: Transport | undefined;
+  #facts: ServerFacts | undefined;
+
+  constructor(options: ClientOptions) {
+    this.url = options.url;
+    this.#options = options;
+  }
+
+  /** What the last answer said of the server; undefined before there was one. */
+  get facts(): ServerFacts | undefined {
+    return this.#facts;
+  }
+
+  /** @throws VregError UNREACHABLE, BAD_ANSWER, or the error that the registry answered with */
+  async request<T>(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<T> {
+    const reply = await this.raw(method, path, body === undefined ? undefined : JSON.stringify(body), headers);
+    return this.#read<T>(reply, `${method} ${path}`);
+  }
+
+  /** The answer as it came, whatever its status. @throws VregError UNREACHABLE */
+  raw(method: string, path: string, body?: string, headers?: Record<string, string>): Promise<Reply> {
+    return this.#exchange(method, path, body, headers, (transport, exchange) => transport.send(exchange));
+  }
+
+  /** An answer that is read as it comes. @throws VregError UNREACHABLE, or the error that the registry answered with */
+  async open(method: string, path: string, headers?: Record<string, string>): Promise<AsyncIterable<Uint8Array>> {
+    const reply = await this.#exchange(method, path, undefined, headers, (transport, exchange) =>
+      transport.open(exchange),
+    );
+    if (reply.status !== 200) return this.#read({ ...reply, text: await reply.body.text() }, `${method} ${path}`);
+    return reply.body;
+  }
+
+  async #exchange<R extends Omit<Reply, 'text'>>(
+    method: string,
+    path: string,
+    body: string | undefined,
+    more: Record<string, string> | undefined,
+    send: (transport: Transport, exchange: Exchange) => Promise<R>,
+  ): Promise<R> {
+    const { token, ca, timeout = DEFAULT_TIMEOUT, signal, trace } = this.#options;
+    const headers: Record<string, string> = { accept: 'application/json', ...more };
+    if (body !== undefined) headers['content-type'] = 'application/json';
+    if (token !== undefined) headers.authorization = `Bearer ${token}`;
+    const started = performance.now();
+    let reply: R;
+    try {
+      this.#transport ??= new Transport(this.#parsedUrl(), ca);
+      reply = await send(this.#transport, { method, path, headers, body, timeout, signal });
+    } catch (error) {
+      throw signal?.aborted ? signal.reason : this.#unreachable(error as NodeJS.ErrnoException);
+    }
+    trace?.(`${method} ${this.url}${path} ${reply.status} ${Math.round(performance.now() - started)} ms`);
+    this.#note(reply);
+    return reply;
+  }
+
+  /** Closes the connection; a later request opens a new one. */
+  close(): void {
+    this.#transport?.close();
+    this.#transport = undefined;
+  }
+
+  #parsedUrl(): URL {
+    const url = URL.canParse(this.url) ? new URL(this.url) : undefined;
+    if (!url || !['http:', 'https:', 'unix:'].includes(url.protocol)) {
+      throw new VregError('USAGE', `"${this.url}" is not the URL of a registry${this.#from()}`, {
+        field: 'url',
+        hint: 'write it as http://HOST:PORT, https://HOST:PORT or unix:/path/to.sock',
+      });
+    }
+    return url;
+  }
+
+  #note({ headers }: Omit<Reply, 'text'>): void {
+    const lease = Number(headers[LEASE_HEADER]);
+    const now = Date.parse(String(headers.date));
+    this.#facts = {
+      version: headers[VERSION_HEADER] as string | undefined,
+      lease: lease > 0 ? lease : DEFAULT_STALE_AFTER,
+      now: Number.isNaN(now) ? Date.now() : now,
+      etag: headers.etag as string | undefined,
+    };
+  }
+
+  #read<T>({ status, text }: Reply, what: string): T {
+    let body: unknown;
+    try {
+      body = JSON.parse(text);
+    } catch {
+      body = undefined;
+    }
+    if (status >= 400) throw fromAnswer(status, body, `${what} was answered with ${status}${firstLine(text)}`);
+    if (status < 200 || status > 299 || typeof body !== 'object' || body === null) {
+      throw this.badAnswer(`${what} with ${status}, but not with a registry's JSON`);
+    }
+    return body as T;
+  }
+
+  /** What to throw when an answer is no registry's. */
+  badAnswer(what: string): VregError {
+    return new VregError('BAD_ANSWER', `${this.url} answered ${what}`, {
+      hint: `is this the registry's URL${this.#from()}?`,
+    });
+  }
+
+  #unreachable(cause: NodeJS.ErrnoException): Error {
+    if (cause instanceof VregError) return cause;
+    const { timeout = DEFAULT_TIMEOUT, origin } = this.#options;
+    const reason =
+      cause.name === 'TimeoutError' ? `no answer within ${timeout / 1000} s` : (cause.code ?? cause.message);
+    return new VregError(
+      'UNREACHABLE',
+      `cannot reach the registry at ${this.url} (${reason}${origin ? `, from ${origin}` : ''})`,
+      {
+        hint: 'is it running there? start one with: vreg daemon, or name another with --url or VERS_INFRA_URL',
+        cause,
+      },
+    );
+  }
+
+  #from(): string {
+    return this.#options.origin ? ` (from ${this.#options.origin})` : '';
+  }
+}
+
+function firstLine(text: string): string {
+  const line = text.trim().split('\n', 1)[0]!.slice(0, 120);
+  return line && !line.startsWith('<') ? `: ${line}` : '';
+}

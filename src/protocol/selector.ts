@@ -1,0 +1,47 @@
+/** Selectors over metadata, as kubectl's `-l`, and the order of lists. Both sides use them: the daemon, and the CLI for a server that has none. */
+import type { Sort } from './api.ts';
+import { VregError } from './errors.ts';
+import type { Vm } from './vm.ts';
+
+type Selectable = Pick<Vm, 'metadata'>;
+
+/**
+ * Reads `key=value`, `key!=value`, `key` (is there) and `!key` (is not), joined by commas. Values are compared as text.
+ * @returns a predicate that every term must hold for
+ * @throws VregError INVALID naming the term
+ */
+export function parseSelector(text: string): (vm: Selectable) => boolean {
+  const terms = text.split(',').map((term) => parseTerm(term.trim()));
+  return ({ metadata = {} }) => terms.every((holds) => holds(metadata));
+}
+
+function parseTerm(term: string): (metadata: Record<string, unknown>) => boolean {
+  const [, not, key, operator, value = ''] = /^(!?)([^=!,\s]+)(?:\s*(==?|!=)\s*(.*))?$/.exec(term) ?? [];
+  if (key === undefined || (not && operator)) {
+    throw new VregError('INVALID', `selector: "${term}" is not key=value, key!=value, key or !key`, {
+      field: 'selector',
+      hint: 'for example: task=billing,env!=prod',
+    });
+  }
+  const has = (metadata: Record<string, unknown>) => Object.hasOwn(metadata, key);
+  if (operator === undefined) return (metadata) => has(metadata) !== (not === '!');
+  const equals = (metadata: Record<string, unknown>) => has(metadata) && asText(metadata[key]) === value;
+  return operator === '!=' ? (metadata) => !equals(metadata) : equals;
+}
+
+function asText(value: unknown): string {
+  return typeof value === 'string' ? value : JSON.stringify(value);
+}
+
+type Sortable = Pick<Vm, 'id' | 'name' | 'role'> & { lastSeen: string };
+
+/** @returns a comparison; undefined for the order in which lists come anyway */
+export function comparison(sort: Sort): ((a: Sortable, b: Sortable) => number) | undefined {
+  if (sort === 'registered') return undefined;
+  if (sort === 'seen') return (a, b) => compare(b.lastSeen, a.lastSeen);
+  return (a, b) => compare(a[sort], b[sort]);
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}

@@ -1,0 +1,209 @@
+import assert from 'node:assert/strict';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { RegistryClient } from '../../src/client.ts';
+import type { ClientOptions } from '../../src/connection.ts';
+import { VregError } from '../../src/protocol/errors.ts';
+import type { Vm } from '../../src/protocol/vm.ts';
+import { startDaemon, tempDir } from '../helpers/daemon.ts';
+import { json, stub } from '../helpers/stub.ts';
+import { aVm } from '../helpers/vm.ts';
+
+function clientOf(t: TestContext, options: ClientOptions): RegistryClient {
+  const client = new RegistryClient(options);
+  t.after(() => client.close());
+  return client;
+}
+
+async function failure(promise: Promise<unknown>): Promise<VregError> {
+  try {
+    await promise;
+  } catch (error) {
+    assert.ok(error instanceof VregError, String(error));
+    return error;
+  }
+  throw new Error('it succeeded');
+}
+
+const idsOf = (vms: readonly Vm[]) => vms.map(({ id }) => id);
+
+for (const way of ['TCP', 'a unix socket'] as const) {
+  test(`every method does its work against a daemon over ${way}`, async (t) => {
+    const socket = join(tempDir(t), 'vreg.sock');
+    const daemon = await startDaemon(t, { args: ['--socket', socket, '--stale-after', '90s'] });
+    const client = clientOf(t, { url: way === 'TCP' ? daemon.url : `unix:${socket}` });
+    const vm = aVm({ id: 'a/b ü', role: 'infra', metadata: { a: 1 } });
+
+    const registered = await client.register(vm);
+    const { registeredAt, lastSeen, stale, ...rest } = registered;
+    assert.deepEqual([rest, stale, lastSeen], [vm, false, registeredAt]);
+    assert.deepEqual(await client.get(vm.id), registered);
+    assert.equal((await failure(client.register(vm))).code, 'CONFLICT');
+    const updated = await client.update(vm.id, { name: 'two', metadata: null });
+    assert.deepEqual([updated.name, updated.metadata], ['two', undefined]);
+    assert.equal((await client.heartbeat(vm.id)).id, vm.id);
+    await client.register(aVm({ id: 'second', role: 'infra' }));
+    await client.register(aVm({ id: 'third', status: 'paused' }));
+    assert.deepEqual(idsOf(await client.list()), ['third', 'second', vm.id]);
+    assert.deepEqual(idsOf(await client.list({ role: 'infra' })), ['second', vm.id]);
+    assert.deepEqual(idsOf(await client.list({ role: 'worker', status: 'running' })), []);
+    assert.deepEqual(idsOf(await client.discover('infra')), [vm.id, 'second']);
+    assert.deepEqual(await client.discover('nobody & none'), []);
+    assert.deepEqual(await client.deregister(vm.id), { deleted: true });
+    const gone = await failure(client.get(vm.id));
+    assert.deepEqual([gone.code, gone.message, gone.field], ['NOT_FOUND', 'VM not found', 'id']);
+    assert.equal((await client.health()).status, 'ok');
+    assert.match(client.server.version ?? '', /^\d+\.\d+\.\d+/);
+    assert.equal(client.server.lease, 90_000);
+  });
+}
+
+test('a refusal by the daemon comes back with its field and hint', async (t) => {
+  const { url } = await startDaemon(t, { env: { VERS_AUTH_TOKEN: 's3cret' } });
+  const stranger = await failure(clientOf(t, { url }).list());
+  assert.deepEqual([stranger.code, stranger.exit], ['UNAUTHORIZED', 2]);
+  const wrong = await failure(clientOf(t, { url, token: 'guess' }).list());
+  assert.match(wrong.message, /invalid token/);
+  const client = clientOf(t, { url, token: 's3cret' });
+  const invalid = await failure(client.register({ ...aVm(), services: [{ name: 'a', port: 0 }] }));
+  assert.deepEqual([invalid.code, invalid.field], ['INVALID', 'services[0].port']);
+});
+
+test('nobody there is UNREACHABLE, and says where, why and from where the URL came', async (t) => {
+  const url = await stub(t, () => {});
+  const dead = new URL(url);
+  dead.port = '1';
+  const refused = await failure(clientOf(t, { url: dead.href, origin: 'VERS_INFRA_URL' }).health());
+  assert.equal(refused.code, 'UNREACHABLE');
+  assert.match(
+    refused.message,
+    /cannot reach the registry at http:\/\/127\.0\.0\.1:1\/ \(ECONNREFUSED, from VERS_INFRA_URL\)/,
+  );
+  assert.match(refused.hint ?? '', /vreg daemon/);
+  const missing = await failure(clientOf(t, { url: `unix:${join(tempDir(t), 'none.sock')}` }).health());
+  assert.match(missing.message, /\(ENOENT\)/);
+});
+
+test('no answer in time is UNREACHABLE and says how long was waited', async (t) => {
+  const silent = await stub(t, () => {});
+  const error = await failure(clientOf(t, { url: silent, timeout: 100 }).health());
+  assert.deepEqual([error.code, error.exit], ['UNREACHABLE', 8]);
+  assert.match(error.message, /no answer within 0\.1 s/);
+  const stuck = await stub(t, (_request, response) => void response.writeHead(200).write('{'));
+  assert.match((await failure(clientOf(t, { url: stuck, timeout: 100 }).health())).message, /no answer within 0\.1 s/);
+});
+
+test('a connection that breaks off is UNREACHABLE', async (t) => {
+  const url = await stub(t, (_request, response) => void response.socket?.destroy());
+  assert.equal((await failure(clientOf(t, { url }).health())).code, 'UNREACHABLE');
+  const halfway = await stub(t, (_request, response) => {
+    response.writeHead(200, { 'content-length': '100' });
+    response.write('{"status"', () => response.socket?.destroy());
+  });
+  assert.equal((await failure(clientOf(t, { url: halfway }).health())).code, 'UNREACHABLE');
+});
+
+test('an abort ends the request with its own reason', async (t) => {
+  const controller = new AbortController();
+  const url = await stub(t, () => controller.abort(new Error('the user said so')));
+  await assert.rejects(clientOf(t, { url, signal: controller.signal }).health(), /the user said so/);
+});
+
+test('what is no registry is a BAD_ANSWER that asks whether the URL is right', async (t) => {
+  for (const [what, status, text] of [
+    ['a web page', 200, '<!doctype html><title>Welcome</title>'],
+    ['nothing', 200, ''],
+    ['half JSON', 200, '{"vms":'],
+    ['a number', 200, '5'],
+    ['a redirect', 302, ''],
+  ] as const) {
+    const url = await stub(t, (_request, response) => {
+      response.writeHead(status, { 'content-type': 'text/html', location: '/elsewhere' }).end(text);
+    });
+    const error = await failure(clientOf(t, { url, origin: 'flag --url' }).health());
+    assert.equal(error.code, 'BAD_ANSWER', what);
+    assert.match(error.message, new RegExp(`answered GET /health with ${status}`));
+    assert.equal(error.hint, "is this the registry's URL (from flag --url)?");
+  }
+});
+
+test('JSON that is no list of VMs is a BAD_ANSWER, too', async (t) => {
+  for (const body of [{}, { vms: 'none' }, { vms: null }, []]) {
+    const url = await stub(t, (_request, response) => json(response, 200, body));
+    assert.equal((await failure(clientOf(t, { url }).list())).code, 'BAD_ANSWER', JSON.stringify(body));
+  }
+});
+
+test('an error without JSON keeps its status and its first line, but not a web page', async (t) => {
+  const plain = await stub(t, (_request, response) => void response.writeHead(500).end('it broke\nat line 1'));
+  const broke = await failure(clientOf(t, { url: plain }).get('a'));
+  assert.equal(broke.code, 'INTERNAL');
+  assert.match(broke.message, /^GET \/registry\/vms\/a.* was answered with 500: it broke$/);
+  const page = await stub(t, (_request, response) => void response.writeHead(502).end('<html>Bad Gateway</html>'));
+  const proxy = await failure(clientOf(t, { url: page }).health());
+  assert.deepEqual([proxy.code, proxy.message], ['BUSY', 'GET /health was answered with 502']);
+});
+
+test('a URL may have a prefix and a slash at its end', async (t) => {
+  const asked: string[] = [];
+  const url = await stub(t, (request, response) => {
+    asked.push(request.url!);
+    json(response, 200, { vms: [], count: 0 });
+  });
+  for (const base of [url, `${url}/`, `${url}/fleet`, `${url}/fleet/`])
+    await clientOf(t, { url: base }).discover('infra');
+  const path = '/registry/discover/infra?include=liveness';
+  assert.deepEqual(asked, [path, path, `/fleet${path}`, `/fleet${path}`]);
+});
+
+test('a URL that is none is a usage error that shows how one looks', async (t) => {
+  for (const url of ['localhost:3000', 'ftp://a', '', 'http://', '/tmp/x.sock']) {
+    const error = await failure(clientOf(t, { url, origin: 'VREG_URL' }).health());
+    assert.deepEqual([error.code, error.exit, error.field], ['USAGE', 5, 'url'], url);
+    assert.match(error.message, /from VREG_URL/);
+    assert.match(error.hint ?? '', /http:\/\/HOST:PORT/);
+  }
+});
+
+test('the original registry says nothing of staleness, so its lastSeen and its clock do', async (t) => {
+  const now = Date.parse('2026-01-01T12:00:00.000Z');
+  const vm = (id: string, ago: number): Vm => ({
+    ...aVm({ id }),
+    registeredAt: new Date(now - ago).toISOString(),
+    lastSeen: new Date(now - ago).toISOString(),
+  });
+  const vms = [vm('fresh', 299_000), vm('stale', 301_000)];
+  const url = await stub(t, (_request, response) => {
+    json(response, 200, { vms, count: 2 }, { date: new Date(now).toUTCString() });
+  });
+  const client = clientOf(t, { url });
+  assert.deepEqual(
+    (await client.list()).map(({ id, stale }) => [id, stale]),
+    [
+      ['fresh', false],
+      ['stale', true],
+    ],
+  );
+  assert.deepEqual(client.server, { version: undefined, lease: 300_000, now });
+});
+
+test('the token goes into the header, and the trace says what was asked without it', async (t) => {
+  let authorization: string | undefined;
+  const url = await stub(t, (request, response) => {
+    authorization = request.headers.authorization;
+    json(response, 200, { status: 'ok', uptime: 1 });
+  });
+  const lines: string[] = [];
+  await clientOf(t, { url, token: 's3cret', trace: (line) => void lines.push(line) }).health();
+  assert.equal(authorization, 'Bearer s3cret');
+  assert.match(lines.join('\n'), /^GET http:\/\/127\.0\.0\.1:\d+\/health 200 \d+ ms$/);
+});
+
+test('a client that was closed opens a new connection for its next request', async (t) => {
+  const url = await stub(t, (_request, response) => json(response, 200, { status: 'ok', uptime: 1 }));
+  const client = clientOf(t, { url });
+  await client.health();
+  client.close();
+  client.close();
+  assert.equal((await client.health()).status, 'ok');
+});

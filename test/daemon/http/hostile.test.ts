@@ -1,0 +1,229 @@
+/** Promise 4: no input makes a 5xx, a hang or a crash. Each is sent as bytes, and answered with a clear 4xx. */
+import assert from 'node:assert/strict';
+import { connect } from 'node:net';
+import test from 'node:test';
+import { type ServedApp, serveApp } from '../../helpers/app.ts';
+import { call } from '../../helpers/http.ts';
+import { exchange, type RawAnswer, readAnswers } from '../../helpers/raw.ts';
+import { aVm } from '../../helpers/vm.ts';
+
+/** A request with a Host that asks for the end of the connection. */
+function request(line: string, headers: readonly string[] = [], body: string | Buffer = ''): Buffer {
+  const head = [`${line} HTTP/1.1`, 'Host: registry', 'Connection: close', ...headers];
+  return Buffer.concat([Buffer.from(`${head.join('\r\n')}\r\n\r\n`), Buffer.from(body)]);
+}
+
+function post(body: string | Buffer, headers: readonly string[] = []): Buffer {
+  return request('POST /registry/vms', [`Content-Length: ${Buffer.byteLength(body)}`, ...headers], body);
+}
+
+function check(answer: RawAnswer | undefined, status: number, saying: RegExp, name: string): void {
+  assert.equal(answer?.status, status, name);
+  assert.match(answer.headers['content-type'] ?? '', /^application\/json/, name);
+  const { error } = JSON.parse(answer.text) as { error: string };
+  assert.match(error, saying, name);
+}
+
+/** The app still serves, has logged no failure, and holds what it held. */
+async function isWell({ url, store, logged }: ServedApp, vms = 0): Promise<void> {
+  assert.equal((await call(url, 'GET', '/health')).status, 200);
+  assert.deepEqual(
+    logged.filter((line) => (JSON.parse(line) as { level: number }).level >= 40),
+    [],
+  );
+  assert.equal(store.vms.size, vms);
+}
+
+type Case = [name: string, bytes: string | Buffer, status: number, saying: RegExp];
+
+function refuses(title: string, cases: readonly Case[], { end = false } = {}): void {
+  test(title, async (t) => {
+    const app = await serveApp(t);
+    for (const [name, bytes, status, saying] of cases) {
+      const answers = await exchange(app.at, bytes, { end });
+      assert.equal(answers.length, 1, name);
+      check(answers[0], status, saying, name);
+    }
+    await isWell(app);
+  });
+}
+
+refuses('a body that is no JSON object is 400 and named', [
+  ['nothing', request('POST /registry/vms'), 400, /^body is required/],
+  ['nothing, with a type', request('POST /registry/vms', ['Content-Type: application/json']), 400, /^body is required/],
+  ['an array', post('[]'), 400, /^body must be a JSON object, not an array/],
+  ['a string', post('"vm"'), 400, /^body must be a JSON object, not a string/],
+  ['null', post('null'), 400, /^body must be a JSON object, not null/],
+  ['a number', post('12'), 400, /^body must be a JSON object, not a number/],
+  ['true', post('true'), 400, /^body must be a JSON object, not a boolean/],
+  ['half of one', post('{"id":'), 400, /^body is not valid JSON/],
+  ['more than one', post('{} {}'), 400, /^body is not valid JSON/],
+  ['a form', post('id=a&name=b', ['Content-Type: application/x-www-form-urlencoded']), 400, /^body is not valid JSON/],
+  ['white space', post('  \n'), 400, /^body is not valid JSON/],
+  ['gzip', post(Buffer.from('1f8b0800', 'hex'), ['Content-Encoding: gzip']), 400, /^body is not valid UTF-8/],
+  ['invalid UTF-8', post(Buffer.from('7b226964223a22ff227d', 'hex')), 400, /^body is not valid UTF-8/],
+  ['an overlong slash', post(Buffer.from('22c0af22', 'hex')), 400, /^body is not valid UTF-8/],
+  ['UTF-16', post(Buffer.from('{}', 'utf16le')), 400, /^body is not valid JSON/],
+]);
+
+refuses('a body that is too much is refused: 413 for bytes, 400 for depth', [
+  ['1 MiB and a byte', post(`"${'a'.repeat(1_048_575)}"`), 413, /^body is too large: at most 1048576 bytes/],
+  ['a length beyond all', request('POST /registry/vms', ['Content-Length: 99999999999999']), 413, /^body is too large/],
+  [
+    'chunks without an announced length',
+    request('POST /registry/vms', ['Transfer-Encoding: chunked'], `${`10000\r\n${'a'.repeat(65_536)}\r\n`.repeat(20)}`),
+    413,
+    /^body is too large/,
+  ],
+  ['arrays in arrays', post('['.repeat(65) + ']'.repeat(65)), 400, /nested more than 64 levels deep/],
+  ['half a million arrays', post('['.repeat(500_000) + ']'.repeat(500_000)), 400, /nested more than 64 levels deep/],
+  ['objects in objects', post(`${'{"a":'.repeat(200)}1${'}'.repeat(200)}`), 400, /nested more than 64 levels deep/],
+]);
+
+refuses('keys that reach for a prototype are 400, wherever they are', [
+  ['at the top', post('{"__proto__":{"role":"infra"}}'), 400, /"__proto__"/],
+  ['escaped', post('{"\\u005f_proto__":{}}'), 400, /"__proto__"/],
+  ['in metadata', post('{"metadata":{"a":[{"__proto__":1}]}}'), 400, /"__proto__"/],
+  ['through the constructor', post('{"metadata":{"constructor":{"prototype":{"a":1}}}}'), 400, /"constructor"/],
+]);
+
+refuses('only JSON is read, and what else comes is 415', [
+  ['XML', post('<vm/>', ['Content-Type: text/xml']), 415, /text\/xml is not supported: send application\/json/],
+  ['a multipart form', post('--x', ['Content-Type: multipart/form-data; boundary=x']), 415, /multipart\/form-data/],
+  ['bytes', post('{}', ['Content-Type: application/octet-stream']), 415, /octet-stream is not supported/],
+  ['something like JSON', post('{}', ['Content-Type: application/jsonp']), 415, /jsonp is not supported/],
+  ['no media type at all', post('{}', ['Content-Type: ;;;']), 415, /content-type is not supported/],
+  [
+    'XML in chunks',
+    request(
+      'PATCH /registry/vms/a',
+      ['Content-Type: text/xml', 'Transfer-Encoding: chunked'],
+      '4\r\n<a/>\r\n0\r\n\r\n',
+    ),
+    415,
+    /text\/xml/,
+  ],
+]);
+
+refuses('a URL or a query that cannot be read is 400, and one that leads nowhere 404', [
+  ['half a percent', request('GET /registry/vms/%zz'), 400, /percent-encoding/],
+  ['a percent at the end', request('DELETE /registry/vms/a%'), 400, /percent-encoding/],
+  ['bytes that are no UTF-8', request('GET /registry/vms/%ff%fe'), 400, /percent-encoding/],
+  ['in the query', request('GET /registry/vms?role=%zz'), 400, /query has a broken percent-encoding/],
+  ['no UTF-8 in the query', request('GET /registry/vms?role=%c3%28'), 400, /query has a broken percent-encoding/],
+  ['a filter given twice', request('GET /registry/vms?role=infra&role=worker'), 400, /^role is given 2 times/],
+  ['a status given twice', request('GET /registry/vms?status=&status='), 400, /^status is given 2 times/],
+  ['a space', request('GET /registry/vms/a b'), 400, /not well-formed HTTP/],
+  ['a NUL', request('GET /registry/vms/a\0b'), 400, /not well-formed HTTP/],
+  ['an escaped NUL', request('GET /registry/vms/%00'), 404, /VM not found/],
+  ['an id of 12 KiB', request(`GET /registry/vms/${'a'.repeat(12_288)}`), 404, /VM not found/],
+  ['steps up', request('GET /registry/vms/../../etc/passwd'), 404, /no such route/],
+  ['two slashes', request('GET //registry/vms'), 404, /no such route/],
+  ['a body for nowhere', request('POST /nowhere', ['Content-Length: 1'], '{'), 404, /no such route/],
+  ['the server as a whole', request('OPTIONS *'), 404, /no such route/],
+  ['an authority', request('CONNECT example.com:443'), 404, /no such route/],
+]);
+
+test('an unknown method is 405, says which are known, and does not read the body first', async (t) => {
+  const app = await serveApp(t);
+  for (const method of ['PUT', 'PROPFIND', 'TRACE', 'OPTIONS', 'DELETE', 'BREW', 'get', 'M-SEARCH', 'CONNECT']) {
+    const bytes = request(`${method} /registry/vms`, ['Content-Type: text/xml', 'Content-Length: 1'], '{');
+    const [answer] = await exchange(app.at, bytes);
+    check(answer, 405, new RegExp(`^${method} is not possible on /registry/vms`), method);
+    assert.match(answer?.headers.allow ?? '', /\bPOST\b.*\bGET\b|\bGET\b.*\bPOST\b/, method);
+  }
+  await isWell(app);
+});
+
+refuses('what is not well-formed HTTP is 400', [
+  ['both Content-Length and Transfer-Encoding', post('{}', ['Transfer-Encoding: chunked']), 400, /well-formed/],
+  ['two lengths', post('{}', ['Content-Length: 3']), 400, /well-formed/],
+  ['a length that is no number', request('POST /registry/vms', ['Content-Length: ten'], '{}'), 400, /well-formed/],
+  ['a negative length', request('POST /registry/vms', ['Content-Length: -2'], '{}'), 400, /well-formed/],
+  ['a broken chunk', request('POST /registry/vms', ['Transfer-Encoding: chunked'], 'zz\r\n{}\r\n'), 400, /well-formed/],
+  ['a coding that we lack', request('POST /registry/vms', ['Transfer-Encoding: gzip'], '{}'), 400, /well-formed/],
+  ['no Host', 'GET /health HTTP/1.1\r\nConnection: close\r\n\r\n', 400, /^host is required/],
+  ['a space before a colon', request('GET /health', ['X-A : b']), 400, /well-formed/],
+  ['a folded header', request('GET /health', ['X-A: b', ' c']), 400, /well-formed/],
+  ['no HTTP at all', Buffer.from('160301020001000001fc0303', 'hex'), 400, /well-formed/],
+  ['HTTP/2 without asking', 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', 400, /well-formed/],
+  ['a future version', 'GET /health HTTP/7.1\r\nHost: a\r\n\r\n', 400, /well-formed/],
+]);
+
+refuses(
+  'what ends before it is whole is 400',
+  [
+    ['in the first line', 'POST /regis', 400, /well-formed/],
+    ['in the headers', 'GET /health HTTP/1.1\r\nHost: a\r\n', 400, /well-formed/],
+    ['in the body', request('POST /registry/vms', ['Content-Length: 50'], '{"id":'), 400, /well-formed/],
+    ['in a chunk', request('POST /registry/vms', ['Transfer-Encoding: chunked'], '50\r\n{"id"'), 400, /well-formed/],
+  ],
+  { end: true },
+);
+
+refuses('URL and headers of more than 16 KiB are 431, even when far more comes', [
+  ['one long header', request('GET /health', [`X-A: ${'a'.repeat(20_000)}`]), 431, /at most 16 KiB/],
+  ['many short ones', request('GET /health', Array(8000).fill('X-A: b')), 431, /at most 16 KiB/],
+  ['a URL of 64 KiB', request(`GET /registry/vms/${'a'.repeat(65_536)}`), 431, /at most 16 KiB/],
+  ['a URL of 8 MiB', request(`GET /registry/vms/${'a'.repeat(8_388_608)}`), 431, /at most 16 KiB/],
+]);
+
+test('a connection that was refused is cut even if its client neither goes nor is silent', async (t) => {
+  const { at } = await serveApp(t);
+  const socket = connect({ ...at, allowHalfOpen: true });
+  t.after(() => socket.destroy());
+  socket.write('NONSENSE\r\n\r\n');
+  const chatter = setInterval(() => socket.write('and more'), 20);
+  const [answer, ...more] = await readAnswers(socket);
+  clearInterval(chatter);
+  check(answer, 400, /well-formed/, 'nonsense');
+  assert.equal(more.length, 0);
+});
+
+test('a request that was whole gets its own answer before the refusal of what follows it', async (t) => {
+  const app = await serveApp(t);
+  const body = JSON.stringify(aVm());
+  const bytes = `POST /registry/vms HTTP/1.1\r\nHost: a\r\nContent-Length: ${body.length}\r\n\r\n${body}NONSENSE\r\n\r\n`;
+  const [first, second, ...more] = await exchange(app.at, bytes);
+  assert.equal(first?.status, 201);
+  check(second, 400, /well-formed/, 'nonsense');
+  assert.equal(more.length, 0);
+  await isWell(app, 1);
+});
+
+test('pipelined requests are answered in their order', async (t) => {
+  const app = await serveApp(t);
+  await call(app.url, 'POST', '/registry/vms', { body: aVm() });
+  const answers = await exchange(app.at, [
+    'GET /registry/vms/vm-1 HTTP/1.1\r\nHost: a\r\n\r\nPATCH /registry/vms/vm-1 HTTP/1.1\r\nHost: a\r\nConte',
+    'nt-Length: 18\r\n\r\n{"name":"renamed"}GET /registry/vms/nobody HTTP/1.1\r\nHost: a\r\n\r\n',
+    request('GET /health'),
+  ]);
+  assert.deepEqual(
+    answers.map(({ status }) => status),
+    [200, 200, 404, 200],
+  );
+  assert.match(answers[1]!.text, /"name":"renamed"/);
+  assert.match(answers[3]!.text, /"status":"ok"/);
+});
+
+test('old and unusual ways to ask are answered: HTTP/1.0, an absolute URL, an expectation, an upgrade', async (t) => {
+  const app = await serveApp(t);
+  const asks: Record<string, string | Buffer> = {
+    'HTTP/1.0': 'GET /health HTTP/1.0\r\n\r\n',
+    'an absolute URL': request('GET http://elsewhere:1/health?x=1'),
+    'an upgrade': request('GET /health', ['Upgrade: websocket']),
+    'an unknown expectation': request('GET /health', ['Expect: miracles']),
+    'a body nobody asked for': request('GET /health', ['Content-Length: 3'], '{{{'),
+  };
+  for (const [name, bytes] of Object.entries(asks)) {
+    const [answer] = await exchange(app.at, bytes);
+    assert.equal(answer?.status, 200, name);
+    assert.match(answer.text, /"status":"ok"/, name);
+  }
+  const [proceed, created] = await exchange(app.at, post(JSON.stringify(aVm()), ['Expect: 100-continue']));
+  assert.deepEqual([proceed?.status, created?.status], [100, 201]);
+  const [headed] = await exchange(app.at, request('HEAD /health'));
+  assert.equal(headed?.status, 200);
+  await isWell(app, 1);
+});

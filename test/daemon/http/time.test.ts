@@ -1,0 +1,160 @@
+/** Time limits and the way down: nothing is waited for without end, and nothing that was accepted is dropped. */
+import assert from 'node:assert/strict';
+import { EventEmitter, once } from 'node:events';
+import { Agent, request } from 'node:http';
+import { connect, type NetConnectOpts, type Socket } from 'node:net';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { pino } from 'pino';
+import { buildApp } from '../../../daemon/http/app.ts';
+import { listen } from '../../../daemon/http/listen.ts';
+import { Registry } from '../../../daemon/registry/registry.ts';
+import { MemoryStore } from '../../../daemon/store/memory.ts';
+import type { Change } from '../../../daemon/store/store.ts';
+import { serveApp } from '../../helpers/app.ts';
+import { FakeClock } from '../../helpers/clock.ts';
+import { tempDir } from '../../helpers/daemon.ts';
+import { call } from '../../helpers/http.ts';
+import { exchange, parseAnswers, readAnswers } from '../../helpers/raw.ts';
+import { until } from '../../helpers/until.ts';
+import { aVm } from '../../helpers/vm.ts';
+
+const BODY = JSON.stringify(aVm());
+const HEAD = `POST /registry/vms HTTP/1.1\r\nHost: a\r\nContent-Length: ${BODY.length}\r\n\r\n`;
+
+/** A store whose commits wait until they are let go; it says when the first one waits. */
+class SlowStore extends MemoryStore {
+  readonly #events = new EventEmitter();
+  readonly #gate = once(this.#events, 'go');
+  readonly reached = once(this.#events, 'commit');
+
+  override async commit(change: Change): Promise<void> {
+    this.#events.emit('commit');
+    await this.#gate;
+    return super.commit(change);
+  }
+
+  letGo(): void {
+    this.#events.emit('go');
+  }
+}
+
+async function listening(t: TestContext, store: MemoryStore, { requestTimeout = 60_000 } = {}) {
+  const registry = new Registry({ store, clock: new FakeClock(), staleAfter: 1000 }, store.contents());
+  const app = buildApp({ registry, version: '0.0.0', log: pino({ level: 'silent' }), requestTimeout });
+  const socket = join(tempDir(t), 'vreg.sock');
+  const { port, close } = await listen(app, { tcp: { host: '127.0.0.1', port: 0 }, socket });
+  return { tcp: { host: '127.0.0.1', port: port! }, unix: { path: socket }, close };
+}
+
+async function opened(socket: Socket, ...bytes: readonly string[]): Promise<Socket> {
+  await once(socket, 'connect');
+  for (const chunk of bytes) await new Promise((resolve) => socket.write(chunk, resolve));
+  return socket;
+}
+
+/** Waits until nobody is let in any more. */
+function isShut(where: NetConnectOpts): Promise<boolean> {
+  return until('the door to be shut', async () => {
+    const socket = connect(where);
+    try {
+      await once(socket, 'connect');
+      return false;
+    } catch {
+      return true;
+    } finally {
+      socket.destroy();
+    }
+  });
+}
+
+for (const [what, bytes] of [
+  ['body', `${HEAD}{"id":`],
+  ['chunked body', 'PATCH /registry/vms/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"id"\r\n'],
+  ['header', 'GET /health HTTP/1.1\r\nHost: a\r\nX-Slow: '],
+  ['first line', 'GET /hea'],
+] as const) {
+  test(`a ${what} that never ends is 408 when its time is up`, async (t) => {
+    const { at, url, store } = await serveApp(t, { requestTimeout: 200 });
+    const [answer, ...more] = await exchange(at, bytes);
+    assert.equal(answer?.status, 408);
+    assert.match((JSON.parse(answer.text) as { error: string }).error, /did not arrive whole in time/);
+    assert.equal(more.length, 0);
+    assert.equal((await call(url, 'GET', '/health')).status, 200);
+    assert.equal(store.vms.size, 0);
+  });
+}
+
+test('a header that trickles is not given more time for it', async (t) => {
+  const { at } = await serveApp(t, { requestTimeout: 200 });
+  const socket = await opened(connect(at), 'GET /health HTTP/1.1\r\nHost: a\r\n');
+  const trickle = setInterval(() => socket.write('X: y\r\n'), 20);
+  const [answer] = await readAnswers(socket);
+  clearInterval(trickle);
+  assert.equal(answer?.status, 408);
+});
+
+test('a connection that never says a word is closed', async (t) => {
+  const { at } = await serveApp(t, { requestTimeout: 200 });
+  const answers = await readAnswers(connect(at));
+  assert.ok(answers.every(({ status }) => status === 408));
+});
+
+for (const kind of ['tcp', 'unix'] as const) {
+  test(`on the way down a body under way over ${kind} is still taken and answered, and idle connections are closed`, async (t) => {
+    const store = new MemoryStore();
+    const served = await listening(t, store);
+    const idle = await opened(connect(served[kind]), 'GET /health HTTP/1.1\r\nHost: a\r\n\r\n');
+    await once(idle, 'data');
+    const busy = await opened(connect(served[kind]), HEAD + BODY.slice(0, 10));
+    await call(`http://127.0.0.1:${served.tcp.port}`, 'GET', '/health');
+    const closed = served.close();
+    await once(idle, 'close');
+    await isShut(served[kind]);
+    busy.write(BODY.slice(10));
+    const [answer] = await readAnswers(busy);
+    assert.equal(answer?.status, 201);
+    await closed;
+    assert.equal(store.vms.size, 1);
+  });
+}
+
+test('on the way down a commit under way is waited for', async (t) => {
+  const store = new SlowStore();
+  const { tcp, close } = await listening(t, store);
+  const answered = readAnswers(await opened(connect(tcp), HEAD + BODY));
+  await store.reached;
+  let down = false;
+  const closed = close().then(() => (down = true));
+  await isShut(tcp);
+  assert.equal(down, false);
+  store.letGo();
+  assert.equal((await answered)[0]?.status, 201);
+  await closed;
+});
+
+test('a kept-alive connection does not hold up the way down after its last answer', async (t) => {
+  const store = new SlowStore();
+  const { tcp, close } = await listening(t, store);
+  const agent = new Agent({ keepAlive: true });
+  const asked = request({ ...tcp, agent, method: 'POST', path: '/registry/vms' }).end(BODY);
+  const answered = once(asked, 'response');
+  await store.reached;
+  const closed = close();
+  store.letGo();
+  const [response] = await answered;
+  assert.equal(response.statusCode, 201);
+  response.resume();
+  await closed;
+  agent.destroy();
+});
+
+test('a body that never ends holds up the way down no longer than a request may take', async (t) => {
+  const { tcp, close } = await listening(t, new MemoryStore(), { requestTimeout: 500 });
+  const stalled = await opened(connect(tcp), `${HEAD}{`);
+  const chunks: Buffer[] = [];
+  stalled.on('data', (chunk: Buffer) => chunks.push(chunk)).on('error', () => {});
+  await call(`http://127.0.0.1:${tcp.port}`, 'GET', '/health');
+  await close();
+  assert.ok(parseAnswers(Buffer.concat(chunks)).every(({ status }) => status === 408));
+});

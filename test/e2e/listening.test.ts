@@ -1,0 +1,172 @@
+/** Where the daemon listens, where it refuses to, and how it goes. */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, statSync, writeFileSync } from 'node:fs';
+import { request } from 'node:http';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import test, { type TestContext } from 'node:test';
+import { BIN, cleanEnv, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
+import { readAnswers } from '../helpers/raw.ts';
+import { until } from '../helpers/until.ts';
+import { aVm } from '../helpers/vm.ts';
+
+/** A daemon that is to listen on a socket alone; resolves when it says that it does. */
+async function startOnSocket(t: TestContext, home: string) {
+  const socket = join(home, 'vreg.sock');
+  const words = [BIN, 'daemon', '--socket', socket, '--data-dir', join(home, 'data'), '--log-format', 'json'];
+  const child = spawn(process.execPath, words, { env: cleanEnv(home), stdio: ['ignore', 'ignore', 'pipe'] });
+  const ended = once(child, 'exit');
+  t.after(async () => {
+    child.kill('SIGKILL');
+    await ended;
+  });
+  let said = '';
+  child.stderr.setEncoding('utf8').on('data', (chunk: string) => (said += chunk));
+  await until('the daemon to listen', () => {
+    if (child.exitCode !== null) throw new Error(said);
+    return said.includes('listening on');
+  });
+  return { socket, child, ended, said: () => said };
+}
+
+async function healthOver(socketPath: string): Promise<unknown> {
+  const [answer] = await once(request({ socketPath, path: '/health', agent: false }).end(), 'response');
+  return JSON.parse(await text(answer));
+}
+
+test('a socket alone is the only door, is for its owner only, and goes with the daemon', async (t) => {
+  const { socket, child, ended, said } = await startOnSocket(t, tempDir(t));
+  assert.match(said(), /listening on unix:/);
+  assert.doesNotMatch(said(), /http:/);
+  assert.equal(statSync(socket).mode & 0o777, 0o600);
+  assert.equal(((await healthOver(socket)) as { status: string }).status, 'ok');
+  child.kill('SIGTERM');
+  assert.deepEqual(await ended, [0, null]);
+  assert.equal(existsSync(socket), false);
+});
+
+test('a socket that a killed daemon left behind is taken over', async (t) => {
+  const home = tempDir(t);
+  const first = await startOnSocket(t, home);
+  first.child.kill('SIGKILL');
+  await first.ended;
+  assert.equal(existsSync(first.socket), true);
+  const second = await startOnSocket(t, home);
+  assert.equal(((await healthOver(second.socket)) as { status: string }).status, 'ok');
+});
+
+test('a socket beside a port serves the same registry', async (t) => {
+  const home = tempDir(t);
+  const socket = join(home, 'both.sock');
+  const { url, end } = await startDaemon(t, { home, args: ['--socket', socket] });
+  await call(url, 'POST', '/registry/vms', { body: aVm({ role: 'infra' }) });
+  const { stdout } = await run(process.execPath, [BIN, 'addr', 'infra', '--url', `unix:${socket}`], {
+    env: cleanEnv(home),
+  });
+  assert.equal(stdout, 'vm-1.vm.vers.sh\n');
+  assert.deepEqual(await end(), { code: 0, signal: null });
+  assert.equal(existsSync(socket), false);
+});
+
+test('localhost is served at every address that it has', async (t) => {
+  const { url } = await startDaemon(t, { args: ['--host', 'localhost'] });
+  const port = new URL(url).port;
+  assert.equal((await call(`http://127.0.0.1:${port}`, 'GET', '/health')).status, 200);
+  assert.equal((await call(`http://localhost:${port}`, 'GET', '/health')).status, 200);
+});
+
+test('a second daemon on the same port says whose it is and exits 1', async (t) => {
+  const { url } = await startDaemon(t);
+  const home = tempDir(t);
+  const words = [BIN, 'daemon', '--port', new URL(url).port, '--data-dir', join(home, 'data')];
+  const { code, stdout, stderr } = await run(process.execPath, words, { env: cleanEnv(home) });
+  assert.deepEqual([code, stdout], [1, '']);
+  assert.match(stderr, /cannot listen on 127\.0\.0\.1:\d+ \(EADDRINUSE\)/);
+  assert.match(stderr, /hint: .*--port/);
+});
+
+test('an address that others can reach is refused without a token, exit 5, and the fix is named', async (t) => {
+  const home = tempDir(t);
+  for (const host of ['0.0.0.0', '::', 'example.com']) {
+    const words = [BIN, 'daemon', '--port', '0', '--host', host, '--data-dir', join(home, 'data')];
+    const { code, stderr } = await run(process.execPath, words, { env: cleanEnv(home) });
+    assert.equal(code, 5, host);
+    assert.match(stderr, /refusing to listen on .* without a token/);
+    assert.match(stderr, /hint: .*VERS_AUTH_TOKEN.*--token-file/);
+    assert.equal(existsSync(join(home, 'data')), false);
+  }
+});
+
+test('with a token, from the environment or a file, every address is listened on', async (t) => {
+  const file = join(tempDir(t), 'token');
+  writeFileSync(file, 's3cret\n', { mode: 0o600 });
+  for (const options of [{ env: { VERS_AUTH_TOKEN: 's3cret' } }, { args: ['--token-file', file] }]) {
+    const args = ['--host', '0.0.0.0', ...(options.args ?? [])];
+    const { url } = await startDaemon(t, { ...options, args });
+    const here = `http://127.0.0.1:${new URL(url).port}`;
+    assert.equal((await call(here, 'GET', '/registry/vms')).status, 401);
+    const headers = { authorization: 'Bearer s3cret' };
+    assert.equal((await call(here, 'GET', '/registry/vms', { headers })).status, 200);
+  }
+});
+
+test('SIGTERM answers a request that is still arriving, closes idle connections, and exits 0', async (t) => {
+  const { url, end, home, said } = await startDaemon(t);
+  const at = { host: '127.0.0.1', port: Number(new URL(url).port) };
+  const body = JSON.stringify(aVm());
+  const idle = connect(at);
+  idle.write('GET /health HTTP/1.1\r\nHost: a\r\n\r\n');
+  await once(idle, 'data');
+  const slow = connect(at);
+  slow.write(
+    `POST /registry/vms HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: ${body.length}\r\n\r\n`,
+  );
+  // The daemon has the request when it asks for the body.
+  await once(slow, 'data');
+  const ended = end('SIGTERM');
+  await once(idle, 'close');
+  await until('the daemon to say that it stops', () => said().includes('stopping'));
+  slow.write(body);
+  const [answer] = await readAnswers(slow);
+  assert.equal(answer?.status, 201);
+  assert.deepEqual(await ended, { code: 0, signal: null });
+  assert.match(said(), /"stopped"/);
+
+  const again = await startDaemon(t, { home });
+  assert.equal((await call(again.url, 'GET', '/registry/vms/vm-1')).status, 200);
+});
+
+test('SIGTERM under load: every registration that was answered 201 is there afterwards, and none is half there', async (t) => {
+  const first = await startDaemon(t);
+  const acknowledged: string[] = [];
+  let sent = 0;
+  const writer = async () => {
+    for (;;) {
+      const id = `vm-${sent++}`;
+      try {
+        const { status } = await call(first.url, 'POST', '/registry/vms', { body: aVm({ id }) });
+        assert.equal(status, 201);
+        acknowledged.push(id);
+      } catch (error) {
+        // Refused at the door, or closed while idle: never an answer that is no 201.
+        if (error instanceof assert.AssertionError) throw error;
+        return;
+      }
+    }
+  };
+  const writers = Array.from({ length: 8 }, writer);
+  await until('some registrations', () => acknowledged.length >= 50);
+  assert.deepEqual(await first.end('SIGTERM'), { code: 0, signal: null });
+  await Promise.all(writers);
+  const second = await startDaemon(t, { home: first.home });
+  const { vms } = (await call(second.url, 'GET', '/registry/vms')).body as { vms: { id: string }[] };
+  const there = new Set(vms.map(({ id }) => id));
+  assert.deepEqual(
+    acknowledged.filter((id) => !there.has(id)),
+    [],
+  );
+});

@@ -1,0 +1,30 @@
+/** A request and its whole answer, with Node's own fetch. */
+export interface Answered {
+  status: number;
+  headers: Headers;
+  body: unknown;
+}
+
+/** A body that is no string is sent as JSON; every answer but a HEAD's must be JSON, and say so. */
+export async function call(
+  base: string,
+  method: string,
+  path: string,
+  { body, headers = {} }: { body?: unknown; headers?: Record<string, string> } = {},
+): Promise<Answered> {
+  const sent = body === undefined ? null : typeof body === 'string' ? body : JSON.stringify(body);
+  const type: Record<string, string> = sent === null ? {} : { 'content-type': 'application/json' };
+  const answer = await fetch(base + path, { method, body: sent, headers: { ...type, ...headers } });
+  const text = await answer.text();
+  if (method === 'HEAD') return { status: answer.status, headers: answer.headers, body: undefined };
+  const mediaType = answer.headers.get('content-type');
+  if (!mediaType?.startsWith('application/json')) throw new Error(`${method} ${path} was answered with ${mediaType}`);
+  return { status: answer.status, headers: answer.headers, body: JSON.parse(text) };
+}
+
+/** The sentence of an error answer; fails when there is none. */
+export function errorOf({ body }: Pick<Answered, 'body'>): string {
+  const { error } = body as { error?: unknown };
+  if (typeof error !== 'string' || error === '') throw new Error(`no error sentence in ${JSON.stringify(body)}`);
+  return error;
+}
