@@ -39,13 +39,15 @@ export function removeProcessInfo(dir: string, kind: ProcessInfo['kind']): void 
 
 /** @returns the process of that kind if it still runs, whatever a killed one left behind */
 export function readProcessInfo(dir: string, kind: ProcessInfo['kind']): ProcessInfo | undefined {
-  let info: ProcessInfo;
+  let info: ProcessInfo | null;
   try {
-    info = JSON.parse(readFileSync(join(dir, FILES[kind]), 'utf8')) as ProcessInfo;
+    info = JSON.parse(readFileSync(join(dir, FILES[kind]), 'utf8')) as ProcessInfo | null;
   } catch {
     return undefined;
   }
-  return isRunning(info) ? info : undefined;
+  // Zero and below name whole groups of processes; a file that says so is not ours.
+  if (!Number.isSafeInteger(info?.pid) || info!.pid <= 0) return undefined;
+  return isRunning(info!) ? info! : undefined;
 }
 
 export function isRunning({ pid, started }: Pick<ProcessInfo, 'pid' | 'started'>): boolean {
