@@ -76,19 +76,30 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     await closeStore();
     throw error;
   });
-  const self = options.self ? await keepSelfAlive(registry, options.self(listening.port), log) : undefined;
-  writeProcessInfo(dataDir, { kind: 'serve', urls: listening.urls });
-
-  return {
-    urls: listening.urls,
-    dataDir,
-    close: async () => {
-      self?.stop();
-      await listening.close();
-      await closeStore();
-      removeProcessInfo(dataDir, 'serve');
-    },
+  let self: { stop(): void } | undefined;
+  const close = async () => {
+    self?.stop();
+    await listening.close();
+    await closeStore();
+    removeProcessInfo(dataDir, 'serve');
   };
+  try {
+    if (options.self) self = await keepSelfAlive(registry, options.self(listening.port), log);
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  sayWhoRuns(dataDir, listening.urls, log);
+  return { urls: listening.urls, dataDir, close };
+}
+
+/** Without its process file the daemon is only harder to find: a full disk shall not keep it from serving reads. */
+function sayWhoRuns(dataDir: string, urls: string[], log: Logger): void {
+  try {
+    writeProcessInfo(dataDir, { kind: 'serve', urls });
+  } catch (error) {
+    log.warn({ err: error }, 'cannot write daemon.json: vreg daemon status and stop will not find this daemon');
+  }
 }
 
 /** A busy store is another daemon's: say which. */

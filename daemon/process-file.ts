@@ -129,7 +129,9 @@ function fileOf({ kind, vm = '' }: { kind: ProcessInfo['kind']; vm?: string | un
 
 function readInfo(file: string): ProcessInfo | undefined {
   try {
-    return JSON.parse(readFileSync(file, 'utf8')) as ProcessInfo;
+    const info = JSON.parse(readFileSync(file, 'utf8')) as ProcessInfo | null;
+    // Zero and below name whole groups of processes; a file that says so is not ours.
+    return Number.isSafeInteger(info?.pid) && info!.pid > 0 ? info! : undefined;
   } catch {
     return undefined;
   }

@@ -6,11 +6,11 @@
  * cannot both win, and a reader never sees what a power cut could take back.
  */
 import { VregError } from '../../src/protocol/errors.ts';
-import type { ChangeType, FieldChanges, HistoryItem } from '../../src/protocol/events.ts';
+import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
 import type { Beat, Change, Contents, Store } from '../store/store.ts';
-import { applyUpdate, checkExpected, diff, type WriteOptions } from './changes.ts';
+import { applyUpdate, checkExpected, diff, typeOf, type WriteOptions } from './changes.ts';
 import { Directory, type Filter } from './directory.ts';
 import { type Declared, Entry, type Life } from './entry.ts';
 import { EventLog } from './events.ts';
@@ -36,8 +36,8 @@ export class Registry {
   readonly #leases = new Leases();
   #revision = 0;
 
-  /** What is on its way to the disk, newest decision per id; `undefined` is a removal. */
-  readonly #staged = new Map<string, Entry | undefined>();
+  /** What is on its way to the disk, newest decision per id; one without an entry is a removal. */
+  readonly #staged = new Map<string, { entry: Entry | undefined }>();
   #stagedRevision = 0;
   /** Grows when staged decisions are thrown away, so that a late failure cannot throw away newer ones. */
   #generation = 0;
@@ -204,7 +204,11 @@ export class Registry {
     try {
       await this.#store.saveBeats(beats, this.#clock.listening());
     } catch (error) {
-      for (const entry of entries) if (this.#directory.get(entry.vm.id) === entry) this.#heard.add(entry);
+      for (const { vm } of entries) {
+        // An update may have put another entry in its place meanwhile; the beat is that one's now.
+        const entry = this.#directory.get(vm.id);
+        if (entry) this.#heard.add(entry);
+      }
       throw error;
     }
   }
@@ -219,7 +223,8 @@ export class Registry {
   }
 
   #current(id: string): Entry | undefined {
-    return this.#staged.has(id) ? this.#staged.get(id) : this.#directory.get(id);
+    const decision = this.#staged.get(id);
+    return decision ? decision.entry : this.#directory.get(id);
   }
 
   #require(id: string): Entry {
@@ -240,10 +245,13 @@ export class Registry {
   async #commit(id: string, entry: Entry | undefined, change: Change): Promise<void> {
     const { revision, note } = change;
     const generation = this.#generation;
-    this.#staged.set(id, entry);
+    // Throws when the store takes no more; then nothing is staged, and what was staged before goes on.
+    const durable = this.#store.commit(change);
+    const decision = { entry };
+    this.#staged.set(id, decision);
     this.#stagedRevision = revision;
     try {
-      await this.#store.commit(change);
+      await durable;
     } catch (error) {
       if (generation === this.#generation) {
         this.#generation++;
@@ -252,7 +260,7 @@ export class Registry {
       }
       throw error;
     }
-    if (this.#staged.get(id) === entry && generation === this.#generation) this.#staged.delete(id);
+    if (this.#staged.get(id) === decision) this.#staged.delete(id);
     this.#revision = revision;
     const shown = entry ?? this.get(id);
     if (entry) this.#show(entry);
@@ -266,9 +274,13 @@ export class Registry {
   #show(entry: Entry): void {
     const before = this.#directory.get(entry.vm.id);
     this.#directory.put(entry);
-    // A beat that came while the change was on its way is not taken back by it.
-    if (before && before.life.heardAt > entry.life.heardAt) entry.hear(before.life);
-    if (before && this.#heard.delete(before)) this.#heard.add(entry);
+    if (before) this.#heard.delete(before);
+    if (before && before.life.heardAt > entry.life.heardAt) {
+      // A beat came while the change was on its way: it is not taken back, and is saved again, since the change has
+      // carried an older sign of life to the disk.
+      entry.hear(before.life);
+      this.#heard.add(entry);
+    }
     if (before?.life.heardAt === entry.life.heardAt) this.#leases.replace(entry);
     else if (this.#leases.heard(entry) && before?.vm.status === 'running') this.#tellRevived(entry);
   }
@@ -283,11 +295,6 @@ export class Registry {
   #tellRevived(entry: Entry): void {
     this.events.add('revived', entry, { revision: this.#revision, at: this.#clock.now() });
   }
-}
-
-function typeOf(before: Entry | undefined, changes: FieldChanges): ChangeType {
-  if (!before) return 'registered';
-  return changes.status ? 'status' : 'updated';
 }
 
 function notFound(): VregError {
