@@ -165,9 +165,11 @@ export class Connection {
 /** Codes of OpenSSL's refusals: the server was reached, but its certificate is not one to trust. */
 const CERTIFICATE = /CERT|SELF_SIGNED|UNABLE_TO_VERIFY|ALTNAME/;
 
-function hintOf(code = ''): string {
-  if (CERTIFICATE.test(code)) return "name the CA that signed the server's certificate: --ca-file FILE";
-  if (code.startsWith('ERR_SSL')) return 'does it speak TLS there? the URL may want http:// instead of https://';
+function hintOf(code: unknown): string {
+  // A DOMException has a number for a code.
+  const name = String(code);
+  if (CERTIFICATE.test(name)) return "name the CA that signed the server's certificate: --ca-file FILE";
+  if (name.startsWith('ERR_SSL')) return 'does it speak TLS there? the URL may want http:// instead of https://';
   return 'is it running there? start one with: vreg daemon, or name another with --url or VERS_INFRA_URL';
 }
 

@@ -33,7 +33,7 @@ test('the package holds the program, its completions and its licence, and no sou
   for (const path of paths) {
     assert.match(
       path,
-      /^(bin\/(vreg\.js|package\.json)|dist\/[^/]+|completions\/[^/]+|LICENSE|README\.md|CHANGELOG\.md|package\.json)$/,
+      /^(bin\/(vreg\.js|package\.json)|dist\/[^/]+|dist\/man\/vreg[\w-]*\.1|completions\/[^/]+|LICENSE|README\.md|CHANGELOG\.md|package\.json)$/,
     );
   }
   assert.equal(packed!.files.find(({ path }) => path === 'bin/vreg.js')!.mode & 0o111, 0o111);
