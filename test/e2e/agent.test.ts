@@ -110,9 +110,12 @@ test('SIGTERM ends the agent in time when the registry accepts and never answers
   const mute = createServer().listen(0, '127.0.0.1');
   t.after(() => mute.close());
   await new Promise((resolve) => mute.once('listening', resolve));
-  const asked = new Promise((resolve) => mute.once('connection', resolve));
+  let asked = false;
+  mute.once('connection', () => {
+    asked = true;
+  });
   const agent = startAgent(t, `http://127.0.0.1:${(mute.address() as AddressInfo).port}`);
-  await asked;
+  await until('the agent to ask', () => asked);
   const { code, ms } = await agent.end();
   assert.equal(code, 0);
   assert.ok(ms < GONE_WITHIN, `${ms} ms`);
