@@ -61,10 +61,6 @@ export class Registry {
     return this.#revision;
   }
 
-  get size(): number {
-    return this.#directory.size;
-  }
-
   /**
    * Adds a VM that is not there yet; durable when this resolves.
    * @throws VregError CONFLICT when the id is taken, and the store's errors
