@@ -200,11 +200,7 @@ export class Registry {
     try {
       await this.#store.saveBeats(beats, this.#clock.listening());
     } catch (error) {
-      for (const { vm } of entries) {
-        // An update may have put another entry in its place meanwhile; the beat is that one's now.
-        const entry = this.#directory.get(vm.id);
-        if (entry) this.#heard.add(entry);
-      }
+      for (const entry of entries) if (this.#directory.get(entry.vm.id) === entry) this.#heard.add(entry);
       throw error;
     }
   }

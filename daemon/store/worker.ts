@@ -117,14 +117,14 @@ function describe(error: unknown): Failure {
   return { kind: 'other', message: code ? `${message} (${code})` : message };
 }
 
-/** Failures to get at the file, as SQLite and the system name them. */
+/** Failures to get at the file, as SQLite and the system name them. libsql has no name for one that it cannot open. */
 const NO_ACCESS = /^(SQLITE_(CANTOPEN|IOERR|READONLY|PERM|AUTH|NOMEM)|E[A-Z]+$)/;
 
 /** While everything is only read, whatever else goes wrong is in the file: SQL that was right when it was made, for one. */
 function describeFinding(error: unknown): Failure {
   const failure = describe(error);
-  const { code } = error as NodeJS.ErrnoException;
-  if (failure.kind !== 'other' || (code !== undefined && NO_ACCESS.test(code))) return failure;
+  const { code = '', message } = error as NodeJS.ErrnoException;
+  if (failure.kind !== 'other' || NO_ACCESS.test(code) || message.startsWith('ConnectionFailed')) return failure;
   return { kind: 'damaged', message: `reading it fails: ${failure.message}` };
 }
 
