@@ -26,7 +26,7 @@ test('a new VM is registered and seen now', async () => {
   const now = new Date(clock.wall).toISOString();
   assert.deepEqual(JSON.parse(entry.json), { ...aVm(), registeredAt: now, lastSeen: now });
   assert.equal(registry.get('vm-1'), entry);
-  assert.equal(registry.size, 1);
+  assert.equal(registry.list({}).length, 1);
   assert.equal(registry.revision, 1);
 });
 
