@@ -76,8 +76,10 @@ function check(path: string): void {
   try {
     const dir = openDataDir(path);
     const database = new RegistryDatabase(dir, { readonly: true });
+    // First, since it finds out whether another process has the database: a damaged mark says nothing of that.
+    const isEmpty = database.isEmpty();
     const mark = readMark(dir);
-    if (database.isEmpty()) {
+    if (isEmpty) {
       if (mark) throw new DamageError(`it is empty, but revision ${mark.revision} was acknowledged`);
     } else {
       database.quickCheck();
@@ -96,7 +98,7 @@ function check(path: string): void {
 
 function describe(error: unknown): Failure {
   const { code, message } = error as NodeJS.ErrnoException;
-  if (error instanceof DamageError) return { kind: 'damaged', message };
+  if (error instanceof DamageError || code === 'STORE_DAMAGED') return { kind: 'damaged', message };
   if (code === 'SQLITE_FULL' || code === 'ENOSPC' || /disk is full/.test(message)) return { kind: 'full', message };
   if (code?.startsWith('SQLITE_BUSY') || /database is locked/.test(message)) return { kind: 'busy', message };
   if (code?.startsWith('SQLITE_CORRUPT') || code?.startsWith('SQLITE_NOTADB')) {
