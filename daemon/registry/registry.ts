@@ -261,7 +261,7 @@ export class Registry {
     this.#revision = revision;
     const shown = entry ?? this.get(id);
     const isRevived = entry !== undefined && this.#show(entry);
-    if (!entry) this.#hide(id);
+    if (!entry) this.#hide(shown);
     // Of an entry that comes or goes, the entry itself says all.
     const { changes, ...occasion } = note;
     const changed = note.type === 'updated' || note.type === 'status';
@@ -277,17 +277,17 @@ export class Registry {
     // A beat that came while the change was on its way is not taken back by it.
     if (before && before.life.heardAt > entry.life.heardAt) entry.hear(before.life);
     if (before && this.#heard.delete(before)) this.#heard.add(entry);
-    if (before?.life.heardAt !== entry.life.heardAt)
-      return this.#leases.heard(entry) && before?.vm.status === 'running';
+    // To begin to run is a sign of life, also within the millisecond of the last one.
+    const begins = entry.vm.status === 'running' && before?.vm.status !== 'running';
+    if (begins || before?.life.heardAt !== entry.life.heardAt) return this.#leases.heard(entry) && !begins;
     this.#leases.replace(entry);
     return false;
   }
 
-  #hide(id: string): void {
-    const entry = this.get(id);
+  #hide(entry: Entry): void {
     this.#directory.remove(entry);
     this.#heard.delete(entry);
-    this.#leases.forget(id);
+    this.#leases.forget(entry.vm.id);
   }
 
   #tellRevived(entry: Entry): void {
