@@ -6,8 +6,9 @@ import { createParser } from 'eventsource-parser';
 import type { RegistryClient } from './client.ts';
 import type { Context } from './command.ts';
 import { PATHS, type VmWithLiveness } from './protocol/api.ts';
-import { VregError } from './protocol/errors.ts';
-import type { StreamEvent, VmEvent, VmEventType } from './protocol/events.ts';
+import { EXIT, VregError } from './protocol/errors.ts';
+import { LIVENESS_TYPES, type StreamEvent, type VmEvent, type VmEventType } from './protocol/events.ts';
+import type { Vm } from './protocol/vm.ts';
 
 export interface WatchFilter {
   role?: string | undefined;
@@ -25,11 +26,13 @@ export interface WatchOptions extends WatchFilter {
 const LOOK_EVERY = 2000;
 /** Milliseconds before a broken stream is taken up again; doubled up to the last with each failure in a row. */
 const RETRY = { first: 500, last: 15_000 };
+/** Liveness events that are remembered: as many as a daemon keeps, so one that is forgotten comes back only as a reset. */
+const REMEMBERED = 4096;
 
 /**
  * Events until the program is ended. A stream that breaks is taken up where it ended, without a gap; what the daemon no
  * longer knows by then comes as `reset` and the full state.
- * @throws VregError when the first contact fails
+ * @throws VregError when the first contact fails, or the daemon no longer lets us in
  */
 export async function* watchEvents(context: Context, options: WatchOptions): AsyncGenerator<StreamEvent> {
   const client = context.client();
@@ -40,20 +43,44 @@ export async function* watchEvents(context: Context, options: WatchOptions): Asy
   let { since } = options;
   let wait = RETRY.first;
   let begun = false;
+  const repeated = new Repeated();
   for (;;) {
     try {
       for await (const { event, id } of readStream(client, { ...options, since })) {
         begun = true;
         wait = RETRY.first;
-        if (id !== undefined) since = id;
-        if (event.type !== 'lagged') yield event;
+        if (id !== undefined && id !== since) {
+          since = id;
+          repeated.clear();
+        }
+        if (event.type !== 'lagged' && !repeated.has(event)) yield event;
       }
     } catch (error) {
-      if (!begun || !(error instanceof VregError)) throw error;
+      if (!begun || !(error instanceof VregError) || error.exit === EXIT.notAllowed) throw error;
       context.verbose(`${error.message}; taking the stream up again`);
     }
     await context.sleep(wait);
     wait = Math.min(2 * wait, RETRY.last);
+  }
+}
+
+/** A liveness event has the revision before it, so who takes the stream up at that revision is told it once more. */
+class Repeated {
+  readonly #told = new Set<string>();
+
+  clear(): void {
+    this.#told.clear();
+  }
+
+  /** @returns true of a liveness event that was here since the last {@link clear} */
+  has(event: StreamEvent): boolean {
+    if (!LIVENESS_TYPES.some((type) => type === event.type)) return false;
+    const { type, at, vm } = event as VmEvent;
+    const key = `${type} ${at} ${vm.id}`;
+    if (this.#told.has(key)) return true;
+    this.#told.add(key);
+    if (this.#told.size > REMEMBERED) this.#told.delete(this.#told.values().next().value!);
+    return false;
   }
 }
 
@@ -87,11 +114,18 @@ async function* readStream(client: RegistryClient, options: WatchOptions): Async
 async function* lookAgainAndAgain(context: Context, { since, ...filter }: WatchOptions): AsyncGenerator<StreamEvent> {
   let known: Map<string, VmWithLiveness> | undefined;
   for (;;) {
-    const vms = (await context.client().list()).filter((vm) => matches(vm, filter));
-    const seen = new Map(vms.reverse().map((vm) => [vm.id, vm]));
-    if (known === undefined && since !== 'start') known = seen;
-    else yield* differences(known ?? new Map(), seen, new Date(context.now()).toISOString());
-    known = seen;
+    try {
+      const vms = await context.client().list();
+      const seen = new Map(vms.reverse().map((vm) => [vm.id, vm]));
+      const before: Map<string, VmWithLiveness> = known ?? (since === 'start' ? new Map() : seen);
+      known = seen;
+      for (const event of differences(before, seen, new Date(context.now()).toISOString())) {
+        if (matches(event.vm, filter, before.get(event.vm.id))) yield event;
+      }
+    } catch (error) {
+      if (!known || !(error instanceof VregError) || error.exit === EXIT.notAllowed) throw error;
+      context.verbose(`${error.message}; looking again`);
+    }
     await context.sleep(LOOK_EVERY);
   }
 }
@@ -121,6 +155,8 @@ function declared(vm: VmWithLiveness): string {
   return JSON.stringify({ ...vm, lastSeen: undefined, stale: undefined });
 }
 
-function matches(vm: VmWithLiveness, { role, status, id }: WatchFilter): boolean {
-  return (!role || vm.role === role) && (!status || vm.status === status) && (!id || vm.id === id);
+/** As the daemon filters: a change of status shows under both. */
+function matches(vm: Vm, { role, status, id }: WatchFilter, before = vm): boolean {
+  const has = (status: string) => vm.status === status || before.status === status;
+  return (!role || vm.role === role) && (!status || has(status)) && (!id || vm.id === id);
 }
