@@ -25,12 +25,12 @@ test('a process that has gone is not found, whatever it left behind', async (t) 
   t.after(() => child.kill('SIGKILL'));
   await once(child, 'spawn');
   const write = (pid: number | undefined) =>
-    writeFileSync(join(dir, 'agent.json'), JSON.stringify({ kind: 'agent', pid, since: '', urls: [] }));
+    writeFileSync(join(dir, 'daemon.json'), JSON.stringify({ kind: 'serve', pid, since: '', urls: [] }));
   write(child.pid);
-  assert.equal(readProcessInfo(dir, 'agent')?.pid, child.pid);
+  assert.equal(readProcessInfo(dir, 'serve')?.pid, child.pid);
   child.kill('SIGKILL');
   await once(child, 'exit');
-  assert.equal(readProcessInfo(dir, 'agent'), undefined);
+  assert.equal(readProcessInfo(dir, 'serve'), undefined);
 });
 
 test('another process that has got the same pid is not taken for it', { skip: process.platform !== 'linux' }, (t) => {
