@@ -5,8 +5,9 @@
 import { createParser } from 'eventsource-parser';
 import type { RegistryClient } from './client.ts';
 import type { Context } from './command.ts';
+import { isPassing, Outage } from './outlast.ts';
 import { PATHS, type VmWithLiveness } from './protocol/api.ts';
-import { EXIT, VregError } from './protocol/errors.ts';
+import { VregError } from './protocol/errors.ts';
 import { LIVENESS_TYPES, type StreamEvent, type VmEvent, type VmEventType } from './protocol/events.ts';
 import type { Vm } from './protocol/vm.ts';
 
@@ -26,13 +27,14 @@ export interface WatchOptions extends WatchFilter {
 const LOOK_EVERY = 2000;
 /** Milliseconds before a broken stream is taken up again; doubled up to the last with each failure in a row. */
 const RETRY = { first: 500, last: 15_000 };
+
 /** Liveness events that are remembered: as many as a daemon keeps, so one that is forgotten comes back only as a reset. */
 const REMEMBERED = 4096;
 
 /**
  * Events until the program is ended. A stream that breaks is taken up where it ended, without a gap; what the daemon no
- * longer knows by then comes as `reset` and the full state.
- * @throws VregError when the first contact fails, or the daemon no longer lets us in
+ * longer knows by then comes as `reset` and the full state. `synced` comes whenever the stream has been begun (anew).
+ * @throws VregError when the first contact fails; UNSUPPORTED when a revision is asked of a server that has none
  */
 export async function* watchEvents(context: Context, options: WatchOptions): AsyncGenerator<StreamEvent> {
   const client = context.client();
@@ -40,6 +42,7 @@ export async function* watchEvents(context: Context, options: WatchOptions): Asy
     context.verbose('the registry has no events: looking every 2 s');
     return yield* lookAgainAndAgain(context, options);
   }
+  const outage = new Outage(context);
   let { since } = options;
   let wait = RETRY.first;
   let begun = false;
@@ -49,6 +52,7 @@ export async function* watchEvents(context: Context, options: WatchOptions): Asy
       for await (const { event, id } of readStream(client, { ...options, since })) {
         begun = true;
         wait = RETRY.first;
+        outage.over();
         if (id !== undefined && id !== since) {
           since = id;
           repeated.clear();
@@ -56,8 +60,8 @@ export async function* watchEvents(context: Context, options: WatchOptions): Asy
         if (event.type !== 'lagged' && !repeated.has(event)) yield event;
       }
     } catch (error) {
-      if (!begun || !(error instanceof VregError) || error.exit === EXIT.notAllowed) throw error;
-      context.verbose(`${error.message}; taking the stream up again`);
+      if (!begun || !isPassing(error)) throw error;
+      outage.begins(error);
     }
     await context.sleep(wait);
     wait = Math.min(2 * wait, RETRY.last);
@@ -111,22 +115,50 @@ async function* readStream(client: RegistryClient, options: WatchOptions): Async
   }
 }
 
-async function* lookAgainAndAgain(context: Context, { since, ...filter }: WatchOptions): AsyncGenerator<StreamEvent> {
+/** What happened between two looks. Revisions are 0: such a server has none. */
+async function* lookAgainAndAgain(context: Context, options: WatchOptions): AsyncGenerator<StreamEvent> {
+  const { since, heartbeats, ...filter } = options;
+  if (since !== undefined && since !== 'start') {
+    throw new VregError(
+      'UNSUPPORTED',
+      `the registry at ${context.client().url} is not a vreg daemon: it has no revisions`,
+      {
+        field: 'since',
+        hint: 'leave --since out, or say --since start',
+      },
+    );
+  }
+  const outage = new Outage(context);
   let known: Map<string, VmWithLiveness> | undefined;
   for (;;) {
     try {
       const vms = await context.client().list();
       const seen = new Map(vms.reverse().map((vm) => [vm.id, vm]));
       const before: Map<string, VmWithLiveness> = known ?? (since === 'start' ? new Map() : seen);
-      known = seen;
-      for (const event of differences(before, seen, new Date(context.now()).toISOString())) {
-        if (matches(event.vm, filter, before.get(event.vm.id))) yield event;
+      outage.over();
+      for (const { event, from } of differences(before, seen, new Date(context.now()).toISOString())) {
+        if (matches(event.vm, from, filter)) yield event;
       }
+      if (heartbeats) yield* beats(before, seen, filter);
+      if (!known) yield { type: 'synced', revision: 0 };
+      known = seen;
     } catch (error) {
-      if (!known || !(error instanceof VregError) || error.exit === EXIT.notAllowed) throw error;
-      context.verbose(`${error.message}; looking again`);
+      if (!known || !isPassing(error)) throw error;
+      outage.begins(error);
     }
     await context.sleep(LOOK_EVERY);
+  }
+}
+
+function* beats(
+  before: Map<string, VmWithLiveness>,
+  after: Map<string, VmWithLiveness>,
+  filter: WatchFilter,
+): Generator<StreamEvent> {
+  for (const [id, vm] of after) {
+    const { lastSeen } = vm;
+    const old = before.get(id);
+    if (old && old.lastSeen !== lastSeen && matches(vm, undefined, filter)) yield { type: 'heartbeat', id, lastSeen };
   }
 }
 
@@ -134,17 +166,15 @@ function* differences(
   before: Map<string, VmWithLiveness>,
   after: Map<string, VmWithLiveness>,
   at: string,
-): Generator<VmEvent> {
-  const event = (type: VmEventType, { stale: _stale, ...vm }: VmWithLiveness): VmEvent => ({
-    type,
-    revision: 0,
-    at,
-    vm,
+): Generator<{ event: VmEvent; from?: string }> {
+  const event = (type: VmEventType, { stale: _stale, ...vm }: VmWithLiveness, from?: string) => ({
+    event: { type, revision: 0, at, vm },
+    ...(from === undefined ? {} : { from }),
   });
   for (const [id, vm] of after) {
     const old = before.get(id);
     if (!old) yield event('registered', vm);
-    else if (old.status !== vm.status) yield event('status', vm);
+    else if (old.status !== vm.status) yield event('status', vm, old.status);
     else if (declared(old) !== declared(vm)) yield event('updated', vm);
     if (old && vm.status === 'running' && old.stale !== vm.stale) yield event(vm.stale ? 'stale' : 'revived', vm);
   }
@@ -155,8 +185,7 @@ function declared(vm: VmWithLiveness): string {
   return JSON.stringify({ ...vm, lastSeen: undefined, stale: undefined });
 }
 
-/** As the daemon filters: a change of status shows under both. */
-function matches(vm: Vm, { role, status, id }: WatchFilter, before = vm): boolean {
-  const has = (status: string) => vm.status === status || before.status === status;
-  return (!role || vm.role === role) && (!status || has(status)) && (!id || vm.id === id);
+/** @param from the status before, under which a change of it shows, too: as the daemon has it */
+function matches(vm: Vm, from: string | undefined, { role, status, id }: WatchFilter): boolean {
+  return (!role || vm.role === role) && (!status || vm.status === status || from === status) && (!id || vm.id === id);
 }
