@@ -1,4 +1,5 @@
 /** The app over a store in memory, on a free port of this process: for tests of the wire that need no daemon. */
+import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { TestContext } from 'node:test';
 import { pino } from 'pino';
@@ -9,6 +10,7 @@ import { FakeClock } from './clock.ts';
 
 export interface ServedApp {
   registry: Registry;
+  server: Server;
   url: string;
   /** Where to connect to, for bytes. */
   at: { host: string; port: number };
@@ -37,5 +39,5 @@ export async function serveApp(
     return app.close();
   });
   const { port } = app.server.address() as AddressInfo;
-  return { registry, url: `http://${host}:${port}`, at: { host, port }, clock, store, logged };
+  return { registry, server: app.server, url: `http://${host}:${port}`, at: { host, port }, clock, store, logged };
 }
