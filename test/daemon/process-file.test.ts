@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
-import { readProcessInfo, removeProcessInfo, writeProcessInfo } from '../../daemon/process-file.ts';
+import { readProcesses, readProcessInfo, removeProcessInfo, writeProcessInfo } from '../../daemon/process-file.ts';
 import { tempDir } from '../helpers/daemon.ts';
 
 test('a running process is found by the file that it wrote', (t) => {
@@ -19,18 +19,35 @@ test('a running process is found by the file that it wrote', (t) => {
   assert.deepEqual(readdirSync(dir), []);
 });
 
+test('the agents of several VMs in one folder are told apart', (t) => {
+  const dir = tempDir(t);
+  const vms = ['a', 'b/../c'];
+  for (const vm of vms) writeProcessInfo(dir, { kind: 'agent', urls: [], vm });
+  assert.deepEqual(
+    readProcesses(dir, 'agent')
+      .map(({ vm }) => vm)
+      .sort(),
+    vms,
+  );
+  removeProcessInfo(dir, 'agent', 'a');
+  assert.deepEqual(
+    readProcesses(dir, 'agent').map(({ vm }) => vm),
+    ['b/../c'],
+  );
+});
+
 test('a process that has gone is not found, whatever it left behind', async (t) => {
   const dir = tempDir(t);
   const child = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1e9)'], { stdio: 'ignore' });
   t.after(() => child.kill('SIGKILL'));
   await once(child, 'spawn');
   const write = (pid: number | undefined) =>
-    writeFileSync(join(dir, 'agent.json'), JSON.stringify({ kind: 'agent', pid, since: '', urls: [] }));
+    writeFileSync(join(dir, 'daemon.json'), JSON.stringify({ kind: 'serve', pid, since: '', urls: [] }));
   write(child.pid);
-  assert.equal(readProcessInfo(dir, 'agent')?.pid, child.pid);
+  assert.equal(readProcessInfo(dir, 'serve')?.pid, child.pid);
   child.kill('SIGKILL');
   await once(child, 'exit');
-  assert.equal(readProcessInfo(dir, 'agent'), undefined);
+  assert.equal(readProcessInfo(dir, 'serve'), undefined);
 });
 
 test('another process that has got the same pid is not taken for it', { skip: process.platform !== 'linux' }, (t) => {
