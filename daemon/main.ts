@@ -5,6 +5,7 @@ import type { Registration } from '../src/protocol/vm.ts';
 import { ListeningClock } from './clock.ts';
 import { buildApp } from './http/app.ts';
 import { isLoopback } from './http/auth.ts';
+import { removeCutBackups } from './http/backup.ts';
 import { type Endpoints, listen } from './http/listen.ts';
 import { readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
 import { Registry } from './registry/registry.ts';
@@ -59,6 +60,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
       process.exit(1);
     },
   }).catch((error) => nameTheOther(error, dataDir));
+  removeCutBackups(dataDir);
   const clock = new ListeningClock(contents.listened);
   clock.start();
   const registry = new Registry({ store, clock, staleAfter }, contents);

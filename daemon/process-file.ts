@@ -96,7 +96,7 @@ export function isRunning({ pid, started }: Pick<ProcessInfo, 'pid' | 'started'>
 
 /**
  * Asks processes to end and resolves when they have.
- * @throws VregError TIMEOUT when one takes longer than 35 s, FORBIDDEN when one is another user's
+ * @throws VregError TIMEOUT when one takes longer than {@link END_PATIENCE}, FORBIDDEN when one is another user's
  */
 export async function endProcesses(
   processes: readonly ProcessInfo[],

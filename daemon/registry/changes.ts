@@ -40,7 +40,11 @@ export function diff(before: Declared | undefined, after: Declared | undefined):
   return changes;
 }
 
-export function typeOf(before: Entry | undefined, changes: FieldChanges): ChangeType {
-  if (!before) return 'registered';
+export function typeOf(wasThere: boolean, changes: FieldChanges): ChangeType {
+  if (!wasThere) return 'registered';
   return changes.status ? 'status' : 'updated';
+}
+
+export function notFound(): VregError {
+  return new VregError('NOT_FOUND', 'VM not found', { field: 'id', hint: 'see what is registered: vreg ls' });
 }

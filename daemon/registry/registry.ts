@@ -10,7 +10,7 @@ import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
 import type { Beat, Change, Contents, Store } from '../store/store.ts';
-import { applyUpdate, checkExpected, diff, typeOf, type WriteOptions } from './changes.ts';
+import { applyUpdate, checkExpected, diff, notFound, typeOf, type WriteOptions } from './changes.ts';
 import { Directory, type Filter } from './directory.ts';
 import { type Declared, Entry, type Life } from './entry.ts';
 import { EventLog } from './events.ts';
@@ -21,6 +21,8 @@ export interface RegistryOptions {
   clock: Clock;
   /** Listening time without a sign of life after which a VM is stale, in milliseconds. */
   staleAfter: number;
+  /** Events kept for watchers that come back; {@link EventLog} says how many when nothing is said. */
+  keptEvents?: number;
 }
 
 /** Who is named in the history when nobody had to say who they are. */
@@ -45,13 +47,13 @@ export class Registry {
   /** Entries heard since the last save of beats. */
   readonly #heard = new Set<Entry>();
 
-  constructor({ store, clock, staleAfter }: RegistryOptions, contents: Contents) {
+  constructor({ store, clock, staleAfter, keptEvents }: RegistryOptions, contents: Contents) {
     this.#store = store;
     this.#clock = clock;
     this.staleAfter = staleAfter;
     this.#revision = contents.revision;
     this.#stagedRevision = contents.revision;
-    this.events = new EventLog(contents.revision);
+    this.events = new EventLog(contents.revision, keptEvents);
     for (const vm of contents.vms) this.#directory.put(Entry.fromStored(vm));
     this.#leases.load(this.#directory.all(), this.#horizon());
   }
@@ -123,6 +125,8 @@ export class Registry {
    */
   heartbeat(id: string): Entry {
     const entry = this.get(id);
+    // That it was stale is told before it is revived, even if no sweep has seen it yet.
+    if (this.isStale(entry)) this.sweep();
     entry.hear(this.#signOfLife());
     this.#heard.add(entry);
     if (this.#leases.heard(entry) && entry.vm.status === 'running') this.#tellRevived(entry);
@@ -229,7 +233,7 @@ export class Registry {
     const revision = this.#stagedRevision + 1;
     const entry = new Entry(vm, { created: before?.order.created ?? revision, revision }, life);
     const changes = diff(before?.vm, entry.vm);
-    const note = { type: typeOf(before, changes), at: this.#clock.now(), by, changes };
+    const note = { type: typeOf(before !== undefined, changes), at: this.#clock.now(), by, changes };
     await this.#commit(vm.id, entry, { kind: 'put', vm: entry.toStored(), revision, note });
     return entry;
   }
@@ -253,17 +257,21 @@ export class Registry {
       throw error;
     }
     if (this.#staged.get(id) === decision) this.#staged.delete(id);
+    this.sweep();
     this.#revision = revision;
     const shown = entry ?? this.get(id);
-    if (entry) this.#show(entry);
-    else this.#hide(id);
+    const isRevived = entry !== undefined && this.#show(entry);
+    if (!entry) this.#hide(shown);
     // Of an entry that comes or goes, the entry itself says all.
     const { changes, ...occasion } = note;
     const changed = note.type === 'updated' || note.type === 'status';
     this.events.add(note.type, shown, { revision, ...occasion, ...(changed ? { changes } : {}) });
+    // After its change: who was told a revision's liveness must have been told the revision.
+    if (isRevived) this.#tellRevived(shown);
   }
 
-  #show(entry: Entry): void {
+  /** @returns true when a sign of life that came with the change ended a running VM's silence */
+  #show(entry: Entry): boolean {
     const before = this.#directory.get(entry.vm.id);
     this.#directory.put(entry);
     if (before) this.#heard.delete(before);
@@ -273,22 +281,20 @@ export class Registry {
       entry.hear(before.life);
       this.#heard.add(entry);
     }
-    if (before?.life.heardAt === entry.life.heardAt) this.#leases.replace(entry);
-    else if (this.#leases.heard(entry) && before?.vm.status === 'running') this.#tellRevived(entry);
+    // To begin to run is a sign of life, also within the millisecond of the last one.
+    const begins = entry.vm.status === 'running' && before?.vm.status !== 'running';
+    if (begins || before?.life.heardAt !== entry.life.heardAt) return this.#leases.heard(entry) && !begins;
+    this.#leases.replace(entry);
+    return false;
   }
 
-  #hide(id: string): void {
-    const entry = this.get(id);
+  #hide(entry: Entry): void {
     this.#directory.remove(entry);
     this.#heard.delete(entry);
-    this.#leases.forget(id);
+    this.#leases.forget(entry.vm.id);
   }
 
   #tellRevived(entry: Entry): void {
     this.events.add('revived', entry, { revision: this.#revision, at: this.#clock.now() });
   }
-}
-
-function notFound(): VregError {
-  return new VregError('NOT_FOUND', 'VM not found', { field: 'id', hint: 'see what is registered: vreg ls' });
 }

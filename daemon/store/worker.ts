@@ -86,8 +86,9 @@ function check(path: string): void {
     const database = new RegistryDatabase(dir, { lookOnly: true });
     // Now, since the rest may abort the library. This process has the lock, so the log is nobody else's.
     removeNewLog();
+    const isEmpty = database.isEmpty();
     const mark = readMark(dir);
-    if (database.isEmpty()) {
+    if (isEmpty) {
       if (mark) throw new DamageError(`it is empty, but revision ${mark.revision} was acknowledged`);
     } else {
       database.integrityCheck();
@@ -108,7 +109,7 @@ function check(path: string): void {
 
 function describe(error: unknown): Failure {
   const { code, message } = error as NodeJS.ErrnoException;
-  if (error instanceof DamageError) return { kind: 'damaged', message };
+  if (error instanceof DamageError || code === 'STORE_DAMAGED') return { kind: 'damaged', message };
   if (code === 'SQLITE_FULL' || code === 'ENOSPC' || /disk is full/.test(message)) return { kind: 'full', message };
   if (code?.startsWith('SQLITE_BUSY') || /database is locked/.test(message)) return { kind: 'busy', message };
   if (code?.startsWith('SQLITE_CORRUPT') || code?.startsWith('SQLITE_NOTADB')) {
