@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
-import { readProcessInfo, removeProcessInfo, writeProcessInfo } from '../../daemon/process-file.ts';
+import { readProcesses, readProcessInfo, removeProcessInfo, writeProcessInfo } from '../../daemon/process-file.ts';
 import { tempDir } from '../helpers/daemon.ts';
 
 test('a running process is found by the file that it wrote', (t) => {
@@ -17,6 +17,23 @@ test('a running process is found by the file that it wrote', (t) => {
   removeProcessInfo(dir, 'serve');
   removeProcessInfo(dir, 'serve');
   assert.deepEqual(readdirSync(dir), []);
+});
+
+test('the agents of several VMs in one folder are told apart', (t) => {
+  const dir = tempDir(t);
+  const vms = ['a', 'b/../c'];
+  for (const vm of vms) writeProcessInfo(dir, { kind: 'agent', urls: [], vm });
+  assert.deepEqual(
+    readProcesses(dir, 'agent')
+      .map(({ vm }) => vm)
+      .sort(),
+    vms,
+  );
+  removeProcessInfo(dir, 'agent', 'a');
+  assert.deepEqual(
+    readProcesses(dir, 'agent').map(({ vm }) => vm),
+    ['b/../c'],
+  );
 });
 
 test('a process that has gone is not found, whatever it left behind', async (t) => {
