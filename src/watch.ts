@@ -53,6 +53,7 @@ export async function* watchEvents(context: Context, options: WatchOptions): Asy
         if (event.type !== 'lagged') yield event;
       }
     } catch (error) {
+      context.signal.throwIfAborted();
       if (!begun || !isPassing(error)) throw error;
       outage.begins(error);
     }
