@@ -60,6 +60,7 @@ export async function* watchEvents(context: Context, options: WatchOptions): Asy
         if (event.type !== 'lagged' && !repeated.has(event)) yield event;
       }
     } catch (error) {
+      context.signal.throwIfAborted();
       if (!begun || !isPassing(error)) throw error;
       outage.begins(error);
     }

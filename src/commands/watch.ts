@@ -18,7 +18,7 @@ export const watch = defineCommand<Flags>({
   name: 'watch',
   summary: 'show what happens in the registry, as it happens',
   description:
-    'Shows what happens, one event a line, until it is stopped: registered, updated, status, deregistered, stale, revived. A broken connection is taken up again without a gap. A command behind -- runs for each event, one after the other, with the event as JSON on its stdin and in VREG_EVENT, VREG_REVISION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
+    'Shows what happens, one event a line, until it is stopped: registered, updated, status, deregistered, stale, revived. A broken connection is taken up again without a gap; where that cannot be, reset says that the full state follows. A command behind -- runs for each event, one after the other, with the event as JSON on its stdin and in VREG_EVENT, VREG_REVISION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
   arguments: [
     { name: 'role', about: 'only this role', optional: true, values: ROLES },
     { name: 'command', about: 'behind --: what to run for each event', optional: true, variadic: true },
@@ -50,10 +50,7 @@ export const watch = defineCommand<Flags>({
       if (event.type === 'reset' && since !== 'start')
         context.note('what was missed is no longer known: the full state follows');
       if (command.length > 0) await runFor(context, event, command);
-      else {
-        await show(context, event, begun);
-        begun = true;
-      }
+      else if (await show(context, event, begun)) begun = true;
     }
   },
 });
@@ -62,12 +59,16 @@ export const watch = defineCommand<Flags>({
 const WIDTHS = [24, 12, 20, 10, 7];
 const TITLES = ['WHEN', 'EVENT', 'ID', 'ROLE', 'STATUS', 'ADDRESS'];
 
-async function show(context: Context, event: StreamEvent, continued: boolean): Promise<void> {
+/** @returns true when it printed a line */
+async function show(context: Context, event: StreamEvent, continued: boolean): Promise<boolean> {
   const isText = ['table', 'wide', 'tsv', 'name'].includes(context.format);
   // A reset has nothing to show in a line; the entries that follow it have.
-  if (isText && event.type === 'reset') return;
+  if (isText && event.type === 'reset') return false;
   // A stream has no end, so that its JSON is one event a line.
-  if (context.format === 'json') return context.io.out(`${escapeControls(JSON.stringify(event))}\n`);
+  if (context.format === 'json') {
+    context.io.out(`${escapeControls(JSON.stringify(event))}\n`);
+    return true;
+  }
   const { type, at, id, role, status, address } = fieldsOf(event);
   const cells = [at, type, id, role, status, address];
   const padded = context.io.tty && context.format !== 'tsv';
@@ -83,6 +84,7 @@ async function show(context: Context, event: StreamEvent, continued: boolean): P
     continued,
     data: () => event,
   });
+  return true;
 }
 
 async function runFor(context: Context, event: StreamEvent, command: readonly string[]): Promise<void> {
