@@ -3,25 +3,23 @@ import test from 'node:test';
 import type { Entry } from '../../../daemon/registry/entry.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import { MemoryStore } from '../../../daemon/store/memory.ts';
-import { VregError } from '../../../src/protocol/errors.ts';
 import type { VmUpdate } from '../../../src/protocol/vm.ts';
 import { FakeClock } from '../../helpers/clock.ts';
-import { GatedStore } from '../../helpers/gated-store.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 const STALE_AFTER = 300_000;
 
-function setUp<S extends MemoryStore>(store: S) {
+function setUp() {
+  const store = new MemoryStore();
   const clock = new FakeClock();
   const open = () => new Registry({ store, clock, staleAfter: STALE_AFTER }, store.contents());
   return { store, clock, open, registry: open() };
 }
 
 const idsOf = (entries: readonly Entry[]) => entries.map(({ vm }) => vm.id);
-const full = () => new VregError('STORE_FULL', 'the disk is full');
 
 test('a new VM is registered and seen now', async () => {
-  const { registry, clock } = setUp(new MemoryStore());
+  const { registry, clock } = setUp();
   const entry = await registry.register(aVm());
   const now = new Date(clock.wall).toISOString();
   assert.deepEqual(JSON.parse(entry.json), { ...aVm(), registeredAt: now, lastSeen: now });
@@ -31,7 +29,7 @@ test('a new VM is registered and seen now', async () => {
 });
 
 test('an id that is taken is a conflict that names the field and the next step', async () => {
-  const { registry } = setUp(new MemoryStore());
+  const { registry } = setUp();
   await registry.register(aVm());
   await assert.rejects(registry.register(aVm({ name: 'two' })), {
     code: 'CONFLICT',
@@ -43,28 +41,8 @@ test('an id that is taken is a conflict that names the field and the next step',
   assert.equal(registry.revision, 1);
 });
 
-test('of two racing registrations of one id one wins', async () => {
-  const { registry, store } = setUp(new GatedStore());
-  const first = registry.register(aVm({ name: 'first' }));
-  const second = registry.register(aVm({ name: 'second' }));
-  await assert.rejects(second, { code: 'CONFLICT' });
-  await store.release();
-  assert.equal((await first).vm.name, 'first');
-  assert.equal(registry.revision, 1);
-});
-
-test('a registration that is on its way to the disk is not seen yet', async () => {
-  const { registry, store } = setUp(new GatedStore());
-  const registered = registry.register(aVm());
-  assert.equal(registry.has('vm-1'), false);
-  assert.throws(() => registry.heartbeat('vm-1'), { code: 'NOT_FOUND' });
-  await store.release();
-  await registered;
-  assert.equal(registry.has('vm-1'), true);
-});
-
 test('an unknown VM cannot be read, changed, removed or heard', async () => {
-  const { registry } = setUp(new MemoryStore());
+  const { registry } = setUp();
   const missing = { code: 'NOT_FOUND', message: 'VM not found', field: 'id' };
   assert.throws(() => registry.get('vm-1'), missing);
   assert.throws(() => registry.heartbeat('vm-1'), missing);
@@ -74,7 +52,7 @@ test('an unknown VM cannot be read, changed, removed or heard', async () => {
 });
 
 test('an update replaces what it names, takes away what it nulls, and leaves the rest', async () => {
-  const { registry, clock } = setUp(new MemoryStore());
+  const { registry, clock } = setUp();
   await registry.register(aVm({ services: [{ name: 'a', port: 1 }], metadata: { old: 1 } }));
   const registeredAt = new Date(clock.wall).toISOString();
   clock.pass(1000);
@@ -89,7 +67,7 @@ test('an update replaces what it names, takes away what it nulls, and leaves the
 });
 
 test('only running is a sign of life: no other update moves lastSeen', async () => {
-  const { registry, clock } = setUp(new MemoryStore());
+  const { registry, clock } = setUp();
   const { lastSeen } = await registry.register(aVm());
   clock.pass(1000);
   const updates: VmUpdate[] = [
@@ -107,7 +85,7 @@ test('only running is a sign of life: no other update moves lastSeen', async () 
 });
 
 test('a heartbeat moves lastSeen, and neither the status nor the revision', async () => {
-  const { registry, clock } = setUp(new MemoryStore());
+  const { registry, clock } = setUp();
   await registry.register(aVm({ status: 'paused' }));
   clock.pass(1000);
   const entry = registry.heartbeat('vm-1');
@@ -117,7 +95,7 @@ test('a heartbeat moves lastSeen, and neither the status nor the revision', asyn
 });
 
 test('a VM is stale one millisecond after its lease, and not before', async () => {
-  const { registry, clock } = setUp(new MemoryStore());
+  const { registry, clock } = setUp();
   const entry = await registry.register(aVm());
   clock.pass(STALE_AFTER);
   assert.equal(registry.isStale(entry), false);
@@ -135,7 +113,7 @@ test('a VM is stale one millisecond after its lease, and not before', async () =
 });
 
 test('a wall clock that is set makes nobody stale and nobody live', async () => {
-  const { registry, clock } = setUp(new MemoryStore());
+  const { registry, clock } = setUp();
   await registry.register(aVm());
   clock.wall += 10 * STALE_AFTER;
   assert.deepEqual(idsOf(registry.discover('worker')), ['vm-1']);
@@ -145,7 +123,7 @@ test('a wall clock that is set makes nobody stale and nobody live', async () => 
 });
 
 test('lists are newest first and discoveries oldest first, whatever was updated or heard since', async () => {
-  const { registry, clock, open } = setUp(new MemoryStore());
+  const { registry, clock, open } = setUp();
   for (const id of ['a', 'b', 'c', 'd']) await registry.register(aVm({ id, role: id === 'c' ? 'infra' : 'worker' }));
   clock.pass(10);
   await registry.update('a', { name: 'renamed', status: 'running' });
@@ -165,7 +143,7 @@ test('lists are newest first and discoveries oldest first, whatever was updated 
 });
 
 test('a filter for a status sees what is declared; an unknown role or status is nobody', async () => {
-  const { registry, clock } = setUp(new MemoryStore());
+  const { registry, clock } = setUp();
   for (const status of ['running', 'paused', 'stopped'] as const) await registry.register(aVm({ id: status, status }));
   clock.pass(STALE_AFTER + 1);
   assert.deepEqual(idsOf(registry.list({ status: 'paused' })), ['paused'], 'staleness is a matter of running VMs only');
@@ -175,7 +153,7 @@ test('a filter for a status sees what is declared; an unknown role or status is 
 });
 
 test('a reload finds the same entries, byte for byte', async () => {
-  const { registry, clock, open } = setUp(new MemoryStore());
+  const { registry, clock, open } = setUp();
   await registry.register(aVm({ id: 'a', metadata: { text: '☃ 𝄞 "\\', deep: { list: [1, null, true] } } }));
   await registry.register(aVm({ id: 'b', services: [{ name: 's', port: 80, healthPath: '/x', extra: 1 }] }));
   clock.pass(5);
@@ -189,123 +167,8 @@ test('a reload finds the same entries, byte for byte', async () => {
   );
 });
 
-test('a failed commit leaves nothing changed, and its revision is given to the next one', async () => {
-  const { registry, store } = setUp(new MemoryStore());
-  await registry.register(aVm({ id: 'a' }));
-  const before = registry.list({}).map(({ json }) => json);
-  store.failure = full();
-  await assert.rejects(registry.register(aVm({ id: 'b' })), { code: 'STORE_FULL' });
-  await assert.rejects(registry.update('a', { status: 'paused' }), { code: 'STORE_FULL' });
-  await assert.rejects(registry.deregister('a'), { code: 'STORE_FULL' });
-  assert.deepEqual(
-    registry.list({}).map(({ json }) => json),
-    before,
-  );
-  assert.equal(registry.revision, 1);
-  store.failure = undefined;
-  assert.equal((await registry.register(aVm({ id: 'b' }))).order.revision, 2);
-  await registry.deregister('a');
-  assert.equal(registry.revision, 3);
-  assert.equal(store.revision, 3);
-});
-
-test('what was decided on a change that fails, fails with it', async () => {
-  const { registry, store } = setUp(new GatedStore());
-  const outcomes = Promise.allSettled([
-    registry.register(aVm()),
-    registry.update('vm-1', { name: 'two' }),
-    registry.deregister('vm-1'),
-    registry.register(aVm({ name: 'three' })),
-  ]);
-  store.fail(full());
-  assert.deepEqual(
-    (await outcomes).map(({ status }) => status),
-    ['rejected', 'rejected', 'rejected', 'rejected'],
-  );
-  const again = registry.register(aVm({ name: 'four' }));
-  await store.release();
-  assert.deepEqual((await again).order, { created: 1, revision: 1 });
-});
-
-test('a refusal by a busy store leaves what is on its way alone', async () => {
-  const { registry, store } = setUp(new GatedStore());
-  const first = registry.register(aVm());
-  store.refusal = new VregError('BUSY', 'too many wait');
-  await assert.rejects(registry.register(aVm({ id: 'vm-2' })), { code: 'BUSY' });
-  store.refusal = undefined;
-  await assert.rejects(registry.register(aVm()), { code: 'CONFLICT' }, 'the first is still on its way');
-  const third = registry.register(aVm({ id: 'vm-3' }));
-  await store.release();
-  assert.equal((await first).order.revision, 1);
-  assert.equal((await third).order.revision, 2);
-});
-
-test('a removal that becomes durable hides no later decision about the same id', async () => {
-  const { registry, store } = setUp(new GatedStore());
-  const all = [
-    registry.register(aVm()),
-    registry.deregister('vm-1'),
-    registry.register(aVm()),
-    registry.deregister('vm-1'),
-  ];
-  for (const last of [false, false, false, true]) {
-    await assert.rejects(registry.update('vm-1', { name: 'ghost' }), { code: 'NOT_FOUND' });
-    await store.release(1);
-    await all[0];
-    if (last) await Promise.all(all);
-    await new Promise(setImmediate);
-  }
-  assert.equal(registry.has('vm-1'), false);
-  assert.equal(registry.revision, 4);
-});
-
-test('a beat that comes while an update is on its way is not taken back, and is saved', async () => {
-  const { registry, store, clock } = setUp(new GatedStore());
-  const registered = registry.register(aVm());
-  await store.release();
-  await registered;
-  clock.pass(1000);
-  const updated = registry.update('vm-1', { name: 'two' });
-  clock.pass(1000);
-  const { lastSeen } = registry.heartbeat('vm-1');
-  await registry.saveBeats();
-  await store.release();
-  assert.equal((await updated).lastSeen, lastSeen);
-  assert.equal(registry.get('vm-1').lastSeen, lastSeen);
-  await registry.saveBeats();
-  assert.equal(store.vms.get('vm-1')?.lastSeen, clock.wall, 'the update carried an older sign of life to the store');
-});
-
-test('beats that could not be saved are saved later, even when an update came between', async () => {
-  const { registry, store, clock } = setUp(new GatedStore());
-  const registered = registry.register(aVm());
-  await store.release();
-  await registered;
-  const updated = registry.update('vm-1', { name: 'two' });
-  clock.pass(1000);
-  registry.heartbeat('vm-1');
-  store.beatsFailure = full();
-  const saved = registry.saveBeats();
-  await Promise.all([assert.rejects(saved, { code: 'STORE_FULL' }), store.release(), updated]);
-  assert.equal(registry.hasUnsavedBeats, true);
-  store.beatsFailure = undefined;
-  await registry.saveBeats();
-  assert.equal(store.vms.get('vm-1')?.lastSeen, clock.wall);
-  assert.equal(store.listened, clock.heard);
-  assert.equal(registry.hasUnsavedBeats, false);
-});
-
-test('the beats of a VM that was removed are not saved', async () => {
-  const { registry, store } = setUp(new MemoryStore());
-  await registry.register(aVm());
-  registry.heartbeat('vm-1');
-  await registry.deregister('vm-1');
-  await registry.saveBeats();
-  assert.equal(store.vms.size, 0);
-});
-
 test('after a restart a live VM stays live for the rest of its lease, and a stale one stale', async () => {
-  const { registry, clock, open } = setUp(new MemoryStore());
+  const { registry, clock, open } = setUp();
   await registry.register(aVm({ id: 'silent' }));
   clock.pass(STALE_AFTER);
   await registry.register(aVm({ id: 'live' }));
