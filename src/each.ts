@@ -82,6 +82,16 @@ export function throwFailed<T>(
   throw new VregError(worst.code, `${failed.length} of ${total} failed${lines.size > 1 ? '' : `: ${first}`}`, hint);
 }
 
+/** What is done to one thing, whose name its failure then has. */
+export function naming<R>(name: string, work: Promise<R>): Promise<R> {
+  return work.catch((error: unknown) => {
+    if (!(error instanceof VregError)) throw error;
+    const { code, hint, field, cause } = error;
+    const details = { ...(hint === undefined ? {} : { hint }), ...(field === undefined ? {} : { field }), cause };
+    throw new VregError(code, describe(name, error), details);
+  });
+}
+
 function describe(name: string, { code, message }: VregError): string {
   return OF_AN_ITEM.includes(code) && !message.includes(`"${name}"`) ? `${name}: ${message}` : message;
 }

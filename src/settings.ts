@@ -3,6 +3,7 @@ import { parseDuration } from './duration.ts';
 import { DEFAULT_HOST, DEFAULT_INTERVAL, DEFAULT_PORT, DEFAULT_STALE_AFTER, DEFAULT_URL } from './protocol/api.ts';
 import { VregError } from './protocol/errors.ts';
 import { ROLES } from './protocol/vm.ts';
+import { suggestion } from './suggest.ts';
 
 export type SettingGroup = 'client' | 'vm' | 'daemon' | 'agent';
 
@@ -19,6 +20,8 @@ export interface Setting {
   choices?: readonly string[];
   /** What is accepted besides the choices. */
   accepts?: (text: string) => boolean;
+  /** The same in words. */
+  acceptsToo?: string;
   /** @throws VregError USAGE naming the setting */
   check?: (text: string, name: string) => void;
 }
@@ -55,6 +58,7 @@ export const SETTINGS = {
     value: 'FORMAT',
     choices: OUTPUT_FORMATS,
     accepts: (text) => EXPRESSION_FORMATS.some((format) => text.startsWith(`${format}=`)),
+    acceptsToo: 'jsonpath=PATH, template=TEMPLATE',
     defaultIs: 'table on a TTY, else tsv',
     about: 'how answers are printed; also jsonpath=PATH and template=TEMPLATE',
   },
@@ -156,11 +160,11 @@ export function envNameOf(key: SettingKey): string {
 
 /** @throws VregError USAGE naming the setting, the reason and what is accepted */
 export function checkSetting(key: SettingKey, value: string, where = ''): void {
-  const { choices, accepts, check } = settingOf(key);
+  const { choices, accepts, acceptsToo, check } = settingOf(key);
   if (choices && !choices.includes(value) && !accepts?.(value)) {
-    throw new VregError('USAGE', `${key}: "${value}" is not possible${where}`, {
+    throw new VregError('USAGE', `${key}: "${value}" is not possible${where}${suggestion(value, choices)}`, {
       field: key,
-      hint: `one of: ${choices.join(', ')}`,
+      hint: `one of: ${[...choices, ...(acceptsToo ? [acceptsToo] : [])].join(', ')}`,
     });
   }
   check?.(value, `${key}${where}`);
