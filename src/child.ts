@@ -5,16 +5,6 @@ import type { Context } from './command.ts';
 import { VregError } from './protocol/errors.ts';
 import type { Interrupted } from './session.ts';
 
-/** Ends the program with the child's exit code. */
-export class ChildEnded extends Error {
-  readonly exit: number;
-
-  constructor(exit: number) {
-    super(`the command ended with ${exit}`);
-    this.exit = exit;
-  }
-}
-
 export interface ChildOptions {
   env: NodeJS.ProcessEnv;
   /** Written to its stdin; without it the child has this program's. */

@@ -1,11 +1,10 @@
 /** argv to exit code: builds the commander tree, runs one command, and is the one place that prints errors. */
 import { Command as Commander, CommanderError, Option } from 'commander';
-import { ChildEnded } from './child.ts';
 import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from './command.ts';
 import { Config } from './config.ts';
 import { escapeControls, printable } from './io.ts';
 import { EXIT, VregError } from './protocol/errors.ts';
-import { type Deps, type GlobalFlags, Interrupted, Session } from './session.ts';
+import { ChildEnded, type Deps, type GlobalFlags, Interrupted, Session } from './session.ts';
 import { type SettingKey, settingOf } from './settings.ts';
 import { nextStep, suggestion, unknownCommand, usageError } from './suggest.ts';
 import { loadAllCommands, loadCommand } from './tree.ts';

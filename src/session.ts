@@ -32,6 +32,16 @@ export class Interrupted extends Error {
   }
 }
 
+/** Ends the program with the exit code of what it ran. */
+export class ChildEnded extends Error {
+  readonly exit: number;
+
+  constructor(exit: number) {
+    super(`the command ended with ${exit}`);
+    this.exit = exit;
+  }
+}
+
 /** What the flags of every command were. */
 export interface GlobalFlags {
   output?: string;

@@ -3,11 +3,11 @@ import { distance } from 'fastest-levenshtein';
 import type { Command } from './command.ts';
 import { type ErrorCode, VregError } from './protocol/errors.ts';
 
-/** `: did you mean "worker"?` for a word that is one or two typing errors away from a known one, else nothing. */
+/** `: did you mean "worker"?` for a word that is one or two typing errors away from a known one, and half of it at least is right. */
 export function suggestion(word: string, known: readonly string[]): string {
   const near = known
     .map((candidate) => ({ candidate, edits: distance(word.toLowerCase(), candidate) }))
-    .filter(({ candidate, edits }) => edits < candidate.length && edits <= (candidate.length > 3 ? 2 : 1))
+    .filter(({ candidate, edits }) => edits <= 2 && 2 * edits <= Math.min(word.length, candidate.length))
     .sort((a, b) => a.edits - b.edits)[0];
   return near ? `: did you mean "${near.candidate}"?` : '';
 }

@@ -43,6 +43,19 @@ const SESSION: readonly [argv: string, code: number, stdout: string | RegExp, st
   ['rm x', 7, '', /^vreg: cannot ask without a terminal: Remove VM x/],
   ['rm x w2 nope --yes -q', 3, 'x\nw2\n', /^vreg: 1 of 3 failed: nope: VM not found\nhint: /],
   ['completion --values ids', 0, 'w1\ni\n'],
+  ['env infra', 0, /^VREG_INFRA_ID=i\nVREG_INFRA_ADDR=10\.0\.0\.2\n/],
+  ['wait worker -q', 0, 'w1\n'],
+  ['wait nope --for gone', 0, ''],
+  ['exec golden -- env', 3, '', /^vreg: no live golden VM\nhint: /],
+  ['prune --older-than 1h --yes', 0, ''],
+  ['export -q', 0, 'i\nw1\n'],
+  ['api GET /health', 0, /^\{"status":"ok"/],
+  ['doctor', 0, /\nversion\twarn\tthe registry is not a vreg daemon\t/],
+  ['why i', 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it has no reasons\nhint: run vreg daemon there/],
+  ['history i', 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it has no histories\nhint: /],
+  ['backup /nonexistent/x', 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it has no backups\nhint: /],
+  ['watch --since 1', 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it has no revisions\nhint: /],
+  ['ls --selector task=b --limit 1 -q', 0, 'w1\n'],
 ];
 
 test('every command does its work against the original registry', async (t) => {

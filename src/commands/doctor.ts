@@ -73,6 +73,7 @@ const CHECKS: readonly Check[] = [
     look: async ({ config }) => {
       void config.file;
       for (const key of SETTING_KEYS) config.find(key);
+      void config.token();
       void config.certificates();
       const { value, origin } = config.find('url')!;
       return ok(`registry ${value} (from ${origin})`);

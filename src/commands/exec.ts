@@ -1,8 +1,9 @@
-import { ChildEnded, runChild, splitCommand } from '../child.ts';
+import { runChild, splitCommand } from '../child.ts';
 import { defineCommand } from '../command.ts';
 import { HAS_SERVICE_FLAG, PICK_FLAG, type Pick, pickOne, ROLE_ARGUMENT, urlOf, WAIT_FLAG } from '../endpoint.ts';
 import { type LiveFlags, liveVms } from '../live.ts';
 import { VregError } from '../protocol/errors.ts';
+import { ChildEnded } from '../session.ts';
 
 export const exec = defineCommand<LiveFlags & { pick?: Pick }>({
   name: 'exec',

@@ -32,7 +32,8 @@ const FORMATTING = `-o, --output says how an answer is printed:
   name                ids only, as -q
   jsonpath=PATH       RFC 9535: -o jsonpath='$[*].address' of a list
                       in braces, among text: -o jsonpath='{.name} is {.status}'
-  template=TEMPLATE   mustache, once for each entry: -o template='{{id}} {{address}}\\n'
+  template=TEMPLATE   mustache, once for each entry:
+                      -o template='{{id}} {{address}}\\n'
 --no-headers leaves the titles of columns out. Times are ages on a terminal
 ("3m ago") and RFC 3339 elsewhere.
 `;

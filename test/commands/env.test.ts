@@ -132,8 +132,8 @@ for (const [shell, flag] of [
 
 for (const shell of [
   ['dash', '-eu'],
-  ['bash', '-eu', '-o', 'pipefail'],
-  ['zsh', '-eu', '-o', 'pipefail'],
+  ['bash', '--norc', '-eu', '-o', 'pipefail'],
+  ['zsh', '-f', '-eu', '-o', 'pipefail'],
 ]) {
   test(`in ${shell.join(' ')} the examples of env work`, unless(shell[0]!), async (t) => {
     const { url } = await serveApp(t);

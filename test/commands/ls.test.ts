@@ -4,6 +4,7 @@ import { Interrupted } from '../../src/session.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed, start, vreg } from '../helpers/cli.ts';
 import { call } from '../helpers/http.ts';
+import { startPlainServer } from '../helpers/plain-server.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
@@ -152,6 +153,97 @@ test('--watch on a terminal draws the table anew', async (t) => {
   controller.abort(new Interrupted('SIGTERM'));
   assert.equal((await told).code, 143);
 });
+
+test('--watch outlasts its registry, and says so once each way, on a terminal and in a pipe', async (t) => {
+  const first = await startPlainServer(t);
+  await seed(first.url, FLEET.slice(0, 1));
+  const controller = new AbortController();
+  const lists = [true, false].map((tty) => start(['ls', '-w'], { url: first.url, tty, signal: controller.signal }));
+  await until('the first tables', () => lists.every((list) => list.stdout().includes('alpha')));
+  await first.close();
+  await until('that it went', () => lists.every((list) => list.stderr().includes('; trying again\n')));
+  const second = await startPlainServer(t, { port: first.port });
+  await seed(second.url, FLEET);
+  await until('the second VM', () => lists.every((list) => list.stdout().includes('beta')));
+  controller.abort(new Interrupted('SIGINT'));
+  for (const { told } of lists) {
+    const { code, stderr } = await told;
+    assert.equal(code, 130);
+    assert.match(stderr, /^vreg: cannot reach .*; trying again\nvreg: the registry is back\n$/);
+  }
+});
+
+test('--watch of a registry that is not there is exit 8', async () => {
+  assert.equal((await vreg(['ls', '-w'])).code, 8);
+});
+
+test('--watch in a pipe tells what is no longer listed on stderr', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  const controller = new AbortController();
+  const { told, stdout, stderr } = start(['ls', '-w', '--role', 'worker', '-q'], { url, signal: controller.signal });
+  await until('the first row', () => stdout() !== '');
+  await call(url, 'DELETE', '/registry/vms/a');
+  await until('its end', () => stderr() !== '');
+  controller.abort(new Interrupted('SIGINT'));
+  assert.deepEqual(await told, { code: 130, stdout: 'a\n', stderr: 'vreg: a is no longer listed\n' });
+});
+
+const TAGGED = [
+  aVm({ id: 'c', name: 'x', metadata: { task: 'billing', env: 'prod', n: 1 } }),
+  aVm({ id: 'b', name: 'y', metadata: { task: 'billing', env: 'dev' } }),
+  aVm({ id: 'a', name: 'z', metadata: { task: 'mail' } }),
+  aVm({ id: 'd', name: 'w' }),
+];
+
+const SELECTIONS: readonly [argv: string, ids: string][] = [
+  ['-l task=billing', 'b c'],
+  ['-l task=billing,env!=prod', 'b'],
+  ['-l task!=billing', 'd a'],
+  ['-l env', 'b c'],
+  ['-l !env', 'd a'],
+  ['-l n=1', 'c'],
+  ['--selector task==mail', 'a'],
+  ['-l task=nope', ''],
+  ['--limit 2', 'd a'],
+  ['--limit 9', 'd a b c'],
+  ['--sort name --limit 1', 'd'],
+  ['-l task --sort id --limit 2', 'a b'],
+  ['--sort seen', 'd a b c'],
+  ['--stale --sort id --limit 2', 'a b'],
+  ['--stale -l env --limit 1', 'b'],
+];
+
+for (const [argv, ids] of SELECTIONS) {
+  test(`ls ${argv} is the same of a vreg daemon and of the original registry`, async (t) => {
+    const [app, plain] = [await serveApp(t), await startPlainServer(t)];
+    for (const { url } of [app, plain]) await seed(url, TAGGED);
+    const isStale = argv.includes('--stale');
+    if (isStale) app.clock.pass(300_001);
+    const times = [...plain.vms.values()];
+    for (const [index, vm] of times.entries())
+      vm.lastSeen = new Date(Date.now() - (isStale ? 400_000 : 60_000) + index * 1000).toISOString();
+    for (const { url } of [app, plain]) {
+      const { code, stdout, stderr } = await vreg(['ls', ...argv.split(' '), '-q'], { url, now: Date.now });
+      assert.deepEqual([code, stdout.trim().split('\n').join(' '), stderr], [0, ids, ''], url);
+    }
+  });
+}
+
+for (const [argv, message] of [
+  ['--limit 0', /^vreg: --limit: "0" is not possible\nhint: a whole number, 1 or more\n$/],
+  ['--limit many', /^vreg: --limit: "many" is not possible/],
+  ['--sort size', /^vreg: --sort: "size" is not possible\nhint: one of: registered, id, name, role, seen\n$/],
+  ['-l a=b=c,=', /^vreg: selector: "=" is not key=value, key!=value, key or !key\nhint: for example: /],
+] as const) {
+  test(`ls ${argv} is exit 5, of either server`, async (t) => {
+    for (const { url } of [await serveApp(t), await startPlainServer(t)]) {
+      const told = await vreg(['ls', ...argv.split(' ')], { url });
+      assert.deepEqual([told.code, told.stdout], [5, '']);
+      assert.match(told.stderr, message);
+    }
+  });
+}
 
 for (const alias of ['list', 'ps']) {
   test(`${alias} is ls`, async (t) => {

@@ -25,7 +25,10 @@ export function runVreg(args: readonly string[], options: RunOptions = {}): Prom
   });
 }
 
-/** Runs a script that calls `vreg` by its name. */
+/**
+ * Runs a script that calls `vreg` by its name.
+ * @param shell with the flags that keep it from its start-up files: bash reads them when its stdin is a socket
+ */
 export function runScript(shell: readonly string[], script: string, options: RunOptions = {}): Promise<Ran> {
   const [command, ...flags] = shell;
   const vreg = `vreg() { "${process.execPath}" "${BIN}" "$@"; }\n`;
