@@ -919,7 +919,7 @@ complete -c vreg -n '__vreg_at version' -l no-headers -d 'leave the titles of co
 complete -c vreg -n '__vreg_at version' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at version' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at version' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at help' -f -a 'exit-codes environment formatting recipes'
+complete -c vreg -n '__vreg_at help' -f -a 'ls get discover addr url env exec render wait watch status why history doctor health register update edit pause resume stop rm prune heartbeat export import backup api daemon context config completion version help exit-codes environment formatting recipes'
 complete -c vreg -n '__vreg_at help' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at help' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at help' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F

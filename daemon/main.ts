@@ -5,6 +5,7 @@ import type { Registration } from '../src/protocol/vm.ts';
 import { ListeningClock } from './clock.ts';
 import { buildApp } from './http/app.ts';
 import { isLoopback } from './http/auth.ts';
+import { removeCutBackups } from './http/backup.ts';
 import { type Endpoints, listen } from './http/listen.ts';
 import { readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
 import { Registry } from './registry/registry.ts';
@@ -59,6 +60,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
       process.exit(1);
     },
   }).catch((error) => nameTheOther(error, dataDir));
+  removeCutBackups(dataDir);
   const clock = new ListeningClock(contents.listened);
   clock.start();
   const registry = new Registry({ store, clock, staleAfter }, contents);
@@ -76,19 +78,30 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     await closeStore();
     throw error;
   });
-  const self = options.self ? await keepSelfAlive(registry, options.self(listening.port), log) : undefined;
-  writeProcessInfo(dataDir, { kind: 'serve', urls: listening.urls });
-
-  return {
-    urls: listening.urls,
-    dataDir,
-    close: async () => {
-      self?.stop();
-      await listening.close();
-      await closeStore();
-      removeProcessInfo(dataDir, 'serve');
-    },
+  let self: { stop(): void } | undefined;
+  const close = async () => {
+    self?.stop();
+    await listening.close();
+    await closeStore();
+    removeProcessInfo(dataDir, 'serve');
   };
+  try {
+    if (options.self) self = await keepSelfAlive(registry, options.self(listening.port), log);
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  sayWhoRuns(dataDir, listening.urls, log);
+  return { urls: listening.urls, dataDir, close };
+}
+
+/** Without its process file the daemon is only harder to find: a full disk shall not keep it from serving reads. */
+function sayWhoRuns(dataDir: string, urls: string[], log: Logger): void {
+  try {
+    writeProcessInfo(dataDir, { kind: 'serve', urls });
+  } catch (error) {
+    log.warn({ err: error }, 'cannot write daemon.json: vreg daemon status and stop will not find this daemon');
+  }
 }
 
 /** A busy store is another daemon's: say which. */

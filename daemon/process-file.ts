@@ -21,7 +21,7 @@ export interface ProcessInfo {
 }
 
 /** Milliseconds that a process is given to drain. */
-const END_PATIENCE = 20_000;
+const END_PATIENCE = 35_000;
 /** Milliseconds between two looks whether it has gone. */
 const LOOK_EVERY = 50;
 
@@ -96,7 +96,7 @@ export function isRunning({ pid, started }: Pick<ProcessInfo, 'pid' | 'started'>
 
 /**
  * Asks processes to end and resolves when they have.
- * @throws VregError TIMEOUT when one takes longer than 20 s, FORBIDDEN when one is another user's
+ * @throws VregError TIMEOUT when one takes longer than {@link END_PATIENCE}, FORBIDDEN when one is another user's
  */
 export async function endProcesses(
   processes: readonly ProcessInfo[],
@@ -129,7 +129,9 @@ function fileOf({ kind, vm = '' }: { kind: ProcessInfo['kind']; vm?: string | un
 
 function readInfo(file: string): ProcessInfo | undefined {
   try {
-    return JSON.parse(readFileSync(file, 'utf8')) as ProcessInfo;
+    const info = JSON.parse(readFileSync(file, 'utf8')) as ProcessInfo | null;
+    // Zero and below name whole groups of processes; a file that says so is not ours.
+    return Number.isSafeInteger(info?.pid) && info!.pid > 0 ? info! : undefined;
   } catch {
     return undefined;
   }

@@ -1,9 +1,24 @@
 /** A backup becomes the registry of a data dir; what was there is kept beside it. */
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  copyFileSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readSync,
+  renameSync,
+  rmSync,
+} from 'node:fs';
 import { basename, join } from 'node:path';
 import { VregError } from '../src/protocol/errors.ts';
 import { databaseSize, openDataDir } from './store/data-dir.ts';
 import { check } from './store/sqlite.ts';
+
+/** Where SQLite keeps the application id in a file, and ours: a file without it may be empty, and still whole. */
+const APPLICATION_ID = { offset: 68, text: 'vreg' };
 
 export interface Restored {
   dataDir: string;
@@ -20,6 +35,12 @@ export async function restore(dataDir: string, file: string): Promise<Restored> 
   const draft = openDataDir(mkdtempSync(join(dir.path, 'restore-')));
   try {
     copy(file, draft.database);
+    if (!isOurs(draft.database)) {
+      throw new VregError('STORE_DAMAGED', `${file} cannot be restored: it is not the database of a vreg registry`, {
+        field: 'file',
+        hint: 'nothing was changed; give a file that vreg backup wrote',
+      });
+    }
     await check(draft).catch((error: unknown) => {
       if (!(error instanceof VregError)) throw error;
       throw new VregError(
@@ -40,8 +61,12 @@ export async function restore(dataDir: string, file: string): Promise<Restored> 
     const old = [dir.database, `${dir.database}-wal`, dir.mark].filter((path) => existsSync(path));
     const kept = join(dir.path, `before-restore-${new Date().toISOString().replaceAll(':', '')}`);
     if (old.length > 0) mkdirSync(kept, { mode: 0o700 });
-    for (const path of old) renameSync(path, join(kept, basename(path)));
+    const keep = (path: string) => renameSync(path, join(kept, basename(path)));
+    for (const path of old) if (path !== dir.mark) keep(path);
     renameSync(draft.database, dir.database);
+    // Last, so that a restore which is cut off leaves an error for the next start, and no empty registry.
+    if (old.includes(dir.mark)) keep(dir.mark);
+    sync(dir.path);
     return { dataDir: dir.path, ...(old.length > 0 ? { kept } : {}) };
   } finally {
     rmSync(draft.path, { recursive: true, force: true });
@@ -51,6 +76,8 @@ export async function restore(dataDir: string, file: string): Promise<Restored> 
 function copy(from: string, to: string): void {
   try {
     copyFileSync(from, to);
+    chmodSync(to, 0o600);
+    sync(to);
   } catch (cause) {
     throw new VregError('USAGE', `cannot read ${from} (${(cause as NodeJS.ErrnoException).code})`, {
       field: 'file',
@@ -58,4 +85,20 @@ function copy(from: string, to: string): void {
       cause,
     });
   }
+}
+
+function isOurs(file: string): boolean {
+  const { offset, text } = APPLICATION_ID;
+  const bytes = Buffer.alloc(text.length);
+  const fd = openSync(file, 'r');
+  readSync(fd, bytes, 0, bytes.length, offset);
+  closeSync(fd);
+  return bytes.toString('latin1') === text;
+}
+
+/** A file or a folder that shall be there after a power cut. */
+function sync(path: string): void {
+  const fd = openSync(path, 'r');
+  fsyncSync(fd);
+  closeSync(fd);
 }

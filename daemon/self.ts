@@ -8,17 +8,21 @@ import type { Registry } from './registry/registry.ts';
  * Somebody who removes the entry while the daemon runs gets it back with the next beat.
  */
 export async function keepSelfAlive(registry: Registry, self: Registration, log: Logger): Promise<{ stop(): void }> {
+  let announced = false;
   const announce = async () => {
     const { id, role: _role, registeredBy: _by, ...changes } = self;
     if (registry.has(id)) await registry.update(id, changes);
     else await registry.register(self);
+    announced = true;
+    log.info({ id, role: self.role, address: self.address }, 'registered this VM');
   };
-  await announce();
-  log.info({ id: self.id, role: self.role, address: self.address }, 'registered this VM');
+  // A disk that is full just now is no reason not to serve.
+  const tryToAnnounce = () =>
+    announce().catch((error) => log.warn({ err: error }, 'cannot register this VM; tried again with the next beat'));
+  await tryToAnnounce();
   const beat = () => {
     if (registry.has(self.id)) registry.heartbeat(self.id);
-    else
-      announce().catch((error) => log.warn({ err: error }, 'cannot register this VM; tried again with the next beat'));
+    if (!announced || !registry.has(self.id)) void tryToAnnounce();
   };
   // A third of the lease, as etcd's clients beat: two may be late before anybody notices.
   const timer = setInterval(beat, registry.staleAfter / 3);

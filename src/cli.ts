@@ -49,7 +49,7 @@ type Help = typeof import('./help.ts');
 
 /** The help's text is loaded when it may be shown. */
 async function loadHelp(argv: readonly string[], only: Command<never> | undefined): Promise<Help | undefined> {
-  const may = !only || only.commands !== undefined || argv.includes('--help') || argv.includes('-h');
+  const may = !only || only.commands !== undefined || ownWords(argv).some((word) => word === '--help' || word === '-h');
   return may ? import('./help.ts') : undefined;
 }
 
@@ -101,7 +101,7 @@ function buildCommand(command: Command<never>, session: Session, parents: readon
     if (command.commands && self.args[0] !== undefined) throw unknownCommand(self.args[0], command.commands, path);
     if (!run) return self.outputHelp();
     // A format that is not possible is told before anything is done, not after it.
-    void session.format;
+    await session.checkFormat();
     await run(session, self.args, flags as never);
   });
   return self;
@@ -150,12 +150,18 @@ function report(thrown: unknown, session: Session): number {
 
 function wantsJson(session: Session): boolean {
   // A command line that cannot be read has given no flags yet.
-  if (/(^| )(--json|-o ?json|--output[ =]json)( |$)/.test(session.argv.join(' '))) return true;
+  if (/(^| )(--json|-o ?json|--output[ =]json)( |$)/.test(ownWords(session.argv).join(' '))) return true;
   try {
     return session.format === 'json';
   } catch {
     return false;
   }
+}
+
+/** What is behind `--` belongs to another program. */
+function ownWords(argv: readonly string[]): readonly string[] {
+  const at = argv.indexOf('--');
+  return at < 0 ? argv : argv.slice(0, at);
 }
 
 /** Help and version, which are no errors, stay what they are. */

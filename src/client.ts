@@ -98,26 +98,14 @@ export class RegistryClient {
   }
 
   /**
-   * Signs of life of many VMs, in one request where the server has that, else in one each.
+   * An addition: signs of life of many VMs in one request. Ask {@link isVreg} first.
+   * @param ids at most {@link MAX_BATCH}
    * @returns the ids that were heard, and those that are not registered
    */
   async heartbeats(ids: readonly string[]): Promise<{ heard: Heartbeat[]; unknown: string[] }> {
-    if (ids.length > 1 && (await this.isVreg())) {
-      const { lastSeen, unknown } = await this.#connection.request<Heartbeats>('POST', PATHS.heartbeats, { ids });
-      const missing = new Set(unknown);
-      return { heard: ids.filter((id) => !missing.has(id)).map((id) => ({ id, lastSeen })), unknown };
-    }
-    const heard: Heartbeat[] = [];
-    const unknown: string[] = [];
-    for (const id of ids) {
-      const beat = await this.heartbeat(id).catch((error: unknown) => {
-        if (error instanceof VregError && error.code === 'NOT_FOUND') return undefined;
-        throw error;
-      });
-      if (beat) heard.push(beat);
-      else unknown.push(id);
-    }
-    return { heard, unknown };
+    const { lastSeen, unknown } = await this.#connection.request<Heartbeats>('POST', PATHS.heartbeats, { ids });
+    const missing = new Set(unknown);
+    return { heard: ids.filter((id) => !missing.has(id)).map((id) => ({ id, lastSeen })), unknown };
   }
 
   /** The live VMs of a role, oldest registration first; none is an empty array. */

@@ -65,6 +65,11 @@ export interface Context {
   config: Config;
   /** Aborted by the signals that end the program. */
   signal: AbortSignal;
+  /**
+   * Signals that ask the program to end go to `to` instead, until the answer is called: while a program that this one has
+   * started has the terminal.
+   */
+  handOver(to: (signal: NodeJS.Signals) => void): () => void;
   version: string;
   /** The words of the command line. */
   argv: readonly string[];

@@ -125,7 +125,8 @@ export class Config {
     return (typeof flag === 'string' ? flag : undefined) || this.#env.VREG_CONTEXT || this.file.context || undefined;
   }
 
-  #contextNamed(name: string): Record<string, unknown> {
+  /** What a context says. @throws VregError USAGE when there is none of that name */
+  contextNamed(name: string): Record<string, unknown> {
     const contexts = this.file.contexts ?? {};
     if (Object.hasOwn(contexts, name)) return contexts[name]!;
     throw new VregError('USAGE', `there is no context "${name}"${suggestion(name, Object.keys(contexts))}`, {
@@ -148,7 +149,7 @@ export class Config {
       if (value) return { value, origin: name };
     }
     const { context } = this;
-    const ofContext = context === undefined ? undefined : this.#contextNamed(context)[key];
+    const ofContext = context === undefined ? undefined : this.contextNamed(context)[key];
     if (ofContext !== undefined) return { value: String(ofContext), origin: `context ${context}` };
     const ofFile = this.file[key];
     return ofFile === undefined ? undefined : { value: String(ofFile), origin: 'config file' };

@@ -151,7 +151,7 @@ export class Connection {
       'UNREACHABLE',
       `cannot reach the registry at ${this.url} (${reason}${origin ? `, from ${origin}` : ''})`,
       {
-        hint: 'is it running there? start one with: vreg daemon, or name another with --url or VERS_INFRA_URL',
+        hint: hintOf(String(cause.code)),
         cause,
       },
     );
@@ -160,6 +160,22 @@ export class Connection {
   #from(): string {
     return this.#options.origin ? ` (from ${this.#options.origin})` : '';
   }
+}
+
+/** OpenSSL's and Node's names of a certificate that is not trusted (nodejs.org/api/tls.html, X509 certificate errors). */
+const UNTRUSTED = /^(DEPTH_ZERO_SELF_SIGNED_CERT|SELF_SIGNED_CERT_IN_CHAIN|UNABLE_TO_\w+|CERT_\w+|ERR_TLS_\w+)$/;
+
+/** True of a failure of TLS, not of the network below it. */
+export function isTlsTrouble(code: string): boolean {
+  return UNTRUSTED.test(code) || code === 'EPROTO' || code.startsWith('ERR_SSL_');
+}
+
+function hintOf(code: string): string {
+  if (UNTRUSTED.test(code))
+    return 'name the certificate to trust with --ca-file, and see that the URL has its host name';
+  if (isTlsTrouble(code)) return 'does it speak https there? if not, write the URL with http://';
+  if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') return 'check the host name in the URL, and /etc/resolv.conf';
+  return 'is it running there? start one with: vreg daemon, or name another with --url or VERS_INFRA_URL';
 }
 
 function firstLine(text: string): string {

@@ -7,12 +7,14 @@ const AT_ONCE = 8;
 
 /**
  * Runs `work` on every item, and goes on when one fails.
+ * @param atOnce at most that many at a time; 1 keeps their order
  * @returns what succeeded, in the order of the items, and the failures; the caller prints the first and throws the second
  */
 export async function each<T, R>(
   context: Context,
   items: readonly T[],
   work: (item: T) => Promise<R>,
+  atOnce = AT_ONCE,
 ): Promise<{ done: R[]; failed: Failed<T>[] }> {
   const results: ({ value: R } | { item: T; error: unknown })[] = new Array(items.length);
   const progress = context.showsProgress && items.length > AT_ONCE ? progressBar(context, items.length) : undefined;
@@ -28,7 +30,7 @@ export async function each<T, R>(
       progress?.step();
     }
   };
-  await Promise.all(Array.from({ length: Math.min(AT_ONCE, items.length) }, worker));
+  await Promise.all(Array.from({ length: Math.min(atOnce, items.length) }, worker));
   progress?.end();
   return {
     done: results.filter((result): result is { value: R } => 'value' in result).map(({ value }) => value),
@@ -38,7 +40,7 @@ export async function each<T, R>(
 
 /** A line on stderr that grows, and is gone at the end. */
 function progressBar({ io }: Context, total: number): { step(): void; end(): void } {
-  const width = Math.min(40, io.width - 20);
+  const width = Math.max(1, Math.min(40, io.width - 20));
   let done = 0;
   return {
     step: () => {

@@ -19,7 +19,7 @@ export function programHelp(commands: readonly Command<never>[]): string {
         ['vreg daemon', ''],
       ],
     ],
-    'More: vreg COMMAND --help; vreg help exit-codes|environment|formatting|recipes',
+    'More: vreg COMMAND --help\n      vreg help environment | exit-codes | formatting | recipes',
   ]);
 }
 

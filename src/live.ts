@@ -2,6 +2,7 @@
 import type { Context } from './command.ts';
 import { parseDuration } from './duration.ts';
 import { noLiveVm } from './endpoint.ts';
+import { isPassing } from './outlast.ts';
 import type { VmWithLiveness } from './protocol/api.ts';
 import { VregError } from './protocol/errors.ts';
 import { isRole, ROLES, type Role } from './protocol/vm.ts';
@@ -34,13 +35,7 @@ export async function liveVms(
   for (;;) {
     const found = await look().catch((error: unknown) => {
       // A registry that is still starting is one of the things that scripts wait for.
-      if (
-        patience > 0 &&
-        error instanceof VregError &&
-        error.code === 'UNREACHABLE' &&
-        context.now() - started < patience
-      )
-        return [];
+      if (patience > 0 && isPassing(error) && context.now() - started < patience) return [];
       throw error;
     });
     if (found.length > 0) return found as [VmWithLiveness, ...VmWithLiveness[]];

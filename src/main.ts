@@ -5,8 +5,10 @@ import { Interrupted } from './session.ts';
 import { VERSION } from './version.ts';
 
 const controller = new AbortController();
+let taker: ((signal: NodeJS.Signals) => void) | undefined;
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => {
+    if (taker) return taker(signal);
     const reason = new Interrupted(signal);
     // Who asks twice does not want to wait.
     if (controller.signal.aborted) process.exit(reason.exit);
@@ -15,8 +17,19 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
 }
 
 const io = systemIo(process.env);
-main(process.argv.slice(2), { io, env: process.env, version: VERSION, now: Date.now, signal: controller.signal }).then(
-  (code) => {
-    process.exitCode = code;
-  },
-);
+const handOver = (to: (signal: NodeJS.Signals) => void) => {
+  taker = to;
+  return () => {
+    taker = undefined;
+  };
+};
+main(process.argv.slice(2), {
+  io,
+  env: process.env,
+  version: VERSION,
+  now: Date.now,
+  signal: controller.signal,
+  handOver,
+}).then((code) => {
+  process.exitCode = code;
+});

@@ -1,8 +1,6 @@
 /** Answers become text here and nowhere else: tables, TSV, JSON, YAML, names. */
-import { Chalk, type ChalkInstance } from 'chalk';
-import Table from 'cli-table3';
+import type { ChalkInstance } from 'chalk';
 import { formatAge } from './duration.ts';
-import { evaluateJsonPath, evaluateTemplate } from './expression.ts';
 import { escapeControls, type Io, printable } from './io.ts';
 import type { OutputFormat } from './settings.ts';
 
@@ -50,7 +48,7 @@ export interface RenderOptions {
   now: number;
 }
 
-/** Prints an answer to stdout. YAML is the one format that loads a library of its own, so it is awaited. */
+/** Prints an answer to stdout. Libraries are loaded by the formats that need them, so it is awaited. */
 export async function print<T>(io: Io, answer: Answer<T>, options: RenderOptions): Promise<void> {
   if (answer.kind === 'rows' && answer.rows.length === 0 && answer.none && io.tty) io.err(`${answer.none}\n`);
   io.out(await format(io, answer, options));
@@ -66,9 +64,11 @@ async function format<T>(io: Io, answer: Answer<T>, options: RenderOptions): Pro
     case 'yaml':
       return escapeControls((await import('yaml')).stringify(dataOf(answer)));
     case 'jsonpath':
-      return unlessEmpty(printableLines(await evaluateJsonPath(expression, dataOf(answer))));
+      return unlessEmpty(
+        printableLines(await (await import('./expression.ts')).evaluateJsonPath(expression, dataOf(answer))),
+      );
     case 'template':
-      return printableLines(await evaluateTemplate(expression, dataOf(answer)));
+      return printableLines(await (await import('./expression.ts')).evaluateTemplate(expression, dataOf(answer)));
     case 'name':
       return answer.kind === 'value'
         ? valueLine(answer)
@@ -99,7 +99,7 @@ function linesOf<T>(answer: Answer<T>): string {
   return (Array.isArray(data) ? data : [data]).map((item) => line(escapeControls(JSON.stringify(item)))).join('');
 }
 
-function formatRows<T>(io: Io, answer: RowsAnswer<T>, { format, headers, now }: RenderOptions): string {
+async function formatRows<T>(io: Io, answer: RowsAnswer<T>, { format, headers, now }: RenderOptions): Promise<string> {
   if (answer.rows.length === 0) return '';
   const columns = answer.columns.filter((column) => !column.wide || format === 'wide');
   const titles = columns.map(({ title }) => title);
@@ -108,6 +108,7 @@ function formatRows<T>(io: Io, answer: RowsAnswer<T>, { format, headers, now }: 
     const rows = answer.rows.map((row) => columns.map((column) => plain(column.cell(row))));
     return [...(titled ? [titles] : []), ...rows].map((cells) => line(cells.join('\t'))).join('');
   }
+  const { Chalk } = await import('chalk');
   const chalk = new Chalk({ level: io.color ? 1 : 0 });
   const rows = answer.rows.map((row) =>
     columns.map((column) => styled(column.cell(row), chalk, io.tty ? now : undefined)),
@@ -116,7 +117,8 @@ function formatRows<T>(io: Io, answer: RowsAnswer<T>, { format, headers, now }: 
 }
 
 /** Columns and no lines, so that a table can be searched, copied and cut as it stands. */
-function drawTable(rows: string[][]): string {
+async function drawTable(rows: string[][]): Promise<string> {
+  const { default: Table } = await import('cli-table3');
   const none = Object.fromEntries(
     ['top', 'top-mid', 'top-left', 'top-right', 'bottom', 'bottom-mid', 'bottom-left', 'bottom-right']
       .concat(['left', 'left-mid', 'mid', 'mid-mid', 'right', 'right-mid'])

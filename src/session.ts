@@ -15,14 +15,18 @@ export interface Deps {
   now(): number;
   /** Aborted with an {@link Interrupted} when a signal asks the program to end. */
   signal: AbortSignal;
+  /** As {@link Context.handOver}; without it there are no signals but {@link signal}. */
+  handOver?(to: (signal: NodeJS.Signals) => void): () => void;
 }
 
 /** The reason of an abort by a signal; the program ends with 128 + its number. */
 export class Interrupted extends Error {
   readonly exit: number;
+  readonly signal: NodeJS.Signals;
 
   constructor(signal: 'SIGINT' | 'SIGTERM' | 'SIGHUP') {
     super(`ended by ${signal}`);
+    this.signal = signal;
     this.exit = 128 + { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 }[signal];
   }
 }
@@ -71,6 +75,10 @@ export class Session implements Context {
     return this.#deps.signal;
   }
 
+  handOver(to: (signal: NodeJS.Signals) => void): () => void {
+    return this.#deps.handOver?.(to) ?? (() => {});
+  }
+
   get version(): string {
     return this.#deps.version;
   }
@@ -79,6 +87,12 @@ export class Session implements Context {
     if (this.#flags.quiet) return 'name';
     if (this.#flags.json) return 'json';
     return this.#output() ?? (this.io.tty ? 'table' : 'tsv');
+  }
+
+  /** @throws VregError USAGE on a format, or the expression of one, that is not possible */
+  async checkFormat(): Promise<void> {
+    const { format } = this;
+    if (format.includes('=')) await (await import('./expression.ts')).checkExpression(format);
   }
 
   #output(): OutputFormat | undefined {

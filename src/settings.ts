@@ -76,12 +76,7 @@ export const SETTINGS = {
     about: "this VM's role",
   },
   address: { group: 'vm', value: 'ADDRESS', defaultIs: 'ID.vm.vers.sh', about: 'where clients reach this VM' },
-  'registered-by': {
-    group: 'vm',
-    value: 'WHO',
-    defaultIs: 'the name, if one is set, else the user',
-    about: 'who registers',
-  },
+  'registered-by': { group: 'vm', value: 'WHO', defaultIs: 'VERS_AGENT_NAME, else the user', about: 'who registers' },
   host: {
     group: 'daemon',
     value: 'HOST',

@@ -7,7 +7,7 @@ import { type ErrorCode, VregError } from './protocol/errors.ts';
 export function suggestion(word: string, known: readonly string[]): string {
   const near = known
     .map((candidate) => ({ candidate, edits: distance(word.toLowerCase(), candidate) }))
-    .filter(({ candidate, edits }) => edits <= (candidate.length > 3 ? 2 : 1))
+    .filter(({ candidate, edits }) => edits < candidate.length && edits <= (candidate.length > 3 ? 2 : 1))
     .sort((a, b) => a.edits - b.edits)[0];
   return near ? `: did you mean "${near.candidate}"?` : '';
 }

@@ -29,8 +29,14 @@ export function thisVm(config: Config, { status, service, meta }: ThisVmFlags, i
     address: config.get('address') ?? defaultAddress(id),
     services: service?.map(parseServiceFlag),
     metadata: meta ? parseMetaFlags(meta) : undefined,
-    registeredBy: config.get('registered-by') ?? config.get('name') ?? userName(),
+    registeredBy: config.get('registered-by') ?? agentName(config) ?? userName(),
   });
+}
+
+/** The name of the agent that this program is run by; a name on the command line is that of the VM. */
+function agentName(config: Config): string | undefined {
+  const name = config.find('name');
+  return name?.origin.startsWith('flag') ? undefined : name?.value;
 }
 
 /** Where the Vers platform makes a VM reachable. */

@@ -5,9 +5,11 @@
 import { createParser } from 'eventsource-parser';
 import type { RegistryClient } from './client.ts';
 import type { Context } from './command.ts';
+import { isPassing, Outage } from './outlast.ts';
 import { PATHS, type VmWithLiveness } from './protocol/api.ts';
 import { VregError } from './protocol/errors.ts';
-import type { StreamEvent, VmEvent, VmEventType } from './protocol/events.ts';
+import { LIVENESS_TYPES, type StreamEvent, type VmEvent, type VmEventType } from './protocol/events.ts';
+import type { Vm } from './protocol/vm.ts';
 
 export interface WatchFilter {
   role?: string | undefined;
@@ -26,10 +28,13 @@ const LOOK_EVERY = 2000;
 /** Milliseconds before a broken stream is taken up again; doubled up to the last with each failure in a row. */
 const RETRY = { first: 500, last: 15_000 };
 
+/** Liveness events that are remembered: as many as a daemon keeps, so one that is forgotten comes back only as a reset. */
+const REMEMBERED = 4096;
+
 /**
  * Events until the program is ended. A stream that breaks is taken up where it ended, without a gap; what the daemon no
- * longer knows by then comes as `reset` and the full state.
- * @throws VregError when the first contact fails
+ * longer knows by then comes as `reset` and the full state. `synced` comes whenever the stream has been begun (anew).
+ * @throws VregError when the first contact fails; UNSUPPORTED when a revision is asked of a server that has none
  */
 export async function* watchEvents(context: Context, options: WatchOptions): AsyncGenerator<StreamEvent> {
   const client = context.client();
@@ -37,23 +42,50 @@ export async function* watchEvents(context: Context, options: WatchOptions): Asy
     context.verbose('the registry has no events: looking every 2 s');
     return yield* lookAgainAndAgain(context, options);
   }
+  const outage = new Outage(context);
   let { since } = options;
   let wait = RETRY.first;
   let begun = false;
+  const repeated = new Repeated();
   for (;;) {
     try {
       for await (const { event, id } of readStream(client, { ...options, since })) {
         begun = true;
         wait = RETRY.first;
-        if (id !== undefined) since = id;
-        if (event.type !== 'lagged') yield event;
+        outage.over();
+        if (id !== undefined && id !== since) {
+          since = id;
+          repeated.clear();
+        }
+        if (event.type !== 'lagged' && !repeated.has(event)) yield event;
       }
     } catch (error) {
-      if (!begun || !(error instanceof VregError)) throw error;
-      context.verbose(`${error.message}; taking the stream up again`);
+      context.signal.throwIfAborted();
+      if (!begun || !isPassing(error)) throw error;
+      outage.begins(error);
     }
     await context.sleep(wait);
     wait = Math.min(2 * wait, RETRY.last);
+  }
+}
+
+/** A liveness event has the revision before it, so who takes the stream up at that revision is told it once more. */
+class Repeated {
+  readonly #told = new Set<string>();
+
+  clear(): void {
+    this.#told.clear();
+  }
+
+  /** @returns true of a liveness event that was here since the last {@link clear} */
+  has(event: StreamEvent): boolean {
+    if (!LIVENESS_TYPES.some((type) => type === event.type)) return false;
+    const { type, at, vm } = event as VmEvent;
+    const key = `${type} ${at} ${vm.id}`;
+    if (this.#told.has(key)) return true;
+    this.#told.add(key);
+    if (this.#told.size > REMEMBERED) this.#told.delete(this.#told.values().next().value!);
+    return false;
   }
 }
 
@@ -84,15 +116,50 @@ async function* readStream(client: RegistryClient, options: WatchOptions): Async
   }
 }
 
-async function* lookAgainAndAgain(context: Context, { since, ...filter }: WatchOptions): AsyncGenerator<StreamEvent> {
+/** What happened between two looks. Revisions are 0: such a server has none. */
+async function* lookAgainAndAgain(context: Context, options: WatchOptions): AsyncGenerator<StreamEvent> {
+  const { since, heartbeats, ...filter } = options;
+  if (since !== undefined && since !== 'start') {
+    throw new VregError(
+      'UNSUPPORTED',
+      `the registry at ${context.client().url} is not a vreg daemon: it has no revisions`,
+      {
+        field: 'since',
+        hint: 'leave --since out, or say --since start',
+      },
+    );
+  }
+  const outage = new Outage(context);
   let known: Map<string, VmWithLiveness> | undefined;
   for (;;) {
-    const vms = (await context.client().list()).filter((vm) => matches(vm, filter));
-    const seen = new Map(vms.reverse().map((vm) => [vm.id, vm]));
-    if (known === undefined && since !== 'start') known = seen;
-    else yield* differences(known ?? new Map(), seen, new Date(context.now()).toISOString());
-    known = seen;
+    try {
+      const vms = await context.client().list();
+      const seen = new Map(vms.reverse().map((vm) => [vm.id, vm]));
+      const before: Map<string, VmWithLiveness> = known ?? (since === 'start' ? new Map() : seen);
+      outage.over();
+      for (const { event, from } of differences(before, seen, new Date(context.now()).toISOString())) {
+        if (matches(event.vm, from, filter)) yield event;
+      }
+      if (heartbeats) yield* beats(before, seen, filter);
+      if (!known) yield { type: 'synced', revision: 0 };
+      known = seen;
+    } catch (error) {
+      if (!known || !isPassing(error)) throw error;
+      outage.begins(error);
+    }
     await context.sleep(LOOK_EVERY);
+  }
+}
+
+function* beats(
+  before: Map<string, VmWithLiveness>,
+  after: Map<string, VmWithLiveness>,
+  filter: WatchFilter,
+): Generator<StreamEvent> {
+  for (const [id, vm] of after) {
+    const { lastSeen } = vm;
+    const old = before.get(id);
+    if (old && old.lastSeen !== lastSeen && matches(vm, undefined, filter)) yield { type: 'heartbeat', id, lastSeen };
   }
 }
 
@@ -100,17 +167,15 @@ function* differences(
   before: Map<string, VmWithLiveness>,
   after: Map<string, VmWithLiveness>,
   at: string,
-): Generator<VmEvent> {
-  const event = (type: VmEventType, { stale: _stale, ...vm }: VmWithLiveness): VmEvent => ({
-    type,
-    revision: 0,
-    at,
-    vm,
+): Generator<{ event: VmEvent; from?: string }> {
+  const event = (type: VmEventType, { stale: _stale, ...vm }: VmWithLiveness, from?: string) => ({
+    event: { type, revision: 0, at, vm },
+    ...(from === undefined ? {} : { from }),
   });
   for (const [id, vm] of after) {
     const old = before.get(id);
     if (!old) yield event('registered', vm);
-    else if (old.status !== vm.status) yield event('status', vm);
+    else if (old.status !== vm.status) yield event('status', vm, old.status);
     else if (declared(old) !== declared(vm)) yield event('updated', vm);
     if (old && vm.status === 'running' && old.stale !== vm.stale) yield event(vm.stale ? 'stale' : 'revived', vm);
   }
@@ -121,6 +186,7 @@ function declared(vm: VmWithLiveness): string {
   return JSON.stringify({ ...vm, lastSeen: undefined, stale: undefined });
 }
 
-function matches(vm: VmWithLiveness, { role, status, id }: WatchFilter): boolean {
-  return (!role || vm.role === role) && (!status || vm.status === status) && (!id || vm.id === id);
+/** @param from the status before, under which a change of it shows, too: as the daemon has it */
+function matches(vm: Vm, from: string | undefined, { role, status, id }: WatchFilter): boolean {
+  return (!role || vm.role === role) && (!status || vm.status === status || from === status) && (!id || vm.id === id);
 }

@@ -14,6 +14,7 @@ import type { Registry } from '../registry/registry.ts';
 import { bearerAuth } from './auth.ts';
 import { readJsonBodies } from './body.ts';
 import { type Answer, Call } from './call.ts';
+import { STREAM_LIMITS, type StreamLimits } from './event-stream.ts';
 import { flawOf, refuseRoute } from './refusal.ts';
 import { ROUTES } from './routes.ts';
 import { answerBrokenRequest, makeServer } from './server.ts';
@@ -40,10 +41,12 @@ export interface AppOptions {
   dataDir?: string;
   /** Milliseconds for a whole request to arrive; 30 s when nothing is said. */
   requestTimeout?: number | undefined;
+  /** Limits of the streams of events that are other than usual. */
+  streams?: Partial<StreamLimits>;
 }
 
 export function buildApp(options: AppOptions): FastifyInstance {
-  const { registry, version, token, log, dataDir, requestTimeout = REQUEST_TIMEOUT } = options;
+  const { registry, version, token, log, dataDir, requestTimeout = REQUEST_TIMEOUT, streams } = options;
   const sendError = errorSender(log);
   const authorize = token === undefined ? undefined : bearerAuth(token);
   const app = Fastify({
@@ -95,7 +98,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
 
   const stopping = new AbortController();
   app.addHook('preClose', async () => stopping.abort());
-  const shared = { registry, dataDir, stopping: stopping.signal };
+  const shared = { registry, dataDir, stopping: stopping.signal, streams: { ...STREAM_LIMITS, ...streams } };
   for (const route of ROUTES) {
     const logAt = route.logAt ?? (route.method === 'GET' ? 'debug' : 'info');
     app.route({

@@ -1,12 +1,23 @@
 /** `GET /registry/backup`: a consistent copy of the database, made and checked while the registry goes on. */
-import { createReadStream, mkdtempSync, rmSync, statSync } from 'node:fs';
+import { createReadStream, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { Answer, Call } from './call.ts';
 
+/** How the folders of copies that are under way begin; `mkdtemp` adds six characters. */
+const PREFIX = 'backup-';
+
+/** Removes what a daemon that was killed had under way; only for who has the store, since no other makes backups. */
+export function removeCutBackups(dataDir: string): void {
+  for (const name of readdirSync(dataDir)) {
+    if (name.startsWith(PREFIX) && name.length === PREFIX.length + 6)
+      rmSync(join(dataDir, name), { recursive: true, force: true });
+  }
+}
+
 export async function sendBackup({ registry, reply, dataDir }: Call): Promise<Answer | undefined> {
   if (dataDir === undefined) throw new VregError('NOT_FOUND', 'this registry has no data dir to copy');
-  const dir = mkdtempSync(join(dataDir, 'backup-'));
+  const dir = mkdtempSync(join(dataDir, PREFIX));
   const clean = () => rmSync(dir, { recursive: true, force: true });
   try {
     const file = join(dir, 'registry.db');

@@ -5,6 +5,7 @@ import { VregError } from '../../src/protocol/errors.ts';
 import type { WriteOptions } from '../registry/changes.ts';
 import type { Entry } from '../registry/entry.ts';
 import type { Registry } from '../registry/registry.ts';
+import type { StreamLimits } from './event-stream.ts';
 
 export interface Answer {
   status: number;
@@ -22,13 +23,19 @@ export class Call {
   readonly dataDir: string | undefined;
   /** Aborted when the daemon stops: long answers end then. */
   readonly stopping: AbortSignal;
+  readonly streams: StreamLimits;
 
-  constructor(request: FastifyRequest, reply: FastifyReply, shared: Pick<Call, 'registry' | 'dataDir' | 'stopping'>) {
+  constructor(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    shared: Pick<Call, 'registry' | 'dataDir' | 'stopping' | 'streams'>,
+  ) {
     this.request = request;
     this.reply = reply;
     this.registry = shared.registry;
     this.dataDir = shared.dataDir;
     this.stopping = shared.stopping;
+    this.streams = shared.streams;
   }
 
   get id(): string {
@@ -68,6 +75,12 @@ export class Call {
     const { 'if-match': match, 'if-none-match': noneMatch } = this.request.headers;
     const by = this.request.by;
     if (noneMatch === '*') return { by, expect: 'none' };
+    if (noneMatch !== undefined) {
+      throw new VregError('INVALID', `if-none-match: ${noneMatch} is not possible for a change`, {
+        field: 'if-none-match',
+        hint: 'send * to change nothing that is there, or the ETag as If-Match',
+      });
+    }
     if (match === undefined) return { by };
     if (match === '*') return { by, expect: 'any' };
     const [, revision] = /^"(\d{1,15})"$/.exec(match) ?? [];

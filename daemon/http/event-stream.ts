@@ -6,18 +6,26 @@
 import type { ServerResponse } from 'node:http';
 import type { Heartbeat } from '../../src/protocol/api.ts';
 import type { Entry } from '../registry/entry.ts';
-import type { Event } from '../registry/events.ts';
+import { type Event, eventOf } from '../registry/events.ts';
+import type { Registry } from '../registry/registry.ts';
 import { type Call, invalidQuery } from './call.ts';
 
-/** Milliseconds between two comment lines, so that proxies and readers see that the stream lives. */
-const KEEP_ALIVE = 15_000;
-/** Bytes that may wait for a reader: seconds of a busy fleet. More means that it does not keep up. */
-const MAX_WAITING = 1_048_576;
-/** Milliseconds that a reader who fell behind has to take the last word. */
-const LAST_WORD = 5_000;
+export interface StreamLimits {
+  /** Milliseconds between two comment lines, so that proxies and readers see that the stream lives. */
+  keepAlive: number;
+  /** Bytes that may wait for a reader, besides what it asked for at once. More means that it does not keep up. */
+  maxWaiting: number;
+  /** Milliseconds that a reader who fell behind has to take the last word. */
+  lastWord: number;
+}
+
+/** A comment every 15 s, as the HTML standard advises; seconds of a busy fleet wait. */
+export const STREAM_LIMITS: StreamLimits = { keepAlive: 15_000, maxWaiting: 1_048_576, lastWord: 5000 };
+/** Milliseconds that a reader has to take what waits for it when the daemon stops. */
+const FAREWELL = 1000;
 
 export function streamEvents(call: Call): undefined {
-  const { registry, request, reply, stopping } = call;
+  const { registry, request, reply, stopping, streams } = call;
   const wanted = readFilter(call);
   const from = readStart(call);
   const { heartbeats } = call.query('heartbeats');
@@ -35,44 +43,79 @@ export function streamEvents(call: Call): undefined {
     raw.end();
     return;
   }
-  const reader = new Reader(raw);
-  const current = registry.revision;
-  const missed = from === undefined ? [] : registry.events.since(from, current);
-  if (missed) for (const event of missed.filter(wanted)) reader.event(event);
-  else {
-    reader.control('reset', current);
-    // Oldest first, so that a reader builds the same order. Without ids: only the whole of it is a place to resume from.
-    for (const entry of registry.list({}).reverse()) if (wanted(ofState(entry))) reader.state(entry, current);
-  }
-  reader.control('synced', current);
+  const reader = new Reader(raw, streams);
+  tellStart(reader, registry, from, wanted);
 
   const stopWatching = registry.events.watch({
     event: (event) => {
       if (wanted(event) && !reader.event(event)) reader.lagged(registry.revision);
     },
     heartbeat: (entry) => {
-      if (heartbeats !== 'true' || !wanted(ofState(entry))) return;
+      const { id, role, status } = entry.vm;
+      if (heartbeats !== 'true' || !wanted({ id, role, status, before: {} })) return;
       if (!reader.heartbeat(entry)) reader.lagged(registry.revision);
     },
   });
-  const keepAlive = setInterval(() => raw.write(': alive\n\n'), KEEP_ALIVE);
-  const end = () => raw.end();
-  stopping.addEventListener('abort', end, { once: true });
-  request.raw.socket.setTimeout(0);
-  raw.once('close', () => {
+  const keepAlive = setInterval(() => reader.keepAlive(), streams.keepAlive);
+  const stop = () => reader.end(FAREWELL);
+  stopping.addEventListener('abort', stop, { once: true });
+  if (stopping.aborted) stop();
+  const { socket } = request.raw;
+  socket.setTimeout(0);
+  const close = () => {
     clearInterval(keepAlive);
-    stopping.removeEventListener('abort', end);
+    stopping.removeEventListener('abort', stop);
     stopWatching();
-  });
+    socket.off('close', close);
+  };
+  raw.once('close', close);
+  // A response that waits behind another one on its connection never hears that the connection is gone.
+  socket.once('close', close);
+}
+
+/** What a reader has to know before it is told what comes. */
+function tellStart(
+  reader: Reader,
+  registry: Registry,
+  from: number | undefined,
+  wanted: (event: Seen) => boolean,
+): void {
+  // So that none is told as stale here and once more by the next sweep.
+  registry.sweep();
+  const current = registry.revision;
+  const missed = from === undefined ? [] : registry.events.since(from, current);
+  if (missed) for (const event of missed.filter(wanted)) reader.event(event);
+  else {
+    reader.control('reset', current);
+    // Oldest first, so that a reader builds the same order.
+    for (const entry of registry.list({}).reverse()) {
+      const registered = eventOf('registered', entry, { revision: current, at: Date.parse(entry.vm.registeredAt) });
+      if (!wanted(registered)) continue;
+      reader.state(registered);
+      if (entry.vm.status === 'running' && registry.isStale(entry))
+        reader.state(eventOf('stale', entry, { revision: current, at: registry.now() }));
+    }
+  }
+  reader.control('synced', current);
+  reader.begin();
 }
 
 /** Writes to one reader, and knows when it does not read. */
 class Reader {
   readonly #raw: ServerResponse;
+  readonly #limits: StreamLimits;
   #ended = false;
+  /** Bytes of the start that still wait: a burst that was asked for is no sign of a slow reader. */
+  #burst = 0;
 
-  constructor(raw: ServerResponse) {
+  constructor(raw: ServerResponse, limits: StreamLimits) {
     this.#raw = raw;
+    this.#limits = limits;
+  }
+
+  /** From here on the reader has to keep up. */
+  begin(): void {
+    this.#burst = this.#raw.writableLength;
   }
 
   /** @returns false when the reader has fallen behind */
@@ -85,48 +128,53 @@ class Reader {
     return this.#send(`event: heartbeat\ndata: ${JSON.stringify(beat)}\n\n`);
   }
 
-  /** An entry of the full state; a burst of these is no sign of a slow reader. */
-  state(entry: Entry, revision: number): void {
-    const head = JSON.stringify({ type: 'registered', revision, at: entry.vm.registeredAt }).slice(0, -1);
-    this.#raw.write(`event: registered\ndata: ${head},"vm":${entry.json}}\n\n`);
+  /** A part of the full state. Without an id: only the whole of it is a place to resume from. */
+  state({ type, json }: Event): void {
+    this.#send(`event: ${type}\ndata: ${json}\n\n`);
   }
 
   control(type: 'reset' | 'synced', revision: number): void {
     const id = type === 'synced' ? `id: ${revision}\n` : '';
-    this.#raw.write(`${id}event: ${type}\ndata: ${JSON.stringify({ type, revision })}\n\n`);
+    this.#send(`${id}event: ${type}\ndata: ${JSON.stringify({ type, revision })}\n\n`);
+  }
+
+  keepAlive(): void {
+    this.#send(': alive\n\n');
   }
 
   /** The last word to a reader that fell behind: it has to start again. */
   lagged(revision: number): void {
-    if (this.#ended) return;
+    const word = `event: lagged\ndata: ${JSON.stringify({ type: 'lagged', revision })}\n\n`;
+    this.end(this.#limits.lastWord, word);
+  }
+
+  /** Ends the stream, within so many milliseconds whether the reader reads or not. */
+  end(patience: number, lastWord = ''): void {
+    if (!this.#ended) this.#raw.end(lastWord);
     this.#ended = true;
-    this.#raw.end(`event: lagged\ndata: ${JSON.stringify({ type: 'lagged', revision })}\n\n`);
-    setTimeout(() => this.#raw.destroy(), LAST_WORD).unref();
+    setTimeout(() => this.#raw.destroy(), patience).unref();
   }
 
   #send(text: string): boolean {
     if (this.#ended) return true;
+    this.#burst = Math.min(this.#burst, this.#raw.writableLength);
     this.#raw.write(text);
-    return this.#raw.writableLength <= MAX_WAITING;
+    return this.#raw.writableLength <= this.#burst + this.#limits.maxWaiting;
   }
 }
 
-type Seen = Pick<Event, 'id' | 'role' | 'status' | 'from'>;
+type Seen = Pick<Event, 'id' | 'role' | 'status' | 'before'>;
 
-function ofState({ vm }: Entry): Seen {
-  return { id: vm.id, role: vm.role, status: vm.status, from: undefined };
-}
-
-/** `role`, `status` and `id` filter; each may list several, with commas. A change of status shows under both of them. */
+/** `role`, `status` and `id` filter; each may list several, with commas. A change of role or status shows under both. */
 function readFilter(call: Call): (event: Seen) => boolean {
   const { role, status, id } = call.query('role', 'status', 'id');
   const [roles, statuses, ids] = [role, status, id].map((text) =>
-    text === undefined ? undefined : new Set(text.split(',')),
+    text === undefined ? undefined : new Set<string | undefined>(text.split(',')),
   );
   return (event) =>
-    (!roles || roles.has(event.role)) &&
+    (!roles || roles.has(event.role) || roles.has(event.before.role)) &&
     (!ids || ids.has(event.id)) &&
-    (!statuses || statuses.has(event.status) || (event.from !== undefined && statuses.has(event.from)));
+    (!statuses || statuses.has(event.status) || statuses.has(event.before.status));
 }
 
 /**

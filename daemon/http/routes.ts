@@ -130,13 +130,13 @@ function list(call: Call): Answer {
 
 function heartbeats({ registry, body }: Call): Answer {
   const unknown: string[] = [];
-  const ids = parseIds(body, MAX_BATCH);
+  const ids = new Set(parseIds(body, MAX_BATCH));
   for (const id of ids) {
     if (registry.has(id)) registry.heartbeat(id);
     else unknown.push(id);
   }
   const lastSeen = new Date(registry.now()).toISOString();
-  return ok({ lastSeen, count: ids.length - unknown.length, unknown } satisfies Heartbeats);
+  return ok({ lastSeen, count: ids.size - unknown.length, unknown } satisfies Heartbeats);
 }
 
 function ok(value: unknown): Answer {

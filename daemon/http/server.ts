@@ -3,6 +3,7 @@
  * app. Without it Node answers those with an empty body, or with nothing.
  */
 import { createServer, METHODS, type RequestListener, type Server, type ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { toErrorBody, VregError } from '../../src/protocol/errors.ts';
 import { type Refusal, refuseRoute } from './refusal.ts';
@@ -36,6 +37,16 @@ export function makeServer(handler: RequestListener, requestTimeout: number): Se
     },
     listener,
   );
+  const sockets = new Set<Socket>();
+  server.on('connection', (socket) => {
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+  });
+  const closeIdle = server.closeIdleConnections.bind(server);
+  // To Node a connection is idle when its answer is complete, though most of it may still wait for a slow client.
+  server.closeIdleConnections = () => {
+    if (![...sockets].some(isSending)) closeIdle();
+  };
   // An expectation other than 100-continue may be ignored (RFC 9110, 10.1.1).
   server.on('checkExpectation', listener);
   server.on('connect', ({ method = 'CONNECT', url = '' }, socket) => {
@@ -43,6 +54,12 @@ export function makeServer(handler: RequestListener, requestTimeout: number): Se
     refuse(socket, refuseRoute(method, url));
   });
   return server;
+}
+
+function isSending(socket: Socket): boolean {
+  const response = latest.get(socket);
+  if (!response || response.destroyed) return false;
+  return response.writableEnded && !response.writableFinished;
 }
 
 /** Node's parser refused what came: it is answered after the requests before it, and the connection ends. */

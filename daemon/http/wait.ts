@@ -13,10 +13,11 @@ export function discoverWhen(call: Call): Answer | Promise<Answer> {
   // A script whose $ROLE is empty shall not read "nobody there".
   if (role === '') throw new VregError('NOT_FOUND', 'no such route: a role must follow /registry/discover/');
   const { wait } = call.query('wait');
+  const patience = wait === undefined ? 0 : parseWait(wait);
   const min = call.number('min', 0, Number.MAX_SAFE_INTEGER) ?? DEFAULT_WAIT_MIN;
   const found = call.registry.discover(role);
-  if (wait === undefined || found.length >= min) return call.entries(found);
-  return waitFor(call, role, min, parseWait(wait)).then((entries) => call.entries(entries));
+  if (patience === 0 || found.length >= min) return call.entries(found);
+  return waitFor(call, role, min, patience).then((entries) => call.entries(entries));
 }
 
 function waitFor({ registry, reply, stopping }: Call, role: string, min: number, patience: number): Promise<Entry[]> {
@@ -37,6 +38,7 @@ function waitFor({ registry, reply, stopping }: Call, role: string, min: number,
     });
     stopping.addEventListener('abort', finish, { once: true });
     reply.raw.once('close', finish);
+    if (stopping.aborted) finish();
   });
 }
 

@@ -1,7 +1,7 @@
 /** What a change does to an entry, field by field, and whether it may be made. */
 
 import { VregError } from '../../src/protocol/errors.ts';
-import type { FieldChanges } from '../../src/protocol/events.ts';
+import type { ChangeType, FieldChanges } from '../../src/protocol/events.ts';
 import type { VmUpdate } from '../../src/protocol/vm.ts';
 import type { Declared, Entry } from './entry.ts';
 
@@ -38,4 +38,13 @@ export function diff(before: Declared | undefined, after: Declared | undefined):
     if (JSON.stringify(pair[0]) !== JSON.stringify(pair[1])) changes[field] = pair;
   }
   return changes;
+}
+
+export function typeOf(wasThere: boolean, changes: FieldChanges): ChangeType {
+  if (!wasThere) return 'registered';
+  return changes.status ? 'status' : 'updated';
+}
+
+export function notFound(): VregError {
+  return new VregError('NOT_FOUND', 'VM not found', { field: 'id', hint: 'see what is registered: vreg ls' });
 }

@@ -11,10 +11,6 @@ export class Directory {
   readonly #entries = new Map<string, Entry>();
   readonly #byRole = new Map<string, Map<string, Entry>>();
 
-  get size(): number {
-    return this.#entries.size;
-  }
-
   get(id: string): Entry | undefined {
     return this.#entries.get(id);
   }

@@ -7,6 +7,8 @@ import type { Entry } from './entry.ts';
 
 /** Events kept for watchers that come back: minutes of a busy fleet, a few megabytes. */
 const KEPT = 4096;
+/** UTF-16 units of JSON in them, at most: a few thousand entries as large as a body may be are gigabytes. */
+const KEPT_SIZE = 33_554_432;
 
 const LIVENESS: ReadonlySet<VmEventType> = new Set(LIVENESS_TYPES);
 
@@ -16,8 +18,8 @@ export interface Event {
   id: string;
   role: string;
   status: string;
-  /** The status before a `status` event. */
-  from: string | undefined;
+  /** What role and status were, where the event changed them. */
+  before: { role?: string; status?: string };
   revision: number;
   /** The whole {@link VmEvent}. */
   json: string;
@@ -38,24 +40,27 @@ export interface Watcher {
 
 export class EventLog {
   readonly #kept: Event[] = [];
-  /** Everything after this revision is kept. */
-  #base: number;
+  readonly #limit: number;
+  #size = 0;
+  /** First revision from which a watcher can go on without a gap. */
+  #from: number;
   readonly #watchers = new Set<Watcher>();
 
-  /** @param revision of the registry at the start; what was before it is not known here */
-  constructor(revision: number) {
-    this.#base = revision;
+  /**
+   * @param revision of the registry at the start; what was before it is not known here
+   * @param limit events kept at most
+   */
+  constructor(revision: number, limit = KEPT) {
+    // Who knows the last revision of an earlier run may have missed what went stale after it, and that is not kept.
+    this.#from = revision === 0 ? 0 : revision + 1;
+    this.#limit = limit;
   }
 
-  add(type: VmEventType, entry: Entry, { revision, at, by, changes }: Occasion): void {
-    const { id, role, status } = entry.vm;
-    const rest = { ...(by === undefined ? {} : { by }), ...(changes === undefined ? {} : { changes }) };
-    const head = JSON.stringify({ type, revision, at: new Date(at).toISOString() }).slice(0, -1);
-    const tail = Object.keys(rest).length > 0 ? `,${JSON.stringify(rest).slice(1)}` : '}';
-    const from = type === 'status' ? (changes?.status?.[0] as string | undefined) : undefined;
-    const event: Event = { type, id, role, status, from, revision, json: `${head},"vm":${entry.json}${tail}` };
+  add(type: VmEventType, entry: Entry, occasion: Occasion): void {
+    const event = eventOf(type, entry, occasion);
     this.#kept.push(event);
-    if (this.#kept.length > KEPT) this.#base = this.#kept.shift()!.revision;
+    this.#size += event.json.length;
+    while (this.#kept.length > this.#limit || this.#size > KEPT_SIZE) this.#forgetOldest();
     for (const watcher of this.#watchers) watcher.event(event);
   }
 
@@ -68,7 +73,7 @@ export class EventLog {
    * @returns undefined when that is not known any more, or the revision is none of this registry's
    */
   since(revision: number, current: number): Event[] | undefined {
-    if (revision < this.#base || revision > current) return undefined;
+    if (revision < this.#from || revision > current) return undefined;
     return this.#kept.filter(
       (event) => event.revision > revision || (event.revision === revision && LIVENESS.has(event.type)),
     );
@@ -79,4 +84,27 @@ export class EventLog {
     this.#watchers.add(watcher);
     return () => this.#watchers.delete(watcher);
   }
+
+  /** Number of watchers. */
+  get watched(): number {
+    return this.#watchers.size;
+  }
+
+  #forgetOldest(): void {
+    const { type, revision, json } = this.#kept.shift()!;
+    this.#size -= json.length;
+    // A liveness event follows its revision: knowing that one is no longer enough.
+    this.#from = LIVENESS.has(type) ? revision + 1 : revision;
+  }
+}
+
+export function eventOf(type: VmEventType, entry: Entry, { revision, at, by, changes }: Occasion): Event {
+  const { id, role, status } = entry.vm;
+  const rest = { ...(by === undefined ? {} : { by }), ...(changes === undefined ? {} : { changes }) };
+  const head = JSON.stringify({ type, revision, at: new Date(at).toISOString() }).slice(0, -1);
+  const tail = Object.keys(rest).length > 0 ? `,${JSON.stringify(rest).slice(1)}` : '}';
+  const before: Event['before'] = {};
+  if (changes?.role) before.role = changes.role[0] as string;
+  if (changes?.status) before.status = changes.status[0] as string;
+  return { type, id, role, status, before, revision, json: `${head},"vm":${entry.json}${tail}` };
 }

@@ -6,11 +6,11 @@
  * cannot both win, and a reader never sees what a power cut could take back.
  */
 import { VregError } from '../../src/protocol/errors.ts';
-import type { ChangeType, FieldChanges, HistoryItem } from '../../src/protocol/events.ts';
+import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
 import type { Beat, Change, Contents, Store } from '../store/store.ts';
-import { applyUpdate, checkExpected, diff, type WriteOptions } from './changes.ts';
+import { applyUpdate, checkExpected, diff, notFound, typeOf, type WriteOptions } from './changes.ts';
 import { Directory, type Filter } from './directory.ts';
 import { type Declared, Entry, type Life } from './entry.ts';
 import { EventLog } from './events.ts';
@@ -21,6 +21,8 @@ export interface RegistryOptions {
   clock: Clock;
   /** Listening time without a sign of life after which a VM is stale, in milliseconds. */
   staleAfter: number;
+  /** Events kept for watchers that come back; {@link EventLog} says how many when nothing is said. */
+  keptEvents?: number;
 }
 
 /** Who is named in the history when nobody had to say who they are. */
@@ -36,8 +38,8 @@ export class Registry {
   readonly #leases = new Leases();
   #revision = 0;
 
-  /** What is on its way to the disk, newest decision per id; `undefined` is a removal. */
-  readonly #staged = new Map<string, Entry | undefined>();
+  /** What is on its way to the disk, newest decision per id; one without an entry is a removal. */
+  readonly #staged = new Map<string, { entry: Entry | undefined }>();
   #stagedRevision = 0;
   /** Grows when staged decisions are thrown away, so that a late failure cannot throw away newer ones. */
   #generation = 0;
@@ -45,13 +47,13 @@ export class Registry {
   /** Entries heard since the last save of beats. */
   readonly #heard = new Set<Entry>();
 
-  constructor({ store, clock, staleAfter }: RegistryOptions, contents: Contents) {
+  constructor({ store, clock, staleAfter, keptEvents }: RegistryOptions, contents: Contents) {
     this.#store = store;
     this.#clock = clock;
     this.staleAfter = staleAfter;
     this.#revision = contents.revision;
     this.#stagedRevision = contents.revision;
-    this.events = new EventLog(contents.revision);
+    this.events = new EventLog(contents.revision, keptEvents);
     for (const vm of contents.vms) this.#directory.put(Entry.fromStored(vm));
     this.#leases.load(this.#directory.all(), this.#horizon());
   }
@@ -59,10 +61,6 @@ export class Registry {
   /** Number of changes committed so far. */
   get revision(): number {
     return this.#revision;
-  }
-
-  get size(): number {
-    return this.#directory.size;
   }
 
   /**
@@ -127,6 +125,8 @@ export class Registry {
    */
   heartbeat(id: string): Entry {
     const entry = this.get(id);
+    // That it was stale is told before it is revived, even if no sweep has seen it yet.
+    if (this.isStale(entry)) this.sweep();
     entry.hear(this.#signOfLife());
     this.#heard.add(entry);
     if (this.#leases.heard(entry) && entry.vm.status === 'running') this.#tellRevived(entry);
@@ -219,7 +219,8 @@ export class Registry {
   }
 
   #current(id: string): Entry | undefined {
-    return this.#staged.has(id) ? this.#staged.get(id) : this.#directory.get(id);
+    const decision = this.#staged.get(id);
+    return decision ? decision.entry : this.#directory.get(id);
   }
 
   #require(id: string): Entry {
@@ -232,7 +233,7 @@ export class Registry {
     const revision = this.#stagedRevision + 1;
     const entry = new Entry(vm, { created: before?.order.created ?? revision, revision }, life);
     const changes = diff(before?.vm, entry.vm);
-    const note = { type: typeOf(before, changes), at: this.#clock.now(), by, changes };
+    const note = { type: typeOf(before !== undefined, changes), at: this.#clock.now(), by, changes };
     await this.#commit(vm.id, entry, { kind: 'put', vm: entry.toStored(), revision, note });
     return entry;
   }
@@ -240,10 +241,13 @@ export class Registry {
   async #commit(id: string, entry: Entry | undefined, change: Change): Promise<void> {
     const { revision, note } = change;
     const generation = this.#generation;
-    this.#staged.set(id, entry);
+    // Throws when the store takes no more; then nothing is staged, and what was staged before goes on.
+    const durable = this.#store.commit(change);
+    const decision = { entry };
+    this.#staged.set(id, decision);
     this.#stagedRevision = revision;
     try {
-      await this.#store.commit(change);
+      await durable;
     } catch (error) {
       if (generation === this.#generation) {
         this.#generation++;
@@ -252,44 +256,45 @@ export class Registry {
       }
       throw error;
     }
-    if (this.#staged.get(id) === entry && generation === this.#generation) this.#staged.delete(id);
+    if (this.#staged.get(id) === decision) this.#staged.delete(id);
+    this.sweep();
     this.#revision = revision;
     const shown = entry ?? this.get(id);
-    if (entry) this.#show(entry);
-    else this.#hide(id);
+    const isRevived = entry !== undefined && this.#show(entry);
+    if (!entry) this.#hide(shown);
     // Of an entry that comes or goes, the entry itself says all.
     const { changes, ...occasion } = note;
     const changed = note.type === 'updated' || note.type === 'status';
     this.events.add(note.type, shown, { revision, ...occasion, ...(changed ? { changes } : {}) });
+    // After its change: who was told a revision's liveness must have been told the revision.
+    if (isRevived) this.#tellRevived(shown);
   }
 
-  #show(entry: Entry): void {
+  /** @returns true when a sign of life that came with the change ended a running VM's silence */
+  #show(entry: Entry): boolean {
     const before = this.#directory.get(entry.vm.id);
     this.#directory.put(entry);
-    // A beat that came while the change was on its way is not taken back by it.
-    if (before && before.life.heardAt > entry.life.heardAt) entry.hear(before.life);
-    if (before && this.#heard.delete(before)) this.#heard.add(entry);
-    if (before?.life.heardAt === entry.life.heardAt) this.#leases.replace(entry);
-    else if (this.#leases.heard(entry) && before?.vm.status === 'running') this.#tellRevived(entry);
+    if (before) this.#heard.delete(before);
+    if (before && before.life.heardAt > entry.life.heardAt) {
+      // A beat came while the change was on its way: it is not taken back, and is saved again, since the change has
+      // carried an older sign of life to the disk.
+      entry.hear(before.life);
+      this.#heard.add(entry);
+    }
+    // To begin to run is a sign of life, also within the millisecond of the last one.
+    const begins = entry.vm.status === 'running' && before?.vm.status !== 'running';
+    if (begins || before?.life.heardAt !== entry.life.heardAt) return this.#leases.heard(entry) && !begins;
+    this.#leases.replace(entry);
+    return false;
   }
 
-  #hide(id: string): void {
-    const entry = this.get(id);
+  #hide(entry: Entry): void {
     this.#directory.remove(entry);
     this.#heard.delete(entry);
-    this.#leases.forget(id);
+    this.#leases.forget(entry.vm.id);
   }
 
   #tellRevived(entry: Entry): void {
     this.events.add('revived', entry, { revision: this.#revision, at: this.#clock.now() });
   }
-}
-
-function typeOf(before: Entry | undefined, changes: FieldChanges): ChangeType {
-  if (!before) return 'registered';
-  return changes.status ? 'status' : 'updated';
-}
-
-function notFound(): VregError {
-  return new VregError('NOT_FOUND', 'VM not found', { field: 'id', hint: 'see what is registered: vreg ls' });
 }

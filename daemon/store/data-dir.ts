@@ -14,7 +14,9 @@ import {
   mkdirSync,
   openSync,
   readFileSync,
+  renameSync,
   statSync,
+  writeFileSync,
   writeSync,
 } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -23,6 +25,8 @@ import { VregError } from '../../src/protocol/errors.ts';
 export interface DataDir {
   path: string;
   database: string;
+  /** SQLite's write-ahead log of the database. */
+  log: string;
   mark: string;
 }
 
@@ -49,7 +53,8 @@ export function openDataDir(path: string): DataDir {
       cause,
     });
   }
-  return { path: dir, database: join(dir, 'registry.db'), mark: join(dir, 'registry.mark') };
+  const database = join(dir, 'registry.db');
+  return { path: dir, database, log: `${database}-wal`, mark: join(dir, 'registry.mark') };
 }
 
 /** Bytes of the database file; 0 when there is none. It is never opened here: closing it would drop SQLite's locks. */
@@ -79,20 +84,39 @@ export function readMark(dir: DataDir): Mark | undefined {
   );
 }
 
-/** Writes the mark in place; synced only on request. */
+/** The mark, written in place. */
 export class MarkFile {
   readonly #fd: number;
 
-  constructor(dir: DataDir) {
-    this.#fd = openSync(dir.mark, existsSync(dir.mark) ? 'r+' : 'w', 0o600);
+  /** Makes the file if it is not there, and writes the mark to the disk. @throws the system's errors, e.g. ENOSPC */
+  constructor(dir: DataDir, mark: Mark) {
+    if (!existsSync(dir.mark)) {
+      // Made under another name: a mark without contents would be a damaged one.
+      writeFileSync(`${dir.mark}.new`, encode(mark), { mode: 0o600, flush: true });
+      renameSync(`${dir.mark}.new`, dir.mark);
+    }
+    this.#fd = openSync(dir.mark, 'r+');
+    writeSync(this.#fd, encode(mark), 0);
+    fsyncSync(this.#fd);
   }
 
-  write(mark: Mark, { sync = false } = {}): void {
-    writeSync(this.#fd, `${JSON.stringify(mark).padEnd(MARK_BYTES - 1)}\n`, 0);
-    if (sync) fsyncSync(this.#fd);
+  /**
+   * Moves the mark to what is on the disk by now, not synced. It never fails: the change that it follows is durable and
+   * may not be called a failure, and a mark that stays behind is a weaker guard but no wrong one.
+   */
+  advance(mark: Mark): void {
+    try {
+      writeSync(this.#fd, encode(mark), 0);
+    } catch {
+      // The next change tries again.
+    }
   }
 
   close(): void {
     closeSync(this.#fd);
   }
+}
+
+function encode(mark: Mark): string {
+  return `${JSON.stringify(mark).padEnd(MARK_BYTES - 1)}\n`;
 }

@@ -52,13 +52,18 @@ export class RegistryDatabase {
   readonly #journal: Journal;
   #statements!: ReturnType<RegistryDatabase['prepare']>;
 
-  /** @param readonly to look at the file; even so SQLite tidies up its log when the file is closed */
-  constructor(dir: DataDir, { readonly = false } = {}) {
-    this.#db = new Database(dir.database, { readonly, timeout: 0 });
+  /** @param lookOnly to change nothing; even so SQLite tidies up its log when the file is closed */
+  constructor(dir: DataDir, { lookOnly = false } = {}) {
+    this.#db = new Database(dir.database, { timeout: 0 });
     this.#journal = new Journal(this.#db);
     // The lock comes first: with it a second daemon is refused, and no shared-memory file is needed.
     this.#db.pragma('locking_mode = EXCLUSIVE');
-    if (readonly) return;
+    if (lookOnly) {
+      this.#db.pragma('query_only = ON');
+      // The first read takes the lock, and makes a log where there is none.
+      this.isEmpty();
+      return;
+    }
     this.#db.pragma('journal_mode = WAL');
     this.#db.pragma('synchronous = FULL');
     this.#db.pragma(`wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
@@ -111,7 +116,8 @@ export class RegistryDatabase {
         throw new DamageError(
           `VM ${JSON.stringify(id)} has revision ${revision}, beyond the registry's ${this.#state.revision}`,
         );
-      this.#beats.loadSlot(id, slot);
+      if (!this.#beats.loadSlot(id, slot))
+        throw new DamageError(`the heartbeats of VM ${JSON.stringify(id)} are missing`);
       vms.push({ id, created, revision, body, ...this.#beats.timesOf(slot) });
     }
     if (vms.length !== this.#state.entries)
@@ -121,9 +127,9 @@ export class RegistryDatabase {
     return { vms, revision, listened, registryId };
   }
 
-  /** @throws DamageError with SQLite's own finding */
-  quickCheck(): void {
-    const [finding] = this.#db.prepare('PRAGMA quick_check').raw().all() as [string][];
+  /** Looks at the indexes, too: by a damaged one a later change would miss its row. @throws DamageError as SQLite says */
+  integrityCheck(): void {
+    const [finding] = this.#db.prepare('PRAGMA integrity_check').raw().all() as [string][];
     if (finding?.[0] !== 'ok') throw new DamageError(`SQLite finds: ${finding?.[0]}`);
   }
 
@@ -146,7 +152,9 @@ export class RegistryDatabase {
           const { id, created, revision, body } = change.vm;
           const { slot, isNew } = this.#beats.take(id, undo);
           if (isNew) state.entries++;
-          this.#beats.set(slot, change.vm);
+          this.#beats.set(slot, change.vm, undo);
+          // The clock goes on from here after a restart; from less, this VM would have been heard in the future.
+          state.listened = Math.max(state.listened, change.vm.heardAt);
           saveVm.run(id, created, revision, slot, body, crcOf([id, created, revision, slot, body]));
         }
         this.#journal.add(change);
@@ -161,9 +169,9 @@ export class RegistryDatabase {
     this.#transaction((undo) => {
       for (const beat of beats) {
         const slot = this.#beats.slotOf(beat.id);
-        if (slot !== undefined) this.#beats.set(slot, beat);
+        if (slot !== undefined) this.#beats.hear(slot, beat);
       }
-      this.#save({ ...this.#state, listened }, undo);
+      this.#save({ ...this.#state, listened: Math.max(listened, this.#state.listened) }, undo);
     });
   }
 
@@ -177,9 +185,13 @@ export class RegistryDatabase {
     this.#db.prepare('VACUUM INTO ?').run(path);
   }
 
-  /** Moves the log into the database and closes, so that the file alone is whole. */
+  /** Moves the log into the database and closes, so that the file alone is whole. On a full disk the log stays. */
   close(): void {
-    this.#db.pragma('wal_checkpoint(TRUNCATE)');
+    try {
+      this.#db.pragma('wal_checkpoint(TRUNCATE)');
+    } catch {
+      // The log has all of it, and the next start reads it.
+    }
     this.#db.close();
   }
 

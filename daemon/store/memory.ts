@@ -15,8 +15,10 @@ export class MemoryStore implements Store {
     await Promise.resolve();
     if (this.failure) throw this.failure;
     const { revision, note } = change;
-    if (change.kind === 'put') this.vms.set(change.vm.id, { ...change.vm });
-    else this.vms.delete(change.id);
+    if (change.kind === 'put') {
+      this.vms.set(change.vm.id, { ...change.vm });
+      this.listened = Math.max(this.listened, change.vm.heardAt);
+    } else this.vms.delete(change.id);
     this.revision = revision;
     const { at, ...rest } = note;
     const id = change.kind === 'put' ? change.vm.id : change.id;

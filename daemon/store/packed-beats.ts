@@ -17,6 +17,7 @@ export class PackedBeats {
   readonly #slots = new Map<string, number>();
   #free: number[] = [];
   #nextSlot = 0;
+  readonly #loaded = new Set<number>();
   /** Slot n: `[2n]` is lastSeen, `[2n + 1]` is heardAt. */
   #times = new Float64Array(NUMBERS_PER_SHARD);
   /** Shards written to since the last {@link takeDirty}. */
@@ -32,6 +33,7 @@ export class PackedBeats {
 
   /** Loads a shard as it was stored. */
   loadShard(shard: number, bytes: Buffer): void {
+    this.#loaded.add(shard);
     this.#grow(shard * SLOTS_PER_SHARD + SLOTS_PER_SHARD - 1);
     const copy = new Uint8Array(bytes);
     this.#times.set(
@@ -40,10 +42,14 @@ export class PackedBeats {
     );
   }
 
-  /** Loads which VM has which slot; {@link findFree} once all are loaded. */
-  loadSlot(id: string, slot: number): void {
+  /**
+   * Loads which VM has which slot; the shards before, and {@link findFree} once all are loaded.
+   * @returns false when there are no times for it
+   */
+  loadSlot(id: string, slot: number): boolean {
     this.#slots.set(id, slot);
     this.#nextSlot = Math.max(this.#nextSlot, slot + 1);
+    return this.#loaded.has(shardOf(slot));
   }
 
   findFree(): void {
@@ -75,15 +81,27 @@ export class PackedBeats {
     return () => this.#free.push(slot);
   }
 
-  set(slot: number, { lastSeen, heardAt }: Times): void {
-    this.#times.set([lastSeen, heardAt], 2 * slot);
-    this.#dirty.add(Math.floor(slot / SLOTS_PER_SHARD));
+  /** Sets the times of a VM as a change has them. */
+  set(slot: number, { lastSeen, heardAt }: Times, undo: Undo): void {
+    const before = this.timesOf(slot);
+    this.#write(slot, lastSeen, heardAt);
+    undo.push(() => this.#write(slot, before.lastSeen, before.heardAt));
   }
 
   /**
-   * The shards to write. They count as written; a failed transaction gives them back through `undo`. Times themselves
-   * need no way back: one that was heard stays heard, and a slot without a VM is overwritten before it is read.
+   * Takes in a sign of life, unless a later one is there: a change may have overtaken it on its way. It needs no undo,
+   * since what was heard stays heard.
    */
+  hear(slot: number, { lastSeen, heardAt }: Times): void {
+    if (heardAt >= this.timesOf(slot).heardAt) this.#write(slot, lastSeen, heardAt);
+  }
+
+  #write(slot: number, lastSeen: number, heardAt: number): void {
+    this.#times.set([lastSeen, heardAt], 2 * slot);
+    this.#dirty.add(shardOf(slot));
+  }
+
+  /** The shards to write. They count as written; a failed transaction gives them back through `undo`. */
   takeDirty(undo: Undo): { shard: number; bytes: Buffer }[] {
     const shards = [...this.#dirty];
     this.#dirty.clear();
@@ -104,4 +122,8 @@ export class PackedBeats {
     larger.set(this.#times);
     this.#times = larger;
   }
+}
+
+function shardOf(slot: number): number {
+  return Math.floor(slot / SLOTS_PER_SHARD);
 }

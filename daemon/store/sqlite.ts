@@ -3,6 +3,7 @@
  * the disk the next one gathers, so that many changes share a sync (group commit).
  */
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -68,12 +69,10 @@ export class SqliteStore implements Store {
   }
 
   commit(change: Change): Promise<void> {
-    if (this.#closed) return Promise.reject(new VregError('BUSY', 'the registry is shutting down', { retryAfter: 1 }));
+    if (this.#closed) throw new VregError('BUSY', 'the registry is shutting down', { retryAfter: 1 });
     if (this.#queue.length >= MAX_WAITING) {
       const hint = 'try again in a second';
-      return Promise.reject(
-        new VregError('BUSY', `${MAX_WAITING} changes already wait for the disk`, { hint, retryAfter: 1 }),
-      );
+      throw new VregError('BUSY', `${MAX_WAITING} changes already wait for the disk`, { hint, retryAfter: 1 });
     }
     return new Promise((resolve, reject) => {
       this.#queue.push({ change, resolve, reject });
@@ -175,8 +174,11 @@ class StoreWorker {
 
   async close(): Promise<void> {
     this.#ending = true;
-    await this.ask({ kind: 'close' });
-    await this.#worker.terminate();
+    try {
+      await this.ask({ kind: 'close' });
+    } finally {
+      await this.#worker.terminate();
+    }
   }
 
   async terminate(): Promise<void> {
@@ -188,13 +190,18 @@ class StoreWorker {
 /** Reads the whole database in a child process. @throws VregError as {@link SqliteStore.open} */
 export async function check(dir: DataDir): Promise<void> {
   const child = spawn(process.execPath, [WORKER, 'check', dir.path], { stdio: ['ignore', 'pipe', 'ignore'] });
-  const line = await text(child.stdout);
+  const ended = once(child, 'close') as Promise<[code: number | null, signal: NodeJS.Signals | null]>;
+  const [line, [code, signal]] = await Promise.all([text(child.stdout), ended]).catch((cause: Error) => {
+    throw new VregError('STORE_UNUSABLE', `cannot start the check of ${dir.database}: ${cause.message}`, {
+      hint: 'free some memory or processes, then start again',
+      cause,
+    });
+  });
   let finding: Finding;
   try {
     finding = JSON.parse(line) as Finding;
   } catch {
-    const signal = child.signalCode ?? child.exitCode;
-    throw damaged(dir, `reading it ends the SQLite library (${signal})`);
+    throw damaged(dir, `reading it ends the SQLite library (${signal ?? code})`);
   }
   if ('failure' in finding) throw atOpen(dir, new StoreFailure(finding.failure));
 }

@@ -49,7 +49,8 @@ export interface Store {
   /**
    * Makes one change durable. Changes become durable in the order of the calls, many in one sync.
    * When one fails, every change called for since fails with it: they were decided on what is now not so.
-   * @throws VregError STORE_FULL (no room), BUSY (too many waiting), INTERNAL (the disk refused)
+   * One that is not even taken (BUSY) is thrown at once, and not by the promise: no other change fails with it.
+   * @throws VregError STORE_FULL (no room), BUSY (too many waiting, or closing), INTERNAL (the disk refused)
    */
   commit(change: Change): Promise<void>;
   /** Makes signs of life and the listening time durable, in one write. */

@@ -28,10 +28,10 @@ export const api = defineCommand<{ file?: string }>({
         hint: `one of: ${METHODS.join(', ')}`,
       });
     }
-    if (!path!.startsWith('/'))
+    if (!/^\/[!-~]*$/.test(path!))
       throw new VregError('USAGE', `"${path}" is not a path`, {
         field: 'path',
-        hint: 'it begins with /, for example /health',
+        hint: 'it begins with / and is URL-encoded, for example /health',
       });
     const body = file === undefined ? undefined : await read(file, context.io.readStdin);
     const { status, text } = await context.client().raw(verb, path!, body);

@@ -31,6 +31,13 @@ export const backup = defineCommand<{ force?: boolean }>({
     } catch (cause) {
       rmSync(draft, { force: true });
       if (cause instanceof VregError) throw cause;
+      context.signal.throwIfAborted();
+      if ((cause as NodeJS.ErrnoException).path === undefined && (cause as NodeJS.ErrnoException).code !== 'ENOSPC') {
+        throw new VregError('UNREACHABLE', `the backup from ${context.client().url} broke off`, {
+          hint: `${path} is as it was; try again`,
+          cause,
+        });
+      }
       throw new VregError(
         'USAGE',
         `cannot write ${path} (${(cause as NodeJS.ErrnoException).code ?? (cause as Error).message})`,

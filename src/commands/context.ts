@@ -4,6 +4,7 @@ import { openConfigFile } from '../config-file.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { RowsAnswer } from '../render.ts';
 import { checkSetting } from '../settings.ts';
+import { suggestion } from '../suggest.ts';
 
 /** Settings that belong to a registry. */
 const KEYS = ['url', 'token-file', 'ca-file'] as const;
@@ -22,7 +23,7 @@ const add = defineCommand<{ url?: string; tokenFile?: string; caFile?: string; u
   name: 'add',
   summary: 'name a registry, or change what a name means',
   description:
-    'Names a registry: its URL, and where its token and its CA certificate are. The token itself is not written.',
+    'Names a registry: its URL, and where its token and its CA certificate are. The token itself is not written. Of a name that is there already, what is not said stays.',
   arguments: [NAME],
   flags: [{ flags: '--use', about: 'and use it from now on' }],
   examples: [
@@ -33,20 +34,30 @@ const add = defineCommand<{ url?: string; tokenFile?: string; caFile?: string; u
     },
     { about: 'and use it', command: 'vreg context add dev --url http://127.0.0.1:3000 --use' },
   ],
+  lenient: true,
   async run(context, [name], { url, tokenFile, caFile, use }) {
-    if (url === undefined)
+    if (!/^[\w.@-]+$/.test(name!)) {
+      throw new VregError('USAGE', `"${name}" is not the name of a context`, {
+        field: 'name',
+        hint: 'letters, digits and . _ @ - make one',
+      });
+    }
+    const { contexts = {} } = context.config.file;
+    const before = Object.hasOwn(contexts, name!) ? contexts[name!]! : {};
+    if (url === undefined && before.url === undefined)
       throw new VregError('USAGE', '--url is required', {
         field: 'url',
         hint: 'for example: --url http://127.0.0.1:3000',
       });
-    checkSetting('url', url);
+    if (url !== undefined) checkSetting('url', url);
     const entry = {
-      url,
+      ...before,
+      ...(url === undefined ? {} : { url }),
       ...(tokenFile === undefined ? {} : { 'token-file': resolve(tokenFile) }),
       ...(caFile === undefined ? {} : { 'ca-file': resolve(caFile) }),
     };
     const file = await openConfigFile(context);
-    file.set('contexts', { ...context.config.file.contexts, [name!]: entry });
+    file.set('contexts', { ...contexts, [name!]: entry });
     if (use) file.set('context', name);
   },
 });
@@ -61,6 +72,7 @@ const use = defineCommand({
     { about: 'for this shell', command: 'export VREG_CONTEXT=prod; vreg status' },
   ],
   exits: [3],
+  lenient: true,
   async run(context, [name]) {
     find(context, name!);
     (await openConfigFile(context)).set('context', name);
@@ -76,6 +88,7 @@ const ls = defineCommand({
     { about: 'names only', command: 'vreg context ls -q' },
     { about: 'for programs', command: 'vreg context ls -o json' },
   ],
+  lenient: true,
   async run(context) {
     await context.print(answer(all(context), { none: 'no contexts; add one: vreg context add NAME --url URL' }));
   },
@@ -91,6 +104,7 @@ const rm = defineCommand({
     { about: 'start over', command: 'rm "$(vreg config path)"' },
   ],
   exits: [3],
+  lenient: true,
   async run(context, [name]) {
     find(context, name!);
     const { [name!]: _gone, ...rest } = context.config.file.contexts ?? {};
@@ -110,6 +124,7 @@ const show = defineCommand({
     { about: 'its URL', command: "vreg context show prod -o jsonpath='{.url}'" },
   ],
   exits: [3],
+  lenient: true,
   async run(context, [name]) {
     await context.print(answer([find(context, name ?? currentName(context))], { single: true }));
   },
@@ -126,6 +141,7 @@ const current = defineCommand({
     { about: 'in a script', command: 'test "$(vreg context current)" = prod || exit' },
   ],
   exits: [3],
+  lenient: true,
   async run(context) {
     const name = currentName(context);
     await context.print({ kind: 'value', text: name, data: { name } });
@@ -155,16 +171,22 @@ function all({ config }: Context): Named[] {
 }
 
 function find(context: Context, name: string): Named {
-  const found = all(context).find((entry) => entry.name === name);
+  const entries = all(context);
+  const found = entries.find((entry) => entry.name === name);
   if (found) return found;
-  throw new VregError('NOT_FOUND', `there is no context "${name}"`, {
+  const known = entries.map((entry) => entry.name);
+  throw new VregError('NOT_FOUND', `there is no context "${name}"${suggestion(name, known)}`, {
     field: 'name',
-    hint: 'see what there is: vreg context ls',
+    hint: known.length > 0 ? `one of: ${known.join(', ')}` : 'add it: vreg context add NAME --url URL',
   });
 }
 
 function currentName({ config }: Context): string {
-  if (config.context !== undefined) return config.context;
+  const name = config.context;
+  if (name !== undefined) {
+    void config.contextNamed(name);
+    return name;
+  }
   throw new VregError('NOT_FOUND', 'no context is in use', { hint: 'use one: vreg context use NAME' });
 }
 

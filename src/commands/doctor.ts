@@ -1,9 +1,12 @@
 import { lookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
 import { type Context, defineCommand } from '../command.ts';
+import { isTlsTrouble } from '../connection.ts';
 import { formatDuration } from '../duration.ts';
-import { EXIT, VregError } from '../protocol/errors.ts';
+import { type ErrorCode, VregError } from '../protocol/errors.ts';
 import type { Cell } from '../render.ts';
+import { SETTING_KEYS } from '../settings.ts';
+import { nextStep } from '../suggest.ts';
 
 /** Seconds by which two clocks may differ without harm to anybody: NTP holds far less. */
 const MAX_SKEW = 5;
@@ -16,20 +19,21 @@ interface Finding {
   detail: string;
   /** What to do about it. */
   fix?: string;
-  exit?: number;
+  code?: ErrorCode;
 }
 
 export const doctor = defineCommand({
   name: 'doctor',
   summary: 'check the way to the registry, and say how to mend it',
   description:
-    "Checks the config, the registry's name and address, TLS, the token, the clocks, the versions, and the lease against the agent's interval. Prints a fix for each failure; the exit code is that of the first.",
+    "Checks the config, the registry's name and address, TLS, the token, the clocks, the versions, and the lease against the agent's interval. Prints a fix for each failure; the exit code is that of the first. What is only doubtful is a warning, and no failure.",
   examples: [
     { about: 'what is wrong?', command: 'vreg doctor' },
     { about: 'with another registry', command: 'vreg doctor --url http://10.0.0.5:3000' },
     { about: 'what failed, for a program', command: `vreg doctor -o json | jq '.[] | select(.result == "fail")'` },
   ],
   exits: [2, 8],
+  lenient: true,
   async run(context) {
     const findings: Finding[] = [];
     for (const check of CHECKS) {
@@ -50,7 +54,7 @@ export const doctor = defineCommand({
         { title: 'FIX', cell: ({ fix }) => fix ?? '-' },
       ],
       name: ({ check }) => check,
-      data: ({ exit: _exit, ...finding }) => finding,
+      data: ({ code: _code, ...finding }) => finding,
     });
     const failure = findings.find(({ result }) => result === 'fail');
     if (failure) throw failureOf(failure);
@@ -67,8 +71,10 @@ const CHECKS: readonly Check[] = [
   {
     name: 'config',
     look: async ({ config }) => {
-      const { value, origin } = config.find('url')!;
       void config.file;
+      for (const key of SETTING_KEYS) config.find(key);
+      void config.certificates();
+      const { value, origin } = config.find('url')!;
       return ok(`registry ${value} (from ${origin})`);
     },
   },
@@ -85,6 +91,20 @@ const CHECKS: readonly Check[] = [
         });
       });
       return ok(`${host} is ${address}`);
+    },
+  },
+  {
+    name: 'tls',
+    look: async (context) => {
+      if (!context.client().url.startsWith('https:')) return { result: 'skip', detail: 'the URL is not https' };
+      try {
+        await context.client().health();
+      } catch (error) {
+        const { cause } = error as VregError;
+        if (isTlsTrouble(String((cause as NodeJS.ErrnoException | undefined)?.code))) throw error;
+        return { result: 'skip', detail: 'nothing to look at' };
+      }
+      return ok('the certificate is trusted');
     },
   },
   {
@@ -119,7 +139,7 @@ const CHECKS: readonly Check[] = [
         return {
           result: 'warn',
           detail: 'the registry is not a vreg daemon',
-          fix: 'what it lacks is done the plain way',
+          fix: 'run vreg daemon there for events, history and backups; all else works the plain way',
         };
       if (version === context.version) return ok(`both are ${version}`);
       return {
@@ -150,8 +170,7 @@ async function examine({ name, look }: Check, context: Context): Promise<Finding
     return { check: name, ...(await look(context)) };
   } catch (error) {
     if (!(error instanceof VregError)) throw error;
-    const { message, hint, exit } = error;
-    return { check: name, result: 'fail', detail: message, exit, ...(hint === undefined ? {} : { fix: hint }) };
+    return { check: name, result: 'fail', detail: error.message, fix: nextStep(error)!, code: error.code };
   }
 }
 
@@ -159,16 +178,8 @@ function ok(detail: string): Omit<Finding, 'check'> {
   return { result: 'ok', detail };
 }
 
-function failureOf({ check, exit, fix }: Finding): VregError {
-  const code =
-    exit === EXIT.unreachable
-      ? 'UNREACHABLE'
-      : exit === EXIT.notAllowed
-        ? 'UNAUTHORIZED'
-        : exit === EXIT.usage
-          ? 'USAGE'
-          : 'BAD_ANSWER';
-  return new VregError(code, `the check "${check}" failed`, fix === undefined ? {} : { hint: fix });
+function failureOf({ check, code, fix }: Finding): VregError {
+  return new VregError(code!, `the check "${check}" failed`, fix === undefined ? {} : { hint: fix });
 }
 
 function resultCell({ result }: Finding): Cell {

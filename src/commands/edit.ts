@@ -1,6 +1,7 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { defineCommand } from '../command.ts';
 import { openEditor } from '../editor.ts';
 import { VregError } from '../protocol/errors.ts';
@@ -23,46 +24,61 @@ export const edit = defineCommand({
     const client = context.client();
     const { vm, revision } = await client.getWithRevision(id!);
     const { name, status, address, services = [], metadata = {} } = vm;
-    const before = `${JSON.stringify({ name, status, address, services, metadata }, null, 2)}\n`;
+    const before = { name, status, address, services, metadata };
+    const text = `${JSON.stringify(before, null, 2)}\n`;
     const dir = mkdtempSync(join(tmpdir(), 'vreg-edit-'));
     const file = join(dir, `${encodeURIComponent(id!)}.json`);
-    writeFileSync(file, before, { mode: 0o600 });
-    await openEditor(context, file);
-    const after = readFileSync(file, 'utf8');
-    if (after === before) {
-      context.note('nothing was changed');
-    } else {
-      const changes = readChanges(before, after, file);
-      await context.print(
-        vmsAnswer([await client.update(id!, changes, revision).catch((error: unknown) => keepText(error, file))], {
-          single: true,
-        }),
-      );
+    writeFileSync(file, text, { mode: 0o600 });
+    try {
+      await openEditor(context, file);
+      const changes = readChanges(before, readFileSync(file, 'utf8'));
+      if (Object.keys(changes).length === 0) context.note('nothing was changed');
+      else await context.print(vmsAnswer([await client.update(id!, changes, revision)], { single: true }));
+    } catch (error) {
+      // What somebody has written is never thrown away.
+      if (existsSync(file) && readFileSync(file, 'utf8') !== text) throw keepingText(error, file, id!);
+      rmSync(dir, { recursive: true });
+      throw error;
     }
     rmSync(dir, { recursive: true });
   },
 });
 
-/** Only the fields that differ, so that others may change meanwhile on a server without preconditions. */
-function readChanges(before: string, after: string, file: string): VmUpdate {
-  try {
-    const old = JSON.parse(before) as Record<string, unknown>;
-    const edited = JSON.parse(after) as Record<string, unknown>;
-    const changed = Object.entries(edited).filter(
-      ([field, value]) => JSON.stringify(value) !== JSON.stringify(old[field]),
-    );
-    return parseUpdate(Object.fromEntries(changed));
-  } catch (error) {
-    if (error instanceof SyntaxError)
-      return keepText(new VregError('INVALID', `that is not JSON: ${error.message}`, { field: 'body' }), file);
-    return keepText(error, file);
+/**
+ * Only the fields that differ, so that others may change meanwhile on a server without preconditions. A list of services
+ * or metadata that was taken out is taken away.
+ */
+function readChanges(before: Readonly<Record<string, unknown>>, text: string): VmUpdate {
+  const edited = parse(text);
+  for (const field of Object.keys(edited)) {
+    if (!(field in before)) throw new VregError('INVALID', `${field} cannot be changed`, { field });
   }
+  const changed = Object.keys(before).filter((field) => !isDeepStrictEqual(edited[field], before[field]));
+  const { services, metadata, ...texts } = Object.fromEntries(
+    changed.map((field) => [field, edited[field] ?? null]),
+  ) as Record<string, unknown>;
+  return parseUpdate({
+    ...texts,
+    ...(services === undefined ? {} : { services: services ?? [] }),
+    ...(metadata === undefined ? {} : { metadata: metadata ?? {} }),
+  });
 }
 
-function keepText(error: unknown, file: string): never {
-  if (!(error instanceof VregError)) throw error;
-  throw new VregError(error.code, error.message, {
-    hint: `your text is kept in ${file}; edit the VM again: vreg edit ID`,
+function parse(text: string): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new VregError('INVALID', `that is not JSON: ${(cause as Error).message}`, { cause });
+  }
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+  throw new VregError('INVALID', 'that is not a JSON object');
+}
+
+function keepingText(error: unknown, file: string, id: string): unknown {
+  if (!(error instanceof VregError)) return error;
+  return new VregError(error.code, error.message, {
+    hint: `your text is kept in ${file}; begin anew with: vreg edit ${id}`,
     cause: error,
   });
 }

@@ -1,6 +1,7 @@
 import { type Context, defineCommand } from '../command.ts';
 import { noLiveVm, urlOf } from '../endpoint.ts';
 import { requireRole } from '../live.ts';
+import { VregError } from '../protocol/errors.ts';
 import { ROLES, type Vm } from '../protocol/vm.ts';
 
 interface Flags {
@@ -12,7 +13,7 @@ export const env = defineCommand<Flags>({
   name: 'env',
   summary: 'print addresses of live VMs as environment variables',
   description:
-    'Prints, for each role that has live VMs, VREG_<ROLE>_ID, VREG_<ROLE>_ADDR and VREG_<ROLE>_URL of the oldest one, and VREG_<ROLE>_ADDRS of all. With roles named, each must have one: otherwise nothing is printed and the exit code is 3. --json prints one object.',
+    'Prints, for each role that has live VMs, VREG_<ROLE>_ID, VREG_<ROLE>_ADDR and VREG_<ROLE>_URL of the oldest one, and VREG_<ROLE>_ADDRS of all. With roles named, each must have one: otherwise nothing is printed and the exit code is 3, which eval does not see: keep the output in a variable first, as below. --json prints one object.',
   arguments: [{ name: 'role', about: 'roles (default: all)', optional: true, variadic: true, values: ROLES }],
   flags: [
     { flags: '--export', about: 'with export before each, for eval in a POSIX shell' },
@@ -20,18 +21,24 @@ export const env = defineCommand<Flags>({
   ],
   examples: [
     { about: 'into this shell', command: 'eval "$(vreg env infra --export)"' },
+    { about: 'or stop', command: 'vars=$(vreg env infra --export) || exit; eval "$vars"' },
     { about: 'into an env file of a unit', command: 'vreg env infra worker > fleet.env' },
     { about: 'for a program', command: 'vreg env --json' },
   ],
   exits: [2, 3, 8],
   async run(context, roles, flags) {
+    if (flags.export && flags.fish)
+      throw new VregError('USAGE', '--export and --fish exclude each other', {
+        field: 'fish',
+        hint: 'leave one of them out',
+      });
     const variables = await variablesOf(context, roles);
     const lines = Object.entries(variables).map(([name, value]) => {
       if (flags.fish) return `set -gx ${name} ${quoteFish(value)}`;
       return `${flags.export ? 'export ' : ''}${name}=${quotePosix(value)}`;
     });
-    const asObject = ['json', 'ndjson', 'yaml'].includes(context.format) || lines.length > 0;
-    if (asObject) await context.print({ kind: 'value', text: lines.join('\n'), data: variables });
+    const isText = ['table', 'wide', 'tsv', 'name'].includes(context.format);
+    if (lines.length > 0 || !isText) await context.print({ kind: 'value', text: lines.join('\n'), data: variables });
   },
 });
 

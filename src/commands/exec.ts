@@ -21,8 +21,7 @@ export const exec = defineCommand<LiveFlags & { pick?: Pick }>({
   ],
   exits: [2, 3, 6, 8],
   async run(context, args, flags) {
-    const { before, command } = splitCommand(context, args);
-    const [role] = before;
+    const { role, command } = splitCommand(context, args);
     if (role === undefined || command.length === 0) {
       throw new VregError('USAGE', 'run which command?', {
         field: 'command',
@@ -37,7 +36,7 @@ export const exec = defineCommand<LiveFlags & { pick?: Pick }>({
       VREG_VM_ADDRESS: vm.address,
       VREG_VM_URL: urlOf(vm, context.client().url, { service: flags.service }),
     };
-    const code = await runChild(context, command, { env });
+    const code = await runChild(context, command, { env, inPlace: true });
     if (code !== 0) throw new ChildEnded(code);
   },
 });

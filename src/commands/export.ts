@@ -1,4 +1,5 @@
 import { defineCommand } from '../command.ts';
+import { escapeControls } from '../io.ts';
 import { vmsAnswer } from '../vm-answer.ts';
 
 export const exportVms = defineCommand({
@@ -14,6 +15,6 @@ export const exportVms = defineCommand({
   async run(context) {
     const answer = vmsAnswer((await context.client().list()).reverse());
     if (context.format !== 'table' && context.format !== 'tsv') return context.print(answer);
-    context.io.out(answer.rows.map((row) => `${JSON.stringify(answer.data?.(row))}\n`).join(''));
+    context.io.out(answer.rows.map((row) => `${escapeControls(JSON.stringify(answer.data?.(row)))}\n`).join(''));
   },
 });

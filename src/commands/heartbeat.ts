@@ -1,7 +1,7 @@
 import { type Context, defineCommand } from '../command.ts';
 import { parseDuration } from '../duration.ts';
 import { each, type Failed, throwFailed } from '../each.ts';
-import type { Heartbeat } from '../protocol/api.ts';
+import { type Heartbeat, MAX_BATCH } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { RowsAnswer } from '../render.ts';
 import { type ThisVmFlags, thisVm, thisVmId } from '../this-vm.ts';
@@ -43,23 +43,38 @@ export const heartbeat = defineCommand<Flags>({
   async run(context, args, flags) {
     const ids = args.length > 0 ? args : [thisVmId(context.config)];
     if (flags.every !== undefined) return beatForever(context, ids, parseDuration(flags.every, '--every'), flags);
-    const { heard, unknown } = await context.client().heartbeats(ids);
-    const { done, failed } = await each(context, unknown, (id) => registerMissing(context, id, flags));
+    const { heard, rest } = await beatTogether(context, ids);
+    const { done, failed } = await each(context, rest, (id) => beatOrRegister(context, id, flags));
     const beats = [...heard, ...done];
     if (beats.length > 0) await context.print(beatsAnswer(beats, ids.length === 1));
     throwFailed(context, ids.length, failed, (id) => id);
   },
 });
 
-async function registerMissing(context: Context, id: string, flags: Flags): Promise<Heartbeat> {
-  if (!flags.registerIfMissing) {
-    throw new VregError('NOT_FOUND', 'VM not found', {
-      field: 'id',
-      hint: 'see what is registered: vreg ls',
-    });
+/** Many in one request, where the server has that. What is left (all of them elsewhere) is beaten one by one. */
+async function beatTogether(
+  context: Context,
+  ids: readonly string[],
+): Promise<{ heard: readonly Heartbeat[]; rest: readonly string[] }> {
+  if (ids.length < 2 || !(await context.client().isVreg())) return { heard: [], rest: ids };
+  const heard: Heartbeat[] = [];
+  const rest: string[] = [];
+  for (let from = 0; from < ids.length; from += MAX_BATCH) {
+    const answer = await context.client().heartbeats(ids.slice(from, from + MAX_BATCH));
+    heard.push(...answer.heard);
+    rest.push(...answer.unknown);
   }
-  const { lastSeen } = await context.client().register(thisVm(context.config, flags, id));
-  return { id, lastSeen };
+  return { heard, rest };
+}
+
+async function beatOrRegister(context: Context, id: string, flags: Flags): Promise<Heartbeat> {
+  try {
+    return await context.client().heartbeat(id);
+  } catch (error) {
+    if (!flags.registerIfMissing || !(error instanceof VregError) || error.code !== 'NOT_FOUND') throw error;
+    const { lastSeen } = await context.client().register(thisVm(context.config, flags, id));
+    return { id, lastSeen };
+  }
 }
 
 /**

@@ -51,6 +51,11 @@ Move a fleet to another registry
 A copy every night, and back
   vreg backup --force /var/backups/vreg.db
   vreg daemon stop serve && vreg daemon restore /var/backups/vreg.db
+  vreg daemon --detach
+Reload a proxy when workers come and go
+  vreg render workers.mustache:workers.conf:'nginx -s reload' --watch
+Addresses in the environment of a script
+  vars=$(vreg env infra worker --export) || exit; eval "$vars"
 `;
 
 export const help = defineCommand<{ writeMan?: string }>({

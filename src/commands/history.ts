@@ -3,12 +3,13 @@ import { VregError } from '../protocol/errors.ts';
 import type { FieldChanges } from '../protocol/events.ts';
 
 const DEFAULT_LIMIT = 100;
+/** What the registry keeps. */
+const MAX_LIMIT = 10_000;
 
 export const history = defineCommand<{ limit?: string }>({
   name: 'history',
   summary: 'show who changed a VM, when, and what',
-  description:
-    'Shows the changes of a VM, newest first, also of one that was removed: when, who (the name of the token), and each field with its old and new value. Heartbeats are no changes. The registry keeps its last 10000 changes.',
+  description: `Shows the changes of a VM, newest first, also of one that was removed: when, who (the name of the token), and each field with its old and new value. Heartbeats are no changes. The registry keeps its last ${MAX_LIMIT} changes.`,
   arguments: [{ name: 'id', about: 'id of the VM', values: 'ids' }],
   flags: [{ flags: '--limit <n>', about: `at most that many (default: ${DEFAULT_LIMIT})` }],
   examples: [
@@ -18,10 +19,10 @@ export const history = defineCommand<{ limit?: string }>({
   ],
   exits: [2, 3, 8],
   async run(context, [id], { limit = String(DEFAULT_LIMIT) }) {
-    if (!/^[1-9]\d{0,4}$/.test(limit)) {
+    if (!/^[1-9]\d{0,4}$/.test(limit) || Number(limit) > MAX_LIMIT) {
       throw new VregError('USAGE', `--limit: "${limit}" is not possible`, {
         field: 'limit',
-        hint: 'a whole number from 1 to 10000',
+        hint: `a whole number from 1 to ${MAX_LIMIT}`,
       });
     }
     await context.print({

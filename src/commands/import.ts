@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util';
 import { type Context, defineCommand } from '../command.ts';
 import { each, throwFailed } from '../each.ts';
 import { readEntries } from '../entries-file.ts';
@@ -49,6 +50,7 @@ export const importVms = defineCommand<Flags>({
         hint: 'for example: vreg import -f fleet.ndjson',
       });
     const { entries } = await readEntries(context, file);
+    refuseTwins(entries);
     const plans = planOf(entries, await context.client().list(), ifExists);
     if (dryRun) return context.print(planAnswer(plans));
     const conflicts = plans.filter(({ action }) => action === 'conflict');
@@ -66,15 +68,35 @@ export const importVms = defineCommand<Flags>({
     const count = (wanted: Action) => plans.filter(({ action }) => action === wanted).length;
     if (due.length > 0)
       await context.confirm(`Add ${count('add')}, change ${count('change')} of ${plans.length} entries?`, yes);
-    const { failed } = await each(context, due, ({ action, entry }) => write(context, action, entry));
+    // One after the other: the order of registration is what `vreg addr` picks by.
+    const { failed } = await each(context, due, ({ action, entry }) => write(context, action, entry), 1);
     const lost = new Set(failed.map(({ item }) => item));
     await context.print(planAnswer(plans.filter((plan) => !lost.has(plan))));
     throwFailed(context, due.length, failed, ({ entry }) => entry.id);
   },
 });
 
-function write(context: Context, action: Action, entry: Registration): Promise<Vm> {
-  return action === 'add' ? context.client().register(entry) : context.client().registerOrUpdate(entry);
+async function write(context: Context, action: Action, entry: Registration): Promise<void> {
+  if (action === 'add') {
+    await context.client().register(entry);
+    return;
+  }
+  const { id, role } = await context.client().registerOrUpdate(entry);
+  if (role !== entry.role) context.note(`${id} keeps its role ${role}: this registry gives a role once`);
+}
+
+/** @throws VregError INVALID on an id that the file has twice */
+function refuseTwins(entries: readonly Registration[]): void {
+  const seen = new Set<string>();
+  for (const [index, { id }] of entries.entries()) {
+    if (seen.has(id)) {
+      throw new VregError('INVALID', `entry ${index + 1}: the file has VM "${id}" twice`, {
+        field: 'id',
+        hint: 'nothing was changed; take one of them out',
+      });
+    }
+    seen.add(id);
+  }
 }
 
 function planOf(
@@ -94,7 +116,7 @@ function planOf(
 
 function differing(entry: Registration, vm: Vm): string[] {
   const fields = ['name', 'role', 'status', 'address', 'services', 'metadata', 'registeredBy'] as const;
-  return fields.filter((field) => JSON.stringify(entry[field]) !== JSON.stringify(vm[field]));
+  return fields.filter((field) => !isDeepStrictEqual(entry[field], vm[field]));
 }
 
 function planAnswer(plans: readonly Plan[]): RowsAnswer<Plan> {

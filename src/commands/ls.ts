@@ -1,4 +1,5 @@
 import { type Context, defineCommand } from '../command.ts';
+import { outlast } from '../outlast.ts';
 import { SORTS, type Sort, type VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { ROLES, STATUSES } from '../protocol/vm.ts';
@@ -80,19 +81,18 @@ function parseLimit(text: string): number {
 }
 
 async function redraw(context: Context, flags: Flags): Promise<void> {
-  for (;;) {
+  await outlast(context, WATCH_EVERY, async () => {
     const answer = await look(context, flags);
     context.io.out('\u001b[H\u001b[2J');
     await context.print(answer);
-    await context.sleep(WATCH_EVERY);
-  }
+  });
 }
 
 /** Prints each VM once, and again when it has changed; a VM that is no longer listed is told on stderr. */
 async function follow(context: Context, flags: Flags): Promise<void> {
   let known = new Map<string, string>();
   let begun = false;
-  for (;;) {
+  await outlast(context, WATCH_EVERY, async () => {
     const answer = await look(context, flags);
     const seen = new Map(answer.rows.map((vm) => [vm.id, JSON.stringify({ ...vm, lastSeen: undefined })]));
     const changed = answer.rows.filter((vm) => known.get(vm.id) !== seen.get(vm.id));
@@ -102,6 +102,5 @@ async function follow(context: Context, flags: Flags): Promise<void> {
     }
     for (const id of known.keys()) if (!seen.has(id)) context.note(`${id} is no longer listed`);
     known = seen;
-    await context.sleep(WATCH_EVERY);
-  }
+  });
 }

@@ -19,7 +19,7 @@ export const prune = defineCommand<Flags>({
   name: 'prune',
   summary: 'remove VMs that have been stale for long',
   description:
-    'Removes running VMs that are stale and were last seen longer ago than --older-than. Paused and stopped VMs are left alone. Asks first, with the count and the first names; a script says --yes. Prints what it removed.',
+    'Removes running VMs that are stale and were last seen longer ago than --older-than. Paused and stopped VMs are left alone. Asks first, with the count and the first names; a script says --yes. A VM that is heard of meanwhile stays. Prints what it removed.',
   flags: [
     { flags: '--older-than <duration>', about: 'last seen longer ago than that, e.g. 1h' },
     { flags: '--role <role>', about: 'only this role', values: ROLES },
@@ -31,7 +31,7 @@ export const prune = defineCommand<Flags>({
     { about: 'workers that are gone since yesterday', command: 'vreg prune --older-than 24h --role worker' },
     { about: 'from cron', command: 'vreg prune --older-than 24h --yes' },
   ],
-  exits: [2, 7, 8],
+  exits: [2, 3, 7, 8],
   async run(context, _args, { olderThan, role, dryRun, yes }) {
     if (olderThan === undefined) {
       throw new VregError('USAGE', '--older-than is required', {
@@ -52,11 +52,17 @@ export const prune = defineCommand<Flags>({
       `Remove ${old.length} VM${old.length > 1 ? 's' : ''} (${names.join(', ')}${more}) from the registry?`,
       yes,
     );
-    const { done, failed } = await each(context, old, async (vm) => {
-      await client.deregister(vm.id);
-      return vm;
+    const { done, failed } = await each(context, old, async ({ id }) => {
+      // The answer to the question may have taken its time.
+      const vm = await client.get(id);
+      if (livenessOf(vm) === 'stale') {
+        await client.deregister(id);
+        return [vm];
+      }
+      context.note(`${id} has come back, and stays`);
+      return [];
     });
-    if (done.length > 0) await context.print(vmsAnswer(done));
+    if (done.flat().length > 0) await context.print(vmsAnswer(done.flat()));
     throwFailed(context, old.length, failed, ({ id }) => id);
   },
 });

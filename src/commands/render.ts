@@ -1,7 +1,17 @@
-import { spawn } from 'node:child_process';
-import { existsSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { runChild } from '../child.ts';
 import { type Context, defineCommand } from '../command.ts';
 import { mustache } from '../expression.ts';
+import { isPassing } from '../outlast.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { ROLES } from '../protocol/vm.ts';
@@ -46,18 +56,26 @@ export const render = defineCommand<{ watch?: boolean; once?: boolean }>({
       });
     const jobs = specs.map(parseJob);
     await renderAll(context, jobs);
-    if (!watch) return;
-    const events = watchEvents(context, {});
-    for await (const event of events) {
-      if (event.type === 'synced') continue;
-      await context.sleep(GATHER);
-      await renderAll(context, jobs).catch((error: unknown) => {
-        if (!(error instanceof VregError) || error.code !== 'UNREACHABLE') throw error;
-        context.note(`${error.message}; the files stay as they are`);
-      });
-    }
+    if (watch) await renderOnChange(context, jobs);
   },
 });
+
+/** Renders after each burst of events, and whenever the stream begins (anew): what came before it may have been missed. */
+async function renderOnChange(context: Context, jobs: readonly Job[]): Promise<never> {
+  const events = watchEvents(context, {});
+  let next = events.next();
+  for (;;) {
+    await next;
+    const over = context.sleep(GATHER).then(() => true);
+    over.catch(() => {});
+    do next = events.next();
+    while (!(await Promise.race([over, next.then(() => false)])));
+    await renderAll(context, jobs).catch((error: unknown) => {
+      if (!isPassing(error)) throw error;
+      context.note(`${error.message}; the files stay as they are`);
+    });
+  }
+}
 
 function parseJob(spec: string): Job {
   const [template, destination, ...command] = spec.split(':');
@@ -71,11 +89,16 @@ function parseJob(spec: string): Job {
 
 async function renderAll(context: Context, jobs: readonly Job[]): Promise<void> {
   const view = viewOf(await context.client().list({ sort: 'id' }));
-  const toText = await mustache();
-  for (const { template, destination, command } of jobs) {
-    const changed = writeIfChanged(destination, toText(readTemplate(template), view));
+  // All of them before the first is written: a template that is wrong leaves every file as it is.
+  const texts: string[] = [];
+  for (const { template } of jobs) {
+    const toText = await mustache(template, 'correct the template; it is mustache(5)');
+    texts.push(toText(readTemplate(template), view));
+  }
+  for (const [index, { destination, command }] of jobs.entries()) {
+    const changed = writeIfChanged(destination, texts[index]!);
     context.verbose(`${destination}: ${changed ? 'written' : 'unchanged'}`);
-    if (changed && command !== undefined) await runCommand(context, command);
+    if (changed && command !== undefined) await runCommand(context, command, destination);
   }
 }
 
@@ -102,16 +125,20 @@ function readTemplate(path: string): string {
   }
 }
 
-/** A reader finds the old file or the new one, never a part; mode and name stay. */
-function writeIfChanged(path: string, text: string): boolean {
+/** A reader finds the old file or the new one, never a part; its mode stays, and so does a link to it. */
+function writeIfChanged(destination: string, text: string): boolean {
+  const path = existsSync(destination) ? realpathSync(destination) : destination;
+  const draft = `${path}.vreg-${process.pid}`;
   try {
-    if (existsSync(path) && readFileSync(path, 'utf8') === text) return false;
     const mode = statSync(path, { throwIfNoEntry: false })?.mode;
-    const draft = `${path}.vreg-${process.pid}`;
-    writeFileSync(draft, text, mode === undefined ? {} : { mode });
+    if (mode !== undefined && readFileSync(path, 'utf8') === text) return false;
+    writeFileSync(draft, text, { flush: true });
+    // The umask would take bits away from a mode given to the write.
+    if (mode !== undefined) chmodSync(draft, mode);
     renameSync(draft, path);
     return true;
   } catch (cause) {
+    rmSync(draft, { force: true });
     throw new VregError('USAGE', `cannot write ${path} (${(cause as NodeJS.ErrnoException).code})`, {
       field: 'dest',
       hint: 'check its folder and mode',
@@ -120,8 +147,8 @@ function writeIfChanged(path: string, text: string): boolean {
   }
 }
 
-async function runCommand(context: Context, command: string): Promise<void> {
-  const child = spawn('/bin/sh', ['-c', command], { stdio: 'inherit' });
-  const code = await new Promise<number | null>((resolve) => child.once('exit', resolve));
-  if (code !== 0) context.note(`"${command}" ended with ${code}`);
+async function runCommand(context: Context, command: string, destination: string): Promise<void> {
+  const code = await runChild(context, ['/bin/sh', '-c', command], { env: {} });
+  context.signal.throwIfAborted();
+  if (code !== 0) context.note(`"${command}" ended with ${code}; ${destination} is written`);
 }

@@ -1,8 +1,10 @@
 import { type Context, defineCommand } from '../command.ts';
 import { parseDuration } from '../duration.ts';
+import { isPassing } from '../outlast.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
-import { isRole } from '../protocol/vm.ts';
+import { isRole, ROLES, type Role } from '../protocol/vm.ts';
+import { nextStep, suggestion } from '../suggest.ts';
 import { livenessOf, vmsAnswer } from '../vm-answer.ts';
 
 interface Flags {
@@ -13,6 +15,9 @@ interface Flags {
 /** Milliseconds between two looks: a person does not notice it, a registry does not feel it. */
 const LOOK_EVERY = 500;
 const DEFAULT_PATIENCE = '60s';
+const STATES = ['live', 'gone', 'stale'] as const;
+/** Milliseconds for one answer: the default of every command. */
+const ANSWER_WITHIN = 10_000;
 
 export const wait = defineCommand<Flags>({
   name: 'wait',
@@ -36,23 +41,27 @@ export const wait = defineCommand<Flags>({
   ],
   exits: [2, 6, 8],
   async run(context, [target], flags) {
-    const condition = parseCondition(flags.for ?? 'live', target);
+    const condition = parseCondition(context, flags.for ?? 'live', target);
     const patience = flags.timeout ?? DEFAULT_PATIENCE;
-    const deadline = context.now() + parseDuration(patience, '--timeout');
+    const length = parseDuration(patience, '--timeout');
+    // One answer that never comes shall not use up all of the wait.
+    if (flags.timeout !== undefined) context.config.limitTimeout(Math.min(length, ANSWER_WITHIN));
+    const deadline = context.now() + length;
     for (;;) {
+      let trouble: VregError | undefined;
       const met = await condition.look(context).catch((error: unknown) => {
-        if (error instanceof VregError && (error.code === 'UNREACHABLE' || error.code === 'BUSY')) return undefined;
-        throw error;
+        if (!isPassing(error)) throw error;
+        trouble = error;
+        return undefined;
       });
-      if (met) {
-        if (met.length > 0) await context.print(vmsAnswer(met));
-        return;
-      }
+      if (met) return context.print(vmsAnswer(met));
       const left = deadline - context.now();
-      if (left <= 0)
-        throw new VregError('TIMEOUT', `${condition.what} did not come within ${patience}`, {
-          hint: 'look at vreg status',
+      if (left <= 0) {
+        const why = trouble ? `: ${trouble.message}` : '';
+        throw new VregError('TIMEOUT', `timed out after ${patience}, waiting for ${condition.what}${why}`, {
+          hint: trouble ? nextStep(trouble)! : condition.hint,
         });
+      }
       await context.sleep(Math.min(LOOK_EVERY, left));
     }
   },
@@ -61,31 +70,69 @@ export const wait = defineCommand<Flags>({
 interface Condition {
   /** What is waited for, in words. */
   what: string;
+  /** What to look at when it does not come. */
+  hint: string;
   /** The VMs that meet it (none, where it is about absence), or undefined while it is not met. */
   look(context: Context): Promise<VmWithLiveness[] | undefined>;
 }
 
-function parseCondition(text: string, target: string | undefined): Condition {
-  if (text === 'registry')
-    return { what: 'the registry', look: async (context) => ((await context.client().health()) ? [] : undefined) };
+function parseCondition(context: Context, text: string, target: string | undefined): Condition {
+  if (text === 'registry') return registryCondition(target);
   if (target === undefined)
     throw new VregError('USAGE', 'wait for which role or VM?', {
       field: 'role|id',
       hint: 'for example: vreg wait worker',
     });
-  const what = `${target} ${text}`;
-  const [, number] = /^count=(\d+)$/.exec(text) ?? [];
-  if (number !== undefined && isRole(target))
-    return { what, look: (context) => atLeast(context, target, Number(number)) };
-  if (text === 'live')
-    return { what, look: (context) => (isRole(target) ? atLeast(context, target, 1) : one(context, target, 'live')) };
-  if (text === 'stale')
-    return { what, look: (context) => (isRole(target) ? anyStale(context, target) : one(context, target, 'stale')) };
-  if (text === 'gone') return { what, look: (context) => gone(context, target) };
-  throw new VregError('USAGE', `--for: "${text}" is not possible${number === undefined ? '' : ` for a VM`}`, {
+  const condition = isRole(target) ? roleCondition(target, text) : vmCondition(target, text);
+  if (condition) {
+    // Somebody may well wait for a VM that is still to come, so this is no error.
+    const meant = isRole(target) ? '' : suggestion(target, ROLES);
+    if (meant) context.note(`waiting for a VM with the id "${target}"${meant}`);
+    return condition;
+  }
+  const kind = isRole(target) ? 'role' : 'VM';
+  const known = isRole(target) ? [...STATES, 'count=N'] : STATES;
+  throw new VregError('USAGE', `--for: "${text}" is not possible for a ${kind}${suggestion(text, STATES)}`, {
     field: 'for',
-    hint: 'one of: live, gone, stale, count=N (of a role), registry',
+    hint: `of a ${kind} one of: ${known.join(', ')}; without any: registry`,
   });
+}
+
+function registryCondition(target: string | undefined): Condition {
+  if (target !== undefined) {
+    throw new VregError('USAGE', `--for registry waits for no role and no VM, so what is "${target}"?`, {
+      field: 'for',
+      hint: 'leave it out: vreg wait --for registry',
+    });
+  }
+  return {
+    what: 'the registry',
+    hint: 'see what is wrong: vreg doctor',
+    look: async (context) => ((await context.client().health()) ? [] : undefined),
+  };
+}
+
+function roleCondition(role: Role, text: string): Condition | undefined {
+  const hint = `see who is there: vreg ls --role ${role}`;
+  const [, number] = /^count=([1-9]\d{0,8})$/.exec(text) ?? [];
+  if (number !== undefined) {
+    const what = `${number} live ${role} VM${number === '1' ? '' : 's'}`;
+    return { what, hint, look: (context) => atLeast(context, role, Number(number)) };
+  }
+  if (text === 'live') return { what: `a live ${role} VM`, hint, look: (context) => atLeast(context, role, 1) };
+  if (text === 'stale') return { what: `a stale ${role} VM`, hint, look: (context) => anyStale(context, role) };
+  if (text !== 'gone') return undefined;
+  const look = async (context: Context) => ((await context.client().discover(role)).length === 0 ? [] : undefined);
+  return { what: `no ${role} VM to be live`, hint, look };
+}
+
+function vmCondition(id: string, text: string): Condition | undefined {
+  const hint = `see what it is now: vreg get ${id}`;
+  if (text === 'live' || text === 'stale')
+    return { what: `VM ${id} to be ${text}`, hint, look: (context) => one(context, id, text) };
+  if (text !== 'gone') return undefined;
+  const look = async (context: Context) => ((await getIfThere(context, id)) ? undefined : []);
+  return { what: `VM ${id} to be gone`, hint, look };
 }
 
 async function atLeast(context: Context, role: string, number: number): Promise<VmWithLiveness[] | undefined> {
@@ -101,11 +148,6 @@ async function anyStale(context: Context, role: string): Promise<VmWithLiveness[
 async function one(context: Context, id: string, liveness: 'live' | 'stale'): Promise<VmWithLiveness[] | undefined> {
   const vm = await getIfThere(context, id);
   return vm && livenessOf(vm) === liveness ? [vm] : undefined;
-}
-
-async function gone(context: Context, target: string): Promise<[] | undefined> {
-  if (isRole(target)) return (await context.client().discover(target)).length === 0 ? [] : undefined;
-  return (await getIfThere(context, target)) ? undefined : [];
 }
 
 function getIfThere(context: Context, id: string): Promise<VmWithLiveness | undefined> {

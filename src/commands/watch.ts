@@ -1,7 +1,9 @@
 import { runChild, splitCommand } from '../child.ts';
 import { type Context, defineCommand } from '../command.ts';
+import { escapeControls } from '../io.ts';
 import { requireRole } from '../live.ts';
-import type { StreamEvent, VmEvent } from '../protocol/events.ts';
+import { VregError } from '../protocol/errors.ts';
+import type { StreamEvent } from '../protocol/events.ts';
 import { ROLES, STATUSES } from '../protocol/vm.ts';
 import { watchEvents } from '../watch.ts';
 
@@ -16,7 +18,7 @@ export const watch = defineCommand<Flags>({
   name: 'watch',
   summary: 'show what happens in the registry, as it happens',
   description:
-    'Shows what happens, one event a line, until it is stopped: registered, updated, status, deregistered, stale, revived. A broken connection is taken up again without a gap. A command behind -- runs for each event, one after the other, with the event as JSON on its stdin and in VREG_EVENT, VREG_REVISION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
+    'Shows what happens, one event a line, until it is stopped: registered, updated, status, deregistered, stale, revived. A broken connection is taken up again without a gap; where that cannot be, reset says that the full state follows. A command behind -- runs for each event, one after the other, with the event as JSON on its stdin and in VREG_EVENT, VREG_REVISION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
   arguments: [
     { name: 'role', about: 'only this role', optional: true, values: ROLES },
     { name: 'command', about: 'behind --: what to run for each event', optional: true, variadic: true },
@@ -34,29 +36,55 @@ export const watch = defineCommand<Flags>({
   ],
   exits: [2, 8],
   async run(context, args, { id, status, since, heartbeats }) {
-    const { before, command } = splitCommand(context, args);
-    const [role] = before;
+    const { role, command } = splitCommand(context, args);
     if (role !== undefined) requireRole(role);
+    if (since !== undefined && !/^(start|\d{1,15})$/.test(since)) {
+      throw new VregError('USAGE', `--since: "${since}" is not a revision, nor "start"`, {
+        field: 'since',
+        hint: 'revisions are in vreg history ID and vreg watch -o ndjson',
+      });
+    }
+    let begun = false;
     for await (const event of watchEvents(context, { role, id, status, since, heartbeats })) {
       if (event.type === 'synced') continue;
       if (event.type === 'reset' && since !== 'start')
         context.note('what was missed is no longer known: the full state follows');
       if (command.length > 0) await runFor(context, event, command);
-      else await show(context, event);
+      else if (await show(context, event, begun)) begun = true;
     }
   },
 });
 
-async function show(context: Context, event: StreamEvent): Promise<void> {
-  const { type, at, id, role, status, address } = fieldsOf(event);
-  const isTable = context.io.tty && context.format === 'table';
-  const cells = isTable ? [at, type.padEnd(12), id, role, status, address] : [at, type, id, role, status, address];
-  // A reset has nothing to show in a line; the entries that follow it have.
-  const text = context.format === 'name' ? id : cells.join(isTable ? '  ' : '\t');
+/** Columns of a terminal, wide enough for most; those that are wider move the rest of their line. */
+const WIDTHS = [24, 12, 20, 10, 7];
+const TITLES = ['WHEN', 'EVENT', 'ID', 'ROLE', 'STATUS', 'ADDRESS'];
+
+/** @returns true when it printed a line */
+async function show(context: Context, event: StreamEvent, continued: boolean): Promise<boolean> {
   const isText = ['table', 'wide', 'tsv', 'name'].includes(context.format);
-  if (isText && event.type === 'reset') return;
-  if (context.format === 'json') return context.io.out(`${JSON.stringify(event)}\n`);
-  await context.print({ kind: 'value', text, data: event });
+  // A reset has nothing to show in a line; the entries that follow it have.
+  if (isText && event.type === 'reset') return false;
+  // A stream has no end, so that its JSON is one event a line.
+  if (context.format === 'json') {
+    context.io.out(`${escapeControls(JSON.stringify(event))}\n`);
+    return true;
+  }
+  const { type, at, id, role, status, address } = fieldsOf(event);
+  const cells = [at, type, id, role, status, address];
+  const padded = context.io.tty && context.format !== 'tsv';
+  await context.print({
+    kind: 'rows',
+    rows: [cells],
+    columns: TITLES.map((title, index) => ({
+      title: padded ? title.padEnd(WIDTHS[index] ?? 0) : title,
+      cell: (row: readonly string[]) => (padded ? row[index]!.padEnd(WIDTHS[index] ?? 0) : row[index]!),
+    })),
+    name: () => id,
+    single: true,
+    continued,
+    data: () => event,
+  });
+  return true;
 }
 
 async function runFor(context: Context, event: StreamEvent, command: readonly string[]): Promise<void> {
@@ -71,12 +99,12 @@ async function runFor(context: Context, event: StreamEvent, command: readonly st
     VREG_VM_ADDRESS: address,
   };
   const code = await runChild(context, command, { env, input: `${JSON.stringify(event)}\n` });
-  if (code !== 0) context.note(`${command[0]} ended with ${code} on ${type} ${id}`);
+  context.signal.throwIfAborted();
+  if (code !== 0) context.note(`${command[0]} ended with ${code} on ${[type, id].join(' ').trim()}`);
 }
 
 function fieldsOf(event: StreamEvent) {
-  const { vm } = event as Partial<VmEvent>;
-  if (vm) return { type: event.type, at: (event as VmEvent).at, ...vm };
+  if ('vm' in event) return { type: event.type, at: event.at, ...event.vm };
   const beat = event.type === 'heartbeat' ? { id: event.id, at: event.lastSeen } : { id: '', at: '' };
   return { type: event.type, name: '', role: '', status: '', address: '', ...beat };
 }

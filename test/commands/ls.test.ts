@@ -160,3 +160,16 @@ for (const alias of ['list', 'ps']) {
     assert.equal((await vreg([alias, '-q'], { url })).stdout, 'b\na\n');
   });
 }
+
+test('colour is on a terminal alone, and --no-color, NO_COLOR and FORCE_COLOR have their say', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  const colored = async (argv: readonly string[], options: { tty?: boolean; env?: NodeJS.ProcessEnv }) =>
+    (await vreg(['ls', ...argv], { url, ...options })).stdout.includes('\u001b[');
+  assert.equal(await colored([], { tty: true }), true);
+  assert.equal(await colored(['--no-color'], { tty: true }), false);
+  assert.equal(await colored([], { tty: true, env: { NO_COLOR: '1' } }), false);
+  assert.equal(await colored([], {}), false);
+  assert.equal(await colored(['-o', 'table'], { env: { FORCE_COLOR: '1' } }), true);
+  assert.equal(await colored(['--json'], { tty: true, env: { FORCE_COLOR: '1' } }), false);
+});

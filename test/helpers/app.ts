@@ -1,4 +1,5 @@
 /** The app over a store in memory, on a free port of this process: for tests of the wire that need no daemon. */
+import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { TestContext } from 'node:test';
 import { pino } from 'pino';
@@ -8,6 +9,8 @@ import { MemoryStore } from '../../daemon/store/memory.ts';
 import { FakeClock } from './clock.ts';
 
 export interface ServedApp {
+  registry: Registry;
+  server: Server;
   url: string;
   /** Where to connect to, for bytes. */
   at: { host: string; port: number };
@@ -18,10 +21,14 @@ export interface ServedApp {
 }
 
 /** Listens, and closes when the test ends. */
-export async function serveApp(t: TestContext, options: Partial<AppOptions> = {}): Promise<ServedApp> {
+export async function serveApp(
+  t: TestContext,
+  { keptEvents, ...options }: Partial<AppOptions> & { keptEvents?: number } = {},
+): Promise<ServedApp> {
   const clock = new FakeClock();
   const store = new MemoryStore();
-  const registry = new Registry({ store, clock, staleAfter: 300_000 }, store.contents());
+  const kept = keptEvents === undefined ? {} : { keptEvents };
+  const registry = new Registry({ store, clock, staleAfter: 300_000, ...kept }, store.contents());
   const logged: string[] = [];
   const log = pino({ level: 'info', base: null }, { write: (line: string) => void logged.push(line) });
   const app = buildApp({ registry, version: '0.0.0', log, ...options });
@@ -32,5 +39,5 @@ export async function serveApp(t: TestContext, options: Partial<AppOptions> = {}
     return app.close();
   });
   const { port } = app.server.address() as AddressInfo;
-  return { url: `http://${host}:${port}`, at: { host, port }, clock, store, logged };
+  return { registry, server: app.server, url: `http://${host}:${port}`, at: { host, port }, clock, store, logged };
 }

@@ -4,6 +4,8 @@ import { type Io, wantsColor } from '../../src/io.ts';
 export interface TestIoOptions {
   /** Stdout is a terminal. */
   tty?: boolean;
+  /** Stderr is a terminal; without it, it is none. */
+  errTty?: boolean;
   width?: number;
   /** Variables that decide on colour. */
   env?: NodeJS.ProcessEnv;
@@ -18,7 +20,14 @@ export interface TestIo extends Io {
   stderr(): string;
 }
 
-export function testIo({ tty = false, width = 80, env = {}, stdin, answers }: TestIoOptions = {}): TestIo {
+export function testIo({
+  tty = false,
+  errTty = false,
+  width = 80,
+  env = {},
+  stdin,
+  answers,
+}: TestIoOptions = {}): TestIo {
   let out = '';
   let err = '';
   const left = [...(answers ?? [])];
@@ -32,7 +41,7 @@ export function testIo({ tty = false, width = 80, env = {}, stdin, answers }: Te
       err += text;
     },
     tty,
-    errTty: false,
+    errTty,
     canAsk: answers !== undefined,
     stdinTty: stdin === undefined,
     color: wantsColor(env, tty),

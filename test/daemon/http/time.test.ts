@@ -149,6 +149,24 @@ test('a kept-alive connection does not hold up the way down after its last answe
   agent.destroy();
 });
 
+test('on the way down an answer that a slow client has not read yet is sent whole', async (t) => {
+  const store = new MemoryStore();
+  const served = await listening(t, store);
+  const url = `http://127.0.0.1:${served.tcp.port}`;
+  // More than the kernel takes for who does not read.
+  const metadata = { blob: 'x'.repeat(900_000) };
+  for (let i = 0; i < 16; i++) await call(url, 'POST', '/registry/vms', { body: aVm({ id: `vm-${i}`, metadata }) });
+  const slow = await opened(connect(served.unix), 'GET /registry/vms HTTP/1.1\r\nHost: a\r\n\r\n');
+  const [first] = (await once(slow, 'data')) as [Buffer];
+  slow.pause();
+  const closed = served.close();
+  await isShut(served.unix);
+  slow.unshift(first);
+  const [answer] = await readAnswers(slow.resume());
+  assert.equal(answer?.text.length, Number(answer?.headers['content-length']));
+  await closed;
+});
+
 test('a body that never ends holds up the way down no longer than a request may take', async (t) => {
   const { tcp, close } = await listening(t, new MemoryStore(), { requestTimeout: 500 });
   const stalled = await opened(connect(tcp), `${HEAD}{`);

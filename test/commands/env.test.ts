@@ -1,0 +1,153 @@
+import assert from 'node:assert/strict';
+import { readdirSync } from 'node:fs';
+import test from 'node:test';
+import { serveApp } from '../helpers/app.ts';
+import { seed, vreg } from '../helpers/cli.ts';
+import { run, tempDir } from '../helpers/daemon.ts';
+import { startPlainServer } from '../helpers/plain-server.ts';
+import { runScript } from '../helpers/running.ts';
+import { unless } from '../helpers/tools.ts';
+import { aVm } from '../helpers/vm.ts';
+
+const FLEET = [
+  aVm({ id: 'i', role: 'infra', address: '10.0.0.1' }),
+  aVm({ id: 'v', address: '10.0.0.2' }),
+  aVm({ id: 'w', address: '10.0.0.3' }),
+  aVm({ id: 'p', role: 'golden', status: 'paused' }),
+];
+
+function lines(url: string, prefix: string): string {
+  const { port } = new URL(url);
+  return [
+    `${prefix}VREG_INFRA_ID=i`,
+    `${prefix}VREG_INFRA_ADDR=10.0.0.1`,
+    `${prefix}VREG_INFRA_URL=http://10.0.0.1:${port}`,
+    `${prefix}VREG_INFRA_ADDRS=10.0.0.1`,
+    `${prefix}VREG_WORKER_ID=v`,
+    `${prefix}VREG_WORKER_ADDR=10.0.0.2`,
+    `${prefix}VREG_WORKER_URL=http://10.0.0.2:${port}`,
+    `${prefix}VREG_WORKER_ADDRS='10.0.0.2 10.0.0.3'`,
+    '',
+  ].join('\n');
+}
+
+test('env prints the variables of each role that has live VMs', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  assert.deepEqual(await vreg(['env'], { url }), { code: 0, stdout: lines(url, ''), stderr: '' });
+  assert.equal((await vreg(['env', '--export'], { url })).stdout, lines(url, 'export '));
+  assert.equal((await vreg(['env', 'infra', 'worker'], { url })).stdout, lines(url, ''));
+});
+
+test('--fish is in the words of fish', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  const { stdout } = await vreg(['env', 'worker', '--fish'], { url });
+  assert.ok(stdout.startsWith("set -gx VREG_WORKER_ID 'v'\nset -gx VREG_WORKER_ADDR '10.0.0.2'\n"));
+});
+
+test('--json is one object, also when there is nothing in it', async (t) => {
+  const { url } = await serveApp(t);
+  assert.equal((await vreg(['env', '--json'], { url })).stdout, '{}\n');
+  assert.equal((await vreg(['env'], { url })).stdout, '');
+  await seed(url, FLEET);
+  const variables = JSON.parse((await vreg(['env', 'worker', '--json'], { url })).stdout) as Record<string, string>;
+  assert.deepEqual(Object.keys(variables), [
+    'VREG_WORKER_ID',
+    'VREG_WORKER_ADDR',
+    'VREG_WORKER_URL',
+    'VREG_WORKER_ADDRS',
+  ]);
+  assert.equal(variables.VREG_WORKER_ADDRS, '10.0.0.2 10.0.0.3');
+  assert.equal((await vreg(['env', 'worker', '-o', 'jsonpath={.VREG_WORKER_ADDR}'], { url })).stdout, '10.0.0.2\n');
+});
+
+for (const argv of ['golden', 'infra golden', 'golden --export', 'golden --json']) {
+  test(`env ${argv} of a role without a live VM is exit 3 and prints nothing`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, FLEET);
+    assert.deepEqual(await vreg(['env', ...argv.split(' ').filter((word) => word !== '--json')], { url }), {
+      code: 3,
+      stdout: '',
+      stderr: 'vreg: no live golden VM\nhint: see who is registered: vreg ls --role golden\n',
+    });
+    const told = await vreg(['env', ...argv.split(' ')], { url });
+    assert.deepEqual([told.code, told.stdout], [3, '']);
+  });
+}
+
+for (const [argv, message] of [
+  ['wroker', /^vreg: "wroker" is not a role: did you mean "worker"\?\nhint: one of: infra, /],
+  ['infra --export --fish', /^vreg: --export and --fish exclude each other\nhint: leave one of them out\n$/],
+] as const) {
+  test(`env ${argv} is exit 5`, async () => {
+    const told = await vreg(['env', ...argv.split(' ')]);
+    assert.deepEqual([told.code, told.stdout], [5, '']);
+    assert.match(told.stderr, message);
+  });
+}
+
+/** Addresses that a shell would act upon, were they not quoted. */
+const HOSTILE = [
+  "a'; touch X; '",
+  'a"; touch X; "',
+  '$(touch X)',
+  '`touch X`',
+  'a\\; touch X',
+  "\\'; touch X; #",
+  'a; touch X',
+  'a\n touch X\n',
+  '* ~ $HOME (touch X)',
+  '',
+  "'",
+  '\\',
+];
+
+for (const [shell, flag] of [
+  ['dash', '--export'],
+  ['bash', '--export'],
+  ['zsh', '--export'],
+  ['fish', '--fish'],
+] as const) {
+  test(`in ${shell} a hostile address is a value, whatever it holds`, unless(shell), async (t) => {
+    const { url, vms } = await startPlainServer(t);
+    await seed(url, [aVm({ id: 'a', role: 'infra' })]);
+    const dir = tempDir(t);
+    for (const address of HOSTILE) {
+      vms.get('a')!.address = address;
+      const { stdout: text } = await vreg(['env', 'infra', flag], { url });
+      const source = shell === 'fish' ? 'string collect -- $ENV_TEXT | source' : 'eval "$ENV_TEXT"';
+      const told = await run(shell, ['-c', `${source}; printf "<%s>" "$VREG_INFRA_ADDR"`], {
+        env: { PATH: process.env.PATH, HOME: dir, ENV_TEXT: text },
+        cwd: dir,
+      });
+      assert.equal(told.stdout, `<${address}>`, `${told.stderr}\n${text}`);
+      assert.deepEqual(
+        readdirSync(dir).filter((name) => name === 'X'),
+        [],
+      );
+    }
+  });
+}
+
+for (const shell of [
+  ['dash', '-eu'],
+  ['bash', '-eu', '-o', 'pipefail'],
+  ['zsh', '-eu', '-o', 'pipefail'],
+]) {
+  test(`in ${shell.join(' ')} the examples of env work`, unless(shell[0]!), async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, FLEET);
+    const good = 'eval "$(vreg env infra --export)"; sh -c \'echo "$VREG_INFRA_ADDR"\'';
+    assert.deepEqual((await runScript(shell, good, { url })).stdout, '10.0.0.1\n');
+    const stops = 'vars=$(vreg env golden --export) || exit; eval "$vars"; echo on';
+    const told = await runScript(shell, stops, { url });
+    assert.deepEqual([told.code, told.stdout], [3, '']);
+  });
+}
+
+test('env works against the original registry', async (t) => {
+  const { url } = await startPlainServer(t);
+  await seed(url, FLEET);
+  assert.equal((await vreg(['env', '--export'], { url })).stdout, lines(url, 'export '));
+});

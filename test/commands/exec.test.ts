@@ -1,0 +1,171 @@
+import assert from 'node:assert/strict';
+import { chmodSync, existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { serveApp } from '../helpers/app.ts';
+import { seed, vreg } from '../helpers/cli.ts';
+import { tempDir } from '../helpers/daemon.ts';
+import { startPlainServer } from '../helpers/plain-server.ts';
+import { runVreg, startVreg } from '../helpers/running.ts';
+import { until } from '../helpers/until.ts';
+import { aVm } from '../helpers/vm.ts';
+
+async function registry(t: TestContext): Promise<string> {
+  const { url } = await serveApp(t);
+  await seed(url, [
+    aVm({ id: 'i', name: 'main', role: 'infra', address: '10.0.0.1', services: [{ name: 'api', port: 81 }] }),
+    aVm({ id: 'j', name: 'second', role: 'infra', address: '10.0.0.2' }),
+  ]);
+  return url;
+}
+
+const PRINT = 'echo "$VREG_VM_ID $VREG_VM_NAME $VREG_VM_ROLE $VREG_VM_ADDRESS $VREG_VM_URL"';
+
+test('the command has one live VM in its environment, besides what there was', async (t) => {
+  const url = await registry(t);
+  const { port } = new URL(url);
+  const told = await runVreg(['exec', 'infra', '--', 'sh', '-c', `${PRINT}; echo "$MINE"`], {
+    url,
+    env: { MINE: 'mine' },
+  });
+  assert.deepEqual(told, {
+    code: 0,
+    signal: null,
+    stdout: `i main infra 10.0.0.1 http://10.0.0.1:${port}\nmine\n`,
+    stderr: '',
+  });
+});
+
+test('--pick and --service choose the VM, and the port of its URL', async (t) => {
+  const url = await registry(t);
+  const newest = await runVreg(['exec', 'infra', '--pick', 'newest', '--', 'sh', '-c', PRINT], { url });
+  assert.match(newest.stdout, /^j second /);
+  const service = await runVreg(['exec', 'infra', '--service', 'api', '--', 'sh', '-c', PRINT], { url });
+  assert.match(service.stdout, / http:\/\/10\.0\.0\.1:81\n$/);
+});
+
+test('arguments reach the command as they are, those that look like flags of vreg included', async (t) => {
+  const url = await registry(t);
+  const words = ['-q', '--json', '--help', '-c', 'a b', '--', '$HOME', ''];
+  const { stdout } = await runVreg(['exec', 'infra', '--', 'printf', '<%s>', ...words], { url });
+  assert.equal(stdout, words.map((word) => `<${word}>`).join(''));
+});
+
+test('the command has the stdin of vreg', async (t) => {
+  const url = await registry(t);
+  assert.equal((await runVreg(['exec', 'infra', '--', 'cat'], { url, input: 'typed\n' })).stdout, 'typed\n');
+});
+
+for (const code of [0, 1, 7, 255]) {
+  test(`a command that ends with ${code} makes it exit ${code}, without a word`, async (t) => {
+    const url = await registry(t);
+    assert.deepEqual(await runVreg(['exec', 'infra', '--', 'sh', '-c', `exit ${code}`], { url }), {
+      code,
+      signal: null,
+      stdout: '',
+      stderr: '',
+    });
+  });
+}
+
+test('a command that a signal ends is 128 and its number', async (t) => {
+  const url = await registry(t);
+  assert.equal((await runVreg(['exec', 'infra', '--', 'sh', '-c', 'kill -TERM $$'], { url })).code, 143);
+  assert.equal((await runVreg(['exec', 'infra', '--', 'sh', '-c', 'kill -KILL $$'], { url })).code, 137);
+});
+
+test('a command that is not there is 127, one that cannot be run 126', async (t) => {
+  const url = await registry(t);
+  const dir = tempDir(t);
+  const file = join(dir, 'plain');
+  writeFileSync(file, 'no program');
+  chmodSync(file, 0o644);
+  assert.deepEqual(await runVreg(['exec', 'infra', '--', 'no-such-command'], { url }), {
+    code: 127,
+    signal: null,
+    stdout: '',
+    stderr: 'vreg: cannot run no-such-command: ENOENT\n',
+  });
+  const told = await runVreg(['exec', 'infra', '--', file], { url });
+  assert.deepEqual([told.code, told.stderr], [126, `vreg: cannot run ${file}: EACCES\n`]);
+});
+
+for (const [signal, name] of [
+  ['SIGTERM', 'TERM'],
+  ['SIGINT', 'INT'],
+  ['SIGHUP', 'HUP'],
+] as const) {
+  test(`${signal} is passed on, and the command has the last word`, async (t) => {
+    const url = await registry(t);
+    const script = `trap 'echo ${name}; exit 9' ${name}; echo on; while :; do sleep 0.05; done`;
+    const running = startVreg(t, ['exec', 'infra', '--', 'sh', '-c', script], { url });
+    await until('the command', () => running.stdout() === 'on\n');
+    assert.deepEqual(await running.end(signal), { code: 9, signal: null });
+    assert.equal(running.stdout(), `on\n${name}\n`);
+  });
+}
+
+test('a command that goes on after a signal is not left alone by a second one', async (t) => {
+  const url = await registry(t);
+  const script = 'n=0; trap \'n=$((n+1)); echo "$n"\' INT; echo on; while [ $n -lt 2 ]; do sleep 0.05; done; exit 4';
+  const running = startVreg(t, ['exec', 'infra', '--', 'sh', '-c', script], { url });
+  await until('the command', () => running.stdout() === 'on\n');
+  running.child.kill('SIGINT');
+  await until('the first', () => running.stdout() === 'on\n1\n');
+  assert.deepEqual(await running.end('SIGINT'), { code: 4, signal: null });
+});
+
+test('without a live VM the command does not run: exit 3', async (t) => {
+  const url = await registry(t);
+  const cwd = tempDir(t);
+  assert.deepEqual(await runVreg(['exec', 'golden', '--', 'touch', 'ran'], { url, cwd }), {
+    code: 3,
+    signal: null,
+    stdout: '',
+    stderr: 'vreg: no live golden VM\nhint: see who is registered: vreg ls --role golden\n',
+  });
+  assert.equal(existsSync(join(cwd, 'ran')), false);
+});
+
+test('--wait waits for a live VM first', async (t) => {
+  const url = await registry(t);
+  const running = startVreg(t, ['exec', 'worker', '--wait', '30s', '-v', '--', 'sh', '-c', 'echo "$VREG_VM_ID"'], {
+    url,
+  });
+  await until('the first look', () => running.stderr().includes('200'));
+  await seed(url, [aVm({ id: 'w' })]);
+  assert.equal((await running.ended).code, 0);
+  assert.equal(running.stdout(), 'w\n');
+});
+
+const REFUSED: readonly [argv: string, message: RegExp][] = [
+  ['exec infra', /^vreg: .*\nhint: .+\n$/],
+  ['exec infra --', /^vreg: .*\nhint: .+\n$/],
+  [
+    'exec infra env',
+    /^vreg: a command stands behind --, so what is "env"\?\nhint: for example: vreg exec infra -- env\n$/,
+  ],
+  [
+    'exec infra x -- env',
+    /^vreg: a command stands behind --, so what is "x"\?\nhint: for example: vreg exec infra -- env\n$/,
+  ],
+  ['exec -- env', /^vreg: .*\nhint: .+\n$/],
+  ['exec infar -- env', /^vreg: "infar" is not a role: did you mean "infra"\?\nhint: one of: /],
+];
+
+for (const [argv, message] of REFUSED) {
+  test(`vreg ${argv} is exit 5 and says how it is written`, async () => {
+    const told = await vreg(argv.split(' '));
+    assert.deepEqual([told.code, told.stdout], [5, '']);
+    assert.match(told.stderr, message);
+  });
+}
+
+test('exec works against the original registry', async (t) => {
+  const { url } = await startPlainServer(t);
+  await seed(url, [aVm({ id: 'i', role: 'infra', address: '10.0.0.1' })]);
+  assert.match(
+    (await runVreg(['exec', 'infra', '--', 'sh', '-c', PRINT], { url })).stdout,
+    /^i one infra 10\.0\.0\.1 /,
+  );
+});

@@ -1,0 +1,111 @@
+/** `-o jsonpath=…`, `-o template=…` and `--no-headers`: expressions over answers. */
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { serveApp } from '../helpers/app.ts';
+import { seed, vreg } from '../helpers/cli.ts';
+import { startPlainServer } from '../helpers/plain-server.ts';
+import { aVm } from '../helpers/vm.ts';
+
+const FLEET = [
+  aVm({ id: 'a', name: 'alpha', address: '10.0.0.1', metadata: { task: 'billing', n: 1 } }),
+  aVm({ id: 'b', name: 'O\'Brien & "Co" <b>', role: 'infra', services: [{ name: 'api', port: 80 }] }),
+];
+
+const EXPRESSIONS: readonly [argv: string, format: string, stdout: string][] = [
+  ['get a', 'jsonpath={.address}', '10.0.0.1\n'],
+  ['get a', 'jsonpath=.address', '10.0.0.1\n'],
+  ['get a', 'jsonpath=address', '10.0.0.1\n'],
+  ['get a', 'jsonpath=$.metadata.n', '1\n'],
+  ['get a', 'jsonpath=$.metadata', '{"task":"billing","n":1}\n'],
+  ['get a', 'jsonpath={.name} is {.status}', 'alpha is running\n'],
+  ['get a', 'jsonpath={.id}\\t{.name}\\n', 'a\talpha\n'],
+  ['get a', 'jsonpath=$.nope', ''],
+  ['get a', 'jsonpath={.nope}', ''],
+  ['get b', "jsonpath=$.services[?(@.name=='api')].port", '80\n'],
+  ['ls --sort id', 'jsonpath=$[*].id', 'a\nb\n'],
+  ['ls --sort id', 'jsonpath={[*].id}', 'a b\n'],
+  ['ls --sort id', "jsonpath=$[?(@.role=='infra')].id", 'b\n'],
+  ['ls --role golden', 'jsonpath=$[*].id', ''],
+  ['get a', 'template={{name}} {{address}}\\n', 'alpha 10.0.0.1\n'],
+  ['get a', 'template={{metadata.task}}', 'billing'],
+  ['get a', 'template={{nope}}', ''],
+  ['get b', 'template={{name}}', 'O\'Brien & "Co" <b>'],
+  ['get b', 'template={{#services}}{{name}}:{{port}}{{/services}}', 'api:80'],
+  ['ls --sort id', 'template={{id}} {{role}}\\n', 'a worker\nb infra\n'],
+  ['ls --role golden', 'template={{id}}\\n', ''],
+  ['addr infra', 'jsonpath={.id}={.address}', 'b=vm-1.vm.vers.sh\n'],
+  ['addr infra', 'template={{id}}', 'b'],
+];
+
+for (const [argv, format, stdout] of EXPRESSIONS) {
+  test(`vreg ${argv} -o '${format}'`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, FLEET);
+    assert.deepEqual(await vreg([...argv.split(' '), '-o', format], { url }), { code: 0, stdout, stderr: '' });
+  });
+}
+
+const BAD: readonly [format: string, message: RegExp][] = [
+  ['jsonpath=$[', /^vreg: jsonpath: "\$\[" is not a path\nhint: for example: -o jsonpath='\{\.address\}' of one VM/],
+  ['jsonpath=', /^vreg: jsonpath: "" is not a path\nhint: /],
+  ['jsonpath={.name', /^vreg: jsonpath: "\{\.name" is not a path\nhint: /],
+  ['jsonpath={.a b}', /^vreg: jsonpath: ".a b" is not a path\nhint: /],
+  [
+    'template={{#a}}',
+    /^vreg: template: Unclosed section "a".*\nhint: for example: -o template='\{\{name\}\} \{\{address\}\}\\n'\n$/,
+  ],
+  ['template={{a', /^vreg: template: Unclosed tag.*\nhint: /],
+  ['jsonpth=x', /^vreg: output: "jsonpth=x" is not possible.*\nhint: one of: table, .*jsonpath=/],
+];
+
+for (const [format, message] of BAD) {
+  test(`-o '${format}' is exit 5 before anything is done`, async (t) => {
+    const { url, store } = await serveApp(t);
+    await seed(url, FLEET);
+    const told = await vreg(['rm', 'a', '--yes', '-o', format], { url });
+    assert.deepEqual([told.code, told.stdout], [5, '']);
+    assert.match(told.stderr, message);
+    assert.equal(store.vms.size, 2);
+  });
+}
+
+test('an expression may come from VREG_OUTPUT', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  const env = { VREG_OUTPUT: 'jsonpath={.address}' };
+  assert.equal((await vreg(['get', 'a'], { url, env })).stdout, '10.0.0.1\n');
+});
+
+test('what an expression makes of foreign data moves no cursor', async (t) => {
+  const { url, vms } = await startPlainServer(t);
+  await seed(url, [aVm({ id: 'a' })]);
+  vms.get('a')!.address = 'x\u001b[2Jy';
+  for (const format of ['jsonpath={.address}', 'template={{address}}\\n']) {
+    assert.equal((await vreg(['get', 'a', '-o', format], { url })).stdout, 'x\ufffd[2Jy\n');
+  }
+});
+
+for (const argv of [
+  'ls',
+  'get a',
+  'discover worker',
+  'history a',
+  'heartbeat a',
+  'prune --older-than 1h -n',
+  'status',
+]) {
+  test(`${argv} --no-headers has no titles`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, FLEET.slice(0, 1));
+    const words = argv.split(' ');
+    const [plain, bare] = [await vreg(words, { url }), await vreg([...words, '--no-headers'], { url })];
+    const titles = plain.stdout.split('\n').filter((line) => /^[A-Z]+(\t|$)/.test(line));
+    assert.equal(
+      bare.stdout,
+      plain.stdout
+        .split('\n')
+        .filter((line) => !titles.includes(line) || line === '')
+        .join('\n'),
+    );
+  });
+}

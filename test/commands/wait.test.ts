@@ -1,0 +1,190 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { Interrupted } from '../../src/session.ts';
+import { serveApp } from '../helpers/app.ts';
+import { seed, start, vreg } from '../helpers/cli.ts';
+import { call } from '../helpers/http.ts';
+import { startPlainServer } from '../helpers/plain-server.ts';
+import { stub } from '../helpers/stub.ts';
+import { until } from '../helpers/until.ts';
+import { aVm } from '../helpers/vm.ts';
+
+/** A clock on which each look is a second, so that a wait is over soon. */
+function fastClock(): () => number {
+  let now = 0;
+  return () => (now += 1000);
+}
+
+const MET: readonly [argv: string, seeded: readonly Parameters<typeof aVm>[0][], stdout: string][] = [
+  ['worker', [{ id: 'w' }], 'w\n'],
+  ['worker --for live', [{ id: 'w' }, { id: 'p', status: 'paused' }], 'w\n'],
+  ['worker --for count=2', [{ id: 'v' }, { id: 'w' }, { id: 'x' }], 'v\nw\nx\n'],
+  ['worker --for gone', [{ id: 'p', status: 'paused' }], ''],
+  ['w', [{ id: 'w' }], 'w\n'],
+  ['w --for live', [{ id: 'w' }], 'w\n'],
+  ['nope --for gone', [], ''],
+  ['--for registry', [], ''],
+];
+
+for (const [argv, seeded, stdout] of MET) {
+  test(`wait ${argv} ends at once when it is so`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, seeded.map(aVm));
+    assert.deepEqual(await vreg(['wait', ...argv.split(' '), '-q'], { url }), { code: 0, stdout, stderr: '' });
+  });
+}
+
+for (const argv of ['worker --for stale', 'w --for stale']) {
+  test(`wait ${argv} ends when it is so`, async (t) => {
+    const { url, clock } = await serveApp(t);
+    await seed(url, [aVm({ id: 'w' })]);
+    clock.pass(300_001);
+    assert.equal((await vreg(['wait', ...argv.split(' '), '-q'], { url })).stdout, 'w\n');
+  });
+}
+
+test('what it prints is a list in JSON, whatever was waited for', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'w' })]);
+  for (const [argv, count] of [
+    ['worker', 1],
+    ['w', 1],
+    ['infra --for gone', 0],
+    ['--for registry', 0],
+  ] as const) {
+    const { stdout } = await vreg(['wait', ...argv.split(' '), '--json'], { url });
+    assert.equal((JSON.parse(stdout) as unknown[]).length, count, argv);
+  }
+});
+
+const COMING: readonly [argv: string, make: (url: string) => Promise<unknown>, stdout: string][] = [
+  ['infra', (url) => seed(url, [aVm({ id: 'i', role: 'infra' })]), 'i\n'],
+  ['worker --for count=3', (url) => seed(url, [aVm({ id: 'b' }), aVm({ id: 'c' })]), 'a\nb\nc\n'],
+  ['worker --for gone', (url) => call(url, 'PATCH', '/registry/vms/a', { body: { status: 'stopped' } }), ''],
+  ['a --for gone', (url) => call(url, 'DELETE', '/registry/vms/a'), ''],
+];
+
+for (const [argv, make, stdout] of COMING) {
+  test(`wait ${argv} waits until it is so`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, [aVm({ id: 'a' })]);
+    const waiting = start(['wait', ...argv.split(' '), '-q', '-v'], { url });
+    await until('the first look', () => waiting.stderr().includes('GET'));
+    await make(url);
+    const { code, stdout: told } = await waiting.told;
+    assert.deepEqual([code, told], [0, stdout]);
+  });
+}
+
+const LATE: readonly [argv: string, message: string, hint: string][] = [
+  ['worker', 'a live worker VM', 'see who is there: vreg ls --role worker'],
+  ['worker --for count=2', '2 live worker VMs', 'see who is there: vreg ls --role worker'],
+  ['worker --for stale', 'a stale worker VM', 'see who is there: vreg ls --role worker'],
+  ['infra --for gone', 'no infra VM to be live', 'see who is there: vreg ls --role infra'],
+  ['x --for stale', 'VM x to be stale', 'see what it is now: vreg get x'],
+  ['i --for gone', 'VM i to be gone', 'see what it is now: vreg get i'],
+];
+
+for (const [argv, message, hint] of LATE) {
+  test(`wait ${argv} that does not come is exit 6, and says what was waited for`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, [aVm({ id: 'i', role: 'infra' })]);
+    assert.deepEqual(await vreg(['wait', ...argv.split(' '), '--timeout', '1s'], { url, now: fastClock() }), {
+      code: 6,
+      stdout: '',
+      stderr: `vreg: timed out after 1s, waiting for ${message}\nhint: ${hint}\n`,
+    });
+  });
+}
+
+test('a registry that is away at first is waited for', async (t) => {
+  const first = await startPlainServer(t);
+  await first.close();
+  const waiting = start(['wait', 'worker', '-q'], { url: first.url });
+  const up = start(['wait', '--for', 'registry'], { url: first.url });
+  const second = await startPlainServer(t, { port: first.port });
+  await seed(second.url, [aVm({ id: 'w' })]);
+  assert.deepEqual(await waiting.told, { code: 0, stdout: 'w\n', stderr: '' });
+  assert.deepEqual(await up.told, { code: 0, stdout: '', stderr: '' });
+});
+
+test('a registry that stays away is exit 6, with the cause and its next step', async () => {
+  const told = await vreg(['wait', '--for', 'registry', '--timeout', '1s'], { now: fastClock() });
+  assert.equal(told.code, 6);
+  assert.match(
+    told.stderr,
+    /^vreg: timed out after 1s, waiting for the registry: cannot reach .* \(ECONNREFUSED, .*\)\nhint: is it running there\?/,
+  );
+});
+
+test('a token that is not taken is not waited for', async (t) => {
+  const { url } = await startPlainServer(t, { token: 'secret' });
+  const told = await vreg(['wait', 'worker'], { url });
+  assert.equal(told.code, 2);
+  assert.match(told.stderr, /^vreg: .*\nhint: give the token/);
+});
+
+test('--timeout is not that for one answer: one that never comes does not use it up', async (t) => {
+  let asked = 0;
+  const url = await stub(t, (_request, response) => {
+    asked++;
+    if (asked > 1) response.writeHead(200, { 'content-type': 'application/json' }).end('{"vms":[],"count":0}');
+  });
+  const told = await vreg(['wait', 'worker', '--for', 'gone'], { url, env: { VREG_TIMEOUT: '100ms' } });
+  assert.deepEqual([told.code, asked], [0, 2]);
+});
+
+const REFUSED: readonly [argv: string, message: RegExp][] = [
+  ['', /^vreg: wait for which role or VM\?\nhint: for example: vreg wait worker\n$/],
+  [
+    'worker --for lve',
+    /^vreg: --for: "lve" is not possible for a role: did you mean "live"\?\nhint: of a role one of: live, gone, stale, count=N; without any: registry\n$/,
+  ],
+  ['worker --for count=0', /^vreg: --for: "count=0" is not possible for a role\nhint: /],
+  ['worker --for count=many', /^vreg: --for: "count=many" is not possible/],
+  ['w --for count=2', /^vreg: --for: "count=2" is not possible for a VM\nhint: of a VM one of: live, gone, stale; /],
+  [
+    'worker --for registry',
+    /^vreg: --for registry waits for no role and no VM, so what is "worker"\?\nhint: leave it out/,
+  ],
+  ['worker --timeout soon', /^vreg: .*timeout.*"soon" is not a duration\nhint: write it as 90s/],
+  ['worker infra', /^vreg: too many arguments.*\nhint: see the usage: vreg wait --help\n$/],
+];
+
+for (const [argv, message] of REFUSED) {
+  test(`wait ${argv} is exit 5 and names what is accepted`, async () => {
+    const told = await vreg(['wait', ...argv.split(' ').filter(Boolean)]);
+    assert.deepEqual([told.code, told.stdout], [5, '']);
+    assert.match(told.stderr, message);
+  });
+}
+
+test('an id that looks like a misspelt role is waited for, with a word about it', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'wroker' })]);
+  assert.deepEqual(await vreg(['wait', 'wroker', '-q'], { url }), {
+    code: 0,
+    stdout: 'wroker\n',
+    stderr: 'vreg: waiting for a VM with the id "wroker": did you mean "worker"?\n',
+  });
+});
+
+test('Ctrl-C ends a wait with exit 130', async (t) => {
+  const { url } = await serveApp(t);
+  const controller = new AbortController();
+  const waiting = start(['wait', 'worker', '-v'], { url, signal: controller.signal });
+  await until('the first look', () => waiting.stderr().includes('GET'));
+  controller.abort(new Interrupted('SIGINT'));
+  assert.equal((await waiting.told).code, 130);
+});
+
+test('a wait works against the original registry', async (t) => {
+  const { url, vms } = await startPlainServer(t);
+  const waiting = start(['wait', 'worker', '--for', 'count=2', '-q', '-v'], { url });
+  await until('the first look', () => waiting.stderr().includes('GET'));
+  await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
+  assert.equal((await waiting.told).stdout, 'a\nb\n');
+  vms.get('a')!.lastSeen = new Date(Date.now() - 400_000).toISOString();
+  assert.equal((await vreg(['wait', 'worker', '--for', 'stale', '-q'], { url })).stdout, 'a\n');
+  assert.equal((await vreg(['wait', 'nope', '--for', 'gone'], { url })).code, 0);
+});

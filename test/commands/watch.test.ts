@@ -1,0 +1,283 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import type { StreamEvent } from '../../src/protocol/events.ts';
+import { Interrupted } from '../../src/session.ts';
+import { serveApp } from '../helpers/app.ts';
+import { seed, start, type Telling, type VregOptions, vreg } from '../helpers/cli.ts';
+import { startDaemon, tempDir } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
+import { startPlainServer } from '../helpers/plain-server.ts';
+import { runVreg, startVreg } from '../helpers/running.ts';
+import { until } from '../helpers/until.ts';
+import { aVm } from '../helpers/vm.ts';
+
+const AT = '2026-01-01T00:00:00.000Z';
+const TITLES = 'WHEN\tEVENT\tID\tROLE\tSTATUS\tADDRESS\n';
+
+interface Watching extends Telling {
+  /** Interrupts it, and resolves to its exit code. */
+  end(): Promise<number>;
+}
+
+function watch(t: TestContext, argv: readonly string[], options: VregOptions): Watching {
+  const controller = new AbortController();
+  const telling = start(['watch', ...argv], { ...options, signal: controller.signal });
+  const end = async () => {
+    controller.abort(new Interrupted('SIGINT'));
+    return (await telling.told).code;
+  };
+  t.after(end);
+  return { ...telling, end };
+}
+
+/** Watches from the first revision on, and resolves when that much has been told. */
+async function watched(t: TestContext, argv: readonly string[], options: VregOptions, last: string): Promise<string> {
+  const watching = watch(t, ['--since', 'start', ...argv], options);
+  await until(last, () => watching.stdout().includes(last));
+  await watching.end();
+  return watching.stdout();
+}
+
+async function change(url: string, id: string, body: object): Promise<void> {
+  assert.equal((await call(url, 'PATCH', `/registry/vms/${id}`, { body })).status, 200);
+}
+
+test('each event is a row under one line of titles, until Ctrl-C, which is exit 130', async (t) => {
+  const { url, clock } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a', address: '10.0.0.1' })]);
+  const watching = watch(t, ['--since', 'start'], { url });
+  await until('the state', () => watching.stdout().includes('\ta\t'));
+  clock.pass(1000);
+  await change(url, 'a', { status: 'paused' });
+  await change(url, 'a', { address: '10.0.0.2' });
+  await call(url, 'DELETE', '/registry/vms/a');
+  await until('the end of a', () => watching.stdout().includes('deregistered'));
+  assert.equal(await watching.end(), 130);
+  const later = '2026-01-01T00:00:01.000Z';
+  assert.equal(
+    watching.stdout(),
+    `${TITLES}${AT}\tregistered\ta\tworker\trunning\t10.0.0.1\n${later}\tstatus\ta\tworker\tpaused\t10.0.0.1\n${later}\tupdated\ta\tworker\tpaused\t10.0.0.2\n${later}\tderegistered\ta\tworker\tpaused\t10.0.0.2\n`,
+  );
+  assert.equal(watching.stderr(), '');
+});
+
+test('--no-headers leaves the titles out, and -q prints ids', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
+  const rows = await watched(t, ['--no-headers'], { url }, '\tb\t');
+  assert.match(rows, /^\S+\tregistered\ta\t.*\n\S+\tregistered\tb\t.*\n$/);
+  assert.equal(await watched(t, ['-q'], { url }, 'b\n'), 'a\nb\n');
+});
+
+test('on a terminal the columns are aligned, from one event to the next', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a' }), aVm({ id: 'longer-than-a', role: 'lieutenant' })]);
+  const options = { url, tty: true, env: { NO_COLOR: '1' } };
+  const lines = (await watched(t, [], options, 'longer')).trimEnd().split('\n');
+  const columns = lines.map((line) => line.search(/ADDRESS|vm-1\.vm/));
+  assert.equal(lines.length, 3);
+  assert.deepEqual(new Set(columns), new Set([columns[0]]));
+});
+
+for (const format of ['ndjson', 'json']) {
+  test(`-o ${format} is one event a line, as the stream has it`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, [aVm({ id: 'a' })]);
+    const text = await watched(t, ['-o', format], { url }, '"registered"');
+    const events = text
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line) as StreamEvent);
+    assert.deepEqual(
+      events.map(({ type }) => type),
+      ['reset', 'registered'],
+    );
+    const [, event] = events as [StreamEvent, { revision: number; vm: { id: string } }];
+    assert.deepEqual([event.revision, event.vm.id], [1, 'a']);
+  });
+}
+
+test('an expression is evaluated of each event', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a' })]);
+  assert.equal(
+    await watched(t, ['-o', 'jsonpath={.type} {.vm.id}\\n'], { url }, 'registered'),
+    'reset \nregistered a\n',
+  );
+});
+
+const FILTERS: readonly [argv: readonly string[], ids: string][] = [
+  [['infra'], 'i\n'],
+  [['--id', 'w'], 'w\n'],
+  [['--status', 'paused'], 'p\n'],
+];
+
+for (const [argv, ids] of FILTERS) {
+  test(`watch ${argv.join(' ')} tells of those only`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, [
+      aVm({ id: 'i', role: 'infra' }),
+      aVm({ id: 'w' }),
+      aVm({ id: 'p', role: 'golden', status: 'paused' }),
+    ]);
+    assert.equal(await watched(t, [...argv, '-q'], { url }, ids), ids);
+  });
+}
+
+test('without --since only what comes is told; with a revision, what came after it', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
+  const fresh = watch(t, ['-q', '-v'], { url });
+  await until('the stream', () => fresh.stderr().includes('/registry/events 200'));
+  const after = watch(t, ['-q', '--since', '1'], { url });
+  await until('b', () => after.stdout() === 'b\n');
+  await seed(url, [aVm({ id: 'c' })]);
+  await until('c', () => fresh.stdout() === 'c\n' && after.stdout() === 'b\nc\n');
+});
+
+test('--heartbeats tells of them, too', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a' })]);
+  const watching = watch(t, ['--heartbeats', '--no-headers'], { url });
+  await until('a heartbeat', async () => {
+    await call(url, 'POST', '/registry/vms/a/heartbeat');
+    return watching.stdout() !== '';
+  });
+  assert.match(watching.stdout(), /^2026-01-01T00:00:00\.000Z\theartbeat\ta\t\t\t\n/);
+});
+
+test('a control character of an entry neither ends a line nor opens a column', async (t) => {
+  const { url, vms } = await startPlainServer(t);
+  await seed(url, [aVm({ id: 'a' })]);
+  vms.get('a')!.address = 'x\ty\nz\u001b[2J';
+  const text = await watched(t, ['--no-headers'], { url }, 'x');
+  assert.match(text, /^\S+\tregistered\ta\tworker\trunning\tx\ufffdy\ufffdz\ufffd\[2J\n$/);
+});
+
+const REFUSED: readonly [argv: readonly string[], message: RegExp][] = [
+  [['wroker'], /^vreg: "wroker" is not a role: did you mean "worker"\?\nhint: one of: infra, /],
+  [['worker', 'cat'], /^vreg: a command stands behind --, so what is "cat"\?\nhint: .* -- cat\n$/],
+  [['--since', 'soon'], /^vreg: --since: "soon" is not a revision, nor "start"\nhint: revisions are in vreg history/],
+  [['--status', 'on'], /^vreg: --status: "on" is not possible\nhint: one of: running, /],
+];
+
+for (const [argv, message] of REFUSED) {
+  test(`watch ${argv.join(' ')} is refused`, async () => {
+    const told = await vreg(['watch', ...argv]);
+    assert.deepEqual([told.code, told.stdout], [5, '']);
+    assert.match(told.stderr, message);
+  });
+}
+
+test('a registry that is not there at the start is exit 8', async () => {
+  const told = await vreg(['watch']);
+  assert.equal(told.code, 8);
+  assert.match(told.stderr, /^vreg: cannot reach the registry at .*\nhint: /);
+});
+
+test('a command runs for each event in turn, with the event on its stdin and in its environment', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a', name: 'one' }), aVm({ id: 'b', role: 'infra', address: '10.0.0.2' })]);
+  const script = 'echo "$VREG_EVENT $VREG_REVISION $VREG_VM_ID $VREG_VM_ROLE $VREG_VM_STATUS $VREG_VM_ADDRESS"; cat';
+  const running = startVreg(t, ['watch', '--since', 'start', '--', 'sh', '-c', script], { url });
+  await until('both', () => running.stdout().trimEnd().split('\n').length >= 6);
+  const lines = running.stdout().trimEnd().split('\n');
+  assert.match(lines[0]!, /^reset 2 {4}$/);
+  assert.equal(lines[2], 'registered 2 a worker running vm-1.vm.vers.sh');
+  assert.equal((JSON.parse(lines[3]!) as { vm: { name: string } }).vm.name, 'one');
+  assert.equal(lines[4], 'registered 2 b infra running 10.0.0.2');
+  assert.deepEqual(await running.end('SIGINT'), { code: 130, signal: null });
+});
+
+test('a command that fails is told, and the next event still has its own', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
+  const script = 'echo "$VREG_VM_ID"; exit 3';
+  const running = startVreg(t, ['watch', 'worker', '--since', '0', '--', 'sh', '-c', script], { url });
+  await until('both', () => running.stderr().includes('registered b'));
+  assert.equal(running.stdout(), 'a\nb\n');
+  assert.equal(running.stderr(), 'vreg: sh ended with 3 on registered a\nvreg: sh ended with 3 on registered b\n');
+});
+
+test('a signal ends the watch and the command that it runs', async (t) => {
+  const { url } = await serveApp(t);
+  const dir = tempDir(t);
+  await seed(url, [aVm({ id: 'a' })]);
+  const script = 'trap "echo ended >ended; exit" TERM; echo on; while :; do sleep 0.05; done';
+  const running = startVreg(t, ['watch', '--since', '0', '--', 'sh', '-c', script], { url, cwd: dir });
+  await until('the command', () => running.stdout() === 'on\n');
+  assert.deepEqual(await running.end('SIGTERM'), { code: 143, signal: null });
+  assert.equal(readFileSync(join(dir, 'ended'), 'utf8'), 'ended\n');
+});
+
+test('a watch outlasts its registry, says so once each way, and misses nothing', async (t) => {
+  const first = await startDaemon(t);
+  const running = startVreg(t, ['watch', '-q', '--since', '0'], { url: first.url });
+  await first.vreg(['register', 'a']);
+  await until('a', () => running.stdout() === 'a\n');
+  await first.end('SIGKILL');
+  await until('that it went', () => running.stderr() !== '');
+  const second = await startDaemon(t, { home: first.home, args: ['--port', new URL(first.url).port] });
+  await second.vreg(['register', 'b']);
+  await until('b', () => running.stdout().endsWith('b\n'));
+  const [gone, back, ...more] = running.stderr().trimEnd().split('\n');
+  assert.match(gone!, /^vreg: .*; trying again$/);
+  assert.equal(back, 'vreg: the registry is back');
+  assert.deepEqual(
+    more.filter((line) => !line.includes('no longer known')),
+    [],
+  );
+  assert.deepEqual(await running.end('SIGINT'), { code: 130, signal: null });
+});
+
+test('of the original registry the changes are found by looking, which -v says', async (t) => {
+  const { url, vms, requests } = await startPlainServer(t);
+  await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
+  const watching = watch(t, ['-v', '--no-headers'], { url });
+  const paused = watch(t, ['--status', 'paused', '--no-headers'], { url });
+  const all = watch(t, ['--heartbeats', '--since', 'start', '-q'], { url });
+  await until('the first looks', () => requests.filter((line) => line.startsWith('GET /registry/vms')).length >= 3);
+  await until('what was there', () => all.stdout() === 'a\nb\n');
+  assert.match(watching.stderr(), /vreg: the registry has no events: looking every 2 s\n/);
+  await change(url, 'a', { status: 'paused' });
+  vms.get('b')!.lastSeen = new Date(Date.now() - 400_000).toISOString();
+  await seed(url, [aVm({ id: 'c' })]);
+  await until('all of it', () => watching.stdout().includes('\tc\t'));
+  const events = watching.stdout().trimEnd().split('\n');
+  assert.deepEqual(
+    events.map((line) => line.split('\t').slice(1, 3).join(' ')),
+    ['status a', 'stale b', 'registered c'],
+  );
+  await until('the pause', () => paused.stdout() !== '');
+  assert.match(paused.stdout(), /^\S+\tstatus\ta\t.*\n$/);
+  await until('the beat of b', () => all.stdout() === 'a\nb\na\nb\nc\nb\n');
+});
+
+test('the original registry has no revisions to begin with', async (t) => {
+  const { url } = await startPlainServer(t);
+  const told = await vreg(['watch', '--since', '7'], { url });
+  assert.deepEqual([told.code, told.stdout], [1, '']);
+  assert.match(told.stderr, /^vreg: .* is not a vreg daemon: it has no revisions\nhint: leave --since out/);
+});
+
+test('a watch of the original registry outlasts it, too', async (t) => {
+  const first = await startPlainServer(t);
+  const watching = watch(t, ['-q', '--since', 'start'], { url: first.url });
+  await seed(first.url, [aVm({ id: 'a' })]);
+  await until('a', () => watching.stdout() === 'a\n');
+  await first.close();
+  await until('that it went', () => watching.stderr().includes('; trying again\n'));
+  const second = await startPlainServer(t, { port: first.port });
+  await seed(second.url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
+  await until('b', () => watching.stdout().includes('b\n'));
+  assert.match(watching.stderr(), /vreg: the registry is back\n$/);
+});
+
+test('a command that has seen enough may end the watch', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a' })]);
+  const { code } = await runVreg(['watch', '--since', '0', '--', 'sh', '-c', 'kill -TERM $PPID'], { url });
+  assert.equal(code, 143);
+});

@@ -1,0 +1,94 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import fc from 'fast-check';
+import { ListeningClock, MAX_STEP, TICK } from '../../daemon/clock.ts';
+
+/** A listening clock over hand-moved monotonic and wall clocks. */
+function setUp(listened = 0) {
+  const at = { monotonic: 5000, wall: Date.parse('2026-01-01T00:00:00.000Z') };
+  const clock = new ListeningClock(
+    listened,
+    () => at.monotonic,
+    () => at.wall,
+  );
+  return { at, clock };
+}
+
+test('the listening clock counts the time in which it ticks', () => {
+  const { at, clock } = setUp();
+  for (let tick = 0; tick < 40; tick++) {
+    at.monotonic += TICK;
+    clock.tick();
+  }
+  assert.equal(clock.listening(), 40 * TICK);
+  at.monotonic += 7;
+  assert.equal(clock.listening(), 40 * TICK + 7, 'between two ticks it goes on');
+});
+
+test('the listening clock stands still while the process is away', () => {
+  const { at, clock } = setUp();
+  at.monotonic += 3_600_000;
+  assert.equal(clock.listening(), MAX_STEP, 'before the first tick after the gap');
+  clock.tick();
+  assert.equal(clock.listening(), MAX_STEP, 'and after it');
+  at.monotonic += TICK;
+  clock.tick();
+  assert.equal(clock.listening(), MAX_STEP + TICK);
+});
+
+test('the listening clock does not care who sets the wall clock', () => {
+  const { at, clock } = setUp();
+  at.wall += 86_400_000;
+  assert.equal(clock.listening(), 0);
+  assert.equal(clock.now(), at.wall);
+  at.wall -= 2 * 86_400_000;
+  clock.tick();
+  assert.equal(clock.listening(), 0);
+  assert.equal(clock.now(), at.wall);
+});
+
+test('the listening clock goes on from where it was saved', () => {
+  const { at, clock } = setUp(123_456);
+  assert.equal(clock.listening(), 123_456);
+  at.monotonic += 10;
+  assert.equal(clock.listening(), 123_466);
+});
+
+test('the listening clock never goes back, and never faster than the time that passes', () => {
+  const step = fc.oneof(
+    fc.integer({ min: -1000, max: 10 * MAX_STEP }).map((ms) => ({ ms, tick: true })),
+    fc.integer({ min: 0, max: TICK }).map((ms) => ({ ms, tick: false })),
+  );
+  fc.assert(
+    fc.property(fc.array(step), (steps) => {
+      const { at, clock } = setUp();
+      let passed = 0;
+      let before = clock.listening();
+      for (const { ms, tick } of steps) {
+        at.monotonic += Math.max(ms, 0);
+        passed += Math.max(ms, 0);
+        if (tick) clock.tick();
+        assert.ok(clock.listening() >= before);
+        assert.ok(clock.listening() <= passed);
+        before = clock.listening();
+      }
+    }),
+  );
+});
+
+test('a started clock ticks by itself and keeps no process alive', (t) => {
+  t.mock.timers.enable({ apis: ['setInterval'] });
+  const { at, clock } = setUp();
+  at.monotonic += 60_000;
+  clock.start();
+  assert.equal(clock.listening(), 0, 'what was before the start does not count');
+  for (let tick = 0; tick < 20; tick++) {
+    at.monotonic += TICK;
+    t.mock.timers.tick(TICK);
+  }
+  assert.equal(clock.listening(), 20 * TICK);
+  clock.stop();
+  at.monotonic += 3_600_000;
+  t.mock.timers.tick(3_600_000);
+  assert.equal(clock.listening(), 20 * TICK + MAX_STEP);
+});

@@ -1,0 +1,290 @@
+/**
+ * The registry against a plain model of its rules: a list of VMs, a list of changes on their way to the disk, and what
+ * the disk has. Any mix of writes, beats, time steps, failing disks and restarts must leave both with the same answers.
+ */
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import fc from 'fast-check';
+import { Registry } from '../../../daemon/registry/registry.ts';
+import { type ErrorCode, VregError } from '../../../src/protocol/errors.ts';
+import type { Registration, Role, Status, VmUpdate } from '../../../src/protocol/vm.ts';
+import { FakeClock } from '../../helpers/clock.ts';
+import { GatedStore } from '../../helpers/gated-store.ts';
+import { aVm } from '../../helpers/vm.ts';
+
+const STALE_AFTER = 1000;
+const IDS = ['a', 'b', 'c'];
+const ROLES: readonly Role[] = ['worker', 'infra'];
+const STATUSES: readonly Status[] = ['running', 'paused', 'stopped'];
+
+type Step =
+  | { do: 'register'; id: string; role: Role; status: Status }
+  | { do: 'update'; id: string; update: VmUpdate }
+  | { do: 'remove' | 'beat'; id: string }
+  | { do: 'release'; count: number }
+  | { do: 'pass'; ms: number }
+  | { do: 'setWall'; ms: number }
+  | { do: 'refuse'; id: string }
+  | { do: 'fail' | 'save' | 'failToSave' | 'restart' };
+
+interface Life {
+  lastSeen: number;
+  heardAt: number;
+}
+
+interface ModelVm extends Life {
+  vm: Registration & { registeredAt: string };
+}
+
+interface Pending {
+  id: string;
+  /** What the VM will be; undefined: gone. */
+  after: ModelVm | undefined;
+  outcome: Promise<ErrorCode | 'ok'>;
+}
+
+/** What the rules of DESIGN say, with nothing done for speed. */
+class Model {
+  /** Oldest registration first. */
+  committed: ModelVm[] = [];
+  pending: Pending[] = [];
+  revision = 0;
+  /** Signs of life as the disk has them. */
+  durable = new Map<string, Life>();
+  listened = 0;
+
+  get(id: string): ModelVm | undefined {
+    return this.committed.find(({ vm }) => vm.id === id);
+  }
+
+  /** With what is on its way. */
+  decided(id: string): ModelVm | undefined {
+    const last = this.pending.findLast((change) => change.id === id);
+    return last ? last.after : this.get(id);
+  }
+
+  commit({ id, after }: Pending): void {
+    this.revision++;
+    const index = this.committed.findIndex(({ vm }) => vm.id === id);
+    if (!after) {
+      this.committed.splice(index, 1);
+      this.durable.delete(id);
+      return;
+    }
+    const { lastSeen, heardAt } = after;
+    this.durable.set(id, { lastSeen, heardAt });
+    this.listened = Math.max(this.listened, heardAt);
+    const before = this.committed[index];
+    if (!before) this.committed.push(after);
+    else if (before.heardAt > heardAt) this.committed[index] = { vm: after.vm, ...lifeOf(before) };
+    else this.committed[index] = after;
+  }
+
+  save(listened: number): void {
+    for (const vm of this.committed) this.durable.set(vm.vm.id, lifeOf(vm));
+    this.listened = Math.max(this.listened, listened);
+  }
+
+  restart(): void {
+    this.pending = [];
+    this.committed = this.committed.map(({ vm }) => ({ vm, ...this.durable.get(vm.id)! }));
+  }
+}
+
+const lifeOf = ({ lastSeen, heardAt }: Life): Life => ({ lastSeen, heardAt });
+const jsonOf = ({ vm, lastSeen }: ModelVm) => JSON.stringify({ ...vm, lastSeen: new Date(lastSeen).toISOString() });
+
+class Run {
+  readonly clock = new FakeClock();
+  readonly store = new GatedStore();
+  readonly model = new Model();
+  registry = this.open();
+
+  open(): Registry {
+    return new Registry({ store: this.store, clock: this.clock, staleAfter: STALE_AFTER }, this.store.contents());
+  }
+
+  async take(step: Step): Promise<void> {
+    const { clock, store, model, registry } = this;
+    switch (step.do) {
+      case 'register': {
+        const vm = { ...aVm({ id: step.id, role: step.role, status: step.status }), registeredAt: this.wall() };
+        const refusal = model.decided(step.id) ? 'CONFLICT' : undefined;
+        return this.write(step.id, { vm, ...this.now() }, registry.register(aVm(vm)), refusal);
+      }
+      case 'update': {
+        const before = model.decided(step.id);
+        const life = step.update.status === 'running' ? this.now() : before;
+        const after = before && { vm: { ...before.vm, ...step.update } as ModelVm['vm'], ...lifeOf(life!) };
+        return this.write(step.id, after, registry.update(step.id, step.update), before ? undefined : 'NOT_FOUND');
+      }
+      case 'remove': {
+        const refusal = model.decided(step.id) ? undefined : 'NOT_FOUND';
+        return this.write(step.id, undefined, registry.deregister(step.id), refusal);
+      }
+      case 'refuse': {
+        store.refusal = new VregError('BUSY', 'too many wait');
+        const outcome = await outcomeOf(registry.register(aVm({ id: step.id })));
+        store.refusal = undefined;
+        assert.equal(outcome, model.decided(step.id) ? 'CONFLICT' : 'BUSY');
+        return;
+      }
+      case 'beat': {
+        const vm = model.get(step.id);
+        if (vm) {
+          Object.assign(vm, this.now());
+          registry.heartbeat(step.id);
+        } else assert.throws(() => registry.heartbeat(step.id), { code: 'NOT_FOUND' });
+        return;
+      }
+      case 'release': {
+        const done = model.pending.splice(0, step.count);
+        for (const change of done) model.commit(change);
+        await store.release(step.count);
+        for (const { outcome } of done) assert.equal(await outcome, 'ok');
+        return;
+      }
+      case 'fail': {
+        const failed = model.pending.splice(0);
+        store.fail(new VregError('STORE_FULL', 'the disk is full'));
+        for (const { outcome } of failed) assert.equal(await outcome, 'STORE_FULL');
+        return;
+      }
+      case 'save':
+        model.save(clock.heard);
+        return registry.saveBeats();
+      case 'failToSave':
+        store.beatsFailure = new VregError('STORE_FULL', 'the disk is full');
+        await assert.rejects(registry.saveBeats(), { code: 'STORE_FULL' });
+        store.beatsFailure = undefined;
+        return;
+      case 'restart':
+        store.fail(new Error('killed'));
+        model.restart();
+        clock.heard = store.contents().listened;
+        assert.equal(clock.heard, model.listened);
+        this.registry = this.open();
+        return;
+      case 'pass':
+        return clock.pass(step.ms);
+      case 'setWall':
+        // No two signs of life are heard at one instant: the real clock counts parts of a microsecond.
+        clock.heard += 1;
+        clock.wall += step.ms;
+        return;
+    }
+  }
+
+  /** The registry's answers are the model's. */
+  compare(): void {
+    const { clock, model, registry } = this;
+    const isLive = ({ vm, heardAt }: ModelVm) => vm.status === 'running' && clock.heard - heardAt <= STALE_AFTER;
+    const newestFirst = model.committed.toReversed();
+    assert.deepEqual(
+      registry.list({}).map(({ json }) => json),
+      newestFirst.map(jsonOf),
+    );
+    assert.deepEqual(
+      registry.list({ status: 'running' }).map(({ json }) => json),
+      newestFirst.filter(isLive).map(jsonOf),
+    );
+    for (const role of ROLES) {
+      assert.deepEqual(
+        registry.discover(role).map(({ json }) => json),
+        model.committed.filter((each) => each.vm.role === role && isLive(each)).map(jsonOf),
+      );
+    }
+    for (const id of IDS) assert.equal(registry.has(id), model.get(id) !== undefined);
+    assert.equal(registry.revision, model.revision);
+    assert.equal(registry.list({}).length, model.committed.length);
+  }
+
+  /** What a restart would find is what the model says is durable. */
+  compareStore(): void {
+    const { store, model } = this;
+    const { vms, revision } = store.contents();
+    assert.equal(revision, model.revision);
+    assert.deepEqual(
+      vms.map(({ id, lastSeen, heardAt }) => ({ id, lastSeen, heardAt })),
+      model.committed.map(({ vm }) => ({ id: vm.id, ...model.durable.get(vm.id)! })),
+    );
+  }
+
+  private async write(
+    id: string,
+    after: ModelVm | undefined,
+    written: Promise<unknown>,
+    refusal: ErrorCode | undefined,
+  ): Promise<void> {
+    const outcome = outcomeOf(written);
+    if (refusal) assert.equal(await outcome, refusal);
+    else this.model.pending.push({ id, after, outcome });
+  }
+
+  private now(): Life {
+    return { lastSeen: this.clock.wall, heardAt: this.clock.heard };
+  }
+
+  private wall(): string {
+    return new Date(this.clock.wall).toISOString();
+  }
+}
+
+function outcomeOf(written: Promise<unknown>): Promise<ErrorCode | 'ok'> {
+  return written.then(
+    () => 'ok' as const,
+    (error: VregError) => error.code,
+  );
+}
+
+const id = fc.constantFrom(...IDS);
+const update: fc.Arbitrary<VmUpdate> = fc.oneof(
+  fc.constantFrom(...STATUSES).map((status) => ({ status })),
+  fc.constantFrom('x', 'y').map((name) => ({ name })),
+);
+const step: fc.Arbitrary<Step> = fc.oneof(
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      do: fc.constant('register' as const),
+      id,
+      role: fc.constantFrom(...ROLES),
+      status: fc.constantFrom(...STATUSES),
+    }),
+  },
+  { weight: 5, arbitrary: fc.record({ do: fc.constant('update' as const), id, update }) },
+  { weight: 3, arbitrary: fc.record({ do: fc.constant('remove' as const), id }) },
+  { weight: 5, arbitrary: fc.record({ do: fc.constant('beat' as const), id }) },
+  { weight: 8, arbitrary: fc.record({ do: fc.constant('release' as const), count: fc.integer({ min: 1, max: 4 }) }) },
+  {
+    weight: 5,
+    arbitrary: fc.record({ do: fc.constant('pass' as const), ms: fc.constantFrom(1, 499, 500, 1000, 1001) }),
+  },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('setWall' as const), ms: fc.constantFrom(-60_000, 60_000) }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('refuse' as const), id }) },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      do: fc.constantFrom('fail' as const, 'save' as const, 'failToSave' as const, 'restart' as const),
+    }),
+  },
+);
+
+test('any mix of writes, beats, time, failing disks and restarts leaves what the rules say', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { maxLength: 60, size: 'max' }), async (steps) => {
+      const run = new Run();
+      for (const each of steps) {
+        await run.take(each);
+        run.compare();
+        run.compareStore();
+      }
+      await run.take({ do: 'release', count: Number.POSITIVE_INFINITY });
+      await run.take({ do: 'save' });
+      run.compareStore();
+      await run.take({ do: 'restart' });
+      run.compare();
+    }),
+    { numRuns: 1000 },
+  );
+});

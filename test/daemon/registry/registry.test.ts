@@ -1,0 +1,185 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import type { Entry } from '../../../daemon/registry/entry.ts';
+import { Registry } from '../../../daemon/registry/registry.ts';
+import { MemoryStore } from '../../../daemon/store/memory.ts';
+import type { VmUpdate } from '../../../src/protocol/vm.ts';
+import { FakeClock } from '../../helpers/clock.ts';
+import { aVm } from '../../helpers/vm.ts';
+
+const STALE_AFTER = 300_000;
+
+function setUp() {
+  const store = new MemoryStore();
+  const clock = new FakeClock();
+  const open = () => new Registry({ store, clock, staleAfter: STALE_AFTER }, store.contents());
+  return { store, clock, open, registry: open() };
+}
+
+const idsOf = (entries: readonly Entry[]) => entries.map(({ vm }) => vm.id);
+
+test('a new VM is registered and seen now', async () => {
+  const { registry, clock } = setUp();
+  const entry = await registry.register(aVm());
+  const now = new Date(clock.wall).toISOString();
+  assert.deepEqual(JSON.parse(entry.json), { ...aVm(), registeredAt: now, lastSeen: now });
+  assert.equal(registry.get('vm-1'), entry);
+  assert.equal(registry.list({}).length, 1);
+  assert.equal(registry.revision, 1);
+});
+
+test('an id that is taken is a conflict that names the field and the next step', async () => {
+  const { registry } = setUp();
+  await registry.register(aVm());
+  await assert.rejects(registry.register(aVm({ name: 'two' })), {
+    code: 'CONFLICT',
+    message: 'VM already registered',
+    field: 'id',
+    hint: /vreg update/,
+  });
+  assert.equal(registry.get('vm-1').vm.name, 'one');
+  assert.equal(registry.revision, 1);
+});
+
+test('an unknown VM cannot be read, changed, removed or heard', async () => {
+  const { registry } = setUp();
+  const missing = { code: 'NOT_FOUND', message: 'VM not found', field: 'id' };
+  assert.throws(() => registry.get('vm-1'), missing);
+  assert.throws(() => registry.heartbeat('vm-1'), missing);
+  await assert.rejects(registry.update('vm-1', { name: 'x' }), missing);
+  await assert.rejects(registry.deregister('vm-1'), missing);
+  assert.equal(registry.revision, 0);
+});
+
+test('an update replaces what it names, takes away what it nulls, and leaves the rest', async () => {
+  const { registry, clock } = setUp();
+  await registry.register(aVm({ services: [{ name: 'a', port: 1 }], metadata: { old: 1 } }));
+  const registeredAt = new Date(clock.wall).toISOString();
+  clock.pass(1000);
+  await registry.update('vm-1', { name: 'new', metadata: { fresh: [2] } });
+  const updated = await registry.update('vm-1', { services: null });
+  assert.deepEqual(JSON.parse(updated.json), {
+    ...aVm({ name: 'new', metadata: { fresh: [2] } }),
+    registeredAt,
+    lastSeen: registeredAt,
+  });
+  assert.equal(registry.revision, 3);
+});
+
+test('only running is a sign of life: no other update moves lastSeen', async () => {
+  const { registry, clock } = setUp();
+  const { lastSeen } = await registry.register(aVm());
+  clock.pass(1000);
+  const updates: VmUpdate[] = [
+    { status: 'paused' },
+    { status: 'stopped' },
+    { name: 'n' },
+    { address: 'a' },
+    { services: [] },
+    { metadata: {} },
+  ];
+  for (const update of updates) {
+    assert.equal((await registry.update('vm-1', update)).lastSeen, lastSeen, JSON.stringify(update));
+  }
+  assert.equal((await registry.update('vm-1', { status: 'running' })).lastSeen, new Date(clock.wall).toISOString());
+});
+
+test('a heartbeat moves lastSeen, and neither the status nor the revision', async () => {
+  const { registry, clock } = setUp();
+  await registry.register(aVm({ status: 'paused' }));
+  clock.pass(1000);
+  const entry = registry.heartbeat('vm-1');
+  assert.equal(entry.lastSeen, new Date(clock.wall).toISOString());
+  assert.equal(registry.get('vm-1').vm.status, 'paused');
+  assert.equal(registry.revision, 1);
+});
+
+test('a VM is stale one millisecond after its lease, and not before', async () => {
+  const { registry, clock } = setUp();
+  const entry = await registry.register(aVm());
+  clock.pass(STALE_AFTER);
+  assert.equal(registry.isStale(entry), false);
+  assert.deepEqual(idsOf(registry.discover('worker')), ['vm-1']);
+  assert.deepEqual(idsOf(registry.list({ status: 'running' })), ['vm-1']);
+  clock.pass(1);
+  assert.equal(registry.isStale(entry), true);
+  assert.deepEqual(registry.discover('worker'), []);
+  assert.deepEqual(registry.list({ status: 'running' }), []);
+  assert.deepEqual(idsOf(registry.list({})), ['vm-1'], 'a stale VM is still registered');
+  assert.deepEqual(idsOf(registry.list({ role: 'worker' })), ['vm-1']);
+  assert.equal(registry.get('vm-1').vm.status, 'running', 'time changes no status');
+  registry.heartbeat('vm-1');
+  assert.deepEqual(idsOf(registry.discover('worker')), ['vm-1']);
+});
+
+test('a wall clock that is set makes nobody stale and nobody live', async () => {
+  const { registry, clock } = setUp();
+  await registry.register(aVm());
+  clock.wall += 10 * STALE_AFTER;
+  assert.deepEqual(idsOf(registry.discover('worker')), ['vm-1']);
+  clock.heard += STALE_AFTER + 1;
+  clock.wall -= 20 * STALE_AFTER;
+  assert.deepEqual(registry.discover('worker'), []);
+});
+
+test('lists are newest first and discoveries oldest first, whatever was updated or heard since', async () => {
+  const { registry, clock, open } = setUp();
+  for (const id of ['a', 'b', 'c', 'd']) await registry.register(aVm({ id, role: id === 'c' ? 'infra' : 'worker' }));
+  clock.pass(10);
+  await registry.update('a', { name: 'renamed', status: 'running' });
+  registry.heartbeat('b');
+  await registry.deregister('d');
+  await registry.register(aVm({ id: 'd' }));
+  await registry.deregister('b');
+  await registry.register(aVm({ id: 'b' }));
+  await registry.saveBeats();
+  for (const it of [registry, open()]) {
+    assert.deepEqual(idsOf(it.list({})), ['b', 'd', 'c', 'a']);
+    assert.deepEqual(idsOf(it.list({ role: 'worker' })), ['b', 'd', 'a']);
+    assert.deepEqual(idsOf(it.discover('worker')), ['a', 'd', 'b']);
+    assert.deepEqual(idsOf(it.discover('infra')), ['c']);
+    assert.deepEqual(it.discover('golden'), []);
+  }
+});
+
+test('a filter for a status sees what is declared; an unknown role or status is nobody', async () => {
+  const { registry, clock } = setUp();
+  for (const status of ['running', 'paused', 'stopped'] as const) await registry.register(aVm({ id: status, status }));
+  clock.pass(STALE_AFTER + 1);
+  assert.deepEqual(idsOf(registry.list({ status: 'paused' })), ['paused'], 'staleness is a matter of running VMs only');
+  assert.deepEqual(idsOf(registry.list({ status: 'stopped', role: 'worker' })), ['stopped']);
+  assert.deepEqual(registry.list({ status: 'nonsense' }), []);
+  assert.deepEqual(registry.list({ role: 'nonsense' }), []);
+});
+
+test('a reload finds the same entries, byte for byte', async () => {
+  const { registry, clock, open } = setUp();
+  await registry.register(aVm({ id: 'a', metadata: { text: '☃ 𝄞 "\\', deep: { list: [1, null, true] } } }));
+  await registry.register(aVm({ id: 'b', services: [{ name: 's', port: 80, healthPath: '/x', extra: 1 }] }));
+  clock.pass(5);
+  registry.heartbeat('a');
+  await registry.saveBeats();
+  const again = open();
+  assert.equal(again.revision, registry.revision);
+  assert.deepEqual(
+    again.list({}).map(({ json }) => json),
+    registry.list({}).map(({ json }) => json),
+  );
+});
+
+test('after a restart a live VM stays live for the rest of its lease, and a stale one stale', async () => {
+  const { registry, clock, open } = setUp();
+  await registry.register(aVm({ id: 'silent' }));
+  clock.pass(STALE_AFTER);
+  await registry.register(aVm({ id: 'live' }));
+  clock.pass(1);
+  await registry.saveBeats();
+  // A night without the registry: the wall clock goes on, the listening clock does not.
+  clock.wall += 8 * 3_600_000;
+  const again = open();
+  assert.deepEqual(idsOf(again.discover('worker')), ['live']);
+  clock.pass(STALE_AFTER - 1);
+  assert.deepEqual(idsOf(again.discover('worker')), ['live']);
+  clock.pass(1);
+  assert.deepEqual(idsOf(again.discover('worker')), []);
+});

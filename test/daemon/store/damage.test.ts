@@ -1,0 +1,186 @@
+import assert from 'node:assert/strict';
+import { cpSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test, { after, before } from 'node:test';
+import Database from 'libsql';
+import { BIN, cleanEnv, run, tempDir } from '../../helpers/daemon.ts';
+import { assertRefused, copyOf, flipOneBit, makeSpecimen, type Specimen } from '../../helpers/damage.ts';
+import { randomOf } from '../../helpers/random.ts';
+import { fingerprint, openStore, putOf, readStore } from '../../helpers/store.ts';
+
+let root: string;
+let specimen: Specimen;
+before(async () => {
+  root = mkdtempSync(join(tmpdir(), 'vreg-test-'));
+  specimen = await makeSpecimen(root);
+});
+after(() => rmSync(root, { recursive: true, force: true }));
+
+test('a store that is whole opens with all it has, stopped or killed', async (t) => {
+  const { closed, killed, contents } = specimen;
+  assert.equal(contents.vms.length, 39);
+  assert.ok(statSync(join(killed, 'registry.db-wal')).size > 0, 'the specimen has a log');
+  assert.deepEqual(await readStore(copyOf(t, closed)), contents);
+  assert.deepEqual(await readStore(copyOf(t, killed)), contents);
+});
+
+for (const [file, as, flips] of [
+  ['registry.db', 'closed', 24],
+  ['registry.db-wal', 'killed', 8],
+  ['registry.mark', 'closed', 8],
+] as const) {
+  test(`a flipped bit of ${file} is an error or harmless, and never a wrong value or a lost change`, async (t) => {
+    const random = randomOf(t);
+    let refused = 0;
+    for (let n = 0; n < flips; n++) if (await flipOneBit(t, { specimen, as, file, random })) refused++;
+    t.diagnostic(`${refused} of ${flips} were refused`);
+  });
+}
+
+test('a damaged index is found, by which a later change would miss its row', async (t) => {
+  const { closed } = specimen;
+  const dir = copyOf(t, closed);
+  const file = join(dir, 'registry.db');
+  const bytes = readFileSync(file);
+  const db = new Database(file);
+  const index = db.prepare("SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_vms_1'").raw().get();
+  const size = db.prepare('PRAGMA page_size').raw().get();
+  db.close();
+  const [[page], [pageSize]] = [index, size] as [[number], [number]];
+  const at = bytes.indexOf('vm-7', (page - 1) * pageSize);
+  assert.ok(at > 0 && at < page * pageSize);
+  bytes.write('vm-x', at);
+  writeFileSync(file, bytes);
+  rmSync(`${file}-wal`, { force: true });
+  rmSync(`${file}-shm`, { force: true });
+  await assertRefused(dir, /SQLite finds/);
+});
+
+test('a database that was cut short is refused', async (t) => {
+  const { closed } = specimen;
+  const { size } = statSync(join(closed, 'registry.db'));
+  for (const length of [1, 99, 4096, Math.floor(size / 2), size - 4096]) {
+    const dir = copyOf(t, closed);
+    truncateSync(join(dir, 'registry.db'), length);
+    await assertRefused(dir, /is damaged/);
+  }
+});
+
+test('a database that is gone or empty beside its mark is refused, with or without its log', async (t) => {
+  const { closed, killed } = specimen;
+  for (const dir of [copyOf(t, closed), copyOf(t, killed)]) {
+    truncateSync(join(dir, 'registry.db'), 0);
+    await assertRefused(dir, /missing or empty, but revision 49 was acknowledged/);
+    rmSync(join(dir, 'registry.db'));
+    await assertRefused(dir, /missing or empty, but revision 49 was acknowledged/);
+  }
+});
+
+test('what is no database of a registry is refused', async (t) => {
+  const { closed } = specimen;
+  const dir = copyOf(t, closed);
+  writeFileSync(join(dir, 'registry.db'), 'x'.repeat(10_000));
+  await assertRefused(dir, /not a database/);
+  rmSync(join(dir, 'registry.db'));
+  const db = new Database(join(dir, 'registry.db'));
+  db.exec('CREATE TABLE other (a); INSERT INTO other VALUES (1);');
+  db.close();
+  await assertRefused(dir, /not the database of a vreg registry/);
+});
+
+test('a database that lost its log after kill -9 is refused', async (t) => {
+  const { killed } = specimen;
+  const dir = copyOf(t, killed);
+  rmSync(join(dir, 'registry.db-wal'));
+  await assertRefused(dir, /ends at revision 45, but revision 49 was acknowledged/);
+});
+
+test('a database whose log was cut after kill -9 is refused', async (t) => {
+  const { killed } = specimen;
+  const { size } = statSync(join(killed, 'registry.db-wal'));
+  for (const length of [0, 31, size - 1]) {
+    const dir = copyOf(t, killed);
+    truncateSync(join(dir, 'registry.db-wal'), length);
+    await assertRefused(dir, /but revision 49 was acknowledged/);
+  }
+});
+
+test('a first database that lost its log before anything was moved into it is refused', async (t) => {
+  const live = join(tempDir(t), 'data');
+  const { store } = await openStore(t, live);
+  await store.commit(putOf({ id: 'a', revision: 1 }));
+  const dir = copyOf(t, live);
+  rmSync(join(dir, 'registry.db-wal'));
+  await assertRefused(dir, /is empty, but revision 1 was acknowledged/);
+});
+
+test('an older copy of the database under a newer mark is refused; without the mark it is taken', async (t) => {
+  const dir = join(tempDir(t), 'data');
+  const first = await openStore(t, dir);
+  await first.store.commit(putOf({ id: 'a', revision: 1 }));
+  await first.store.close();
+  const old = copyOf(t, dir);
+  const second = await openStore(t, dir);
+  await second.store.commit(putOf({ id: 'b', revision: 2 }));
+  await second.store.close();
+  rmSync(join(dir, 'registry.db-wal'), { force: true });
+  cpSync(join(old, 'registry.db'), join(dir, 'registry.db'));
+  await assertRefused(dir, /ends at revision 1, but revision 2 was acknowledged/);
+  rmSync(join(dir, 'registry.mark'));
+  const { vms } = await readStore(dir);
+  assert.deepEqual(
+    vms.map(({ id }) => id),
+    ['a'],
+  );
+});
+
+test("another registry's database is refused", async (t) => {
+  const [dir, other] = [tempDir(t), tempDir(t)];
+  for (const each of [dir, other]) await readStore(each);
+  cpSync(join(other, 'registry.db'), join(dir, 'registry.db'));
+  await assertRefused(dir, /database of another registry/);
+});
+
+const TAMPERED: Readonly<Record<string, [sql: string, finding: RegExp]>> = {
+  'an entry that was edited': [
+    "UPDATE vms SET body = replace(body, 'vm-1', 'vm-x')",
+    /the entry of VM ".*" fails its checksum/,
+  ],
+  'an entry that was taken out': ["DELETE FROM vms WHERE id = 'vm-1'", /holds 38 entries and should hold 39/],
+  'heartbeats that are gone': ['DELETE FROM beats', /the heartbeats of VM ".*" are missing/],
+  'heartbeats that were edited': ['UPDATE beats SET times = zeroblob(4096)', /record of heartbeats fails its checksum/],
+  'a revision that was set back': ['UPDATE state SET revision = 1', /state row fails its checksum/],
+  'a state that is gone': ['DELETE FROM state', /state row is missing/],
+  'a journal that was edited': ["UPDATE journal SET by = 'nobody'", /journal fails its checksum/],
+  'a table that is gone': ['DROP TABLE beats', /reading it fails: no such table: beats/],
+  'a schema of the future': ['PRAGMA user_version = 99', /schema version 99/],
+};
+for (const [what, [sql, finding]] of Object.entries(TAMPERED)) {
+  test(`${what} is found`, async (t) => {
+    const { closed } = specimen;
+    const dir = copyOf(t, closed);
+    const edit = `new (require('libsql'))(process.argv[1]).exec(process.argv[2])`;
+    // In a process of its own, since the library lets go of the file only with the process.
+    const { code, stderr } = await run(process.execPath, ['-e', edit, join(dir, 'registry.db'), sql], {
+      env: process.env,
+      cwd: import.meta.dirname,
+    });
+    assert.equal(code, 0, stderr);
+    await assertRefused(dir, finding);
+  });
+}
+
+test('the daemon itself says which file is damaged and what to do, changes nothing and ends with 1', async (t) => {
+  const { closed } = specimen;
+  const dir = copyOf(t, closed);
+  truncateSync(join(dir, 'registry.db'), 4096);
+  const before = fingerprint(dir);
+  const { code, stdout, stderr } = await run(process.execPath, [BIN, 'daemon', '--port', '0', '--data-dir', dir], {
+    env: cleanEnv(tempDir(t)),
+  });
+  assert.equal(code, 1, stderr);
+  assert.equal(stdout, '');
+  assert.match(stderr, /^vreg: .*registry\.db is damaged: .*\nhint: nothing was changed; put a backup .*\n$/);
+  assert.deepEqual(fingerprint(dir), before);
+});

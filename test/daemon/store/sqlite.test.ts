@@ -1,0 +1,230 @@
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'node:test';
+import type { Change, Contents } from '../../../daemon/store/store.ts';
+import { tempDir } from '../../helpers/daemon.ts';
+import { openStore, putOf, readStore, removalOf } from '../../helpers/store.ts';
+
+/** Contents in which only the clock may differ. */
+const entriesOf = ({ vms, revision, registryId }: Contents) => ({ vms, revision, registryId });
+
+test('a new data dir is an empty registry with an identity that it keeps', async (t) => {
+  const dir = join(tempDir(t), 'deep', 'data');
+  const first = await openStore(t, dir);
+  assert.deepEqual({ ...first.contents, registryId: '' }, { vms: [], revision: 0, listened: 0, registryId: '' });
+  assert.match(first.contents.registryId, /^[0-9a-f]{32}$/);
+  await first.store.close();
+  assert.deepEqual(await readStore(dir), first.contents);
+  assert.notEqual((await readStore(tempDir(t))).registryId, first.contents.registryId);
+});
+
+test('many changes at once are all durable, and in their order', async (t) => {
+  const dir = tempDir(t);
+  const { store } = await openStore(t, dir);
+  const settled: number[] = [];
+  const changes: Change[] = Array.from({ length: 5000 }, (_, index) =>
+    putOf({ id: `vm-${index}`, revision: index + 1 }),
+  );
+  await Promise.all(changes.map((change) => store.commit(change).then(() => settled.push(change.revision))));
+  assert.deepEqual(
+    settled,
+    changes.map(({ revision }) => revision),
+  );
+  await store.close();
+  const { vms, revision } = await readStore(dir);
+  assert.equal(revision, 5000);
+  assert.deepEqual(
+    vms.map(({ id }) => id),
+    changes.map((_, index) => `vm-${index}`),
+  );
+});
+
+test('what is read back is what was written: order, revisions, times, and any text', async (t) => {
+  const dir = tempDir(t);
+  const { store } = await openStore(t, dir);
+  const ids = ['plain', 'ünï/cödé ☃', '𝄞', "'; DROP TABLE vms; --", 'x'.repeat(1024), '%2e', '-'];
+  const metadata = {
+    text: '\u0000 \ud800 "\\ \u2028',
+    big: Number.MAX_SAFE_INTEGER,
+    small: 1e-300,
+    list: [null, true],
+  };
+  let revision = 0;
+  for (const id of ids) {
+    const life = { lastSeen: 1_700_000_000_000 + revision, heardAt: revision + 0.125 };
+    await store.commit(putOf({ id, revision: ++revision, life, more: { metadata } }));
+  }
+  const updated = putOf({ id: ids[1]!, revision: ++revision, created: 2, more: { status: 'paused' } });
+  await store.commit(updated);
+  await store.saveBeats([{ id: ids[2]!, lastSeen: 1_800_000_000_000, heardAt: 9.5 }], 10.75);
+  await store.close();
+  const { vms, listened, ...rest } = await readStore(dir);
+  assert.equal(rest.revision, revision);
+  assert.equal(listened, 10.75);
+  assert.deepEqual(
+    vms.map(({ id }) => id),
+    ids,
+  );
+  assert.deepEqual(vms[1], updated.kind === 'put' ? updated.vm : undefined);
+  assert.deepEqual([vms[2]?.lastSeen, vms[2]?.heardAt], [1_800_000_000_000, 9.5]);
+  assert.deepEqual([vms[3]?.lastSeen, vms[3]?.heardAt], [1_700_000_000_003, 3.125]);
+  assert.deepEqual(JSON.parse(vms[0]!.body).metadata, JSON.parse(JSON.stringify(metadata)));
+});
+
+test('VMs beyond one shard keep their own times, also in places that others have left', async (t) => {
+  const dir = tempDir(t);
+  let revision = 0;
+  const times = new Map<string, number>();
+  const put = (id: string): Change => {
+    revision++;
+    times.set(id, 1000 * revision);
+    return putOf({ id, revision, life: { lastSeen: 1000 * revision, heardAt: revision } });
+  };
+  const remove = (id: string): Change => {
+    times.delete(id);
+    return removalOf(id, ++revision);
+  };
+  const expected = () => [...times];
+  const found = ({ vms }: Contents) => vms.map(({ id, lastSeen }) => [id, lastSeen]);
+  let { store } = await openStore(t, dir);
+  const all = async (changes: Change[]) => void (await Promise.all(changes.map((change) => store.commit(change))));
+  await all(Array.from({ length: 700 }, (_, index) => put(`first-${index}`)));
+  await all(Array.from({ length: 300 }, (_, index) => remove(`first-${2 * index}`)));
+  await all(Array.from({ length: 400 }, (_, index) => put(`second-${index}`)));
+  await store.close();
+  let again = await openStore(t, dir);
+  assert.deepEqual(found(again.contents), expected());
+  // Once more with the free places that the load has found, in one group with what makes them free.
+  store = again.store;
+  await all([remove('first-1'), put('third-0'), remove('second-0'), put('first-1'), put('third-1')]);
+  await store.saveBeats([{ id: 'first-699', lastSeen: 5, heardAt: 1e6 }], 1e6);
+  times.set('first-699', 5);
+  await store.close();
+  again = await openStore(t, dir);
+  assert.deepEqual(found(again.contents), expected());
+});
+
+test('a beat that a later change has overtaken does not take it back', async (t) => {
+  const dir = tempDir(t);
+  const { store } = await openStore(t, dir);
+  await store.commit(putOf({ id: 'a', revision: 1, life: { lastSeen: 2000, heardAt: 20 } }));
+  await store.saveBeats([{ id: 'a', lastSeen: 1000, heardAt: 10 }], 21);
+  await store.saveBeats([{ id: 'gone', lastSeen: 1000, heardAt: 10 }], 22);
+  await store.close();
+  const { vms, listened } = await readStore(dir);
+  assert.deepEqual([vms.length, vms[0]?.lastSeen, vms[0]?.heardAt, listened], [1, 2000, 20, 22]);
+});
+
+test('the clock goes on from no earlier than the last sign of life', async (t) => {
+  const dir = tempDir(t);
+  const { store } = await openStore(t, dir);
+  await store.saveBeats([], 100);
+  await store.commit(putOf({ id: 'a', revision: 1, life: { lastSeen: 1000, heardAt: 150.5 } }));
+  await store.close();
+  assert.equal((await readStore(dir)).listened, 150.5);
+});
+
+test('a removal of what is not there is a revision all the same', async (t) => {
+  const dir = tempDir(t);
+  const { store } = await openStore(t, dir);
+  await store.commit(removalOf('nobody', 1));
+  await store.close();
+  assert.deepEqual(entriesOf(await readStore(dir)).vms, []);
+  assert.equal((await readStore(dir)).revision, 1);
+});
+
+test('a change that the database refuses fails alone with what waits behind it, and leaves no trace', async (t) => {
+  const dir = tempDir(t);
+  const { store } = await openStore(t, dir);
+  await store.commit(putOf({ id: 'a', revision: 1, life: { lastSeen: 1000, heardAt: 1 } }));
+  // The journal takes each revision once, so the group that repeats one fails as a whole.
+  const group = [
+    store.commit(putOf({ id: 'first', revision: 2 })),
+    store.commit(putOf({ id: 'a', revision: 3, created: 1, life: { lastSeen: 9000, heardAt: 9 } })),
+    store.commit(putOf({ id: 'b', revision: 4 })),
+    store.commit(removalOf('a', 4)),
+    store.commit(putOf({ id: 'c', revision: 5 })),
+  ];
+  const outcomes = (await Promise.allSettled(group)).map(({ status }) => status);
+  assert.deepEqual(outcomes, ['fulfilled', 'rejected', 'rejected', 'rejected', 'rejected']);
+  await assert.rejects(group[1]!, { code: 'INTERNAL', message: /could not write to its disk/ });
+  await store.saveBeats([{ id: 'first', lastSeen: 2000, heardAt: 2 }], 3);
+  await store.commit(putOf({ id: 'd', revision: 3, life: { lastSeen: 3000, heardAt: 3 } }));
+  await store.close();
+  const { vms, revision } = await readStore(dir);
+  assert.equal(revision, 3);
+  assert.deepEqual(
+    vms.map(({ id, lastSeen, revision }) => [id, lastSeen, revision]),
+    [
+      ['a', 1000, 1],
+      ['first', 2000, 2],
+      ['d', 3000, 3],
+    ],
+  );
+});
+
+test('closing waits for what was called for, and takes no more', async (t) => {
+  const dir = tempDir(t);
+  const { store } = await openStore(t, dir);
+  const changes = Array.from({ length: 2500 }, (_, index) =>
+    store.commit(putOf({ id: `vm-${index}`, revision: index + 1 })),
+  );
+  const closed = store.close();
+  assert.throws(() => store.commit(putOf({ id: 'late', revision: 2501 })), { code: 'BUSY', retryAfter: 1 });
+  await Promise.all(changes);
+  await closed;
+  assert.equal((await readStore(dir)).vms.length, 2500);
+});
+
+test('more changes than the disk can take are refused at once, and fail nobody else', async (t) => {
+  const { store } = await openStore(t, tempDir(t));
+  const taken: Promise<void>[] = [];
+  let revision = 0;
+  assert.throws(
+    () => {
+      for (;;) taken.push(store.commit(removalOf('nobody', ++revision)));
+    },
+    { code: 'BUSY', message: /already wait for the disk/, retryAfter: 1 },
+  );
+  await Promise.all(taken);
+  await store.commit(removalOf('nobody', revision));
+});
+
+test('a second store on one data dir is refused, and the first goes on', async (t) => {
+  const dir = tempDir(t);
+  const { store } = await openStore(t, dir);
+  await store.commit(putOf({ id: 'a', revision: 1 }));
+  await assert.rejects(openStore(t, dir), { code: 'ALREADY_RUNNING', hint: /vreg daemon stop/ });
+  await store.commit(putOf({ id: 'b', revision: 2 }));
+  await store.close();
+  assert.equal((await readStore(dir)).vms.length, 2);
+});
+
+test('of many stores opened at once on a new data dir one wins, and no other changes a thing', async (t) => {
+  const dir = tempDir(t);
+  const outcomes = await Promise.allSettled(Array.from({ length: 5 }, () => openStore(t, dir)));
+  const won = outcomes.filter((outcome) => outcome.status === 'fulfilled');
+  assert.equal(won.length, 1);
+  for (const outcome of outcomes) {
+    if (outcome.status === 'rejected') assert.equal(outcome.reason.code, 'ALREADY_RUNNING');
+  }
+  const [{ value: first }] = won as [(typeof won)[0]];
+  await first.store.commit(putOf({ id: 'a', revision: 1 }));
+  await first.store.close();
+  const { vms, registryId } = await readStore(dir);
+  assert.deepEqual([vms.length, registryId], [1, first.contents.registryId]);
+});
+
+test('a closed store is one file and its mark: a copy of them is a whole registry', async (t) => {
+  const root = tempDir(t);
+  const { store, contents } = await openStore(t, join(root, 'data'));
+  await store.commit(putOf({ id: 'a', revision: 1 }));
+  await store.close();
+  const [copy] = [tempDir(t)];
+  for (const name of readdirSync(join(root, 'data')).filter((name) => !name.endsWith('-wal'))) {
+    writeFileSync(join(copy, name), readFileSync(join(root, 'data', name)));
+  }
+  const copied = await readStore(copy);
+  assert.deepEqual([copied.vms[0]?.id, copied.registryId], ['a', contents.registryId]);
+});

@@ -1,0 +1,261 @@
+/** A backup of the running registry, and its way back into a data dir. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { type IncomingMessage, request } from 'node:http';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import Database from 'libsql';
+import { openDataDir } from '../../daemon/store/data-dir.ts';
+import { check } from '../../daemon/store/sqlite.ts';
+import type { VmList } from '../../src/protocol/api.ts';
+import type { VmEvent } from '../../src/protocol/events.ts';
+import { BIN, cleanEnv, type Daemon, type Ran, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
+import { isChange, readEvents } from '../helpers/stream.ts';
+import { until } from '../helpers/until.ts';
+import { aVm } from '../helpers/vm.ts';
+
+async function download(url: string): Promise<Buffer> {
+  const answer = await fetch(`${url}/registry/backup`);
+  assert.equal(answer.status, 200);
+  const bytes = Buffer.from(await answer.arrayBuffer());
+  assert.equal(answer.headers.get('content-length'), String(bytes.length));
+  assert.equal(answer.headers.get('content-disposition'), 'attachment; filename="registry.db"');
+  return bytes;
+}
+
+const files = (dir: string) => readdirSync(dir).sort();
+const left = ({ dataDir }: Daemon) => files(dataDir).filter((name) => name.startsWith('backup-'));
+
+function restore(home: string, file: string): Promise<Ran> {
+  const words = [BIN, 'daemon', 'restore', file, '--yes', '--data-dir', join(home, 'data')];
+  return run(process.execPath, words, { env: cleanEnv(home) });
+}
+
+async function idsOf(url: string): Promise<string[]> {
+  return ((await call(url, 'GET', '/registry/vms')).body as VmList).vms.map(({ id }) => id);
+}
+
+/** A daemon's data dir with these VMs, at rest, and a backup of the first half of them. */
+async function atRest(t: TestContext): Promise<{ home: string; dataDir: string; backup: string }> {
+  const daemon = await startDaemon(t);
+  for (const id of ['a', 'b']) await call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id }) });
+  const backup = join(daemon.home, 'backup.db');
+  writeFileSync(backup, await download(daemon.url));
+  await call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id: 'later' }) });
+  await daemon.end('SIGTERM');
+  return { home: daemon.home, dataDir: daemon.dataDir, backup };
+}
+
+test('backups under concurrent writes are whole, and hold exactly the changes up to one revision', async (t) => {
+  const daemon = await startDaemon(t);
+  const { url } = daemon;
+  const reader = await readEvents(t, url, '/registry/events?since=0');
+  let stop = false;
+  const acknowledged = { count: 0 };
+  const writer = async (me: number) => {
+    for (let i = 0; !stop; i++) {
+      const path = `/registry/vms/vm-${me}-${i % 40}`;
+      const gone =
+        i % 40 === 39 ? await call(url, 'DELETE', `/registry/vms/vm-${me}-${Math.floor(i / 40) % 39}`) : undefined;
+      const { status } =
+        gone ?? (await call(url, 'PUT', path, { body: aVm({ id: `vm-${me}-${i % 40}`, name: `n${i}` }) }));
+      assert.ok(status === 200 || status === 201 || status === 404, `${status}`);
+      acknowledged.count++;
+    }
+  };
+  const writers = [0, 1, 2].map(writer);
+  const copies: { bytes: Buffer; from: number }[] = [];
+  for (let i = 0; i < 3; i++) {
+    await until('some more changes', () => acknowledged.count > (i + 1) * 60);
+    const events = reader.told.filter(({ event }) => isChange(event));
+    copies.push({ from: events.length, bytes: await download(url) });
+  }
+  stop = true;
+  await Promise.all(writers);
+  const health = await readEvents(t, url);
+  await health.seen('synced');
+  await until('all events', () => reader.told.at(-1)?.id === health.told[0]?.id);
+  const changes = reader.told.map(({ event }) => event).filter(isChange);
+
+  for (const [i, { bytes, from }] of copies.entries()) {
+    const dir = openDataDir(join(daemon.home, `copy-${i}`));
+    writeFileSync(dir.database, bytes);
+    await check(dir);
+    const db = new Database(dir.database, { readonly: true });
+    const [[revision]] = db.prepare('SELECT revision FROM state').raw().all() as [[number]];
+    const rows = db.prepare('SELECT id, body FROM vms ORDER BY created').raw().all() as [string, string][];
+    db.close();
+    // What was told before the request is in it.
+    assert.ok(revision >= from && revision <= changes.length);
+    const expected = new Map<string, string>();
+    for (const { type, vm } of changes.slice(0, revision) as VmEvent[]) {
+      if (type === 'deregistered') expected.delete(vm.id);
+      else expected.set(vm.id, JSON.stringify({ ...vm, lastSeen: undefined }));
+    }
+    assert.deepEqual(rows, [...expected]);
+  }
+  await until('no copy to be left', () => left(daemon).length === 0);
+});
+
+test('who goes away in the middle of a download leaves nothing behind, and nothing to read in the log', async (t) => {
+  const daemon = await startDaemon(t);
+  const metadata = { blob: 'x'.repeat(900_000) };
+  for (let i = 0; i < 16; i++)
+    await call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id: `vm-${i}`, metadata }) });
+  const asked = request(`${daemon.url}/registry/backup`, { agent: false }).end();
+  const [answer] = (await once(asked, 'response')) as [IncomingMessage];
+  answer.on('error', () => {});
+  await once(answer, 'data');
+  answer.pause();
+  assert.equal(left(daemon).length, 1);
+  assert.equal(statSync(join(daemon.dataDir, left(daemon)[0]!)).mode & 0o777, 0o700);
+  asked.destroy();
+  await until('the copy to be removed', () => left(daemon).length === 0);
+
+  // And who goes before the copy is made.
+  const early = request(`${daemon.url}/registry/backup`, { agent: false }).end();
+  early.on('error', () => {});
+  await until('the copy to be begun', () => left(daemon).length === 1);
+  early.destroy();
+  await until('the copy to be removed', () => left(daemon).length === 0);
+  assert.equal((await call(daemon.url, 'GET', '/health')).status, 200);
+  await daemon.end('SIGTERM');
+  const wrong = daemon
+    .said()
+    .split('\n')
+    .filter((line) => line && (JSON.parse(line) as { level: number }).level >= 40);
+  assert.deepEqual(wrong, []);
+});
+
+test('a copy that a killed daemon had under way goes with the next start, and HEAD makes none', async (t) => {
+  const home = tempDir(t);
+  const cut = join(home, 'data', 'backup-aB3_x9');
+  mkdirSync(cut, { recursive: true });
+  writeFileSync(join(cut, 'registry.db'), 'half');
+  mkdirSync(join(home, 'data', 'backup-of-mine'));
+  const daemon = await startDaemon(t, { home });
+  assert.deepEqual(left(daemon), ['backup-of-mine']);
+  assert.equal((await fetch(`${daemon.url}/registry/backup`, { method: 'HEAD' })).status, 200);
+  await until('nothing to be left', () => left(daemon).length === 1);
+});
+
+test('a backup that is restored is the registry that the next daemon serves; what was there is kept', async (t) => {
+  const { home, dataDir, backup } = await atRest(t);
+  chmodSync(backup, 0o444);
+  const { code, stdout, stderr } = await restore(home, backup);
+  assert.deepEqual([code, stdout], [0, `${dataDir}\n`]);
+  const [, kept] = /what was there is kept in (\S+)/.exec(stderr) ?? [];
+  assert.ok(existsSync(join(kept!, 'registry.db')) && existsSync(join(kept!, 'registry.mark')));
+  assert.equal(statSync(join(dataDir, 'registry.db')).mode & 0o777, 0o600);
+  assert.deepEqual(
+    files(dataDir).filter((name) => name.startsWith('restore-')),
+    [],
+  );
+  const again = await startDaemon(t, { home });
+  assert.deepEqual(await idsOf(again.url), ['b', 'a']);
+  assert.equal((await call(again.url, 'POST', '/registry/vms', { body: aVm({ id: 'c' }) })).status, 201);
+  const { body } = await call(again.url, 'GET', '/registry/vms/a/history');
+  assert.equal((body as { count: number }).count, 1);
+});
+
+test('a restore into a new data dir makes the registry there, and keeps nothing', async (t) => {
+  const { backup } = await atRest(t);
+  const home = tempDir(t);
+  const { code, stderr } = await restore(home, backup);
+  assert.deepEqual([code, stderr], [0, '']);
+  const daemon = await startDaemon(t, { home });
+  assert.deepEqual(await idsOf(daemon.url), ['b', 'a']);
+});
+
+test('a restore is refused while a daemon runs, also when the mark is damaged, and the daemon notices nothing', async (t) => {
+  const daemon = await startDaemon(t);
+  await call(daemon.url, 'POST', '/registry/vms', { body: aVm() });
+  const backup = join(daemon.home, 'backup.db');
+  writeFileSync(backup, await download(daemon.url));
+  await until('no copy to be left', () => left(daemon).length === 0);
+  const before = files(daemon.dataDir);
+  for (const damage of [false, true]) {
+    if (damage) writeFileSync(join(daemon.dataDir, 'registry.mark'), 'damaged');
+    const { code, stderr } = await restore(daemon.home, backup);
+    assert.equal(code, 4, stderr);
+    assert.match(stderr, /another process has the data dir/);
+    assert.match(stderr, /hint: stop it \(vreg daemon stop\)/);
+    assert.deepEqual(files(daemon.dataDir), before);
+  }
+  assert.equal((await call(daemon.url, 'PATCH', '/registry/vms/vm-1', { body: { name: 'two' } })).status, 200);
+});
+
+test('a file that is no whole backup is refused, and nothing is changed', async (t) => {
+  const { home, dataDir, backup } = await atRest(t);
+  const bytes = readFileSync(backup);
+  const name = (what: string) => join(home, `${what}.db`);
+  writeFileSync(name('empty'), '');
+  writeFileSync(name('text'), 'no database at all\n'.repeat(100));
+  writeFileSync(name('cut'), bytes.subarray(0, Math.floor(bytes.length / 2)));
+  const flipped = Buffer.from(bytes);
+  const at = flipped.indexOf('"name":"one"');
+  flipped[at + 9] = flipped[at + 9]! ^ 1;
+  writeFileSync(name('flipped'), flipped);
+  for (const [what, sql] of [
+    ['tableless', 'CREATE TABLE a (b); DROP TABLE a;'],
+    ['foreign', 'CREATE TABLE a (b); INSERT INTO a VALUES (1);'],
+  ] as const) {
+    const db = new Database(name(what));
+    db.exec(sql);
+    db.close();
+  }
+  const before = [files(dataDir), readFileSync(join(dataDir, 'registry.db'))];
+  for (const what of ['empty', 'text', 'cut', 'flipped', 'tableless', 'foreign']) {
+    const { code, stderr } = await restore(home, name(what));
+    assert.equal(code, 1, what);
+    assert.match(stderr, new RegExp(`${what}\\.db cannot be restored: `));
+    assert.match(stderr, /hint: nothing was changed/);
+  }
+  for (const what of [name('missing'), home]) assert.equal((await restore(home, what)).code, 5);
+  assert.deepEqual([files(dataDir), readFileSync(join(dataDir, 'registry.db'))], before);
+  const again = await startDaemon(t, { home });
+  assert.deepEqual(await idsOf(again.url), ['later', 'b', 'a']);
+});
+
+for (const [what, damage] of [
+  ['database is damaged', (dir: string) => writeFileSync(join(dir, 'registry.db'), 'x'.repeat(8192))],
+  ['database is empty', (dir: string) => writeFileSync(join(dir, 'registry.db'), '')],
+  ['mark is damaged', (dir: string) => writeFileSync(join(dir, 'registry.mark'), 'x')],
+  [
+    'mark is ahead, as after a loss',
+    (dir: string) => {
+      const mark = JSON.parse(readFileSync(join(dir, 'registry.mark'), 'utf8')) as { revision: number };
+      writeFileSync(join(dir, 'registry.mark'), JSON.stringify({ ...mark, revision: 99 }));
+    },
+  ],
+] as const) {
+  test(`a restore works where the ${what}`, async (t) => {
+    const { home, dataDir, backup } = await atRest(t);
+    damage(dataDir);
+    await assert.rejects(startDaemon(t, { home }));
+    const { code, stderr } = await restore(home, backup);
+    assert.equal(code, 0, stderr);
+    const again = await startDaemon(t, { home });
+    assert.deepEqual(await idsOf(again.url), ['b', 'a']);
+  });
+}
+
+test('the copy of a stopped daemon is a backup, too', async (t) => {
+  const { home, dataDir } = await atRest(t);
+  const copy = join(home, 'copy.db');
+  copyFileSync(join(dataDir, 'registry.db'), copy);
+  assert.equal((await restore(home, copy)).code, 0);
+  const again = await startDaemon(t, { home });
+  assert.deepEqual(await idsOf(again.url), ['later', 'b', 'a']);
+});

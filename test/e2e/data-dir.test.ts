@@ -1,0 +1,58 @@
+import assert from 'node:assert/strict';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'node:test';
+import { BIN, cleanEnv, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+
+const daemonOn = (dataDir: string, home: string) =>
+  run(process.execPath, [BIN, 'daemon', '--port', '0', '--data-dir', dataDir], { env: cleanEnv(home) });
+
+test('a second daemon on one data dir is refused with the pid and the URL of the first', async (t) => {
+  const first = await startDaemon(t);
+  const { code, stdout, stderr } = await daemonOn(first.dataDir, first.home);
+  assert.equal(code, 4);
+  assert.equal(stdout, '');
+  assert.match(
+    stderr,
+    new RegExp(`^vreg: .*pid ${first.child.pid}, serving ${first.url} since .*\nhint: .*vreg daemon stop`),
+  );
+  assert.equal((await fetch(`${first.url}/health`)).status, 200, 'the first goes on');
+});
+
+test('a daemon that stops takes its process file away; one that was killed bothers nobody with it', async (t) => {
+  const first = await startDaemon(t);
+  const file = join(first.dataDir, 'daemon.json');
+  await first.end('SIGKILL');
+  assert.equal(existsSync(file), true);
+  const second = await startDaemon(t, { home: first.home });
+  assert.deepEqual(await second.end(), { code: 0, signal: null });
+  assert.equal(existsSync(file), false);
+});
+
+test('a data dir that cannot be used is named, with the next step', async (t) => {
+  const home = tempDir(t);
+  const file = join(home, 'file');
+  writeFileSync(file, '');
+  const { code, stderr } = await daemonOn(file, home);
+  assert.equal(code, 1);
+  assert.match(stderr, /^vreg: cannot use the data dir .*\/file \(EEXIST\)\nhint: .*--data-dir\n$/);
+});
+
+test('a database that is no file is named, with the next step', async (t) => {
+  const home = tempDir(t);
+  mkdirSync(join(home, 'data', 'registry.db'), { recursive: true });
+  const { code, stderr } = await daemonOn(join(home, 'data'), home);
+  assert.equal(code, 1);
+  assert.match(stderr, /^vreg: cannot open .*registry\.db: .*\nhint: .*\n$/);
+});
+
+test('a daemon that cannot register itself as it is told to ends with a sentence', async (t) => {
+  const home = tempDir(t);
+  const { code, stderr } = await run(
+    process.execPath,
+    [BIN, 'daemon', '--port', '0', '--data-dir', join(home, 'data'), '--self-register', '--id', '..'],
+    { env: cleanEnv(home) },
+  );
+  assert.equal(code, 5, stderr);
+  assert.match(stderr, /^vreg: /m);
+});

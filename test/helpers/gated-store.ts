@@ -1,0 +1,44 @@
+import { MemoryStore } from '../../daemon/store/memory.ts';
+import type { Beat, Change } from '../../daemon/store/store.ts';
+
+interface Waiting {
+  change: Change;
+  resolve(): void;
+  reject(error: Error): void;
+}
+
+/** A store in which changes wait until they are told to become durable or to fail: a slow disk, one step at a time. */
+export class GatedStore extends MemoryStore {
+  readonly #waiting: Waiting[] = [];
+  /** Set it to have changes refused without being taken. */
+  refusal: Error | undefined;
+  /** Set it to make every save of beats fail with it. */
+  beatsFailure: Error | undefined;
+
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  override commit(change: Change): Promise<void> {
+    if (this.refusal) throw this.refusal;
+    return new Promise((resolve, reject) => this.#waiting.push({ change, resolve, reject }));
+  }
+
+  override async saveBeats(beats: readonly Beat[], listened: number): Promise<void> {
+    if (this.beatsFailure) throw this.beatsFailure;
+    await super.saveBeats(beats, listened);
+  }
+
+  /** Makes the first changes that wait durable. */
+  async release(count = this.#waiting.length): Promise<void> {
+    for (const { change, resolve } of this.#waiting.splice(0, count)) {
+      await super.commit(change);
+      resolve();
+    }
+  }
+
+  /** Fails everything that waits, as a store does when one transaction fails. */
+  fail(error: Error): void {
+    for (const { reject } of this.#waiting.splice(0)) reject(error);
+  }
+}

@@ -1,0 +1,69 @@
+/** The real program against a registry of the test: run to its end, or followed while it stays. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import type { TestContext } from 'node:test';
+import { BIN, cleanEnv, type Ran, run } from './daemon.ts';
+
+export interface RunOptions {
+  url?: string;
+  home?: string;
+  env?: NodeJS.ProcessEnv;
+  input?: string;
+  cwd?: string;
+}
+
+function environment({ url = 'http://127.0.0.1:1', home = '/nonexistent', env = {} }: RunOptions): NodeJS.ProcessEnv {
+  return cleanEnv(home, { VERS_INFRA_URL: url, ...env });
+}
+
+/** Runs `vreg` to its end. */
+export function runVreg(args: readonly string[], options: RunOptions = {}): Promise<Ran> {
+  const { input, cwd } = options;
+  return run(process.execPath, [BIN, ...args], {
+    env: environment(options),
+    ...(input === undefined ? {} : { input }),
+    ...(cwd === undefined ? {} : { cwd }),
+  });
+}
+
+/** Runs a script that calls `vreg` by its name. */
+export function runScript(shell: readonly string[], script: string, options: RunOptions = {}): Promise<Ran> {
+  const [command, ...flags] = shell;
+  const vreg = `vreg() { "${process.execPath}" "${BIN}" "$@"; }\n`;
+  const { cwd } = options;
+  return run(command!, [...flags, '-c', vreg + script], {
+    env: environment(options),
+    ...(cwd === undefined ? {} : { cwd }),
+  });
+}
+
+export interface Running {
+  child: ChildProcess;
+  stdout(): string;
+  stderr(): string;
+  ended: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
+  /** Sends the signal and waits for the end. */
+  end(signal?: NodeJS.Signals): Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
+}
+
+/** Starts a `vreg` that stays; it is killed when the test ends. */
+export function startVreg(t: TestContext, args: readonly string[], options: RunOptions = {}): Running {
+  const { cwd } = options;
+  const child = spawn(process.execPath, [BIN, ...args], {
+    env: environment(options),
+    stdio: ['ignore', 'pipe', 'pipe'],
+    ...(cwd === undefined ? {} : { cwd }),
+  });
+  let stdout = '';
+  let stderr = '';
+  child.stdout.setEncoding('utf8').on('data', (chunk: string) => (stdout += chunk));
+  child.stderr.setEncoding('utf8').on('data', (chunk: string) => (stderr += chunk));
+  const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
+    child.once('close', (code, signal) => resolve({ code, signal }));
+  });
+  const end = (signal: NodeJS.Signals = 'SIGTERM') => {
+    child.kill(signal);
+    return ended;
+  };
+  t.after(() => end('SIGKILL'));
+  return { child, stdout: () => stdout, stderr: () => stderr, ended, end };
+}

@@ -1,0 +1,90 @@
+import assert from 'node:assert/strict';
+import { mkdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
+import { delimiter, join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { serveApp } from './helpers/app.ts';
+import { seed, vreg } from './helpers/cli.ts';
+import { BIN, cleanEnv, type Ran, run, tempDir } from './helpers/daemon.ts';
+import { unless } from './helpers/tools.ts';
+import { aVm } from './helpers/vm.ts';
+
+const ROOT = join(import.meta.dirname, '..');
+const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { version: string };
+
+/** A home where `vreg` on PATH is a symlink to the program, as `npm link` and `npm install -g` make it. */
+function linked(t: TestContext, url: string): (shell: readonly string[], script: string) => Promise<Ran> {
+  const home = tempDir(t);
+  mkdirSync(join(home, 'bin'));
+  symlinkSync(BIN, join(home, 'bin/vreg'));
+  const env = cleanEnv(home, { PATH: `${join(home, 'bin')}${delimiter}${process.env.PATH}`, VERS_INFRA_URL: url });
+  return ([program, ...args], script) => run(program!, [...args, '-c', script], { env, cwd: home });
+}
+
+test('the package holds the program, its completions and its licence, and no sources', async (t) => {
+  // Without its scripts: the build would change dist/ under the other tests.
+  const argv = ['pack', '--dry-run', '--json', '--ignore-scripts'];
+  const { code, stdout, stderr } = await run('npm', argv, { env: cleanEnv(tempDir(t)), cwd: ROOT });
+  assert.equal(code, 0, stderr);
+  const [packed] = JSON.parse(stdout) as { files: { path: string; mode: number }[] }[];
+  const paths = packed!.files.map(({ path }) => path);
+  const needed = ['package.json', 'LICENSE', 'bin/vreg.js', 'bin/package.json', 'dist/boot.cjs', 'dist/vreg.cjs'];
+  const alsoNeeded = ['dist/store-worker.cjs', 'completions/vreg.bash', 'completions/_vreg', 'completions/vreg.fish'];
+  for (const path of [...needed, ...alsoNeeded]) assert.ok(paths.includes(path), path);
+  for (const path of paths) {
+    assert.match(
+      path,
+      /^(bin\/(vreg\.js|package\.json)|dist\/[^/]+|dist\/man\/vreg[\w-]*\.1|completions\/[^/]+|LICENSE|README\.md|CHANGELOG\.md|package\.json)$/,
+    );
+  }
+  assert.equal(packed!.files.find(({ path }) => path === 'bin/vreg.js')!.mode & 0o111, 0o111);
+});
+
+test('the program is executable, and runs through a symlink', async (t) => {
+  assert.equal(statSync(BIN).mode & 0o111, 0o111);
+  const told = await linked(t, 'http://127.0.0.1:1')(['sh'], 'vreg version');
+  assert.deepEqual(told, { code: 0, signal: null, stdout: `vreg ${version}\n`, stderr: '' });
+});
+
+test('a reader that closes early ends the program quietly', unless('bash'), async (t) => {
+  const { url } = await serveApp(t);
+  // More than a pipe holds, so that there is something left to write when head has gone.
+  const lines = Array.from({ length: 1500 }, (_, index) => JSON.stringify(aVm({ id: `vm-${index}` })));
+  assert.equal((await vreg(['register', '-q', '-f', '-'], { url, stdin: lines.join('\n') })).code, 0);
+  const shell = linked(t, url);
+  for (const flags of ['-q', '--json', '-o yaml', '-o ndjson', '-o table']) {
+    const told = await shell(['bash', '-o', 'pipefail'], `vreg ls ${flags} | head -1 >/dev/null`);
+    assert.deepEqual(told, { code: 0, signal: null, stdout: '', stderr: '' }, flags);
+  }
+});
+
+test('an answer that cannot be written is an error without a trace', async (t) => {
+  const told = await linked(t, 'http://127.0.0.1:1')(['sh'], 'vreg version >/dev/full');
+  assert.deepEqual([told.code, told.stdout], [1, '']);
+  assert.match(told.stderr, /^vreg: cannot write the answer \(ENOSPC\)\nhint: .*\n$/);
+});
+
+for (const shell of ['dash', 'bash', 'zsh']) {
+  test(
+    `under set -eu a script in ${shell} gets one address, or ends with the exit code and no word`,
+    unless(shell),
+    async (t) => {
+      const { url } = await serveApp(t);
+      const run = linked(t, url);
+      const script = 'set -eu; INFRA=$(vreg addr infra 2>/dev/null) || exit; echo "<$INFRA>"';
+      assert.deepEqual(await run([shell], script), { code: 3, signal: null, stdout: '', stderr: '' });
+      await seed(url, [aVm({ role: 'infra', address: '10.0.0.1' })]);
+      assert.deepEqual(await run([shell], script), { code: 0, signal: null, stdout: '<10.0.0.1>\n', stderr: '' });
+      const loop = 'set -eu; for id in $(vreg ls -q); do vreg get "$id" -o name; done';
+      assert.deepEqual(await run([shell], loop), { code: 0, signal: null, stdout: 'vm-1\n', stderr: '' });
+    },
+  );
+}
+
+test('an interrupted wait ends with 130', unless('bash'), async (t) => {
+  const { url } = await serveApp(t);
+  const script =
+    'vreg addr infra --wait 1h -v 2>log & pid=$!; until grep -q 200 log 2>/dev/null; do sleep 0.05; done; kill -INT $pid; wait $pid';
+  // A shell without job control starts its background with SIGINT ignored, so it gets some.
+  const { code, stdout } = await linked(t, url)(['bash', '-m'], script);
+  assert.deepEqual([code, stdout], [130, '']);
+});
