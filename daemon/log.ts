@@ -1,9 +1,6 @@
 /** The daemon's log: JSON lines for machines, one readable line an event for people. Always on stderr. */
 import { type Logger, pino } from 'pino';
-
-export const LOG_LEVELS = ['debug', 'info', 'warn', 'error', 'silent'] as const;
-export type LogLevel = (typeof LOG_LEVELS)[number];
-export type LogFormat = 'pretty' | 'json';
+import type { LogFormat, LogLevel } from '../src/protocol/api.ts';
 
 export interface LogOptions {
   level: LogLevel;

@@ -1,4 +1,5 @@
 /** The registry's process: its wiring, and its life from opening the store to closing it. */
+import { setTimeout } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { VregError } from '../src/protocol/errors.ts';
 import type { Registration } from '../src/protocol/vm.ts';
@@ -7,7 +8,7 @@ import { buildApp } from './http/app.ts';
 import { isLoopback } from './http/auth.ts';
 import { removeCutBackups } from './http/backup.ts';
 import { type Endpoints, listen } from './http/listen.ts';
-import { readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
+import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
 import { Registry } from './registry/registry.ts';
 import { keepSelfAlive } from './self.ts';
 import { SqliteStore } from './store/sqlite.ts';
@@ -18,6 +19,10 @@ const SAVE_EVERY = 500;
 const SWEEP_EVERY = 250;
 /** Saves without a beat after which the listening clock is saved all the same: how much of a lease a kill -9 can give back. */
 const IDLE_SAVES = 10;
+
+/** Looks at a busy data dir before it is given up, and milliseconds between them: longer than a check of a small database. */
+const BUSY_TRIES = 6;
+const BUSY_PAUSE = 250;
 
 export interface ServeOptions extends Endpoints {
   dataDir: string;
@@ -53,13 +58,9 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     );
   }
 
-  const { store, contents } = await SqliteStore.open({
-    dataDir,
-    onDeath: (error) => {
-      log.fatal({ err: error }, 'the store ended; what was acknowledged is on the disk');
-      process.exit(1);
-    },
-  }).catch((error) => nameTheOther(error, dataDir));
+  const { store, contents } = await openStore(dataDir, log);
+  // Now, so that a second daemon can name this one even while it starts; with its URLs when it has them.
+  sayWhoRuns(dataDir, [], log);
   removeCutBackups(dataDir);
   const clock = new ListeningClock(contents.listened);
   clock.start();
@@ -69,6 +70,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
 
   const app = buildApp({ registry, version, token, log, dataDir });
   const closeStore = async () => {
+    removeProcessInfo(dataDir, 'serve');
     clearInterval(sweeper);
     await saver.stop();
     clock.stop();
@@ -83,7 +85,6 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     self?.stop();
     await listening.close();
     await closeStore();
-    removeProcessInfo(dataDir, 'serve');
   };
   try {
     if (options.self) self = await keepSelfAlive(registry, options.self(listening.port), log);
@@ -104,22 +105,29 @@ function sayWhoRuns(dataDir: string, urls: string[], log: Logger): void {
   }
 }
 
-/** A busy store is another daemon's: say which. */
-function nameTheOther(error: unknown, dataDir: string): never {
-  if (error instanceof VregError && error.code === 'ALREADY_RUNNING') {
-    const other = readProcessInfo(dataDir, 'serve');
-    if (other) {
-      const where = other.urls.join(' and ');
-      throw new VregError(
-        'ALREADY_RUNNING',
-        `${error.message}: the vreg daemon with pid ${other.pid}, serving ${where} since ${other.since}`,
-        {
-          hint: error.hint!,
-        },
-      );
+async function openStore(dataDir: string, log: Logger): ReturnType<typeof SqliteStore.open> {
+  const onDeath = (error: Error) => {
+    log.fatal({ err: error }, 'the store ended; what was acknowledged is on the disk');
+    process.exit(1);
+  };
+  for (let tries = 1; ; tries++) {
+    try {
+      return await SqliteStore.open({ dataDir, onDeath });
+    } catch (error) {
+      if (!(error instanceof VregError) || error.code !== 'ALREADY_RUNNING') throw error;
+      const other = readProcessInfo(dataDir, 'serve');
+      if (other) throw nameTheOther(error, other);
+      // Somebody just starts, or looks at the database: who it is will be known in a moment.
+      if (tries === BUSY_TRIES) throw error;
+      await setTimeout(BUSY_PAUSE);
     }
   }
-  throw error;
+}
+
+/** A busy store is another daemon's: say which. */
+function nameTheOther({ code, message, hint }: VregError, { pid, urls, since }: ProcessInfo): VregError {
+  const doing = urls.length > 0 ? `serving ${urls.join(' and ')}` : 'starting';
+  return new VregError(code, `${message}: the vreg daemon with pid ${pid}, ${doing} since ${since}`, { hint: hint! });
 }
 
 function saveBeatsRegularly(registry: Registry, log: Logger): { stop(): Promise<void> } {

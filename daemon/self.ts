@@ -10,11 +10,10 @@ import type { Registry } from './registry/registry.ts';
 export async function keepSelfAlive(registry: Registry, self: Registration, log: Logger): Promise<{ stop(): void }> {
   let announced = false;
   const announce = async () => {
-    const { id, role: _role, registeredBy: _by, ...changes } = self;
-    if (registry.has(id)) await registry.update(id, changes);
-    else await registry.register(self);
+    const { entry } = await registry.replace(self, { by: self.registeredBy });
     announced = true;
-    log.info({ id, role: self.role, address: self.address }, 'registered this VM');
+    const { id, role, address } = entry.vm;
+    log.info({ id, role, address }, 'registered this VM');
   };
   // A disk that is full just now is no reason not to serve.
   const tryToAnnounce = () =>

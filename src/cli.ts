@@ -138,7 +138,13 @@ function report(thrown: unknown, session: Session): number {
   const message = known?.message ?? `unexpected error: ${(thrown as Error).stack ?? String(thrown)}`;
   const hint = known ? nextStep(known) : 'this is a bug in vreg; please report it with the line above';
   if (wantsJson(session)) {
-    const body = { code: known?.code ?? 'INTERNAL', exit, message, ...(hint === undefined ? {} : { hint }) };
+    const body = {
+      code: known?.code ?? 'INTERNAL',
+      exit,
+      message,
+      ...(hint === undefined ? {} : { hint }),
+      ...(known?.failures ? { failures: known.failures } : {}),
+    };
     session.io.err(`${escapeControls(JSON.stringify({ error: body }))}\n`);
   } else {
     session.io.err(

@@ -79,10 +79,14 @@ export interface Context {
   sleep(ms: number): Promise<void>;
   /** The registry of the settings. Made when first asked for, so that `--help` opens nothing. */
   client(): RegistryClient;
+  /** Another client of the same registry, which {@link signal} does not end; for a last word. @param timeout milliseconds */
+  lastClient(timeout: number): RegistryClient;
   /** The format that answers are printed in. */
   readonly format: OutputFormat;
   /** Prints the answer in the format that was asked for. */
   print<T>(answer: Answer<T>): Promise<void>;
+  /** The text that {@link print} would print. */
+  text<T>(answer: Answer<T>): Promise<string>;
   /** A note for people, on stderr. */
   note(text: string): void;
   /** As {@link note}, but only with `--verbose`. */

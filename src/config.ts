@@ -87,6 +87,17 @@ export class Config {
    * @throws VregError USAGE when the file cannot be read, is empty, or others may read it
    */
   token(): Found | undefined {
+    const found = this.#findToken();
+    if (!found) return undefined;
+    const value = found.value.trim();
+    if (/^[\x21-\x7e]+$/.test(value)) return { ...found, value };
+    throw new VregError('USAGE', `the token (from ${found.origin}) has characters that no header can carry`, {
+      field: 'token',
+      hint: 'a token is printable ASCII without spaces: was it cut and pasted whole?',
+    });
+  }
+
+  #findToken(): Found | undefined {
     const file = this.find('token-file');
     const variable = ['VREG_TOKEN', 'VERS_AUTH_TOKEN'].find((name) => this.#env[name]);
     if (file && (!variable || file.origin.startsWith('flag') || file.origin.startsWith('VREG_'))) {

@@ -128,6 +128,7 @@ export class Connection {
     } catch {
       body = undefined;
     }
+    if (status >= 400 && isForeign(status, body)) throw this.badAnswer(`${what} with ${status}`);
     if (status >= 400) throw fromAnswer(status, body, `${what} was answered with ${status}${firstLine(text)}`);
     if (status < 200 || status > 299 || typeof body !== 'object' || body === null) {
       throw this.badAnswer(`${what} with ${status}`);
@@ -160,6 +161,16 @@ export class Connection {
   #from(): string {
     return this.#options.origin ? ` (from ${this.#options.origin})` : '';
   }
+}
+
+/** Refusals that a proxy before the registry may make, in words of its own. */
+const OF_PROXIES: readonly number[] = [401, 403, 408, 413, 429, 431];
+
+/** True of a refusal that no registry wrote: theirs say why in `error`. Some other server answers at that URL. */
+function isForeign(status: number, body: unknown): boolean {
+  return (
+    status < 500 && !OF_PROXIES.includes(status) && typeof (body as { error?: unknown } | null)?.error !== 'string'
+  );
 }
 
 /** OpenSSL's and Node's names of a certificate that is not trusted (nodejs.org/api/tls.html, X509 certificate errors). */

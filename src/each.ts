@@ -77,9 +77,24 @@ export function throwFailed<T>(
   const lines = new Set(errors.map(({ item, error }) => describe(nameOf(item), error)));
   const [first] = lines;
   const hint = worst.hint === undefined ? {} : { hint: worst.hint };
+  const failures = errors.map(({ item, error }) => ({ name: nameOf(item), code: error.code, message: error.message }));
   if (total === 1) throw new VregError(worst.code, first!, { ...hint, cause: worst });
-  if (lines.size > 1) for (const line of lines) context.note(line);
-  throw new VregError(worst.code, `${failed.length} of ${total} failed${lines.size > 1 ? '' : `: ${first}`}`, hint);
+  // In JSON they are in the error itself, so that stderr has one shape.
+  if (lines.size > 1 && context.format !== 'json') for (const line of lines) context.note(line);
+  throw new VregError(worst.code, `${failed.length} of ${total} failed${lines.size > 1 ? '' : `: ${first}`}`, {
+    ...hint,
+    failures,
+  });
+}
+
+/** What is done to one thing, whose name its failure then has. */
+export function naming<R>(name: string, work: Promise<R>): Promise<R> {
+  return work.catch((error: unknown) => {
+    if (!(error instanceof VregError)) throw error;
+    const { code, hint, field, cause } = error;
+    const details = { ...(hint === undefined ? {} : { hint }), ...(field === undefined ? {} : { field }), cause };
+    throw new VregError(code, describe(name, error), details);
+  });
 }
 
 function describe(name: string, { code, message }: VregError): string {

@@ -33,20 +33,29 @@ export async function liveVms(
     return service === undefined ? vms : vms.filter((vm) => vm.services?.some(({ name }) => name === service));
   };
   for (;;) {
-    const found = await look().catch((error: unknown) => {
+    const left = patience - (context.now() - started);
+    const found = await (patience > 0 ? within(left, look()) : look()).catch((error: unknown) => {
       // A registry that is still starting is one of the things that scripts wait for.
       if (patience > 0 && isPassing(error) && context.now() - started < patience) return [];
       throw error;
     });
     if (found.length > 0) return found as [VmWithLiveness, ...VmWithLiveness[]];
     if (patience === 0) throw noLiveVm(role, service);
-    const left = patience - (context.now() - started);
-    if (left <= 0)
+    const rest = patience - (context.now() - started);
+    if (rest <= 0)
       throw new VregError('TIMEOUT', `${noLiveVm(role, service).message} within ${wait}`, {
         hint: `see who is registered: vreg ls --role ${role}`,
       });
-    await context.sleep(Math.min(LOOK_EVERY, left));
+    await context.sleep(Math.min(LOOK_EVERY, rest));
   }
+}
+
+/** What was found, or nothing when that takes longer: a registry that hangs is not waited for beyond what was asked. */
+function within<T>(ms: number, found: Promise<T[]>): Promise<T[]> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => resolve([]), Math.max(0, ms));
+    found.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
 }
 
 /** @throws VregError USAGE listing the roles */

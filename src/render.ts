@@ -54,7 +54,8 @@ export async function print<T>(io: Io, answer: Answer<T>, options: RenderOptions
   io.out(await format(io, answer, options));
 }
 
-async function format<T>(io: Io, answer: Answer<T>, options: RenderOptions): Promise<string> {
+/** The text of an answer. */
+export async function format<T>(io: Io, answer: Answer<T>, options: RenderOptions): Promise<string> {
   const [name, expression] = splitFormat(options.format);
   switch (name) {
     case 'json':

@@ -3,6 +3,7 @@ import { setTimeout } from 'node:timers/promises';
 import { RegistryClient } from './client.ts';
 import type { Command, Context } from './command.ts';
 import type { Config } from './config.ts';
+import type { ClientOptions } from './connection.ts';
 import { type Io, printable } from './io.ts';
 import { VregError } from './protocol/errors.ts';
 import type { OutputFormat } from './settings.ts';
@@ -116,20 +117,31 @@ export class Session implements Context {
   }
 
   client(): RegistryClient {
-    if (!this.#client) {
-      const { value: url, origin } = this.config.find('url')!;
-      const trace = (line: string) => this.note(line);
-      this.#client = new RegistryClient({
-        url: url.replace(/\/+$/, ''),
-        origin,
-        token: this.config.token()?.value,
-        ca: this.config.certificates(),
-        timeout: this.config.duration('timeout'),
-        signal: this.#deps.signal,
-        ...(this.#flags.verbose ? { trace } : {}),
-      });
-    }
+    this.#client ??= this.#newClient({ timeout: this.config.duration('timeout'), signal: this.#deps.signal });
     return this.#client;
+  }
+
+  lastClient(timeout: number): RegistryClient {
+    return this.#newClient({ timeout });
+  }
+
+  #newClient(options: Pick<ClientOptions, 'timeout' | 'signal'>): RegistryClient {
+    const { value: url, origin } = this.config.find('url')!;
+    const trace = (line: string) => this.note(line);
+    return new RegistryClient({
+      url: url.replace(/\/+$/, ''),
+      origin,
+      token: this.config.token()?.value,
+      ca: this.config.certificates(),
+      ...options,
+      ...(this.#flags.verbose ? { trace } : {}),
+    });
+  }
+
+  /** The text that {@link print} would print. */
+  async text(answer: Parameters<Context['print']>[0]): Promise<string> {
+    const { format } = await import('./render.ts');
+    return format(this.io, answer, { format: this.format, headers: this.#flags.headers, now: this.now() });
   }
 
   async print(answer: Parameters<Context['print']>[0]): Promise<void> {

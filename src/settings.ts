@@ -1,8 +1,18 @@
 /** Every setting: its flag, its variables, its default, and what is accepted. One table for all that shows or reads them. */
 import { parseDuration } from './duration.ts';
-import { DEFAULT_HOST, DEFAULT_INTERVAL, DEFAULT_PORT, DEFAULT_STALE_AFTER, DEFAULT_URL } from './protocol/api.ts';
+import {
+  DEFAULT_HOST,
+  DEFAULT_INTERVAL,
+  DEFAULT_PORT,
+  DEFAULT_STALE_AFTER,
+  DEFAULT_URL,
+  LOG_FORMATS,
+  LOG_LEVELS,
+  ON_EXIT,
+} from './protocol/api.ts';
 import { VregError } from './protocol/errors.ts';
 import { ROLES } from './protocol/vm.ts';
+import { suggestion } from './suggest.ts';
 
 export type SettingGroup = 'client' | 'vm' | 'daemon' | 'agent';
 
@@ -19,6 +29,8 @@ export interface Setting {
   choices?: readonly string[];
   /** What is accepted besides the choices. */
   accepts?: (text: string) => boolean;
+  /** The same in words. */
+  acceptsToo?: string;
   /** @throws VregError USAGE naming the setting */
   check?: (text: string, name: string) => void;
 }
@@ -55,6 +67,7 @@ export const SETTINGS = {
     value: 'FORMAT',
     choices: OUTPUT_FORMATS,
     accepts: (text) => EXPRESSION_FORMATS.some((format) => text.startsWith(`${format}=`)),
+    acceptsToo: 'jsonpath=PATH, template=TEMPLATE',
     defaultIs: 'table on a TTY, else tsv',
     about: 'how answers are printed; also jsonpath=PATH and template=TEMPLATE',
   },
@@ -112,13 +125,13 @@ export const SETTINGS = {
     group: 'daemon',
     value: 'LEVEL',
     default: 'info',
-    choices: ['debug', 'info', 'warn', 'error', 'silent'],
+    choices: LOG_LEVELS,
     about: 'least level that is logged',
   },
   'log-format': {
     group: 'daemon',
     value: 'FORMAT',
-    choices: ['pretty', 'json'],
+    choices: LOG_FORMATS,
     defaultIs: 'pretty on a TTY, else json',
     about: 'how the log is written',
   },
@@ -133,7 +146,7 @@ export const SETTINGS = {
     group: 'agent',
     value: 'WHAT',
     default: 'stopped',
-    choices: ['stopped', 'deregister', 'keep'],
+    choices: ON_EXIT,
     about: 'what becomes of the entry when the agent is told to stop',
   },
 } as const satisfies Record<string, Setting>;
@@ -156,11 +169,11 @@ export function envNameOf(key: SettingKey): string {
 
 /** @throws VregError USAGE naming the setting, the reason and what is accepted */
 export function checkSetting(key: SettingKey, value: string, where = ''): void {
-  const { choices, accepts, check } = settingOf(key);
+  const { choices, accepts, acceptsToo, check } = settingOf(key);
   if (choices && !choices.includes(value) && !accepts?.(value)) {
-    throw new VregError('USAGE', `${key}: "${value}" is not possible${where}`, {
+    throw new VregError('USAGE', `${key}: "${value}" is not possible${where}${suggestion(value, choices)}`, {
       field: key,
-      hint: `one of: ${choices.join(', ')}`,
+      hint: `one of: ${[...choices, ...(acceptsToo ? [acceptsToo] : [])].join(', ')}`,
     });
   }
   check?.(value, `${key}${where}`);
@@ -171,7 +184,15 @@ export function camelCase(key: string): string {
 }
 
 function checkUrl(text: string, name: string): void {
-  if (URL.canParse(text) && ['http:', 'https:', 'unix:'].includes(new URL(text).protocol)) return;
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  if (url?.username || url?.password) {
+    // Without its value: it holds a secret.
+    throw new VregError('USAGE', `${name}: a URL with a user or a password in it is not possible`, {
+      field: 'url',
+      hint: 'put the token into a file of mode 0600, and name that with --token-file',
+    });
+  }
+  if (url && ['http:', 'https:', 'unix:'].includes(url.protocol)) return;
   throw new VregError('USAGE', `${name}: "${text}" is not the URL of a registry`, {
     field: 'url',
     hint: 'write it as http://HOST:PORT, https://HOST:PORT or unix:/path/to.sock',

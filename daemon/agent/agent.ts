@@ -5,11 +5,9 @@
  */
 import { crc32 } from 'node:zlib';
 import type { RegistryClient } from '../../src/client.ts';
+import type { OnExit } from '../../src/protocol/api.ts';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
-
-export const ON_EXIT = ['stopped', 'deregister', 'keep'] as const;
-export type OnExit = (typeof ON_EXIT)[number];
 
 /** Milliseconds before the first retry; each further one waits twice as long, up to the pause between two beats. */
 const FIRST_RETRY = 1000;

@@ -1,9 +1,10 @@
 /** The agent's process: its files, its life, its last word. */
 import type { RegistryClient } from '../../src/client.ts';
+import type { OnExit } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
 import { makeStateDir, readProcesses, removeProcessInfo, writeProcessInfo } from '../process-file.ts';
-import { Agent, type AgentLog, type OnExit } from './agent.ts';
+import { Agent, type AgentLog } from './agent.ts';
 
 export interface AgentProcessOptions {
   client: RegistryClient;

@@ -11,7 +11,7 @@ import type { Logger } from 'pino';
 import { LEASE_HEADER, VERSION_HEADER } from '../../src/protocol/api.ts';
 import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/errors.ts';
 import type { Registry } from '../registry/registry.ts';
-import { bearerAuth } from './auth.ts';
+import { bearerAuth, refuseForeignPage } from './auth.ts';
 import { readJsonBodies } from './body.ts';
 import { type Answer, Call } from './call.ts';
 import { STREAM_LIMITS, type StreamLimits } from './event-stream.ts';
@@ -78,6 +78,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
   // One hook without promises: it runs before each heartbeat.
   app.addHook('onRequest', (request, reply, done) => {
     reply.header(VERSION_HEADER, version).header(LEASE_HEADER, lease);
+    if (!authorize) refuseForeignPage(request.headers.origin);
     if (authorize && !request.routeOptions.config.open) {
       authorize(request.headers.authorization);
       request.by = THE_TOKEN;

@@ -23,6 +23,21 @@ export function bearerAuth(token: string): (header: string | undefined) => void 
   };
 }
 
+/**
+ * Refuses a browser that asks on behalf of a page from elsewhere: without a token, whoever can make this machine's
+ * browser open a page could register VMs here. Other clients send no `Origin`.
+ * @throws VregError FORBIDDEN
+ */
+export function refuseForeignPage(origin: string | undefined): void {
+  if (origin === undefined) return;
+  const host = URL.canParse(origin) ? new URL(origin).hostname.replace(/^\[|\]$/g, '') : '';
+  if (isLoopback(host)) return;
+  throw new VregError('FORBIDDEN', `a page of ${origin} may not use a registry that asks for no token`, {
+    field: 'origin',
+    hint: 'start the daemon with a token: VERS_AUTH_TOKEN or --token-file',
+  });
+}
+
 /** True of an address that only this machine can reach. A name is not looked up: only `localhost` is known to be one. */
 export function isLoopback(host: string): boolean {
   const family = isIP(host);

@@ -79,7 +79,7 @@ export function readMark(dir: DataDir): Mark | undefined {
     'STORE_DAMAGED',
     `${dir.mark} is damaged: it should name the registry and its last known revision`,
     {
-      hint: `the database beside it may be whole: if \`sqlite3 ${dir.database} "select revision from state"\` says what you expect, remove the mark and start again`,
+      hint: `remove it (rm ${dir.mark}) and start again: the database is checked by itself, but a loss of its last changes would then go unnoticed`,
     },
   );
 }

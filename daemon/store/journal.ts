@@ -6,6 +6,8 @@ import type { Change } from './store.ts';
 
 /** Changes kept: months of a quiet fleet, some megabytes. */
 const KEPT = 10_000;
+/** Characters of one value that are kept: a journal tells what was changed, and is no backup of large metadata. */
+const MAX_VALUE = 4096;
 
 export const JOURNAL_SCHEMA = `
   CREATE TABLE journal (
@@ -31,7 +33,7 @@ export class Journal {
   add(change: Change): void {
     const { type, at, by, changes } = change.note;
     const id = change.kind === 'put' ? change.vm.id : change.id;
-    const row = [change.revision, id, at, type, by, JSON.stringify(changes)];
+    const row = [change.revision, id, at, type, by, JSON.stringify(bounded(changes))];
     this.#prepared.save.run(...row, crcOf(row));
     this.#prepared.forget.run(change.revision - KEPT);
   }
@@ -61,4 +63,15 @@ export class Journal {
     };
     return this.#statements;
   }
+}
+
+/** The changes, with each value that is too large replaced by a word of how large it was. */
+function bounded(changes: FieldChanges): FieldChanges {
+  const keep = (value: unknown) => {
+    const { length } = JSON.stringify(value);
+    return length > MAX_VALUE ? `(${length} characters)` : value;
+  };
+  return Object.fromEntries(
+    Object.entries(changes).map(([field, [before, after]]) => [field, [keep(before), keep(after)]]),
+  );
 }

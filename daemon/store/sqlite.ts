@@ -210,7 +210,7 @@ function atOpen(dir: DataDir, { failure }: StoreFailure): VregError {
   switch (failure.kind) {
     case 'busy':
       return new VregError('ALREADY_RUNNING', `another process has the data dir ${dir.path}`, {
-        hint: 'stop it (vreg daemon stop), or give this one another --data-dir',
+        hint: `stop it (vreg daemon stop serve --data-dir ${dir.path}), or give this one another --data-dir`,
       });
     case 'damaged':
       return damaged(dir, failure.message);

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { defineCommand } from '../command.ts';
+import { naming } from '../each.ts';
 import { openEditor } from '../editor.ts';
 import { VregError } from '../protocol/errors.ts';
 import { parseUpdate, type VmUpdate } from '../protocol/vm.ts';
@@ -22,7 +23,7 @@ export const edit = defineCommand({
   exits: [2, 3, 4, 8],
   async run(context, [id]) {
     const client = context.client();
-    const { vm, revision } = await client.getWithRevision(id!);
+    const { vm, revision } = await naming(id!, client.getWithRevision(id!));
     const { name, status, address, services = [], metadata = {} } = vm;
     const before = { name, status, address, services, metadata };
     const text = `${JSON.stringify(before, null, 2)}\n`;

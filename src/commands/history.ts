@@ -1,4 +1,5 @@
 import { defineCommand } from '../command.ts';
+import { naming } from '../each.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { FieldChanges } from '../protocol/events.ts';
 
@@ -27,7 +28,7 @@ export const history = defineCommand<{ limit?: string }>({
     }
     await context.print({
       kind: 'rows',
-      rows: await context.client().history(id!, Number(limit)),
+      rows: await naming(id!, context.client().history(id!, Number(limit))),
       columns: [
         { title: 'REVISION', cell: ({ revision }) => revision },
         { title: 'WHEN', cell: ({ at }) => ({ time: at }) },

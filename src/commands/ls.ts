@@ -83,8 +83,11 @@ function parseLimit(text: string): number {
 async function redraw(context: Context, flags: Flags): Promise<void> {
   await outlast(context, WATCH_EVERY, async () => {
     const answer = await look(context, flags);
-    context.io.out('\u001b[H\u001b[2J');
-    await context.print(answer);
+    const lines = (await context.text(answer)).trimEnd().split('\n');
+    const room = context.io.height - 1;
+    const shown = lines.length > room ? [...lines.slice(0, room - 1), `and ${lines.length - room + 1} more`] : lines;
+    // Each line over the one that was there, then the rest is cleared: nothing flickers.
+    context.io.out(`\u001b[H${shown.map((line) => `${line}\u001b[K\n`).join('')}\u001b[J`);
   });
 }
 

@@ -1,4 +1,5 @@
 import { defineCommand } from '../command.ts';
+import { naming } from '../each.ts';
 
 export const why = defineCommand({
   name: 'why',
@@ -13,7 +14,7 @@ export const why = defineCommand({
   ],
   exits: [2, 3, 8],
   async run(context, [id]) {
-    const answer = await context.client().why(id!);
+    const answer = await naming(id!, context.client().why(id!));
     await context.print({ kind: 'value', text: answer.summary, data: answer });
   },
 });

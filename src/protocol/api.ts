@@ -11,6 +11,16 @@ export const DEFAULT_STALE_AFTER = 300_000;
 /** Milliseconds between two beats of an agent: a fifth of the default lease, as the original agent extension beats. */
 export const DEFAULT_INTERVAL = 60_000;
 
+/** What becomes of a VM's entry when its agent is told to stop. */
+export const ON_EXIT = ['stopped', 'deregister', 'keep'] as const;
+export type OnExit = (typeof ON_EXIT)[number];
+
+/** How much a daemon or an agent logs, and how. */
+export const LOG_LEVELS = ['debug', 'info', 'warn', 'error', 'silent'] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+export const LOG_FORMATS = ['pretty', 'json'] as const;
+export type LogFormat = (typeof LOG_FORMATS)[number];
+
 /** Routes, relative to the registry's base URL. */
 export const PATHS = {
   health: '/health',

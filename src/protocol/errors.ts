@@ -78,7 +78,15 @@ export interface ErrorDetails {
   hint?: string;
   /** Seconds after which a retry makes sense; becomes `Retry-After`. */
   retryAfter?: number;
+  /** Of a command that did many things: what failed. */
+  failures?: readonly Failure[];
   cause?: unknown;
+}
+
+export interface Failure {
+  name: string;
+  code: ErrorCode;
+  message: string;
 }
 
 /** Every expected failure in vreg is one of these; anything else that is thrown is a bug. */
@@ -87,6 +95,7 @@ export class VregError extends Error {
   readonly field: string | undefined;
   readonly hint: string | undefined;
   readonly retryAfter: number | undefined;
+  readonly failures: readonly Failure[] | undefined;
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
@@ -95,6 +104,7 @@ export class VregError extends Error {
     this.field = details.field;
     this.hint = details.hint;
     this.retryAfter = details.retryAfter;
+    this.failures = details.failures;
   }
 
   /** HTTP status that carries this error; one that only a client can have is a 500 if it ever gets onto the wire. */

@@ -1,7 +1,6 @@
 import { join } from 'node:path';
-import type { OnExit } from '../../../daemon/agent/agent.ts';
-import { RegistryClient } from '../../client.ts';
 import { type Context, defineCommand } from '../../command.ts';
+import type { OnExit } from '../../protocol/api.ts';
 import { type ThisVmFlags, thisVm } from '../../this-vm.ts';
 import { META_FLAG, SERVICE_FLAG } from '../../vm-flags.ts';
 import { createLog, DETACH, dataDirOf, detach, LOG_SETTINGS, orTell, tellReady, VM_SETTINGS } from './life.ts';
@@ -38,7 +37,7 @@ async function runAgent(context: Context, flags: ThisVmFlags & { detach?: boolea
   await main.runAgent(
     {
       client,
-      lastClient: () => new RegistryClient({ url: client.url, token: config.token()?.value, timeout: LAST_WORD }),
+      lastClient: () => context.lastClient(LAST_WORD),
       vm: thisVm(config, flags),
       interval: config.duration('interval'),
       onExit: config.get('on-exit') as OnExit,

@@ -1,7 +1,7 @@
 /** What the daemon's and the agent's commands share: where they live, their log, and going on in the background. */
-import type { LogFormat, LogLevel } from '../../../daemon/log.ts';
 import type { ProcessInfo } from '../../../daemon/process-file.ts';
 import type { Context, Flag } from '../../command.ts';
+import type { LogFormat, LogLevel } from '../../protocol/api.ts';
 import { VregError } from '../../protocol/errors.ts';
 import type { RowsAnswer } from '../../render.ts';
 import type { SettingKey } from '../../settings.ts';

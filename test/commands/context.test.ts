@@ -1,0 +1,183 @@
+import assert from 'node:assert/strict';
+import { chmodSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { seed, type Told, vreg } from '../helpers/cli.ts';
+import { tempDir } from '../helpers/daemon.ts';
+import { startPlainServer } from '../helpers/plain-server.ts';
+import { aVm } from '../helpers/vm.ts';
+
+interface Home {
+  home: string;
+  file: string;
+  told(argv: string, env?: NodeJS.ProcessEnv): Promise<Told>;
+  config(): Record<string, unknown>;
+}
+
+const CONTEXTS = { dev: { url: 'http://dev:1' }, prod: { url: 'https://prod:2' } };
+
+function homeWith(t: TestContext, config?: object): Home {
+  const home = tempDir(t);
+  const file = join(home, '.config/vreg/config.json');
+  if (config !== undefined) {
+    mkdirSync(join(home, '.config/vreg'), { recursive: true });
+    writeFileSync(file, JSON.stringify(config), { mode: 0o644 });
+  }
+  return {
+    home,
+    file,
+    told: (argv, env = {}) => vreg(argv.split(' '), { home, env: { VERS_INFRA_URL: '', ...env } }),
+    config: () => JSON.parse(readFileSync(file, 'utf8')) as Record<string, unknown>,
+  };
+}
+
+const QUIET = { code: 0, stdout: '', stderr: '' };
+
+test('a context is added, used, shown and forgotten; the file is for its owner alone after each', async (t) => {
+  const { told, config, file } = homeWith(t);
+  assert.deepEqual(await told('context add prod --url http://prod:1'), QUIET);
+  assert.equal(statSync(file).mode & 0o777, 0o600);
+  assert.deepEqual(await told('context add dev --url http://dev:1 --use'), QUIET);
+  assert.deepEqual(config(), {
+    contexts: { prod: { url: 'http://prod:1' }, dev: { url: 'http://dev:1' } },
+    context: 'dev',
+  });
+  assert.deepEqual(await told('context current'), { ...QUIET, stdout: 'dev\n' });
+  assert.deepEqual(await told('context use prod'), QUIET);
+  assert.deepEqual(await told('context ls'), {
+    ...QUIET,
+    stdout: 'CURRENT\tNAME\tURL\tTOKEN FILE\n*\tprod\thttp://prod:1\t-\n\tdev\thttp://dev:1\t-\n',
+  });
+  assert.equal((await told('context ls -q')).stdout, 'prod\ndev\n');
+  assert.deepEqual(JSON.parse((await told('context show --json')).stdout), {
+    name: 'prod',
+    current: true,
+    url: 'http://prod:1',
+  });
+  assert.equal((await told('context show dev -o jsonpath={.url}')).stdout, 'http://dev:1\n');
+  assert.deepEqual(await told('context rm prod'), QUIET);
+  assert.deepEqual(config(), { contexts: { dev: { url: 'http://dev:1' } } });
+  assert.equal(statSync(file).mode & 0o777, 0o600);
+});
+
+test('a file that others could read is for its owner alone after a write', async (t) => {
+  const { told, file } = homeWith(t, { contexts: CONTEXTS });
+  chmodSync(file, 0o644);
+  await told('context use dev');
+  assert.equal(statSync(file).mode & 0o777, 0o600);
+});
+
+test('add of a name that is there changes what is said, and leaves the rest', async (t) => {
+  const { told, config, home } = homeWith(t, { contexts: CONTEXTS });
+  assert.deepEqual(await told(`context add dev --token-file ${home}/token`), QUIET);
+  assert.deepEqual(await told('context add dev --url http://other:1'), QUIET);
+  assert.deepEqual(config().contexts, {
+    ...CONTEXTS,
+    dev: { url: 'http://other:1', 'token-file': `${home}/token` },
+  });
+});
+
+const REFUSED: readonly [argv: string, code: number, message: RegExp][] = [
+  ['add x', 5, /^vreg: --url is required\nhint: for example: --url http/],
+  ['add x --url nope', 5, /^vreg: url.*: "nope" is not the URL of a registry\nhint: write it as http/],
+  ['add a/b --url http://a:1', 5, /^vreg: "a\/b" is not the name of a context\nhint: letters, digits/],
+  ['use prdo', 3, /^vreg: there is no context "prdo": did you mean "prod"\?\nhint: one of: dev, prod\n$/],
+  ['rm nope', 3, /^vreg: there is no context "nope"\nhint: one of: dev, prod\n$/],
+  ['show nope', 3, /^vreg: there is no context "nope"\nhint: one of: dev, prod\n$/],
+  ['current', 3, /^vreg: no context is in use\nhint: use one: vreg context use NAME\n$/],
+  ['show', 3, /^vreg: no context is in use\nhint: /],
+  [
+    'lst',
+    5,
+    /^vreg: unknown command: context lst: did you mean "ls"\?\nhint: see what there is: vreg context --help\n$/,
+  ],
+];
+
+for (const [argv, code, message] of REFUSED) {
+  test(`context ${argv} is exit ${code}`, async (t) => {
+    const { told, config } = homeWith(t, { contexts: CONTEXTS });
+    const { code: got, stdout, stderr } = await told(`context ${argv}`);
+    assert.deepEqual([got, stdout], [code, ''], stderr);
+    assert.match(stderr, message);
+    assert.deepEqual(config(), { contexts: CONTEXTS });
+  });
+}
+
+test('with no contexts, the hint says how to add one', async (t) => {
+  const { told } = homeWith(t);
+  assert.match((await told('context use x')).stderr, /\nhint: add it: vreg context add NAME --url URL\n$/);
+  assert.deepEqual(await told('context ls'), QUIET);
+  assert.equal((await told('context ls --json')).stdout, '[]\n');
+});
+
+const PRECEDENCE: readonly [name: string, argv: string, env: NodeJS.ProcessEnv, url: string, origin: string][] = [
+  ['the file', '', {}, 'http://dev:1', 'context dev'],
+  ['VREG_CONTEXT over the file', '', { VREG_CONTEXT: 'prod' }, 'https://prod:2', 'context prod'],
+  ['-c over VREG_CONTEXT', ' -c dev', { VREG_CONTEXT: 'prod' }, 'http://dev:1', 'context dev'],
+  ['--context, too', ' --context prod', {}, 'https://prod:2', 'context prod'],
+  ['VERS_INFRA_URL over a context', ' -c prod', { VERS_INFRA_URL: 'http://v:3' }, 'http://v:3', 'VERS_INFRA_URL'],
+  ['VREG_URL over both', '', { VREG_URL: 'http://w:4', VERS_INFRA_URL: 'http://v:3' }, 'http://w:4', 'VREG_URL'],
+  ['--url over all', ' --url http://f:5 -c prod', { VREG_URL: 'http://w:4' }, 'http://f:5', 'flag --url'],
+];
+
+for (const [name, argv, env, url, origin] of PRECEDENCE) {
+  test(`which registry: ${name}`, async (t) => {
+    const { told } = homeWith(t, { context: 'dev', contexts: CONTEXTS, url: 'http://file:9' });
+    const { stdout } = await told(`config get url --json${argv}`, env);
+    assert.deepEqual(JSON.parse(stdout), { key: 'url', value: url, origin });
+  });
+}
+
+test('without a context the rest of the file counts', async (t) => {
+  const { told } = homeWith(t, { contexts: CONTEXTS, url: 'http://file:9' });
+  assert.equal((await told('config get url')).stdout, 'http://file:9\n');
+});
+
+for (const [argv, env] of [
+  ['ls -c prdo', {}],
+  ['ls', { VREG_CONTEXT: 'prdo' }],
+  ['context current', { VREG_CONTEXT: 'prdo' }],
+] as const) {
+  test(`an unknown context is exit 5 (vreg ${argv}, ${JSON.stringify(env)})`, async (t) => {
+    const { told } = homeWith(t, { contexts: CONTEXTS });
+    assert.deepEqual(await told(argv, env), {
+      code: 5,
+      stdout: '',
+      stderr: 'vreg: there is no context "prdo": did you mean "prod"?\nhint: see what there is: vreg context ls\n',
+    });
+  });
+}
+
+test('a file whose context is gone can be mended with the commands that its error names', async (t) => {
+  const { told } = homeWith(t, { context: 'gone', contexts: CONTEXTS });
+  assert.equal((await told('ls')).code, 5);
+  assert.equal((await told('context ls -q')).stdout, 'dev\nprod\n');
+  assert.deepEqual(await told('context use dev'), QUIET);
+  assert.equal((await told('config get url')).stdout, 'http://dev:1\n');
+});
+
+test('a context brings its token and its CA file', async (t) => {
+  const { url } = await startPlainServer(t, { token: 'secret' });
+  const { told, home } = homeWith(t);
+  const token = join(home, 'token');
+  writeFileSync(token, 'secret\n', { mode: 0o600 });
+  await told(`context add here --url ${url}`);
+  assert.equal((await told('ls -c here')).code, 2);
+  await told(`context add here --token-file ${token} --use`);
+  assert.equal((await told('ls')).code, 0);
+  await told(`context add here --ca-file ${home}/ca.pem`);
+  const { code, stderr } = await told('ls');
+  assert.equal(code, 5);
+  assert.equal(stderr, `vreg: cannot read the CA file ${home}/ca.pem (ENOENT)\nhint: check its path and mode\n`);
+  assert.doesNotMatch(readFileSync(join(home, '.config/vreg/config.json'), 'utf8'), /secret/);
+});
+
+test('two registries are asked through their contexts', async (t) => {
+  const [one, two] = [await startPlainServer(t), await startPlainServer(t)];
+  await seed(one.url, [aVm({ id: 'a' })]);
+  await seed(two.url, [aVm({ id: 'b' })]);
+  const { told } = homeWith(t, { context: 'one', contexts: { one: { url: one.url }, two: { url: two.url } } });
+  assert.equal((await told('ls -q')).stdout, 'a\n');
+  assert.equal((await told('-c two ls -q')).stdout, 'b\n');
+  assert.equal((await told('ls -q', { VREG_CONTEXT: 'two' })).stdout, 'b\n');
+});

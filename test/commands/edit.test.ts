@@ -1,0 +1,180 @@
+import assert from 'node:assert/strict';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { serveApp } from '../helpers/app.ts';
+import { seed } from '../helpers/cli.ts';
+import { BIN, type Ran, tempDir } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
+import { startPlainServer } from '../helpers/plain-server.ts';
+import { runVreg } from '../helpers/running.ts';
+import { aVm } from '../helpers/vm.ts';
+
+const BEFORE = aVm({ id: 'a', name: 'one', services: [{ name: 's', port: 1 }], metadata: { task: 'x' } });
+
+interface Editing {
+  edit(editor: string, id?: string): Promise<Ran>;
+  entry(id?: string): Promise<Record<string, unknown>>;
+  /** Texts that were kept. */
+  kept(): string[];
+}
+
+function editing(t: TestContext, url: string): Editing {
+  const home = tempDir(t);
+  const tmp = join(home, 'tmp');
+  mkdirSync(tmp);
+  return {
+    edit: (editor, id = 'a') => runVreg(['edit', id, '-q'], { url, home, env: { EDITOR: editor, TMPDIR: tmp } }),
+    entry: async (id = 'a') => (await call(url, 'GET', `/registry/vms/${id}`)).body as Record<string, unknown>,
+    kept: () => readdirSync(tmp, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.json')),
+  };
+}
+
+const CHANGES: readonly [editor: string, changed: Record<string, unknown>][] = [
+  ['sed -i s/one/two/', { name: 'two' }],
+  ['sed -i s/running/paused/', { status: 'paused' }],
+  ['sed -i s/vm-1.vm.vers.sh/10.0.0.9/', { address: '10.0.0.9' }],
+  [`sed -i 's/"port": 1/"port": 2/'`, { services: [{ name: 's', port: 2 }] }],
+  [`sed -i 's/"task": "x"/"other": true/'`, { metadata: { other: true } }],
+];
+
+for (const [editor, changed] of CHANGES) {
+  test(`EDITOR="${editor}" changes that and nothing else, and leaves no file`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, [BEFORE]);
+    const { edit, entry, kept } = editing(t, url);
+    const before = await entry();
+    const { code, stdout, stderr } = await edit(editor);
+    assert.deepEqual([code, stdout, stderr], [0, 'a\n', '']);
+    assert.deepEqual(await entry(), { ...before, ...changed });
+    assert.deepEqual(kept(), []);
+  });
+}
+
+test('services and metadata that are taken out are taken away', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [BEFORE]);
+  const { edit, entry } = editing(t, url);
+  const text = JSON.stringify({ name: 'one', status: 'running', address: BEFORE.address });
+  assert.equal((await edit(`echo '${text}' >`)).code, 0);
+  const after = await entry();
+  assert.deepEqual([after.services ?? [], after.metadata ?? {}], [[], {}]);
+});
+
+for (const editor of ['true', `sed -i 's/  / /'`]) {
+  test(`EDITOR="${editor}" changes nothing, which is said and is no error`, async (t) => {
+    const { url, store } = await serveApp(t);
+    await seed(url, [BEFORE]);
+    const { revision } = store.vms.get('a') as unknown as { revision: number };
+    const { edit, kept } = editing(t, url);
+    assert.deepEqual(await edit(editor), { code: 0, signal: null, stdout: '', stderr: 'vreg: nothing was changed\n' });
+    assert.equal((store.vms.get('a') as unknown as { revision: number }).revision, revision);
+    assert.deepEqual(kept(), []);
+  });
+}
+
+const WRONG: readonly [editor: string, message: RegExp][] = [
+  ['echo {nope >', /^vreg: that is not JSON: .*\n/],
+  ['echo [] >', /^vreg: that is not a JSON object\n/],
+  ['echo null >', /^vreg: that is not a JSON object\n/],
+  ['sed -i s/running/resting/', /^vreg: .*status.*resting.*\n/],
+  [`sed -i 's/"name"/"role"/'`, /^vreg: role cannot be changed\n/],
+  [`sed -i 's/"one"/""/'`, /^vreg: name cannot be empty\n/],
+  [`sed -i 's/"port": 1/"port": 0/'`, /^vreg: services\[0\]\.port.*\n/],
+  [`sed -i '/"name": "one"/d'`, /^vreg: name .*\n/],
+];
+
+for (const [editor, message] of WRONG) {
+  test(`EDITOR="${editor}" is exit 5, changes nothing, and the text is kept`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, [BEFORE]);
+    const { edit, entry } = editing(t, url);
+    const before = await entry();
+    const { code, stdout, stderr } = await edit(editor);
+    assert.deepEqual([code, stdout], [5, ''], stderr);
+    assert.match(stderr, message);
+    const [, file] = /\nhint: your text is kept in (\S+); begin anew with: vreg edit a\n$/.exec(stderr)!;
+    assert.ok(existsSync(file!));
+    assert.deepEqual(await entry(), before);
+  });
+}
+
+for (const [name, script, code] of [
+  ['vreg', `"${process.execPath}" "${BIN}" update a --name other -q >/dev/null`, 4],
+  [
+    'curl',
+    `curl -sf -X PATCH "$VERS_INFRA_URL/registry/vms/a" -H 'content-type: application/json' -d '{"name":"other"}' >/dev/null`,
+    4,
+  ],
+  ['vreg rm', `"${process.execPath}" "${BIN}" rm a --yes -q >/dev/null`, 3],
+] as const) {
+  test(`a VM that somebody else changes meanwhile (${name}) is not overwritten: exit ${code}`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, [BEFORE]);
+    const { edit, kept } = editing(t, url);
+    const editor = join(tempDir(t), 'editor');
+    writeFileSync(editor, `#!/bin/sh\n${script}\nsed -i s/running/paused/ "$1"\n`, { mode: 0o755 });
+    const told = await edit(editor);
+    assert.deepEqual([told.code, told.stdout], [code, ''], told.stderr);
+    assert.match(
+      told.stderr,
+      /^vreg: (.*not what you have seen|VM not found)\nhint: your text is kept in \S+; begin anew/,
+    );
+    assert.equal(kept().length, 1);
+    const { status, body } = await call(url, 'GET', '/registry/vms/a');
+    if (name === 'vreg rm') assert.equal(status, 404);
+    else assert.deepEqual([(body as { name: string }).name, (body as { status: string }).status], ['other', 'running']);
+  });
+}
+
+test('an editor that fails is exit 5, and leaves neither a change nor a file', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [BEFORE]);
+  const { edit, kept } = editing(t, url);
+  for (const [editor, end] of [
+    ['false', '1'],
+    ['no-such-editor', '127'],
+  ]) {
+    const told = await edit(editor!);
+    assert.deepEqual([told.code, told.stdout], [5, '']);
+    assert.match(
+      told.stderr,
+      new RegExp(
+        `vreg: the editor "${editor}" ended with ${end}\nhint: try again, or with another: set VISUAL or EDITOR\n$`,
+      ),
+    );
+  }
+  assert.deepEqual(kept(), []);
+});
+
+test('an editor that writes and then fails keeps what it wrote', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [BEFORE]);
+  const { edit, kept } = editing(t, url);
+  const editor = join(tempDir(t), 'editor');
+  writeFileSync(editor, '#!/bin/sh\nsed -i s/one/two/ "$1"\nexit 1\n', { mode: 0o755 });
+  const { code, stderr } = await edit(editor);
+  assert.equal(code, 5);
+  const [, file] = /your text is kept in (\S+);/.exec(stderr)!;
+  assert.match(readFileSync(file!, 'utf8'), /"two"/);
+  assert.equal(kept().length, 1);
+});
+
+test('a VM that is not registered opens no editor: exit 3', async (t) => {
+  const { url } = await serveApp(t);
+  const { edit } = editing(t, url);
+  assert.deepEqual(await edit('echo ran; true', 'nope'), {
+    code: 3,
+    signal: null,
+    stdout: '',
+    stderr: 'vreg: nope: VM not found\nhint: see what is registered: vreg ls\n',
+  });
+});
+
+test('edit works against the original registry, which has no preconditions', async (t) => {
+  const { url, vms } = await startPlainServer(t);
+  await seed(url, [BEFORE]);
+  const { edit } = editing(t, url);
+  assert.deepEqual((await edit('sed -i s/one/two/')).stdout, 'a\n');
+  assert.equal(vms.get('a')!.name, 'two');
+});

@@ -1,0 +1,133 @@
+import assert from 'node:assert/strict';
+import test, { type TestContext } from 'node:test';
+import { serveApp } from '../helpers/app.ts';
+import { NOW, seed, type Told, type VregOptions, vreg } from '../helpers/cli.ts';
+import { call } from '../helpers/http.ts';
+import { startPlainServer } from '../helpers/plain-server.ts';
+import { json, stub } from '../helpers/stub.ts';
+import { aVm } from '../helpers/vm.ts';
+
+const HOUR = 3_600_000;
+
+const DEAD = [
+  aVm({ id: 'w1', name: 'one' }),
+  aVm({ id: 'w2', name: 'two' }),
+  aVm({ id: 'i1', name: 'main', role: 'infra' }),
+  aVm({ id: 'p', status: 'paused' }),
+  aVm({ id: 's', status: 'stopped' }),
+];
+
+/** A registry by the machine's own clock, on which these went silent two hours ago, and `live` did not. */
+async function registry(t: TestContext) {
+  const server = await startPlainServer(t);
+  await seed(server.url, [...DEAD, aVm({ id: 'live' })]);
+  for (const { id } of DEAD) server.vms.get(id)!.lastSeen = new Date(Date.now() - 2 * HOUR).toISOString();
+  return { ...server, ids: () => [...server.vms.keys()].join(' ') };
+}
+
+function prune(url: string, argv: string, more: VregOptions = {}): Promise<Told> {
+  return vreg(['prune', ...argv.split(' ')], { url, now: Date.now, ...more });
+}
+
+test('it removes what has been stale for longer, prints it, and leaves paused and stopped VMs alone', async (t) => {
+  const { url, ids } = await registry(t);
+  assert.deepEqual(await prune(url, '--older-than 1h --yes -q'), { code: 0, stdout: 'i1\nw2\nw1\n', stderr: '' });
+  assert.equal(ids(), 'p s live');
+});
+
+test('--role narrows it', async (t) => {
+  const { url, ids } = await registry(t);
+  assert.equal((await prune(url, '--older-than 1h --role infra -y -q')).stdout, 'i1\n');
+  assert.equal(ids(), 'w1 w2 p s live');
+});
+
+for (const flag of ['--dry-run', '-n']) {
+  test(`${flag} prints and removes nothing`, async (t) => {
+    const { url, ids } = await registry(t);
+    assert.deepEqual(await prune(url, `--older-than 1h ${flag} -q`), { code: 0, stdout: 'i1\nw2\nw1\n', stderr: '' });
+    assert.equal(ids(), 'w1 w2 i1 p s live');
+  });
+}
+
+test('what was seen since then stays, though it is stale', async (t) => {
+  const { url, ids } = await registry(t);
+  assert.deepEqual(await prune(url, '--older-than 3h --yes'), { code: 0, stdout: '', stderr: '' });
+  assert.equal((await prune(url, '--older-than 3h --yes --json')).stdout, '[]\n');
+  assert.equal((await prune(url, '--older-than 3h', { tty: true })).stderr, 'no VM has been stale for more than 3h\n');
+  assert.equal(ids(), 'w1 w2 i1 p s live');
+});
+
+test('it asks, with the count and the first names; a no removes nothing', async (t) => {
+  const { url, ids } = await registry(t);
+  const no = await prune(url, '--older-than 1h', { answers: ['n'] });
+  assert.deepEqual([no.code, no.stdout], [7, '']);
+  assert.equal(
+    no.stderr,
+    'Remove 3 VMs (main, two, one) from the registry? [y/N] n\nvreg: nothing was done\nhint: answer y, or say --yes\n',
+  );
+  assert.equal(ids(), 'w1 w2 i1 p s live');
+  assert.equal((await prune(url, '--older-than 1h -q', { answers: ['y'] })).code, 0);
+  assert.equal(ids(), 'p s live');
+});
+
+test('of many it names five', async (t) => {
+  const { url, vms } = await startPlainServer(t);
+  await seed(
+    url,
+    Array.from({ length: 7 }, (_, index) => aVm({ id: `w${index}`, name: `n${index}` })),
+  );
+  for (const vm of vms.values()) vm.lastSeen = new Date(Date.now() - HOUR).toISOString();
+  const { stderr } = await prune(url, '--older-than 10m', { answers: ['n'] });
+  assert.match(stderr, /^Remove 7 VMs \(n6, n5, n4, n3, n2 and 2 more\) from the registry\? /);
+});
+
+test('with nobody to ask it is exit 7, and removes nothing', async (t) => {
+  const { url, ids } = await registry(t);
+  const told = await prune(url, '--older-than 1h');
+  assert.deepEqual([told.code, told.stdout], [7, '']);
+  assert.match(
+    told.stderr,
+    /^vreg: cannot ask without a terminal: Remove 3 VMs .*\nhint: say yes beforehand: --yes\n$/,
+  );
+  assert.equal(ids(), 'w1 w2 i1 p s live');
+});
+
+test('a VM that is heard of while the question stands stays', async (t) => {
+  const { url, clock, store } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
+  clock.pass(HOUR);
+  const lists: unknown[] = [];
+  // Between the two of them: between the list and the removal there is a sign of life of a.
+  const between = await stub(t, async (request, response) => {
+    const { status, body, headers } = await call(url, request.method!, request.url!);
+    const kept = ['x-vreg-version', 'x-vreg-lease-ms'].map((name) => [name, headers.get(name)!]);
+    if (request.url!.startsWith('/registry/vms?') && lists.push(body) === 1) {
+      await call(url, 'POST', '/registry/vms/a/heartbeat');
+    }
+    // The test's registry has a clock of its own.
+    json(response, status, body, { ...Object.fromEntries(kept), date: new Date(clock.wall).toUTCString() });
+  });
+  assert.deepEqual(await prune(between, '--older-than 30m --yes -q'), {
+    code: 0,
+    stdout: 'b\n',
+    stderr: 'vreg: a has come back, and stays\n',
+  });
+  assert.deepEqual([...store.vms.keys()], ['a']);
+});
+
+const REFUSED: readonly [argv: string, message: RegExp][] = [
+  ['--yes', /^vreg: --older-than is required\nhint: for example: vreg prune --older-than 1h --dry-run\n$/],
+  ['--older-than 5', /^vreg: --older-than: "5" is not a duration\nhint: write it as 90s/],
+  ['--older-than 1h --role wroker', /^vreg: --role: "wroker" is not possible: did you mean "worker"\?\nhint: one of: /],
+  ['w1 --older-than 1h', /^vreg: too many arguments/],
+];
+
+for (const [argv, message] of REFUSED) {
+  test(`prune ${argv} is exit 5`, async (t) => {
+    const { url, ids } = await registry(t);
+    const told = await prune(url, argv, { now: () => NOW });
+    assert.deepEqual([told.code, told.stdout], [5, '']);
+    assert.match(told.stderr, message);
+    assert.equal(ids(), 'w1 w2 i1 p s live');
+  });
+}

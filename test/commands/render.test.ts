@@ -1,0 +1,250 @@
+import assert from 'node:assert/strict';
+import { chmodSync, lstatSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { serveApp } from '../helpers/app.ts';
+import { seed, vreg } from '../helpers/cli.ts';
+import { startDaemon, tempDir } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
+import { startPlainServer } from '../helpers/plain-server.ts';
+import { runVreg, startVreg } from '../helpers/running.ts';
+import { stub } from '../helpers/stub.ts';
+import { until } from '../helpers/until.ts';
+import { aVm } from '../helpers/vm.ts';
+
+const UPSTREAM = 'upstream workers {\n{{#worker}}\n  server {{address}}:{{ports.api}};  # {{name}}\n{{/worker}}\n}\n';
+const FLEET = [
+  aVm({ id: 'b', name: 'b & co', address: '10.0.0.2', services: [{ name: 'api', port: 82 }] }),
+  aVm({ id: 'a', name: 'a', address: '10.0.0.1', services: [{ name: 'api', port: 81 }] }),
+  aVm({ id: 'p', status: 'paused', address: '10.0.0.9' }),
+  aVm({ id: 'i', role: 'infra' }),
+];
+const RENDERED = 'upstream workers {\n  server 10.0.0.1:81;  # a\n  server 10.0.0.2:82;  # b & co\n}\n';
+
+interface Room {
+  dir: string;
+  template: string;
+  dest: string;
+  read(): string;
+  /** Names in the folder: what is written aside must not stay. */
+  names(): string[];
+}
+
+function room(t: TestContext, template = UPSTREAM): Room {
+  const dir = tempDir(t);
+  const at = { template: join(dir, 't.mustache'), dest: join(dir, 'out.conf') };
+  writeFileSync(at.template, template);
+  return { dir, ...at, read: () => readFileSync(at.dest, 'utf8'), names: () => readdirSync(dir).sort() };
+}
+
+test('a template becomes a file of the live VMs, in an order that stays', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  const { template, dest, read, names } = room(t);
+  assert.deepEqual(await vreg(['render', `${template}:${dest}`], { url }), { code: 0, stdout: '', stderr: '' });
+  assert.equal(read(), RENDERED);
+  assert.deepEqual(names(), ['out.conf', 't.mustache']);
+});
+
+test('a template sees live VMs by role, all live ones, and every entry', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  const text = '{{#infra}}{{id}}{{/infra}}|{{#live}}{{id}}{{/live}}|{{#vms}}{{id}}{{/vms}}|{{^golden}}none{{/golden}}';
+  const { template, dest, read } = room(t, text);
+  assert.equal((await vreg(['render', `${template}:${dest}`, '--once'], { url })).code, 0);
+  assert.equal(read(), 'i|abi|abip|none');
+});
+
+test('a file that does not change is not written, and its command does not run', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  const { dir, template, dest } = room(t);
+  const spec = `${template}:${dest}:echo "a:b" >>ran`;
+  const options = { url, cwd: dir };
+  assert.match((await runVreg(['render', spec, '-v'], options)).stderr, /out\.conf: written\n/);
+  const { ino } = statSync(dest);
+  assert.match((await runVreg(['render', spec, '-v'], options)).stderr, /out\.conf: unchanged\n/);
+  assert.equal(statSync(dest).ino, ino);
+  assert.equal(readFileSync(join(dir, 'ran'), 'utf8'), 'a:b\n');
+  await call(url, 'DELETE', '/registry/vms/a');
+  assert.equal((await runVreg(['render', spec], options)).code, 0);
+  assert.equal(readFileSync(join(dir, 'ran'), 'utf8'), 'a:b\na:b\n');
+});
+
+test('a command that fails is told, and the file is written', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  const { template, dest, read } = room(t);
+  const told = await runVreg(['render', `${template}:${dest}:exit 3`], { url });
+  assert.deepEqual([told.code, told.stderr], [0, `vreg: "exit 3" ended with 3; ${dest} is written\n`]);
+  assert.equal(read(), RENDERED);
+});
+
+for (const mode of [0o600, 0o666, 0o755]) {
+  test(`a file keeps its mode ${mode.toString(8)}`, async (t) => {
+    const { url } = await serveApp(t);
+    const { template, dest, read } = room(t, 'new\n');
+    writeFileSync(dest, 'old\n');
+    chmodSync(dest, mode);
+    await vreg(['render', `${template}:${dest}`], { url });
+    assert.deepEqual([read(), statSync(dest).mode & 0o777], ['new\n', mode]);
+  });
+}
+
+test('a link stays a link, and what it points to is written', async (t) => {
+  const { url } = await serveApp(t);
+  const { dir, template, dest } = room(t, 'new\n');
+  writeFileSync(join(dir, 'target'), 'old\n');
+  symlinkSync('target', dest);
+  await vreg(['render', `${template}:${dest}`], { url });
+  assert.ok(lstatSync(dest).isSymbolicLink());
+  assert.equal(readFileSync(join(dir, 'target'), 'utf8'), 'new\n');
+});
+
+test('two files are written from one look', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  const one = room(t);
+  const two = room(t, '{{#infra}}{{id}}{{/infra}}');
+  const specs = [one, two].map(({ template, dest }) => `${template}:${dest}`);
+  assert.equal((await vreg(['render', ...specs], { url })).code, 0);
+  assert.deepEqual([one.read(), two.read()], [RENDERED, 'i']);
+});
+
+const KEPT: readonly [name: string, answer: number | undefined, code: number][] = [
+  ['is away', undefined, 8],
+  ['is warming up', 503, 8],
+  ['has a bug', 500, 1],
+];
+
+for (const [name, status, code] of KEPT) {
+  test(`a registry that ${name} leaves the file as it is: exit ${code}`, async (t) => {
+    const { template, dest, read, names } = room(t);
+    writeFileSync(dest, 'old\n');
+    const url =
+      status &&
+      (await stub(t, (_request, response) => {
+        response.writeHead(status, { 'content-type': 'application/json' }).end('{"error":"not now"}');
+      }));
+    const told = await vreg(['render', `${template}:${dest}:echo ran`], url ? { url } : {});
+    assert.deepEqual([told.code, told.stdout, read()], [code, '', 'old\n']);
+    assert.match(told.stderr, /^vreg: .*\nhint: /);
+    assert.deepEqual(names(), ['out.conf', 't.mustache']);
+  });
+}
+
+test('a template that is wrong is named, and no file is written, its neighbour neither', async (t) => {
+  const { url } = await serveApp(t);
+  const good = room(t);
+  const bad = room(t, '{{#worker}}');
+  const specs = [good, bad].map(({ template, dest }) => `${template}:${dest}`);
+  const told = await vreg(['render', ...specs], { url });
+  assert.equal(told.code, 5);
+  assert.equal(
+    told.stderr,
+    `vreg: ${bad.template}: Unclosed section "worker" at 11\nhint: correct the template; it is mustache(5)\n`,
+  );
+  assert.deepEqual([good.names(), bad.names()], [['t.mustache'], ['t.mustache']]);
+});
+
+test('what cannot be read or written is said, and leaves nothing behind', async (t) => {
+  const { url } = await serveApp(t);
+  const { dir, template, names } = room(t);
+  const none = await vreg(['render', `${dir}/none:${dir}/out`], { url });
+  assert.deepEqual(
+    [none.code, none.stderr],
+    [5, `vreg: cannot read the template ${dir}/none (ENOENT)\nhint: check its path\n`],
+  );
+  const nowhere = await vreg(['render', `${template}:${dir}/no/out`], { url });
+  assert.deepEqual(
+    [nowhere.code, nowhere.stderr],
+    [5, `vreg: cannot write ${dir}/no/out (ENOENT)\nhint: check its folder and mode\n`],
+  );
+  assert.equal((await vreg(['render', `${template}:${dir}`], { url })).code, 5);
+  assert.deepEqual(names(), ['t.mustache']);
+});
+
+for (const [argv, message] of [
+  ['render', /^vreg: missing required argument/],
+  ['render only', /^vreg: "only" is not TEMPLATE:DEST or TEMPLATE:DEST:CMD\nhint: for example: /],
+  ['render a:', /^vreg: "a:" is not TEMPLATE:DEST/],
+  ['render a:b --watch --once', /^vreg: --watch and --once exclude each other\nhint: /],
+] as const) {
+  test(`vreg ${argv} is exit 5`, async () => {
+    const told = await vreg(argv.split(' '));
+    assert.equal(told.code, 5);
+    assert.match(told.stderr, message);
+  });
+}
+
+test('--watch writes on each change, runs the command on those of the file alone, and outlasts the registry', async (t) => {
+  const first = await startDaemon(t);
+  const { dir, template, dest, read, names } = room(t, '{{#worker}}{{id}} {{/worker}}');
+  const running = startVreg(t, ['render', `${template}:${dest}:echo $(cat out.conf) >>ran`, '--watch'], {
+    url: first.url,
+    cwd: dir,
+  });
+  const ran = () => readFileSync(join(dir, 'ran'), 'utf8');
+  await until('the first file', () => names().includes('ran'));
+  assert.equal(read(), '');
+  await first.vreg(['register', 'a']);
+  await until('a', () => ran() === '\na\n');
+  await first.vreg(['register', 'i', '--role', 'infra']);
+  await first.vreg(['register', 'b']);
+  await until('b', () => ran() === '\na\na b\n');
+  await first.end('SIGKILL');
+  await until('that it went', () => running.stderr().includes('trying again'));
+  assert.equal(read(), 'a b ');
+  const second = await startDaemon(t, { home: first.home, args: ['--port', new URL(first.url).port] });
+  await second.vreg(['pause', 'a']);
+  await until('a to leave', () => ran() === '\na\na b\nb\n');
+  assert.deepEqual(await running.end('SIGTERM'), { code: 143, signal: null });
+  assert.deepEqual(names(), ['out.conf', 'ran', 't.mustache']);
+});
+
+test('a reader never sees a part of the file, nor does the folder keep drafts', async (t) => {
+  const { url } = await serveApp(t);
+  const { template, dest, read, names } = room(t, `{{#worker}}${'x'.repeat(1000)}{{/worker}}end`);
+  const running = startVreg(t, ['render', `${template}:${dest}`, '--watch'], { url });
+  await until('the first file', () => names().includes('out.conf'));
+  for (let count = 0; count < 100; count++) {
+    await seed(url, [aVm({ id: `w${count}` })]);
+    assert.match(read(), /^(x{1000})*end$/);
+  }
+  await until('all of them', () => {
+    assert.match(read(), /^(x{1000})*end$/);
+    return read().length === 100_003;
+  });
+  await running.end();
+  assert.deepEqual(names(), ['out.conf', 't.mustache']);
+});
+
+test('a burst of changes is one render', async (t) => {
+  const { url } = await serveApp(t);
+  const { template, dest, read, names } = room(t, '{{#worker}}{{id}} {{/worker}}');
+  const running = startVreg(t, ['render', `${template}:${dest}`, '--watch', '-v'], { url });
+  await until('the first file', () => names().includes('out.conf'));
+  await seed(
+    url,
+    Array.from({ length: 200 }, (_, count) => aVm({ id: `w${count}` })),
+  );
+  await until('all of them', () => read().split(' ').length === 201);
+  const renders = running
+    .stderr()
+    .split('\n')
+    .filter((line) => line.includes('GET') && line.includes('/registry/vms'));
+  assert.ok(renders.length < 40, `${renders.length} renders`);
+});
+
+test('--watch works against the original registry', async (t) => {
+  const { url } = await startPlainServer(t);
+  const { template, dest, read, names } = room(t);
+  const running = startVreg(t, ['render', `${template}:${dest}`, '--watch'], { url });
+  await until('the first file', () => names().includes('out.conf'));
+  await seed(url, FLEET);
+  await until('the fleet', () => read() === RENDERED);
+  rmSync(dest);
+  await call(url, 'DELETE', '/registry/vms/i');
+  await until('it to be written again', () => names().includes('out.conf'));
+  assert.equal((await running.end('SIGINT')).code, 130);
+});
