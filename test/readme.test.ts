@@ -6,6 +6,9 @@ import { createServer as createHttpServer } from 'node:http';
 import { type AddressInfo, createServer, type Server } from 'node:net';
 import { join, relative } from 'node:path';
 import test, { type TestContext } from 'node:test';
+import { ROUTES } from '../daemon/http/routes.ts';
+import { manPages } from '../src/man.ts';
+import { CHANGE_TYPES, LIVENESS_TYPES } from '../src/protocol/events.ts';
 import type { Vm } from '../src/protocol/vm.ts';
 import { loadAllCommands } from '../src/tree.ts';
 import { VERSION } from '../src/version.ts';
@@ -35,7 +38,10 @@ const OF_NPM =
   /^(npm_config_(cache|registry|userconfig|globalconfig|cafile|noproxy|proxy)|(https?_|no_)proxy|node_extra_ca_certs)$/i;
 
 const readme = readReadme();
-const places = placesOf(await loadAllCommands());
+const commands = await loadAllCommands();
+const places = placesOf(commands);
+/** Sections with a curl recipe and the command that replaces it under each heading, in the order in which they run. */
+const RECIPES = ['## The API with curl', '## What vreg daemon adds to the API'];
 
 for (const place of places) {
   const heading = `### ${place.path.join(' ')}`;
@@ -59,6 +65,35 @@ test('README has the configuration table of the source', () => {
 
 test('README has the exit code table of the source', () => {
   assert.equal(table(section(readme, '## Exit codes')), exitTable(), `paste this:\n${exitTable()}`);
+});
+
+test('README names every route of the source', () => {
+  const text = RECIPES.map((heading) => section(readme, heading)).join('');
+  for (const { method, path } of ROUTES) {
+    const shown = path.replaceAll(/:\w+/g, '[^/\\s`"?]+');
+    const named = new RegExp(`(?:^|/|\\b)${shown.slice(1)}["\`?\\s]`, 'm');
+    assert.match(text, named, `${method} ${path}`);
+    if (method !== 'GET') assert.match(text, new RegExp(`\\b${method}\\b[^\\n]*${shown}`), `${method} ${path}`);
+  }
+});
+
+test('README names every event of the source', () => {
+  const rows = table(section(readme, '### Hear of changes as they happen')).split('\n').slice(2);
+  const named = rows.flatMap((row) => [...row.split('|')[1]!.matchAll(/`(\w+)`/g)].map(([, type]) => type));
+  const known = [...CHANGE_TYPES, ...LIVENESS_TYPES, 'heartbeat', 'reset', 'synced', 'lagged'];
+  assert.deepEqual(named.sort(), [...known].sort());
+});
+
+test('a test runs every block of shell in README but the one that runs the tests', () => {
+  const run = ['## Quick start', ...RECIPES, '## Scripts', '## Several registries', '## Development'];
+  const known = run.flatMap((heading) => blocks(section(readme, heading), 'sh'));
+  assert.deepEqual(blocks(readme, 'sh'), known);
+});
+
+test('the package installs the manual page of each command', async () => {
+  const { default: manifest } = await import('../package.json', { with: { type: 'json' } });
+  const pages = manPages(commands, VERSION).map(({ file }) => `dist/man/${file}`);
+  assert.deepEqual(manifest.man, pages.sort());
 });
 
 test('the quick start of README runs as it is written, from a fresh clone', unless('bash', 'npm'), async (t) => {
@@ -97,7 +132,6 @@ test(
   'each curl recipe of README runs as it is written, and the vreg command beside it does the same',
   unless('bash', 'curl', 'jq', 'hostname'),
   async (t) => {
-    const recipes = section(readme, '## The API with curl');
     const home = tempDir(t);
     const curl = await startDaemon(t);
     const vreg = await startDaemon(t);
@@ -108,16 +142,19 @@ test(
     writeFileSync(join(home, '.curlrc'), here.map((line) => `connect-to = "${line}"\n`).join(''));
     for (const daemon of [curl, vreg]) await daemon.vreg(['register', 'worker-1', '--name', 'one']);
 
-    for (const heading of headings(recipes, 3)) {
+    for (const heading of RECIPES.flatMap((part) => headings(section(readme, part), 3))) {
       await t.test(heading, async (t) => {
-        const pair = blocks(section(recipes, `### ${heading}`), 'sh');
+        const pair = blocks(section(readme, `### ${heading}`), 'sh');
         assert.equal(pair.length, 2, 'a curl recipe and the vreg command');
         for (const [index, daemon] of [curl, vreg].entries()) {
           const env = { ...shellEnv(home), VERS_INFRA_URL: daemon.url, MY_VM_ID: 'abc-123-def' };
           const code = pair[index]!;
+          const cwd = join(home, String(index));
+          mkdirSync(cwd, { recursive: true });
           if (/while true|--every/.test(code)) await seesBeats(t, daemon, code, env);
+          else if (/registry\/events|vreg watch/.test(code)) await seesEvents(t, daemon, code, env);
           else {
-            const ran = await run('bash', ['-euo', 'pipefail', '-c', code], { env, cwd: home });
+            const ran = await run('bash', ['-euo', 'pipefail', '-c', code], { env, cwd });
             assert.equal(ran.code, 0, `${code}\n${ran.stdout}${ran.stderr}`);
             assert.doesNotMatch(ran.stdout, /"error"/);
           }
@@ -128,6 +165,37 @@ test(
   },
 );
 
+for (const shell of ['sh', 'bash', 'zsh']) {
+  test(`the script of README runs as it is written, under ${shell}`, unless(shell), async (t) => {
+    const [script] = blocks(section(readme, '## Scripts'), 'sh');
+    const daemon = await startDaemon(t);
+    const home = tempDir(t);
+    const runs = () =>
+      run(shell, ['-c', script!], { env: { ...shellEnv(home), VERS_INFRA_URL: daemon.url }, cwd: home });
+    for (const id of ['worker-1', 'worker-2']) await daemon.vreg(['register', id, '--name', id]);
+    const without = await runs();
+    assert.deepEqual([without.code, without.stdout], [3, ''], without.stderr);
+    await daemon.vreg(['register', 'infra-1', '--name', 'infra', '--role', 'infra']);
+    const { code, stdout, stderr } = await runs();
+    assert.equal(code, 0, stderr);
+    assert.match(stdout, /^board at http:\/\/infra-1\.vm\.vers\.sh:3000, first of the workers is worker-1$/m);
+    assert.match(stdout, /^work goes to worker-[12]\.vm\.vers\.sh$/m);
+    assert.match(stdout, /^no live golden VM$/m);
+  });
+}
+
+test('the contexts of README work as they are written', unless('bash'), async (t) => {
+  const [code] = blocks(section(readme, '## Several registries'), 'sh');
+  const daemon = await startDaemon(t);
+  const home = tempDir(t);
+  const here = code!.replaceAll('http://127.0.0.1:3000', daemon.url);
+  const ran = await run('bash', ['-euo', 'pipefail', '-c', here], { env: shellEnv(home), cwd: home });
+  assert.equal(ran.code, 0, ran.stderr);
+  assert.match(ran.stdout, /^dev$/m);
+  assert.ok(ran.stdout.includes(`registry ${daemon.url}: ok`));
+  assert.match(ran.stdout, /^https:\/\/registry\.example\.com$/m);
+});
+
 const noTerminal = process.platform === 'linux' ? unless('bash', 'script') : { skip: 'needs script(1) of util-linux' };
 
 test('the examples of README print what it says', noTerminal, async (t) => {
@@ -136,14 +204,27 @@ test('the examples of README print what it says', noTerminal, async (t) => {
   t.after(() => stop());
   const home = tempDir(t);
   const port = UPDATE ? 3000 : await freePort();
+  // Where a fleet moves to, in the examples.
+  const port2 = UPDATE ? 3100 : await freePort();
   const env = { ...shellEnv(home), VREG_PORT: String(port), VERS_INFRA_URL: `http://127.0.0.1:${port}` };
-  stop = async () => void (await run('vreg', ['daemon', 'stop'], { env, cwd: home }));
+  stop = async () => {
+    for (const dir of ['.local/state/vreg', 'new'])
+      await run('vreg', ['daemon', 'stop', '--data-dir', join(home, dir)], { env, cwd: home });
+  };
+  const [template] = blocks(section(readme, '### vreg render'), 'mustache');
+  writeFileSync(join(home, 'board.mustache'), template!);
+  const [original] = blocks(section(readme, '### vreg import'), 'json');
+  mkdirSync(join(home, 'data'));
+  writeFileSync(join(home, 'data/registry.json'), original!);
   let updated = readme;
-  for (const block of blocks(section(readme, '## Commands'), 'console')) {
+  for (const block of blocks(readme, 'console')) {
     let real = '';
     for (const { command, output } of steps(block)) {
-      const printed = (await inTerminal(command, env, home))
+      const printed = (
+        await inTerminal(command.replaceAll(':3100', `:${port2}`).replaceAll('port 3100', `port ${port2}`), env, home)
+      )
         .replace(new RegExp(`\\b${port}\\b`, 'g'), '3000')
+        .replace(new RegExp(`\\b${port2}\\b`, 'g'), '3100')
         .replaceAll(home, '/home/you');
       real += `$ ${command}\n${printed}`;
       if (!UPDATE) assert.equal(settled(printed), settled(output), `$ ${command}`);
@@ -235,6 +316,14 @@ async function seesBeats(t: TestContext, daemon: Daemon, code: string, env: Node
   const before = await lastSeen();
   startShell(t, code, { env, cwd: env.HOME! });
   await until('a beat', async () => (await lastSeen()) > before);
+}
+
+/** Starts a recipe that listens and waits until it tells of the full state, and then of a change. */
+async function seesEvents(t: TestContext, daemon: Daemon, code: string, env: NodeJS.ProcessEnv): Promise<void> {
+  const { said } = startShell(t, code, { env, cwd: env.HOME! });
+  await until('the full state', () => /registered.*worker-1/.test(said()));
+  await daemon.vreg(['pause', 'worker-1']);
+  await until('the change', () => /status.*worker-1/.test(said()));
 }
 
 /** All entries, without their times, which are those of two registries. */
