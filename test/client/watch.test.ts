@@ -32,8 +32,10 @@ function watch(t: TestContext, url: string, options: WatchOptions = {}, token?: 
   const aborted = new AbortController();
   const client = new RegistryClient({ url, token, signal: aborted.signal });
   const notes: string[] = [];
-  const context: Pick<Context, 'client' | 'verbose' | 'sleep' | 'now'> = {
+  const context: Pick<Context, 'client' | 'note' | 'verbose' | 'sleep' | 'now' | 'signal'> = {
     client: () => client,
+    signal: aborted.signal,
+    note: (text) => void notes.push(text),
     verbose: (text) => void notes.push(text),
     now: Date.now,
     sleep: async (ms) => {
@@ -74,7 +76,7 @@ test('a watch goes on over a kill -9 and a new daemon on the port: by a reset, a
   for (const id of ['a', 'b']) await register(first, id);
   await watching.seen('registered', 2);
   await first.end('SIGKILL');
-  await until('the break to be noticed', () => watching.notes.some((note) => note.includes('taking the stream up')));
+  await until('the break to be noticed', () => watching.notes.some((note) => note.endsWith('trying again')));
   const second = await startDaemon(t, { home: first.home, args: ['--port', new URL(first.url).port] });
   assert.equal(second.url, first.url);
   await register(second, 'c');
@@ -213,6 +215,7 @@ test('of a server without events, what differs from look to look is told', async
   assert.deepEqual(watching.lines(), [
     'registered a',
     'registered b',
+    'synced',
     'status a',
     'updated b',
     'registered c',
@@ -235,7 +238,8 @@ test('of a server without events, filters are those of the daemon: a change of s
     await looked();
     state.vms = [vm('b', { role: 'infra' })];
     await looked();
-    assert.deepEqual(watching.lines(), expected);
+    const lines = watching.lines().filter((line) => line !== 'synced');
+    assert.deepEqual(lines, expected);
   }
 });
 
@@ -245,9 +249,9 @@ test('of a server without events, a time without answers is not the end, and nob
   const watching = watch(t, url);
   await looked();
   state.down = true;
-  await until('a look in vain', () => watching.notes.some((note) => note.endsWith('looking again')));
+  await until('a look in vain', () => watching.notes.some((note) => note.endsWith('trying again')));
   state.vms = [vm('b'), vm('a')];
   state.down = false;
   await looked();
-  assert.deepEqual(watching.lines(), ['registered b']);
+  assert.deepEqual(watching.lines(), ['synced', 'registered b']);
 });

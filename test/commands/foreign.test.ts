@@ -92,10 +92,10 @@ const NOT_A_REGISTRY: readonly [name: string, status: number, body: unknown, typ
   ['a JSON list', 200, [], 'application/json', 1],
   ['a JSON null', 200, 'null', 'application/json', 1],
   ['a redirect', 302, '', 'text/plain', 1],
-  ['a 404 page', 404, '<html>', 'text/html', 3],
+  ['a 404 page', 404, '<html>', 'text/html', 1],
   ['a gateway’s 502', 502, '<html>', 'text/html', 8],
   ['a bare 500', 500, 'oops', 'text/plain', 1],
-  ['a 418', 418, 'teapot', 'text/plain', 5],
+  ['a 418', 418, 'teapot', 'text/plain', 1],
 ];
 
 for (const [name, status, body, type, code] of NOT_A_REGISTRY) {
