@@ -1,6 +1,7 @@
 /**
- * The value of each setting, and where it came from. Flag > VREG_* > VERS_* > context in the config file > config
- * file > default. The file is read only when a setting is asked for that no flag and no variable gives.
+ * The value of each setting, and where it came from. Flag > VREG_* > VERS_* > context in the config file > config file >
+ * default; a context that -c names is as good as a flag, one that VREG_CONTEXT names as a VREG_* variable. The file is
+ * read only when a setting is asked for that no flag and no variable gives.
  */
 import { readFileSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
@@ -100,7 +101,8 @@ export class Config {
   #findToken(): Found | undefined {
     const file = this.find('token-file');
     const variable = ['VREG_TOKEN', 'VERS_AUTH_TOKEN'].find((name) => this.#env[name]);
-    if (file && (!variable || file.origin.startsWith('flag') || file.origin.startsWith('VREG_'))) {
+    const isAsked = file?.origin.startsWith('context') && (this.#flags.context !== undefined || this.#env.VREG_CONTEXT);
+    if (file && (!variable || isAsked || /^(flag|VREG_)/.test(file.origin))) {
       return {
         value: readTokenFile(file.value, this.#env.CREDENTIALS_DIRECTORY),
         origin: `${file.value}, ${file.origin}`,
@@ -154,16 +156,27 @@ export class Config {
   given(key: SettingKey, setting: Setting = settingOf(key)): Found | undefined {
     const flag = this.#flags[camelCase(key)];
     if (flag !== undefined) return { value: String(flag), origin: `flag --${key}` };
-    for (const name of [envNameOf(key), setting.vers]) {
-      // An empty variable is how a shell unsets one for a child.
-      const value = name && this.#env[name];
-      if (value) return { value, origin: name };
-    }
-    const { context } = this;
-    const ofContext = context === undefined ? undefined : this.contextNamed(context)[key];
-    if (ofContext !== undefined) return { value: String(ofContext), origin: `context ${context}` };
+    // A context that was asked for by name is meant, whatever the surroundings say.
+    const asked = typeof this.#flags.context === 'string' ? this.#ofContext(key) : undefined;
+    if (asked) return asked;
+    // An empty variable is how a shell unsets one for a child.
+    const own = this.#env[envNameOf(key)];
+    if (own) return { value: own, origin: envNameOf(key) };
+    const chosen = this.#env.VREG_CONTEXT ? this.#ofContext(key) : undefined;
+    if (chosen) return chosen;
+    const { vers } = setting;
+    const foreign = vers && this.#env[vers];
+    if (foreign) return { value: foreign, origin: vers };
+    const ofContext = this.#ofContext(key);
+    if (ofContext) return ofContext;
     const ofFile = this.file[key];
     return ofFile === undefined ? undefined : { value: String(ofFile), origin: 'config file' };
+  }
+
+  #ofContext(key: SettingKey): Found | undefined {
+    const { context } = this;
+    const value = context === undefined ? undefined : this.contextNamed(context)[key];
+    return value === undefined ? undefined : { value: String(value), origin: `context ${context}` };
   }
 }
 

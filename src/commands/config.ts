@@ -147,7 +147,7 @@ export const config = defineCommand({
   name: 'config',
   summary: 'read and write settings',
   description:
-    'Reads and writes settings. A flag wins over VREG_* variables, they over VERS_* variables, they over the context and the rest of the config file, and all over the default.',
+    'Reads and writes settings. A flag wins over VREG_* variables, they over VERS_* variables, they over the context in use and the rest of the config file, and all over the default; a context that -c names counts as a flag, one that VREG_CONTEXT names as a VREG_* variable.',
   examples: [
     { about: 'what is in force, and why', command: 'vreg config list --show-origin' },
     { about: 'the registry of this machine', command: 'vreg config set url http://10.0.0.5:3000' },

@@ -190,7 +190,7 @@ test('a restore is refused while a daemon runs, also when the mark is damaged, a
     const { code, stderr } = await restore(daemon.home, backup);
     assert.equal(code, 4, stderr);
     assert.match(stderr, /another process has the data dir/);
-    assert.match(stderr, /hint: stop it \(vreg daemon stop\)/);
+    assert.match(stderr, /hint: stop it \(vreg daemon stop serve/);
     assert.deepEqual(files(daemon.dataDir), before);
   }
   assert.equal((await call(daemon.url, 'PATCH', '/registry/vms/vm-1', { body: { name: 'two' } })).status, 200);
