@@ -3,6 +3,7 @@ import test from 'node:test';
 import { Interrupted } from '../../src/session.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed, start, vreg } from '../helpers/cli.ts';
+import { stub } from '../helpers/stub.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
@@ -96,4 +97,11 @@ test('a wait that is interrupted says nothing', async (t) => {
   const { told } = start(['addr', 'infra', '--wait', '1h'], { url, signal: controller.signal });
   controller.abort(new Interrupted('SIGINT'));
   assert.deepEqual(await told, { code: 130, stdout: '', stderr: '' });
+});
+
+test('--wait ends in time when the registry hangs', async (t) => {
+  const url = await stub(t, () => {});
+  const { code, stdout, stderr } = await vreg(['addr', 'infra', '--wait', '200ms'], { url, now: Date.now });
+  assert.deepEqual([code, stdout], [6, '']);
+  assert.match(stderr, /no live infra VM within 200ms\nhint: /);
 });

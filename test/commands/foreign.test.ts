@@ -133,3 +133,19 @@ test('-v says on stderr what is asked, and leaves stdout alone', async (t) => {
   assert.equal(stdout, '[]\n');
   assert.match(stderr, /^vreg: GET http:\/\/127\.0\.0\.1:\d+\/registry\/vms\?include=liveness 200 \d+ ms\n$/);
 });
+
+test('a URL with a password in it is refused, and not repeated', async () => {
+  const { code, stdout, stderr } = await vreg(['ls'], { url: 'http://bob:s3cret@127.0.0.1:9' });
+  assert.deepEqual([code, stdout], [5, '']);
+  assert.doesNotMatch(stderr, /s3cret|bob/);
+  assert.match(stderr, /\nhint: put the token into a file/);
+});
+
+test('a token that no header can carry is refused before anything is asked, and not repeated', async () => {
+  for (const token of ['s3\ncret', 's3cret é', 'two words']) {
+    const { code, stderr } = await vreg(['ls'], { url: 'http://127.0.0.1:9', env: { VERS_AUTH_TOKEN: token } });
+    assert.equal(code, 5, stderr);
+    assert.match(stderr, /the token \(from VERS_AUTH_TOKEN\) has characters that no header can carry/);
+    assert.doesNotMatch(stderr, /cret|words/);
+  }
+});

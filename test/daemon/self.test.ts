@@ -68,3 +68,14 @@ test('a disk that is full at the start keeps nobody from serving: the VM is regi
   await nextBeat();
   assert.equal(registry.has('self'), true);
 });
+
+test('a VM that was known in another role becomes what the daemon says, in its place', async (t) => {
+  const { registry, start } = setUp(t);
+  await registry.register(aVm({ id: 'self', role: 'worker', name: 'old' }));
+  await start();
+  assert.deepEqual(
+    registry.discover('infra').map(({ vm }) => vm.name),
+    [SELF.name],
+  );
+  assert.equal(registry.discover('worker').length, 0);
+});

@@ -2,6 +2,9 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { bearerAuth, isLoopback } from '../../../daemon/http/auth.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
+import { serveApp } from '../../helpers/app.ts';
+import { call, errorOf } from '../../helpers/http.ts';
+import { aVm } from '../../helpers/vm.ts';
 
 function refusal(header: string | undefined, token = 's3cret'): VregError | undefined {
   try {
@@ -56,4 +59,22 @@ test('loopback is 127.0.0.0/8, ::1 and localhost, and nothing that only looks li
   ]) {
     assert.equal(isLoopback(host), false, host);
   }
+});
+
+test('without a token, a page from elsewhere is refused, and one of this machine is not', async (t) => {
+  const { url } = await serveApp(t);
+  const send = (origin: string) =>
+    call(url, 'POST', '/registry/vms', { body: aVm({ id: origin }), headers: { origin } });
+  for (const origin of ['https://evil.example', 'null', 'http://127.0.0.1.evil.example']) {
+    const answer = await send(origin);
+    assert.equal(answer.status, 403, origin);
+    assert.match(errorOf(answer), /a page of .* may not use a registry that asks for no token/);
+  }
+  for (const origin of ['http://localhost:8080', 'http://[::1]:3000']) assert.equal((await send(origin)).status, 201);
+});
+
+test('with a token, the token decides, whatever the page', async (t) => {
+  const { url } = await serveApp(t, { token: 's3cret' });
+  const headers = { origin: 'https://dash.example', authorization: 'Bearer s3cret' };
+  assert.equal((await call(url, 'GET', '/registry/vms', { headers })).status, 200);
 });
