@@ -181,12 +181,15 @@ export function isTlsTrouble(code: string): boolean {
   return UNTRUSTED.test(code) || code === 'EPROTO' || code.startsWith('ERR_SSL_');
 }
 
+/** The next step where the network says no more than that nobody answers. */
+export const ASK_THE_DOCTOR = 'is it running? try: vreg doctor';
+
 function hintOf(code: string): string {
   if (UNTRUSTED.test(code))
     return 'name the certificate to trust with --ca-file, and see that the URL has its host name';
   if (isTlsTrouble(code)) return 'does it speak https there? if not, write the URL with http://';
   if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') return 'check the host name in the URL, and /etc/resolv.conf';
-  return 'is it running there? start one with: vreg daemon, or name another with --url or VERS_INFRA_URL';
+  return ASK_THE_DOCTOR;
 }
 
 function firstLine(text: string): string {

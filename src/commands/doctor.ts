@@ -1,7 +1,7 @@
 import { lookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
 import { type Context, defineCommand } from '../command.ts';
-import { isTlsTrouble } from '../connection.ts';
+import { ASK_THE_DOCTOR, isTlsTrouble } from '../connection.ts';
 import { formatDuration } from '../duration.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 import type { Cell } from '../render.ts';
@@ -66,6 +66,8 @@ interface Check {
   /** @returns what is well or doubtful; throws what is wrong */
   look(context: Context): Promise<Omit<Finding, 'check'>>;
 }
+
+const START_IT = 'start it there: vreg daemon; or name another with --url or VERS_INFRA_URL';
 
 const CHECKS: readonly Check[] = [
   {
@@ -171,7 +173,9 @@ async function examine({ name, look }: Check, context: Context): Promise<Finding
     return { check: name, ...(await look(context)) };
   } catch (error) {
     if (!(error instanceof VregError)) throw error;
-    return { check: name, result: 'fail', detail: error.message, fix: nextStep(error)!, code: error.code };
+    // Nobody needs to be sent here from here.
+    const fix = error.hint === ASK_THE_DOCTOR ? START_IT : nextStep(error)!;
+    return { check: name, result: 'fail', detail: error.message, fix, code: error.code };
   }
 }
 

@@ -79,7 +79,7 @@ test('nobody there is UNREACHABLE, and says where, why and from where the URL ca
     refused.message,
     /cannot reach the registry at http:\/\/127\.0\.0\.1:1\/ \(ECONNREFUSED, from VERS_INFRA_URL\)/,
   );
-  assert.match(refused.hint ?? '', /vreg daemon/);
+  assert.match(refused.hint ?? '', /vreg doctor/);
   const missing = await failure(clientOf(t, { url: `unix:${join(tempDir(t), 'none.sock')}` }).health());
   assert.match(missing.message, /\(ENOENT\)/);
 });

@@ -113,7 +113,7 @@ test('a registry that stays away is exit 6, with the cause and its next step', a
   assert.equal(told.code, 6);
   assert.match(
     told.stderr,
-    /^vreg: timed out after 1s, waiting for the registry: cannot reach .* \(ECONNREFUSED, .*\)\nhint: is it running there\?/,
+    /^vreg: timed out after 1s, waiting for the registry: cannot reach .* \(ECONNREFUSED, .*\)\nhint: is it running\? try: vreg doctor/,
   );
 });
 
