@@ -84,11 +84,11 @@ export class Config {
   }
 
   /**
-   * The bearer token: from a file, else `VREG_TOKEN` or `VERS_AUTH_TOKEN`. A flag's file comes before the variables.
+   * The bearer token: from a file (unless that is left out), else `VREG_TOKEN` or `VERS_AUTH_TOKEN`. A flag's file comes before the variables.
    * @throws VregError USAGE when the file cannot be read, is empty, or others may read it
    */
-  token(): Found | undefined {
-    const found = this.#findToken();
+  token(withoutFile = false): Found | undefined {
+    const found = this.#findToken(withoutFile);
     if (!found) return undefined;
     const value = found.value.trim();
     if (/^[\x21-\x7e]+$/.test(value)) return { ...found, value };
@@ -98,8 +98,21 @@ export class Config {
     });
   }
 
-  #findToken(): Found | undefined {
-    const file = this.find('token-file');
+  /**
+   * The token for the registry that is asked: as {@link token}, but one that belongs to a context is for the URL of that
+   * context alone, and the config file's own is not for a context's.
+   */
+  clientToken(): Found | undefined {
+    const file = this.find('token-file')?.origin ?? '';
+    const url = this.find('url')!.origin;
+    const isOfAnother = file.startsWith('context ')
+      ? url !== file
+      : file === 'config file' && url.startsWith('context ');
+    return this.token(isOfAnother);
+  }
+
+  #findToken(withoutFile: boolean): Found | undefined {
+    const file = withoutFile ? undefined : this.find('token-file');
     const variable = ['VREG_TOKEN', 'VERS_AUTH_TOKEN'].find((name) => this.#env[name]);
     const isAsked = file?.origin.startsWith('context') && (this.#flags.context !== undefined || this.#env.VREG_CONTEXT);
     if (file && (!variable || isAsked || /^(flag|VREG_)/.test(file.origin))) {

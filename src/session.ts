@@ -141,7 +141,7 @@ export class Session implements Context {
     return new RegistryClient({
       url: url.replace(/\/+$/, ''),
       origin,
-      token: this.config.token()?.value,
+      token: this.config.clientToken()?.value,
       ca: this.config.certificates(),
       ...options,
       ...(this.#flags.verbose ? { trace } : {}),
@@ -176,7 +176,7 @@ export class Session implements Context {
     if (!this.io.canAsk) {
       throw new VregError('REFUSED', `cannot ask without a terminal: ${question}`);
     }
-    const answer = await this.io.ask(`${question} [y/N] `);
+    const answer = await this.io.ask(`${printable(question)} [y/N] `);
     if (!/^y(es)?$/i.test(answer.trim()))
       throw new VregError('REFUSED', 'nothing was done', { hint: 'answer y, or say --yes' });
   }

@@ -4,6 +4,8 @@ import v8 from 'node:v8';
 import request from 'undici/lib/api/api-request.js';
 import Pool from 'undici/lib/dispatcher/pool.js';
 
+/** Milliseconds of silence after which an answer that is read as it comes has broken: three of a stream's comment lines. */
+const MAX_SILENCE = 45_000;
 /** Connections at once: what is done to many is done side by side, and a stream of events keeps one for itself. */
 const CONNECTIONS = 8;
 
@@ -51,7 +53,7 @@ export class Transport {
 
   /** @throws whatever undici does; an AbortError or TimeoutError when its signal or the timeout ended it */
   async send(exchange: Exchange): Promise<Reply> {
-    const { status, headers, body } = await this.#start(exchange, AbortSignal.timeout(exchange.timeout));
+    const { status, headers, body } = await this.#start(exchange, AbortSignal.timeout(exchange.timeout), 0);
     return { status, headers, text: await body.text() };
   }
 
@@ -60,20 +62,23 @@ export class Transport {
     const deadline = new AbortController();
     const timer = setTimeout(() => deadline.abort(new DOMException('timed out', 'TimeoutError')), exchange.timeout);
     try {
-      return await this.#start(exchange, deadline.signal);
+      return await this.#start(exchange, deadline.signal, MAX_SILENCE);
     } finally {
       clearTimeout(timer);
     }
   }
 
-  async #start({ method, path, headers, body, signal }: Exchange, deadline: AbortSignal): Promise<OpenReply> {
+  async #start(
+    { method, path, headers, body, signal }: Exchange,
+    deadline: AbortSignal,
+    bodyTimeout: number,
+  ): Promise<OpenReply> {
     const answer = await request.call(this.#pool, {
       method: method as 'GET',
       path: this.#prefix + path,
       headers,
       body: body ?? null,
-      // The daemon may be silent for as long as nothing happens.
-      bodyTimeout: 0,
+      bodyTimeout,
       headersTimeout: 0,
       signal: signal ? AbortSignal.any([signal, deadline]) : deadline,
     });

@@ -17,7 +17,7 @@ export function removeCutBackups(dataDir: string): void {
 
 export async function sendBackup({ registry, reply, dataDir }: Call): Promise<Answer | undefined> {
   if (dataDir === undefined) throw new VregError('NOT_FOUND', 'this registry has no data dir to copy');
-  const dir = mkdtempSync(join(dataDir, PREFIX));
+  const dir = makeRoom(dataDir);
   const clean = () => rmSync(dir, { recursive: true, force: true });
   try {
     const file = join(dir, 'registry.db');
@@ -34,4 +34,19 @@ export async function sendBackup({ registry, reply, dataDir }: Call): Promise<An
     throw error;
   }
   return undefined;
+}
+
+/** @throws VregError STORE_FULL */
+function makeRoom(dataDir: string): string {
+  try {
+    return mkdtempSync(join(dataDir, PREFIX));
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code !== 'ENOSPC' && code !== 'EDQUOT') throw cause;
+    throw new VregError('STORE_FULL', 'the disk of the registry is full: there is no room for a copy', {
+      hint: "free space on the registry's disk, then try again",
+      retryAfter: 5,
+      cause,
+    });
+  }
 }

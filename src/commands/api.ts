@@ -34,7 +34,14 @@ export const api = defineCommand<{ file?: string }>({
         hint: 'it begins with / and is URL-encoded, for example /health',
       });
     const body = file === undefined ? undefined : await read(file, context.io.readStdin);
-    const { status, text } = await context.client().raw(verb, path!, body);
+    const { status, headers, text } = await context.client().raw(verb, path!, body);
+    const type = String(headers['content-type'] ?? 'text/plain');
+    if (!/json|^text\//.test(type)) {
+      throw new VregError('USAGE', `${path} is answered with ${type}, which is no text`, {
+        field: 'path',
+        hint: 'for a backup: vreg backup FILE',
+      });
+    }
     context.io.out(text === '' || text.endsWith('\n') ? text : `${text}\n`);
     if (status >= 400) throw fromAnswer(status, parse(text), `${verb} ${path} was answered with ${status}`);
   },

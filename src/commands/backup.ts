@@ -24,7 +24,7 @@ export const backup = defineCommand<{ force?: boolean }>({
       });
     }
     // Under another name until it is whole, so that a broken download is never taken for a backup.
-    const draft = `${path}.part`;
+    const draft = `${path}.part-${process.pid}`;
     try {
       await pipeline(await context.client().backup(), createWriteStream(draft, { mode: 0o600, flush: true }));
       renameSync(draft, path!);

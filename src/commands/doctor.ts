@@ -120,7 +120,7 @@ const CHECKS: readonly Check[] = [
   {
     name: 'token',
     look: async (context) => {
-      const token = context.config.token();
+      const token = context.config.clientToken();
       await context.client().list({ limit: 1 });
       return ok(token ? `it is taken (from ${token.origin})` : 'none is needed');
     },

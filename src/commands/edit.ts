@@ -28,7 +28,7 @@ export const edit = defineCommand({
     const before = { name, status, address, services, metadata };
     const text = `${JSON.stringify(before, null, 2)}\n`;
     const dir = mkdtempSync(join(tmpdir(), 'vreg-edit-'));
-    const file = join(dir, `${encodeURIComponent(id!)}.json`);
+    const file = join(dir, 'vm.json');
     writeFileSync(file, text, { mode: 0o600 });
     try {
       await openEditor(context, file);

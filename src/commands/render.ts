@@ -15,6 +15,7 @@ import { isPassing } from '../outlast.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { ROLES } from '../protocol/vm.ts';
+import { ChildEnded } from '../session.ts';
 import { livenessOf } from '../vm-answer.ts';
 import { watchEvents } from '../watch.ts';
 
@@ -31,7 +32,7 @@ export const render = defineCommand<{ watch?: boolean; once?: boolean }>({
   name: 'render',
   summary: 'write files from the live registry, and keep them so',
   description:
-    'Renders mustache templates into files, whole and in one step, and runs CMD (by a shell) when a file changed. A template sees one list of live VMs a role ({{#worker}} ... {{/worker}}), {{#live}} for all of them and {{#vms}} for every entry; of a VM its fields, and {{ports.NAME}} for the port of a service. A registry that is away leaves every file as it is.',
+    'Renders mustache templates into files, whole and in one step, and runs CMD (by a shell) when a file changed. A template sees one list of live VMs a role ({{#worker}} ... {{/worker}}), {{#live}} for all of them and {{#vms}} for every entry; of a VM its fields, and {{ports.NAME}} for the port of a service. A registry that is away leaves every file as it is. Without --watch, a CMD that fails gives the exit code.',
   arguments: [
     { name: 'template:dest[:cmd]', about: 'template file, file to write, command to run on a change', variadic: true },
   ],
@@ -55,8 +56,10 @@ export const render = defineCommand<{ watch?: boolean; once?: boolean }>({
         hint: 'leave one of them out',
       });
     const jobs = specs.map(parseJob);
-    await renderAll(context, jobs);
+    const failed = await renderAll(context, jobs);
     if (watch) await renderOnChange(context, jobs);
+    // A script must not go on as if the command had worked.
+    if (failed !== 0) throw new ChildEnded(failed);
   },
 });
 
@@ -87,7 +90,8 @@ function parseJob(spec: string): Job {
   return { template, destination, command: command.length > 0 ? command.join(':') : undefined };
 }
 
-async function renderAll(context: Context, jobs: readonly Job[]): Promise<void> {
+/** @returns 0, or the exit code of the first command that failed */
+async function renderAll(context: Context, jobs: readonly Job[]): Promise<number> {
   const view = viewOf(await context.client().list({ sort: 'id' }));
   // All of them before the first is written: a template that is wrong leaves every file as it is.
   const texts: string[] = [];
@@ -95,11 +99,13 @@ async function renderAll(context: Context, jobs: readonly Job[]): Promise<void> 
     const toText = await mustache(template, 'correct the template; it is mustache(5)');
     texts.push(toText(readTemplate(template), view));
   }
+  let failed = 0;
   for (const [index, { destination, command }] of jobs.entries()) {
     const changed = writeIfChanged(destination, texts[index]!);
     context.verbose(`${destination}: ${changed ? 'written' : 'unchanged'}`);
-    if (changed && command !== undefined) await runCommand(context, command, destination);
+    if (changed && command !== undefined) failed ||= await runCommand(context, command, destination);
   }
+  return failed;
 }
 
 /** Sorted by id, so that a file changes only when its contents do. */
@@ -147,8 +153,9 @@ function writeIfChanged(destination: string, text: string): boolean {
   }
 }
 
-async function runCommand(context: Context, command: string, destination: string): Promise<void> {
+async function runCommand(context: Context, command: string, destination: string): Promise<number> {
   const code = await runChild(context, ['/bin/sh', '-c', command], { env: {} });
   context.signal.throwIfAborted();
   if (code !== 0) context.note(`"${command}" ended with ${code}; ${destination} is written`);
+  return code;
 }

@@ -3,8 +3,9 @@ import { chmodSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'nod
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { seed, type Told, vreg } from '../helpers/cli.ts';
-import { tempDir } from '../helpers/daemon.ts';
+import { cleanEnv, tempDir } from '../helpers/daemon.ts';
 import { startPlainServer } from '../helpers/plain-server.ts';
+import { json, stub } from '../helpers/stub.ts';
 import { aVm } from '../helpers/vm.ts';
 
 interface Home {
@@ -188,4 +189,23 @@ test('two registries are asked through their contexts', async (t) => {
   assert.equal((await told('ls -q')).stdout, 'a\n');
   assert.equal((await told('-c two ls -q')).stdout, 'b\n');
   assert.equal((await told('ls -q', { VREG_CONTEXT: 'two' })).stdout, 'b\n');
+});
+
+test('the token of a context is for the URL of that context alone', async (t) => {
+  const asked: (string | undefined)[] = [];
+  const url = await stub(t, (request, response) => {
+    asked.push(request.headers.authorization);
+    json(response, 200, { vms: [], count: 0 });
+  });
+  const home = tempDir(t);
+  const file = join(home, 'token');
+  writeFileSync(file, 's3cret\n', { mode: 0o600 });
+  mkdirSync(join(home, 'config/vreg'), { recursive: true });
+  const contexts = { prod: { url, 'token-file': file } };
+  writeFileSync(join(home, 'config/vreg/config.json'), JSON.stringify({ context: 'prod', contexts }));
+  const env = { ...cleanEnv(home), VERS_INFRA_URL: '' };
+  assert.equal((await vreg(['ls'], { url: '', env })).code, 0);
+  assert.equal((await vreg(['ls', '--url', url], { url: '', env })).code, 0);
+  assert.equal((await vreg(['ls'], { url, env: { ...env, VERS_INFRA_URL: url } })).code, 0);
+  assert.deepEqual(asked, ['Bearer s3cret', undefined, undefined]);
 });

@@ -8,6 +8,7 @@ import { seed, vreg } from '../helpers/cli.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { startPlainServer } from '../helpers/plain-server.ts';
+import { stub } from '../helpers/stub.ts';
 import { aVm } from '../helpers/vm.ts';
 
 test('api prints the body of an answer as it came', async (t) => {
@@ -150,3 +151,15 @@ for (const limit of ['0', '-1', 'x', '10001']) {
     });
   });
 }
+
+test('api does not print what is no text', async (t) => {
+  const url = await stub(t, (_request, response) => {
+    response.setHeader('content-type', 'application/vnd.sqlite3').end(Buffer.from([0xff, 0xfe, 0]));
+  });
+  const { code, stdout, stderr } = await vreg(['api', 'GET', '/registry/backup'], { url });
+  assert.deepEqual([code, stdout], [5, '']);
+  assert.match(
+    stderr,
+    /is answered with application\/vnd.sqlite3, which is no text\nhint: for a backup: vreg backup FILE\n$/,
+  );
+});

@@ -71,12 +71,12 @@ test('a file that does not change is not written, and its command does not run',
   assert.equal(readFileSync(join(dir, 'ran'), 'utf8'), 'a:b\na:b\n');
 });
 
-test('a command that fails is told, and the file is written', async (t) => {
+test('a command that fails gives its exit code, and the file is written', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET);
   const { template, dest, read } = room(t);
   const told = await runVreg(['render', `${template}:${dest}:exit 3`], { url });
-  assert.deepEqual([told.code, told.stderr], [0, `vreg: "exit 3" ended with 3; ${dest} is written\n`]);
+  assert.deepEqual([told.code, told.stderr], [3, `vreg: "exit 3" ended with 3; ${dest} is written\n`]);
   assert.equal(read(), RENDERED);
 });
 
