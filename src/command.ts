@@ -70,6 +70,8 @@ export interface Context {
    * started has the terminal.
    */
   handOver(to: (signal: NodeJS.Signals) => void): () => void;
+  /** A SIGHUP calls `reload` from now on, instead of ending the program. */
+  onHangup(reload: () => void): void;
   version: string;
   /** The words of the command line. */
   argv: readonly string[];

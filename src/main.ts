@@ -6,9 +6,11 @@ import { VERSION } from './version.ts';
 
 const controller = new AbortController();
 let taker: ((signal: NodeJS.Signals) => void) | undefined;
+let reload: (() => void) | undefined;
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => {
     if (taker) return taker(signal);
+    if (signal === 'SIGHUP' && reload) return reload();
     const reason = new Interrupted(signal);
     // Who asks twice does not want to wait.
     if (controller.signal.aborted) process.exit(reason.exit);
@@ -17,6 +19,9 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
 }
 
 const io = systemIo(process.env);
+const onHangup = (to: () => void) => {
+  reload = to;
+};
 const handOver = (to: (signal: NodeJS.Signals) => void) => {
   taker = to;
   return () => {
@@ -30,6 +35,7 @@ main(process.argv.slice(2), {
   now: Date.now,
   signal: controller.signal,
   handOver,
+  onHangup,
 }).then((code) => {
   process.exitCode = code;
 });

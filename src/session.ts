@@ -18,6 +18,8 @@ export interface Deps {
   signal: AbortSignal;
   /** As {@link Context.handOver}; without it there are no signals but {@link signal}. */
   handOver?(to: (signal: NodeJS.Signals) => void): () => void;
+  /** As {@link Context.onHangup}. */
+  onHangup?(reload: () => void): void;
 }
 
 /** The reason of an abort by a signal; the program ends with 128 + its number. */
@@ -88,6 +90,10 @@ export class Session implements Context {
 
   handOver(to: (signal: NodeJS.Signals) => void): () => void {
     return this.#deps.handOver?.(to) ?? (() => {});
+  }
+
+  onHangup(reload: () => void): void {
+    this.#deps.onHangup?.(reload);
   }
 
   get version(): string {

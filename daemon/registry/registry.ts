@@ -15,6 +15,7 @@ import { Directory, type Filter } from './directory.ts';
 import { type Declared, Entry, type Life } from './entry.ts';
 import { EventLog } from './events.ts';
 import { Leases } from './leases.ts';
+import { Staging } from './staging.ts';
 
 export interface RegistryOptions {
   store: Store;
@@ -37,12 +38,7 @@ export class Registry {
   readonly #directory = new Directory();
   readonly #leases = new Leases();
   #revision = 0;
-
-  /** What is on its way to the disk, newest decision per id; one without an entry is a removal. */
-  readonly #staged = new Map<string, { entry: Entry | undefined }>();
-  #stagedRevision = 0;
-  /** Grows when staged decisions are thrown away, so that a late failure cannot throw away newer ones. */
-  #generation = 0;
+  readonly #staging: Staging;
 
   /** Entries heard since the last save of beats. */
   readonly #heard = new Set<Entry>();
@@ -52,7 +48,7 @@ export class Registry {
     this.#clock = clock;
     this.staleAfter = staleAfter;
     this.#revision = contents.revision;
-    this.#stagedRevision = contents.revision;
+    this.#staging = new Staging(store, contents.revision);
     this.events = new EventLog(contents.revision, keptEvents);
     for (const vm of contents.vms) this.#directory.put(Entry.fromStored(vm));
     this.#leases.load(this.#directory.all(), this.#horizon());
@@ -114,7 +110,7 @@ export class Registry {
   async deregister(id: string, { by = ANONYMOUS, expect }: WriteOptions = {}): Promise<void> {
     const before = this.#require(id);
     checkExpected(before, expect);
-    const revision = this.#stagedRevision + 1;
+    const revision = this.#staging.next;
     const note = { type: 'deregistered', at: this.#clock.now(), by, changes: diff(before.vm, undefined) } as const;
     await this.#commit(id, undefined, { kind: 'remove', id, revision, note });
   }
@@ -219,7 +215,7 @@ export class Registry {
   }
 
   #current(id: string): Entry | undefined {
-    const decision = this.#staged.get(id);
+    const decision = this.#staging.of(id);
     return decision ? decision.entry : this.#directory.get(id);
   }
 
@@ -230,7 +226,7 @@ export class Registry {
   }
 
   async #put(before: Entry | undefined, vm: Declared, life: Life, by = ANONYMOUS): Promise<Entry> {
-    const revision = this.#stagedRevision + 1;
+    const revision = this.#staging.next;
     const entry = new Entry(vm, { created: before?.order.created ?? revision, revision }, life);
     const changes = diff(before?.vm, entry.vm);
     const note = { type: typeOf(before !== undefined, changes), at: this.#clock.now(), by, changes };
@@ -239,24 +235,8 @@ export class Registry {
   }
 
   async #commit(id: string, entry: Entry | undefined, change: Change): Promise<void> {
+    await this.#staging.commit(id, entry, change);
     const { revision, note } = change;
-    const generation = this.#generation;
-    // Throws when the store takes no more; then nothing is staged, and what was staged before goes on.
-    const durable = this.#store.commit(change);
-    const decision = { entry };
-    this.#staged.set(id, decision);
-    this.#stagedRevision = revision;
-    try {
-      await durable;
-    } catch (error) {
-      if (generation === this.#generation) {
-        this.#generation++;
-        this.#staged.clear();
-        this.#stagedRevision = this.#revision;
-      }
-      throw error;
-    }
-    if (this.#staged.get(id) === decision) this.#staged.delete(id);
     this.sweep();
     this.#revision = revision;
     const shown = entry ?? this.get(id);

@@ -32,6 +32,10 @@ export const PATHS = {
   heartbeat: (id: string) => `/registry/vms/${encodeURIComponent(id)}/heartbeat`,
   history: (id: string) => `/registry/vms/${encodeURIComponent(id)}/history`,
   why: (id: string) => `/registry/vms/${encodeURIComponent(id)}/why`,
+  conflicts: '/registry/conflicts',
+  children: (id: string) => `/registry/vms/${encodeURIComponent(id)}/children`,
+  ancestors: (id: string) => `/registry/vms/${encodeURIComponent(id)}/ancestors`,
+  subtree: (id: string) => `/registry/vms/${encodeURIComponent(id)}/subtree`,
   discover: (role: string) => `/registry/discover/${encodeURIComponent(role)}`,
 } as const;
 
@@ -39,6 +43,16 @@ export const PATHS = {
 export const VERSION_HEADER = 'x-vreg-version';
 /** On every answer of a vreg daemon: the lease, in whole milliseconds. An agent beats well within it. */
 export const LEASE_HEADER = 'x-vreg-lease-ms';
+
+/** On every answer of a vreg daemon: which registry it is, made once with its store. */
+export const REGISTRY_HEADER = 'x-vreg-registry-id';
+/** On every answer of a vreg daemon: its revision. One lower than before means that an older copy was put in its place. */
+export const REVISION_HEADER = 'x-vreg-revision';
+/**
+ * On an answer that may offer VMs that are dead: the seconds after which it cannot any more. `; suspect=N` follows where N
+ * VMs of the answer are offered only because so many fell silent at once.
+ */
+export const WARMING_HEADER = 'x-vreg-warming';
 
 /** `GET /registry/vms` and `GET /registry/discover/:role`. */
 export interface VmList {
