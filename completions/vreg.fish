@@ -201,6 +201,8 @@ complete -c vreg -n '__vreg_at discover' -l ca-file -d 'certificates to trust fo
 complete -c vreg -n '__vreg_at discover' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at discover' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at discover' -l service -d 'only VMs that have this service' -x
+complete -c vreg -n '__vreg_at discover' -l passing -d 'only VMs where that service passes its checks'
+complete -c vreg -n '__vreg_at discover' -l strict -d 'exit 10 when a dead VM may be among them'
 complete -c vreg -n '__vreg_at discover' -l wait -d 'wait that long for a live one, e.g. 30s' -x
 complete -c vreg -n '__vreg_at discover' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at discover' -l quiet -s q -d 'print ids only, as -o name'
@@ -217,6 +219,8 @@ complete -c vreg -n '__vreg_at addr' -l output -s o -d 'how answers are printed;
 complete -c vreg -n '__vreg_at addr' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at addr' -l service -d 'only VMs that have this service' -x
 complete -c vreg -n '__vreg_at addr' -l pick -d 'which of several (default: first, the oldest)' -x -a 'first newest random'
+complete -c vreg -n '__vreg_at addr' -l passing -d 'only VMs where that service passes its checks'
+complete -c vreg -n '__vreg_at addr' -l strict -d 'exit 10 when a dead VM may be among them'
 complete -c vreg -n '__vreg_at addr' -l wait -d 'wait that long for a live one, e.g. 30s' -x
 complete -c vreg -n '__vreg_at addr' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at addr' -l quiet -s q -d 'print ids only, as -o name'
@@ -235,6 +239,8 @@ complete -c vreg -n '__vreg_at url' -l service -d 'only VMs that have this servi
 complete -c vreg -n '__vreg_at url' -l scheme -d 'scheme of the URL (default: http)' -x -a 'http https ws wss'
 complete -c vreg -n '__vreg_at url' -l path -d 'path to put behind it, e.g. /board/tasks' -x
 complete -c vreg -n '__vreg_at url' -l pick -d 'which of several (default: first, the oldest)' -x -a 'first newest random'
+complete -c vreg -n '__vreg_at url' -l passing -d 'only VMs where that service passes its checks'
+complete -c vreg -n '__vreg_at url' -l strict -d 'exit 10 when a dead VM may be among them'
 complete -c vreg -n '__vreg_at url' -l wait -d 'wait that long for a live one, e.g. 30s' -x
 complete -c vreg -n '__vreg_at url' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at url' -l quiet -s q -d 'print ids only, as -o name'
@@ -266,6 +272,8 @@ complete -c vreg -n '__vreg_at exec' -l output -s o -d 'how answers are printed;
 complete -c vreg -n '__vreg_at exec' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at exec' -l service -d 'only VMs that have this service' -x
 complete -c vreg -n '__vreg_at exec' -l pick -d 'which of several (default: first, the oldest)' -x -a 'first newest random'
+complete -c vreg -n '__vreg_at exec' -l passing -d 'only VMs where that service passes its checks'
+complete -c vreg -n '__vreg_at exec' -l strict -d 'exit 10 when a dead VM may be among them'
 complete -c vreg -n '__vreg_at exec' -l wait -d 'wait that long for a live one, e.g. 30s' -x
 complete -c vreg -n '__vreg_at exec' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at exec' -l quiet -s q -d 'print ids only, as -o name'
@@ -589,6 +597,7 @@ complete -c vreg -n '__vreg_at daemon' -l host -d 'address to listen on; any but
 complete -c vreg -n '__vreg_at daemon' -l port -d 'TCP port to listen on; 0 takes a free one' -x
 complete -c vreg -n '__vreg_at daemon' -l socket -d 'unix socket to listen on, mode 0600; alone unless --host or --port is given' -r -F
 complete -c vreg -n '__vreg_at daemon' -l stale-after -d 'listening time without a sign of life that makes a VM stale' -x
+complete -c vreg -n '__vreg_at daemon' -l mass-loss -d 'of the live VMs, silent together: suspect, not stale; or off' -x
 complete -c vreg -n '__vreg_at daemon' -l data-dir -d 'where the registry, or the agent, keeps its state' -r -F
 complete -c vreg -n '__vreg_at daemon' -l log-level -d 'least level that is logged' -x -a 'debug info warn error silent'
 complete -c vreg -n '__vreg_at daemon' -l log-format -d 'how the log is written' -x -a 'pretty json'
@@ -617,6 +626,7 @@ complete -c vreg -n '__vreg_at daemon serve' -l host -d 'address to listen on; a
 complete -c vreg -n '__vreg_at daemon serve' -l port -d 'TCP port to listen on; 0 takes a free one' -x
 complete -c vreg -n '__vreg_at daemon serve' -l socket -d 'unix socket to listen on, mode 0600; alone unless --host or --port is given' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l stale-after -d 'listening time without a sign of life that makes a VM stale' -x
+complete -c vreg -n '__vreg_at daemon serve' -l mass-loss -d 'of the live VMs, silent together: suspect, not stale; or off' -x
 complete -c vreg -n '__vreg_at daemon serve' -l data-dir -d 'where the registry, or the agent, keeps its state' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l log-level -d 'least level that is logged' -x -a 'debug info warn error silent'
 complete -c vreg -n '__vreg_at daemon serve' -l log-format -d 'how the log is written' -x -a 'pretty json'
@@ -816,7 +826,7 @@ complete -c vreg -n '__vreg_at config' -l no-headers -d 'leave the titles of col
 complete -c vreg -n '__vreg_at config' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config get' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after log-level log-format interval on-exit'
+complete -c vreg -n '__vreg_at config get' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-exit'
 complete -c vreg -n '__vreg_at config get' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config get' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config get' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
@@ -829,7 +839,7 @@ complete -c vreg -n '__vreg_at config get' -l no-headers -d 'leave the titles of
 complete -c vreg -n '__vreg_at config get' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config get' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config get' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config set' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after log-level log-format interval on-exit'
+complete -c vreg -n '__vreg_at config set' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-exit'
 complete -c vreg -n '__vreg_at config set' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config set' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config set' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
@@ -842,7 +852,7 @@ complete -c vreg -n '__vreg_at config set' -l no-headers -d 'leave the titles of
 complete -c vreg -n '__vreg_at config set' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config set' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config set' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config unset' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after log-level log-format interval on-exit'
+complete -c vreg -n '__vreg_at config unset' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-exit'
 complete -c vreg -n '__vreg_at config unset' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config unset' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config unset' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F

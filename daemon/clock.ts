@@ -8,6 +8,8 @@ export interface Clock {
   now(): number;
   /** Listening time in milliseconds since this registry was first started. Never goes back. */
   listening(): number;
+  /** Listening time at which the last gap ended, in which nobody could be heard; undefined when there was none. */
+  gapEndedAt(): number | undefined;
 }
 
 /** Milliseconds between two ticks of the listening clock. */
@@ -22,6 +24,8 @@ export const MAX_STEP = 4 * TICK;
 export class ListeningClock implements Clock {
   #listened: number;
   #last: number;
+  #lastWall: number;
+  #gapEndedAt: number | undefined;
   readonly #monotonic: () => number;
   readonly #wall: () => number;
   #timer: NodeJS.Timeout | undefined;
@@ -35,6 +39,9 @@ export class ListeningClock implements Clock {
     this.#monotonic = monotonic;
     this.#wall = wall;
     this.#last = monotonic();
+    this.#lastWall = wall();
+    // The time between two runs is a gap like any other.
+    if (listened > 0) this.#gapEndedAt = listened;
   }
 
   now(): number {
@@ -46,14 +53,30 @@ export class ListeningClock implements Clock {
     return this.#listened + Math.min(Math.max(now - this.#last, 0), MAX_STEP);
   }
 
+  gapEndedAt(): number | undefined {
+    // Who asks before the late tick must hear of the gap all the same.
+    if (this.#monotonic() - this.#last > MAX_STEP) this.tick();
+    return this.#gapEndedAt;
+  }
+
   /** Takes one step; called at least every {@link MAX_STEP} while the process can hear. */
   tick(): void {
+    const step = this.#monotonic() - this.#last;
+    // A monotonic clock may stand still while a VM is suspended: then only the wall clock tells of it, when it is set
+    // right after the resume. Somebody who sets it by hand looks the same, and costs a warning.
+    const jump = Math.abs(this.#wall() - this.#lastWall - step);
     this.#listened = this.listening();
+    this.#startStep();
+    if (step > MAX_STEP || jump > MAX_STEP) this.#gapEndedAt = this.#listened;
+  }
+
+  #startStep(): void {
     this.#last = this.#monotonic();
+    this.#lastWall = this.#wall();
   }
 
   start(): void {
-    this.#last = this.#monotonic();
+    this.#startStep();
     this.#timer = setInterval(() => this.tick(), TICK);
     this.#timer.unref();
   }

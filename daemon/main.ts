@@ -9,6 +9,7 @@ import { isLoopback } from './http/auth.ts';
 import { removeCutBackups } from './http/backup.ts';
 import { type Endpoints, listen } from './http/listen.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
+import type { Entry } from './registry/entry.ts';
 import { Registry } from './registry/registry.ts';
 import { keepSelfAlive } from './self.ts';
 import { SqliteStore } from './store/sqlite.ts';
@@ -28,6 +29,8 @@ export interface ServeOptions extends Endpoints {
   dataDir: string;
   /** Milliseconds. */
   staleAfter: number;
+  /** Share of the live VMs, 0 to 1, that must fall silent together to be suspect instead of stale; 1 turns it off. */
+  massLoss: number;
   token?: string | undefined;
   version: string;
   /** Makes the daemon's own VM an entry, given the port it listens on; absent: it does not. */
@@ -46,7 +49,7 @@ export interface Serving {
  * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_UNUSABLE, LISTEN, USAGE (an open address without a token)
  */
 export async function serve(options: ServeOptions, log: Logger): Promise<Serving> {
-  const { dataDir, staleAfter, token, version, tcp, socket } = options;
+  const { dataDir, staleAfter, massLoss, token, version, tcp, socket } = options;
   if (tcp && token === undefined && !isLoopback(tcp.host)) {
     throw new VregError(
       'USAGE',
@@ -64,7 +67,12 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   removeCutBackups(dataDir);
   const clock = new ListeningClock(contents.listened);
   clock.start();
-  const registry = new Registry({ store, clock, staleAfter }, contents);
+  const onMassLoss = (suspects: readonly Entry[]) => {
+    const ids = suspects.map(({ vm }) => vm.id);
+    const advice = 'they stay offered for one more lease; is the network up?';
+    log.warn({ ids, suspect: ids.length }, `mass loss: ${ids.length} VMs fell silent with many others; ${advice}`);
+  };
+  const registry = new Registry({ store, clock, staleAfter, massLoss, onMassLoss }, contents);
   const saver = saveBeatsRegularly(registry, log);
   const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY);
 

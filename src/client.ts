@@ -8,6 +8,7 @@ import { type ClientOptions, Connection, type ServerFacts } from './connection.t
 import {
   DEFAULT_STALE_AFTER,
   type Deleted,
+  type DiscoverQuery,
   type Health,
   type Heartbeat,
   type Heartbeats,
@@ -108,9 +109,16 @@ export class RegistryClient {
     return { heard: ids.filter((id) => !missing.has(id)).map((id) => ({ id, lastSeen })), unknown };
   }
 
-  /** The live VMs of a role, oldest registration first; none is an empty array. */
-  discover(role: string): Promise<VmWithLiveness[]> {
-    return this.#entries(PATHS.discover(role), {});
+  /**
+   * The live VMs of a role, oldest registration first, or as the query says; none is an empty array. The original
+   * registry knows services, but neither checks nor gaps.
+   */
+  async discover(role: string, { service, passing, strict }: DiscoverQuery = {}): Promise<VmWithLiveness[]> {
+    const wanted = { service, passing: passing ? 'true' : undefined, strict: strict ? 'true' : undefined };
+    const vms = await this.#entries(PATHS.discover(role), wanted);
+    if (service === undefined || this.server.version !== undefined) return vms;
+    if (passing) await this.#need('checks of services');
+    return vms.filter((vm) => vm.services?.some(({ name }) => name === service));
   }
 
   /** An addition. Newest change first. @throws VregError NOT_FOUND, UNSUPPORTED, or any of {@link Connection.request} */

@@ -1,5 +1,5 @@
 /** The conversation with one registry: requests, what its answers say of it, and every failure as a VregError. */
-import { DEFAULT_STALE_AFTER, LEASE_HEADER, VERSION_HEADER } from './protocol/api.ts';
+import { DEFAULT_STALE_AFTER, LEASE_HEADER, VERSION_HEADER, WARMING_HEADER } from './protocol/api.ts';
 import { fromAnswer, VregError } from './protocol/errors.ts';
 import { type Exchange, type Reply, Transport } from './transport.ts';
 
@@ -29,6 +29,8 @@ export interface ServerFacts {
   etag?: string | undefined;
   /** The server's lease in milliseconds; the original registry's where it says none. */
   lease: number;
+  /** What the answer may have wrong: seconds until it cannot any more, as its header came. */
+  warming?: number | undefined;
   /** The server's clock at that answer, milliseconds since the epoch; to the second. */
   now: number;
 }
@@ -118,6 +120,7 @@ export class Connection {
       lease: lease > 0 ? lease : DEFAULT_STALE_AFTER,
       now: Number.isNaN(now) ? Date.now() : now,
       etag: headers.etag as string | undefined,
+      warming: headers[WARMING_HEADER] === undefined ? undefined : Number.parseInt(String(headers[WARMING_HEADER]), 10),
     };
   }
 

@@ -1,5 +1,6 @@
 /** From live VMs to the one address or URL that a script asked for. */
 import type { Flag } from './command.ts';
+import type { VmWithLiveness } from './protocol/api.ts';
 import { VregError } from './protocol/errors.ts';
 import { ROLES, type Vm } from './protocol/vm.ts';
 
@@ -8,6 +9,10 @@ export type Pick = (typeof PICKS)[number];
 
 export const ROLE_ARGUMENT = { name: 'role', about: 'role', values: ROLES } as const;
 export const HAS_SERVICE_FLAG: Flag = { flags: '--service <name>', about: 'only VMs that have this service' };
+export const TRUST_FLAGS: readonly Flag[] = [
+  { flags: '--passing', about: 'only VMs where that service passes its checks' },
+  { flags: '--strict', about: 'exit 10 when a dead VM may be among them' },
+];
 export const PICK_FLAG: Flag = {
   flags: '--pick <which>',
   about: 'which of several (default: first, the oldest)',
@@ -15,8 +20,26 @@ export const PICK_FLAG: Flag = {
 };
 export const WAIT_FLAG: Flag = { flags: '--wait <duration>', about: 'wait that long for a live one, e.g. 30s' };
 
-/** @param vms oldest registration first, not empty */
-export function pickOne(vms: readonly Vm[], pick: Pick = 'first', random: () => number = Math.random): Vm {
+export interface PickFlags {
+  pick?: Pick;
+  service?: string;
+}
+
+/** @param vms oldest registration first, or those first where the service passes its checks; not empty */
+export function pickOne(
+  vms: readonly VmWithLiveness[],
+  { pick = 'first', service }: PickFlags,
+  random: () => number = Math.random,
+): Vm {
+  if (service !== undefined) {
+    // Only among those that are as well as the first.
+    const best = vms[0]!.health?.[service];
+    return pickOne(
+      vms.filter(({ health }) => health?.[service] === best),
+      { pick },
+      random,
+    );
+  }
   if (pick === 'newest') return vms.at(-1)!;
   return vms[pick === 'random' ? Math.floor(random() * vms.length) : 0]!;
 }

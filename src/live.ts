@@ -13,24 +13,35 @@ const LOOK_EVERY = 500;
 
 export interface LiveFlags {
   service?: string;
+  passing?: boolean;
+  strict?: boolean;
   wait?: string;
 }
 
 /**
  * @returns live VMs, oldest registration first, at least one
- * @throws VregError NO_LIVE when there is none, TIMEOUT when none came within `--wait`, USAGE on an unknown role
+ * @throws VregError NO_LIVE when there is none, TIMEOUT when none came within `--wait`, WARMING when `--strict` and the
+ *   answer may name dead ones, USAGE on an unknown role
  */
 export async function liveVms(
   context: Context,
   role: string,
-  { service, wait }: LiveFlags,
+  { service, passing, strict, wait }: LiveFlags,
 ): Promise<[VmWithLiveness, ...VmWithLiveness[]]> {
   requireRole(role);
+  if (passing && service === undefined)
+    throw new VregError('USAGE', '--passing: say which service must pass', {
+      field: 'passing',
+      hint: 'name it with --service NAME',
+    });
   const patience = wait === undefined ? 0 : parseDuration(wait, '--wait');
   const started = context.now();
+  let warming: number | undefined;
   const look = async (): Promise<VmWithLiveness[]> => {
-    const vms = await context.client().discover(role);
-    return service === undefined ? vms : vms.filter((vm) => vm.services?.some(({ name }) => name === service));
+    const client = context.client();
+    const vms = await client.discover(role, { service, passing, strict });
+    warming = strict ? client.server.warming : undefined;
+    return warming === undefined ? vms : [];
   };
   for (;;) {
     const left = patience - (context.now() - started);
@@ -40,14 +51,25 @@ export async function liveVms(
       throw error;
     });
     if (found.length > 0) return found as [VmWithLiveness, ...VmWithLiveness[]];
-    if (patience === 0) throw noLiveVm(role, service);
     const rest = patience - (context.now() - started);
+    if (rest <= 0 && warming !== undefined) throw stillWarming(warming);
+    if (patience === 0) throw noLiveVm(role, service);
     if (rest <= 0)
       throw new VregError('TIMEOUT', `${noLiveVm(role, service).message} within ${wait}`, {
         hint: `see who is registered: vreg ls --role ${role}`,
       });
     await context.sleep(Math.min(LOOK_EVERY, rest));
   }
+}
+
+function stillWarming(seconds: number): VregError {
+  return new VregError(
+    'WARMING',
+    `the registry could not hear for a while, and may name dead VMs for ${seconds} s more`,
+    {
+      hint: 'wait for it with --wait, or take what it knows: leave --strict out',
+    },
+  );
 }
 
 /** What was found, or nothing when that takes longer: a registry that hangs is not waited for beyond what was asked. */

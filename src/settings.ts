@@ -3,6 +3,7 @@ import { parseDuration } from './duration.ts';
 import {
   DEFAULT_HOST,
   DEFAULT_INTERVAL,
+  DEFAULT_MASS_LOSS,
   DEFAULT_PORT,
   DEFAULT_STALE_AFTER,
   DEFAULT_URL,
@@ -121,6 +122,13 @@ export const SETTINGS = {
     check: checkDuration,
     about: 'listening time without a sign of life that makes a VM stale',
   },
+  'mass-loss': {
+    group: 'daemon',
+    value: 'SHARE',
+    default: `${100 * DEFAULT_MASS_LOSS}%`,
+    check: checkShare,
+    about: 'of the live VMs, silent together: suspect, not stale; or off',
+  },
   'log-level': {
     group: 'daemon',
     value: 'LEVEL',
@@ -209,4 +217,9 @@ function checkPort(text: string, name: string): void {
     field: 'port',
     hint: 'a number from 0 (any) to 65535',
   });
+}
+
+function checkShare(text: string, name: string): void {
+  if (text === 'off' || (/^\d{1,3}%$/.test(text) && Number.parseInt(text, 10) <= 100)) return;
+  throw new VregError('USAGE', `${name}: "${text}" is not a share`, { field: 'mass-loss', hint: 'write 50%, or off' });
 }

@@ -3,6 +3,15 @@ import type { VmWithLiveness } from './protocol/api.ts';
 import type { Vm } from './protocol/vm.ts';
 import type { Cell, Column, RowsAnswer } from './render.ts';
 
+const NARROW_HEALTH: Column<VmWithLiveness> = {
+  title: 'HEALTH',
+  cell: ({ health = {} }) =>
+    Object.entries(health)
+      .map(([name, state]) => `${name}:${state}`)
+      .join(',') || '-',
+};
+const HEALTH: Column<VmWithLiveness> = { ...NARROW_HEALTH, wide: true };
+
 const COLUMNS: readonly Column<VmWithLiveness>[] = [
   { title: 'ID', cell: ({ id }) => id },
   { title: 'NAME', cell: ({ name }) => name },
@@ -18,30 +27,42 @@ const COLUMNS: readonly Column<VmWithLiveness>[] = [
   },
   { title: 'REGISTERED BY', wide: true, cell: ({ registeredBy }) => registeredBy },
   { title: 'REGISTERED', wide: true, cell: ({ registeredAt }) => ({ time: registeredAt }) },
+  HEALTH,
 ];
 
-/** Entries, with a table of what an operator wants to see of them. JSON is the plain entry, as the wire has it. */
+/**
+ * Entries, with a table of what an operator wants to see of them. JSON is the plain entry, as the wire has it.
+ * @param more `showHealth`: the health of services is a column of the narrow table, too
+ */
 export function vmsAnswer(
   vms: readonly VmWithLiveness[],
-  more: Pick<RowsAnswer<Vm>, 'single' | 'none'> = {},
+  { showHealth = false, ...more }: Pick<RowsAnswer<Vm>, 'single' | 'none'> & { showHealth?: boolean } = {},
 ): RowsAnswer<VmWithLiveness> {
+  const columns = showHealth ? COLUMNS.map((column) => (column === HEALTH ? NARROW_HEALTH : column)) : COLUMNS;
   return {
     kind: 'rows',
     rows: vms,
-    columns: COLUMNS,
+    columns,
     name: ({ id }) => id,
-    data: ({ stale: _stale, ...vm }) => vm,
+    data: ({ stale: _stale, suspect: _suspect, health: _health, ...vm }) => vm,
     ...more,
   };
 }
 
-/** `live`, `stale`, or `-` for a VM that was declared paused or stopped. */
-export function livenessOf({ status, stale }: VmWithLiveness): 'live' | 'stale' | '-' {
+/** `live`, `suspect`, `stale`, or `-` for a VM that was declared paused or stopped. */
+export function livenessOf({ status, stale, suspect }: VmWithLiveness): 'live' | 'suspect' | 'stale' | '-' {
   if (status !== 'running') return '-';
-  return stale ? 'stale' : 'live';
+  if (stale) return 'stale';
+  return suspect ? 'suspect' : 'live';
+}
+
+/** True of a VM that discover offers. */
+export function isOffered(vm: VmWithLiveness): boolean {
+  const liveness = livenessOf(vm);
+  return liveness === 'live' || liveness === 'suspect';
 }
 
 function livenessCell(vm: VmWithLiveness): Cell {
   const text = livenessOf(vm);
-  return { text, color: text === 'live' ? 'green' : text === 'stale' ? 'yellow' : 'gray' };
+  return { text, color: text === 'live' ? 'green' : text === '-' ? 'gray' : 'yellow' };
 }

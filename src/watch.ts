@@ -168,7 +168,11 @@ function* differences(
   after: Map<string, VmWithLiveness>,
   at: string,
 ): Generator<{ event: VmEvent; from?: string }> {
-  const event = (type: VmEventType, { stale: _stale, ...vm }: VmWithLiveness, from?: string) => ({
+  const event = (
+    type: VmEventType,
+    { stale: _stale, suspect: _suspect, health: _health, ...vm }: VmWithLiveness,
+    from?: string,
+  ) => ({
     event: { type, revision: 0, at, vm },
     ...(from === undefined ? {} : { from }),
   });
@@ -183,7 +187,7 @@ function* differences(
 }
 
 function declared(vm: VmWithLiveness): string {
-  return JSON.stringify({ ...vm, lastSeen: undefined, stale: undefined });
+  return JSON.stringify({ ...vm, lastSeen: undefined, stale: undefined, suspect: undefined, health: undefined });
 }
 
 /** @param from the status before, under which a change of it shows, too: as the daemon has it */

@@ -8,8 +8,9 @@ import Fastify, {
   LogController,
 } from 'fastify';
 import type { Logger } from 'pino';
-import { LEASE_HEADER, VERSION_HEADER } from '../../src/protocol/api.ts';
+import { LEASE_HEADER, VERSION_HEADER, WARMING_HEADER } from '../../src/protocol/api.ts';
 import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/errors.ts';
+import type { Doubt } from '../registry/doubt.ts';
 import type { Registry } from '../registry/registry.ts';
 import { bearerAuth, refuseForeignPage } from './auth.ts';
 import { readJsonBodies } from './body.ts';
@@ -114,6 +115,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
         const send = (answer: Answer | undefined): FastifyReply => {
           if (!answer) return reply;
           if (answer.etag !== undefined) reply.header('etag', `"${answer.etag}"`);
+          if (answer.doubt) reply.header(WARMING_HEADER, warmingOf(answer.doubt));
           return reply.code(answer.status).type(JSON_TYPE).send(answer.body);
         };
         const answer = route.handle(new Call(request, reply, shared));
@@ -124,6 +126,10 @@ export function buildApp(options: AppOptions): FastifyInstance {
     });
   }
   return app;
+}
+
+function warmingOf({ seconds, suspects }: Doubt): string {
+  return suspects > 0 ? `${seconds}; suspect=${suspects}` : String(seconds);
 }
 
 function quietly(log: Logger): FastifyBaseLogger {

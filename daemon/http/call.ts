@@ -3,6 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { INCLUDE_LIVENESS } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { WriteOptions } from '../registry/changes.ts';
+import { type Doubt, doubtOf } from '../registry/doubt.ts';
 import type { Entry } from '../registry/entry.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { StreamLimits } from './event-stream.ts';
@@ -13,6 +14,8 @@ export interface Answer {
   body: string;
   /** Revision of the one entry that is answered. */
   etag?: number;
+  /** What the answer may have wrong. */
+  doubt?: Doubt | undefined;
 }
 
 export class Call {
@@ -61,6 +64,14 @@ export class Call {
     return known;
   }
 
+  /** A query parameter that is `true` or `false`. @throws VregError INVALID */
+  flag(name: string): boolean {
+    const text = this.query(name)[name];
+    if (text === undefined || text === 'false') return false;
+    if (text === 'true') return true;
+    throw invalidQuery(name, `${name}: "${text}" is not true or false`);
+  }
+
   /** A whole number from a query parameter. @throws VregError INVALID naming the bounds */
   number(name: string, min: number, max: number): number | undefined {
     const text = this.query(name)[name];
@@ -98,9 +109,22 @@ export class Call {
     return { status, body: this.#encoder()(entry), etag: entry.order.revision };
   }
 
-  /** Answers a list of entries. */
-  entries(entries: readonly Entry[]): Answer {
-    return { status: 200, body: `{"vms":[${entries.map(this.#encoder()).join(',')}],"count":${entries.length}}` };
+  /** Answers one entry to somebody who wants to know how it is. */
+  read(entry: Entry): Answer {
+    return { ...this.entry(entry), doubt: this.#doubtOf([entry]) };
+  }
+
+  /**
+   * Answers a list of entries.
+   * @param offered those that are in doubt, where some of them were left out of the answer
+   */
+  entries(entries: readonly Entry[], offered = entries): Answer {
+    const body = `{"vms":[${entries.map(this.#encoder()).join(',')}],"count":${entries.length}}`;
+    return { status: 200, body, doubt: this.#doubtOf(offered) };
+  }
+
+  #doubtOf(entries: readonly Entry[]): Doubt | undefined {
+    return doubtOf(entries, this.registry.clock, this.registry.staleAfter);
   }
 
   /** How entries are written for this request: plain, or with what `include` asks for. */
@@ -110,7 +134,14 @@ export class Call {
     if (include !== INCLUDE_LIVENESS.include) {
       throw invalidQuery('include', `include: "${include}" is not known (one of ${INCLUDE_LIVENESS.include})`);
     }
-    return (entry) => entry.jsonWith({ stale: this.registry.isStale(entry) });
+    return (entry) => {
+      const health = this.registry.health.of(entry);
+      return entry.jsonWith({
+        stale: this.registry.isStale(entry),
+        ...(entry.isSuspect ? { suspect: true } : {}),
+        ...(health ? { health } : {}),
+      });
+    };
   }
 }
 

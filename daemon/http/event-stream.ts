@@ -92,8 +92,10 @@ function tellStart(
       const registered = eventOf('registered', entry, { revision: current, at: Date.parse(entry.vm.registeredAt) });
       if (!wanted(registered)) continue;
       reader.state(registered);
-      if (entry.vm.status === 'running' && registry.isStale(entry))
-        reader.state(eventOf('stale', entry, { revision: current, at: registry.now() }));
+      if (entry.vm.status !== 'running') continue;
+      const occasion = { revision: current, at: registry.clock.now() };
+      if (registry.isStale(entry)) reader.state(eventOf('stale', entry, occasion));
+      else if (entry.isSuspect) reader.state(eventOf('suspect', entry, occasion));
     }
   }
   reader.control('synced', current);

@@ -46,7 +46,7 @@ export const ROUTES: readonly Route[] = [
     handle: async (call) => call.entry(await call.registry.register(parseRegistration(call.body), call.write()), 201),
   },
   { method: 'GET', path: PATHS.vms, handle: list },
-  { method: 'GET', path: '/registry/vms/:id', handle: (call) => call.entry(call.registry.get(call.id)) },
+  { method: 'GET', path: '/registry/vms/:id', handle: (call) => call.read(call.registry.get(call.id)) },
   {
     method: 'PUT',
     path: '/registry/vms/:id',
@@ -135,7 +135,7 @@ function heartbeats({ registry, body }: Call): Answer {
     if (registry.has(id)) registry.heartbeat(id);
     else unknown.push(id);
   }
-  const lastSeen = new Date(registry.now()).toISOString();
+  const lastSeen = new Date(registry.clock.now()).toISOString();
   return ok({ lastSeen, count: ids.size - unknown.length, unknown } satisfies Heartbeats);
 }
 

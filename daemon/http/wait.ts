@@ -1,5 +1,5 @@
 /** `GET /registry/discover/:role`, at once or when there are enough live VMs. */
-import { DEFAULT_WAIT_MIN, MAX_WAIT } from '../../src/protocol/api.ts';
+import { DEFAULT_WAIT_MIN, type DiscoverQuery, MAX_WAIT } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { Entry } from '../registry/entry.ts';
 import { type Answer, type Call, invalidQuery } from './call.ts';
@@ -15,26 +15,43 @@ export function discoverWhen(call: Call): Answer | Promise<Answer> {
   const { wait } = call.query('wait');
   const patience = wait === undefined ? 0 : parseWait(wait);
   const min = call.number('min', 0, Number.MAX_SAFE_INTEGER) ?? DEFAULT_WAIT_MIN;
-  const found = call.registry.discover(role);
-  if (patience === 0 || found.length >= min) return call.entries(found);
-  return waitFor(call, role, min, patience).then((entries) => call.entries(entries));
+  const query = readQuery(call);
+  const look = () => call.registry.discover(role, query);
+  // Who counts strictly is told of the doubt about those, too, whom that leaves out.
+  const answer = (found: readonly Entry[]) =>
+    call.entries(found, query.strict ? call.registry.discover(role, { ...query, strict: false }) : found);
+  const found = look();
+  if (patience === 0 || found.length >= min) return answer(found);
+  return waitFor(call, role, () => look().length >= min, patience).then(() => answer(look()));
 }
 
-function waitFor({ registry, reply, stopping }: Call, role: string, min: number, patience: number): Promise<Entry[]> {
-  return new Promise((resolve) => {
+function readQuery(call: Call): DiscoverQuery {
+  const { service } = call.query('service');
+  const passing = call.flag('passing');
+  if (passing && service === undefined)
+    throw invalidQuery('passing', 'passing: say which service must pass, with service=NAME');
+  return { service, passing, strict: call.flag('strict') };
+}
+
+/** Resolves when there is enough, and at the latest when the time is over or the caller has gone. */
+function waitFor({ registry, reply, stopping }: Call, role: string, enough: () => boolean, patience: number) {
+  return new Promise<void>((resolve) => {
     const finish = () => {
       clearTimeout(timer);
       stopWatching();
       stopping.removeEventListener('abort', finish);
       reply.raw.off('close', finish);
-      resolve(registry.discover(role));
+      resolve();
     };
     const timer = setTimeout(finish, patience);
     const stopWatching = registry.events.watch({
       event: (event) => {
-        if (event.role === role && registry.discover(role).length >= min) finish();
+        if (event.role === role && enough()) finish();
       },
-      heartbeat: () => {},
+      // A beat may say that a service passes by now.
+      heartbeat: ({ vm }) => {
+        if (vm.role === role && enough()) finish();
+      },
     });
     stopping.addEventListener('abort', finish, { once: true });
     reply.raw.once('close', finish);

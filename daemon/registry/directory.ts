@@ -47,7 +47,7 @@ export class Directory {
     const found: Entry[] = [];
     for (const entry of source) {
       if (status && entry.vm.status !== status) continue;
-      if (status === 'running' && entry.life.heardAt < horizon) continue;
+      if (status === 'running' && entry.leaseFrom < horizon) continue;
       found.push(entry);
     }
     return found.reverse();
@@ -57,7 +57,7 @@ export class Directory {
   live(role: string, horizon: number): Entry[] {
     const found: Entry[] = [];
     for (const entry of this.#byRole.get(role)?.values() ?? []) {
-      if (entry.vm.status === 'running' && entry.life.heardAt >= horizon) found.push(entry);
+      if (entry.vm.status === 'running' && entry.leaseFrom >= horizon) found.push(entry);
     }
     return found;
   }

@@ -26,6 +26,8 @@ export class Entry {
   readonly #head: string;
   #life: Life;
   #json: string | undefined;
+  /** Milliseconds by which its lease is longer, in a mass loss. */
+  #grace = 0;
 
   constructor(vm: Declared, order: Order, life: Life) {
     this.vm = inOrder(vm);
@@ -49,6 +51,22 @@ export class Entry {
   hear(life: Life): void {
     this.#life = life;
     this.#json = undefined;
+    this.#grace = 0;
+  }
+
+  /** Moment on the listening clock from which its lease counts: its last sign of life, or later in a mass loss. */
+  get leaseFrom(): number {
+    return this.#life.heardAt + this.#grace;
+  }
+
+  /** Its lease is over, but so are too many others for that to be the truth. */
+  get isSuspect(): boolean {
+    return this.#grace > 0;
+  }
+
+  /** @param grace milliseconds for which it is offered all the same, unless it is heard */
+  suspect(grace: number): void {
+    this.#grace = grace;
   }
 
   /** RFC 3339. */

@@ -5,6 +5,7 @@
  * and becomes visible when the store has it. So one sync can carry many writes, two racing registrations of one id
  * cannot both win, and a reader never sees what a power cut could take back.
  */
+import type { DiscoverQuery } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
@@ -14,6 +15,7 @@ import { applyUpdate, checkExpected, diff, notFound, typeOf, type WriteOptions }
 import { Directory, type Filter } from './directory.ts';
 import { type Declared, Entry, type Life } from './entry.ts';
 import { EventLog } from './events.ts';
+import { type HealthReport, HealthReports } from './health.ts';
 import { Leases } from './leases.ts';
 import { Staging } from './staging.ts';
 
@@ -22,6 +24,10 @@ export interface RegistryOptions {
   clock: Clock;
   /** Listening time without a sign of life after which a VM is stale, in milliseconds. */
   staleAfter: number;
+  /** Share of the live VMs, 0 to 1, that must fall silent together to be suspect instead of stale; off when nothing is said. */
+  massLoss?: number | undefined;
+  /** Told of each sweep that found VMs suspect. */
+  onMassLoss?: ((suspects: readonly Entry[]) => void) | undefined;
   /** Events kept for watchers that come back; {@link EventLog} says how many when nothing is said. */
   keptEvents?: number;
 }
@@ -31,27 +37,33 @@ const ANONYMOUS = 'anonymous';
 
 export class Registry {
   readonly staleAfter: number;
+  readonly clock: Clock;
   readonly events: EventLog;
   readonly #store: Store;
-  readonly #clock: Clock;
+
+  readonly health = new HealthReports();
+  readonly #onMassLoss: ((suspects: readonly Entry[]) => void) | undefined;
 
   readonly #directory = new Directory();
-  readonly #leases = new Leases();
+  readonly #leases: Leases;
   #revision = 0;
   readonly #staging: Staging;
 
   /** Entries heard since the last save of beats. */
   readonly #heard = new Set<Entry>();
 
-  constructor({ store, clock, staleAfter, keptEvents }: RegistryOptions, contents: Contents) {
+  constructor(options: RegistryOptions, contents: Contents) {
+    const { store, clock, staleAfter, massLoss, keptEvents } = options;
     this.#store = store;
-    this.#clock = clock;
+    this.clock = clock;
     this.staleAfter = staleAfter;
+    this.#onMassLoss = options.onMassLoss;
+    this.#leases = new Leases(staleAfter, massLoss);
     this.#revision = contents.revision;
     this.#staging = new Staging(store, contents.revision);
     this.events = new EventLog(contents.revision, keptEvents);
     for (const vm of contents.vms) this.#directory.put(Entry.fromStored(vm));
-    this.#leases.load(this.#directory.all(), this.#horizon());
+    this.#leases.load(this.#directory.all(), clock.listening() - staleAfter);
   }
 
   /** Number of changes committed so far. */
@@ -111,20 +123,22 @@ export class Registry {
     const before = this.#require(id);
     checkExpected(before, expect);
     const revision = this.#staging.next;
-    const note = { type: 'deregistered', at: this.#clock.now(), by, changes: diff(before.vm, undefined) } as const;
+    const note = { type: 'deregistered', at: this.clock.now(), by, changes: diff(before.vm, undefined) } as const;
     await this.#commit(id, undefined, { kind: 'remove', id, revision, note });
   }
 
   /**
    * A sign of life. Visible at once, durable with the next {@link saveBeats}; it is no change and has no revision.
+   * @param health what the VM's agent says of its services, if it probes them
    * @throws VregError NOT_FOUND
    */
-  heartbeat(id: string): Entry {
+  heartbeat(id: string, health?: HealthReport): Entry {
     const entry = this.get(id);
     // That it was stale is told before it is revived, even if no sweep has seen it yet.
-    if (this.isStale(entry)) this.sweep();
+    this.sweep();
     entry.hear(this.#signOfLife());
     this.#heard.add(entry);
+    if (health) this.health.put(id, health);
     if (this.#leases.heard(entry) && entry.vm.status === 'running') this.#tellRevived(entry);
     this.events.heartbeat(entry);
     return entry;
@@ -146,31 +160,27 @@ export class Registry {
     return this.#directory.list(filter, this.#horizon());
   }
 
-  /** The live VMs of a role, oldest registration first. */
-  discover(role: string): Entry[] {
-    return this.#directory.live(role, this.#horizon());
-  }
-
-  /** The wall clock, milliseconds since the epoch. */
-  now(): number {
-    return this.#clock.now();
+  /** The live VMs of a role, oldest registration first, or as {@link HealthReports.offering} where a service is asked for. */
+  discover(role: string, { service, passing = false, strict = false }: DiscoverQuery = {}): Entry[] {
+    let found = this.#directory.live(role, this.#horizon());
+    if (service !== undefined) found = this.health.offering(found, service, passing);
+    if (!strict) return found;
+    const horizon = this.clock.now() - this.staleAfter;
+    return found.filter(({ life }) => life.lastSeen >= horizon);
   }
 
   isStale(entry: Entry): boolean {
-    return entry.life.heardAt < this.#horizon();
+    return entry.leaseFrom < this.#horizon();
   }
 
   /** Listening time since the last sign of life, in milliseconds. */
   silenceOf(entry: Entry): number {
-    return this.#clock.listening() - entry.life.heardAt;
+    return this.clock.listening() - entry.life.heardAt;
   }
 
-  /** Tells the watchers which running VMs went stale since the last sweep; called every few hundred milliseconds. */
+  /** Finds out which VMs went silent since the last sweep, and tells the watchers; called every few hundred milliseconds. */
   sweep(): void {
-    const occasion = { revision: this.#revision, at: this.#clock.now() };
-    for (const entry of this.#leases.sweep(this.#horizon())) {
-      if (entry.vm.status === 'running') this.events.add('stale', entry, occasion);
-    }
+    this.#horizon();
   }
 
   /**
@@ -198,20 +208,27 @@ export class Registry {
     this.#heard.clear();
     const beats: Beat[] = entries.map((entry) => ({ id: entry.vm.id, ...entry.life }));
     try {
-      await this.#store.saveBeats(beats, this.#clock.listening());
+      await this.#store.saveBeats(beats, this.clock.listening());
     } catch (error) {
       for (const entry of entries) if (this.#directory.get(entry.vm.id) === entry) this.#heard.add(entry);
       throw error;
     }
   }
 
-  /** Heard later than this on the listening clock is not stale. */
+  /** Whose lease began before this on the listening clock is stale. No read sees a VM go before it is decided how. */
   #horizon(): number {
-    return this.#clock.listening() - this.staleAfter;
+    const horizon = this.clock.listening() - this.staleAfter;
+    if (!this.#leases.isDue(horizon)) return horizon;
+    const { stale, suspect } = this.#leases.sweep(horizon);
+    const occasion = { revision: this.#revision, at: this.clock.now() };
+    for (const entry of stale) if (entry.vm.status === 'running') this.events.add('stale', entry, occasion);
+    for (const entry of suspect) this.events.add('suspect', entry, occasion);
+    if (suspect.length > 0) this.#onMassLoss?.(suspect);
+    return horizon;
   }
 
   #signOfLife(): Life {
-    return { lastSeen: this.#clock.now(), heardAt: this.#clock.listening() };
+    return { lastSeen: this.clock.now(), heardAt: this.clock.listening() };
   }
 
   #current(id: string): Entry | undefined {
@@ -229,7 +246,7 @@ export class Registry {
     const revision = this.#staging.next;
     const entry = new Entry(vm, { created: before?.order.created ?? revision, revision }, life);
     const changes = diff(before?.vm, entry.vm);
-    const note = { type: typeOf(before !== undefined, changes), at: this.#clock.now(), by, changes };
+    const note = { type: typeOf(before !== undefined, changes), at: this.clock.now(), by, changes };
     await this.#commit(vm.id, entry, { kind: 'put', vm: entry.toStored(), revision, note });
     return entry;
   }
@@ -271,10 +288,11 @@ export class Registry {
   #hide(entry: Entry): void {
     this.#directory.remove(entry);
     this.#heard.delete(entry);
+    this.health.forget(entry.vm.id);
     this.#leases.forget(entry.vm.id);
   }
 
   #tellRevived(entry: Entry): void {
-    this.events.add('revived', entry, { revision: this.#revision, at: this.#clock.now() });
+    this.events.add('revived', entry, { revision: this.#revision, at: this.clock.now() });
   }
 }

@@ -13,8 +13,11 @@ export function whyOffered(registry: Registry, entry: Entry): Why {
   if (registry.isStale(entry))
     reasons.push({ code: 'stale', message: `it is stale: ${heard}; the lease is ${lease} s` });
   const offered = reasons.length === 0;
+  const suspect = entry.isSuspect
+    ? '; it is suspect: so many others fell silent with it that it has one lease more'
+    : '';
   const because = offered
-    ? `it is running and was ${heard}; the lease is ${lease} s`
+    ? `it is running and was ${heard}; the lease is ${lease} s${suspect}`
     : reasons.map(({ message }) => message).join('; ');
   return {
     id,

@@ -1,5 +1,5 @@
 import { defineCommand } from '../command.ts';
-import { HAS_SERVICE_FLAG, ROLE_ARGUMENT, WAIT_FLAG } from '../endpoint.ts';
+import { HAS_SERVICE_FLAG, ROLE_ARGUMENT, TRUST_FLAGS, WAIT_FLAG } from '../endpoint.ts';
 import { type LiveFlags, liveVms } from '../live.ts';
 import { vmsAnswer } from '../vm-answer.ts';
 
@@ -9,13 +9,13 @@ export const discover = defineCommand<LiveFlags>({
   summary: 'list the live VMs of a role, oldest registration first',
   description: 'Lists the live VMs of a role (running and not stale), oldest registration first. None is exit code 3.',
   arguments: [ROLE_ARGUMENT],
-  flags: [HAS_SERVICE_FLAG, WAIT_FLAG],
+  flags: [HAS_SERVICE_FLAG, ...TRUST_FLAGS, WAIT_FLAG],
   examples: [
     { about: 'who can take work?', command: 'vreg discover worker' },
     { about: 'lieutenants that speak pi-rpc', command: 'vreg discover lieutenant --service pi-rpc' },
     { about: 'wait until an infra VM is there', command: 'vreg discover infra --wait 30s -q' },
   ],
-  exits: [2, 3, 6, 8],
+  exits: [2, 3, 6, 8, 10],
   async run(context, [role], flags) {
     await context.print(vmsAnswer(await liveVms(context, role!, flags)));
   },

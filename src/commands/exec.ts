@@ -1,6 +1,15 @@
 import { runChild, splitCommand } from '../child.ts';
 import { defineCommand } from '../command.ts';
-import { HAS_SERVICE_FLAG, PICK_FLAG, type Pick, pickOne, ROLE_ARGUMENT, urlOf, WAIT_FLAG } from '../endpoint.ts';
+import {
+  HAS_SERVICE_FLAG,
+  PICK_FLAG,
+  type Pick,
+  pickOne,
+  ROLE_ARGUMENT,
+  TRUST_FLAGS,
+  urlOf,
+  WAIT_FLAG,
+} from '../endpoint.ts';
 import { type LiveFlags, liveVms } from '../live.ts';
 import { VregError } from '../protocol/errors.ts';
 import { ChildEnded } from '../session.ts';
@@ -11,7 +20,7 @@ export const exec = defineCommand<LiveFlags & { pick?: Pick }>({
   description:
     'Runs a command with VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_ADDRESS and VREG_VM_URL of one live VM, and ends with its exit code. Without a live VM it does not run: exit code 3.',
   arguments: [ROLE_ARGUMENT, { name: 'command', about: 'behind --: the command and its arguments', variadic: true }],
-  flags: [HAS_SERVICE_FLAG, PICK_FLAG, WAIT_FLAG],
+  flags: [HAS_SERVICE_FLAG, PICK_FLAG, ...TRUST_FLAGS, WAIT_FLAG],
   examples: [
     { about: 'ask the infra VM', command: `vreg exec infra -- sh -c 'curl "$VREG_VM_URL/health"'` },
     {
@@ -20,7 +29,7 @@ export const exec = defineCommand<LiveFlags & { pick?: Pick }>({
     },
     { about: 'what would it see?', command: 'vreg exec infra -- env' },
   ],
-  exits: [2, 3, 6, 8],
+  exits: [2, 3, 6, 8, 10],
   async run(context, args, flags) {
     const { role, command } = splitCommand(context, args);
     if (role === undefined || command.length === 0) {
@@ -29,7 +38,7 @@ export const exec = defineCommand<LiveFlags & { pick?: Pick }>({
         hint: 'put it behind --: vreg exec infra -- env',
       });
     }
-    const vm = pickOne(await liveVms(context, role, flags), flags.pick);
+    const vm = pickOne(await liveVms(context, role, flags), flags);
     const env = {
       VREG_VM_ID: vm.id,
       VREG_VM_NAME: vm.name,

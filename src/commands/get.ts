@@ -16,7 +16,8 @@ export const get = defineCommand({
   exits: [2, 3, 8],
   async run(context, ids) {
     const { done, failed } = await each(context, ids, (id) => context.client().get(id));
-    if (done.length > 0) await context.print(vmsAnswer(done, { single: ids.length === 1 }));
+    const showHealth = done.some(({ health }) => health !== undefined);
+    if (done.length > 0) await context.print(vmsAnswer(done, { single: ids.length === 1, showHealth }));
     throwFailed(context, ids.length, failed, (id) => id);
   },
 });

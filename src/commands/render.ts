@@ -16,7 +16,7 @@ import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { ROLES } from '../protocol/vm.ts';
 import { ChildEnded } from '../session.ts';
-import { livenessOf } from '../vm-answer.ts';
+import { isOffered } from '../vm-answer.ts';
 import { watchEvents } from '../watch.ts';
 
 /** Milliseconds in which further changes are gathered before a file is rendered again. */
@@ -110,10 +110,10 @@ async function renderAll(context: Context, jobs: readonly Job[]): Promise<number
 
 /** Sorted by id, so that a file changes only when its contents do. */
 function viewOf(vms: readonly VmWithLiveness[]): Record<string, unknown> {
-  const rows = vms.map(({ stale, ...vm }) => ({
+  const rows = vms.map(({ stale, suspect: _suspect, health: _health, ...vm }) => ({
     ...vm,
     ports: Object.fromEntries((vm.services ?? []).map(({ name, port }) => [name, port])),
-    isLive: livenessOf({ ...vm, stale }) === 'live',
+    isLive: isOffered({ ...vm, stale }),
   }));
   const live = rows.filter(({ isLive }) => isLive);
   return { vms: rows, live, ...Object.fromEntries(ROLES.map((role) => [role, live.filter((vm) => vm.role === role)])) };

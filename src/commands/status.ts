@@ -85,7 +85,9 @@ function count(role: Role, vms: readonly VmWithLiveness[]): RoleCount {
   for (const vm of vms) {
     if (vm.role !== role) continue;
     const liveness = livenessOf(vm);
-    row[liveness === '-' ? (vm.status as 'paused' | 'stopped') : liveness]++;
+    // A suspect VM is offered.
+    if (liveness === '-') row[vm.status as 'paused' | 'stopped']++;
+    else row[liveness === 'suspect' ? 'live' : liveness]++;
   }
   return row;
 }

@@ -5,6 +5,7 @@ import {
   type Pick,
   pickOne,
   ROLE_ARGUMENT,
+  TRUST_FLAGS,
   type UrlParts,
   urlOf,
   WAIT_FLAG,
@@ -23,6 +24,7 @@ export const url = defineCommand<LiveFlags & UrlParts & { pick?: Pick }>({
     { flags: '--scheme <scheme>', about: 'scheme of the URL (default: http)', values: ['http', 'https', 'ws', 'wss'] },
     { flags: '--path <path>', about: 'path to put behind it, e.g. /board/tasks' },
     PICK_FLAG,
+    ...TRUST_FLAGS,
     WAIT_FLAG,
   ],
   examples: [
@@ -30,9 +32,9 @@ export const url = defineCommand<LiveFlags & UrlParts & { pick?: Pick }>({
     { about: 'a service of a lieutenant', command: 'vreg url lieutenant --service pi-rpc' },
     { about: 'the newest worker, over TLS', command: 'vreg url worker --pick newest --scheme https' },
   ],
-  exits: [2, 3, 6, 8],
+  exits: [2, 3, 6, 8, 10],
   async run(context, [role], flags) {
-    const vm = pickOne(await liveVms(context, role!, flags), flags.pick);
+    const vm = pickOne(await liveVms(context, role!, flags), flags);
     const text = urlOf(vm, context.client().url, flags);
     await context.print({ kind: 'value', text: printable(text), data: { id: vm.id, url: text } });
   },

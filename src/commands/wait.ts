@@ -5,7 +5,7 @@ import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { isRole, ROLES, type Role } from '../protocol/vm.ts';
 import { nextStep, suggestion } from '../suggest.ts';
-import { livenessOf, vmsAnswer } from '../vm-answer.ts';
+import { isOffered, livenessOf, vmsAnswer } from '../vm-answer.ts';
 
 interface Flags {
   for?: string;
@@ -147,7 +147,8 @@ async function anyStale(context: Context, role: string): Promise<VmWithLiveness[
 
 async function one(context: Context, id: string, liveness: 'live' | 'stale'): Promise<VmWithLiveness[] | undefined> {
   const vm = await getIfThere(context, id);
-  return vm && livenessOf(vm) === liveness ? [vm] : undefined;
+  if (!vm) return undefined;
+  return (liveness === 'live' ? isOffered(vm) : livenessOf(vm) === liveness) ? [vm] : undefined;
 }
 
 function getIfThere(context: Context, id: string): Promise<VmWithLiveness | undefined> {

@@ -18,7 +18,7 @@ export const watch = defineCommand<Flags>({
   name: 'watch',
   summary: 'show what happens in the registry, as it happens',
   description:
-    'Shows what happens, one event a line, until it is stopped: registered, updated, status, deregistered, stale, revived. A broken connection is taken up again without a gap; where that cannot be, reset says that the full state follows. A command behind -- runs for each event, one after the other, with the event as JSON on its stdin and in VREG_EVENT, VREG_REVISION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
+    'Shows what happens, one event a line, until it is stopped: registered, updated, status, deregistered, stale, suspect, revived. A broken connection is taken up again without a gap; where that cannot be, reset says that the full state follows. A command behind -- runs for each event, one after the other, with the event as JSON on its stdin and in VREG_EVENT, VREG_REVISION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
   arguments: [
     { name: 'role', about: 'only this role', optional: true, values: ROLES },
     { name: 'command', about: 'behind --: what to run for each event', optional: true, variadic: true },

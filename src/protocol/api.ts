@@ -1,4 +1,5 @@
 /** What crosses the wire besides the entry itself: paths, answers, header names and the defaults both sides assume. */
+import type { Health as ServiceHealth } from './beat.ts';
 import type { Vm } from './vm.ts';
 
 /** Where the CLI looks for a registry, and where the daemon listens, when nothing is said. */
@@ -10,6 +11,19 @@ export const DEFAULT_URL = `http://${DEFAULT_HOST}:${DEFAULT_PORT}`;
 export const DEFAULT_STALE_AFTER = 300_000;
 /** Milliseconds between two beats of an agent: a fifth of the default lease, as the original agent extension beats. */
 export const DEFAULT_INTERVAL = 60_000;
+
+/** Milliseconds between two beats of an agent at most. */
+const SLOWEST_BEAT = 60_000;
+/** Beats in one lease: two may be late or lost before the VM is stale (etcd's clients beat at a third, too). */
+const BEATS_PER_LEASE = 3;
+
+/** Milliseconds between two beats of an agent, given the registry's lease in milliseconds. */
+export function beatInterval(lease: number): number {
+  return Math.min(SLOWEST_BEAT, lease / BEATS_PER_LEASE);
+}
+
+/** Share of the live VMs that must fall silent together before the network is suspected and not the VMs. */
+export const DEFAULT_MASS_LOSS = 0.5;
 
 /** What becomes of a VM's entry when its agent is told to stop. */
 export const ON_EXIT = ['stopped', 'deregister', 'keep'] as const;
@@ -126,4 +140,18 @@ export const INCLUDE_LIVENESS = { include: 'liveness' } as const;
 export interface VmWithLiveness extends Vm {
   /** More than the lease of listening time has gone by since the last sign of life. */
   stale: boolean;
+  /** The same, but it is offered for one more lease, since many others fell silent with it. */
+  suspect?: boolean;
+  /** What the VM's agent found when it last probed the VM's services; absent where none probes them. */
+  health?: Record<string, ServiceHealth>;
+}
+
+/** Query options of `GET /registry/discover/:role` that choose among the live VMs. The original registry ignores them. */
+export interface DiscoverQuery {
+  /** Only VMs that have this service; those where it passes its checks first, those where it fails last. */
+  service?: string | undefined;
+  /** Only VMs where `service` passes. */
+  passing?: boolean | undefined;
+  /** Only VMs heard of within a lease of plain wall time, whatever the registry could hear. */
+  strict?: boolean | undefined;
 }

@@ -6,8 +6,11 @@ import type { Vm } from './vm.ts';
 export const CHANGE_TYPES = ['registered', 'updated', 'status', 'deregistered'] as const;
 export type ChangeType = (typeof CHANGE_TYPES)[number];
 
-/** Changes that time makes, or a heartbeat: a live VM went silent, or a silent one was heard again. */
-export const LIVENESS_TYPES = ['stale', 'revived'] as const;
+/**
+ * Changes that time makes, or a heartbeat: a live VM went silent, or did so together with so many others that it is still
+ * offered, or a silent one was heard again.
+ */
+export const LIVENESS_TYPES = ['stale', 'suspect', 'revived'] as const;
 export type LivenessType = (typeof LIVENESS_TYPES)[number];
 
 export type VmEventType = ChangeType | LivenessType;
@@ -18,7 +21,7 @@ export type FieldChanges = Record<string, [before: unknown, after: unknown]>;
 /** Something happened to a VM. */
 export interface VmEvent {
   type: VmEventType;
-  /** Revision of the change; of the last one before it for `stale` and `revived`, which are no changes. */
+  /** Revision of the change; of the last one before it for liveness events, which are no changes. */
   revision: number;
   /** When, by the registry's wall clock: RFC 3339. */
   at: string;

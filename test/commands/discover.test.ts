@@ -24,6 +24,43 @@ test('discover lists live VMs, oldest registration first', async (t) => {
   });
 });
 
+test('--strict prints nothing and ends with 10 while an answer may name dead VMs, and is as ever afterwards', async (t) => {
+  const { url, clock, registry } = await serveApp(t);
+  await seed(url, FLEET);
+  for (const [word, ...more] of [['discover'], ['addr'], ['url'], ['exec', '--', 'true']]) {
+    clock.miss(1000);
+    const argv = [word!, 'worker', '--strict', ...more];
+    const { code, stdout, stderr } = await vreg(argv, { url });
+    assert.deepEqual([code, stdout], [10, ''], word);
+    assert.match(stderr, /may name dead VMs for 300 s more\nhint: /);
+    for (const id of ['old', 'new']) registry.heartbeat(id);
+    clock.pass(1);
+    for (const id of ['old', 'new']) registry.heartbeat(id);
+    assert.equal((await vreg(argv, { url })).code, 0, word);
+  }
+});
+
+test('--passing wants a service that works, --service prefers it, and --pick chooses among those alone', async (t) => {
+  const { url, registry } = await serveApp(t);
+  const services = [{ name: 'api', port: 8080 }];
+  await seed(
+    url,
+    ['fails', 'one', 'two'].map((id) => aVm({ id, services })),
+  );
+  registry.heartbeat('fails', { api: 'failing' });
+  for (const id of ['one', 'two']) registry.heartbeat(id, { api: 'passing' });
+  const asked = async (...argv: string[]) => (await vreg(['discover', 'worker', '-q', ...argv], { url })).stdout;
+  assert.equal(await asked('--service', 'api'), 'one\ntwo\nfails\n');
+  assert.equal(await asked('--service', 'api', '--passing'), 'one\ntwo\n');
+  const newest = await vreg(['addr', 'worker', '--service', 'api', '--pick', 'newest', '--json'], { url });
+  assert.equal(JSON.parse(newest.stdout).id, 'two');
+  assert.equal((await vreg(['addr', 'worker', '--passing'], { url })).code, 5);
+  const shown = await vreg(['get', 'fails', '-o', 'tsv'], { url });
+  assert.match(shown.stdout, /HEALTH\n.*api:failing\n$/);
+  const { stdout } = await vreg(['get', 'fails', '--json'], { url });
+  assert.equal('health' in JSON.parse(stdout), false);
+});
+
 for (const command of ['discover', 'addr', 'url']) {
   for (const format of ['table', 'wide', 'json', 'ndjson', 'yaml', 'name', 'tsv']) {
     test(`${command} of nothing is exit 3 and nothing on stdout, in ${format}, too`, async (t) => {

@@ -57,7 +57,7 @@ const LISTS: readonly [name: string, argv: readonly string[], stdout: string][] 
   [
     '-o wide',
     ['-o', 'wide', '--role', 'worker'],
-    `${TITLES.trim()}\tSERVICES\tREGISTERED BY\tREGISTERED\n${A.trim()}\tapi:80\ttest\t${AT}\n`,
+    `${TITLES.trim()}\tSERVICES\tREGISTERED BY\tREGISTERED\tHEALTH\n${A.trim()}\tapi:80\ttest\t${AT}\t-\n`,
   ],
   [
     '-o table, which is a table in a pipe, too, with whole times',

@@ -92,3 +92,20 @@ test('a started clock ticks by itself and keeps no process alive', (t) => {
   t.mock.timers.tick(3_600_000);
   assert.equal(clock.listening(), 20 * TICK + MAX_STEP);
 });
+
+test('a gap is known when it has ended: after a stop, a suspend that only the wall clock tells of, and between two runs', () => {
+  const { at, clock } = setUp();
+  assert.equal(clock.gapEndedAt(), undefined, 'a registry that never ran before has missed nothing');
+  at.monotonic += TICK;
+  at.wall += TICK;
+  clock.tick();
+  assert.equal(clock.gapEndedAt(), undefined);
+  at.monotonic += 60_000;
+  at.wall += 60_000;
+  assert.equal(clock.gapEndedAt(), TICK + MAX_STEP, 'known before the late tick');
+  at.monotonic += TICK;
+  at.wall += 3_600_000;
+  clock.tick();
+  assert.equal(clock.gapEndedAt(), 2 * TICK + MAX_STEP);
+  assert.equal(setUp(7000).clock.gapEndedAt(), 7000);
+});

@@ -76,3 +76,23 @@ test('a daemon that is told to stop saves the last heartbeat', async (t) => {
   const second = await startDaemon(t, { home: first.home });
   assert.equal((await ask<Vm>(second, 'GET', '/registry/vms/vm-1')).lastSeen, lastSeen);
 });
+
+test('after SIGSTOP, and after a restart, an answer says for how long it may name dead VMs', async (t) => {
+  const daemon = await startDaemon(t, options);
+  await register(daemon, 'live');
+  const warming = async ({ url }: Daemon) =>
+    (await fetch(`${url}/registry/discover/worker`)).headers.get('x-vreg-warming');
+  assert.equal(await warming(daemon), null);
+  daemon.child.kill('SIGSTOP');
+  await outlastTheLease();
+  daemon.child.kill('SIGCONT');
+  assert.match((await warming(daemon)) ?? '', /^[12]$/);
+  assert.equal((await daemon.vreg(['addr', 'worker', '--strict'])).code, 10);
+  await beat(daemon, 'live');
+  assert.equal(await warming(daemon), null);
+  await daemon.end();
+  const again = await startDaemon(t, { ...options, home: daemon.home });
+  assert.match((await warming(again)) ?? '', /^[12]$/);
+  await beat(again, 'live');
+  assert.equal((await again.vreg(['addr', 'worker', '--strict'])).code, 0);
+});

@@ -23,12 +23,12 @@ export interface ServedApp {
 /** Listens, and closes when the test ends. */
 export async function serveApp(
   t: TestContext,
-  { keptEvents, ...options }: Partial<AppOptions> & { keptEvents?: number } = {},
+  { keptEvents, massLoss, ...options }: Partial<AppOptions> & { keptEvents?: number; massLoss?: number } = {},
 ): Promise<ServedApp> {
   const clock = new FakeClock();
   const store = new MemoryStore();
   const kept = keptEvents === undefined ? {} : { keptEvents };
-  const registry = new Registry({ store, clock, staleAfter: 300_000, ...kept }, store.contents());
+  const registry = new Registry({ store, clock, staleAfter: 300_000, massLoss, ...kept }, store.contents());
   const logged: string[] = [];
   const log = pino({ level: 'info', base: null }, { write: (line: string) => void logged.push(line) });
   const app = buildApp({ registry, version: '0.0.0', log, ...options });

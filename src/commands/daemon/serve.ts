@@ -11,6 +11,7 @@ export const SERVE_SETTINGS: readonly SettingKey[] = [
   'port',
   'socket',
   'stale-after',
+  'mass-loss',
   ...LOG_SETTINGS,
   ...VM_SETTINGS,
 ];
@@ -66,6 +67,7 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
     {
       dataDir,
       staleAfter: config.duration('stale-after'),
+      massLoss: shareOf(config.get('mass-loss')!),
       token: config.token()?.value,
       version: context.version,
       ...(tcp ? { tcp: { host: config.get('host')!, port: Number(config.get('port')) } } : {}),
@@ -82,6 +84,11 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   log.info('stopping: answering what was accepted');
   await serving.close();
   log.info('stopped');
+}
+
+/** 1, which nothing exceeds, of `off`. */
+function shareOf(massLoss: string): number {
+  return massLoss === 'off' ? 1 : Number(massLoss.slice(0, -1)) / 100;
 }
 
 /** The infra VM as the original registry's set-up has it: board, feed and registry on the daemon's own port. */

@@ -111,7 +111,13 @@ class Informer {
       this.copy.set(vm.id, { vm, live: vm.status === 'running' });
     } else {
       assert.ok(known, `${type} of a VM that is not there`);
-      const live = { updated: known.live, status: vm.status === 'running', stale: false, revived: true }[type];
+      const live = {
+        updated: known.live,
+        status: vm.status === 'running',
+        stale: false,
+        suspect: known.live,
+        revived: true,
+      }[type];
       this.copy.set(vm.id, { vm, live });
     }
   }

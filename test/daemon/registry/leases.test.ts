@@ -12,54 +12,132 @@ function entry(id: string, heardAt: number): Entry {
   );
 }
 
+const staleAt = (leases: Leases, horizon: number) => leases.sweep(horizon).stale;
+
 const ids = (entries: readonly Entry[]) => entries.map(({ vm }) => vm.id).join('');
 
 test('a sweep finds each that ran out once, longest silent first', () => {
-  const leases = new Leases();
+  const leases = new Leases(1000);
   leases.load([entry('b', 20), entry('a', 10), entry('c', 30)], 0);
-  assert.equal(ids(leases.sweep(10)), '');
-  assert.equal(ids(leases.sweep(25)), 'ab');
-  assert.equal(ids(leases.sweep(25)), '');
-  assert.equal(ids(leases.sweep(31)), 'c');
+  assert.equal(ids(staleAt(leases, 10)), '');
+  assert.equal(ids(staleAt(leases, 25)), 'ab');
+  assert.equal(ids(staleAt(leases, 25)), '');
+  assert.equal(ids(staleAt(leases, 31)), 'c');
 });
 
 test('who is stale at the start is not told as that, and is revived when heard', () => {
-  const leases = new Leases();
+  const leases = new Leases(1000);
   const silent = entry('a', 10);
   leases.load([silent], 11);
-  assert.equal(ids(leases.sweep(100)), '');
+  assert.equal(ids(staleAt(leases, 100)), '');
   silent.hear({ lastSeen: 200, heardAt: 200 });
   assert.equal(leases.heard(silent), true);
   assert.equal(leases.heard(silent), false);
-  assert.equal(ids(leases.sweep(201)), 'a');
+  assert.equal(ids(staleAt(leases, 201)), 'a');
 });
 
 test('who is heard goes behind the others', () => {
-  const leases = new Leases();
+  const leases = new Leases(1000);
   const [a, b] = [entry('a', 10), entry('b', 20)];
   leases.load([a, b], 0);
   a.hear({ lastSeen: 30, heardAt: 30 });
   assert.equal(leases.heard(a), false);
-  assert.equal(ids(leases.sweep(25)), 'b');
-  assert.equal(ids(leases.sweep(31)), 'a');
+  assert.equal(ids(staleAt(leases, 25)), 'b');
+  assert.equal(ids(staleAt(leases, 31)), 'a');
 });
 
 test('an entry that replaces another without a sign of life keeps its place, and one that is stale stays it', () => {
-  const leases = new Leases();
+  const leases = new Leases(1000);
   leases.load([entry('a', 10), entry('b', 20)], 0);
   const other = entry('a', 10);
   leases.replace(other);
-  assert.deepEqual(leases.sweep(15), [other]);
+  assert.deepEqual(staleAt(leases, 15), [other]);
   leases.replace(entry('a', 10));
-  assert.equal(ids(leases.sweep(15)), '');
+  assert.equal(ids(staleAt(leases, 15)), '');
   assert.equal(leases.heard(other), true);
 });
 
 test('who is forgotten is neither stale nor revived, also when the id comes back', () => {
-  const leases = new Leases();
+  const leases = new Leases(1000);
   leases.load([entry('a', 10), entry('b', 10)], 0);
   leases.forget('a');
-  assert.equal(ids(leases.sweep(15)), 'b');
+  assert.equal(ids(staleAt(leases, 15)), 'b');
   leases.forget('b');
   assert.equal(leases.heard(entry('b', 20)), false);
+});
+
+const LEASE = 3000;
+/** Leases of so many VMs, of which the first `silent` were last heard at 0 and the others at 2500. */
+function fleet(size: number, silent: number, share = 0.5) {
+  const leases = new Leases(LEASE, share);
+  const entries = Array.from({ length: size }, (_, n) => entry(`vm-${n}`, n < silent ? 0 : 2500));
+  leases.load(entries, -LEASE);
+  return { leases, entries };
+}
+
+test('when more than the share of at least ten fall silent together they are suspect for one lease, then stale', () => {
+  const { leases, entries } = fleet(19, 10);
+  const { stale, suspect } = leases.sweep(1);
+  assert.deepEqual([stale.length, suspect.length], [0, 10]);
+  assert.ok(entries[0]!.isSuspect);
+  assert.ok(!leases.isDue(LEASE - 501));
+  assert.deepEqual(ids(leases.sweep(LEASE + 1).stale.slice(0, 10)), ids(entries.slice(0, 10)));
+});
+
+test('half of the fleet, nine VMs, or a share that is off, are no mass loss', () => {
+  for (const [size, silent, share] of [
+    [20, 10, 0.5],
+    [9, 9, 0.5],
+    [100, 100, 1],
+  ] as const) {
+    const { stale, suspect } = fleet(size, silent, share).leases.sweep(1);
+    assert.deepEqual([stale.length, suspect.length], [silent, 0], `${silent} of ${size}`);
+  }
+});
+
+test('VMs that fall silent one by one within a beat interval are a mass loss from the first on', () => {
+  const leases = new Leases(LEASE, 0.5);
+  leases.load(
+    Array.from({ length: 12 }, (_, n) => entry(`vm-${n}`, n * 50)),
+    -LEASE,
+  );
+  for (let n = 0; n < 12; n++) {
+    const { stale, suspect } = leases.sweep(n * 50 + 1);
+    assert.deepEqual([stale.length, ids(suspect)], [0, `vm-${n}`]);
+  }
+});
+
+test('a suspect that is heard is as before, one that is changed stays suspect, and a paused one is none', () => {
+  const { leases, entries } = fleet(12, 12);
+  const paused = new Entry(
+    { ...entry('paused', 0).vm, status: 'paused' },
+    { created: 1, revision: 1 },
+    { lastSeen: 0, heardAt: 0 },
+  );
+  leases.load([paused], -LEASE);
+  const { stale } = leases.sweep(1);
+  assert.equal(ids(stale), 'paused');
+  entries[0]!.hear({ lastSeen: 2600, heardAt: 2600 });
+  assert.equal(leases.heard(entries[0]!), true);
+  assert.ok(!entries[0]!.isSuspect);
+  const changed = entry('vm-1', 0);
+  leases.replace(changed);
+  assert.ok(changed.isSuspect);
+  assert.ok(ids(leases.sweep(LEASE + 1).stale).includes('vm-1vm-2'));
+});
+
+test('after a true scale-in the rest of the fleet is judged by itself', () => {
+  const { leases, entries } = fleet(30, 20);
+  assert.equal(leases.sweep(1).suspect.length, 20);
+  for (const alive of entries.slice(20)) {
+    alive.hear({ lastSeen: 0, heardAt: LEASE + 500 });
+    leases.heard(alive);
+  }
+  assert.equal(leases.sweep(LEASE + 1).stale.length, 20);
+  const [last] = entries.slice(29);
+  for (const alive of entries.slice(20, 29)) {
+    alive.hear({ lastSeen: 0, heardAt: 2 * LEASE });
+    leases.heard(alive);
+  }
+  assert.deepEqual(leases.sweep(LEASE + 501), { stale: [last], suspect: [] });
 });

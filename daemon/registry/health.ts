@@ -1,0 +1,44 @@
+/** What agents found when they probed their VMs' own services. Kept in memory: the next beat says it again. */
+import type { Health } from '../../src/protocol/beat.ts';
+import type { Entry } from './entry.ts';
+
+export type HealthReport = Readonly<Record<string, Health>>;
+
+/** Order of preference: a service that nobody probes may well work. */
+const RANK = { passing: 0, unknown: 1, failing: 2 };
+
+export class HealthReports {
+  readonly #reports = new Map<string, HealthReport>();
+
+  /** Takes the place of what the VM's agent said before. */
+  put(id: string, report: HealthReport): void {
+    this.#reports.set(id, report);
+  }
+
+  forget(id: string): void {
+    this.#reports.delete(id);
+  }
+
+  /** Of the services that the entry has now; undefined when none of them is probed. */
+  of({ vm }: Entry): HealthReport | undefined {
+    const report = this.#reports.get(vm.id);
+    if (!report) return undefined;
+    const known = (vm.services ?? []).flatMap(({ name }): [string, Health][] => {
+      const health = Object.hasOwn(report, name) ? report[name] : undefined;
+      return health ? [[name, health]] : [];
+    });
+    return known.length > 0 ? Object.fromEntries(known) : undefined;
+  }
+
+  /** Those that have a service, the ones where it passes first and those where it fails last; else in their order. */
+  offering(entries: readonly Entry[], service: string, passingOnly: boolean): Entry[] {
+    const ranked = entries.flatMap((entry) => {
+      if (!entry.vm.services?.some(({ name }) => name === service)) return [];
+      const report = this.#reports.get(entry.vm.id);
+      const health = (report && Object.hasOwn(report, service) ? report[service] : undefined) ?? 'unknown';
+      return passingOnly && health !== 'passing' ? [] : [{ entry, rank: RANK[health] }];
+    });
+    // Sorting is stable, so the oldest registration stays the first of its rank.
+    return ranked.sort((a, b) => a.rank - b.rank).map(({ entry }) => entry);
+  }
+}

@@ -1,0 +1,96 @@
+/** What an answer says of its own doubts: after a gap, and in a mass loss. */
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { type VmWithLiveness, WARMING_HEADER } from '../../../src/protocol/api.ts';
+import type { Service } from '../../../src/protocol/vm.ts';
+import { type ServedApp, serveApp } from '../../helpers/app.ts';
+import { aVm } from '../../helpers/vm.ts';
+
+const LEASE = 300_000;
+
+interface Answered {
+  vms?: VmWithLiveness[];
+  summary?: string;
+  health?: object;
+}
+
+async function ask({ url }: ServedApp, path: string): Promise<{ ids: string; warming: string | null; body: Answered }> {
+  const answer = await fetch(url + path);
+  const body = (await answer.json()) as Answered;
+  const ids = (body.vms ?? []).map(({ id }) => id).join(' ');
+  return { ids, warming: answer.headers.get(WARMING_HEADER), body };
+}
+
+async function seen(app: ServedApp, path: string): Promise<[ids: string, warming: string | null]> {
+  const { ids, warming } = await ask(app, path);
+  return [ids, warming];
+}
+
+test('after a gap an answer says how long it may name dead VMs, until each VM in it was heard or its lease is over', async (t) => {
+  const app = await serveApp(t);
+  for (const id of ['a', 'b']) await app.registry.register(aVm({ id, role: 'worker' }));
+  assert.equal((await ask(app, '/registry/discover/worker')).warming, null);
+  app.clock.pass(100_000);
+  app.registry.heartbeat('b');
+  app.clock.miss(10 * LEASE);
+  app.clock.pass(1000);
+  assert.deepEqual(await seen(app, '/registry/discover/worker'), ['a b', '299']);
+  assert.equal((await ask(app, '/registry/vms?status=running')).warming, '299');
+  assert.equal((await ask(app, '/registry/vms/a')).warming, '199');
+  app.registry.heartbeat('b');
+  assert.equal((await ask(app, '/registry/discover/worker')).warming, '199', 'only the silent one is in doubt');
+  app.registry.heartbeat('a');
+  assert.equal((await ask(app, '/registry/discover/worker')).warming, null);
+});
+
+test('strict counts wall time: who was silent for a lease of it is left out, and the doubt is told all the same', async (t) => {
+  const app = await serveApp(t);
+  for (const id of ['a', 'b']) await app.registry.register(aVm({ id, role: 'worker' }));
+  app.clock.miss(2 * LEASE);
+  app.clock.pass(1000);
+  app.registry.heartbeat('b');
+  assert.deepEqual(await seen(app, '/registry/discover/worker?strict=true'), ['b', '299']);
+  assert.equal((await ask(app, '/registry/discover/worker?strict=false')).ids, 'a b');
+  assert.equal((await fetch(`${app.url}/registry/discover/worker?strict=yes`)).status, 400);
+});
+
+test('a VM that was stale before the gap stays stale', async (t) => {
+  const app = await serveApp(t);
+  await app.registry.register(aVm({ id: 'a', role: 'worker' }));
+  app.clock.pass(LEASE + 1);
+  app.clock.miss(10);
+  assert.deepEqual(await seen(app, '/registry/discover/worker'), ['', null]);
+});
+
+test('in a mass loss VMs are offered as suspect for one lease more, then they go', async (t) => {
+  const app = await serveApp(t, { massLoss: 0.5 });
+  for (let n = 0; n < 10; n++) await app.registry.register(aVm({ id: `vm-${n}`, role: 'worker' }));
+  const told: string[] = [];
+  app.registry.events.watch({ event: ({ type, id }) => void told.push(`${type} ${id}`), heartbeat: () => {} });
+  app.clock.pass(LEASE + 1);
+  const { body, warming } = await ask(app, '/registry/discover/worker?include=liveness');
+  assert.equal(warming, '300; suspect=10');
+  assert.deepEqual([body.vms?.[0]?.stale, body.vms?.[0]?.suspect], [false, true]);
+  assert.match((await ask(app, '/registry/vms/vm-0/why')).body.summary ?? '', /offers vm-0.*suspect/);
+  app.registry.heartbeat('vm-0');
+  app.clock.pass(LEASE);
+  assert.equal((await ask(app, '/registry/discover/worker')).ids, 'vm-0');
+  assert.deepEqual([told[0], told[10], told.length], ['suspect vm-0', 'revived vm-0', 20]);
+  assert.equal(told[19], 'stale vm-9');
+});
+
+test('a service is asked for: where it passes comes first, where it fails last, and passing wants the first alone', async (t) => {
+  const app = await serveApp(t);
+  const services: Service[] = [{ name: 'web', port: 80 }];
+  for (const id of ['fails', 'unknown', 'passes', 'without']) {
+    await app.registry.register(aVm({ id, role: 'worker', ...(id === 'without' ? {} : { services }) }));
+  }
+  app.registry.heartbeat('fails', { web: 'failing' });
+  app.registry.heartbeat('passes', { web: 'passing', other: 'failing' });
+  assert.equal((await ask(app, '/registry/discover/worker')).ids, 'fails unknown passes without');
+  assert.equal((await ask(app, '/registry/discover/worker?service=web')).ids, 'passes unknown fails');
+  assert.equal((await ask(app, '/registry/discover/worker?service=web&passing=true')).ids, 'passes');
+  assert.equal((await fetch(`${app.url}/registry/discover/worker?passing=true`)).status, 400);
+  assert.deepEqual((await ask(app, '/registry/vms/passes?include=liveness')).body.health, { web: 'passing' });
+  assert.equal('health' in (await ask(app, '/registry/vms/passes')).body, false);
+});
