@@ -116,7 +116,10 @@ export function buildApp(options: AppOptions): FastifyInstance {
           if (!answer) return reply;
           if (answer.etag !== undefined) reply.header('etag', `"${answer.etag}"`);
           if (answer.doubt) reply.header(WARMING_HEADER, warmingOf(answer.doubt));
-          return reply.code(answer.status).type(JSON_TYPE).send(answer.body);
+          return reply
+            .code(answer.status)
+            .type(answer.type ?? JSON_TYPE)
+            .send(answer.body);
         };
         const answer = route.handle(new Call(request, reply, shared));
         if (answer instanceof Promise) return answer.then(send);

@@ -10,8 +10,9 @@ import type { StreamLimits } from './event-stream.ts';
 
 export interface Answer {
   status: number;
-  /** JSON. */
+  /** JSON, unless {@link type} says otherwise. */
   body: string;
+  type?: string;
   /** Revision of the one entry that is answered. */
   etag?: number;
   /** What the answer may have wrong. */

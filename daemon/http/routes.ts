@@ -16,6 +16,7 @@ import { whyOffered } from '../registry/why.ts';
 import { sendBackup } from './backup.ts';
 import { type Answer, type Call, invalidQuery } from './call.ts';
 import { streamEvents } from './event-stream.ts';
+import { metrics } from './metrics.ts';
 import { discoverWhen } from './wait.ts';
 
 /** Changes of one VM that a history answers when nothing is said, and at most. */
@@ -98,6 +99,7 @@ export const ROUTES: readonly Route[] = [
   { method: 'GET', path: '/registry/discover/:role', handle: discoverWhen },
   { method: 'GET', path: PATHS.events, handle: streamEvents },
   { method: 'GET', path: PATHS.backup, handle: sendBackup },
+  { method: 'GET', path: PATHS.metrics, handle: metrics },
 ];
 
 /** Methods that a path knows, for a 405's `Allow`; none for an unknown path. */

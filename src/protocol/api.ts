@@ -38,6 +38,7 @@ export type LogFormat = (typeof LOG_FORMATS)[number];
 /** Routes, relative to the registry's base URL. */
 export const PATHS = {
   health: '/health',
+  metrics: '/metrics',
   events: '/registry/events',
   heartbeats: '/registry/heartbeats',
   backup: '/registry/backup',

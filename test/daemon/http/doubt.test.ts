@@ -79,6 +79,25 @@ test('in a mass loss VMs are offered as suspect for one lease more, then they go
   assert.equal(told[19], 'stale vm-9');
 });
 
+test('the metrics count suspects apart, and say how long answers are in doubt', async (t) => {
+  const app = await serveApp(t, { massLoss: 0.5 });
+  const metrics = async () => {
+    const answer = await fetch(`${app.url}/metrics`);
+    assert.match(answer.headers.get('content-type') ?? '', /^text\/plain/);
+    return answer.text();
+  };
+  for (let n = 0; n < 10; n++) await app.registry.register(aVm({ id: `vm-${n}`, role: 'worker' }));
+  await app.registry.register(aVm({ id: 'gone', role: 'infra', status: 'stopped' }));
+  app.clock.pass(LEASE + 1);
+  const text = await metrics();
+  assert.match(text, /^vreg_vms\{role="worker",status="running",liveness="suspect"\} 10$/m);
+  assert.match(text, /^vreg_vms\{role="worker",status="running",liveness="live"\} 0$/m);
+  assert.match(text, /^vreg_vms\{role="infra",status="stopped",liveness="none"\} 1$/m);
+  assert.match(text, /^vreg_warming_seconds 300$/m);
+  app.clock.pass(LEASE);
+  assert.match(await metrics(), /^vreg_vms\{role="worker",status="running",liveness="stale"\} 10$/m);
+});
+
 test('a service is asked for: where it passes comes first, where it fails last, and passing wants the first alone', async (t) => {
   const app = await serveApp(t);
   const services: Service[] = [{ name: 'web', port: 80 }];
