@@ -9,7 +9,7 @@ import { isLoopback } from './http/auth.ts';
 import { removeCutBackups } from './http/backup.ts';
 import { type Endpoints, listen } from './http/listen.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
-import type { Entry } from './registry/entry.ts';
+import type { RegistryObserver } from './registry/observer.ts';
 import { Registry } from './registry/registry.ts';
 import { keepSelfAlive } from './self.ts';
 import { SqliteStore } from './store/sqlite.ts';
@@ -67,12 +67,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   removeCutBackups(dataDir);
   const clock = new ListeningClock(contents.listened);
   clock.start();
-  const onMassLoss = (suspects: readonly Entry[]) => {
-    const ids = suspects.map(({ vm }) => vm.id);
-    const advice = 'they stay offered for one more lease; is the network up?';
-    log.warn({ ids, suspect: ids.length }, `mass loss: ${ids.length} VMs fell silent with many others; ${advice}`);
-  };
-  const registry = new Registry({ store, clock, staleAfter, massLoss, onMassLoss }, contents);
+  const registry = new Registry({ store, clock, staleAfter, massLoss, observer: observerOf(log) }, contents);
   const saver = saveBeatsRegularly(registry, log);
   const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY);
 
@@ -102,6 +97,28 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   }
   sayWhoRuns(dataDir, listening.urls, log);
   return { urls: listening.urls, dataDir, close };
+}
+
+/** What the registry finds out, as lines of the log. */
+function observerOf(log: Logger): RegistryObserver {
+  return {
+    massLoss: (suspects) => {
+      const ids = suspects.map(({ vm }) => vm.id);
+      const advice = 'they stay offered for one more lease; is the network up?';
+      log.warn({ ids, suspect: ids.length }, `mass loss: ${ids.length} VMs fell silent with many others; ${advice}`);
+    },
+    conflict: ({ id, state, holder, other }) => {
+      const what = state === 'open' ? 'two incarnations say that they are' : 'another incarnation has replaced';
+      log.warn({ conflict: id, state, holder, other }, `identity conflict: ${what} VM ${id}; see vreg conflicts`);
+    },
+    rollback: (id, known) => {
+      const advice = 'it was restored from an older copy; its agents tell it anew what they know';
+      log.warn(
+        { rollback_detected: true, vm: id, known },
+        `rollback_detected: VM ${id} knows more than this registry: ${advice}`,
+      );
+    },
+  };
 }
 
 /** Without its process file the daemon is only harder to find: a full disk shall not keep it from serving reads. */
@@ -153,7 +170,7 @@ function saveBeatsRegularly(registry: Registry, log: Logger): { stop(): Promise<
     }
   };
   const timer = setInterval(() => {
-    idle = registry.hasUnsavedBeats ? IDLE_SAVES : idle + 1;
+    idle = registry.unsaved.any ? IDLE_SAVES : idle + 1;
     if (idle < IDLE_SAVES || saving) return;
     idle = 0;
     saving = save().finally(() => (saving = undefined));

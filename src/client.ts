@@ -19,6 +19,7 @@ import {
   type VmWithLiveness,
   type Why,
 } from './protocol/api.ts';
+import type { AgentBeat } from './protocol/beat.ts';
 import { VregError } from './protocol/errors.ts';
 import type { History, HistoryItem } from './protocol/events.ts';
 import { comparison, parseSelector } from './protocol/selector.ts';
@@ -93,9 +94,12 @@ export class RegistryClient {
     return this.#connection.request<Deleted>('DELETE', PATHS.vm(checkId(id)));
   }
 
-  /** @throws VregError NOT_FOUND, or any of {@link Connection.request} */
-  heartbeat(id: string): Promise<Heartbeat> {
-    return this.#connection.request<Heartbeat>('POST', PATHS.heartbeat(checkId(id)));
+  /**
+   * @param beat an addition: what an agent proves and reports with it. Ask {@link isVreg} first
+   * @throws VregError NOT_FOUND, IDENTITY_CONFLICT, or any of {@link Connection.request}
+   */
+  heartbeat(id: string, beat?: AgentBeat): Promise<Heartbeat> {
+    return this.#connection.request<Heartbeat>('POST', PATHS.heartbeat(checkId(id)), beat);
   }
 
   /**

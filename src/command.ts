@@ -81,6 +81,8 @@ export interface Context {
   sleep(ms: number): Promise<void>;
   /** The registry of the settings. Made when first asked for, so that `--help` opens nothing. */
   client(): RegistryClient;
+  /** As {@link client}, made anew from the settings as they are now, besides those that were made before. */
+  freshClient(): RegistryClient;
   /** Another client of the same registry, which {@link signal} does not end; for a last word. @param timeout milliseconds */
   lastClient(timeout: number): RegistryClient;
   /** The format that answers are printed in. */

@@ -55,6 +55,18 @@ export class Config {
     );
   }
 
+  /** Where addresses of live VMs are kept as files; undefined where nothing says where. */
+  get runDir(): string | undefined {
+    const { RUNTIME_DIRECTORY, XDG_RUNTIME_DIR } = this.#env;
+    const found = RUNTIME_DIRECTORY?.split(':', 1)[0] || (XDG_RUNTIME_DIR && join(XDG_RUNTIME_DIR, 'vreg'));
+    return this.get('run-dir') ?? (found || undefined);
+  }
+
+  /** Reads the config file anew when it is asked next. */
+  reload(): void {
+    this.#file = undefined;
+  }
+
   /** @throws VregError USAGE when the value is not acceptable, saying where it was set */
   find(key: SettingKey): Found | undefined {
     const setting = settingOf(key);

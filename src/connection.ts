@@ -1,5 +1,12 @@
 /** The conversation with one registry: requests, what its answers say of it, and every failure as a VregError. */
-import { DEFAULT_STALE_AFTER, LEASE_HEADER, VERSION_HEADER, WARMING_HEADER } from './protocol/api.ts';
+import {
+  DEFAULT_STALE_AFTER,
+  LEASE_HEADER,
+  REGISTRY_HEADER,
+  REVISION_HEADER,
+  VERSION_HEADER,
+  WARMING_HEADER,
+} from './protocol/api.ts';
 import { fromAnswer, VregError } from './protocol/errors.ts';
 import { type Exchange, type Reply, Transport } from './transport.ts';
 
@@ -29,6 +36,9 @@ export interface ServerFacts {
   etag?: string | undefined;
   /** The server's lease in milliseconds; the original registry's where it says none. */
   lease: number;
+  /** Which registry it is, and its revision; undefined for the original registry. */
+  registryId?: string | undefined;
+  revision?: number | undefined;
   /** What the answer may have wrong: seconds until it cannot any more, as its header came. */
   warming?: number | undefined;
   /** The server's clock at that answer, milliseconds since the epoch; to the second. */
@@ -120,11 +130,13 @@ export class Connection {
       lease: lease > 0 ? lease : DEFAULT_STALE_AFTER,
       now: Number.isNaN(now) ? Date.now() : now,
       etag: headers.etag as string | undefined,
+      registryId: headers[REGISTRY_HEADER] as string | undefined,
+      revision: headers[REVISION_HEADER] === undefined ? undefined : Number(headers[REVISION_HEADER]),
       warming: headers[WARMING_HEADER] === undefined ? undefined : Number.parseInt(String(headers[WARMING_HEADER]), 10),
     };
   }
 
-  #read<T>({ status, text }: Reply, what: string): T {
+  #read<T>({ status, text, headers }: Reply, what: string): T {
     let body: unknown;
     try {
       body = JSON.parse(text);
@@ -132,7 +144,10 @@ export class Connection {
       body = undefined;
     }
     if (status >= 400 && isForeign(status, body)) throw this.badAnswer(`${what} with ${status}`);
-    if (status >= 400) throw fromAnswer(status, body, `${what} was answered with ${status}${firstLine(text)}`);
+    if (status >= 400) {
+      const retryAfter = secondsOf(headers['retry-after']);
+      throw fromAnswer(status, body, `${what} was answered with ${status}${firstLine(text)}`, retryAfter);
+    }
     if (status < 200 || status > 299 || typeof body !== 'object' || body === null) {
       throw this.badAnswer(`${what} with ${status}`);
     }
@@ -193,6 +208,13 @@ function hintOf(code: string): string {
   if (isTlsTrouble(code)) return 'does it speak https there? if not, write the URL with http://';
   if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') return 'check the host name in the URL, and /etc/resolv.conf';
   return ASK_THE_DOCTOR;
+}
+
+/** `Retry-After` in seconds; a date, which the standard allows as well, too (RFC 9110, 10.2.3). */
+function secondsOf(header: string | string[] | undefined): number | undefined {
+  if (typeof header !== 'string') return undefined;
+  const seconds = /^\d+$/.test(header) ? Number(header) : Math.ceil((Date.parse(header) - Date.now()) / 1000);
+  return Number.isFinite(seconds) ? Math.max(0, seconds) : undefined;
 }
 
 function firstLine(text: string): string {

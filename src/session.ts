@@ -133,8 +133,12 @@ export class Session implements Context {
   }
 
   client(): RegistryClient {
-    this.#client ??= this.#newClient({ timeout: this.config.duration('timeout'), signal: this.#deps.signal });
+    this.#client ??= this.freshClient();
     return this.#client;
+  }
+
+  freshClient(): RegistryClient {
+    return this.#newClient({ timeout: this.config.duration('timeout'), signal: this.#deps.signal });
   }
 
   lastClient(timeout: number): RegistryClient {

@@ -9,6 +9,7 @@ import {
   DEFAULT_URL,
   LOG_FORMATS,
   LOG_LEVELS,
+  ON_CLONE,
   ON_EXIT,
 } from './protocol/api.ts';
 import { VregError } from './protocol/errors.ts';
@@ -149,6 +150,25 @@ export const SETTINGS = {
     default: seconds(DEFAULT_INTERVAL),
     check: checkDuration,
     about: 'time between two beats',
+  },
+  'on-clone': {
+    group: 'agent',
+    value: 'WHAT',
+    default: 'reject',
+    choices: ON_CLONE,
+    about: 'when this VM is a clone: end, take a new id, or take over',
+  },
+  'id-command': {
+    group: 'agent',
+    value: 'COMMAND',
+    defaultIs: 'a random id',
+    about: 'prints the id that a clone takes with --on-clone rebirth',
+  },
+  'run-dir': {
+    group: 'agent',
+    value: 'DIR',
+    defaultIs: '$RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR/vreg',
+    about: 'where the agent keeps addresses of live VMs as files',
   },
   'on-exit': {
     group: 'agent',

@@ -1,20 +1,18 @@
 /**
  * The heartbeat agent: keeps one VM's entry alive, through whatever happens to the registry. It registers, beats,
  * registers again when the registry has forgotten it, and backs off while the registry is away. It never gives up by
- * itself: only a refusal of the very first contact (a bad token, a bad field) is an error for whoever started it.
+ * itself: only a refusal of the very first contact (a bad token, a bad field), or the discovery that this VM is a clone,
+ * is an error for whoever started it.
  */
-import { crc32 } from 'node:zlib';
-import type { RegistryClient } from '../../src/client.ts';
-import type { OnExit } from '../../src/protocol/api.ts';
+import { createHash } from 'node:crypto';
+import { beatInterval } from '../../src/protocol/api.ts';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
-import type { Registration } from '../../src/protocol/vm.ts';
+import { type Beaten, Contact, type ContactOptions } from './contact.ts';
 
 /** Milliseconds before the first retry; each further one waits twice as long, up to the pause between two beats. */
 const FIRST_RETRY = 1000;
 /** Share of the interval by which beats are spread, so that VMs cloned from one image do not beat in one instant. */
 const JITTER = 0.1;
-/** Beats in one lease: two may be late or lost before the VM is stale (etcd's clients beat at a third, too). */
-const BEATS_PER_LEASE = 3;
 
 /** Refusals that no retry will change while the agent is being started. */
 const FINAL: readonly ErrorCode[] = [
@@ -24,115 +22,108 @@ const FINAL: readonly ErrorCode[] = [
   'USAGE',
   'BAD_ANSWER',
   'METHOD_NOT_ALLOWED',
+  'STORE_UNUSABLE',
 ];
 
-export interface AgentOptions {
-  client: Pick<RegistryClient, 'register' | 'update' | 'heartbeat' | 'deregister' | 'server' | 'url'>;
-  vm: Registration;
+/** What an agent needs to live on as another VM, when it finds out that it is a clone. */
+export type Resolve = (conflict: VregError) => Promise<Partial<ContactOptions>>;
+
+export interface AgentOptions extends ContactOptions {
   /** Milliseconds between two beats; less when the registry's lease asks for it. */
   interval: number;
-  onExit: OnExit;
   /** Says of itself at the start what the flags say; otherwise it only beats. */
   announce: boolean;
-  /** Registers when the registry does not know the VM. */
-  registerIfMissing: boolean;
-  log: AgentLog;
+  /** What to do about another incarnation of this VM; without it, that is an error. */
+  onClone?: Resolve | undefined;
   /** Resolves after that many milliseconds; rejects when the signal is aborted. */
   sleep(ms: number, signal: AbortSignal): Promise<void>;
   /** Called once, after the first contact, with what is wrong when the registry is away: this agent runs all the same. */
   onUp?(trouble?: string): void;
   /** Called after each beat that the registry took. */
-  onBeat?(beat: { id: string; lastSeen: string }): Promise<void> | void;
-}
-
-export interface AgentLog {
-  info(fields: object, message: string): void;
-  warn(fields: object, message: string): void;
+  onBeat?(beat: Beaten): Promise<void> | void;
+  /** Called whenever the registry goes away, and with nothing when it is back. */
+  onTrouble?(trouble?: string): void;
 }
 
 export class Agent {
-  readonly #options: AgentOptions;
+  #options: AgentOptions;
+  #contact: Contact;
+  #due: 'announce' | 'beat';
   #beats = 0;
   #failures = 0;
   /** The registry took the first contact. */
   #welcome = false;
   #up = false;
   #hastened = false;
+  /** Somebody wants the next beat now. */
+  #hurried = false;
+  #pause = new AbortController();
 
   constructor(options: AgentOptions) {
     this.#options = options;
+    this.#contact = new Contact(options);
+    this.#due = options.announce ? 'announce' : 'beat';
   }
 
   /**
    * Runs until the signal is aborted; then the entry is left as `onExit` says by {@link leave}.
-   * @throws VregError when the registry refuses the first contact for good, or NOT_FOUND without `registerIfMissing`
+   * @throws VregError when the registry refuses the first contact for good, NOT_FOUND without `registerIfMissing`,
+   *   IDENTITY_CONFLICT when this VM is a clone or was rewound, and `onClone` has no other answer
    */
   async run(signal: AbortSignal): Promise<void> {
-    const { announce, log, sleep } = this.#options;
-    let due: () => Promise<void> = announce ? () => this.#announce() : () => this.#beat();
+    signal.addEventListener('abort', () => this.#pause.abort(), { once: true });
     while (!signal.aborted) {
       let wait: number;
       try {
-        await due();
-        if (this.#failures > 0) log.info({ failures: this.#failures }, 'the registry answers again');
-        this.#failures = 0;
-        due = () => this.#beat();
-        wait = this.#nextBeat();
-        this.#welcome = true;
-        this.#tellUp();
+        this.#hurried = false;
+        await this.#speak();
+        wait = this.#afterSuccess();
       } catch (error) {
         if (signal.aborted) return;
-        wait = this.#afterFailure(error);
+        wait = await this.#afterFailure(error);
         this.#tellUp((error as Error).message);
       }
-      await sleep(wait, signal).catch(() => {});
+      await this.#sleep(wait, signal);
     }
   }
 
-  /** The last word of a VM that is told to stop. Failures are logged: there is nobody left to retry for. */
-  async leave(): Promise<void> {
-    const { client, vm, onExit, log } = this.#options;
+  /** The next beat is due now: the VM was suspended, its clock was set, or it has something to report. */
+  hurry(): void {
+    this.#hurried = true;
+    this.#pause.abort();
+  }
+
+  /** From now on other options hold; the registry is told of them at once. */
+  reload(options: Partial<AgentOptions>): void {
+    this.#options = { ...this.#options, ...options };
+    this.#contact = new Contact(this.#options);
+    if (this.#options.announce) this.#due = 'announce';
+    this.hurry();
+  }
+
+  /** The last word of a VM that is told to stop. */
+  leave(): Promise<void> {
+    return this.#contact.leave();
+  }
+
+  async #speak(): Promise<void> {
+    const due = this.#due;
+    // Set before it is done: a reload while it is under way asks for another announcement.
+    this.#due = 'beat';
     try {
-      if (onExit === 'stopped') await client.update(vm.id, { status: 'stopped' });
-      if (onExit === 'deregister') await client.deregister(vm.id);
-      if (onExit !== 'keep')
-        log.info(
-          { id: vm.id },
-          onExit === 'stopped' ? 'declared this VM stopped' : 'removed this VM from the registry',
-        );
+      if (due === 'announce') return await this.#contact.announce();
+      const beat = await this.#contact.beat();
+      if (beat) await this.#options.onBeat?.(beat);
     } catch (error) {
-      log.warn({ id: vm.id }, `could not tell the registry that this VM stops: ${(error as Error).message}`);
+      this.#due = due;
+      throw error;
     }
   }
 
-  async #announce(): Promise<void> {
-    const { client, vm, log } = this.#options;
-    try {
-      await client.register(vm);
-      log.info({ id: vm.id, role: vm.role, registry: client.url }, 'registered this VM');
-    } catch (error) {
-      if (!(error instanceof VregError) || error.code !== 'CONFLICT') throw error;
-      const { id, role: _role, registeredBy: _by, ...changes } = vm;
-      const known = await client.update(id, changes);
-      log.info(
-        { id, role: known.role, registry: client.url },
-        'this VM was registered already; its entry is up to date',
-      );
-      if (known.role !== vm.role)
-        log.warn({ id }, `the entry keeps its role ${known.role}: a role is given once, with the registration`);
-    }
-  }
-
-  async #beat(): Promise<void> {
-    const { client, vm, registerIfMissing, log, onBeat } = this.#options;
-    try {
-      const beat = await client.heartbeat(vm.id);
-      await onBeat?.(beat);
-    } catch (error) {
-      if (!(error instanceof VregError) || error.code !== 'NOT_FOUND' || !registerIfMissing) throw error;
-      log.info({ id: vm.id }, 'the registry does not know this VM; registering it');
-      await this.#announce();
-    }
+  async #sleep(ms: number, signal: AbortSignal): Promise<void> {
+    if (this.#hurried || signal.aborted || ms === 0) return;
+    this.#pause = new AbortController();
+    await this.#options.sleep(ms, this.#pause.signal).catch(() => {});
   }
 
   #tellUp(trouble?: string): void {
@@ -143,37 +134,57 @@ export class Agent {
 
   /** Milliseconds between two beats: the interval, or what the lease demands. */
   get #pace(): number {
-    return Math.min(this.#options.interval, this.#options.client.server.lease / BEATS_PER_LEASE);
+    return Math.min(this.#options.interval, beatInterval(this.#options.client.server.lease));
   }
 
-  /** Milliseconds to the next beat, spread by the VM's identity. */
-  #nextBeat(): number {
-    const { interval, client, vm, log } = this.#options;
+  /** @returns milliseconds to the next beat, spread by the VM's identity */
+  #afterSuccess(): number {
+    const { interval, client, vm, log, onTrouble } = this.#options;
+    if (this.#failures > 0) {
+      log.info({ failures: this.#failures }, 'the registry answers again');
+      onTrouble?.();
+    }
+    this.#failures = 0;
+    this.#welcome = true;
+    this.#tellUp();
     if (this.#pace < interval && !this.#hastened) {
       this.#hastened = true;
       const lease = client.server.lease / 1000;
-      log.info(
-        { interval: this.#pace },
-        `the registry's lease is ${lease} s, so this agent beats every ${Number((lease / BEATS_PER_LEASE).toFixed(3))} s`,
-      );
+      const every = Number((this.#pace / 1000).toFixed(3));
+      log.info({ interval: this.#pace }, `the registry's lease is ${lease} s, so this agent beats every ${every} s`);
     }
     // Not from a random generator: a cloned VM has a copy of its state, and would beat in step with its twin.
-    const spread = crc32(`${vm.id}#${this.#beats++}`) / 2 ** 32;
-    return this.#pace * (1 - JITTER * spread);
+    const share = shareOf(`${vm.id}#${this.#beats++}`);
+    // A fleet that starts in one instant is spread over a whole interval by its first pause.
+    return this.#beats === 1 ? this.#pace * (1 - share) : this.#pace * (1 - JITTER * share);
   }
 
-  /** Milliseconds to the next try. @throws what no retry will change */
-  #afterFailure(error: unknown): number {
-    const { log, vm, registerIfMissing } = this.#options;
+  /** @returns milliseconds to the next try. @throws what no retry will change */
+  async #afterFailure(error: unknown): Promise<number> {
+    const { log, vm, registerIfMissing, onClone, onTrouble, client } = this.#options;
     if (!(error instanceof VregError)) throw error;
+    if (error.code === 'IDENTITY_CONFLICT' && onClone) {
+      this.reload(await onClone(error));
+      return 0;
+    }
+    if (error.code === 'IDENTITY_CONFLICT') throw error;
     if (!this.#welcome && FINAL.includes(error.code)) throw error;
     if (error.code === 'NOT_FOUND' && !registerIfMissing) throw error;
-    if (this.#failures === 0)
+    if (this.#failures === 0) {
       log.warn({ id: vm.id, code: error.code }, `${error.message}; trying again until it works`);
+      onTrouble?.(error.message);
+    }
     // A pause longer than that between two beats would let the VM go stale in a registry that is back.
     const ceiling = Math.min(FIRST_RETRY * 2 ** this.#failures, this.#pace);
     this.#failures++;
-    const spread = crc32(`${vm.id}!${this.#failures}`) / 2 ** 32;
-    return ceiling * (0.5 + 0.5 * spread);
+    const share = shareOf(`${vm.id}!${this.#failures}`);
+    // A registry that asks for patience gets it, but not for longer than a lease: it may be a proxy that asks.
+    const asked = Math.min(1000 * (error.retryAfter ?? 0), client.server.lease);
+    return Math.max(ceiling * (0.5 + 0.5 * share), asked * (1 + JITTER * share));
   }
+}
+
+/** A number from 0 to below 1 that a text always gives, and that is as good as random among many texts. */
+function shareOf(text: string): number {
+  return createHash('sha256').update(text).digest().readUInt32BE() / 2 ** 32;
 }

@@ -8,7 +8,13 @@ import Fastify, {
   LogController,
 } from 'fastify';
 import type { Logger } from 'pino';
-import { LEASE_HEADER, VERSION_HEADER, WARMING_HEADER } from '../../src/protocol/api.ts';
+import {
+  LEASE_HEADER,
+  REGISTRY_HEADER,
+  REVISION_HEADER,
+  VERSION_HEADER,
+  WARMING_HEADER,
+} from '../../src/protocol/api.ts';
 import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/errors.ts';
 import type { Doubt } from '../registry/doubt.ts';
 import type { Registry } from '../registry/registry.ts';
@@ -79,6 +85,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
   // One hook without promises: it runs before each heartbeat.
   app.addHook('onRequest', (request, reply, done) => {
     reply.header(VERSION_HEADER, version).header(LEASE_HEADER, lease);
+    reply.header(REGISTRY_HEADER, registry.id).header(REVISION_HEADER, registry.revision);
     if (!authorize) refuseForeignPage(request.headers.origin);
     if (authorize && !request.routeOptions.config.open) {
       authorize(request.headers.authorization);
@@ -115,6 +122,8 @@ export function buildApp(options: AppOptions): FastifyInstance {
         const send = (answer: Answer | undefined): FastifyReply => {
           if (!answer) return reply;
           if (answer.etag !== undefined) reply.header('etag', `"${answer.etag}"`);
+          // As of now: a change that is answered is part of it.
+          if (route.method !== 'GET') reply.header(REVISION_HEADER, registry.revision);
           if (answer.doubt) reply.header(WARMING_HEADER, warmingOf(answer.doubt));
           return reply
             .code(answer.status)

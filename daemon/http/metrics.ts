@@ -18,6 +18,7 @@ export async function metrics({ registry }: Call): Promise<Answer> {
     doubt?.seconds ?? 0,
   );
   gauge('vreg_revision', 'Changes committed so far.', registry.revision);
+  gauge('vreg_conflicts', 'Identity conflicts on record.', registry.identities.conflicts.length);
   gauge('vreg_watchers', 'Readers of the stream of events.', registry.events.watched);
   gauge('vreg_uptime_seconds', 'Since the daemon was started.', process.uptime());
   return { status: 200, body: await all.metrics(), type: all.contentType };

@@ -9,9 +9,11 @@ import {
   type Sort,
   type Why,
 } from '../../src/protocol/api.ts';
+import { type Cleared, type Conflicts, parseBeat } from '../../src/protocol/beat.ts';
 import type { History } from '../../src/protocol/events.ts';
 import { comparison, parseSelector } from '../../src/protocol/selector.ts';
 import { parseIds, parseRegistration, parseUpdate } from '../../src/protocol/vm.ts';
+import type { Proof } from '../registry/identity.ts';
 import { whyOffered } from '../registry/why.ts';
 import { sendBackup } from './backup.ts';
 import { type Answer, type Call, invalidQuery } from './call.ts';
@@ -78,7 +80,7 @@ export const ROUTES: readonly Route[] = [
     path: '/registry/vms/:id/heartbeat',
     logAt: 'debug',
     handle: (call) => {
-      const entry = call.registry.heartbeat(call.id);
+      const entry = call.registry.heartbeat(call.id, proofOf(call));
       return ok({ id: entry.vm.id, lastSeen: entry.lastSeen } satisfies Heartbeat);
     },
   },
@@ -95,6 +97,34 @@ export const ROUTES: readonly Route[] = [
     method: 'GET',
     path: '/registry/vms/:id/why',
     handle: (call) => ok(whyOffered(call.registry, call.registry.get(call.id)) satisfies Why),
+  },
+  {
+    method: 'GET',
+    path: '/registry/vms/:id/children',
+    handle: (call) => call.entries(call.registry.lineage.children(call.id)),
+  },
+  {
+    method: 'GET',
+    path: '/registry/vms/:id/ancestors',
+    handle: (call) => call.entries(call.registry.lineage.ancestors(call.id)),
+  },
+  {
+    method: 'GET',
+    path: '/registry/vms/:id/subtree',
+    handle: (call) => call.entries(call.registry.lineage.subtree(call.id)),
+  },
+  {
+    method: 'GET',
+    path: PATHS.conflicts,
+    handle: ({ registry }) => {
+      const { conflicts } = registry.identities;
+      return ok({ conflicts, count: conflicts.length } satisfies Conflicts);
+    },
+  },
+  {
+    method: 'DELETE',
+    path: PATHS.conflicts,
+    handle: (call) => ok({ cleared: call.registry.identities.clear(call.query('id').id) } satisfies Cleared),
   },
   { method: 'GET', path: '/registry/discover/:role', handle: discoverWhen },
   { method: 'GET', path: PATHS.events, handle: streamEvents },
@@ -128,6 +158,12 @@ function list(call: Call): Answer {
     entries = keyed.sort((a, b) => order(a.key, b.key)).map(({ entry }) => entry);
   }
   return call.entries(limit === undefined ? entries : entries.slice(0, limit));
+}
+
+/** What an agent says with its beat, and from where. */
+function proofOf({ body, request }: Call): Proof | undefined {
+  const beat = parseBeat(body);
+  return beat && { ...beat, from: request.ip };
 }
 
 function heartbeats({ registry, body }: Call): Answer {

@@ -1,5 +1,6 @@
 /** The committed entries, by id and by role, each in the order of registration. */
 import type { Entry } from './entry.ts';
+import { Lineage } from './lineage.ts';
 
 export interface Filter {
   role?: string | undefined;
@@ -10,6 +11,7 @@ export class Directory {
   /** Oldest registration first: `Map.set` keeps the place of a key that is there, so an update keeps its place. */
   readonly #entries = new Map<string, Entry>();
   readonly #byRole = new Map<string, Map<string, Entry>>();
+  readonly lineage = new Lineage((id) => this.#entries.get(id));
 
   get(id: string): Entry | undefined {
     return this.#entries.get(id);
@@ -24,6 +26,7 @@ export class Directory {
     const { id, role } = entry.vm;
     const before = this.#entries.get(id);
     this.#entries.set(id, entry);
+    this.lineage.put(entry, before);
     const ofRole = this.#byRole.get(role) ?? new Map<string, Entry>();
     this.#byRole.set(role, ofRole.set(id, entry));
     if (before && before.vm.role !== role) {
@@ -34,6 +37,8 @@ export class Directory {
   }
 
   remove({ vm }: Entry): void {
+    const removed = this.#entries.get(vm.id);
+    if (removed) this.lineage.remove(removed);
     this.#entries.delete(vm.id);
     this.#byRole.get(vm.role)?.delete(vm.id);
   }

@@ -88,7 +88,7 @@ export class Entry {
 
 /** The fields in the order in which the original registry answers them; absent ones stay absent. */
 function inOrder(vm: Declared): Declared {
-  const { id, name, role, status, address, services, metadata, registeredBy, registeredAt } = vm;
+  const { id, name, role, status, address, services, metadata, parentId, registeredBy, registeredAt } = vm;
   return {
     id,
     name,
@@ -97,6 +97,7 @@ function inOrder(vm: Declared): Declared {
     address,
     ...(services ? { services } : {}),
     ...(metadata ? { metadata } : {}),
+    ...(parentId === undefined ? {} : { parentId }),
     registeredBy,
     registeredAt,
   };

@@ -10,14 +10,18 @@ import { VregError } from '../../src/protocol/errors.ts';
 import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
-import type { Beat, Change, Contents, Store } from '../store/store.ts';
+import type { Change, Contents, Store } from '../store/store.ts';
 import { applyUpdate, checkExpected, diff, notFound, typeOf, type WriteOptions } from './changes.ts';
 import { Directory, type Filter } from './directory.ts';
 import { type Declared, Entry, type Life } from './entry.ts';
 import { EventLog } from './events.ts';
-import { type HealthReport, HealthReports } from './health.ts';
+import { HealthReports } from './health.ts';
+import { Identities, type Moment, type Proof } from './identity.ts';
 import { Leases } from './leases.ts';
+import type { Lineage } from './lineage.ts';
+import type { RegistryObserver } from './observer.ts';
 import { Staging } from './staging.ts';
+import { Unsaved } from './unsaved.ts';
 
 export interface RegistryOptions {
   store: Store;
@@ -26,8 +30,8 @@ export interface RegistryOptions {
   staleAfter: number;
   /** Share of the live VMs, 0 to 1, that must fall silent together to be suspect instead of stale; off when nothing is said. */
   massLoss?: number | undefined;
-  /** Told of each sweep that found VMs suspect. */
-  onMassLoss?: ((suspects: readonly Entry[]) => void) | undefined;
+  /** Told of what is worth a line in the log. */
+  observer?: RegistryObserver;
   /** Events kept for watchers that come back; {@link EventLog} says how many when nothing is said. */
   keptEvents?: number;
 }
@@ -42,22 +46,27 @@ export class Registry {
   readonly #store: Store;
 
   readonly health = new HealthReports();
-  readonly #onMassLoss: ((suspects: readonly Entry[]) => void) | undefined;
+  readonly identities: Identities;
+  /** Made once with the store. */
+  readonly id: string;
+  readonly #observer: RegistryObserver;
 
   readonly #directory = new Directory();
+  readonly lineage: Lineage = this.#directory.lineage;
   readonly #leases: Leases;
   #revision = 0;
   readonly #staging: Staging;
-
-  /** Entries heard since the last save of beats. */
-  readonly #heard = new Set<Entry>();
+  readonly unsaved: Unsaved;
 
   constructor(options: RegistryOptions, contents: Contents) {
     const { store, clock, staleAfter, massLoss, keptEvents } = options;
     this.#store = store;
     this.clock = clock;
     this.staleAfter = staleAfter;
-    this.#onMassLoss = options.onMassLoss;
+    this.#observer = options.observer ?? {};
+    this.id = contents.registryId;
+    this.identities = new Identities(contents.records, this.#observer);
+    this.unsaved = new Unsaved(store, this.identities);
     this.#leases = new Leases(staleAfter, massLoss);
     this.#revision = contents.revision;
     this.#staging = new Staging(store, contents.revision);
@@ -129,16 +138,17 @@ export class Registry {
 
   /**
    * A sign of life. Visible at once, durable with the next {@link saveBeats}; it is no change and has no revision.
-   * @param health what the VM's agent says of its services, if it probes them
-   * @throws VregError NOT_FOUND
+   * @param proof what the VM's agent says of itself and of its services; a plain beat has none
+   * @throws VregError NOT_FOUND, IDENTITY_CONFLICT when another incarnation of the VM is alive
    */
-  heartbeat(id: string, health?: HealthReport): Entry {
+  heartbeat(id: string, proof?: Proof): Entry {
     const entry = this.get(id);
     // That it was stale is told before it is revived, even if no sweep has seen it yet.
     this.sweep();
+    if (proof) this.identities.prove(entry, proof, this.#moment());
     entry.hear(this.#signOfLife());
-    this.#heard.add(entry);
-    if (health) this.health.put(id, health);
+    this.unsaved.add(entry);
+    if (proof?.health) this.health.put(id, proof.health);
     if (this.#leases.heard(entry) && entry.vm.status === 'running') this.#tellRevived(entry);
     this.events.heartbeat(entry);
     return entry;
@@ -173,11 +183,6 @@ export class Registry {
     return entry.leaseFrom < this.#horizon();
   }
 
-  /** Listening time since the last sign of life, in milliseconds. */
-  silenceOf(entry: Entry): number {
-    return this.clock.listening() - entry.life.heardAt;
-  }
-
   /** Finds out which VMs went silent since the last sweep, and tells the watchers; called every few hundred milliseconds. */
   sweep(): void {
     this.#horizon();
@@ -198,21 +203,14 @@ export class Registry {
     return this.#store.backup(path);
   }
 
-  get hasUnsavedBeats(): boolean {
-    return this.#heard.size > 0;
+  /** Makes the beats since the last save durable; on failure they stay due for the next. */
+  saveBeats(): Promise<void> {
+    return this.unsaved.save(this.clock.listening(), (entry) => this.#directory.get(entry.vm.id) === entry);
   }
 
-  /** Makes the beats since the last save durable; on failure they stay due for the next. */
-  async saveBeats(): Promise<void> {
-    const entries = [...this.#heard].filter((entry) => this.#directory.get(entry.vm.id) === entry);
-    this.#heard.clear();
-    const beats: Beat[] = entries.map((entry) => ({ id: entry.vm.id, ...entry.life }));
-    try {
-      await this.#store.saveBeats(beats, this.clock.listening());
-    } catch (error) {
-      for (const entry of entries) if (this.#directory.get(entry.vm.id) === entry) this.#heard.add(entry);
-      throw error;
-    }
+  #moment(): Moment {
+    const at = new Date(this.clock.now()).toISOString();
+    return { at, listening: this.clock.listening(), lease: this.staleAfter, revision: this.#revision };
   }
 
   /** Whose lease began before this on the listening clock is stale. No read sees a VM go before it is decided how. */
@@ -223,7 +221,7 @@ export class Registry {
     const occasion = { revision: this.#revision, at: this.clock.now() };
     for (const entry of stale) if (entry.vm.status === 'running') this.events.add('stale', entry, occasion);
     for (const entry of suspect) this.events.add('suspect', entry, occasion);
-    if (suspect.length > 0) this.#onMassLoss?.(suspect);
+    if (suspect.length > 0) this.#observer.massLoss?.(suspect);
     return horizon;
   }
 
@@ -271,12 +269,12 @@ export class Registry {
   #show(entry: Entry): boolean {
     const before = this.#directory.get(entry.vm.id);
     this.#directory.put(entry);
-    if (before) this.#heard.delete(before);
+    if (before) this.unsaved.delete(before);
     if (before && before.life.heardAt > entry.life.heardAt) {
       // A beat came while the change was on its way: it is not taken back, and is saved again, since the change has
       // carried an older sign of life to the disk.
       entry.hear(before.life);
-      this.#heard.add(entry);
+      this.unsaved.add(entry);
     }
     // To begin to run is a sign of life, also within the millisecond of the last one.
     const begins = entry.vm.status === 'running' && before?.vm.status !== 'running';
@@ -287,8 +285,9 @@ export class Registry {
 
   #hide(entry: Entry): void {
     this.#directory.remove(entry);
-    this.#heard.delete(entry);
+    this.unsaved.delete(entry);
     this.health.forget(entry.vm.id);
+    this.identities.forget(entry.vm.id);
     this.#leases.forget(entry.vm.id);
   }
 

@@ -5,7 +5,7 @@ import type { Registry } from './registry.ts';
 
 export function whyOffered(registry: Registry, entry: Entry): Why {
   const { id, role, status } = entry.vm;
-  const silent = Math.floor(registry.silenceOf(entry) / 1000);
+  const silent = Math.floor((registry.clock.listening() - entry.life.heardAt) / 1000);
   const lease = registry.staleAfter / 1000;
   const heard = `last heard at ${entry.lastSeen}, ${silent} s of listening time ago`;
   const reasons: Why['reasons'] = [];

@@ -5,18 +5,20 @@
  * Every row carries a CRC-32 over its key and bytes, and `state` counts rows and revisions in the same transaction as
  * each change; both are checked at start, because a flipped bit can otherwise read as a wrong value without an error.
  */
-import { closeSync, openSync, readSync } from 'node:fs';
 import Database from 'libsql';
 import type { HistoryItem } from '../../src/protocol/events.ts';
+import { kernelRandomHex } from '../kernel-random.ts';
 import type { DataDir, Mark } from './data-dir.ts';
 import { crcOf, crcOfBytes, DamageError } from './guards.ts';
 import { JOURNAL_SCHEMA, Journal } from './journal.ts';
 import { PackedBeats, type Undo } from './packed-beats.ts';
-import type { Beat, Change, Contents, StoredVm } from './store.ts';
+import { RECORDS_SCHEMA, Records } from './records.ts';
+import type { Beat, Change, Contents, RecordChange, StoredVm } from './store.ts';
 
 /** "vreg" in ASCII: marks the file as ours for file(1) and for a start in the wrong folder. */
 const APPLICATION_ID = 0x76726567;
-const SCHEMA_VERSION = 1;
+/** 2 has records besides what 1 had. */
+const SCHEMA_VERSION = 2;
 
 /** Pages in the log before SQLite moves them into the database: 4 MiB. Larger makes rarer but longer pauses of the worker. */
 const CHECKPOINT_PAGES = 1000;
@@ -31,6 +33,7 @@ const SCHEMA = `
     body TEXT NOT NULL, crc INTEGER NOT NULL
   );
   ${JOURNAL_SCHEMA}
+  ${RECORDS_SCHEMA}
   CREATE TABLE beats (shard INTEGER PRIMARY KEY, times BLOB NOT NULL, crc INTEGER NOT NULL);
   PRAGMA application_id = ${APPLICATION_ID};
   PRAGMA user_version = ${SCHEMA_VERSION};
@@ -50,12 +53,14 @@ export class RegistryDatabase {
   #state!: State;
   readonly #beats = new PackedBeats();
   readonly #journal: Journal;
+  readonly #records: Records;
   #statements!: ReturnType<RegistryDatabase['prepare']>;
 
   /** @param lookOnly to change nothing; even so SQLite tidies up its log when the file is closed */
   constructor(dir: DataDir, { lookOnly = false } = {}) {
     this.#db = new Database(dir.database, { timeout: 0 });
     this.#journal = new Journal(this.#db);
+    this.#records = new Records(this.#db);
     // The lock comes first: with it a second daemon is refused, and no shared-memory file is needed.
     this.#db.pragma('locking_mode = EXCLUSIVE');
     if (lookOnly) {
@@ -81,13 +86,19 @@ export class RegistryDatabase {
   }
 
   create(): void {
-    const state: State = { registryId: newRegistryId(), revision: 0, entries: 0, listened: 0 };
+    const state: State = { registryId: kernelRandomHex(16), revision: 0, entries: 0, listened: 0 };
     this.#transaction(() => {
       this.#db.exec(SCHEMA);
       this.#db
         .prepare('INSERT INTO state VALUES (1, ?, ?, ?, ?, ?)')
         .run(state.registryId, state.revision, state.entries, state.listened, crcOfState(state));
     });
+  }
+
+  /** Brings the file of an earlier version up to this one's, all or nothing. */
+  upgrade(): void {
+    if (this.#count('PRAGMA user_version') !== 1) return;
+    this.#transaction(() => this.#db.exec(`${RECORDS_SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION};`));
   }
 
   /**
@@ -98,8 +109,9 @@ export class RegistryDatabase {
     const application = this.#count('PRAGMA application_id');
     if (application !== APPLICATION_ID) throw new DamageError('it is not the database of a vreg registry');
     const version = this.#count('PRAGMA user_version');
-    if (version !== SCHEMA_VERSION)
-      throw new DamageError(`it has schema version ${version}; this vreg knows ${SCHEMA_VERSION}`);
+    if (version < 1 || version > SCHEMA_VERSION)
+      throw new DamageError(`it has schema version ${version}; this vreg knows 1 to ${SCHEMA_VERSION}`);
+    const records = version === 1 ? [] : this.#records.load();
     this.#state = this.#readState();
     this.#readBeats();
     this.#journal.check();
@@ -124,7 +136,7 @@ export class RegistryDatabase {
       throw new DamageError(`it holds ${vms.length} entries and should hold ${this.#state.entries}`);
     this.#beats.findFree();
     const { revision, listened, registryId } = this.#state;
-    return { vms, revision, listened, registryId };
+    return { vms, revision, records, listened, registryId };
   }
 
   /** Looks at the indexes, too: by a damaged one a later change would miss its row. @throws DamageError as SQLite says */
@@ -164,9 +176,10 @@ export class RegistryDatabase {
     for (const free of freed) free();
   }
 
-  /** Makes signs of life durable. One of a VM that has gone is passed over. */
-  saveBeats(beats: readonly Beat[], listened: number): void {
+  /** Makes signs of life durable, and what came with them. One of a VM that has gone is passed over. */
+  saveBeats(beats: readonly Beat[], listened: number, records: readonly RecordChange[]): void {
     this.#transaction((undo) => {
+      this.#records.save(records);
       for (const beat of beats) {
         const slot = this.#beats.slotOf(beat.id);
         if (slot !== undefined) this.#beats.hear(slot, beat);
@@ -278,15 +291,6 @@ export function contradiction(state: Readonly<State>, mark: Mark | undefined): s
   if (state.revision < mark.revision)
     return `it ends at revision ${state.revision}, but revision ${mark.revision} was acknowledged`;
   return undefined;
-}
-
-/** Read from the kernel: user-space random pools are copied with a VM's snapshot (Firecracker, random-for-clones). */
-function newRegistryId(): string {
-  const bytes = Buffer.alloc(16);
-  const fd = openSync('/dev/urandom', 'r');
-  readSync(fd, bytes);
-  closeSync(fd);
-  return bytes.toString('hex');
 }
 
 function crcOfState({ registryId, revision, entries, listened }: State): number {

@@ -1,9 +1,10 @@
 /** The store's twin without a disk: for tests, and for rules that shall be looked at alone. */
 import type { HistoryItem } from '../../src/protocol/events.ts';
-import type { Beat, Change, Contents, Store, StoredVm } from './store.ts';
+import type { Beat, Change, Contents, RecordChange, Store, StoredRecord, StoredVm } from './store.ts';
 
 export class MemoryStore implements Store {
   readonly vms = new Map<string, StoredVm>();
+  readonly records = new Map<string, StoredRecord>();
   readonly journal: { id: string; item: HistoryItem }[] = [];
   revision = 0;
   listened = 0;
@@ -36,7 +37,11 @@ export class MemoryStore implements Store {
     throw new Error('a memory store has no file to copy');
   }
 
-  async saveBeats(beats: readonly Beat[], listened: number): Promise<void> {
+  async saveBeats(beats: readonly Beat[], listened: number, records: readonly RecordChange[] = []): Promise<void> {
+    for (const { kind, key, body } of records) {
+      if (body === undefined) this.records.delete(`${kind} ${key}`);
+      else this.records.set(`${kind} ${key}`, { kind, key, body });
+    }
     for (const beat of beats) Object.assign(this.vms.get(beat.id) ?? {}, beat);
     this.listened = listened;
   }
@@ -48,6 +53,7 @@ export class MemoryStore implements Store {
     return {
       vms: vms.map((vm) => ({ ...vm })),
       revision: this.revision,
+      records: [...this.records.values()],
       listened: this.listened,
       registryId: this.registryId,
     };

@@ -11,7 +11,7 @@ import { Worker } from 'node:worker_threads';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { HistoryItem } from '../../src/protocol/events.ts';
 import { type DataDir, databaseSize, openDataDir, readMark } from './data-dir.ts';
-import type { Beat, Change, Contents, Store } from './store.ts';
+import type { Beat, Change, Contents, RecordChange, Store } from './store.ts';
 import type { Failure, Finding, Reply, Request } from './worker.ts';
 
 /** Changes that may wait for the disk: seconds of work for a slow disk. More would only wait longer. */
@@ -80,8 +80,8 @@ export class SqliteStore implements Store {
     });
   }
 
-  async saveBeats(beats: readonly Beat[], listened: number): Promise<void> {
-    await this.#ask({ kind: 'beats', beats, listened });
+  async saveBeats(beats: readonly Beat[], listened: number, records: readonly RecordChange[] = []): Promise<void> {
+    await this.#ask({ kind: 'beats', beats, listened, records });
   }
 
   async history(id: string, limit: number): Promise<HistoryItem[]> {

@@ -34,11 +34,22 @@ export type Change = ({ kind: 'put'; vm: StoredVm } | { kind: 'remove'; id: stri
 /** A sign of life that is not a change. */
 export type Beat = Pick<StoredVm, 'id' | 'lastSeen' | 'heardAt'>;
 
+/** Something that the registry remembers besides VMs and changes; the store does not read its JSON. */
+export interface StoredRecord {
+  kind: 'identity' | 'conflict';
+  key: string;
+  body: string;
+}
+
+/** One without a body is taken away. */
+export type RecordChange = Omit<StoredRecord, 'body'> & { body: string | undefined };
+
 /** Everything a store holds, as it is read at start. */
 export interface Contents {
   /** Oldest registration first. */
   vms: StoredVm[];
   revision: number;
+  records: StoredRecord[];
   /** Listening time at the last save, in milliseconds. */
   listened: number;
   /** Made once with the store, so that a client can tell one registry from another. */
@@ -53,8 +64,8 @@ export interface Store {
    * @throws VregError STORE_FULL (no room), BUSY (too many waiting, or closing), INTERNAL (the disk refused)
    */
   commit(change: Change): Promise<void>;
-  /** Makes signs of life and the listening time durable, in one write. */
-  saveBeats(beats: readonly Beat[], listened: number): Promise<void>;
+  /** Makes signs of life, what came with them, and the listening time durable, in one write. */
+  saveBeats(beats: readonly Beat[], listened: number, records?: readonly RecordChange[]): Promise<void>;
   /** The last changes of one VM, newest first; also of one that has gone. */
   history(id: string, limit: number): Promise<HistoryItem[]>;
   /**

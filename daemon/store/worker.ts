@@ -8,12 +8,12 @@ import { isMainThread, parentPort, workerData } from 'node:worker_threads';
 import { type DataDir, type Mark, MarkFile, openDataDir, readMark } from './data-dir.ts';
 import { contradiction, RegistryDatabase } from './database.ts';
 import { DamageError } from './guards.ts';
-import type { Beat, Change } from './store.ts';
+import type { Beat, Change, RecordChange } from './store.ts';
 
 export type Request =
   | { kind: 'open' }
   | { kind: 'commit'; changes: readonly Change[] }
-  | { kind: 'beats'; beats: readonly Beat[]; listened: number }
+  | { kind: 'beats'; beats: readonly Beat[]; listened: number; records: readonly RecordChange[] }
   | { kind: 'history'; id: string; limit: number }
   | { kind: 'backup'; path: string }
   | { kind: 'close' };
@@ -38,6 +38,7 @@ function serve(dir: DataDir): void {
       case 'open': {
         database = new RegistryDatabase(dir);
         if (database.isEmpty()) database.create();
+        else database.upgrade();
         const contents = database.load();
         mark = new MarkFile(dir, markOf(database));
         return contents;
@@ -47,7 +48,7 @@ function serve(dir: DataDir): void {
         mark.advance(markOf(database));
         return undefined;
       case 'beats':
-        database.saveBeats(request.beats, request.listened);
+        database.saveBeats(request.beats, request.listened, request.records);
         return undefined;
       case 'history':
         return database.history(request.id, request.limit);

@@ -1,8 +1,9 @@
 import { type Context, defineCommand } from '../command.ts';
-import { noLiveVm, urlOf } from '../endpoint.ts';
+import { noLiveVm } from '../endpoint.ts';
+import { quotePosix, variablesOfRole } from '../env-file.ts';
 import { requireRole } from '../live.ts';
 import { VregError } from '../protocol/errors.ts';
-import { ROLES, type Vm } from '../protocol/vm.ts';
+import { ROLES } from '../protocol/vm.ts';
 
 interface Flags {
   export?: boolean;
@@ -47,25 +48,10 @@ async function variablesOf(context: Context, roles: readonly string[]): Promise<
   for (const role of roles.length > 0 ? roles.map(requireRole) : ROLES) {
     const vms = await context.client().discover(role);
     const [oldest] = vms;
-    if (oldest) Object.assign(variables, ofRole(role, oldest, vms, context.client().url));
+    if (oldest) Object.assign(variables, variablesOfRole(role, [oldest, ...vms.slice(1)], context.client().url));
     else if (roles.length > 0) throw noLiveVm(role);
   }
   return variables;
-}
-
-function ofRole(role: string, vm: Vm, all: readonly Vm[], registryUrl: string): Record<string, string> {
-  const prefix = `VREG_${role.toUpperCase()}`;
-  return {
-    [`${prefix}_ID`]: vm.id,
-    [`${prefix}_ADDR`]: vm.address,
-    [`${prefix}_URL`]: urlOf(vm, registryUrl, {}),
-    [`${prefix}_ADDRS`]: all.map(({ address }) => address).join(' '),
-  };
-}
-
-/** Nothing in a value may end the quotes: it came from whoever registered. */
-function quotePosix(value: string): string {
-  return /^[\w.:/@%+,-]+$/.test(value) ? value : `'${value.replaceAll("'", `'\\''`)}'`;
 }
 
 function quoteFish(value: string): string {

@@ -10,6 +10,7 @@ import { META_FLAG, SERVICE_FLAG } from '../vm-flags.ts';
 interface Flags extends ThisVmFlags {
   every?: string;
   registerIfMissing?: boolean;
+  stateDir?: string;
 }
 
 export const heartbeat = defineCommand<Flags>({
@@ -17,7 +18,7 @@ export const heartbeat = defineCommand<Flags>({
   aliases: ['hb', 'beat'],
   summary: 'send a sign of life for this VM or others',
   description:
-    'Sends a sign of life. With --every it goes on until it is stopped, and outlasts a registry that is away. With --register-if-missing it registers a VM that the registry does not know, from the same flags and variables as vreg register.',
+    'Sends a sign of life. With --every it goes on until it is stopped, and outlasts a registry that is away. With --register-if-missing it registers a VM that the registry does not know, from the same flags and variables as vreg register. With --state-dir it proves who this VM is, as the agent does: exit code 9 says that another incarnation of it lives.',
   arguments: [
     {
       name: 'id',
@@ -31,6 +32,7 @@ export const heartbeat = defineCommand<Flags>({
   flags: [
     { flags: '--every <duration>', about: 'go on, one beat in that time, e.g. 60s' },
     { flags: '--register-if-missing', about: 'register a VM that is not registered' },
+    { flags: '--state-dir <dir>', about: 'prove with it that this is the VM, and no clone of it', file: true },
     SERVICE_FLAG,
     META_FLAG,
   ],
@@ -39,9 +41,10 @@ export const heartbeat = defineCommand<Flags>({
     { about: 'for as long as this shell lives', command: 'vreg heartbeat --every 60s --register-if-missing &' },
     { about: 'for two others', command: 'vreg heartbeat worker-1 worker-2' },
   ],
-  exits: [2, 3, 8],
+  exits: [2, 3, 8, 9],
   async run(context, args, flags) {
     const ids = args.length > 0 ? args : [thisVmId(context.config)];
+    if (flags.stateDir !== undefined) return beatAsOne(context, ids, flags.stateDir, flags);
     if (flags.every !== undefined) return beatForever(context, ids, parseDuration(flags.every, '--every'), flags);
     const { heard, rest } = await beatTogether(context, ids);
     const { done, failed } = await each(context, rest, (id) => beatOrRegister(context, id, flags));
@@ -50,6 +53,28 @@ export const heartbeat = defineCommand<Flags>({
     throwFailed(context, ids.length, failed, (id) => id);
   },
 });
+
+/** One beat of the agent, with its state. */
+async function beatAsOne(context: Context, ids: readonly string[], stateDir: string, flags: Flags): Promise<void> {
+  const [id] = ids;
+  if (ids.length > 1 || flags.every !== undefined) {
+    throw new VregError('USAGE', '--state-dir is for one beat of one VM', {
+      field: 'state-dir',
+      hint: 'what goes on is vreg daemon agent, which has such a state by itself',
+    });
+  }
+  const { beatOnce } = await import('../../daemon/agent/once.ts');
+  const note = (_fields: object, message: string) => context.verbose(message);
+  const beat = await beatOnce({
+    client: context.client(),
+    vmOf: (vm) => thisVm(context.config, flags, vm),
+    id: id!,
+    stateDir,
+    registerIfMissing: flags.registerIfMissing === true,
+    log: { info: note, warn: note },
+  });
+  await context.print(beatsAnswer([beat], true));
+}
 
 /** Many in one request, where the server has that. What is left (all of them elsewhere) is beaten one by one. */
 async function beatTogether(

@@ -29,6 +29,10 @@ export const DEFAULT_MASS_LOSS = 0.5;
 export const ON_EXIT = ['stopped', 'deregister', 'keep'] as const;
 export type OnExit = (typeof ON_EXIT)[number];
 
+/** What an agent does when the registry knows another incarnation of its VM. */
+export const ON_CLONE = ['reject', 'rebirth', 'replace'] as const;
+export type OnClone = (typeof ON_CLONE)[number];
+
 /** How much a daemon or an agent logs, and how. */
 export const LOG_LEVELS = ['debug', 'info', 'warn', 'error', 'silent'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];

@@ -1,4 +1,5 @@
 /** What an agent says with a beat, and what the registry keeps of two that say they are the same VM. */
+import { VregError } from './errors.ts';
 
 /** How one service of a VM answered its agent's probes. */
 export const HEALTHS = ['passing', 'failing'] as const;
@@ -63,4 +64,76 @@ export interface Conflict {
 export interface Conflicts {
   conflicts: Conflict[];
   count: number;
+}
+
+/** `DELETE /registry/conflicts`. */
+export interface Cleared {
+  /** Conflicts that were forgotten. */
+  cleared: number;
+}
+
+/** Of a token, an incarnation's name and an address: UTF-16 units. An address is that of an entry. */
+const MAX_NAME = 128;
+const MAX_ADDRESS = 1024;
+/** Services whose health one beat tells: as many as a VM may have. */
+const MAX_HEALTH = 256;
+const TOKEN = /^[1-9]\d{0,14}\.[0-9a-f]{32}$/;
+
+/**
+ * Reads the body of a beat. A beat without one, or with a body of another client's making, is a plain sign of life:
+ * unknown fields are ignored.
+ * @returns undefined when it says nothing
+ * @throws VregError INVALID naming the field
+ */
+export function parseBeat(input: unknown): AgentBeat | undefined {
+  if (input === undefined || input === null) return undefined;
+  if (typeof input !== 'object' || Array.isArray(input)) throw invalid('body', 'must be a JSON object');
+  const body = input as Record<string, unknown>;
+  const beat: AgentBeat = {};
+  for (const field of ['spend', 'next'] as const) {
+    const value = body[field];
+    if (value === undefined) continue;
+    if (typeof value !== 'string' || !TOKEN.test(value))
+      throw invalid(field, 'must be a token: the number of the beat, a dot, and 32 hex digits');
+    beat[field] = value;
+  }
+  if (beat.spend !== undefined && beat.next === undefined) throw invalid('next', 'is required with spend');
+  const incarnation = textOf(body.incarnation, 'incarnation', MAX_NAME);
+  if (incarnation !== undefined) beat.incarnation = incarnation;
+  const address = textOf(body.address, 'address', MAX_ADDRESS);
+  if (address !== undefined) beat.address = address;
+  if (body.replace !== undefined) {
+    if (typeof body.replace !== 'boolean') throw invalid('replace', 'must be true or false');
+    beat.replace = body.replace;
+  }
+  if (body.revision !== undefined) {
+    if (!Number.isSafeInteger(body.revision) || (body.revision as number) < 0)
+      throw invalid('revision', 'must be a revision of the registry: a whole number');
+    beat.revision = body.revision as number;
+  }
+  if (body.health !== undefined) beat.health = parseHealth(body.health);
+  return Object.keys(beat).length > 0 ? beat : undefined;
+}
+
+function parseHealth(value: unknown): Record<string, Health> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw invalid('health', 'must be an object of services and what they are');
+  const entries = Object.entries(value);
+  if (entries.length > MAX_HEALTH) throw invalid('health', `has ${entries.length} services, at most ${MAX_HEALTH}`);
+  for (const [name, health] of entries) {
+    if (!HEALTHS.includes(health as Health))
+      throw invalid(`health.${name.slice(0, 60)}`, `must be one of ${HEALTHS.join(', ')}`);
+  }
+  return Object.fromEntries(entries) as Record<string, Health>;
+}
+
+function textOf(value: unknown, field: string, max: number): string | undefined {
+  if (value === undefined) return undefined;
+  if (typeof value !== 'string' || value.length > max || /[\u0000-\u001f\u007f]/.test(value) || !value.isWellFormed())
+    throw invalid(field, `must be text of at most ${max} characters`);
+  return value === '' ? undefined : value;
+}
+
+function invalid(field: string, message: string): VregError {
+  return new VregError('INVALID', `${field.replace(/[\u0000-\u001f\u007f]/g, '?')} ${message}`, { field });
 }

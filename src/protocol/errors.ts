@@ -141,11 +141,12 @@ export function toErrorBody(error: VregError): ErrorBody {
 /**
  * Rebuilds the error that a server answered with. A server that knows no codes (the original registry) is read by its
  * status alone.
+ * @param retryAfter seconds, from `Retry-After`
  */
-export function fromAnswer(status: number, body: unknown, fallback: string): VregError {
+export function fromAnswer(status: number, body: unknown, fallback: string, retryAfter?: number): VregError {
   const fields = typeof body === 'object' && body !== null ? (body as Partial<Record<keyof ErrorBody, unknown>>) : {};
   const message = typeof fields.error === 'string' && fields.error !== '' ? fields.error : fallback;
-  const details: ErrorDetails = {};
+  const details: ErrorDetails = retryAfter === undefined ? {} : { retryAfter };
   if (typeof fields.field === 'string') details.field = fields.field;
   if (typeof fields.hint === 'string') details.hint = fields.hint;
   return new VregError(isErrorCode(fields.code) ? fields.code : codeOfStatus(status), message, details);

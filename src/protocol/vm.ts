@@ -30,6 +30,8 @@ export interface Vm {
   address: string;
   services?: Service[];
   metadata?: Record<string, unknown>;
+  /** The VM that this one was cloned from, or was made by; it need not be registered. */
+  parentId?: string;
   registeredBy: string;
   /** RFC 3339, UTC, milliseconds. */
   registeredAt: string;
@@ -81,6 +83,7 @@ export function parseRegistration(input: unknown, urlId?: string): Registration 
   const address = parseText(body.address, 'address');
   const services = parseServices(body.services);
   const metadata = parseMetadata(body.metadata);
+  const parentId = parseParent(body, id);
   const registeredBy = parseText(body.registeredBy, 'registeredBy');
   return {
     id,
@@ -90,12 +93,13 @@ export function parseRegistration(input: unknown, urlId?: string): Registration 
     address,
     ...(services ? { services } : {}),
     ...(metadata ? { metadata } : {}),
+    ...(parentId === undefined ? {} : { parentId }),
     registeredBy,
   };
 }
 
 /**
- * Reads the fields of a PATCH. `id`, `role`, `registeredBy`, `registeredAt` and `lastSeen` are ignored, as the original
+ * Reads the fields of a PATCH. `id`, `role`, `parentId`, `registeredBy`, `registeredAt` and `lastSeen` are ignored, as the original
  * registry does.
  * @throws VregError INVALID naming the field, the reason and what is accepted
  */
@@ -140,6 +144,16 @@ function parseId(value: unknown): string {
   // A path segment of dots is folded away by URL parsers, so such an id could never be asked for again.
   if (id === '.' || id === '..') throw invalid('id', `id cannot be "${id}": it has no URL of its own`);
   return id;
+}
+
+/** `parentId`, or `parentVmId`, as the Vers platform calls it. An empty one is none. */
+function parseParent(body: Record<string, unknown>, id: string): string | undefined {
+  const field = body.parentId === undefined ? 'parentVmId' : 'parentId';
+  const value = body[field];
+  if (value === undefined || value === null || value === '') return undefined;
+  const parentId = parseText(value, field);
+  if (parentId === id) throw invalid(field, `${field} is the VM's own id: a VM is not its own parent`);
+  return parentId;
 }
 
 function parseText(value: unknown, field: string, whenEmpty = 'is required'): string {

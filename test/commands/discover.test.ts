@@ -47,8 +47,8 @@ test('--passing wants a service that works, --service prefers it, and --pick cho
     url,
     ['fails', 'one', 'two'].map((id) => aVm({ id, services })),
   );
-  registry.heartbeat('fails', { api: 'failing' });
-  for (const id of ['one', 'two']) registry.heartbeat(id, { api: 'passing' });
+  registry.heartbeat('fails', { health: { api: 'failing' } });
+  for (const id of ['one', 'two']) registry.heartbeat(id, { health: { api: 'passing' } });
   const asked = async (...argv: string[]) => (await vreg(['discover', 'worker', '-q', ...argv], { url })).stdout;
   assert.equal(await asked('--service', 'api'), 'one\ntwo\nfails\n');
   assert.equal(await asked('--service', 'api', '--passing'), 'one\ntwo\n');

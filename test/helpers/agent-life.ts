@@ -1,6 +1,8 @@
 /** An agent without a process, a network or time: a registry that can be made to fail, and sleeps that only count. */
 import { Agent, type AgentOptions } from '../../daemon/agent/agent.ts';
+import type { RegistryClient } from '../../src/client.ts';
 import type { VmWithLiveness } from '../../src/protocol/api.ts';
+import type { AgentBeat } from '../../src/protocol/beat.ts';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import { aVm } from './vm.ts';
@@ -11,18 +13,30 @@ export const INTERVAL = 60_000;
 /** A registry of one entry, whose answers can be made to fail. */
 export class FakeRegistry {
   readonly url = 'http://registry.test:3000';
-  readonly server = { lease: LEASE, now: 0 };
+  readonly server: RegistryClient['server'] = { lease: LEASE, now: 0 };
   /** What was asked of it, in order. */
   readonly asked: string[] = [];
+  /** What came with the heartbeats. */
+  readonly beats: (AgentBeat | undefined)[] = [];
   entry: Registration | undefined;
   /** The next answers, oldest first; after them it answers as it should. */
-  readonly failures: ErrorCode[] = [];
+  readonly failures: { code: ErrorCode; retryAfter: number | undefined }[] = [];
 
   async register(vm: Registration): Promise<VmWithLiveness> {
     this.#hear('register');
     if (this.entry) throw new VregError('CONFLICT', 'VM already registered');
     this.entry = vm;
     return this.#answer();
+  }
+
+  async get(): Promise<VmWithLiveness> {
+    this.#hear('get');
+    if (!this.entry) throw new VregError('NOT_FOUND', 'VM not found');
+    return this.#answer();
+  }
+
+  async isVreg(): Promise<boolean> {
+    return true;
   }
 
   async update(_id: string, { services, metadata, ...changes }: VmUpdate): Promise<VmWithLiveness> {
@@ -32,7 +46,8 @@ export class FakeRegistry {
     return this.#answer();
   }
 
-  async heartbeat(id: string): Promise<{ id: string; lastSeen: string }> {
+  async heartbeat(id: string, beat?: AgentBeat): Promise<{ id: string; lastSeen: string }> {
+    this.beats.push(beat);
     this.#hear('heartbeat');
     if (!this.entry) throw new VregError('NOT_FOUND', 'VM not found');
     return { id, lastSeen: '2026-01-01T00:00:00.000Z' };
@@ -45,14 +60,16 @@ export class FakeRegistry {
     return { deleted: true };
   }
 
-  fail(code: ErrorCode, times = 1): void {
-    this.failures.push(...new Array<ErrorCode>(times).fill(code));
+  fail(code: ErrorCode, times = 1, retryAfter?: number): void {
+    for (let n = 0; n < times; n++) this.failures.push({ code, retryAfter });
   }
 
   #hear(what: string): void {
     this.asked.push(what);
     const failure = this.failures.shift();
-    if (failure) throw new VregError(failure, `the registry says ${failure}`);
+    if (!failure) return;
+    const { code, retryAfter } = failure;
+    throw new VregError(code, `the registry says ${code}`, retryAfter === undefined ? {} : { retryAfter });
   }
 
   #answer(): VmWithLiveness {

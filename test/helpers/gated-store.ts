@@ -1,5 +1,5 @@
 import { MemoryStore } from '../../daemon/store/memory.ts';
-import type { Beat, Change } from '../../daemon/store/store.ts';
+import type { Beat, Change, RecordChange } from '../../daemon/store/store.ts';
 
 interface Waiting {
   change: Change;
@@ -24,9 +24,9 @@ export class GatedStore extends MemoryStore {
     return new Promise((resolve, reject) => this.#waiting.push({ change, resolve, reject }));
   }
 
-  override async saveBeats(beats: readonly Beat[], listened: number): Promise<void> {
+  override async saveBeats(beats: readonly Beat[], listened: number, records?: readonly RecordChange[]): Promise<void> {
     if (this.beatsFailure) throw this.beatsFailure;
-    await super.saveBeats(beats, listened);
+    await super.saveBeats(beats, listened, records);
   }
 
   /** Makes the first changes that wait durable. */

@@ -1,51 +1,143 @@
 import { join } from 'node:path';
-import { type Context, defineCommand } from '../../command.ts';
-import type { OnExit } from '../../protocol/api.ts';
-import { type ThisVmFlags, thisVm } from '../../this-vm.ts';
+import type { AgentSettings } from '../../../daemon/agent/main.ts';
+import { type Context, defineCommand, type Flag } from '../../command.ts';
+import { parseDuration } from '../../duration.ts';
+import { urlOf } from '../../endpoint.ts';
+import { quotePosix, variablesOfRole } from '../../env-file.ts';
+import type { OnClone, OnExit } from '../../protocol/api.ts';
+import { VregError } from '../../protocol/errors.ts';
+import type { Vm } from '../../protocol/vm.ts';
+import { type ThisVmFlags, thisVm, thisVmId } from '../../this-vm.ts';
 import { META_FLAG, SERVICE_FLAG } from '../../vm-flags.ts';
 import { createLog, DETACH, dataDirOf, detach, LOG_SETTINGS, orTell, tellReady, VM_SETTINGS } from './life.ts';
 
 /** Milliseconds for the agent's last word: the registry may be away just then, and systemd waits for the exit. */
 const LAST_WORD = 3500;
 
-export const agent = defineCommand<ThisVmFlags & { detach?: boolean }>({
+/** The probes' defaults, as Consul's and HAProxy's have proved. */
+const CHECKS = { interval: '10s', timeout: '2s', rise: 2, fall: 3 };
+
+interface Flags extends ThisVmFlags {
+  detach?: boolean;
+  check?: boolean;
+  checkInterval?: string;
+  checkTimeout?: string;
+  checkRise?: string;
+  checkFall?: string;
+  rebirthHook?: string[];
+}
+
+const CHECK_FLAGS: readonly Flag[] = [
+  { flags: '--check', about: "probe this VM's services, and report which of them work" },
+  { flags: '--check-interval <duration>', about: `time between two probes (default: ${CHECKS.interval})` },
+  { flags: '--check-timeout <duration>', about: `longest time for a probe (default: ${CHECKS.timeout})` },
+  { flags: '--check-rise <n>', about: `probes in a row to pass again (default: ${CHECKS.rise})` },
+  { flags: '--check-fall <n>', about: `probes in a row to fail (default: ${CHECKS.fall})` },
+];
+
+export const agent = defineCommand<Flags>({
   name: 'agent',
   summary: 'register this VM and keep it alive',
   description:
-    'Registers this VM and beats for it. While the registry is away it tries again, with growing pauses; when the registry has forgotten the VM it registers it again. On SIGTERM the entry becomes stopped (see --on-exit).',
-  settings: [...VM_SETTINGS, 'interval', 'on-exit', ...LOG_SETTINGS],
-  flags: [SERVICE_FLAG, META_FLAG, DETACH],
+    'Registers this VM and beats for it. While the registry is away it tries again, with growing pauses; when the registry has forgotten the VM it registers it again. On SIGTERM the entry becomes stopped (see --on-exit); SIGHUP reads the settings anew. With each beat it proves who it is: an agent that finds out that its VM is a clone ends with 9, or does what --on-clone says.',
+  settings: [...VM_SETTINGS, 'interval', 'on-exit', 'on-clone', 'id-command', 'run-dir', ...LOG_SETTINGS],
+  flags: [
+    SERVICE_FLAG,
+    META_FLAG,
+    ...CHECK_FLAGS,
+    { flags: '--rebirth-hook <command>', about: 'run when a clone has its new id, in VREG_ID', repeat: true },
+    DETACH,
+  ],
   examples: [
     { about: 'with what the environment says', command: 'VERS_INFRA_URL=http://10.0.0.5:3000 vreg daemon agent' },
     {
-      about: 'a lieutenant that offers a service',
-      command: 'vreg daemon agent --role lieutenant --service pi-rpc:3001/health',
+      about: 'a lieutenant that offers a service, and says whether it works',
+      command: 'vreg daemon agent --role lieutenant --service pi-rpc:3001/health --check',
     },
+    { about: 'in a golden image, whose clones get ids of their own', command: 'vreg daemon agent --on-clone rebirth' },
     { about: 'in the background', command: 'vreg daemon agent --detach' },
   ],
-  exits: [2, 4],
+  exits: [2, 4, 9],
   run: (context, _args, flags) => orTell(runAgent(context, flags)),
 });
 
-async function runAgent(context: Context, flags: ThisVmFlags & { detach?: boolean }): Promise<void> {
+async function runAgent(context: Context, flags: Flags): Promise<void> {
   const { config } = context;
   const stateDir = dataDirOf(context);
+  const checks = flags.check ? checksOf(flags) : undefined;
   if (flags.detach) return detach(context, 'agent', join(stateDir, 'agent.log'));
   const main = await import('../../../daemon/agent/main.ts');
   const log = await createLog(context);
-  const client = context.client();
   await main.runAgent(
     {
-      client,
+      ...settingsOf(context, flags),
+      client: context.client(),
+      id: thisVmId(config),
       lastClient: () => context.lastClient(LAST_WORD),
-      vm: thisVm(config, flags),
-      interval: config.duration('interval'),
-      onExit: config.get('on-exit') as OnExit,
       stateDir,
-      sleep: (ms) => context.sleep(ms),
+      onClone: config.get('on-clone') as OnClone,
+      idCommand: config.get('id-command'),
+      rebirthHooks: flags.rebirthHook ?? [],
+      runDir: runDirOf(context),
+      checks,
       onUp: (trouble) => void tellReady(trouble),
+      onReload: (reload) =>
+        context.onHangup(() => {
+          reload(() => {
+            config.reload();
+            return settingsOf(context, flags);
+          });
+        }),
     },
     log,
     context.signal,
   );
+}
+
+/** @throws VregError USAGE or INVALID naming what is wrong by now */
+function settingsOf(context: Context, flags: Flags): AgentSettings {
+  const { config } = context;
+  // Told now, not when a clone needs it.
+  thisVm(config, flags);
+  return {
+    client: context.freshClient(),
+    vmOf: (id) => thisVm(config, flags, id),
+    interval: config.duration('interval'),
+    onExit: config.get('on-exit') as OnExit,
+  };
+}
+
+function runDirOf(context: Context) {
+  const dir = context.config.runDir;
+  if (dir === undefined) return undefined;
+  const { url } = context.client();
+  return {
+    dir,
+    urlOf: (vm: Vm) => urlOf(vm, url, {}),
+    envOf: (live: ReadonlyMap<string, readonly Vm[]>) =>
+      [...live]
+        .flatMap(([role, [oldest, ...others]]) =>
+          oldest ? Object.entries(variablesOfRole(role, [oldest, ...others], url)) : [],
+        )
+        .map(([name, value]) => `${name}=${quotePosix(value)}\n`)
+        .join(''),
+  };
+}
+
+function checksOf({ checkInterval, checkTimeout, checkRise, checkFall }: Flags) {
+  return {
+    interval: parseDuration(checkInterval ?? CHECKS.interval, '--check-interval'),
+    timeout: parseDuration(checkTimeout ?? CHECKS.timeout, '--check-timeout'),
+    rise: countOf(checkRise, '--check-rise') ?? CHECKS.rise,
+    fall: countOf(checkFall, '--check-fall') ?? CHECKS.fall,
+  };
+}
+
+function countOf(text: string | undefined, flag: string): number | undefined {
+  if (text === undefined) return undefined;
+  if (/^[1-9]\d{0,2}$/.test(text)) return Number(text);
+  throw new VregError('USAGE', `${flag}: "${text}" is not a number of probes`, {
+    field: flag.slice(2),
+    hint: 'write a whole number from 1 to 999',
+  });
 }

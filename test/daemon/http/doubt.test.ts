@@ -104,8 +104,8 @@ test('a service is asked for: where it passes comes first, where it fails last, 
   for (const id of ['fails', 'unknown', 'passes', 'without']) {
     await app.registry.register(aVm({ id, role: 'worker', ...(id === 'without' ? {} : { services }) }));
   }
-  app.registry.heartbeat('fails', { web: 'failing' });
-  app.registry.heartbeat('passes', { web: 'passing', other: 'failing' });
+  app.registry.heartbeat('fails', { health: { web: 'failing' } });
+  app.registry.heartbeat('passes', { health: { web: 'passing', other: 'failing' } });
   assert.equal((await ask(app, '/registry/discover/worker')).ids, 'fails unknown passes without');
   assert.equal((await ask(app, '/registry/discover/worker?service=web')).ids, 'passes unknown fails');
   assert.equal((await ask(app, '/registry/discover/worker?service=web&passing=true')).ids, 'passes');

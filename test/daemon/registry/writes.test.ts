@@ -133,12 +133,12 @@ test('beats that could not be saved are saved later, even when an update came be
   store.beatsFailure = full();
   const saved = registry.saveBeats();
   await Promise.all([assert.rejects(saved, { code: 'STORE_FULL' }), store.release(), updated]);
-  assert.equal(registry.hasUnsavedBeats, true);
+  assert.equal(registry.unsaved.any, true);
   store.beatsFailure = undefined;
   await registry.saveBeats();
   assert.equal(store.vms.get('vm-1')?.lastSeen, clock.wall);
   assert.equal(store.listened, clock.heard);
-  assert.equal(registry.hasUnsavedBeats, false);
+  assert.equal(registry.unsaved.any, false);
 });
 
 test('the beats of a VM that was removed are not saved', async () => {

@@ -12,7 +12,10 @@ const entriesOf = ({ vms, revision, registryId }: Contents) => ({ vms, revision,
 test('a new data dir is an empty registry with an identity that it keeps', async (t) => {
   const dir = join(tempDir(t), 'deep', 'data');
   const first = await openStore(t, dir);
-  assert.deepEqual({ ...first.contents, registryId: '' }, { vms: [], revision: 0, listened: 0, registryId: '' });
+  assert.deepEqual(
+    { ...first.contents, registryId: '' },
+    { vms: [], records: [], revision: 0, listened: 0, registryId: '' },
+  );
   assert.match(first.contents.registryId, /^[0-9a-f]{32}$/);
   await first.store.close();
   assert.deepEqual(await readStore(dir), first.contents);

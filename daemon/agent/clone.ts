@@ -1,0 +1,84 @@
+/** What an agent does when the registry knows another incarnation of its VM: this one is a clone, or was rewound. */
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
+import type { OnClone } from '../../src/protocol/api.ts';
+import { VregError } from '../../src/protocol/errors.ts';
+import type { Registration } from '../../src/protocol/vm.ts';
+import { kernelRandomHex } from '../kernel-random.ts';
+import type { Resolve } from './agent.ts';
+import type { AgentLog } from './contact.ts';
+import type { Identity } from './identity.ts';
+
+/** Milliseconds for a command that names the new VM, or for a hook. */
+const PATIENCE = 60_000;
+/** Bytes of an id that nobody chose. */
+const ID_BYTES = 8;
+
+export interface CloneOptions {
+  policy: OnClone;
+  /** Prints the new id; without one it is drawn from the kernel. */
+  idCommand?: string | undefined;
+  /** Run one after the other, after the new id is known and before the VM is registered under it. */
+  hooks: readonly string[];
+  identity: Identity;
+  vm: Registration;
+  /** The registration of this VM under another id. */
+  vmOf(id: string): Registration;
+  /** Called when the VM has its new id. */
+  onRebirth(identity: Identity): void;
+  log: AgentLog;
+}
+
+/** Makes the answer to a conflict. Each one is given once: who is refused after it ends with the error. */
+export function resolveClone(options: CloneOptions): Resolve {
+  let { identity, vm } = options;
+  let replaced = false;
+  return async (conflict) => {
+    const { policy, log } = options;
+    if (policy === 'reject' || (policy === 'replace' && replaced)) throw ended(conflict, vm.id);
+    if (policy === 'replace') {
+      replaced = true;
+      log.warn({ id: vm.id }, `${conflict.message}; taking the identity over, as --on-clone replace says`);
+      identity.claim();
+      return {};
+    }
+    const id = await newId(options, vm.id);
+    log.warn({ id: vm.id, newId: id }, `${conflict.message}; this VM is ${id} from now on, a child of ${vm.id}`);
+    identity = identity.rebornAs(id);
+    const env = { ...process.env, VREG_OLD_ID: vm.id, VREG_ID: id };
+    vm = { ...options.vmOf(id), parentId: vm.id };
+    for (const hook of options.hooks) {
+      await sh(hook, env).catch((error: Error) => log.warn({ hook }, `a --rebirth-hook failed: ${error.message}`));
+    }
+    options.onRebirth(identity);
+    return { vm, identity };
+  };
+}
+
+function ended(conflict: VregError, id: string): VregError {
+  return new VregError('IDENTITY_CONFLICT', conflict.message, {
+    field: 'id',
+    hint: `see both: vreg conflicts. If this one is to live: --on-clone rebirth gives it an id of its own, --on-clone replace takes ${id} over`,
+    cause: conflict,
+  });
+}
+
+async function newId({ idCommand }: CloneOptions, old: string): Promise<string> {
+  if (idCommand === undefined) return `vm-${kernelRandomHex(ID_BYTES)}`;
+  const failed = (why: string) =>
+    new VregError('IDENTITY_CONFLICT', `VM "${old}" is a clone, and --id-command gave it no new id: ${why}`, {
+      field: 'id-command',
+      hint: 'it must print another id, on one line',
+    });
+  const output = await sh(idCommand, { ...process.env, VREG_OLD_ID: old }).catch((error: Error) => {
+    throw failed(error.message);
+  });
+  const id = output.trim();
+  if (id === '' || id.includes('\n')) throw failed(`it printed ${id === '' ? 'nothing' : 'more than one line'}`);
+  if (id === old) throw failed('it printed the old one');
+  return id;
+}
+
+async function sh(command: string, env: NodeJS.ProcessEnv): Promise<string> {
+  return (await promisify(execFile)('/bin/sh', ['-c', command], { env, timeout: PATIENCE })).stdout;
+}

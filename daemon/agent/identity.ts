@@ -1,0 +1,177 @@
+/**
+ * Who this VM is, as its agent can prove it: a chain of single-use tokens in a file. Each beat spends one and names the
+ * next. A copy of the file, or of the whole VM, holds the same token, and only one of the two can spend it.
+ */
+import { createHash } from 'node:crypto';
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import type { RegistryClient } from '../../src/client.ts';
+import type { AgentBeat } from '../../src/protocol/beat.ts';
+import { VregError } from '../../src/protocol/errors.ts';
+import { kernelRandomHex } from '../kernel-random.ts';
+
+interface State {
+  vm: string;
+  /** The token that the registry took last. */
+  token?: string;
+  /** The one that was sent after it, whose answer has not come: sent again, it is the same beat. */
+  next?: string;
+  /** The registry that was spoken to, and the highest revision seen of it. */
+  registry?: { id: string; revision: number };
+  /** The VM found out that it is a clone, and lives on under this id. */
+  rebornAs?: string;
+  /** The VM that this one was a clone of. */
+  parent?: string;
+}
+
+/** Bytes of a token, and of an incarnation's name. */
+const TOKEN_BYTES = 16;
+const NAME_BYTES = 8;
+
+/** What an answer says of the registry besides its body. */
+export type Change = 'same' | 'rolled back' | 'another registry';
+
+export class Identity {
+  readonly id: string;
+  /** Name of this life of the agent. */
+  readonly incarnation = kernelRandomHex(NAME_BYTES);
+  readonly #dir: string;
+  #state: State;
+  #claims = false;
+
+  private constructor(dir: string, state: State) {
+    this.#dir = dir;
+    this.#state = state;
+    this.id = state.vm;
+  }
+
+  /**
+   * The identity of a VM whose state is in `dir`: under its own id, or the one it was reborn under.
+   * @throws VregError STORE_UNUSABLE when its file cannot be read or is damaged
+   */
+  static open(dir: string, id: string): Identity {
+    const seen = new Set<string>();
+    for (let vm = id; ; ) {
+      const state = readState(dir, vm);
+      if (state.rebornAs === undefined || seen.has(vm)) return new Identity(dir, state);
+      seen.add(vm);
+      vm = state.rebornAs;
+    }
+  }
+
+  /** True when it has proved itself before: then it does so before it says anything else. */
+  get isKnown(): boolean {
+    return this.#state.token !== undefined || this.#state.next !== undefined;
+  }
+
+  /** The VM that this one is a clone of, if it was reborn. */
+  get parent(): string | undefined {
+    return this.#state.parent;
+  }
+
+  /** What a beat says; on the disk before it is sent. @throws VregError STORE_UNUSABLE */
+  beat(): AgentBeat {
+    const { token, registry } = this.#state;
+    const next = this.#state.next ?? `${numberOf(token) + 1}.${kernelRandomHex(TOKEN_BYTES)}`;
+    this.#save({ ...this.#state, next });
+    return {
+      next,
+      incarnation: this.incarnation,
+      ...(token === undefined ? {} : { spend: token }),
+      ...(registry ? { revision: registry.revision } : {}),
+      ...(this.#claims ? { replace: true } : {}),
+    };
+  }
+
+  /** The registry took the last beat. @throws VregError STORE_UNUSABLE */
+  accepted(): void {
+    const { next, ...state } = this.#state;
+    this.#claims = false;
+    if (next !== undefined) this.#save({ ...state, token: next });
+  }
+
+  /** The registry knows no such VM, so it will take any token. */
+  forgotten(): void {
+    const { token: _token, next: _next, ...state } = this.#state;
+    this.#save(state);
+  }
+
+  /** The next beat takes the identity over, whoever holds it. */
+  claim(): void {
+    const { next: _next, ...state } = this.#state;
+    this.#claims = true;
+    this.#save(state);
+  }
+
+  /** This VM is a clone: from now on it is another, also after a restart. @throws VregError STORE_UNUSABLE */
+  rebornAs(id: string): Identity {
+    // The new one first: a crash between the two leaves a clone that finds out again.
+    const reborn = new Identity(this.#dir, { vm: id, parent: this.id });
+    reborn.#save(reborn.#state);
+    this.#save({ ...this.#state, rebornAs: id });
+    return reborn;
+  }
+
+  /** Remembers which registry answered, and says whether it is the one of before, and not an older copy of it. */
+  meets({ registryId, revision }: Pick<RegistryClient['server'], 'registryId' | 'revision'>): Change {
+    if (registryId === undefined || revision === undefined) return 'same';
+    const before = this.#state.registry;
+    // Saved with the next beat: a revision more or less is no matter.
+    this.#state = { ...this.#state, registry: { id: registryId, revision } };
+    if (before && before.id !== registryId) return 'another registry';
+    return before && before.revision > revision ? 'rolled back' : 'same';
+  }
+
+  #save(state: State): void {
+    const path = fileOf(this.#dir, state.vm);
+    try {
+      const file = openSync(`${path}.new`, 'w', 0o600);
+      try {
+        writeSync(file, `${JSON.stringify(state)}\n`);
+        fsyncSync(file);
+      } finally {
+        closeSync(file);
+      }
+      renameSync(`${path}.new`, path);
+    } catch (cause) {
+      throw unusable(path, 'written', cause as NodeJS.ErrnoException);
+    }
+    this.#state = state;
+  }
+}
+
+function readState(dir: string, vm: string): State {
+  const path = fileOf(dir, vm);
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return { vm };
+    throw unusable(path, 'read', cause as NodeJS.ErrnoException);
+  }
+  try {
+    const state = JSON.parse(text) as State;
+    if (typeof state === 'object' && state !== null && state.vm === vm) return state;
+  } catch {
+    // Told below.
+  }
+  throw new VregError('STORE_UNUSABLE', `${path} is damaged: it does not say who VM "${vm}" is`, {
+    hint: 'remove it: the registry takes this VM as one that lost its state',
+  });
+}
+
+function unusable(path: string, what: string, cause: NodeJS.ErrnoException): VregError {
+  return new VregError('STORE_UNUSABLE', `${path} cannot be ${what} (${cause.code})`, {
+    hint: 'check its folder: owner, mode and room',
+    cause,
+  });
+}
+
+/** An id may hold what a file name must not. */
+function fileOf(dir: string, vm: string): string {
+  return join(dir, `identity-${createHash('sha256').update(vm).digest('hex').slice(0, 16)}.json`);
+}
+
+function numberOf(token: string | undefined): number {
+  return token === undefined ? 0 : Number.parseInt(token, 10);
+}

@@ -1,0 +1,228 @@
+/**
+ * Which incarnation of each VM may speak for it. An agent's beat spends a single-use token and names the next; who comes
+ * with a token that is spent is a copy, of the VM or of its agent's state, and is told so. The rules stand at {@link
+ * Identities.prove}; the idea is that of a ratchet.
+ */
+import type { AgentBeat, Claim, Conflict } from '../../src/protocol/beat.ts';
+import { VregError } from '../../src/protocol/errors.ts';
+import type { RecordChange, StoredRecord } from '../store/store.ts';
+import type { Entry } from './entry.ts';
+import type { RegistryObserver } from './observer.ts';
+import type { Companion } from './unsaved.ts';
+
+/** A beat of an agent, and where it came from. */
+export interface Proof extends AgentBeat {
+  /** The peer's address, where there is one. */
+  from?: string | undefined;
+}
+
+/** Whose beats are taken. */
+interface Holder extends Claim {
+  token: string;
+  /** The token that was spent to name this one. */
+  spent?: string;
+  /** When it last proved itself, on the listening clock, in milliseconds. */
+  heardAt: number;
+}
+
+interface StoredConflict extends Conflict {
+  /** The token that the other one came with. */
+  spend?: string;
+}
+
+export interface Moment {
+  /** Wall clock, RFC 3339. */
+  at: string;
+  /** Listening clock, milliseconds. */
+  listening: number;
+  /** The lease, in milliseconds. */
+  lease: number;
+  revision: number;
+}
+
+/** Conflicts that are kept; the oldest goes first. */
+const MAX_CONFLICTS = 1000;
+/** Beats by which an agent may be ahead of a registry that was killed: those of the second that is not durable yet. */
+const LOST_BEATS = 20;
+
+export class Identities implements Companion {
+  readonly #holders = new Map<string, Holder>();
+  /** Oldest first. */
+  readonly #conflicts = new Map<string, StoredConflict>();
+  readonly #dirty = new Map<string, RecordChange>();
+  readonly #observer: Pick<RegistryObserver, 'conflict' | 'rollback'>;
+  #toldOfRollback = false;
+
+  constructor(records: readonly StoredRecord[], observer: Pick<RegistryObserver, 'conflict' | 'rollback'> = {}) {
+    this.#observer = observer;
+    const conflicts: StoredConflict[] = [];
+    for (const { kind, key, body } of records) {
+      if (kind === 'identity') this.#holders.set(key, JSON.parse(body) as Holder);
+      else if (kind === 'conflict') conflicts.push(JSON.parse(body) as StoredConflict);
+    }
+    conflicts.sort((a, b) => (a.firstAt < b.firstAt ? -1 : 1));
+    for (const conflict of conflicts) this.#conflicts.set(keyOf(conflict), conflict);
+  }
+
+  /** Newest first. */
+  get conflicts(): Conflict[] {
+    return [...this.#conflicts.values()].reverse().map(({ spend: _spend, ...conflict }) => conflict);
+  }
+
+  /** @param id of the VM whose conflicts are forgotten; all when it is left out. @returns how many there were */
+  clear(id?: string): number {
+    let cleared = 0;
+    for (const [key, conflict] of this.#conflicts) {
+      if (id !== undefined && conflict.id !== id) continue;
+      this.#conflicts.delete(key);
+      this.#mark({ kind: 'conflict', key, body: undefined });
+      cleared++;
+    }
+    return cleared;
+  }
+
+  /** Of a VM that is gone: one that is registered under its id begins anew. */
+  forget(id: string): void {
+    if (this.#holders.delete(id)) this.#mark({ kind: 'identity', key: id, body: undefined });
+  }
+
+  /**
+   * Decides whether the one that beats is the VM. In this order, the holder being who proved itself last:
+   *
+   * 1. Nobody has proved itself yet: it is the holder now.
+   * 2. It spends the holder's token, or says the holder's last beat once more (its answer was lost): it is the holder.
+   * 3. Its token is later than the holder's: the registry has forgotten beats, and it is the holder.
+   * 4. It says that it replaces the holder: it is, and that is on record.
+   * 5. It has no token, and the holder is silent for a lease, or has the same addresses: the VM has lost its state.
+   * 6. The holder is silent for a lease: the VM was rewound, and its other self is gone. That is on record.
+   * 7. Else there are two.
+   *
+   * @throws VregError IDENTITY_CONFLICT in the last case
+   */
+  prove(entry: Entry, proof: Proof, moment: Moment): void {
+    const { next, spend } = proof;
+    this.#lookForRollback(entry, proof, moment);
+    if (next === undefined) return;
+    const { id, status } = entry.vm;
+    const holder = this.#holders.get(id);
+    const isSilent = holder && (status !== 'running' || moment.listening - holder.heardAt > moment.lease);
+    if (!holder) this.#markRebirth(entry, proof);
+    else if (spend !== holder.token && !(spend === holder.spent && next === holder.token) && !isAhead(spend, holder)) {
+      const isSame = proof.address === holder.address && (!holder.from || proof.from === holder.from);
+      const hasLostState = spend === undefined && (isSilent || isSame);
+      const takesOver = proof.replace === true || isSilent;
+      if (!hasLostState) {
+        this.#record(id, holder, proof, moment, takesOver ? 'replaced' : 'open');
+        if (!takesOver) throw conflictOf(id, holder);
+      }
+    }
+    const { address, incarnation, from } = proof;
+    const taken: Holder = {
+      ...given({ incarnation, address, from, spent: spend }),
+      token: next,
+      at: moment.at,
+      heardAt: moment.listening,
+    };
+    this.#holders.set(id, taken);
+    this.#mark({ kind: 'identity', key: id, body: JSON.stringify(taken) });
+  }
+
+  get isDirty(): boolean {
+    return this.#dirty.size > 0;
+  }
+
+  takeDirty(): { changes: readonly RecordChange[]; putBack(): void } {
+    const taken = [...this.#dirty];
+    this.#dirty.clear();
+    const putBack = () => {
+      // What was marked since is newer.
+      for (const [key, change] of taken) if (!this.#dirty.has(key)) this.#dirty.set(key, change);
+    };
+    return { changes: taken.map(([, change]) => change), putBack };
+  }
+
+  #lookForRollback({ vm }: Entry, { revision, spend }: Proof, moment: Moment): void {
+    if (this.#toldOfRollback) return;
+    const holder = this.#holders.get(vm.id);
+    const beats = spend && holder ? numberOf(spend) - numberOf(holder.token) : 0;
+    const known = {
+      ...(revision !== undefined && revision > moment.revision ? { revision } : {}),
+      ...(beats > LOST_BEATS ? { beats } : {}),
+    };
+    if (Object.keys(known).length === 0) return;
+    this.#toldOfRollback = true;
+    this.#observer.rollback?.(vm.id, known);
+  }
+
+  #record(id: string, holder: Holder, proof: Proof, { at }: Moment, state: Conflict['state']): void {
+    const { spend, incarnation, address, from } = proof;
+    const other: Claim = { ...given({ incarnation, address, from }), at };
+    const key = keyOf({ id, spend, other });
+    const before = this.#conflicts.get(key);
+    const { token: _token, spent: _spent, heardAt: _heardAt, ...claim } = holder;
+    const conflict: StoredConflict = {
+      id,
+      state,
+      firstAt: before?.firstAt ?? at,
+      lastAt: at,
+      count: (before?.count ?? 0) + 1,
+      holder: claim,
+      other,
+      ...given({ spend }),
+    };
+    this.#keep(key, conflict);
+    if (before?.state !== state) this.#observer.conflict?.(conflict);
+    const [oldest] = this.#conflicts.keys();
+    if (this.#conflicts.size > MAX_CONFLICTS) {
+      this.#conflicts.delete(oldest!);
+      this.#mark({ kind: 'conflict', key: oldest!, body: undefined });
+    }
+  }
+
+  /** A clone that was refused under its old id, and comes under a new one as that one's child. */
+  #markRebirth({ vm }: Entry, { incarnation }: Proof): void {
+    if (vm.parentId === undefined || incarnation === undefined) return;
+    for (const [key, conflict] of this.#conflicts) {
+      if (conflict.id !== vm.parentId || conflict.other.incarnation !== incarnation) continue;
+      this.#keep(key, { ...conflict, state: 'reborn', rebornAs: vm.id });
+    }
+  }
+
+  #keep(key: string, conflict: StoredConflict): void {
+    this.#conflicts.set(key, conflict);
+    this.#mark({ kind: 'conflict', key, body: JSON.stringify(conflict) });
+  }
+
+  #mark(change: RecordChange): void {
+    this.#dirty.set(`${change.kind} ${change.key}`, change);
+  }
+}
+
+/** One that is refused again and again comes with the same token; one without a token, under the same name. */
+function keyOf({ id, spend, other }: { id: string; spend?: string | undefined; other: Claim }): string {
+  return JSON.stringify([id, spend ?? other.incarnation ?? other.from ?? '']);
+}
+
+function isAhead(spend: string | undefined, holder: Holder): boolean {
+  return spend !== undefined && numberOf(spend) > numberOf(holder.token);
+}
+
+function numberOf(token: string): number {
+  return Number.parseInt(token, 10);
+}
+
+/** What is known of it: absent fields stay absent. */
+function given<T extends object>(fields: T): { [K in keyof T]?: NonNullable<T[K]> } {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: NonNullable<T[K]>;
+  };
+}
+
+function conflictOf(id: string, { address, from, at }: Holder): VregError {
+  const where = [address, from && `from ${from}`].filter(Boolean).join(', ');
+  return new VregError(
+    'IDENTITY_CONFLICT',
+    `VM "${id}" is alive as another incarnation (${where ? `${where}, ` : ''}last heard at ${at}): this one is a clone, or was rewound`,
+    { field: 'spend', hint: 'see both: vreg conflicts' },
+  );
+}
