@@ -19,7 +19,7 @@ import {
   type VmWithLiveness,
   type Why,
 } from './protocol/api.ts';
-import type { AgentBeat } from './protocol/beat.ts';
+import type { AgentBeat, Cleared, Conflict, Conflicts } from './protocol/beat.ts';
 import { VregError } from './protocol/errors.ts';
 import type { History, HistoryItem } from './protocol/events.ts';
 import { comparison, parseSelector } from './protocol/selector.ts';
@@ -123,6 +123,24 @@ export class RegistryClient {
     if (service === undefined || this.server.version !== undefined) return vms;
     if (passing) await this.#need('checks of services');
     return vms.filter((vm) => vm.services?.some(({ name }) => name === service));
+  }
+
+  /** An addition: the VM and all that came of it, depth first. @throws VregError NOT_FOUND, UNSUPPORTED */
+  async subtree(id: string): Promise<VmWithLiveness[]> {
+    await this.#need('lineage');
+    return this.#entries(PATHS.subtree(checkId(id)), {});
+  }
+
+  /** An addition, newest first. @throws VregError UNSUPPORTED, or any of {@link Connection.request} */
+  async conflicts(): Promise<Conflict[]> {
+    await this.#need('conflicts');
+    return (await this.#connection.request<Conflicts>('GET', PATHS.conflicts)).conflicts;
+  }
+
+  /** An addition. @param id whose conflicts are forgotten; all when it is left out. @returns how many there were */
+  async clearConflicts(id?: string): Promise<number> {
+    await this.#need('conflicts');
+    return (await this.#connection.request<Cleared>('DELETE', PATHS.conflicts + query({ id }))).cleared;
   }
 
   /** An addition. Newest change first. @throws VregError NOT_FOUND, UNSUPPORTED, or any of {@link Connection.request} */

@@ -18,6 +18,10 @@ export const PICK_FLAG: Flag = {
   about: 'which of several (default: first, the oldest)',
   values: PICKS,
 };
+export const MAX_STALE_FLAG: Flag = {
+  flags: '--max-stale <duration>',
+  about: "when the registry is away, what this VM's agent knew, if not older",
+};
 export const WAIT_FLAG: Flag = { flags: '--wait <duration>', about: 'wait that long for a live one, e.g. 30s' };
 
 export interface PickFlags {

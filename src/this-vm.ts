@@ -13,6 +13,7 @@ export interface ThisVmFlags {
   status?: string;
   service?: string[];
   meta?: string[];
+  parent?: string;
 }
 
 /**
@@ -20,7 +21,11 @@ export interface ThisVmFlags {
  * @param id another VM's, where somebody registers in its place
  * @throws VregError USAGE or INVALID naming the field
  */
-export function thisVm(config: Config, { status, service, meta }: ThisVmFlags, id = thisVmId(config)): Registration {
+export function thisVm(
+  config: Config,
+  { status, service, meta, parent }: ThisVmFlags,
+  id = thisVmId(config),
+): Registration {
   return parseRegistration({
     id,
     name: config.get('name') ?? hostname(),
@@ -29,6 +34,7 @@ export function thisVm(config: Config, { status, service, meta }: ThisVmFlags, i
     address: config.get('address') ?? defaultAddress(id),
     services: service?.map(parseServiceFlag),
     metadata: meta ? parseMetaFlags(meta) : undefined,
+    parentId: parent,
     registeredBy: config.get('registered-by') ?? agentName(config) ?? userName(),
   });
 }

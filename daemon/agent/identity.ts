@@ -12,6 +12,8 @@ import { kernelRandomHex } from '../kernel-random.ts';
 
 interface State {
   vm: string;
+  /** The last life of the agent. */
+  incarnation?: string;
   /** The token that the registry took last. */
   token?: string;
   /** The one that was sent after it, whose answer has not come: sent again, it is the same beat. */
@@ -34,26 +36,31 @@ export type Change = 'same' | 'rolled back' | 'another registry';
 export class Identity {
   readonly id: string;
   /** Name of this life of the agent. */
-  readonly incarnation = kernelRandomHex(NAME_BYTES);
+  readonly incarnation: string;
   readonly #dir: string;
   #state: State;
   #claims = false;
 
-  private constructor(dir: string, state: State) {
+  private constructor(dir: string, state: State, incarnation: string) {
     this.#dir = dir;
     this.#state = state;
     this.id = state.vm;
+    this.incarnation = incarnation;
   }
 
   /**
    * The identity of a VM whose state is in `dir`: under its own id, or the one it was reborn under.
+   * @param goesOn a process that lives for one beat goes on with the life of the one before it
    * @throws VregError STORE_UNUSABLE when its file cannot be read or is damaged
    */
-  static open(dir: string, id: string): Identity {
+  static open(dir: string, id: string, goesOn = false): Identity {
     const seen = new Set<string>();
     for (let vm = id; ; ) {
       const state = readState(dir, vm);
-      if (state.rebornAs === undefined || seen.has(vm)) return new Identity(dir, state);
+      if (state.rebornAs === undefined || seen.has(vm)) {
+        const incarnation = (goesOn ? state.incarnation : undefined) ?? kernelRandomHex(NAME_BYTES);
+        return new Identity(dir, { ...state, incarnation }, incarnation);
+      }
       seen.add(vm);
       vm = state.rebornAs;
     }
@@ -106,7 +113,9 @@ export class Identity {
   /** This VM is a clone: from now on it is another, also after a restart. @throws VregError STORE_UNUSABLE */
   rebornAs(id: string): Identity {
     // The new one first: a crash between the two leaves a clone that finds out again.
-    const reborn = new Identity(this.#dir, { vm: id, parent: this.id });
+    // It is the same life, so that the registry knows whose it was.
+    const { incarnation } = this;
+    const reborn = new Identity(this.#dir, { vm: id, parent: this.id, incarnation }, incarnation);
     reborn.#save(reborn.#state);
     this.#save({ ...this.#state, rebornAs: id });
     return reborn;

@@ -187,7 +187,9 @@ function toVregError(error: Error): VregError {
 function errorSender(log: Logger) {
   return ({ method, url }: FastifyRequest, reply: FastifyReply, thrown: unknown): FastifyReply => {
     const error = toVregError(thrown as Error);
-    if (error.status >= 500) log.error({ err: error, method, url }, error.message);
+    // Busy is an answer like any other: only what nobody expected needs its stack.
+    if (error.code === 'BUSY') log.warn({ method, url }, error.message);
+    else if (error.status >= 500) log.error({ err: error, method, url }, error.message);
     if (error.retryAfter !== undefined) reply.header('retry-after', error.retryAfter);
     if (error.code === 'UNAUTHORIZED') reply.header('www-authenticate', 'Bearer');
     return reply

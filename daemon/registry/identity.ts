@@ -3,6 +3,8 @@
  * with a token that is spent is a copy, of the VM or of its agent's state, and is told so. The rules stand at {@link
  * Identities.prove}; the idea is that of a ratchet.
  */
+
+import { beatInterval } from '../../src/protocol/api.ts';
 import type { AgentBeat, Claim, Conflict } from '../../src/protocol/beat.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { RecordChange, StoredRecord } from '../store/store.ts';
@@ -42,6 +44,9 @@ export interface Moment {
 
 /** Conflicts that are kept; the oldest goes first. */
 const MAX_CONFLICTS = 1000;
+/** Intervals between beats after which a holder that was not heard has ended, and seconds after which its successor asks again. */
+const MISSED_BEATS = 1.5;
+const ASK_AGAIN = 5;
 /** Beats by which an agent may be ahead of a registry that was killed: those of the second that is not durable yet. */
 const LOST_BEATS = 20;
 
@@ -91,13 +96,15 @@ export class Identities implements Companion {
    *
    * 1. Nobody has proved itself yet: it is the holder now.
    * 2. It spends the holder's token, or says the holder's last beat once more (its answer was lost): it is the holder.
+   *    But if it is a process of another place, and the holder was heard a moment ago, it has to wait for the next beat
+   *    that is due from there: where that comes, this one is a copy, and else the VM has moved.
    * 3. Its token is later than the holder's: the registry has forgotten beats, and it is the holder.
    * 4. It says that it replaces the holder: it is, and that is on record.
    * 5. It has no token, and the holder is silent for a lease, or has the same addresses: the VM has lost its state.
    * 6. The holder is silent for a lease: the VM was rewound, and its other self is gone. That is on record.
    * 7. Else there are two.
    *
-   * @throws VregError IDENTITY_CONFLICT in the last case
+   * @throws VregError IDENTITY_CONFLICT in the last case, BUSY to who has to wait
    */
   prove(entry: Entry, proof: Proof, moment: Moment): void {
     const { next, spend } = proof;
@@ -107,7 +114,10 @@ export class Identities implements Companion {
     const holder = this.#holders.get(id);
     const isSilent = holder && (status !== 'running' || moment.listening - holder.heardAt > moment.lease);
     if (!holder) this.#markRebirth(entry, proof);
-    else if (spend !== holder.token && !(spend === holder.spent && next === holder.token) && !isAhead(spend, holder)) {
+    else if (spend === holder.token) {
+      const wait = isSilent ? 0 : waitFor(holder, proof, moment);
+      if (wait > 0) throw mustWait(id, holder, wait);
+    } else if (!(spend === holder.spent && next === holder.token) && !isAhead(spend, holder)) {
       const isSame = proof.address === holder.address && (!holder.from || proof.from === holder.from);
       const hasLostState = spend === undefined && (isSilent || isSame);
       const takesOver = proof.replace === true || isSilent;
@@ -201,6 +211,29 @@ export class Identities implements Companion {
 /** One that is refused again and again comes with the same token; one without a token, under the same name. */
 function keyOf({ id, spend, other }: { id: string; spend?: string | undefined; other: Claim }): string {
   return JSON.stringify([id, spend ?? other.incarnation ?? other.from ?? '']);
+}
+
+/** Milliseconds for which a process at another address has to wait for the beat of the one that it wants to succeed. */
+function waitFor(holder: Holder, { incarnation, address, from }: Proof, { listening, lease }: Moment): number {
+  const isSuccessor =
+    incarnation !== undefined && holder.incarnation !== undefined && incarnation !== holder.incarnation;
+  const isElsewhere =
+    address !== holder.address || (from !== undefined && holder.from !== undefined && from !== holder.from);
+  if (!isSuccessor || !isElsewhere) return 0;
+  return MISSED_BEATS * beatInterval(lease) - (listening - holder.heardAt);
+}
+
+function mustWait(id: string, { address = '?' }: Holder, wait: number): VregError {
+  const seconds = Math.ceil(wait / 1000);
+  return new VregError(
+    'BUSY',
+    `VM "${id}" was heard a moment ago at ${address}: if that one is silent for ${seconds} s more, this one succeeds it`,
+    {
+      field: 'spend',
+      retryAfter: Math.min(seconds, ASK_AGAIN),
+      hint: 'wait; if both live, one of them will be refused',
+    },
+  );
 }
 
 function isAhead(spend: string | undefined, holder: Holder): boolean {

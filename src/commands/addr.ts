@@ -1,22 +1,43 @@
 import { defineCommand } from '../command.ts';
-import { HAS_SERVICE_FLAG, PICK_FLAG, type Pick, pickOne, ROLE_ARGUMENT, TRUST_FLAGS, WAIT_FLAG } from '../endpoint.ts';
+import {
+  HAS_SERVICE_FLAG,
+  MAX_STALE_FLAG,
+  PICK_FLAG,
+  type Pick,
+  pickOne,
+  ROLE_ARGUMENT,
+  TRUST_FLAGS,
+  WAIT_FLAG,
+} from '../endpoint.ts';
 import { printable } from '../io.ts';
 import { type LiveFlags, liveVms } from '../live.ts';
+import { VregError } from '../protocol/errors.ts';
+import { askOrRemember, type MaxStaleFlags } from '../run-dir.ts';
 
-export const addr = defineCommand<LiveFlags & { pick?: Pick }>({
+export const addr = defineCommand<LiveFlags & MaxStaleFlags & { pick?: Pick }>({
   name: 'addr',
   summary: 'print the address of one live VM of a role',
   description: 'Prints the bare address of one live VM of a role, for scripts: one line, or nothing and exit code 3.',
   arguments: [ROLE_ARGUMENT],
-  flags: [HAS_SERVICE_FLAG, PICK_FLAG, ...TRUST_FLAGS, WAIT_FLAG],
+  flags: [HAS_SERVICE_FLAG, PICK_FLAG, ...TRUST_FLAGS, WAIT_FLAG, MAX_STALE_FLAG],
   examples: [
     { about: 'the infra VM, or stop', command: 'INFRA=$(vreg addr infra) || exit' },
     { about: 'any worker', command: 'vreg addr worker --pick random' },
+    { about: 'also while the registry is away', command: 'vreg addr infra --max-stale 1h' },
     { about: 'wait for the first lieutenant', command: 'vreg addr lieutenant --wait 30s' },
   ],
   exits: [2, 3, 6, 8, 10],
   async run(context, [role], flags) {
-    const { id, address } = pickOne(await liveVms(context, role!, flags), flags);
+    if (flags.maxStale !== undefined && flags.service !== undefined) {
+      throw new VregError('USAGE', '--max-stale and --service exclude each other', {
+        field: 'max-stale',
+        hint: 'the agent keeps one address a role, whatever its services: leave --service out',
+      });
+    }
+    const found = await askOrRemember(context, { role: role!, file: 'addr', maxStale: flags.maxStale }, async () =>
+      pickOne(await liveVms(context, role!, flags), flags),
+    );
+    const { id, address } = typeof found === 'string' ? { id: undefined, address: found } : found;
     await context.print({ kind: 'value', text: printable(address), data: { id, address } });
   },
 });

@@ -27,6 +27,7 @@ export const register = defineCommand<Flags>({
     { flags: '--status <status>', about: 'status to begin with (default: running)', values: STATUSES },
     SERVICE_FLAG,
     META_FLAG,
+    { flags: '--parent <id>', about: 'the VM that it was cloned from, or made by', values: 'ids' },
     { flags: '-f, --file <file>', about: 'read entries from a file, or - for stdin', file: true },
     { flags: '--if-exists <what>', about: 'what to do when the id is taken (default: fail)', values: IF_EXISTS },
   ],

@@ -1,6 +1,7 @@
 import { defineCommand } from '../command.ts';
 import {
   HAS_SERVICE_FLAG,
+  MAX_STALE_FLAG,
   PICK_FLAG,
   type Pick,
   pickOne,
@@ -12,8 +13,10 @@ import {
 } from '../endpoint.ts';
 import { printable } from '../io.ts';
 import { type LiveFlags, liveVms } from '../live.ts';
+import { VregError } from '../protocol/errors.ts';
+import { askOrRemember, type MaxStaleFlags } from '../run-dir.ts';
 
-export const url = defineCommand<LiveFlags & UrlParts & { pick?: Pick }>({
+export const url = defineCommand<LiveFlags & UrlParts & MaxStaleFlags & { pick?: Pick }>({
   name: 'url',
   summary: 'print the URL of one live VM of a role',
   description:
@@ -26,6 +29,7 @@ export const url = defineCommand<LiveFlags & UrlParts & { pick?: Pick }>({
     PICK_FLAG,
     ...TRUST_FLAGS,
     WAIT_FLAG,
+    MAX_STALE_FLAG,
   ],
   examples: [
     { about: 'ask the board on the infra VM', command: 'curl "$(vreg url infra --path /board/tasks)"' },
@@ -34,8 +38,18 @@ export const url = defineCommand<LiveFlags & UrlParts & { pick?: Pick }>({
   ],
   exits: [2, 3, 6, 8, 10],
   async run(context, [role], flags) {
-    const vm = pickOne(await liveVms(context, role!, flags), flags);
-    const text = urlOf(vm, context.client().url, flags);
-    await context.print({ kind: 'value', text: printable(text), data: { id: vm.id, url: text } });
+    const { maxStale, service, scheme, path } = flags;
+    if (maxStale !== undefined && (service ?? scheme ?? path) !== undefined) {
+      throw new VregError('USAGE', '--max-stale is for the plain URL of a VM', {
+        field: 'max-stale',
+        hint: 'leave --service, --scheme and --path out, or ask for the address: vreg addr',
+      });
+    }
+    const found = await askOrRemember(context, { role: role!, file: 'url', maxStale }, async () => {
+      const vm = pickOne(await liveVms(context, role!, flags), flags);
+      return { id: vm.id, url: urlOf(vm, context.client().url, flags) };
+    });
+    const data = typeof found === 'string' ? { id: undefined, url: found } : found;
+    await context.print({ kind: 'value', text: printable(data.url), data });
   },
 });

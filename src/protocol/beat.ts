@@ -80,15 +80,16 @@ const MAX_HEALTH = 256;
 const TOKEN = /^[1-9]\d{0,14}\.[0-9a-f]{32}$/;
 
 /**
- * Reads the body of a beat. A beat without one, or with a body of another client's making, is a plain sign of life:
- * unknown fields are ignored.
- * @returns undefined when it says nothing
+ * Reads the body of a beat. The original registry reads none, so what its clients may send stays a plain sign of life:
+ * only a body with a token, or with a health of services, is meant for this.
+ * @returns undefined of a plain beat
  * @throws VregError INVALID naming the field
  */
 export function parseBeat(input: unknown): AgentBeat | undefined {
-  if (input === undefined || input === null) return undefined;
-  if (typeof input !== 'object' || Array.isArray(input)) throw invalid('body', 'must be a JSON object');
+  if (typeof input !== 'object' || input === null || Array.isArray(input)) return undefined;
   const body = input as Record<string, unknown>;
+  const hasToken = body.spend !== undefined || body.next !== undefined;
+  if (!hasToken && (typeof body.health !== 'object' || body.health === null)) return undefined;
   const beat: AgentBeat = {};
   for (const field of ['spend', 'next'] as const) {
     const value = body[field];
@@ -112,7 +113,7 @@ export function parseBeat(input: unknown): AgentBeat | undefined {
     beat.revision = body.revision as number;
   }
   if (body.health !== undefined) beat.health = parseHealth(body.health);
-  return Object.keys(beat).length > 0 ? beat : undefined;
+  return beat;
 }
 
 function parseHealth(value: unknown): Record<string, Health> {

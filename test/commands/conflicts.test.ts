@@ -1,0 +1,37 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { serveApp } from '../helpers/app.ts';
+import { vreg } from '../helpers/cli.ts';
+import { plainServer } from '../helpers/plain-server.ts';
+import { aVm } from '../helpers/vm.ts';
+
+test('conflicts shows both sides of each, and forgets those that are named', async (t) => {
+  const { url, registry } = await serveApp(t);
+  for (const id of ['a', 'b']) {
+    await registry.register(aVm({ id }));
+    const token = `2.${'a'.repeat(32)}`;
+    registry.heartbeat(id, { next: token, incarnation: 'one', address: '10.0.0.1', from: '192.0.2.1' });
+    assert.throws(() =>
+      registry.heartbeat(id, { spend: `1.${'a'.repeat(32)}`, next: token, incarnation: 'two', address: '10.0.0.2' }),
+    );
+  }
+  const { stdout } = await vreg(['conflicts', 'a'], { url });
+  assert.match(
+    stdout,
+    /^ID\tSTATE\tCOUNT\tHOLDER\tOTHER\tLAST\na\topen\t1\t10\.0\.0\.1 from 192\.0\.2\.1 \(one\)\t10\.0\.0\.2 \(two\)\t2026/,
+  );
+  assert.equal((await vreg(['conflicts', '-q'], { url })).stdout, 'b\na\n');
+  assert.equal(JSON.parse((await vreg(['conflicts', '--json'], { url })).stdout).length, 2);
+  const cleared = await vreg(['conflicts', 'a', '--clear'], { url });
+  assert.deepEqual([cleared.code, cleared.stderr], [0, 'vreg: forgot this one\n']);
+  assert.equal((await vreg(['conflicts', '-q'], { url })).stdout, 'b\n');
+  await vreg(['conflicts', '--clear'], { url });
+  assert.deepEqual(await vreg(['conflicts', '--json'], { url }), { code: 0, stdout: '[]\n', stderr: '' });
+});
+
+test('the original registry has no conflicts to show, and conflicts says so', async (t) => {
+  const { url } = await plainServer(t);
+  const { code, stderr } = await vreg(['conflicts'], { url });
+  assert.equal(code, 1);
+  assert.match(stderr, /is not a vreg daemon: it has no conflicts/);
+});

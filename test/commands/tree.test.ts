@@ -1,0 +1,64 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { serveApp } from '../helpers/app.ts';
+import { seed, vreg } from '../helpers/cli.ts';
+import { call } from '../helpers/http.ts';
+import { aVm } from '../helpers/vm.ts';
+
+const FAMILY = [
+  aVm({ id: 'golden', role: 'golden' }),
+  aVm({ id: 'a', parentId: 'golden' }),
+  aVm({ id: 'b', parentId: 'golden' }),
+  aVm({ id: 'a1', parentId: 'a' }),
+  aVm({ id: 'lone', parentId: 'gone' }),
+];
+const column = (text: string) =>
+  text
+    .split('\n')
+    .slice(1, -1)
+    .map((line) => line.split(/ {3,}|\t/)[0]);
+
+test('tree draws who came of whom, and prints plain ids where nobody looks', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FAMILY);
+  const drawn = await vreg(['tree', '-o', 'table'], { url });
+  assert.deepEqual(
+    drawn.stdout
+      .split('\n')
+      .slice(1, -1)
+      .map((line) => /^[│├└─ ]*\w+/.exec(line)?.[0]),
+    ['golden', '├─ a', '│  └─ a1', '└─ b', 'lone'],
+  );
+  const piped = await vreg(['tree'], { url });
+  assert.deepEqual(column(piped.stdout), ['golden', 'a', 'a1', 'b', 'lone']);
+  assert.match(piped.stdout, /\tPARENT\n.*\t-\n.*\tgolden\n/);
+  assert.equal((await vreg(['tree', 'a', '-q'], { url })).stdout, 'a\na1\n');
+  const { stdout } = await vreg(['tree', 'golden', '--json'], { url });
+  assert.deepEqual(
+    (JSON.parse(stdout) as { id: string }[]).map(({ id }) => id),
+    ['golden', 'a', 'a1', 'b'],
+  );
+});
+
+test('tree of an unregistered parent is its children, of nobody exit 3, of nothing exit 0', async (t) => {
+  const { url } = await serveApp(t);
+  assert.equal((await vreg(['tree'], { url })).code, 0);
+  await seed(url, FAMILY);
+  assert.equal((await vreg(['tree', 'gone', '-q'], { url })).stdout, 'lone\n');
+  assert.equal((await vreg(['tree', 'nobody'], { url })).code, 3);
+});
+
+test("VMs that are each other's parents are each shown once", async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'x', parentId: 'y' }), aVm({ id: 'y', parentId: 'x' })]);
+  assert.equal((await vreg(['tree', '-q'], { url })).stdout, 'x\ny\n');
+});
+
+test('register --parent says whose child a VM is', async (t) => {
+  const { url } = await serveApp(t);
+  const { code } = await vreg(['register', 'child', '--parent', 'golden'], { url });
+  assert.equal(code, 0);
+  const { body } = await call(url, 'GET', '/registry/vms/child');
+  assert.equal((body as { parentId: string }).parentId, 'golden');
+  assert.equal((await vreg(['register', 'own', '--parent', 'own'], { url })).code, 5);
+});

@@ -1,0 +1,138 @@
+/** What an agent with an identity says, and in which order. */
+import assert from 'node:assert/strict';
+import test, { type TestContext } from 'node:test';
+import { resolveClone } from '../../../daemon/agent/clone.ts';
+import { Identity } from '../../../daemon/agent/identity.ts';
+import { VregError } from '../../../src/protocol/errors.ts';
+import { aLife, FakeRegistry, live } from '../../helpers/agent-life.ts';
+import { tempDir } from '../../helpers/daemon.ts';
+import { aVm } from '../../helpers/vm.ts';
+
+const CONFLICT = new VregError('IDENTITY_CONFLICT', 'another lives');
+
+function provenLife(t: TestContext, registry = new FakeRegistry()) {
+  const identity = Identity.open(tempDir(t), 'vm-1');
+  return { identity, life: aLife({ identity }, registry) };
+}
+
+/** An agent that was there before: its registry knows it, and it has a token. */
+async function knownLife(t: TestContext) {
+  const { identity, life } = provenLife(t);
+  await live(life, 1);
+  life.registry.asked.length = 0;
+  life.slept.length = 0;
+  return { identity, life };
+}
+
+test('an agent without a token registers, and proves itself from then on', async (t) => {
+  const { life } = provenLife(t);
+  await live(life, 3);
+  assert.deepEqual(life.registry.asked, ['register', 'heartbeat', 'heartbeat', 'heartbeat']);
+  const [first, second, third] = life.registry.beats;
+  assert.deepEqual([first?.spend, second?.spend, third?.spend], [undefined, first?.next, second?.next]);
+  assert.equal(first?.address, life.options.vm.address);
+});
+
+test('an agent with a token proves itself before it changes anything', async (t) => {
+  const { life } = await knownLife(t);
+  life.registry.entry = aVm({ address: 'old.test' });
+  await live(life, 1);
+  assert.deepEqual(life.registry.asked, ['heartbeat', 'get', 'update']);
+  life.registry.asked.length = 0;
+  life.registry.fail('IDENTITY_CONFLICT');
+  await assert.rejects(live(life, 3), { code: 'IDENTITY_CONFLICT' });
+  assert.deepEqual(life.registry.asked, ['heartbeat'], 'a clone changes nothing');
+});
+
+test('an agent whose entry is as it should be changes nothing', async (t) => {
+  const { life } = await knownLife(t);
+  await live(life, 1);
+  assert.deepEqual(life.registry.asked, ['heartbeat', 'get']);
+});
+
+test('an agent that the registry has forgotten begins a new chain of tokens', async (t) => {
+  const { life } = await knownLife(t);
+  await live(life, 2, (sleep) => {
+    if (sleep === 1) life.registry.entry = undefined;
+  });
+  assert.deepEqual(life.registry.asked, ['heartbeat', 'get', 'heartbeat', 'register', 'heartbeat']);
+  assert.equal(life.registry.beats.at(-1)?.spend, undefined);
+});
+
+test('an agent that sees the revision go back tells its registry anew what the VM is, but leaves it paused', async (t) => {
+  const { life } = await knownLife(t);
+  const { registry } = life;
+  registry.server.registryId = 'r';
+  registry.server.revision = 9;
+  await live(life, 4, (sleep) => {
+    if (sleep === 2) {
+      registry.server.revision = 4;
+      registry.entry = aVm({ address: 'old.test', status: 'paused' });
+    }
+  });
+  assert.deepEqual([registry.entry?.address, registry.entry?.status], [life.options.vm.address, 'paused']);
+  assert.match(life.warnings.join(), /restored from an older copy: it is at revision 4 again/);
+});
+
+test('a change of health is reported at once, and with each beat', async (t) => {
+  const { life } = provenLife(t);
+  life.options.health = () => ({ api: 'failing' });
+  await live(life, 2);
+  assert.deepEqual(
+    life.registry.beats.map((beat) => beat?.health),
+    [{ api: 'failing' }, { api: 'failing' }],
+  );
+});
+
+test('the original registry gets plain beats', async (t) => {
+  const { life } = provenLife(t);
+  life.registry.isVreg = async () => false;
+  await live(life, 2);
+  assert.deepEqual(life.registry.beats, [undefined, undefined]);
+});
+
+function cloneOptions(t: TestContext, more: Partial<Parameters<typeof resolveClone>[0]> = {}) {
+  const warnings: string[] = [];
+  const identity = Identity.open(tempDir(t), 'vm-1');
+  const options = {
+    policy: 'rebirth' as const,
+    hooks: [],
+    identity,
+    vm: aVm({ id: 'vm-1' }),
+    vmOf: (id: string) => aVm({ id }),
+    onRebirth: () => {},
+    log: { info: () => {}, warn: (_fields: object, message: string) => void warnings.push(message) },
+    ...more,
+  };
+  return { options, warnings, identity };
+}
+
+test('a clone that is reborn has a new id and its old one as parent; a hook that fails is told, and no end', async (t) => {
+  const { options, warnings } = cloneOptions(t, { hooks: ['exit 3', 'test "$VREG_OLD_ID" = vm-1'] });
+  const { vm, identity } = await resolveClone(options)(CONFLICT);
+  assert.match(vm!.id, /^vm-[0-9a-f]{16}$/);
+  assert.deepEqual([vm!.parentId, identity!.id], ['vm-1', vm!.id]);
+  assert.equal(warnings.filter((warning) => warning.includes('--rebirth-hook failed')).length, 1);
+});
+
+for (const [idCommand, why] of [
+  ['exit 1', /Command failed/],
+  ['true', /printed nothing/],
+  ['echo vm-1', /printed the old one/],
+  ['echo a; echo b', /more than one line/],
+] as const) {
+  test(`an --id-command that is of no use ends the clone: ${idCommand}`, async (t) => {
+    const { options } = cloneOptions(t, { idCommand });
+    await assert.rejects(resolveClone(options)(CONFLICT), { code: 'IDENTITY_CONFLICT', message: why });
+  });
+}
+
+test('a clone that replaces says so with its next beat, once', async (t) => {
+  const { options, identity } = cloneOptions(t, { policy: 'replace' });
+  const resolve = resolveClone(options);
+  await resolve(CONFLICT);
+  assert.equal(identity.beat().replace, true);
+  identity.accepted();
+  assert.equal(identity.beat().replace, undefined);
+  await assert.rejects(resolve(CONFLICT), { code: 'IDENTITY_CONFLICT' });
+});

@@ -1,0 +1,96 @@
+/** Beats that prove something, conflicts and lineage, on the wire. */
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { serveApp } from '../../helpers/app.ts';
+import { call as send } from '../../helpers/http.ts';
+import { aVm } from '../../helpers/vm.ts';
+
+const token = (number: number, name = 'a') => `${number}.${name.repeat(32)}`;
+const call = (url: string, method: string, path: string, body?: unknown) =>
+  send(url, method, path, body === undefined ? {} : { body });
+const BEAT = '/registry/vms/vm-1/heartbeat';
+
+test('a clone is 409 with a code of its own, and the conflict is listed and cleared', async (t) => {
+  const { url, registry } = await serveApp(t);
+  await registry.register(aVm({ id: 'vm-1' }));
+  const beat = (body: object) => call(url, 'POST', BEAT, body);
+  assert.deepEqual(Object.keys((await beat({ next: token(1), incarnation: 'one' })).body as object), [
+    'id',
+    'lastSeen',
+  ]);
+  await beat({ spend: token(1), next: token(2) });
+  const { status, body } = await beat({
+    spend: token(1),
+    next: token(2, 'b'),
+    incarnation: 'two',
+    address: '10.0.0.2',
+  });
+  assert.deepEqual([status, (body as { code: string }).code], [409, 'IDENTITY_CONFLICT']);
+  const listed = (await call(url, 'GET', '/registry/conflicts')).body as { conflicts: object[]; count: number };
+  assert.equal(listed.count, 1);
+  assert.equal('spend' in listed.conflicts[0]!, false, 'a token is told to nobody');
+  assert.deepEqual((await call(url, 'DELETE', '/registry/conflicts?id=other')).body, { cleared: 0 });
+  assert.deepEqual((await call(url, 'DELETE', '/registry/conflicts')).body, { cleared: 1 });
+});
+
+for (const [what, body, field] of [
+  ['no token', { next: 'x' }, 'next'],
+  ['a token without a number', { next: `.${'a'.repeat(32)}` }, 'next'],
+  ['a number as token', { spend: 1, next: token(2) }, 'spend'],
+  ['a spent token without the next', { spend: token(1) }, 'next'],
+  ['a revision that is none', { next: token(1), revision: -1 }, 'revision'],
+  ['a replace that is no boolean', { next: token(1), replace: 'yes' }, 'replace'],
+  ['an address of another kind', { next: token(1), address: {} }, 'address'],
+  ['a name that is too long', { next: token(1), incarnation: 'x'.repeat(129) }, 'incarnation'],
+  ['a health that is no object', { next: token(1), health: [] }, 'health'],
+  ['a health that is not known', { health: { web: 'fine' } }, 'health.web'],
+] as const) {
+  test(`a beat with ${what} is 400 and names the field`, async (t) => {
+    const { url, registry } = await serveApp(t);
+    await registry.register(aVm({ id: 'vm-1' }));
+    const answer = await call(url, 'POST', BEAT, body);
+    assert.deepEqual([answer.status, (answer.body as { field: string }).field], [400, field]);
+  });
+}
+
+test('a beat with a body that says nothing of this is a plain one', async (t) => {
+  const { url, registry } = await serveApp(t);
+  await registry.register(aVm({ id: 'vm-1' }));
+  for (const body of [{}, { hello: 'world' }, { health: 'ok' }, { address: 7 }, [1], undefined])
+    assert.equal((await call(url, 'POST', BEAT, body)).status, 200);
+});
+
+test('every answer says which registry it is and its revision, that of the change included', async (t) => {
+  const { url } = await serveApp(t);
+  const facts = async (method: string, path: string, body?: object) => {
+    const { headers } = await fetch(url + path, { method, ...(body ? { body: JSON.stringify(body) } : {}) });
+    return [headers.get('x-vreg-registry-id'), headers.get('x-vreg-revision')];
+  };
+  assert.deepEqual(await facts('GET', '/health'), ['memory', '0']);
+  assert.deepEqual(await facts('POST', '/registry/vms', aVm({ id: 'vm-1' })), ['memory', '1']);
+  assert.deepEqual(await facts('POST', BEAT), ['memory', '1']);
+  assert.deepEqual(await facts('GET', '/nowhere'), ['memory', '1']);
+});
+
+test('a parent is part of an entry that has one, is never changed by PATCH, and may be called parentVmId', async (t) => {
+  const { url } = await serveApp(t);
+  await call(url, 'POST', '/registry/vms', aVm({ id: 'a' }));
+  const made = await call(url, 'POST', '/registry/vms', { ...aVm({ id: 'b' }), parentVmId: ' a ' });
+  assert.equal((made.body as { parentId: string }).parentId, 'a');
+  const changed = await call(url, 'PATCH', '/registry/vms/b', { parentId: 'x', name: 'new' });
+  assert.equal((changed.body as { parentId: string }).parentId, 'a');
+  assert.equal('parentId' in ((await call(url, 'GET', '/registry/vms/a')).body as object), false);
+  for (const parentId of ['b', 7, 'x'.repeat(2000)]) {
+    const { status, body } = await call(url, 'PUT', '/registry/vms/b', { ...aVm({ id: 'b' }), parentId });
+    assert.deepEqual([status, (body as { field: string }).field], [400, 'parentId']);
+  }
+  for (const [of, expected] of [
+    ['children', 'b'],
+    ['subtree', 'a b'],
+  ] as const) {
+    const { body } = await call(url, 'GET', `/registry/vms/a/${of}`);
+    assert.equal((body as { vms: { id: string }[] }).vms.map(({ id }) => id).join(' '), expected);
+  }
+  assert.equal(((await call(url, 'GET', '/registry/vms/b/ancestors')).body as { count: number }).count, 1);
+  assert.equal((await call(url, 'GET', '/registry/vms/x/children')).status, 404);
+});

@@ -1,0 +1,190 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import type { RegistryObserver } from '../../../daemon/registry/observer.ts';
+import { Registry } from '../../../daemon/registry/registry.ts';
+import { MemoryStore } from '../../../daemon/store/memory.ts';
+import { FakeClock } from '../../helpers/clock.ts';
+import { aVm } from '../../helpers/vm.ts';
+
+const LEASE = 300_000;
+const token = (number: number, name = 'a') => `${number}.${name.repeat(32)}`;
+const CLONE = { code: 'IDENTITY_CONFLICT', exit: 9, status: 409 };
+
+/** A registry with one VM, and an agent of it whose beats spend and name tokens. */
+async function setUp(observer: RegistryObserver = {}) {
+  const [clock, store] = [new FakeClock(), new MemoryStore()];
+  const options = { store, clock, staleAfter: LEASE, observer };
+  const registry = new Registry(options, store.contents());
+  await registry.register(aVm({ id: 'vm-1' }));
+  return { clock, store, registry, options };
+}
+
+const ONE = { incarnation: 'one', address: '10.0.0.1', from: '192.0.2.1' };
+const TWO = { incarnation: 'two', address: '10.0.0.2', from: '192.0.2.2' };
+
+test('an agent that spends each token once, or says a beat again whose answer was lost, is the VM', async () => {
+  const { registry } = await setUp();
+  registry.heartbeat('vm-1', { ...ONE, next: token(1) });
+  registry.heartbeat('vm-1', { ...ONE, next: token(1) });
+  registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
+  registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
+  registry.heartbeat('vm-1', { ...ONE, spend: token(2), next: token(3) });
+  assert.deepEqual(registry.identities.conflicts, []);
+});
+
+test('who spends a token a second time is another incarnation: refused, no sign of life, and on record', async () => {
+  const seen: string[] = [];
+  const { registry, clock } = await setUp({ conflict: ({ id, state }) => void seen.push(`${id} ${state}`) });
+  registry.heartbeat('vm-1', { ...ONE, next: token(1) });
+  registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
+  const { lastSeen } = registry.get('vm-1');
+  clock.pass(1000);
+  for (let times = 0; times < 3; times++) {
+    assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
+  }
+  assert.equal(registry.get('vm-1').lastSeen, lastSeen);
+  const [conflict, ...others] = registry.identities.conflicts;
+  assert.deepEqual(others, []);
+  const { holder, other, ...rest } = conflict!;
+  assert.deepEqual([holder.address, holder.incarnation, holder.from], ['10.0.0.1', 'one', '192.0.2.1']);
+  assert.deepEqual([other.address, other.incarnation, other.from], ['10.0.0.2', 'two', '192.0.2.2']);
+  assert.deepEqual(
+    { ...rest, firstAt: '', lastAt: '' },
+    { id: 'vm-1', state: 'open', count: 3, firstAt: '', lastAt: '' },
+  );
+  assert.deepEqual(seen, ['vm-1 open'], 'told once');
+  registry.heartbeat('vm-1', { ...ONE, spend: token(2), next: token(3) });
+});
+
+test('a plain beat is a sign of life as ever, and changes nothing of who is the VM', async () => {
+  const { registry, clock } = await setUp();
+  registry.heartbeat('vm-1', { ...ONE, next: token(1) });
+  clock.pass(1000);
+  assert.equal(registry.heartbeat('vm-1').lastSeen, new Date(clock.wall).toISOString());
+  registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
+  assert.deepEqual(registry.identities.conflicts, []);
+});
+
+test('an agent that is ahead of a registry which has forgotten beats is the VM; far ahead tells of a restored copy', async () => {
+  const told: unknown[] = [];
+  const { registry } = await setUp({ rollback: (id, known) => void told.push([id, known]) });
+  registry.heartbeat('vm-1', { ...ONE, next: token(1) });
+  registry.heartbeat('vm-1', { ...ONE, spend: token(3), next: token(4) });
+  assert.deepEqual(told, []);
+  registry.heartbeat('vm-1', { ...ONE, spend: token(90), next: token(91), revision: 7 });
+  registry.heartbeat('vm-1', { ...ONE, spend: token(91), next: token(92), revision: 8 });
+  assert.deepEqual(told, [['vm-1', { revision: 7, beats: 86 }]]);
+  assert.deepEqual(registry.identities.conflicts, []);
+});
+
+test('an agent that lost its state is the VM at the same addresses, or when the holder is silent, and else a clone', async () => {
+  const { registry, clock } = await setUp();
+  registry.heartbeat('vm-1', { ...ONE, next: token(1) });
+  registry.heartbeat('vm-1', { ...ONE, incarnation: 'again', next: token(1, 'b') });
+  assert.throws(() => registry.heartbeat('vm-1', { ...TWO, next: token(1, 'c') }), CLONE);
+  clock.pass(LEASE + 1);
+  registry.heartbeat('vm-1', { ...TWO, next: token(1, 'c') });
+  assert.equal(registry.identities.conflicts.length, 1);
+});
+
+test('a rewound VM takes its place again when its other self is silent for a lease, and that is on record', async () => {
+  const { registry, clock } = await setUp();
+  registry.heartbeat('vm-1', { ...ONE, next: token(1) });
+  registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
+  clock.pass(LEASE);
+  assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
+  clock.pass(1);
+  registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') });
+  assert.deepEqual(
+    registry.identities.conflicts.map(({ state, count }) => [state, count]),
+    [['replaced', 2]],
+  );
+  assert.throws(() => registry.heartbeat('vm-1', { ...ONE, spend: token(2), next: token(3) }), CLONE);
+});
+
+test('who says so replaces the holder, on record', async () => {
+  const { registry } = await setUp();
+  registry.heartbeat('vm-1', { ...ONE, next: token(5) });
+  registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b'), replace: true });
+  assert.throws(
+    () => registry.heartbeat('vm-1', { ...ONE, spend: token(5, 'c').replace('5.', '1.'), next: token(6) }),
+    CLONE,
+  );
+  assert.deepEqual(
+    registry.identities.conflicts.map(({ state }) => state),
+    ['open', 'replaced'],
+  );
+});
+
+test('a process at another address waits until a beat from the old one is overdue, and then succeeds it', async () => {
+  const { registry, clock } = await setUp();
+  registry.heartbeat('vm-1', { ...ONE, next: token(1) });
+  clock.pass(60_000);
+  const successor = { ...TWO, spend: token(1), next: token(2, 'b') };
+  assert.throws(() => registry.heartbeat('vm-1', successor), { code: 'BUSY', retryAfter: 5 });
+  clock.pass(30_000);
+  registry.heartbeat('vm-1', successor);
+  assert.deepEqual(registry.identities.conflicts, []);
+});
+
+test('at the same address, or after a graceful stop, a successor does not wait', async () => {
+  const { registry } = await setUp();
+  registry.heartbeat('vm-1', { ...ONE, next: token(1) });
+  registry.heartbeat('vm-1', { ...ONE, incarnation: 'again', spend: token(1), next: token(2) });
+  await registry.update('vm-1', { status: 'stopped' });
+  registry.heartbeat('vm-1', { ...TWO, spend: token(2), next: token(3) });
+  assert.deepEqual(registry.identities.conflicts, []);
+});
+
+test('a clone that comes back as a child of the VM is told as that', async () => {
+  const { registry } = await setUp();
+  registry.heartbeat('vm-1', { ...ONE, next: token(2) });
+  assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
+  await registry.register(aVm({ id: 'vm-2', parentId: 'vm-1' }));
+  registry.heartbeat('vm-2', { ...TWO, next: token(1, 'b') });
+  const [conflict] = registry.identities.conflicts;
+  assert.deepEqual([conflict?.state, conflict?.rebornAs], ['reborn', 'vm-2']);
+});
+
+test('tokens and conflicts outlive the registry, as of the last save of beats', async () => {
+  const { registry, options, store } = await setUp();
+  registry.heartbeat('vm-1', { ...ONE, next: token(1) });
+  registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
+  assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
+  await registry.saveBeats();
+  assert.equal(registry.unsaved.any, false);
+  registry.heartbeat('vm-1', { ...ONE, spend: token(2), next: token(3) });
+  const again = new Registry(options, store.contents());
+  assert.equal(again.identities.conflicts.length, 1);
+  assert.throws(() => again.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
+  again.heartbeat('vm-1', { ...ONE, spend: token(3), next: token(4) });
+});
+
+test('a VM that was removed and is registered anew begins anew', async () => {
+  const { registry, store } = await setUp();
+  registry.heartbeat('vm-1', { ...ONE, next: token(9) });
+  await registry.saveBeats();
+  await registry.deregister('vm-1');
+  await registry.saveBeats();
+  assert.deepEqual(store.contents().records, []);
+  await registry.register(aVm({ id: 'vm-1' }));
+  registry.heartbeat('vm-1', { ...TWO, next: token(1) });
+  assert.deepEqual(registry.identities.conflicts, []);
+});
+
+test('conflicts are cleared of one VM, or all, and the oldest goes when there are too many', async () => {
+  const { registry } = await setUp();
+  await registry.register(aVm({ id: 'vm-2' }));
+  for (const id of ['vm-1', 'vm-2']) {
+    registry.heartbeat(id, { ...ONE, next: token(9) });
+    assert.throws(() => registry.heartbeat(id, { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
+  }
+  assert.equal(registry.identities.clear('vm-1'), 1);
+  assert.equal(registry.identities.clear('vm-1'), 0);
+  assert.equal(registry.identities.clear(), 1);
+  for (let n = 0; n < 1001; n++) {
+    const spend = `1.${n.toString(16).padStart(32, '0')}`;
+    assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend, next: token(2, 'b') }), CLONE);
+  }
+  assert.equal(registry.identities.conflicts.length, 1000);
+});

@@ -1,0 +1,175 @@
+/** Two of one VM, and a registry that was put back: the real agent and the real daemon. */
+import assert from 'node:assert/strict';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import type { Conflict } from '../../src/protocol/beat.ts';
+import { again, find, heardAfter, inHome, startAgent } from '../helpers/agent.ts';
+import { type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { until } from '../helpers/until.ts';
+
+async function conflictsOf({ vreg }: Daemon): Promise<Conflict[]> {
+  return JSON.parse((await vreg(['conflicts', '-o', 'json'])).stdout) as Conflict[];
+}
+
+/** An agent's state without the file that says which process has it. */
+function copyState(from: string, to: string): void {
+  mkdirSync(to, { recursive: true });
+  for (const name of readdirSync(from)) if (name.startsWith('identity-')) cpSync(join(from, name), join(to, name));
+}
+
+/** Two agents of one VM with one state: the first beats, the second is a copy that is at another address. */
+async function cloneOf(t: TestContext, daemon: Daemon, ...more: string[]) {
+  const [one, two] = [tempDir(t), tempDir(t)];
+  const original = startAgent(t, daemon.url, ['--address', '10.0.0.1', '--data-dir', one]);
+  const first = await until('the registration', () => find(daemon));
+  await heardAfter(daemon, first.lastSeen);
+  copyState(one, two);
+  const clone = startAgent(t, daemon.url, ['--address', '10.0.0.2', '--data-dir', two, ...more]);
+  return { original, clone, state: two };
+}
+
+test('of a state that is copied and started twice one agent ends with 9, and the address stays', async (t) => {
+  const daemon = await startDaemon(t);
+  const { original, clone } = await cloneOf(t, daemon);
+  await until('the clone to end', () => clone.child.exitCode !== null);
+  assert.equal(clone.child.exitCode, 9);
+  assert.match(clone.said(), /is alive as another incarnation/);
+  assert.match(clone.said(), /hint: see both: vreg conflicts/);
+  assert.equal(original.child.exitCode, null);
+  assert.equal((await find(daemon))?.address, '10.0.0.1');
+  const [conflict, ...others] = await conflictsOf(daemon);
+  assert.deepEqual(others, []);
+  assert.deepEqual([conflict?.holder.address, conflict?.other.address], ['10.0.0.1', '10.0.0.2']);
+});
+
+test('a clone is reborn with an id of its own, as a child of the VM, and stays that after a restart', async (t) => {
+  const daemon = await startDaemon(t);
+  const said = join(tempDir(t), 'hook');
+  const rebirth = ['--on-clone', 'rebirth', '--id-command', 'echo "$VREG_OLD_ID-b"'];
+  const hook = ['--rebirth-hook', `echo "$VREG_OLD_ID $VREG_ID" >'${said}'`];
+  const { clone, state } = await cloneOf(t, daemon, ...rebirth, ...hook);
+  const born = await until('the birth', () => find(daemon, 'vm-1-b'));
+  assert.deepEqual([born.parentId, born.address], ['vm-1', '10.0.0.2']);
+  assert.equal(readFileSync(said, 'utf8'), 'vm-1 vm-1-b\n');
+  assert.equal((await daemon.vreg(['tree', 'vm-1', '-q'])).stdout, 'vm-1\nvm-1-b\n');
+  await until('the conflict to be told as that', async () => (await conflictsOf(daemon))[0]?.rebornAs === 'vm-1-b');
+  await clone.end('SIGKILL');
+  const { lastSeen } = (await find(daemon, 'vm-1-b'))!;
+  startAgent(t, daemon.url, ['--address', '10.0.0.2', '--data-dir', state]);
+  await heardAfter(daemon, lastSeen, 'vm-1-b');
+  assert.equal((await find(daemon))?.address, '10.0.0.1');
+});
+
+test('a clone that replaces takes the VM over, and the agent before it ends with 9', async (t) => {
+  const daemon = await startDaemon(t);
+  const { original } = await cloneOf(t, daemon, '--on-clone', 'replace');
+  await until('the original to end', () => original.child.exitCode !== null);
+  assert.equal(original.child.exitCode, 9);
+  await until('the address of the other', async () => (await find(daemon))?.address === '10.0.0.2');
+});
+
+test('a timer whose state was copied ends with 9, and plain beats go on beside an agent', async (t) => {
+  const daemon = await startDaemon(t);
+  const home = tempDir(t);
+  const [a, b] = [join(home, 'a'), join(home, 'b')];
+  const beat = (dir: string, ...more: string[]) => daemon.vreg(['heartbeat', 'vm-1', '--state-dir', dir, ...more]);
+  assert.equal((await beat(a, '--register-if-missing')).code, 0);
+  cpSync(a, b, { recursive: true });
+  assert.equal((await beat(a)).code, 0);
+  assert.equal((await beat(b)).code, 9);
+  assert.equal((await beat(a)).code, 0);
+  assert.equal((await conflictsOf(daemon)).length, 1);
+  assert.equal((await fetch(`${daemon.url}/registry/vms/vm-1/heartbeat`, { method: 'POST' })).status, 200);
+  assert.equal((await beat(a)).code, 0);
+  assert.equal((await daemon.vreg(['conflicts', '--clear'])).code, 0);
+  assert.deepEqual(await conflictsOf(daemon), []);
+});
+
+test('a registry that was restored from an older copy gets everything back from its agents, and says so', async (t) => {
+  const daemon = await startDaemon(t, { args: ['--log-format', 'json'] });
+  const agent = startAgent(t, daemon.url, ['--address', '10.0.0.1']);
+  await until('the registration', () => find(daemon));
+  await daemon.end();
+  const copy = tempDir(t);
+  cpSync(daemon.dataDir, copy, { recursive: true });
+  const second = await again(t, daemon);
+  for (const address of ['a.test', 'b.test', '10.0.0.1']) await second.vreg(['update', 'vm-1', '--address', address]);
+  const { lastSeen } = (await find(second))!;
+  await heardAfter(second, lastSeen);
+  await second.end();
+  rmSync(daemon.dataDir, { recursive: true });
+  cpSync(copy, daemon.dataDir, { recursive: true });
+  const third = await again(t, daemon);
+  await until('the agent to notice', () => agent.said().includes('restored from an older copy'));
+  await until('the daemon to say so', () => third.said().includes('rollback_detected'));
+  assert.equal((await find(third))?.address, '10.0.0.1');
+  assert.deepEqual(await conflictsOf(third), []);
+});
+
+test('SIGHUP makes the agent read its settings anew, and wrong ones leave it as it is', async (t) => {
+  const daemon = await startDaemon(t);
+  const home = tempDir(t);
+  const config = join(home, 'config/vreg/config.json');
+  mkdirSync(join(home, 'config/vreg'), { recursive: true });
+  const agent = startAgent(t, daemon.url, [], { home });
+  await until('the registration', () => find(daemon));
+  writeFileSync(config, JSON.stringify({ address: 'new.test' }));
+  agent.child.kill('SIGHUP');
+  await until('the new address', async () => (await find(daemon))?.address === 'new.test');
+  writeFileSync(config, '{');
+  agent.child.kill('SIGHUP');
+  await until('the agent to say so', () => agent.said().includes('cannot be read anew'));
+  const { lastSeen } = (await find(daemon))!;
+  await heardAfter(daemon, lastSeen);
+  assert.equal(agent.child.exitCode, null);
+});
+
+test('an agent that was stopped beats at once when it goes on', async (t) => {
+  const daemon = await startDaemon(t);
+  const agent = startAgent(t, daemon.url, ['--interval', '1h']);
+  await until('the registration', () => find(daemon));
+  agent.child.kill('SIGSTOP');
+  const before = Date.now();
+  await until('a while', () => Date.now() - before > 5000);
+  agent.child.kill('SIGCONT');
+  await until('the agent to notice', () => agent.said().includes('time has jumped'));
+  await heardAfter(daemon, new Date(before + 4000).toISOString());
+});
+
+test('a script reads an address without Node, and vreg answers from it while the registry is away', async (t) => {
+  const daemon = await startDaemon(t);
+  const home = tempDir(t);
+  const env = { XDG_RUNTIME_DIR: join(home, 'run'), VERS_INFRA_URL: daemon.url };
+  const agent = startAgent(t, daemon.url, ['--role', 'infra', '--address', '10.0.0.7'], { home, env });
+  const file = join(home, 'run/vreg/by-role/infra/addr');
+  await until('the file', () => existsSync(file));
+  const ask = (...argv: string[]) => inHome(t, home, argv, env);
+  await daemon.end();
+  const { stdout } = await run(
+    '/bin/sh',
+    ['-c', `read -r A <'${file}' && . '${home}/run/vreg/env' && echo "$A $VREG_INFRA_ID"`],
+    { env: {} },
+  );
+  assert.equal(stdout, '10.0.0.7 vm-1\n');
+  assert.equal((await ask('addr', 'infra')).code, 8);
+  assert.deepEqual((await ask('addr', 'infra', '--max-stale', '1h')).stdout, '10.0.0.7\n');
+  assert.match((await ask('url', 'infra', '--max-stale', '1h')).stdout, /^http:\/\/10\.0\.0\.7:\d+\n$/);
+  assert.equal((await ask('addr', 'worker', '--max-stale', '1h')).code, 8);
+  writeFileSync(join(home, 'run/vreg/by-role/infra/at'), '1000000000\n');
+  const old = await ask('addr', 'infra', '--max-stale', '1h');
+  assert.deepEqual([old.code, old.stdout], [10, '']);
+  assert.match(old.stderr, /what its agent knew is \d+d.* old/);
+  assert.equal(agent.child.exitCode, null);
+});
+
+test('what an agent finds when it probes the services is what discover prefers', async (t) => {
+  const daemon = await startDaemon(t);
+  const port = new URL(daemon.url).port;
+  const checks = ['--check', '--check-interval', '100ms'];
+  startAgent(t, daemon.url, ['--service', `web:${port}/health`, '--service', 'dead:1', ...checks]);
+  await until('the report', async () => /web:passing/.test((await daemon.vreg(['get', 'vm-1', '-o', 'tsv'])).stdout));
+  assert.match((await daemon.vreg(['ls', '-o', 'wide'])).stdout, /dead:failing/);
+  assert.equal((await daemon.vreg(['discover', 'worker', '--service', 'web', '--passing', '-q'])).stdout, 'vm-1\n');
+  assert.equal((await daemon.vreg(['discover', 'worker', '--service', 'dead', '--passing'])).code, 3);
+});
