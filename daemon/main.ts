@@ -5,7 +5,7 @@ import { VregError } from '../src/protocol/errors.ts';
 import type { Registration } from '../src/protocol/vm.ts';
 import { ListeningClock } from './clock.ts';
 import { buildApp } from './http/app.ts';
-import { isLoopback } from './http/auth.ts';
+import { BearerAuth, isLoopback } from './http/auth.ts';
 import { removeCutBackups } from './http/backup.ts';
 import { type Endpoints, listen } from './http/listen.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
@@ -40,6 +40,13 @@ export interface ServeOptions extends Endpoints {
 export interface Serving {
   urls: string[];
   dataDir: string;
+  /** How it does, in one line. */
+  status(): string;
+  /**
+   * Takes another token.
+   * @throws VregError USAGE when there was none, or would be none: who may come in is decided at the start
+   */
+  reload(settings: Pick<ServeOptions, 'token'>): void;
   /** Drains, saves and closes, in the reverse order of the start. */
   close(): Promise<void>;
 }
@@ -71,7 +78,8 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   const saver = saveBeatsRegularly(registry, log);
   const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY);
 
-  const app = buildApp({ registry, version, token, log, dataDir });
+  const auth = token === undefined ? undefined : new BearerAuth(token);
+  const app = buildApp({ registry, version, auth, log, dataDir });
   const closeStore = async () => {
     removeProcessInfo(dataDir, 'serve');
     clearInterval(sweeper);
@@ -96,7 +104,20 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     throw error;
   }
   sayWhoRuns(dataDir, listening.urls, log);
-  return { urls: listening.urls, dataDir, close };
+  const reload = ({ token: next }: Pick<ServeOptions, 'token'>) => {
+    if ((next === undefined) !== (auth === undefined)) {
+      const change = auth ? 'taken away' : 'added';
+      throw new VregError('USAGE', `a token cannot be ${change} while the registry runs`, { hint: 'restart it' });
+    }
+    if (next !== undefined) auth?.replace(next);
+  };
+  return { urls: listening.urls, dataDir, status: () => statusOf(registry), reload, close };
+}
+
+function statusOf(registry: Registry): string {
+  const running = registry.list({}).filter(({ vm }) => vm.status === 'running');
+  const stale = running.filter((entry) => registry.isStale(entry)).length;
+  return `${registry.list({}).length} VMs, ${running.length - stale} live, ${stale} stale`;
 }
 
 /** What the registry finds out, as lines of the log. */

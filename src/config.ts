@@ -3,7 +3,7 @@
  * default; a context that -c names is as good as a flag, one that VREG_CONTEXT names as a VREG_* variable. The file is
  * read only when a setting is asked for that no flag and no variable gives.
  */
-import { readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { parseDuration } from './duration.ts';
@@ -96,7 +96,8 @@ export class Config {
   }
 
   /**
-   * The bearer token: from a file (unless that is left out), else `VREG_TOKEN` or `VERS_AUTH_TOKEN`. A flag's file comes before the variables.
+   * The bearer token: from a file (unless that is left out), else `VREG_TOKEN` or `VERS_AUTH_TOKEN`, else the credential of
+   * a systemd unit. A flag's file comes before the variables, the config file's after all of them.
    * @throws VregError USAGE when the file cannot be read, is empty, or others may read it
    */
   token(withoutFile = false): Found | undefined {
@@ -126,14 +127,26 @@ export class Config {
   #findToken(withoutFile: boolean): Found | undefined {
     const file = withoutFile ? undefined : this.find('token-file');
     const variable = ['VREG_TOKEN', 'VERS_AUTH_TOKEN'].find((name) => this.#env[name]);
+    const credential = this.#credential;
     const isAsked = file?.origin.startsWith('context') && (this.#flags.context !== undefined || this.#env.VREG_CONTEXT);
-    if (file && (!variable || isAsked || /^(flag|VREG_)/.test(file.origin))) {
+    const isMeant = isAsked || /^(flag|VREG_)/.test(file?.origin ?? '');
+    if (file && (isMeant || (!variable && credential === undefined))) {
       return {
         value: readTokenFile(file.value, this.#env.CREDENTIALS_DIRECTORY),
         origin: `${file.value}, ${file.origin}`,
       };
     }
-    return variable ? { value: this.#env[variable]!, origin: variable } : undefined;
+    if (variable) return { value: this.#env[variable]!, origin: variable };
+    return credential === undefined
+      ? undefined
+      : { value: readTokenFile(credential, this.#env.CREDENTIALS_DIRECTORY), origin: `${credential}, a credential` };
+  }
+
+  /** The token that a systemd unit was handed (`LoadCredential=token:…`). */
+  get #credential(): string | undefined {
+    const dir = this.#env.CREDENTIALS_DIRECTORY;
+    const path = dir && join(dir, 'token');
+    return path && existsSync(path) ? path : undefined;
   }
 
   /** PEM text of the certificates to trust, if any were named. @throws VregError USAGE when the file cannot be read */

@@ -3,6 +3,7 @@ import { agent } from './daemon/agent.ts';
 import { status, stop } from './daemon/processes.ts';
 import { restore } from './daemon/restore.ts';
 import { runServe, SERVE_FLAGS, SERVE_SETTINGS, type ServeFlags, serve } from './daemon/serve.ts';
+import { install, unit } from './daemon/unit.ts';
 
 export const daemon = defineCommand<ServeFlags>({
   name: 'daemon',
@@ -17,6 +18,6 @@ export const daemon = defineCommand<ServeFlags>({
     { about: 'what runs here?', command: 'vreg daemon status' },
   ],
   exits: [4],
-  commands: [serve, agent, status, stop, restore],
+  commands: [serve, agent, status, stop, restore, unit, install],
   run: runServe,
 });

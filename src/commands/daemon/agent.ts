@@ -9,7 +9,17 @@ import { VregError } from '../../protocol/errors.ts';
 import type { Vm } from '../../protocol/vm.ts';
 import { type ThisVmFlags, thisVm, thisVmId } from '../../this-vm.ts';
 import { META_FLAG, SERVICE_FLAG } from '../../vm-flags.ts';
-import { createLog, DETACH, dataDirOf, detach, LOG_SETTINGS, orTell, tellReady, VM_SETTINGS } from './life.ts';
+import {
+  createLog,
+  DETACH,
+  dataDirOf,
+  detach,
+  LOG_SETTINGS,
+  notifierOf,
+  orTell,
+  tellReady,
+  VM_SETTINGS,
+} from './life.ts';
 
 /** Milliseconds for the agent's last word: the registry may be away just then, and systemd waits for the exit. */
 const LAST_WORD = 3500;
@@ -68,6 +78,8 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
   if (flags.detach) return detach(context, 'agent', join(stateDir, 'agent.log'));
   const main = await import('../../../daemon/agent/main.ts');
   const log = await createLog(context);
+  const notifier = await notifierOf(context, log);
+  let trouble: string | undefined;
   await main.runAgent(
     {
       ...settingsOf(context, flags),
@@ -80,13 +92,24 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
       rebirthHooks: flags.rebirthHook ?? [],
       runDir: runDirOf(context),
       checks,
-      onUp: (trouble) => void tellReady(trouble),
+      onUp: (why) => {
+        trouble = why;
+        // An agent whose registry is away is ready all the same: it is what waits for it.
+        notifier?.ready(() => trouble ?? `beating for ${thisVmId(config)}`);
+        void tellReady(why);
+      },
+      onTrouble: (why) => {
+        trouble = why;
+      },
+      onStop: async () => notifier?.stopping(),
       onReload: (reload) =>
         context.onHangup(() => {
-          reload(() => {
-            config.reload();
-            return settingsOf(context, flags);
-          });
+          const readAnew = () =>
+            reload(() => {
+              config.reload();
+              return settingsOf(context, flags);
+            });
+          void (notifier ? notifier.reloading(readAnew) : readAnew());
         }),
     },
     log,

@@ -67,6 +67,13 @@ export function processesAnswer(rows: readonly ProcessInfo[]): RowsAnswer<Proces
   };
 }
 
+/** Who is told how a service does: systemd, where it asks. */
+export async function notifierOf({ env }: Context, log: { warn(message: string): void }) {
+  if (!env.NOTIFY_SOCKET) return undefined;
+  const { Notifier } = await import('../../../daemon/systemd/notify.ts');
+  return new Notifier(env, (message) => log.warn(message));
+}
+
 export async function tellReady(trouble?: string): Promise<void> {
   await (await import('../../../daemon/background.ts')).tellReady(trouble);
 }

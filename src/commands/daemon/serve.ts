@@ -4,7 +4,17 @@ import { parseRegistration, type Registration, type Service } from '../../protoc
 import type { SettingKey } from '../../settings.ts';
 import { defaultAddress, type ThisVmFlags, thisVmId } from '../../this-vm.ts';
 import { META_FLAG, parseMetaFlags, parseServiceFlag, SERVICE_FLAG } from '../../vm-flags.ts';
-import { createLog, DETACH, dataDirOf, detach, LOG_SETTINGS, orTell, tellReady, VM_SETTINGS } from './life.ts';
+import {
+  createLog,
+  DETACH,
+  dataDirOf,
+  detach,
+  LOG_SETTINGS,
+  notifierOf,
+  orTell,
+  tellReady,
+  VM_SETTINGS,
+} from './life.ts';
 
 export const SERVE_SETTINGS: readonly SettingKey[] = [
   'host',
@@ -31,7 +41,7 @@ export const serve = defineCommand<ServeFlags>({
   name: 'serve',
   summary: 'run the registry',
   description:
-    'Runs the registry over a durable store, on 127.0.0.1:3000 unless told otherwise. VERS_AUTH_TOKEN or --token-file turns bearer authentication on; without it the daemon listens on loopback and a unix socket only. SIGTERM drains.',
+    'Runs the registry over a durable store, on 127.0.0.1:3000 unless told otherwise. VERS_AUTH_TOKEN or --token-file turns bearer authentication on; without it the daemon listens on loopback and a unix socket only. SIGTERM drains; SIGHUP reads the token anew.',
   settings: SERVE_SETTINGS,
   flags: SERVE_FLAGS,
   examples: [
@@ -79,8 +89,21 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   const line = `vreg ${context.version} listening on ${serving.urls.join(' and ')}, data in ${serving.dataDir}`;
   if (log.isLevelEnabled('info')) log.info({ urls: serving.urls, dataDir: serving.dataDir }, line);
   else context.note(line.replace(/^vreg /, ''));
+  const notifier = await notifierOf(context, log);
+  notifier?.ready(() => serving.status());
+  const reload = () => {
+    try {
+      config.reload();
+      serving.reload({ token: config.token()?.value });
+      log.info('read the token anew');
+    } catch (error) {
+      log.warn(`nothing was read anew: ${(error as Error).message}`);
+    }
+  };
+  context.onHangup(() => void (notifier ? notifier.reloading(reload) : reload()));
   await tellReady();
   await aborted(signal);
+  await notifier?.stopping();
   log.info('stopping: answering what was accepted');
   await serving.close();
   log.info('stopped');
