@@ -121,8 +121,8 @@ export function buildApp(options: AppOptions): FastifyInstance {
         const send = (answer: Answer | undefined): FastifyReply => {
           if (!answer) return reply;
           if (answer.etag !== undefined) reply.header('etag', `"${answer.etag}"`);
-          // As of now: a change that is answered is part of it.
-          if (route.method !== 'GET') reply.header(REVISION_HEADER, registry.revision);
+          // As of now: a change that is answered is part of it, and so is what came while the answer was held.
+          reply.header(REVISION_HEADER, registry.revision);
           if (answer.doubt) reply.header(WARMING_HEADER, warmingOf(answer.doubt));
           return reply
             .code(answer.status)
