@@ -11,6 +11,7 @@ import type { Logger } from 'pino';
 import {
   LEASE_HEADER,
   REGISTRY_HEADER,
+  REQUEST_ID_HEADER,
   REVISION_HEADER,
   VERSION_HEADER,
   WARMING_HEADER,
@@ -18,6 +19,7 @@ import {
 import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/errors.ts';
 import type { Doubt } from '../registry/doubt.ts';
 import type { Registry } from '../registry/registry.ts';
+import { audit, requestIds } from './audit.ts';
 import { type BearerAuth, refuseForeignPage } from './auth.ts';
 import { readJsonBodies } from './body.ts';
 import { type Answer, Call } from './call.ts';
@@ -61,6 +63,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
     logController: new LogController({ disableRequestLogging: true }),
     // Nothing is logged through a request's own logger, so none is made.
     childLoggerFactory: (logger) => logger,
+    genReqId: requestIds(),
     bodyLimit: MAX_BODY,
     serverFactory: (handler) => makeServer(handler, requestTimeout),
     routerOptions: { maxParamLength: MAX_PARAM },
@@ -81,10 +84,12 @@ export function buildApp(options: AppOptions): FastifyInstance {
 
   const lease = String(registry.staleAfter);
   app.decorateRequest('by', undefined);
+  app.decorateReply('refusal', undefined);
   // One hook without promises: it runs before each heartbeat.
   app.addHook('onRequest', (request, reply, done) => {
     reply.header(VERSION_HEADER, version).header(LEASE_HEADER, lease);
     reply.header(REGISTRY_HEADER, registry.id).header(REVISION_HEADER, registry.revision);
+    reply.header(REQUEST_ID_HEADER, request.id).header('x-content-type-options', 'nosniff');
     if (!auth) refuseForeignPage(request.headers.origin);
     if (auth && !request.routeOptions.config.open) {
       auth.check(request.headers.authorization);
@@ -100,6 +105,10 @@ export function buildApp(options: AppOptions): FastifyInstance {
     }
     done();
   });
+  app.addHook('onResponse', (request, reply, done) => {
+    audit(log, request, reply);
+    done();
+  });
   readJsonBodies(app);
 
   app.setErrorHandler((error, request, reply) => sendError(request, reply, error));
@@ -108,15 +117,10 @@ export function buildApp(options: AppOptions): FastifyInstance {
   app.addHook('preClose', async () => stopping.abort());
   const shared = { registry, dataDir, stopping: stopping.signal, streams: { ...STREAM_LIMITS, ...streams } };
   for (const route of ROUTES) {
-    const logAt = route.logAt ?? (route.method === 'GET' ? 'debug' : 'info');
     app.route({
       method: route.method,
       url: route.path,
-      config: { open: route.open ?? false },
-      onResponse: async (request, reply) => {
-        const { method, url } = request;
-        log[logAt]({ method, url, status: reply.statusCode, ms: Math.round(reply.elapsedTime) }, 'request');
-      },
+      config: { open: route.open ?? false, changes: route.method !== 'GET' && !route.isBeat },
       handler: (request, reply) => {
         const send = (answer: Answer | undefined): FastifyReply => {
           if (!answer) return reply;
@@ -189,6 +193,7 @@ function errorSender(log: Logger) {
     // Busy is an answer like any other: only what nobody expected needs its stack.
     if (error.code === 'BUSY') log.warn({ method, url }, error.message);
     else if (error.status >= 500) log.error({ err: error, method, url }, error.message);
+    reply.refusal = error.code;
     if (error.retryAfter !== undefined) reply.header('retry-after', error.retryAfter);
     if (error.code === 'UNAUTHORIZED') reply.header('www-authenticate', 'Bearer');
     return reply
