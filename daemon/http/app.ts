@@ -28,10 +28,15 @@ import { flawOf, refuseRoute } from './refusal.ts';
 import { ROUTES } from './routes.ts';
 import { answerBrokenRequest, makeServer } from './server.ts';
 
-/** Bytes of one request body: fastify's own default, hundreds of times a real entry. */
-const MAX_BODY = 1_048_576;
-/** Milliseconds for a whole request to arrive; long for a slow link, short for one that trickles on purpose. */
-const REQUEST_TIMEOUT = 30_000;
+export interface AppLimits {
+  /** Bytes of one request body. */
+  maxBody: number;
+  /** Milliseconds for a whole request to arrive. */
+  requestTimeout: number;
+}
+
+/** Fastify's own limit of a body, hundreds of times a real entry; long for a slow link, short for one that trickles. */
+const LIMITS: AppLimits = { maxBody: 1_048_576, requestTimeout: 30_000 };
 /** A path parameter is bounded by Node's 16 KiB for all headers; the router's own 100 would turn long ids into 404s. */
 const MAX_PARAM = 16_384;
 
@@ -48,15 +53,16 @@ export interface AppOptions {
   log: Logger;
   /** Where a backup is made before it is sent; without one there are no backups. */
   dataDir?: string;
-  /** Milliseconds for a whole request to arrive; 30 s when nothing is said. */
-  requestTimeout?: number | undefined;
+  /** Limits of a request that are other than usual. */
+  limits?: Partial<AppLimits>;
   /** Limits of the streams of events that are other than usual. */
   streams?: Partial<StreamLimits>;
 }
 
 export function buildApp(options: AppOptions): FastifyInstance {
-  const { registry, version, auth, log, dataDir, requestTimeout = REQUEST_TIMEOUT, streams } = options;
-  const sendError = errorSender(log);
+  const { registry, version, auth, log, dataDir, streams } = options;
+  const { maxBody, requestTimeout } = { ...LIMITS, ...options.limits };
+  const sendError = errorSender(log, maxBody);
   const app = Fastify({
     // What fastify remarks below a warning is nothing to an operator; the requests are logged below, in our words.
     loggerInstance: quietly(log),
@@ -64,7 +70,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
     // Nothing is logged through a request's own logger, so none is made.
     childLoggerFactory: (logger) => logger,
     genReqId: requestIds(),
-    bodyLimit: MAX_BODY,
+    bodyLimit: maxBody,
     serverFactory: (handler) => makeServer(handler, requestTimeout),
     routerOptions: { maxParamLength: MAX_PARAM },
     // On the way down, what was accepted is still answered; idle connections are closed.
@@ -162,7 +168,7 @@ const FASTIFY_ERRORS: Readonly<Record<string, { code: ErrorCode; field: string; 
   FST_ERR_CTP_BODY_TOO_LARGE: {
     code: 'TOO_LARGE',
     field: 'body',
-    message: `body is too large: at most ${MAX_BODY} bytes`,
+    message: 'body is too large',
   },
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: {
     code: 'INVALID',
@@ -177,19 +183,24 @@ const FASTIFY_ERRORS: Readonly<Record<string, { code: ErrorCode; field: string; 
   FST_ERR_BAD_URL: { code: 'INVALID', field: 'url', message: 'the URL has a broken percent-encoding' },
 };
 
-function toVregError(error: Error): VregError {
+function toVregError(error: Error, maxBody: number): VregError {
   if (error instanceof VregError) return error;
   const { code, statusCode } = error as FastifyError;
   const known = FASTIFY_ERRORS[code];
+  if (known?.code === 'TOO_LARGE')
+    return new VregError(known.code, `${known.message}: at most ${maxBody} bytes`, {
+      field: known.field,
+      cause: error,
+    });
   if (known) return new VregError(known.code, known.message, { field: known.field, cause: error });
   if (statusCode !== undefined && statusCode >= 400 && statusCode < 500)
     return new VregError('INVALID', error.message, { cause: error });
   return new VregError('INTERNAL', 'the registry failed to answer', { hint: "see the daemon's log", cause: error });
 }
 
-function errorSender(log: Logger) {
+function errorSender(log: Logger, maxBody: number) {
   return ({ method, url }: FastifyRequest, reply: FastifyReply, thrown: unknown): FastifyReply => {
-    const error = toVregError(thrown as Error);
+    const error = toVregError(thrown as Error, maxBody);
     // Busy is an answer like any other: only what nobody expected needs its stack.
     if (error.code === 'BUSY') log.warn({ method, url }, error.message);
     else if (error.status >= 500) log.error({ err: error, method, url }, error.message);
