@@ -1,4 +1,5 @@
 /** The registry's process: its wiring, and its life from opening the store to closing it. */
+import { hostname } from 'node:os';
 import { setTimeout } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { VregError } from '../src/protocol/errors.ts';
@@ -32,6 +33,8 @@ export interface ServeOptions extends Endpoints {
   staleAfter: number;
   /** Share of the live VMs, 0 to 1, that must fall silent together to be suspect instead of stale; 1 turns it off. */
   massLoss: number;
+  /** Names by which the registry may be asked, besides its addresses, `localhost`, the host name and that of {@link Endpoints}. */
+  allowHosts: readonly string[];
   limits: RegistryLimits & AppLimits & { maxConnections: number };
   token?: string | undefined;
   version: string;
@@ -81,7 +84,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY);
 
   const auth = token === undefined ? undefined : new BearerAuth(token);
-  const app = buildApp({ registry, version, auth, log, dataDir, limits });
+  const app = buildApp({ registry, version, auth, log, dataDir, names: namesOf(options), limits });
   const closeStore = async () => {
     removeProcessInfo(dataDir, 'serve');
     clearInterval(sweeper);
@@ -114,6 +117,10 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     if (next !== undefined) auth?.replace(next);
   };
   return { urls: listening.urls, dataDir, status: () => statusOf(registry), reload, close };
+}
+
+function namesOf({ tcp, allowHosts }: ServeOptions): ReadonlySet<string> {
+  return new Set([hostname(), ...(tcp ? [tcp.host] : []), ...allowHosts].map((name) => name.toLowerCase()));
 }
 
 function statusOf(registry: Registry): string {

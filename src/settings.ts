@@ -131,6 +131,12 @@ export const SETTINGS = {
     check: checkShare,
     about: 'of the live VMs, silent together: suspect, not stale; or off',
   },
+  'allow-host': {
+    group: 'daemon',
+    value: 'NAMES',
+    defaultIs: 'names without a dot, the host name, --host',
+    about: 'names, with commas, by which a registry without a token may be asked',
+  },
   'max-body': {
     group: 'daemon',
     value: 'BYTES',

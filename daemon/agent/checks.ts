@@ -1,7 +1,7 @@
 /** Probes of the VM's own services: HTTP where there is a `healthPath`, a TCP connection where there is none. */
 import { get } from 'node:http';
 import { connect } from 'node:net';
-import type { Health } from '../../src/protocol/beat.ts';
+import type { ServiceHealth } from '../../src/protocol/beat.ts';
 import type { Service } from '../../src/protocol/vm.ts';
 
 export interface CheckOptions {
@@ -66,7 +66,7 @@ export class Checks {
   }
 
   /** Of each service that has been probed. */
-  report(): Record<string, Health> {
+  report(): Record<string, ServiceHealth> {
     const known = [...this.#verdicts].flatMap(([name, { health }]): [string, Health][] =>
       health ? [[name, health]] : [],
     );

@@ -20,7 +20,7 @@ import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/error
 import type { Doubt } from '../registry/doubt.ts';
 import type { Registry } from '../registry/registry.ts';
 import { audit, requestIds } from './audit.ts';
-import { type BearerAuth, refuseForeignPage } from './auth.ts';
+import { type BearerAuth, refuseForeignHost, refuseForeignPage } from './auth.ts';
 import { readJsonBodies } from './body.ts';
 import { type Answer, Call } from './call.ts';
 import { STREAM_LIMITS, type StreamLimits } from './event-stream.ts';
@@ -40,6 +40,8 @@ const LIMITS: AppLimits = { maxBody: 1_048_576, requestTimeout: 30_000 };
 /** A path parameter is bounded by Node's 16 KiB for all headers; the router's own 100 would turn long ids into 404s. */
 const MAX_PARAM = 16_384;
 
+const NO_NAMES: ReadonlySet<string> = new Set();
+
 /** How the history names those who came with the one token. */
 const THE_TOKEN = 'VERS_AUTH_TOKEN';
 
@@ -53,6 +55,8 @@ export interface AppOptions {
   log: Logger;
   /** Where a backup is made before it is sent; without one there are no backups. */
   dataDir?: string;
+  /** Names of this registry besides `localhost` and its addresses, in lower case. */
+  names?: ReadonlySet<string>;
   /** Limits of a request that are other than usual. */
   limits?: Partial<AppLimits>;
   /** Limits of the streams of events that are other than usual. */
@@ -60,7 +64,7 @@ export interface AppOptions {
 }
 
 export function buildApp(options: AppOptions): FastifyInstance {
-  const { registry, version, auth, log, dataDir, streams } = options;
+  const { registry, version, auth, log, dataDir, names = NO_NAMES, streams } = options;
   const { maxBody, requestTimeout } = { ...LIMITS, ...options.limits };
   const sendError = errorSender(log, maxBody);
   const app = Fastify({
@@ -96,7 +100,11 @@ export function buildApp(options: AppOptions): FastifyInstance {
     reply.header(VERSION_HEADER, version).header(LEASE_HEADER, lease);
     reply.header(REGISTRY_HEADER, registry.id).header(REVISION_HEADER, registry.revision);
     reply.header(REQUEST_ID_HEADER, request.id).header('x-content-type-options', 'nosniff');
-    if (!auth) refuseForeignPage(request.headers.origin);
+    if (!auth) {
+      refuseForeignPage(request.headers.origin);
+      // Nobody's domain leads to a unix socket, which has no address.
+      if (request.ip) refuseForeignHost(request.headers.host, names);
+    }
     if (auth && !request.routeOptions.config.open) {
       auth.check(request.headers.authorization);
       request.by = THE_TOKEN;

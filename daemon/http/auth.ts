@@ -46,6 +46,26 @@ export function refuseForeignPage(origin: string | undefined): void {
   });
 }
 
+/**
+ * Refuses a request for a name that is not this registry's: the page of a domain that was pointed at this machine (DNS
+ * rebinding) asks for its own name. An address, or a name without a dot, is nobody's domain, and clients without browsers
+ * may send no name.
+ * @param names with a dot that are this registry's
+ * @throws VregError FORBIDDEN
+ */
+export function refuseForeignHost(header: string | undefined, names: ReadonlySet<string>): void {
+  if (header === undefined) return;
+  const host = header
+    .replace(/:\d*$/, '')
+    .replace(/^\[|\]$/g, '')
+    .toLowerCase();
+  if (isIP(host) !== 0 || !host.includes('.') || host.endsWith('.localhost') || names.has(host)) return;
+  throw new VregError('FORBIDDEN', 'a registry that asks for no token answers to its own names only', {
+    field: 'host',
+    hint: 'ask for it by its address, start the daemon with --allow-host NAME, or give it a token',
+  });
+}
+
 /** True of an address that only this machine can reach. A name is not looked up: only `localhost` is known to be one. */
 export function isLoopback(host: string): boolean {
   const family = isIP(host);

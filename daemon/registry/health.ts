@@ -1,8 +1,8 @@
 /** What agents found when they probed their VMs' own services. Kept in memory: the next beat says it again. */
-import type { Health } from '../../src/protocol/beat.ts';
+import type { ServiceHealth } from '../../src/protocol/beat.ts';
 import type { Entry } from './entry.ts';
 
-export type HealthReport = Readonly<Record<string, Health>>;
+export type HealthReport = Readonly<Record<string, ServiceHealth>>;
 
 /** Order of preference: a service that nobody probes may well work. */
 const RANK = { passing: 0, unknown: 1, failing: 2 };

@@ -3,7 +3,7 @@ import { VregError } from './errors.ts';
 
 /** How one service of a VM answered its agent's probes. */
 export const HEALTHS = ['passing', 'failing'] as const;
-export type Health = (typeof HEALTHS)[number];
+export type ServiceHealth = (typeof HEALTHS)[number];
 
 /**
  * The body of `POST /registry/vms/:id/heartbeat` from an agent that proves who it is. A beat without a body is a sign of
@@ -27,7 +27,7 @@ export interface AgentBeat {
   /** The highest revision that the agent has seen of this registry. */
   revision?: number;
   /** The services that the agent probes, by name. */
-  health?: Record<string, Health>;
+  health?: Record<string, ServiceHealth>;
 }
 
 /** One side of a conflict. */
@@ -116,16 +116,16 @@ export function parseBeat(input: unknown): AgentBeat | undefined {
   return beat;
 }
 
-function parseHealth(value: unknown): Record<string, Health> {
+function parseHealth(value: unknown): Record<string, ServiceHealth> {
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw invalid('health', 'must be an object of services and what they are');
   const entries = Object.entries(value);
   if (entries.length > MAX_HEALTH) throw invalid('health', `has ${entries.length} services, at most ${MAX_HEALTH}`);
   for (const [name, health] of entries) {
-    if (!HEALTHS.includes(health as Health))
+    if (!HEALTHS.includes(health as ServiceHealth))
       throw invalid(`health.${name.slice(0, 60)}`, `must be one of ${HEALTHS.join(', ')}`);
   }
-  return Object.fromEntries(entries) as Record<string, Health>;
+  return Object.fromEntries(entries) as Record<string, ServiceHealth>;
 }
 
 function textOf(value: unknown, field: string, max: number): string | undefined {

@@ -23,6 +23,7 @@ export const SERVE_SETTINGS: readonly SettingKey[] = [
   'socket',
   'stale-after',
   'mass-loss',
+  'allow-host',
   'max-body',
   'max-entry',
   'max-vms',
@@ -84,6 +85,7 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
       dataDir,
       staleAfter: config.duration('stale-after'),
       massLoss: shareOf(config.get('mass-loss')!),
+      allowHosts: config.get('allow-host')?.split(',') ?? [],
       limits: {
         maxBody: parseBytes(config.get('max-body')!, 'max-body'),
         maxEntry: parseBytes(config.get('max-entry')!, 'max-entry'),

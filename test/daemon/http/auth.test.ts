@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { connect } from 'node:net';
+import { text } from 'node:stream/consumers';
 import test from 'node:test';
 import { BearerAuth, isLoopback } from '../../../daemon/http/auth.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
@@ -78,3 +80,34 @@ test('with a token, the token decides, whatever the page', async (t) => {
   const headers = { origin: 'https://dash.example', authorization: 'Bearer s3cret' };
   assert.equal((await call(url, 'GET', '/registry/vms', { headers })).status, 200);
 });
+
+test("without a token, a name that is not the registry's own is refused, as a rebound domain would ask", async (t) => {
+  const { at, url } = await serveApp(t, { names: new Set(['registry.lan']) });
+  const ask = (host: string) => firstLine(at, `GET /health HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
+  for (const host of ['evil.example', 'localhost.evil.example', '127.0.0.1.evil.example'])
+    assert.match(await ask(host), / 403 /, host);
+  for (const host of [
+    '127.0.0.1:9',
+    '10.0.0.5',
+    '[::1]:3000',
+    'localhost:3000',
+    'Registry.LAN:80',
+    'a.localhost',
+    'registry',
+  ])
+    assert.match(await ask(host), / 200 /, host);
+  assert.equal((await call(url, 'GET', '/health')).status, 200);
+});
+
+test('with a token, any name will do', async (t) => {
+  const { at } = await serveApp(t, { token: 's3cret' });
+  const request =
+    'GET /registry/vms HTTP/1.1\r\nHost: any.example\r\nAuthorization: Bearer s3cret\r\nConnection: close\r\n\r\n';
+  assert.match(await firstLine(at, request), / 200 /);
+});
+
+async function firstLine(at: { host: string; port: number }, request: string): Promise<string> {
+  const socket = connect(at);
+  socket.end(request);
+  return (await text(socket)).split('\r\n', 1)[0]!;
+}
