@@ -20,14 +20,14 @@ const HOST = 'localhost';
 /** What probes in a row make of a service. Its first probe decides at once. */
 export class Verdict {
   readonly #limits: Pick<CheckOptions, 'rise' | 'fall'>;
-  #health: Health | undefined;
+  #health: ServiceHealth | undefined;
   #against = 0;
 
   constructor(limits: Pick<CheckOptions, 'rise' | 'fall'>) {
     this.#limits = limits;
   }
 
-  get health(): Health | undefined {
+  get health(): ServiceHealth | undefined {
     return this.#health;
   }
 
@@ -67,7 +67,7 @@ export class Checks {
 
   /** Of each service that has been probed. */
   report(): Record<string, ServiceHealth> {
-    const known = [...this.#verdicts].flatMap(([name, { health }]): [string, Health][] =>
+    const known = [...this.#verdicts].flatMap(([name, { health }]): [string, ServiceHealth][] =>
       health ? [[name, health]] : [],
     );
     return Object.fromEntries(known);

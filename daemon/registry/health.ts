@@ -23,7 +23,7 @@ export class HealthReports {
   of({ vm }: Entry): HealthReport | undefined {
     const report = this.#reports.get(vm.id);
     if (!report) return undefined;
-    const known = (vm.services ?? []).flatMap(({ name }): [string, Health][] => {
+    const known = (vm.services ?? []).flatMap(({ name }): [string, ServiceHealth][] => {
       const health = Object.hasOwn(report, name) ? report[name] : undefined;
       return health ? [[name, health]] : [];
     });

@@ -114,10 +114,10 @@ export class Identities implements Companion {
     const holder = this.#holders.get(id);
     const isSilent = holder && (status !== 'running' || moment.listening - holder.heardAt > moment.lease);
     if (!holder) this.#markRebirth(entry, proof);
-    else if (spend === holder.token) {
+    else if (spend === holder.token || (spend === holder.spent && next === holder.token)) {
       const wait = isSilent ? 0 : waitFor(holder, proof, moment);
       if (wait > 0) throw mustWait(id, holder, wait);
-    } else if (!(spend === holder.spent && next === holder.token) && !isAhead(spend, holder)) {
+    } else if (!isAhead(spend, holder)) {
       const isSame = proof.address === holder.address && (!holder.from || proof.from === holder.from);
       const hasLostState = spend === undefined && (isSilent || isSame);
       const takesOver = proof.replace === true || isSilent;

@@ -127,6 +127,16 @@ test('a process at another address waits until a beat from the old one is overdu
   assert.deepEqual(registry.identities.conflicts, []);
 });
 
+test('a copy that says the same beat from another address waits, too, and is refused when the VM goes on', async () => {
+  const { registry } = await setUp();
+  registry.heartbeat('vm-1', { ...ONE, next: token(1) });
+  registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
+  const copied = { ...TWO, spend: token(1), next: token(2) };
+  assert.throws(() => registry.heartbeat('vm-1', copied), { code: 'BUSY' });
+  registry.heartbeat('vm-1', { ...ONE, spend: token(2), next: token(3) });
+  assert.throws(() => registry.heartbeat('vm-1', copied), CLONE);
+});
+
 test('at the same address, or after a graceful stop, a successor does not wait', async () => {
   const { registry } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
