@@ -11,6 +11,7 @@ import { type Endpoints, listen } from './http/listen.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
 import type { RegistryObserver } from './registry/observer.ts';
 import { Registry } from './registry/registry.ts';
+import { summaryOf } from './registry/summary.ts';
 import { keepSelfAlive } from './self.ts';
 import { SqliteStore } from './store/sqlite.ts';
 
@@ -40,6 +41,8 @@ export interface ServeOptions extends Endpoints {
 export interface Serving {
   urls: string[];
   dataDir: string;
+  /** One line on how it goes: `12 VMs, 1 stale`. */
+  status(): string;
   /** Drains, saves and closes, in the reverse order of the start. */
   close(): Promise<void>;
 }
@@ -96,7 +99,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     throw error;
   }
   sayWhoRuns(dataDir, listening.urls, log);
-  return { urls: listening.urls, dataDir, close };
+  return { urls: listening.urls, dataDir, status: () => summaryOf(registry), close };
 }
 
 /** What the registry finds out, as lines of the log. */

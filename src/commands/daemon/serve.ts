@@ -1,10 +1,22 @@
 import { join } from 'node:path';
+import type { Reloader } from '../../../daemon/reload.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
 import { parseRegistration, type Registration, type Service } from '../../protocol/vm.ts';
 import type { SettingKey } from '../../settings.ts';
 import { defaultAddress, type ThisVmFlags, thisVmId } from '../../this-vm.ts';
 import { META_FLAG, parseMetaFlags, parseServiceFlag, SERVICE_FLAG } from '../../vm-flags.ts';
-import { createLog, DETACH, dataDirOf, detach, LOG_SETTINGS, orTell, tellReady, VM_SETTINGS } from './life.ts';
+import {
+  createLog,
+  DETACH,
+  dataDirOf,
+  detach,
+  LOG_SETTINGS,
+  notifies,
+  onHangup,
+  orTell,
+  tellReady,
+  VM_SETTINGS,
+} from './life.ts';
 
 export const SERVE_SETTINGS: readonly SettingKey[] = [
   'host',
@@ -79,10 +91,15 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   const line = `vreg ${context.version} listening on ${serving.urls.join(' and ')}, data in ${serving.dataDir}`;
   if (log.isLevelEnabled('info')) log.info({ urls: serving.urls, dataDir: serving.dataDir }, line);
   else context.note(line.replace(/^vreg /, ''));
+  const manager = await notifies(context, log, serving.status);
+  // What a SIGHUP reads again.
+  const reloaders: Reloader[] = [];
+  await onHangup(context, reloaders, log, manager);
+  manager?.ready();
   await tellReady();
   await aborted(signal);
   log.info('stopping: answering what was accepted');
-  await serving.close();
+  await Promise.all([manager?.stopping(), serving.close()]);
   log.info('stopped');
 }
 
