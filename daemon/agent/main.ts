@@ -44,6 +44,8 @@ export interface AgentProcessOptions extends AgentSettings {
   onUp(trouble?: string): void;
   /** Called whenever the registry goes away, and with nothing when it is back. */
   onTrouble?(trouble?: string): void;
+  /** Called after each beat that the registry took. */
+  onBeat?(beat: { lastSeen: string }): void;
   /** Calls back whenever the settings shall be read anew; they are then what it is handed. */
   onReload(reload: (read: () => AgentSettings) => void): void;
 }
@@ -99,7 +101,10 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     sleep: (ms, until) => setTimeout(ms, undefined, { signal: until }),
     onUp: options.onUp,
     ...(options.onTrouble ? { onTrouble: options.onTrouble } : {}),
-    onBeat: () => keepRunDir(options.runDir, client, log),
+    onBeat: (beat) => {
+      options.onBeat?.(beat);
+      return keepRunDir(options.runDir, client, log);
+    },
   });
   options.onReload((read) => {
     try {

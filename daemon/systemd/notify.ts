@@ -20,10 +20,8 @@ export interface Manager {
   ready(): void;
   /** It reads its files again; {@link ready} ends that. */
   reloading(): void;
-  /** It has been told to stop, and finishes what it does. Resolves when that was sent. */
+  /** It has been told to stop, and finishes what it does. Resolves when that was sent, which it is once. */
   stopping(): Promise<void>;
-  /** Tells the status anew if it has changed: for changes that somebody waits to see. */
-  refresh(): void;
 }
 
 export interface NotifyOptions {
@@ -40,6 +38,7 @@ export function notifies({ env, log, status }: NotifyOptions): Manager | undefin
   const send = sender(env, log);
   let isReady = false;
   let told: string | undefined;
+  let stopped: Promise<void> | undefined;
   const news = (): string[] => {
     // A line break would begin another assignment.
     const now = status().replace(/\s+/g, ' ');
@@ -56,19 +55,21 @@ export function notifies({ env, log, status }: NotifyOptions): Manager | undefin
   const looking = setInterval(refresh, STATUS_EVERY).unref();
   return {
     ready() {
+      if (stopped) return;
       isReady = true;
       void send(['READY=1', ...news()]);
     },
     reloading() {
+      if (stopped) return;
       // The time is for units of Type=notify-reload (systemd 253 and newer); others pay no attention to it.
       void send(['RELOADING=1', `MONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`]);
     },
     stopping() {
       clearInterval(looking);
       isReady = false;
-      return send(['STOPPING=1', 'STATUS=stopping']);
+      stopped ??= send(['STOPPING=1', 'STATUS=stopping']);
+      return stopped;
     },
-    refresh,
   };
 }
 

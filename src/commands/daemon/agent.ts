@@ -9,7 +9,17 @@ import { VregError } from '../../protocol/errors.ts';
 import type { Vm } from '../../protocol/vm.ts';
 import { type ThisVmFlags, thisVm, thisVmId } from '../../this-vm.ts';
 import { META_FLAG, SERVICE_FLAG } from '../../vm-flags.ts';
-import { createLog, DETACH, dataDirOf, detach, LOG_SETTINGS, orTell, tellReady, VM_SETTINGS } from './life.ts';
+import {
+  createLog,
+  DETACH,
+  dataDirOf,
+  detach,
+  LOG_SETTINGS,
+  notifies,
+  orTell,
+  tellReady,
+  VM_SETTINGS,
+} from './life.ts';
 
 /** Milliseconds for the agent's last word: the registry may be away just then, and systemd waits for the exit. */
 const LAST_WORD = 3500;
@@ -68,6 +78,10 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
   if (flags.detach) return detach(context, 'agent', join(stateDir, 'agent.log'));
   const main = await import('../../../daemon/agent/main.ts');
   const log = await createLog(context);
+  const registry = context.client().url;
+  let status = 'starting';
+  const manager = await notifies(context, log, () => status);
+  context.signal.addEventListener('abort', () => void manager?.stopping(), { once: true });
   await main.runAgent(
     {
       ...settingsOf(context, flags),
@@ -80,18 +94,32 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
       rebirthHooks: flags.rebirthHook ?? [],
       runDir: runDirOf(context),
       checks,
-      onUp: (trouble) => void tellReady(trouble),
+      onUp: (trouble) => {
+        status = trouble ?? `registered with ${registry}`;
+        // A registry that is away is waited for by the agent, not by those who wait for the agent.
+        manager?.ready();
+        void tellReady(trouble);
+      },
+      onTrouble: (trouble) => {
+        status = trouble === undefined ? 'the registry is back' : `trying again: ${trouble}`;
+      },
+      onBeat: ({ lastSeen }) => {
+        status = `last beat ${lastSeen}`;
+      },
       onReload: (reload) =>
         context.onHangup(() => {
+          manager?.reloading();
           reload(() => {
             config.reload();
             return settingsOf(context, flags);
           });
+          manager?.ready();
         }),
     },
     log,
     context.signal,
   );
+  await manager?.stopping();
 }
 
 /** @throws VregError USAGE or INVALID naming what is wrong by now */
