@@ -3,7 +3,7 @@
  * default; a context that -c names is as good as a flag, one that VREG_CONTEXT names as a VREG_* variable. The file is
  * read only when a setting is asked for that no flag and no variable gives.
  */
-import { readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { parseDuration } from './duration.ts';
@@ -96,7 +96,8 @@ export class Config {
   }
 
   /**
-   * The bearer token: from a file (unless that is left out), else `VREG_TOKEN` or `VERS_AUTH_TOKEN`. A flag's file comes before the variables.
+   * The bearer token: from a file (unless that is left out), else `VREG_TOKEN` or `VERS_AUTH_TOKEN`, else systemd's
+   * credential `token`. A flag's file comes before the variables, and the credential before the config file's.
    * @throws VregError USAGE when the file cannot be read, is empty, or others may read it
    */
   token(withoutFile = false): Found | undefined {
@@ -127,13 +128,23 @@ export class Config {
     const file = withoutFile ? undefined : this.find('token-file');
     const variable = ['VREG_TOKEN', 'VERS_AUTH_TOKEN'].find((name) => this.#env[name]);
     const isAsked = file?.origin.startsWith('context') && (this.#flags.context !== undefined || this.#env.VREG_CONTEXT);
-    if (file && (!variable || isAsked || /^(flag|VREG_)/.test(file.origin))) {
+    const credential = variable ? undefined : this.#credential;
+    if (file && ((!variable && !credential) || isAsked || /^(flag|VREG_)/.test(file.origin))) {
       return {
         value: readTokenFile(file.value, this.#env.CREDENTIALS_DIRECTORY),
         origin: `${file.value}, ${file.origin}`,
       };
     }
+    if (credential !== undefined)
+      return { value: readTokenFile(credential, this.#env.CREDENTIALS_DIRECTORY), origin: 'systemd credential token' };
     return variable ? { value: this.#env[variable]!, origin: variable } : undefined;
+  }
+
+  /** What `LoadCredential=token:FILE` of a unit hands over (systemd.exec(5)). */
+  get #credential(): string | undefined {
+    const dir = this.#env.CREDENTIALS_DIRECTORY;
+    const path = dir ? join(dir, 'token') : undefined;
+    return path !== undefined && existsSync(path) ? path : undefined;
   }
 
   /** PEM text of the certificates to trust, if any were named. @throws VregError USAGE when the file cannot be read */
