@@ -92,7 +92,7 @@ function systemctl(words: readonly string[]): void {
   });
   if (status === 0) return;
   const why = error ? ((error as NodeJS.ErrnoException).code ?? error.message) : stderr.trim() || `exit ${status}`;
-  throw new VregError('UNSUPPORTED', `systemctl ${words.join(' ')} failed: ${why}`, {
+  throw new VregError('UNSUPPORTED', `systemctl ${words.join(' ')} failed: ${why.replace(/\s+/g, ' ')}`, {
     hint: 'does systemd run here? what was done can be done again: the command may be repeated',
   });
 }

@@ -1,0 +1,118 @@
+/** The daemon and the agent under a service manager's socket: what systemd hears of them. */
+import assert from 'node:assert/strict';
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'node:test';
+import { again, startAgent } from '../helpers/agent.ts';
+import { startDaemon, tempDir } from '../helpers/daemon.ts';
+import { notifySocket } from '../helpers/notify-socket.ts';
+import { unless } from '../helpers/tools.ts';
+import { until } from '../helpers/until.ts';
+
+const needs = unless('python3', 'systemd-notify');
+/** Thirds of it are pings every 100 ms. */
+const WATCHDOG_USEC = '300000';
+
+test('the daemon says READY when it serves, pings the watchdog, and says STOPPING when it drains', needs, async (t) => {
+  const { path, heard, says } = await notifySocket(t);
+  const daemon = await startDaemon(t, { env: { NOTIFY_SOCKET: path, WATCHDOG_USEC } });
+  assert.deepEqual(await says('READY=1'), ['READY=1', 'STATUS=0 VMs']);
+  await says('WATCHDOG=1');
+  const before = heard().length;
+  await says('WATCHDOG=1', before);
+  assert.deepEqual(await daemon.end(), { code: 0, signal: null });
+  const all = heard();
+  assert.deepEqual(
+    all.find(([first]) => first === 'STOPPING=1'),
+    ['STOPPING=1', 'STATUS=stopping'],
+  );
+  assert.equal(all.filter((lines) => lines.includes('READY=1')).length, 1);
+});
+
+test('on SIGHUP the daemon says RELOADING, and READY with the fleet as it is then', needs, async (t) => {
+  const { path, heard, says } = await notifySocket(t);
+  const daemon = await startDaemon(t, { env: { NOTIFY_SOCKET: path } });
+  await says('READY=1');
+  await daemon.vreg(['register', 'vm-1']);
+  const before = heard().length;
+  daemon.child.kill('SIGHUP');
+  assert.match((await says('RELOADING=1', before)).join(), /^RELOADING=1,MONOTONIC_USEC=\d+$/);
+  assert.deepEqual(await says('READY=1', before), ['READY=1', 'STATUS=1 VM']);
+  assert.equal((await daemon.vreg(['health'])).code, 0);
+});
+
+test('the agent says READY after its first contact, RELOADING on SIGHUP, and STOPPING', needs, async (t) => {
+  const { path, heard, says } = await notifySocket(t);
+  const daemon = await startDaemon(t);
+  const agent = startAgent(t, daemon.url, [], { env: { NOTIFY_SOCKET: path, WATCHDOG_USEC } });
+  assert.deepEqual(await says('READY=1'), ['READY=1', `STATUS=registered with ${daemon.url}`]);
+  await says('WATCHDOG=1');
+  const before = heard().length;
+  agent.child.kill('SIGHUP');
+  await says('RELOADING=1', before);
+  await says('READY=1', before);
+  const { code } = await agent.end();
+  assert.equal(code, 0);
+  await says('STOPPING=1');
+});
+
+test(
+  'while the registry is away the agent is READY, pings the watchdog all the same, and says why',
+  needs,
+  async (t) => {
+    const { path, heard, says } = await notifySocket(t);
+    const daemon = await startDaemon(t);
+    await daemon.end();
+    startAgent(t, daemon.url, [], { env: { NOTIFY_SOCKET: path, WATCHDOG_USEC } });
+    assert.match((await says('READY=1')).join(), /^READY=1,STATUS=.*cannot reach the registry/);
+    const before = heard().length;
+    await says('WATCHDOG=1', before);
+    await again(t, daemon);
+    await says(/^STATUS=last beat 20\d\d-/, before);
+  },
+);
+
+test('an agent that is refused ends with 2, which no unit restarts, and was never READY', needs, async (t) => {
+  const { path, heard } = await notifySocket(t);
+  const daemon = await startDaemon(t, { env: { VERS_AUTH_TOKEN: 'right' } });
+  const agent = startAgent(t, daemon.url, [], { env: { NOTIFY_SOCKET: path, VERS_AUTH_TOKEN: 'wrong' } });
+  const code = await new Promise((resolve) => agent.child.once('close', resolve));
+  assert.equal(code, 2, agent.said());
+  assert.deepEqual(heard(), []);
+});
+
+test('the watchdog of another process is not pinged', needs, async (t) => {
+  const { path, heard, says } = await notifySocket(t);
+  const daemon = await startDaemon(t, { env: { NOTIFY_SOCKET: path, WATCHDOG_USEC: '30000', WATCHDOG_PID: '1' } });
+  await says('READY=1');
+  daemon.child.kill('SIGHUP');
+  await says('RELOADING=1');
+  await daemon.end();
+  assert.ok(heard().every((lines) => !lines.includes('WATCHDOG=1')));
+});
+
+test('where systemd-notify is missing the daemon says so once, and serves', async (t) => {
+  const empty = tempDir(t);
+  const daemon = await startDaemon(t, {
+    env: { PATH: empty, NOTIFY_SOCKET: join(empty, 'none'), WATCHDOG_USEC: '3000' },
+  });
+  await until('the warning', () => daemon.said().includes('systemd-notify is not there'));
+  assert.equal((await daemon.vreg(['health'])).code, 0);
+  await daemon.end();
+  assert.equal(daemon.said().split('systemd-notify is not there').length, 2);
+});
+
+test('daemon and agent take the token that systemd hands over as a credential', async (t) => {
+  const dir = join(tempDir(t), 'credentials');
+  mkdirSync(dir, { mode: 0o700 });
+  writeFileSync(join(dir, 'token'), 'handed-over\n');
+  // As systemd leaves them, readable by the group: the folder guards them.
+  chmodSync(join(dir, 'token'), 0o440);
+  const env = { CREDENTIALS_DIRECTORY: dir };
+  const daemon = await startDaemon(t, { env });
+  const ask = (token: NodeJS.ProcessEnv) => daemon.vreg(['ls'], { env: { CREDENTIALS_DIRECTORY: '', ...token } });
+  assert.equal((await ask({})).code, 2);
+  assert.equal((await ask({ VERS_AUTH_TOKEN: 'handed-over' })).code, 0);
+  startAgent(t, daemon.url, [], { env });
+  await until('the entry', async () => (await daemon.vreg(['get', 'vm-1'])).code === 0);
+});
