@@ -79,6 +79,7 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           'StateDirectory=vreg',
           'StateDirectoryMode=0700',
           'RuntimeDirectory=vreg-serve',
+          'UMask=0077',
           ...surroundings(options, 'vreg-serve'),
         ],
         options,
@@ -112,6 +113,8 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           'StateDirectoryMode=0700',
           '# Not preserved while it is stopped: with DynamicUser a preserved one is closed to other users.',
           'RuntimeDirectory=vreg',
+          '# The addresses in it are for every script of this VM; its state folder is closed to others.',
+          'UMask=0022',
           ...surroundings(options, 'vreg-agent'),
         ],
         options,
@@ -238,7 +241,6 @@ function surroundings({ token }: UnitOptions, name: string): string[] {
 
 /** What both managers can do: the rest needs what only the system's may. */
 const USER_SANDBOX: readonly string[] = [
-  'UMask=0077',
   'NoNewPrivileges=yes',
   '# Not MemoryDenyWriteExecute, with which Node cannot run. AF_NETLINK is for the list of network interfaces.',
   'RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK',
