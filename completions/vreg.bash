@@ -30,6 +30,8 @@ _vreg() {
       ":history") at="history" ;;
       ":doctor") at="doctor" ;;
       ":health") at="health" ;;
+      ":conflicts") at="conflicts" ;;
+      ":tree") at="tree" ;;
       ":register"|":reg") at="register" ;;
       ":update"|":set"|":patch") at="update" ;;
       ":edit") at="edit" ;;
@@ -49,6 +51,9 @@ _vreg() {
       "daemon:status") at="daemon status" ;;
       "daemon:stop") at="daemon stop" ;;
       "daemon:restore") at="daemon restore" ;;
+      "daemon:unit") at="daemon unit" ;;
+      "daemon:install") at="daemon install" ;;
+      "daemon:uninstall") at="daemon uninstall" ;;
       ":context") at="context" ;;
       "context:add") at="context add" ;;
       "context:use") at="context use" ;;
@@ -108,6 +113,7 @@ _vreg() {
     "addr:--service") COMPREPLY=(); return ;;
     "addr:--pick") mapfile -t COMPREPLY < <(compgen -W "first newest random" -- "$cur"); return ;;
     "addr:--wait") COMPREPLY=(); return ;;
+    "addr:--max-stale") COMPREPLY=(); return ;;
     "addr:--context"|"addr:-c") COMPREPLY=(); return ;;
     "url:--url"|"url:-u") COMPREPLY=(); return ;;
     "url:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
@@ -119,6 +125,7 @@ _vreg() {
     "url:--path") COMPREPLY=(); return ;;
     "url:--pick") mapfile -t COMPREPLY < <(compgen -W "first newest random" -- "$cur"); return ;;
     "url:--wait") COMPREPLY=(); return ;;
+    "url:--max-stale") COMPREPLY=(); return ;;
     "url:--context"|"url:-c") COMPREPLY=(); return ;;
     "env:--url"|"env:-u") COMPREPLY=(); return ;;
     "env:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
@@ -146,7 +153,7 @@ _vreg() {
     "wait:--ca-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "wait:--output"|"wait:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
     "wait:--timeout") COMPREPLY=(); return ;;
-    "wait:--for") mapfile -t COMPREPLY < <(compgen -W "live gone stale count= registry" -- "$cur"); return ;;
+    "wait:--for") mapfile -t COMPREPLY < <(compgen -W "live gone stale count= registry self" -- "$cur"); return ;;
     "wait:--context"|"wait:-c") COMPREPLY=(); return ;;
     "watch:--url"|"watch:-u") COMPREPLY=(); return ;;
     "watch:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
@@ -188,6 +195,18 @@ _vreg() {
     "health:--output"|"health:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
     "health:--timeout") COMPREPLY=(); return ;;
     "health:--context"|"health:-c") COMPREPLY=(); return ;;
+    "conflicts:--url"|"conflicts:-u") COMPREPLY=(); return ;;
+    "conflicts:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "conflicts:--ca-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "conflicts:--output"|"conflicts:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
+    "conflicts:--timeout") COMPREPLY=(); return ;;
+    "conflicts:--context"|"conflicts:-c") COMPREPLY=(); return ;;
+    "tree:--url"|"tree:-u") COMPREPLY=(); return ;;
+    "tree:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "tree:--ca-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "tree:--output"|"tree:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
+    "tree:--timeout") COMPREPLY=(); return ;;
+    "tree:--context"|"tree:-c") COMPREPLY=(); return ;;
     "register:--name") COMPREPLY=(); return ;;
     "register:--role") mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); return ;;
     "register:--address") COMPREPLY=(); return ;;
@@ -200,6 +219,7 @@ _vreg() {
     "register:--status") mapfile -t COMPREPLY < <(compgen -W "running paused stopped" -- "$cur"); return ;;
     "register:--service") COMPREPLY=(); return ;;
     "register:--meta") COMPREPLY=(); return ;;
+    "register:--parent") _vreg_live ids; return ;;
     "register:--file"|"register:-f") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "register:--if-exists") mapfile -t COMPREPLY < <(compgen -W "fail update ignore" -- "$cur"); return ;;
     "register:--context"|"register:-c") COMPREPLY=(); return ;;
@@ -263,6 +283,7 @@ _vreg() {
     "heartbeat:--output"|"heartbeat:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
     "heartbeat:--timeout") COMPREPLY=(); return ;;
     "heartbeat:--every") COMPREPLY=(); return ;;
+    "heartbeat:--state-dir") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "heartbeat:--service") COMPREPLY=(); return ;;
     "heartbeat:--meta") COMPREPLY=(); return ;;
     "heartbeat:--context"|"heartbeat:-c") COMPREPLY=(); return ;;
@@ -342,6 +363,9 @@ _vreg() {
     "daemon agent:--registered-by") COMPREPLY=(); return ;;
     "daemon agent:--interval") COMPREPLY=(); return ;;
     "daemon agent:--on-exit") mapfile -t COMPREPLY < <(compgen -W "stopped deregister keep" -- "$cur"); return ;;
+    "daemon agent:--on-clone") mapfile -t COMPREPLY < <(compgen -W "reject rebirth replace" -- "$cur"); return ;;
+    "daemon agent:--id-command") COMPREPLY=(); return ;;
+    "daemon agent:--run-dir") COMPREPLY=(); return ;;
     "daemon agent:--data-dir") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "daemon agent:--log-level") mapfile -t COMPREPLY < <(compgen -W "debug info warn error silent" -- "$cur"); return ;;
     "daemon agent:--log-format") mapfile -t COMPREPLY < <(compgen -W "pretty json" -- "$cur"); return ;;
@@ -352,6 +376,11 @@ _vreg() {
     "daemon agent:--timeout") COMPREPLY=(); return ;;
     "daemon agent:--service") COMPREPLY=(); return ;;
     "daemon agent:--meta") COMPREPLY=(); return ;;
+    "daemon agent:--check-interval") COMPREPLY=(); return ;;
+    "daemon agent:--check-timeout") COMPREPLY=(); return ;;
+    "daemon agent:--check-rise") COMPREPLY=(); return ;;
+    "daemon agent:--check-fall") COMPREPLY=(); return ;;
+    "daemon agent:--rebirth-hook") COMPREPLY=(); return ;;
     "daemon agent:--context"|"daemon agent:-c") COMPREPLY=(); return ;;
     "daemon status:--data-dir") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "daemon status:--url"|"daemon status:-u") COMPREPLY=(); return ;;
@@ -374,6 +403,27 @@ _vreg() {
     "daemon restore:--output"|"daemon restore:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
     "daemon restore:--timeout") COMPREPLY=(); return ;;
     "daemon restore:--context"|"daemon restore:-c") COMPREPLY=(); return ;;
+    "daemon unit:--url"|"daemon unit:-u") COMPREPLY=(); return ;;
+    "daemon unit:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "daemon unit:--ca-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "daemon unit:--output"|"daemon unit:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
+    "daemon unit:--timeout") COMPREPLY=(); return ;;
+    "daemon unit:--output-dir") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "daemon unit:--context"|"daemon unit:-c") COMPREPLY=(); return ;;
+    "daemon install:--url"|"daemon install:-u") COMPREPLY=(); return ;;
+    "daemon install:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "daemon install:--ca-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "daemon install:--output"|"daemon install:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
+    "daemon install:--timeout") COMPREPLY=(); return ;;
+    "daemon install:--root") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "daemon install:--context"|"daemon install:-c") COMPREPLY=(); return ;;
+    "daemon uninstall:--url"|"daemon uninstall:-u") COMPREPLY=(); return ;;
+    "daemon uninstall:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "daemon uninstall:--ca-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "daemon uninstall:--output"|"daemon uninstall:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
+    "daemon uninstall:--timeout") COMPREPLY=(); return ;;
+    "daemon uninstall:--root") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "daemon uninstall:--context"|"daemon uninstall:-c") COMPREPLY=(); return ;;
     "context:--url"|"context:-u") COMPREPLY=(); return ;;
     "context:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "context:--ca-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
@@ -481,12 +531,12 @@ _vreg() {
     "help:--context"|"help:-c") COMPREPLY=(); return ;;
   esac
   case "$at" in
-    "") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "ls get discover addr url env exec render wait watch status why history doctor health register update edit pause resume stop rm prune heartbeat export import backup api daemon context config completion version help" -- "$cur"); fi ;;
+    "") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "ls get discover addr url env exec render wait watch status why history doctor health conflicts tree register update edit pause resume stop rm prune heartbeat export import backup api daemon context config completion version help" -- "$cur"); fi ;;
     "ls") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --role --status --stale --sort --selector -l --limit --watch -w --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "get") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "discover") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --service --passing --strict --wait --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
-    "addr") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --service --pick --passing --strict --wait --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
-    "url") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --service --scheme --path --pick --passing --strict --wait --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
+    "addr") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --service --pick --passing --strict --wait --max-stale --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
+    "url") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --service --scheme --path --pick --passing --strict --wait --max-stale --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
     "env") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --export --fish --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
     "exec") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --service --pick --passing --strict --wait --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
     "render") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --once --watch --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
@@ -497,7 +547,9 @@ _vreg() {
     "history") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --limit --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "doctor") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "health") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
-    "register") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--name --role --address --registered-by --url -u --token-file --ca-file --output -o --timeout --status --service --meta --file -f --if-exists --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
+    "conflicts") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --clear --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
+    "tree") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
+    "register") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--name --role --address --registered-by --url -u --token-file --ca-file --output -o --timeout --status --service --meta --parent --file -f --if-exists --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "update") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --name --status --address --service --meta --unset-meta --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "edit") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "pause") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
@@ -505,17 +557,20 @@ _vreg() {
     "stop") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "rm") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "prune") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --older-than --role --dry-run -n --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
-    "heartbeat") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--name --role --address --registered-by --url -u --token-file --ca-file --output -o --timeout --every --register-if-missing --service --meta --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
+    "heartbeat") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--name --role --address --registered-by --url -u --token-file --ca-file --output -o --timeout --every --register-if-missing --state-dir --service --meta --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "export") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "import") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --file -f --if-exists --dry-run -n --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "backup") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --force --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "api") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --file -f --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "GET POST PUT PATCH DELETE" -- "$cur"); fi ;;
-    "daemon") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--host --port --socket --stale-after --mass-loss --data-dir --log-level --log-format --id --name --role --address --registered-by --url -u --token-file --ca-file --output -o --timeout --self-register --service --meta --detach --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "serve agent status stop restore" -- "$cur"); fi ;;
+    "daemon") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--host --port --socket --stale-after --mass-loss --data-dir --log-level --log-format --id --name --role --address --registered-by --url -u --token-file --ca-file --output -o --timeout --self-register --service --meta --detach --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "serve agent status stop restore unit install uninstall" -- "$cur"); fi ;;
     "daemon serve") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--host --port --socket --stale-after --mass-loss --data-dir --log-level --log-format --id --name --role --address --registered-by --url -u --token-file --ca-file --output -o --timeout --self-register --service --meta --detach --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
-    "daemon agent") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--id --name --role --address --registered-by --interval --on-exit --data-dir --log-level --log-format --url -u --token-file --ca-file --output -o --timeout --service --meta --detach --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
+    "daemon agent") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--id --name --role --address --registered-by --interval --on-exit --on-clone --id-command --run-dir --data-dir --log-level --log-format --url -u --token-file --ca-file --output -o --timeout --service --meta --check --check-interval --check-timeout --check-rise --check-fall --rebirth-hook --detach --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "daemon status") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--data-dir --url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "daemon stop") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--data-dir --url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "serve agent" -- "$cur"); fi ;;
     "daemon restore") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--data-dir --url -u --token-file --ca-file --output -o --timeout --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
+    "daemon unit") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --user --no-token --output-dir --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "serve agent heartbeat-timer wait-online" -- "$cur"); fi ;;
+    "daemon install") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --user --no-token --now --root --dry-run --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "serve agent heartbeat-timer wait-online" -- "$cur"); fi ;;
+    "daemon uninstall") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --user --root --dry-run --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "serve agent heartbeat-timer wait-online" -- "$cur"); fi ;;
     "context") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "add use ls rm show current" -- "$cur"); fi ;;
     "context add") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --use --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "context use") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
@@ -524,15 +579,15 @@ _vreg() {
     "context show") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "context current") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "config") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "get set unset list path edit" -- "$cur"); fi ;;
-    "config get") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-exit" -- "$cur"); fi ;;
-    "config set") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-exit" -- "$cur"); fi ;;
-    "config unset") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-exit" -- "$cur"); fi ;;
+    "config get") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-clone id-command run-dir on-exit" -- "$cur"); fi ;;
+    "config set") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-clone id-command run-dir on-exit" -- "$cur"); fi ;;
+    "config unset") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-clone id-command run-dir on-exit" -- "$cur"); fi ;;
     "config list") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --show-origin --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "config path") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "config edit") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "completion") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --values --write --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "bash zsh fish" -- "$cur"); fi ;;
     "version") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
-    "help") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --write-man --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "ls get discover addr url env exec render wait watch status why history doctor health register update edit pause resume stop rm prune heartbeat export import backup api daemon context config completion version help exit-codes environment formatting recipes" -- "$cur"); fi ;;
+    "help") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --write-man --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "ls get discover addr url env exec render wait watch status why history doctor health conflicts tree register update edit pause resume stop rm prune heartbeat export import backup api daemon context config completion version help exit-codes environment formatting recipes" -- "$cur"); fi ;;
   esac
 }
 complete -F _vreg vreg

@@ -34,6 +34,10 @@ function __vreg_path
                 set path 'doctor'
             case ':health'
                 set path 'health'
+            case ':conflicts'
+                set path 'conflicts'
+            case ':tree'
+                set path 'tree'
             case ':register' ':reg'
                 set path 'register'
             case ':update' ':set' ':patch'
@@ -72,6 +76,12 @@ function __vreg_path
                 set path 'daemon stop'
             case 'daemon:restore'
                 set path 'daemon restore'
+            case 'daemon:unit'
+                set path 'daemon unit'
+            case 'daemon:install'
+                set path 'daemon install'
+            case 'daemon:uninstall'
+                set path 'daemon uninstall'
             case ':context'
                 set path 'context'
             case 'context:add'
@@ -131,6 +141,8 @@ complete -c vreg -n '__vreg_at ""' -f -a why -d 'say why discover offers a VM, o
 complete -c vreg -n '__vreg_at ""' -f -a history -d 'show who changed a VM, when, and what'
 complete -c vreg -n '__vreg_at ""' -f -a doctor -d 'check the way to the registry, and say how to mend it'
 complete -c vreg -n '__vreg_at ""' -f -a health -d 'ask the registry whether it is well'
+complete -c vreg -n '__vreg_at ""' -f -a conflicts -d 'show VMs of which two incarnations were heard'
+complete -c vreg -n '__vreg_at ""' -f -a tree -d 'show which VM was made from which'
 complete -c vreg -n '__vreg_at ""' -f -a register -d 'register this VM, another one, or many from a file'
 complete -c vreg -n '__vreg_at ""' -f -a update -d 'change fields of VMs'
 complete -c vreg -n '__vreg_at ""' -f -a edit -d 'edit a VM in $EDITOR'
@@ -222,6 +234,7 @@ complete -c vreg -n '__vreg_at addr' -l pick -d 'which of several (default: firs
 complete -c vreg -n '__vreg_at addr' -l passing -d 'only VMs where that service passes its checks'
 complete -c vreg -n '__vreg_at addr' -l strict -d 'exit 10 when a dead VM may be among them'
 complete -c vreg -n '__vreg_at addr' -l wait -d 'wait that long for a live one, e.g. 30s' -x
+complete -c vreg -n '__vreg_at addr' -l max-stale -d 'when the registry is away, what this VM'\''s agent knew, if not older' -x
 complete -c vreg -n '__vreg_at addr' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at addr' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at addr' -l json -d 'as -o json'
@@ -242,6 +255,7 @@ complete -c vreg -n '__vreg_at url' -l pick -d 'which of several (default: first
 complete -c vreg -n '__vreg_at url' -l passing -d 'only VMs where that service passes its checks'
 complete -c vreg -n '__vreg_at url' -l strict -d 'exit 10 when a dead VM may be among them'
 complete -c vreg -n '__vreg_at url' -l wait -d 'wait that long for a live one, e.g. 30s' -x
+complete -c vreg -n '__vreg_at url' -l max-stale -d 'when the registry is away, what this VM'\''s agent knew, if not older' -x
 complete -c vreg -n '__vreg_at url' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at url' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at url' -l json -d 'as -o json'
@@ -302,7 +316,7 @@ complete -c vreg -n '__vreg_at wait' -l token-file -d 'file with the bearer toke
 complete -c vreg -n '__vreg_at wait' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
 complete -c vreg -n '__vreg_at wait' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at wait' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at wait' -l for -d 'live (the default), gone, stale, count=N or registry' -x -a 'live gone stale count= registry'
+complete -c vreg -n '__vreg_at wait' -l for -d 'live (the default), gone, stale, count=N, registry or self' -x -a 'live gone stale count= registry self'
 complete -c vreg -n '__vreg_at wait' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at wait' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at wait' -l json -d 'as -o json'
@@ -390,6 +404,33 @@ complete -c vreg -n '__vreg_at health' -l no-headers -d 'leave the titles of col
 complete -c vreg -n '__vreg_at health' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at health' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at health' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at conflicts' -f -a '(vreg completion --values ids 2>/dev/null)'
+complete -c vreg -n '__vreg_at conflicts' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at conflicts' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at conflicts' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at conflicts' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at conflicts' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at conflicts' -l clear -d 'forget them, once they are dealt with'
+complete -c vreg -n '__vreg_at conflicts' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at conflicts' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at conflicts' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at conflicts' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at conflicts' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at conflicts' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at conflicts' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at tree' -f -a '(vreg completion --values ids 2>/dev/null)'
+complete -c vreg -n '__vreg_at tree' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at tree' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at tree' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at tree' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at tree' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at tree' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at tree' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at tree' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at tree' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at tree' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at tree' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at tree' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at register' -l name -d 'this VM'\''s name' -x
 complete -c vreg -n '__vreg_at register' -l role -d 'this VM'\''s role' -x -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at register' -l address -d 'where clients reach this VM' -x
@@ -402,6 +443,7 @@ complete -c vreg -n '__vreg_at register' -l timeout -d 'longest wait for one ans
 complete -c vreg -n '__vreg_at register' -l status -d 'status to begin with (default: running)' -x -a 'running paused stopped'
 complete -c vreg -n '__vreg_at register' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at register' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
+complete -c vreg -n '__vreg_at register' -l parent -d 'the VM that it was cloned from, or made by' -x -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at register' -l file -s f -d 'read entries from a file, or - for stdin' -r -F
 complete -c vreg -n '__vreg_at register' -l if-exists -d 'what to do when the id is taken (default: fail)' -x -a 'fail update ignore'
 complete -c vreg -n '__vreg_at register' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -524,6 +566,7 @@ complete -c vreg -n '__vreg_at heartbeat' -l output -s o -d 'how answers are pri
 complete -c vreg -n '__vreg_at heartbeat' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at heartbeat' -l every -d 'go on, one beat in that time, e.g. 60s' -x
 complete -c vreg -n '__vreg_at heartbeat' -l register-if-missing -d 'register a VM that is not registered'
+complete -c vreg -n '__vreg_at heartbeat' -l state-dir -d 'prove with it that this is the VM, and no clone of it' -r -F
 complete -c vreg -n '__vreg_at heartbeat' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at heartbeat' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
 complete -c vreg -n '__vreg_at heartbeat' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -593,6 +636,9 @@ complete -c vreg -n '__vreg_at daemon' -f -a agent -d 'register this VM and keep
 complete -c vreg -n '__vreg_at daemon' -f -a status -d 'say which daemon and agent run here'
 complete -c vreg -n '__vreg_at daemon' -f -a stop -d 'stop the daemon or the agent that runs here'
 complete -c vreg -n '__vreg_at daemon' -f -a restore -d 'put a backup in the place of the registry'
+complete -c vreg -n '__vreg_at daemon' -f -a unit -d 'print a systemd unit for the registry or the agent'
+complete -c vreg -n '__vreg_at daemon' -f -a install -d 'install and enable a systemd unit of vreg'
+complete -c vreg -n '__vreg_at daemon' -f -a uninstall -d 'stop, disable and remove a systemd unit of vreg'
 complete -c vreg -n '__vreg_at daemon' -l host -d 'address to listen on; any but loopback needs a token' -x
 complete -c vreg -n '__vreg_at daemon' -l port -d 'TCP port to listen on; 0 takes a free one' -x
 complete -c vreg -n '__vreg_at daemon' -l socket -d 'unix socket to listen on, mode 0600; alone unless --host or --port is given' -r -F
@@ -658,6 +704,9 @@ complete -c vreg -n '__vreg_at daemon agent' -l address -d 'where clients reach 
 complete -c vreg -n '__vreg_at daemon agent' -l registered-by -d 'who registers' -x
 complete -c vreg -n '__vreg_at daemon agent' -l interval -d 'time between two beats' -x
 complete -c vreg -n '__vreg_at daemon agent' -l on-exit -d 'what becomes of the entry when the agent is told to stop' -x -a 'stopped deregister keep'
+complete -c vreg -n '__vreg_at daemon agent' -l on-clone -d 'when this VM is a clone: end, take a new id, or take over' -x -a 'reject rebirth replace'
+complete -c vreg -n '__vreg_at daemon agent' -l id-command -d 'prints the id that a clone takes with --on-clone rebirth' -x
+complete -c vreg -n '__vreg_at daemon agent' -l run-dir -d 'where the agent keeps addresses of live VMs as files' -x
 complete -c vreg -n '__vreg_at daemon agent' -l data-dir -d 'where the registry, or the agent, keeps its state' -r -F
 complete -c vreg -n '__vreg_at daemon agent' -l log-level -d 'least level that is logged' -x -a 'debug info warn error silent'
 complete -c vreg -n '__vreg_at daemon agent' -l log-format -d 'how the log is written' -x -a 'pretty json'
@@ -668,6 +717,12 @@ complete -c vreg -n '__vreg_at daemon agent' -l output -s o -d 'how answers are 
 complete -c vreg -n '__vreg_at daemon agent' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at daemon agent' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at daemon agent' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
+complete -c vreg -n '__vreg_at daemon agent' -l check -d 'probe this VM'\''s services, and report which of them work'
+complete -c vreg -n '__vreg_at daemon agent' -l check-interval -d 'time between two probes (default: 10s)' -x
+complete -c vreg -n '__vreg_at daemon agent' -l check-timeout -d 'longest time for a probe (default: 2s)' -x
+complete -c vreg -n '__vreg_at daemon agent' -l check-rise -d 'probes in a row to pass again (default: 2)' -x
+complete -c vreg -n '__vreg_at daemon agent' -l check-fall -d 'probes in a row to fail (default: 3)' -x
+complete -c vreg -n '__vreg_at daemon agent' -l rebirth-hook -d 'run when a clone has its new id, in VREG_ID' -x
 complete -c vreg -n '__vreg_at daemon agent' -l detach -d 'go on in the background, with a pid file and a log in the data dir'
 complete -c vreg -n '__vreg_at daemon agent' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon agent' -l quiet -s q -d 'print ids only, as -o name'
@@ -717,6 +772,58 @@ complete -c vreg -n '__vreg_at daemon restore' -l no-headers -d 'leave the title
 complete -c vreg -n '__vreg_at daemon restore' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at daemon restore' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at daemon restore' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at daemon unit' -f -a 'serve agent heartbeat-timer wait-online'
+complete -c vreg -n '__vreg_at daemon unit' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon unit' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon unit' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon unit' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon unit' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at daemon unit' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
+complete -c vreg -n '__vreg_at daemon unit' -l no-token -d 'for a registry without a token; else systemd reads it from /etc/vreg/token'
+complete -c vreg -n '__vreg_at daemon unit' -l output-dir -d 'write the files there instead' -r -F
+complete -c vreg -n '__vreg_at daemon unit' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon unit' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at daemon unit' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at daemon unit' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at daemon unit' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon unit' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at daemon unit' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at daemon install' -f -a 'serve agent heartbeat-timer wait-online'
+complete -c vreg -n '__vreg_at daemon install' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon install' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon install' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon install' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon install' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at daemon install' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
+complete -c vreg -n '__vreg_at daemon install' -l no-token -d 'for a registry without a token; else systemd reads it from /etc/vreg/token'
+complete -c vreg -n '__vreg_at daemon install' -l now -d 'start it at once, too'
+complete -c vreg -n '__vreg_at daemon install' -l root -d 'into the file system of an image that is mounted there' -r -F
+complete -c vreg -n '__vreg_at daemon install' -l dry-run -d 'say what would be done, and do nothing'
+complete -c vreg -n '__vreg_at daemon install' -l yes -s y -d 'do not ask'
+complete -c vreg -n '__vreg_at daemon install' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon install' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at daemon install' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at daemon install' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at daemon install' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon install' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at daemon install' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at daemon uninstall' -f -a 'serve agent heartbeat-timer wait-online'
+complete -c vreg -n '__vreg_at daemon uninstall' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon uninstall' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon uninstall' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon uninstall' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon uninstall' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at daemon uninstall' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
+complete -c vreg -n '__vreg_at daemon uninstall' -l root -d 'into the file system of an image that is mounted there' -r -F
+complete -c vreg -n '__vreg_at daemon uninstall' -l dry-run -d 'say what would be done, and do nothing'
+complete -c vreg -n '__vreg_at daemon uninstall' -l yes -s y -d 'do not ask'
+complete -c vreg -n '__vreg_at daemon uninstall' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon uninstall' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at daemon uninstall' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at daemon uninstall' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at daemon uninstall' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon uninstall' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at daemon uninstall' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at context' -f -a add -d 'name a registry, or change what a name means'
 complete -c vreg -n '__vreg_at context' -f -a use -d 'use a context from now on'
 complete -c vreg -n '__vreg_at context' -f -a ls -d 'list the contexts'
@@ -826,7 +933,7 @@ complete -c vreg -n '__vreg_at config' -l no-headers -d 'leave the titles of col
 complete -c vreg -n '__vreg_at config' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config get' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-exit'
+complete -c vreg -n '__vreg_at config get' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-clone id-command run-dir on-exit'
 complete -c vreg -n '__vreg_at config get' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config get' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config get' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
@@ -839,7 +946,7 @@ complete -c vreg -n '__vreg_at config get' -l no-headers -d 'leave the titles of
 complete -c vreg -n '__vreg_at config get' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config get' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config get' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config set' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-exit'
+complete -c vreg -n '__vreg_at config set' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-clone id-command run-dir on-exit'
 complete -c vreg -n '__vreg_at config set' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config set' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config set' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
@@ -852,7 +959,7 @@ complete -c vreg -n '__vreg_at config set' -l no-headers -d 'leave the titles of
 complete -c vreg -n '__vreg_at config set' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config set' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config set' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config unset' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-exit'
+complete -c vreg -n '__vreg_at config unset' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-clone id-command run-dir on-exit'
 complete -c vreg -n '__vreg_at config unset' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config unset' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config unset' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
@@ -929,7 +1036,7 @@ complete -c vreg -n '__vreg_at version' -l no-headers -d 'leave the titles of co
 complete -c vreg -n '__vreg_at version' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at version' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at version' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at help' -f -a 'ls get discover addr url env exec render wait watch status why history doctor health register update edit pause resume stop rm prune heartbeat export import backup api daemon context config completion version help exit-codes environment formatting recipes'
+complete -c vreg -n '__vreg_at help' -f -a 'ls get discover addr url env exec render wait watch status why history doctor health conflicts tree register update edit pause resume stop rm prune heartbeat export import backup api daemon context config completion version help exit-codes environment formatting recipes'
 complete -c vreg -n '__vreg_at help' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at help' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at help' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F

@@ -1,6 +1,7 @@
 /** The words behind `--` that a unit's command line gets, checked now instead of at the unit's start. */
 import type { Command, Context } from '../../command.ts';
 import { GLOBAL_SETTINGS, SHORT } from '../../command.ts';
+import { printable } from '../../io.ts';
 import { VregError } from '../../protocol/errors.ts';
 import { checkSetting, isSettingKey, settingOf } from '../../settings.ts';
 import { suggestion } from '../../suggest.ts';
@@ -18,9 +19,11 @@ export function wordsBehind({ argv }: Context): string[] {
 export async function checkWords(context: Context, path: readonly string[], words: readonly string[]): Promise<void> {
   const command = await find(context, path);
   const flags = flagsOf(command);
+  // A line break would begin another line of the unit.
+  const broken = words.find((word) => printable(word) !== word);
+  if (broken !== undefined) throw wrong(broken, 'has a control character, which no unit can hold');
   for (let index = 0; index < words.length; index++) {
     const word = words[index]!;
-    if (/[\u0000-\u001f\u007f]/.test(word)) throw wrong(word, 'has a control character, which no unit can hold');
     if (!word.startsWith('-')) {
       if (!command.arguments?.[0]?.variadic) throw wrong(word, `is no flag of vreg ${path.join(' ')}`);
       continue;
