@@ -5,7 +5,7 @@ import { VregError } from '../src/protocol/errors.ts';
 import type { Registration } from '../src/protocol/vm.ts';
 import { ListeningClock } from './clock.ts';
 import { buildApp } from './http/app.ts';
-import { isLoopback } from './http/auth.ts';
+import { BearerAuth, isLoopback } from './http/auth.ts';
 import { removeCutBackups } from './http/backup.ts';
 import { type Endpoints, listen } from './http/listen.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
@@ -43,6 +43,11 @@ export interface Serving {
   dataDir: string;
   /** One line on how it goes: `12 VMs, 1 stale`. */
   status(): string;
+  /**
+   * Takes another token.
+   * @throws VregError USAGE when there was none, or would be none: who may come in is decided at the start
+   */
+  reload(settings: Pick<ServeOptions, 'token'>): void;
   /** Drains, saves and closes, in the reverse order of the start. */
   close(): Promise<void>;
 }
@@ -74,7 +79,8 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   const saver = saveBeatsRegularly(registry, log);
   const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY);
 
-  const app = buildApp({ registry, version, token, log, dataDir });
+  const auth = token === undefined ? undefined : new BearerAuth(token);
+  const app = buildApp({ registry, version, auth, log, dataDir });
   const closeStore = async () => {
     removeProcessInfo(dataDir, 'serve');
     clearInterval(sweeper);
@@ -99,7 +105,14 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     throw error;
   }
   sayWhoRuns(dataDir, listening.urls, log);
-  return { urls: listening.urls, dataDir, status: () => summaryOf(registry), close };
+  const reload = ({ token: next }: Pick<ServeOptions, 'token'>) => {
+    if ((next === undefined) !== (auth === undefined)) {
+      const change = auth ? 'taken away' : 'added';
+      throw new VregError('USAGE', `a token cannot be ${change} while the registry runs`, { hint: 'restart it' });
+    }
+    if (next !== undefined) auth?.replace(next);
+  };
+  return { urls: listening.urls, dataDir, status: () => summaryOf(registry), reload, close };
 }
 
 /** What the registry finds out, as lines of the log. */

@@ -10,7 +10,8 @@ import type { AgentBeat } from '../../src/protocol/beat.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import { kernelRandomHex } from '../kernel-random.ts';
 
-interface State {
+/** What is remembered of a VM. */
+export interface IdentityState {
   vm: string;
   /** The last life of the agent. */
   incarnation?: string;
@@ -26,6 +27,14 @@ interface State {
   parent?: string;
 }
 
+/** Where states are kept. */
+export interface IdentityStore {
+  /** @throws VregError STORE_UNUSABLE when there is something that cannot be read */
+  read(vm: string): IdentityState;
+  /** Durable when it returns. @throws VregError STORE_UNUSABLE */
+  write(state: IdentityState): void;
+}
+
 /** Bytes of a token, and of an incarnation's name. */
 const TOKEN_BYTES = 16;
 const NAME_BYTES = 8;
@@ -37,29 +46,31 @@ export class Identity {
   readonly id: string;
   /** Name of this life of the agent. */
   readonly incarnation: string;
-  readonly #dir: string;
-  #state: State;
+  readonly #store: IdentityStore;
+  #state: IdentityState;
   #claims = false;
 
-  private constructor(dir: string, state: State, incarnation: string) {
-    this.#dir = dir;
+  private constructor(store: IdentityStore, state: IdentityState, incarnation: string) {
+    this.#store = store;
     this.#state = state;
     this.id = state.vm;
     this.incarnation = incarnation;
   }
 
   /**
-   * The identity of a VM whose state is in `dir`: under its own id, or the one it was reborn under.
+   * The identity of a VM: under its own id, or the one it was reborn under.
+   * @param where a folder, or another place where states are kept
    * @param goesOn a process that lives for one beat goes on with the life of the one before it
    * @throws VregError STORE_UNUSABLE when its file cannot be read or is damaged
    */
-  static open(dir: string, id: string, goesOn = false): Identity {
+  static open(where: string | IdentityStore, id: string, goesOn = false): Identity {
+    const store = typeof where === 'string' ? filesIn(where) : where;
     const seen = new Set<string>();
     for (let vm = id; ; ) {
-      const state = readState(dir, vm);
+      const state = store.read(vm);
       if (state.rebornAs === undefined || seen.has(vm)) {
         const incarnation = (goesOn ? state.incarnation : undefined) ?? kernelRandomHex(NAME_BYTES);
-        return new Identity(dir, { ...state, incarnation }, incarnation);
+        return new Identity(store, { ...state, incarnation }, incarnation);
       }
       seen.add(vm);
       vm = state.rebornAs;
@@ -115,7 +126,7 @@ export class Identity {
     // The new one first: a crash between the two leaves a clone that finds out again.
     // It is the same life, so that the registry knows whose it was.
     const { incarnation } = this;
-    const reborn = new Identity(this.#dir, { vm: id, parent: this.id, incarnation }, incarnation);
+    const reborn = new Identity(this.#store, { vm: id, parent: this.id, incarnation }, incarnation);
     reborn.#save(reborn.#state);
     this.#save({ ...this.#state, rebornAs: id });
     return reborn;
@@ -131,25 +142,34 @@ export class Identity {
     return before && before.revision > revision ? 'rolled back' : 'same';
   }
 
-  #save(state: State): void {
-    const path = fileOf(this.#dir, state.vm);
-    try {
-      const file = openSync(`${path}.new`, 'w', 0o600);
-      try {
-        writeSync(file, `${JSON.stringify(state)}\n`);
-        fsyncSync(file);
-      } finally {
-        closeSync(file);
-      }
-      renameSync(`${path}.new`, path);
-    } catch (cause) {
-      throw unusable(path, 'written', cause as NodeJS.ErrnoException);
-    }
+  #save(state: IdentityState): void {
+    this.#store.write(state);
     this.#state = state;
   }
 }
 
-function readState(dir: string, vm: string): State {
+/** One file a VM, for its owner only. */
+function filesIn(dir: string): IdentityStore {
+  return { read: (vm) => readState(dir, vm), write: (state) => writeState(dir, state) };
+}
+
+function writeState(dir: string, state: IdentityState): void {
+  const path = fileOf(dir, state.vm);
+  try {
+    const file = openSync(`${path}.new`, 'w', 0o600);
+    try {
+      writeSync(file, `${JSON.stringify(state)}\n`);
+      fsyncSync(file);
+    } finally {
+      closeSync(file);
+    }
+    renameSync(`${path}.new`, path);
+  } catch (cause) {
+    throw unusable(path, 'written', cause as NodeJS.ErrnoException);
+  }
+}
+
+function readState(dir: string, vm: string): IdentityState {
   const path = fileOf(dir, vm);
   let text: string;
   try {
@@ -159,7 +179,7 @@ function readState(dir: string, vm: string): State {
     throw unusable(path, 'read', cause as NodeJS.ErrnoException);
   }
   try {
-    const state = JSON.parse(text) as State;
+    const state = JSON.parse(text) as IdentityState;
     if (typeof state === 'object' && state !== null && state.vm === vm) return state;
   } catch {
     // Told below.

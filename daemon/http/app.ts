@@ -18,7 +18,7 @@ import {
 import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/errors.ts';
 import type { Doubt } from '../registry/doubt.ts';
 import type { Registry } from '../registry/registry.ts';
-import { bearerAuth, refuseForeignPage } from './auth.ts';
+import { type BearerAuth, refuseForeignPage } from './auth.ts';
 import { readJsonBodies } from './body.ts';
 import { type Answer, Call } from './call.ts';
 import { STREAM_LIMITS, type StreamLimits } from './event-stream.ts';
@@ -42,7 +42,7 @@ export interface AppOptions {
   registry: Registry;
   version: string;
   /** Without one, every caller that can connect may do everything. */
-  token?: string | undefined;
+  auth?: BearerAuth | undefined;
   log: Logger;
   /** Where a backup is made before it is sent; without one there are no backups. */
   dataDir?: string;
@@ -53,9 +53,8 @@ export interface AppOptions {
 }
 
 export function buildApp(options: AppOptions): FastifyInstance {
-  const { registry, version, token, log, dataDir, requestTimeout = REQUEST_TIMEOUT, streams } = options;
+  const { registry, version, auth, log, dataDir, requestTimeout = REQUEST_TIMEOUT, streams } = options;
   const sendError = errorSender(log);
-  const authorize = token === undefined ? undefined : bearerAuth(token);
   const app = Fastify({
     // What fastify remarks below a warning is nothing to an operator; the requests are logged below, in our words.
     loggerInstance: quietly(log),
@@ -71,7 +70,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
     // A URL that cannot be decoded gets here before any hook.
     frameworkErrors: (error, request, reply) => {
       try {
-        authorize?.(request.headers.authorization);
+        auth?.check(request.headers.authorization);
       } catch (unauthorized) {
         return sendError(request, reply, unauthorized);
       }
@@ -86,9 +85,9 @@ export function buildApp(options: AppOptions): FastifyInstance {
   app.addHook('onRequest', (request, reply, done) => {
     reply.header(VERSION_HEADER, version).header(LEASE_HEADER, lease);
     reply.header(REGISTRY_HEADER, registry.id).header(REVISION_HEADER, registry.revision);
-    if (!authorize) refuseForeignPage(request.headers.origin);
-    if (authorize && !request.routeOptions.config.open) {
-      authorize(request.headers.authorization);
+    if (!auth) refuseForeignPage(request.headers.origin);
+    if (auth && !request.routeOptions.config.open) {
+      auth.check(request.headers.authorization);
       request.by = THE_TOKEN;
     }
     const flaw = flawOf(request);

@@ -3,13 +3,21 @@ import { createHash, timingSafeEqual } from 'node:crypto';
 import { BlockList, isIP } from 'node:net';
 import { VregError } from '../../src/protocol/errors.ts';
 
-/**
- * Makes the check of an `Authorization` header against the one token, in constant time.
- * @returns a function that throws VregError UNAUTHORIZED
- */
-export function bearerAuth(token: string): (header: string | undefined) => void {
-  const expected = digest(token);
-  return (header) => {
+/** The check of an `Authorization` header against the one token, in constant time. */
+export class BearerAuth {
+  #expected: Buffer;
+
+  constructor(token: string) {
+    this.#expected = digest(token);
+  }
+
+  /** From now on another token is the right one. */
+  replace(token: string): void {
+    this.#expected = digest(token);
+  }
+
+  /** @throws VregError UNAUTHORIZED */
+  check(header: string | undefined): void {
     if (!header) {
       throw unauthorized(
         'Unauthorized — missing Authorization header',
@@ -17,10 +25,10 @@ export function bearerAuth(token: string): (header: string | undefined) => void 
       );
     }
     const given = /^Bearer\s+(.+)$/i.exec(header)?.[1];
-    if (given === undefined || !timingSafeEqual(digest(given), expected)) {
+    if (given === undefined || !timingSafeEqual(digest(given), this.#expected)) {
       throw unauthorized('Unauthorized — invalid token', 'the token must be the one that the daemon was started with');
     }
-  };
+  }
 }
 
 /**

@@ -38,11 +38,12 @@ export const STARTED: Readonly<Record<UnitKind, string>> = {
   'wait-online': 'vreg-online.target',
 };
 
-/** Words of `vreg` that each kind runs. */
+/** Words of `vreg` that each kind runs, as they stand in a unit: `%S` is the folder for states. */
 export const COMMANDS: Readonly<Record<UnitKind, readonly string[]>> = {
   serve: ['daemon', 'serve'],
   agent: ['daemon', 'agent'],
-  'heartbeat-timer': ['heartbeat', '--register-if-missing'],
+  // The state is what it proves with that its VM is no clone.
+  'heartbeat-timer': ['heartbeat', '--register-if-missing', '--state-dir', '%S/vreg-heartbeat'],
   'wait-online': ['wait', '--for', 'self', '--timeout', '5m'],
 };
 
@@ -132,6 +133,8 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           'Type=oneshot',
           `ExecStart=${execStart('heartbeat-timer', options)}`,
           'TimeoutStartSec=30',
+          'StateDirectory=vreg-heartbeat',
+          'StateDirectoryMode=0700',
           ...surroundings(options, 'vreg-heartbeat'),
         ],
         options,
@@ -281,7 +284,7 @@ function sections(parts: readonly (readonly [title: string, lines: readonly stri
 function execStart(kind: UnitKind, { node, bin, words }: UnitOptions): string {
   // In the path of the program itself systemd replaces no variables.
   const program = quoted(node.replaceAll('%', '%%'));
-  return [program, ...[bin, ...COMMANDS[kind], ...words].map(escaped)].join(' ');
+  return [program, escaped(bin), ...COMMANDS[kind], ...words.map(escaped)].join(' ');
 }
 
 /** One word as systemd.service(5) reads it back: no specifiers, no variables. */

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { vreg } from '../helpers/cli.ts';
-import { plainServer } from '../helpers/plain-server.ts';
+import { startPlainServer } from '../helpers/plain-server.ts';
 import { aVm } from '../helpers/vm.ts';
 
 test('conflicts shows both sides of each, and forgets those that are named', async (t) => {
@@ -30,7 +30,7 @@ test('conflicts shows both sides of each, and forgets those that are named', asy
 });
 
 test('the original registry has no conflicts to show, and conflicts says so', async (t) => {
-  const { url } = await plainServer(t);
+  const { url } = await startPlainServer(t);
   const { code, stderr } = await vreg(['conflicts'], { url });
   assert.equal(code, 1);
   assert.match(stderr, /is not a vreg daemon: it has no conflicts/);

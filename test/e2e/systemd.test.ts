@@ -102,6 +102,23 @@ test('where systemd-notify is missing the daemon says so once, and serves', asyn
   assert.equal(daemon.said().split('systemd-notify is not there').length, 2);
 });
 
+test('on SIGHUP the daemon reads its token again; an empty one leaves the old in force', async (t) => {
+  const credentials = tempDir(t);
+  const write = (token: string) => writeFileSync(join(credentials, 'token'), token, { mode: 0o600 });
+  write('first');
+  const daemon = await startDaemon(t, { env: { CREDENTIALS_DIRECTORY: credentials } });
+  const code = async (token: string) => (await daemon.vreg(['ls'], { env: { VERS_AUTH_TOKEN: token } })).code;
+  assert.deepEqual([await code('first'), await code('second')], [0, 2]);
+  write('second');
+  daemon.child.kill('SIGHUP');
+  await until('the reload', () => daemon.said().includes('read the token again'));
+  assert.deepEqual([await code('first'), await code('second')], [2, 0]);
+  write('');
+  daemon.child.kill('SIGHUP');
+  await until('the refusal', () => daemon.said().includes('cannot read the token again'));
+  assert.equal(await code('second'), 0);
+});
+
 test('daemon and agent take the token that systemd hands over as a credential', async (t) => {
   const dir = join(tempDir(t), 'credentials');
   mkdirSync(dir, { mode: 0o700 });

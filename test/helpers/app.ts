@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net';
 import type { TestContext } from 'node:test';
 import { pino } from 'pino';
 import { type AppOptions, buildApp } from '../../daemon/http/app.ts';
+import { BearerAuth } from '../../daemon/http/auth.ts';
 import { Registry } from '../../daemon/registry/registry.ts';
 import { MemoryStore } from '../../daemon/store/memory.ts';
 import { FakeClock } from './clock.ts';
@@ -23,7 +24,12 @@ export interface ServedApp {
 /** Listens, and closes when the test ends. */
 export async function serveApp(
   t: TestContext,
-  { keptEvents, massLoss, ...options }: Partial<AppOptions> & { keptEvents?: number; massLoss?: number } = {},
+  {
+    keptEvents,
+    massLoss,
+    token,
+    ...options
+  }: Partial<AppOptions> & { keptEvents?: number; massLoss?: number; token?: string } = {},
 ): Promise<ServedApp> {
   const clock = new FakeClock();
   const store = new MemoryStore();
@@ -31,7 +37,13 @@ export async function serveApp(
   const registry = new Registry({ store, clock, staleAfter: 300_000, massLoss, ...kept }, store.contents());
   const logged: string[] = [];
   const log = pino({ level: 'info', base: null }, { write: (line: string) => void logged.push(line) });
-  const app = buildApp({ registry, version: '0.0.0', log, ...options });
+  const app = buildApp({
+    registry,
+    version: '0.0.0',
+    log,
+    ...(token === undefined ? {} : { auth: new BearerAuth(token) }),
+    ...options,
+  });
   const host = '127.0.0.1';
   await app.listen({ host, port: 0 });
   t.after(() => {

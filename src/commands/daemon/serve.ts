@@ -43,7 +43,7 @@ export const serve = defineCommand<ServeFlags>({
   name: 'serve',
   summary: 'run the registry',
   description:
-    'Runs the registry over a durable store, on 127.0.0.1:3000 unless told otherwise. VERS_AUTH_TOKEN or --token-file turns bearer authentication on; without it the daemon listens on loopback and a unix socket only. SIGTERM drains.',
+    'Runs the registry over a durable store, on 127.0.0.1:3000 unless told otherwise. VERS_AUTH_TOKEN or --token-file turns bearer authentication on; without it the daemon listens on loopback and a unix socket only. SIGTERM drains; SIGHUP reads the token anew.',
   settings: SERVE_SETTINGS,
   flags: SERVE_FLAGS,
   examples: [
@@ -93,7 +93,15 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   else context.note(line.replace(/^vreg /, ''));
   const manager = await notifies(context, log, serving.status);
   // What a SIGHUP reads again.
-  const reloaders: Reloader[] = [];
+  const reloaders: Reloader[] = [
+    {
+      what: 'the token',
+      reload() {
+        config.reload();
+        serving.reload({ token: config.token()?.value });
+      },
+    },
+  ];
   await onHangup(context, reloaders, log, manager);
   manager?.ready();
   await tellReady();

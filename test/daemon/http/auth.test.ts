@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { bearerAuth, isLoopback } from '../../../daemon/http/auth.ts';
+import { BearerAuth, isLoopback } from '../../../daemon/http/auth.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { serveApp } from '../../helpers/app.ts';
 import { call, errorOf } from '../../helpers/http.ts';
@@ -8,7 +8,7 @@ import { aVm } from '../../helpers/vm.ts';
 
 function refusal(header: string | undefined, token = 's3cret'): VregError | undefined {
   try {
-    bearerAuth(token)(header);
+    new BearerAuth(token).check(header);
     return undefined;
   } catch (error) {
     assert.ok(error instanceof VregError);
