@@ -3,7 +3,7 @@
  * `vreg daemon status` and `stop` find it and a second one can name the first.
  */
 import { createHash } from 'node:crypto';
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { VregError } from '../src/protocol/errors.ts';
 
@@ -12,6 +12,8 @@ export interface ProcessInfo {
   pid: number;
   /** Distinguishes this process from a later one with the same pid; from /proc, absent where there is none. */
   started?: string;
+  /** The folder that it runs with, as the file system knows it: a copy of the folder is another one. */
+  home?: string;
   /** RFC 3339. */
   since: string;
   /** Where it listens (serve) or whom it beats to (agent). */
@@ -40,16 +42,17 @@ export function makeStateDir(dir: string): void {
 }
 
 /** @throws VregError STORE_UNUSABLE */
-export function writeProcessInfo(dir: string, info: Omit<ProcessInfo, 'pid' | 'started' | 'since'>): void {
+export function writeProcessInfo(dir: string, info: Omit<ProcessInfo, 'pid' | 'started' | 'home' | 'since'>): void {
   const started = startOf(process.pid);
-  const whole: ProcessInfo = {
-    ...info,
-    pid: process.pid,
-    ...(started === undefined ? {} : { started }),
-    since: new Date().toISOString(),
-  };
   const file = join(dir, fileOf(info));
   try {
+    const whole: ProcessInfo = {
+      ...info,
+      pid: process.pid,
+      ...(started === undefined ? {} : { started }),
+      home: identityOf(dir),
+      since: new Date().toISOString(),
+    };
     writeFileSync(`${file}.new`, `${JSON.stringify(whole)}\n`, { mode: 0o600 });
     renameSync(`${file}.new`, file);
   } catch (cause) {
@@ -70,8 +73,10 @@ export function readProcessInfo(dir: string, kind: ProcessInfo['kind']): Process
 /** @returns all processes of that kind that still run with this folder: one registry, and one agent for each of its VMs */
 export function readProcesses(dir: string, kind: ProcessInfo['kind']): ProcessInfo[] {
   let names: string[];
+  let home: string;
   try {
     names = readdirSync(dir);
+    home = identityOf(dir);
   } catch {
     return [];
   }
@@ -79,7 +84,13 @@ export function readProcesses(dir: string, kind: ProcessInfo['kind']): ProcessIn
     .filter((name) => FILES[kind].test(name))
     .sort()
     .map((name) => readInfo(join(dir, name)))
-    .filter((info) => info !== undefined && isRunning(info)) as ProcessInfo[];
+    .filter((info) => info !== undefined && (info.home ?? home) === home && isRunning(info)) as ProcessInfo[];
+}
+
+/** Device and inode: they stay when the folder is moved, and differ when it is copied. */
+function identityOf(dir: string): string {
+  const { dev, ino } = statSync(dir);
+  return `${dev}:${ino}`;
 }
 
 export function isRunning({ pid, started }: Pick<ProcessInfo, 'pid' | 'started'>): boolean {

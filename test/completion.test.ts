@@ -90,7 +90,16 @@ for (const shell of SHELLS) {
     const { offers } = completing(t, NOWHERE);
     assert.deepEqual(await offers(shell, ''), [...names].sort());
     assert.deepEqual(await offers(shell, 'he'), ['health', 'heartbeat', 'help']);
-    assert.deepEqual(await offers(shell, 'daemon', ''), ['agent', 'restore', 'serve', 'status', 'stop']);
+    assert.deepEqual(await offers(shell, 'daemon', ''), [
+      'agent',
+      'install',
+      'restore',
+      'serve',
+      'status',
+      'stop',
+      'uninstall',
+      'unit',
+    ]);
     assert.deepEqual(await offers(shell, 'config', ''), ['edit', 'get', 'list', 'path', 'set', 'unset']);
     assert.deepEqual(await offers(shell, 'config', 'get', 'stale'), ['stale-after']);
     assert.deepEqual(await offers(shell, 'ls', '--role', ''), [...ROLES].sort());

@@ -60,7 +60,11 @@ test('VREG_CONTEXT chooses the context, and what it does not say comes from the 
 function someValue(key: SettingKey): string {
   const { choices, default: preset } = settingOf(key);
   if (choices) return choices.find((choice) => choice !== preset)!;
-  return { url: 'http://x:1', timeout: '7s', 'stale-after': '7s', interval: '7s', port: '7' }[key as string] ?? 'x';
+  return (
+    { url: 'http://x:1', timeout: '7s', 'stale-after': '7s', interval: '7s', port: '7', 'mass-loss': '7%' }[
+      key as string
+    ] ?? 'x'
+  );
 }
 
 for (const key of SETTING_KEYS) {

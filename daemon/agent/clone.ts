@@ -16,8 +16,10 @@ const ID_BYTES = 8;
 
 export interface CloneOptions {
   policy: OnClone;
-  /** Prints the new id; without one it is drawn from the kernel. */
+  /** Prints the new id. */
   idCommand?: string | undefined;
+  /** Makes one where no command does; from the kernel when nothing is said. */
+  makeId?: () => string;
   /** Run one after the other, after the new id is known and before the VM is registered under it. */
   hooks: readonly string[];
   identity: Identity;
@@ -63,8 +65,10 @@ function ended(conflict: VregError, id: string): VregError {
   });
 }
 
-async function newId({ idCommand }: CloneOptions, old: string): Promise<string> {
-  if (idCommand === undefined) return `vm-${kernelRandomHex(ID_BYTES)}`;
+const randomId = () => `vm-${kernelRandomHex(ID_BYTES)}`;
+
+async function newId({ idCommand, makeId = randomId }: CloneOptions, old: string): Promise<string> {
+  if (idCommand === undefined) return makeId();
   const failed = (why: string) =>
     new VregError('IDENTITY_CONFLICT', `VM "${old}" is a clone, and --id-command gave it no new id: ${why}`, {
       field: 'id-command',

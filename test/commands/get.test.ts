@@ -25,7 +25,7 @@ test('one id prints the entry itself in JSON, several print an array, in the ord
 
 for (const [format, stdout] of [
   ['tsv', /^ID\tNAME\t.*\na\tone\tworker\trunning\tlive\t.*\n$/],
-  ['wide', /^ID\tNAME\t.*\tREGISTERED\na\tone\t.*\n$/],
+  ['wide', /^ID\tNAME\t.*\tREGISTERED\tHEALTH\na\tone\t.*\n$/],
   ['name', /^a\n$/],
   ['ndjson', /^\{"id":"a",.*\}\n$/],
   ['yaml', /^id: a\nname: one\n/],

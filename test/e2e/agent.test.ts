@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
-import { rmSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
+import { join } from 'node:path';
 import test from 'node:test';
 import { again, find, heardAfter, inHome, startAgent } from '../helpers/agent.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
@@ -127,6 +128,17 @@ test('--on-exit deregister removes the entry', async (t) => {
   await until('the registration', () => find(daemon));
   assert.equal((await agent.end()).code, 0);
   assert.equal(await find(daemon), undefined);
+});
+
+test('an agent does not remove its VM when the machine goes down, whatever --on-exit says', async (t) => {
+  const daemon = await startDaemon(t);
+  const bin = tempDir(t);
+  writeFileSync(join(bin, 'systemctl'), '#!/bin/sh\necho stopping\nexit 1\n', { mode: 0o755 });
+  const env = { PATH: `${bin}:${process.env.PATH}` };
+  const agent = startAgent(t, daemon.url, ['--on-exit', 'deregister'], { env });
+  await until('the registration', () => find(daemon));
+  assert.equal((await agent.end()).code, 0);
+  assert.equal((await find(daemon))?.status, 'stopped');
 });
 
 test('--on-exit keep leaves the entry as it is', async (t) => {

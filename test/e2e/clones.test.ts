@@ -1,6 +1,6 @@
 /** Two of one VM, and a registry that was put back: the real agent and the real daemon. */
 import assert from 'node:assert/strict';
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import type { Conflict } from '../../src/protocol/beat.ts';
@@ -12,19 +12,13 @@ async function conflictsOf({ vreg }: Daemon): Promise<Conflict[]> {
   return JSON.parse((await vreg(['conflicts', '-o', 'json'])).stdout) as Conflict[];
 }
 
-/** An agent's state without the file that says which process has it. */
-function copyState(from: string, to: string): void {
-  mkdirSync(to, { recursive: true });
-  for (const name of readdirSync(from)) if (name.startsWith('identity-')) cpSync(join(from, name), join(to, name));
-}
-
 /** Two agents of one VM with one state: the first beats, the second is a copy that is at another address. */
 async function cloneOf(t: TestContext, daemon: Daemon, ...more: string[]) {
   const [one, two] = [tempDir(t), tempDir(t)];
   const original = startAgent(t, daemon.url, ['--address', '10.0.0.1', '--data-dir', one]);
   const first = await until('the registration', () => find(daemon));
   await heardAfter(daemon, first.lastSeen);
-  copyState(one, two);
+  cpSync(one, two, { recursive: true });
   const clone = startAgent(t, daemon.url, ['--address', '10.0.0.2', '--data-dir', two, ...more]);
   return { original, clone, state: two };
 }

@@ -21,9 +21,13 @@ test('every exit code of the table has a meaning, and every meaning an exit code
   for (const code of codes) assert.ok(EXIT_MEANING[ERRORS[code].exit], code);
 });
 
-test('no two codes share a status, and each status is that of an error', () => {
-  const statuses = onTheWire.map((code) => ERRORS[code].status);
+/** A clone is a conflict to who does not know more: it shares the status of that. */
+const withStatusOfTheirOwn = onTheWire.filter((code) => code !== 'IDENTITY_CONFLICT');
+
+test('no two codes share a status but those that mean one thing, and each status is that of an error', () => {
+  const statuses = withStatusOfTheirOwn.map((code) => ERRORS[code].status);
   assert.deepEqual([...new Set(statuses)], statuses);
+  assert.equal(ERRORS.IDENTITY_CONFLICT.status, ERRORS.CONFLICT.status);
   for (const status of statuses) assert.ok(status >= 400 && status < 600, String(status));
 });
 
@@ -38,7 +42,7 @@ test('an error that crosses the wire keeps its code, message, field and hint', (
 });
 
 test('a server that knows no codes is read by its status', () => {
-  for (const code of onTheWire) assert.equal(fromAnswer(ERRORS[code].status, { error: 'x' }, '').code, code);
+  for (const code of withStatusOfTheirOwn) assert.equal(fromAnswer(ERRORS[code].status, { error: 'x' }, '').code, code);
   assert.equal(fromAnswer(418, { error: 'x' }, '').code, 'INVALID');
   assert.equal(fromAnswer(502, undefined, '').code, 'BUSY');
   assert.equal(fromAnswer(504, undefined, '').code, 'BUSY');

@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import fc from 'fast-check';
+import { doubtOf } from '../../../daemon/registry/doubt.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import { type ErrorCode, VregError } from '../../../src/protocol/errors.ts';
 import type { Registration, Role, Status, VmUpdate } from '../../../src/protocol/vm.ts';
@@ -23,6 +24,7 @@ type Step =
   | { do: 'remove' | 'beat'; id: string }
   | { do: 'release'; count: number }
   | { do: 'pass'; ms: number }
+  | { do: 'miss'; ms: number }
   | { do: 'setWall'; ms: number }
   | { do: 'refuse'; id: string }
   | { do: 'fail' | 'save' | 'failToSave' | 'restart' };
@@ -167,6 +169,10 @@ class Run {
         return;
       case 'pass':
         return clock.pass(step.ms);
+      case 'miss':
+        clock.heard += 1;
+        clock.miss(step.ms);
+        return;
       case 'setWall':
         // No two signs of life are heard at one instant: the real clock counts parts of a microsecond.
         clock.heard += 1;
@@ -193,6 +199,18 @@ class Run {
         registry.discover(role).map(({ json }) => json),
         model.committed.filter((each) => each.vm.role === role && isLive(each)).map(jsonOf),
       );
+    }
+    for (const role of ROLES) {
+      const offered = model.committed.filter((each) => each.vm.role === role && isLive(each));
+      assert.deepEqual(
+        registry.discover(role, { strict: true }).map(({ json }) => json),
+        offered.filter(({ lastSeen }) => clock.wall - lastSeen <= STALE_AFTER).map(jsonOf),
+      );
+      // In doubt is who was not heard since the last gap, for as long as its lease lasts.
+      const doubtful = offered.filter(({ heardAt }) => clock.gap !== undefined && heardAt <= clock.gap);
+      const left = doubtful.map(({ heardAt }) => Math.max(1, Math.ceil((heardAt + STALE_AFTER - clock.heard) / 1000)));
+      const doubt = doubtOf(registry.discover(role), clock, STALE_AFTER);
+      assert.deepEqual(doubt?.seconds, left.length > 0 ? Math.max(...left) : undefined);
     }
     for (const id of IDS) assert.equal(registry.has(id), model.get(id) !== undefined);
     assert.equal(registry.revision, model.revision);
@@ -260,6 +278,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     weight: 5,
     arbitrary: fc.record({ do: fc.constant('pass' as const), ms: fc.constantFrom(1, 499, 500, 1000, 1001) }),
   },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('miss' as const), ms: fc.constantFrom(10, 60_000) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('setWall' as const), ms: fc.constantFrom(-60_000, 60_000) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('refuse' as const), id }) },
   {

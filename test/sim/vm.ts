@@ -1,0 +1,293 @@
+/** One VM: a real agent on a clock of its own, behind a network that loses things. */
+import { Agent } from '../../daemon/agent/agent.ts';
+import { resolveClone } from '../../daemon/agent/clone.ts';
+import { Identity, type IdentityState, type IdentityStore } from '../../daemon/agent/identity.ts';
+import type { RegistryClient } from '../../src/client.ts';
+import type { AgentBeat } from '../../src/protocol/beat.ts';
+import { VregError } from '../../src/protocol/errors.ts';
+import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
+import { aVm } from '../helpers/vm.ts';
+import type { RegistryVm } from './registry-vm.ts';
+import type { Timer, VirtualTime } from './time.ts';
+
+/** Milliseconds: one way through the network, the wait for an answer that never comes, and the look for time jumps. */
+const LATENCY = 5;
+const TIMEOUT = 1000;
+const LOOK_FOR_JUMPS = 1000;
+
+export interface World {
+  time: VirtualTime;
+  registryVm: RegistryVm;
+  random(): number;
+  /** Milliseconds between two beats. */
+  interval: number;
+  /** Share of requests, and of answers, that are lost. */
+  loss: number;
+  /** Whether agents prove who they are. */
+  proves: boolean;
+  /** Milliseconds that an agent sleeps in place of those that it wants. */
+  pause?: ((ms: number) => number) | undefined;
+  /** Called with each beat that reaches the registry. */
+  onBeat(vm: SimVm): void;
+}
+
+type Sleeper = { left: number; timer: Timer | undefined; resolve(): void };
+
+class Disk implements IdentityStore {
+  readonly states = new Map<string, IdentityState>();
+
+  read(vm: string): IdentityState {
+    return this.states.get(vm) ?? { vm };
+  }
+
+  write(state: IdentityState): void {
+    this.states.set(state.vm, state);
+  }
+
+  copy(): Disk {
+    const copy = new Disk();
+    for (const [vm, state] of this.states) copy.states.set(vm, { ...state });
+    return copy;
+  }
+}
+
+export class SimVm {
+  readonly name: string;
+  id: string;
+  isAlive = true;
+  isPaused = false;
+  isReachable = true;
+  /** When something last happened to it that keeps beats from coming; virtual milliseconds. */
+  disturbedAt: number;
+  diedAt: number | undefined;
+  /** The registry has told it that there is another one. */
+  metItsTwin = false;
+  /** It was this process's first contact, which is always at once. */
+  isFirstContact = true;
+  readonly #world: World;
+  readonly #disk: Disk;
+  readonly #sleepers = new Set<Sleeper>();
+  readonly #end = new AbortController();
+  #agent!: Agent;
+
+  private constructor(world: World, name: string, id: string, disk: Disk) {
+    this.#world = world;
+    this.name = name;
+    this.id = id;
+    this.#disk = disk;
+    this.disturbedAt = world.time.now;
+  }
+
+  static boot(world: World, id: string): SimVm {
+    const vm = new SimVm(world, id, id, new Disk());
+    vm.#run(true);
+    return vm;
+  }
+
+  /** Another VM with what this one has in memory and on its disk at this moment; it goes on where this one is. */
+  clone(name: string): SimVm {
+    const twin = new SimVm(this.#world, name, this.id, this.#disk.copy());
+    twin.#run(false);
+    return twin;
+  }
+
+  /** What {@link rewind} needs. */
+  snapshot(): { disk: unknown; id: string } {
+    return { disk: this.#disk.copy(), id: this.id };
+  }
+
+  /** This VM ends, and one that is as it was at the snapshot goes on. */
+  rewind(name: string, snapshot: { disk: unknown; id: string }): SimVm {
+    this.die();
+    const before = new SimVm(this.#world, name, snapshot.id, (snapshot.disk as Disk).copy());
+    before.#run(false);
+    return before;
+  }
+
+  /** The same VM with its agent started anew. */
+  restart(): SimVm {
+    this.die();
+    const again = new SimVm(this.#world, this.name, this.id, this.#disk);
+    again.#run(true);
+    return again;
+  }
+
+  die(): void {
+    this.isAlive = false;
+    this.diedAt = this.#world.time.now;
+    this.#end.abort();
+    for (const { timer } of this.#sleepers) timer?.cancel();
+    this.#sleepers.clear();
+  }
+
+  pause(): void {
+    this.isPaused = true;
+    for (const sleeper of this.#sleepers) {
+      sleeper.left = (sleeper.timer?.at ?? 0) - this.#world.time.now;
+      sleeper.timer?.cancel();
+    }
+  }
+
+  resume(): void {
+    this.isPaused = false;
+    this.disturbedAt = this.#world.time.now;
+    for (const sleeper of this.#sleepers) this.#arm(sleeper);
+    this.jump();
+  }
+
+  /** Its wall clock was set, or it was suspended: its agent notices with its next look. */
+  jump(): void {
+    this.#world.time.after(this.#world.random() * LOOK_FOR_JUMPS, () => {
+      if (this.isAlive && !this.isPaused) this.#agent.hurry();
+    });
+  }
+
+  #run(announces: boolean): void {
+    const { proves, interval } = this.#world;
+    const log = { info: () => {}, warn: () => {} };
+    let identity = Identity.open(this.#disk, this.id, !announces);
+    let vm = this.#registration(identity);
+    const resolve = resolveClone({
+      policy: 'rebirth',
+      hooks: [],
+      makeId: () => `reborn-${this.name}`,
+      identity,
+      vm,
+      vmOf: (id) => this.#registration({ id, parent: undefined }),
+      onRebirth: (reborn) => {
+        identity = reborn;
+        this.id = reborn.id;
+        this.disturbedAt = this.#world.time.now;
+        vm = this.#registration(reborn);
+      },
+      log,
+    });
+    this.id = identity.id;
+    this.#agent = new Agent({
+      client: new Line(this.#world, this),
+      vm,
+      ...(proves ? { identity } : {}),
+      onExit: 'keep',
+      interval,
+      announce: announces,
+      registerIfMissing: true,
+      onClone: (conflict) => {
+        this.metItsTwin = true;
+        return resolve(conflict);
+      },
+      log,
+      sleep: (ms, signal) => this.sleep(this.#world.pause?.(ms) ?? ms, signal),
+    });
+    const start = () => {
+      this.#agent.run(this.#end.signal).catch((error: Error) => {
+        if (this.isAlive) throw error;
+      });
+    };
+    // A clone goes on in the middle of its agent's pause.
+    if (announces) start();
+    else this.#world.time.after(this.#world.random() * interval, start);
+  }
+
+  #registration({ id, parent }: { id: string; parent: string | undefined }): Registration {
+    return aVm({ id, address: `${this.name}.test`, ...(parent === undefined ? {} : { parentId: parent }) });
+  }
+
+  /** Sleeps on this VM's own clock, which stands still while it is paused. */
+  sleep(ms: number, signal?: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (!this.isAlive) return;
+      const sleeper: Sleeper = { left: ms, timer: undefined, resolve };
+      this.#sleepers.add(sleeper);
+      if (!this.isPaused) this.#arm(sleeper);
+      signal?.addEventListener(
+        'abort',
+        () => {
+          sleeper.timer?.cancel();
+          this.#sleepers.delete(sleeper);
+          reject(signal.reason as Error);
+        },
+        { once: true },
+      );
+    });
+  }
+
+  #arm(sleeper: Sleeper): void {
+    sleeper.timer = this.#world.time.after(sleeper.left, () => {
+      this.#sleepers.delete(sleeper);
+      sleeper.resolve();
+    });
+  }
+}
+
+/** The way to the registry, as the agent's client sees it. */
+class Line {
+  readonly url = 'sim:';
+  readonly #world: World;
+  readonly #vm: SimVm;
+  #server: RegistryClient['server'];
+
+  constructor(world: World, vm: SimVm) {
+    this.#world = world;
+    this.#vm = vm;
+    this.#server = { lease: world.registryVm.lease, now: 0, version: 'sim' };
+  }
+
+  get server(): RegistryClient['server'] {
+    return this.#server;
+  }
+
+  async isVreg(): Promise<boolean> {
+    return true;
+  }
+
+  register(vm: Registration) {
+    return this.#call(async (registry) => this.#seen((await registry.register(vm)).vm));
+  }
+
+  get(id: string) {
+    return this.#call(async (registry) => this.#seen(registry.get(id).vm));
+  }
+
+  update(id: string, update: VmUpdate) {
+    return this.#call(async (registry) => this.#seen((await registry.update(id, update)).vm));
+  }
+
+  deregister(id: string) {
+    return this.#call(async (registry) => {
+      await registry.deregister(id);
+      return { deleted: true as const };
+    });
+  }
+
+  heartbeat(id: string, beat?: AgentBeat) {
+    return this.#call(async (registry) => {
+      this.#world.onBeat(this.#vm);
+      return { id, lastSeen: registry.heartbeat(id, beat && { ...beat, from: this.#vm.name }).lastSeen };
+    });
+  }
+
+  #seen(vm: Omit<Registration, never> & { registeredAt: string }) {
+    return { ...vm, lastSeen: vm.registeredAt, stale: false };
+  }
+
+  async #call<T>(ask: (registry: RegistryVm['registry']) => Promise<T>): Promise<T> {
+    const { registryVm, random, loss } = this.#world;
+    await this.#vm.sleep(LATENCY);
+    if (!this.#vm.isReachable || !registryVm.answers || random() < loss) await this.#fail();
+    const { registry } = registryVm;
+    let failure: unknown;
+    const answer = await ask(registry).catch((error: unknown) => {
+      failure = error;
+    });
+    this.#server = { ...this.#server, registryId: registry.id, revision: registry.revision };
+    await this.#vm.sleep(LATENCY);
+    if (!this.#vm.isReachable || random() < loss) await this.#fail();
+    if (failure) throw failure;
+    return answer as T;
+  }
+
+  async #fail(): Promise<never> {
+    await this.#vm.sleep(TIMEOUT);
+    throw new VregError('UNREACHABLE', 'no answer');
+  }
+}
