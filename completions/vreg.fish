@@ -644,6 +644,11 @@ complete -c vreg -n '__vreg_at daemon' -l port -d 'TCP port to listen on; 0 take
 complete -c vreg -n '__vreg_at daemon' -l socket -d 'unix socket to listen on, mode 0600; alone unless --host or --port is given' -r -F
 complete -c vreg -n '__vreg_at daemon' -l stale-after -d 'listening time without a sign of life that makes a VM stale' -x
 complete -c vreg -n '__vreg_at daemon' -l mass-loss -d 'of the live VMs, silent together: suspect, not stale; or off' -x
+complete -c vreg -n '__vreg_at daemon' -l max-body -d 'largest body of a request; 413 beyond it' -x
+complete -c vreg -n '__vreg_at daemon' -l max-entry -d 'largest entry, as the JSON that is answered; 413 beyond it' -x
+complete -c vreg -n '__vreg_at daemon' -l max-vms -d 'most VMs in the registry; 429 beyond it' -x
+complete -c vreg -n '__vreg_at daemon' -l max-connections -d 'most connections at once; more are closed' -x
+complete -c vreg -n '__vreg_at daemon' -l request-timeout -d 'longest time for a request to arrive; 408 beyond it' -x
 complete -c vreg -n '__vreg_at daemon' -l data-dir -d 'where the registry, or the agent, keeps its state' -r -F
 complete -c vreg -n '__vreg_at daemon' -l log-level -d 'least level that is logged' -x -a 'debug info warn error silent'
 complete -c vreg -n '__vreg_at daemon' -l log-format -d 'how the log is written' -x -a 'pretty json'
@@ -673,6 +678,11 @@ complete -c vreg -n '__vreg_at daemon serve' -l port -d 'TCP port to listen on; 
 complete -c vreg -n '__vreg_at daemon serve' -l socket -d 'unix socket to listen on, mode 0600; alone unless --host or --port is given' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l stale-after -d 'listening time without a sign of life that makes a VM stale' -x
 complete -c vreg -n '__vreg_at daemon serve' -l mass-loss -d 'of the live VMs, silent together: suspect, not stale; or off' -x
+complete -c vreg -n '__vreg_at daemon serve' -l max-body -d 'largest body of a request; 413 beyond it' -x
+complete -c vreg -n '__vreg_at daemon serve' -l max-entry -d 'largest entry, as the JSON that is answered; 413 beyond it' -x
+complete -c vreg -n '__vreg_at daemon serve' -l max-vms -d 'most VMs in the registry; 429 beyond it' -x
+complete -c vreg -n '__vreg_at daemon serve' -l max-connections -d 'most connections at once; more are closed' -x
+complete -c vreg -n '__vreg_at daemon serve' -l request-timeout -d 'longest time for a request to arrive; 408 beyond it' -x
 complete -c vreg -n '__vreg_at daemon serve' -l data-dir -d 'where the registry, or the agent, keeps its state' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l log-level -d 'least level that is logged' -x -a 'debug info warn error silent'
 complete -c vreg -n '__vreg_at daemon serve' -l log-format -d 'how the log is written' -x -a 'pretty json'
@@ -933,7 +943,7 @@ complete -c vreg -n '__vreg_at config' -l no-headers -d 'leave the titles of col
 complete -c vreg -n '__vreg_at config' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config get' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-clone id-command run-dir on-exit'
+complete -c vreg -n '__vreg_at config get' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss max-body max-entry max-vms max-connections request-timeout log-level log-format interval on-clone id-command run-dir on-exit'
 complete -c vreg -n '__vreg_at config get' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config get' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config get' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
@@ -946,7 +956,7 @@ complete -c vreg -n '__vreg_at config get' -l no-headers -d 'leave the titles of
 complete -c vreg -n '__vreg_at config get' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config get' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config get' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config set' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-clone id-command run-dir on-exit'
+complete -c vreg -n '__vreg_at config set' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss max-body max-entry max-vms max-connections request-timeout log-level log-format interval on-clone id-command run-dir on-exit'
 complete -c vreg -n '__vreg_at config set' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config set' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config set' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
@@ -959,7 +969,7 @@ complete -c vreg -n '__vreg_at config set' -l no-headers -d 'leave the titles of
 complete -c vreg -n '__vreg_at config set' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config set' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config set' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config unset' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss log-level log-format interval on-clone id-command run-dir on-exit'
+complete -c vreg -n '__vreg_at config unset' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss max-body max-entry max-vms max-connections request-timeout log-level log-format interval on-clone id-command run-dir on-exit'
 complete -c vreg -n '__vreg_at config unset' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config unset' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config unset' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F

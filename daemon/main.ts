@@ -4,12 +4,13 @@ import type { Logger } from 'pino';
 import { VregError } from '../src/protocol/errors.ts';
 import type { Registration } from '../src/protocol/vm.ts';
 import { ListeningClock } from './clock.ts';
-import { buildApp } from './http/app.ts';
+import { type AppLimits, buildApp } from './http/app.ts';
 import { BearerAuth, isLoopback } from './http/auth.ts';
 import { removeCutBackups } from './http/backup.ts';
 import { type Endpoints, listen } from './http/listen.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
-import type { RegistryObserver } from './registry/observer.ts';
+import type { RegistryLimits } from './registry/limits.ts';
+import type { RegistryObserver } from './registry/options.ts';
 import { Registry } from './registry/registry.ts';
 import { summaryOf } from './registry/summary.ts';
 import { keepSelfAlive } from './self.ts';
@@ -32,6 +33,7 @@ export interface ServeOptions extends Endpoints {
   staleAfter: number;
   /** Share of the live VMs, 0 to 1, that must fall silent together to be suspect instead of stale; 1 turns it off. */
   massLoss: number;
+  limits: RegistryLimits & AppLimits & { maxConnections: number };
   token?: string | undefined;
   version: string;
   /** Makes the daemon's own VM an entry, given the port it listens on; absent: it does not. */
@@ -57,7 +59,7 @@ export interface Serving {
  * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_UNUSABLE, LISTEN, USAGE (an open address without a token)
  */
 export async function serve(options: ServeOptions, log: Logger): Promise<Serving> {
-  const { dataDir, staleAfter, massLoss, token, version, tcp, socket } = options;
+  const { dataDir, staleAfter, massLoss, limits, token, version, tcp, socket } = options;
   if (tcp && token === undefined && !isLoopback(tcp.host)) {
     throw new VregError(
       'USAGE',
@@ -75,12 +77,12 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   removeCutBackups(dataDir);
   const clock = new ListeningClock(contents.listened);
   clock.start();
-  const registry = new Registry({ store, clock, staleAfter, massLoss, observer: observerOf(log) }, contents);
+  const registry = new Registry({ store, clock, staleAfter, massLoss, limits, observer: observerOf(log) }, contents);
   const saver = saveBeatsRegularly(registry, log);
   const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY);
 
   const auth = token === undefined ? undefined : new BearerAuth(token);
-  const app = buildApp({ registry, version, auth, log, dataDir });
+  const app = buildApp({ registry, version, auth, log, dataDir, limits });
   const closeStore = async () => {
     removeProcessInfo(dataDir, 'serve');
     clearInterval(sweeper);
@@ -88,7 +90,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     clock.stop();
     await store.close();
   };
-  const listening = await listen(app, { tcp, socket }).catch(async (error) => {
+  const listening = await listen(app, { tcp, socket }, limits.maxConnections).catch(async (error) => {
     await closeStore();
     throw error;
   });

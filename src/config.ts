@@ -91,7 +91,7 @@ export class Config {
   }
 
   /** Milliseconds. */
-  duration(key: 'timeout' | 'stale-after' | 'interval'): number {
+  duration(key: 'timeout' | 'stale-after' | 'interval' | 'request-timeout'): number {
     return parseDuration(this.get(key)!, key);
   }
 

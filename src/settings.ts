@@ -1,4 +1,5 @@
 /** Every setting: its flag, its variables, its default, and what is accepted. One table for all that shows or reads them. */
+import { parseBytes } from './bytes.ts';
 import { parseDuration } from './duration.ts';
 import {
   DEFAULT_HOST,
@@ -130,6 +131,41 @@ export const SETTINGS = {
     check: checkShare,
     about: 'of the live VMs, silent together: suspect, not stale; or off',
   },
+  'max-body': {
+    group: 'daemon',
+    value: 'BYTES',
+    default: '1MiB',
+    check: parseBytes,
+    about: 'largest body of a request; 413 beyond it',
+  },
+  'max-entry': {
+    group: 'daemon',
+    value: 'BYTES',
+    default: '1MiB',
+    check: parseBytes,
+    about: 'largest entry, as the JSON that is answered; 413 beyond it',
+  },
+  'max-vms': {
+    group: 'daemon',
+    value: 'N',
+    default: '100000',
+    check: checkCount,
+    about: 'most VMs in the registry; 429 beyond it',
+  },
+  'max-connections': {
+    group: 'daemon',
+    value: 'N',
+    default: '10000',
+    check: checkCount,
+    about: 'most connections at once; more are closed',
+  },
+  'request-timeout': {
+    group: 'daemon',
+    value: 'DURATION',
+    default: '30s',
+    check: checkDuration,
+    about: 'longest time for a request to arrive; 408 beyond it',
+  },
   'log-level': {
     group: 'daemon',
     value: 'LEVEL',
@@ -242,4 +278,12 @@ function checkPort(text: string, name: string): void {
 function checkShare(text: string, name: string): void {
   if (text === 'off' || (/^\d{1,3}%$/.test(text) && Number.parseInt(text, 10) <= 100)) return;
   throw new VregError('USAGE', `${name}: "${text}" is not a share`, { field: 'mass-loss', hint: 'write 50%, or off' });
+}
+
+function checkCount(text: string, name: string): void {
+  if (/^[1-9]\d{0,8}$/.test(text)) return;
+  throw new VregError('USAGE', `${name}: "${text}" is not a number`, {
+    field: name.split(' ')[0]!,
+    hint: 'a whole number from 1 to 999999999',
+  });
 }

@@ -61,9 +61,19 @@ function someValue(key: SettingKey): string {
   const { choices, default: preset } = settingOf(key);
   if (choices) return choices.find((choice) => choice !== preset)!;
   return (
-    { url: 'http://x:1', timeout: '7s', 'stale-after': '7s', interval: '7s', port: '7', 'mass-loss': '7%' }[
-      key as string
-    ] ?? 'x'
+    {
+      url: 'http://x:1',
+      timeout: '7s',
+      'stale-after': '7s',
+      interval: '7s',
+      port: '7',
+      'mass-loss': '7%',
+      'max-body': '7',
+      'max-entry': '7',
+      'max-vms': '7',
+      'max-connections': '7',
+      'request-timeout': '7s',
+    }[key as string] ?? 'x'
   );
 }
 

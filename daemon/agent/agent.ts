@@ -22,7 +22,6 @@ const FINAL: readonly ErrorCode[] = [
   'USAGE',
   'BAD_ANSWER',
   'METHOD_NOT_ALLOWED',
-  'STORE_UNUSABLE',
 ];
 
 /** What an agent needs to live on as another VM, when it finds out that it is a clone. */
@@ -41,6 +40,8 @@ export interface AgentOptions extends ContactOptions {
   onUp?(trouble?: string): void;
   /** Called after each beat that the registry took. */
   onBeat?(beat: Beaten): Promise<void> | void;
+  /** Called after each announcement and each beat that the registry took. */
+  onContact?(): Promise<void> | void;
   /** Called whenever the registry goes away, and with nothing when it is back. */
   onTrouble?(trouble?: string): void;
 }
@@ -111,9 +112,12 @@ export class Agent {
     // Set before it is done: a reload while it is under way asks for another announcement.
     this.#due = 'beat';
     try {
-      if (due === 'announce') return await this.#contact.announce();
-      const beat = await this.#contact.beat();
-      if (beat) await this.#options.onBeat?.(beat);
+      if (due === 'announce') await this.#contact.announce();
+      else {
+        const beat = await this.#contact.beat();
+        if (beat) await this.#options.onBeat?.(beat);
+      }
+      await this.#options.onContact?.();
     } catch (error) {
       this.#due = due;
       throw error;

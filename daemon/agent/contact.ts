@@ -37,6 +37,7 @@ export interface Beaten {
 
 export class Contact {
   readonly #options: ContactOptions;
+  #toldOfDisk = false;
 
   constructor(options: ContactOptions) {
     this.#options = options;
@@ -52,7 +53,7 @@ export class Contact {
         return await this.#bringUpToDate();
       } catch (error) {
         if (!isOf(error, 'NOT_FOUND')) throw error;
-        identity.forgotten();
+        this.#onDisk(() => identity.forgotten());
       }
     }
     try {
@@ -77,7 +78,7 @@ export class Contact {
     } catch (error) {
       if (!isOf(error, 'NOT_FOUND') || !registerIfMissing) throw error;
       log.info({ id: vm.id }, 'the registry does not know this VM; registering it');
-      identity?.forgotten();
+      this.#onDisk(() => identity?.forgotten());
       await this.announce();
       return undefined;
     }
@@ -103,10 +104,26 @@ export class Contact {
     const { client, vm, identity, health } = this.#options;
     const report = health?.();
     if ((!identity && !report) || !(await client.isVreg())) return client.heartbeat(vm.id);
-    const proof = identity ? { ...identity.beat(), address: vm.address } : {};
+    const proof = this.#onDisk(() => identity && { ...identity.beat(), address: vm.address });
     const beat = await client.heartbeat(vm.id, { ...proof, ...(report ? { health: report } : {}) });
-    identity?.accepted();
+    // If that cannot be written, the same beat is said once more, and is taken.
+    if (proof) this.#onDisk(() => identity?.accepted());
     return beat;
+  }
+
+  /** A disk that is full must not make a VM stale: what cannot be kept is not said, and the beat is a plain one. */
+  #onDisk<T>(keep: () => T): T | undefined {
+    try {
+      const kept = keep();
+      this.#toldOfDisk = false;
+      return kept;
+    } catch (error) {
+      if (!isOf(error, 'STORE_UNUSABLE')) throw error;
+      const { log, vm } = this.#options;
+      if (!this.#toldOfDisk) log.warn({ id: vm.id }, `${(error as Error).message}; beating without proof until it can`);
+      this.#toldOfDisk = true;
+      return undefined;
+    }
   }
 
   /** The registry has other contents than those that this agent made: a backup's, or another registry's. */

@@ -35,6 +35,13 @@ export interface IdentityStore {
   write(state: IdentityState): void;
 }
 
+export interface OpenOptions {
+  /** A process that lives for one beat goes on with the life of the one before it. */
+  goesOn?: boolean;
+  /** Told when a file is damaged: the VM has lost its state, and goes on without. */
+  onDamage?: (message: string) => void;
+}
+
 /** Bytes of a token, and of an incarnation's name. */
 const TOKEN_BYTES = 16;
 const NAME_BYTES = 8;
@@ -60,11 +67,10 @@ export class Identity {
   /**
    * The identity of a VM: under its own id, or the one it was reborn under.
    * @param where a folder, or another place where states are kept
-   * @param goesOn a process that lives for one beat goes on with the life of the one before it
-   * @throws VregError STORE_UNUSABLE when its file cannot be read or is damaged
+   * @throws VregError STORE_UNUSABLE when its file cannot be read
    */
-  static open(where: string | IdentityStore, id: string, goesOn = false): Identity {
-    const store = typeof where === 'string' ? filesIn(where) : where;
+  static open(where: string | IdentityStore, id: string, { goesOn = false, onDamage }: OpenOptions = {}): Identity {
+    const store = typeof where === 'string' ? filesIn(where, onDamage) : where;
     const seen = new Set<string>();
     for (let vm = id; ; ) {
       const state = store.read(vm);
@@ -149,8 +155,8 @@ export class Identity {
 }
 
 /** One file a VM, for its owner only. */
-function filesIn(dir: string): IdentityStore {
-  return { read: (vm) => readState(dir, vm), write: (state) => writeState(dir, state) };
+function filesIn(dir: string, onDamage: OpenOptions['onDamage']): IdentityStore {
+  return { read: (vm) => readState(dir, vm, onDamage), write: (state) => writeState(dir, state) };
 }
 
 function writeState(dir: string, state: IdentityState): void {
@@ -169,7 +175,7 @@ function writeState(dir: string, state: IdentityState): void {
   }
 }
 
-function readState(dir: string, vm: string): IdentityState {
+function readState(dir: string, vm: string, onDamage?: (message: string) => void): IdentityState {
   const path = fileOf(dir, vm);
   let text: string;
   try {
@@ -184,9 +190,8 @@ function readState(dir: string, vm: string): IdentityState {
   } catch {
     // Told below.
   }
-  throw new VregError('STORE_UNUSABLE', `${path} is damaged: it does not say who VM "${vm}" is`, {
-    hint: 'remove it: the registry takes this VM as one that lost its state',
-  });
+  onDamage?.(`${path} is damaged: VM "${vm}" has lost its state, and begins anew`);
+  return { vm };
 }
 
 function unusable(path: string, what: string, cause: NodeJS.ErrnoException): VregError {

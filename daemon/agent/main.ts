@@ -57,7 +57,7 @@ export interface AgentProcessOptions extends AgentSettings {
 export async function runAgent(options: AgentProcessOptions, log: AgentLog, signal: AbortSignal): Promise<void> {
   const { stateDir, lastClient } = options;
   makeStateDir(stateDir);
-  let identity = Identity.open(stateDir, options.id);
+  let identity = Identity.open(stateDir, options.id, { onDamage: (message) => log.warn({ id: options.id }, message) });
   let vm = registrationOf(options, identity);
   let { client } = options;
   let { onExit } = options;
@@ -101,10 +101,8 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     sleep: (ms, until) => setTimeout(ms, undefined, { signal: until }),
     onUp: options.onUp,
     ...(options.onTrouble ? { onTrouble: options.onTrouble } : {}),
-    onBeat: (beat) => {
-      options.onBeat?.(beat);
-      return keepRunDir(options.runDir, client, log);
-    },
+    onContact: () => keepRunDir(options.runDir, client, log),
+    ...(options.onBeat ? { onBeat: options.onBeat } : {}),
   });
   options.onReload((read) => {
     try {

@@ -13,7 +13,10 @@ export interface OnceOptions extends Pick<ContactOptions, 'client' | 'registerIf
 /** @throws VregError IDENTITY_CONFLICT when another incarnation of the VM lives, and as {@link Contact.beat} */
 export async function beatOnce({ id, vmOf, stateDir, ...options }: OnceOptions): Promise<Beaten> {
   makeStateDir(stateDir);
-  const identity = Identity.open(stateDir, id, true);
+  const identity = Identity.open(stateDir, id, {
+    goesOn: true,
+    onDamage: (message) => options.log.warn({ id }, message),
+  });
   const vm = { ...vmOf(identity.id), ...(identity.parent === undefined ? {} : { parentId: identity.parent }) };
   const contact = new Contact({ ...options, vm, identity, onExit: 'keep' });
   // Whoever had to be registered first has beaten with it.

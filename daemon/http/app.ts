@@ -11,6 +11,7 @@ import type { Logger } from 'pino';
 import {
   LEASE_HEADER,
   REGISTRY_HEADER,
+  REQUEST_ID_HEADER,
   REVISION_HEADER,
   VERSION_HEADER,
   WARMING_HEADER,
@@ -18,6 +19,7 @@ import {
 import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/errors.ts';
 import type { Doubt } from '../registry/doubt.ts';
 import type { Registry } from '../registry/registry.ts';
+import { audit, requestIds } from './audit.ts';
 import { type BearerAuth, refuseForeignPage } from './auth.ts';
 import { readJsonBodies } from './body.ts';
 import { type Answer, Call } from './call.ts';
@@ -26,10 +28,15 @@ import { flawOf, refuseRoute } from './refusal.ts';
 import { ROUTES } from './routes.ts';
 import { answerBrokenRequest, makeServer } from './server.ts';
 
-/** Bytes of one request body: fastify's own default, hundreds of times a real entry. */
-const MAX_BODY = 1_048_576;
-/** Milliseconds for a whole request to arrive; long for a slow link, short for one that trickles on purpose. */
-const REQUEST_TIMEOUT = 30_000;
+export interface AppLimits {
+  /** Bytes of one request body. */
+  maxBody: number;
+  /** Milliseconds for a whole request to arrive. */
+  requestTimeout: number;
+}
+
+/** Fastify's own limit of a body, hundreds of times a real entry; long for a slow link, short for one that trickles. */
+const LIMITS: AppLimits = { maxBody: 1_048_576, requestTimeout: 30_000 };
 /** A path parameter is bounded by Node's 16 KiB for all headers; the router's own 100 would turn long ids into 404s. */
 const MAX_PARAM = 16_384;
 
@@ -46,22 +53,24 @@ export interface AppOptions {
   log: Logger;
   /** Where a backup is made before it is sent; without one there are no backups. */
   dataDir?: string;
-  /** Milliseconds for a whole request to arrive; 30 s when nothing is said. */
-  requestTimeout?: number | undefined;
+  /** Limits of a request that are other than usual. */
+  limits?: Partial<AppLimits>;
   /** Limits of the streams of events that are other than usual. */
   streams?: Partial<StreamLimits>;
 }
 
 export function buildApp(options: AppOptions): FastifyInstance {
-  const { registry, version, auth, log, dataDir, requestTimeout = REQUEST_TIMEOUT, streams } = options;
-  const sendError = errorSender(log);
+  const { registry, version, auth, log, dataDir, streams } = options;
+  const { maxBody, requestTimeout } = { ...LIMITS, ...options.limits };
+  const sendError = errorSender(log, maxBody);
   const app = Fastify({
     // What fastify remarks below a warning is nothing to an operator; the requests are logged below, in our words.
     loggerInstance: quietly(log),
     logController: new LogController({ disableRequestLogging: true }),
     // Nothing is logged through a request's own logger, so none is made.
     childLoggerFactory: (logger) => logger,
-    bodyLimit: MAX_BODY,
+    genReqId: requestIds(),
+    bodyLimit: maxBody,
     serverFactory: (handler) => makeServer(handler, requestTimeout),
     routerOptions: { maxParamLength: MAX_PARAM },
     // On the way down, what was accepted is still answered; idle connections are closed.
@@ -81,10 +90,12 @@ export function buildApp(options: AppOptions): FastifyInstance {
 
   const lease = String(registry.staleAfter);
   app.decorateRequest('by', undefined);
+  app.decorateReply('refusal', undefined);
   // One hook without promises: it runs before each heartbeat.
   app.addHook('onRequest', (request, reply, done) => {
     reply.header(VERSION_HEADER, version).header(LEASE_HEADER, lease);
     reply.header(REGISTRY_HEADER, registry.id).header(REVISION_HEADER, registry.revision);
+    reply.header(REQUEST_ID_HEADER, request.id).header('x-content-type-options', 'nosniff');
     if (!auth) refuseForeignPage(request.headers.origin);
     if (auth && !request.routeOptions.config.open) {
       auth.check(request.headers.authorization);
@@ -100,6 +111,10 @@ export function buildApp(options: AppOptions): FastifyInstance {
     }
     done();
   });
+  app.addHook('onResponse', (request, reply, done) => {
+    audit(log, request, reply);
+    done();
+  });
   readJsonBodies(app);
 
   app.setErrorHandler((error, request, reply) => sendError(request, reply, error));
@@ -108,21 +123,16 @@ export function buildApp(options: AppOptions): FastifyInstance {
   app.addHook('preClose', async () => stopping.abort());
   const shared = { registry, dataDir, stopping: stopping.signal, streams: { ...STREAM_LIMITS, ...streams } };
   for (const route of ROUTES) {
-    const logAt = route.logAt ?? (route.method === 'GET' ? 'debug' : 'info');
     app.route({
       method: route.method,
       url: route.path,
-      config: { open: route.open ?? false },
-      onResponse: async (request, reply) => {
-        const { method, url } = request;
-        log[logAt]({ method, url, status: reply.statusCode, ms: Math.round(reply.elapsedTime) }, 'request');
-      },
+      config: { open: route.open ?? false, changes: route.method !== 'GET' && !route.isBeat },
       handler: (request, reply) => {
         const send = (answer: Answer | undefined): FastifyReply => {
           if (!answer) return reply;
           if (answer.etag !== undefined) reply.header('etag', `"${answer.etag}"`);
-          // As of now: a change that is answered is part of it.
-          if (route.method !== 'GET') reply.header(REVISION_HEADER, registry.revision);
+          // As of now: a change that is answered is part of it, and so is what came while the answer was held.
+          reply.header(REVISION_HEADER, registry.revision);
           if (answer.doubt) reply.header(WARMING_HEADER, warmingOf(answer.doubt));
           return reply
             .code(answer.status)
@@ -158,7 +168,7 @@ const FASTIFY_ERRORS: Readonly<Record<string, { code: ErrorCode; field: string; 
   FST_ERR_CTP_BODY_TOO_LARGE: {
     code: 'TOO_LARGE',
     field: 'body',
-    message: `body is too large: at most ${MAX_BODY} bytes`,
+    message: 'body is too large',
   },
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: {
     code: 'INVALID',
@@ -173,22 +183,28 @@ const FASTIFY_ERRORS: Readonly<Record<string, { code: ErrorCode; field: string; 
   FST_ERR_BAD_URL: { code: 'INVALID', field: 'url', message: 'the URL has a broken percent-encoding' },
 };
 
-function toVregError(error: Error): VregError {
+function toVregError(error: Error, maxBody: number): VregError {
   if (error instanceof VregError) return error;
   const { code, statusCode } = error as FastifyError;
   const known = FASTIFY_ERRORS[code];
+  if (known?.code === 'TOO_LARGE')
+    return new VregError(known.code, `${known.message}: at most ${maxBody} bytes`, {
+      field: known.field,
+      cause: error,
+    });
   if (known) return new VregError(known.code, known.message, { field: known.field, cause: error });
   if (statusCode !== undefined && statusCode >= 400 && statusCode < 500)
     return new VregError('INVALID', error.message, { cause: error });
   return new VregError('INTERNAL', 'the registry failed to answer', { hint: "see the daemon's log", cause: error });
 }
 
-function errorSender(log: Logger) {
+function errorSender(log: Logger, maxBody: number) {
   return ({ method, url }: FastifyRequest, reply: FastifyReply, thrown: unknown): FastifyReply => {
-    const error = toVregError(thrown as Error);
+    const error = toVregError(thrown as Error, maxBody);
     // Busy is an answer like any other: only what nobody expected needs its stack.
     if (error.code === 'BUSY') log.warn({ method, url }, error.message);
     else if (error.status >= 500) log.error({ err: error, method, url }, error.message);
+    reply.refusal = error.code;
     if (error.retryAfter !== undefined) reply.header('retry-after', error.retryAfter);
     if (error.code === 'UNAUTHORIZED') reply.header('www-authenticate', 'Bearer');
     return reply

@@ -24,9 +24,14 @@ export interface Listening {
 
 /**
  * Listens on all endpoints, or throws and listens on none of them.
+ * @param maxConnections of each listener; what comes beyond is closed at once, so that the others go on
  * @throws VregError LISTEN
  */
-export async function listen(app: FastifyInstance, { tcp, socket }: Endpoints): Promise<Listening> {
+export async function listen(
+  app: FastifyInstance,
+  { tcp, socket }: Endpoints,
+  maxConnections?: number,
+): Promise<Listening> {
   await app.ready();
   const urls: string[] = [];
   const extra: Server[] = [];
@@ -54,6 +59,8 @@ export async function listen(app: FastifyInstance, { tcp, socket }: Endpoints): 
       }
       urls.push(`unix:${socket}`);
     }
+    if (maxConnections !== undefined)
+      for (const server of [app.server, ...extra]) server.maxConnections = maxConnections;
     return { urls, port, close };
   } catch (error) {
     await close();

@@ -30,8 +30,8 @@ export interface Route {
   path: string;
   /** True of a route that never needs a token. */
   open?: true;
-  /** Level at which an answer below 400 is logged; changes by default at `info`, reads at `debug`. */
-  logAt?: 'debug';
+  /** True of a route for signs of life: they change nothing that anybody declared. */
+  isBeat?: true;
   /** @returns undefined when it has taken the reply into its own hands */
   handle(call: Call): Answer | undefined | Promise<Answer | undefined>;
 }
@@ -78,13 +78,13 @@ export const ROUTES: readonly Route[] = [
   {
     method: 'POST',
     path: '/registry/vms/:id/heartbeat',
-    logAt: 'debug',
+    isBeat: true,
     handle: (call) => {
       const entry = call.registry.heartbeat(call.id, proofOf(call));
       return ok({ id: entry.vm.id, lastSeen: entry.lastSeen } satisfies Heartbeat);
     },
   },
-  { method: 'POST', path: PATHS.heartbeats, logAt: 'debug', handle: heartbeats },
+  { method: 'POST', path: PATHS.heartbeats, isBeat: true, handle: heartbeats },
   {
     method: 'GET',
     path: '/registry/vms/:id/history',

@@ -17,6 +17,10 @@ export class Directory {
     return this.#entries.get(id);
   }
 
+  get size(): number {
+    return this.#entries.size;
+  }
+
   all(): Iterable<Entry> {
     return this.#entries.values();
   }

@@ -9,7 +9,7 @@ import type { AgentBeat, Claim, Conflict } from '../../src/protocol/beat.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { RecordChange, StoredRecord } from '../store/store.ts';
 import type { Entry } from './entry.ts';
-import type { RegistryObserver } from './observer.ts';
+import type { RegistryObserver } from './options.ts';
 import type { Companion } from './unsaved.ts';
 
 /** A beat of an agent, and where it came from. */

@@ -18,23 +18,11 @@ import { EventLog } from './events.ts';
 import { HealthReports } from './health.ts';
 import { Identities, type Moment, type Proof } from './identity.ts';
 import { Leases } from './leases.ts';
+import { checkRoom, checkSize, type RegistryLimits } from './limits.ts';
 import type { Lineage } from './lineage.ts';
-import type { RegistryObserver } from './observer.ts';
+import type { RegistryObserver, RegistryOptions } from './options.ts';
 import { Staging } from './staging.ts';
 import { Unsaved } from './unsaved.ts';
-
-export interface RegistryOptions {
-  store: Store;
-  clock: Clock;
-  /** Listening time without a sign of life after which a VM is stale, in milliseconds. */
-  staleAfter: number;
-  /** Share of the live VMs, 0 to 1, that must fall silent together to be suspect instead of stale; off when nothing is said. */
-  massLoss?: number | undefined;
-  /** Told of what is worth a line in the log. */
-  observer?: RegistryObserver;
-  /** Events kept for watchers that come back; {@link EventLog} says how many when nothing is said. */
-  keptEvents?: number;
-}
 
 /** Who is named in the history when nobody had to say who they are. */
 const ANONYMOUS = 'anonymous';
@@ -50,6 +38,7 @@ export class Registry {
   /** Made once with the store. */
   readonly id: string;
   readonly #observer: RegistryObserver;
+  readonly #limits: RegistryLimits | undefined;
 
   readonly #directory = new Directory();
   readonly lineage: Lineage = this.#directory.lineage;
@@ -64,6 +53,7 @@ export class Registry {
     this.clock = clock;
     this.staleAfter = staleAfter;
     this.#observer = options.observer ?? {};
+    this.#limits = options.limits;
     this.id = contents.registryId;
     this.identities = new Identities(contents.records, this.#observer);
     this.unsaved = new Unsaved(store, this.identities);
@@ -243,6 +233,8 @@ export class Registry {
   async #put(before: Entry | undefined, vm: Declared, life: Life, by = ANONYMOUS): Promise<Entry> {
     const revision = this.#staging.next;
     const entry = new Entry(vm, { created: before?.order.created ?? revision, revision }, life);
+    if (this.#limits) checkSize(entry, this.#limits);
+    if (this.#limits && !before) checkRoom(this.#directory.size + this.#staging.added, this.#limits);
     const changes = diff(before?.vm, entry.vm);
     const note = { type: typeOf(before !== undefined, changes), at: this.clock.now(), by, changes };
     await this.#commit(vm.id, entry, { kind: 'put', vm: entry.toStored(), revision, note });

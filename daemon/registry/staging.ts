@@ -26,6 +26,13 @@ export class Staging {
     return this.#decided + 1;
   }
 
+  /** Upper bound of the VMs that are on their way to be there. */
+  get added(): number {
+    let added = 0;
+    for (const { entry } of this.#decisions.values()) if (entry?.order.created === entry?.order.revision) added++;
+    return added;
+  }
+
   /** The newest decision about a VM that is not on the disk yet. */
   of(id: string): { entry: Entry | undefined } | undefined {
     return this.#decisions.get(id);

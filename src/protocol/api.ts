@@ -60,6 +60,8 @@ export const PATHS = {
 
 /** On every answer of a vreg daemon; the original registry has no such header. */
 export const VERSION_HEADER = 'x-vreg-version';
+/** On every answer of a vreg daemon, and in its log: the name of the request, the client's own if it sends one. */
+export const REQUEST_ID_HEADER = 'x-request-id';
 /** On every answer of a vreg daemon: the lease, in whole milliseconds. An agent beats well within it. */
 export const LEASE_HEADER = 'x-vreg-lease-ms';
 

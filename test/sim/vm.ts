@@ -145,7 +145,7 @@ export class SimVm {
   #run(announces: boolean): void {
     const { proves, interval } = this.#world;
     const log = { info: () => {}, warn: () => {} };
-    let identity = Identity.open(this.#disk, this.id, !announces);
+    let identity = Identity.open(this.#disk, this.id, { goesOn: !announces });
     let vm = this.#registration(identity);
     const resolve = resolveClone({
       policy: 'rebirth',

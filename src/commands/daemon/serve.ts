@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import type { Reloader } from '../../../daemon/reload.ts';
+import { parseBytes } from '../../bytes.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
 import { parseRegistration, type Registration, type Service } from '../../protocol/vm.ts';
 import type { SettingKey } from '../../settings.ts';
@@ -24,6 +25,11 @@ export const SERVE_SETTINGS: readonly SettingKey[] = [
   'socket',
   'stale-after',
   'mass-loss',
+  'max-body',
+  'max-entry',
+  'max-vms',
+  'max-connections',
+  'request-timeout',
   ...LOG_SETTINGS,
   ...VM_SETTINGS,
 ];
@@ -80,6 +86,13 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
       dataDir,
       staleAfter: config.duration('stale-after'),
       massLoss: shareOf(config.get('mass-loss')!),
+      limits: {
+        maxBody: parseBytes(config.get('max-body')!, 'max-body'),
+        maxEntry: parseBytes(config.get('max-entry')!, 'max-entry'),
+        maxVms: Number(config.get('max-vms')),
+        maxConnections: Number(config.get('max-connections')),
+        requestTimeout: config.duration('request-timeout'),
+      },
       token: config.token()?.value,
       version: context.version,
       ...(tcp ? { tcp: { host: config.get('host')!, port: Number(config.get('port')) } } : {}),

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import test, { type TestContext } from 'node:test';
 import { resolveClone } from '../../../daemon/agent/clone.ts';
-import { Identity } from '../../../daemon/agent/identity.ts';
+import { Identity, type IdentityState } from '../../../daemon/agent/identity.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { aLife, FakeRegistry, live } from '../../helpers/agent-life.ts';
 import { tempDir } from '../../helpers/daemon.ts';
@@ -82,6 +82,28 @@ test('a change of health is reported at once, and with each beat', async (t) => 
     life.registry.beats.map((beat) => beat?.health),
     [{ api: 'failing' }, { api: 'failing' }],
   );
+});
+
+test('an agent whose disk is full beats without proof, says so once, and proves itself again when there is room', async () => {
+  let isFull = false;
+  let state: IdentityState = { vm: 'vm-1' };
+  const store = {
+    read: () => state,
+    write: (next: IdentityState) => {
+      if (isFull) throw new VregError('STORE_UNUSABLE', 'no room');
+      state = next;
+    },
+  };
+  const life = aLife({ identity: Identity.open(store, 'vm-1') });
+  await live(life, 6, (sleep) => {
+    isFull = sleep === 2 || sleep === 3;
+  });
+  assert.deepEqual(
+    life.registry.beats.map((beat) => beat?.next !== undefined),
+    [true, true, false, false, true, true],
+  );
+  assert.equal(life.warnings.length, 1);
+  assert.match(life.warnings[0]!, /no room; beating without proof until it can/);
 });
 
 test('the original registry gets plain beats', async (t) => {

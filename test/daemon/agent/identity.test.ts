@@ -60,10 +60,13 @@ test('the registry that answers is the same, an older copy of it, or another', (
   assert.equal(identity.meets({}), 'same', 'the original registry says nothing');
 });
 
-test('a damaged state is an error that names the file', (t) => {
+test('a damaged state is told, and the VM is one that has lost it', (t) => {
   const dir = tempDir(t);
   Identity.open(dir, 'vm-1').beat();
   const path = join(dir, readdirSync(dir)[0]!);
   writeFileSync(path, readFileSync(path, 'utf8').slice(0, 9));
-  assert.throws(() => Identity.open(dir, 'vm-1'), { code: 'STORE_UNUSABLE', message: new RegExp(path) });
+  const told: string[] = [];
+  const identity = Identity.open(dir, 'vm-1', { onDamage: (message) => void told.push(message) });
+  assert.equal(identity.isKnown, false);
+  assert.match(told.join(), new RegExp(`${path} is damaged`));
 });

@@ -101,7 +101,7 @@ test('requests of any shape are answered below 500, and every refusal says why',
 });
 
 test('bytes that are almost a request are answered below 500 or not at all', async (t) => {
-  const app = await serveApp(t, { requestTimeout: 1000 });
+  const app = await serveApp(t, { limits: { requestTimeout: 1000 } });
   const sent = JSON.stringify({ id: 'vm-1', name: 'one', role: 'infra', address: 'a', registeredBy: 'fuzz' });
   const whole = `POST /registry/vms?include=liveness HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: ${sent.length}\r\n\r\n${sent}`;
   const change = fc.record({

@@ -41,7 +41,7 @@ class SlowStore extends MemoryStore {
 
 async function listening(t: TestContext, store: MemoryStore, { requestTimeout = 60_000 } = {}) {
   const registry = new Registry({ store, clock: new FakeClock(), staleAfter: 1000 }, store.contents());
-  const app = buildApp({ registry, version: '0.0.0', log: pino({ level: 'silent' }), requestTimeout });
+  const app = buildApp({ registry, version: '0.0.0', log: pino({ level: 'silent' }), limits: { requestTimeout } });
   const socket = join(tempDir(t), 'vreg.sock');
   const { port, close } = await listen(app, { tcp: { host: '127.0.0.1', port: 0 }, socket });
   return { tcp: { host: '127.0.0.1', port: port! }, unix: { path: socket }, close };
@@ -75,7 +75,7 @@ for (const [what, bytes] of [
   ['first line', 'GET /hea'],
 ] as const) {
   test(`a ${what} that never ends is 408 when its time is up`, async (t) => {
-    const { at, url, store } = await serveApp(t, { requestTimeout: 200 });
+    const { at, url, store } = await serveApp(t, { limits: { requestTimeout: 200 } });
     const [answer, ...more] = await exchange(at, bytes);
     assert.equal(answer?.status, 408);
     assert.match((JSON.parse(answer.text) as { error: string }).error, /did not arrive whole in time/);
@@ -86,7 +86,7 @@ for (const [what, bytes] of [
 }
 
 test('a header that trickles is not given more time for it', async (t) => {
-  const { at } = await serveApp(t, { requestTimeout: 200 });
+  const { at } = await serveApp(t, { limits: { requestTimeout: 200 } });
   const socket = await opened(connect(at), 'GET /health HTTP/1.1\r\nHost: a\r\n');
   const trickle = setInterval(() => socket.write('X: y\r\n'), 20);
   const [answer] = await readAnswers(socket);
@@ -95,7 +95,7 @@ test('a header that trickles is not given more time for it', async (t) => {
 });
 
 test('a connection that never says a word is closed', async (t) => {
-  const { at } = await serveApp(t, { requestTimeout: 200 });
+  const { at } = await serveApp(t, { limits: { requestTimeout: 200 } });
   const answers = await readAnswers(connect(at));
   assert.ok(answers.every(({ status }) => status === 408));
 });

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import type { RegistryObserver } from '../../../daemon/registry/observer.ts';
+import type { RegistryObserver } from '../../../daemon/registry/options.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import { MemoryStore } from '../../../daemon/store/memory.ts';
 import { FakeClock } from '../../helpers/clock.ts';

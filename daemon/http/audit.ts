@@ -1,0 +1,56 @@
+/**
+ * Who did what: a name for each request, and one line in the log for each that changed something or was refused. Heads of
+ * requests are never logged, since one of them holds the token.
+ */
+import type { IncomingMessage } from 'node:http';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { Logger } from 'pino';
+import { REQUEST_ID_HEADER } from '../../src/protocol/api.ts';
+import type { ErrorCode } from '../../src/protocol/errors.ts';
+import { kernelRandomHex } from '../kernel-random.ts';
+
+/** What a client may call its request: what fits into a log and a header as it is. */
+const REQUEST_ID = /^[\w.:/+=@-]{1,128}$/;
+/** Bytes that tell the requests of one run of the daemon from those of another. */
+const RUN_BYTES = 6;
+
+/** How those are named who did not have to say who they are. */
+const ANONYMOUS = 'anonymous';
+
+/** Makes names of requests: the client's own where it is one, else one that no other request has. */
+export function requestIds(): (request: Pick<IncomingMessage, 'headers'>) => string {
+  const run = kernelRandomHex(RUN_BYTES);
+  let count = 0;
+  return ({ headers }) => {
+    const given = headers[REQUEST_ID_HEADER];
+    return typeof given === 'string' && REQUEST_ID.test(given) ? given : `${run}-${++count}`;
+  };
+}
+
+/** Logs a request that is over. */
+export function audit(log: Logger, request: FastifyRequest, reply: FastifyReply): void {
+  const { method, url, id: requestId, by = ANONYMOUS, ip: from } = request;
+  const { statusCode: status, refusal: code } = reply;
+  const ms = Math.round(reply.elapsedTime);
+  const { changes } = request.routeOptions.config;
+  if (!changes && status < 400) {
+    log.debug({ requestId, method, url, status, ms }, 'request');
+    return;
+  }
+  const { id: vm } = (request.params ?? {}) as { id?: string };
+  log.info(
+    { audit: true, requestId, by, from, method, url, vm, status, code, ms },
+    status < 400 ? 'change' : 'refused',
+  );
+}
+
+declare module 'fastify' {
+  interface FastifyReply {
+    /** Why the request was refused. */
+    refusal?: ErrorCode | undefined;
+  }
+  interface FastifyContextConfig {
+    /** True of a route whose requests change the registry; signs of life are none. */
+    changes?: boolean;
+  }
+}

@@ -1,0 +1,58 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { type ServedApp, serveApp } from '../../helpers/app.ts';
+import { call } from '../../helpers/http.ts';
+import { until } from '../../helpers/until.ts';
+import { aVm } from '../../helpers/vm.ts';
+
+type Line = Record<string, unknown>;
+const audited = ({ logged }: ServedApp) =>
+  logged.map((line) => JSON.parse(line) as Line).filter((line) => line.audit === true);
+
+test('each change and each refusal is one line that says who, from where, what, and what became of it', async (t) => {
+  const app = await serveApp(t, { token: 's3cret' });
+  const headers = { authorization: 'Bearer s3cret', 'x-request-id': 'mine-1' };
+  await call(app.url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-1' }), headers });
+  await call(app.url, 'POST', '/registry/vms/vm-1/heartbeat', { headers });
+  await call(app.url, 'GET', '/registry/vms', { headers });
+  await call(app.url, 'DELETE', '/registry/vms/nobody', { headers });
+  await call(app.url, 'GET', '/registry/vms', { headers: { authorization: 'Bearer wrong-s3cret' } });
+  const lines = await until('the lines', () => {
+    const found = audited(app);
+    return found.length === 3 ? found : undefined;
+  });
+  const seen = lines.map(({ by, from, method, vm, status, code, msg }) => [by, from, method, vm, status, code, msg]);
+  assert.deepEqual(seen, [
+    ['VERS_AUTH_TOKEN', '127.0.0.1', 'POST', undefined, 201, undefined, 'change'],
+    ['VERS_AUTH_TOKEN', '127.0.0.1', 'DELETE', 'nobody', 404, 'NOT_FOUND', 'refused'],
+    ['anonymous', '127.0.0.1', 'GET', undefined, 401, 'UNAUTHORIZED', 'refused'],
+  ]);
+  assert.equal(lines[0]!.requestId, 'mine-1');
+  assert.doesNotMatch(app.logged.join(''), /s3cret/);
+});
+
+test('a request that is refused before any route is asked has its line, too', async (t) => {
+  const app = await serveApp(t);
+  await call(app.url, 'POST', '/nowhere');
+  await call(app.url, 'POST', '/registry/vms', { body: '{' });
+  const lines = await until('the lines', () => (audited(app).length === 2 ? audited(app) : undefined));
+  assert.deepEqual(
+    lines.map(({ code, status }) => [code, status]),
+    [
+      ['NOT_FOUND', 404],
+      ['INVALID', 400],
+    ],
+  );
+});
+
+test("every answer has the name of its request: the client's own, or one that no other has", async (t) => {
+  const { url } = await serveApp(t);
+  const nameOf = async (given?: string) =>
+    (await fetch(`${url}/health`, { headers: given === undefined ? {} : { 'x-request-id': given } })).headers.get(
+      'x-request-id',
+    )!;
+  assert.equal(await nameOf('trace/1:a=b'), 'trace/1:a=b');
+  const made = [await nameOf(), await nameOf(), await nameOf('has a space'), await nameOf('x'.repeat(129))];
+  assert.equal(new Set(made).size, 4);
+  for (const name of made) assert.match(name, /^[0-9a-f]{12}-\d+$/);
+});
