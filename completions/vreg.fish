@@ -80,6 +80,8 @@ function __vreg_path
                 set path 'daemon unit'
             case 'daemon:install'
                 set path 'daemon install'
+            case 'daemon:uninstall'
+                set path 'daemon uninstall'
             case ':context'
                 set path 'context'
             case 'context:add'
@@ -314,7 +316,7 @@ complete -c vreg -n '__vreg_at wait' -l token-file -d 'file with the bearer toke
 complete -c vreg -n '__vreg_at wait' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
 complete -c vreg -n '__vreg_at wait' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at wait' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at wait' -l for -d 'live (the default), gone, stale, count=N or registry' -x -a 'live gone stale count= registry'
+complete -c vreg -n '__vreg_at wait' -l for -d 'live (the default), gone, stale, count=N, registry or self' -x -a 'live gone stale count= registry self'
 complete -c vreg -n '__vreg_at wait' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at wait' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at wait' -l json -d 'as -o json'
@@ -634,8 +636,9 @@ complete -c vreg -n '__vreg_at daemon' -f -a agent -d 'register this VM and keep
 complete -c vreg -n '__vreg_at daemon' -f -a status -d 'say which daemon and agent run here'
 complete -c vreg -n '__vreg_at daemon' -f -a stop -d 'stop the daemon or the agent that runs here'
 complete -c vreg -n '__vreg_at daemon' -f -a restore -d 'put a backup in the place of the registry'
-complete -c vreg -n '__vreg_at daemon' -f -a unit -d 'print a systemd unit'
-complete -c vreg -n '__vreg_at daemon' -f -a install -d 'put systemd units in place and enable them'
+complete -c vreg -n '__vreg_at daemon' -f -a unit -d 'print a systemd unit for the registry or the agent'
+complete -c vreg -n '__vreg_at daemon' -f -a install -d 'install and enable a systemd unit of vreg'
+complete -c vreg -n '__vreg_at daemon' -f -a uninstall -d 'stop, disable and remove a systemd unit of vreg'
 complete -c vreg -n '__vreg_at daemon' -l host -d 'address to listen on; any but loopback needs a token' -x
 complete -c vreg -n '__vreg_at daemon' -l port -d 'TCP port to listen on; 0 takes a free one' -x
 complete -c vreg -n '__vreg_at daemon' -l socket -d 'unix socket to listen on, mode 0600; alone unless --host or --port is given' -r -F
@@ -787,8 +790,9 @@ complete -c vreg -n '__vreg_at daemon unit' -l token-file -d 'file with the bear
 complete -c vreg -n '__vreg_at daemon unit' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon unit' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at daemon unit' -l user -d 'for your own services, not the system'\''s'
-complete -c vreg -n '__vreg_at daemon unit' -l no-token -d 'without the token that it is handed from /etc/vreg/token'
+complete -c vreg -n '__vreg_at daemon unit' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
+complete -c vreg -n '__vreg_at daemon unit' -l no-token -d 'for a registry without a token; else systemd reads it from /etc/vreg/token'
+complete -c vreg -n '__vreg_at daemon unit' -l output-dir -d 'write the files there instead' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon unit' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at daemon unit' -l json -d 'as -o json'
@@ -802,12 +806,12 @@ complete -c vreg -n '__vreg_at daemon install' -l token-file -d 'file with the b
 complete -c vreg -n '__vreg_at daemon install' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon install' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at daemon install' -l user -d 'for your own services, not the system'\''s'
-complete -c vreg -n '__vreg_at daemon install' -l no-token -d 'without the token that it is handed from /etc/vreg/token'
-complete -c vreg -n '__vreg_at daemon install' -l now -d 'start them, too'
-complete -c vreg -n '__vreg_at daemon install' -l dry-run -d 'only say what would be done'
+complete -c vreg -n '__vreg_at daemon install' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
+complete -c vreg -n '__vreg_at daemon install' -l no-token -d 'for a registry without a token; else systemd reads it from /etc/vreg/token'
+complete -c vreg -n '__vreg_at daemon install' -l now -d 'start it at once, too'
+complete -c vreg -n '__vreg_at daemon install' -l root -d 'into the file system of an image that is mounted there' -r -F
+complete -c vreg -n '__vreg_at daemon install' -l dry-run -d 'say what would be done, and do nothing'
 complete -c vreg -n '__vreg_at daemon install' -l yes -s y -d 'do not ask'
-complete -c vreg -n '__vreg_at daemon install' -l unit-dir -d 'where the files go (default: as systemd has it)' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon install' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at daemon install' -l json -d 'as -o json'
@@ -815,6 +819,23 @@ complete -c vreg -n '__vreg_at daemon install' -l no-headers -d 'leave the title
 complete -c vreg -n '__vreg_at daemon install' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at daemon install' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at daemon install' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at daemon uninstall' -f -a 'serve agent heartbeat-timer wait-online'
+complete -c vreg -n '__vreg_at daemon uninstall' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon uninstall' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon uninstall' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon uninstall' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon uninstall' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at daemon uninstall' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
+complete -c vreg -n '__vreg_at daemon uninstall' -l root -d 'into the file system of an image that is mounted there' -r -F
+complete -c vreg -n '__vreg_at daemon uninstall' -l dry-run -d 'say what would be done, and do nothing'
+complete -c vreg -n '__vreg_at daemon uninstall' -l yes -s y -d 'do not ask'
+complete -c vreg -n '__vreg_at daemon uninstall' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon uninstall' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at daemon uninstall' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at daemon uninstall' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at daemon uninstall' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon uninstall' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at daemon uninstall' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at context' -f -a add -d 'name a registry, or change what a name means'
 complete -c vreg -n '__vreg_at context' -f -a use -d 'use a context from now on'
 complete -c vreg -n '__vreg_at context' -f -a ls -d 'list the contexts'

@@ -13,6 +13,7 @@ import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo 
 import type { RegistryLimits } from './registry/limits.ts';
 import type { RegistryObserver } from './registry/options.ts';
 import { Registry } from './registry/registry.ts';
+import { summaryOf } from './registry/summary.ts';
 import { keepSelfAlive } from './self.ts';
 import { SqliteStore } from './store/sqlite.ts';
 
@@ -45,7 +46,7 @@ export interface ServeOptions extends Endpoints {
 export interface Serving {
   urls: string[];
   dataDir: string;
-  /** How it does, in one line. */
+  /** One line on how it goes: `12 VMs, 1 stale`. */
   status(): string;
   /**
    * Takes another token.
@@ -116,17 +117,11 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     }
     if (next !== undefined) auth?.replace(next);
   };
-  return { urls: listening.urls, dataDir, status: () => statusOf(registry), reload, close };
+  return { urls: listening.urls, dataDir, status: () => summaryOf(registry), reload, close };
 }
 
 function namesOf({ tcp, allowHosts }: ServeOptions): ReadonlySet<string> {
   return new Set([hostname(), ...(tcp ? [tcp.host] : []), ...allowHosts].map((name) => name.toLowerCase()));
-}
-
-function statusOf(registry: Registry): string {
-  const running = registry.list({}).filter(({ vm }) => vm.status === 'running');
-  const stale = running.filter((entry) => registry.isStale(entry)).length;
-  return `${registry.list({}).length} VMs, ${running.length - stale} live, ${stale} stale`;
 }
 
 /** What the registry finds out, as lines of the log. */

@@ -96,8 +96,8 @@ export class Config {
   }
 
   /**
-   * The bearer token: from a file (unless that is left out), else `VREG_TOKEN` or `VERS_AUTH_TOKEN`, else the credential of
-   * a systemd unit. A flag's file comes before the variables, the config file's after all of them.
+   * The bearer token: from a file (unless that is left out), else `VREG_TOKEN` or `VERS_AUTH_TOKEN`, else systemd's
+   * credential `token`. A flag's file comes before the variables, and the credential before the config file's.
    * @throws VregError USAGE when the file cannot be read, is empty, or others may read it
    */
   token(withoutFile = false): Found | undefined {
@@ -127,26 +127,24 @@ export class Config {
   #findToken(withoutFile: boolean): Found | undefined {
     const file = withoutFile ? undefined : this.find('token-file');
     const variable = ['VREG_TOKEN', 'VERS_AUTH_TOKEN'].find((name) => this.#env[name]);
-    const credential = this.#credential;
     const isAsked = file?.origin.startsWith('context') && (this.#flags.context !== undefined || this.#env.VREG_CONTEXT);
-    const isMeant = isAsked || /^(flag|VREG_)/.test(file?.origin ?? '');
-    if (file && (isMeant || (!variable && credential === undefined))) {
+    const credential = variable ? undefined : this.#credential;
+    if (file && ((!variable && !credential) || isAsked || /^(flag|VREG_)/.test(file.origin))) {
       return {
         value: readTokenFile(file.value, this.#env.CREDENTIALS_DIRECTORY),
         origin: `${file.value}, ${file.origin}`,
       };
     }
-    if (variable) return { value: this.#env[variable]!, origin: variable };
-    return credential === undefined
-      ? undefined
-      : { value: readTokenFile(credential, this.#env.CREDENTIALS_DIRECTORY), origin: `${credential}, a credential` };
+    if (credential !== undefined)
+      return { value: readTokenFile(credential, this.#env.CREDENTIALS_DIRECTORY), origin: 'systemd credential token' };
+    return variable ? { value: this.#env[variable]!, origin: variable } : undefined;
   }
 
-  /** The token that a systemd unit was handed (`LoadCredential=token:…`). */
+  /** What `LoadCredential=token:FILE` of a unit hands over (systemd.exec(5)). */
   get #credential(): string | undefined {
     const dir = this.#env.CREDENTIALS_DIRECTORY;
-    const path = dir && join(dir, 'token');
-    return path && existsSync(path) ? path : undefined;
+    const path = dir ? join(dir, 'token') : undefined;
+    return path !== undefined && existsSync(path) ? path : undefined;
   }
 
   /** PEM text of the certificates to trust, if any were named. @throws VregError USAGE when the file cannot be read */

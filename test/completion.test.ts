@@ -97,6 +97,7 @@ for (const shell of SHELLS) {
       'serve',
       'status',
       'stop',
+      'uninstall',
       'unit',
     ]);
     assert.deepEqual(await offers(shell, 'config', ''), ['edit', 'get', 'list', 'path', 'set', 'unset']);

@@ -155,6 +155,29 @@ test('the token is read from a file that only its owner can read', (t) => {
   assert.equal(configOf(t, {}, { VREG_TOKEN_FILE: file, CREDENTIALS_DIRECTORY }).token()?.value, 's3cret');
 });
 
+test("systemd's credential is the token where no flag and no variable gives one", (t) => {
+  const CREDENTIALS_DIRECTORY = tempDir(t);
+  const write = (name: string, text: string) => {
+    writeFileSync(join(CREDENTIALS_DIRECTORY, name), text, { mode: 0o640 });
+    return join(CREDENTIALS_DIRECTORY, name);
+  };
+  const token = (file: object, env: NodeJS.ProcessEnv = {}, flags = {}) =>
+    configOf(t, file, { CREDENTIALS_DIRECTORY, ...env }, flags).token()?.value;
+  assert.equal(token({}), undefined);
+  write('token', 'handed-over\n');
+  const other = write('other', 'other');
+  assert.equal(token({}), 'handed-over');
+  assert.equal(token({ 'token-file': other }), 'handed-over');
+  assert.equal(token({}, { VERS_AUTH_TOKEN: 'variable' }), 'variable');
+  assert.equal(token({}, { VREG_TOKEN_FILE: other }), 'other');
+  assert.equal(token({}, {}, { tokenFile: other }), 'other');
+  write('token', '');
+  assert.match(
+    refusal(() => token({})),
+    /^the token file .*token is empty\n/,
+  );
+});
+
 test('a token file that is missing or empty is refused', (t) => {
   const file = join(tempDir(t), 'token');
   assert.match(

@@ -1,12 +1,13 @@
 /** README.md is true: what it shows is run as it stands, and its tables are those of the sources. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
-import { cpSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer as createHttpServer } from 'node:http';
 import { type AddressInfo, createServer, type Server } from 'node:net';
 import { join, relative } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { ROUTES } from '../daemon/http/routes.ts';
+import { whyClosed } from '../daemon/systemd/program.ts';
 import { manPages } from '../src/man.ts';
 import { CHANGE_TYPES, LIVENESS_TYPES } from '../src/protocol/events.ts';
 import type { Vm } from '../src/protocol/vm.ts';
@@ -85,7 +86,7 @@ test('README names every event of the source', () => {
 });
 
 test('a test runs every block of shell in README but the one that runs the tests', () => {
-  const run = ['## Quick start', ...RECIPES, '## Scripts', '## Several registries', '## Development'];
+  const run = ['## Quick start', ...RECIPES, '## Scripts', '## Several registries', '## systemd', '## Development'];
   const known = run.flatMap((heading) => blocks(section(readme, heading), 'sh'));
   assert.deepEqual(blocks(readme, 'sh'), known);
 });
@@ -194,6 +195,29 @@ test('the contexts of README work as they are written', unless('bash'), async (t
   assert.match(ran.stdout, /^dev$/m);
   assert.ok(ran.stdout.includes(`registry ${daemon.url}: ok`));
   assert.match(ran.stdout, /^https:\/\/registry\.example\.com$/m);
+});
+
+test('the set-up of README for systemd works as it is written, in an image', unless('bash', 'systemctl'), async (t) => {
+  const home = tempDir(t);
+  const image = join(home, 'image');
+  mkdirSync(join(image, 'etc'), { recursive: true });
+  const closed = whyClosed(process.execPath) ?? whyClosed(BIN);
+  for (const code of blocks(section(readme, '## systemd'), 'sh')) {
+    const here = code
+      .replaceAll('/etc/', `${image}/etc/`)
+      .replaceAll(' --now', '')
+      .replaceAll(' install ', ` install --root ${image} `);
+    const ran = await run('bash', ['-euo', 'pipefail', '-c', here], {
+      env: shellEnv(home),
+      cwd: home,
+    });
+    // A clone in a home folder is one that no hardened unit can see.
+    if (closed) assert.ok(ran.stderr.includes(closed));
+    else assert.equal(ran.code, 0, ran.stderr);
+  }
+  if (closed) return;
+  const enabled = readdirSync(join(image, 'etc/systemd/system/multi-user.target.wants'));
+  assert.deepEqual(enabled.sort(), ['vreg-agent.service', 'vreg-serve.service']);
 });
 
 const noTerminal = process.platform === 'linux' ? unless('bash', 'script') : { skip: 'needs script(1) of util-linux' };

@@ -44,8 +44,8 @@ export interface AgentProcessOptions extends AgentSettings {
   onUp(trouble?: string): void;
   /** Called whenever the registry goes away, and with nothing when it is back. */
   onTrouble?(trouble?: string): void;
-  /** Called when the agent was told to stop, before its last word. */
-  onStop(): Promise<void>;
+  /** Called after each beat that the registry took. */
+  onBeat?(beat: { lastSeen: string }): void;
   /** Calls back whenever the settings shall be read anew; they are then what it is handed. */
   onReload(reload: (read: () => AgentSettings) => void): void;
 }
@@ -102,6 +102,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     onUp: options.onUp,
     ...(options.onTrouble ? { onTrouble: options.onTrouble } : {}),
     onContact: () => keepRunDir(options.runDir, client, log),
+    ...(options.onBeat ? { onBeat: options.onBeat } : {}),
   });
   options.onReload((read) => {
     try {
@@ -122,7 +123,6 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
   probeServices();
   try {
     await agent.run(signal);
-    await options.onStop();
     const last = lastClient();
     await new Contact({ ...contact(), client: last, onExit: await lastWordOf(onExit) }).leave();
     last.close();

@@ -1,76 +1,108 @@
 /**
- * What a service tells its manager (sd_notify(3)): that it is ready, how it does, that it lives. Node has no datagrams on
- * unix sockets (nodejs/node#31414), so systemd's own program says it. Nothing is told where nobody asked.
+ * What a unit of Type=notify tells systemd of itself (sd_notify(3)). Node has no unix datagrams (nodejs/node#31414), so the
+ * words are sent by `systemd-notify`, a program of systemd's own: 8 to 15 ms each, one after the other, in order.
  */
-import { execFile } from 'node:child_process';
+import { type ChildProcess, execFile } from 'node:child_process';
 
-/** Milliseconds for one word: it is said in a few, and a manager that hangs must not hold up anything. */
-const PATIENCE = 5000;
-/** Milliseconds between two looks whether the status has changed. */
+/** Milliseconds between two looks at the status. */
 const STATUS_EVERY = 10_000;
+/** Pings in one time of the watchdog: one may come late, and one be lost. sd_watchdog_enabled(3) asks for two. */
+const PINGS = 3;
+/** Milliseconds for one word: systemd-notify itself waits 5 s for the manager to have read it. */
+const SEND_TIMEOUT = 10_000;
 
-export class Notifier {
-  readonly #env: NodeJS.ProcessEnv;
-  readonly #warn: (message: string) => void;
-  readonly #timers: NodeJS.Timeout[] = [];
-  /** Words are said in their order. */
-  #said: Promise<void> = Promise.resolve();
-  #status: string | undefined;
-  #isMute = false;
+export interface NotifyLog {
+  warn(fields: object, message: string): void;
+}
 
-  /** @param warn told once, if nothing can be told */
-  constructor(env: NodeJS.ProcessEnv, warn: (message: string) => void) {
-    this.#env = env;
-    this.#warn = warn;
-  }
+export interface Manager {
+  /** It works, and how: `12 VMs, 1 stale`. Once it has been said, it says that a reload is over. */
+  ready(): void;
+  /** It reads its files again; {@link ready} ends that. */
+  reloading(): void;
+  /** It has been told to stop, and finishes what it does. Resolves when that was sent, which it is once. */
+  stopping(): Promise<void>;
+}
 
-  /**
-   * The service is up: from now on it says how it does, and that its event loop turns. The watchdog is not told whether
-   * anybody else does well: a restart would not help that.
-   */
-  ready(status: () => string): void {
-    this.#status = status();
-    this.#say('READY=1', `STATUS=${this.#status}`);
-    this.#timers.push(setInterval(() => this.#sayStatus(status()), STATUS_EVERY).unref());
-    const { WATCHDOG_USEC: usec, WATCHDOG_PID: pid } = this.#env;
-    if (!usec || (pid && Number(pid) !== process.pid)) return;
-    // A third of the time, so that one word may be late (sd_watchdog_enabled(3) advises half).
-    this.#timers.push(setInterval(() => this.#say('WATCHDOG=1'), Number(usec) / 3000).unref());
-  }
+export interface NotifyOptions {
+  /** `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` as systemd sets them. */
+  env: NodeJS.ProcessEnv;
+  log: NotifyLog;
+  /** One line on how it goes, for `systemctl status`. */
+  status(): string;
+}
 
-  /** Around a reload: the manager waits for the end of it. */
-  async reloading(reload: () => Promise<void> | void): Promise<void> {
-    this.#say('RELOADING=1');
-    await reload();
-    this.#say('READY=1');
-  }
+/** @returns undefined where no service manager listens */
+export function notifies({ env, log, status }: NotifyOptions): Manager | undefined {
+  if (!env.NOTIFY_SOCKET) return undefined;
+  const send = sender(env, log);
+  let isReady = false;
+  let told: string | undefined;
+  let stopped: Promise<void> | undefined;
+  const news = (): string[] => {
+    // A line break would begin another assignment.
+    const now = status().replace(/\s+/g, ' ');
+    if (now === told) return [];
+    told = now;
+    return [`STATUS=${now}`];
+  };
+  const refresh = () => {
+    if (isReady) void send(news());
+  };
+  // Of the event loop alone: a registry that is away, or a full disk, is not cured by a restart.
+  const every = pingEvery(env);
+  if (every !== undefined) setInterval(() => void send(['WATCHDOG=1']), every).unref();
+  const looking = setInterval(refresh, STATUS_EVERY).unref();
+  return {
+    ready() {
+      if (stopped) return;
+      isReady = true;
+      void send(['READY=1', ...news()]);
+    },
+    reloading() {
+      if (stopped) return;
+      // The time is for units of Type=notify-reload (systemd 253 and newer); others pay no attention to it.
+      void send(['RELOADING=1', `MONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`]);
+    },
+    stopping() {
+      clearInterval(looking);
+      isReady = false;
+      stopped ??= send(['STOPPING=1', 'STATUS=stopping']);
+      return stopped;
+    },
+  };
+}
 
-  /** Resolves when the manager knows. */
-  async stopping(): Promise<void> {
-    for (const timer of this.#timers) clearInterval(timer);
-    this.#say('STOPPING=1');
-    await this.#said;
-  }
+/** Milliseconds between two pings; undefined when the watchdog is off, or watches another process. */
+function pingEvery({ WATCHDOG_USEC, WATCHDOG_PID }: NodeJS.ProcessEnv): number | undefined {
+  if (WATCHDOG_PID && WATCHDOG_PID !== String(process.pid)) return undefined;
+  const usec = Number(WATCHDOG_USEC);
+  return usec > 0 ? Math.max(usec / 1000 / PINGS, 1) : undefined;
+}
 
-  #sayStatus(status: string): void {
-    if (status === this.#status) return;
-    this.#status = status;
-    this.#say(`STATUS=${status}`);
-  }
-
-  #say(...words: string[]): void {
-    if (this.#isMute) return;
-    this.#said = this.#said.then(
-      () =>
-        new Promise((resolve) => {
-          execFile('systemd-notify', words, { env: this.#env, timeout: PATIENCE }, (error) => {
-            if (error && !this.#isMute) {
-              this.#isMute = true;
-              this.#warn(`systemd cannot be told how this service does: ${error.message.trim()}`);
-            }
-            resolve();
-          });
-        }),
-    );
-  }
+function sender(env: NodeJS.ProcessEnv, log: NotifyLog): (words: readonly string[]) => Promise<void> {
+  let last: Promise<void> = Promise.resolve();
+  let isWarned = false;
+  const run = (words: readonly string[]) =>
+    new Promise<void>((resolve) => {
+      const child: ChildProcess = execFile(
+        'systemd-notify',
+        words,
+        { env, timeout: SEND_TIMEOUT },
+        (error, _out, said) => {
+          if (error && !isWarned) {
+            isWarned = true;
+            const why =
+              (error as NodeJS.ErrnoException).code === 'ENOENT' ? 'systemd-notify is not there' : said.trim();
+            log.warn({}, `systemd hears nothing of this process: ${why || error.message}`);
+          }
+          resolve();
+        },
+      );
+      child.unref();
+    });
+  return (words) => {
+    if (words.length > 0) last = last.then(() => run(words));
+    return last;
+  };
 }

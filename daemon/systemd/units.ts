@@ -1,235 +1,298 @@
 /**
- * The systemd units: what an operator enables once and forgets. Pure text, from a few choices. Each line of hardening is
- * one that Node and vreg can live with; what is left out, and why, stands beside it.
+ * The text of the systemd units. Each is whole in itself: it can be printed, read, put in place, and changed by a drop-in
+ * (`systemctl edit`). What they ask for is understood by systemd 250 and newer; older versions ignore what they do not know.
  */
-
 export const UNIT_KINDS = ['serve', 'agent', 'heartbeat-timer', 'wait-online'] as const;
 export type UnitKind = (typeof UNIT_KINDS)[number];
 
-export interface UnitOptions {
-  /** The program and its first arguments, with absolute paths: Node and `vreg.js`. */
-  program: readonly string[];
-  /** More arguments of the command. */
-  args: readonly string[];
-  /** For a user's own manager instead of the system's. */
-  user: boolean;
-  /** File that `LoadCredential` hands over as the token; undefined: no token. */
-  token: string | undefined;
-}
-
 export interface UnitFile {
+  /** `vreg-agent.service` */
   name: string;
   text: string;
-  /** Enabled by `systemctl enable`; the others are started by these. */
-  enable: boolean;
 }
 
-/** Exit codes that a restart does not change (README, Exit codes): not allowed, bad config; of a clone, too. */
-const NO_RESTART = '2 5';
-const NO_RESTART_OF_CLONE = '2 5 9';
+export interface UnitOptions {
+  /** Absolute paths of Node and of the program. */
+  node: string;
+  bin: string;
+  /** Flags and arguments for the command that the unit runs. */
+  words: readonly string[];
+  /** For the manager of one user instead of the system's. */
+  user: boolean;
+  /** Hands the token file over as a credential. Without it the unit fails where there is no such file. */
+  token: boolean;
+}
+
+/** What the unit is enabled or started by; undefined where other units ask for it. */
+export const ENABLED: Readonly<Record<UnitKind, string | undefined>> = {
+  serve: 'vreg-serve.service',
+  agent: 'vreg-agent.service',
+  'heartbeat-timer': 'vreg-heartbeat.timer',
+  'wait-online': undefined,
+};
+/** What `--now` starts. */
+export const STARTED: Readonly<Record<UnitKind, string>> = {
+  serve: 'vreg-serve.service',
+  agent: 'vreg-agent.service',
+  'heartbeat-timer': 'vreg-heartbeat.timer',
+  'wait-online': 'vreg-online.target',
+};
+
+/** Words of `vreg` that each kind runs, as they stand in a unit: `%S` is the folder for states. */
+export const COMMANDS: Readonly<Record<UnitKind, readonly string[]>> = {
+  serve: ['daemon', 'serve'],
+  agent: ['daemon', 'agent'],
+  // The state is what it proves with that its VM is no clone.
+  'heartbeat-timer': ['heartbeat', '--register-if-missing', '--state-dir', '%S/vreg-heartbeat'],
+  'wait-online': ['wait', '--for', 'self', '--timeout', '5m'],
+};
+
+/** Exit codes that a restart does not change: 2 not allowed, 5 bad config; 243 is systemd's for a credential that is not there. */
+const FINAL = '2 5 243';
 
 export function unitsOf(kind: UnitKind, options: UnitOptions): UnitFile[] {
-  switch (kind) {
-    case 'serve':
-      return [{ name: 'vreg-serve.service', text: serve(options), enable: true }];
-    case 'agent':
-      return [{ name: 'vreg-agent.service', text: agent(options), enable: true }];
-    case 'heartbeat-timer':
-      return [
-        { name: 'vreg-heartbeat.service', text: heartbeat(options), enable: false },
-        { name: 'vreg-heartbeat.timer', text: HEARTBEAT_TIMER, enable: true },
-      ];
-    case 'wait-online':
-      return [
-        { name: 'vreg-wait-online.service', text: waitOnline(options), enable: false },
-        { name: 'vreg-online.target', text: onlineTarget(options), enable: true },
-      ];
-  }
+  return UNITS[kind](options);
 }
 
-function serve(options: UnitOptions): string {
-  return `[Unit]
-Description=vreg registry of VMs
-Documentation=man:vreg-daemon(1)
-${afterNetwork(options, ' time-sync.target')}StartLimitIntervalSec=300
-StartLimitBurst=10
+const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = {
+  serve: (options) => [
+    {
+      name: 'vreg-serve.service',
+      text: unit(
+        'vreg registry',
+        [...network(options), 'StartLimitIntervalSec=300', 'StartLimitBurst=10'],
+        [
+          'Type=notify',
+          '# The words to systemd come from systemd-notify, a child.',
+          'NotifyAccess=all',
+          `ExecStart=${execStart('serve', options)}`,
+          'ExecReload=kill -HUP $MAINPID',
+          'WatchdogSec=60',
+          'Restart=on-failure',
+          'RestartSec=2',
+          '# Not when it is not allowed (2), its configuration is wrong (5), or its token is not there.',
+          `RestartPreventExitStatus=${FINAL}`,
+          '# The whole store is checked first.',
+          'TimeoutStartSec=300',
+          '# What it accepted is answered.',
+          'TimeoutStopSec=45',
+          'KillMode=mixed',
+          'StateDirectory=vreg',
+          'StateDirectoryMode=0700',
+          'RuntimeDirectory=vreg-serve',
+          'UMask=0077',
+          ...surroundings(options, 'vreg-serve'),
+        ],
+        options,
+        options.user ? 'default.target' : 'multi-user.target',
+      ),
+    },
+  ],
+  agent: (options) => [
+    {
+      name: 'vreg-agent.service',
+      text: unit(
+        'vreg agent, which keeps this VM in the registry',
+        [...network(options), '# It comes back however often it ends.', 'StartLimitIntervalSec=0'],
+        [
+          'Type=notify',
+          '# The words to systemd come from systemd-notify, a child.',
+          'NotifyAccess=all',
+          `ExecStart=${execStart('agent', options)}`,
+          'ExecReload=kill -HUP $MAINPID',
+          '# Longer than a VM may be paused in the middle of a beat. A registry that is away is no reason for a restart.',
+          'WatchdogSec=180',
+          'Restart=always',
+          'RestartSec=5',
+          '# Not when it is not allowed (2), its configuration is wrong (5), another VM has its identity (9), or its token is',
+          '# not there.',
+          `RestartPreventExitStatus=2 5 9 243`,
+          '# It tells the registry that the VM stops.',
+          'TimeoutStopSec=10',
+          'KillMode=mixed',
+          'StateDirectory=vreg-agent',
+          'StateDirectoryMode=0700',
+          '# Not preserved while it is stopped: with DynamicUser a preserved one is closed to other users.',
+          'RuntimeDirectory=vreg',
+          '# The addresses in it are for every script of this VM; its state folder is closed to others.',
+          'UMask=0022',
+          ...surroundings(options, 'vreg-agent'),
+        ],
+        options,
+        options.user ? 'default.target' : 'multi-user.target',
+      ),
+    },
+  ],
+  'heartbeat-timer': (options) => [
+    {
+      name: 'vreg-heartbeat.service',
+      text: unit(
+        'One sign of life of this VM for the vreg registry',
+        network(options),
+        [
+          'Type=oneshot',
+          `ExecStart=${execStart('heartbeat-timer', options)}`,
+          'TimeoutStartSec=30',
+          'StateDirectory=vreg-heartbeat',
+          'StateDirectoryMode=0700',
+          ...surroundings(options, 'vreg-heartbeat'),
+        ],
+        options,
+      ),
+    },
+    {
+      name: 'vreg-heartbeat.timer',
+      text: sections([
+        [
+          'Unit',
+          [
+            'Description=Signs of life of this VM for the vreg registry',
+            'Documentation=man:vreg-heartbeat(1)',
+            '# The agent does the same, and more.',
+            'Conflicts=vreg-agent.service',
+          ],
+        ],
+        [
+          'Timer',
+          [
+            'OnBootSec=5',
+            'OnUnitInactiveSec=60',
+            '# The wall clock steps when a VM is resumed, or its clock is set right after it.',
+            'OnClockChange=yes',
+            'RandomizedDelaySec=10',
+            'AccuracySec=1',
+          ],
+        ],
+        ['Install', ['WantedBy=timers.target']],
+      ]),
+    },
+  ],
+  'wait-online': (options) => [
+    {
+      name: 'vreg-wait-online.service',
+      text: unit(
+        'Wait until the vreg registry answers and this VM is live',
+        [
+          ...network(options),
+          'After=vreg-agent.service vreg-heartbeat.timer',
+          'Before=vreg-online.target',
+          'PartOf=vreg-online.target',
+        ],
+        [
+          'Type=oneshot',
+          'RemainAfterExit=yes',
+          `ExecStart=${execStart('wait-online', options)}`,
+          '# vreg wait has a time limit of its own.',
+          'TimeoutStartSec=infinity',
+          ...surroundings(options, 'vreg-wait-online'),
+        ],
+        options,
+      ),
+    },
+    {
+      name: 'vreg-online.target',
+      text: sections([
+        [
+          'Unit',
+          [
+            'Description=This VM is live in the vreg registry',
+            'Documentation=man:vreg-daemon(1)',
+            '# Another unit waits for it with Requires=vreg-online.target and After=vreg-online.target.',
+            'Requires=vreg-wait-online.service',
+            'After=vreg-wait-online.service',
+          ],
+        ],
+      ]),
+    },
+  ],
+};
 
-[Service]
-Type=notify
-# systemd-notify(1) is a process of its own.
-NotifyAccess=all
-ExecStart=${commandLine(options, ['daemon', 'serve'])}
-ExecReload=/bin/kill -HUP $MAINPID
-Restart=on-failure
-RestartSec=2
-RestartPreventExitStatus=${NO_RESTART}
-# The check of a large database comes before it is ready, and the drain of slow clients before it has stopped.
-TimeoutStartSec=5min
-TimeoutStopSec=45
-KillMode=mixed
-# Far above any pause of a busy machine; a VM that was suspended must not be killed when it goes on.
-WatchdogSec=120
-StateDirectory=vreg
-StateDirectoryMode=0700
-RuntimeDirectory=vreg-serve
-RuntimeDirectoryMode=0700
-SyslogIdentifier=vreg-serve
-${environment(options)}${credential(options)}${hardening(options)}
-[Install]
-WantedBy=${options.user ? 'default.target' : 'multi-user.target'}
-`;
+function unit(
+  description: string,
+  head: readonly string[],
+  service: readonly string[],
+  { user }: UnitOptions,
+  wantedBy?: string,
+): string {
+  return sections([
+    ['Unit', [`Description=${description}`, 'Documentation=man:vreg-daemon(1)', ...head]],
+    ['Service', [...service, '', ...(user ? USER_SANDBOX : SANDBOX)]],
+    ...(wantedBy === undefined ? [] : ([['Install', [`WantedBy=${wantedBy}`]]] as const)),
+  ]);
 }
 
-function agent(options: UnitOptions): string {
-  return `[Unit]
-Description=vreg heartbeat agent of this VM
-Documentation=man:vreg-daemon(1)
-${afterNetwork(options)}StartLimitIntervalSec=0
-
-[Service]
-Type=notify
-# systemd-notify(1) is a process of its own.
-NotifyAccess=all
-ExecStart=${commandLine(options, ['daemon', 'agent'])}
-ExecReload=/bin/kill -HUP $MAINPID
-# A registry that is away is no reason to end, so whatever ends it is worth another try, but for these.
-Restart=always
-RestartSec=5
-RestartPreventExitStatus=${NO_RESTART_OF_CLONE}
-TimeoutStopSec=10
-KillMode=mixed
-WatchdogSec=180
-StateDirectory=vreg-agent
-StateDirectoryMode=0700
-# by-role/ROLE/addr and env are here for every script of this VM.
-RuntimeDirectory=vreg
-RuntimeDirectoryMode=0755
-SyslogIdentifier=vreg-agent
-${environment(options)}${credential(options)}${hardening(options)}
-[Install]
-WantedBy=${options.user ? 'default.target' : 'multi-user.target'}
-`;
+/** The manager of a user knows no network. */
+function network({ user }: UnitOptions): string[] {
+  const targets = 'network-online.target nss-lookup.target time-sync.target';
+  return user ? [] : ['Wants=network-online.target', `After=${targets}`];
 }
 
-function heartbeat(options: UnitOptions): string {
-  const command = ['heartbeat', '--register-if-missing', '--state-dir', '%S/vreg-heartbeat'];
-  return `[Unit]
-Description=vreg heartbeat of this VM, once
-Documentation=man:vreg-heartbeat(1)
-${afterNetwork(options)}
-[Service]
-Type=oneshot
-ExecStart=${commandLine(options, command)}
-TimeoutStartSec=30
-StateDirectory=vreg-heartbeat
-StateDirectoryMode=0700
-SyslogIdentifier=vreg-heartbeat
-${environment(options)}${credential(options)}${hardening(options)}`;
+/** `%E` is the folder for configuration: /etc of the system, ~/.config of a user. */
+function surroundings({ token }: UnitOptions, name: string): string[] {
+  return [
+    '# VERS_INFRA_URL, VERS_VM_ID, VREG_... as NAME=value, if there is such a file.',
+    'EnvironmentFile=-%E/vreg/env',
+    ...(token
+      ? [
+          '# Read by systemd; only this unit sees its copy. If it is not there, the unit fails.',
+          'LoadCredential=token:%E/vreg/token',
+        ]
+      : []),
+    `SyslogIdentifier=${name}`,
+  ];
 }
 
-/** `OnClockChange` fires when the wall clock steps against the monotonic one: right after a VM was resumed. */
-const HEARTBEAT_TIMER = `[Unit]
-Description=vreg heartbeats of this VM, each minute and after each resume
-Documentation=man:vreg-heartbeat(1)
+/** What both managers can do: the rest needs what only the system's may. */
+const USER_SANDBOX: readonly string[] = [
+  'NoNewPrivileges=yes',
+  '# Not MemoryDenyWriteExecute, with which Node cannot run. AF_NETLINK is for the list of network interfaces.',
+  'RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK',
+  'RestrictNamespaces=yes',
+  'RestrictRealtime=yes',
+  'RestrictSUIDSGID=yes',
+  'LockPersonality=yes',
+  'SystemCallArchitectures=native',
+  '# Node 20 calls pkey_alloc at its start, which is not in @system-service.',
+  'SystemCallFilter=@system-service @pkey',
+  'SystemCallFilter=~@privileged @resources',
+  'SystemCallErrorNumber=EPERM',
+];
 
-[Timer]
-OnBootSec=5s
-OnUnitInactiveSec=60s
-RandomizedDelaySec=10s
-OnClockChange=yes
+const SANDBOX: readonly string[] = [
+  'DynamicUser=yes',
+  'CapabilityBoundingSet=',
+  'ProtectSystem=strict',
+  'ProtectHome=yes',
+  'ProtectClock=yes',
+  'ProtectControlGroups=yes',
+  'ProtectHostname=yes',
+  'ProtectKernelLogs=yes',
+  'ProtectKernelModules=yes',
+  'ProtectKernelTunables=yes',
+  'ProtectProc=invisible',
+  'PrivateDevices=yes',
+  'PrivateTmp=yes',
+  'PrivateUsers=yes',
+  'RemoveIPC=yes',
+  ...USER_SANDBOX,
+];
 
-[Install]
-WantedBy=timers.target
-`;
-
-function waitOnline(options: UnitOptions): string {
-  const what = options.args.length > 0 ? [] : ['--for', 'registry'];
-  return `[Unit]
-Description=Wait until the vreg registry answers
-Documentation=man:vreg-wait(1)
-${afterNetwork(options)}
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=${commandLine(options, ['wait', ...what, '--timeout', '2m'])}
-TimeoutStartSec=150
-SyslogIdentifier=vreg-wait-online
-${environment(options)}${credential(options)}${hardening(options)}`;
+function sections(parts: readonly (readonly [title: string, lines: readonly string[]])[]): string {
+  return parts.map(([title, lines]) => `[${title}]\n${lines.join('\n')}\n`).join('\n');
 }
 
-function onlineTarget({ user }: UnitOptions): string {
-  return `[Unit]
-Description=The vreg registry answers
-Documentation=man:vreg-wait(1)
-Requires=vreg-wait-online.service
-After=vreg-wait-online.service
-
-[Install]
-WantedBy=${user ? 'default.target' : 'multi-user.target'}
-`;
+function execStart(kind: UnitKind, { node, bin, words }: UnitOptions): string {
+  // In the path of the program itself systemd replaces no variables.
+  const program = quoted(node.replaceAll('%', '%%'));
+  return [program, escaped(bin), ...COMMANDS[kind], ...words.map(escaped)].join(' ');
 }
 
-/** A user's manager knows no targets of the system. */
-function afterNetwork({ user }: UnitOptions, more = ''): string {
-  return user ? '' : `Wants=network-online.target\nAfter=network-online.target${more}\n`;
+/** One word as systemd.service(5) reads it back: no specifiers, no variables. */
+function escaped(word: string): string {
+  return quoted(word.replaceAll('%', '%%').replaceAll('$', '$$$$'));
 }
 
-/** Settings for all units of this machine: VERS_INFRA_URL, VERS_VM_ID and the like. A secret does not belong there. */
-function environment({ user }: UnitOptions): string {
-  return user ? 'EnvironmentFile=-%E/vreg/env\n' : 'EnvironmentFile=-/etc/default/vreg\n';
-}
-
-function credential({ token }: UnitOptions): string {
-  return token === undefined ? '' : `LoadCredential=token:${token}\n`;
-}
-
-/** What every process here can do without. Each is possible in a user's manager. */
-const FOR_ALL = `UMask=0077
-NoNewPrivileges=yes
-LockPersonality=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-RestrictNamespaces=yes
-# AF_NETLINK: Node lists the network interfaces with it.
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
-SystemCallArchitectures=native
-# Node 20 calls pkey_alloc at its start; without EPERM an unexpected call would end it.
-SystemCallFilter=@system-service @pkey
-SystemCallFilter=~@resources @privileged
-SystemCallErrorNumber=EPERM
-`;
-
-/** What needs the system's manager. MemoryDenyWriteExecute is left out: V8 compiles. */
-const FOR_SYSTEM = `DynamicUser=yes
-PrivateUsers=yes
-PrivateDevices=yes
-PrivateTmp=yes
-PrivateMounts=yes
-RemoveIPC=yes
-DevicePolicy=closed
-ProtectSystem=strict
-ProtectHome=yes
-ProtectClock=yes
-ProtectControlGroups=yes
-ProtectHostname=yes
-ProtectKernelLogs=yes
-ProtectKernelModules=yes
-ProtectKernelTunables=yes
-ProtectProc=invisible
-CapabilityBoundingSet=
-AmbientCapabilities=
-`;
-
-function hardening({ user }: UnitOptions): string {
-  return user ? FOR_ALL : FOR_ALL + FOR_SYSTEM;
-}
-
-function commandLine({ program, args }: UnitOptions, command: readonly string[]): string {
-  return [...program.map(quote), ...command, ...args.map(quote)].join(' ');
-}
-
-/** A word as systemd reads it (systemd.syntax(7), systemd.service(5)): no specifier, no variable, no quote is meant. */
-function quote(word: string): string {
-  const plain = word.replaceAll('%', '%%').replaceAll('$', '$$$$');
-  return /^[\w@%+=:,./$-]+$/.test(plain) ? plain : `"${plain.replace(/["\\]/g, '\\$&').replaceAll('\n', '\\n')}"`;
+function quoted(word: string): string {
+  if (/^[\w@%+=:,./$-]+$/.test(word)) return word;
+  return `"${word.replace(/[\\"]/g, '\\$&')}"`;
 }

@@ -5,6 +5,7 @@ import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { isRole, ROLES, type Role } from '../protocol/vm.ts';
 import { nextStep, suggestion } from '../suggest.ts';
+import { thisVmId } from '../this-vm.ts';
 import { isOffered, livenessOf, vmsAnswer } from '../vm-answer.ts';
 
 interface Flags {
@@ -23,15 +24,20 @@ export const wait = defineCommand<Flags>({
   name: 'wait',
   summary: 'wait until a role or a VM is live, gone or stale',
   description:
-    'Waits for a role or a VM, and prints what it waited for. --for live: it is live (of a role: at least one is). gone: it is not registered (of a role: none is live). stale: it is stale (of a role: at least one is). count=N: at least N of the role are live. registry: the registry answers. A registry that is away is waited for, too. --timeout is the longest wait, not that for one answer.',
+    'Waits for a role or a VM, and prints what it waited for. --for live: it is live (of a role: at least one is). gone: it is not registered (of a role: none is live). stale: it is stale (of a role: at least one is). count=N: at least N of the role are live. registry: the registry answers. self: it answers, and this VM is live. A registry that is away is waited for, too. --timeout is the longest wait, not that for one answer.',
   arguments: [
-    { name: 'role|id', about: 'a role, or the id of a VM; none with --for registry', optional: true, values: 'ids' },
+    {
+      name: 'role|id',
+      about: 'a role, or the id of a VM; none with --for registry or self',
+      optional: true,
+      values: 'ids',
+    },
   ],
   flags: [
     {
       flags: '--for <what>',
-      about: 'live (the default), gone, stale, count=N or registry',
-      offers: ['live', 'gone', 'stale', 'count=', 'registry'],
+      about: 'live (the default), gone, stale, count=N, registry or self',
+      offers: ['live', 'gone', 'stale', 'count=', 'registry', 'self'],
     },
   ],
   examples: [
@@ -77,7 +83,18 @@ interface Condition {
 }
 
 function parseCondition(context: Context, text: string, target: string | undefined): Condition {
-  if (text === 'registry') return registryCondition(target);
+  if ((text === 'registry' || text === 'self') && target !== undefined) {
+    throw new VregError(
+      'USAGE',
+      `--for ${text} waits for ${text === 'self' ? 'this VM' : 'no role and no VM'}, so what is "${target}"?`,
+      {
+        field: 'for',
+        hint: `leave it out: vreg wait --for ${text}`,
+      },
+    );
+  }
+  if (text === 'registry') return REGISTRY;
+  if (text === 'self') return vmCondition(thisVmId(context.config), 'live')!;
   if (target === undefined)
     throw new VregError('USAGE', 'wait for which role or VM?', {
       field: 'role|id',
@@ -94,23 +111,15 @@ function parseCondition(context: Context, text: string, target: string | undefin
   const known = isRole(target) ? [...STATES, 'count=N'] : STATES;
   throw new VregError('USAGE', `--for: "${text}" is not possible for a ${kind}${suggestion(text, STATES)}`, {
     field: 'for',
-    hint: `of a ${kind} one of: ${known.join(', ')}; without any: registry`,
+    hint: `of a ${kind} one of: ${known.join(', ')}; without any: registry, self`,
   });
 }
 
-function registryCondition(target: string | undefined): Condition {
-  if (target !== undefined) {
-    throw new VregError('USAGE', `--for registry waits for no role and no VM, so what is "${target}"?`, {
-      field: 'for',
-      hint: 'leave it out: vreg wait --for registry',
-    });
-  }
-  return {
-    what: 'the registry',
-    hint: 'see what is wrong: vreg doctor',
-    look: async (context) => ((await context.client().health()) ? [] : undefined),
-  };
-}
+const REGISTRY: Condition = {
+  what: 'the registry',
+  hint: 'see what is wrong: vreg doctor',
+  look: async (context) => ((await context.client().health()) ? [] : undefined),
+};
 
 function roleCondition(role: Role, text: string): Condition | undefined {
   const hint = `see who is there: vreg ls --role ${role}`;

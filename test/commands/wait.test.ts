@@ -138,7 +138,7 @@ const REFUSED: readonly [argv: string, message: RegExp][] = [
   ['', /^vreg: wait for which role or VM\?\nhint: for example: vreg wait worker\n$/],
   [
     'worker --for lve',
-    /^vreg: --for: "lve" is not possible for a role: did you mean "live"\?\nhint: of a role one of: live, gone, stale, count=N; without any: registry\n$/,
+    /^vreg: --for: "lve" is not possible for a role: did you mean "live"\?\nhint: of a role one of: live, gone, stale, count=N; without any: registry, self\n$/,
   ],
   ['worker --for count=0', /^vreg: --for: "count=0" is not possible for a role\nhint: /],
   ['worker --for count=many', /^vreg: --for: "count=many" is not possible/],
@@ -147,6 +147,7 @@ const REFUSED: readonly [argv: string, message: RegExp][] = [
     'worker --for registry',
     /^vreg: --for registry waits for no role and no VM, so what is "worker"\?\nhint: leave it out/,
   ],
+  ['worker --for self', /^vreg: --for self waits for this VM, so what is "worker"\?\nhint: leave it out/],
   ['worker --timeout soon', /^vreg: .*timeout.*"soon" is not a duration\nhint: write it as 90s/],
   ['worker infra', /^vreg: too many arguments.*\nhint: see the usage: vreg wait --help\n$/],
 ];
@@ -158,6 +159,20 @@ for (const [argv, message] of REFUSED) {
     assert.match(told.stderr, message);
   });
 }
+
+test('wait --for self waits until this VM is live, by whichever variable names it', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'here' }), aVm({ id: 'paused-1', status: 'paused' })]);
+  const ask = (env: NodeJS.ProcessEnv) =>
+    vreg(['wait', '--for', 'self', '--timeout', '500ms', '-q'], { url, env, now: Date.now });
+  assert.deepEqual(await ask({ VERS_VM_ID: 'here' }), { code: 0, stdout: 'here\n', stderr: '' });
+  const paused = await ask({ VREG_ID: 'paused-1' });
+  assert.deepEqual([paused.code, paused.stdout], [6, '']);
+  assert.match(
+    paused.stderr,
+    /^vreg: timed out after 500ms, waiting for VM paused-1 to be live\nhint: .*vreg get paused-1/,
+  );
+});
 
 test('an id that looks like a misspelt role is waited for, with a word about it', async (t) => {
   const { url } = await serveApp(t);

@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { TestContext } from 'node:test';
 import type { Vm } from '../../src/protocol/vm.ts';
-import { BIN, cleanEnv, type Daemon, type Ran, run, startDaemon, tempDir } from './daemon.ts';
+import { BIN, cleanEnv, type Daemon, endAfter, type Ran, run, startDaemon, tempDir } from './daemon.ts';
 import { until } from './until.ts';
 
 export interface RunningAgent {
@@ -36,7 +36,7 @@ export function startLong(
     child.kill(signal);
     return { ...(await ended), ms: performance.now() - started };
   };
-  t.after(() => end('SIGKILL'));
+  endAfter(t, () => end('SIGKILL'));
   return { child, said: () => said, end };
 }
 

@@ -11,8 +11,20 @@ export const BIN = join(import.meta.dirname, '../../bin/vreg.js');
 /** A folder that goes when the test ends. */
 export function tempDir(t: TestContext): string {
   const dir = mkdtempSync(join(tmpdir(), 'vreg-test-'));
-  t.after(() => rmSync(dir, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 }));
+  t.after(async () => {
+    // Who writes there must have ended, whichever of the two was there first.
+    await Promise.all((ends.get(t) ?? []).map((end) => end()));
+    rmSync(dir, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+  });
   return dir;
+}
+
+const ends = new WeakMap<TestContext, (() => Promise<unknown>)[]>();
+
+/** Ends a program when the test ends, and before its folders go. @param end may be called twice */
+export function endAfter(t: TestContext, end: () => Promise<unknown>): void {
+  ends.set(t, [...(ends.get(t) ?? []), end]);
+  t.after(end);
 }
 
 /** An environment in which nothing of the machine's own set-up is found. */
@@ -95,7 +107,7 @@ export async function startDaemon(t: TestContext, { args = [], env = {}, home }:
     child.kill(signal);
     return ended;
   };
-  t.after(() => end('SIGKILL'));
+  endAfter(t, () => end('SIGKILL'));
   return {
     url,
     dataDir,

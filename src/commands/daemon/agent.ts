@@ -15,7 +15,7 @@ import {
   dataDirOf,
   detach,
   LOG_SETTINGS,
-  notifierOf,
+  notifies,
   orTell,
   tellReady,
   VM_SETTINGS,
@@ -78,8 +78,10 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
   if (flags.detach) return detach(context, 'agent', join(stateDir, 'agent.log'));
   const main = await import('../../../daemon/agent/main.ts');
   const log = await createLog(context);
-  const notifier = await notifierOf(context, log);
-  let trouble: string | undefined;
+  const registry = context.client().url;
+  let status = 'starting';
+  const manager = await notifies(context, log, () => status);
+  context.signal.addEventListener('abort', () => void manager?.stopping(), { once: true });
   await main.runAgent(
     {
       ...settingsOf(context, flags),
@@ -92,29 +94,32 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
       rebirthHooks: flags.rebirthHook ?? [],
       runDir: runDirOf(context),
       checks,
-      onUp: (why) => {
-        trouble = why;
-        // An agent whose registry is away is ready all the same: it is what waits for it.
-        notifier?.ready(() => trouble ?? `beating for ${thisVmId(config)}`);
-        void tellReady(why);
+      onUp: (trouble) => {
+        status = trouble ?? `registered with ${registry}`;
+        // A registry that is away is waited for by the agent, not by those who wait for the agent.
+        manager?.ready();
+        void tellReady(trouble);
       },
-      onTrouble: (why) => {
-        trouble = why;
+      onTrouble: (trouble) => {
+        status = trouble === undefined ? 'the registry is back' : `trying again: ${trouble}`;
       },
-      onStop: async () => notifier?.stopping(),
+      onBeat: ({ lastSeen }) => {
+        status = `last beat ${lastSeen}`;
+      },
       onReload: (reload) =>
         context.onHangup(() => {
-          const readAnew = () =>
-            reload(() => {
-              config.reload();
-              return settingsOf(context, flags);
-            });
-          void (notifier ? notifier.reloading(readAnew) : readAnew());
+          manager?.reloading();
+          reload(() => {
+            config.reload();
+            return settingsOf(context, flags);
+          });
+          manager?.ready();
         }),
     },
     log,
     context.signal,
   );
+  await manager?.stopping();
 }
 
 /** @throws VregError USAGE or INVALID naming what is wrong by now */

@@ -1,5 +1,8 @@
 /** What the daemon's and the agent's commands share: where they live, their log, and going on in the background. */
+import type { Logger } from 'pino';
 import type { ProcessInfo } from '../../../daemon/process-file.ts';
+import type { Reloader } from '../../../daemon/reload.ts';
+import type { Manager } from '../../../daemon/systemd/notify.ts';
 import type { Context, Flag } from '../../command.ts';
 import type { LogFormat, LogLevel } from '../../protocol/api.ts';
 import { VregError } from '../../protocol/errors.ts';
@@ -67,11 +70,22 @@ export function processesAnswer(rows: readonly ProcessInfo[]): RowsAnswer<Proces
   };
 }
 
-/** Who is told how a service does: systemd, where it asks. */
-export async function notifierOf({ env }: Context, log: { warn(message: string): void }) {
-  if (!env.NOTIFY_SOCKET) return undefined;
-  const { Notifier } = await import('../../../daemon/systemd/notify.ts');
-  return new Notifier(env, (message) => log.warn(message));
+/** What to tell of this process to systemd, if that has started it. @param status one line on how it goes */
+export async function notifies(context: Context, log: Logger, status: () => string): Promise<Manager | undefined> {
+  if (!context.env.NOTIFY_SOCKET) return undefined;
+  return (await import('../../../daemon/systemd/notify.ts')).notifies({ env: context.env, log, status });
+}
+
+/** A SIGHUP runs the reloaders from now on, instead of ending the program. */
+export async function onHangup(
+  context: Context,
+  reloaders: readonly Reloader[],
+  log: Logger,
+  manager?: Manager,
+): Promise<void> {
+  const { reloadsOn } = await import('../../../daemon/reload.ts');
+  const reload = reloadsOn(reloaders, log, manager);
+  context.onHangup(() => void reload());
 }
 
 export async function tellReady(trouble?: string): Promise<void> {

@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import type { Reloader } from '../../../daemon/reload.ts';
 import { parseBytes } from '../../bytes.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
 import { parseRegistration, type Registration, type Service } from '../../protocol/vm.ts';
@@ -11,7 +12,8 @@ import {
   dataDirOf,
   detach,
   LOG_SETTINGS,
-  notifierOf,
+  notifies,
+  onHangup,
   orTell,
   tellReady,
   VM_SETTINGS,
@@ -104,23 +106,23 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   const line = `vreg ${context.version} listening on ${serving.urls.join(' and ')}, data in ${serving.dataDir}`;
   if (log.isLevelEnabled('info')) log.info({ urls: serving.urls, dataDir: serving.dataDir }, line);
   else context.note(line.replace(/^vreg /, ''));
-  const notifier = await notifierOf(context, log);
-  notifier?.ready(() => serving.status());
-  const reload = () => {
-    try {
-      config.reload();
-      serving.reload({ token: config.token()?.value });
-      log.info('read the token anew');
-    } catch (error) {
-      log.warn(`nothing was read anew: ${(error as Error).message}`);
-    }
-  };
-  context.onHangup(() => void (notifier ? notifier.reloading(reload) : reload()));
+  const manager = await notifies(context, log, serving.status);
+  // What a SIGHUP reads again.
+  const reloaders: Reloader[] = [
+    {
+      what: 'the token',
+      reload() {
+        config.reload();
+        serving.reload({ token: config.token()?.value });
+      },
+    },
+  ];
+  await onHangup(context, reloaders, log, manager);
+  manager?.ready();
   await tellReady();
   await aborted(signal);
-  await notifier?.stopping();
   log.info('stopping: answering what was accepted');
-  await serving.close();
+  await Promise.all([manager?.stopping(), serving.close()]);
   log.info('stopped');
 }
 
