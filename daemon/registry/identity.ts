@@ -7,7 +7,7 @@
 import { beatInterval } from '../../src/protocol/api.ts';
 import type { AgentBeat, Claim, Conflict } from '../../src/protocol/beat.ts';
 import { VregError } from '../../src/protocol/errors.ts';
-import type { RecordChange, StoredRecord } from '../store/store.ts';
+import type { Contents, RecordChange } from '../store/store.ts';
 import type { Entry } from './entry.ts';
 import type { RegistryObserver } from './options.ts';
 import type { Companion } from './unsaved.ts';
@@ -25,6 +25,10 @@ interface Holder extends Claim {
   spent?: string;
   /** When it last proved itself, on the listening clock, in milliseconds. */
   heardAt: number;
+  /** Revision of the VM's registration: under another one, its id is another VM's. */
+  created: number;
+  /** The VM was declared stopped or paused after that: it may well be gone. */
+  rests?: true;
 }
 
 interface StoredConflict extends Conflict {
@@ -58,12 +62,20 @@ export class Identities implements Companion {
   readonly #observer: Pick<RegistryObserver, 'conflict' | 'rollback'>;
   #toldOfRollback = false;
 
-  constructor(records: readonly StoredRecord[], observer: Pick<RegistryObserver, 'conflict' | 'rollback'> = {}) {
+  constructor(
+    { records, vms }: Pick<Contents, 'records' | 'vms'>,
+    observer: Pick<RegistryObserver, 'conflict' | 'rollback'> = {},
+  ) {
     this.#observer = observer;
+    const registrations = new Map(vms.map(({ id, created }) => [id, created]));
     const conflicts: StoredConflict[] = [];
     for (const { kind, key, body } of records) {
-      if (kind === 'identity') this.#holders.set(key, JSON.parse(body) as Holder);
-      else if (kind === 'conflict') conflicts.push(JSON.parse(body) as StoredConflict);
+      if (kind === 'conflict') conflicts.push(JSON.parse(body) as StoredConflict);
+      if (kind !== 'identity') continue;
+      const holder = JSON.parse(body) as Holder;
+      // A VM's removal is durable before that of its holder: a kill between the two leaves one that nobody is.
+      if (holder.created === registrations.get(key)) this.#holders.set(key, holder);
+      else this.#mark({ kind, key, body: undefined });
     }
     conflicts.sort((a, b) => (a.firstAt < b.firstAt ? -1 : 1));
     for (const conflict of conflicts) this.#conflicts.set(keyOf(conflict), conflict);
@@ -91,6 +103,12 @@ export class Identities implements Companion {
     if (this.#holders.delete(id)) this.#mark({ kind: 'identity', key: id, body: undefined });
   }
 
+  /** The VM is declared stopped or paused: unless its holder beats once more, that one is as good as silent. */
+  rest(id: string): void {
+    const holder = this.#holders.get(id);
+    if (holder && !holder.rests) this.#hold(id, { ...holder, rests: true });
+  }
+
   /**
    * Decides whether the one that beats is the VM. In this order, the holder being who proved itself last:
    *
@@ -104,15 +122,17 @@ export class Identities implements Companion {
    * 6. The holder is silent for a lease: the VM was rewound, and its other self is gone. That is on record.
    * 7. Else there are two.
    *
+   * Who was declared stopped or paused, and has not beaten since, counts as silent for a lease.
+   *
    * @throws VregError IDENTITY_CONFLICT in the last case, BUSY to who has to wait
    */
   prove(entry: Entry, proof: Proof, moment: Moment): void {
     const { next, spend } = proof;
     this.#lookForRollback(entry, proof, moment);
     if (next === undefined) return;
-    const { id, status } = entry.vm;
+    const { id } = entry.vm;
     const holder = this.#holders.get(id);
-    const isSilent = holder && (status !== 'running' || moment.listening - holder.heardAt > moment.lease);
+    const isSilent = holder?.rests || (holder && moment.listening - holder.heardAt > moment.lease);
     if (!holder) this.#markRebirth(entry, proof);
     else if (spend === holder.token || (spend === holder.spent && next === holder.token)) {
       const wait = isSilent ? 0 : waitFor(holder, proof, moment);
@@ -127,14 +147,13 @@ export class Identities implements Companion {
       }
     }
     const { address, incarnation, from } = proof;
-    const taken: Holder = {
+    this.#hold(id, {
       ...given({ incarnation, address, from, spent: spend }),
       token: next,
       at: moment.at,
       heardAt: moment.listening,
-    };
-    this.#holders.set(id, taken);
-    this.#mark({ kind: 'identity', key: id, body: JSON.stringify(taken) });
+      created: entry.order.created,
+    });
   }
 
   get isDirty(): boolean {
@@ -169,14 +188,13 @@ export class Identities implements Companion {
     const other: Claim = { ...given({ incarnation, address, from }), at };
     const key = keyOf({ id, spend, other });
     const before = this.#conflicts.get(key);
-    const { token: _token, spent: _spent, heardAt: _heardAt, ...claim } = holder;
     const conflict: StoredConflict = {
       id,
       state,
       firstAt: before?.firstAt ?? at,
       lastAt: at,
       count: (before?.count ?? 0) + 1,
-      holder: claim,
+      holder: claimOf(holder),
       other,
       ...given({ spend }),
     };
@@ -198,6 +216,11 @@ export class Identities implements Companion {
     }
   }
 
+  #hold(id: string, holder: Holder): void {
+    this.#holders.set(id, holder);
+    this.#mark({ kind: 'identity', key: id, body: JSON.stringify(holder) });
+  }
+
   #keep(key: string, conflict: StoredConflict): void {
     this.#conflicts.set(key, conflict);
     this.#mark({ kind: 'conflict', key, body: JSON.stringify(conflict) });
@@ -206,6 +229,11 @@ export class Identities implements Companion {
   #mark(change: RecordChange): void {
     this.#dirty.set(`${change.kind} ${change.key}`, change);
   }
+}
+
+/** What is told of it: its tokens are nobody's business. */
+function claimOf({ incarnation, address, from, at }: Holder): Claim {
+  return { ...given({ incarnation, address, from }), at };
 }
 
 /** One that is refused again and again comes with the same token; one without a token, under the same name. */

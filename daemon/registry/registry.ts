@@ -55,7 +55,7 @@ export class Registry {
     this.#observer = options.observer ?? {};
     this.#limits = options.limits;
     this.id = contents.registryId;
-    this.identities = new Identities(contents.records, this.#observer);
+    this.identities = new Identities(contents, this.#observer);
     this.unsaved = new Unsaved(store, this.identities);
     this.#leases = new Leases(staleAfter, massLoss);
     this.#revision = contents.revision;
@@ -103,7 +103,9 @@ export class Registry {
     if (Object.keys(diff(before.vm, vm)).length === 0 && this.#directory.get(vm.id) === before) {
       return { entry: running ? this.heartbeat(vm.id) : before, created: false };
     }
-    return { entry: await this.#put(before, vm, running ? this.#signOfLife() : before.life, by), created: false };
+    const entry = await this.#put(before, vm, running ? this.#signOfLife() : before.life, by);
+    if (!running) this.identities.rest(vm.id);
+    return { entry, created: false };
   }
 
   /**
@@ -114,7 +116,9 @@ export class Registry {
     const before = this.#require(id);
     checkExpected(before, expect);
     const life = update.status === 'running' ? this.#signOfLife() : before.life;
-    return this.#put(before, applyUpdate(before.vm, update), life, by);
+    const entry = await this.#put(before, applyUpdate(before.vm, update), life, by);
+    if (update.status !== undefined && update.status !== 'running') this.identities.rest(id);
+    return entry;
   }
 
   /** @throws VregError NOT_FOUND, PRECONDITION_FAILED, and the store's errors */

@@ -19,10 +19,12 @@ export function whyOffered(registry: Registry, entry: Entry): Why {
   const because = offered
     ? `it is running and was ${heard}; the lease is ${lease} s${suspect}`
     : reasons.map(({ message }) => message).join('; ');
+  const isDisputed = registry.identities.conflicts.some((conflict) => conflict.id === id && conflict.state === 'open');
+  const dispute = isDisputed ? '; another incarnation says that it is this VM, too: vreg conflicts' : '';
   return {
     id,
     offered,
-    summary: `discover ${role} ${offered ? 'offers' : 'does not offer'} ${id}: ${because}`,
+    summary: `discover ${role} ${offered ? 'offers' : 'does not offer'} ${id}: ${because}${dispute}`,
     reasons,
   };
 }

@@ -38,8 +38,9 @@ function serve(dir: DataDir): void {
       case 'open': {
         database = new RegistryDatabase(dir);
         if (database.isEmpty()) database.create();
-        else database.upgrade();
         const contents = database.load();
+        // Now that it is known to be ours, and whole.
+        database.upgrade();
         mark = new MarkFile(dir, markOf(database));
         return contents;
       }

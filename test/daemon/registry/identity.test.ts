@@ -146,6 +146,34 @@ test('at the same address, or after a graceful stop, a successor does not wait',
   assert.deepEqual(registry.identities.conflicts, []);
 });
 
+test('a copy of an agent whose last answer was lost waits like any process of another place, and is refused', async () => {
+  const { registry, clock } = await setUp();
+  registry.heartbeat('vm-1', { ...ONE, next: token(1) });
+  registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
+  const copy = { ...TWO, spend: token(1), next: token(2) };
+  assert.throws(() => registry.heartbeat('vm-1', copy), { code: 'BUSY' });
+  registry.heartbeat('vm-1', { ...ONE, incarnation: 'again', spend: token(1), next: token(2) });
+  clock.pass(60_000);
+  registry.heartbeat('vm-1', { ...ONE, spend: token(2), next: token(3) });
+  assert.throws(() => registry.heartbeat('vm-1', copy), CLONE);
+});
+
+test('a VM that beats while it is declared paused is not taken over, one that stopped is', async () => {
+  const { registry } = await setUp();
+  const rewound = { ...TWO, spend: token(1), next: token(2, 'b') };
+  registry.heartbeat('vm-1', { ...ONE, next: token(1) });
+  registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
+  await registry.update('vm-1', { status: 'paused' });
+  registry.heartbeat('vm-1', { ...ONE, spend: token(2), next: token(3) });
+  assert.throws(() => registry.heartbeat('vm-1', rewound), CLONE);
+  await registry.replace(aVm({ id: 'vm-1', status: 'stopped' }));
+  registry.heartbeat('vm-1', rewound);
+  assert.deepEqual(
+    registry.identities.conflicts.map(({ state, count }) => [state, count]),
+    [['replaced', 2]],
+  );
+});
+
 test('a clone that comes back as a child of the VM is told as that', async () => {
   const { registry } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(2) });
@@ -181,6 +209,32 @@ test('a VM that was removed and is registered anew begins anew', async () => {
   registry.heartbeat('vm-1', { ...TWO, next: token(1) });
   assert.deepEqual(registry.identities.conflicts, []);
 });
+
+for (const [what, isBack] of [
+  ['removed', false],
+  ['removed and registered anew', true],
+] as const) {
+  test(`of a VM that was ${what} nothing is left after a kill, though its record was not saved`, async () => {
+    const { registry, options, store } = await setUp();
+    registry.heartbeat('vm-1', { ...ONE, next: token(9) });
+    await registry.saveBeats();
+    await registry.deregister('vm-1');
+    if (isBack) await registry.register(aVm({ id: 'vm-1' }));
+    assert.equal(store.contents().records.length, 1);
+    const again = new Registry(options, store.contents());
+    if (!isBack) await again.register(aVm({ id: 'vm-1' }));
+    again.heartbeat('vm-1', { ...TWO, next: token(1) });
+    assert.deepEqual(again.identities.conflicts, []);
+    await again.saveBeats();
+    assert.match(
+      store
+        .contents()
+        .records.map(({ body }) => body)
+        .join(),
+      /10\.0\.0\.2/,
+    );
+  });
+}
 
 test('conflicts are cleared of one VM, or all, and the oldest goes when there are too many', async () => {
   const { registry } = await setUp();

@@ -50,3 +50,15 @@ test('a record that fails its checksum, and a database of a later version, are r
   tamper('PRAGMA user_version = 3');
   await assert.rejects(readStore(dir), /schema version 3/);
 });
+
+test('a database that is not ours is refused as it is, whatever version it says it has', async (t) => {
+  const dir = tempDir(t);
+  const foreign = new Database(join(dir, 'registry.db'));
+  foreign.exec('CREATE TABLE theirs (a); PRAGMA user_version = 1;');
+  foreign.close();
+  await assert.rejects(readStore(dir), { code: 'STORE_DAMAGED' });
+  const looked = new Database(join(dir, 'registry.db'));
+  t.after(() => looked.close());
+  assert.deepEqual(looked.prepare('SELECT name FROM sqlite_schema').raw().all(), [['theirs']]);
+  assert.deepEqual(looked.prepare('PRAGMA user_version').raw().all(), [[1]]);
+});
