@@ -125,6 +125,18 @@ export class RegistryClient {
     return vms.filter((vm) => vm.services?.some(({ name }) => name === service));
   }
 
+  /** An addition: those that were made from the VM, oldest registration first. @throws VregError NOT_FOUND, UNSUPPORTED */
+  async children(id: string): Promise<VmWithLiveness[]> {
+    await this.#need('lineage');
+    return this.#entries(PATHS.children(checkId(id)), {});
+  }
+
+  /** An addition: what the VM was made from, nearest first. @throws VregError NOT_FOUND, UNSUPPORTED */
+  async ancestors(id: string): Promise<VmWithLiveness[]> {
+    await this.#need('lineage');
+    return this.#entries(PATHS.ancestors(checkId(id)), {});
+  }
+
   /** An addition: the VM and all that came of it, depth first. @throws VregError NOT_FOUND, UNSUPPORTED */
   async subtree(id: string): Promise<VmWithLiveness[]> {
     await this.#need('lineage');

@@ -12,6 +12,8 @@ import { nextStep } from '../suggest.ts';
 const MAX_SKEW = 5;
 /** Beats that must fit into a lease, so that one may be lost. */
 const BEATS_PER_LEASE = 2;
+/** VMs that a line names. */
+const SHOWN_CLONES = 3;
 
 interface Finding {
   check: string;
@@ -26,7 +28,7 @@ export const doctor = defineCommand({
   name: 'doctor',
   summary: 'check the way to the registry, and say how to mend it',
   description:
-    "Checks the config, the registry's name and address, TLS, the token, the clocks, the versions, and the lease against the agent's interval. Prints a fix for each failure; the exit code is that of the first. What is only doubtful is a warning, and no failure.",
+    "Checks the config, the registry's name and address, TLS, the token, the clocks, the versions, the lease against the agent's interval, and whether a VM is there twice. Prints a fix for each failure; the exit code is that of the first. What is only doubtful is a warning, and no failure.",
   examples: [
     { about: 'what is wrong?', command: 'vreg doctor' },
     { about: 'with another registry', command: 'vreg doctor --url http://10.0.0.5:3000' },
@@ -163,6 +165,29 @@ const CHECKS: readonly Check[] = [
         result: 'warn',
         detail,
         fix: `vreg daemon agent beats faster by itself; for other clients: at most every ${formatDuration(lease / 3)}`,
+      };
+    },
+  },
+  {
+    name: 'clones',
+    look: async (context) => {
+      const conflicts = await context
+        .client()
+        .conflicts()
+        .catch((error: VregError) => {
+          // The original registry, and a vreg of before.
+          if (error.code === 'UNSUPPORTED' || error.code === 'NOT_FOUND') return undefined;
+          throw error;
+        });
+      if (!conflicts) return { result: 'skip', detail: 'the registry does not look for any' };
+      const open = conflicts.filter(({ state }) => state === 'open');
+      if (open.length === 0) return ok('no VM is there twice');
+      const ids = [...new Set(open.map(({ id }) => id))];
+      const more = ids.length > SHOWN_CLONES ? ` and ${ids.length - SHOWN_CLONES} more` : '';
+      return {
+        result: 'warn',
+        detail: `two incarnations were heard of ${ids.slice(0, SHOWN_CLONES).join(', ')}${more}`,
+        fix: 'see both, and clear what is dealt with: vreg conflicts',
       };
     },
   },

@@ -60,26 +60,38 @@ function arrange(vms: readonly VmWithLiveness[], root: string | undefined): Row[
   const ids = new Set(vms.map(({ id }) => id));
   const children = new Map<string, VmWithLiveness[]>();
   for (const vm of vms) {
-    if (vm.parentId !== undefined) children.set(vm.parentId, [...(children.get(vm.parentId) ?? []), vm]);
+    if (vm.parentId === undefined) continue;
+    const siblings = children.get(vm.parentId);
+    if (siblings) siblings.push(vm);
+    else children.set(vm.parentId, [vm]);
   }
   const rows: Row[] = [];
   const seen = new Set<VmWithLiveness>();
-  const grow = (vm: VmWithLiveness, branch: string, under: string) => {
-    seen.add(vm);
-    rows.push({ vm, branch });
-    const own = (children.get(vm.id) ?? []).filter((child) => !seen.has(child));
-    own.forEach((child, index) => {
-      if (seen.has(child)) return;
-      const isLast = index === own.length - 1;
-      grow(child, `${under}${isLast ? '└─ ' : '├─ '}`, `${under}${isLast ? '   ' : '│  '}`);
-    });
+  const grow = (from: VmWithLiveness) => {
+    // A list of what is to be drawn, and no recursion: generations of clones may be deeper than a stack.
+    const waiting = [{ vm: from, branch: '', under: '' }];
+    seen.add(from);
+    for (let next = waiting.pop(); next; next = waiting.pop()) {
+      const { vm, branch, under } = next;
+      rows.push({ vm, branch });
+      const own = (children.get(vm.id) ?? []).filter((child) => !seen.has(child));
+      for (const child of own.toReversed()) {
+        const isLast = child === own.at(-1);
+        seen.add(child);
+        waiting.push({
+          vm: child,
+          branch: `${under}${isLast ? '└─ ' : '├─ '}`,
+          under: `${under}${isLast ? '   ' : '│  '}`,
+        });
+      }
+    }
   };
   const isRoot = ({ id, parentId }: VmWithLiveness) =>
     root === undefined ? parentId === undefined || !ids.has(parentId) : id === root;
   const roots = vms.filter(isRoot);
   // Of a parent that is not registered, its children stand for it.
-  for (const vm of roots.length > 0 || root === undefined ? roots : (children.get(root) ?? [])) grow(vm, '', '');
+  for (const vm of roots.length > 0 || root === undefined ? roots : (children.get(root) ?? [])) grow(vm);
   // Those that go in a circle have no root.
-  if (root === undefined) for (const vm of vms) if (!seen.has(vm)) grow(vm, '', '');
+  if (root === undefined) for (const vm of vms) if (!seen.has(vm)) grow(vm);
   return rows;
 }

@@ -5,6 +5,7 @@ import { RegistryClient } from '../../src/client.ts';
 import type { ClientOptions } from '../../src/connection.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
+import { serveApp } from '../helpers/app.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { json, stub } from '../helpers/stub.ts';
 import { aVm } from '../helpers/vm.ts';
@@ -206,4 +207,25 @@ test('a client that was closed opens a new connection for its next request', asy
   client.close();
   client.close();
   assert.equal((await client.health()).status, 'ok');
+});
+
+test('lineage is read in both directions, and conflicts are listed and cleared', async (t) => {
+  const { url, registry } = await serveApp(t);
+  for (const [id, parentId] of [['a'], ['b', 'a'], ['c', 'b']] as const)
+    await registry.register(aVm({ id: id!, ...(parentId ? { parentId } : {}) }));
+  const client = clientOf(t, { url });
+  const ids = (vms: { id: string }[]) => vms.map(({ id }) => id).join(' ');
+  assert.equal(ids(await client.children('a')), 'b');
+  assert.equal(ids(await client.ancestors('c')), 'b a');
+  assert.equal(ids(await client.subtree('a')), 'a b c');
+  await assert.rejects(client.children('nobody'), { code: 'NOT_FOUND' });
+  const beat = (spend: number, next: number) =>
+    client.heartbeat('a', { spend: `${spend}.${'a'.repeat(32)}`, next: `${next}.${'b'.repeat(32)}` });
+  await beat(7, 8);
+  await assert.rejects(beat(3, 4), { code: 'IDENTITY_CONFLICT', exit: 9 });
+  assert.deepEqual(
+    (await client.conflicts()).map(({ id, state }) => [id, state]),
+    [['a', 'open']],
+  );
+  assert.equal(await client.clearConflicts('a'), 1);
 });

@@ -22,6 +22,11 @@ test('conflicts shows both sides of each, and forgets those that are named', asy
   );
   assert.equal((await vreg(['conflicts', '-q'], { url })).stdout, 'b\na\n');
   assert.equal(JSON.parse((await vreg(['conflicts', '--json'], { url })).stdout).length, 2);
+  assert.match((await vreg(['why', 'a'], { url })).stdout, /another incarnation says that it is this VM, too/);
+  assert.match(
+    (await vreg(['doctor'], { url, now: Date.now })).stdout,
+    /^clones\twarn\t[^\t]* of b, a\t.*vreg conflicts/m,
+  );
   const cleared = await vreg(['conflicts', 'a', '--clear'], { url });
   assert.deepEqual([cleared.code, cleared.stderr], [0, 'vreg: forgot this one\n']);
   assert.equal((await vreg(['conflicts', '-q'], { url })).stdout, 'b\n');

@@ -18,7 +18,7 @@ interface Finding {
   fix?: string;
 }
 
-const CHECKS = ['config', 'dns', 'tls', 'reach', 'token', 'clock', 'version', 'lease'];
+const CHECKS = ['config', 'dns', 'tls', 'reach', 'token', 'clock', 'version', 'lease', 'clones'];
 
 async function doctor(options: VregOptions): Promise<{ told: Told; found: Map<string, Finding> }> {
   const told = await vreg(['doctor', '--json'], { now: Date.now, ...options });
@@ -45,7 +45,7 @@ function assertFails(found: Map<string, Finding>, check: string, detail: RegExp,
 /** A vreg daemon that says of itself what a test wants. */
 function daemonThatSays(t: TestContext, headers: () => Record<string, string>): Promise<string> {
   return stub(t, (_request, response) => {
-    json(response, 200, { status: 'ok', uptime: 61, vms: [], count: 0 }, headers());
+    json(response, 200, { status: 'ok', uptime: 61, vms: [], conflicts: [], count: 0 }, headers());
   });
 }
 
@@ -55,7 +55,7 @@ test('all is well with a vreg daemon of this version', async (t) => {
   assert.equal(told.code, 0);
   assert.equal(told.stderr, '');
   const results = CHECKS.map((check) => found.get(check)!.result);
-  assert.deepEqual(results, ['ok', 'skip', 'skip', 'ok', 'ok', 'ok', 'ok', 'ok']);
+  assert.deepEqual(results, ['ok', 'skip', 'skip', 'ok', 'ok', 'ok', 'ok', 'ok', 'ok']);
   assert.equal(found.get('config')!.detail, `registry ${url} (from VERS_INFRA_URL)`);
 });
 
@@ -154,6 +154,7 @@ test('another version is a warning, and so is no version at all', async (t) => {
   assert.equal(original.told.code, 0);
   assert.equal(original.found.get('version')!.detail, 'the registry is not a vreg daemon');
   assert.match(original.found.get('version')!.fix!, /run vreg daemon there/);
+  assert.equal(original.found.get('clones')!.result, 'skip');
 });
 
 test('a lease that is too short for the interval is a warning', async (t) => {
@@ -192,7 +193,7 @@ test('a certificate that nobody vouches for is a failure, until --ca-file names 
   assert.equal(made.code, 0, made.stderr);
   const [key, cert] = ['key.pem', 'cert.pem'].map((name) => readFileSync(join(dir, name)));
   const server = createServer({ key: key!, cert: cert! }, (_request, response) => {
-    json(response, 200, { status: 'ok', uptime: 1, vms: [], count: 0 });
+    json(response, 200, { status: 'ok', uptime: 1, vms: [], conflicts: [], count: 0 });
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   t.after(() => {

@@ -3,6 +3,7 @@ import test from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { seed, vreg } from '../helpers/cli.ts';
 import { call } from '../helpers/http.ts';
+import { startPlainServer } from '../helpers/plain-server.ts';
 import { aVm } from '../helpers/vm.ts';
 
 const FAMILY = [
@@ -61,4 +62,20 @@ test('register --parent says whose child a VM is', async (t) => {
   const { body } = await call(url, 'GET', '/registry/vms/child');
   assert.equal((body as { parentId: string }).parentId, 'golden');
   assert.equal((await vreg(['register', 'own', '--parent', 'own'], { url })).code, 5);
+});
+
+test('a long line of clones is no matter of the stack', async (t) => {
+  const { url, registry } = await serveApp(t);
+  const line = Array.from({ length: 3000 }, (_, index) => `vm-${index}`);
+  for (const [index, id] of line.entries())
+    await registry.register(aVm({ id, ...(index > 0 ? { parentId: line[index - 1]! } : {}) }));
+  assert.equal((await vreg(['tree', 'vm-0', '-q'], { url })).stdout, `${line.join('\n')}\n`);
+});
+
+test('the original registry knows no parents, and tree shows its VMs as they are', async (t) => {
+  const { url } = await startPlainServer(t);
+  await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
+  assert.equal((await vreg(['tree', '-q'], { url })).stdout, 'a\nb\n');
+  assert.equal((await vreg(['tree', 'b', '-q'], { url })).stdout, 'b\n');
+  assert.equal((await vreg(['tree', 'c'], { url })).code, 3);
 });
