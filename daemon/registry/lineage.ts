@@ -36,6 +36,8 @@ export class Lineage {
   /** Nearest first, as far as they are registered. @throws VregError NOT_FOUND */
   ancestors(id: string): Entry[] {
     const self = this.#get(id);
+    // Of a parent that is not registered nobody has said where it came from.
+    if (!self && this.#children.has(id)) return [];
     if (!self) throw unknown(id);
     const seen = new Set([self]);
     for (let parent = this.#parentOf(self); parent && !seen.has(parent); parent = this.#parentOf(parent))

@@ -31,6 +31,7 @@ test('a parent need not be registered, may go, and may come back; somebody who i
   const { registry, ids } = await family(['a', 'gone'], ['b', 'a']);
   assert.equal(ids('subtree', 'gone'), 'a b');
   assert.equal(ids('ancestors', 'b'), 'a');
+  assert.equal(ids('ancestors', 'gone'), '');
   await registry.deregister('a');
   assert.equal(ids('children', 'a'), 'b');
   assert.throws(() => ids('children', 'gone'), { code: 'NOT_FOUND' });
