@@ -12,6 +12,7 @@ export class Staging {
   /** Revision of the last change that is on the disk, and of the last that was decided. */
   #durable: number;
   #decided: number;
+  #added = 0;
   /** Grows when decisions are thrown away, so that a late failure cannot throw away newer ones. */
   #generation = 0;
 
@@ -26,11 +27,9 @@ export class Staging {
     return this.#decided + 1;
   }
 
-  /** Upper bound of the VMs that are on their way to be there. */
+  /** VMs that are on their way to be there. */
   get added(): number {
-    let added = 0;
-    for (const { entry } of this.#decisions.values()) if (entry?.order.created === entry?.order.revision) added++;
-    return added;
+    return this.#added;
   }
 
   /** The newest decision about a VM that is not on the disk yet. */
@@ -44,6 +43,8 @@ export class Staging {
     // Throws when the store takes no more; then nothing is staged, and what was staged before goes on.
     const durable = this.#store.commit(change);
     const decision = { entry };
+    const isNew = entry !== undefined && entry.order.created === entry.order.revision;
+    if (isNew) this.#added++;
     this.#decisions.set(id, decision);
     this.#decided = change.revision;
     try {
@@ -55,6 +56,8 @@ export class Staging {
         this.#decided = this.#durable;
       }
       throw error;
+    } finally {
+      if (isNew) this.#added--;
     }
     this.#durable = change.revision;
     if (this.#decisions.get(id) === decision) this.#decisions.delete(id);
