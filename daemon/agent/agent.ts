@@ -51,6 +51,8 @@ export class Agent {
   #contact: Contact;
   #due: 'announce' | 'beat';
   #beats = 0;
+  /** Many agents may have beaten in one instant: those that were started, or resumed, together. */
+  #isInStep = true;
   #failures = 0;
   /** The registry took the first contact. */
   #welcome = false;
@@ -91,6 +93,7 @@ export class Agent {
   /** The next beat is due now: the VM was suspended, its clock was set, or it has something to report. */
   hurry(): void {
     this.#hurried = true;
+    this.#isInStep = true;
     this.#pause.abort();
   }
 
@@ -159,8 +162,10 @@ export class Agent {
     }
     // Not from a random generator: a cloned VM has a copy of its state, and would beat in step with its twin.
     const share = shareOf(`${vm.id}#${this.#beats++}`);
-    // A fleet that starts in one instant is spread over a whole interval by its first pause.
-    return this.#beats === 1 ? this.#pace * (1 - share) : this.#pace * (1 - JITTER * share);
+    // A fleet that beats in one instant is spread over a whole interval by its next pause.
+    const spread = this.#isInStep ? 1 : JITTER;
+    this.#isInStep = false;
+    return this.#pace * (1 - spread * share);
   }
 
   /** @returns milliseconds to the next try. @throws what no retry will change */

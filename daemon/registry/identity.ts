@@ -27,6 +27,8 @@ interface Holder extends Claim {
   heardAt: number;
   /** Revision of the VM's registration: under another one, its id is another VM's. */
   created: number;
+  /** Tokens of those that it took the VM over from, the last one last: theirs may have higher numbers than its own. */
+  ousted?: string[];
   /** The VM was declared stopped or paused after that: it may well be gone. */
   rests?: true;
 }
@@ -51,6 +53,8 @@ const MAX_CONFLICTS = 1000;
 /** Intervals between beats after which a holder that was not heard has ended, and seconds after which its successor asks again. */
 const MISSED_BEATS = 1.5;
 const ASK_AGAIN = 5;
+/** Tokens of former holders that are remembered. */
+const MAX_OUSTED = 8;
 /** Beats by which an agent may be ahead of a registry that was killed: those of the second that is not durable yet. */
 const LOST_BEATS = 20;
 
@@ -116,7 +120,8 @@ export class Identities implements Companion {
    * 2. It spends the holder's token, or says the holder's last beat once more (its answer was lost): it is the holder.
    *    But if it is a process of another place, and the holder was heard a moment ago, it has to wait for the next beat
    *    that is due from there: where that comes, this one is a copy, and else the VM has moved.
-   * 3. Its token is later than the holder's: the registry has forgotten beats, and it is the holder.
+   * 3. Its token is later than the holder's: the registry has forgotten beats, and it is the holder. Unless it is one from
+   *    whom the VM was taken over: what it spends, or says once more, is known.
    * 4. It says that it replaces the holder: it is, and that is on record.
    * 5. It has no token, and the holder is silent for a lease, or has the same addresses: the VM has lost its state.
    * 6. The holder is silent for a lease: the VM was rewound, and its other self is gone. That is on record.
@@ -133,11 +138,12 @@ export class Identities implements Companion {
     const { id } = entry.vm;
     const holder = this.#holders.get(id);
     const isSilent = holder?.rests || (holder && moment.listening - holder.heardAt > moment.lease);
+    let ousted = holder?.ousted;
     if (!holder) this.#markRebirth(entry, proof);
     else if (spend === holder.token || (spend === holder.spent && next === holder.token)) {
       const wait = isSilent ? 0 : waitFor(holder, proof, moment);
       if (wait > 0) throw mustWait(id, holder, wait);
-    } else if (!isAhead(spend, holder)) {
+    } else if (!isAhead(proof, holder)) {
       const isSame = proof.address === holder.address && (!holder.from || proof.from === holder.from);
       const hasLostState = spend === undefined && (isSilent || isSame);
       const takesOver = proof.replace === true || isSilent;
@@ -145,10 +151,11 @@ export class Identities implements Companion {
         this.#record(id, holder, proof, moment, takesOver ? 'replaced' : 'open');
         if (!takesOver) throw conflictOf(id, holder);
       }
+      ousted = [...(ousted ?? []), holder.token].filter((token) => token !== spend).slice(-MAX_OUSTED);
     }
     const { address, incarnation, from } = proof;
     this.#hold(id, {
-      ...given({ incarnation, address, from, spent: spend }),
+      ...given({ incarnation, address, from, spent: spend, ousted }),
       token: next,
       at: moment.at,
       heardAt: moment.listening,
@@ -170,10 +177,11 @@ export class Identities implements Companion {
     return { changes: taken.map(([, change]) => change), putBack };
   }
 
-  #lookForRollback({ vm }: Entry, { revision, spend }: Proof, moment: Moment): void {
+  #lookForRollback({ vm }: Entry, proof: Proof, moment: Moment): void {
     if (this.#toldOfRollback) return;
+    const { revision, spend } = proof;
     const holder = this.#holders.get(vm.id);
-    const beats = spend && holder ? numberOf(spend) - numberOf(holder.token) : 0;
+    const beats = holder && isAhead(proof, holder) ? numberOf(spend!) - numberOf(holder.token) : 0;
     const known = {
       ...(revision !== undefined && revision > moment.revision ? { revision } : {}),
       ...(beats > LOST_BEATS ? { beats } : {}),
@@ -264,8 +272,9 @@ function mustWait(id: string, { address = '?' }: Holder, wait: number): VregErro
   );
 }
 
-function isAhead(spend: string | undefined, holder: Holder): boolean {
-  return spend !== undefined && numberOf(spend) > numberOf(holder.token);
+function isAhead({ spend, next }: Proof, { token, ousted = [] }: Holder): boolean {
+  if (spend === undefined || ousted.includes(spend) || ousted.includes(next!)) return false;
+  return numberOf(spend) > numberOf(token);
 }
 
 function numberOf(token: string): number {

@@ -252,3 +252,53 @@ test('conflicts are cleared of one VM, or all, and the oldest goes when there ar
   }
   assert.equal(registry.identities.conflicts.length, 1000);
 });
+
+for (const [how, oust] of [
+  [
+    'replaced',
+    (registry: Registry) => registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b'), replace: true }),
+  ],
+  [
+    'rewound and silent',
+    (registry: Registry, clock: FakeClock) => {
+      clock.pass(LEASE + 1);
+      registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') });
+    },
+  ],
+  [
+    'silent while another lost its state',
+    (registry: Registry, clock: FakeClock) => {
+      clock.pass(LEASE + 1);
+      registry.heartbeat('vm-1', { ...TWO, next: token(2, 'b') });
+    },
+  ],
+] as const) {
+  test(`who was ${how} is not taken for one whose beats the registry forgot, however many it said`, async () => {
+    const told: unknown[] = [];
+    const { registry, clock, options, store } = await setUp({ rollback: (id) => void told.push(id) });
+    registry.heartbeat('vm-1', { ...ONE, next: token(1) });
+    for (let n = 1; n < 50; n++) registry.heartbeat('vm-1', { ...ONE, spend: token(n), next: token(n + 1) });
+    oust(registry, clock);
+    registry.heartbeat('vm-1', { ...TWO, spend: token(2, 'b'), next: token(3, 'b') });
+    await registry.saveBeats();
+    registry.heartbeat('vm-1', { ...TWO, spend: token(3, 'b'), next: token(4, 'b') });
+    for (const each of [registry, new Registry(options, store.contents())]) {
+      assert.throws(() => each.heartbeat('vm-1', { ...ONE, spend: token(50), next: token(51) }), CLONE);
+      assert.throws(() => each.heartbeat('vm-1', { ...ONE, spend: token(49), next: token(50) }), CLONE);
+      // Also after a kill that took the last beat of the new holder.
+      each.heartbeat('vm-1', { ...TWO, spend: token(4, 'b'), next: token(5, 'b') });
+    }
+    assert.deepEqual(told, [], 'nor for a sign of a restored copy');
+  });
+}
+
+test('two that take the VM from each other again and again hold it in turn', async () => {
+  const { registry } = await setUp();
+  registry.heartbeat('vm-1', { ...ONE, next: token(9) });
+  for (let n = 1; n < 30; n++) {
+    registry.heartbeat('vm-1', { ...TWO, spend: token(n, 'b'), next: token(n + 1, 'b'), replace: true });
+    assert.throws(() => registry.heartbeat('vm-1', { ...ONE, spend: token(n + 8), next: token(n + 9, 'c') }), CLONE);
+    registry.heartbeat('vm-1', { ...ONE, spend: token(n + 8), next: token(n + 9), replace: true });
+    assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(n + 1, 'b'), next: token(99) }), CLONE);
+  }
+});
