@@ -67,6 +67,13 @@ export function buildApp(options: AppOptions): FastifyInstance {
   const { registry, version, auth, log, dataDir, names = NO_NAMES, streams } = options;
   const { maxBody, requestTimeout } = { ...LIMITS, ...options.limits };
   const sendError = errorSender(log, maxBody);
+  const lease = String(registry.staleAfter);
+  /** What every answer says of the registry, and of the request. */
+  const introduce = (request: FastifyRequest, reply: FastifyReply) => {
+    reply.header(VERSION_HEADER, version).header(LEASE_HEADER, lease);
+    reply.header(REGISTRY_HEADER, registry.id).header(REVISION_HEADER, registry.revision);
+    reply.header(REQUEST_ID_HEADER, request.id).header('x-content-type-options', 'nosniff');
+  };
   const app = Fastify({
     // What fastify remarks below a warning is nothing to an operator; the requests are logged below, in our words.
     loggerInstance: quietly(log),
@@ -82,6 +89,8 @@ export function buildApp(options: AppOptions): FastifyInstance {
     forceCloseConnections: 'idle',
     // A URL that cannot be decoded gets here before any hook.
     frameworkErrors: (error, request, reply) => {
+      introduce(request, reply);
+      reply.raw.once('finish', () => audit(log, request, reply));
       try {
         auth?.check(request.headers.authorization);
       } catch (unauthorized) {
@@ -92,14 +101,11 @@ export function buildApp(options: AppOptions): FastifyInstance {
     clientErrorHandler: answerBrokenRequest,
   });
 
-  const lease = String(registry.staleAfter);
   app.decorateRequest('by', undefined);
   app.decorateReply('refusal', undefined);
   // One hook without promises: it runs before each heartbeat.
   app.addHook('onRequest', (request, reply, done) => {
-    reply.header(VERSION_HEADER, version).header(LEASE_HEADER, lease);
-    reply.header(REGISTRY_HEADER, registry.id).header(REVISION_HEADER, registry.revision);
-    reply.header(REQUEST_ID_HEADER, request.id).header('x-content-type-options', 'nosniff');
+    introduce(request, reply);
     if (!auth) {
       refuseForeignPage(request.headers.origin);
       // Nobody's domain leads to a unix socket, which has no address.

@@ -8,14 +8,12 @@ import type { Logger } from 'pino';
 import { REQUEST_ID_HEADER } from '../../src/protocol/api.ts';
 import type { ErrorCode } from '../../src/protocol/errors.ts';
 import { kernelRandomHex } from '../kernel-random.ts';
+import { ANONYMOUS } from '../registry/changes.ts';
 
 /** What a client may call its request: what fits into a log and a header as it is. */
 const REQUEST_ID = /^[\w.:/+=@-]{1,128}$/;
 /** Bytes that tell the requests of one run of the daemon from those of another. */
 const RUN_BYTES = 6;
-
-/** How those are named who did not have to say who they are. */
-const ANONYMOUS = 'anonymous';
 
 /** Makes names of requests: the client's own where it is one, else one that no other request has. */
 export function requestIds(): (request: Pick<IncomingMessage, 'headers'>) => string {
@@ -32,7 +30,8 @@ export function audit(log: Logger, request: FastifyRequest, reply: FastifyReply)
   const { method, url, id: requestId, by = ANONYMOUS, ip: from } = request;
   const { statusCode: status, refusal: code } = reply;
   const ms = Math.round(reply.elapsedTime);
-  const { changes } = request.routeOptions.config;
+  // A URL that cannot be read has led to no route.
+  const changes = request.routeOptions?.config?.changes;
   if (!changes && status < 400) {
     log.debug({ requestId, method, url, status, ms }, 'request');
     return;

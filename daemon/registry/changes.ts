@@ -5,6 +5,9 @@ import type { ChangeType, FieldChanges } from '../../src/protocol/events.ts';
 import type { VmUpdate } from '../../src/protocol/vm.ts';
 import type { Declared, Entry } from './entry.ts';
 
+/** Who is named when nobody had to say who they are. */
+export const ANONYMOUS = 'anonymous';
+
 /** Who changes, and what of the entry they have seen. */
 export interface WriteOptions {
   /** A token's name, or `anonymous`. */

@@ -11,7 +11,7 @@ import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
 import type { Change, Contents, Store } from '../store/store.ts';
-import { applyUpdate, checkExpected, diff, notFound, typeOf, type WriteOptions } from './changes.ts';
+import { ANONYMOUS, applyUpdate, checkExpected, diff, notFound, typeOf, type WriteOptions } from './changes.ts';
 import { Directory, type Filter } from './directory.ts';
 import { type Declared, Entry, type Life } from './entry.ts';
 import { EventLog } from './events.ts';
@@ -23,9 +23,6 @@ import type { Lineage } from './lineage.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
 import { Staging } from './staging.ts';
 import { Unsaved } from './unsaved.ts';
-
-/** Who is named in the history when nobody had to say who they are. */
-const ANONYMOUS = 'anonymous';
 
 export class Registry {
   readonly staleAfter: number;
