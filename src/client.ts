@@ -146,7 +146,9 @@ export class RegistryClient {
   /** An addition, newest first. @throws VregError UNSUPPORTED, or any of {@link Connection.request} */
   async conflicts(): Promise<Conflict[]> {
     await this.#need('conflicts');
-    return (await this.#connection.request<Conflicts>('GET', PATHS.conflicts)).conflicts;
+    const { conflicts } = await this.#connection.request<Partial<Conflicts>>('GET', PATHS.conflicts);
+    if (!Array.isArray(conflicts)) throw this.#connection.badAnswer(`GET ${PATHS.conflicts} with 200`);
+    return conflicts;
   }
 
   /** An addition. @param id whose conflicts are forgotten; all when it is left out. @returns how many there were */

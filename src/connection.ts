@@ -131,8 +131,8 @@ export class Connection {
       now: Number.isNaN(now) ? Date.now() : now,
       etag: headers.etag as string | undefined,
       registryId: headers[REGISTRY_HEADER] as string | undefined,
-      revision: headers[REVISION_HEADER] === undefined ? undefined : Number(headers[REVISION_HEADER]),
-      warming: headers[WARMING_HEADER] === undefined ? undefined : Number.parseInt(String(headers[WARMING_HEADER]), 10),
+      revision: wholeOf(headers[REVISION_HEADER]),
+      warming: wholeOf(headers[WARMING_HEADER]),
     };
   }
 
@@ -208,6 +208,12 @@ function hintOf(code: string): string {
   if (isTlsTrouble(code)) return 'does it speak https there? if not, write the URL with http://';
   if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') return 'check the host name in the URL, and /etc/resolv.conf';
   return ASK_THE_DOCTOR;
+}
+
+/** The whole number that a header begins with, before any parameters; undefined where there is none. */
+function wholeOf(header: string | string[] | undefined): number | undefined {
+  const [, digits] = /^(\d{1,15})(?:;|$)/.exec(String(header ?? '')) ?? [];
+  return digits === undefined ? undefined : Number(digits);
 }
 
 /** `Retry-After` in seconds; a date, which the standard allows as well, too (RFC 9110, 10.2.3). */
