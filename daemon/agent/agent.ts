@@ -177,7 +177,7 @@ export class Agent {
       return 0;
     }
     if (error.code === 'IDENTITY_CONFLICT') throw error;
-    if (!this.#welcome && FINAL.includes(error.code)) throw error;
+    if (!this.#welcome && FINAL.includes(error.code)) throw asSetting(error);
     if (error.code === 'NOT_FOUND' && !registerIfMissing) throw error;
     if (this.#failures === 0) {
       log.warn({ id: vm.id, code: error.code }, `${error.message}; trying again until it works`);
@@ -191,6 +191,12 @@ export class Agent {
     const asked = Math.min(1000 * (error.retryAfter ?? 0), client.server.lease);
     return Math.max(ceiling * (0.5 + 0.5 * share), asked * (1 + JITTER * share));
   }
+}
+
+/** What answers and is no registry is there by a wrong setting: a service manager need not try that again. */
+function asSetting(error: VregError): VregError {
+  if (error.code !== 'BAD_ANSWER') return error;
+  return new VregError('USAGE', error.message, { field: 'url', hint: error.hint!, cause: error });
 }
 
 /** A number from 0 to below 1 that a text always gives, and that is as good as random among many texts. */

@@ -93,7 +93,7 @@ function probeHttp(port: number, path: string, timeout: number): Promise<boolean
         const { statusCode = 0 } = response;
         resolve(statusCode >= 200 && statusCode < 400);
       });
-      request.once('error', () => resolve(false));
+      request.on('error', () => resolve(false));
     } catch {
       // A path that no request can carry.
       resolve(false);

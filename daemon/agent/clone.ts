@@ -46,9 +46,10 @@ export function resolveClone(options: CloneOptions): Resolve {
     }
     const id = await newId(options, vm.id);
     log.warn({ id: vm.id, newId: id }, `${conflict.message}; this VM is ${id} from now on, a child of ${vm.id}`);
-    identity = identity.rebornAs(id);
     const env = { ...process.env, VREG_OLD_ID: vm.id, VREG_ID: id };
+    // Before it is remembered: an id that no VM can have must not be found again by the next start.
     vm = { ...options.vmOf(id), parentId: vm.id };
+    identity = identity.rebornAs(id);
     for (const hook of options.hooks) {
       await sh(hook, env).catch((error: Error) => log.warn({ hook }, `a --rebirth-hook failed: ${error.message}`));
     }

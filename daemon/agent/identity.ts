@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import type { RegistryClient } from '../../src/client.ts';
-import type { AgentBeat } from '../../src/protocol/beat.ts';
+import { type AgentBeat, isToken } from '../../src/protocol/beat.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import { kernelRandomHex } from '../kernel-random.ts';
 
@@ -186,12 +186,21 @@ function readState(dir: string, vm: string, onDamage?: (message: string) => void
   }
   try {
     const state = JSON.parse(text) as IdentityState;
-    if (typeof state === 'object' && state !== null && state.vm === vm) return state;
+    if (isState(state) && state.vm === vm) return state;
   } catch {
     // Told below.
   }
   onDamage?.(`${path} is damaged: VM "${vm}" has lost its state, and begins anew`);
   return { vm };
+}
+
+/** A state that was written by somebody else would be refused by the registry with every beat. */
+function isState(state: IdentityState | null): state is IdentityState {
+  if (typeof state !== 'object' || state === null) return false;
+  const { token, next, registry } = state;
+  return (
+    [token, next].every((text) => text === undefined || isToken(text)) && Number.isSafeInteger(registry?.revision ?? 0)
+  );
 }
 
 function unusable(path: string, what: string, cause: NodeJS.ErrnoException): VregError {

@@ -128,6 +128,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     last.close();
   } finally {
     stopWatching();
+    client.close();
     checks?.stop();
     removeProcessInfo(stateDir, 'agent', vm.id);
   }

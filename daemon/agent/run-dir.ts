@@ -33,12 +33,17 @@ export function writeRunDir({ dir, urlOf, envOf, now }: RunDirOptions, vms: read
       continue;
     }
     mkdirSync(folder, { recursive: true, mode: 0o755 });
-    replace(join(folder, 'addr'), `${oldest.address}\n`);
-    replace(join(folder, 'url'), `${urlOf(oldest)}\n`);
+    replace(join(folder, 'addr'), lineOf(oldest.address));
+    replace(join(folder, 'url'), lineOf(urlOf(oldest)));
     // Last, so that what it confirms is there.
     writeAtomically(join(folder, 'at'), `${Math.floor(now() / 1000)}\n`);
   }
   replace(join(dir, 'env'), envOf(live));
+}
+
+/** One line, whatever somebody registered: what `read` takes from it is all there is. */
+function lineOf(text: string): string {
+  return `${text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?')}\n`;
 }
 
 /** Only what has changed is written: a file's own time then says since when it is so. */

@@ -79,6 +79,11 @@ const MAX_ADDRESS = 1024;
 const MAX_HEALTH = 256;
 const TOKEN = /^[1-9]\d{0,14}\.[0-9a-f]{32}$/;
 
+/** True of a text that an {@link AgentBeat} may spend or name. */
+export function isToken(value: unknown): value is string {
+  return typeof value === 'string' && TOKEN.test(value);
+}
+
 /**
  * Reads the body of a beat. The original registry reads none, so what its clients may send stays a plain sign of life:
  * only a body with a token, or with a health of services, is meant for this.
@@ -94,8 +99,7 @@ export function parseBeat(input: unknown): AgentBeat | undefined {
   for (const field of ['spend', 'next'] as const) {
     const value = body[field];
     if (value === undefined) continue;
-    if (typeof value !== 'string' || !TOKEN.test(value))
-      throw invalid(field, 'must be a token: the number of the beat, a dot, and 32 hex digits');
+    if (!isToken(value)) throw invalid(field, 'must be a token: the number of the beat, a dot, and 32 hex digits');
     beat[field] = value;
   }
   if (beat.spend !== undefined && beat.next === undefined) throw invalid('next', 'is required with spend');

@@ -85,7 +85,6 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
   await main.runAgent(
     {
       ...settingsOf(context, flags),
-      client: context.client(),
       id: thisVmId(config),
       lastClient: () => context.lastClient(LAST_WORD),
       stateDir,
