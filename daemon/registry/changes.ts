@@ -2,7 +2,9 @@
 
 import { VregError } from '../../src/protocol/errors.ts';
 import type { ChangeType, FieldChanges } from '../../src/protocol/events.ts';
-import type { VmUpdate } from '../../src/protocol/vm.ts';
+import type { Limit } from '../../src/protocol/token.ts';
+import type { Vm, VmUpdate } from '../../src/protocol/vm.ts';
+import type { RecordChange } from '../store/store.ts';
 import type { Declared, Entry } from './entry.ts';
 
 /** Who is named when nobody had to say who they are. */
@@ -14,6 +16,26 @@ export interface WriteOptions {
   by?: string | undefined;
   /** Revision that the entry must still have; `any` asks only that there is one, `none` that there is none. */
   expect?: number | 'any' | 'none' | undefined;
+  /** The VMs that they may touch; all when nothing is said. */
+  within?: Limit | undefined;
+  /** What becomes durable with the change, or not at all. @param created revision of the VM's registration */
+  alongside?: ((created: number) => readonly RecordChange[]) | undefined;
+}
+
+/** @throws VregError FORBIDDEN when a VM is another's */
+export function checkWithin(within: Limit | undefined, { id, role }: Pick<Vm, 'id' | 'role'>): void {
+  if (within?.vm !== undefined && within.vm !== id) {
+    throw new VregError('FORBIDDEN', `this token is for the VM "${within.vm}", and for no other`, {
+      field: 'id',
+      hint: `make one for this VM: vreg token create NAME --scope write --vm ${id}`,
+    });
+  }
+  if (within?.role !== undefined && within.role !== role) {
+    throw new VregError('FORBIDDEN', `this token is for VMs of the role ${within.role}, and for no others`, {
+      field: 'role',
+      hint: `make one for this role: vreg token create NAME --scope write --role ${role}`,
+    });
+  }
 }
 
 /** @throws VregError PRECONDITION_FAILED (RFC 9110, If-Match and If-None-Match) */

@@ -7,10 +7,10 @@
 import { beatInterval } from '../../src/protocol/api.ts';
 import type { AgentBeat, Claim, Conflict } from '../../src/protocol/beat.ts';
 import { VregError } from '../../src/protocol/errors.ts';
-import type { Contents, RecordChange } from '../store/store.ts';
+import type { Contents } from '../store/store.ts';
 import type { Entry } from './entry.ts';
 import type { RegistryObserver } from './options.ts';
-import type { Companion } from './unsaved.ts';
+import type { PendingRecords } from './pending.ts';
 
 /** A beat of an agent, and where it came from. */
 export interface Proof extends AgentBeat {
@@ -58,18 +58,20 @@ const MAX_OUSTED = 8;
 /** Beats by which an agent may be ahead of a registry that was killed: those of the second that is not durable yet. */
 const LOST_BEATS = 20;
 
-export class Identities implements Companion {
+export class Identities {
   readonly #holders = new Map<string, Holder>();
   /** Oldest first. */
   readonly #conflicts = new Map<string, StoredConflict>();
-  readonly #dirty = new Map<string, RecordChange>();
+  readonly #pending: PendingRecords;
   readonly #observer: Pick<RegistryObserver, 'conflict' | 'rollback'>;
   #toldOfRollback = false;
 
   constructor(
     { records, vms }: Pick<Contents, 'records' | 'vms'>,
+    pending: PendingRecords,
     observer: Pick<RegistryObserver, 'conflict' | 'rollback'> = {},
   ) {
+    this.#pending = pending;
     this.#observer = observer;
     const registrations = new Map(vms.map(({ id, created }) => [id, created]));
     const conflicts: StoredConflict[] = [];
@@ -79,7 +81,7 @@ export class Identities implements Companion {
       const holder = JSON.parse(body) as Holder;
       // A VM's removal is durable before that of its holder: a kill between the two leaves one that nobody is.
       if (holder.created === registrations.get(key)) this.#holders.set(key, holder);
-      else this.#mark({ kind, key, body: undefined });
+      else this.#pending.add({ kind, key, body: undefined });
     }
     conflicts.sort((a, b) => (a.firstAt < b.firstAt ? -1 : 1));
     for (const conflict of conflicts) this.#conflicts.set(keyOf(conflict), conflict);
@@ -96,7 +98,7 @@ export class Identities implements Companion {
     for (const [key, conflict] of this.#conflicts) {
       if (id !== undefined && conflict.id !== id) continue;
       this.#conflicts.delete(key);
-      this.#mark({ kind: 'conflict', key, body: undefined });
+      this.#pending.add({ kind: 'conflict', key, body: undefined });
       cleared++;
     }
     return cleared;
@@ -104,7 +106,7 @@ export class Identities implements Companion {
 
   /** Of a VM that is gone: one that is registered under its id begins anew. */
   forget(id: string): void {
-    if (this.#holders.delete(id)) this.#mark({ kind: 'identity', key: id, body: undefined });
+    if (this.#holders.delete(id)) this.#pending.add({ kind: 'identity', key: id, body: undefined });
   }
 
   /** The VM is declared stopped or paused: unless its holder beats once more, that one is as good as silent. */
@@ -163,20 +165,6 @@ export class Identities implements Companion {
     });
   }
 
-  get isDirty(): boolean {
-    return this.#dirty.size > 0;
-  }
-
-  takeDirty(): { changes: readonly RecordChange[]; putBack(): void } {
-    const taken = [...this.#dirty];
-    this.#dirty.clear();
-    const putBack = () => {
-      // What was marked since is newer.
-      for (const [key, change] of taken) if (!this.#dirty.has(key)) this.#dirty.set(key, change);
-    };
-    return { changes: taken.map(([, change]) => change), putBack };
-  }
-
   #lookForRollback({ vm }: Entry, proof: Proof, moment: Moment): void {
     if (this.#toldOfRollback) return;
     const { revision, spend } = proof;
@@ -211,7 +199,7 @@ export class Identities implements Companion {
     const [oldest] = this.#conflicts.keys();
     if (this.#conflicts.size > MAX_CONFLICTS) {
       this.#conflicts.delete(oldest!);
-      this.#mark({ kind: 'conflict', key: oldest!, body: undefined });
+      this.#pending.add({ kind: 'conflict', key: oldest!, body: undefined });
     }
   }
 
@@ -226,16 +214,12 @@ export class Identities implements Companion {
 
   #hold(id: string, holder: Holder): void {
     this.#holders.set(id, holder);
-    this.#mark({ kind: 'identity', key: id, body: JSON.stringify(holder) });
+    this.#pending.add({ kind: 'identity', key: id, body: JSON.stringify(holder) });
   }
 
   #keep(key: string, conflict: StoredConflict): void {
     this.#conflicts.set(key, conflict);
-    this.#mark({ kind: 'conflict', key, body: JSON.stringify(conflict) });
-  }
-
-  #mark(change: RecordChange): void {
-    this.#dirty.set(`${change.kind} ${change.key}`, change);
+    this.#pending.add({ kind: 'conflict', key, body: JSON.stringify(conflict) });
   }
 }
 

@@ -7,6 +7,8 @@ import type { RegistryLimits } from './limits.ts';
 
 /** What is worth a line in the log, or somebody's attention. */
 export interface RegistryObserver {
+  /** A VM was removed. */
+  removed?(id: string): void;
   /** A sweep found VMs suspect. */
   massLoss?(suspects: readonly Entry[]): void;
   /** Two incarnations say that they are the same VM, or one has replaced the other. */

@@ -8,19 +8,30 @@
 import type { DiscoverQuery } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { HistoryItem } from '../../src/protocol/events.ts';
+import type { Limit } from '../../src/protocol/token.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
 import type { Change, Contents, Store } from '../store/store.ts';
-import { ANONYMOUS, applyUpdate, checkExpected, diff, notFound, typeOf, type WriteOptions } from './changes.ts';
+import {
+  ANONYMOUS,
+  applyUpdate,
+  checkExpected,
+  checkWithin,
+  diff,
+  notFound,
+  typeOf,
+  type WriteOptions,
+} from './changes.ts';
 import { Directory, type Filter } from './directory.ts';
 import { type Declared, Entry, type Life } from './entry.ts';
 import { EventLog } from './events.ts';
 import { HealthReports } from './health.ts';
 import { Identities, type Moment, type Proof } from './identity.ts';
-import { Leases } from './leases.ts';
 import { checkRoom, checkSize, type RegistryLimits } from './limits.ts';
 import type { Lineage } from './lineage.ts';
+import { Liveness } from './liveness.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
+import { PendingRecords } from './pending.ts';
 import { Staging } from './staging.ts';
 import { Unsaved } from './unsaved.ts';
 
@@ -31,6 +42,8 @@ export class Registry {
   readonly #store: Store;
 
   readonly health = new HealthReports();
+  /** What else is to be saved with the next beats. */
+  readonly pending = new PendingRecords();
   readonly identities: Identities;
   /** Made once with the store. */
   readonly id: string;
@@ -39,27 +52,27 @@ export class Registry {
 
   readonly #directory = new Directory();
   readonly lineage: Lineage = this.#directory.lineage;
-  readonly #leases: Leases;
+  readonly #liveness: Liveness;
   #revision = 0;
   readonly #staging: Staging;
   readonly unsaved: Unsaved;
 
   constructor(options: RegistryOptions, contents: Contents) {
-    const { store, clock, staleAfter, massLoss, keptEvents } = options;
+    const { store, clock, staleAfter, keptEvents } = options;
     this.#store = store;
     this.clock = clock;
     this.staleAfter = staleAfter;
     this.#observer = options.observer ?? {};
     this.#limits = options.limits;
     this.id = contents.registryId;
-    this.identities = new Identities(contents, this.#observer);
-    this.unsaved = new Unsaved(store, this.identities);
-    this.#leases = new Leases(staleAfter, massLoss);
+    this.identities = new Identities(contents, this.pending, this.#observer);
+    this.unsaved = new Unsaved(store, this.pending);
     this.#revision = contents.revision;
     this.#staging = new Staging(store, contents.revision);
     this.events = new EventLog(contents.revision, keptEvents);
+    this.#liveness = new Liveness(options, this.events);
     for (const vm of contents.vms) this.#directory.put(Entry.fromStored(vm));
-    this.#leases.load(this.#directory.all(), clock.listening() - staleAfter);
+    this.#liveness.load(this.#directory.all());
   }
 
   /** Number of changes committed so far. */
@@ -69,58 +82,62 @@ export class Registry {
 
   /**
    * Adds a VM that is not there yet; durable when this resolves.
-   * @throws VregError CONFLICT when the id is taken, and the store's errors
+   * @throws VregError CONFLICT when the id is taken, FORBIDDEN, and the store's errors
    */
-  async register(registration: Registration, { by }: WriteOptions = {}): Promise<Entry> {
+  async register(registration: Registration, options: WriteOptions = {}): Promise<Entry> {
+    checkWithin(options.within, registration);
     if (this.#current(registration.id)) {
       throw new VregError('CONFLICT', 'VM already registered', {
         field: 'id',
         hint: 'change it with PATCH (vreg update), or register with --if-exists update',
       });
     }
-    const life = this.#signOfLife();
+    const life = this.#liveness.signOfLife();
     const registeredAt = new Date(life.lastSeen).toISOString();
-    return this.#put(undefined, { ...registration, registeredAt }, life, by);
+    return this.#put(undefined, { ...registration, registeredAt }, life, options);
   }
 
   /**
    * Registers a VM, or replaces all that is declared of the one there; its registration keeps its time and its place.
    * Repeating it changes nothing, but is a sign of life when it says `running`.
-   * @throws VregError PRECONDITION_FAILED, and the store's errors
+   * @throws VregError PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
-  async replace(
-    registration: Registration,
-    { by, expect }: WriteOptions = {},
-  ): Promise<{ entry: Entry; created: boolean }> {
+  async replace(registration: Registration, options: WriteOptions = {}): Promise<{ entry: Entry; created: boolean }> {
+    const { expect, within, alongside } = options;
     const before = this.#current(registration.id);
+    if (before) checkWithin(within, before.vm);
+    checkWithin(within, registration);
     checkExpected(before, expect);
-    if (!before) return { entry: await this.register(registration, { by }), created: true };
+    if (!before) return { entry: await this.register(registration, options), created: true };
     const vm: Declared = { ...registration, registeredAt: before.vm.registeredAt };
     const running = registration.status === 'running';
-    if (Object.keys(diff(before.vm, vm)).length === 0 && this.#directory.get(vm.id) === before) {
+    const isRepeated = Object.keys(diff(before.vm, vm)).length === 0 && this.#directory.get(vm.id) === before;
+    if (isRepeated && !alongside) {
       return { entry: running ? this.heartbeat(vm.id) : before, created: false };
     }
-    const entry = await this.#put(before, vm, running ? this.#signOfLife() : before.life, by);
+    const entry = await this.#put(before, vm, running ? this.#liveness.signOfLife() : before.life, options);
     if (!running) this.identities.rest(vm.id);
     return { entry, created: false };
   }
 
   /**
    * Changes fields of a VM. Setting the status to `running` is a sign of life; nothing else here is.
-   * @throws VregError NOT_FOUND, PRECONDITION_FAILED, and the store's errors
+   * @throws VregError NOT_FOUND, PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
-  async update(id: string, update: VmUpdate, { by, expect }: WriteOptions = {}): Promise<Entry> {
+  async update(id: string, update: VmUpdate, options: WriteOptions = {}): Promise<Entry> {
     const before = this.#require(id);
-    checkExpected(before, expect);
-    const life = update.status === 'running' ? this.#signOfLife() : before.life;
-    const entry = await this.#put(before, applyUpdate(before.vm, update), life, by);
+    checkWithin(options.within, before.vm);
+    checkExpected(before, options.expect);
+    const life = update.status === 'running' ? this.#liveness.signOfLife() : before.life;
+    const entry = await this.#put(before, applyUpdate(before.vm, update), life, options);
     if (update.status !== undefined && update.status !== 'running') this.identities.rest(id);
     return entry;
   }
 
-  /** @throws VregError NOT_FOUND, PRECONDITION_FAILED, and the store's errors */
-  async deregister(id: string, { by = ANONYMOUS, expect }: WriteOptions = {}): Promise<void> {
+  /** @throws VregError NOT_FOUND, PRECONDITION_FAILED, FORBIDDEN, and the store's errors */
+  async deregister(id: string, { by = ANONYMOUS, expect, within }: WriteOptions = {}): Promise<void> {
     const before = this.#require(id);
+    checkWithin(within, before.vm);
     checkExpected(before, expect);
     const revision = this.#staging.next;
     const note = { type: 'deregistered', at: this.clock.now(), by, changes: diff(before.vm, undefined) } as const;
@@ -130,17 +147,18 @@ export class Registry {
   /**
    * A sign of life. Visible at once, durable with the next {@link saveBeats}; it is no change and has no revision.
    * @param proof what the VM's agent says of itself and of its services; a plain beat has none
-   * @throws VregError NOT_FOUND, IDENTITY_CONFLICT when another incarnation of the VM is alive
+   * @throws VregError NOT_FOUND, FORBIDDEN, IDENTITY_CONFLICT when another incarnation of the VM is alive
    */
-  heartbeat(id: string, proof?: Proof): Entry {
+  heartbeat(id: string, proof?: Proof, within?: Limit): Entry {
     const entry = this.get(id);
+    checkWithin(within, entry.vm);
     // That it was stale is told before it is revived, even if no sweep has seen it yet.
     this.sweep();
     if (proof) this.identities.prove(entry, proof, this.#moment());
-    entry.hear(this.#signOfLife());
+    entry.hear(this.#liveness.signOfLife());
     this.unsaved.add(entry);
     if (proof?.health) this.health.put(id, proof.health);
-    if (this.#leases.heard(entry) && entry.vm.status === 'running') this.#tellRevived(entry);
+    if (this.#liveness.heard(entry) && entry.vm.status === 'running') this.#liveness.tellRevived(entry, this.#revision);
     this.events.heartbeat(entry);
     return entry;
   }
@@ -204,20 +222,8 @@ export class Registry {
     return { at, listening: this.clock.listening(), lease: this.staleAfter, revision: this.#revision };
   }
 
-  /** Whose lease began before this on the listening clock is stale. No read sees a VM go before it is decided how. */
   #horizon(): number {
-    const horizon = this.clock.listening() - this.staleAfter;
-    if (!this.#leases.isDue(horizon)) return horizon;
-    const { stale, suspect } = this.#leases.sweep(horizon);
-    const occasion = { revision: this.#revision, at: this.clock.now() };
-    for (const entry of stale) if (entry.vm.status === 'running') this.events.add('stale', entry, occasion);
-    for (const entry of suspect) this.events.add('suspect', entry, occasion);
-    if (suspect.length > 0) this.#observer.massLoss?.(suspect);
-    return horizon;
-  }
-
-  #signOfLife(): Life {
-    return { lastSeen: this.clock.now(), heardAt: this.clock.listening() };
+    return this.#liveness.horizon(this.#revision);
   }
 
   #current(id: string): Entry | undefined {
@@ -231,14 +237,20 @@ export class Registry {
     return entry;
   }
 
-  async #put(before: Entry | undefined, vm: Declared, life: Life, by = ANONYMOUS): Promise<Entry> {
+  async #put(
+    before: Entry | undefined,
+    vm: Declared,
+    life: Life,
+    { by = ANONYMOUS, alongside }: WriteOptions,
+  ): Promise<Entry> {
     const revision = this.#staging.next;
     const entry = new Entry(vm, { created: before?.order.created ?? revision, revision }, life);
     if (this.#limits) checkSize(entry, this.#limits);
     if (this.#limits && !before) checkRoom(this.#directory.size + this.#staging.added, this.#limits);
     const changes = diff(before?.vm, entry.vm);
     const note = { type: typeOf(before !== undefined, changes), at: this.clock.now(), by, changes };
-    await this.#commit(vm.id, entry, { kind: 'put', vm: entry.toStored(), revision, note });
+    const records = alongside?.(entry.order.created) ?? [];
+    await this.#commit(vm.id, entry, { kind: 'put', vm: entry.toStored(), revision, note, records });
     return entry;
   }
 
@@ -255,7 +267,7 @@ export class Registry {
     const changed = note.type === 'updated' || note.type === 'status';
     this.events.add(note.type, shown, { revision, ...occasion, ...(changed ? { changes } : {}) });
     // After its change: who was told a revision's liveness must have been told the revision.
-    if (isRevived) this.#tellRevived(shown);
+    if (isRevived) this.#liveness.tellRevived(shown, revision);
   }
 
   /** @returns true when a sign of life that came with the change ended a running VM's silence */
@@ -269,11 +281,7 @@ export class Registry {
       entry.hear(before.life);
       this.unsaved.add(entry);
     }
-    // To begin to run is a sign of life, also within the millisecond of the last one.
-    const begins = entry.vm.status === 'running' && before?.vm.status !== 'running';
-    if (begins || before?.life.heardAt !== entry.life.heardAt) return this.#leases.heard(entry) && !begins;
-    this.#leases.replace(entry);
-    return false;
+    return this.#liveness.replaced(before, entry);
   }
 
   #hide(entry: Entry): void {
@@ -281,10 +289,7 @@ export class Registry {
     this.unsaved.delete(entry);
     this.health.forget(entry.vm.id);
     this.identities.forget(entry.vm.id);
-    this.#leases.forget(entry.vm.id);
-  }
-
-  #tellRevived(entry: Entry): void {
-    this.events.add('revived', entry, { revision: this.#revision, at: this.clock.now() });
+    this.#observer.removed?.(entry.vm.id);
+    this.#liveness.forget(entry.vm.id);
   }
 }

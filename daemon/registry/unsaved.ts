@@ -1,26 +1,21 @@
 /** Who was heard since beats were last made durable. */
-import type { Beat, RecordChange, Store } from '../store/store.ts';
+import type { Beat, Store } from '../store/store.ts';
 import type { Entry } from './entry.ts';
-
-/** What else is saved with the beats. */
-export interface Companion {
-  readonly isDirty: boolean;
-  /** Takes what is to be saved, and gives back what puts it there again. */
-  takeDirty(): { changes: readonly RecordChange[]; putBack(): void };
-}
+import type { PendingRecords } from './pending.ts';
 
 export class Unsaved {
   readonly #store: Store;
-  readonly #companion: Companion;
+  /** Saved with the beats. */
+  readonly #pending: PendingRecords;
   readonly #heard = new Set<Entry>();
 
-  constructor(store: Store, companion: Companion) {
+  constructor(store: Store, pending: PendingRecords) {
     this.#store = store;
-    this.#companion = companion;
+    this.#pending = pending;
   }
 
   get any(): boolean {
-    return this.#heard.size > 0 || this.#companion.isDirty;
+    return this.#heard.size > 0 || this.#pending.any;
   }
 
   add(entry: Entry): void {
@@ -39,7 +34,7 @@ export class Unsaved {
   async save(listened: number, isCurrent: (entry: Entry) => boolean): Promise<void> {
     const entries = [...this.#heard].filter(isCurrent);
     this.#heard.clear();
-    const { changes, putBack } = this.#companion.takeDirty();
+    const { changes, putBack } = this.#pending.take();
     const beats: Beat[] = entries.map((entry) => ({ id: entry.vm.id, ...entry.life }));
     try {
       await this.#store.saveBeats(beats, listened, changes);

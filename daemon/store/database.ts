@@ -170,6 +170,7 @@ export class RegistryDatabase {
           saveVm.run(id, created, revision, slot, body, crcOf([id, created, revision, slot, body]));
         }
         this.#journal.add(change);
+        if (change.records) this.#records.save(change.records);
       }
       this.#save(state, undo);
     });

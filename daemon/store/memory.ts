@@ -21,6 +21,7 @@ export class MemoryStore implements Store {
       this.listened = Math.max(this.listened, change.vm.heardAt);
     } else this.vms.delete(change.id);
     this.revision = revision;
+    this.#save(change.records ?? []);
     const { at, ...rest } = note;
     const id = change.kind === 'put' ? change.vm.id : change.id;
     this.journal.unshift({ id, item: { revision, at: new Date(at).toISOString(), ...rest } });
@@ -38,12 +39,16 @@ export class MemoryStore implements Store {
   }
 
   async saveBeats(beats: readonly Beat[], listened: number, records: readonly RecordChange[] = []): Promise<void> {
+    this.#save(records);
+    for (const beat of beats) Object.assign(this.vms.get(beat.id) ?? {}, beat);
+    this.listened = listened;
+  }
+
+  #save(records: readonly RecordChange[]): void {
     for (const { kind, key, body } of records) {
       if (body === undefined) this.records.delete(`${kind} ${key}`);
       else this.records.set(`${kind} ${key}`, { kind, key, body });
     }
-    for (const beat of beats) Object.assign(this.vms.get(beat.id) ?? {}, beat);
-    this.listened = listened;
   }
 
   async close(): Promise<void> {}

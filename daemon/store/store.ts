@@ -29,6 +29,8 @@ export interface Note {
 export type Change = ({ kind: 'put'; vm: StoredVm } | { kind: 'remove'; id: string }) & {
   revision: number;
   note: Note;
+  /** Durable with the change, or not at all. */
+  records?: readonly RecordChange[];
 };
 
 /** A sign of life that is not a change. */
@@ -36,7 +38,7 @@ export type Beat = Pick<StoredVm, 'id' | 'lastSeen' | 'heardAt'>;
 
 /** Something that the registry remembers besides VMs and changes; the store does not read its JSON. */
 export interface StoredRecord {
-  kind: 'identity' | 'conflict';
+  kind: 'identity' | 'conflict' | 'token';
   key: string;
   body: string;
 }

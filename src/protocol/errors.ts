@@ -121,6 +121,11 @@ export class VregError extends Error {
   }
 }
 
+/** What is wrong with one field of an input. */
+export function invalid(field: string, message: string): VregError {
+  return new VregError('INVALID', message, { field });
+}
+
 /** The body of every error answer. `error` is the original registry's field; the others are additions. */
 export interface ErrorBody {
   error: string;

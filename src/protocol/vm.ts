@@ -2,7 +2,7 @@
  * The noun: a VM's entry, and how untrusted input becomes one. Both sides use the same parser, so that a file refused
  * by the CLI is refused for the reason that the daemon would give.
  */
-import { VregError } from './errors.ts';
+import { invalid } from './errors.ts';
 
 export const ROLES = ['infra', 'lieutenant', 'worker', 'golden', 'custom'] as const;
 export type Role = (typeof ROLES)[number];
@@ -156,7 +156,8 @@ function parseParent(body: Record<string, unknown>, id: string): string | undefi
   return parentId;
 }
 
-function parseText(value: unknown, field: string, whenEmpty = 'is required'): string {
+/** One line of text, trimmed. @throws VregError INVALID naming the field */
+export function parseText(value: unknown, field: string, whenEmpty = 'is required'): string {
   if (value === undefined || value === null) throw invalid(field, `${field} ${whenEmpty}`);
   if (typeof value !== 'string') throw invalid(field, `${field} must be a string, not ${kindOf(value)}`);
   const text = value.trim();
@@ -197,17 +198,14 @@ function parseMetadata(value: unknown): Record<string, unknown> | undefined {
   return parseObject(value, 'metadata');
 }
 
-function parseObject(value: unknown, field: string): Record<string, unknown> {
+/** @throws VregError INVALID naming the field */
+export function parseObject(value: unknown, field: string): Record<string, unknown> {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     const given =
       value === undefined ? 'is required and must be a JSON object' : `must be a JSON object, not ${kindOf(value)}`;
     throw invalid(field, `${field} ${given}`);
   }
   return value as Record<string, unknown>;
-}
-
-function invalid(field: string, message: string): VregError {
-  return new VregError('INVALID', message, { field });
 }
 
 function kindOf(value: unknown): string {
