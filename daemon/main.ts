@@ -1,14 +1,17 @@
 /** The registry's process: its wiring, and its life from opening the store to closing it. */
 import { hostname } from 'node:os';
 import { setTimeout } from 'node:timers/promises';
+import type { FastifyInstance } from 'fastify';
 import type { Logger } from 'pino';
 import { VregError } from '../src/protocol/errors.ts';
 import type { Registration } from '../src/protocol/vm.ts';
+import { Access } from './access/access.ts';
+import { Tokens } from './access/tokens.ts';
 import { ListeningClock } from './clock.ts';
 import { type AppLimits, buildApp } from './http/app.ts';
-import { BearerAuth, isLoopback } from './http/auth.ts';
 import { removeCutBackups } from './http/backup.ts';
-import { type Endpoints, listen } from './http/listen.ts';
+import { isLoopback } from './http/foreign.ts';
+import { type Endpoints, type Listening, listen } from './http/listen.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
 import type { RegistryLimits } from './registry/limits.ts';
 import type { RegistryObserver } from './registry/options.ts';
@@ -62,30 +65,25 @@ export interface Serving {
  * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_UNUSABLE, LISTEN, USAGE (an open address without a token)
  */
 export async function serve(options: ServeOptions, log: Logger): Promise<Serving> {
-  const { dataDir, staleAfter, massLoss, limits, token, version, tcp, socket } = options;
-  if (tcp && token === undefined && !isLoopback(tcp.host)) {
-    throw new VregError(
-      'USAGE',
-      `refusing to listen on ${tcp.host} without a token: anyone could change the registry`,
-      {
-        field: 'host',
-        hint: 'set VERS_AUTH_TOKEN or --token-file, or listen on 127.0.0.1 or a --socket',
-      },
-    );
-  }
-
+  const { dataDir, staleAfter, massLoss, limits, version } = options;
   const { store, contents } = await openStore(dataDir, log);
   // Now, so that a second daemon can name this one even while it starts; with its URLs when it has them.
   sayWhoRuns(dataDir, [], log);
   removeCutBackups(dataDir);
   const clock = new ListeningClock(contents.listened);
   clock.start();
-  const registry = new Registry({ store, clock, staleAfter, massLoss, limits, observer: observerOf(log) }, contents);
+  const observer: RegistryObserver = { ...observerOf(log), removed: (id) => tokens.forgetVm(id) };
+  const registry = new Registry({ store, clock, staleAfter, massLoss, limits, observer }, contents);
+  const tokens: Tokens = new Tokens(contents, {
+    pending: registry.pending,
+    flush: () => registry.saveBeats(),
+    now: () => clock.now(),
+  });
+  const access = new Access({ root: options.token, tokens, now: () => clock.now(), ticks: () => performance.now() });
   const saver = saveBeatsRegularly(registry, log);
   const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY);
 
-  const auth = token === undefined ? undefined : new BearerAuth(token);
-  const app = buildApp({ registry, version, auth, log, dataDir, names: namesOf(options), limits });
+  const app = buildApp({ registry, version, access, log, dataDir, names: namesOf(options), limits });
   const closeStore = async () => {
     removeProcessInfo(dataDir, 'serve');
     clearInterval(sweeper);
@@ -93,7 +91,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     clock.stop();
     await store.close();
   };
-  const listening = await listen(app, { tcp, socket }, limits.maxConnections).catch(async (error) => {
+  const listening = await listenSafely(app, options, access).catch(async (error) => {
     await closeStore();
     throw error;
   });
@@ -111,13 +109,32 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   }
   sayWhoRuns(dataDir, listening.urls, log);
   const reload = ({ token: next }: Pick<ServeOptions, 'token'>) => {
-    if ((next === undefined) !== (auth === undefined)) {
-      const change = auth ? 'taken away' : 'added';
+    if ((next !== undefined) !== access.hasRoot) {
+      const change = access.hasRoot ? 'taken away' : 'added';
       throw new VregError('USAGE', `a token cannot be ${change} while the registry runs`, { hint: 'restart it' });
     }
-    if (next !== undefined) auth?.replace(next);
+    if (next !== undefined) access.replaceRoot(next);
   };
   return { urls: listening.urls, dataDir, status: () => summaryOf(registry), reload, close };
+}
+
+/** @throws VregError LISTEN, USAGE (an open address of a registry that asks for no token) */
+async function listenSafely(
+  app: FastifyInstance,
+  { tcp, socket, limits }: ServeOptions,
+  access: Access,
+): Promise<Listening> {
+  if (tcp && access.isOpen && !isLoopback(tcp.host)) {
+    throw new VregError(
+      'USAGE',
+      `refusing to listen on ${tcp.host} without a token: anyone could change the registry`,
+      {
+        field: 'host',
+        hint: 'set VERS_AUTH_TOKEN or --token-file, or listen on 127.0.0.1 or a --socket',
+      },
+    );
+  }
+  return listen(app, { tcp, socket }, limits.maxConnections);
 }
 
 function namesOf({ tcp, allowHosts }: ServeOptions): ReadonlySet<string> {

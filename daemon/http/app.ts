@@ -17,16 +17,17 @@ import {
   WARMING_HEADER,
 } from '../../src/protocol/api.ts';
 import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/errors.ts';
+import { type Access, checkScope, checkStillIn, type Guest } from '../access/access.ts';
 import type { Doubt } from '../registry/doubt.ts';
 import type { Registry } from '../registry/registry.ts';
 import { audit, requestIds } from './audit.ts';
-import { type BearerAuth, refuseForeignHost, refuseForeignPage } from './auth.ts';
 import { readJsonBodies } from './body.ts';
 import { type Answer, Call } from './call.ts';
 import { STREAM_LIMITS, type StreamLimits } from './event-stream.ts';
+import { refuseForeignHost, refuseForeignPage } from './foreign.ts';
 import { flawOf, refuseRoute } from './refusal.ts';
-import { ROUTES } from './routes.ts';
-import { answerBrokenRequest, makeServer } from './server.ts';
+import { ROUTES, type Route } from './routes.ts';
+import { answerBrokenRequest, isLocal, makeServer } from './server.ts';
 
 export interface AppLimits {
   /** Bytes of one request body. */
@@ -42,16 +43,12 @@ const MAX_PARAM = 16_384;
 
 const NO_NAMES: ReadonlySet<string> = new Set();
 
-/** How the history names those who came with the one token. */
-const THE_TOKEN = 'VERS_AUTH_TOKEN';
-
 const JSON_TYPE = 'application/json; charset=utf-8';
 
 export interface AppOptions {
   registry: Registry;
   version: string;
-  /** Without one, every caller that can connect may do everything. */
-  auth?: BearerAuth | undefined;
+  access: Access;
   log: Logger;
   /** Where a backup is made before it is sent; without one there are no backups. */
   dataDir?: string;
@@ -64,7 +61,7 @@ export interface AppOptions {
 }
 
 export function buildApp(options: AppOptions): FastifyInstance {
-  const { registry, version, auth, log, dataDir, names = NO_NAMES, streams } = options;
+  const { registry, version, access, log, dataDir, names = NO_NAMES, streams } = options;
   const { maxBody, requestTimeout } = { ...LIMITS, ...options.limits };
   const sendError = errorSender(log, maxBody);
   const lease = String(registry.staleAfter);
@@ -73,6 +70,20 @@ export function buildApp(options: AppOptions): FastifyInstance {
     reply.header(VERSION_HEADER, version).header(LEASE_HEADER, lease);
     reply.header(REGISTRY_HEADER, registry.id).header(REVISION_HEADER, registry.revision);
     reply.header(REQUEST_ID_HEADER, request.id).header('x-content-type-options', 'nosniff');
+  };
+  /** Finds out who asks. @throws VregError FORBIDDEN, UNAUTHORIZED, TOO_MANY_REQUESTS */
+  const admit = (request: FastifyRequest) => {
+    const { raw, ip, headers } = request;
+    const { route } = request.routeOptions?.config ?? {};
+    const local = isLocal(raw.socket);
+    if (access.isOpen) {
+      refuseForeignPage(headers.origin);
+      // Nobody's domain leads to a unix socket.
+      if (!local) refuseForeignHost(headers.host, names);
+    }
+    if (route?.access === 'open') return;
+    request.guest = access.admit({ authorization: headers.authorization, address: ip, isLocal: local });
+    if (route) checkRoute(route, request.guest);
   };
   const app = Fastify({
     // What fastify remarks below a warning is nothing to an operator; the requests are logged below, in our words.
@@ -92,7 +103,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
       introduce(request, reply);
       reply.raw.once('finish', () => audit(log, request, reply));
       try {
-        auth?.check(request.headers.authorization);
+        admit(request);
       } catch (unauthorized) {
         return sendError(request, reply, unauthorized);
       }
@@ -101,20 +112,12 @@ export function buildApp(options: AppOptions): FastifyInstance {
     clientErrorHandler: answerBrokenRequest,
   });
 
-  app.decorateRequest('by', undefined);
+  app.decorateRequest('guest', undefined);
   app.decorateReply('refusal', undefined);
   // One hook without promises: it runs before each heartbeat.
   app.addHook('onRequest', (request, reply, done) => {
     introduce(request, reply);
-    if (!auth) {
-      refuseForeignPage(request.headers.origin);
-      // Nobody's domain leads to a unix socket, which has no address.
-      if (request.ip) refuseForeignHost(request.headers.host, names);
-    }
-    if (auth && !request.routeOptions.config.open) {
-      auth.check(request.headers.authorization);
-      request.by = THE_TOKEN;
-    }
+    admit(request);
     const flaw = flawOf(request);
     if (flaw) throw flaw;
     // Before the body is read: nobody wants to hear that the body of a request to nowhere is wrong.
@@ -135,12 +138,12 @@ export function buildApp(options: AppOptions): FastifyInstance {
 
   const stopping = new AbortController();
   app.addHook('preClose', async () => stopping.abort());
-  const shared = { registry, dataDir, stopping: stopping.signal, streams: { ...STREAM_LIMITS, ...streams } };
+  const shared = { registry, access, dataDir, stopping: stopping.signal, streams: { ...STREAM_LIMITS, ...streams } };
   for (const route of ROUTES) {
     app.route({
       method: route.method,
       url: route.path,
-      config: { open: route.open ?? false, changes: route.method !== 'GET' && !route.isBeat },
+      config: { route },
       handler: (request, reply) => {
         const send = (answer: Answer | undefined): FastifyReply => {
           if (!answer) return reply;
@@ -153,6 +156,8 @@ export function buildApp(options: AppOptions): FastifyInstance {
             .type(answer.type ?? JSON_TYPE)
             .send(answer.body);
         };
+        // A body may have taken its time.
+        if (request.guest) checkStillIn(request.guest);
         const answer = route.handle(new Call(request, reply, shared));
         if (answer instanceof Promise) return answer.then(send);
         // A read and a heartbeat are answered at once: promises would cost them a few percent.
@@ -161,6 +166,12 @@ export function buildApp(options: AppOptions): FastifyInstance {
     });
   }
   return app;
+}
+
+/** @throws VregError FORBIDDEN */
+function checkRoute({ access, enrols }: Route, guest: Guest): void {
+  if (access === 'any' || access === 'open' || (enrols && guest.scope === 'enrol')) return;
+  checkScope(guest, access);
 }
 
 function warmingOf({ seconds, suspects }: Doubt): string {
@@ -173,7 +184,8 @@ function quietly(log: Logger): FastifyBaseLogger {
 
 declare module 'fastify' {
   interface FastifyContextConfig {
-    open?: boolean;
+    /** Absent where nothing answers. */
+    route?: Route;
   }
 }
 
@@ -220,7 +232,10 @@ function errorSender(log: Logger, maxBody: number) {
     else if (error.status >= 500) log.error({ err: error, method, url }, error.message);
     reply.refusal = error.code;
     if (error.retryAfter !== undefined) reply.header('retry-after', error.retryAfter);
+    // RFC 6750, 3.
     if (error.code === 'UNAUTHORIZED') reply.header('www-authenticate', 'Bearer');
+    else if (error.code === 'FORBIDDEN' && error.field === 'scope')
+      reply.header('www-authenticate', 'Bearer error="insufficient_scope"');
     return reply
       .code(error.status)
       .type(JSON_TYPE)

@@ -27,11 +27,14 @@ export function requestIds(): (request: Pick<IncomingMessage, 'headers'>) => str
 
 /** Logs a request that is over. */
 export function audit(log: Logger, request: FastifyRequest, reply: FastifyReply): void {
-  const { method, url, id: requestId, by = ANONYMOUS, ip: from } = request;
+  const { method, id: requestId, guest, ip: from } = request;
+  const by = guest?.name ?? ANONYMOUS;
+  const url = withoutSecrets(request.url);
   const { statusCode: status, refusal: code } = reply;
   const ms = Math.round(reply.elapsedTime);
   // A URL that cannot be read has led to no route.
-  const changes = request.routeOptions?.config?.changes;
+  const route = request.routeOptions?.config?.route;
+  const changes = route && route.method !== 'GET' && !route.isBeat;
   if (!changes && status < 400) {
     log.debug({ requestId, method, url, status, ms }, 'request');
     return;
@@ -43,13 +46,14 @@ export function audit(log: Logger, request: FastifyRequest, reply: FastifyReply)
   );
 }
 
+/** Somebody may put a secret where none is asked for. */
+function withoutSecrets(url: string): string {
+  return url.replace(/([?&][^=&]*(?:token|secret|password|auth|key)[^=&]*=)[^&]*/gi, '$1***');
+}
+
 declare module 'fastify' {
   interface FastifyReply {
     /** Why the request was refused. */
     refusal?: ErrorCode | undefined;
-  }
-  interface FastifyContextConfig {
-    /** True of a route whose requests change the registry; signs of life are none. */
-    changes?: boolean;
   }
 }

@@ -2,11 +2,13 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { INCLUDE_LIVENESS } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
+import type { Access, Guest } from '../access/access.ts';
 import type { WriteOptions } from '../registry/changes.ts';
 import { type Doubt, doubtOf } from '../registry/doubt.ts';
 import type { Entry } from '../registry/entry.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { StreamLimits } from './event-stream.ts';
+import { isLocal } from './server.ts';
 
 export interface Answer {
   status: number;
@@ -21,6 +23,7 @@ export interface Answer {
 
 export class Call {
   readonly registry: Registry;
+  readonly access: Access;
   readonly request: FastifyRequest;
   readonly reply: FastifyReply;
   /** Where the daemon may put a file for as long as it takes to send it. */
@@ -32,14 +35,38 @@ export class Call {
   constructor(
     request: FastifyRequest,
     reply: FastifyReply,
-    shared: Pick<Call, 'registry' | 'dataDir' | 'stopping' | 'streams'>,
+    shared: Pick<Call, 'registry' | 'access' | 'dataDir' | 'stopping' | 'streams'>,
   ) {
     this.request = request;
     this.reply = reply;
     this.registry = shared.registry;
+    this.access = shared.access;
     this.dataDir = shared.dataDir;
     this.stopping = shared.stopping;
     this.streams = shared.streams;
+  }
+
+  /** Who asks. Not known on a route that asks nobody. */
+  get guest(): Guest {
+    return this.request.guest!;
+  }
+
+  /** It came by the unix socket. */
+  get isLocal(): boolean {
+    return isLocal(this.request.raw.socket);
+  }
+
+  /**
+   * Calls back when the daemon stops, or who asks is not let in any more: long answers end then.
+   * @returns what takes that back
+   */
+  whenOver(act: () => void): () => void {
+    const signals = [this.stopping, this.guest.ended];
+    for (const signal of signals) signal.addEventListener('abort', act, { once: true });
+    if (signals.some(({ aborted }) => aborted)) queueMicrotask(act);
+    return () => {
+      for (const signal of signals) signal.removeEventListener('abort', act);
+    };
   }
 
   get id(): string {
@@ -82,19 +109,19 @@ export class Call {
     throw invalidQuery(name, `${name}: "${text}" is not a whole number from ${min} to ${max}`);
   }
 
-  /** Who writes, and what they have seen: from the token, `If-Match` and `If-None-Match`. @throws VregError INVALID */
+  /** Who writes, where, and what they have seen: from the token, `If-Match` and `If-None-Match`. @throws VregError INVALID */
   write(): WriteOptions {
     const { 'if-match': match, 'if-none-match': noneMatch } = this.request.headers;
-    const by = this.request.by;
-    if (noneMatch === '*') return { by, expect: 'none' };
+    const { name: by, limit: within } = this.guest;
+    if (noneMatch === '*') return { by, within, expect: 'none' };
     if (noneMatch !== undefined) {
       throw new VregError('INVALID', `if-none-match: ${noneMatch} is not possible for a change`, {
         field: 'if-none-match',
         hint: 'send * to change nothing that is there, or the ETag as If-Match',
       });
     }
-    if (match === undefined) return { by };
-    if (match === '*') return { by, expect: 'any' };
+    if (match === undefined) return { by, within };
+    if (match === '*') return { by, within, expect: 'any' };
     const [, revision] = /^"(\d{1,15})"$/.exec(match) ?? [];
     if (revision === undefined) {
       throw new VregError('INVALID', `if-match: ${match} is not an ETag of this registry`, {
@@ -102,7 +129,7 @@ export class Call {
         hint: 'send the ETag as it came, for example "42"',
       });
     }
-    return { by, expect: Number(revision) };
+    return { by, within, expect: Number(revision) };
   }
 
   /** Answers one entry. */
@@ -148,8 +175,8 @@ export class Call {
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** Who asks: a token's name, or undefined where nobody has to say. */
-    by?: string | undefined;
+    /** Who asks; undefined until that is known, and where nobody is asked. */
+    guest?: Guest | undefined;
   }
 }
 

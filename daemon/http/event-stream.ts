@@ -25,7 +25,7 @@ export const STREAM_LIMITS: StreamLimits = { keepAlive: 15_000, maxWaiting: 1_04
 const FAREWELL = 1000;
 
 export function streamEvents(call: Call): undefined {
-  const { registry, request, reply, stopping, streams } = call;
+  const { registry, request, reply, guest, streams } = call;
   const wanted = readFilter(call);
   const from = readStart(call);
   const { heartbeats } = call.query('heartbeats');
@@ -56,15 +56,17 @@ export function streamEvents(call: Call): undefined {
       if (!reader.heartbeat(entry)) reader.lagged(registry.revision);
     },
   });
-  const keepAlive = setInterval(() => reader.keepAlive(), streams.keepAlive);
   const stop = () => reader.end(FAREWELL);
-  stopping.addEventListener('abort', stop, { once: true });
-  if (stopping.aborted) stop();
+  const keepAlive = setInterval(() => {
+    if (guest.token?.isExpired(registry.clock.now())) stop();
+    else reader.keepAlive();
+  }, streams.keepAlive);
+  const stay = call.whenOver(stop);
   const { socket } = request.raw;
   socket.setTimeout(0);
   const close = () => {
     clearInterval(keepAlive);
-    stopping.removeEventListener('abort', stop);
+    stay();
     stopWatching();
     socket.off('close', close);
   };

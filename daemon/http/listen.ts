@@ -5,7 +5,7 @@ import type { Server } from 'node:http';
 import { type AddressInfo, connect, type ListenOptions } from 'node:net';
 import type { FastifyInstance } from 'fastify';
 import { VregError } from '../../src/protocol/errors.ts';
-import { answerBrokenRequest, makeServer } from './server.ts';
+import { answerBrokenRequest, makeServer, trustConnections } from './server.ts';
 
 export interface Endpoints {
   tcp?: { host: string; port: number } | undefined;
@@ -51,7 +51,10 @@ export async function listen(
       try {
         // fastify's own server takes the first endpoint; a second one shares its routes.
         if (tcp) extra.push(await shareRoutes(app, { path: socket }));
-        else await app.listen({ path: socket });
+        else {
+          trustConnections(app.server);
+          await app.listen({ path: socket });
+        }
       } catch (cause) {
         fail(cause as NodeJS.ErrnoException, socket);
       } finally {
@@ -79,6 +82,7 @@ function fail(cause: NodeJS.ErrnoException, name: string): never {
 async function shareRoutes(app: FastifyInstance, where: ListenOptions): Promise<Server> {
   const server = makeServer((request, response) => app.routing(request, response), app.server.requestTimeout);
   server.on('clientError', answerBrokenRequest);
+  if ('path' in where) trustConnections(server);
   await new Promise<void>((resolve, reject) => server.once('error', reject).listen(where, resolve));
   return server;
 }

@@ -10,15 +10,20 @@ import {
   type Why,
 } from '../../src/protocol/api.ts';
 import { type Cleared, type Conflicts, parseBeat } from '../../src/protocol/beat.ts';
+import { VregError } from '../../src/protocol/errors.ts';
 import type { History } from '../../src/protocol/events.ts';
 import { comparison, parseSelector } from '../../src/protocol/selector.ts';
+import type { Scope } from '../../src/protocol/token.ts';
 import { parseIds, parseRegistration, parseUpdate } from '../../src/protocol/vm.ts';
+import { enrol } from '../access/enrol.ts';
+import { checkWithin } from '../registry/changes.ts';
 import type { Proof } from '../registry/identity.ts';
 import { whyOffered } from '../registry/why.ts';
 import { sendBackup } from './backup.ts';
 import { type Answer, type Call, invalidQuery } from './call.ts';
 import { streamEvents } from './event-stream.ts';
 import { metrics } from './metrics.ts';
+import { createToken, listTokens, revokeBrood, revokeToken, whoami } from './tokens.ts';
 import { discoverWhen } from './wait.ts';
 
 /** Changes of one VM that a history answers when nothing is said, and at most. */
@@ -28,8 +33,10 @@ const MAX_HISTORY = 10_000;
 export interface Route {
   method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   path: string;
-  /** True of a route that never needs a token. */
-  open?: true;
+  /** The least scope that may ask; `any` asks only that there is a token, and `open` not even for that. */
+  access: Scope | 'any' | 'open';
+  /** True of a route by which a VM may enrol. */
+  enrols?: true;
   /** True of a route for signs of life: they change nothing that anybody declared. */
   isBeat?: true;
   /** @returns undefined when it has taken the reply into its own hands */
@@ -40,19 +47,22 @@ export const ROUTES: readonly Route[] = [
   {
     method: 'GET',
     path: PATHS.health,
-    open: true,
+    access: 'open',
     handle: () => ok({ status: 'ok', uptime: process.uptime() } satisfies Health),
   },
   {
     method: 'POST',
     path: PATHS.vms,
-    handle: async (call) => call.entry(await call.registry.register(parseRegistration(call.body), call.write()), 201),
+    access: 'register',
+    enrols: true,
+    handle: register,
   },
-  { method: 'GET', path: PATHS.vms, handle: list },
-  { method: 'GET', path: '/registry/vms/:id', handle: (call) => call.read(call.registry.get(call.id)) },
+  { method: 'GET', path: PATHS.vms, access: 'read', handle: list },
+  { method: 'GET', path: '/registry/vms/:id', access: 'read', handle: (call) => call.read(call.registry.get(call.id)) },
   {
     method: 'PUT',
     path: '/registry/vms/:id',
+    access: 'write',
     handle: async (call) => {
       const { entry, created } = await call.registry.replace(parseRegistration(call.body, call.id), call.write());
       return call.entry(entry, created ? 201 : 200);
@@ -61,6 +71,7 @@ export const ROUTES: readonly Route[] = [
   {
     method: 'PATCH',
     path: '/registry/vms/:id',
+    access: 'write',
     handle: async (call) => {
       // As the original registry: an unknown VM is a 404 whatever the body says.
       call.registry.get(call.id);
@@ -70,6 +81,7 @@ export const ROUTES: readonly Route[] = [
   {
     method: 'DELETE',
     path: '/registry/vms/:id',
+    access: 'write',
     handle: async (call) => {
       await call.registry.deregister(call.id, call.write());
       return ok({ deleted: true });
@@ -78,16 +90,18 @@ export const ROUTES: readonly Route[] = [
   {
     method: 'POST',
     path: '/registry/vms/:id/heartbeat',
+    access: 'heartbeat',
     isBeat: true,
     handle: (call) => {
-      const entry = call.registry.heartbeat(call.id, proofOf(call));
+      const entry = call.registry.heartbeat(call.id, proofOf(call), call.guest.limit);
       return ok({ id: entry.vm.id, lastSeen: entry.lastSeen } satisfies Heartbeat);
     },
   },
-  { method: 'POST', path: PATHS.heartbeats, isBeat: true, handle: heartbeats },
+  { method: 'POST', path: PATHS.heartbeats, access: 'heartbeat', isBeat: true, handle: heartbeats },
   {
     method: 'GET',
     path: '/registry/vms/:id/history',
+    access: 'read',
     handle: async (call) => {
       const history = await call.registry.history(call.id, call.number('limit', 1, MAX_HISTORY) ?? HISTORY_LIMIT);
       return ok({ id: call.id, history, count: history.length } satisfies History);
@@ -96,26 +110,31 @@ export const ROUTES: readonly Route[] = [
   {
     method: 'GET',
     path: '/registry/vms/:id/why',
+    access: 'read',
     handle: (call) => ok(whyOffered(call.registry, call.registry.get(call.id)) satisfies Why),
   },
   {
     method: 'GET',
     path: '/registry/vms/:id/children',
+    access: 'read',
     handle: (call) => call.entries(call.registry.lineage.children(call.id)),
   },
   {
     method: 'GET',
     path: '/registry/vms/:id/ancestors',
+    access: 'read',
     handle: (call) => call.entries(call.registry.lineage.ancestors(call.id)),
   },
   {
     method: 'GET',
     path: '/registry/vms/:id/subtree',
+    access: 'read',
     handle: (call) => call.entries(call.registry.lineage.subtree(call.id)),
   },
   {
     method: 'GET',
     path: PATHS.conflicts,
+    access: 'read',
     handle: ({ registry }) => {
       const { conflicts } = registry.identities;
       return ok({ conflicts, count: conflicts.length } satisfies Conflicts);
@@ -124,12 +143,18 @@ export const ROUTES: readonly Route[] = [
   {
     method: 'DELETE',
     path: PATHS.conflicts,
-    handle: (call) => ok({ cleared: call.registry.identities.clear(call.query('id').id) } satisfies Cleared),
+    access: 'write',
+    handle: clearConflicts,
   },
-  { method: 'GET', path: '/registry/discover/:role', handle: discoverWhen },
-  { method: 'GET', path: PATHS.events, handle: streamEvents },
-  { method: 'GET', path: PATHS.backup, handle: sendBackup },
-  { method: 'GET', path: PATHS.metrics, handle: metrics },
+  { method: 'GET', path: '/registry/discover/:role', access: 'read', handle: discoverWhen },
+  { method: 'GET', path: PATHS.events, access: 'read', handle: streamEvents },
+  { method: 'GET', path: PATHS.backup, access: 'admin', handle: sendBackup },
+  { method: 'GET', path: PATHS.metrics, access: 'read', handle: metrics },
+  { method: 'GET', path: PATHS.whoami, access: 'any', handle: whoami },
+  { method: 'GET', path: PATHS.tokens, access: 'admin', handle: listTokens },
+  { method: 'POST', path: PATHS.tokens, access: 'admin', handle: createToken },
+  { method: 'DELETE', path: PATHS.tokens, access: 'admin', handle: revokeBrood },
+  { method: 'DELETE', path: '/registry/tokens/:name', access: 'admin', handle: revokeToken },
 ];
 
 /** Methods that a path knows, for a 405's `Allow`; none for an unknown path. */
@@ -140,6 +165,25 @@ export function methodsOf(path: string): string[] {
 
 function patternOf(path: string): RegExp {
   return new RegExp(`^${path.replace(/:\w+/g, '[^/]+')}$`);
+}
+
+async function register(call: Call): Promise<Answer> {
+  const registration = parseRegistration(call.body);
+  const { registry, access, guest, request } = call;
+  if (guest.scope !== 'enrol') return call.entry(await registry.register(registration, call.write()), 201);
+  const enrolment = { enroller: guest.token!, registration, from: request.ip, write: call.write() };
+  const { entry, secret } = await enrol(registry, access.tokens, enrolment);
+  return { ...call.entry(entry, 201), body: entry.jsonWith({ token: secret }) };
+}
+
+/** A clone shall not take back what was found out about it, so a token for some VMs is none for this. */
+function clearConflicts(call: Call): Answer {
+  if (call.guest.limit) {
+    throw new VregError('FORBIDDEN', 'a token that is limited to some VMs cannot clear conflicts', {
+      hint: 'give one of the scope write without a limit',
+    });
+  }
+  return ok({ cleared: call.registry.identities.clear(call.query('id').id) } satisfies Cleared);
 }
 
 function list(call: Call): Answer {
@@ -166,13 +210,15 @@ function proofOf({ body, request }: Call): Proof | undefined {
   return beat && { ...beat, from: request.ip };
 }
 
-function heartbeats({ registry, body }: Call): Answer {
+function heartbeats({ registry, body, guest }: Call): Answer {
   const unknown: string[] = [];
   const ids = new Set(parseIds(body, MAX_BATCH));
+  // All before any, so that a refusal has done nothing.
   for (const id of ids) {
-    if (registry.has(id)) registry.heartbeat(id);
+    if (registry.has(id)) checkWithin(guest.limit, registry.get(id).vm);
     else unknown.push(id);
   }
+  for (const id of ids) if (registry.has(id)) registry.heartbeat(id);
   const lastSeen = new Date(registry.clock.now()).toISOString();
   return ok({ lastSeen, count: ids.size - unknown.length, unknown } satisfies Heartbeats);
 }

@@ -20,6 +20,18 @@ const latest = new WeakMap<Duplex, ServerResponse>();
 /** Connections that have been refused; what else comes on them is read and thrown away. */
 const refused = new WeakSet<Duplex>();
 
+/** Connections that came by a unix socket. An address does not tell: one that was cut has none, either. */
+const local = new WeakSet<object>();
+
+/** Called of a server on a unix socket. */
+export function trustConnections(server: Server): void {
+  server.prependListener('connection', (socket) => local.add(socket));
+}
+
+export function isLocal(socket: object): boolean {
+  return local.has(socket);
+}
+
 /** @param requestTimeout milliseconds for a whole request, headers and body, to arrive */
 export function makeServer(handler: RequestListener, requestTimeout: number): Server {
   const listener: RequestListener = (request, response) => {

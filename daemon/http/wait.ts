@@ -1,6 +1,7 @@
 /** `GET /registry/discover/:role`, at once or when there are enough live VMs. */
 import { DEFAULT_WAIT_MIN, type DiscoverQuery, MAX_WAIT } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
+import { checkStillIn } from '../access/access.ts';
 import type { Entry } from '../registry/entry.ts';
 import { type Answer, type Call, invalidQuery } from './call.ts';
 
@@ -22,7 +23,10 @@ export function discoverWhen(call: Call): Answer | Promise<Answer> {
     call.entries(found, query.strict ? call.registry.discover(role, { ...query, strict: false }) : found);
   const found = look();
   if (patience === 0 || found.length >= min) return answer(found);
-  return waitFor(call, role, () => look().length >= min, patience).then(() => answer(look()));
+  return waitFor(call, role, () => look().length >= min, patience).then(() => {
+    checkStillIn(call.guest);
+    return answer(look());
+  });
 }
 
 function readQuery(call: Call): DiscoverQuery {
@@ -34,12 +38,13 @@ function readQuery(call: Call): DiscoverQuery {
 }
 
 /** Resolves when there is enough, and at the latest when the time is over or the caller has gone. */
-function waitFor({ registry, reply, stopping }: Call, role: string, enough: () => boolean, patience: number) {
+function waitFor(call: Call, role: string, enough: () => boolean, patience: number) {
+  const { registry, reply } = call;
   return new Promise<void>((resolve) => {
     const finish = () => {
       clearTimeout(timer);
       stopWatching();
-      stopping.removeEventListener('abort', finish);
+      stay();
       reply.raw.off('close', finish);
       resolve();
     };
@@ -53,9 +58,8 @@ function waitFor({ registry, reply, stopping }: Call, role: string, enough: () =
         if (vm.role === role && enough()) finish();
       },
     });
-    stopping.addEventListener('abort', finish, { once: true });
     reply.raw.once('close', finish);
-    if (stopping.aborted) finish();
+    const stay = call.whenOver(finish);
   });
 }
 

@@ -1,25 +1,51 @@
-/** Records that wait to be saved with the next beats: the newest of each. */
+/** Records that wait to be saved with the next beats: the newest of each, whatever becomes of an earlier save. */
 import type { RecordChange } from '../store/store.ts';
 
+type Key = Pick<RecordChange, 'kind' | 'key'>;
+
+export interface Taken {
+  changes: readonly RecordChange[];
+  /** They are on the disk. */
+  saved(): void;
+  /** They are not: those that are still the newest wait again. */
+  putBack(): void;
+}
+
 export class PendingRecords {
-  readonly #changes = new Map<string, RecordChange>();
+  readonly #waiting = new Map<string, RecordChange>();
+  /** Those that wait and those that are on their way. */
+  readonly #newest = new Map<string, RecordChange>();
 
   get any(): boolean {
-    return this.#changes.size > 0;
+    return this.#waiting.size > 0;
   }
 
   add(change: RecordChange): void {
-    this.#changes.set(`${change.kind} ${change.key}`, change);
+    this.#waiting.set(keyOf(change), change);
+    this.#newest.set(keyOf(change), change);
   }
 
-  /** Takes what is to be saved, and gives back what puts it there again. */
-  take(): { changes: readonly RecordChange[]; putBack(): void } {
-    const taken = [...this.#changes];
-    this.#changes.clear();
-    const putBack = () => {
-      // What was added since is newer.
-      for (const [key, change] of taken) if (!this.#changes.has(key)) this.#changes.set(key, change);
-    };
-    return { changes: taken.map(([, change]) => change), putBack };
+  /** A change of the registry carries this record: what waited is old. */
+  drop(record: Key): void {
+    this.#waiting.delete(keyOf(record));
+    this.#newest.delete(keyOf(record));
   }
+
+  /** Takes all of them, to be saved. */
+  take(): Taken {
+    const taken = [...this.#waiting];
+    this.#waiting.clear();
+    const each = (act: (key: string, change: RecordChange) => void) => () => {
+      for (const [key, change] of taken) if (this.#newest.get(key) === change) act(key, change);
+    };
+    return {
+      changes: taken.map(([, change]) => change),
+      saved: each((key) => this.#newest.delete(key)),
+      putBack: each((key, change) => this.#waiting.set(key, change)),
+    };
+  }
+}
+
+function keyOf({ kind, key }: Key): string {
+  return `${kind} ${key}`;
 }

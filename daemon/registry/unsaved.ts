@@ -34,13 +34,14 @@ export class Unsaved {
   async save(listened: number, isCurrent: (entry: Entry) => boolean): Promise<void> {
     const entries = [...this.#heard].filter(isCurrent);
     this.#heard.clear();
-    const { changes, putBack } = this.#pending.take();
+    const records = this.#pending.take();
     const beats: Beat[] = entries.map((entry) => ({ id: entry.vm.id, ...entry.life }));
     try {
-      await this.#store.saveBeats(beats, listened, changes);
+      await this.#store.saveBeats(beats, listened, records.changes);
+      records.saved();
     } catch (error) {
       for (const entry of entries) if (isCurrent(entry)) this.#heard.add(entry);
-      putBack();
+      records.putBack();
       throw error;
     }
   }

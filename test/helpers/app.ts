@@ -3,10 +3,13 @@ import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { TestContext } from 'node:test';
 import { pino } from 'pino';
+import { Access } from '../../daemon/access/access.ts';
+import { Tokens } from '../../daemon/access/tokens.ts';
 import { type AppOptions, buildApp } from '../../daemon/http/app.ts';
-import { BearerAuth } from '../../daemon/http/auth.ts';
+import type { RegistryObserver } from '../../daemon/registry/options.ts';
 import { Registry } from '../../daemon/registry/registry.ts';
 import { MemoryStore } from '../../daemon/store/memory.ts';
+import type { Contents } from '../../daemon/store/store.ts';
 import { FakeClock } from './clock.ts';
 
 export interface ServedApp {
@@ -17,8 +20,17 @@ export interface ServedApp {
   at: { host: string; port: number };
   clock: FakeClock;
   store: MemoryStore;
+  access: Access;
   /** Lines that the app has logged, as JSON. */
   logged: string[];
+}
+
+/** The door of a registry as it was when its store was read. @param root the one token that may do everything */
+export function accessTo(registry: Registry, contents: Contents, root?: string): Access {
+  const { pending, clock } = registry;
+  const now = () => clock.now();
+  const tokens = new Tokens(contents, { pending, flush: () => registry.saveBeats(), now });
+  return new Access({ root, tokens, now, ticks: now });
 }
 
 /** Listens, and closes when the test ends. */
@@ -34,14 +46,17 @@ export async function serveApp(
   const clock = new FakeClock();
   const store = new MemoryStore();
   const kept = keptEvents === undefined ? {} : { keptEvents };
-  const registry = new Registry({ store, clock, staleAfter: 300_000, massLoss, ...kept }, store.contents());
+  const contents = store.contents();
+  const observer: RegistryObserver = { removed: (id) => access.tokens.forgetVm(id) };
+  const registry = new Registry({ store, clock, staleAfter: 300_000, massLoss, observer, ...kept }, contents);
+  const access: Access = accessTo(registry, contents, token);
   const logged: string[] = [];
   const log = pino({ level: 'info', base: null }, { write: (line: string) => void logged.push(line) });
   const app = buildApp({
     registry,
     version: '0.0.0',
     log,
-    ...(token === undefined ? {} : { auth: new BearerAuth(token) }),
+    access,
     ...options,
   });
   const host = '127.0.0.1';
@@ -51,5 +66,14 @@ export async function serveApp(
     return app.close();
   });
   const { port } = app.server.address() as AddressInfo;
-  return { registry, server: app.server, url: `http://${host}:${port}`, at: { host, port }, clock, store, logged };
+  return {
+    registry,
+    server: app.server,
+    url: `http://${host}:${port}`,
+    at: { host, port },
+    clock,
+    store,
+    access,
+    logged,
+  };
 }

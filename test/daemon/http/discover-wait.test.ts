@@ -9,7 +9,7 @@ import { listen } from '../../../daemon/http/listen.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import { MemoryStore } from '../../../daemon/store/memory.ts';
 import type { VmList } from '../../../src/protocol/api.ts';
-import { type ServedApp, serveApp } from '../../helpers/app.ts';
+import { accessTo, type ServedApp, serveApp } from '../../helpers/app.ts';
 import { FakeClock } from '../../helpers/clock.ts';
 import { call, errorOf } from '../../helpers/http.ts';
 import { until } from '../../helpers/until.ts';
@@ -118,7 +118,12 @@ test('who goes away is not waited for', async (t) => {
 test('when the daemon stops the answer comes, also to a request that arrives on the way down, and streams end', async () => {
   const store = new MemoryStore();
   const registry = new Registry({ store, clock: new FakeClock(), staleAfter: LEASE }, store.contents());
-  const app = buildApp({ registry, version: '0.0.0', log: pino({ level: 'silent' }) });
+  const app = buildApp({
+    registry,
+    access: accessTo(registry, store.contents()),
+    version: '0.0.0',
+    log: pino({ level: 'silent' }),
+  });
   const { port, close } = await listen(app, { tcp: { host: '127.0.0.1', port: 0 } });
   const ask = async (path: string, ...parts: readonly string[]) => {
     const socket = connect(port!, '127.0.0.1');

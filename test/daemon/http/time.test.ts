@@ -11,7 +11,7 @@ import { listen } from '../../../daemon/http/listen.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import { MemoryStore } from '../../../daemon/store/memory.ts';
 import type { Change } from '../../../daemon/store/store.ts';
-import { serveApp } from '../../helpers/app.ts';
+import { accessTo, serveApp } from '../../helpers/app.ts';
 import { FakeClock } from '../../helpers/clock.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 import { call } from '../../helpers/http.ts';
@@ -41,7 +41,13 @@ class SlowStore extends MemoryStore {
 
 async function listening(t: TestContext, store: MemoryStore, { requestTimeout = 60_000 } = {}) {
   const registry = new Registry({ store, clock: new FakeClock(), staleAfter: 1000 }, store.contents());
-  const app = buildApp({ registry, version: '0.0.0', log: pino({ level: 'silent' }), limits: { requestTimeout } });
+  const app = buildApp({
+    registry,
+    access: accessTo(registry, store.contents()),
+    version: '0.0.0',
+    log: pino({ level: 'silent' }),
+    limits: { requestTimeout },
+  });
   const socket = join(tempDir(t), 'vreg.sock');
   const { port, close } = await listen(app, { tcp: { host: '127.0.0.1', port: 0 }, socket });
   return { tcp: { host: '127.0.0.1', port: port! }, unix: { path: socket }, close };

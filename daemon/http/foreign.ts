@@ -1,35 +1,6 @@
-/** Who may come in: the bearer token of the original registry. */
-import { createHash, timingSafeEqual } from 'node:crypto';
+/** Whom a registry that asks nobody for a token refuses all the same: browsers that a page from elsewhere sent. */
 import { BlockList, isIP } from 'node:net';
 import { VregError } from '../../src/protocol/errors.ts';
-
-/** The check of an `Authorization` header against the one token, in constant time. */
-export class BearerAuth {
-  #expected: Buffer;
-
-  constructor(token: string) {
-    this.#expected = digest(token);
-  }
-
-  /** From now on another token is the right one. */
-  replace(token: string): void {
-    this.#expected = digest(token);
-  }
-
-  /** @throws VregError UNAUTHORIZED */
-  check(header: string | undefined): void {
-    if (!header) {
-      throw unauthorized(
-        'Unauthorized — missing Authorization header',
-        'send "Authorization: Bearer TOKEN" (vreg: VERS_AUTH_TOKEN or --token-file)',
-      );
-    }
-    const given = /^Bearer\s+(.+)$/i.exec(header)?.[1];
-    if (given === undefined || !timingSafeEqual(digest(given), this.#expected)) {
-      throw unauthorized('Unauthorized — invalid token', 'the token must be the one that the daemon was started with');
-    }
-  }
-}
 
 /**
  * Refuses a browser that asks on behalf of a page from elsewhere: without a token, whoever can make this machine's
@@ -75,11 +46,3 @@ export function isLoopback(host: string): boolean {
 const LOOPBACK = new BlockList();
 LOOPBACK.addSubnet('127.0.0.0', 8, 'ipv4');
 LOOPBACK.addAddress('::1', 'ipv6');
-
-function unauthorized(message: string, hint: string): VregError {
-  return new VregError('UNAUTHORIZED', message, { hint });
-}
-
-function digest(text: string): Buffer {
-  return createHash('sha256').update(text).digest();
-}

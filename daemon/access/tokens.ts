@@ -1,0 +1,299 @@
+/**
+ * The tokens that the registry has made. Of each only a hash is kept: 256 bits from the kernel need no salt and no slow
+ * hash, since nobody guesses them. They lie in the store as records, and in memory by their hash.
+ */
+import { createHash, timingSafeEqual } from 'node:crypto';
+import { VregError } from '../../src/protocol/errors.ts';
+import type { Limit, NewToken, Scope, TokenInfo, TokenRequest } from '../../src/protocol/token.ts';
+import { kernelRandomHex } from '../kernel-random.ts';
+import type { PendingRecords } from '../registry/pending.ts';
+import type { Contents, RecordChange, StoredRecord } from '../store/store.ts';
+
+/** Bytes of a token's secret. */
+const SECRET_BYTES = 32;
+/** Says what it is to whoever finds one, as to programs that look for secrets in texts. */
+const PREFIX = 'vreg_';
+/** Milliseconds for which a token's last use is not written again. */
+const USE_EVERY = 60_000;
+/** Tokens at once, besides those of enrolled VMs: far above what anybody looks through. */
+const MAX_MADE = 10_000;
+/** Under this key a record says that a token was made once: from then on the registry asks for one, also without any left. */
+const CLOSED = '';
+
+/** A token as it lies in the store. */
+interface Stored extends TokenInfo {
+  /** SHA-256 in hex. */
+  hash: string;
+  /** Of an enrolled VM's token: revision of the VM's registration, without which it is good for nothing. */
+  created?: number;
+  /** And the address from which it was enrolled. */
+  enrolledFrom?: string;
+}
+
+export class Token {
+  #stored: Stored;
+  readonly #ending = new AbortController();
+
+  constructor(stored: Stored) {
+    this.#stored = stored;
+  }
+
+  get name(): string {
+    return this.#stored.name;
+  }
+
+  get scope(): Scope {
+    return this.#stored.scope;
+  }
+
+  get limit(): Limit | undefined {
+    const { vm, role } = this.#stored;
+    return vm === undefined && role === undefined ? undefined : this.#stored;
+  }
+
+  get stored(): Stored {
+    return this.#stored;
+  }
+
+  /** Aborted when it is revoked. */
+  get ended(): AbortSignal {
+    return this.#ending.signal;
+  }
+
+  get info(): TokenInfo {
+    const { hash: _hash, created: _created, enrolledFrom: _from, ...info } = this.#stored;
+    return info;
+  }
+
+  isExpired(now: number): boolean {
+    const { expiresAt } = this.#stored;
+    return expiresAt !== undefined && Date.parse(expiresAt) <= now;
+  }
+
+  end(): void {
+    this.#ending.abort();
+  }
+
+  /** @returns true when that is worth writing down */
+  used(now: number, from: string | undefined): boolean {
+    const { lastUsedAt, lastUsedFrom: _from, ...stored } = this.#stored;
+    if (lastUsedAt !== undefined && now - Date.parse(lastUsedAt) < USE_EVERY) return false;
+    this.#stored = { ...stored, lastUsedAt: new Date(now).toISOString(), ...(from ? { lastUsedFrom: from } : {}) };
+    return true;
+  }
+}
+
+/** A token on its way to the disk. */
+export interface Born {
+  secret: string;
+  record: RecordChange;
+  /** It is there, and so is the VM. */
+  add(): void;
+}
+
+export interface TokensOptions {
+  /** Records that are saved with the next beats, or by {@link flush}. */
+  pending: PendingRecords;
+  /** Saves them now. @throws the store's errors; then they go on waiting */
+  flush(): Promise<void>;
+  /** Wall clock, milliseconds since the epoch. */
+  now(): number;
+}
+
+export class Tokens {
+  readonly #byHash = new Map<string, Token>();
+  readonly #byName = new Map<string, Token>();
+  /** Those of enrolled VMs, by the VM's id. */
+  readonly #ofVms = new Map<string, Token>();
+  /** Names for which a token is on its way to the disk. */
+  readonly #making = new Set<string>();
+  readonly #options: TokensOptions;
+  #closed = false;
+
+  constructor({ records, vms }: Pick<Contents, 'records' | 'vms'>, options: TokensOptions) {
+    this.#options = options;
+    const registrations = new Map(vms.map(({ id, created }) => [id, created]));
+    for (const record of records) {
+      if (record.kind !== 'token') continue;
+      if (record.key === CLOSED) this.#closed = true;
+      else this.#load(record, registrations);
+    }
+  }
+
+  /** True once a token was made: whoever asks has to say who they are, and that stays so when all are revoked. */
+  get isClosed(): boolean {
+    return this.#closed;
+  }
+
+  /** Oldest first. */
+  get list(): TokenInfo[] {
+    const infos = [...this.#byName.values()].map(({ info }) => info);
+    return infos.sort((a, b) => (a.createdAt < b.createdAt ? -1 : 1));
+  }
+
+  /** The token, whether it has expired or not. */
+  find(secret: string): Token | undefined {
+    const hash = hashOf(secret);
+    const token = this.#byHash.get(hash);
+    // Nobody can choose a hash, so that the look-up tells nothing; the comparison is to tell nothing, either.
+    return token && timingSafeEqual(Buffer.from(token.stored.hash), Buffer.from(hash)) ? token : undefined;
+  }
+
+  named(name: string): Token | undefined {
+    return this.#byName.get(name);
+  }
+
+  /** Durable when this resolves. @throws VregError CONFLICT, TOO_MANY_REQUESTS, and the store's errors */
+  async create(request: TokenRequest, by: string): Promise<NewToken> {
+    const { name, expiresIn, ...rest } = request;
+    if (this.#byName.has(name) || this.#making.has(name)) {
+      throw new VregError('CONFLICT', `there is a token "${name}" already`, {
+        field: 'name',
+        hint: `choose another name, or revoke that one: vreg token revoke ${name}`,
+      });
+    }
+    if (this.#byName.size - this.#ofVms.size + this.#making.size >= MAX_MADE) {
+      throw new VregError('TOO_MANY_REQUESTS', `there are ${MAX_MADE} tokens already`, {
+        field: 'name',
+        hint: 'revoke those that nobody uses: vreg token ls',
+      });
+    }
+    const now = this.#options.now();
+    const { secret, stored } = newToken({
+      name,
+      ...rest,
+      createdAt: new Date(now).toISOString(),
+      createdBy: by,
+      ...(expiresIn === undefined ? {} : { expiresAt: new Date(now + 1000 * expiresIn).toISOString() }),
+    });
+    this.#making.add(name);
+    try {
+      this.#later(CLOSED_RECORD);
+      await this.#now(recordOf(stored));
+    } catch (error) {
+      this.#later(removalOf(name));
+      throw error;
+    } finally {
+      this.#making.delete(name);
+    }
+    this.#closed = true;
+    return { ...this.#add(stored).info, token: secret };
+  }
+
+  /**
+   * From now on they are good for nothing, and what was opened with them ends; durable when this resolves.
+   * @returns the names of those that there were
+   * @throws the store's errors; then they are revoked all the same, and that is saved as soon as it can be
+   */
+  async revoke(tokens: Iterable<Token>): Promise<string[]> {
+    const gone = [...tokens].filter(({ name }) => this.#byName.has(name));
+    for (const token of gone) this.#forget(token);
+    if (gone.length > 0) await this.#now(...gone.map(({ name }) => removalOf(name)));
+    return gone.map(({ name }) => name);
+  }
+
+  /** The tokens of the VMs that an enrol token let in; also of one that is revoked by now. */
+  *bornOf(name: string): Generator<Token> {
+    for (const token of this.#byName.values()) if (token.stored.bornOf === name) yield token;
+  }
+
+  used(token: Token, from: string | undefined): void {
+    if (token.used(this.#options.now(), from)) this.#later(recordOf(token.stored));
+  }
+
+  /**
+   * The token that an enrolled VM gets: to be committed with its registration, and then to be added.
+   * @param created revision of the VM's registration
+   * @param from the address that asked
+   */
+  prepareBorn(enroller: Token, vm: string, created: number, from?: string): Born {
+    const { secret, stored } = newToken({
+      name: `${enroller.name}/${vm}`,
+      scope: 'write',
+      vm,
+      createdAt: new Date(this.#options.now()).toISOString(),
+      createdBy: enroller.name,
+      bornOf: enroller.name,
+      created,
+      ...(from ? { enrolledFrom: from } : {}),
+    });
+    const record = recordOf(stored);
+    this.#options.pending.drop(record);
+    const add = () => {
+      const before = this.#ofVms.get(vm);
+      if (before) this.#forget(before);
+      this.#add(stored);
+    };
+    return { secret, record, add };
+  }
+
+  /** The token of an enrolled VM. */
+  ofVm(id: string): Token | undefined {
+    return this.#ofVms.get(id);
+  }
+
+  /** The VM is gone, and with it the token that it was let in with: it can come back as it came. */
+  forgetVm(id: string): void {
+    const token = this.#ofVms.get(id);
+    if (!token) return;
+    this.#forget(token);
+    this.#later(removalOf(token.name));
+  }
+
+  #later(change: RecordChange): void {
+    this.#options.pending.add(change);
+  }
+
+  async #now(...changes: RecordChange[]): Promise<void> {
+    for (const change of changes) this.#later(change);
+    await this.#options.flush();
+  }
+
+  #load(record: StoredRecord, registrations: ReadonlyMap<string, number>): void {
+    const stored = JSON.parse(record.body) as Stored;
+    // A VM's removal is durable before that of its token: a kill between the two leaves one that is nobody's.
+    const isOrphan = stored.bornOf !== undefined && registrations.get(stored.vm!) !== stored.created;
+    if (isOrphan) this.#later(removalOf(stored.name));
+    else this.#add(stored);
+  }
+
+  #add(stored: Stored): Token {
+    const token = new Token(stored);
+    this.#byHash.set(stored.hash, token);
+    this.#byName.set(stored.name, token);
+    if (stored.bornOf !== undefined) this.#ofVms.set(stored.vm!, token);
+    return token;
+  }
+
+  #forget(token: Token): void {
+    const { hash, name, bornOf, vm } = token.stored;
+    this.#byHash.delete(hash);
+    this.#byName.delete(name);
+    if (bornOf !== undefined && this.#ofVms.get(vm!) === token) this.#ofVms.delete(vm!);
+    token.end();
+  }
+}
+
+const CLOSED_RECORD: RecordChange = { kind: 'token', key: CLOSED, body: '{}' };
+
+function recordOf(stored: Stored): RecordChange {
+  return { kind: 'token', key: stored.name, body: JSON.stringify(stored) };
+}
+
+function removalOf(name: string): RecordChange {
+  return { kind: 'token', key: name, body: undefined };
+}
+
+function newToken(info: Omit<Stored, 'hash'>): { secret: string; stored: Stored } {
+  const secret = PREFIX + Buffer.from(kernelRandomHex(SECRET_BYTES), 'hex').toString('base64url');
+  return { secret, stored: { ...info, hash: hashOf(secret) } };
+}
+
+function hashOf(secret: string): string {
+  return createHash('sha256').update(secret).digest('hex');
+}
+
+/** @throws VregError NOT_FOUND */
+export function noSuchToken(name: string): VregError {
+  return new VregError('NOT_FOUND', `there is no token "${name}"`, { field: 'name', hint: 'see them: vreg token ls' });
+}

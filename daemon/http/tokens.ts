@@ -1,0 +1,61 @@
+/** The routes about tokens, and about who asks. */
+import { VregError } from '../../src/protocol/errors.ts';
+import { type NewToken, parseTokenRequest, type Revoked, type Tokens, type Whoami } from '../../src/protocol/token.ts';
+import { noSuchToken } from '../access/tokens.ts';
+import type { Answer, Call } from './call.ts';
+
+export function listTokens({ access }: Call): Answer {
+  const tokens = access.tokens.list;
+  return { status: 200, body: JSON.stringify({ tokens, count: tokens.length } satisfies Tokens) };
+}
+
+export async function createToken({ access, body, guest, isLocal }: Call): Promise<Answer> {
+  const request = parseTokenRequest(body);
+  const isFirst = access.isOpen;
+  if (isFirst && !isLocal && request.scope !== 'admin') {
+    throw new VregError('INVALID', 'scope: the first token must be of the scope admin, since from it on all need one', {
+      field: 'scope',
+      hint: 'make one: vreg token create NAME --scope admin; or start the daemon with VERS_AUTH_TOKEN',
+    });
+  }
+  const token: NewToken = await access.tokens.create(request, guest.name);
+  if (isFirst) access.close();
+  return { status: 201, body: JSON.stringify(token) };
+}
+
+export async function revokeToken({ access, request }: Call): Promise<Answer> {
+  const { name } = request.params as { name: string };
+  const token = access.tokens.named(name);
+  if (!token) throw noSuchToken(name);
+  return revoked(await access.tokens.revoke([token]));
+}
+
+/** The tokens of the VMs that one enrol token let in. */
+export async function revokeBrood(call: Call): Promise<Answer> {
+  const { bornOf } = call.query('bornOf');
+  if (bornOf === undefined) {
+    throw new VregError('INVALID', 'bornOf is required: the name of an enrol token', {
+      field: 'bornOf',
+      hint: 'one token is revoked by DELETE /registry/tokens/NAME',
+    });
+  }
+  const { tokens } = call.access;
+  return revoked(await tokens.revoke(tokens.bornOf(bornOf)));
+}
+
+export function whoami({ guest: { name, scope, limit, token } }: Call): Answer {
+  const { vm, role } = limit ?? {};
+  const expiresAt = token?.info.expiresAt;
+  const answer: Whoami = {
+    name,
+    scope,
+    ...(vm === undefined ? {} : { vm }),
+    ...(role === undefined ? {} : { role }),
+    ...(expiresAt === undefined ? {} : { expiresAt }),
+  };
+  return { status: 200, body: JSON.stringify(answer) };
+}
+
+function revoked(names: string[]): Answer {
+  return { status: 200, body: JSON.stringify({ revoked: names } satisfies Revoked) };
+}

@@ -1,0 +1,132 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { MemoryStore } from '../../../daemon/store/memory.ts';
+import type { Beat, RecordChange } from '../../../daemon/store/store.ts';
+import { VregError } from '../../../src/protocol/errors.ts';
+import { type NewToken, parseTokenRequest } from '../../../src/protocol/token.ts';
+import { aDoor, callerWith } from '../../helpers/access.ts';
+
+test('a token is 256 bits that are shown once, and only their hash is kept', async () => {
+  const { create, store, tokens } = aDoor();
+  const { token, ...info } = await create({ name: 'ops', scope: 'admin' });
+  assert.match(token, /^vreg_[\w-]{43}$/);
+  assert.notEqual((await create({ name: 'other', scope: 'read' })).token, token);
+  const kept = JSON.stringify([...store.records.values()]);
+  assert.ok(kept.includes('ops') && !kept.includes(token.slice(5)));
+  assert.deepEqual(tokens.list[0], info);
+  assert.ok(!JSON.stringify(tokens.list).includes('hash'));
+});
+
+test('tokens, and what is known of them, are there after a restart', async () => {
+  const { create, store, access, registry } = aDoor();
+  const { token } = await create({ name: 'agent', scope: 'heartbeat', role: 'worker', expiresIn: 3600 });
+  access.admit(callerWith(token));
+  await registry.saveBeats();
+  const again = aDoor({ store });
+  const [info] = again.tokens.list;
+  assert.deepEqual(
+    [info?.name, info?.scope, info?.role, info?.lastUsedFrom, typeof info?.lastUsedAt, typeof info?.expiresAt],
+    ['agent', 'heartbeat', 'worker', '192.0.2.1', 'string', 'string'],
+  );
+  assert.equal(again.access.admit(callerWith(token)).name, 'agent');
+});
+
+test('a revoked token is refused at once, what was opened with it ends, and no later save brings it back', async () => {
+  const { create, tokens, access, store, registry, clock } = aDoor();
+  const { token } = await create({ name: 'ops', scope: 'admin' });
+  clock.pass(120_000);
+  const guest = access.admit(callerWith(token));
+  const revoking = tokens.revoke([tokens.named('ops')!]);
+  assert.throws(() => access.admit(callerWith(token)), { code: 'UNAUTHORIZED' });
+  assert.equal(guest.ended.aborted, true);
+  await revoking;
+  await registry.saveBeats();
+  assert.equal(aDoor({ store }).tokens.named('ops'), undefined);
+});
+
+test('a name is free again when its token is revoked, and its next token outlives the saves of the last', async () => {
+  const { create, tokens, store, registry } = aDoor();
+  await create({ name: 'ops', scope: 'admin' });
+  await assert.rejects(create({ name: 'ops', scope: 'read' }), { code: 'CONFLICT' });
+  await tokens.revoke([tokens.named('ops')!]);
+  await create({ name: 'ops', scope: 'read' });
+  await registry.saveBeats();
+  assert.equal(aDoor({ store }).tokens.named('ops')?.scope, 'read');
+});
+
+test('two that make a token of one name at once are told apart', async () => {
+  const { create } = aDoor();
+  const made = await Promise.allSettled([
+    create({ name: 'ops', scope: 'admin' }),
+    create({ name: 'ops', scope: 'admin' }),
+  ]);
+  assert.deepEqual(made.map(({ status }) => status).sort(), ['fulfilled', 'rejected']);
+});
+
+class FullDisk extends MemoryStore {
+  full = false;
+
+  override async saveBeats(beats: readonly Beat[], listened: number, records?: readonly RecordChange[]): Promise<void> {
+    if (this.full) throw new VregError('STORE_FULL', 'the disk is full');
+    await super.saveBeats(beats, listened, records);
+  }
+}
+
+test('on a full disk no token is made, and a revoked one is refused all the same, and gone when there is room', async () => {
+  const store = new FullDisk();
+  const { create, tokens, access, registry } = aDoor({ store });
+  const { token } = await create({ name: 'ops', scope: 'admin' });
+  store.full = true;
+  await assert.rejects(create({ name: 'new', scope: 'read' }), { code: 'STORE_FULL' });
+  assert.equal(tokens.named('new'), undefined);
+  await assert.rejects(tokens.revoke([tokens.named('ops')!]), { code: 'STORE_FULL' });
+  assert.throws(() => access.admit(callerWith(token)), { code: 'UNAUTHORIZED' });
+  store.full = false;
+  await registry.saveBeats();
+  assert.deepEqual(aDoor({ store }).tokens.list, []);
+});
+
+test('a last use is written down once a minute, not with each request', async () => {
+  const { create, access, clock, registry } = aDoor();
+  const { token } = await create({ name: 'ops', scope: 'admin' });
+  access.admit(callerWith(token));
+  assert.equal(registry.pending.any, true);
+  await registry.saveBeats();
+  clock.pass(59_999);
+  access.admit(callerWith(token));
+  assert.equal(registry.pending.any, false);
+  clock.pass(1);
+  access.admit(callerWith(token, { address: '192.0.2.7' }));
+  assert.equal(registry.pending.any, true);
+});
+
+for (const [body, field] of [
+  [{ scope: 'read' }, 'name'],
+  [{ name: 'a b', scope: 'read' }, 'name'],
+  [{ name: 'a/b', scope: 'read' }, 'name'],
+  [{ name: '-a', scope: 'read' }, 'name'],
+  [{ name: 'a'.repeat(65), scope: 'read' }, 'name'],
+  [{ name: 'VERS_AUTH_TOKEN', scope: 'admin' }, 'name'],
+  [{ name: 7, scope: 'admin' }, 'name'],
+  [{ name: 'a' }, 'scope'],
+  [{ name: 'a', scope: 'root' }, 'scope'],
+  [{ name: 'a', scope: ['read'] }, 'scope'],
+  [{ name: 'a', scope: 'write', role: 'king' }, 'role'],
+  [{ name: 'a', scope: 'write', vm: '' }, 'vm'],
+  [{ name: 'a', scope: 'write', vm: 'x', role: 'infra' }, 'role'],
+  [{ name: 'a', scope: 'admin', vm: 'x' }, 'vm'],
+  [{ name: 'a', scope: 'read', role: 'infra' }, 'role'],
+  [{ name: 'a', scope: 'read', expiresIn: 0 }, 'expiresIn'],
+  [{ name: 'a', scope: 'read', expiresIn: '30d' }, 'expiresIn'],
+  [{ name: 'a', scope: 'read', expiresIn: 1e12 }, 'expiresIn'],
+  [[], 'body'],
+] as const) {
+  test(`${JSON.stringify(body).slice(0, 70)} is no request for a token: ${field}`, () => {
+    assert.throws(() => parseTokenRequest(body), { code: 'INVALID', field });
+  });
+}
+
+test('a request for a token is read, and its limit with it', () => {
+  const made: Partial<NewToken> = { name: 'a', scope: 'enrol', role: 'worker' };
+  assert.deepEqual(parseTokenRequest({ ...made, vm: null, extra: 1 }), made);
+});

@@ -1,0 +1,40 @@
+/** Tokens and the door over a store in memory, without HTTP. */
+import { Access, type Caller } from '../../daemon/access/access.ts';
+import { Tokens } from '../../daemon/access/tokens.ts';
+import { Registry } from '../../daemon/registry/registry.ts';
+import { MemoryStore } from '../../daemon/store/memory.ts';
+import type { NewToken, TokenRequest } from '../../src/protocol/token.ts';
+import { FakeClock } from './clock.ts';
+
+export interface Door {
+  store: MemoryStore;
+  clock: FakeClock;
+  registry: Registry;
+  tokens: Tokens;
+  access: Access;
+  create(request: TokenRequest): Promise<NewToken>;
+}
+
+/** @param store whose contents are read, as at a start */
+export function aDoor({ root, store = new MemoryStore() }: { root?: string; store?: MemoryStore } = {}): Door {
+  const clock = new FakeClock();
+  const contents = store.contents();
+  const registry = new Registry(
+    { store, clock, staleAfter: 300_000, observer: { removed: (id) => tokens.forgetVm(id) } },
+    contents,
+  );
+  const now = () => clock.now();
+  const tokens: Tokens = new Tokens(contents, { pending: registry.pending, flush: () => registry.saveBeats(), now });
+  const access = new Access({ root, tokens, now, ticks: now });
+  return { store, clock, registry, tokens, access, create: (request) => tokens.create(request, 'test') };
+}
+
+/** Somebody who comes over TCP with a token, or with none. */
+export function callerWith(token?: string, more: Partial<Caller> = {}): Caller {
+  return {
+    authorization: token === undefined ? undefined : `Bearer ${token}`,
+    address: '192.0.2.1',
+    isLocal: false,
+    ...more,
+  };
+}
