@@ -1,0 +1,328 @@
+/** No route forgets its scope: each is asked with a token of each, over the wire. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { connect } from 'node:net';
+import { text } from 'node:stream/consumers';
+import test, { type TestContext } from 'node:test';
+import { ROUTES, type Route } from '../../../daemon/http/routes.ts';
+import type { NewToken, Revoked, TokenInfo, TokenRequest, Whoami } from '../../../src/protocol/token.ts';
+import { SCOPES } from '../../../src/protocol/token.ts';
+import type { Vm } from '../../../src/protocol/vm.ts';
+import { serveApp } from '../../helpers/app.ts';
+import { type Answered, call, errorOf } from '../../helpers/http.ts';
+import { until } from '../../helpers/until.ts';
+import { aVm } from '../../helpers/vm.ts';
+
+const ROOT = 's3cret';
+
+interface Guarded {
+  url: string;
+  at: { host: string; port: number };
+  /** Asks with a token; without one of its own, with the root's. */
+  ask(method: string, path: string, options?: { token?: string | undefined; body?: unknown }): Promise<Answered>;
+  create(request: TokenRequest): Promise<string>;
+  register(vm: Partial<Vm>): Promise<void>;
+  app: Awaited<ReturnType<typeof serveApp>>;
+}
+
+async function guarded(t: TestContext): Promise<Guarded> {
+  const app = await serveApp(t, { token: ROOT, streams: { keepAlive: 20 } });
+  const ask: Guarded['ask'] = (method, path, { token = ROOT, body } = {}) =>
+    call(app.url, method, path, { body, headers: token === '' ? {} : { authorization: `Bearer ${token}` } });
+  const create = async (body: TokenRequest) => {
+    const { status, body: made } = await ask('POST', '/registry/tokens', { body });
+    assert.equal(status, 201);
+    return (made as NewToken).token;
+  };
+  const register = async (vm: Partial<Vm>) =>
+    assert.equal((await ask('POST', '/registry/vms', { body: aVm(vm) })).status, 201);
+  return { url: app.url, at: app.at, ask, create, register, app };
+}
+
+/** What each scope may ask for, said once more, so that a slip in the table of routes is a failure here. */
+const MAY: Readonly<Record<string, readonly string[]>> = {
+  'GET /health': ['', ...SCOPES],
+  'GET /registry/whoami': SCOPES,
+  'POST /registry/vms': ['register', 'write', 'admin', 'enrol'],
+  'GET /registry/vms': ['read', 'heartbeat', 'register', 'write', 'admin'],
+  'GET /registry/vms/:id': ['read', 'heartbeat', 'register', 'write', 'admin'],
+  'PUT /registry/vms/:id': ['write', 'admin'],
+  'PATCH /registry/vms/:id': ['write', 'admin'],
+  'DELETE /registry/vms/:id': ['write', 'admin'],
+  'POST /registry/vms/:id/heartbeat': ['heartbeat', 'register', 'write', 'admin'],
+  'POST /registry/heartbeats': ['heartbeat', 'register', 'write', 'admin'],
+  'GET /registry/vms/:id/history': ['read', 'heartbeat', 'register', 'write', 'admin'],
+  'GET /registry/vms/:id/why': ['read', 'heartbeat', 'register', 'write', 'admin'],
+  'GET /registry/vms/:id/children': ['read', 'heartbeat', 'register', 'write', 'admin'],
+  'GET /registry/vms/:id/ancestors': ['read', 'heartbeat', 'register', 'write', 'admin'],
+  'GET /registry/vms/:id/subtree': ['read', 'heartbeat', 'register', 'write', 'admin'],
+  'GET /registry/conflicts': ['read', 'heartbeat', 'register', 'write', 'admin'],
+  'DELETE /registry/conflicts': ['write', 'admin'],
+  'GET /registry/discover/:role': ['read', 'heartbeat', 'register', 'write', 'admin'],
+  'GET /registry/events': ['read', 'heartbeat', 'register', 'write', 'admin'],
+  'GET /metrics': ['read', 'heartbeat', 'register', 'write', 'admin'],
+  'GET /registry/backup': ['admin'],
+  'GET /registry/tokens': ['admin'],
+  'POST /registry/tokens': ['admin'],
+  'DELETE /registry/tokens': ['admin'],
+  'DELETE /registry/tokens/:name': ['admin'],
+};
+
+const nameOf = ({ method, path }: Route) => `${method} ${path}`;
+
+test('each route is in the list of this test', () => {
+  assert.deepEqual(ROUTES.map(nameOf).sort(), Object.keys(MAY).sort());
+});
+
+for (const route of ROUTES) {
+  test(`${nameOf(route)} is for ${MAY[nameOf(route)]?.join(', ')}, and tells all others which scope would do`, async (t) => {
+    const { url, create } = await guarded(t);
+    const path = route.path.replace(':id', 'nobody').replace(':role', 'infra').replace(':name', 'nobody');
+    for (const scope of ['', ...SCOPES]) {
+      const token = scope === '' ? undefined : await create({ name: scope, scope: scope as (typeof SCOPES)[number] });
+      const headers: Record<string, string> = token === undefined ? {} : { authorization: `Bearer ${token}` };
+      // Only whether the door opens is asked here, so that nothing is sent that could be done.
+      for (const method of route.method === 'GET' ? ['HEAD', 'GET'] : [route.method]) {
+        const answer = await fetch(url + path, { method, headers });
+        const said = route.path === '/registry/events' && answer.ok ? '' : await answer.text();
+        await answer.body?.cancel().catch(() => {});
+        const what = `${method} with ${scope || 'no token'}: ${answer.status} ${said}`;
+        if (MAY[nameOf(route)]!.includes(scope)) assert.ok(![401, 403].includes(answer.status), what);
+        else if (scope === '') assert.equal(answer.status, 401, what);
+        else {
+          assert.equal(answer.status, 403, what);
+          assert.match(answer.headers.get('www-authenticate') ?? '', /insufficient_scope/);
+          if (method !== 'HEAD') assert.match(said, new RegExp(`this needs ${route.access}`));
+        }
+      }
+    }
+  });
+}
+
+test('a route that is not there, and a URL that cannot be read, are told to guests only', async (t) => {
+  const { ask, create } = await guarded(t);
+  const token = await create({ name: 'reader', scope: 'read' });
+  for (const [path, status] of [
+    ['/nowhere', 404],
+    ['/registry/vms/%zz', 400],
+  ] as const) {
+    assert.equal((await ask('GET', path, { token: '' })).status, 401);
+    assert.equal((await ask('GET', path, { token: 'wrong' })).status, 401);
+    assert.equal((await ask('GET', path, { token })).status, status);
+  }
+});
+
+test("a token for one VM touches that one alone, and reads the others'", async (t) => {
+  const { ask, create, register } = await guarded(t);
+  await register({ id: 'mine' });
+  await register({ id: 'other' });
+  const token = await create({ name: 'agent', scope: 'write', vm: 'mine' });
+  const status = async (method: string, path: string, body?: unknown) =>
+    (await ask(method, path, { token, body })).status;
+  for (const [id, code] of [
+    ['other', 403],
+    ['mine', 200],
+  ] as const) {
+    assert.equal(await status('POST', `/registry/vms/${id}/heartbeat`), code, id);
+    assert.equal(await status('POST', '/registry/heartbeats', { ids: ['mine', id] }), code, id);
+    assert.equal(await status('PATCH', `/registry/vms/${id}`, { name: 'new' }), code, id);
+    assert.equal(await status('PUT', `/registry/vms/${id}`, aVm({ id })), code, id);
+    assert.equal(await status('GET', `/registry/vms/${id}`), 200);
+    assert.equal(await status('DELETE', `/registry/vms/${id}`), code, id);
+    assert.equal(await status('POST', '/registry/vms', aVm({ id })), code === 200 ? 201 : 403, id);
+  }
+  assert.equal(await status('POST', '/registry/vms', aVm({ id: 'new' })), 403);
+  assert.equal(await status('PUT', '/registry/vms/new', aVm({ id: 'new' })), 403);
+  assert.equal(await status('DELETE', '/registry/conflicts'), 403);
+  const refused = await ask('DELETE', '/registry/vms/other', { token });
+  assert.match(errorOf(refused), /for the VM "mine", and for no other/);
+  assert.equal((await ask('GET', '/registry/vms/other')).status, 200);
+});
+
+test('a batch that goes beyond the limit beats for nobody', async (t) => {
+  const { ask, create, register, app } = await guarded(t);
+  await register({ id: 'mine' });
+  await register({ id: 'other' });
+  const token = await create({ name: 'beater', scope: 'heartbeat', vm: 'mine' });
+  app.clock.pass(1000);
+  assert.equal((await ask('POST', '/registry/heartbeats', { token, body: { ids: ['mine', 'other'] } })).status, 403);
+  assert.equal(app.registry.get('mine').life.heardAt, 0);
+});
+
+test('a token for a role touches VMs of that role alone, and makes none of another', async (t) => {
+  const { ask, create, register } = await guarded(t);
+  await register({ id: 'w', role: 'worker' });
+  await register({ id: 'i', role: 'infra' });
+  const token = await create({ name: 'workers', scope: 'write', role: 'worker' });
+  const status = async (method: string, path: string, body?: unknown) =>
+    (await ask(method, path, { token, body })).status;
+  assert.equal(await status('POST', '/registry/vms', aVm({ id: 'w2', role: 'worker' })), 201);
+  assert.equal(await status('POST', '/registry/vms', aVm({ id: 'i2', role: 'infra' })), 403);
+  assert.equal(await status('PUT', '/registry/vms/w', aVm({ id: 'w', role: 'infra' })), 403, 'no VM leaves its role');
+  assert.equal(await status('PUT', '/registry/vms/i', aVm({ id: 'i', role: 'worker' })), 403, 'nor joins it');
+  for (const [method, path] of [
+    ['PATCH', '/registry/vms/i'],
+    ['DELETE', '/registry/vms/i'],
+    ['POST', '/registry/vms/i/heartbeat'],
+  ] as const)
+    assert.equal(await status(method, path, method === 'PATCH' ? { name: 'x' } : undefined), 403, path);
+  assert.equal(await status('POST', '/registry/vms/w/heartbeat'), 200);
+  assert.equal(await status('DELETE', '/registry/vms/w'), 200);
+});
+
+test('a VM is enrolled with the token of its image, and gets one that may touch it alone', async (t) => {
+  const { ask, create, register } = await guarded(t);
+  await register({ id: 'old' });
+  const image = await create({ name: 'image', scope: 'enrol', role: 'worker' });
+  const answer = await ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w-1', role: 'worker' }) });
+  const { token, ...vm } = answer.body as Vm & { token: string };
+  assert.equal(answer.status, 201);
+  assert.deepEqual(vm, (await ask('GET', '/registry/vms/w-1')).body, 'the token is shown once, and is no field of it');
+  for (const [method, path, body] of [
+    ['GET', '/registry/vms', undefined],
+    ['DELETE', '/registry/vms/old', undefined],
+    ['DELETE', '/registry/vms/w-1', undefined],
+    ['POST', '/registry/vms/w-1/heartbeat', undefined],
+    ['PUT', '/registry/vms/old', aVm({ id: 'old' })],
+    ['POST', '/registry/vms', aVm({ id: 'i-1', role: 'infra' })],
+  ] as const)
+    assert.equal((await ask(method, path, { token: image, body })).status, 403, `${method} ${path}`);
+  const { body: self } = await ask('GET', '/registry/whoami', { token });
+  assert.deepEqual(self, { name: 'image/w-1', scope: 'write', vm: 'w-1' } satisfies Whoami);
+  assert.equal((await ask('POST', '/registry/vms/w-1/heartbeat', { token })).status, 200);
+  assert.equal((await ask('DELETE', '/registry/vms/old', { token })).status, 403);
+  const taken = await ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w-1', role: 'worker' }) });
+  assert.deepEqual([taken.status, (taken.body as { code: string }).code], [409, 'CONFLICT']);
+  const item = ((await ask('GET', '/registry/vms/w-1/history')).body as { history: { by: string }[] }).history[0];
+  assert.equal(item?.by, 'image');
+});
+
+test('an enrolment whose answer was lost may be asked for again, until its token is used', async (t) => {
+  const { ask, create } = await guarded(t);
+  const image = await create({ name: 'image', scope: 'enrol' });
+  const enrol = () => ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w-1' }) });
+  const [lost, got] = [await enrol(), await enrol()].map(({ body }) => (body as { token: string }).token);
+  assert.equal((await ask('GET', '/registry/vms', { token: lost })).status, 401);
+  assert.equal((await ask('GET', '/registry/vms', { token: got })).status, 200);
+  assert.equal((await enrol()).status, 409);
+});
+
+test('a VM that is removed loses the token that it was let in with, and can be enrolled again', async (t) => {
+  const { ask, create, app } = await guarded(t);
+  const image = await create({ name: 'image', scope: 'enrol' });
+  const enrol = async () =>
+    ((await ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w-1' }) })).body as { token: string }).token;
+  const first = await enrol();
+  assert.equal((await ask('GET', '/registry/vms', { token: first })).status, 200);
+  assert.equal((await ask('DELETE', '/registry/vms/w-1')).status, 200);
+  assert.equal((await ask('POST', '/registry/vms', { token: first, body: aVm({ id: 'w-1' }) })).status, 401);
+  const second = await enrol();
+  await app.registry.saveBeats();
+  assert.equal((await ask('GET', '/registry/vms', { token: second })).status, 200);
+  const kept = [...app.store.records.values()].filter(({ kind, key }) => kind === 'token' && key === 'image/w-1');
+  assert.equal(kept.length, 1);
+});
+
+test('the brood of an image is revoked together, also after the image itself', async (t) => {
+  const { ask, create } = await guarded(t);
+  const image = await create({ name: 'image', scope: 'enrol' });
+  const other = await create({ name: 'other', scope: 'enrol' });
+  const enrol = async (token: string, id: string) =>
+    ((await ask('POST', '/registry/vms', { token, body: aVm({ id }) })).body as { token: string }).token;
+  const brood = [await enrol(image, 'a'), await enrol(image, 'b')];
+  const stays = await enrol(other, 'c');
+  assert.deepEqual((await ask('DELETE', '/registry/tokens/image')).body, { revoked: ['image'] } satisfies Revoked);
+  assert.equal((await ask('GET', '/registry/vms', { token: brood[0] })).status, 200);
+  assert.deepEqual((await ask('DELETE', '/registry/tokens?bornOf=image')).body, { revoked: ['image/a', 'image/b'] });
+  for (const token of brood) assert.equal((await ask('GET', '/registry/vms', { token })).status, 401);
+  assert.equal((await ask('GET', '/registry/vms', { token: stays })).status, 200);
+  assert.equal((await ask('DELETE', '/registry/tokens')).status, 400);
+  assert.equal((await ask('DELETE', '/registry/tokens/image')).status, 404);
+});
+
+test('one token of an enrolled VM can be revoked by its name', async (t) => {
+  const { ask, create } = await guarded(t);
+  const image = await create({ name: 'image', scope: 'enrol' });
+  const { token } = (await ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'a' }) })).body as NewToken;
+  assert.equal((await ask('DELETE', `/registry/tokens/${encodeURIComponent('image/a')}`)).status, 200);
+  assert.equal((await ask('GET', '/registry/vms', { token })).status, 401);
+  const again = await ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'a' }) });
+  assert.equal(again.status, 409, 'who was thrown out does not come back by itself');
+});
+
+test('the list tells all of a token but the token', async (t) => {
+  const { ask, create } = await guarded(t);
+  const token = await create({ name: 'reader', scope: 'read', expiresIn: 60 });
+  await ask('GET', '/registry/vms', { token });
+  const listed = await ask('GET', '/registry/tokens');
+  const { tokens } = listed.body as { tokens: TokenInfo[] };
+  const { createdAt, expiresAt, lastUsedAt, ...rest } = tokens[0]!;
+  assert.deepEqual(rest, { name: 'reader', scope: 'read', createdBy: 'VERS_AUTH_TOKEN', lastUsedFrom: '127.0.0.1' });
+  assert.ok(createdAt && expiresAt! > createdAt && lastUsedAt);
+  assert.ok(!JSON.stringify(listed.body).includes(token));
+});
+
+test('a stream that was opened with a token ends when that is revoked, and when it expires', async (t) => {
+  const { ask, create, url, app } = await guarded(t);
+  const open = async (token: string) => {
+    const answer = await fetch(`${url}/registry/events`, { headers: { authorization: `Bearer ${token}` } });
+    assert.equal(answer.status, 200);
+    return text(answer.body!);
+  };
+  const first = open(await create({ name: 'first', scope: 'read' }));
+  await until('the stream to be open', () => app.registry.events.watched === 1);
+  await ask('DELETE', '/registry/tokens/first');
+  await first;
+  const brief = open(await create({ name: 'brief', scope: 'read', expiresIn: 5 }));
+  await until('the stream to be open', () => app.registry.events.watched === 1);
+  app.clock.pass(5000);
+  await brief;
+});
+
+test('who waits for an answer with a token that is revoked meanwhile gets none', async (t) => {
+  const { ask, create, app } = await guarded(t);
+  const token = await create({ name: 'reader', scope: 'read' });
+  const waiting = ask('GET', '/registry/discover/infra?wait=50s', { token });
+  await until('the answer to be held', () => app.registry.events.watched === 1);
+  await ask('DELETE', '/registry/tokens/reader');
+  assert.equal((await waiting).status, 401);
+});
+
+test('a body that arrives when its token is revoked changes nothing', async (t) => {
+  const { ask, create, at, app } = await guarded(t);
+  const token = await create({ name: 'writer', scope: 'write' });
+  const body = JSON.stringify(aVm({ id: 'late' }));
+  const socket = connect(at);
+  await once(socket, 'connect');
+  const head = `POST /registry/vms HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ${token}\r\nConnection: close\r\nContent-Length: ${body.length}\r\n\r\n`;
+  socket.write(head + body.slice(0, 5));
+  await until('the head to be read', () => app.access.tokens.named('writer')?.info.lastUsedAt !== undefined);
+  await ask('DELETE', '/registry/tokens/writer');
+  socket.write(body.slice(5));
+  assert.match(await text(socket), /^HTTP\/1\.1 401 /);
+  assert.equal(app.registry.has('late'), false);
+});
+
+test('in a registry that asks nobody, the first token must be of an admin, and then all need one', async (t) => {
+  const { url } = await serveApp(t);
+  const create = (scope: string) => call(url, 'POST', '/registry/tokens', { body: { name: `the-${scope}`, scope } });
+  const refused = await create('read');
+  assert.deepEqual([refused.status, (refused.body as { field: string }).field], [400, 'scope']);
+  const watching = await fetch(`${url}/registry/events`);
+  const { status, body } = await create('admin');
+  assert.equal(status, 201);
+  await text(watching.body!);
+  assert.equal((await create('read')).status, 401);
+  const headers = { authorization: `Bearer ${(body as NewToken).token}` };
+  assert.equal((await call(url, 'GET', '/registry/vms', { headers })).status, 200);
+});
+
+test('too many wrong tokens are 429 with Retry-After, and the log has no word of them', async (t) => {
+  const { ask, app } = await guarded(t);
+  let last: Answered | undefined;
+  for (let n = 0; n < 70; n++) last = await ask('GET', '/registry/vms', { token: `guess-${n}` });
+  assert.equal(last?.status, 429);
+  assert.ok(Number(last.headers.get('retry-after')) > 0);
+  assert.equal((last.body as { code: string }).code, 'TOO_MANY_REQUESTS');
+  assert.ok(app.logged.length >= 70 && !app.logged.join().includes('guess'));
+});
