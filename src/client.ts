@@ -23,6 +23,7 @@ import type { AgentBeat, Cleared, Conflict, Conflicts } from './protocol/beat.ts
 import { VregError } from './protocol/errors.ts';
 import type { History, HistoryItem } from './protocol/events.ts';
 import { comparison, parseSelector } from './protocol/selector.ts';
+import type { NewToken, Revoked, TokenInfo, TokenRequest, Tokens, Whoami } from './protocol/token.ts';
 import type { Registration, Vm, VmUpdate } from './protocol/vm.ts';
 import type { Reply } from './transport.ts';
 
@@ -40,9 +41,47 @@ export class RegistryClient {
     return this.#connection.facts ?? { lease: DEFAULT_STALE_AFTER, now: Date.now() };
   }
 
-  /** @throws VregError CONFLICT when the id is taken, INVALID, or any of {@link Connection.request} */
-  register(registration: Registration): Promise<VmWithLiveness> {
+  /**
+   * @returns the entry; asked with an enrol token, which is good for nothing else, also the token that the VM has from now on
+   * @throws VregError CONFLICT when the id is taken, INVALID, or any of {@link Connection.request}
+   */
+  register(registration: Registration): Promise<VmWithLiveness & { token?: string }> {
     return this.#entry('POST', PATHS.vms, registration);
+  }
+
+  /** Asks with another token from now on; with undefined, with its own again. */
+  useToken(token: string | undefined): void {
+    this.#connection.token = token;
+  }
+
+  /** An addition, oldest first. @throws VregError UNSUPPORTED, FORBIDDEN, or any of {@link Connection.request} */
+  async tokens(): Promise<TokenInfo[]> {
+    await this.#need('tokens');
+    return (await this.#connection.request<Tokens>('GET', PATHS.tokens)).tokens;
+  }
+
+  /** An addition. @throws VregError UNSUPPORTED, FORBIDDEN, CONFLICT, INVALID, or any of {@link Connection.request} */
+  async createToken(request: TokenRequest): Promise<NewToken> {
+    await this.#need('tokens');
+    return this.#connection.request<NewToken>('POST', PATHS.tokens, request);
+  }
+
+  /** An addition. @returns the names of those that were revoked @throws VregError NOT_FOUND, UNSUPPORTED, FORBIDDEN */
+  async revokeToken(name: string): Promise<string[]> {
+    await this.#need('tokens');
+    return (await this.#connection.request<Revoked>('DELETE', PATHS.token(name))).revoked;
+  }
+
+  /** An addition: revokes the tokens of all VMs that came in with one enrol token. @throws as {@link revokeToken} */
+  async revokeBrood(name: string): Promise<string[]> {
+    await this.#need('tokens');
+    return (await this.#connection.request<Revoked>('DELETE', PATHS.tokens + query({ bornOf: name }))).revoked;
+  }
+
+  /** An addition: who one is to the registry. @throws VregError UNSUPPORTED, UNAUTHORIZED */
+  async whoami(): Promise<Whoami> {
+    await this.#need('tokens');
+    return this.#connection.request<Whoami>('GET', PATHS.whoami);
   }
 
   /**

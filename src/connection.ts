@@ -50,6 +50,8 @@ export class Connection {
   readonly #options: ClientOptions;
   #transport: Transport | undefined;
   #facts: ServerFacts | undefined;
+  /** In place of the one of the options. */
+  token: string | undefined;
 
   constructor(options: ClientOptions) {
     this.url = options.url;
@@ -88,7 +90,8 @@ export class Connection {
     more: Record<string, string> | undefined,
     send: (transport: Transport, exchange: Exchange) => Promise<R>,
   ): Promise<R> {
-    const { token, ca, timeout = DEFAULT_TIMEOUT, signal, trace } = this.#options;
+    const { ca, timeout = DEFAULT_TIMEOUT, signal, trace } = this.#options;
+    const token = this.token ?? this.#options.token;
     const headers: Record<string, string> = { accept: 'application/json', ...more };
     if (body !== undefined) headers['content-type'] = 'application/json';
     if (token !== undefined) headers.authorization = `Bearer ${token}`;

@@ -1,6 +1,9 @@
 /**
  * What an agent says to the registry: that its VM is there, that it lives, and its last word. With an identity it proves
  * itself before it changes anything, so that a clone never writes over the entry of the VM it was copied from.
+ *
+ * A VM that was enrolled speaks with the token that it got then. Where that is refused, its entry was removed, or another
+ * registry answers: it enrols anew, with the token that it was started with, and goes back to its own if that fails.
  */
 import type { RegistryClient } from '../../src/client.ts';
 import type { OnExit } from '../../src/protocol/api.ts';
@@ -12,13 +15,15 @@ import type { Identity } from './identity.ts';
 export interface ContactOptions {
   client: Pick<
     RegistryClient,
-    'register' | 'get' | 'update' | 'heartbeat' | 'deregister' | 'isVreg' | 'server' | 'url'
+    'register' | 'get' | 'update' | 'heartbeat' | 'deregister' | 'isVreg' | 'useToken' | 'server' | 'url'
   >;
   vm: Registration;
   /** Proves with each beat who the VM is; without one, beats are plain. */
   identity?: Identity | undefined;
   /** What the probes of the VM's services found. */
   health?: (() => AgentBeat['health']) | undefined;
+  /** Called when the registry gave the VM a token of its own. */
+  onToken?: ((token: string) => void) | undefined;
   onExit: OnExit;
   /** Registers when the registry does not know the VM. */
   registerIfMissing: boolean;
@@ -38,6 +43,8 @@ export interface Beaten {
 export class Contact {
   readonly #options: ContactOptions;
   #toldOfDisk = false;
+  /** The VM's own token, where nobody keeps it. */
+  #bearer: string | undefined;
 
   constructor(options: ContactOptions) {
     this.#options = options;
@@ -45,7 +52,11 @@ export class Contact {
 
   /** Makes the registry know the VM as it is. @throws VregError IDENTITY_CONFLICT, and the client's errors */
   async announce(): Promise<void> {
-    const { client, vm, identity, log } = this.#options;
+    await this.#orEnrol(() => this.#announce());
+  }
+
+  async #announce(): Promise<void> {
+    const { client, identity } = this.#options;
     // Who has a token proves itself first; who has none finds out by registering whether anybody has the id.
     if (identity?.isKnown && (await client.isVreg())) {
       try {
@@ -57,9 +68,7 @@ export class Contact {
       }
     }
     try {
-      await client.register(vm);
-      log.info({ id: vm.id, role: vm.role, registry: client.url }, 'registered this VM');
-      if (identity) await this.#sendBeat();
+      await this.#register();
     } catch (error) {
       if (!isOf(error, 'CONFLICT')) throw error;
       if (identity) await this.#sendBeat();
@@ -68,7 +77,11 @@ export class Contact {
   }
 
   /** One sign of life. @throws VregError IDENTITY_CONFLICT, NOT_FOUND unless it registers, and the client's errors */
-  async beat(): Promise<Beaten | undefined> {
+  beat(): Promise<Beaten | undefined> {
+    return this.#orEnrol(() => this.#beat());
+  }
+
+  async #beat(): Promise<Beaten | undefined> {
     const { client, vm, identity, registerIfMissing, log } = this.#options;
     try {
       const beat = await this.#sendBeat();
@@ -79,14 +92,15 @@ export class Contact {
       if (!isOf(error, 'NOT_FOUND') || !registerIfMissing) throw error;
       log.info({ id: vm.id }, 'the registry does not know this VM; registering it');
       this.#onDisk(() => identity?.forgotten());
-      await this.announce();
+      await this.#announce();
       return undefined;
     }
   }
 
   /** The last word of a VM that is told to stop. Failures are logged: there is nobody left to retry for. */
   async leave(): Promise<void> {
-    const { client, vm, onExit, log } = this.#options;
+    const { client, vm, identity, onExit, log } = this.#options;
+    client.useToken(identity?.bearer);
     try {
       if (onExit === 'stopped') await client.update(vm.id, { status: 'stopped' });
       if (onExit === 'deregister') await client.deregister(vm.id);
@@ -98,6 +112,38 @@ export class Contact {
     } catch (error) {
       log.warn({ id: vm.id }, `could not tell the registry that this VM stops: ${(error as Error).message}`);
     }
+  }
+
+  async #orEnrol<T>(speak: () => Promise<T>): Promise<T | undefined> {
+    const { client, vm, identity, log } = this.#options;
+    const own = identity?.bearer ?? this.#bearer;
+    client.useToken(own);
+    try {
+      return await speak();
+    } catch (error) {
+      if (own === undefined || !isOf(error, 'UNAUTHORIZED')) throw error;
+      log.warn({ id: vm.id }, "the registry does not take this VM's own token any more; enrolling anew");
+      client.useToken(undefined);
+      try {
+        await this.#register();
+      } finally {
+        client.useToken(identity?.bearer ?? this.#bearer);
+      }
+      return undefined;
+    }
+  }
+
+  async #register(): Promise<void> {
+    const { client, vm, identity, onToken, log } = this.#options;
+    const { token } = await client.register(vm);
+    if (token !== undefined) {
+      this.#bearer = token;
+      this.#onDisk(() => identity?.keepBearer(token));
+      client.useToken(token);
+      onToken?.(token);
+    }
+    log.info({ id: vm.id, role: vm.role, registry: client.url }, 'registered this VM');
+    if (identity) await this.#sendBeat();
   }
 
   async #sendBeat(): Promise<Beaten> {

@@ -25,6 +25,8 @@ export interface IdentityState {
   rebornAs?: string;
   /** The VM that this one was a clone of. */
   parent?: string;
+  /** The bearer token that the registry gave to this VM when it was enrolled. */
+  bearer?: string;
 }
 
 /** Where states are kept. */
@@ -91,6 +93,17 @@ export class Identity {
   /** The VM that this one is a clone of, if it was reborn. */
   get parent(): string | undefined {
     return this.#state.parent;
+  }
+
+  /** The bearer token that is this VM's own, if it was enrolled. */
+  get bearer(): string | undefined {
+    return this.#state.bearer;
+  }
+
+  /** Keeps it, in memory also when it throws. @throws VregError STORE_UNUSABLE */
+  keepBearer(bearer: string): void {
+    this.#state = { ...this.#state, bearer };
+    this.#save(this.#state);
   }
 
   /** What a beat says; on the disk before it is sent. @throws VregError STORE_UNUSABLE */
@@ -197,9 +210,11 @@ function readState(dir: string, vm: string, onDamage?: (message: string) => void
 /** A state that was written by somebody else would be refused by the registry with every beat. */
 function isState(state: IdentityState | null): state is IdentityState {
   if (typeof state !== 'object' || state === null) return false;
-  const { token, next, registry } = state;
+  const { token, next, registry, bearer } = state;
   return (
-    [token, next].every((text) => text === undefined || isToken(text)) && Number.isSafeInteger(registry?.revision ?? 0)
+    [token, next].every((text) => text === undefined || isToken(text)) &&
+    Number.isSafeInteger(registry?.revision ?? 0) &&
+    ['undefined', 'string'].includes(typeof bearer)
   );
 }
 

@@ -1,5 +1,7 @@
 /** The agent's process: its files, its life, its last word. */
 import { execFile } from 'node:child_process';
+import { renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import type { RegistryClient } from '../../src/client.ts';
 import type { OnClone, OnExit } from '../../src/protocol/api.ts';
@@ -75,6 +77,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     identity,
     onExit,
     health: options.checks && (() => checks?.report()),
+    onToken: (token) => keepTokenFile(stateDir, token, log),
     registerIfMissing: true,
     log,
   });
@@ -146,6 +149,17 @@ function refuseSecond(stateDir: string, id: string): void {
   throw new VregError('ALREADY_RUNNING', `an agent for VM "${id}" runs already: pid ${other.pid}`, {
     hint: 'stop it (vreg daemon stop agent), or give this one another --id',
   });
+}
+
+/** The VM's own token for its scripts: `--token-file`. The agent itself has it in its identity. */
+function keepTokenFile(stateDir: string, token: string, log: AgentLog): void {
+  const path = join(stateDir, 'token');
+  try {
+    writeFileSync(`${path}.new`, `${token}\n`, { mode: 0o600, flush: true });
+    renameSync(`${path}.new`, path);
+  } catch (error) {
+    log.warn({ path }, `cannot write this VM's token to ${path}: ${(error as Error).message}`);
+  }
 }
 
 async function keepRunDir(runDir: AgentProcessOptions['runDir'], client: RegistryClient, log: AgentLog): Promise<void> {

@@ -113,6 +113,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
   });
 
   app.decorateRequest('guest', undefined);
+  app.decorateRequest('subject', undefined);
   app.decorateReply('refusal', undefined);
   // One hook without promises: it runs before each heartbeat.
   app.addHook('onRequest', (request, reply, done) => {

@@ -39,9 +39,10 @@ export function audit(log: Logger, request: FastifyRequest, reply: FastifyReply)
     log.debug({ requestId, method, url, status, ms }, 'request');
     return;
   }
-  const { id: vm } = (request.params ?? {}) as { id?: string };
+  const { id, name } = (request.params ?? {}) as { id?: string; name?: string };
+  const { vm = id, token = name } = request.subject ?? {};
   log.info(
-    { audit: true, requestId, by, from, method, url, vm, status, code, ms },
+    { audit: true, requestId, by, from, method, url, vm, token, status, code, ms },
     status < 400 ? 'change' : 'refused',
   );
 }
@@ -52,6 +53,10 @@ function withoutSecrets(url: string): string {
 }
 
 declare module 'fastify' {
+  interface FastifyRequest {
+    /** What it is about, where the URL does not say. */
+    subject?: { vm?: string; token?: string } | undefined;
+  }
   interface FastifyReply {
     /** Why the request was refused. */
     refusal?: ErrorCode | undefined;

@@ -170,6 +170,7 @@ function patternOf(path: string): RegExp {
 async function register(call: Call): Promise<Answer> {
   const registration = parseRegistration(call.body);
   const { registry, access, guest, request } = call;
+  request.subject = { vm: registration.id };
   if (guest.scope !== 'enrol') return call.entry(await registry.register(registration, call.write()), 201);
   const enrolment = { enroller: guest.token!, registration, from: request.ip, write: call.write() };
   const { entry, secret } = await enrol(registry, access.tokens, enrolment);

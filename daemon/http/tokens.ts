@@ -9,8 +9,10 @@ export function listTokens({ access }: Call): Answer {
   return { status: 200, body: JSON.stringify({ tokens, count: tokens.length } satisfies Tokens) };
 }
 
-export async function createToken({ access, body, guest, isLocal }: Call): Promise<Answer> {
-  const request = parseTokenRequest(body);
+export async function createToken(call: Call): Promise<Answer> {
+  const { access, guest, isLocal } = call;
+  const request = parseTokenRequest(call.body);
+  call.request.subject = { token: request.name };
   const isFirst = access.isOpen;
   if (isFirst && !isLocal && request.scope !== 'admin') {
     throw new VregError('INVALID', 'scope: the first token must be of the scope admin, since from it on all need one', {
@@ -40,6 +42,7 @@ export async function revokeBrood(call: Call): Promise<Answer> {
     });
   }
   const { tokens } = call.access;
+  call.request.subject = { token: bornOf };
   return revoked(await tokens.revoke(tokens.bornOf(bornOf)));
 }
 

@@ -22,11 +22,20 @@ export class FakeRegistry {
   /** The next answers, oldest first; after them it answers as it should. */
   readonly failures: { code: ErrorCode; retryAfter: number | undefined }[] = [];
 
-  async register(vm: Registration): Promise<VmWithLiveness> {
+  /** The token that it is asked with; undefined is the one that the agent was started with. */
+  token: string | undefined;
+  /** What a VM that registers gets as its own token. */
+  gives: string | undefined;
+
+  useToken(token: string | undefined): void {
+    this.token = token;
+  }
+
+  async register(vm: Registration): Promise<VmWithLiveness & { token?: string }> {
     this.#hear('register');
     if (this.entry) throw new VregError('CONFLICT', 'VM already registered');
     this.entry = vm;
-    return this.#answer();
+    return { ...this.#answer(), ...(this.gives === undefined ? {} : { token: this.gives }) };
   }
 
   async get(): Promise<VmWithLiveness> {

@@ -240,6 +240,8 @@ class Line {
     return true;
   }
 
+  useToken(): void {}
+
   register(vm: Registration) {
     return this.#call(async (registry) => this.#seen((await registry.register(vm)).vm));
   }

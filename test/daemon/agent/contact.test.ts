@@ -1,5 +1,7 @@
 /** What an agent with an identity says, and in which order. */
 import assert from 'node:assert/strict';
+import { readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { resolveClone } from '../../../daemon/agent/clone.ts';
 import { Identity, type IdentityState } from '../../../daemon/agent/identity.ts';
@@ -157,4 +159,51 @@ test('a clone that replaces says so with its next beat, once', async (t) => {
   identity.accepted();
   assert.equal(identity.beat().replace, undefined);
   await assert.rejects(resolve(CONFLICT), { code: 'IDENTITY_CONFLICT' });
+});
+
+test('a VM that is enrolled speaks with the token that it got, also after a restart', async (t) => {
+  const dir = tempDir(t);
+  const registry = new FakeRegistry();
+  registry.gives = 'its-own';
+  await live(aLife({ identity: Identity.open(dir, 'vm-1') }, registry), 2);
+  assert.equal(registry.token, 'its-own');
+  registry.token = undefined;
+  await live(aLife({ identity: Identity.open(dir, 'vm-1') }, registry), 1);
+  assert.equal(registry.token, 'its-own');
+  assert.deepEqual(registry.asked.filter((what) => what === 'register').length, 1);
+});
+
+test('a VM whose own token is refused enrols anew, and keeps its own when it may not', async (t) => {
+  const { identity, life } = provenLife(t);
+  const { registry } = life;
+  const once = () => live({ ...life, slept: [] }, 1);
+  registry.gives = 'first';
+  await once();
+  registry.fail('UNAUTHORIZED');
+  await once();
+  assert.deepEqual([registry.token, identity.bearer], ['first', 'first'], 'the registry still has the VM');
+  assert.match(life.warnings.join(), /own token any more.*VM already registered/s);
+  registry.entry = undefined;
+  registry.gives = 'second';
+  registry.fail('UNAUTHORIZED');
+  await once();
+  assert.deepEqual([registry.token, identity.bearer], ['second', 'second']);
+});
+
+test('a clone does not use the token of the VM that it was copied from under its new id', async (t) => {
+  const { identity, life } = provenLife(t);
+  life.registry.gives = 'of-the-first';
+  await live(life, 1);
+  const reborn = identity.rebornAs('vm-2');
+  assert.equal(reborn.bearer, undefined);
+});
+
+test('a bearer token that somebody else put into the state is none', (t) => {
+  const dir = tempDir(t);
+  const told: string[] = [];
+  Identity.open(dir, 'vm-1').beat();
+  const [file] = readdirSync(dir);
+  writeFileSync(join(dir, file!), JSON.stringify({ vm: 'vm-1', bearer: 7 }));
+  assert.equal(Identity.open(dir, 'vm-1', { onDamage: (message) => void told.push(message) }).bearer, undefined);
+  assert.equal(told.length, 1);
 });
