@@ -54,6 +54,11 @@ _vreg() {
       "daemon:unit") at="daemon unit" ;;
       "daemon:install") at="daemon install" ;;
       "daemon:uninstall") at="daemon uninstall" ;;
+      ":token") at="token" ;;
+      "token:create") at="token create" ;;
+      "token:ls"|"token:list") at="token ls" ;;
+      "token:revoke"|"token:rm") at="token revoke" ;;
+      "token:whoami") at="token whoami" ;;
       ":context") at="context" ;;
       "context:add") at="context add" ;;
       "context:use") at="context use" ;;
@@ -436,6 +441,43 @@ _vreg() {
     "daemon uninstall:--timeout") COMPREPLY=(); return ;;
     "daemon uninstall:--root") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "daemon uninstall:--context"|"daemon uninstall:-c") COMPREPLY=(); return ;;
+    "token:--url"|"token:-u") COMPREPLY=(); return ;;
+    "token:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "token:--ca-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "token:--output"|"token:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
+    "token:--timeout") COMPREPLY=(); return ;;
+    "token:--context"|"token:-c") COMPREPLY=(); return ;;
+    "token create:--url"|"token create:-u") COMPREPLY=(); return ;;
+    "token create:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "token create:--ca-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "token create:--output"|"token create:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
+    "token create:--timeout") COMPREPLY=(); return ;;
+    "token create:--scope") mapfile -t COMPREPLY < <(compgen -W "read heartbeat register write admin enrol" -- "$cur"); return ;;
+    "token create:--vm") _vreg_live ids; return ;;
+    "token create:--role") mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); return ;;
+    "token create:--expires") COMPREPLY=(); return ;;
+    "token create:--to") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "token create:--context"|"token create:-c") COMPREPLY=(); return ;;
+    "token ls:--url"|"token ls:-u") COMPREPLY=(); return ;;
+    "token ls:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "token ls:--ca-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "token ls:--output"|"token ls:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
+    "token ls:--timeout") COMPREPLY=(); return ;;
+    "token ls:--born-of") COMPREPLY=(); return ;;
+    "token ls:--context"|"token ls:-c") COMPREPLY=(); return ;;
+    "token revoke:--url"|"token revoke:-u") COMPREPLY=(); return ;;
+    "token revoke:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "token revoke:--ca-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "token revoke:--output"|"token revoke:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
+    "token revoke:--timeout") COMPREPLY=(); return ;;
+    "token revoke:--born-of") COMPREPLY=(); return ;;
+    "token revoke:--context"|"token revoke:-c") COMPREPLY=(); return ;;
+    "token whoami:--url"|"token whoami:-u") COMPREPLY=(); return ;;
+    "token whoami:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "token whoami:--ca-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "token whoami:--output"|"token whoami:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
+    "token whoami:--timeout") COMPREPLY=(); return ;;
+    "token whoami:--context"|"token whoami:-c") COMPREPLY=(); return ;;
     "context:--url"|"context:-u") COMPREPLY=(); return ;;
     "context:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "context:--ca-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
@@ -543,7 +585,7 @@ _vreg() {
     "help:--context"|"help:-c") COMPREPLY=(); return ;;
   esac
   case "$at" in
-    "") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "ls get discover addr url env exec render wait watch status why history doctor health conflicts tree register update edit pause resume stop rm prune heartbeat export import backup api daemon context config completion version help" -- "$cur"); fi ;;
+    "") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "ls get discover addr url env exec render wait watch status why history doctor health conflicts tree register update edit pause resume stop rm prune heartbeat export import backup api daemon token context config completion version help" -- "$cur"); fi ;;
     "ls") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --role --status --stale --sort --selector -l --limit --watch -w --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "get") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "discover") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --service --passing --strict --wait --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
@@ -583,6 +625,11 @@ _vreg() {
     "daemon unit") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --user --no-token --output-dir --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "serve agent heartbeat-timer wait-online" -- "$cur"); fi ;;
     "daemon install") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --user --no-token --now --root --dry-run --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "serve agent heartbeat-timer wait-online" -- "$cur"); fi ;;
     "daemon uninstall") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --user --root --dry-run --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "serve agent heartbeat-timer wait-online" -- "$cur"); fi ;;
+    "token") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "create ls revoke whoami" -- "$cur"); fi ;;
+    "token create") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --scope --vm --role --expires --to --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
+    "token ls") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --born-of --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
+    "token revoke") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --born-of --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
+    "token whoami") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "context") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "add use ls rm show current" -- "$cur"); fi ;;
     "context add") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --use --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "context use") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
@@ -599,7 +646,7 @@ _vreg() {
     "config edit") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "completion") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --values --write --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "bash zsh fish" -- "$cur"); fi ;;
     "version") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
-    "help") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --write-man --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "ls get discover addr url env exec render wait watch status why history doctor health conflicts tree register update edit pause resume stop rm prune heartbeat export import backup api daemon context config completion version help exit-codes environment formatting recipes" -- "$cur"); fi ;;
+    "help") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --output -o --timeout --write-man --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "ls get discover addr url env exec render wait watch status why history doctor health conflicts tree register update edit pause resume stop rm prune heartbeat export import backup api daemon token context config completion version help exit-codes environment formatting recipes" -- "$cur"); fi ;;
   esac
 }
 complete -F _vreg vreg

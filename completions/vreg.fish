@@ -82,6 +82,16 @@ function __vreg_path
                 set path 'daemon install'
             case 'daemon:uninstall'
                 set path 'daemon uninstall'
+            case ':token'
+                set path 'token'
+            case 'token:create'
+                set path 'token create'
+            case 'token:ls' 'token:list'
+                set path 'token ls'
+            case 'token:revoke' 'token:rm'
+                set path 'token revoke'
+            case 'token:whoami'
+                set path 'token whoami'
             case ':context'
                 set path 'context'
             case 'context:add'
@@ -157,6 +167,7 @@ complete -c vreg -n '__vreg_at ""' -f -a import -d 'bring entries into the regis
 complete -c vreg -n '__vreg_at ""' -f -a backup -d 'write a consistent copy of the running registry into a file'
 complete -c vreg -n '__vreg_at ""' -f -a api -d 'ask any route of the registry'
 complete -c vreg -n '__vreg_at ""' -f -a daemon -d 'run the registry, or the heartbeat agent of this VM'
+complete -c vreg -n '__vreg_at ""' -f -a token -d 'make, list and revoke tokens: who may do what'
 complete -c vreg -n '__vreg_at ""' -f -a context -d 'name registries, and switch between them'
 complete -c vreg -n '__vreg_at ""' -f -a config -d 'read and write settings'
 complete -c vreg -n '__vreg_at ""' -f -a completion -d 'print the completion script of a shell'
@@ -836,6 +847,78 @@ complete -c vreg -n '__vreg_at daemon uninstall' -l no-headers -d 'leave the tit
 complete -c vreg -n '__vreg_at daemon uninstall' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at daemon uninstall' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at daemon uninstall' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at token' -f -a create -d 'make a token, and print it this once'
+complete -c vreg -n '__vreg_at token' -f -a ls -d 'list the tokens of the registry'
+complete -c vreg -n '__vreg_at token' -f -a revoke -d 'make tokens good for nothing, at once'
+complete -c vreg -n '__vreg_at token' -f -a whoami -d 'say who one is to the registry, and what one may do'
+complete -c vreg -n '__vreg_at token' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at token' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at token' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at token' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at token' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at token' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at token' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at token' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at token' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at token' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at token' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at token create' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at token create' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at token create' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token create' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at token create' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at token create' -l scope -d 'what it may do' -x -a 'read heartbeat register write admin enrol'
+complete -c vreg -n '__vreg_at token create' -l vm -d 'it may touch this VM only' -x -a '(vreg completion --values ids 2>/dev/null)'
+complete -c vreg -n '__vreg_at token create' -l role -d 'it may touch VMs of this role only' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at token create' -l expires -d 'good for that long, e.g. 30d (default: for ever)' -x
+complete -c vreg -n '__vreg_at token create' -l to -d 'write it into a new file of mode 0600 instead' -r -F
+complete -c vreg -n '__vreg_at token create' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at token create' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at token create' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at token create' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at token create' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at token create' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at token create' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at token ls' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at token ls' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at token ls' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token ls' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at token ls' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at token ls' -l born-of -d 'only those of VMs that this enrol token let in' -x
+complete -c vreg -n '__vreg_at token ls' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at token ls' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at token ls' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at token ls' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at token ls' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at token ls' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at token ls' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at token revoke' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at token revoke' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at token revoke' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token revoke' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at token revoke' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at token revoke' -l born-of -d 'those of all VMs that this enrol token let in' -x
+complete -c vreg -n '__vreg_at token revoke' -l yes -s y -d 'do not ask'
+complete -c vreg -n '__vreg_at token revoke' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at token revoke' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at token revoke' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at token revoke' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at token revoke' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at token revoke' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at token revoke' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at token whoami' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at token whoami' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at token whoami' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token whoami' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at token whoami' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at token whoami' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at token whoami' -l quiet -s q -d 'print ids only, as -o name'
+complete -c vreg -n '__vreg_at token whoami' -l json -d 'as -o json'
+complete -c vreg -n '__vreg_at token whoami' -l no-headers -d 'leave the titles of columns out'
+complete -c vreg -n '__vreg_at token whoami' -l no-color -d 'no colour, as NO_COLOR=1'
+complete -c vreg -n '__vreg_at token whoami' -l verbose -s v -d 'say on stderr what is asked of the registry'
+complete -c vreg -n '__vreg_at token whoami' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at context' -f -a add -d 'name a registry, or change what a name means'
 complete -c vreg -n '__vreg_at context' -f -a use -d 'use a context from now on'
 complete -c vreg -n '__vreg_at context' -f -a ls -d 'list the contexts'
@@ -1048,7 +1131,7 @@ complete -c vreg -n '__vreg_at version' -l no-headers -d 'leave the titles of co
 complete -c vreg -n '__vreg_at version' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at version' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at version' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at help' -f -a 'ls get discover addr url env exec render wait watch status why history doctor health conflicts tree register update edit pause resume stop rm prune heartbeat export import backup api daemon context config completion version help exit-codes environment formatting recipes'
+complete -c vreg -n '__vreg_at help' -f -a 'ls get discover addr url env exec render wait watch status why history doctor health conflicts tree register update edit pause resume stop rm prune heartbeat export import backup api daemon token context config completion version help exit-codes environment formatting recipes'
 complete -c vreg -n '__vreg_at help' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at help' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at help' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F

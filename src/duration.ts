@@ -5,21 +5,24 @@ const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 
 
 /** 24 days: beyond it `setTimeout` fires at once instead of late. */
 const MAX_DURATION = 2_147_483_647;
+/** Ten years: the longest span that nobody waits for. */
+export const MAX_SPAN = 3650 * UNITS.d!;
 
 /**
  * Reads a duration such as `90s`, `5m`, `1h30m` or `250ms`.
  * @param name what is being read, for the error
+ * @param max milliseconds that it may be at most
  * @returns milliseconds, more than 0
  * @throws VregError USAGE
  */
-export function parseDuration(text: string, name: string): number {
+export function parseDuration(text: string, name: string, max = MAX_DURATION): number {
   const parts = [...text.trim().matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h|d)/gy)];
   const whole = parts.map((part) => part[0]).join('');
   const value = parts.reduce((sum, [, amount, unit]) => sum + Number(amount) * UNITS[unit as string]!, 0);
-  if (whole === '' || whole !== text.trim() || value <= 0 || value > MAX_DURATION) {
+  if (whole === '' || whole !== text.trim() || value <= 0 || value > max) {
     throw new VregError('USAGE', `${name}: "${text}" is not a duration`, {
       field: name,
-      hint: 'write it as 90s, 5m or 1h30m (more than 0, at most 24 days)',
+      hint: `write it as 90s, 5m or 1h30m (more than 0, at most ${Math.floor(max / UNITS.d!)} days)`,
     });
   }
   return value;

@@ -40,6 +40,7 @@ export const BRANCHES: readonly Branch[] = [
   { name: 'backup', load: async () => (await import('./commands/backup.ts')).backup },
   { name: 'api', load: async () => (await import('./commands/api.ts')).api },
   { name: 'daemon', load: async () => (await import('./commands/daemon.ts')).daemon },
+  { name: 'token', load: async () => (await import('./commands/token.ts')).token },
   { name: 'context', load: async () => (await import('./commands/context.ts')).context },
   { name: 'config', load: async () => (await import('./commands/config.ts')).config },
   { name: 'completion', load: async () => (await import('./commands/completion.ts')).completion },

@@ -97,7 +97,9 @@ async function beatOrRegister(context: Context, id: string, flags: Flags): Promi
     return await context.client().heartbeat(id);
   } catch (error) {
     if (!flags.registerIfMissing || !(error instanceof VregError) || error.code !== 'NOT_FOUND') throw error;
-    const { lastSeen } = await context.client().register(thisVm(context.config, flags, id));
+    const { lastSeen, token } = await context.client().register(thisVm(context.config, flags, id));
+    if (token !== undefined)
+      context.note(`${id} got a token of its own, which is lost here: use --state-dir, or vreg daemon agent`);
     return { id, lastSeen };
   }
 }

@@ -73,7 +73,11 @@ async function registerOne(
     return vm;
   }
   try {
-    return await client.register(registration);
+    const vm = await client.register(registration);
+    const isInAnswer = ['json', 'ndjson', 'yaml'].includes(context.format);
+    if (vm.token !== undefined && !isInAnswer)
+      context.note(`${id} has a token of its own from now on, shown this once: ${vm.token}`);
+    return vm;
   } catch (error) {
     if (!(error instanceof VregError) || error.code !== 'CONFLICT') throw error;
     if (ifExists === 'ignore') return client.get(id);

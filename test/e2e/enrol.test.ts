@@ -1,0 +1,77 @@
+/** Agents of one image, each of which comes in with the image's token and goes on with its own. */
+import assert from 'node:assert/strict';
+import { cpSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { find, heardAfter, startAgent } from '../helpers/agent.ts';
+import { type Daemon, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { until } from '../helpers/until.ts';
+
+async function withImage(t: TestContext): Promise<{ daemon: Daemon; image: string }> {
+  const daemon = await startDaemon(t, { env: { VERS_AUTH_TOKEN: 's3cret' } });
+  const { code, stdout } = await daemon.vreg(['token', 'create', 'image', '--scope', 'enrol', '--role', 'worker']);
+  assert.equal(code, 0);
+  return { daemon, image: stdout.trim() };
+}
+
+const stateOf = (home: string) => join(home, 'state/vreg');
+
+test('an agent is enrolled, beats with its own token, also after a restart, and scripts find that in a file', async (t) => {
+  const { daemon, image } = await withImage(t);
+  const home = tempDir(t);
+  const env = { VERS_AUTH_TOKEN: image };
+  const first = startAgent(t, daemon.url, [], { home, env });
+  const { lastSeen } = await until('the enrolment', () => find(daemon));
+  await heardAfter(daemon, lastSeen);
+  const file = join(stateOf(home), 'token');
+  assert.equal(statSync(file).mode & 0o777, 0o600);
+  const self = await daemon.vreg(['token', 'whoami', '--token-file', file, '-o', 'json']);
+  assert.deepEqual(JSON.parse(self.stdout), { name: 'image/vm-1', scope: 'write', vm: 'vm-1' });
+  assert.equal((await daemon.vreg(['addr', 'worker', '--token-file', file])).stdout, 'vm-1.vm.vers.sh\n');
+  assert.deepEqual(await first.end().then(({ code }) => code), 0);
+  assert.equal((await find(daemon))?.status, 'stopped', 'its last word was taken');
+  startAgent(t, daemon.url, [], { home, env });
+  await until('it to run again', async () => (await find(daemon))?.status === 'running');
+});
+
+test('an agent whose entry is removed enrols anew by itself', async (t) => {
+  const { daemon, image } = await withImage(t);
+  const agent = startAgent(t, daemon.url, [], { env: { VERS_AUTH_TOKEN: image } });
+  const before = await until('the enrolment', () => find(daemon));
+  await daemon.vreg(['rm', 'vm-1', '--yes']);
+  await until('the entry', async () => ((await find(daemon))?.registeredAt ?? '') > before.registeredAt);
+  assert.match(agent.said(), /enrolling anew/);
+});
+
+test('an agent whose token is revoked stays out while its entry is there, and says why', async (t) => {
+  const { daemon, image } = await withImage(t);
+  const agent = startAgent(t, daemon.url, [], { env: { VERS_AUTH_TOKEN: image } });
+  await until('the enrolment', () => find(daemon));
+  await daemon.vreg(['token', 'revoke', '--born-of', 'image', '--yes']);
+  await until('it to be told', () => /VM already registered/.test(agent.said()));
+  const { lastSeen } = (await find(daemon))!;
+  assert.equal(agent.child.exitCode, null);
+  assert.equal((await find(daemon))!.lastSeen, lastSeen);
+});
+
+test('a clone of an enrolled VM is reborn with a token of its own', async (t) => {
+  const { daemon, image } = await withImage(t);
+  const home = tempDir(t);
+  const env = { VERS_AUTH_TOKEN: image };
+  const original = startAgent(t, daemon.url, ['--on-exit', 'keep'], { home, env });
+  await until('the enrolment', () => find(daemon));
+  await original.end();
+  const copy = tempDir(t);
+  cpSync(home, copy, { recursive: true });
+  startAgent(t, daemon.url, [], { home, env });
+  await until('the original to be back', async () => {
+    const names = readdirSync(stateOf(home)).filter((name) => name.startsWith('identity-'));
+    const before = readFileSync(join(stateOf(copy), names[0]!), 'utf8');
+    return readFileSync(join(stateOf(home), names[0]!), 'utf8') !== before;
+  });
+  startAgent(t, daemon.url, ['--on-clone', 'rebirth', '--id-command', 'echo vm-2'], { home: copy, env });
+  const clone = await until('the clone', () => find(daemon, 'vm-2'));
+  assert.equal(clone.parentId, 'vm-1');
+  const { stdout } = await daemon.vreg(['token', 'ls', '--born-of', 'image', '-q']);
+  assert.equal(stdout, 'image/vm-1\nimage/vm-2\n');
+});
