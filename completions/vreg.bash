@@ -382,6 +382,11 @@ _vreg() {
     "daemon:--stale-after") COMPREPLY=(); return ;;
     "daemon:--mass-loss") COMPREPLY=(); return ;;
     "daemon:--allow-host") COMPREPLY=(); return ;;
+    "daemon:--tls-cert") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "daemon:--tls-key") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "daemon:--tls-client-ca") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "daemon:--trust-proxy") if [[ "$cur" != -* ]]; then mapfile -t COMPREPLY < <(compgen -W "loopback linklocal uniquelocal" -- "$cur"); return; fi ;;
+    "daemon:--cors-origin") COMPREPLY=(); return ;;
     "daemon:--max-body") COMPREPLY=(); return ;;
     "daemon:--max-entry") COMPREPLY=(); return ;;
     "daemon:--max-vms") COMPREPLY=(); return ;;
@@ -411,6 +416,11 @@ _vreg() {
     "daemon serve:--stale-after") COMPREPLY=(); return ;;
     "daemon serve:--mass-loss") COMPREPLY=(); return ;;
     "daemon serve:--allow-host") COMPREPLY=(); return ;;
+    "daemon serve:--tls-cert") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "daemon serve:--tls-key") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "daemon serve:--tls-client-ca") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "daemon serve:--trust-proxy") if [[ "$cur" != -* ]]; then mapfile -t COMPREPLY < <(compgen -W "loopback linklocal uniquelocal" -- "$cur"); return; fi ;;
+    "daemon serve:--cors-origin") COMPREPLY=(); return ;;
     "daemon serve:--max-body") COMPREPLY=(); return ;;
     "daemon serve:--max-entry") COMPREPLY=(); return ;;
     "daemon serve:--max-vms") COMPREPLY=(); return ;;
@@ -688,8 +698,8 @@ _vreg() {
     "import") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --file -f --if-exists --dry-run -n --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "backup") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --force --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "api") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --file -f --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "GET POST PUT PATCH DELETE" -- "$cur"); fi ;;
-    "daemon") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--host --port --socket --stale-after --mass-loss --allow-host --max-body --max-entry --max-vms --max-connections --request-timeout --data-dir --log-level --log-format --id --name --role --address --registered-by --url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --self-register --service --meta --detach --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "serve agent status stop restore unit install uninstall" -- "$cur"); fi ;;
-    "daemon serve") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--host --port --socket --stale-after --mass-loss --allow-host --max-body --max-entry --max-vms --max-connections --request-timeout --data-dir --log-level --log-format --id --name --role --address --registered-by --url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --self-register --service --meta --detach --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
+    "daemon") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--host --port --socket --stale-after --mass-loss --allow-host --tls-cert --tls-key --tls-client-ca --trust-proxy --cors-origin --max-body --max-entry --max-vms --max-connections --request-timeout --data-dir --log-level --log-format --id --name --role --address --registered-by --url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --self-register --service --meta --detach --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "serve agent status stop restore unit install uninstall" -- "$cur"); fi ;;
+    "daemon serve") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--host --port --socket --stale-after --mass-loss --allow-host --tls-cert --tls-key --tls-client-ca --trust-proxy --cors-origin --max-body --max-entry --max-vms --max-connections --request-timeout --data-dir --log-level --log-format --id --name --role --address --registered-by --url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --self-register --service --meta --detach --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "daemon agent") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--id --name --role --address --registered-by --interval --on-exit --on-clone --id-command --run-dir --data-dir --log-level --log-format --url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --service --meta --check --check-interval --check-timeout --check-rise --check-fall --rebirth-hook --detach --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "daemon status") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--data-dir --url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "daemon stop") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--data-dir --url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "serve agent" -- "$cur"); fi ;;

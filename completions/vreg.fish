@@ -707,6 +707,11 @@ complete -c vreg -n '__vreg_at daemon' -l socket -d 'unix socket to listen on, m
 complete -c vreg -n '__vreg_at daemon' -l stale-after -d 'listening time without a sign of life that makes a VM stale' -x
 complete -c vreg -n '__vreg_at daemon' -l mass-loss -d 'of the live VMs, silent together: suspect, not stale; or off' -x
 complete -c vreg -n '__vreg_at daemon' -l allow-host -d 'names, with commas, by which a registry without a token may be asked' -x
+complete -c vreg -n '__vreg_at daemon' -l tls-cert -d 'certificate, with its chain, by which the TCP address speaks https' -r -F
+complete -c vreg -n '__vreg_at daemon' -l tls-key -d 'its private key, mode 0600' -r -F
+complete -c vreg -n '__vreg_at daemon' -l tls-client-ca -d 'certificates of which one must have signed that of each client' -r -F
+complete -c vreg -n '__vreg_at daemon' -l trust-proxy -d 'proxies whose X-Forwarded-For and -Proto hold; needs a token' -f -a 'loopback linklocal uniquelocal'
+complete -c vreg -n '__vreg_at daemon' -l cors-origin -d 'origins, with commas, whose pages may use the registry' -x
 complete -c vreg -n '__vreg_at daemon' -l max-body -d 'largest body of a request; 413 beyond it' -x
 complete -c vreg -n '__vreg_at daemon' -l max-entry -d 'largest entry, as the JSON that is answered; 413 beyond it' -x
 complete -c vreg -n '__vreg_at daemon' -l max-vms -d 'most VMs in the registry; 429 beyond it' -x
@@ -744,6 +749,11 @@ complete -c vreg -n '__vreg_at daemon serve' -l socket -d 'unix socket to listen
 complete -c vreg -n '__vreg_at daemon serve' -l stale-after -d 'listening time without a sign of life that makes a VM stale' -x
 complete -c vreg -n '__vreg_at daemon serve' -l mass-loss -d 'of the live VMs, silent together: suspect, not stale; or off' -x
 complete -c vreg -n '__vreg_at daemon serve' -l allow-host -d 'names, with commas, by which a registry without a token may be asked' -x
+complete -c vreg -n '__vreg_at daemon serve' -l tls-cert -d 'certificate, with its chain, by which the TCP address speaks https' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l tls-key -d 'its private key, mode 0600' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l tls-client-ca -d 'certificates of which one must have signed that of each client' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l trust-proxy -d 'proxies whose X-Forwarded-For and -Proto hold; needs a token' -f -a 'loopback linklocal uniquelocal'
+complete -c vreg -n '__vreg_at daemon serve' -l cors-origin -d 'origins, with commas, whose pages may use the registry' -x
 complete -c vreg -n '__vreg_at daemon serve' -l max-body -d 'largest body of a request; 413 beyond it' -x
 complete -c vreg -n '__vreg_at daemon serve' -l max-entry -d 'largest entry, as the JSON that is answered; 413 beyond it' -x
 complete -c vreg -n '__vreg_at daemon serve' -l max-vms -d 'most VMs in the registry; 429 beyond it' -x

@@ -9,6 +9,7 @@ import { type AppLimits, buildApp } from './http/app.ts';
 import { BearerAuth, isLoopback } from './http/auth.ts';
 import { removeCutBackups } from './http/backup.ts';
 import { type Endpoints, listen } from './http/listen.ts';
+import { Tls, type TlsFiles } from './http/tls.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
 import type { RegistryLimits } from './registry/limits.ts';
 import type { RegistryObserver } from './registry/options.ts';
@@ -38,6 +39,12 @@ export interface ServeOptions extends Endpoints {
   allowHosts: readonly string[];
   limits: RegistryLimits & AppLimits & { maxConnections: number };
   token?: string | undefined;
+  /** What the TCP address speaks https with; the socket stays plain. */
+  tls?: TlsFiles | undefined;
+  /** Proxies whose word on where a request came from holds, as fastify's `trustProxy`. */
+  trustProxy?: string | undefined;
+  /** Origins whose pages may use the registry. */
+  corsOrigins?: readonly string[];
   version: string;
   /** Makes the daemon's own VM an entry, given the port it listens on; absent: it does not. */
   self?: ((port: number | undefined) => Registration) | undefined;
@@ -53,26 +60,24 @@ export interface Serving {
    * @throws VregError USAGE when there was none, or would be none: who may come in is decided at the start
    */
   reload(settings: Pick<ServeOptions, 'token'>): void;
+  /**
+   * Takes other certificates, for new connections.
+   * @throws VregError USAGE as {@link Tls.replace}
+   */
+  reloadCertificates(files: TlsFiles | undefined): void;
   /** Drains, saves and closes, in the reverse order of the start. */
   close(): Promise<void>;
 }
 
 /**
  * Starts the registry and returns when it can serve.
- * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_UNUSABLE, LISTEN, USAGE (an open address without a token)
+ * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_UNUSABLE, LISTEN, USAGE (an open address without a token, or
+ *   certificates that cannot be used)
  */
 export async function serve(options: ServeOptions, log: Logger): Promise<Serving> {
-  const { dataDir, staleAfter, massLoss, limits, token, version, tcp, socket } = options;
-  if (tcp && token === undefined && !isLoopback(tcp.host)) {
-    throw new VregError(
-      'USAGE',
-      `refusing to listen on ${tcp.host} without a token: anyone could change the registry`,
-      {
-        field: 'host',
-        hint: 'set VERS_AUTH_TOKEN or --token-file, or listen on 127.0.0.1 or a --socket',
-      },
-    );
-  }
+  const { dataDir, staleAfter, massLoss, limits, token, version, tcp, socket, trustProxy } = options;
+  refuseStrangers(options);
+  const tls = tcp && options.tls && new Tls(options.tls, log);
 
   const { store, contents } = await openStore(dataDir, log);
   // Now, so that a second daemon can name this one even while it starts; with its URLs when it has them.
@@ -85,7 +90,17 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY);
 
   const auth = token === undefined ? undefined : new BearerAuth(token);
-  const app = buildApp({ registry, version, auth, log, dataDir, names: namesOf(options), limits });
+  const app = buildApp({
+    registry,
+    version,
+    auth,
+    log,
+    dataDir,
+    names: namesOf(options, tls),
+    tls,
+    trustProxy,
+    limits,
+  });
   const closeStore = async () => {
     removeProcessInfo(dataDir, 'serve');
     clearInterval(sweeper);
@@ -93,10 +108,12 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     clock.stop();
     await store.close();
   };
-  const listening = await listen(app, { tcp, socket }, limits.maxConnections).catch(async (error) => {
-    await closeStore();
-    throw error;
-  });
+  const listening = await listen(app, { tcp, socket }, { maxConnections: limits.maxConnections, tls }).catch(
+    async (error) => {
+      await closeStore();
+      throw error;
+    },
+  );
   let self: { stop(): void } | undefined;
   const close = async () => {
     self?.stop();
@@ -117,11 +134,38 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     }
     if (next !== undefined) auth?.replace(next);
   };
-  return { urls: listening.urls, dataDir, status: () => summaryOf(registry), reload, close };
+  const reloadCertificates = (files: TlsFiles | undefined) => tls?.replace(files);
+  return { urls: listening.urls, dataDir, status: () => summaryOf(registry), reload, reloadCertificates, close };
 }
 
-function namesOf({ tcp, allowHosts }: ServeOptions): ReadonlySet<string> {
-  return new Set([hostname(), ...(tcp ? [tcp.host] : []), ...allowHosts].map((name) => name.toLowerCase()));
+/**
+ * An address that strangers can reach needs what keeps them out: a token, or a CA that has signed the certificates of those
+ * who belong. A certificate of the registry's own keeps nobody out.
+ * @throws VregError USAGE
+ */
+function refuseStrangers({ tcp, token, tls, trustProxy }: ServeOptions): void {
+  if (!tcp || token !== undefined || tls?.clientCa) return;
+  if (!isLoopback(tcp.host)) {
+    throw new VregError(
+      'USAGE',
+      `refusing to listen on ${tcp.host} without a token: anyone could change the registry`,
+      {
+        field: 'host',
+        hint: 'set VERS_AUTH_TOKEN or --token-file, or listen on 127.0.0.1 or a --socket',
+      },
+    );
+  }
+  if (trustProxy === undefined) return;
+  throw new VregError(
+    'USAGE',
+    `refusing to listen on ${tcp.host} behind a proxy without a token: anyone whom the proxy lets in could change the registry`,
+    { field: 'trust-proxy', hint: 'set VERS_AUTH_TOKEN or --token-file, or leave --trust-proxy out' },
+  );
+}
+
+function namesOf({ tcp, allowHosts }: ServeOptions, tls?: Tls): Pick<ReadonlySet<string>, 'has'> {
+  const names = new Set([hostname(), ...(tcp ? [tcp.host] : []), ...allowHosts].map((name) => name.toLowerCase()));
+  return { has: (name) => names.has(name) || tls?.covers(name) === true };
 }
 
 /** What the registry finds out, as lines of the log. */

@@ -40,6 +40,8 @@ export function hintOfTls(cause: NodeJS.ErrnoException, { isHttps, showsCertific
     return 'does it take the certificate of --cert-file? its CA must have signed that, and it must not have expired';
   if (WANTS_CERTIFICATE.test(code))
     return 'it wants a certificate of its clients: name yours with --cert-file and --key-file';
+  if (CLOSED.includes(code))
+    return 'it closed the connection: if it wants a certificate, name yours with --cert-file and --key-file';
   if (OTHER_VERSION.test(code)) return 'it speaks an old version of TLS only: this client needs 1.2 or newer';
   if (isTlsTrouble(code)) return 'does it speak https there? if not, write the URL with http://';
   return undefined;

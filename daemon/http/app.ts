@@ -24,9 +24,11 @@ import { type BearerAuth, refuseForeignHost, refuseForeignPage } from './auth.ts
 import { readJsonBodies } from './body.ts';
 import { type Answer, Call } from './call.ts';
 import { STREAM_LIMITS, type StreamLimits } from './event-stream.ts';
+import { cleanForwardedFor } from './proxy.ts';
 import { flawOf, refuseRoute } from './refusal.ts';
 import { ROUTES } from './routes.ts';
 import { answerBrokenRequest, makeServer } from './server.ts';
+import type { Tls } from './tls.ts';
 
 export interface AppLimits {
   /** Bytes of one request body. */
@@ -56,7 +58,11 @@ export interface AppOptions {
   /** Where a backup is made before it is sent; without one there are no backups. */
   dataDir?: string;
   /** Names of this registry besides `localhost` and its addresses, in lower case. */
-  names?: ReadonlySet<string>;
+  names?: Pick<ReadonlySet<string>, 'has'>;
+  /** What it speaks https with; without it, it speaks plain HTTP. */
+  tls?: Tls | undefined;
+  /** Proxies whose word on where a request came from holds: addresses with commas, as fastify's `trustProxy`. */
+  trustProxy?: string | undefined;
   /** Limits of a request that are other than usual. */
   limits?: Partial<AppLimits>;
   /** Limits of the streams of events that are other than usual. */
@@ -64,12 +70,13 @@ export interface AppOptions {
 }
 
 export function buildApp(options: AppOptions): FastifyInstance {
-  const { registry, version, auth, log, dataDir, names = NO_NAMES, streams } = options;
+  const { registry, version, auth, log, dataDir, names = NO_NAMES, streams, tls, trustProxy } = options;
   const { maxBody, requestTimeout } = { ...LIMITS, ...options.limits };
   const sendError = errorSender(log, maxBody);
   const lease = String(registry.staleAfter);
   /** What every answer says of the registry, and of the request. */
   const introduce = (request: FastifyRequest, reply: FastifyReply) => {
+    if (trustProxy !== undefined) cleanForwardedFor(request.raw.headers);
     reply.header(VERSION_HEADER, version).header(LEASE_HEADER, lease);
     reply.header(REGISTRY_HEADER, registry.id).header(REVISION_HEADER, registry.revision);
     reply.header(REQUEST_ID_HEADER, request.id).header('x-content-type-options', 'nosniff');
@@ -82,8 +89,9 @@ export function buildApp(options: AppOptions): FastifyInstance {
     childLoggerFactory: (logger) => logger,
     genReqId: requestIds(),
     bodyLimit: maxBody,
-    serverFactory: (handler) => makeServer(handler, requestTimeout),
+    serverFactory: (handler) => makeServer(handler, requestTimeout, tls),
     routerOptions: { maxParamLength: MAX_PARAM },
+    trustProxy: trustProxy ?? false,
     // On the way down, what was accepted is still answered; idle connections are closed.
     return503OnClosing: false,
     forceCloseConnections: 'idle',

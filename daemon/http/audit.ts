@@ -30,6 +30,8 @@ export function audit(log: Logger, request: FastifyRequest, reply: FastifyReply)
   const { method, url, id: requestId, by = ANONYMOUS, ip: from } = request;
   const { statusCode: status, refusal: code } = reply;
   const ms = Math.round(reply.elapsedTime);
+  // What a proxy says of it is believed as its word on the address is, and may be any text.
+  const scheme = request.protocol === 'https' ? 'https' : undefined;
   // A URL that cannot be read has led to no route.
   const changes = request.routeOptions?.config?.changes;
   if (!changes && status < 400) {
@@ -38,7 +40,7 @@ export function audit(log: Logger, request: FastifyRequest, reply: FastifyReply)
   }
   const { id: vm } = (request.params ?? {}) as { id?: string };
   log.info(
-    { audit: true, requestId, by, from, method, url, vm, status, code, ms },
+    { audit: true, requestId, by, from, scheme, method, url, vm, status, code, ms },
     status < 400 ? 'change' : 'refused',
   );
 }
