@@ -1,12 +1,12 @@
 /** Where the app listens: a TCP address, a unix socket, or both. */
 import { lookup } from 'node:dns/promises';
-import { existsSync, unlinkSync } from 'node:fs';
 import type { Server } from 'node:http';
-import { type AddressInfo, connect, type ListenOptions } from 'node:net';
+import type { AddressInfo, ListenOptions } from 'node:net';
 import type { FastifyInstance } from 'fastify';
 import { VregError } from '../../src/protocol/errors.ts';
 import { answerBrokenRequest, makeServer } from './server.ts';
 import type { Tls } from './tls.ts';
+import { checkClosed, checkPlace, removeDeadSocket } from './unix-socket.ts';
 
 export interface Endpoints {
   tcp?: { host: string; port: number } | undefined;
@@ -27,7 +27,7 @@ export interface Listening {
  * Listens on all endpoints, or throws and listens on none of them.
  * @param maxConnections of each listener; what comes beyond is closed at once, so that the others go on
  * @param tls what the app's own server, on the TCP address, was made with
- * @throws VregError LISTEN
+ * @throws VregError LISTEN; USAGE when others than the owner could use the socket, or put another in its place
  */
 export async function listen(
   app: FastifyInstance,
@@ -47,6 +47,7 @@ export async function listen(
       urls.push(`${tls ? 'https' : 'http'}://${tcp.host.includes(':') ? `[${tcp.host}]` : tcp.host}:${port}`);
     }
     if (socket !== undefined) {
+      checkPlace(socket);
       await removeDeadSocket(socket);
       // Nobody but the owner may connect, from the moment the socket exists.
       const umask = process.umask(0o177);
@@ -59,6 +60,7 @@ export async function listen(
       } finally {
         process.umask(umask);
       }
+      checkClosed(socket);
       urls.push(`unix:${socket}`);
     }
     if (maxConnections !== undefined)
@@ -116,23 +118,4 @@ async function drain(app: FastifyInstance, extra: readonly Server[]): Promise<vo
     clearInterval(sweep);
     clearTimeout(limit);
   }
-}
-
-/** A socket file that a killed daemon left behind would keep a new one from listening. */
-async function removeDeadSocket(path: string): Promise<void> {
-  if (!existsSync(path)) return;
-  const alive = await new Promise<boolean>((resolve) => {
-    const probe = connect(path);
-    probe.once('error', () => resolve(false));
-    probe.once('connect', () => {
-      probe.destroy();
-      resolve(true);
-    });
-  });
-  if (alive) {
-    throw new VregError('LISTEN', `cannot listen on ${path}: a process listens there already`, {
-      hint: 'choose another with --socket, or see who runs: vreg daemon status',
-    });
-  }
-  unlinkSync(path);
 }
