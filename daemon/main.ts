@@ -8,6 +8,7 @@ import { ListeningClock } from './clock.ts';
 import { type AppLimits, buildApp } from './http/app.ts';
 import { BearerAuth, isLoopback } from './http/auth.ts';
 import { removeCutBackups } from './http/backup.ts';
+import { Cors } from './http/cors.ts';
 import { type Endpoints, listen } from './http/listen.ts';
 import { Tls, type TlsFiles } from './http/tls.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
@@ -44,7 +45,7 @@ export interface ServeOptions extends Endpoints {
   /** Proxies whose word on where a request came from holds, as fastify's `trustProxy`. */
   trustProxy?: string | undefined;
   /** Origins whose pages may use the registry. */
-  corsOrigins?: readonly string[];
+  corsOrigins: readonly string[];
   version: string;
   /** Makes the daemon's own VM an entry, given the port it listens on; absent: it does not. */
   self?: ((port: number | undefined) => Registration) | undefined;
@@ -75,7 +76,7 @@ export interface Serving {
  *   certificates that cannot be used)
  */
 export async function serve(options: ServeOptions, log: Logger): Promise<Serving> {
-  const { dataDir, staleAfter, massLoss, limits, token, version, tcp, socket, trustProxy } = options;
+  const { dataDir, staleAfter, massLoss, limits, token, version, tcp, socket, trustProxy, corsOrigins } = options;
   refuseStrangers(options);
   const tls = tcp && options.tls && new Tls(options.tls, log);
 
@@ -90,6 +91,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY);
 
   const auth = token === undefined ? undefined : new BearerAuth(token);
+  const cors = corsOrigins.length > 0 ? new Cors(corsOrigins) : undefined;
   const app = buildApp({
     registry,
     version,
@@ -99,6 +101,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     names: namesOf(options, tls),
     tls,
     trustProxy,
+    cors,
     limits,
   });
   const closeStore = async () => {

@@ -23,6 +23,7 @@ import { audit, requestIds } from './audit.ts';
 import { type BearerAuth, refuseForeignHost, refuseForeignPage } from './auth.ts';
 import { readJsonBodies } from './body.ts';
 import { type Answer, Call } from './call.ts';
+import type { Cors } from './cors.ts';
 import { STREAM_LIMITS, type StreamLimits } from './event-stream.ts';
 import { cleanForwardedFor } from './proxy.ts';
 import { flawOf, refuseRoute } from './refusal.ts';
@@ -41,6 +42,16 @@ export interface AppLimits {
 const LIMITS: AppLimits = { maxBody: 1_048_576, requestTimeout: 30_000 };
 /** A path parameter is bounded by Node's 16 KiB for all headers; the router's own 100 would turn long ids into 404s. */
 const MAX_PARAM = 16_384;
+
+/**
+ * What keeps a browser that opens an answer from running, embedding, leaking or keeping anything of it. It can open what is
+ * read only; on each heartbeat they would cost the registry a tenth of its speed.
+ */
+const FOR_BROWSERS = {
+  'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
+  'referrer-policy': 'no-referrer',
+  'cache-control': 'no-store',
+};
 
 const NO_NAMES: ReadonlySet<string> = new Set();
 
@@ -63,6 +74,8 @@ export interface AppOptions {
   tls?: Tls | undefined;
   /** Proxies whose word on where a request came from holds: addresses with commas, as fastify's `trustProxy`. */
   trustProxy?: string | undefined;
+  /** Pages of other origins that may use the registry; without it, those of this machine may where no token is asked for. */
+  cors?: Cors | undefined;
   /** Limits of a request that are other than usual. */
   limits?: Partial<AppLimits>;
   /** Limits of the streams of events that are other than usual. */
@@ -70,7 +83,7 @@ export interface AppOptions {
 }
 
 export function buildApp(options: AppOptions): FastifyInstance {
-  const { registry, version, auth, log, dataDir, names = NO_NAMES, streams, tls, trustProxy } = options;
+  const { registry, version, auth, log, dataDir, names = NO_NAMES, streams, tls, trustProxy, cors } = options;
   const { maxBody, requestTimeout } = { ...LIMITS, ...options.limits };
   const sendError = errorSender(log, maxBody);
   const lease = String(registry.staleAfter);
@@ -80,6 +93,8 @@ export function buildApp(options: AppOptions): FastifyInstance {
     reply.header(VERSION_HEADER, version).header(LEASE_HEADER, lease);
     reply.header(REGISTRY_HEADER, registry.id).header(REVISION_HEADER, registry.revision);
     reply.header(REQUEST_ID_HEADER, request.id).header('x-content-type-options', 'nosniff');
+    if (request.method === 'GET' || request.method === 'HEAD') reply.headers(FOR_BROWSERS);
+    cors?.introduce(request, reply);
   };
   const app = Fastify({
     // What fastify remarks below a warning is nothing to an operator; the requests are logged below, in our words.
@@ -115,10 +130,12 @@ export function buildApp(options: AppOptions): FastifyInstance {
   app.addHook('onRequest', (request, reply, done) => {
     introduce(request, reply);
     if (!auth) {
-      refuseForeignPage(request.headers.origin);
+      if (!cors?.allows(request.headers.origin)) refuseForeignPage(request.headers.origin);
       // Nobody's domain leads to a unix socket, which has no address.
       if (request.ip) refuseForeignHost(request.headers.host, names);
     }
+    // A browser shows no token yet when it asks whether it may.
+    if (cors?.answersPreflight(request, reply)) return;
     if (auth && !request.routeOptions.config.open) {
       auth.check(request.headers.authorization);
       request.by = THE_TOKEN;
