@@ -14,6 +14,7 @@ import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { toErrorBody, VregError } from '../../src/protocol/errors.ts';
 import { type Refusal, refuseRoute } from './refusal.ts';
+import { Silence } from './silence.ts';
 import type { Tls } from './tls.ts';
 
 /** Milliseconds that a kept-alive connection may be idle: more than a load balancer's usual 60 s, so that it closes first. */
@@ -53,8 +54,11 @@ export function makeServer(handler: RequestListener, requestTimeout: number, tls
     socket.once('close', () => sockets.delete(socket));
   });
   const closeIdle = server.closeIdleConnections.bind(server);
-  // To Node a connection is idle when its answer is complete, though most of it may still wait for a slow client.
+  const silence = new Silence();
+  // To Node a connection is idle when its answer is complete, though most of it may still wait for a slow client; and it is
+  // not idle when nothing has come on it yet.
   server.closeIdleConnections = () => {
+    for (const socket of sockets) if (!latest.has(socket) && socket.bytesRead === 0) silence.end(socket);
     if (![...sockets].some(isSending)) closeIdle();
   };
   // An expectation other than 100-continue may be ignored (RFC 9110, 10.1.1).

@@ -9,6 +9,7 @@ import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { createSecureContext, type SecureContextOptions, TLSSocket } from 'node:tls';
 import { toErrorBody, VregError } from '../../src/protocol/errors.ts';
+import { Silence } from './silence.ts';
 
 interface Pem {
   path: string;
@@ -102,13 +103,17 @@ export class Tls {
       socket.once('close', () => pending.delete(name));
     });
     server.on('secureConnection', (socket) => pending.delete(nameOf(socket)));
-    for (const close of ['closeIdleConnections', 'closeAllConnections'] as const) {
-      const closeOthers = server[close].bind(server);
-      server[close] = () => {
-        for (const socket of pending.values()) socket.destroy();
-        closeOthers();
-      };
-    }
+    const closeIdle = server.closeIdleConnections.bind(server);
+    const silence = new Silence();
+    server.closeIdleConnections = () => {
+      for (const socket of pending.values()) silence.end(socket);
+      closeIdle();
+    };
+    const closeAll = server.closeAllConnections.bind(server);
+    server.closeAllConnections = () => {
+      for (const socket of pending.values()) socket.destroy();
+      closeAll();
+    };
     // Node's own would hand it to who answers broken requests, of which there is none yet.
     server.removeAllListeners('tlsClientError');
     server.on('tlsClientError', (error: NodeJS.ErrnoException, socket) => {

@@ -51,5 +51,13 @@ export async function serveApp(
     return app.close();
   });
   const { port } = app.server.address() as AddressInfo;
-  return { registry, server: app.server, url: `http://${host}:${port}`, at: { host, port }, clock, store, logged };
+  return {
+    registry,
+    server: app.server,
+    url: `${options.tls ? 'https' : 'http'}://${host}:${port}`,
+    at: { host, port },
+    clock,
+    store,
+    logged,
+  };
 }
