@@ -878,6 +878,7 @@ complete -c vreg -n '__vreg_at daemon unit' -l output -s o -d 'how answers are p
 complete -c vreg -n '__vreg_at daemon unit' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at daemon unit' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
 complete -c vreg -n '__vreg_at daemon unit' -l no-token -d 'for a registry without a token; else systemd reads it from /etc/vreg/token'
+complete -c vreg -n '__vreg_at daemon unit' -l tls -d 'with the certificate /etc/vreg/tls.crt and its key tls.key, which systemd reads'
 complete -c vreg -n '__vreg_at daemon unit' -l output-dir -d 'write the files there instead' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon unit' -l quiet -s q -d 'print ids only, as -o name'
@@ -896,6 +897,7 @@ complete -c vreg -n '__vreg_at daemon install' -l output -s o -d 'how answers ar
 complete -c vreg -n '__vreg_at daemon install' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at daemon install' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
 complete -c vreg -n '__vreg_at daemon install' -l no-token -d 'for a registry without a token; else systemd reads it from /etc/vreg/token'
+complete -c vreg -n '__vreg_at daemon install' -l tls -d 'with the certificate /etc/vreg/tls.crt and its key tls.key, which systemd reads'
 complete -c vreg -n '__vreg_at daemon install' -l now -d 'start it at once, too'
 complete -c vreg -n '__vreg_at daemon install' -l root -d 'into the file system of an image that is mounted there' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l dry-run -d 'say what would be done, and do nothing'

@@ -31,10 +31,14 @@ export function trustedCertificates(config: Config): Pem | undefined {
   return path === undefined ? undefined : readCertificates(path, 'ca-file', 'the CA file');
 }
 
-/** What to show to a registry that asks for it, if that was named. @throws VregError USAGE naming what is wrong */
+/**
+ * What to show to a registry that asks for it: from flags and variables, else from systemd's credentials `cert-file` and
+ * `key-file`, else from the config file.
+ * @throws VregError USAGE naming what is wrong
+ */
 export function clientCertificate(config: Config): CertificateAndKey | undefined {
-  const cert = config.get('cert-file');
-  const key = config.get('key-file');
+  const cert = config.fileOrCredential('cert-file');
+  const key = config.fileOrCredential('key-file');
   return readPair(config, { certKey: 'cert-file', cert, keyKey: 'key-file', key });
 }
 

@@ -76,7 +76,9 @@ test('SIGHUP takes a renewed certificate while requests run, and none of them fa
   const [pinned, shared] = [1, 2].map((maxSockets) => new Agent({ keepAlive: true, maxSockets })) as [Agent, Agent];
   t.after(() => [pinned, shared].map((agent) => agent.destroy()));
   const first = await ask(`${daemon.url}/health`, authority, { agent: pinned });
-  const seen = new Set<string>();
+  const renewed = authority.issue('renewed');
+  const seen = new Set([first.fingerprint]);
+  let answered = 0;
   let stop = false;
   const busy = Array.from({ length: 4 }, async (_, index) => {
     while (!stop) {
@@ -87,10 +89,12 @@ test('SIGHUP takes a renewed certificate while requests run, and none of them fa
       );
       assert.equal(status, 200);
       seen.add(fingerprint);
+      answered++;
     }
   });
-  renew(server, authority.issue('renewed'));
-  await hangUp(daemon, /read the certificate again/);
+  await until('requests under way', () => answered > 20);
+  renew(server, renewed);
+  await hangUp(daemon, /"read the certificate again/);
   await until('the renewed certificate', () => seen.size === 2);
   stop = true;
   await Promise.all(busy);
@@ -266,7 +270,7 @@ test('the agent beats over TLS, and takes renewed files with SIGHUP', OPENSSL, a
   const others = makeAuthority(t, 'Other CA');
   renew(server, others.issue('server'));
   copyFileSync(others.ca, clientCa);
-  await hangUp(daemon, /read the certificate again/);
+  await hangUp(daemon, /"read the certificate again/);
   renew(own, others.issue('client', { subject: '/CN=vm-1' }));
   copyFileSync(others.ca, authority.ca);
   const before = JSON.parse((await vreg('get', 'vm-1', '-o', 'json')).stdout) as { lastSeen: string };

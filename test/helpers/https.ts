@@ -29,9 +29,17 @@ export interface HttpsAnswer {
 /** @throws what Node does when no answer comes */
 export function ask(url: string, shown: Shown, { agent, ...more }: RequestOptions & { agent?: Agent | false } = {}) {
   return new Promise<HttpsAnswer>((resolve, reject) => {
+    let fingerprint = '';
     const sent = request(url, { ...tlsOf(shown), agent: agent ?? false, ...more }, (answer) => {
-      const { fingerprint256: fingerprint } = (answer.socket as TLSSocket).getPeerCertificate();
       text(answer).then((body) => resolve({ status: answer.statusCode!, text: body, fingerprint }), reject);
+    });
+    // Not later: a connection that is closed has shown nothing.
+    sent.once('socket', (socket: TLSSocket) => {
+      const look = () => {
+        fingerprint = socket.getPeerCertificate().fingerprint256;
+      };
+      if (socket.authorized) look();
+      else socket.once('secureConnect', look);
     });
     sent.once('error', reject).end();
   });
