@@ -53,6 +53,7 @@ test('curl and vreg use the registry over https, and its socket stays plain', un
     '/dev/null',
   );
   assert.deepEqual([made.stdout, made.stderr], ['1.1 201', '']);
+  await until('the line of the change', () => /"audit":true.*"scheme":"https".*"msg":"change"/.test(daemon.said()));
   const addr = await daemon.vreg(['addr', 'infra'], { env: shownBy(authority) });
   assert.deepEqual([addr.code, addr.stdout, addr.stderr], [0, 'a\n', '']);
   assert.equal((await daemon.vreg(['addr', 'infra', '--url', `unix:${socket}`])).stdout, 'a\n');
@@ -67,6 +68,20 @@ test('localhost speaks https at every address that it has', OPENSSL, async (t) =
   const daemon = await startDaemon(t, { args: ['--host', 'localhost', ...flagsOf(authority.issue('server'))] });
   for (const host of ['127.0.0.1', 'localhost'])
     assert.equal((await ask(`https://${host}:${new URL(daemon.url).port}/health`, authority)).status, 200);
+});
+
+test('the names of the certificate are names of the registry, and a rebound name is none', OPENSSL, async (t) => {
+  const authority = makeAuthority(t);
+  const server = authority.issue('server', { names: 'DNS:registry.example,DNS:*.fleet.example' });
+  const { url } = await startDaemon(t, { args: flagsOf(server) });
+  for (const [host, status] of [
+    ['registry.example', 200],
+    ['a.fleet.example:3000', 200],
+    ['evil.example', 403],
+  ] as const) {
+    const options = { servername: 'registry.example', headers: { host } };
+    assert.equal((await ask(`${url}/registry/vms`, authority, options)).status, status, host);
+  }
 });
 
 test('SIGHUP takes a renewed certificate while requests run, and none of them fails', OPENSSL, async (t) => {

@@ -100,6 +100,32 @@ test('a handshake that never comes, or never ends, has as long as a request', OP
   }
 });
 
+test('a handshake that trickles is cut all the same', { ...OPENSSL, timeout: LATE }, async (t) => {
+  const authority = makeAuthority(t);
+  const tls = new Tls(filesOf(authority.issue('server')), aLog());
+  const { at } = await serveApp(t, { tls, limits: { requestTimeout: 300 } });
+  const socket = connect(at).on('error', () => {});
+  socket.write(Buffer.from('16030102000100', 'hex'));
+  const trickle = setInterval(() => socket.write('\0'), 50);
+  t.after(() => clearInterval(trickle));
+  await once(socket.resume(), 'close');
+});
+
+test('connections beyond the limit are closed at once, and those before it are served', OPENSSL, async (t) => {
+  const authority = makeAuthority(t);
+  const tls = new Tls(filesOf(authority.issue('server')), aLog());
+  const { server, at, url } = await serveApp(t, { tls });
+  server.maxConnections = 5;
+  const served = await open(url, authority);
+  const others = Array.from({ length: 12 }, () => connect(at).on('error', () => {}));
+  t.after(() => {
+    for (const socket of others) socket.destroy();
+  });
+  await until('those beyond the limit to be closed', () => others.filter(({ destroyed }) => destroyed).length === 8);
+  served.write('GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n');
+  assert.equal((await readAnswers(served))[0]?.status, 200);
+});
+
 test('who speaks plain HTTP is told to speak https', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const log = aLog();
