@@ -176,6 +176,8 @@ complete -c vreg -n '__vreg_at ""' -f -a help -d 'help on a command or a topic'
 complete -c vreg -n '__vreg_at ""' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at ""' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at ""' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at ""' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at ""' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at ""' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at ""' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at ""' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -188,6 +190,8 @@ complete -c vreg -n '__vreg_at ""' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at ls' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at ls' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at ls' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at ls' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at ls' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at ls' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at ls' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at ls' -l role -d 'only this role' -x -a 'infra lieutenant worker golden custom'
@@ -208,6 +212,8 @@ complete -c vreg -n '__vreg_at get' -f -a '(vreg completion --values ids 2>/dev/
 complete -c vreg -n '__vreg_at get' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at get' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at get' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at get' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at get' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at get' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at get' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at get' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -221,6 +227,8 @@ complete -c vreg -n '__vreg_at discover' -f -a 'infra lieutenant worker golden c
 complete -c vreg -n '__vreg_at discover' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at discover' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at discover' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at discover' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at discover' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at discover' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at discover' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at discover' -l service -d 'only VMs that have this service' -x
@@ -238,6 +246,8 @@ complete -c vreg -n '__vreg_at addr' -f -a 'infra lieutenant worker golden custo
 complete -c vreg -n '__vreg_at addr' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at addr' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at addr' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at addr' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at addr' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at addr' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at addr' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at addr' -l service -d 'only VMs that have this service' -x
@@ -257,6 +267,8 @@ complete -c vreg -n '__vreg_at url' -f -a 'infra lieutenant worker golden custom
 complete -c vreg -n '__vreg_at url' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at url' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at url' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at url' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at url' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at url' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at url' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at url' -l service -d 'only VMs that have this service' -x
@@ -278,6 +290,8 @@ complete -c vreg -n '__vreg_at env' -f -a 'infra lieutenant worker golden custom
 complete -c vreg -n '__vreg_at env' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at env' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at env' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at env' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at env' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at env' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at env' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at env' -l export -d 'with export before each, for eval in a POSIX shell'
@@ -293,6 +307,8 @@ complete -c vreg -n '__vreg_at exec' -f -a 'infra lieutenant worker golden custo
 complete -c vreg -n '__vreg_at exec' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at exec' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at exec' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at exec' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at exec' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at exec' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at exec' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at exec' -l service -d 'only VMs that have this service' -x
@@ -310,6 +326,8 @@ complete -c vreg -n '__vreg_at exec' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at render' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at render' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at render' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at render' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at render' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at render' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at render' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at render' -l once -d 'render and end (the default)'
@@ -325,6 +343,8 @@ complete -c vreg -n '__vreg_at wait' -f -a '(vreg completion --values ids 2>/dev
 complete -c vreg -n '__vreg_at wait' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at wait' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at wait' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at wait' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at wait' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at wait' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at wait' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at wait' -l for -d 'live (the default), gone, stale, count=N, registry or self' -x -a 'live gone stale count= registry self'
@@ -339,6 +359,8 @@ complete -c vreg -n '__vreg_at watch' -f -a 'infra lieutenant worker golden cust
 complete -c vreg -n '__vreg_at watch' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at watch' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at watch' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at watch' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at watch' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at watch' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at watch' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at watch' -l id -d 'only this VM' -x -a '(vreg completion --values ids 2>/dev/null)'
@@ -355,6 +377,8 @@ complete -c vreg -n '__vreg_at watch' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at status' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at status' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at status' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at status' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at status' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at status' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at status' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at status' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -368,6 +392,8 @@ complete -c vreg -n '__vreg_at why' -f -a '(vreg completion --values ids 2>/dev/
 complete -c vreg -n '__vreg_at why' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at why' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at why' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at why' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at why' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at why' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at why' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at why' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -381,6 +407,8 @@ complete -c vreg -n '__vreg_at history' -f -a '(vreg completion --values ids 2>/
 complete -c vreg -n '__vreg_at history' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at history' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at history' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at history' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at history' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at history' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at history' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at history' -l limit -d 'at most that many (default: 100)' -x
@@ -394,6 +422,8 @@ complete -c vreg -n '__vreg_at history' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at doctor' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at doctor' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at doctor' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at doctor' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at doctor' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at doctor' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at doctor' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at doctor' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -406,6 +436,8 @@ complete -c vreg -n '__vreg_at doctor' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at health' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at health' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at health' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at health' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at health' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at health' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at health' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at health' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -419,6 +451,8 @@ complete -c vreg -n '__vreg_at conflicts' -f -a '(vreg completion --values ids 2
 complete -c vreg -n '__vreg_at conflicts' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at conflicts' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at conflicts' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at conflicts' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at conflicts' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at conflicts' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at conflicts' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at conflicts' -l clear -d 'forget them, once they are dealt with'
@@ -433,6 +467,8 @@ complete -c vreg -n '__vreg_at tree' -f -a '(vreg completion --values ids 2>/dev
 complete -c vreg -n '__vreg_at tree' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at tree' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at tree' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at tree' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at tree' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at tree' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at tree' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at tree' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -449,6 +485,8 @@ complete -c vreg -n '__vreg_at register' -l registered-by -d 'who registers' -x
 complete -c vreg -n '__vreg_at register' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at register' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at register' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at register' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at register' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at register' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at register' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at register' -l status -d 'status to begin with (default: running)' -x -a 'running paused stopped'
@@ -468,6 +506,8 @@ complete -c vreg -n '__vreg_at update' -f -a '(vreg completion --values ids 2>/d
 complete -c vreg -n '__vreg_at update' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at update' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at update' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at update' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at update' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at update' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at update' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at update' -l name -d 'new name' -x
@@ -487,6 +527,8 @@ complete -c vreg -n '__vreg_at edit' -f -a '(vreg completion --values ids 2>/dev
 complete -c vreg -n '__vreg_at edit' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at edit' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at edit' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at edit' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at edit' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at edit' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at edit' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at edit' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -500,6 +542,8 @@ complete -c vreg -n '__vreg_at pause' -f -a '(vreg completion --values ids 2>/de
 complete -c vreg -n '__vreg_at pause' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at pause' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at pause' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at pause' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at pause' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at pause' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at pause' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at pause' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -513,6 +557,8 @@ complete -c vreg -n '__vreg_at resume' -f -a '(vreg completion --values ids 2>/d
 complete -c vreg -n '__vreg_at resume' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at resume' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at resume' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at resume' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at resume' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at resume' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at resume' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at resume' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -526,6 +572,8 @@ complete -c vreg -n '__vreg_at stop' -f -a '(vreg completion --values ids 2>/dev
 complete -c vreg -n '__vreg_at stop' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at stop' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at stop' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at stop' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at stop' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at stop' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at stop' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at stop' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -539,6 +587,8 @@ complete -c vreg -n '__vreg_at rm' -f -a '(vreg completion --values ids 2>/dev/n
 complete -c vreg -n '__vreg_at rm' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at rm' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at rm' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at rm' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at rm' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at rm' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at rm' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at rm' -l yes -s y -d 'do not ask'
@@ -552,6 +602,8 @@ complete -c vreg -n '__vreg_at rm' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at prune' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at prune' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at prune' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at prune' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at prune' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at prune' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at prune' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at prune' -l older-than -d 'last seen longer ago than that, e.g. 1h' -x
@@ -573,6 +625,8 @@ complete -c vreg -n '__vreg_at heartbeat' -l registered-by -d 'who registers' -x
 complete -c vreg -n '__vreg_at heartbeat' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at heartbeat' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at heartbeat' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at heartbeat' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at heartbeat' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at heartbeat' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at heartbeat' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at heartbeat' -l every -d 'go on, one beat in that time, e.g. 60s' -x
@@ -590,6 +644,8 @@ complete -c vreg -n '__vreg_at heartbeat' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at export' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at export' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at export' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at export' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at export' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at export' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at export' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at export' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -602,6 +658,8 @@ complete -c vreg -n '__vreg_at export' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at import' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at import' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at import' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at import' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at import' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at import' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at import' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at import' -l file -s f -d 'file, or - for stdin' -r -F
@@ -618,6 +676,8 @@ complete -c vreg -n '__vreg_at import' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at backup' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at backup' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at backup' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at backup' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at backup' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at backup' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at backup' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at backup' -l force -d 'replace the file when it is there'
@@ -632,6 +692,8 @@ complete -c vreg -n '__vreg_at api' -f -a 'GET POST PUT PATCH DELETE'
 complete -c vreg -n '__vreg_at api' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at api' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at api' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at api' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at api' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at api' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at api' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at api' -l file -s f -d 'body, from a file or - for stdin' -r -F
@@ -656,6 +718,11 @@ complete -c vreg -n '__vreg_at daemon' -l socket -d 'unix socket to listen on, m
 complete -c vreg -n '__vreg_at daemon' -l stale-after -d 'listening time without a sign of life that makes a VM stale' -x
 complete -c vreg -n '__vreg_at daemon' -l mass-loss -d 'of the live VMs, silent together: suspect, not stale; or off' -x
 complete -c vreg -n '__vreg_at daemon' -l allow-host -d 'names, with commas, by which a registry without a token may be asked' -x
+complete -c vreg -n '__vreg_at daemon' -l tls-cert -d 'certificate, with its chain, by which the TCP address speaks https' -r -F
+complete -c vreg -n '__vreg_at daemon' -l tls-key -d 'its private key, mode 0600' -r -F
+complete -c vreg -n '__vreg_at daemon' -l tls-client-ca -d 'certificates of which one must have signed that of each client' -r -F
+complete -c vreg -n '__vreg_at daemon' -l trust-proxy -d 'proxies whose X-Forwarded-For and -Proto hold; needs a token' -f -a 'loopback linklocal uniquelocal'
+complete -c vreg -n '__vreg_at daemon' -l cors-origin -d 'origins, with commas, whose pages may use the registry' -x
 complete -c vreg -n '__vreg_at daemon' -l max-body -d 'largest body of a request; 413 beyond it' -x
 complete -c vreg -n '__vreg_at daemon' -l max-entry -d 'largest entry, as the JSON that is answered; 413 beyond it' -x
 complete -c vreg -n '__vreg_at daemon' -l max-vms -d 'most VMs in the registry; 429 beyond it' -x
@@ -672,6 +739,8 @@ complete -c vreg -n '__vreg_at daemon' -l registered-by -d 'who registers' -x
 complete -c vreg -n '__vreg_at daemon' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at daemon' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at daemon' -l self-register -d 'make the daemon'\''s own VM an infra entry, and keep it alive'
@@ -691,6 +760,11 @@ complete -c vreg -n '__vreg_at daemon serve' -l socket -d 'unix socket to listen
 complete -c vreg -n '__vreg_at daemon serve' -l stale-after -d 'listening time without a sign of life that makes a VM stale' -x
 complete -c vreg -n '__vreg_at daemon serve' -l mass-loss -d 'of the live VMs, silent together: suspect, not stale; or off' -x
 complete -c vreg -n '__vreg_at daemon serve' -l allow-host -d 'names, with commas, by which a registry without a token may be asked' -x
+complete -c vreg -n '__vreg_at daemon serve' -l tls-cert -d 'certificate, with its chain, by which the TCP address speaks https' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l tls-key -d 'its private key, mode 0600' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l tls-client-ca -d 'certificates of which one must have signed that of each client' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l trust-proxy -d 'proxies whose X-Forwarded-For and -Proto hold; needs a token' -f -a 'loopback linklocal uniquelocal'
+complete -c vreg -n '__vreg_at daemon serve' -l cors-origin -d 'origins, with commas, whose pages may use the registry' -x
 complete -c vreg -n '__vreg_at daemon serve' -l max-body -d 'largest body of a request; 413 beyond it' -x
 complete -c vreg -n '__vreg_at daemon serve' -l max-entry -d 'largest entry, as the JSON that is answered; 413 beyond it' -x
 complete -c vreg -n '__vreg_at daemon serve' -l max-vms -d 'most VMs in the registry; 429 beyond it' -x
@@ -707,6 +781,8 @@ complete -c vreg -n '__vreg_at daemon serve' -l registered-by -d 'who registers'
 complete -c vreg -n '__vreg_at daemon serve' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon serve' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon serve' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at daemon serve' -l self-register -d 'make the daemon'\''s own VM an infra entry, and keep it alive'
@@ -736,6 +812,8 @@ complete -c vreg -n '__vreg_at daemon agent' -l log-format -d 'how the log is wr
 complete -c vreg -n '__vreg_at daemon agent' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon agent' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at daemon agent' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon agent' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon agent' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon agent' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon agent' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at daemon agent' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
@@ -758,6 +836,8 @@ complete -c vreg -n '__vreg_at daemon status' -l data-dir -d 'where the registry
 complete -c vreg -n '__vreg_at daemon status' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon status' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at daemon status' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon status' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon status' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon status' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon status' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at daemon status' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -772,6 +852,8 @@ complete -c vreg -n '__vreg_at daemon stop' -l data-dir -d 'where the registry, 
 complete -c vreg -n '__vreg_at daemon stop' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon stop' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at daemon stop' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon stop' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon stop' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon stop' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon stop' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at daemon stop' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -785,6 +867,8 @@ complete -c vreg -n '__vreg_at daemon restore' -l data-dir -d 'where the registr
 complete -c vreg -n '__vreg_at daemon restore' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon restore' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at daemon restore' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon restore' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon restore' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon restore' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon restore' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at daemon restore' -l yes -s y -d 'do not ask'
@@ -799,10 +883,13 @@ complete -c vreg -n '__vreg_at daemon unit' -f -a 'serve agent heartbeat-timer w
 complete -c vreg -n '__vreg_at daemon unit' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon unit' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon unit' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon unit' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon unit' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at daemon unit' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
 complete -c vreg -n '__vreg_at daemon unit' -l no-token -d 'for a registry without a token; else systemd reads it from /etc/vreg/token'
+complete -c vreg -n '__vreg_at daemon unit' -l tls -d 'with the certificate /etc/vreg/tls.crt and its key tls.key, which systemd reads'
 complete -c vreg -n '__vreg_at daemon unit' -l output-dir -d 'write the files there instead' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon unit' -l quiet -s q -d 'print ids only, as -o name'
@@ -815,10 +902,13 @@ complete -c vreg -n '__vreg_at daemon install' -f -a 'serve agent heartbeat-time
 complete -c vreg -n '__vreg_at daemon install' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon install' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon install' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon install' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon install' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at daemon install' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
 complete -c vreg -n '__vreg_at daemon install' -l no-token -d 'for a registry without a token; else systemd reads it from /etc/vreg/token'
+complete -c vreg -n '__vreg_at daemon install' -l tls -d 'with the certificate /etc/vreg/tls.crt and its key tls.key, which systemd reads'
 complete -c vreg -n '__vreg_at daemon install' -l now -d 'start it at once, too'
 complete -c vreg -n '__vreg_at daemon install' -l root -d 'into the file system of an image that is mounted there' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l dry-run -d 'say what would be done, and do nothing'
@@ -834,6 +924,8 @@ complete -c vreg -n '__vreg_at daemon uninstall' -f -a 'serve agent heartbeat-ti
 complete -c vreg -n '__vreg_at daemon uninstall' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon uninstall' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at daemon uninstall' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon uninstall' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon uninstall' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon uninstall' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon uninstall' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at daemon uninstall' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
@@ -854,6 +946,8 @@ complete -c vreg -n '__vreg_at token' -f -a whoami -d 'say who one is to the reg
 complete -c vreg -n '__vreg_at token' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at token' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at token' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at token' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at token' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at token' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -866,6 +960,8 @@ complete -c vreg -n '__vreg_at token' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at token create' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at token create' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at token create' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token create' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at token create' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at token create' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token create' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at token create' -l scope -d 'what it may do' -x -a 'read heartbeat register write admin enrol'
@@ -883,6 +979,8 @@ complete -c vreg -n '__vreg_at token create' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at token ls' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at token ls' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at token ls' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token ls' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at token ls' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at token ls' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token ls' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at token ls' -l born-of -d 'only those of VMs that this enrol token let in' -x
@@ -896,6 +994,8 @@ complete -c vreg -n '__vreg_at token ls' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at token revoke' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at token revoke' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at token revoke' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token revoke' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at token revoke' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at token revoke' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token revoke' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at token revoke' -l born-of -d 'those of all VMs that this enrol token let in' -x
@@ -910,6 +1010,8 @@ complete -c vreg -n '__vreg_at token revoke' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at token whoami' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at token whoami' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at token whoami' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token whoami' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at token whoami' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at token whoami' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token whoami' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at token whoami' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -928,6 +1030,8 @@ complete -c vreg -n '__vreg_at context' -f -a current -d 'print the name of the 
 complete -c vreg -n '__vreg_at context' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at context' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at context' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at context' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at context' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -940,6 +1044,8 @@ complete -c vreg -n '__vreg_at context' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at context add' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at context add' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at context add' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context add' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at context add' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context add' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context add' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at context add' -l use -d 'and use it from now on'
@@ -953,6 +1059,8 @@ complete -c vreg -n '__vreg_at context add' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at context use' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at context use' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at context use' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context use' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at context use' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context use' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context use' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at context use' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -965,6 +1073,8 @@ complete -c vreg -n '__vreg_at context use' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at context ls' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at context ls' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at context ls' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context ls' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at context ls' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context ls' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context ls' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at context ls' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -977,6 +1087,8 @@ complete -c vreg -n '__vreg_at context ls' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at context rm' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at context rm' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at context rm' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context rm' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at context rm' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context rm' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context rm' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at context rm' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -989,6 +1101,8 @@ complete -c vreg -n '__vreg_at context rm' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at context show' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at context show' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at context show' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context show' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at context show' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context show' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context show' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at context show' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -1001,6 +1115,8 @@ complete -c vreg -n '__vreg_at context show' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at context current' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at context current' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at context current' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context current' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at context current' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context current' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context current' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at context current' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -1019,6 +1135,8 @@ complete -c vreg -n '__vreg_at config' -f -a edit -d 'open the config file in $E
 complete -c vreg -n '__vreg_at config' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at config' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at config' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -1028,10 +1146,12 @@ complete -c vreg -n '__vreg_at config' -l no-headers -d 'leave the titles of col
 complete -c vreg -n '__vreg_at config' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config get' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss allow-host max-body max-entry max-vms max-connections request-timeout log-level log-format interval on-clone id-command run-dir on-exit'
+complete -c vreg -n '__vreg_at config get' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-entry max-vms max-connections request-timeout log-level log-format interval on-clone id-command run-dir on-exit'
 complete -c vreg -n '__vreg_at config get' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config get' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config get' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config get' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at config get' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config get' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config get' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at config get' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -1041,10 +1161,12 @@ complete -c vreg -n '__vreg_at config get' -l no-headers -d 'leave the titles of
 complete -c vreg -n '__vreg_at config get' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config get' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config get' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config set' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss allow-host max-body max-entry max-vms max-connections request-timeout log-level log-format interval on-clone id-command run-dir on-exit'
+complete -c vreg -n '__vreg_at config set' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-entry max-vms max-connections request-timeout log-level log-format interval on-clone id-command run-dir on-exit'
 complete -c vreg -n '__vreg_at config set' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config set' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config set' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config set' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at config set' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config set' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config set' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at config set' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -1054,10 +1176,12 @@ complete -c vreg -n '__vreg_at config set' -l no-headers -d 'leave the titles of
 complete -c vreg -n '__vreg_at config set' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config set' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config set' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config unset' -f -a 'url token-file ca-file output timeout id name role address registered-by host port socket data-dir stale-after mass-loss allow-host max-body max-entry max-vms max-connections request-timeout log-level log-format interval on-clone id-command run-dir on-exit'
+complete -c vreg -n '__vreg_at config unset' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-entry max-vms max-connections request-timeout log-level log-format interval on-clone id-command run-dir on-exit'
 complete -c vreg -n '__vreg_at config unset' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config unset' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config unset' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config unset' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at config unset' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config unset' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config unset' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at config unset' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -1070,6 +1194,8 @@ complete -c vreg -n '__vreg_at config unset' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at config list' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config list' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config list' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config list' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at config list' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config list' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config list' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at config list' -l show-origin -d 'say where each value comes from'
@@ -1083,6 +1209,8 @@ complete -c vreg -n '__vreg_at config list' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at config path' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config path' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config path' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config path' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at config path' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config path' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config path' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at config path' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -1095,6 +1223,8 @@ complete -c vreg -n '__vreg_at config path' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at config edit' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config edit' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config edit' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config edit' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at config edit' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config edit' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config edit' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at config edit' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -1108,6 +1238,8 @@ complete -c vreg -n '__vreg_at completion' -f -a 'bash zsh fish'
 complete -c vreg -n '__vreg_at completion' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at completion' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at completion' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at completion' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at completion' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at completion' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at completion' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at completion' -l values -d 'print live values, as the scripts ask for them' -x -a 'ids names'
@@ -1122,6 +1254,8 @@ complete -c vreg -n '__vreg_at completion' -l help -s h -d 'help'
 complete -c vreg -n '__vreg_at version' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at version' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at version' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at version' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at version' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at version' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at version' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at version' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
@@ -1135,6 +1269,8 @@ complete -c vreg -n '__vreg_at help' -f -a 'ls get discover addr url env exec re
 complete -c vreg -n '__vreg_at help' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at help' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at help' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
+complete -c vreg -n '__vreg_at help' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at help' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at help' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at help' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at help' -l write-man -d 'write the manual pages into a folder' -r -F

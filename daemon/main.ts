@@ -1,7 +1,6 @@
 /** The registry's process: its wiring, and its life from opening the store to closing it. */
 import { hostname } from 'node:os';
 import { setTimeout } from 'node:timers/promises';
-import type { FastifyInstance } from 'fastify';
 import type { Logger } from 'pino';
 import { VregError } from '../src/protocol/errors.ts';
 import type { Registration } from '../src/protocol/vm.ts';
@@ -10,8 +9,10 @@ import { Tokens } from './access/tokens.ts';
 import { ListeningClock } from './clock.ts';
 import { type AppLimits, buildApp } from './http/app.ts';
 import { removeCutBackups } from './http/backup.ts';
+import { Cors } from './http/cors.ts';
 import { isLoopback } from './http/foreign.ts';
-import { type Endpoints, type Listening, listen } from './http/listen.ts';
+import { type Endpoints, listen } from './http/listen.ts';
+import { Tls, type TlsFiles } from './http/tls.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
 import type { RegistryLimits } from './registry/limits.ts';
 import type { RegistryObserver } from './registry/options.ts';
@@ -41,6 +42,12 @@ export interface ServeOptions extends Endpoints {
   allowHosts: readonly string[];
   limits: RegistryLimits & AppLimits & { maxConnections: number };
   token?: string | undefined;
+  /** What the TCP address speaks https with; the socket stays plain. */
+  tls?: TlsFiles | undefined;
+  /** Proxies whose word on where a request came from holds, as fastify's `trustProxy`. */
+  trustProxy?: string | undefined;
+  /** Origins whose pages may use the registry. */
+  corsOrigins: readonly string[];
   version: string;
   /** Makes the daemon's own VM an entry, given the port it listens on; absent: it does not. */
   self?: ((port: number | undefined) => Registration) | undefined;
@@ -56,16 +63,23 @@ export interface Serving {
    * @throws VregError USAGE when there was none, or would be none: who may come in is decided at the start
    */
   reload(settings: Pick<ServeOptions, 'token'>): void;
+  /**
+   * Takes other certificates, for new connections.
+   * @throws VregError USAGE as {@link Tls.replace}
+   */
+  reloadCertificates(files: TlsFiles | undefined): void;
   /** Drains, saves and closes, in the reverse order of the start. */
   close(): Promise<void>;
 }
 
 /**
  * Starts the registry and returns when it can serve.
- * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_UNUSABLE, LISTEN, USAGE (an open address without a token)
+ * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_UNUSABLE, LISTEN, USAGE (an open address without a token, or
+ *   certificates that cannot be used)
  */
 export async function serve(options: ServeOptions, log: Logger): Promise<Serving> {
-  const { dataDir, staleAfter, massLoss, limits, version } = options;
+  const { dataDir, staleAfter, massLoss, limits, version, tcp, socket, trustProxy, corsOrigins } = options;
+  const tls = tcp && options.tls && new Tls(options.tls, log);
   const { store, contents } = await openStore(dataDir, log);
   // Now, so that a second daemon can name this one even while it starts; with its URLs when it has them.
   sayWhoRuns(dataDir, [], log);
@@ -83,7 +97,9 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   const saver = saveBeatsRegularly(registry, log);
   const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY);
 
-  const app = buildApp({ registry, version, access, log, dataDir, names: namesOf(options), limits });
+  const cors = corsOrigins.length > 0 ? new Cors(corsOrigins) : undefined;
+  const names = namesOf(options, tls);
+  const app = buildApp({ registry, version, access, log, dataDir, names, tls, trustProxy, cors, limits });
   const closeStore = async () => {
     removeProcessInfo(dataDir, 'serve');
     clearInterval(sweeper);
@@ -91,7 +107,11 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     clock.stop();
     await store.close();
   };
-  const listening = await listenSafely(app, options, access).catch(async (error) => {
+  const startListening = async () => {
+    if (access.isOpen) refuseStrangers(options);
+    return listen(app, { tcp, socket }, { maxConnections: limits.maxConnections, tls });
+  };
+  const listening = await startListening().catch(async (error) => {
     await closeStore();
     throw error;
   });
@@ -115,16 +135,18 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     }
     if (next !== undefined) access.replaceRoot(next);
   };
-  return { urls: listening.urls, dataDir, status: () => summaryOf(registry), reload, close };
+  const reloadCertificates = (files: TlsFiles | undefined) => tls?.replace(files);
+  return { urls: listening.urls, dataDir, status: () => summaryOf(registry), reload, reloadCertificates, close };
 }
 
-/** @throws VregError LISTEN, USAGE (an open address of a registry that asks for no token) */
-async function listenSafely(
-  app: FastifyInstance,
-  { tcp, socket, limits }: ServeOptions,
-  access: Access,
-): Promise<Listening> {
-  if (tcp && access.isOpen && !isLoopback(tcp.host)) {
+/**
+ * Without a token, an address that strangers can reach needs what keeps them out: a CA that has signed the certificates of
+ * those who belong. A certificate of the registry's own keeps nobody out.
+ * @throws VregError USAGE
+ */
+function refuseStrangers({ tcp, tls, trustProxy }: ServeOptions): void {
+  if (!tcp || tls?.clientCa) return;
+  if (!isLoopback(tcp.host)) {
     throw new VregError(
       'USAGE',
       `refusing to listen on ${tcp.host} without a token: anyone could change the registry`,
@@ -134,11 +156,17 @@ async function listenSafely(
       },
     );
   }
-  return listen(app, { tcp, socket }, limits.maxConnections);
+  if (trustProxy === undefined) return;
+  throw new VregError(
+    'USAGE',
+    `refusing to listen on ${tcp.host} behind a proxy without a token: anyone whom the proxy lets in could change the registry`,
+    { field: 'trust-proxy', hint: 'set VERS_AUTH_TOKEN or --token-file, or leave --trust-proxy out' },
+  );
 }
 
-function namesOf({ tcp, allowHosts }: ServeOptions): ReadonlySet<string> {
-  return new Set([hostname(), ...(tcp ? [tcp.host] : []), ...allowHosts].map((name) => name.toLowerCase()));
+function namesOf({ tcp, allowHosts }: ServeOptions, tls?: Tls): Pick<ReadonlySet<string>, 'has'> {
+  const names = new Set([hostname(), ...(tcp ? [tcp.host] : []), ...allowHosts].map((name) => name.toLowerCase()));
+  return { has: (name) => names.has(name) || tls?.covers(name) === true };
 }
 
 /** What the registry finds out, as lines of the log. */

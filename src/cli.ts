@@ -107,8 +107,11 @@ function buildCommand(command: Command<never>, session: Session, parents: readon
 }
 
 function settingOption(key: SettingKey): Option {
-  const { value, about } = settingOf(key);
-  return new Option(`${SHORT[key] ? `${SHORT[key]}, ` : ''}--${key} <${value}>`, about);
+  const { value, about, bare } = settingOf(key);
+  const words = `${SHORT[key] ? `${SHORT[key]}, ` : ''}--${key} `;
+  return bare === undefined
+    ? new Option(`${words}<${value}>`, about)
+    : new Option(`${words}[${value}]`, about).preset(bare);
 }
 
 function flagOption({ flags, about, repeat }: Flag): Option {

@@ -113,6 +113,8 @@ export const GLOBAL_SETTINGS = [
   'url',
   'token-file',
   'ca-file',
+  'cert-file',
+  'key-file',
   'output',
   'timeout',
 ] as const satisfies readonly SettingKey[];

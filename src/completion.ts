@@ -21,7 +21,8 @@ interface FlagWord {
   long: string;
   short: string | undefined;
   about: string;
-  takesValue: boolean;
+  /** A flag that may stand without its value may be followed by another flag. */
+  takesValue: boolean | 'maybe';
   values: Values;
 }
 
@@ -78,14 +79,13 @@ function nodesOf(
 }
 
 function flagOfSetting(key: SettingKey): FlagWord {
-  const { about, choices } = settingOf(key);
-  const isPath = ['token-file', 'ca-file', 'socket', 'data-dir'].includes(key);
+  const { about, choices, offers, file, bare } = settingOf(key);
   return {
     long: `--${key}`,
     short: SHORT[key],
     about,
-    takesValue: true,
-    values: choices ?? (isPath ? 'files' : undefined),
+    takesValue: bare === undefined || 'maybe',
+    values: choices ?? offers ?? (file ? 'files' : undefined),
   };
 }
 
@@ -108,18 +108,16 @@ function pathArms(nodes: readonly Node[]): string {
     .join('\n');
 }
 
-/** Flags that take a value, with the pattern under which a shell's `case` finds them. */
-function valueArms(nodes: readonly Node[], offer: (values: Values) => string): string {
+/** Flags that take a value, with the pattern under which a shell's `case` finds them. @param typed the word before the cursor */
+function valueArms(nodes: readonly Node[], typed: string, offer: (values: Values) => string): string {
   const arms = nodes.flatMap(({ path, flags }) =>
     flags
       .filter(({ takesValue }) => takesValue)
-      .map(
-        ({ long, short, values }) =>
-          `    ${[long, short]
-            .filter(Boolean)
-            .map((flag) => `"${path}:${flag}"`)
-            .join('|')}) ${offer(values)}; return ;;`,
-      ),
+      .map(({ long, short, values, takesValue }) => {
+        const names = [long, short].filter(Boolean).map((flag) => `"${path}:${flag}"`);
+        const offered = `${offer(values)}; return`;
+        return `    ${names.join('|')}) ${takesValue === 'maybe' ? `if [[ "${typed}" != -* ]]; then ${offered}; fi` : offered} ;;`;
+      }),
   );
   return arms.join('\n');
 }
@@ -156,7 +154,7 @@ ${pathArms(nodes)}
     esac
   done
   case "$at:$prev" in
-${valueArms(nodes, offer)}
+${valueArms(nodes, '$cur', offer)}
   esac
   case "$at" in
 ${arms.join('\n')}
@@ -193,7 +191,7 @@ ${pathArms(nodes)}
     esac
   done
   case "$at:$prev" in
-${valueArms(nodes, offer)}
+${valueArms(nodes, '$PREFIX', offer)}
   esac
   case "$at" in
 ${arms.join('\n')}
@@ -216,7 +214,7 @@ function fish(nodes: readonly Node[]): string {
       ...(values ? [`${at}${offer(values).replace(' -x', ' -f')}`] : []),
       ...flags.map(
         ({ long, short, about, takesValue, values: accepted }) =>
-          `${at} -l ${long.slice(2)}${short ? ` -s ${short.slice(1)}` : ''} -d ${quote(about)}${takesValue ? offer(accepted) : ''}`,
+          `${at} -l ${long.slice(2)}${short ? ` -s ${short.slice(1)}` : ''} -d ${quote(about)}${takesValue ? offer(accepted).replace(takesValue === 'maybe' ? ' -x' : /$^/, ' -f') : ''}`,
       ),
     ];
   });

@@ -3,12 +3,14 @@
  * default; a context that -c names is as good as a flag, one that VREG_CONTEXT names as a VREG_* variable. The file is
  * read only when a setting is asked for that no flag and no variable gives.
  */
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { parseDuration } from './duration.ts';
 import { VregError } from './protocol/errors.ts';
-import { camelCase, checkSetting, envNameOf, type Setting, type SettingKey, settingOf } from './settings.ts';
+import { credentialNamed, readSecretFile } from './secret-file.ts';
+import type { Setting } from './setting.ts';
+import { camelCase, checkSetting, envNameOf, type SettingKey, settingOf } from './settings.ts';
 import { suggestion } from './suggest.ts';
 
 export interface Found {
@@ -25,12 +27,12 @@ export interface ConfigFile {
 }
 
 export class Config {
-  readonly #env: NodeJS.ProcessEnv;
+  readonly env: NodeJS.ProcessEnv;
   #flags: Readonly<Record<string, unknown>> = {};
   #file: ConfigFile | undefined;
 
   constructor(env: NodeJS.ProcessEnv) {
-    this.#env = env;
+    this.env = env;
   }
 
   /** Takes the flags of the command line, by their names in camelCase as commander has them. */
@@ -44,20 +46,20 @@ export class Config {
   }
 
   get dir(): string {
-    return join(this.#env.XDG_CONFIG_HOME || join(this.#home, '.config'), 'vreg');
+    return join(this.env.XDG_CONFIG_HOME || join(this.#home, '.config'), 'vreg');
   }
 
   /** `$XDG_STATE_HOME/vreg`, or what systemd made for the unit. */
   get stateDir(): string {
     return (
-      this.#env.STATE_DIRECTORY?.split(':', 1)[0] ||
-      join(this.#env.XDG_STATE_HOME || join(this.#home, '.local/state'), 'vreg')
+      this.env.STATE_DIRECTORY?.split(':', 1)[0] ||
+      join(this.env.XDG_STATE_HOME || join(this.#home, '.local/state'), 'vreg')
     );
   }
 
   /** Where addresses of live VMs are kept as files; undefined where nothing says where. */
   get runDir(): string | undefined {
-    const { RUNTIME_DIRECTORY, XDG_RUNTIME_DIR } = this.#env;
+    const { RUNTIME_DIRECTORY, XDG_RUNTIME_DIR } = this.env;
     const found = RUNTIME_DIRECTORY?.split(':', 1)[0] || (XDG_RUNTIME_DIR && join(XDG_RUNTIME_DIR, 'vreg'));
     return this.get('run-dir') ?? (found || undefined);
   }
@@ -70,7 +72,7 @@ export class Config {
   /** @throws VregError USAGE when the value is not acceptable, saying where it was set */
   find(key: SettingKey): Found | undefined {
     const setting = settingOf(key);
-    const found = this.given(key, setting);
+    const found = bareOf(this.given(key, setting), setting);
     if (found) checkSetting(key, found.value, ` (from ${found.origin})`);
     if (found || setting.default === undefined) return found;
     return { value: setting.default, origin: 'default' };
@@ -88,6 +90,13 @@ export class Config {
   /** Caps the timeout whatever was set: for completion. */
   limitTimeout(ms: number): void {
     this.#flags = { ...this.#flags, timeout: `${ms}ms` };
+  }
+
+  /** Path of a file that systemd may hand over as a credential, which comes before the config file's, as the token's. */
+  fileOrCredential(key: SettingKey): string | undefined {
+    const found = this.find(key);
+    if (found && /^(flag|VREG_)/.test(found.origin)) return found.value;
+    return credentialNamed(key, this.env) ?? found?.value;
   }
 
   /** Milliseconds. */
@@ -126,40 +135,18 @@ export class Config {
 
   #findToken(withoutFile: boolean): Found | undefined {
     const file = withoutFile ? undefined : this.find('token-file');
-    const variable = ['VREG_TOKEN', 'VERS_AUTH_TOKEN'].find((name) => this.#env[name]);
-    const isAsked = file?.origin.startsWith('context') && (this.#flags.context !== undefined || this.#env.VREG_CONTEXT);
-    const credential = variable ? undefined : this.#credential;
+    const variable = ['VREG_TOKEN', 'VERS_AUTH_TOKEN'].find((name) => this.env[name]);
+    const isAsked = file?.origin.startsWith('context') && (this.#flags.context !== undefined || this.env.VREG_CONTEXT);
+    const credential = variable ? undefined : credentialNamed('token', this.env);
     if (file && ((!variable && !credential) || isAsked || /^(flag|VREG_)/.test(file.origin))) {
       return {
-        value: readTokenFile(file.value, this.#env.CREDENTIALS_DIRECTORY),
+        value: readTokenFile(file.value, this.env),
         origin: `${file.value}, ${file.origin}`,
       };
     }
     if (credential !== undefined)
-      return { value: readTokenFile(credential, this.#env.CREDENTIALS_DIRECTORY), origin: 'systemd credential token' };
-    return variable ? { value: this.#env[variable]!, origin: variable } : undefined;
-  }
-
-  /** What `LoadCredential=token:FILE` of a unit hands over (systemd.exec(5)). */
-  get #credential(): string | undefined {
-    const dir = this.#env.CREDENTIALS_DIRECTORY;
-    const path = dir ? join(dir, 'token') : undefined;
-    return path !== undefined && existsSync(path) ? path : undefined;
-  }
-
-  /** PEM text of the certificates to trust, if any were named. @throws VregError USAGE when the file cannot be read */
-  certificates(): string | undefined {
-    const path = this.get('ca-file');
-    if (path === undefined) return undefined;
-    try {
-      return readFileSync(path, 'utf8');
-    } catch (cause) {
-      throw new VregError('USAGE', `cannot read the CA file ${path} (${(cause as NodeJS.ErrnoException).code})`, {
-        field: 'ca-file',
-        hint: 'check its path and mode',
-        cause,
-      });
-    }
+      return { value: readTokenFile(credential, this.env), origin: 'systemd credential token' };
+    return variable ? { value: this.env[variable]!, origin: variable } : undefined;
   }
 
   /** The whole file; empty when there is none. @throws VregError USAGE when it is not readable as JSON */
@@ -171,7 +158,7 @@ export class Config {
   /** Name of the context in force, if any: flag > VREG_CONTEXT > the config file's. */
   get context(): string | undefined {
     const flag = this.#flags.context;
-    return (typeof flag === 'string' ? flag : undefined) || this.#env.VREG_CONTEXT || this.file.context || undefined;
+    return (typeof flag === 'string' ? flag : undefined) || this.env.VREG_CONTEXT || this.file.context || undefined;
   }
 
   /** What a context says. @throws VregError USAGE when there is none of that name */
@@ -185,7 +172,7 @@ export class Config {
   }
 
   get #home(): string {
-    return this.#env.HOME || homedir();
+    return this.env.HOME || homedir();
   }
 
   /** What somebody set, unchecked; undefined when nobody did. */
@@ -196,12 +183,12 @@ export class Config {
     const asked = typeof this.#flags.context === 'string' ? this.#ofContext(key) : undefined;
     if (asked) return asked;
     // An empty variable is how a shell unsets one for a child.
-    const own = this.#env[envNameOf(key)];
+    const own = this.env[envNameOf(key)];
     if (own) return { value: own, origin: envNameOf(key) };
-    const chosen = this.#env.VREG_CONTEXT ? this.#ofContext(key) : undefined;
+    const chosen = this.env.VREG_CONTEXT ? this.#ofContext(key) : undefined;
     if (chosen) return chosen;
     const { vers } = setting;
-    const foreign = vers && this.#env[vers];
+    const foreign = vers && this.env[vers];
     if (foreign) return { value: foreign, origin: vers };
     const ofContext = this.#ofContext(key);
     if (ofContext) return ofContext;
@@ -214,6 +201,12 @@ export class Config {
     const value = context === undefined ? undefined : this.contextNamed(context)[key];
     return value === undefined ? undefined : { value: String(value), origin: `context ${context}` };
   }
+}
+
+/** Where a flag may stand without its value, `true` says the same, and `false` that it is not there. */
+function bareOf(found: Found | undefined, { bare }: Setting): Found | undefined {
+  if (bare === undefined || !found || found.value === 'false') return bare === undefined ? found : undefined;
+  return found.value === 'true' ? { ...found, value: bare } : found;
 }
 
 function readConfigFile(path: string): ConfigFile {
@@ -239,36 +232,11 @@ function readConfigFile(path: string): ConfigFile {
   });
 }
 
-/** A token that others can read is no secret, so such a file is refused, as ssh refuses a key. */
-function readTokenFile(path: string, credentials: string | undefined): string {
-  let text: string;
-  let mode: number;
-  try {
-    text = readFileSync(path, 'utf8').trim();
-    mode = statSync(path).mode;
-  } catch (cause) {
-    throw new VregError('USAGE', `cannot read the token file ${path} (${(cause as NodeJS.ErrnoException).code})`, {
-      field: 'token-file',
-      hint: 'check its path, owner and mode',
-      cause,
-    });
-  }
-  // systemd guards its credentials by the folder they are in (systemd.exec(5)).
-  const guarded = credentials !== undefined && path.startsWith(`${credentials}/`);
-  if ((mode & 0o077) !== 0 && !guarded) {
-    throw new VregError(
-      'USAGE',
-      `the token file ${path} can be read by others (mode ${(mode & 0o777).toString(8).padStart(4, '0')})`,
-      {
-        field: 'token-file',
-        hint: `chmod 600 ${path}`,
-      },
-    );
-  }
-  if (text === '')
-    throw new VregError('USAGE', `the token file ${path} is empty`, {
-      field: 'token-file',
-      hint: 'write the token into it',
-    });
-  return text;
+function readTokenFile(path: string, env: NodeJS.ProcessEnv): string {
+  const text = readSecretFile(path, 'token-file', 'the token file', env).trim();
+  if (text !== '') return text;
+  throw new VregError('USAGE', `the token file ${path} is empty`, {
+    field: 'token-file',
+    hint: 'write the token into it',
+  });
 }

@@ -8,7 +8,8 @@ import {
   WARMING_HEADER,
 } from './protocol/api.ts';
 import { fromAnswer, VregError } from './protocol/errors.ts';
-import { type Exchange, type Reply, Transport } from './transport.ts';
+import { hintOfTls } from './tls-trouble.ts';
+import { type ClientTls, type Exchange, type Reply, Transport } from './transport.ts';
 
 /** Milliseconds to wait for an answer when nothing else is said. */
 export const DEFAULT_TIMEOUT = 10_000;
@@ -18,8 +19,8 @@ export interface ClientOptions {
   /** Where the URL was set, for errors: `VERS_INFRA_URL`, `flag --url`. */
   origin?: string;
   token?: string | undefined;
-  /** PEM text of certificates to trust besides the system's. */
-  ca?: string | undefined;
+  /** For https. */
+  tls?: ClientTls | undefined;
   /** Milliseconds for one request. */
   timeout?: number;
   /** Ends every request under way. */
@@ -90,7 +91,7 @@ export class Connection {
     more: Record<string, string> | undefined,
     send: (transport: Transport, exchange: Exchange) => Promise<R>,
   ): Promise<R> {
-    const { ca, timeout = DEFAULT_TIMEOUT, signal, trace } = this.#options;
+    const { tls, timeout = DEFAULT_TIMEOUT, signal, trace } = this.#options;
     const token = this.token ?? this.#options.token;
     const headers: Record<string, string> = { accept: 'application/json', ...more };
     if (body !== undefined) headers['content-type'] = 'application/json';
@@ -98,7 +99,7 @@ export class Connection {
     const started = performance.now();
     let reply: R;
     try {
-      this.#transport ??= new Transport(this.#parsedUrl(), ca);
+      this.#transport ??= new Transport(this.#parsedUrl(), tls);
       reply = await send(this.#transport, { method, path, headers, body, timeout, signal });
     } catch (error) {
       throw signal?.aborted ? signal.reason : this.#unreachable(error as NodeJS.ErrnoException);
@@ -173,10 +174,22 @@ export class Connection {
       'UNREACHABLE',
       `cannot reach the registry at ${this.url} (${reason}${origin ? `, from ${origin}` : ''})`,
       {
-        hint: hintOf(String(cause.code)),
+        hint: this.#hintOf(cause),
         cause,
       },
     );
+  }
+
+  #hintOf(cause: NodeJS.ErrnoException): string {
+    const { tls } = this.#options;
+    const hint = hintOfTls(cause, {
+      isHttps: this.url.startsWith('https:'),
+      showsCertificate: tls?.cert !== undefined,
+    });
+    if (hint !== undefined) return hint;
+    if (cause.code === 'ENOTFOUND' || cause.code === 'EAI_AGAIN')
+      return 'check the host name in the URL, and /etc/resolv.conf';
+    return ASK_THE_DOCTOR;
   }
 
   #from(): string {
@@ -194,24 +207,8 @@ function isForeign(status: number, body: unknown): boolean {
   );
 }
 
-/** OpenSSL's and Node's names of a certificate that is not trusted (nodejs.org/api/tls.html, X509 certificate errors). */
-const UNTRUSTED = /^(DEPTH_ZERO_SELF_SIGNED_CERT|SELF_SIGNED_CERT_IN_CHAIN|UNABLE_TO_\w+|CERT_\w+|ERR_TLS_\w+)$/;
-
-/** True of a failure of TLS, not of the network below it. */
-export function isTlsTrouble(code: string): boolean {
-  return UNTRUSTED.test(code) || code === 'EPROTO' || code.startsWith('ERR_SSL_');
-}
-
 /** The next step where the network says no more than that nobody answers. */
 export const ASK_THE_DOCTOR = 'is it running? try: vreg doctor';
-
-function hintOf(code: string): string {
-  if (UNTRUSTED.test(code))
-    return 'name the certificate to trust with --ca-file, and see that the URL has its host name';
-  if (isTlsTrouble(code)) return 'does it speak https there? if not, write the URL with http://';
-  if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') return 'check the host name in the URL, and /etc/resolv.conf';
-  return ASK_THE_DOCTOR;
-}
 
 /** The whole number that a header begins with, before any parameters; undefined where there is none. */
 function wholeOf(header: string | string[] | undefined): number | undefined {

@@ -1,7 +1,7 @@
 /** The text of `--help`, made from the definitions: usage, examples, flags with their variables, exit codes. */
 import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from './command.ts';
 import { EXIT_MEANING } from './protocol/errors.ts';
-import { envNameOf, type SettingKey, settingOf } from './settings.ts';
+import { envNameOf, flagOf, type SettingKey, settingOf } from './settings.ts';
 
 const WIDTH = 80;
 
@@ -52,13 +52,13 @@ export function usageOf({ arguments: args = [], commands, run }: Command<never>,
 
 /** Flag and meaning of a setting, with the variables that set it. */
 export function settingRow(key: SettingKey): [string, string] {
-  const { value, about, vers, default: preset, defaultIs, choices: known } = settingOf(key);
+  const { about, vers, default: preset, defaultIs, choices: known, bare } = settingOf(key);
   const short = SHORT[key] ? `${SHORT[key]}, ` : '';
   const origin = `[${[envNameOf(key), vers].filter(Boolean).join(', ')}]`;
   const fallback = preset ?? defaultIs;
   return [
-    `${short}--${key} ${value}`,
-    `${about}${choices(known)}${fallback ? ` (default: ${fallback})` : ''} ${origin}`,
+    `${short}${flagOf(key)}`,
+    `${about}${choices(known)}${bare ? ` (alone: ${bare})` : ''}${fallback ? ` (default: ${fallback})` : ''} ${origin}`,
   ];
 }
 

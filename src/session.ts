@@ -7,6 +7,7 @@ import type { ClientOptions } from './connection.ts';
 import { type Io, printable } from './io.ts';
 import { VregError } from './protocol/errors.ts';
 import type { OutputFormat } from './settings.ts';
+import { clientCertificate, trustedCertificates } from './tls-files.ts';
 import { loadAllCommands } from './tree.ts';
 
 export interface Deps {
@@ -148,11 +149,12 @@ export class Session implements Context {
   #newClient(options: Pick<ClientOptions, 'timeout' | 'signal'>): RegistryClient {
     const { value: url, origin } = this.config.find('url')!;
     const trace = (line: string) => this.note(line);
+    const own = clientCertificate(this.config);
     return new RegistryClient({
       url: url.replace(/\/+$/, ''),
       origin,
       token: this.config.clientToken()?.value,
-      ca: this.config.certificates(),
+      tls: { ca: trustedCertificates(this.config)?.text, cert: own?.cert.text, key: own?.key.text },
       ...options,
       ...(this.#flags.verbose ? { trace } : {}),
     });

@@ -1,6 +1,5 @@
 /** Every setting: its flag, its variables, its default, and what is accepted. One table for all that shows or reads them. */
 import { parseBytes } from './bytes.ts';
-import { parseDuration } from './duration.ts';
 import {
   DEFAULT_HOST,
   DEFAULT_INTERVAL,
@@ -15,28 +14,18 @@ import {
 } from './protocol/api.ts';
 import { VregError } from './protocol/errors.ts';
 import { ROLES } from './protocol/vm.ts';
+import {
+  checkCount,
+  checkDuration,
+  checkOrigins,
+  checkPort,
+  checkProxies,
+  checkShare,
+  checkUrl,
+  PROXY_RANGES,
+  type Setting,
+} from './setting.ts';
 import { suggestion } from './suggest.ts';
-
-export type SettingGroup = 'client' | 'vm' | 'daemon' | 'agent';
-
-export interface Setting {
-  group: SettingGroup;
-  about: string;
-  /** How its value is called in help; none for a switch. */
-  value?: string;
-  /** Names besides `VREG_<KEY>`, which comes first. */
-  vers?: string;
-  default?: string;
-  /** The default in words, where it is found out at run time. */
-  defaultIs?: string;
-  choices?: readonly string[];
-  /** What is accepted besides the choices. */
-  accepts?: (text: string) => boolean;
-  /** The same in words. */
-  acceptsToo?: string;
-  /** @throws VregError USAGE naming the setting */
-  check?: (text: string, name: string) => void;
-}
 
 const seconds = (ms: number) => (ms % 60_000 === 0 ? `${ms / 60_000}m` : `${ms / 1000}s`);
 
@@ -58,12 +47,26 @@ export const SETTINGS = {
   'token-file': {
     group: 'client',
     value: 'FILE',
+    file: true,
     about: 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)',
   },
   'ca-file': {
     group: 'client',
     value: 'FILE',
+    file: true,
     about: "certificates to trust for https, besides the system's",
+  },
+  'cert-file': {
+    group: 'client',
+    value: 'FILE',
+    file: true,
+    about: 'certificate to show to a registry that asks for one (--tls-client-ca)',
+  },
+  'key-file': {
+    group: 'client',
+    value: 'FILE',
+    file: true,
+    about: 'its private key, mode 0600',
   },
   output: {
     group: 'client',
@@ -109,11 +112,45 @@ export const SETTINGS = {
   socket: {
     group: 'daemon',
     value: 'PATH',
+    file: true,
     about: 'unix socket to listen on, mode 0600; alone unless --host or --port is given',
+  },
+  'tls-cert': {
+    group: 'daemon',
+    value: 'FILE',
+    file: true,
+    about: 'certificate, with its chain, by which the TCP address speaks https',
+  },
+  'tls-key': {
+    group: 'daemon',
+    value: 'FILE',
+    file: true,
+    about: 'its private key, mode 0600',
+  },
+  'tls-client-ca': {
+    group: 'daemon',
+    value: 'FILE',
+    file: true,
+    about: 'certificates of which one must have signed that of each client',
+  },
+  'trust-proxy': {
+    group: 'daemon',
+    value: 'ADDRESSES',
+    bare: 'loopback',
+    offers: PROXY_RANGES,
+    check: checkProxies,
+    about: 'proxies whose X-Forwarded-For and -Proto hold; needs a token',
+  },
+  'cors-origin': {
+    group: 'daemon',
+    value: 'ORIGINS',
+    check: checkOrigins,
+    about: 'origins, with commas, whose pages may use the registry',
   },
   'data-dir': {
     group: 'daemon',
     value: 'DIR',
+    file: true,
     defaultIs: '$STATE_DIRECTORY, else $XDG_STATE_HOME/vreg',
     about: 'where the registry, or the agent, keeps its state',
   },
@@ -237,9 +274,16 @@ export function envNameOf(key: SettingKey): string {
   return `VREG_${key.toUpperCase().replaceAll('-', '_')}`;
 }
 
+/** `--port PORT`, `--trust-proxy [ADDRESSES]` */
+export function flagOf(key: SettingKey): string {
+  const { value, bare } = settingOf(key);
+  return `--${key} ${bare === undefined ? value : `[${value}]`}`;
+}
+
 /** @throws VregError USAGE naming the setting, the reason and what is accepted */
 export function checkSetting(key: SettingKey, value: string, where = ''): void {
-  const { choices, accepts, acceptsToo, check } = settingOf(key);
+  const { choices, accepts, acceptsToo, check, bare } = settingOf(key);
+  if (bare !== undefined && ['true', 'false'].includes(value)) return;
   if (choices && !choices.includes(value) && !accepts?.(value)) {
     throw new VregError('USAGE', `${key}: "${value}" is not possible${where}${suggestion(value, choices)}`, {
       field: key,
@@ -251,45 +295,4 @@ export function checkSetting(key: SettingKey, value: string, where = ''): void {
 
 export function camelCase(key: string): string {
   return key.replace(/-(\w)/g, (_, letter: string) => letter.toUpperCase());
-}
-
-function checkUrl(text: string, name: string): void {
-  const url = URL.canParse(text) ? new URL(text) : undefined;
-  if (url?.username || url?.password) {
-    // Without its value: it holds a secret.
-    throw new VregError('USAGE', `${name}: a URL with a user or a password in it is not possible`, {
-      field: 'url',
-      hint: 'put the token into a file of mode 0600, and name that with --token-file',
-    });
-  }
-  if (url && ['http:', 'https:', 'unix:'].includes(url.protocol)) return;
-  throw new VregError('USAGE', `${name}: "${text}" is not the URL of a registry`, {
-    field: 'url',
-    hint: 'write it as http://HOST:PORT, https://HOST:PORT or unix:/path/to.sock',
-  });
-}
-
-function checkDuration(text: string, name: string): void {
-  parseDuration(text, name);
-}
-
-function checkPort(text: string, name: string): void {
-  if (/^\d{1,5}$/.test(text) && Number(text) <= 65_535) return;
-  throw new VregError('USAGE', `${name}: "${text}" is not a port`, {
-    field: 'port',
-    hint: 'a number from 0 (any) to 65535',
-  });
-}
-
-function checkShare(text: string, name: string): void {
-  if (text === 'off' || (/^\d{1,3}%$/.test(text) && Number.parseInt(text, 10) <= 100)) return;
-  throw new VregError('USAGE', `${name}: "${text}" is not a share`, { field: 'mass-loss', hint: 'write 50%, or off' });
-}
-
-function checkCount(text: string, name: string): void {
-  if (/^[1-9]\d{0,8}$/.test(text)) return;
-  throw new VregError('USAGE', `${name}: "${text}" is not a number`, {
-    field: name.split(' ')[0]!,
-    hint: 'a whole number from 1 to 999999999',
-  });
 }

@@ -1,5 +1,5 @@
 /** One HTTP exchange with a registry, over TCP or a unix socket: the only user of undici. */
-import { rootCertificates } from 'node:tls';
+import type { SecureContext } from 'node:tls';
 import v8 from 'node:v8';
 import request from 'undici/lib/api/api-request.js';
 import Pool from 'undici/lib/dispatcher/pool.js';
@@ -8,6 +8,15 @@ import Pool from 'undici/lib/dispatcher/pool.js';
 const MAX_SILENCE = 45_000;
 /** Connections at once: what is done to many is done side by side, and a stream of events keeps one for itself. */
 const CONNECTIONS = 8;
+
+/** Texts in PEM. */
+export interface ClientTls {
+  /** Certificates to trust besides the system's. */
+  ca?: string | undefined;
+  /** What to show to a server that asks who we are. */
+  cert?: string | undefined;
+  key?: string | undefined;
+}
 
 export interface Exchange {
   method: string;
@@ -36,14 +45,13 @@ export class Transport {
 
   /**
    * @param url `http(s)://host[:port][/prefix]` or `unix:/path/to.sock`
-   * @param ca PEM text of certificates to trust besides the system's
    */
-  constructor(url: URL, ca?: string) {
+  constructor(url: URL, tls: ClientTls = {}) {
     // undici's HTTP parser is WebAssembly, and a short process would wait at its end for V8 to optimise it: 80 ms for
     // nothing. A budget that is never used up keeps the parser in its first tier, which is fast enough for a CLI.
     v8.setFlagsFromString('--wasm-tiering-budget=2000000000');
     const socket = url.protocol === 'unix:' ? decodeURIComponent(url.pathname) : undefined;
-    const connect = ca === undefined ? {} : { connect: { ca: [...rootCertificates, ca] } };
+    const connect = url.protocol === 'https:' ? { connect: { secureContext: secureContextOf(tls) } } : {};
     this.#pool = new Pool(socket === undefined ? url.origin : 'http://localhost', {
       connections: CONNECTIONS,
       ...(socket === undefined ? connect : { socketPath: socket }),
@@ -89,4 +97,15 @@ export class Transport {
   close(): void {
     this.#pool.destroy().catch(() => {});
   }
+}
+
+/** Made once for all connections: reading the system's certificates takes longer than a request. */
+function secureContextOf({ ca, cert, key }: ClientTls): SecureContext {
+  // Loaded for https alone, since it would cost every other command its start.
+  const { createSecureContext, rootCertificates } = process.getBuiltinModule('node:tls');
+  return createSecureContext({
+    minVersion: 'TLSv1.2',
+    ...(ca === undefined ? {} : { ca: [...rootCertificates, ca] }),
+    ...(cert === undefined || key === undefined ? {} : { cert, key }),
+  });
 }

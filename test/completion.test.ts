@@ -115,6 +115,10 @@ for (const shell of SHELLS) {
     for (const flag of ['--service', '--wait', '--url', '--output', '--help']) assert.ok(flags.includes(flag), flag);
     assert.ok(!flags.includes('--role'));
     assert.deepEqual(await offers(shell, 'url', '--sch'), ['--scheme']);
+    // A flag that may stand alone is followed by its value or by another flag.
+    const behind = shell === 'fish' ? ['--trust-proxy=lo'] : ['--trust-proxy', 'lo'];
+    assert.match((await offers(shell, 'daemon', 'serve', ...behind)).join(), /^(--trust-proxy=)?loopback$/);
+    assert.deepEqual(await offers(shell, 'daemon', 'serve', '--trust-proxy', '--po'), ['--port']);
   });
 
   test(`${shell} completes the ids that a real daemon has`, { ...unless(shell), timeout: 60_000 }, async (t) => {

@@ -73,6 +73,8 @@ function someValue(key: SettingKey): string {
       'max-vms': '7',
       'max-connections': '7',
       'request-timeout': '7s',
+      'trust-proxy': '7.7.7.7',
+      'cors-origin': 'https://x.example',
     }[key as string] ?? 'x'
   );
 }
@@ -104,6 +106,12 @@ const BAD: readonly [key: SettingKey, value: string, accepted: RegExp][] = [
   ['log-format', 'xml', /one of: pretty, json/],
   ['interval', 'often', /90s/],
   ['on-exit', 'explode', /one of: stopped, deregister, keep/],
+  ['trust-proxy', 'my-proxy', /one of: loopback, linklocal, uniquelocal/],
+  ['trust-proxy', '10.0.0.0/0', /10\.1\.0\.0\/16/],
+  ['trust-proxy', '10.0.0.5/33', /addresses of proxies/],
+  ['cors-origin', 'https://dash.example/', /https:\/\/dash\.example/],
+  ['cors-origin', '*', /https:\/\/dash\.example/],
+  ['cors-origin', 'dash.example', /https:\/\/dash\.example/],
 ];
 
 for (const [key, value, accepted] of BAD) {
@@ -199,4 +207,11 @@ test('a flag’s token file wins over the variables, they win over the config fi
   assert.equal(configOf(t, { 'token-file': file }, env).token()?.value, 'of-vers');
   assert.equal(configOf(t, {}, { ...env, VREG_TOKEN: 'of-vreg' }).token()?.value, 'of-vreg');
   assert.equal(configOf(t, {}).token(), undefined);
+});
+
+test('a setting whose flag may stand alone is the same by true, and away by false', (t) => {
+  assert.equal(configOf(t, {}, { VREG_TRUST_PROXY: 'true' }).get('trust-proxy'), 'loopback');
+  assert.equal(configOf(t, { 'trust-proxy': true }).get('trust-proxy'), 'loopback');
+  assert.equal(configOf(t, {}, { VREG_TRUST_PROXY: 'false' }).get('trust-proxy'), undefined);
+  assert.equal(configOf(t, {}, { VREG_TRUST_PROXY: '10.0.0.5, fd00::/8' }).get('trust-proxy'), '10.0.0.5, fd00::/8');
 });

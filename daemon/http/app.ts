@@ -23,11 +23,14 @@ import type { Registry } from '../registry/registry.ts';
 import { audit, requestIds } from './audit.ts';
 import { readJsonBodies } from './body.ts';
 import { type Answer, Call } from './call.ts';
+import type { Cors } from './cors.ts';
 import { STREAM_LIMITS, type StreamLimits } from './event-stream.ts';
 import { refuseForeignHost, refuseForeignPage } from './foreign.ts';
+import { cleanForwardedFor } from './proxy.ts';
 import { flawOf, refuseRoute } from './refusal.ts';
 import { ROUTES, type Route } from './routes.ts';
 import { answerBrokenRequest, isLocal, makeServer } from './server.ts';
+import { certificateName, type Tls } from './tls.ts';
 
 export interface AppLimits {
   /** Bytes of one request body. */
@@ -41,6 +44,16 @@ const LIMITS: AppLimits = { maxBody: 1_048_576, requestTimeout: 30_000 };
 /** A path parameter is bounded by Node's 16 KiB for all headers; the router's own 100 would turn long ids into 404s. */
 const MAX_PARAM = 16_384;
 
+/**
+ * What keeps a browser that opens an answer from running, embedding, leaking or keeping anything of it. It can open what is
+ * read only; on each heartbeat they would cost the registry a tenth of its speed.
+ */
+const FOR_BROWSERS = {
+  'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
+  'referrer-policy': 'no-referrer',
+  'cache-control': 'no-store',
+};
+
 const NO_NAMES: ReadonlySet<string> = new Set();
 
 const JSON_TYPE = 'application/json; charset=utf-8';
@@ -53,7 +66,13 @@ export interface AppOptions {
   /** Where a backup is made before it is sent; without one there are no backups. */
   dataDir?: string;
   /** Names of this registry besides `localhost` and its addresses, in lower case. */
-  names?: ReadonlySet<string>;
+  names?: Pick<ReadonlySet<string>, 'has'>;
+  /** What it speaks https with; without it, it speaks plain HTTP. */
+  tls?: Tls | undefined;
+  /** Proxies whose word on where a request came from holds: addresses with commas, as fastify's `trustProxy`. */
+  trustProxy?: string | undefined;
+  /** Pages of other origins that may use the registry; without it, those of this machine may where no token is asked for. */
+  cors?: Cors | undefined;
   /** Limits of a request that are other than usual. */
   limits?: Partial<AppLimits>;
   /** Limits of the streams of events that are other than usual. */
@@ -61,28 +80,38 @@ export interface AppOptions {
 }
 
 export function buildApp(options: AppOptions): FastifyInstance {
-  const { registry, version, access, log, dataDir, names = NO_NAMES, streams } = options;
+  const { registry, version, access, log, dataDir, names = NO_NAMES, streams, tls, trustProxy, cors } = options;
   const { maxBody, requestTimeout } = { ...LIMITS, ...options.limits };
   const sendError = errorSender(log, maxBody);
   const lease = String(registry.staleAfter);
   /** What every answer says of the registry, and of the request. */
   const introduce = (request: FastifyRequest, reply: FastifyReply) => {
+    if (trustProxy !== undefined) cleanForwardedFor(request.raw.headers);
     reply.header(VERSION_HEADER, version).header(LEASE_HEADER, lease);
     reply.header(REGISTRY_HEADER, registry.id).header(REVISION_HEADER, registry.revision);
     reply.header(REQUEST_ID_HEADER, request.id).header('x-content-type-options', 'nosniff');
+    if (request.method === 'GET' || request.method === 'HEAD') reply.headers(FOR_BROWSERS);
+    cors?.introduce(request, reply);
   };
-  /** Finds out who asks. @throws VregError FORBIDDEN, UNAUTHORIZED, TOO_MANY_REQUESTS */
+  /** @throws VregError FORBIDDEN */
+  const refuseForeigners = ({ raw, headers: { origin, host } }: FastifyRequest) => {
+    if (!access.isOpen) return;
+    if (!cors?.allows(origin)) refuseForeignPage(origin);
+    // Nobody's domain leads to a unix socket.
+    if (!isLocal(raw.socket)) refuseForeignHost(host, names);
+  };
+  /** Finds out who asks. @throws VregError UNAUTHORIZED, TOO_MANY_REQUESTS, FORBIDDEN */
   const admit = (request: FastifyRequest) => {
     const { raw, ip, headers } = request;
     const { route } = request.routeOptions?.config ?? {};
-    const local = isLocal(raw.socket);
-    if (access.isOpen) {
-      refuseForeignPage(headers.origin);
-      // Nobody's domain leads to a unix socket.
-      if (!local) refuseForeignHost(headers.host, names);
-    }
     if (route?.access === 'open') return;
-    request.guest = access.admit({ authorization: headers.authorization, address: ip, isLocal: local });
+    request.guest = access.admit({
+      authorization: headers.authorization,
+      address: ip,
+      // What a proxy passes on may come from anywhere, whichever way the proxy comes.
+      isLocal: trustProxy === undefined && isLocal(raw.socket),
+      certificate: certificateName(raw.socket),
+    });
     if (route) checkRoute(route, request.guest);
   };
   const app = Fastify({
@@ -93,8 +122,9 @@ export function buildApp(options: AppOptions): FastifyInstance {
     childLoggerFactory: (logger) => logger,
     genReqId: requestIds(),
     bodyLimit: maxBody,
-    serverFactory: (handler) => makeServer(handler, requestTimeout),
+    serverFactory: (handler) => makeServer(handler, requestTimeout, tls),
     routerOptions: { maxParamLength: MAX_PARAM },
+    trustProxy: trustProxy ?? false,
     // On the way down, what was accepted is still answered; idle connections are closed.
     return503OnClosing: false,
     forceCloseConnections: 'idle',
@@ -103,6 +133,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
       introduce(request, reply);
       reply.raw.once('finish', () => audit(log, request, reply));
       try {
+        refuseForeigners(request);
         admit(request);
       } catch (unauthorized) {
         return sendError(request, reply, unauthorized);
@@ -118,6 +149,9 @@ export function buildApp(options: AppOptions): FastifyInstance {
   // One hook without promises: it runs before each heartbeat.
   app.addHook('onRequest', (request, reply, done) => {
     introduce(request, reply);
+    refuseForeigners(request);
+    // A browser shows no token yet when it asks whether it may.
+    if (cors?.answersPreflight(request, reply)) return;
     admit(request);
     const flaw = flawOf(request);
     if (flaw) throw flaw;

@@ -32,6 +32,8 @@ export function audit(log: Logger, request: FastifyRequest, reply: FastifyReply)
   const url = withoutSecrets(request.url);
   const { statusCode: status, refusal: code } = reply;
   const ms = Math.round(reply.elapsedTime);
+  // What a proxy says of it is believed as its word on the address is, and may be any text.
+  const scheme = request.protocol === 'https' ? 'https' : undefined;
   // A URL that cannot be read has led to no route.
   const route = request.routeOptions?.config?.route;
   const changes = route && route.method !== 'GET' && !route.isBeat;
@@ -42,7 +44,7 @@ export function audit(log: Logger, request: FastifyRequest, reply: FastifyReply)
   const { id, name } = (request.params ?? {}) as { id?: string; name?: string };
   const { vm = id, token = name } = request.subject ?? {};
   log.info(
-    { audit: true, requestId, by, from, method, url, vm, token, status, code, ms },
+    { audit: true, requestId, by, from, scheme, method, url, vm, token, status, code, ms },
     status < 400 ? 'change' : 'refused',
   );
 }

@@ -24,7 +24,7 @@ export function refuseForeignPage(origin: string | undefined): void {
  * @param names with a dot that are this registry's
  * @throws VregError FORBIDDEN
  */
-export function refuseForeignHost(header: string | undefined, names: ReadonlySet<string>): void {
+export function refuseForeignHost(header: string | undefined, names: Pick<ReadonlySet<string>, 'has'>): void {
   if (header === undefined) return;
   const host = header
     .replace(/:\d*$/, '')

@@ -1,11 +1,12 @@
 /** Where the app listens: a TCP address, a unix socket, or both. */
 import { lookup } from 'node:dns/promises';
-import { existsSync, unlinkSync } from 'node:fs';
 import type { Server } from 'node:http';
-import { type AddressInfo, connect, type ListenOptions } from 'node:net';
+import type { AddressInfo, ListenOptions } from 'node:net';
 import type { FastifyInstance } from 'fastify';
 import { VregError } from '../../src/protocol/errors.ts';
 import { answerBrokenRequest, makeServer, trustConnections } from './server.ts';
+import type { Tls } from './tls.ts';
+import { checkClosed, checkPlace, removeDeadSocket } from './unix-socket.ts';
 
 export interface Endpoints {
   tcp?: { host: string; port: number } | undefined;
@@ -14,7 +15,7 @@ export interface Endpoints {
 }
 
 export interface Listening {
-  /** `http://…` and `unix:…`, in the order of {@link Endpoints}. */
+  /** `http://…` or `https://…`, and `unix:…`, in the order of {@link Endpoints}. */
   urls: string[];
   /** The TCP port, also when any (0) was asked for. */
   port: number | undefined;
@@ -25,12 +26,13 @@ export interface Listening {
 /**
  * Listens on all endpoints, or throws and listens on none of them.
  * @param maxConnections of each listener; what comes beyond is closed at once, so that the others go on
- * @throws VregError LISTEN
+ * @param tls what the app's own server, on the TCP address, was made with
+ * @throws VregError LISTEN; USAGE when others than the owner could use the socket, or put another in its place
  */
 export async function listen(
   app: FastifyInstance,
   { tcp, socket }: Endpoints,
-  maxConnections?: number,
+  { maxConnections, tls }: { maxConnections?: number; tls?: Tls | undefined } = {},
 ): Promise<Listening> {
   await app.ready();
   const urls: string[] = [];
@@ -41,10 +43,11 @@ export async function listen(
     if (tcp) {
       await app.listen(tcp).catch((cause) => fail(cause, `${tcp.host}:${tcp.port}`));
       port = (app.server.address() as AddressInfo).port;
-      extra.push(...(await listenOnSiblings(app, tcp.host, port)));
-      urls.push(`http://${tcp.host.includes(':') ? `[${tcp.host}]` : tcp.host}:${port}`);
+      extra.push(...(await listenOnSiblings(app, tcp.host, port, tls)));
+      urls.push(`${tls ? 'https' : 'http'}://${tcp.host.includes(':') ? `[${tcp.host}]` : tcp.host}:${port}`);
     }
     if (socket !== undefined) {
+      checkPlace(socket);
       await removeDeadSocket(socket);
       // Nobody but the owner may connect, from the moment the socket exists.
       const umask = process.umask(0o177);
@@ -60,6 +63,7 @@ export async function listen(
       } finally {
         process.umask(umask);
       }
+      checkClosed(socket);
       urls.push(`unix:${socket}`);
     }
     if (maxConnections !== undefined)
@@ -79,8 +83,8 @@ function fail(cause: NodeJS.ErrnoException, name: string): never {
   throw new VregError('LISTEN', `cannot listen on ${name} (${cause.code})`, { hint, cause });
 }
 
-async function shareRoutes(app: FastifyInstance, where: ListenOptions): Promise<Server> {
-  const server = makeServer((request, response) => app.routing(request, response), app.server.requestTimeout);
+async function shareRoutes(app: FastifyInstance, where: ListenOptions, tls?: Tls): Promise<Server> {
+  const server = makeServer((request, response) => app.routing(request, response), app.server.requestTimeout, tls);
   server.on('clientError', answerBrokenRequest);
   if ('path' in where) trustConnections(server);
   await new Promise<void>((resolve, reject) => server.once('error', reject).listen(where, resolve));
@@ -88,12 +92,12 @@ async function shareRoutes(app: FastifyInstance, where: ListenOptions): Promise<
 }
 
 /** `localhost` is 127.0.0.1 to one client and ::1 to another: the first is listened on already, the others are here. */
-async function listenOnSiblings(app: FastifyInstance, host: string, port: number): Promise<Server[]> {
+async function listenOnSiblings(app: FastifyInstance, host: string, port: number, tls?: Tls): Promise<Server[]> {
   if (host !== 'localhost') return [];
   const first = (app.server.address() as AddressInfo).address;
   const others = (await lookup(host, { all: true })).filter(({ address }) => address !== first);
   // One that this machine cannot give (no IPv6, say) is not missed.
-  const tried = await Promise.allSettled(others.map(({ address }) => shareRoutes(app, { host: address, port })));
+  const tried = await Promise.allSettled(others.map(({ address }) => shareRoutes(app, { host: address, port }, tls)));
   return tried.filter((attempt) => attempt.status === 'fulfilled').map(({ value }) => value);
 }
 
@@ -118,23 +122,4 @@ async function drain(app: FastifyInstance, extra: readonly Server[]): Promise<vo
     clearInterval(sweep);
     clearTimeout(limit);
   }
-}
-
-/** A socket file that a killed daemon left behind would keep a new one from listening. */
-async function removeDeadSocket(path: string): Promise<void> {
-  if (!existsSync(path)) return;
-  const alive = await new Promise<boolean>((resolve) => {
-    const probe = connect(path);
-    probe.once('error', () => resolve(false));
-    probe.once('connect', () => {
-      probe.destroy();
-      resolve(true);
-    });
-  });
-  if (alive) {
-    throw new VregError('LISTEN', `cannot listen on ${path}: a process listens there already`, {
-      hint: 'choose another with --socket, or see who runs: vreg daemon status',
-    });
-  }
-  unlinkSync(path);
 }

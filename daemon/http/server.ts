@@ -2,11 +2,20 @@
  * Node's HTTP server as the app runs on it: its time limits, and an `{error}` for what never becomes a request of the
  * app. Without it Node answers those with an empty body, or with nothing.
  */
-import { createServer, METHODS, type RequestListener, type Server, type ServerResponse } from 'node:http';
+import {
+  createServer,
+  METHODS,
+  type RequestListener,
+  type Server,
+  type ServerOptions,
+  type ServerResponse,
+} from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { toErrorBody, VregError } from '../../src/protocol/errors.ts';
 import { type Refusal, refuseRoute } from './refusal.ts';
+import { Silence } from './silence.ts';
+import type { Tls } from './tls.ts';
 
 /** Milliseconds that a kept-alive connection may be idle: more than a load balancer's usual 60 s, so that it closes first. */
 const KEEP_ALIVE = 72_000;
@@ -32,31 +41,36 @@ export function isLocal(socket: object): boolean {
   return local.has(socket);
 }
 
-/** @param requestTimeout milliseconds for a whole request, headers and body, to arrive */
-export function makeServer(handler: RequestListener, requestTimeout: number): Server {
+/**
+ * @param requestTimeout milliseconds for a whole request, headers and body, to arrive
+ * @param tls what it speaks https with; without it, it speaks plain HTTP
+ */
+export function makeServer(handler: RequestListener, requestTimeout: number, tls?: Tls): Server {
   const listener: RequestListener = (request, response) => {
     latest.set(request.socket, response);
     handler(request, response);
   };
-  const server = createServer(
-    {
-      requestTimeout,
-      headersTimeout: requestTimeout,
-      connectionsCheckingInterval: Math.ceil(requestTimeout / CHECKS),
-      keepAliveTimeout: KEEP_ALIVE,
-      // Refused by the app instead, which says why.
-      requireHostHeader: false,
-    },
-    listener,
-  );
+  const options: ServerOptions = {
+    requestTimeout,
+    headersTimeout: requestTimeout,
+    connectionsCheckingInterval: Math.ceil(requestTimeout / CHECKS),
+    keepAliveTimeout: KEEP_ALIVE,
+    // Refused by the app instead, which says why.
+    requireHostHeader: false,
+  };
+  const server: Server = tls ? tls.createServer(options, listener) : createServer(options, listener);
   const sockets = new Set<Socket>();
-  server.on('connection', (socket) => {
+  // The one that requests come on.
+  server.on(tls ? 'secureConnection' : 'connection', (socket: Socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
   });
   const closeIdle = server.closeIdleConnections.bind(server);
-  // To Node a connection is idle when its answer is complete, though most of it may still wait for a slow client.
+  const silence = new Silence();
+  // To Node a connection is idle when its answer is complete, though most of it may still wait for a slow client; and it is
+  // not idle when nothing has come on it yet.
   server.closeIdleConnections = () => {
+    for (const socket of sockets) if (!latest.has(socket) && socket.bytesRead === 0) silence.end(socket);
     if (![...sockets].some(isSending)) closeIdle();
   };
   // An expectation other than 100-continue may be ignored (RFC 9110, 10.1.1).

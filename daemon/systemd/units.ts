@@ -2,6 +2,8 @@
  * The text of the systemd units. Each is whole in itself: it can be printed, read, put in place, and changed by a drop-in
  * (`systemctl edit`). What they ask for is understood by systemd 250 and newer; older versions ignore what they do not know.
  */
+import { SANDBOX, USER_SANDBOX } from './sandbox.ts';
+
 export const UNIT_KINDS = ['serve', 'agent', 'heartbeat-timer', 'wait-online'] as const;
 export type UnitKind = (typeof UNIT_KINDS)[number];
 
@@ -21,6 +23,8 @@ export interface UnitOptions {
   user: boolean;
   /** Hands the token file over as a credential. Without it the unit fails where there is no such file. */
   token: boolean;
+  /** Hands a certificate and its key over as credentials: the registry's own, or what to show to it. */
+  tls: boolean;
 }
 
 /** What the unit is enabled or started by; undefined where other units ask for it. */
@@ -228,7 +232,8 @@ function network({ user }: UnitOptions): string[] {
 }
 
 /** `%E` is the folder for configuration: /etc of the system, ~/.config of a user. */
-function surroundings({ token }: UnitOptions, name: string): string[] {
+function surroundings({ token, tls }: UnitOptions, name: string): string[] {
+  const [cert, key] = name === 'vreg-serve' ? ['tls-cert', 'tls-key'] : ['cert-file', 'key-file'];
   return [
     '# VERS_INFRA_URL, VERS_VM_ID, VREG_... as NAME=value, if there is such a file.',
     'EnvironmentFile=-%E/vreg/env',
@@ -238,44 +243,16 @@ function surroundings({ token }: UnitOptions, name: string): string[] {
           'LoadCredential=token:%E/vreg/token',
         ]
       : []),
+    ...(tls
+      ? [
+          '# As the token. Renewed files are read by a restart: a reload has the copies of the start.',
+          `LoadCredential=${cert}:%E/vreg/tls.crt`,
+          `LoadCredential=${key}:%E/vreg/tls.key`,
+        ]
+      : []),
     `SyslogIdentifier=${name}`,
   ];
 }
-
-/** What both managers can do: the rest needs what only the system's may. */
-const USER_SANDBOX: readonly string[] = [
-  'NoNewPrivileges=yes',
-  '# Not MemoryDenyWriteExecute, with which Node cannot run. AF_NETLINK is for the list of network interfaces.',
-  'RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK',
-  'RestrictNamespaces=yes',
-  'RestrictRealtime=yes',
-  'RestrictSUIDSGID=yes',
-  'LockPersonality=yes',
-  'SystemCallArchitectures=native',
-  '# Node 20 calls pkey_alloc at its start, which is not in @system-service.',
-  'SystemCallFilter=@system-service @pkey',
-  'SystemCallFilter=~@privileged @resources',
-  'SystemCallErrorNumber=EPERM',
-];
-
-const SANDBOX: readonly string[] = [
-  'DynamicUser=yes',
-  'CapabilityBoundingSet=',
-  'ProtectSystem=strict',
-  'ProtectHome=yes',
-  'ProtectClock=yes',
-  'ProtectControlGroups=yes',
-  'ProtectHostname=yes',
-  'ProtectKernelLogs=yes',
-  'ProtectKernelModules=yes',
-  'ProtectKernelTunables=yes',
-  'ProtectProc=invisible',
-  'PrivateDevices=yes',
-  'PrivateTmp=yes',
-  'PrivateUsers=yes',
-  'RemoveIPC=yes',
-  ...USER_SANDBOX,
-];
 
 function sections(parts: readonly (readonly [title: string, lines: readonly string[]])[]): string {
   return parts.map(([title, lines]) => `[${title}]\n${lines.join('\n')}\n`).join('\n');

@@ -3,27 +3,25 @@ import { type Context, defineCommand } from '../command.ts';
 import { openConfigFile } from '../config-file.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { RowsAnswer } from '../render.ts';
-import { checkSetting } from '../settings.ts';
+import { camelCase, checkSetting } from '../settings.ts';
 import { suggestion } from '../suggest.ts';
 
 /** Settings that belong to a registry. */
-const KEYS = ['url', 'token-file', 'ca-file'] as const;
+const FILES = ['token-file', 'ca-file', 'cert-file', 'key-file'] as const;
+const KEYS = ['url', ...FILES] as const;
 
-interface Named {
+interface Named extends Partial<Record<(typeof KEYS)[number], string>> {
   name: string;
   current: boolean;
-  url?: string;
-  'token-file'?: string;
-  'ca-file'?: string;
 }
 
 const NAME = { name: 'name', about: 'name of the context' } as const;
 
-const add = defineCommand<{ url?: string; tokenFile?: string; caFile?: string; use?: boolean }>({
+const add = defineCommand<Record<string, string | undefined> & { use?: boolean }>({
   name: 'add',
   summary: 'name a registry, or change what a name means',
   description:
-    'Names a registry: its URL, and where its token and its CA certificate are. The token itself is not written. Of a name that is there already, what is not said stays.',
+    'Names a registry: its URL, and where its token, its CA certificate and the certificate to show to it are. The token itself is not written. Of a name that is there already, what is not said stays.',
   arguments: [NAME],
   flags: [{ flags: '--use', about: 'and use it from now on' }],
   examples: [
@@ -35,7 +33,8 @@ const add = defineCommand<{ url?: string; tokenFile?: string; caFile?: string; u
     { about: 'and use it', command: 'vreg context add dev --url http://127.0.0.1:3000 --use' },
   ],
   lenient: true,
-  async run(context, [name], { url, tokenFile, caFile, use }) {
+  async run(context, [name], flags) {
+    const { url, use } = flags;
     if (!/^[\w.@-]+$/.test(name!)) {
       throw new VregError('USAGE', `"${name}" is not the name of a context`, {
         field: 'name',
@@ -50,11 +49,13 @@ const add = defineCommand<{ url?: string; tokenFile?: string; caFile?: string; u
         hint: 'for example: --url http://127.0.0.1:3000',
       });
     if (url !== undefined) checkSetting('url', url);
+    const named = FILES.map((key) => [key, flags[camelCase(key)]] as const)
+      .filter(([, path]) => path !== undefined)
+      .map(([key, path]) => [key, resolve(path!)]);
     const entry = {
       ...before,
       ...(url === undefined ? {} : { url }),
-      ...(tokenFile === undefined ? {} : { 'token-file': resolve(tokenFile) }),
-      ...(caFile === undefined ? {} : { 'ca-file': resolve(caFile) }),
+      ...Object.fromEntries(named),
     };
     const file = await openConfigFile(context);
     file.set('contexts', { ...contexts, [name!]: entry });
@@ -152,7 +153,7 @@ export const context = defineCommand({
   name: 'context',
   summary: 'name registries, and switch between them',
   description:
-    'Names registries and switches between them. A context gives url, token-file and ca-file; flags and variables win over it.',
+    'Names registries and switches between them. A context gives url, token-file, ca-file, cert-file and key-file; flags and variables win over it.',
   examples: [
     { about: 'name one and use it', command: 'vreg context add prod --url https://infra.example.com:3000 --use' },
     { about: 'ask another once', command: 'vreg status -c dev' },
@@ -200,6 +201,8 @@ function answer(rows: readonly Named[], more: Partial<RowsAnswer<Named>>): RowsA
       { title: 'URL', cell: ({ url }) => url ?? '-' },
       { title: 'TOKEN FILE', cell: (row) => row['token-file'] ?? '-' },
       { title: 'CA FILE', wide: true, cell: (row) => row['ca-file'] ?? '-' },
+      { title: 'CERT FILE', wide: true, cell: (row) => row['cert-file'] ?? '-' },
+      { title: 'KEY FILE', wide: true, cell: (row) => row['key-file'] ?? '-' },
     ],
     name: (row) => row.name,
     ...more,

@@ -1,12 +1,14 @@
 import { lookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
 import { type Context, defineCommand } from '../command.ts';
-import { ASK_THE_DOCTOR, isTlsTrouble } from '../connection.ts';
+import { ASK_THE_DOCTOR } from '../connection.ts';
 import { formatDuration } from '../duration.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 import type { Cell } from '../render.ts';
 import { SETTING_KEYS } from '../settings.ts';
 import { nextStep } from '../suggest.ts';
+import { clientCertificate, trustedCertificates } from '../tls-files.ts';
+import { isTlsTrouble } from '../tls-trouble.ts';
 
 /** Seconds by which two clocks may differ without harm to anybody: NTP holds far less. */
 const MAX_SKEW = 5;
@@ -78,7 +80,8 @@ const CHECKS: readonly Check[] = [
       void config.file;
       for (const key of SETTING_KEYS) config.find(key);
       void config.token();
-      void config.certificates();
+      void trustedCertificates(config);
+      void clientCertificate(config);
       const { value, origin } = config.find('url')!;
       return ok(`registry ${value} (from ${origin})`);
     },

@@ -49,7 +49,7 @@ function fakeSystemctl(t: TestContext, exit = 0): { PATH: string; asked(): strin
 }
 
 for (const kind of UNIT_KINDS) {
-  for (const words of [[], ['--user'], ['--no-token'], ['--', '--timeout', '20s']]) {
+  for (const words of [[], ['--user'], ['--no-token', '--tls'], ['--', '--timeout', '20s']]) {
     const what = ['vreg daemon unit', kind, ...words].join(' ');
     test(`systemd has nothing to say against ${what}`, unless('systemd-analyze'), async (t) => {
       const { home, vreg } = aHome(t);
@@ -83,6 +83,40 @@ test('what a unit runs is this program, with the words behind -- as they were', 
   );
 });
 
+test('the certificate is handed over under the name by which the command looks for it', async (t) => {
+  const { vreg } = aHome(t);
+  for (const [kind, cert, key] of [
+    ['serve', 'tls-cert', 'tls-key'],
+    ['agent', 'cert-file', 'key-file'],
+  ] as const) {
+    const { stdout } = await vreg('daemon', 'unit', kind, '--tls');
+    assert.ok(
+      stdout.includes(`\nLoadCredential=${cert}:%E/vreg/tls.crt\nLoadCredential=${key}:%E/vreg/tls.key\n`),
+      kind,
+    );
+    assert.doesNotMatch((await vreg('daemon', 'unit', kind)).stdout, /tls\.crt/);
+  }
+  const { stdout } = await vreg(
+    'daemon',
+    'unit',
+    'serve',
+    '--',
+    '--trust-proxy',
+    '--port',
+    '3001',
+    '--tls-cert',
+    '/a b',
+  );
+  assert.match(stdout, /^ExecStart=.* daemon serve --trust-proxy --port 3001 --tls-cert "\/a b"$/m);
+});
+
+test('a certificate that is not there is told when the unit is installed', async (t) => {
+  const { vreg } = aHome(t);
+  const { code, stderr } = await vreg('daemon', 'install', 'agent', '--user', '--no-token', '--tls', '--dry-run');
+  assert.equal(code, 5);
+  assert.match(stderr, /^vreg: there is no .*vreg\/tls\.crt, so the unit would not start\nhint: /);
+});
+
 test('a single unit is printed alone, of several each is named, and json has them all', async (t) => {
   const { vreg } = aHome(t);
   assert.match((await vreg('daemon', 'unit', 'serve')).stdout, /^\[Unit\]\n/);
@@ -102,6 +136,7 @@ test('what a unit could not run is refused while it is made', async (t) => {
     [['agent', '--', '--rol', 'x'], /^vreg: "--rol" is no flag of vreg daemon agent: did you mean "--role"\?\nhint: /],
     [['agent', '--', '--role', 'boss'], /^vreg: role: "boss" is not possible/],
     [['agent', '--', '--role'], /^vreg: "--role" lacks its value\nhint: /],
+    [['serve', '--', '--trust-proxy', 'here'], /^vreg: trust-proxy: "here" is no address\nhint: /],
     [['agent', '--', 'worker'], /^vreg: "worker" is no flag of vreg daemon agent\nhint: /],
     [['agent', 'worker'], /^vreg: what is "worker"\?\nhint: .*vreg daemon unit agent -- worker/],
     [['serve', '--', '--detach'], /^vreg: "--detach" cannot be in a unit: /],

@@ -140,6 +140,16 @@ test('SIGTERM answers a request that is still arriving, closes idle connections,
   assert.equal((await call(again.url, 'GET', '/registry/vms/vm-1')).status, 200);
 });
 
+// Less than after which a request that never ends is cut.
+test('SIGTERM waits for no connection on which nothing came', { timeout: 25_000 }, async (t) => {
+  const { url, end } = await startDaemon(t);
+  const { hostname: host, port } = new URL(url);
+  const silent = connect({ host, port: Number(port) }).on('error', () => {});
+  await once(silent, 'connect');
+  assert.deepEqual(await end(), { code: 0, signal: null });
+  if (!silent.closed) await once(silent, 'close');
+});
+
 test('SIGTERM under load: every registration that was answered 201 is there afterwards, and none is half there', async (t) => {
   const first = await startDaemon(t);
   const acknowledged: string[] = [];

@@ -69,7 +69,7 @@ export async function serveApp(
   return {
     registry,
     server: app.server,
-    url: `http://${host}:${port}`,
+    url: `${options.tls ? 'https' : 'http'}://${host}:${port}`,
     at: { host, port },
     clock,
     store,

@@ -98,7 +98,7 @@ export async function startDaemon(t: TestContext, { args = [], env = {}, home }:
   const url = await new Promise<string>((resolve, reject) => {
     child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
       stderr += chunk;
-      const [, found] = /listening on (http:\/\/[\w.:[\]]+\d)/.exec(stderr) ?? [];
+      const [, found] = /listening on (https?:\/\/[\w.:[\]]+\d)/.exec(stderr) ?? [];
       if (found) resolve(found);
     });
     void ended.then(({ code, signal }) => reject(new Error(`the daemon ended with ${signal ?? code}: ${stderr}`)));

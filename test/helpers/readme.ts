@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { type Command, SHORT } from '../../src/command.ts';
 import { usageOf } from '../../src/help.ts';
 import { EXIT_MEANING } from '../../src/protocol/errors.ts';
-import { envNameOf, SETTING_KEYS, settingOf } from '../../src/settings.ts';
+import { envNameOf, flagOf, SETTING_KEYS, settingOf } from '../../src/settings.ts';
 
 export const ROOT = join(import.meta.dirname, '../..');
 export const README = join(ROOT, 'README.md');
@@ -83,8 +83,8 @@ export function headOf({ command, path }: Place): string {
 
 export function settingsTable(): string {
   const rows = SETTING_KEYS.map((key) => {
-    const { value, vers, about, choices, default: preset, defaultIs } = settingOf(key);
-    const flag = `\`${SHORT[key] ? `${SHORT[key]}, ` : ''}--${key} ${value}\``;
+    const { vers, about, choices, default: preset, defaultIs } = settingOf(key);
+    const flag = `\`${SHORT[key] ? `${SHORT[key]}, ` : ''}${flagOf(key)}\``;
     const variables = [envNameOf(key), vers].filter((name) => name !== undefined).map((name) => `\`${name}\``);
     const fallback = preset === undefined ? (defaultIs ?? 'none') : `\`${preset}\``;
     return [flag, variables.join(', '), fallback, about + (choices ? `: ${choices.join(', ')}` : '')];

@@ -48,13 +48,7 @@ export const install = defineCommand<PlaceFlags & { now?: boolean }>({
           hint: 'install Node and vreg for all users (npm install -g, as root), or say --user',
         });
     }
-    const tokenFile = join(etcOf(context, flags), 'vreg/token');
-    if (flags.token && !existsSync(tokenFile)) {
-      throw new VregError('USAGE', `there is no ${tokenFile}, so the unit would not start`, {
-        field: 'token',
-        hint: `write the registry's token into it (mode 0600), or say --no-token when it has none`,
-      });
-    }
+    checkFiles(join(etcOf(context, flags), 'vreg'), flags);
     const systemd = await import('../../../daemon/systemd/install.ts');
     const options: InstallOptions = { kind, files, now: flags.now === true, ...placeOf(context, flags) };
     const steps = systemd.planInstall(options);
@@ -104,6 +98,22 @@ export const uninstall = defineCommand<PlaceFlags>({
     await context.print(stepsAnswer(steps));
   },
 });
+
+/** @throws VregError USAGE naming a file without which the unit would not start */
+function checkFiles(dir: string, { token, tls }: UnitFlags): void {
+  if (token && !existsSync(join(dir, 'token'))) {
+    throw new VregError('USAGE', `there is no ${join(dir, 'token')}, so the unit would not start`, {
+      field: 'token',
+      hint: `write the registry's token into it (mode 0600), or say --no-token when it has none`,
+    });
+  }
+  const missing = tls ? ['tls.crt', 'tls.key'].find((name) => !existsSync(join(dir, name))) : undefined;
+  if (missing === undefined) return;
+  throw new VregError('USAGE', `there is no ${join(dir, missing)}, so the unit would not start`, {
+    field: 'tls',
+    hint: 'put the certificate and its key (mode 0600) there, or leave --tls out',
+  });
+}
 
 /** @throws VregError when this user may not, or the two places exclude each other */
 function checkPlace({ argv }: Context, { user, root, dryRun }: PlaceFlags): void {

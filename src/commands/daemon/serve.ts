@@ -5,6 +5,7 @@ import { type Context, defineCommand, type Flag } from '../../command.ts';
 import { parseRegistration, type Registration, type Service } from '../../protocol/vm.ts';
 import type { SettingKey } from '../../settings.ts';
 import { defaultAddress, type ThisVmFlags, thisVmId } from '../../this-vm.ts';
+import { serverCertificates } from '../../tls-files.ts';
 import { META_FLAG, parseMetaFlags, parseServiceFlag, SERVICE_FLAG } from '../../vm-flags.ts';
 import {
   createLog,
@@ -26,6 +27,11 @@ export const SERVE_SETTINGS: readonly SettingKey[] = [
   'stale-after',
   'mass-loss',
   'allow-host',
+  'tls-cert',
+  'tls-key',
+  'tls-client-ca',
+  'trust-proxy',
+  'cors-origin',
   'max-body',
   'max-entry',
   'max-vms',
@@ -50,7 +56,7 @@ export const serve = defineCommand<ServeFlags>({
   name: 'serve',
   summary: 'run the registry',
   description:
-    'Runs the registry over a durable store, on 127.0.0.1:3000 unless told otherwise. VERS_AUTH_TOKEN or --token-file turns bearer authentication on; without it the daemon listens on loopback and a unix socket only. SIGTERM drains; SIGHUP reads the token anew.',
+    'Runs the registry over a durable store, on 127.0.0.1:3000 unless told otherwise. VERS_AUTH_TOKEN or --token-file turns bearer authentication on; without it the daemon listens on loopback and a unix socket only. --tls-cert and --tls-key make the TCP address speak https, and --tls-client-ca lets in only clients with a certificate. SIGTERM drains; SIGHUP reads the token and the certificates anew.',
   settings: SERVE_SETTINGS,
   flags: SERVE_FLAGS,
   examples: [
@@ -58,6 +64,10 @@ export const serve = defineCommand<ServeFlags>({
     {
       about: 'for a fleet, as its infra VM',
       command: 'vreg daemon serve --host 0.0.0.0 --token-file /etc/vreg/token --self-register',
+    },
+    {
+      about: 'with https, for clients with a certificate',
+      command: 'vreg daemon serve --host 0.0.0.0 --tls-cert tls.crt --tls-key tls.key --tls-client-ca ca.crt',
     },
     {
       about: 'in the background, on a socket alone',
@@ -79,6 +89,7 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   const socket = config.get('socket');
   // A socket alone is the whole listener; asking for a host or a port as well gives both.
   const tcp = socket === undefined || config.isSet('host') || config.isSet('port');
+  const tls = serverCertificates(config);
   const main = await import('../../../daemon/main.ts');
   const log = await createLog(context);
   process.umask(0o077);
@@ -96,6 +107,9 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
         requestTimeout: config.duration('request-timeout'),
       },
       token: config.token()?.value,
+      tls,
+      trustProxy: config.get('trust-proxy'),
+      corsOrigins: config.get('cors-origin')?.split(',') ?? [],
       version: context.version,
       ...(tcp ? { tcp: { host: config.get('host')!, port: Number(config.get('port')) } } : {}),
       socket,
@@ -117,6 +131,15 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
       },
     },
   ];
+  if (tls) {
+    reloaders.push({
+      what: 'the certificate',
+      reload() {
+        config.reload();
+        serving.reloadCertificates(serverCertificates(config));
+      },
+    });
+  }
   await onHangup(context, reloaders, log, manager);
   manager?.ready();
   await tellReady();

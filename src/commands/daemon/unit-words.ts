@@ -33,7 +33,7 @@ export async function checkWords(context: Context, path: readonly string[], word
     if (takesValue === undefined)
       throw wrong(word, `is no flag of vreg ${path.join(' ')}${suggestion(flag, [...flags.keys()])}`);
     if (flag === '--detach') throw wrong(word, 'cannot be in a unit: systemd is who runs it in the background');
-    if (!takesValue) continue;
+    if (!takesValue || (takesValue === 'maybe' && rest.length === 0 && !isValue(words[index + 1]))) continue;
     const value = rest.length > 0 ? rest.join('=') : words[++index];
     if (value === undefined) throw wrong(word, 'lacks its value');
     const key = flag.slice(2);
@@ -52,15 +52,22 @@ async function find(context: Context, path: readonly string[]): Promise<Command<
 }
 
 /** Its flags, long and short, and whether each takes a value. */
-function flagsOf({ settings = [], flags = [] }: Command<never>): Map<string, boolean> {
-  const found = new Map<string, boolean>();
+function flagsOf({ settings = [], flags = [] }: Command<never>): Map<string, boolean | 'maybe'> {
+  const found = new Map<string, boolean | 'maybe'>();
   for (const key of [...GLOBAL_SETTINGS, ...settings]) {
-    for (const flag of [`--${key}`, SHORT[key]]) if (flag) found.set(flag, settingOf(key).value !== undefined);
+    const { value, bare } = settingOf(key);
+    for (const flag of [`--${key}`, SHORT[key]])
+      if (flag) found.set(flag, bare === undefined ? value !== undefined : 'maybe');
   }
   for (const { flags: words } of [...flags, { flags: '-c, --context <name>' }, { flags: '-v, --verbose' }]) {
     for (const flag of words.match(/(?<![\w-])--?[\w-]+/g) ?? []) found.set(flag, words.includes('<'));
   }
   return found;
+}
+
+/** True of a word that a flag takes which may stand alone. */
+function isValue(word: string | undefined): boolean {
+  return word !== undefined && !word.startsWith('-');
 }
 
 function wrong(word: string, why: string): VregError {

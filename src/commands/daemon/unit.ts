@@ -10,6 +10,7 @@ const KINDS: readonly UnitKind[] = ['serve', 'agent', 'heartbeat-timer', 'wait-o
 export interface UnitFlags {
   user?: boolean;
   token: boolean;
+  tls?: boolean;
 }
 
 export const KIND_ARGUMENTS = [
@@ -20,6 +21,7 @@ export const KIND_ARGUMENTS = [
 export const UNIT_FLAGS: readonly Flag[] = [
   { flags: '--user', about: "for the user's own systemd, not the system's; less is closed off there" },
   { flags: '--no-token', about: 'for a registry without a token; else systemd reads it from /etc/vreg/token' },
+  { flags: '--tls', about: 'with the certificate /etc/vreg/tls.crt and its key tls.key, which systemd reads' },
 ];
 
 export const unit = defineCommand<UnitFlags & { outputDir?: string }>({
@@ -58,7 +60,7 @@ export const unit = defineCommand<UnitFlags & { outputDir?: string }>({
 export async function makeUnits(
   context: Context,
   args: readonly string[],
-  { user = false, token }: UnitFlags,
+  { user = false, token, tls = false }: UnitFlags,
 ): Promise<{ kind: UnitKind; files: UnitFile[] }> {
   const words = wordsBehind(context);
   const [kind, more] = args.slice(0, args.length - words.length);
@@ -78,7 +80,7 @@ export async function makeUnits(
   const { thisProgram } = await import('../../../daemon/systemd/program.ts');
   const path = COMMANDS[kind].filter((_, index, all) => all.slice(0, index + 1).every((word) => !word.startsWith('-')));
   await checkWords(context, path, words);
-  return { kind, files: unitsOf(kind, { ...thisProgram(), words, user, token }) };
+  return { kind, files: unitsOf(kind, { ...thisProgram(), words, user, token, tls }) };
 }
 
 /** @returns why the hardened units of the system cannot start this program; undefined when they can */

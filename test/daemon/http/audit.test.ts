@@ -23,12 +23,40 @@ test('each change and each refusal is one line that says who, from where, what, 
   });
   const seen = lines.map(({ by, from, method, vm, status, code, msg }) => [by, from, method, vm, status, code, msg]);
   assert.deepEqual(seen, [
-    ['VERS_AUTH_TOKEN', '127.0.0.1', 'POST', undefined, 201, undefined, 'change'],
+    ['VERS_AUTH_TOKEN', '127.0.0.1', 'POST', 'vm-1', 201, undefined, 'change'],
     ['VERS_AUTH_TOKEN', '127.0.0.1', 'DELETE', 'nobody', 404, 'NOT_FOUND', 'refused'],
     ['anonymous', '127.0.0.1', 'GET', undefined, 401, 'UNAUTHORIZED', 'refused'],
   ]);
   assert.equal(lines[0]!.requestId, 'mine-1');
   assert.doesNotMatch(app.logged.join(''), /s3cret/);
+});
+
+test('what is done to tokens names the token, and what is done with one names that', async (t) => {
+  const app = await serveApp(t, { token: 's3cret' });
+  const root = { authorization: 'Bearer s3cret' };
+  const made = await call(app.url, 'POST', '/registry/tokens', {
+    body: { name: 'reader', scope: 'read' },
+    headers: root,
+  });
+  const { token } = made.body as { token: string };
+  await call(app.url, 'DELETE', '/registry/vms/vm-1', { headers: { authorization: `Bearer ${token}` } });
+  await call(app.url, 'DELETE', '/registry/tokens/reader', { headers: root });
+  const lines = await until('the lines', () => (audited(app).length === 3 ? audited(app) : undefined));
+  assert.deepEqual(
+    lines.map(({ by, method, token, vm, status }) => [by, method, token, vm, status]),
+    [
+      ['VERS_AUTH_TOKEN', 'POST', 'reader', undefined, 201],
+      ['reader', 'DELETE', undefined, 'vm-1', 403],
+      ['VERS_AUTH_TOKEN', 'DELETE', 'reader', undefined, 200],
+    ],
+  );
+});
+
+test('a secret that somebody puts into a query is not logged', async (t) => {
+  const app = await serveApp(t);
+  await call(app.url, 'POST', '/registry/vms?access_token=canary&role=infra&apiKey=canary', { body: {} });
+  const [line] = await until('the line', () => (audited(app).length === 1 ? audited(app) : undefined));
+  assert.equal(line!.url, '/registry/vms?access_token=***&role=infra&apiKey=***');
 });
 
 test('a request that is refused before any route is asked has its line, too', async (t) => {

@@ -1,0 +1,150 @@
+/** What the command line says when TLS goes wrong: one cause, one next step. */
+import assert from 'node:assert/strict';
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
+import { createServer, type ServerOptions } from 'node:https';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import {
+  type Authority,
+  FAR_AHEAD,
+  FARTHER_AHEAD,
+  type Issued,
+  LONG_AGO,
+  makeAuthority,
+  YESTERYEAR,
+} from '../helpers/certificates.ts';
+import { type Told, vreg } from '../helpers/cli.ts';
+import { tempDir } from '../helpers/daemon.ts';
+import { startPlainServer } from '../helpers/plain-server.ts';
+import { unless } from '../helpers/tools.ts';
+
+const OPENSSL = unless('openssl');
+
+/** A server of somebody else's; what it answers is no matter here. */
+async function serve(t: TestContext, { cert, key }: Issued, more: ServerOptions = {}): Promise<string> {
+  const files = { cert: readFileSync(cert), key: readFileSync(key) };
+  const server = createServer({ ...files, ...more }, (_request, response) => response.end('{"vms":[],"count":0}'));
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.after(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  return `https://127.0.0.1:${(server.address() as AddressInfo).port}`;
+}
+
+function assertFails({ code, stderr }: Told, cause: RegExp, hint: RegExp): void {
+  assert.equal(code, 8, stderr);
+  const [said, next] = stderr.split('\nhint: ');
+  assert.match(said!, cause);
+  assert.match(next!, hint);
+}
+
+const SERVERS: readonly [name: string, Parameters<Authority['issue']>[1], cause: RegExp, hint: RegExp][] = [
+  [
+    'is for another name',
+    { names: 'DNS:registry.example,IP:10.0.0.5' },
+    /ERR_TLS_CERT_ALTNAME_INVALID/,
+    /^the certificate is for registry\.example, 10\.0\.0\.5: write one of its names into the URL/,
+  ],
+  [
+    'has expired',
+    { from: LONG_AGO, until: YESTERYEAR },
+    /CERT_HAS_EXPIRED/,
+    /^renew it on the server; this clock says \d{4}-\d\d-\d\dT\S+Z: is that right\?/,
+  ],
+  [
+    'is not valid yet, as to a VM that was restored',
+    { from: FAR_AHEAD, until: FARTHER_AHEAD },
+    /CERT_NOT_YET_VALID/,
+    /^this clock says \S+: is that behind, as after a restore\? timedatectl/,
+  ],
+];
+
+for (const [name, options, cause, hint] of SERVERS) {
+  test(`a certificate that ${name} is told, with the next step, by doctor too`, OPENSSL, async (t) => {
+    const authority = makeAuthority(t);
+    const url = await serve(t, authority.issue('server', options));
+    assertFails(await vreg(['ls', '--ca-file', authority.ca], { url }), cause, hint);
+    const { stdout, code } = await vreg(['doctor', '--json', '--ca-file', authority.ca], { url });
+    const tls = (JSON.parse(stdout) as Record<string, string>[]).find(({ check }) => check === 'tls')!;
+    assert.deepEqual([code, tls.result], [8, 'fail']);
+    assert.match(tls.fix!, hint);
+  });
+}
+
+test('a certificate that nobody vouches for is told', OPENSSL, async (t) => {
+  const url = await serve(t, makeAuthority(t).issue('server'));
+  assertFails(await vreg(['ls'], { url }), /UNABLE_TO_VERIFY_LEAF_SIGNATURE/, /--ca-file/);
+});
+
+for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
+  test(
+    `a server of ${maxVersion} that wants a certificate gets one from --cert-file and --key-file`,
+    OPENSSL,
+    async (t) => {
+      const authority = makeAuthority(t);
+      const more = { requestCert: true, rejectUnauthorized: true, ca: readFileSync(authority.ca), maxVersion };
+      const url = await serve(t, authority.issue('server'), more);
+      const ls = (own?: Issued) => {
+        const words = own ? ['--cert-file', own.cert, '--key-file', own.key] : [];
+        return vreg(['ls', '--ca-file', authority.ca, ...words], { url });
+      };
+      assertFails(await ls(), /cannot reach/, /certificate.*name yours with --cert-file and --key-file/);
+      assertFails(
+        await ls(makeAuthority(t).issue('client')),
+        /cannot reach/,
+        /^does it take the certificate of --cert-file/,
+      );
+      assert.deepEqual((await ls(authority.issue('client'))).code, 0);
+    },
+  );
+}
+
+test('https to a server of http, and http to one of https, are told apart', OPENSSL, async (t) => {
+  const plain = await startPlainServer(t);
+  const to = plain.url.replace('http:', 'https:');
+  assertFails(await vreg(['ls'], { url: to }), /cannot reach/, /write the URL with http:\/\//);
+  const url = await serve(t, makeAuthority(t).issue('server'));
+  const { code, stderr } = await vreg(['ls'], { url: url.replace('https:', 'http:') });
+  assert.equal(code, 8, stderr);
+});
+
+test('files that cannot be used are told before anything is sent', OPENSSL, async (t) => {
+  const authority = makeAuthority(t);
+  const { cert, key } = authority.issue('client');
+  const other = authority.issue('other');
+  const junk = join(authority.dir, 'junk');
+  writeFileSync(junk, 'junk', { mode: 0o600 });
+  chmodSync(other.key, 0o644);
+  for (const [words, said] of [
+    [['--cert-file', cert], /^vreg: --cert-file needs --key-file/],
+    [['--key-file', key], /^vreg: --key-file needs --cert-file/],
+    [
+      ['--cert-file', cert, '--key-file', other.key],
+      /^vreg: the private key .* can be read by others \(mode 0644\)\nhint: chmod 600/,
+    ],
+    [['--cert-file', other.cert, '--key-file', key], /^vreg: the private key .* is not that of the certificate/],
+    [['--cert-file', junk, '--key-file', key], /^vreg: the certificate .*junk holds no certificate in PEM/],
+    [['--cert-file', cert, '--key-file', junk], /^vreg: the private key .*junk cannot be read as PEM/],
+    [['--ca-file', junk], /^vreg: the CA file .*junk holds no certificate in PEM/],
+  ] as const) {
+    const { code, stderr } = await vreg(['ls', ...words], { url: 'https://127.0.0.1:1' });
+    assert.equal(code, 5, words.join(' '));
+    assert.match(stderr, said);
+  }
+});
+
+test('a context has the certificate of its registry', OPENSSL, async (t) => {
+  const authority = makeAuthority(t);
+  const more = { requestCert: true, rejectUnauthorized: true, ca: readFileSync(authority.ca) };
+  const url = await serve(t, authority.issue('server'), more);
+  const { cert, key } = authority.issue('client');
+  const home = tempDir(t);
+  const words = ['--url', url, '--ca-file', authority.ca, '--cert-file', cert, '--key-file', key];
+  assert.equal((await vreg(['context', 'add', 'prod', ...words], { home })).code, 0);
+  assert.deepEqual(await vreg(['ls', '-c', 'prod'], { home }), { code: 0, stdout: '', stderr: '' });
+  const { stdout } = await vreg(['context', 'show', 'prod', '-o', 'json'], { home });
+  const shown = JSON.parse(stdout) as Record<string, string>;
+  assert.deepEqual([shown['ca-file'], shown['cert-file'], shown['key-file']], [authority.ca, cert, key]);
+});

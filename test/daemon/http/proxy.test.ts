@@ -1,0 +1,91 @@
+/** Where a request came from, as the proxies say that are trusted, and nobody else. */
+import assert from 'node:assert/strict';
+import { isIP } from 'node:net';
+import test from 'node:test';
+import fc from 'fast-check';
+import { cleanForwardedFor } from '../../../daemon/http/proxy.ts';
+import { type ServedApp, serveApp } from '../../helpers/app.ts';
+import { until } from '../../helpers/until.ts';
+
+/** Asks with those headers, and returns what the audit line says of the asker. */
+async function seen(app: ServedApp, headers: Record<string, string>, path = '/registry/vms') {
+  app.logged.length = 0;
+  const { status, body } = await fetch(app.url + path, { headers });
+  await body?.cancel();
+  const line = await until('the line', () => app.logged.find((each) => each.includes('"audit":true')));
+  const { from, scheme } = JSON.parse(line) as { from: string; scheme?: string };
+  return { status, from, scheme };
+}
+
+test('without --trust-proxy nobody is believed', async (t) => {
+  const app = await serveApp(t, { token: 's3cret' });
+  const headers = { 'x-forwarded-for': '203.0.113.9', 'x-forwarded-proto': 'https' };
+  assert.deepEqual(await seen(app, headers), { status: 401, from: '127.0.0.1', scheme: undefined });
+});
+
+test('a proxy that is not named is not believed', async (t) => {
+  const app = await serveApp(t, { token: 's3cret', trustProxy: '10.0.0.0/8,uniquelocal' });
+  const headers = { 'x-forwarded-for': '203.0.113.9', 'x-forwarded-proto': 'https' };
+  assert.deepEqual(await seen(app, headers), { status: 401, from: '127.0.0.1', scheme: undefined });
+});
+
+test('a trusted proxy is believed about the last address that is not a trusted proxy itself', async (t) => {
+  const app = await serveApp(t, { token: 's3cret', trustProxy: 'loopback, 10.0.0.5' });
+  for (const [given, from] of [
+    ['203.0.113.9', '203.0.113.9'],
+    ['203.0.113.9, 10.0.0.5', '203.0.113.9'],
+    ['6.6.6.6, 203.0.113.9, 127.0.0.1', '203.0.113.9'],
+    ['2001:db8::1', '2001:db8::1'],
+    ['[2001:db8::1]:4711', '2001:db8::1'],
+    ['203.0.113.9:4711', '203.0.113.9'],
+    ['10.0.0.5', '10.0.0.5'],
+    // Somebody sent the first part of each of these to the proxy, which added what it saw.
+    ['127.0.0.1, 203.0.113.9', '203.0.113.9'],
+    ['localhost, 203.0.113.9', '203.0.113.9'],
+  ] as const) {
+    assert.equal((await seen(app, { 'x-forwarded-for': given })).from, from, given);
+  }
+});
+
+test('what is no address is nobody', async (t) => {
+  const app = await serveApp(t, { token: 's3cret', trustProxy: 'loopback' });
+  for (const given of [
+    'unknown',
+    '_hidden',
+    '203.0.113.9, evil',
+    '0x7f.1',
+    '203.0.113.256',
+    '<script>',
+    ', ,',
+    'a'.repeat(9000),
+  ]) {
+    const { status, from } = await seen(app, { 'x-forwarded-for': given });
+    assert.deepEqual([status, from], [401, '127.0.0.1'], given.slice(0, 30));
+  }
+  for (const [given, scheme] of [
+    ['https', 'https'],
+    ['http, https', 'https'],
+    ['https, http', undefined],
+    ['javascript:', undefined],
+    ['', undefined],
+  ] as const) {
+    assert.equal((await seen(app, { 'x-forwarded-proto': given })).scheme, scheme, given);
+  }
+});
+
+test('whatever the header says, what is left of it are addresses', () => {
+  const part = fc.oneof(
+    fc.ipV4(),
+    fc.ipV6(),
+    fc.string(),
+    fc.constantFrom('[::1]:80', '1.2.3.4:5', '[', ':', ']:1', '::ffff:1.2.3.4'),
+  );
+  fc.assert(
+    fc.property(fc.array(part), fc.constantFrom(',', ', ', ' ,'), (parts, comma) => {
+      const headers = { 'x-forwarded-for': parts.join(comma) };
+      cleanForwardedFor(headers);
+      const left: string | undefined = headers['x-forwarded-for'];
+      return left === undefined || left.split(', ').every((address) => isIP(address) !== 0);
+    }),
+  );
+});
