@@ -4,6 +4,7 @@ import { type Context, defineCommand } from '../command.ts';
 import { ASK_THE_DOCTOR } from '../connection.ts';
 import { formatDuration } from '../duration.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
+import type { Whoami } from '../protocol/token.ts';
 import type { Cell } from '../render.ts';
 import { SETTING_KEYS } from '../settings.ts';
 import { nextStep } from '../suggest.ts';
@@ -126,8 +127,17 @@ const CHECKS: readonly Check[] = [
     name: 'token',
     look: async (context) => {
       const token = context.config.clientToken();
-      await context.client().list({ limit: 1 });
-      return ok(token ? `it is taken (from ${token.origin})` : 'none is needed');
+      const self = await whoami(context);
+      if (!self) await context.client().list({ limit: 1 });
+      const detail = token ? `it is taken (from ${token.origin})` : 'none is needed';
+      if (!self || self.scope === 'admin') return ok(detail);
+      const scope = `${detail}: "${self.name}", of the scope ${self.scope}`;
+      if (self.scope !== 'enrol') return ok(scope);
+      return {
+        result: 'warn',
+        detail: scope,
+        fix: 'it registers a VM and nothing else: name the token that the VM got then with --token-file',
+      };
     },
   },
   {
@@ -178,11 +188,14 @@ const CHECKS: readonly Check[] = [
         .client()
         .conflicts()
         .catch((error: VregError) => {
-          // The original registry, and a vreg of before.
-          if (error.code === 'UNSUPPORTED' || error.code === 'NOT_FOUND') return undefined;
+          // The original registry, a vreg of before, and a token that may not ask.
+          if (['UNSUPPORTED', 'NOT_FOUND', 'FORBIDDEN'].includes(error.code)) return error;
           throw error;
         });
-      if (!conflicts) return { result: 'skip', detail: 'the registry does not look for any' };
+      if (conflicts instanceof VregError) {
+        const isRefused = conflicts.code === 'FORBIDDEN';
+        return { result: 'skip', detail: isRefused ? conflicts.message : 'the registry does not look for any' };
+      }
       const open = conflicts.filter(({ state }) => state === 'open');
       if (open.length === 0) return ok('no VM is there twice');
       const ids = [...new Set(open.map(({ id }) => id))];
@@ -195,6 +208,17 @@ const CHECKS: readonly Check[] = [
     },
   },
 ];
+
+/** @returns undefined where the registry cannot say */
+async function whoami(context: Context): Promise<Whoami | undefined> {
+  return context
+    .client()
+    .whoami()
+    .catch((error: VregError) => {
+      if (error.code === 'UNSUPPORTED' || error.code === 'NOT_FOUND') return undefined;
+      throw error;
+    });
+}
 
 async function examine({ name, look }: Check, context: Context): Promise<Finding> {
   try {

@@ -208,3 +208,17 @@ test('a certificate that nobody vouches for is a failure, until --ca-file names 
   assert.equal(trusting.told.code, 0);
   assert.equal(trusting.found.get('tls')!.detail, 'the certificate is trusted');
 });
+
+test('doctor says whose token it is where that may not do everything, and what an enrol token is good for', async (t) => {
+  const { url } = await serveApp(t, { token: 's3cret' });
+  const say = (argv: readonly string[], token: string) =>
+    vreg(argv, { url, env: { VREG_TOKEN: token }, now: Date.now });
+  const make = async (name: string, scope: string) =>
+    (await say(['token', 'create', name, '--scope', scope], 's3cret')).stdout.trim();
+  const reader = await say(['doctor'], await make('dash', 'read'));
+  assert.match(reader.stdout, /^token\tok\tit is taken \(from VREG_TOKEN\): "dash", of the scope read\t-$/m);
+  const image = await say(['doctor'], await make('image', 'enrol'));
+  assert.equal(image.code, 0);
+  assert.match(image.stdout, /^token\twarn\t.*"image", of the scope enrol\tit registers a VM and nothing else/m);
+  assert.match(image.stdout, /^clones\tskip\t/m);
+});

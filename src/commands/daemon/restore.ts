@@ -20,7 +20,10 @@ export const restore = defineCommand<{ yes?: boolean }>({
     await context.confirm(`Replace the registry in ${dataDir} by ${file}?`, yes);
     const { restore } = await import('../../../daemon/restore.ts');
     const restored = await restore(dataDir, file!);
-    if (restored.kept !== undefined) context.note(`what was there is kept in ${restored.kept}`);
+    if (restored.kept !== undefined) {
+      context.note(`what was there is kept in ${restored.kept}`);
+      context.note('a token that was revoked since the backup is good again: see vreg token ls');
+    }
     await context.print({ kind: 'value', text: restored.dataDir, data: restored });
   },
 });

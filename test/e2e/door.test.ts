@@ -1,0 +1,149 @@
+/** Who gets into the real daemon: by its socket, by its addresses, with tokens that outlive it, and with certificates. */
+import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'node:test';
+import { makeAuthority } from '../helpers/certificates.ts';
+import { BIN, cleanEnv, type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { startVreg } from '../helpers/running.ts';
+import { unless } from '../helpers/tools.ts';
+import { until } from '../helpers/until.ts';
+
+const ROOT = 's3cret';
+
+async function create({ vreg }: Daemon, name: string, scope: string, ...more: string[]): Promise<string> {
+  const { code, stdout, stderr } = await vreg(['token', 'create', name, '--scope', scope, ...more]);
+  assert.equal(code, 0, stderr);
+  return stdout.trim();
+}
+
+const codeOf = async ({ vreg }: Daemon, argv: readonly string[], token: string) =>
+  (await vreg(argv, { env: { VERS_AUTH_TOKEN: token } })).code;
+
+test('the socket lets its owner in without a token, and the address beside it does not', async (t) => {
+  const home = tempDir(t);
+  const socket = join(home, 'vreg.sock');
+  const daemon = await startDaemon(t, { home, env: { VERS_AUTH_TOKEN: ROOT }, args: ['--socket', socket] });
+  const none = { VERS_AUTH_TOKEN: '' };
+  assert.equal((await daemon.vreg(['ls'], { env: none })).code, 2);
+  const self = await daemon.vreg(['token', 'whoami', '--json', '--url', `unix:${socket}`], { env: none });
+  assert.deepEqual(JSON.parse(self.stdout), { name: 'socket', scope: 'admin' });
+  assert.equal((await daemon.vreg(['ls', '--url', `unix:${socket}`], { env: { VERS_AUTH_TOKEN: 'wrong' } })).code, 2);
+  const made = await daemon.vreg(['register', 'a', '--name', 'a', '--url', `unix:${socket}`], { env: none });
+  assert.equal(made.code, 0, made.stderr);
+  assert.match((await daemon.vreg(['history', 'a', '--json'])).stdout, /"by": ?"socket"/);
+});
+
+test('behind a proxy the socket is no way around the token', async (t) => {
+  const home = tempDir(t);
+  const socket = join(home, 'vreg.sock');
+  const args = ['--socket', socket, '--trust-proxy'];
+  const daemon = await startDaemon(t, { home, env: { VERS_AUTH_TOKEN: ROOT }, args });
+  const at = ['--url', `unix:${socket}`];
+  assert.equal((await daemon.vreg(['ls', ...at], { env: { VERS_AUTH_TOKEN: '' } })).code, 2);
+  assert.equal((await daemon.vreg(['ls', ...at])).code, 0);
+});
+
+test('a registry with tokens of its own needs no other to listen on every address', async (t) => {
+  const home = tempDir(t);
+  const refused = await run(
+    process.execPath,
+    [BIN, 'daemon', '--port', '0', '--host', '0.0.0.0', '--data-dir', join(home, 'data')],
+    { env: cleanEnv(home) },
+  );
+  assert.equal(refused.code, 5);
+  assert.match(refused.stderr, /refusing to listen on 0\.0\.0\.0 without a token[^\n]*\nhint: .*--token-file/);
+  const first = await startDaemon(t, { home });
+  assert.equal(await codeOf(first, ['ls'], ''), 0);
+  const lockout = await first.vreg(['token', 'create', 'reader', '--scope', 'read']);
+  assert.deepEqual([lockout.code, /first token must be of the scope admin/.test(lockout.stderr)], [5, true]);
+  const token = await create(first, 'ops', 'admin');
+  assert.equal(await codeOf(first, ['ls'], ''), 2);
+  await first.end();
+  const second = await startDaemon(t, { home, args: ['--host', '0.0.0.0'] });
+  const url = second.url.replace('0.0.0.0', '127.0.0.1');
+  const ls = (env: NodeJS.ProcessEnv) => second.vreg(['ls'], { env: { VERS_INFRA_URL: url, ...env } });
+  assert.deepEqual([(await ls({})).code, (await ls({ VERS_AUTH_TOKEN: token })).code], [2, 0]);
+});
+
+test('a token that was made, and one that was revoked, are so after kill -9', async (t) => {
+  const env = { VERS_AUTH_TOKEN: ROOT };
+  let daemon = await startDaemon(t, { env });
+  const kept = await create(daemon, 'kept', 'read');
+  const gone = await create(daemon, 'gone', 'read');
+  assert.equal(await codeOf(daemon, ['ls'], gone), 0);
+  await daemon.vreg(['token', 'revoke', 'gone', '--yes']);
+  await daemon.end('SIGKILL');
+  daemon = await startDaemon(t, { home: daemon.home, env });
+  assert.deepEqual([await codeOf(daemon, ['ls'], kept), await codeOf(daemon, ['ls'], gone)], [0, 2]);
+  assert.equal((await daemon.vreg(['token', 'ls', '-q'])).stdout, 'kept\n');
+});
+
+test('an enrolment that was answered is there after kill -9, the VM and its token', async (t) => {
+  const env = { VERS_AUTH_TOKEN: ROOT };
+  let daemon = await startDaemon(t, { env });
+  const image = await create(daemon, 'image', 'enrol');
+  const { stdout } = await daemon.vreg(['register', 'w', '--name', 'w', '--json'], { env: { VERS_AUTH_TOKEN: image } });
+  const { token } = JSON.parse(stdout) as { token: string };
+  await daemon.end('SIGKILL');
+  daemon = await startDaemon(t, { home: daemon.home, env });
+  assert.equal(await codeOf(daemon, ['heartbeat', 'w'], token), 0);
+  assert.equal(await codeOf(daemon, ['rm', 'w', '--yes'], token), 0);
+});
+
+test('a backup holds the tokens, and its restore brings back those that were revoked since', async (t) => {
+  const env = { VERS_AUTH_TOKEN: ROOT };
+  const daemon = await startDaemon(t, { env });
+  const token = await create(daemon, 'reader', 'read');
+  const copy = join(daemon.home, 'copy.db');
+  assert.equal((await daemon.vreg(['backup', copy])).code, 0);
+  await daemon.vreg(['token', 'revoke', 'reader', '--yes']);
+  await daemon.end();
+  const restored = await daemon.vreg(['daemon', 'restore', copy, '--yes', '--data-dir', daemon.dataDir]);
+  assert.equal(restored.code, 0, restored.stderr);
+  const again = await startDaemon(t, { home: daemon.home, env });
+  assert.equal(await codeOf(again, ['ls'], token), 0);
+});
+
+test('a stream that was opened with a token that SIGHUP replaced ends, and its reader is told why', async (t) => {
+  const home = tempDir(t);
+  const file = join(home, 'token');
+  writeFileSync(file, 'one', { mode: 0o600 });
+  const daemon = await startDaemon(t, { home, args: ['--token-file', file] });
+  const watch = startVreg(t, ['watch', '-v'], { url: daemon.url, env: { VERS_AUTH_TOKEN: 'one' } });
+  await until('the stream to be open', () => /GET .*events.* 200/.test(watch.stderr()));
+  writeFileSync(file, 'two', { mode: 0o600 });
+  daemon.child.kill('SIGHUP');
+  assert.equal((await watch.ended).code, 2);
+  assert.match(watch.stderr(), /invalid token/);
+});
+
+test(
+  "a client's certificate may do what the token of its name may, and needs no header",
+  unless('openssl'),
+  async (t) => {
+    const authority = makeAuthority(t);
+    const server = authority.issue('server');
+    const args = ['--tls-cert', server.cert, '--tls-key', server.key, '--tls-client-ca', authority.ca];
+    const daemon = await startDaemon(t, { env: { VERS_AUTH_TOKEN: ROOT }, args });
+    const as = (name: string, token = '') => {
+      const { cert, key } = authority.issue(name, { subject: `/CN=${name}` });
+      return { VREG_CA_FILE: authority.ca, VREG_CERT_FILE: cert, VREG_KEY_FILE: key, VERS_AUTH_TOKEN: token };
+    };
+    const ops = as('ops', ROOT);
+    const say = (argv: readonly string[], env: NodeJS.ProcessEnv) => daemon.vreg(argv, { env });
+    assert.equal((await say(['token', 'create', 'worker-7', '--scope', 'write', '--vm', 'worker-7'], ops)).code, 0);
+    const worker = as('worker-7');
+    const made = await say(['register', 'worker-7', '--name', 'w'], worker);
+    assert.equal(made.code, 0, made.stderr);
+    const other = await say(['register', 'worker-8', '--name', 'w'], worker);
+    assert.deepEqual([other.code, /for the VM "worker-7"/.test(other.stderr)], [2, true]);
+    const stranger = await say(['ls'], as('stranger'));
+    assert.deepEqual(
+      [stranger.code, /no token of the certificate's name, "stranger"/.test(stranger.stderr)],
+      [2, true],
+    );
+    await say(['token', 'revoke', 'worker-7', '--yes'], ops);
+    assert.equal((await say(['heartbeat', 'worker-7'], worker)).code, 2);
+  },
+);
