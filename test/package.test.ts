@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { serveApp } from './helpers/app.ts';
 import { seed, vreg } from './helpers/cli.ts';
 import { BIN, cleanEnv, type Ran, run, tempDir } from './helpers/daemon.ts';
+import { readReadme, section, table } from './helpers/readme.ts';
 import { unless } from './helpers/tools.ts';
 import { aVm } from './helpers/vm.ts';
 
@@ -87,4 +88,43 @@ test('an interrupted wait ends with 130', unless('bash'), async (t) => {
   // A shell without job control starts its background with SIGINT ignored, so it gets some.
   const { code, stdout } = await linked(t, url)(['bash', '-m'], script);
   assert.deepEqual([code, stdout], [130, '']);
+});
+
+interface Locked {
+  dev?: boolean;
+  devOptional?: boolean;
+  optional?: boolean;
+  integrity?: string;
+  hasInstallScript?: boolean;
+}
+
+test('README counts what vreg is made of, gives a reason for each library, and none needs a script to be installed', () => {
+  const { packages } = JSON.parse(readFileSync(join(ROOT, 'package-lock.json'), 'utf8')) as {
+    packages: Record<string, Locked>;
+  };
+  const production = Object.entries(packages).filter(([path, { dev, devOptional }]) => path && !dev && !devOptional);
+  assert.deepEqual(
+    production.filter(([, { hasInstallScript, integrity }]) => hasInstallScript || !integrity),
+    [],
+  );
+  const builds = production.filter(([, { optional }]) => optional).length;
+  const made = section(readReadme(), '### What it is made of');
+  assert.ok(
+    made.includes(`${production.length - builds} packages and ${builds} builds`),
+    `${production.length}, ${builds}`,
+  );
+  const { dependencies } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { dependencies: object };
+  const rows = table(made).split('\n').slice(2);
+  const named = rows.flatMap((row) => [...row.split('|')[1]!.matchAll(/`([\w-]+)`/g)].map(([, name]) => name));
+  assert.deepEqual(named.sort(), Object.keys(dependencies).sort());
+});
+
+test('README names tests that are there', () => {
+  const rows = table(section(readReadme(), '### How each is tested'));
+  const paths = [...rows.matchAll(/`(test\/[^`]+)`/g)].flatMap(([, path]) => {
+    const [, head, names, tail] = /^(.*)\{(.*)\}(.*)$/.exec(path!) ?? [];
+    return names === undefined ? [path!] : names.split(',').map((name) => head! + name + tail);
+  });
+  assert.ok(paths.length > 10);
+  for (const path of paths) assert.ok(existsSync(join(ROOT, path)), path);
 });

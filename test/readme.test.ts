@@ -232,7 +232,7 @@ test('the examples of README print what it says', noTerminal, async (t) => {
   const port2 = UPDATE ? 3100 : await freePort();
   const env = { ...shellEnv(home), VREG_PORT: String(port), VERS_INFRA_URL: `http://127.0.0.1:${port}` };
   stop = async () => {
-    for (const dir of ['.local/state/vreg', 'new'])
+    for (const dir of ['.local/state/vreg', 'guarded', 'new'])
       await run('vreg', ['daemon', 'stop', '--data-dir', join(home, dir)], { env, cwd: home });
   };
   const [template] = blocks(section(readme, '### vreg render'), 'mustache');
@@ -262,6 +262,7 @@ test('the examples of README print what it says', noTerminal, async (t) => {
 function settled(text: string): string {
   return text
     .replaceAll(VERSION, 'VERSION')
+    .replace(/vreg_[\w-]{43}/g, 'TOKEN')
     .replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, 'TIME')
     .replace(/just now|(\d+[smhd])+ ago/g, 'AGE')
     .replace(/up (\d+[smhd])+/g, 'up AGE')
@@ -269,6 +270,7 @@ function settled(text: string): string {
     .replace(/"uptime": [\d.]+/g, '"uptime": N')
     .replace(/\bpid \d+/g, 'pid N')
     .replace(/^(serve|agent)\s+\d+/gm, '$1 N')
+    .replace(/^\d+$/gm, 'N')
     .replace(/[ \t]+/g, ' ')
     .replace(/ $/gm, '');
 }
