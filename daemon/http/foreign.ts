@@ -13,7 +13,7 @@ export function refuseForeignPage(origin: string | undefined): void {
   if (isLoopback(host)) return;
   throw new VregError('FORBIDDEN', `a page of ${origin} may not use a registry that asks for no token`, {
     field: 'origin',
-    hint: 'start the daemon with a token: VERS_AUTH_TOKEN or --token-file',
+    hint: 'start the daemon with a token (VERS_AUTH_TOKEN or --token-file), and name the origin with --cors-origin',
   });
 }
 

@@ -49,7 +49,7 @@ function fakeSystemctl(t: TestContext, exit = 0): { PATH: string; asked(): strin
 }
 
 for (const kind of UNIT_KINDS) {
-  for (const words of [[], ['--user'], ['--no-token', '--tls'], ['--', '--timeout', '20s']]) {
+  for (const words of [[], ['--user'], ['--no-token'], ['--tls'], ['--', '--timeout', '20s']]) {
     const what = ['vreg daemon unit', kind, ...words].join(' ');
     test(`systemd has nothing to say against ${what}`, unless('systemd-analyze'), async (t) => {
       const { home, vreg } = aHome(t);

@@ -205,7 +205,7 @@ test('a client without a good certificate gets no answer, and is in the log', OP
   }
 });
 
-test('a session that is taken up again has the same client', OPENSSL, async (t) => {
+test('a session that is taken up again has the same client', { ...OPENSSL, timeout: LATE }, async (t) => {
   const authority = makeAuthority(t);
   const { url } = await startNaming(t, filesOf(authority.issue('server'), authority.ca));
   const shown = { ca: authority.ca, own: authority.issue('client', { subject: '/CN=worker-1' }) };
@@ -217,6 +217,29 @@ test('a session that is taken up again has the same client', OPENSSL, async (t) 
   assert.equal(second.isSessionReused(), true);
   second.write('GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n');
   assert.equal((await readAnswers(second))[0]!.text, 'worker-1');
+});
+
+test('a session from before is no way in for clients whom a new CA does not know', {
+  ...OPENSSL,
+  timeout: LATE,
+}, async (t) => {
+  const authority = makeAuthority(t);
+  const { tls, url } = await startNaming(t, filesOf(authority.issue('server'), authority.ca));
+  const shown = { ca: authority.ca, own: authority.issue('client') };
+  for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
+    tls.replace(filesOf(authority.issue('server'), authority.ca));
+    const first = await open(url, shown, { maxVersion });
+    first.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n');
+    await once(first, 'data');
+    const session = first.getSession();
+    first.destroy();
+    tls.replace(filesOf(authority.issue('server'), makeAuthority(t, 'Other CA').ca));
+    const second = await open(url, shown, { maxVersion, session }).catch((error: Error) => error);
+    if (second instanceof Error) continue;
+    // A client of TLS 1.3 takes the handshake for done before the server has looked at its certificate.
+    second.write('GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n');
+    assert.deepEqual(await readAnswers(second), [], maxVersion);
+  }
 });
 
 test('new certificates are for new connections, and open ones go on', OPENSSL, async (t) => {
