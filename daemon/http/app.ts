@@ -108,8 +108,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
     request.guest = access.admit({
       authorization: headers.authorization,
       address: ip,
-      // What a proxy passes on may come from anywhere, whichever way the proxy comes.
-      isLocal: trustProxy === undefined && isLocal(raw.socket),
+      isLocal: trustProxy === undefined && isLocal(raw.socket) && !isPassedOn(request),
       certificate: certificateName(raw.socket),
     });
     if (route) checkRoute(route, request.guest);
@@ -201,6 +200,11 @@ export function buildApp(options: AppOptions): FastifyInstance {
     });
   }
   return app;
+}
+
+/** What a proxy passes on may come from anywhere, whichever way the proxy comes (RFC 7239, and what was before it). */
+function isPassedOn({ headers }: FastifyRequest): boolean {
+  return ['x-forwarded-for', 'forwarded', 'x-real-ip', 'via'].some((name) => headers[name] !== undefined);
 }
 
 /** @throws VregError FORBIDDEN */

@@ -1,6 +1,7 @@
 /** Who gets into the real daemon: by its socket, by its addresses, with tokens that outlive it, and with certificates. */
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
+import { request } from 'node:http';
 import { join } from 'node:path';
 import test from 'node:test';
 import { makeAuthority } from '../helpers/certificates.ts';
@@ -42,6 +43,23 @@ test('behind a proxy the socket is no way around the token', async (t) => {
   const at = ['--url', `unix:${socket}`];
   assert.equal((await daemon.vreg(['ls', ...at], { env: { VERS_AUTH_TOKEN: '' } })).code, 2);
   assert.equal((await daemon.vreg(['ls', ...at])).code, 0);
+});
+
+test('what a proxy that nobody announced passes on over the socket is no request of its owner', async (t) => {
+  const home = tempDir(t);
+  const socketPath = join(home, 'vreg.sock');
+  await startDaemon(t, { home, env: { VERS_AUTH_TOKEN: ROOT }, args: ['--socket', socketPath] });
+  const statusWith = (headers: Record<string, string>) =>
+    new Promise((resolve, reject) => {
+      const sent = request({ socketPath, path: '/registry/vms', headers }, (answer) => {
+        answer.resume();
+        resolve(answer.statusCode);
+      });
+      sent.once('error', reject).end();
+    });
+  assert.equal(await statusWith({}), 200);
+  for (const name of ['X-Forwarded-For', 'Forwarded', 'X-Real-IP', 'Via'])
+    assert.equal(await statusWith({ [name]: '192.0.2.1' }), 401, name);
 });
 
 test('a registry with tokens of its own needs no other to listen on every address', async (t) => {
