@@ -1,5 +1,7 @@
 /** The registry's process: its wiring, and its life from opening the store to closing it. */
+import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { VregError } from '../src/protocol/errors.ts';
@@ -19,6 +21,7 @@ import type { RegistryObserver } from './registry/options.ts';
 import { Registry } from './registry/registry.ts';
 import { summaryOf } from './registry/summary.ts';
 import { keepSelfAlive } from './self.ts';
+import { DATABASE } from './store/data-dir.ts';
 import { SqliteStore } from './store/sqlite.ts';
 
 /** Milliseconds between two saves of beats: half of the second within which a beat shall be durable. */
@@ -79,6 +82,8 @@ export interface Serving {
  */
 export async function serve(options: ServeOptions, log: Logger): Promise<Serving> {
   const { dataDir, staleAfter, massLoss, limits, version, tcp, socket, trustProxy, corsOrigins } = options;
+  // Where there is no store yet, there are no tokens in it, and nothing need be made to find that out.
+  if (options.token === undefined && !existsSync(join(dataDir, DATABASE))) refuseStrangers(options);
   const tls = tcp && options.tls && new Tls(options.tls, log);
   const { store, contents } = await openStore(dataDir, log);
   // Now, so that a second daemon can name this one even while it starts; with its URLs when it has them.

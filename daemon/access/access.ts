@@ -124,8 +124,13 @@ export class Access {
       return { name: THE_TOKEN, scope: 'admin', ended: this.#root!.ending.signal };
     }
     const tooMany = wait ?? (secret === undefined ? undefined : this.#guesses.wrong(address));
-    if (tooMany === undefined)
-      throw unauthorized('Unauthorized — invalid token', 'give one that this registry knows: see vreg token ls');
+    if (tooMany === undefined) {
+      const others = this.tokens.isClosed ? ', or one that vreg token create has made' : '';
+      throw unauthorized(
+        'Unauthorized — invalid token',
+        `the token must be the one that the daemon was started with${others}`,
+      );
+    }
     throw new VregError('TOO_MANY_REQUESTS', 'Unauthorized — too many invalid tokens came from this address', {
       field: 'authorization',
       retryAfter: tooMany,

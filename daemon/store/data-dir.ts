@@ -35,6 +35,8 @@ export interface Mark {
   revision: number;
 }
 
+/** Name of the database in its folder. */
+export const DATABASE = 'registry.db';
 /** Bytes of the mark file: one sector's worth at most, so that a write in place is whole or not there. */
 const MARK_BYTES = 128;
 
@@ -53,7 +55,7 @@ export function openDataDir(path: string): DataDir {
       cause,
     });
   }
-  const database = join(dir, 'registry.db');
+  const database = join(dir, DATABASE);
   return { path: dir, database, log: `${database}-wal`, mark: join(dir, 'registry.mark') };
 }
 

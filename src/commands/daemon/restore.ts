@@ -5,7 +5,7 @@ export const restore = defineCommand<{ yes?: boolean }>({
   name: 'restore',
   summary: 'put a backup in the place of the registry',
   description:
-    'Puts a backup in the place of the registry of a data dir, whose daemon must not run. The backup is checked first, and what was there is kept beside it. Asks first; a script says --yes.',
+    'Puts a backup in the place of the registry of a data dir, whose daemon must not run. The backup is checked first, and what was there is kept beside it. A token that was revoked since the backup is good again. Asks first; a script says --yes.',
   arguments: [{ name: 'file', about: 'a backup, as vreg backup writes it' }],
   settings: ['data-dir'],
   flags: [{ flags: '-y, --yes', about: 'do not ask' }],
@@ -20,10 +20,7 @@ export const restore = defineCommand<{ yes?: boolean }>({
     await context.confirm(`Replace the registry in ${dataDir} by ${file}?`, yes);
     const { restore } = await import('../../../daemon/restore.ts');
     const restored = await restore(dataDir, file!);
-    if (restored.kept !== undefined) {
-      context.note(`what was there is kept in ${restored.kept}`);
-      context.note('a token that was revoked since the backup is good again: see vreg token ls');
-    }
+    if (restored.kept !== undefined) context.note(`what was there is kept in ${restored.kept}`);
     await context.print({ kind: 'value', text: restored.dataDir, data: restored });
   },
 });
