@@ -68,11 +68,15 @@ function invalidBody(message: string): VregError {
 /** Keys that would reach an object's prototype if somebody copied the value carelessly. */
 const PROTOTYPE_KEYS = ['__proto__', 'constructor'] as const;
 
+const NO_NUMBER = `has a number beyond ${Number.MAX_VALUE}`;
+
 /** What is unacceptable in a value, if anything. Walks without recursion, since a guard must not overflow the stack. */
 function flawOf(value: unknown): string | undefined {
+  if (isNoNumber(value)) return NO_NUMBER;
   let level = [value].filter(isObject);
   for (let depth = 0; level.length > 0; depth++) {
     if (depth >= MAX_DEPTH) return `is nested more than ${MAX_DEPTH} levels deep`;
+    const next: object[] = [];
     for (const item of level) {
       for (const key of PROTOTYPE_KEYS) {
         if (!Object.hasOwn(item, key)) continue;
@@ -80,10 +84,19 @@ function flawOf(value: unknown): string | undefined {
         if (isObject(item.constructor) && Object.hasOwn(item.constructor, 'prototype'))
           return 'cannot have the key "constructor" with a "prototype"';
       }
+      for (const part of Object.values(item)) {
+        if (isObject(part)) next.push(part);
+        else if (isNoNumber(part)) return NO_NUMBER;
+      }
     }
-    level = level.flatMap((item) => Object.values(item).filter(isObject));
+    level = next;
   }
   return undefined;
+}
+
+/** What JSON.parse makes of 1e999 would be answered as `null`: something else than was sent. */
+function isNoNumber(value: unknown): boolean {
+  return typeof value === 'number' && !Number.isFinite(value);
 }
 
 function isObject(value: unknown): value is object {

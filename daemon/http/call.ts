@@ -84,6 +84,8 @@ export class Call {
 
   /** Who writes, and what they have seen: from the token, `If-Match` and `If-None-Match`. @throws VregError INVALID */
   write(): WriteOptions {
+    // An answer that cannot be given is refused before anything is changed.
+    this.#encoder();
     const { 'if-match': match, 'if-none-match': noneMatch } = this.request.headers;
     const by = this.request.by;
     if (noneMatch === '*') return { by, expect: 'none' };

@@ -23,7 +23,7 @@ export interface ServedApp {
 
 /** Listens, and closes when the test ends. */
 export async function serveApp(
-  t: TestContext,
+  t: Pick<TestContext, 'after'>,
   {
     keptEvents,
     massLoss,

@@ -87,6 +87,42 @@ refuses('keys that reach for a prototype are 400, wherever they are', [
   ['through the constructor', post('{"metadata":{"constructor":{"prototype":{"a":1}}}}'), 400, /"constructor"/],
 ]);
 
+refuses('a number that JavaScript has none for is 400, wherever it is, and is not kept as something else', [
+  ['in metadata', post('{"metadata":{"a":[1e999]}}'), 400, /^body has a number beyond 1.79/],
+  ['at the top', post('1e999'), 400, /^body has a number beyond/],
+  ['below zero', post('{"services":[{"name":"a","port":-1e999}]}'), 400, /^body has a number beyond/],
+]);
+
+test('an answer that cannot be given is refused before anything is changed', async (t) => {
+  const app = await serveApp(t);
+  for (const include of ['include=everything', 'include=liveness&include=liveness']) {
+    for (const [method, path] of [
+      ['POST', '/registry/vms'],
+      ['PUT', '/registry/vms/vm-1'],
+    ] as const) {
+      const { status, body } = await call(app.url, method, `${path}?${include}`, { body: aVm() });
+      assert.deepEqual([status, (body as { field: string }).field], [400, 'include'], `${method} ${include}`);
+    }
+  }
+  await isWell(app);
+  await call(app.url, 'POST', '/registry/vms', { body: aVm() });
+  assert.equal((await call(app.url, 'PATCH', '/registry/vms/vm-1?include=x', { body: { name: 'b' } })).status, 400);
+  assert.equal((await call(app.url, 'DELETE', '/registry/vms/vm-1?include=x')).status, 400);
+  assert.equal(app.registry.get('vm-1').vm.name, 'one');
+  await isWell(app, 1);
+});
+
+test('what an agent says of services is no place to keep things: a long name of one is 400', async (t) => {
+  const app = await serveApp(t);
+  await call(app.url, 'POST', '/registry/vms', { body: aVm() });
+  const beat = (length: number) =>
+    call(app.url, 'POST', '/registry/vms/vm-1/heartbeat', { body: { health: { ['a'.repeat(length)]: 'passing' } } });
+  assert.equal((await beat(1024)).status, 200);
+  const { status, body } = await beat(1025);
+  assert.equal(status, 400);
+  assert.match((body as { error: string }).error, /^health\.a{60} is too long a name: 1025 characters, at most 1024/);
+});
+
 refuses('only JSON is read, and what else comes is 415', [
   ['XML', post('<vm/>', ['Content-Type: text/xml']), 415, /text\/xml is not supported: send application\/json/],
   ['a multipart form', post('--x', ['Content-Type: multipart/form-data; boundary=x']), 415, /multipart\/form-data/],
