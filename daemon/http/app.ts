@@ -21,7 +21,7 @@ import type { Doubt } from '../registry/doubt.ts';
 import type { Registry } from '../registry/registry.ts';
 import { audit, requestIds } from './audit.ts';
 import { type BearerAuth, refuseForeignHost, refuseForeignPage } from './auth.ts';
-import { readJsonBodies } from './body.ts';
+import { mayBeEndless, readJsonBodies } from './body.ts';
 import { type Answer, Call } from './call.ts';
 import { STREAM_LIMITS, type StreamLimits } from './event-stream.ts';
 import { flawOf, refuseRoute } from './refusal.ts';
@@ -73,6 +73,8 @@ export function buildApp(options: AppOptions): FastifyInstance {
     reply.header(VERSION_HEADER, version).header(LEASE_HEADER, lease);
     reply.header(REGISTRY_HEADER, registry.id).header(REVISION_HEADER, registry.revision);
     reply.header(REQUEST_ID_HEADER, request.id).header('x-content-type-options', 'nosniff');
+    // What may have no end is not read to its end, only to be able to keep the connection.
+    if (mayBeEndless(request, maxBody)) reply.header('connection', 'close');
   };
   const app = Fastify({
     // What fastify remarks below a warning is nothing to an operator; the requests are logged below, in our words.

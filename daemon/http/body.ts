@@ -61,6 +61,11 @@ function isBodiless({ headers }: FastifyRequest): boolean {
   return (length === undefined || length === '0') && headers['transfer-encoding'] === undefined;
 }
 
+/** By the headers: true of a body that is longer than any that is read, or does not say how long it is. */
+export function mayBeEndless({ headers }: FastifyRequest, maxBody: number): boolean {
+  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > maxBody;
+}
+
 function invalidBody(message: string): VregError {
   return new VregError('INVALID', message, { field: 'body' });
 }

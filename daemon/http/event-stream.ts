@@ -61,7 +61,6 @@ export function streamEvents(call: Call): undefined {
   stopping.addEventListener('abort', stop, { once: true });
   if (stopping.aborted) stop();
   const { socket } = request.raw;
-  socket.setTimeout(0);
   const close = () => {
     clearInterval(keepAlive);
     stopping.removeEventListener('abort', stop);

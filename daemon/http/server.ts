@@ -2,11 +2,12 @@
  * Node's HTTP server as the app runs on it: its time limits, and an `{error}` for what never becomes a request of the
  * app. Without it Node answers those with an empty body, or with nothing.
  */
-import { createServer, METHODS, type RequestListener, type Server, type ServerResponse } from 'node:http';
+import { createServer, METHODS, type RequestListener, type Server } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { toErrorBody, VregError } from '../../src/protocol/errors.ts';
 import { type Refusal, refuseRoute } from './refusal.ts';
+import { Turns } from './turns.ts';
 
 /** Milliseconds that a kept-alive connection may be idle: more than a load balancer's usual 60 s, so that it closes first. */
 const KEEP_ALIVE = 72_000;
@@ -14,18 +15,19 @@ const KEEP_ALIVE = 72_000;
 const CHECKS = 10;
 /** Milliseconds in which a refused client may read why; then its connection is cut, whether it goes on sending or not. */
 const LINGER = 1000;
+/** Bytes that such a client may go on sending meanwhile: it may not have looked yet, and a reset would take the answer away. */
+const MAX_LINGER = 16_777_216;
+/** Milliseconds between two looks at how much it was. */
+const LOOK = 50;
 
-/** The latest request of a connection, which an error of its parser may have to wait for. */
-const latest = new WeakMap<Duplex, ServerResponse>();
+/** The requests of each connection: an error of its parser has to wait for the answers before it. */
+const turns = new Turns();
 /** Connections that have been refused; what else comes on them is read and thrown away. */
 const refused = new WeakSet<Duplex>();
 
 /** @param requestTimeout milliseconds for a whole request, headers and body, to arrive */
 export function makeServer(handler: RequestListener, requestTimeout: number): Server {
-  const listener: RequestListener = (request, response) => {
-    latest.set(request.socket, response);
-    handler(request, response);
-  };
+  const listener = turns.listener(handler, (socket, error) => refuse(socket, { error }));
   const server = createServer(
     {
       requestTimeout,
@@ -41,6 +43,20 @@ export function makeServer(handler: RequestListener, requestTimeout: number): Se
   server.on('connection', (socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
+    const destroySoon = socket.destroySoon.bind(socket);
+    // How Node ends a connection after its last answer: with a reset that may overtake the answer where more is sent.
+    socket.destroySoon = () => {
+      if (turns.latest(socket)?.request.complete !== false) return destroySoon();
+      socket.end();
+      linger(socket);
+    };
+  });
+  // A client that takes nothing of its answer for so long is gone, or wants it to be kept.
+  server.timeout = requestTimeout;
+  server.on('timeout', (socket) => {
+    const response = turns.latest(socket)?.response;
+    const isAwaited = response === undefined || !response.writableEnded;
+    if (!isAwaited || socket.writableLength > 0) socket.destroy();
   });
   const closeIdle = server.closeIdleConnections.bind(server);
   // To Node a connection is idle when its answer is complete, though most of it may still wait for a slow client.
@@ -57,7 +73,7 @@ export function makeServer(handler: RequestListener, requestTimeout: number): Se
 }
 
 function isSending(socket: Socket): boolean {
-  const response = latest.get(socket);
+  const response = turns.latest(socket)?.response;
   if (!response || response.destroyed) return false;
   return response.writableEnded && !response.writableFinished;
 }
@@ -69,11 +85,8 @@ export function answerBrokenRequest(error: BrokenRequest, socket: Duplex): void 
     socket.destroy();
     return;
   }
-  const before = latest.get(socket);
   const refusal = refusalOf(error);
-  // A request that is not whole is the broken one; one that is whole still gets its own answer first.
-  if (before?.req.complete && !before.writableFinished) before.once('close', () => refuse(socket, refusal));
-  else refuse(socket, refusal);
+  turns.whenAnswered(socket, () => refuse(socket, refusal));
 }
 
 interface BrokenRequest extends Error {
@@ -87,6 +100,12 @@ function refusalOf({ code, rawPacket }: BrokenRequest): Refusal {
     return {
       error: new VregError('HEADERS_TOO_LARGE', 'URL and headers are too large: at most 16 KiB together', {
         field: 'headers',
+      }),
+    };
+  if (code === 'HPE_CHUNK_EXTENSIONS_OVERFLOW')
+    return {
+      error: new VregError('TOO_LARGE', 'the chunk extensions of the body are too large: at most 16 KiB', {
+        field: 'body',
       }),
     };
   if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
@@ -111,6 +130,15 @@ function refuse(socket: Duplex, { error, allow }: Refusal): void {
     'connection: close',
   ];
   socket.end(`${head.join('\r\n')}\r\n\r\n${body}`);
-  const cut = setTimeout(() => socket.destroy(), LINGER);
-  socket.once('close', () => clearTimeout(cut));
+  linger(socket as Socket);
+}
+
+/** Lets a client whose connection has ended on this side read its answer, for a while and while it does not send much. */
+function linger(socket: Socket): void {
+  const from = socket.bytesRead;
+  const began = performance.now();
+  const watch = setInterval(() => {
+    if (performance.now() - began >= LINGER || socket.bytesRead - from > MAX_LINGER) socket.destroy();
+  }, LOOK);
+  socket.once('close', () => clearInterval(watch));
 }
