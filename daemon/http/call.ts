@@ -1,4 +1,5 @@
 /** One request as a route's handler sees it: its parameters checked, its answer encoded. */
+import type { Readable } from 'node:stream';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { INCLUDE_LIVENESS } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
@@ -7,11 +8,12 @@ import { type Doubt, doubtOf } from '../registry/doubt.ts';
 import type { Entry } from '../registry/entry.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { StreamLimits } from './event-stream.ts';
+import { listOf } from './list.ts';
 
 export interface Answer {
   status: number;
   /** JSON, unless {@link type} says otherwise. */
-  body: string;
+  body: string | Readable;
   type?: string;
   /** Revision of the one entry that is answered. */
   etag?: number;
@@ -122,8 +124,7 @@ export class Call {
    * @param offered those that are in doubt, where some of them were left out of the answer
    */
   entries(entries: readonly Entry[], offered = entries): Answer {
-    const body = `{"vms":[${entries.map(this.#encoder()).join(',')}],"count":${entries.length}}`;
-    return { status: 200, body, doubt: this.#doubtOf(offered) };
+    return { status: 200, body: listOf(entries, this.#encoder()), doubt: this.#doubtOf(offered) };
   }
 
   #doubtOf(entries: readonly Entry[]): Doubt | undefined {
