@@ -24,6 +24,9 @@ const SWEEP_EVERY = 250;
 /** Saves without a beat after which the listening clock is saved all the same: how much of a lease a kill -9 can give back. */
 const IDLE_SAVES = 10;
 
+/** Of the connections, those that may wait for an answer or watch: the others are for who wants to be served at once. */
+const HELD_SHARE = 0.5;
+
 /** Looks at a busy data dir before it is given up, and milliseconds between them: longer than a check of a small database. */
 const BUSY_TRIES = 6;
 const BUSY_PAUSE = 250;
@@ -36,7 +39,7 @@ export interface ServeOptions extends Endpoints {
   massLoss: number;
   /** Names by which the registry may be asked, besides its addresses, `localhost`, the host name and that of {@link Endpoints}. */
   allowHosts: readonly string[];
-  limits: RegistryLimits & AppLimits & { maxConnections: number };
+  limits: RegistryLimits & Pick<AppLimits, 'maxBody' | 'requestTimeout'> & { maxConnections: number };
   token?: string | undefined;
   version: string;
   /** Makes the daemon's own VM an entry, given the port it listens on; absent: it does not. */
@@ -85,7 +88,8 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY);
 
   const auth = token === undefined ? undefined : new BearerAuth(token);
-  const app = buildApp({ registry, version, auth, log, dataDir, names: namesOf(options), limits });
+  const appLimits = { ...limits, maxHeld: Math.ceil(limits.maxConnections * HELD_SHARE) };
+  const app = buildApp({ registry, version, auth, log, dataDir, names: namesOf(options), limits: appLimits });
   const closeStore = async () => {
     removeProcessInfo(dataDir, 'serve');
     clearInterval(sweeper);

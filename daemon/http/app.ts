@@ -1,4 +1,5 @@
 /** The HTTP app, built without listening: limits, auth, the route table, and one shape for every error. */
+import { setMaxListeners } from 'node:events';
 import Fastify, {
   type FastifyBaseLogger,
   type FastifyError,
@@ -24,6 +25,7 @@ import { type BearerAuth, refuseForeignHost, refuseForeignPage } from './auth.ts
 import { mayBeEndless, readJsonBodies } from './body.ts';
 import { type Answer, Call } from './call.ts';
 import { STREAM_LIMITS, type StreamLimits } from './event-stream.ts';
+import { Held, Lookout } from './held.ts';
 import { flawOf, refuseRoute } from './refusal.ts';
 import { ROUTES } from './routes.ts';
 import { answerBrokenRequest, makeServer } from './server.ts';
@@ -33,10 +35,15 @@ export interface AppLimits {
   maxBody: number;
   /** Milliseconds for a whole request to arrive. */
   requestTimeout: number;
+  /** Answers that are held at once: waits, and streams of events. */
+  maxHeld: number;
 }
 
-/** Fastify's own limit of a body, hundreds of times a real entry; long for a slow link, short for one that trickles. */
-const LIMITS: AppLimits = { maxBody: 1_048_576, requestTimeout: 30_000 };
+/**
+ * Fastify's own limit of a body, hundreds of times a real entry; long for a slow link, short for one that trickles; half
+ * of the usual number of connections, so that the others are served.
+ */
+const LIMITS: AppLimits = { maxBody: 1_048_576, requestTimeout: 30_000, maxHeld: 5000 };
 /** A path parameter is bounded by Node's 16 KiB for all headers; the router's own 100 would turn long ids into 404s. */
 const MAX_PARAM = 16_384;
 
@@ -65,7 +72,7 @@ export interface AppOptions {
 
 export function buildApp(options: AppOptions): FastifyInstance {
   const { registry, version, auth, log, dataDir, names = NO_NAMES, streams } = options;
-  const { maxBody, requestTimeout } = { ...LIMITS, ...options.limits };
+  const { maxBody, requestTimeout, maxHeld } = { ...LIMITS, ...options.limits };
   const sendError = errorSender(log, maxBody);
   const lease = String(registry.staleAfter);
   /** What every answer says of the registry, and of the request. */
@@ -136,8 +143,11 @@ export function buildApp(options: AppOptions): FastifyInstance {
   app.setErrorHandler((error, request, reply) => sendError(request, reply, error));
 
   const stopping = new AbortController();
+  // Each answer that is held listens to it.
+  setMaxListeners(0, stopping.signal);
   app.addHook('preClose', async () => stopping.abort());
-  const shared = { registry, dataDir, stopping: stopping.signal, streams: { ...STREAM_LIMITS, ...streams } };
+  const holding = { held: new Held(maxHeld), lookout: new Lookout(), streams: { ...STREAM_LIMITS, ...streams } };
+  const shared = { registry, dataDir, stopping: stopping.signal, ...holding };
   for (const route of ROUTES) {
     app.route({
       method: route.method,
@@ -147,6 +157,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
         const send = (answer: Answer | undefined): FastifyReply => {
           if (!answer) return reply;
           if (answer.etag !== undefined) reply.header('etag', `"${answer.etag}"`);
+          if (answer.length !== undefined) reply.header('content-length', answer.length);
           // As of now: a change that is answered is part of it, and so is what came while the answer was held.
           reply.header(REVISION_HEADER, registry.revision);
           if (answer.doubt) reply.header(WARMING_HEADER, warmingOf(answer.doubt));

@@ -8,12 +8,15 @@ import { type Doubt, doubtOf } from '../registry/doubt.ts';
 import type { Entry } from '../registry/entry.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { StreamLimits } from './event-stream.ts';
-import { listOf } from './list.ts';
+import type { Held, Lookout } from './held.ts';
+import { listOf, sizeOf } from './list.ts';
 
 export interface Answer {
   status: number;
   /** JSON, unless {@link type} says otherwise. */
   body: string | Readable;
+  /** Bytes of a body that is no text, where that is known. */
+  length?: number | undefined;
   type?: string;
   /** Revision of the one entry that is answered. */
   etag?: number;
@@ -30,11 +33,13 @@ export class Call {
   /** Aborted when the daemon stops: long answers end then. */
   readonly stopping: AbortSignal;
   readonly streams: StreamLimits;
+  readonly held: Held;
+  readonly lookout: Lookout;
 
   constructor(
     request: FastifyRequest,
     reply: FastifyReply,
-    shared: Pick<Call, 'registry' | 'dataDir' | 'stopping' | 'streams'>,
+    shared: Pick<Call, 'registry' | 'dataDir' | 'stopping' | 'streams' | 'held' | 'lookout'>,
   ) {
     this.request = request;
     this.reply = reply;
@@ -42,6 +47,8 @@ export class Call {
     this.dataDir = shared.dataDir;
     this.stopping = shared.stopping;
     this.streams = shared.streams;
+    this.held = shared.held;
+    this.lookout = shared.lookout;
   }
 
   get id(): string {
@@ -124,7 +131,10 @@ export class Call {
    * @param offered those that are in doubt, where some of them were left out of the answer
    */
   entries(entries: readonly Entry[], offered = entries): Answer {
-    return { status: 200, body: listOf(entries, this.#encoder()), doubt: this.#doubtOf(offered) };
+    const body = listOf(entries, this.#encoder());
+    // Of text it is known, and of entries with more in them it is not.
+    const length = typeof body === 'string' || this.query('include').include ? undefined : sizeOf(entries);
+    return { status: 200, body, length, doubt: this.#doubtOf(offered) };
   }
 
   #doubtOf(entries: readonly Entry[]): Doubt | undefined {

@@ -30,6 +30,7 @@ export function streamEvents(call: Call): undefined {
   const from = readStart(call);
   const { heartbeats } = call.query('heartbeats');
 
+  const release = call.held.take();
   reply.hijack();
   const { raw } = reply;
   raw.writeHead(200, {
@@ -40,6 +41,7 @@ export function streamEvents(call: Call): undefined {
     'x-accel-buffering': 'no',
   });
   if (request.method === 'HEAD') {
+    release();
     raw.end();
     return;
   }
@@ -63,6 +65,7 @@ export function streamEvents(call: Call): undefined {
   const { socket } = request.raw;
   const close = () => {
     clearInterval(keepAlive);
+    release();
     stopping.removeEventListener('abort', stop);
     stopWatching();
     socket.off('close', close);

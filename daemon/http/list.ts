@@ -18,6 +18,12 @@ export function listOf(entries: readonly Entry[], encode: (entry: Entry) => stri
   return second.done ? first : Readable.from(paced([first, second.value], pieces));
 }
 
+/** Bytes of a list of entries as they are. */
+export function sizeOf(entries: readonly Entry[]): number {
+  const frame = `{"vms":[],"count":${entries.length}}`.length + Math.max(0, entries.length - 1);
+  return entries.reduce((sum, { size }) => sum + size, frame);
+}
+
 function* piecesOf(entries: readonly Entry[], encode: (entry: Entry) => string): Generator<string, undefined> {
   let piece = '{"vms":[';
   let separator = '';

@@ -26,6 +26,7 @@ export class Entry {
   readonly #head: string;
   #life: Life;
   #json: string | undefined;
+  #size: number | undefined;
   /** Milliseconds by which its lease is longer, in a mass loss. */
   #grace = 0;
 
@@ -78,6 +79,12 @@ export class Entry {
   get json(): string {
     this.#json ??= `${this.#head},"lastSeen":"${this.lastSeen}"}`;
     return this.#json;
+  }
+
+  /** Bytes of {@link json}; signs of life do not change it, since all their times are equally long. */
+  get size(): number {
+    this.#size ??= Buffer.byteLength(this.json);
+    return this.#size;
   }
 
   /** The entry with more fields, for a request that asks for them. */

@@ -11,7 +11,7 @@ export interface RegistryLimits {
 
 /** @throws VregError TOO_LARGE */
 export function checkSize(entry: Entry, { maxEntry }: RegistryLimits): void {
-  const size = Buffer.byteLength(entry.json);
+  const { size } = entry;
   if (size <= maxEntry) return;
   throw new VregError('TOO_LARGE', `the entry is too large: ${size} bytes of JSON, at most ${maxEntry}`, {
     field: 'metadata',
