@@ -1,6 +1,7 @@
 /** The registry's process: its wiring, and its life from opening the store to closing it. */
 import { hostname } from 'node:os';
 import { setTimeout } from 'node:timers/promises';
+import { getHeapStatistics } from 'node:v8';
 import type { Logger } from 'pino';
 import { VregError } from '../src/protocol/errors.ts';
 import type { Registration } from '../src/protocol/vm.ts';
@@ -26,6 +27,12 @@ const IDLE_SAVES = 10;
 
 /** Of the connections, those that may wait for an answer or watch: the others are for who wants to be served at once. */
 const HELD_SHARE = 0.5;
+
+/**
+ * Bytes of heap for one of an entry's JSON: an object of many small keys takes a dozen, and its text is kept twice. More
+ * entries than that would end the process, and end it again at each start.
+ */
+const HEAP_PER_BYTE = 16;
 
 /** Looks at a busy data dir before it is given up, and milliseconds between them: longer than a check of a small database. */
 const BUSY_TRIES = 6;
@@ -83,7 +90,11 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   removeCutBackups(dataDir);
   const clock = new ListeningClock(contents.listened);
   clock.start();
-  const registry = new Registry({ store, clock, staleAfter, massLoss, limits, observer: observerOf(log) }, contents);
+  const registryLimits = { ...limits, maxTotal: Math.floor(getHeapStatistics().heap_size_limit / HEAP_PER_BYTE) };
+  const registry = new Registry(
+    { store, clock, staleAfter, massLoss, limits: registryLimits, observer: observerOf(log) },
+    contents,
+  );
   const saver = saveBeatsRegularly(registry, log);
   const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY);
 

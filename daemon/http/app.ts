@@ -47,6 +47,9 @@ const LIMITS: AppLimits = { maxBody: 1_048_576, requestTimeout: 30_000, maxHeld:
 /** A path parameter is bounded by Node's 16 KiB for all headers; the router's own 100 would turn long ids into 404s. */
 const MAX_PARAM = 16_384;
 
+/** Backups at once: each is a copy of everything on the registry's disk until it is sent. */
+const MAX_BACKUPS = 2;
+
 const NO_NAMES: ReadonlySet<string> = new Set();
 
 /** How the history names those who came with the one token. */
@@ -138,7 +141,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
     audit(log, request, reply);
     done();
   });
-  readJsonBodies(app);
+  readJsonBodies(app, maxBody);
 
   app.setErrorHandler((error, request, reply) => sendError(request, reply, error));
 
@@ -146,7 +149,16 @@ export function buildApp(options: AppOptions): FastifyInstance {
   // Each answer that is held listens to it.
   setMaxListeners(0, stopping.signal);
   app.addHook('preClose', async () => stopping.abort());
-  const holding = { held: new Held(maxHeld), lookout: new Lookout(), streams: { ...STREAM_LIMITS, ...streams } };
+  const holding = {
+    held: new Held(
+      maxHeld,
+      'requests that wait or watch',
+      'half of --max-connections may; ask without wait, or raise it',
+    ),
+    backups: new Held(MAX_BACKUPS, 'backups under way', 'try again when one has ended'),
+    lookout: new Lookout(),
+    streams: { ...STREAM_LIMITS, ...streams },
+  };
   const shared = { registry, dataDir, stopping: stopping.signal, ...holding };
   for (const route of ROUTES) {
     app.route({

@@ -33,13 +33,15 @@ export class Call {
   /** Aborted when the daemon stops: long answers end then. */
   readonly stopping: AbortSignal;
   readonly streams: StreamLimits;
+  /** Places of those that wait or watch, and of backups. */
   readonly held: Held;
+  readonly backups: Held;
   readonly lookout: Lookout;
 
   constructor(
     request: FastifyRequest,
     reply: FastifyReply,
-    shared: Pick<Call, 'registry' | 'dataDir' | 'stopping' | 'streams' | 'held' | 'lookout'>,
+    shared: Pick<Call, 'registry' | 'dataDir' | 'stopping' | 'streams' | 'held' | 'backups' | 'lookout'>,
   ) {
     this.request = request;
     this.reply = reply;
@@ -48,6 +50,7 @@ export class Call {
     this.stopping = shared.stopping;
     this.streams = shared.streams;
     this.held = shared.held;
+    this.backups = shared.backups;
     this.lookout = shared.lookout;
   }
 

@@ -2,22 +2,25 @@
 import { VregError } from '../../src/protocol/errors.ts';
 import type { Entry } from '../registry/entry.ts';
 
-/** Counts waits and streams of events: each keeps its connection for as long as it lasts. */
+/** Counts answers that take long: each keeps something for as long as it lasts. */
 export class Held {
   readonly #max: number;
+  readonly #what: string;
+  readonly #hint: string;
   #count = 0;
 
-  constructor(max: number) {
+  /** @param what they are, as the refusal of one more says */
+  constructor(max: number, what: string, hint: string) {
     this.#max = max;
+    this.#what = what;
+    this.#hint = hint;
   }
 
   /** @returns what gives the place back. @throws VregError TOO_MANY_REQUESTS */
   take(): () => void {
     if (this.#count >= this.#max) {
-      throw new VregError('TOO_MANY_REQUESTS', `${this.#max} answers are held already, at most ${this.#max}`, {
-        hint: 'ask without wait, or raise --max-connections of the daemon: half of them may wait or watch',
-        retryAfter: 5,
-      });
+      const message = `there are ${this.#max} ${this.#what} already, and that is the most`;
+      throw new VregError('TOO_MANY_REQUESTS', message, { hint: this.#hint, retryAfter: 5 });
     }
     this.#count++;
     let isTaken = true;

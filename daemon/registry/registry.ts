@@ -18,7 +18,7 @@ import { EventLog } from './events.ts';
 import { HealthReports } from './health.ts';
 import { Identities, type Moment, type Proof } from './identity.ts';
 import { Leases } from './leases.ts';
-import { checkRoom, checkSize, type RegistryLimits } from './limits.ts';
+import { checkLimits, type Holdings, type RegistryLimits } from './limits.ts';
 import type { Lineage } from './lineage.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
 import { Staging } from './staging.ts';
@@ -220,6 +220,11 @@ export class Registry {
     return { lastSeen: this.clock.now(), heardAt: this.clock.listening() };
   }
 
+  #holdings(): Holdings {
+    const { size, bytes } = this.#directory;
+    return { vms: size + this.#staging.added, bytes: bytes + this.#staging.growth };
+  }
+
   #current(id: string): Entry | undefined {
     const decision = this.#staging.of(id);
     return decision ? decision.entry : this.#directory.get(id);
@@ -234,8 +239,7 @@ export class Registry {
   async #put(before: Entry | undefined, vm: Declared, life: Life, by = ANONYMOUS): Promise<Entry> {
     const revision = this.#staging.next;
     const entry = new Entry(vm, { created: before?.order.created ?? revision, revision }, life);
-    if (this.#limits) checkSize(entry, this.#limits);
-    if (this.#limits && !before) checkRoom(this.#directory.size + this.#staging.added, this.#limits);
+    if (this.#limits) checkLimits(entry, before, this.#holdings(), this.#limits);
     const changes = diff(before?.vm, entry.vm);
     const note = { type: typeOf(before !== undefined, changes), at: this.clock.now(), by, changes };
     await this.#commit(vm.id, entry, { kind: 'put', vm: entry.toStored(), revision, note });
@@ -243,7 +247,7 @@ export class Registry {
   }
 
   async #commit(id: string, entry: Entry | undefined, change: Change): Promise<void> {
-    await this.#staging.commit(id, entry, change);
+    await this.#staging.commit(id, entry, change, this.#current(id));
     const { revision, note } = change;
     this.sweep();
     this.#revision = revision;

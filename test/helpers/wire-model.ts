@@ -33,6 +33,7 @@ export interface ModelLimits {
   maxBody: number;
   maxEntry: number;
   maxVms: number;
+  maxTotal: number;
   /** Milliseconds. */
   lease: number;
 }
@@ -171,6 +172,7 @@ export class WireModel {
     const added = { vm: inOrder({ ...vm, registeredAt: iso(this.wall) }), created, revision: created, ...now };
     this.#checkSize(added);
     if (this.vms.length >= this.#limits.maxVms) throw new Refused(429, 'TOO_MANY_REQUESTS', 'id');
+    this.#checkTotal(added);
     this.vms.push(added);
     this.#note('registered', {}, added.vm);
     return this.#one(added, asked, 201);
@@ -202,6 +204,7 @@ export class WireModel {
   #change(before: ModelVm, vm: Fields, beat: Partial<ModelVm>, asked: Asked): Expected {
     const after = { ...before, ...beat, vm, revision: this.revision + 1 };
     this.#checkSize(after);
+    this.#checkTotal(after, before);
     this.#note(before.vm.status === vm.status ? 'updated' : 'status', before.vm, vm);
     return this.#one(Object.assign(before, after), asked);
   }
@@ -216,10 +219,19 @@ export class WireModel {
     return { status: 200, body: { deleted: true } };
   }
 
+  #sizeOf({ vm, lastSeen }: ModelVm): number {
+    return Buffer.byteLength(JSON.stringify({ ...vm, lastSeen: iso(lastSeen) }));
+  }
+
   #checkSize(each: ModelVm): void {
-    const { vm, lastSeen } = each;
-    const size = Buffer.byteLength(JSON.stringify({ ...vm, lastSeen: iso(lastSeen) }));
-    if (size > this.#limits.maxEntry) throw new Refused(413, 'TOO_LARGE', 'metadata');
+    if (this.#sizeOf(each) > this.#limits.maxEntry) throw new Refused(413, 'TOO_LARGE', 'metadata');
+  }
+
+  #checkTotal(after: ModelVm, before?: ModelVm): void {
+    const others = this.vms.filter((each) => each !== before).reduce((sum, each) => sum + this.#sizeOf(each), 0);
+    const grows = before === undefined || this.#sizeOf(after) > this.#sizeOf(before);
+    if (grows && others + this.#sizeOf(after) > this.#limits.maxTotal)
+      throw new Refused(429, 'TOO_MANY_REQUESTS', 'metadata');
   }
 
   #note(type: string, before: Fields, after: Fields): void {

@@ -25,7 +25,7 @@ test('waits and streams are held up to the limit; one more is 429, and has a pla
       [status, headers.get('retry-after'), (body as { code: string }).code],
       [429, '5', 'TOO_MANY_REQUESTS'],
     );
-    assert.match((body as { error: string }).error, /at most 2/);
+    assert.match((body as { error: string }).error, /^there are 2 requests that wait or watch already/);
   }
   // What is answered at once is not held, and does not count.
   assert.equal((await call(url, 'GET', '/registry/discover/worker?wait=50s&min=0')).status, 200);
