@@ -85,7 +85,7 @@ export function answerBrokenRequest(error: BrokenRequest, socket: Duplex): void 
     socket.destroy();
     return;
   }
-  const refusal = refusalOf(error);
+  const refusal = refusalOf(error, (socket as { server?: Server }).server?.requestTimeout ?? 0);
   turns.whenAnswered(socket, () => refuse(socket, refusal));
 }
 
@@ -95,7 +95,7 @@ interface BrokenRequest extends Error {
   rawPacket?: unknown;
 }
 
-function refusalOf({ code, rawPacket }: BrokenRequest): Refusal {
+function refusalOf({ code, rawPacket }: BrokenRequest, requestTimeout: number): Refusal {
   if (code === 'HPE_HEADER_OVERFLOW')
     return {
       error: new VregError('HEADERS_TOO_LARGE', 'URL and headers are too large: at most 16 KiB together', {
@@ -109,7 +109,11 @@ function refusalOf({ code, rawPacket }: BrokenRequest): Refusal {
       }),
     };
   if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
-    return { error: new VregError('REQUEST_TIMEOUT', 'the request did not arrive whole in time') };
+    return {
+      error: new VregError('REQUEST_TIMEOUT', `the request did not arrive whole in time: within ${requestTimeout} ms`, {
+        hint: 'send it faster, or raise --request-timeout of the daemon',
+      }),
+    };
   if (code === 'HPE_INVALID_METHOD') {
     const text = Buffer.isBuffer(rawPacket) ? rawPacket.toString('latin1') : '';
     const line = /^([\w!#$%&'*+.^`|~-]+) (\/\S*) HTTP\/1\.[01]\r?\n/.exec(text);

@@ -389,3 +389,29 @@ test('a client that takes nothing of its answer is cut off, and one that waits f
   }
   assert.equal((await waits)[0]?.status, 200);
 });
+
+test('large bodies on their way are bounded together, and small ones get through all the same', async (t) => {
+  // A body of 64 KiB and a byte is a large one, and 128 of the largest may come at once.
+  const maxBody = 65_537;
+  const app = await serveApp(t, { limits: { maxBody } });
+  const begun = (headers: string) => {
+    const socket = connect(app.at);
+    t.after(() => socket.destroy());
+    socket.write(`POST /registry/vms HTTP/1.1\r\nHost: a\r\n${headers}\r\n\r\n{`);
+    return socket;
+  };
+  const half = Array.from({ length: 128 }, (_, n) =>
+    begun(n % 2 === 0 ? `Content-Length: ${maxBody}` : 'Transfer-Encoding: chunked'),
+  );
+  const large = JSON.stringify(aVm({ metadata: { pad: 'x'.repeat(maxBody) } })).slice(0, maxBody);
+  const refused = await until('one more to be refused', async () => {
+    const [answer] = await exchange(app.at, post(large));
+    return answer?.status === 429 ? answer : undefined;
+  });
+  check(refused, 429, /^large bodies of 8388736 bytes are on their way already/, 'one more');
+  assert.equal(refused.headers['retry-after'], '1');
+  assert.equal((await call(app.url, 'POST', '/registry/vms', { body: aVm() })).status, 201);
+  for (const socket of half) socket.destroy();
+  await until('room again', async () => (await exchange(app.at, post(large)))[0]?.status === 400);
+  await isWell(app, 1);
+});
