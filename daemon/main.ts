@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
+import { getHeapStatistics } from 'node:v8';
 import type { Logger } from 'pino';
 import { VregError } from '../src/protocol/errors.ts';
 import type { Registration } from '../src/protocol/vm.ts';
@@ -31,6 +32,15 @@ const SWEEP_EVERY = 250;
 /** Saves without a beat after which the listening clock is saved all the same: how much of a lease a kill -9 can give back. */
 const IDLE_SAVES = 10;
 
+/** Of the connections, those that may wait for an answer or watch: the others are for who wants to be served at once. */
+const HELD_SHARE = 0.5;
+
+/**
+ * Bytes of heap for one of an entry's JSON: an object of many small keys takes a dozen, and its text is kept twice. More
+ * entries than that would end the process, and end it again at each start.
+ */
+const HEAP_PER_BYTE = 16;
+
 /** Looks at a busy data dir before it is given up, and milliseconds between them: longer than a check of a small database. */
 const BUSY_TRIES = 6;
 const BUSY_PAUSE = 250;
@@ -43,7 +53,7 @@ export interface ServeOptions extends Endpoints {
   massLoss: number;
   /** Names by which the registry may be asked, besides its addresses, `localhost`, the host name and that of {@link Endpoints}. */
   allowHosts: readonly string[];
-  limits: RegistryLimits & AppLimits & { maxConnections: number };
+  limits: RegistryLimits & Pick<AppLimits, 'maxBody' | 'requestTimeout'> & { maxConnections: number };
   token?: string | undefined;
   /** What the TCP address speaks https with; the socket stays plain. */
   tls?: TlsFiles | undefined;
@@ -81,7 +91,7 @@ export interface Serving {
  *   certificates that cannot be used)
  */
 export async function serve(options: ServeOptions, log: Logger): Promise<Serving> {
-  const { dataDir, staleAfter, massLoss, limits, version, tcp, socket, trustProxy, corsOrigins } = options;
+  const { dataDir, staleAfter, massLoss, version, tcp, socket, trustProxy, corsOrigins } = options;
   // Where there is no store yet, there are no tokens in it, and nothing need be made to find that out.
   if (options.token === undefined && !existsSync(join(dataDir, DATABASE))) refuseStrangers(options);
   const tls = tcp && options.tls && new Tls(options.tls, log);
@@ -92,6 +102,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   const clock = new ListeningClock(contents.listened);
   clock.start();
   const observer: RegistryObserver = { ...observerOf(log), removed: (id) => tokens.forgetVm(id) };
+  const limits = { ...options.limits, maxTotal: Math.floor(getHeapStatistics().heap_size_limit / HEAP_PER_BYTE) };
   const registry = new Registry({ store, clock, staleAfter, massLoss, limits, observer }, contents);
   const tokens: Tokens = new Tokens(contents, {
     pending: registry.pending,
@@ -104,7 +115,8 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
 
   const cors = corsOrigins.length > 0 ? new Cors(corsOrigins) : undefined;
   const names = namesOf(options, tls);
-  const app = buildApp({ registry, version, access, log, dataDir, names, tls, trustProxy, cors, limits });
+  const appLimits = { ...limits, maxHeld: Math.ceil(limits.maxConnections * HELD_SHARE) };
+  const app = buildApp({ registry, version, access, log, dataDir, names, tls, trustProxy, cors, limits: appLimits });
   const closeStore = async () => {
     removeProcessInfo(dataDir, 'serve');
     clearInterval(sweeper);

@@ -4,7 +4,7 @@ import { VregError } from '../../src/protocol/errors.ts';
 import { type Limit, mayDo, type Scope } from '../../src/protocol/token.ts';
 import { ANONYMOUS } from '../registry/changes.ts';
 import { Guesses } from './guesses.ts';
-import type { Token, Tokens } from './tokens.ts';
+import { newEnding, type Token, type Tokens } from './tokens.ts';
 
 /** How those are named who came with the one token that the daemon was started with, or by the unix socket. */
 export const THE_TOKEN = 'VERS_AUTH_TOKEN';
@@ -67,14 +67,14 @@ export class Access {
   readonly #guesses: Guesses;
   #root: { digest: Buffer; ending: AbortController } | undefined;
   /** Aborted when the first token is made. */
-  readonly #open = new AbortController();
-  readonly #forever = new AbortController().signal;
+  readonly #open = newEnding();
+  readonly #forever = newEnding().signal;
 
   constructor({ root, tokens, now, ticks }: AccessOptions) {
     this.tokens = tokens;
     this.#now = now;
     this.#guesses = new Guesses(ticks);
-    this.#root = root === undefined ? undefined : { digest: digestOf(root), ending: new AbortController() };
+    this.#root = root === undefined ? undefined : { digest: digestOf(root), ending: newEnding() };
   }
 
   /** True while nobody has to say who they are. */
@@ -91,7 +91,7 @@ export class Access {
     const before = this.#root;
     const digest = digestOf(token);
     if (before && timingSafeEqual(before.digest, digest)) return;
-    this.#root = { digest, ending: new AbortController() };
+    this.#root = { digest, ending: newEnding() };
     before?.ending.abort();
   }
 

@@ -3,6 +3,7 @@
  * hash, since nobody guesses them. They lie in the store as records, and in memory by their hash.
  */
 import { createHash, timingSafeEqual } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { Limit, NewToken, Scope, TokenInfo, TokenRequest } from '../../src/protocol/token.ts';
 import { kernelRandomHex } from '../kernel-random.ts';
@@ -30,9 +31,16 @@ interface Stored extends TokenInfo {
   enrolledFrom?: string;
 }
 
+/** What says that somebody shall go. Each answer that is held for them listens to it. */
+export function newEnding(): AbortController {
+  const ending = new AbortController();
+  setMaxListeners(0, ending.signal);
+  return ending;
+}
+
 export class Token {
   #stored: Stored;
-  readonly #ending = new AbortController();
+  readonly #ending = newEnding();
 
   constructor(stored: Stored) {
     this.#stored = stored;

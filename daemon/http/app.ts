@@ -1,4 +1,5 @@
 /** The HTTP app, built without listening: limits, auth, the route table, and one shape for every error. */
+import { setMaxListeners } from 'node:events';
 import Fastify, {
   type FastifyBaseLogger,
   type FastifyError,
@@ -17,30 +18,36 @@ import {
   WARMING_HEADER,
 } from '../../src/protocol/api.ts';
 import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/errors.ts';
-import { type Access, checkScope, checkStillIn, type Guest } from '../access/access.ts';
+import { type Access, checkStillIn } from '../access/access.ts';
 import type { Doubt } from '../registry/doubt.ts';
 import type { Registry } from '../registry/registry.ts';
 import { audit, requestIds } from './audit.ts';
-import { readJsonBodies } from './body.ts';
+import { mayBeEndless, readJsonBodies } from './body.ts';
 import { type Answer, Call } from './call.ts';
 import type { Cors } from './cors.ts';
+import { Door } from './door.ts';
 import { STREAM_LIMITS, type StreamLimits } from './event-stream.ts';
-import { refuseForeignHost, refuseForeignPage } from './foreign.ts';
+import { Held, Lookout } from './held.ts';
 import { cleanForwardedFor } from './proxy.ts';
 import { flawOf, refuseRoute } from './refusal.ts';
 import { ROUTES, type Route } from './routes.ts';
-import { answerBrokenRequest, isLocal, makeServer } from './server.ts';
-import { certificateName, type Tls } from './tls.ts';
+import { answerBrokenRequest, makeServer } from './server.ts';
+import type { Tls } from './tls.ts';
 
 export interface AppLimits {
   /** Bytes of one request body. */
   maxBody: number;
   /** Milliseconds for a whole request to arrive. */
   requestTimeout: number;
+  /** Answers that are held at once: waits, and streams of events. */
+  maxHeld: number;
 }
 
-/** Fastify's own limit of a body, hundreds of times a real entry; long for a slow link, short for one that trickles. */
-const LIMITS: AppLimits = { maxBody: 1_048_576, requestTimeout: 30_000 };
+/**
+ * Fastify's own limit of a body, hundreds of times a real entry; long for a slow link, short for one that trickles; half
+ * of the usual number of connections, so that the others are served.
+ */
+const LIMITS: AppLimits = { maxBody: 1_048_576, requestTimeout: 30_000, maxHeld: 5000 };
 /** A path parameter is bounded by Node's 16 KiB for all headers; the router's own 100 would turn long ids into 404s. */
 const MAX_PARAM = 16_384;
 
@@ -53,6 +60,8 @@ const FOR_BROWSERS = {
   'referrer-policy': 'no-referrer',
   'cache-control': 'no-store',
 };
+/** Backups at once: each is a copy of everything on the registry's disk until it is sent. */
+const MAX_BACKUPS = 2;
 
 const NO_NAMES: ReadonlySet<string> = new Set();
 
@@ -81,7 +90,7 @@ export interface AppOptions {
 
 export function buildApp(options: AppOptions): FastifyInstance {
   const { registry, version, access, log, dataDir, names = NO_NAMES, streams, tls, trustProxy, cors } = options;
-  const { maxBody, requestTimeout } = { ...LIMITS, ...options.limits };
+  const { maxBody, requestTimeout, maxHeld } = { ...LIMITS, ...options.limits };
   const sendError = errorSender(log, maxBody);
   const lease = String(registry.staleAfter);
   /** What every answer says of the registry, and of the request. */
@@ -92,27 +101,10 @@ export function buildApp(options: AppOptions): FastifyInstance {
     reply.header(REQUEST_ID_HEADER, request.id).header('x-content-type-options', 'nosniff');
     if (request.method === 'GET' || request.method === 'HEAD') reply.headers(FOR_BROWSERS);
     cors?.introduce(request, reply);
+    // What may have no end is not read to its end, only to be able to keep the connection.
+    if (mayBeEndless(request, maxBody)) reply.header('connection', 'close');
   };
-  /** @throws VregError FORBIDDEN */
-  const refuseForeigners = ({ raw, headers: { origin, host } }: FastifyRequest) => {
-    if (!access.isOpen) return;
-    if (!cors?.allows(origin)) refuseForeignPage(origin);
-    // Nobody's domain leads to a unix socket.
-    if (!isLocal(raw.socket)) refuseForeignHost(host, names);
-  };
-  /** Finds out who asks. @throws VregError UNAUTHORIZED, TOO_MANY_REQUESTS, FORBIDDEN */
-  const admit = (request: FastifyRequest) => {
-    const { raw, ip, headers } = request;
-    const { route } = request.routeOptions?.config ?? {};
-    if (route?.access === 'open') return;
-    request.guest = access.admit({
-      authorization: headers.authorization,
-      address: ip,
-      isLocal: trustProxy === undefined && isLocal(raw.socket) && !isPassedOn(request),
-      certificate: certificateName(raw.socket),
-    });
-    if (route) checkRoute(route, request.guest);
-  };
+  const door = new Door({ access, names, cors, trustProxy });
   const app = Fastify({
     // What fastify remarks below a warning is nothing to an operator; the requests are logged below, in our words.
     loggerInstance: quietly(log),
@@ -132,8 +124,8 @@ export function buildApp(options: AppOptions): FastifyInstance {
       introduce(request, reply);
       reply.raw.once('finish', () => audit(log, request, reply));
       try {
-        refuseForeigners(request);
-        admit(request);
+        door.refuseForeigners(request);
+        door.admit(request);
       } catch (unauthorized) {
         return sendError(request, reply, unauthorized);
       }
@@ -148,10 +140,10 @@ export function buildApp(options: AppOptions): FastifyInstance {
   // One hook without promises: it runs before each heartbeat.
   app.addHook('onRequest', (request, reply, done) => {
     introduce(request, reply);
-    refuseForeigners(request);
+    door.refuseForeigners(request);
     // A browser shows no token yet when it asks whether it may.
     if (cors?.answersPreflight(request, reply)) return;
-    admit(request);
+    door.admit(request);
     const flaw = flawOf(request);
     if (flaw) throw flaw;
     // Before the body is read: nobody wants to hear that the body of a request to nowhere is wrong.
@@ -166,13 +158,25 @@ export function buildApp(options: AppOptions): FastifyInstance {
     audit(log, request, reply);
     done();
   });
-  readJsonBodies(app);
+  readJsonBodies(app, maxBody);
 
   app.setErrorHandler((error, request, reply) => sendError(request, reply, error));
 
   const stopping = new AbortController();
+  // Each answer that is held listens to it.
+  setMaxListeners(0, stopping.signal);
   app.addHook('preClose', async () => stopping.abort());
-  const shared = { registry, access, dataDir, stopping: stopping.signal, streams: { ...STREAM_LIMITS, ...streams } };
+  const holding = {
+    held: new Held(
+      maxHeld,
+      'requests that wait or watch',
+      'half of --max-connections may; ask without wait, or raise it',
+    ),
+    backups: new Held(MAX_BACKUPS, 'backups under way', 'try again when one has ended'),
+    lookout: new Lookout(),
+    streams: { ...STREAM_LIMITS, ...streams },
+  };
+  const shared = { registry, access, dataDir, stopping: stopping.signal, ...holding };
   for (const route of ROUTES) {
     app.route({
       method: route.method,
@@ -182,6 +186,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
         const send = (answer: Answer | undefined): FastifyReply => {
           if (!answer) return reply;
           if (answer.etag !== undefined) reply.header('etag', `"${answer.etag}"`);
+          if (answer.length !== undefined) reply.header('content-length', answer.length);
           // As of now: a change that is answered is part of it, and so is what came while the answer was held.
           reply.header(REVISION_HEADER, registry.revision);
           if (answer.doubt) reply.header(WARMING_HEADER, warmingOf(answer.doubt));
@@ -200,17 +205,6 @@ export function buildApp(options: AppOptions): FastifyInstance {
     });
   }
   return app;
-}
-
-/** What a proxy passes on may come from anywhere, whichever way the proxy comes (RFC 7239, and what was before it). */
-function isPassedOn({ headers }: FastifyRequest): boolean {
-  return ['x-forwarded-for', 'forwarded', 'x-real-ip', 'via'].some((name) => headers[name] !== undefined);
-}
-
-/** @throws VregError FORBIDDEN */
-function checkRoute({ access, enrols }: Route, guest: Guest): void {
-  if (access === 'any' || access === 'open' || (enrols && guest.scope === 'enrol')) return;
-  checkScope(guest, access);
 }
 
 function warmingOf({ seconds, suspects }: Doubt): string {

@@ -15,11 +15,16 @@ export function removeCutBackups(dataDir: string): void {
   }
 }
 
-export async function sendBackup({ registry, reply, dataDir }: Call): Promise<Answer | undefined> {
+export async function sendBackup({ registry, reply, dataDir, backups }: Call): Promise<Answer | undefined> {
   if (dataDir === undefined) throw new VregError('NOT_FOUND', 'this registry has no data dir to copy');
-  const dir = makeRoom(dataDir);
-  const clean = () => rmSync(dir, { recursive: true, force: true });
+  const release = backups.take();
+  let dir: string | undefined;
+  const clean = () => {
+    release();
+    if (dir !== undefined) rmSync(dir, { recursive: true, force: true });
+  };
   try {
+    dir = makeRoom(dataDir);
     const file = join(dir, 'registry.db');
     await registry.backup(file);
     const stream = createReadStream(file);

@@ -14,13 +14,27 @@ const JSON_TYPES = [
   'text/plain',
 ];
 
-/** Lets the app read JSON bodies, and nothing else. */
-export function readJsonBodies(app: FastifyInstance): void {
-  const decoder = new TextDecoder('utf-8', { fatal: true });
+/** Bytes of a body that is not counted: as many as there may be connections, these are no danger to memory. */
+const SMALL = 65_536;
+/** Bodies of the largest size that may be on their way, until they are answered. */
+const MAX_AT_ONCE = 128;
 
-  app.addHook('onRequest', (request, _reply, done) => {
+/** Lets the app read JSON bodies of so many bytes, and nothing else. */
+export function readJsonBodies(app: FastifyInstance, maxBody: number): void {
+  const decoder = new TextDecoder('utf-8', { fatal: true });
+  let underWay = 0;
+
+  app.addHook('onRequest', (request, reply, done) => {
     // A body without a type is read as JSON, too; and where there is no body, its type says nothing.
     if (!request.headers['content-type'] || isBodiless(request)) request.headers['content-type'] = 'application/json';
+    const size = sizeOf(request, maxBody);
+    if (size > SMALL) {
+      if (underWay + size > MAX_AT_ONCE * maxBody) throw tooMany(underWay);
+      underWay += size;
+      reply.raw.once('close', () => {
+        underWay -= size;
+      });
+    }
     done();
   });
 
@@ -61,6 +75,25 @@ function isBodiless({ headers }: FastifyRequest): boolean {
   return (length === undefined || length === '0') && headers['transfer-encoding'] === undefined;
 }
 
+/** By the headers: true of a body that is longer than any that is read, or does not say how long it is. */
+export function mayBeEndless({ headers }: FastifyRequest, maxBody: number): boolean {
+  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > maxBody;
+}
+
+/** Bytes that the body may take in memory, by the headers. */
+function sizeOf({ headers }: FastifyRequest, maxBody: number): number {
+  const { 'content-length': length, 'transfer-encoding': coding } = headers;
+  return coding === undefined ? Math.min(Number(length ?? 0), maxBody) : maxBody;
+}
+
+function tooMany(underWay: number): VregError {
+  return new VregError('TOO_MANY_REQUESTS', `large bodies of ${underWay} bytes are on their way already`, {
+    field: 'body',
+    hint: `try again in a moment, or send less than ${SMALL} bytes and say how many in Content-Length`,
+    retryAfter: 1,
+  });
+}
+
 function invalidBody(message: string): VregError {
   return new VregError('INVALID', message, { field: 'body' });
 }
@@ -68,11 +101,15 @@ function invalidBody(message: string): VregError {
 /** Keys that would reach an object's prototype if somebody copied the value carelessly. */
 const PROTOTYPE_KEYS = ['__proto__', 'constructor'] as const;
 
+const NO_NUMBER = `has a number beyond ${Number.MAX_VALUE}`;
+
 /** What is unacceptable in a value, if anything. Walks without recursion, since a guard must not overflow the stack. */
 function flawOf(value: unknown): string | undefined {
+  if (isNoNumber(value)) return NO_NUMBER;
   let level = [value].filter(isObject);
   for (let depth = 0; level.length > 0; depth++) {
     if (depth >= MAX_DEPTH) return `is nested more than ${MAX_DEPTH} levels deep`;
+    const next: object[] = [];
     for (const item of level) {
       for (const key of PROTOTYPE_KEYS) {
         if (!Object.hasOwn(item, key)) continue;
@@ -80,10 +117,19 @@ function flawOf(value: unknown): string | undefined {
         if (isObject(item.constructor) && Object.hasOwn(item.constructor, 'prototype'))
           return 'cannot have the key "constructor" with a "prototype"';
       }
+      for (const part of Object.values(item)) {
+        if (isObject(part)) next.push(part);
+        else if (isNoNumber(part)) return NO_NUMBER;
+      }
     }
-    level = level.flatMap((item) => Object.values(item).filter(isObject));
+    level = next;
   }
   return undefined;
+}
+
+/** What JSON.parse makes of 1e999 would be answered as `null`: something else than was sent. */
+function isNoNumber(value: unknown): boolean {
+  return typeof value === 'number' && !Number.isFinite(value);
 }
 
 function isObject(value: unknown): value is object {

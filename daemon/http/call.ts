@@ -1,4 +1,5 @@
 /** One request as a route's handler sees it: its parameters checked, its answer encoded. */
+import type { Readable } from 'node:stream';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { INCLUDE_LIVENESS } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
@@ -8,12 +9,16 @@ import { type Doubt, doubtOf } from '../registry/doubt.ts';
 import type { Entry } from '../registry/entry.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { StreamLimits } from './event-stream.ts';
-import { isLocal } from './server.ts';
+import type { Held, Lookout } from './held.ts';
+import { listOf, sizeOf } from './list.ts';
+import { isLocal } from './unix-socket.ts';
 
 export interface Answer {
   status: number;
   /** JSON, unless {@link type} says otherwise. */
-  body: string;
+  body: string | Readable;
+  /** Bytes of a body that is no text, where that is known. */
+  length?: number | undefined;
   type?: string;
   /** Revision of the one entry that is answered. */
   etag?: number;
@@ -31,11 +36,15 @@ export class Call {
   /** Aborted when the daemon stops: long answers end then. */
   readonly stopping: AbortSignal;
   readonly streams: StreamLimits;
+  /** Places of those that wait or watch, and of backups. */
+  readonly held: Held;
+  readonly backups: Held;
+  readonly lookout: Lookout;
 
   constructor(
     request: FastifyRequest,
     reply: FastifyReply,
-    shared: Pick<Call, 'registry' | 'access' | 'dataDir' | 'stopping' | 'streams'>,
+    shared: Pick<Call, 'registry' | 'access' | 'dataDir' | 'stopping' | 'streams' | 'held' | 'backups' | 'lookout'>,
   ) {
     this.request = request;
     this.reply = reply;
@@ -44,6 +53,9 @@ export class Call {
     this.dataDir = shared.dataDir;
     this.stopping = shared.stopping;
     this.streams = shared.streams;
+    this.held = shared.held;
+    this.backups = shared.backups;
+    this.lookout = shared.lookout;
   }
 
   /** Who asks. Not known on a route that asks nobody. */
@@ -111,6 +123,8 @@ export class Call {
 
   /** Who writes, where, and what they have seen: from the token, `If-Match` and `If-None-Match`. @throws VregError INVALID */
   write(): WriteOptions {
+    // An answer that cannot be given is refused before anything is changed.
+    this.#encoder();
     const { 'if-match': match, 'if-none-match': noneMatch } = this.request.headers;
     const { name: by, limit: within } = this.guest;
     if (noneMatch === '*') return { by, within, expect: 'none' };
@@ -147,8 +161,10 @@ export class Call {
    * @param offered those that are in doubt, where some of them were left out of the answer
    */
   entries(entries: readonly Entry[], offered = entries): Answer {
-    const body = `{"vms":[${entries.map(this.#encoder()).join(',')}],"count":${entries.length}}`;
-    return { status: 200, body, doubt: this.#doubtOf(offered) };
+    const body = listOf(entries, this.#encoder());
+    // Of text it is known, and of entries with more in them it is not.
+    const length = typeof body === 'string' || this.query('include').include ? undefined : sizeOf(entries);
+    return { status: 200, body, length, doubt: this.#doubtOf(offered) };
   }
 
   #doubtOf(entries: readonly Entry[]): Doubt | undefined {

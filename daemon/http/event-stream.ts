@@ -30,6 +30,7 @@ export function streamEvents(call: Call): undefined {
   const from = readStart(call);
   const { heartbeats } = call.query('heartbeats');
 
+  const release = call.held.take();
   reply.hijack();
   const { raw } = reply;
   raw.writeHead(200, {
@@ -40,6 +41,7 @@ export function streamEvents(call: Call): undefined {
     'x-accel-buffering': 'no',
   });
   if (request.method === 'HEAD') {
+    release();
     raw.end();
     return;
   }
@@ -63,10 +65,10 @@ export function streamEvents(call: Call): undefined {
   }, streams.keepAlive);
   const stay = call.whenOver(stop);
   const { socket } = request.raw;
-  socket.setTimeout(0);
   const close = () => {
     clearInterval(keepAlive);
     stay();
+    release();
     stopWatching();
     socket.off('close', close);
   };

@@ -4,9 +4,9 @@ import type { Server } from 'node:http';
 import type { AddressInfo, ListenOptions } from 'node:net';
 import type { FastifyInstance } from 'fastify';
 import { VregError } from '../../src/protocol/errors.ts';
-import { answerBrokenRequest, makeServer, trustConnections } from './server.ts';
+import { answerBrokenRequest, makeServer } from './server.ts';
 import type { Tls } from './tls.ts';
-import { checkClosed, checkPlace, removeDeadSocket } from './unix-socket.ts';
+import { checkClosed, checkPlace, markConnections, removeDeadSocket } from './unix-socket.ts';
 
 export interface Endpoints {
   tcp?: { host: string; port: number } | undefined;
@@ -55,7 +55,7 @@ export async function listen(
         // fastify's own server takes the first endpoint; a second one shares its routes.
         if (tcp) extra.push(await shareRoutes(app, { path: socket }));
         else {
-          trustConnections(app.server);
+          markConnections(app.server);
           await app.listen({ path: socket });
         }
       } catch (cause) {
@@ -86,7 +86,7 @@ function fail(cause: NodeJS.ErrnoException, name: string): never {
 async function shareRoutes(app: FastifyInstance, where: ListenOptions, tls?: Tls): Promise<Server> {
   const server = makeServer((request, response) => app.routing(request, response), app.server.requestTimeout, tls);
   server.on('clientError', answerBrokenRequest);
-  if ('path' in where) trustConnections(server);
+  if ('path' in where) markConnections(server);
   await new Promise<void>((resolve, reject) => server.once('error', reject).listen(where, resolve));
   return server;
 }

@@ -2,20 +2,14 @@
  * Node's HTTP server as the app runs on it: its time limits, and an `{error}` for what never becomes a request of the
  * app. Without it Node answers those with an empty body, or with nothing.
  */
-import {
-  createServer,
-  METHODS,
-  type RequestListener,
-  type Server,
-  type ServerOptions,
-  type ServerResponse,
-} from 'node:http';
+import { createServer, METHODS, type RequestListener, type Server, type ServerOptions } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { toErrorBody, VregError } from '../../src/protocol/errors.ts';
 import { type Refusal, refuseRoute } from './refusal.ts';
 import { Silence } from './silence.ts';
 import type { Tls } from './tls.ts';
+import { Turns } from './turns.ts';
 
 /** Milliseconds that a kept-alive connection may be idle: more than a load balancer's usual 60 s, so that it closes first. */
 const KEEP_ALIVE = 72_000;
@@ -23,33 +17,22 @@ const KEEP_ALIVE = 72_000;
 const CHECKS = 10;
 /** Milliseconds in which a refused client may read why; then its connection is cut, whether it goes on sending or not. */
 const LINGER = 1000;
+/** Bytes that such a client may go on sending meanwhile: it may not have looked yet, and a reset would take the answer away. */
+const MAX_LINGER = 16_777_216;
+/** Milliseconds between two looks at how much it was. */
+const LOOK = 50;
 
-/** The latest request of a connection, which an error of its parser may have to wait for. */
-const latest = new WeakMap<Duplex, ServerResponse>();
+/** The requests of each connection: an error of its parser has to wait for the answers before it. */
+const turns = new Turns();
 /** Connections that have been refused; what else comes on them is read and thrown away. */
 const refused = new WeakSet<Duplex>();
-
-/** Connections that came by a unix socket. An address does not tell: one that was cut has none, either. */
-const local = new WeakSet<object>();
-
-/** Called of a server on a unix socket. */
-export function trustConnections(server: Server): void {
-  server.prependListener('connection', (socket) => local.add(socket));
-}
-
-export function isLocal(socket: object): boolean {
-  return local.has(socket);
-}
 
 /**
  * @param requestTimeout milliseconds for a whole request, headers and body, to arrive
  * @param tls what it speaks https with; without it, it speaks plain HTTP
  */
 export function makeServer(handler: RequestListener, requestTimeout: number, tls?: Tls): Server {
-  const listener: RequestListener = (request, response) => {
-    latest.set(request.socket, response);
-    handler(request, response);
-  };
+  const listener = turns.listener(handler, (socket, error) => refuse(socket, { error }));
   const options: ServerOptions = {
     requestTimeout,
     headersTimeout: requestTimeout,
@@ -64,13 +47,27 @@ export function makeServer(handler: RequestListener, requestTimeout: number, tls
   server.on(tls ? 'secureConnection' : 'connection', (socket: Socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
+    const destroySoon = socket.destroySoon.bind(socket);
+    // How Node ends a connection after its last answer: with a reset that may overtake the answer where more is sent.
+    socket.destroySoon = () => {
+      if (turns.latest(socket)?.request.complete !== false) return destroySoon();
+      socket.end();
+      linger(socket);
+    };
+  });
+  // A client that takes nothing of its answer for so long is gone, or wants it to be kept.
+  server.timeout = requestTimeout;
+  server.on('timeout', (socket) => {
+    const response = turns.latest(socket)?.response;
+    const isAwaited = response === undefined || !response.writableEnded;
+    if (!isAwaited || socket.writableLength > 0) socket.destroy();
   });
   const closeIdle = server.closeIdleConnections.bind(server);
   const silence = new Silence();
   // To Node a connection is idle when its answer is complete, though most of it may still wait for a slow client; and it is
   // not idle when nothing has come on it yet.
   server.closeIdleConnections = () => {
-    for (const socket of sockets) if (!latest.has(socket) && socket.bytesRead === 0) silence.end(socket);
+    for (const socket of sockets) if (!turns.latest(socket) && socket.bytesRead === 0) silence.end(socket);
     if (![...sockets].some(isSending)) closeIdle();
   };
   // An expectation other than 100-continue may be ignored (RFC 9110, 10.1.1).
@@ -83,7 +80,7 @@ export function makeServer(handler: RequestListener, requestTimeout: number, tls
 }
 
 function isSending(socket: Socket): boolean {
-  const response = latest.get(socket);
+  const response = turns.latest(socket)?.response;
   if (!response || response.destroyed) return false;
   return response.writableEnded && !response.writableFinished;
 }
@@ -95,11 +92,8 @@ export function answerBrokenRequest(error: BrokenRequest, socket: Duplex): void 
     socket.destroy();
     return;
   }
-  const before = latest.get(socket);
-  const refusal = refusalOf(error);
-  // A request that is not whole is the broken one; one that is whole still gets its own answer first.
-  if (before?.req.complete && !before.writableFinished) before.once('close', () => refuse(socket, refusal));
-  else refuse(socket, refusal);
+  const refusal = refusalOf(error, (socket as { server?: Server }).server?.requestTimeout ?? 0);
+  turns.whenAnswered(socket, () => refuse(socket, refusal));
 }
 
 interface BrokenRequest extends Error {
@@ -108,15 +102,25 @@ interface BrokenRequest extends Error {
   rawPacket?: unknown;
 }
 
-function refusalOf({ code, rawPacket }: BrokenRequest): Refusal {
+function refusalOf({ code, rawPacket }: BrokenRequest, requestTimeout: number): Refusal {
   if (code === 'HPE_HEADER_OVERFLOW')
     return {
       error: new VregError('HEADERS_TOO_LARGE', 'URL and headers are too large: at most 16 KiB together', {
         field: 'headers',
       }),
     };
+  if (code === 'HPE_CHUNK_EXTENSIONS_OVERFLOW')
+    return {
+      error: new VregError('TOO_LARGE', 'the chunk extensions of the body are too large: at most 16 KiB', {
+        field: 'body',
+      }),
+    };
   if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
-    return { error: new VregError('REQUEST_TIMEOUT', 'the request did not arrive whole in time') };
+    return {
+      error: new VregError('REQUEST_TIMEOUT', `the request did not arrive whole in time: within ${requestTimeout} ms`, {
+        hint: 'send it faster, or raise --request-timeout of the daemon',
+      }),
+    };
   if (code === 'HPE_INVALID_METHOD') {
     const text = Buffer.isBuffer(rawPacket) ? rawPacket.toString('latin1') : '';
     const line = /^([\w!#$%&'*+.^`|~-]+) (\/\S*) HTTP\/1\.[01]\r?\n/.exec(text);
@@ -137,6 +141,15 @@ function refuse(socket: Duplex, { error, allow }: Refusal): void {
     'connection: close',
   ];
   socket.end(`${head.join('\r\n')}\r\n\r\n${body}`);
-  const cut = setTimeout(() => socket.destroy(), LINGER);
-  socket.once('close', () => clearTimeout(cut));
+  linger(socket as Socket);
+}
+
+/** Lets a client whose connection has ended on this side read its answer, for a while and while it does not send much. */
+function linger(socket: Socket): void {
+  const from = socket.bytesRead;
+  const began = performance.now();
+  const watch = setInterval(() => {
+    if (performance.now() - began >= LINGER || socket.bytesRead - from > MAX_LINGER) socket.destroy();
+  }, LOOK);
+  socket.once('close', () => clearInterval(watch));
 }

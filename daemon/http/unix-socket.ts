@@ -3,12 +3,25 @@
  * mode keeps out): Node cannot ask who connects (SO_PEERCRED), so the mode of the file says who can (unix(7)).
  */
 import { lstatSync, statSync, unlinkSync } from 'node:fs';
-import { connect } from 'node:net';
+import { connect, type Server } from 'node:net';
 import { dirname, resolve } from 'node:path';
 import { VregError } from '../../src/protocol/errors.ts';
 
 /** Bytes of a socket's path: Linux has room for 108 with the zero at the end (unix(7)), and Node cuts what is longer. */
 const MAX_PATH = 107;
+
+/** Connections that came by a unix socket. An address does not tell: one that was cut has none, either. */
+const local = new WeakSet<object>();
+
+/** Called of a server that listens on a unix socket, before it does. */
+export function markConnections(server: Server): void {
+  server.prependListener('connection', (socket) => local.add(socket));
+}
+
+/** True of a connection that came by a unix socket. */
+export function isLocal(socket: object): boolean {
+  return local.has(socket);
+}
 
 /**
  * Checks where a socket shall be, before it is there.

@@ -23,10 +23,7 @@ export function discoverWhen(call: Call): Answer | Promise<Answer> {
     call.entries(found, query.strict ? call.registry.discover(role, { ...query, strict: false }) : found);
   const found = look();
   if (patience === 0 || found.length >= min) return answer(found);
-  return waitFor(call, role, () => look().length >= min, patience).then(() => {
-    checkStillIn(call.guest);
-    return answer(look());
-  });
+  return waitFor(call, role, { query, look, min, patience, answer });
 }
 
 function readQuery(call: Call): DiscoverQuery {
@@ -37,29 +34,48 @@ function readQuery(call: Call): DiscoverQuery {
   return { service, passing, strict: call.flag('strict') };
 }
 
-/** Resolves when there is enough, and at the latest when the time is over or the caller has gone. */
-function waitFor(call: Call, role: string, enough: () => boolean, patience: number) {
-  const { registry, reply } = call;
-  return new Promise<void>((resolve) => {
-    const finish = () => {
+interface Wait {
+  query: DiscoverQuery;
+  look(): Entry[];
+  min: number;
+  /** Milliseconds. */
+  patience: number;
+  answer(found: readonly Entry[]): Answer;
+}
+
+/** Answers when there is enough, and at the latest when the time is over or the caller has gone. */
+function waitFor(call: Call, role: string, { query, look, min, patience, answer }: Wait): Promise<Answer> {
+  const { registry, reply, guest, held, lookout } = call;
+  const release = held.take();
+  return new Promise((resolve, reject) => {
+    const finish = (found: readonly Entry[]) => {
       clearTimeout(timer);
+      release();
+      watch.leave();
       stopWatching();
       stay();
-      reply.raw.off('close', finish);
-      resolve();
+      reply.raw.off('close', stop);
+      try {
+        checkStillIn(guest);
+        resolve(answer(found));
+      } catch (error) {
+        reject(error);
+      }
     };
-    const timer = setTimeout(finish, patience);
+    const stop = () => finish(look());
+    const watch = lookout.join(JSON.stringify([role, query]), look, min, finish);
+    const timer = setTimeout(watch.over, patience);
     const stopWatching = registry.events.watch({
       event: (event) => {
-        if (event.role === role && enough()) finish();
+        if (event.role === role) watch.look();
       },
       // A beat may say that a service passes by now.
       heartbeat: ({ vm }) => {
-        if (vm.role === role && enough()) finish();
+        if (vm.role === role) watch.look();
       },
     });
-    reply.raw.once('close', finish);
-    const stay = call.whenOver(finish);
+    reply.raw.once('close', stop);
+    const stay = call.whenOver(stop);
   });
 }
 

@@ -10,6 +10,7 @@ export interface Filter {
 export class Directory {
   /** Oldest registration first: `Map.set` keeps the place of a key that is there, so an update keeps its place. */
   readonly #entries = new Map<string, Entry>();
+  #bytes = 0;
   readonly #byRole = new Map<string, Map<string, Entry>>();
   readonly lineage = new Lineage((id) => this.#entries.get(id));
 
@@ -21,6 +22,11 @@ export class Directory {
     return this.#entries.size;
   }
 
+  /** Of all entries' JSON. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
   all(): Iterable<Entry> {
     return this.#entries.values();
   }
@@ -30,6 +36,7 @@ export class Directory {
     const { id, role } = entry.vm;
     const before = this.#entries.get(id);
     this.#entries.set(id, entry);
+    this.#bytes += entry.size - (before?.size ?? 0);
     this.lineage.put(entry, before);
     const ofRole = this.#byRole.get(role) ?? new Map<string, Entry>();
     this.#byRole.set(role, ofRole.set(id, entry));
@@ -43,6 +50,7 @@ export class Directory {
   remove({ vm }: Entry): void {
     const removed = this.#entries.get(vm.id);
     if (removed) this.lineage.remove(removed);
+    this.#bytes -= removed?.size ?? 0;
     this.#entries.delete(vm.id);
     this.#byRole.get(vm.role)?.delete(vm.id);
   }

@@ -19,6 +19,9 @@ export interface Order {
 /** Everything of an entry that only a change can change. */
 export type Declared = Omit<Vm, 'lastSeen'>;
 
+/** Bytes of an entry's JSON that follow what is declared. */
+const LAST_SEEN = ',"lastSeen":"2026-01-01T00:00:00.000Z"}'.length;
+
 export class Entry {
   readonly vm: Declared;
   readonly order: Order;
@@ -26,6 +29,7 @@ export class Entry {
   readonly #head: string;
   #life: Life;
   #json: string | undefined;
+  #size: number | undefined;
   /** Milliseconds by which its lease is longer, in a mass loss. */
   #grace = 0;
 
@@ -78,6 +82,12 @@ export class Entry {
   get json(): string {
     this.#json ??= `${this.#head},"lastSeen":"${this.lastSeen}"}`;
     return this.#json;
+  }
+
+  /** Bytes of {@link json}; signs of life do not change it, since all their times are equally long. */
+  get size(): number {
+    this.#size ??= Buffer.byteLength(this.#head) + LAST_SEEN;
+    return this.#size;
   }
 
   /** The entry with more fields, for a request that asks for them. */

@@ -7,11 +7,30 @@ export interface RegistryLimits {
   maxVms: number;
   /** Bytes of one entry's JSON. */
   maxEntry: number;
+  /** Bytes of all entries' JSON: they are kept in memory. No limit when nothing is said. */
+  maxTotal?: number;
 }
 
-/** @throws VregError TOO_LARGE */
-export function checkSize(entry: Entry, { maxEntry }: RegistryLimits): void {
-  const size = Buffer.byteLength(entry.json);
+/** What there is, with what is on its way. */
+export interface Holdings {
+  vms: number;
+  bytes: number;
+}
+
+/**
+ * @param before the entry whose place it takes
+ * @throws VregError TOO_LARGE, TOO_MANY_REQUESTS when the registry is full
+ */
+export function checkLimits(entry: Entry, before: Entry | undefined, held: Holdings, limits: RegistryLimits): void {
+  checkSize(entry, limits);
+  if (!before) checkRoom(held.vms, limits);
+  // What does not grow is taken by a full registry, too.
+  const growth = entry.size - (before?.size ?? 0);
+  if (growth > 0) checkTotal(held.bytes + growth, limits);
+}
+
+function checkSize(entry: Entry, { maxEntry }: RegistryLimits): void {
+  const { size } = entry;
   if (size <= maxEntry) return;
   throw new VregError('TOO_LARGE', `the entry is too large: ${size} bytes of JSON, at most ${maxEntry}`, {
     field: 'metadata',
@@ -19,8 +38,19 @@ export function checkSize(entry: Entry, { maxEntry }: RegistryLimits): void {
   });
 }
 
-/** @param count VMs that are there, or on their way. @throws VregError TOO_MANY_REQUESTS */
-export function checkRoom(count: number, { maxVms }: RegistryLimits): void {
+function checkTotal(bytes: number, { maxTotal = Number.POSITIVE_INFINITY }: RegistryLimits): void {
+  if (bytes <= maxTotal) return;
+  throw new VregError(
+    'TOO_MANY_REQUESTS',
+    `the registry is full: its entries would be ${bytes} bytes, at most ${maxTotal}`,
+    {
+      field: 'metadata',
+      hint: 'keep less in metadata, remove VMs that are gone (vreg prune), or give the daemon more memory: NODE_OPTIONS=--max-old-space-size=MEGABYTES',
+    },
+  );
+}
+
+function checkRoom(count: number, { maxVms }: RegistryLimits): void {
   if (count < maxVms) return;
   throw new VregError('TOO_MANY_REQUESTS', `the registry is full: it has ${count} VMs, at most ${maxVms}`, {
     field: 'id',

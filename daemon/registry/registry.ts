@@ -27,7 +27,7 @@ import { type Declared, Entry, type Life } from './entry.ts';
 import { EventLog } from './events.ts';
 import { HealthReports } from './health.ts';
 import { Identities, type Moment, type Proof } from './identity.ts';
-import { checkRoom, checkSize, type RegistryLimits } from './limits.ts';
+import { checkLimits, type Holdings, type RegistryLimits } from './limits.ts';
 import type { Lineage } from './lineage.ts';
 import { Liveness } from './liveness.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
@@ -226,6 +226,11 @@ export class Registry {
     return this.#liveness.horizon(this.#revision);
   }
 
+  #holdings(): Holdings {
+    const { size, bytes } = this.#directory;
+    return { vms: size + this.#staging.added, bytes: bytes + this.#staging.growth };
+  }
+
   #current(id: string): Entry | undefined {
     const decision = this.#staging.of(id);
     return decision ? decision.entry : this.#directory.get(id);
@@ -245,8 +250,7 @@ export class Registry {
   ): Promise<Entry> {
     const revision = this.#staging.next;
     const entry = new Entry(vm, { created: before?.order.created ?? revision, revision }, life);
-    if (this.#limits) checkSize(entry, this.#limits);
-    if (this.#limits && !before) checkRoom(this.#directory.size + this.#staging.added, this.#limits);
+    if (this.#limits) checkLimits(entry, before, this.#holdings(), this.#limits);
     const changes = diff(before?.vm, entry.vm);
     const note = { type: typeOf(before !== undefined, changes), at: this.clock.now(), by, changes };
     const records = alongside?.(entry.order.created) ?? [];
@@ -255,7 +259,7 @@ export class Registry {
   }
 
   async #commit(id: string, entry: Entry | undefined, change: Change): Promise<void> {
-    await this.#staging.commit(id, entry, change);
+    await this.#staging.commit(id, entry, change, this.#current(id));
     const { revision, note } = change;
     this.sweep();
     this.#revision = revision;

@@ -13,6 +13,7 @@ export class Staging {
   #durable: number;
   #decided: number;
   #added = 0;
+  #growth = 0;
   /** Grows when decisions are thrown away, so that a late failure cannot throw away newer ones. */
   #generation = 0;
 
@@ -32,19 +33,30 @@ export class Staging {
     return this.#added;
   }
 
+  /** Bytes of entries' JSON that are on their way to be there, less those that go with them. */
+  get growth(): number {
+    return this.#growth;
+  }
+
   /** The newest decision about a VM that is not on the disk yet. */
   of(id: string): { entry: Entry | undefined } | undefined {
     return this.#decisions.get(id);
   }
 
-  /** Resolves when the change, which must have the {@link next} revision, is durable. @throws the store's errors */
-  async commit(id: string, entry: Entry | undefined, change: Change): Promise<void> {
+  /**
+   * Resolves when the change, which must have the {@link next} revision, is durable.
+   * @param before the entry that it changes
+   * @throws the store's errors
+   */
+  async commit(id: string, entry: Entry | undefined, change: Change, before: Entry | undefined): Promise<void> {
     const generation = this.#generation;
     // Throws when the store takes no more; then nothing is staged, and what was staged before goes on.
     const durable = this.#store.commit(change);
     const decision = { entry };
     const isNew = entry !== undefined && entry.order.created === entry.order.revision;
     if (isNew) this.#added++;
+    const growth = (entry?.size ?? 0) - (before?.size ?? 0);
+    this.#growth += growth;
     this.#decisions.set(id, decision);
     this.#decided = change.revision;
     try {
@@ -58,6 +70,7 @@ export class Staging {
       throw error;
     } finally {
       if (isNew) this.#added--;
+      this.#growth -= growth;
     }
     this.#durable = change.revision;
     if (this.#decisions.get(id) === decision) this.#decisions.delete(id);

@@ -72,9 +72,10 @@ export interface Cleared {
   cleared: number;
 }
 
-/** Of a token, an incarnation's name and an address: UTF-16 units. An address is that of an entry. */
+/** Of an incarnation's name, and of an address or a service's name: UTF-16 units. The latter are those of an entry. */
 const MAX_NAME = 128;
 const MAX_ADDRESS = 1024;
+const MAX_SERVICE = 1024;
 /** Services whose health one beat tells: as many as a VM may have. */
 const MAX_HEALTH = 256;
 const TOKEN = /^[1-9]\d{0,14}\.[0-9a-f]{32}$/;
@@ -126,6 +127,12 @@ function parseHealth(value: unknown): Record<string, ServiceHealth> {
   const entries = Object.entries(value);
   if (entries.length > MAX_HEALTH) throw invalid('health', `has ${entries.length} services, at most ${MAX_HEALTH}`);
   for (const [name, health] of entries) {
+    // No service has such a name, and nobody shall keep a megabyte of them with each VM.
+    if (name.length > MAX_SERVICE)
+      throw invalid(
+        `health.${name.slice(0, 60)}`,
+        `is too long a name: ${name.length} characters, at most ${MAX_SERVICE}`,
+      );
     if (!HEALTHS.includes(health as ServiceHealth))
       throw invalid(`health.${name.slice(0, 60)}`, `must be one of ${HEALTHS.join(', ')}`);
   }

@@ -4,7 +4,8 @@ import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import test from 'node:test';
 import { BIN, cleanEnv, run, startDaemon, tempDir } from '../helpers/daemon.ts';
-import { call } from '../helpers/http.ts';
+import { call, errorOf } from '../helpers/http.ts';
+import { exchange } from '../helpers/raw.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
@@ -55,6 +56,63 @@ test('connections beyond the limit are closed at once, and those before it are s
   const [answer] = (await once(open, 'data')) as [Buffer];
   assert.match(answer.toString(), /^HTTP\/1\.1 200 /);
 });
+
+/** Each limit by its flag and by its variable: what it lets through, what it does not, and how it is named then. */
+const BY_VARIABLE: Record<string, string> = {
+  VREG_MAX_BODY: '2KiB',
+  VREG_MAX_ENTRY: '1000',
+  VREG_MAX_VMS: '1',
+  VREG_MAX_CONNECTIONS: '8',
+  VREG_REQUEST_TIMEOUT: '500ms',
+};
+
+for (const how of ['flags', 'variables'] as const) {
+  test(`each limit can be set by ${how}, holds to the byte, and is named where it is reached`, async (t) => {
+    const args = Object.entries(BY_VARIABLE).flatMap(([name, value]) => [`--${flagOf(name)}`, value]);
+    const { url } = await startDaemon(t, how === 'flags' ? { args } : { env: BY_VARIABLE });
+    const { hostname: host, port } = new URL(url);
+    const at = { host, port: Number(port) };
+    const padded = (length: number) => `${' '.repeat(length - 2)}{}`;
+    const body = (length: number) => call(url, 'POST', '/registry/vms', { body: padded(length) });
+    assert.deepEqual([(await body(2048)).status, (await body(2049)).status], [400, 413]);
+    assert.match(errorOf(await body(2049)), /^body is too large: at most 2048 bytes/);
+
+    const register = (length: number) => {
+      const frame = Buffer.byteLength(JSON.stringify({ ...aVm({ metadata: { pad: '' } }), ...TIMES }));
+      return call(url, 'POST', '/registry/vms', { body: aVm({ metadata: { pad: 'x'.repeat(length - frame) } }) });
+    };
+    const large = await register(1001);
+    assert.deepEqual([large.status, errorOf(large)], [413, 'the entry is too large: 1001 bytes of JSON, at most 1000']);
+    assert.equal((await register(1000)).status, 201);
+
+    const second = await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-2' }) });
+    assert.deepEqual([second.status, errorOf(second)], [429, 'the registry is full: it has 1 VMs, at most 1']);
+
+    const [late] = await exchange(at, 'GET /health HTTP/1.1\r\nHost: a\r\nX-Never-');
+    assert.equal(late?.status, 408);
+    assert.match(late.text, /"the request did not arrive whole in time: within 500 ms"/);
+
+    // Half of the connections may wait.
+    const waits = [1, 2, 3, 4].map(() =>
+      exchange(at, 'GET /registry/discover/golden?wait=2s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n'),
+    );
+    const refused = await until('one more to be refused', async () => {
+      const [answer] = await exchange(
+        at,
+        'GET /registry/discover/golden?wait=1ms HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n',
+      );
+      return answer?.status === 429 ? answer : undefined;
+    });
+    assert.match(refused.text, /"error":"there are 4 requests that wait or watch already.*--max-connections/);
+    for (const [answer] of await Promise.all(waits)) assert.equal(answer?.status, 200);
+  });
+}
+
+const TIMES = { registeredAt: new Date(0).toISOString(), lastSeen: new Date(0).toISOString() };
+
+function flagOf(variable: string): string {
+  return variable.replace('VREG_', '').replaceAll('_', '-').toLowerCase();
+}
 
 for (const [flag, value] of [
   ['--max-body', '1MB'],

@@ -35,7 +35,7 @@ export function accessTo(registry: Registry, contents: Contents, root?: string):
 
 /** Listens, and closes when the test ends. */
 export async function serveApp(
-  t: TestContext,
+  t: Pick<TestContext, 'after'>,
   {
     keptEvents,
     massLoss,

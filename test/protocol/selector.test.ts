@@ -88,3 +88,16 @@ test('each order sorts by its field; seen is last heard first, and registered is
   });
   assert.deepEqual(Object.fromEntries(sorted), { registered: 'bBa', id: 'Bab', name: 'aBb', role: 'aBb', seen: 'Bab' });
 });
+
+test('a selector has at most 32 terms', () => {
+  const terms = (count: number) => Array.from({ length: count }, (_, n) => `!key${n}`).join(',');
+  assert.equal(holds(terms(32), { env: 'prod' }), true);
+  assert.throws(() => parseSelector(terms(33)), /^VregError: selector: 33 terms given, at most 32/);
+});
+
+test('what is an object is its JSON to a selector, and nothing else', () => {
+  assert.equal(holds('n=x', { n: { a: 1 } }), false);
+  assert.equal(holds('n!=x', { n: [1] }), true);
+  assert.equal(holds('n={}', { n: {} }), true);
+  assert.equal(holds('n=[object Object]', { n: {} }), false);
+});

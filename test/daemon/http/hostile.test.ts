@@ -1,10 +1,12 @@
 /** Promise 4: no input makes a 5xx, a hang or a crash. Each is sent as bytes, and answered with a clear 4xx. */
 import assert from 'node:assert/strict';
-import { connect } from 'node:net';
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
 import test from 'node:test';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { call } from '../../helpers/http.ts';
 import { exchange, type RawAnswer, readAnswers } from '../../helpers/raw.ts';
+import { until } from '../../helpers/until.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 /** A request with a Host that asks for the end of the connection. */
@@ -86,6 +88,42 @@ refuses('keys that reach for a prototype are 400, wherever they are', [
   ['in metadata', post('{"metadata":{"a":[{"__proto__":1}]}}'), 400, /"__proto__"/],
   ['through the constructor', post('{"metadata":{"constructor":{"prototype":{"a":1}}}}'), 400, /"constructor"/],
 ]);
+
+refuses('a number that JavaScript has none for is 400, wherever it is, and is not kept as something else', [
+  ['in metadata', post('{"metadata":{"a":[1e999]}}'), 400, /^body has a number beyond 1.79/],
+  ['at the top', post('1e999'), 400, /^body has a number beyond/],
+  ['below zero', post('{"services":[{"name":"a","port":-1e999}]}'), 400, /^body has a number beyond/],
+]);
+
+test('an answer that cannot be given is refused before anything is changed', async (t) => {
+  const app = await serveApp(t);
+  for (const include of ['include=everything', 'include=liveness&include=liveness']) {
+    for (const [method, path] of [
+      ['POST', '/registry/vms'],
+      ['PUT', '/registry/vms/vm-1'],
+    ] as const) {
+      const { status, body } = await call(app.url, method, `${path}?${include}`, { body: aVm() });
+      assert.deepEqual([status, (body as { field: string }).field], [400, 'include'], `${method} ${include}`);
+    }
+  }
+  await isWell(app);
+  await call(app.url, 'POST', '/registry/vms', { body: aVm() });
+  assert.equal((await call(app.url, 'PATCH', '/registry/vms/vm-1?include=x', { body: { name: 'b' } })).status, 400);
+  assert.equal((await call(app.url, 'DELETE', '/registry/vms/vm-1?include=x')).status, 400);
+  assert.equal(app.registry.get('vm-1').vm.name, 'one');
+  await isWell(app, 1);
+});
+
+test('what an agent says of services is no place to keep things: a long name of one is 400', async (t) => {
+  const app = await serveApp(t);
+  await call(app.url, 'POST', '/registry/vms', { body: aVm() });
+  const beat = (length: number) =>
+    call(app.url, 'POST', '/registry/vms/vm-1/heartbeat', { body: { health: { ['a'.repeat(length)]: 'passing' } } });
+  assert.equal((await beat(1024)).status, 200);
+  const { status, body } = await beat(1025);
+  assert.equal(status, 400);
+  assert.match((body as { error: string }).error, /^health\.a{60} is too long a name: 1025 characters, at most 1024/);
+});
 
 refuses('only JSON is read, and what else comes is 415', [
   ['XML', post('<vm/>', ['Content-Type: text/xml']), 415, /text\/xml is not supported: send application\/json/],
@@ -225,5 +263,155 @@ test('old and unusual ways to ask are answered: HTTP/1.0, an absolute URL, an ex
   assert.deepEqual([proceed?.status, created?.status], [100, 201]);
   const [headed] = await exchange(app.at, request('HEAD /health'));
   assert.equal(headed?.status, 200);
+  await isWell(app, 1);
+});
+
+test('a refusal waits for the answers before it, also that of a request which came half', async (t) => {
+  const app = await serveApp(t);
+  const half = 'POST /registry/vms HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\n{';
+  const held = 'GET /registry/discover/worker?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n';
+  const answers = exchange(app.at, held + half, { end: true });
+  await until('the first to be held', () => app.registry.events.watched > 0);
+  await call(app.url, 'POST', '/registry/vms', { body: aVm() });
+  const [first, second, ...more] = await answers;
+  assert.equal(first?.status, 200);
+  assert.match(first.text, /"id":"vm-1"/);
+  check(second, 400, /well-formed/, 'the half one');
+  assert.equal(more.length, 0);
+});
+
+test('requests of one connection have their turns, and of those that wait there are not more than 100', async (t) => {
+  const app = await serveApp(t);
+  const held = 'GET /registry/discover/worker?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n';
+  const register = (id: string) => {
+    const body = JSON.stringify(aVm({ id }));
+    return `POST /registry/vms HTTP/1.1\r\nHost: a\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
+  };
+  // The one that is held is answered by a change, and none of the same connection comes before its turn.
+  const socket = connect(app.at);
+  socket.write(held + register('b').repeat(99) + request('GET /health').toString());
+  await until('the first to be held', () => app.registry.events.watched > 0);
+  await call(app.url, 'POST', '/registry/vms', { body: aVm({ id: 'a' }) });
+  const answers = await readAnswers(socket);
+  assert.deepEqual(
+    answers.map(({ status }) => status),
+    [200, 201, ...Array(98).fill(409), 200],
+  );
+  assert.equal(answers[0]!.text.includes('"count":1'), true);
+  // One more than that is refused, and those that come after it are not even held.
+  const [refusal, ...more] = await exchange(
+    app.at,
+    'GET /registry/discover/golden?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(5000),
+  );
+  check(refusal, 429, /^more than 100 requests wait on one connection/, 'too many');
+  assert.equal(more.length, 0);
+  await until('nothing to be held', () => app.registry.events.watched === 0);
+  await isWell(app, 2);
+});
+
+test('a body that may have no end is answered, and not read to its end', async (t) => {
+  const app = await serveApp(t);
+  const piece = Buffer.alloc(65_536, 'a');
+  const chunk = Buffer.concat([Buffer.from('10000\r\n'), piece, Buffer.from('\r\n')]);
+  const endless: [string, string, Buffer, number][] = [
+    ['POST /registry/vms', 'Content-Length: 9999999999', piece, 413],
+    ['POST /registry/vms', 'Transfer-Encoding: chunked', chunk, 413],
+    ['POST /nowhere', 'Content-Length: 9999999999', piece, 404],
+    ['PUT /registry/vms', 'Transfer-Encoding: chunked', chunk, 405],
+    ['POST /registry/vms', 'Content-Type: text/xml\r\nContent-Length: 9999999999', piece, 415],
+    ['GET /health', 'Transfer-Encoding: chunked', chunk, 200],
+    [
+      'POST /registry/vms',
+      'Content-Length: 9999999999\r\nAuthorization: x\r\nOrigin: http://elsewhere.example',
+      piece,
+      403,
+    ],
+  ];
+  for (const [line, header, more, status] of endless) {
+    const socket = connect(app.at);
+    let sent = 0;
+    const send = () => {
+      while (!socket.destroyed && socket.write(more)) sent += more.length;
+    };
+    socket.on('drain', send);
+    socket.write(`${line} HTTP/1.1\r\nHost: a\r\n${header}\r\n\r\n`);
+    send();
+    const [answer] = await readAnswers(socket);
+    assert.equal(answer?.status, status, line);
+    assert.equal(answer.headers.connection, 'close', line);
+    // What is on its way may be some megabytes; the rest is not taken.
+    assert.ok(sent < 100_000_000, `${line}: ${sent} bytes were taken`);
+  }
+  await isWell(app);
+});
+
+test('a client that has more to send than is read gets its answer all the same', async (t) => {
+  const { url } = await serveApp(t);
+  for (const [path, status] of [
+    ['/registry/vms', 413],
+    ['/nowhere', 404],
+  ] as const) {
+    const answer = await call(url, 'POST', path, { body: `"${'x'.repeat(4_000_000)}"` });
+    assert.equal(answer.status, status);
+  }
+});
+
+refuses('what goes on after the body is bounded, too', [
+  [
+    'chunk extensions without end',
+    request('POST /registry/vms', ['Transfer-Encoding: chunked'], `2;${'a=b;'.repeat(60_000)}`),
+    413,
+    /^the chunk extensions of the body are too large: at most 16 KiB/,
+  ],
+  [
+    'trailers without end',
+    request('POST /registry/vms', ['Transfer-Encoding: chunked'], `2\r\n{}\r\n0\r\n${'X-A: b\r\n'.repeat(60_000)}`),
+    431,
+    /at most 16 KiB/,
+  ],
+]);
+
+test('a client that takes nothing of its answer is cut off, and one that waits for an answer is not', async (t) => {
+  const app = await serveApp(t, { limits: { requestTimeout: 300 } });
+  for (let n = 0; n < 12; n++)
+    await call(app.url, 'POST', '/registry/vms', {
+      body: aVm({ id: `vm-${n}`, metadata: { pad: 'x'.repeat(1_000_000) } }),
+    });
+  const waits = exchange(app.at, request('GET /registry/discover/golden?wait=2s'));
+  for (const path of ['/registry/vms', '/registry/events?since=start']) {
+    const accepted = once(app.server, 'connection') as Promise<[Socket]>;
+    const socket = connect(app.at);
+    t.after(() => socket.destroy());
+    socket.pause();
+    socket.write(`GET ${path} HTTP/1.1\r\nHost: a\r\n\r\n`);
+    const [served] = await accepted;
+    await once(served, 'close');
+  }
+  assert.equal((await waits)[0]?.status, 200);
+});
+
+test('large bodies on their way are bounded together, and small ones get through all the same', async (t) => {
+  // A body of 64 KiB and a byte is a large one, and 128 of the largest may come at once.
+  const maxBody = 65_537;
+  const app = await serveApp(t, { limits: { maxBody } });
+  const begun = (headers: string) => {
+    const socket = connect(app.at);
+    t.after(() => socket.destroy());
+    socket.write(`POST /registry/vms HTTP/1.1\r\nHost: a\r\n${headers}\r\n\r\n{`);
+    return socket;
+  };
+  const half = Array.from({ length: 128 }, (_, n) =>
+    begun(n % 2 === 0 ? `Content-Length: ${maxBody}` : 'Transfer-Encoding: chunked'),
+  );
+  const large = JSON.stringify(aVm({ metadata: { pad: 'x'.repeat(maxBody) } })).slice(0, maxBody);
+  const refused = await until('one more to be refused', async () => {
+    const [answer] = await exchange(app.at, post(large));
+    return answer?.status === 429 ? answer : undefined;
+  });
+  check(refused, 429, /^large bodies of 8388736 bytes are on their way already/, 'one more');
+  assert.equal(refused.headers['retry-after'], '1');
+  assert.equal((await call(app.url, 'POST', '/registry/vms', { body: aVm() })).status, 201);
+  for (const socket of half) socket.destroy();
+  await until('room again', async () => (await exchange(app.at, post(large)))[0]?.status === 400);
   await isWell(app, 1);
 });

@@ -1,0 +1,194 @@
+/** What no route may take, asked of every route of the table: a new one is tested as soon as it is there. */
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { ROUTES, type Route } from '../../../daemon/http/routes.ts';
+import { type ServedApp, serveApp } from '../../helpers/app.ts';
+import { call } from '../../helpers/http.ts';
+import { exchange, type RawAnswer } from '../../helpers/raw.ts';
+import { aVm } from '../../helpers/vm.ts';
+
+/** Small, so that a body that is too large is soon made. */
+const MAX_BODY = 4096;
+
+async function served(t: Parameters<typeof serveApp>[0]): Promise<ServedApp> {
+  const app = await serveApp(t, { limits: { maxBody: MAX_BODY } });
+  await call(app.url, 'POST', '/registry/vms', { body: aVm() });
+  return app;
+}
+
+const concrete = (path: string) => path.replace(':id', 'vm-1').replace(':role', 'worker').replaceAll(/:\w+/g, 'nobody');
+
+async function ask(
+  { at }: ServedApp,
+  method: string,
+  path: string,
+  headers: readonly string[] = [],
+  body: string | Buffer = '',
+): Promise<RawAnswer> {
+  const head = [`${method} ${path} HTTP/1.1`, 'Host: registry', 'Connection: close', ...headers];
+  const answers = await exchange(at, Buffer.concat([Buffer.from(`${head.join('\r\n')}\r\n\r\n`), Buffer.from(body)]));
+  assert.equal(answers.length, 1, `${method} ${path}`);
+  return answers[0]!;
+}
+
+function send(app: ServedApp, { method, path }: Route, body: string | Buffer, type = 'application/json') {
+  const headers = [`Content-Type: ${type}`, `Content-Length: ${Buffer.byteLength(body)}`];
+  return ask(app, method, concrete(path), headers, body);
+}
+
+function isRefused(answer: RawAnswer, status: number, code: string, field: string | undefined, name: string): void {
+  assert.equal(answer.status, status, `${name}: ${answer.text}`);
+  const body = JSON.parse(answer.text) as { error: string; code: string; field?: string };
+  assert.ok(body.error.length > 5, name);
+  assert.deepEqual([body.code, body.field], [code, field], `${name}: ${answer.text}`);
+}
+
+/** No change, no failure. */
+async function isUntouched({ url, store, logged }: ServedApp): Promise<void> {
+  assert.equal((await call(url, 'GET', '/health')).status, 200);
+  assert.equal(store.revision, 1);
+  const failures = logged.filter((line) => (JSON.parse(line) as { level: number }).level >= 40);
+  assert.deepEqual(failures, []);
+}
+
+const BAD_BODIES: readonly [name: string, body: string | Buffer][] = [
+  ['half of one', '{"id":"vm-2",'],
+  ['two', '{}{}'],
+  ['no JSON', 'id=vm-2'],
+  ['a comment', '/* */{}'],
+  ['invalid UTF-8', Buffer.from('7b226964223a22ff227d', 'hex')],
+  ['half of a surrogate pair as bytes', Buffer.from('22eda08022', 'hex')],
+  ['a prototype', '{"__proto__":{"role":"infra"}}'],
+  ['a prototype further in', '{"metadata":[{"\\u005f_proto__":1}]}'],
+  ['a constructor', '{"a":{"constructor":{"prototype":{}}}}'],
+  ['65 levels', `${'['.repeat(65)}${']'.repeat(65)}`],
+  ['a number that is none', '{"metadata":{"n":1e999}}'],
+  ['a bare NUL', '{"id":"\0"}'],
+];
+
+for (const route of ROUTES.filter(({ method }) => method !== 'GET')) {
+  const name = `${route.method} ${route.path}`;
+  test(`${name} takes no body that is none, too large or of another type`, async (t) => {
+    const app = await served(t);
+    for (const [what, body] of BAD_BODIES) isRefused(await send(app, route, body), 400, 'INVALID', 'body', what);
+    for (const [what, headers, body] of [
+      ['by its length', [`Content-Length: ${MAX_BODY + 1}`], ''],
+      [
+        'in chunks',
+        ['Transfer-Encoding: chunked'],
+        `${(MAX_BODY + 1).toString(16)}\r\n${' '.repeat(MAX_BODY + 1)}\r\n`,
+      ],
+    ] as const) {
+      const answer = await ask(app, route.method, concrete(route.path), headers, body);
+      isRefused(answer, 413, 'TOO_LARGE', 'body', what);
+      assert.equal(answer.headers.connection, 'close', what);
+    }
+    for (const type of ['text/xml', 'application/octet-stream', 'multipart/form-data; boundary=x', 'application/jsonp'])
+      isRefused(await send(app, route, '{}', type), 415, 'UNSUPPORTED_MEDIA_TYPE', 'content-type', type);
+    await isUntouched(app);
+  });
+}
+
+/** Query parameters of each route; a route that reads one more is to name it here. */
+const QUERIES: Readonly<Record<string, readonly string[]>> = {
+  'GET /registry/vms': ['role', 'status', 'selector', 'sort', 'limit', 'include'],
+  'GET /registry/vms/:id': ['include'],
+  'GET /registry/vms/:id/history': ['limit'],
+  'GET /registry/vms/:id/children': ['include'],
+  'GET /registry/vms/:id/ancestors': ['include'],
+  'GET /registry/vms/:id/subtree': ['include'],
+  'GET /registry/discover/:role': ['wait', 'min', 'service', 'passing', 'strict', 'include'],
+  'GET /registry/events': ['role', 'status', 'id', 'heartbeats', 'since'],
+  'POST /registry/vms': ['include'],
+  'PUT /registry/vms/:id': ['include'],
+  'PATCH /registry/vms/:id': ['include'],
+  'DELETE /registry/conflicts': ['id'],
+};
+/** A body with which the rest of the request is right. */
+const BODIES: Readonly<Record<string, unknown>> = {
+  POST: aVm({ id: 'vm-2' }),
+  PUT: aVm({ name: 'two' }),
+  PATCH: { name: 'two' },
+};
+
+test('a query parameter that is given twice is 400 and named, whatever it says', async (t) => {
+  const app = await served(t);
+  for (const [route, names] of Object.entries(QUERIES)) {
+    const [method = '', path = ''] = route.split(' ');
+    assert.ok(
+      ROUTES.some((known) => known.method === method && known.path === path),
+      route,
+    );
+    for (const name of names) {
+      for (const query of [`${name}=1&${name}=2`, `${name}=&${name}=`, `${name}&x=1&${name}`]) {
+        const body = BODIES[method] === undefined ? '' : JSON.stringify(BODIES[method]);
+        const length = body === '' ? [] : [`Content-Length: ${body.length}`];
+        const answer = await ask(app, method, `${concrete(path)}?${query}`, length, body);
+        isRefused(answer, 400, 'INVALID', name, `${route}?${query}`);
+      }
+    }
+  }
+  await isUntouched(app);
+});
+
+test('every route answers a method that it lacks with 405 and what it has, and a HEAD where it has GET', async (t) => {
+  const app = await served(t);
+  for (const path of new Set(ROUTES.map((route) => route.path))) {
+    const own = ROUTES.filter((route) => route.path === path).map(({ method }) => method as string);
+    const allowed = own.includes('GET') ? ['HEAD', ...own] : own;
+    for (const method of ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'TRACE', 'PROPFIND', 'BREW']) {
+      if (allowed.includes(method)) continue;
+      const answer = await ask(app, method, concrete(path), ['Content-Type: text/xml', 'Content-Length: 1'], '{');
+      const name = `${method} ${path}`;
+      assert.equal(answer.status, 405, name);
+      assert.deepEqual(answer.headers.allow?.split(', ').sort(), allowed.toSorted(), name);
+      // A HEAD has no body to say it in.
+      if (method !== 'HEAD') isRefused(answer, 405, 'METHOD_NOT_ALLOWED', undefined, name);
+    }
+  }
+  await isUntouched(app);
+});
+
+test('every route refuses a URL that is too long or cannot be read, and is not confused by thousands of parameters', async (t) => {
+  const app = await served(t);
+  for (const { method, path } of ROUTES) {
+    const name = `${method} ${path}`;
+    const long = await ask(app, method, `${concrete(path)}?x=${'a'.repeat(65_536)}`);
+    isRefused(long, 431, 'HEADERS_TOO_LARGE', 'headers', name);
+    for (const query of ['%', '%zz', 'role=%ff', 'a=1&%c3%28=2', 'include=%u0041'])
+      isRefused(await ask(app, method, `${concrete(path)}?${query}`), 400, 'INVALID', 'query', `${name}?${query}`);
+    if (/:/.test(path)) {
+      const broken = await ask(app, method, path.replace(/:\w+/, '%zz'));
+      isRefused(broken, 400, 'INVALID', 'url', name);
+    }
+    const many = await ask(app, 'OPTIONS', `${concrete(path)}?${'a=1&__proto__=2&'.repeat(900)}`);
+    assert.equal(many.status, 405, name);
+  }
+  for (const path of ['/registry/vms', '/registry/discover/worker', '/registry/vms/vm-1/history']) {
+    const many = await ask(app, 'GET', `${path}?${'a&__proto__=2&constructor=3&'.repeat(500)}`);
+    assert.equal(many.status, 200, path);
+  }
+  await isUntouched(app);
+});
+
+test('a name of 12 KiB, one with a NUL or a newline, and one of dots lead to no VM, on every route', async (t) => {
+  const app = await served(t);
+  const names = ['a'.repeat(12_288), 'a%00b', 'a%0Ab', '%2e%2e', '%2e', '__proto__', 'constructor', '%EF%BB%BF'];
+  const routes = ROUTES.filter(({ path }) => path.includes(':id'));
+  // PUT last, since what it has made has a history.
+  for (const { method, path } of routes.toSorted((a, b) => Number(a.method === 'PUT') - Number(b.method === 'PUT'))) {
+    for (const id of names) {
+      const body = BODIES[method] === undefined ? '' : JSON.stringify({ ...BODIES[method], id: undefined });
+      const length = body === '' ? [] : [`Content-Length: ${body.length}`];
+      const answer = await ask(app, method, path.replace(':id', id), length, body);
+      const name = `${method} ${path} ${id.slice(0, 20)}`;
+      // These two are names like any other, and PUT makes what is not there.
+      if (method === 'PUT' && !/^(__proto__|constructor)$/.test(id)) isRefused(answer, 400, 'INVALID', 'id', name);
+      else if (method === 'PUT') {
+        assert.equal(answer.status, 201, name);
+        await app.registry.deregister(id);
+      } else isRefused(answer, 404, 'NOT_FOUND', 'id', name);
+    }
+  }
+  assert.equal(app.registry.list({}).length, 1);
+});
