@@ -12,13 +12,16 @@ import {
   renameSync,
   rmSync,
 } from 'node:fs';
-import { basename, join } from 'node:path';
-import { VregError } from '../src/protocol/errors.ts';
+import { basename, dirname, join } from 'node:path';
+import { type ErrorCode, VregError } from '../src/protocol/errors.ts';
+import { check } from './store/check.ts';
 import { databaseSize, openDataDir } from './store/data-dir.ts';
-import { check } from './store/sqlite.ts';
 
 /** Where SQLite keeps the application id in a file, and ours: a file without it may be empty, and still whole. */
 const APPLICATION_ID = { offset: 68, text: 'vreg' };
+
+/** What may be wrong with a store that is replaced: all of it is kept. */
+const REPLACEABLE: readonly ErrorCode[] = ['STORE_DAMAGED', 'STORE_NEWER'];
 
 export interface Restored {
   dataDir: string;
@@ -28,7 +31,8 @@ export interface Restored {
 
 /**
  * @param file a backup, as `vreg backup` writes it
- * @throws VregError ALREADY_RUNNING (a daemon has the data dir), STORE_DAMAGED (the backup is), USAGE (it cannot be read)
+ * @throws VregError ALREADY_RUNNING (a daemon has the data dir), STORE_DAMAGED (the backup is), STORE_NEWER (the backup
+ * is of a newer vreg), STORE_UNUSABLE (no room, say), USAGE (the backup cannot be read)
  */
 export async function restore(dataDir: string, file: string): Promise<Restored> {
   const dir = openDataDir(dataDir);
@@ -43,19 +47,15 @@ export async function restore(dataDir: string, file: string): Promise<Restored> 
     }
     await check(draft).catch((error: unknown) => {
       if (!(error instanceof VregError)) throw error;
-      throw new VregError(
-        'STORE_DAMAGED',
-        `${file} cannot be restored: ${error.message.replace(draft.database, 'it')}`,
-        {
-          field: 'file',
-          hint: 'nothing was changed; try an older backup',
-        },
-      );
+      // One of a newer vreg is whole, and one that could not be checked may be.
+      const hint = error.code === 'STORE_DAMAGED' ? 'nothing was changed; try an older backup' : error.hint!;
+      const message = error.message.replace(draft.database, 'it');
+      throw new VregError(error.code, `${file} cannot be restored: ${message}`, { field: 'file', hint });
     });
     if (databaseSize(dir) > 0) {
       await check(dir).catch((error: unknown) => {
-        // A damaged store is what a restore is for; one that is in use is not.
-        if (!(error instanceof VregError) || error.code !== 'STORE_DAMAGED') throw error;
+        // A damaged store is what a restore is for, and one of a newer vreg may be; one that is in use is not.
+        if (!(error instanceof VregError) || !REPLACEABLE.includes(error.code)) throw error;
       });
     }
     const old = [dir.database, `${dir.database}-wal`, dir.mark].filter((path) => existsSync(path));
@@ -79,7 +79,12 @@ function copy(from: string, to: string): void {
     chmodSync(to, 0o600);
     sync(to);
   } catch (cause) {
-    throw new VregError('USAGE', `cannot read ${from} (${(cause as NodeJS.ErrnoException).code})`, {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code === 'ENOSPC' || code === 'EDQUOT') {
+      const hint = 'nothing was changed; free some space, then try again';
+      throw new VregError('STORE_UNUSABLE', `no room for a copy of ${from} in ${dirname(to)}`, { hint, cause });
+    }
+    throw new VregError('USAGE', `cannot read ${from} (${code})`, {
       field: 'file',
       hint: 'check its path and mode',
       cause,

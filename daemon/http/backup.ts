@@ -7,12 +7,18 @@ import type { Answer, Call } from './call.ts';
 /** How the folders of copies that are under way begin; `mkdtemp` adds six characters. */
 const PREFIX = 'backup-';
 
+/** Copies that may be there at once, one being made and the others being sent: each is as large as the registry. */
+const MAX_COPIES = 4;
+/** Milliseconds for which a caller may take nothing of a copy before it is ended: a copy is not kept for who has gone to sleep. */
+const STALLED = 60_000;
+
 /** Removes what a daemon that was killed had under way; only for who has the store, since no other makes backups. */
 export function removeCutBackups(dataDir: string): void {
-  for (const name of readdirSync(dataDir)) {
-    if (name.startsWith(PREFIX) && name.length === PREFIX.length + 6)
-      rmSync(join(dataDir, name), { recursive: true, force: true });
-  }
+  for (const name of copiesIn(dataDir)) rmSync(join(dataDir, name), { recursive: true, force: true });
+}
+
+function copiesIn(dataDir: string): string[] {
+  return readdirSync(dataDir).filter((name) => name.startsWith(PREFIX) && name.length === PREFIX.length + 6);
 }
 
 export async function sendBackup({ registry, reply, dataDir, backups }: Call): Promise<Answer | undefined> {
@@ -29,6 +35,7 @@ export async function sendBackup({ registry, reply, dataDir, backups }: Call): P
     await registry.backup(file);
     const stream = createReadStream(file);
     stream.once('close', clean);
+    reply.raw.setTimeout(STALLED);
     await reply
       .header('content-length', statSync(file).size)
       .header('content-disposition', 'attachment; filename="registry.db"')
@@ -41,8 +48,12 @@ export async function sendBackup({ registry, reply, dataDir, backups }: Call): P
   return undefined;
 }
 
-/** @throws VregError STORE_FULL */
+/** @throws VregError STORE_FULL, BUSY */
 function makeRoom(dataDir: string): string {
+  if (copiesIn(dataDir).length >= MAX_COPIES) {
+    const hint = 'try again when one of them is done';
+    throw new VregError('BUSY', `${MAX_COPIES} backups are under way`, { hint, retryAfter: 5 });
+  }
   try {
     return mkdtempSync(join(dataDir, PREFIX));
   } catch (cause) {

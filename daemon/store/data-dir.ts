@@ -15,12 +15,14 @@ import {
   openSync,
   readFileSync,
   renameSync,
+  rmSync,
   statSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { VregError } from '../../src/protocol/errors.ts';
+import { crcOf } from './guards.ts';
 
 export interface DataDir {
   path: string;
@@ -66,14 +68,17 @@ export function databaseSize(dir: DataDir): number {
 
 /**
  * @returns undefined when there is none: a new data dir, or one into which somebody copied a database
- * @throws VregError STORE_DAMAGED
+ * @throws VregError STORE_DAMAGED, STORE_UNUSABLE
  */
 export function readMark(dir: DataDir): Mark | undefined {
   if (!existsSync(dir.mark)) return undefined;
-  const text = readFileSync(dir.mark, 'utf8');
+  const text = readText(dir.mark);
   try {
-    const { registryId, revision } = JSON.parse(text) as Partial<Mark>;
-    if (typeof registryId === 'string' && Number.isSafeInteger(revision)) return { registryId, revision: revision! };
+    const { registryId, revision, crc } = JSON.parse(text) as Partial<Mark> & { crc?: number };
+    const isMark = typeof registryId === 'string' && Number.isSafeInteger(revision);
+    // Early marks had no checksum.
+    if (isMark && (crc ?? crcOf([registryId, revision])) === crcOf([registryId, revision]))
+      return { registryId, revision: revision! };
   } catch {
     // Told below.
   }
@@ -81,25 +86,56 @@ export function readMark(dir: DataDir): Mark | undefined {
     'STORE_DAMAGED',
     `${dir.mark} is damaged: it should name the registry and its last known revision`,
     {
-      hint: `remove it (rm ${dir.mark}) and start again: the database is checked by itself, but a loss of its last changes would then go unnoticed`,
+      hint: `nothing was changed; put a backup in its place (vreg daemon restore FILE), or remove the mark (rm ${dir.mark}) and start again: the database is checked by itself, but a loss of its last changes would then go unnoticed`,
     },
   );
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (cause) {
+    throw new VregError('STORE_UNUSABLE', `cannot read ${path} (${(cause as NodeJS.ErrnoException).code})`, {
+      hint: 'check that this user may read it, and that its disk is well',
+      cause,
+    });
+  }
+}
+
+/** What a mark beside the database says about it, if anything is wrong. */
+export function contradiction(state: Readonly<Mark>, mark: Mark | undefined): string | undefined {
+  if (!mark) return undefined;
+  if (mark.registryId !== state.registryId)
+    return `it is the database of another registry (${state.registryId}, not ${mark.registryId})`;
+  if (state.revision < mark.revision)
+    return `it ends at revision ${state.revision}, but revision ${mark.revision} was acknowledged`;
+  return undefined;
 }
 
 /** The mark, written in place. */
 export class MarkFile {
   readonly #fd: number;
+  /** What the file says, as far as is known. */
+  #written: Mark;
 
   /** Makes the file if it is not there, and writes the mark to the disk. @throws the system's errors, e.g. ENOSPC */
   constructor(dir: DataDir, mark: Mark) {
-    if (!existsSync(dir.mark)) {
-      // Made under another name: a mark without contents would be a damaged one.
-      writeFileSync(`${dir.mark}.new`, encode(mark), { mode: 0o600, flush: true });
-      renameSync(`${dir.mark}.new`, dir.mark);
+    const draft = `${dir.mark}.new`;
+    try {
+      if (!existsSync(dir.mark)) {
+        // Made under another name: a mark without contents would be a damaged one.
+        writeFileSync(draft, encode(mark), { mode: 0o600, flush: true });
+        renameSync(draft, dir.mark);
+      }
+      this.#fd = openSync(dir.mark, 'r+');
+      this.#written = mark;
+      writeWhole(this.#fd, mark);
+      fsyncSync(this.#fd);
+    } catch (error) {
+      rmSync(draft, { force: true });
+      // Who reads the error wants to know of which file it is.
+      throw Object.assign(error as Error, { path: dir.mark });
     }
-    this.#fd = openSync(dir.mark, 'r+');
-    writeSync(this.#fd, encode(mark), 0);
-    fsyncSync(this.#fd);
   }
 
   /**
@@ -108,17 +144,34 @@ export class MarkFile {
    */
   advance(mark: Mark): void {
     try {
-      writeSync(this.#fd, encode(mark), 0);
+      writeWhole(this.#fd, mark);
+      this.#written = mark;
     } catch {
-      // The next change tries again.
+      this.#putBack();
     }
   }
 
   close(): void {
     closeSync(this.#fd);
   }
+
+  /** Half of a new mark over an old one would be neither. The next change tries again. */
+  #putBack(): void {
+    try {
+      writeWhole(this.#fd, this.#written);
+    } catch {
+      // Nothing can be written, so nothing was.
+    }
+  }
 }
 
-function encode(mark: Mark): string {
-  return `${JSON.stringify(mark).padEnd(MARK_BYTES - 1)}\n`;
+/** The system may take a part at a time. @throws the system's errors */
+function writeWhole(fd: number, mark: Mark): void {
+  const bytes = Buffer.from(encode(mark));
+  for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at, bytes.length - at, at);
+}
+
+function encode({ registryId, revision }: Mark): string {
+  const crc = crcOf([registryId, revision]);
+  return `${JSON.stringify({ registryId, revision, crc }).padEnd(MARK_BYTES - 1)}\n`;
 }

@@ -8,8 +8,8 @@
 import Database from 'libsql';
 import type { HistoryItem } from '../../src/protocol/events.ts';
 import { kernelRandomHex } from '../kernel-random.ts';
-import type { DataDir, Mark } from './data-dir.ts';
-import { crcOf, crcOfBytes, DamageError } from './guards.ts';
+import type { DataDir } from './data-dir.ts';
+import { crcOf, crcOfBytes, DamageError, NewerError } from './guards.ts';
 import { JOURNAL_SCHEMA, Journal } from './journal.ts';
 import { PackedBeats, type Undo } from './packed-beats.ts';
 import { RECORDS_SCHEMA, Records } from './records.ts';
@@ -103,14 +103,15 @@ export class RegistryDatabase {
 
   /**
    * Reads everything and checks everything.
-   * @throws DamageError saying what is wrong
+   * @throws DamageError saying what is wrong, NewerError
    */
   load(): Contents {
     const application = this.#count('PRAGMA application_id');
     if (application !== APPLICATION_ID) throw new DamageError('it is not the database of a vreg registry');
     const version = this.#count('PRAGMA user_version');
-    if (version < 1 || version > SCHEMA_VERSION)
-      throw new DamageError(`it has schema version ${version}; this vreg knows 1 to ${SCHEMA_VERSION}`);
+    const known = `it has schema version ${version}; this vreg knows 1 to ${SCHEMA_VERSION}`;
+    if (version > SCHEMA_VERSION) throw new NewerError(known);
+    if (version < 1) throw new DamageError(known);
     const records = version === 1 ? [] : this.#records.load();
     this.#state = this.#readState();
     this.#readBeats();
@@ -191,11 +192,13 @@ export class RegistryDatabase {
 
   /** Newest first. */
   history(id: string, limit: number): HistoryItem[] {
+    this.#rollBack();
     return this.#journal.of(id, limit);
   }
 
   /** Copies everything, as of now, into a new file. */
   backup(path: string): void {
+    this.#rollBack();
     this.#db.prepare('VACUUM INTO ?').run(path);
   }
 
@@ -231,16 +234,25 @@ export class RegistryDatabase {
   /** All or nothing, on the disk and in memory: when `work` or the commit fails, what it left in `undo` is run. */
   #transaction(work: (undo: Undo) => void): void {
     const undo: Undo = [];
+    this.#rollBack();
     this.#db.exec('BEGIN IMMEDIATE');
     try {
       work(undo);
       this.#db.exec('COMMIT');
     } catch (error) {
       for (const step of undo.reverse()) step();
-      // SQLite itself has rolled back after some failures, and then says so.
-      if (this.#db.inTransaction) this.#db.exec('ROLLBACK');
+      try {
+        this.#rollBack();
+      } catch {
+        // Whoever comes next tries again, before anything else.
+      }
       throw error;
     }
+  }
+
+  /** Ends what a failure left open, if the disk let it. SQLite itself has rolled back after some, and then says so. */
+  #rollBack(): void {
+    if (this.#db.inTransaction) this.#db.exec('ROLLBACK');
   }
 
   #save(state: State, undo: Undo): void {
@@ -282,16 +294,6 @@ export class RegistryDatabase {
     const [row] = this.#db.prepare(sql).raw().all() as [number][];
     return row?.[0] ?? 0;
   }
-}
-
-/** What a mark beside the database says about it, if anything is wrong. */
-export function contradiction(state: Readonly<State>, mark: Mark | undefined): string | undefined {
-  if (!mark) return undefined;
-  if (mark.registryId !== state.registryId)
-    return `it is the database of another registry (${state.registryId}, not ${mark.registryId})`;
-  if (state.revision < mark.revision)
-    return `it ends at revision ${state.revision}, but revision ${mark.revision} was acknowledged`;
-  return undefined;
 }
 
 function crcOfState({ registryId, revision, entries, listened }: State): number {

@@ -1,4 +1,4 @@
-/** What the store has against damage that SQLite does not see: a checksum in every row, and a word for a mismatch. */
+/** What the store has against damage that SQLite does not see: a checksum in every row, and words for what it finds. */
 import { crc32 } from 'node:zlib';
 
 /** What the file says that it should not. */
@@ -12,3 +12,6 @@ export function crcOf(values: readonly unknown[]): number {
 export function crcOfBytes(key: number, bytes: Buffer): number {
   return crc32(bytes, key);
 }
+
+/** The file is whole, and of a version that this program does not know. */
+export class NewerError extends Error {}

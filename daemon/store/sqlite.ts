@@ -2,29 +2,24 @@
  * The durable store: SQLite in a worker thread, so that no sync ever blocks the event loop. While one transaction is on
  * the disk the next one gathers, so that many changes share a sync (group commit).
  */
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { mkdtempSync, renameSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
-import { text } from 'node:stream/consumers';
 import { Worker } from 'node:worker_threads';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { HistoryItem } from '../../src/protocol/events.ts';
+import { check, findFailure, WORKER } from './check.ts';
 import { type DataDir, databaseSize, openDataDir, readMark } from './data-dir.ts';
+import { atOpen, atWork, damaged, describe, StoreFailure } from './failures.ts';
+import type { Request } from './service.ts';
 import type { Beat, Change, Contents, RecordChange, Store } from './store.ts';
-import type { Failure, Finding, Reply, Request } from './worker.ts';
+import type { Reply } from './worker.ts';
 
 /** Changes that may wait for the disk: seconds of work for a slow disk. More would only wait longer. */
 const MAX_WAITING = 20_000;
 /** Changes in one transaction: bounds how long the first of them waits for the last. */
 const MAX_GROUP = 1_000;
 
-/** Set by the build to the folder of the bundle; the sources use the last build's worker. */
-declare const __DIST__: string | undefined;
-const WORKER = join(
-  typeof __DIST__ === 'string' ? __DIST__ : join(import.meta.dirname, '../../dist'),
-  'store-worker.cjs',
-);
+const WRITE = 'write to its disk';
+const READ = 'read from its disk';
 
 interface Waiting {
   change: Change;
@@ -44,6 +39,7 @@ export class SqliteStore implements Store {
   #queue: Waiting[] = [];
   #draining: Promise<void> | undefined;
   #closed = false;
+  #copying = false;
 
   private constructor(worker: StoreWorker) {
     this.#worker = worker;
@@ -81,22 +77,33 @@ export class SqliteStore implements Store {
   }
 
   async saveBeats(beats: readonly Beat[], listened: number, records: readonly RecordChange[] = []): Promise<void> {
-    await this.#ask({ kind: 'beats', beats, listened, records });
+    await this.#worker.ask({ kind: 'beats', beats, listened, records }).catch(failTo(WRITE));
   }
 
   async history(id: string, limit: number): Promise<HistoryItem[]> {
-    return (await this.#ask({ kind: 'history', id, limit })) as HistoryItem[];
+    return (await this.#worker.ask({ kind: 'history', id, limit }).catch(failTo(READ))) as HistoryItem[];
   }
 
   async backup(path: string): Promise<void> {
-    // Made and checked where it cannot be mistaken for a good one, then moved to its name.
-    const dir = openDataDir(mkdtempSync(`${path}.`));
+    if (this.#copying) {
+      const hint = 'try again when it is done';
+      throw new VregError('BUSY', 'another backup is being made', { hint, retryAfter: 5 });
+    }
+    this.#copying = true;
+    let draft: string | undefined;
     try {
-      await this.#ask({ kind: 'backup', path: dir.database });
-      await check(dir);
+      // Made and checked where it cannot be mistaken for a good one, then moved to its name.
+      draft = mkdtempSync(`${path}.`);
+      const dir = openDataDir(draft);
+      await this.#worker.ask({ kind: 'backup', path: dir.database });
+      const failure = await findFailure(dir);
+      if (failure) throw new StoreFailure(failure);
       renameSync(dir.database, path);
+    } catch (error) {
+      throw atWork('make a copy of itself', asFailure(error));
     } finally {
-      rmSync(dir.path, { recursive: true, force: true });
+      this.#copying = false;
+      if (draft !== undefined) rmSync(draft, { recursive: true, force: true });
     }
   }
 
@@ -104,12 +111,6 @@ export class SqliteStore implements Store {
     this.#closed = true;
     await this.#draining;
     await this.#worker.close();
-  }
-
-  #ask(request: Request): Promise<unknown> {
-    return this.#worker.ask(request).catch((error: StoreFailure) => {
-      throw atWrite(error);
-    });
   }
 
   async #drain(): Promise<void> {
@@ -122,21 +123,22 @@ export class SqliteStore implements Store {
         // What waits was decided on changes that have just failed, so it fails with them.
         const failed = [...group, ...this.#queue];
         this.#queue = [];
-        for (const { reject } of failed) reject(atWrite(error as StoreFailure));
+        for (const { reject } of failed) reject(atWork(WRITE, error as StoreFailure));
       }
     }
     this.#draining = undefined;
   }
 }
 
-/** What the worker answers when it could not do what it was asked. */
-class StoreFailure extends Error {
-  readonly failure: Failure;
+/** Turns what the worker answers into what the caller reads. */
+function failTo(what: string): (error: StoreFailure) => never {
+  return (error) => {
+    throw atWork(what, error);
+  };
+}
 
-  constructor(failure: Failure) {
-    super(failure.message);
-    this.failure = failure;
-  }
+function asFailure(error: unknown): StoreFailure {
+  return error instanceof StoreFailure ? error : new StoreFailure(describe(error));
 }
 
 /** The worker as its one user sees it: ask, and wait for the answer. */
@@ -145,6 +147,8 @@ class StoreWorker {
   readonly #asked = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
   #seq = 0;
   #ending = false;
+  /** Why it answers no more. */
+  #end: string | undefined;
 
   constructor(dir: DataDir, onDeath: (error: Error) => void) {
     this.#worker = new Worker(WORKER, { workerData: { dir }, name: 'vreg-store' });
@@ -158,6 +162,7 @@ class StoreWorker {
     this.#worker.on('error', (error) => (fault = error));
     this.#worker.on('exit', () => {
       const message = `the store's worker ended${fault ? `: ${fault.message}` : ''}`;
+      this.#end = message;
       for (const { reject } of this.#asked.values()) reject(new StoreFailure({ kind: 'other', message }));
       this.#asked.clear();
       if (!this.#ending) onDeath(new Error(message, { cause: fault }));
@@ -166,6 +171,7 @@ class StoreWorker {
 
   ask(request: Request): Promise<unknown> {
     return new Promise((resolve, reject) => {
+      if (this.#end !== undefined) return reject(new StoreFailure({ kind: 'other', message: this.#end }));
       const seq = ++this.#seq;
       this.#asked.set(seq, { resolve, reject });
       this.#worker.postMessage({ seq, request });
@@ -185,60 +191,4 @@ class StoreWorker {
     this.#ending = true;
     await this.#worker.terminate();
   }
-}
-
-/** Reads the whole database in a child process. @throws VregError as {@link SqliteStore.open} */
-export async function check(dir: DataDir): Promise<void> {
-  const child = spawn(process.execPath, [WORKER, 'check', dir.path], { stdio: ['ignore', 'pipe', 'ignore'] });
-  const ended = once(child, 'close') as Promise<[code: number | null, signal: NodeJS.Signals | null]>;
-  const [line, [code, signal]] = await Promise.all([text(child.stdout), ended]).catch((cause: Error) => {
-    throw new VregError('STORE_UNUSABLE', `cannot start the check of ${dir.database}: ${cause.message}`, {
-      hint: 'free some memory or processes, then start again',
-      cause,
-    });
-  });
-  let finding: Finding;
-  try {
-    finding = JSON.parse(line) as Finding;
-  } catch {
-    throw damaged(dir, `reading it ends the SQLite library (${signal ?? code})`);
-  }
-  if ('failure' in finding) throw atOpen(dir, new StoreFailure(finding.failure));
-}
-
-function atOpen(dir: DataDir, { failure }: StoreFailure): VregError {
-  switch (failure.kind) {
-    case 'busy':
-      return new VregError('ALREADY_RUNNING', `another process has the data dir ${dir.path}`, {
-        hint: `stop it (vreg daemon stop serve --data-dir ${dir.path}), or give this one another --data-dir`,
-      });
-    case 'damaged':
-      return damaged(dir, failure.message);
-    case 'full':
-      return new VregError('STORE_UNUSABLE', `no room on the disk of ${dir.path}`, {
-        hint: 'free some space, then start again',
-      });
-    case 'other':
-      return new VregError('STORE_UNUSABLE', `cannot open ${dir.database}: ${failure.message}`, {
-        hint: 'check that this user may read and write it',
-      });
-  }
-}
-
-function atWrite({ failure }: StoreFailure): VregError {
-  if (failure.kind === 'full') {
-    return new VregError('STORE_FULL', 'the disk of the registry is full: nothing was changed', {
-      hint: "free space on the registry's disk; reads and heartbeats go on meanwhile",
-      retryAfter: 5,
-    });
-  }
-  return new VregError('INTERNAL', `the registry could not write to its disk: ${failure.message}`, {
-    hint: "see the daemon's log",
-  });
-}
-
-function damaged(dir: DataDir, what: string): VregError {
-  return new VregError('STORE_DAMAGED', `${dir.database} is damaged: ${what}`, {
-    hint: `nothing was changed; put a backup in its place (vreg daemon restore FILE), or start an empty registry with another --data-dir`,
-  });
 }

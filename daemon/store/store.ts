@@ -63,7 +63,7 @@ export interface Store {
    * Makes one change durable. Changes become durable in the order of the calls, many in one sync.
    * When one fails, every change called for since fails with it: they were decided on what is now not so.
    * One that is not even taken (BUSY) is thrown at once, and not by the promise: no other change fails with it.
-   * @throws VregError STORE_FULL (no room), BUSY (too many waiting, or closing), INTERNAL (the disk refused)
+   * @throws VregError STORE_FULL (no room), STORE_FAILED (the disk refused), BUSY (too many waiting, or closing), INTERNAL
    */
   commit(change: Change): Promise<void>;
   /** Makes signs of life, what came with them, and the listening time durable, in one write. */
@@ -72,7 +72,7 @@ export interface Store {
   history(id: string, limit: number): Promise<HistoryItem[]>;
   /**
    * Writes a consistent copy of everything into a file that is not there yet. Reads go on meanwhile, writes wait.
-   * @throws VregError STORE_FULL, INTERNAL
+   * @throws VregError STORE_FULL, STORE_FAILED, BUSY (another is being made), INTERNAL
    */
   backup(path: string): Promise<void>;
   /** Waits for what was called for, then closes. */

@@ -5,24 +5,11 @@
  */
 import { existsSync, rmSync, statSync } from 'node:fs';
 import { isMainThread, parentPort, workerData } from 'node:worker_threads';
-import { type DataDir, type Mark, MarkFile, openDataDir, readMark } from './data-dir.ts';
-import { contradiction, RegistryDatabase } from './database.ts';
+import { contradiction, type DataDir, openDataDir, readMark } from './data-dir.ts';
+import { RegistryDatabase } from './database.ts';
+import { describe, describeFinding, type Failure } from './failures.ts';
 import { DamageError } from './guards.ts';
-import type { Beat, Change, RecordChange } from './store.ts';
-
-export type Request =
-  | { kind: 'open' }
-  | { kind: 'commit'; changes: readonly Change[] }
-  | { kind: 'beats'; beats: readonly Beat[]; listened: number; records: readonly RecordChange[] }
-  | { kind: 'history'; id: string; limit: number }
-  | { kind: 'backup'; path: string }
-  | { kind: 'close' };
-
-export interface Failure {
-  /** `full`: no room; `busy`: another process has the database; `damaged`: its contents are wrong; `other`: all else. */
-  kind: 'full' | 'busy' | 'damaged' | 'other';
-  message: string;
-}
+import { type Request, StoreService } from './service.ts';
 
 export type Reply = { seq: number; value: unknown } | { seq: number; failure: Failure };
 
@@ -31,50 +18,16 @@ export type Finding = { ok: true } | { failure: Failure };
 
 function serve(dir: DataDir): void {
   const port = parentPort!;
-  let database: RegistryDatabase;
-  let mark: MarkFile;
-  const handle = (request: Request): unknown => {
-    switch (request.kind) {
-      case 'open': {
-        database = new RegistryDatabase(dir);
-        if (database.isEmpty()) database.create();
-        const contents = database.load();
-        // Now that it is known to be ours, and whole.
-        database.upgrade();
-        mark = new MarkFile(dir, markOf(database));
-        return contents;
-      }
-      case 'commit':
-        database.commit(request.changes);
-        mark.advance(markOf(database));
-        return undefined;
-      case 'beats':
-        database.saveBeats(request.beats, request.listened, request.records);
-        return undefined;
-      case 'history':
-        return database.history(request.id, request.limit);
-      case 'backup':
-        database.backup(request.path);
-        return undefined;
-      case 'close':
-        database.close();
-        mark.close();
-        return undefined;
-    }
-  };
+  const service = new StoreService(dir);
   port.on('message', ({ seq, request }: { seq: number; request: Request }) => {
     let reply: Reply;
     try {
-      reply = { seq, value: handle(request) };
+      reply = { seq, value: service.handle(request) };
     } catch (error) {
       reply = { seq, failure: describe(error) };
     }
     port.postMessage(reply);
   });
-}
-
-function markOf({ state: { registryId, revision } }: RegistryDatabase): Mark {
-  return { registryId, revision };
 }
 
 function check(path: string): void {
@@ -107,28 +60,6 @@ function check(path: string): void {
     // Closing the database would let SQLite tidy up its log; a check changes nothing, so it ends without closing.
     process.kill(process.pid, 'SIGKILL');
   });
-}
-
-function describe(error: unknown): Failure {
-  const { code, message } = error as NodeJS.ErrnoException;
-  if (error instanceof DamageError || code === 'STORE_DAMAGED') return { kind: 'damaged', message };
-  if (code === 'SQLITE_FULL' || code === 'ENOSPC' || /disk is full/.test(message)) return { kind: 'full', message };
-  if (code?.startsWith('SQLITE_BUSY') || /database is locked/.test(message)) return { kind: 'busy', message };
-  if (code?.startsWith('SQLITE_CORRUPT') || code?.startsWith('SQLITE_NOTADB')) {
-    return { kind: 'damaged', message: `SQLite finds: ${message}` };
-  }
-  return { kind: 'other', message: code ? `${message} (${code})` : message };
-}
-
-/** Failures to get at the file, as SQLite and the system name them. libsql has no name for one that it cannot open. */
-const NO_ACCESS = /^(SQLITE_(CANTOPEN|IOERR|READONLY|PERM|AUTH|NOMEM)|E[A-Z]+$)/;
-
-/** While everything is only read, whatever else goes wrong is in the file: SQL that was right when it was made, for one. */
-function describeFinding(error: unknown): Failure {
-  const failure = describe(error);
-  const { code = '', message } = error as NodeJS.ErrnoException;
-  if (failure.kind !== 'other' || NO_ACCESS.test(code) || message.startsWith('ConnectionFailed')) return failure;
-  return { kind: 'damaged', message: `reading it fails: ${failure.message}` };
 }
 
 if (!isMainThread) serve((workerData as { dir: DataDir }).dir);

@@ -56,6 +56,7 @@ export const ERRORS = {
   HEADERS_TOO_LARGE: { status: 431, exit: EXIT.usage },
   INTERNAL: { status: 500, exit: EXIT.error },
   BUSY: { status: 503, exit: EXIT.unreachable },
+  STORE_FAILED: { status: 503, exit: EXIT.error },
   STORE_FULL: { status: 507, exit: EXIT.error },
   NO_LIVE: { status: 0, exit: EXIT.notFound },
   USAGE: { status: 0, exit: EXIT.usage },
@@ -68,6 +69,7 @@ export const ERRORS = {
   BAD_ANSWER: { status: 0, exit: EXIT.error },
   ALREADY_RUNNING: { status: 0, exit: EXIT.conflict },
   STORE_DAMAGED: { status: 0, exit: EXIT.error },
+  STORE_NEWER: { status: 0, exit: EXIT.error },
   STORE_UNUSABLE: { status: 0, exit: EXIT.error },
   LISTEN: { status: 0, exit: EXIT.error },
 } as const satisfies Record<string, ErrorKind>;

@@ -15,9 +15,10 @@ import { type IncomingMessage, request } from 'node:http';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import Database from 'libsql';
+import { check } from '../../daemon/store/check.ts';
 import { openDataDir } from '../../daemon/store/data-dir.ts';
-import { check } from '../../daemon/store/sqlite.ts';
 import type { VmList } from '../../src/protocol/api.ts';
+import type { ErrorBody } from '../../src/protocol/errors.ts';
 import type { VmEvent } from '../../src/protocol/events.ts';
 import { BIN, cleanEnv, type Daemon, type Ran, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
@@ -109,10 +110,7 @@ test('backups under concurrent writes are whole, and hold exactly the changes up
 });
 
 test('who goes away in the middle of a download leaves nothing behind, and nothing to read in the log', async (t) => {
-  const daemon = await startDaemon(t);
-  const metadata = { blob: 'x'.repeat(900_000) };
-  for (let i = 0; i < 16; i++)
-    await call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id: `vm-${i}`, metadata }) });
+  const daemon = await startLargeDaemon(t);
   const asked = request(`${daemon.url}/registry/backup`, { agent: false }).end();
   const [answer] = (await once(asked, 'response')) as [IncomingMessage];
   answer.on('error', () => {});
@@ -136,6 +134,52 @@ test('who goes away in the middle of a download leaves nothing behind, and nothi
     .split('\n')
     .filter((line) => line && (JSON.parse(line) as { level: number }).level >= 40);
   assert.deepEqual(wrong, []);
+});
+
+/** A daemon whose copies are too large to be sent to who takes nothing. */
+async function startLargeDaemon(t: TestContext): Promise<Daemon> {
+  const daemon = await startDaemon(t);
+  const metadata = { blob: 'x'.repeat(900_000) };
+  for (let i = 0; i < 16; i++)
+    await call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id: `vm-${i}`, metadata }) });
+  return daemon;
+}
+
+async function assertBusy(answer: Response, message: RegExp): Promise<void> {
+  const body = (await answer.json()) as ErrorBody;
+  assert.deepEqual([answer.status, body.code, answer.headers.get('retry-after')], [503, 'BUSY', '5']);
+  assert.match(body.error, message);
+  assert.match(body.hint!, /try again/);
+}
+
+test('while one backup is made another is told to come again, and leaves nothing behind', async (t) => {
+  const daemon = await startDaemon(t);
+  await call(daemon.url, 'POST', '/registry/vms', { body: aVm() });
+  const answers = await Promise.all([1, 2, 3].map(() => fetch(`${daemon.url}/registry/backup`)));
+  const made = answers.filter(({ status }) => status === 200);
+  assert.equal(made.length, 1);
+  await made[0]!.arrayBuffer();
+  for (const answer of answers) if (answer.status !== 200) await assertBusy(answer, /another backup is being made/);
+  await until('no copy to be left', () => left(daemon).length === 0);
+  await download(daemon.url);
+});
+
+test('copies that nobody takes are bounded in number, and make room when their callers go', async (t) => {
+  const daemon = await startLargeDaemon(t);
+  const callers = [];
+  for (let n = 1; n <= 4; n++) {
+    const caller = request(`${daemon.url}/registry/backup`, { agent: false }).end();
+    const [answer] = (await once(caller, 'response')) as [IncomingMessage];
+    answer.on('error', () => {});
+    answer.pause();
+    assert.equal(answer.statusCode, 200);
+    callers.push(caller);
+  }
+  await assertBusy(await fetch(`${daemon.url}/registry/backup`), /4 backups are under way/);
+  assert.equal(left(daemon).length, 4);
+  for (const caller of callers) caller.destroy();
+  await until('the copies to be removed', () => left(daemon).length === 0);
+  await download(daemon.url);
 });
 
 test('a copy that a killed daemon had under way goes with the next start, and HEAD makes none', async (t) => {
@@ -226,6 +270,30 @@ test('a file that is no whole backup is refused, and nothing is changed', async 
   assert.deepEqual([files(dataDir), readFileSync(join(dataDir, 'registry.db'))], before);
   const again = await startDaemon(t, { home });
   assert.deepEqual(await idsOf(again.url), ['later', 'b', 'a']);
+});
+
+test('a backup of a newer vreg is not called damaged; what a newer one left can be replaced by a backup', async (t) => {
+  const { home, dataDir, backup } = await atRest(t);
+  const newer = join(home, 'newer.db');
+  for (const file of [newer, join(dataDir, 'registry.db')]) {
+    if (file === newer) copyFileSync(backup, newer);
+    const program = `new (require('libsql'))(process.argv[1]).exec('PRAGMA user_version = 99')`;
+    const { code } = await run(process.execPath, ['-e', program, file], {
+      env: process.env,
+      cwd: import.meta.dirname,
+    });
+    assert.equal(code, 0);
+  }
+  const refused = await restore(home, newer);
+  assert.equal(refused.code, 1);
+  assert.match(
+    refused.stderr,
+    /newer\.db cannot be restored: it was made by a newer vreg: .* version 99.*\nhint: .*upgrade vreg/,
+  );
+  await assert.rejects(startDaemon(t, { home }), /registry\.db was made by a newer vreg/);
+  const { code, stderr } = await restore(home, backup);
+  assert.equal(code, 0, stderr);
+  assert.deepEqual(await idsOf((await startDaemon(t, { home })).url), ['b', 'a']);
 });
 
 for (const [what, damage] of [

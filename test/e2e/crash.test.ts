@@ -3,13 +3,22 @@ import { cpSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { newWriters } from '../helpers/crash.ts';
-import { crashOver, findLosses, listAll, startQuietDaemon, writeAndKill } from '../helpers/crash-run.ts';
+import {
+  crashOver,
+  findFaults,
+  findGapsFrom,
+  findLosses,
+  listAll,
+  readLeft,
+  startQuietDaemon,
+  writeAndKill,
+} from '../helpers/crash-run.ts';
 import { randomOf } from '../helpers/random.ts';
 
-test('all that was acknowledged to 16 writers is there after each of some kills, and nothing half', async (t) => {
+test('all that was acknowledged to 16 writers is there after each of some kills, nothing half, and no revision missing', async (t) => {
   const random = randomOf(t);
-  const acknowledged = await crashOver(t, 6, newWriters(16, random), random);
-  t.diagnostic(`${acknowledged} changes were acknowledged`);
+  const { acknowledged, early } = await crashOver(t, 6, newWriters(16, random), random);
+  t.diagnostic(`${acknowledged} changes were acknowledged; ${early} kills came before the daemon could serve`);
 });
 
 test('the checker of the test above sees a loss, and the daemon itself sees it, too', async (t) => {
@@ -47,4 +56,46 @@ test('the checker sees a change that is half there', async (t) => {
   const [vm, ...rest] = vms;
   assert.equal(findLosses(writers, [{ ...vm!, name: 'half' }, ...rest]).length, 1);
   assert.equal(findLosses(writers, rest).length, 1);
+});
+
+test('the checker of the files sees a loss, a gap, a revision too many, one of another VM, and a mark that is ahead', async (t) => {
+  const random = randomOf(t);
+  const writers = newWriters(4, random);
+  const daemon = await startQuietDaemon(t);
+  await writeAndKill(daemon, writers, 100);
+  const left = readLeft(t, daemon.dataDir);
+  assert.deepEqual(findFaults(left, writers), []);
+  const { vms, revision, journal, mark } = left;
+  assert.ok(revision >= 100 && mark > 0 && mark <= revision && vms.length > 0);
+  for (const writer of writers) writer.adopt(vms);
+  // The first of them was acknowledged: only the last changes of all may be of unknown outcome.
+  const line = journal.findIndex(({ type }) => type === 'updated');
+  const [at, ahead] = [journal[line]!.revision, revision + 1];
+  const without = journal.toSpliced(line, 1);
+  const faultsOf = (wrong: Partial<typeof left>) => findFaults({ ...left, ...wrong }, writers).join('\n');
+  assert.match(faultsOf({ vms: vms.slice(1) }), /was acknowledged$/m);
+  assert.match(faultsOf({ journal: without }), new RegExp(`^revision ${at} is missing\n.* is undefined's$`));
+  assert.match(faultsOf({ journal: journal.slice(0, -1) }), new RegExp(`revision ${revision} is missing`));
+  assert.match(faultsOf({ journal: journal.slice(1) }), /revision 1 is missing/);
+  assert.match(faultsOf({ journal: [...journal, journal[line]!] }), new RegExp(`revision ${at} is there again`));
+  const tooMany = [...journal, { ...journal[line]!, revision: ahead }];
+  assert.match(faultsOf({ journal: tooMany }), new RegExp(`revision ${ahead} is there, but the current one`));
+  const another = journal.with(line, { ...journal[line]!, id: 'another' });
+  assert.match(faultsOf({ journal: another }), new RegExp(`^revision ${at} was acknowledged for .* is another's$`));
+  assert.match(faultsOf({ mark: ahead }), /^the mark is at/);
+  const told = [7, 8, 10].map((revision) => ({ revision }));
+  assert.deepEqual(findGapsFrom(6, told.slice(0, 2)), []);
+  assert.equal(findGapsFrom(6, told).length, 1);
+});
+
+test('a writer who outlasts its daemon sees that the next one has lost a change', async (t) => {
+  const random = randomOf(t);
+  const writers = newWriters(4, random);
+  const first = await startQuietDaemon(t);
+  await writeAndKill(first, writers, 100);
+  // Another registry, in which nothing was ever written.
+  const { url } = await startQuietDaemon(t);
+  const stop = new AbortController();
+  t.after(() => stop.abort());
+  await assert.rejects(Promise.all(writers.map((writer) => writer.outlast({ url }, stop.signal, () => {}))), /404/);
 });

@@ -2,12 +2,21 @@
  * Writers who note what was acknowledged, and a checker who looks for it after a crash. Each writer has VMs of its own
  * and does one thing after the other, so at most one change of each writer is of unknown outcome when the daemon dies.
  */
+import { Agent, type IncomingMessage, request } from 'node:http';
+import { text } from 'node:stream/consumers';
+import { setTimeout } from 'node:timers/promises';
 import type { Vm } from '../../src/protocol/vm.ts';
+import type { JournalLine } from './journal.ts';
 import type { Random } from './random.ts';
 import { aVm } from './vm.ts';
 
 /** VMs of one writer: few, so that each is registered, changed and removed many times. */
 const VMS_PER_WRITER = 4;
+/** Milliseconds between two tries to reach a daemon that is not there: often enough to be there when it comes up. */
+const RETRY = 5;
+
+/** Where a daemon is: its URL, or the path of its unix socket, which outlives it. */
+export type Where = { url: string } | { socketPath: string };
 
 /** What is known of one VM. */
 interface Known {
@@ -19,10 +28,17 @@ interface Known {
   sent?: { after: Partial<Vm> | undefined; registered: number };
 }
 
+/** A change that was acknowledged with its revision. */
+interface Acknowledged {
+  id: string;
+  revision: number;
+}
+
 export class Writer {
   readonly #name: string;
   readonly #random: Random;
   readonly #known = new Map<string, Known>();
+  readonly #acknowledged: Acknowledged[] = [];
   #done = 0;
 
   constructor(name: string, random: Random) {
@@ -33,50 +49,101 @@ export class Writer {
   /** Writes until the daemon is gone. @param onAcknowledged called after each acknowledgement */
   async run(url: string, onAcknowledged: () => void): Promise<void> {
     for (;;) {
-      const id = `${this.#name}-${this.#random.below(VMS_PER_WRITER)}`;
-      const known = this.#known.get(id) ?? { vm: undefined, registered: 0 };
-      this.#known.set(id, known);
-      const serial = ++this.#done;
-      const vms = `${url}/registry/vms`;
       try {
-        if (!known.vm) {
-          const vm = aVm({
-            id,
-            name: `${id} ${serial}`,
-            metadata: { serial, padding: 'x'.repeat(this.#random.below(2000)) },
-          });
-          known.sent = { after: vm, registered: serial };
-          known.vm = await change('POST', vms, 201, vm);
-          known.registered = serial;
-        } else if (this.#random.below(3) > 0) {
-          const update = { name: `${id} ${serial}`, status: this.#random.below(2) ? 'running' : 'paused' } as const;
-          const { lastSeen: _, ...before } = known.vm;
-          known.sent = { after: { ...before, ...update }, registered: known.registered };
-          known.vm = await change('PATCH', `${vms}/${id}`, 200, update);
-        } else {
-          known.sent = { after: undefined, registered: 0 };
-          await change('DELETE', `${vms}/${id}`, 200);
-          known.vm = undefined;
-        }
+        await this.#change({ url }, this.#pick());
       } catch (error) {
         if (error instanceof Unexpected) throw error;
         return;
       }
-      delete known.sent;
       onAcknowledged();
     }
+  }
+
+  /**
+   * Writes until it is told to stop, whoever dies meanwhile: it tries again until there is a daemon, and asks that one
+   * first what became of the change whose answer it has not heard.
+   * @throws when what it finds is neither as it was acknowledged nor as it was sent
+   */
+  async outlast(where: Where, signal: AbortSignal, onAcknowledged: () => void): Promise<void> {
+    let unclear: string | undefined;
+    while (!signal.aborted || unclear !== undefined) {
+      const id = unclear ?? this.#pick();
+      try {
+        if (unclear !== undefined) {
+          await this.#learn(where, id);
+          unclear = undefined;
+        } else {
+          await this.#change(where, id);
+          onAcknowledged();
+        }
+      } catch (error) {
+        if (error instanceof Unexpected) throw error;
+        unclear = id;
+        await setTimeout(RETRY);
+      }
+    }
+  }
+
+  #pick(): string {
+    return `${this.#name}-${this.#random.below(VMS_PER_WRITER)}`;
+  }
+
+  /** @throws the connection's error, after which the outcome is not known; Unexpected */
+  async #change(where: Where, id: string): Promise<void> {
+    const known = this.#known.get(id) ?? { vm: undefined, registered: 0 };
+    this.#known.set(id, known);
+    const serial = ++this.#done;
+    const path = '/registry/vms';
+    if (!known.vm) {
+      const vm = aVm({
+        id,
+        name: `${id} ${serial}`,
+        metadata: { serial, padding: 'x'.repeat(this.#random.below(2000)) },
+      });
+      known.sent = { after: vm, registered: serial };
+      known.vm = this.#note(id, await ask(where, 'POST', path, [201], vm));
+      known.registered = serial;
+    } else if (this.#random.below(3) > 0) {
+      const update = { name: `${id} ${serial}`, status: this.#random.below(2) ? 'running' : 'paused' } as const;
+      const { lastSeen: _, ...before } = known.vm;
+      known.sent = { after: { ...before, ...update }, registered: known.registered };
+      known.vm = this.#note(id, await ask(where, 'PATCH', `${path}/${id}`, [200], update));
+    } else {
+      known.sent = { after: undefined, registered: 0 };
+      await ask(where, 'DELETE', `${path}/${id}`, [200]);
+      known.vm = undefined;
+    }
+    delete known.sent;
+  }
+
+  #note(id: string, { vm, revision }: Answer): Vm {
+    this.#acknowledged.push({ id, revision });
+    return vm;
+  }
+
+  async #learn(where: Where, id: string): Promise<void> {
+    const { status, vm } = await ask(where, 'GET', `/registry/vms/${id}`, [200, 404]);
+    const found = status === 200 ? [vm] : [];
+    const known = this.#known.get(id)!;
+    if (!isKnown(found[0], known)) throw new Unexpected(lossOf(id, found[0], known));
+    this.#adopt(known, found[0]);
+  }
+
+  /** Changes that were acknowledged with a revision and are not in the journal, as far as it goes back. */
+  findUnjournaled(journal: readonly JournalLine[]): string[] {
+    const lines = new Map(journal.map((line) => [line.revision, line.id]));
+    const oldest = journal[0]?.revision ?? 0;
+    return this.#acknowledged
+      .filter(({ id, revision }) => revision >= oldest && lines.get(revision) !== id)
+      .map(({ id, revision }) => `revision ${revision} was acknowledged for ${id}, and is ${lines.get(revision)}'s`);
   }
 
   /** What of all that was acknowledged is not so, or is there without having been said. @param vms newest first */
   findLosses(vms: readonly Vm[]): string[] {
     const losses: string[] = [];
     const found = new Map(vms.map((vm) => [vm.id, vm]));
-    for (const [id, { vm, sent }] of this.#known) {
-      const now = found.get(id);
-      if (isSame(now, vm)) continue;
-      if (sent && isMadeFrom(now, sent.after)) continue;
-      losses.push(`${id} is ${JSON.stringify(now)}, but ${JSON.stringify(vm)} was acknowledged`);
-    }
+    for (const [id, known] of this.#known)
+      if (!isKnown(found.get(id), known)) losses.push(lossOf(id, found.get(id), known));
     const mine = vms.filter(({ id }) => this.#known.has(id)).toReversed();
     const order = mine.map(({ id }) => this.#known.get(id)!).filter(({ vm, sent }) => vm && !sent);
     for (const [index, { vm, registered }] of order.entries()) {
@@ -90,10 +157,14 @@ export class Writer {
   adopt(vms: readonly Vm[]): void {
     for (const [id, known] of this.#known) {
       const now = vms.find((vm) => vm.id === id);
-      if (known.sent && !isSame(now, known.vm)) known.registered = known.sent.registered;
-      known.vm = now;
-      delete known.sent;
+      this.#adopt(known, now);
     }
+  }
+
+  #adopt(known: Known, now: Vm | undefined): void {
+    if (known.sent && !isSame(now, known.vm)) known.registered = known.sent.registered;
+    known.vm = now;
+    delete known.sent;
   }
 }
 
@@ -104,11 +175,40 @@ export function newWriters(count: number, random: Random): Writer[] {
 /** An answer that no crash explains. */
 class Unexpected extends Error {}
 
-async function change(method: string, url: string, expected: number, body?: object): Promise<Vm> {
-  const response = await fetch(url, { method, ...(body ? { body: JSON.stringify(body) } : {}) });
-  const text = await response.text();
-  if (response.status !== expected) throw new Unexpected(`${method} ${url}: ${response.status} ${text}`);
-  return JSON.parse(text) as Vm;
+interface Answer {
+  status: number;
+  vm: Vm;
+  /** Of the entry that is answered. */
+  revision: number;
+}
+
+const agent = new Agent({ keepAlive: true });
+
+/** @throws the connection's error; Unexpected at any other status */
+async function ask(where: Where, method: string, path: string, expected: number[], body?: object): Promise<Answer> {
+  const { status, headers, said } = await new Promise<{
+    status: number;
+    headers: IncomingMessage['headers'];
+    said: string;
+  }>((resolve, reject) => {
+    const base = 'url' in where ? where.url : 'http://localhost';
+    const socketPath = 'socketPath' in where ? { socketPath: where.socketPath } : {};
+    const asked = request(base + path, { method, agent, ...socketPath }, (answer) => {
+      text(answer).then((said) => resolve({ status: answer.statusCode!, headers: answer.headers, said }), reject);
+    });
+    asked.once('error', reject).end(body && JSON.stringify(body));
+  });
+  if (!expected.includes(status)) throw new Unexpected(`${method} ${path}: ${status} ${said}`);
+  return { status, vm: JSON.parse(said) as Vm, revision: Number(headers.etag?.slice(1, -1)) };
+}
+
+/** As it was acknowledged, or as the one change of unknown outcome would have it. */
+function isKnown(now: Vm | undefined, { vm, sent }: Known): boolean {
+  return isSame(now, vm) || (sent !== undefined && isMadeFrom(now, sent.after));
+}
+
+function lossOf(id: string, now: Vm | undefined, { vm }: Known): string {
+  return `${id} is ${JSON.stringify(now)}, but ${JSON.stringify(vm)} was acknowledged`;
 }
 
 function isSame(a: Vm | undefined, b: Vm | undefined): boolean {

@@ -82,15 +82,21 @@ export interface DaemonOptions {
   env?: NodeJS.ProcessEnv;
   /** Home of an earlier daemon, to start on what it left. */
   home?: string;
+  /** Called with the process when it has begun, long before it can serve. */
+  onSpawn?: (child: ChildProcess) => void;
 }
 
 /** Starts the real daemon on a free port and resolves when it can serve; it is killed when the test ends. */
-export async function startDaemon(t: TestContext, { args = [], env = {}, home }: DaemonOptions = {}): Promise<Daemon> {
+export async function startDaemon(
+  t: TestContext,
+  { args = [], env = {}, home, onSpawn }: DaemonOptions = {},
+): Promise<Daemon> {
   const root = home ?? tempDir(t);
   const dataDir = join(root, 'data');
   const environment = cleanEnv(root, env);
   const words = [BIN, 'daemon', '--port', '0', '--data-dir', dataDir, '--log-format', 'json', ...args];
   const child = spawn(process.execPath, words, { env: environment, stdio: ['ignore', 'ignore', 'pipe'] });
+  onSpawn?.(child);
   let stderr = '';
   const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
     child.once('close', (code, signal) => resolve({ code, signal }));

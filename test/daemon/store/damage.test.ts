@@ -154,22 +154,38 @@ const TAMPERED: Readonly<Record<string, [sql: string, finding: RegExp]>> = {
   'a state that is gone': ['DELETE FROM state', /state row is missing/],
   'a journal that was edited': ["UPDATE journal SET by = 'nobody'", /journal fails its checksum/],
   'a table that is gone': ['DROP TABLE beats', /reading it fails: no such table: beats/],
-  'a schema of the future': ['PRAGMA user_version = 99', /schema version 99/],
 };
+/** In a process of its own, since the library lets go of the file only with the process. */
+async function edit(dir: string, sql: string): Promise<void> {
+  const program = `new (require('libsql'))(process.argv[1]).exec(process.argv[2])`;
+  const { code, stderr } = await run(process.execPath, ['-e', program, join(dir, 'registry.db'), sql], {
+    env: process.env,
+    cwd: import.meta.dirname,
+  });
+  assert.equal(code, 0, stderr);
+}
+
 for (const [what, [sql, finding]] of Object.entries(TAMPERED)) {
   test(`${what} is found`, async (t) => {
     const { closed } = specimen;
     const dir = copyOf(t, closed);
-    const edit = `new (require('libsql'))(process.argv[1]).exec(process.argv[2])`;
-    // In a process of its own, since the library lets go of the file only with the process.
-    const { code, stderr } = await run(process.execPath, ['-e', edit, join(dir, 'registry.db'), sql], {
-      env: process.env,
-      cwd: import.meta.dirname,
-    });
-    assert.equal(code, 0, stderr);
+    await edit(dir, sql);
     await assertRefused(dir, finding);
   });
 }
+
+test('a database of a newer vreg is whole: it is not called damaged, nothing is changed, and the way out is told', async (t) => {
+  const { closed } = specimen;
+  const dir = copyOf(t, closed);
+  await edit(dir, 'PRAGMA user_version = 99');
+  const before = fingerprint(dir);
+  await assert.rejects(readStore(dir), {
+    code: 'STORE_NEWER',
+    message: /registry\.db was made by a newer vreg: it has schema version 99; this vreg knows 1 to 2/,
+    hint: /nothing was changed; upgrade vreg, or .*vreg daemon restore FILE/,
+  });
+  assert.deepEqual(fingerprint(dir), before);
+});
 
 test('the daemon itself says which file is damaged and what to do, changes nothing and ends with 1', async (t) => {
   const { closed } = specimen;

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
-import { chmodSync, existsSync, mkdirSync, readdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import fs, { chmodSync, existsSync, mkdirSync, readdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
-import test from 'node:test';
+import test, { type TestContext } from 'node:test';
 import { MarkFile, openDataDir, readMark } from '../../../daemon/store/data-dir.ts';
+import type { VregError } from '../../../src/protocol/errors.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 
 const MARK = { registryId: 'a'.repeat(32), revision: 7 };
@@ -86,4 +88,102 @@ test('a mark that cannot be moved fails no change that is durable already', (t) 
   file.close();
   file.advance({ ...MARK, revision: 8 });
   assert.deepEqual(readMark(dir), MARK);
+});
+
+type Write = (fd: number, bytes: Buffer, from: number, length: number, at: number) => number;
+
+/** A disk of which the next writes are said: how many bytes each takes, where 0 is an error. Without a word it takes all. */
+function moodyDisk(t: TestContext): { next: number[] } {
+  const disk = { next: [] as number[] };
+  const real = fs.writeSync as Write;
+  const write: Write = (fd, bytes, from, length, at) => {
+    const taken = Math.min(disk.next.shift() ?? length, length);
+    if (taken === 0) throw Object.assign(new Error('EIO: i/o error, write'), { code: 'EIO' });
+    return real(fd, bytes, from, taken, at);
+  };
+  const { mock } = t.mock.method(fs, 'writeSync', write);
+  syncBuiltinESMExports();
+  t.after(() => {
+    mock.restore();
+    syncBuiltinESMExports();
+  });
+  return disk;
+}
+
+test('a mark that the disk takes in parts is whole, and one that it takes a part of is put back as it was', (t) => {
+  const [old, next] = [
+    { ...MARK, revision: 1999 },
+    { ...MARK, revision: 2000 },
+  ];
+  const dir = openDataDir(tempDir(t));
+  const disk = moodyDisk(t);
+  disk.next = [50, 3, 1];
+  const file = new MarkFile(dir, old);
+  t.after(() => file.close());
+  assert.deepEqual(readMark(dir), old);
+  for (let taken = 1; taken < 128; taken++) {
+    disk.next = [taken, 0];
+    file.advance(next);
+    assert.deepEqual(readMark(dir), old, `${taken} bytes were taken`);
+    disk.next = [taken];
+    file.advance(next);
+    assert.deepEqual(readMark(dir), next, `${taken} bytes were taken, then the rest`);
+    file.advance(old);
+  }
+});
+
+test('a mark that is half the old one and half the new one is damage, and never says a revision that was none', (t) => {
+  const dir = openDataDir(tempDir(t));
+  const disk = moodyDisk(t);
+  const file = new MarkFile(dir, { ...MARK, revision: 1999 });
+  t.after(() => file.close());
+  let damaged = 0;
+  for (let taken = 1; taken < 128; taken++) {
+    disk.next = [taken, 0, 0];
+    file.advance({ ...MARK, revision: 2000 });
+    try {
+      assert.ok([1999, 2000].includes(readMark(dir)!.revision), `${taken} bytes were taken`);
+    } catch (error) {
+      assert.equal((error as VregError).code, 'STORE_DAMAGED');
+      damaged++;
+    }
+    file.advance({ ...MARK, revision: 1999 });
+    assert.equal(readMark(dir)?.revision, 1999);
+  }
+  assert.ok(damaged > 0);
+});
+
+test('a mark of an earlier vreg, which had no checksum, is a mark', (t) => {
+  const dir = openDataDir(tempDir(t));
+  writeFileSync(dir.mark, JSON.stringify(MARK));
+  assert.deepEqual(readMark(dir), MARK);
+});
+
+test('a mark that cannot be read is named, and is no damage', (t) => {
+  const dir = openDataDir(tempDir(t));
+  mkdirSync(dir.mark);
+  assert.throws(() => readMark(dir), {
+    code: 'STORE_UNUSABLE',
+    message: /cannot read .*registry\.mark \(EISDIR\)/,
+    hint: /may read it/,
+  });
+});
+
+test('a damaged mark is told with both ways out', (t) => {
+  const dir = openDataDir(tempDir(t));
+  writeFileSync(dir.mark, 'x');
+  assert.throws(() => readMark(dir), { hint: /vreg daemon restore FILE.*rm .*registry\.mark/ });
+});
+
+test('a mark that cannot be written at the start is named, and leaves no draft', (t) => {
+  const dir = openDataDir(tempDir(t));
+  const disk = moodyDisk(t);
+  disk.next = [10, 0];
+  assert.throws(() => new MarkFile(dir, MARK), { code: 'EIO', path: dir.mark });
+  disk.next = [10, 0];
+  assert.throws(() => new MarkFile(dir, MARK), { code: 'EIO', path: dir.mark });
+  assert.deepEqual(
+    readdirSync(dir.path).filter((name) => name !== 'registry.mark'),
+    [],
+  );
 });

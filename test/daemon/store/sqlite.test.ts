@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import test from 'node:test';
+import worker_threads from 'node:worker_threads';
+import { SqliteStore } from '../../../daemon/store/sqlite.ts';
 import type { Change, Contents } from '../../../daemon/store/store.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 import { openStore, putOf, readStore, removalOf } from '../../helpers/store.ts';
@@ -230,4 +233,56 @@ test('a closed store is one file and its mark: a copy of them is a whole registr
   }
   const copied = await readStore(copy);
   assert.deepEqual([copied.vms[0]?.id, copied.registryId], ['a', contents.registryId]);
+});
+
+test('one backup is made at a time: a second is refused at once, and costs the first nothing', async (t) => {
+  const dir = tempDir(t);
+  const { store } = await openStore(t, dir);
+  await store.commit(putOf({ id: 'a', revision: 1 }));
+  const first = store.backup(join(dir, 'first.db'));
+  await assert.rejects(store.backup(join(dir, 'second.db')), { code: 'BUSY', retryAfter: 5, hint: /try again/ });
+  await first;
+  await store.backup(join(dir, 'third.db'));
+  const copies = readdirSync(dir).filter((name) => !name.startsWith('registry.'));
+  assert.deepEqual(copies.sort(), ['first.db', 'third.db']);
+});
+
+test('a backup that has no place is an error of the disk, and the next one works', async (t) => {
+  const dir = tempDir(t);
+  const { store } = await openStore(t, dir);
+  await assert.rejects(store.backup(join(dir, 'nowhere', 'copy.db')), { code: 'STORE_FAILED', message: /ENOENT/ });
+  await store.backup(join(dir, 'copy.db'));
+});
+
+test('a store whose worker ends says so once, fails what waits and all that comes, and keeps nobody waiting', async (t) => {
+  const { Worker } = worker_threads;
+  const workers: worker_threads.Worker[] = [];
+  worker_threads.Worker = class extends Worker {
+    constructor(...args: ConstructorParameters<typeof Worker>) {
+      super(...args);
+      workers.push(this);
+    }
+  };
+  syncBuiltinESMExports();
+  t.after(() => {
+    worker_threads.Worker = Worker;
+    syncBuiltinESMExports();
+  });
+  const dir = tempDir(t);
+  const deaths: Error[] = [];
+  const { store } = await SqliteStore.open({ dataDir: dir, onDeath: (error) => deaths.push(error) });
+  await store.commit(putOf({ id: 'a', revision: 1 }));
+  const waiting = store.commit(putOf({ id: 'b', revision: 2 }));
+  const ended = [assert.rejects(waiting, { code: 'INTERNAL', message: /worker ended/ }), workers[0]!.terminate()];
+  await Promise.all(ended);
+  await assert.rejects(store.commit(putOf({ id: 'c', revision: 2 })), { code: 'INTERNAL', message: /worker ended/ });
+  await assert.rejects(store.saveBeats([], 1), { code: 'INTERNAL' });
+  await assert.rejects(store.history('a', 1), { code: 'INTERNAL', message: /could not read/ });
+  await assert.rejects(store.close());
+  assert.deepEqual(
+    deaths.map(({ message }) => message),
+    ["the store's worker ended"],
+  );
+  const { vms, revision } = await readStore(dir);
+  assert.ok(revision >= 1 && vms[0]?.id === 'a', 'what was acknowledged is there');
 });
