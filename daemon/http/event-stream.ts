@@ -21,6 +21,8 @@ export interface StreamLimits {
 
 /** A comment every 15 s, as the HTML standard advises; seconds of a busy fleet wait. */
 export const STREAM_LIMITS: StreamLimits = { keepAlive: 15_000, maxWaiting: 1_048_576, lastWord: 5000 };
+/** UTF-16 units of the start that are made and written at once: a fraction of a millisecond of work. */
+const PIECE = 65_536;
 /** Milliseconds that a reader has to take what waits for it when the daemon stops. */
 const FAREWELL = 1000;
 
@@ -46,18 +48,33 @@ export function streamEvents(call: Call): undefined {
     return;
   }
   const reader = new Reader(raw, streams);
-  tellStart(reader, registry, from, wanted);
-
-  const stopWatching = registry.events.watch({
-    event: (event) => {
-      if (wanted(event) && !reader.event(event)) reader.lagged(registry.revision);
-    },
-    heartbeat: (entry) => {
-      const { id, role, status } = entry.vm;
-      if (heartbeats !== 'true' || !wanted({ id, role, status, before: {} })) return;
-      if (!reader.heartbeat(entry)) reader.lagged(registry.revision);
-    },
-  });
+  let stopWatching = () => {};
+  let isClosed = false;
+  const watch = () => {
+    if (isClosed) return;
+    reader.begin();
+    stopWatching = registry.events.watch({
+      event: (event) => {
+        if (wanted(event) && !reader.event(event)) reader.lagged(registry.revision);
+      },
+      heartbeat: (entry) => {
+        const { id, role, status } = entry.vm;
+        if (heartbeats !== 'true' || !wanted({ id, role, status, before: {} })) return;
+        if (!reader.heartbeat(entry)) reader.lagged(registry.revision);
+      },
+    });
+  };
+  const start = piecesOf(startOf(registry, from, wanted));
+  let { mark } = registry.events;
+  /** Tells what came while the reader took what was before, until there is no more. */
+  const catchUp = () => {
+    const missed = registry.events.after(mark);
+    mark = registry.events.mark;
+    if (!missed) reader.lagged(registry.revision);
+    else if (missed.length === 0) watch();
+    else reader.start(piecesOf(missed.filter(wanted).map(textOf)), catchUp);
+  };
+  reader.start(start, catchUp);
   const stop = () => reader.end(FAREWELL);
   const keepAlive = setInterval(() => {
     if (guest.token?.isExpired(registry.clock.now())) stop();
@@ -66,6 +83,7 @@ export function streamEvents(call: Call): undefined {
   const stay = call.whenOver(stop);
   const { socket } = request.raw;
   const close = () => {
+    isClosed = true;
     clearInterval(keepAlive);
     stay();
     release();
@@ -77,33 +95,62 @@ export function streamEvents(call: Call): undefined {
   socket.once('close', close);
 }
 
-/** What a reader has to know before it is told what comes. */
-function tellStart(
-  reader: Reader,
-  registry: Registry,
-  from: number | undefined,
-  wanted: (event: Seen) => boolean,
-): void {
+/** What a reader has to know before it is told what comes: as of now, whenever it is read. */
+function startOf(registry: Registry, from: number | undefined, wanted: (event: Seen) => boolean): Iterable<string> {
   // So that none is told as stale here and once more by the next sweep.
   registry.sweep();
   const current = registry.revision;
   const missed = from === undefined ? [] : registry.events.since(from, current);
-  if (missed) for (const event of missed.filter(wanted)) reader.event(event);
-  else {
-    reader.control('reset', current);
+  const state = missed
+    ? []
+    : registry
+        .list({})
+        .reverse()
+        .map((entry) => ({ entry, liveness: livenessOf(registry, entry) }));
+  const at = registry.clock.now();
+  return (function* () {
+    if (missed) for (const event of missed) if (wanted(event)) yield textOf(event);
+    if (!missed) yield controlText('reset', current);
     // Oldest first, so that a reader builds the same order.
-    for (const entry of registry.list({}).reverse()) {
+    for (const { entry, liveness } of state) {
       const registered = eventOf('registered', entry, { revision: current, at: Date.parse(entry.vm.registeredAt) });
       if (!wanted(registered)) continue;
-      reader.state(registered);
-      if (entry.vm.status !== 'running') continue;
-      const occasion = { revision: current, at: registry.clock.now() };
-      if (registry.isStale(entry)) reader.state(eventOf('stale', entry, occasion));
-      else if (entry.isSuspect) reader.state(eventOf('suspect', entry, occasion));
+      yield stateText(registered);
+      if (liveness) yield stateText(eventOf(liveness, entry, { revision: current, at }));
     }
+    yield controlText('synced', current);
+  })();
+}
+
+function livenessOf(registry: Registry, entry: Entry): 'stale' | 'suspect' | undefined {
+  if (entry.vm.status !== 'running') return undefined;
+  if (registry.isStale(entry)) return 'stale';
+  return entry.isSuspect ? 'suspect' : undefined;
+}
+
+function textOf({ type, revision, json }: Event): string {
+  return `id: ${revision}\nevent: ${type}\ndata: ${json}\n\n`;
+}
+
+/** A part of the full state. Without an id: only the whole of it is a place to resume from. */
+function stateText({ type, json }: Event): string {
+  return `event: ${type}\ndata: ${json}\n\n`;
+}
+
+function controlText(type: 'reset' | 'synced', revision: number): string {
+  const id = type === 'synced' ? `id: ${revision}\n` : '';
+  return `${id}event: ${type}\ndata: ${JSON.stringify({ type, revision })}\n\n`;
+}
+
+function* piecesOf(texts: Iterable<string>): Generator<string> {
+  let piece = '';
+  for (const text of texts) {
+    piece += text;
+    if (piece.length < PIECE) continue;
+    yield piece;
+    piece = '';
   }
-  reader.control('synced', current);
-  reader.begin();
+  if (piece !== '') yield piece;
 }
 
 /** Writes to one reader, and knows when it does not read. */
@@ -119,29 +166,35 @@ class Reader {
     this.#limits = limits;
   }
 
+  /** Writes what it has asked for as it takes it, and others have their turn between two pieces. */
+  start(pieces: Iterator<string>, then: () => void): void {
+    if (this.#ended || this.#raw.destroyed) return;
+    const { value, done } = pieces.next();
+    if (done) {
+      then();
+      return;
+    }
+    const next = () => this.start(pieces, then);
+    const isTaken = this.#raw.write(value);
+    // A start of one piece, as most are, is over at once.
+    if (value.length < PIECE) next();
+    else if (isTaken) setImmediate(next);
+    else this.#raw.once('drain', next);
+  }
+
   /** From here on the reader has to keep up. */
   begin(): void {
     this.#burst = this.#raw.writableLength;
   }
 
   /** @returns false when the reader has fallen behind */
-  event({ type, revision, json }: Event): boolean {
-    return this.#send(`id: ${revision}\nevent: ${type}\ndata: ${json}\n\n`);
+  event(event: Event): boolean {
+    return this.#send(textOf(event));
   }
 
   heartbeat(entry: Entry): boolean {
     const beat: Heartbeat = { id: entry.vm.id, lastSeen: entry.lastSeen };
     return this.#send(`event: heartbeat\ndata: ${JSON.stringify(beat)}\n\n`);
-  }
-
-  /** A part of the full state. Without an id: only the whole of it is a place to resume from. */
-  state({ type, json }: Event): void {
-    this.#send(`event: ${type}\ndata: ${json}\n\n`);
-  }
-
-  control(type: 'reset' | 'synced', revision: number): void {
-    const id = type === 'synced' ? `id: ${revision}\n` : '';
-    this.#send(`${id}event: ${type}\ndata: ${JSON.stringify({ type, revision })}\n\n`);
   }
 
   keepAlive(): void {

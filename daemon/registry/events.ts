@@ -41,6 +41,7 @@ export interface Watcher {
 export class EventLog {
   readonly #kept: Event[] = [];
   readonly #limit: number;
+  #added = 0;
   #size = 0;
   /** First revision from which a watcher can go on without a gap. */
   #from: number;
@@ -59,6 +60,7 @@ export class EventLog {
   add(type: VmEventType, entry: Entry, occasion: Occasion): void {
     const event = eventOf(type, entry, occasion);
     this.#kept.push(event);
+    this.#added++;
     this.#size += event.json.length;
     while (this.#kept.length > this.#limit || this.#size > KEPT_SIZE) this.#forgetOldest();
     for (const watcher of this.#watchers) watcher.event(event);
@@ -77,6 +79,17 @@ export class EventLog {
     return this.#kept.filter(
       (event) => event.revision > revision || (event.revision === revision && LIVENESS.has(event.type)),
     );
+  }
+
+  /** A place in the order of events, for {@link after}. */
+  get mark(): number {
+    return this.#added;
+  }
+
+  /** What came after a place. @returns undefined when that is not known any more */
+  after(mark: number): Event[] | undefined {
+    const count = this.#added - mark;
+    return count > this.#kept.length ? undefined : this.#kept.slice(this.#kept.length - count);
   }
 
   /** @returns what ends it */

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { get, type IncomingMessage } from 'node:http';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import test from 'node:test';
 import type { VmList } from '../../../src/protocol/api.ts';
 import type { Vm } from '../../../src/protocol/vm.ts';
@@ -111,4 +111,46 @@ test('a reader that breaks off in a long list leaves the registry as it was', as
     logged.filter((line) => (JSON.parse(line) as { level: number }).level >= 40),
     [],
   );
+});
+
+/** Text of a stream as far as it was read, and its connection on the side of the registry. */
+async function startedStream(t: Parameters<typeof serveApp>[0], keptEvents: number) {
+  const app = await serveApp(t, { keptEvents });
+  // More than the kernel takes for who does not read.
+  const metadata = { pad: 'x'.repeat(1_000_000) };
+  for (let n = 0; n < 24; n++) await app.registry.register(aVm({ id: `vm-${n}`, metadata }));
+  const accepted = once(app.server, 'connection') as Promise<[Socket]>;
+  const asked = get(`${app.url}/registry/events?since=start`, { agent: false });
+  t.after(() => asked.destroy());
+  asked.on('error', () => {});
+  const [answer] = (await once(asked, 'response')) as [IncomingMessage];
+  const [served] = await accepted;
+  await until('the kernel to be full', () => served.writableLength > 0);
+  let text = '';
+  const told = () => [...text.matchAll(/^event: (\w+)$/gm)].map(([, type]) => type!);
+  const readTo = (last: string) =>
+    new Promise<void>((resolve) => {
+      answer.setEncoding('utf8').on('data', (chunk: string) => {
+        text += chunk;
+        if (chunk.endsWith('\n\n') && told().includes(last)) resolve();
+      });
+    });
+  return { ...app, served, readTo, told };
+}
+
+test('the full state waits for a slow reader entry by entry, and what changes meanwhile is told after it', async (t) => {
+  const { served, registry, readTo, told } = await startedStream(t, 100);
+  // One entry of 24, or two, is written at once; the others are still those of the registry.
+  assert.ok(served.writableLength < 4_000_000, `${served.writableLength} bytes wait`);
+  await registry.update('vm-0', { name: 'changed' });
+  await registry.deregister('vm-1');
+  await readTo('deregistered');
+  assert.deepEqual(told(), ['reset', ...Array(24).fill('registered'), 'synced', 'updated', 'deregistered']);
+});
+
+test('who takes so long that the changes meanwhile are not known any more is told that it lagged', async (t) => {
+  const { registry, readTo, told } = await startedStream(t, 2);
+  for (const name of ['a', 'b', 'c']) await registry.update('vm-0', { name });
+  await readTo('lagged');
+  assert.deepEqual(told(), ['reset', ...Array(24).fill('registered'), 'synced', 'lagged']);
 });

@@ -1,0 +1,56 @@
+/** A registry that is filled until it takes no more, with what costs most memory: it lives on, and starts again. */
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import type { VmList } from '../../src/protocol/api.ts';
+import { startDaemon } from '../helpers/daemon.ts';
+import { call, errorOf } from '../helpers/http.ts';
+import { until } from '../helpers/until.ts';
+import { aVm } from '../helpers/vm.ts';
+
+/** Megabytes of heap: small, so that it is soon full. */
+const HEAP = 512;
+
+test('a registry is full before its memory is, whatever the entries are made of, and serves all that it took', async (t) => {
+  const options = { env: { NODE_OPTIONS: `--max-old-space-size=${HEAP}` } };
+  const daemon = await startDaemon(t, options);
+  const metadata = Object.fromEntries(Array.from({ length: 90_000 }, (_, n) => [n.toString(36), 1]));
+  const register = (id: string) => call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id, metadata }) });
+  let taken = 0;
+  let last = await register('vm-0');
+  for (; last.status === 201; last = await register(`vm-${taken}`)) taken++;
+  assert.equal(last.status, 429);
+  assert.match(errorOf(last), /^the registry is full: its entries would be \d+ bytes, at most \d+$/);
+  assert.ok(taken >= 20, `${taken} entries were taken`);
+  // Ten at once, of a list that is a good part of the heap.
+  const lists = await Promise.all(Array.from({ length: 10 }, () => call(daemon.url, 'GET', '/registry/vms')));
+  for (const { body } of lists) assert.equal((body as VmList).count, taken);
+  const before = await call(daemon.url, 'PATCH', '/registry/vms/vm-0', { body: { status: 'stopped' } });
+  assert.equal(before.status, 200);
+  assert.equal((await call(daemon.url, 'DELETE', '/registry/vms/vm-1')).status, 200);
+  assert.equal((await register('vm-new')).status, 201);
+  await daemon.end();
+  const again = await startDaemon(t, { ...options, home: daemon.home });
+  assert.equal(((await call(again.url, 'GET', '/registry/vms')).body as VmList).count, taken);
+});
+
+test('of backups two are made at once; others are refused, and taken when there is room', async (t) => {
+  const { url } = await startDaemon(t);
+  const metadata = { pad: 'x'.repeat(1_000_000) };
+  for (let n = 0; n < 20; n++) await call(url, 'POST', '/registry/vms', { body: aVm({ id: `vm-${n}`, metadata }) });
+  const backup = async () => {
+    const answer = await fetch(`${url}/registry/backup`);
+    await answer.arrayBuffer();
+    return answer.status;
+  };
+  const statuses = await Promise.all(Array.from({ length: 12 }, backup));
+  assert.deepEqual([...new Set(statuses)].sort(), [200, 429]);
+  assert.equal(await backup(), 200);
+  // One whose reader goes before it is made gives its place back.
+  for (let n = 0; n < 6; n++) {
+    const controller = new AbortController();
+    const asked = fetch(`${url}/registry/backup`, { signal: controller.signal });
+    setImmediate(() => controller.abort());
+    await assert.rejects(asked);
+  }
+  await until('a place', async () => (await backup()) === 200);
+});
