@@ -5,6 +5,7 @@
 import { Agent, type IncomingMessage, request } from 'node:http';
 import { text } from 'node:stream/consumers';
 import { setTimeout } from 'node:timers/promises';
+import type { ErrorBody } from '../../src/protocol/errors.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
 import type { JournalLine } from './journal.ts';
 import type { Random } from './random.ts';
@@ -62,11 +63,17 @@ export class Writer {
   /**
    * Writes until it is told to stop, whoever dies meanwhile: it tries again until there is a daemon, and asks that one
    * first what became of the change whose answer it has not heard.
+   * @param onRefused called with an answer of 500 or more, after which nothing is changed; without it there may be none
    * @throws when what it finds is neither as it was acknowledged nor as it was sent
    */
-  async outlast(where: Where, signal: AbortSignal, onAcknowledged: () => void): Promise<void> {
+  async outlast(
+    where: Where,
+    signal: AbortSignal,
+    onAcknowledged: () => void,
+    onRefused?: (status: number, body: ErrorBody) => void,
+  ): Promise<void> {
     let unclear: string | undefined;
-    while (!signal.aborted || unclear !== undefined) {
+    while (!signal.aborted) {
       const id = unclear ?? this.#pick();
       try {
         if (unclear !== undefined) {
@@ -77,7 +84,12 @@ export class Writer {
           onAcknowledged();
         }
       } catch (error) {
-        if (error instanceof Unexpected) throw error;
+        if (error instanceof Unexpected) {
+          if (!onRefused || error.status < 500) throw error;
+          onRefused(error.status, JSON.parse(error.body) as ErrorBody);
+          delete this.#known.get(id)!.sent;
+          continue;
+        }
         unclear = id;
         await setTimeout(RETRY);
       }
@@ -125,7 +137,7 @@ export class Writer {
     const { status, vm } = await ask(where, 'GET', `/registry/vms/${id}`, [200, 404]);
     const found = status === 200 ? [vm] : [];
     const known = this.#known.get(id)!;
-    if (!isKnown(found[0], known)) throw new Unexpected(lossOf(id, found[0], known));
+    if (!isKnown(found[0], known)) throw new Unexpected(lossOf(id, found[0], known), 0, '');
     this.#adopt(known, found[0]);
   }
 
@@ -173,7 +185,16 @@ export function newWriters(count: number, random: Random): Writer[] {
 }
 
 /** An answer that no crash explains. */
-class Unexpected extends Error {}
+class Unexpected extends Error {
+  readonly status: number;
+  readonly body: string;
+
+  constructor(message: string, status: number, body: string) {
+    super(message);
+    this.status = status;
+    this.body = body;
+  }
+}
 
 interface Answer {
   status: number;
@@ -198,7 +219,7 @@ async function ask(where: Where, method: string, path: string, expected: number[
     });
     asked.once('error', reject).end(body && JSON.stringify(body));
   });
-  if (!expected.includes(status)) throw new Unexpected(`${method} ${path}: ${status} ${said}`);
+  if (!expected.includes(status)) throw new Unexpected(`${method} ${path}: ${status} ${said}`, status, said);
   return { status, vm: JSON.parse(said) as Vm, revision: Number(headers.etag?.slice(1, -1)) };
 }
 
