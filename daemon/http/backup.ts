@@ -1,4 +1,5 @@
 /** `GET /registry/backup`: a consistent copy of the database, made and checked while the registry goes on. */
+import { once } from 'node:events';
 import { createReadStream, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { VregError } from '../../src/protocol/errors.ts';
@@ -12,24 +13,43 @@ const MAX_COPIES = 4;
 /** Milliseconds for which a caller may take nothing of a copy before it is ended: a copy is not kept for who has gone to sleep. */
 const STALLED = 60_000;
 
-/** Removes what a daemon that was killed had under way; only for who has the store, since no other makes backups. */
+/** Folders of the copies of this process that are under way. */
+const underWay = new Set<string>();
+
+/** Removes what was cut off, a daemon's that was killed for one; only for who has the store, since no other makes backups. */
 export function removeCutBackups(dataDir: string): void {
-  for (const name of copiesIn(dataDir)) rmSync(join(dataDir, name), { recursive: true, force: true });
+  for (const name of readdirSync(dataDir)) {
+    const path = join(dataDir, name);
+    const isCopy = name.startsWith(PREFIX) && name.length === PREFIX.length + 6;
+    if (isCopy && !underWay.has(path)) rmSync(path, { recursive: true, force: true });
+  }
 }
 
-function copiesIn(dataDir: string): string[] {
-  return readdirSync(dataDir).filter((name) => name.startsWith(PREFIX) && name.length === PREFIX.length + 6);
-}
-
+/** @throws VregError NOT_FOUND (without a data dir), STORE_FULL, STORE_FAILED, BUSY */
 export async function sendBackup({ registry, reply, dataDir }: Call): Promise<Answer | undefined> {
   if (dataDir === undefined) throw new VregError('NOT_FOUND', 'this registry has no data dir to copy');
-  const dir = makeRoom(dataDir);
-  const clean = () => rmSync(dir, { recursive: true, force: true });
+  if (underWay.size >= MAX_COPIES) {
+    const hint = 'try again when one of them is done';
+    throw new VregError('BUSY', `${MAX_COPIES} backups are under way`, { hint, retryAfter: 5 });
+  }
+  let dir: string | undefined;
+  const clean = () => {
+    if (dir === undefined || !underWay.delete(dir)) return;
+    try {
+      rmSync(dir, { recursive: true, force: true });
+    } catch {
+      // Nothing can be removed just now: the next backup tries again, or the next start.
+    }
+  };
   try {
+    removeCutBackups(dataDir);
+    dir = mkdtempSync(join(dataDir, PREFIX));
+    underWay.add(dir);
     const file = join(dir, 'registry.db');
     await registry.backup(file);
     const stream = createReadStream(file);
     stream.once('close', clean);
+    await once(stream, 'open');
     reply.raw.setTimeout(STALLED);
     await reply
       .header('content-length', statSync(file).size)
@@ -38,26 +58,25 @@ export async function sendBackup({ registry, reply, dataDir }: Call): Promise<An
       .send(stream);
   } catch (error) {
     clean();
-    throw error;
+    throw translate(error as NodeJS.ErrnoException);
   }
   return undefined;
 }
 
-/** @throws VregError STORE_FULL, BUSY */
-function makeRoom(dataDir: string): string {
-  if (copiesIn(dataDir).length >= MAX_COPIES) {
-    const hint = 'try again when one of them is done';
-    throw new VregError('BUSY', `${MAX_COPIES} backups are under way`, { hint, retryAfter: 5 });
-  }
-  try {
-    return mkdtempSync(join(dataDir, PREFIX));
-  } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException;
-    if (code !== 'ENOSPC' && code !== 'EDQUOT') throw cause;
-    throw new VregError('STORE_FULL', 'the disk of the registry is full: there is no room for a copy', {
+/** What the system refuses is the disk's fault, or that of a machine without files to open: no bug, and worth another try. */
+function translate(cause: NodeJS.ErrnoException): Error {
+  const { code, syscall, message } = cause;
+  if (cause instanceof VregError || syscall === undefined) return cause;
+  if (code === 'ENOSPC' || code === 'EDQUOT') {
+    return new VregError('STORE_FULL', 'the disk of the registry is full: there is no room for a copy', {
       hint: "free space on the registry's disk, then try again",
       retryAfter: 5,
       cause,
     });
   }
+  return new VregError('STORE_FAILED', `the registry could not make a copy of itself: ${message}`, {
+    hint: "look at the registry's disk and limits (dmesg, mount, ulimit -n), then try again",
+    retryAfter: 5,
+    cause,
+  });
 }
