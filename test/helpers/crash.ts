@@ -29,9 +29,9 @@ interface Known {
   sent?: { after: Partial<Vm> | undefined; registered: number };
 }
 
-/** A change that was acknowledged with its revision. */
-interface Acknowledged {
-  id: string;
+/** A registration or an update that was acknowledged, with its revision. */
+export interface Acknowledged {
+  vm: Vm;
   revision: number;
 }
 
@@ -39,7 +39,8 @@ export class Writer {
   readonly #name: string;
   readonly #random: Random;
   readonly #known = new Map<string, Known>();
-  readonly #acknowledged: Acknowledged[] = [];
+  /** In the order of their acknowledgement. */
+  readonly acknowledged: Acknowledged[] = [];
   #done = 0;
 
   constructor(name: string, random: Random) {
@@ -113,13 +114,13 @@ export class Writer {
         metadata: { serial, padding: 'x'.repeat(this.#random.below(2000)) },
       });
       known.sent = { after: vm, registered: serial };
-      known.vm = this.#note(id, await ask(where, 'POST', path, [201], vm));
+      known.vm = this.#note(await ask(where, 'POST', path, [201], vm));
       known.registered = serial;
     } else if (this.#random.below(3) > 0) {
       const update = { name: `${id} ${serial}`, status: this.#random.below(2) ? 'running' : 'paused' } as const;
       const { lastSeen: _, ...before } = known.vm;
       known.sent = { after: { ...before, ...update }, registered: known.registered };
-      known.vm = this.#note(id, await ask(where, 'PATCH', `${path}/${id}`, [200], update));
+      known.vm = this.#note(await ask(where, 'PATCH', `${path}/${id}`, [200], update));
     } else {
       known.sent = { after: undefined, registered: 0 };
       await ask(where, 'DELETE', `${path}/${id}`, [200]);
@@ -128,8 +129,8 @@ export class Writer {
     delete known.sent;
   }
 
-  #note(id: string, { vm, revision }: Answer): Vm {
-    this.#acknowledged.push({ id, revision });
+  #note({ vm, revision }: Answer): Vm {
+    this.acknowledged.push({ vm, revision });
     return vm;
   }
 
@@ -145,9 +146,9 @@ export class Writer {
   findUnjournaled(journal: readonly JournalLine[]): string[] {
     const lines = new Map(journal.map((line) => [line.revision, line.id]));
     const oldest = journal[0]?.revision ?? 0;
-    return this.#acknowledged
-      .filter(({ id, revision }) => revision >= oldest && lines.get(revision) !== id)
-      .map(({ id, revision }) => `revision ${revision} was acknowledged for ${id}, and is ${lines.get(revision)}'s`);
+    return this.acknowledged
+      .filter(({ vm, revision }) => revision >= oldest && lines.get(revision) !== vm.id)
+      .map(({ vm, revision }) => `revision ${revision} was acknowledged for ${vm.id}, and is ${lines.get(revision)}'s`);
   }
 
   /** What of all that was acknowledged is not so, or is there without having been said. @param vms newest first */
