@@ -5,6 +5,7 @@
 import { Agent, type IncomingMessage, request } from 'node:http';
 import { text } from 'node:stream/consumers';
 import { setTimeout } from 'node:timers/promises';
+import { REVISION_HEADER } from '../../src/protocol/api.ts';
 import type { ErrorBody } from '../../src/protocol/errors.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
 import type { JournalLine } from './journal.ts';
@@ -39,6 +40,8 @@ export class Writer {
   readonly #name: string;
   readonly #random: Random;
   readonly #known = new Map<string, Known>();
+  /** Revision of the registry, as the last acknowledgement had it: all up to it was durable then. */
+  durable = 0;
   /** In the order of their acknowledgement. */
   readonly acknowledged: Acknowledged[] = [];
   #done = 0;
@@ -123,13 +126,14 @@ export class Writer {
       known.vm = this.#note(await ask(where, 'PATCH', `${path}/${id}`, [200], update));
     } else {
       known.sent = { after: undefined, registered: 0 };
-      await ask(where, 'DELETE', `${path}/${id}`, [200]);
+      this.durable = (await ask(where, 'DELETE', `${path}/${id}`, [200])).durable;
       known.vm = undefined;
     }
     delete known.sent;
   }
 
-  #note({ vm, revision }: Answer): Vm {
+  #note({ vm, revision, durable }: Answer): Vm {
+    this.durable = durable;
     this.acknowledged.push({ vm, revision });
     return vm;
   }
@@ -202,6 +206,8 @@ interface Answer {
   vm: Vm;
   /** Of the entry that is answered. */
   revision: number;
+  /** Of the registry. */
+  durable: number;
 }
 
 const agent = new Agent({ keepAlive: true });
@@ -221,7 +227,12 @@ async function ask(where: Where, method: string, path: string, expected: number[
     asked.once('error', reject).end(body && JSON.stringify(body));
   });
   if (!expected.includes(status)) throw new Unexpected(`${method} ${path}: ${status} ${said}`, status, said);
-  return { status, vm: JSON.parse(said) as Vm, revision: Number(headers.etag?.slice(1, -1)) };
+  return {
+    status,
+    vm: JSON.parse(said) as Vm,
+    revision: Number(headers.etag?.slice(1, -1)),
+    durable: Number(headers[REVISION_HEADER]),
+  };
 }
 
 /** As it was acknowledged, or as the one change of unknown outcome would have it. */

@@ -1,21 +1,20 @@
-/** strace as a broken disk: it answers a daemon's system calls in the kernel's place, for the store's files alone. */
-import assert from 'node:assert/strict';
+/** strace at a daemon's files: as a broken disk, which answers its system calls in the kernel's place, or as a witness of them. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import type { TestContext } from 'node:test';
 import { type Daemon, endAfter } from './daemon.ts';
 
 /** What a disk is asked to do with what it is given. */
 const WRITES = 'pwrite64,write,fdatasync,fsync,ftruncate';
 
-/** Breaks the disk under the store of a daemon that runs. @param error as errno(3) names it @returns what mends it */
-export async function breakDisk(
-  t: Parameters<typeof endAfter>[0],
+/** Attaches strace to a daemon that runs, at its store's files. @returns what detaches it; the daemon goes on */
+async function attach(
+  t: TestContext,
   { child, dataDir }: Daemon,
-  error: string,
+  words: readonly string[],
 ): Promise<() => Promise<void>> {
   const files = ['registry.db', 'registry.db-wal', 'registry.mark'].flatMap((name) => ['-P', `${dataDir}/${name}`]);
-  const words = ['-f', '-p', String(child.pid), '-o', '/dev/null', ...files];
-  const strace = spawn('strace', [...words, '-e', `inject=${WRITES}:error=${error}`], {
+  const strace = spawn('strace', ['-f', '-p', String(child.pid), ...files, ...words], {
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   let said = '';
@@ -28,13 +27,20 @@ export async function breakDisk(
     ended.then(() => reject(new Error(`strace ended: ${said}`)), reject);
   });
   const end = async () => {
-    // It lets go of the daemon, which goes on.
     strace.kill('SIGINT');
     await ended;
   };
   endAfter(t, end);
-  return async () => {
-    await end();
-    assert.equal(child.exitCode, null);
-  };
+  return end;
+}
+
+/** Breaks the disk under the store of a daemon. @param error as errno(3) names it @returns what mends it */
+export function breakDisk(t: TestContext, daemon: Daemon, error: string): Promise<() => Promise<void>> {
+  return attach(t, daemon, ['-o', '/dev/null', '-e', `inject=${WRITES}:error=${error}`]);
+}
+
+/** Writes down what a daemon's store writes, with every byte. @returns what ends it */
+export function recordDisk(t: TestContext, daemon: Daemon, file: string): Promise<() => Promise<void>> {
+  // -y names the file of a descriptor, -ttt says when, -xx and -s give all bytes: a page is 4096, a log's at most 65536.
+  return attach(t, daemon, ['-y', '-ttt', '-xx', '-s', '65536', '-o', file, '-e', `trace=${WRITES}`]);
 }
