@@ -8,8 +8,6 @@ import type { Answer, Call } from './call.ts';
 /** How the folders of copies that are under way begin; `mkdtemp` adds six characters. */
 const PREFIX = 'backup-';
 
-/** Copies that may be there at once, one being made and the others being sent: each is as large as the registry. */
-const MAX_COPIES = 4;
 /** Milliseconds for which a caller may take nothing of a copy before it is ended: a copy is not kept for who has gone to sleep. */
 const STALLED = 60_000;
 
@@ -25,16 +23,13 @@ export function removeCutBackups(dataDir: string): void {
   }
 }
 
-/** @throws VregError NOT_FOUND (without a data dir), STORE_FULL, STORE_FAILED, BUSY */
+/** @throws VregError NOT_FOUND (without a data dir), STORE_FULL, STORE_FAILED, BUSY (another is being made) */
 export async function sendBackup({ registry, reply, dataDir }: Call): Promise<Answer | undefined> {
   if (dataDir === undefined) throw new VregError('NOT_FOUND', 'this registry has no data dir to copy');
-  if (underWay.size >= MAX_COPIES) {
-    const hint = 'try again when one of them is done';
-    throw new VregError('BUSY', `${MAX_COPIES} backups are under way`, { hint, retryAfter: 5 });
-  }
   let dir: string | undefined;
   const clean = () => {
-    if (dir === undefined || !underWay.delete(dir)) return;
+    if (dir === undefined) return;
+    underWay.delete(dir);
     try {
       rmSync(dir, { recursive: true, force: true });
     } catch {
