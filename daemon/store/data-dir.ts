@@ -20,7 +20,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { VregError } from '../../src/protocol/errors.ts';
 import { crcOf } from './guards.ts';
 
@@ -49,7 +49,9 @@ const MARK_BYTES = 128;
 export function openDataDir(path: string): DataDir {
   const dir = resolve(path);
   try {
-    mkdirSync(dir, { recursive: true, mode: 0o700 });
+    const made = mkdirSync(dir, { recursive: true, mode: 0o700 });
+    // What is in a folder is as durable as the folder's own entry in the one above.
+    if (made !== undefined) for (let at = dir; at !== dirname(made); at = dirname(at)) syncFolder(dirname(at));
     accessSync(dir, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (cause) {
     throw new VregError('STORE_UNUSABLE', `cannot use the data dir ${dir} (${(cause as NodeJS.ErrnoException).code})`, {
@@ -59,6 +61,12 @@ export function openDataDir(path: string): DataDir {
   }
   const database = join(dir, DATABASE);
   return { path: dir, database, log: `${database}-wal`, mark: join(dir, 'registry.mark') };
+}
+
+function syncFolder(path: string): void {
+  const fd = openSync(path, 'r');
+  fsyncSync(fd);
+  closeSync(fd);
 }
 
 /** Bytes of the database file; 0 when there is none. It is never opened here: closing it would drop SQLite's locks. */

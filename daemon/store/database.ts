@@ -10,34 +10,14 @@ import type { HistoryItem } from '../../src/protocol/events.ts';
 import { kernelRandomHex } from '../kernel-random.ts';
 import type { DataDir } from './data-dir.ts';
 import { crcOf, crcOfBytes, DamageError, NewerError } from './guards.ts';
-import { JOURNAL_SCHEMA, Journal } from './journal.ts';
+import { Journal } from './journal.ts';
 import { PackedBeats, type Undo } from './packed-beats.ts';
 import { RECORDS_SCHEMA, Records } from './records.ts';
+import { APPLICATION_ID, SCHEMA, SCHEMA_VERSION } from './schema.ts';
 import type { Beat, Change, Contents, RecordChange, StoredVm } from './store.ts';
-
-/** "vreg" in ASCII: marks the file as ours for file(1) and for a start in the wrong folder. */
-const APPLICATION_ID = 0x76726567;
-/** 2 has records besides what 1 had. */
-const SCHEMA_VERSION = 2;
 
 /** Pages in the log before SQLite moves them into the database: 4 MiB. Larger makes rarer but longer pauses of the worker. */
 const CHECKPOINT_PAGES = 1000;
-
-const SCHEMA = `
-  CREATE TABLE state (
-    one INTEGER PRIMARY KEY CHECK (one = 1),
-    registry_id TEXT NOT NULL, revision INTEGER NOT NULL, entries INTEGER NOT NULL, listened REAL NOT NULL, crc INTEGER NOT NULL
-  );
-  CREATE TABLE vms (
-    id TEXT PRIMARY KEY, created INTEGER NOT NULL, revision INTEGER NOT NULL, slot INTEGER NOT NULL UNIQUE,
-    body TEXT NOT NULL, crc INTEGER NOT NULL
-  );
-  ${JOURNAL_SCHEMA}
-  ${RECORDS_SCHEMA}
-  CREATE TABLE beats (shard INTEGER PRIMARY KEY, times BLOB NOT NULL, crc INTEGER NOT NULL);
-  PRAGMA application_id = ${APPLICATION_ID};
-  PRAGMA user_version = ${SCHEMA_VERSION};
-`;
 
 interface State {
   registryId: string;

@@ -145,40 +145,18 @@ async function startLargeDaemon(t: TestContext): Promise<Daemon> {
   return daemon;
 }
 
-async function assertBusy(answer: Response, message: RegExp): Promise<void> {
-  const body = (await answer.json()) as ErrorBody;
-  assert.deepEqual([answer.status, body.code, answer.headers.get('retry-after')], [503, 'BUSY', '5']);
-  assert.match(body.error, message);
-  assert.match(body.hint!, /try again/);
-}
-
 test('while one backup is made another is told to come again, and leaves nothing behind', async (t) => {
   const daemon = await startDaemon(t);
   await call(daemon.url, 'POST', '/registry/vms', { body: aVm() });
-  const answers = await Promise.all([1, 2, 3].map(() => fetch(`${daemon.url}/registry/backup`)));
-  const made = answers.filter(({ status }) => status === 200);
-  assert.equal(made.length, 1);
-  await made[0]!.arrayBuffer();
-  for (const answer of answers) if (answer.status !== 200) await assertBusy(answer, /another backup is being made/);
+  const answers = await Promise.all([1, 2].map(() => fetch(`${daemon.url}/registry/backup`)));
+  const [made, refused] = answers.sort((a, b) => a.status - b.status) as [Response, Response];
+  assert.equal(made.status, 200);
+  await made.arrayBuffer();
+  const body = (await refused.json()) as ErrorBody;
+  assert.deepEqual([refused.status, body.code, refused.headers.get('retry-after')], [503, 'BUSY', '5']);
+  assert.match(body.error, /another backup is being made/);
+  assert.match(body.hint!, /try again/);
   await until('no copy to be left', () => left(daemon).length === 0);
-  await download(daemon.url);
-});
-
-test('copies that nobody takes are bounded in number, and make room when their callers go', async (t) => {
-  const daemon = await startLargeDaemon(t);
-  const callers = [];
-  for (let n = 1; n <= 4; n++) {
-    const caller = request(`${daemon.url}/registry/backup`, { agent: false }).end();
-    const [answer] = (await once(caller, 'response')) as [IncomingMessage];
-    answer.on('error', () => {});
-    answer.pause();
-    assert.equal(answer.statusCode, 200);
-    callers.push(caller);
-  }
-  await assertBusy(await fetch(`${daemon.url}/registry/backup`), /4 backups are under way/);
-  assert.equal(left(daemon).length, 4);
-  for (const caller of callers) caller.destroy();
-  await until('the copies to be removed', () => left(daemon).length === 0);
   await download(daemon.url);
 });
 

@@ -1,55 +1,16 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
-import { appendFileSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import test, { type TestContext } from 'node:test';
+import test from 'node:test';
 import type { ErrorBody } from '../../src/protocol/errors.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
-import { startDaemon } from '../helpers/daemon.ts';
+import { newWriters } from '../helpers/crash.ts';
+import { findFaults, findLosses, listAll, readLeft } from '../helpers/crash-run.ts';
+import { startDaemon, tempDir } from '../helpers/daemon.ts';
+import { randomOf } from '../helpers/random.ts';
+import { fill, smallDisk, unlessMountable } from '../helpers/small-disk.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
-
-/** Mounts a disk of 4 MB. @returns why that cannot be, if it cannot */
-function mountSmallDisk(home: string): string | undefined {
-  const { status, stderr, error } = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'vreg-test', home]);
-  return status === 0 ? undefined : `cannot mount a small disk: ${error?.message ?? String(stderr).trim()}`;
-}
-
-/** The `skip` option of a test that needs such a disk. In CI nothing may be missing, so there the test runs, and fails. */
-function unlessMountable(): { skip: string | false } {
-  if (process.env.CI) return { skip: false };
-  const home = mkdtempSync(join(tmpdir(), 'vreg-test-'));
-  const skip = mountSmallDisk(home) ?? false;
-  if (skip === false) spawnSync('umount', [home]);
-  rmSync(home, { recursive: true });
-  return { skip };
-}
-
-/** A disk of 4 MB with a data dir's home on it. */
-function smallDisk(t: TestContext): string {
-  const home = mkdtempSync(join(tmpdir(), 'vreg-test-'));
-  t.after(() => {
-    // Lazily, since the daemon may still be there.
-    spawnSync('umount', ['-l', home]);
-    rmSync(home, { recursive: true });
-  });
-  assert.equal(mountSmallDisk(home), undefined);
-  return home;
-}
-
-/** Leaves not a byte on the disk of a folder. @returns what makes room again */
-function fill(dir: string): () => void {
-  const file = join(dir, 'ballast');
-  const block = Buffer.alloc(4096, 1);
-  assert.throws(
-    () => {
-      for (;;) appendFileSync(file, block);
-    },
-    { code: 'ENOSPC' },
-  );
-  return () => rmSync(file);
-}
 
 test(
   'a full disk refuses writes, serves reads and heartbeats, loses nothing, and recovers by itself',
@@ -104,5 +65,69 @@ test(
     daemon = await startDaemon(t, { home });
     assert.deepEqual(await get('vm-1'), { ...vm, lastSeen: again.body.lastSeen });
     assert.equal((await get('vm-2')).id, 'vm-2');
+  },
+);
+
+test(
+  'a disk that is full again and again under 16 writers loses nothing that was acknowledged, and refuses with 507 alone',
+  unlessMountable(),
+  async (t) => {
+    const random = randomOf(t);
+    const home = smallDisk(t, 16);
+    const socketPath = join(tempDir(t), 'vreg.sock');
+    const start = () => startDaemon(t, { home, args: ['--log-level', 'silent', '--socket', socketPath] });
+    let daemon = await start();
+    const writers = newWriters(16, random);
+    let [acknowledged, refused] = [0, 0];
+    const stop = new AbortController();
+    t.after(() => stop.abort());
+    const writing = Promise.all(
+      writers.map((writer) =>
+        writer.outlast(
+          { socketPath },
+          stop.signal,
+          () => acknowledged++,
+          (status, body) => {
+            refused++;
+            assert.deepEqual([status, body.code], [507, 'STORE_FULL']);
+            assert.match(body.error, /disk of the registry is full/);
+          },
+        ),
+      ),
+    );
+    writing.catch(() => {});
+    const more = async (what: string, count: () => number) => {
+      const before = count();
+      await Promise.race([writing, until(what, () => count() > before + 100)]);
+    };
+    for (const restarts of [false, true, false]) {
+      await more('acknowledgements', () => acknowledged);
+      const makeRoom = fill(home);
+      await more('refusals', () => refused);
+      if (restarts) {
+        await daemon.end('SIGKILL');
+        assert.deepEqual(findFaults(readLeft(t, daemon.dataDir), writers), []);
+        daemon = await start();
+        await more('refusals', () => refused);
+      }
+      assert.ok((await listAll(daemon)).length > 0, 'reads go on');
+      const copy = await fetch(`${daemon.url}/registry/backup`);
+      const { error, code, hint } = (await copy.json()) as ErrorBody;
+      assert.deepEqual([copy.status, code, copy.headers.get('retry-after')], [507, 'STORE_FULL', '5'], error);
+      assert.match(hint!, /free space/);
+      assert.deepEqual(
+        readdirSync(daemon.dataDir).filter((name) => name.startsWith('backup-')),
+        [],
+      );
+      makeRoom();
+    }
+    await more('acknowledgements', () => acknowledged);
+    stop.abort();
+    await writing;
+    const vms = await listAll(daemon);
+    assert.deepEqual(findLosses(writers, vms), []);
+    await daemon.end('SIGKILL');
+    assert.deepEqual(findFaults(readLeft(t, daemon.dataDir), writers), []);
+    t.diagnostic(`${acknowledged} changes were acknowledged, ${refused} refused`);
   },
 );

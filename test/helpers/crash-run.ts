@@ -114,6 +114,7 @@ export async function crashOver(t: TestContext, kills: number, writers: readonly
     if (++acknowledged === enough?.at) enough.tell();
   };
   const stop = new AbortController();
+  t.after(() => stop.abort());
   const writing = Promise.all(writers.map((writer) => writer.outlast({ socketPath }, stop.signal, onAcknowledged)));
   // One that finds a loss ends the test at once, and not with its last kill.
   const failed = writing.then(() => {});

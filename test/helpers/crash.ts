@@ -5,6 +5,8 @@
 import { Agent, type IncomingMessage, request } from 'node:http';
 import { text } from 'node:stream/consumers';
 import { setTimeout } from 'node:timers/promises';
+import { REVISION_HEADER } from '../../src/protocol/api.ts';
+import type { ErrorBody } from '../../src/protocol/errors.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
 import type { JournalLine } from './journal.ts';
 import type { Random } from './random.ts';
@@ -28,9 +30,9 @@ interface Known {
   sent?: { after: Partial<Vm> | undefined; registered: number };
 }
 
-/** A change that was acknowledged with its revision. */
-interface Acknowledged {
-  id: string;
+/** A registration or an update that was acknowledged, with its revision. */
+export interface Acknowledged {
+  vm: Vm;
   revision: number;
 }
 
@@ -38,7 +40,10 @@ export class Writer {
   readonly #name: string;
   readonly #random: Random;
   readonly #known = new Map<string, Known>();
-  readonly #acknowledged: Acknowledged[] = [];
+  /** Revision of the registry, as the last acknowledgement had it: all up to it was durable then. */
+  durable = 0;
+  /** In the order of their acknowledgement. */
+  readonly acknowledged: Acknowledged[] = [];
   #done = 0;
 
   constructor(name: string, random: Random) {
@@ -62,11 +67,17 @@ export class Writer {
   /**
    * Writes until it is told to stop, whoever dies meanwhile: it tries again until there is a daemon, and asks that one
    * first what became of the change whose answer it has not heard.
+   * @param onRefused called with an answer of 500 or more, after which nothing is changed; without it there may be none
    * @throws when what it finds is neither as it was acknowledged nor as it was sent
    */
-  async outlast(where: Where, signal: AbortSignal, onAcknowledged: () => void): Promise<void> {
+  async outlast(
+    where: Where,
+    signal: AbortSignal,
+    onAcknowledged: () => void,
+    onRefused?: (status: number, body: ErrorBody) => void,
+  ): Promise<void> {
     let unclear: string | undefined;
-    while (!signal.aborted || unclear !== undefined) {
+    while (!signal.aborted) {
       const id = unclear ?? this.#pick();
       try {
         if (unclear !== undefined) {
@@ -77,7 +88,12 @@ export class Writer {
           onAcknowledged();
         }
       } catch (error) {
-        if (error instanceof Unexpected) throw error;
+        if (error instanceof Unexpected) {
+          if (!onRefused || error.status < 500) throw error;
+          onRefused(error.status, JSON.parse(error.body) as ErrorBody);
+          delete this.#known.get(id)!.sent;
+          continue;
+        }
         unclear = id;
         await setTimeout(RETRY);
       }
@@ -101,23 +117,24 @@ export class Writer {
         metadata: { serial, padding: 'x'.repeat(this.#random.below(2000)) },
       });
       known.sent = { after: vm, registered: serial };
-      known.vm = this.#note(id, await ask(where, 'POST', path, [201], vm));
+      known.vm = this.#note(await ask(where, 'POST', path, [201], vm));
       known.registered = serial;
     } else if (this.#random.below(3) > 0) {
       const update = { name: `${id} ${serial}`, status: this.#random.below(2) ? 'running' : 'paused' } as const;
       const { lastSeen: _, ...before } = known.vm;
       known.sent = { after: { ...before, ...update }, registered: known.registered };
-      known.vm = this.#note(id, await ask(where, 'PATCH', `${path}/${id}`, [200], update));
+      known.vm = this.#note(await ask(where, 'PATCH', `${path}/${id}`, [200], update));
     } else {
       known.sent = { after: undefined, registered: 0 };
-      await ask(where, 'DELETE', `${path}/${id}`, [200]);
+      this.durable = (await ask(where, 'DELETE', `${path}/${id}`, [200])).durable;
       known.vm = undefined;
     }
     delete known.sent;
   }
 
-  #note(id: string, { vm, revision }: Answer): Vm {
-    this.#acknowledged.push({ id, revision });
+  #note({ vm, revision, durable }: Answer): Vm {
+    this.durable = durable;
+    this.acknowledged.push({ vm, revision });
     return vm;
   }
 
@@ -125,7 +142,7 @@ export class Writer {
     const { status, vm } = await ask(where, 'GET', `/registry/vms/${id}`, [200, 404]);
     const found = status === 200 ? [vm] : [];
     const known = this.#known.get(id)!;
-    if (!isKnown(found[0], known)) throw new Unexpected(lossOf(id, found[0], known));
+    if (!isKnown(found[0], known)) throw new Unexpected(lossOf(id, found[0], known), 0, '');
     this.#adopt(known, found[0]);
   }
 
@@ -133,9 +150,9 @@ export class Writer {
   findUnjournaled(journal: readonly JournalLine[]): string[] {
     const lines = new Map(journal.map((line) => [line.revision, line.id]));
     const oldest = journal[0]?.revision ?? 0;
-    return this.#acknowledged
-      .filter(({ id, revision }) => revision >= oldest && lines.get(revision) !== id)
-      .map(({ id, revision }) => `revision ${revision} was acknowledged for ${id}, and is ${lines.get(revision)}'s`);
+    return this.acknowledged
+      .filter(({ vm, revision }) => revision >= oldest && lines.get(revision) !== vm.id)
+      .map(({ vm, revision }) => `revision ${revision} was acknowledged for ${vm.id}, and is ${lines.get(revision)}'s`);
   }
 
   /** What of all that was acknowledged is not so, or is there without having been said. @param vms newest first */
@@ -173,13 +190,24 @@ export function newWriters(count: number, random: Random): Writer[] {
 }
 
 /** An answer that no crash explains. */
-class Unexpected extends Error {}
+class Unexpected extends Error {
+  readonly status: number;
+  readonly body: string;
+
+  constructor(message: string, status: number, body: string) {
+    super(message);
+    this.status = status;
+    this.body = body;
+  }
+}
 
 interface Answer {
   status: number;
   vm: Vm;
   /** Of the entry that is answered. */
   revision: number;
+  /** Of the registry. */
+  durable: number;
 }
 
 const agent = new Agent({ keepAlive: true });
@@ -198,8 +226,13 @@ async function ask(where: Where, method: string, path: string, expected: number[
     });
     asked.once('error', reject).end(body && JSON.stringify(body));
   });
-  if (!expected.includes(status)) throw new Unexpected(`${method} ${path}: ${status} ${said}`);
-  return { status, vm: JSON.parse(said) as Vm, revision: Number(headers.etag?.slice(1, -1)) };
+  if (!expected.includes(status)) throw new Unexpected(`${method} ${path}: ${status} ${said}`, status, said);
+  return {
+    status,
+    vm: JSON.parse(said) as Vm,
+    revision: Number(headers.etag?.slice(1, -1)),
+    durable: Number(headers[REVISION_HEADER]),
+  };
 }
 
 /** As it was acknowledged, or as the one change of unknown outcome would have it. */

@@ -122,6 +122,33 @@ test('a wall clock that is set makes nobody stale and nobody live', async () => 
   assert.deepEqual(registry.discover('worker'), []);
 });
 
+test('a wall clock that steps back changes no order, takes no lease, and is the time that is told, also after a restart', async () => {
+  const { registry, clock, open, store } = setUp();
+  await registry.register(aVm({ id: 'first' }));
+  clock.pass(10);
+  clock.wall -= 86_400_000;
+  await registry.register(aVm({ id: 'second' }));
+  clock.pass(10);
+  const told = new Date(clock.wall).toISOString();
+  assert.equal(registry.heartbeat('first').lastSeen, told);
+  await registry.update('second', { status: 'paused' });
+  await registry.update('second', { status: 'running' });
+  await registry.saveBeats();
+  for (const now of [registry, open()]) {
+    assert.ok(now.get('second').vm.registeredAt < now.get('first').vm.registeredAt);
+    assert.deepEqual(idsOf(now.list({})), ['second', 'first']);
+    assert.deepEqual(idsOf(now.discover('worker')), ['first', 'second']);
+    assert.equal(now.get('first').lastSeen, told, 'the later sign of life, though its time is an earlier one');
+    assert.deepEqual(
+      (await now.history('second', 9)).map(({ revision }) => revision),
+      [4, 3, 2],
+    );
+  }
+  assert.equal(store.revision, 4);
+  clock.pass(STALE_AFTER + 1);
+  assert.deepEqual(registry.discover('worker'), []);
+});
+
 test('lists are newest first and discoveries oldest first, whatever was updated or heard since', async () => {
   const { registry, clock, open } = setUp();
   for (const id of ['a', 'b', 'c', 'd']) await registry.register(aVm({ id, role: id === 'c' ? 'infra' : 'worker' }));

@@ -1,0 +1,24 @@
+/** The tables of the database, and what marks a file as one of ours. */
+import { JOURNAL_SCHEMA } from './journal.ts';
+import { RECORDS_SCHEMA } from './records.ts';
+
+/** "vreg" in ASCII: marks the file as ours for file(1) and for a start in the wrong folder. */
+export const APPLICATION_ID = 0x76726567;
+/** 2 has records besides what 1 had. */
+export const SCHEMA_VERSION = 2;
+
+export const SCHEMA = `
+  CREATE TABLE state (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    registry_id TEXT NOT NULL, revision INTEGER NOT NULL, entries INTEGER NOT NULL, listened REAL NOT NULL, crc INTEGER NOT NULL
+  );
+  CREATE TABLE vms (
+    id TEXT PRIMARY KEY, created INTEGER NOT NULL, revision INTEGER NOT NULL, slot INTEGER NOT NULL UNIQUE,
+    body TEXT NOT NULL, crc INTEGER NOT NULL
+  );
+  ${JOURNAL_SCHEMA}
+  ${RECORDS_SCHEMA}
+  CREATE TABLE beats (shard INTEGER PRIMARY KEY, times BLOB NOT NULL, crc INTEGER NOT NULL);
+  PRAGMA application_id = ${APPLICATION_ID};
+  PRAGMA user_version = ${SCHEMA_VERSION};
+`;

@@ -1,0 +1,93 @@
+/** A disk that refuses: broken while the daemon runs, or read-only before it starts. */
+import assert from 'node:assert/strict';
+import { join } from 'node:path';
+import test from 'node:test';
+import type { ErrorBody } from '../../src/protocol/errors.ts';
+import type { Vm } from '../../src/protocol/vm.ts';
+import { BIN, cleanEnv, type Daemon, run, startDaemon } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
+import { remount, smallDisk, unlessMountable } from '../helpers/small-disk.ts';
+import { fingerprint } from '../helpers/store.ts';
+import { breakDisk } from '../helpers/strace.ts';
+import { unless } from '../helpers/tools.ts';
+import { until } from '../helpers/until.ts';
+import { aVm } from '../helpers/vm.ts';
+
+for (const [error, what] of [
+  ['EROFS', 'becomes read-only'],
+  ['EIO', 'breaks'],
+] as const) {
+  test(
+    `a disk that ${what} under the daemon refuses writes and nothing else, and all is well when it is`,
+    unless('strace'),
+    async (t) => {
+      let daemon: Daemon = await startDaemon(t, { args: ['--log-level', 'error'] });
+      const register = (id: string) => call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id }) });
+      const get = async (id: string) => (await call(daemon.url, 'GET', `/registry/vms/${id}`)).body as Vm;
+      const { body: vm, headers: before } = await register('vm-1');
+      const mend = await breakDisk(t, daemon, error);
+
+      const refused = [
+        await register('vm-2'),
+        await call(daemon.url, 'PATCH', '/registry/vms/vm-1', { body: { name: 'new' } }),
+        await call(daemon.url, 'DELETE', '/registry/vms/vm-1'),
+      ];
+      for (const { status, headers, body } of refused) {
+        const { error: sentence, code, hint } = body as ErrorBody;
+        assert.deepEqual([status, code, headers.get('retry-after')], [503, 'STORE_FAILED', '5']);
+        assert.match(sentence, /could not write to its disk: .*SQLITE_IOERR/);
+        assert.match(hint!, /read-only/);
+        assert.equal(headers.get('x-vreg-revision'), before.get('x-vreg-revision'), 'nothing has changed');
+      }
+      assert.deepEqual(await get('vm-1'), vm);
+      assert.equal((await call(daemon.url, 'GET', '/registry/vms/vm-2')).status, 404);
+      assert.equal((await call(daemon.url, 'GET', '/registry/vms/vm-1/history')).status, 200);
+      const heard = (await call(daemon.url, 'POST', '/registry/vms/vm-1/heartbeat')).body as Vm;
+      await until('the daemon to say that beats wait', () => /heartbeats cannot be saved/.test(daemon.said()));
+      const told = () => daemon.said().match(/heartbeats cannot be saved/g)?.length;
+      assert.equal(told(), 1);
+
+      await mend();
+      const second = await register('vm-2');
+      assert.deepEqual(
+        [second.status, second.headers.get('x-vreg-revision')],
+        [201, '2'],
+        'it recovers without being told',
+      );
+      assert.equal(told(), 1, 'it is said once');
+      await daemon.end('SIGTERM');
+      daemon = await startDaemon(t, { home: daemon.home });
+      assert.equal((await get('vm-1')).lastSeen, heard.lastSeen);
+      assert.equal((await get('vm-2')).id, 'vm-2');
+    },
+  );
+}
+
+test(
+  'a data dir on a read-only disk is named, with the cause and the next step, and is served again when it can be',
+  unlessMountable(),
+  async (t) => {
+    const home = smallDisk(t);
+    const first = await startDaemon(t, { home });
+    const { body: vm } = await call(first.url, 'POST', '/registry/vms', { body: aVm() });
+    const backup = join(home, 'backup.db');
+    assert.equal((await first.vreg(['backup', backup])).code, 0);
+    await first.end('SIGTERM');
+    remount(home, 'ro');
+    const before = fingerprint(home);
+    for (const words of [
+      ['daemon', '--port', '0'],
+      ['daemon', 'restore', backup, '--yes'],
+    ]) {
+      const { code, stdout, stderr } = await run(process.execPath, [BIN, ...words, '--data-dir', first.dataDir], {
+        env: cleanEnv(home),
+      });
+      assert.deepEqual([code, stdout], [1, ''], stderr);
+      assert.match(stderr, /^vreg: cannot use the data dir .*\/data \(EROFS\)\nhint: .*--data-dir\n$/);
+    }
+    assert.deepEqual(fingerprint(home), before);
+    remount(home, 'rw');
+    const second = await startDaemon(t, { home });
+    assert.deepEqual((await call(second.url, 'GET', '/registry/vms/vm-1')).body, vm);
+  },
+);

@@ -1,0 +1,46 @@
+/** strace at a daemon's files: as a broken disk, which answers its system calls in the kernel's place, or as a witness of them. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import type { TestContext } from 'node:test';
+import { type Daemon, endAfter } from './daemon.ts';
+
+/** What a disk is asked to do with what it is given. */
+const WRITES = 'pwrite64,write,fdatasync,fsync,ftruncate';
+
+/** Attaches strace to a daemon that runs, at its store's files. @returns what detaches it; the daemon goes on */
+async function attach(
+  t: TestContext,
+  { child, dataDir }: Daemon,
+  words: readonly string[],
+): Promise<() => Promise<void>> {
+  const files = ['registry.db', 'registry.db-wal', 'registry.mark'].flatMap((name) => ['-P', `${dataDir}/${name}`]);
+  const strace = spawn('strace', ['-f', '-p', String(child.pid), ...files, ...words], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  let said = '';
+  const ended = once(strace, 'close');
+  await new Promise<void>((resolve, reject) => {
+    strace.stderr.setEncoding('utf8').on('data', (text: string) => {
+      said += text;
+      if (/attached/.test(said)) resolve();
+    });
+    ended.then(() => reject(new Error(`strace ended: ${said}`)), reject);
+  });
+  const end = async () => {
+    strace.kill('SIGINT');
+    await ended;
+  };
+  endAfter(t, end);
+  return end;
+}
+
+/** Breaks the disk under the store of a daemon. @param error as errno(3) names it @returns what mends it */
+export function breakDisk(t: TestContext, daemon: Daemon, error: string): Promise<() => Promise<void>> {
+  return attach(t, daemon, ['-o', '/dev/null', '-e', `inject=${WRITES}:error=${error}`]);
+}
+
+/** Writes down what a daemon's store writes, with every byte. @returns what ends it */
+export function recordDisk(t: TestContext, daemon: Daemon, file: string): Promise<() => Promise<void>> {
+  // -y names the file of a descriptor, -ttt says when, -xx and -s give all bytes: a page is 4096, a log's at most 65536.
+  return attach(t, daemon, ['-y', '-ttt', '-xx', '-s', '65536', '-o', file, '-e', `trace=${WRITES}`]);
+}

@@ -1,0 +1,78 @@
+/** Backups that are taken while 16 writers write, each restored with the real command and served by a daemon. */
+import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'node:test';
+import type { Vm } from '../../src/protocol/vm.ts';
+import { type Acknowledged, newWriters } from '../helpers/crash.ts';
+import { listAll, readLeft, startQuietDaemon } from '../helpers/crash-run.ts';
+import { BIN, cleanEnv, run, tempDir } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
+import { findGaps, type JournalLine } from '../helpers/journal.ts';
+import { randomOf } from '../helpers/random.ts';
+import { until } from '../helpers/until.ts';
+import { aVm } from '../helpers/vm.ts';
+
+const BACKUPS = 8;
+/** Acknowledgements between two backups: the last ones come when the log is moved into the database. */
+const BETWEEN = 150;
+
+/** What was acknowledged up to the last line, newest registration first. @throws on a line that nobody knows */
+function replay(journal: readonly JournalLine[], acknowledged: ReadonlyMap<number, Acknowledged>): Vm[] {
+  const vms = new Map<string, Vm>();
+  for (const { revision, id, type } of journal) {
+    if (type === 'deregistered') vms.delete(id);
+    else {
+      const vm = acknowledged.get(revision)?.vm;
+      assert.equal(vm?.id, id, `revision ${revision} was acknowledged to somebody`);
+      vms.set(id, vm!);
+    }
+  }
+  return [...vms.values()].reverse();
+}
+
+test(`each of ${BACKUPS} backups under 16 writers is restored to what was acknowledged up to one revision`, async (t) => {
+  const random = randomOf(t);
+  const daemon = await startQuietDaemon(t);
+  const writers = newWriters(16, random);
+  let count = 0;
+  const stop = new AbortController();
+  t.after(() => stop.abort());
+  const writing = Promise.all(writers.map((writer) => writer.outlast(daemon, stop.signal, () => count++)));
+  writing.catch(() => {});
+  const backups: { file: string; atLeast: number }[] = [];
+  for (let n = 1; n <= BACKUPS; n++) {
+    await Promise.race([writing, until('more acknowledgements', () => count >= n * BETWEEN)]);
+    const atLeast = Math.max(...writers.flatMap((writer) => writer.acknowledged.map(({ revision }) => revision)));
+    const answer = await fetch(`${daemon.url}/registry/backup`);
+    assert.equal(answer.status, 200);
+    const file = join(daemon.home, `backup-${n}.db`);
+    writeFileSync(file, Buffer.from(await answer.arrayBuffer()));
+    backups.push({ file, atLeast });
+  }
+  stop.abort();
+  await writing;
+  const acknowledged = new Map(
+    writers.flatMap((writer) => writer.acknowledged.map((change) => [change.revision, change] as const)),
+  );
+  await daemon.end('SIGTERM');
+
+  for (const { file, atLeast } of backups) {
+    const home = tempDir(t);
+    const words = [BIN, 'daemon', 'restore', file, '--yes', '--data-dir', join(home, 'data')];
+    const { code, stderr } = await run(process.execPath, words, { env: cleanEnv(home) });
+    assert.equal(code, 0, stderr);
+    const { revision, journal } = readLeft(t, join(home, 'data'));
+    assert.ok(
+      revision >= atLeast,
+      `${file} ends at ${revision}, but ${atLeast} was acknowledged before it was asked for`,
+    );
+    assert.deepEqual(findGaps(journal, revision), []);
+    const restored = await startQuietDaemon(t, home);
+    assert.deepEqual(await listAll(restored), replay(journal, acknowledged));
+    const next = await call(restored.url, 'POST', '/registry/vms', { body: aVm({ id: 'next' }) });
+    assert.equal(next.headers.get('etag'), `"${revision + 1}"`);
+    await restored.end('SIGTERM');
+  }
+  t.diagnostic(`${count} changes were acknowledged`);
+});
