@@ -13,6 +13,7 @@ import { crcOf, crcOfBytes, DamageError, NewerError } from './guards.ts';
 import { JOURNAL_SCHEMA, Journal } from './journal.ts';
 import { PackedBeats, type Undo } from './packed-beats.ts';
 import { RECORDS_SCHEMA, Records } from './records.ts';
+import { crcOfState, readState, type State } from './state.ts';
 import type { Beat, Change, Contents, RecordChange, StoredVm } from './store.ts';
 
 /** "vreg" in ASCII: marks the file as ours for file(1) and for a start in the wrong folder. */
@@ -38,13 +39,6 @@ const SCHEMA = `
   PRAGMA application_id = ${APPLICATION_ID};
   PRAGMA user_version = ${SCHEMA_VERSION};
 `;
-
-interface State {
-  registryId: string;
-  revision: number;
-  entries: number;
-  listened: number;
-}
 
 type Row = [id: string, created: number, revision: number, slot: number, body: string, crc: number];
 
@@ -113,7 +107,7 @@ export class RegistryDatabase {
     if (version > SCHEMA_VERSION) throw new NewerError(known);
     if (version < 1) throw new DamageError(known);
     const records = version === 1 ? [] : this.#records.load();
-    this.#state = this.#readState();
+    this.#state = readState(this.#db);
     this.#readBeats();
     this.#journal.check();
     const vms: StoredVm[] = [];
@@ -265,16 +259,6 @@ export class RegistryDatabase {
     this.#state = state;
   }
 
-  #readState(): State {
-    const rows = this.#db.prepare('SELECT registry_id, revision, entries, listened, crc FROM state').raw().all();
-    const [row] = rows as [string, number, number, number, number][];
-    if (!row) throw new DamageError('its state row is missing');
-    const [registryId, revision, entries, listened, crc] = row;
-    const state = { registryId, revision, entries, listened };
-    if (crcOfState(state) !== crc) throw new DamageError('its state row fails its checksum');
-    return state;
-  }
-
   #readBeats(): void {
     const rows = this.#db.prepare('SELECT shard, times, crc FROM beats ORDER BY shard').raw().all() as [
       number,
@@ -293,8 +277,4 @@ export class RegistryDatabase {
     const [row] = this.#db.prepare(sql).raw().all() as [number][];
     return row?.[0] ?? 0;
   }
-}
-
-function crcOfState({ registryId, revision, entries, listened }: State): number {
-  return crcOf([registryId, revision, entries, listened]);
 }
