@@ -14,17 +14,11 @@ import { Journal } from './journal.ts';
 import { PackedBeats, type Undo } from './packed-beats.ts';
 import { RECORDS_SCHEMA, Records } from './records.ts';
 import { APPLICATION_ID, SCHEMA, SCHEMA_VERSION } from './schema.ts';
+import { crcOfState, readState, type State } from './state.ts';
 import type { Beat, Change, Contents, RecordChange, StoredVm } from './store.ts';
 
 /** Pages in the log before SQLite moves them into the database: 4 MiB. Larger makes rarer but longer pauses of the worker. */
 const CHECKPOINT_PAGES = 1000;
-
-interface State {
-  registryId: string;
-  revision: number;
-  entries: number;
-  listened: number;
-}
 
 type Row = [id: string, created: number, revision: number, slot: number, body: string, crc: number];
 
@@ -93,7 +87,7 @@ export class RegistryDatabase {
     if (version > SCHEMA_VERSION) throw new NewerError(known);
     if (version < 1) throw new DamageError(known);
     const records = version === 1 ? [] : this.#records.load();
-    this.#state = this.#readState();
+    this.#state = readState(this.#db);
     this.#readBeats();
     this.#journal.check();
     const vms: StoredVm[] = [];
@@ -246,16 +240,6 @@ export class RegistryDatabase {
     this.#state = state;
   }
 
-  #readState(): State {
-    const rows = this.#db.prepare('SELECT registry_id, revision, entries, listened, crc FROM state').raw().all();
-    const [row] = rows as [string, number, number, number, number][];
-    if (!row) throw new DamageError('its state row is missing');
-    const [registryId, revision, entries, listened, crc] = row;
-    const state = { registryId, revision, entries, listened };
-    if (crcOfState(state) !== crc) throw new DamageError('its state row fails its checksum');
-    return state;
-  }
-
   #readBeats(): void {
     const rows = this.#db.prepare('SELECT shard, times, crc FROM beats ORDER BY shard').raw().all() as [
       number,
@@ -274,8 +258,4 @@ export class RegistryDatabase {
     const [row] = this.#db.prepare(sql).raw().all() as [number][];
     return row?.[0] ?? 0;
   }
-}
-
-function crcOfState({ registryId, revision, entries, listened }: State): number {
-  return crcOf([registryId, revision, entries, listened]);
 }

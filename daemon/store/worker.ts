@@ -3,7 +3,7 @@
  * (`store-worker check DIR`) it only reads the database: a damaged file can abort the SQLite library, and then a child
  * dies instead of the daemon.
  */
-import { existsSync, rmSync, statSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readSync, rmSync, statSync } from 'node:fs';
 import { isMainThread, parentPort, workerData } from 'node:worker_threads';
 import { contradiction, type DataDir, openDataDir, readMark } from './data-dir.ts';
 import { RegistryDatabase } from './database.ts';
@@ -52,14 +52,34 @@ function check(path: string): void {
       if (wrong) throw new DamageError(wrong);
     }
   } catch (error) {
-    const failure = describeFinding(error);
+    let failure = describeFinding(error);
     if (failure.kind !== 'busy') removeNewLog();
+    // SQLite takes a first page that the disk does not give back for one that is wrong.
+    if (failure.kind === 'damaged') failure = findUnreadable([dir.database, dir.log]) ?? failure;
     finding = { failure };
   }
   process.stdout.write(`${JSON.stringify(finding)}\n`, () => {
     // Closing the database would let SQLite tidy up its log; a check changes nothing, so it ends without closing.
     process.kill(process.pid, 'SIGKILL');
   });
+}
+
+/** Bytes that are read at once: few calls, little memory. */
+const CHUNK = 1_048_576;
+
+/** @returns what the disk says when one of the files cannot be read to its end */
+function findUnreadable(paths: readonly string[]): Failure | undefined {
+  const chunk = Buffer.alloc(CHUNK);
+  for (const path of paths.filter((path) => existsSync(path))) {
+    try {
+      const fd = openSync(path, 'r');
+      for (let at = 0, got = 1; got > 0; at += got) got = readSync(fd, chunk, 0, CHUNK, at);
+      closeSync(fd);
+    } catch (error) {
+      return describe(Object.assign(error as Error, { path }));
+    }
+  }
+  return undefined;
 }
 
 if (!isMainThread) serve((workerData as { dir: DataDir }).dir);

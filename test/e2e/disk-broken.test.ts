@@ -64,6 +64,34 @@ for (const [error, what] of [
 }
 
 test(
+  'a daemon whose disk is broken stops as it is told to, and what was acknowledged is there when the disk is back',
+  unless('strace'),
+  async (t) => {
+    const daemon = await startDaemon(t, { args: ['--log-level', 'error'] });
+    const { body: vm } = await call(daemon.url, 'POST', '/registry/vms', { body: aVm() });
+    await breakDisk(t, daemon, 'EIO');
+    await call(daemon.url, 'POST', '/registry/vms/vm-1/heartbeat');
+    assert.deepEqual(await daemon.end('SIGTERM'), { code: 0, signal: null });
+    assert.match(daemon.said(), /heartbeats cannot be saved/);
+    const again = await startDaemon(t, { home: daemon.home });
+    assert.deepEqual((await call(again.url, 'GET', '/registry/vms/vm-1')).body, vm);
+  },
+);
+
+test('a database that the disk does not give back is not called damaged', unless('strace'), async (t) => {
+  const daemon = await startDaemon(t);
+  await call(daemon.url, 'POST', '/registry/vms', { body: aVm() });
+  await daemon.end('SIGTERM');
+  const file = join(daemon.dataDir, 'registry.db');
+  const strace = ['-f', '-o', '/dev/null', '-P', file, '-e', 'inject=pread64,read:error=EIO'];
+  const words = [...strace, process.execPath, BIN, 'daemon', '--port', '0', '--data-dir', daemon.dataDir];
+  const { code, stderr } = await run('strace', words, { env: cleanEnv(daemon.home) });
+  assert.equal(code, 1);
+  assert.match(stderr, /^vreg: cannot open .*registry\.db: EIO.*\nhint: .*disk is well\n$/);
+  await startDaemon(t, { home: daemon.home });
+});
+
+test(
   'a data dir on a read-only disk is named, with the cause and the next step, and is served again when it can be',
   unlessMountable(),
   async (t) => {
