@@ -965,8 +965,8 @@ complete -c vreg -n '__vreg_at token create' -l key-file -d 'its private key, mo
 complete -c vreg -n '__vreg_at token create' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token create' -l timeout -d 'longest wait for one answer of the registry' -x
 complete -c vreg -n '__vreg_at token create' -l scope -d 'what it may do' -x -a 'read heartbeat register write admin enrol'
-complete -c vreg -n '__vreg_at token create' -l vm -d 'it may touch this VM only' -x -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at token create' -l role -d 'it may touch VMs of this role only' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at token create' -l vm -d 'it may touch this VM only (read: see it only)' -x -a '(vreg completion --values ids 2>/dev/null)'
+complete -c vreg -n '__vreg_at token create' -l role -d 'the same, for the VMs of this role' -x -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at token create' -l expires -d 'good for that long, e.g. 30d (default: for ever)' -x
 complete -c vreg -n '__vreg_at token create' -l to -d 'write it into a new file of mode 0600 instead' -r -F
 complete -c vreg -n '__vreg_at token create' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x

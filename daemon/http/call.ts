@@ -3,8 +3,10 @@ import type { Readable } from 'node:stream';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { INCLUDE_LIVENESS } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
+import type { Limit } from '../../src/protocol/token.ts';
+import type { Role } from '../../src/protocol/vm.ts';
 import type { Access, Guest } from '../access/access.ts';
-import type { WriteOptions } from '../registry/changes.ts';
+import { checkWithin, isWithin, type WriteOptions } from '../registry/changes.ts';
 import { type Doubt, doubtOf } from '../registry/doubt.ts';
 import type { Entry } from '../registry/entry.ts';
 import type { Registry } from '../registry/registry.ts';
@@ -61,6 +63,19 @@ export class Call {
   /** Who asks. Not known on a route that asks nobody. */
   get guest(): Guest {
     return this.request.guest!;
+  }
+
+  /** The VMs that they may look at; all when nothing is said. It is what the limit of a token means that may only read. */
+  get sight(): Limit | undefined {
+    const { scope, limit } = this.guest;
+    return scope === 'read' ? limit : undefined;
+  }
+
+  /** @throws VregError FORBIDDEN, NOT_FOUND about a VM that they may not look at, whether it is there or not */
+  checkSight(id: string): void {
+    const { sight } = this;
+    if (sight?.vm !== undefined) checkWithin(sight, { id, role: '' as Role });
+    else if (sight) checkWithin(sight, this.registry.get(id).vm);
   }
 
   /** It came by the unix socket. */
@@ -153,6 +168,7 @@ export class Call {
 
   /** Answers one entry to somebody who wants to know how it is. */
   read(entry: Entry): Answer {
+    this.checkSight(entry.vm.id);
     return { ...this.entry(entry), doubt: this.#doubtOf([entry]) };
   }
 
@@ -161,6 +177,12 @@ export class Call {
    * @param offered those that are in doubt, where some of them were left out of the answer
    */
   entries(entries: readonly Entry[], offered = entries): Answer {
+    const { sight } = this;
+    const seen = (all: readonly Entry[]) => (sight ? all.filter(({ vm }) => isWithin(sight, vm)) : all);
+    return this.#list(seen(entries), seen(offered));
+  }
+
+  #list(entries: readonly Entry[], offered: readonly Entry[]): Answer {
     const body = listOf(entries, this.#encoder());
     // Of text it is known, and of entries with more in them it is not.
     const length = typeof body === 'string' || this.query('include').include ? undefined : sizeOf(entries);

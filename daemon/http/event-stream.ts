@@ -5,6 +5,7 @@
  */
 import type { ServerResponse } from 'node:http';
 import type { Heartbeat } from '../../src/protocol/api.ts';
+import { isWithin } from '../registry/changes.ts';
 import type { Entry } from '../registry/entry.ts';
 import { type Event, eventOf } from '../registry/events.ts';
 import type { Registry } from '../registry/registry.ts';
@@ -230,7 +231,9 @@ function readFilter(call: Call): (event: Seen) => boolean {
   const [roles, statuses, ids] = [role, status, id].map((text) =>
     text === undefined ? undefined : new Set<string | undefined>(text.split(',')),
   );
+  const { sight } = call;
   return (event) =>
+    isWithin(sight, event) &&
     (!roles || roles.has(event.role) || roles.has(event.before.role)) &&
     (!ids || ids.has(event.id)) &&
     (!statuses || statuses.has(event.status) || statuses.has(event.before.status));

@@ -1,12 +1,18 @@
 /** `GET /metrics`: the fleet in numbers, in the text format of Prometheus. Read when it is asked for, never kept. */
 import { Gauge, Registry as Metrics } from 'prom-client';
+import { VregError } from '../../src/protocol/errors.ts';
 import { ROLES, STATUSES } from '../../src/protocol/vm.ts';
 import { doubtOf } from '../registry/doubt.ts';
 import type { Entry } from '../registry/entry.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { Answer, Call } from './call.ts';
 
-export async function metrics({ registry }: Call): Promise<Answer> {
+export async function metrics({ registry, sight }: Call): Promise<Answer> {
+  if (sight) {
+    throw new VregError('FORBIDDEN', 'a token that is limited to some VMs cannot ask for numbers of all', {
+      hint: 'make one without a limit: vreg token create NAME --scope read',
+    });
+  }
   const all = new Metrics();
   const gauge = (name: string, help: string, value: number) => new Gauge({ name, help, registers: [all] }).set(value);
   const entries = registry.list({});

@@ -16,7 +16,7 @@ import { comparison, parseSelector } from '../../src/protocol/selector.ts';
 import type { Scope } from '../../src/protocol/token.ts';
 import { parseIds, parseRegistration, parseUpdate } from '../../src/protocol/vm.ts';
 import { enrol } from '../access/enrol.ts';
-import { checkWithin } from '../registry/changes.ts';
+import { checkWithin, isWithin } from '../registry/changes.ts';
 import type { Proof } from '../registry/identity.ts';
 import { whyOffered } from '../registry/why.ts';
 import { sendBackup } from './backup.ts';
@@ -103,6 +103,7 @@ export const ROUTES: readonly Route[] = [
     path: '/registry/vms/:id/history',
     access: 'read',
     handle: async (call) => {
+      call.checkSight(call.id);
       const history = await call.registry.history(call.id, call.number('limit', 1, MAX_HISTORY) ?? HISTORY_LIMIT);
       return ok({ id: call.id, history, count: history.length } satisfies History);
     },
@@ -111,32 +112,46 @@ export const ROUTES: readonly Route[] = [
     method: 'GET',
     path: '/registry/vms/:id/why',
     access: 'read',
-    handle: (call) => ok(whyOffered(call.registry, call.registry.get(call.id)) satisfies Why),
+    handle: (call) => {
+      call.checkSight(call.id);
+      return ok(whyOffered(call.registry, call.registry.get(call.id)) satisfies Why);
+    },
   },
   {
     method: 'GET',
     path: '/registry/vms/:id/children',
     access: 'read',
-    handle: (call) => call.entries(call.registry.lineage.children(call.id)),
+    handle: (call) => {
+      call.checkSight(call.id);
+      return call.entries(call.registry.lineage.children(call.id));
+    },
   },
   {
     method: 'GET',
     path: '/registry/vms/:id/ancestors',
     access: 'read',
-    handle: (call) => call.entries(call.registry.lineage.ancestors(call.id)),
+    handle: (call) => {
+      call.checkSight(call.id);
+      return call.entries(call.registry.lineage.ancestors(call.id));
+    },
   },
   {
     method: 'GET',
     path: '/registry/vms/:id/subtree',
     access: 'read',
-    handle: (call) => call.entries(call.registry.lineage.subtree(call.id)),
+    handle: (call) => {
+      call.checkSight(call.id);
+      return call.entries(call.registry.lineage.subtree(call.id));
+    },
   },
   {
     method: 'GET',
     path: PATHS.conflicts,
     access: 'read',
-    handle: ({ registry }) => {
-      const { conflicts } = registry.identities;
+    handle: ({ registry, sight }) => {
+      const isSeen = (id: string) =>
+        !sight || isWithin(sight, registry.has(id) ? registry.get(id).vm : { id, role: '' });
+      const conflicts = registry.identities.conflicts.filter(({ id }) => isSeen(id));
       return ok({ conflicts, count: conflicts.length } satisfies Conflicts);
     },
   },

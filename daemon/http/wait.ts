@@ -2,6 +2,7 @@
 import { DEFAULT_WAIT_MIN, type DiscoverQuery, MAX_WAIT } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import { checkStillIn } from '../access/access.ts';
+import { isWithin } from '../registry/changes.ts';
 import type { Entry } from '../registry/entry.ts';
 import { type Answer, type Call, invalidQuery } from './call.ts';
 
@@ -17,7 +18,8 @@ export function discoverWhen(call: Call): Answer | Promise<Answer> {
   const patience = wait === undefined ? 0 : parseWait(wait);
   const min = call.number('min', 0, Number.MAX_SAFE_INTEGER) ?? DEFAULT_WAIT_MIN;
   const query = readQuery(call);
-  const look = () => call.registry.discover(role, query);
+  const { sight } = call;
+  const look = () => call.registry.discover(role, query).filter(({ vm }) => isWithin(sight, vm));
   // Who counts strictly is told of the doubt about those, too, whom that leaves out.
   const answer = (found: readonly Entry[]) =>
     call.entries(found, query.strict ? call.registry.discover(role, { ...query, strict: false }) : found);
@@ -45,7 +47,7 @@ interface Wait {
 
 /** Answers when there is enough, and at the latest when the time is over or the caller has gone. */
 function waitFor(call: Call, role: string, { query, look, min, patience, answer }: Wait): Promise<Answer> {
-  const { registry, reply, guest, held, lookout } = call;
+  const { registry, reply, guest, sight, held, lookout } = call;
   const release = held.take();
   return new Promise((resolve, reject) => {
     const finish = (found: readonly Entry[]) => {
@@ -63,7 +65,7 @@ function waitFor(call: Call, role: string, { query, look, min, patience, answer 
       }
     };
     const stop = () => finish(look());
-    const watch = lookout.join(JSON.stringify([role, query]), look, min, finish);
+    const watch = lookout.join(JSON.stringify([role, query, sight?.vm, sight?.role]), look, min, finish);
     const timer = setTimeout(watch.over, patience);
     const stopWatching = registry.events.watch({
       event: (event) => {

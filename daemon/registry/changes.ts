@@ -22,6 +22,11 @@ export interface WriteOptions {
   alongside?: ((created: number) => readonly RecordChange[]) | undefined;
 }
 
+/** True of a VM that a token with that limit is for. */
+export function isWithin(within: Limit | undefined, { id, role }: { id: string; role: string }): boolean {
+  return (within?.vm ?? id) === id && (within?.role ?? role) === role;
+}
+
 /** @throws VregError FORBIDDEN when a VM is another's */
 export function checkWithin(within: Limit | undefined, { id, role }: Pick<Vm, 'id' | 'role'>): void {
   if (within?.vm !== undefined && within.vm !== id) {

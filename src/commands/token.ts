@@ -23,8 +23,8 @@ const create = defineCommand<CreateFlags>({
   arguments: [{ name: 'name', about: 'what the log and the history call it' }],
   flags: [
     { flags: '--scope <scope>', about: 'what it may do', values: SCOPES },
-    { flags: '--vm <id>', about: 'it may touch this VM only', values: 'ids' },
-    { flags: '--role <role>', about: 'it may touch VMs of this role only', values: ROLES },
+    { flags: '--vm <id>', about: 'it may touch this VM only (read: see it only)', values: 'ids' },
+    { flags: '--role <role>', about: 'the same, for the VMs of this role', values: ROLES },
     { flags: '--expires <duration>', about: 'good for that long, e.g. 30d (default: for ever)' },
     { flags: '--to <file>', about: 'write it into a new file of mode 0600 instead', file: true },
   ],

@@ -1,6 +1,6 @@
 /**
- * Tokens: who may do what. A scope says what its token may do, a limit to which VMs. Reading is not limited: the registry is
- * there to be asked.
+ * Tokens: who may do what. A scope says what its token may do, a limit which VMs it may touch. What a token may look at is
+ * limited only where it may do nothing else: a VM that lives in the fleet has to find the others.
  */
 import { invalid } from './errors.ts';
 import { parseObject, parseRole, parseText, type Role } from './vm.ts';
@@ -24,7 +24,7 @@ export function mayDo(scope: Scope, needed: Scope): boolean {
   return LADDER.indexOf(scope) >= LADDER.indexOf(needed);
 }
 
-/** The VMs that a token may touch: one, those of a role, or all. */
+/** The VMs that a token may touch, or look at with the scope `read`: one, those of a role, or all. */
 export interface Limit {
   vm?: string;
   role?: Role;
@@ -114,7 +114,6 @@ function parseLimit({ vm, role }: Record<string, unknown>, scope: Scope): Limit 
   if (!hasVm && !hasRole) return {};
   const field = hasVm ? 'vm' : 'role';
   if (hasVm && hasRole) throw invalid('role', 'vm and role exclude each other: a token is for one VM, or for a role');
-  if (scope === 'read') throw invalid(field, `${field} is not possible with the scope read, which changes nothing`);
   if (scope === 'admin')
     throw invalid(field, `${field} is not possible with the scope admin, which makes other tokens`);
   return hasVm ? { vm: parseText(vm, 'vm') } : { role: parseRole(role) };

@@ -63,7 +63,7 @@ for (const [argv, saying] of [
   [['x', '--scope', 'king'], /--scope: "king" is not possible/],
   [['a b', '--scope', 'read'], /name must be letters/],
   [['x', '--scope', 'write', '--vm', 'a', '--role', 'infra'], /exclude each other/],
-  [['x', '--scope', 'read', '--vm', 'a'], /not possible with the scope read/],
+  [['x', '--scope', 'admin', '--vm', 'a'], /not possible with the scope admin/],
   [['x', '--scope', 'read', '--expires', '0d'], /--expires: "0d" is not a duration/],
   [['x', '--scope', 'read', '--expires', '9999d'], /at most 3650 days/],
   [['x', '--scope', 'read', '--role', 'king'], /--role: "king" is not possible/],

@@ -115,7 +115,7 @@ for (const [body, field] of [
   [{ name: 'a', scope: 'write', vm: '' }, 'vm'],
   [{ name: 'a', scope: 'write', vm: 'x', role: 'infra' }, 'role'],
   [{ name: 'a', scope: 'admin', vm: 'x' }, 'vm'],
-  [{ name: 'a', scope: 'read', role: 'infra' }, 'role'],
+  [{ name: 'a', scope: 'admin', role: 'infra' }, 'role'],
   [{ name: 'a', scope: 'read', expiresIn: 0 }, 'expiresIn'],
   [{ name: 'a', scope: 'read', expiresIn: '30d' }, 'expiresIn'],
   [{ name: 'a', scope: 'read', expiresIn: 1e12 }, 'expiresIn'],

@@ -10,6 +10,7 @@ import { SCOPES } from '../../../src/protocol/token.ts';
 import type { Vm } from '../../../src/protocol/vm.ts';
 import { serveApp } from '../../helpers/app.ts';
 import { type Answered, call, errorOf } from '../../helpers/http.ts';
+import { readEvents } from '../../helpers/stream.ts';
 import { until } from '../../helpers/until.ts';
 import { aVm } from '../../helpers/vm.ts';
 
@@ -169,6 +170,47 @@ test('a token for a role touches VMs of that role alone, and makes none of anoth
   assert.equal(await status('POST', '/registry/vms/w/heartbeat'), 200);
   assert.equal(await status('DELETE', '/registry/vms/w'), 200);
 });
+
+for (const limit of [{ vm: 'w' }, { role: 'worker' }] as const) {
+  test(`a token that may only read, with the limit ${JSON.stringify(limit)}, sees nothing else on any route`, async (t) => {
+    const { ask, create, register, url, app } = await guarded(t);
+    await register({ id: 'i', role: 'infra' });
+    await register({ id: 'w', role: 'worker', parentId: 'i' });
+    await register({ id: 'i2', role: 'infra', parentId: 'w' });
+    const proof = (incarnation: string, n: number) => ({ incarnation, next: `${n}.${'a'.repeat(32)}` });
+    for (const id of ['i', 'w']) {
+      app.registry.heartbeat(id, proof('one', 1));
+      assert.throws(() => app.registry.heartbeat(id, { ...proof('two', 2), spend: `1.${'b'.repeat(32)}` }));
+    }
+    const token = await create({ name: 'reader', scope: 'read', ...limit });
+    const asked = (path: string) => ask('GET', path, { token });
+    const ids = async (path: string) => ((await asked(path)).body as { vms: Vm[] }).vms.map(({ id }) => id);
+    assert.deepEqual(await ids('/registry/vms'), ['w']);
+    assert.deepEqual(await ids('/registry/discover/worker'), ['w']);
+    assert.deepEqual(await ids('/registry/discover/infra'), []);
+    assert.deepEqual(await ids('/registry/discover/infra?wait=10ms&min=1'), []);
+    for (const kin of ['children', 'ancestors', 'subtree']) {
+      assert.ok(
+        (await ids(`/registry/vms/w/${kin}`)).every((id) => id === 'w'),
+        kin,
+      );
+      assert.equal((await asked(`/registry/vms/i/${kin}`)).status, 403, kin);
+    }
+    for (const part of ['', '/history', '/why']) {
+      assert.equal((await asked(`/registry/vms/w${part}`)).status, 200, part);
+      assert.equal((await asked(`/registry/vms/i${part}`)).status, 403, part);
+    }
+    const { conflicts } = (await asked('/registry/conflicts')).body as { conflicts: { id: string }[] };
+    assert.deepEqual([...new Set(conflicts.map(({ id }) => id))], ['w']);
+    assert.equal((await asked('/metrics')).status, 403);
+    const reader = await readEvents(t, url, '/registry/events?since=start', { authorization: `Bearer ${token}` });
+    await reader.seen('synced');
+    await ask('PATCH', '/registry/vms/i', { body: { name: 'new' } });
+    await ask('PATCH', '/registry/vms/w', { body: { name: 'new' } });
+    await reader.seen('updated');
+    assert.deepEqual(reader.lines(), ['reset', 'registered w', 'synced', 'updated w']);
+  });
+}
 
 test('a VM is enrolled with the token of its image, and gets one that may touch it alone', async (t) => {
   const { ask, create, register } = await guarded(t);
