@@ -4,7 +4,8 @@ import { VregError } from '../../src/protocol/errors.ts';
 import { type Limit, mayDo, type Scope } from '../../src/protocol/token.ts';
 import { ANONYMOUS } from '../registry/changes.ts';
 import { Guesses } from './guesses.ts';
-import { newEnding, type Token, type Tokens } from './tokens.ts';
+import { newEnding, type Token } from './token.ts';
+import type { Tokens } from './tokens.ts';
 
 /** How those are named who came with the one token that the daemon was started with, or by the unix socket. */
 export const THE_TOKEN = 'VERS_AUTH_TOKEN';

@@ -7,7 +7,8 @@ import type { Registration } from '../../src/protocol/vm.ts';
 import type { WriteOptions } from '../registry/changes.ts';
 import type { Entry } from '../registry/entry.ts';
 import type { Registry } from '../registry/registry.ts';
-import type { Token, Tokens } from './tokens.ts';
+import type { Token } from './token.ts';
+import type { Tokens } from './tokens.ts';
 
 /**
  * @param from the address that asks

@@ -1,95 +1,15 @@
-/**
- * The tokens that the registry has made. Of each only a hash is kept: 256 bits from the kernel need no salt and no slow
- * hash, since nobody guesses them. They lie in the store as records, and in memory by their hash.
- */
-import { createHash, timingSafeEqual } from 'node:crypto';
-import { setMaxListeners } from 'node:events';
+/** The tokens that the registry has made. They lie in the store as records, and in memory by their hash. */
+import { timingSafeEqual } from 'node:crypto';
 import { VregError } from '../../src/protocol/errors.ts';
-import type { Limit, NewToken, Scope, TokenInfo, TokenRequest } from '../../src/protocol/token.ts';
-import { kernelRandomHex } from '../kernel-random.ts';
+import type { NewToken, TokenInfo, TokenRequest } from '../../src/protocol/token.ts';
 import type { PendingRecords } from '../registry/pending.ts';
 import type { Contents, RecordChange, StoredRecord } from '../store/store.ts';
+import { hashOf, newToken, type Stored, Token } from './token.ts';
 
-/** Bytes of a token's secret. */
-const SECRET_BYTES = 32;
-/** Says what it is to whoever finds one, as to programs that look for secrets in texts. */
-const PREFIX = 'vreg_';
-/** Milliseconds for which a token's last use is not written again. */
-const USE_EVERY = 60_000;
 /** Tokens at once, besides those of enrolled VMs: far above what anybody looks through. */
 const MAX_MADE = 10_000;
 /** Under this key a record says that a token was made once: from then on the registry asks for one, also without any left. */
 const CLOSED = '';
-
-/** A token as it lies in the store. */
-interface Stored extends TokenInfo {
-  /** SHA-256 in hex. */
-  hash: string;
-  /** Of an enrolled VM's token: revision of the VM's registration, without which it is good for nothing. */
-  created?: number;
-  /** And the address from which it was enrolled. */
-  enrolledFrom?: string;
-}
-
-/** What says that somebody shall go. Each answer that is held for them listens to it. */
-export function newEnding(): AbortController {
-  const ending = new AbortController();
-  setMaxListeners(0, ending.signal);
-  return ending;
-}
-
-export class Token {
-  #stored: Stored;
-  readonly #ending = newEnding();
-
-  constructor(stored: Stored) {
-    this.#stored = stored;
-  }
-
-  get name(): string {
-    return this.#stored.name;
-  }
-
-  get scope(): Scope {
-    return this.#stored.scope;
-  }
-
-  get limit(): Limit | undefined {
-    const { vm, role } = this.#stored;
-    return vm === undefined && role === undefined ? undefined : this.#stored;
-  }
-
-  get stored(): Stored {
-    return this.#stored;
-  }
-
-  /** Aborted when it is revoked. */
-  get ended(): AbortSignal {
-    return this.#ending.signal;
-  }
-
-  get info(): TokenInfo {
-    const { hash: _hash, created: _created, enrolledFrom: _from, ...info } = this.#stored;
-    return info;
-  }
-
-  isExpired(now: number): boolean {
-    const { expiresAt } = this.#stored;
-    return expiresAt !== undefined && Date.parse(expiresAt) <= now;
-  }
-
-  end(): void {
-    this.#ending.abort();
-  }
-
-  /** @returns true when that is worth writing down */
-  used(now: number, from: string | undefined): boolean {
-    const { lastUsedAt, lastUsedFrom: _from, ...stored } = this.#stored;
-    if (lastUsedAt !== undefined && now - Date.parse(lastUsedAt) < USE_EVERY) return false;
-    this.#stored = { ...stored, lastUsedAt: new Date(now).toISOString(), ...(from ? { lastUsedFrom: from } : {}) };
-    return true;
-  }
-}
 
 /** A token on its way to the disk. */
 export interface Born {
@@ -176,10 +96,12 @@ export class Tokens {
     });
     this.#making.add(name);
     try {
-      this.#later(CLOSED_RECORD);
+      if (!this.#closed) this.#later(CLOSED_RECORD);
       await this.#now(recordOf(stored));
     } catch (error) {
       this.#later(removalOf(name));
+      // Without a token nobody could come in any more.
+      if (!this.#closed) this.#options.pending.drop(CLOSED_RECORD);
       throw error;
     } finally {
       this.#making.delete(name);
@@ -290,15 +212,6 @@ function recordOf(stored: Stored): RecordChange {
 
 function removalOf(name: string): RecordChange {
   return { kind: 'token', key: name, body: undefined };
-}
-
-function newToken(info: Omit<Stored, 'hash'>): { secret: string; stored: Stored } {
-  const secret = PREFIX + Buffer.from(kernelRandomHex(SECRET_BYTES), 'hex').toString('base64url');
-  return { secret, stored: { ...info, hash: hashOf(secret) } };
-}
-
-function hashOf(secret: string): string {
-  return createHash('sha256').update(secret).digest('hex');
 }
 
 /** @throws VregError NOT_FOUND */

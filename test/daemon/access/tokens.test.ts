@@ -86,6 +86,17 @@ test('on a full disk no token is made, and a revoked one is refused all the same
   assert.deepEqual(aDoor({ store }).tokens.list, []);
 });
 
+test('a first token that a full disk refused closes nobody out', async () => {
+  const store = new FullDisk();
+  const { create, access, registry } = aDoor({ store });
+  store.full = true;
+  await assert.rejects(create({ name: 'ops', scope: 'admin' }), { code: 'STORE_FULL' });
+  assert.equal(access.isOpen, true);
+  store.full = false;
+  await registry.saveBeats();
+  assert.equal(aDoor({ store }).access.isOpen, true);
+});
+
 test('a last use is written down once a minute, not with each request', async () => {
   const { create, access, clock, registry } = aDoor();
   const { token } = await create({ name: 'ops', scope: 'admin' });
