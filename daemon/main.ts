@@ -161,9 +161,9 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
  * those who belong. A certificate of the registry's own keeps nobody out.
  * @throws VregError USAGE
  */
-function refuseStrangers({ tcp, tls, trustProxy }: ServeOptions): void {
-  if (!tcp || tls?.clientCa) return;
-  if (!isLoopback(tcp.host)) {
+function refuseStrangers({ tcp, socket, tls, trustProxy }: ServeOptions): void {
+  if (tls?.clientCa) return;
+  if (tcp && !isLoopback(tcp.host)) {
     throw new VregError(
       'USAGE',
       `refusing to listen on ${tcp.host} without a token: anyone could change the registry`,
@@ -176,7 +176,7 @@ function refuseStrangers({ tcp, tls, trustProxy }: ServeOptions): void {
   if (trustProxy === undefined) return;
   throw new VregError(
     'USAGE',
-    `refusing to listen on ${tcp.host} behind a proxy without a token: anyone whom the proxy lets in could change the registry`,
+    `refusing to listen on ${tcp?.host ?? socket} behind a proxy without a token: anyone whom the proxy lets in could change the registry`,
     { field: 'trust-proxy', hint: 'set VERS_AUTH_TOKEN or --token-file, or leave --trust-proxy out' },
   );
 }

@@ -4,7 +4,7 @@ import { VregError } from '../../src/protocol/errors.ts';
 import { type Limit, mayDo, type Scope } from '../../src/protocol/token.ts';
 import { ANONYMOUS } from '../registry/changes.ts';
 import { Guesses } from './guesses.ts';
-import { newEnding, type Token } from './token.ts';
+import { newEnding, PREFIX, type Token } from './token.ts';
 import type { Tokens } from './tokens.ts';
 
 /** How those are named who came with the one token that the daemon was started with, or by the unix socket. */
@@ -19,12 +19,15 @@ export interface Guest {
   /** The VMs that they may touch; all when nothing is said. */
   limit?: Limit | undefined;
   token?: Token;
+  /** They came by the unix socket. */
+  isLocal?: boolean;
   /** Aborted when they shall have gone. */
   ended: AbortSignal;
 }
 
-/** @throws VregError UNAUTHORIZED when a guest's token was revoked since they came in */
-export function checkStillIn({ name, ended }: Guest): void {
+/** @throws VregError UNAUTHORIZED when a guest's token was revoked, or has expired, since they came in */
+export function checkStillIn({ name, token, ended }: Guest, now: number): void {
+  if (token?.isExpired(now)) throw expired(token);
   if (ended.aborted) throw unauthorized(`Unauthorized — the token "${name}" was revoked meanwhile`, 'give another one');
 }
 
@@ -103,7 +106,7 @@ export class Access {
 
   /** @throws VregError UNAUTHORIZED, TOO_MANY_REQUESTS */
   admit({ authorization, address = '', isLocal, certificate }: Caller): Guest {
-    if (this.isOpen) return { name: certificate ?? ANONYMOUS, scope: 'admin', ended: this.#open.signal };
+    if (this.isOpen) return { name: certificate ?? ANONYMOUS, scope: 'admin', isLocal, ended: this.#open.signal };
     if (authorization) return this.#admitWith(authorization, address);
     if (isLocal) return { name: SOCKET, scope: 'admin', ended: this.#forever };
     const ofCertificate = certificate === undefined ? undefined : this.tokens.named(certificate);
@@ -124,7 +127,9 @@ export class Access {
       this.#guesses.right(address);
       return { name: THE_TOKEN, scope: 'admin', ended: this.#root!.ending.signal };
     }
-    const tooMany = wait ?? (secret === undefined ? undefined : this.#guesses.wrong(address));
+    // What looks like a token of ours is no guess at the one that somebody chose, but an old one.
+    const isGuess = secret !== undefined && !secret.startsWith(PREFIX);
+    const tooMany = wait ?? (secret === undefined ? undefined : this.#guesses.wrong(address, isGuess));
     if (tooMany === undefined) {
       const others = this.tokens.isClosed ? ', or one that vreg token create has made' : '';
       throw unauthorized(
@@ -141,12 +146,8 @@ export class Access {
 
   #admitToken(token: Token, address: string): Guest {
     if (token.isExpired(this.#now())) {
-      throw unauthorized(
-        `Unauthorized — the token "${token.name}" expired at ${token.info.expiresAt}`,
-        'make a new one: vreg token create',
-      );
+      throw expired(token);
     }
-    this.#guesses.right(address);
     this.tokens.used(token, address || undefined);
     return { name: token.name, scope: token.scope, limit: token.limit, token, ended: token.ended };
   }
@@ -154,6 +155,13 @@ export class Access {
   #isRoot(secret: string): boolean {
     return this.#root !== undefined && timingSafeEqual(digestOf(secret), this.#root.digest);
   }
+}
+
+function expired({ name, info }: Token): VregError {
+  return unauthorized(
+    `Unauthorized — the token "${name}" expired at ${info.expiresAt}`,
+    'make a new one: vreg token create',
+  );
 }
 
 function unauthorized(message: string, hint: string): VregError {

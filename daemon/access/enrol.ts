@@ -4,11 +4,14 @@
  */
 import { VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
-import type { WriteOptions } from '../registry/changes.ts';
+import { diff, type WriteOptions } from '../registry/changes.ts';
 import type { Entry } from '../registry/entry.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { Token } from './token.ts';
 import type { Tokens } from './tokens.ts';
+
+/** Milliseconds after which an answer that did not arrive is not asked for any more: an agent asks again within seconds. */
+const LOST_FOR = 60_000;
 
 /**
  * @param from the address that asks
@@ -24,11 +27,11 @@ export async function enrol(
   const options: WriteOptions = {
     ...write,
     alongside: (created) => {
-      born = tokens.prepareBorn(enroller, id, created, from);
+      born = tokens.prepareBorn(enroller, registration, created, from);
       return [born.record];
     },
   };
-  const entry = isRepeated(tokens.ofVm(id), enroller, from)
+  const entry = isRepeated(registry, tokens.ofVm(id), { enroller, registration, from })
     ? (await registry.replace(registration, options)).entry
     : await registry.register(registration, options).catch((error: unknown) => {
         throw explained(error, id);
@@ -46,11 +49,22 @@ interface Enrolment {
   write: WriteOptions;
 }
 
-/** An answer that was lost may be asked for again: by whom it was meant for, and until its token is used. */
-function isRepeated(known: Token | undefined, enroller: Token, from: string | undefined): boolean {
-  if (!known) return false;
-  const { bornOf, lastUsedAt, enrolledFrom } = known.stored;
-  return bornOf === enroller.name && lastUsedAt === undefined && enrolledFrom === (from || undefined);
+/** An answer that was lost may be asked for again: in the same words, from the same place, and soon. */
+function isRepeated(
+  registry: Registry,
+  known: Token | undefined,
+  { enroller, registration, from }: Omit<Enrolment, 'write'>,
+): boolean {
+  if (!known || !registry.has(registration.id)) return false;
+  const { bornOf, lastUsedAt, enrolledFrom, createdAt } = known.stored;
+  const { vm } = registry.get(registration.id);
+  return (
+    bornOf === enroller.name &&
+    lastUsedAt === undefined &&
+    enrolledFrom === (from || undefined) &&
+    registry.clock.now() - Date.parse(createdAt) < LOST_FOR &&
+    Object.keys(diff(vm, { ...registration, registeredAt: vm.registeredAt })).length === 0
+  );
 }
 
 function explained(error: unknown, id: string): unknown {

@@ -10,7 +10,7 @@ import { kernelRandomHex } from '../kernel-random.ts';
 /** Bytes of a token's secret. */
 const SECRET_BYTES = 32;
 /** Says what it is to whoever finds one, as to programs that look for secrets in texts. */
-const PREFIX = 'vreg_';
+export const PREFIX = 'vreg_';
 /** Milliseconds for which a token's last use is not written again. */
 const USE_EVERY = 60_000;
 /** A token as it lies in the store. */

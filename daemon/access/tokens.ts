@@ -2,6 +2,7 @@
 import { timingSafeEqual } from 'node:crypto';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { NewToken, TokenInfo, TokenRequest } from '../../src/protocol/token.ts';
+import type { Vm } from '../../src/protocol/vm.ts';
 import type { PendingRecords } from '../registry/pending.ts';
 import type { Contents, RecordChange, StoredRecord } from '../store/store.ts';
 import { hashOf, newToken, type Stored, Token } from './token.ts';
@@ -136,11 +137,13 @@ export class Tokens {
    * @param created revision of the VM's registration
    * @param from the address that asked
    */
-  prepareBorn(enroller: Token, vm: string, created: number, from?: string): Born {
+  prepareBorn(enroller: Token, { id: vm, role }: Pick<Vm, 'id' | 'role'>, created: number, from?: string): Born {
     const { secret, stored } = newToken({
       name: `${enroller.name}/${vm}`,
       scope: 'write',
       vm,
+      // A worker's image lets no infra VM in, not even later.
+      role,
       createdAt: new Date(this.#options.now()).toISOString(),
       createdBy: enroller.name,
       bornOf: enroller.name,
@@ -153,6 +156,8 @@ export class Tokens {
       const before = this.#ofVms.get(vm);
       if (before) this.#forget(before);
       this.#add(stored);
+      // A removal of the VM before this one may have been queued meanwhile.
+      this.#later(recordOf(stored));
     };
     return { secret, record, add };
   }

@@ -2,8 +2,9 @@
  * What an agent says to the registry: that its VM is there, that it lives, and its last word. With an identity it proves
  * itself before it changes anything, so that a clone never writes over the entry of the VM it was copied from.
  *
- * A VM that was enrolled speaks with the token that it got then. Where that is refused, its entry was removed, or another
- * registry answers: it enrols anew, with the token that it was started with, and goes back to its own if that fails.
+ * A VM that was enrolled speaks with the token that it got then. Where that is refused, its entry was removed, the token
+ * revoked, or another registry answers: it speaks, or enrols anew, with the token that it was started with, and goes back
+ * to its own if that fails.
  */
 import type { RegistryClient } from '../../src/client.ts';
 import type { OnExit } from '../../src/protocol/api.ts';
@@ -43,6 +44,8 @@ export interface Beaten {
 export class Contact {
   readonly #options: ContactOptions;
   #toldOfDisk = false;
+  /** Its own token was refused, and that is told. */
+  #toldOfToken = false;
   /** The VM's own token, where nobody keeps it. */
   #bearer: string | undefined;
 
@@ -119,18 +122,43 @@ export class Contact {
     const own = identity?.bearer ?? this.#bearer;
     client.useToken(own);
     try {
-      return await speak();
+      return await this.#orRegister(speak);
     } catch (error) {
       if (own === undefined || !isOf(error, 'UNAUTHORIZED')) throw error;
-      log.warn({ id: vm.id }, "the registry does not take this VM's own token any more; enrolling anew");
+      if (!this.#toldOfToken)
+        log.warn(
+          { id: vm.id },
+          "the registry does not take this VM's own token any more; trying the one it was started with",
+        );
+      this.#toldOfToken = true;
       client.useToken(undefined);
       try {
-        await this.#register();
+        const said = await this.#orRegister(speak);
+        // It may do without: the one that it was started with is as good.
+        if ((identity?.bearer ?? this.#bearer) === own) this.#forgetBearer();
+        this.#toldOfToken = false;
+        return said;
       } finally {
         client.useToken(identity?.bearer ?? this.#bearer);
       }
+    }
+  }
+
+  /** Who may do nothing but register has an enrol token. */
+  async #orRegister<T>(speak: () => Promise<T>): Promise<T | undefined> {
+    try {
+      return await speak();
+    } catch (error) {
+      const isEnroller = error instanceof VregError && error.code === 'FORBIDDEN' && error.field === 'scope';
+      if (!isEnroller || !this.#options.registerIfMissing) throw error;
+      await this.#register();
       return undefined;
     }
+  }
+
+  #forgetBearer(): void {
+    this.#bearer = undefined;
+    this.#onDisk(() => this.#options.identity?.forgetBearer());
   }
 
   async #register(): Promise<void> {

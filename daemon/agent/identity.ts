@@ -106,6 +106,12 @@ export class Identity {
     this.#save(this.#state);
   }
 
+  /** It is of no use any more. @throws VregError STORE_UNUSABLE */
+  forgetBearer(): void {
+    const { bearer: _bearer, ...state } = this.#state;
+    this.#save(state);
+  }
+
   /** What a beat says; on the disk before it is sent. @throws VregError STORE_UNUSABLE */
   beat(): AgentBeat {
     const { token, registry } = this.#state;

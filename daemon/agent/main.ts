@@ -1,6 +1,6 @@
 /** The agent's process: its files, its life, its last word. */
 import { execFile } from 'node:child_process';
-import { renameSync, writeFileSync } from 'node:fs';
+import { renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import type { RegistryClient } from '../../src/client.ts';
@@ -155,6 +155,8 @@ function refuseSecond(stateDir: string, id: string): void {
 function keepTokenFile(stateDir: string, token: string, log: AgentLog): void {
   const path = join(stateDir, 'token');
   try {
+    // One that was left over may have another mode.
+    rmSync(`${path}.new`, { force: true });
     writeFileSync(`${path}.new`, `${token}\n`, { mode: 0o600, flush: true });
     renameSync(`${path}.new`, path);
   } catch (error) {

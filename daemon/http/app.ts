@@ -31,6 +31,7 @@ import { Held, Lookout } from './held.ts';
 import { cleanForwardedFor } from './proxy.ts';
 import { flawOf, refuseRoute } from './refusal.ts';
 import { ROUTES, type Route } from './routes.ts';
+import { withoutSecrets } from './secrets.ts';
 import { answerBrokenRequest, makeServer } from './server.ts';
 import type { Tls } from './tls.ts';
 
@@ -196,7 +197,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
             .send(answer.body);
         };
         // A body may have taken its time.
-        if (request.guest) checkStillIn(request.guest);
+        if (request.guest) checkStillIn(request.guest, registry.clock.now());
         const answer = route.handle(new Call(request, reply, shared));
         if (answer instanceof Promise) return answer.then(send);
         // A read and a heartbeat are answered at once: promises would cost them a few percent.
@@ -261,8 +262,8 @@ function errorSender(log: Logger, maxBody: number) {
   return ({ method, url }: FastifyRequest, reply: FastifyReply, thrown: unknown): FastifyReply => {
     const error = toVregError(thrown as Error, maxBody);
     // Busy is an answer like any other: only what nobody expected needs its stack.
-    if (error.code === 'BUSY') log.warn({ method, url }, error.message);
-    else if (error.status >= 500) log.error({ err: error, method, url }, error.message);
+    if (error.code === 'BUSY') log.warn({ method, url: withoutSecrets(url) }, error.message);
+    else if (error.status >= 500) log.error({ err: error, method, url: withoutSecrets(url) }, error.message);
     reply.refusal = error.code;
     if (error.retryAfter !== undefined) reply.header('retry-after', error.retryAfter);
     // RFC 6750, 3.

@@ -9,6 +9,7 @@ import { REQUEST_ID_HEADER } from '../../src/protocol/api.ts';
 import type { ErrorCode } from '../../src/protocol/errors.ts';
 import { kernelRandomHex } from '../kernel-random.ts';
 import { ANONYMOUS } from '../registry/changes.ts';
+import { withoutSecrets } from './secrets.ts';
 
 /** What a client may call its request: what fits into a log and a header as it is. */
 const REQUEST_ID = /^[\w.:/+=@-]{1,128}$/;
@@ -21,7 +22,8 @@ export function requestIds(): (request: Pick<IncomingMessage, 'headers'>) => str
   let count = 0;
   return ({ headers }) => {
     const given = headers[REQUEST_ID_HEADER];
-    return typeof given === 'string' && REQUEST_ID.test(given) ? given : `${run}-${++count}`;
+    const isName = typeof given === 'string' && REQUEST_ID.test(given) && withoutSecrets(given) === given;
+    return isName ? given : `${run}-${++count}`;
   };
 }
 
@@ -42,16 +44,11 @@ export function audit(log: Logger, request: FastifyRequest, reply: FastifyReply)
     return;
   }
   const { id, name } = (request.params ?? {}) as { id?: string; name?: string };
-  const { vm = id, token = name } = request.subject ?? {};
+  const { vm = id, token: tokenName = name && withoutSecrets(name) } = request.subject ?? {};
   log.info(
-    { audit: true, requestId, by, from, scheme, method, url, vm, token, status, code, ms },
+    { audit: true, requestId, by, from, scheme, method, url, vm, tokenName, status, code, ms },
     status < 400 ? 'change' : 'refused',
   );
-}
-
-/** Somebody may put a secret where none is asked for. */
-function withoutSecrets(url: string): string {
-  return url.replace(/([?&][^=&]*(?:token|secret|password|auth|key)[^=&]*=)[^&]*/gi, '$1***');
 }
 
 declare module 'fastify' {

@@ -1,5 +1,6 @@
 /** From a request to who sent it, and whether its route is for them. */
 import type { FastifyRequest } from 'fastify';
+import { VregError } from '../../src/protocol/errors.ts';
 import { type Access, checkScope, type Guest } from '../access/access.ts';
 import type { Cors } from './cors.ts';
 import { refuseForeignHost, refuseForeignPage } from './foreign.ts';
@@ -27,12 +28,30 @@ export class Door {
   }
 
   /** Of a registry that asks nobody who they are. @throws VregError FORBIDDEN */
-  refuseForeigners({ raw, headers: { origin, host } }: FastifyRequest): void {
+  refuseForeigners(request: FastifyRequest): void {
+    const { raw, headers } = request;
+    const { origin, host } = headers;
     const { access, names, cors } = this.#options;
     if (!access.isOpen) return;
     if (!cors?.allows(origin)) refuseForeignPage(origin);
     // Nobody's domain leads to a unix socket.
     if (!isLocal(raw.socket)) refuseForeignHost(host, names);
+    else if (!this.#isOfOwner(request)) {
+      throw new VregError(
+        'FORBIDDEN',
+        'a registry that asks for no token does not serve what a proxy passes on to its socket',
+        {
+          field: 'host',
+          hint: 'start the daemon with a token: VERS_AUTH_TOKEN or --token-file',
+        },
+      );
+    }
+  }
+
+  /** What a proxy passes on may come from anywhere, whichever way the proxy comes. */
+  #isOfOwner({ raw, headers }: FastifyRequest): boolean {
+    const isPassedOn = OF_PROXIES.some((name) => headers[name] !== undefined);
+    return this.#options.trustProxy === undefined && isLocal(raw.socket) && !isPassedOn;
   }
 
   /** Finds out who asks. @throws VregError UNAUTHORIZED, TOO_MANY_REQUESTS, FORBIDDEN */
@@ -44,11 +63,7 @@ export class Door {
     request.guest = this.#options.access.admit({
       authorization: headers.authorization,
       address: ip,
-      // What a proxy passes on may come from anywhere, whichever way the proxy comes.
-      isLocal:
-        this.#options.trustProxy === undefined &&
-        isLocal(raw.socket) &&
-        OF_PROXIES.every((name) => headers[name] === undefined),
+      isLocal: this.#isOfOwner(request),
       certificate: certificateName(raw.socket),
     });
     if (route) checkRoute(route, request.guest);

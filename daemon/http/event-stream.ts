@@ -56,7 +56,8 @@ export function streamEvents(call: Call): undefined {
     reader.begin();
     stopWatching = registry.events.watch({
       event: (event) => {
-        if (wanted(event) && !reader.event(event)) reader.lagged(registry.revision);
+        if (guest.token?.isExpired(registry.clock.now())) stop();
+        else if (wanted(event) && !reader.event(event)) reader.lagged(registry.revision);
       },
       heartbeat: (entry) => {
         const { id, role, status } = entry.vm;
@@ -233,7 +234,8 @@ function readFilter(call: Call): (event: Seen) => boolean {
   );
   const { sight } = call;
   return (event) =>
-    isWithin(sight, event) &&
+    // Who may see a VM is told that it goes where they may not.
+    (isWithin(sight, event) || isWithin(sight, { id: event.id, role: event.before.role ?? event.role })) &&
     (!roles || roles.has(event.role) || roles.has(event.before.role)) &&
     (!ids || ids.has(event.id)) &&
     (!statuses || statuses.has(event.status) || statuses.has(event.before.status));

@@ -58,7 +58,7 @@ export const ROUTES: readonly Route[] = [
     handle: register,
   },
   { method: 'GET', path: PATHS.vms, access: 'read', handle: list },
-  { method: 'GET', path: '/registry/vms/:id', access: 'read', handle: (call) => call.read(call.registry.get(call.id)) },
+  { method: 'GET', path: '/registry/vms/:id', access: 'read', handle: read },
   {
     method: 'PUT',
     path: '/registry/vms/:id',
@@ -180,6 +180,11 @@ export function methodsOf(path: string): string[] {
 
 function patternOf(path: string): RegExp {
   return new RegExp(`^${path.replace(/:\w+/g, '[^/]+')}$`);
+}
+
+function read(call: Call): Answer {
+  call.checkSight(call.id);
+  return call.read(call.registry.get(call.id));
 }
 
 async function register(call: Call): Promise<Answer> {

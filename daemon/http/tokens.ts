@@ -3,6 +3,7 @@ import { VregError } from '../../src/protocol/errors.ts';
 import { type NewToken, parseTokenRequest, type Revoked, type Tokens, type Whoami } from '../../src/protocol/token.ts';
 import { noSuchToken } from '../access/tokens.ts';
 import type { Answer, Call } from './call.ts';
+import { withoutSecrets } from './secrets.ts';
 
 export function listTokens({ access }: Call): Answer {
   const tokens = access.tokens.list;
@@ -10,11 +11,11 @@ export function listTokens({ access }: Call): Answer {
 }
 
 export async function createToken(call: Call): Promise<Answer> {
-  const { access, guest, isLocal } = call;
+  const { access, guest } = call;
   const request = parseTokenRequest(call.body);
   call.request.subject = { token: request.name };
   const isFirst = access.isOpen;
-  if (isFirst && !isLocal && request.scope !== 'admin') {
+  if (isFirst && !guest.isLocal && request.scope !== 'admin') {
     throw new VregError('INVALID', 'scope: the first token must be of the scope admin, since from it on all need one', {
       field: 'scope',
       hint: 'make one: vreg token create NAME --scope admin; or start the daemon with VERS_AUTH_TOKEN',
@@ -28,7 +29,7 @@ export async function createToken(call: Call): Promise<Answer> {
 export async function revokeToken({ access, request }: Call): Promise<Answer> {
   const { name } = request.params as { name: string };
   const token = access.tokens.named(name);
-  if (!token) throw noSuchToken(name);
+  if (!token) throw noSuchToken(withoutSecrets(name));
   return revoked(await access.tokens.revoke([token]));
 }
 

@@ -58,7 +58,7 @@ function waitFor(call: Call, role: string, { query, look, min, patience, answer 
       stay();
       reply.raw.off('close', stop);
       try {
-        checkStillIn(guest);
+        checkStillIn(guest, registry.clock.now());
         resolve(answer(found));
       } catch (error) {
         reject(error);

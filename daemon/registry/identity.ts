@@ -48,7 +48,7 @@ export interface Moment {
   revision: number;
 }
 
-/** Conflicts that are kept; the oldest goes first. */
+/** Conflicts that are kept; then the oldest goes of the VM that has most, so that none crowds out those of others. */
 const MAX_CONFLICTS = 1000;
 /** Intervals between beats after which a holder that was not heard has ended, and seconds after which its successor asks again. */
 const MISSED_BEATS = 1.5;
@@ -196,11 +196,8 @@ export class Identities {
     };
     this.#keep(key, conflict);
     if (before?.state !== state) this.#observer.conflict?.(conflict);
-    const [oldest] = this.#conflicts.keys();
-    if (this.#conflicts.size > MAX_CONFLICTS) {
-      this.#conflicts.delete(oldest!);
-      this.#pending.add({ kind: 'conflict', key: oldest!, body: undefined });
-    }
+    if (before) return;
+    if (this.#conflicts.size > MAX_CONFLICTS) this.#drop(this.#mostCommon());
   }
 
   /** A clone that was refused under its old id, and comes under a new one as that one's child. */
@@ -215,6 +212,22 @@ export class Identities {
   #hold(id: string, holder: Holder): void {
     this.#holders.set(id, holder);
     this.#pending.add({ kind: 'identity', key: id, body: JSON.stringify(holder) });
+  }
+
+  /** The oldest conflict of the VM that has most. */
+  #mostCommon(): string {
+    const ofVms = new Map<string, string[]>();
+    for (const [key, { id }] of this.#conflicts) {
+      const keys = ofVms.get(id);
+      if (keys) keys.push(key);
+      else ofVms.set(id, [key]);
+    }
+    return [...ofVms.values()].reduce((a, b) => (b.length > a.length ? b : a))[0]!;
+  }
+
+  #drop(key: string): void {
+    this.#conflicts.delete(key);
+    this.#pending.add({ kind: 'conflict', key, body: undefined });
   }
 
   #keep(key: string, conflict: StoredConflict): void {

@@ -96,7 +96,9 @@ async function beatOrRegister(context: Context, id: string, flags: Flags): Promi
   try {
     return await context.client().heartbeat(id);
   } catch (error) {
-    if (!flags.registerIfMissing || !(error instanceof VregError) || error.code !== 'NOT_FOUND') throw error;
+    // An enrol token may do nothing but that.
+    const isMissing = error instanceof VregError && (error.code === 'NOT_FOUND' || error.field === 'scope');
+    if (!flags.registerIfMissing || !isMissing) throw error;
     const { lastSeen, token } = await context.client().register(thisVm(context.config, flags, id));
     if (token !== undefined)
       context.note(`${id} got a token of its own, which is lost here: use --state-dir, or vreg daemon agent`);
@@ -115,7 +117,8 @@ async function beatForever(context: Context, ids: readonly string[], interval: n
   const agents = ids.map(
     (id) =>
       new Agent({
-        client: context.client(),
+        // One each: a VM that is enrolled goes on with a token of its own.
+        client: context.freshClient(),
         vm: thisVm(context.config, flags, id),
         interval,
         onExit: 'keep',

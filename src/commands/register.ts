@@ -76,7 +76,11 @@ async function registerOne(
     const vm = await client.register(registration);
     const isInAnswer = ['json', 'ndjson', 'yaml'].includes(context.format);
     if (vm.token !== undefined && !isInAnswer)
-      context.note(`${id} has a token of its own from now on, shown this once: ${vm.token}`);
+      context.note(
+        context.io.errTty
+          ? `${id} has a token of its own from now on, shown this once: ${vm.token}`
+          : `${id} has a token of its own from now on; ask again within a minute with -o json to see it`,
+      );
     return vm;
   } catch (error) {
     if (!(error instanceof VregError) || error.code !== 'CONFLICT') throw error;

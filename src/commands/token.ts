@@ -89,7 +89,7 @@ const COLUMNS: readonly Column<TokenInfo>[] = [
 ];
 
 function limitOf({ vm, role }: Limit): string {
-  if (vm !== undefined) return `VM ${vm}`;
+  if (vm !== undefined) return role === undefined ? `VM ${vm}` : `VM ${vm}, role ${role}`;
   return role === undefined ? '-' : `role ${role}`;
 }
 
@@ -134,7 +134,7 @@ const revoke = defineCommand<{ bornOf?: string; yes?: boolean }>({
       about: 'the token of an image that got out, and all that came in with it',
       command: 'vreg token revoke image-12 --born-of image-12',
     },
-    { about: 'all of them', command: 'vreg token ls -q | xargs vreg token revoke --yes' },
+    { about: 'in a script', command: 'vreg token revoke dashboard --yes' },
   ],
   exits: [2, 3, 7, 8],
   async run(context, names, { bornOf, yes }) {

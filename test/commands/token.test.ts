@@ -96,7 +96,7 @@ test('revoke --born-of takes the tokens of all VMs that an image let in, and say
   const { say } = await guarded(t);
   const image = (await say(['token', 'create', 'image', '--scope', 'enrol'])).stdout.trim();
   for (const id of ['w-1', 'w-2']) {
-    const { stderr } = await say(['register', id, '--name', id, '--address', 'a'], { token: image });
+    const { stderr } = await say(['register', id, '--name', id, '--address', 'a'], { token: image, errTty: true });
     assert.match(stderr, new RegExp(`^vreg: ${id} has a token of its own from now on, shown this once: vreg_`));
   }
   assert.equal((await say(['token', 'ls', '--born-of', 'image', '-q'])).stdout, 'image/w-1\nimage/w-2\n');
@@ -112,7 +112,7 @@ test('register with an enrol token has the new token in JSON, and not on stderr'
   assert.equal(stderr, '');
   assert.match(
     (await say(['token', 'whoami'], { token })).stdout,
-    /^NAME\tSCOPE\tFOR\tEXPIRES\nimage\/w\twrite\tVM w\t-\n$/,
+    /^NAME\tSCOPE\tFOR\tEXPIRES\nimage\/w\twrite\tVM w, role worker\t-\n$/,
   );
 });
 

@@ -62,6 +62,27 @@ test('what a proxy that nobody announced passes on over the socket is no request
     assert.equal(await statusWith({ [name]: '192.0.2.1' }), 401, name);
 });
 
+test('without a token a proxy is no way in by the socket', async (t) => {
+  const home = tempDir(t);
+  const socketPath = join(home, 'vreg.sock');
+  const behind = await run(
+    process.execPath,
+    [BIN, 'daemon', '--socket', socketPath, '--trust-proxy', '--data-dir', join(home, 'other')],
+    { env: cleanEnv(home) },
+  );
+  assert.deepEqual([behind.code, /behind a proxy without a token/.test(behind.stderr)], [5, true]);
+  await startDaemon(t, { home, args: ['--socket', socketPath] });
+  const status = await new Promise((resolve, reject) => {
+    const headers = { 'X-Forwarded-For': '203.0.113.9', Host: 'evil.example' };
+    const sent = request({ socketPath, path: '/registry/whoami', headers }, (answer) => {
+      answer.resume();
+      resolve(answer.statusCode);
+    });
+    sent.once('error', reject).end();
+  });
+  assert.equal(status, 403);
+});
+
 test('a registry with tokens of its own needs no other to listen on every address', async (t) => {
   const home = tempDir(t);
   const refused = await run(

@@ -26,7 +26,7 @@ test('an agent is enrolled, beats with its own token, also after a restart, and 
   const file = join(stateOf(home), 'token');
   assert.equal(statSync(file).mode & 0o777, 0o600);
   const self = await daemon.vreg(['token', 'whoami', '--token-file', file, '-o', 'json']);
-  assert.deepEqual(JSON.parse(self.stdout), { name: 'image/vm-1', scope: 'write', vm: 'vm-1' });
+  assert.deepEqual(JSON.parse(self.stdout), { name: 'image/vm-1', scope: 'write', vm: 'vm-1', role: 'worker' });
   assert.equal((await daemon.vreg(['addr', 'worker', '--token-file', file])).stdout, 'vm-1.vm.vers.sh\n');
   assert.deepEqual(await first.end().then(({ code }) => code), 0);
   assert.equal((await find(daemon))?.status, 'stopped', 'its last word was taken');
@@ -40,7 +40,7 @@ test('an agent whose entry is removed enrols anew by itself', async (t) => {
   const before = await until('the enrolment', () => find(daemon));
   await daemon.vreg(['rm', 'vm-1', '--yes']);
   await until('the entry', async () => ((await find(daemon))?.registeredAt ?? '') > before.registeredAt);
-  assert.match(agent.said(), /enrolling anew/);
+  assert.match(agent.said(), /does not take this VM's own token any more/);
 });
 
 test('an agent whose token is revoked stays out while its entry is there, and says why', async (t) => {
@@ -52,6 +52,32 @@ test('an agent whose token is revoked stays out while its entry is there, and sa
   const { lastSeen } = (await find(daemon))!;
   assert.equal(agent.child.exitCode, null);
   assert.equal((await find(daemon))!.lastSeen, lastSeen);
+});
+
+test('an agent whose token is revoked is helped by another one for its VM', async (t) => {
+  const { daemon, image } = await withImage(t);
+  const home = tempDir(t);
+  const first = startAgent(t, daemon.url, [], { home, env: { VERS_AUTH_TOKEN: image } });
+  await until('the enrolment', () => find(daemon));
+  await first.end();
+  await daemon.vreg(['token', 'revoke', '--born-of', 'image', '--yes']);
+  const other = (await daemon.vreg(['token', 'create', 'vm-1', '--scope', 'write', '--vm', 'vm-1'])).stdout.trim();
+  startAgent(t, daemon.url, [], { home, env: { VERS_AUTH_TOKEN: other } });
+  await until('it to run again', async () => (await find(daemon))?.status === 'running');
+});
+
+test('single beats with the token of an image enrol, and go on with the token that the state dir keeps', async (t) => {
+  const { daemon, image } = await withImage(t);
+  const state = join(tempDir(t), 'state');
+  const beat = () =>
+    daemon.vreg(['heartbeat', 'vm-1', '--register-if-missing', '--name', 'one', '--state-dir', state], {
+      env: { VERS_AUTH_TOKEN: image },
+    });
+  for (let n = 0; n < 2; n++) {
+    const { code, stderr } = await beat();
+    assert.equal(code, 0, stderr);
+  }
+  assert.equal((await daemon.vreg(['token', 'ls', '--born-of', 'image', '-q'])).stdout, 'image/vm-1\n');
 });
 
 test('a clone of an enrolled VM is reborn with a token of its own', async (t) => {

@@ -20,7 +20,7 @@ export class FakeRegistry {
   readonly beats: (AgentBeat | undefined)[] = [];
   entry: Registration | undefined;
   /** The next answers, oldest first; after them it answers as it should. */
-  readonly failures: { code: ErrorCode; retryAfter: number | undefined }[] = [];
+  readonly failures: { code: ErrorCode; retryAfter: number | undefined; field?: string | undefined }[] = [];
 
   /** The token that it is asked with; undefined is the one that the agent was started with. */
   token: string | undefined;
@@ -69,16 +69,17 @@ export class FakeRegistry {
     return { deleted: true };
   }
 
-  fail(code: ErrorCode, times = 1, retryAfter?: number): void {
-    for (let n = 0; n < times; n++) this.failures.push({ code, retryAfter });
+  fail(code: ErrorCode, times = 1, retryAfter?: number, field?: string): void {
+    for (let n = 0; n < times; n++) this.failures.push({ code, retryAfter, field });
   }
 
   #hear(what: string): void {
     this.asked.push(what);
     const failure = this.failures.shift();
     if (!failure) return;
-    const { code, retryAfter } = failure;
-    throw new VregError(code, `the registry says ${code}`, retryAfter === undefined ? {} : { retryAfter });
+    const { code, retryAfter, field } = failure;
+    const details = { ...(field === undefined ? {} : { field }), ...(retryAfter === undefined ? {} : { retryAfter }) };
+    throw new VregError(code, `the registry says ${code}`, details);
   }
 
   #answer(): VmWithLiveness {

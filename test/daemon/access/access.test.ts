@@ -127,6 +127,19 @@ test('an address from which the right token came is not locked out by a stranger
   assert.equal(refusal(access, callerWith('s3cret')), undefined);
 });
 
+test('an address is not excused by another token, and old tokens of the registry are no guesses', async () => {
+  const { access, create } = aDoor({ root: 's3cret' });
+  const { token } = await create({ name: 'image', scope: 'enrol' });
+  const stale = `vreg_${'a'.repeat(43)}`;
+  for (let n = 0; n < 100; n++) refusal(access, callerWith(stale));
+  assert.equal(refusal(access, callerWith(stale))?.code, 'TOO_MANY_REQUESTS');
+  assert.equal(refusal(access, callerWith('s3cret')), undefined, 'whoever has an old token does not lock others out');
+  const elsewhere = { address: '192.0.2.77' };
+  access.admit(callerWith(token, elsewhere));
+  for (let n = 0; n < 100; n++) refusal(access, callerWith(`guess-${n}`, elsewhere));
+  assert.equal(refusal(access, callerWith('s3cret', elsewhere))?.code, 'TOO_MANY_REQUESTS');
+});
+
 test("the registry's own tokens are looked at however often others were wrong", async () => {
   const { access, create } = aDoor({ root: 's3cret' });
   const { token } = await create({ name: 'agent', scope: 'heartbeat' });

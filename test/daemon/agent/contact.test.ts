@@ -180,12 +180,14 @@ test('a VM whose own token is refused enrols anew, and keeps its own when it may
   registry.gives = 'first';
   await once();
   registry.fail('UNAUTHORIZED');
+  registry.fail('FORBIDDEN', 1, undefined, 'scope');
   await once();
   assert.deepEqual([registry.token, identity.bearer], ['first', 'first'], 'the registry still has the VM');
   assert.match(life.warnings.join(), /own token any more.*VM already registered/s);
   registry.entry = undefined;
   registry.gives = 'second';
   registry.fail('UNAUTHORIZED');
+  registry.fail('FORBIDDEN', 1, undefined, 'scope');
   await once();
   assert.deepEqual([registry.token, identity.bearer], ['second', 'second']);
 });

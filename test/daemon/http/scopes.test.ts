@@ -199,6 +199,8 @@ for (const limit of [{ vm: 'w' }, { role: 'worker' }] as const) {
     for (const part of ['', '/history', '/why']) {
       assert.equal((await asked(`/registry/vms/w${part}`)).status, 200, part);
       assert.equal((await asked(`/registry/vms/i${part}`)).status, 403, part);
+      const nobody = (await asked(`/registry/vms/nobody${part}`)).status;
+      assert.equal(nobody, 'vm' in limit ? 403 : 404, 'whether a VM is there is told to none who may not see it');
     }
     const { conflicts } = (await asked('/registry/conflicts')).body as { conflicts: { id: string }[] };
     assert.deepEqual([...new Set(conflicts.map(({ id }) => id))], ['w']);
@@ -230,13 +232,60 @@ test('a VM is enrolled with the token of its image, and gets one that may touch 
   ] as const)
     assert.equal((await ask(method, path, { token: image, body })).status, 403, `${method} ${path}`);
   const { body: self } = await ask('GET', '/registry/whoami', { token });
-  assert.deepEqual(self, { name: 'image/w-1', scope: 'write', vm: 'w-1' } satisfies Whoami);
+  assert.deepEqual(self, { name: 'image/w-1', scope: 'write', vm: 'w-1', role: 'worker' } satisfies Whoami);
   assert.equal((await ask('POST', '/registry/vms/w-1/heartbeat', { token })).status, 200);
   assert.equal((await ask('DELETE', '/registry/vms/old', { token })).status, 403);
   const taken = await ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w-1', role: 'worker' }) });
   assert.deepEqual([taken.status, (taken.body as { code: string }).code], [409, 'CONFLICT']);
   const item = ((await ask('GET', '/registry/vms/w-1/history')).body as { history: { by: string }[] }).history[0];
   assert.equal(item?.by, 'image');
+});
+
+test('a VM that was enrolled as a worker does not become the infra VM later', async (t) => {
+  const { ask, create } = await guarded(t);
+  const image = await create({ name: 'image', scope: 'enrol', role: 'worker' });
+  const { token } = (await ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w', role: 'worker' }) }))
+    .body as NewToken;
+  const put = (role: Vm['role']) => ask('PUT', '/registry/vms/w', { token, body: aVm({ id: 'w', role }) });
+  assert.deepEqual([(await put('infra')).status, (await put('worker')).status], [403, 200]);
+});
+
+test('with the token of an image nothing of an enrolled VM is changed, and no old enrolment repeated', async (t) => {
+  const { ask, create, app } = await guarded(t);
+  const image = await create({ name: 'image', scope: 'enrol' });
+  const enrol = (address: string) => ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w', address }) });
+  assert.equal((await enrol('10.0.0.1')).status, 201);
+  assert.equal((await enrol('6.6.6.6')).status, 409);
+  app.clock.pass(60_000);
+  assert.equal((await enrol('10.0.0.1')).status, 409);
+});
+
+test('a VM that is removed and enrolled again in one moment keeps its new token after a restart', async (t) => {
+  const { ask, create, app } = await guarded(t);
+  const image = await create({ name: 'image', scope: 'enrol' });
+  const enrol = () => ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w' }) });
+  await enrol();
+  const [, again] = await Promise.all([ask('DELETE', '/registry/vms/w'), enrol()]);
+  if (again.status !== 201) assert.equal((await enrol()).status, 201);
+  await app.registry.saveBeats();
+  await app.registry.saveBeats();
+  const kept = [...app.store.records.values()].filter(({ key }) => key === 'image/w');
+  assert.equal(kept.length, 1);
+});
+
+test('a token that expires while its body is on the way changes nothing', async (t) => {
+  const { create, at, app } = await guarded(t);
+  const token = await create({ name: 'writer', scope: 'write', expiresIn: 5 });
+  const body = JSON.stringify(aVm({ id: 'late' }));
+  const socket = connect(at);
+  await once(socket, 'connect');
+  const head = `POST /registry/vms HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ${token}\r\nConnection: close\r\nContent-Length: ${body.length}\r\n\r\n`;
+  socket.write(head + body.slice(0, 5));
+  await until('the head to be read', () => app.access.tokens.named('writer')?.info.lastUsedAt !== undefined);
+  app.clock.pass(5000);
+  socket.write(body.slice(5));
+  assert.match(await text(socket), /^HTTP\/1\.1 401 /);
+  assert.equal(app.registry.has('late'), false);
 });
 
 test('an enrolment whose answer was lost may be asked for again, until its token is used', async (t) => {

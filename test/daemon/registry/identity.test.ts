@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { Entry } from '../../../daemon/registry/entry.ts';
+import { Identities } from '../../../daemon/registry/identity.ts';
 import type { RegistryObserver } from '../../../daemon/registry/options.ts';
+import { PendingRecords } from '../../../daemon/registry/pending.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import { MemoryStore } from '../../../daemon/store/memory.ts';
 import { FakeClock } from '../../helpers/clock.ts';
@@ -302,3 +305,24 @@ test('two that take the VM from each other again and again hold it in turn', asy
     assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(n + 1, 'b'), next: token(99) }), CLONE);
   }
 });
+
+test('one VM whose conflicts are many does not crowd out those of others', () => {
+  const { identities, entry, moment } = crowded();
+  const open = (id: string, n: number) => {
+    const token = (digit: number) => `${digit}.${String(n).padStart(32, '0')}`;
+    assert.throws(() => identities.prove(entry(id), { spend: token(1), next: token(2), incarnation: `x${n}` }, moment));
+  };
+  for (const id of ['quiet', 'noisy'])
+    identities.prove(entry(id), { next: `5.${'f'.repeat(32)}`, incarnation: 'one' }, moment);
+  open('quiet', 1);
+  for (let n = 0; n < 1500; n++) open('noisy', n);
+  assert.equal(identities.conflicts.length, 1000);
+  assert.ok(identities.conflicts.some(({ id }) => id === 'quiet'));
+});
+
+function crowded() {
+  const moment = { at: '2026-01-01T00:00:00.000Z', listening: 0, lease: 300_000, revision: 1 };
+  const entry = (id: string) =>
+    new Entry({ ...aVm({ id }), registeredAt: moment.at }, { created: 1, revision: 1 }, { lastSeen: 0, heardAt: 0 });
+  return { identities: new Identities({ records: [], vms: [] }, new PendingRecords()), entry, moment };
+}
