@@ -4,7 +4,7 @@ import { VregError } from '../../src/protocol/errors.ts';
 import { type Limit, mayDo, type Scope } from '../../src/protocol/token.ts';
 import { ANONYMOUS } from '../registry/changes.ts';
 import { Guesses } from './guesses.ts';
-import { newEnding, PREFIX, type Token } from './token.ts';
+import { newEnding, TOKEN, type Token } from './token.ts';
 import type { Tokens } from './tokens.ts';
 
 /** How those are named who came with the one token that the daemon was started with, or by the unix socket. */
@@ -109,7 +109,8 @@ export class Access {
     if (this.isOpen) return { name: certificate ?? ANONYMOUS, scope: 'admin', isLocal, ended: this.#open.signal };
     if (authorization) return this.#admitWith(authorization, address);
     if (isLocal) return { name: SOCKET, scope: 'admin', ended: this.#forever };
-    const ofCertificate = certificate === undefined ? undefined : this.tokens.named(certificate);
+    // Names with a slash are those of enrolled VMs, which no CA was asked for.
+    const ofCertificate = certificate?.includes('/') ? undefined : this.tokens.named(certificate ?? '');
     if (ofCertificate) return this.#admitToken(ofCertificate, address);
     const hint = 'send "Authorization: Bearer TOKEN" (vreg: VERS_AUTH_TOKEN or --token-file)';
     if (certificate !== undefined) {
@@ -127,9 +128,9 @@ export class Access {
       this.#guesses.right(address);
       return { name: THE_TOKEN, scope: 'admin', ended: this.#root!.ending.signal };
     }
-    // What looks like a token of ours is no guess at the one that somebody chose, but an old one.
-    const isGuess = secret !== undefined && !secret.startsWith(PREFIX);
-    const tooMany = wait ?? (secret === undefined ? undefined : this.#guesses.wrong(address, isGuess));
+    // What has the form of a token of ours is no guess at the one that somebody chose, but an old one.
+    const isGuess = secret !== undefined && !TOKEN.test(secret);
+    const tooMany = isGuess ? (wait ?? this.#guesses.wrong(address)) : undefined;
     if (tooMany === undefined) {
       const others = this.tokens.isClosed ? ', or one that vreg token create has made' : '';
       throw unauthorized(

@@ -15,9 +15,8 @@ const GOOD_FOR = 3_600_000;
 const MAX_ADDRESSES = 10_000;
 
 export class Guesses {
-  /** When all will be forgiven, by address: of wrong tokens, and of those among them that may be guesses. */
+  /** When all will be forgiven, by address. */
   readonly #debts = new Map<string, number>();
-  readonly #guesses = new Map<string, number>();
   readonly #good = new Map<string, number>();
   readonly #now: () => number;
 
@@ -28,19 +27,18 @@ export class Guesses {
 
   /** Seconds for which a token that somebody chose is not looked at from there, if at all. */
   lockedOut(address: string): number | undefined {
-    const wait = this.#wait(this.#guesses, networkOf(address));
+    const wait = this.#wait(networkOf(address));
     if (wait <= 0) return undefined;
     const good = this.#good.get(networkOf(address));
     return good !== undefined && this.#now() - good < GOOD_FOR ? undefined : seconds(wait);
   }
 
-  /** A wrong token came. @param isGuess false of one that cannot be meant for the token that somebody chose @returns seconds to wait, when it was one too many */
-  wrong(address: string, isGuess = true): number | undefined {
+  /** A wrong token came. @returns seconds to wait, when it was one too many */
+  wrong(address: string): number | undefined {
     const network = networkOf(address);
-    const wait = this.#wait(this.#debts, network);
+    const wait = this.#wait(network);
     if (wait > 0) return seconds(wait);
-    for (const debts of isGuess ? [this.#debts, this.#guesses] : [this.#debts])
-      remember(debts, network, Math.max(debts.get(network) ?? 0, this.#now()) + PAUSE);
+    remember(this.#debts, network, Math.max(this.#debts.get(network) ?? 0, this.#now()) + PAUSE);
     return undefined;
   }
 
@@ -53,8 +51,8 @@ export class Guesses {
     if (before === undefined || now - before > GOOD_FOR / 2) remember(this.#good, network, now);
   }
 
-  #wait(debts: ReadonlyMap<string, number>, network: string): number {
-    return (debts.get(network) ?? 0) - this.#now() - (BURST - 1) * PAUSE;
+  #wait(network: string): number {
+    return (this.#debts.get(network) ?? 0) - this.#now() - (BURST - 1) * PAUSE;
   }
 }
 

@@ -10,7 +10,9 @@ import { kernelRandomHex } from '../kernel-random.ts';
 /** Bytes of a token's secret. */
 const SECRET_BYTES = 32;
 /** Says what it is to whoever finds one, as to programs that look for secrets in texts. */
-export const PREFIX = 'vreg_';
+const PREFIX = 'vreg_';
+/** The form of a token. */
+export const TOKEN = /^vreg_[\w-]{43}$/;
 /** Milliseconds for which a token's last use is not written again. */
 const USE_EVERY = 60_000;
 /** A token as it lies in the store. */
@@ -48,7 +50,8 @@ export class Token {
 
   get limit(): Limit | undefined {
     const { vm, role } = this.#stored;
-    return vm === undefined && role === undefined ? undefined : this.#stored;
+    if (vm === undefined && role === undefined) return undefined;
+    return { ...(vm === undefined ? {} : { vm }), ...(role === undefined ? {} : { role }) };
   }
 
   get stored(): Stored {

@@ -27,12 +27,14 @@ export class Door {
     this.#options = options;
   }
 
-  /** Of a registry that asks nobody who they are. @throws VregError FORBIDDEN */
+  /** Of a registry that asks nobody who they are, or that a browser may use without being asked. @throws VregError FORBIDDEN */
   refuseForeigners(request: FastifyRequest): void {
     const { raw, headers } = request;
     const { origin, host } = headers;
     const { access, names, cors } = this.#options;
-    if (!access.isOpen) return;
+    // A browser shows a certificate by itself, whichever page asks; a token it does not.
+    const showsItself = headers.authorization === undefined && certificateName(raw.socket) !== undefined;
+    if (!access.isOpen && !showsItself) return;
     if (!cors?.allows(origin)) refuseForeignPage(origin);
     // Nobody's domain leads to a unix socket.
     if (!isLocal(raw.socket)) refuseForeignHost(host, names);

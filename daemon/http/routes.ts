@@ -212,7 +212,9 @@ function list(call: Call): Answer {
   const limit = call.number('limit', 1, Number.MAX_SAFE_INTEGER);
   if (!SORTS.includes(sort as Sort))
     throw invalidQuery('sort', `sort: "${sort}" is not known (one of ${SORTS.join(', ')})`);
+  const { sight } = call;
   let entries = call.registry.list({ role, status });
+  if (sight) entries = entries.filter(({ vm }) => isWithin(sight, vm));
   if (selector !== undefined) {
     const selected = parseSelector(selector);
     entries = entries.filter(({ vm }) => selected(vm));

@@ -92,6 +92,7 @@ export function parseTokenRequest(input: unknown): TokenRequest {
   const name = parseText(body.name, 'name');
   if (!NAME.test(name))
     throw invalid('name', 'name must be letters, digits and . _ @ -, at most 64, the first no sign');
+  if (name.startsWith('vreg_')) throw invalid('name', 'name cannot begin with vreg_, as tokens themselves do');
   if (RESERVED.includes(name)) throw invalid('name', `name cannot be "${name}", which is not a token's`);
   const scope = parseScope(body.scope);
   const limit = parseLimit(body, scope);

@@ -2,10 +2,12 @@
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { request } from 'node:http';
+import { request as httpsRequest } from 'node:https';
 import { join } from 'node:path';
 import test from 'node:test';
 import { makeAuthority } from '../helpers/certificates.ts';
 import { BIN, cleanEnv, type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { tlsOf } from '../helpers/https.ts';
 import { startVreg } from '../helpers/running.ts';
 import { unless } from '../helpers/tools.ts';
 import { until } from '../helpers/until.ts';
@@ -182,6 +184,24 @@ test(
       [stranger.code, /no token of the certificate's name, "stranger"/.test(stranger.stderr)],
       [2, true],
     );
+    const page = {
+      ...tlsOf({ ca: authority.ca, own: authority.issue('worker-7', { subject: '/CN=worker-7' }) }),
+      agent: false,
+    };
+    const asPage = (headers: Record<string, string>) =>
+      new Promise((resolve, reject) => {
+        const sent = httpsRequest(
+          `${daemon.url}/registry/vms/worker-7/heartbeat`,
+          { ...page, method: 'POST', headers },
+          (answer) => {
+            answer.resume();
+            resolve(answer.statusCode);
+          },
+        );
+        sent.once('error', reject).end();
+      });
+    assert.equal(await asPage({}), 200);
+    assert.equal(await asPage({ origin: 'https://evil.example' }), 403, 'a browser shows a certificate for any page');
     await say(['token', 'revoke', 'worker-7', '--yes'], ops);
     assert.equal((await say(['heartbeat', 'worker-7'], worker)).code, 2);
   },

@@ -90,3 +90,10 @@ test("every answer has the name of its request: the client's own, or one that no
   assert.equal(new Set(made).size, 4);
   for (const name of made) assert.match(name, /^[0-9a-f]{12}-\d+$/);
 });
+
+test('a URL that is made to be slow to log is not', { timeout: 10_000 }, async (t) => {
+  const app = await serveApp(t, { token: 's3cret' });
+  // As long as Node's limit allows: with a pattern that looks back it would take a minute, each.
+  for (const part of ['?key', '&token', '&key=', '?%6', 'vreg_'])
+    assert.equal((await call(app.url, 'GET', `/x?${part.repeat(Math.floor(15_000 / part.length))}`)).status, 401);
+});

@@ -186,6 +186,7 @@ for (const limit of [{ vm: 'w' }, { role: 'worker' }] as const) {
     const asked = (path: string) => ask('GET', path, { token });
     const ids = async (path: string) => ((await asked(path)).body as { vms: Vm[] }).vms.map(({ id }) => id);
     assert.deepEqual(await ids('/registry/vms'), ['w']);
+    assert.deepEqual(await ids('/registry/vms?limit=1'), ['w']);
     assert.deepEqual(await ids('/registry/discover/worker'), ['w']);
     assert.deepEqual(await ids('/registry/discover/infra'), []);
     assert.deepEqual(await ids('/registry/discover/infra?wait=10ms&min=1'), []);
