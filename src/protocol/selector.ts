@@ -5,6 +5,8 @@ import type { Vm } from './vm.ts';
 
 /** Terms of one selector: more than anybody writes by hand, and a moment's work for each of many VMs. */
 const MAX_TERMS = 32;
+/** UTF-16 units of a term that its refusal repeats: enough to find it, and as of other values that are refused. */
+const MAX_SHOWN = 60;
 
 type Selectable = Pick<Vm, 'metadata'>;
 
@@ -25,9 +27,12 @@ export function parseSelector(text: string): (vm: Selectable) => boolean {
 }
 
 function parseTerm(term: string): (metadata: Record<string, unknown>) => boolean {
-  const [, not, key, operator, value = ''] = /^(!?)([^=!,\s]+)(?:\s*(==?|!=)\s*(.*))?$/.exec(term) ?? [];
+  // Blanks before a value are cut off below: a pattern that looks for them would try each of many again, at each newline.
+  const [, not, key, operator, rest = ''] = /^(!?)([^=!,\s]+)(?:\s*(==?|!=)(.*))?$/s.exec(term) ?? [];
+  const value = rest.trimStart();
   if (key === undefined || (not && operator)) {
-    throw new VregError('INVALID', `selector: "${term}" is not key=value, key!=value, key or !key`, {
+    const shown = term.length > MAX_SHOWN ? `${term.slice(0, MAX_SHOWN)}…` : term;
+    throw new VregError('INVALID', `selector: "${shown}" is not key=value, key!=value, key or !key`, {
       field: 'selector',
       hint: 'for example: task=billing,env!=prod',
     });
