@@ -26,6 +26,7 @@ import { mayBeEndless, readJsonBodies } from './body.ts';
 import { type Answer, Call } from './call.ts';
 import { STREAM_LIMITS, type StreamLimits } from './event-stream.ts';
 import { Held, Lookout } from './held.ts';
+import { Pieces } from './pieces.ts';
 import { flawOf, refuseRoute } from './refusal.ts';
 import { ROUTES } from './routes.ts';
 import { answerBrokenRequest, makeServer } from './server.ts';
@@ -157,6 +158,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
     ),
     backups: new Held(MAX_BACKUPS, 'backups under way', 'try again when one has ended'),
     lookout: new Lookout(),
+    pieces: new Pieces(),
     streams: { ...STREAM_LIMITS, ...streams },
   };
   const shared = { registry, dataDir, stopping: stopping.signal, ...holding };
@@ -178,7 +180,10 @@ export function buildApp(options: AppOptions): FastifyInstance {
             .type(answer.type ?? JSON_TYPE)
             .send(answer.body);
         };
-        const answer = route.handle(new Call(request, reply, shared));
+        const handle = () => route.handle(new Call(request, reply, shared));
+        // For nobody, where who asked has gone meanwhile.
+        const handleIfWanted = () => (reply.raw.destroyed ? undefined : handle());
+        const answer = route.isLong ? shared.pieces.run(handleIfWanted) : handle();
         if (answer instanceof Promise) return answer.then(send);
         // A read and a heartbeat are answered at once: promises would cost them a few percent.
         send(answer);

@@ -10,6 +10,7 @@ import type { Registry } from '../registry/registry.ts';
 import type { StreamLimits } from './event-stream.ts';
 import type { Held, Lookout } from './held.ts';
 import { listOf, sizeOf } from './list.ts';
+import type { Pieces } from './pieces.ts';
 
 export interface Answer {
   status: number;
@@ -37,11 +38,12 @@ export class Call {
   readonly held: Held;
   readonly backups: Held;
   readonly lookout: Lookout;
+  readonly pieces: Pieces;
 
   constructor(
     request: FastifyRequest,
     reply: FastifyReply,
-    shared: Pick<Call, 'registry' | 'dataDir' | 'stopping' | 'streams' | 'held' | 'backups' | 'lookout'>,
+    shared: Pick<Call, 'registry' | 'dataDir' | 'stopping' | 'streams' | 'held' | 'backups' | 'lookout' | 'pieces'>,
   ) {
     this.request = request;
     this.reply = reply;
@@ -52,6 +54,7 @@ export class Call {
     this.held = shared.held;
     this.backups = shared.backups;
     this.lookout = shared.lookout;
+    this.pieces = shared.pieces;
   }
 
   get id(): string {

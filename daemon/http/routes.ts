@@ -10,14 +10,15 @@ import {
   type Why,
 } from '../../src/protocol/api.ts';
 import { type Cleared, type Conflicts, parseBeat } from '../../src/protocol/beat.ts';
-import type { History } from '../../src/protocol/events.ts';
 import { comparison, parseSelector } from '../../src/protocol/selector.ts';
 import { parseIds, parseRegistration, parseUpdate } from '../../src/protocol/vm.ts';
+import type { Entry } from '../registry/entry.ts';
 import type { Proof } from '../registry/identity.ts';
 import { whyOffered } from '../registry/why.ts';
 import { sendBackup } from './backup.ts';
 import { type Answer, type Call, invalidQuery } from './call.ts';
 import { streamEvents } from './event-stream.ts';
+import { historyOf } from './history.ts';
 import { metrics } from './metrics.ts';
 import { discoverWhen } from './wait.ts';
 
@@ -32,6 +33,8 @@ export interface Route {
   open?: true;
   /** True of a route for signs of life: they change nothing that anybody declared. */
   isBeat?: true;
+  /** True of a route that looks at all VMs, or may answer them: where that takes long, it has its turn. */
+  isLong?: true;
   /** @returns undefined when it has taken the reply into its own hands */
   handle(call: Call): Answer | undefined | Promise<Answer | undefined>;
 }
@@ -48,7 +51,7 @@ export const ROUTES: readonly Route[] = [
     path: PATHS.vms,
     handle: async (call) => call.entry(await call.registry.register(parseRegistration(call.body), call.write()), 201),
   },
-  { method: 'GET', path: PATHS.vms, handle: list },
+  { method: 'GET', path: PATHS.vms, isLong: true, handle: list },
   { method: 'GET', path: '/registry/vms/:id', handle: (call) => call.read(call.registry.get(call.id)) },
   {
     method: 'PUT',
@@ -88,10 +91,7 @@ export const ROUTES: readonly Route[] = [
   {
     method: 'GET',
     path: '/registry/vms/:id/history',
-    handle: async (call) => {
-      const history = await call.registry.history(call.id, call.number('limit', 1, MAX_HISTORY) ?? HISTORY_LIMIT);
-      return ok({ id: call.id, history, count: history.length } satisfies History);
-    },
+    handle: (call) => historyOf(call, call.number('limit', 1, MAX_HISTORY) ?? HISTORY_LIMIT),
   },
   {
     method: 'GET',
@@ -101,16 +101,19 @@ export const ROUTES: readonly Route[] = [
   {
     method: 'GET',
     path: '/registry/vms/:id/children',
+    isLong: true,
     handle: (call) => call.entries(call.registry.lineage.children(call.id)),
   },
   {
     method: 'GET',
     path: '/registry/vms/:id/ancestors',
+    isLong: true,
     handle: (call) => call.entries(call.registry.lineage.ancestors(call.id)),
   },
   {
     method: 'GET',
     path: '/registry/vms/:id/subtree',
+    isLong: true,
     handle: (call) => call.entries(call.registry.lineage.subtree(call.id)),
   },
   {
@@ -126,10 +129,10 @@ export const ROUTES: readonly Route[] = [
     path: PATHS.conflicts,
     handle: (call) => ok({ cleared: call.registry.identities.clear(call.query('id').id) } satisfies Cleared),
   },
-  { method: 'GET', path: '/registry/discover/:role', handle: discoverWhen },
-  { method: 'GET', path: PATHS.events, handle: streamEvents },
+  { method: 'GET', path: '/registry/discover/:role', isLong: true, handle: discoverWhen },
+  { method: 'GET', path: PATHS.events, isLong: true, handle: streamEvents },
   { method: 'GET', path: PATHS.backup, handle: sendBackup },
-  { method: 'GET', path: PATHS.metrics, handle: metrics },
+  { method: 'GET', path: PATHS.metrics, isLong: true, handle: metrics },
 ];
 
 /** Methods that a path knows, for a 405's `Allow`; none for an unknown path. */
@@ -142,22 +145,27 @@ function patternOf(path: string): RegExp {
   return new RegExp(`^${path.replace(/:\w+/g, '[^/]+')}$`);
 }
 
-function list(call: Call): Answer {
+function list(call: Call): Answer | Promise<Answer> {
   const { role, status, selector, sort = 'registered' } = call.query('role', 'status', 'selector', 'sort');
   const limit = call.number('limit', 1, Number.MAX_SAFE_INTEGER);
   if (!SORTS.includes(sort as Sort))
     throw invalidQuery('sort', `sort: "${sort}" is not known (one of ${SORTS.join(', ')})`);
-  let entries = call.registry.list({ role, status });
-  if (selector !== undefined) {
-    const selected = parseSelector(selector);
-    entries = entries.filter(({ vm }) => selected(vm));
-  }
-  const order = comparison(sort as Sort);
-  if (order) {
-    const keyed = entries.map((entry) => ({ entry, key: { ...entry.vm, lastSeen: entry.lastSeen } }));
-    entries = keyed.sort((a, b) => order(a.key, b.key)).map(({ entry }) => entry);
-  }
-  return call.entries(limit === undefined ? entries : entries.slice(0, limit));
+  const answer = (entries: Entry[]) => call.entries(sorted(entries, sort as Sort).slice(0, limit));
+  const entries = call.registry.list({ role, status });
+  if (selector === undefined) return answer(entries);
+  const selected = parseSelector(selector);
+  const isWanted = () => !call.reply.raw.destroyed;
+  return call.pieces.filter(entries, ({ vm }) => selected(vm), isWanted).then(answer);
+}
+
+function sorted(entries: Entry[], sort: Sort): Entry[] {
+  const order = comparison(sort);
+  if (!order) return entries;
+  const keyed = entries.map((entry) => {
+    const { id, name, role } = entry.vm;
+    return { entry, key: { id, name, role, lastSeen: sort === 'seen' ? entry.lastSeen : '' } };
+  });
+  return keyed.sort((a, b) => order(a.key, b.key)).map(({ entry }) => entry);
 }
 
 /** What an agent says with its beat, and from where. */

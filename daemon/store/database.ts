@@ -188,9 +188,9 @@ export class RegistryDatabase {
     });
   }
 
-  /** Newest first. */
-  history(id: string, limit: number): HistoryItem[] {
-    return this.#journal.of(id, limit);
+  /** Newest first, before a revision. */
+  history(id: string, limit: number, before: number): HistoryItem[] {
+    return this.#journal.of(id, limit, before);
   }
 
   /** Copies everything, as of now, into a new file. */

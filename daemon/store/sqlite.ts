@@ -84,8 +84,8 @@ export class SqliteStore implements Store {
     await this.#ask({ kind: 'beats', beats, listened, records });
   }
 
-  async history(id: string, limit: number): Promise<HistoryItem[]> {
-    return (await this.#ask({ kind: 'history', id, limit })) as HistoryItem[];
+  async history(id: string, limit: number, before = Number.MAX_SAFE_INTEGER): Promise<HistoryItem[]> {
+    return (await this.#ask({ kind: 'history', id, limit, before })) as HistoryItem[];
   }
 
   async backup(path: string): Promise<void> {

@@ -14,7 +14,7 @@ export type Request =
   | { kind: 'open' }
   | { kind: 'commit'; changes: readonly Change[] }
   | { kind: 'beats'; beats: readonly Beat[]; listened: number; records: readonly RecordChange[] }
-  | { kind: 'history'; id: string; limit: number }
+  | { kind: 'history'; id: string; limit: number; before: number }
   | { kind: 'backup'; path: string }
   | { kind: 'close' };
 
@@ -52,7 +52,7 @@ function serve(dir: DataDir): void {
         database.saveBeats(request.beats, request.listened, request.records);
         return undefined;
       case 'history':
-        return database.history(request.id, request.limit);
+        return database.history(request.id, request.limit, request.before);
       case 'backup':
         database.backup(request.path);
         return undefined;
