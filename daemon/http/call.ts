@@ -137,7 +137,7 @@ export class Call {
    * @param offered those that are in doubt, where some of them were left out of the answer
    */
   entries(entries: readonly Entry[], offered = entries): Answer {
-    const body = listOf(entries, this.#encoder());
+    const body = listOf(entries, this.#encoder(), this.pieces);
     // Of text it is known, and of entries with more in them it is not.
     const length = typeof body === 'string' || this.query('include').include ? undefined : sizeOf(entries);
     return { status: 200, body, length, doubt: this.#doubtOf(offered) };

@@ -10,6 +10,8 @@ export class Pieces {
   readonly #waiting: (() => void)[] = [];
   /** When the work of this turn is enough; undefined when none was done yet. */
   #until: number | undefined;
+  /** Resolves when the last work of the line is done. */
+  #line = Promise.resolve();
 
   /** Does the work at once where there is time for it, and else when it has its turn. */
   run<T>(work: () => T): T | Promise<Awaited<T>> {
@@ -23,6 +25,22 @@ export class Pieces {
         }
       });
     });
+  }
+
+  /**
+   * Does works that wait for something, one after the other: what many threads' answers bring is handled in one turn, and
+   * those that lead to the next question at once make a turn without end.
+   */
+  async inLine<T>(work: () => Promise<T>): Promise<T> {
+    const before = this.#line;
+    let end = () => {};
+    this.#line = new Promise((resolve) => (end = () => setImmediate(resolve)));
+    await before;
+    try {
+      return await work();
+    } finally {
+      end();
+    }
   }
 
   /**

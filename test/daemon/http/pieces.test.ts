@@ -51,6 +51,36 @@ test('work that fails fails for who asked, and what comes after it is done', asy
   assert.equal(await next, 'next');
 });
 
+test('works in line are done one after the other, a turn for each, also after one that fails', async () => {
+  const pieces = new Pieces();
+  let turn = 0;
+  let isOpen = true;
+  const count = () => {
+    turn++;
+    if (isOpen) globalThis.setImmediate(count);
+  };
+  count();
+  const begun: number[] = [];
+  let underWay = 0;
+  const works = Array.from({ length: 5 }, (_, n) =>
+    pieces.inLine(async () => {
+      begun.push(turn);
+      assert.equal(++underWay, 1);
+      await Promise.resolve();
+      underWay--;
+      if (n === 1) throw new Error('broken');
+      return n;
+    }),
+  );
+  const ends = await Promise.allSettled(works);
+  isOpen = false;
+  assert.deepEqual(
+    ends.map((end) => (end.status === 'fulfilled' ? end.value : 'broken')),
+    [0, 'broken', 2, 3, 4],
+  );
+  assert.equal(new Set(begun).size, 5, `begun in the turns ${begun}`);
+});
+
 test('a filter keeps what an array would, and ends where nobody wants it any more', async () => {
   const pieces = new Pieces();
   const numbers = Array.from({ length: 2000 }, (_, n) => n);
