@@ -142,7 +142,8 @@ export function buildApp(options: AppOptions): FastifyInstance {
     audit(log, request, reply);
     done();
   });
-  readJsonBodies(app, maxBody);
+  const pieces = new Pieces();
+  readJsonBodies(app, maxBody, pieces);
 
   app.setErrorHandler((error, request, reply) => sendError(request, reply, error));
 
@@ -158,7 +159,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
     ),
     backups: new Held(MAX_BACKUPS, 'backups under way', 'try again when one has ended'),
     lookout: new Lookout(),
-    pieces: new Pieces(),
+    pieces,
     streams: { ...STREAM_LIMITS, ...streams },
   };
   const shared = { registry, dataDir, stopping: stopping.signal, ...holding };
@@ -183,7 +184,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
         const handle = () => route.handle(new Call(request, reply, shared));
         // For nobody, where who asked has gone meanwhile.
         const handleIfWanted = () => (reply.raw.destroyed ? undefined : handle());
-        const answer = route.isLong ? shared.pieces.run(handleIfWanted) : handle();
+        const answer = route.isLong ? pieces.run(handleIfWanted) : handle();
         if (answer instanceof Promise) return answer.then(send);
         // A read and a heartbeat are answered at once: promises would cost them a few percent.
         send(answer);

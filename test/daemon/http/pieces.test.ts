@@ -1,11 +1,14 @@
 /** Work that takes long: all of it is done, in its order, and nobody waits for all of it. */
 import assert from 'node:assert/strict';
+import { connect, type Socket } from 'node:net';
 import test from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import { Pieces } from '../../../daemon/http/pieces.ts';
 import type { History, HistoryItem } from '../../../src/protocol/events.ts';
 import { serveApp } from '../../helpers/app.ts';
 import { call } from '../../helpers/http.ts';
+import { readAnswers } from '../../helpers/raw.ts';
+import { until } from '../../helpers/until.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 /** Keeps the event loop busy for longer than the work of one turn may last. */
@@ -101,22 +104,56 @@ test('a filter keeps what an array would, and ends where nobody wants it any mor
 test('a read of one VM is answered while lists, for which there is no end of work, are made', async (t) => {
   const { url, registry } = await serveApp(t);
   const metadata = { deep: Object.fromEntries(Array.from({ length: 20_000 }, (_, n) => [`key${n}`, n])) };
-  for (let n = 0; n < 60; n++) await registry.register(aVm({ id: `vm-${n}`, metadata }));
+  for (let n = 0; n < 40; n++) await registry.register(aVm({ id: `vm-${n}`, metadata }));
   const path = `/registry/vms?limit=1&selector=${encodeURIComponent('deep!={}')}`;
   let lists = 0;
   const made = Promise.all(
-    Array.from({ length: 8 }, async () => {
+    Array.from({ length: 5 }, async () => {
       assert.equal((await call(url, 'GET', path)).status, 200);
       lists++;
     }),
   );
   let answers = 0;
-  while (lists < 8) {
+  while (lists < 5) {
     assert.equal((await call(url, 'GET', '/registry/vms/vm-1/why')).status, 200);
     answers++;
   }
   await made;
   assert.ok(answers > 20, `${answers} answers`);
+});
+
+test('large bodies that are whole at the same time are read one in a turn, and not all before anybody else is served', async (t) => {
+  const app = await serveApp(t);
+  const served: Socket[] = [];
+  app.server.on('connection', (socket: Socket) => served.push(socket));
+  const metadata = Object.fromEntries(Array.from({ length: 80_000 }, (_, n) => [n.toString(36), n]));
+  const half = Array.from({ length: 12 }, (_, n) => {
+    const body = JSON.stringify(aVm({ id: `vm-${n}`, metadata }));
+    const socket = connect(app.at);
+    const head = `POST /registry/vms HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: ${body.length}\r\n\r\n`;
+    socket.write(head + body.slice(0, -1));
+    return { socket, length: head.length + body.length - 1, answers: readAnswers(socket) };
+  });
+  const whole = half.reduce((sum, { length }) => sum + length, 0);
+  await until('all but the last bytes to be read', () => served.reduce((sum, s) => sum + s.bytesRead, 0) === whole);
+  // The loop's turns end with its immediates, so this is a new number in each.
+  let turn = 0;
+  let next = globalThis.setImmediate(function count() {
+    turn++;
+    next = globalThis.setImmediate(count);
+  });
+  const changes = new Map<number, number>();
+  const commit = app.store.commit.bind(app.store);
+  app.store.commit = (change) => {
+    changes.set(turn, (changes.get(turn) ?? 0) + 1);
+    return commit(change);
+  };
+  for (const { socket } of half) socket.write('}');
+  for (const { answers } of half) assert.equal((await answers)[0]?.status, 201);
+  globalThis.clearImmediate(next);
+  const most = Math.max(...changes.values());
+  // One at once, and one at the end of the turn.
+  assert.ok(most <= 2, `${most} of them were read in one turn`);
 });
 
 test('a long history is read and sent in pages: every change once, newest first', async (t) => {
