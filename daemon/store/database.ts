@@ -188,8 +188,8 @@ export class RegistryDatabase {
     });
   }
 
-  /** Newest first, before a revision. */
-  history(id: string, limit: number, before: number): HistoryItem[] {
+  /** Newest first, before a revision where one is given. */
+  history(id: string, limit: number, before?: number): HistoryItem[] {
     return this.#journal.of(id, limit, before);
   }
 

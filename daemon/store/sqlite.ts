@@ -84,7 +84,7 @@ export class SqliteStore implements Store {
     await this.#ask({ kind: 'beats', beats, listened, records });
   }
 
-  async history(id: string, limit: number, before = Number.MAX_SAFE_INTEGER): Promise<HistoryItem[]> {
+  async history(id: string, limit: number, before?: number): Promise<HistoryItem[]> {
     return (await this.#ask({ kind: 'history', id, limit, before })) as HistoryItem[];
   }
 

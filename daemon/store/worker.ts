@@ -14,7 +14,7 @@ export type Request =
   | { kind: 'open' }
   | { kind: 'commit'; changes: readonly Change[] }
   | { kind: 'beats'; beats: readonly Beat[]; listened: number; records: readonly RecordChange[] }
-  | { kind: 'history'; id: string; limit: number; before: number }
+  | { kind: 'history'; id: string; limit: number; before?: number | undefined }
   | { kind: 'backup'; path: string }
   | { kind: 'close' };
 
