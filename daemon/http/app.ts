@@ -28,6 +28,7 @@ import type { Cors } from './cors.ts';
 import { Door } from './door.ts';
 import { STREAM_LIMITS, type StreamLimits } from './event-stream.ts';
 import { Held, Lookout } from './held.ts';
+import { Pieces } from './pieces.ts';
 import { cleanForwardedFor } from './proxy.ts';
 import { flawOf, refuseRoute } from './refusal.ts';
 import { ROUTES, type Route } from './routes.ts';
@@ -159,7 +160,8 @@ export function buildApp(options: AppOptions): FastifyInstance {
     audit(log, request, reply);
     done();
   });
-  readJsonBodies(app, maxBody);
+  const pieces = new Pieces();
+  readJsonBodies(app, maxBody, pieces);
 
   app.setErrorHandler((error, request, reply) => sendError(request, reply, error));
 
@@ -175,6 +177,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
     ),
     backups: new Held(MAX_BACKUPS, 'backups under way', 'try again when one has ended'),
     lookout: new Lookout(),
+    pieces,
     streams: { ...STREAM_LIMITS, ...streams },
   };
   const shared = { registry, access, dataDir, stopping: stopping.signal, ...holding };
@@ -196,9 +199,14 @@ export function buildApp(options: AppOptions): FastifyInstance {
             .type(answer.type ?? JSON_TYPE)
             .send(answer.body);
         };
-        // A body may have taken its time.
-        if (request.guest) checkStillIn(request.guest, registry.clock.now());
-        const answer = route.handle(new Call(request, reply, shared));
+        const handle = () => {
+          // A body may have taken its time, and so may those whose turn came first.
+          if (request.guest) checkStillIn(request.guest, registry.clock.now());
+          return route.handle(new Call(request, reply, shared));
+        };
+        // For nobody, where who asked has gone meanwhile.
+        const handleIfWanted = () => (reply.raw.destroyed ? undefined : handle());
+        const answer = route.isLong ? pieces.run(handleIfWanted) : handle();
         if (answer instanceof Promise) return answer.then(send);
         // A read and a heartbeat are answered at once: promises would cost them a few percent.
         send(answer);

@@ -2,6 +2,7 @@
 import type { FastifyBodyParser, FastifyInstance, FastifyRequest } from 'fastify';
 import { VregError } from '../../src/protocol/errors.ts';
 import { MAX_DEPTH } from '../../src/protocol/vm.ts';
+import type { Pieces } from './pieces.ts';
 
 /**
  * Bodies are JSON whatever these say: the original registry never looked at the type, and `curl -d` and `fetch` send
@@ -14,13 +15,13 @@ const JSON_TYPES = [
   'text/plain',
 ];
 
-/** Bytes of a body that is not counted: as many as there may be connections, these are no danger to memory. */
+/** Bytes of a body that is not counted: as many as there may be connections, these are no danger to memory, nor long work. */
 const SMALL = 65_536;
 /** Bodies of the largest size that may be on their way, until they are answered. */
 const MAX_AT_ONCE = 128;
 
 /** Lets the app read JSON bodies of so many bytes, and nothing else. */
-export function readJsonBodies(app: FastifyInstance, maxBody: number): void {
+export function readJsonBodies(app: FastifyInstance, maxBody: number, pieces: Pieces): void {
   const decoder = new TextDecoder('utf-8', { fatal: true });
   let underWay = 0;
 
@@ -39,7 +40,7 @@ export function readJsonBodies(app: FastifyInstance, maxBody: number): void {
   });
 
   app.removeAllContentTypeParsers();
-  const parse: FastifyBodyParser<Buffer> = (_request, body, done) => {
+  const read: FastifyBodyParser<Buffer> = (_request, body, done) => {
     // A heartbeat or a DELETE may carry the type and no body.
     if (body.length === 0) return done(null, undefined);
     let text: string;
@@ -57,6 +58,11 @@ export function readJsonBodies(app: FastifyInstance, maxBody: number): void {
     const flaw = flawOf(value);
     if (flaw) return done(invalidBody(`body ${flaw}`));
     done(null, value);
+  };
+  const parse: FastifyBodyParser<Buffer> = (request, body, done) => {
+    if (body.length <= SMALL) return read(request, body, done);
+    // With what is then done at once with the value of a large one, which may take a tenth of a second.
+    void pieces.run(() => read(request, body, done));
   };
   for (const type of JSON_TYPES) app.addContentTypeParser(type, { parseAs: 'buffer' }, parse);
   app.addContentTypeParser('*', (request, _payload, done) => {

@@ -13,6 +13,7 @@ import type { Registry } from '../registry/registry.ts';
 import type { StreamLimits } from './event-stream.ts';
 import type { Held, Lookout } from './held.ts';
 import { listOf, sizeOf } from './list.ts';
+import type { Pieces } from './pieces.ts';
 
 export interface Answer {
   status: number;
@@ -41,11 +42,15 @@ export class Call {
   readonly held: Held;
   readonly backups: Held;
   readonly lookout: Lookout;
+  readonly pieces: Pieces;
 
   constructor(
     request: FastifyRequest,
     reply: FastifyReply,
-    shared: Pick<Call, 'registry' | 'access' | 'dataDir' | 'stopping' | 'streams' | 'held' | 'backups' | 'lookout'>,
+    shared: Pick<
+      Call,
+      'registry' | 'access' | 'dataDir' | 'stopping' | 'streams' | 'held' | 'backups' | 'lookout' | 'pieces'
+    >,
   ) {
     this.request = request;
     this.reply = reply;
@@ -57,6 +62,7 @@ export class Call {
     this.held = shared.held;
     this.backups = shared.backups;
     this.lookout = shared.lookout;
+    this.pieces = shared.pieces;
   }
 
   /** Who asks. Not known on a route that asks nobody. */
@@ -176,7 +182,7 @@ export class Call {
   }
 
   #list(entries: readonly Entry[], offered: readonly Entry[]): Answer {
-    const body = listOf(entries, this.#encoder());
+    const body = listOf(entries, this.#encoder(), this.pieces);
     // Of text it is known, and of entries with more in them it is not.
     const length = typeof body === 'string' || this.query('include').include ? undefined : sizeOf(entries);
     return { status: 200, body, length, doubt: this.#doubtOf(offered) };

@@ -1,7 +1,7 @@
 /** Lists of entries as JSON. A long one is made and sent piece by piece, as its reader takes it. */
 import { Readable } from 'node:stream';
-import { setImmediate } from 'node:timers/promises';
 import type { Entry } from '../registry/entry.ts';
+import type { Pieces } from './pieces.ts';
 
 /** UTF-16 units of a piece: about a millisecond of work; hundreds of entries, so that usual lists are one. */
 const PIECE = 262_144;
@@ -11,11 +11,11 @@ const PIECE = 262_144;
  * @returns text when it is one piece. A long one as text would be kept once for each reader who does not read, and there
  *   are texts that are too long for JavaScript.
  */
-export function listOf(entries: readonly Entry[], encode: (entry: Entry) => string): string | Readable {
+export function listOf(entries: readonly Entry[], encode: (entry: Entry) => string, turns: Pieces): string | Readable {
   const pieces = piecesOf(entries, encode);
   const first = pieces.next().value!;
   const second = pieces.next();
-  return second.done ? first : Readable.from(paced([first, second.value], pieces));
+  return second.done ? first : Readable.from(paced([first, second.value], pieces, turns));
 }
 
 /** Bytes of a list of entries as they are. */
@@ -38,10 +38,15 @@ function* piecesOf(entries: readonly Entry[], encode: (entry: Entry) => string):
 }
 
 /** Others have their turn between two pieces. */
-async function* paced(made: readonly string[], more: Iterable<string>): AsyncGenerator<string> {
+async function* paced(
+  made: readonly string[],
+  more: Iterator<string, undefined>,
+  turns: Pieces,
+): AsyncGenerator<string> {
   yield* made;
-  for (const piece of more) {
-    await setImmediate();
-    yield piece;
+  for (;;) {
+    const { value } = await turns.run(() => more.next());
+    if (value === undefined) return;
+    yield value;
   }
 }

@@ -11,17 +11,18 @@ import {
 } from '../../src/protocol/api.ts';
 import { type Cleared, type Conflicts, parseBeat } from '../../src/protocol/beat.ts';
 import { VregError } from '../../src/protocol/errors.ts';
-import type { History } from '../../src/protocol/events.ts';
 import { comparison, parseSelector } from '../../src/protocol/selector.ts';
 import type { Scope } from '../../src/protocol/token.ts';
 import { parseIds, parseRegistration, parseUpdate } from '../../src/protocol/vm.ts';
 import { enrol } from '../access/enrol.ts';
 import { checkWithin, isWithin } from '../registry/changes.ts';
+import type { Entry } from '../registry/entry.ts';
 import type { Proof } from '../registry/identity.ts';
 import { whyOffered } from '../registry/why.ts';
 import { sendBackup } from './backup.ts';
 import { type Answer, type Call, invalidQuery } from './call.ts';
 import { streamEvents } from './event-stream.ts';
+import { historyOf } from './history.ts';
 import { metrics } from './metrics.ts';
 import { createToken, listTokens, revokeBrood, revokeToken, whoami } from './tokens.ts';
 import { discoverWhen } from './wait.ts';
@@ -39,6 +40,8 @@ export interface Route {
   enrols?: true;
   /** True of a route for signs of life: they change nothing that anybody declared. */
   isBeat?: true;
+  /** True of a route that looks at all VMs, or may answer them: where that takes long, it has its turn. */
+  isLong?: true;
   /** @returns undefined when it has taken the reply into its own hands */
   handle(call: Call): Answer | undefined | Promise<Answer | undefined>;
 }
@@ -57,7 +60,7 @@ export const ROUTES: readonly Route[] = [
     enrols: true,
     handle: register,
   },
-  { method: 'GET', path: PATHS.vms, access: 'read', handle: list },
+  { method: 'GET', path: PATHS.vms, access: 'read', isLong: true, handle: list },
   { method: 'GET', path: '/registry/vms/:id', access: 'read', handle: read },
   {
     method: 'PUT',
@@ -102,10 +105,9 @@ export const ROUTES: readonly Route[] = [
     method: 'GET',
     path: '/registry/vms/:id/history',
     access: 'read',
-    handle: async (call) => {
+    handle: (call) => {
       call.checkSight(call.id);
-      const history = await call.registry.history(call.id, call.number('limit', 1, MAX_HISTORY) ?? HISTORY_LIMIT);
-      return ok({ id: call.id, history, count: history.length } satisfies History);
+      return historyOf(call, call.number('limit', 1, MAX_HISTORY) ?? HISTORY_LIMIT);
     },
   },
   {
@@ -121,6 +123,7 @@ export const ROUTES: readonly Route[] = [
     method: 'GET',
     path: '/registry/vms/:id/children',
     access: 'read',
+    isLong: true,
     handle: (call) => {
       call.checkSight(call.id);
       return call.entries(call.registry.lineage.children(call.id));
@@ -130,6 +133,7 @@ export const ROUTES: readonly Route[] = [
     method: 'GET',
     path: '/registry/vms/:id/ancestors',
     access: 'read',
+    isLong: true,
     handle: (call) => {
       call.checkSight(call.id);
       return call.entries(call.registry.lineage.ancestors(call.id));
@@ -139,6 +143,7 @@ export const ROUTES: readonly Route[] = [
     method: 'GET',
     path: '/registry/vms/:id/subtree',
     access: 'read',
+    isLong: true,
     handle: (call) => {
       call.checkSight(call.id);
       return call.entries(call.registry.lineage.subtree(call.id));
@@ -161,10 +166,10 @@ export const ROUTES: readonly Route[] = [
     access: 'write',
     handle: clearConflicts,
   },
-  { method: 'GET', path: '/registry/discover/:role', access: 'read', handle: discoverWhen },
-  { method: 'GET', path: PATHS.events, access: 'read', handle: streamEvents },
+  { method: 'GET', path: '/registry/discover/:role', access: 'read', isLong: true, handle: discoverWhen },
+  { method: 'GET', path: PATHS.events, access: 'read', isLong: true, handle: streamEvents },
   { method: 'GET', path: PATHS.backup, access: 'admin', handle: sendBackup },
-  { method: 'GET', path: PATHS.metrics, access: 'read', handle: metrics },
+  { method: 'GET', path: PATHS.metrics, access: 'read', isLong: true, handle: metrics },
   { method: 'GET', path: PATHS.whoami, access: 'any', handle: whoami },
   { method: 'GET', path: PATHS.tokens, access: 'admin', handle: listTokens },
   { method: 'POST', path: PATHS.tokens, access: 'admin', handle: createToken },
@@ -207,24 +212,29 @@ function clearConflicts(call: Call): Answer {
   return ok({ cleared: call.registry.identities.clear(call.query('id').id) } satisfies Cleared);
 }
 
-function list(call: Call): Answer {
+function list(call: Call): Answer | Promise<Answer> {
   const { role, status, selector, sort = 'registered' } = call.query('role', 'status', 'selector', 'sort');
   const limit = call.number('limit', 1, Number.MAX_SAFE_INTEGER);
   if (!SORTS.includes(sort as Sort))
     throw invalidQuery('sort', `sort: "${sort}" is not known (one of ${SORTS.join(', ')})`);
+  const answer = (entries: Entry[]) => call.entries(sorted(entries, sort as Sort).slice(0, limit));
   const { sight } = call;
-  let entries = call.registry.list({ role, status });
-  if (sight) entries = entries.filter(({ vm }) => isWithin(sight, vm));
-  if (selector !== undefined) {
-    const selected = parseSelector(selector);
-    entries = entries.filter(({ vm }) => selected(vm));
-  }
-  const order = comparison(sort as Sort);
-  if (order) {
-    const keyed = entries.map((entry) => ({ entry, key: { ...entry.vm, lastSeen: entry.lastSeen } }));
-    entries = keyed.sort((a, b) => order(a.key, b.key)).map(({ entry }) => entry);
-  }
-  return call.entries(limit === undefined ? entries : entries.slice(0, limit));
+  const all = call.registry.list({ role, status });
+  const entries = sight ? all.filter(({ vm }) => isWithin(sight, vm)) : all;
+  if (selector === undefined) return answer(entries);
+  const selected = parseSelector(selector);
+  const isWanted = () => !call.reply.raw.destroyed;
+  return call.pieces.filter(entries, ({ vm }) => selected(vm), isWanted).then(answer);
+}
+
+function sorted(entries: Entry[], sort: Sort): Entry[] {
+  const order = comparison(sort);
+  if (!order) return entries;
+  const keyed = entries.map((entry) => {
+    const { id, name, role } = entry.vm;
+    return { entry, key: { id, name, role, lastSeen: sort === 'seen' ? entry.lastSeen : '' } };
+  });
+  return keyed.sort((a, b) => order(a.key, b.key)).map(({ entry }) => entry);
 }
 
 /** What an agent says with its beat, and from where. */

@@ -198,12 +198,12 @@ export class Registry {
   }
 
   /**
-   * The last changes of a VM, newest first; also of one that has gone.
+   * The last changes of a VM, newest first, before a revision where one is given; also of one that has gone.
    * @throws VregError NOT_FOUND when there never was one, as far as the journal goes back
    */
-  async history(id: string, limit: number): Promise<HistoryItem[]> {
-    const items = await this.#store.history(id, limit);
-    if (items.length === 0 && !this.has(id)) throw notFound();
+  async history(id: string, limit: number, before?: number): Promise<HistoryItem[]> {
+    const items = await this.#store.history(id, limit, before);
+    if (items.length === 0 && before === undefined && !this.has(id)) throw notFound();
     return items;
   }
 

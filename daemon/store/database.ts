@@ -164,10 +164,10 @@ export class RegistryDatabase {
     });
   }
 
-  /** Newest first. */
-  history(id: string, limit: number): HistoryItem[] {
+  /** Newest first, before a revision where one is given. */
+  history(id: string, limit: number, before?: number): HistoryItem[] {
     this.#rollBack();
-    return this.#journal.of(id, limit);
+    return this.#journal.of(id, limit, before);
   }
 
   /** Copies everything, as of now, into a new file. */

@@ -38,9 +38,9 @@ export class Journal {
     this.#prepared.forget.run(change.revision - KEPT);
   }
 
-  /** Newest first. */
-  of(id: string, limit: number): HistoryItem[] {
-    return (this.#prepared.read.all(id, limit) as Row[]).map(([revision, , at, type, by, changes]) => {
+  /** Newest first, before a revision where one is given. */
+  of(id: string, limit: number, before = Number.MAX_SAFE_INTEGER): HistoryItem[] {
+    return (this.#prepared.read.all(id, before, limit) as Row[]).map(([revision, , at, type, by, changes]) => {
       return { revision, at: new Date(at).toISOString(), type, by, changes: JSON.parse(changes) as FieldChanges };
     });
   }
@@ -59,7 +59,7 @@ export class Journal {
         'INSERT INTO journal (revision, id, at, type, by, changes, crc) VALUES (?, ?, ?, ?, ?, ?, ?)',
       ),
       forget: this.#db.prepare('DELETE FROM journal WHERE revision <= ?'),
-      read: this.#db.prepare(`${SELECT} WHERE id = ? ORDER BY revision DESC LIMIT ?`).raw(),
+      read: this.#db.prepare(`${SELECT} WHERE id = ? AND revision < ? ORDER BY revision DESC LIMIT ?`).raw(),
     };
     return this.#statements;
   }

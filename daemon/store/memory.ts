@@ -27,9 +27,9 @@ export class MemoryStore implements Store {
     this.journal.unshift({ id, item: { revision, at: new Date(at).toISOString(), ...rest } });
   }
 
-  async history(id: string, limit: number): Promise<HistoryItem[]> {
+  async history(id: string, limit: number, before = Number.MAX_SAFE_INTEGER): Promise<HistoryItem[]> {
     return this.journal
-      .filter((line) => line.id === id)
+      .filter((line) => line.id === id && line.item.revision < before)
       .slice(0, limit)
       .map(({ item }) => item);
   }

@@ -7,7 +7,7 @@ export type Request =
   | { kind: 'open' }
   | { kind: 'commit'; changes: readonly Change[] }
   | { kind: 'beats'; beats: readonly Beat[]; listened: number; records: readonly RecordChange[] }
-  | { kind: 'history'; id: string; limit: number }
+  | { kind: 'history'; id: string; limit: number; before?: number | undefined }
   | { kind: 'backup'; path: string }
   | { kind: 'close' };
 
@@ -41,7 +41,7 @@ export class StoreService {
         this.#database.saveBeats(request.beats, request.listened, request.records);
         return undefined;
       case 'history':
-        return this.#database.history(request.id, request.limit);
+        return this.#database.history(request.id, request.limit, request.before);
       case 'backup':
         this.#database.backup(request.path);
         return undefined;

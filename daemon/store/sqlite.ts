@@ -80,8 +80,9 @@ export class SqliteStore implements Store {
     await this.#worker.ask({ kind: 'beats', beats, listened, records }).catch(failTo(WRITE));
   }
 
-  async history(id: string, limit: number): Promise<HistoryItem[]> {
-    return (await this.#worker.ask({ kind: 'history', id, limit }).catch(failTo(READ))) as HistoryItem[];
+  async history(id: string, limit: number, before?: number): Promise<HistoryItem[]> {
+    const request: Request = { kind: 'history', id, limit, before };
+    return (await this.#worker.ask(request).catch(failTo(READ))) as HistoryItem[];
   }
 
   async backup(path: string): Promise<void> {

@@ -68,8 +68,8 @@ export interface Store {
   commit(change: Change): Promise<void>;
   /** Makes signs of life, what came with them, and the listening time durable, in one write. */
   saveBeats(beats: readonly Beat[], listened: number, records?: readonly RecordChange[]): Promise<void>;
-  /** The last changes of one VM, newest first; also of one that has gone. */
-  history(id: string, limit: number): Promise<HistoryItem[]>;
+  /** The last changes of one VM, newest first, before a revision where one is given; also of one that has gone. */
+  history(id: string, limit: number, before?: number): Promise<HistoryItem[]>;
   /**
    * Writes a consistent copy of everything into a file that is not there yet. Reads go on meanwhile, writes wait.
    * @throws VregError STORE_FULL, STORE_FAILED, BUSY (another is being made), INTERNAL

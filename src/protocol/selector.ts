@@ -5,6 +5,8 @@ import type { Vm } from './vm.ts';
 
 /** Terms of one selector: more than anybody writes by hand, and a moment's work for each of many VMs. */
 const MAX_TERMS = 32;
+/** UTF-16 units of a term that its refusal repeats: enough to find it, and as of other values that are refused. */
+const MAX_SHOWN = 60;
 
 type Selectable = Pick<Vm, 'metadata'>;
 
@@ -21,28 +23,52 @@ export function parseSelector(text: string): (vm: Selectable) => boolean {
     });
   }
   const terms = words.map((term) => parseTerm(term.trim()));
-  return ({ metadata = {} }) => terms.every((holds) => holds(metadata));
+  return ({ metadata = {} }) => {
+    const texts = new Texts(metadata);
+    return terms.every((holds) => holds(metadata, texts));
+  };
 }
 
-function parseTerm(term: string): (metadata: Record<string, unknown>) => boolean {
-  const [, not, key, operator, value = ''] = /^(!?)([^=!,\s]+)(?:\s*(==?|!=)\s*(.*))?$/.exec(term) ?? [];
+/** What the values of a metadata are as text. A large one is written out once, however many terms ask for it. */
+class Texts {
+  readonly #metadata: Record<string, unknown>;
+  readonly #made = new Map<string, string>();
+
+  constructor(metadata: Record<string, unknown>) {
+    this.#metadata = metadata;
+  }
+
+  of(key: string): string {
+    const made = this.#made.get(key);
+    if (made !== undefined) return made;
+    const text = JSON.stringify(this.#metadata[key]);
+    this.#made.set(key, text);
+    return text;
+  }
+}
+
+function parseTerm(term: string): (metadata: Record<string, unknown>, texts: Texts) => boolean {
+  // Blanks before a value are cut off below: a pattern that looks for them would try each of many again, at each newline.
+  const [, not, key, operator, rest = ''] = /^(!?)([^=!,\s]+)(?:\s*(==?|!=)(.*))?$/s.exec(term) ?? [];
+  const value = rest.trimStart();
   if (key === undefined || (not && operator)) {
-    throw new VregError('INVALID', `selector: "${term}" is not key=value, key!=value, key or !key`, {
+    const shown = term.length > MAX_SHOWN ? `${term.slice(0, MAX_SHOWN)}…` : term;
+    throw new VregError('INVALID', `selector: "${shown}" is not key=value, key!=value, key or !key`, {
       field: 'selector',
       hint: 'for example: task=billing,env!=prod',
     });
   }
   const has = (metadata: Record<string, unknown>) => Object.hasOwn(metadata, key);
   if (operator === undefined) return (metadata) => has(metadata) !== (not === '!');
-  const equals = (metadata: Record<string, unknown>) => has(metadata) && isText(metadata[key], value);
-  return operator === '!=' ? (metadata) => !equals(metadata) : equals;
-}
-
-/** Of what is no text, its JSON counts; a large object is not written out only to see that it is none. */
-function isText(value: unknown, text: string): boolean {
-  if (typeof value === 'string') return value === text;
-  if (typeof value === 'object' && value !== null && !/^[[{]/.test(text)) return false;
-  return JSON.stringify(value) === text;
+  const equals = (metadata: Record<string, unknown>, texts: Texts) => {
+    if (!has(metadata)) return false;
+    const found = metadata[key];
+    if (typeof found === 'string') return found === value;
+    // Of what is no text, its JSON counts; a large object is not written out only to see that it is none.
+    if (typeof found === 'object' && found !== null && !/^[[{]/.test(value)) return false;
+    return texts.of(key) === value;
+  };
+  return operator === '!=' ? (metadata, texts) => !equals(metadata, texts) : equals;
 }
 
 type Sortable = Pick<Vm, 'id' | 'name' | 'role'> & { lastSeen: string };

@@ -564,7 +564,7 @@ function includesLiveness(asked: Asked): boolean {
 function readSelector(text: string | undefined): ((metadata: Fields) => boolean)[] {
   if (text === undefined) return [];
   return text.split(',').map((term) => {
-    const [, not, key, operator, value] = /^\s*(!?)([^=!,\s]+)(?:\s*(==|=|!=)\s*(.*?))?\s*$/.exec(term) ?? [];
+    const [, not, key, operator, value] = /^\s*(!?)([^=!,\s]+)(?:\s*(==|=|!=)\s*(.*?))?\s*$/s.exec(term) ?? [];
     if (key === undefined || (not && operator)) throw invalid('selector');
     if (!operator) return (metadata) => Object.hasOwn(metadata, key) === !not;
     const equals = (metadata: Fields) => {

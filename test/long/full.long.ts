@@ -33,6 +33,41 @@ test('a registry is full before its memory is, whatever the entries are made of,
   assert.equal(((await call(again.url, 'GET', '/registry/vms')).body as VmList).count, taken);
 });
 
+test('long histories that many ask for at once are sent whole, from less memory than one of them takes', async (t) => {
+  const { url } = await startDaemon(t, { env: { NODE_OPTIONS: '--max-old-space-size=160' } });
+  await call(url, 'POST', '/registry/vms', { body: aVm() });
+  // As much as the journal keeps of one change, about 20 KB.
+  const change = (n: number) => {
+    const pad = String(n % 10).repeat(4000);
+    return {
+      name: pad.slice(0, 1000),
+      address: pad.slice(0, 1000),
+      services: [{ name: 'a', port: 1, pad }],
+      metadata: { pad },
+    };
+  };
+  for (let n = 0; n < 6000; n += 50) {
+    const answers = Array.from({ length: 50 }, (_, k) =>
+      call(url, 'PATCH', '/registry/vms/vm-1', { body: change(n + k) }),
+    );
+    for (const { status } of await Promise.all(answers)) assert.equal(status, 200);
+  }
+  const read = async () => {
+    const answer = await fetch(`${url}/registry/vms/vm-1/history?limit=10000`);
+    let length = 0;
+    let end = Buffer.alloc(0);
+    for await (const chunk of answer.body!) {
+      length += chunk.length;
+      end = Buffer.from(chunk.subarray(-20));
+    }
+    assert.match(end.toString(), /"count":6001}$/);
+    return length;
+  };
+  const lengths = await Promise.all(Array.from({ length: 8 }, read));
+  assert.equal(new Set(lengths).size, 1);
+  assert.ok(lengths[0]! > 100_000_000, `${lengths[0]} bytes`);
+});
+
 test('of backups two are made at once; others are refused, and taken when there is room', async (t) => {
   const { url } = await startDaemon(t);
   const metadata = { pad: 'x'.repeat(1_000_000) };

@@ -101,3 +101,15 @@ test('what is an object is its JSON to a selector, and nothing else', () => {
   assert.equal(holds('n={}', { n: {} }), true);
   assert.equal(holds('n=[object Object]', { n: {} }), false);
 });
+
+test('a value may have lines, and blanks in any number take no time to read', () => {
+  assert.equal(holds('note=a\nb', { note: 'a\nb' }), true);
+  assert.equal(holds('note!=\n a\nb', { note: 'a\nb' }), false);
+  // As long as a URL may be. A pattern that tries each blank anew takes a minute for these.
+  const blanks = ' '.repeat(16_000);
+  for (let n = 0; n < 150; n++) {
+    assert.equal(holds(`note=${blanks}a\nb`, { note: 'a\nb' }), true);
+    assert.equal(holds(`note${blanks}= a${blanks}\nb`, { note: 'a\nb' }), false);
+    assert.throws(() => parseSelector(`note${blanks}b`), { code: 'INVALID', field: 'selector' });
+  }
+});

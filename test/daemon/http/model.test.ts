@@ -13,16 +13,14 @@ const SEED = 20_260_102;
 test('requests of every route, right and mutated, are answered as the model says, and leave its state', async () => {
   const seen = new Map<number, number>();
   const note = ({ status }: { status: number }) => void seen.set(status, (seen.get(status) ?? 0) + 1);
-  await checkWire({ steps: 80, runs: 80, seed: SEED, seen: note });
+  await checkWire({ steps: 80, runs: 60, seed: SEED, seen: note });
   // The mutations get through to the rules, and do not end at the door.
   for (const status of [200, 201, 400, 404, 405, 409, 412, 413, 415, 429])
     assert.ok((seen.get(status) ?? 0) > 2, `${status} was seen ${seen.get(status)} times`);
 });
 
-// The others are planted in test/long.
-for (const name of ['a PATCH that ignores the address', 'a write that ignores If-Match'] as const) {
-  const [says, plant] = PLANTED[name];
-  test(`the model finds a planted bug: ${name}`, async () => {
-    await assert.rejects(checkWire({ steps: 40, runs: 200, seed: SEED, plant }), says);
-  });
-}
+test('the model finds a planted bug: a PATCH that ignores the address', async () => {
+  // The others are planted in test/long.
+  const [says, plant] = PLANTED['a PATCH that ignores the address'];
+  await assert.rejects(checkWire({ steps: 40, runs: 200, seed: SEED, plant }), says);
+});

@@ -31,6 +31,11 @@ test('a journal keeps the last changes, and forgets one for each that is added b
     lines.of('vm-0', 2).map(({ revision }) => revision),
     [KEPT + 500, KEPT + 498],
   );
+  assert.deepEqual(
+    lines.of('vm-0', 2, KEPT + 498).map(({ revision }) => revision),
+    [KEPT + 496, KEPT + 494],
+  );
+  assert.deepEqual(lines.of('vm-1', 2, 501), []);
   lines.check();
 });
 
