@@ -54,9 +54,12 @@ export class SqliteStore implements Store {
     const mark = readMark(dir);
     if (databaseSize(dir) > 0) await check(dir);
     else if (mark) throw damaged(dir, `it is missing or empty, but revision ${mark.revision} was acknowledged`);
-    const worker = new StoreWorker(dir, onDeath);
+    let isOpen = false;
+    // A worker that ends before that has acknowledged nothing: its end is an error of the start.
+    const worker = new StoreWorker(dir, (error) => isOpen && onDeath(error));
     try {
       const contents = (await worker.ask({ kind: 'open' })) as Contents;
+      isOpen = true;
       return { store: new SqliteStore(worker), contents };
     } catch (error) {
       await worker.terminate();
