@@ -82,7 +82,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   clock.start();
   const registry = new Registry({ store, clock, staleAfter, massLoss, limits, observer: observerOf(log) }, contents);
   const saver = saveBeatsRegularly(registry, log);
-  const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY);
+  const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY).unref();
 
   const auth = token === undefined ? undefined : new BearerAuth(token);
   const app = buildApp({ registry, version, auth, log, dataDir, names: namesOf(options), limits });
@@ -199,7 +199,7 @@ function saveBeatsRegularly(registry: Registry, log: Logger): { stop(): Promise<
     if (idle < IDLE_SAVES || saving) return;
     idle = 0;
     saving = save().finally(() => (saving = undefined));
-  }, SAVE_EVERY);
+  }, SAVE_EVERY).unref();
   return {
     stop: async () => {
       clearInterval(timer);

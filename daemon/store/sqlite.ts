@@ -144,7 +144,10 @@ function asFailure(error: unknown): StoreFailure {
   return error instanceof StoreFailure ? error : new StoreFailure(describe(error));
 }
 
-/** The worker as its one user sees it: ask, and wait for the answer. */
+/**
+ * The worker as its one user sees it: ask, and wait for the answer. While nothing is asked it keeps no process alive: a
+ * start that fails after the store was opened ends.
+ */
 class StoreWorker {
   readonly #worker: Worker;
   readonly #asked = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
@@ -158,6 +161,7 @@ class StoreWorker {
     this.#worker.on('message', (reply: Reply) => {
       const asked = this.#asked.get(reply.seq);
       this.#asked.delete(reply.seq);
+      if (this.#asked.size === 0 && !this.#ending) this.#worker.unref();
       if ('failure' in reply) asked?.reject(new StoreFailure(reply.failure));
       else asked?.resolve(reply.value);
     });
@@ -177,6 +181,7 @@ class StoreWorker {
       if (this.#end !== undefined) return reject(new StoreFailure({ kind: 'other', message: this.#end }));
       const seq = ++this.#seq;
       this.#asked.set(seq, { resolve, reject });
+      this.#worker.ref();
       this.#worker.postMessage({ seq, request });
     });
   }
@@ -192,6 +197,7 @@ class StoreWorker {
 
   async terminate(): Promise<void> {
     this.#ending = true;
+    this.#worker.ref();
     await this.#worker.terminate();
   }
 }
