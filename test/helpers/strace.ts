@@ -48,3 +48,23 @@ export function recordDisk(t: TestContext, daemon: Daemon, file: string): Promis
   // -y names the file of a descriptor, -ttt says when, -xx and -s give all bytes: a page is 4096, a log's at most 65536.
   return attach(t, daemon, FILES, ['-y', '-ttt', '-xx', '-s', '65536', '-o', file, '-e', `trace=${WRITES}`]);
 }
+
+/** Calls that change a disk, one kind after the other. The question mark: not every machine has all of them. */
+export const STEPS = {
+  write: 'pwrite64,write',
+  sync: 'fsync,fdatasync',
+  cut: 'ftruncate',
+  make: '?mkdir,mkdirat',
+  rename: '?rename,?renameat,renameat2',
+  remove: '?unlink,unlinkat,?rmdir',
+} as const;
+
+/**
+ * Words that run a program which is killed just before its nth call of a kind, as each of its threads counts them.
+ * @param paths only calls at these count; without any, all do
+ */
+export function killAt(calls: string, nth: number, paths: readonly string[] = []): string[] {
+  const which = paths.flatMap((path) => ['-P', path]);
+  // -D: the program is the process that was started, and not its child.
+  return ['strace', '-D', '-f', '-o', '/dev/null', ...which, '-e', `inject=${calls}:signal=KILL:when=${nth}`];
+}
