@@ -51,12 +51,15 @@ export function notifies({ env, log, status }: NotifyOptions): Manager | undefin
   };
   // Of the event loop alone: a registry that is away, or a full disk, is not cured by a restart.
   const every = pingEvery(env);
-  if (every !== undefined) {
-    // One after the other has been sent: faster than they can be sent, they would leave the loop no time for anything else.
-    const later = () => setTimeout(ping, every).unref();
-    const ping = () => void send(['WATCHDOG=1']).then(later);
-    later();
-  }
+  let isPinging = false;
+  // One that waits says as much as many would, and what comes after them need not wait for all.
+  const ping = async () => {
+    if (isPinging) return;
+    isPinging = true;
+    await send(['WATCHDOG=1']);
+    isPinging = false;
+  };
+  if (every !== undefined) setInterval(() => void ping(), every).unref();
   const looking = setInterval(refresh, STATUS_EVERY).unref();
   return {
     ready() {
