@@ -111,7 +111,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   });
   const access = new Access({ root: options.token, tokens, now: () => clock.now(), ticks: () => performance.now() });
   const saver = saveBeatsRegularly(registry, log);
-  const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY);
+  const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY).unref();
 
   const cors = corsOrigins.length > 0 ? new Cors(corsOrigins) : undefined;
   const names = namesOf(options, tls);
@@ -261,7 +261,7 @@ function saveBeatsRegularly(registry: Registry, log: Logger): { stop(): Promise<
     if (idle < IDLE_SAVES || saving) return;
     idle = 0;
     saving = save().finally(() => (saving = undefined));
-  }, SAVE_EVERY);
+  }, SAVE_EVERY).unref();
   return {
     stop: async () => {
       clearInterval(timer);

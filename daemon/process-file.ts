@@ -60,9 +60,16 @@ export function writeProcessInfo(dir: string, info: Omit<ProcessInfo, 'pid' | 's
   }
 }
 
-/** @param vm of an agent: the VM that it kept alive */
+/**
+ * Never fails: on a disk that has become read-only the file stays, and says no more than that of a killed process.
+ * @param vm of an agent: the VM that it kept alive
+ */
 export function removeProcessInfo(dir: string, kind: ProcessInfo['kind'], vm?: string): void {
-  rmSync(join(dir, fileOf({ kind, vm })), { force: true });
+  try {
+    rmSync(join(dir, fileOf({ kind, vm })), { force: true });
+  } catch {
+    // Who reads it looks whether the process still runs.
+  }
 }
 
 /** @returns the process of that kind (the first, of agents) if it still runs, whatever a killed one left behind */

@@ -64,7 +64,8 @@ export async function restore(dataDir: string, file: string): Promise<Restored> 
     const keep = (path: string) => renameSync(path, join(kept, basename(path)));
     for (const path of old) if (path !== dir.mark) keep(path);
     renameSync(draft.database, dir.database);
-    // Last, so that a restore which is cut off leaves an error for the next start, and no empty registry.
+    // The mark goes last, so that a restore which is cut off leaves an error for the next start, and no empty registry.
+    sync(dir.path);
     if (old.includes(dir.mark)) keep(dir.mark);
     sync(dir.path);
     return { dataDir: dir.path, ...(old.length > 0 ? { kept } : {}) };

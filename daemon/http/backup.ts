@@ -14,12 +14,27 @@ const STALLED = 60_000;
 /** Folders of the copies of this process that are under way. */
 const underWay = new Set<string>();
 
-/** Removes what was cut off, a daemon's that was killed for one; only for who has the store, since no other makes backups. */
+/**
+ * Removes what was cut off, a daemon's that was killed for one; only for who has the store, since no other makes backups.
+ * It never fails: what cannot be removed just now is removed by the next backup, or the next start.
+ */
 export function removeCutBackups(dataDir: string): void {
-  for (const name of readdirSync(dataDir)) {
-    const path = join(dataDir, name);
-    const isCopy = name.startsWith(PREFIX) && name.length === PREFIX.length + 6;
-    if (isCopy && !underWay.has(path)) rmSync(path, { recursive: true, force: true });
+  try {
+    for (const name of readdirSync(dataDir)) {
+      const path = join(dataDir, name);
+      const isCopy = name.startsWith(PREFIX) && name.length === PREFIX.length + 6;
+      if (isCopy && !underWay.has(path)) remove(path);
+    }
+  } catch {
+    // A folder that cannot be read just now.
+  }
+}
+
+function remove(path: string): void {
+  try {
+    rmSync(path, { recursive: true, force: true });
+  } catch {
+    // As promised above.
   }
 }
 
@@ -32,11 +47,7 @@ export async function sendBackup({ registry, reply, dataDir, backups }: Call): P
     release();
     if (dir === undefined) return;
     underWay.delete(dir);
-    try {
-      rmSync(dir, { recursive: true, force: true });
-    } catch {
-      // Nothing can be removed just now: the next backup tries again, or the next start.
-    }
+    remove(dir);
   };
   try {
     removeCutBackups(dataDir);

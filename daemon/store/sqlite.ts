@@ -54,9 +54,12 @@ export class SqliteStore implements Store {
     const mark = readMark(dir);
     if (databaseSize(dir) > 0) await check(dir);
     else if (mark) throw damaged(dir, `it is missing or empty, but revision ${mark.revision} was acknowledged`);
-    const worker = new StoreWorker(dir, onDeath);
+    let isOpen = false;
+    // A worker that ends before that has acknowledged nothing: its end is an error of the start.
+    const worker = new StoreWorker(dir, (error) => isOpen && onDeath(error));
     try {
       const contents = (await worker.ask({ kind: 'open' })) as Contents;
+      isOpen = true;
       return { store: new SqliteStore(worker), contents };
     } catch (error) {
       await worker.terminate();
@@ -142,7 +145,10 @@ function asFailure(error: unknown): StoreFailure {
   return error instanceof StoreFailure ? error : new StoreFailure(describe(error));
 }
 
-/** The worker as its one user sees it: ask, and wait for the answer. */
+/**
+ * The worker as its one user sees it: ask, and wait for the answer. While nothing is asked it keeps no process alive: a
+ * start that fails after the store was opened ends.
+ */
 class StoreWorker {
   readonly #worker: Worker;
   readonly #asked = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
@@ -156,6 +162,7 @@ class StoreWorker {
     this.#worker.on('message', (reply: Reply) => {
       const asked = this.#asked.get(reply.seq);
       this.#asked.delete(reply.seq);
+      if (this.#asked.size === 0 && !this.#ending) this.#worker.unref();
       if ('failure' in reply) asked?.reject(new StoreFailure(reply.failure));
       else asked?.resolve(reply.value);
     });
@@ -175,6 +182,7 @@ class StoreWorker {
       if (this.#end !== undefined) return reject(new StoreFailure({ kind: 'other', message: this.#end }));
       const seq = ++this.#seq;
       this.#asked.set(seq, { resolve, reject });
+      this.#worker.ref();
       this.#worker.postMessage({ seq, request });
     });
   }
@@ -190,6 +198,7 @@ class StoreWorker {
 
   async terminate(): Promise<void> {
     this.#ending = true;
+    this.#worker.ref();
     await this.#worker.terminate();
   }
 }

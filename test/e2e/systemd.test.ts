@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { again, startAgent } from '../helpers/agent.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
 import { notifySocket } from '../helpers/notify-socket.ts';
 import { unless } from '../helpers/tools.ts';
 import { until } from '../helpers/until.ts';
@@ -100,6 +101,18 @@ test('where systemd-notify is missing the daemon says so once, and serves', asyn
   assert.equal((await daemon.vreg(['health'])).code, 0);
   await daemon.end();
   assert.equal(daemon.said().split('systemd-notify is not there').length, 2);
+});
+
+test('pings that take longer to send than the watchdog gives hold up nothing else', unless('strace'), async (t) => {
+  const empty = tempDir(t);
+  const daemon = await startDaemon(t, {
+    // A machine that takes 20 ms for each new process.
+    through: ['strace', '-D', '-f', '-o', '/dev/null', '-e', 'inject=?fork,?vfork,clone,?clone3:delay_exit=20000'],
+    env: { NOTIFY_SOCKET: join(empty, 'none'), WATCHDOG_USEC: '3000' },
+  });
+  await until('the warning', () => daemon.said().includes('systemd hears nothing'));
+  for (let n = 0; n < 20; n++) assert.equal((await call(daemon.url, 'GET', '/health')).status, 200);
+  assert.deepEqual(await daemon.end(), { code: 0, signal: null });
 });
 
 test('on SIGHUP the daemon reads its token again; an empty one leaves the old in force', async (t) => {

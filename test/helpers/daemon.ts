@@ -82,6 +82,8 @@ export interface DaemonOptions {
   env?: NodeJS.ProcessEnv;
   /** Home of an earlier daemon, to start on what it left. */
   home?: string;
+  /** Words that run it: a program that becomes the daemon's process, and its arguments. */
+  through?: readonly string[];
   /** Called with the process when it has begun, long before it can serve. */
   onSpawn?: (child: ChildProcess) => void;
 }
@@ -89,13 +91,25 @@ export interface DaemonOptions {
 /** Starts the real daemon on a free port and resolves when it can serve; it is killed when the test ends. */
 export async function startDaemon(
   t: TestContext,
-  { args = [], env = {}, home, onSpawn }: DaemonOptions = {},
+  { args = [], env = {}, home, through = [], onSpawn }: DaemonOptions = {},
 ): Promise<Daemon> {
   const root = home ?? tempDir(t);
   const dataDir = join(root, 'data');
   const environment = cleanEnv(root, env);
-  const words = [BIN, 'daemon', '--port', '0', '--data-dir', dataDir, '--log-format', 'json', ...args];
-  const child = spawn(process.execPath, words, { env: environment, stdio: ['ignore', 'ignore', 'pipe'] });
+  const [program, ...words] = [
+    ...through,
+    process.execPath,
+    BIN,
+    'daemon',
+    '--port',
+    '0',
+    '--data-dir',
+    dataDir,
+    '--log-format',
+    'json',
+    ...args,
+  ];
+  const child = spawn(program!, words, { env: environment, stdio: ['ignore', 'ignore', 'pipe'] });
   onSpawn?.(child);
   let stderr = '';
   const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
-import test from 'node:test';
+import test, { type TestContext } from 'node:test';
 import worker_threads from 'node:worker_threads';
 import { SqliteStore } from '../../../daemon/store/sqlite.ts';
 import type { Change, Contents } from '../../../daemon/store/store.ts';
@@ -254,12 +255,16 @@ test('a backup that has no place is an error of the disk, and the next one works
   await store.backup(join(dir, 'copy.db'));
 });
 
-test('a store whose worker ends says so once, fails what waits and all that comes, and keeps nobody waiting', async (t) => {
+/** Milliseconds for a process to end that has nothing to do. */
+const PATIENCE = 20_000;
+
+/** @param file that they run instead of their own @returns the workers that are made from now on */
+function watchWorkers(t: TestContext, file?: string): worker_threads.Worker[] {
   const { Worker } = worker_threads;
   const workers: worker_threads.Worker[] = [];
   worker_threads.Worker = class extends Worker {
-    constructor(...args: ConstructorParameters<typeof Worker>) {
-      super(...args);
+    constructor(...[own, options]: ConstructorParameters<typeof Worker>) {
+      super(file ?? own, options);
       workers.push(this);
     }
   };
@@ -268,6 +273,37 @@ test('a store whose worker ends says so once, fails what waits and all that come
     worker_threads.Worker = Worker;
     syncBuiltinESMExports();
   });
+  return workers;
+}
+
+test('a store whose worker cannot start is an error of the start, with the cause, and no death', async (t) => {
+  watchWorkers(t, join(tempDir(t), 'nowhere.cjs'));
+  const deaths: Error[] = [];
+  await assert.rejects(SqliteStore.open({ dataDir: tempDir(t), onDeath: (error) => deaths.push(error) }), {
+    code: 'STORE_UNUSABLE',
+    message: /^cannot open .*registry\.db: the store's worker ended: .*nowhere\.cjs/,
+    hint: /ulimit -n/,
+  });
+  assert.deepEqual(deaths, []);
+});
+
+test('a process that opens a store and does nothing with it ends, and another can open it', async (t) => {
+  const dir = tempDir(t);
+  const program = join(dir, 'program.mts');
+  const store = join(import.meta.dirname, '../../../daemon/store/sqlite.ts');
+  writeFileSync(
+    program,
+    `import { SqliteStore } from ${JSON.stringify(store)};
+     await SqliteStore.open({ dataDir: ${JSON.stringify(dir)}, onDeath() {} });
+     console.log('opened');`,
+  );
+  const { status, stdout } = spawnSync(process.execPath, ['--import', 'tsx', program], { timeout: PATIENCE });
+  assert.deepEqual([status, String(stdout)], [0, 'opened\n']);
+  assert.equal((await readStore(dir)).revision, 0);
+});
+
+test('a store whose worker ends says so once, fails what waits and all that comes, and keeps nobody waiting', async (t) => {
+  const workers = watchWorkers(t);
   const dir = tempDir(t);
   const deaths: Error[] = [];
   const { store } = await SqliteStore.open({ dataDir: dir, onDeath: (error) => deaths.push(error) });

@@ -1,0 +1,32 @@
+/** A daemon that is given too few file descriptors to start: it says so and ends, or it serves. It never hangs. */
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { type Daemon, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { unless } from '../helpers/tools.ts';
+
+/** From where Node itself can just start to where nothing is missing; each step of a start is the first without one. */
+const [FEWEST, ENOUGH] = [24, 48];
+/** Where the library ends its process instead of saying that it cannot open a file. */
+const PANIC = /panicked at .*tokio/;
+
+test('with each number of file descriptors a start serves or says what is missing', unless('prlimit'), async (t) => {
+  const home = tempDir(t);
+  let served = 0;
+  for (let limit = FEWEST; limit <= ENOUGH; limit++) {
+    let daemon: Daemon;
+    try {
+      daemon = await startDaemon(t, { home, through: ['prlimit', `--nofile=${limit}:${limit}`] });
+    } catch (error) {
+      const { message } = error as Error;
+      if (!PANIC.test(message))
+        assert.match(message, /^the daemon ended with 1: (.*\n)*vreg: .*\n(.*\n)*hint: /, String(limit));
+      continue;
+    }
+    served++;
+    assert.deepEqual(await daemon.end('SIGTERM'), { code: 0, signal: null }, String(limit));
+  }
+  t.diagnostic(`${served} of ${ENOUGH - FEWEST + 1} served`);
+  assert.ok(served > 0);
+  const daemon = await startDaemon(t, { home });
+  assert.equal((await daemon.vreg(['ls'])).code, 0);
+});

@@ -1,0 +1,135 @@
+/** Killed just before each thing that is done to the disk: at the first start, a change, the end, and a restore. */
+import assert from 'node:assert/strict';
+import { cpSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import type { Vm } from '../../src/protocol/vm.ts';
+import { listAll, readLeft, startQuietDaemon } from '../helpers/crash-run.ts';
+import { BIN, cleanEnv, type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
+import { findGaps } from '../helpers/journal.ts';
+import { killAt, STEPS } from '../helpers/strace.ts';
+import { unless } from '../helpers/tools.ts';
+import { aVm } from '../helpers/vm.ts';
+
+/** More than there are of any kind: who gets there runs for ever. */
+const TOO_MANY = 200;
+
+const FILES = [
+  'registry.db',
+  'registry.db-wal',
+  'registry.mark',
+  'registry.mark.new',
+  'daemon.json',
+  'daemon.json.new',
+];
+
+/** A life of a daemon: started, written to, stopped. @returns what it acknowledged, and whether it was killed on the way */
+async function live(t: TestContext, home: string, calls: string, nth: number): Promise<{ vms: Vm[]; killed: boolean }> {
+  const dataDir = join(home, 'data');
+  const paths = [dataDir, ...FILES.map((name) => join(dataDir, name))];
+  const vms: Vm[] = [];
+  let daemon: Daemon;
+  try {
+    daemon = await startDaemon(t, { home, through: killAt(calls, nth, paths) });
+  } catch (error) {
+    assert.match((error as Error).message, /ended with SIGKILL/);
+    return { vms, killed: true };
+  }
+  const { body, status } = await call(daemon.url, 'POST', '/registry/vms', { body: aVm() }).catch(() => ({
+    body: undefined,
+    status: 0,
+  }));
+  if (status === 201) vms.push(body as Vm);
+  const { code, signal } = await daemon.end('SIGTERM');
+  if (signal === null) assert.deepEqual([code, status], [0, 201], daemon.said());
+  else assert.equal(signal, 'SIGKILL');
+  return { vms, killed: signal !== null };
+}
+
+test(
+  'a daemon that is killed before each step of its first life has lost nothing, and starts again',
+  unless('strace'),
+  async (t) => {
+    let kills = 0;
+    for (const [kind, calls] of Object.entries(STEPS)) {
+      for (let nth = 1; ; nth++) {
+        const what = `${kind} ${nth}`;
+        assert.ok(nth < TOO_MANY, what);
+        const home = tempDir(t);
+        const { vms, killed } = await live(t, home, calls, nth);
+        if (killed) kills++;
+        const daemon = await startQuietDaemon(t, home);
+        const found = await listAll(daemon);
+        // What was not acknowledged may be there all the same: the kill came before the answer.
+        assert.deepEqual(vms.length > 0 ? found : [], vms, what);
+        const next = await call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id: 'next' }) });
+        assert.deepEqual([next.status, next.headers.get('etag')], [201, `"${found.length + 1}"`], what);
+        await daemon.end('SIGKILL');
+        const { journal, revision } = readLeft(t, daemon.dataDir);
+        assert.deepEqual(findGaps(journal, revision), [], what);
+        rmSync(home, { recursive: true });
+        if (!killed) break;
+      }
+    }
+    t.diagnostic(`${kills} kills`);
+    assert.ok(kills > 20, `${kills} kills`);
+  },
+);
+
+test(
+  'a restore that is killed before each of its steps leaves the old registry, the new one, or an error, never an empty one, and can be done again',
+  unless('strace'),
+  async (t) => {
+    const first = await startDaemon(t);
+    await call(first.url, 'POST', '/registry/vms', { body: aVm({ id: 'old' }) });
+    const backup = join(first.home, 'backup.db');
+    assert.equal((await first.vreg(['backup', backup])).code, 0);
+    await call(first.url, 'POST', '/registry/vms', { body: aVm({ id: 'later' }) });
+    await first.end('SIGTERM');
+    const found = new Map<string, number>();
+    for (const [kind, calls] of Object.entries(STEPS)) {
+      for (let nth = 1; ; nth++) {
+        const what = `${kind} ${nth}`;
+        assert.ok(nth < TOO_MANY, what);
+        const home = tempDir(t);
+        const dataDir = join(home, 'data');
+        cpSync(first.dataDir, dataDir, { recursive: true });
+        const restore = [process.execPath, BIN, 'daemon', 'restore', backup, '--yes', '--data-dir', dataDir];
+        const [strace, ...words] = killAt(calls, nth);
+        const { code, signal, stderr } = await run(strace!, [...words, ...restore], { env: cleanEnv(home) });
+        if (signal === null) assert.equal(code, 0, stderr);
+        const outcome = await startQuietDaemon(t, home).then(
+          async (daemon) => {
+            const ids = (await listAll(daemon)).map(({ id }) => id).join();
+            await daemon.end('SIGKILL');
+            return ids;
+          },
+          (error: Error) => {
+            assert.match(error.message, /registry\.db is damaged: .*\n?hint: .*vreg daemon restore FILE/s, what);
+            return 'an error';
+          },
+        );
+        assert.ok(['old', 'later,old', 'an error'].includes(outcome), `${what}: ${outcome}`);
+        found.set(outcome, (found.get(outcome) ?? 0) + 1);
+        const [program, ...again] = restore;
+        const second = await run(program!, again, { env: cleanEnv(home) });
+        assert.equal(second.code, 0, second.stderr);
+        const daemon = await startQuietDaemon(t, home);
+        assert.deepEqual(
+          (await listAll(daemon)).map(({ id }) => id),
+          ['old'],
+          what,
+        );
+        await daemon.end('SIGKILL');
+        rmSync(home, { recursive: true });
+        if (signal === null) {
+          assert.equal(outcome, 'old');
+          break;
+        }
+      }
+    }
+    t.diagnostic(JSON.stringify(Object.fromEntries(found)));
+    assert.equal(found.size, 3, 'kills came before, in, and after the exchange');
+  },
+);
