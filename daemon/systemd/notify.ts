@@ -51,15 +51,12 @@ export function notifies({ env, log, status }: NotifyOptions): Manager | undefin
   };
   // Of the event loop alone: a registry that is away, or a full disk, is not cured by a restart.
   const every = pingEvery(env);
-  let isPinging = false;
-  // One that waits says as much as many would, and what comes after them need not wait for all.
-  const ping = async () => {
-    if (isPinging) return;
-    isPinging = true;
+  const ping = async (every: number) => {
     await send(['WATCHDOG=1']);
-    isPinging = false;
+    // From the end of the last one: an interval shorter than a ping takes would leave the loop no time for anything else.
+    setTimeout(() => void ping(every), every).unref();
   };
-  if (every !== undefined) setInterval(() => void ping(), every).unref();
+  if (every !== undefined) setTimeout(() => void ping(every), every).unref();
   const looking = setInterval(refresh, STATUS_EVERY).unref();
   return {
     ready() {
