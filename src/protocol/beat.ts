@@ -95,7 +95,8 @@ export function parseBeat(input: unknown): AgentBeat | undefined {
   if (typeof input !== 'object' || input === null || Array.isArray(input)) return undefined;
   const body = input as Record<string, unknown>;
   const hasToken = body.spend !== undefined || body.next !== undefined;
-  if (!hasToken && (typeof body.health !== 'object' || body.health === null)) return undefined;
+  const hasHealth = typeof body.health === 'object' && body.health !== null && !Array.isArray(body.health);
+  if (!hasToken && !hasHealth) return undefined;
   const beat: AgentBeat = {};
   for (const field of ['spend', 'next'] as const) {
     const value = body[field];

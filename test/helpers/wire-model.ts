@@ -487,7 +487,7 @@ function readHealth(body: unknown): Fields | undefined {
   const wrong: string[] = [];
   if (spend !== undefined) wrong.push('spend');
   if (next !== undefined) wrong.push('next');
-  if (wrong.length === 0 && !isObject(health)) return undefined;
+  if (wrong.length === 0 && !isRecord(health)) return undefined;
   const isText = (value: unknown, max: number) =>
     value === undefined ||
     (typeof value === 'string' && value.length <= max && value.isWellFormed() && !/[\u0000-\u001f\u007f]/.test(value));
@@ -495,8 +495,8 @@ function readHealth(body: unknown): Fields | undefined {
   if (!isText(address, 1024)) wrong.push('address');
   if (replace !== undefined && typeof replace !== 'boolean') wrong.push('replace');
   if (revision !== undefined && !(Number.isSafeInteger(revision) && (revision as number) >= 0)) wrong.push('revision');
-  const states = Object.entries(isObject(health) ? health : {});
-  if (states.length > 256 || (health !== undefined && !isObject(health))) wrong.push('health');
+  const states = Object.entries(isRecord(health) ? health : {});
+  if (states.length > 256 || (health !== undefined && !isRecord(health))) wrong.push('health');
   for (const [name, state] of states)
     if (name.length > 1024 || (state !== 'passing' && state !== 'failing')) wrong.push(`health.${name.slice(0, 60)}`);
   if (wrong.length > 0) throw invalid(...wrong);

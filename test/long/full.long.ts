@@ -68,7 +68,7 @@ test('long histories that many ask for at once are sent whole, from less memory 
   assert.ok(lengths[0]! > 100_000_000, `${lengths[0]} bytes`);
 });
 
-test('of backups two are made at once; others are refused, and taken when there is room', async (t) => {
+test('of backups one is made at once and two are sent; others are refused, and taken when there is room', async (t) => {
   const { url } = await startDaemon(t);
   const metadata = { pad: 'x'.repeat(1_000_000) };
   for (let n = 0; n < 20; n++) await call(url, 'POST', '/registry/vms', { body: aVm({ id: `vm-${n}`, metadata }) });
@@ -78,7 +78,9 @@ test('of backups two are made at once; others are refused, and taken when there 
     return answer.status;
   };
   const statuses = await Promise.all(Array.from({ length: 12 }, backup));
-  assert.deepEqual([...new Set(statuses)].sort(), [200, 429]);
+  assert.ok(statuses.includes(200));
+  const refused = statuses.filter((status) => status !== 200);
+  assert.ok(refused.length > 0 && refused.every((status) => status === 429 || status === 503), String(statuses));
   assert.equal(await backup(), 200);
   // One whose reader goes before it is made gives its place back.
   for (let n = 0; n < 6; n++) {
