@@ -1,4 +1,4 @@
-/** Bytes that are almost pipelined and chunked requests, cut into pieces anywhere. `VREG_SEED=N` repeats a run. */
+/** Bytes that are almost pipelined and chunked requests, cut into pieces anywhere. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import fc from 'fast-check';
@@ -7,8 +7,8 @@ import { call, errorOf } from '../helpers/http.ts';
 import { exchange } from '../helpers/raw.ts';
 import { aVm } from '../helpers/vm.ts';
 
-/** Seconds since the epoch: a seed of fast-check has 32 bits. */
-const SEED = Number(process.env.VREG_SEED ?? Math.floor(Date.now() / 1000)) | 0;
+/** Fixed, so that a failure today is a failure tomorrow; `VREG_SEED=N`, of 32 bits, looks elsewhere. */
+const SEED = Number(process.env.VREG_SEED ?? 20_260_104) | 0;
 
 const body = fc.constantFrom('a', 'b', 'c').map((id) => JSON.stringify(aVm({ id })));
 const head = (line: string, ...headers: string[]) => [`${line} HTTP/1.1`, 'Host: a', ...headers].join('\r\n');

@@ -1,11 +1,11 @@
-/** More of test/daemon/http/model.test.ts: longer sequences, of a seed that is new in each run. `VREG_SEED=N` repeats one. */
+/** More of test/daemon/http/model.test.ts: longer sequences. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { PLANTED } from '../helpers/planted.ts';
 import { checkWire } from '../helpers/wire-run.ts';
 
-/** Seconds since the epoch: a seed of fast-check has 32 bits. */
-const SEED = Number(process.env.VREG_SEED ?? Math.floor(Date.now() / 1000));
+/** Fixed, so that a failure today is a failure tomorrow; `VREG_SEED=N`, of 32 bits, looks elsewhere. */
+const SEED = Number(process.env.VREG_SEED ?? 20_260_103);
 const SEEDS = 4;
 
 for (let nth = 0; nth < SEEDS; nth++) {
