@@ -2,8 +2,11 @@
 
 /** A certificate that is not trusted (nodejs.org/api/tls.html, X509 certificate errors). */
 const UNTRUSTED = /^(DEPTH_ZERO_SELF_SIGNED_CERT|SELF_SIGNED_CERT_IN_CHAIN|UNABLE_TO_\w+|CERT_\w+|ERR_TLS_\w+)$/;
-/** What a server says that takes no client without a certificate: of TLS 1.3, and of 1.2, which has no word of its own. */
-const WANTS_CERTIFICATE = /ALERT_CERTIFICATE_REQUIRED$|SSLV3_ALERT_HANDSHAKE_FAILURE$/;
+/**
+ * What a server says that takes no client without a certificate: of TLS 1.3, and of 1.2, which has no word of its own.
+ * OpenSSL 3.5 writes `SSL/TLS_ALERT_…` where older ones write `SSLV3_ALERT_…`.
+ */
+const WANTS_CERTIFICATE = /ALERT_(CERTIFICATE_REQUIRED|HANDSHAKE_FAILURE)$/;
 /** What a server says that does not like the certificate which it was shown (RFC 8446, 6.2). */
 const DISLIKES_CERTIFICATE =
   /ALERT_(UNKNOWN_CA|BAD_CERTIFICATE|\w*CERTIFICATE_(EXPIRED|REVOKED|UNKNOWN)|ACCESS_DENIED)$/;

@@ -1,7 +1,7 @@
 /** `GET /registry/discover/:role?wait=`: the answer is held until there are enough live VMs, and no longer. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import test from 'node:test';
 import { pino } from 'pino';
 import { buildApp } from '../../../daemon/http/app.ts';
@@ -125,6 +125,8 @@ test('when the daemon stops the answer comes, also to a request that arrives on 
     log: pino({ level: 'silent' }),
   });
   const { port, close } = await listen(app, { tcp: { host: '127.0.0.1', port: 0 } });
+  const accepted: Socket[] = [];
+  app.server.on('connection', (socket) => accepted.push(socket));
   const ask = async (path: string, ...parts: readonly string[]) => {
     const socket = connect(port!, '127.0.0.1');
     let text = '';
@@ -141,6 +143,7 @@ test('when the daemon stops the answer comes, also to a request that arrives on 
   const late = await ask('/registry/discover/worker?wait=50s', 'X-Late: ');
   const lateStream = await ask('/registry/events', 'X-Late: ');
   await until('both to be held', () => registry.events.watched === 2);
+  await until('the others to have come', () => accepted.filter(({ bytesRead }) => bytesRead > 0).length === 4);
   const started = performance.now();
   const closed = close();
   await Promise.all([held.closed, stream.closed]);
