@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { createReadStream, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { VregError } from '../../src/protocol/errors.ts';
+import { checkStillIn } from '../access/access.ts';
 import type { Answer, Call } from './call.ts';
 
 /** How the folders of copies that are under way begin; `mkdtemp` adds six characters. */
@@ -38,8 +39,12 @@ function remove(path: string): void {
   }
 }
 
-/** @throws VregError NOT_FOUND (without a data dir), STORE_FULL, STORE_FAILED, BUSY (another is being made), TOO_MANY_REQUESTS */
-export async function sendBackup({ registry, reply, dataDir, backups }: Call): Promise<Answer | undefined> {
+/**
+ * @throws VregError NOT_FOUND (without a data dir), STORE_FULL, STORE_FAILED, BUSY (another is being made),
+ * TOO_MANY_REQUESTS, UNAUTHORIZED (the caller's token was revoked meanwhile)
+ */
+export async function sendBackup(call: Call): Promise<Answer | undefined> {
+  const { registry, reply, dataDir, backups, guest } = call;
   if (dataDir === undefined) throw new VregError('NOT_FOUND', 'this registry has no data dir to copy');
   const release = backups.take();
   let dir: string | undefined;
@@ -58,6 +63,9 @@ export async function sendBackup({ registry, reply, dataDir, backups }: Call): P
     const stream = createReadStream(file);
     stream.once('close', clean);
     await once(stream, 'open');
+    checkStillIn(guest, registry.clock.now());
+    const stay = call.whenUnwelcome(() => reply.raw.destroy());
+    stream.once('close', stay);
     reply.raw.setTimeout(STALLED);
     await reply
       .header('content-length', statSync(file).size)

@@ -88,12 +88,12 @@ export class Call {
    * @returns what takes that back
    */
   whenOver(act: () => void): () => void {
-    const signals = [this.stopping, this.guest.ended];
-    for (const signal of signals) signal.addEventListener('abort', act, { once: true });
-    if (signals.some(({ aborted }) => aborted)) queueMicrotask(act);
-    return () => {
-      for (const signal of signals) signal.removeEventListener('abort', act);
-    };
+    return whenAborted([this.stopping, this.guest.ended], act);
+  }
+
+  /** The same, of answers that a stop waits for. */
+  whenUnwelcome(act: () => void): () => void {
+    return whenAborted([this.guest.ended], act);
   }
 
   get id(): string {
@@ -208,6 +208,14 @@ export class Call {
       });
     };
   }
+}
+
+function whenAborted(signals: readonly AbortSignal[], act: () => void): () => void {
+  for (const signal of signals) signal.addEventListener('abort', act, { once: true });
+  if (signals.some(({ aborted }) => aborted)) queueMicrotask(act);
+  return () => {
+    for (const signal of signals) signal.removeEventListener('abort', act);
+  };
 }
 
 declare module 'fastify' {

@@ -1,4 +1,4 @@
-import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { type Context, defineCommand } from '../command.ts';
 import { MAX_SPAN, parseDuration } from '../duration.ts';
 import { each, throwFailed } from '../each.ts';
@@ -44,37 +44,48 @@ const create = defineCommand<CreateFlags>({
       await context.print({ kind: 'value', text: made.token, data: made });
       return context.note(`the token "${name}" is shown this once`);
     }
-    const { token: _token, ...made } = await intoFile(to, () => context.client().createToken(request));
+    const client = context.client();
+    const { token: _token, ...made } = await intoFile(to, {
+      make: () => client.createToken(request),
+      undo: () => client.revokeToken(name!),
+    });
     await context.print({ kind: 'value', text: to, data: { ...made, file: to } });
   },
 });
 
 /** Makes the file first: a token that cannot be written down would be lost. */
-async function intoFile<T extends { token: string }>(path: string, make: () => Promise<T>): Promise<T> {
-  const fail = (cause: NodeJS.ErrnoException) =>
-    cause.code === 'EEXIST'
-      ? new VregError('CONFLICT', `${path} is there already`, { field: 'to', hint: 'choose another name' })
-      : new VregError('USAGE', `cannot write ${path} (${cause.code})`, {
-          field: 'to',
-          hint: 'check its folder',
-          cause,
-        });
+async function intoFile<T extends { token: string }>(
+  path: string,
+  { make, undo }: { make(): Promise<T>; undo(): Promise<unknown> },
+): Promise<T> {
   let file: number;
   try {
     file = openSync(path, 'wx', 0o600);
   } catch (cause) {
-    throw fail(cause as NodeJS.ErrnoException);
+    if ((cause as NodeJS.ErrnoException).code !== 'EEXIST') throw cannotWrite(path, cause, 'check its folder');
+    throw new VregError('CONFLICT', `${path} is there already`, { field: 'to', hint: 'choose another name' });
   }
   try {
     const made = await make();
-    writeSync(file, `${made.token}\n`);
+    try {
+      writeFileSync(file, `${made.token}\n`);
+    } catch (cause) {
+      const undone = await undo().catch(() => undefined);
+      const next = undone ? 'the token is revoked: make room, and try again' : 'revoke the token, which nobody has';
+      throw cannotWrite(path, cause, next);
+    }
     return made;
   } catch (error) {
     rmSync(path, { force: true });
-    throw error instanceof VregError ? error : fail(error as NodeJS.ErrnoException);
+    throw error;
   } finally {
     closeSync(file);
   }
+}
+
+function cannotWrite(path: string, cause: unknown, hint: string): VregError {
+  const { code } = cause as NodeJS.ErrnoException;
+  return new VregError('USAGE', `cannot write ${path} (${code})`, { field: 'to', hint, cause });
 }
 
 const COLUMNS: readonly Column<TokenInfo>[] = [

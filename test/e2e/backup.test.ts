@@ -136,12 +136,31 @@ test('who goes away in the middle of a download leaves nothing behind, and nothi
   assert.deepEqual(wrong, []);
 });
 
+test('a download ends when the token that it was opened with is revoked', async (t) => {
+  const daemon = await startLargeDaemon(t, { env: { VERS_AUTH_TOKEN: 's3cret' } });
+  const { stdout } = await daemon.vreg(['token', 'create', 'ops', '--scope', 'admin']);
+  const headers = { authorization: `Bearer ${stdout.trim()}` };
+  const asked = request(`${daemon.url}/registry/backup`, { agent: false, headers }).end();
+  const [answer] = (await once(asked, 'response')) as [IncomingMessage];
+  assert.equal(answer.statusCode, 200);
+  await once(answer, 'data');
+  answer.pause();
+  assert.equal((await daemon.vreg(['token', 'revoke', 'ops', '--yes'])).code, 0);
+  await until('the copy to be removed', () => left(daemon).length === 0);
+  const failed = once(answer, 'error');
+  answer.resume();
+  assert.match(String(await failed), /aborted/);
+});
+
 /** A daemon whose copies are too large to be sent to who takes nothing. */
-async function startLargeDaemon(t: TestContext): Promise<Daemon> {
-  const daemon = await startDaemon(t);
+async function startLargeDaemon(t: TestContext, { env = {} }: { env?: NodeJS.ProcessEnv } = {}): Promise<Daemon> {
+  const daemon = await startDaemon(t, { env });
   const metadata = { blob: 'x'.repeat(900_000) };
-  for (let i = 0; i < 16; i++)
-    await call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id: `vm-${i}`, metadata }) });
+  const headers = { authorization: `Bearer ${env.VERS_AUTH_TOKEN}` };
+  for (let i = 0; i < 16; i++) {
+    const body = aVm({ id: `vm-${i}`, metadata });
+    assert.equal((await call(daemon.url, 'POST', '/registry/vms', { body, headers })).status, 201);
+  }
   return daemon;
 }
 

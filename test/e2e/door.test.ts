@@ -1,6 +1,6 @@
 /** Who gets into the real daemon: by its socket, by its addresses, with tokens that outlive it, and with certificates. */
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { request as httpsRequest } from 'node:https';
 import { join } from 'node:path';
@@ -8,7 +8,7 @@ import test from 'node:test';
 import { makeAuthority } from '../helpers/certificates.ts';
 import { BIN, cleanEnv, type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { tlsOf } from '../helpers/https.ts';
-import { startVreg } from '../helpers/running.ts';
+import { runScript, startVreg } from '../helpers/running.ts';
 import { unless } from '../helpers/tools.ts';
 import { until } from '../helpers/until.ts';
 
@@ -118,6 +118,18 @@ test('a token that was made, and one that was revoked, are so after kill -9', as
   daemon = await startDaemon(t, { home: daemon.home, env });
   assert.deepEqual([await codeOf(daemon, ['ls'], kept), await codeOf(daemon, ['ls'], gone)], [0, 2]);
   assert.equal((await daemon.vreg(['token', 'ls', '-q'])).stdout, 'kept\n');
+});
+
+test('a token that cannot be written down is revoked, and its file is gone', async (t) => {
+  const daemon = await startDaemon(t, { env: { VERS_AUTH_TOKEN: ROOT } });
+  const file = join(daemon.home, 'token');
+  // Files may have no bytes, and who writes one is told so instead of killed.
+  const script = `trap '' XFSZ; ulimit -f 0; vreg token create lost --scope read --to '${file}'`;
+  const { code, stderr } = await runScript(['sh'], script, { url: daemon.url, env: { VERS_AUTH_TOKEN: ROOT } });
+  assert.equal(code, 5, stderr);
+  assert.match(stderr, /^vreg: cannot write .*token \(EFBIG\)\nhint: the token is revoked/);
+  assert.equal(existsSync(file), false);
+  assert.equal((await daemon.vreg(['token', 'ls', '-q'])).stdout, '');
 });
 
 test('an enrolment that was answered is there after kill -9, the VM and its token', async (t) => {
