@@ -16,6 +16,7 @@ import { removeCutBackups } from './http/backup.ts';
 import { Cors } from './http/cors.ts';
 import { isLoopback } from './http/foreign.ts';
 import { type Endpoints, listen } from './http/listen.ts';
+import { withoutTokens } from './http/secrets.ts';
 import { Tls, type TlsFiles } from './http/tls.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
 import type { RegistryLimits } from './registry/limits.ts';
@@ -164,8 +165,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
  * @throws VregError USAGE
  */
 function refuseStrangers({ tcp, socket, tls, trustProxy }: ServeOptions): void {
-  if (tls?.clientCa) return;
-  if (tcp && !isLoopback(tcp.host)) {
+  if (tcp && !isLoopback(tcp.host) && !tls?.clientCa) {
     throw new VregError(
       'USAGE',
       `refusing to listen on ${tcp.host} without a token: anyone could change the registry`,
@@ -175,6 +175,7 @@ function refuseStrangers({ tcp, socket, tls, trustProxy }: ServeOptions): void {
       },
     );
   }
+  // A proxy shows its own certificate, whoever comes through it.
   if (trustProxy === undefined) return;
   throw new VregError(
     'USAGE',
@@ -192,15 +193,17 @@ function namesOf({ tcp, allowHosts }: ServeOptions, tls?: Tls): Pick<ReadonlySet
 function observerOf(log: Logger): RegistryObserver {
   return {
     massLoss: (suspects) => {
-      const ids = suspects.map(({ vm }) => vm.id);
+      const ids = suspects.map(({ vm }) => withoutTokens(vm.id));
       const advice = 'they stay offered for one more lease; is the network up?';
       log.warn({ ids, suspect: ids.length }, `mass loss: ${ids.length} VMs fell silent with many others; ${advice}`);
     },
-    conflict: ({ id, state, holder, other }) => {
+    conflict: ({ id: given, state, holder, other }) => {
+      const id = withoutTokens(given);
       const what = state === 'open' ? 'two incarnations say that they are' : 'another incarnation has replaced';
       log.warn({ conflict: id, state, holder, other }, `identity conflict: ${what} VM ${id}; see vreg conflicts`);
     },
-    rollback: (id, known) => {
+    rollback: (given, known) => {
+      const id = withoutTokens(given);
       const advice = 'it was restored from an older copy; its agents tell it anew what they know';
       log.warn(
         { rollback_detected: true, vm: id, known },

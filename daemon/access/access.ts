@@ -1,8 +1,8 @@
 /** Who asks, and may they come in. What they may do there is their scope's matter. */
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { VregError } from '../../src/protocol/errors.ts';
-import { type Limit, mayDo, type Scope } from '../../src/protocol/token.ts';
-import { ANONYMOUS } from '../registry/changes.ts';
+import { isReserved, mayDo, type Scope } from '../../src/protocol/token.ts';
+import { ANONYMOUS, type Within } from '../registry/changes.ts';
 import { Guesses } from './guesses.ts';
 import { newEnding, TOKEN, type Token } from './token.ts';
 import type { Tokens } from './tokens.ts';
@@ -17,7 +17,7 @@ export interface Guest {
   name: string;
   scope: Scope;
   /** The VMs that they may touch; all when nothing is said. */
-  limit?: Limit | undefined;
+  limit?: Within | undefined;
   token?: Token;
   /** They came by the unix socket. */
   isLocal?: boolean;
@@ -104,9 +104,18 @@ export class Access {
     this.#open.abort();
   }
 
+  /** Name of the token that somebody comes with who is not let in: one that has expired, say. */
+  claimedBy(authorization: string | undefined): string | undefined {
+    const secret = secretOf(authorization ?? '');
+    return secret === undefined ? undefined : this.tokens.find(secret)?.name;
+  }
+
   /** @throws VregError UNAUTHORIZED, TOO_MANY_REQUESTS */
   admit({ authorization, address = '', isLocal, certificate }: Caller): Guest {
-    if (this.isOpen) return { name: certificate ?? ANONYMOUS, scope: 'admin', isLocal, ended: this.#open.signal };
+    if (this.isOpen) {
+      const name = certificate === undefined || isReserved(certificate) ? ANONYMOUS : certificate;
+      return { name, scope: 'admin', isLocal, ended: this.#open.signal };
+    }
     if (authorization) return this.#admitWith(authorization, address);
     if (isLocal) return { name: SOCKET, scope: 'admin', ended: this.#forever };
     // Names with a slash are those of enrolled VMs, which no CA was asked for.
@@ -120,7 +129,7 @@ export class Access {
   }
 
   #admitWith(authorization: string, address: string): Guest {
-    const secret = /^Bearer\s+(.+)$/i.exec(authorization)?.[1];
+    const secret = secretOf(authorization);
     const token = secret === undefined ? undefined : this.tokens.find(secret);
     if (token) return this.#admitToken(token, address);
     const wait = this.#guesses.lockedOut(address);
@@ -156,6 +165,10 @@ export class Access {
   #isRoot(secret: string): boolean {
     return this.#root !== undefined && timingSafeEqual(digestOf(secret), this.#root.digest);
   }
+}
+
+function secretOf(authorization: string): string | undefined {
+  return /^Bearer\s+(.+)$/i.exec(authorization)?.[1];
 }
 
 function expired({ name, info }: Token): VregError {

@@ -2,20 +2,23 @@
  * How a VM comes in with nothing but the token of its image: it registers itself, and gets a token of its own, which may
  * touch that VM alone. Registration and token become durable together.
  */
-import { VregError } from '../../src/protocol/errors.ts';
+import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
 import { diff, type WriteOptions } from '../registry/changes.ts';
 import type { Entry } from '../registry/entry.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { Token } from './token.ts';
-import type { Tokens } from './tokens.ts';
+import type { Born, Tokens } from './tokens.ts';
 
 /** Milliseconds after which an answer that did not arrive is not asked for any more: an agent asks again within seconds. */
 const LOST_FOR = 60_000;
+/** How the registry says that an id is another's, or was changed. */
+const TAKEN: readonly ErrorCode[] = ['CONFLICT', 'PRECONDITION_FAILED'];
 
 /**
  * @param from the address that asks
- * @throws VregError CONFLICT when the id is taken, FORBIDDEN when it is not for this token, and the store's errors
+ * @throws VregError CONFLICT when the id is taken, FORBIDDEN when it is not for this token, UNAUTHORIZED when that was
+ *   revoked meanwhile, and the store's errors
  */
 export async function enrol(
   registry: Registry,
@@ -23,7 +26,7 @@ export async function enrol(
   { enroller, registration, from, write }: Enrolment,
 ): Promise<{ entry: Entry; secret: string }> {
   const { id } = registration;
-  let born: ReturnType<Tokens['prepareBorn']> | undefined;
+  let born: Born | undefined;
   const options: WriteOptions = {
     ...write,
     alongside: (created) => {
@@ -31,12 +34,20 @@ export async function enrol(
       return [born.record];
     },
   };
-  const entry = isRepeated(registry, tokens.ofVm(id), { enroller, registration, from })
-    ? (await registry.replace(registration, options)).entry
-    : await registry.register(registration, options).catch((error: unknown) => {
-        throw explained(error, id);
-      });
-  born!.add();
+  const repeated = repeatedOf(registry, tokens.ofVm(id), { enroller, registration, from });
+  // Where somebody changes it in the same moment, the enrolment is another one by now.
+  const entered = repeated
+    ? registry.replace(registration, { ...options, expect: repeated.order.revision }).then(({ entry }) => entry)
+    : registry.register(registration, options);
+  const entry = await entered.catch((error: unknown) => {
+    born?.drop();
+    throw explained(error, id);
+  });
+  if (!born!.add()) {
+    throw new VregError('UNAUTHORIZED', `Unauthorized — what comes in with "${enroller.name}" was revoked meanwhile`, {
+      hint: 'ask for another token',
+    });
+  }
   // Somebody may have removed it in the same moment.
   if (!registry.has(id)) tokens.forgetVm(id);
   return { entry, secret: born!.secret };
@@ -49,27 +60,28 @@ interface Enrolment {
   write: WriteOptions;
 }
 
-/** An answer that was lost may be asked for again: in the same words, from the same place, and soon. */
-function isRepeated(
+/** An answer that was lost may be asked for again: in the same words, from the same place, and soon. @returns the entry */
+function repeatedOf(
   registry: Registry,
   known: Token | undefined,
   { enroller, registration, from }: Omit<Enrolment, 'write'>,
-): boolean {
-  if (!known || !registry.has(registration.id)) return false;
+): Entry | undefined {
+  if (!known || !registry.has(registration.id)) return undefined;
   const { bornOf, lastUsedAt, enrolledFrom, createdAt } = known.stored;
-  const { vm } = registry.get(registration.id);
-  return (
+  const entry = registry.get(registration.id);
+  const { vm } = entry;
+  const isRepeated =
     bornOf === enroller.name &&
     lastUsedAt === undefined &&
     enrolledFrom === (from || undefined) &&
     registry.clock.now() - Date.parse(createdAt) < LOST_FOR &&
-    Object.keys(diff(vm, { ...registration, registeredAt: vm.registeredAt })).length === 0
-  );
+    Object.keys(diff(vm, { ...registration, registeredAt: vm.registeredAt })).length === 0;
+  return isRepeated ? entry : undefined;
 }
 
 function explained(error: unknown, id: string): unknown {
-  if (!(error instanceof VregError) || error.code !== 'CONFLICT') return error;
-  return new VregError('CONFLICT', error.message, {
+  if (!(error instanceof VregError) || !TAKEN.includes(error.code)) return error;
+  return new VregError('CONFLICT', 'VM already registered', {
     field: 'id',
     hint: `an enrol token is for new VMs: remove the old one (vreg rm ${id}), or give it a token of its own (vreg token create NAME --scope write --vm ${id})`,
   });

@@ -4,15 +4,16 @@
  */
 import { createHash } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
-import type { Limit, Scope, TokenInfo } from '../../src/protocol/token.ts';
+import { type Scope, TOKEN_TEXT, type TokenInfo } from '../../src/protocol/token.ts';
 import { kernelRandomHex } from '../kernel-random.ts';
+import type { Within } from '../registry/changes.ts';
 
 /** Bytes of a token's secret. */
 const SECRET_BYTES = 32;
 /** Says what it is to whoever finds one, as to programs that look for secrets in texts. */
 const PREFIX = 'vreg_';
 /** The form of a token. */
-export const TOKEN = /^vreg_[\w-]{43}$/;
+export const TOKEN = new RegExp(`^${TOKEN_TEXT}$`);
 /** Milliseconds for which a token's last use is not written again. */
 const USE_EVERY = 60_000;
 /** A token as it lies in the store. */
@@ -48,10 +49,14 @@ export class Token {
     return this.#stored.scope;
   }
 
-  get limit(): Limit | undefined {
-    const { vm, role } = this.#stored;
+  get limit(): Within | undefined {
+    const { vm, role, created } = this.#stored;
     if (vm === undefined && role === undefined) return undefined;
-    return { ...(vm === undefined ? {} : { vm }), ...(role === undefined ? {} : { role }) };
+    return {
+      ...(vm === undefined ? {} : { vm }),
+      ...(role === undefined ? {} : { role }),
+      ...(created === undefined ? {} : { created }),
+    };
   }
 
   get stored(): Stored {
@@ -69,8 +74,13 @@ export class Token {
   }
 
   isExpired(now: number): boolean {
+    return this.timeLeft(now) <= 0;
+  }
+
+  /** Milliseconds until it expires; infinite when it does not. */
+  timeLeft(now: number): number {
     const { expiresAt } = this.#stored;
-    return expiresAt !== undefined && Date.parse(expiresAt) <= now;
+    return expiresAt === undefined ? Number.POSITIVE_INFINITY : Date.parse(expiresAt) - now;
   }
 
   end(): void {

@@ -16,8 +16,18 @@ const CLOSED = '';
 export interface Born {
   secret: string;
   record: RecordChange;
-  /** It is there, and so is the VM. */
-  add(): void;
+  /** It is there, and so is the VM. @returns false when it is good for nothing, since it was revoked on its way */
+  add(): boolean;
+  /** Its VM could not be registered. */
+  drop(): void;
+}
+
+/** A token that is not there yet, and can be revoked all the same. */
+interface Birth {
+  stored: Stored;
+  isVoid: boolean;
+  /** Resolves when it is on the disk, or will not get there. */
+  settled: Promise<void>;
 }
 
 export interface TokensOptions {
@@ -36,6 +46,7 @@ export class Tokens {
   readonly #ofVms = new Map<string, Token>();
   /** Names for which a token is on its way to the disk. */
   readonly #making = new Set<string>();
+  readonly #births = new Set<Birth>();
   readonly #options: TokensOptions;
   #closed = false;
 
@@ -112,20 +123,33 @@ export class Tokens {
   }
 
   /**
-   * From now on they are good for nothing, and what was opened with them ends; durable when this resolves.
+   * From now on they are good for nothing, and what was opened with them ends, an enrolment for one; durable when this
+   * resolves.
    * @returns the names of those that there were
    * @throws the store's errors; then they are revoked all the same, and that is saved as soon as it can be
    */
-  async revoke(tokens: Iterable<Token>): Promise<string[]> {
-    const gone = [...tokens].filter(({ name }) => this.#byName.has(name));
-    for (const token of gone) this.#forget(token);
-    if (gone.length > 0) await this.#now(...gone.map(({ name }) => removalOf(name)));
-    return gone.map(({ name }) => name);
+  revoke(tokens: Iterable<Token>): Promise<string[]> {
+    const gone = [...tokens];
+    return this.#revoke(gone, new Set(gone.map(({ name }) => name)));
   }
 
-  /** The tokens of the VMs that an enrol token let in; also of one that is revoked by now. */
-  *bornOf(name: string): Generator<Token> {
-    for (const token of this.#byName.values()) if (token.stored.bornOf === name) yield token;
+  /** As {@link revoke}: the tokens of the VMs that an enrol token let in; also of one that is revoked by now. */
+  revokeBrood(name: string): Promise<string[]> {
+    const brood = [...this.#byName.values()].filter(({ stored }) => stored.bornOf === name);
+    return this.#revoke(brood, new Set([name]));
+  }
+
+  /** @param enrollers whose enrolments that are under way come to nothing */
+  async #revoke(tokens: readonly Token[], enrollers: ReadonlySet<string>): Promise<string[]> {
+    const gone = tokens.filter(({ name }) => this.#byName.has(name));
+    for (const token of gone) this.#forget(token);
+    const births = [...this.#births].filter(({ stored }) => enrollers.has(stored.bornOf!));
+    for (const birth of births) birth.isVoid = true;
+    // What is on its way to the disk can be taken back when it is there.
+    await Promise.all(births.map(({ settled }) => settled));
+    const names = [...gone.map(({ name }) => name), ...births.map(({ stored }) => stored.name)];
+    if (names.length > 0) await this.#now(...names.map(removalOf));
+    return names;
   }
 
   used(token: Token, from: string | undefined): void {
@@ -152,14 +176,24 @@ export class Tokens {
     });
     const record = recordOf(stored);
     this.#options.pending.drop(record);
+    let settle = () => {};
+    const birth: Birth = { stored, isVoid: false, settled: new Promise((resolve) => (settle = resolve)) };
+    this.#births.add(birth);
+    const drop = () => {
+      this.#births.delete(birth);
+      settle();
+    };
     const add = () => {
+      drop();
+      if (birth.isVoid) return false;
       const before = this.#ofVms.get(vm);
       if (before) this.#forget(before);
       this.#add(stored);
       // A removal of the VM before this one may have been queued meanwhile.
       this.#later(recordOf(stored));
+      return true;
     };
-    return { secret, record, add };
+    return { secret, record, add, drop };
   }
 
   /** The token of an enrolled VM. */

@@ -21,7 +21,7 @@ import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/error
 import { type Access, checkStillIn } from '../access/access.ts';
 import type { Doubt } from '../registry/doubt.ts';
 import type { Registry } from '../registry/registry.ts';
-import { audit, requestIds } from './audit.ts';
+import { auditIfLate, auditRefused, auditWhenOver, requestIds } from './audit.ts';
 import { mayBeEndless, readJsonBodies } from './body.ts';
 import { type Answer, Call } from './call.ts';
 import type { Cors } from './cors.ts';
@@ -33,7 +33,7 @@ import { cleanForwardedFor } from './proxy.ts';
 import { flawOf, refuseRoute } from './refusal.ts';
 import { ROUTES, type Route } from './routes.ts';
 import { withoutSecrets } from './secrets.ts';
-import { answerBrokenRequest, makeServer } from './server.ts';
+import { answerBrokenRequest, makeServer, type Refused } from './server.ts';
 import type { Tls } from './tls.ts';
 
 export interface AppLimits {
@@ -107,13 +107,14 @@ export function buildApp(options: AppOptions): FastifyInstance {
     if (mayBeEndless(request, maxBody)) reply.header('connection', 'close');
   };
   const door = new Door({ access, names, cors, trustProxy });
+  const newRequestId = requestIds();
   const app = Fastify({
     // What fastify remarks below a warning is nothing to an operator; the requests are logged below, in our words.
     loggerInstance: quietly(log),
     logController: new LogController({ disableRequestLogging: true }),
     // Nothing is logged through a request's own logger, so none is made.
     childLoggerFactory: (logger) => logger,
-    genReqId: requestIds(),
+    genReqId: newRequestId,
     bodyLimit: maxBody,
     serverFactory: (handler) => makeServer(handler, requestTimeout, tls),
     routerOptions: { maxParamLength: MAX_PARAM },
@@ -124,7 +125,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
     // A URL that cannot be decoded gets here before any hook.
     frameworkErrors: (error, request, reply) => {
       introduce(request, reply);
-      reply.raw.once('finish', () => audit(log, request, reply));
+      auditWhenOver(log, request, reply);
       try {
         door.refuseForeigners(request);
         door.admit(request);
@@ -135,12 +136,16 @@ export function buildApp(options: AppOptions): FastifyInstance {
     },
     clientErrorHandler: answerBrokenRequest,
   });
+  app.server.on('refused', (refused: Refused) => auditRefused(log, refused, newRequestId({ headers: {} })));
 
   app.decorateRequest('guest', undefined);
   app.decorateRequest('subject', undefined);
+  app.decorateRequest('claimed', undefined);
   app.decorateReply('refusal', undefined);
+  app.decorateReply('isLate', false);
   // One hook without promises: it runs before each heartbeat.
   app.addHook('onRequest', (request, reply, done) => {
+    auditWhenOver(log, request, reply);
     introduce(request, reply);
     door.refuseForeigners(request);
     // A browser shows no token yet when it asks whether it may.
@@ -154,10 +159,6 @@ export function buildApp(options: AppOptions): FastifyInstance {
       if (allow) reply.header('allow', allow);
       throw error;
     }
-    done();
-  });
-  app.addHook('onResponse', (request, reply, done) => {
-    audit(log, request, reply);
     done();
   });
   const pieces = new Pieces();
@@ -194,10 +195,12 @@ export function buildApp(options: AppOptions): FastifyInstance {
           // As of now: a change that is answered is part of it, and so is what came while the answer was held.
           reply.header(REVISION_HEADER, registry.revision);
           if (answer.doubt) reply.header(WARMING_HEADER, warmingOf(answer.doubt));
-          return reply
+          reply
             .code(answer.status)
             .type(answer.type ?? JSON_TYPE)
             .send(answer.body);
+          auditIfLate(log, request, reply);
+          return reply;
         };
         const handle = () => {
           // A body may have taken its time, and so may those whose turn came first.
@@ -267,7 +270,8 @@ function toVregError(error: Error, maxBody: number): VregError {
 }
 
 function errorSender(log: Logger, maxBody: number) {
-  return ({ method, url }: FastifyRequest, reply: FastifyReply, thrown: unknown): FastifyReply => {
+  return (request: FastifyRequest, reply: FastifyReply, thrown: unknown): FastifyReply => {
+    const { method, url } = request;
     const error = toVregError(thrown as Error, maxBody);
     // Busy is an answer like any other: only what nobody expected needs its stack.
     if (error.code === 'BUSY') log.warn({ method, url: withoutSecrets(url) }, error.message);
@@ -278,9 +282,11 @@ function errorSender(log: Logger, maxBody: number) {
     if (error.code === 'UNAUTHORIZED') reply.header('www-authenticate', 'Bearer');
     else if (error.code === 'FORBIDDEN' && error.field === 'scope')
       reply.header('www-authenticate', 'Bearer error="insufficient_scope"');
-    return reply
+    reply
       .code(error.status)
       .type(JSON_TYPE)
       .send(JSON.stringify(toErrorBody(error)));
+    auditIfLate(log, request, reply);
+    return reply;
   };
 }

@@ -9,7 +9,8 @@ import { REQUEST_ID_HEADER } from '../../src/protocol/api.ts';
 import type { ErrorCode } from '../../src/protocol/errors.ts';
 import { kernelRandomHex } from '../kernel-random.ts';
 import { ANONYMOUS } from '../registry/changes.ts';
-import { withoutSecrets } from './secrets.ts';
+import { withoutSecrets, withoutTokens } from './secrets.ts';
+import type { Refused } from './server.ts';
 
 /** What a client may call its request: what fits into a log and a header as it is. */
 const REQUEST_ID = /^[\w.:/+=@-]{1,128}$/;
@@ -27,10 +28,34 @@ export function requestIds(): (request: Pick<IncomingMessage, 'headers'>) => str
   };
 }
 
-/** Logs a request that is over. */
-export function audit(log: Logger, request: FastifyRequest, reply: FastifyReply): void {
+/**
+ * Logs the request when it is over: when its answer is sent, or its client is gone. What was not decided by then is logged
+ * by {@link auditIfLate}, since it may still be done.
+ */
+export function auditWhenOver(log: Logger, request: FastifyRequest, reply: FastifyReply): void {
+  reply.raw.once('close', () => {
+    if (reply.sent) audit(log, request, reply);
+    else reply.isLate = true;
+  });
+}
+
+/** Logs a request that was decided when nobody waited for the answer any more. */
+export function auditIfLate(log: Logger, request: FastifyRequest, reply: FastifyReply): void {
+  if (reply.isLate) audit(log, request, reply);
+}
+
+/** Logs what never became a request of the app, and names it. */
+export function auditRefused(log: Logger, refused: Refused, requestId: string): void {
+  refused.requestId = requestId;
+  const { asked, from, error } = refused;
+  const { status, code } = error;
+  const url = asked && withoutSecrets(asked.url);
+  log.info({ audit: true, requestId, by: ANONYMOUS, from, method: asked?.method, url, status, code }, 'refused');
+}
+
+function audit(log: Logger, request: FastifyRequest, reply: FastifyReply): void {
   const { method, id: requestId, guest, ip: from } = request;
-  const by = guest?.name ?? ANONYMOUS;
+  const by = guest?.name ?? request.claimed ?? ANONYMOUS;
   const url = withoutSecrets(request.url);
   const { statusCode: status, refusal: code } = reply;
   const ms = Math.round(reply.elapsedTime);
@@ -38,15 +63,16 @@ export function audit(log: Logger, request: FastifyRequest, reply: FastifyReply)
   const scheme = request.protocol === 'https' ? 'https' : undefined;
   // A URL that cannot be read has led to no route.
   const route = request.routeOptions?.config?.route;
-  const changes = route && route.method !== 'GET' && !route.isBeat;
+  const changes = route && route.method !== 'GET' && (!route.isBeat || request.subject);
   if (!changes && status < 400) {
     log.debug({ requestId, method, url, status, ms }, 'request');
     return;
   }
   const { id, name } = (request.params ?? {}) as { id?: string; name?: string };
-  const { vm = id, token: tokenName = name && withoutSecrets(name) } = request.subject ?? {};
+  const { vm = id, token: tokenName = name } = request.subject ?? {};
+  const about = { vm: vm && withoutTokens(vm), tokenName: tokenName && withoutTokens(tokenName) };
   log.info(
-    { audit: true, requestId, by, from, scheme, method, url, vm, tokenName, status, code, ms },
+    { audit: true, requestId, by, from, scheme, method, url, ...about, status, code, ms },
     status < 400 ? 'change' : 'refused',
   );
 }
@@ -55,9 +81,13 @@ declare module 'fastify' {
   interface FastifyRequest {
     /** What it is about, where the URL does not say. */
     subject?: { vm?: string; token?: string } | undefined;
+    /** Name of the token of somebody who was not let in. */
+    claimed?: string | undefined;
   }
   interface FastifyReply {
     /** Why the request was refused. */
     refusal?: ErrorCode | undefined;
+    /** Its client had gone before it was decided. */
+    isLate: boolean;
   }
 }

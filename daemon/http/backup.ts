@@ -64,8 +64,7 @@ export async function sendBackup(call: Call): Promise<Answer | undefined> {
     stream.once('close', clean);
     await once(stream, 'open');
     checkStillIn(guest, registry.clock.now());
-    const stay = call.whenUnwelcome(() => reply.raw.destroy());
-    stream.once('close', stay);
+    call.endWhenUnwelcome();
     reply.raw.setTimeout(STALLED);
     await reply
       .header('content-length', statSync(file).size)

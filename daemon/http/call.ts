@@ -15,6 +15,9 @@ import type { Held, Lookout } from './held.ts';
 import { listOf, sizeOf } from './list.ts';
 import type { Pieces } from './pieces.ts';
 
+/** The longest that a timer of Node's can wait, in milliseconds. */
+const MAX_TIMEOUT = 2 ** 31 - 1;
+
 export interface Answer {
   status: number;
   /** JSON, unless {@link type} says otherwise. */
@@ -91,9 +94,18 @@ export class Call {
     return whenAborted([this.stopping, this.guest.ended], act);
   }
 
-  /** The same, of answers that a stop waits for. */
-  whenUnwelcome(act: () => void): () => void {
-    return whenAborted([this.guest.ended], act);
+  /** Ends an answer that is sent as its reader takes it when they are not let in any more; a stop waits for it. */
+  endWhenUnwelcome(): void {
+    const { raw } = this.reply;
+    const { token, ended } = this.guest;
+    const end = () => raw.destroy();
+    const stay = whenAborted([ended], end);
+    const left = token?.timeLeft(this.registry.clock.now()) ?? Number.POSITIVE_INFINITY;
+    const expiry = left < MAX_TIMEOUT ? setTimeout(end, left).unref() : undefined;
+    raw.once('close', () => {
+      stay();
+      clearTimeout(expiry);
+    });
   }
 
   get id(): string {
@@ -183,6 +195,7 @@ export class Call {
 
   #list(entries: readonly Entry[], offered: readonly Entry[]): Answer {
     const body = listOf(entries, this.#encoder(), this.pieces);
+    if (typeof body !== 'string') this.endWhenUnwelcome();
     // Of text it is known, and of entries with more in them it is not.
     const length = typeof body === 'string' || this.query('include').include ? undefined : sizeOf(entries);
     return { status: 200, body, length, doubt: this.#doubtOf(offered) };

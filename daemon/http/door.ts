@@ -8,8 +8,9 @@ import type { Route } from './routes.ts';
 import { certificateName } from './tls.ts';
 import { isLocal } from './unix-socket.ts';
 
-/** What a proxy adds to what it passes on (RFC 7239, RFC 9110, and what was before them). */
-const OF_PROXIES = ['x-forwarded-for', 'forwarded', 'x-real-ip', 'via'] as const;
+/** What a proxy adds to what it passes on (RFC 7239, RFC 9110, and what was before them, or is of one vendor). */
+const OF_PROXIES =
+  /^(x-forwarded-.*|forwarded|via|x-real-ip|x-client-ip|x-original-.*|x-envoy-.*|.*-connecting-ip|true-client-ip)$/;
 
 export interface DoorOptions {
   access: Access;
@@ -52,8 +53,8 @@ export class Door {
 
   /** What a proxy passes on may come from anywhere, whichever way the proxy comes. */
   #isOfOwner({ raw, headers }: FastifyRequest): boolean {
-    const isPassedOn = OF_PROXIES.some((name) => headers[name] !== undefined);
-    return this.#options.trustProxy === undefined && isLocal(raw.socket) && !isPassedOn;
+    if (this.#options.trustProxy !== undefined || !isLocal(raw.socket)) return false;
+    return !Object.keys(headers).some((name) => OF_PROXIES.test(name));
   }
 
   /** Finds out who asks. @throws VregError UNAUTHORIZED, TOO_MANY_REQUESTS, FORBIDDEN */
@@ -62,12 +63,18 @@ export class Door {
     // A URL that cannot be read has led to no route.
     const route = routeOptions?.config?.route;
     if (route?.access === 'open') return;
-    request.guest = this.#options.access.admit({
-      authorization: headers.authorization,
-      address: ip,
-      isLocal: this.#isOfOwner(request),
-      certificate: certificateName(raw.socket),
-    });
+    const { access } = this.#options;
+    try {
+      request.guest = access.admit({
+        authorization: headers.authorization,
+        address: ip,
+        isLocal: this.#isOfOwner(request),
+        certificate: certificateName(raw.socket),
+      });
+    } catch (error) {
+      request.claimed = access.claimedBy(headers.authorization);
+      throw error;
+    }
     if (route) checkRoute(route, request.guest);
   }
 }

@@ -62,7 +62,8 @@ export function streamEvents(call: Call): undefined {
       heartbeat: (entry) => {
         const { id, role, status } = entry.vm;
         if (heartbeats !== 'true' || !wanted({ id, role, status, before: {} })) return;
-        if (!reader.heartbeat(entry)) reader.lagged(registry.revision);
+        if (guest.token?.isExpired(registry.clock.now())) stop();
+        else if (!reader.heartbeat(entry)) reader.lagged(registry.revision);
       },
     });
   };

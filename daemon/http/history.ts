@@ -1,19 +1,30 @@
 /** The past of one VM as JSON. A long one is read and sent page by page, as its reader takes it. */
 import { Readable } from 'node:stream';
-import type { Registry } from '../registry/registry.ts';
+import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { Answer, Call } from './call.ts';
-import type { Pieces } from './pieces.ts';
 
 /** Changes of a page: what is answered when nothing is said; two megabytes at most, as the journal bounds each. */
 const PAGE = 100;
 
 /** @throws VregError NOT_FOUND, before anything is sent */
-export async function historyOf({ registry, pieces, id }: Call, limit: number): Promise<Answer> {
-  const first = await pieces.inLine(() => readPage(registry, id, limit));
+export async function historyOf(call: Call, limit: number): Promise<Answer> {
+  const { registry, pieces, id, sight } = call;
+  const read: ReadPage = (rest, before) =>
+    pieces.inLine(async () => {
+      const items = await registry.history(id, Math.min(rest, PAGE), before);
+      const came = sight?.role === undefined ? -1 : items.findIndex(isComing);
+      const seen = came < 0 ? items : items.slice(0, items[came]!.type === 'registered' ? came + 1 : came);
+      return pageOf(seen, items.length < PAGE || rest === PAGE || came >= 0);
+    });
+  const first = await read(limit);
   const start = `{"id":${JSON.stringify(id)},"history":[`;
   if (first.end === undefined) return { status: 200, body: `${start}${first.text}],"count":${first.count}}` };
-  return { status: 200, body: Readable.from(piecesOf(registry, pieces, id, limit, start, first)) };
+  call.endWhenUnwelcome();
+  return { status: 200, body: Readable.from(piecesOf(read, limit, start, first)) };
 }
+
+/** @param rest changes of this page and all that follow it @param before revision */
+type ReadPage = (rest: number, before?: number) => Promise<Page>;
 
 interface Page {
   text: string;
@@ -22,10 +33,7 @@ interface Page {
   end: number | undefined;
 }
 
-/** @param limit of this page and all that follow it */
-async function readPage(registry: Registry, id: string, limit: number, before?: number): Promise<Page> {
-  const items = await registry.history(id, Math.min(limit, PAGE), before);
-  const isLast = items.length < PAGE || limit === PAGE;
+function pageOf(items: readonly HistoryItem[], isLast: boolean): Page {
   return {
     text: JSON.stringify(items).slice(1, -1),
     count: items.length,
@@ -33,20 +41,20 @@ async function readPage(registry: Registry, id: string, limit: number, before?: 
   };
 }
 
-async function* piecesOf(
-  registry: Registry,
-  pieces: Pieces,
-  id: string,
-  limit: number,
-  start: string,
-  first: Page,
-): AsyncGenerator<string> {
+/**
+ * True of the change by which a VM came into the role that it has: who may look at that role only is not told what it was
+ * before, nor what else had its id.
+ */
+function isComing({ type, changes }: HistoryItem): boolean {
+  return type === 'registered' || changes.role !== undefined;
+}
+
+async function* piecesOf(read: ReadPage, limit: number, start: string, first: Page): AsyncGenerator<string> {
   let { count, end } = first;
   yield start;
   yield first.text;
   while (end !== undefined) {
-    const before = end;
-    const page = await pieces.inLine(() => readPage(registry, id, limit - count, before));
+    const page = await read(limit - count, end);
     if (page.count > 0) yield `,${page.text}`;
     count += page.count;
     end = page.end;

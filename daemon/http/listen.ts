@@ -86,6 +86,7 @@ function fail(cause: NodeJS.ErrnoException, name: string): never {
 async function shareRoutes(app: FastifyInstance, where: ListenOptions, tls?: Tls): Promise<Server> {
   const server = makeServer((request, response) => app.routing(request, response), app.server.requestTimeout, tls);
   server.on('clientError', answerBrokenRequest);
+  server.on('refused', (refused) => app.server.emit('refused', refused));
   if ('path' in where) markConnections(server);
   await new Promise<void>((resolve, reject) => server.once('error', reject).listen(where, resolve));
   return server;

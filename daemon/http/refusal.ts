@@ -7,6 +7,8 @@ export interface Refusal {
   error: VregError;
   /** The `Allow` header of a 405. */
   allow?: string;
+  /** What was asked, where that could be read. */
+  asked?: { method: string; url: string };
 }
 
 /** Why no route answers to a method and a URL: 405 where another method would do, else 404. */

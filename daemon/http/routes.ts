@@ -96,7 +96,10 @@ export const ROUTES: readonly Route[] = [
     access: 'heartbeat',
     isBeat: true,
     handle: (call) => {
-      const entry = call.registry.heartbeat(call.id, proofOf(call), call.guest.limit);
+      const proof = proofOf(call);
+      // Another one speaks for the VM from now on: that is a change, which has its line in the log.
+      if (proof?.replace) call.request.subject = { vm: call.id };
+      const entry = call.registry.heartbeat(call.id, proof, call.guest.limit);
       return ok({ id: entry.vm.id, lastSeen: entry.lastSeen } satisfies Heartbeat);
     },
   },

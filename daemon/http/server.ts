@@ -5,6 +5,7 @@
 import { createServer, METHODS, type RequestListener, type Server, type ServerOptions } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { REQUEST_ID_HEADER } from '../../src/protocol/api.ts';
 import { toErrorBody, VregError } from '../../src/protocol/errors.ts';
 import { type Refusal, refuseRoute } from './refusal.ts';
 import { Silence } from './silence.ts';
@@ -124,20 +125,33 @@ function refusalOf({ code, rawPacket }: BrokenRequest, requestTimeout: number): 
   if (code === 'HPE_INVALID_METHOD') {
     const text = Buffer.isBuffer(rawPacket) ? rawPacket.toString('latin1') : '';
     const line = /^([\w!#$%&'*+.^`|~-]+) (\/\S*) HTTP\/1\.[01]\r?\n/.exec(text);
-    if (line && !METHODS.includes(line[1]!)) return refuseRoute(line[1]!, line[2]!);
+    const [, method, url] = line ?? [];
+    if (method !== undefined && !METHODS.includes(method))
+      return { ...refuseRoute(method, url!), asked: { method, url: url! } };
   }
   return { error: new VregError('INVALID', 'the request is not well-formed HTTP') };
 }
 
-function refuse(socket: Duplex, { error, allow }: Refusal): void {
+/** What a server's `refused` event tells: a refusal that the app has no part in. */
+export interface Refused extends Pick<Refusal, 'error' | 'asked'> {
+  from: string | undefined;
+  /** Set by the listener. */
+  requestId?: string;
+}
+
+function refuse(socket: Duplex, { error, allow, asked }: Refusal): void {
   if (refused.has(socket) || !socket.writable) return;
   refused.add(socket);
+  const { server, remoteAddress: from } = socket as { server?: Server; remoteAddress?: string };
+  const told: Refused = { error, from, ...(asked ? { asked } : {}) };
+  server?.emit('refused', told);
   const body = JSON.stringify(toErrorBody(error));
   const head = [
     `HTTP/1.1 ${error.status} Refused`,
     'content-type: application/json; charset=utf-8',
     `content-length: ${Buffer.byteLength(body)}`,
     ...(allow ? [`allow: ${allow}`] : []),
+    ...(told.requestId ? [`${REQUEST_ID_HEADER}: ${told.requestId}`] : []),
     'connection: close',
   ];
   socket.end(`${head.join('\r\n')}\r\n\r\n${body}`);

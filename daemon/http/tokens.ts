@@ -3,7 +3,7 @@ import { VregError } from '../../src/protocol/errors.ts';
 import { type NewToken, parseTokenRequest, type Revoked, type Tokens, type Whoami } from '../../src/protocol/token.ts';
 import { noSuchToken } from '../access/tokens.ts';
 import type { Answer, Call } from './call.ts';
-import { withoutSecrets } from './secrets.ts';
+import { withoutTokens } from './secrets.ts';
 
 export function listTokens({ access }: Call): Answer {
   const tokens = access.tokens.list;
@@ -29,7 +29,7 @@ export async function createToken(call: Call): Promise<Answer> {
 export async function revokeToken({ access, request }: Call): Promise<Answer> {
   const { name } = request.params as { name: string };
   const token = access.tokens.named(name);
-  if (!token) throw noSuchToken(withoutSecrets(name));
+  if (!token) throw noSuchToken(withoutTokens(name));
   return revoked(await access.tokens.revoke([token]));
 }
 
@@ -44,7 +44,7 @@ export async function revokeBrood(call: Call): Promise<Answer> {
   }
   const { tokens } = call.access;
   call.request.subject = { token: bornOf };
-  return revoked(await tokens.revoke(tokens.bornOf(bornOf)));
+  return revoked(await tokens.revokeBrood(bornOf));
 }
 
 export function whoami({ guest: { name, scope, limit, token } }: Call): Answer {

@@ -10,6 +10,12 @@ import type { Declared, Entry } from './entry.ts';
 /** Who is named when nobody had to say who they are. */
 export const ANONYMOUS = 'anonymous';
 
+/** The VMs that somebody may touch. */
+export interface Within extends Limit {
+  /** Revision of the one registration that they are let in with: under another one, its id is another VM's. */
+  created?: number | undefined;
+}
+
 /** Who changes, and what of the entry they have seen. */
 export interface WriteOptions {
   /** A token's name, or `anonymous`. */
@@ -17,7 +23,7 @@ export interface WriteOptions {
   /** Revision that the entry must still have; `any` asks only that there is one, `none` that there is none. */
   expect?: number | 'any' | 'none' | undefined;
   /** The VMs that they may touch; all when nothing is said. */
-  within?: Limit | undefined;
+  within?: Within | undefined;
   /** What becomes durable with the change, or not at all. @param created revision of the VM's registration */
   alongside?: ((created: number) => readonly RecordChange[]) | undefined;
 }
@@ -41,6 +47,23 @@ export function checkWithin(within: Limit | undefined, { id, role }: Pick<Vm, 'i
       hint: `make one for this role: vreg token create NAME --scope write --role ${role}`,
     });
   }
+}
+
+/** @throws VregError as {@link checkWithin} and {@link checkRegistration} */
+export function checkEntry(within: Within | undefined, { vm, order }: Entry): void {
+  checkWithin(within, vm);
+  checkRegistration(within, order.created);
+}
+
+/**
+ * @param created of the registration that is to be touched; undefined of a new one
+ * @throws VregError UNAUTHORIZED when that is another one than the token was made for
+ */
+export function checkRegistration({ created: own }: Within = {}, created?: number): void {
+  if (own === undefined || own === created) return;
+  throw new VregError('UNAUTHORIZED', 'Unauthorized — the VM of this token was removed', {
+    hint: 'enrol it anew, with the token of its image',
+  });
 }
 
 /** @throws VregError PRECONDITION_FAILED (RFC 9110, If-Match and If-None-Match) */
@@ -73,6 +96,13 @@ export function diff(before: Declared | undefined, after: Declared | undefined):
 export function typeOf(wasThere: boolean, changes: FieldChanges): ChangeType {
   if (!wasThere) return 'registered';
   return changes.status ? 'status' : 'updated';
+}
+
+export function taken(): VregError {
+  return new VregError('CONFLICT', 'VM already registered', {
+    field: 'id',
+    hint: 'change it with PATCH (vreg update), or register with --if-exists update',
+  });
 }
 
 export function notFound(): VregError {

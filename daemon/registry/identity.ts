@@ -201,10 +201,12 @@ export class Identities {
   }
 
   /** A clone that was refused under its old id, and comes under a new one as that one's child. */
-  #markRebirth({ vm }: Entry, { incarnation }: Proof): void {
+  #markRebirth({ vm }: Entry, { incarnation, from }: Proof): void {
     if (vm.parentId === undefined || incarnation === undefined) return;
     for (const [key, conflict] of this.#conflicts) {
-      if (conflict.id !== vm.parentId || conflict.other.incarnation !== incarnation) continue;
+      const { id, other } = conflict;
+      // Everybody can read the incarnations of a conflict, but not come from another's address.
+      if (id !== vm.parentId || other.incarnation !== incarnation || other.from !== from) continue;
       this.#keep(key, { ...conflict, state: 'reborn', rebornAs: vm.id });
     }
   }

@@ -6,7 +6,6 @@
  * cannot both win, and a reader never sees what a power cut could take back.
  */
 import type { DiscoverQuery } from '../../src/protocol/api.ts';
-import { VregError } from '../../src/protocol/errors.ts';
 import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { Limit } from '../../src/protocol/token.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
@@ -15,10 +14,13 @@ import type { Change, Contents, Store } from '../store/store.ts';
 import {
   ANONYMOUS,
   applyUpdate,
+  checkEntry,
   checkExpected,
+  checkRegistration,
   checkWithin,
   diff,
   notFound,
+  taken,
   typeOf,
   type WriteOptions,
 } from './changes.ts';
@@ -86,12 +88,8 @@ export class Registry {
    */
   async register(registration: Registration, options: WriteOptions = {}): Promise<Entry> {
     checkWithin(options.within, registration);
-    if (this.#current(registration.id)) {
-      throw new VregError('CONFLICT', 'VM already registered', {
-        field: 'id',
-        hint: 'change it with PATCH (vreg update), or register with --if-exists update',
-      });
-    }
+    if (this.#current(registration.id)) throw taken();
+    checkRegistration(options.within);
     const life = this.#liveness.signOfLife();
     const registeredAt = new Date(life.lastSeen).toISOString();
     return this.#put(undefined, { ...registration, registeredAt }, life, options);
@@ -105,7 +103,7 @@ export class Registry {
   async replace(registration: Registration, options: WriteOptions = {}): Promise<{ entry: Entry; created: boolean }> {
     const { expect, within, alongside } = options;
     const before = this.#current(registration.id);
-    if (before) checkWithin(within, before.vm);
+    if (before) checkEntry(within, before);
     checkWithin(within, registration);
     checkExpected(before, expect);
     if (!before) return { entry: await this.register(registration, options), created: true };
@@ -126,7 +124,7 @@ export class Registry {
    */
   async update(id: string, update: VmUpdate, options: WriteOptions = {}): Promise<Entry> {
     const before = this.#require(id);
-    checkWithin(options.within, before.vm);
+    checkEntry(options.within, before);
     checkExpected(before, options.expect);
     const life = update.status === 'running' ? this.#liveness.signOfLife() : before.life;
     const entry = await this.#put(before, applyUpdate(before.vm, update), life, options);
@@ -137,7 +135,7 @@ export class Registry {
   /** @throws VregError NOT_FOUND, PRECONDITION_FAILED, FORBIDDEN, and the store's errors */
   async deregister(id: string, { by = ANONYMOUS, expect, within }: WriteOptions = {}): Promise<void> {
     const before = this.#require(id);
-    checkWithin(within, before.vm);
+    checkEntry(within, before);
     checkExpected(before, expect);
     const revision = this.#staging.next;
     const note = { type: 'deregistered', at: this.clock.now(), by, changes: diff(before.vm, undefined) } as const;

@@ -79,6 +79,10 @@ export interface Whoami extends Limit {
   expiresAt?: string;
 }
 
+/** What a token looks like, as a regular expression without ends. */
+export const TOKEN_TEXT = 'vreg_[A-Za-z0-9_-]{43}';
+const HOLDS_TOKEN = new RegExp(TOKEN_TEXT);
+
 /** Names are words of a command line and of a log; those with a slash are given to the tokens of enrolled VMs. */
 const NAME = /^[A-Za-z0-9][\w.@-]{0,63}$/;
 /** Names that say something else where a token's name stands. */
@@ -92,8 +96,9 @@ export function parseTokenRequest(input: unknown): TokenRequest {
   const name = parseText(body.name, 'name');
   if (!NAME.test(name))
     throw invalid('name', 'name must be letters, digits and . _ @ -, at most 64, the first no sign');
-  if (name.startsWith('vreg_')) throw invalid('name', 'name cannot begin with vreg_, as tokens themselves do');
-  if (RESERVED.includes(name)) throw invalid('name', `name cannot be "${name}", which is not a token's`);
+  if (name.startsWith('vreg_') || HOLDS_TOKEN.test(name))
+    throw invalid('name', 'name cannot be a token, nor begin with vreg_ as those do');
+  if (isReserved(name)) throw invalid('name', `name cannot be "${name}", which is not a token's`);
   const scope = parseScope(body.scope);
   const limit = parseLimit(body, scope);
   const { expiresIn } = body;
@@ -101,6 +106,11 @@ export function parseTokenRequest(input: unknown): TokenRequest {
   if (!Number.isInteger(expiresIn) || (expiresIn as number) < 1 || (expiresIn as number) > MAX_EXPIRY)
     throw invalid('expiresIn', `expiresIn must be seconds: a whole number from 1 to ${MAX_EXPIRY}`);
   return { name, scope, ...limit, expiresIn: expiresIn as number };
+}
+
+/** True of what stands in the place of a name where somebody came without a token of the registry's own. */
+export function isReserved(name: string): boolean {
+  return RESERVED.includes(name);
 }
 
 /** @throws VregError INVALID listing the scopes */

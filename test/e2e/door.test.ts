@@ -1,7 +1,8 @@
 /** Who gets into the real daemon: by its socket, by its addresses, with tokens that outlive it, and with certificates. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { existsSync, writeFileSync } from 'node:fs';
-import { request } from 'node:http';
+import { type IncomingMessage, request } from 'node:http';
 import { request as httpsRequest } from 'node:https';
 import { join } from 'node:path';
 import test from 'node:test';
@@ -45,6 +46,21 @@ test('behind a proxy the socket is no way around the token', async (t) => {
   const at = ['--url', `unix:${socket}`];
   assert.equal((await daemon.vreg(['ls', ...at], { env: { VERS_AUTH_TOKEN: '' } })).code, 2);
   assert.equal((await daemon.vreg(['ls', ...at])).code, 0);
+});
+
+test('a proxy that is not named is none either, whichever of its headers it adds', async (t) => {
+  const home = tempDir(t);
+  const socketPath = join(home, 'vreg.sock');
+  await startDaemon(t, { home, env: { VERS_AUTH_TOKEN: ROOT }, args: ['--socket', socketPath] });
+  const statusWith = async (headers: Record<string, string>) => {
+    const asked = request({ socketPath, path: '/registry/vms', headers }).end();
+    const [answer] = (await once(asked, 'response')) as [IncomingMessage];
+    answer.resume();
+    return answer.statusCode;
+  };
+  assert.equal(await statusWith({ 'x-request-id': 'mine' }), 200);
+  for (const name of ['X-Forwarded-For', 'X-Forwarded-Proto', 'Forwarded', 'Via', 'CF-Connecting-IP', 'X-Real-IP'])
+    assert.equal(await statusWith({ [name]: '192.0.2.1' }), 401, name);
 });
 
 test('what a proxy that nobody announced passes on over the socket is no request of its owner', async (t) => {

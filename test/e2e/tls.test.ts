@@ -300,7 +300,7 @@ test('the agent beats over TLS, and takes renewed files with SIGHUP', OPENSSL, a
   assert.doesNotMatch(agent.said(), /cannot reach/);
 });
 
-test('behind a proxy this machine is no place of trust: a token is asked for at the start', async (t) => {
+test('behind a proxy this machine is no place of trust: a token is asked for at the start', OPENSSL, async (t) => {
   const home = tempDir(t);
   const ran = await run(process.execPath, [BIN, 'daemon', '--port', '0', '--trust-proxy'], { env: cleanEnv(home) });
   assert.equal(ran.code, 5);
@@ -308,6 +308,12 @@ test('behind a proxy this machine is no place of trust: a token is asked for at 
     ran.stderr,
     /^vreg: refusing to listen on 127\.0\.0\.1 behind a proxy without a token: .*\nhint: .*--token-file/,
   );
+  // Nor does a CA for clients help: the proxy shows its own certificate, whoever comes through it.
+  const authority = makeAuthority(t);
+  const tls = [...flagsOf(authority.issue('server')), '--tls-client-ca', authority.ca];
+  const words = [BIN, 'daemon', '--port', '0', '--trust-proxy', ...tls];
+  const withCa = await run(process.execPath, words, { env: cleanEnv(home) });
+  assert.deepEqual([withCa.code, /behind a proxy without a token/.test(withCa.stderr)], [5, true]);
   const env = { VREG_TRUST_PROXY: 'true', VERS_AUTH_TOKEN: 's3cret' };
   const { url, said } = await startDaemon(t, { env });
   const headers = { 'x-forwarded-for': '203.0.113.9', 'x-forwarded-proto': 'https', host: 'registry.example' };

@@ -40,11 +40,11 @@ export async function serveApp(
     keptEvents,
     massLoss,
     token,
+    store = new MemoryStore(),
     ...options
-  }: Partial<AppOptions> & { keptEvents?: number; massLoss?: number; token?: string } = {},
+  }: Partial<AppOptions> & { keptEvents?: number; massLoss?: number; token?: string; store?: MemoryStore } = {},
 ): Promise<ServedApp> {
   const clock = new FakeClock();
-  const store = new MemoryStore();
   const kept = keptEvents === undefined ? {} : { keptEvents };
   const contents = store.contents();
   const observer: RegistryObserver = { removed: (id) => access.tokens.forgetVm(id) };

@@ -85,6 +85,12 @@ test("a certificate's name stands for the token of that name, and for no other",
   assert.deepEqual(pick(access.admit(callerWith('s3cret', { certificate: 'stranger' }))), ['VERS_AUTH_TOKEN', 'admin']);
 });
 
+test('where nobody is asked, a certificate names who comes, but not as somebody whom it cannot be', () => {
+  const { access } = aDoor();
+  const nameOf = (certificate: string) => access.admit(callerWith(undefined, { certificate })).name;
+  assert.deepEqual(['worker-7', 'VERS_AUTH_TOKEN', 'socket'].map(nameOf), ['worker-7', 'anonymous', 'anonymous']);
+});
+
 test('a token that has expired is refused from that millisecond on, and told when it was', async () => {
   const { access, create, clock } = aDoor({ root: 's3cret' });
   const { token, expiresAt } = await create({ name: 'brief', scope: 'read', expiresIn: 60 });

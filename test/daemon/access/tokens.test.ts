@@ -137,6 +137,12 @@ for (const [body, field] of [
   });
 }
 
+test('a name cannot be a token, wherever it stands in it', () => {
+  for (const name of ['vreg_x', `x-vreg_${'a'.repeat(43)}`])
+    assert.throws(() => parseTokenRequest({ name, scope: 'read' }), { code: 'INVALID', field: 'name' }, name);
+  assert.equal(parseTokenRequest({ name: 'my-vreg_reader', scope: 'read' }).name, 'my-vreg_reader');
+});
+
 test('a request for a token is read, and its limit with it', () => {
   const made: Partial<NewToken> = { name: 'a', scope: 'enrol', role: 'worker' };
   assert.deepEqual(parseTokenRequest({ ...made, vm: null, extra: 1 }), made);

@@ -1,7 +1,11 @@
 import assert from 'node:assert/strict';
+import { connect } from 'node:net';
 import test from 'node:test';
+import { VregError } from '../../../src/protocol/errors.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
+import { GatedStore } from '../../helpers/gated-store.ts';
 import { call } from '../../helpers/http.ts';
+import { exchange } from '../../helpers/raw.ts';
 import { until } from '../../helpers/until.ts';
 import { aVm } from '../../helpers/vm.ts';
 
@@ -96,4 +100,89 @@ test('a URL that is made to be slow to log is not', { timeout: 10_000 }, async (
   // As long as Node's limit allows: with a pattern that looks back it would take a minute, each.
   for (const part of ['?key', '&token', '&key=', '?%6', 'vreg_'])
     assert.equal((await call(app.url, 'GET', `/x?${part.repeat(Math.floor(15_000 / part.length))}`)).status, 401);
+});
+
+test('a change has its line also when its client has gone before it is made, and so has a refusal', async (t) => {
+  const store = new GatedStore();
+  const app = await serveApp(t, { store });
+  const post = (id: string) => {
+    const body = JSON.stringify(aVm({ id }));
+    const socket = connect(app.at);
+    socket.write(`POST /registry/vms HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+    return socket;
+  };
+  const gone = [post('made'), post('refused')];
+  await until('both to be on their way to the disk', () => store.waiting === 2);
+  for (const socket of gone) socket.destroy();
+  const connections = () => new Promise<number>((resolve) => app.server.getConnections((_, count) => resolve(count)));
+  await until('the connections to be gone', async () => (await connections()) === 0);
+  assert.deepEqual(audited(app), []);
+  await store.release(1);
+  store.fail(new VregError('STORE_FULL', 'the disk is full'));
+  const lines = await until('the lines', () => (audited(app).length === 2 ? audited(app) : undefined));
+  assert.deepEqual(
+    lines.map(({ vm, status, code }) => [vm, status, code]),
+    [
+      ['made', 201, undefined],
+      ['refused', 507, 'STORE_FULL'],
+    ],
+  );
+});
+
+test('what is no request of HTTP is refused with a line and a name, too', async (t) => {
+  const app = await serveApp(t, { token: 's3cret' });
+  const [broken] = await exchange(app.at, 'nonsense\r\n\r\n');
+  const secret = `vreg_${'a'.repeat(43)}`;
+  const [unknown] = await exchange(app.at, `BREW /registry/vms?token=${secret} HTTP/1.1\r\nHost: a\r\n\r\n`);
+  const lines = audited(app);
+  assert.deepEqual(
+    lines.map(({ by, from, method, url, status, code, msg }) => [by, from, method, url, status, code, msg]),
+    [
+      ['anonymous', '127.0.0.1', undefined, undefined, 400, 'INVALID', 'refused'],
+      ['anonymous', '127.0.0.1', 'BREW', '/registry/vms?token=***', 405, 'METHOD_NOT_ALLOWED', 'refused'],
+    ],
+  );
+  assert.deepEqual(
+    [broken, unknown].map((answer) => answer?.headers['x-request-id']),
+    lines.map(({ requestId }) => requestId),
+  );
+});
+
+test('a token stands nowhere in a line: not as a VM, not as a name, not in other letters', async (t) => {
+  const app = await serveApp(t);
+  const secret = `vreg_${'a'.repeat(43)}`;
+  await call(app.url, 'POST', '/registry/vms', { body: aVm({ id: secret }) });
+  await call(app.url, 'DELETE', `/registry/vms/%76reg_${'a'.repeat(43)}`);
+  await call(app.url, 'DELETE', `/registry/tokens?bornOf=${secret}`);
+  await call(app.url, 'DELETE', `/registry/tokens?bornOf=vreg%5f${'a'.repeat(43)}`);
+  const named = await call(app.url, 'POST', '/registry/tokens', { body: { name: `x-${secret}`, scope: 'admin' } });
+  assert.deepEqual([named.status, (named.body as { field: string }).field], [400, 'name']);
+  const lines = await until('the lines', () => (audited(app).length === 5 ? audited(app) : undefined));
+  assert.doesNotMatch(app.logged.join(''), /a{43}/);
+  assert.deepEqual(
+    lines.map(({ vm, tokenName }) => vm ?? tokenName),
+    ['vreg_***', 'vreg_***', 'vreg_***', 'vreg_***', undefined],
+  );
+});
+
+test('an expired token is named where it is refused, and one incarnation that replaces another is a change', async (t) => {
+  const app = await serveApp(t, { token: 's3cret' });
+  const headers = { authorization: 'Bearer s3cret' };
+  await call(app.url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-1' }), headers });
+  const body = { name: 'brief', scope: 'write', expiresIn: 5 };
+  const { token } = (await call(app.url, 'POST', '/registry/tokens', { body, headers })).body as { token: string };
+  const own = { authorization: `Bearer ${token}` };
+  const beat = { next: `1.${'a'.repeat(32)}`, replace: true };
+  const taken = await call(app.url, 'POST', '/registry/vms/vm-1/heartbeat', { headers: own, body: beat });
+  assert.equal(taken.status, 200, JSON.stringify(taken.body));
+  app.clock.pass(5000);
+  await call(app.url, 'GET', '/registry/vms', { headers: own });
+  const lines = await until('the lines', () => (audited(app).length === 4 ? audited(app) : undefined));
+  assert.deepEqual(
+    lines.slice(2).map(({ by, vm, status }) => [by, vm, status]),
+    [
+      ['brief', 'vm-1', 200],
+      ['brief', undefined, 401],
+    ],
+  );
 });

@@ -4,11 +4,15 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { text } from 'node:stream/consumers';
 import test, { type TestContext } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
 import { ROUTES, type Route } from '../../../daemon/http/routes.ts';
+import type { MemoryStore } from '../../../daemon/store/memory.ts';
+import type { History } from '../../../src/protocol/events.ts';
 import type { NewToken, Revoked, TokenInfo, TokenRequest, Whoami } from '../../../src/protocol/token.ts';
 import { SCOPES } from '../../../src/protocol/token.ts';
 import type { Vm } from '../../../src/protocol/vm.ts';
 import { serveApp } from '../../helpers/app.ts';
+import { GatedStore } from '../../helpers/gated-store.ts';
 import { type Answered, call, errorOf } from '../../helpers/http.ts';
 import { readEvents } from '../../helpers/stream.ts';
 import { until } from '../../helpers/until.ts';
@@ -26,8 +30,8 @@ interface Guarded {
   app: Awaited<ReturnType<typeof serveApp>>;
 }
 
-async function guarded(t: TestContext): Promise<Guarded> {
-  const app = await serveApp(t, { token: ROOT, streams: { keepAlive: 20 } });
+async function guarded(t: TestContext, { store }: { store?: MemoryStore } = {}): Promise<Guarded> {
+  const app = await serveApp(t, { token: ROOT, streams: { keepAlive: 20 }, ...(store ? { store } : {}) });
   const ask: Guarded['ask'] = (method, path, { token = ROOT, body } = {}) =>
     call(app.url, method, path, { body, headers: token === '' ? {} : { authorization: `Bearer ${token}` } });
   const create = async (body: TokenRequest) => {
@@ -369,6 +373,125 @@ test('a stream that was opened with a token ends when that is revoked, and when 
   await until('the stream to be open', () => app.registry.events.watched === 1);
   app.clock.pass(5000);
   await brief;
+});
+
+test('a long list that is read slowly ends when its token is revoked, and when it expires', async (t) => {
+  const { ask, create, register, at } = await guarded(t);
+  const metadata = { blob: 'x'.repeat(900_000) };
+  for (let i = 0; i < 16; i++) await register({ id: `vm-${i}`, metadata });
+  const open = async (token: string) => {
+    const socket = connect(at);
+    socket.write(
+      `GET /registry/vms HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ${token}\r\nConnection: close\r\n\r\n`,
+    );
+    await once(socket, 'readable');
+    const whole = (answer: string) => answer.endsWith('"count":16}');
+    return () => text(socket).then(whole, () => false);
+  };
+  const revoked = await open(await create({ name: 'first', scope: 'read' }));
+  await ask('DELETE', '/registry/tokens/first');
+  assert.equal(await revoked(), false);
+  const expired = await open(await create({ name: 'brief', scope: 'read', expiresIn: 1 }));
+  // The clock of the registry stands still here, and that of the answer does not.
+  await setTimeout(1100);
+  assert.equal(await expired(), false);
+  assert.equal(await (await open(ROOT))(), true);
+});
+
+test('a beat is told to nobody whose token has expired', async (t) => {
+  const { create, register, url, app } = await guarded(t);
+  await register({ id: 'vm-1' });
+  const token = await create({ name: 'brief', scope: 'read', expiresIn: 5 });
+  const headers = { authorization: `Bearer ${token}` };
+  const answer = await fetch(`${url}/registry/events?heartbeats=true`, { headers });
+  await until('the stream to be open', () => app.registry.events.watched === 1);
+  app.registry.heartbeat('vm-1');
+  app.clock.pass(5000);
+  app.registry.heartbeat('vm-1');
+  assert.equal((await text(answer.body!)).match(/event: heartbeat/g)?.length, 1);
+});
+
+for (const path of ['/registry/tokens/image', '/registry/tokens?bornOf=image']) {
+  test(`an enrolment that is under way at DELETE ${path} brings no token that is good for anything`, async (t) => {
+    const store = new GatedStore();
+    const { ask, create, app } = await guarded(t, { store });
+    const token = await create({ name: 'image', scope: 'enrol' });
+    const enrolling = ask('POST', '/registry/vms', { token, body: aVm({ id: 'w' }) });
+    await until('it to be on its way to the disk', () => store.waiting === 1);
+    const revoking = ask('DELETE', path);
+    // The change of another one is decided after the revocation.
+    const other = ask('POST', '/registry/vms', { body: aVm({ id: 'other' }) });
+    await until('both to be on their way', () => store.waiting === 2);
+    await store.release();
+    assert.equal((await enrolling).status, 401);
+    assert.equal((await other).status, 201);
+    const { revoked } = (await revoking).body as Revoked;
+    assert.ok(revoked.includes('image/w'), revoked.join());
+    assert.equal(app.access.tokens.named('image/w'), undefined);
+    assert.ok(![...store.records.values()].some(({ key }) => key === 'image/w'), 'nor after a restart');
+  });
+}
+
+test('an enrolment that is repeated while somebody changes the VM changes nothing', async (t) => {
+  const store = new GatedStore();
+  const { ask, create } = await guarded(t, { store });
+  const token = await create({ name: 'image', scope: 'enrol' });
+  const enrol = () => ask('POST', '/registry/vms', { token, body: aVm({ id: 'w' }) });
+  const enrolled = enrol();
+  await until('it to be on its way', () => store.waiting === 1);
+  await store.release();
+  assert.equal((await enrolled).status, 201);
+  const stopping = ask('PATCH', '/registry/vms/w', { body: { status: 'stopped' } });
+  await until('it to be on its way', () => store.waiting === 1);
+  const repeated = await enrol();
+  assert.deepEqual([repeated.status, (repeated.body as { code: string }).code], [409, 'CONFLICT']);
+  await store.release();
+  assert.equal((await stopping).status, 200);
+  assert.equal(((await ask('GET', '/registry/vms/w')).body as Vm).status, 'stopped');
+});
+
+test('a VM that is being removed does not come back by its own token', async (t) => {
+  const store = new GatedStore();
+  const { ask, create, app } = await guarded(t, { store });
+  const image = await create({ name: 'image', scope: 'enrol' });
+  const enrolling = ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w' }) });
+  await until('it to be on its way', () => store.waiting === 1);
+  await store.release();
+  const { token } = (await enrolling).body as NewToken;
+  const removing = ask('DELETE', '/registry/vms/w');
+  await until('it to be on its way', () => store.waiting === 1);
+  for (const [method, path] of [
+    ['PUT', '/registry/vms/w'],
+    ['POST', '/registry/vms'],
+  ] as const)
+    assert.equal((await ask(method, path, { token, body: aVm({ id: 'w' }) })).status, 401, method);
+  // And neither does it touch another one that got its id.
+  const again = ask('POST', '/registry/vms', { body: aVm({ id: 'w', name: 'new' }) });
+  await until('it to be on its way', () => store.waiting === 2);
+  assert.equal((await ask('PUT', '/registry/vms/w', { token, body: aVm({ id: 'w' }) })).status, 401);
+  await store.release();
+  assert.deepEqual([(await removing).status, (await again).status], [200, 201]);
+  assert.equal(app.registry.get('w').vm.name, 'new');
+});
+
+test('who may look at one role is told the past of a VM since it came into that role', async (t) => {
+  const { ask, create, register } = await guarded(t);
+  const token = await create({ name: 'workers', scope: 'read', role: 'worker' });
+  const past = async () => {
+    const { status, body } = await ask('GET', '/registry/vms/w/history', { token });
+    assert.equal(status, 200, JSON.stringify(body));
+    const { history } = body as History;
+    return history.map(({ type, revision }) => `${type} ${revision}`);
+  };
+  await register({ id: 'w', role: 'infra' });
+  await ask('PATCH', '/registry/vms/w', { body: { name: 'secret' } });
+  await ask('PUT', '/registry/vms/w', { body: aVm({ id: 'w', role: 'worker' }) });
+  assert.deepEqual(await past(), []);
+  await ask('PATCH', '/registry/vms/w', { body: { name: 'known' } });
+  assert.deepEqual(await past(), ['updated 4']);
+  await ask('DELETE', '/registry/vms/w');
+  await register({ id: 'w', role: 'worker' });
+  assert.deepEqual(await past(), ['registered 6']);
 });
 
 test('who waits for an answer with a token that is revoked meanwhile gets none', async (t) => {

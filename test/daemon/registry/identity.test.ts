@@ -181,6 +181,10 @@ test('a clone that comes back as a child of the VM is told as that', async () =>
   const { registry } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(2) });
   assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
+  // Somebody else who has read the conflict does not end it.
+  await registry.register(aVm({ id: 'vm-3', parentId: 'vm-1' }));
+  registry.heartbeat('vm-3', { ...TWO, from: '192.0.2.3', next: token(1, 'c') });
+  assert.equal(registry.identities.conflicts[0]?.state, 'open');
   await registry.register(aVm({ id: 'vm-2', parentId: 'vm-1' }));
   registry.heartbeat('vm-2', { ...TWO, next: token(1, 'b') });
   const [conflict] = registry.identities.conflicts;
