@@ -1,6 +1,7 @@
 /** The daemon's log: JSON lines for machines, one readable line an event for people. Always on stderr. */
 import { type Logger, pino } from 'pino';
 import type { LogFormat, LogLevel } from '../src/protocol/api.ts';
+import { LogSink } from './log-sink.ts';
 
 export interface LogOptions {
   level: LogLevel;
@@ -9,7 +10,8 @@ export interface LogOptions {
   color?: boolean;
 }
 
-/** Written at once and in order, so that the last line before a crash is there. */
+const STDERR = 2;
+
 export async function createLog({ level, format, color = false }: LogOptions): Promise<Logger> {
   const options = {
     level,
@@ -17,17 +19,19 @@ export async function createLog({ level, format, color = false }: LogOptions): P
     timestamp: pino.stdTimeFunctions.isoTime,
     redact: ['req.headers.authorization', '*.token', 'token'],
   };
-  if (format === 'json') return pino(options, pino.destination({ dest: 2, sync: true }));
-  const { default: pretty } = await import('pino-pretty');
-  return pino(
-    options,
-    pretty({
-      destination: 2,
-      sync: true,
-      colorize: color,
-      translateTime: 'SYS:HH:MM:ss',
-      ignore: 'urls,dataDir',
-      singleLine: true,
-    }),
-  );
+  if (format === 'json') return pino(options, new LogSink({ fd: STDERR, notice: noticeOf }));
+  const { prettyFactory } = await import('pino-pretty');
+  const prettify = prettyFactory({
+    colorize: color,
+    translateTime: 'SYS:HH:MM:ss',
+    ignore: 'urls,dataDir',
+    singleLine: true,
+  });
+  const sink = new LogSink({ fd: STDERR, notice: (lost) => prettify(noticeOf(lost)) });
+  return pino(options, { write: (line) => sink.write(prettify(line)) });
+}
+
+function noticeOf(lost: number): string {
+  const line = { level: pino.levels.values.warn, time: new Date().toISOString(), lost };
+  return `${JSON.stringify({ ...line, msg: `${lost} lines of the log could not be written` })}\n`;
 }

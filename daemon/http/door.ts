@@ -34,7 +34,7 @@ export class Door {
     const { origin, host } = headers;
     const { access, names, cors } = this.#options;
     // A browser shows a certificate by itself, whichever page asks; a token it does not.
-    const showsItself = headers.authorization === undefined && certificateName(raw.socket) !== undefined;
+    const showsItself = !headers.authorization && certificateName(raw.socket) !== undefined;
     if (!access.isOpen && !showsItself) return;
     if (!cors?.allows(origin)) refuseForeignPage(origin);
     // Nobody's domain leads to a unix socket.

@@ -43,6 +43,8 @@ export function makeServer(handler: RequestListener, requestTimeout: number, tls
     requireHostHeader: false,
   };
   const server: Server = tls ? tls.createServer(options, listener) : createServer(options, listener);
+  // Node would drop those beyond the thousandth unseen, If-Match or Forwarded among them; 16 KiB bound them all the same.
+  server.maxHeadersCount = 0;
   const sockets = new Set<Socket>();
   // The one that requests come on.
   server.on(tls ? 'secureConnection' : 'connection', (socket: Socket) => {

@@ -1,0 +1,94 @@
+/** The log of a daemon whose reader has stopped, or whose file is on a full disk: the registry goes on without it. */
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, openSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { readProcessInfo } from '../../daemon/process-file.ts';
+import type { ErrorBody } from '../../src/protocol/errors.ts';
+import { BIN, cleanEnv, endAfter, tempDir } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
+import { makePipe } from '../helpers/pipe.ts';
+import { fill, smallDisk, unlessMountable } from '../helpers/small-disk.ts';
+import { unless } from '../helpers/tools.ts';
+import { until } from '../helpers/until.ts';
+import { aVm } from '../helpers/vm.ts';
+
+/** Requests whose lines are more than a pipe or a socket holds, and fewer than are kept. */
+const REFUSED = 1500;
+
+/** @param stderr what the log goes to @returns the daemon, and where it serves */
+async function startWith(t: TestContext, home: string, stderr: 'pipe' | number, ...args: string[]) {
+  const dataDir = join(home, 'data');
+  const words = [BIN, 'daemon', '--port', '0', '--data-dir', dataDir, ...args];
+  const child: ChildProcess = spawn(process.execPath, words, {
+    env: cleanEnv(home),
+    stdio: ['ignore', 'ignore', stderr],
+  });
+  const ended = once(child, 'exit');
+  endAfter(t, async () => {
+    child.kill('SIGKILL');
+    await ended;
+  });
+  const url = await until('the daemon to serve', () => readProcessInfo(dataDir, 'serve')?.urls[0]);
+  return { child, ended, url };
+}
+
+async function refuseMany(url: string): Promise<void> {
+  for (let i = 0; i < REFUSED; i++)
+    assert.equal((await call(url, 'GET', `/registry/vms/${'x'.repeat(200)}${i}`)).status, 404);
+}
+
+test('who does not read the log stops nothing, and gets it when they read on: a socket', async (t) => {
+  const { child, ended, url } = await startWith(t, tempDir(t), 'pipe');
+  await refuseMany(url);
+  let log = '';
+  child.stderr!.setEncoding('utf8').on('data', (chunk: string) => (log += chunk));
+  await until('the last line', () => log.includes(`x${REFUSED - 1}"`));
+  assert.equal(log.match(/"audit":true/g)?.length, REFUSED);
+  child.kill('SIGTERM');
+  assert.deepEqual(await ended, [0, null]);
+});
+
+test('who does not read the log stops nothing, and gets it when they read on: a pipe', unless('mkfifo'), async (t) => {
+  for (const format of ['json', 'pretty']) {
+    const home = tempDir(t);
+    const { writer, read } = makePipe(t, home);
+    const { child, ended, url } = await startWith(t, home, writer, '--log-format', format);
+    await refuseMany(url);
+    await until('the last line', () => read().includes(`x${REFUSED - 1}"`));
+    child.kill('SIGTERM');
+    assert.deepEqual(await ended, [0, null], format);
+  }
+});
+
+test(
+  'with its log on the full disk a registry refuses, serves, stays, and logs again',
+  unlessMountable(),
+  async (t) => {
+    for (const format of ['json', 'pretty']) {
+      const home = smallDisk(t);
+      const path = join(home, 'log');
+      const log = openSync(path, 'a');
+      const { child, ended, url } = await startWith(t, home, log, '--log-format', format);
+      closeSync(log);
+      assert.equal((await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-1' }) })).status, 201);
+      const makeRoom = fill(home);
+      // Beats fail to be saved meanwhile, which is logged, too.
+      for (let i = 0; i < 40; i++) {
+        const refused = await call(url, 'POST', '/registry/vms', { body: aVm({ id: `vm-${i}-${'x'.repeat(100)}` }) });
+        assert.deepEqual([refused.status, (refused.body as ErrorBody).code], [507, 'STORE_FULL']);
+        assert.equal((await call(url, 'POST', '/registry/vms/vm-1/heartbeat')).status, 200);
+        child.kill('SIGHUP');
+      }
+      makeRoom();
+      await until('writes to go on', async () => {
+        return (await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-2' }) })).status === 201;
+      });
+      await until('the log to go on', () => /vm: "vm-2"|"vm":"vm-2"/.test(readFileSync(path, 'utf8')));
+      child.kill('SIGTERM');
+      assert.deepEqual(await ended, [0, null], format);
+    }
+  },
+);

@@ -1,0 +1,35 @@
+/** A pipe with a name, which a test reads when it wants to: not what Node gives its children, which is a socket. */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { closeSync, constants, openSync, readSync } from 'node:fs';
+import { join } from 'node:path';
+import type { TestContext } from 'node:test';
+
+export interface Pipe {
+  /** Descriptor to write to. */
+  writer: number;
+  /** @returns all that has been read so far, with what is there now */
+  read(): string;
+}
+
+export function makePipe(t: TestContext, dir: string): Pipe {
+  const path = join(dir, 'pipe');
+  assert.equal(spawnSync('mkfifo', [path]).status, 0);
+  const reader = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  const writer = openSync(path, constants.O_WRONLY);
+  t.after(() => {
+    closeSync(reader);
+    closeSync(writer);
+  });
+  const buffer = Buffer.alloc(65_536);
+  let text = '';
+  const read = () => {
+    try {
+      text += buffer.toString('latin1', 0, readSync(reader, buffer));
+    } catch (error) {
+      assert.equal((error as NodeJS.ErrnoException).code, 'EAGAIN');
+    }
+    return text;
+  };
+  return { writer, read };
+}
