@@ -2,6 +2,7 @@
 import { type Logger, pino } from 'pino';
 import type { LogFormat, LogLevel } from '../src/protocol/api.ts';
 import { LogSink } from './log-sink.ts';
+import { redact } from './redaction.ts';
 
 export interface LogOptions {
   level: LogLevel;
@@ -12,6 +13,7 @@ export interface LogOptions {
 
 const STDERR = 2;
 
+/** Without the secrets that {@link redact} knows. */
 export async function createLog({ level, format, color = false }: LogOptions): Promise<Logger> {
   const options = {
     level,
@@ -19,16 +21,15 @@ export async function createLog({ level, format, color = false }: LogOptions): P
     timestamp: pino.stdTimeFunctions.isoTime,
     redact: ['req.headers.authorization', '*.token', 'token'],
   };
-  if (format === 'json') return pino(options, new LogSink({ fd: STDERR, notice: noticeOf }));
+  const asItIs = (line: string) => line;
+  const write = format === 'json' ? asItIs : await prettifier(color);
+  const sink = new LogSink({ fd: STDERR, notice: (lost) => write(noticeOf(lost)) });
+  return pino(options, { write: (line) => sink.write(write(redact(line))) });
+}
+
+async function prettifier(colorize: boolean): Promise<(line: string) => string> {
   const { prettyFactory } = await import('pino-pretty');
-  const prettify = prettyFactory({
-    colorize: color,
-    translateTime: 'SYS:HH:MM:ss',
-    ignore: 'urls,dataDir',
-    singleLine: true,
-  });
-  const sink = new LogSink({ fd: STDERR, notice: (lost) => prettify(noticeOf(lost)) });
-  return pino(options, { write: (line) => sink.write(prettify(line)) });
+  return prettyFactory({ colorize, translateTime: 'SYS:HH:MM:ss', ignore: 'urls,dataDir', singleLine: true });
 }
 
 function noticeOf(lost: number): string {

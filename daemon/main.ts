@@ -19,6 +19,7 @@ import { type Endpoints, listen } from './http/listen.ts';
 import { withoutTokens } from './http/secrets.ts';
 import { Tls, type TlsFiles } from './http/tls.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process-file.ts';
+import { keepOutOfLog } from './redaction.ts';
 import type { RegistryLimits } from './registry/limits.ts';
 import type { RegistryObserver } from './registry/options.ts';
 import { Registry } from './registry/registry.ts';
@@ -97,6 +98,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   // Where there is no store yet, there are no tokens in it, and nothing need be made to find that out.
   if (options.token === undefined && !existsSync(join(dataDir, DATABASE))) refuseStrangers(options);
   checkDescriptors();
+  if (options.token !== undefined) keepOutOfLog(options.token);
   const tls = tcp && options.tls && new Tls(options.tls, log);
   const { store, contents } = await openStore(dataDir, log);
   // Now, so that a second daemon can name this one even while it starts; with its URLs when it has them.
@@ -153,7 +155,9 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
       const change = access.hasRoot ? 'taken away' : 'added';
       throw new VregError('USAGE', `a token cannot be ${change} while the registry runs`, { hint: 'restart it' });
     }
-    if (next !== undefined) access.replaceRoot(next);
+    if (next === undefined) return;
+    keepOutOfLog(next);
+    access.replaceRoot(next);
   };
   const reloadCertificates = (files: TlsFiles | undefined) => tls?.replace(files);
   return { urls: listening.urls, dataDir, status: () => summaryOf(registry), reload, reloadCertificates, close };

@@ -12,13 +12,13 @@ export const MAX_SPAN = 3650 * UNITS.d!;
  * Reads a duration such as `90s`, `5m`, `1h30m` or `250ms`.
  * @param name what is being read, for the error
  * @param max milliseconds that it may be at most
- * @returns milliseconds, more than 0
+ * @returns milliseconds, whole and more than 0
  * @throws VregError USAGE
  */
 export function parseDuration(text: string, name: string, max = MAX_DURATION): number {
   const parts = [...text.trim().matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h|d)/gy)];
   const whole = parts.map((part) => part[0]).join('');
-  const value = parts.reduce((sum, [, amount, unit]) => sum + Number(amount) * UNITS[unit as string]!, 0);
+  const value = Math.ceil(parts.reduce((sum, [, amount, unit]) => sum + Number(amount) * UNITS[unit as string]!, 0));
   if (whole === '' || whole !== text.trim() || value <= 0 || value > max) {
     throw new VregError('USAGE', `${name}: "${text}" is not a duration`, {
       field: name,

@@ -47,6 +47,8 @@ export class Tokens {
   /** Names for which a token is on its way to the disk. */
   readonly #making = new Set<string>();
   readonly #births = new Set<Birth>();
+  /** Those that are revoked, and not yet on the disk: by name, with the name of the enrol token that they were born of. */
+  readonly #unsaved = new Map<string, string | undefined>();
   readonly #options: TokensOptions;
   #closed = false;
 
@@ -133,6 +135,12 @@ export class Tokens {
     return this.#revoke(gone, new Set(gone.map(({ name }) => name)));
   }
 
+  /** As {@link revoke}: the one of that name, also when it is revoked already and that is not yet on the disk. */
+  revokeNamed(name: string): Promise<string[]> {
+    const token = this.#byName.get(name);
+    return this.#revoke(token ? [token] : [], new Set([name]));
+  }
+
   /** As {@link revoke}: the tokens of the VMs that an enrol token let in; also of one that is revoked by now. */
   revokeBrood(name: string): Promise<string[]> {
     const brood = [...this.#byName.values()].filter(({ stored }) => stored.bornOf === name);
@@ -147,8 +155,15 @@ export class Tokens {
     for (const birth of births) birth.isVoid = true;
     // What is on its way to the disk can be taken back when it is there.
     await Promise.all(births.map(({ settled }) => settled));
-    const names = [...gone.map(({ name }) => name), ...births.map(({ stored }) => stored.name)];
-    if (names.length > 0) await this.#now(...names.map(removalOf));
+    for (const { stored } of [...gone, ...births]) this.#unsaved.set(stored.name, stored.bornOf);
+    // Who asks once more is not told that it is done before it is.
+    const unsaved = [...this.#unsaved].filter(([name, bornOf]) => enrollers.has(name) || enrollers.has(bornOf ?? ''));
+    const names = unsaved.map(([name]) => name);
+    if (names.length === 0) return [];
+    await this.#now(...names.map(removalOf)).catch((error: unknown) => {
+      throw notYetSaved(names, error);
+    });
+    for (const name of names) this.#unsaved.delete(name);
     return names;
   }
 
@@ -227,6 +242,7 @@ export class Tokens {
   }
 
   #add(stored: Stored): Token {
+    this.#unsaved.delete(stored.name);
     const token = new Token(stored);
     this.#byHash.set(stored.hash, token);
     this.#byName.set(stored.name, token);
@@ -251,6 +267,16 @@ function recordOf(stored: Stored): RecordChange {
 
 function removalOf(name: string): RecordChange {
   return { kind: 'token', key: name, body: undefined };
+}
+
+function notYetSaved(names: readonly string[], error: unknown): unknown {
+  if (!(error instanceof VregError)) return error;
+  const { code, message, hint, retryAfter } = error;
+  return new VregError(
+    code,
+    `revoked now, but not on the disk, so that a restart would undo it: ${names.slice(0, 3).join(', ')}${names.length > 3 ? ', …' : ''} (${message})`,
+    { ...(hint ? { hint } : {}), ...(retryAfter === undefined ? {} : { retryAfter }), cause: error },
+  );
 }
 
 /** @throws VregError NOT_FOUND */

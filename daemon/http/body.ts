@@ -26,8 +26,15 @@ export function readJsonBodies(app: FastifyInstance, maxBody: number, pieces: Pi
   let underWay = 0;
 
   app.addHook('onRequest', (request, reply, done) => {
+    const isEmpty = isBodiless(request);
     // A body without a type is read as JSON, too; and where there is no body, its type says nothing.
-    if (!request.headers['content-type'] || isBodiless(request)) request.headers['content-type'] = 'application/json';
+    if (!request.headers['content-type'] || isEmpty) request.headers['content-type'] = 'application/json';
+    const { 'content-encoding': encoding = 'identity' } = request.headers;
+    if (!isEmpty && !/^\s*(identity)?\s*$/i.test(encoding)) {
+      throw new VregError('UNSUPPORTED_MEDIA_TYPE', `content-encoding ${encoding} is not supported: send plain JSON`, {
+        field: 'content-encoding',
+      });
+    }
     const size = sizeOf(request, maxBody);
     if (size > SMALL) {
       if (underWay + size > MAX_AT_ONCE * maxBody) throw tooMany(underWay);

@@ -154,6 +154,13 @@ export class Call {
     this.#encoder();
     const { 'if-match': match, 'if-none-match': noneMatch } = this.request.headers;
     const { name: by, limit: within } = this.guest;
+    // No entry is one that there is and one that there is not (RFC 9110, 13.2.2).
+    if (noneMatch === '*' && match !== undefined) {
+      throw new VregError('PRECONDITION_FAILED', 'if-match and if-none-match: * are never both true', {
+        field: 'if-none-match',
+        hint: 'send one of them',
+      });
+    }
     if (noneMatch === '*') return { by, within, expect: 'none' };
     if (noneMatch !== undefined) {
       throw new VregError('INVALID', `if-none-match: ${noneMatch} is not possible for a change`, {

@@ -30,14 +30,24 @@ export function refuseRoute(method: string, url: string): Refusal {
   };
 }
 
-/** @returns what is wrong with a request whatever its route: no Host (RFC 9112, 3.2), a query that cannot be decoded */
+/** @returns what is wrong with a request whatever its route: no Host, or two (RFC 9112, 3.2), a query that cannot be decoded */
 export function flawOf({ raw, headers, url }: FastifyRequest): VregError | undefined {
   if (headers.host === undefined && raw.httpVersion === '1.1')
     return new VregError('INVALID', 'host is required: HTTP/1.1 asks for a Host header', { field: 'host' });
+  if (hostsOf(raw.rawHeaders) > 1)
+    return new VregError('INVALID', 'host is given more than once: give it once', { field: 'host' });
   const query = url.indexOf('?');
   if (query >= 0 && url.includes('%', query) && !isDecodable(url.slice(query)))
     return new VregError('INVALID', 'the query has a broken percent-encoding', { field: 'query' });
   return undefined;
+}
+
+/** How often a Host is given: Node shows the first only. */
+function hostsOf(rawHeaders: readonly string[]): number {
+  let count = 0;
+  for (let i = 0; i < rawHeaders.length; i += 2)
+    if (rawHeaders[i]!.length === 4 && rawHeaders[i]!.toLowerCase() === 'host') count++;
+  return count;
 }
 
 function isDecodable(text: string): boolean {

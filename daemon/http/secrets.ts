@@ -3,7 +3,7 @@ import { TOKEN_TEXT } from '../../src/protocol/token.ts';
 
 const TOKENS = new RegExp(TOKEN_TEXT, 'g');
 /** Names of query parameters that are given secrets elsewhere. */
-const NAMES = /token|secret|password|auth|key|bearer/i;
+const NAMES = /token|secret|pass|pwd|auth|key|bearer|jwt|cred|session|^sig|^pw$/i;
 /** Percent-encodings of what tokens and such names are made of (RFC 3986, 2.3): nothing that a terminal would act on. */
 const ENCODED = /%(2d|3\d|4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9a])/gi;
 
@@ -12,33 +12,23 @@ export function withoutTokens(text: string): string {
   return text.replace(TOKENS, 'vreg_***');
 }
 
-/** A URL with `***` in the place of what is, or may be, a secret. Takes time in proportion to it, whatever is in it. */
+/**
+ * A URL with `***` in the place of what is, or may be, a secret, and without percent-encodings that hide one (RFC 3986,
+ * 6.2.2.2). Takes time in proportion to it, whatever is in it.
+ */
 export function withoutSecrets(url: string): string {
-  const at = url.indexOf('?');
-  if (at < 0) return maskedPart(url);
-  const query = url
-    .slice(at + 1)
-    .split('&')
-    .map(maskedPair)
-    .join('&');
-  return `${maskedPart(url.slice(0, at))}?${query}`;
+  const plain = withoutTokens(url.replace(ENCODED, decoded));
+  const at = plain.indexOf('?');
+  if (at < 0) return plain;
+  const query = plain.slice(at + 1).split('&');
+  return `${plain.slice(0, at)}?${query.map(maskedPair).join('&')}`;
 }
 
 function maskedPair(pair: string): string {
   const end = pair.indexOf('=');
-  const name = end < 0 ? '' : pair.slice(0, end);
-  return NAMES.test(decoded(name)) ? `${maskedPart(name)}=***` : maskedPart(pair);
+  return end >= 0 && NAMES.test(pair.slice(0, end)) ? `${pair.slice(0, end)}=***` : pair;
 }
 
-/** What holds a token once it is decoded is shown decoded. */
-function maskedPart(part: string): string {
-  const masked = withoutTokens(part);
-  if (!masked.includes('%')) return masked;
-  const plain = decoded(masked);
-  const without = withoutTokens(plain);
-  return without === plain ? masked : without;
-}
-
-function decoded(text: string): string {
-  return text.replace(ENCODED, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
+function decoded(_encoded: string, hex: string): string {
+  return String.fromCharCode(Number.parseInt(hex, 16));
 }

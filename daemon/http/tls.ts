@@ -88,6 +88,8 @@ export class Tls {
       listener,
     );
     this.#watchHandshakes(server);
+    // Before a request that came with the handshake is read.
+    server.prependListener('secureConnection', endWithCertificate);
     this.#servers.push(server);
     return server;
   }
@@ -159,6 +161,21 @@ export class Tls {
   }
 }
 
+/** The longest that a timer of Node's can wait, in milliseconds. */
+const MAX_TIMEOUT = 2 ** 31 - 1;
+
+/** Node looks at the end of a client's certificate in a full handshake only: not in a resumed one, and not later. */
+function endWithCertificate(socket: TLSSocket): void {
+  const { valid_to: end } = socket.getPeerCertificate();
+  // A client that shows none has no end.
+  if (!end) return;
+  const left = Date.parse(end) - Date.now();
+  if (left <= 0) socket.destroy();
+  if (left <= 0 || left > MAX_TIMEOUT) return;
+  const expiry = setTimeout(() => socket.destroy(), left).unref();
+  socket.once('close', () => clearTimeout(expiry));
+}
+
 /** Names of clients by their connection: reading a certificate takes longer than a read of the registry. */
 const names = new WeakMap<Duplex, { name: string | undefined }>();
 
@@ -170,7 +187,8 @@ export function certificateName(socket: Duplex): string | undefined {
   if (!(socket instanceof TLSSocket) || !socket.authorized) return undefined;
   let known = names.get(socket);
   if (!known) {
-    const { subject, subjectaltname } = socket.getPeerCertificate();
+    // A connection that is gone has none.
+    const { subject, subjectaltname } = socket.getPeerCertificate() ?? {};
     // Types of Node say text; there is an array where a name is given more than once.
     const commonName = subject?.CN as string | string[] | undefined;
     const name = typeof commonName === 'object' ? undefined : commonName || firstDnsName(subjectaltname);

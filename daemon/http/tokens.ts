@@ -28,9 +28,9 @@ export async function createToken(call: Call): Promise<Answer> {
 
 export async function revokeToken({ access, request }: Call): Promise<Answer> {
   const { name } = request.params as { name: string };
-  const token = access.tokens.named(name);
-  if (!token) throw noSuchToken(withoutTokens(name));
-  return revoked(await access.tokens.revoke([token]));
+  const names = await access.tokens.revokeNamed(name);
+  if (names.length === 0) throw noSuchToken(withoutTokens(name));
+  return revoked(names);
 }
 
 /** The tokens of the VMs that one enrol token let in. */

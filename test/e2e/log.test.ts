@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { readProcessInfo } from '../../daemon/process-file.ts';
 import type { ErrorBody } from '../../src/protocol/errors.ts';
-import { BIN, cleanEnv, endAfter, tempDir } from '../helpers/daemon.ts';
+import { BIN, cleanEnv, endAfter, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { makePipe } from '../helpers/pipe.ts';
 import { fill, smallDisk, unlessMountable } from '../helpers/small-disk.ts';
@@ -39,6 +39,22 @@ async function refuseMany(url: string): Promise<void> {
   for (let i = 0; i < REFUSED; i++)
     assert.equal((await call(url, 'GET', `/registry/vms/${'x'.repeat(200)}${i}`)).status, 404);
 }
+
+test('the token is in no line of the log, wherever somebody puts it', async (t) => {
+  const root = 'chosen"by\\me/7';
+  const daemon = await startDaemon(t, { env: { VERS_AUTH_TOKEN: root }, args: ['--log-level', 'debug'] });
+  const coded = encodeURIComponent(root);
+  const headers = { authorization: `Bearer ${root}` };
+  for (const path of [`/registry/vms/${coded}`, `/${coded}`, `/registry/vms?${coded}`, `/registry/vms?x=${coded}`])
+    await call(daemon.url, 'GET', path, { headers });
+  await call(daemon.url, 'DELETE', `/registry/tokens/${coded}`, { headers });
+  await call(daemon.url, 'GET', '/registry/vms', { headers: { 'x-request-id': 'chosen/by' } });
+  await call(daemon.url, 'POST', '/registry/vms', { headers, body: aVm({ id: root }) });
+  await call(daemon.url, 'POST', '/registry/vms/nobody/heartbeat', { headers: { ...headers, 'x-request-id': 'last' } });
+  await until('the last line', () => daemon.said().includes('"last"'));
+  assert.doesNotMatch(daemon.said(), /chosen(?!\/by)/);
+  assert.match(daemon.said(), /"vm":"\*\*\*"/);
+});
 
 test('who does not read the log stops nothing, and gets it when they read on: a socket', async (t) => {
   const { child, ended, url } = await startWith(t, tempDir(t), 'pipe');

@@ -86,6 +86,37 @@ test('on a full disk no token is made, and a revoked one is refused all the same
   assert.deepEqual(aDoor({ store }).tokens.list, []);
 });
 
+test('who revokes once more on a full disk is not told that it is done, and is when it is', async () => {
+  const store = new FullDisk();
+  const { create, tokens } = aDoor({ store });
+  await create({ name: 'ops', scope: 'admin' });
+  store.full = true;
+  for (let i = 0; i < 2; i++)
+    await assert.rejects(tokens.revokeNamed('ops'), {
+      code: 'STORE_FULL',
+      message: /^revoked now, but not on the disk/,
+    });
+  store.full = false;
+  assert.deepEqual(await tokens.revokeNamed('ops'), ['ops']);
+  assert.deepEqual(await tokens.revokeNamed('ops'), []);
+  assert.deepEqual(aDoor({ store }).tokens.list, []);
+});
+
+test('a name that was revoked and is given again is not lost with the next revocation', async () => {
+  const store = new FullDisk();
+  const { create, tokens } = aDoor({ store });
+  await create({ name: 'ops', scope: 'admin' });
+  store.full = true;
+  await assert.rejects(tokens.revokeNamed('ops'), { code: 'STORE_FULL' });
+  store.full = false;
+  await create({ name: 'ops', scope: 'read' });
+  await tokens.revokeBrood('ops');
+  assert.deepEqual(
+    aDoor({ store }).tokens.list.map(({ scope }) => scope),
+    ['read'],
+  );
+});
+
 test('a first token that a full disk refused closes nobody out', async () => {
   const store = new FullDisk();
   const { create, access, registry } = aDoor({ store });

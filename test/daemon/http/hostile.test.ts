@@ -62,7 +62,12 @@ refuses('a body that is no JSON object is 400 and named', [
   ['more than one', post('{} {}'), 400, /^body is not valid JSON/],
   ['a form', post('id=a&name=b', ['Content-Type: application/x-www-form-urlencoded']), 400, /^body is not valid JSON/],
   ['white space', post('  \n'), 400, /^body is not valid JSON/],
-  ['gzip', post(Buffer.from('1f8b0800', 'hex'), ['Content-Encoding: gzip']), 400, /^body is not valid UTF-8/],
+  [
+    'gzip',
+    post(Buffer.from('1f8b0800', 'hex'), ['Content-Encoding: gzip']),
+    415,
+    /^content-encoding gzip is not supported/,
+  ],
   ['invalid UTF-8', post(Buffer.from('7b226964223a22ff227d', 'hex')), 400, /^body is not valid UTF-8/],
   ['an overlong slash', post(Buffer.from('22c0af22', 'hex')), 400, /^body is not valid UTF-8/],
   ['UTF-16', post(Buffer.from('{}', 'utf16le')), 400, /^body is not valid JSON/],
@@ -216,6 +221,37 @@ test('a connection that was refused is cut even if its client neither goes nor i
   clearInterval(chatter);
   check(answer, 400, /well-formed/, 'nonsense');
   assert.equal(more.length, 0);
+});
+
+test('no header is overlooked, however many there are before it', async (t) => {
+  const app = await serveApp(t);
+  await app.registry.register(aVm({ id: 'vm-1' }));
+  const many = 'a:b\r\n'.repeat(2000);
+  const statusOf = async (request: string, headers: string, body = '') =>
+    (await exchange(app.at, `${request} HTTP/1.1\r\nHost: a\r\n${many}${headers}Connection: close\r\n\r\n${body}`))[0]
+      ?.status;
+  assert.equal(await statusOf('DELETE /registry/vms/vm-1', 'If-Match: "99"\r\n'), 412);
+  assert.equal(await statusOf('GET /registry/vms', 'Origin: https://evil.example\r\n'), 403);
+  assert.equal(await statusOf('POST /registry/vms', 'Content-Type: text/xml\r\nContent-Length: 2\r\n', '{}'), 415);
+});
+
+test('what contradicts itself, or is in another coding, is refused and changes nothing', async (t) => {
+  const app = await serveApp(t);
+  const put = (...headers: string[]) => {
+    const body = JSON.stringify(aVm({ id: 'vm-1' }));
+    const lines = [...headers, 'Connection: close', `Content-Length: ${body.length}`].join('\r\n');
+    return exchange(app.at, `PUT /registry/vms/vm-1 HTTP/1.1\r\n${lines}\r\n\r\n${body}`);
+  };
+  for (const [status, field, ...headers] of [
+    [412, 'if-none-match', 'Host: a', 'If-Match: "77"', 'If-None-Match: *'],
+    [415, 'content-encoding', 'Host: a', 'Content-Encoding: gzip'],
+    [400, 'host', 'Host: a', 'Host: b'],
+  ] as const) {
+    const [answer] = await put(...headers);
+    assert.deepEqual([answer?.status, (JSON.parse(answer!.text) as { field: string }).field], [status, field]);
+  }
+  assert.equal(app.registry.has('vm-1'), false);
+  assert.equal((await put('Host: a', 'Content-Encoding: identity'))[0]?.status, 201);
 });
 
 test('a request that was whole gets its own answer before the refusal of what follows it', async (t) => {

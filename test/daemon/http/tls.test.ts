@@ -6,6 +6,7 @@ import type { Server } from 'node:http';
 import { Agent } from 'node:https';
 import { type AddressInfo, connect } from 'node:net';
 import test, { type TestContext } from 'node:test';
+import type { TLSSocket } from 'node:tls';
 import { pino } from 'pino';
 import { buildApp } from '../../../daemon/http/app.ts';
 import { listen } from '../../../daemon/http/listen.ts';
@@ -239,6 +240,31 @@ test('a session from before is no way in for clients whom a new CA does not know
     // A client of TLS 1.3 takes the handshake for done before the server has looked at its certificate.
     second.write('GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n');
     assert.deepEqual(await readAnswers(second), [], maxVersion);
+  }
+});
+
+test('a connection ends with the certificate of its client, and its session is no way in afterwards', {
+  ...OPENSSL,
+  timeout: LATE,
+}, async (t) => {
+  const authority = makeAuthority(t);
+  const { url } = await startNaming(t, filesOf(authority.issue('server'), authority.ca));
+  const until = `${new Date(Date.now() + 3000).toISOString().slice(0, 19).replace(/[-:T]/g, '')}Z`;
+  const shown = { ca: authority.ca, own: authority.issue('client', { until }) };
+  const kept: TLSSocket[] = [];
+  for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
+    const socket = await open(url, shown, { maxVersion });
+    socket.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n');
+    await once(socket, 'data');
+    kept.push(socket);
+  }
+  const sessions = kept.map((socket) => socket.getSession());
+  await Promise.all(kept.map((socket) => once(socket, 'close')));
+  for (const session of sessions) {
+    const again = await open(url, shown, { session }).catch((error: Error) => error);
+    if (again instanceof Error) continue;
+    again.write('GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n');
+    assert.deepEqual(await readAnswers(again), []);
   }
 });
 
