@@ -39,6 +39,7 @@ export class StoreService {
         return undefined;
       case 'beats':
         this.#database.saveBeats(request.beats, request.listened, request.records);
+        if (request.records.length > 0) this.#mark.advance(this.#durable());
         return undefined;
       case 'history':
         return this.#database.history(request.id, request.limit, request.before);
@@ -56,7 +57,7 @@ export class StoreService {
   }
 
   #durable(): Mark {
-    const { registryId, revision } = this.#database.state;
-    return { registryId, revision };
+    const { registryId, revision, saves } = this.#database.state;
+    return { registryId, revision, saves };
   }
 }
