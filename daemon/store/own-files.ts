@@ -1,6 +1,7 @@
 /**
  * Whether the files that are open are still those of the data dir. SQLite writes on into a file that was removed or moved
- * away, and its syncs go well, but the next start would find nothing of that.
+ * away, and its syncs go well, but the next start would find nothing of that. Without a log SQLite looks itself
+ * (SQLITE_READONLY_DBMOVED); with one it does not.
  */
 import { type BigIntStats, statSync } from 'node:fs';
 import { GoneError } from './guards.ts';
