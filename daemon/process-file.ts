@@ -61,12 +61,16 @@ export function writeProcessInfo(dir: string, info: Omit<ProcessInfo, 'pid' | 's
 }
 
 /**
- * Never fails: on a disk that has become read-only the file stays, and says no more than that of a killed process.
+ * Removes what {@link writeProcessInfo} wrote, and not what another process wrote in a folder that was made anew. Never
+ * fails: on a disk that has become read-only the file stays, and says no more than that of a killed process.
  * @param vm of an agent: the VM that it kept alive
  */
 export function removeProcessInfo(dir: string, kind: ProcessInfo['kind'], vm?: string): void {
+  const file = join(dir, fileOf({ kind, vm }));
+  const info = readInfo(file);
+  if (info?.pid !== process.pid || !isRunning(info)) return;
   try {
-    rmSync(join(dir, fileOf({ kind, vm })), { force: true });
+    rmSync(file, { force: true });
   } catch {
     // Who reads it looks whether the process still runs.
   }

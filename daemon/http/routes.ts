@@ -206,13 +206,15 @@ async function register(call: Call): Promise<Answer> {
 }
 
 /** A clone shall not take back what was found out about it, so a token for some VMs is none for this. */
-function clearConflicts(call: Call): Answer {
+async function clearConflicts(call: Call): Promise<Answer> {
   if (call.guest.limit) {
     throw new VregError('FORBIDDEN', 'a token that is limited to some VMs cannot clear conflicts', {
       hint: 'give one of the scope write without a limit',
     });
   }
-  return ok({ cleared: call.registry.identities.clear(call.query('id').id) } satisfies Cleared);
+  const { registry } = call;
+  const cleared = await registry.identities.clear(call.query('id').id, () => registry.saveBeats());
+  return ok({ cleared } satisfies Cleared);
 }
 
 function list(call: Call): Answer | Promise<Answer> {

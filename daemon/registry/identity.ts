@@ -3,7 +3,6 @@
  * with a token that is spent is a copy, of the VM or of its agent's state, and is told so. The rules stand at {@link
  * Identities.prove}; the idea is that of a ratchet.
  */
-
 import { beatInterval } from '../../src/protocol/api.ts';
 import type { AgentBeat, Claim, Conflict } from '../../src/protocol/beat.ts';
 import { VregError } from '../../src/protocol/errors.ts';
@@ -92,16 +91,21 @@ export class Identities {
     return [...this.#conflicts.values()].reverse().map(({ spend: _spend, ...conflict }) => conflict);
   }
 
-  /** @param id of the VM whose conflicts are forgotten; all when it is left out. @returns how many there were */
-  clear(id?: string): number {
-    let cleared = 0;
-    for (const [key, conflict] of this.#conflicts) {
-      if (id !== undefined && conflict.id !== id) continue;
-      this.#conflicts.delete(key);
-      this.#pending.add({ kind: 'conflict', key, body: undefined });
-      cleared++;
-    }
-    return cleared;
+  /**
+   * Forgets the conflicts of a VM, or all, when `save` has made that durable; one that comes again meanwhile stays.
+   * @returns how many there were @throws the store's errors; then none is forgotten
+   */
+  async clear(id: string | undefined, save: () => Promise<void>): Promise<number> {
+    const chosen = [...this.#conflicts].filter(([, conflict]) => id === undefined || conflict.id === id);
+    const unchanged = () => chosen.filter(([key, conflict]) => this.#conflicts.get(key) === conflict);
+    for (const [key] of chosen) this.#pending.add({ kind: 'conflict', key, body: undefined });
+    const failed = (error: unknown) => {
+      for (const [key, conflict] of unchanged()) this.#keep(key, conflict);
+      throw error;
+    };
+    if (chosen.length > 0) await save().catch(failed);
+    for (const [key] of unchanged()) this.#conflicts.delete(key);
+    return chosen.length;
   }
 
   /** Of a VM that is gone: one that is registered under its id begins anew. */
@@ -196,7 +200,6 @@ export class Identities {
     };
     this.#keep(key, conflict);
     if (before?.state !== state) this.#observer.conflict?.(conflict);
-    if (before) return;
     if (this.#conflicts.size > MAX_CONFLICTS) this.#drop(this.#mostCommon());
   }
 

@@ -1,9 +1,10 @@
 /**
  * The data dir: which files it holds, and the mark that betrays a loss.
  *
- * `registry.mark` names the registry and a revision that was durable when it was written. It is written after each
- * commit, without a sync of its own, so it is at or behind the database, never ahead of it. A database that is missing,
- * or older than its mark, has lost acknowledged changes: that is an error at start, never a fresh registry.
+ * `registry.mark` names the registry, and a revision and a save of records that were durable when it was written. It is
+ * written after each commit, without a sync of its own, so it is at or behind the database, never ahead of it. A database
+ * that is missing, or older than its mark, has lost what was acknowledged: that is an error at start, never a fresh
+ * registry.
  */
 import {
   accessSync,
@@ -35,6 +36,8 @@ export interface DataDir {
 export interface Mark {
   registryId: string;
   revision: number;
+  /** Saves that carried records: tokens, their revocations, identities and conflicts have no revision. */
+  saves: number;
 }
 
 /** Name of the database in its folder. */
@@ -82,11 +85,12 @@ export function readMark(dir: DataDir): Mark | undefined {
   if (!existsSync(dir.mark)) return undefined;
   const text = readText(dir.mark);
   try {
-    const { registryId, revision, crc } = JSON.parse(text) as Partial<Mark> & { crc?: number };
+    const { registryId, revision, saves, crc } = JSON.parse(text) as Partial<Mark> & { crc?: number };
     const isMark = typeof registryId === 'string' && Number.isSafeInteger(revision);
-    // Early marks had no checksum.
-    if (isMark && (crc ?? crcOf([registryId, revision])) === crcOf([registryId, revision]))
-      return { registryId, revision: revision! };
+    // Early marks did not count saves, and the first ones had no checksum.
+    const expected = crcOf(saves === undefined ? [registryId, revision] : [registryId, revision, saves]);
+    if (isMark && Number.isSafeInteger(saves ?? 0) && (crc ?? expected) === expected)
+      return { registryId, revision: revision!, saves: saves ?? 0 };
   } catch {
     // Told below.
   }
@@ -117,6 +121,8 @@ export function contradiction(state: Readonly<Mark>, mark: Mark | undefined): st
     return `it is the database of another registry (${state.registryId}, not ${mark.registryId})`;
   if (state.revision < mark.revision)
     return `it ends at revision ${state.revision}, but revision ${mark.revision} was acknowledged`;
+  if (state.saves < mark.saves)
+    return `it lacks the last tokens, revocations or identities: it ends at save ${state.saves} of these, but save ${mark.saves} was acknowledged`;
   return undefined;
 }
 
@@ -179,7 +185,7 @@ function writeWhole(fd: number, mark: Mark): void {
   for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at, bytes.length - at, at);
 }
 
-function encode({ registryId, revision }: Mark): string {
-  const crc = crcOf([registryId, revision]);
-  return `${JSON.stringify({ registryId, revision, crc }).padEnd(MARK_BYTES - 1)}\n`;
+function encode({ registryId, revision, saves }: Mark): string {
+  const crc = crcOf([registryId, revision, saves]);
+  return `${JSON.stringify({ registryId, revision, saves, crc }).padEnd(MARK_BYTES - 1)}\n`;
 }

@@ -13,7 +13,7 @@ import { crcOf, crcOfBytes, DamageError, NewerError } from './guards.ts';
 import { Journal } from './journal.ts';
 import { PackedBeats, type Undo } from './packed-beats.ts';
 import { RECORDS_SCHEMA, Records } from './records.ts';
-import { APPLICATION_ID, SCHEMA, SCHEMA_VERSION } from './schema.ts';
+import { APPLICATION_ID, SAVES_SCHEMA, SCHEMA, SCHEMA_VERSION } from './schema.ts';
 import { crcOfState, readState, type State } from './state.ts';
 import type { Beat, Change, Contents, RecordChange, StoredVm } from './store.ts';
 
@@ -60,19 +60,21 @@ export class RegistryDatabase {
   }
 
   create(): void {
-    const state: State = { registryId: kernelRandomHex(16), revision: 0, entries: 0, listened: 0 };
+    const state: State = { registryId: kernelRandomHex(16), revision: 0, entries: 0, listened: 0, saves: 0 };
     this.#transaction(() => {
       this.#db.exec(SCHEMA);
       this.#db
-        .prepare('INSERT INTO state VALUES (1, ?, ?, ?, ?, ?)')
+        .prepare('INSERT INTO state (one, registry_id, revision, entries, listened, crc) VALUES (1, ?, ?, ?, ?, ?)')
         .run(state.registryId, state.revision, state.entries, state.listened, crcOfState(state));
     });
   }
 
-  /** Brings the file of an earlier version up to this one's, all or nothing. */
+  /** Brings the file of an earlier version, once it is loaded, up to this one's, all or nothing. */
   upgrade(): void {
-    if (this.#count('PRAGMA user_version') !== 1) return;
-    this.#transaction(() => this.#db.exec(`${RECORDS_SCHEMA} PRAGMA user_version = ${SCHEMA_VERSION};`));
+    if (this.#count('PRAGMA user_version') === SCHEMA_VERSION) return;
+    const newCrc = `UPDATE state SET crc = ${crcOfState(this.#state)};`;
+    const version = `PRAGMA user_version = ${SCHEMA_VERSION};`;
+    this.#transaction(() => this.#db.exec(`${RECORDS_SCHEMA} ${SAVES_SCHEMA} ${newCrc} ${version}`));
   }
 
   /**
@@ -87,7 +89,7 @@ export class RegistryDatabase {
     if (version > SCHEMA_VERSION) throw new NewerError(known);
     if (version < 1) throw new DamageError(known);
     const records = version === 1 ? [] : this.#records.load();
-    this.#state = readState(this.#db);
+    this.#state = readState(this.#db, version);
     this.#readBeats();
     this.#journal.check();
     const vms: StoredVm[] = [];
@@ -160,7 +162,9 @@ export class RegistryDatabase {
         const slot = this.#beats.slotOf(beat.id);
         if (slot !== undefined) this.#beats.hear(slot, beat);
       }
-      this.#save({ ...this.#state, listened: Math.max(listened, this.#state.listened) }, undo);
+      const { listened: before, saves } = this.#state;
+      const isCounted = records.length > 0 ? 1 : 0;
+      this.#save({ ...this.#state, listened: Math.max(listened, before), saves: saves + isCounted }, undo);
     });
   }
 
@@ -196,7 +200,9 @@ export class RegistryDatabase {
       ),
       removeVm: db.prepare('DELETE FROM vms WHERE id = ?'),
       saveShard: db.prepare('INSERT OR REPLACE INTO beats (shard, times, crc) VALUES (?, ?, ?)'),
-      saveState: db.prepare('UPDATE state SET revision = ?, entries = ?, listened = ?, crc = ? WHERE one = 1'),
+      saveState: db.prepare(
+        'UPDATE state SET revision = ?, entries = ?, listened = ?, saves = ?, crc = ? WHERE one = 1',
+      ),
     };
   }
 
@@ -232,7 +238,7 @@ export class RegistryDatabase {
   #save(state: State, undo: Undo): void {
     const { saveShard, saveState } = this.#prepared();
     for (const { shard, bytes } of this.#beats.takeDirty(undo)) saveShard.run(shard, bytes, crcOfBytes(shard, bytes));
-    saveState.run(state.revision, state.entries, state.listened, crcOfState(state));
+    saveState.run(state.revision, state.entries, state.listened, state.saves, crcOfState(state));
     const before = this.#state;
     undo.push(() => {
       this.#state = before;

@@ -1,14 +1,15 @@
 /** What can go wrong with a store: how the worker tells it, and what its user reads. */
 import { VregError } from '../../src/protocol/errors.ts';
 import type { DataDir } from './data-dir.ts';
-import { DamageError, NewerError } from './guards.ts';
+import { DamageError, GoneError, NewerError } from './guards.ts';
 
 export interface Failure {
   /**
    * `full`: no room; `busy`: another process has the database; `damaged`: its contents are wrong; `newer`: another vreg
-   * made it; `disk`: the system refused to read or write; `unchecked`: whether it is whole is not known; `other`: all else.
+   * made it; `disk`: the system refused to read or write; `gone`: a file is not in its place any more; `unchecked`: whether it
+   * is whole is not known; `other`: all else.
    */
-  kind: 'full' | 'busy' | 'damaged' | 'newer' | 'disk' | 'unchecked' | 'other';
+  kind: 'full' | 'busy' | 'damaged' | 'newer' | 'disk' | 'gone' | 'unchecked' | 'other';
   message: string;
   /** The file that it happened to, where that is not the database. */
   file?: string;
@@ -31,6 +32,7 @@ const BY_THE_SYSTEM = /^(SQLITE_(CANTOPEN|IOERR|READONLY|PERM|AUTH|NOMEM)|E[A-Z0
 export function describe(error: unknown): Failure {
   const { code = '', message, path } = error as NodeJS.ErrnoException;
   const where = path === undefined ? {} : { file: path };
+  if (error instanceof GoneError) return { kind: 'gone', message };
   if (error instanceof NewerError) return { kind: 'newer', message };
   if (error instanceof DamageError || code === 'STORE_DAMAGED') return { kind: 'damaged', message };
   if (code === 'SQLITE_FULL' || code === 'ENOSPC' || code === 'EDQUOT' || /disk is full/.test(message))
@@ -71,6 +73,7 @@ export function atOpen(dir: DataDir, { failure }: StoreFailure): VregError {
         hint: 'free some memory or processes, then start again',
       });
     case 'disk':
+    case 'gone':
     case 'other':
       return new VregError('STORE_UNUSABLE', `cannot open ${failure.file ?? dir.database}: ${failure.message}`, {
         hint: 'check that this user may read and write it, that its disk is well, and that enough files may be open (ulimit -n)',
@@ -81,6 +84,11 @@ export function atOpen(dir: DataDir, { failure }: StoreFailure): VregError {
 /** @param what was tried, after "the registry could not": `write to its disk` */
 export function atWork(what: string, { failure }: StoreFailure): VregError {
   switch (failure.kind) {
+    case 'gone':
+      return new VregError('STORE_FAILED', `the registry could not ${what}: ${failure.message}`, {
+        hint: 'put its data dir back as it was; or stop the daemon, put a backup in its place (vreg daemon restore FILE) and start it again; reads and heartbeats go on meanwhile',
+        retryAfter: 5,
+      });
     case 'full':
       return new VregError('STORE_FULL', 'the disk of the registry is full: nothing was changed', {
         hint: "free space on the registry's disk; reads and heartbeats go on meanwhile",

@@ -13,5 +13,8 @@ export function crcOfBytes(key: number, bytes: Buffer): number {
   return crc32(bytes, key);
 }
 
+/** A file of the data dir is open, and not in its place any more. */
+export class GoneError extends Error {}
+
 /** The file is whole, and of a version that this program does not know. */
 export class NewerError extends Error {}

@@ -4,13 +4,18 @@ import { RECORDS_SCHEMA } from './records.ts';
 
 /** "vreg" in ASCII: marks the file as ours for file(1) and for a start in the wrong folder. */
 export const APPLICATION_ID = 0x76726567;
-/** 2 has records besides what 1 had. */
-export const SCHEMA_VERSION = 2;
+/** 2 has records besides what 1 had, and 3 counts their saves. */
+export const SCHEMA_VERSION = 3;
+/** The first version that counts saves of records. */
+export const COUNTS_SAVES = 3;
+
+export const SAVES_SCHEMA = 'ALTER TABLE state ADD COLUMN saves INTEGER NOT NULL DEFAULT 0;';
 
 export const SCHEMA = `
   CREATE TABLE state (
     one INTEGER PRIMARY KEY CHECK (one = 1),
-    registry_id TEXT NOT NULL, revision INTEGER NOT NULL, entries INTEGER NOT NULL, listened REAL NOT NULL, crc INTEGER NOT NULL
+    registry_id TEXT NOT NULL, revision INTEGER NOT NULL, entries INTEGER NOT NULL, listened REAL NOT NULL,
+    saves INTEGER NOT NULL DEFAULT 0, crc INTEGER NOT NULL
   );
   CREATE TABLE vms (
     id TEXT PRIMARY KEY, created INTEGER NOT NULL, revision INTEGER NOT NULL, slot INTEGER NOT NULL UNIQUE,

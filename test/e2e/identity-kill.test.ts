@@ -65,3 +65,17 @@ test('a VM that was removed just before a kill is registered anew without a past
   assert.equal((await call(second.url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-1' }) })).status, 201);
   assert.deepEqual(await beat(second, { next: token(1, 'b'), incarnation: 'two', address: '10.0.0.2' }), TAKEN);
 });
+
+test('a conflict that was cleared just before a kill is forgotten', async (t) => {
+  const first = await startDaemon(t);
+  await call(first.url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-1' }) });
+  await beat(first, { next: token(1) });
+  await beat(first, { spend: token(1), next: token(2) });
+  assert.deepEqual(await beat(first, { spend: token(1), next: token(2, 'b') }), REFUSED);
+  const started = Date.now();
+  await until('a second and a half', () => Date.now() - started > 1500);
+  assert.deepEqual((await call(first.url, 'DELETE', '/registry/conflicts')).body, { cleared: 1 });
+  await first.end('SIGKILL');
+  const second = await startDaemon(t, { home: first.home });
+  assert.equal(((await call(second.url, 'GET', '/registry/conflicts')).body as Conflicts).count, 0);
+});

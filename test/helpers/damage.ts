@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import type { Contents, Store } from '../../daemon/store/store.ts';
 import { VregError } from '../../src/protocol/errors.ts';
-import { tempDir } from './daemon.ts';
+import { run, tempDir } from './daemon.ts';
 import type { Random } from './random.ts';
 import { fingerprint, type Opened, openDir, putOf, readStore, removalOf } from './store.ts';
 
@@ -48,6 +48,16 @@ export function copyOf(t: TestContext, dir: string): string {
   const copy = join(tempDir(t), 'data');
   cpSync(dir, copy, { recursive: true });
   return copy;
+}
+
+/** Runs SQL on a database that is closed, in a process of its own, since the library lets go of the file only with the process. */
+export async function edit(dir: string, sql: string): Promise<void> {
+  const program = `new (require('libsql'))(process.argv[1]).exec(process.argv[2])`;
+  const { code, stderr } = await run(process.execPath, ['-e', program, join(dir, 'registry.db'), sql], {
+    env: process.env,
+    cwd: import.meta.dirname,
+  });
+  assert.equal(code, 0, stderr);
 }
 
 /** A start refuses with a sentence, names the file, says what to do, and changes no byte of any file. */

@@ -4,16 +4,18 @@ import { cpSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { check } from '../../daemon/store/check.ts';
-import { openDataDir } from '../../daemon/store/data-dir.ts';
+import { type Mark, openDataDir } from '../../daemon/store/data-dir.ts';
 import { newWriters, type Writer } from '../helpers/crash.ts';
 import { readLeft, startQuietDaemon } from '../helpers/crash-run.ts';
-import { tempDir } from '../helpers/daemon.ts';
+import { type Daemon, tempDir } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
 import { findGaps } from '../helpers/journal.ts';
 import { type Operation, PlayedDisk, readRecord } from '../helpers/power-cut.ts';
 import { type Random, randomOf } from '../helpers/random.ts';
 import { recordDisk } from '../helpers/strace.ts';
 import { unless } from '../helpers/tools.ts';
 import { until } from '../helpers/until.ts';
+import { aVm } from '../helpers/vm.ts';
 
 const FILES = ['registry.db', 'registry.db-wal', 'registry.mark'];
 const MODES = ['lost', 'partly', 'torn'] as const;
@@ -30,6 +32,19 @@ interface Life {
   known: { at: number; revision: number }[];
 }
 
+/** Beats of an agent and of its copy, whose conflict is cleared at once: saves of records, among the changes. */
+async function clash({ url }: Daemon, stop: AbortSignal): Promise<void> {
+  const token = (number: number, digit: string) => `${number}.${digit.repeat(32)}`;
+  const beat = async (body: object) => (await call(url, 'POST', '/registry/vms/clashing/heartbeat', { body })).status;
+  await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'clashing' }) });
+  await beat({ next: token(1, 'a') });
+  for (let n = 1; !stop.aborted; n++) {
+    assert.equal(await beat({ spend: token(n, 'a'), next: token(n + 1, 'a') }), 200);
+    assert.equal(await beat({ spend: token(n, 'a'), next: token(n + 1, 'b') }), 409);
+    assert.deepEqual((await call(url, 'DELETE', '/registry/conflicts')).body, { cleared: 1 });
+  }
+}
+
 /** Lets 8 writers write, and writes down what that wrote to the disk. */
 async function record(t: TestContext, random: Random): Promise<Life> {
   const daemon = await startQuietDaemon(t);
@@ -40,14 +55,15 @@ async function record(t: TestContext, random: Random): Promise<Life> {
   const known: Life['known'] = [];
   const stop = new AbortController();
   t.after(() => stop.abort());
-  const writing = Promise.all(
-    writers.map((writer) =>
+  const writing = Promise.all([
+    clash(daemon, stop.signal),
+    ...writers.map((writer) =>
       writer.outlast(daemon, stop.signal, () => {
         const at = (performance.timeOrigin + performance.now()) / 1000;
         known.push({ at, revision: writer.durable });
       }),
     ),
-  );
+  ]);
   writing.catch(() => {});
   await Promise.race([writing, until('all acknowledgements', () => known.length >= ACKNOWLEDGED, 60_000)]);
   stop.abort();
@@ -113,6 +129,12 @@ test(
     const counts = FILES.map(writes);
     t.diagnostic(`writes to ${FILES.join(', ')}: ${counts.join(', ')}; ${life.known.length} acknowledgements`);
     for (const count of counts) assert.ok(count > 0, 'the log was moved into the database, and the mark went on');
+    const marks = life.operations.flatMap(({ file, do: done }) =>
+      file === 'registry.mark' && done.kind === 'write' ? [JSON.parse(String(done.bytes)) as Mark] : [],
+    );
+    const saves = marks.at(-1)!.saves - marks[0]!.saves;
+    t.diagnostic(`${saves} saves of records`);
+    assert.ok(saves > 20, `${saves} saves of records`);
     for (const [index, faults] of (await cutOften(t, life, CUTS, random, true)).entries())
       assert.deepEqual(faults, [], `after cut ${index + 1}`);
     const control = await cutOften(t, life, CONTROL_CUTS, random, false);

@@ -1,7 +1,9 @@
 /** Beats that prove something, conflicts and lineage, on the wire. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { VregError } from '../../../src/protocol/errors.ts';
 import { serveApp } from '../../helpers/app.ts';
+import { GatedStore } from '../../helpers/gated-store.ts';
 import { call as send } from '../../helpers/http.ts';
 import { aVm } from '../../helpers/vm.ts';
 
@@ -31,6 +33,22 @@ test('a clone is 409 with a code of its own, and the conflict is listed and clea
   assert.equal('spend' in listed.conflicts[0]!, false, 'a token is told to nobody');
   assert.deepEqual((await call(url, 'DELETE', '/registry/conflicts?id=other')).body, { cleared: 0 });
   assert.deepEqual((await call(url, 'DELETE', '/registry/conflicts')).body, { cleared: 1 });
+});
+
+test('conflicts that the disk does not let go are not said to be cleared', async (t) => {
+  const store = new GatedStore();
+  const { url, registry } = await serveApp(t, { store });
+  const registered = registry.register(aVm({ id: 'vm-1' }));
+  await store.release();
+  await registered;
+  await call(url, 'POST', BEAT, { next: token(2) });
+  assert.equal((await call(url, 'POST', BEAT, { spend: token(1), next: token(2, 'b') })).status, 409);
+  store.beatsFailure = new VregError('STORE_FULL', 'the disk is full');
+  assert.equal((await call(url, 'DELETE', '/registry/conflicts')).status, 507);
+  assert.equal(((await call(url, 'GET', '/registry/conflicts')).body as { count: number }).count, 1);
+  store.beatsFailure = undefined;
+  assert.deepEqual((await call(url, 'DELETE', '/registry/conflicts')).body, { cleared: 1 });
+  assert.equal(((await call(url, 'GET', '/registry/conflicts')).body as { count: number }).count, 0);
 });
 
 for (const [what, body, field] of [

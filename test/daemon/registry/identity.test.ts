@@ -250,9 +250,10 @@ test('conflicts are cleared of one VM, or all, and the oldest goes when there ar
     registry.heartbeat(id, { ...ONE, next: token(9) });
     assert.throws(() => registry.heartbeat(id, { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
   }
-  assert.equal(registry.identities.clear('vm-1'), 1);
-  assert.equal(registry.identities.clear('vm-1'), 0);
-  assert.equal(registry.identities.clear(), 1);
+  const clear = (id?: string) => registry.identities.clear(id, () => registry.saveBeats());
+  assert.equal(await clear('vm-1'), 1);
+  assert.equal(await clear('vm-1'), 0);
+  assert.equal(await clear(), 1);
   for (let n = 0; n < 1001; n++) {
     const spend = `1.${n.toString(16).padStart(32, '0')}`;
     assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend, next: token(2, 'b') }), CLONE);
@@ -308,6 +309,40 @@ test('two that take the VM from each other again and again hold it in turn', asy
     registry.heartbeat('vm-1', { ...ONE, spend: token(n + 8), next: token(n + 9), replace: true });
     assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(n + 1, 'b'), next: token(99) }), CLONE);
   }
+});
+
+test('conflicts are cleared when that is durable, and not where it fails or where they come again meanwhile', async () => {
+  const { registry, store } = await setUp();
+  const { identities } = registry;
+  const clash = (digit: string) =>
+    assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1, digit), next: token(2, 'b') }), CLONE);
+  const stored = () => store.contents().records.filter(({ kind }) => kind === 'conflict').length;
+  registry.heartbeat('vm-1', { ...ONE, next: token(9) });
+  for (const digit of ['c', 'd']) clash(digit);
+  await registry.saveBeats();
+  const before = identities.conflicts;
+
+  const full = new Error('the disk is full');
+  await assert.rejects(
+    identities.clear('vm-1', () => Promise.reject(full)),
+    full,
+  );
+  assert.deepEqual(identities.conflicts, before);
+  await registry.saveBeats();
+  assert.equal(stored(), 2, 'the next save takes none away, either');
+
+  const cleared = identities.clear('vm-1', async () => {
+    await registry.saveBeats();
+    clash('d');
+  });
+  assert.equal(identities.conflicts.length, 2, 'it is not durable yet');
+  assert.equal(await cleared, 2);
+  assert.deepEqual(
+    identities.conflicts.map(({ count }) => count),
+    [2],
+  );
+  await registry.saveBeats();
+  assert.equal(stored(), 1);
 });
 
 test('one VM whose conflicts are many does not crowd out those of others', () => {

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import test, { after, before } from 'node:test';
 import Database from 'libsql';
 import { BIN, cleanEnv, run, tempDir } from '../../helpers/daemon.ts';
-import { assertRefused, copyOf, flipOneBit, makeSpecimen, type Specimen } from '../../helpers/damage.ts';
+import { assertRefused, copyOf, edit, flipOneBit, makeSpecimen, type Specimen } from '../../helpers/damage.ts';
 import { randomOf } from '../../helpers/random.ts';
 import { fingerprint, openStore, putOf, readStore } from '../../helpers/store.ts';
 
@@ -106,6 +106,57 @@ test('a database whose log was cut after kill -9 is refused', async (t) => {
   }
 });
 
+const TAILS: Readonly<Record<string, (log: Buffer, from: number) => Buffer>> = {
+  'cut off': (log, from) => log.subarray(0, from),
+  'cut short': (log) => log.subarray(0, -1),
+  zeroed: (log, from) => log.fill(0, from),
+  'flipped in one bit': (log, from) => {
+    // Behind the 24 bytes of the frame's header, in its page.
+    log[from + 24 + 100]! ^= 1;
+    return log;
+  },
+  'missing, with all of the log': () => Buffer.alloc(0),
+};
+for (const [what, { body }] of Object.entries({
+  "a token's creation": { body: '{"scope":"admin"}' },
+  "a token's revocation": { body: undefined },
+})) {
+  test(`${what} that was acknowledged and is damaged in the log after kill -9 is refused, never forgotten`, async (t) => {
+    const live = join(tempDir(t), 'data');
+    const { store } = await openStore(t, live);
+    await store.commit(putOf({ id: 'a', revision: 1 }));
+    await store.saveBeats([], 1, [{ kind: 'token', key: 'old', body: '{}' }]);
+    const { size } = statSync(join(live, 'registry.db-wal'));
+    await store.saveBeats([], 2, [{ kind: 'token', key: 'old', body }]);
+    const killed = copyOf(t, live);
+    assert.deepEqual(
+      (await readStore(copyOf(t, killed))).records.map((token) => token.body),
+      body ? [body] : [],
+    );
+    for (const [tail, damage] of Object.entries(TAILS)) {
+      const dir = copyOf(t, killed);
+      const file = join(dir, 'registry.db-wal');
+      writeFileSync(file, damage(readFileSync(file), size));
+      const isEmpty = statSync(file).size === 0;
+      await assertRefused(dir, isEmpty ? /it is empty, but/ : /ends at save 1 .*, but save 2 was acknowledged/);
+      t.diagnostic(`the last save is ${tail}: refused`);
+    }
+  });
+}
+
+test('an older copy of the database with as many changes, but without the last revocation, is refused', async (t) => {
+  const dir = join(tempDir(t), 'data');
+  const first = await openStore(t, dir);
+  await first.store.saveBeats([], 1, [{ kind: 'token', key: 'a', body: '{}' }]);
+  await first.store.close();
+  const old = copyOf(t, dir);
+  const second = await openStore(t, dir);
+  await second.store.saveBeats([], 2, [{ kind: 'token', key: 'a', body: undefined }]);
+  await second.store.close();
+  cpSync(join(old, 'registry.db'), join(dir, 'registry.db'));
+  await assertRefused(dir, /lacks the last tokens, .*ends at save 1 .*, but save 2 was acknowledged/);
+});
+
 test('a first database that lost its log before anything was moved into it is refused', async (t) => {
   const live = join(tempDir(t), 'data');
   const { store } = await openStore(t, live);
@@ -151,20 +202,11 @@ const TAMPERED: Readonly<Record<string, [sql: string, finding: RegExp]>> = {
   'heartbeats that are gone': ['DELETE FROM beats', /the heartbeats of VM ".*" are missing/],
   'heartbeats that were edited': ['UPDATE beats SET times = zeroblob(4096)', /record of heartbeats fails its checksum/],
   'a revision that was set back': ['UPDATE state SET revision = 1', /state row fails its checksum/],
+  'a count of saves that was set forth': ['UPDATE state SET saves = saves + 1', /state row fails its checksum/],
   'a state that is gone': ['DELETE FROM state', /state row is missing/],
   'a journal that was edited': ["UPDATE journal SET by = 'nobody'", /journal fails its checksum/],
   'a table that is gone': ['DROP TABLE beats', /reading it fails: no such table: beats/],
 };
-/** In a process of its own, since the library lets go of the file only with the process. */
-async function edit(dir: string, sql: string): Promise<void> {
-  const program = `new (require('libsql'))(process.argv[1]).exec(process.argv[2])`;
-  const { code, stderr } = await run(process.execPath, ['-e', program, join(dir, 'registry.db'), sql], {
-    env: process.env,
-    cwd: import.meta.dirname,
-  });
-  assert.equal(code, 0, stderr);
-}
-
 for (const [what, [sql, finding]] of Object.entries(TAMPERED)) {
   test(`${what} is found`, async (t) => {
     const { closed } = specimen;
@@ -181,7 +223,7 @@ test('a database of a newer vreg is whole: it is not called damaged, nothing is 
   const before = fingerprint(dir);
   await assert.rejects(readStore(dir), {
     code: 'STORE_NEWER',
-    message: /registry\.db was made by a newer vreg: it has schema version 99; this vreg knows 1 to 2/,
+    message: /registry\.db was made by a newer vreg: it has schema version 99; this vreg knows 1 to 3/,
     hint: /nothing was changed; upgrade vreg, or .*vreg daemon restore FILE/,
   });
   assert.deepEqual(fingerprint(dir), before);

@@ -3,11 +3,12 @@ import fs, { chmodSync, existsSync, mkdirSync, readdirSync, statSync, symlinkSyn
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { MarkFile, openDataDir, readMark } from '../../../daemon/store/data-dir.ts';
+import { type Mark, MarkFile, openDataDir, readMark } from '../../../daemon/store/data-dir.ts';
+import { crcOf } from '../../../daemon/store/guards.ts';
 import type { VregError } from '../../../src/protocol/errors.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 
-const MARK = { registryId: 'a'.repeat(32), revision: 7 };
+const MARK = { registryId: 'a'.repeat(32), revision: 7, saves: 3 };
 
 test('a data dir is made with its parents, for its owner alone', (t) => {
   const path = join(tempDir(t), 'a', 'b');
@@ -68,6 +69,7 @@ test('a mark that is no mark is damage', (t) => {
     '{}',
     '{"registryId":"a","revision":"1"}',
     '{"registryId":1,"revision":1}',
+    '{"registryId":"a","revision":1,"saves":"1"}',
   ]) {
     writeFileSync(dir.mark, text);
     assert.throws(() => readMark(dir), { code: 'STORE_DAMAGED', message: /registry\.mark is damaged/ }, text);
@@ -112,8 +114,8 @@ function moodyDisk(t: TestContext): { next: number[] } {
 
 test('a mark that the disk takes in parts is whole, and one that it takes a part of is put back as it was', (t) => {
   const [old, next] = [
-    { ...MARK, revision: 1999 },
-    { ...MARK, revision: 2000 },
+    { ...MARK, revision: 1999, saves: 99 },
+    { ...MARK, revision: 2000, saves: 100 },
   ];
   const dir = openDataDir(tempDir(t));
   const disk = moodyDisk(t);
@@ -132,31 +134,42 @@ test('a mark that the disk takes in parts is whole, and one that it takes a part
   }
 });
 
-test('a mark that is half the old one and half the new one is damage, and never says a revision that was none', (t) => {
+test('a mark that is half the old one and half the new one is damage, and never says a revision or a save that was none', (t) => {
   const dir = openDataDir(tempDir(t));
   const disk = moodyDisk(t);
-  const file = new MarkFile(dir, { ...MARK, revision: 1999 });
+  const [old, next] = [
+    { ...MARK, revision: 1999, saves: 99 },
+    { ...MARK, revision: 2000, saves: 100 },
+  ];
+  const file = new MarkFile(dir, old);
   t.after(() => file.close());
   let damaged = 0;
   for (let taken = 1; taken < 128; taken++) {
     disk.next = [taken, 0, 0];
-    file.advance({ ...MARK, revision: 2000 });
+    file.advance(next);
+    let mark: Mark | undefined;
     try {
-      assert.ok([1999, 2000].includes(readMark(dir)!.revision), `${taken} bytes were taken`);
+      mark = readMark(dir);
     } catch (error) {
       assert.equal((error as VregError).code, 'STORE_DAMAGED');
       damaged++;
     }
-    file.advance({ ...MARK, revision: 1999 });
-    assert.equal(readMark(dir)?.revision, 1999);
+    if (mark) assert.deepEqual(mark, mark.revision === 1999 ? old : next, `${taken} bytes were taken`);
+    file.advance(old);
+    assert.deepEqual(readMark(dir), old);
   }
   assert.ok(damaged > 0);
 });
 
-test('a mark of an earlier vreg, which had no checksum, is a mark', (t) => {
+test('a mark of an earlier vreg, which counted no saves and had no checksum, is a mark', (t) => {
   const dir = openDataDir(tempDir(t));
-  writeFileSync(dir.mark, JSON.stringify(MARK));
-  assert.deepEqual(readMark(dir), MARK);
+  const { registryId, revision } = MARK;
+  for (const crc of [undefined, crcOf([registryId, revision])]) {
+    writeFileSync(dir.mark, JSON.stringify({ registryId, revision, crc }));
+    assert.deepEqual(readMark(dir), { registryId, revision, saves: 0 });
+  }
+  writeFileSync(dir.mark, JSON.stringify({ registryId, revision: revision + 1, crc: crcOf([registryId, revision]) }));
+  assert.throws(() => readMark(dir), { code: 'STORE_DAMAGED' });
 });
 
 test('a mark that cannot be read is named, and is no damage', (t) => {

@@ -1,0 +1,30 @@
+import assert from 'node:assert/strict';
+import { statSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'node:test';
+import { openDataDir } from '../../../daemon/store/data-dir.ts';
+import { tempDir } from '../../helpers/daemon.ts';
+import { openStore, putOf } from '../../helpers/store.ts';
+
+test('the database and its log stay the same files while they are moved into each other, and a copy is made', async (t) => {
+  const dir = openDataDir(tempDir(t));
+  const { store } = await openStore(t, dir.path);
+  const look = (path: string) => statSync(path, { bigint: true });
+  await store.commit(putOf({ id: 'a', revision: 1 }));
+  const before = [dir.database, dir.log].map((path) => look(path).ino);
+  let revision = 1;
+  const metadata = { padding: 'x'.repeat(2000) };
+  // Three times what the log holds before it is moved into the database and begun anew.
+  for (let group = 0; group < 12; group++) {
+    const changes = Array.from({ length: 500 }, () => putOf({ id: `vm-${++revision}`, revision, more: { metadata } }));
+    await Promise.all(changes.map((change) => store.commit(change)));
+  }
+  await store.backup(join(dir.path, 'copy.db'));
+  await store.commit(putOf({ id: 'b', revision: revision + 1 }));
+  assert.deepEqual(
+    [dir.database, dir.log].map((path) => look(path).ino),
+    before,
+  );
+  const log = Number(look(dir.log).size);
+  assert.ok(Number(look(dir.database).size) > 2 * log, `the log of ${log} bytes was moved into the database`);
+});
