@@ -9,6 +9,7 @@ import {
 } from './protocol/api.ts';
 import { fromAnswer, VregError } from './protocol/errors.ts';
 import { SentSecrets } from './sent-secrets.ts';
+import { shownUrl } from './shown.ts';
 import { hintOfTls } from './tls-trouble.ts';
 import { type ClientTls, type Exchange, type Reply, Transport } from './transport.ts';
 
@@ -124,7 +125,7 @@ export class Connection {
   #parsedUrl(): URL {
     const url = URL.canParse(this.url) ? new URL(this.url) : undefined;
     if (!url || !['http:', 'https:', 'unix:'].includes(url.protocol)) {
-      throw new VregError('USAGE', `"${this.url}" is not the URL of a registry${this.#from()}`, {
+      throw new VregError('USAGE', `"${shownUrl(this.url)}" is not the URL of a registry${this.#from()}`, {
         field: 'url',
         hint: 'write it as http://HOST:PORT, https://HOST:PORT or unix:/path/to.sock',
       });
