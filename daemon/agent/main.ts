@@ -59,7 +59,7 @@ export interface AgentProcessOptions extends AgentSettings {
 export async function runAgent(options: AgentProcessOptions, log: AgentLog, signal: AbortSignal): Promise<void> {
   const { stateDir } = options;
   makeStateDir(stateDir);
-  let identity = Identity.open(stateDir, options.id, { onDamage: (message) => log.warn({ id: options.id }, message) });
+  let identity = Identity.open(stateDir, options.id, { onTrouble: (message) => log.warn({ id: options.id }, message) });
   let vm = registrationOf(options, identity);
   let { client, lastClient, onExit } = options;
   refuseSecond(stateDir, vm.id);
@@ -153,9 +153,9 @@ function refuseSecond(stateDir: string, id: string): void {
 function keepTokenFile(stateDir: string, token: string, log: AgentLog): void {
   const path = join(stateDir, 'token');
   try {
-    // One that was left over may have another mode.
+    // One that was left over may have another mode, or lead elsewhere.
     rmSync(`${path}.new`, { force: true });
-    writeFileSync(`${path}.new`, `${token}\n`, { mode: 0o600, flush: true });
+    writeFileSync(`${path}.new`, `${token}\n`, { mode: 0o600, flag: 'wx', flush: true });
     renameSync(`${path}.new`, path);
   } catch (error) {
     log.warn({ path }, `cannot write this VM's token to ${path}: ${(error as Error).message}`);
