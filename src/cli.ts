@@ -6,6 +6,7 @@ import { escapeControls, printable } from './io.ts';
 import { EXIT, VregError } from './protocol/errors.ts';
 import { ChildEnded, type Deps, type GlobalFlags, Interrupted, Session } from './session.ts';
 import { type SettingKey, settingOf } from './settings.ts';
+import { withoutUsers } from './shown.ts';
 import { nextStep, suggestion, unknownCommand, usageError } from './suggest.ts';
 import { loadAllCommands, loadCommand } from './tree.ts';
 
@@ -137,7 +138,9 @@ function report(thrown: unknown, session: Session): number {
   if (thrown instanceof CommanderError) return EXIT.ok;
   const known = thrown instanceof VregError ? thrown : undefined;
   const exit = known?.exit ?? EXIT.error;
-  const message = known?.message ?? `unexpected error: ${(thrown as Error).stack ?? String(thrown)}`;
+  const message = known
+    ? withoutUsers(known.message)
+    : `unexpected error: ${(thrown as Error).stack ?? String(thrown)}`;
   const hint = known ? nextStep(known) : 'this is a bug in vreg; please report it with the line above';
   if (wantsJson(session)) {
     const body = {

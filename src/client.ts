@@ -236,6 +236,11 @@ export class RegistryClient {
     return this.#connection.raw(method, path, body);
   }
 
+  /** What to throw of an answer of {@link raw} that is an error. */
+  refusal(reply: Reply, otherwise: string): VregError {
+    return this.#connection.refusal(reply, otherwise);
+  }
+
   /** Closes the connections; a later request opens new ones. */
   close(): void {
     this.#connection.close();

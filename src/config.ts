@@ -11,6 +11,7 @@ import { VregError } from './protocol/errors.ts';
 import { credentialNamed, readSecretFile } from './secret-file.ts';
 import type { Setting } from './setting.ts';
 import { camelCase, checkSetting, envNameOf, type SettingKey, settingOf } from './settings.ts';
+import { shownName } from './shown.ts';
 import { suggestion } from './suggest.ts';
 
 export interface Found {
@@ -165,7 +166,7 @@ export class Config {
   contextNamed(name: string): Record<string, unknown> {
     const contexts = this.file.contexts ?? {};
     if (Object.hasOwn(contexts, name)) return contexts[name]!;
-    throw new VregError('USAGE', `there is no context "${name}"${suggestion(name, Object.keys(contexts))}`, {
+    throw new VregError('USAGE', `there is no context "${shownName(name)}"${suggestion(name, Object.keys(contexts))}`, {
       field: 'context',
       hint: 'see what there is: vreg context ls',
     });

@@ -8,6 +8,8 @@ import {
   WARMING_HEADER,
 } from './protocol/api.ts';
 import { fromAnswer, VregError } from './protocol/errors.ts';
+import { SentSecrets } from './sent-secrets.ts';
+import { shownUrl } from './shown.ts';
 import { hintOfTls } from './tls-trouble.ts';
 import { type ClientTls, type Exchange, type Reply, Transport } from './transport.ts';
 
@@ -51,6 +53,7 @@ export class Connection {
   readonly #options: ClientOptions;
   #transport: Transport | undefined;
   #facts: ServerFacts | undefined;
+  readonly #secrets = new SentSecrets();
   /** In place of the one of the options. */
   token: string | undefined;
 
@@ -95,12 +98,16 @@ export class Connection {
     const token = this.token ?? this.#options.token;
     const headers: Record<string, string> = { accept: 'application/json', ...more };
     if (body !== undefined) headers['content-type'] = 'application/json';
-    if (token !== undefined) headers.authorization = `Bearer ${token}`;
+    if (token !== undefined) {
+      headers.authorization = `Bearer ${token}`;
+      this.#secrets.add(token);
+    }
     const started = performance.now();
     let reply: R;
     try {
       this.#transport ??= new Transport(this.#parsedUrl(), tls);
       reply = await send(this.#transport, { method, path, headers, body, timeout, signal });
+      reply = { ...reply, headers: this.#secrets.outOfHeaders(reply.headers) };
     } catch (error) {
       throw signal?.aborted ? signal.reason : this.#unreachable(error as NodeJS.ErrnoException);
     }
@@ -118,7 +125,7 @@ export class Connection {
   #parsedUrl(): URL {
     const url = URL.canParse(this.url) ? new URL(this.url) : undefined;
     if (!url || !['http:', 'https:', 'unix:'].includes(url.protocol)) {
-      throw new VregError('USAGE', `"${this.url}" is not the URL of a registry${this.#from()}`, {
+      throw new VregError('USAGE', `"${shownUrl(this.url)}" is not the URL of a registry${this.#from()}`, {
         field: 'url',
         hint: 'write it as http://HOST:PORT, https://HOST:PORT or unix:/path/to.sock',
       });
@@ -140,22 +147,20 @@ export class Connection {
     };
   }
 
-  #read<T>({ status, text, headers }: Reply, what: string): T {
-    let body: unknown;
-    try {
-      body = JSON.parse(text);
-    } catch {
-      body = undefined;
-    }
+  #read<T>(reply: Reply, what: string): T {
+    const { status, text } = reply;
+    const body = parse(text);
     if (status >= 400 && isForeign(status, body)) throw this.badAnswer(`${what} with ${status}`);
-    if (status >= 400) {
-      const retryAfter = secondsOf(headers['retry-after']);
-      throw fromAnswer(status, body, `${what} was answered with ${status}${firstLine(text)}`, retryAfter);
-    }
+    if (status >= 400) throw this.refusal(reply, `${what} was answered with ${status}${this.#firstLine(text)}`);
     if (status < 200 || status > 299 || typeof body !== 'object' || body === null) {
       throw this.badAnswer(`${what} with ${status}`);
     }
     return body as T;
+  }
+
+  /** What to throw when a registry answered with an error. @param otherwise what to say where it does not say it */
+  refusal({ status, text, headers }: Reply, otherwise: string): VregError {
+    return fromAnswer(status, this.#secrets.outOfJson(parse(text)), otherwise, secondsOf(headers['retry-after']));
   }
 
   /** What to throw when an answer is no registry's. */
@@ -169,7 +174,9 @@ export class Connection {
     if (cause instanceof VregError) return cause;
     const { timeout = DEFAULT_TIMEOUT, origin } = this.#options;
     const reason =
-      cause.name === 'TimeoutError' ? `no answer within ${timeout / 1000} s` : (cause.code ?? cause.message);
+      cause.name === 'TimeoutError'
+        ? `no answer within ${timeout / 1000} s`
+        : this.#secrets.outOf(cause.code ?? cause.message);
     return new VregError(
       'UNREACHABLE',
       `cannot reach the registry at ${this.url} (${reason}${origin ? `, from ${origin}` : ''})`,
@@ -190,6 +197,11 @@ export class Connection {
     if (cause.code === 'ENOTFOUND' || cause.code === 'EAI_AGAIN')
       return 'check the host name in the URL, and /etc/resolv.conf';
     return ASK_THE_DOCTOR;
+  }
+
+  #firstLine(text: string): string {
+    const line = this.#secrets.outOf(text.trim().split('\n', 1)[0]!).slice(0, 120);
+    return line && !line.startsWith('<') ? `: ${line}` : '';
   }
 
   #from(): string {
@@ -223,7 +235,10 @@ function secondsOf(header: string | string[] | undefined): number | undefined {
   return Number.isFinite(seconds) ? Math.max(0, seconds) : undefined;
 }
 
-function firstLine(text: string): string {
-  const line = text.trim().split('\n', 1)[0]!.slice(0, 120);
-  return line && !line.startsWith('<') ? `: ${line}` : '';
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }

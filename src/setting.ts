@@ -2,6 +2,7 @@
 import { isIP } from 'node:net';
 import { parseDuration } from './duration.ts';
 import { VregError } from './protocol/errors.ts';
+import { faultOfUrl, shownValue } from './shown.ts';
 
 export type SettingGroup = 'client' | 'vm' | 'daemon' | 'agent';
 
@@ -34,19 +35,21 @@ export interface Setting {
 export const PROXY_RANGES = ['loopback', 'linklocal', 'uniquelocal'] as const;
 
 export function checkUrl(text: string, name: string): void {
-  const url = URL.canParse(text) ? new URL(text) : undefined;
-  if (url?.username || url?.password) {
+  const fault = faultOfUrl(text);
+  if (fault === undefined) return;
+  const [message, hint] = {
     // Without its value: it holds a secret.
-    throw new VregError('USAGE', `${name}: a URL with a user or a password in it is not possible`, {
-      field: 'url',
-      hint: 'put the token into a file of mode 0600, and name that with --token-file',
-    });
-  }
-  if (url && ['http:', 'https:', 'unix:'].includes(url.protocol)) return;
-  throw new VregError('USAGE', `${name}: "${text}" is not the URL of a registry`, {
-    field: 'url',
-    hint: 'write it as http://HOST:PORT, https://HOST:PORT or unix:/path/to.sock',
-  });
+    secret: [
+      'a URL with a user or a password in it is not possible',
+      'put the token into a file of mode 0600, and name that with --token-file',
+    ],
+    query: ['a URL with a query or a fragment is not possible', 'leave out what stands from the ? or the # on'],
+    form: [
+      `"${text}" is not the URL of a registry`,
+      'write it as http://HOST:PORT, https://HOST:PORT or unix:/path/to.sock',
+    ],
+  }[fault] as [string, string];
+  throw new VregError('USAGE', `${name}: ${message}`, { field: 'url', hint });
 }
 
 export function checkDuration(text: string, name: string): void {
@@ -55,7 +58,7 @@ export function checkDuration(text: string, name: string): void {
 
 export function checkPort(text: string, name: string): void {
   if (/^\d{1,5}$/.test(text) && Number(text) <= 65_535) return;
-  throw new VregError('USAGE', `${name}: "${text}" is not a port`, {
+  throw new VregError('USAGE', `${name}: "${shownValue(text)}" is not a port`, {
     field: 'port',
     hint: 'a number from 0 (any) to 65535',
   });
@@ -63,12 +66,15 @@ export function checkPort(text: string, name: string): void {
 
 export function checkShare(text: string, name: string): void {
   if (text === 'off' || (/^\d{1,3}%$/.test(text) && Number.parseInt(text, 10) <= 100)) return;
-  throw new VregError('USAGE', `${name}: "${text}" is not a share`, { field: 'mass-loss', hint: 'write 50%, or off' });
+  throw new VregError('USAGE', `${name}: "${shownValue(text)}" is not a share`, {
+    field: 'mass-loss',
+    hint: 'write 50%, or off',
+  });
 }
 
 export function checkCount(text: string, name: string): void {
   if (/^[1-9]\d{0,8}$/.test(text)) return;
-  throw new VregError('USAGE', `${name}: "${text}" is not a number`, {
+  throw new VregError('USAGE', `${name}: "${shownValue(text)}" is not a number`, {
     field: name.split(' ')[0]!,
     hint: 'a whole number from 1 to 999999999',
   });
@@ -77,7 +83,7 @@ export function checkCount(text: string, name: string): void {
 export function checkProxies(text: string, name: string): void {
   for (const proxy of text.split(',').map((word) => word.trim())) {
     if ((PROXY_RANGES as readonly string[]).includes(proxy) || isSubnet(proxy)) continue;
-    throw new VregError('USAGE', `${name}: "${proxy}" is no address`, {
+    throw new VregError('USAGE', `${name}: "${shownValue(proxy)}" is no address`, {
       field: 'trust-proxy',
       hint: `addresses of proxies with commas, for example 10.0.0.5,10.1.0.0/16, or one of: ${PROXY_RANGES.join(', ')}`,
     });
@@ -96,7 +102,7 @@ export function checkOrigins(text: string, name: string): void {
   for (const origin of text.split(',')) {
     // As a browser writes it: no path, no default port, in lower case.
     if (/^https?:\/\//.test(origin) && URL.canParse(origin) && new URL(origin).origin === origin) continue;
-    throw new VregError('USAGE', `${name}: "${origin}" is not an origin`, {
+    throw new VregError('USAGE', `${name}: "${shownValue(origin)}" is not an origin`, {
       field: 'cors-origin',
       hint: 'write it as a browser sends it: scheme, host and port, for example https://dash.example',
     });

@@ -25,6 +25,7 @@ import {
   PROXY_RANGES,
   type Setting,
 } from './setting.ts';
+import { shownValue } from './shown.ts';
 import { suggestion } from './suggest.ts';
 
 const seconds = (ms: number) => (ms % 60_000 === 0 ? `${ms / 60_000}m` : `${ms / 1000}s`);
@@ -285,7 +286,8 @@ export function checkSetting(key: SettingKey, value: string, where = ''): void {
   const { choices, accepts, acceptsToo, check, bare } = settingOf(key);
   if (bare !== undefined && ['true', 'false'].includes(value)) return;
   if (choices && !choices.includes(value) && !accepts?.(value)) {
-    throw new VregError('USAGE', `${key}: "${value}" is not possible${where}${suggestion(value, choices)}`, {
+    const near = suggestion(value, choices);
+    throw new VregError('USAGE', `${key}: "${shownValue(value)}" is not possible${where}${near}`, {
       field: key,
       hint: `one of: ${[...choices, ...(acceptsToo ? [acceptsToo] : [])].join(', ')}`,
     });

@@ -44,7 +44,11 @@ export function unknownCommand(
 
 /** What commander says of a command line that it cannot read, in our words. @param path as in {@link unknownCommand} */
 export function usageError(cause: Error, path: readonly string[]): VregError {
-  const [message, more] = cause.message.replace(/^error: /, '').split('\n', 2);
+  // What stands behind an option that is not known may be a secret that somebody meant for it.
+  const [message, more] = cause.message
+    .replace(/^error: (unknown option '[^'=]*)=.*'(\n\(Did you mean [^\n]*)?$/s, "$1'$2")
+    .replace(/^error: /, '')
+    .split('\n', 2);
   const meant = more === undefined ? '' : `: ${more.replace(/^\((.*)\)$/, '$1').replace(/^Did/, 'did')}`;
   return new VregError('USAGE', `${message}${meant}`, { hint: `see the usage: ${path.join(' ')} --help`, cause });
 }

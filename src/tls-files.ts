@@ -7,7 +7,6 @@ import type { SettingKey } from './settings.ts';
 
 /** The certificates in a PEM file (RFC 7468); text between them is none of them. */
 const BLOCKS = /-----BEGIN CERTIFICATE-----[\s\S]*?-----END CERTIFICATE-----/g;
-
 /** A PEM file, with the name that errors give it. */
 export interface Pem {
   path: string;
@@ -25,7 +24,7 @@ export interface ServerCertificates extends CertificateAndKey {
   clientCa?: Pem | undefined;
 }
 
-/** Certificates to trust, if any were named. @throws VregError USAGE naming the file when it has none */
+/** Certificates to trust, if any were named. @throws VregError USAGE naming the file when it has none, or is damaged */
 export function trustedCertificates(config: Config): Pem | undefined {
   const path = config.get('ca-file');
   return path === undefined ? undefined : readCertificates(path, 'ca-file', 'the CA file');
@@ -54,7 +53,6 @@ export function serverCertificates(config: Config): ServerCertificates | undefin
   const pair = readPair(config, { certKey: 'tls-cert', cert, keyKey: 'tls-key', key });
   if (ca === undefined) return pair;
   const clientCa = readCertificates(ca, 'tls-client-ca', 'the client CA file');
-  for (const block of clientCa.text.match(BLOCKS)!) parseCertificate(block, clientCa, 'tls-client-ca');
   if (pair) return { ...pair, clientCa };
   throw new VregError('USAGE', 'clients can only show certificates over https, and --tls-cert is not given', {
     field: 'tls-cert',
@@ -88,8 +86,8 @@ function readPair({ env }: Config, { certKey, cert, keyKey, key }: Pair): Certif
 
 /** OpenSSL would tell a connection of it, not who made the mistake. */
 function checkPair({ cert, key }: CertificateAndKey, certKey: SettingKey, keyKey: SettingKey): void {
-  const [leaf] = cert.text.match(BLOCKS)!.map((block) => parseCertificate(block, cert, certKey));
-  if (leaf!.checkPrivateKey(parseKey(key, keyKey))) return;
+  const [leaf] = cert.text.match(BLOCKS)!;
+  if (parseCertificate(leaf!, cert, certKey).checkPrivateKey(parseKey(key, keyKey))) return;
   throw new VregError('USAGE', `the private key ${key.path} is not that of the certificate ${cert.path}`, {
     field: keyKey,
     hint: 'in its file the certificate itself stands first, those that vouch for it behind it',
@@ -129,8 +127,14 @@ function parseKey({ path, text }: Pem, key: SettingKey): KeyObject {
 }
 
 function readCertificates(path: string, key: SettingKey, what: string): Pem {
-  const text = readNamedFile(path, key, what);
-  if (text.match(BLOCKS)) return { path, text };
+  const pem = { path, text: readNamedFile(path, key, what) };
+  const blocks: string[] = pem.text.match(BLOCKS) ?? [];
+  // Of a file that was cut, the last one has no end.
+  const last = pem.text.lastIndexOf('-----BEGIN CERTIFICATE-----');
+  if (last > pem.text.lastIndexOf('-----END CERTIFICATE-----')) blocks.push(pem.text.slice(last));
+  // OpenSSL leaves out what it cannot read, and then the connections fail.
+  for (const block of blocks) parseCertificate(block, pem, key);
+  if (blocks.length > 0) return pem;
   throw new VregError('USAGE', `${what} ${path} holds no certificate in PEM`, {
     field: key,
     hint: 'it begins with -----BEGIN CERTIFICATE-----; from DER: openssl x509 -inform der -in FILE',

@@ -3,7 +3,17 @@
  * next. A copy of the file, or of the whole VM, holds the same token, and only one of the two can spend it.
  */
 import { createHash } from 'node:crypto';
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  fchmodSync,
+  fstatSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import type { RegistryClient } from '../../src/client.ts';
 import { type AgentBeat, isToken } from '../../src/protocol/beat.ts';
@@ -40,8 +50,8 @@ export interface IdentityStore {
 export interface OpenOptions {
   /** A process that lives for one beat goes on with the life of the one before it. */
   goesOn?: boolean;
-  /** Told when a file is damaged: the VM has lost its state, and goes on without. */
-  onDamage?: (message: string) => void;
+  /** Told when a file is damaged: the VM has lost its state, and goes on without. And when others could read it. */
+  onTrouble?: (message: string) => void;
 }
 
 /** Bytes of a token, and of an incarnation's name. */
@@ -71,8 +81,8 @@ export class Identity {
    * @param where a folder, or another place where states are kept
    * @throws VregError STORE_UNUSABLE when its file cannot be read
    */
-  static open(where: string | IdentityStore, id: string, { goesOn = false, onDamage }: OpenOptions = {}): Identity {
-    const store = typeof where === 'string' ? filesIn(where, onDamage) : where;
+  static open(where: string | IdentityStore, id: string, { goesOn = false, onTrouble }: OpenOptions = {}): Identity {
+    const store = typeof where === 'string' ? filesIn(where, onTrouble) : where;
     const seen = new Set<string>();
     for (let vm = id; ; ) {
       const state = store.read(vm);
@@ -174,14 +184,16 @@ export class Identity {
 }
 
 /** One file a VM, for its owner only. */
-function filesIn(dir: string, onDamage: OpenOptions['onDamage']): IdentityStore {
-  return { read: (vm) => readState(dir, vm, onDamage), write: (state) => writeState(dir, state) };
+function filesIn(dir: string, onTrouble: OpenOptions['onTrouble']): IdentityStore {
+  return { read: (vm) => readState(dir, vm, onTrouble), write: (state) => writeState(dir, state) };
 }
 
 function writeState(dir: string, state: IdentityState): void {
   const path = fileOf(dir, state.vm);
   try {
-    const file = openSync(`${path}.new`, 'w', 0o600);
+    // One that was left over may have another mode, or lead elsewhere.
+    rmSync(`${path}.new`, { force: true });
+    const file = openSync(`${path}.new`, 'wx', 0o600);
     try {
       writeSync(file, `${JSON.stringify(state)}\n`);
       fsyncSync(file);
@@ -194,12 +206,19 @@ function writeState(dir: string, state: IdentityState): void {
   }
 }
 
-function readState(dir: string, vm: string, onDamage?: (message: string) => void): IdentityState {
+function readState(dir: string, vm: string, onTrouble?: (message: string) => void): IdentityState {
   const path = fileOf(dir, vm);
   let text: string;
   try {
-    text = readFileSync(path, 'utf8');
+    const file = openSync(path, 'r');
+    try {
+      closeToOthers(file, path, onTrouble);
+      text = readFileSync(file, 'utf8');
+    } finally {
+      closeSync(file);
+    }
   } catch (cause) {
+    if (cause instanceof VregError) throw cause;
     if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return { vm };
     throw unusable(path, 'read', cause as NodeJS.ErrnoException);
   }
@@ -209,8 +228,28 @@ function readState(dir: string, vm: string, onDamage?: (message: string) => void
   } catch {
     // Told below.
   }
-  onDamage?.(`${path} is damaged: VM "${vm}" has lost its state, and begins anew`);
+  onTrouble?.(`${path} is damaged: VM "${vm}" has lost its state, and begins anew`);
   return { vm };
+}
+
+/**
+ * A file that was copied may have lost its mode. An agent that ended for that would leave the registry without its VM, and
+ * what was read is read: so it is told, and mended.
+ * @throws VregError STORE_UNUSABLE when it cannot be
+ */
+function closeToOthers(file: number, path: string, onTrouble?: (message: string) => void): void {
+  const mode = fstatSync(file).mode & 0o777;
+  if ((mode & 0o077) === 0) return;
+  const what = `${path} can be read by others (mode ${mode.toString(8).padStart(4, '0')})`;
+  try {
+    fchmodSync(file, 0o600);
+  } catch (cause) {
+    throw new VregError('STORE_UNUSABLE', `${what}, and holds the secrets of this VM`, {
+      hint: `chmod 600 ${path}`,
+      cause,
+    });
+  }
+  onTrouble?.(`${what}; it is closed now, but revoke this VM's token if somebody may have it: vreg token revoke`);
 }
 
 /** A state that was written by somebody else would be refused by the registry with every beat. */

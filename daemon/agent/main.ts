@@ -22,6 +22,8 @@ const ASK_SYSTEMD = 1000;
 /** What a reload may change. */
 export interface AgentSettings {
   client: RegistryClient;
+  /** For the last word, which must not hang on the aborted signal of the other. Made now: its files may be broken by then. */
+  lastClient: RegistryClient;
   /** The VM under its own id, or under that of a clone of it. */
   vmOf(id: string): Registration;
   /** Milliseconds. */
@@ -30,8 +32,6 @@ export interface AgentSettings {
 }
 
 export interface AgentProcessOptions extends AgentSettings {
-  /** Makes a client for the last word, which must not hang on the aborted signal of the first. */
-  lastClient(): RegistryClient;
   /** The VM's id. */
   id: string;
   /** Where `vreg daemon status` looks for the agent, and where the VM's identity is kept. */
@@ -57,12 +57,11 @@ export interface AgentProcessOptions extends AgentSettings {
  * @throws VregError as {@link Agent.run}; ALREADY_RUNNING when an agent keeps this VM alive with this state dir; STORE_UNUSABLE
  */
 export async function runAgent(options: AgentProcessOptions, log: AgentLog, signal: AbortSignal): Promise<void> {
-  const { stateDir, lastClient } = options;
+  const { stateDir } = options;
   makeStateDir(stateDir);
-  let identity = Identity.open(stateDir, options.id, { onDamage: (message) => log.warn({ id: options.id }, message) });
+  let identity = Identity.open(stateDir, options.id, { onTrouble: (message) => log.warn({ id: options.id }, message) });
   let vm = registrationOf(options, identity);
-  let { client } = options;
-  let { onExit } = options;
+  let { client, lastClient, onExit } = options;
   refuseSecond(stateDir, vm.id);
   writeProcessInfo(stateDir, { kind: 'agent', urls: [client.url], vm: vm.id });
 
@@ -111,7 +110,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     try {
       const settings = read();
       vm = registrationOf(settings, identity);
-      ({ client, onExit } = settings);
+      ({ client, lastClient, onExit } = settings);
       probeServices();
       agent.reload({ ...contact(), interval: settings.interval });
       log.info({ id: vm.id, registry: client.url }, 'read the settings anew');
@@ -126,9 +125,8 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
   probeServices();
   try {
     await agent.run(signal);
-    const last = lastClient();
-    await new Contact({ ...contact(), client: last, onExit: await lastWordOf(onExit) }).leave();
-    last.close();
+    await new Contact({ ...contact(), client: lastClient, onExit: await lastWordOf(onExit) }).leave();
+    lastClient.close();
   } finally {
     stopWatching();
     client.close();
@@ -155,9 +153,9 @@ function refuseSecond(stateDir: string, id: string): void {
 function keepTokenFile(stateDir: string, token: string, log: AgentLog): void {
   const path = join(stateDir, 'token');
   try {
-    // One that was left over may have another mode.
+    // One that was left over may have another mode, or lead elsewhere.
     rmSync(`${path}.new`, { force: true });
-    writeFileSync(`${path}.new`, `${token}\n`, { mode: 0o600, flush: true });
+    writeFileSync(`${path}.new`, `${token}\n`, { mode: 0o600, flag: 'wx', flush: true });
     renameSync(`${path}.new`, path);
   } catch (error) {
     log.warn({ path }, `cannot write this VM's token to ${path}: ${(error as Error).message}`);

@@ -15,7 +15,7 @@ export async function beatOnce({ id, vmOf, stateDir, ...options }: OnceOptions):
   makeStateDir(stateDir);
   const identity = Identity.open(stateDir, id, {
     goesOn: true,
-    onDamage: (message) => options.log.warn({ id }, message),
+    onTrouble: (message) => options.log.warn({ id }, message),
   });
   const vm = { ...vmOf(identity.id), ...(identity.parent === undefined ? {} : { parentId: identity.parent }) };
   const contact = new Contact({ ...options, vm, identity, onExit: 'keep' });

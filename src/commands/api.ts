@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { defineCommand } from '../command.ts';
-import { fromAnswer, VregError } from '../protocol/errors.ts';
+import { VregError } from '../protocol/errors.ts';
+import { shownName } from '../shown.ts';
 
 const METHODS = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] as const;
 
@@ -29,12 +30,13 @@ export const api = defineCommand<{ file?: string }>({
       });
     }
     if (!/^\/[!-~]*$/.test(path!))
-      throw new VregError('USAGE', `"${path}" is not a path`, {
+      throw new VregError('USAGE', `"${shownName(path!)}" is not a path`, {
         field: 'path',
         hint: 'it begins with / and is URL-encoded, for example /health',
       });
     const body = file === undefined ? undefined : await read(file, context.io.readStdin);
-    const { status, headers, text } = await context.client().raw(verb, path!, body);
+    const reply = await context.client().raw(verb, path!, body);
+    const { status, headers, text } = reply;
     const type = String(headers['content-type'] ?? 'text/plain');
     if (!/json|^text\//.test(type)) {
       throw new VregError('USAGE', `${path} is answered with ${type}, which is no text`, {
@@ -43,7 +45,7 @@ export const api = defineCommand<{ file?: string }>({
       });
     }
     context.io.out(text === '' || text.endsWith('\n') ? text : `${text}\n`);
-    if (status >= 400) throw fromAnswer(status, parse(text), `${verb} ${path} was answered with ${status}`);
+    if (status >= 400) throw context.client().refusal(reply, `${verb} ${path} was answered with ${status}`);
   },
 });
 
@@ -56,12 +58,4 @@ function read(file: string, stdin: () => Promise<string>): Promise<string> {
       cause,
     });
   });
-}
-
-function parse(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
 }

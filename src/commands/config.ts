@@ -5,6 +5,7 @@ import { openConfigFile } from '../config-file.ts';
 import { openEditor } from '../editor.ts';
 import { VregError } from '../protocol/errors.ts';
 import { checkSetting, envNameOf, isSettingKey, SETTING_KEYS, type SettingKey, settingOf } from '../settings.ts';
+import { shownName, shownUrl } from '../shown.ts';
 import { suggestion } from '../suggest.ts';
 
 const KEY = { name: 'key', about: 'name of a setting', values: SETTING_KEYS } as const;
@@ -48,7 +49,9 @@ const set = defineCommand({
     const wins = context.config.given(key);
     file.set(key, value);
     if (wins && wins.value !== value && wins.origin !== 'config file') {
-      context.note(`${key} is written, but ${wins.origin} wins with ${wins.value}`);
+      context.note(
+        `${key} is written, but ${wins.origin} wins with ${key === 'url' ? shownUrl(wins.value) : wins.value}`,
+      );
     }
   },
 });
@@ -159,7 +162,7 @@ export const config = defineCommand({
 
 function knownKey(name: string, where = ''): SettingKey {
   if (isSettingKey(name)) return name;
-  throw new VregError('USAGE', `there is no setting "${name}"${where}${suggestion(name, SETTING_KEYS)}`, {
+  throw new VregError('USAGE', `there is no setting "${shownName(name)}"${where}${suggestion(name, SETTING_KEYS)}`, {
     hint: `one of: ${SETTING_KEYS.join(', ')}`,
   });
 }

@@ -4,6 +4,7 @@ import { openConfigFile } from '../config-file.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { RowsAnswer } from '../render.ts';
 import { camelCase, checkSetting } from '../settings.ts';
+import { shownName, shownUrl } from '../shown.ts';
 import { suggestion } from '../suggest.ts';
 
 /** Settings that belong to a registry. */
@@ -36,7 +37,7 @@ const add = defineCommand<Record<string, string | undefined> & { use?: boolean }
   async run(context, [name], flags) {
     const { url, use } = flags;
     if (!/^[\w.@-]+$/.test(name!)) {
-      throw new VregError('USAGE', `"${name}" is not the name of a context`, {
+      throw new VregError('USAGE', `"${shownName(name!)}" is not the name of a context`, {
         field: 'name',
         hint: 'letters, digits and . _ @ - make one',
       });
@@ -166,7 +167,10 @@ export const context = defineCommand({
 function all({ config }: Context): Named[] {
   const { contexts = {} } = config.file;
   return Object.entries(contexts).map(([name, values]) => {
-    const known = KEYS.filter((key) => values[key] !== undefined).map((key) => [key, String(values[key])]);
+    const known = KEYS.filter((key) => values[key] !== undefined).map((key) => [
+      key,
+      key === 'url' ? shownUrl(String(values[key])) : String(values[key]),
+    ]);
     return { name, current: name === config.context, ...(Object.fromEntries(known) as object) };
   });
 }
@@ -176,7 +180,7 @@ function find(context: Context, name: string): Named {
   const found = entries.find((entry) => entry.name === name);
   if (found) return found;
   const known = entries.map((entry) => entry.name);
-  throw new VregError('NOT_FOUND', `there is no context "${name}"${suggestion(name, known)}`, {
+  throw new VregError('NOT_FOUND', `there is no context "${shownName(name)}"${suggestion(name, known)}`, {
     field: 'name',
     hint: known.length > 0 ? `one of: ${known.join(', ')}` : 'add it: vreg context add NAME --url URL',
   });

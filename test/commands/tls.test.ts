@@ -117,6 +117,13 @@ test('files that cannot be used are told before anything is sent', OPENSSL, asyn
   const junk = join(authority.dir, 'junk');
   writeFileSync(junk, 'junk', { mode: 0o600 });
   chmodSync(other.key, 0o644);
+  const whole = readFileSync(authority.ca, 'utf8');
+  // As a copy that broke off, and a file that somebody edited.
+  for (const [name, text] of Object.entries({
+    cut: whole + whole.slice(0, 200),
+    garbled: whole.replace(/^MII/m, 'MIJ'),
+  }))
+    writeFileSync(join(authority.dir, name), text);
   for (const [words, said] of [
     [['--cert-file', cert], /^vreg: --cert-file needs --key-file/],
     [['--key-file', key], /^vreg: --key-file needs --cert-file/],
@@ -127,11 +134,20 @@ test('files that cannot be used are told before anything is sent', OPENSSL, asyn
     [['--cert-file', other.cert, '--key-file', key], /^vreg: the private key .* is not that of the certificate/],
     [['--cert-file', junk, '--key-file', key], /^vreg: the certificate .*junk holds no certificate in PEM/],
     [['--cert-file', cert, '--key-file', junk], /^vreg: the private key .*junk cannot be read as PEM/],
+    [
+      ['--ca-file', join(authority.dir, 'cut')],
+      /^vreg: a certificate in .*cut cannot be read\nhint: is the file whole\?/,
+    ],
+    [['--ca-file', join(authority.dir, 'garbled')], /^vreg: a certificate in .*garbled cannot be read\nhint: is the/],
     [['--ca-file', junk], /^vreg: the CA file .*junk holds no certificate in PEM/],
   ] as const) {
     const { code, stderr } = await vreg(['ls', ...words], { url: 'https://127.0.0.1:1' });
     assert.equal(code, 5, words.join(' '));
     assert.match(stderr, said);
+    const doctor = await vreg(['doctor', '--json', ...words], { url: 'https://127.0.0.1:1' });
+    const [config] = JSON.parse(doctor.stdout) as Record<string, string>[];
+    assert.deepEqual([doctor.code, config!.check, config!.result], [5, 'config', 'fail']);
+    assert.match(`vreg: ${config!.detail}\nhint: ${config!.fix}`, said);
   }
 });
 

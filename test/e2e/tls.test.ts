@@ -300,6 +300,28 @@ test('the agent beats over TLS, and takes renewed files with SIGHUP', OPENSSL, a
   assert.doesNotMatch(agent.said(), /cannot reach/);
 });
 
+test(
+  'a CA file that was damaged is told at SIGHUP, and the agent goes on with the old to its last word',
+  OPENSSL,
+  async (t) => {
+    const { authority, daemon, env, vreg } = await startMutual(t);
+    const agent = startAgent(t, daemon.url, [], { env });
+    await until('the VM to be live', async () => /^vm-1\b/m.test((await vreg('discover', 'worker')).stdout));
+    const whole = readFileSync(authority.ca, 'utf8');
+    writeFileSync(authority.ca, whole.replace(/^MII/m, 'MIJ'));
+    agent.child.kill('SIGHUP');
+    await until('the agent to say so', () =>
+      /the settings cannot be read anew, and stay as they are: a certificate in .*ca\.crt cannot be read/.test(
+        agent.said(),
+      ),
+    );
+    assert.equal((await agent.end()).code, 0);
+    writeFileSync(authority.ca, whole);
+    assert.equal(JSON.parse((await vreg('get', 'vm-1', '-o', 'json')).stdout).status, 'stopped');
+    assert.doesNotMatch(agent.said(), /cannot reach|could not tell/);
+  },
+);
+
 test('behind a proxy this machine is no place of trust: a token is asked for at the start', OPENSSL, async (t) => {
   const home = tempDir(t);
   const ran = await run(process.execPath, [BIN, 'daemon', '--port', '0', '--trust-proxy'], { env: cleanEnv(home) });

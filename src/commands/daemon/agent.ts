@@ -86,7 +86,6 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
     {
       ...settingsOf(context, flags),
       id: thisVmId(config),
-      lastClient: () => context.lastClient(LAST_WORD),
       stateDir,
       onClone: config.get('on-clone') as OnClone,
       idCommand: config.get('id-command'),
@@ -128,6 +127,7 @@ function settingsOf(context: Context, flags: Flags): AgentSettings {
   thisVm(config, flags);
   return {
     client: context.freshClient(),
+    lastClient: context.lastClient(LAST_WORD),
     vmOf: (id) => thisVm(config, flags, id),
     interval: config.duration('interval'),
     onExit: config.get('on-exit') as OnExit,

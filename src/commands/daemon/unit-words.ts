@@ -4,6 +4,7 @@ import { GLOBAL_SETTINGS, SHORT } from '../../command.ts';
 import { printable } from '../../io.ts';
 import { VregError } from '../../protocol/errors.ts';
 import { checkSetting, isSettingKey, settingOf } from '../../settings.ts';
+import { shownName } from '../../shown.ts';
 import { suggestion } from '../../suggest.ts';
 
 /** @returns what is behind `--` */
@@ -31,12 +32,12 @@ export async function checkWords(context: Context, path: readonly string[], word
     const [flag = '', ...rest] = word.split('=');
     const takesValue = flags.get(flag);
     if (takesValue === undefined)
-      throw wrong(word, `is no flag of vreg ${path.join(' ')}${suggestion(flag, [...flags.keys()])}`);
+      throw wrong(flag, `is no flag of vreg ${path.join(' ')}${suggestion(flag, [...flags.keys()])}`);
     if (flag === '--detach') throw wrong(word, 'cannot be in a unit: systemd is who runs it in the background');
     if (!takesValue || (takesValue === 'maybe' && rest.length === 0 && !isValue(words[index + 1]))) continue;
     const value = rest.length > 0 ? rest.join('=') : words[++index];
     if (value === undefined) throw wrong(word, 'lacks its value');
-    const key = flag.slice(2);
+    const key = GLOBAL_SETTINGS.find((setting) => SHORT[setting] === flag) ?? flag.slice(2);
     if (isSettingKey(key)) checkSetting(key, value);
   }
 }
@@ -71,7 +72,7 @@ function isValue(word: string | undefined): boolean {
 }
 
 function wrong(word: string, why: string): VregError {
-  return new VregError('USAGE', `"${word}" ${why}`, {
+  return new VregError('USAGE', `"${shownName(word)}" ${why}`, {
     field: 'word',
     hint: 'behind -- stand flags for the command that the unit runs, for example: vreg daemon unit agent -- --role worker',
   });

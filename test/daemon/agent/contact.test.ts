@@ -206,6 +206,6 @@ test('a bearer token that somebody else put into the state is none', (t) => {
   Identity.open(dir, 'vm-1').beat();
   const [file] = readdirSync(dir);
   writeFileSync(join(dir, file!), JSON.stringify({ vm: 'vm-1', bearer: 7 }));
-  assert.equal(Identity.open(dir, 'vm-1', { onDamage: (message) => void told.push(message) }).bearer, undefined);
+  assert.equal(Identity.open(dir, 'vm-1', { onTrouble: (message) => void told.push(message) }).bearer, undefined);
   assert.equal(told.length, 1);
 });

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
-import { cpSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, cpSync, lstatSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { Identity } from '../../../daemon/agent/identity.ts';
+import { beatOnce } from '../../../daemon/agent/once.ts';
+import { aLife } from '../../helpers/agent-life.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 
 test('a beat spends the token that the last one named, and its file is for nobody else', (t) => {
@@ -66,7 +68,51 @@ test('a damaged state is told, and the VM is one that has lost it', (t) => {
   const path = join(dir, readdirSync(dir)[0]!);
   writeFileSync(path, readFileSync(path, 'utf8').slice(0, 9));
   const told: string[] = [];
-  const identity = Identity.open(dir, 'vm-1', { onDamage: (message) => void told.push(message) });
+  const identity = Identity.open(dir, 'vm-1', { onTrouble: (message) => void told.push(message) });
   assert.equal(identity.isKnown, false);
   assert.match(told.join(), new RegExp(`${path} is damaged`));
+});
+
+for (const mode of [0o604, 0o640, 0o666]) {
+  test(`a state that others can read (${mode.toString(8)}) is closed to them, and that is told once`, (t) => {
+    const dir = tempDir(t);
+    const { next } = Identity.open(dir, 'vm-1').beat();
+    const path = join(dir, readdirSync(dir)[0]!);
+    chmodSync(path, mode);
+    const told: string[] = [];
+    const open = () => Identity.open(dir, 'vm-1', { onTrouble: (message) => void told.push(message) });
+    assert.equal(open().beat().next, next);
+    assert.equal(statSync(path).mode & 0o777, 0o600);
+    open();
+    assert.equal(told.length, 1);
+    assert.match(
+      told[0]!,
+      new RegExp(`^${path} can be read by others \\(mode 0${mode.toString(8)}\\); it is closed now`),
+    );
+  });
+}
+
+test('what somebody put in the place of the next state is not written into', (t) => {
+  const dir = tempDir(t);
+  const identity = Identity.open(dir, 'vm-1');
+  identity.beat();
+  const path = join(dir, readdirSync(dir)[0]!);
+  const elsewhere = join(tempDir(t), 'theirs');
+  writeFileSync(elsewhere, 'theirs', { mode: 0o644 });
+  symlinkSync(elsewhere, `${path}.new`);
+  identity.accepted();
+  assert.equal(readFileSync(elsewhere, 'utf8'), 'theirs');
+  assert.deepEqual([lstatSync(path).isFile(), statSync(path).mode & 0o777], [true, 0o600]);
+});
+
+test('a state dir into which others may write is refused, by agent and timer alike', async (t) => {
+  const stateDir = tempDir(t);
+  chmodSync(stateDir, 0o770);
+  const { options } = aLife();
+  const beat = beatOnce({ ...options, id: 'vm-1', vmOf: () => options.vm, stateDir } as never);
+  await assert.rejects(beat, {
+    code: 'STORE_UNUSABLE',
+    hint: `chmod go-w ${stateDir}, or choose a folder of your own`,
+  });
+  assert.deepEqual(readdirSync(stateDir), []);
 });

@@ -1,0 +1,36 @@
+/** The secrets that were sent to a server, which may send them back: a proxy that shows what it was asked, for example. */
+import type { Reply } from './transport.ts';
+
+/** What stands in the place of a secret. */
+const MASK = '***';
+
+export class SentSecrets {
+  /** Longest first, so that none is left by halves when it begins with another. */
+  #sent: readonly string[] = [];
+
+  add(secret: string): void {
+    if (secret === '' || this.#sent.includes(secret)) return;
+    this.#sent = [...this.#sent, secret].sort((a, b) => b.length - a.length);
+  }
+
+  /** The text with `***` in their place. */
+  outOf(text: string): string {
+    return this.#sent.reduce((rest, secret) => rest.replaceAll(secret, MASK), text);
+  }
+
+  outOfHeaders(headers: Reply['headers']): Reply['headers'] {
+    const masked = (value: string | string[] | undefined) =>
+      Array.isArray(value) ? value.map((line) => this.outOf(line)) : value && this.outOf(value);
+    return Object.fromEntries(Object.entries(headers).map(([name, value]) => [name, masked(value)]));
+  }
+
+  /** Of JSON: after it was read, since JSON may write a character in more than one way. */
+  outOfJson(value: unknown): unknown {
+    if (typeof value === 'string') return this.outOf(value);
+    if (typeof value !== 'object' || value === null) return value;
+    // What is said of a failure stands at the top: what lies deeper is never printed.
+    return Object.fromEntries(
+      Object.entries(value).map(([name, text]) => [name, typeof text === 'string' ? this.outOf(text) : text]),
+    );
+  }
+}
