@@ -34,6 +34,7 @@ import { flawOf, refuseRoute } from './refusal.ts';
 import { ROUTES, type Route } from './routes.ts';
 import { withoutSecrets } from './secrets.ts';
 import { answerBrokenRequest, makeServer, type Refused } from './server.ts';
+import { Telling } from './telling.ts';
 import type { Tls } from './tls.ts';
 
 export interface AppLimits {
@@ -180,6 +181,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
     lookout: new Lookout(),
     pieces,
     streams: { ...STREAM_LIMITS, ...streams },
+    telling: new Telling(registry.events, pieces),
   };
   const shared = { registry, access, dataDir, stopping: stopping.signal, ...holding };
   for (const route of ROUTES) {

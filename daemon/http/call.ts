@@ -14,6 +14,7 @@ import type { StreamLimits } from './event-stream.ts';
 import type { Held, Lookout } from './held.ts';
 import { listOf, sizeOf } from './list.ts';
 import type { Pieces } from './pieces.ts';
+import type { Telling } from './telling.ts';
 
 /** The longest that a timer of Node's can wait, in milliseconds. */
 const MAX_TIMEOUT = 2 ** 31 - 1;
@@ -41,6 +42,7 @@ export class Call {
   /** Aborted when the daemon stops: long answers end then. */
   readonly stopping: AbortSignal;
   readonly streams: StreamLimits;
+  readonly telling: Telling;
   /** Places of those that wait or watch, and of backups. */
   readonly held: Held;
   readonly backups: Held;
@@ -52,7 +54,7 @@ export class Call {
     reply: FastifyReply,
     shared: Pick<
       Call,
-      'registry' | 'access' | 'dataDir' | 'stopping' | 'streams' | 'held' | 'backups' | 'lookout' | 'pieces'
+      'registry' | 'access' | 'dataDir' | 'stopping' | 'streams' | 'telling' | 'held' | 'backups' | 'lookout' | 'pieces'
     >,
   ) {
     this.request = request;
@@ -62,6 +64,7 @@ export class Call {
     this.dataDir = shared.dataDir;
     this.stopping = shared.stopping;
     this.streams = shared.streams;
+    this.telling = shared.telling;
     this.held = shared.held;
     this.backups = shared.backups;
     this.lookout = shared.lookout;

@@ -4,12 +4,12 @@
  * the full state.
  */
 import type { ServerResponse } from 'node:http';
-import type { Heartbeat } from '../../src/protocol/api.ts';
 import { isWithin } from '../registry/changes.ts';
 import type { Entry } from '../registry/entry.ts';
 import { type Event, eventOf } from '../registry/events.ts';
 import type { Registry } from '../registry/registry.ts';
 import { type Call, invalidQuery } from './call.ts';
+import { type Place, type Seen, textOf } from './telling.ts';
 
 export interface StreamLimits {
   /** Milliseconds between two comment lines, so that proxies and readers see that the stream lives. */
@@ -28,10 +28,10 @@ const PIECE = 65_536;
 const FAREWELL = 1000;
 
 export function streamEvents(call: Call): undefined {
-  const { registry, request, reply, guest, streams } = call;
-  const wanted = readFilter(call);
+  const { registry, request, reply, guest, streams, telling } = call;
+  const { question, wanted } = readFilter(call);
   const from = readStart(call);
-  const { heartbeats } = call.query('heartbeats');
+  const wantsBeats = call.query('heartbeats').heartbeats === 'true';
 
   const release = call.held.take();
   reply.hijack();
@@ -49,22 +49,21 @@ export function streamEvents(call: Call): undefined {
     return;
   }
   const reader = new Reader(raw, streams);
-  let stopWatching = () => {};
+  let place: Place | undefined;
   let isClosed = false;
-  const watch = () => {
+  const listen = () => {
     if (isClosed) return;
     reader.begin();
-    stopWatching = registry.events.watch({
-      event: (event) => {
-        if (guest.token?.isExpired(registry.clock.now())) stop();
-        else if (wanted(event) && !reader.event(event)) reader.lagged(registry.revision);
+    place = telling.join({
+      question: `${wantsBeats} ${question}`,
+      wantsBeats,
+      wants: wanted,
+      take: (bytes) => {
+        if (guest.token?.isExpired(registry.clock.now())) reader.end(FAREWELL);
+        else if (!reader.take(bytes)) reader.lagged(registry.revision);
+        return !reader.isOver;
       },
-      heartbeat: (entry) => {
-        const { id, role, status } = entry.vm;
-        if (heartbeats !== 'true' || !wanted({ id, role, status, before: {} })) return;
-        if (guest.token?.isExpired(registry.clock.now())) stop();
-        else if (!reader.heartbeat(entry)) reader.lagged(registry.revision);
-      },
+      lagged: () => reader.lagged(registry.revision),
     });
   };
   const start = piecesOf(startOf(registry, from, wanted));
@@ -74,13 +73,16 @@ export function streamEvents(call: Call): undefined {
     const missed = registry.events.after(mark);
     mark = registry.events.mark;
     if (!missed) reader.lagged(registry.revision);
-    else if (missed.length === 0) watch();
+    else if (missed.length === 0) listen();
     else reader.start(piecesOf(missed.filter(wanted).map(textOf)), catchUp);
   };
   reader.start(start, catchUp);
-  const stop = () => reader.end(FAREWELL);
+  const stop = () => {
+    place?.giveRest();
+    reader.end(FAREWELL);
+  };
   const keepAlive = setInterval(() => {
-    if (guest.token?.isExpired(registry.clock.now())) stop();
+    if (guest.token?.isExpired(registry.clock.now())) reader.end(FAREWELL);
     else reader.keepAlive();
   }, streams.keepAlive);
   const stay = call.whenOver(stop);
@@ -90,7 +92,7 @@ export function streamEvents(call: Call): undefined {
     clearInterval(keepAlive);
     stay();
     release();
-    stopWatching();
+    place?.leave();
     socket.off('close', close);
   };
   raw.once('close', close);
@@ -129,10 +131,6 @@ function livenessOf(registry: Registry, entry: Entry): 'stale' | 'suspect' | und
   if (entry.vm.status !== 'running') return undefined;
   if (registry.isStale(entry)) return 'stale';
   return entry.isSuspect ? 'suspect' : undefined;
-}
-
-function textOf({ type, revision, json }: Event): string {
-  return `id: ${revision}\nevent: ${type}\ndata: ${json}\n\n`;
 }
 
 /** A part of the full state. Without an id: only the whole of it is a place to resume from. */
@@ -190,18 +188,24 @@ class Reader {
     this.#burst = this.#raw.writableLength;
   }
 
-  /** @returns false when the reader has fallen behind */
-  event(event: Event): boolean {
-    return this.#send(textOf(event));
+  get isOver(): boolean {
+    return this.#ended;
   }
 
-  heartbeat(entry: Entry): boolean {
-    const beat: Heartbeat = { id: entry.vm.id, lastSeen: entry.lastSeen };
-    return this.#send(`event: heartbeat\ndata: ${JSON.stringify(beat)}\n\n`);
+  /** @returns false when the reader has fallen behind */
+  take(bytes: Buffer): boolean {
+    if (this.#ended) return true;
+    this.#burst = Math.min(this.#burst, this.#raw.writableLength);
+    const { socket } = this.#raw;
+    // Node would hand it to the kernel after this turn: until then all of it would count as waiting.
+    socket?.cork();
+    this.#raw.write(bytes);
+    socket?.uncork();
+    return this.#raw.writableLength <= this.#burst + this.#limits.maxWaiting;
   }
 
   keepAlive(): void {
-    this.#send(': alive\n\n');
+    if (!this.#ended) this.#raw.write(': alive\n\n');
   }
 
   /** The last word to a reader that fell behind: it has to start again. */
@@ -216,30 +220,22 @@ class Reader {
     this.#ended = true;
     setTimeout(() => this.#raw.destroy(), patience).unref();
   }
-
-  #send(text: string): boolean {
-    if (this.#ended) return true;
-    this.#burst = Math.min(this.#burst, this.#raw.writableLength);
-    this.#raw.write(text);
-    return this.#raw.writableLength <= this.#burst + this.#limits.maxWaiting;
-  }
 }
 
-type Seen = Pick<Event, 'id' | 'role' | 'status' | 'before'>;
-
 /** `role`, `status` and `id` filter; each may list several, with commas. A change of role or status shows under both. */
-function readFilter(call: Call): (event: Seen) => boolean {
+function readFilter(call: Call): { question: string; wanted: (event: Seen) => boolean } {
   const { role, status, id } = call.query('role', 'status', 'id');
   const [roles, statuses, ids] = [role, status, id].map((text) =>
     text === undefined ? undefined : new Set<string | undefined>(text.split(',')),
   );
   const { sight } = call;
-  return (event) =>
+  const wanted = (event: Seen) =>
     // Who may see a VM is told that it goes where they may not.
     (isWithin(sight, event) || isWithin(sight, { id: event.id, role: event.before.role ?? event.role })) &&
     (!roles || roles.has(event.role) || roles.has(event.before.role)) &&
     (!ids || ids.has(event.id)) &&
     (!statuses || statuses.has(event.status) || statuses.has(event.before.status));
+  return { question: JSON.stringify([role, status, id, sight?.vm, sight?.role]), wanted };
 }
 
 /**

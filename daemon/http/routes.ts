@@ -248,7 +248,7 @@ function proofOf({ body, request }: Call): Proof | undefined {
   return beat && { ...beat, from: request.ip };
 }
 
-function heartbeats({ registry, body, guest }: Call): Answer {
+async function heartbeats({ registry, body, guest, pieces }: Call): Promise<Answer> {
   const unknown: string[] = [];
   const ids = new Set(parseIds(body, MAX_BATCH));
   // All before any, so that a refusal has done nothing.
@@ -256,7 +256,10 @@ function heartbeats({ registry, body, guest }: Call): Answer {
     if (registry.has(id)) checkWithin(guest.limit, registry.get(id).vm);
     else unknown.push(id);
   }
-  for (const id of ids) if (registry.has(id)) registry.heartbeat(id);
+  const beat = (id: string) =>
+    registry.has(id) && isWithin(guest.limit, registry.get(id).vm) && !!registry.heartbeat(id);
+  // The beats of a client that has gone count, too.
+  await pieces.filter([...ids], beat, () => true);
   const lastSeen = new Date(registry.clock.now()).toISOString();
   return ok({ lastSeen, count: ids.size - unknown.length, unknown } satisfies Heartbeats);
 }

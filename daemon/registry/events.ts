@@ -34,6 +34,8 @@ export interface Occasion {
 }
 
 export interface Watcher {
+  /** How many hear of it through this one; one when nothing is said. */
+  readonly listeners?: number;
   event(event: Event): void;
   heartbeat(entry: Entry): void;
 }
@@ -98,9 +100,11 @@ export class EventLog {
     return () => this.#watchers.delete(watcher);
   }
 
-  /** Number of watchers. */
+  /** Number of those who hear of what comes. */
   get watched(): number {
-    return this.#watchers.size;
+    let count = 0;
+    for (const { listeners = 1 } of this.#watchers) count += listeners;
+    return count;
   }
 
   #forgetOldest(): void {
