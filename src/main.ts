@@ -17,6 +17,8 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     controller.abort(reason);
   });
 }
+// Node would open its debugger for it, to everybody on this machine.
+process.on('SIGUSR1', () => {});
 
 const io = systemIo(process.env);
 const onHangup = (to: () => void) => {

@@ -1,5 +1,5 @@
 /** Files that a setting names: read with an error that says which, and refused when they hold a secret that others can read. */
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { VregError } from './protocol/errors.ts';
 import type { SettingKey } from './settings.ts';
@@ -23,17 +23,24 @@ export function readNamedFile(path: string, key: SettingKey, what: string): stri
  */
 export function readSecretFile(path: string, key: SettingKey, what: string, env: NodeJS.ProcessEnv): string {
   const text = readNamedFile(path, key, what);
-  const { mode } = statSync(path);
-  const credentials = env.CREDENTIALS_DIRECTORY;
-  const guarded = credentials !== undefined && path.startsWith(`${credentials}/`);
-  if ((mode & 0o077) !== 0 && !guarded) {
-    throw new VregError(
-      'USAGE',
-      `${what} ${path} can be read by others (mode ${(mode & 0o777).toString(8).padStart(4, '0')})`,
-      { field: key, hint: `chmod 600 ${path}` },
-    );
-  }
+  refuseLoose(path, key, `${what} ${path}`, env);
   return text;
+}
+
+/** @param subject of the sentence that refuses it @throws VregError USAGE when others can read the file, which is there */
+export function refuseLoose(path: string, key: SettingKey, subject: string, env: NodeJS.ProcessEnv): void {
+  const { mode } = statSync(path);
+  if ((mode & 0o077) === 0 || isCredential(path, env.CREDENTIALS_DIRECTORY)) return;
+  const octal = (mode & 0o777).toString(8).padStart(4, '0');
+  throw new VregError('USAGE', `${subject} can be read by others (mode ${octal})`, {
+    field: key,
+    hint: `chmod 600 ${path}`,
+  });
+}
+
+/** True of a file in that folder, wherever links and dots in its path lead. */
+function isCredential(path: string, folder: string | undefined): boolean {
+  return Boolean(folder) && existsSync(folder!) && realpathSync(path).startsWith(`${realpathSync(folder!)}/`);
 }
 
 /** Path of what `LoadCredential=NAME:FILE` of a unit hands over, if it does (systemd.exec(5)). */

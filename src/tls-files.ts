@@ -2,11 +2,14 @@
 import type { KeyObject, X509Certificate } from 'node:crypto';
 import type { Config } from './config.ts';
 import { VregError } from './protocol/errors.ts';
-import { readNamedFile, readSecretFile } from './secret-file.ts';
+import { readNamedFile, readSecretFile, refuseLoose } from './secret-file.ts';
 import type { SettingKey } from './settings.ts';
 
 /** The certificates in a PEM file (RFC 7468); text between them is none of them. */
 const BLOCKS = /-----BEGIN CERTIFICATE-----[\s\S]*?-----END CERTIFICATE-----/g;
+/** PKCS #8, encrypted or not, and what came before it: `RSA PRIVATE KEY`, `EC PRIVATE KEY`. */
+const PRIVATE_KEY = /-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----/;
+
 /** A PEM file, with the name that errors give it. */
 export interface Pem {
   path: string;
@@ -27,7 +30,7 @@ export interface ServerCertificates extends CertificateAndKey {
 /** Certificates to trust, if any were named. @throws VregError USAGE naming the file when it has none, or is damaged */
 export function trustedCertificates(config: Config): Pem | undefined {
   const path = config.get('ca-file');
-  return path === undefined ? undefined : readCertificates(path, 'ca-file', 'the CA file');
+  return path === undefined ? undefined : readCertificates(path, 'ca-file', 'the CA file', config);
 }
 
 /**
@@ -52,7 +55,7 @@ export function serverCertificates(config: Config): ServerCertificates | undefin
   const ca = config.fileOrCredential('tls-client-ca');
   const pair = readPair(config, { certKey: 'tls-cert', cert, keyKey: 'tls-key', key });
   if (ca === undefined) return pair;
-  const clientCa = readCertificates(ca, 'tls-client-ca', 'the client CA file');
+  const clientCa = readCertificates(ca, 'tls-client-ca', 'the client CA file', config);
   if (pair) return { ...pair, clientCa };
   throw new VregError('USAGE', 'clients can only show certificates over https, and --tls-cert is not given', {
     field: 'tls-cert',
@@ -67,12 +70,12 @@ interface Pair {
   key: string | undefined;
 }
 
-function readPair({ env }: Config, { certKey, cert, keyKey, key }: Pair): CertificateAndKey | undefined {
+function readPair(config: Config, { certKey, cert, keyKey, key }: Pair): CertificateAndKey | undefined {
   if (cert === undefined && key === undefined) return undefined;
   if (cert !== undefined && key !== undefined) {
     const pair = {
-      cert: readCertificates(cert, certKey, 'the certificate'),
-      key: { path: key, text: readSecretFile(key, keyKey, 'the private key', env) },
+      cert: readCertificates(cert, certKey, 'the certificate', config),
+      key: { path: key, text: readSecretFile(key, keyKey, 'the private key', config.env) },
     };
     checkPair(pair, certKey, keyKey);
     return pair;
@@ -126,8 +129,10 @@ function parseKey({ path, text }: Pem, key: SettingKey): KeyObject {
   }
 }
 
-function readCertificates(path: string, key: SettingKey, what: string): Pem {
+function readCertificates(path: string, key: SettingKey, what: string, { env }: Config): Pem {
   const pem = { path, text: readNamedFile(path, key, what) };
+  // Both in one file, as HAProxy has it.
+  if (PRIVATE_KEY.test(pem.text)) refuseLoose(path, key, `${what} ${path} holds a private key, and`, env);
   const blocks: string[] = pem.text.match(BLOCKS) ?? [];
   // Of a file that was cut, the last one has no end.
   const last = pem.text.lastIndexOf('-----BEGIN CERTIFICATE-----');

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { Config } from '../src/config.ts';
@@ -161,6 +161,28 @@ test('the token is read from a file that only its owner can read', (t) => {
   // systemd guards what it hands over by the folder, and gives it mode 0440.
   const CREDENTIALS_DIRECTORY = join(file, '..');
   assert.equal(configOf(t, {}, { VREG_TOKEN_FILE: file, CREDENTIALS_DIRECTORY }).token()?.value, 's3cret');
+});
+
+test('a file that others can read is refused when its path only begins with that of the credentials', (t) => {
+  const dir = tempDir(t);
+  const [credentials, loose] = [join(dir, 'credentials'), join(dir, 'loose')];
+  mkdirSync(credentials);
+  writeFileSync(loose, 's3cret', { mode: 0o644 });
+  writeFileSync(join(credentials, 'token'), 's3cret', { mode: 0o440 });
+  symlinkSync(loose, join(credentials, 'link'));
+  const token = (file: string) =>
+    configOf(t, {}, { CREDENTIALS_DIRECTORY: credentials }, { tokenFile: file }).token()?.value;
+  for (const file of [`${credentials}/../loose`, `${credentials}//./../loose`, `${credentials}/link`])
+    assert.match(
+      refusal(() => token(file)),
+      /can be read by others/,
+    );
+  assert.equal(token(`${credentials}/./token`), 's3cret');
+  const gone = configOf(t, {}, { CREDENTIALS_DIRECTORY: join(dir, 'gone') }, { tokenFile: loose });
+  assert.match(
+    refusal(() => gone.token()),
+    /can be read by others/,
+  );
 });
 
 test("systemd's credential is the token where no flag and no variable gives one", (t) => {

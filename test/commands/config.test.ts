@@ -31,6 +31,19 @@ test('set writes a setting, get reads it, unset takes it away', async (t) => {
   assert.equal((await told('get', 'url')).stdout, 'http://127.0.0.1:3000\n');
 });
 
+for (const umask of [0, 0o022]) {
+  test(`the folder of the config file is for its owner alone with the umask 0${umask.toString(8)}`, async (t) => {
+    const home = tempDir(t);
+    const before = process.umask(umask);
+    t.after(() => process.umask(before));
+    for (const argv of ['config set output json', 'context add a --url http://a:1', 'config unset output']) {
+      const config = join(home, argv.replaceAll(/\W/g, ''));
+      assert.equal((await vreg(argv.split(' '), { home, env: { XDG_CONFIG_HOME: config } })).code, 0);
+      assert.equal(statSync(join(config, 'vreg')).mode & 0o777, 0o700, argv);
+    }
+  });
+}
+
 test('set keeps what else is in the file', async (t) => {
   const contexts = { prod: { url: 'http://prod:3000' } };
   const { home, file, env } = homeWith(t, { contexts, timeout: '1s' });

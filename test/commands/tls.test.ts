@@ -151,6 +151,31 @@ test('files that cannot be used are told before anything is sent', OPENSSL, asyn
   }
 });
 
+test(
+  'a certificate and its key in one file are for its owner alone, whichever setting names it',
+  OPENSSL,
+  async (t) => {
+    const authority = makeAuthority(t);
+    const { cert, key } = authority.issue('both');
+    const both = join(authority.dir, 'both.pem');
+    writeFileSync(both, readFileSync(cert, 'utf8') + readFileSync(key, 'utf8'), { mode: 0o600 });
+    const ls = (...words: string[]) => vreg(['ls', ...words], { url: 'https://127.0.0.1:1' });
+    const ways = [
+      ['--cert-file', both, '--key-file', key],
+      ['--ca-file', both],
+    ] as const;
+    for (const words of ways) assert.equal((await ls(...words)).code, 8, words.join(' '));
+    chmodSync(both, 0o644);
+    for (const words of ways) {
+      const { code, stderr } = await ls(...words);
+      assert.equal(code, 5, words.join(' '));
+      assert.match(stderr, /both\.pem holds a private key, and can be read by others \(mode 0644\)\nhint: chmod 600 /);
+    }
+    const words = ['daemon', '--port', '0', '--tls-cert', both, '--tls-key', key];
+    assert.match((await vreg(words)).stderr, /^vreg: the certificate .*both\.pem holds a private key, and can be read/);
+  },
+);
+
 test('a context has the certificate of its registry', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const more = { requestCert: true, rejectUnauthorized: true, ca: readFileSync(authority.ca) };

@@ -220,6 +220,25 @@ test('install wants the token file that its unit will read, or --no-token', asyn
   assert.equal((await vreg(...dry)).code, 0);
 });
 
+test('install refuses a token and a key that others can read', async (t) => {
+  const { home, vreg } = aHome(t);
+  const dir = join(home, 'config/vreg');
+  mkdirSync(dir, { recursive: true });
+  writeFileSync(join(dir, 'token'), 's3cret\n', { mode: 0o644 });
+  for (const name of ['tls.crt', 'tls.key']) writeFileSync(join(dir, name), '', { mode: 0o640 });
+  const dry = ['daemon', 'install', 'serve', '--user', '--dry-run', '--tls'];
+  const loose = await vreg(...dry);
+  assert.equal(loose.code, 5);
+  assert.match(
+    loose.stderr,
+    /^vreg: the token file (.*\/token) can be read by others \(mode 0644\)\nhint: chmod 600 \1\n$/,
+  );
+  chmodSync(join(dir, 'token'), 0o600);
+  assert.match((await vreg(...dry)).stderr, /^vreg: the private key .*\/tls\.key can be read by others \(mode 0640\)/);
+  chmodSync(join(dir, 'tls.key'), 0o600);
+  assert.equal((await vreg(...dry)).code, 0);
+});
+
 test('--root puts the units into an image, where the real systemctl enables them', unless('systemctl'), async (t) => {
   const { home, vreg } = aHome(t);
   const root = join(home, 'image');

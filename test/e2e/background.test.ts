@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
-import { again, find, inHome, type Process, processes } from '../helpers/agent.ts';
+import { again, find, inHome, type Process, processes, startAgent } from '../helpers/agent.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { until } from '../helpers/until.ts';
 
@@ -128,4 +128,19 @@ test('two agents of two VMs share a data dir; a second one of the same VM is ref
   assert.deepEqual(status.map(({ pid, vm }) => `${vm} ${pid}`).sort(), [`vm-1 ${first.pid}`, `vm/2 ${other.pid}`]);
   assert.equal((await inHome(t, home, ['daemon', 'stop', 'agent'])).code, 0);
   for (const id of ['vm-1', 'vm/2']) assert.equal((await find(daemon, id))?.status, 'stopped');
+});
+
+test('SIGUSR1 opens no debugger, neither of the daemon nor of the agent', async (t) => {
+  const daemon = await startDaemon(t);
+  const agent = startAgent(t, daemon.url);
+  await until('the VM', () => find(daemon));
+  for (const [{ child }, name] of [
+    [daemon, 'the daemon'],
+    [agent, 'the agent'],
+  ] as const)
+    assert.ok(child.kill('SIGUSR1'), name);
+  // What the signal did is done, and said, by then.
+  assert.equal((await find(daemon))?.status, 'running');
+  assert.deepEqual([(await agent.end()).code, (await daemon.end()).code], [0, 0]);
+  for (const { said } of [agent, daemon]) assert.doesNotMatch(said(), /debugger|inspector/i);
 });

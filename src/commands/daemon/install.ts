@@ -5,6 +5,7 @@ import type { InstallOptions, Step } from '../../../daemon/systemd/install.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
 import { VregError } from '../../protocol/errors.ts';
 import type { RowsAnswer } from '../../render.ts';
+import { refuseLoose } from '../../secret-file.ts';
 import { KIND_ARGUMENTS, makeUnits, UNIT_FLAGS, type UnitFlags, whyNoUnitCanStart } from './unit.ts';
 
 interface PlaceFlags extends UnitFlags {
@@ -99,7 +100,7 @@ export const uninstall = defineCommand<PlaceFlags>({
   },
 });
 
-/** @throws VregError USAGE naming a file without which the unit would not start */
+/** @throws VregError USAGE naming a file without which the unit would not start, or a secret that others can read */
 function checkFiles(dir: string, { token, tls }: UnitFlags): void {
   if (token && !existsSync(join(dir, 'token'))) {
     throw new VregError('USAGE', `there is no ${join(dir, 'token')}, so the unit would not start`, {
@@ -108,11 +109,15 @@ function checkFiles(dir: string, { token, tls }: UnitFlags): void {
     });
   }
   const missing = tls ? ['tls.crt', 'tls.key'].find((name) => !existsSync(join(dir, name))) : undefined;
-  if (missing === undefined) return;
-  throw new VregError('USAGE', `there is no ${join(dir, missing)}, so the unit would not start`, {
-    field: 'tls',
-    hint: 'put the certificate and its key (mode 0600) there, or leave --tls out',
-  });
+  if (missing !== undefined)
+    throw new VregError('USAGE', `there is no ${join(dir, missing)}, so the unit would not start`, {
+      field: 'tls',
+      hint: 'put the certificate and its key (mode 0600) there, or leave --tls out',
+    });
+  // A unit gets them as credentials, whose mode says nothing of these.
+  const [ofToken, ofKey] = [join(dir, 'token'), join(dir, 'tls.key')];
+  if (token) refuseLoose(ofToken, 'token-file', `the token file ${ofToken}`, {});
+  if (tls) refuseLoose(ofKey, 'tls-key', `the private key ${ofKey}`, {});
 }
 
 /** @throws VregError when this user may not, or the two places exclude each other */
