@@ -10,7 +10,7 @@ import type { Registration } from '../src/protocol/vm.ts';
 import { Access } from './access/access.ts';
 import { Tokens } from './access/tokens.ts';
 import { ListeningClock } from './clock.ts';
-import { refuseOpenFolder } from './closed-folder.ts';
+import { warnOfOpenFolder } from './closed-folder.ts';
 import { checkDescriptors } from './descriptors.ts';
 import { type AppLimits, buildApp } from './http/app.ts';
 import { removeCutBackups } from './http/backup.ts';
@@ -98,11 +98,11 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   const { dataDir, staleAfter, massLoss, version, tcp, socket, trustProxy, corsOrigins } = options;
   // Where there is no store yet, there are no tokens in it, and nothing need be made to find that out.
   if (options.token === undefined && !existsSync(join(dataDir, DATABASE))) refuseStrangers(options);
-  refuseOpenFolder(dataDir);
   checkDescriptors();
   if (options.token !== undefined) keepOutOfLog(options.token);
   const tls = tcp && options.tls && new Tls(options.tls, log);
   const { store, contents } = await openStore(dataDir, log);
+  warnOfOpenFolder(dataDir, log);
   // Now, so that a second daemon can name this one even while it starts; with its URLs when it has them.
   sayWhoRuns(dataDir, [], log);
   removeCutBackups(dataDir);

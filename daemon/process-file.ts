@@ -6,7 +6,6 @@ import { createHash } from 'node:crypto';
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { VregError } from '../src/protocol/errors.ts';
-import { refuseOpenFolder } from './closed-folder.ts';
 
 export interface ProcessInfo {
   kind: 'serve' | 'agent';
@@ -32,10 +31,9 @@ const FILES = { serve: /^daemon\.json$/, agent: /^agent-\w+\.json$/ } as const;
 
 /**
  * Makes a folder for a process's files (mode 0700) when it is not there.
- * @throws VregError STORE_UNUSABLE, also where others may write into one that is there
+ * @throws VregError STORE_UNUSABLE
  */
 export function makeStateDir(dir: string): void {
-  refuseOpenFolder(dir);
   try {
     mkdirSync(dir, { recursive: true, mode: 0o700 });
   } catch (cause) {

@@ -14,7 +14,6 @@ import {
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { type ErrorCode, VregError } from '../src/protocol/errors.ts';
-import { refuseOpenFolder } from './closed-folder.ts';
 import { check } from './store/check.ts';
 import { databaseSize, openDataDir } from './store/data-dir.ts';
 
@@ -36,7 +35,6 @@ export interface Restored {
  * is of a newer vreg), STORE_UNUSABLE (no room, say), USAGE (the backup cannot be read)
  */
 export async function restore(dataDir: string, file: string): Promise<Restored> {
-  refuseOpenFolder(dataDir);
   const dir = openDataDir(dataDir);
   const draft = openDataDir(mkdtempSync(join(dir.path, 'restore-')));
   try {

@@ -7,6 +7,7 @@ import type { RegistryClient } from '../../src/client.ts';
 import type { OnClone, OnExit } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
+import { warnOfOpenFolder } from '../closed-folder.ts';
 import { makeStateDir, readProcesses, removeProcessInfo, writeProcessInfo } from '../process-file.ts';
 import { Agent } from './agent.ts';
 import { type CheckOptions, Checks } from './checks.ts';
@@ -59,6 +60,7 @@ export interface AgentProcessOptions extends AgentSettings {
 export async function runAgent(options: AgentProcessOptions, log: AgentLog, signal: AbortSignal): Promise<void> {
   const { stateDir } = options;
   makeStateDir(stateDir);
+  warnOfOpenFolder(stateDir, log);
   let identity = Identity.open(stateDir, options.id, { onTrouble: (message) => log.warn({ id: options.id }, message) });
   let vm = registrationOf(options, identity);
   let { client, lastClient, onExit } = options;

@@ -3,8 +3,6 @@ import { chmodSync, cpSync, lstatSync, readdirSync, readFileSync, statSync, syml
 import { join } from 'node:path';
 import test from 'node:test';
 import { Identity } from '../../../daemon/agent/identity.ts';
-import { beatOnce } from '../../../daemon/agent/once.ts';
-import { aLife } from '../../helpers/agent-life.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 
 test('a beat spends the token that the last one named, and its file is for nobody else', (t) => {
@@ -103,16 +101,4 @@ test('what somebody put in the place of the next state is not written into', (t)
   identity.accepted();
   assert.equal(readFileSync(elsewhere, 'utf8'), 'theirs');
   assert.deepEqual([lstatSync(path).isFile(), statSync(path).mode & 0o777], [true, 0o600]);
-});
-
-test('a state dir into which others may write is refused, by agent and timer alike', async (t) => {
-  const stateDir = tempDir(t);
-  chmodSync(stateDir, 0o770);
-  const { options } = aLife();
-  const beat = beatOnce({ ...options, id: 'vm-1', vmOf: () => options.vm, stateDir } as never);
-  await assert.rejects(beat, {
-    code: 'STORE_UNUSABLE',
-    hint: `chmod go-w ${stateDir}, or choose a folder of your own`,
-  });
-  assert.deepEqual(readdirSync(stateDir), []);
 });
