@@ -3,13 +3,15 @@ import type { Reply } from './transport.ts';
 
 /** What stands in the place of a secret. */
 const MASK = '***';
+/** Shorter ones are no secrets, and would stand in half of what is said: in a word, in an ETag. */
+const MIN_LENGTH = 6;
 
 export class SentSecrets {
   /** Longest first, so that none is left by halves when it begins with another. */
   #sent: readonly string[] = [];
 
   add(secret: string): void {
-    if (secret === '' || this.#sent.includes(secret)) return;
+    if (secret.length < MIN_LENGTH || this.#sent.includes(secret)) return;
     this.#sent = [...this.#sent, secret].sort((a, b) => b.length - a.length);
   }
 
