@@ -28,6 +28,7 @@ import type { Cors } from './cors.ts';
 import { Door } from './door.ts';
 import { STREAM_LIMITS, type StreamLimits } from './event-stream.ts';
 import { Held, Lookout } from './held.ts';
+import { Kept } from './kept.ts';
 import { Pieces } from './pieces.ts';
 import { cleanForwardedFor } from './proxy.ts';
 import { flawOf, refuseRoute } from './refusal.ts';
@@ -44,6 +45,8 @@ export interface AppLimits {
   requestTimeout: number;
   /** Answers that are held at once: waits, and streams of events. */
   maxHeld: number;
+  /** Bytes that answers may keep together until their readers have taken them; a share of the heap when nothing is said. */
+  maxKept?: number;
 }
 
 /**
@@ -93,7 +96,7 @@ export interface AppOptions {
 
 export function buildApp(options: AppOptions): FastifyInstance {
   const { registry, version, access, log, dataDir, names = NO_NAMES, streams, tls, trustProxy, cors } = options;
-  const { maxBody, requestTimeout, maxHeld } = { ...LIMITS, ...options.limits };
+  const { maxBody, requestTimeout, maxHeld, maxKept } = { ...LIMITS, ...options.limits };
   const sendError = errorSender(log, maxBody);
   const lease = String(registry.staleAfter);
   /** What every answer says of the registry, and of the request. */
@@ -178,6 +181,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
       'half of --max-connections may; ask without wait, or raise it',
     ),
     backups: new Held(MAX_BACKUPS, 'backups under way', 'try again when one has ended'),
+    kept: new Kept(maxKept),
     lookout: new Lookout(),
     pieces,
     streams: { ...STREAM_LIMITS, ...streams },

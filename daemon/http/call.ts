@@ -12,6 +12,7 @@ import type { Entry } from '../registry/entry.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { StreamLimits } from './event-stream.ts';
 import type { Held, Lookout } from './held.ts';
+import type { Kept } from './kept.ts';
 import { listOf, sizeOf } from './list.ts';
 import type { Pieces } from './pieces.ts';
 import type { Telling } from './telling.ts';
@@ -46,6 +47,7 @@ export class Call {
   /** Places of those that wait or watch, and of backups. */
   readonly held: Held;
   readonly backups: Held;
+  readonly kept: Kept;
   readonly lookout: Lookout;
   readonly pieces: Pieces;
 
@@ -54,7 +56,17 @@ export class Call {
     reply: FastifyReply,
     shared: Pick<
       Call,
-      'registry' | 'access' | 'dataDir' | 'stopping' | 'streams' | 'telling' | 'held' | 'backups' | 'lookout' | 'pieces'
+      | 'registry'
+      | 'access'
+      | 'dataDir'
+      | 'stopping'
+      | 'streams'
+      | 'telling'
+      | 'held'
+      | 'backups'
+      | 'kept'
+      | 'lookout'
+      | 'pieces'
     >,
   ) {
     this.request = request;
@@ -67,6 +79,7 @@ export class Call {
     this.telling = shared.telling;
     this.held = shared.held;
     this.backups = shared.backups;
+    this.kept = shared.kept;
     this.lookout = shared.lookout;
     this.pieces = shared.pieces;
   }
@@ -204,7 +217,7 @@ export class Call {
   }
 
   #list(entries: readonly Entry[], offered: readonly Entry[]): Answer {
-    const body = listOf(entries, this.#encoder(), this.pieces);
+    const body = listOf(entries, this.#encoder(), this.pieces, () => this.kept.open(this.reply.raw));
     if (typeof body !== 'string') this.endWhenUnwelcome();
     // Of text it is known, and of entries with more in them it is not.
     const length = typeof body === 'string' || this.query('include').include ? undefined : sizeOf(entries);

@@ -9,7 +9,9 @@ import type { Entry } from '../registry/entry.ts';
 import { type Event, eventOf } from '../registry/events.ts';
 import type { Registry } from '../registry/registry.ts';
 import { type Call, invalidQuery } from './call.ts';
-import { type Place, type Seen, textOf } from './telling.ts';
+import type { Account } from './kept.ts';
+import type { Pieces } from './pieces.ts';
+import { type Place, type Seen, type State, textOf } from './telling.ts';
 
 export interface StreamLimits {
   /** Milliseconds between two comment lines, so that proxies and readers see that the stream lives. */
@@ -26,6 +28,9 @@ export const STREAM_LIMITS: StreamLimits = { keepAlive: 15_000, maxWaiting: 1_04
 const PIECE = 65_536;
 /** Milliseconds that a reader has to take what waits for it when the daemon stops. */
 const FAREWELL = 1000;
+/** Bytes that an entry, or an event, takes in a list of them. */
+const REFERENCE = 8;
+const EMPTY: State = { entries: [], liveness: [] };
 
 export function streamEvents(call: Call): undefined {
   const { registry, request, reply, guest, streams, telling } = call;
@@ -33,6 +38,7 @@ export function streamEvents(call: Call): undefined {
   const from = readStart(call);
   const wantsBeats = call.query('heartbeats').heartbeats === 'true';
 
+  const account = call.kept.open(reply.raw);
   const release = call.held.take();
   reply.hijack();
   const { raw } = reply;
@@ -48,11 +54,13 @@ export function streamEvents(call: Call): undefined {
     raw.end();
     return;
   }
-  const reader = new Reader(raw, streams);
+  const reader = new Reader(raw, call, account);
   let place: Place | undefined;
   let isClosed = false;
   const listen = () => {
     if (isClosed) return;
+    // From here on its bytes are those of the others, too.
+    account.close();
     reader.begin();
     place = telling.join({
       question: `${wantsBeats} ${question}`,
@@ -66,7 +74,7 @@ export function streamEvents(call: Call): undefined {
       lagged: () => reader.lagged(registry.revision),
     });
   };
-  const start = piecesOf(startOf(registry, from, wanted));
+  const start = piecesOf(startOf(call, from, wanted, account));
   let { mark } = registry.events;
   /** Tells what came while the reader took what was before, until there is no more. */
   const catchUp = () => {
@@ -101,33 +109,39 @@ export function streamEvents(call: Call): undefined {
 }
 
 /** What a reader has to know before it is told what comes: as of now, whenever it is read. */
-function startOf(registry: Registry, from: number | undefined, wanted: (event: Seen) => boolean): Iterable<string> {
+function startOf(call: Call, from: number | undefined, wanted: (event: Seen) => boolean, account: Account) {
+  const { registry } = call;
   // So that none is told as stale here and once more by the next sweep.
   registry.sweep();
   const current = registry.revision;
   const missed = from === undefined ? [] : registry.events.since(from, current);
-  const state = missed
-    ? []
-    : registry
-        .list({})
-        .reverse()
-        .map((entry) => ({ entry, liveness: livenessOf(registry, entry) }));
+  const state = missed ? EMPTY : call.telling.state(() => stateOf(registry));
+  // Of a state, each entry and how it is.
+  if (missed) account.share(missed, missed.length * REFERENCE);
+  else account.share(state, state.entries.length * 2 * REFERENCE);
   const at = registry.clock.now();
   return (function* () {
     if (missed) for (const event of missed) if (wanted(event)) yield textOf(event);
     if (!missed) yield controlText('reset', current);
     // Oldest first, so that a reader builds the same order.
-    for (const { entry, liveness } of state) {
+    for (let i = state.entries.length - 1; i >= 0; i--) {
+      const entry = state.entries[i]!;
       const registered = eventOf('registered', entry, { revision: current, at: Date.parse(entry.vm.registeredAt) });
       if (!wanted(registered)) continue;
       yield stateText(registered);
-      if (liveness) yield stateText(eventOf(liveness, entry, { revision: current, at }));
+      const how = state.liveness[i];
+      if (how) yield stateText(eventOf(how, entry, { revision: current, at }));
     }
     yield controlText('synced', current);
   })();
 }
 
-function livenessOf(registry: Registry, entry: Entry): 'stale' | 'suspect' | undefined {
+function stateOf(registry: Registry): State {
+  const entries = registry.list({});
+  return { entries, liveness: entries.map((entry) => livenessOf(registry, entry)) };
+}
+
+function livenessOf(registry: Registry, entry: Entry): State['liveness'][number] {
   if (entry.vm.status !== 'running') return undefined;
   if (registry.isStale(entry)) return 'stale';
   return entry.isSuspect ? 'suspect' : undefined;
@@ -158,17 +172,26 @@ function* piecesOf(texts: Iterable<string>): Generator<string> {
 class Reader {
   readonly #raw: ServerResponse;
   readonly #limits: StreamLimits;
+  readonly #turns: Pieces;
+  readonly #account: Account;
   #ended = false;
   /** Bytes of the start that still wait: a burst that was asked for is no sign of a slow reader. */
   #burst = 0;
 
-  constructor(raw: ServerResponse, limits: StreamLimits) {
+  /** @param account of what it keeps until it is told what comes */
+  constructor(raw: ServerResponse, { streams, pieces }: Call, account: Account) {
     this.#raw = raw;
-    this.#limits = limits;
+    this.#limits = streams;
+    this.#turns = pieces;
+    this.#account = account;
   }
 
   /** Writes what it has asked for as it takes it, and others have their turn between two pieces. */
   start(pieces: Iterator<string>, then: () => void): void {
+    void this.#turns.run(() => this.#next(pieces, then));
+  }
+
+  #next(pieces: Iterator<string>, then: () => void): void {
     if (this.#ended || this.#raw.destroyed) return;
     const { value, done } = pieces.next();
     if (done) {
@@ -176,9 +199,11 @@ class Reader {
       return;
     }
     const next = () => this.start(pieces, then);
-    const isTaken = this.#raw.write(value);
+    const bytes = Buffer.from(value);
+    this.#account.keep(bytes.length);
+    const isTaken = this.#raw.write(bytes);
     // A start of one piece, as most are, is over at once.
-    if (value.length < PIECE) next();
+    if (value.length < PIECE) this.#next(pieces, then);
     else if (isTaken) setImmediate(next);
     else this.#raw.once('drain', next);
   }

@@ -1,14 +1,14 @@
 /** The past of one VM as JSON. A long one is read and sent page by page, as its reader takes it. */
-import { Readable } from 'node:stream';
 import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { Answer, Call } from './call.ts';
+import { asTaken, SMALL } from './kept.ts';
 
 /** Changes of a page: what is answered when nothing is said; two megabytes at most, as the journal bounds each. */
 const PAGE = 100;
 
-/** @throws VregError NOT_FOUND, before anything is sent */
+/** @throws VregError NOT_FOUND, TOO_MANY_REQUESTS, before anything is sent */
 export async function historyOf(call: Call, limit: number): Promise<Answer> {
-  const { registry, pieces, id, sight } = call;
+  const { registry, pieces, kept, reply, id, sight } = call;
   const read: ReadPage = (rest, before) =>
     pieces.inLine(async () => {
       const items = await registry.history(id, Math.min(rest, PAGE), before);
@@ -17,10 +17,15 @@ export async function historyOf(call: Call, limit: number): Promise<Answer> {
       return pageOf(seen, items.length < PAGE || rest === PAGE || came >= 0);
     });
   const first = await read(limit);
-  const start = `{"id":${JSON.stringify(id)},"history":[`;
-  if (first.end === undefined) return { status: 200, body: `${start}${first.text}],"count":${first.count}}` };
+  const start = `{"id":${JSON.stringify(id)},"history":[${first.text}`;
+  const isWhole = first.end === undefined;
+  if (isWhole && start.length <= SMALL) return { status: 200, body: `${start}],"count":${first.count}}` };
+  const account = kept.open(reply.raw);
+  account.keep(start.length);
+  if (isWhole) return { status: 200, body: `${start}],"count":${first.count}}` };
   call.endWhenUnwelcome();
-  return { status: 200, body: Readable.from(piecesOf(read, limit, start, first)) };
+  const made = piecesOf(read, limit, [start], { count: first.count, end: first.end });
+  return { status: 200, body: asTaken(async () => (await made.next()).value, account) };
 }
 
 /** @param rest changes of this page and all that follow it @param before revision */
@@ -49,15 +54,20 @@ function isComing({ type, changes }: HistoryItem): boolean {
   return type === 'registered' || changes.role !== undefined;
 }
 
-async function* piecesOf(read: ReadPage, limit: number, start: string, first: Page): AsyncGenerator<string> {
+/** @param start is taken out, so that it is not kept for as long as the rest takes */
+async function* piecesOf(
+  read: ReadPage,
+  limit: number,
+  start: string[],
+  first: Omit<Page, 'text'>,
+): AsyncGenerator<string, undefined> {
   let { count, end } = first;
-  yield start;
-  yield first.text;
+  yield start.pop()!;
   while (end !== undefined) {
     const page = await read(limit - count, end);
-    if (page.count > 0) yield `,${page.text}`;
     count += page.count;
     end = page.end;
+    if (page.count > 0) yield `,${page.text}`;
   }
   yield `],"count":${count}}`;
 }

@@ -1,21 +1,46 @@
 /** Lists of entries as JSON. A long one is made and sent piece by piece, as its reader takes it. */
-import { Readable } from 'node:stream';
+import type { Readable } from 'node:stream';
 import type { Entry } from '../registry/entry.ts';
+import { type Account, asTaken, SMALL } from './kept.ts';
 import type { Pieces } from './pieces.ts';
 
-/** UTF-16 units of a piece: about a millisecond of work; hundreds of entries, so that usual lists are one. */
-const PIECE = 262_144;
+/** UTF-16 units of a piece: hundreds of entries, so that usual lists are one; little, since each slow reader keeps one. */
+const PIECE = 65_536;
+/** Bytes that an entry takes in a list of them. */
+const REFERENCE = 8;
 
 /**
  * `{vms, count}`. What is declared is as of now, also where it is sent later; liveness is as of when it is sent.
+ * @param open an account of what it keeps, unless it is small
  * @returns text when it is one piece. A long one as text would be kept once for each reader who does not read, and there
  *   are texts that are too long for JavaScript.
+ * @throws VregError TOO_MANY_REQUESTS
  */
-export function listOf(entries: readonly Entry[], encode: (entry: Entry) => string, turns: Pieces): string | Readable {
+export function listOf(
+  entries: readonly Entry[],
+  encode: (entry: Entry) => string,
+  turns: Pieces,
+  open: () => Account,
+): string | Readable {
   const pieces = piecesOf(entries, encode);
-  const first = pieces.next().value!;
-  const second = pieces.next();
-  return second.done ? first : Readable.from(paced([first, second.value], pieces, turns));
+  const { value: first, done } = pieces.next();
+  if (done && first.length <= SMALL) return first;
+  const account = open();
+  account.keep(first.length);
+  if (done) return first;
+  account.share(entries, entries.length * REFERENCE);
+  let made: string | undefined = first;
+  let isOver = false;
+  return asTaken(async () => {
+    if (isOver) return undefined;
+    const text = made;
+    made = undefined;
+    if (text !== undefined) return text;
+    // Others have their turn between two pieces.
+    const next = await turns.run(() => pieces.next());
+    isOver = next.done === true;
+    return next.value;
+  }, account);
 }
 
 /** Bytes of a list of entries as they are. */
@@ -24,7 +49,8 @@ export function sizeOf(entries: readonly Entry[]): number {
   return entries.reduce((sum, { size }) => sum + size, frame);
 }
 
-function* piecesOf(entries: readonly Entry[], encode: (entry: Entry) => string): Generator<string, undefined> {
+/** The last piece is what it returns. */
+function* piecesOf(entries: readonly Entry[], encode: (entry: Entry) => string): Generator<string, string> {
   let piece = '{"vms":[';
   let separator = '';
   for (const entry of entries) {
@@ -34,19 +60,5 @@ function* piecesOf(entries: readonly Entry[], encode: (entry: Entry) => string):
     yield piece;
     piece = '';
   }
-  yield `${piece}],"count":${entries.length}}`;
-}
-
-/** Others have their turn between two pieces. */
-async function* paced(
-  made: readonly string[],
-  more: Iterator<string, undefined>,
-  turns: Pieces,
-): AsyncGenerator<string> {
-  yield* made;
-  for (;;) {
-    const { value } = await turns.run(() => more.next());
-    if (value === undefined) return;
-    yield value;
-  }
+  return `${piece}],"count":${entries.length}}`;
 }

@@ -222,7 +222,10 @@ function list(call: Call): Answer | Promise<Answer> {
   const limit = call.number('limit', 1, Number.MAX_SAFE_INTEGER);
   if (!SORTS.includes(sort as Sort))
     throw invalidQuery('sort', `sort: "${sort}" is not known (one of ${SORTS.join(', ')})`);
-  const answer = (entries: Entry[]) => call.entries(sorted(entries, sort as Sort).slice(0, limit));
+  const answer = (entries: readonly Entry[]) => {
+    const inOrder = sorted(entries, sort as Sort);
+    return call.entries(limit === undefined ? inOrder : inOrder.slice(0, limit));
+  };
   const { sight } = call;
   const all = call.registry.list({ role, status });
   const entries = sight ? all.filter(({ vm }) => isWithin(sight, vm)) : all;
@@ -232,7 +235,7 @@ function list(call: Call): Answer | Promise<Answer> {
   return call.pieces.filter(entries, ({ vm }) => selected(vm), isWanted).then(answer);
 }
 
-function sorted(entries: Entry[], sort: Sort): Entry[] {
+function sorted(entries: readonly Entry[], sort: Sort): readonly Entry[] {
   const order = comparison(sort);
   if (!order) return entries;
   const keyed = entries.map((entry) => {

@@ -38,6 +38,14 @@ export interface Place {
   leave(): void;
 }
 
+/** All that there is at one moment. */
+export interface State {
+  /** Newest registration first. */
+  readonly entries: readonly Entry[];
+  /** How each of them is, where that is to be said. */
+  readonly liveness: readonly ('stale' | 'suspect' | undefined)[];
+}
+
 interface Told {
   about: Seen;
   text: string;
@@ -69,6 +77,7 @@ export class Telling implements Watcher {
   /** Of this round, by place and question. */
   readonly #slices = new Map<string, Slice>();
   #isGiving = false;
+  #state: { kept: WeakRef<State>; mark: number } | undefined;
   #stopWatching = () => {};
 
   constructor(events: EventLog, pieces: Pieces) {
@@ -91,6 +100,16 @@ export class Telling implements Watcher {
       },
       leave: () => this.#drop(listener),
     };
+  }
+
+  /** The state now, made once for all who ask before anything else happens; it is here for as long as one of them needs it. */
+  state(look: () => State): State {
+    const { mark } = this.#events;
+    const known = this.#state?.mark === mark ? this.#state.kept.deref() : undefined;
+    if (known) return known;
+    const state = look();
+    this.#state = { kept: new WeakRef(state), mark };
+    return state;
   }
 
   event(event: Event): void {

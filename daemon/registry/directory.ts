@@ -11,6 +11,8 @@ export class Directory {
   /** Oldest registration first: `Map.set` keeps the place of a key that is there, so an update keeps its place. */
   readonly #entries = new Map<string, Entry>();
   #bytes = 0;
+  /** All, newest registration first, for whoever asks before the next change: slow readers keep it. */
+  #newestFirst: readonly Entry[] | undefined;
   readonly #byRole = new Map<string, Map<string, Entry>>();
   readonly lineage = new Lineage((id) => this.#entries.get(id));
 
@@ -34,6 +36,7 @@ export class Directory {
   /** Adds an entry, or puts it in the place of the one of its id. */
   put(entry: Entry): void {
     const { id, role } = entry.vm;
+    this.#newestFirst = undefined;
     const before = this.#entries.get(id);
     this.#entries.set(id, entry);
     this.#bytes += entry.size - (before?.size ?? 0);
@@ -48,6 +51,7 @@ export class Directory {
   }
 
   remove({ vm }: Entry): void {
+    this.#newestFirst = undefined;
     const removed = this.#entries.get(vm.id);
     if (removed) this.lineage.remove(removed);
     this.#bytes -= removed?.size ?? 0;
@@ -59,7 +63,11 @@ export class Directory {
    * Newest registration first. Filtering by `running` leaves stale VMs out, as the original registry does.
    * @param horizon heard before it on the listening clock is stale
    */
-  list({ role, status }: Filter, horizon: number): Entry[] {
+  list({ role, status }: Filter, horizon: number): readonly Entry[] {
+    if (!role && !status) {
+      this.#newestFirst ??= [...this.#entries.values()].reverse();
+      return this.#newestFirst;
+    }
     const source = role ? (this.#byRole.get(role)?.values() ?? []) : this.#entries.values();
     const found: Entry[] = [];
     for (const entry of source) {

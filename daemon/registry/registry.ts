@@ -173,7 +173,7 @@ export class Registry {
   }
 
   /** Newest registration first. Filtering by `running` leaves stale VMs out, as the original registry does. */
-  list(filter: Filter): Entry[] {
+  list(filter: Filter): readonly Entry[] {
     return this.#directory.list(filter, this.#horizon());
   }
 

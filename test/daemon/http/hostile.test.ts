@@ -1,8 +1,10 @@
 /** Promise 4: no input makes a 5xx, a hang or a crash. Each is sent as bytes, and answered with a clear 4xx. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { connect, type Socket } from 'node:net';
+import { createServer, type ServerResponse } from 'node:http';
+import { type AddressInfo, connect, type Socket } from 'node:net';
 import test from 'node:test';
+import { Turns } from '../../../daemon/http/turns.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { call } from '../../helpers/http.ts';
 import { exchange, type RawAnswer, readAnswers } from '../../helpers/raw.ts';
@@ -343,6 +345,72 @@ test('requests of one connection have their turns, and of those that wait there 
   assert.equal(more.length, 0);
   await until('nothing to be held', () => app.registry.events.watched === 0);
   await isWell(app, 2);
+});
+
+test('requests that wait on one connection are 256 KiB at most, their bodies included', async (t) => {
+  const app = await serveApp(t);
+  const held = 'GET /registry/discover/golden?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n';
+  const head = `GET /health HTTP/1.1\r\nHost: a\r\nX-Pad: ${'a'.repeat(15_000)}\r\n\r\n`;
+  const beat = 'POST /registry/vms/nobody/heartbeat HTTP/1.1\r\nHost: a\r\n';
+  const body = `${beat}Content-Length: 15000\r\n\r\n${'{}'.padEnd(15_000)}`;
+  for (const request of [head, body]) {
+    const [refusal, ...more] = await exchange(app.at, held + request.repeat(99));
+    check(refusal, 429, /^requests of more than 262144 bytes wait on one connection/, 'too much');
+    assert.equal(more.length, 0);
+    // Sixteen of them are not too much, again and again.
+    const socket = connect(app.at);
+    let text = '';
+    socket.setEncoding('latin1').on('data', (chunk: string) => (text += chunk));
+    const statuses = () => [...text.matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => status);
+    for (let round = 1; round <= 12; round++) {
+      socket.write(`GET /registry/discover/golden?wait=1ms HTTP/1.1\r\nHost: a\r\n\r\n${request.repeat(16)}`);
+      await until('their answers', () => statuses().length === 17 * round);
+    }
+    assert.equal(statuses().includes('429'), false);
+    socket.destroy();
+  }
+  await until('nothing to be held', () => app.registry.events.watched === 0);
+  await isWell(app);
+});
+
+test('requests that wait on all connections keep no more than there is room for, and room comes when they go', async (t) => {
+  const turns = new Turns(100_000);
+  const handled: ServerResponse[] = [];
+  const refusals: string[] = [];
+  const listener = turns.listener(
+    (_, response) => void handled.push(response),
+    (socket, { message }) => {
+      refusals.push(message);
+      socket.destroy();
+    },
+  );
+  const server = createServer(listener).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.after(() => server.close().closeAllConnections());
+  const open = () => {
+    const socket = connect((server.address() as AddressInfo).port, '127.0.0.1');
+    socket.on('error', () => {});
+    socket.write(`GET / HTTP/1.1\r\nHost: a\r\nX-Pad: ${'a'.repeat(12_000)}\r\n\r\n`.repeat(4));
+    return socket;
+  };
+  // Three wait on each, of 16 KB with all that they are.
+  const sockets = [open(), open()];
+  await until('two to be handled', () => handled.length === 2);
+  await until('all of theirs to be read', () => refusals.length === 0 && sockets.every((s) => s.bytesWritten > 48_000));
+  const third = open();
+  await once(third, 'close');
+  assert.match(refusals[0]!, /^requests that wait behind others keep 100000 bytes/);
+  sockets[0]!.destroy();
+  await once(handled[0]!, 'close');
+  const fourth = open();
+  await until('the fourth to be handled', () => handled.length === 4);
+  // Each of those that wait has its turn.
+  for (let n = 3; n < 7; n++) {
+    await until('its turn', () => handled.length > n);
+    handled[n]!.end();
+  }
+  fourth.destroy();
+  assert.equal(refusals.length, 1);
 });
 
 test('a body that may have no end is answered, and not read to its end', async (t) => {

@@ -94,7 +94,7 @@ class Informer {
       return;
     }
     this.copy.clear();
-    for (const entry of registry.list({}).reverse()) {
+    for (const entry of registry.list({}).toReversed()) {
       const vm = JSON.parse(entry.json) as Known['vm'];
       this.copy.set(vm.id, { vm, live: vm.status === 'running' && !registry.isStale(entry) });
     }
