@@ -153,6 +153,7 @@ function refuse(socket: Duplex, { error, allow, asked }: Refusal): void {
     'content-type: application/json; charset=utf-8',
     `content-length: ${Buffer.byteLength(body)}`,
     ...(allow ? [`allow: ${allow}`] : []),
+    ...(error.retryAfter === undefined ? [] : [`retry-after: ${error.retryAfter}`]),
     ...(told.requestId ? [`${REQUEST_ID_HEADER}: ${told.requestId}`] : []),
     'connection: close',
   ];
