@@ -1,4 +1,4 @@
-import { createWriteStream, existsSync, renameSync, rmSync, statSync } from 'node:fs';
+import { createWriteStream, existsSync, openSync, renameSync, rmSync, statSync } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import { defineCommand } from '../command.ts';
 import { VregError } from '../protocol/errors.ts';
@@ -26,7 +26,10 @@ export const backup = defineCommand<{ force?: boolean }>({
     // Under another name until it is whole, so that a broken download is never taken for a backup.
     const draft = `${path}.part-${process.pid}`;
     try {
-      await pipeline(await context.client().backup(), createWriteStream(draft, { mode: 0o600, flush: true }));
+      const copy = await context.client().backup();
+      // Opened by now, so that it is there to be removed however soon the copy breaks off.
+      const fd = openSync(draft, 'w', 0o600);
+      await pipeline(copy, createWriteStream(draft, { fd, flush: true }));
       renameSync(draft, path!);
     } catch (cause) {
       rmSync(draft, { force: true });
