@@ -87,7 +87,12 @@ test('of backups one is made at once and two are sent; others are refused, and t
     const controller = new AbortController();
     const asked = fetch(`${url}/registry/backup`, { signal: controller.signal });
     setImmediate(() => controller.abort());
-    await assert.rejects(asked);
+    // One that is refused may be answered before that.
+    const status = await asked.then(
+      ({ status }) => status,
+      () => 'gone',
+    );
+    assert.notEqual(status, 200);
   }
   await until('a place', async () => (await backup()) === 200);
 });
