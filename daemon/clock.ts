@@ -12,6 +12,9 @@ export interface Clock {
   gapEndedAt(): number | undefined;
 }
 
+/** The longest that a timer of Node's can wait, in milliseconds: beyond it `setTimeout` fires at once. */
+export const MAX_TIMEOUT = 2 ** 31 - 1;
+
 /** Milliseconds between two ticks of the listening clock. */
 export const TICK = 250;
 

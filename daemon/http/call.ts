@@ -6,6 +6,7 @@ import { VregError } from '../../src/protocol/errors.ts';
 import type { Limit } from '../../src/protocol/token.ts';
 import type { Role } from '../../src/protocol/vm.ts';
 import type { Access, Guest } from '../access/access.ts';
+import { MAX_TIMEOUT } from '../clock.ts';
 import { checkWithin, isWithin, type WriteOptions } from '../registry/changes.ts';
 import { type Doubt, doubtOf } from '../registry/doubt.ts';
 import type { Entry } from '../registry/entry.ts';
@@ -16,9 +17,6 @@ import type { Kept } from './kept.ts';
 import { listOf, sizeOf } from './list.ts';
 import type { Pieces } from './pieces.ts';
 import type { Telling } from './telling.ts';
-
-/** The longest that a timer of Node's can wait, in milliseconds. */
-const MAX_TIMEOUT = 2 ** 31 - 1;
 
 export interface Answer {
   status: number;

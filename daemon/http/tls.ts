@@ -9,6 +9,7 @@ import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { createSecureContext, type SecureContextOptions, TLSSocket } from 'node:tls';
 import { toErrorBody, VregError } from '../../src/protocol/errors.ts';
+import { MAX_TIMEOUT } from '../clock.ts';
 import { Silence } from './silence.ts';
 
 interface Pem {
@@ -160,9 +161,6 @@ export class Tls {
       this.#log.warn(fields, `a certificate in ${path} expires soon, at ${end.toISOString()}`);
   }
 }
-
-/** The longest that a timer of Node's can wait, in milliseconds. */
-const MAX_TIMEOUT = 2 ** 31 - 1;
 
 /** Node looks at the end of a client's certificate in a full handshake only: not in a resumed one, and not later. */
 function endWithCertificate(socket: TLSSocket): void {

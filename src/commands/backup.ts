@@ -1,4 +1,4 @@
-import { createWriteStream, existsSync, openSync, renameSync, rmSync, statSync } from 'node:fs';
+import { createWriteStream, existsSync, openSync, renameSync, rmSync, statSync, type WriteStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import { defineCommand } from '../command.ts';
 import { VregError } from '../protocol/errors.ts';
@@ -25,13 +25,14 @@ export const backup = defineCommand<{ force?: boolean }>({
     }
     // Under another name until it is whole, so that a broken download is never taken for a backup.
     const draft = `${path}.part-${process.pid}`;
+    let output: WriteStream | undefined;
     try {
-      const copy = await context.client().backup();
-      // Opened by now, so that it is there to be removed however soon the copy breaks off.
-      const fd = openSync(draft, 'w', 0o600);
-      await pipeline(copy, createWriteStream(draft, { fd, flush: true }));
+      // Before a copy is made for nothing; and opened by now, so that it is removed however soon the copy breaks off.
+      output = createWriteStream(draft, { fd: openSync(draft, 'w', 0o600), flush: true });
+      await pipeline(await context.client().backup(), output);
       renameSync(draft, path!);
     } catch (cause) {
+      output?.destroy();
       rmSync(draft, { force: true });
       if (cause instanceof VregError) throw cause;
       context.signal.throwIfAborted();
