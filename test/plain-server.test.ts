@@ -1,10 +1,14 @@
 import assert from 'node:assert/strict';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import test from 'node:test';
 import { Interrupted } from '../src/session.ts';
 import { seed, start, vreg } from './helpers/cli.ts';
 import { startPlainServer } from './helpers/plain-server.ts';
 import { until } from './helpers/until.ts';
 import { aVm } from './helpers/vm.ts';
+
+const NEW_FILE = join(tmpdir(), `vreg-backup-${process.pid}`);
 
 /** Each command line in turn against one server of the original kind, and what it answers. */
 const SESSION: readonly [argv: string, code: number, stdout: string | RegExp, stderr?: RegExp][] = [
@@ -53,7 +57,7 @@ const SESSION: readonly [argv: string, code: number, stdout: string | RegExp, st
   ['doctor', 0, /\nversion\twarn\tthe registry is not a vreg daemon\t/],
   ['why i', 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it has no reasons\nhint: run vreg daemon there/],
   ['history i', 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it has no histories\nhint: /],
-  ['backup /nonexistent/x', 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it has no backups\nhint: /],
+  [`backup ${NEW_FILE}`, 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it has no backups\nhint: /],
   ['watch --since 1', 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it has no revisions\nhint: /],
   ['ls --selector task=b --limit 1 -q', 0, 'w1\n'],
 ];
