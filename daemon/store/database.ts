@@ -13,7 +13,7 @@ import { crcOf, crcOfBytes, DamageError, NewerError } from './guards.ts';
 import { Journal } from './journal.ts';
 import { PackedBeats, type Undo } from './packed-beats.ts';
 import { RECORDS_SCHEMA, Records } from './records.ts';
-import { APPLICATION_ID, SAVES_SCHEMA, SCHEMA, SCHEMA_VERSION } from './schema.ts';
+import { APPLICATION_ID, checkTables, SAVES_SCHEMA, SCHEMA, SCHEMA_VERSION } from './schema.ts';
 import { crcOfState, readState, type State } from './state.ts';
 import type { Beat, Change, Contents, RecordChange, StoredVm } from './store.ts';
 
@@ -88,6 +88,7 @@ export class RegistryDatabase {
     const known = `it has schema version ${version}; this vreg knows 1 to ${SCHEMA_VERSION}`;
     if (version > SCHEMA_VERSION) throw new NewerError(known);
     if (version < 1) throw new DamageError(known);
+    checkTables(this.#db);
     const records = version === 1 ? [] : this.#records.load();
     this.#state = readState(this.#db, version);
     this.#readBeats();

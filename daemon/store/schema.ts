@@ -1,4 +1,6 @@
 /** The tables of the database, and what marks a file as one of ours. */
+import Database from 'libsql';
+import { DamageError } from './guards.ts';
 import { JOURNAL_SCHEMA } from './journal.ts';
 import { RECORDS_SCHEMA } from './records.ts';
 
@@ -27,3 +29,26 @@ export const SCHEMA = `
   PRAGMA application_id = ${APPLICATION_ID};
   PRAGMA user_version = ${SCHEMA_VERSION};
 `;
+
+const COLUMNS = `
+  SELECT tables.name, columns.name, columns.type, columns."notnull", columns.pk
+  FROM sqlite_schema AS tables, pragma_table_info(tables.name) AS columns WHERE tables.type = 'table'
+`;
+
+/**
+ * Checks that each table is as it was made, or as an earlier version made it. By a flipped bit in its text, SQLite can take
+ * one for another that its rows fit as well, and later changes miss: `INTEGER PRAMARY KEY` is the name of a type.
+ * @throws DamageError
+ */
+export function checkTables(db: Database.Database): void {
+  const model = new Database(':memory:');
+  model.exec(SCHEMA);
+  const known = new Set(columnsOf(model).map(String));
+  model.close();
+  for (const column of columnsOf(db))
+    if (!known.has(String(column))) throw new DamageError(`its table "${column[0]}" is not as it was made`);
+}
+
+function columnsOf(db: Database.Database): unknown[][] {
+  return db.prepare(COLUMNS).raw().all() as unknown[][];
+}

@@ -8,7 +8,7 @@ import { isMainThread, parentPort, workerData } from 'node:worker_threads';
 import { contradiction, type DataDir, openDataDir, readMark } from './data-dir.ts';
 import { RegistryDatabase } from './database.ts';
 import { describe, describeFinding, type Failure } from './failures.ts';
-import { DamageError } from './guards.ts';
+import { checkFormat, DamageError } from './guards.ts';
 import { type Request, StoreService } from './service.ts';
 
 export type Reply = { seq: number; value: unknown } | { seq: number; failure: Failure };
@@ -50,6 +50,8 @@ function check(path: string): void {
       database.load();
       const wrong = contradiction(database.state, mark);
       if (wrong) throw new DamageError(wrong);
+      // Last, since closing the file gives up this process's lock on it (fcntl(2)).
+      checkFormat(dir.database);
     }
   } catch (error) {
     let failure = describeFinding(error);

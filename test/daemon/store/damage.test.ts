@@ -77,6 +77,19 @@ test('a database that is gone or empty beside its mark is refused, with or witho
   }
 });
 
+test('a database that SQLite would read but not write is refused, before a change is', async (t) => {
+  const { closed } = specimen;
+  // Version of the format to write it, and to read it.
+  for (const at of [18, 19]) {
+    const dir = copyOf(t, closed);
+    const file = join(dir, 'registry.db');
+    const bytes = readFileSync(file);
+    bytes[at] = 3;
+    writeFileSync(file, bytes);
+    await assertRefused(dir, /is damaged/);
+  }
+});
+
 test('what is no database of a registry is refused', async (t) => {
   const { closed } = specimen;
   const dir = copyOf(t, closed);
@@ -205,6 +218,10 @@ const TAMPERED: Readonly<Record<string, [sql: string, finding: RegExp]>> = {
   'a count of saves that was set forth': ['UPDATE state SET saves = saves + 1', /state row fails its checksum/],
   'a state that is gone': ['DELETE FROM state', /state row is missing/],
   'a journal that was edited': ["UPDATE journal SET by = 'nobody'", /journal fails its checksum/],
+  'a key that became a name of a type': [
+    "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'PRIMARY KEY CHECK', 'PRAMARY KEY CHECK')",
+    /its table "state" is not as it was made/,
+  ],
   'a table that is gone': ['DROP TABLE beats', /reading it fails: no such table: beats/],
 };
 for (const [what, [sql, finding]] of Object.entries(TAMPERED)) {
