@@ -196,6 +196,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
       handler: (request, reply) => {
         const send = (answer: Answer | undefined): FastifyReply => {
           if (!answer) return reply;
+          if (typeof answer.body === 'string') holding.kept.text(answer.body, reply.raw, route.method !== 'GET');
           if (answer.etag !== undefined) reply.header('etag', `"${answer.etag}"`);
           if (answer.length !== undefined) reply.header('content-length', answer.length);
           // As of now: a change that is answered is part of it, and so is what came while the answer was held.

@@ -13,7 +13,7 @@ import type { Entry } from '../registry/entry.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { StreamLimits } from './event-stream.ts';
 import type { Held, Lookout } from './held.ts';
-import type { Kept } from './kept.ts';
+import { type Kept, SMALL } from './kept.ts';
 import { listOf, sizeOf } from './list.ts';
 import type { Pieces } from './pieces.ts';
 import type { Telling } from './telling.ts';
@@ -164,8 +164,9 @@ export class Call {
 
   /** Who writes, where, and what they have seen: from the token, `If-Match` and `If-None-Match`. @throws VregError INVALID */
   write(): WriteOptions {
-    // An answer that cannot be given is refused before anything is changed.
+    // An answer that cannot be given, or kept, is refused before anything is changed.
     this.#encoder();
+    if (this.request.method !== 'DELETE' && this.#isLarge()) this.kept.checkRoom();
     const { 'if-match': match, 'if-none-match': noneMatch } = this.request.headers;
     const { name: by, limit: within } = this.guest;
     // No entry is one that there is and one that there is not (RFC 9110, 13.2.2).
@@ -192,6 +193,19 @@ export class Call {
       });
     }
     return { by, within, expect: Number(revision) };
+  }
+
+  /** Does what takes long where the entry is large, a few at a time: a short request may change a long entry. */
+  inTurn<T>(work: () => Promise<T>): Promise<T> {
+    return this.#isLarge() ? Promise.resolve(this.pieces.run(work)) : work();
+  }
+
+  /** True of a change of an entry that is large, or may make it so. */
+  #isLarge(): boolean {
+    const { id = '' } = (this.request.params ?? {}) as { id?: string };
+    const { 'content-length': length, 'transfer-encoding': coding } = this.request.headers;
+    if (coding !== undefined || Number(length ?? 0) > SMALL) return true;
+    return this.registry.has(id) && this.registry.get(id).size > SMALL;
   }
 
   /** Answers one entry. */

@@ -1,7 +1,7 @@
 /** The past of one VM as JSON. A long one is read and sent page by page, as its reader takes it. */
 import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { Answer, Call } from './call.ts';
-import { asTaken, SMALL } from './kept.ts';
+import { asTaken } from './kept.ts';
 
 /** Changes of a page: what is answered when nothing is said; two megabytes at most, as the journal bounds each. */
 const PAGE = 100;
@@ -18,11 +18,9 @@ export async function historyOf(call: Call, limit: number): Promise<Answer> {
     });
   const first = await read(limit);
   const start = `{"id":${JSON.stringify(id)},"history":[${first.text}`;
-  const isWhole = first.end === undefined;
-  if (isWhole && start.length <= SMALL) return { status: 200, body: `${start}],"count":${first.count}}` };
+  if (first.end === undefined) return { status: 200, body: `${start}],"count":${first.count}}` };
   const account = kept.open(reply.raw);
   account.keep(start.length);
-  if (isWhole) return { status: 200, body: `${start}],"count":${first.count}}` };
   call.endWhenUnwelcome();
   const made = piecesOf(read, limit, [start], { count: first.count, end: first.end });
   return { status: 200, body: asTaken(async () => (await made.next()).value, account) };

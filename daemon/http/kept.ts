@@ -37,18 +37,27 @@ export class Kept {
     return this.#bytes;
   }
 
+  /** @throws VregError TOO_MANY_REQUESTS while nothing more may be kept */
+  checkRoom(): void {
+    if (this.#bytes < this.#max) return;
+    const message = `answers that their readers have not taken yet keep ${this.#max} bytes, and that is the most`;
+    throw new VregError('TOO_MANY_REQUESTS', message, {
+      hint: 'take answers as they come, ask for less (limit, role), or give the daemon more memory',
+      retryAfter: 5,
+    });
+  }
+
   /**
    * @param response closes the account when it is over
    * @throws VregError TOO_MANY_REQUESTS
    */
   open(response: ServerResponse): Account {
-    if (this.#bytes >= this.#max) {
-      const message = `answers that their readers have not taken yet keep ${this.#max} bytes, and that is the most`;
-      throw new VregError('TOO_MANY_REQUESTS', message, {
-        hint: 'take answers as they come, ask for less (limit, role), or give the daemon more memory',
-        retryAfter: 5,
-      });
-    }
+    this.checkRoom();
+    return this.count(response);
+  }
+
+  /** As {@link open}, of an answer that cannot be refused any more: what it tells is done. */
+  count(response: ServerResponse): Account {
     let own = 0;
     let isOpen = !response.destroyed;
     const things: [thing: object, bytes: number][] = [];
@@ -73,6 +82,17 @@ export class Kept {
     };
     response.once('close', account.close);
     return account;
+  }
+
+  /**
+   * Counts an answer that is one text, unless it is small.
+   * @param isDone of what a change answers, which cannot be refused any more
+   * @throws VregError TOO_MANY_REQUESTS
+   */
+  text(text: string, response: ServerResponse, isDone: boolean): void {
+    if (text.length <= SMALL) return;
+    const account = isDone ? this.count(response) : this.open(response);
+    account.keep(Buffer.byteLength(text));
   }
 
   #giveBack(thing: object, bytes: number): void {

@@ -1,7 +1,7 @@
 /** Lists of entries as JSON. A long one is made and sent piece by piece, as its reader takes it. */
 import type { Readable } from 'node:stream';
 import type { Entry } from '../registry/entry.ts';
-import { type Account, asTaken, SMALL } from './kept.ts';
+import { type Account, asTaken } from './kept.ts';
 import type { Pieces } from './pieces.ts';
 
 /** UTF-16 units of a piece: hundreds of entries, so that usual lists are one; little, since each slow reader keeps one. */
@@ -11,7 +11,7 @@ const REFERENCE = 8;
 
 /**
  * `{vms, count}`. What is declared is as of now, also where it is sent later; liveness is as of when it is sent.
- * @param open an account of what it keeps, unless it is small
+ * @param open an account of what it keeps, where it is more than one piece
  * @returns text when it is one piece. A long one as text would be kept once for each reader who does not read, and there
  *   are texts that are too long for JavaScript.
  * @throws VregError TOO_MANY_REQUESTS
@@ -24,10 +24,9 @@ export function listOf(
 ): string | Readable {
   const pieces = piecesOf(entries, encode);
   const { value: first, done } = pieces.next();
-  if (done && first.length <= SMALL) return first;
+  if (done) return first;
   const account = open();
   account.keep(first.length);
-  if (done) return first;
   account.share(entries, entries.length * REFERENCE);
   let made: string | undefined = first;
   let isOver = false;

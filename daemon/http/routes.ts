@@ -78,7 +78,9 @@ export const ROUTES: readonly Route[] = [
     handle: async (call) => {
       // As the original registry: an unknown VM is a 404 whatever the body says.
       call.registry.get(call.id);
-      return call.entry(await call.registry.update(call.id, parseUpdate(call.body), call.write()));
+      const update = parseUpdate(call.body);
+      const options = call.write();
+      return call.entry(await call.inTurn(() => call.registry.update(call.id, update, options)));
     },
   },
   {
@@ -86,7 +88,8 @@ export const ROUTES: readonly Route[] = [
     path: '/registry/vms/:id',
     access: 'write',
     handle: async (call) => {
-      await call.registry.deregister(call.id, call.write());
+      const options = call.write();
+      await call.inTurn(() => call.registry.deregister(call.id, options));
       return ok({ deleted: true });
     },
   },
@@ -156,6 +159,7 @@ export const ROUTES: readonly Route[] = [
     method: 'GET',
     path: PATHS.conflicts,
     access: 'read',
+    isLong: true,
     handle: ({ registry, sight }) => {
       const isSeen = (id: string) =>
         !sight || isWithin(sight, registry.has(id) ? registry.get(id).vm : { id, role: '' });

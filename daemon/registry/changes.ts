@@ -88,6 +88,8 @@ export function diff(before: Declared | undefined, after: Declared | undefined):
   const fields = new Set([...Object.keys(before ?? {}), ...Object.keys(after ?? {})] as (keyof Declared)[]);
   for (const field of fields) {
     const pair: [unknown, unknown] = [before?.[field] ?? null, after?.[field] ?? null];
+    // What an update leaves alone is the same object, and may be large.
+    if (pair[0] === pair[1]) continue;
     if (JSON.stringify(pair[0]) !== JSON.stringify(pair[1])) changes[field] = pair;
   }
   return changes;

@@ -3,6 +3,7 @@
  * the disk the next one gathers, so that many changes share a sync (group commit).
  */
 import { mkdtempSync, renameSync, rmSync } from 'node:fs';
+import { getHeapStatistics } from 'node:v8';
 import { Worker } from 'node:worker_threads';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { HistoryItem } from '../../src/protocol/events.ts';
@@ -15,14 +16,21 @@ import type { Reply } from './worker.ts';
 
 /** Changes that may wait for the disk: seconds of work for a slow disk. More would only wait longer. */
 const MAX_WAITING = 20_000;
-/** Changes in one transaction: bounds how long the first of them waits for the last. */
+/** Bytes of entries that may wait with them: a sixteenth of the heap, since each is there some times over until it is written. */
+const MAX_BYTES = Math.floor(getHeapStatistics().heap_size_limit / 16);
+/** Bytes of an entry that waits in any case: none may be kept out by those of others that are large. */
+const SMALL = 16_384;
+/** Changes in one transaction, and their bytes: bounds how long the first of them waits for the last. */
 const MAX_GROUP = 1_000;
+const MAX_GROUP_BYTES = 16_777_216;
 
 const WRITE = 'write to its disk';
 const READ = 'read from its disk';
 
 interface Waiting {
   change: Change;
+  /** UTF-16 units of its entry. */
+  size: number;
   resolve(): void;
   reject(error: Error): void;
 }
@@ -32,24 +40,31 @@ export interface SqliteStoreOptions {
   dataDir: string;
   /** Called when the worker dies: what it acknowledged is on the disk, the rest is unknown, and the process should end. */
   onDeath(error: Error): void;
+  /** Bytes of large entries that may wait for the disk; a share of the heap when nothing is said. */
+  maxBytes?: number;
 }
 
 export class SqliteStore implements Store {
   readonly #worker: StoreWorker;
+  readonly #maxBytes: number;
   #queue: Waiting[] = [];
+  /** Of those in the queue, and of those on their way to the disk. */
+  #bytes = 0;
   #draining: Promise<void> | undefined;
   #closed = false;
   #copying = false;
 
-  private constructor(worker: StoreWorker) {
+  private constructor(worker: StoreWorker, maxBytes: number) {
     this.#worker = worker;
+    this.#maxBytes = maxBytes;
   }
 
   /**
    * Opens the store of a data dir, after a check that changes nothing.
    * @throws VregError ALREADY_RUNNING (another daemon has it), STORE_DAMAGED, STORE_UNUSABLE
    */
-  static async open({ dataDir, onDeath }: SqliteStoreOptions): Promise<{ store: SqliteStore; contents: Contents }> {
+  static async open(options: SqliteStoreOptions): Promise<{ store: SqliteStore; contents: Contents }> {
+    const { dataDir, onDeath, maxBytes = MAX_BYTES } = options;
     const dir = openDataDir(dataDir);
     const mark = readMark(dir);
     if (databaseSize(dir) > 0) await check(dir);
@@ -60,7 +75,7 @@ export class SqliteStore implements Store {
     try {
       const contents = (await worker.ask({ kind: 'open' })) as Contents;
       isOpen = true;
-      return { store: new SqliteStore(worker), contents };
+      return { store: new SqliteStore(worker, maxBytes), contents };
     } catch (error) {
       await worker.terminate();
       throw atOpen(dir, error as StoreFailure);
@@ -73,8 +88,16 @@ export class SqliteStore implements Store {
       const hint = 'try again in a second';
       throw new VregError('BUSY', `${MAX_WAITING} changes already wait for the disk`, { hint, retryAfter: 1 });
     }
+    const size = change.kind === 'put' ? change.vm.body.length : 0;
+    if (size > SMALL && this.#bytes + size > this.#maxBytes) {
+      throw new VregError('TOO_MANY_REQUESTS', `changes of ${this.#bytes} bytes already wait for the disk`, {
+        hint: 'try again in a second, or keep less in metadata',
+        retryAfter: 1,
+      });
+    }
+    this.#bytes += size;
     return new Promise((resolve, reject) => {
-      this.#queue.push({ change, resolve, reject });
+      this.#queue.push({ change, size, resolve, reject });
       this.#draining ??= this.#drain();
     });
   }
@@ -119,19 +142,33 @@ export class SqliteStore implements Store {
 
   async #drain(): Promise<void> {
     while (this.#queue.length > 0) {
-      const group = this.#queue.splice(0, MAX_GROUP);
+      const group = this.#queue.splice(0, groupOf(this.#queue));
       try {
         await this.#worker.ask({ kind: 'commit', changes: group.map(({ change }) => change) });
-        for (const { resolve } of group) resolve();
+        for (const { size, resolve } of group) {
+          this.#bytes -= size;
+          resolve();
+        }
       } catch (error) {
         // What waits was decided on changes that have just failed, so it fails with them.
         const failed = [...group, ...this.#queue];
         this.#queue = [];
+        this.#bytes = 0;
         for (const { reject } of failed) reject(atWork(WRITE, error as StoreFailure));
       }
     }
     this.#draining = undefined;
   }
+}
+
+/** How many of those that wait make one transaction: one, however large. */
+function groupOf(queue: readonly Waiting[]): number {
+  let count = 0;
+  for (let bytes = 0; count < Math.min(queue.length, MAX_GROUP); count++) {
+    bytes += queue[count]!.size;
+    if (bytes > MAX_GROUP_BYTES) break;
+  }
+  return Math.max(1, count);
 }
 
 /** Turns what the worker answers into what the caller reads. */

@@ -22,6 +22,7 @@ for (const path of ['/registry/vms', '/registry/events?since=start']) {
     // More than the kernel takes for who does not read.
     const metadata = { pad: 'x'.repeat(1_000_000) };
     for (let n = 0; n < 24; n++) await registry.register(aVm({ id: `vm-${n}`, metadata }));
+    await registry.register(aVm({ id: 'small' }));
     const served: Socket[] = [];
     server.on('connection', (socket: Socket) => served.push(socket));
     const slow = [1, 2].map(() => connect(at).pause());
@@ -30,14 +31,26 @@ for (const path of ['/registry/vms', '/registry/events?since=start']) {
       await until('the kernel to be full', () => (served[n]?.writableLength ?? 0) > 0);
       assert.ok(served[n]!.writableLength < 2_100_000, `${served[n]!.writableLength} bytes wait`);
     }
-    for (const another of ['/registry/vms', '/registry/vms?sort=id', '/registry/events?since=start']) {
-      const refused = await call(url, 'GET', another);
+    const { revision } = registry;
+    for (const [method, another, body] of [
+      ['GET', '/registry/vms'],
+      ['GET', '/registry/vms?sort=id'],
+      ['GET', '/registry/events?since=start'],
+      ['GET', '/registry/vms/vm-1'],
+      ['GET', '/registry/vms/vm-1?include=liveness'],
+      ['PATCH', '/registry/vms/vm-1', { name: 'new' }],
+      ['PUT', '/registry/vms/small', aVm({ id: 'small', metadata })],
+      ['POST', '/registry/vms', aVm({ id: 'large', metadata })],
+    ] as const) {
+      const refused = await call(url, method, another, { body });
       assert.deepEqual([refused.status, refused.headers.get('retry-after')], [429, '5'], another);
       assert.match(errorOf(refused), /^answers that their readers have not taken yet keep 1500000 bytes/);
     }
+    assert.equal(registry.revision, revision, 'what cannot be answered is not done');
     // What is small is answered, whoever reads slowly.
     assert.equal((await call(url, 'GET', '/registry/discover/infra')).status, 200);
-    assert.equal((await call(url, 'PATCH', '/registry/vms/vm-1', { body: { name: 'new' } })).status, 200);
+    assert.equal((await call(url, 'PATCH', '/registry/vms/small', { body: { name: 'new' } })).status, 200);
+    assert.equal((await call(url, 'DELETE', '/registry/vms/vm-2')).status, 200);
     slow[0]!.destroy();
     await until(
       'room for another',
@@ -74,6 +87,20 @@ test('a piece is made when the one before is taken, and it alone is kept', async
   }
   await until('the end', () => reader.writableFinished);
   assert.equal(kept.bytes, 0);
+});
+
+test('an answer of one text counts, unless it is small; what a change answers counts, but is not refused', () => {
+  const kept = new Kept(40_000);
+  const response = aResponse();
+  kept.text('x'.repeat(16_384), aResponse(), false);
+  assert.equal(kept.bytes, 0);
+  kept.text('é'.repeat(20_000), response, false);
+  assert.equal(kept.bytes, 40_000);
+  assert.throws(() => kept.text('x'.repeat(20_000), aResponse(), false), { code: 'TOO_MANY_REQUESTS' });
+  kept.text('x'.repeat(20_000), aResponse(), true);
+  assert.equal(kept.bytes, 60_000);
+  response.emit('close');
+  assert.equal(kept.bytes, 20_000);
 });
 
 test('an answer whose making fails breaks off', async () => {

@@ -47,6 +47,33 @@ test('many changes at once are all durable, and in their order', async (t) => {
   );
 });
 
+test('large entries that wait for the disk are bounded in bytes, and small ones come in all the same', async (t) => {
+  const { store } = await SqliteStore.open({ dataDir: tempDir(t), onDeath: assert.fail, maxBytes: 100_000 });
+  t.after(() => store.close());
+  const more = { metadata: { pad: 'x'.repeat(40_000) } };
+  const durable = [1, 2].map((revision) => store.commit(putOf({ id: `large-${revision}`, revision, more })));
+  assert.throws(() => store.commit(putOf({ id: 'large-3', revision: 3, more })), {
+    code: 'TOO_MANY_REQUESTS',
+    message: /^changes of 8\d{4} bytes already wait for the disk$/,
+    retryAfter: 1,
+  });
+  durable.push(store.commit(putOf({ id: 'small', revision: 3 })));
+  await Promise.all(durable);
+  await store.commit(putOf({ id: 'large-3', revision: 4, more }));
+});
+
+test('more than fits one transaction is durable in several, in their order', async (t) => {
+  const dir = tempDir(t);
+  const { store } = await openStore(t, dir);
+  const more = { metadata: { pad: 'x'.repeat(9_000_000) } };
+  const settled: number[] = [];
+  const changes = [1, 2, 3].map((revision) => putOf({ id: 'vm', created: 1, revision, more }));
+  await Promise.all(changes.map((change) => store.commit(change).then(() => settled.push(change.revision))));
+  assert.deepEqual(settled, [1, 2, 3]);
+  await store.close();
+  assert.equal((await readStore(dir)).revision, 3);
+});
+
 test('what is read back is what was written: order, revisions, times, and any text', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
