@@ -140,13 +140,14 @@ export function buildApp(options: AppOptions): FastifyInstance {
     },
     clientErrorHandler: answerBrokenRequest,
   });
-  app.server.on('refused', (refused: Refused) => auditRefused(log, refused, newRequestId({ headers: {} })));
+  app.server.on('refused', (refused: Refused) => auditRefused(log, refused, newRequestId));
 
   app.decorateRequest('guest', undefined);
   app.decorateRequest('subject', undefined);
   app.decorateRequest('claimed', undefined);
   app.decorateReply('refusal', undefined);
   app.decorateReply('isLate', false);
+  app.decorateReply('isTold', false);
   // One hook without promises: it runs before each heartbeat.
   app.addHook('onRequest', (request, reply, done) => {
     auditWhenOver(log, request, reply);

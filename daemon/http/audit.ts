@@ -28,11 +28,17 @@ export function requestIds(): (request: Pick<IncomingMessage, 'headers'>) => str
   };
 }
 
+/** Requests whose body is still to come, or was: what is wrong with it is found by the server below the app. */
+const withBody = new WeakMap<IncomingMessage, { request: FastifyRequest; reply: FastifyReply }>();
+
 /**
  * Logs the request when it is over: when its answer is sent, or its client is gone. What was not decided by then is logged
  * by {@link auditIfLate}, since it may still be done.
  */
 export function auditWhenOver(log: Logger, request: FastifyRequest, reply: FastifyReply): void {
+  const { headers } = request;
+  if (headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined)
+    withBody.set(request.raw, { request, reply });
   reply.raw.once('close', () => {
     if (reply.sent) audit(log, request, reply);
     else reply.isLate = true;
@@ -44,20 +50,29 @@ export function auditIfLate(log: Logger, request: FastifyRequest, reply: Fastify
   if (reply.isLate) audit(log, request, reply);
 }
 
-/** Logs what never became a request of the app, and names it. */
-export function auditRefused(log: Logger, refused: Refused, requestId: string): void {
-  refused.requestId = requestId;
-  const { asked, from, error } = refused;
+/** Logs what the server refused below the app, and names it as the app does if it has heard of it. */
+export function auditRefused(log: Logger, refused: Refused, newRequestId: ReturnType<typeof requestIds>): void {
+  const { asked, from, error, headers = {} } = refused;
   const { status, code } = error;
+  const known = refused.request && withBody.get(refused.request);
+  const requestId = known?.request.id ?? newRequestId({ headers });
+  refused.requestId = requestId;
+  if (known) {
+    audit(log, known.request, known.reply, { status, code });
+    known.reply.isTold = true;
+    return;
+  }
   const url = asked && withoutSecrets(asked.url);
   log.info({ audit: true, requestId, by: ANONYMOUS, from, method: asked?.method, url, status, code }, 'refused');
 }
 
-function audit(log: Logger, request: FastifyRequest, reply: FastifyReply): void {
+function audit(log: Logger, request: FastifyRequest, reply: FastifyReply, outcome = outcomeOf(reply)): void {
+  // With the answer that was sent.
+  if (reply.isTold) return;
   const { method, id: requestId, guest, ip: from } = request;
   const by = guest?.name ?? request.claimed ?? ANONYMOUS;
   const url = withoutSecrets(request.url);
-  const { statusCode: status, refusal: code } = reply;
+  const { status, code } = outcome;
   const ms = Math.round(reply.elapsedTime);
   // What a proxy says of it is believed as its word on the address is, and may be any text.
   const scheme = request.protocol === 'https' ? 'https' : undefined;
@@ -77,6 +92,10 @@ function audit(log: Logger, request: FastifyRequest, reply: FastifyReply): void 
   );
 }
 
+function outcomeOf({ statusCode, refusal }: FastifyReply): { status: number; code: ErrorCode | undefined } {
+  return { status: statusCode, code: refusal };
+}
+
 declare module 'fastify' {
   interface FastifyRequest {
     /** What it is about, where the URL does not say. */
@@ -89,5 +108,7 @@ declare module 'fastify' {
     refusal?: ErrorCode | undefined;
     /** Its client had gone before it was decided. */
     isLate: boolean;
+    /** It was logged as refused by the server, before the app had an answer. */
+    isTold: boolean;
   }
 }

@@ -43,6 +43,7 @@ export function readJsonBodies(app: FastifyInstance, maxBody: number, pieces: Pi
         underWay -= size;
       });
     }
+    if (isAwaited(request, maxBody)) reply.raw.writeContinue();
     done();
   });
 
@@ -86,6 +87,12 @@ export function readJsonBodies(app: FastifyInstance, maxBody: number, pieces: Pi
 function isBodiless({ headers }: FastifyRequest): boolean {
   const length = headers['content-length'];
   return (length === undefined || length === '0') && headers['transfer-encoding'] === undefined;
+}
+
+/** True of a body that its client sends when it is asked for it; one that is too large is not (RFC 9110, 10.1.1). */
+function isAwaited({ raw, headers }: FastifyRequest, maxBody: number): boolean {
+  if (headers.expect === undefined || raw.httpVersion !== '1.1') return false;
+  return /^100-continue$/i.test(headers.expect) && Number(headers['content-length'] ?? 0) <= maxBody;
 }
 
 /** By the headers: true of a body that is longer than any that is read, or does not say how long it is. */

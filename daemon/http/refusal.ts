@@ -1,4 +1,5 @@
 /** What is refused before any route is asked. */
+import type { IncomingHttpHeaders } from 'node:http';
 import type { FastifyRequest } from 'fastify';
 import { VregError } from '../../src/protocol/errors.ts';
 import { methodsOf } from './routes.ts';
@@ -7,8 +8,9 @@ export interface Refusal {
   error: VregError;
   /** The `Allow` header of a 405. */
   allow?: string;
-  /** What was asked, where that could be read. */
+  /** What was asked, and its headers, where that could be read. */
   asked?: { method: string; url: string };
+  headers?: IncomingHttpHeaders;
 }
 
 /** Why no route answers to a method and a URL: 405 where another method would do, else 404. */

@@ -2,7 +2,14 @@
  * Node's HTTP server as the app runs on it: its time limits, and an `{error}` for what never becomes a request of the
  * app. Without it Node answers those with an empty body, or with nothing.
  */
-import { createServer, METHODS, type RequestListener, type Server, type ServerOptions } from 'node:http';
+import {
+  createServer,
+  type IncomingMessage,
+  METHODS,
+  type RequestListener,
+  type Server,
+  type ServerOptions,
+} from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { REQUEST_ID_HEADER } from '../../src/protocol/api.ts';
@@ -20,6 +27,8 @@ const CHECKS = 10;
 const LINGER = 1000;
 /** Bytes that such a client may go on sending meanwhile: it may not have looked yet, and a reset would take the answer away. */
 const MAX_LINGER = 16_777_216;
+/** Characters that the parser may have taken for the beginning of a method. */
+const MAX_METHOD = 32;
 /** Milliseconds between two looks at how much it was. */
 const LOOK = 50;
 
@@ -75,9 +84,12 @@ export function makeServer(handler: RequestListener, requestTimeout: number, tls
   };
   // An expectation other than 100-continue may be ignored (RFC 9110, 10.1.1).
   server.on('checkExpectation', listener);
-  server.on('connect', ({ method = 'CONNECT', url = '' }, socket) => {
+  // The app asks for the body, where it takes it.
+  server.on('checkContinue', listener);
+  server.on('connect', ({ method = 'CONNECT', url = '', headers }, socket) => {
     socket.on('error', () => socket.destroy());
-    refuse(socket, refuseRoute(method, url));
+    const refusal = { ...refuseRoute(method, url), asked: { method, url }, headers };
+    turns.whenAnswered(socket, () => refuse(socket, refusal));
   });
   return server;
 }
@@ -96,16 +108,42 @@ export function answerBrokenRequest(error: BrokenRequest, socket: Duplex): void 
     return;
   }
   const refusal = refusalOf(error, (socket as { server?: Server }).server?.requestTimeout ?? 0);
-  turns.whenAnswered(socket, () => refuse(socket, refusal));
+  const latest = turns.latest(socket);
+  const request = latest?.request.complete === false && !latest.response.headersSent ? latest.request : undefined;
+  turns.whenAnswered(socket, () => refuse(socket, { ...refusal, request }));
 }
 
 interface BrokenRequest extends Error {
   code?: string;
-  /** Bytes that the parser gave up on. */
+  /** The parser's words. */
+  reason?: string;
+  /** Bytes that the parser gave up on, and how many of them it had read. */
   rawPacket?: unknown;
+  bytesParsed?: number;
 }
 
-function refusalOf({ code, rawPacket }: BrokenRequest, requestTimeout: number): Refusal {
+/** Where the word begins that the parser gave up in: after the end of the request before it, whose body may end with anything. */
+function beginOfWord(text: string, at: number): number {
+  let begin = at;
+  while (begin > 0 && at - begin < MAX_METHOD && /[\w-]/.test(text[begin - 1]!)) begin--;
+  return begin;
+}
+
+/** What is wrong, by Node's names of the parser's errors. */
+const FIELDS: Readonly<Record<string, string>> = {
+  HPE_INVALID_METHOD: 'method',
+  HPE_INVALID_URL: 'url',
+  HPE_INVALID_VERSION: 'version',
+  HPE_INVALID_HEADER_TOKEN: 'headers',
+  HPE_CR_EXPECTED: 'headers',
+  HPE_INVALID_CONTENT_LENGTH: 'content-length',
+  HPE_UNEXPECTED_CONTENT_LENGTH: 'content-length',
+  HPE_INVALID_TRANSFER_ENCODING: 'transfer-encoding',
+  HPE_INVALID_CHUNK_SIZE: 'body',
+  HPE_STRICT: 'body',
+};
+
+function refusalOf({ code, reason, rawPacket, bytesParsed = 0 }: BrokenRequest, requestTimeout: number): Refusal {
   if (code === 'HPE_HEADER_OVERFLOW')
     return {
       error: new VregError('HEADERS_TOO_LARGE', 'URL and headers are too large: at most 16 KiB together', {
@@ -126,31 +164,37 @@ function refusalOf({ code, rawPacket }: BrokenRequest, requestTimeout: number): 
     };
   if (code === 'HPE_INVALID_METHOD') {
     const text = Buffer.isBuffer(rawPacket) ? rawPacket.toString('latin1') : '';
-    const line = /^([\w!#$%&'*+.^`|~-]+) (\/\S*) HTTP\/1\.[01]\r?\n/.exec(text);
+    const line = /^([\w!#$%&'*+.^`|~-]+) (\/\S*) HTTP\/1\.[01]\r?\n/.exec(text.slice(beginOfWord(text, bytesParsed)));
     const [, method, url] = line ?? [];
     if (method !== undefined && !METHODS.includes(method))
       return { ...refuseRoute(method, url!), asked: { method, url: url! } };
   }
-  return { error: new VregError('INVALID', 'the request is not well-formed HTTP') };
+  const why = reason ? `: ${reason}` : '';
+  const field = FIELDS[code ?? ''];
+  return { error: new VregError('INVALID', `the request is not well-formed HTTP${why}`, field ? { field } : {}) };
 }
 
-/** What a server's `refused` event tells: a refusal that the app has no part in. */
-export interface Refused extends Pick<Refusal, 'error' | 'asked'> {
+/** What a server's `refused` event tells: a refusal that is not the app's. */
+export interface Refused extends Pick<Refusal, 'error' | 'asked' | 'headers'> {
   from: string | undefined;
+  /** The one whose body is broken, or did not come in time; the app knows of it, and has not answered it. */
+  request?: IncomingMessage | undefined;
   /** Set by the listener. */
   requestId?: string;
 }
 
-function refuse(socket: Duplex, { error, allow, asked }: Refusal): void {
+function refuse(socket: Duplex, refusal: Refusal & Pick<Refused, 'request'>): void {
   if (refused.has(socket) || !socket.writable) return;
   refused.add(socket);
   const { server, remoteAddress: from } = socket as { server?: Server; remoteAddress?: string };
-  const told: Refused = { error, from, ...(asked ? { asked } : {}) };
+  const { error, allow, ...more } = refusal;
+  const told: Refused = { error, from, ...more };
   server?.emit('refused', told);
   const body = JSON.stringify(toErrorBody(error));
   const head = [
     `HTTP/1.1 ${error.status} Refused`,
     'content-type: application/json; charset=utf-8',
+    'x-content-type-options: nosniff',
     `content-length: ${Buffer.byteLength(body)}`,
     ...(allow ? [`allow: ${allow}`] : []),
     ...(error.retryAfter === undefined ? [] : [`retry-after: ${error.retryAfter}`]),

@@ -63,8 +63,10 @@ export class Turns {
       const error = this.#refusalOf(line, bytes);
       if (error) {
         line.isRefused = true;
-        if (line.current.headersSent) socket.destroy();
-        else refuse(socket, error);
+        const { current } = line;
+        if (isRead(current)) refuseNow(socket, current, () => refuse(socket, error));
+        // What is changed is not to be called refused; the rest is dropped.
+        else current.once('close', () => refuse(socket, error));
         // Not to be read, since each request that is read is kept.
         socket.pause();
         return;
@@ -78,6 +80,7 @@ export class Turns {
       before.once('close', () => {
         if (!socket.destroyed) this.#count(line, -1, -bytes);
         line.current = response;
+        if (line.isRefused) return;
         if (line.broken && !request.complete) line.broken();
         else if (!socket.destroyed) handler(request, response);
       });
@@ -110,13 +113,23 @@ export class Turns {
     // One that is not whole has no answer to wait for.
     if (!line || line.latest.writableFinished) act();
     else if (line.latest.req.complete) line.latest.once('close', act);
-    else if (line.latest === line.current) act();
+    else if (line.latest === line.current) refuseNow(socket, line.current, act);
     else line.broken = act;
   }
 }
 
 function newLine(first: ServerResponse): Line {
   return { current: first, latest: first, behind: 0, bytes: 0, hasWaited: false, isRefused: false };
+}
+
+function isRead({ req }: ServerResponse): boolean {
+  return req.method === 'GET' || req.method === 'HEAD';
+}
+
+/** In the place of an answer, which has not begun: within it, it would be a part of it. */
+function refuseNow(socket: Duplex, answer: ServerResponse, refuse: () => void): void {
+  if (answer.headersSent) socket.destroy();
+  else refuse();
 }
 
 /** Bytes of a request, as far as they are read before its turn. */

@@ -129,6 +129,27 @@ test('a change has its line also when its client has gone before it is made, and
   );
 });
 
+for (const [what, bytes, status, code] of [
+  ['that does not come', 'Content-Length: 50\r\n\r\n{', 408, 'REQUEST_TIMEOUT'],
+  ['that is broken', 'Transfer-Encoding: chunked\r\n\r\nzz\r\n', 400, 'INVALID'],
+] as const) {
+  test(`a request with a body ${what} has one line, with its name and the answer that was given`, async (t) => {
+    const app = await serveApp(t, { token: 's3cret', limits: { requestTimeout: 200 } });
+    const head = 'PUT /registry/vms/a HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer s3cret\r\nX-Request-Id: mine\r\n';
+    const [answer] = await exchange(app.at, head + bytes);
+    assert.deepEqual([answer?.status, answer?.headers['x-request-id']], [status, 'mine']);
+    // What the app makes of it comes later, and is no line of its own.
+    await exchange(app.at, 'CONNECT a:1 HTTP/1.1\r\nHost: a\r\nX-Request-Id: last\r\n\r\n');
+    assert.deepEqual(
+      audited(app).map((line) => [line.requestId, line.by, line.method, line.url, line.status, line.code]),
+      [
+        ['mine', 'VERS_AUTH_TOKEN', 'PUT', '/registry/vms/a', status, code],
+        ['last', 'anonymous', 'CONNECT', 'a:1', 404, 'NOT_FOUND'],
+      ],
+    );
+  });
+}
+
 test('what is no request of HTTP is refused with a line and a name, too', async (t) => {
   const app = await serveApp(t, { token: 's3cret' });
   const [broken] = await exchange(app.at, 'nonsense\r\n\r\n');

@@ -6,6 +6,7 @@ import { type AddressInfo, connect, type Socket } from 'node:net';
 import test from 'node:test';
 import { Turns } from '../../../daemon/http/turns.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
+import { GatedStore } from '../../helpers/gated-store.ts';
 import { call } from '../../helpers/http.ts';
 import { exchange, type RawAnswer, readAnswers } from '../../helpers/raw.ts';
 import { until } from '../../helpers/until.ts';
@@ -265,6 +266,68 @@ test('a request that was whole gets its own answer before the refusal of what fo
   check(second, 400, /well-formed/, 'nonsense');
   assert.equal(more.length, 0);
   await isWell(app, 1);
+});
+
+for (const [what, bytes, status] of [
+  ['CONNECT', 'CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n', 404],
+  ['an unknown method', 'BREW /health HTTP/1.1\r\nHost: a\r\n\r\n', 405],
+] as const) {
+  test(`${what} on a connection does not overtake the change before it`, async (t) => {
+    const app = await serveApp(t);
+    const body = JSON.stringify(aVm());
+    const change = `POST /registry/vms HTTP/1.1\r\nHost: a\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
+    const [first, second, ...more] = await exchange(app.at, change + bytes);
+    assert.equal(first?.status, 201);
+    check(second, status, /CONNECT|BREW/, what);
+    assert.equal(more.length, 0);
+    await isWell(app, 1);
+  });
+}
+
+test('too many requests behind a change are refused after its answer, and none of them is done', async (t) => {
+  const store = new GatedStore();
+  const app = await serveApp(t, { store });
+  const put = (id: string) => {
+    const body = JSON.stringify(aVm({ id }));
+    return `PUT /registry/vms/${id} HTTP/1.1\r\nHost: a\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
+  };
+  const answers = exchange(app.at, put('a') + put('b').repeat(101));
+  await until('the first to be on its way', () => store.waiting === 1);
+  // A refusal that did not wait would be there before this one's answer.
+  assert.equal((await call(app.url, 'GET', '/health')).status, 200);
+  await store.release();
+  const [first, second, ...more] = await answers;
+  assert.equal(first?.status, 201);
+  check(second, 429, /^more than 100 requests wait/, 'the refusal');
+  assert.equal(more.length, 0);
+  await isWell(app, 1);
+});
+
+test('a refusal of the parser names what is wrong', async (t) => {
+  const app = await serveApp(t);
+  const cases: readonly [field: string, saying: RegExp, line: string, headers?: readonly string[], body?: string][] = [
+    ['transfer-encoding', /with Content-Length$/, 'POST /', ['Content-Length: 1', 'Transfer-Encoding: chunked']],
+    ['content-length', /Duplicate/, 'POST /', ['Content-Length: 1', 'Content-Length: 1']],
+    ['content-length', /Invalid character/, 'POST /', ['Content-Length: -1']],
+    ['headers', /Invalid header value char/, 'GET /', ['X-Odd: a\0b']],
+    ['method', /Invalid method/, 'BREW'],
+    ['body', /chunk size/, 'POST /registry/vms', ['Transfer-Encoding: chunked'], 'zz\r\n'],
+  ];
+  for (const [field, saying, line, headers, body] of cases) {
+    const [answer] = await exchange(app.at, request(line, headers, body));
+    check(answer, 400, saying, line);
+    assert.equal((JSON.parse(answer!.text) as { field: string }).field, field);
+  }
+});
+
+test('a body is asked for only where it will be read', async (t) => {
+  const app = await serveApp(t, { token: 's3cret' });
+  const ask = async (line: string, ...headers: string[]) =>
+    (await exchange(app.at, request(line, ['Expect: 100-continue', ...headers]), { end: true })).map((a) => a.status);
+  const known = 'Authorization: Bearer s3cret';
+  assert.deepEqual(await ask('POST /registry/vms', 'Content-Length: 5'), [401]);
+  assert.deepEqual(await ask('POST /registry/nothing', known, 'Content-Length: 5'), [404]);
+  assert.deepEqual(await ask('POST /registry/vms', known, 'Content-Length: 99999999'), [413]);
 });
 
 test('pipelined requests are answered in their order', async (t) => {

@@ -91,6 +91,17 @@ for (const [what, bytes] of [
   });
 }
 
+test('an answer that has begun is cut when the body of its request does not come: nothing is written into it', async (t) => {
+  const { at } = await serveApp(t, { limits: { requestTimeout: 200 } });
+  const socket = await opened(connect(at), 'GET /registry/events HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\n\r\n');
+  const chunks: Buffer[] = [];
+  socket.on('data', (chunk: Buffer) => chunks.push(chunk));
+  await once(socket, 'close');
+  const text = Buffer.concat(chunks).toString();
+  assert.match(text, /^HTTP\/1\.1 200 OK\r\n/);
+  assert.doesNotMatch(text, /408|error/);
+});
+
 test('a header that trickles is not given more time for it', async (t) => {
   const { at } = await serveApp(t, { limits: { requestTimeout: 200 } });
   const socket = await opened(connect(at), 'GET /health HTTP/1.1\r\nHost: a\r\n');
