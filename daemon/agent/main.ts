@@ -9,6 +9,7 @@ import { VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
 import { warnOfOpenFolder } from '../closed-folder.ts';
 import { makeStateDir, readProcesses, removeProcessInfo, writeProcessInfo } from '../process-file.ts';
+import { keepOutOfLog } from '../redaction.ts';
 import { Agent } from './agent.ts';
 import { type CheckOptions, Checks } from './checks.ts';
 import { resolveClone } from './clone.ts';
@@ -30,6 +31,8 @@ export interface AgentSettings {
   /** Milliseconds. */
   interval: number;
   onExit: OnExit;
+  /** Not to be in the log: its token, and what its commands find in their environment. */
+  secrets: readonly string[];
 }
 
 export interface AgentProcessOptions extends AgentSettings {
@@ -59,6 +62,7 @@ export interface AgentProcessOptions extends AgentSettings {
  */
 export async function runAgent(options: AgentProcessOptions, log: AgentLog, signal: AbortSignal): Promise<void> {
   const { stateDir } = options;
+  options.secrets.forEach(keepOutOfLog);
   makeStateDir(stateDir);
   warnOfOpenFolder(stateDir, log);
   let identity = Identity.open(stateDir, options.id, { onTrouble: (message) => log.warn({ id: options.id }, message) });
@@ -111,6 +115,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
   options.onReload((read) => {
     try {
       const settings = read();
+      settings.secrets.forEach(keepOutOfLog);
       vm = registrationOf(settings, identity);
       ({ client, lastClient, onExit } = settings);
       probeServices();
