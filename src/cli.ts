@@ -2,8 +2,8 @@
 import { Command as Commander, CommanderError, Option } from 'commander';
 import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from './command.ts';
 import { Config } from './config.ts';
-import { escapeControls, printable } from './io.ts';
 import { EXIT, VregError } from './protocol/errors.ts';
+import { escapeControls, printable } from './protocol/printable.ts';
 import { ChildEnded, type Deps, type GlobalFlags, Interrupted, Session } from './session.ts';
 import { type SettingKey, settingOf } from './settings.ts';
 import { withoutUsers } from './shown.ts';
