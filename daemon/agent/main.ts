@@ -1,7 +1,5 @@
 /** The agent's process: its files, its life, its last word. */
 import { execFile } from 'node:child_process';
-import { renameSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import type { RegistryClient } from '../../src/client.ts';
 import type { OnClone, OnExit } from '../../src/protocol/api.ts';
@@ -17,6 +15,7 @@ import { type AgentLog, Contact, type ContactOptions } from './contact.ts';
 import { Identity } from './identity.ts';
 import { type RunDirOptions, writeRunDir } from './run-dir.ts';
 import { onTimeJump } from './time-jump.ts';
+import { keepTokenFile, mendTokenFile } from './token-file.ts';
 
 /** Milliseconds that systemd is given to say whether the machine goes down. */
 const ASK_SYSTEMD = 1000;
@@ -69,6 +68,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
   let vm = registrationOf(options, identity);
   let { client, lastClient, onExit } = options;
   refuseSecond(stateDir, vm.id);
+  if (identity.bearer !== undefined) mendTokenFile(stateDir, identity.bearer, log);
   writeProcessInfo(stateDir, { kind: 'agent', urls: [client.url], vm: vm.id });
 
   let checks: Checks | undefined;
@@ -154,19 +154,6 @@ function refuseSecond(stateDir: string, id: string): void {
   throw new VregError('ALREADY_RUNNING', `an agent for VM "${id}" runs already: pid ${other.pid}`, {
     hint: 'stop it (vreg daemon stop agent), or give this one another --id',
   });
-}
-
-/** The VM's own token for its scripts: `--token-file`. The agent itself has it in its identity. */
-function keepTokenFile(stateDir: string, token: string, log: AgentLog): void {
-  const path = join(stateDir, 'token');
-  try {
-    // One that was left over may have another mode, or lead elsewhere.
-    rmSync(`${path}.new`, { force: true });
-    writeFileSync(`${path}.new`, `${token}\n`, { mode: 0o600, flag: 'wx', flush: true });
-    renameSync(`${path}.new`, path);
-  } catch (error) {
-    log.warn({ path }, `cannot write this VM's token to ${path}: ${(error as Error).message}`);
-  }
 }
 
 async function keepRunDir(runDir: AgentProcessOptions['runDir'], client: RegistryClient, log: AgentLog): Promise<void> {
