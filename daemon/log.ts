@@ -1,6 +1,7 @@
 /** The daemon's log: JSON lines for machines, one readable line an event for people. Always on stderr. */
 import { type Logger, pino } from 'pino';
 import type { LogFormat, LogLevel } from '../src/protocol/api.ts';
+import { escapeControls, printable } from '../src/protocol/printable.ts';
 import { LogSink } from './log-sink.ts';
 import { redact } from './redaction.ts';
 
@@ -21,15 +22,23 @@ export async function createLog({ level, format, color = false }: LogOptions): P
     timestamp: pino.stdTimeFunctions.isoTime,
     redact: ['req.headers.authorization', '*.token', 'token'],
   };
-  const asItIs = (line: string) => line;
-  const write = format === 'json' ? asItIs : await prettifier(color);
+  const write = await lineWriter(format, color);
   const sink = new LogSink({ fd: STDERR, notice: (lost) => write(noticeOf(lost)) });
   return pino(options, { write: (line) => sink.write(write(redact(line))) });
 }
 
-async function prettifier(colorize: boolean): Promise<(line: string) => string> {
+/** Makes of pino's lines what is written: nothing that came from outside moves a cursor, or begins another line. */
+export async function lineWriter(format: LogFormat, colorize: boolean): Promise<(line: string) => string> {
+  if (format === 'json') return escapeControls;
   const { prettyFactory } = await import('pino-pretty');
-  return prettyFactory({ colorize, translateTime: 'SYS:HH:MM:ss', ignore: 'urls,dataDir', singleLine: true });
+  const pretty = prettyFactory({ colorize, translateTime: 'SYS:HH:MM:ss', ignore: 'urls,dataDir', singleLine: true });
+  return (line) => pretty(JSON.stringify(JSON.parse(line, shown)));
+}
+
+function shown(key: string, value: unknown): unknown {
+  if (typeof value !== 'string') return value;
+  // Its lines are indented, so that none of them looks like another event.
+  return key === 'stack' ? value.split('\n').map(printable).join('\n') : printable(value);
 }
 
 function noticeOf(lost: number): string {

@@ -2,11 +2,11 @@
 import { Command as Commander, CommanderError, Option } from 'commander';
 import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from './command.ts';
 import { Config } from './config.ts';
-import { escapeControls, printable } from './io.ts';
 import { EXIT, VregError } from './protocol/errors.ts';
+import { escapeControls, printable } from './protocol/printable.ts';
 import { ChildEnded, type Deps, type GlobalFlags, Interrupted, Session } from './session.ts';
 import { type SettingKey, settingOf } from './settings.ts';
-import { withoutUsers } from './shown.ts';
+import { withoutTokens, withoutUsers } from './shown.ts';
 import { nextStep, suggestion, unknownCommand, usageError } from './suggest.ts';
 import { loadAllCommands, loadCommand } from './tree.ts';
 
@@ -142,6 +142,8 @@ function report(thrown: unknown, session: Session): number {
     ? withoutUsers(known.message)
     : `unexpected error: ${(thrown as Error).stack ?? String(thrown)}`;
   const hint = known ? nextStep(known) : 'this is a bug in vreg; please report it with the line above';
+  // A token has no character that JSON would write in another way.
+  const say = (text: string) => session.io.err(`${withoutTokens(text)}\n`);
   if (wantsJson(session)) {
     const body = {
       code: known?.code ?? 'INTERNAL',
@@ -150,11 +152,9 @@ function report(thrown: unknown, session: Session): number {
       ...(hint === undefined ? {} : { hint }),
       ...(known?.failures ? { failures: known.failures } : {}),
     };
-    session.io.err(`${escapeControls(JSON.stringify({ error: body }))}\n`);
+    say(escapeControls(JSON.stringify({ error: body })));
   } else {
-    session.io.err(
-      `vreg: ${known ? printable(message) : message}\n${hint === undefined ? '' : `hint: ${printable(hint)}\n`}`,
-    );
+    say(`vreg: ${known ? printable(message) : message}${hint === undefined ? '' : `\nhint: ${printable(hint)}`}`);
   }
   return exit;
 }

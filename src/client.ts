@@ -231,7 +231,7 @@ export class RegistryClient {
     return this.#connection.open('GET', path, headers);
   }
 
-  /** Any route, and its answer as it came, whatever its status. @throws VregError UNREACHABLE */
+  /** Any route, and its answer as it came, whatever its status, but for secrets in a refusal. @throws VregError UNREACHABLE */
   raw(method: string, path: string, body?: string): Promise<Reply> {
     return this.#connection.raw(method, path, body);
   }

@@ -73,9 +73,10 @@ export class Connection {
     return this.#read<T>(reply, `${method} ${path}`);
   }
 
-  /** The answer as it came, whatever its status. @throws VregError UNREACHABLE */
-  raw(method: string, path: string, body?: string, headers?: Record<string, string>): Promise<Reply> {
-    return this.#exchange(method, path, body, headers, (transport, exchange) => transport.send(exchange));
+  /** The answer as it came, whatever its status, but for secrets in a refusal. @throws VregError UNREACHABLE */
+  async raw(method: string, path: string, body?: string, headers?: Record<string, string>): Promise<Reply> {
+    const reply = await this.#exchange(method, path, body, headers, (transport, exchange) => transport.send(exchange));
+    return reply.status < 400 ? reply : { ...reply, text: this.#secrets.outOfBody(reply.text) };
   }
 
   /** An answer that is read as it comes. @throws VregError UNREACHABLE, or the error that the registry answered with */

@@ -1,7 +1,8 @@
 /** Answers become text here and nowhere else: tables, TSV, JSON, YAML, names. */
 import type { ChalkInstance } from 'chalk';
 import { formatAge } from './duration.ts';
-import { escapeControls, type Io, printable } from './io.ts';
+import type { Io } from './io.ts';
+import { escapeControls, printable } from './protocol/printable.ts';
 import type { OutputFormat } from './settings.ts';
 
 /** A cell: text, a moment (RFC 3339; an age on a TTY), or text with a colour that only repeats what the text says. */

@@ -4,9 +4,11 @@ import { RegistryClient } from './client.ts';
 import type { Command, Context } from './command.ts';
 import type { Config } from './config.ts';
 import type { ClientOptions } from './connection.ts';
-import { type Io, printable } from './io.ts';
+import type { Io } from './io.ts';
 import { VregError } from './protocol/errors.ts';
+import { printable } from './protocol/printable.ts';
 import type { OutputFormat } from './settings.ts';
+import { withoutTokens } from './shown.ts';
 import { clientCertificate, trustedCertificates } from './tls-files.ts';
 import { loadAllCommands } from './tree.ts';
 
@@ -172,7 +174,7 @@ export class Session implements Context {
   }
 
   note(text: string): void {
-    this.io.err(`vreg: ${printable(text)}\n`);
+    this.io.err(`vreg: ${printable(withoutTokens(text))}\n`);
   }
 
   verbose(text: string): void {
@@ -188,7 +190,7 @@ export class Session implements Context {
     if (!this.io.canAsk) {
       throw new VregError('REFUSED', `cannot ask without a terminal: ${question}`);
     }
-    const answer = await this.io.ask(`${printable(question)} [y/N] `);
+    const answer = await this.io.ask(`${printable(withoutTokens(question))} [y/N] `);
     if (!/^y(es)?$/i.test(answer.trim()))
       throw new VregError('REFUSED', 'nothing was done', { hint: 'answer y, or say --yes' });
   }

@@ -130,9 +130,10 @@ function parseKey({ path, text }: Pem, key: SettingKey): KeyObject {
 }
 
 function readCertificates(path: string, key: SettingKey, what: string, { env }: Config): Pem {
-  const pem = { path, text: readNamedFile(path, key, what) };
+  const { text, mode } = readNamedFile(path, key, what);
+  const pem = { path, text };
   // Both in one file, as HAProxy has it.
-  if (PRIVATE_KEY.test(pem.text)) refuseLoose(path, key, `${what} ${path} holds a private key, and`, env);
+  if (PRIVATE_KEY.test(pem.text)) refuseLoose(path, key, `${what} ${path} holds a private key, and`, env, mode);
   const blocks: string[] = pem.text.match(BLOCKS) ?? [];
   // Of a file that was cut, the last one has no end.
   const last = pem.text.lastIndexOf('-----BEGIN CERTIFICATE-----');

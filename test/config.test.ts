@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
-import { chmodSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { chmodSync, closeSync, mkdirSync, openSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { Config } from '../src/config.ts';
 import { VregError } from '../src/protocol/errors.ts';
 import { envNameOf, SETTING_KEYS, type SettingKey, settingOf } from '../src/settings.ts';
 import { tempDir } from './helpers/daemon.ts';
+import { unless } from './helpers/tools.ts';
 
 function configOf(
   t: TestContext,
@@ -219,6 +221,41 @@ test('a token file that is missing or empty is refused', (t) => {
     refusal(() => configOf(t, {}, {}, { tokenFile: file }).token()),
     /^the token file .* is empty\nwrite/,
   );
+});
+
+test(
+  'what is no file, or has no end, is refused as a token file, and nothing waits for ever',
+  unless('mkfifo'),
+  (t) => {
+    const dir = tempDir(t);
+    const pipe = join(dir, 'pipe');
+    assert.equal(spawnSync('mkfifo', ['-m', '600', pipe]).status, 0);
+    const large = join(dir, 'large');
+    writeFileSync(large, 'x'.repeat(1_048_577), { mode: 0o600 });
+    for (const [tokenFile, why] of [
+      [pipe, /is a pipe into which nobody writes\n/],
+      [dir, /is neither a file nor a pipe\n/],
+      ['/dev/zero', /is neither a file nor a pipe\n/],
+      [large, /is larger than 1048576 bytes\n/],
+    ] as const)
+      assert.match(
+        refusal(() => configOf(t, {}, {}, { tokenFile }).token()),
+        why,
+      );
+  },
+);
+
+test('a token is read from a pipe, also when it comes late and in pieces', unless('mkfifo'), (t) => {
+  const pipe = join(tempDir(t), 'pipe');
+  assert.equal(spawnSync('mkfifo', ['-m', '600', pipe]).status, 0);
+  // Opened for both, since for writing alone it would wait for a reader.
+  const end = openSync(pipe, 'r+');
+  const writer = spawn('sh', ['-c', 'sleep 0.05; printf s3; sleep 0.05; echo cret'], {
+    stdio: ['ignore', end, 'ignore'],
+  });
+  closeSync(end);
+  t.after(() => writer.kill());
+  assert.equal(configOf(t, {}, {}, { tokenFile: pipe }).token()?.value, 's3cret');
 });
 
 test('a flag’s token file wins over the variables, they win over the config file’s', (t) => {

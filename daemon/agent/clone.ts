@@ -1,10 +1,11 @@
 /** What an agent does when the registry knows another incarnation of its VM: this one is a clone, or was rewound. */
-import { execFile } from 'node:child_process';
+import { type ExecFileException, execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import type { OnClone } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
 import { kernelRandomHex } from '../kernel-random.ts';
+import { redact } from '../redaction.ts';
 import type { Resolve } from './agent.ts';
 import type { AgentLog } from './contact.ts';
 import type { Identity } from './identity.ts';
@@ -13,6 +14,8 @@ import type { Identity } from './identity.ts';
 const PATIENCE = 60_000;
 /** Bytes of an id that nobody chose. */
 const ID_BYTES = 8;
+/** Characters of what a command said last. */
+const MAX_WORD = 200;
 
 export interface CloneOptions {
   policy: OnClone;
@@ -84,6 +87,14 @@ async function newId({ idCommand, makeId = randomId }: CloneOptions, old: string
   return id;
 }
 
+/** Fails with how it ended and its last word. All that it said may hold secrets, as a script's `set -x` says them. */
 async function sh(command: string, env: NodeJS.ProcessEnv): Promise<string> {
-  return (await promisify(execFile)('/bin/sh', ['-c', command], { env, timeout: PATIENCE })).stdout;
+  const run = promisify(execFile)('/bin/sh', ['-c', command], { env, timeout: PATIENCE });
+  return (await run.catch((error: ExecFileException & { stderr: string }) => Promise.reject(failureOf(error)))).stdout;
+}
+
+function failureOf({ killed, signal, code, stderr }: ExecFileException & { stderr: string }): Error {
+  const how = killed && signal ? `it was ended after ${PATIENCE / 1000} s` : `it ended with ${signal ?? code}`;
+  const [last = ''] = redact(stderr).trimEnd().split('\n').slice(-1);
+  return new Error(last === '' ? how : `${how}: ${last.slice(0, MAX_WORD)}`);
 }

@@ -1,7 +1,5 @@
 /** The agent's process: its files, its life, its last word. */
 import { execFile } from 'node:child_process';
-import { renameSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import type { RegistryClient } from '../../src/client.ts';
 import type { OnClone, OnExit } from '../../src/protocol/api.ts';
@@ -9,6 +7,7 @@ import { VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
 import { warnOfOpenFolder } from '../closed-folder.ts';
 import { makeStateDir, readProcesses, removeProcessInfo, writeProcessInfo } from '../process-file.ts';
+import { keepOutOfLog } from '../redaction.ts';
 import { Agent } from './agent.ts';
 import { type CheckOptions, Checks } from './checks.ts';
 import { resolveClone } from './clone.ts';
@@ -16,6 +15,7 @@ import { type AgentLog, Contact, type ContactOptions } from './contact.ts';
 import { Identity } from './identity.ts';
 import { type RunDirOptions, writeRunDir } from './run-dir.ts';
 import { onTimeJump } from './time-jump.ts';
+import { keepTokenFile, mendTokenFile } from './token-file.ts';
 
 /** Milliseconds that systemd is given to say whether the machine goes down. */
 const ASK_SYSTEMD = 1000;
@@ -30,6 +30,8 @@ export interface AgentSettings {
   /** Milliseconds. */
   interval: number;
   onExit: OnExit;
+  /** Not to be in the log: its token, and what its commands find in their environment. */
+  secrets: readonly string[];
 }
 
 export interface AgentProcessOptions extends AgentSettings {
@@ -59,12 +61,14 @@ export interface AgentProcessOptions extends AgentSettings {
  */
 export async function runAgent(options: AgentProcessOptions, log: AgentLog, signal: AbortSignal): Promise<void> {
   const { stateDir } = options;
+  options.secrets.forEach(keepOutOfLog);
   makeStateDir(stateDir);
   warnOfOpenFolder(stateDir, log);
   let identity = Identity.open(stateDir, options.id, { onTrouble: (message) => log.warn({ id: options.id }, message) });
   let vm = registrationOf(options, identity);
   let { client, lastClient, onExit } = options;
   refuseSecond(stateDir, vm.id);
+  if (identity.bearer !== undefined) mendTokenFile(stateDir, identity.bearer, log);
   writeProcessInfo(stateDir, { kind: 'agent', urls: [client.url], vm: vm.id });
 
   let checks: Checks | undefined;
@@ -111,6 +115,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
   options.onReload((read) => {
     try {
       const settings = read();
+      settings.secrets.forEach(keepOutOfLog);
       vm = registrationOf(settings, identity);
       ({ client, lastClient, onExit } = settings);
       probeServices();
@@ -149,19 +154,6 @@ function refuseSecond(stateDir: string, id: string): void {
   throw new VregError('ALREADY_RUNNING', `an agent for VM "${id}" runs already: pid ${other.pid}`, {
     hint: 'stop it (vreg daemon stop agent), or give this one another --id',
   });
-}
-
-/** The VM's own token for its scripts: `--token-file`. The agent itself has it in its identity. */
-function keepTokenFile(stateDir: string, token: string, log: AgentLog): void {
-  const path = join(stateDir, 'token');
-  try {
-    // One that was left over may have another mode, or lead elsewhere.
-    rmSync(`${path}.new`, { force: true });
-    writeFileSync(`${path}.new`, `${token}\n`, { mode: 0o600, flag: 'wx', flush: true });
-    renameSync(`${path}.new`, path);
-  } catch (error) {
-    log.warn({ path }, `cannot write this VM's token to ${path}: ${(error as Error).message}`);
-  }
 }
 
 async function keepRunDir(runDir: AgentProcessOptions['runDir'], client: RegistryClient, log: AgentLog): Promise<void> {

@@ -98,5 +98,19 @@ export async function removeDeadSocket(path: string): Promise<void> {
       hint: 'choose another with --socket, or see who runs: vreg daemon status',
     });
   }
-  if (answer !== 'ENOENT') unlinkSync(path);
+  if (answer !== 'ENOENT') removeFile(path);
+}
+
+function removeFile(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code === 'ENOENT') return;
+    // As in a folder with the sticky bit, where only its owner may remove it (unlink(2)).
+    throw new VregError('LISTEN', `cannot listen on ${path}: a dead socket is there that cannot be removed (${code})`, {
+      hint: `is it another user's? see whose: ls -l ${path}, or choose another path with --socket`,
+      cause,
+    });
+  }
 }

@@ -9,9 +9,9 @@ import {
   TRUST_FLAGS,
   WAIT_FLAG,
 } from '../endpoint.ts';
-import { printable } from '../io.ts';
 import { type LiveFlags, liveVms } from '../live.ts';
 import { VregError } from '../protocol/errors.ts';
+import { printable } from '../protocol/printable.ts';
 import { askOrRemember, type MaxStaleFlags } from '../run-dir.ts';
 
 export const addr = defineCommand<LiveFlags & MaxStaleFlags & { pick?: Pick }>({

@@ -9,7 +9,7 @@ export const api = defineCommand<{ file?: string }>({
   name: 'api',
   summary: 'ask any route of the registry',
   description:
-    'Sends a request with the settings of every command (URL, token, CA) and prints the body of the answer as it came, also of an error.',
+    'Sends a request with the settings of every command (URL, token, CA) and prints the body of the answer as it came, also of an error, but without the token if that comes back in one.',
   arguments: [
     { name: 'method', about: 'method', values: METHODS },
     { name: 'path', about: 'path, with its query' },

@@ -7,6 +7,7 @@ import { type ErrorCode, VregError } from '../protocol/errors.ts';
 import type { Whoami } from '../protocol/token.ts';
 import type { Cell } from '../render.ts';
 import { SETTING_KEYS } from '../settings.ts';
+import { withoutTokens } from '../shown.ts';
 import { nextStep } from '../suggest.ts';
 import { clientCertificate, trustedCertificates } from '../tls-files.ts';
 import { isTlsTrouble } from '../tls-trouble.ts';
@@ -227,7 +228,7 @@ async function examine({ name, look }: Check, context: Context): Promise<Finding
     if (!(error instanceof VregError)) throw error;
     // Nobody needs to be sent here from here.
     const fix = error.hint === ASK_THE_DOCTOR ? START_IT : nextStep(error)!;
-    return { check: name, result: 'fail', detail: error.message, fix, code: error.code };
+    return { check: name, result: 'fail', detail: withoutTokens(error.message), fix, code: error.code };
   }
 }
 

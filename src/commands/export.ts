@@ -1,5 +1,5 @@
 import { defineCommand } from '../command.ts';
-import { escapeControls } from '../io.ts';
+import { escapeControls } from '../protocol/printable.ts';
 import { vmsAnswer } from '../vm-answer.ts';
 
 export const exportVms = defineCommand({

@@ -37,8 +37,10 @@ const create = defineCommand<CreateFlags>({
   async run(context, [name], { scope, vm, role, expires, to }) {
     if (scope === undefined)
       throw new VregError('USAGE', '--scope is required', { field: 'scope', hint: `one of: ${SCOPES.join(', ')}` });
-    const expiresIn = expires && Math.ceil(parseDuration(expires, '--expires', MAX_SPAN) / 1000);
-    const request = parseTokenRequest({ name, scope, vm, role, expiresIn: expiresIn || undefined });
+    // An empty one is refused: of a variable that is not set no token shall come that is good for ever.
+    const expiresIn =
+      expires === undefined ? undefined : Math.ceil(parseDuration(expires, '--expires', MAX_SPAN) / 1000);
+    const request = parseTokenRequest({ name, scope, vm, role, expiresIn });
     if (to === undefined) {
       const made = await context.client().createToken(request);
       await context.print({ kind: 'value', text: made.token, data: made });

@@ -11,9 +11,9 @@ import {
   urlOf,
   WAIT_FLAG,
 } from '../endpoint.ts';
-import { printable } from '../io.ts';
 import { type LiveFlags, liveVms } from '../live.ts';
 import { VregError } from '../protocol/errors.ts';
+import { printable } from '../protocol/printable.ts';
 import { askOrRemember, type MaxStaleFlags } from '../run-dir.ts';
 
 export const url = defineCommand<LiveFlags & UrlParts & MaxStaleFlags & { pick?: Pick }>({

@@ -1,9 +1,9 @@
 import { runChild, splitCommand } from '../child.ts';
 import { type Context, defineCommand } from '../command.ts';
-import { escapeControls } from '../io.ts';
 import { requireRole } from '../live.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { StreamEvent } from '../protocol/events.ts';
+import { escapeControls } from '../protocol/printable.ts';
 import { ROLES, STATUSES } from '../protocol/vm.ts';
 import { watchEvents } from '../watch.ts';
 

@@ -85,8 +85,8 @@ const HOLDS_TOKEN = new RegExp(TOKEN_TEXT);
 
 /** Names are words of a command line and of a log; those with a slash are given to the tokens of enrolled VMs. */
 const NAME = /^[A-Za-z0-9][\w.@-]{0,63}$/;
-/** Names that say something else where a token's name stands. */
-const RESERVED: readonly string[] = ['anonymous', 'socket', 'VERS_AUTH_TOKEN'];
+/** Names that say something else where a token's name stands, in whatever case: who reads a log takes them for the same. */
+const RESERVED: readonly string[] = ['anonymous', 'socket', 'vers_auth_token'];
 /** Ten years, in seconds: beyond it somebody meant never. */
 const MAX_EXPIRY = 315_360_000;
 
@@ -110,7 +110,7 @@ export function parseTokenRequest(input: unknown): TokenRequest {
 
 /** True of what stands in the place of a name where somebody came without a token of the registry's own. */
 export function isReserved(name: string): boolean {
-  return RESERVED.includes(name);
+  return RESERVED.includes(name.toLowerCase());
 }
 
 /** @throws VregError INVALID listing the scopes */

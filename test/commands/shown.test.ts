@@ -4,6 +4,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { faultOfUrl, shownName, shownUrl, withoutUsers } from '../../src/shown.ts';
+import { serveApp } from '../helpers/app.ts';
 import { vreg } from '../helpers/cli.ts';
 import { tempDir } from '../helpers/daemon.ts';
 
@@ -73,6 +74,26 @@ test('a URL with a password that got to another place is refused, and not printe
   ]) {
     const { code, stdout, stderr } = await vreg(argv, { home });
     assert.ok([3, 5].includes(code), argv.join(' '));
+    assert.doesNotMatch(stdout + stderr, SECRET, argv.join(' '));
+  }
+});
+
+test('a token of a registry that got to another place is not printed', async (t) => {
+  const { url } = await serveApp(t);
+  const token = `vreg_PW${'a'.repeat(41)}`;
+  for (const [argv, env = {}] of [
+    [['ls'], { VREG_TOKEN_FILE: token }],
+    [['ls', '--json'], { VREG_TOKEN_FILE: token }],
+    [['doctor'], { VREG_TOKEN_FILE: token }],
+    [['token', 'revoke', token]],
+    [['token', 'revoke', token, 'b', '-y', '--json']],
+    [['get', token, '-v']],
+    [['ls', '--role', token]],
+    [[token]],
+  ] as [string[], NodeJS.ProcessEnv?][]) {
+    const { code, stdout, stderr } = await vreg(argv, { url, env, answers: ['y'], errTty: true });
+    assert.notEqual(code, 0, argv.join(' '));
+    assert.match(stdout + stderr, /vreg_\*\*\*/, argv.join(' '));
     assert.doesNotMatch(stdout + stderr, SECRET, argv.join(' '));
   }
 });

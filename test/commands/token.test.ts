@@ -65,6 +65,8 @@ for (const [argv, saying] of [
   [['x', '--scope', 'write', '--vm', 'a', '--role', 'infra'], /exclude each other/],
   [['x', '--scope', 'admin', '--vm', 'a'], /not possible with the scope admin/],
   [['x', '--scope', 'read', '--expires', '0d'], /--expires: "0d" is not a duration/],
+  [['x', '--scope', 'read', '--expires', ''], /--expires: "" is not a duration/],
+  [['x', '--scope', 'read', '--vm', ''], /vm/],
   [['x', '--scope', 'read', '--expires', '9999d'], /at most 3650 days/],
   [['x', '--scope', 'read', '--role', 'king'], /--role: "king" is not possible/],
 ] as const) {

@@ -39,13 +39,17 @@ test('of a state that is copied and started twice one agent ends with 9, and the
 
 test('a clone is reborn with an id of its own, as a child of the VM, and stays that after a restart', async (t) => {
   const daemon = await startDaemon(t);
-  const said = join(tempDir(t), 'hook');
+  const [said, token] = [join(tempDir(t), 'hook'), join(tempDir(t), 'token')];
+  writeFileSync(token, 'chosen-secret\n', { mode: 0o600 });
   const rebirth = ['--on-clone', 'rebirth', '--id-command', 'echo "$VREG_OLD_ID-b"'];
   const hook = ['--rebirth-hook', `echo "$VREG_OLD_ID $VREG_ID" >'${said}'`];
-  const { clone, state } = await cloneOf(t, daemon, ...rebirth, ...hook);
+  const failing = ['--token-file', token, '--rebirth-hook', `cat '${token}' >&2; exit 1`];
+  const { clone, state } = await cloneOf(t, daemon, ...rebirth, ...failing, ...hook);
   const born = await until('the birth', () => find(daemon, 'vm-1-b'));
   assert.deepEqual([born.parentId, born.address], ['vm-1', '10.0.0.2']);
   assert.equal(readFileSync(said, 'utf8'), 'vm-1 vm-1-b\n');
+  assert.match(clone.said(), /--rebirth-hook failed: it ended with 1: \*\*\*"/);
+  assert.doesNotMatch(clone.said(), /chosen-secret/);
   assert.equal((await daemon.vreg(['tree', 'vm-1', '-q'])).stdout, 'vm-1\nvm-1-b\n');
   await until('the conflict to be told as that', async () => (await conflictsOf(daemon))[0]?.rebornAs === 'vm-1-b');
   await clone.end('SIGKILL');

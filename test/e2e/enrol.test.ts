@@ -1,6 +1,6 @@
 /** Agents of one image, each of which comes in with the image's token and goes on with its own. */
 import assert from 'node:assert/strict';
-import { cpSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { cpSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { find, heardAfter, startAgent } from '../helpers/agent.ts';
@@ -30,8 +30,10 @@ test('an agent is enrolled, beats with its own token, also after a restart, and 
   assert.equal((await daemon.vreg(['addr', 'worker', '--token-file', file])).stdout, 'vm-1.vm.vers.sh\n');
   assert.deepEqual(await first.end().then(({ code }) => code), 0);
   assert.equal((await find(daemon))?.status, 'stopped', 'its last word was taken');
+  rmSync(file);
   startAgent(t, daemon.url, [], { home, env });
   await until('it to run again', async () => (await find(daemon))?.status === 'running');
+  assert.equal((await daemon.vreg(['token', 'whoami', '--token-file', file, '-q'])).stdout, 'image/vm-1\n');
 });
 
 test('an agent whose entry is removed enrols anew by itself', async (t) => {

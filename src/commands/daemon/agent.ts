@@ -122,7 +122,7 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
 
 /** @throws VregError USAGE or INVALID naming what is wrong by now */
 function settingsOf(context: Context, flags: Flags): AgentSettings {
-  const { config } = context;
+  const { config, env } = context;
   // Told now, not when a clone needs it.
   thisVm(config, flags);
   return {
@@ -131,6 +131,7 @@ function settingsOf(context: Context, flags: Flags): AgentSettings {
     vmOf: (id) => thisVm(config, flags, id),
     interval: config.duration('interval'),
     onExit: config.get('on-exit') as OnExit,
+    secrets: [config.clientToken()?.value, env.VREG_TOKEN, env.VERS_AUTH_TOKEN].map((secret = '') => secret.trim()),
   };
 }
 

@@ -1,8 +1,8 @@
 /** The words behind `--` that a unit's command line gets, checked now instead of at the unit's start. */
 import type { Command, Context } from '../../command.ts';
 import { GLOBAL_SETTINGS, SHORT } from '../../command.ts';
-import { printable } from '../../io.ts';
 import { VregError } from '../../protocol/errors.ts';
+import { printable } from '../../protocol/printable.ts';
 import { checkSetting, isSettingKey, settingOf } from '../../settings.ts';
 import { shownName } from '../../shown.ts';
 import { suggestion } from '../../suggest.ts';

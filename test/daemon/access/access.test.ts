@@ -88,7 +88,7 @@ test("a certificate's name stands for the token of that name, and for no other",
 test('where nobody is asked, a certificate names who comes, but not as somebody whom it cannot be', () => {
   const { access } = aDoor();
   const nameOf = (certificate: string) => access.admit(callerWith(undefined, { certificate })).name;
-  assert.deepEqual(['worker-7', 'VERS_AUTH_TOKEN', 'socket'].map(nameOf), ['worker-7', 'anonymous', 'anonymous']);
+  assert.deepEqual(['worker-7', 'vers_auth_token', 'Socket'].map(nameOf), ['worker-7', 'anonymous', 'anonymous']);
 });
 
 test('a token that has expired is refused from that millisecond on, and told when it was', async () => {

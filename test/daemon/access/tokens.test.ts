@@ -149,6 +149,7 @@ for (const [body, field] of [
   [{ name: '-a', scope: 'read' }, 'name'],
   [{ name: 'a'.repeat(65), scope: 'read' }, 'name'],
   [{ name: 'VERS_AUTH_TOKEN', scope: 'admin' }, 'name'],
+  [{ name: 'Anonymous', scope: 'read' }, 'name'],
   [{ name: 7, scope: 'admin' }, 'name'],
   [{ name: 'a' }, 'scope'],
   [{ name: 'a', scope: 'root' }, 'scope'],

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { resolveClone } from '../../../daemon/agent/clone.ts';
 import { Identity, type IdentityState } from '../../../daemon/agent/identity.ts';
+import { keepOutOfLog } from '../../../daemon/redaction.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { aLife, FakeRegistry, live } from '../../helpers/agent-life.ts';
 import { tempDir } from '../../helpers/daemon.ts';
@@ -139,8 +140,18 @@ test('a clone that is reborn has a new id and its old one as parent; a hook that
   assert.equal(warnings.filter((warning) => warning.includes('--rebirth-hook failed')).length, 1);
 });
 
+test('of a command that fails its last word is told, without secrets, and not all that it said', async (t) => {
+  keepOutOfLog('chosen-secret');
+  const command = 'set -x; : chosen-secret; set +x; echo "Bearer chosen-secret is wrong" >&2; kill $$';
+  const told = /: it ended with SIGTERM: Bearer \*\*\* is wrong$/;
+  const { options, warnings } = cloneOptions(t, { hooks: [command] });
+  await resolveClone(options)(CONFLICT);
+  assert.match(warnings[1]!, told);
+  await assert.rejects(resolveClone({ ...options, idCommand: command })(CONFLICT), { message: told });
+});
+
 for (const [idCommand, why] of [
-  ['exit 1', /Command failed/],
+  ['exit 1', /no new id: it ended with 1$/],
   ['true', /printed nothing/],
   ['echo vm-1', /printed the old one/],
   ['echo a; echo b', /more than one line/],

@@ -1,5 +1,6 @@
 /** The trusted local way: a socket that nobody but its owner can use, or put another in the place of. */
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { chmodSync, chownSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
@@ -82,6 +83,29 @@ test('what is there and is no socket is not touched', async (t) => {
   symlinkSync(file, join(dir, 'link'));
   for (const path of [file, join(dir, 'link')]) await assert.rejects(removeDeadSocket(path), /no socket is there/);
   assert.equal(readFileSync(file, 'utf8'), 'kept');
+});
+
+test("another user's dead socket in a sticky folder is told, with what to do", {
+  skip: process.geteuid?.() !== 0 && 'needs root, to be two users',
+}, async (t) => {
+  const folder = join(tempDir(t), 'run');
+  const path = join(folder, 'vreg.sock');
+  mkdirSync(folder);
+  chmodSync(folder, 0o1777);
+  // A process that is killed leaves its socket behind.
+  const leave = `require('net').createServer().listen(${JSON.stringify(path)}, () => process.kill(process.pid, 'SIGKILL'))`;
+  spawnSync(process.execPath, ['-e', leave]);
+  chmodSync(path, 0o777);
+  chownSync(folder, 12_346, 12_346);
+  const before = process.cwd();
+  // From within, since the folders above it may be closed to that user.
+  process.chdir(folder);
+  process.seteuid!(12_345);
+  const removal = removeDeadSocket('vreg.sock');
+  await removal.catch(() => {});
+  process.seteuid!(0);
+  process.chdir(before);
+  await assert.rejects(removal, { code: 'LISTEN', message: /a dead socket is there that cannot be removed \(EPERM\)/ });
 });
 
 test('the daemon says so at its start, with exit 5', async (t) => {

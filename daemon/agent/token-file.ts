@@ -1,0 +1,46 @@
+/** The VM's own token for its scripts: `--token-file`. The agent itself has it in its identity. */
+import { lstatSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { AgentLog } from './contact.ts';
+
+/** Writes it; that it cannot be is told, and no end. */
+export function keepTokenFile(stateDir: string, token: string, log: AgentLog): void {
+  inTokenFile(stateDir, log, (path) => write(path, token));
+}
+
+/** At a start: writes it again where it is gone, holds something else, or can be read by others, which is told. */
+export function mendTokenFile(stateDir: string, token: string, log: AgentLog): void {
+  inTokenFile(stateDir, log, (path) => {
+    const found = lstatSync(path, { throwIfNoEntry: false });
+    const mode = found?.isFile() ? found.mode & 0o777 : undefined;
+    const isOpen = mode !== undefined && (mode & 0o077) !== 0;
+    if (mode !== undefined && !isOpen && readFileSync(path, 'utf8') === textOf(token)) return;
+    write(path, token);
+    if (!isOpen) return;
+    const what = `${path} could be read by others (mode ${mode.toString(8).padStart(4, '0')})`;
+    log.warn(
+      { path },
+      `${what}; it is closed now, but revoke this VM's token if somebody may have it: vreg token revoke`,
+    );
+  });
+}
+
+function inTokenFile(stateDir: string, log: AgentLog, act: (path: string) => void): void {
+  const path = join(stateDir, 'token');
+  try {
+    act(path);
+  } catch (error) {
+    log.warn({ path }, `cannot write this VM's token to ${path}: ${(error as Error).message}`);
+  }
+}
+
+function write(path: string, token: string): void {
+  // One that was left over may have another mode, or lead elsewhere.
+  rmSync(`${path}.new`, { force: true });
+  writeFileSync(`${path}.new`, textOf(token), { mode: 0o600, flag: 'wx', flush: true });
+  renameSync(`${path}.new`, path);
+}
+
+function textOf(token: string): string {
+  return `${token}\n`;
+}
