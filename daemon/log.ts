@@ -32,7 +32,16 @@ export async function lineWriter(format: LogFormat, colorize: boolean): Promise<
   if (format === 'json') return escapeControls;
   const { prettyFactory } = await import('pino-pretty');
   const pretty = prettyFactory({ colorize, translateTime: 'SYS:HH:MM:ss', ignore: 'urls,dataDir', singleLine: true });
-  return (line) => pretty(JSON.stringify(JSON.parse(line, shown)));
+  return (line) => {
+    let event: unknown;
+    try {
+      event = JSON.parse(line, shown);
+    } catch {
+      // A number in it was a secret.
+      return `${printable(line.trimEnd())}\n`;
+    }
+    return pretty(JSON.stringify(event));
+  };
 }
 
 function shown(key: string, value: unknown): unknown {

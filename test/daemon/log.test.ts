@@ -35,3 +35,8 @@ test('the stack of an error stays readable, and none of its lines looks like an 
   for (const line of others) assert.match(line, /^ {4}/);
   assert.match(text, /\n +at .*log\.test\.ts/);
 });
+
+test('a line that is no JSON, since a number in it was masked, is written all the same', async () => {
+  const write = await lineWriter('pretty', false);
+  assert.equal(write('{"level":30,"ms":***,"msg":"a\u001bb"}\n'), '{"level":30,"ms":***,"msg":"a\ufffdb"}\n');
+});
