@@ -10,7 +10,7 @@ import type { Pieces } from './pieces.ts';
  */
 const JSON_TYPES = [
   'application/json',
-  /^application\/[\w.-]+\+json/,
+  /^application\/[\w.-]+\+json(;|$)/,
   'application/x-www-form-urlencoded',
   'text/plain',
 ];
@@ -36,7 +36,7 @@ export function readJsonBodies(app: FastifyInstance, maxBody: number, pieces: Pi
       });
     }
     const size = sizeOf(request, maxBody);
-    if (size > SMALL) {
+    if (size > SMALL && isRead(request)) {
       if (underWay + size > MAX_AT_ONCE * maxBody) throw tooMany(underWay);
       underWay += size;
       reply.raw.once('close', () => {
@@ -86,6 +86,11 @@ export function readJsonBodies(app: FastifyInstance, maxBody: number, pieces: Pi
 function isBodiless({ headers }: FastifyRequest): boolean {
   const length = headers['content-length'];
   return (length === undefined || length === '0') && headers['transfer-encoding'] === undefined;
+}
+
+/** The body of a GET says nothing, and is left where it is; its answer may be held for as long as its reader likes. */
+function isRead({ method }: FastifyRequest): boolean {
+  return method !== 'GET' && method !== 'HEAD';
 }
 
 /** By the headers: true of a body that is longer than any that is read, or does not say how long it is. */
