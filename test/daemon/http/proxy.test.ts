@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { isIP } from 'node:net';
 import test from 'node:test';
 import fc from 'fast-check';
-import { cleanForwardedFor } from '../../../daemon/http/proxy.ts';
+import { cleanForwardedFor, trustOf } from '../../../daemon/http/proxy.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { until } from '../../helpers/until.ts';
 
@@ -45,6 +45,32 @@ test('a trusted proxy is believed about the last address that is not a trusted p
   ] as const) {
     assert.equal((await seen(app, { 'x-forwarded-for': given })).from, from, given);
   }
+});
+
+test('the proxies are those of the list, in whichever form an address comes, and who comes by the socket', () => {
+  const trust = trustOf('loopback, 10.0.0.5,2001:db8::/32');
+  assert.ok(trust);
+  for (const address of [
+    undefined,
+    '127.9.9.9',
+    '::1',
+    '::ffff:127.0.0.1',
+    '10.0.0.5',
+    '::ffff:10.0.0.5',
+    '2001:db8::7',
+  ])
+    assert.equal(trust(address), true, address);
+  for (const address of ['10.0.0.6', '::ffff:10.0.0.6', '2001:db9::1', '::2', '0.0.0.0'])
+    assert.equal(trust(address), false, address);
+  const near = trustOf('uniquelocal,linklocal');
+  assert.ok(near);
+  assert.deepEqual(
+    ['10.1.2.3', '172.31.0.1', '192.168.1.1', 'fd00::1', 'fe80::1%eth0', '169.254.1.1', '172.32.0.1', '127.0.0.1'].map(
+      near,
+    ),
+    [true, true, true, true, true, true, false, false],
+  );
+  assert.equal(trustOf(undefined), false);
 });
 
 test('what is no address is nobody', async (t) => {
