@@ -3,7 +3,7 @@ import { createHash, timingSafeEqual } from 'node:crypto';
 import { VregError } from '../../src/protocol/errors.ts';
 import { isReserved, mayDo, type Scope } from '../../src/protocol/token.ts';
 import { ANONYMOUS, type Within } from '../registry/changes.ts';
-import { Guesses } from './guesses.ts';
+import { Guesses, OF_OLD_TOKENS } from './guesses.ts';
 import { newEnding, TOKEN, type Token } from './token.ts';
 import type { Tokens } from './tokens.ts';
 
@@ -69,6 +69,7 @@ export class Access {
   readonly tokens: Tokens;
   readonly #now: () => number;
   readonly #guesses: Guesses;
+  readonly #old: Guesses;
   #root: { digest: Buffer; ending: AbortController } | undefined;
   /** Aborted when the first token is made. */
   readonly #open = newEnding();
@@ -78,6 +79,7 @@ export class Access {
     this.tokens = tokens;
     this.#now = now;
     this.#guesses = new Guesses(ticks);
+    this.#old = new Guesses(ticks, OF_OLD_TOKENS);
     this.#root = root === undefined ? undefined : { digest: digestOf(root), ending: newEnding() };
   }
 
@@ -138,8 +140,8 @@ export class Access {
       return { name: THE_TOKEN, scope: 'admin', ended: this.#root!.ending.signal };
     }
     // What has the form of a token of ours is no guess at the one that somebody chose, but an old one.
-    const isGuess = secret !== undefined && !TOKEN.test(secret);
-    const tooMany = isGuess ? (wait ?? this.#guesses.wrong(address)) : undefined;
+    const isOld = secret !== undefined && TOKEN.test(secret);
+    const tooMany = isOld ? this.#old.wrong(address) : (wait ?? this.#guesses.wrong(address));
     if (tooMany === undefined) {
       const others = this.tokens.isClosed ? ', or one that vreg token create has made' : '';
       throw unauthorized(

@@ -146,6 +146,26 @@ test('an address is not excused by another token, and old tokens of the registry
   assert.equal(refusal(access, callerWith('s3cret', elsewhere))?.code, 'TOO_MANY_REQUESTS');
 });
 
+test('old tokens have an allowance of their own, ten times as large, and it is no way to lock the root token out', async () => {
+  const { access, create, clock } = aDoor({ root: 's3cret' });
+  const { token } = await create({ name: 'agent', scope: 'heartbeat' });
+  const stale = callerWith(`vreg_${'a'.repeat(43)}`);
+  const codes = Array.from({ length: 601 }, () => refusal(access, stale)!.code);
+  assert.deepEqual([codes.indexOf('TOO_MANY_REQUESTS'), refusal(access, stale)!.retryAfter], [600, 1]);
+  assert.equal(access.admit(callerWith(token)).name, 'agent');
+  assert.equal(refusal(access, callerWith('guess'))?.code, 'UNAUTHORIZED');
+  assert.equal(refusal(access, callerWith('s3cret')), undefined);
+  clock.pass(1000);
+  assert.equal(refusal(access, stale)?.code, 'UNAUTHORIZED');
+});
+
+test('what is no Bearer is a guess like any other', () => {
+  const { access } = aDoor({ root: 's3cret' });
+  const basic = (n: number) => refusal(access, withHeader(`Basic guess-${n}`))!.code;
+  const codes = Array.from({ length: 61 }, (_, n) => basic(n));
+  assert.equal(codes.indexOf('TOO_MANY_REQUESTS'), 60);
+});
+
 test("the registry's own tokens are looked at however often others were wrong", async () => {
   const { access, create } = aDoor({ root: 's3cret' });
   const { token } = await create({ name: 'agent', scope: 'heartbeat' });
