@@ -130,11 +130,18 @@ test('connections beyond the limit are closed at once, and those before it are s
 test('who speaks plain HTTP is told to speak https', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const log = aLog();
-  const { at } = await serveApp(t, { tls: new Tls(filesOf(authority.issue('server')), log) });
+  const { at, logged } = await serveApp(t, { tls: new Tls(filesOf(authority.issue('server')), log) });
   for (const method of ['GET', 'POST', 'PATCH', 'DELETE', 'OPTIONS']) {
     const [answer] = await exchange(at, `${method} /registry/vms HTTP/1.1\r\nHost: a\r\n\r\n`);
     assert.equal(answer?.status, 400, method);
     assert.match((JSON.parse(answer!.text) as { hint: string }).hint, /https:\/\//);
+    // It is a refusal like any other: there is one line of it, which names it.
+    const [line, ...more] = logged.splice(0).map((text) => JSON.parse(text) as Record<string, unknown>);
+    assert.equal(more.length, 0);
+    const { audit, from, status, code, requestId } = line!;
+    assert.deepEqual([audit, from, status, code], [true, '127.0.0.1', 400, 'INVALID']);
+    assert.ok(requestId);
+    assert.equal(answer!.headers['x-request-id'], requestId);
   }
   assert.ok(log.lines.every(({ level }) => level === 'debug'));
 });
