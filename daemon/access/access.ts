@@ -107,8 +107,9 @@ export class Access {
   }
 
   /** Name of the token that somebody comes with who is not let in: one that has expired, say. */
-  claimedBy(authorization: string | undefined): string | undefined {
-    const secret = secretOf(authorization ?? '');
+  claimedBy({ authorization, certificate }: Pick<Caller, 'authorization' | 'certificate'>): string | undefined {
+    if (!authorization) return this.#ofCertificate(certificate)?.name;
+    const secret = secretOf(authorization);
     return secret === undefined ? undefined : this.tokens.find(secret)?.name;
   }
 
@@ -120,14 +121,18 @@ export class Access {
     }
     if (authorization) return this.#admitWith(authorization, address);
     if (isLocal) return { name: SOCKET, scope: 'admin', ended: this.#forever };
-    // Names with a slash are those of enrolled VMs, which no CA was asked for.
-    const ofCertificate = certificate?.includes('/') ? undefined : this.tokens.named(certificate ?? '');
+    const ofCertificate = this.#ofCertificate(certificate);
     if (ofCertificate) return this.#admitToken(ofCertificate, address);
     const hint = 'send "Authorization: Bearer TOKEN" (vreg: VERS_AUTH_TOKEN or --token-file)';
     if (certificate !== undefined) {
       throw unauthorized(`Unauthorized — there is no token of the certificate's name, "${certificate}"`, hint);
     }
     throw unauthorized('Unauthorized — missing Authorization header', hint);
+  }
+
+  #ofCertificate(name = ''): Token | undefined {
+    // Names with a slash are those of enrolled VMs, which no CA was asked for.
+    return name.includes('/') ? undefined : this.tokens.named(name);
   }
 
   #admitWith(authorization: string, address: string): Guest {

@@ -65,15 +65,16 @@ export class Door {
     const route = routeOptions?.config?.route;
     if (route?.access === 'open') return;
     const { access } = this.#options;
+    const caller = {
+      authorization: headers.authorization,
+      address: ip,
+      isLocal: this.#isOfOwner(request),
+      certificate: certificateName(raw.socket),
+    };
     try {
-      request.guest = access.admit({
-        authorization: headers.authorization,
-        address: ip,
-        isLocal: this.#isOfOwner(request),
-        certificate: certificateName(raw.socket),
-      });
+      request.guest = access.admit(caller);
     } catch (error) {
-      request.claimed = access.claimedBy(headers.authorization);
+      request.claimed = access.claimedBy(caller);
       throw error;
     }
     if (route) checkRoute(route, request.guest);

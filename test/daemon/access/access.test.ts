@@ -85,6 +85,22 @@ test("a certificate's name stands for the token of that name, and for no other",
   assert.deepEqual(pick(access.admit(callerWith('s3cret', { certificate: 'stranger' }))), ['VERS_AUTH_TOKEN', 'admin']);
 });
 
+test('a certificate whose token has expired claims the name of that, and one without a token claims none', async () => {
+  const { access, create, clock } = aDoor({ root: 's3cret' });
+  await create({ name: 'brief', scope: 'read', expiresIn: 5 });
+  clock.pass(5000);
+  const own = callerWith(undefined, { certificate: 'brief' });
+  assert.match(refusal(access, own)!.message, /"brief" expired/);
+  assert.equal(access.claimedBy(own), 'brief');
+  for (const certificate of ['stranger', 'image/w', undefined])
+    assert.equal(access.claimedBy(callerWith(undefined, { certificate })), undefined);
+  assert.equal(
+    access.claimedBy(callerWith('wrong', { certificate: 'brief' })),
+    undefined,
+    'they came with something else',
+  );
+});
+
 test('where nobody is asked, a certificate names who comes, but not as somebody whom it cannot be', () => {
   const { access } = aDoor();
   const nameOf = (certificate: string) => access.admit(callerWith(undefined, { certificate })).name;

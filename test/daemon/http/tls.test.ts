@@ -191,6 +191,18 @@ test("a client's name is the common name of its certificate, else its first DNS 
   }
 });
 
+test('a client whose token has expired is named in the log by its certificate', OPENSSL, async (t) => {
+  const authority = makeAuthority(t);
+  const tls = new Tls(filesOf(authority.issue('server'), authority.ca), aLog());
+  const app = await serveApp(t, { tls, token: 's3cret' });
+  await app.access.tokens.create({ name: 'worker-1', scope: 'read', expiresIn: 5 }, 'test');
+  app.clock.pass(5000);
+  const own = authority.issue('client', { subject: '/CN=worker-1' });
+  assert.equal((await ask(`${app.url}/registry/vms`, { ca: authority.ca, own })).status, 401);
+  const line = await until('the line', () => app.logged.find((each) => each.includes('"audit":true')));
+  assert.equal((JSON.parse(line) as { by: string }).by, 'worker-1');
+});
+
 test('a client without a good certificate gets no answer, and is in the log', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const foreign = makeAuthority(t, 'Test CA');
