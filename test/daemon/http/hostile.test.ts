@@ -178,6 +178,10 @@ test('an unknown method is 405, says which are known, and does not read the body
     check(answer, 405, new RegExp(`^${method} is not possible on /registry/vms`), method);
     assert.match(answer?.headers.allow ?? '', /\bPOST\b.*\bGET\b|\bGET\b.*\bPOST\b/, method);
   }
+  for (const more of ['?role=infra', '#x', '#x?y', '?x#y']) {
+    const [answer] = await exchange(app.at, request(`PUT /registry/vms${more}`));
+    check(answer, 405, /^PUT is not possible on \/registry\/vms$/, more);
+  }
   await isWell(app);
 });
 
