@@ -5,7 +5,7 @@ import type { Entry } from './entry.ts';
 export type HealthReport = Readonly<Record<string, ServiceHealth>>;
 
 /** Order of preference: a service that nobody probes may well work. */
-const RANK = { passing: 0, unknown: 1, failing: 2 };
+const RANK = { passing: 0, unknown: 1, failing: 2 } as const;
 
 export class HealthReports {
   readonly #reports = new Map<string, HealthReport>();
@@ -38,14 +38,16 @@ export class HealthReports {
 
   /** Those that have a service, the ones where it passes first and those where it fails last; else in their order. */
   offering(entries: readonly Entry[], service: string, passingOnly: boolean): Entry[] {
-    const ranked = entries.flatMap((entry) => {
-      if (!entry.vm.services?.some(({ name }) => name === service)) return [];
+    // Those of a rank stay in their order. A loop, since many may wait for this over many VMs.
+    const ranks: [Entry[], Entry[], Entry[]] = [[], [], []];
+    for (const entry of entries) {
+      if (!entry.vm.services?.some(({ name }) => name === service)) continue;
       const report = this.#reports.get(entry.vm.id);
       const health = (report && Object.hasOwn(report, service) ? report[service] : undefined) ?? 'unknown';
-      return passingOnly && health !== 'passing' ? [] : [{ entry, rank: RANK[health] }];
-    });
-    // Sorting is stable, so the oldest registration stays the first of its rank.
-    return ranked.sort((a, b) => a.rank - b.rank).map(({ entry }) => entry);
+      ranks[RANK[health]].push(entry);
+    }
+    const [passing, unknown, failing] = ranks;
+    return passingOnly ? passing : [...passing, ...unknown, ...failing];
   }
 }
 
