@@ -3,7 +3,10 @@ import assert from 'node:assert/strict';
 import { isIP } from 'node:net';
 import test from 'node:test';
 import fc from 'fast-check';
+import type { FastifyRequest } from 'fastify';
+import { Door } from '../../../daemon/http/door.ts';
 import { cleanForwardedFor, trustOf } from '../../../daemon/http/proxy.ts';
+import { aDoor } from '../../helpers/access.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { until } from '../../helpers/until.ts';
 
@@ -71,6 +74,14 @@ test('the proxies are those of the list, in whichever form an address comes, and
     [true, true, true, true, true, true, false, false],
   );
   assert.equal(trustOf(undefined), false);
+});
+
+test('a connection that is gone has no address either, and is not taken for the socket', () => {
+  const { access } = aDoor({ root: 's3cret' });
+  const door = new Door({ access, names: new Set<string>(), cors: undefined, trustProxy: 'loopback' });
+  const headers = { host: 'a', 'x-forwarded-for': '203.0.113.9', 'x-forwarded-proto': 'https' };
+  door.refuseForeigners({ raw: { socket: {}, headers }, headers } as unknown as FastifyRequest);
+  assert.deepEqual(headers, { host: 'a' });
 });
 
 test('what is no address is nobody', async (t) => {
