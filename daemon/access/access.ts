@@ -3,7 +3,7 @@ import { createHash, timingSafeEqual } from 'node:crypto';
 import { VregError } from '../../src/protocol/errors.ts';
 import { isReserved, mayDo, type Scope } from '../../src/protocol/token.ts';
 import { ANONYMOUS, type Within } from '../registry/changes.ts';
-import { Guesses } from './guesses.ts';
+import { Guesses, OF_OLD_TOKENS } from './guesses.ts';
 import { newEnding, TOKEN, type Token } from './token.ts';
 import type { Tokens } from './tokens.ts';
 
@@ -69,6 +69,7 @@ export class Access {
   readonly tokens: Tokens;
   readonly #now: () => number;
   readonly #guesses: Guesses;
+  readonly #old: Guesses;
   #root: { digest: Buffer; ending: AbortController } | undefined;
   /** Aborted when the first token is made. */
   readonly #open = newEnding();
@@ -78,6 +79,7 @@ export class Access {
     this.tokens = tokens;
     this.#now = now;
     this.#guesses = new Guesses(ticks);
+    this.#old = new Guesses(ticks, OF_OLD_TOKENS);
     this.#root = root === undefined ? undefined : { digest: digestOf(root), ending: newEnding() };
   }
 
@@ -105,8 +107,9 @@ export class Access {
   }
 
   /** Name of the token that somebody comes with who is not let in: one that has expired, say. */
-  claimedBy(authorization: string | undefined): string | undefined {
-    const secret = secretOf(authorization ?? '');
+  claimedBy({ authorization, certificate }: Pick<Caller, 'authorization' | 'certificate'>): string | undefined {
+    if (!authorization) return this.#ofCertificate(certificate)?.name;
+    const secret = secretOf(authorization);
     return secret === undefined ? undefined : this.tokens.find(secret)?.name;
   }
 
@@ -118,14 +121,18 @@ export class Access {
     }
     if (authorization) return this.#admitWith(authorization, address);
     if (isLocal) return { name: SOCKET, scope: 'admin', ended: this.#forever };
-    // Names with a slash are those of enrolled VMs, which no CA was asked for.
-    const ofCertificate = certificate?.includes('/') ? undefined : this.tokens.named(certificate ?? '');
+    const ofCertificate = this.#ofCertificate(certificate);
     if (ofCertificate) return this.#admitToken(ofCertificate, address);
     const hint = 'send "Authorization: Bearer TOKEN" (vreg: VERS_AUTH_TOKEN or --token-file)';
     if (certificate !== undefined) {
       throw unauthorized(`Unauthorized — there is no token of the certificate's name, "${certificate}"`, hint);
     }
     throw unauthorized('Unauthorized — missing Authorization header', hint);
+  }
+
+  #ofCertificate(name = ''): Token | undefined {
+    // Names with a slash are those of enrolled VMs, which no CA was asked for.
+    return name.includes('/') ? undefined : this.tokens.named(name);
   }
 
   #admitWith(authorization: string, address: string): Guest {
@@ -138,8 +145,8 @@ export class Access {
       return { name: THE_TOKEN, scope: 'admin', ended: this.#root!.ending.signal };
     }
     // What has the form of a token of ours is no guess at the one that somebody chose, but an old one.
-    const isGuess = secret !== undefined && !TOKEN.test(secret);
-    const tooMany = isGuess ? (wait ?? this.#guesses.wrong(address)) : undefined;
+    const isOld = secret !== undefined && TOKEN.test(secret);
+    const tooMany = isOld ? this.#old.wrong(address) : (wait ?? this.#guesses.wrong(address));
     if (tooMany === undefined) {
       const others = this.tokens.isClosed ? ', or one that vreg token create has made' : '';
       throw unauthorized(

@@ -1,14 +1,21 @@
 /**
  * How often an address may be wrong. A token of the registry's own has 256 bits and is always looked at; it is the one that
- * somebody chose, VERS_AUTH_TOKEN, that could be guessed.
+ * somebody chose, VERS_AUTH_TOKEN, that could be guessed. What only has the form of one of the registry's own may be an old
+ * one, of agents that are about to enrol anew: it has an allowance of its own, and a larger one.
  *
  * An address from which a right token has come is not locked out: behind a proxy it may be that of a whole fleet, and one
  * stranger could keep the fleet out. `--trust-proxy` tells them apart.
  */
 
 /** Wrong tokens in a row that an address may send, and milliseconds until it may send one more. */
-const BURST = 60;
-const PAUSE = 6000;
+export interface Allowance {
+  burst: number;
+  pause: number;
+}
+
+const OF_GUESSES: Allowance = { burst: 60, pause: 6000 };
+/** Ten times as many: a fleet behind one address may have been let in anew. */
+export const OF_OLD_TOKENS: Allowance = { burst: 600, pause: 600 };
 /** Milliseconds for which an address is remembered as one that somebody with a right token has. */
 const GOOD_FOR = 3_600_000;
 /** Addresses that are remembered: some megabytes. The one that was remembered first goes first. */
@@ -19,10 +26,12 @@ export class Guesses {
   readonly #debts = new Map<string, number>();
   readonly #good = new Map<string, number>();
   readonly #now: () => number;
+  readonly #allowance: Allowance;
 
   /** @param now a clock in milliseconds that never goes back */
-  constructor(now: () => number) {
+  constructor(now: () => number, allowance = OF_GUESSES) {
     this.#now = now;
+    this.#allowance = allowance;
   }
 
   /** Seconds for which a token that somebody chose is not looked at from there, if at all. */
@@ -38,7 +47,7 @@ export class Guesses {
     const network = networkOf(address);
     const wait = this.#wait(network);
     if (wait > 0) return seconds(wait);
-    remember(this.#debts, network, Math.max(this.#debts.get(network) ?? 0, this.#now()) + PAUSE);
+    remember(this.#debts, network, Math.max(this.#debts.get(network) ?? 0, this.#now()) + this.#allowance.pause);
     return undefined;
   }
 
@@ -52,7 +61,8 @@ export class Guesses {
   }
 
   #wait(network: string): number {
-    return (this.#debts.get(network) ?? 0) - this.#now() - (BURST - 1) * PAUSE;
+    const { burst, pause } = this.#allowance;
+    return (this.#debts.get(network) ?? 0) - this.#now() - (burst - 1) * pause;
   }
 }
 

@@ -30,7 +30,7 @@ import { STREAM_LIMITS, type StreamLimits } from './event-stream.ts';
 import { Held, Lookout } from './held.ts';
 import { Kept } from './kept.ts';
 import { Pieces } from './pieces.ts';
-import { cleanForwardedFor } from './proxy.ts';
+import { cleanForwardedFor, trustOf } from './proxy.ts';
 import { flawOf, refuseRoute } from './refusal.ts';
 import { ROUTES, type Route } from './routes.ts';
 import { withoutSecrets } from './secrets.ts';
@@ -122,7 +122,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
     bodyLimit: maxBody,
     serverFactory: (handler) => makeServer(handler, requestTimeout, tls),
     routerOptions: { maxParamLength: MAX_PARAM },
-    trustProxy: trustProxy ?? false,
+    trustProxy: trustOf(trustProxy),
     // On the way down, what was accepted is still answered; idle connections are closed.
     return503OnClosing: false,
     forceCloseConnections: 'idle',

@@ -10,7 +10,7 @@ import type { Pieces } from './pieces.ts';
  */
 const JSON_TYPES = [
   'application/json',
-  /^application\/[\w.-]+\+json/,
+  /^application\/[\w.-]+\+json(;|$)/,
   'application/x-www-form-urlencoded',
   'text/plain',
 ];
@@ -36,14 +36,14 @@ export function readJsonBodies(app: FastifyInstance, maxBody: number, pieces: Pi
       });
     }
     const size = sizeOf(request, maxBody);
-    if (size > SMALL) {
+    if (size > SMALL && isRead(request)) {
       if (underWay + size > MAX_AT_ONCE * maxBody) throw tooMany(underWay);
       underWay += size;
       reply.raw.once('close', () => {
         underWay -= size;
       });
     }
-    if (isAwaited(request, maxBody)) reply.raw.writeContinue();
+    if (isRead(request) && isAwaited(request, maxBody)) reply.raw.writeContinue();
     done();
   });
 
@@ -93,6 +93,11 @@ function isBodiless({ headers }: FastifyRequest): boolean {
 function isAwaited({ raw, headers }: FastifyRequest, maxBody: number): boolean {
   if (headers.expect === undefined || raw.httpVersion !== '1.1') return false;
   return /^100-continue$/i.test(headers.expect) && Number(headers['content-length'] ?? 0) <= maxBody;
+}
+
+/** The body of a GET says nothing, and is left where it is; its answer may be held for as long as its reader likes. */
+function isRead({ method }: FastifyRequest): boolean {
+  return method !== 'GET' && method !== 'HEAD';
 }
 
 /** By the headers: true of a body that is longer than any that is read, or does not say how long it is. */

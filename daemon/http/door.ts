@@ -32,7 +32,8 @@ export class Door {
   refuseForeigners(request: FastifyRequest): void {
     const { raw, headers } = request;
     const { origin, host } = headers;
-    const { access, names, cors } = this.#options;
+    const { access, names, cors, trustProxy } = this.#options;
+    if (trustProxy !== undefined) dropWordOfNobody(request);
     // A browser shows a certificate by itself, whichever page asks; a token it does not.
     const showsItself = !headers.authorization && certificateName(raw.socket) !== undefined;
     if (!access.isOpen && !showsItself) return;
@@ -64,19 +65,28 @@ export class Door {
     const route = routeOptions?.config?.route;
     if (route?.access === 'open') return;
     const { access } = this.#options;
+    const caller = {
+      authorization: headers.authorization,
+      address: ip,
+      isLocal: this.#isOfOwner(request),
+      certificate: certificateName(raw.socket),
+    };
     try {
-      request.guest = access.admit({
-        authorization: headers.authorization,
-        address: ip,
-        isLocal: this.#isOfOwner(request),
-        certificate: certificateName(raw.socket),
-      });
+      request.guest = access.admit(caller);
     } catch (error) {
-      request.claimed = access.claimedBy(headers.authorization);
+      request.claimed = access.claimedBy(caller);
       throw error;
     }
     if (route) checkRoute(route, request.guest);
   }
+}
+
+/** A connection that is gone has no address either; only of the daemon's own socket does that say who is believed. */
+function dropWordOfNobody({ raw: { socket, headers } }: FastifyRequest): void {
+  // Once it was read, Node remembers it.
+  if (socket.remoteAddress !== undefined || isLocal(socket)) return;
+  delete headers['x-forwarded-for'];
+  delete headers['x-forwarded-proto'];
 }
 
 /** @throws VregError FORBIDDEN */

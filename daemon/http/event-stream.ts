@@ -33,10 +33,10 @@ const REFERENCE = 8;
 const EMPTY: State = { entries: [], liveness: [] };
 
 export function streamEvents(call: Call): undefined {
-  const { registry, request, reply, guest, streams, telling } = call;
+  const { registry, request, reply, streams, telling } = call;
   const { question, wanted } = readFilter(call);
   const from = readStart(call);
-  const wantsBeats = call.query('heartbeats').heartbeats === 'true';
+  const wantsBeats = call.flag('heartbeats');
 
   const account = call.kept.open(reply.raw);
   const release = call.held.take();
@@ -67,8 +67,7 @@ export function streamEvents(call: Call): undefined {
       wantsBeats,
       wants: wanted,
       take: (bytes) => {
-        if (guest.token?.isExpired(registry.clock.now())) reader.end(FAREWELL);
-        else if (!reader.take(bytes)) reader.lagged(registry.revision);
+        if (!reader.take(bytes)) reader.lagged(registry.revision);
         return !reader.isOver;
       },
       lagged: () => reader.lagged(registry.revision),
@@ -89,10 +88,7 @@ export function streamEvents(call: Call): undefined {
     place?.giveRest();
     reader.end(FAREWELL);
   };
-  const keepAlive = setInterval(() => {
-    if (guest.token?.isExpired(registry.clock.now())) reader.end(FAREWELL);
-    else reader.keepAlive();
-  }, streams.keepAlive);
+  const keepAlive = setInterval(() => reader.keepAlive(), streams.keepAlive);
   const stay = call.whenOver(stop);
   const { socket } = request.raw;
   const close = () => {
@@ -174,16 +170,18 @@ class Reader {
   readonly #limits: StreamLimits;
   readonly #turns: Pieces;
   readonly #account: Account;
+  readonly #isExpired: () => boolean;
   #ended = false;
   /** Bytes of the start that still wait: a burst that was asked for is no sign of a slow reader. */
   #burst = 0;
 
   /** @param account of what it keeps until it is told what comes */
-  constructor(raw: ServerResponse, { streams, pieces }: Call, account: Account) {
+  constructor(raw: ServerResponse, { streams, pieces, guest, registry }: Call, account: Account) {
     this.#raw = raw;
     this.#limits = streams;
     this.#turns = pieces;
     this.#account = account;
+    this.#isExpired = () => guest.token?.isExpired(registry.clock.now()) ?? false;
   }
 
   /** Writes what it has asked for as it takes it, and others have their turn between two pieces. */
@@ -192,7 +190,7 @@ class Reader {
   }
 
   #next(pieces: Iterator<string>, then: () => void): void {
-    if (this.#ended || this.#raw.destroyed) return;
+    if (this.#raw.destroyed || !this.#mayGoOn()) return;
     const { value, done } = pieces.next();
     if (done) {
       then();
@@ -219,7 +217,7 @@ class Reader {
 
   /** @returns false when the reader has fallen behind */
   take(bytes: Buffer): boolean {
-    if (this.#ended) return true;
+    if (!this.#mayGoOn()) return true;
     this.#burst = Math.min(this.#burst, this.#raw.writableLength);
     const { socket } = this.#raw;
     // Node would hand it to the kernel after this turn: until then all of it would count as waiting.
@@ -230,13 +228,19 @@ class Reader {
   }
 
   keepAlive(): void {
-    if (!this.#ended) this.#raw.write(': alive\n\n');
+    if (this.#mayGoOn()) this.#raw.write(': alive\n\n');
   }
 
   /** The last word to a reader that fell behind: it has to start again. */
   lagged(revision: number): void {
     const word = `event: lagged\ndata: ${JSON.stringify({ type: 'lagged', revision })}\n\n`;
     this.end(this.#limits.lastWord, word);
+  }
+
+  /** Before all that it is told: what comes after the end of its token is not for it. @returns false when it has ended */
+  #mayGoOn(): boolean {
+    if (!this.#ended && this.#isExpired()) this.end(FAREWELL);
+    return !this.#ended;
   }
 
   /** Ends the stream, within so many milliseconds whether the reader reads or not. */

@@ -58,6 +58,8 @@ const ROUND = 5;
 export class Lookout {
   readonly #groups = new Map<string, Group>();
   readonly #due = new Set<Group>();
+  /** Those with a waiter whose time is over: they were promised an answer by now. */
+  readonly #overdue = new Set<Group>();
   #isBusy = false;
 
   /**
@@ -70,10 +72,10 @@ export class Lookout {
     const waiter: Waiter = { min, isOver: false, finish };
     group.waiters.add(waiter);
     return {
-      look: () => this.#wake(group),
+      look: () => this.#wake(group, this.#due),
       over: () => {
         waiter.isOver = true;
-        this.#wake(group);
+        this.#wake(group, this.#overdue);
       },
       leave: () => {
         group.waiters.delete(waiter);
@@ -82,8 +84,8 @@ export class Lookout {
     };
   }
 
-  #wake(group: Group): void {
-    this.#due.add(group);
+  #wake(group: Group, queue: Set<Group>): void {
+    queue.add(group);
     if (this.#isBusy) return;
     this.#isBusy = true;
     setImmediate(() => this.#round());
@@ -91,13 +93,19 @@ export class Lookout {
 
   #round(): void {
     const until = performance.now() + ROUND;
-    for (const group of this.#due) {
+    for (let group = this.#first; group; group = this.#first) {
       if (!this.#serve(group, until)) break;
+      this.#overdue.delete(group);
       this.#due.delete(group);
       if (performance.now() > until) break;
     }
-    this.#isBusy = this.#due.size > 0;
+    this.#isBusy = this.#first !== undefined;
     if (this.#isBusy) setImmediate(() => this.#round());
+  }
+
+  get #first(): Group | undefined {
+    for (const queue of [this.#overdue, this.#due]) for (const group of queue) return group;
+    return undefined;
   }
 
   /** @returns false when the round was over before all of them were served */

@@ -15,7 +15,8 @@ export interface Refusal {
 
 /** Why no route answers to a method and a URL: 405 where another method would do, else 404. */
 export function refuseRoute(method: string, url: string): Refusal {
-  const path = url.split('?', 1)[0]!;
+  // As the router reads it: no client should send a fragment, and one that does has asked for what is before it.
+  const path = url.split(/[?#]/, 1)[0]!;
   const allow = methodsOf(path).join(', ');
   if (!allow) {
     return {

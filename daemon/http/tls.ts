@@ -8,8 +8,10 @@ import { createServer, type Server } from 'node:https';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { createSecureContext, type SecureContextOptions, TLSSocket } from 'node:tls';
+import { REQUEST_ID_HEADER } from '../../src/protocol/api.ts';
 import { toErrorBody, VregError } from '../../src/protocol/errors.ts';
 import { MAX_TIMEOUT } from '../clock.ts';
+import type { Refused } from './server.ts';
 import { Silence } from './silence.ts';
 
 interface Pem {
@@ -121,9 +123,12 @@ export class Tls {
     server.removeAllListeners('tlsClientError');
     server.on('tlsClientError', (error: NodeJS.ErrnoException, socket) => {
       const plain = PLAIN_HTTP.includes(error.code) ? pending.get(nameOf(socket)) : undefined;
-      if (plain) sayHttps(plain, socket);
-      else socket.destroy();
       const from = addresses.get(belowOf(socket) ?? socket) ?? socket.remoteAddress;
+      if (plain) {
+        const told: Refused = { error: speaksHttps(), from };
+        server.emit('refused', told);
+        sayHttps(plain, socket, told);
+      } else socket.destroy();
       const reason = String(socket.authorizationError ?? error.code);
       // Who must show a certificate and cannot is a stranger; all else is a slip, or a scan of ports.
       const isStranger = reason !== error.code || error.code === 'ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE';
@@ -223,19 +228,20 @@ function belowOf(socket: TLSSocket & { _parent?: Duplex }): Duplex | undefined {
   return socket._parent;
 }
 
+function speaksHttps(): VregError {
+  return new VregError('INVALID', 'this port speaks https, and got plain http', {
+    hint: 'write the URL with https://',
+  });
+}
+
 /** Answers plain HTTP in plain HTTP, past the TLS that came to nothing. */
-function sayHttps(plain: Socket, socket: TLSSocket): void {
-  const body = JSON.stringify(
-    toErrorBody(
-      new VregError('INVALID', 'this port speaks https, and got plain http', {
-        hint: 'write the URL with https://',
-      }),
-    ),
-  );
+function sayHttps(plain: Socket, socket: TLSSocket, { error, requestId }: Refused): void {
+  const body = JSON.stringify(toErrorBody(error));
   const head = [
     'HTTP/1.1 400 Bad Request',
     'content-type: application/json; charset=utf-8',
     `content-length: ${Buffer.byteLength(body)}`,
+    ...(requestId ? [`${REQUEST_ID_HEADER}: ${requestId}`] : []),
     'connection: close',
   ];
   plain.on('error', () => socket.destroy());

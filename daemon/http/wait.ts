@@ -19,7 +19,10 @@ export function discoverWhen(call: Call): Answer | Promise<Answer> {
   const min = call.number('min', 0, Number.MAX_SAFE_INTEGER) ?? DEFAULT_WAIT_MIN;
   const query = readQuery(call);
   const { sight } = call;
-  const look = () => call.registry.discover(role, query).filter(({ vm }) => isWithin(sight, vm));
+  const look = () => {
+    const live = call.registry.discover(role, query);
+    return sight ? live.filter(({ vm }) => isWithin(sight, vm)) : live;
+  };
   // Who counts strictly is told of the doubt about those, too, whom that leaves out.
   const answer = (found: readonly Entry[]) =>
     call.entries(found, query.strict ? call.registry.discover(role, { ...query, strict: false }) : found);

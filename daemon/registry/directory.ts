@@ -14,6 +14,8 @@ export class Directory {
   /** All, newest registration first, for whoever asks before the next change: slow readers keep it. */
   #newestFirst: readonly Entry[] | undefined;
   readonly #byRole = new Map<string, Map<string, Entry>>();
+  /** Roles that an entry came to from another one: its place there is that of its registration, not the last. */
+  readonly #unsorted = new Set<string>();
   readonly lineage = new Lineage((id) => this.#entries.get(id));
 
   get(id: string): Entry | undefined {
@@ -45,8 +47,7 @@ export class Directory {
     this.#byRole.set(role, ofRole.set(id, entry));
     if (before && before.vm.role !== role) {
       this.#byRole.get(before.vm.role)?.delete(id);
-      // Its place among those of its new role is that of its registration, not the last.
-      this.#byRole.set(role, new Map([...ofRole].sort(([, a], [, b]) => a.order.created - b.order.created)));
+      this.#unsorted.add(role);
     }
   }
 
@@ -68,7 +69,7 @@ export class Directory {
       this.#newestFirst ??= [...this.#entries.values()].reverse();
       return this.#newestFirst;
     }
-    const source = role ? (this.#byRole.get(role)?.values() ?? []) : this.#entries.values();
+    const source = role ? this.#ofRole(role) : this.#entries.values();
     const found: Entry[] = [];
     for (const entry of source) {
       if (status && entry.vm.status !== status) continue;
@@ -81,9 +82,19 @@ export class Directory {
   /** The live entries of a role, oldest registration first. */
   live(role: string, horizon: number): Entry[] {
     const found: Entry[] = [];
-    for (const entry of this.#byRole.get(role)?.values() ?? []) {
+    for (const entry of this.#ofRole(role)) {
       if (entry.vm.status === 'running' && entry.leaseFrom >= horizon) found.push(entry);
     }
     return found;
+  }
+
+  /** Sorted here and not with each change: a thousand changes of role before the next read cost one sort. */
+  #ofRole(role: string): Iterable<Entry> {
+    const ofRole = this.#byRole.get(role);
+    if (!ofRole) return [];
+    if (!this.#unsorted.delete(role)) return ofRole.values();
+    const sorted = new Map([...ofRole].sort(([, a], [, b]) => a.order.created - b.order.created));
+    this.#byRole.set(role, sorted);
+    return sorted.values();
   }
 }

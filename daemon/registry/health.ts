@@ -5,14 +5,25 @@ import type { Entry } from './entry.ts';
 export type HealthReport = Readonly<Record<string, ServiceHealth>>;
 
 /** Order of preference: a service that nobody probes may well work. */
-const RANK = { passing: 0, unknown: 1, failing: 2 };
+const RANK = { passing: 0, unknown: 1, failing: 2 } as const;
 
 export class HealthReports {
   readonly #reports = new Map<string, HealthReport>();
 
-  /** Takes the place of what the VM's agent said before. */
-  put(id: string, report: HealthReport): void {
-    this.#reports.set(id, report);
+  /**
+   * Takes the place of what the VM's agent said before. Of services that the VM does not have nothing is kept: an agent
+   * may name as many as it likes, and they are in no limit of the registry.
+   */
+  put({ vm }: Entry, report: HealthReport): void {
+    const known = knownOf(vm, report);
+    if (known) this.#reports.set(vm.id, known);
+    else this.#reports.delete(vm.id);
+  }
+
+  /** The VM's services may be others by now. */
+  trim(entry: Entry): void {
+    const report = this.#reports.get(entry.vm.id);
+    if (report) this.put(entry, report);
   }
 
   forget(id: string): void {
@@ -22,23 +33,29 @@ export class HealthReports {
   /** Of the services that the entry has now; undefined when none of them is probed. */
   of({ vm }: Entry): HealthReport | undefined {
     const report = this.#reports.get(vm.id);
-    if (!report) return undefined;
-    const known = (vm.services ?? []).flatMap(({ name }): [string, ServiceHealth][] => {
-      const health = Object.hasOwn(report, name) ? report[name] : undefined;
-      return health ? [[name, health]] : [];
-    });
-    return known.length > 0 ? Object.fromEntries(known) : undefined;
+    return report && knownOf(vm, report);
   }
 
   /** Those that have a service, the ones where it passes first and those where it fails last; else in their order. */
   offering(entries: readonly Entry[], service: string, passingOnly: boolean): Entry[] {
-    const ranked = entries.flatMap((entry) => {
-      if (!entry.vm.services?.some(({ name }) => name === service)) return [];
+    // Those of a rank stay in their order. A loop, since many may wait for this over many VMs.
+    const ranks: [Entry[], Entry[], Entry[]] = [[], [], []];
+    for (const entry of entries) {
+      if (!entry.vm.services?.some(({ name }) => name === service)) continue;
       const report = this.#reports.get(entry.vm.id);
       const health = (report && Object.hasOwn(report, service) ? report[service] : undefined) ?? 'unknown';
-      return passingOnly && health !== 'passing' ? [] : [{ entry, rank: RANK[health] }];
-    });
-    // Sorting is stable, so the oldest registration stays the first of its rank.
-    return ranked.sort((a, b) => a.rank - b.rank).map(({ entry }) => entry);
+      ranks[RANK[health]].push(entry);
+    }
+    const [passing, unknown, failing] = ranks;
+    return passingOnly ? passing : [...passing, ...unknown, ...failing];
   }
+}
+
+/** What the report says of the services that the VM has; undefined when that is nothing. */
+function knownOf(vm: Entry['vm'], report: HealthReport): HealthReport | undefined {
+  const known = (vm.services ?? []).flatMap(({ name }): [string, ServiceHealth][] => {
+    const health = Object.hasOwn(report, name) ? report[name] : undefined;
+    return health ? [[name, health]] : [];
+  });
+  return known.length > 0 ? Object.fromEntries(known) : undefined;
 }

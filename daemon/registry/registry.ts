@@ -155,7 +155,7 @@ export class Registry {
     if (proof) this.identities.prove(entry, proof, this.#moment());
     entry.hear(this.#liveness.signOfLife());
     this.unsaved.add(entry);
-    if (proof?.health) this.health.put(id, proof.health);
+    if (proof?.health) this.health.put(entry, proof.health);
     if (this.#liveness.heard(entry) && entry.vm.status === 'running') this.#liveness.tellRevived(entry, this.#revision);
     this.events.heartbeat(entry);
     return entry;
@@ -276,6 +276,7 @@ export class Registry {
   #show(entry: Entry): boolean {
     const before = this.#directory.get(entry.vm.id);
     this.#directory.put(entry);
+    this.health.trim(entry);
     if (before) this.unsaved.delete(before);
     if (before && before.life.heardAt > entry.life.heardAt) {
       // A beat came while the change was on its way: it is not taken back, and is saved again, since the change has

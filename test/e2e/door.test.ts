@@ -46,6 +46,17 @@ test('behind a proxy the socket is no way around the token', async (t) => {
   const at = ['--url', `unix:${socket}`];
   assert.equal((await daemon.vreg(['ls', ...at], { env: { VERS_AUTH_TOKEN: '' } })).code, 2);
   assert.equal((await daemon.vreg(['ls', ...at])).code, 0);
+  // Nor are those whom the proxy passes on one and the same.
+  const statusOf = async (from: string, token: string) => {
+    const headers = { 'x-forwarded-for': from, authorization: `Bearer ${token}` };
+    const asked = request({ socketPath: socket, path: '/registry/vms', headers }).end();
+    const [answer] = (await once(asked, 'response')) as [IncomingMessage];
+    answer.resume();
+    return answer.statusCode;
+  };
+  for (let n = 0; n < 60; n++) assert.equal(await statusOf('203.0.113.6', `guess-${n}`), 401);
+  assert.equal(await statusOf('203.0.113.6', ROOT), 429);
+  assert.equal(await statusOf('203.0.113.7', ROOT), 200);
 });
 
 test('a proxy that is not named is none either, whichever of its headers it adds', async (t) => {

@@ -85,6 +85,22 @@ test("a certificate's name stands for the token of that name, and for no other",
   assert.deepEqual(pick(access.admit(callerWith('s3cret', { certificate: 'stranger' }))), ['VERS_AUTH_TOKEN', 'admin']);
 });
 
+test('a certificate whose token has expired claims the name of that, and one without a token claims none', async () => {
+  const { access, create, clock } = aDoor({ root: 's3cret' });
+  await create({ name: 'brief', scope: 'read', expiresIn: 5 });
+  clock.pass(5000);
+  const own = callerWith(undefined, { certificate: 'brief' });
+  assert.match(refusal(access, own)!.message, /"brief" expired/);
+  assert.equal(access.claimedBy(own), 'brief');
+  for (const certificate of ['stranger', 'image/w', undefined])
+    assert.equal(access.claimedBy(callerWith(undefined, { certificate })), undefined);
+  assert.equal(
+    access.claimedBy(callerWith('wrong', { certificate: 'brief' })),
+    undefined,
+    'they came with something else',
+  );
+});
+
 test('where nobody is asked, a certificate names who comes, but not as somebody whom it cannot be', () => {
   const { access } = aDoor();
   const nameOf = (certificate: string) => access.admit(callerWith(undefined, { certificate })).name;
@@ -144,6 +160,26 @@ test('an address is not excused by another token, and old tokens of the registry
   access.admit(callerWith(token, elsewhere));
   for (let n = 0; n < 100; n++) refusal(access, callerWith(`guess-${n}`, elsewhere));
   assert.equal(refusal(access, callerWith('s3cret', elsewhere))?.code, 'TOO_MANY_REQUESTS');
+});
+
+test('old tokens have an allowance of their own, ten times as large, and it is no way to lock the root token out', async () => {
+  const { access, create, clock } = aDoor({ root: 's3cret' });
+  const { token } = await create({ name: 'agent', scope: 'heartbeat' });
+  const stale = callerWith(`vreg_${'a'.repeat(43)}`);
+  const codes = Array.from({ length: 601 }, () => refusal(access, stale)!.code);
+  assert.deepEqual([codes.indexOf('TOO_MANY_REQUESTS'), refusal(access, stale)!.retryAfter], [600, 1]);
+  assert.equal(access.admit(callerWith(token)).name, 'agent');
+  assert.equal(refusal(access, callerWith('guess'))?.code, 'UNAUTHORIZED');
+  assert.equal(refusal(access, callerWith('s3cret')), undefined);
+  clock.pass(1000);
+  assert.equal(refusal(access, stale)?.code, 'UNAUTHORIZED');
+});
+
+test('what is no Bearer is a guess like any other', () => {
+  const { access } = aDoor({ root: 's3cret' });
+  const basic = (n: number) => refusal(access, withHeader(`Basic guess-${n}`))!.code;
+  const codes = Array.from({ length: 61 }, (_, n) => basic(n));
+  assert.equal(codes.indexOf('TOO_MANY_REQUESTS'), 60);
 });
 
 test("the registry's own tokens are looked at however often others were wrong", async () => {

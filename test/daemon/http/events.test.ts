@@ -243,6 +243,10 @@ test('heartbeats are told only to who asks for them, and filtered as the rest', 
     event: { type: 'heartbeat', id: 'a', lastSeen: '2026-01-01T00:00:00.000Z' },
   });
   assert.deepEqual([one!.lines().length, none!.lines().length], [2, 1]);
+  // Not read to its end: a stream has none.
+  const odd = await fetch(`${url}/registry/events?heartbeats=1`);
+  await odd.body?.cancel();
+  assert.equal(odd.status, 400);
 });
 
 test('a comment comes regularly while nothing happens', async (t) => {

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { get, type IncomingMessage } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import test from 'node:test';
+import { Lookout } from '../../../daemon/http/held.ts';
 import type { VmList } from '../../../src/protocol/api.ts';
 import type { Vm } from '../../../src/protocol/vm.ts';
 import { serveApp } from '../../helpers/app.ts';
@@ -58,6 +59,30 @@ test('a hundred that wait for the same, or for something else, are each answered
   assert.deepEqual(await Promise.all(two), Array(40).fill(2));
   assert.equal(registry.events.watched, 0);
   assert.deepEqual(warnings, []);
+});
+
+test('who has waited for all of their time is answered before those are looked at who may wait longer', async () => {
+  const lookout = new Lookout();
+  const looks: string[] = [];
+  const join = (key: string, finish = () => {}) => {
+    const look = () => {
+      looks.push(key);
+      return [];
+    };
+    return lookout.join(key, look, 1, finish);
+  };
+  const others = ['a', 'b', 'c'].map((key) => join(key));
+  await new Promise<void>((resolve) => {
+    const last = join('last', () => {
+      last.leave();
+      resolve();
+    });
+    for (const other of others) other.look();
+    last.over();
+  });
+  assert.equal(looks[0], 'last');
+  await until('the others to be looked at', () => looks.length === 4);
+  assert.deepEqual(looks, ['last', 'a', 'b', 'c']);
 });
 
 /** About 3 MB in 3000 entries. */

@@ -138,6 +138,7 @@ refuses('only JSON is read, and what else comes is 415', [
   ['a multipart form', post('--x', ['Content-Type: multipart/form-data; boundary=x']), 415, /multipart\/form-data/],
   ['bytes', post('{}', ['Content-Type: application/octet-stream']), 415, /octet-stream is not supported/],
   ['something like JSON', post('{}', ['Content-Type: application/jsonp']), 415, /jsonp is not supported/],
+  ['what begins like JSON', post('{}', ['Content-Type: application/x+jsonfoo']), 415, /x\+jsonfoo is not supported/],
   ['no media type at all', post('{}', ['Content-Type: ;;;']), 415, /content-type is not supported/],
   [
     'XML in chunks',
@@ -177,6 +178,10 @@ test('an unknown method is 405, says which are known, and does not read the body
     const [answer] = await exchange(app.at, bytes);
     check(answer, 405, new RegExp(`^${method} is not possible on /registry/vms`), method);
     assert.match(answer?.headers.allow ?? '', /\bPOST\b.*\bGET\b|\bGET\b.*\bPOST\b/, method);
+  }
+  for (const more of ['?role=infra', '#x', '#x?y', '?x#y']) {
+    const [answer] = await exchange(app.at, request(`PUT /registry/vms${more}`));
+    check(answer, 405, /^PUT is not possible on \/registry\/vms$/, more);
   }
   await isWell(app);
 });
@@ -581,4 +586,19 @@ test('large bodies on their way are bounded together, and small ones get through
   for (const socket of half) socket.destroy();
   await until('room again', async () => (await exchange(app.at, post(large)))[0]?.status === 400);
   await isWell(app, 1);
+});
+
+test('who reads for as long as they like takes no place of a large body, whatever they say of one', async (t) => {
+  const app = await serveApp(t, { limits: { maxBody: 65_537 } });
+  const streams = Array.from({ length: 129 }, async () => {
+    const socket = connect(app.at);
+    t.after(() => socket.destroy());
+    socket.write('GET /registry/events HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n');
+    const [head] = (await once(socket, 'data')) as [Buffer];
+    return head.subarray(9, 12).toString();
+  });
+  assert.deepEqual(new Set(await Promise.all(streams)), new Set(['200']));
+  const large = JSON.stringify(aVm({ metadata: { pad: 'x'.repeat(65_537) } })).slice(0, 65_537);
+  const [answer] = await exchange(app.at, post(large));
+  check(answer, 400, /not valid JSON/, 'a large write');
 });

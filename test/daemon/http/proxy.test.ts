@@ -3,7 +3,10 @@ import assert from 'node:assert/strict';
 import { isIP } from 'node:net';
 import test from 'node:test';
 import fc from 'fast-check';
-import { cleanForwardedFor } from '../../../daemon/http/proxy.ts';
+import type { FastifyRequest } from 'fastify';
+import { Door } from '../../../daemon/http/door.ts';
+import { cleanForwardedFor, trustOf } from '../../../daemon/http/proxy.ts';
+import { aDoor } from '../../helpers/access.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { until } from '../../helpers/until.ts';
 
@@ -45,6 +48,40 @@ test('a trusted proxy is believed about the last address that is not a trusted p
   ] as const) {
     assert.equal((await seen(app, { 'x-forwarded-for': given })).from, from, given);
   }
+});
+
+test('the proxies are those of the list, in whichever form an address comes, and who comes by the socket', () => {
+  const trust = trustOf('loopback, 10.0.0.5,2001:db8::/32');
+  assert.ok(trust);
+  for (const address of [
+    undefined,
+    '127.9.9.9',
+    '::1',
+    '::ffff:127.0.0.1',
+    '10.0.0.5',
+    '::ffff:10.0.0.5',
+    '2001:db8::7',
+  ])
+    assert.equal(trust(address), true, address);
+  for (const address of ['10.0.0.6', '::ffff:10.0.0.6', '2001:db9::1', '::2', '0.0.0.0'])
+    assert.equal(trust(address), false, address);
+  const near = trustOf('uniquelocal,linklocal');
+  assert.ok(near);
+  assert.deepEqual(
+    ['10.1.2.3', '172.31.0.1', '192.168.1.1', 'fd00::1', 'fe80::1%eth0', '169.254.1.1', '172.32.0.1', '127.0.0.1'].map(
+      near,
+    ),
+    [true, true, true, true, true, true, false, false],
+  );
+  assert.equal(trustOf(undefined), false);
+});
+
+test('a connection that is gone has no address either, and is not taken for the socket', () => {
+  const { access } = aDoor({ root: 's3cret' });
+  const door = new Door({ access, names: new Set<string>(), cors: undefined, trustProxy: 'loopback' });
+  const headers = { host: 'a', 'x-forwarded-for': '203.0.113.9', 'x-forwarded-proto': 'https' };
+  door.refuseForeigners({ raw: { socket: {}, headers }, headers } as unknown as FastifyRequest);
+  assert.deepEqual(headers, { host: 'a' });
 });
 
 test('what is no address is nobody', async (t) => {

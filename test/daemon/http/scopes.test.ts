@@ -413,6 +413,22 @@ test('a beat is told to nobody whose token has expired', async (t) => {
   assert.deepEqual(reader.lines(), ['synced', 'heartbeat']);
 });
 
+test('a change after the end of a token is told to nobody who came with it, however slowly they read what was before', async (t) => {
+  const { at, access, registry, clock } = await serveApp(t, { token: ROOT });
+  const metadata = { blob: 'x'.repeat(900_000) };
+  for (let i = 0; i < 16; i++) await registry.register(aVm({ id: `vm-${i}`, metadata }));
+  const { token } = await access.tokens.create({ name: 'brief', scope: 'read', expiresIn: 5 }, 'test');
+  const slow = connect(at);
+  const head = ['GET /registry/events?since=start HTTP/1.1', 'Host: a', 'Connection: close'];
+  slow.write([...head, `Authorization: Bearer ${token}`, '', ''].join('\r\n'));
+  await once(slow, 'readable');
+  clock.pass(5000);
+  await registry.update('vm-0', { name: 'late' });
+  const told = await text(slow);
+  assert.match(told, /^HTTP\/1\.1 200 /);
+  assert.doesNotMatch(told, /"name":"late"/);
+});
+
 for (const path of ['/registry/tokens/image', '/registry/tokens?bornOf=image']) {
   test(`an enrolment that is under way at DELETE ${path} brings no token that is good for anything`, async (t) => {
     const store = new GatedStore();

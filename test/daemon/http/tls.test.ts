@@ -130,11 +130,18 @@ test('connections beyond the limit are closed at once, and those before it are s
 test('who speaks plain HTTP is told to speak https', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const log = aLog();
-  const { at } = await serveApp(t, { tls: new Tls(filesOf(authority.issue('server')), log) });
+  const { at, logged } = await serveApp(t, { tls: new Tls(filesOf(authority.issue('server')), log) });
   for (const method of ['GET', 'POST', 'PATCH', 'DELETE', 'OPTIONS']) {
     const [answer] = await exchange(at, `${method} /registry/vms HTTP/1.1\r\nHost: a\r\n\r\n`);
     assert.equal(answer?.status, 400, method);
     assert.match((JSON.parse(answer!.text) as { hint: string }).hint, /https:\/\//);
+    // It is a refusal like any other: there is one line of it, which names it.
+    const [line, ...more] = logged.splice(0).map((text) => JSON.parse(text) as Record<string, unknown>);
+    assert.equal(more.length, 0);
+    const { audit, from, status, code, requestId } = line!;
+    assert.deepEqual([audit, from, status, code], [true, '127.0.0.1', 400, 'INVALID']);
+    assert.ok(requestId);
+    assert.equal(answer!.headers['x-request-id'], requestId);
   }
   assert.ok(log.lines.every(({ level }) => level === 'debug'));
 });
@@ -182,6 +189,18 @@ test("a client's name is the common name of its certificate, else its first DNS 
     assert.equal((await ask(url, shown, { agent })).text, name, `${subject} ${names}`);
     assert.equal((await ask(url, shown, { agent })).text, name, 'the same connection');
   }
+});
+
+test('a client whose token has expired is named in the log by its certificate', OPENSSL, async (t) => {
+  const authority = makeAuthority(t);
+  const tls = new Tls(filesOf(authority.issue('server'), authority.ca), aLog());
+  const app = await serveApp(t, { tls, token: 's3cret' });
+  await app.access.tokens.create({ name: 'worker-1', scope: 'read', expiresIn: 5 }, 'test');
+  app.clock.pass(5000);
+  const own = authority.issue('client', { subject: '/CN=worker-1' });
+  assert.equal((await ask(`${app.url}/registry/vms`, { ca: authority.ca, own })).status, 401);
+  const line = await until('the line', () => app.logged.find((each) => each.includes('"audit":true')));
+  assert.equal((JSON.parse(line) as { by: string }).by, 'worker-1');
 });
 
 test('a client without a good certificate gets no answer, and is in the log', OPENSSL, async (t) => {

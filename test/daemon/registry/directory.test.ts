@@ -50,6 +50,31 @@ test('an entry that changes its role leaves the one and takes its place in the o
   assert.equal(ids(directory.live('worker', 0)), 'a');
 });
 
+test('a thousand changes of role cost one sort of the role, and not one each', () => {
+  const directory = new Directory();
+  let looks = 0;
+  for (let i = 0; i < 2000; i++) {
+    const each = entry(`vm-${i}`, i);
+    const { order } = each;
+    Object.defineProperty(each, 'order', {
+      get: () => {
+        looks++;
+        return order;
+      },
+    });
+    directory.put(each);
+  }
+  for (let i = 0; i < 1000; i++) {
+    directory.put(entry(`vm-${i}`, i, { role: 'infra' }));
+    directory.put(entry(`vm-${i}`, i));
+  }
+  assert.equal(looks, 0, 'until somebody reads');
+  assert.deepEqual(
+    directory.live('worker', 0).map(({ order }) => order.created),
+    Array.from({ length: 2000 }, (_, i) => i),
+  );
+});
+
 test('status=running leaves out who was heard before the horizon; other filters do not look at that', () => {
   const directory = new Directory();
   directory.put(entry('a', 0, {}, 9));

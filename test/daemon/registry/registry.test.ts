@@ -210,3 +210,19 @@ test('after a restart a live VM stays live for the rest of its lease, and a stal
   clock.pass(1);
   assert.deepEqual(idsOf(again.discover('worker')), []);
 });
+
+test('of the health that a beat reports only that of services is kept that the VM has', async () => {
+  const { registry } = setUp();
+  const services = (...names: string[]) => ({ services: names.map((name) => ({ name, port: 80 })) });
+  await registry.register(aVm(services('web')));
+  const told = () => registry.health.of(registry.get('vm-1'));
+  registry.heartbeat('vm-1', { health: { web: 'passing', later: 'passing' } });
+  assert.deepEqual(told(), { web: 'passing' });
+  await registry.update('vm-1', services('web', 'later'));
+  assert.deepEqual(told(), { web: 'passing' }, 'the next beat says it again');
+  await registry.update('vm-1', services('later'));
+  await registry.update('vm-1', services('web', 'later'));
+  assert.equal(told(), undefined);
+  registry.heartbeat('vm-1', { health: { later: 'failing' } });
+  assert.deepEqual(told(), { later: 'failing' });
+});
