@@ -58,7 +58,8 @@ export async function restore(dataDir: string, file: string): Promise<Restored> 
         if (!(error instanceof VregError) || !REPLACEABLE.includes(error.code)) throw error;
       });
     }
-    const old = [dir.database, `${dir.database}-wal`, dir.mark].filter((path) => existsSync(path));
+    // A journal that stayed would undo what is put beside it.
+    const old = [dir.database, dir.log, dir.journal, dir.mark].filter((path) => existsSync(path));
     const kept = join(dir.path, `before-restore-${new Date().toISOString().replaceAll(':', '')}`);
     if (old.length > 0) mkdirSync(kept, { mode: 0o700 });
     const keep = (path: string) => renameSync(path, join(kept, basename(path)));

@@ -30,6 +30,8 @@ export interface DataDir {
   database: string;
   /** SQLite's write-ahead log of the database. */
   log: string;
+  /** SQLite's rollback journal of the database: there only while a file is made a database with a log. */
+  journal: string;
   mark: string;
 }
 
@@ -63,7 +65,8 @@ export function openDataDir(path: string): DataDir {
     });
   }
   const database = join(dir, DATABASE);
-  return { path: dir, database, log: `${database}-wal`, mark: join(dir, 'registry.mark') };
+  const mark = join(dir, 'registry.mark');
+  return { path: dir, database, log: `${database}-wal`, journal: `${database}-journal`, mark };
 }
 
 function syncFolder(path: string): void {

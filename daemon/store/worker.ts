@@ -8,7 +8,7 @@ import { isMainThread, parentPort, workerData } from 'node:worker_threads';
 import { contradiction, type DataDir, openDataDir, readMark } from './data-dir.ts';
 import { RegistryDatabase } from './database.ts';
 import { describe, describeFinding, type Failure } from './failures.ts';
-import { checkFormat, DamageError } from './guards.ts';
+import { checkFormat, checkJournal, DamageError } from './guards.ts';
 import { type Request, StoreService } from './service.ts';
 
 export type Reply = { seq: number; value: unknown } | { seq: number; failure: Failure };
@@ -38,6 +38,7 @@ function check(path: string): void {
     if (!hadLog && statSync(dir.log, { throwIfNoEntry: false })?.size === 0) rmSync(dir.log);
   };
   try {
+    checkJournal(dir);
     const database = new RegistryDatabase(dir, { lookOnly: true });
     // Now, since the rest may abort the library. This process has the lock, so the log is nobody else's.
     removeNewLog();
