@@ -1,5 +1,5 @@
 /** The tables of the database, and what marks a file as one of ours. */
-import Database from 'libsql';
+import type Database from 'libsql';
 import { DamageError } from './guards.ts';
 import { JOURNAL_SCHEMA } from './journal.ts';
 import { RECORDS_SCHEMA } from './records.ts';
@@ -38,10 +38,10 @@ const COLUMNS = `
 /**
  * Checks that each table is as it was made, or as an earlier version made it. By a flipped bit in its text, SQLite can take
  * one for another that its rows fit as well, and later changes miss: `INTEGER PRAMARY KEY` is the name of a type.
+ * @param model an empty database in memory; it is closed
  * @throws DamageError
  */
-export function checkTables(db: Database.Database): void {
-  const model = new Database(':memory:');
+export function checkTables(db: Database.Database, model: Database.Database): void {
   model.exec(SCHEMA);
   const known = new Set(columnsOf(model).map(String));
   model.close();
