@@ -72,8 +72,11 @@ export function atOpen(dir: DataDir, { failure }: StoreFailure): VregError {
       return new VregError('STORE_UNUSABLE', `cannot check ${dir.database}: ${failure.message}`, {
         hint: 'free some memory or processes, then start again',
       });
-    case 'disk':
     case 'gone':
+      return new VregError('STORE_UNUSABLE', `cannot use the data dir ${dir.path}: ${failure.message}`, {
+        hint: 'it was exchanged during the start, by a restore for one; start again',
+      });
+    case 'disk':
     case 'other':
       return new VregError('STORE_UNUSABLE', `cannot open ${failure.file ?? dir.database}: ${failure.message}`, {
         hint: 'check that this user may read and write it, that its disk is well, and that enough files may be open (ulimit -n)',

@@ -23,13 +23,17 @@ export class NewerError extends Error {}
 /** Where a database says which version of the format it takes to write it and to read it: 1, or 2 with a log. */
 const FORMAT_VERSIONS = 18;
 
+/** The versions that a database names. It opens the file, and so gives up this process's lock on it (fcntl(2)), if it has one. */
+export function formatOf(path: string): Buffer {
+  return bytesOf(path, FORMAT_VERSIONS, 2);
+}
+
 /**
- * Checks that SQLite will write the file, which is at work (sqlite.org/fileformat2.html, 1.3.3): one of a later version it
- * reads without a word, and then refuses every change.
- * @throws DamageError, and the system's errors
+ * Checks that SQLite will write a file of this format (sqlite.org/fileformat2.html, 1.3.3): one of a later version it reads
+ * without a word, and then refuses every change.
+ * @throws DamageError
  */
-export function checkFormat(path: string): void {
-  const versions = bytesOf(path, FORMAT_VERSIONS, 2);
+export function checkFormat(versions: Buffer): void {
   if (versions.some((version) => version !== 1 && version !== 2))
     throw new DamageError('its header names a version of its format that nobody can write');
 }

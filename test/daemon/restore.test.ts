@@ -1,10 +1,13 @@
 /** A restore into a data dir that is not as a clean stop leaves it. */
 import assert from 'node:assert/strict';
-import { copyFileSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import fs, { copyFileSync, cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after, before } from 'node:test';
+import Database from 'libsql';
 import { restore } from '../../daemon/restore.ts';
+import { hold } from '../../daemon/store/check.ts';
 import { openDataDir } from '../../daemon/store/data-dir.ts';
 import { tempDir } from '../helpers/daemon.ts';
 import { assertRefused, idsOf } from '../helpers/damage.ts';
@@ -12,12 +15,17 @@ import { openDir, putOf, readStore } from '../helpers/store.ts';
 
 let root: string;
 let backup: string;
+/** As kill -9 leaves it: its last change is in the log only, and not in the backup. */
+let killed: string;
 before(async () => {
   root = mkdtempSync(join(tmpdir(), 'vreg-test-'));
   backup = join(root, 'backup.db');
   const { store } = await openDir(join(root, 'data'));
   await store.commit(putOf({ id: 'a', revision: 1 }));
   await store.backup(backup);
+  await store.commit(putOf({ id: 'b', revision: 2 }));
+  killed = join(root, 'killed');
+  cpSync(join(root, 'data'), killed, { recursive: true });
   await store.close();
 });
 after(() => rmSync(root, { recursive: true, force: true }));
@@ -32,12 +40,13 @@ function emptyingJournal(): Buffer {
 }
 
 test('a restore beside the journal of a first start that was killed is what the next start finds', async (t) => {
-  const dir = openDataDir(tempDir(t));
-  writeFileSync(dir.database, '');
-  writeFileSync(dir.journal, emptyingJournal());
-  const { kept } = await restore(dir.path, backup);
-  assert.ok(existsSync(join(kept!, 'registry.db-journal')));
-  assert.deepEqual(idsOf(await readStore(dir.path)), ['a']);
+  for (const left of [Buffer.alloc(0), readFileSync(backup)]) {
+    const dir = openDataDir(tempDir(t));
+    writeFileSync(dir.database, left);
+    writeFileSync(dir.journal, emptyingJournal());
+    await restore(dir.path, backup);
+    assert.deepEqual(idsOf(await readStore(dir.path)), ['a']);
+  }
 });
 
 test('a journal that would empty the database beside it is an error at start, and changes no byte', async (t) => {
@@ -45,4 +54,63 @@ test('a journal that would empty the database beside it is an error at start, an
   copyFileSync(backup, dir.database);
   writeFileSync(dir.journal, emptyingJournal());
   await assertRefused(dir.path, /registry\.db-journal is not its own, and would cut it to 0 bytes/);
+});
+
+test('what a restore has kept of a killed daemon comes back with its last changes', async (t) => {
+  const dir = openDataDir(join(tempDir(t), 'data'));
+  cpSync(killed, dir.path, { recursive: true });
+  const { kept } = await restore(dir.path, backup);
+  assert.deepEqual(idsOf(await readStore(dir.path)), ['a']);
+  await restore(dir.path, join(kept!, 'registry.db'));
+  assert.deepEqual(idsOf(await readStore(dir.path)), ['a', 'b']);
+});
+
+test('the database of a killed daemon is refused without its log, as its mark knows, and alone it is a backup', async (t) => {
+  const home = tempDir(t);
+  const data = join(home, 'data');
+  const left = openDataDir(join(home, 'left'));
+  cpSync(killed, left.path, { recursive: true });
+  copyFileSync(backup, left.database);
+  rmSync(left.log);
+  await assert.rejects(restore(data, left.database), {
+    code: 'STORE_DAMAGED',
+    message: /it is damaged: it ends at revision 1, but revision 2 was acknowledged/,
+    hint: /nothing was changed; .*a copy of the file alone/,
+  });
+  rmSync(left.mark);
+  await restore(data, left.database);
+  assert.deepEqual(idsOf(await readStore(data)), ['a']);
+});
+
+test('no daemon can open the registry while a restore exchanges its files', async (t) => {
+  const dir = openDataDir(join(tempDir(t), 'data'));
+  cpSync(killed, dir.path, { recursive: true });
+  const opened: string[] = [];
+  const rename = fs.renameSync;
+  const { mock } = t.mock.method(fs, 'renameSync', (from: string, to: string) => {
+    rename(from, to);
+    if (from !== dir.database) return;
+    const database = new Database(to, { timeout: 0 });
+    assert.throws(() => database.prepare('SELECT * FROM vms').all(), /locked/);
+    database.close();
+    opened.push(to);
+  });
+  syncBuiltinESMExports();
+  t.after(() => {
+    mock.restore();
+    syncBuiltinESMExports();
+  });
+  const { kept } = await restore(dir.path, backup);
+  assert.deepEqual(opened, [join(kept!, 'registry.db')]);
+});
+
+test('who holds a database keeps it from a start until it is released', async (t) => {
+  const data = join(tempDir(t), 'data');
+  cpSync(killed, data, { recursive: true });
+  const { finding, release } = await hold(openDataDir(data));
+  t.after(release);
+  assert.deepEqual(finding, { isEmpty: false });
+  await assert.rejects(readStore(data), { code: 'ALREADY_RUNNING' });
+  await release();
+  assert.deepEqual(idsOf(await readStore(data)), ['a', 'b']);
 });
