@@ -102,6 +102,14 @@ export function atWork(what: string, { failure }: StoreFailure): VregError {
         hint: "look at the registry's disk (dmesg, mount): it may be broken or read-only; reads and heartbeats go on meanwhile",
         retryAfter: 5,
       });
+    case 'damaged':
+      return new VregError(
+        'STORE_FAILED',
+        `the registry could not ${what}: ${failure.file ?? 'its database'} is damaged: ${failure.message}`,
+        {
+          hint: 'stop the daemon, put a backup in its place (vreg daemon restore FILE) and start it again; what can be read is served meanwhile',
+        },
+      );
     case 'unchecked':
       return new VregError('STORE_FAILED', `the registry could not ${what}: ${failure.message}`, {
         hint: 'free some memory or processes of the machine of the registry, then try again',

@@ -24,7 +24,7 @@ function serve(dir: DataDir): void {
     try {
       reply = { seq, value: service.handle(request) };
     } catch (error) {
-      reply = { seq, failure: describe(error) };
+      reply = { seq, failure: { file: dir.database, ...describe(error) } };
     }
     port.postMessage(reply);
   });
