@@ -79,7 +79,7 @@ export function atOpen(dir: DataDir, { failure }: StoreFailure): VregError {
     case 'disk':
     case 'other':
       return new VregError('STORE_UNUSABLE', `cannot open ${failure.file ?? dir.database}: ${failure.message}`, {
-        hint: 'check that this user may read and write it, that its disk is well, and that enough files may be open (ulimit -n)',
+        hint: 'check that this user may read and write it, that its disk is well and has room for one more file (df -i), and that enough files may be open (ulimit -n)',
       });
   }
 }
