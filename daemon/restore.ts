@@ -1,7 +1,9 @@
 /** A backup becomes the registry of a data dir; what was there is kept beside it. */
 import {
+  accessSync,
   chmodSync,
   closeSync,
+  constants,
   copyFileSync,
   existsSync,
   fsyncSync,
@@ -14,9 +16,10 @@ import {
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { VregError } from '../src/protocol/errors.ts';
+import { readProcessInfo } from './process-file.ts';
 import { type Held, hold } from './store/check.ts';
 import { DATABASE, type DataDir, openDataDir } from './store/data-dir.ts';
-import { atOpen, type Failure, StoreFailure } from './store/failures.ts';
+import { atOpen, describe, type Failure, StoreFailure } from './store/failures.ts';
 
 export interface Restored {
   dataDir: string;
@@ -31,16 +34,14 @@ export interface Restored {
  */
 export async function restore(dataDir: string, file: string): Promise<Restored> {
   const dir = openDataDir(dataDir);
-  const draft = openDataDir(mkdtempSync(join(dir.path, 'restore-')));
+  const draft = openDataDir(make(dir, () => mkdtempSync(join(dir.path, 'restore-'))));
   let held: Held | undefined;
   try {
     copyAll(file, draft);
     await checkCopy(file, draft);
     // No daemon can open it until what takes its place is there.
     if (existsSync(dir.database)) held = await hold(dir);
-    if (held && 'failure' in held.finding && mayBeInUse(held.finding.failure)) {
-      throw atOpen(dir, new StoreFailure(held.finding.failure));
-    }
+    if (held && 'failure' in held.finding) refuseInUse(dir, held.finding.failure);
     const kept = exchange(dir, draft);
     return { dataDir: dir.path, ...(kept === undefined ? {} : { kept }) };
   } finally {
@@ -49,9 +50,27 @@ export async function restore(dataDir: string, file: string): Promise<Restored> 
   }
 }
 
-/** A damaged store is what a restore is for, and one of a newer vreg may be; one that is in use is not. */
-function mayBeInUse({ kind }: Failure): boolean {
-  return kind !== 'damaged' && kind !== 'newer';
+/**
+ * A damaged store is what a restore is for, and so is one that its disk gives nothing of; one of a newer vreg may be. One that
+ * is in use is not.
+ */
+function refuseInUse(dir: DataDir, failure: Failure): void {
+  const isRead = failure.kind === 'damaged' || failure.kind === 'newer';
+  if (isRead) return;
+  // What could not be opened could not be locked: then it is for the daemon's own word.
+  const isInUse = readProcessInfo(dir.path, 'serve') !== undefined;
+  const isRefused = failure.kind === 'busy' || failure.kind === 'unchecked' || !mayBeOpened(dir.database);
+  if (isInUse || isRefused) throw atOpen(dir, new StoreFailure(isInUse ? { ...failure, kind: 'busy' } : failure));
+}
+
+/** By this user: who may not cannot tell who has it open. */
+function mayBeOpened(path: string): boolean {
+  try {
+    accessSync(path, constants.R_OK | constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** @throws VregError STORE_DAMAGED, STORE_NEWER, STORE_UNUSABLE */
@@ -79,7 +98,7 @@ function exchange(dir: DataDir, draft: DataDir): string | undefined {
   // A journal that stayed would undo what is put beside it.
   const old = [dir.database, dir.log, dir.journal, dir.mark].filter((path) => existsSync(path));
   const kept = join(dir.path, `before-restore-${new Date().toISOString().replaceAll(':', '')}`);
-  if (old.length > 0) mkdirSync(kept, { mode: 0o700 });
+  if (old.length > 0) make(dir, () => mkdirSync(kept, { mode: 0o700 }));
   const keep = (path: string) => renameSync(path, join(kept, basename(path)));
   for (const path of old) if (path !== dir.mark) keep(path);
   if (existsSync(draft.log)) renameSync(draft.log, dir.log);
@@ -109,21 +128,40 @@ function damagedHint(draft: DataDir): string {
 
 function copy(from: string, to: string): void {
   try {
+    if (!statSync(from).isFile()) {
+      throw Object.assign(new Error('it is no regular file'), { code: 'it is no regular file' });
+    }
     copyFileSync(from, to);
     chmodSync(to, 0o600);
     sync(to);
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;
-    if (code === 'ENOSPC' || code === 'EDQUOT') {
-      const hint = 'nothing was changed; free some space, then try again';
-      throw new VregError('STORE_UNUSABLE', `no room for a copy of ${from} in ${dirname(to)}`, { hint, cause });
-    }
+    if (isFull(code)) throw noRoom(`for a copy of ${from} in ${dirname(to)}`, cause);
     throw new VregError('USAGE', `cannot read ${from} (${code})`, {
       field: 'file',
-      hint: 'check its path and mode',
+      hint: 'check its path and mode; a backup that is packed has to be unpacked into a file first',
       cause,
     });
   }
+}
+
+/** Makes a folder in the data dir. @throws VregError STORE_UNUSABLE */
+function make<T>(dir: DataDir, work: () => T): T {
+  try {
+    return work();
+  } catch (cause) {
+    if (isFull((cause as NodeJS.ErrnoException).code)) throw noRoom(`for a folder in ${dir.path}`, cause);
+    throw atOpen(dir, new StoreFailure(describe(cause)));
+  }
+}
+
+function isFull(code: string | undefined): boolean {
+  return code === 'ENOSPC' || code === 'EDQUOT';
+}
+
+function noRoom(what: string, cause: unknown): VregError {
+  const hint = 'nothing was changed; free some space or some files (df, df -i), then try again';
+  return new VregError('STORE_UNUSABLE', `no room ${what}`, { hint, cause });
 }
 
 /** A file or a folder that shall be there after a power cut. */

@@ -1,17 +1,19 @@
 /** A restore into a data dir that is not as a clean stop leaves it. */
 import assert from 'node:assert/strict';
-import fs, { copyFileSync, cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import fs, { copyFileSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import test, { after, before } from 'node:test';
+import test, { after, before, type TestContext } from 'node:test';
 import Database from 'libsql';
+import { removeProcessInfo, writeProcessInfo } from '../../daemon/process-file.ts';
 import { restore } from '../../daemon/restore.ts';
 import { hold } from '../../daemon/store/check.ts';
 import { openDataDir } from '../../daemon/store/data-dir.ts';
 import { tempDir } from '../helpers/daemon.ts';
 import { assertRefused, idsOf } from '../helpers/damage.ts';
-import { openDir, putOf, readStore } from '../helpers/store.ts';
+import { fingerprint, openDir, putOf, readStore } from '../helpers/store.ts';
 
 let root: string;
 let backup: string;
@@ -82,23 +84,30 @@ test('the database of a killed daemon is refused without its log, as its mark kn
   assert.deepEqual(idsOf(await readStore(data)), ['a']);
 });
 
+/** Has a function of the file system do something else, as all see it who call it from now on. */
+function replace(t: TestContext, name: 'renameSync' | 'mkdirSync' | 'mkdtempSync', by: (...args: string[]) => void) {
+  const { mock } = t.mock.method(fs, name, by);
+  const restoreIt = () => {
+    mock.restore();
+    syncBuiltinESMExports();
+  };
+  syncBuiltinESMExports();
+  t.after(restoreIt);
+  return restoreIt;
+}
+
 test('no daemon can open the registry while a restore exchanges its files', async (t) => {
   const dir = openDataDir(join(tempDir(t), 'data'));
   cpSync(killed, dir.path, { recursive: true });
   const opened: string[] = [];
   const rename = fs.renameSync;
-  const { mock } = t.mock.method(fs, 'renameSync', (from: string, to: string) => {
-    rename(from, to);
+  replace(t, 'renameSync', (from, to) => {
+    rename(from!, to!);
     if (from !== dir.database) return;
-    const database = new Database(to, { timeout: 0 });
+    const database = new Database(to!, { timeout: 0 });
     assert.throws(() => database.prepare('SELECT * FROM vms').all(), /locked/);
     database.close();
-    opened.push(to);
-  });
-  syncBuiltinESMExports();
-  t.after(() => {
-    mock.restore();
-    syncBuiltinESMExports();
+    opened.push(to!);
   });
   const { kept } = await restore(dir.path, backup);
   assert.deepEqual(opened, [join(kept!, 'registry.db')]);
@@ -113,4 +122,49 @@ test('who holds a database keeps it from a start until it is released', async (t
   await assert.rejects(readStore(data), { code: 'ALREADY_RUNNING' });
   await release();
   assert.deepEqual(idsOf(await readStore(data)), ['a', 'b']);
+});
+
+for (const name of ['registry.db', 'registry.db-wal', 'registry.mark']) {
+  test(`a restore is the way out where ${name} is a folder, and not while its daemon lives`, async (t) => {
+    const data = join(tempDir(t), 'data');
+    cpSync(killed, data, { recursive: true });
+    rmSync(join(data, name));
+    mkdirSync(join(data, name));
+    await assert.rejects(readStore(data));
+    if (name === 'registry.db') {
+      writeProcessInfo(data, { kind: 'serve', urls: [] });
+      await assert.rejects(restore(data, backup), { code: 'ALREADY_RUNNING' });
+      removeProcessInfo(data, 'serve');
+    }
+    await restore(data, backup);
+    assert.deepEqual(idsOf(await readStore(data)), ['a']);
+  });
+}
+
+test('a restore without room for a folder says so, and changes nothing', async (t) => {
+  const data = join(tempDir(t), 'data');
+  cpSync(killed, data, { recursive: true });
+  const before = fingerprint(data);
+  const { mkdirSync: mkdir } = fs;
+  const full = () => {
+    throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC', syscall: 'mkdir' });
+  };
+  const refusal = { code: 'STORE_UNUSABLE', message: /no room for a folder in /, hint: /nothing was changed; .*df -i/ };
+  const makeRoom = replace(t, 'mkdtempSync', full);
+  await assert.rejects(restore(data, backup), refusal);
+  makeRoom();
+  replace(t, 'mkdirSync', (path, ...more) => (/before-restore/.test(path!) ? full() : mkdir(path!, ...(more as []))));
+  await assert.rejects(restore(data, backup), refusal);
+  assert.deepEqual(fingerprint(data), before);
+});
+
+test('a restore from a pipe is told to use a file', async (t) => {
+  const home = tempDir(t);
+  const pipe = join(home, 'pipe');
+  execFileSync('mkfifo', [pipe]);
+  await assert.rejects(restore(join(home, 'data'), pipe), {
+    code: 'USAGE',
+    message: /pipe \(it is no regular file\)/,
+    hint: /into a file/,
+  });
 });
