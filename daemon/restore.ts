@@ -40,7 +40,7 @@ export async function restore(dataDir: string, file: string): Promise<Restored> 
     copyAll(file, draft);
     await checkCopy(file, draft);
     // No daemon can open it until what takes its place is there.
-    if (existsSync(dir.database)) held = await hold(dir);
+    if (isThere(dir.database)) held = await hold(dir);
     if (held && 'failure' in held.finding) refuseInUse(dir, held.finding.failure);
     const kept = exchange(dir, draft);
     return { dataDir: dir.path, ...(kept === undefined ? {} : { kept }) };
@@ -61,6 +61,11 @@ function refuseInUse(dir: DataDir, failure: Failure): void {
   const isInUse = readProcessInfo(dir.path, 'serve') !== undefined;
   const isRefused = failure.kind === 'busy' || failure.kind === 'unchecked' || !mayBeOpened(dir.database);
   if (isInUse || isRefused) throw atOpen(dir, new StoreFailure(isInUse ? { ...failure, kind: 'busy' } : failure));
+}
+
+/** A pipe in its place is nobody's database, and would be waited for. */
+function isThere(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isFIFO() === false;
 }
 
 /** By this user: who may not cannot tell who has it open. */

@@ -168,3 +168,10 @@ test('a restore from a pipe is told to use a file', async (t) => {
     hint: /into a file/,
   });
 });
+
+test('a pipe in the place of the database is kept with the rest', async (t) => {
+  const dir = openDataDir(tempDir(t));
+  execFileSync('mkfifo', [dir.database]);
+  await restore(dir.path, backup);
+  assert.deepEqual(idsOf(await readStore(dir.path)), ['a']);
+});
