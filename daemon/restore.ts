@@ -1,27 +1,25 @@
 /** A backup becomes the registry of a data dir; what was there is kept beside it. */
 import {
+  accessSync,
   chmodSync,
   closeSync,
+  constants,
   copyFileSync,
   existsSync,
   fsyncSync,
   mkdirSync,
   mkdtempSync,
   openSync,
-  readSync,
   renameSync,
   rmSync,
+  statSync,
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { type ErrorCode, VregError } from '../src/protocol/errors.ts';
-import { check } from './store/check.ts';
-import { databaseSize, openDataDir } from './store/data-dir.ts';
-
-/** Where SQLite keeps the application id in a file, and ours: a file without it may be empty, and still whole. */
-const APPLICATION_ID = { offset: 68, text: 'vreg' };
-
-/** What may be wrong with a store that is replaced: all of it is kept. */
-const REPLACEABLE: readonly ErrorCode[] = ['STORE_DAMAGED', 'STORE_NEWER'];
+import { VregError } from '../src/protocol/errors.ts';
+import { readProcessInfo } from './process-file.ts';
+import { type Held, hold } from './store/check.ts';
+import { DATABASE, type DataDir, openDataDir } from './store/data-dir.ts';
+import { atOpen, describe, type Failure, StoreFailure } from './store/failures.ts';
 
 export interface Restored {
   dataDir: string;
@@ -30,76 +28,145 @@ export interface Restored {
 }
 
 /**
- * @param file a backup, as `vreg backup` writes it
+ * @param file a backup, as `vreg backup` writes it; or the database of a folder that a restore has kept
  * @throws VregError ALREADY_RUNNING (a daemon has the data dir), STORE_DAMAGED (the backup is), STORE_NEWER (the backup
  * is of a newer vreg), STORE_UNUSABLE (no room, say), USAGE (the backup cannot be read)
  */
 export async function restore(dataDir: string, file: string): Promise<Restored> {
   const dir = openDataDir(dataDir);
-  const draft = openDataDir(mkdtempSync(join(dir.path, 'restore-')));
+  const draft = openDataDir(make(dir, () => mkdtempSync(join(dir.path, 'restore-'))));
+  let held: Held | undefined;
   try {
-    copy(file, draft.database);
-    if (!isOurs(draft.database)) {
-      throw new VregError('STORE_DAMAGED', `${file} cannot be restored: it is not the database of a vreg registry`, {
-        field: 'file',
-        hint: 'nothing was changed; give a file that vreg backup wrote',
-      });
-    }
-    await check(draft).catch((error: unknown) => {
-      if (!(error instanceof VregError)) throw error;
-      // One of a newer vreg is whole, and one that could not be checked may be.
-      const hint = error.code === 'STORE_DAMAGED' ? 'nothing was changed; try an older backup' : error.hint!;
-      const message = error.message.replace(draft.database, 'it');
-      throw new VregError(error.code, `${file} cannot be restored: ${message}`, { field: 'file', hint });
-    });
-    if (databaseSize(dir) > 0) {
-      await check(dir).catch((error: unknown) => {
-        // A damaged store is what a restore is for, and one of a newer vreg may be; one that is in use is not.
-        if (!(error instanceof VregError) || !REPLACEABLE.includes(error.code)) throw error;
-      });
-    }
-    const old = [dir.database, `${dir.database}-wal`, dir.mark].filter((path) => existsSync(path));
-    const kept = join(dir.path, `before-restore-${new Date().toISOString().replaceAll(':', '')}`);
-    if (old.length > 0) mkdirSync(kept, { mode: 0o700 });
-    const keep = (path: string) => renameSync(path, join(kept, basename(path)));
-    for (const path of old) if (path !== dir.mark) keep(path);
-    renameSync(draft.database, dir.database);
-    // The mark goes last, so that a restore which is cut off leaves an error for the next start, and no empty registry.
-    sync(dir.path);
-    if (old.includes(dir.mark)) keep(dir.mark);
-    sync(dir.path);
-    return { dataDir: dir.path, ...(old.length > 0 ? { kept } : {}) };
+    copyAll(file, draft);
+    await checkCopy(file, draft);
+    // No daemon can open it until what takes its place is there.
+    if (isThere(dir.database)) held = await hold(dir);
+    if (held && 'failure' in held.finding) refuseInUse(dir, held.finding.failure);
+    const kept = exchange(dir, draft);
+    return { dataDir: dir.path, ...(kept === undefined ? {} : { kept }) };
   } finally {
+    await held?.release();
     rmSync(draft.path, { recursive: true, force: true });
   }
 }
 
+/**
+ * A damaged store is what a restore is for, and so is one that its disk gives nothing of; one of a newer vreg may be. One that
+ * is in use is not.
+ */
+function refuseInUse(dir: DataDir, failure: Failure): void {
+  const isRead = failure.kind === 'damaged' || failure.kind === 'newer';
+  if (isRead) return;
+  // What could not be opened could not be locked: then it is for the daemon's own word.
+  const isInUse = readProcessInfo(dir.path, 'serve') !== undefined;
+  const isRefused = failure.kind === 'busy' || failure.kind === 'unchecked' || !mayBeOpened(dir.database);
+  if (isInUse || isRefused) throw atOpen(dir, new StoreFailure(isInUse ? { ...failure, kind: 'busy' } : failure));
+}
+
+/** A pipe in its place is nobody's database, and would be waited for. */
+function isThere(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isFIFO() === false;
+}
+
+/** By this user: who may not cannot tell who has it open. */
+function mayBeOpened(path: string): boolean {
+  try {
+    accessSync(path, constants.R_OK | constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** @throws VregError STORE_DAMAGED, STORE_NEWER, STORE_UNUSABLE */
+async function checkCopy(file: string, draft: DataDir): Promise<void> {
+  const { finding, release } = await hold(draft);
+  await release();
+  if ('failure' in finding) {
+    const error = atOpen(draft, new StoreFailure(finding.failure));
+    // One of a newer vreg is whole, and one that could not be checked may be.
+    const hint = error.code === 'STORE_DAMAGED' ? damagedHint(draft) : error.hint!;
+    const message = error.message.replace(draft.database, 'it').replace(draft.path, dirname(file));
+    throw new VregError(error.code, `${file} cannot be restored: ${message}`, { field: 'file', hint });
+  }
+  // It is whole all the same.
+  if (finding.isEmpty) {
+    throw new VregError('STORE_DAMAGED', `${file} cannot be restored: it is not the database of a vreg registry`, {
+      field: 'file',
+      hint: 'nothing was changed; give a file that vreg backup wrote',
+    });
+  }
+}
+
+/** @returns the folder with what was there before */
+function exchange(dir: DataDir, draft: DataDir): string | undefined {
+  // A journal that stayed would undo what is put beside it.
+  const old = [dir.database, dir.log, dir.journal, dir.mark].filter((path) => existsSync(path));
+  const kept = join(dir.path, `before-restore-${new Date().toISOString().replaceAll(':', '')}`);
+  if (old.length > 0) make(dir, () => mkdirSync(kept, { mode: 0o700 }));
+  const keep = (path: string) => renameSync(path, join(kept, basename(path)));
+  for (const path of old) if (path !== dir.mark) keep(path);
+  if (existsSync(draft.log)) renameSync(draft.log, dir.log);
+  renameSync(draft.database, dir.database);
+  // The mark goes last, so that a restore which is cut off leaves an error for the next start, and no empty registry.
+  sync(dir.path);
+  if (old.includes(dir.mark)) keep(dir.mark);
+  sync(dir.path);
+  return old.length > 0 ? kept : undefined;
+}
+
+/** What a killed daemon left has its last changes in the log beside it, and a mark that knows of them. */
+function copyAll(file: string, draft: DataDir): void {
+  copy(file, draft.database);
+  const [log, mark] = [`${file}-wal`, join(dirname(file), 'registry.mark')];
+  if ((statSync(log, { throwIfNoEntry: false })?.size ?? 0) > 0) copy(log, draft.log);
+  // Beside a file of another name it is that of another database.
+  if (basename(file) === DATABASE && existsSync(mark)) copy(mark, draft.mark);
+}
+
+function damagedHint(draft: DataDir): string {
+  const hint = 'nothing was changed; try an older backup';
+  return existsSync(draft.mark) || existsSync(draft.log)
+    ? `${hint}, or a copy of the file alone, without what its log and its mark say it lacks`
+    : hint;
+}
+
 function copy(from: string, to: string): void {
   try {
+    if (!statSync(from).isFile()) {
+      throw Object.assign(new Error('it is no regular file'), { code: 'it is no regular file' });
+    }
     copyFileSync(from, to);
     chmodSync(to, 0o600);
     sync(to);
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;
-    if (code === 'ENOSPC' || code === 'EDQUOT') {
-      const hint = 'nothing was changed; free some space, then try again';
-      throw new VregError('STORE_UNUSABLE', `no room for a copy of ${from} in ${dirname(to)}`, { hint, cause });
-    }
+    if (isFull(code)) throw noRoom(`for a copy of ${from} in ${dirname(to)}`, cause);
     throw new VregError('USAGE', `cannot read ${from} (${code})`, {
       field: 'file',
-      hint: 'check its path and mode',
+      hint: 'check its path and mode; a backup that is packed has to be unpacked into a file first',
       cause,
     });
   }
 }
 
-function isOurs(file: string): boolean {
-  const { offset, text } = APPLICATION_ID;
-  const bytes = Buffer.alloc(text.length);
-  const fd = openSync(file, 'r');
-  readSync(fd, bytes, 0, bytes.length, offset);
-  closeSync(fd);
-  return bytes.toString('latin1') === text;
+/** Makes a folder in the data dir. @throws VregError STORE_UNUSABLE */
+function make<T>(dir: DataDir, work: () => T): T {
+  try {
+    return work();
+  } catch (cause) {
+    if (isFull((cause as NodeJS.ErrnoException).code)) throw noRoom(`for a folder in ${dir.path}`, cause);
+    throw atOpen(dir, new StoreFailure(describe(cause)));
+  }
+}
+
+function isFull(code: string | undefined): boolean {
+  return code === 'ENOSPC' || code === 'EDQUOT';
+}
+
+function noRoom(what: string, cause: unknown): VregError {
+  const hint = 'nothing was changed; free some space or some files (df, df -i), then try again';
+  return new VregError('STORE_UNUSABLE', `no room ${what}`, { hint, cause });
 }
 
 /** A file or a folder that shall be there after a power cut. */

@@ -194,17 +194,23 @@ export class Tokens {
     let settle = () => {};
     const birth: Birth = { stored, isVoid: false, settled: new Promise((resolve) => (settle = resolve)) };
     this.#births.add(birth);
-    const drop = () => {
+    const end = () => {
       this.#births.delete(birth);
       settle();
     };
+    const drop = () => {
+      end();
+      // What was not queued because of this one.
+      const token = this.#byName.get(stored.name);
+      this.#later(token ? recordOf(token.stored) : removalOf(stored.name));
+    };
     const add = () => {
-      drop();
+      end();
       if (birth.isVoid) return false;
       const before = this.#ofVms.get(vm);
       if (before) this.#forget(before);
       this.#add(stored);
-      // A removal of the VM before this one may have been queued meanwhile.
+      // A revocation of the token before this one may have been saved meanwhile.
       this.#later(recordOf(stored));
       return true;
     };
@@ -224,12 +230,14 @@ export class Tokens {
     this.#later(removalOf(token.name));
   }
 
+  /** What is said of a name whose next token is on its way to the disk would get there behind it, in its place. */
   #later(change: RecordChange): void {
-    this.#options.pending.add(change);
+    const isOld = [...this.#births].some(({ stored }) => stored.name === change.key);
+    if (!isOld) this.#options.pending.add(change);
   }
 
   async #now(...changes: RecordChange[]): Promise<void> {
-    for (const change of changes) this.#later(change);
+    for (const change of changes) this.#options.pending.add(change);
     await this.#options.flush();
   }
 

@@ -1,13 +1,15 @@
 /** `GET /registry/backup`: a consistent copy of the database, made and checked while the registry goes on. */
 import { once } from 'node:events';
 import { createReadStream, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { VregError } from '../../src/protocol/errors.ts';
 import { checkStillIn } from '../access/access.ts';
 import type { Answer, Call } from './call.ts';
 
-/** How the folders of copies that are under way begin; `mkdtemp` adds six characters. */
-const PREFIX = 'backup-';
+/** How the folders of copies that are under way begin, as nobody names a file; `mkdtemp` adds six characters. */
+const PREFIX = '.vreg-copy-';
+/** The copy in such a folder; its draft lies beside it, under this name and more. */
+const COPY = 'registry.db';
 
 /** Milliseconds for which a caller may take nothing of a copy before it is ended: a copy is not kept for who has gone to sleep. */
 const STALLED = 60_000;
@@ -21,14 +23,20 @@ const underWay = new Set<string>();
  */
 export function removeCutBackups(dataDir: string): void {
   try {
-    for (const name of readdirSync(dataDir)) {
-      const path = join(dataDir, name);
-      const isCopy = name.startsWith(PREFIX) && name.length === PREFIX.length + 6;
-      if (isCopy && !underWay.has(path)) remove(path);
+    for (const entry of readdirSync(dataDir, { withFileTypes: true })) {
+      const path = join(dataDir, entry.name);
+      if (entry.isDirectory() && isCopy(path) && !underWay.has(path)) remove(path);
     }
   } catch {
     // A folder that cannot be read just now.
   }
+}
+
+/** Whoever put something else in there wants to keep it. */
+function isCopy(path: string): boolean {
+  const name = basename(path);
+  if (!name.startsWith(PREFIX) || name.length !== PREFIX.length + 6) return false;
+  return readdirSync(path).every((file) => file.startsWith(COPY));
 }
 
 function remove(path: string): void {
@@ -58,7 +66,7 @@ export async function sendBackup(call: Call): Promise<Answer | undefined> {
     removeCutBackups(dataDir);
     dir = mkdtempSync(join(dataDir, PREFIX));
     underWay.add(dir);
-    const file = join(dir, 'registry.db');
+    const file = join(dir, COPY);
     await registry.backup(file);
     const stream = createReadStream(file);
     stream.once('close', clean);

@@ -26,43 +26,77 @@ export async function check(dir: DataDir): Promise<void> {
 
 /** @returns what is wrong with the database, or that it is not known; undefined: it is whole */
 export async function findFailure(dir: DataDir): Promise<Failure | undefined> {
-  let said: Said;
+  const { finding, release } = await hold(dir);
+  await release();
+  return 'failure' in finding ? finding.failure : undefined;
+}
+
+/** A database that was read, and that no daemon can open until it is released, or this process ends. */
+export interface Held {
+  finding: Finding;
+  release(): Promise<void>;
+}
+
+/** Reads the whole database, and keeps its lock where it got it. */
+export async function hold(dir: DataDir): Promise<Held> {
   try {
-    said = await read(spawn(process.execPath, [WORKER, 'check', dir.path], { stdio: ['ignore', 'pipe', 'pipe'] }));
+    // Its stdin is what it holds on to: it ends with that, and so with this process, however this ends.
+    const child = spawn(process.execPath, [WORKER, 'check', dir.path], { stdio: ['pipe', 'pipe', 'pipe'] });
+    child.stdin?.on('error', () => {});
+    const ended = endOf(child);
+    const finding = await Promise.race([findingOf(child), ended.then(meaningOf)]);
+    const release = async () => {
+      child.stdin?.end();
+      await ended;
+    };
+    return { finding, release };
   } catch (error) {
-    return { kind: 'unchecked', message: `the check cannot be started: ${describe(error).message}` };
-  }
-  try {
-    const finding = JSON.parse(said.stdout) as Finding;
-    return 'failure' in finding ? finding.failure : undefined;
-  } catch {
-    return meaningOf(said);
+    const failure: Failure = {
+      kind: 'unchecked',
+      message: `the check cannot be started: ${describe(error).message}`,
+    };
+    return { finding: { failure }, release: async () => {} };
   }
 }
 
 interface Said {
-  stdout: string;
   stderr: string;
   code: number | null;
   signal: NodeJS.Signals | null;
 }
 
-async function read(child: ChildProcess): Promise<Said> {
+async function endOf(child: ChildProcess): Promise<Said> {
   const ended = new Promise<Pick<Said, 'code' | 'signal'>>((resolve, reject) => {
     child.once('error', reject);
     child.once('close', (code, signal) => resolve({ code, signal }));
   });
   // Where there are no pipes left, there are no streams.
-  const streams = [child.stdout, child.stderr].map((stream) => (stream ? text(stream) : ''));
-  const [end, stdout, stderr] = await Promise.all([ended, ...streams] as const);
-  return { ...end, stdout: stdout!, stderr: stderr! };
+  const [end, stderr] = await Promise.all([ended, child.stderr ? text(child.stderr) : '']);
+  return { ...end, stderr };
+}
+
+/** Resolves with its first line, if it says one. */
+function findingOf({ stdout }: ChildProcess): Promise<Finding> {
+  return new Promise((resolve) => {
+    let said = '';
+    stdout?.setEncoding('utf8').on('data', (chunk: string) => {
+      said += chunk;
+      if (!said.endsWith('\n')) return;
+      try {
+        resolve(JSON.parse(said) as Finding);
+      } catch {
+        // Not its own words: its end says more.
+      }
+    });
+  });
 }
 
 /** What an end without a word means. */
-function meaningOf({ stderr, code, signal }: Said): Failure {
-  if (NO_MEMORY.test(stderr)) return { kind: 'unchecked', message: 'the check ran out of memory' };
+function meaningOf({ stderr, code, signal }: Said): { failure: Failure } {
+  const failure = (kind: Failure['kind'], message: string) => ({ failure: { kind, message } });
+  if (NO_MEMORY.test(stderr)) return failure('unchecked', 'the check ran out of memory');
   if (signal !== null && OF_THE_LIBRARY.includes(signal))
-    return { kind: 'damaged', message: `reading it ends the SQLite library (${signal})` };
+    return failure('damaged', `reading it ends the SQLite library (${signal})`);
   // Node itself did not get as far as the database, or somebody ended it.
   const why =
     signal ??
@@ -71,5 +105,5 @@ function meaningOf({ stderr, code, signal }: Said): Failure {
       .split('\n')
       .findLast((line) => /error/i.test(line)) ??
     `exit code ${code}`;
-  return { kind: 'unchecked', message: `the check was ended before it could tell: ${why}` };
+  return failure('unchecked', `the check was ended before it could tell: ${why}`);
 }

@@ -12,6 +12,7 @@ import {
   constants,
   existsSync,
   fsyncSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readFileSync,
@@ -30,6 +31,8 @@ export interface DataDir {
   database: string;
   /** SQLite's write-ahead log of the database. */
   log: string;
+  /** SQLite's rollback journal of the database: there only while a file is made a database with a log. */
+  journal: string;
   mark: string;
 }
 
@@ -63,7 +66,8 @@ export function openDataDir(path: string): DataDir {
     });
   }
   const database = join(dir, DATABASE);
-  return { path: dir, database, log: `${database}-wal`, mark: join(dir, 'registry.mark') };
+  const mark = join(dir, 'registry.mark');
+  return { path: dir, database, log: `${database}-wal`, journal: `${database}-journal`, mark };
 }
 
 function syncFolder(path: string): void {
@@ -72,9 +76,16 @@ function syncFolder(path: string): void {
   closeSync(fd);
 }
 
-/** Bytes of the database file; 0 when there is none. It is never opened here: closing it would drop SQLite's locks. */
+/**
+ * Bytes of the database file; 0 when there is none. It is never opened here: closing it would drop SQLite's locks.
+ * @throws VregError STORE_UNUSABLE when it is a link: SQLite would put its log beside the target, where nobody looks for it
+ */
 export function databaseSize(dir: DataDir): number {
-  return statSync(dir.database, { throwIfNoEntry: false })?.size ?? 0;
+  const found = lstatSync(dir.database, { throwIfNoEntry: false });
+  if (!found || found.isFile()) return found?.size ?? 0;
+  throw new VregError('STORE_UNUSABLE', `cannot use ${dir.database}: it is no regular file`, {
+    hint: 'put the file itself there; a registry that lies elsewhere is started with --data-dir',
+  });
 }
 
 /**
@@ -105,6 +116,8 @@ export function readMark(dir: DataDir): Mark | undefined {
 
 function readText(path: string): string {
   try {
+    // A pipe would be waited for.
+    if (statSync(path).isFIFO()) throw Object.assign(new Error('it is a pipe'), { code: 'it is a pipe' });
     return readFileSync(path, 'utf8');
   } catch (cause) {
     throw new VregError('STORE_UNUSABLE', `cannot read ${path} (${(cause as NodeJS.ErrnoException).code})`, {
@@ -146,9 +159,11 @@ export class MarkFile {
       writeWhole(this.#fd, mark);
       fsyncSync(this.#fd);
     } catch (error) {
-      rmSync(draft, { force: true });
+      const { path = dir.mark, code } = error as NodeJS.ErrnoException;
+      // A folder of this name is not ours.
+      if (code !== 'EISDIR') rmSync(draft, { force: true });
       // Who reads the error wants to know of which file it is.
-      throw Object.assign(error as Error, { path: dir.mark });
+      throw Object.assign(error as Error, { path });
     }
   }
 

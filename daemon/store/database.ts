@@ -88,9 +88,7 @@ export class RegistryDatabase {
     const known = `it has schema version ${version}; this vreg knows 1 to ${SCHEMA_VERSION}`;
     if (version > SCHEMA_VERSION) throw new NewerError(known);
     if (version < 1) throw new DamageError(known);
-    const model = new Database(':memory:');
-    checkTables(this.#db, model);
-    model.close();
+    checkTables(this.#db, new Database(':memory:'));
     const records = version === 1 ? [] : this.#records.load();
     this.#state = readState(this.#db, version);
     this.#readBeats();

@@ -72,11 +72,14 @@ export function atOpen(dir: DataDir, { failure }: StoreFailure): VregError {
       return new VregError('STORE_UNUSABLE', `cannot check ${dir.database}: ${failure.message}`, {
         hint: 'free some memory or processes, then start again',
       });
-    case 'disk':
     case 'gone':
+      return new VregError('STORE_UNUSABLE', `cannot use the data dir ${dir.path}: ${failure.message}`, {
+        hint: 'it was exchanged during the start, by a restore for one; start again',
+      });
+    case 'disk':
     case 'other':
       return new VregError('STORE_UNUSABLE', `cannot open ${failure.file ?? dir.database}: ${failure.message}`, {
-        hint: 'check that this user may read and write it, that its disk is well, and that enough files may be open (ulimit -n)',
+        hint: 'check that this user may read and write it, that its disk is well and has room for one more file (df -i), and that enough files may be open (ulimit -n)',
       });
   }
 }
@@ -99,6 +102,14 @@ export function atWork(what: string, { failure }: StoreFailure): VregError {
         hint: "look at the registry's disk (dmesg, mount): it may be broken or read-only; reads and heartbeats go on meanwhile",
         retryAfter: 5,
       });
+    case 'damaged':
+      return new VregError(
+        'STORE_FAILED',
+        `the registry could not ${what}: ${failure.file ?? 'its database'} is damaged: ${failure.message}`,
+        {
+          hint: 'stop the daemon, put a backup in its place (vreg daemon restore FILE) and start it again; what can be read is served meanwhile',
+        },
+      );
     case 'unchecked':
       return new VregError('STORE_FAILED', `the registry could not ${what}: ${failure.message}`, {
         hint: 'free some memory or processes of the machine of the registry, then try again',

@@ -13,11 +13,14 @@ interface OwnFile {
 }
 
 export class OwnFiles {
-  readonly #files: readonly OwnFile[];
+  readonly #files: OwnFile[] = [];
 
-  /** @param paths of files that are open by now */
-  constructor(paths: readonly string[]) {
-    this.#files = paths.map((path) => ({ path, identity: identityOf(path) }));
+  /**
+   * @param path of a file that is open by now, or that is about to be opened: when it is exchanged meanwhile, by a restore
+   * for one, the next {@link check} says so
+   */
+  add(path: string): void {
+    this.#files.push({ path, identity: identityOf(path) });
   }
 
   /**

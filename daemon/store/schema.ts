@@ -38,12 +38,13 @@ const COLUMNS = `
 /**
  * Checks that each table is as it was made, or as an earlier version made it. By a flipped bit in its text, SQLite can take
  * one for another that its rows fit as well, and later changes miss: `INTEGER PRAMARY KEY` is the name of a type.
- * @param model another database, which is empty
+ * @param model an empty database in memory; it is closed
  * @throws DamageError
  */
 export function checkTables(db: Database.Database, model: Database.Database): void {
   model.exec(SCHEMA);
   const known = new Set(columnsOf(model).map(String));
+  model.close();
   for (const column of columnsOf(db))
     if (!known.has(String(column))) throw new DamageError(`its table "${column[0]}" is not as it was made`);
 }

@@ -1,8 +1,10 @@
 /** The database and its mark as the store's worker serves them: one request after the other. */
-import { type DataDir, type Mark, MarkFile } from './data-dir.ts';
+import { closeSync, existsSync, openSync } from 'node:fs';
+import { type DataDir, type Mark, MarkFile, readMark } from './data-dir.ts';
 import { RegistryDatabase } from './database.ts';
+import { DamageError } from './guards.ts';
 import { OwnFiles } from './own-files.ts';
-import type { Beat, Change, RecordChange } from './store.ts';
+import type { Beat, Change, Contents, RecordChange } from './store.ts';
 
 export type Request =
   | { kind: 'open' }
@@ -16,7 +18,7 @@ export class StoreService {
   readonly #dir: DataDir;
   #database!: RegistryDatabase;
   #mark!: MarkFile;
-  #files!: OwnFiles;
+  readonly #files = new OwnFiles();
 
   constructor(dir: DataDir) {
     this.#dir = dir;
@@ -25,17 +27,8 @@ export class StoreService {
   /** Does what is asked, all or nothing. @throws the errors of SQLite and of the system, DamageError, NewerError, GoneError */
   handle(request: Request): unknown {
     switch (request.kind) {
-      case 'open': {
-        const database = new RegistryDatabase(this.#dir);
-        this.#database = database;
-        if (database.isEmpty()) database.create();
-        const contents = database.load();
-        // Now that it is known to be ours, and whole.
-        database.upgrade();
-        this.#mark = new MarkFile(this.#dir, this.#durable());
-        this.#files = new OwnFiles([this.#dir.database, this.#dir.log]);
-        return contents;
-      }
+      case 'open':
+        return this.#open();
       case 'commit':
         this.#files.check();
         this.#database.commit(request.changes);
@@ -59,6 +52,27 @@ export class StoreService {
         }
         return undefined;
     }
+  }
+
+  #open(): Contents {
+    const { database: path, log } = this.#dir;
+    // Known by its number before it is opened, so that it is there by then.
+    if (!existsSync(path)) closeSync(openSync(path, 'a', 0o600));
+    this.#files.add(path);
+    const database = new RegistryDatabase(this.#dir);
+    this.#database = database;
+    if (database.isEmpty()) {
+      // It was there when the start looked.
+      if (readMark(this.#dir)) throw new DamageError('it is empty, but a revision was acknowledged');
+      database.create();
+    }
+    this.#files.add(log);
+    const contents = database.load();
+    // Now that it is known to be ours, and whole.
+    database.upgrade();
+    this.#mark = new MarkFile(this.#dir, this.#durable());
+    this.#files.check();
+    return contents;
   }
 
   #durable(): Mark {

@@ -4,17 +4,17 @@
  * dies instead of the daemon.
  */
 import { closeSync, existsSync, openSync, readSync, rmSync, statSync } from 'node:fs';
-import { isMainThread, parentPort, workerData } from 'node:worker_threads';
+import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { contradiction, type DataDir, openDataDir, readMark } from './data-dir.ts';
 import { RegistryDatabase } from './database.ts';
 import { describe, describeFinding, type Failure } from './failures.ts';
-import { checkFormat, DamageError } from './guards.ts';
+import { checkFormat, checkJournal, DamageError, formatOf } from './guards.ts';
 import { type Request, StoreService } from './service.ts';
 
 export type Reply = { seq: number; value: unknown } | { seq: number; failure: Failure };
 
 /** What a check prints on stdout. */
-export type Finding = { ok: true } | { failure: Failure };
+export type Finding = { isEmpty: boolean } | { failure: Failure };
 
 function serve(dir: DataDir): void {
   const port = parentPort!;
@@ -24,20 +24,36 @@ function serve(dir: DataDir): void {
     try {
       reply = { seq, value: service.handle(request) };
     } catch (error) {
-      reply = { seq, failure: describe(error) };
+      reply = { seq, failure: { file: dir.database, ...describe(error) } };
     }
     port.postMessage(reply);
   });
 }
 
+/**
+ * Ends the process when who asked lets go of its stdin, by their own end for one: a thread, since SQLite is at work in the
+ * first one. EAGAIN: that one is done by now, and waits itself.
+ */
+const END_WITH_STDIN = `
+  let code;
+  try { require('node:fs').readSync(0, Buffer.alloc(1)); } catch (error) { code = error.code; }
+  if (code !== 'EAGAIN') process.kill(process.pid, 'SIGKILL');
+`;
+
+/** Prints what it finds, and keeps the lock until stdin ends. */
 function check(path: string): void {
-  let finding: Finding = { ok: true };
+  // Without a thread to spare it ends when it is done.
+  new Worker(END_WITH_STDIN, { eval: true }).on('error', () => {});
+  let finding: Finding;
   const dir = openDataDir(path);
   const hadLog = existsSync(dir.log);
   const removeNewLog = () => {
     if (!hadLog && statSync(dir.log, { throwIfNoEntry: false })?.size === 0) rmSync(dir.log);
   };
   try {
+    // What opens the file itself comes before there is a lock on it.
+    checkJournal(dir);
+    const format = formatOf(dir.database);
     const database = new RegistryDatabase(dir, { lookOnly: true });
     // Now, since the rest may abort the library. This process has the lock, so the log is nobody else's.
     removeNewLog();
@@ -50,9 +66,9 @@ function check(path: string): void {
       database.load();
       const wrong = contradiction(database.state, mark);
       if (wrong) throw new DamageError(wrong);
-      // Last, since closing the file gives up this process's lock on it (fcntl(2)).
-      checkFormat(dir.database);
+      checkFormat(format);
     }
+    finding = { isEmpty };
   } catch (error) {
     let failure = describeFinding(error);
     if (failure.kind !== 'busy') removeNewLog();
@@ -62,7 +78,8 @@ function check(path: string): void {
   }
   process.stdout.write(`${JSON.stringify(finding)}\n`, () => {
     // Closing the database would let SQLite tidy up its log; a check changes nothing, so it ends without closing.
-    process.kill(process.pid, 'SIGKILL');
+    const end = () => process.kill(process.pid, 'SIGKILL');
+    process.stdin.once('close', end).once('error', end).resume();
   });
 }
 

@@ -36,7 +36,7 @@ async function download(url: string): Promise<Buffer> {
 }
 
 const files = (dir: string) => readdirSync(dir).sort();
-const left = ({ dataDir }: Daemon) => files(dataDir).filter((name) => name.startsWith('backup-'));
+const left = ({ dataDir }: Daemon) => files(dataDir).filter((name) => name.startsWith('.vreg-copy-'));
 
 function restore(home: string, file: string): Promise<Ran> {
   const words = [BIN, 'daemon', 'restore', file, '--yes', '--data-dir', join(home, 'data')];
@@ -179,16 +179,21 @@ test('while one backup is made another is told to come again, and leaves nothing
   await download(daemon.url);
 });
 
-test('a copy that a killed daemon had under way goes with the next start, and HEAD makes none', async (t) => {
+test('a copy that a killed daemon had under way goes with the next start, what others put there stays, and HEAD makes none', async (t) => {
   const home = tempDir(t);
-  const cut = join(home, 'data', 'backup-aB3_x9');
-  mkdirSync(cut, { recursive: true });
+  const data = join(home, 'data');
+  const cut = join(data, '.vreg-copy-aB3_x9');
+  mkdirSync(join(cut, 'registry.db.x7Yz_1'), { recursive: true });
   writeFileSync(join(cut, 'registry.db'), 'half');
-  mkdirSync(join(home, 'data', 'backup-of-mine'));
+  const others = ['.vreg-copy-monday', 'backup-202601', 'backup-monday', 'backup-weekly'];
+  for (const name of ['.vreg-copy-monday', 'backup-monday', 'backup-weekly']) mkdirSync(join(data, name));
+  writeFileSync(join(data, '.vreg-copy-monday', 'precious'), '');
+  writeFileSync(join(data, 'backup-202601'), 'an older backup');
   const daemon = await startDaemon(t, { home });
-  assert.deepEqual(left(daemon), ['backup-of-mine']);
+  const theirs = () => files(data).filter((name) => /^\.vreg-|^backup-/.test(name));
+  assert.deepEqual(theirs(), others);
   assert.equal((await fetch(`${daemon.url}/registry/backup`, { method: 'HEAD' })).status, 200);
-  await until('nothing to be left', () => left(daemon).length === 1);
+  await until('nothing to be left', () => theirs().length === others.length);
 });
 
 test('a backup that is restored is the registry that the next daemon serves; what was there is kept', async (t) => {

@@ -116,7 +116,7 @@ test(
       assert.deepEqual([copy.status, code, copy.headers.get('retry-after')], [507, 'STORE_FULL', '5'], error);
       assert.match(hint!, /free space/);
       assert.deepEqual(
-        readdirSync(daemon.dataDir).filter((name) => name.startsWith('backup-')),
+        readdirSync(daemon.dataDir).filter((name) => name.startsWith('.vreg-copy-')),
         [],
       );
       makeRoom();

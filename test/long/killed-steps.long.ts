@@ -18,6 +18,7 @@ const TOO_MANY = 200;
 const FILES = [
   'registry.db',
   'registry.db-wal',
+  'registry.db-journal',
   'registry.mark',
   'registry.mark.new',
   'daemon.json',

@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { enrol } from '../../../daemon/access/enrol.ts';
 import { MemoryStore } from '../../../daemon/store/memory.ts';
 import type { Beat, RecordChange } from '../../../daemon/store/store.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { type NewToken, parseTokenRequest } from '../../../src/protocol/token.ts';
 import { aDoor, callerWith } from '../../helpers/access.ts';
+import { GatedStore } from '../../helpers/gated-store.ts';
+import { aVm } from '../../helpers/vm.ts';
 
 test('a token is 256 bits that are shown once, and only their hash is kept', async () => {
   const { create, store, tokens } = aDoor();
@@ -178,4 +181,55 @@ test('a name cannot be a token, wherever it stands in it', () => {
 test('a request for a token is read, and its limit with it', () => {
   const made: Partial<NewToken> = { name: 'a', scope: 'enrol', role: 'worker' };
   assert.deepEqual(parseTokenRequest({ ...made, vm: null, extra: 1 }), made);
+});
+
+/** A VM that is removed, and enrols again before the disk has taken that: both changes wait. */
+async function enrolledAgain() {
+  const store = new GatedStore();
+  const door = aDoor({ store });
+  const { create, tokens, registry } = door;
+  await create({ name: 'image', scope: 'enrol' });
+  const enroller = tokens.named('image')!;
+  const come = (name: string) =>
+    enrol(registry, tokens, { enroller, registration: aVm({ id: 'w', name }), from: undefined, write: {} });
+  const first = come('one');
+  await store.release();
+  const { secret } = await first;
+  await registry.saveBeats();
+  const removed = registry.deregister('w', {});
+  const again = come('two');
+  void again.catch(() => {});
+  assert.equal(store.waiting, 2);
+  return { ...door, store, old: tokens.find(secret)!, removed, again };
+}
+
+test('what is said of the token of a VM that was removed is not saved behind its next one, and over it', async () => {
+  const { store, registry, tokens, old, removed, again } = await enrolledAgain();
+  tokens.used(old, '192.0.2.1');
+  await store.release(1);
+  await removed;
+  assert.equal(registry.pending.any, false);
+  await store.release();
+  const { secret } = await again;
+  const restarted = aDoor({ store });
+  assert.equal(restarted.access.admit(callerWith(secret)).name, 'image/w');
+});
+
+test('the token of a VM that was removed is gone also where its next one did not get to the disk', async () => {
+  const { store, registry, removed, again } = await enrolledAgain();
+  await store.release(1);
+  await removed;
+  store.fail(new VregError('STORE_FULL', 'the disk is full'));
+  await assert.rejects(again, { code: 'STORE_FULL' });
+  await registry.saveBeats();
+  assert.equal(store.records.has('token image/w'), false);
+});
+
+test('the token of a VM whose removal failed is still there where its next one failed, too', async () => {
+  const { store, registry, old, removed, again } = await enrolledAgain();
+  store.fail(new VregError('STORE_FULL', 'the disk is full'));
+  await assert.rejects(removed, { code: 'STORE_FULL' });
+  await assert.rejects(again, { code: 'STORE_FULL' });
+  await registry.saveBeats();
+  assert.equal(aDoor({ store }).tokens.ofVm('w')?.stored.hash, old.stored.hash);
 });

@@ -1,10 +1,11 @@
 /** The check of a database is a child process: what its end means, however it ends. */
 import assert from 'node:assert/strict';
-import child_process, { type SpawnOptions } from 'node:child_process';
+import child_process, { execFileSync, type SpawnOptions } from 'node:child_process';
+import { once } from 'node:events';
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { check } from '../../../daemon/store/check.ts';
+import { check, WORKER } from '../../../daemon/store/check.ts';
 import { openDataDir } from '../../../daemon/store/data-dir.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 
@@ -56,3 +57,17 @@ for (const signal of ['SIGABRT', 'SIGSEGV', 'SIGBUS']) {
     });
   });
 }
+
+test('a check ends with who asked for it, also while it is busy with the file', { timeout: 10_000 }, async (t) => {
+  const dir = openDataDir(tempDir(t));
+  // Opening it waits for a writer who never comes.
+  execFileSync('mkfifo', [dir.database]);
+  const child = child_process.spawn(process.execPath, [WORKER, 'check', dir.path], {
+    stdio: ['pipe', 'ignore', 'ignore'],
+  });
+  t.after(() => child.kill('SIGKILL'));
+  const ended = once(child, 'close', { signal: t.signal });
+  await once(child, 'spawn');
+  child.stdin!.destroy();
+  assert.deepEqual(await ended, [null, 'SIGKILL']);
+});

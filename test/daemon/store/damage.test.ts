@@ -1,9 +1,21 @@
 import assert from 'node:assert/strict';
-import { cpSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  cpSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after, before } from 'node:test';
 import Database from 'libsql';
+import { openDataDir } from '../../../daemon/store/data-dir.ts';
 import { BIN, cleanEnv, run, tempDir } from '../../helpers/daemon.ts';
 import { assertRefused, copyOf, edit, flipOneBit, makeSpecimen, type Specimen } from '../../helpers/damage.ts';
 import { randomOf } from '../../helpers/random.ts';
@@ -258,4 +270,24 @@ test('the daemon itself says which file is damaged and what to do, changes nothi
   assert.equal(stdout, '');
   assert.match(stderr, /^vreg: .*registry\.db is damaged: .*\nhint: nothing was changed; put a backup .*\n$/);
   assert.deepEqual(fingerprint(dir), before);
+});
+
+test('damage that is found at work is the fault of the disk, and told with its file and the way out', async (t) => {
+  const dir = openDataDir(tempDir(t));
+  // More than SQLite keeps of it in memory.
+  const metadata = { padding: 'x'.repeat(10_000) };
+  const first = await openStore(t, dir.path);
+  const changes = Array.from({ length: 300 }, (_, n) => putOf({ id: `${n}`, revision: n + 1, more: { metadata } }));
+  await Promise.all(changes.map((change) => first.store.commit(change)));
+  await first.store.close();
+  const { store } = await openStore(t, dir.path);
+  const damage = Buffer.alloc(statSync(dir.database).size - 4096, 0x7f);
+  const file = openSync(dir.database, 'r+');
+  writeSync(file, damage, 0, damage.length, 4096);
+  closeSync(file);
+  await assert.rejects(store.backup(join(dir.path, 'copy.db')), {
+    code: 'STORE_FAILED',
+    message: /could not make a copy of itself: .*registry\.db is damaged: SQLite finds/,
+    hint: /vreg daemon restore FILE/,
+  });
 });

@@ -1,9 +1,19 @@
 import assert from 'node:assert/strict';
-import fs, { chmodSync, existsSync, mkdirSync, readdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import fs, {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { type Mark, MarkFile, openDataDir, readMark } from '../../../daemon/store/data-dir.ts';
+import { databaseSize, type Mark, MarkFile, openDataDir, readMark } from '../../../daemon/store/data-dir.ts';
 import { crcOf } from '../../../daemon/store/guards.ts';
 import type { VregError } from '../../../src/protocol/errors.ts';
 import { tempDir } from '../../helpers/daemon.ts';
@@ -199,4 +209,25 @@ test('a mark that cannot be written at the start is named, and leaves no draft',
     readdirSync(dir.path).filter((name) => name !== 'registry.mark'),
     [],
   );
+});
+
+test('a database that is a link is refused: its log would lie where nobody looks for it', (t) => {
+  const dir = openDataDir(tempDir(t));
+  const target = join(dir.path, 'elsewhere.db');
+  symlinkSync(target, dir.database);
+  const refusal = { code: 'STORE_UNUSABLE', message: /registry\.db: it is no regular file/, hint: /--data-dir/ };
+  assert.throws(() => databaseSize(dir), refusal);
+  writeFileSync(target, 'x');
+  assert.throws(() => databaseSize(dir), refusal);
+});
+
+test('a mark that is a pipe is not waited for, and a folder in the place of its draft is named and stays', (t) => {
+  const dir = openDataDir(tempDir(t));
+  execFileSync('mkfifo', [dir.mark]);
+  assert.throws(() => readMark(dir), { code: 'STORE_UNUSABLE', message: /registry\.mark \(it is a pipe\)/ });
+  rmSync(dir.mark);
+  const draft = `${dir.mark}.new`;
+  mkdirSync(draft);
+  assert.throws(() => new MarkFile(dir, MARK), { code: 'EISDIR', path: draft });
+  assert.ok(existsSync(draft));
 });

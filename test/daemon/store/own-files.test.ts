@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
-import { statSync } from 'node:fs';
+import { copyFileSync, renameSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { openDataDir } from '../../../daemon/store/data-dir.ts';
+import { RegistryDatabase } from '../../../daemon/store/database.ts';
+import { StoreService } from '../../../daemon/store/service.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 import { openStore, putOf } from '../../helpers/store.ts';
 
@@ -27,4 +29,28 @@ test('the database and its log stay the same files while they are moved into eac
   );
   const log = Number(look(dir.log).size);
   assert.ok(Number(look(dir.database).size) > 2 * log, `the log of ${log} bytes was moved into the database`);
+});
+
+test('a database that is exchanged while it is loaded fails the start', async (t) => {
+  const dir = openDataDir(tempDir(t));
+  const { store } = await openStore(t, dir.path);
+  await store.commit(putOf({ id: 'a', revision: 1 }));
+  await store.close();
+  const other = `${dir.database}.other`;
+  copyFileSync(dir.database, other);
+  const { load } = RegistryDatabase.prototype;
+  t.mock.method(RegistryDatabase.prototype, 'load', function (this: RegistryDatabase) {
+    renameSync(other, dir.database);
+    return load.call(this);
+  });
+  assert.throws(() => new StoreService(dir).handle({ kind: 'open' }), /registry\.db is another file than the one/);
+});
+
+test('a database that goes while a start is on its way is no reason for a new registry', async (t) => {
+  const dir = openDataDir(tempDir(t));
+  const { store } = await openStore(t, dir.path);
+  await store.commit(putOf({ id: 'a', revision: 1 }));
+  await store.close();
+  rmSync(dir.database);
+  assert.throws(() => new StoreService(dir).handle({ kind: 'open' }), /empty, but a revision was acknowledged/);
 });
