@@ -82,19 +82,20 @@ function mayBeOpened(path: string): boolean {
 async function checkCopy(file: string, draft: DataDir): Promise<void> {
   const { finding, release } = await hold(draft);
   await release();
+  const isOther = 'failure' in finding ? /file is not a database/.test(finding.failure.message) : finding.isEmpty;
+  // An empty one is whole all the same.
+  if (isOther) {
+    throw new VregError('STORE_DAMAGED', `${file} cannot be restored: it is not the database of a vreg registry`, {
+      field: 'file',
+      hint: 'nothing was changed; give a file that vreg backup wrote',
+    });
+  }
   if ('failure' in finding) {
     const error = atOpen(draft, new StoreFailure(finding.failure));
     // One of a newer vreg is whole, and one that could not be checked may be.
     const hint = error.code === 'STORE_DAMAGED' ? damagedHint(draft) : error.hint!;
     const message = error.message.replace(draft.database, 'it').replace(draft.path, dirname(file));
     throw new VregError(error.code, `${file} cannot be restored: ${message}`, { field: 'file', hint });
-  }
-  // It is whole all the same.
-  if (finding.isEmpty) {
-    throw new VregError('STORE_DAMAGED', `${file} cannot be restored: it is not the database of a vreg registry`, {
-      field: 'file',
-      hint: 'nothing was changed; give a file that vreg backup wrote',
-    });
   }
 }
 

@@ -250,7 +250,7 @@ test('a token is read from a pipe, also when it comes late and in pieces', unles
   assert.equal(spawnSync('mkfifo', ['-m', '600', pipe]).status, 0);
   // Opened for both, since for writing alone it would wait for a reader.
   const end = openSync(pipe, 'r+');
-  const writer = spawn('sh', ['-c', 'sleep 0.05; printf s3; sleep 0.05; echo cret'], {
+  const writer = spawn('sh', ['-c', 'sleep 0.4; printf s3; sleep 0.05; echo cret'], {
     stdio: ['ignore', end, 'ignore'],
   });
   closeSync(end);

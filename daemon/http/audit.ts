@@ -28,17 +28,19 @@ export function requestIds(): (request: Pick<IncomingMessage, 'headers'>) => str
   };
 }
 
-/** Requests whose body is still to come, or was: what is wrong with it is found by the server below the app. */
-const withBody = new WeakMap<IncomingMessage, { request: FastifyRequest; reply: FastifyReply }>();
+/**
+ * Of a request whose body may still be to come: what is wrong with it is found by the server below the app. A property,
+ * since a WeakMap would cost each heartbeat a third of its time.
+ */
+const KNOWN = Symbol('known');
+type Known = IncomingMessage & { [KNOWN]?: { request: FastifyRequest; reply: FastifyReply } };
 
 /**
  * Logs the request when it is over: when its answer is sent, or its client is gone. What was not decided by then is logged
  * by {@link auditIfLate}, since it may still be done.
  */
 export function auditWhenOver(log: Logger, request: FastifyRequest, reply: FastifyReply): void {
-  const { headers } = request;
-  if (headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined)
-    withBody.set(request.raw, { request, reply });
+  (request.raw as Known)[KNOWN] = { request, reply };
   reply.raw.once('close', () => {
     if (reply.sent) audit(log, request, reply);
     else reply.isLate = true;
@@ -54,7 +56,7 @@ export function auditIfLate(log: Logger, request: FastifyRequest, reply: Fastify
 export function auditRefused(log: Logger, refused: Refused, newRequestId: ReturnType<typeof requestIds>): void {
   const { asked, from, error, headers = {} } = refused;
   const { status, code } = error;
-  const known = refused.request && withBody.get(refused.request);
+  const known = (refused.request as Known | undefined)?.[KNOWN];
   const requestId = known?.request.id ?? newRequestId({ headers });
   refused.requestId = requestId;
   if (known) {

@@ -92,7 +92,8 @@ function isBodiless({ headers }: FastifyRequest): boolean {
 /** True of a body that its client sends when it is asked for it; one that is too large is not (RFC 9110, 10.1.1). */
 function isAwaited({ raw, headers }: FastifyRequest, maxBody: number): boolean {
   if (headers.expect === undefined || raw.httpVersion !== '1.1') return false;
-  return /^100-continue$/i.test(headers.expect) && Number(headers['content-length'] ?? 0) <= maxBody;
+  // As Node reads it, who leaves the rest to us.
+  return /(?:^|\W)100-continue(?:$|\W)/i.test(headers.expect) && Number(headers['content-length'] ?? 0) <= maxBody;
 }
 
 /** The body of a GET says nothing, and is left where it is; its answer may be held for as long as its reader likes. */

@@ -86,9 +86,10 @@ export function makeServer(handler: RequestListener, requestTimeout: number, tls
   server.on('checkExpectation', listener);
   // The app asks for the body, where it takes it.
   server.on('checkContinue', listener);
-  server.on('connect', ({ method = 'CONNECT', url = '', headers }, socket) => {
+  server.on('connect', (request, socket) => {
     socket.on('error', () => socket.destroy());
-    const refusal = { ...refuseRoute(method, url), asked: { method, url }, headers };
+    const asked = askedBy(request);
+    const refusal = { ...refuseRoute(asked.method, asked.url), asked, headers: request.headers };
     turns.whenAnswered(socket, () => refuse(socket, refusal));
   });
   return server;
@@ -109,8 +110,19 @@ export function answerBrokenRequest(error: BrokenRequest, socket: Duplex): void 
   }
   const refusal = refusalOf(error, (socket as { server?: Server }).server?.requestTimeout ?? 0);
   const latest = turns.latest(socket);
-  const request = latest?.request.complete === false && !latest.response.headersSent ? latest.request : undefined;
-  turns.whenAnswered(socket, () => refuse(socket, { ...refusal, request }));
+  const broken = latest?.request.complete === false ? latest : undefined;
+  if (broken?.response.writableFinished) {
+    // It has its answer: another one would be taken for that of the next request.
+    (socket as Socket).destroySoon();
+    return;
+  }
+  const request = broken && !broken.response.headersSent ? broken.request : undefined;
+  const known = request && { request, headers: request.headers, asked: askedBy(request) };
+  turns.whenAnswered(socket, () => refuse(socket, { ...refusal, ...known }));
+}
+
+function askedBy({ method = '', url = '' }: IncomingMessage): { method: string; url: string } {
+  return { method, url };
 }
 
 interface BrokenRequest extends Error {

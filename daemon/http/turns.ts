@@ -64,8 +64,8 @@ export class Turns {
       if (error) {
         line.isRefused = true;
         const { current } = line;
-        if (isRead(current)) refuseNow(socket, current, () => refuse(socket, error));
-        // What is changed is not to be called refused; the rest is dropped.
+        if (isRead(current) && !current.writableEnded) refuseNow(socket, current, () => refuse(socket, error));
+        // What is done is not to be called refused; the rest is dropped.
         else current.once('close', () => refuse(socket, error));
         // Not to be read, since each request that is read is kept.
         socket.pause();

@@ -43,7 +43,7 @@ test('a database that is no file is named, with the next step', async (t) => {
   mkdirSync(join(home, 'data', 'registry.db'), { recursive: true });
   const { code, stderr } = await daemonOn(join(home, 'data'), home);
   assert.equal(code, 1);
-  assert.match(stderr, /^vreg: cannot open .*registry\.db: .*\nhint: .*\n$/);
+  assert.match(stderr, /^vreg: cannot use .*registry\.db: it is no regular file\nhint: .*\n$/);
 });
 
 test('a daemon that cannot register itself as it is told to ends with a sentence', async (t) => {

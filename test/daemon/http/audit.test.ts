@@ -150,6 +150,21 @@ for (const [what, bytes, status, code] of [
   });
 }
 
+test('a request that breaks while it waits behind another has its name in its line', async (t) => {
+  const app = await serveApp(t);
+  const held = 'GET /registry/discover/worker?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n';
+  const broken =
+    'PUT /registry/vms/a HTTP/1.1\r\nHost: a\r\nX-Request-Id: mine\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n';
+  const answers = exchange(app.at, held + broken);
+  await until('the first to be held', () => app.registry.events.watched > 0);
+  await app.registry.register(aVm({ id: 'b' }));
+  assert.equal((await answers)[1]?.headers['x-request-id'], 'mine');
+  assert.deepEqual(
+    audited(app).map((line) => [line.requestId, line.method, line.url, line.status]),
+    [['mine', 'PUT', '/registry/vms/a', 400]],
+  );
+});
+
 test('what is no request of HTTP is refused with a line and a name, too', async (t) => {
   const app = await serveApp(t, { token: 's3cret' });
   const [broken] = await exchange(app.at, 'nonsense\r\n\r\n');

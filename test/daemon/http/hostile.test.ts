@@ -308,6 +308,14 @@ test('too many requests behind a change are refused after its answer, and none o
   await isWell(app, 1);
 });
 
+test('too many requests behind reads that are answered at once are refused after an answer, too', async (t) => {
+  const app = await serveApp(t);
+  const answers = await exchange(app.at, 'GET /health HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(1000));
+  const refusal = answers.pop();
+  check(refusal, 429, /^more than 100 requests wait/, 'the last');
+  assert.ok(answers.length > 0 && answers.every(({ status }) => status === 200));
+});
+
 test('a refusal of the parser names what is wrong', async (t) => {
   const app = await serveApp(t);
   const cases: readonly [field: string, saying: RegExp, line: string, headers?: readonly string[], body?: string][] = [
@@ -333,6 +341,13 @@ test('a body is asked for only where it will be read', async (t) => {
   assert.deepEqual(await ask('POST /registry/vms', 'Content-Length: 5'), [401]);
   assert.deepEqual(await ask('POST /registry/nothing', known, 'Content-Length: 5'), [404]);
   assert.deepEqual(await ask('POST /registry/vms', known, 'Content-Length: 99999999'), [413]);
+  const body = JSON.stringify(aVm());
+  const twice = ['Expect: 100-continue, 100-continue', known, `Content-Length: ${body.length}`];
+  const answers = await exchange(app.at, request('POST /registry/vms', twice, body));
+  assert.deepEqual(
+    answers.map(({ status }) => status),
+    [100, 201],
+  );
 });
 
 test('pipelined requests are answered in their order', async (t) => {

@@ -102,6 +102,16 @@ test('an answer that has begun is cut when the body of its request does not come
   assert.doesNotMatch(text, /408|error/);
 });
 
+test('a request that was answered before its body came is not answered once more when that does not come', async (t) => {
+  const { at, logged } = await serveApp(t, { token: 's3cret', limits: { requestTimeout: 200 } });
+  const answers = await exchange(at, HEAD);
+  assert.deepEqual(
+    answers.map(({ status }) => status),
+    [401],
+  );
+  assert.equal(logged.filter((line) => line.includes('"audit":true')).length, 1);
+});
+
 test('a header that trickles is not given more time for it', async (t) => {
   const { at } = await serveApp(t, { limits: { requestTimeout: 200 } });
   const socket = await opened(connect(at), 'GET /health HTTP/1.1\r\nHost: a\r\n');

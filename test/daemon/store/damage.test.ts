@@ -245,6 +245,13 @@ for (const [what, [sql, finding]] of Object.entries(TAMPERED)) {
   });
 }
 
+test('what ANALYZE leaves in a database is no damage', async (t) => {
+  const { closed, contents } = specimen;
+  const dir = copyOf(t, closed);
+  await edit(dir, 'ANALYZE');
+  assert.deepEqual(await readStore(dir), contents);
+});
+
 test('a database of a newer vreg is whole: it is not called damaged, nothing is changed, and the way out is told', async (t) => {
   const { closed } = specimen;
   const dir = copyOf(t, closed);
