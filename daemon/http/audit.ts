@@ -9,7 +9,7 @@ import { REQUEST_ID_HEADER } from '../../src/protocol/api.ts';
 import type { ErrorCode } from '../../src/protocol/errors.ts';
 import { kernelRandomHex } from '../kernel-random.ts';
 import { ANONYMOUS } from '../registry/changes.ts';
-import { withoutSecrets, withoutTokens } from './secrets.ts';
+import { shortened, withoutSecrets, withoutTokens } from './secrets.ts';
 import type { Refused } from './server.ts';
 
 /** What a client may call its request: what fits into a log and a header as it is. */
@@ -64,7 +64,7 @@ export function auditRefused(log: Logger, refused: Refused, newRequestId: Return
     known.reply.isTold = true;
     return;
   }
-  const url = asked && withoutSecrets(asked.url);
+  const url = asked && shortened(withoutSecrets(asked.url));
   log.info({ audit: true, requestId, by: ANONYMOUS, from, method: asked?.method, url, status, code }, 'refused');
 }
 
@@ -73,7 +73,7 @@ function audit(log: Logger, request: FastifyRequest, reply: FastifyReply, outcom
   if (reply.isTold) return;
   const { method, id: requestId, guest, ip: from } = request;
   const by = guest?.name ?? request.claimed ?? ANONYMOUS;
-  const url = withoutSecrets(request.url);
+  const url = shortened(withoutSecrets(request.url));
   const { status, code } = outcome;
   const ms = Math.round(reply.elapsedTime);
   // What a proxy says of it is believed as its word on the address is, and may be any text.
@@ -87,7 +87,8 @@ function audit(log: Logger, request: FastifyRequest, reply: FastifyReply, outcom
   }
   const { id, name } = (request.params ?? {}) as { id?: string; name?: string };
   const { vm = id, token: tokenName = name } = request.subject ?? {};
-  const about = { vm: vm && withoutTokens(vm), tokenName: tokenName && withoutTokens(tokenName) };
+  const shown = (text: string | undefined) => text && shortened(withoutTokens(text));
+  const about = { vm: shown(vm), tokenName: shown(tokenName) };
   log.info(
     { audit: true, requestId, by, from, scheme, method, url, ...about, status, code, ms },
     status < 400 ? 'change' : 'refused',

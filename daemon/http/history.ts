@@ -1,16 +1,27 @@
 /** The past of one VM as JSON. A long one is read and sent page by page, as its reader takes it. */
+import { VregError } from '../../src/protocol/errors.ts';
 import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { Answer, Call } from './call.ts';
 import { asTaken } from './kept.ts';
 
+/** Pages that may be asked for at once: one that is as long as it can be takes a tenth of a second. */
+const MAX_WAITING = 50;
 /** Changes of a page: what is answered when nothing is said; two megabytes at most, as the journal bounds each. */
 const PAGE = 100;
 
 /** @throws VregError NOT_FOUND, TOO_MANY_REQUESTS, before anything is sent */
 export async function historyOf(call: Call, limit: number): Promise<Answer> {
   const { registry, pieces, kept, reply, id, sight } = call;
+  if (pieces.inLineNow >= MAX_WAITING) {
+    throw new VregError('TOO_MANY_REQUESTS', `${MAX_WAITING} histories are asked for already`, {
+      hint: 'try again in a second',
+      retryAfter: 1,
+    });
+  }
   const read: ReadPage = (rest, before) =>
     pieces.inLine(async () => {
+      // For nobody, where who asked has gone meanwhile.
+      if (reply.raw.destroyed) return pageOf([], true);
       const items = await registry.history(id, Math.min(rest, PAGE), before);
       const came = sight?.role === undefined ? -1 : items.findIndex(isComing);
       const seen = came < 0 ? items : items.slice(0, items[came]!.type === 'registered' ? came + 1 : came);

@@ -12,6 +12,7 @@ export class Pieces {
   #until: number | undefined;
   /** Resolves when the last work of the line is done. */
   #line = Promise.resolve();
+  #inLine = 0;
 
   /** Does the work at once where there is time for it, and else when it has its turn. */
   run<T>(work: () => T): T | Promise<Awaited<T>> {
@@ -27,6 +28,11 @@ export class Pieces {
     });
   }
 
+  /** Works of the line that are not done yet. */
+  get inLineNow(): number {
+    return this.#inLine;
+  }
+
   /**
    * Does works that wait for something, one after the other: what many threads' answers bring is handled in one turn, and
    * those that lead to the next question at once make a turn without end.
@@ -35,10 +41,12 @@ export class Pieces {
     const before = this.#line;
     let end = () => {};
     this.#line = new Promise((resolve) => (end = () => setImmediate(resolve)));
+    this.#inLine++;
     await before;
     try {
       return await work();
     } finally {
+      this.#inLine--;
       end();
     }
   }

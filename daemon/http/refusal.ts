@@ -33,8 +33,13 @@ export function refuseRoute(method: string, url: string): Refusal {
   };
 }
 
-/** @returns what is wrong with a request whatever its route: no Host, or two (RFC 9112, 3.2), a query that cannot be decoded */
+/** Headers of a request: tens are usual, and thousands of short ones would cost ten times their bytes. */
+export const MAX_HEADERS = 200;
+
+/** @returns what is wrong with a request whatever its route: too many headers, no Host, or two (RFC 9112, 3.2), a query that cannot be decoded */
 export function flawOf({ raw, headers, url }: FastifyRequest): VregError | undefined {
+  if (raw.rawHeaders.length > 2 * MAX_HEADERS)
+    return new VregError('HEADERS_TOO_LARGE', `more than ${MAX_HEADERS} headers`, { field: 'headers' });
   if (headers.host === undefined && raw.httpVersion === '1.1')
     return new VregError('INVALID', 'host is required: HTTP/1.1 asks for a Host header', { field: 'host' });
   if (hostsOf(raw.rawHeaders) > 1)

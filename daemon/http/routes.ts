@@ -30,6 +30,8 @@ import { discoverWhen } from './wait.ts';
 /** Changes of one VM that a history answers when nothing is said, and at most. */
 const HISTORY_LIMIT = 100;
 const MAX_HISTORY = 10_000;
+/** Characters of an agent's address that are remembered: as long as a name may be (RFC 1035, 2.3.4). */
+const MAX_ADDRESS = 255;
 
 export interface Route {
   method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
@@ -252,7 +254,9 @@ function sorted(entries: readonly Entry[], sort: Sort): readonly Entry[] {
 /** What an agent says with its beat, and from where. */
 function proofOf({ body, request }: Call): Proof | undefined {
   const beat = parseBeat(body);
-  return beat && { ...beat, from: request.ip };
+  if (!beat) return undefined;
+  const address = beat.address?.slice(0, MAX_ADDRESS);
+  return { ...beat, ...(address === undefined ? {} : { address }), from: request.ip };
 }
 
 async function heartbeats({ registry, body, guest, pieces }: Call): Promise<Answer> {

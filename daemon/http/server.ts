@@ -14,7 +14,7 @@ import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { REQUEST_ID_HEADER } from '../../src/protocol/api.ts';
 import { toErrorBody, VregError } from '../../src/protocol/errors.ts';
-import { type Refusal, refuseRoute } from './refusal.ts';
+import { MAX_HEADERS, type Refusal, refuseRoute } from './refusal.ts';
 import { Silence } from './silence.ts';
 import type { Tls } from './tls.ts';
 import { Turns } from './turns.ts';
@@ -52,8 +52,8 @@ export function makeServer(handler: RequestListener, requestTimeout: number, tls
     requireHostHeader: false,
   };
   const server: Server = tls ? tls.createServer(options, listener) : createServer(options, listener);
-  // Node would drop those beyond the thousandth unseen, If-Match or Forwarded among them; 16 KiB bound them all the same.
-  server.maxHeadersCount = 0;
+  // Node drops the others unseen, If-Match or Forwarded among them: one too many is there to be refused for.
+  server.maxHeadersCount = MAX_HEADERS + 1;
   const sockets = new Set<Socket>();
   // The one that requests come on.
   server.on(tls ? 'secureConnection' : 'connection', (socket: Socket) => {

@@ -41,7 +41,7 @@ export class Directory {
     this.#newestFirst = undefined;
     const before = this.#entries.get(id);
     this.#entries.set(id, entry);
-    this.#bytes += entry.size - (before?.size ?? 0);
+    this.#bytes += entry.weight - (before?.weight ?? 0);
     this.lineage.put(entry, before);
     const ofRole = this.#byRole.get(role) ?? new Map<string, Entry>();
     this.#byRole.set(role, ofRole.set(id, entry));
@@ -55,7 +55,7 @@ export class Directory {
     this.#newestFirst = undefined;
     const removed = this.#entries.get(vm.id);
     if (removed) this.lineage.remove(removed);
-    this.#bytes -= removed?.size ?? 0;
+    this.#bytes -= removed?.weight ?? 0;
     this.#entries.delete(vm.id);
     this.#byRole.get(vm.role)?.delete(vm.id);
   }

@@ -19,6 +19,9 @@ export interface Order {
 /** Everything of an entry that only a change can change. */
 export type Declared = Omit<Vm, 'lastSeen'>;
 
+/** What stands for an object, a list and a field in JSON, and how many bytes of JSON its memory is worth besides. */
+const MORE = { [code('{')]: 8, [code('[')]: 8, [code(':')]: 4 };
+
 /** Bytes of an entry's JSON that follow what is declared. */
 const LAST_SEEN = ',"lastSeen":"2026-01-01T00:00:00.000Z"}'.length;
 
@@ -30,6 +33,7 @@ export class Entry {
   #life: Life;
   #json: string | undefined;
   #size: number | undefined;
+  #weight: number | undefined;
   /** Milliseconds by which its lease is longer, in a mass loss. */
   #grace = 0;
 
@@ -90,10 +94,30 @@ export class Entry {
     return this.#size;
   }
 
+  /**
+   * Bytes that count for it where all entries together are bounded: an empty object takes dozens of bytes of memory, and
+   * has two in JSON.
+   */
+  get weight(): number {
+    this.#weight ??= this.size + moreOf(this.#head);
+    return this.#weight;
+  }
+
   /** The entry with more fields, for a request that asks for them. */
   jsonWith(extra: Record<string, unknown>): string {
     return `${this.json.slice(0, -1)},${JSON.stringify(extra).slice(1)}`;
   }
+}
+
+/** Of what a text has in strings it counts too much, which is little. */
+function moreOf(json: string): number {
+  let bytes = 0;
+  for (let i = 0; i < json.length; i++) bytes += MORE[json.charCodeAt(i)] ?? 0;
+  return bytes;
+}
+
+function code(character: string): number {
+  return character.charCodeAt(0);
 }
 
 /** The fields in the order in which the original registry answers them; absent ones stay absent. */

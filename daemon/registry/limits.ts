@@ -25,7 +25,7 @@ export function checkLimits(entry: Entry, before: Entry | undefined, held: Holdi
   checkSize(entry, limits);
   if (!before) checkRoom(held.vms, limits);
   // What does not grow is taken by a full registry, too.
-  const growth = entry.size - (before?.size ?? 0);
+  const growth = entry.weight - (before?.weight ?? 0);
   if (growth > 0) checkTotal(held.bytes + growth, limits);
 }
 

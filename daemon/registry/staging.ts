@@ -55,7 +55,7 @@ export class Staging {
     const decision = { entry };
     const isNew = entry !== undefined && entry.order.created === entry.order.revision;
     if (isNew) this.#added++;
-    const growth = (entry?.size ?? 0) - (before?.size ?? 0);
+    const growth = (entry?.weight ?? 0) - (before?.weight ?? 0);
     this.#growth += growth;
     this.#decisions.set(id, decision);
     this.#decided = change.revision;

@@ -33,7 +33,7 @@ export class Journal {
   add(change: Change): void {
     const { type, at, by, changes } = change.note;
     const id = change.kind === 'put' ? change.vm.id : change.id;
-    const row = [change.revision, id, at, type, by, JSON.stringify(bounded(changes))];
+    const row = [change.revision, id, at, type, by, JSON.stringify(changes)];
     this.#prepared.save.run(...row, crcOf(row));
     this.#prepared.forget.run(change.revision - KEPT);
   }
@@ -65,8 +65,8 @@ export class Journal {
   }
 }
 
-/** The changes, with each value that is too large replaced by a word of how large it was. */
-function bounded(changes: FieldChanges): FieldChanges {
+/** The changes as they are kept, with each value that is too large replaced by a word of how large it was. */
+export function bounded(changes: FieldChanges): FieldChanges {
   const keep = (value: unknown) => {
     const { length } = JSON.stringify(value);
     return length > MAX_VALUE ? `(${length} characters)` : value;

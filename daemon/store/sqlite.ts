@@ -10,6 +10,7 @@ import type { HistoryItem } from '../../src/protocol/events.ts';
 import { check, findFailure, WORKER } from './check.ts';
 import { type DataDir, databaseSize, openDataDir, readMark } from './data-dir.ts';
 import { atOpen, atWork, damaged, describe, StoreFailure } from './failures.ts';
+import { bounded } from './journal.ts';
 import type { Request } from './service.ts';
 import type { Beat, Change, Contents, RecordChange, Store } from './store.ts';
 import type { Reply } from './worker.ts';
@@ -97,7 +98,9 @@ export class SqliteStore implements Store {
     }
     this.#bytes += size;
     return new Promise((resolve, reject) => {
-      this.#queue.push({ change, size, resolve, reject });
+      // Large values are left out of the journal, and would take long on their way to the worker.
+      const note = { ...change.note, changes: bounded(change.note.changes) };
+      this.#queue.push({ change: { ...change, note }, size, resolve, reject });
       this.#draining ??= this.#drain();
     });
   }

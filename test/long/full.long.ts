@@ -10,28 +10,37 @@ import { aVm } from '../helpers/vm.ts';
 /** Megabytes of heap: small, so that it is soon full. */
 const HEAP = 512;
 
-test('a registry is full before its memory is, whatever the entries are made of, and serves all that it took', async (t) => {
-  const options = { env: { NODE_OPTIONS: `--max-old-space-size=${HEAP}` } };
-  const daemon = await startDaemon(t, options);
-  const metadata = Object.fromEntries(Array.from({ length: 90_000 }, (_, n) => [n.toString(36), 1]));
-  const register = (id: string) => call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id, metadata }) });
-  let taken = 0;
-  let last = await register('vm-0');
-  for (; last.status === 201; last = await register(`vm-${taken}`)) taken++;
-  assert.equal(last.status, 429);
-  assert.match(errorOf(last), /^the registry is full: its entries would be \d+ bytes, at most \d+$/);
-  assert.ok(taken >= 20, `${taken} entries were taken`);
-  // Ten at once, of a list that is a good part of the heap.
-  const lists = await Promise.all(Array.from({ length: 10 }, () => call(daemon.url, 'GET', '/registry/vms')));
-  for (const { body } of lists) assert.equal((body as VmList).count, taken);
-  const before = await call(daemon.url, 'PATCH', '/registry/vms/vm-0', { body: { status: 'stopped' } });
-  assert.equal(before.status, 200);
-  assert.equal((await call(daemon.url, 'DELETE', '/registry/vms/vm-1')).status, 200);
-  assert.equal((await register('vm-new')).status, 201);
-  await daemon.end();
-  const again = await startDaemon(t, { ...options, home: daemon.home });
-  assert.equal(((await call(again.url, 'GET', '/registry/vms')).body as VmList).count, taken);
-});
+const SHAPES: Readonly<Record<string, unknown>> = {
+  'many small keys': Object.fromEntries(Array.from({ length: 90_000 }, (_, n) => [n.toString(36), 1])),
+  'longer keys': Object.fromEntries(Array.from({ length: 80_000 }, (_, n) => [`k${n}`, 0])),
+  'empty objects': Array.from({ length: 300_000 }, () => ({})),
+  'lists of an object': Array.from({ length: 180_000 }, () => [{}]),
+  'objects of one key': Array.from({ length: 110_000 }, () => ({ 13: 0 })),
+};
+
+for (const [shape, made] of Object.entries(SHAPES))
+  test(`a registry is full before its memory is, of ${shape}, and serves all that it took`, async (t) => {
+    const options = { env: { NODE_OPTIONS: `--max-old-space-size=${HEAP}` } };
+    const daemon = await startDaemon(t, options);
+    const metadata = { made };
+    const register = (id: string) => call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id, metadata }) });
+    let taken = 0;
+    let last = await register('vm-0');
+    for (; last.status === 201; last = await register(`vm-${taken}`)) taken++;
+    assert.equal(last.status, 429);
+    assert.match(errorOf(last), /^the registry is full: its entries would be \d+ bytes, at most \d+$/);
+    assert.ok(taken >= 5, `${taken} entries were taken`);
+    // Ten at once, of a list that is a good part of the heap.
+    const lists = await Promise.all(Array.from({ length: 10 }, () => call(daemon.url, 'GET', '/registry/vms')));
+    for (const { body } of lists) assert.equal((body as VmList).count, taken);
+    const before = await call(daemon.url, 'PATCH', '/registry/vms/vm-0', { body: { status: 'stopped' } });
+    assert.equal(before.status, 200);
+    assert.equal((await call(daemon.url, 'DELETE', '/registry/vms/vm-1')).status, 200);
+    assert.equal((await register('vm-new')).status, 201);
+    await daemon.end();
+    const again = await startDaemon(t, { ...options, home: daemon.home });
+    assert.equal(((await call(again.url, 'GET', '/registry/vms')).body as VmList).count, taken);
+  });
 
 test('long histories that many ask for at once are sent whole, from less memory than one of them takes', async (t) => {
   const { url } = await startDaemon(t, { env: { NODE_OPTIONS: '--max-old-space-size=160' } });

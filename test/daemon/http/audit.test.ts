@@ -165,6 +165,13 @@ test('a request that breaks while it waits behind another has its name in its li
   );
 });
 
+test('of a text that is long its beginning is logged: a line costs no more than what it tells of', async (t) => {
+  const app = await serveApp(t, { token: 's3cret' });
+  await call(app.url, 'DELETE', `/registry/vms/${'%01'.repeat(5000)}`);
+  const [line] = await until('the line', () => (audited(app).length === 1 ? audited(app) : undefined));
+  assert.deepEqual([String(line!.url).length, String(line!.vm).length, line!.status], [1025, 1025, 401]);
+});
+
 test('what is no request of HTTP is refused with a line and a name, too', async (t) => {
   const app = await serveApp(t, { token: 's3cret' });
   const [broken] = await exchange(app.at, 'nonsense\r\n\r\n');

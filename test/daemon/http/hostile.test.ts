@@ -234,10 +234,15 @@ test('a connection that was refused is cut even if its client neither goes nor i
 test('no header is overlooked, however many there are before it', async (t) => {
   const app = await serveApp(t);
   await app.registry.register(aVm({ id: 'vm-1' }));
-  const many = 'a:b\r\n'.repeat(2000);
-  const statusOf = async (request: string, headers: string, body = '') =>
-    (await exchange(app.at, `${request} HTTP/1.1\r\nHost: a\r\n${many}${headers}Connection: close\r\n\r\n${body}`))[0]
-      ?.status;
+  const send = async (request: string, count: number, headers: string, body = '') => {
+    const many = 'a:b\r\n'.repeat(count);
+    const bytes = `${request} HTTP/1.1\r\nHost: a\r\n${many}${headers}Connection: close\r\n\r\n${body}`;
+    return (await exchange(app.at, bytes))[0];
+  };
+  const statusOf = async (request: string, headers: string, body?: string) =>
+    (await send(request, 190, headers, body))?.status;
+  for (const count of [200, 1000, 2500])
+    check(await send('DELETE /registry/vms/vm-1', count, ''), 431, /^more than 200 headers$/, `${count}`);
   assert.equal(await statusOf('DELETE /registry/vms/vm-1', 'If-Match: "99"\r\n'), 412);
   assert.equal(await statusOf('GET /registry/vms', 'Origin: https://evil.example\r\n'), 403);
   assert.equal(await statusOf('POST /registry/vms', 'Content-Type: text/xml\r\nContent-Length: 2\r\n', '{}'), 415);

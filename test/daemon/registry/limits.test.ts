@@ -39,8 +39,9 @@ test('all entries together may be as large as the limit, also those that are on 
   const { registry: measure, store: first } = registryWith({});
   const one = measure.register(aVm({ id: 'a' }));
   await first.release(1);
-  const { size } = await one;
-  const { registry, store } = registryWith({ maxTotal: 2 * size });
+  const { size, weight, json } = await one;
+  assert.equal(weight, size + 8 + 4 * (json.slice(0, json.indexOf('"lastSeen"')).split(':').length - 1));
+  const { registry, store } = registryWith({ maxTotal: 2 * weight });
   const two = ['a', 'b'].map((id) => registry.register(aVm({ id })));
   await assert.rejects(registry.register(aVm({ id: 'c' })), full('metadata'));
   await assert.rejects(registry.update('a', { name: 'longer' }), full('metadata'));
