@@ -206,6 +206,7 @@ export class WireModel {
     this.#checkSize(after);
     this.#checkTotal(after, before);
     this.#note(before.vm.status === vm.status ? 'updated' : 'status', before.vm, vm);
+    this.#keepHealth(vm, this.health.get(vm.id as string) ?? {});
     return this.#one(Object.assign(before, after), asked);
   }
 
@@ -219,6 +220,17 @@ export class WireModel {
     return { status: 200, body: { deleted: true } };
   }
 
+  /** Of services that the VM has by now. */
+  #keepHealth({ id, services }: Fields, report: Fields): void {
+    const names = ((services ?? []) as { name: string }[]).map(({ name }) => name);
+    this.health.set(id as string, Object.fromEntries(Object.entries(report).filter(([name]) => names.includes(name))));
+  }
+
+  #weightOf(each: ModelVm): number {
+    const text = JSON.stringify(each.vm);
+    return this.#sizeOf(each) + 8 * (text.split(/[{[]/).length - 1) + 4 * (text.split(':').length - 1);
+  }
+
   #sizeOf({ vm, lastSeen }: ModelVm): number {
     return Buffer.byteLength(JSON.stringify({ ...vm, lastSeen: iso(lastSeen) }));
   }
@@ -228,9 +240,9 @@ export class WireModel {
   }
 
   #checkTotal(after: ModelVm, before?: ModelVm): void {
-    const others = this.vms.filter((each) => each !== before).reduce((sum, each) => sum + this.#sizeOf(each), 0);
-    const grows = before === undefined || this.#sizeOf(after) > this.#sizeOf(before);
-    if (grows && others + this.#sizeOf(after) > this.#limits.maxTotal)
+    const others = this.vms.filter((each) => each !== before).reduce((sum, each) => sum + this.#weightOf(each), 0);
+    const grows = before === undefined || this.#weightOf(after) > this.#weightOf(before);
+    if (grows && others + this.#weightOf(after) > this.#limits.maxTotal)
       throw new Refused(429, 'TOO_MANY_REQUESTS', 'metadata');
   }
 
@@ -249,7 +261,7 @@ export class WireModel {
     const health = readHealth(body);
     const beating = this.#get(id);
     Object.assign(beating, { lastSeen: this.wall, heardAt: this.heard });
-    if (health) this.health.set(id, health);
+    if (health) this.#keepHealth(beating.vm, health);
     return { status: 200, body: { id, lastSeen: iso(this.wall) } };
   }
 
