@@ -36,10 +36,18 @@ export function refuseRoute(method: string, url: string): Refusal {
 /** Headers of a request: tens are usual, and thousands of short ones would cost ten times their bytes. */
 export const MAX_HEADERS = 200;
 
+/** Some versions of Node find out that there are too many, as all do that they are too long. */
+export function headersTooLarge(): VregError {
+  return new VregError(
+    'HEADERS_TOO_LARGE',
+    `URL and headers are too large: at most 16 KiB together, and ${MAX_HEADERS} headers`,
+    { field: 'headers' },
+  );
+}
+
 /** @returns what is wrong with a request whatever its route: too many headers, no Host, or two (RFC 9112, 3.2), a query that cannot be decoded */
 export function flawOf({ raw, headers, url }: FastifyRequest): VregError | undefined {
-  if (raw.rawHeaders.length > 2 * MAX_HEADERS)
-    return new VregError('HEADERS_TOO_LARGE', `more than ${MAX_HEADERS} headers`, { field: 'headers' });
+  if (raw.rawHeaders.length > 2 * MAX_HEADERS) return headersTooLarge();
   if (headers.host === undefined && raw.httpVersion === '1.1')
     return new VregError('INVALID', 'host is required: HTTP/1.1 asks for a Host header', { field: 'host' });
   if (hostsOf(raw.rawHeaders) > 1)

@@ -14,7 +14,7 @@ import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { REQUEST_ID_HEADER } from '../../src/protocol/api.ts';
 import { toErrorBody, VregError } from '../../src/protocol/errors.ts';
-import { MAX_HEADERS, type Refusal, refuseRoute } from './refusal.ts';
+import { headersTooLarge, MAX_HEADERS, type Refusal, refuseRoute } from './refusal.ts';
 import { Silence } from './silence.ts';
 import type { Tls } from './tls.ts';
 import { Turns } from './turns.ts';
@@ -156,12 +156,7 @@ const FIELDS: Readonly<Record<string, string>> = {
 };
 
 function refusalOf({ code, reason, rawPacket, bytesParsed = 0 }: BrokenRequest, requestTimeout: number): Refusal {
-  if (code === 'HPE_HEADER_OVERFLOW')
-    return {
-      error: new VregError('HEADERS_TOO_LARGE', 'URL and headers are too large: at most 16 KiB together', {
-        field: 'headers',
-      }),
-    };
+  if (code === 'HPE_HEADER_OVERFLOW') return { error: headersTooLarge() };
   if (code === 'HPE_CHUNK_EXTENSIONS_OVERFLOW')
     return {
       error: new VregError('TOO_LARGE', 'the chunk extensions of the body are too large: at most 16 KiB', {

@@ -242,7 +242,7 @@ test('no header is overlooked, however many there are before it', async (t) => {
   const statusOf = async (request: string, headers: string, body?: string) =>
     (await send(request, 190, headers, body))?.status;
   for (const count of [200, 1000, 2500])
-    check(await send('DELETE /registry/vms/vm-1', count, ''), 431, /^more than 200 headers$/, `${count}`);
+    check(await send('DELETE /registry/vms/vm-1', count, ''), 431, / and 200 headers$/, `${count}`);
   assert.equal(await statusOf('DELETE /registry/vms/vm-1', 'If-Match: "99"\r\n'), 412);
   assert.equal(await statusOf('GET /registry/vms', 'Origin: https://evil.example\r\n'), 403);
   assert.equal(await statusOf('POST /registry/vms', 'Content-Type: text/xml\r\nContent-Length: 2\r\n', '{}'), 415);
