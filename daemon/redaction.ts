@@ -1,7 +1,6 @@
 /** What the log of this process may not hold, whoever puts it into a line: tokens of vreg, and the one that was chosen. */
-import { TOKEN_TEXT } from '../src/protocol/token.ts';
+import { withoutTokens } from '../src/protocol/token.ts';
 
-const TOKENS = new RegExp(TOKEN_TEXT, 'g');
 /** Shorter ones would mask half of the log; they are no secrets. */
 const MIN_LENGTH = 6;
 /** Characters that are looked for, since V8 takes no pattern of any length; what follows them in the word goes with them. */
@@ -30,7 +29,7 @@ export function keepOutOfLog(secret: string): void {
 
 /** @param line of the log, or a text for one @returns it with `***` in the place of secrets */
 export function redact(line: string): string {
-  let text = line.replace(TOKENS, 'vreg_***');
+  let text = withoutTokens(line);
   for (const { literal, encoded } of secrets.values()) {
     for (const form of literal) if (text.includes(form)) text = text.replaceAll(form, '***');
     if (text.includes('%')) text = text.replace(encoded, '***');

@@ -4,9 +4,10 @@ import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from '.
 import { Config } from './config.ts';
 import { EXIT, VregError } from './protocol/errors.ts';
 import { escapeControls, printable } from './protocol/printable.ts';
+import { withoutTokens } from './protocol/token.ts';
 import { ChildEnded, type Deps, type GlobalFlags, Interrupted, Session } from './session.ts';
 import { type SettingKey, settingOf } from './settings.ts';
-import { withoutTokens, withoutUsers } from './shown.ts';
+import { withoutUsers } from './shown.ts';
 import { nextStep, suggestion, unknownCommand, usageError } from './suggest.ts';
 import { loadAllCommands, loadCommand } from './tree.ts';
 

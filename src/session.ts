@@ -7,8 +7,8 @@ import type { ClientOptions } from './connection.ts';
 import type { Io } from './io.ts';
 import { VregError } from './protocol/errors.ts';
 import { printable } from './protocol/printable.ts';
+import { withoutTokens } from './protocol/token.ts';
 import type { OutputFormat } from './settings.ts';
-import { withoutTokens } from './shown.ts';
 import { clientCertificate, trustedCertificates } from './tls-files.ts';
 import { loadAllCommands } from './tree.ts';
 

@@ -1,9 +1,7 @@
 /** What people typed, as it may be printed again: a URL with a password in it is no less secret for being wrong. */
-import { TOKEN_TEXT } from './protocol/token.ts';
 
 /** In the place of what is not shown. */
 const MASK = '***';
-const TOKENS = new RegExp(TOKEN_TEXT, 'g');
 
 /** What is wrong with the URL of a registry: it holds a user or a password, a query or a fragment, or is none. */
 export type UrlFault = 'secret' | 'query' | 'form';
@@ -31,11 +29,6 @@ export function shownUrl(text: string): string {
 /** A text with `***` in the place of what stands before the @ of a URL in it. Takes time in proportion to it. */
 export function withoutUsers(text: string): string {
   return text.replace(/(?<=(?<!\/)\/\/)(?!\/)[^\s"]{0,1000}@/g, `${MASK}@`);
-}
-
-/** A text without the tokens in it: somebody may give one where a file, a name or an id is asked for. */
-export function withoutTokens(text: string): string {
-  return text.replace(TOKENS, `vreg_${MASK}`);
 }
 
 /** The value of a setting that is wrong: it may be such a URL that got to the wrong place. */

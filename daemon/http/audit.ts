@@ -7,9 +7,10 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
 import { REQUEST_ID_HEADER } from '../../src/protocol/api.ts';
 import type { ErrorCode } from '../../src/protocol/errors.ts';
+import { withoutTokens } from '../../src/protocol/token.ts';
 import { kernelRandomHex } from '../kernel-random.ts';
 import { ANONYMOUS } from '../registry/changes.ts';
-import { shortened, withoutSecrets, withoutTokens } from './secrets.ts';
+import { shortened, withoutSecrets } from './secrets.ts';
 import type { Refused } from './server.ts';
 
 /** What a client may call its request: what fits into a log and a header as it is. */

@@ -1,7 +1,7 @@
 /** Text of clients, as it may be logged and repeated: somebody may put a secret where none is asked for. */
-import { TOKEN_TEXT } from '../../src/protocol/token.ts';
+import { withoutTokens } from '../../src/protocol/token.ts';
+import { redact } from '../redaction.ts';
 
-const TOKENS = new RegExp(TOKEN_TEXT, 'g');
 /** Names of query parameters that are given secrets elsewhere. */
 const NAMES = /token|secret|pass|pwd|auth|key|bearer|jwt|cred|session|^sig|^pw$/i;
 /** Percent-encodings of what tokens and such names are made of (RFC 3986, 2.3): nothing that a terminal would act on. */
@@ -10,14 +10,9 @@ const ENCODED = /%(2d|3\d|4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9a])/gi;
 /** Characters of a client's text that are logged: a line shall not cost more than what it tells of. */
 const MAX_LOGGED = 1024;
 
-/** The beginning of a text that is long. */
+/** The beginning of a text that is long. The chosen token is taken out first: half of it would not be found any more. */
 export function shortened(text: string): string {
-  return text.length > MAX_LOGGED ? `${text.slice(0, MAX_LOGGED)}…` : text;
-}
-
-/** Puts `***` in the place of the tokens that vreg made. */
-export function withoutTokens(text: string): string {
-  return text.replace(TOKENS, 'vreg_***');
+  return text.length > MAX_LOGGED ? `${redact(text).slice(0, MAX_LOGGED)}…` : text;
 }
 
 /**

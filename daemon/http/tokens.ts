@@ -1,9 +1,15 @@
 /** The routes about tokens, and about who asks. */
 import { VregError } from '../../src/protocol/errors.ts';
-import { type NewToken, parseTokenRequest, type Revoked, type Tokens, type Whoami } from '../../src/protocol/token.ts';
+import {
+  type NewToken,
+  parseTokenRequest,
+  type Revoked,
+  type Tokens,
+  type Whoami,
+  withoutTokens,
+} from '../../src/protocol/token.ts';
 import { noSuchToken } from '../access/tokens.ts';
 import type { Answer, Call } from './call.ts';
-import { withoutTokens } from './secrets.ts';
 
 export function listTokens({ access }: Call): Answer {
   const tokens = access.tokens.list;

@@ -26,7 +26,7 @@ export class Directory {
     return this.#entries.size;
   }
 
-  /** Of all entries' JSON. */
+  /** Of all entries' {@link Entry.weight}. */
   get bytes(): number {
     return this.#bytes;
   }

@@ -7,13 +7,14 @@ export interface RegistryLimits {
   maxVms: number;
   /** Bytes of one entry's JSON. */
   maxEntry: number;
-  /** Bytes of all entries' JSON: they are kept in memory. No limit when nothing is said. */
+  /** Of all entries' {@link Entry.weight}: they are kept in memory. No limit when nothing is said. */
   maxTotal?: number;
 }
 
 /** What there is, with what is on its way. */
 export interface Holdings {
   vms: number;
+  /** Of all entries' {@link Entry.weight}. */
   bytes: number;
 }
 

@@ -33,7 +33,7 @@ export class Staging {
     return this.#added;
   }
 
-  /** Bytes of entries' JSON that are on their way to be there, less those that go with them. */
+  /** {@link Entry.weight} of entries that are on their way to be there, less that of those that go with them. */
   get growth(): number {
     return this.#growth;
   }
