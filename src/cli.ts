@@ -1,15 +1,15 @@
 /** argv to exit code: builds the commander tree, runs one command, and is the one place that prints errors. */
 import { Command as Commander, CommanderError, Option } from 'commander';
 import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from './command.ts';
+import { loadAllCommands, loadCommand } from './commands.ts';
+import { type SettingKey, settingOf } from './config/settings.ts';
 import { Config } from './config.ts';
+import { nextStep, suggestion, unknownCommand, usageError } from './help/suggest.ts';
 import { EXIT, VregError } from './protocol/errors.ts';
 import { escapeControls, printable } from './protocol/printable.ts';
 import { withoutTokens } from './protocol/token.ts';
 import { ChildEnded, type Deps, type GlobalFlags, Interrupted, Session } from './session.ts';
-import { type SettingKey, settingOf } from './settings.ts';
 import { withoutUsers } from './shown.ts';
-import { nextStep, suggestion, unknownCommand, usageError } from './suggest.ts';
-import { loadAllCommands, loadCommand } from './tree.ts';
 
 /** Runs one command line. Never throws, never exits: the exit code is its answer. */
 export async function main(argv: readonly string[], deps: Deps): Promise<number> {
@@ -46,12 +46,12 @@ function commandOf(argv: readonly string[]): string | undefined {
   return undefined;
 }
 
-type Help = typeof import('./help.ts');
+type Help = typeof import('./help/help.ts');
 
 /** The help's text is loaded when it may be shown. */
 async function loadHelp(argv: readonly string[], only: Command<never> | undefined): Promise<Help | undefined> {
   const may = !only || only.commands !== undefined || ownWords(argv).some((word) => word === '--help' || word === '-h');
-  return may ? import('./help.ts') : undefined;
+  return may ? import('./help/help.ts') : undefined;
 }
 
 function buildProgram(commands: readonly Command<never>[], session: Session, help?: Help): Commander {

@@ -4,7 +4,8 @@
  * `include=liveness`, which it adds, is nothing to that one.
  */
 
-import { type ClientOptions, Connection, type ServerFacts } from './connection.ts';
+import { type ClientOptions, Connection, type ServerFacts } from './client/connection.ts';
+import type { Reply } from './client/transport.ts';
 import {
   DEFAULT_STALE_AFTER,
   type Deleted,
@@ -19,13 +20,12 @@ import {
   type VmWithLiveness,
   type Why,
 } from './protocol/api.ts';
-import type { AgentBeat, Cleared, Conflict, Conflicts } from './protocol/beat.ts';
 import { VregError } from './protocol/errors.ts';
 import type { History, HistoryItem } from './protocol/events.ts';
+import type { AgentBeat, Cleared, Conflict, Conflicts } from './protocol/heartbeat.ts';
 import { comparison, parseSelector } from './protocol/selector.ts';
 import type { NewToken, Revoked, TokenInfo, TokenRequest, Tokens, Whoami } from './protocol/token.ts';
 import type { Registration, Vm, VmUpdate } from './protocol/vm.ts';
-import type { Reply } from './transport.ts';
 
 export class RegistryClient {
   readonly url: string;

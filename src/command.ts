@@ -3,10 +3,10 @@
  * help, the completions and the README's test are all made from the definitions.
  */
 import type { RegistryClient } from './client.ts';
+import type { OutputFormat, SettingKey } from './config/settings.ts';
 import type { Config } from './config.ts';
 import type { Io } from './io.ts';
 import type { Answer } from './render.ts';
-import type { OutputFormat, SettingKey } from './settings.ts';
 
 /** Values that are asked of the live registry, for completion. */
 export type LiveValues = 'ids' | 'names';

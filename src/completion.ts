@@ -4,7 +4,7 @@
  */
 import { Option } from 'commander';
 import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, type LiveValues, SHORT } from './command.ts';
-import { type SettingKey, settingOf } from './settings.ts';
+import { type SettingKey, settingOf } from './config/settings.ts';
 
 export const SHELLS = ['bash', 'zsh', 'fish'] as const;
 export type Shell = (typeof SHELLS)[number];

@@ -6,13 +6,13 @@
 import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { parseDuration } from './duration.ts';
+import { parseDuration } from './config/duration.ts';
+import { credentialNamed, readSecretFile } from './config/secret-file.ts';
+import { camelCase, checkSetting, envNameOf, type SettingKey, settingOf } from './config/settings.ts';
+import type { Setting } from './config/values.ts';
+import { suggestion } from './help/suggest.ts';
 import { VregError } from './protocol/errors.ts';
-import { credentialNamed, readSecretFile } from './secret-file.ts';
-import type { Setting } from './setting.ts';
-import { camelCase, checkSetting, envNameOf, type SettingKey, settingOf } from './settings.ts';
 import { shownName } from './shown.ts';
-import { suggestion } from './suggest.ts';
 
 export interface Found {
   value: string;

@@ -1,5 +1,5 @@
 /** The secrets that were sent to a server, which may send them back: a proxy that shows what it was asked, for example. */
-import type { Reply } from './transport.ts';
+import type { Reply } from './client/transport.ts';
 
 /** What stands in the place of a secret. */
 const MASK = '***';

@@ -1,16 +1,16 @@
 /** One run of the program: what a command is handed, made piece by piece when it asks for it. */
 import { setTimeout } from 'node:timers/promises';
+import type { ClientOptions } from './client/connection.ts';
 import { RegistryClient } from './client.ts';
 import type { Command, Context } from './command.ts';
+import { loadAllCommands } from './commands.ts';
+import type { OutputFormat } from './config/settings.ts';
+import { clientCertificate, trustedCertificates } from './config/tls-files.ts';
 import type { Config } from './config.ts';
-import type { ClientOptions } from './connection.ts';
 import type { Io } from './io.ts';
 import { VregError } from './protocol/errors.ts';
 import { printable } from './protocol/printable.ts';
 import { withoutTokens } from './protocol/token.ts';
-import type { OutputFormat } from './settings.ts';
-import { clientCertificate, trustedCertificates } from './tls-files.ts';
-import { loadAllCommands } from './tree.ts';
 
 export interface Deps {
   io: Io;

@@ -3,9 +3,9 @@ import { spawn, spawnSync } from 'node:child_process';
 import { chmodSync, closeSync, mkdirSync, openSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
+import { envNameOf, SETTING_KEYS, type SettingKey, settingOf } from '../src/config/settings.ts';
 import { Config } from '../src/config.ts';
 import { VregError } from '../src/protocol/errors.ts';
-import { envNameOf, SETTING_KEYS, type SettingKey, settingOf } from '../src/settings.ts';
 import { tempDir } from './helpers/daemon.ts';
 import { unless } from './helpers/tools.ts';
 

@@ -8,10 +8,10 @@ import { join, relative } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { ROUTES } from '../daemon/http/routes.ts';
 import { whyClosed } from '../daemon/systemd/program.ts';
-import { manPages } from '../src/man.ts';
+import { loadAllCommands } from '../src/commands.ts';
+import { manPages } from '../src/help/man.ts';
 import { CHANGE_TYPES, LIVENESS_TYPES } from '../src/protocol/events.ts';
 import type { Vm } from '../src/protocol/vm.ts';
-import { loadAllCommands } from '../src/tree.ts';
 import { VERSION } from '../src/version.ts';
 import { BIN, cleanEnv, type Daemon, run, startDaemon, tempDir } from './helpers/daemon.ts';
 import {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import type { OutputFormat } from '../src/config/settings.ts';
 import { type Answer, type Column, print } from '../src/render.ts';
-import type { OutputFormat } from '../src/settings.ts';
 import { type TestIoOptions, testIo } from './helpers/io.ts';
 
 const NOW = Date.parse('2026-01-01T00:03:00.000Z');

@@ -4,9 +4,9 @@
  */
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
-import { diff, type WriteOptions } from '../registry/changes.ts';
-import type { Entry } from '../registry/entry.ts';
+import { diff, type WriteOptions } from '../registry/preconditions.ts';
 import type { Registry } from '../registry/registry.ts';
+import type { Entry } from '../registry/vm-record.ts';
 import type { Token } from './token.ts';
 import type { Born, Tokens } from './tokens.ts';
 

@@ -5,8 +5,8 @@
 import { createHash } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import { type Scope, TOKEN_TEXT, type TokenInfo } from '../../src/protocol/token.ts';
-import { kernelRandomHex } from '../kernel-random.ts';
-import type { Within } from '../registry/changes.ts';
+import { kernelRandomHex } from '../process/random.ts';
+import type { Within } from '../registry/preconditions.ts';
 
 /** Bytes of a token's secret. */
 const SECRET_BYTES = 32;

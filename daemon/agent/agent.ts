@@ -7,7 +7,7 @@
 import { createHash } from 'node:crypto';
 import { beatInterval } from '../../src/protocol/api.ts';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
-import { type Beaten, Contact, type ContactOptions } from './contact.ts';
+import { type Beaten, Contact, type ContactOptions } from './registry-session.ts';
 
 /** Milliseconds before the first retry; each further one waits twice as long, up to the pause between two beats. */
 const FIRST_RETRY = 1000;

@@ -4,11 +4,11 @@ import { promisify } from 'node:util';
 import type { OnClone } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
-import { kernelRandomHex } from '../kernel-random.ts';
-import { redact } from '../redaction.ts';
+import { kernelRandomHex } from '../process/random.ts';
+import { redact } from '../process/redaction.ts';
 import type { Resolve } from './agent.ts';
-import type { AgentLog } from './contact.ts';
 import type { Identity } from './identity.ts';
+import type { AgentLog } from './registry-session.ts';
 
 /** Milliseconds for a command that names the new VM, or for a hook. */
 const PATIENCE = 60_000;

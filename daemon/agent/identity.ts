@@ -16,9 +16,9 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import type { RegistryClient } from '../../src/client.ts';
-import { type AgentBeat, isToken } from '../../src/protocol/beat.ts';
 import { VregError } from '../../src/protocol/errors.ts';
-import { kernelRandomHex } from '../kernel-random.ts';
+import { type AgentBeat, isToken } from '../../src/protocol/heartbeat.ts';
+import { kernelRandomHex } from '../process/random.ts';
 
 /** What is remembered of a VM. */
 export interface IdentityState {

@@ -1,7 +1,7 @@
 /** The VM's own token for its scripts: `--token-file`. The agent itself has it in its identity. */
 import { lstatSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { AgentLog } from './contact.ts';
+import type { AgentLog } from './registry-session.ts';
 
 /** Writes it; that it cannot be is told, and no end. */
 export function keepTokenFile(stateDir: string, token: string, log: AgentLog): void {

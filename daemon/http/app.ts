@@ -18,25 +18,25 @@ import {
   WARMING_HEADER,
 } from '../../src/protocol/api.ts';
 import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/errors.ts';
-import { type Access, checkStillIn } from '../access/access.ts';
-import type { Doubt } from '../registry/doubt.ts';
+import { type Access, checkStillIn } from '../access/authenticator.ts';
 import type { Registry } from '../registry/registry.ts';
+import type { Doubt } from '../registry/warming.ts';
 import { auditIfLate, auditRefused, auditWhenOver, requestIds } from './audit.ts';
+import { Door } from './auth.ts';
 import { mayBeEndless, readJsonBodies } from './body.ts';
-import { type Answer, Call } from './call.ts';
+import { type Answer, Call } from './context.ts';
 import type { Cors } from './cors.ts';
-import { Door } from './door.ts';
-import { STREAM_LIMITS, type StreamLimits } from './event-stream.ts';
-import { Held, Lookout } from './held.ts';
-import { Kept } from './kept.ts';
-import { Pieces } from './pieces.ts';
+import { flawOf, refuseRoute } from './errors.ts';
+import { Telling } from './handlers/event-fanout.ts';
+import { STREAM_LIMITS, type StreamLimits } from './handlers/events.ts';
 import { cleanForwardedFor, trustOf } from './proxy.ts';
-import { flawOf, refuseRoute } from './refusal.ts';
+import { Kept } from './response-budget.ts';
 import { ROUTES, type Route } from './routes.ts';
+import { Pieces } from './scheduler.ts';
 import { withoutSecrets } from './secrets.ts';
-import { answerBrokenRequest, makeServer, type Refused } from './server.ts';
-import { Telling } from './telling.ts';
-import type { Tls } from './tls.ts';
+import { Held, Lookout } from './semaphore.ts';
+import { answerBrokenRequest, makeServer, type Refused } from './server/server.ts';
+import type { Tls } from './server/tls.ts';
 
 export interface AppLimits {
   /** Bytes of one request body. */

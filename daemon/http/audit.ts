@@ -8,10 +8,10 @@ import type { Logger } from 'pino';
 import { REQUEST_ID_HEADER } from '../../src/protocol/api.ts';
 import type { ErrorCode } from '../../src/protocol/errors.ts';
 import { withoutTokens } from '../../src/protocol/token.ts';
-import { kernelRandomHex } from '../kernel-random.ts';
-import { ANONYMOUS } from '../registry/changes.ts';
+import { kernelRandomHex } from '../process/random.ts';
+import { ANONYMOUS } from '../registry/preconditions.ts';
 import { shortened, withoutSecrets } from './secrets.ts';
-import type { Refused } from './server.ts';
+import type { Refused } from './server/server.ts';
 
 /** What a client may call its request: what fits into a log and a header as it is. */
 const REQUEST_ID = /^[\w.:/+=@-]{1,128}$/;

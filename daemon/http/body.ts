@@ -2,7 +2,7 @@
 import type { FastifyBodyParser, FastifyInstance, FastifyRequest } from 'fastify';
 import { VregError } from '../../src/protocol/errors.ts';
 import { MAX_DEPTH } from '../../src/protocol/vm.ts';
-import type { Pieces } from './pieces.ts';
+import type { Pieces } from './scheduler.ts';
 
 /**
  * Bodies are JSON whatever these say: the original registry never looked at the type, and `curl -d` and `fetch` send

@@ -9,23 +9,23 @@ import {
   type Sort,
   type Why,
 } from '../../src/protocol/api.ts';
-import { type Cleared, type Conflicts, parseBeat } from '../../src/protocol/beat.ts';
 import { VregError } from '../../src/protocol/errors.ts';
+import { type Cleared, type Conflicts, parseBeat } from '../../src/protocol/heartbeat.ts';
 import { comparison, parseSelector } from '../../src/protocol/selector.ts';
 import type { Scope } from '../../src/protocol/token.ts';
 import { parseIds, parseRegistration, parseUpdate } from '../../src/protocol/vm.ts';
 import { enrol } from '../access/enrol.ts';
-import { checkWithin, isWithin } from '../registry/changes.ts';
-import type { Entry } from '../registry/entry.ts';
+import { whyOffered } from '../registry/explain.ts';
 import type { Proof } from '../registry/identity.ts';
-import { whyOffered } from '../registry/why.ts';
-import { sendBackup } from './backup.ts';
-import { type Answer, type Call, invalidQuery } from './call.ts';
-import { streamEvents } from './event-stream.ts';
-import { historyOf } from './history.ts';
-import { metrics } from './metrics.ts';
-import { createToken, listTokens, revokeBrood, revokeToken, whoami } from './tokens.ts';
-import { discoverWhen } from './wait.ts';
+import { checkWithin, isWithin } from '../registry/preconditions.ts';
+import type { Entry } from '../registry/vm-record.ts';
+import { type Answer, type Call, invalidQuery } from './context.ts';
+import { sendBackup } from './handlers/backup.ts';
+import { discoverWhen } from './handlers/discover.ts';
+import { streamEvents } from './handlers/events.ts';
+import { historyOf } from './handlers/history.ts';
+import { metrics } from './handlers/metrics.ts';
+import { createToken, listTokens, revokeBrood, revokeToken, whoami } from './handlers/tokens.ts';
 
 /** Changes of one VM that a history answers when nothing is said, and at most. */
 const HISTORY_LIMIT = 100;

@@ -1,6 +1,6 @@
 /** Text of clients, as it may be logged and repeated: somebody may put a secret where none is asked for. */
 import { withoutTokens } from '../../src/protocol/token.ts';
-import { redact } from '../redaction.ts';
+import { redact } from '../process/redaction.ts';
 
 /** Names of query parameters that are given secrets elsewhere. */
 const NAMES = /token|secret|pass|pwd|auth|key|bearer|jwt|cred|session|^sig|^pw$/i;

@@ -3,7 +3,7 @@
  * the revision it knows; when that is no longer here it is told so and starts from the full state, never from a gap.
  */
 import { type FieldChanges, LIVENESS_TYPES, type VmEventType } from '../../src/protocol/events.ts';
-import type { Entry } from './entry.ts';
+import type { Entry } from './vm-record.ts';
 
 /** Events kept for watchers that come back: minutes of a busy fleet, a few megabytes. */
 const KEPT = 4096;

@@ -1,6 +1,6 @@
 /** What agents found when they probed their VMs' own services. Kept in memory: the next beat says it again. */
-import type { ServiceHealth } from '../../src/protocol/beat.ts';
-import type { Entry } from './entry.ts';
+import type { ServiceHealth } from '../../src/protocol/heartbeat.ts';
+import type { Entry } from './vm-record.ts';
 
 export type HealthReport = Readonly<Record<string, ServiceHealth>>;
 

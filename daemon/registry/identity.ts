@@ -4,12 +4,12 @@
  * Identities.prove}; the idea is that of a ratchet.
  */
 import { beatInterval } from '../../src/protocol/api.ts';
-import type { AgentBeat, Claim, Conflict } from '../../src/protocol/beat.ts';
 import { VregError } from '../../src/protocol/errors.ts';
+import type { AgentBeat, Claim, Conflict } from '../../src/protocol/heartbeat.ts';
 import type { Contents } from '../store/store.ts';
-import type { Entry } from './entry.ts';
 import type { RegistryObserver } from './options.ts';
 import type { PendingRecords } from './pending.ts';
+import type { Entry } from './vm-record.ts';
 
 /** A beat of an agent, and where it came from. */
 export interface Proof extends AgentBeat {

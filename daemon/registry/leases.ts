@@ -7,7 +7,7 @@
  * self-preservation is: Netflix/eureka#1267).
  */
 import { beatInterval } from '../../src/protocol/api.ts';
-import type { Entry } from './entry.ts';
+import type { Entry } from './vm-record.ts';
 
 /** Fewer VMs than this are never a mass: one rack, or one deployment, is lost for real. */
 const LEAST_LOST = 10;

@@ -1,6 +1,6 @@
 /** Which VM was made from which: the `parentId` of the entries, read in both directions. */
 import { VregError } from '../../src/protocol/errors.ts';
-import type { Entry } from './entry.ts';
+import type { Entry } from './vm-record.ts';
 
 export class Lineage {
   readonly #get: (id: string) => Entry | undefined;

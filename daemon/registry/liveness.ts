@@ -1,9 +1,9 @@
 /** Who is live by now, decided when somebody looks; whoever watches is told before the look is answered. */
 import type { Clock } from '../clock.ts';
-import type { Entry, Life } from './entry.ts';
 import type { EventLog } from './events.ts';
 import { Leases } from './leases.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
+import type { Entry, Life } from './vm-record.ts';
 
 export class Liveness {
   readonly staleAfter: number;

@@ -1,9 +1,9 @@
 /** What the registry is handed, and whom it tells what it finds out. */
-import type { Conflict } from '../../src/protocol/beat.ts';
+import type { Conflict } from '../../src/protocol/heartbeat.ts';
 import type { Clock } from '../clock.ts';
 import type { Store } from '../store/store.ts';
-import type { Entry } from './entry.ts';
-import type { RegistryLimits } from './limits.ts';
+import type { RegistryLimits } from './capacity.ts';
+import type { Entry } from './vm-record.ts';
 
 /** What is worth a line in the log, or somebody's attention. */
 export interface RegistryObserver {

@@ -11,6 +11,14 @@ import type { Limit } from '../../src/protocol/token.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
 import type { Change, Contents, Store } from '../store/store.ts';
+import { checkLimits, type Holdings, type RegistryLimits } from './capacity.ts';
+import { EventLog } from './events.ts';
+import { HealthReports } from './health.ts';
+import { Identities, type Moment, type Proof } from './identity.ts';
+import type { Lineage } from './lineage.ts';
+import { Liveness } from './liveness.ts';
+import type { RegistryObserver, RegistryOptions } from './options.ts';
+import { PendingRecords } from './pending.ts';
 import {
   ANONYMOUS,
   applyUpdate,
@@ -23,19 +31,11 @@ import {
   taken,
   typeOf,
   type WriteOptions,
-} from './changes.ts';
-import { Directory, type Filter } from './directory.ts';
-import { type Declared, Entry, type Life } from './entry.ts';
-import { EventLog } from './events.ts';
-import { HealthReports } from './health.ts';
-import { Identities, type Moment, type Proof } from './identity.ts';
-import { checkLimits, type Holdings, type RegistryLimits } from './limits.ts';
-import type { Lineage } from './lineage.ts';
-import { Liveness } from './liveness.ts';
-import type { RegistryObserver, RegistryOptions } from './options.ts';
-import { PendingRecords } from './pending.ts';
+} from './preconditions.ts';
 import { Staging } from './staging.ts';
 import { Unsaved } from './unsaved.ts';
+import { Directory, type Filter } from './vm-index.ts';
+import { type Declared, Entry, type Life } from './vm-record.ts';
 
 export class Registry {
   readonly staleAfter: number;

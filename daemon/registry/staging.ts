@@ -3,7 +3,7 @@
  * store refuses one change, all that was decided since falls with it.
  */
 import type { Change, Store } from '../store/store.ts';
-import type { Entry } from './entry.ts';
+import type { Entry } from './vm-record.ts';
 
 export class Staging {
   readonly #store: Store;

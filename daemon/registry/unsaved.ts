@@ -1,7 +1,7 @@
 /** Who was heard since beats were last made durable. */
 import type { Beat, Store } from '../store/store.ts';
-import type { Entry } from './entry.ts';
 import type { PendingRecords } from './pending.ts';
+import type { Entry } from './vm-record.ts';
 
 export class Unsaved {
   readonly #store: Store;

@@ -24,7 +24,7 @@ import {
 } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { VregError } from '../../src/protocol/errors.ts';
-import { crcOf } from './guards.ts';
+import { crcOf } from './integrity.ts';
 
 export interface DataDir {
   path: string;

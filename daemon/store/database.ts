@@ -7,11 +7,11 @@
  */
 import Database from 'libsql';
 import type { HistoryItem } from '../../src/protocol/events.ts';
-import { kernelRandomHex } from '../kernel-random.ts';
+import { kernelRandomHex } from '../process/random.ts';
 import type { DataDir } from './data-dir.ts';
-import { crcOf, crcOfBytes, DamageError, NewerError } from './guards.ts';
+import { PackedBeats, type Undo } from './heartbeat-pages.ts';
+import { crcOf, crcOfBytes, DamageError, NewerError } from './integrity.ts';
 import { Journal } from './journal.ts';
-import { PackedBeats, type Undo } from './packed-beats.ts';
 import { RECORDS_SCHEMA, Records } from './records.ts';
 import { APPLICATION_ID, checkTables, SAVES_SCHEMA, SCHEMA, SCHEMA_VERSION } from './schema.ts';
 import { crcOfState, readState, type State } from './state.ts';

@@ -1,7 +1,7 @@
 /** What can go wrong with a store: how the worker tells it, and what its user reads. */
 import { VregError } from '../../src/protocol/errors.ts';
 import type { DataDir } from './data-dir.ts';
-import { DamageError, GoneError, NewerError } from './guards.ts';
+import { DamageError, GoneError, NewerError } from './integrity.ts';
 
 export interface Failure {
   /**

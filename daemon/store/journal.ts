@@ -1,7 +1,7 @@
 /** The durable journal of changes: who did what to which VM, and when. Bounded, and kept in the transaction of each change. */
 import type Database from 'libsql';
 import type { ChangeType, FieldChanges, HistoryItem } from '../../src/protocol/events.ts';
-import { crcOf, DamageError } from './guards.ts';
+import { crcOf, DamageError } from './integrity.ts';
 import type { Change } from './store.ts';
 
 /** Changes kept: months of a quiet fleet, some megabytes. */

@@ -4,7 +4,7 @@
  * (SQLITE_READONLY_DBMOVED); with one it does not.
  */
 import { type BigIntStats, statSync } from 'node:fs';
-import { GoneError } from './guards.ts';
+import { GoneError } from './integrity.ts';
 
 interface OwnFile {
   path: string;

@@ -1,6 +1,6 @@
 /** What the registry remembers besides VMs and changes: rows of JSON under a kind and a key, each with its checksum. */
 import type Database from 'libsql';
-import { crcOf, DamageError } from './guards.ts';
+import { crcOf, DamageError } from './integrity.ts';
 import type { RecordChange, StoredRecord } from './store.ts';
 
 export const RECORDS_SCHEMA = `

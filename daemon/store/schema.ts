@@ -1,6 +1,6 @@
 /** The tables of the database, and what marks a file as one of ours. */
 import type Database from 'libsql';
-import { DamageError } from './guards.ts';
+import { DamageError } from './integrity.ts';
 import { JOURNAL_SCHEMA } from './journal.ts';
 import { RECORDS_SCHEMA } from './records.ts';
 

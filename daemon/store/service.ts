@@ -2,7 +2,7 @@
 import { closeSync, existsSync, openSync } from 'node:fs';
 import { type DataDir, type Mark, MarkFile, readMark } from './data-dir.ts';
 import { RegistryDatabase } from './database.ts';
-import { DamageError } from './guards.ts';
+import { DamageError } from './integrity.ts';
 import { OwnFiles } from './own-files.ts';
 import type { Beat, Change, Contents, RecordChange } from './store.ts';
 

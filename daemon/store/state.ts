@@ -3,7 +3,7 @@
  * its checksum.
  */
 import type Database from 'libsql';
-import { crcOf, DamageError } from './guards.ts';
+import { crcOf, DamageError } from './integrity.ts';
 import { COUNTS_SAVES } from './schema.ts';
 
 export interface State {

@@ -8,7 +8,7 @@ import { isMainThread, parentPort, Worker, workerData } from 'node:worker_thread
 import { contradiction, type DataDir, openDataDir, readMark } from './data-dir.ts';
 import { RegistryDatabase } from './database.ts';
 import { describe, describeFinding, type Failure } from './failures.ts';
-import { checkFormat, checkJournal, DamageError, formatOf } from './guards.ts';
+import { checkFormat, checkJournal, DamageError, formatOf } from './integrity.ts';
 import { type Request, StoreService } from './service.ts';
 
 export type Reply = { seq: number; value: unknown } | { seq: number; failure: Failure };

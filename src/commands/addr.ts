@@ -1,4 +1,5 @@
 import { defineCommand } from '../command.ts';
+import { askOrRemember, type MaxStaleFlags } from '../fleet/address-cache.ts';
 import {
   HAS_SERVICE_FLAG,
   MAX_STALE_FLAG,
@@ -8,11 +9,10 @@ import {
   ROLE_ARGUMENT,
   TRUST_FLAGS,
   WAIT_FLAG,
-} from '../endpoint.ts';
-import { type LiveFlags, liveVms } from '../live.ts';
+} from '../fleet/endpoint.ts';
+import { type LiveFlags, liveVms } from '../fleet/lookup.ts';
 import { VregError } from '../protocol/errors.ts';
 import { printable } from '../protocol/printable.ts';
-import { askOrRemember, type MaxStaleFlags } from '../run-dir.ts';
 
 export const addr = defineCommand<LiveFlags & MaxStaleFlags & { pick?: Pick }>({
   name: 'addr',

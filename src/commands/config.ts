@@ -1,12 +1,12 @@
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { defineCommand } from '../command.ts';
+import { openConfigFile } from '../config/config-file.ts';
+import { checkSetting, envNameOf, isSettingKey, SETTING_KEYS, type SettingKey, settingOf } from '../config/settings.ts';
 import { Config } from '../config.ts';
-import { openConfigFile } from '../config-file.ts';
-import { openEditor } from '../editor.ts';
+import { suggestion } from '../help/suggest.ts';
 import { VregError } from '../protocol/errors.ts';
-import { checkSetting, envNameOf, isSettingKey, SETTING_KEYS, type SettingKey, settingOf } from '../settings.ts';
+import { openEditor } from '../run/editor.ts';
 import { shownName, shownUrl } from '../shown.ts';
-import { suggestion } from '../suggest.ts';
 
 const KEY = { name: 'key', about: 'name of a setting', values: SETTING_KEYS } as const;
 

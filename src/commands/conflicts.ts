@@ -1,5 +1,5 @@
 import { defineCommand } from '../command.ts';
-import type { Claim, Conflict } from '../protocol/beat.ts';
+import type { Claim, Conflict } from '../protocol/heartbeat.ts';
 
 export const conflicts = defineCommand<{ clear?: boolean }>({
   name: 'conflicts',

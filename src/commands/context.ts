@@ -1,11 +1,11 @@
 import { resolve } from 'node:path';
 import { type Context, defineCommand } from '../command.ts';
-import { openConfigFile } from '../config-file.ts';
+import { openConfigFile } from '../config/config-file.ts';
+import { camelCase, checkSetting } from '../config/settings.ts';
+import { suggestion } from '../help/suggest.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { RowsAnswer } from '../render.ts';
-import { camelCase, checkSetting } from '../settings.ts';
 import { shownName, shownUrl } from '../shown.ts';
-import { suggestion } from '../suggest.ts';
 
 /** Settings that belong to a registry. */
 const FILES = ['token-file', 'ca-file', 'cert-file', 'key-file'] as const;

@@ -1,9 +1,9 @@
 import { defineCommand } from '../command.ts';
 import { agent } from './daemon/agent.ts';
 import { install, uninstall } from './daemon/install.ts';
-import { status, stop } from './daemon/processes.ts';
 import { restore } from './daemon/restore.ts';
 import { runServe, SERVE_FLAGS, SERVE_SETTINGS, type ServeFlags, serve } from './daemon/serve.ts';
+import { status, stop } from './daemon/status.ts';
 import { unit } from './daemon/unit.ts';
 
 export const daemon = defineCommand<ServeFlags>({

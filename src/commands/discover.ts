@@ -1,7 +1,7 @@
 import { defineCommand } from '../command.ts';
-import { HAS_SERVICE_FLAG, ROLE_ARGUMENT, TRUST_FLAGS, WAIT_FLAG } from '../endpoint.ts';
-import { type LiveFlags, liveVms } from '../live.ts';
-import { vmsAnswer } from '../vm-answer.ts';
+import { HAS_SERVICE_FLAG, ROLE_ARGUMENT, TRUST_FLAGS, WAIT_FLAG } from '../fleet/endpoint.ts';
+import { type LiveFlags, liveVms } from '../fleet/lookup.ts';
+import { vmsAnswer } from '../fleet/table.ts';
 
 export const discover = defineCommand<LiveFlags>({
   name: 'discover',

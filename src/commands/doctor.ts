@@ -1,16 +1,16 @@
 import { lookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
+import { ASK_THE_DOCTOR } from '../client/connection.ts';
+import { isTlsTrouble } from '../client/tls-hints.ts';
 import { type Context, defineCommand } from '../command.ts';
-import { ASK_THE_DOCTOR } from '../connection.ts';
-import { formatDuration } from '../duration.ts';
+import { formatDuration } from '../config/duration.ts';
+import { SETTING_KEYS } from '../config/settings.ts';
+import { clientCertificate, trustedCertificates } from '../config/tls-files.ts';
+import { nextStep } from '../help/suggest.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 import type { Whoami } from '../protocol/token.ts';
 import { withoutTokens } from '../protocol/token.ts';
 import type { Cell } from '../render.ts';
-import { SETTING_KEYS } from '../settings.ts';
-import { nextStep } from '../suggest.ts';
-import { clientCertificate, trustedCertificates } from '../tls-files.ts';
-import { isTlsTrouble } from '../tls-trouble.ts';
 
 /** Seconds by which two clocks may differ without harm to anybody: NTP holds far less. */
 const MAX_SKEW = 5;

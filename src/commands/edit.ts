@@ -3,11 +3,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { defineCommand } from '../command.ts';
-import { naming } from '../each.ts';
-import { openEditor } from '../editor.ts';
+import { vmsAnswer } from '../fleet/table.ts';
 import { VregError } from '../protocol/errors.ts';
 import { parseUpdate, type VmUpdate } from '../protocol/vm.ts';
-import { vmsAnswer } from '../vm-answer.ts';
+import { naming } from '../run/batch.ts';
+import { openEditor } from '../run/editor.ts';
 
 export const edit = defineCommand({
   name: 'edit',

@@ -1,7 +1,7 @@
 import { type Context, defineCommand } from '../command.ts';
-import { noLiveVm } from '../endpoint.ts';
-import { quotePosix, variablesOfRole } from '../env-file.ts';
-import { requireRole } from '../live.ts';
+import { noLiveVm } from '../fleet/endpoint.ts';
+import { quotePosix, variablesOfRole } from '../fleet/env.ts';
+import { requireRole } from '../fleet/lookup.ts';
 import { VregError } from '../protocol/errors.ts';
 import { ROLES } from '../protocol/vm.ts';
 

@@ -1,4 +1,3 @@
-import { runChild, splitCommand } from '../child.ts';
 import { defineCommand } from '../command.ts';
 import {
   HAS_SERVICE_FLAG,
@@ -9,9 +8,10 @@ import {
   TRUST_FLAGS,
   urlOf,
   WAIT_FLAG,
-} from '../endpoint.ts';
-import { type LiveFlags, liveVms } from '../live.ts';
+} from '../fleet/endpoint.ts';
+import { type LiveFlags, liveVms } from '../fleet/lookup.ts';
 import { VregError } from '../protocol/errors.ts';
+import { runChild, splitCommand } from '../run/child.ts';
 import { ChildEnded } from '../session.ts';
 
 export const exec = defineCommand<LiveFlags & { pick?: Pick }>({

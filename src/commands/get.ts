@@ -1,6 +1,6 @@
 import { defineCommand } from '../command.ts';
-import { each, throwFailed } from '../each.ts';
-import { vmsAnswer } from '../vm-answer.ts';
+import { vmsAnswer } from '../fleet/table.ts';
+import { each, throwFailed } from '../run/batch.ts';
 
 export const get = defineCommand({
   name: 'get',

@@ -1,11 +1,11 @@
 import { type Context, defineCommand } from '../command.ts';
-import { parseDuration } from '../duration.ts';
-import { each, type Failed, throwFailed } from '../each.ts';
+import { parseDuration } from '../config/duration.ts';
+import { META_FLAG, SERVICE_FLAG } from '../fleet/flags.ts';
+import { type ThisVmFlags, thisVm, thisVmId } from '../fleet/local-vm.ts';
 import { type Heartbeat, MAX_BATCH } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { RowsAnswer } from '../render.ts';
-import { type ThisVmFlags, thisVm, thisVmId } from '../this-vm.ts';
-import { META_FLAG, SERVICE_FLAG } from '../vm-flags.ts';
+import { each, type Failed, throwFailed } from '../run/batch.ts';
 
 interface Flags extends ThisVmFlags {
   every?: string;
@@ -63,7 +63,7 @@ async function beatAsOne(context: Context, ids: readonly string[], stateDir: str
       hint: 'what goes on is vreg daemon agent, which has such a state by itself',
     });
   }
-  const { beatOnce } = await import('../../daemon/agent/once.ts');
+  const { beatOnce } = await import('../../daemon/agent/one-shot.ts');
   const note = (_fields: object, message: string) => context.verbose(message);
   const beat = await beatOnce({
     client: context.client(),

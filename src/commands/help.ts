@@ -1,11 +1,11 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Command, defineCommand } from '../command.ts';
-import { commandHelp, programHelp } from '../help.ts';
-import { manPages } from '../man.ts';
+import { envNameOf, SETTING_KEYS, settingOf } from '../config/settings.ts';
+import { commandHelp, programHelp } from '../help/help.ts';
+import { manPages } from '../help/man.ts';
+import { suggestion } from '../help/suggest.ts';
 import { EXIT_MEANING, VregError } from '../protocol/errors.ts';
-import { envNameOf, SETTING_KEYS, settingOf } from '../settings.ts';
-import { suggestion } from '../suggest.ts';
 
 const TOPICS: Readonly<Record<string, () => string>> = {
   'exit-codes': () =>

@@ -1,7 +1,7 @@
 import { defineCommand } from '../command.ts';
-import { naming } from '../each.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { FieldChanges } from '../protocol/events.ts';
+import { naming } from '../run/batch.ts';
 
 const DEFAULT_LIMIT = 100;
 /** What the registry keeps. */

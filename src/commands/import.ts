@@ -1,10 +1,10 @@
 import { isDeepStrictEqual } from 'node:util';
 import { type Context, defineCommand } from '../command.ts';
-import { each, throwFailed } from '../each.ts';
-import { readEntries } from '../entries-file.ts';
+import { readEntries } from '../fleet/import-file.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { Registration, Vm } from '../protocol/vm.ts';
 import type { RowsAnswer } from '../render.ts';
+import { each, throwFailed } from '../run/batch.ts';
 
 interface Flags {
   file?: string;

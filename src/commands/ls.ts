@@ -1,10 +1,10 @@
 import { type Context, defineCommand } from '../command.ts';
-import { outlast } from '../outlast.ts';
+import { livenessOf, vmsAnswer } from '../fleet/table.ts';
 import { SORTS, type Sort, type VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { ROLES, STATUSES } from '../protocol/vm.ts';
 import type { RowsAnswer } from '../render.ts';
-import { livenessOf, vmsAnswer } from '../vm-answer.ts';
+import { outlast } from '../run/retry.ts';
 
 interface Flags {
   role?: string;

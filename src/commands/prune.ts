@@ -1,9 +1,9 @@
 import { defineCommand } from '../command.ts';
-import { formatDuration, parseDuration } from '../duration.ts';
-import { each, throwFailed } from '../each.ts';
+import { formatDuration, parseDuration } from '../config/duration.ts';
+import { livenessOf, vmsAnswer } from '../fleet/table.ts';
 import { VregError } from '../protocol/errors.ts';
 import { ROLES } from '../protocol/vm.ts';
-import { livenessOf, vmsAnswer } from '../vm-answer.ts';
+import { each, throwFailed } from '../run/batch.ts';
 
 interface Flags {
   olderThan?: string;

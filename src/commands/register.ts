@@ -1,12 +1,12 @@
 import { type Context, defineCommand } from '../command.ts';
-import { each, throwFailed } from '../each.ts';
-import { readEntries } from '../entries-file.ts';
+import { META_FLAG, SERVICE_FLAG } from '../fleet/flags.ts';
+import { readEntries } from '../fleet/import-file.ts';
+import { type ThisVmFlags, thisVm } from '../fleet/local-vm.ts';
+import { vmsAnswer } from '../fleet/table.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { type Registration, STATUSES } from '../protocol/vm.ts';
-import { type ThisVmFlags, thisVm } from '../this-vm.ts';
-import { vmsAnswer } from '../vm-answer.ts';
-import { META_FLAG, SERVICE_FLAG } from '../vm-flags.ts';
+import { each, throwFailed } from '../run/batch.ts';
 
 const IF_EXISTS = ['fail', 'update', 'ignore'] as const;
 

@@ -8,16 +8,16 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { runChild } from '../child.ts';
+import { watchEvents } from '../client/event-source.ts';
 import { type Context, defineCommand } from '../command.ts';
 import { mustache } from '../expression.ts';
-import { isPassing } from '../outlast.ts';
+import { isOffered } from '../fleet/table.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { ROLES } from '../protocol/vm.ts';
+import { runChild } from '../run/child.ts';
+import { isPassing } from '../run/retry.ts';
 import { ChildEnded } from '../session.ts';
-import { isOffered } from '../vm-answer.ts';
-import { watchEvents } from '../watch.ts';
 
 /** Milliseconds in which further changes are gathered before a file is rendered again. */
 const GATHER = 200;

@@ -1,5 +1,5 @@
 import { defineCommand } from '../command.ts';
-import { each, throwFailed } from '../each.ts';
+import { each, throwFailed } from '../run/batch.ts';
 
 /** Ids that a question names before it says "and N more". */
 const NAMED = 3;

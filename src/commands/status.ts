@@ -1,9 +1,9 @@
 import { defineCommand } from '../command.ts';
-import { formatDuration } from '../duration.ts';
+import { formatDuration } from '../config/duration.ts';
+import { livenessOf } from '../fleet/table.ts';
 import type { Health, VmWithLiveness } from '../protocol/api.ts';
 import { ROLES, type Role } from '../protocol/vm.ts';
 import type { Cell, Column } from '../render.ts';
-import { livenessOf } from '../vm-answer.ts';
 
 interface RoleCount {
   role: Role;

@@ -1,11 +1,11 @@
 import { closeSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { type Context, defineCommand } from '../command.ts';
-import { MAX_SPAN, parseDuration } from '../duration.ts';
-import { each, throwFailed } from '../each.ts';
+import { MAX_SPAN, parseDuration } from '../config/duration.ts';
 import { VregError } from '../protocol/errors.ts';
 import { type Limit, parseTokenRequest, SCOPES, type TokenInfo, type Whoami } from '../protocol/token.ts';
 import { ROLES } from '../protocol/vm.ts';
 import type { Column, RowsAnswer } from '../render.ts';
+import { each, throwFailed } from '../run/batch.ts';
 
 interface CreateFlags {
   scope?: string;

@@ -1,8 +1,8 @@
 import { defineCommand } from '../command.ts';
-import { naming } from '../each.ts';
+import { vmsAnswer } from '../fleet/table.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
-import { vmsAnswer } from '../vm-answer.ts';
+import { naming } from '../run/batch.ts';
 
 export const tree = defineCommand({
   name: 'tree',

@@ -1,11 +1,11 @@
 import type { RegistryClient } from '../client.ts';
 import { defineCommand } from '../command.ts';
-import { each, throwFailed } from '../each.ts';
+import { META_FLAG, parseMetaFlags, parseServiceFlag, SERVICE_FLAG } from '../fleet/flags.ts';
+import { vmsAnswer } from '../fleet/table.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { parseUpdate, STATUSES, type VmUpdate } from '../protocol/vm.ts';
-import { vmsAnswer } from '../vm-answer.ts';
-import { META_FLAG, parseMetaFlags, parseServiceFlag, SERVICE_FLAG } from '../vm-flags.ts';
+import { each, throwFailed } from '../run/batch.ts';
 
 /** Times that a merge of metadata is tried when others change the same VM. */
 const TRIES = 5;

@@ -1,4 +1,5 @@
 import { defineCommand } from '../command.ts';
+import { askOrRemember, type MaxStaleFlags } from '../fleet/address-cache.ts';
 import {
   HAS_SERVICE_FLAG,
   MAX_STALE_FLAG,
@@ -10,11 +11,10 @@ import {
   type UrlParts,
   urlOf,
   WAIT_FLAG,
-} from '../endpoint.ts';
-import { type LiveFlags, liveVms } from '../live.ts';
+} from '../fleet/endpoint.ts';
+import { type LiveFlags, liveVms } from '../fleet/lookup.ts';
 import { VregError } from '../protocol/errors.ts';
 import { printable } from '../protocol/printable.ts';
-import { askOrRemember, type MaxStaleFlags } from '../run-dir.ts';
 
 export const url = defineCommand<LiveFlags & UrlParts & MaxStaleFlags & { pick?: Pick }>({
   name: 'url',

@@ -1,12 +1,12 @@
 import { type Context, defineCommand } from '../command.ts';
-import { parseDuration } from '../duration.ts';
-import { isPassing } from '../outlast.ts';
+import { parseDuration } from '../config/duration.ts';
+import { thisVmId } from '../fleet/local-vm.ts';
+import { isOffered, livenessOf, vmsAnswer } from '../fleet/table.ts';
+import { nextStep, suggestion } from '../help/suggest.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { isRole, ROLES, type Role } from '../protocol/vm.ts';
-import { nextStep, suggestion } from '../suggest.ts';
-import { thisVmId } from '../this-vm.ts';
-import { isOffered, livenessOf, vmsAnswer } from '../vm-answer.ts';
+import { isPassing } from '../run/retry.ts';
 
 interface Flags {
   for?: string;

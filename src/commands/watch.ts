@@ -1,11 +1,11 @@
-import { runChild, splitCommand } from '../child.ts';
+import { watchEvents } from '../client/event-source.ts';
 import { type Context, defineCommand } from '../command.ts';
-import { requireRole } from '../live.ts';
+import { requireRole } from '../fleet/lookup.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { StreamEvent } from '../protocol/events.ts';
 import { escapeControls } from '../protocol/printable.ts';
 import { ROLES, STATUSES } from '../protocol/vm.ts';
-import { watchEvents } from '../watch.ts';
+import { runChild, splitCommand } from '../run/child.ts';
 
 interface Flags {
   id?: string;

@@ -1,5 +1,5 @@
 import { defineCommand } from '../command.ts';
-import { naming } from '../each.ts';
+import { naming } from '../run/batch.ts';
 
 export const why = defineCommand({
   name: 'why',

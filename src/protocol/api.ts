@@ -1,5 +1,5 @@
 /** What crosses the wire besides the entry itself: paths, answers, header names and the defaults both sides assume. */
-import type { ServiceHealth } from './beat.ts';
+import type { ServiceHealth } from './heartbeat.ts';
 import type { Vm } from './vm.ts';
 
 /** Where the CLI looks for a registry, and where the daemon listens, when nothing is said. */

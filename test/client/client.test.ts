@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
+import type { ClientOptions } from '../../src/client/connection.ts';
 import { RegistryClient } from '../../src/client.ts';
-import type { ClientOptions } from '../../src/connection.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
 import { serveApp } from '../helpers/app.ts';

@@ -5,7 +5,7 @@ import test from 'node:test';
 import { RegistryClient } from '../../src/client.ts';
 import type { VregError } from '../../src/protocol/errors.ts';
 import { SentSecrets } from '../../src/sent-secrets.ts';
-import { startAgent } from '../helpers/agent.ts';
+import { startAgent } from '../helpers/agent/agent.ts';
 import { vreg } from '../helpers/cli.ts';
 import { json, stub } from '../helpers/stub.ts';
 import { until } from '../helpers/until.ts';

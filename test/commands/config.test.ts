@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { SETTING_KEYS } from '../../src/settings.ts';
+import { SETTING_KEYS } from '../../src/config/settings.ts';
 import { vreg } from '../helpers/cli.ts';
 import { tempDir } from '../helpers/daemon.ts';
 

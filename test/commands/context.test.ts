@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { seed, type Told, vreg } from '../helpers/cli.ts';
 import { cleanEnv, tempDir } from '../helpers/daemon.ts';
-import { startPlainServer } from '../helpers/plain-server.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
 import { json, stub } from '../helpers/stub.ts';
 import { aVm } from '../helpers/vm.ts';
 

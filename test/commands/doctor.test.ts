@@ -7,7 +7,7 @@ import test, { type TestContext } from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { type Told, type VregOptions, vreg } from '../helpers/cli.ts';
 import { run, tempDir } from '../helpers/daemon.ts';
-import { startPlainServer } from '../helpers/plain-server.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
 import { json, stub } from '../helpers/stub.ts';
 import { unless } from '../helpers/tools.ts';
 

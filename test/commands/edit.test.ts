@@ -6,7 +6,7 @@ import { serveApp } from '../helpers/app.ts';
 import { seed } from '../helpers/cli.ts';
 import { BIN, type Ran, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
-import { startPlainServer } from '../helpers/plain-server.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
 import { runVreg } from '../helpers/running.ts';
 import { aVm } from '../helpers/vm.ts';
 

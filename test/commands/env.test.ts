@@ -4,7 +4,7 @@ import test from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { seed, vreg } from '../helpers/cli.ts';
 import { run, tempDir } from '../helpers/daemon.ts';
-import { startPlainServer } from '../helpers/plain-server.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
 import { runScript } from '../helpers/running.ts';
 import { unless } from '../helpers/tools.ts';
 import { aVm } from '../helpers/vm.ts';

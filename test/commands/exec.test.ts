@@ -5,7 +5,7 @@ import test, { type TestContext } from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { seed, vreg } from '../helpers/cli.ts';
 import { tempDir } from '../helpers/daemon.ts';
-import { startPlainServer } from '../helpers/plain-server.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
 import { runVreg, startVreg } from '../helpers/running.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';

@@ -3,7 +3,7 @@ import test from 'node:test';
 import { Interrupted } from '../../src/session.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed, start, vreg } from '../helpers/cli.ts';
-import { startPlainServer } from '../helpers/plain-server.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 

@@ -3,7 +3,7 @@ import test, { type TestContext } from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { NOW, seed, type Told, type VregOptions, vreg } from '../helpers/cli.ts';
 import { call } from '../helpers/http.ts';
-import { startPlainServer } from '../helpers/plain-server.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
 import { json, stub } from '../helpers/stub.ts';
 import { aVm } from '../helpers/vm.ts';
 

@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import test from 'node:test';
-import { userName } from '../../src/this-vm.ts';
+import { userName } from '../../src/fleet/local-vm.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed, vreg } from '../helpers/cli.ts';
 import { tempDir } from '../helpers/daemon.ts';

@@ -6,7 +6,7 @@ import { serveApp } from '../helpers/app.ts';
 import { seed, vreg } from '../helpers/cli.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
-import { startPlainServer } from '../helpers/plain-server.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
 import { runVreg, startVreg } from '../helpers/running.ts';
 import { stub } from '../helpers/stub.ts';
 import { until } from '../helpers/until.ts';

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { seed, vreg } from '../helpers/cli.ts';
-import { startPlainServer } from '../helpers/plain-server.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
 import { aVm } from '../helpers/vm.ts';
 
 const FLEET = [

@@ -16,7 +16,7 @@ import {
 } from '../helpers/certificates.ts';
 import { type Told, vreg } from '../helpers/cli.ts';
 import { tempDir } from '../helpers/daemon.ts';
-import { startPlainServer } from '../helpers/plain-server.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
 import { unless } from '../helpers/tools.ts';
 
 const OPENSSL = unless('openssl');

@@ -6,7 +6,7 @@ import type { NewToken, TokenInfo } from '../../src/protocol/token.ts';
 import { serveApp } from '../helpers/app.ts';
 import { type Told, type VregOptions, vreg } from '../helpers/cli.ts';
 import { tempDir } from '../helpers/daemon.ts';
-import { startPlainServer } from '../helpers/plain-server.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
 import { aVm } from '../helpers/vm.ts';
 
 const ROOT = 's3cret';

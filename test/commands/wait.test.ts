@@ -4,7 +4,7 @@ import { Interrupted } from '../../src/session.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed, start, vreg } from '../helpers/cli.ts';
 import { call } from '../helpers/http.ts';
-import { startPlainServer } from '../helpers/plain-server.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
 import { stub } from '../helpers/stub.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';

@@ -8,7 +8,7 @@ import { serveApp } from '../helpers/app.ts';
 import { seed, start, type Telling, type VregOptions, vreg } from '../helpers/cli.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
-import { startPlainServer } from '../helpers/plain-server.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
 import { runVreg, startVreg } from '../helpers/running.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';

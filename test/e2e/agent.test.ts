@@ -3,7 +3,7 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import test from 'node:test';
-import { again, find, heardAfter, inHome, startAgent } from '../helpers/agent.ts';
+import { again, find, heardAfter, inHome, startAgent } from '../helpers/agent/agent.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { until } from '../helpers/until.ts';
 

@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import type { Conflict } from '../../src/protocol/beat.ts';
-import { again, find, heardAfter, inHome, startAgent } from '../helpers/agent.ts';
+import type { Conflict } from '../../src/protocol/heartbeat.ts';
+import { again, find, heardAfter, inHome, startAgent } from '../helpers/agent/agent.ts';
 import { type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { until } from '../helpers/until.ts';
 

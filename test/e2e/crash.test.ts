@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { cpSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
-import { newWriters } from '../helpers/crash.ts';
+import { newWriters } from '../helpers/crash/crash.ts';
 import {
   crashOver,
   findFaults,
@@ -12,7 +12,7 @@ import {
   readLeft,
   startQuietDaemon,
   writeAndKill,
-} from '../helpers/crash-run.ts';
+} from '../helpers/crash/crash-run.ts';
 import { randomOf } from '../helpers/random.ts';
 
 test('all that was acknowledged to 16 writers is there after each of some kills, nothing half, and no revision missing', async (t) => {

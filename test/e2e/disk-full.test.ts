@@ -4,11 +4,11 @@ import { join } from 'node:path';
 import test from 'node:test';
 import type { ErrorBody } from '../../src/protocol/errors.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
-import { newWriters } from '../helpers/crash.ts';
-import { findFaults, findLosses, listAll, readLeft } from '../helpers/crash-run.ts';
+import { newWriters } from '../helpers/crash/crash.ts';
+import { findFaults, findLosses, listAll, readLeft } from '../helpers/crash/crash-run.ts';
+import { fill, smallDisk, unlessMountable } from '../helpers/crash/small-disk.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { randomOf } from '../helpers/random.ts';
-import { fill, smallDisk, unlessMountable } from '../helpers/small-disk.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { cpSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { find, heardAfter, startAgent } from '../helpers/agent.ts';
+import { find, heardAfter, startAgent } from '../helpers/agent/agent.ts';
 import { type Daemon, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { until } from '../helpers/until.ts';
 

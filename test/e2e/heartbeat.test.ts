@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { again, find, heardAfter, startLong } from '../helpers/agent.ts';
+import { again, find, heardAfter, startLong } from '../helpers/agent/agent.ts';
 import { startDaemon } from '../helpers/daemon.ts';
 import { until } from '../helpers/until.ts';
 

@@ -1,7 +1,7 @@
 /** What the real daemon knows of incarnations after a kill -9 that came before it was saved. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import type { Conflicts } from '../../src/protocol/beat.ts';
+import type { Conflicts } from '../../src/protocol/heartbeat.ts';
 import { type Daemon, startDaemon } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { until } from '../helpers/until.ts';

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import test, { type TestContext } from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { seed } from '../helpers/cli.ts';
-import { startPlainServer } from '../helpers/plain-server.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
 import { runScript } from '../helpers/running.ts';
 import { unless } from '../helpers/tools.ts';
 import { aVm } from '../helpers/vm.ts';

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
-import { find, startAgent } from '../helpers/agent.ts';
+import { find, startAgent } from '../helpers/agent/agent.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { until } from '../helpers/until.ts';
 

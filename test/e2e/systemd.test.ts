@@ -3,10 +3,10 @@ import assert from 'node:assert/strict';
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
-import { again, startAgent } from '../helpers/agent.ts';
+import { again, startAgent } from '../helpers/agent/agent.ts';
+import { notifySocket } from '../helpers/agent/notify-socket.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
-import { notifySocket } from '../helpers/notify-socket.ts';
 import { unless } from '../helpers/tools.ts';
 import { until } from '../helpers/until.ts';
 

@@ -4,7 +4,7 @@ import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync, writeFile
 import { Agent } from 'node:https';
 import { join } from 'node:path';
 import test from 'node:test';
-import { startAgent } from '../helpers/agent.ts';
+import { startAgent } from '../helpers/agent/agent.ts';
 import { type Authority, type Issued, makeAuthority } from '../helpers/certificates.ts';
 import { vreg } from '../helpers/cli.ts';
 import { BIN, cleanEnv, type Daemon, type DaemonOptions, run, startDaemon, tempDir } from '../helpers/daemon.ts';

@@ -1,10 +1,10 @@
 /** Tokens and the door over a store in memory, without HTTP. */
-import { Access, type Caller } from '../../daemon/access/access.ts';
+import { Access, type Caller } from '../../daemon/access/authenticator.ts';
 import { Tokens } from '../../daemon/access/tokens.ts';
 import { Registry } from '../../daemon/registry/registry.ts';
-import { MemoryStore } from '../../daemon/store/memory.ts';
 import type { NewToken, TokenRequest } from '../../src/protocol/token.ts';
 import { FakeClock } from './clock.ts';
+import { MemoryStore } from './memory-store.ts';
 
 export interface Door {
   store: MemoryStore;

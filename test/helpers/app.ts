@@ -3,14 +3,14 @@ import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { TestContext } from 'node:test';
 import { pino } from 'pino';
-import { Access } from '../../daemon/access/access.ts';
+import { Access } from '../../daemon/access/authenticator.ts';
 import { Tokens } from '../../daemon/access/tokens.ts';
 import { type AppOptions, buildApp } from '../../daemon/http/app.ts';
 import type { RegistryObserver } from '../../daemon/registry/options.ts';
 import { Registry } from '../../daemon/registry/registry.ts';
-import { MemoryStore } from '../../daemon/store/memory.ts';
 import type { Contents } from '../../daemon/store/store.ts';
 import { FakeClock } from './clock.ts';
+import { MemoryStore } from './memory-store.ts';
 
 export interface ServedApp {
   registry: Registry;

@@ -1,5 +1,5 @@
-import { MemoryStore } from '../../daemon/store/memory.ts';
 import type { Beat, Change, RecordChange } from '../../daemon/store/store.ts';
+import { MemoryStore } from './memory-store.ts';
 
 interface Waiting {
   change: Change;

@@ -2,9 +2,9 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Command, SHORT } from '../../src/command.ts';
-import { usageOf } from '../../src/help.ts';
+import { envNameOf, flagOf, SETTING_KEYS, settingOf } from '../../src/config/settings.ts';
+import { usageOf } from '../../src/help/help.ts';
 import { EXIT_MEANING } from '../../src/protocol/errors.ts';
-import { envNameOf, flagOf, SETTING_KEYS, settingOf } from '../../src/settings.ts';
 
 export const ROOT = join(import.meta.dirname, '../..');
 export const README = join(ROOT, 'README.md');

@@ -3,8 +3,8 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
-import { type Declared, Entry, type Life } from '../../daemon/registry/entry.ts';
-import { SqliteStore } from '../../daemon/store/sqlite.ts';
+import { type Declared, Entry, type Life } from '../../daemon/registry/vm-record.ts';
+import { SqliteStore } from '../../daemon/store/sqlite-store.ts';
 import type { Change, Contents, Store } from '../../daemon/store/store.ts';
 import { aVm } from './vm.ts';
 

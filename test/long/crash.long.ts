@@ -1,6 +1,6 @@
 import test from 'node:test';
-import { newWriters } from '../helpers/crash.ts';
-import { crashOver } from '../helpers/crash-run.ts';
+import { newWriters } from '../helpers/crash/crash.ts';
+import { crashOver } from '../helpers/crash/crash-run.ts';
 import { randomOf } from '../helpers/random.ts';
 
 /** More than a hundred with those of `npm test`, which CI runs twice. */

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after, before } from 'node:test';
-import { flipOneBit, makeSpecimen, type Specimen } from '../helpers/damage.ts';
+import { flipOneBit, makeSpecimen, type Specimen } from '../helpers/crash/damage.ts';
 import { randomOf } from '../helpers/random.ts';
 
 let root: string;

@@ -1,10 +1,10 @@
 /** A disk that fails every few calls, in the kernel's place, under 16 writers. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { newWriters } from '../helpers/crash.ts';
-import { findFaults, findLosses, listAll, readLeft, startQuietDaemon } from '../helpers/crash-run.ts';
+import { newWriters } from '../helpers/crash/crash.ts';
+import { findFaults, findLosses, listAll, readLeft, startQuietDaemon } from '../helpers/crash/crash-run.ts';
+import { breakDisk } from '../helpers/crash/strace.ts';
 import { randomOf } from '../helpers/random.ts';
-import { breakDisk } from '../helpers/strace.ts';
 import { unless } from '../helpers/tools.ts';
 import { until } from '../helpers/until.ts';
 

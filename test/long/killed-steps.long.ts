@@ -4,11 +4,11 @@ import { cpSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import type { Vm } from '../../src/protocol/vm.ts';
-import { listAll, readLeft, startQuietDaemon } from '../helpers/crash-run.ts';
+import { listAll, readLeft, startQuietDaemon } from '../helpers/crash/crash-run.ts';
+import { killAt, STEPS } from '../helpers/crash/strace.ts';
 import { BIN, cleanEnv, type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { findGaps } from '../helpers/journal.ts';
-import { killAt, STEPS } from '../helpers/strace.ts';
 import { unless } from '../helpers/tools.ts';
 import { aVm } from '../helpers/vm.ts';
 

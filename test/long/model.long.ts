@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { PLANTED } from '../helpers/planted.ts';
-import { checkWire } from '../helpers/wire-run.ts';
+import { checkWire } from '../helpers/wire/wire-run.ts';
 
 /** Fixed, so that a failure today is a failure tomorrow; `VREG_SEED=N`, of 32 bits, looks elsewhere. */
 const SEED = Number(process.env.VREG_SEED ?? 20_260_103);

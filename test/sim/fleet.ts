@@ -1,5 +1,5 @@
 /** A fleet's life, chosen by a seed: what happens to it, and what the registry got wrong. */
-import type { MemoryStore } from '../../daemon/store/memory.ts';
+import type { MemoryStore } from '../helpers/memory-store.ts';
 import { type MakeClock, RegistryVm } from './registry-vm.ts';
 import { seeded, VirtualTime } from './time.ts';
 import { SimVm, type World } from './vm.ts';

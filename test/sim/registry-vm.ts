@@ -1,7 +1,7 @@
 /** The registry's own VM: the real registry over a store in memory, which can be stopped, killed and put back. */
 import { type Clock, ListeningClock, TICK } from '../../daemon/clock.ts';
 import { Registry } from '../../daemon/registry/registry.ts';
-import { MemoryStore } from '../../daemon/store/memory.ts';
+import { MemoryStore } from '../helpers/memory-store.ts';
 import type { VirtualTime } from './time.ts';
 
 /** Milliseconds between two saves of beats, as the daemon has it. */

@@ -1,14 +1,14 @@
 import { join } from 'node:path';
-import type { AgentSettings } from '../../../daemon/agent/main.ts';
+import type { AgentSettings } from '../../../daemon/agent/process.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
-import { parseDuration } from '../../duration.ts';
-import { urlOf } from '../../endpoint.ts';
-import { quotePosix, variablesOfRole } from '../../env-file.ts';
+import { parseDuration } from '../../config/duration.ts';
+import { urlOf } from '../../fleet/endpoint.ts';
+import { quotePosix, variablesOfRole } from '../../fleet/env.ts';
+import { META_FLAG, SERVICE_FLAG } from '../../fleet/flags.ts';
+import { type ThisVmFlags, thisVm, thisVmId } from '../../fleet/local-vm.ts';
 import type { OnClone, OnExit } from '../../protocol/api.ts';
 import { VregError } from '../../protocol/errors.ts';
 import type { Vm } from '../../protocol/vm.ts';
-import { type ThisVmFlags, thisVm, thisVmId } from '../../this-vm.ts';
-import { META_FLAG, SERVICE_FLAG } from '../../vm-flags.ts';
 import {
   createLog,
   DETACH,
@@ -19,7 +19,7 @@ import {
   orTell,
   tellReady,
   VM_SETTINGS,
-} from './life.ts';
+} from './process.ts';
 
 /** Milliseconds for the agent's last word: the registry may be away just then, and systemd waits for the exit. */
 const LAST_WORD = 3500;
@@ -76,7 +76,7 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
   const stateDir = dataDirOf(context);
   const checks = flags.check ? checksOf(flags) : undefined;
   if (flags.detach) return detach(context, 'agent', join(stateDir, 'agent.log'));
-  const main = await import('../../../daemon/agent/main.ts');
+  const main = await import('../../../daemon/agent/process.ts');
   const log = await createLog(context);
   const registry = context.client().url;
   let status = 'starting';

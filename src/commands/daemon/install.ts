@@ -3,9 +3,9 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { InstallOptions, Step } from '../../../daemon/systemd/install.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
+import { refuseLoose } from '../../config/secret-file.ts';
 import { VregError } from '../../protocol/errors.ts';
 import type { RowsAnswer } from '../../render.ts';
-import { refuseLoose } from '../../secret-file.ts';
 import { KIND_ARGUMENTS, makeUnits, UNIT_FLAGS, type UnitFlags, whyNoUnitCanStart } from './unit.ts';
 
 interface PlaceFlags extends UnitFlags {

@@ -1,5 +1,5 @@
 import { defineCommand } from '../../command.ts';
-import { dataDirOf } from './life.ts';
+import { dataDirOf } from './process.ts';
 
 export const restore = defineCommand<{ yes?: boolean }>({
   name: 'restore',
@@ -18,7 +18,7 @@ export const restore = defineCommand<{ yes?: boolean }>({
   async run(context, [file], { yes }) {
     const dataDir = dataDirOf(context);
     await context.confirm(`Replace the registry in ${dataDir} by ${file}?`, yes);
-    const { restore } = await import('../../../daemon/restore.ts');
+    const { restore } = await import('../../../daemon/store/restore.ts');
     const restored = await restore(dataDir, file!);
     if (restored.kept !== undefined) context.note(`what was there is kept in ${restored.kept}`);
     await context.print({ kind: 'value', text: restored.dataDir, data: restored });

@@ -1,12 +1,12 @@
 import { join } from 'node:path';
-import type { Reloader } from '../../../daemon/reload.ts';
-import { parseBytes } from '../../bytes.ts';
+import type { Reloader } from '../../../daemon/process/reload.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
+import { parseBytes } from '../../config/bytes.ts';
+import type { SettingKey } from '../../config/settings.ts';
+import { serverCertificates } from '../../config/tls-files.ts';
+import { META_FLAG, parseMetaFlags, parseServiceFlag, SERVICE_FLAG } from '../../fleet/flags.ts';
+import { defaultAddress, type ThisVmFlags, thisVmId } from '../../fleet/local-vm.ts';
 import { parseRegistration, type Registration, type Service } from '../../protocol/vm.ts';
-import type { SettingKey } from '../../settings.ts';
-import { defaultAddress, type ThisVmFlags, thisVmId } from '../../this-vm.ts';
-import { serverCertificates } from '../../tls-files.ts';
-import { META_FLAG, parseMetaFlags, parseServiceFlag, SERVICE_FLAG } from '../../vm-flags.ts';
 import {
   createLog,
   DETACH,
@@ -18,7 +18,7 @@ import {
   orTell,
   tellReady,
   VM_SETTINGS,
-} from './life.ts';
+} from './process.ts';
 
 export const SERVE_SETTINGS: readonly SettingKey[] = [
   'host',

@@ -1,8 +1,8 @@
 import type { UnitFile, UnitKind } from '../../../daemon/systemd/units.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
+import { suggestion } from '../../help/suggest.ts';
 import { VregError } from '../../protocol/errors.ts';
-import { suggestion } from '../../suggest.ts';
-import { checkWords, wordsBehind } from './unit-words.ts';
+import { checkWords, wordsBehind } from './unit-flags.ts';
 
 /** As daemon/systemd/units.ts has them, which is loaded when it is needed. */
 const KINDS: readonly UnitKind[] = ['serve', 'agent', 'heartbeat-timer', 'wait-online'];

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { enrol } from '../../../daemon/access/enrol.ts';
-import { MemoryStore } from '../../../daemon/store/memory.ts';
 import type { Beat, RecordChange } from '../../../daemon/store/store.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { type NewToken, parseTokenRequest } from '../../../src/protocol/token.ts';
 import { aDoor, callerWith } from '../../helpers/access.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
+import { MemoryStore } from '../../helpers/memory-store.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 test('a token is 256 bits that are shown once, and only their hash is kept', async () => {

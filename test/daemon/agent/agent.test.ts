@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Agent } from '../../../daemon/agent/agent.ts';
-import { aLife, INTERVAL, LEASE, live } from '../../helpers/agent-life.ts';
+import { aLife, INTERVAL, LEASE, live } from '../../helpers/agent/agent-life.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 test('an agent registers its VM first and beats from then on', async () => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { connect } from 'node:net';
 import test from 'node:test';
-import { keepOutOfLog } from '../../../daemon/redaction.ts';
+import { keepOutOfLog } from '../../../daemon/process/redaction.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';

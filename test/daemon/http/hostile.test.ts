@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { createServer, type ServerResponse } from 'node:http';
 import { type AddressInfo, connect, type Socket } from 'node:net';
 import test from 'node:test';
-import { Turns } from '../../../daemon/http/turns.ts';
+import { Turns } from '../../../daemon/http/server/request-queue.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
 import { call } from '../../helpers/http.ts';

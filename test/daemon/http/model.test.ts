@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { PLANTED } from '../../helpers/planted.ts';
-import { checkWire } from '../../helpers/wire-run.ts';
+import { checkWire } from '../../helpers/wire/wire-run.ts';
 
 /** Fixed, so that a failure today is a failure tomorrow; test/long looks elsewhere. */
 const SEED = 20_260_102;

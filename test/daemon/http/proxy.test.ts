@@ -4,7 +4,7 @@ import { isIP } from 'node:net';
 import test from 'node:test';
 import fc from 'fast-check';
 import type { FastifyRequest } from 'fastify';
-import { Door } from '../../../daemon/http/door.ts';
+import { Door } from '../../../daemon/http/auth.ts';
 import { cleanForwardedFor, trustOf } from '../../../daemon/http/proxy.ts';
 import { aDoor } from '../../helpers/access.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';

@@ -2,13 +2,13 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import fc from 'fast-check';
-import { Entry } from '../../../daemon/registry/entry.ts';
 import { type Event, EventLog } from '../../../daemon/registry/events.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
-import { MemoryStore } from '../../../daemon/store/memory.ts';
+import { Entry } from '../../../daemon/registry/vm-record.ts';
 import type { VmEvent } from '../../../src/protocol/events.ts';
 import { ROLES, type Role, STATUSES, type Status } from '../../../src/protocol/vm.ts';
 import { FakeClock } from '../../helpers/clock.ts';
+import { MemoryStore } from '../../helpers/memory-store.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 /** Fixed, so that a failure today is a failure tomorrow; change it to look elsewhere. */

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { Entry } from '../../../daemon/registry/entry.ts';
 import { Identities } from '../../../daemon/registry/identity.ts';
 import type { RegistryObserver } from '../../../daemon/registry/options.ts';
 import { PendingRecords } from '../../../daemon/registry/pending.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
-import { MemoryStore } from '../../../daemon/store/memory.ts';
+import { Entry } from '../../../daemon/registry/vm-record.ts';
 import { FakeClock } from '../../helpers/clock.ts';
+import { MemoryStore } from '../../helpers/memory-store.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 const LEASE = 300_000;

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { Entry } from '../../../daemon/registry/entry.ts';
 import { Leases } from '../../../daemon/registry/leases.ts';
+import { Entry } from '../../../daemon/registry/vm-record.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 function entry(id: string, heardAt: number): Entry {

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Registry } from '../../../daemon/registry/registry.ts';
-import { MemoryStore } from '../../../daemon/store/memory.ts';
 import { FakeClock } from '../../helpers/clock.ts';
+import { MemoryStore } from '../../helpers/memory-store.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 async function family(...pairs: [id: string, parentId?: string][]) {

@@ -5,8 +5,8 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import fc from 'fast-check';
-import { doubtOf } from '../../../daemon/registry/doubt.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
+import { doubtOf } from '../../../daemon/registry/warming.ts';
 import { type ErrorCode, VregError } from '../../../src/protocol/errors.ts';
 import type { Registration, Role, Status, VmUpdate } from '../../../src/protocol/vm.ts';
 import { FakeClock } from '../../helpers/clock.ts';

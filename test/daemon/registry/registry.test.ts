@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import type { Entry } from '../../../daemon/registry/entry.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
-import { MemoryStore } from '../../../daemon/store/memory.ts';
+import type { Entry } from '../../../daemon/registry/vm-record.ts';
 import type { VmUpdate } from '../../../src/protocol/vm.ts';
 import { FakeClock } from '../../helpers/clock.ts';
+import { MemoryStore } from '../../helpers/memory-store.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 const STALE_AFTER = 300_000;

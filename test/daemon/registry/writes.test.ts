@@ -2,10 +2,10 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Registry } from '../../../daemon/registry/registry.ts';
-import { MemoryStore } from '../../../daemon/store/memory.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { FakeClock } from '../../helpers/clock.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
+import { MemoryStore } from '../../helpers/memory-store.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 function setUp<S extends MemoryStore>(store: S) {

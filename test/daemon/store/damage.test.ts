@@ -16,8 +16,8 @@ import { join } from 'node:path';
 import test, { after, before } from 'node:test';
 import Database from 'libsql';
 import { openDataDir } from '../../../daemon/store/data-dir.ts';
+import { assertRefused, copyOf, edit, flipOneBit, makeSpecimen, type Specimen } from '../../helpers/crash/damage.ts';
 import { BIN, cleanEnv, run, tempDir } from '../../helpers/daemon.ts';
-import { assertRefused, copyOf, edit, flipOneBit, makeSpecimen, type Specimen } from '../../helpers/damage.ts';
 import { randomOf } from '../../helpers/random.ts';
 import { fingerprint, openStore, putOf, readStore } from '../../helpers/store.ts';
 

@@ -14,7 +14,7 @@ import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { databaseSize, type Mark, MarkFile, openDataDir, readMark } from '../../../daemon/store/data-dir.ts';
-import { crcOf } from '../../../daemon/store/guards.ts';
+import { crcOf } from '../../../daemon/store/integrity.ts';
 import type { VregError } from '../../../src/protocol/errors.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 

@@ -10,8 +10,8 @@ import { type DataDir, openDataDir, readMark } from '../../../daemon/store/data-
 import { describe } from '../../../daemon/store/failures.ts';
 import { type Request, StoreService } from '../../../daemon/store/service.ts';
 import type { Contents } from '../../../daemon/store/store.ts';
+import { type FaultyDisk, faultyDisk } from '../../helpers/crash/faulty-libsql.ts';
 import { tempDir } from '../../helpers/daemon.ts';
-import { type FaultyDisk, faultyDisk } from '../../helpers/faulty-libsql.ts';
 import { findGaps, type JournalLine, journalOf } from '../../helpers/journal.ts';
 import { putOf, removalOf } from '../../helpers/store.ts';
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { SqliteStore } from '../../../daemon/store/sqlite.ts';
+import { SqliteStore } from '../../../daemon/store/sqlite-store.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 
 test('the journal keeps what was changed, and of a large value how large it was', async (t) => {

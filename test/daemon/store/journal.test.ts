@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test, { type TestContext } from 'node:test';
 import Database from 'libsql';
-import { DamageError } from '../../../daemon/store/guards.ts';
+import { DamageError } from '../../../daemon/store/integrity.ts';
 import { JOURNAL_SCHEMA, Journal } from '../../../daemon/store/journal.ts';
 import type { Change } from '../../../daemon/store/store.ts';
 

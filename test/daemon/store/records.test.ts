@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import test from 'node:test';
 import Database from 'libsql';
 import { openDataDir, readMark } from '../../../daemon/store/data-dir.ts';
-import { crcOf } from '../../../daemon/store/guards.ts';
+import { crcOf } from '../../../daemon/store/integrity.ts';
+import { edit } from '../../helpers/crash/damage.ts';
 import { tempDir } from '../../helpers/daemon.ts';
-import { edit } from '../../helpers/damage.ts';
 import { openStore, putOf, readStore } from '../../helpers/store.ts';
 
 const RECORDS = [

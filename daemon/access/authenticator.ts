@@ -1,0 +1,195 @@
+/** Who asks, and may they come in. What they may do there is their scope's matter. */
+import { createHash, timingSafeEqual } from 'node:crypto';
+import { VregError } from '../../src/protocol/errors.ts';
+import { isReserved, mayDo, type Scope } from '../../src/protocol/token.ts';
+import { ANONYMOUS, type Within } from '../registry/preconditions.ts';
+import { Guesses, OF_OLD_TOKENS } from './throttle.ts';
+import { newEnding, TOKEN, type Token } from './token.ts';
+import type { Tokens } from './tokens.ts';
+
+/** How those are named who came with the one token that the daemon was started with, or by the unix socket. */
+export const THE_TOKEN = 'VERS_AUTH_TOKEN';
+const SOCKET = 'socket';
+
+/** Somebody who was let in. */
+export interface Guest {
+  /** A token's name, `VERS_AUTH_TOKEN`, `socket`, or `anonymous`. */
+  name: string;
+  scope: Scope;
+  /** The VMs that they may touch; all when nothing is said. */
+  limit?: Within | undefined;
+  token?: Token;
+  /** They came by the unix socket. */
+  isLocal?: boolean;
+  /** Aborted when they shall have gone. */
+  ended: AbortSignal;
+}
+
+/** @throws VregError UNAUTHORIZED when a guest's token was revoked, or has expired, since they came in */
+export function checkStillIn({ name, token, ended }: Guest, now: number): void {
+  if (token?.isExpired(now)) throw expired(token);
+  if (ended.aborted) throw unauthorized(`Unauthorized — the token "${name}" was revoked meanwhile`, 'give another one');
+}
+
+/** @throws VregError FORBIDDEN saying which scope would do */
+export function checkScope({ name, scope }: Guest, needed: Scope): void {
+  if (mayDo(scope, needed)) return;
+  throw new VregError('FORBIDDEN', `the token "${name}" has the scope ${scope}; this needs ${needed}`, {
+    field: 'scope',
+    hint:
+      scope === 'enrol'
+        ? 'an enrol token registers one new VM, whose own token is in the answer: use that one'
+        : `make one that may: vreg token create NAME --scope ${needed}`,
+  });
+}
+
+/** Somebody at the door. */
+export interface Caller {
+  /** The `Authorization` header. */
+  authorization: string | undefined;
+  /** The peer's address; undefined where it has none. */
+  address: string | undefined;
+  /** It came by the unix socket, which only the daemon's owner and root can open. */
+  isLocal: boolean;
+  /** Name in its certificate, which a CA of ours has signed. */
+  certificate?: string | undefined;
+}
+
+export interface AccessOptions {
+  /** The one token that may do everything, as the original registry has it. */
+  root?: string | undefined;
+  tokens: Tokens;
+  /** Wall clock, milliseconds since the epoch. */
+  now(): number;
+  /** A clock in milliseconds that never goes back. */
+  ticks(): number;
+}
+
+export class Access {
+  readonly tokens: Tokens;
+  readonly #now: () => number;
+  readonly #guesses: Guesses;
+  readonly #old: Guesses;
+  #root: { digest: Buffer; ending: AbortController } | undefined;
+  /** Aborted when the first token is made. */
+  readonly #open = newEnding();
+  readonly #forever = newEnding().signal;
+
+  constructor({ root, tokens, now, ticks }: AccessOptions) {
+    this.tokens = tokens;
+    this.#now = now;
+    this.#guesses = new Guesses(ticks);
+    this.#old = new Guesses(ticks, OF_OLD_TOKENS);
+    this.#root = root === undefined ? undefined : { digest: digestOf(root), ending: newEnding() };
+  }
+
+  /** True while nobody has to say who they are. */
+  get isOpen(): boolean {
+    return this.#root === undefined && !this.tokens.isClosed;
+  }
+
+  get hasRoot(): boolean {
+    return this.#root !== undefined;
+  }
+
+  /** From now on another token is the one that may do everything; what was opened with the old one ends. */
+  replaceRoot(token: string): void {
+    const before = this.#root;
+    const digest = digestOf(token);
+    if (before && timingSafeEqual(before.digest, digest)) return;
+    this.#root = { digest, ending: newEnding() };
+    before?.ending.abort();
+  }
+
+  /** A token was made where there was none: those who came without one have to say who they are. */
+  close(): void {
+    this.#open.abort();
+  }
+
+  /** Name of the token that somebody comes with who is not let in: one that has expired, say. */
+  claimedBy({ authorization, certificate }: Pick<Caller, 'authorization' | 'certificate'>): string | undefined {
+    if (!authorization) return this.#ofCertificate(certificate)?.name;
+    const secret = secretOf(authorization);
+    return secret === undefined ? undefined : this.tokens.find(secret)?.name;
+  }
+
+  /** @throws VregError UNAUTHORIZED, TOO_MANY_REQUESTS */
+  admit({ authorization, address = '', isLocal, certificate }: Caller): Guest {
+    if (this.isOpen) {
+      const name = certificate === undefined || isReserved(certificate) ? ANONYMOUS : certificate;
+      return { name, scope: 'admin', isLocal, ended: this.#open.signal };
+    }
+    if (authorization) return this.#admitWith(authorization, address);
+    if (isLocal) return { name: SOCKET, scope: 'admin', ended: this.#forever };
+    const ofCertificate = this.#ofCertificate(certificate);
+    if (ofCertificate) return this.#admitToken(ofCertificate, address);
+    const hint = 'send "Authorization: Bearer TOKEN" (vreg: VERS_AUTH_TOKEN or --token-file)';
+    if (certificate !== undefined) {
+      throw unauthorized(`Unauthorized — there is no token of the certificate's name, "${certificate}"`, hint);
+    }
+    throw unauthorized('Unauthorized — missing Authorization header', hint);
+  }
+
+  #ofCertificate(name = ''): Token | undefined {
+    // Names with a slash are those of enrolled VMs, which no CA was asked for.
+    return name.includes('/') ? undefined : this.tokens.named(name);
+  }
+
+  #admitWith(authorization: string, address: string): Guest {
+    const secret = secretOf(authorization);
+    const token = secret === undefined ? undefined : this.tokens.find(secret);
+    if (token) return this.#admitToken(token, address);
+    const wait = this.#guesses.lockedOut(address);
+    if (wait === undefined && secret !== undefined && this.#isRoot(secret)) {
+      this.#guesses.right(address);
+      return { name: THE_TOKEN, scope: 'admin', ended: this.#root!.ending.signal };
+    }
+    // What has the form of a token of ours is no guess at the one that somebody chose, but an old one.
+    const isOld = secret !== undefined && TOKEN.test(secret);
+    const tooMany = isOld ? this.#old.wrong(address) : (wait ?? this.#guesses.wrong(address));
+    if (tooMany === undefined) {
+      const others = this.tokens.isClosed ? ', or one that vreg token create has made' : '';
+      throw unauthorized(
+        'Unauthorized — invalid token',
+        `the token must be the one that the daemon was started with${others}`,
+      );
+    }
+    throw new VregError('TOO_MANY_REQUESTS', 'Unauthorized — too many invalid tokens came from this address', {
+      field: 'authorization',
+      retryAfter: tooMany,
+      hint: `wait ${tooMany} s, and give the right one`,
+    });
+  }
+
+  #admitToken(token: Token, address: string): Guest {
+    if (token.isExpired(this.#now())) {
+      throw expired(token);
+    }
+    this.tokens.used(token, address || undefined);
+    return { name: token.name, scope: token.scope, limit: token.limit, token, ended: token.ended };
+  }
+
+  #isRoot(secret: string): boolean {
+    return this.#root !== undefined && timingSafeEqual(digestOf(secret), this.#root.digest);
+  }
+}
+
+function secretOf(authorization: string): string | undefined {
+  return /^Bearer\s+(.+)$/i.exec(authorization)?.[1];
+}
+
+function expired({ name, info }: Token): VregError {
+  return unauthorized(
+    `Unauthorized — the token "${name}" expired at ${info.expiresAt}`,
+    'make a new one: vreg token create',
+  );
+}
+
+function unauthorized(message: string, hint: string): VregError {
+  return new VregError('UNAUTHORIZED', message, { hint });
+}
+
+/** Of equal length whatever the token's, as the comparison needs it. */
+function digestOf(text: string): Buffer {
+  return createHash('sha256').update(text).digest();
+}

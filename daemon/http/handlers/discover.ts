@@ -1,0 +1,92 @@
+/** `GET /registry/discover/:role`, at once or when there are enough live VMs. */
+import { DEFAULT_WAIT_MIN, type DiscoverQuery, MAX_WAIT } from '../../../src/protocol/api.ts';
+import { VregError } from '../../../src/protocol/errors.ts';
+import { checkStillIn } from '../../access/authenticator.ts';
+import { isWithin } from '../../registry/preconditions.ts';
+import type { Entry } from '../../registry/vm-record.ts';
+import { type Answer, type Call, invalidQuery } from '../context.ts';
+
+/**
+ * With `wait=30s` the answer is held until at least `min` (default 1) VMs are live, or the time is over; then it is what
+ * there is, so a caller looks at the count as without waiting.
+ */
+export function discoverWhen(call: Call): Answer | Promise<Answer> {
+  const { role } = call.request.params as { role: string };
+  // A script whose $ROLE is empty shall not read "nobody there".
+  if (role === '') throw new VregError('NOT_FOUND', 'no such route: a role must follow /registry/discover/');
+  const { wait } = call.query('wait');
+  const patience = wait === undefined ? 0 : parseWait(wait);
+  const min = call.number('min', 0, Number.MAX_SAFE_INTEGER) ?? DEFAULT_WAIT_MIN;
+  const query = readQuery(call);
+  const { sight } = call;
+  const look = () => {
+    const live = call.registry.discover(role, query);
+    return sight ? live.filter(({ vm }) => isWithin(sight, vm)) : live;
+  };
+  // Who counts strictly is told of the doubt about those, too, whom that leaves out.
+  const answer = (found: readonly Entry[]) =>
+    call.entries(found, query.strict ? call.registry.discover(role, { ...query, strict: false }) : found);
+  const found = look();
+  if (patience === 0 || found.length >= min) return answer(found);
+  return waitFor(call, role, { query, look, min, patience, answer });
+}
+
+function readQuery(call: Call): DiscoverQuery {
+  const { service } = call.query('service');
+  const passing = call.flag('passing');
+  if (passing && service === undefined)
+    throw invalidQuery('passing', 'passing: say which service must pass, with service=NAME');
+  return { service, passing, strict: call.flag('strict') };
+}
+
+interface Wait {
+  query: DiscoverQuery;
+  look(): Entry[];
+  min: number;
+  /** Milliseconds. */
+  patience: number;
+  answer(found: readonly Entry[]): Answer;
+}
+
+/** Answers when there is enough, and at the latest when the time is over or the caller has gone. */
+function waitFor(call: Call, role: string, { query, look, min, patience, answer }: Wait): Promise<Answer> {
+  const { registry, reply, guest, sight, held, lookout } = call;
+  const release = held.take();
+  return new Promise((resolve, reject) => {
+    const finish = (found: readonly Entry[]) => {
+      clearTimeout(timer);
+      release();
+      watch.leave();
+      stopWatching();
+      stay();
+      reply.raw.off('close', stop);
+      try {
+        checkStillIn(guest, registry.clock.now());
+        resolve(answer(found));
+      } catch (error) {
+        reject(error);
+      }
+    };
+    const stop = () => finish(look());
+    const watch = lookout.join(JSON.stringify([role, query, sight?.vm, sight?.role]), look, min, finish);
+    const timer = setTimeout(watch.over, patience);
+    const stopWatching = registry.events.watch({
+      event: (event) => {
+        if (event.role === role) watch.look();
+      },
+      // A beat may say that a service passes by now.
+      heartbeat: ({ vm }) => {
+        if (vm.role === role) watch.look();
+      },
+    });
+    reply.raw.once('close', stop);
+    const stay = call.whenOver(stop);
+  });
+}
+
+/** Milliseconds of `30s` or `500ms`, at most {@link MAX_WAIT}. */
+function parseWait(text: string): number {
+  const [, amount, unit] = /^(\d+(?:\.\d+)?)(ms|s|m)$/.exec(text) ?? [];
+  if (amount === undefined) throw invalidQuery('wait', `wait: "${text}" is not a duration such as 30s`);
+  return Math.min(Number(amount) * { ms: 1, s: 1000, m: 60_000 }[unit as 'ms' | 's' | 'm'], MAX_WAIT);
+}

@@ -1,0 +1,71 @@
+/** The routes about tokens, and about who asks. */
+import { VregError } from '../../../src/protocol/errors.ts';
+import {
+  type NewToken,
+  parseTokenRequest,
+  type Revoked,
+  type Tokens,
+  type Whoami,
+  withoutTokens,
+} from '../../../src/protocol/token.ts';
+import { noSuchToken } from '../../access/tokens.ts';
+import type { Answer, Call } from '../context.ts';
+
+export function listTokens({ access }: Call): Answer {
+  const tokens = access.tokens.list;
+  return { status: 200, body: JSON.stringify({ tokens, count: tokens.length } satisfies Tokens) };
+}
+
+export async function createToken(call: Call): Promise<Answer> {
+  const { access, guest } = call;
+  const request = parseTokenRequest(call.body);
+  call.request.subject = { token: request.name };
+  const isFirst = access.isOpen;
+  if (isFirst && !guest.isLocal && request.scope !== 'admin') {
+    throw new VregError('INVALID', 'scope: the first token must be of the scope admin, since from it on all need one', {
+      field: 'scope',
+      hint: 'make one: vreg token create NAME --scope admin; or start the daemon with VERS_AUTH_TOKEN',
+    });
+  }
+  const token: NewToken = await access.tokens.create(request, guest.name);
+  if (isFirst) access.close();
+  return { status: 201, body: JSON.stringify(token) };
+}
+
+export async function revokeToken({ access, request }: Call): Promise<Answer> {
+  const { name } = request.params as { name: string };
+  const names = await access.tokens.revokeNamed(name);
+  if (names.length === 0) throw noSuchToken(withoutTokens(name));
+  return revoked(names);
+}
+
+/** The tokens of the VMs that one enrol token let in. */
+export async function revokeBrood(call: Call): Promise<Answer> {
+  const { bornOf } = call.query('bornOf');
+  if (bornOf === undefined) {
+    throw new VregError('INVALID', 'bornOf is required: the name of an enrol token', {
+      field: 'bornOf',
+      hint: 'one token is revoked by DELETE /registry/tokens/NAME',
+    });
+  }
+  const { tokens } = call.access;
+  call.request.subject = { token: bornOf };
+  return revoked(await tokens.revokeBrood(bornOf));
+}
+
+export function whoami({ guest: { name, scope, limit, token } }: Call): Answer {
+  const { vm, role } = limit ?? {};
+  const expiresAt = token?.info.expiresAt;
+  const answer: Whoami = {
+    name,
+    scope,
+    ...(vm === undefined ? {} : { vm }),
+    ...(role === undefined ? {} : { role }),
+    ...(expiresAt === undefined ? {} : { expiresAt }),
+  };
+  return { status: 200, body: JSON.stringify(answer) };
+}
+
+function revoked(names: string[]): Answer {
+  return { status: 200, body: JSON.stringify({ revoked: names } satisfies Revoked) };
+}

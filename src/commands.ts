@@ -1,0 +1,58 @@
+/** The commands by name, each loaded when it is named: a start pays for one command, not for all. */
+import type { Command } from './command.ts';
+
+interface Branch {
+  name: string;
+  aliases?: readonly string[];
+  load(): Promise<Command<never>>;
+}
+
+/** In the order of the help: asking, telling, running, setting up. */
+export const BRANCHES: readonly Branch[] = [
+  { name: 'ls', aliases: ['list', 'ps'], load: async () => (await import('./commands/ls.ts')).ls },
+  { name: 'get', aliases: ['show', 'describe'], load: async () => (await import('./commands/get.ts')).get },
+  { name: 'discover', aliases: ['find'], load: async () => (await import('./commands/discover.ts')).discover },
+  { name: 'addr', load: async () => (await import('./commands/addr.ts')).addr },
+  { name: 'url', load: async () => (await import('./commands/url.ts')).url },
+  { name: 'env', load: async () => (await import('./commands/env.ts')).env },
+  { name: 'exec', load: async () => (await import('./commands/exec.ts')).exec },
+  { name: 'render', load: async () => (await import('./commands/render.ts')).render },
+  { name: 'wait', load: async () => (await import('./commands/wait.ts')).wait },
+  { name: 'watch', load: async () => (await import('./commands/watch.ts')).watch },
+  { name: 'status', load: async () => (await import('./commands/status.ts')).status },
+  { name: 'why', load: async () => (await import('./commands/why.ts')).why },
+  { name: 'history', load: async () => (await import('./commands/history.ts')).history },
+  { name: 'doctor', load: async () => (await import('./commands/doctor.ts')).doctor },
+  { name: 'health', load: async () => (await import('./commands/health.ts')).health },
+  { name: 'conflicts', load: async () => (await import('./commands/conflicts.ts')).conflicts },
+  { name: 'tree', load: async () => (await import('./commands/tree.ts')).tree },
+  { name: 'register', aliases: ['reg'], load: async () => (await import('./commands/register.ts')).register },
+  { name: 'update', aliases: ['set', 'patch'], load: async () => (await import('./commands/update.ts')).update },
+  { name: 'edit', load: async () => (await import('./commands/edit.ts')).edit },
+  { name: 'pause', load: async () => (await import('./commands/set-status.ts')).pause },
+  { name: 'resume', load: async () => (await import('./commands/set-status.ts')).resume },
+  { name: 'stop', load: async () => (await import('./commands/set-status.ts')).stop },
+  { name: 'rm', aliases: ['deregister', 'delete'], load: async () => (await import('./commands/rm.ts')).rm },
+  { name: 'prune', load: async () => (await import('./commands/prune.ts')).prune },
+  { name: 'heartbeat', aliases: ['hb', 'beat'], load: async () => (await import('./commands/heartbeat.ts')).heartbeat },
+  { name: 'export', load: async () => (await import('./commands/export.ts')).exportVms },
+  { name: 'import', load: async () => (await import('./commands/import.ts')).importVms },
+  { name: 'backup', load: async () => (await import('./commands/backup.ts')).backup },
+  { name: 'api', load: async () => (await import('./commands/api.ts')).api },
+  { name: 'daemon', load: async () => (await import('./commands/daemon.ts')).daemon },
+  { name: 'token', load: async () => (await import('./commands/token.ts')).token },
+  { name: 'context', load: async () => (await import('./commands/context.ts')).context },
+  { name: 'config', load: async () => (await import('./commands/config.ts')).config },
+  { name: 'completion', load: async () => (await import('./commands/completion.ts')).completion },
+  { name: 'version', load: async () => (await import('./commands/version.ts')).version },
+  { name: 'help', load: async () => (await import('./commands/help.ts')).help },
+];
+
+/** @returns the command of that name or alias, or undefined */
+export function loadCommand(name: string): Promise<Command<never>> | undefined {
+  return BRANCHES.find((branch) => branch.name === name || branch.aliases?.includes(name))?.load();
+}
+
+export function loadAllCommands(): Promise<Command<never>[]> {
+  return Promise.all(BRANCHES.map((branch) => branch.load()));
+}

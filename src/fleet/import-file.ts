@@ -1,0 +1,70 @@
+/** Entries from a file or stdin: one entry, an array, one entry a line, or the original registry's `{"vms": [...]}`. */
+import { readFile } from 'node:fs/promises';
+import type { Context } from '../command.ts';
+import { VregError } from '../protocol/errors.ts';
+import { parseRegistration, type Registration } from '../protocol/vm.ts';
+
+export interface Entries {
+  entries: Registration[];
+  /** The file held an entry itself, not a list with one in it. */
+  single: boolean;
+}
+
+/**
+ * @param path a file's path, or `-` for stdin
+ * @throws VregError USAGE when it cannot be read, INVALID naming the entry and its field
+ */
+export async function readEntries(context: Context, path: string): Promise<Entries> {
+  const name = path === '-' ? 'stdin' : path;
+  if (path === '-' && context.io.stdinTty) context.note('reading entries from the terminal; end with Ctrl-D');
+  const text = await (path === '-' ? context.io.readStdin() : readFile(path, 'utf8')).catch(
+    (cause: NodeJS.ErrnoException) => {
+      throw new VregError('USAGE', `cannot read ${name} (${cause.code})`, {
+        field: 'file',
+        hint: 'check the path and its mode',
+        cause,
+      });
+    },
+  );
+  const { values, single } = parse(text, name);
+  const entries = values.map((value, index) => {
+    try {
+      return parseRegistration(value);
+    } catch (error) {
+      if (!(error instanceof VregError) || single) throw error;
+      throw new VregError('INVALID', `${name}: entry ${index + 1}: ${error.message}`, {
+        hint: 'nothing was registered; correct the entry and try again',
+        ...(error.field === undefined ? {} : { field: error.field }),
+      });
+    }
+  });
+  return { entries, single };
+}
+
+function parse(text: string, name: string): { values: unknown[]; single: boolean } {
+  try {
+    const value: unknown = JSON.parse(text);
+    const list = Array.isArray(value) ? value : (value as { vms?: unknown } | null)?.vms;
+    return Array.isArray(list) ? { values: list, single: false } : { values: [value], single: true };
+  } catch (cause) {
+    const lines = text.split('\n').filter((line) => line.trim() !== '');
+    if (lines.length < 2) {
+      throw new VregError('INVALID', `${name} is not JSON: ${(cause as Error).message}`, {
+        field: 'file',
+        hint: 'write one entry, an array, or one entry a line',
+      });
+    }
+    return { values: lines.map((line, index) => parseLine(line, `${name}: line ${index + 1}`)), single: false };
+  }
+}
+
+function parseLine(line: string, where: string): unknown {
+  try {
+    return JSON.parse(line);
+  } catch (cause) {
+    throw new VregError('INVALID', `${where} is not JSON: ${(cause as Error).message}`, {
+      field: 'file',
+      hint: 'write one entry, an array, or one entry a line; nothing was registered',
+    });
+  }
+}

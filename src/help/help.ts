@@ -1,0 +1,128 @@
+/** The text of `--help`, made from the definitions: usage, examples, flags with their variables, exit codes. */
+import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from '../command.ts';
+import { envNameOf, flagOf, type SettingKey, settingOf } from '../config/settings.ts';
+import { EXIT_MEANING } from '../protocol/errors.ts';
+
+const WIDTH = 80;
+
+export function programHelp(commands: readonly Command<never>[]): string {
+  return sections([
+    wrap('Service discovery for fleets of VMs: one registry, its agents, and this command line.'),
+    'Usage: vreg COMMAND [ARGS] [FLAGS]',
+    ['Commands', commands.map(({ name, aliases = [], summary }) => [[name, ...aliases].join(', '), summary])],
+    ['Flags of every command', globalRows()],
+    [
+      'Examples',
+      [
+        ['INFRA=$(vreg addr infra) || exit', ''],
+        ['vreg ls --role worker', ''],
+        ['vreg daemon', ''],
+      ],
+    ],
+    'More: vreg COMMAND --help\n      vreg help environment | exit-codes | formatting | recipes',
+  ]);
+}
+
+export function commandHelp(command: Command<never>, path: readonly string[]): string {
+  const { summary, description, aliases = [], examples, exits = [], commands = [] } = command;
+  return sections([
+    wrap(description ?? `${summary[0]!.toUpperCase()}${summary.slice(1)}.`),
+    `Usage: ${usageOf(command, path)}`,
+    aliases.length > 0 ? `Aliases: ${aliases.join(', ')}` : '',
+    `Examples:\n${examples.map(({ about, command: line }) => `  # ${about}\n  ${wrapShell(line)}`).join('\n')}`,
+    ['Commands', commands.map((child) => [child.name, child.summary])],
+    [
+      'Arguments',
+      (command.arguments ?? []).map(({ name, about, values }) => [name.toUpperCase(), about + choices(values)]),
+    ],
+    ['Flags', [...(command.settings ?? []).map(settingRow), ...(command.flags ?? []).map(flagRow)]],
+    ['Flags of every command', globalRows()],
+    ['Exit codes', [0, 1, 5, ...exits].sort((a, b) => a - b).map((code) => [String(code), EXIT_MEANING[code]!])],
+  ]);
+}
+
+/** `vreg get ID... [FLAGS]` */
+export function usageOf({ arguments: args = [], commands, run }: Command<never>, path: readonly string[]): string {
+  const words = args.map(({ name, optional, variadic }) => {
+    const word = name.toUpperCase() + (variadic ? '...' : '');
+    return optional ? `[${word}]` : word;
+  });
+  return [...path, ...(commands ? [run ? '[COMMAND]' : 'COMMAND'] : []), ...words, '[FLAGS]'].join(' ');
+}
+
+/** Flag and meaning of a setting, with the variables that set it. */
+export function settingRow(key: SettingKey): [string, string] {
+  const { about, vers, default: preset, defaultIs, choices: known, bare } = settingOf(key);
+  const short = SHORT[key] ? `${SHORT[key]}, ` : '';
+  const origin = `[${[envNameOf(key), vers].filter(Boolean).join(', ')}]`;
+  const fallback = preset ?? defaultIs;
+  return [
+    `${short}${flagOf(key)}`,
+    `${about}${choices(known)}${bare ? ` (alone: ${bare})` : ''}${fallback ? ` (default: ${fallback})` : ''} ${origin}`,
+  ];
+}
+
+/** Flag and meaning. */
+export function flagRow({ flags, about, values, repeat }: Flag): [string, string] {
+  const shown = flags.replace(/<(.+)>/, (_, value: string) => value.toUpperCase());
+  // What is accepted stands before what is taken when nothing is said.
+  const [, what, preset = ''] = /^(.*?)( \(default: .*\))?$/.exec(about)!;
+  return [shown, `${what}${choices(values)}${preset}${repeat ? ' (repeatable)' : ''}`];
+}
+
+function globalRows(): [string, string][] {
+  return [...GLOBAL_SETTINGS.map(settingRow), ...GLOBAL_FLAGS.map(flagRow), ['-h, --help', 'this help']];
+}
+
+function choices(values: readonly string[] | string | undefined): string {
+  return Array.isArray(values) ? `: ${values.join(', ')}` : '';
+}
+
+type Section = string | [title: string, rows: readonly (readonly [string, string] | string[])[]];
+
+function sections(parts: readonly Section[]): string {
+  const texts = parts.map((part) =>
+    typeof part === 'string' ? part : part[1].length > 0 ? `${part[0]}:\n${rows(part[1])}` : '',
+  );
+  return `${texts.filter((text) => text !== '').join('\n\n')}\n`;
+}
+
+/** Two columns; a left side that is too long gets a line of its own. */
+function rows(pairs: readonly (readonly string[])[]): string {
+  const longest = Math.max(...pairs.map(([left]) => left!.length).filter((length) => length <= 26), 0);
+  const indent = ' '.repeat(longest + 4);
+  return pairs
+    .map(([left, right]) => {
+      const text = wrap(right ?? '', WIDTH - indent.length).replaceAll('\n', `\n${indent}`);
+      if (text === '') return `  ${left}`;
+      return left!.length > longest ? `  ${left}\n${indent}${text}` : `  ${left!.padEnd(longest)}  ${text}`;
+    })
+    .join('\n');
+}
+
+/** A command line that is too long goes on below, in the way of the shell, so that it can be pasted. */
+function wrapShell(line: string): string {
+  if (line.length <= WIDTH - 2) return line;
+  const lines: string[] = [];
+  for (const part of line.split(/ (?=--)/)) {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + part.length < WIDTH - 8) lines[lines.length - 1] = `${last} ${part}`;
+    else lines.push(part);
+  }
+  return lines.join(' \\\n    ');
+}
+
+function wrap(text: string, width = WIDTH): string {
+  const lines: string[] = [];
+  for (const paragraph of text.split('\n')) {
+    let line = '';
+    for (const word of paragraph.split(' ')) {
+      if (line !== '' && line.length + 1 + word.length > width) {
+        lines.push(line);
+        line = word;
+      } else line = line === '' ? word : `${line} ${word}`;
+    }
+    lines.push(line);
+  }
+  return lines.join('\n');
+}

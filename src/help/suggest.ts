@@ -1,0 +1,54 @@
+/** What to try next: after a typing error, and after an error that says nothing of it itself. */
+import { distance } from 'fastest-levenshtein';
+import type { Command } from '../command.ts';
+import { type ErrorCode, VregError } from '../protocol/errors.ts';
+
+/** `: did you mean "worker"?` for a word that is one or two typing errors away from a known one, and half of it at least is right. */
+export function suggestion(word: string, known: readonly string[]): string {
+  const near = known
+    .map((candidate) => ({ candidate, edits: distance(word.toLowerCase(), candidate) }))
+    .filter(({ candidate, edits }) => edits <= 2 && 2 * edits <= Math.min(word.length, candidate.length))
+    .sort((a, b) => a.edits - b.edits)[0];
+  return near ? `: did you mean "${near.candidate}"?` : '';
+}
+
+/** The next step after errors that come without one: the original registry's, and those of a field of the input. */
+const NEXT_STEPS: Partial<Record<ErrorCode, string>> = {
+  INVALID: 'correct it and try again; what is accepted is said by --help',
+  UNAUTHORIZED: 'give the token of the registry: VERS_AUTH_TOKEN, or --token-file FILE',
+  FORBIDDEN: 'give a token that may do this: VERS_AUTH_TOKEN, or --token-file FILE',
+  NOT_FOUND: 'see what is registered: vreg ls',
+  CONFLICT: 'see what is registered: vreg ls',
+  BUSY: 'try again in a second',
+  TOO_MANY_REQUESTS: 'try again in a second',
+  INTERNAL: 'see the log of the registry',
+  REFUSED: 'say yes beforehand: --yes',
+  USAGE: 'see the usage with --help',
+};
+
+export function nextStep(error: VregError): string | undefined {
+  return error.hint ?? NEXT_STEPS[error.code];
+}
+
+/** @param path the words that lead to these commands, from `vreg` on */
+export function unknownCommand(
+  word: string,
+  commands: readonly Command<never>[],
+  path: readonly string[] = ['vreg'],
+): VregError {
+  const names = commands.flatMap(({ name, aliases = [] }) => [name, ...aliases]);
+  return new VregError('USAGE', `unknown command: ${path.slice(1).concat(word).join(' ')}${suggestion(word, names)}`, {
+    hint: `see what there is: ${path.join(' ')} --help`,
+  });
+}
+
+/** What commander says of a command line that it cannot read, in our words. @param path as in {@link unknownCommand} */
+export function usageError(cause: Error, path: readonly string[]): VregError {
+  // What stands behind an option that is not known may be a secret that somebody meant for it.
+  const [message, more] = cause.message
+    .replace(/^error: (unknown option '[^'=]*)=.*'(\n\(Did you mean [^\n]*)?$/s, "$1'$2")
+    .replace(/^error: /, '')
+    .split('\n', 2);
+  const meant = more === undefined ? '' : `: ${more.replace(/^\((.*)\)$/, '$1').replace(/^Did/, 'did')}`;
+  return new VregError('USAGE', `${message}${meant}`, { hint: `see the usage: ${path.join(' ')} --help`, cause });
+}

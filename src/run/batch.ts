@@ -1,0 +1,102 @@
+/** One thing done to many: side by side, each failure told, the worst one deciding the exit code. */
+import type { Context } from '../command.ts';
+import { type ErrorCode, VregError } from '../protocol/errors.ts';
+
+/** Requests under way at once: enough to hide the network's latency, few enough for a small daemon. */
+const AT_ONCE = 8;
+
+/**
+ * Runs `work` on every item, and goes on when one fails.
+ * @param atOnce at most that many at a time; 1 keeps their order
+ * @returns what succeeded, in the order of the items, and the failures; the caller prints the first and throws the second
+ */
+export async function each<T, R>(
+  context: Context,
+  items: readonly T[],
+  work: (item: T) => Promise<R>,
+  atOnce = AT_ONCE,
+): Promise<{ done: R[]; failed: Failed<T>[] }> {
+  const results: ({ value: R } | { item: T; error: unknown })[] = new Array(items.length);
+  const progress = context.showsProgress && items.length > AT_ONCE ? progressBar(context, items.length) : undefined;
+  let next = 0;
+  const worker = async () => {
+    while (next < items.length) {
+      const index = next++;
+      const item = items[index]!;
+      results[index] = await work(item).then(
+        (value) => ({ value }),
+        (error: unknown) => ({ item, error }),
+      );
+      progress?.step();
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(atOnce, items.length) }, worker));
+  progress?.end();
+  return {
+    done: results.filter((result): result is { value: R } => 'value' in result).map(({ value }) => value),
+    failed: results.filter((result): result is Failed<T> => 'error' in result),
+  };
+}
+
+/** A line on stderr that grows, and is gone at the end. */
+function progressBar({ io }: Context, total: number): { step(): void; end(): void } {
+  const width = Math.max(1, Math.min(40, io.width - 20));
+  let done = 0;
+  return {
+    step: () => {
+      done++;
+      const filled = Math.round((done / total) * width);
+      io.err(`\r[${'#'.repeat(filled)}${'.'.repeat(width - filled)}] ${done}/${total}`);
+    },
+    end: () => io.err('\r\u001b[K'),
+  };
+}
+
+export interface Failed<T> {
+  item: T;
+  error: unknown;
+}
+
+/** Failures of one item; the others (no registry, no token) are the same for all, and are told once. */
+const OF_AN_ITEM: readonly ErrorCode[] = ['NOT_FOUND', 'INVALID', 'CONFLICT', 'PRECONDITION_FAILED', 'USAGE'];
+
+/**
+ * Ends a command whose parts failed: nothing when none did, the failure itself when there was one thing to do, else a
+ * line a failure and an error with the worst of their exit codes.
+ */
+export function throwFailed<T>(
+  context: Context,
+  total: number,
+  failed: readonly Failed<T>[],
+  nameOf: (item: T) => string,
+): void {
+  if (failed.length === 0) return;
+  for (const { error } of failed) if (!(error instanceof VregError)) throw error;
+  const errors = failed as readonly { item: T; error: VregError }[];
+  const worst = errors.reduce((a, b) => (b.error.exit > a.error.exit ? b : a)).error;
+  const lines = new Set(errors.map(({ item, error }) => describe(nameOf(item), error)));
+  const [first] = lines;
+  const hint = worst.hint === undefined ? {} : { hint: worst.hint };
+  const failures = errors.map(({ item, error }) => ({ name: nameOf(item), code: error.code, message: error.message }));
+  if (total === 1) throw new VregError(worst.code, first!, { ...hint, cause: worst });
+  // In JSON they are in the error itself, so that stderr has one shape.
+  if (lines.size > 1 && context.format !== 'json') for (const line of lines) context.note(line);
+  throw new VregError(worst.code, `${failed.length} of ${total} failed${lines.size > 1 ? '' : `: ${first}`}`, {
+    ...hint,
+    failures,
+  });
+}
+
+/** What is done to one thing, whose name its failure then has. */
+export function naming<R>(name: string, work: Promise<R>): Promise<R> {
+  return work.catch((error: unknown) => {
+    if (!(error instanceof VregError)) throw error;
+    const { code, hint, field, cause } = error;
+    const details = { ...(hint === undefined ? {} : { hint }), ...(field === undefined ? {} : { field }), cause };
+    throw new VregError(code, describe(name, error), details);
+  });
+}
+
+function describe(name: string, { code, message }: VregError): string {
+  return OF_AN_ITEM.includes(code) && !message.includes(`"${name}"`) ? `${name}: ${message}` : message;
+}

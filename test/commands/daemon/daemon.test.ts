@@ -1,0 +1,110 @@
+import assert from 'node:assert/strict';
+import { existsSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { serveApp } from '../../helpers/app.ts';
+import { vreg } from '../../helpers/cli.ts';
+import { BIN, cleanEnv, type Ran, run, tempDir } from '../../helpers/daemon.ts';
+
+interface Process {
+  kind: string;
+  pid: number;
+  urls: string[];
+  vm?: string;
+}
+
+/** The built program with a home of its own; what it left in the background is stopped when the test ends. */
+function program(t: TestContext, more: NodeJS.ProcessEnv = {}): { home: string; told(argv: string): Promise<Ran> } {
+  const home = tempDir(t);
+  const env = cleanEnv(home, { VREG_DATA_DIR: join(home, 'data'), ...more });
+  const told = (argv: string) => run(process.execPath, [BIN, ...argv.split(' ')], { env });
+  t.after(() => told('daemon stop'));
+  return { home, told };
+}
+
+test('status and stop where nothing runs are exit 3 and say how to start', async (t) => {
+  const dir = tempDir(t);
+  for (const argv of ['daemon status', 'daemon stop', 'daemon stop serve', 'daemon stop agent']) {
+    const { code, stdout, stderr } = await vreg([...argv.split(' '), '--data-dir', dir]);
+    assert.deepEqual([code, stdout], [3, ''], argv);
+    assert.match(stderr, /^vreg: no vreg .* runs with the data dir .*\nhint: start one: vreg daemon .*--detach/, argv);
+  }
+});
+
+test('what is not possible is refused before anything runs', async (t) => {
+  const dir = tempDir(t);
+  const refused: readonly [argv: string, message: RegExp][] = [
+    ['daemon foo', /^vreg: unknown command: daemon foo\nhint: see what there is: vreg daemon --help\n$/],
+    ['daemon stop foo', /^vreg: cannot stop "foo"\nhint: one of: serve, agent\n$/],
+    [
+      'daemon --port 99999',
+      /^vreg: port: "99999" is not a port \(from flag --port\)\nhint: |^vreg: port \(from flag --port\): "99999" is not a port\nhint: /,
+    ],
+    [
+      'daemon --log-level loud',
+      /^vreg: log-level: "loud" is not possible \(from flag --log-level\)\nhint: one of: debug, /,
+    ],
+    ['daemon --stale-after never', /^vreg: stale-after.*: "never" is not a duration\nhint: /],
+    ['daemon --host 0.0.0.0', /^vreg: refusing to listen on 0\.0\.0\.0 without a token: .*\nhint: set VERS_AUTH_TOKEN/],
+    [
+      'daemon agent --on-exit explode',
+      /^vreg: on-exit: "explode" is not possible \(from flag --on-exit\)\nhint: one of: /,
+    ],
+    ['daemon agent --service x', /^vreg: --service: "x" is not NAME:PORT/],
+  ];
+  for (const [argv, message] of refused) {
+    const { code, stdout, stderr } = await vreg(argv.split(' '), { env: { VREG_DATA_DIR: join(dir, 'data') } });
+    assert.deepEqual([code, stdout], [5, ''], argv);
+    assert.match(stderr, message, argv);
+  }
+});
+
+test('--detach runs the registry in the background; status finds it, stop ends it', async (t) => {
+  const { home, told } = program(t);
+  const started = await told('daemon --port 0 --detach --json');
+  assert.equal(started.code, 0, started.stderr);
+  const [info] = JSON.parse(started.stdout) as Process[];
+  assert.equal(info!.kind, 'serve');
+  const log = join(home, 'data/daemon.log');
+  assert.equal(started.stderr, `vreg: it goes on in the background; its log is ${log}\n`);
+  assert.equal(statSync(log).mode & 0o777, 0o600);
+
+  const health = await told(`health --url ${info!.urls[0]}`);
+  assert.equal(health.stdout, 'ok\n');
+  assert.deepEqual(JSON.parse((await told('daemon status --json')).stdout), [info]);
+  assert.equal((await told('daemon status -q')).stdout, `${info!.pid}\n`);
+  assert.match((await told('daemon status')).stdout, /^KIND\tPID\tSINCE\tURL\tVM\nserve\t\d+\t.*\thttp:.*\t-\n$/);
+
+  const second = await told('daemon --port 0 --detach');
+  assert.deepEqual([second.code, second.stdout], [4, '']);
+  assert.match(
+    second.stderr,
+    new RegExp(`^vreg: another process has the data dir .*pid ${info!.pid}.*\\nhint: stop it`),
+  );
+
+  assert.equal((await told('daemon stop -q')).stdout, `${info!.pid}\n`);
+  assert.equal((await told(`health --url ${info!.urls[0]}`)).code, 8);
+  assert.equal((await told('daemon status')).code, 3);
+  assert.equal(existsSync(join(home, 'data/daemon.json')), false);
+});
+
+test('--detach runs the agent in the background; stop alone declares its VM stopped', async (t) => {
+  const { url, store } = await serveApp(t);
+  const { told } = program(t, { VERS_INFRA_URL: url });
+  const started = await told('daemon agent --id vm-7 --detach --json');
+  assert.equal(started.code, 0, started.stderr);
+  const [info] = JSON.parse(started.stdout) as Process[];
+  assert.deepEqual([info!.kind, info!.vm, info!.urls], ['agent', 'vm-7', [url]]);
+  const status = () => (JSON.parse(store.vms.get('vm-7')!.body) as { status: string }).status;
+  assert.equal(status(), 'running');
+  assert.equal((await told('daemon stop serve')).code, 3);
+  assert.equal((await told('daemon stop agent')).code, 0);
+  assert.equal(status(), 'stopped');
+});
+
+test('--detach of what cannot start ends with its own exit code and words', async (t) => {
+  const { told } = program(t);
+  const { code, stdout, stderr } = await told('daemon --host 0.0.0.0 --port 0 --detach');
+  assert.deepEqual([code, stdout], [5, '']);
+  assert.match(stderr, /^vreg: refusing to listen on 0\.0\.0\.0 without a token/);
+});

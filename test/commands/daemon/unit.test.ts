@@ -1,0 +1,287 @@
+/** `vreg daemon unit`, `install` and `uninstall`: the real program, judged by the real systemd-analyze and systemctl. */
+import assert from 'node:assert/strict';
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { whyClosed } from '../../../daemon/systemd/program.ts';
+import { UNIT_KINDS } from '../../../daemon/systemd/units.ts';
+import { vreg } from '../../helpers/cli.ts';
+import { BIN, cleanEnv, type Ran, run, tempDir } from '../../helpers/daemon.ts';
+import { ROOT } from '../../helpers/readme.ts';
+import { unless } from '../../helpers/tools.ts';
+
+const FILES = {
+  serve: ['vreg-serve.service'],
+  agent: ['vreg-agent.service'],
+  'heartbeat-timer': ['vreg-heartbeat.service', 'vreg-heartbeat.timer'],
+  'wait-online': ['vreg-online.target', 'vreg-wait-online.service'],
+} as const;
+/** Tenths. */
+const MOST_EXPOSURE = 20;
+
+interface Home {
+  home: string;
+  vreg(...args: readonly string[]): Promise<Ran>;
+}
+
+function aHome(t: TestContext, env: NodeJS.ProcessEnv = {}): Home {
+  const home = tempDir(t);
+  return { home, vreg: (...args) => run(process.execPath, [BIN, ...args], { env: cleanEnv(home, env) }) };
+}
+
+/** A `systemctl` that takes notes. */
+function fakeSystemctl(t: TestContext, exit = 0): { PATH: string; asked(): string[] } {
+  const dir = tempDir(t);
+  const notes = join(dir, 'asked');
+  writeFileSync(join(dir, 'systemctl'), `#!/bin/sh\necho "$*" >> ${notes}\necho no bus >&2\nexit ${exit}\n`);
+  chmodSync(join(dir, 'systemctl'), 0o755);
+  const asked = () => (existsSync(notes) ? readFileSync(notes, 'utf8').trim().split('\n') : []);
+  return { PATH: `${dir}:${process.env.PATH}`, asked };
+}
+
+for (const kind of UNIT_KINDS) {
+  for (const words of [[], ['--user'], ['--no-token'], ['--tls'], ['--', '--timeout', '20s']]) {
+    const what = ['vreg daemon unit', kind, ...words].join(' ');
+    test(`systemd has nothing to say against ${what}`, unless('systemd-analyze'), async (t) => {
+      const { home, vreg } = aHome(t);
+      const { code, stdout, stderr } = await vreg('daemon', 'unit', kind, '--output-dir', home, ...words);
+      assert.equal(code, 0, stderr);
+      assert.deepEqual(stdout.trim().split('\n').sort(), FILES[kind]);
+      const manager = words.includes('--user') ? ['--user'] : [];
+      const env = cleanEnv(home, { XDG_RUNTIME_DIR: home });
+      for (const file of FILES[kind]) {
+        const verify = ['verify', '--man=no', '--recursive-errors=no', join(home, file)];
+        const verified = await run('systemd-analyze', [...manager, ...verify], { env });
+        // A key that is misspelt is a warning and no failure.
+        assert.deepEqual([verified.code, verified.stdout + verified.stderr], [0, ''], file);
+        if (!file.endsWith('.service') || manager.length > 0) continue;
+        const judge = ['security', '--offline=yes', '--no-pager', `--threshold=${MOST_EXPOSURE}`, join(home, file)];
+        const judged = await run('systemd-analyze', judge, { env });
+        assert.equal(judged.code, 0, judged.stdout.trim().split('\n').at(-1));
+      }
+    });
+  }
+}
+
+test('what a unit runs is this program, with the words behind -- as they were', async (t) => {
+  const { vreg } = aHome(t);
+  const words = ['--role', 'lieutenant', '--meta', 'note=50% of $HOME "quoted" \\'];
+  const { stdout } = await vreg('daemon', 'unit', 'agent', '--', ...words);
+  const program = `${process.execPath} ${BIN} daemon agent`;
+  assert.ok(
+    stdout.includes(`\nExecStart=${program} --role lieutenant --meta "note=50%% of $$HOME \\"quoted\\" \\\\"\n`),
+    stdout,
+  );
+});
+
+test('the certificate is handed over under the name by which the command looks for it', async (t) => {
+  const { vreg } = aHome(t);
+  for (const [kind, cert, key] of [
+    ['serve', 'tls-cert', 'tls-key'],
+    ['agent', 'cert-file', 'key-file'],
+  ] as const) {
+    const { stdout } = await vreg('daemon', 'unit', kind, '--tls');
+    assert.ok(
+      stdout.includes(`\nLoadCredential=${cert}:%E/vreg/tls.crt\nLoadCredential=${key}:%E/vreg/tls.key\n`),
+      kind,
+    );
+    assert.doesNotMatch((await vreg('daemon', 'unit', kind)).stdout, /tls\.crt/);
+  }
+  const { stdout } = await vreg(
+    'daemon',
+    'unit',
+    'serve',
+    '--',
+    '--trust-proxy',
+    '--port',
+    '3001',
+    '--tls-cert',
+    '/a b',
+  );
+  assert.match(stdout, /^ExecStart=.* daemon serve --trust-proxy --port 3001 --tls-cert "\/a b"$/m);
+});
+
+test('a certificate that is not there is told when the unit is installed', async (t) => {
+  const { vreg } = aHome(t);
+  const { code, stderr } = await vreg('daemon', 'install', 'agent', '--user', '--no-token', '--tls', '--dry-run');
+  assert.equal(code, 5);
+  assert.match(stderr, /^vreg: there is no .*vreg\/tls\.crt, so the unit would not start\nhint: /);
+});
+
+test('a single unit is printed alone, of several each is named, and json has them all', async (t) => {
+  const { vreg } = aHome(t);
+  assert.match((await vreg('daemon', 'unit', 'serve')).stdout, /^\[Unit\]\n/);
+  const { stdout } = await vreg('daemon', 'unit', 'heartbeat-timer');
+  assert.match(
+    stdout,
+    /^# vreg-heartbeat\.service\n\[Unit\]\n[\s\S]*\n\n# vreg-heartbeat\.timer\n\[Unit\]\n[\s\S]*OnClockChange=yes\n/,
+  );
+  const files = JSON.parse((await vreg('daemon', 'unit', 'wait-online', '--json')).stdout) as { name: string }[];
+  assert.deepEqual(files.map(({ name }) => name).sort(), FILES['wait-online']);
+});
+
+test('what a unit could not run is refused while it is made', async (t) => {
+  const { vreg } = aHome(t);
+  const refused: readonly [words: readonly string[], message: RegExp][] = [
+    [['agnt'], /^vreg: there is no unit "agnt": did you mean "agent"\?\nhint: one of: serve, agent, /],
+    [['agent', '--', '--rol', 'x'], /^vreg: "--rol" is no flag of vreg daemon agent: did you mean "--role"\?\nhint: /],
+    [['agent', '--', '--role', 'boss'], /^vreg: role: "boss" is not possible/],
+    [['agent', '--', '--role'], /^vreg: "--role" lacks its value\nhint: /],
+    [['serve', '--', '--trust-proxy', 'here'], /^vreg: trust-proxy: "here" is no address\nhint: /],
+    [['agent', '--', 'worker'], /^vreg: "worker" is no flag of vreg daemon agent\nhint: /],
+    [['agent', 'worker'], /^vreg: what is "worker"\?\nhint: .*vreg daemon unit agent -- worker/],
+    [['serve', '--', '--detach'], /^vreg: "--detach" cannot be in a unit: /],
+    [['agent', '--', '--name', 'a\nUser=root'], /^vreg: "a.User=root" has a control character/],
+  ];
+  for (const [words, message] of refused) {
+    const { code, stdout, stderr } = await vreg('daemon', 'unit', ...words);
+    assert.deepEqual([code, stdout], [5, ''], words.join(' '));
+    assert.match(stderr, message);
+  }
+});
+
+test('install --user writes the unit, tells systemd, and does it again without a change', async (t) => {
+  const systemctl = fakeSystemctl(t);
+  const { home, vreg } = aHome(t, { PATH: systemctl.PATH });
+  const install = ['daemon', 'install', 'agent', '--user', '--no-token', '--now'];
+  const file = join(home, 'config/systemd/user/vreg-agent.service');
+  const steps = [
+    'run\tsystemctl --user daemon-reload',
+    'run\tsystemctl --user enable vreg-agent.service',
+    'run\tsystemctl --user start vreg-agent.service',
+  ];
+  const table = (...rows: string[]) => `ACTION\tWHAT\n${rows.join('\n')}\n`;
+
+  const dry = await vreg(...install, '--dry-run');
+  assert.deepEqual([dry.code, dry.stdout], [0, table(`write\t${file}`, ...steps)]);
+  const unasked = await vreg(...install);
+  assert.deepEqual([unasked.code, unasked.stdout], [7, '']);
+  assert.equal(existsSync(file), false);
+  assert.deepEqual(systemctl.asked(), []);
+
+  const done = await vreg(...install, '--yes');
+  assert.deepEqual([done.code, done.stdout], [0, dry.stdout]);
+  assert.match(done.stderr, /^vreg: see how it goes: systemctl --user status vreg-agent\.service\n$/);
+  assert.deepEqual(
+    systemctl.asked(),
+    steps.map((step) => step.replace('run\tsystemctl ', '')),
+  );
+  assert.equal(readFileSync(file, 'utf8'), (await vreg('daemon', 'unit', 'agent', '--user', '--no-token')).stdout);
+  assert.deepEqual(readdirSync(dirname(file)), ['vreg-agent.service']);
+
+  assert.equal((await vreg(...install, '--yes')).stdout, table(`keep\t${file}`, ...steps));
+  const other = await vreg(...install, '--yes', '--', '--role', 'infra');
+  assert.equal(other.stdout, table(`replace\t${file}`, ...steps).replace(' start ', ' restart '));
+  assert.match(readFileSync(file, 'utf8'), /daemon agent --role infra\n/);
+});
+
+test('uninstall undoes it; without a unit it is exit 3', async (t) => {
+  const systemctl = fakeSystemctl(t);
+  const { home, vreg } = aHome(t, { PATH: systemctl.PATH });
+  await vreg('daemon', 'install', 'heartbeat-timer', '--user', '--no-token', '--yes');
+  const { code, stdout } = await vreg('daemon', 'uninstall', 'heartbeat-timer', '--user', '--yes');
+  assert.equal(code, 0);
+  assert.match(stdout, /stop vreg-heartbeat\.timer\n.*disable vreg-heartbeat\.timer\nremove[\s\S]*daemon-reload\n$/);
+  assert.deepEqual(readdirSync(join(home, 'config/systemd/user')), []);
+  const again = await vreg('daemon', 'uninstall', 'heartbeat-timer', '--user', '--yes');
+  assert.equal(again.code, 3);
+  assert.match(again.stderr, /^vreg: there is no vreg-heartbeat\.service in .*\nhint: /);
+});
+
+test('a systemctl that fails is told, and so is one that is missing', async (t) => {
+  const install = ['daemon', 'install', 'agent', '--user', '--no-token', '--yes'];
+  const failing = await aHome(t, { PATH: fakeSystemctl(t, 1).PATH }).vreg(...install);
+  assert.equal(failing.code, 1);
+  assert.match(failing.stderr, /^vreg: systemctl --user daemon-reload failed: no bus\nhint: does systemd run here\?/);
+  const missing = await aHome(t, { PATH: tempDir(t) }).vreg(...install);
+  assert.match(missing.stderr, /^vreg: systemctl --user daemon-reload failed: ENOENT\nhint: /);
+});
+
+test('install wants the token file that its unit will read, or --no-token', async (t) => {
+  const { home, vreg } = aHome(t);
+  const dry = ['daemon', 'install', 'agent', '--user', '--dry-run'];
+  const without = await vreg(...dry);
+  assert.equal(without.code, 5);
+  assert.match(
+    without.stderr,
+    /^vreg: there is no .*config\/vreg\/token, so the unit would not start\nhint: .*--no-token/,
+  );
+  mkdirSync(join(home, 'config/vreg'), { recursive: true });
+  writeFileSync(join(home, 'config/vreg/token'), 's3cret\n', { mode: 0o600 });
+  assert.equal((await vreg(...dry)).code, 0);
+});
+
+test('install refuses a token and a key that others can read', async (t) => {
+  const { home, vreg } = aHome(t);
+  const dir = join(home, 'config/vreg');
+  mkdirSync(dir, { recursive: true });
+  writeFileSync(join(dir, 'token'), 's3cret\n', { mode: 0o644 });
+  for (const name of ['tls.crt', 'tls.key']) writeFileSync(join(dir, name), '', { mode: 0o640 });
+  const dry = ['daemon', 'install', 'serve', '--user', '--dry-run', '--tls'];
+  const loose = await vreg(...dry);
+  assert.equal(loose.code, 5);
+  assert.match(
+    loose.stderr,
+    /^vreg: the token file (.*\/token) can be read by others \(mode 0644\)\nhint: chmod 600 \1\n$/,
+  );
+  chmodSync(join(dir, 'token'), 0o600);
+  assert.match((await vreg(...dry)).stderr, /^vreg: the private key .*\/tls\.key can be read by others \(mode 0640\)/);
+  chmodSync(join(dir, 'tls.key'), 0o600);
+  assert.equal((await vreg(...dry)).code, 0);
+});
+
+test('--root puts the units into an image, where the real systemctl enables them', unless('systemctl'), async (t) => {
+  const { home, vreg } = aHome(t);
+  const root = join(home, 'image');
+  const ran = await vreg('daemon', 'install', 'serve', '--root', root, '--no-token', '--yes');
+  const closed = whyClosed(process.execPath) ?? whyClosed(BIN);
+  if (closed) {
+    // Where this clone is, no hardened unit could reach it.
+    assert.deepEqual([ran.code, ran.stdout], [5, '']);
+    assert.ok(ran.stderr.includes(closed));
+    return;
+  }
+  assert.equal(ran.code, 0, ran.stderr);
+  const system = join(root, 'etc/systemd/system');
+  assert.deepEqual(readdirSync(system).sort(), ['multi-user.target.wants', 'vreg-serve.service']);
+  assert.deepEqual(readdirSync(join(system, 'multi-user.target.wants')), ['vreg-serve.service']);
+  assert.equal((await vreg('daemon', 'install', 'serve', '--root', root, '--no-token', '--now', '--yes')).code, 5);
+  assert.equal((await vreg('daemon', 'uninstall', 'serve', '--root', root, '--yes')).code, 0);
+  assert.equal(existsSync(join(system, 'vreg-serve.service')), false);
+});
+
+test('a program that a hardened unit cannot see is refused for the system, and told by unit', async (t) => {
+  const { home } = aHome(t);
+  // tempDir is in /tmp, which PrivateTmp hides.
+  for (const part of ['bin', 'dist', 'package.json']) cpSync(join(ROOT, part), join(home, part), { recursive: true });
+  symlinkSync(join(ROOT, 'node_modules'), join(home, 'node_modules'));
+  const vreg = (...args: string[]) =>
+    run(process.execPath, [join(home, 'bin/vreg.js'), ...args], { env: cleanEnv(home) });
+  const installed = await vreg('daemon', 'install', 'serve', '--root', home, '--no-token', '--yes');
+  assert.deepEqual([installed.code, installed.stdout], [5, '']);
+  assert.match(installed.stderr, /^vreg: the unit could not start vreg: .*\nhint: install Node and vreg for all users/);
+  assert.equal(existsSync(join(home, 'etc')), false);
+  assert.match((await vreg('daemon', 'unit', 'serve')).stderr, /: this unit will not start\n$/);
+  assert.equal((await vreg('daemon', 'unit', 'serve', '--user')).stderr, '');
+});
+
+test('only root installs for the system', async (t) => {
+  t.mock.method(process as { geteuid: () => number }, 'geteuid', () => 1000);
+  for (const word of ['install', 'uninstall']) {
+    const { code, stdout, stderr } = await vreg(['daemon', word, 'serve', '--yes']);
+    assert.deepEqual([code, stdout], [2, '']);
+    assert.match(
+      stderr,
+      new RegExp(`^vreg: only root may change .*\\nhint: sudo vreg daemon ${word} serve --yes, or with --user`),
+    );
+  }
+});

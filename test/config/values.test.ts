@@ -1,0 +1,76 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { formatAge, formatDuration, parseDuration } from '../../src/config/duration.ts';
+import { VregError } from '../../src/protocol/errors.ts';
+
+const READ: readonly [text: string, ms: number][] = [
+  ['250ms', 250],
+  ['90s', 90_000],
+  ['5m', 300_000],
+  ['1h30m', 5_400_000],
+  ['1d', 86_400_000],
+  ['1d2h3m4s5ms', 93_784_005],
+  ['1.5s', 1500],
+  [' 10s ', 10_000],
+  ['24d', 24 * 86_400_000],
+];
+
+for (const [text, ms] of READ) {
+  test(`"${text}" is ${ms} ms`, () => assert.equal(parseDuration(text, 'timeout'), ms));
+}
+
+for (const text of [
+  '',
+  ' ',
+  '5',
+  '0s',
+  '-5s',
+  '5 s',
+  '5x',
+  's',
+  '1h 30m',
+  '25d',
+  '1e3s',
+  '5m!',
+  '٥s',
+  '1h30',
+  '99999999999999d',
+]) {
+  test(`"${text}" is refused, naming what it was for and how to write it`, () => {
+    assert.throws(
+      () => parseDuration(text, 'timeout'),
+      (error: VregError) => {
+        assert.ok(error instanceof VregError);
+        assert.equal(error.exit, 5);
+        assert.equal(error.message, `timeout: "${text}" is not a duration`);
+        assert.match(error.hint!, /90s, 5m or 1h30m/);
+        return true;
+      },
+    );
+  });
+}
+
+const SHOWN: readonly [ms: number, text: string][] = [
+  [-1, '0s'],
+  [0, '0s'],
+  [59_999, '59s'],
+  [60_000, '1m'],
+  [61_000, '1m1s'],
+  [599_000, '9m59s'],
+  [659_000, '10m'],
+  [3_600_000, '1h'],
+  [5_400_000, '1h30m'],
+  [86_399_000, '23h59m'],
+  [86_400_000, '1d'],
+  [187_200_000, '2d4h'],
+];
+
+for (const [ms, text] of SHOWN) {
+  test(`${ms} ms is shown as ${text}`, () => assert.equal(formatDuration(ms), text));
+}
+
+test('an age says ago, and a moment in the future is now', () => {
+  assert.equal(formatAge(180_000), '3m ago');
+  assert.equal(formatAge(999), 'just now');
+  assert.equal(formatAge(-60_000), 'just now');
+});

@@ -1,0 +1,38 @@
+import assert from 'node:assert/strict';
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'node:test';
+import { writeRunDir } from '../../../daemon/agent/address-files.ts';
+import { tempDir } from '../../helpers/daemon.ts';
+import { aVm } from '../../helpers/vm.ts';
+
+const at = '2026-01-01T00:00:00.000Z';
+const vm = (id: string, role: 'infra' | 'worker') => ({
+  ...aVm({ id, role, address: `${id}.test` }),
+  registeredAt: at,
+  lastSeen: at,
+});
+
+test('the oldest live VM of each role is in its files, with when that was so; a role without one has none', (t) => {
+  const dir = join(tempDir(t), 'run');
+  let now = 1_700_000_000_000;
+  const options = {
+    dir,
+    urlOf: ({ address }: { address: string }) => `http://${address}`,
+    envOf: () => 'A=1\n',
+    now: () => now,
+  };
+  const read = (path: string) => readFileSync(join(dir, path), 'utf8');
+  writeRunDir(options, [vm('new', 'worker'), vm('old', 'worker'), vm('box', 'infra')]);
+  assert.deepEqual(
+    ['worker/addr', 'worker/url', 'worker/at', 'infra/addr'].map((file) => read(`by-role/${file}`)),
+    ['old.test\n', 'http://old.test\n', '1700000000\n', 'box.test\n'],
+  );
+  assert.equal(read('env'), 'A=1\n');
+  const before = statSync(join(dir, 'by-role/worker/addr')).ino;
+  now += 60_000;
+  writeRunDir(options, [vm('old', 'worker')]);
+  assert.equal(read('by-role/worker/at'), '1700000060\n');
+  assert.equal(statSync(join(dir, 'by-role/worker/addr')).ino, before, 'what is the same is not written again');
+  assert.equal(existsSync(join(dir, 'by-role/infra')), false);
+});

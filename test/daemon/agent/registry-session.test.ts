@@ -1,0 +1,222 @@
+/** What an agent with an identity says, and in which order. */
+import assert from 'node:assert/strict';
+import { readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import { resolveClone } from '../../../daemon/agent/clone.ts';
+import { Identity, type IdentityState } from '../../../daemon/agent/identity.ts';
+import { keepOutOfLog } from '../../../daemon/process/redaction.ts';
+import { VregError } from '../../../src/protocol/errors.ts';
+import { aLife, FakeRegistry, live } from '../../helpers/agent/agent-life.ts';
+import { tempDir } from '../../helpers/daemon.ts';
+import { aVm } from '../../helpers/vm.ts';
+
+const CONFLICT = new VregError('IDENTITY_CONFLICT', 'another lives');
+
+function provenLife(t: TestContext, registry = new FakeRegistry()) {
+  const identity = Identity.open(tempDir(t), 'vm-1');
+  return { identity, life: aLife({ identity }, registry) };
+}
+
+/** An agent that was there before: its registry knows it, and it has a token. */
+async function knownLife(t: TestContext) {
+  const { identity, life } = provenLife(t);
+  await live(life, 1);
+  life.registry.asked.length = 0;
+  life.slept.length = 0;
+  return { identity, life };
+}
+
+test('an agent without a token registers, and proves itself from then on', async (t) => {
+  const { life } = provenLife(t);
+  await live(life, 3);
+  assert.deepEqual(life.registry.asked, ['register', 'heartbeat', 'heartbeat', 'heartbeat']);
+  const [first, second, third] = life.registry.beats;
+  assert.deepEqual([first?.spend, second?.spend, third?.spend], [undefined, first?.next, second?.next]);
+  assert.equal(first?.address, life.options.vm.address);
+});
+
+test('an agent with a token proves itself before it changes anything', async (t) => {
+  const { life } = await knownLife(t);
+  life.registry.entry = aVm({ address: 'old.test' });
+  await live(life, 1);
+  assert.deepEqual(life.registry.asked, ['heartbeat', 'get', 'update']);
+  life.registry.asked.length = 0;
+  life.registry.fail('IDENTITY_CONFLICT');
+  await assert.rejects(live(life, 3), { code: 'IDENTITY_CONFLICT' });
+  assert.deepEqual(life.registry.asked, ['heartbeat'], 'a clone changes nothing');
+});
+
+test('an agent whose entry is as it should be changes nothing', async (t) => {
+  const { life } = await knownLife(t);
+  await live(life, 1);
+  assert.deepEqual(life.registry.asked, ['heartbeat', 'get']);
+});
+
+test('an agent that the registry has forgotten begins a new chain of tokens', async (t) => {
+  const { life } = await knownLife(t);
+  await live(life, 2, (sleep) => {
+    if (sleep === 1) life.registry.entry = undefined;
+  });
+  assert.deepEqual(life.registry.asked, ['heartbeat', 'get', 'heartbeat', 'register', 'heartbeat']);
+  assert.equal(life.registry.beats.at(-1)?.spend, undefined);
+});
+
+test('an agent that sees the revision go back tells its registry anew what the VM is, but leaves it paused', async (t) => {
+  const { life } = await knownLife(t);
+  const { registry } = life;
+  registry.server.registryId = 'r';
+  registry.server.revision = 9;
+  await live(life, 4, (sleep) => {
+    if (sleep === 2) {
+      registry.server.revision = 4;
+      registry.entry = aVm({ address: 'old.test', status: 'paused' });
+    }
+  });
+  assert.deepEqual([registry.entry?.address, registry.entry?.status], [life.options.vm.address, 'paused']);
+  assert.match(life.warnings.join(), /restored from an older copy: it is at revision 4 again/);
+});
+
+test('a change of health is reported at once, and with each beat', async (t) => {
+  const { life } = provenLife(t);
+  life.options.health = () => ({ api: 'failing' });
+  await live(life, 2);
+  assert.deepEqual(
+    life.registry.beats.map((beat) => beat?.health),
+    [{ api: 'failing' }, { api: 'failing' }],
+  );
+});
+
+test('an agent whose disk is full beats without proof, says so once, and proves itself again when there is room', async () => {
+  let isFull = false;
+  let state: IdentityState = { vm: 'vm-1' };
+  const store = {
+    read: () => state,
+    write: (next: IdentityState) => {
+      if (isFull) throw new VregError('STORE_UNUSABLE', 'no room');
+      state = next;
+    },
+  };
+  const life = aLife({ identity: Identity.open(store, 'vm-1') });
+  await live(life, 6, (sleep) => {
+    isFull = sleep === 2 || sleep === 3;
+  });
+  assert.deepEqual(
+    life.registry.beats.map((beat) => beat?.next !== undefined),
+    [true, true, false, false, true, true],
+  );
+  assert.equal(life.warnings.length, 1);
+  assert.match(life.warnings[0]!, /no room; beating without proof until it can/);
+});
+
+test('the original registry gets plain beats', async (t) => {
+  const { life } = provenLife(t);
+  life.registry.isVreg = async () => false;
+  await live(life, 2);
+  assert.deepEqual(life.registry.beats, [undefined, undefined]);
+});
+
+function cloneOptions(t: TestContext, more: Partial<Parameters<typeof resolveClone>[0]> = {}) {
+  const warnings: string[] = [];
+  const identity = Identity.open(tempDir(t), 'vm-1');
+  const options = {
+    policy: 'rebirth' as const,
+    hooks: [],
+    identity,
+    vm: aVm({ id: 'vm-1' }),
+    vmOf: (id: string) => aVm({ id }),
+    onRebirth: () => {},
+    log: { info: () => {}, warn: (_fields: object, message: string) => void warnings.push(message) },
+    ...more,
+  };
+  return { options, warnings, identity };
+}
+
+test('a clone that is reborn has a new id and its old one as parent; a hook that fails is told, and no end', async (t) => {
+  const { options, warnings } = cloneOptions(t, { hooks: ['exit 3', 'test "$VREG_OLD_ID" = vm-1'] });
+  const { vm, identity } = await resolveClone(options)(CONFLICT);
+  assert.match(vm!.id, /^vm-[0-9a-f]{16}$/);
+  assert.deepEqual([vm!.parentId, identity!.id], ['vm-1', vm!.id]);
+  assert.equal(warnings.filter((warning) => warning.includes('--rebirth-hook failed')).length, 1);
+});
+
+test('of a command that fails its last word is told, without secrets, and not all that it said', async (t) => {
+  keepOutOfLog('chosen-secret');
+  const command = 'set -x; : chosen-secret; set +x; echo "Bearer chosen-secret is wrong" >&2; kill $$';
+  const told = /: it ended with SIGTERM: Bearer \*\*\* is wrong$/;
+  const { options, warnings } = cloneOptions(t, { hooks: [command] });
+  await resolveClone(options)(CONFLICT);
+  assert.match(warnings[1]!, told);
+  await assert.rejects(resolveClone({ ...options, idCommand: command })(CONFLICT), { message: told });
+});
+
+for (const [idCommand, why] of [
+  ['exit 1', /no new id: it ended with 1$/],
+  ['true', /printed nothing/],
+  ['echo vm-1', /printed the old one/],
+  ['echo a; echo b', /more than one line/],
+] as const) {
+  test(`an --id-command that is of no use ends the clone: ${idCommand}`, async (t) => {
+    const { options } = cloneOptions(t, { idCommand });
+    await assert.rejects(resolveClone(options)(CONFLICT), { code: 'IDENTITY_CONFLICT', message: why });
+  });
+}
+
+test('a clone that replaces says so with its next beat, once', async (t) => {
+  const { options, identity } = cloneOptions(t, { policy: 'replace' });
+  const resolve = resolveClone(options);
+  await resolve(CONFLICT);
+  assert.equal(identity.beat().replace, true);
+  identity.accepted();
+  assert.equal(identity.beat().replace, undefined);
+  await assert.rejects(resolve(CONFLICT), { code: 'IDENTITY_CONFLICT' });
+});
+
+test('a VM that is enrolled speaks with the token that it got, also after a restart', async (t) => {
+  const dir = tempDir(t);
+  const registry = new FakeRegistry();
+  registry.gives = 'its-own';
+  await live(aLife({ identity: Identity.open(dir, 'vm-1') }, registry), 2);
+  assert.equal(registry.token, 'its-own');
+  registry.token = undefined;
+  await live(aLife({ identity: Identity.open(dir, 'vm-1') }, registry), 1);
+  assert.equal(registry.token, 'its-own');
+  assert.deepEqual(registry.asked.filter((what) => what === 'register').length, 1);
+});
+
+test('a VM whose own token is refused enrols anew, and keeps its own when it may not', async (t) => {
+  const { identity, life } = provenLife(t);
+  const { registry } = life;
+  const once = () => live({ ...life, slept: [] }, 1);
+  registry.gives = 'first';
+  await once();
+  registry.fail('UNAUTHORIZED');
+  registry.fail('FORBIDDEN', 1, undefined, 'scope');
+  await once();
+  assert.deepEqual([registry.token, identity.bearer], ['first', 'first'], 'the registry still has the VM');
+  assert.match(life.warnings.join(), /own token any more.*VM already registered/s);
+  registry.entry = undefined;
+  registry.gives = 'second';
+  registry.fail('UNAUTHORIZED');
+  registry.fail('FORBIDDEN', 1, undefined, 'scope');
+  await once();
+  assert.deepEqual([registry.token, identity.bearer], ['second', 'second']);
+});
+
+test('a clone does not use the token of the VM that it was copied from under its new id', async (t) => {
+  const { identity, life } = provenLife(t);
+  life.registry.gives = 'of-the-first';
+  await live(life, 1);
+  const reborn = identity.rebornAs('vm-2');
+  assert.equal(reborn.bearer, undefined);
+});
+
+test('a bearer token that somebody else put into the state is none', (t) => {
+  const dir = tempDir(t);
+  const told: string[] = [];
+  Identity.open(dir, 'vm-1').beat();
+  const [file] = readdirSync(dir);
+  writeFileSync(join(dir, file!), JSON.stringify({ vm: 'vm-1', bearer: 7 }));
+  assert.equal(Identity.open(dir, 'vm-1', { onTrouble: (message) => void told.push(message) }).bearer, undefined);
+  assert.equal(told.length, 1);
+});

@@ -1,0 +1,156 @@
+/** `GET /registry/discover/:role?wait=`: the answer is held until there are enough live VMs, and no longer. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
+import test from 'node:test';
+import { pino } from 'pino';
+import { buildApp } from '../../../../daemon/http/app.ts';
+import { listen } from '../../../../daemon/http/server/listen.ts';
+import { Registry } from '../../../../daemon/registry/registry.ts';
+import type { VmList } from '../../../../src/protocol/api.ts';
+import { accessTo, type ServedApp, serveApp } from '../../../helpers/app.ts';
+import { FakeClock } from '../../../helpers/clock.ts';
+import { call, errorOf } from '../../../helpers/http.ts';
+import { MemoryStore } from '../../../helpers/memory-store.ts';
+import { until } from '../../../helpers/until.ts';
+import { aVm } from '../../../helpers/vm.ts';
+
+const LEASE = 300_000;
+
+async function discover(url: string, query: string): Promise<string[]> {
+  const { status, body } = await call(url, 'GET', `/registry/discover/worker?${query}`);
+  assert.equal(status, 200);
+  const { vms, count } = body as VmList;
+  assert.equal(count, vms.length);
+  return vms.map(({ id }) => id);
+}
+
+/** Asks, and returns once the registry holds the answer. */
+async function asked({ url, registry }: ServedApp, query: string): Promise<{ answer: Promise<string[]> }> {
+  const before = registry.events.watched;
+  const answer = discover(url, query);
+  await until('the answer to be held', () => registry.events.watched > before);
+  return { answer };
+}
+
+test('the answer comes at once when there are enough, or when none are asked for', async (t) => {
+  const { url, registry } = await serveApp(t);
+  assert.deepEqual(await discover(url, 'wait=50s&min=0'), []);
+  for (const id of ['a', 'b']) await call(url, 'POST', '/registry/vms', { body: aVm({ id }) });
+  assert.deepEqual(await discover(url, 'wait=50s'), ['a', 'b']);
+  assert.deepEqual(await discover(url, 'wait=50s&min=2'), ['a', 'b']);
+  assert.equal(registry.events.watched, 0);
+});
+
+test('a VM that registers, resumes, takes the role or is heard again makes the answer come', async (t) => {
+  const app = await serveApp(t);
+  const { url, clock, registry } = app;
+  const one = await asked(app, 'wait=50s');
+  const two = await asked(app, 'wait=50s&min=2');
+  await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'other', role: 'infra' }) });
+  await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'paused', status: 'paused' }) });
+  assert.equal(registry.events.watched, 2);
+  await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'new' }) });
+  assert.deepEqual(await one.answer, ['new']);
+  await call(url, 'PATCH', '/registry/vms/paused', { body: { status: 'running' } });
+  assert.deepEqual(await two.answer, ['paused', 'new']);
+
+  const three = await asked(app, 'wait=50s&min=3');
+  await call(url, 'PUT', '/registry/vms/other', { body: aVm({ id: 'other' }) });
+  assert.deepEqual(await three.answer, ['other', 'paused', 'new']);
+
+  clock.pass(LEASE + 1);
+  registry.sweep();
+  const revived = await asked(app, 'wait=50s');
+  await call(url, 'POST', '/registry/vms/new/heartbeat');
+  assert.deepEqual(await revived.answer, ['new']);
+  assert.equal(registry.events.watched, 0);
+});
+
+test('a VM that was stale for so short that no sweep saw it makes the answer come, too', async (t) => {
+  const app = await serveApp(t);
+  await call(app.url, 'POST', '/registry/vms', { body: aVm() });
+  app.clock.pass(LEASE + 1);
+  const held = await asked(app, 'wait=50s');
+  await call(app.url, 'POST', '/registry/vms/vm-1/heartbeat');
+  assert.deepEqual(await held.answer, ['vm-1']);
+});
+
+test('when the time is over the answer is what there is', async (t) => {
+  const { url, registry } = await serveApp(t);
+  await call(url, 'POST', '/registry/vms', { body: aVm() });
+  const started = performance.now();
+  assert.deepEqual(await discover(url, 'wait=120ms&min=2'), ['vm-1']);
+  assert.ok(performance.now() - started >= 110);
+  assert.deepEqual(await discover(url, 'wait=0s&min=2'), ['vm-1']);
+  assert.deepEqual(await discover(url, 'wait=0.05s&min=2'), ['vm-1']);
+  assert.deepEqual(await discover(url, 'min=2'), ['vm-1']);
+  assert.equal(registry.events.watched, 0);
+});
+
+test('a wait or a min that is none is 400, whether anything has to be waited for or not', async (t) => {
+  const { url } = await serveApp(t);
+  await call(url, 'POST', '/registry/vms', { body: aVm() });
+  for (const wait of ['30', 'soon', '-1s', '1h', '1e3s', 's', 'Infinitys', '1s ']) {
+    for (const role of ['worker', 'infra']) {
+      const answer = await call(url, 'GET', `/registry/discover/${role}?wait=${encodeURIComponent(wait)}`);
+      assert.equal(answer.status, 400, wait);
+      assert.match(errorOf(answer), /^wait: ".*" is not a duration such as 30s$/);
+    }
+  }
+  for (const min of ['-1', '1.5', 'all', '1e3']) {
+    const answer = await call(url, 'GET', `/registry/discover/worker?wait=1s&min=${min}`);
+    assert.equal(answer.status, 400, min);
+    assert.match(errorOf(answer), /^min: /);
+  }
+});
+
+test('who goes away is not waited for', async (t) => {
+  const { at, registry } = await serveApp(t);
+  const socket = connect(at);
+  socket.on('error', () => {});
+  socket.write('GET /registry/discover/worker?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n');
+  await until('the answer to be held', () => registry.events.watched === 1);
+  socket.destroy();
+  await until('nobody to be waited for', () => registry.events.watched === 0);
+});
+
+test('when the daemon stops the answer comes, also to a request that arrives on the way down, and streams end', async () => {
+  const store = new MemoryStore();
+  const registry = new Registry({ store, clock: new FakeClock(), staleAfter: LEASE }, store.contents());
+  const app = buildApp({
+    registry,
+    access: accessTo(registry, store.contents()),
+    version: '0.0.0',
+    log: pino({ level: 'silent' }),
+  });
+  const { port, close } = await listen(app, { tcp: { host: '127.0.0.1', port: 0 } });
+  const accepted: Socket[] = [];
+  app.server.on('connection', (socket) => accepted.push(socket));
+  const ask = async (path: string, ...parts: readonly string[]) => {
+    const socket = connect(port!, '127.0.0.1');
+    let text = '';
+    socket.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
+    socket.on('error', () => {});
+    const closed = once(socket, 'close');
+    await once(socket, 'connect');
+    socket.write(`GET ${path} HTTP/1.1\r\nHost: a\r\n${parts[0] ?? '\r\n'}`);
+    return { socket, closed, text: () => text };
+  };
+  const held = await ask('/registry/discover/worker?wait=50s');
+  const stream = await ask('/registry/events');
+  // Not whole yet, so the daemon has them on its way down.
+  const late = await ask('/registry/discover/worker?wait=50s', 'X-Late: ');
+  const lateStream = await ask('/registry/events', 'X-Late: ');
+  await until('both to be held', () => registry.events.watched === 2);
+  await until('the others to have come', () => accepted.filter(({ bytesRead }) => bytesRead > 0).length === 4);
+  const started = performance.now();
+  const closed = close();
+  await Promise.all([held.closed, stream.closed]);
+  for (const { socket } of [late, lateStream]) socket.write('y\r\n\r\n');
+  await Promise.all([closed, late.closed, lateStream.closed]);
+  assert.ok(performance.now() - started < 5000);
+  for (const { text } of [held, late]) assert.match(text(), /\{"vms":\[\],"count":0\}$/);
+  for (const { text } of [stream, lateStream]) assert.match(text(), /event: synced\n/);
+  assert.equal(registry.events.watched, 0);
+});

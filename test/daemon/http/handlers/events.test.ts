@@ -1,0 +1,370 @@
+/** `GET /registry/events`: all that happens, in order, without a gap, and never at the cost of who writes. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
+import test from 'node:test';
+import type { VmEvent } from '../../../../src/protocol/events.ts';
+import { serveApp } from '../../../helpers/app.ts';
+import { call, errorOf } from '../../../helpers/http.ts';
+import { readEvents } from '../../../helpers/stream.ts';
+import { until } from '../../../helpers/until.ts';
+import { aVm } from '../../../helpers/vm.ts';
+
+const LEASE = 300_000;
+/** As large as metadata may be: a few of these fill the buffers of any kernel. */
+const LARGE = { blob: 'x'.repeat(900_000) };
+
+async function open(socket: Socket, path: string, times = 1): Promise<Socket> {
+  socket.on('error', () => {});
+  await once(socket, 'connect');
+  socket.write(`GET ${path} HTTP/1.1\r\nHost: a\r\n\r\n`.repeat(times));
+  return socket;
+}
+
+test('each change and each liveness change is told, in order, with its revision as id', async (t) => {
+  const { url, clock, registry } = await serveApp(t);
+  const reader = await readEvents(t, url);
+  assert.equal(reader.status, 200);
+  assert.equal(reader.headers['content-type'], 'text/event-stream; charset=utf-8');
+  assert.equal(reader.headers['cache-control'], 'no-store');
+  await call(url, 'POST', '/registry/vms', { body: aVm() });
+  await call(url, 'PATCH', '/registry/vms/vm-1', { body: { name: 'two' } });
+  await call(url, 'PATCH', '/registry/vms/vm-1', { body: { status: 'paused' } });
+  await call(url, 'PATCH', '/registry/vms/vm-1', { body: { status: 'running' } });
+  clock.pass(LEASE + 1);
+  registry.sweep();
+  registry.sweep();
+  await call(url, 'POST', '/registry/vms/vm-1/heartbeat');
+  await call(url, 'DELETE', '/registry/vms/vm-1');
+  await reader.seen('deregistered');
+  assert.deepEqual(
+    reader.told.map(({ id, event }) => [event.type, id, 'revision' in event && event.revision]),
+    [
+      ['synced', '0', 0],
+      ['registered', '1', 1],
+      ['updated', '2', 2],
+      ['status', '3', 3],
+      ['status', '4', 4],
+      ['stale', '4', 4],
+      ['revived', '4', 4],
+      ['deregistered', '5', 5],
+    ],
+  );
+  const events = reader.told.slice(1).map(({ event }) => event as VmEvent);
+  assert.deepEqual(events[1]?.changes, { name: ['one', 'two'] });
+  assert.deepEqual(events[2]?.changes, { status: ['running', 'paused'] });
+  assert.deepEqual([events[0]?.changes, events[6]?.changes], [undefined, undefined]);
+  assert.deepEqual(
+    events.map(({ by }) => by),
+    ['anonymous', 'anonymous', 'anonymous', 'anonymous', undefined, undefined, 'anonymous'],
+  );
+  assert.equal(events[6]?.vm.name, 'two');
+});
+
+test('a change that ends a silence is told before revived, so that who breaks off between them misses nothing', async (t) => {
+  const { url, clock, registry } = await serveApp(t);
+  await call(url, 'POST', '/registry/vms', { body: aVm() });
+  const reader = await readEvents(t, url);
+  clock.pass(LEASE + 1);
+  registry.sweep();
+  await call(url, 'PUT', '/registry/vms/vm-1', { body: aVm({ name: 'two' }) });
+  await reader.seen('revived');
+  assert.deepEqual(
+    reader.told.map(({ id, event }) => `${event.type} ${id}`),
+    ['synced 1', 'stale 1', 'updated 2', 'revived 2'],
+  );
+});
+
+for (const [what, beat] of [
+  ['a heartbeat', (url: string) => call(url, 'POST', '/registry/vms/vm-1/heartbeat')],
+  ['a change', (url: string) => call(url, 'PATCH', '/registry/vms/vm-1', { body: { status: 'running' } })],
+] as const) {
+  test(`that a VM was stale is told even when ${what} revives it before any sweep`, async (t) => {
+    const { url, clock } = await serveApp(t);
+    await call(url, 'POST', '/registry/vms', { body: aVm() });
+    const reader = await readEvents(t, url);
+    clock.pass(LEASE + 1);
+    await beat(url);
+    await reader.seen('revived');
+    assert.deepEqual(
+      reader.lines().filter((line) => /stale|revived/.test(line)),
+      ['stale vm-1', 'revived vm-1'],
+    );
+  });
+}
+
+test('a change that the store refused is not told, and its revision goes to the next', async (t) => {
+  const { url, store } = await serveApp(t);
+  const reader = await readEvents(t, url);
+  store.failure = new Error('no');
+  assert.equal((await call(url, 'POST', '/registry/vms', { body: aVm() })).status, 500);
+  store.failure = undefined;
+  await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-2' }) });
+  await reader.seen('registered');
+  assert.deepEqual(
+    reader.told.map(({ id, event }) => `${event.type} ${id}`),
+    ['synced 0', 'registered 1'],
+  );
+});
+
+for (const way of ['Last-Event-ID', 'since'] as const) {
+  test(`${way} takes the stream up after a revision, its liveness included`, async (t) => {
+    const { url, clock, registry } = await serveApp(t);
+    for (const id of ['a', 'b', 'c']) await call(url, 'POST', '/registry/vms', { body: aVm({ id }) });
+    clock.pass(LEASE + 1);
+    registry.sweep();
+    await call(url, 'DELETE', '/registry/vms/b');
+    const from = (revision: string) =>
+      way === 'since'
+        ? readEvents(t, url, `/registry/events?since=${revision}`)
+        : readEvents(t, url, '/registry/events?since=1', { 'last-event-id': revision });
+    for (const [revision, expected] of [
+      ['4', []],
+      ['3', ['stale a', 'stale b', 'stale c', 'deregistered b']],
+      ['2', ['registered c', 'stale a', 'stale b', 'stale c', 'deregistered b']],
+    ] as const) {
+      const reader = await from(revision);
+      await reader.seen('synced');
+      assert.deepEqual(reader.lines(), [...expected, 'synced']);
+      assert.equal(reader.told.at(-1)?.id, '4');
+    }
+  });
+}
+
+test('an id that is too old, or from the future, gets reset, the full state oldest first, then synced', async (t) => {
+  const { url } = await serveApp(t, { keptEvents: 2 });
+  for (const id of ['a', 'b', 'c', 'd']) await call(url, 'POST', '/registry/vms', { body: aVm({ id }) });
+  await call(url, 'PATCH', '/registry/vms/a', { body: { name: 'new' } });
+  for (const since of ['0', '1', '2', '6', '999999999999999', 'start']) {
+    const reader = await readEvents(t, url, `/registry/events?since=${since}`);
+    await reader.seen('synced');
+    assert.deepEqual(
+      reader.told.map(({ id, event }) => [event.type, id]),
+      [
+        ['reset', undefined],
+        ...Array.from({ length: 4 }, () => ['registered', undefined]),
+        // Only here is all of it known, so only this is a place to resume from.
+        ['synced', '5'],
+      ],
+      since,
+    );
+    const first = reader.told[1]?.event as VmEvent;
+    assert.deepEqual([first.vm.id, first.vm.name, first.revision, first.at], ['a', 'new', 5, first.vm.registeredAt]);
+  }
+  const kept = await readEvents(t, url, '/registry/events?since=3');
+  await kept.seen('synced');
+  assert.deepEqual(kept.lines(), ['registered d', 'updated a', 'synced']);
+});
+
+test('when liveness events have been forgotten, the revision that they followed is too old', async (t) => {
+  const { url, clock, registry } = await serveApp(t, { keptEvents: 2 });
+  for (const id of ['a', 'b', 'c']) await call(url, 'POST', '/registry/vms', { body: aVm({ id }) });
+  clock.pass(LEASE + 1);
+  registry.sweep();
+  const reader = await readEvents(t, url, '/registry/events?since=3');
+  await reader.seen('synced');
+  assert.equal(reader.lines()[0], 'reset');
+});
+
+test('the full state says which of the VMs are stale', async (t) => {
+  const { url, clock } = await serveApp(t);
+  await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'silent' }) });
+  await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'paused', status: 'paused' }) });
+  clock.pass(LEASE + 1);
+  await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'fresh' }) });
+  const reader = await readEvents(t, url, '/registry/events?since=start');
+  await reader.seen('synced');
+  assert.deepEqual(reader.lines(), [
+    'reset',
+    'registered silent',
+    'stale silent',
+    'registered paused',
+    'registered fresh',
+    'synced',
+  ]);
+});
+
+test('role, status and id filter, alone and together, each with commas', async (t) => {
+  const { url } = await serveApp(t);
+  const readers = await Promise.all(
+    [
+      'role=infra',
+      'role=infra,worker',
+      'status=paused',
+      'id=a,b',
+      'id=a&status=stopped,paused',
+      'role=&status=&id=',
+    ].map((query) => readEvents(t, url, `/registry/events?${query}`)),
+  );
+  await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'a', role: 'infra' }) });
+  await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'b' }) });
+  await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'c', role: 'golden', status: 'paused' }) });
+  await call(url, 'PATCH', '/registry/vms/a', { body: { status: 'paused' } });
+  await call(url, 'PATCH', '/registry/vms/a', { body: { status: 'running' } });
+  await call(url, 'PATCH', '/registry/vms/a', { body: { status: 'stopped' } });
+  await readers.at(-1)!.seen('status', 3);
+  assert.deepEqual(
+    readers.map((reader) => reader.lines().slice(1).join(', ')),
+    [
+      'registered a, status a, status a, status a',
+      'registered a, registered b, status a, status a, status a',
+      'registered c, status a, status a',
+      'registered a, registered b, status a, status a, status a',
+      'status a, status a, status a',
+      'registered a, registered b, registered c, status a, status a, status a',
+    ],
+  );
+});
+
+test('a VM that changes its role is told to the watchers of both roles', async (t) => {
+  const { url } = await serveApp(t);
+  await call(url, 'POST', '/registry/vms', { body: aVm() });
+  const [before, after, other] = await Promise.all(
+    ['worker', 'infra', 'golden'].map((role) => readEvents(t, url, `/registry/events?role=${role}`)),
+  );
+  await call(url, 'PUT', '/registry/vms/vm-1', { body: aVm({ role: 'infra' }) });
+  await Promise.all([before!.seen('updated'), after!.seen('updated')]);
+  assert.deepEqual((before!.told[1]!.event as VmEvent).changes, { role: ['worker', 'infra'] });
+  assert.deepEqual(other!.lines(), ['synced']);
+});
+
+test('heartbeats are told only to who asks for them, and filtered as the rest', async (t) => {
+  const { url } = await serveApp(t);
+  for (const id of ['a', 'b']) await call(url, 'POST', '/registry/vms', { body: aVm({ id }) });
+  const [all, one, none] = await Promise.all(
+    ['heartbeats=true', 'heartbeats=true&id=b', 'heartbeats=false'].map((query) =>
+      readEvents(t, url, `/registry/events?${query}`),
+    ),
+  );
+  for (const id of ['a', 'b']) await call(url, 'POST', `/registry/vms/${id}/heartbeat`);
+  await Promise.all([all!.seen('heartbeat', 2), one!.seen('heartbeat')]);
+  assert.deepEqual(all!.told[1], {
+    id: undefined,
+    event: { type: 'heartbeat', id: 'a', lastSeen: '2026-01-01T00:00:00.000Z' },
+  });
+  assert.deepEqual([one!.lines().length, none!.lines().length], [2, 1]);
+  // Not read to its end: a stream has none.
+  const odd = await fetch(`${url}/registry/events?heartbeats=1`);
+  await odd.body?.cancel();
+  assert.equal(odd.status, 400);
+});
+
+test('a comment comes regularly while nothing happens', async (t) => {
+  const { url } = await serveApp(t, { streams: { keepAlive: 20 } });
+  const reader = await readEvents(t, url);
+  await until('three comments', () => reader.comments.length >= 3);
+  assert.deepEqual([...new Set(reader.comments)], ['alive']);
+  assert.deepEqual(reader.lines(), ['synced']);
+});
+
+test('a reader that does not read is told lagged and ended, and nobody waits for it', async (t) => {
+  // Comments go on while it has its last word: none may be written behind the end.
+  const { url, at, registry, logged } = await serveApp(t, {
+    streams: { maxWaiting: 100_000, lastWord: 300, keepAlive: 5 },
+  });
+  const stalled = await open(connect(at), '/registry/events');
+  await once(stalled, 'data');
+  stalled.pause();
+  const fine = await readEvents(t, url, '/registry/events?id=none');
+  await call(url, 'POST', '/registry/vms', { body: aVm({ metadata: LARGE }) });
+  let written = 1;
+  await until('the stalled reader to be given up', async () => {
+    const { status } = await call(url, 'PATCH', '/registry/vms/vm-1', { body: { name: `n${written++}` } });
+    assert.equal(status, 200);
+    return registry.events.watched < 2;
+  });
+  fine.drop();
+  await until('all watchers to be gone', () => registry.events.watched === 0);
+  stalled.destroy();
+  assert.deepEqual(
+    logged.filter((line) => (JSON.parse(line) as { level: number }).level >= 40),
+    [],
+  );
+});
+
+test('a reader that fell behind and then reads is told lagged as the last word, and can go on where it was', async (t) => {
+  const { url, at, registry } = await serveApp(t, { streams: { maxWaiting: 100_000, lastWord: 60_000 } });
+  await call(url, 'POST', '/registry/vms', { body: aVm({ metadata: LARGE }) });
+  const slow = await open(connect(at), '/registry/events');
+  let text = '';
+  slow.setEncoding('utf8');
+  text += (await once(slow, 'data')) as unknown as string;
+  slow.pause();
+  for (let i = 0; i < 16; i++) await call(url, 'PATCH', '/registry/vms/vm-1', { body: { name: `n${i}` } });
+  slow.on('data', (chunk: string) => (text += chunk)).resume();
+  await until('the last word', () => text.includes('event: lagged'));
+  const told = [...text.matchAll(/^id: (\d+)$/gm)].map(([, id]) => Number(id));
+  assert.deepEqual(
+    told,
+    told.map((_, i) => i + 1),
+  );
+  assert.ok(told.length < 17, 'nothing was held back');
+  const rest = await readEvents(t, url, '/registry/events', { 'last-event-id': String(told.at(-1)) });
+  await rest.seen('synced');
+  assert.equal(rest.lines().length, 17 - told.length + 1);
+  slow.destroy();
+  rest.drop();
+  await until('all watchers to be gone', () => registry.events.watched === 0);
+});
+
+test('a full state that is larger than the buffer does not make its reader one that fell behind', async (t) => {
+  const { url, at } = await serveApp(t, { streams: { maxWaiting: 100_000 } });
+  for (let i = 0; i < 16; i++)
+    await call(url, 'POST', '/registry/vms', { body: aVm({ id: `vm-${i}`, metadata: LARGE }) });
+  for (const since of ['start', '1']) {
+    const slow = await open(connect(at), `/registry/events?since=${since}`);
+    let text = '';
+    slow.setEncoding('utf8');
+    text += (await once(slow, 'data')) as unknown as string;
+    slow.pause();
+    await call(url, 'POST', '/registry/vms', { body: aVm({ id: `after-${since}` }) });
+    slow.on('data', (chunk: string) => (text += chunk)).resume();
+    await until('the event behind the state', () => text.includes(`after-${since}`));
+    assert.doesNotMatch(text, /event: lagged/);
+    slow.destroy();
+  }
+});
+
+test('a stream that its reader closes leaves no watcher, and one that waits behind another on its connection is none', async (t) => {
+  const { url, at, registry } = await serveApp(t, { streams: { keepAlive: 5 } });
+  const reader = await readEvents(t, url);
+  const pipelined = await open(connect(at), '/registry/events', 4);
+  await until('both watchers', () => registry.events.watched === 2);
+  // Comes after the other three on their connection, if they were begun.
+  await reader.seen('synced');
+  assert.equal(registry.events.watched, 2);
+  reader.drop();
+  pipelined.destroy();
+  await until('no watcher', () => registry.events.watched === 0);
+  assert.equal((await call(url, 'GET', '/health')).status, 200);
+});
+
+test('HEAD says what a stream would be, and ends', async (t) => {
+  const { url, registry } = await serveApp(t);
+  const { status, headers } = await call(url, 'HEAD', '/registry/events');
+  assert.deepEqual([status, headers.get('content-type')], [200, 'text/event-stream; charset=utf-8']);
+  assert.equal(registry.events.watched, 0);
+});
+
+test('what is no revision is 400, by query and by header, and so is a filter given twice', async (t) => {
+  const { url, registry } = await serveApp(t);
+  for (const since of ['-1', '1.5', 'now', '1e3', '0x1', '9'.repeat(16), ' 1']) {
+    const answer = await call(url, 'GET', `/registry/events?since=${encodeURIComponent(since)}`);
+    assert.equal(answer.status, 400, since);
+    assert.match(errorOf(answer), /is not a revision, nor "start"/);
+  }
+  assert.equal((await call(url, 'GET', '/registry/events', { headers: { 'last-event-id': 'x' } })).status, 400);
+  assert.equal((await call(url, 'GET', '/registry/events?role=a&role=b')).status, 400);
+  assert.equal(registry.events.watched, 0);
+});
+
+test('with a token the stream is for those who have it, and its name stands at their changes', async (t) => {
+  const { url } = await serveApp(t, { token: 's3cret' });
+  assert.equal((await call(url, 'GET', '/registry/events')).status, 401);
+  const headers = { authorization: 'Bearer s3cret' };
+  const reader = await readEvents(t, url, '/registry/events', headers);
+  await call(url, 'POST', '/registry/vms', { body: aVm(), headers });
+  await reader.seen('registered');
+  assert.equal((reader.told[1]!.event as VmEvent).by, 'VERS_AUTH_TOKEN');
+  assert.doesNotMatch(JSON.stringify(reader.told), /s3cret/);
+});

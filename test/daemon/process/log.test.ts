@@ -1,0 +1,42 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { pino } from 'pino';
+import { lineWriter } from '../../../daemon/process/log.ts';
+
+const HOSTILE = 'a\u001b[2J\u009b2J\u202e\u2028b\n[10:00:00] INFO: forged\r\tc';
+const FOREIGN = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u2028-\u202e]/;
+
+/** What one event is in the log. */
+async function logged(format: 'json' | 'pretty', fields: object, message: string): Promise<string> {
+  const write = await lineWriter(format, false);
+  let text = '';
+  pino({ base: null }, { write: (line) => (text += write(line)) }).warn(fields, message);
+  return text;
+}
+
+test('what comes from outside moves no cursor and begins no line, in either format', async () => {
+  const json = await logged('json', { url: HOSTILE }, HOSTILE);
+  const pretty = await logged('pretty', { url: HOSTILE, deep: [{ x: HOSTILE }] }, HOSTILE);
+  for (const text of [json, pretty]) {
+    assert.doesNotMatch(text, FOREIGN);
+    assert.equal(text.indexOf('\n'), text.length - 1, text);
+  }
+  const { url, msg } = JSON.parse(json) as Record<string, string>;
+  assert.deepEqual([url, msg], [HOSTILE, HOSTILE]);
+  assert.match(pretty, /WARN: a�\[2J�2J��b�\[10:00:00\] INFO: forged��c \{"url":"a�/);
+});
+
+test('the stack of an error stays readable, and none of its lines looks like an event', async () => {
+  const text = await logged('pretty', { err: new Error(HOSTILE) }, 'failed');
+  const [first, ...others] = text.trimEnd().split('\n');
+  assert.match(first!, /WARN: failed/);
+  assert.doesNotMatch(text, FOREIGN);
+  assert.ok(others.length > 5);
+  for (const line of others) assert.match(line, /^ {4}/);
+  assert.match(text, /\n +at .*log\.test\.ts/);
+});
+
+test('a line that is no JSON, since a number in it was masked, is written all the same', async () => {
+  const write = await lineWriter('pretty', false);
+  assert.equal(write('{"level":30,"ms":***,"msg":"a\u001bb"}\n'), '{"level":30,"ms":***,"msg":"a\ufffdb"}\n');
+});

@@ -1,0 +1,132 @@
+/** An agent without a process, a network or time: a registry that can be made to fail, and sleeps that only count. */
+import { Agent, type AgentOptions } from '../../../daemon/agent/agent.ts';
+import type { RegistryClient } from '../../../src/client.ts';
+import type { VmWithLiveness } from '../../../src/protocol/api.ts';
+import { type ErrorCode, VregError } from '../../../src/protocol/errors.ts';
+import type { AgentBeat } from '../../../src/protocol/heartbeat.ts';
+import type { Registration, VmUpdate } from '../../../src/protocol/vm.ts';
+import { aVm } from '../vm.ts';
+
+export const LEASE = 300_000;
+export const INTERVAL = 60_000;
+
+/** A registry of one entry, whose answers can be made to fail. */
+export class FakeRegistry {
+  readonly url = 'http://registry.test:3000';
+  readonly server: RegistryClient['server'] = { lease: LEASE, now: 0 };
+  /** What was asked of it, in order. */
+  readonly asked: string[] = [];
+  /** What came with the heartbeats. */
+  readonly beats: (AgentBeat | undefined)[] = [];
+  entry: Registration | undefined;
+  /** The next answers, oldest first; after them it answers as it should. */
+  readonly failures: { code: ErrorCode; retryAfter: number | undefined; field?: string | undefined }[] = [];
+
+  /** The token that it is asked with; undefined is the one that the agent was started with. */
+  token: string | undefined;
+  /** What a VM that registers gets as its own token. */
+  gives: string | undefined;
+
+  useToken(token: string | undefined): void {
+    this.token = token;
+  }
+
+  async register(vm: Registration): Promise<VmWithLiveness & { token?: string }> {
+    this.#hear('register');
+    if (this.entry) throw new VregError('CONFLICT', 'VM already registered');
+    this.entry = vm;
+    return { ...this.#answer(), ...(this.gives === undefined ? {} : { token: this.gives }) };
+  }
+
+  async get(): Promise<VmWithLiveness> {
+    this.#hear('get');
+    if (!this.entry) throw new VregError('NOT_FOUND', 'VM not found');
+    return this.#answer();
+  }
+
+  async isVreg(): Promise<boolean> {
+    return true;
+  }
+
+  async update(_id: string, { services, metadata, ...changes }: VmUpdate): Promise<VmWithLiveness> {
+    this.#hear('update');
+    if (!this.entry) throw new VregError('NOT_FOUND', 'VM not found');
+    this.entry = { ...this.entry, ...changes, ...(services && { services }), ...(metadata && { metadata }) };
+    return this.#answer();
+  }
+
+  async heartbeat(id: string, beat?: AgentBeat): Promise<{ id: string; lastSeen: string }> {
+    this.beats.push(beat);
+    this.#hear('heartbeat');
+    if (!this.entry) throw new VregError('NOT_FOUND', 'VM not found');
+    return { id, lastSeen: '2026-01-01T00:00:00.000Z' };
+  }
+
+  async deregister(): Promise<{ deleted: true }> {
+    this.#hear('deregister');
+    if (!this.entry) throw new VregError('NOT_FOUND', 'VM not found');
+    this.entry = undefined;
+    return { deleted: true };
+  }
+
+  fail(code: ErrorCode, times = 1, retryAfter?: number, field?: string): void {
+    for (let n = 0; n < times; n++) this.failures.push({ code, retryAfter, field });
+  }
+
+  #hear(what: string): void {
+    this.asked.push(what);
+    const failure = this.failures.shift();
+    if (!failure) return;
+    const { code, retryAfter, field } = failure;
+    const details = { ...(field === undefined ? {} : { field }), ...(retryAfter === undefined ? {} : { retryAfter }) };
+    throw new VregError(code, `the registry says ${code}`, details);
+  }
+
+  #answer(): VmWithLiveness {
+    const now = '2026-01-01T00:00:00.000Z';
+    return { ...this.entry!, registeredAt: now, lastSeen: now, stale: false };
+  }
+}
+
+export interface Life {
+  registry: FakeRegistry;
+  /** Milliseconds that the agent slept, one sleep after the other. */
+  slept: number[];
+  infos: string[];
+  warnings: string[];
+  /** What it said when it was up. */
+  ups: (string | undefined)[];
+  options: AgentOptions;
+}
+
+/** An agent's surroundings. */
+export function aLife(more: Partial<AgentOptions> = {}, registry = new FakeRegistry()): Life {
+  const life: Omit<Life, 'options'> = { registry, slept: [], infos: [], warnings: [], ups: [] };
+  const options: AgentOptions = {
+    client: registry,
+    vm: aVm({ services: [{ name: 'api', port: 3001 }], metadata: { task: 'billing' } }),
+    interval: INTERVAL,
+    onExit: 'stopped',
+    announce: true,
+    registerIfMissing: true,
+    log: {
+      info: (_fields, message) => void life.infos.push(message),
+      warn: (_fields, message) => void life.warnings.push(message),
+    },
+    sleep: async () => {},
+    onUp: (trouble) => void life.ups.push(trouble),
+    ...more,
+  };
+  return { ...life, options };
+}
+
+/** Lives until so many sleeps are over. `during` is called in each, with its number from 1. */
+export async function live(life: Life, sleeps: number, during: (sleep: number) => void = () => {}): Promise<void> {
+  const controller = new AbortController();
+  const sleep = async (ms: number) => {
+    life.slept.push(ms);
+    during(life.slept.length);
+    if (life.slept.length === sleeps) controller.abort();
+  };
+  await new Agent({ ...life.options, sleep }).run(controller.signal);
+}

@@ -1,0 +1,100 @@
+/** The real agent, in the foreground and in the background, and what the registry knows of its VM. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import type { TestContext } from 'node:test';
+import type { Vm } from '../../../src/protocol/vm.ts';
+import { BIN, cleanEnv, type Daemon, endAfter, type Ran, run, startDaemon, tempDir } from '../daemon.ts';
+import { until } from '../until.ts';
+
+export interface RunningAgent {
+  child: ChildProcess;
+  said(): string;
+  /** Sends the signal and waits for the end. */
+  end(signal?: NodeJS.Signals): Promise<{ code: number | null; signal: NodeJS.Signals | null; ms: number }>;
+}
+
+/** Starts a `vreg` that goes on in the foreground, in a home of its own, for the VM `vm-1`; it is killed when the test ends. */
+export function startLong(
+  t: TestContext,
+  url: string,
+  args: readonly string[],
+  { home = tempDir(t), env = {} }: { home?: string; env?: NodeJS.ProcessEnv } = {},
+): RunningAgent {
+  const child = spawn(process.execPath, [BIN, ...args], {
+    env: cleanEnv(home, { VERS_INFRA_URL: url, VERS_VM_ID: 'vm-1', VERS_AGENT_NAME: 'one', ...env }),
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let said = '';
+  for (const stream of [child.stdout, child.stderr])
+    stream.setEncoding('utf8').on('data', (chunk: string) => {
+      said += chunk;
+    });
+  const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
+    child.once('close', (code, signal) => resolve({ code, signal }));
+  });
+  const end = async (signal: NodeJS.Signals = 'SIGTERM') => {
+    const started = performance.now();
+    child.kill(signal);
+    return { ...(await ended), ms: performance.now() - started };
+  };
+  endAfter(t, () => end('SIGKILL'));
+  return { child, said: () => said, end };
+}
+
+export function startAgent(
+  t: TestContext,
+  url: string,
+  args: readonly string[] = [],
+  more: { home?: string; env?: NodeJS.ProcessEnv } = {},
+): RunningAgent {
+  return startLong(t, url, ['daemon', 'agent', '--interval', '100ms', '--log-format', 'json', ...args], more);
+}
+
+export async function find({ vreg }: Daemon, id = 'vm-1'): Promise<Vm | undefined> {
+  const { code, stdout } = await vreg(['get', id, '-o', 'json']);
+  return code === 0 ? (JSON.parse(stdout) as Vm) : undefined;
+}
+
+/** The entry, when it was heard of after that moment of it. */
+export async function heardAfter(daemon: Daemon, lastSeen: string, id = 'vm-1'): Promise<Vm> {
+  return until(`a sign of life of ${id}`, async () => {
+    const vm = await find(daemon, id);
+    return vm && vm.lastSeen > lastSeen ? vm : undefined;
+  });
+}
+
+/** The daemon's successor on the same port and, unless it is another, in the same home. */
+export function again(t: TestContext, daemon: Daemon): Promise<Daemon> {
+  return startDaemon(t, { home: daemon.home, args: ['--port', new URL(daemon.url).port] });
+}
+
+/** Runs `vreg` in a home, and kills when the test ends what it leaves in the background. */
+export async function inHome(
+  t: TestContext,
+  home: string,
+  args: readonly string[],
+  env: NodeJS.ProcessEnv = {},
+): Promise<Ran> {
+  const ran = await run(process.execPath, [BIN, ...args], { env: cleanEnv(home, { VERS_VM_ID: 'vm-1', ...env }) });
+  if (args.includes('--detach') && ran.code === 0) {
+    const { pid } = processes(ran)[0]!;
+    t.after(() => {
+      try {
+        process.kill(pid, 'SIGKILL');
+      } catch {
+        // It has ended.
+      }
+    });
+  }
+  return ran;
+}
+
+export interface Process {
+  kind: string;
+  pid: number;
+  urls: string[];
+  vm?: string;
+}
+
+export function processes({ stdout }: Ran): Process[] {
+  return JSON.parse(stdout) as Process[];
+}

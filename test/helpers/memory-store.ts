@@ -1,0 +1,67 @@
+/** The store's twin without a disk: for tests, and for rules that shall be looked at alone. */
+
+import type { Beat, Change, Contents, RecordChange, Store, StoredRecord, StoredVm } from '../../daemon/store/store.ts';
+import type { HistoryItem } from '../../src/protocol/events.ts';
+
+export class MemoryStore implements Store {
+  readonly vms = new Map<string, StoredVm>();
+  readonly records = new Map<string, StoredRecord>();
+  readonly journal: { id: string; item: HistoryItem }[] = [];
+  revision = 0;
+  listened = 0;
+  readonly registryId = 'memory';
+  /** Set it to make every commit fail with it. */
+  failure: Error | undefined;
+
+  async commit(change: Change): Promise<void> {
+    await Promise.resolve();
+    if (this.failure) throw this.failure;
+    const { revision, note } = change;
+    if (change.kind === 'put') {
+      this.vms.set(change.vm.id, { ...change.vm });
+      this.listened = Math.max(this.listened, change.vm.heardAt);
+    } else this.vms.delete(change.id);
+    this.revision = revision;
+    this.#save(change.records ?? []);
+    const { at, ...rest } = note;
+    const id = change.kind === 'put' ? change.vm.id : change.id;
+    this.journal.unshift({ id, item: { revision, at: new Date(at).toISOString(), ...rest } });
+  }
+
+  async history(id: string, limit: number, before = Number.MAX_SAFE_INTEGER): Promise<HistoryItem[]> {
+    return this.journal
+      .filter((line) => line.id === id && line.item.revision < before)
+      .slice(0, limit)
+      .map(({ item }) => item);
+  }
+
+  async backup(): Promise<void> {
+    throw new Error('a memory store has no file to copy');
+  }
+
+  async saveBeats(beats: readonly Beat[], listened: number, records: readonly RecordChange[] = []): Promise<void> {
+    this.#save(records);
+    for (const beat of beats) Object.assign(this.vms.get(beat.id) ?? {}, beat);
+    this.listened = listened;
+  }
+
+  #save(records: readonly RecordChange[]): void {
+    for (const { kind, key, body } of records) {
+      if (body === undefined) this.records.delete(`${kind} ${key}`);
+      else this.records.set(`${kind} ${key}`, { kind, key, body });
+    }
+  }
+
+  async close(): Promise<void> {}
+
+  contents(): Contents {
+    const vms = [...this.vms.values()].sort((a, b) => a.created - b.created);
+    return {
+      vms: vms.map((vm) => ({ ...vm })),
+      revision: this.revision,
+      records: [...this.records.values()],
+      listened: this.listened,
+      registryId: this.registryId,
+    };
+  }
+}

@@ -1,0 +1,127 @@
+/** One thing done to many: `rm`, `update`, `pause`, `heartbeat`, `register -f`. */
+import assert from 'node:assert/strict';
+import type { ServerResponse } from 'node:http';
+import test from 'node:test';
+import { serveApp } from '../helpers/app.ts';
+import { seed, start, vreg } from '../helpers/cli.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
+import { json, stub } from '../helpers/stub.ts';
+import { until } from '../helpers/until.ts';
+import { aVm } from '../helpers/vm.ts';
+
+const IDS = Array.from({ length: 30 }, (_, index) => `w${String(index).padStart(2, '0')}`);
+const FLEET = IDS.map((id) => aVm({ id }));
+const ERASED = '\r\u001b[K';
+
+const COMMANDS: readonly [command: string, argv: readonly string[]][] = [
+  ['rm', ['rm', ...IDS, '--yes']],
+  ['update', ['update', ...IDS, '--name', 'x']],
+  ['update --meta', ['update', ...IDS, '--meta', 'n=1']],
+  ['pause', ['pause', ...IDS]],
+  ['resume', ['resume', ...IDS]],
+  ['stop', ['stop', ...IDS]],
+  ['get', ['get', ...IDS]],
+];
+
+for (const [command, argv] of COMMANDS) {
+  test(`${command} of many answers in their order, and shows its progress on a terminal alone`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, FLEET);
+    const told = await vreg([...argv, '-q'], { url, errTty: true });
+    assert.deepEqual([told.code, told.stdout], [0, `${IDS.join('\n')}\n`]);
+    const steps = told.stderr.split('\r').slice(1);
+    assert.match(steps[0]!, /^\[#\.{39}\] 1\/30$/);
+    assert.equal(steps.at(-2), `[${'#'.repeat(40)}] 30/30`);
+    assert.ok(told.stderr.endsWith(ERASED));
+  });
+}
+
+test('there is no progress for eight, in a pipe, with -v, and none that is wider than the terminal', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  assert.equal((await vreg(['pause', ...IDS.slice(0, 8), '-q'], { url, errTty: true })).stderr, '');
+  assert.equal((await vreg(['pause', ...IDS, '-q'], { url })).stderr, '');
+  assert.doesNotMatch((await vreg(['pause', ...IDS, '-q', '-v'], { url, errTty: true })).stderr, /\r/);
+  for (const width of [10, 30]) {
+    const { code, stderr } = await vreg(['pause', ...IDS, '-q'], { url, errTty: true, width });
+    assert.equal(code, 0);
+    for (const step of stderr.split('\r')) assert.ok(step.length <= Math.max(width, 12), step);
+  }
+});
+
+test('at most eight requests are under way at once', async (t) => {
+  const waiting: ServerResponse[] = [];
+  let answered = 0;
+  const url = await stub(t, (_request, response) => void waiting.push(response));
+  const telling = start(['pause', ...IDS, '-q'], { url });
+  while (answered < IDS.length) {
+    const due = Math.min(8, IDS.length - answered);
+    await until('as many as there may be', () => waiting.length === due);
+    for (const response of waiting.splice(0)) json(response, 200, aVm({ id: `x${answered++}` }));
+  }
+  const { code, stdout } = await telling.told;
+  assert.deepEqual([code, stdout.trimEnd().split('\n').length], [0, IDS.length]);
+});
+
+test('each failure is told, the others are done, and the worst one is the exit code', async (t) => {
+  const url = await stub(t, (request, response) => {
+    const id = request.url!.split('/').at(-1)!.replace(/\?.*/, '');
+    if (id === 'gone') json(response, 404, { error: 'VM not found' });
+    else if (id === 'taken') json(response, 409, { error: 'it is not so' });
+    else json(response, 200, aVm({ id }));
+  });
+  assert.deepEqual(await vreg(['pause', 'a', 'gone', 'b', 'taken', 'c', '-q'], { url }), {
+    code: 4,
+    stdout: 'a\nb\nc\n',
+    stderr:
+      'vreg: gone: VM not found\nvreg: taken: it is not so\nvreg: 2 of 5 failed\nhint: see what is registered: vreg ls\n',
+  });
+});
+
+test('a registry that is away is told once, not once a VM', async () => {
+  const { code, stderr } = await vreg(['pause', ...IDS]);
+  assert.equal(code, 8);
+  assert.match(stderr, /^vreg: 30 of 30 failed: cannot reach the registry at .*\nhint: .*\n$/);
+});
+
+test('heartbeats of many are one request to a vreg daemon, and one each to the original registry', async (t) => {
+  const app = await serveApp(t);
+  const plain = await startPlainServer(t);
+  for (const { url } of [app, plain]) {
+    await seed(url, FLEET);
+    const told = await vreg(['heartbeat', ...IDS, 'nope', '-q'], { url, errTty: true });
+    assert.deepEqual([told.code, told.stdout], [3, `${IDS.join('\n')}\n`]);
+    assert.match(told.stderr, /vreg: 1 of 31 failed: nope: VM not found\nhint: see what is registered: vreg ls\n$/);
+  }
+  assert.equal(plain.requests.filter((line) => line.endsWith('/heartbeat')).length, 31);
+  assert.match(
+    (await vreg(['heartbeat', ...IDS, '-v'], { url: app.url })).stderr,
+    /POST \S+\/registry\/heartbeats 200/,
+  );
+});
+
+test('heartbeat --register-if-missing of many registers those that are missing, on either server', async (t) => {
+  for (const { url } of [await serveApp(t), await startPlainServer(t)]) {
+    await seed(url, FLEET.slice(0, 2));
+    const { code, stdout } = await vreg(['heartbeat', 'w00', 'x', 'w01', 'y', '--register-if-missing', '-q'], { url });
+    assert.deepEqual([code, stdout.trimEnd().split('\n').sort()], [0, ['w00', 'w01', 'x', 'y']]);
+    assert.equal((await vreg(['get', 'x', 'y', '-q'], { url })).stdout, 'x\ny\n');
+  }
+});
+
+for (const kind of ['a vreg daemon', 'the original registry']) {
+  test(`register -f of many at ${kind} says which failed, and registers the others`, async (t) => {
+    const { url } = kind === 'a vreg daemon' ? await serveApp(t) : await startPlainServer(t);
+    await seed(url, FLEET.slice(0, 2));
+    const stdin = FLEET.map((vm) => `${JSON.stringify(vm)}\n`).join('');
+    const told = await vreg(['register', '-f', '-', '-q'], { url, stdin, errTty: true });
+    assert.deepEqual([told.code, told.stdout], [4, `${IDS.slice(2).join('\n')}\n`]);
+    assert.ok(told.stderr.includes(ERASED));
+    assert.match(
+      told.stderr,
+      /vreg: VM "w00" is already registered\nvreg: VM "w01" is already registered\nvreg: 2 of 30 failed\nhint: change it with vreg update, or pass --if-exists update\n$/,
+    );
+    const again = await vreg(['register', '-f', '-', '--if-exists', 'update', '-q'], { url, stdin });
+    assert.deepEqual([again.code, again.stdout], [0, `${IDS.join('\n')}\n`]);
+  });
+}
