@@ -8,7 +8,7 @@ import type { Logger } from 'pino';
 import { VregError } from '../src/protocol/errors.ts';
 import { withoutTokens } from '../src/protocol/token.ts';
 import type { Registration } from '../src/protocol/vm.ts';
-import { Access } from './access/authenticator.ts';
+import { Authenticator } from './access/authenticator.ts';
 import { Tokens } from './access/tokens.ts';
 import { ListeningClock } from './clock.ts';
 import { type AppLimits, buildApp } from './http/app.ts';
@@ -24,7 +24,7 @@ import { keepOutOfLog } from './process/redaction.ts';
 import type { RegistryLimits } from './registry/capacity.ts';
 import type { RegistryObserver } from './registry/options.ts';
 import { Registry } from './registry/registry.ts';
-import { summaryOf } from './registry/summary.ts';
+import { summarize } from './registry/summary.ts';
 import { keepSelfAlive } from './self-registration.ts';
 import { DATABASE } from './store/data-dir.ts';
 import { SqliteStore } from './store/sqlite-store.ts';
@@ -116,14 +116,30 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     flush: () => registry.saveBeats(),
     now: () => clock.now(),
   });
-  const access = new Access({ root: options.token, tokens, now: () => clock.now(), ticks: () => performance.now() });
+  const authenticator = new Authenticator({
+    root: options.token,
+    tokens,
+    now: () => clock.now(),
+    ticks: () => performance.now(),
+  });
   const saver = saveBeatsRegularly(registry, log);
   const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY).unref();
 
   const cors = corsOrigins.length > 0 ? new Cors(corsOrigins) : undefined;
   const names = namesOf(options, tls);
   const appLimits = { ...limits, maxHeld: Math.ceil(limits.maxConnections * HELD_SHARE) };
-  const app = buildApp({ registry, version, access, log, dataDir, names, tls, trustProxy, cors, limits: appLimits });
+  const app = buildApp({
+    registry,
+    version,
+    authenticator,
+    log,
+    dataDir,
+    names,
+    tls,
+    trustProxy,
+    cors,
+    limits: appLimits,
+  });
   const closeStore = async () => {
     removeProcessInfo(dataDir, 'serve');
     clearInterval(sweeper);
@@ -132,7 +148,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     await store.close();
   };
   const startListening = async () => {
-    if (access.isOpen) refuseStrangers(options);
+    if (authenticator.isOpen) refuseStrangers(options);
     return listen(app, { tcp, socket }, { maxConnections: limits.maxConnections, tls });
   };
   const listening = await startListening().catch(async (error) => {
@@ -153,16 +169,16 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
   }
   sayWhoRuns(dataDir, listening.urls, log);
   const reload = ({ token: next }: Pick<ServeOptions, 'token'>) => {
-    if ((next !== undefined) !== access.hasRoot) {
-      const change = access.hasRoot ? 'taken away' : 'added';
+    if ((next !== undefined) !== authenticator.hasRoot) {
+      const change = authenticator.hasRoot ? 'taken away' : 'added';
       throw new VregError('USAGE', `a token cannot be ${change} while the registry runs`, { hint: 'restart it' });
     }
     if (next === undefined) return;
     keepOutOfLog(next);
-    access.replaceRoot(next);
+    authenticator.replaceRoot(next);
   };
   const reloadCertificates = (files: TlsFiles | undefined) => tls?.replace(files);
-  return { urls: listening.urls, dataDir, status: () => summaryOf(registry), reload, reloadCertificates, close };
+  return { urls: listening.urls, dataDir, status: () => summarize(registry), reload, reloadCertificates, close };
 }
 
 /**

@@ -2,8 +2,8 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { VregError } from '../../src/protocol/errors.ts';
 import { isReserved, mayDo, type Scope } from '../../src/protocol/token.ts';
-import { ANONYMOUS, type Within } from '../registry/preconditions.ts';
-import { Guesses, OF_OLD_TOKENS } from './throttle.ts';
+import { ANONYMOUS, type TokenRestriction } from '../registry/preconditions.ts';
+import { AuthThrottle, OF_OLD_TOKENS } from './throttle.ts';
 import { newEnding, TOKEN, type Token } from './token.ts';
 import type { Tokens } from './tokens.ts';
 
@@ -12,27 +12,28 @@ export const THE_TOKEN = 'VERS_AUTH_TOKEN';
 const SOCKET = 'socket';
 
 /** Somebody who was let in. */
-export interface Guest {
+export interface Principal {
   /** A token's name, `VERS_AUTH_TOKEN`, `socket`, or `anonymous`. */
   name: string;
   scope: Scope;
   /** The VMs that they may touch; all when nothing is said. */
-  limit?: Within | undefined;
+  restriction?: TokenRestriction | undefined;
   token?: Token;
   /** They came by the unix socket. */
   isLocal?: boolean;
   /** Aborted when they shall have gone. */
-  ended: AbortSignal;
+  revoked: AbortSignal;
 }
 
 /** @throws VregError UNAUTHORIZED when a guest's token was revoked, or has expired, since they came in */
-export function checkStillIn({ name, token, ended }: Guest, now: number): void {
+export function assertActive({ name, token, revoked }: Principal, now: number): void {
   if (token?.isExpired(now)) throw expired(token);
-  if (ended.aborted) throw unauthorized(`Unauthorized — the token "${name}" was revoked meanwhile`, 'give another one');
+  if (revoked.aborted)
+    throw unauthorized(`Unauthorized — the token "${name}" was revoked meanwhile`, 'give another one');
 }
 
 /** @throws VregError FORBIDDEN saying which scope would do */
-export function checkScope({ name, scope }: Guest, needed: Scope): void {
+export function assertScope({ name, scope }: Principal, needed: Scope): void {
   if (mayDo(scope, needed)) return;
   throw new VregError('FORBIDDEN', `the token "${name}" has the scope ${scope}; this needs ${needed}`, {
     field: 'scope',
@@ -44,7 +45,7 @@ export function checkScope({ name, scope }: Guest, needed: Scope): void {
 }
 
 /** Somebody at the door. */
-export interface Caller {
+export interface Credentials {
   /** The `Authorization` header. */
   authorization: string | undefined;
   /** The peer's address; undefined where it has none. */
@@ -55,7 +56,7 @@ export interface Caller {
   certificate?: string | undefined;
 }
 
-export interface AccessOptions {
+export interface AuthenticatorOptions {
   /** The one token that may do everything, as the original registry has it. */
   root?: string | undefined;
   tokens: Tokens;
@@ -65,21 +66,21 @@ export interface AccessOptions {
   ticks(): number;
 }
 
-export class Access {
+export class Authenticator {
   readonly tokens: Tokens;
   readonly #now: () => number;
-  readonly #guesses: Guesses;
-  readonly #old: Guesses;
+  readonly #guesses: AuthThrottle;
+  readonly #old: AuthThrottle;
   #root: { digest: Buffer; ending: AbortController } | undefined;
   /** Aborted when the first token is made. */
   readonly #open = newEnding();
   readonly #forever = newEnding().signal;
 
-  constructor({ root, tokens, now, ticks }: AccessOptions) {
+  constructor({ root, tokens, now, ticks }: AuthenticatorOptions) {
     this.tokens = tokens;
     this.#now = now;
-    this.#guesses = new Guesses(ticks);
-    this.#old = new Guesses(ticks, OF_OLD_TOKENS);
+    this.#guesses = new AuthThrottle(ticks);
+    this.#old = new AuthThrottle(ticks, OF_OLD_TOKENS);
     this.#root = root === undefined ? undefined : { digest: digestOf(root), ending: newEnding() };
   }
 
@@ -107,22 +108,25 @@ export class Access {
   }
 
   /** Name of the token that somebody comes with who is not let in: one that has expired, say. */
-  claimedBy({ authorization, certificate }: Pick<Caller, 'authorization' | 'certificate'>): string | undefined {
+  nameOfRejected({
+    authorization,
+    certificate,
+  }: Pick<Credentials, 'authorization' | 'certificate'>): string | undefined {
     if (!authorization) return this.#ofCertificate(certificate)?.name;
     const secret = secretOf(authorization);
     return secret === undefined ? undefined : this.tokens.find(secret)?.name;
   }
 
   /** @throws VregError UNAUTHORIZED, TOO_MANY_REQUESTS */
-  admit({ authorization, address = '', isLocal, certificate }: Caller): Guest {
+  authenticate({ authorization, address = '', isLocal, certificate }: Credentials): Principal {
     if (this.isOpen) {
       const name = certificate === undefined || isReserved(certificate) ? ANONYMOUS : certificate;
-      return { name, scope: 'admin', isLocal, ended: this.#open.signal };
+      return { name, scope: 'admin', isLocal, revoked: this.#open.signal };
     }
-    if (authorization) return this.#admitWith(authorization, address);
-    if (isLocal) return { name: SOCKET, scope: 'admin', ended: this.#forever };
+    if (authorization) return this.#authenticateHeader(authorization, address);
+    if (isLocal) return { name: SOCKET, scope: 'admin', revoked: this.#forever };
     const ofCertificate = this.#ofCertificate(certificate);
-    if (ofCertificate) return this.#admitToken(ofCertificate, address);
+    if (ofCertificate) return this.#authenticateToken(ofCertificate, address);
     const hint = 'send "Authorization: Bearer TOKEN" (vreg: VERS_AUTH_TOKEN or --token-file)';
     if (certificate !== undefined) {
       throw unauthorized(`Unauthorized — there is no token of the certificate's name, "${certificate}"`, hint);
@@ -135,18 +139,18 @@ export class Access {
     return name.includes('/') ? undefined : this.tokens.named(name);
   }
 
-  #admitWith(authorization: string, address: string): Guest {
+  #authenticateHeader(authorization: string, address: string): Principal {
     const secret = secretOf(authorization);
     const token = secret === undefined ? undefined : this.tokens.find(secret);
-    if (token) return this.#admitToken(token, address);
+    if (token) return this.#authenticateToken(token, address);
     const wait = this.#guesses.lockedOut(address);
     if (wait === undefined && secret !== undefined && this.#isRoot(secret)) {
-      this.#guesses.right(address);
-      return { name: THE_TOKEN, scope: 'admin', ended: this.#root!.ending.signal };
+      this.#guesses.succeeded(address);
+      return { name: THE_TOKEN, scope: 'admin', revoked: this.#root!.ending.signal };
     }
     // What has the form of a token of ours is no guess at the one that somebody chose, but an old one.
     const isOld = secret !== undefined && TOKEN.test(secret);
-    const tooMany = isOld ? this.#old.wrong(address) : (wait ?? this.#guesses.wrong(address));
+    const tooMany = isOld ? this.#old.failed(address) : (wait ?? this.#guesses.failed(address));
     if (tooMany === undefined) {
       const others = this.tokens.isClosed ? ', or one that vreg token create has made' : '';
       throw unauthorized(
@@ -161,12 +165,12 @@ export class Access {
     });
   }
 
-  #admitToken(token: Token, address: string): Guest {
+  #authenticateToken(token: Token, address: string): Principal {
     if (token.isExpired(this.#now())) {
       throw expired(token);
     }
     this.tokens.used(token, address || undefined);
-    return { name: token.name, scope: token.scope, limit: token.limit, token, ended: token.ended };
+    return { name: token.name, scope: token.scope, restriction: token.restriction, token, revoked: token.revoked };
   }
 
   #isRoot(secret: string): boolean {

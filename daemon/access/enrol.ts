@@ -6,7 +6,7 @@ import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
 import { diff, type WriteOptions } from '../registry/preconditions.ts';
 import type { Registry } from '../registry/registry.ts';
-import type { Entry } from '../registry/vm-record.ts';
+import type { VmRecord } from '../registry/vm-record.ts';
 import type { Token } from './token.ts';
 import type { Born, Tokens } from './tokens.ts';
 
@@ -24,7 +24,7 @@ export async function enrol(
   registry: Registry,
   tokens: Tokens,
   { enroller, registration, from, write }: Enrolment,
-): Promise<{ entry: Entry; secret: string }> {
+): Promise<{ entry: VmRecord; secret: string }> {
   const { id } = registration;
   let born: Born | undefined;
   const options: WriteOptions = {
@@ -37,7 +37,7 @@ export async function enrol(
   const repeated = repeatedOf(registry, tokens.ofVm(id), { enroller, registration, from });
   // Where somebody changes it in the same moment, the enrolment is another one by now.
   const entered = repeated
-    ? registry.replace(registration, { ...options, expect: repeated.order.revision }).then(({ entry }) => entry)
+    ? registry.replace(registration, { ...options, expect: repeated.version.revision }).then(({ entry }) => entry)
     : registry.register(registration, options);
   const entry = await entered.catch((error: unknown) => {
     born?.drop();
@@ -65,7 +65,7 @@ function repeatedOf(
   registry: Registry,
   known: Token | undefined,
   { enroller, registration, from }: Omit<Enrolment, 'write'>,
-): Entry | undefined {
+): VmRecord | undefined {
   if (!known || !registry.has(registration.id)) return undefined;
   const { bornOf, lastUsedAt, enrolledFrom, createdAt } = known.stored;
   const entry = registry.get(registration.id);

@@ -21,7 +21,7 @@ const GOOD_FOR = 3_600_000;
 /** Addresses that are remembered: some megabytes. The one that was remembered first goes first. */
 const MAX_ADDRESSES = 10_000;
 
-export class Guesses {
+export class AuthThrottle {
   /** When all will be forgiven, by address. */
   readonly #debts = new Map<string, number>();
   readonly #good = new Map<string, number>();
@@ -43,7 +43,7 @@ export class Guesses {
   }
 
   /** A wrong token came. @returns seconds to wait, when it was one too many */
-  wrong(address: string): number | undefined {
+  failed(address: string): number | undefined {
     const network = networkOf(address);
     const wait = this.#wait(network);
     if (wait > 0) return seconds(wait);
@@ -52,7 +52,7 @@ export class Guesses {
   }
 
   /** A right token came. */
-  right(address: string): void {
+  succeeded(address: string): void {
     const network = networkOf(address);
     const before = this.#good.get(network);
     const now = this.#now();

@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import { type Scope, TOKEN_TEXT, type TokenInfo } from '../../src/protocol/token.ts';
 import { kernelRandomHex } from '../process/random.ts';
-import type { Within } from '../registry/preconditions.ts';
+import type { TokenRestriction } from '../registry/preconditions.ts';
 
 /** Bytes of a token's secret. */
 const SECRET_BYTES = 32;
@@ -17,7 +17,7 @@ export const TOKEN = new RegExp(`^${TOKEN_TEXT}$`);
 /** Milliseconds for which a token's last use is not written again. */
 const USE_EVERY = 60_000;
 /** A token as it lies in the store. */
-export interface Stored extends TokenInfo {
+export interface StoredToken extends TokenInfo {
   /** SHA-256 in hex. */
   hash: string;
   /** Of an enrolled VM's token: revision of the VM's registration, without which it is good for nothing. */
@@ -34,10 +34,10 @@ export function newEnding(): AbortController {
 }
 
 export class Token {
-  #stored: Stored;
+  #stored: StoredToken;
   readonly #ending = newEnding();
 
-  constructor(stored: Stored) {
+  constructor(stored: StoredToken) {
     this.#stored = stored;
   }
 
@@ -49,7 +49,7 @@ export class Token {
     return this.#stored.scope;
   }
 
-  get limit(): Within | undefined {
+  get restriction(): TokenRestriction | undefined {
     const { vm, role, created } = this.#stored;
     if (vm === undefined && role === undefined) return undefined;
     return {
@@ -59,12 +59,12 @@ export class Token {
     };
   }
 
-  get stored(): Stored {
+  get stored(): StoredToken {
     return this.#stored;
   }
 
   /** Aborted when it is revoked. */
-  get ended(): AbortSignal {
+  get revoked(): AbortSignal {
     return this.#ending.signal;
   }
 
@@ -96,7 +96,7 @@ export class Token {
   }
 }
 
-export function newToken(info: Omit<Stored, 'hash'>): { secret: string; stored: Stored } {
+export function newToken(info: Omit<StoredToken, 'hash'>): { secret: string; stored: StoredToken } {
   const secret = PREFIX + Buffer.from(kernelRandomHex(SECRET_BYTES), 'hex').toString('base64url');
   return { secret, stored: { ...info, hash: hashOf(secret) } };
 }

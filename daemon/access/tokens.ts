@@ -5,7 +5,7 @@ import type { NewToken, TokenInfo, TokenRequest } from '../../src/protocol/token
 import type { Vm } from '../../src/protocol/vm.ts';
 import type { PendingRecords } from '../registry/pending.ts';
 import type { Contents, RecordChange, StoredRecord } from '../store/store.ts';
-import { hashOf, newToken, type Stored, Token } from './token.ts';
+import { hashOf, newToken, type StoredToken, Token } from './token.ts';
 
 /** Tokens at once, besides those of enrolled VMs: far above what anybody looks through. */
 const MAX_MADE = 10_000;
@@ -24,7 +24,7 @@ export interface Born {
 
 /** A token that is not there yet, and can be revoked all the same. */
 interface Birth {
-  stored: Stored;
+  stored: StoredToken;
   isVoid: boolean;
   /** Resolves when it is on the disk, or will not get there. */
   settled: Promise<void>;
@@ -242,14 +242,14 @@ export class Tokens {
   }
 
   #load(record: StoredRecord, registrations: ReadonlyMap<string, number>): void {
-    const stored = JSON.parse(record.body) as Stored;
+    const stored = JSON.parse(record.body) as StoredToken;
     // A VM's removal is durable before that of its token: a kill between the two leaves one that is nobody's.
     const isOrphan = stored.bornOf !== undefined && registrations.get(stored.vm!) !== stored.created;
     if (isOrphan) this.#later(removalOf(stored.name));
     else this.#add(stored);
   }
 
-  #add(stored: Stored): Token {
+  #add(stored: StoredToken): Token {
     this.#unsaved.delete(stored.name);
     const token = new Token(stored);
     this.#byHash.set(stored.hash, token);
@@ -269,7 +269,7 @@ export class Tokens {
 
 const CLOSED_RECORD: RecordChange = { kind: 'token', key: CLOSED, body: '{}' };
 
-function recordOf(stored: Stored): RecordChange {
+function recordOf(stored: StoredToken): RecordChange {
   return { kind: 'token', key: stored.name, body: JSON.stringify(stored) };
 }
 

@@ -18,9 +18,9 @@ import {
   WARMING_HEADER,
 } from '../../src/protocol/api.ts';
 import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/errors.ts';
-import { type Access, checkStillIn } from '../access/authenticator.ts';
+import { type Authenticator, assertActive } from '../access/authenticator.ts';
 import type { Registry } from '../registry/registry.ts';
-import type { Doubt } from '../registry/warming.ts';
+import type { Warming } from '../registry/warming.ts';
 import { auditIfLate, auditRefused, auditWhenOver, requestIds } from './audit.ts';
 import { Door } from './auth.ts';
 import { mayBeEndless, readJsonBodies } from './body.ts';
@@ -76,7 +76,7 @@ const JSON_TYPE = 'application/json; charset=utf-8';
 export interface AppOptions {
   registry: Registry;
   version: string;
-  access: Access;
+  authenticator: Authenticator;
   log: Logger;
   /** Where a backup is made before it is sent; without one there are no backups. */
   dataDir?: string;
@@ -95,7 +95,7 @@ export interface AppOptions {
 }
 
 export function buildApp(options: AppOptions): FastifyInstance {
-  const { registry, version, access, log, dataDir, names = NO_NAMES, streams, tls, trustProxy, cors } = options;
+  const { registry, version, authenticator, log, dataDir, names = NO_NAMES, streams, tls, trustProxy, cors } = options;
   const { maxBody, requestTimeout, maxHeld, maxKept } = { ...LIMITS, ...options.limits };
   const sendError = errorSender(log, maxBody);
   const lease = String(registry.staleAfter);
@@ -110,7 +110,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
     // What may have no end is not read to its end, only to be able to keep the connection.
     if (mayBeEndless(request, maxBody)) reply.header('connection', 'close');
   };
-  const door = new Door({ access, names, cors, trustProxy });
+  const door = new Door({ authenticator, names, cors, trustProxy });
   const newRequestId = requestIds();
   const app = Fastify({
     // What fastify remarks below a warning is nothing to an operator; the requests are logged below, in our words.
@@ -142,9 +142,9 @@ export function buildApp(options: AppOptions): FastifyInstance {
   });
   app.server.on('refused', (refused: Refused) => auditRefused(log, refused, newRequestId));
 
-  app.decorateRequest('guest', undefined);
+  app.decorateRequest('principal', undefined);
   app.decorateRequest('subject', undefined);
-  app.decorateRequest('claimed', undefined);
+  app.decorateRequest('rejectedName', undefined);
   app.decorateReply('refusal', undefined);
   app.decorateReply('isLate', false);
   app.decorateReply('isTold', false);
@@ -188,7 +188,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
     streams: { ...STREAM_LIMITS, ...streams },
     telling: new Telling(registry.events, pieces),
   };
-  const shared = { registry, access, dataDir, stopping: stopping.signal, ...holding };
+  const shared = { registry, authenticator, dataDir, stopping: stopping.signal, ...holding };
   for (const route of ROUTES) {
     app.route({
       method: route.method,
@@ -202,7 +202,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
           if (answer.length !== undefined) reply.header('content-length', answer.length);
           // As of now: a change that is answered is part of it, and so is what came while the answer was held.
           reply.header(REVISION_HEADER, registry.revision);
-          if (answer.doubt) reply.header(WARMING_HEADER, warmingOf(answer.doubt));
+          if (answer.warming) reply.header(WARMING_HEADER, formatWarming(answer.warming));
           reply
             .code(answer.status)
             .type(answer.type ?? JSON_TYPE)
@@ -212,7 +212,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
         };
         const handle = () => {
           // A body may have taken its time, and so may those whose turn came first.
-          if (request.guest) checkStillIn(request.guest, registry.clock.now());
+          if (request.principal) assertActive(request.principal, registry.clock.now());
           return route.handle(new Call(request, reply, shared));
         };
         // For nobody, where who asked has gone meanwhile.
@@ -227,7 +227,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
   return app;
 }
 
-function warmingOf({ seconds, suspects }: Doubt): string {
+function formatWarming({ seconds, suspects }: Warming): string {
   return suspects > 0 ? `${seconds}; suspect=${suspects}` : String(seconds);
 }
 

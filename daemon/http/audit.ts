@@ -72,8 +72,8 @@ export function auditRefused(log: Logger, refused: Refused, newRequestId: Return
 function audit(log: Logger, request: FastifyRequest, reply: FastifyReply, outcome = outcomeOf(reply)): void {
   // With the answer that was sent.
   if (reply.isTold) return;
-  const { method, id: requestId, guest, ip: from } = request;
-  const by = guest?.name ?? request.claimed ?? ANONYMOUS;
+  const { method, id: requestId, principal, ip: from } = request;
+  const by = principal?.name ?? request.rejectedName ?? ANONYMOUS;
   const url = shortened(withoutSecrets(request.url));
   const { status, code } = outcome;
   const ms = Math.round(reply.elapsedTime);
@@ -105,7 +105,7 @@ declare module 'fastify' {
     /** What it is about, where the URL does not say. */
     subject?: { vm?: string; token?: string } | undefined;
     /** Name of the token of somebody who was not let in. */
-    claimed?: string | undefined;
+    rejectedName?: string | undefined;
   }
   interface FastifyReply {
     /** Why the request was refused. */

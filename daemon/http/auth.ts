@@ -1,7 +1,7 @@
 /** From a request to who sent it, and whether its route is for them. */
 import type { FastifyRequest } from 'fastify';
 import { VregError } from '../../src/protocol/errors.ts';
-import { type Access, checkScope, type Guest } from '../access/authenticator.ts';
+import { type Authenticator, assertScope, type Principal } from '../access/authenticator.ts';
 import type { Cors } from './cors.ts';
 import { refuseForeignHost, refuseForeignPage } from './origin.ts';
 import type { Route } from './routes.ts';
@@ -13,7 +13,7 @@ const OF_PROXIES =
   /^(x-forwarded-.*|forwarded|via|x-real-ip|x-client-ip|x-original-.*|x-envoy-.*|.*-connecting-ip|true-client-ip)$/;
 
 export interface DoorOptions {
-  access: Access;
+  authenticator: Authenticator;
   /** Names of this registry besides `localhost` and its addresses, in lower case. */
   names: Pick<ReadonlySet<string>, 'has'>;
   cors: Cors | undefined;
@@ -32,11 +32,11 @@ export class Door {
   refuseForeigners(request: FastifyRequest): void {
     const { raw, headers } = request;
     const { origin, host } = headers;
-    const { access, names, cors, trustProxy } = this.#options;
+    const { authenticator, names, cors, trustProxy } = this.#options;
     if (trustProxy !== undefined) dropWordOfNobody(request);
     // A browser shows a certificate by itself, whichever page asks; a token it does not.
     const showsItself = !headers.authorization && certificateName(raw.socket) !== undefined;
-    if (!access.isOpen && !showsItself) return;
+    if (!authenticator.isOpen && !showsItself) return;
     if (!cors?.allows(origin)) refuseForeignPage(origin);
     // Nobody's domain leads to a unix socket.
     if (!isLocal(raw.socket)) refuseForeignHost(host, names);
@@ -64,20 +64,20 @@ export class Door {
     // A URL that cannot be read has led to no route.
     const route = routeOptions?.config?.route;
     if (route?.access === 'open') return;
-    const { access } = this.#options;
-    const caller = {
+    const { authenticator } = this.#options;
+    const credentials = {
       authorization: headers.authorization,
       address: ip,
       isLocal: this.#isOfOwner(request),
       certificate: certificateName(raw.socket),
     };
     try {
-      request.guest = access.admit(caller);
+      request.principal = authenticator.authenticate(credentials);
     } catch (error) {
-      request.claimed = access.claimedBy(caller);
+      request.rejectedName = authenticator.nameOfRejected(credentials);
       throw error;
     }
-    if (route) checkRoute(route, request.guest);
+    if (route) checkRoute(route, request.principal);
   }
 }
 
@@ -90,7 +90,7 @@ function dropWordOfNobody({ raw: { socket, headers } }: FastifyRequest): void {
 }
 
 /** @throws VregError FORBIDDEN */
-function checkRoute({ access, enrols }: Route, guest: Guest): void {
-  if (access === 'any' || access === 'open' || (enrols && guest.scope === 'enrol')) return;
-  checkScope(guest, access);
+function checkRoute({ access, enrols }: Route, principal: Principal): void {
+  if (access === 'any' || access === 'open' || (enrols && principal.scope === 'enrol')) return;
+  assertScope(principal, access);
 }

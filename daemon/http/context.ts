@@ -3,14 +3,14 @@ import type { Readable } from 'node:stream';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { INCLUDE_LIVENESS } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
-import type { Limit } from '../../src/protocol/token.ts';
+import type { Restriction } from '../../src/protocol/token.ts';
 import type { Role } from '../../src/protocol/vm.ts';
-import type { Access, Guest } from '../access/authenticator.ts';
+import type { Authenticator, Principal } from '../access/authenticator.ts';
 import { MAX_TIMEOUT } from '../clock.ts';
-import { checkWithin, isWithin, type WriteOptions } from '../registry/preconditions.ts';
+import { assertPermitted, permits, type WriteOptions } from '../registry/preconditions.ts';
 import type { Registry } from '../registry/registry.ts';
-import type { Entry } from '../registry/vm-record.ts';
-import { type Doubt, doubtOf } from '../registry/warming.ts';
+import type { VmRecord } from '../registry/vm-record.ts';
+import { type Warming, warmingOf } from '../registry/warming.ts';
 import type { Telling } from './handlers/event-fanout.ts';
 import type { StreamLimits } from './handlers/events.ts';
 import { type Kept, SMALL } from './response-budget.ts';
@@ -28,12 +28,12 @@ export interface Answer {
   /** Revision of the one entry that is answered. */
   etag?: number;
   /** What the answer may have wrong. */
-  doubt?: Doubt | undefined;
+  warming?: Warming | undefined;
 }
 
 export class Call {
   readonly registry: Registry;
-  readonly access: Access;
+  readonly authenticator: Authenticator;
   readonly request: FastifyRequest;
   readonly reply: FastifyReply;
   /** Where the daemon may put a file for as long as it takes to send it. */
@@ -55,7 +55,7 @@ export class Call {
     shared: Pick<
       Call,
       | 'registry'
-      | 'access'
+      | 'authenticator'
       | 'dataDir'
       | 'stopping'
       | 'streams'
@@ -70,7 +70,7 @@ export class Call {
     this.request = request;
     this.reply = reply;
     this.registry = shared.registry;
-    this.access = shared.access;
+    this.authenticator = shared.authenticator;
     this.dataDir = shared.dataDir;
     this.stopping = shared.stopping;
     this.streams = shared.streams;
@@ -83,21 +83,21 @@ export class Call {
   }
 
   /** Who asks. Not known on a route that asks nobody. */
-  get guest(): Guest {
-    return this.request.guest!;
+  get principal(): Principal {
+    return this.request.principal!;
   }
 
   /** The VMs that they may look at; all when nothing is said. It is what the limit of a token means that may only read. */
-  get sight(): Limit | undefined {
-    const { scope, limit } = this.guest;
-    return scope === 'read' ? limit : undefined;
+  get readFilter(): Restriction | undefined {
+    const { scope, restriction } = this.principal;
+    return scope === 'read' ? restriction : undefined;
   }
 
   /** @throws VregError FORBIDDEN, NOT_FOUND about a VM that they may not look at, whether it is there or not */
-  checkSight(id: string): void {
-    const { sight } = this;
-    if (sight?.vm !== undefined) checkWithin(sight, { id, role: '' as Role });
-    else if (sight) checkWithin(sight, this.registry.get(id).vm);
+  assertReadable(id: string): void {
+    const { readFilter } = this;
+    if (readFilter?.vm !== undefined) assertPermitted(readFilter, { id, role: '' as Role });
+    else if (readFilter) assertPermitted(readFilter, this.registry.get(id).vm);
   }
 
   /**
@@ -105,15 +105,15 @@ export class Call {
    * @returns what takes that back
    */
   whenOver(act: () => void): () => void {
-    return whenAborted([this.stopping, this.guest.ended], act);
+    return whenAborted([this.stopping, this.principal.revoked], act);
   }
 
   /** Ends an answer that is sent as its reader takes it when they are not let in any more; a stop waits for it. */
   endWhenUnwelcome(): void {
     const { raw } = this.reply;
-    const { token, ended } = this.guest;
+    const { token, revoked } = this.principal;
     const end = () => raw.destroy();
-    const stay = whenAborted([ended], end);
+    const stay = whenAborted([revoked], end);
     const left = token?.timeLeft(this.registry.clock.now()) ?? Number.POSITIVE_INFINITY;
     const expiry = left < MAX_TIMEOUT ? setTimeout(end, left).unref() : undefined;
     raw.once('close', () => {
@@ -168,7 +168,7 @@ export class Call {
     this.#encoder();
     if (this.request.method !== 'DELETE' && this.#isLarge()) this.kept.checkRoom();
     const { 'if-match': match, 'if-none-match': noneMatch } = this.request.headers;
-    const { name: by, limit: within } = this.guest;
+    const { name: by, restriction } = this.principal;
     // No entry is one that there is and one that there is not (RFC 9110, 13.2.2).
     if (noneMatch === '*' && match !== undefined) {
       throw new VregError('PRECONDITION_FAILED', 'if-match and if-none-match: * are never both true', {
@@ -176,15 +176,15 @@ export class Call {
         hint: 'send one of them',
       });
     }
-    if (noneMatch === '*') return { by, within, expect: 'none' };
+    if (noneMatch === '*') return { by, restriction, expect: 'none' };
     if (noneMatch !== undefined) {
       throw new VregError('INVALID', `if-none-match: ${noneMatch} is not possible for a change`, {
         field: 'if-none-match',
         hint: 'send * to change nothing that is there, or the ETag as If-Match',
       });
     }
-    if (match === undefined) return { by, within };
-    if (match === '*') return { by, within, expect: 'any' };
+    if (match === undefined) return { by, restriction };
+    if (match === '*') return { by, restriction, expect: 'any' };
     const [, revision] = /^"(\d{1,15})"$/.exec(match) ?? [];
     if (revision === undefined) {
       throw new VregError('INVALID', `if-match: ${match} is not an ETag of this registry`, {
@@ -192,7 +192,7 @@ export class Call {
         hint: 'send the ETag as it came, for example "42"',
       });
     }
-    return { by, within, expect: Number(revision) };
+    return { by, restriction, expect: Number(revision) };
   }
 
   /** Does what takes long where the entry is large, a few at a time: a short request may change a long entry. */
@@ -209,39 +209,39 @@ export class Call {
   }
 
   /** Answers one entry. */
-  entry(entry: Entry, status = 200): Answer {
-    return { status, body: this.#encoder()(entry), etag: entry.order.revision };
+  entry(entry: VmRecord, status = 200): Answer {
+    return { status, body: this.#encoder()(entry), etag: entry.version.revision };
   }
 
   /** Answers one entry to somebody who wants to know how it is. */
-  read(entry: Entry): Answer {
-    return { ...this.entry(entry), doubt: this.#doubtOf([entry]) };
+  read(entry: VmRecord): Answer {
+    return { ...this.entry(entry), warming: this.#warmingOf([entry]) };
   }
 
   /**
    * Answers a list of entries.
    * @param offered those that are in doubt, where some of them were left out of the answer
    */
-  entries(entries: readonly Entry[], offered = entries): Answer {
-    const { sight } = this;
-    const seen = (all: readonly Entry[]) => (sight ? all.filter(({ vm }) => isWithin(sight, vm)) : all);
+  entries(entries: readonly VmRecord[], offered = entries): Answer {
+    const { readFilter } = this;
+    const seen = (all: readonly VmRecord[]) => (readFilter ? all.filter(({ vm }) => permits(readFilter, vm)) : all);
     return this.#list(seen(entries), seen(offered));
   }
 
-  #list(entries: readonly Entry[], offered: readonly Entry[]): Answer {
+  #list(entries: readonly VmRecord[], offered: readonly VmRecord[]): Answer {
     const body = listOf(entries, this.#encoder(), this.pieces, () => this.kept.open(this.reply.raw));
     if (typeof body !== 'string') this.endWhenUnwelcome();
     // Of text it is known, and of entries with more in them it is not.
     const length = typeof body === 'string' || this.query('include').include ? undefined : sizeOf(entries);
-    return { status: 200, body, length, doubt: this.#doubtOf(offered) };
+    return { status: 200, body, length, warming: this.#warmingOf(offered) };
   }
 
-  #doubtOf(entries: readonly Entry[]): Doubt | undefined {
-    return doubtOf(entries, this.registry.clock, this.registry.staleAfter);
+  #warmingOf(entries: readonly VmRecord[]): Warming | undefined {
+    return warmingOf(entries, this.registry.clock, this.registry.staleAfter);
   }
 
   /** How entries are written for this request: plain, or with what `include` asks for. */
-  #encoder(): (entry: Entry) => string {
+  #encoder(): (entry: VmRecord) => string {
     const { include } = this.query('include');
     if (include === undefined) return (entry) => entry.json;
     if (include !== INCLUDE_LIVENESS.include) {
@@ -269,7 +269,7 @@ function whenAborted(signals: readonly AbortSignal[], act: () => void): () => vo
 declare module 'fastify' {
   interface FastifyRequest {
     /** Who asks; undefined until that is known, and where nobody is asked. */
-    guest?: Guest | undefined;
+    principal?: Principal | undefined;
   }
 }
 

@@ -15,10 +15,10 @@ import { comparison, parseSelector } from '../../src/protocol/selector.ts';
 import type { Scope } from '../../src/protocol/token.ts';
 import { parseIds, parseRegistration, parseUpdate } from '../../src/protocol/vm.ts';
 import { enrol } from '../access/enrol.ts';
-import { whyOffered } from '../registry/explain.ts';
+import { explain } from '../registry/explain.ts';
 import type { Proof } from '../registry/identity.ts';
-import { checkWithin, isWithin } from '../registry/preconditions.ts';
-import type { Entry } from '../registry/vm-record.ts';
+import { assertPermitted, permits } from '../registry/preconditions.ts';
+import type { VmRecord } from '../registry/vm-record.ts';
 import { type Answer, type Call, invalidQuery } from './context.ts';
 import { sendBackup } from './handlers/backup.ts';
 import { discoverWhen } from './handlers/discover.ts';
@@ -104,7 +104,7 @@ export const ROUTES: readonly Route[] = [
       const proof = proofOf(call);
       // Another one speaks for the VM from now on: that is a change, which has its line in the log.
       if (proof?.replace) call.request.subject = { vm: call.id };
-      const entry = call.registry.heartbeat(call.id, proof, call.guest.limit);
+      const entry = call.registry.heartbeat(call.id, proof, call.principal.restriction);
       return ok({ id: entry.vm.id, lastSeen: entry.lastSeen } satisfies Heartbeat);
     },
   },
@@ -114,7 +114,7 @@ export const ROUTES: readonly Route[] = [
     path: '/registry/vms/:id/history',
     access: 'read',
     handle: (call) => {
-      call.checkSight(call.id);
+      call.assertReadable(call.id);
       return historyOf(call, call.number('limit', 1, MAX_HISTORY) ?? HISTORY_LIMIT);
     },
   },
@@ -123,8 +123,8 @@ export const ROUTES: readonly Route[] = [
     path: '/registry/vms/:id/why',
     access: 'read',
     handle: (call) => {
-      call.checkSight(call.id);
-      return ok(whyOffered(call.registry, call.registry.get(call.id)) satisfies Why);
+      call.assertReadable(call.id);
+      return ok(explain(call.registry, call.registry.get(call.id)) satisfies Why);
     },
   },
   {
@@ -133,7 +133,7 @@ export const ROUTES: readonly Route[] = [
     access: 'read',
     isLong: true,
     handle: (call) => {
-      call.checkSight(call.id);
+      call.assertReadable(call.id);
       return call.entries(call.registry.lineage.children(call.id));
     },
   },
@@ -143,7 +143,7 @@ export const ROUTES: readonly Route[] = [
     access: 'read',
     isLong: true,
     handle: (call) => {
-      call.checkSight(call.id);
+      call.assertReadable(call.id);
       return call.entries(call.registry.lineage.ancestors(call.id));
     },
   },
@@ -153,7 +153,7 @@ export const ROUTES: readonly Route[] = [
     access: 'read',
     isLong: true,
     handle: (call) => {
-      call.checkSight(call.id);
+      call.assertReadable(call.id);
       return call.entries(call.registry.lineage.subtree(call.id));
     },
   },
@@ -162,9 +162,9 @@ export const ROUTES: readonly Route[] = [
     path: PATHS.conflicts,
     access: 'read',
     isLong: true,
-    handle: ({ registry, sight }) => {
+    handle: ({ registry, readFilter }) => {
       const isSeen = (id: string) =>
-        !sight || isWithin(sight, registry.has(id) ? registry.get(id).vm : { id, role: '' });
+        !readFilter || permits(readFilter, registry.has(id) ? registry.get(id).vm : { id, role: '' });
       const conflicts = registry.identities.conflicts.filter(({ id }) => isSeen(id));
       return ok({ conflicts, count: conflicts.length } satisfies Conflicts);
     },
@@ -197,23 +197,23 @@ function patternOf(path: string): RegExp {
 }
 
 function read(call: Call): Answer {
-  call.checkSight(call.id);
+  call.assertReadable(call.id);
   return call.read(call.registry.get(call.id));
 }
 
 async function register(call: Call): Promise<Answer> {
   const registration = parseRegistration(call.body);
-  const { registry, access, guest, request } = call;
+  const { registry, authenticator, principal, request } = call;
   request.subject = { vm: registration.id };
-  if (guest.scope !== 'enrol') return call.entry(await registry.register(registration, call.write()), 201);
-  const enrolment = { enroller: guest.token!, registration, from: request.ip, write: call.write() };
-  const { entry, secret } = await enrol(registry, access.tokens, enrolment);
+  if (principal.scope !== 'enrol') return call.entry(await registry.register(registration, call.write()), 201);
+  const enrolment = { enroller: principal.token!, registration, from: request.ip, write: call.write() };
+  const { entry, secret } = await enrol(registry, authenticator.tokens, enrolment);
   return { ...call.entry(entry, 201), body: entry.jsonWith({ token: secret }) };
 }
 
 /** A clone shall not take back what was found out about it, so a token for some VMs is none for this. */
 async function clearConflicts(call: Call): Promise<Answer> {
-  if (call.guest.limit) {
+  if (call.principal.restriction) {
     throw new VregError('FORBIDDEN', 'a token that is limited to some VMs cannot clear conflicts', {
       hint: 'give one of the scope write without a limit',
     });
@@ -228,20 +228,20 @@ function list(call: Call): Answer | Promise<Answer> {
   const limit = call.number('limit', 1, Number.MAX_SAFE_INTEGER);
   if (!SORTS.includes(sort as Sort))
     throw invalidQuery('sort', `sort: "${sort}" is not known (one of ${SORTS.join(', ')})`);
-  const answer = (entries: readonly Entry[]) => {
+  const answer = (entries: readonly VmRecord[]) => {
     const inOrder = sorted(entries, sort as Sort);
     return call.entries(limit === undefined ? inOrder : inOrder.slice(0, limit));
   };
-  const { sight } = call;
+  const { readFilter } = call;
   const all = call.registry.list({ role, status });
-  const entries = sight ? all.filter(({ vm }) => isWithin(sight, vm)) : all;
+  const entries = readFilter ? all.filter(({ vm }) => permits(readFilter, vm)) : all;
   if (selector === undefined) return answer(entries);
   const selected = parseSelector(selector);
   const isWanted = () => !call.reply.raw.destroyed;
   return call.pieces.filter(entries, ({ vm }) => selected(vm), isWanted).then(answer);
 }
 
-function sorted(entries: readonly Entry[], sort: Sort): readonly Entry[] {
+function sorted(entries: readonly VmRecord[], sort: Sort): readonly VmRecord[] {
   const order = comparison(sort);
   if (!order) return entries;
   const keyed = entries.map((entry) => {
@@ -259,16 +259,16 @@ function proofOf({ body, request }: Call): Proof | undefined {
   return { ...beat, ...(address === undefined ? {} : { address }), from: request.ip };
 }
 
-async function heartbeats({ registry, body, guest, pieces }: Call): Promise<Answer> {
+async function heartbeats({ registry, body, principal, pieces }: Call): Promise<Answer> {
   const unknown: string[] = [];
   const ids = new Set(parseIds(body, MAX_BATCH));
   // All before any, so that a refusal has done nothing.
   for (const id of ids) {
-    if (registry.has(id)) checkWithin(guest.limit, registry.get(id).vm);
+    if (registry.has(id)) assertPermitted(principal.restriction, registry.get(id).vm);
     else unknown.push(id);
   }
   const beat = (id: string) =>
-    registry.has(id) && isWithin(guest.limit, registry.get(id).vm) && !!registry.heartbeat(id);
+    registry.has(id) && permits(principal.restriction, registry.get(id).vm) && !!registry.heartbeat(id);
   // The beats of a client that has gone count, too.
   await pieces.filter([...ids], beat, () => true);
   const lastSeen = new Date(registry.clock.now()).toISOString();

@@ -1,6 +1,6 @@
 /** Answers that are held for a while: how many there may be, and how those that wait for VMs look without keeping others waiting. */
 import { VregError } from '../../src/protocol/errors.ts';
-import type { Entry } from '../registry/vm-record.ts';
+import type { VmRecord } from '../registry/vm-record.ts';
 
 /** Counts answers that take long: each keeps something for as long as it lasts. */
 export class Held {
@@ -33,14 +33,14 @@ export class Held {
 
 /** Those that ask the same look together. */
 interface Group {
-  look(): readonly Entry[];
+  look(): readonly VmRecord[];
   readonly waiters: Set<Waiter>;
 }
 
 interface Waiter {
   min: number;
   isOver: boolean;
-  finish(found: readonly Entry[]): void;
+  finish(found: readonly VmRecord[]): void;
 }
 
 export interface Watch {

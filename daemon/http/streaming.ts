@@ -1,6 +1,6 @@
 /** Lists of entries as JSON. A long one is made and sent piece by piece, as its reader takes it. */
 import type { Readable } from 'node:stream';
-import type { Entry } from '../registry/vm-record.ts';
+import type { VmRecord } from '../registry/vm-record.ts';
 import { type Account, asTaken } from './response-budget.ts';
 import type { Pieces } from './scheduler.ts';
 
@@ -17,8 +17,8 @@ const REFERENCE = 8;
  * @throws VregError TOO_MANY_REQUESTS
  */
 export function listOf(
-  entries: readonly Entry[],
-  encode: (entry: Entry) => string,
+  entries: readonly VmRecord[],
+  encode: (entry: VmRecord) => string,
   turns: Pieces,
   open: () => Account,
 ): string | Readable {
@@ -43,13 +43,13 @@ export function listOf(
 }
 
 /** Bytes of a list of entries as they are. */
-export function sizeOf(entries: readonly Entry[]): number {
+export function sizeOf(entries: readonly VmRecord[]): number {
   const frame = `{"vms":[],"count":${entries.length}}`.length + Math.max(0, entries.length - 1);
   return entries.reduce((sum, { size }) => sum + size, frame);
 }
 
 /** The last piece is what it returns. */
-function* piecesOf(entries: readonly Entry[], encode: (entry: Entry) => string): Generator<string, string> {
+function* piecesOf(entries: readonly VmRecord[], encode: (entry: VmRecord) => string): Generator<string, string> {
   let piece = '{"vms":[';
   let separator = '';
   for (const entry of entries) {

@@ -1,20 +1,20 @@
 /** How much one registry takes: so that nobody fills it by mistake, or on purpose. */
 import { VregError } from '../../src/protocol/errors.ts';
-import type { Entry } from './vm-record.ts';
+import type { VmRecord } from './vm-record.ts';
 
 export interface RegistryLimits {
   /** VMs at once. */
   maxVms: number;
   /** Bytes of one entry's JSON. */
   maxEntry: number;
-  /** Of all entries' {@link Entry.weight}: they are kept in memory. No limit when nothing is said. */
+  /** Of all entries' {@link VmRecord.weight}: they are kept in memory. No limit when nothing is said. */
   maxTotal?: number;
 }
 
 /** What there is, with what is on its way. */
 export interface Holdings {
   vms: number;
-  /** Of all entries' {@link Entry.weight}. */
+  /** Of all entries' {@link VmRecord.weight}. */
   bytes: number;
 }
 
@@ -22,7 +22,12 @@ export interface Holdings {
  * @param before the entry whose place it takes
  * @throws VregError TOO_LARGE, TOO_MANY_REQUESTS when the registry is full
  */
-export function checkLimits(entry: Entry, before: Entry | undefined, held: Holdings, limits: RegistryLimits): void {
+export function checkLimits(
+  entry: VmRecord,
+  before: VmRecord | undefined,
+  held: Holdings,
+  limits: RegistryLimits,
+): void {
   checkSize(entry, limits);
   if (!before) checkRoom(held.vms, limits);
   // What does not grow is taken by a full registry, too.
@@ -30,7 +35,7 @@ export function checkLimits(entry: Entry, before: Entry | undefined, held: Holdi
   if (growth > 0) checkTotal(held.bytes + growth, limits);
 }
 
-function checkSize(entry: Entry, { maxEntry }: RegistryLimits): void {
+function checkSize(entry: VmRecord, { maxEntry }: RegistryLimits): void {
   const { size } = entry;
   if (size <= maxEntry) return;
   throw new VregError('TOO_LARGE', `the entry is too large: ${size} bytes of JSON, at most ${maxEntry}`, {

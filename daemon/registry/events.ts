@@ -3,7 +3,7 @@
  * the revision it knows; when that is no longer here it is told so and starts from the full state, never from a gap.
  */
 import { type FieldChanges, LIVENESS_TYPES, type VmEventType } from '../../src/protocol/events.ts';
-import type { Entry } from './vm-record.ts';
+import type { VmRecord } from './vm-record.ts';
 
 /** Events kept for watchers that come back: minutes of a busy fleet, a few megabytes. */
 const KEPT = 4096;
@@ -33,11 +33,11 @@ export interface Occasion {
   changes?: FieldChanges;
 }
 
-export interface Watcher {
+export interface EventSubscriber {
   /** How many hear of it through this one; one when nothing is said. */
   readonly listeners?: number;
   event(event: Event): void;
-  heartbeat(entry: Entry): void;
+  heartbeat(entry: VmRecord): void;
 }
 
 export class EventLog {
@@ -47,7 +47,7 @@ export class EventLog {
   #size = 0;
   /** First revision from which a watcher can go on without a gap. */
   #from: number;
-  readonly #watchers = new Set<Watcher>();
+  readonly #watchers = new Set<EventSubscriber>();
 
   /**
    * @param revision of the registry at the start; what was before it is not known here
@@ -59,7 +59,7 @@ export class EventLog {
     this.#limit = limit;
   }
 
-  add(type: VmEventType, entry: Entry, occasion: Occasion): void {
+  add(type: VmEventType, entry: VmRecord, occasion: Occasion): void {
     const event = eventOf(type, entry, occasion);
     this.#kept.push(event);
     this.#added++;
@@ -68,7 +68,7 @@ export class EventLog {
     for (const watcher of this.#watchers) watcher.event(event);
   }
 
-  heartbeat(entry: Entry): void {
+  heartbeat(entry: VmRecord): void {
     for (const watcher of this.#watchers) watcher.heartbeat(entry);
   }
 
@@ -95,13 +95,13 @@ export class EventLog {
   }
 
   /** @returns what ends it */
-  watch(watcher: Watcher): () => void {
+  subscribe(watcher: EventSubscriber): () => void {
     this.#watchers.add(watcher);
     return () => this.#watchers.delete(watcher);
   }
 
   /** Number of those who hear of what comes. */
-  get watched(): number {
+  get subscriberCount(): number {
     let count = 0;
     for (const { listeners = 1 } of this.#watchers) count += listeners;
     return count;
@@ -115,7 +115,7 @@ export class EventLog {
   }
 }
 
-export function eventOf(type: VmEventType, entry: Entry, { revision, at, by, changes }: Occasion): Event {
+export function eventOf(type: VmEventType, entry: VmRecord, { revision, at, by, changes }: Occasion): Event {
   const { id, role, status } = entry.vm;
   const rest = { ...(by === undefined ? {} : { by }), ...(changes === undefined ? {} : { changes }) };
   const head = JSON.stringify({ type, revision, at: new Date(at).toISOString() }).slice(0, -1);

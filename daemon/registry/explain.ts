@@ -1,9 +1,9 @@
 /** Why `discover` offers a VM, or does not. */
 import type { Why } from '../../src/protocol/api.ts';
 import type { Registry } from './registry.ts';
-import type { Entry } from './vm-record.ts';
+import type { VmRecord } from './vm-record.ts';
 
-export function whyOffered(registry: Registry, entry: Entry): Why {
+export function explain(registry: Registry, entry: VmRecord): Why {
   const { id, role, status } = entry.vm;
   const silent = Math.floor((registry.clock.listening() - entry.life.heardAt) / 1000);
   const lease = registry.staleAfter / 1000;

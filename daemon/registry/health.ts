@@ -1,6 +1,6 @@
 /** What agents found when they probed their VMs' own services. Kept in memory: the next beat says it again. */
 import type { ServiceHealth } from '../../src/protocol/heartbeat.ts';
-import type { Entry } from './vm-record.ts';
+import type { VmRecord } from './vm-record.ts';
 
 export type HealthReport = Readonly<Record<string, ServiceHealth>>;
 
@@ -14,14 +14,14 @@ export class HealthReports {
    * Takes the place of what the VM's agent said before. Of services that the VM does not have nothing is kept: an agent
    * may name as many as it likes, and they are in no limit of the registry.
    */
-  put({ vm }: Entry, report: HealthReport): void {
+  put({ vm }: VmRecord, report: HealthReport): void {
     const known = knownOf(vm, report);
     if (known) this.#reports.set(vm.id, known);
     else this.#reports.delete(vm.id);
   }
 
   /** The VM's services may be others by now. */
-  trim(entry: Entry): void {
+  trim(entry: VmRecord): void {
     const report = this.#reports.get(entry.vm.id);
     if (report) this.put(entry, report);
   }
@@ -31,15 +31,15 @@ export class HealthReports {
   }
 
   /** Of the services that the entry has now; undefined when none of them is probed. */
-  of({ vm }: Entry): HealthReport | undefined {
+  of({ vm }: VmRecord): HealthReport | undefined {
     const report = this.#reports.get(vm.id);
     return report && knownOf(vm, report);
   }
 
   /** Those that have a service, the ones where it passes first and those where it fails last; else in their order. */
-  offering(entries: readonly Entry[], service: string, passingOnly: boolean): Entry[] {
+  offering(entries: readonly VmRecord[], service: string, passingOnly: boolean): VmRecord[] {
     // Those of a rank stay in their order. A loop, since many may wait for this over many VMs.
-    const ranks: [Entry[], Entry[], Entry[]] = [[], [], []];
+    const ranks: [VmRecord[], VmRecord[], VmRecord[]] = [[], [], []];
     for (const entry of entries) {
       if (!entry.vm.services?.some(({ name }) => name === service)) continue;
       const report = this.#reports.get(entry.vm.id);
@@ -52,7 +52,7 @@ export class HealthReports {
 }
 
 /** What the report says of the services that the VM has; undefined when that is nothing. */
-function knownOf(vm: Entry['vm'], report: HealthReport): HealthReport | undefined {
+function knownOf(vm: VmRecord['vm'], report: HealthReport): HealthReport | undefined {
   const known = (vm.services ?? []).flatMap(({ name }): [string, ServiceHealth][] => {
     const health = Object.hasOwn(report, name) ? report[name] : undefined;
     return health ? [[name, health]] : [];

@@ -9,7 +9,7 @@ import type { AgentBeat, Claim, Conflict } from '../../src/protocol/heartbeat.ts
 import type { Contents } from '../store/store.ts';
 import type { RegistryObserver } from './options.ts';
 import type { PendingRecords } from './pending.ts';
-import type { Entry } from './vm-record.ts';
+import type { VmRecord } from './vm-record.ts';
 
 /** A beat of an agent, and where it came from. */
 export interface Proof extends AgentBeat {
@@ -37,7 +37,7 @@ interface StoredConflict extends Conflict {
   spend?: string;
 }
 
-export interface Moment {
+export interface Now {
   /** Wall clock, RFC 3339. */
   at: string;
   /** Listening clock, milliseconds. */
@@ -114,7 +114,7 @@ export class Identities {
   }
 
   /** The VM is declared stopped or paused: unless its holder beats once more, that one is as good as silent. */
-  rest(id: string): void {
+  markIdle(id: string): void {
     const holder = this.#holders.get(id);
     if (holder && !holder.rests) this.#hold(id, { ...holder, rests: true });
   }
@@ -137,7 +137,7 @@ export class Identities {
    *
    * @throws VregError IDENTITY_CONFLICT in the last case, BUSY to who has to wait
    */
-  prove(entry: Entry, proof: Proof, moment: Moment): void {
+  prove(entry: VmRecord, proof: Proof, moment: Now): void {
     const { next, spend } = proof;
     this.#lookForRollback(entry, proof, moment);
     if (next === undefined) return;
@@ -165,11 +165,11 @@ export class Identities {
       token: next,
       at: moment.at,
       heardAt: moment.listening,
-      created: entry.order.created,
+      created: entry.version.created,
     });
   }
 
-  #lookForRollback({ vm }: Entry, proof: Proof, moment: Moment): void {
+  #lookForRollback({ vm }: VmRecord, proof: Proof, moment: Now): void {
     if (this.#toldOfRollback) return;
     const { revision, spend } = proof;
     const holder = this.#holders.get(vm.id);
@@ -183,7 +183,7 @@ export class Identities {
     this.#observer.rollback?.(vm.id, known);
   }
 
-  #record(id: string, holder: Holder, proof: Proof, { at }: Moment, state: Conflict['state']): void {
+  #record(id: string, holder: Holder, proof: Proof, { at }: Now, state: Conflict['state']): void {
     const { spend, incarnation, address, from } = proof;
     const other: Claim = { ...given({ incarnation, address, from }), at };
     const key = keyOf({ id, spend, other });
@@ -204,7 +204,7 @@ export class Identities {
   }
 
   /** A clone that was refused under its old id, and comes under a new one as that one's child. */
-  #markRebirth({ vm }: Entry, { incarnation, from }: Proof): void {
+  #markRebirth({ vm }: VmRecord, { incarnation, from }: Proof): void {
     if (vm.parentId === undefined || incarnation === undefined) return;
     for (const [key, conflict] of this.#conflicts) {
       const { id, other } = conflict;
@@ -252,7 +252,7 @@ function keyOf({ id, spend, other }: { id: string; spend?: string | undefined; o
 }
 
 /** Milliseconds for which a process at another address has to wait for the beat of the one that it wants to succeed. */
-function waitFor(holder: Holder, { incarnation, address, from }: Proof, { listening, lease }: Moment): number {
+function waitFor(holder: Holder, { incarnation, address, from }: Proof, { listening, lease }: Now): number {
   const isSuccessor =
     incarnation !== undefined && holder.incarnation !== undefined && incarnation !== holder.incarnation;
   const isElsewhere =

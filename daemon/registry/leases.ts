@@ -7,20 +7,20 @@
  * self-preservation is: Netflix/eureka#1267).
  */
 import { beatInterval } from '../../src/protocol/api.ts';
-import type { Entry } from './vm-record.ts';
+import type { VmRecord } from './vm-record.ts';
 
 /** Fewer VMs than this are never a mass: one rack, or one deployment, is lost for real. */
 const LEAST_LOST = 10;
 
 export interface Gone {
-  stale: Entry[];
-  suspect: Entry[];
+  stale: VmRecord[];
+  suspect: VmRecord[];
 }
 
 export class Leases {
   /** Entries that are not stale as of the last sweep, longest silent first. */
-  readonly #fresh = new Map<string, Entry>();
-  readonly #suspect = new Map<string, Entry>();
+  readonly #fresh = new Map<string, VmRecord>();
+  readonly #suspect = new Map<string, VmRecord>();
   /** Ids of those that are stale. */
   readonly #stale = new Set<string>();
   readonly #lease: number;
@@ -36,7 +36,7 @@ export class Leases {
   }
 
   /** Takes the entries in at the start, and says nothing of those that are stale already. */
-  load(entries: Iterable<Entry>, horizon: number): void {
+  load(entries: Iterable<VmRecord>, horizon: number): void {
     for (const entry of [...entries].sort((a, b) => a.life.heardAt - b.life.heardAt)) {
       if (entry.life.heardAt < horizon) this.#stale.add(entry.vm.id);
       else this.#fresh.set(entry.vm.id, entry);
@@ -44,7 +44,7 @@ export class Leases {
   }
 
   /** @returns true when the VM was stale or suspect until now */
-  heard(entry: Entry): boolean {
+  heard(entry: VmRecord): boolean {
     const { id } = entry.vm;
     // Deleted first, since setting a key that is there would leave it in its old place.
     this.#fresh.delete(id);
@@ -53,7 +53,7 @@ export class Leases {
   }
 
   /** An entry that replaces the one of its id without a sign of life keeps that one's place. */
-  replace(entry: Entry): void {
+  replace(entry: VmRecord): void {
     const { id } = entry.vm;
     if (this.#fresh.has(id)) this.#fresh.set(id, entry);
     if (this.#suspect.has(id)) {
@@ -94,7 +94,7 @@ export class Leases {
    * VMs are lost one by one, as their beats were spread. So those count that have missed a beat and would be lost within
    * the next interval, and those that are suspect already.
    */
-  #isMassLoss(due: readonly Entry[], horizon: number): boolean {
+  #isMassLoss(due: readonly VmRecord[], horizon: number): boolean {
     if (this.#share >= 1) return false;
     const soon = horizon + beatInterval(this.#lease);
     let lost = countRunning(due) + countRunning(this.#suspect.values());
@@ -108,13 +108,13 @@ export class Leases {
   }
 }
 
-function isFirstDue(entries: Map<string, Entry>, horizon: number): boolean {
+function isFirstDue(entries: Map<string, VmRecord>, horizon: number): boolean {
   const first = entries.values().next();
   return !first.done && first.value.leaseFrom < horizon;
 }
 
-function takeDue(entries: Map<string, Entry>, horizon: number): Entry[] {
-  const due: Entry[] = [];
+function takeDue(entries: Map<string, VmRecord>, horizon: number): VmRecord[] {
+  const due: VmRecord[] = [];
   for (const entry of entries.values()) {
     if (entry.leaseFrom >= horizon) break;
     due.push(entry);
@@ -123,7 +123,7 @@ function takeDue(entries: Map<string, Entry>, horizon: number): Entry[] {
   return due;
 }
 
-function countRunning(entries: Iterable<Entry>): number {
+function countRunning(entries: Iterable<VmRecord>): number {
   let count = 0;
   for (const { vm } of entries) if (vm.status === 'running') count++;
   return count;

@@ -1,25 +1,25 @@
 /** Which VM was made from which: the `parentId` of the entries, read in both directions. */
 import { VregError } from '../../src/protocol/errors.ts';
-import type { Entry } from './vm-record.ts';
+import type { VmRecord } from './vm-record.ts';
 
 export class Lineage {
-  readonly #get: (id: string) => Entry | undefined;
+  readonly #get: (id: string) => VmRecord | undefined;
   /** By the id of the parent, whether it is registered or not; each in the order of registration. */
-  readonly #children = new Map<string, Map<string, Entry>>();
+  readonly #children = new Map<string, Map<string, VmRecord>>();
 
-  constructor(get: (id: string) => Entry | undefined) {
+  constructor(get: (id: string) => VmRecord | undefined) {
     this.#get = get;
   }
 
-  put(entry: Entry, before: Entry | undefined): void {
+  put(entry: VmRecord, before: VmRecord | undefined): void {
     const { id, parentId } = entry.vm;
     if (before && before.vm.parentId !== parentId) this.remove(before);
     if (parentId === undefined) return;
-    const siblings = this.#children.get(parentId) ?? new Map<string, Entry>();
+    const siblings = this.#children.get(parentId) ?? new Map<string, VmRecord>();
     this.#children.set(parentId, siblings.set(id, entry));
   }
 
-  remove({ vm }: Entry): void {
+  remove({ vm }: VmRecord): void {
     if (vm.parentId === undefined) return;
     const siblings = this.#children.get(vm.parentId);
     siblings?.delete(vm.id);
@@ -27,14 +27,14 @@ export class Lineage {
   }
 
   /** Oldest registration first. @throws VregError NOT_FOUND when nobody has, or had, that id */
-  children(id: string): Entry[] {
+  children(id: string): VmRecord[] {
     const children = this.#children.get(id);
     if (!children && !this.#get(id)) throw unknown(id);
-    return [...(children?.values() ?? [])].sort((a, b) => a.order.created - b.order.created);
+    return [...(children?.values() ?? [])].sort((a, b) => a.version.created - b.version.created);
   }
 
   /** Nearest first, as far as they are registered. @throws VregError NOT_FOUND */
-  ancestors(id: string): Entry[] {
+  ancestors(id: string): VmRecord[] {
     const self = this.#get(id);
     // Of a parent that is not registered nobody has said where it came from.
     if (!self && this.#children.has(id)) return [];
@@ -47,8 +47,8 @@ export class Lineage {
   }
 
   /** The VM itself, if it is registered, and all that came of it, depth first. @throws VregError NOT_FOUND */
-  subtree(id: string): Entry[] {
-    const found = new Map<string, Entry | undefined>();
+  subtree(id: string): VmRecord[] {
+    const found = new Map<string, VmRecord | undefined>();
     const waiting = [id];
     while (waiting.length > 0) {
       const next = waiting.pop()!;
@@ -60,7 +60,7 @@ export class Lineage {
     return [...found.values()].filter((entry) => entry !== undefined);
   }
 
-  #parentOf({ vm }: Entry): Entry | undefined {
+  #parentOf({ vm }: VmRecord): VmRecord | undefined {
     return vm.parentId === undefined ? undefined : this.#get(vm.parentId);
   }
 }

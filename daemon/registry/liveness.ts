@@ -3,7 +3,7 @@ import type { Clock } from '../clock.ts';
 import type { EventLog } from './events.ts';
 import { Leases } from './leases.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
-import type { Entry, Life } from './vm-record.ts';
+import type { LastSeen, VmRecord } from './vm-record.ts';
 
 export class Liveness {
   readonly staleAfter: number;
@@ -20,7 +20,7 @@ export class Liveness {
     this.#observer = observer;
   }
 
-  load(entries: Iterable<Entry>): void {
+  load(entries: Iterable<VmRecord>): void {
     this.#leases.load(entries, this.#clock.listening() - this.staleAfter);
   }
 
@@ -36,21 +36,21 @@ export class Liveness {
     return horizon;
   }
 
-  signOfLife(): Life {
+  signOfLife(): LastSeen {
     return { lastSeen: this.#clock.now(), heardAt: this.#clock.listening() };
   }
 
   /** @returns true when the VM was stale or suspect until now */
-  heard(entry: Entry): boolean {
+  heard(entry: VmRecord): boolean {
     return this.#leases.heard(entry);
   }
 
-  tellRevived(entry: Entry, revision: number): void {
+  tellRevived(entry: VmRecord, revision: number): void {
     this.#events.add('revived', entry, { revision, at: this.#clock.now() });
   }
 
   /** An entry took the place of the one of its id. @returns true when that ended a running VM's silence */
-  replaced(before: Entry | undefined, entry: Entry): boolean {
+  replaced(before: VmRecord | undefined, entry: VmRecord): boolean {
     // To begin to run is a sign of life, also within the millisecond of the last one.
     const begins = entry.vm.status === 'running' && before?.vm.status !== 'running';
     if (begins || before?.life.heardAt !== entry.life.heardAt) return this.#leases.heard(entry) && !begins;

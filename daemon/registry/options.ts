@@ -3,14 +3,14 @@ import type { Conflict } from '../../src/protocol/heartbeat.ts';
 import type { Clock } from '../clock.ts';
 import type { Store } from '../store/store.ts';
 import type { RegistryLimits } from './capacity.ts';
-import type { Entry } from './vm-record.ts';
+import type { VmRecord } from './vm-record.ts';
 
 /** What is worth a line in the log, or somebody's attention. */
 export interface RegistryObserver {
   /** A VM was removed. */
   removed?(id: string): void;
   /** A sweep found VMs suspect. */
-  massLoss?(suspects: readonly Entry[]): void;
+  massLoss?(suspects: readonly VmRecord[]): void;
   /** Two incarnations say that they are the same VM, or one has replaced the other. */
   conflict?(conflict: Conflict): void;
   /** The registry has forgotten what an agent knows: it was restored from an older copy. Told once. */

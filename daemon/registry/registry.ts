@@ -7,14 +7,14 @@
  */
 import type { DiscoverQuery } from '../../src/protocol/api.ts';
 import type { HistoryItem } from '../../src/protocol/events.ts';
-import type { Limit } from '../../src/protocol/token.ts';
+import type { Restriction } from '../../src/protocol/token.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
 import type { Change, Contents, Store } from '../store/store.ts';
 import { checkLimits, type Holdings, type RegistryLimits } from './capacity.ts';
 import { EventLog } from './events.ts';
 import { HealthReports } from './health.ts';
-import { Identities, type Moment, type Proof } from './identity.ts';
+import { Identities, type Now, type Proof } from './identity.ts';
 import type { Lineage } from './lineage.ts';
 import { Liveness } from './liveness.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
@@ -22,10 +22,10 @@ import { PendingRecords } from './pending.ts';
 import {
   ANONYMOUS,
   applyUpdate,
+  assertPermitted,
   checkEntry,
   checkExpected,
   checkRegistration,
-  checkWithin,
   diff,
   notFound,
   taken,
@@ -34,8 +34,8 @@ import {
 } from './preconditions.ts';
 import { Staging } from './staging.ts';
 import { Unsaved } from './unsaved.ts';
-import { Directory, type Filter } from './vm-index.ts';
-import { type Declared, Entry, type Life } from './vm-record.ts';
+import { type Filter, VmIndex } from './vm-index.ts';
+import { type LastSeen, type Spec, VmRecord } from './vm-record.ts';
 
 export class Registry {
   readonly staleAfter: number;
@@ -52,7 +52,7 @@ export class Registry {
   readonly #observer: RegistryObserver;
   readonly #limits: RegistryLimits | undefined;
 
-  readonly #directory = new Directory();
+  readonly #directory = new VmIndex();
   readonly lineage: Lineage = this.#directory.lineage;
   readonly #liveness: Liveness;
   #revision = 0;
@@ -73,7 +73,7 @@ export class Registry {
     this.#staging = new Staging(store, contents.revision);
     this.events = new EventLog(contents.revision, keptEvents);
     this.#liveness = new Liveness(options, this.events);
-    for (const vm of contents.vms) this.#directory.put(Entry.fromStored(vm));
+    for (const vm of contents.vms) this.#directory.put(VmRecord.fromStored(vm));
     this.#liveness.load(this.#directory.all());
   }
 
@@ -86,10 +86,10 @@ export class Registry {
    * Adds a VM that is not there yet; durable when this resolves.
    * @throws VregError CONFLICT when the id is taken, FORBIDDEN, and the store's errors
    */
-  async register(registration: Registration, options: WriteOptions = {}): Promise<Entry> {
-    checkWithin(options.within, registration);
+  async register(registration: Registration, options: WriteOptions = {}): Promise<VmRecord> {
+    assertPermitted(options.restriction, registration);
     if (this.#current(registration.id)) throw taken();
-    checkRegistration(options.within);
+    checkRegistration(options.restriction);
     const life = this.#liveness.signOfLife();
     const registeredAt = new Date(life.lastSeen).toISOString();
     return this.#put(undefined, { ...registration, registeredAt }, life, options);
@@ -100,21 +100,24 @@ export class Registry {
    * Repeating it changes nothing, but is a sign of life when it says `running`.
    * @throws VregError PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
-  async replace(registration: Registration, options: WriteOptions = {}): Promise<{ entry: Entry; created: boolean }> {
-    const { expect, within, alongside } = options;
+  async replace(
+    registration: Registration,
+    options: WriteOptions = {},
+  ): Promise<{ entry: VmRecord; created: boolean }> {
+    const { expect, restriction, alongside } = options;
     const before = this.#current(registration.id);
-    if (before) checkEntry(within, before);
-    checkWithin(within, registration);
+    if (before) checkEntry(restriction, before);
+    assertPermitted(restriction, registration);
     checkExpected(before, expect);
     if (!before) return { entry: await this.register(registration, options), created: true };
-    const vm: Declared = { ...registration, registeredAt: before.vm.registeredAt };
+    const vm: Spec = { ...registration, registeredAt: before.vm.registeredAt };
     const running = registration.status === 'running';
     const isRepeated = Object.keys(diff(before.vm, vm)).length === 0 && this.#directory.get(vm.id) === before;
     if (isRepeated && !alongside) {
       return { entry: running ? this.heartbeat(vm.id) : before, created: false };
     }
     const entry = await this.#put(before, vm, running ? this.#liveness.signOfLife() : before.life, options);
-    if (!running) this.identities.rest(vm.id);
+    if (!running) this.identities.markIdle(vm.id);
     return { entry, created: false };
   }
 
@@ -122,20 +125,20 @@ export class Registry {
    * Changes fields of a VM. Setting the status to `running` is a sign of life; nothing else here is.
    * @throws VregError NOT_FOUND, PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
-  async update(id: string, update: VmUpdate, options: WriteOptions = {}): Promise<Entry> {
+  async update(id: string, update: VmUpdate, options: WriteOptions = {}): Promise<VmRecord> {
     const before = this.#require(id);
-    checkEntry(options.within, before);
+    checkEntry(options.restriction, before);
     checkExpected(before, options.expect);
     const life = update.status === 'running' ? this.#liveness.signOfLife() : before.life;
     const entry = await this.#put(before, applyUpdate(before.vm, update), life, options);
-    if (update.status !== undefined && update.status !== 'running') this.identities.rest(id);
+    if (update.status !== undefined && update.status !== 'running') this.identities.markIdle(id);
     return entry;
   }
 
   /** @throws VregError NOT_FOUND, PRECONDITION_FAILED, FORBIDDEN, and the store's errors */
-  async deregister(id: string, { by = ANONYMOUS, expect, within }: WriteOptions = {}): Promise<void> {
+  async deregister(id: string, { by = ANONYMOUS, expect, restriction }: WriteOptions = {}): Promise<void> {
     const before = this.#require(id);
-    checkEntry(within, before);
+    checkEntry(restriction, before);
     checkExpected(before, expect);
     const revision = this.#staging.next;
     const note = { type: 'deregistered', at: this.clock.now(), by, changes: diff(before.vm, undefined) } as const;
@@ -147,13 +150,13 @@ export class Registry {
    * @param proof what the VM's agent says of itself and of its services; a plain beat has none
    * @throws VregError NOT_FOUND, FORBIDDEN, IDENTITY_CONFLICT when another incarnation of the VM is alive
    */
-  heartbeat(id: string, proof?: Proof, within?: Limit): Entry {
+  heartbeat(id: string, proof?: Proof, restriction?: Restriction): VmRecord {
     const entry = this.get(id);
-    checkWithin(within, entry.vm);
+    assertPermitted(restriction, entry.vm);
     // That it was stale is told before it is revived, even if no sweep has seen it yet.
     this.sweep();
     if (proof) this.identities.prove(entry, proof, this.#moment());
-    entry.hear(this.#liveness.signOfLife());
+    entry.touch(this.#liveness.signOfLife());
     this.unsaved.add(entry);
     if (proof?.health) this.health.put(entry, proof.health);
     if (this.#liveness.heard(entry) && entry.vm.status === 'running') this.#liveness.tellRevived(entry, this.#revision);
@@ -166,19 +169,19 @@ export class Registry {
   }
 
   /** @throws VregError NOT_FOUND */
-  get(id: string): Entry {
+  get(id: string): VmRecord {
     const entry = this.#directory.get(id);
     if (!entry) throw notFound();
     return entry;
   }
 
   /** Newest registration first. Filtering by `running` leaves stale VMs out, as the original registry does. */
-  list(filter: Filter): readonly Entry[] {
+  list(filter: Filter): readonly VmRecord[] {
     return this.#directory.list(filter, this.#horizon());
   }
 
   /** The live VMs of a role, oldest registration first, or as {@link HealthReports.offering} where a service is asked for. */
-  discover(role: string, { service, passing = false, strict = false }: DiscoverQuery = {}): Entry[] {
+  discover(role: string, { service, passing = false, strict = false }: DiscoverQuery = {}): VmRecord[] {
     let found = this.#directory.live(role, this.#horizon());
     if (service !== undefined) found = this.health.offering(found, service, passing);
     if (!strict) return found;
@@ -186,7 +189,7 @@ export class Registry {
     return found.filter(({ life }) => life.lastSeen >= horizon);
   }
 
-  isStale(entry: Entry): boolean {
+  isStale(entry: VmRecord): boolean {
     return entry.leaseFrom < this.#horizon();
   }
 
@@ -215,7 +218,7 @@ export class Registry {
     return this.unsaved.save(this.clock.listening(), (entry) => this.#directory.get(entry.vm.id) === entry);
   }
 
-  #moment(): Moment {
+  #moment(): Now {
     const at = new Date(this.clock.now()).toISOString();
     return { at, listening: this.clock.listening(), lease: this.staleAfter, revision: this.#revision };
   }
@@ -229,34 +232,34 @@ export class Registry {
     return { vms: size + this.#staging.added, bytes: bytes + this.#staging.growth };
   }
 
-  #current(id: string): Entry | undefined {
+  #current(id: string): VmRecord | undefined {
     const decision = this.#staging.of(id);
     return decision ? decision.entry : this.#directory.get(id);
   }
 
-  #require(id: string): Entry {
+  #require(id: string): VmRecord {
     const entry = this.#current(id);
     if (!entry) throw notFound();
     return entry;
   }
 
   async #put(
-    before: Entry | undefined,
-    vm: Declared,
-    life: Life,
+    before: VmRecord | undefined,
+    vm: Spec,
+    life: LastSeen,
     { by = ANONYMOUS, alongside }: WriteOptions,
-  ): Promise<Entry> {
+  ): Promise<VmRecord> {
     const revision = this.#staging.next;
-    const entry = new Entry(vm, { created: before?.order.created ?? revision, revision }, life);
+    const entry = new VmRecord(vm, { created: before?.version.created ?? revision, revision }, life);
     if (this.#limits) checkLimits(entry, before, this.#holdings(), this.#limits);
     const changes = diff(before?.vm, entry.vm);
     const note = { type: typeOf(before !== undefined, changes), at: this.clock.now(), by, changes };
-    const records = alongside?.(entry.order.created) ?? [];
+    const records = alongside?.(entry.version.created) ?? [];
     await this.#commit(vm.id, entry, { kind: 'put', vm: entry.toStored(), revision, note, records });
     return entry;
   }
 
-  async #commit(id: string, entry: Entry | undefined, change: Change): Promise<void> {
+  async #commit(id: string, entry: VmRecord | undefined, change: Change): Promise<void> {
     await this.#staging.commit(id, entry, change, this.#current(id));
     const { revision, note } = change;
     this.sweep();
@@ -273,7 +276,7 @@ export class Registry {
   }
 
   /** @returns true when a sign of life that came with the change ended a running VM's silence */
-  #show(entry: Entry): boolean {
+  #show(entry: VmRecord): boolean {
     const before = this.#directory.get(entry.vm.id);
     this.#directory.put(entry);
     this.health.trim(entry);
@@ -281,13 +284,13 @@ export class Registry {
     if (before && before.life.heardAt > entry.life.heardAt) {
       // A beat came while the change was on its way: it is not taken back, and is saved again, since the change has
       // carried an older sign of life to the disk.
-      entry.hear(before.life);
+      entry.touch(before.life);
       this.unsaved.add(entry);
     }
     return this.#liveness.replaced(before, entry);
   }
 
-  #hide(entry: Entry): void {
+  #hide(entry: VmRecord): void {
     this.#directory.remove(entry);
     this.unsaved.delete(entry);
     this.health.forget(entry.vm.id);

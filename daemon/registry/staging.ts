@@ -3,12 +3,12 @@
  * store refuses one change, all that was decided since falls with it.
  */
 import type { Change, Store } from '../store/store.ts';
-import type { Entry } from './vm-record.ts';
+import type { VmRecord } from './vm-record.ts';
 
 export class Staging {
   readonly #store: Store;
   /** Newest decision per id; one without an entry is a removal. */
-  readonly #decisions = new Map<string, { entry: Entry | undefined }>();
+  readonly #decisions = new Map<string, { entry: VmRecord | undefined }>();
   /** Revision of the last change that is on the disk, and of the last that was decided. */
   #durable: number;
   #decided: number;
@@ -33,13 +33,13 @@ export class Staging {
     return this.#added;
   }
 
-  /** {@link Entry.weight} of entries that are on their way to be there, less that of those that go with them. */
+  /** {@link VmRecord.weight} of entries that are on their way to be there, less that of those that go with them. */
   get growth(): number {
     return this.#growth;
   }
 
   /** The newest decision about a VM that is not on the disk yet. */
-  of(id: string): { entry: Entry | undefined } | undefined {
+  of(id: string): { entry: VmRecord | undefined } | undefined {
     return this.#decisions.get(id);
   }
 
@@ -48,12 +48,12 @@ export class Staging {
    * @param before the entry that it changes
    * @throws the store's errors
    */
-  async commit(id: string, entry: Entry | undefined, change: Change, before: Entry | undefined): Promise<void> {
+  async commit(id: string, entry: VmRecord | undefined, change: Change, before: VmRecord | undefined): Promise<void> {
     const generation = this.#generation;
     // Throws when the store takes no more; then nothing is staged, and what was staged before goes on.
     const durable = this.#store.commit(change);
     const decision = { entry };
-    const isNew = entry !== undefined && entry.order.created === entry.order.revision;
+    const isNew = entry !== undefined && entry.version.created === entry.version.revision;
     if (isNew) this.#added++;
     const growth = (entry?.weight ?? 0) - (before?.weight ?? 0);
     this.#growth += growth;

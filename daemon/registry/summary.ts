@@ -2,7 +2,7 @@
 import type { Registry } from './registry.ts';
 
 /** `12 VMs, 1 stale, 3 suspect`, without what there is none of. */
-export function summaryOf(registry: Registry): string {
+export function summarize(registry: Registry): string {
   const all = registry.list({});
   const running = all.filter(({ vm }) => vm.status === 'running');
   const stale = running.filter((entry) => registry.isStale(entry));

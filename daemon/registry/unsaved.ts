@@ -1,13 +1,13 @@
 /** Who was heard since beats were last made durable. */
 import type { Beat, Store } from '../store/store.ts';
 import type { PendingRecords } from './pending.ts';
-import type { Entry } from './vm-record.ts';
+import type { VmRecord } from './vm-record.ts';
 
 export class Unsaved {
   readonly #store: Store;
   /** Saved with the beats. */
   readonly #pending: PendingRecords;
-  readonly #heard = new Set<Entry>();
+  readonly #heard = new Set<VmRecord>();
 
   constructor(store: Store, pending: PendingRecords) {
     this.#store = store;
@@ -18,11 +18,11 @@ export class Unsaved {
     return this.#heard.size > 0 || this.#pending.any;
   }
 
-  add(entry: Entry): void {
+  add(entry: VmRecord): void {
     this.#heard.add(entry);
   }
 
-  delete(entry: Entry): void {
+  delete(entry: VmRecord): void {
     this.#heard.delete(entry);
   }
 
@@ -31,7 +31,7 @@ export class Unsaved {
    * @param listened milliseconds on the listening clock
    * @param isCurrent false of an entry that was replaced or removed
    */
-  async save(listened: number, isCurrent: (entry: Entry) => boolean): Promise<void> {
+  async save(listened: number, isCurrent: (entry: VmRecord) => boolean): Promise<void> {
     const entries = [...this.#heard].filter(isCurrent);
     this.#heard.clear();
     const records = this.#pending.take();

@@ -2,14 +2,14 @@
 import type { Vm } from '../../src/protocol/vm.ts';
 import type { StoredVm } from '../store/store.ts';
 
-export interface Life {
+export interface LastSeen {
   /** Last sign of life, wall clock, milliseconds since the epoch. */
   lastSeen: number;
   /** The same moment on the listening clock, in milliseconds. */
   heardAt: number;
 }
 
-export interface Order {
+export interface Version {
   /** Revision of the registration: what lists are sorted by. */
   created: number;
   /** Revision of the last change. */
@@ -17,7 +17,7 @@ export interface Order {
 }
 
 /** Everything of an entry that only a change can change. */
-export type Declared = Omit<Vm, 'lastSeen'>;
+export type Spec = Omit<Vm, 'lastSeen'>;
 
 /** What stands for an object, a list and a field in JSON, and how many bytes of JSON its memory is worth besides. */
 const MORE = { [code('{')]: 8, [code('[')]: 8, [code(':')]: 4 };
@@ -25,38 +25,38 @@ const MORE = { [code('{')]: 8, [code('[')]: 8, [code(':')]: 4 };
 /** Bytes of an entry's JSON that follow what is declared. */
 const LAST_SEEN = ',"lastSeen":"2026-01-01T00:00:00.000Z"}'.length;
 
-export class Entry {
-  readonly vm: Declared;
-  readonly order: Order;
+export class VmRecord {
+  readonly vm: Spec;
+  readonly version: Version;
   /** The entry's JSON up to where `lastSeen` goes, which is its last field. */
   readonly #head: string;
-  #life: Life;
+  #life: LastSeen;
   #json: string | undefined;
   #size: number | undefined;
   #weight: number | undefined;
   /** Milliseconds by which its lease is longer, in a mass loss. */
   #grace = 0;
 
-  constructor(vm: Declared, order: Order, life: Life) {
+  constructor(vm: Spec, order: Version, seen: LastSeen) {
     this.vm = inOrder(vm);
-    this.order = order;
+    this.version = order;
     this.#head = JSON.stringify(this.vm).slice(0, -1);
-    this.#life = life;
+    this.#life = seen;
   }
 
-  static fromStored({ body, created, revision, lastSeen, heardAt }: StoredVm): Entry {
-    return new Entry(JSON.parse(body) as Declared, { created, revision }, { lastSeen, heardAt });
+  static fromStored({ body, created, revision, lastSeen, heardAt }: StoredVm): VmRecord {
+    return new VmRecord(JSON.parse(body) as Spec, { created, revision }, { lastSeen, heardAt });
   }
 
   toStored(): StoredVm {
-    return { id: this.vm.id, ...this.order, body: `${this.#head}}`, ...this.#life };
+    return { id: this.vm.id, ...this.version, body: `${this.#head}}`, ...this.#life };
   }
 
-  get life(): Life {
+  get life(): LastSeen {
     return this.#life;
   }
 
-  hear(life: Life): void {
+  touch(life: LastSeen): void {
     this.#life = life;
     this.#json = undefined;
     this.#grace = 0;
@@ -121,7 +121,7 @@ function code(character: string): number {
 }
 
 /** The fields in the order in which the original registry answers them; absent ones stay absent. */
-function inOrder(vm: Declared): Declared {
+function inOrder(vm: Spec): Spec {
   const { id, name, role, status, address, services, metadata, parentId, registeredBy, registeredAt } = vm;
   return {
     id,

@@ -1,8 +1,8 @@
 /** What an answer may have wrong: VMs that it offers and that may be dead, because nobody could have heard of it. */
 import type { Clock } from '../clock.ts';
-import type { Entry } from './vm-record.ts';
+import type { VmRecord } from './vm-record.ts';
 
-export interface Doubt {
+export interface Warming {
   /** Seconds after which every VM of the answer has been heard of or is gone. */
   seconds: number;
   /** VMs that are offered only because too many fell silent with them. */
@@ -14,7 +14,7 @@ export interface Doubt {
  * @param lease in milliseconds of listening time
  * @returns undefined when every running VM among them was heard of since the last gap, or has had its lease to be
  */
-export function doubtOf(entries: Iterable<Entry>, clock: Clock, lease: number): Doubt | undefined {
+export function warmingOf(entries: Iterable<VmRecord>, clock: Clock, lease: number): Warming | undefined {
   const now = clock.listening();
   const gap = clock.gapEndedAt();
   const gapMatters = gap !== undefined && now - gap <= lease;

@@ -2,7 +2,7 @@ import { closeSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { type Context, defineCommand } from '../command.ts';
 import { MAX_SPAN, parseDuration } from '../config/duration.ts';
 import { VregError } from '../protocol/errors.ts';
-import { type Limit, parseTokenRequest, SCOPES, type TokenInfo, type Whoami } from '../protocol/token.ts';
+import { parseTokenRequest, type Restriction, SCOPES, type TokenInfo, type Whoami } from '../protocol/token.ts';
 import { ROLES } from '../protocol/vm.ts';
 import type { Column, RowsAnswer } from '../render.ts';
 import { each, throwFailed } from '../run/batch.ts';
@@ -101,7 +101,7 @@ const COLUMNS: readonly Column<TokenInfo>[] = [
   { title: 'FROM', cell: ({ lastUsedFrom = '-' }) => lastUsedFrom, wide: true },
 ];
 
-function limitOf({ vm, role }: Limit): string {
+function limitOf({ vm, role }: Restriction): string {
   if (vm !== undefined) return role === undefined ? `VM ${vm}` : `VM ${vm}, role ${role}`;
   return role === undefined ? '-' : `role ${role}`;
 }

@@ -25,13 +25,13 @@ export function mayDo(scope: Scope, needed: Scope): boolean {
 }
 
 /** The VMs that a token may touch, or look at with the scope `read`: one, those of a role, or all. */
-export interface Limit {
+export interface Restriction {
   vm?: string;
   role?: Role;
 }
 
 /** `POST /registry/tokens`. */
-export interface TokenRequest extends Limit {
+export interface TokenRequest extends Restriction {
   name: string;
   scope: Scope;
   /** Seconds after which it is good for nothing; never when nothing is said. */
@@ -39,7 +39,7 @@ export interface TokenRequest extends Limit {
 }
 
 /** What is told of a token: never the token itself. All times are RFC 3339. */
-export interface TokenInfo extends Limit {
+export interface TokenInfo extends Restriction {
   name: string;
   scope: Scope;
   createdAt: string;
@@ -72,7 +72,7 @@ export interface Revoked {
 }
 
 /** `GET /registry/whoami`. */
-export interface Whoami extends Limit {
+export interface Whoami extends Restriction {
   /** A token's name, `VERS_AUTH_TOKEN`, `socket`, or `anonymous`. */
   name: string;
   scope: Scope;
@@ -106,7 +106,7 @@ export function parseTokenRequest(input: unknown): TokenRequest {
     throw invalid('name', 'name cannot be a token, nor begin with vreg_ as those do');
   if (isReserved(name)) throw invalid('name', `name cannot be "${name}", which is not a token's`);
   const scope = parseScope(body.scope);
-  const limit = parseLimit(body, scope);
+  const limit = parseRestriction(body, scope);
   const { expiresIn } = body;
   if (expiresIn === undefined || expiresIn === null) return { name, scope, ...limit };
   if (!Number.isInteger(expiresIn) || (expiresIn as number) < 1 || (expiresIn as number) > MAX_EXPIRY)
@@ -126,7 +126,7 @@ export function parseScope(value: unknown): Scope {
   throw invalid('scope', `${given} (one of ${SCOPES.join(', ')})`);
 }
 
-function parseLimit({ vm, role }: Record<string, unknown>, scope: Scope): Limit {
+function parseRestriction({ vm, role }: Record<string, unknown>, scope: Scope): Restriction {
   const [hasVm, hasRole] = [vm !== undefined && vm !== null, role !== undefined && role !== null];
   if (!hasVm && !hasRole) return {};
   const field = hasVm ? 'vm' : 'role';

@@ -46,8 +46,8 @@ test('an entry that is there already is brought up to date and keeps its registr
   const { registry, start } = setUp(t);
   await registry.register(aVm({ id: 'self', role: 'infra', status: 'stopped', name: 'old' }));
   await start();
-  const { vm, order } = registry.get('self');
-  assert.deepEqual([vm.name, vm.status, order.created, order.revision], [SELF.name, 'running', 1, 2]);
+  const { vm, version } = registry.get('self');
+  assert.deepEqual([vm.name, vm.status, version.created, version.revision], [SELF.name, 'running', 1, 2]);
 });
 
 test('an entry that somebody removed comes back with the next beat', async (t) => {

@@ -1,5 +1,5 @@
 /** Tokens and the door over a store in memory, without HTTP. */
-import { Access, type Caller } from '../../daemon/access/authenticator.ts';
+import { Authenticator, type Credentials } from '../../daemon/access/authenticator.ts';
 import { Tokens } from '../../daemon/access/tokens.ts';
 import { Registry } from '../../daemon/registry/registry.ts';
 import type { NewToken, TokenRequest } from '../../src/protocol/token.ts';
@@ -11,7 +11,7 @@ export interface Door {
   clock: FakeClock;
   registry: Registry;
   tokens: Tokens;
-  access: Access;
+  authenticator: Authenticator;
   create(request: TokenRequest): Promise<NewToken>;
 }
 
@@ -25,12 +25,12 @@ export function aDoor({ root, store = new MemoryStore() }: { root?: string; stor
   );
   const now = () => clock.now();
   const tokens: Tokens = new Tokens(contents, { pending: registry.pending, flush: () => registry.saveBeats(), now });
-  const access = new Access({ root, tokens, now, ticks: now });
-  return { store, clock, registry, tokens, access, create: (request) => tokens.create(request, 'test') };
+  const authenticator = new Authenticator({ root, tokens, now, ticks: now });
+  return { store, clock, registry, tokens, authenticator, create: (request) => tokens.create(request, 'test') };
 }
 
 /** Somebody who comes over TCP with a token, or with none. */
-export function callerWith(token?: string, more: Partial<Caller> = {}): Caller {
+export function credentialsWith(token?: string, more: Partial<Credentials> = {}): Credentials {
   return {
     authorization: token === undefined ? undefined : `Bearer ${token}`,
     address: '192.0.2.1',

@@ -3,7 +3,7 @@ import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { TestContext } from 'node:test';
 import { pino } from 'pino';
-import { Access } from '../../daemon/access/authenticator.ts';
+import { Authenticator } from '../../daemon/access/authenticator.ts';
 import { Tokens } from '../../daemon/access/tokens.ts';
 import { type AppOptions, buildApp } from '../../daemon/http/app.ts';
 import type { RegistryObserver } from '../../daemon/registry/options.ts';
@@ -20,17 +20,17 @@ export interface ServedApp {
   at: { host: string; port: number };
   clock: FakeClock;
   store: MemoryStore;
-  access: Access;
+  authenticator: Authenticator;
   /** Lines that the app has logged, as JSON. */
   logged: string[];
 }
 
 /** The door of a registry as it was when its store was read. @param root the one token that may do everything */
-export function accessTo(registry: Registry, contents: Contents, root?: string): Access {
+export function accessTo(registry: Registry, contents: Contents, root?: string): Authenticator {
   const { pending, clock } = registry;
   const now = () => clock.now();
   const tokens = new Tokens(contents, { pending, flush: () => registry.saveBeats(), now });
-  return new Access({ root, tokens, now, ticks: now });
+  return new Authenticator({ root, tokens, now, ticks: now });
 }
 
 /** Listens, and closes when the test ends. */
@@ -47,16 +47,16 @@ export async function serveApp(
   const clock = new FakeClock();
   const kept = keptEvents === undefined ? {} : { keptEvents };
   const contents = store.contents();
-  const observer: RegistryObserver = { removed: (id) => access.tokens.forgetVm(id) };
+  const observer: RegistryObserver = { removed: (id) => authenticator.tokens.forgetVm(id) };
   const registry = new Registry({ store, clock, staleAfter: 300_000, massLoss, observer, ...kept }, contents);
-  const access: Access = accessTo(registry, contents, token);
+  const authenticator: Authenticator = accessTo(registry, contents, token);
   const logged: string[] = [];
   const log = pino({ level: 'info', base: null }, { write: (line: string) => void logged.push(line) });
   const app = buildApp({
     registry,
     version: '0.0.0',
     log,
-    access,
+    authenticator,
     ...options,
   });
   const host = '127.0.0.1';
@@ -73,7 +73,7 @@ export async function serveApp(
     at: { host, port },
     clock,
     store,
-    access,
+    authenticator,
     logged,
   };
 }

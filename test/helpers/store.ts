@@ -3,24 +3,24 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
-import { type Declared, Entry, type Life } from '../../daemon/registry/vm-record.ts';
+import { type LastSeen, type Spec, VmRecord } from '../../daemon/registry/vm-record.ts';
 import { SqliteStore } from '../../daemon/store/sqlite-store.ts';
 import type { Change, Contents, Store } from '../../daemon/store/store.ts';
 import { aVm } from './vm.ts';
 
-const LIFE: Life = { lastSeen: Date.parse('2026-01-01T00:00:00.000Z'), heardAt: 0 };
+const LIFE: LastSeen = { lastSeen: Date.parse('2026-01-01T00:00:00.000Z'), heardAt: 0 };
 
 export interface Put {
   id: string;
   revision: number;
   /** Revision of the registration; this one's when it is left out. */
   created?: number;
-  life?: Life;
-  more?: Partial<Declared>;
+  life?: LastSeen;
+  more?: Partial<Spec>;
 }
 
 export function putOf({ id, revision, created = revision, life = LIFE, more = {} }: Put): Change {
-  const vm = new Entry(
+  const vm = new VmRecord(
     { ...aVm({ id, name: id }), registeredAt: '2026-01-01T00:00:00.000Z', ...more },
     { created, revision },
     life,

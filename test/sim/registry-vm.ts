@@ -99,7 +99,7 @@ export class RegistryVm {
       contents,
     );
     this.startedAt = this.#time.now;
-    this.registry.events.watch({
+    this.registry.events.subscribe({
       event: ({ type, id }) => {
         if (type === 'stale') this.onStale(id);
       },

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { createReadStream, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { VregError } from '../../../src/protocol/errors.ts';
-import { checkStillIn } from '../../access/authenticator.ts';
+import { assertActive } from '../../access/authenticator.ts';
 import type { Answer, Call } from '../context.ts';
 
 /** How the folders of copies that are under way begin, as nobody names a file; `mkdtemp` adds six characters. */
@@ -52,7 +52,7 @@ function remove(path: string): void {
  * TOO_MANY_REQUESTS, UNAUTHORIZED (the caller's token was revoked meanwhile)
  */
 export async function sendBackup(call: Call): Promise<Answer | undefined> {
-  const { registry, reply, dataDir, backups, guest } = call;
+  const { registry, reply, dataDir, backups, principal } = call;
   if (dataDir === undefined) throw new VregError('NOT_FOUND', 'this registry has no data dir to copy');
   const release = backups.take();
   let dir: string | undefined;
@@ -71,7 +71,7 @@ export async function sendBackup(call: Call): Promise<Answer | undefined> {
     const stream = createReadStream(file);
     stream.once('close', clean);
     await once(stream, 'open');
-    checkStillIn(guest, registry.clock.now());
+    assertActive(principal, registry.clock.now());
     call.endWhenUnwelcome();
     reply.raw.setTimeout(STALLED);
     await reply

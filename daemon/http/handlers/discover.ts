@@ -1,9 +1,9 @@
 /** `GET /registry/discover/:role`, at once or when there are enough live VMs. */
 import { DEFAULT_WAIT_MIN, type DiscoverQuery, MAX_WAIT } from '../../../src/protocol/api.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
-import { checkStillIn } from '../../access/authenticator.ts';
-import { isWithin } from '../../registry/preconditions.ts';
-import type { Entry } from '../../registry/vm-record.ts';
+import { assertActive } from '../../access/authenticator.ts';
+import { permits } from '../../registry/preconditions.ts';
+import type { VmRecord } from '../../registry/vm-record.ts';
 import { type Answer, type Call, invalidQuery } from '../context.ts';
 
 /**
@@ -18,13 +18,13 @@ export function discoverWhen(call: Call): Answer | Promise<Answer> {
   const patience = wait === undefined ? 0 : parseWait(wait);
   const min = call.number('min', 0, Number.MAX_SAFE_INTEGER) ?? DEFAULT_WAIT_MIN;
   const query = readQuery(call);
-  const { sight } = call;
+  const { readFilter } = call;
   const look = () => {
     const live = call.registry.discover(role, query);
-    return sight ? live.filter(({ vm }) => isWithin(sight, vm)) : live;
+    return readFilter ? live.filter(({ vm }) => permits(readFilter, vm)) : live;
   };
   // Who counts strictly is told of the doubt about those, too, whom that leaves out.
-  const answer = (found: readonly Entry[]) =>
+  const answer = (found: readonly VmRecord[]) =>
     call.entries(found, query.strict ? call.registry.discover(role, { ...query, strict: false }) : found);
   const found = look();
   if (patience === 0 || found.length >= min) return answer(found);
@@ -41,19 +41,19 @@ function readQuery(call: Call): DiscoverQuery {
 
 interface Wait {
   query: DiscoverQuery;
-  look(): Entry[];
+  look(): VmRecord[];
   min: number;
   /** Milliseconds. */
   patience: number;
-  answer(found: readonly Entry[]): Answer;
+  answer(found: readonly VmRecord[]): Answer;
 }
 
 /** Answers when there is enough, and at the latest when the time is over or the caller has gone. */
 function waitFor(call: Call, role: string, { query, look, min, patience, answer }: Wait): Promise<Answer> {
-  const { registry, reply, guest, sight, held, lookout } = call;
+  const { registry, reply, principal, readFilter, held, lookout } = call;
   const release = held.take();
   return new Promise((resolve, reject) => {
-    const finish = (found: readonly Entry[]) => {
+    const finish = (found: readonly VmRecord[]) => {
       clearTimeout(timer);
       release();
       watch.leave();
@@ -61,16 +61,16 @@ function waitFor(call: Call, role: string, { query, look, min, patience, answer 
       stay();
       reply.raw.off('close', stop);
       try {
-        checkStillIn(guest, registry.clock.now());
+        assertActive(principal, registry.clock.now());
         resolve(answer(found));
       } catch (error) {
         reject(error);
       }
     };
     const stop = () => finish(look());
-    const watch = lookout.join(JSON.stringify([role, query, sight?.vm, sight?.role]), look, min, finish);
+    const watch = lookout.join(JSON.stringify([role, query, readFilter?.vm, readFilter?.role]), look, min, finish);
     const timer = setTimeout(watch.over, patience);
-    const stopWatching = registry.events.watch({
+    const stopWatching = registry.events.subscribe({
       event: (event) => {
         if (event.role === role) watch.look();
       },

@@ -5,8 +5,8 @@
  */
 import { setImmediate } from 'node:timers/promises';
 import type { Heartbeat } from '../../../src/protocol/api.ts';
-import type { Event, EventLog, Watcher } from '../../registry/events.ts';
-import type { Entry } from '../../registry/vm-record.ts';
+import type { Event, EventLog, EventSubscriber } from '../../registry/events.ts';
+import type { VmRecord } from '../../registry/vm-record.ts';
 import type { Pieces } from '../scheduler.ts';
 
 /** UTF-16 units that a reader is given at once, or one event that is larger: a fraction of a millisecond of work. */
@@ -41,7 +41,7 @@ export interface Place {
 /** All that there is at one moment. */
 export interface State {
   /** Newest registration first. */
-  readonly entries: readonly Entry[];
+  readonly entries: readonly VmRecord[];
   /** How each of them is, where that is to be said. */
   readonly liveness: readonly ('stale' | 'suspect' | undefined)[];
 }
@@ -62,7 +62,7 @@ export function textOf({ type, revision, json }: Event): string {
   return `id: ${revision}\nevent: ${type}\ndata: ${json}\n\n`;
 }
 
-export class Telling implements Watcher {
+export class Telling implements EventSubscriber {
   readonly #events: EventLog;
   readonly #pieces: Pieces;
   /** Who listens, and where each is in the order of what was told. */
@@ -91,7 +91,7 @@ export class Telling implements Watcher {
 
   /** From here on it is told all that it wants, in order. */
   join(listener: Listener): Place {
-    if (this.#places.size === 0) this.#stopWatching = this.#events.watch(this);
+    if (this.#places.size === 0) this.#stopWatching = this.#events.subscribe(this);
     this.#places.set(listener, this.#end);
     if (listener.wantsBeats) this.#beatListeners++;
     return {
@@ -116,7 +116,7 @@ export class Telling implements Watcher {
     this.#tell({ about: event, text: textOf(event), isBeat: false });
   }
 
-  heartbeat({ vm: { id, role, status }, lastSeen }: Entry): void {
+  heartbeat({ vm: { id, role, status }, lastSeen }: VmRecord): void {
     if (this.#beatListeners === 0) return;
     const json = JSON.stringify({ id, lastSeen } satisfies Heartbeat);
     this.#tell({ about: { id, role, status, before: {} }, text: `event: heartbeat\ndata: ${json}\n\n`, isBeat: true });

@@ -5,9 +5,9 @@
  */
 import type { ServerResponse } from 'node:http';
 import { type Event, eventOf } from '../../registry/events.ts';
-import { isWithin } from '../../registry/preconditions.ts';
+import { permits } from '../../registry/preconditions.ts';
 import type { Registry } from '../../registry/registry.ts';
-import type { Entry } from '../../registry/vm-record.ts';
+import type { VmRecord } from '../../registry/vm-record.ts';
 import { type Call, invalidQuery } from '../context.ts';
 import type { Account } from '../response-budget.ts';
 import type { Pieces } from '../scheduler.ts';
@@ -34,7 +34,7 @@ const EMPTY: State = { entries: [], liveness: [] };
 
 export function streamEvents(call: Call): undefined {
   const { registry, request, reply, streams, telling } = call;
-  const { question, wanted } = readFilter(call);
+  const { question, wanted } = parseFilter(call);
   const from = readStart(call);
   const wantsBeats = call.flag('heartbeats');
 
@@ -137,7 +137,7 @@ function stateOf(registry: Registry): State {
   return { entries, liveness: entries.map((entry) => livenessOf(registry, entry)) };
 }
 
-function livenessOf(registry: Registry, entry: Entry): State['liveness'][number] {
+function livenessOf(registry: Registry, entry: VmRecord): State['liveness'][number] {
   if (entry.vm.status !== 'running') return undefined;
   if (registry.isStale(entry)) return 'stale';
   return entry.isSuspect ? 'suspect' : undefined;
@@ -176,12 +176,12 @@ class Reader {
   #burst = 0;
 
   /** @param account of what it keeps until it is told what comes */
-  constructor(raw: ServerResponse, { streams, pieces, guest, registry }: Call, account: Account) {
+  constructor(raw: ServerResponse, { streams, pieces, principal, registry }: Call, account: Account) {
     this.#raw = raw;
     this.#limits = streams;
     this.#turns = pieces;
     this.#account = account;
-    this.#isExpired = () => guest.token?.isExpired(registry.clock.now()) ?? false;
+    this.#isExpired = () => principal.token?.isExpired(registry.clock.now()) ?? false;
   }
 
   /** Writes what it has asked for as it takes it, and others have their turn between two pieces. */
@@ -252,19 +252,19 @@ class Reader {
 }
 
 /** `role`, `status` and `id` filter; each may list several, with commas. A change of role or status shows under both. */
-function readFilter(call: Call): { question: string; wanted: (event: Seen) => boolean } {
+function parseFilter(call: Call): { question: string; wanted: (event: Seen) => boolean } {
   const { role, status, id } = call.query('role', 'status', 'id');
   const [roles, statuses, ids] = [role, status, id].map((text) =>
     text === undefined ? undefined : new Set<string | undefined>(text.split(',')),
   );
-  const { sight } = call;
+  const { readFilter } = call;
   const wanted = (event: Seen) =>
     // Who may see a VM is told that it goes where they may not.
-    (isWithin(sight, event) || isWithin(sight, { id: event.id, role: event.before.role ?? event.role })) &&
+    (permits(readFilter, event) || permits(readFilter, { id: event.id, role: event.before.role ?? event.role })) &&
     (!roles || roles.has(event.role) || roles.has(event.before.role)) &&
     (!ids || ids.has(event.id)) &&
     (!statuses || statuses.has(event.status) || statuses.has(event.before.status));
-  return { question: JSON.stringify([role, status, id, sight?.vm, sight?.role]), wanted };
+  return { question: JSON.stringify([role, status, id, readFilter?.vm, readFilter?.role]), wanted };
 }
 
 /**

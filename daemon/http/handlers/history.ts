@@ -11,7 +11,7 @@ const PAGE = 100;
 
 /** @throws VregError NOT_FOUND, TOO_MANY_REQUESTS, before anything is sent */
 export async function historyOf(call: Call, limit: number): Promise<Answer> {
-  const { registry, pieces, kept, reply, id, sight } = call;
+  const { registry, pieces, kept, reply, id, readFilter } = call;
   if (pieces.inLineNow >= MAX_WAITING) {
     throw new VregError('TOO_MANY_REQUESTS', `${MAX_WAITING} histories are asked for already`, {
       hint: 'try again in a second',
@@ -23,7 +23,7 @@ export async function historyOf(call: Call, limit: number): Promise<Answer> {
       // For nobody, where who asked has gone meanwhile.
       if (reply.raw.destroyed) return pageOf([], true);
       const items = await registry.history(id, Math.min(rest, PAGE), before);
-      const came = sight?.role === undefined ? -1 : items.findIndex(isComing);
+      const came = readFilter?.role === undefined ? -1 : items.findIndex(isComing);
       const seen = came < 0 ? items : items.slice(0, items[came]!.type === 'registered' ? came + 1 : came);
       return pageOf(seen, items.length < PAGE || rest === PAGE || came >= 0);
     });

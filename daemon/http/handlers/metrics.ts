@@ -3,12 +3,12 @@ import { Gauge, Registry as Metrics } from 'prom-client';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { ROLES, STATUSES } from '../../../src/protocol/vm.ts';
 import type { Registry } from '../../registry/registry.ts';
-import type { Entry } from '../../registry/vm-record.ts';
-import { doubtOf } from '../../registry/warming.ts';
+import type { VmRecord } from '../../registry/vm-record.ts';
+import { warmingOf } from '../../registry/warming.ts';
 import type { Answer, Call } from '../context.ts';
 
-export async function metrics({ registry, sight }: Call): Promise<Answer> {
-  if (sight) {
+export async function metrics({ registry, readFilter }: Call): Promise<Answer> {
+  if (readFilter) {
     throw new VregError('FORBIDDEN', 'a token that is limited to some VMs cannot ask for numbers of all', {
       hint: 'make one without a limit: vreg token create NAME --scope read',
     });
@@ -17,20 +17,20 @@ export async function metrics({ registry, sight }: Call): Promise<Answer> {
   const gauge = (name: string, help: string, value: number) => new Gauge({ name, help, registers: [all] }).set(value);
   const entries = registry.list({});
   countVms(registry, entries, all);
-  const doubt = doubtOf(entries, registry.clock, registry.staleAfter);
+  const warming = warmingOf(entries, registry.clock, registry.staleAfter);
   gauge(
     'vreg_warming_seconds',
     'For how long answers may still name dead VMs; 0 when they cannot.',
-    doubt?.seconds ?? 0,
+    warming?.seconds ?? 0,
   );
   gauge('vreg_revision', 'Changes committed so far.', registry.revision);
   gauge('vreg_conflicts', 'Identity conflicts on record.', registry.identities.conflicts.length);
-  gauge('vreg_watchers', 'Readers of the stream of events.', registry.events.watched);
+  gauge('vreg_watchers', 'Readers of the stream of events.', registry.events.subscriberCount);
   gauge('vreg_uptime_seconds', 'Since the daemon was started.', process.uptime());
   return { status: 200, body: await all.metrics(), type: all.contentType };
 }
 
-function countVms(registry: Registry, entries: readonly Entry[], all: Metrics): void {
+function countVms(registry: Registry, entries: readonly VmRecord[], all: Metrics): void {
   const vms = new Gauge({
     name: 'vreg_vms',
     help: 'Registered VMs by role, declared status and liveness (live, suspect, stale; none unless running).',
@@ -50,7 +50,7 @@ function countVms(registry: Registry, entries: readonly Entry[], all: Metrics): 
   }
 }
 
-function livenessOf(registry: Registry, entry: Entry): string {
+function livenessOf(registry: Registry, entry: VmRecord): string {
   if (registry.isStale(entry)) return 'stale';
   return entry.isSuspect ? 'suspect' : 'live';
 }

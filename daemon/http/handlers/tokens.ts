@@ -11,30 +11,30 @@ import {
 import { noSuchToken } from '../../access/tokens.ts';
 import type { Answer, Call } from '../context.ts';
 
-export function listTokens({ access }: Call): Answer {
-  const tokens = access.tokens.list;
+export function listTokens({ authenticator }: Call): Answer {
+  const tokens = authenticator.tokens.list;
   return { status: 200, body: JSON.stringify({ tokens, count: tokens.length } satisfies Tokens) };
 }
 
 export async function createToken(call: Call): Promise<Answer> {
-  const { access, guest } = call;
+  const { authenticator, principal } = call;
   const request = parseTokenRequest(call.body);
   call.request.subject = { token: request.name };
-  const isFirst = access.isOpen;
-  if (isFirst && !guest.isLocal && request.scope !== 'admin') {
+  const isFirst = authenticator.isOpen;
+  if (isFirst && !principal.isLocal && request.scope !== 'admin') {
     throw new VregError('INVALID', 'scope: the first token must be of the scope admin, since from it on all need one', {
       field: 'scope',
       hint: 'make one: vreg token create NAME --scope admin; or start the daemon with VERS_AUTH_TOKEN',
     });
   }
-  const token: NewToken = await access.tokens.create(request, guest.name);
-  if (isFirst) access.close();
+  const token: NewToken = await authenticator.tokens.create(request, principal.name);
+  if (isFirst) authenticator.close();
   return { status: 201, body: JSON.stringify(token) };
 }
 
-export async function revokeToken({ access, request }: Call): Promise<Answer> {
+export async function revokeToken({ authenticator, request }: Call): Promise<Answer> {
   const { name } = request.params as { name: string };
-  const names = await access.tokens.revokeNamed(name);
+  const names = await authenticator.tokens.revokeNamed(name);
   if (names.length === 0) throw noSuchToken(withoutTokens(name));
   return revoked(names);
 }
@@ -48,13 +48,13 @@ export async function revokeBrood(call: Call): Promise<Answer> {
       hint: 'one token is revoked by DELETE /registry/tokens/NAME',
     });
   }
-  const { tokens } = call.access;
+  const { tokens } = call.authenticator;
   call.request.subject = { token: bornOf };
   return revoked(await tokens.revokeBrood(bornOf));
 }
 
-export function whoami({ guest: { name, scope, limit, token } }: Call): Answer {
-  const { vm, role } = limit ?? {};
+export function whoami({ principal: { name, scope, restriction, token } }: Call): Answer {
+  const { vm, role } = restriction ?? {};
   const expiresAt = token?.info.expiresAt;
   const answer: Whoami = {
     name,

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import type { Access, Caller } from '../../../daemon/access/authenticator.ts';
+import type { Authenticator, Credentials } from '../../../daemon/access/authenticator.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
-import { aDoor, callerWith } from '../../helpers/access.ts';
+import { aDoor, credentialsWith } from '../../helpers/access.ts';
 
-function refusal(access: Access, caller: Caller): VregError | undefined {
+function refusal(authenticator: Authenticator, credentials: Credentials): VregError | undefined {
   try {
-    access.admit(caller);
+    authenticator.authenticate(credentials);
     return undefined;
   } catch (error) {
     assert.ok(error instanceof VregError);
@@ -14,19 +14,19 @@ function refusal(access: Access, caller: Caller): VregError | undefined {
   }
 }
 
-const withHeader = (authorization: string | undefined) => callerWith(undefined, { authorization });
+const withHeader = (authorization: string | undefined) => credentialsWith(undefined, { authorization });
 
 test('the token is taken with any spelling of the scheme and any space after it', () => {
-  const { access } = aDoor({ root: 's3cret' });
+  const { authenticator } = aDoor({ root: 's3cret' });
   for (const header of ['Bearer s3cret', 'bearer s3cret', 'BEARER   s3cret', 'Bearer\ts3cret']) {
-    assert.equal(refusal(access, withHeader(header)), undefined, header);
+    assert.equal(refusal(authenticator, withHeader(header)), undefined, header);
   }
-  assert.equal(refusal(aDoor({ root: 'a b' }).access, withHeader('Bearer a b')), undefined);
+  assert.equal(refusal(aDoor({ root: 'a b' }).authenticator, withHeader('Bearer a b')), undefined);
 });
 
 test('no header is missing, and anything but the token is invalid', () => {
-  const { access } = aDoor({ root: 's3cret' });
-  for (const header of [undefined, '']) assert.match(refusal(access, withHeader(header))!.message, /missing/);
+  const { authenticator } = aDoor({ root: 's3cret' });
+  for (const header of [undefined, '']) assert.match(refusal(authenticator, withHeader(header))!.message, /missing/);
   for (const header of [
     'Bearer',
     'Bearer ',
@@ -36,171 +36,182 @@ test('no header is missing, and anything but the token is invalid', () => {
     'Bearer s3cret2',
     'Bearer S3CRET',
   ]) {
-    const error = refusal(access, withHeader(header));
+    const error = refusal(authenticator, withHeader(header));
     assert.equal(error?.code, 'UNAUTHORIZED', header);
     assert.match(error.message, /invalid/);
   }
 });
 
 test('an error never repeats a token, neither the right one nor the given', () => {
-  const error = refusal(aDoor({ root: 's3cret' }).access, withHeader('Bearer guessed'))!;
+  const error = refusal(aDoor({ root: 's3cret' }).authenticator, withHeader('Bearer guessed'))!;
   assert.doesNotMatch(`${error.message} ${error.hint}`, /guessed|s3cret/);
 });
 
 test('nobody is asked who they are until the first token is made, and everybody from then on', async () => {
-  const { access, create, tokens } = aDoor();
-  const before = access.admit(callerWith());
-  assert.deepEqual([before.name, before.scope, access.isOpen], ['anonymous', 'admin', true]);
+  const { authenticator, create, tokens } = aDoor();
+  const before = authenticator.authenticate(credentialsWith());
+  assert.deepEqual([before.name, before.scope, authenticator.isOpen], ['anonymous', 'admin', true]);
   const { name, token } = await create({ name: 'ops', scope: 'admin' });
-  assert.equal(refusal(access, callerWith())?.code, 'UNAUTHORIZED');
-  assert.equal(access.admit(callerWith(token)).name, 'ops');
+  assert.equal(refusal(authenticator, credentialsWith())?.code, 'UNAUTHORIZED');
+  assert.equal(authenticator.authenticate(credentialsWith(token)).name, 'ops');
   // A registry whose tokens are all revoked is not one that never had any.
   await tokens.revoke([tokens.named(name)!]);
-  assert.equal(refusal(access, callerWith())?.code, 'UNAUTHORIZED');
+  assert.equal(refusal(authenticator, credentialsWith())?.code, 'UNAUTHORIZED');
 });
 
 test('a registry that ever made a token stays closed after a restart', async () => {
   const { create, tokens, store } = aDoor();
   await create({ name: 'ops', scope: 'admin' });
   await tokens.revoke([tokens.named('ops')!]);
-  assert.equal(aDoor({ store }).access.isOpen, false);
+  assert.equal(aDoor({ store }).authenticator.isOpen, false);
 });
 
 test('the unix socket needs no token, but one that is given counts', async () => {
-  const { access, create } = aDoor({ root: 's3cret' });
+  const { authenticator, create } = aDoor({ root: 's3cret' });
   const { token } = await create({ name: 'reader', scope: 'read' });
   const local = { isLocal: true, address: undefined };
-  assert.deepEqual(pick(access.admit(callerWith(undefined, local))), ['socket', 'admin']);
-  assert.deepEqual(pick(access.admit(callerWith(token, local))), ['reader', 'read']);
-  assert.equal(refusal(access, callerWith('wrong', local))?.code, 'UNAUTHORIZED');
+  assert.deepEqual(pick(authenticator.authenticate(credentialsWith(undefined, local))), ['socket', 'admin']);
+  assert.deepEqual(pick(authenticator.authenticate(credentialsWith(token, local))), ['reader', 'read']);
+  assert.equal(refusal(authenticator, credentialsWith('wrong', local))?.code, 'UNAUTHORIZED');
 });
 
 test("a certificate's name stands for the token of that name, and for no other", async () => {
-  const { access, create } = aDoor({ root: 's3cret' });
+  const { authenticator, create } = aDoor({ root: 's3cret' });
   await create({ name: 'worker-7', scope: 'write', vm: 'worker-7' });
-  const guest = access.admit(callerWith(undefined, { certificate: 'worker-7' }));
-  assert.deepEqual([...pick(guest), guest.limit?.vm], ['worker-7', 'write', 'worker-7']);
-  const stranger = refusal(access, callerWith(undefined, { certificate: 'stranger' }))!;
+  const principal = authenticator.authenticate(credentialsWith(undefined, { certificate: 'worker-7' }));
+  assert.deepEqual([...pick(principal), principal.restriction?.vm], ['worker-7', 'write', 'worker-7']);
+  const stranger = refusal(authenticator, credentialsWith(undefined, { certificate: 'stranger' }))!;
   assert.deepEqual([stranger.code, /"stranger"/.test(stranger.message)], ['UNAUTHORIZED', true]);
-  assert.deepEqual(pick(access.admit(callerWith('s3cret', { certificate: 'stranger' }))), ['VERS_AUTH_TOKEN', 'admin']);
+  assert.deepEqual(pick(authenticator.authenticate(credentialsWith('s3cret', { certificate: 'stranger' }))), [
+    'VERS_AUTH_TOKEN',
+    'admin',
+  ]);
 });
 
 test('a certificate whose token has expired claims the name of that, and one without a token claims none', async () => {
-  const { access, create, clock } = aDoor({ root: 's3cret' });
+  const { authenticator, create, clock } = aDoor({ root: 's3cret' });
   await create({ name: 'brief', scope: 'read', expiresIn: 5 });
   clock.pass(5000);
-  const own = callerWith(undefined, { certificate: 'brief' });
-  assert.match(refusal(access, own)!.message, /"brief" expired/);
-  assert.equal(access.claimedBy(own), 'brief');
+  const own = credentialsWith(undefined, { certificate: 'brief' });
+  assert.match(refusal(authenticator, own)!.message, /"brief" expired/);
+  assert.equal(authenticator.nameOfRejected(own), 'brief');
   for (const certificate of ['stranger', 'image/w', undefined])
-    assert.equal(access.claimedBy(callerWith(undefined, { certificate })), undefined);
+    assert.equal(authenticator.nameOfRejected(credentialsWith(undefined, { certificate })), undefined);
   assert.equal(
-    access.claimedBy(callerWith('wrong', { certificate: 'brief' })),
+    authenticator.nameOfRejected(credentialsWith('wrong', { certificate: 'brief' })),
     undefined,
     'they came with something else',
   );
 });
 
 test('where nobody is asked, a certificate names who comes, but not as somebody whom it cannot be', () => {
-  const { access } = aDoor();
-  const nameOf = (certificate: string) => access.admit(callerWith(undefined, { certificate })).name;
+  const { authenticator } = aDoor();
+  const nameOf = (certificate: string) => authenticator.authenticate(credentialsWith(undefined, { certificate })).name;
   assert.deepEqual(['worker-7', 'vers_auth_token', 'Socket'].map(nameOf), ['worker-7', 'anonymous', 'anonymous']);
 });
 
 test('a token that has expired is refused from that millisecond on, and told when it was', async () => {
-  const { access, create, clock } = aDoor({ root: 's3cret' });
+  const { authenticator, create, clock } = aDoor({ root: 's3cret' });
   const { token, expiresAt } = await create({ name: 'brief', scope: 'read', expiresIn: 60 });
   clock.pass(59_999);
-  assert.equal(refusal(access, callerWith(token)), undefined);
+  assert.equal(refusal(authenticator, credentialsWith(token)), undefined);
   clock.pass(1);
-  const { code, message } = refusal(access, callerWith(token))!;
+  const { code, message } = refusal(authenticator, credentialsWith(token))!;
   assert.equal(code, 'UNAUTHORIZED');
   assert.ok(message.includes(expiresAt!));
 });
 
 test('another root token is taken from the next request on, and who came with the old one is told to go', () => {
-  const { access } = aDoor({ root: 'old' });
-  const guest = access.admit(callerWith('old'));
-  access.replaceRoot('old');
-  assert.equal(guest.ended.aborted, false);
-  access.replaceRoot('new');
-  assert.equal(guest.ended.aborted, true);
-  assert.equal(refusal(access, callerWith('old'))?.code, 'UNAUTHORIZED');
-  assert.equal(access.admit(callerWith('new')).ended.aborted, false);
+  const { authenticator } = aDoor({ root: 'old' });
+  const principal = authenticator.authenticate(credentialsWith('old'));
+  authenticator.replaceRoot('old');
+  assert.equal(principal.revoked.aborted, false);
+  authenticator.replaceRoot('new');
+  assert.equal(principal.revoked.aborted, true);
+  assert.equal(refusal(authenticator, credentialsWith('old'))?.code, 'UNAUTHORIZED');
+  assert.equal(authenticator.authenticate(credentialsWith('new')).revoked.aborted, false);
 });
 
 test('an address that guesses is told to wait, and is not looked at meanwhile, not even with the right token', () => {
-  const { access, clock } = aDoor({ root: 's3cret' });
-  const codes = Array.from({ length: 100 }, (_, n) => refusal(access, callerWith(`guess-${n}`))!.code);
+  const { authenticator, clock } = aDoor({ root: 's3cret' });
+  const codes = Array.from({ length: 100 }, (_, n) => refusal(authenticator, credentialsWith(`guess-${n}`))!.code);
   assert.ok(codes.slice(0, 60).every((code) => code === 'UNAUTHORIZED'));
   assert.ok(codes.slice(60).every((code) => code === 'TOO_MANY_REQUESTS'));
-  const { retryAfter } = refusal(access, callerWith('s3cret'))!;
+  const { retryAfter } = refusal(authenticator, credentialsWith('s3cret'))!;
   assert.ok(retryAfter! > 0 && retryAfter! <= 6, String(retryAfter));
-  assert.equal(refusal(access, callerWith('s3cret', { address: '192.0.2.2' })), undefined, 'others are let in');
+  assert.equal(
+    refusal(authenticator, credentialsWith('s3cret', { address: '192.0.2.2' })),
+    undefined,
+    'others are let in',
+  );
   clock.pass(retryAfter! * 1000);
-  assert.equal(refusal(access, callerWith('s3cret')), undefined);
+  assert.equal(refusal(authenticator, credentialsWith('s3cret')), undefined);
 });
 
 test('an address from which the right token came is not locked out by a stranger behind it', () => {
-  const { access } = aDoor({ root: 's3cret' });
-  access.admit(callerWith('s3cret'));
-  for (let n = 0; n < 100; n++) refusal(access, callerWith(`guess-${n}`));
-  assert.equal(refusal(access, callerWith('guess'))?.code, 'TOO_MANY_REQUESTS');
-  assert.equal(refusal(access, callerWith('s3cret')), undefined);
+  const { authenticator } = aDoor({ root: 's3cret' });
+  authenticator.authenticate(credentialsWith('s3cret'));
+  for (let n = 0; n < 100; n++) refusal(authenticator, credentialsWith(`guess-${n}`));
+  assert.equal(refusal(authenticator, credentialsWith('guess'))?.code, 'TOO_MANY_REQUESTS');
+  assert.equal(refusal(authenticator, credentialsWith('s3cret')), undefined);
 });
 
 test('an address is not excused by another token, and old tokens of the registry are no guesses', async () => {
-  const { access, create } = aDoor({ root: 's3cret' });
+  const { authenticator, create } = aDoor({ root: 's3cret' });
   const { token } = await create({ name: 'image', scope: 'enrol' });
   const stale = `vreg_${'a'.repeat(43)}`;
-  for (let n = 0; n < 100; n++) refusal(access, callerWith(stale));
-  assert.equal(refusal(access, callerWith(stale))?.code, 'UNAUTHORIZED', 'so that its agent enrols anew');
-  assert.equal(refusal(access, callerWith('s3cret')), undefined, 'whoever has an old token does not lock others out');
+  for (let n = 0; n < 100; n++) refusal(authenticator, credentialsWith(stale));
+  assert.equal(refusal(authenticator, credentialsWith(stale))?.code, 'UNAUTHORIZED', 'so that its agent enrols anew');
+  assert.equal(
+    refusal(authenticator, credentialsWith('s3cret')),
+    undefined,
+    'whoever has an old token does not lock others out',
+  );
   const elsewhere = { address: '192.0.2.77' };
-  access.admit(callerWith(token, elsewhere));
-  for (let n = 0; n < 100; n++) refusal(access, callerWith(`guess-${n}`, elsewhere));
-  assert.equal(refusal(access, callerWith('s3cret', elsewhere))?.code, 'TOO_MANY_REQUESTS');
+  authenticator.authenticate(credentialsWith(token, elsewhere));
+  for (let n = 0; n < 100; n++) refusal(authenticator, credentialsWith(`guess-${n}`, elsewhere));
+  assert.equal(refusal(authenticator, credentialsWith('s3cret', elsewhere))?.code, 'TOO_MANY_REQUESTS');
 });
 
 test('old tokens have an allowance of their own, ten times as large, and it is no way to lock the root token out', async () => {
-  const { access, create, clock } = aDoor({ root: 's3cret' });
+  const { authenticator, create, clock } = aDoor({ root: 's3cret' });
   const { token } = await create({ name: 'agent', scope: 'heartbeat' });
-  const stale = callerWith(`vreg_${'a'.repeat(43)}`);
-  const codes = Array.from({ length: 601 }, () => refusal(access, stale)!.code);
-  assert.deepEqual([codes.indexOf('TOO_MANY_REQUESTS'), refusal(access, stale)!.retryAfter], [600, 1]);
-  assert.equal(access.admit(callerWith(token)).name, 'agent');
-  assert.equal(refusal(access, callerWith('guess'))?.code, 'UNAUTHORIZED');
-  assert.equal(refusal(access, callerWith('s3cret')), undefined);
+  const stale = credentialsWith(`vreg_${'a'.repeat(43)}`);
+  const codes = Array.from({ length: 601 }, () => refusal(authenticator, stale)!.code);
+  assert.deepEqual([codes.indexOf('TOO_MANY_REQUESTS'), refusal(authenticator, stale)!.retryAfter], [600, 1]);
+  assert.equal(authenticator.authenticate(credentialsWith(token)).name, 'agent');
+  assert.equal(refusal(authenticator, credentialsWith('guess'))?.code, 'UNAUTHORIZED');
+  assert.equal(refusal(authenticator, credentialsWith('s3cret')), undefined);
   clock.pass(1000);
-  assert.equal(refusal(access, stale)?.code, 'UNAUTHORIZED');
+  assert.equal(refusal(authenticator, stale)?.code, 'UNAUTHORIZED');
 });
 
 test('what is no Bearer is a guess like any other', () => {
-  const { access } = aDoor({ root: 's3cret' });
-  const basic = (n: number) => refusal(access, withHeader(`Basic guess-${n}`))!.code;
+  const { authenticator } = aDoor({ root: 's3cret' });
+  const basic = (n: number) => refusal(authenticator, withHeader(`Basic guess-${n}`))!.code;
   const codes = Array.from({ length: 61 }, (_, n) => basic(n));
   assert.equal(codes.indexOf('TOO_MANY_REQUESTS'), 60);
 });
 
 test("the registry's own tokens are looked at however often others were wrong", async () => {
-  const { access, create } = aDoor({ root: 's3cret' });
+  const { authenticator, create } = aDoor({ root: 's3cret' });
   const { token } = await create({ name: 'agent', scope: 'heartbeat' });
-  for (let n = 0; n < 100; n++) refusal(access, callerWith(`guess-${n}`));
-  assert.equal(access.admit(callerWith(token)).name, 'agent');
+  for (let n = 0; n < 100; n++) refusal(authenticator, credentialsWith(`guess-${n}`));
+  assert.equal(authenticator.authenticate(credentialsWith(token)).name, 'agent');
 });
 
 test('who sends no token guesses nothing', () => {
-  const { access } = aDoor({ root: 's3cret' });
-  for (let n = 0; n < 200; n++) assert.equal(refusal(access, callerWith())?.code, 'UNAUTHORIZED');
+  const { authenticator } = aDoor({ root: 's3cret' });
+  for (let n = 0; n < 200; n++) assert.equal(refusal(authenticator, credentialsWith())?.code, 'UNAUTHORIZED');
 });
 
 test('an IPv6 customer counts as one, however many addresses it has', () => {
-  const { access } = aDoor({ root: 's3cret' });
-  const from = (n: number) => callerWith('wrong', { address: `2001:db8:1:2::${n.toString(16)}` });
-  for (let n = 0; n < 60; n++) refusal(access, from(n));
-  assert.equal(refusal(access, from(99))?.code, 'TOO_MANY_REQUESTS');
-  assert.equal(refusal(access, callerWith('wrong', { address: '2001:db8:1:3::1' }))?.code, 'UNAUTHORIZED');
-  assert.equal(refusal(access, callerWith('wrong', { address: '::ffff:192.0.2.9' }))?.code, 'UNAUTHORIZED');
+  const { authenticator } = aDoor({ root: 's3cret' });
+  const from = (n: number) => credentialsWith('wrong', { address: `2001:db8:1:2::${n.toString(16)}` });
+  for (let n = 0; n < 60; n++) refusal(authenticator, from(n));
+  assert.equal(refusal(authenticator, from(99))?.code, 'TOO_MANY_REQUESTS');
+  assert.equal(refusal(authenticator, credentialsWith('wrong', { address: '2001:db8:1:3::1' }))?.code, 'UNAUTHORIZED');
+  assert.equal(refusal(authenticator, credentialsWith('wrong', { address: '::ffff:192.0.2.9' }))?.code, 'UNAUTHORIZED');
 });
 
 function pick({ name, scope }: { name: string; scope: string }): [string, string] {

@@ -4,7 +4,7 @@ import { enrol } from '../../../daemon/access/enrol.ts';
 import type { Beat, RecordChange } from '../../../daemon/store/store.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { type NewToken, parseTokenRequest } from '../../../src/protocol/token.ts';
-import { aDoor, callerWith } from '../../helpers/access.ts';
+import { aDoor, credentialsWith } from '../../helpers/access.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
 import { MemoryStore } from '../../helpers/memory-store.ts';
 import { aVm } from '../../helpers/vm.ts';
@@ -21,9 +21,9 @@ test('a token is 256 bits that are shown once, and only their hash is kept', asy
 });
 
 test('tokens, and what is known of them, are there after a restart', async () => {
-  const { create, store, access, registry } = aDoor();
+  const { create, store, authenticator, registry } = aDoor();
   const { token } = await create({ name: 'agent', scope: 'heartbeat', role: 'worker', expiresIn: 3600 });
-  access.admit(callerWith(token));
+  authenticator.authenticate(credentialsWith(token));
   await registry.saveBeats();
   const again = aDoor({ store });
   const [info] = again.tokens.list;
@@ -31,17 +31,17 @@ test('tokens, and what is known of them, are there after a restart', async () =>
     [info?.name, info?.scope, info?.role, info?.lastUsedFrom, typeof info?.lastUsedAt, typeof info?.expiresAt],
     ['agent', 'heartbeat', 'worker', '192.0.2.1', 'string', 'string'],
   );
-  assert.equal(again.access.admit(callerWith(token)).name, 'agent');
+  assert.equal(again.authenticator.authenticate(credentialsWith(token)).name, 'agent');
 });
 
 test('a revoked token is refused at once, what was opened with it ends, and no later save brings it back', async () => {
-  const { create, tokens, access, store, registry, clock } = aDoor();
+  const { create, tokens, authenticator, store, registry, clock } = aDoor();
   const { token } = await create({ name: 'ops', scope: 'admin' });
   clock.pass(120_000);
-  const guest = access.admit(callerWith(token));
+  const principal = authenticator.authenticate(credentialsWith(token));
   const revoking = tokens.revoke([tokens.named('ops')!]);
-  assert.throws(() => access.admit(callerWith(token)), { code: 'UNAUTHORIZED' });
-  assert.equal(guest.ended.aborted, true);
+  assert.throws(() => authenticator.authenticate(credentialsWith(token)), { code: 'UNAUTHORIZED' });
+  assert.equal(principal.revoked.aborted, true);
   await revoking;
   await registry.saveBeats();
   assert.equal(aDoor({ store }).tokens.named('ops'), undefined);
@@ -77,13 +77,13 @@ class FullDisk extends MemoryStore {
 
 test('on a full disk no token is made, and a revoked one is refused all the same, and gone when there is room', async () => {
   const store = new FullDisk();
-  const { create, tokens, access, registry } = aDoor({ store });
+  const { create, tokens, authenticator, registry } = aDoor({ store });
   const { token } = await create({ name: 'ops', scope: 'admin' });
   store.full = true;
   await assert.rejects(create({ name: 'new', scope: 'read' }), { code: 'STORE_FULL' });
   assert.equal(tokens.named('new'), undefined);
   await assert.rejects(tokens.revoke([tokens.named('ops')!]), { code: 'STORE_FULL' });
-  assert.throws(() => access.admit(callerWith(token)), { code: 'UNAUTHORIZED' });
+  assert.throws(() => authenticator.authenticate(credentialsWith(token)), { code: 'UNAUTHORIZED' });
   store.full = false;
   await registry.saveBeats();
   assert.deepEqual(aDoor({ store }).tokens.list, []);
@@ -122,26 +122,26 @@ test('a name that was revoked and is given again is not lost with the next revoc
 
 test('a first token that a full disk refused closes nobody out', async () => {
   const store = new FullDisk();
-  const { create, access, registry } = aDoor({ store });
+  const { create, authenticator, registry } = aDoor({ store });
   store.full = true;
   await assert.rejects(create({ name: 'ops', scope: 'admin' }), { code: 'STORE_FULL' });
-  assert.equal(access.isOpen, true);
+  assert.equal(authenticator.isOpen, true);
   store.full = false;
   await registry.saveBeats();
-  assert.equal(aDoor({ store }).access.isOpen, true);
+  assert.equal(aDoor({ store }).authenticator.isOpen, true);
 });
 
 test('a last use is written down once a minute, not with each request', async () => {
-  const { create, access, clock, registry } = aDoor();
+  const { create, authenticator, clock, registry } = aDoor();
   const { token } = await create({ name: 'ops', scope: 'admin' });
-  access.admit(callerWith(token));
+  authenticator.authenticate(credentialsWith(token));
   assert.equal(registry.pending.any, true);
   await registry.saveBeats();
   clock.pass(59_999);
-  access.admit(callerWith(token));
+  authenticator.authenticate(credentialsWith(token));
   assert.equal(registry.pending.any, false);
   clock.pass(1);
-  access.admit(callerWith(token, { address: '192.0.2.7' }));
+  authenticator.authenticate(credentialsWith(token, { address: '192.0.2.7' }));
   assert.equal(registry.pending.any, true);
 });
 
@@ -212,7 +212,7 @@ test('what is said of the token of a VM that was removed is not saved behind its
   await store.release();
   const { secret } = await again;
   const restarted = aDoor({ store });
-  assert.equal(restarted.access.admit(callerWith(secret)).name, 'image/w');
+  assert.equal(restarted.authenticator.authenticate(credentialsWith(secret)).name, 'image/w');
 });
 
 test('the token of a VM that was removed is gone also where its next one did not get to the disk', async () => {

@@ -157,7 +157,7 @@ test('a request that breaks while it waits behind another has its name in its li
   const broken =
     'PUT /registry/vms/a HTTP/1.1\r\nHost: a\r\nX-Request-Id: mine\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n';
   const answers = exchange(app.at, held + broken);
-  await until('the first to be held', () => app.registry.events.watched > 0);
+  await until('the first to be held', () => app.registry.events.subscriberCount > 0);
   await app.registry.register(aVm({ id: 'b' }));
   assert.equal((await answers)[1]?.headers['x-request-id'], 'mine');
   assert.deepEqual(

@@ -397,7 +397,7 @@ test('a refusal waits for the answers before it, also that of a request which ca
   const half = 'POST /registry/vms HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\n{';
   const held = 'GET /registry/discover/worker?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n';
   const answers = exchange(app.at, held + half, { end: true });
-  await until('the first to be held', () => app.registry.events.watched > 0);
+  await until('the first to be held', () => app.registry.events.subscriberCount > 0);
   await call(app.url, 'POST', '/registry/vms', { body: aVm() });
   const [first, second, ...more] = await answers;
   assert.equal(first?.status, 200);
@@ -416,7 +416,7 @@ test('requests of one connection have their turns, and of those that wait there 
   // The one that is held is answered by a change, and none of the same connection comes before its turn.
   const socket = connect(app.at);
   socket.write(held + register('b').repeat(99) + request('GET /health').toString());
-  await until('the first to be held', () => app.registry.events.watched > 0);
+  await until('the first to be held', () => app.registry.events.subscriberCount > 0);
   await call(app.url, 'POST', '/registry/vms', { body: aVm({ id: 'a' }) });
   const answers = await readAnswers(socket);
   assert.deepEqual(
@@ -431,7 +431,7 @@ test('requests of one connection have their turns, and of those that wait there 
   );
   check(refusal, 429, /^more than 100 requests wait on one connection/, 'too many');
   assert.equal(more.length, 0);
-  await until('nothing to be held', () => app.registry.events.watched === 0);
+  await until('nothing to be held', () => app.registry.events.subscriberCount === 0);
   await isWell(app, 2);
 });
 
@@ -457,7 +457,7 @@ test('requests that wait on one connection are 256 KiB at most, their bodies inc
     assert.equal(statuses().includes('429'), false);
     socket.destroy();
   }
-  await until('nothing to be held', () => app.registry.events.watched === 0);
+  await until('nothing to be held', () => app.registry.events.subscriberCount === 0);
   await isWell(app);
 });
 

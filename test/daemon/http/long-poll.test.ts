@@ -19,7 +19,7 @@ test('waits and streams are held up to the limit; one more is 429, and has a pla
   const { url, registry } = await serveApp(t, { limits: { maxHeld: 2 } });
   const stream = await readEvents(t, url);
   const wait = call(url, 'GET', WAIT);
-  await until('both to be held', () => registry.events.watched === 2);
+  await until('both to be held', () => registry.events.subscriberCount === 2);
   for (const path of [WAIT, '/registry/events']) {
     const { status, headers, body } = await call(url, 'GET', path);
     assert.deepEqual(
@@ -31,9 +31,9 @@ test('waits and streams are held up to the limit; one more is 429, and has a pla
   // What is answered at once is not held, and does not count.
   assert.equal((await call(url, 'GET', '/registry/discover/worker?wait=50s&min=0')).status, 200);
   stream.drop();
-  await until('the place of the stream', () => registry.events.watched === 1);
+  await until('the place of the stream', () => registry.events.subscriberCount === 1);
   const again = call(url, 'GET', WAIT);
-  await until('it to be taken', () => registry.events.watched === 2);
+  await until('it to be taken', () => registry.events.subscriberCount === 2);
   await call(url, 'POST', '/registry/vms', { body: aVm() });
   assert.deepEqual([(await wait).status, (await again).status], [200, 200]);
   const third = await readEvents(t, url);
@@ -49,15 +49,15 @@ test('a hundred that wait for the same, or for something else, are each answered
   const ask = async (query: string) => ((await call(url, 'GET', `${WAIT}${query}`)).body as VmList).count;
   const one = Array.from({ length: 60 }, () => ask(''));
   const two = Array.from({ length: 40 }, () => ask('&min=2&service=web'));
-  await until('all to be held', () => registry.events.watched === 100);
+  await until('all to be held', () => registry.events.subscriberCount === 100);
   const services = [{ name: 'web', port: 80 }];
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'a', services }) });
   assert.deepEqual(await Promise.all(one), Array(60).fill(1));
-  assert.equal(registry.events.watched, 40);
+  assert.equal(registry.events.subscriberCount, 40);
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'b' }) });
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'c', services }) });
   assert.deepEqual(await Promise.all(two), Array(40).fill(2));
-  assert.equal(registry.events.watched, 0);
+  assert.equal(registry.events.subscriberCount, 0);
   assert.deepEqual(warnings, []);
 });
 

@@ -77,8 +77,8 @@ test('the proxies are those of the list, in whichever form an address comes, and
 });
 
 test('a connection that is gone has no address either, and is not taken for the socket', () => {
-  const { access } = aDoor({ root: 's3cret' });
-  const door = new Door({ access, names: new Set<string>(), cors: undefined, trustProxy: 'loopback' });
+  const { authenticator } = aDoor({ root: 's3cret' });
+  const door = new Door({ authenticator, names: new Set<string>(), cors: undefined, trustProxy: 'loopback' });
   const headers = { host: 'a', 'x-forwarded-for': '203.0.113.9', 'x-forwarded-proto': 'https' };
   door.refuseForeigners({ raw: { socket: {}, headers }, headers } as unknown as FastifyRequest);
   assert.deepEqual(headers, { host: 'a' });

@@ -286,7 +286,7 @@ test('a token that expires while its body is on the way changes nothing', async 
   await once(socket, 'connect');
   const head = `POST /registry/vms HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ${token}\r\nConnection: close\r\nContent-Length: ${body.length}\r\n\r\n`;
   socket.write(head + body.slice(0, 5));
-  await until('the head to be read', () => app.access.tokens.named('writer')?.info.lastUsedAt !== undefined);
+  await until('the head to be read', () => app.authenticator.tokens.named('writer')?.info.lastUsedAt !== undefined);
   app.clock.pass(5000);
   socket.write(body.slice(5));
   assert.match(await text(socket), /^HTTP\/1\.1 401 /);
@@ -366,11 +366,11 @@ test('a stream that was opened with a token ends when that is revoked, and when 
     return text(answer.body!);
   };
   const first = open(await create({ name: 'first', scope: 'read' }));
-  await until('the stream to be open', () => app.registry.events.watched === 1);
+  await until('the stream to be open', () => app.registry.events.subscriberCount === 1);
   await ask('DELETE', '/registry/tokens/first');
   await first;
   const brief = open(await create({ name: 'brief', scope: 'read', expiresIn: 5 }));
-  await until('the stream to be open', () => app.registry.events.watched === 1);
+  await until('the stream to be open', () => app.registry.events.subscriberCount === 1);
   app.clock.pass(5000);
   await brief;
 });
@@ -404,7 +404,7 @@ test('a beat is told to nobody whose token has expired', async (t) => {
   const token = await create({ name: 'brief', scope: 'read', expiresIn: 5 });
   const headers = { authorization: `Bearer ${token}` };
   const reader = await readEvents(t, url, '/registry/events?heartbeats=true', headers);
-  await until('the stream to be open', () => app.registry.events.watched === 1);
+  await until('the stream to be open', () => app.registry.events.subscriberCount === 1);
   app.registry.heartbeat('vm-1');
   await reader.seen('heartbeat');
   app.clock.pass(5000);
@@ -414,10 +414,10 @@ test('a beat is told to nobody whose token has expired', async (t) => {
 });
 
 test('a change after the end of a token is told to nobody who came with it, however slowly they read what was before', async (t) => {
-  const { at, access, registry, clock } = await serveApp(t, { token: ROOT });
+  const { at, authenticator, registry, clock } = await serveApp(t, { token: ROOT });
   const metadata = { blob: 'x'.repeat(900_000) };
   for (let i = 0; i < 16; i++) await registry.register(aVm({ id: `vm-${i}`, metadata }));
-  const { token } = await access.tokens.create({ name: 'brief', scope: 'read', expiresIn: 5 }, 'test');
+  const { token } = await authenticator.tokens.create({ name: 'brief', scope: 'read', expiresIn: 5 }, 'test');
   const slow = connect(at);
   const head = ['GET /registry/events?since=start HTTP/1.1', 'Host: a', 'Connection: close'];
   slow.write([...head, `Authorization: Bearer ${token}`, '', ''].join('\r\n'));
@@ -445,7 +445,7 @@ for (const path of ['/registry/tokens/image', '/registry/tokens?bornOf=image']) 
     assert.equal((await other).status, 201);
     const { revoked } = (await revoking).body as Revoked;
     assert.ok(revoked.includes('image/w'), revoked.join());
-    assert.equal(app.access.tokens.named('image/w'), undefined);
+    assert.equal(app.authenticator.tokens.named('image/w'), undefined);
     assert.ok(![...store.records.values()].some(({ key }) => key === 'image/w'), 'nor after a restart');
   });
 }
@@ -516,7 +516,7 @@ test('who waits for an answer with a token that is revoked meanwhile gets none',
   const { ask, create, app } = await guarded(t);
   const token = await create({ name: 'reader', scope: 'read' });
   const waiting = ask('GET', '/registry/discover/infra?wait=50s', { token });
-  await until('the answer to be held', () => app.registry.events.watched === 1);
+  await until('the answer to be held', () => app.registry.events.subscriberCount === 1);
   await ask('DELETE', '/registry/tokens/reader');
   assert.equal((await waiting).status, 401);
 });
@@ -529,7 +529,7 @@ test('a body that arrives when its token is revoked changes nothing', async (t) 
   await once(socket, 'connect');
   const head = `POST /registry/vms HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ${token}\r\nConnection: close\r\nContent-Length: ${body.length}\r\n\r\n`;
   socket.write(head + body.slice(0, 5));
-  await until('the head to be read', () => app.access.tokens.named('writer')?.info.lastUsedAt !== undefined);
+  await until('the head to be read', () => app.authenticator.tokens.named('writer')?.info.lastUsedAt !== undefined);
   await ask('DELETE', '/registry/tokens/writer');
   socket.write(body.slice(5));
   assert.match(await text(socket), /^HTTP\/1\.1 401 /);

@@ -66,7 +66,7 @@ test('in a mass loss VMs are offered as suspect for one lease more, then they go
   const app = await serveApp(t, { massLoss: 0.5 });
   for (let n = 0; n < 10; n++) await app.registry.register(aVm({ id: `vm-${n}`, role: 'worker' }));
   const told: string[] = [];
-  app.registry.events.watch({ event: ({ type, id }) => void told.push(`${type} ${id}`), heartbeat: () => {} });
+  app.registry.events.subscribe({ event: ({ type, id }) => void told.push(`${type} ${id}`), heartbeat: () => {} });
   app.clock.pass(LEASE + 1);
   const { body, warming } = await ask(app, '/registry/discover/worker?include=liveness');
   assert.equal(warming, '300; suspect=10');

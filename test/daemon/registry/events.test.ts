@@ -4,7 +4,7 @@ import test from 'node:test';
 import fc from 'fast-check';
 import { type Event, EventLog } from '../../../daemon/registry/events.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
-import { Entry } from '../../../daemon/registry/vm-record.ts';
+import { VmRecord } from '../../../daemon/registry/vm-record.ts';
 import type { VmEvent } from '../../../src/protocol/events.ts';
 import { ROLES, type Role, STATUSES, type Status } from '../../../src/protocol/vm.ts';
 import { FakeClock } from '../../helpers/clock.ts';
@@ -15,9 +15,9 @@ import { aVm } from '../../helpers/vm.ts';
 const SEED = 20_260_102;
 const LEASE = 1000;
 
-function entry(metadata: Record<string, unknown> = {}): Entry {
+function entry(metadata: Record<string, unknown> = {}): VmRecord {
   const vm = { ...aVm({ metadata }), registeredAt: '2026-01-01T00:00:00.000Z' };
-  return new Entry(vm, { created: 1, revision: 1 }, { lastSeen: 0, heardAt: 0 });
+  return new VmRecord(vm, { created: 1, revision: 1 }, { lastSeen: 0, heardAt: 0 });
 }
 
 const short = (events: Event[] | undefined) => events?.map(({ type, revision }) => `${type} ${revision}`);
@@ -169,7 +169,7 @@ test('who replays the events has what the registry has, whatever happens, breaks
       const revisions: number[] = [];
       const start = () => {
         const made = new Registry({ store, clock, staleAfter: LEASE, keptEvents }, store.contents());
-        made.events.watch({
+        made.events.subscribe({
           event: (event) => {
             if (event.type !== 'stale' && event.type !== 'revived') revisions.push(event.revision);
             steady.take(event);

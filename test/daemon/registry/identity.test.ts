@@ -4,7 +4,7 @@ import { Identities } from '../../../daemon/registry/identity.ts';
 import type { RegistryObserver } from '../../../daemon/registry/options.ts';
 import { PendingRecords } from '../../../daemon/registry/pending.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
-import { Entry } from '../../../daemon/registry/vm-record.ts';
+import { VmRecord } from '../../../daemon/registry/vm-record.ts';
 import { FakeClock } from '../../helpers/clock.ts';
 import { MemoryStore } from '../../helpers/memory-store.ts';
 import { aVm } from '../../helpers/vm.ts';
@@ -362,6 +362,6 @@ test('one VM whose conflicts are many does not crowd out those of others', () =>
 function crowded() {
   const moment = { at: '2026-01-01T00:00:00.000Z', listening: 0, lease: 300_000, revision: 1 };
   const entry = (id: string) =>
-    new Entry({ ...aVm({ id }), registeredAt: moment.at }, { created: 1, revision: 1 }, { lastSeen: 0, heardAt: 0 });
+    new VmRecord({ ...aVm({ id }), registeredAt: moment.at }, { created: 1, revision: 1 }, { lastSeen: 0, heardAt: 0 });
   return { identities: new Identities({ records: [], vms: [] }, new PendingRecords()), entry, moment };
 }

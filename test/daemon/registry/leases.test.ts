@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Leases } from '../../../daemon/registry/leases.ts';
-import { Entry } from '../../../daemon/registry/vm-record.ts';
+import { VmRecord } from '../../../daemon/registry/vm-record.ts';
 import { aVm } from '../../helpers/vm.ts';
 
-function entry(id: string, heardAt: number): Entry {
-  return new Entry(
+function entry(id: string, heardAt: number): VmRecord {
+  return new VmRecord(
     { ...aVm({ id }), registeredAt: '2026-01-01T00:00:00.000Z' },
     { created: 1, revision: 1 },
     { lastSeen: heardAt, heardAt },
@@ -14,7 +14,7 @@ function entry(id: string, heardAt: number): Entry {
 
 const staleAt = (leases: Leases, horizon: number) => leases.sweep(horizon).stale;
 
-const ids = (entries: readonly Entry[]) => entries.map(({ vm }) => vm.id).join('');
+const ids = (entries: readonly VmRecord[]) => entries.map(({ vm }) => vm.id).join('');
 
 test('a sweep finds each that ran out once, longest silent first', () => {
   const leases = new Leases(1000);
@@ -30,7 +30,7 @@ test('who is stale at the start is not told as that, and is revived when heard',
   const silent = entry('a', 10);
   leases.load([silent], 11);
   assert.equal(ids(staleAt(leases, 100)), '');
-  silent.hear({ lastSeen: 200, heardAt: 200 });
+  silent.touch({ lastSeen: 200, heardAt: 200 });
   assert.equal(leases.heard(silent), true);
   assert.equal(leases.heard(silent), false);
   assert.equal(ids(staleAt(leases, 201)), 'a');
@@ -40,7 +40,7 @@ test('who is heard goes behind the others', () => {
   const leases = new Leases(1000);
   const [a, b] = [entry('a', 10), entry('b', 20)];
   leases.load([a, b], 0);
-  a.hear({ lastSeen: 30, heardAt: 30 });
+  a.touch({ lastSeen: 30, heardAt: 30 });
   assert.equal(leases.heard(a), false);
   assert.equal(ids(staleAt(leases, 25)), 'b');
   assert.equal(ids(staleAt(leases, 31)), 'a');
@@ -109,7 +109,7 @@ test('VMs that fall silent one by one within a beat interval are a mass loss fro
 
 test('a suspect that is heard is as before, one that is changed stays suspect, and a paused one is none', () => {
   const { leases, entries } = fleet(12, 12);
-  const paused = new Entry(
+  const paused = new VmRecord(
     { ...entry('paused', 0).vm, status: 'paused' },
     { created: 1, revision: 1 },
     { lastSeen: 0, heardAt: 0 },
@@ -117,7 +117,7 @@ test('a suspect that is heard is as before, one that is changed stays suspect, a
   leases.load([paused], -LEASE);
   const { stale } = leases.sweep(1);
   assert.equal(ids(stale), 'paused');
-  entries[0]!.hear({ lastSeen: 2600, heardAt: 2600 });
+  entries[0]!.touch({ lastSeen: 2600, heardAt: 2600 });
   assert.equal(leases.heard(entries[0]!), true);
   assert.ok(!entries[0]!.isSuspect);
   const changed = entry('vm-1', 0);
@@ -130,13 +130,13 @@ test('after a true scale-in the rest of the fleet is judged by itself', () => {
   const { leases, entries } = fleet(30, 20);
   assert.equal(leases.sweep(1).suspect.length, 20);
   for (const alive of entries.slice(20)) {
-    alive.hear({ lastSeen: 0, heardAt: LEASE + 500 });
+    alive.touch({ lastSeen: 0, heardAt: LEASE + 500 });
     leases.heard(alive);
   }
   assert.equal(leases.sweep(LEASE + 1).stale.length, 20);
   const [last] = entries.slice(29);
   for (const alive of entries.slice(20, 29)) {
-    alive.hear({ lastSeen: 0, heardAt: 2 * LEASE });
+    alive.touch({ lastSeen: 0, heardAt: 2 * LEASE });
     leases.heard(alive);
   }
   assert.deepEqual(leases.sweep(LEASE + 501), { stale: [last], suspect: [] });

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import fc from 'fast-check';
 import { Registry } from '../../../daemon/registry/registry.ts';
-import { doubtOf } from '../../../daemon/registry/warming.ts';
+import { warmingOf } from '../../../daemon/registry/warming.ts';
 import { type ErrorCode, VregError } from '../../../src/protocol/errors.ts';
 import type { Registration, Role, Status, VmUpdate } from '../../../src/protocol/vm.ts';
 import { FakeClock } from '../../helpers/clock.ts';
@@ -209,8 +209,8 @@ class Run {
       // In doubt is who was not heard since the last gap, for as long as its lease lasts.
       const doubtful = offered.filter(({ heardAt }) => clock.gap !== undefined && heardAt <= clock.gap);
       const left = doubtful.map(({ heardAt }) => Math.max(1, Math.ceil((heardAt + STALE_AFTER - clock.heard) / 1000)));
-      const doubt = doubtOf(registry.discover(role), clock, STALE_AFTER);
-      assert.deepEqual(doubt?.seconds, left.length > 0 ? Math.max(...left) : undefined);
+      const warming = warmingOf(registry.discover(role), clock, STALE_AFTER);
+      assert.deepEqual(warming?.seconds, left.length > 0 ? Math.max(...left) : undefined);
     }
     for (const id of IDS) assert.equal(registry.has(id), model.get(id) !== undefined);
     assert.equal(registry.revision, model.revision);

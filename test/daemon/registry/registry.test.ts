@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Registry } from '../../../daemon/registry/registry.ts';
-import type { Entry } from '../../../daemon/registry/vm-record.ts';
+import type { VmRecord } from '../../../daemon/registry/vm-record.ts';
 import type { VmUpdate } from '../../../src/protocol/vm.ts';
 import { FakeClock } from '../../helpers/clock.ts';
 import { MemoryStore } from '../../helpers/memory-store.ts';
@@ -16,7 +16,7 @@ function setUp() {
   return { store, clock, open, registry: open() };
 }
 
-const idsOf = (entries: readonly Entry[]) => entries.map(({ vm }) => vm.id);
+const idsOf = (entries: readonly VmRecord[]) => entries.map(({ vm }) => vm.id);
 
 test('a new VM is registered and seen now', async () => {
   const { registry, clock } = setUp();

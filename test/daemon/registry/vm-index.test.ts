@@ -1,19 +1,19 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { Directory } from '../../../daemon/registry/vm-index.ts';
-import { Entry } from '../../../daemon/registry/vm-record.ts';
+import { VmIndex } from '../../../daemon/registry/vm-index.ts';
+import { VmRecord } from '../../../daemon/registry/vm-record.ts';
 import type { Registration } from '../../../src/protocol/vm.ts';
 import { aVm } from '../../helpers/vm.ts';
 
-function entry(id: string, created: number, more: Partial<Registration> = {}, heardAt = 0): Entry {
+function entry(id: string, created: number, more: Partial<Registration> = {}, heardAt = 0): VmRecord {
   const vm = { ...aVm({ id, ...more }), registeredAt: new Date(created).toISOString() };
-  return new Entry(vm, { created, revision: created }, { lastSeen: heardAt, heardAt });
+  return new VmRecord(vm, { created, revision: created }, { lastSeen: heardAt, heardAt });
 }
 
-const ids = (entries: Iterable<Entry>) => [...entries].map(({ vm }) => vm.id).join('');
+const ids = (entries: Iterable<VmRecord>) => [...entries].map(({ vm }) => vm.id).join('');
 
 test('lists are newest first and live ones oldest first, in the order of registration', () => {
-  const directory = new Directory();
+  const directory = new VmIndex();
   for (const [i, id] of ['a', 'b', 'c'].entries()) directory.put(entry(id, i));
   assert.equal(ids(directory.list({}, 0)), 'cba');
   assert.equal(ids(directory.list({ role: 'worker' }, 0)), 'cba');
@@ -23,7 +23,7 @@ test('lists are newest first and live ones oldest first, in the order of registr
 });
 
 test('an entry that is put again keeps its place, and one that was removed goes to the end', () => {
-  const directory = new Directory();
+  const directory = new VmIndex();
   for (const [i, id] of ['a', 'b', 'c'].entries()) directory.put(entry(id, i));
   const again = entry('a', 0, { name: 'two' });
   directory.put(again);
@@ -37,7 +37,7 @@ test('an entry that is put again keeps its place, and one that was removed goes 
 });
 
 test('an entry that changes its role leaves the one and takes its place in the other', () => {
-  const directory = new Directory();
+  const directory = new VmIndex();
   for (const [i, id] of ['a', 'b', 'c', 'd'].entries())
     directory.put(entry(id, i, { role: i % 2 ? 'infra' : 'worker' }));
   directory.put(entry('c', 2, { role: 'infra' }));
@@ -51,15 +51,15 @@ test('an entry that changes its role leaves the one and takes its place in the o
 });
 
 test('a thousand changes of role cost one sort of the role, and not one each', () => {
-  const directory = new Directory();
+  const directory = new VmIndex();
   let looks = 0;
   for (let i = 0; i < 2000; i++) {
     const each = entry(`vm-${i}`, i);
-    const { order } = each;
+    const { version } = each;
     Object.defineProperty(each, 'order', {
       get: () => {
         looks++;
-        return order;
+        return version;
       },
     });
     directory.put(each);
@@ -70,13 +70,13 @@ test('a thousand changes of role cost one sort of the role, and not one each', (
   }
   assert.equal(looks, 0, 'until somebody reads');
   assert.deepEqual(
-    directory.live('worker', 0).map(({ order }) => order.created),
+    directory.live('worker', 0).map(({ version }) => version.created),
     Array.from({ length: 2000 }, (_, i) => i),
   );
 });
 
 test('status=running leaves out who was heard before the horizon; other filters do not look at that', () => {
-  const directory = new Directory();
+  const directory = new VmIndex();
   directory.put(entry('a', 0, {}, 9));
   directory.put(entry('b', 1, {}, 10));
   directory.put(entry('c', 2, { status: 'paused' }, 9));

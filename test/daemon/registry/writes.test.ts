@@ -49,7 +49,7 @@ test('a failed commit leaves nothing changed, and its revision is given to the n
   );
   assert.equal(registry.revision, 1);
   store.failure = undefined;
-  assert.equal((await registry.register(aVm({ id: 'b' }))).order.revision, 2);
+  assert.equal((await registry.register(aVm({ id: 'b' }))).version.revision, 2);
   await registry.deregister('a');
   assert.equal(registry.revision, 3);
   assert.equal(store.revision, 3);
@@ -70,7 +70,7 @@ test('what was decided on a change that fails, fails with it', async () => {
   );
   const again = registry.register(aVm({ name: 'four' }));
   await store.release();
-  assert.deepEqual((await again).order, { created: 1, revision: 1 });
+  assert.deepEqual((await again).version, { created: 1, revision: 1 });
 });
 
 test('a refusal by a busy store leaves what is on its way alone', async () => {
@@ -82,8 +82,8 @@ test('a refusal by a busy store leaves what is on its way alone', async () => {
   await assert.rejects(registry.register(aVm()), { code: 'CONFLICT' }, 'the first is still on its way');
   const third = registry.register(aVm({ id: 'vm-3' }));
   await store.release();
-  assert.equal((await first).order.revision, 1);
-  assert.equal((await third).order.revision, 2);
+  assert.equal((await first).version.revision, 1);
+  assert.equal((await third).version.revision, 2);
 });
 
 test('a removal that becomes durable hides no later decision about the same id', async () => {

@@ -9,7 +9,7 @@ import { cpSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
-import { Entry } from '../../../daemon/registry/vm-record.ts';
+import { VmRecord } from '../../../daemon/registry/vm-record.ts';
 import { openDataDir, readMark } from '../../../daemon/store/data-dir.ts';
 import { StoreService } from '../../../daemon/store/service.ts';
 import type { Contents } from '../../../daemon/store/store.ts';
@@ -79,7 +79,7 @@ export function readLeft(t: TestContext, dataDir: string): Left {
   const journal = journalOf(read!.database);
   rmSync(root, { recursive: true });
   return {
-    vms: vms.map((vm) => JSON.parse(Entry.fromStored(vm).json) as Vm).reverse(),
+    vms: vms.map((vm) => JSON.parse(VmRecord.fromStored(vm).json) as Vm).reverse(),
     revision,
     journal,
     mark,

@@ -27,9 +27,9 @@ async function discover(url: string, query: string): Promise<string[]> {
 
 /** Asks, and returns once the registry holds the answer. */
 async function asked({ url, registry }: ServedApp, query: string): Promise<{ answer: Promise<string[]> }> {
-  const before = registry.events.watched;
+  const before = registry.events.subscriberCount;
   const answer = discover(url, query);
-  await until('the answer to be held', () => registry.events.watched > before);
+  await until('the answer to be held', () => registry.events.subscriberCount > before);
   return { answer };
 }
 
@@ -39,7 +39,7 @@ test('the answer comes at once when there are enough, or when none are asked for
   for (const id of ['a', 'b']) await call(url, 'POST', '/registry/vms', { body: aVm({ id }) });
   assert.deepEqual(await discover(url, 'wait=50s'), ['a', 'b']);
   assert.deepEqual(await discover(url, 'wait=50s&min=2'), ['a', 'b']);
-  assert.equal(registry.events.watched, 0);
+  assert.equal(registry.events.subscriberCount, 0);
 });
 
 test('a VM that registers, resumes, takes the role or is heard again makes the answer come', async (t) => {
@@ -49,7 +49,7 @@ test('a VM that registers, resumes, takes the role or is heard again makes the a
   const two = await asked(app, 'wait=50s&min=2');
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'other', role: 'infra' }) });
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'paused', status: 'paused' }) });
-  assert.equal(registry.events.watched, 2);
+  assert.equal(registry.events.subscriberCount, 2);
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'new' }) });
   assert.deepEqual(await one.answer, ['new']);
   await call(url, 'PATCH', '/registry/vms/paused', { body: { status: 'running' } });
@@ -64,7 +64,7 @@ test('a VM that registers, resumes, takes the role or is heard again makes the a
   const revived = await asked(app, 'wait=50s');
   await call(url, 'POST', '/registry/vms/new/heartbeat');
   assert.deepEqual(await revived.answer, ['new']);
-  assert.equal(registry.events.watched, 0);
+  assert.equal(registry.events.subscriberCount, 0);
 });
 
 test('a VM that was stale for so short that no sweep saw it makes the answer come, too', async (t) => {
@@ -85,7 +85,7 @@ test('when the time is over the answer is what there is', async (t) => {
   assert.deepEqual(await discover(url, 'wait=0s&min=2'), ['vm-1']);
   assert.deepEqual(await discover(url, 'wait=0.05s&min=2'), ['vm-1']);
   assert.deepEqual(await discover(url, 'min=2'), ['vm-1']);
-  assert.equal(registry.events.watched, 0);
+  assert.equal(registry.events.subscriberCount, 0);
 });
 
 test('a wait or a min that is none is 400, whether anything has to be waited for or not', async (t) => {
@@ -110,9 +110,9 @@ test('who goes away is not waited for', async (t) => {
   const socket = connect(at);
   socket.on('error', () => {});
   socket.write('GET /registry/discover/worker?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n');
-  await until('the answer to be held', () => registry.events.watched === 1);
+  await until('the answer to be held', () => registry.events.subscriberCount === 1);
   socket.destroy();
-  await until('nobody to be waited for', () => registry.events.watched === 0);
+  await until('nobody to be waited for', () => registry.events.subscriberCount === 0);
 });
 
 test('when the daemon stops the answer comes, also to a request that arrives on the way down, and streams end', async () => {
@@ -120,7 +120,7 @@ test('when the daemon stops the answer comes, also to a request that arrives on 
   const registry = new Registry({ store, clock: new FakeClock(), staleAfter: LEASE }, store.contents());
   const app = buildApp({
     registry,
-    access: accessTo(registry, store.contents()),
+    authenticator: accessTo(registry, store.contents()),
     version: '0.0.0',
     log: pino({ level: 'silent' }),
   });
@@ -142,7 +142,7 @@ test('when the daemon stops the answer comes, also to a request that arrives on 
   // Not whole yet, so the daemon has them on its way down.
   const late = await ask('/registry/discover/worker?wait=50s', 'X-Late: ');
   const lateStream = await ask('/registry/events', 'X-Late: ');
-  await until('both to be held', () => registry.events.watched === 2);
+  await until('both to be held', () => registry.events.subscriberCount === 2);
   await until('the others to have come', () => accepted.filter(({ bytesRead }) => bytesRead > 0).length === 4);
   const started = performance.now();
   const closed = close();
@@ -152,5 +152,5 @@ test('when the daemon stops the answer comes, also to a request that arrives on 
   assert.ok(performance.now() - started < 5000);
   for (const { text } of [held, late]) assert.match(text(), /\{"vms":\[\],"count":0\}$/);
   for (const { text } of [stream, lateStream]) assert.match(text(), /event: synced\n/);
-  assert.equal(registry.events.watched, 0);
+  assert.equal(registry.events.subscriberCount, 0);
 });

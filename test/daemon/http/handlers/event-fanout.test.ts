@@ -6,7 +6,7 @@ import { setImmediate } from 'node:timers/promises';
 import { type Listener, Telling } from '../../../../daemon/http/handlers/event-fanout.ts';
 import { Pieces } from '../../../../daemon/http/scheduler.ts';
 import { EventLog } from '../../../../daemon/registry/events.ts';
-import { Entry } from '../../../../daemon/registry/vm-record.ts';
+import { VmRecord } from '../../../../daemon/registry/vm-record.ts';
 import type { VmEvent } from '../../../../src/protocol/events.ts';
 import { serveApp } from '../../../helpers/app.ts';
 import { call } from '../../../helpers/http.ts';
@@ -60,14 +60,14 @@ test('many that go stale together are told to a reader who reads, though all of 
 });
 
 test('who is not let in any more is told first what came before that', async (t) => {
-  const { url, access, clock, registry } = await serveApp(t, { token: 's3cret' });
+  const { url, authenticator, clock, registry } = await serveApp(t, { token: 's3cret' });
   await registry.register(aVm());
-  const { token } = await access.tokens.create({ name: 'reader', scope: 'read' }, 'root');
+  const { token } = await authenticator.tokens.create({ name: 'reader', scope: 'read' }, 'root');
   const reader = await readEvents(t, url, '/registry/events', { authorization: `Bearer ${token}` });
   await reader.seen('synced');
   clock.pass(LEASE + 1);
   registry.sweep();
-  await access.tokens.revoke([access.tokens.named('reader')!]);
+  await authenticator.tokens.revoke([authenticator.tokens.named('reader')!]);
   await reader.ended;
   assert.deepEqual(reader.lines(), ['synced', 'stale vm-1']);
 });
@@ -92,9 +92,9 @@ function aListener(question = 'all', role?: string) {
   return { listener, taken, heard, lags: () => lags };
 }
 
-function anEntry(id: string, metadata: Record<string, unknown> = {}, role: 'worker' | 'infra' = 'worker'): Entry {
+function anEntry(id: string, metadata: Record<string, unknown> = {}, role: 'worker' | 'infra' = 'worker'): VmRecord {
   const vm = { ...aVm({ id, role, metadata }), registeredAt: '2026-01-01T00:00:00.000Z' };
-  return new Entry(vm, { created: 1, revision: 1 }, { lastSeen: 0, heardAt: 0 });
+  return new VmRecord(vm, { created: 1, revision: 1 }, { lastSeen: 0, heardAt: 0 });
 }
 
 test('those who ask the same are given the same bytes, and each only what came after it', async () => {
@@ -102,7 +102,7 @@ test('those who ask the same are given the same bytes, and each only what came a
   const telling = new Telling(events, new Pieces());
   const [a, b, infra, late] = [aListener(), aListener(), aListener('infra', 'infra'), aListener()];
   for (const { listener } of [a, b, infra]) telling.join(listener);
-  assert.equal(events.watched, 3);
+  assert.equal(events.subscriberCount, 3);
   events.add('registered', anEntry('vm-1'), { revision: 1, at: 0 });
   events.heartbeat(anEntry('vm-1'));
   events.add('registered', anEntry('vm-2', {}, 'infra'), { revision: 2, at: 0 });
@@ -118,7 +118,7 @@ test('those who ask the same are given the same bytes, and each only what came a
   assert.deepEqual([ids(infra.heard()), ids(late.heard())], [['vm-2'], ['vm-3']]);
   place.leave();
   place.leave();
-  assert.equal(events.watched, 3);
+  assert.equal(events.subscriberCount, 3);
   events.heartbeat(anEntry('vm-4'));
   await setImmediate();
   await setImmediate();
@@ -132,7 +132,7 @@ test('more than is kept for the readers of a turn lets them start again, and who
   telling.join(behind.listener);
   const large = anEntry('vm-1', { blob: 'x'.repeat(1_000_000) });
   for (let revision = 1; revision <= 40; revision++) events.add('updated', large, { revision, at: 0 });
-  assert.deepEqual([behind.lags(), events.watched], [1, 0]);
+  assert.deepEqual([behind.lags(), events.subscriberCount], [1, 0]);
   telling.join(fresh.listener);
   events.add('updated', anEntry('vm-2'), { revision: 41, at: 0 });
   await setImmediate();

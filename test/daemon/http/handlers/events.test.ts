@@ -271,10 +271,10 @@ test('a reader that does not read is told lagged and ended, and nobody waits for
   await until('the stalled reader to be given up', async () => {
     const { status } = await call(url, 'PATCH', '/registry/vms/vm-1', { body: { name: `n${written++}` } });
     assert.equal(status, 200);
-    return registry.events.watched < 2;
+    return registry.events.subscriberCount < 2;
   });
   fine.drop();
-  await until('all watchers to be gone', () => registry.events.watched === 0);
+  await until('all watchers to be gone', () => registry.events.subscriberCount === 0);
   stalled.destroy();
   assert.deepEqual(
     logged.filter((line) => (JSON.parse(line) as { level: number }).level >= 40),
@@ -304,7 +304,7 @@ test('a reader that fell behind and then reads is told lagged as the last word, 
   assert.equal(rest.lines().length, 17 - told.length + 1);
   slow.destroy();
   rest.drop();
-  await until('all watchers to be gone', () => registry.events.watched === 0);
+  await until('all watchers to be gone', () => registry.events.subscriberCount === 0);
 });
 
 test('a full state that is larger than the buffer does not make its reader one that fell behind', async (t) => {
@@ -329,13 +329,13 @@ test('a stream that its reader closes leaves no watcher, and one that waits behi
   const { url, at, registry } = await serveApp(t, { streams: { keepAlive: 5 } });
   const reader = await readEvents(t, url);
   const pipelined = await open(connect(at), '/registry/events', 4);
-  await until('both watchers', () => registry.events.watched === 2);
+  await until('both watchers', () => registry.events.subscriberCount === 2);
   // Comes after the other three on their connection, if they were begun.
   await reader.seen('synced');
-  assert.equal(registry.events.watched, 2);
+  assert.equal(registry.events.subscriberCount, 2);
   reader.drop();
   pipelined.destroy();
-  await until('no watcher', () => registry.events.watched === 0);
+  await until('no watcher', () => registry.events.subscriberCount === 0);
   assert.equal((await call(url, 'GET', '/health')).status, 200);
 });
 
@@ -343,7 +343,7 @@ test('HEAD says what a stream would be, and ends', async (t) => {
   const { url, registry } = await serveApp(t);
   const { status, headers } = await call(url, 'HEAD', '/registry/events');
   assert.deepEqual([status, headers.get('content-type')], [200, 'text/event-stream; charset=utf-8']);
-  assert.equal(registry.events.watched, 0);
+  assert.equal(registry.events.subscriberCount, 0);
 });
 
 test('what is no revision is 400, by query and by header, and so is a filter given twice', async (t) => {
@@ -355,7 +355,7 @@ test('what is no revision is 400, by query and by header, and so is a filter giv
   }
   assert.equal((await call(url, 'GET', '/registry/events', { headers: { 'last-event-id': 'x' } })).status, 400);
   assert.equal((await call(url, 'GET', '/registry/events?role=a&role=b')).status, 400);
-  assert.equal(registry.events.watched, 0);
+  assert.equal(registry.events.subscriberCount, 0);
 });
 
 test('with a token the stream is for those who have it, and its name stands at their changes', async (t) => {

@@ -152,8 +152,8 @@ test('a close answers what was accepted, and waits for no handshake and no idle 
 }, async (t) => {
   const authority = makeAuthority(t);
   const tls = new Tls(filesOf(authority.issue('server')), aLog());
-  const { registry, access } = await serveApp(t);
-  const app = buildApp({ registry, access, version: '0.0.0', log: pino({ enabled: false }), tls });
+  const { registry, authenticator } = await serveApp(t);
+  const app = buildApp({ registry, authenticator, version: '0.0.0', log: pino({ enabled: false }), tls });
   let arrived = 0;
   app.addHook('onRequest', async () => void arrived++);
   const { close, port, urls } = await listen(app, { tcp: { host: '127.0.0.1', port: 0 } }, { tls });
@@ -195,7 +195,7 @@ test('a client whose token has expired is named in the log by its certificate', 
   const authority = makeAuthority(t);
   const tls = new Tls(filesOf(authority.issue('server'), authority.ca), aLog());
   const app = await serveApp(t, { tls, token: 's3cret' });
-  await app.access.tokens.create({ name: 'worker-1', scope: 'read', expiresIn: 5 }, 'test');
+  await app.authenticator.tokens.create({ name: 'worker-1', scope: 'read', expiresIn: 5 }, 'test');
   app.clock.pass(5000);
   const own = authority.issue('client', { subject: '/CN=worker-1' });
   assert.equal((await ask(`${app.url}/registry/vms`, { ca: authority.ca, own })).status, 401);
