@@ -128,6 +128,13 @@ export function invalid(field: string, message: string): VregError {
   return new VregError('INVALID', message, { field });
 }
 
+/** Bytes as people read them, with at most one decimal: `512 MiB`, `1.4 KiB`. */
+export function formatBytes(bytes: number): string {
+  const units = ['bytes', 'KiB', 'MiB', 'GiB'];
+  const power = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log2(bytes) / 10)));
+  return `${Number((bytes / 1024 ** power).toFixed(1))} ${units[power]}`;
+}
+
 /** The body of every error answer. `error` is the original registry's field; the others are additions. */
 export interface ErrorBody {
   error: string;
