@@ -2,8 +2,9 @@
  * Addresses of live VMs as files, for scripts that have neither Node nor a network: `by-role/ROLE/addr`, `url` and `at`
  * (when the registry last confirmed them, in seconds since the epoch), and `env`. Each file is replaced in one step.
  */
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { readIfThere, writeAtomically } from '../../src/files.ts';
 import { ROLES, type Role, type Vm } from '../../src/protocol/vm.ts';
 
 export interface RunDirOptions {
@@ -36,7 +37,7 @@ export function writeRunDir({ dir, urlOf, envOf, now }: RunDirOptions, vms: read
     replace(join(folder, 'addr'), lineOf(oldest.address));
     replace(join(folder, 'url'), lineOf(urlOf(oldest)));
     // Last, so that what it confirms is there.
-    writeAtomically(join(folder, 'at'), `${Math.floor(now() / 1000)}\n`);
+    write(join(folder, 'at'), `${Math.floor(now() / 1000)}\n`);
   }
   replace(join(dir, 'env'), envOf(live));
 }
@@ -48,16 +49,9 @@ function lineOf(text: string): string {
 
 /** Only what has changed is written: a file's own time then says since when it is so. */
 function replace(path: string, text: string): void {
-  let before: string | undefined;
-  try {
-    before = readFileSync(path, 'utf8');
-  } catch {
-    // It is not there yet.
-  }
-  if (before !== text) writeAtomically(path, text);
+  if (readIfThere(path) !== text) write(path, text);
 }
 
-function writeAtomically(path: string, text: string): void {
-  writeFileSync(`${path}.new`, text, { mode: 0o644 });
-  renameSync(`${path}.new`, path);
+function write(path: string, text: string): void {
+  writeAtomically(path, text, { mode: 0o644 });
 }

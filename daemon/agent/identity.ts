@@ -3,19 +3,10 @@
  * next. A copy of the file, or of the whole VM, holds the same token, and only one of the two can spend it.
  */
 import { createHash } from 'node:crypto';
-import {
-  closeSync,
-  fchmodSync,
-  fstatSync,
-  fsyncSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeSync,
-} from 'node:fs';
+import { closeSync, fchmodSync, fstatSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { RegistryClient } from '../../src/client.ts';
+import { looseMode, writeAtomically } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import { type AgentBeat, isToken } from '../../src/protocol/heartbeat.ts';
 import { kernelRandomHex } from '../process/random.ts';
@@ -191,16 +182,7 @@ function filesIn(dir: string, onTrouble: OpenOptions['onTrouble']): IdentityStor
 function writeState(dir: string, state: IdentityState): void {
   const path = fileOf(dir, state.vm);
   try {
-    // One that was left over may have another mode, or lead elsewhere.
-    rmSync(`${path}.new`, { force: true });
-    const file = openSync(`${path}.new`, 'wx', 0o600);
-    try {
-      writeSync(file, `${JSON.stringify(state)}\n`);
-      fsyncSync(file);
-    } finally {
-      closeSync(file);
-    }
-    renameSync(`${path}.new`, path);
+    writeAtomically(path, `${JSON.stringify(state)}\n`, { mode: 0o600, sync: true });
   } catch (cause) {
     throw unusable(path, 'written', cause as NodeJS.ErrnoException);
   }
@@ -238,9 +220,9 @@ function readState(dir: string, vm: string, onTrouble?: (message: string) => voi
  * @throws VregError STORE_UNUSABLE when it cannot be
  */
 function closeToOthers(file: number, path: string, onTrouble?: (message: string) => void): void {
-  const mode = fstatSync(file).mode & 0o777;
-  if ((mode & 0o077) === 0) return;
-  const what = `${path} can be read by others (mode ${mode.toString(8).padStart(4, '0')})`;
+  const mode = looseMode(fstatSync(file).mode);
+  if (mode === undefined) return;
+  const what = `${path} can be read by others (mode ${mode})`;
   try {
     fchmodSync(file, 0o600);
   } catch (cause) {

@@ -1,6 +1,6 @@
 /** One beat with an identity: what a timer runs, where no agent stays in memory. */
 import type { Registration } from '../../src/protocol/vm.ts';
-import { makeStateDir } from '../process/pid-file.ts';
+import { makeStateDir } from '../process/state-dir.ts';
 import { Identity } from './identity.ts';
 import { type Beaten, Contact, type ContactOptions } from './registry-session.ts';
 

@@ -1,6 +1,7 @@
 /** The VM's own token for its scripts: `--token-file`. The agent itself has it in its identity. */
-import { lstatSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { lstatSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { looseMode, writeAtomically } from '../../src/files.ts';
 import type { AgentLog } from './registry-session.ts';
 
 /** Writes it; that it cannot be is told, and no end. */
@@ -12,12 +13,11 @@ export function keepTokenFile(stateDir: string, token: string, log: AgentLog): v
 export function mendTokenFile(stateDir: string, token: string, log: AgentLog): void {
   inTokenFile(stateDir, log, (path) => {
     const found = lstatSync(path, { throwIfNoEntry: false });
-    const mode = found?.isFile() ? found.mode & 0o777 : undefined;
-    const isOpen = mode !== undefined && (mode & 0o077) !== 0;
-    if (mode !== undefined && !isOpen && readFileSync(path, 'utf8') === textOf(token)) return;
+    const mode = found?.isFile() ? looseMode(found.mode) : undefined;
+    if (found?.isFile() && mode === undefined && readFileSync(path, 'utf8') === textOf(token)) return;
     write(path, token);
-    if (!isOpen) return;
-    const what = `${path} could be read by others (mode ${mode.toString(8).padStart(4, '0')})`;
+    if (mode === undefined) return;
+    const what = `${path} could be read by others (mode ${mode})`;
     log.warn(
       { path },
       `${what}; it is closed now, but revoke this VM's token if somebody may have it: vreg token revoke`,
@@ -35,10 +35,7 @@ function inTokenFile(stateDir: string, log: AgentLog, act: (path: string) => voi
 }
 
 function write(path: string, token: string): void {
-  // One that was left over may have another mode, or lead elsewhere.
-  rmSync(`${path}.new`, { force: true });
-  writeFileSync(`${path}.new`, textOf(token), { mode: 0o600, flag: 'wx', flush: true });
-  renameSync(`${path}.new`, path);
+  writeAtomically(path, textOf(token), { mode: 0o600, sync: true });
 }
 
 function textOf(token: string): string {

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
-import { makeStateDir } from './pid-file.ts';
+import { makeStateDir } from './state-dir.ts';
 
 /** Bytes of a log that are looked through for the last words of a program that crashed. */
 const LAST_WORDS = 4096;

@@ -3,9 +3,11 @@
  * `vreg daemon status` and `stop` find it and a second one can name the first.
  */
 import { createHash } from 'node:crypto';
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { writeAtomically } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
+import { unusableStateDir } from './state-dir.ts';
 
 export interface ProcessInfo {
   kind: 'serve' | 'agent';
@@ -29,18 +31,6 @@ const LOOK_EVERY = 50;
 
 const FILES = { serve: /^daemon\.json$/, agent: /^agent-\w+\.json$/ } as const;
 
-/**
- * Makes a folder for a process's files (mode 0700) when it is not there.
- * @throws VregError STORE_UNUSABLE
- */
-export function makeStateDir(dir: string): void {
-  try {
-    mkdirSync(dir, { recursive: true, mode: 0o700 });
-  } catch (cause) {
-    throw unusable(dir, cause);
-  }
-}
-
 /** @throws VregError STORE_UNUSABLE */
 export function writeProcessInfo(dir: string, info: Omit<ProcessInfo, 'pid' | 'started' | 'home' | 'since'>): void {
   const started = startOf(process.pid);
@@ -53,10 +43,9 @@ export function writeProcessInfo(dir: string, info: Omit<ProcessInfo, 'pid' | 's
       home: identityOf(dir),
       since: new Date().toISOString(),
     };
-    writeFileSync(`${file}.new`, `${JSON.stringify(whole)}\n`, { mode: 0o600 });
-    renameSync(`${file}.new`, file);
+    writeAtomically(file, `${JSON.stringify(whole)}\n`, { mode: 0o600 });
   } catch (cause) {
-    throw unusable(dir, cause);
+    throw unusableStateDir(dir, cause);
   }
 }
 
@@ -169,11 +158,4 @@ function startOf(pid: number): string | undefined {
   } catch {
     return undefined;
   }
-}
-
-function unusable(dir: string, cause: unknown): VregError {
-  return new VregError('STORE_UNUSABLE', `cannot use the data dir ${dir} (${(cause as NodeJS.ErrnoException).code})`, {
-    hint: 'make it a folder that this user may write, or choose another with --data-dir',
-    cause,
-  });
 }

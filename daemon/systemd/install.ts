@@ -1,7 +1,8 @@
 /** Units are put in place and handed to systemd: what there is to do, and the doing. */
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { readIfThere, writeAtomically } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import { ENABLED, STARTED, type UnitFile, type UnitKind } from './units.ts';
 
@@ -69,14 +70,10 @@ export function carryOut(steps: readonly Step[], dir: string, files: readonly Un
 export function placeUnits(dir: string, files: readonly UnitFile[]): void {
   for (const { name, text } of files) {
     const path = join(dir, name);
-    // Not with the ending of a unit, so that systemd takes no notice of it.
-    const next = `${path}.new`;
     try {
       mkdirSync(dir, { recursive: true });
-      writeFileSync(next, text, { mode: 0o644 });
-      renameSync(next, path);
+      writeAtomically(path, text, { mode: 0o644 });
     } catch (cause) {
-      rmSync(next, { force: true });
       throw new VregError('STORE_UNUSABLE', `cannot write ${path} (${(cause as NodeJS.ErrnoException).code})`, {
         hint: 'check the owner and mode of the folder',
         cause,
@@ -95,12 +92,4 @@ function systemctl(words: readonly string[]): void {
   throw new VregError('UNSUPPORTED', `systemctl ${words.join(' ')} failed: ${why.replace(/\s+/g, ' ')}`, {
     hint: 'does systemd run here? what was done can be done again: the command may be repeated',
   });
-}
-
-function readIfThere(path: string): string | undefined {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch {
-    return undefined;
-  }
 }

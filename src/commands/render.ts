@@ -1,16 +1,8 @@
-import {
-  chmodSync,
-  existsSync,
-  readFileSync,
-  realpathSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, readFileSync, realpathSync } from 'node:fs';
 import { watchEvents } from '../client/event-source.ts';
 import { type Context, defineCommand } from '../command.ts';
 import { mustache } from '../expression.ts';
+import { writeAtomically } from '../files.ts';
 import { isOffered } from '../fleet/table.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
@@ -131,20 +123,15 @@ function readTemplate(path: string): string {
   }
 }
 
-/** A reader finds the old file or the new one, never a part; its mode stays, and so does a link to it. */
+/** Keeps the mode of the file and a link that leads to it. @returns whether the file was written */
 function writeIfChanged(destination: string, text: string): boolean {
   const path = existsSync(destination) ? realpathSync(destination) : destination;
-  const draft = `${path}.vreg-${process.pid}`;
   try {
-    const mode = statSync(path, { throwIfNoEntry: false })?.mode;
-    if (mode !== undefined && readFileSync(path, 'utf8') === text) return false;
-    writeFileSync(draft, text, { flush: true });
-    // The umask would take bits away from a mode given to the write.
-    if (mode !== undefined) chmodSync(draft, mode);
-    renameSync(draft, path);
+    if (existsSync(path) && readFileSync(path, 'utf8') === text) return false;
+    // Two commands may render the same file at once, so each has a draft of its own.
+    writeAtomically(path, text, { keepMode: true, sync: true, draft: `${path}.vreg-${process.pid}` });
     return true;
   } catch (cause) {
-    rmSync(draft, { force: true });
     throw new VregError('USAGE', `cannot write ${path} (${(cause as NodeJS.ErrnoException).code})`, {
       field: 'dest',
       hint: 'check its folder and mode',

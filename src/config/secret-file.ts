@@ -1,6 +1,7 @@
 /** Files that a setting names: read with an error that says which, and refused when they hold a secret that others can read. */
 import { closeSync, constants, existsSync, fstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { looseMode } from '../files.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { SettingKey } from './settings.ts';
 
@@ -100,9 +101,9 @@ export function refuseLoose(
   env: NodeJS.ProcessEnv,
   mode = statSync(path).mode,
 ): void {
-  if ((mode & 0o077) === 0 || isCredential(path, env.CREDENTIALS_DIRECTORY)) return;
-  const octal = (mode & 0o777).toString(8).padStart(4, '0');
-  throw new VregError('USAGE', `${subject} can be read by others (mode ${octal})`, {
+  const loose = looseMode(mode);
+  if (loose === undefined || isCredential(path, env.CREDENTIALS_DIRECTORY)) return;
+  throw new VregError('USAGE', `${subject} can be read by others (mode ${loose})`, {
     field: key,
     hint: `chmod 600 ${path}`,
   });

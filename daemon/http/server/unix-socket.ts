@@ -2,9 +2,10 @@
  * The unix socket's file. Whoever can connect to it may do everything, so that must be its owner alone (and root, whom no
  * mode keeps out): Node cannot ask who connects (SO_PEERCRED), so the mode of the file says who can (unix(7)).
  */
-import { lstatSync, statSync, unlinkSync } from 'node:fs';
+import { lstatSync, type Stats, statSync, unlinkSync } from 'node:fs';
 import { connect, type Server } from 'node:net';
 import { dirname, resolve } from 'node:path';
+import { folderRisk, looseMode } from '../../../src/files.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 
 /** Bytes of a socket's path: Linux has room for 108 with the zero at the end (unix(7)), and Node cuts what is longer. */
@@ -36,21 +37,17 @@ export function checkPlace(path: string): void {
     });
   }
   const folder = dirname(resolve(path));
-  const { mode, uid } = statOf(folder, path);
-  // With the sticky bit, as /tmp has it, only the owner of a file may replace it (inode(7)).
-  const isOpen = (mode & 0o022) !== 0 && (mode & 0o1000) === 0;
-  const isOfAnother = uid !== 0 && uid !== process.geteuid?.();
-  if (!isOpen && !isOfAnother) return;
-  const who = isOpen
-    ? `others may write there (mode ${(mode & 0o7777).toString(8).padStart(4, '0')})`
-    : `another user owns it (uid ${uid})`;
+  const risk = folderRisk(statOf(folder, path));
+  if (!risk) return;
+  const isOpen = 'mode' in risk;
+  const who = isOpen ? `others may write there (mode ${risk.mode})` : `another user owns it (uid ${risk.uid})`;
   throw new VregError('USAGE', `refusing to listen on ${path}: somebody could replace it in ${folder}, since ${who}`, {
     field: 'socket',
     hint: isOpen ? `chmod go-w ${folder}, or choose a folder of your own` : 'choose a folder of your own',
   });
 }
 
-function statOf(folder: string, path: string): { mode: number; uid: number } {
+function statOf(folder: string, path: string): Stats {
   try {
     return statSync(folder);
   } catch (cause) {
@@ -67,9 +64,9 @@ function statOf(folder: string, path: string): { mode: number; uid: number } {
  * @throws VregError USAGE when others than its owner may connect
  */
 export function checkClosed(path: string): void {
-  const { mode } = lstatSync(path);
-  if ((mode & 0o077) === 0) return;
-  throw new VregError('USAGE', `others may connect to ${path} (mode ${(mode & 0o777).toString(8).padStart(4, '0')})`, {
+  const mode = looseMode(lstatSync(path).mode);
+  if (mode === undefined) return;
+  throw new VregError('USAGE', `others may connect to ${path} (mode ${mode})`, {
     field: 'socket',
     hint: 'its file system keeps no modes: choose a folder on another, for example below /run',
   });

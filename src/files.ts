@@ -1,0 +1,104 @@
+/** Files that must be whole and private: atomic writes, and checks of who else may read a file or replace it. */
+import {
+  closeSync,
+  fchmodSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  type Stats,
+  statSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
+
+/** Permissions of group and others. */
+const NOT_OWNER = 0o077;
+/** Write permission of group and others. */
+const WRITABLE_BY_OTHERS = 0o022;
+/** In a folder with this bit only the owner of a file may replace it, as in /tmp (inode(7)). */
+const STICKY = 0o1000;
+
+export interface AtomicWrite {
+  /** Mode of the new file, which the umask restricts further; 0666 by default. */
+  mode?: number;
+  /** Gives the new file the mode of the file that it replaces, if there is one. */
+  keepMode?: boolean;
+  /** Syncs the text to the disk before the file gets its name. The name itself is durable after {@link syncPath} of the folder. */
+  sync?: boolean;
+  /** Path of the temporary file; `PATH.new` by default, so that the next write removes what a killed process left behind. */
+  draft?: string;
+}
+
+/**
+ * Replaces a file in one step: a reader finds the old text or the new one, never a part.
+ * @throws the file system's errors; the file is unchanged then
+ */
+export function writeAtomically(
+  path: string,
+  text: string | Uint8Array,
+  { mode = 0o666, keepMode = false, sync = false, draft = `${path}.new` }: AtomicWrite = {},
+): void {
+  const replaced = keepMode ? statSync(path, { throwIfNoEntry: false }) : undefined;
+  // A draft that was left behind may have another mode, or be a link to another file.
+  removeIfThere(draft);
+  const file = openSync(draft, 'wx', mode);
+  try {
+    try {
+      writeFileSync(file, text);
+      if (replaced) fchmodSync(file, replaced.mode & 0o7777);
+      if (sync) fsyncSync(file);
+    } finally {
+      closeSync(file);
+    }
+    renameSync(draft, path);
+  } catch (error) {
+    removeIfThere(draft);
+    throw error;
+  }
+}
+
+/** @returns undefined if there is no file that this process can read */
+export function readIfThere(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return undefined;
+  }
+}
+
+/** Makes a file, or the entries of a folder, survive a power loss. @throws the file system's errors */
+export function syncPath(path: string): void {
+  const file = openSync(path, 'r');
+  try {
+    fsyncSync(file);
+  } finally {
+    closeSync(file);
+  }
+}
+
+/** @returns the mode in octal, e.g. `0644`, if group or others have any permission; undefined if only the owner has */
+export function looseMode(mode: number): string | undefined {
+  return (mode & NOT_OWNER) === 0 ? undefined : octal(mode & 0o777);
+}
+
+/**
+ * Finds out who else may replace the files of a folder.
+ * @returns `mode` in octal if group or others may, `uid` if the folder belongs to a user other than root and this process's
+ */
+export function folderRisk({ mode, uid }: Pick<Stats, 'mode' | 'uid'>): { mode: string } | { uid: number } | undefined {
+  if ((mode & WRITABLE_BY_OTHERS) !== 0 && (mode & STICKY) === 0) return { mode: octal(mode & 0o7777) };
+  return uid !== 0 && uid !== (process.geteuid?.() ?? 0) ? { uid } : undefined;
+}
+
+function octal(mode: number): string {
+  return mode.toString(8).padStart(4, '0');
+}
+
+function removeIfThere(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  }
+}
