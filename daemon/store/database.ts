@@ -15,7 +15,7 @@ import { Journal } from './journal.ts';
 import { RECORDS_SCHEMA, Records } from './records.ts';
 import { APPLICATION_ID, checkTables, SAVES_SCHEMA, SCHEMA, SCHEMA_VERSION } from './schema.ts';
 import { crcOfState, readState, type State } from './state.ts';
-import type { Beat, Change, Contents, RecordChange, StoredVm } from './store.ts';
+import type { Beat, Change, Contents, RecordChange, RecordCommit, StoredVm } from './store.ts';
 
 /** Pages in the log before SQLite moves them into the database: 4 MiB. Larger makes rarer but longer pauses of the worker. */
 const CHECKPOINT_PAGES = 1000;
@@ -123,13 +123,18 @@ export class RegistryDatabase {
     if (finding?.[0] !== 'ok') throw new DamageError(`SQLite finds: ${finding?.[0]}`);
   }
 
-  /** Makes a group of changes durable, all or none. Signs of life among them go along. */
-  commit(changes: readonly Change[]): void {
+  /** Makes a group of commits durable, all or none. */
+  commit(commits: readonly (Change | RecordCommit)[]): void {
     const { saveVm, removeVm } = this.#prepared();
     const state = { ...this.#state };
     const freed: (() => void)[] = [];
     this.#transaction((undo) => {
-      for (const change of changes) {
+      for (const change of commits) {
+        if (change.kind === 'records') {
+          this.#records.save(change.records);
+          state.saves++;
+          continue;
+        }
         state.revision = change.revision;
         if (change.kind === 'remove') {
           const free = this.#beats.drop(change.id, undo);

@@ -4,11 +4,11 @@ import { type DataDir, type Mark, MarkFile, readMark } from './data-dir.ts';
 import { RegistryDatabase } from './database.ts';
 import { DamageError } from './integrity.ts';
 import { OwnFiles } from './own-files.ts';
-import type { Beat, Change, Contents, RecordChange } from './store.ts';
+import type { Beat, Change, Contents, RecordChange, RecordCommit } from './store.ts';
 
 export type Request =
   | { kind: 'open' }
-  | { kind: 'commit'; changes: readonly Change[] }
+  | { kind: 'commit'; commits: readonly (Change | RecordCommit)[] }
   | { kind: 'beats'; beats: readonly Beat[]; listened: number; records: readonly RecordChange[] }
   | { kind: 'history'; id: string; limit: number; before?: number | undefined }
   | { kind: 'backup'; path: string }
@@ -31,7 +31,7 @@ export class StoreService {
         return this.#open();
       case 'commit':
         this.#files.check();
-        this.#database.commit(request.changes);
+        this.#database.commit(request.commits);
         this.#mark.advance(this.#durable());
         return undefined;
       case 'beats':

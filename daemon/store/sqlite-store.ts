@@ -12,7 +12,7 @@ import { type DataDir, databaseSize, openDataDir, readMark } from './data-dir.ts
 import { atOpen, atWork, damaged, describe, StoreFailure } from './failures.ts';
 import { bounded } from './journal.ts';
 import type { Request } from './service.ts';
-import type { Beat, Change, Contents, RecordChange, Store } from './store.ts';
+import type { Beat, Change, Contents, RecordChange, RecordCommit, Store } from './store.ts';
 import type { Reply } from './worker.ts';
 
 /** Changes that may wait for the disk: seconds of work for a slow disk. More would only wait longer. */
@@ -29,8 +29,8 @@ const WRITE = 'write to its disk';
 const READ = 'read from its disk';
 
 interface Waiting {
-  change: Change;
-  /** UTF-16 units of its entry. */
+  commit: Change | RecordCommit;
+  /** UTF-16 units of its JSON. */
   size: number;
   resolve(): void;
   reject(error: Error): void;
@@ -84,12 +84,22 @@ export class SqliteStore implements Store {
   }
 
   commit(change: Change): Promise<void> {
+    // Large values are left out of the journal, and would take long on their way to the worker.
+    const note = { ...change.note, changes: bounded(change.note.changes) };
+    return this.#enqueue({ ...change, note }, change.kind === 'put' ? change.vm.body.length : 0);
+  }
+
+  commitRecords(records: readonly RecordChange[]): Promise<void> {
+    const size = records.reduce((sum, { body = '' }) => sum + body.length, 0);
+    return this.#enqueue({ kind: 'records', records }, size);
+  }
+
+  #enqueue(commit: Change | RecordCommit, size: number): Promise<void> {
     if (this.#closed) throw new VregError('BUSY', 'the registry is shutting down', { retryAfter: 1 });
     if (this.#queue.length >= MAX_WAITING) {
       const hint = 'try again in a second';
       throw new VregError('BUSY', `${MAX_WAITING} changes already wait for the disk`, { hint, retryAfter: 1 });
     }
-    const size = change.kind === 'put' ? change.vm.body.length : 0;
     if (size > SMALL && this.#bytes + size > this.#maxBytes) {
       throw new VregError('TOO_MANY_REQUESTS', `changes of ${this.#bytes} bytes already wait for the disk`, {
         hint: 'try again in a second, or keep less in metadata',
@@ -98,9 +108,7 @@ export class SqliteStore implements Store {
     }
     this.#bytes += size;
     return new Promise((resolve, reject) => {
-      // Large values are left out of the journal, and would take long on their way to the worker.
-      const note = { ...change.note, changes: bounded(change.note.changes) };
-      this.#queue.push({ change: { ...change, note }, size, resolve, reject });
+      this.#queue.push({ commit, size, resolve, reject });
       this.#draining ??= this.#drain();
     });
   }
@@ -147,7 +155,7 @@ export class SqliteStore implements Store {
     while (this.#queue.length > 0) {
       const group = this.#queue.splice(0, groupOf(this.#queue));
       try {
-        await this.#worker.ask({ kind: 'commit', changes: group.map(({ change }) => change) });
+        await this.#worker.ask({ kind: 'commit', commits: group.map(({ commit }) => commit) });
         for (const { size, resolve } of group) {
           this.#bytes -= size;
           resolve();

@@ -33,6 +33,12 @@ export type Change = ({ kind: 'put'; vm: StoredVm } | { kind: 'remove'; id: stri
   records?: readonly RecordChange[];
 };
 
+/** Records that are committed on their own. They have no revision: only changes of VMs do. */
+export interface RecordCommit {
+  kind: 'records';
+  records: readonly RecordChange[];
+}
+
 /** A sign of life that is not a change. */
 export type Beat = Pick<StoredVm, 'id' | 'lastSeen' | 'heardAt'>;
 
@@ -66,6 +72,12 @@ export interface Store {
    * @throws VregError STORE_FULL (no room), STORE_FAILED (the disk refused), BUSY (too many waiting, or closing), INTERNAL
    */
   commit(change: Change): Promise<void>;
+  /**
+   * Makes records durable, all or none, in one group commit with the changes around it: in the order of the calls, and
+   * failing with them.
+   * @throws VregError as {@link commit}
+   */
+  commitRecords(records: readonly RecordChange[]): Promise<void>;
   /** Makes signs of life, what came with them, and the listening time durable, in one write. */
   saveBeats(beats: readonly Beat[], listened: number, records?: readonly RecordChange[]): Promise<void>;
   /** The last changes of one VM, newest first, before a revision where one is given; also of one that has gone. */

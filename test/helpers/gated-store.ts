@@ -2,7 +2,7 @@ import type { Beat, Change, RecordChange } from '../../daemon/store/store.ts';
 import { MemoryStore } from './memory-store.ts';
 
 interface Waiting {
-  change: Change;
+  save(): Promise<void>;
   resolve(): void;
   reject(error: Error): void;
 }
@@ -20,8 +20,16 @@ export class GatedStore extends MemoryStore {
   }
 
   override commit(change: Change): Promise<void> {
+    return this.#wait(() => super.commit(change));
+  }
+
+  override commitRecords(records: readonly RecordChange[]): Promise<void> {
+    return this.#wait(() => super.commitRecords(records));
+  }
+
+  #wait(save: () => Promise<void>): Promise<void> {
     if (this.refusal) throw this.refusal;
-    return new Promise((resolve, reject) => this.#waiting.push({ change, resolve, reject }));
+    return new Promise((resolve, reject) => this.#waiting.push({ save, resolve, reject }));
   }
 
   override async saveBeats(beats: readonly Beat[], listened: number, records?: readonly RecordChange[]): Promise<void> {
@@ -31,8 +39,8 @@ export class GatedStore extends MemoryStore {
 
   /** Makes the first changes that wait durable. */
   async release(count = this.#waiting.length): Promise<void> {
-    for (const { change, resolve } of this.#waiting.splice(0, count)) {
-      await super.commit(change);
+    for (const { save, resolve } of this.#waiting.splice(0, count)) {
+      await save();
       resolve();
     }
   }

@@ -28,6 +28,12 @@ export class MemoryStore implements Store {
     this.journal.unshift({ id, item: { revision, at: new Date(at).toISOString(), ...rest } });
   }
 
+  async commitRecords(records: readonly RecordChange[]): Promise<void> {
+    await Promise.resolve();
+    if (this.failure) throw this.failure;
+    this.#save(records);
+  }
+
   async history(id: string, limit: number, before = Number.MAX_SAFE_INTEGER): Promise<HistoryItem[]> {
     return this.journal
       .filter((line) => line.id === id && line.item.revision < before)

@@ -22,10 +22,10 @@ const life = (heardAt: number) => ({ lastSeen: 1_700_000_000_000 + heardAt, hear
 
 function lifeOfAStore(dir: DataDir): Step[] {
   return [
-    { kind: 'commit', changes: [putOf({ id: 'a', revision: 1, life: life(1) })], leaves: { a: 1 } },
+    { kind: 'commit', commits: [putOf({ id: 'a', revision: 1, life: life(1) })], leaves: { a: 1 } },
     {
       kind: 'commit',
-      changes: [putOf({ id: 'b', revision: 2, life: life(2) }), removalOf('a', 3), putOf({ id: 'c', revision: 4 })],
+      commits: [putOf({ id: 'b', revision: 2, life: life(2) }), removalOf('a', 3), putOf({ id: 'c', revision: 4 })],
       leaves: { b: 2, c: 4 },
     },
     {
@@ -36,8 +36,13 @@ function lifeOfAStore(dir: DataDir): Step[] {
     },
     { kind: 'history', id: 'b', limit: 10 },
     { kind: 'backup', path: join(dir.path, 'copy.db') },
-    { kind: 'commit', changes: [putOf({ id: 'b', revision: 5, created: 2, life: life(70) })], leaves: { b: 5, c: 4 } },
-    { kind: 'commit', changes: [removalOf('c', 6)], leaves: { b: 5 } },
+    { kind: 'commit', commits: [putOf({ id: 'b', revision: 5, created: 2, life: life(70) })], leaves: { b: 5, c: 4 } },
+    { kind: 'commit', commits: [removalOf('c', 6)], leaves: { b: 5 } },
+    {
+      kind: 'commit',
+      commits: [{ kind: 'records', records: [{ kind: 'token', key: 't', body: '{}' }] }, removalOf('b', 7)],
+      leaves: {},
+    },
   ];
 }
 

@@ -24,6 +24,44 @@ test('records are kept, replaced and taken away with the beats', async (t) => {
   assert.deepEqual((await readStore(dir)).records, RECORDS);
 });
 
+test('records and changes are committed in the order of the calls, and records have no revision', async (t) => {
+  const dir = tempDir(t);
+  const { store } = await openStore(t, dir);
+  const token = (body: string | undefined) => [{ kind: 'token', key: 'ops', body }] as const;
+  const settled: string[] = [];
+  await Promise.all([
+    store.commit(putOf({ id: 'vm-1', revision: 1 })).then(() => settled.push('vm-1')),
+    store.commitRecords(token('{"n":1}')).then(() => settled.push('first')),
+    store.commitRecords([...token(undefined), ...RECORDS]).then(() => settled.push('second')),
+    store.commit(putOf({ id: 'vm-2', revision: 2 })).then(() => settled.push('vm-2')),
+  ]);
+  assert.deepEqual(settled, ['vm-1', 'first', 'second', 'vm-2']);
+  assert.equal(readMark(openDataDir(dir))?.saves, 2);
+  await store.close();
+  const { vms, revision, records } = await readStore(dir);
+  assert.deepEqual([vms.length, revision, records], [2, 2, RECORDS]);
+});
+
+test('records fail together with the changes of their group, and leave no trace', async (t) => {
+  const dir = tempDir(t);
+  const { store } = await openStore(t, dir);
+  await store.commit(putOf({ id: 'a', revision: 1 }));
+  // The first call makes a group of its own. The journal takes each revision once, so the second group fails.
+  const outcomes = await Promise.allSettled([
+    store.commitRecords(RECORDS),
+    store.commitRecords([{ kind: 'token', key: 'ops', body: '{}' }]),
+    store.commit(putOf({ id: 'b', revision: 1 })),
+  ]);
+  assert.deepEqual(
+    outcomes.map(({ status }) => status),
+    ['fulfilled', 'rejected', 'rejected'],
+  );
+  await store.commit(putOf({ id: 'c', revision: 2 }));
+  await store.close();
+  const { vms, records } = await readStore(dir);
+  assert.deepEqual([vms.map(({ id }) => id), records], [['a', 'c'], RECORDS]);
+});
+
 /** Makes of a data dir that is closed what an earlier version had left. */
 async function setBack(dir: string, version: 1 | 2): Promise<void> {
   const { registryId, revision, vms, listened } = await readStore(dir);
