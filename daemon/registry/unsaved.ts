@@ -1,5 +1,5 @@
 /** Who was heard since beats were last made durable. */
-import type { Beat, Store } from '../store/store.ts';
+import type { Store, StoredHeartbeat } from '../store/store.ts';
 import type { PendingRecords } from './pending.ts';
 import type { VmRecord } from './vm-record.ts';
 
@@ -35,9 +35,9 @@ export class Unsaved {
     const entries = [...this.#heard].filter(isCurrent);
     this.#heard.clear();
     const records = this.#pending.take();
-    const beats: Beat[] = entries.map((entry) => ({ id: entry.vm.id, ...entry.life }));
+    const beats: StoredHeartbeat[] = entries.map((entry) => ({ id: entry.vm.id, ...entry.life }));
     try {
-      await this.#store.saveBeats(beats, listened, records.changes);
+      await this.#store.saveHeartbeats(beats, listened, records.changes);
       records.saved();
     } catch (error) {
       for (const entry of entries) if (isCurrent(entry)) this.#heard.add(entry);

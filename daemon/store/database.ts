@@ -9,13 +9,13 @@ import Database from 'libsql';
 import type { HistoryItem } from '../../src/protocol/events.ts';
 import { kernelRandomHex } from '../process/random.ts';
 import type { DataDir } from './data-dir.ts';
-import { PackedBeats, type Undo } from './heartbeat-pages.ts';
+import { HeartbeatPages, type Undo } from './heartbeat-pages.ts';
 import { crcOf, crcOfBytes, DamageError, NewerError } from './integrity.ts';
 import { Journal } from './journal.ts';
 import { RECORDS_SCHEMA, Records } from './records.ts';
 import { APPLICATION_ID, checkTables, SAVES_SCHEMA, SCHEMA, SCHEMA_VERSION } from './schema.ts';
 import { crcOfState, readState, type State } from './state.ts';
-import type { Beat, Change, Contents, RecordChange, RecordCommit, StoredVm } from './store.ts';
+import type { Change, Contents, RecordChange, RecordCommit, StoredHeartbeat, StoredVm } from './store.ts';
 
 /** Pages in the log before SQLite moves them into the database: 4 MiB. Larger makes rarer but longer pauses of the worker. */
 const CHECKPOINT_PAGES = 1000;
@@ -25,7 +25,7 @@ type Row = [id: string, created: number, revision: number, slot: number, body: s
 export class RegistryDatabase {
   readonly #db: Database.Database;
   #state!: State;
-  readonly #beats = new PackedBeats();
+  readonly #heartbeats = new HeartbeatPages();
   readonly #journal: Journal;
   readonly #records: Records;
   #statements!: ReturnType<RegistryDatabase['prepare']>;
@@ -91,7 +91,7 @@ export class RegistryDatabase {
     checkTables(this.#db, new Database(':memory:'));
     const records = version === 1 ? [] : this.#records.load();
     this.#state = readState(this.#db, version);
-    this.#readBeats();
+    this.#readHeartbeats();
     this.#journal.check();
     const vms: StoredVm[] = [];
     const rows = this.#db
@@ -106,13 +106,13 @@ export class RegistryDatabase {
         throw new DamageError(
           `VM ${JSON.stringify(id)} has revision ${revision}, beyond the registry's ${this.#state.revision}`,
         );
-      if (!this.#beats.loadSlot(id, slot))
+      if (!this.#heartbeats.loadSlot(id, slot))
         throw new DamageError(`the heartbeats of VM ${JSON.stringify(id)} are missing`);
-      vms.push({ id, created, revision, body, ...this.#beats.timesOf(slot) });
+      vms.push({ id, created, revision, body, ...this.#heartbeats.timesOf(slot) });
     }
     if (vms.length !== this.#state.entries)
       throw new DamageError(`it holds ${vms.length} entries and should hold ${this.#state.entries}`);
-    this.#beats.findFree();
+    this.#heartbeats.findFree();
     const { revision, listened, registryId } = this.#state;
     return { vms, revision, records, listened, registryId };
   }
@@ -137,7 +137,7 @@ export class RegistryDatabase {
         }
         state.revision = change.revision;
         if (change.kind === 'remove') {
-          const free = this.#beats.drop(change.id, undo);
+          const free = this.#heartbeats.drop(change.id, undo);
           if (free) {
             freed.push(free);
             removeVm.run(change.id);
@@ -145,9 +145,9 @@ export class RegistryDatabase {
           }
         } else {
           const { id, created, revision, body } = change.vm;
-          const { slot, isNew } = this.#beats.take(id, undo);
+          const { slot, isNew } = this.#heartbeats.take(id, undo);
           if (isNew) state.entries++;
-          this.#beats.set(slot, change.vm, undo);
+          this.#heartbeats.set(slot, change.vm, undo);
           // The clock goes on from here after a restart; from less, this VM would have been heard in the future.
           state.listened = Math.max(state.listened, change.vm.heardAt);
           saveVm.run(id, created, revision, slot, body, crcOf([id, created, revision, slot, body]));
@@ -161,12 +161,12 @@ export class RegistryDatabase {
   }
 
   /** Makes signs of life durable, and what came with them. One of a VM that has gone is passed over. */
-  saveBeats(beats: readonly Beat[], listened: number, records: readonly RecordChange[]): void {
+  saveHeartbeats(heartbeats: readonly StoredHeartbeat[], listened: number, records: readonly RecordChange[]): void {
     this.#transaction((undo) => {
       this.#records.save(records);
-      for (const beat of beats) {
-        const slot = this.#beats.slotOf(beat.id);
-        if (slot !== undefined) this.#beats.hear(slot, beat);
+      for (const heartbeat of heartbeats) {
+        const slot = this.#heartbeats.slotOf(heartbeat.id);
+        if (slot !== undefined) this.#heartbeats.hear(slot, heartbeat);
       }
       const { listened: before, saves } = this.#state;
       const isCounted = records.length > 0 ? 1 : 0;
@@ -243,7 +243,8 @@ export class RegistryDatabase {
 
   #save(state: State, undo: Undo): void {
     const { saveShard, saveState } = this.#prepared();
-    for (const { shard, bytes } of this.#beats.takeDirty(undo)) saveShard.run(shard, bytes, crcOfBytes(shard, bytes));
+    for (const { shard, bytes } of this.#heartbeats.takeDirty(undo))
+      saveShard.run(shard, bytes, crcOfBytes(shard, bytes));
     saveState.run(state.revision, state.entries, state.listened, state.saves, crcOfState(state));
     const before = this.#state;
     undo.push(() => {
@@ -252,7 +253,7 @@ export class RegistryDatabase {
     this.#state = state;
   }
 
-  #readBeats(): void {
+  #readHeartbeats(): void {
     const rows = this.#db.prepare('SELECT shard, times, crc FROM beats ORDER BY shard').raw().all() as [
       number,
       Buffer,
@@ -262,7 +263,7 @@ export class RegistryDatabase {
       const bytes = Buffer.from(value);
       if (crcOfBytes(shard, bytes) !== crc)
         throw new DamageError(`its record of heartbeats fails its checksum (shard ${shard})`);
-      this.#beats.loadShard(shard, bytes);
+      this.#heartbeats.loadShard(shard, bytes);
     }
   }
 

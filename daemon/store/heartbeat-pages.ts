@@ -2,18 +2,18 @@
  * Signs of life, packed. Each VM has a slot of two float64 numbers, and 256 slots fill one database page (a shard), so a
  * second's beats of a whole fleet are a few page writes instead of a rewritten row a VM.
  */
-import type { Beat } from './store.ts';
+import type { StoredHeartbeat } from './store.ts';
 
 /** 256 slots of two float64 numbers are 4096 bytes: one database page. */
 const SLOTS_PER_SHARD = 256;
 const NUMBERS_PER_SHARD = 2 * SLOTS_PER_SHARD;
 
-type Times = Pick<Beat, 'lastSeen' | 'heardAt'>;
+type Times = Pick<StoredHeartbeat, 'lastSeen' | 'heardAt'>;
 
 /** What to do to take a transaction's steps back, newest last. */
 export type Undo = (() => void)[];
 
-export class PackedBeats {
+export class HeartbeatPages {
   readonly #slots = new Map<string, number>();
   #free: number[] = [];
   #nextSlot = 0;

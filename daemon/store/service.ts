@@ -4,12 +4,12 @@ import { type DataDir, type Mark, MarkFile, readMark } from './data-dir.ts';
 import { RegistryDatabase } from './database.ts';
 import { DamageError } from './integrity.ts';
 import { OwnFiles } from './own-files.ts';
-import type { Beat, Change, Contents, RecordChange, RecordCommit } from './store.ts';
+import type { Change, Contents, RecordChange, RecordCommit, StoredHeartbeat } from './store.ts';
 
 export type Request =
   | { kind: 'open' }
   | { kind: 'commit'; commits: readonly (Change | RecordCommit)[] }
-  | { kind: 'beats'; beats: readonly Beat[]; listened: number; records: readonly RecordChange[] }
+  | { kind: 'heartbeats'; heartbeats: readonly StoredHeartbeat[]; listened: number; records: readonly RecordChange[] }
   | { kind: 'history'; id: string; limit: number; before?: number | undefined }
   | { kind: 'backup'; path: string }
   | { kind: 'close' };
@@ -34,9 +34,9 @@ export class StoreService {
         this.#database.commit(request.commits);
         this.#mark.advance(this.#durable());
         return undefined;
-      case 'beats':
+      case 'heartbeats':
         this.#files.check();
-        this.#database.saveBeats(request.beats, request.listened, request.records);
+        this.#database.saveHeartbeats(request.heartbeats, request.listened, request.records);
         if (request.records.length > 0) this.#mark.advance(this.#durable());
         return undefined;
       case 'history':

@@ -12,7 +12,7 @@ import { type DataDir, databaseSize, openDataDir, readMark } from './data-dir.ts
 import { atOpen, atWork, damaged, describe, StoreFailure } from './failures.ts';
 import { bounded } from './journal.ts';
 import type { Request } from './service.ts';
-import type { Beat, Change, Contents, RecordChange, RecordCommit, Store } from './store.ts';
+import type { Change, Contents, RecordChange, RecordCommit, Store, StoredHeartbeat } from './store.ts';
 import type { Reply } from './worker.ts';
 
 /** Changes that may wait for the disk: seconds of work for a slow disk. More would only wait longer. */
@@ -113,8 +113,12 @@ export class SqliteStore implements Store {
     });
   }
 
-  async saveBeats(beats: readonly Beat[], listened: number, records: readonly RecordChange[] = []): Promise<void> {
-    await this.#worker.ask({ kind: 'beats', beats, listened, records }).catch(failTo(WRITE));
+  async saveHeartbeats(
+    heartbeats: readonly StoredHeartbeat[],
+    listened: number,
+    records: readonly RecordChange[] = [],
+  ): Promise<void> {
+    await this.#worker.ask({ kind: 'heartbeats', heartbeats, listened, records }).catch(failTo(WRITE));
   }
 
   async history(id: string, limit: number, before?: number): Promise<HistoryItem[]> {

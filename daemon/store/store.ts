@@ -40,7 +40,7 @@ export interface RecordCommit {
 }
 
 /** A sign of life that is not a change. */
-export type Beat = Pick<StoredVm, 'id' | 'lastSeen' | 'heardAt'>;
+export type StoredHeartbeat = Pick<StoredVm, 'id' | 'lastSeen' | 'heardAt'>;
 
 /** Something that the registry remembers besides VMs and changes; the store does not read its JSON. */
 export interface StoredRecord {
@@ -79,7 +79,11 @@ export interface Store {
    */
   commitRecords(records: readonly RecordChange[]): Promise<void>;
   /** Makes signs of life, what came with them, and the listening time durable, in one write. */
-  saveBeats(beats: readonly Beat[], listened: number, records?: readonly RecordChange[]): Promise<void>;
+  saveHeartbeats(
+    heartbeats: readonly StoredHeartbeat[],
+    listened: number,
+    records?: readonly RecordChange[],
+  ): Promise<void>;
   /** The last changes of one VM, newest first, before a revision where one is given; also of one that has gone. */
   history(id: string, limit: number, before?: number): Promise<HistoryItem[]>;
   /**

@@ -1,4 +1,4 @@
-import type { Beat, Change, RecordChange } from '../../daemon/store/store.ts';
+import type { Change, RecordChange, StoredHeartbeat } from '../../daemon/store/store.ts';
 import { MemoryStore } from './memory-store.ts';
 
 interface Waiting {
@@ -13,7 +13,7 @@ export class GatedStore extends MemoryStore {
   /** Set it to have changes refused without being taken. */
   refusal: Error | undefined;
   /** Set it to make every save of beats fail with it. */
-  beatsFailure: Error | undefined;
+  heartbeatsFailure: Error | undefined;
 
   get waiting(): number {
     return this.#waiting.length;
@@ -32,9 +32,13 @@ export class GatedStore extends MemoryStore {
     return new Promise((resolve, reject) => this.#waiting.push({ save, resolve, reject }));
   }
 
-  override async saveBeats(beats: readonly Beat[], listened: number, records?: readonly RecordChange[]): Promise<void> {
-    if (this.beatsFailure) throw this.beatsFailure;
-    await super.saveBeats(beats, listened, records);
+  override async saveHeartbeats(
+    heartbeats: readonly StoredHeartbeat[],
+    listened: number,
+    records?: readonly RecordChange[],
+  ): Promise<void> {
+    if (this.heartbeatsFailure) throw this.heartbeatsFailure;
+    await super.saveHeartbeats(heartbeats, listened, records);
   }
 
   /** Makes the first changes that wait durable. */

@@ -1,6 +1,14 @@
 /** The store's twin without a disk: for tests, and for rules that shall be looked at alone. */
 
-import type { Beat, Change, Contents, RecordChange, Store, StoredRecord, StoredVm } from '../../daemon/store/store.ts';
+import type {
+  Change,
+  Contents,
+  RecordChange,
+  Store,
+  StoredHeartbeat,
+  StoredRecord,
+  StoredVm,
+} from '../../daemon/store/store.ts';
 import type { HistoryItem } from '../../src/protocol/events.ts';
 
 export class MemoryStore implements Store {
@@ -45,9 +53,13 @@ export class MemoryStore implements Store {
     throw new Error('a memory store has no file to copy');
   }
 
-  async saveBeats(beats: readonly Beat[], listened: number, records: readonly RecordChange[] = []): Promise<void> {
+  async saveHeartbeats(
+    heartbeats: readonly StoredHeartbeat[],
+    listened: number,
+    records: readonly RecordChange[] = [],
+  ): Promise<void> {
     this.#save(records);
-    for (const beat of beats) Object.assign(this.vms.get(beat.id) ?? {}, beat);
+    for (const heartbeat of heartbeats) Object.assign(this.vms.get(heartbeat.id) ?? {}, heartbeat);
     this.listened = listened;
   }
 

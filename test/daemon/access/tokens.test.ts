@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { enrol } from '../../../daemon/access/enrol.ts';
-import type { Beat, RecordChange } from '../../../daemon/store/store.ts';
+import type { RecordChange, StoredHeartbeat } from '../../../daemon/store/store.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { type NewToken, parseTokenRequest } from '../../../src/protocol/token.ts';
 import { aDoor, credentialsWith } from '../../helpers/access.ts';
@@ -69,9 +69,13 @@ test('two that make a token of one name at once are told apart', async () => {
 class FullDisk extends MemoryStore {
   full = false;
 
-  override async saveBeats(beats: readonly Beat[], listened: number, records?: readonly RecordChange[]): Promise<void> {
+  override async saveHeartbeats(
+    heartbeats: readonly StoredHeartbeat[],
+    listened: number,
+    records?: readonly RecordChange[],
+  ): Promise<void> {
     if (this.full) throw new VregError('STORE_FULL', 'the disk is full');
-    await super.saveBeats(beats, listened, records);
+    await super.saveHeartbeats(heartbeats, listened, records);
   }
 }
 

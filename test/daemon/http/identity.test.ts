@@ -43,10 +43,10 @@ test('conflicts that the disk does not let go are not said to be cleared', async
   await registered;
   await call(url, 'POST', BEAT, { next: token(2) });
   assert.equal((await call(url, 'POST', BEAT, { spend: token(1), next: token(2, 'b') })).status, 409);
-  store.beatsFailure = new VregError('STORE_FULL', 'the disk is full');
+  store.heartbeatsFailure = new VregError('STORE_FULL', 'the disk is full');
   assert.equal((await call(url, 'DELETE', '/registry/conflicts')).status, 507);
   assert.equal(((await call(url, 'GET', '/registry/conflicts')).body as { count: number }).count, 1);
-  store.beatsFailure = undefined;
+  store.heartbeatsFailure = undefined;
   assert.deepEqual((await call(url, 'DELETE', '/registry/conflicts')).body, { cleared: 1 });
   assert.equal(((await call(url, 'GET', '/registry/conflicts')).body as { count: number }).count, 0);
 });

@@ -134,11 +134,11 @@ test('beats that the store refuses, again and again, are saved when it takes the
     for (const id of ['a', 'b', 'c']) {
       life.clock.pass(10);
       life.registry.heartbeat(id);
-      life.store.beatsFailure = new VregError(code, 'the disk fails');
+      life.store.heartbeatsFailure = new VregError(code, 'the disk fails');
       await assert.rejects(life.registry.saveBeats(), { code });
     }
     assert.ok(life.registry.unsaved.any);
-    life.store.beatsFailure = undefined;
+    life.store.heartbeatsFailure = undefined;
     await life.registry.saveBeats();
     assert.ok(!life.registry.unsaved.any);
     for (const id of ['a', 'b', 'c']) assert.equal(lastSeen(id), life.registry.get(id).life.lastSeen);

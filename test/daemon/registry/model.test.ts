@@ -156,9 +156,9 @@ class Run {
         model.save(clock.heard);
         return registry.saveBeats();
       case 'failToSave':
-        store.beatsFailure = new VregError('STORE_FULL', 'the disk is full');
+        store.heartbeatsFailure = new VregError('STORE_FULL', 'the disk is full');
         await assert.rejects(registry.saveBeats(), { code: 'STORE_FULL' });
-        store.beatsFailure = undefined;
+        store.heartbeatsFailure = undefined;
         return;
       case 'restart':
         store.fail(new Error('killed'));

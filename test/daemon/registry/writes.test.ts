@@ -130,11 +130,11 @@ test('beats that could not be saved are saved later, even when an update came be
   const updated = registry.update('vm-1', { name: 'two' });
   clock.pass(1000);
   registry.heartbeat('vm-1');
-  store.beatsFailure = full();
+  store.heartbeatsFailure = full();
   const saved = registry.saveBeats();
   await Promise.all([assert.rejects(saved, { code: 'STORE_FULL' }), store.release(), updated]);
   assert.equal(registry.unsaved.any, true);
-  store.beatsFailure = undefined;
+  store.heartbeatsFailure = undefined;
   await registry.saveBeats();
   assert.equal(store.vms.get('vm-1')?.lastSeen, clock.wall);
   assert.equal(store.listened, clock.heard);

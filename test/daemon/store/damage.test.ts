@@ -150,9 +150,9 @@ for (const [what, { body }] of Object.entries({
     const live = join(tempDir(t), 'data');
     const { store } = await openStore(t, live);
     await store.commit(putOf({ id: 'a', revision: 1 }));
-    await store.saveBeats([], 1, [{ kind: 'token', key: 'old', body: '{}' }]);
+    await store.saveHeartbeats([], 1, [{ kind: 'token', key: 'old', body: '{}' }]);
     const { size } = statSync(join(live, 'registry.db-wal'));
-    await store.saveBeats([], 2, [{ kind: 'token', key: 'old', body }]);
+    await store.saveHeartbeats([], 2, [{ kind: 'token', key: 'old', body }]);
     const killed = copyOf(t, live);
     assert.deepEqual(
       (await readStore(copyOf(t, killed))).records.map((token) => token.body),
@@ -172,11 +172,11 @@ for (const [what, { body }] of Object.entries({
 test('an older copy of the database with as many changes, but without the last revocation, is refused', async (t) => {
   const dir = join(tempDir(t), 'data');
   const first = await openStore(t, dir);
-  await first.store.saveBeats([], 1, [{ kind: 'token', key: 'a', body: '{}' }]);
+  await first.store.saveHeartbeats([], 1, [{ kind: 'token', key: 'a', body: '{}' }]);
   await first.store.close();
   const old = copyOf(t, dir);
   const second = await openStore(t, dir);
-  await second.store.saveBeats([], 2, [{ kind: 'token', key: 'a', body: undefined }]);
+  await second.store.saveHeartbeats([], 2, [{ kind: 'token', key: 'a', body: undefined }]);
   await second.store.close();
   cpSync(join(old, 'registry.db'), join(dir, 'registry.db'));
   await assertRefused(dir, /lacks the last tokens, .*ends at save 1 .*, but save 2 was acknowledged/);

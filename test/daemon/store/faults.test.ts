@@ -29,8 +29,8 @@ function lifeOfAStore(dir: DataDir): Step[] {
       leaves: { b: 2, c: 4 },
     },
     {
-      kind: 'beats',
-      beats: [{ id: 'b', ...life(50) }],
+      kind: 'heartbeats',
+      heartbeats: [{ id: 'b', ...life(50) }],
       listened: 60,
       records: [{ kind: 'identity', key: 'b', body: '{}' }],
     },

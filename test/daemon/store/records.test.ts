@@ -17,9 +17,9 @@ const RECORDS = [
 test('records are kept, replaced and taken away with the beats', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
-  await store.saveBeats([], 1, [{ kind: 'identity', key: 'vm-1', body: '{}' }, ...RECORDS]);
-  await store.saveBeats([], 2, [{ kind: 'identity', key: 'gone', body: '{}' }]);
-  await store.saveBeats([], 3, [{ kind: 'identity', key: 'gone', body: undefined }]);
+  await store.saveHeartbeats([], 1, [{ kind: 'identity', key: 'vm-1', body: '{}' }, ...RECORDS]);
+  await store.saveHeartbeats([], 2, [{ kind: 'identity', key: 'gone', body: '{}' }]);
+  await store.saveHeartbeats([], 3, [{ kind: 'identity', key: 'gone', body: undefined }]);
   await store.close();
   assert.deepEqual((await readStore(dir)).records, RECORDS);
 });
@@ -82,12 +82,12 @@ for (const [version, records] of [
     const dir = tempDir(t);
     const { store } = await openStore(t, dir);
     await store.commit(putOf({ id: 'vm-1', revision: 1 }));
-    await store.saveBeats([{ id: 'vm-1', lastSeen: 5, heardAt: 5 }], 5, RECORDS);
+    await store.saveHeartbeats([{ id: 'vm-1', lastSeen: 5, heardAt: 5 }], 5, RECORDS);
     await store.close();
     await setBack(dir, version);
     const upgraded = await openStore(t, dir);
     assert.deepEqual([upgraded.contents.vms.length, upgraded.contents.records], [1, records]);
-    await upgraded.store.saveBeats([], 6, [{ kind: 'token', key: 'new', body: '{}' }]);
+    await upgraded.store.saveHeartbeats([], 6, [{ kind: 'token', key: 'new', body: '{}' }]);
     await upgraded.store.close();
     assert.equal((await readStore(dir)).records.length, records.length + 1);
     assert.deepEqual(readMark(openDataDir(dir))?.saves, 1);
@@ -101,12 +101,12 @@ test('saves are counted when they carry records, and the mark goes along', async
   const { store } = await openStore(t, dir);
   const saves = () => readMark(openDataDir(dir))?.saves;
   await store.commit(putOf({ id: 'vm-1', revision: 1 }));
-  await store.saveBeats([{ id: 'vm-1', lastSeen: 1, heardAt: 1 }], 1);
+  await store.saveHeartbeats([{ id: 'vm-1', lastSeen: 1, heardAt: 1 }], 1);
   assert.equal(saves(), 0);
-  await store.saveBeats([{ id: 'vm-1', lastSeen: 2, heardAt: 2 }], 2, RECORDS);
+  await store.saveHeartbeats([{ id: 'vm-1', lastSeen: 2, heardAt: 2 }], 2, RECORDS);
   assert.equal(saves(), 1);
-  await store.saveBeats([], 3, [{ kind: 'conflict', key: 'k', body: undefined }]);
-  await store.saveBeats([], 4);
+  await store.saveHeartbeats([], 3, [{ kind: 'conflict', key: 'k', body: undefined }]);
+  await store.saveHeartbeats([], 4);
   assert.equal(saves(), 2);
   await store.close();
   await readStore(dir);
@@ -116,7 +116,7 @@ test('saves are counted when they carry records, and the mark goes along', async
 test('a record that fails its checksum, and a database of a later version, are refused', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
-  await store.saveBeats([], 1, RECORDS);
+  await store.saveHeartbeats([], 1, RECORDS);
   await store.close();
   const tamper = (sql: string) => {
     const database = new Database(join(dir, 'registry.db'));

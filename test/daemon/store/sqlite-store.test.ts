@@ -91,7 +91,7 @@ test('what is read back is what was written: order, revisions, times, and any te
   }
   const updated = putOf({ id: ids[1]!, revision: ++revision, created: 2, more: { status: 'paused' } });
   await store.commit(updated);
-  await store.saveBeats([{ id: ids[2]!, lastSeen: 1_800_000_000_000, heardAt: 9.5 }], 10.75);
+  await store.saveHeartbeats([{ id: ids[2]!, lastSeen: 1_800_000_000_000, heardAt: 9.5 }], 10.75);
   await store.close();
   const { vms, listened, ...rest } = await readStore(dir);
   assert.equal(rest.revision, revision);
@@ -132,7 +132,7 @@ test('VMs beyond one shard keep their own times, also in places that others have
   // Once more with the free places that the load has found, in one group with what makes them free.
   store = again.store;
   await all([remove('first-1'), put('third-0'), remove('second-0'), put('first-1'), put('third-1')]);
-  await store.saveBeats([{ id: 'first-699', lastSeen: 5, heardAt: 1e6 }], 1e6);
+  await store.saveHeartbeats([{ id: 'first-699', lastSeen: 5, heardAt: 1e6 }], 1e6);
   times.set('first-699', 5);
   await store.close();
   again = await openStore(t, dir);
@@ -143,8 +143,8 @@ test('a beat that a later change has overtaken does not take it back', async (t)
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
   await store.commit(putOf({ id: 'a', revision: 1, life: { lastSeen: 2000, heardAt: 20 } }));
-  await store.saveBeats([{ id: 'a', lastSeen: 1000, heardAt: 10 }], 21);
-  await store.saveBeats([{ id: 'gone', lastSeen: 1000, heardAt: 10 }], 22);
+  await store.saveHeartbeats([{ id: 'a', lastSeen: 1000, heardAt: 10 }], 21);
+  await store.saveHeartbeats([{ id: 'gone', lastSeen: 1000, heardAt: 10 }], 22);
   await store.close();
   const { vms, listened } = await readStore(dir);
   assert.deepEqual([vms.length, vms[0]?.lastSeen, vms[0]?.heardAt, listened], [1, 2000, 20, 22]);
@@ -153,7 +153,7 @@ test('a beat that a later change has overtaken does not take it back', async (t)
 test('the clock goes on from no earlier than the last sign of life', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
-  await store.saveBeats([], 100);
+  await store.saveHeartbeats([], 100);
   await store.commit(putOf({ id: 'a', revision: 1, life: { lastSeen: 1000, heardAt: 150.5 } }));
   await store.close();
   assert.equal((await readStore(dir)).listened, 150.5);
@@ -183,7 +183,7 @@ test('a change that the database refuses fails alone with what waits behind it, 
   const outcomes = (await Promise.allSettled(group)).map(({ status }) => status);
   assert.deepEqual(outcomes, ['fulfilled', 'rejected', 'rejected', 'rejected', 'rejected']);
   await assert.rejects(group[1]!, { code: 'INTERNAL', message: /could not write to its disk/ });
-  await store.saveBeats([{ id: 'first', lastSeen: 2000, heardAt: 2 }], 3);
+  await store.saveHeartbeats([{ id: 'first', lastSeen: 2000, heardAt: 2 }], 3);
   await store.commit(putOf({ id: 'd', revision: 3, life: { lastSeen: 3000, heardAt: 3 } }));
   await store.close();
   const { vms, revision } = await readStore(dir);
@@ -339,7 +339,7 @@ test('a store whose worker ends says so once, fails what waits and all that come
   const ended = [assert.rejects(waiting, { code: 'INTERNAL', message: /worker ended/ }), workers[0]!.terminate()];
   await Promise.all(ended);
   await assert.rejects(store.commit(putOf({ id: 'c', revision: 2 })), { code: 'INTERNAL', message: /worker ended/ });
-  await assert.rejects(store.saveBeats([], 1), { code: 'INTERNAL' });
+  await assert.rejects(store.saveHeartbeats([], 1), { code: 'INTERNAL' });
   await assert.rejects(store.history('a', 1), { code: 'INTERNAL', message: /could not read/ });
   await assert.rejects(store.close());
   assert.deepEqual(

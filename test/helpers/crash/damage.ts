@@ -32,7 +32,7 @@ export async function makeSpecimen(root: string): Promise<Specimen> {
   await first.store.close();
   const { store } = await openDir(live);
   for (let n = 1; n < 5; n++) {
-    await store.saveBeats([{ id: `vm-${n}`, lastSeen: 1_800_000_000_000 + n, heardAt: 100 + n }], 100 + n);
+    await store.saveHeartbeats([{ id: `vm-${n}`, lastSeen: 1_800_000_000_000 + n, heardAt: 100 + n }], 100 + n);
     await store.commit(putOf({ id: `new-${n}`, revision: ++revision, life: { ...life(), heardAt: 100 + n } }));
   }
   // Nothing is on its way, so the files are what a killed process would leave.
