@@ -1,5 +1,6 @@
 /** The HTTP app, built without listening: limits, auth, the route table, and one shape for every error. */
 import { setMaxListeners } from 'node:events';
+import type { OutgoingHttpHeaders } from 'node:http';
 import Fastify, {
   type FastifyBaseLogger,
   type FastifyError,
@@ -24,7 +25,7 @@ import type { Warming } from '../registry/warming.ts';
 import { auditIfLate, auditRefused, auditWhenOver, requestIds } from './audit.ts';
 import { Door } from './auth.ts';
 import { mayBeEndless, readJsonBodies } from './body.ts';
-import { type Answer, Call } from './context.ts';
+import { RequestContext, type Result, type Services } from './context.ts';
 import type { Cors } from './cors.ts';
 import { flawOf, refuseRoute } from './errors.ts';
 import { Telling } from './handlers/event-fanout.ts';
@@ -143,7 +144,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
   app.server.on('refused', (refused: Refused) => auditRefused(log, refused, newRequestId));
 
   app.decorateRequest('principal', undefined);
-  app.decorateRequest('subject', undefined);
+  app.decorateRequest('context', undefined);
   app.decorateRequest('rejectedName', undefined);
   app.decorateReply('refusal', undefined);
   app.decorateReply('isLate', false);
@@ -175,33 +176,37 @@ export function buildApp(options: AppOptions): FastifyInstance {
   // Each answer that is held listens to it.
   setMaxListeners(0, stopping.signal);
   app.addHook('preClose', async () => stopping.abort());
-  const holding = {
-    held: new Held(
+  const services: Services = {
+    registry,
+    authenticator,
+    dataDir,
+    stopping: stopping.signal,
+    openStreams: new Held(
       maxHeld,
       'requests that wait or watch',
       'half of --max-connections may; ask without wait, or raise it',
     ),
     backups: new Held(MAX_BACKUPS, 'backups under way', 'try again when one has ended'),
-    kept: new Kept(maxKept),
-    lookout: new Lookout(),
-    pieces,
+    responses: new Kept(maxKept),
+    longPolls: new Lookout(),
+    scheduler: pieces,
     streams: { ...STREAM_LIMITS, ...streams },
-    telling: new Telling(registry.events, pieces),
+    fanout: new Telling(registry.events, pieces),
   };
-  const shared = { registry, authenticator, dataDir, stopping: stopping.signal, ...holding };
   for (const route of ROUTES) {
     app.route({
       method: route.method,
       url: route.path,
       config: { route },
       handler: (request, reply) => {
-        const send = (answer: Answer | undefined): FastifyReply => {
+        const send = (answer: Result | undefined): FastifyReply => {
           if (!answer) return reply;
-          if (typeof answer.body === 'string') holding.kept.text(answer.body, reply.raw, route.method !== 'GET');
+          if (typeof answer.body === 'string') services.responses.text(answer.body, reply.raw, route.method !== 'GET');
           if (answer.etag !== undefined) reply.header('etag', `"${answer.etag}"`);
           if (answer.length !== undefined) reply.header('content-length', answer.length);
           // As of now: a change that is answered is part of it, and so is what came while the answer was held.
           reply.header(REVISION_HEADER, registry.revision);
+          if (answer.headers) reply.headers(answer.headers);
           if (answer.warming) reply.header(WARMING_HEADER, formatWarming(answer.warming));
           reply
             .code(answer.status)
@@ -213,7 +218,8 @@ export function buildApp(options: AppOptions): FastifyInstance {
         const handle = () => {
           // A body may have taken its time, and so may those whose turn came first.
           if (request.principal) assertActive(request.principal, registry.clock.now());
-          return route.handle(new Call(request, reply, shared));
+          request.context = contextOf(request, reply, services);
+          return route.handle(request.context);
         };
         // For nobody, where who asked has gone meanwhile.
         const handleIfWanted = () => (reply.raw.destroyed ? undefined : handle());
@@ -225,6 +231,23 @@ export function buildApp(options: AppOptions): FastifyInstance {
     });
   }
   return app;
+}
+
+function contextOf(request: FastifyRequest, reply: FastifyReply, services: Services): RequestContext {
+  return new RequestContext({
+    request: request.raw,
+    response: reply.raw,
+    services,
+    principal: request.principal,
+    params: request.params as Record<string, string>,
+    query: request.query as Record<string, string>,
+    body: request.body,
+    remoteAddress: request.ip,
+    hijack: () => {
+      reply.hijack();
+      return reply.getHeaders() as OutgoingHttpHeaders;
+    },
+  });
 }
 
 function formatWarming({ seconds, suspects }: Warming): string {

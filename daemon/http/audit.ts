@@ -10,6 +10,7 @@ import type { ErrorCode } from '../../src/protocol/errors.ts';
 import { withoutTokens } from '../../src/protocol/token.ts';
 import { kernelRandomHex } from '../process/random.ts';
 import { ANONYMOUS } from '../registry/preconditions.ts';
+import type { RequestContext } from './context.ts';
 import { shortened, withoutSecrets } from './secrets.ts';
 import type { Refused } from './server/server.ts';
 
@@ -81,13 +82,13 @@ function audit(log: Logger, request: FastifyRequest, reply: FastifyReply, outcom
   const scheme = request.protocol === 'https' ? 'https' : undefined;
   // A URL that cannot be read has led to no route.
   const route = request.routeOptions?.config?.route;
-  const changes = route && route.method !== 'GET' && (!route.isBeat || request.subject);
+  const changes = route && route.method !== 'GET' && (!route.isBeat || request.context?.subject);
   if (!changes && status < 400) {
     log.debug({ requestId, method, url, status, ms }, 'request');
     return;
   }
   const { id, name } = (request.params ?? {}) as { id?: string; name?: string };
-  const { vm = id, token: tokenName = name } = request.subject ?? {};
+  const { vm = id, token: tokenName = name } = request.context?.subject ?? {};
   const shown = (text: string | undefined) => text && shortened(withoutTokens(text));
   const about = { vm: shown(vm), tokenName: shown(tokenName) };
   log.info(
@@ -102,8 +103,8 @@ function outcomeOf({ statusCode, refusal }: FastifyReply): { status: number; cod
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** What it is about, where the URL does not say. */
-    subject?: { vm?: string; token?: string } | undefined;
+    /** Undefined until its handler is called. */
+    context?: RequestContext | undefined;
     /** Name of the token of somebody who was not let in. */
     rejectedName?: string | undefined;
   }

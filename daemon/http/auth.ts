@@ -21,6 +21,13 @@ export interface DoorOptions {
   trustProxy: string | undefined;
 }
 
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** Who asks; undefined until that is known, and where nobody is asked. */
+    principal?: Principal | undefined;
+  }
+}
+
 export class Door {
   readonly #options: DoorOptions;
 

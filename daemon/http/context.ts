@@ -1,6 +1,6 @@
-/** One request as a route's handler sees it: its parameters checked, its answer encoded. */
+/** One request as its handler sees it: checked parameters, the principal, the daemon's services, and ways to respond. */
+import type { IncomingHttpHeaders, IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import type { Readable } from 'node:stream';
-import type { FastifyReply, FastifyRequest } from 'fastify';
 import { INCLUDE_LIVENESS } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { Restriction } from '../../src/protocol/token.ts';
@@ -18,124 +18,148 @@ import type { Pieces } from './scheduler.ts';
 import type { Held, Lookout } from './semaphore.ts';
 import { listOf, sizeOf } from './streaming.ts';
 
-export interface Answer {
+/** The response that a handler returns. */
+export interface Result {
   status: number;
-  /** JSON, unless {@link type} says otherwise. */
+  /** JSON, unless {@link type} names another media type. */
   body: string | Readable;
-  /** Bytes of a body that is no text, where that is known. */
+  /** Bytes of a streamed body, if known beforehand. */
   length?: number | undefined;
   type?: string;
-  /** Revision of the one entry that is answered. */
+  headers?: Readonly<Record<string, string>>;
+  /** Revision of the single entry in the body. */
   etag?: number;
-  /** What the answer may have wrong. */
+  /** Why the body may contain dead VMs. */
   warming?: Warming | undefined;
 }
 
-export class Call {
+/** The parts of the daemon that handlers share. */
+export interface Services {
   readonly registry: Registry;
   readonly authenticator: Authenticator;
-  readonly request: FastifyRequest;
-  readonly reply: FastifyReply;
-  /** Where the daemon may put a file for as long as it takes to send it. */
+  /** Folder in which a backup is prepared; without one, the daemon offers no backups. */
   readonly dataDir: string | undefined;
-  /** Aborted when the daemon stops: long answers end then. */
+  /** Aborted when the daemon stops; long polls and streams end then. */
   readonly stopping: AbortSignal;
+  /** Limits of each event stream. */
   readonly streams: StreamLimits;
-  readonly telling: Telling;
-  /** Places of those that wait or watch, and of backups. */
-  readonly held: Held;
+  readonly fanout: Telling;
+  /** Caps concurrent long polls and event streams. */
+  readonly openStreams: Held;
+  /** Caps concurrent backups. */
   readonly backups: Held;
-  readonly kept: Kept;
-  readonly lookout: Lookout;
-  readonly pieces: Pieces;
+  /** Budget for response bytes that clients have not read yet. */
+  readonly responses: Kept;
+  readonly longPolls: Lookout;
+  readonly scheduler: Pieces;
+}
 
-  constructor(
-    request: FastifyRequest,
-    reply: FastifyReply,
-    shared: Pick<
-      Call,
-      | 'registry'
-      | 'authenticator'
-      | 'dataDir'
-      | 'stopping'
-      | 'streams'
-      | 'telling'
-      | 'held'
-      | 'backups'
-      | 'kept'
-      | 'lookout'
-      | 'pieces'
-    >,
-  ) {
+/** The request as the pipeline has read it, handed to {@link RequestContext}. */
+export interface Incoming {
+  request: IncomingMessage;
+  response: ServerResponse;
+  services: Services;
+  /** Undefined on routes that do not authenticate. */
+  principal: Principal | undefined;
+  params: Readonly<Record<string, string | undefined>>;
+  query: Readonly<Record<string, string | readonly string[] | undefined>>;
+  body: unknown;
+  remoteAddress: string;
+  /** Takes the response over from the pipeline. @returns the headers that every response carries */
+  hijack(): OutgoingHttpHeaders;
+}
+
+export class RequestContext {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  readonly services: Services;
+  readonly params: Readonly<Record<string, string | undefined>>;
+  /** The parsed JSON body; undefined if the request has none. */
+  readonly body: unknown;
+  /** Address of the client; the one that a trusted proxy has forwarded, if there is one. */
+  readonly remoteAddress: string;
+  /** The VM or token that the request is about, if the URL does not name it. The audit log shows it. */
+  subject: { vm?: string; token?: string } | undefined;
+  readonly #principal: Principal | undefined;
+  readonly #query: Incoming['query'];
+  readonly #hijack: Incoming['hijack'];
+
+  constructor({ request, response, services, principal, params, query, body, remoteAddress, hijack }: Incoming) {
     this.request = request;
-    this.reply = reply;
-    this.registry = shared.registry;
-    this.authenticator = shared.authenticator;
-    this.dataDir = shared.dataDir;
-    this.stopping = shared.stopping;
-    this.streams = shared.streams;
-    this.telling = shared.telling;
-    this.held = shared.held;
-    this.backups = shared.backups;
-    this.kept = shared.kept;
-    this.lookout = shared.lookout;
-    this.pieces = shared.pieces;
+    this.response = response;
+    this.services = services;
+    this.params = params;
+    this.body = body;
+    this.remoteAddress = remoteAddress;
+    this.#principal = principal;
+    this.#query = query;
+    this.#hijack = hijack;
   }
 
-  /** Who asks. Not known on a route that asks nobody. */
+  get method(): string {
+    return this.request.method!;
+  }
+
+  get headers(): IncomingHttpHeaders {
+    return this.request.headers;
+  }
+
+  /** The authenticated client. Must not be read on routes that do not authenticate. */
   get principal(): Principal {
-    return this.request.principal!;
+    return this.#principal!;
   }
 
-  /** The VMs that they may look at; all when nothing is said. It is what the limit of a token means that may only read. */
+  /** VMs that this request may read; undefined means all. Only `read` tokens are restricted here, the others on writes. */
   get readFilter(): Restriction | undefined {
     const { scope, restriction } = this.principal;
     return scope === 'read' ? restriction : undefined;
   }
 
-  /** @throws VregError FORBIDDEN, NOT_FOUND about a VM that they may not look at, whether it is there or not */
+  /** @throws VregError FORBIDDEN, NOT_FOUND if the principal may not read this VM, whether or not the VM exists */
   assertReadable(id: string): void {
     const { readFilter } = this;
     if (readFilter?.vm !== undefined) assertPermitted(readFilter, { id, role: '' as Role });
-    else if (readFilter) assertPermitted(readFilter, this.registry.get(id).vm);
+    else if (readFilter) assertPermitted(readFilter, this.services.registry.get(id).vm);
   }
 
   /**
-   * Calls back when the daemon stops, or who asks is not let in any more: long answers end then.
-   * @returns what takes that back
+   * Calls back when the daemon stops or the principal is revoked. Long polls and event streams end then.
+   * @returns a function that unsubscribes
    */
-  whenOver(act: () => void): () => void {
-    return whenAborted([this.stopping, this.principal.revoked], act);
+  onAbort(act: () => void): () => void {
+    return whenAborted([this.services.stopping, this.principal.revoked], act);
   }
 
-  /** Ends an answer that is sent as its reader takes it when they are not let in any more; a stop waits for it. */
-  endWhenUnwelcome(): void {
-    const { raw } = this.reply;
+  /** Cuts a streamed response off when the principal is revoked or expires. A stop of the daemon waits for it instead. */
+  destroyWhenRevoked(): void {
+    const { response } = this;
     const { token, revoked } = this.principal;
-    const end = () => raw.destroy();
-    const stay = whenAborted([revoked], end);
-    const left = token?.timeLeft(this.registry.clock.now()) ?? Number.POSITIVE_INFINITY;
-    const expiry = left < MAX_TIMEOUT ? setTimeout(end, left).unref() : undefined;
-    raw.once('close', () => {
-      stay();
+    const destroy = () => response.destroy();
+    const unsubscribe = whenAborted([revoked], destroy);
+    const left = token?.timeLeft(this.services.registry.clock.now()) ?? Number.POSITIVE_INFINITY;
+    const expiry = left < MAX_TIMEOUT ? setTimeout(destroy, left).unref() : undefined;
+    response.once('close', () => {
+      unsubscribe();
       clearTimeout(expiry);
     });
   }
 
-  get id(): string {
-    return (this.request.params as { id: string }).id;
+  /** Begins a response that the handler writes itself; the handler returns no {@link Result} then. */
+  openStream(headers: OutgoingHttpHeaders): ServerResponse {
+    return this.response.writeHead(200, { ...this.#hijack(), ...headers });
   }
 
-  get body(): unknown {
-    return this.request.body;
+  /** The `:id` of the path. */
+  get id(): string {
+    return this.params.id!;
   }
 
   /**
-   * Query parameters by name; an empty one counts as not given, as the original registry reads it.
-   * @throws VregError INVALID on one that is given twice
+   * Query parameters by name. An empty one counts as not given, as in the original registry.
+   * @throws VregError INVALID if one is given twice
    */
   query<K extends string>(...names: readonly K[]): { [name in K]?: string } {
-    const query = this.request.query as Record<string, string | string[]>;
+    const query = this.#query as Record<string, string | string[]>;
     const known: { [name in K]?: string } = {};
     for (const name of names) {
       const value = query[name];
@@ -162,14 +186,14 @@ export class Call {
     throw invalidQuery(name, `${name}: "${text}" is not a whole number from ${min} to ${max}`);
   }
 
-  /** Who writes, where, and what they have seen: from the token, `If-Match` and `If-None-Match`. @throws VregError INVALID */
+  /** Who writes, to which VMs, and which revision they expect (`If-Match`, `If-None-Match`). @throws VregError INVALID */
   write(): WriteOptions {
-    // An answer that cannot be given, or kept, is refused before anything is changed.
+    // Refuse a response that cannot be encoded or buffered before anything is changed.
     this.#encoder();
-    if (this.request.method !== 'DELETE' && this.#isLarge()) this.kept.checkRoom();
-    const { 'if-match': match, 'if-none-match': noneMatch } = this.request.headers;
+    if (this.method !== 'DELETE' && this.#isLarge()) this.services.responses.checkRoom();
+    const { 'if-match': match, 'if-none-match': noneMatch } = this.headers;
     const { name: by, restriction } = this.principal;
-    // No entry is one that there is and one that there is not (RFC 9110, 13.2.2).
+    // An entry cannot both exist and not exist (RFC 9110, 13.2.2).
     if (noneMatch === '*' && match !== undefined) {
       throw new VregError('PRECONDITION_FAILED', 'if-match and if-none-match: * are never both true', {
         field: 'if-none-match',
@@ -195,62 +219,66 @@ export class Call {
     return { by, restriction, expect: Number(revision) };
   }
 
-  /** Does what takes long where the entry is large, a few at a time: a short request may change a long entry. */
-  inTurn<T>(work: () => Promise<T>): Promise<T> {
-    return this.#isLarge() ? Promise.resolve(this.pieces.run(work)) : work();
+  /** Schedules a change of a large entry: even a short request may rewrite one. */
+  runScheduled<T>(work: () => Promise<T>): Promise<T> {
+    return this.#isLarge() ? Promise.resolve(this.services.scheduler.run(work)) : work();
   }
 
-  /** True of a change of an entry that is large, or may make it so. */
+  /** True if the request changes a large entry, or may make one large. */
   #isLarge(): boolean {
-    const { id = '' } = (this.request.params ?? {}) as { id?: string };
-    const { 'content-length': length, 'transfer-encoding': coding } = this.request.headers;
+    const { id = '' } = this.params;
+    const { registry } = this.services;
+    const { 'content-length': length, 'transfer-encoding': coding } = this.headers;
     if (coding !== undefined || Number(length ?? 0) > SMALL) return true;
-    return this.registry.has(id) && this.registry.get(id).size > SMALL;
+    return registry.has(id) && registry.get(id).size > SMALL;
   }
 
-  /** Answers one entry. */
-  entry(entry: VmRecord, status = 200): Answer {
+  /** One entry. */
+  entry(entry: VmRecord, status = 200): Result {
     return { status, body: this.#encoder()(entry), etag: entry.version.revision };
   }
 
-  /** Answers one entry to somebody who wants to know how it is. */
-  read(entry: VmRecord): Answer {
+  /** One entry, with the warming header if its liveness is uncertain. */
+  read(entry: VmRecord): Result {
     return { ...this.entry(entry), warming: this.#warmingOf([entry]) };
   }
 
   /**
-   * Answers a list of entries.
-   * @param offered those that are in doubt, where some of them were left out of the answer
+   * A list of entries.
+   * @param offered entries that the warming header covers, if some of them were left out of the list
    */
-  entries(entries: readonly VmRecord[], offered = entries): Answer {
+  entries(entries: readonly VmRecord[], offered = entries): Result {
     const { readFilter } = this;
     const seen = (all: readonly VmRecord[]) => (readFilter ? all.filter(({ vm }) => permits(readFilter, vm)) : all);
     return this.#list(seen(entries), seen(offered));
   }
 
-  #list(entries: readonly VmRecord[], offered: readonly VmRecord[]): Answer {
-    const body = listOf(entries, this.#encoder(), this.pieces, () => this.kept.open(this.reply.raw));
-    if (typeof body !== 'string') this.endWhenUnwelcome();
-    // Of text it is known, and of entries with more in them it is not.
+  #list(entries: readonly VmRecord[], offered: readonly VmRecord[]): Result {
+    const { scheduler, responses } = this.services;
+    const body = listOf(entries, this.#encoder(), scheduler, () => responses.open(this.response));
+    if (typeof body !== 'string') this.destroyWhenRevoked();
+    // Node computes the length of a text; entries with added fields have no length known beforehand.
     const length = typeof body === 'string' || this.query('include').include ? undefined : sizeOf(entries);
     return { status: 200, body, length, warming: this.#warmingOf(offered) };
   }
 
   #warmingOf(entries: readonly VmRecord[]): Warming | undefined {
-    return warmingOf(entries, this.registry.clock, this.registry.staleAfter);
+    const { registry } = this.services;
+    return warmingOf(entries, registry.clock, registry.staleAfter);
   }
 
-  /** How entries are written for this request: plain, or with what `include` asks for. */
+  /** Encodes an entry: plain, or with the fields that `include` asks for. */
   #encoder(): (entry: VmRecord) => string {
+    const { registry } = this.services;
     const { include } = this.query('include');
     if (include === undefined) return (entry) => entry.json;
     if (include !== INCLUDE_LIVENESS.include) {
       throw invalidQuery('include', `include: "${include}" is not known (one of ${INCLUDE_LIVENESS.include})`);
     }
     return (entry) => {
-      const health = this.registry.health.of(entry);
+      const health = registry.health.of(entry);
       return entry.jsonWith({
-        stale: this.registry.isStale(entry),
+        stale: registry.isStale(entry),
         ...(entry.isSuspect ? { suspect: true } : {}),
         ...(health ? { health } : {}),
       });
@@ -264,13 +292,6 @@ function whenAborted(signals: readonly AbortSignal[], act: () => void): () => vo
   return () => {
     for (const signal of signals) signal.removeEventListener('abort', act);
   };
-}
-
-declare module 'fastify' {
-  interface FastifyRequest {
-    /** Who asks; undefined until that is known, and where nobody is asked. */
-    principal?: Principal | undefined;
-  }
 }
 
 export function invalidQuery(field: string, message: string): VregError {

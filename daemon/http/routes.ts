@@ -19,7 +19,7 @@ import { explain } from '../registry/explain.ts';
 import type { Proof } from '../registry/identity.ts';
 import { assertPermitted, permits } from '../registry/preconditions.ts';
 import type { VmRecord } from '../registry/vm-record.ts';
-import { type Answer, type Call, invalidQuery } from './context.ts';
+import { invalidQuery, type RequestContext, type Result } from './context.ts';
 import { sendBackup } from './handlers/backup.ts';
 import { discoverWhen } from './handlers/discover.ts';
 import { streamEvents } from './handlers/events.ts';
@@ -45,7 +45,7 @@ export interface Route {
   /** True of a route that looks at all VMs, or may answer them: where that takes long, it has its turn. */
   isLong?: true;
   /** @returns undefined when it has taken the reply into its own hands */
-  handle(call: Call): Answer | undefined | Promise<Answer | undefined>;
+  handle(ctx: RequestContext): Result | undefined | Promise<Result | undefined>;
 }
 
 export const ROUTES: readonly Route[] = [
@@ -68,30 +68,30 @@ export const ROUTES: readonly Route[] = [
     method: 'PUT',
     path: '/registry/vms/:id',
     access: 'write',
-    handle: async (call) => {
-      const { entry, created } = await call.registry.replace(parseRegistration(call.body, call.id), call.write());
-      return call.entry(entry, created ? 201 : 200);
+    handle: async (ctx) => {
+      const { entry, created } = await ctx.services.registry.replace(parseRegistration(ctx.body, ctx.id), ctx.write());
+      return ctx.entry(entry, created ? 201 : 200);
     },
   },
   {
     method: 'PATCH',
     path: '/registry/vms/:id',
     access: 'write',
-    handle: async (call) => {
+    handle: async (ctx) => {
       // As the original registry: an unknown VM is a 404 whatever the body says.
-      call.registry.get(call.id);
-      const update = parseUpdate(call.body);
-      const options = call.write();
-      return call.entry(await call.inTurn(() => call.registry.update(call.id, update, options)));
+      ctx.services.registry.get(ctx.id);
+      const update = parseUpdate(ctx.body);
+      const options = ctx.write();
+      return ctx.entry(await ctx.runScheduled(() => ctx.services.registry.update(ctx.id, update, options)));
     },
   },
   {
     method: 'DELETE',
     path: '/registry/vms/:id',
     access: 'write',
-    handle: async (call) => {
-      const options = call.write();
-      await call.inTurn(() => call.registry.deregister(call.id, options));
+    handle: async (ctx) => {
+      const options = ctx.write();
+      await ctx.runScheduled(() => ctx.services.registry.deregister(ctx.id, options));
       return ok({ deleted: true });
     },
   },
@@ -100,11 +100,11 @@ export const ROUTES: readonly Route[] = [
     path: '/registry/vms/:id/heartbeat',
     access: 'heartbeat',
     isBeat: true,
-    handle: (call) => {
-      const proof = proofOf(call);
+    handle: (ctx) => {
+      const proof = proofOf(ctx);
       // Another one speaks for the VM from now on: that is a change, which has its line in the log.
-      if (proof?.replace) call.request.subject = { vm: call.id };
-      const entry = call.registry.heartbeat(call.id, proof, call.principal.restriction);
+      if (proof?.replace) ctx.subject = { vm: ctx.id };
+      const entry = ctx.services.registry.heartbeat(ctx.id, proof, ctx.principal.restriction);
       return ok({ id: entry.vm.id, lastSeen: entry.lastSeen } satisfies Heartbeat);
     },
   },
@@ -113,18 +113,18 @@ export const ROUTES: readonly Route[] = [
     method: 'GET',
     path: '/registry/vms/:id/history',
     access: 'read',
-    handle: (call) => {
-      call.assertReadable(call.id);
-      return historyOf(call, call.number('limit', 1, MAX_HISTORY) ?? HISTORY_LIMIT);
+    handle: (ctx) => {
+      ctx.assertReadable(ctx.id);
+      return historyOf(ctx, ctx.number('limit', 1, MAX_HISTORY) ?? HISTORY_LIMIT);
     },
   },
   {
     method: 'GET',
     path: '/registry/vms/:id/why',
     access: 'read',
-    handle: (call) => {
-      call.assertReadable(call.id);
-      return ok(explain(call.registry, call.registry.get(call.id)) satisfies Why);
+    handle: (ctx) => {
+      ctx.assertReadable(ctx.id);
+      return ok(explain(ctx.services.registry, ctx.services.registry.get(ctx.id)) satisfies Why);
     },
   },
   {
@@ -132,9 +132,9 @@ export const ROUTES: readonly Route[] = [
     path: '/registry/vms/:id/children',
     access: 'read',
     isLong: true,
-    handle: (call) => {
-      call.assertReadable(call.id);
-      return call.entries(call.registry.lineage.children(call.id));
+    handle: (ctx) => {
+      ctx.assertReadable(ctx.id);
+      return ctx.entries(ctx.services.registry.lineage.children(ctx.id));
     },
   },
   {
@@ -142,9 +142,9 @@ export const ROUTES: readonly Route[] = [
     path: '/registry/vms/:id/ancestors',
     access: 'read',
     isLong: true,
-    handle: (call) => {
-      call.assertReadable(call.id);
-      return call.entries(call.registry.lineage.ancestors(call.id));
+    handle: (ctx) => {
+      ctx.assertReadable(ctx.id);
+      return ctx.entries(ctx.services.registry.lineage.ancestors(ctx.id));
     },
   },
   {
@@ -152,9 +152,9 @@ export const ROUTES: readonly Route[] = [
     path: '/registry/vms/:id/subtree',
     access: 'read',
     isLong: true,
-    handle: (call) => {
-      call.assertReadable(call.id);
-      return call.entries(call.registry.lineage.subtree(call.id));
+    handle: (ctx) => {
+      ctx.assertReadable(ctx.id);
+      return ctx.entries(ctx.services.registry.lineage.subtree(ctx.id));
     },
   },
   {
@@ -162,7 +162,7 @@ export const ROUTES: readonly Route[] = [
     path: PATHS.conflicts,
     access: 'read',
     isLong: true,
-    handle: ({ registry, readFilter }) => {
+    handle: ({ services: { registry }, readFilter }) => {
       const isSeen = (id: string) =>
         !readFilter || permits(readFilter, registry.has(id) ? registry.get(id).vm : { id, role: '' });
       const conflicts = registry.identities.conflicts.filter(({ id }) => isSeen(id));
@@ -196,49 +196,50 @@ function patternOf(path: string): RegExp {
   return new RegExp(`^${path.replace(/:\w+/g, '[^/]+')}$`);
 }
 
-function read(call: Call): Answer {
-  call.assertReadable(call.id);
-  return call.read(call.registry.get(call.id));
+function read(ctx: RequestContext): Result {
+  ctx.assertReadable(ctx.id);
+  return ctx.read(ctx.services.registry.get(ctx.id));
 }
 
-async function register(call: Call): Promise<Answer> {
-  const registration = parseRegistration(call.body);
-  const { registry, authenticator, principal, request } = call;
-  request.subject = { vm: registration.id };
-  if (principal.scope !== 'enrol') return call.entry(await registry.register(registration, call.write()), 201);
-  const enrolment = { enroller: principal.token!, registration, from: request.ip, write: call.write() };
+async function register(ctx: RequestContext): Promise<Result> {
+  const registration = parseRegistration(ctx.body);
+  const { principal } = ctx;
+  const { registry, authenticator } = ctx.services;
+  ctx.subject = { vm: registration.id };
+  if (principal.scope !== 'enrol') return ctx.entry(await registry.register(registration, ctx.write()), 201);
+  const enrolment = { enroller: principal.token!, registration, from: ctx.remoteAddress, write: ctx.write() };
   const { entry, secret } = await enrol(registry, authenticator.tokens, enrolment);
-  return { ...call.entry(entry, 201), body: entry.jsonWith({ token: secret }) };
+  return { ...ctx.entry(entry, 201), body: entry.jsonWith({ token: secret }) };
 }
 
 /** A clone shall not take back what was found out about it, so a token for some VMs is none for this. */
-async function clearConflicts(call: Call): Promise<Answer> {
-  if (call.principal.restriction) {
+async function clearConflicts(ctx: RequestContext): Promise<Result> {
+  if (ctx.principal.restriction) {
     throw new VregError('FORBIDDEN', 'a token that is limited to some VMs cannot clear conflicts', {
       hint: 'give one of the scope write without a limit',
     });
   }
-  const { registry } = call;
-  const cleared = await registry.identities.clear(call.query('id').id, () => registry.saveBeats());
+  const { registry } = ctx.services;
+  const cleared = await registry.identities.clear(ctx.query('id').id, () => registry.saveBeats());
   return ok({ cleared } satisfies Cleared);
 }
 
-function list(call: Call): Answer | Promise<Answer> {
-  const { role, status, selector, sort = 'registered' } = call.query('role', 'status', 'selector', 'sort');
-  const limit = call.number('limit', 1, Number.MAX_SAFE_INTEGER);
+function list(ctx: RequestContext): Result | Promise<Result> {
+  const { role, status, selector, sort = 'registered' } = ctx.query('role', 'status', 'selector', 'sort');
+  const limit = ctx.number('limit', 1, Number.MAX_SAFE_INTEGER);
   if (!SORTS.includes(sort as Sort))
     throw invalidQuery('sort', `sort: "${sort}" is not known (one of ${SORTS.join(', ')})`);
   const answer = (entries: readonly VmRecord[]) => {
     const inOrder = sorted(entries, sort as Sort);
-    return call.entries(limit === undefined ? inOrder : inOrder.slice(0, limit));
+    return ctx.entries(limit === undefined ? inOrder : inOrder.slice(0, limit));
   };
-  const { readFilter } = call;
-  const all = call.registry.list({ role, status });
+  const { readFilter } = ctx;
+  const all = ctx.services.registry.list({ role, status });
   const entries = readFilter ? all.filter(({ vm }) => permits(readFilter, vm)) : all;
   if (selector === undefined) return answer(entries);
   const selected = parseSelector(selector);
-  const isWanted = () => !call.reply.raw.destroyed;
-  return call.pieces.filter(entries, ({ vm }) => selected(vm), isWanted).then(answer);
+  const isWanted = () => !ctx.response.destroyed;
+  return ctx.services.scheduler.filter(entries, ({ vm }) => selected(vm), isWanted).then(answer);
 }
 
 function sorted(entries: readonly VmRecord[], sort: Sort): readonly VmRecord[] {
@@ -252,14 +253,15 @@ function sorted(entries: readonly VmRecord[], sort: Sort): readonly VmRecord[] {
 }
 
 /** What an agent says with its beat, and from where. */
-function proofOf({ body, request }: Call): Proof | undefined {
+function proofOf({ body, remoteAddress }: RequestContext): Proof | undefined {
   const beat = parseBeat(body);
   if (!beat) return undefined;
   const address = beat.address?.slice(0, MAX_ADDRESS);
-  return { ...beat, ...(address === undefined ? {} : { address }), from: request.ip };
+  return { ...beat, ...(address === undefined ? {} : { address }), from: remoteAddress };
 }
 
-async function heartbeats({ registry, body, principal, pieces }: Call): Promise<Answer> {
+async function heartbeats({ services, body, principal }: RequestContext): Promise<Result> {
+  const { registry, scheduler } = services;
   const unknown: string[] = [];
   const ids = new Set(parseIds(body, MAX_BATCH));
   // All before any, so that a refusal has done nothing.
@@ -270,11 +272,11 @@ async function heartbeats({ registry, body, principal, pieces }: Call): Promise<
   const beat = (id: string) =>
     registry.has(id) && permits(principal.restriction, registry.get(id).vm) && !!registry.heartbeat(id);
   // The beats of a client that has gone count, too.
-  await pieces.filter([...ids], beat, () => true);
+  await scheduler.filter([...ids], beat, () => true);
   const lastSeen = new Date(registry.clock.now()).toISOString();
   return ok({ lastSeen, count: ids.size - unknown.length, unknown } satisfies Heartbeats);
 }
 
-function ok(value: unknown): Answer {
+function ok(value: unknown): Result {
   return { status: 200, body: JSON.stringify(value) };
 }

@@ -4,7 +4,7 @@ import { createReadStream, mkdtempSync, readdirSync, rmSync, statSync } from 'no
 import { basename, join } from 'node:path';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { assertActive } from '../../access/authenticator.ts';
-import type { Answer, Call } from '../context.ts';
+import type { RequestContext, Result } from '../context.ts';
 
 /** How the folders of copies that are under way begin, as nobody names a file; `mkdtemp` adds six characters. */
 const PREFIX = '.vreg-copy-';
@@ -51,8 +51,9 @@ function remove(path: string): void {
  * @throws VregError NOT_FOUND (without a data dir), STORE_FULL, STORE_FAILED, BUSY (another is being made),
  * TOO_MANY_REQUESTS, UNAUTHORIZED (the caller's token was revoked meanwhile)
  */
-export async function sendBackup(call: Call): Promise<Answer | undefined> {
-  const { registry, reply, dataDir, backups, principal } = call;
+export async function sendBackup(ctx: RequestContext): Promise<Result> {
+  const { response, principal } = ctx;
+  const { registry, dataDir, backups } = ctx.services;
   if (dataDir === undefined) throw new VregError('NOT_FOUND', 'this registry has no data dir to copy');
   const release = backups.take();
   let dir: string | undefined;
@@ -72,18 +73,19 @@ export async function sendBackup(call: Call): Promise<Answer | undefined> {
     stream.once('close', clean);
     await once(stream, 'open');
     assertActive(principal, registry.clock.now());
-    call.endWhenUnwelcome();
-    reply.raw.setTimeout(STALLED);
-    await reply
-      .header('content-length', statSync(file).size)
-      .header('content-disposition', 'attachment; filename="registry.db"')
-      .type('application/vnd.sqlite3')
-      .send(stream);
+    ctx.destroyWhenRevoked();
+    response.setTimeout(STALLED);
+    return {
+      status: 200,
+      type: 'application/vnd.sqlite3',
+      length: statSync(file).size,
+      headers: { 'content-disposition': 'attachment; filename="registry.db"' },
+      body: stream,
+    };
   } catch (error) {
     clean();
     throw translate(error as NodeJS.ErrnoException);
   }
-  return undefined;
 }
 
 /** What the system refuses is the disk's fault, or that of a machine without files to open: no bug, and worth another try. */

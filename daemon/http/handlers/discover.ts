@@ -4,39 +4,40 @@ import { VregError } from '../../../src/protocol/errors.ts';
 import { assertActive } from '../../access/authenticator.ts';
 import { permits } from '../../registry/preconditions.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
-import { type Answer, type Call, invalidQuery } from '../context.ts';
+import { invalidQuery, type RequestContext, type Result } from '../context.ts';
 
 /**
  * With `wait=30s` the answer is held until at least `min` (default 1) VMs are live, or the time is over; then it is what
  * there is, so a caller looks at the count as without waiting.
  */
-export function discoverWhen(call: Call): Answer | Promise<Answer> {
-  const { role } = call.request.params as { role: string };
+export function discoverWhen(ctx: RequestContext): Result | Promise<Result> {
+  const { role = '' } = ctx.params;
+  const { registry } = ctx.services;
   // A script whose $ROLE is empty shall not read "nobody there".
   if (role === '') throw new VregError('NOT_FOUND', 'no such route: a role must follow /registry/discover/');
-  const { wait } = call.query('wait');
+  const { wait } = ctx.query('wait');
   const patience = wait === undefined ? 0 : parseWait(wait);
-  const min = call.number('min', 0, Number.MAX_SAFE_INTEGER) ?? DEFAULT_WAIT_MIN;
-  const query = readQuery(call);
-  const { readFilter } = call;
+  const min = ctx.number('min', 0, Number.MAX_SAFE_INTEGER) ?? DEFAULT_WAIT_MIN;
+  const query = readQuery(ctx);
+  const { readFilter } = ctx;
   const look = () => {
-    const live = call.registry.discover(role, query);
+    const live = registry.discover(role, query);
     return readFilter ? live.filter(({ vm }) => permits(readFilter, vm)) : live;
   };
-  // Who counts strictly is told of the doubt about those, too, whom that leaves out.
+  // Who counts strictly is told of the warming about those, too, whom that leaves out.
   const answer = (found: readonly VmRecord[]) =>
-    call.entries(found, query.strict ? call.registry.discover(role, { ...query, strict: false }) : found);
+    ctx.entries(found, query.strict ? registry.discover(role, { ...query, strict: false }) : found);
   const found = look();
   if (patience === 0 || found.length >= min) return answer(found);
-  return waitFor(call, role, { query, look, min, patience, answer });
+  return waitFor(ctx, role, { query, look, min, patience, answer });
 }
 
-function readQuery(call: Call): DiscoverQuery {
-  const { service } = call.query('service');
-  const passing = call.flag('passing');
+function readQuery(ctx: RequestContext): DiscoverQuery {
+  const { service } = ctx.query('service');
+  const passing = ctx.flag('passing');
   if (passing && service === undefined)
     throw invalidQuery('passing', 'passing: say which service must pass, with service=NAME');
-  return { service, passing, strict: call.flag('strict') };
+  return { service, passing, strict: ctx.flag('strict') };
 }
 
 interface Wait {
@@ -45,13 +46,14 @@ interface Wait {
   min: number;
   /** Milliseconds. */
   patience: number;
-  answer(found: readonly VmRecord[]): Answer;
+  answer(found: readonly VmRecord[]): Result;
 }
 
 /** Answers when there is enough, and at the latest when the time is over or the caller has gone. */
-function waitFor(call: Call, role: string, { query, look, min, patience, answer }: Wait): Promise<Answer> {
-  const { registry, reply, principal, readFilter, held, lookout } = call;
-  const release = held.take();
+function waitFor(ctx: RequestContext, role: string, { query, look, min, patience, answer }: Wait): Promise<Result> {
+  const { response, principal, readFilter } = ctx;
+  const { registry, openStreams, longPolls } = ctx.services;
+  const release = openStreams.take();
   return new Promise((resolve, reject) => {
     const finish = (found: readonly VmRecord[]) => {
       clearTimeout(timer);
@@ -59,7 +61,7 @@ function waitFor(call: Call, role: string, { query, look, min, patience, answer 
       watch.leave();
       stopWatching();
       stay();
-      reply.raw.off('close', stop);
+      response.off('close', stop);
       try {
         assertActive(principal, registry.clock.now());
         resolve(answer(found));
@@ -68,7 +70,7 @@ function waitFor(call: Call, role: string, { query, look, min, patience, answer 
       }
     };
     const stop = () => finish(look());
-    const watch = lookout.join(JSON.stringify([role, query, readFilter?.vm, readFilter?.role]), look, min, finish);
+    const watch = longPolls.join(JSON.stringify([role, query, readFilter?.vm, readFilter?.role]), look, min, finish);
     const timer = setTimeout(watch.over, patience);
     const stopWatching = registry.events.subscribe({
       event: (event) => {
@@ -79,8 +81,8 @@ function waitFor(call: Call, role: string, { query, look, min, patience, answer 
         if (vm.role === role) watch.look();
       },
     });
-    reply.raw.once('close', stop);
-    const stay = call.whenOver(stop);
+    response.once('close', stop);
+    const stay = ctx.onAbort(stop);
   });
 }
 

@@ -8,7 +8,7 @@ import { type Event, eventOf } from '../../registry/events.ts';
 import { permits } from '../../registry/preconditions.ts';
 import type { Registry } from '../../registry/registry.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
-import { type Call, invalidQuery } from '../context.ts';
+import { invalidQuery, type RequestContext } from '../context.ts';
 import type { Account } from '../response-budget.ts';
 import type { Pieces } from '../scheduler.ts';
 import { type Place, type Seen, type State, textOf } from './event-fanout.ts';
@@ -32,29 +32,26 @@ const FAREWELL = 1000;
 const REFERENCE = 8;
 const EMPTY: State = { entries: [], liveness: [] };
 
-export function streamEvents(call: Call): undefined {
-  const { registry, request, reply, streams, telling } = call;
-  const { question, wanted } = parseFilter(call);
-  const from = readStart(call);
-  const wantsBeats = call.flag('heartbeats');
+export function streamEvents(ctx: RequestContext): undefined {
+  const { registry, responses, openStreams, streams, fanout } = ctx.services;
+  const { question, wanted } = parseFilter(ctx);
+  const from = readStart(ctx);
+  const wantsBeats = ctx.flag('heartbeats');
 
-  const account = call.kept.open(reply.raw);
-  const release = call.held.take();
-  reply.hijack();
-  const { raw } = reply;
-  raw.writeHead(200, {
-    ...(reply.getHeaders() as Record<string, string>),
+  const account = responses.open(ctx.response);
+  const release = openStreams.take();
+  const raw = ctx.openStream({
     'content-type': 'text/event-stream; charset=utf-8',
     'cache-control': 'no-store',
     // nginx would gather the events otherwise.
     'x-accel-buffering': 'no',
   });
-  if (request.method === 'HEAD') {
+  if (ctx.method === 'HEAD') {
     release();
     raw.end();
     return;
   }
-  const reader = new Reader(raw, call, account);
+  const reader = new Reader(raw, ctx, account);
   let place: Place | undefined;
   let isClosed = false;
   const listen = () => {
@@ -62,7 +59,7 @@ export function streamEvents(call: Call): undefined {
     // From here on its bytes are those of the others, too.
     account.close();
     reader.begin();
-    place = telling.join({
+    place = fanout.join({
       question: `${wantsBeats} ${question}`,
       wantsBeats,
       wants: wanted,
@@ -73,7 +70,7 @@ export function streamEvents(call: Call): undefined {
       lagged: () => reader.lagged(registry.revision),
     });
   };
-  const start = piecesOf(startOf(call, from, wanted, account));
+  const start = piecesOf(startOf(ctx, from, wanted, account));
   let { mark } = registry.events;
   /** Tells what came while the reader took what was before, until there is no more. */
   const catchUp = () => {
@@ -89,8 +86,8 @@ export function streamEvents(call: Call): undefined {
     reader.end(FAREWELL);
   };
   const keepAlive = setInterval(() => reader.keepAlive(), streams.keepAlive);
-  const stay = call.whenOver(stop);
-  const { socket } = request.raw;
+  const stay = ctx.onAbort(stop);
+  const { socket } = ctx.request;
   const close = () => {
     isClosed = true;
     clearInterval(keepAlive);
@@ -105,13 +102,13 @@ export function streamEvents(call: Call): undefined {
 }
 
 /** What a reader has to know before it is told what comes: as of now, whenever it is read. */
-function startOf(call: Call, from: number | undefined, wanted: (event: Seen) => boolean, account: Account) {
-  const { registry } = call;
+function startOf(ctx: RequestContext, from: number | undefined, wanted: (event: Seen) => boolean, account: Account) {
+  const { registry, fanout } = ctx.services;
   // So that none is told as stale here and once more by the next sweep.
   registry.sweep();
   const current = registry.revision;
   const missed = from === undefined ? [] : registry.events.since(from, current);
-  const state = missed ? EMPTY : call.telling.state(() => stateOf(registry));
+  const state = missed ? EMPTY : fanout.state(() => stateOf(registry));
   // Of a state, each entry and how it is.
   if (missed) account.share(missed, missed.length * REFERENCE);
   else account.share(state, state.entries.length * 2 * REFERENCE);
@@ -176,10 +173,11 @@ class Reader {
   #burst = 0;
 
   /** @param account of what it keeps until it is told what comes */
-  constructor(raw: ServerResponse, { streams, pieces, principal, registry }: Call, account: Account) {
+  constructor(raw: ServerResponse, { services, principal }: RequestContext, account: Account) {
+    const { streams, scheduler, registry } = services;
     this.#raw = raw;
     this.#limits = streams;
-    this.#turns = pieces;
+    this.#turns = scheduler;
     this.#account = account;
     this.#isExpired = () => principal.token?.isExpired(registry.clock.now()) ?? false;
   }
@@ -252,12 +250,12 @@ class Reader {
 }
 
 /** `role`, `status` and `id` filter; each may list several, with commas. A change of role or status shows under both. */
-function parseFilter(call: Call): { question: string; wanted: (event: Seen) => boolean } {
-  const { role, status, id } = call.query('role', 'status', 'id');
+function parseFilter(ctx: RequestContext): { question: string; wanted: (event: Seen) => boolean } {
+  const { role, status, id } = ctx.query('role', 'status', 'id');
   const [roles, statuses, ids] = [role, status, id].map((text) =>
     text === undefined ? undefined : new Set<string | undefined>(text.split(',')),
   );
-  const { readFilter } = call;
+  const { readFilter } = ctx;
   const wanted = (event: Seen) =>
     // Who may see a VM is told that it goes where they may not.
     (permits(readFilter, event) || permits(readFilter, { id: event.id, role: event.before.role ?? event.role })) &&
@@ -271,9 +269,9 @@ function parseFilter(call: Call): { question: string; wanted: (event: Seen) => b
  * The revision after which the reader wants to know: from `Last-Event-ID`, or `since`; `since=start` asks for the full
  * state. Without either, only what comes is told.
  */
-function readStart(call: Call): number | undefined {
-  const header = call.request.headers['last-event-id'];
-  const text = (Array.isArray(header) ? header[0] : header) || call.query('since').since;
+function readStart(ctx: RequestContext): number | undefined {
+  const header = ctx.headers['last-event-id'];
+  const text = (Array.isArray(header) ? header[0] : header) || ctx.query('since').since;
   if (text === undefined) return undefined;
   if (text === 'start') return -1;
   if (/^\d{1,15}$/.test(text)) return Number(text);

@@ -1,7 +1,7 @@
 /** The past of one VM as JSON. A long one is read and sent page by page, as its reader takes it. */
 import { VregError } from '../../../src/protocol/errors.ts';
 import type { HistoryItem } from '../../../src/protocol/events.ts';
-import type { Answer, Call } from '../context.ts';
+import type { RequestContext, Result } from '../context.ts';
 import { asTaken } from '../response-budget.ts';
 
 /** Pages that may be asked for at once: one that is as long as it can be takes a tenth of a second. */
@@ -10,18 +10,19 @@ const MAX_WAITING = 50;
 const PAGE = 100;
 
 /** @throws VregError NOT_FOUND, TOO_MANY_REQUESTS, before anything is sent */
-export async function historyOf(call: Call, limit: number): Promise<Answer> {
-  const { registry, pieces, kept, reply, id, readFilter } = call;
-  if (pieces.inLineNow >= MAX_WAITING) {
+export async function historyOf(ctx: RequestContext, limit: number): Promise<Result> {
+  const { id, readFilter, response } = ctx;
+  const { registry, scheduler, responses } = ctx.services;
+  if (scheduler.inLineNow >= MAX_WAITING) {
     throw new VregError('TOO_MANY_REQUESTS', `${MAX_WAITING} histories are asked for already`, {
       hint: 'try again in a second',
       retryAfter: 1,
     });
   }
   const read: ReadPage = (rest, before) =>
-    pieces.inLine(async () => {
+    scheduler.inLine(async () => {
       // For nobody, where who asked has gone meanwhile.
-      if (reply.raw.destroyed) return pageOf([], true);
+      if (response.destroyed) return pageOf([], true);
       const items = await registry.history(id, Math.min(rest, PAGE), before);
       const came = readFilter?.role === undefined ? -1 : items.findIndex(isComing);
       const seen = came < 0 ? items : items.slice(0, items[came]!.type === 'registered' ? came + 1 : came);
@@ -30,9 +31,9 @@ export async function historyOf(call: Call, limit: number): Promise<Answer> {
   const first = await read(limit);
   const start = `{"id":${JSON.stringify(id)},"history":[${first.text}`;
   if (first.end === undefined) return { status: 200, body: `${start}],"count":${first.count}}` };
-  const account = kept.open(reply.raw);
+  const account = responses.open(response);
   account.keep(start.length);
-  call.endWhenUnwelcome();
+  ctx.destroyWhenRevoked();
   const made = piecesOf(read, limit, [start], { count: first.count, end: first.end });
   return { status: 200, body: asTaken(async () => (await made.next()).value, account) };
 }

@@ -5,14 +5,15 @@ import { ROLES, STATUSES } from '../../../src/protocol/vm.ts';
 import type { Registry } from '../../registry/registry.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 import { warmingOf } from '../../registry/warming.ts';
-import type { Answer, Call } from '../context.ts';
+import type { RequestContext, Result } from '../context.ts';
 
-export async function metrics({ registry, readFilter }: Call): Promise<Answer> {
+export async function metrics({ services, readFilter }: RequestContext): Promise<Result> {
   if (readFilter) {
     throw new VregError('FORBIDDEN', 'a token that is limited to some VMs cannot ask for numbers of all', {
       hint: 'make one without a limit: vreg token create NAME --scope read',
     });
   }
+  const { registry } = services;
   const all = new Metrics();
   const gauge = (name: string, help: string, value: number) => new Gauge({ name, help, registers: [all] }).set(value);
   const entries = registry.list({});

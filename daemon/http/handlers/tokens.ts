@@ -9,17 +9,18 @@ import {
   withoutTokens,
 } from '../../../src/protocol/token.ts';
 import { noSuchToken } from '../../access/tokens.ts';
-import type { Answer, Call } from '../context.ts';
+import type { RequestContext, Result } from '../context.ts';
 
-export function listTokens({ authenticator }: Call): Answer {
-  const tokens = authenticator.tokens.list;
+export function listTokens({ services }: RequestContext): Result {
+  const tokens = services.authenticator.tokens.list;
   return { status: 200, body: JSON.stringify({ tokens, count: tokens.length } satisfies Tokens) };
 }
 
-export async function createToken(call: Call): Promise<Answer> {
-  const { authenticator, principal } = call;
-  const request = parseTokenRequest(call.body);
-  call.request.subject = { token: request.name };
+export async function createToken(ctx: RequestContext): Promise<Result> {
+  const { principal } = ctx;
+  const { authenticator } = ctx.services;
+  const request = parseTokenRequest(ctx.body);
+  ctx.subject = { token: request.name };
   const isFirst = authenticator.isOpen;
   if (isFirst && !principal.isLocal && request.scope !== 'admin') {
     throw new VregError('INVALID', 'scope: the first token must be of the scope admin, since from it on all need one', {
@@ -32,28 +33,27 @@ export async function createToken(call: Call): Promise<Answer> {
   return { status: 201, body: JSON.stringify(token) };
 }
 
-export async function revokeToken({ authenticator, request }: Call): Promise<Answer> {
-  const { name } = request.params as { name: string };
-  const names = await authenticator.tokens.revokeNamed(name);
+export async function revokeToken({ services, params: { name = '' } }: RequestContext): Promise<Result> {
+  const names = await services.authenticator.tokens.revokeNamed(name);
   if (names.length === 0) throw noSuchToken(withoutTokens(name));
   return revoked(names);
 }
 
 /** The tokens of the VMs that one enrol token let in. */
-export async function revokeBrood(call: Call): Promise<Answer> {
-  const { bornOf } = call.query('bornOf');
+export async function revokeBrood(ctx: RequestContext): Promise<Result> {
+  const { bornOf } = ctx.query('bornOf');
   if (bornOf === undefined) {
     throw new VregError('INVALID', 'bornOf is required: the name of an enrol token', {
       field: 'bornOf',
       hint: 'one token is revoked by DELETE /registry/tokens/NAME',
     });
   }
-  const { tokens } = call.authenticator;
-  call.request.subject = { token: bornOf };
+  const { tokens } = ctx.services.authenticator;
+  ctx.subject = { token: bornOf };
   return revoked(await tokens.revokeBrood(bornOf));
 }
 
-export function whoami({ principal: { name, scope, restriction, token } }: Call): Answer {
+export function whoami({ principal: { name, scope, restriction, token } }: RequestContext): Result {
   const { vm, role } = restriction ?? {};
   const expiresAt = token?.info.expiresAt;
   const answer: Whoami = {
@@ -66,6 +66,6 @@ export function whoami({ principal: { name, scope, restriction, token } }: Call)
   return { status: 200, body: JSON.stringify(answer) };
 }
 
-function revoked(names: string[]): Answer {
+function revoked(names: string[]): Result {
   return { status: 200, body: JSON.stringify({ revoked: names } satisfies Revoked) };
 }
