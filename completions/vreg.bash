@@ -559,7 +559,7 @@ _vreg() {
     "token ls:--key-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "token ls:--output"|"token ls:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
     "token ls:--timeout") COMPREPLY=(); return ;;
-    "token ls:--born-of") COMPREPLY=(); return ;;
+    "token ls:--enrolled-by") COMPREPLY=(); return ;;
     "token ls:--context"|"token ls:-c") COMPREPLY=(); return ;;
     "token revoke:--url"|"token revoke:-u") COMPREPLY=(); return ;;
     "token revoke:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
@@ -568,7 +568,7 @@ _vreg() {
     "token revoke:--key-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "token revoke:--output"|"token revoke:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
     "token revoke:--timeout") COMPREPLY=(); return ;;
-    "token revoke:--born-of") COMPREPLY=(); return ;;
+    "token revoke:--enrolled-by") COMPREPLY=(); return ;;
     "token revoke:--context"|"token revoke:-c") COMPREPLY=(); return ;;
     "token whoami:--url"|"token whoami:-u") COMPREPLY=(); return ;;
     "token whoami:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
@@ -761,8 +761,8 @@ _vreg() {
     "daemon uninstall") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --user --root --dry-run --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "serve agent heartbeat-timer wait-online" -- "$cur"); fi ;;
     "token") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "create ls revoke whoami" -- "$cur"); fi ;;
     "token create") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --scope --vm --role --expires --to --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
-    "token ls") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --born-of --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
-    "token revoke") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --born-of --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
+    "token ls") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --enrolled-by --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
+    "token revoke") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --enrolled-by --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "token whoami") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "context") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "add use ls rm show current" -- "$cur"); fi ;;
     "context add") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --use --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;

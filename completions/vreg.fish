@@ -983,7 +983,7 @@ complete -c vreg -n '__vreg_at token ls' -l cert-file -d 'certificate to show to
 complete -c vreg -n '__vreg_at token ls' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at token ls' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token ls' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at token ls' -l born-of -d 'only those of VMs that this enrol token let in' -x
+complete -c vreg -n '__vreg_at token ls' -l enrolled-by -d 'only those of VMs that this enrol token let in' -x
 complete -c vreg -n '__vreg_at token ls' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at token ls' -l quiet -s q -d 'print ids only, as -o name'
 complete -c vreg -n '__vreg_at token ls' -l json -d 'as -o json'
@@ -998,7 +998,7 @@ complete -c vreg -n '__vreg_at token revoke' -l cert-file -d 'certificate to sho
 complete -c vreg -n '__vreg_at token revoke' -l key-file -d 'its private key, mode 0600' -r -F
 complete -c vreg -n '__vreg_at token revoke' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token revoke' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at token revoke' -l born-of -d 'those of all VMs that this enrol token let in' -x
+complete -c vreg -n '__vreg_at token revoke' -l enrolled-by -d 'those of all VMs that this enrol token let in' -x
 complete -c vreg -n '__vreg_at token revoke' -l yes -s y -d 'do not ask'
 complete -c vreg -n '__vreg_at token revoke' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at token revoke' -l quiet -s q -d 'print ids only, as -o name'

@@ -73,9 +73,9 @@ export class RegistryClient {
   }
 
   /** An addition: revokes the tokens of all VMs that came in with one enrol token. @throws as {@link revokeToken} */
-  async revokeBrood(name: string): Promise<string[]> {
+  async revokeEnrolledBy(name: string): Promise<string[]> {
     await this.#need('tokens');
-    return (await this.#connection.request<Revoked>('DELETE', PATHS.tokens + query({ bornOf: name }))).revoked;
+    return (await this.#connection.request<Revoked>('DELETE', PATHS.tokens + query({ enrolledBy: name }))).revoked;
   }
 
   /** An addition: who one is to the registry. @throws VregError UNSUPPORTED, UNAUTHORIZED */

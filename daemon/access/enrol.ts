@@ -67,11 +67,11 @@ function repeatedOf(
   { enroller, registration, from }: Omit<Enrolment, 'write'>,
 ): VmRecord | undefined {
   if (!known || !registry.has(registration.id)) return undefined;
-  const { bornOf, lastUsedAt, enrolledFrom, createdAt } = known.stored;
+  const { enrolledBy, lastUsedAt, enrolledFrom, createdAt } = known.stored;
   const entry = registry.get(registration.id);
   const { vm } = entry;
   const isRepeated =
-    bornOf === enroller.name &&
+    enrolledBy === enroller.name &&
     lastUsedAt === undefined &&
     enrolledFrom === (from || undefined) &&
     registry.clock.now() - Date.parse(createdAt) < LOST_FOR &&

@@ -142,8 +142,8 @@ export class Tokens {
   }
 
   /** As {@link revoke}: the tokens of the VMs that an enrol token let in; also of one that is revoked by now. */
-  revokeBrood(name: string): Promise<string[]> {
-    const brood = [...this.#byName.values()].filter(({ stored }) => stored.bornOf === name);
+  revokeEnrolledBy(name: string): Promise<string[]> {
+    const brood = [...this.#byName.values()].filter(({ stored }) => stored.enrolledBy === name);
     return this.#revoke(brood, new Set([name]));
   }
 
@@ -151,13 +151,15 @@ export class Tokens {
   async #revoke(tokens: readonly Token[], enrollers: ReadonlySet<string>): Promise<string[]> {
     const gone = tokens.filter(({ name }) => this.#byName.has(name));
     for (const token of gone) this.#forget(token);
-    const births = [...this.#births].filter(({ stored }) => enrollers.has(stored.bornOf!));
+    const births = [...this.#births].filter(({ stored }) => enrollers.has(stored.enrolledBy!));
     for (const birth of births) birth.isVoid = true;
     // What is on its way to the disk can be taken back when it is there.
     await Promise.all(births.map(({ settled }) => settled));
-    for (const { stored } of [...gone, ...births]) this.#unsaved.set(stored.name, stored.bornOf);
+    for (const { stored } of [...gone, ...births]) this.#unsaved.set(stored.name, stored.enrolledBy);
     // Who asks once more is not told that it is done before it is.
-    const unsaved = [...this.#unsaved].filter(([name, bornOf]) => enrollers.has(name) || enrollers.has(bornOf ?? ''));
+    const unsaved = [...this.#unsaved].filter(
+      ([name, enrolledBy]) => enrollers.has(name) || enrollers.has(enrolledBy ?? ''),
+    );
     const names = unsaved.map(([name]) => name);
     if (names.length === 0) return [];
     await this.#now(...names.map(removalOf)).catch((error: unknown) => {
@@ -185,7 +187,7 @@ export class Tokens {
       role,
       createdAt: new Date(this.#options.now()).toISOString(),
       createdBy: enroller.name,
-      bornOf: enroller.name,
+      enrolledBy: enroller.name,
       created,
       ...(from ? { enrolledFrom: from } : {}),
     });
@@ -242,9 +244,9 @@ export class Tokens {
   }
 
   #load(record: StoredRecord, registrations: ReadonlyMap<string, number>): void {
-    const stored = JSON.parse(record.body) as StoredToken;
+    const stored = parseStored(record.body);
     // A VM's removal is durable before that of its token: a kill between the two leaves one that is nobody's.
-    const isOrphan = stored.bornOf !== undefined && registrations.get(stored.vm!) !== stored.created;
+    const isOrphan = stored.enrolledBy !== undefined && registrations.get(stored.vm!) !== stored.created;
     if (isOrphan) this.#later(removalOf(stored.name));
     else this.#add(stored);
   }
@@ -254,17 +256,23 @@ export class Tokens {
     const token = new Token(stored);
     this.#byHash.set(stored.hash, token);
     this.#byName.set(stored.name, token);
-    if (stored.bornOf !== undefined) this.#ofVms.set(stored.vm!, token);
+    if (stored.enrolledBy !== undefined) this.#ofVms.set(stored.vm!, token);
     return token;
   }
 
   #forget(token: Token): void {
-    const { hash, name, bornOf, vm } = token.stored;
+    const { hash, name, enrolledBy, vm } = token.stored;
     this.#byHash.delete(hash);
     this.#byName.delete(name);
-    if (bornOf !== undefined && this.#ofVms.get(vm!) === token) this.#ofVms.delete(vm!);
+    if (enrolledBy !== undefined && this.#ofVms.get(vm!) === token) this.#ofVms.delete(vm!);
     token.end();
   }
+}
+
+/** Data dirs written before the first release have `bornOf` instead of `enrolledBy`. */
+function parseStored(body: string): StoredToken {
+  const { bornOf, ...stored } = JSON.parse(body) as StoredToken & { bornOf?: string };
+  return bornOf === undefined ? stored : { ...stored, enrolledBy: bornOf };
 }
 
 const CLOSED_RECORD: RecordChange = { kind: 'token', key: CLOSED, body: '{}' };

@@ -25,7 +25,7 @@ import { discoverWhen } from './handlers/discover.ts';
 import { streamEvents } from './handlers/events.ts';
 import { historyOf } from './handlers/history.ts';
 import { metrics } from './handlers/metrics.ts';
-import { createToken, listTokens, revokeBrood, revokeToken, whoami } from './handlers/tokens.ts';
+import { createToken, listTokens, revokeEnrolledBy, revokeToken, whoami } from './handlers/tokens.ts';
 
 /** Changes of one VM that a history answers when nothing is said, and at most. */
 const HISTORY_LIMIT = 100;
@@ -182,7 +182,7 @@ export const ROUTES: readonly Route[] = [
   { method: 'GET', path: PATHS.whoami, access: 'any', handle: whoami },
   { method: 'GET', path: PATHS.tokens, access: 'admin', handle: listTokens },
   { method: 'POST', path: PATHS.tokens, access: 'admin', handle: createToken },
-  { method: 'DELETE', path: PATHS.tokens, access: 'admin', handle: revokeBrood },
+  { method: 'DELETE', path: PATHS.tokens, access: 'admin', handle: revokeEnrolledBy },
   { method: 'DELETE', path: '/registry/tokens/:name', access: 'admin', handle: revokeToken },
 ];
 

@@ -27,9 +27,9 @@ interface Holder extends Claim {
   /** Revision of the VM's registration: under another one, its id is another VM's. */
   created: number;
   /** Tokens of those that it took the VM over from, the last one last: theirs may have higher numbers than its own. */
-  ousted?: string[];
+  superseded?: string[];
   /** The VM was declared stopped or paused after that: it may well be gone. */
-  rests?: true;
+  isIdle?: true;
 }
 
 interface StoredConflict extends Conflict {
@@ -53,7 +53,7 @@ const MAX_CONFLICTS = 1000;
 const MISSED_BEATS = 1.5;
 const ASK_AGAIN = 5;
 /** Tokens of former holders that are remembered. */
-const MAX_OUSTED = 8;
+const MAX_SUPERSEDED = 8;
 /** Beats by which an agent may be ahead of a registry that was killed: those of the second that is not durable yet. */
 const LOST_BEATS = 20;
 
@@ -77,7 +77,7 @@ export class Identities {
     for (const { kind, key, body } of records) {
       if (kind === 'conflict') conflicts.push(JSON.parse(body) as StoredConflict);
       if (kind !== 'identity') continue;
-      const holder = JSON.parse(body) as Holder;
+      const holder = parseHolder(body);
       // A VM's removal is durable before that of its holder: a kill between the two leaves one that nobody is.
       if (holder.created === registrations.get(key)) this.#holders.set(key, holder);
       else this.#pending.add({ kind, key, body: undefined });
@@ -116,7 +116,7 @@ export class Identities {
   /** The VM is declared stopped or paused: unless its holder beats once more, that one is as good as silent. */
   markIdle(id: string): void {
     const holder = this.#holders.get(id);
-    if (holder && !holder.rests) this.#hold(id, { ...holder, rests: true });
+    if (holder && !holder.isIdle) this.#hold(id, { ...holder, isIdle: true });
   }
 
   /**
@@ -143,8 +143,8 @@ export class Identities {
     if (next === undefined) return;
     const { id } = entry.vm;
     const holder = this.#holders.get(id);
-    const isSilent = holder?.rests || (holder && moment.listening - holder.heardAt > moment.lease);
-    let ousted = holder?.ousted;
+    const isSilent = holder?.isIdle || (holder && moment.listening - holder.heardAt > moment.lease);
+    let superseded = holder?.superseded;
     if (!holder) this.#markRebirth(entry, proof);
     else if (spend === holder.token || (spend === holder.spent && next === holder.token)) {
       const wait = isSilent ? 0 : waitFor(holder, proof, moment);
@@ -157,11 +157,11 @@ export class Identities {
         this.#record(id, holder, proof, moment, takesOver ? 'replaced' : 'open');
         if (!takesOver) throw conflictOf(id, holder);
       }
-      ousted = [...(ousted ?? []), holder.token].filter((token) => token !== spend).slice(-MAX_OUSTED);
+      superseded = [...(superseded ?? []), holder.token].filter((token) => token !== spend).slice(-MAX_SUPERSEDED);
     }
     const { address, incarnation, from } = proof;
     this.#hold(id, {
-      ...given({ incarnation, address, from, spent: spend, ousted }),
+      ...given({ incarnation, address, from, spent: spend, superseded }),
       token: next,
       at: moment.at,
       heardAt: moment.listening,
@@ -241,6 +241,12 @@ export class Identities {
   }
 }
 
+/** Data dirs written before the first release have `ousted` instead of `superseded` and `rests` instead of `isIdle`. */
+function parseHolder(body: string): Holder {
+  const { ousted, rests, ...holder } = JSON.parse(body) as Holder & { ousted?: string[]; rests?: true };
+  return { ...holder, ...(ousted ? { superseded: ousted } : {}), ...(rests ? { isIdle: rests } : {}) };
+}
+
 /** What is told of it: its tokens are nobody's business. */
 function claimOf({ incarnation, address, from, at }: Holder): Claim {
   return { ...given({ incarnation, address, from }), at };
@@ -274,8 +280,8 @@ function mustWait(id: string, { address = '?' }: Holder, wait: number): VregErro
   );
 }
 
-function isAhead({ spend, next }: Proof, { token, ousted = [] }: Holder): boolean {
-  if (spend === undefined || ousted.includes(spend) || ousted.includes(next!)) return false;
+function isAhead({ spend, next }: Proof, { token, superseded = [] }: Holder): boolean {
+  if (spend === undefined || superseded.includes(spend) || superseded.includes(next!)) return false;
   return numberOf(spend) > numberOf(token);
 }
 

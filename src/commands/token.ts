@@ -106,22 +106,22 @@ function limitOf({ vm, role }: Restriction): string {
   return role === undefined ? '-' : `role ${role}`;
 }
 
-const ls = defineCommand<{ bornOf?: string }>({
+const ls = defineCommand<{ enrolledBy?: string }>({
   name: 'ls',
   aliases: ['list'],
   summary: 'list the tokens of the registry',
   description:
     'Lists the tokens, oldest first: what each may do, when it expires, and when it was last used, to the minute. The token itself is not known to anybody but its holder.',
-  flags: [{ flags: '--born-of <name>', about: 'only those of VMs that this enrol token let in' }],
+  flags: [{ flags: '--enrolled-by <name>', about: 'only those of VMs that this enrol token let in' }],
   examples: [
     { about: 'which are there?', command: 'vreg token ls' },
     { about: 'made by whom, used from where?', command: 'vreg token ls -o wide' },
-    { about: 'whom did an image let in?', command: 'vreg token ls --born-of image-12' },
+    { about: 'whom did an image let in?', command: 'vreg token ls --enrolled-by image-12' },
   ],
   exits: [2, 8],
-  async run(context, _args, { bornOf }) {
+  async run(context, _args, { enrolledBy }) {
     const tokens = await context.client().tokens();
-    const rows = bornOf === undefined ? tokens : tokens.filter((token) => token.bornOf === bornOf);
+    const rows = enrolledBy === undefined ? tokens : tokens.filter((token) => token.enrolledBy === enrolledBy);
     await context.print(tokensAnswer(rows));
   },
 });
@@ -130,42 +130,42 @@ function tokensAnswer(rows: readonly TokenInfo[]): RowsAnswer<TokenInfo> {
   return { kind: 'rows', rows, columns: COLUMNS, name: ({ name }) => name, none: 'no tokens' };
 }
 
-const revoke = defineCommand<{ bornOf?: string; yes?: boolean }>({
+const revoke = defineCommand<{ enrolledBy?: string; yes?: boolean }>({
   name: 'revoke',
   aliases: ['rm'],
   summary: 'make tokens good for nothing, at once',
   description:
-    'Revokes tokens: they are refused from the next request on, and what was opened with them ends. With --born-of it revokes the tokens of all VMs that came in with one enrol token, also when that one is revoked already.',
+    'Revokes tokens: they are refused from the next request on, and what was opened with them ends. With --enrolled-by it revokes the tokens of all VMs that came in with one enrol token, also when that one is revoked already.',
   arguments: [{ name: 'name', about: 'name of a token', optional: true, variadic: true }],
   flags: [
-    { flags: '--born-of <name>', about: 'those of all VMs that this enrol token let in' },
+    { flags: '--enrolled-by <name>', about: 'those of all VMs that this enrol token let in' },
     { flags: '-y, --yes', about: 'do not ask' },
   ],
   examples: [
     { about: 'one', command: 'vreg token revoke dashboard' },
     {
       about: 'the token of an image that got out, and all that came in with it',
-      command: 'vreg token revoke image-12 --born-of image-12',
+      command: 'vreg token revoke image-12 --enrolled-by image-12',
     },
     { about: 'in a script', command: 'vreg token revoke dashboard --yes' },
   ],
   exits: [2, 3, 7, 8],
-  async run(context, names, { bornOf, yes }) {
-    if (names.length === 0 && bornOf === undefined) {
-      throw new VregError('USAGE', 'which token? give a name, or --born-of', {
+  async run(context, names, { enrolledBy, yes }) {
+    if (names.length === 0 && enrolledBy === undefined) {
+      throw new VregError('USAGE', 'which token? give a name, or --enrolled-by', {
         field: 'name',
         hint: 'see them: vreg token ls',
       });
     }
     const what = [
       ...names.map((name) => `"${name}"`),
-      ...(bornOf === undefined ? [] : [`all that came of "${bornOf}"`]),
+      ...(enrolledBy === undefined ? [] : [`all that came of "${enrolledBy}"`]),
     ];
     await context.confirm(`Revoke ${what.join(', ')}?`, yes);
     const client = context.client();
     const { done, failed } = await each(context, names, (name) => client.revokeToken(name));
-    const brood = bornOf === undefined ? [] : await client.revokeBrood(bornOf);
-    await printRevoked(context, [...done.flat(), ...brood]);
+    const enrolled = enrolledBy === undefined ? [] : await client.revokeEnrolledBy(enrolledBy);
+    await printRevoked(context, [...done.flat(), ...enrolled]);
     throwFailed(context, names.length, failed, (name) => name);
   },
 });

@@ -51,7 +51,7 @@ export interface TokenInfo extends Restriction {
   /** Address from where; absent where that was the unix socket. */
   lastUsedFrom?: string;
   /** Name of the enrol token that a VM got it for. */
-  bornOf?: string;
+  enrolledBy?: string;
 }
 
 /** The one answer that has the token itself. */
@@ -65,7 +65,7 @@ export interface Tokens {
   count: number;
 }
 
-/** `DELETE /registry/tokens/:name` and `DELETE /registry/tokens?bornOf=NAME`. */
+/** `DELETE /registry/tokens/:name` and `DELETE /registry/tokens?enrolledBy=NAME`. */
 export interface Revoked {
   /** Names of those that are good for nothing now. */
   revoked: string[];

@@ -94,15 +94,15 @@ test('revoke asks first, takes what is named at once, and names what was not the
   assert.equal((await say(['token', 'ls', '-q'])).stdout, 'b\n');
 });
 
-test('revoke --born-of takes the tokens of all VMs that an image let in, and says whose', async (t) => {
+test('revoke --enrolled-by takes the tokens of all VMs that an image let in, and says whose', async (t) => {
   const { say } = await guarded(t);
   const image = (await say(['token', 'create', 'image', '--scope', 'enrol'])).stdout.trim();
   for (const id of ['w-1', 'w-2']) {
     const { stderr } = await say(['register', id, '--name', id, '--address', 'a'], { token: image, errTty: true });
     assert.match(stderr, new RegExp(`^vreg: ${id} has a token of its own from now on, shown this once: vreg_`));
   }
-  assert.equal((await say(['token', 'ls', '--born-of', 'image', '-q'])).stdout, 'image/w-1\nimage/w-2\n');
-  const { code, stdout } = await say(['token', 'revoke', 'image', '--born-of', 'image', '--yes', '-q']);
+  assert.equal((await say(['token', 'ls', '--enrolled-by', 'image', '-q'])).stdout, 'image/w-1\nimage/w-2\n');
+  const { code, stdout } = await say(['token', 'revoke', 'image', '--enrolled-by', 'image', '--yes', '-q']);
   assert.deepEqual([code, stdout], [0, 'image\nimage/w-1\nimage/w-2\n']);
 });
 

@@ -49,7 +49,7 @@ test('an agent whose token is revoked stays out while its entry is there, and sa
   const { daemon, image } = await withImage(t);
   const agent = startAgent(t, daemon.url, [], { env: { VERS_AUTH_TOKEN: image } });
   await until('the enrolment', () => find(daemon));
-  await daemon.vreg(['token', 'revoke', '--born-of', 'image', '--yes']);
+  await daemon.vreg(['token', 'revoke', '--enrolled-by', 'image', '--yes']);
   await until('it to be told', () => /VM already registered/.test(agent.said()));
   const { lastSeen } = (await find(daemon))!;
   assert.equal(agent.child.exitCode, null);
@@ -62,7 +62,7 @@ test('an agent whose token is revoked is helped by another one for its VM', asyn
   const first = startAgent(t, daemon.url, [], { home, env: { VERS_AUTH_TOKEN: image } });
   await until('the enrolment', () => find(daemon));
   await first.end();
-  await daemon.vreg(['token', 'revoke', '--born-of', 'image', '--yes']);
+  await daemon.vreg(['token', 'revoke', '--enrolled-by', 'image', '--yes']);
   const other = (await daemon.vreg(['token', 'create', 'vm-1', '--scope', 'write', '--vm', 'vm-1'])).stdout.trim();
   startAgent(t, daemon.url, [], { home, env: { VERS_AUTH_TOKEN: other } });
   await until('it to run again', async () => (await find(daemon))?.status === 'running');
@@ -79,7 +79,7 @@ test('single beats with the token of an image enrol, and go on with the token th
     const { code, stderr } = await beat();
     assert.equal(code, 0, stderr);
   }
-  assert.equal((await daemon.vreg(['token', 'ls', '--born-of', 'image', '-q'])).stdout, 'image/vm-1\n');
+  assert.equal((await daemon.vreg(['token', 'ls', '--enrolled-by', 'image', '-q'])).stdout, 'image/vm-1\n');
 });
 
 test('a clone of an enrolled VM is reborn with a token of its own', async (t) => {
@@ -100,6 +100,6 @@ test('a clone of an enrolled VM is reborn with a token of its own', async (t) =>
   startAgent(t, daemon.url, ['--on-clone', 'rebirth', '--id-command', 'echo vm-2'], { home: copy, env });
   const clone = await until('the clone', () => find(daemon, 'vm-2'));
   assert.equal(clone.parentId, 'vm-1');
-  const { stdout } = await daemon.vreg(['token', 'ls', '--born-of', 'image', '-q']);
+  const { stdout } = await daemon.vreg(['token', 'ls', '--enrolled-by', 'image', '-q']);
   assert.equal(stdout, 'image/vm-1\nimage/vm-2\n');
 });

@@ -40,17 +40,17 @@ export async function revokeToken({ services, params: { name = '' } }: RequestCo
 }
 
 /** The tokens of the VMs that one enrol token let in. */
-export async function revokeBrood(ctx: RequestContext): Promise<Result> {
-  const { bornOf } = ctx.query('bornOf');
-  if (bornOf === undefined) {
-    throw new VregError('INVALID', 'bornOf is required: the name of an enrol token', {
-      field: 'bornOf',
+export async function revokeEnrolledBy(ctx: RequestContext): Promise<Result> {
+  const { enrolledBy } = ctx.query('enrolledBy');
+  if (enrolledBy === undefined) {
+    throw new VregError('INVALID', 'enrolledBy is required: the name of an enrol token', {
+      field: 'enrolledBy',
       hint: 'one token is revoked by DELETE /registry/tokens/NAME',
     });
   }
   const { tokens } = ctx.services.authenticator;
-  ctx.subject = { token: bornOf };
-  return revoked(await tokens.revokeBrood(bornOf));
+  ctx.subject = { token: enrolledBy };
+  return revoked(await tokens.revokeEnrolledBy(enrolledBy));
 }
 
 export function whoami({ principal: { name, scope, restriction, token } }: RequestContext): Result {

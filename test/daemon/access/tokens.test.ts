@@ -57,6 +57,23 @@ test('a name is free again when its token is revoked, and its next token outlive
   assert.equal(aDoor({ store }).tokens.named('ops')?.scope, 'read');
 });
 
+test('a token stored with the key bornOf counts as enrolled, and its next save uses enrolledBy', async () => {
+  const { create, store, registry, tokens } = aDoor();
+  await create({ name: 'image', scope: 'enrol' });
+  const enroller = tokens.named('image')!;
+  const { secret } = await enrol(registry, tokens, { enroller, registration: aVm({ id: 'w' }), from: '', write: {} });
+  await registry.saveBeats();
+  const key = 'token image/w';
+  const saved = store.records.get(key)!;
+  store.records.set(key, { ...saved, body: saved.body.replace('"enrolledBy"', '"bornOf"') });
+  const restarted = aDoor({ store });
+  assert.equal(restarted.tokens.named('image/w')?.info.enrolledBy, 'image');
+  restarted.authenticator.authenticate(credentialsWith(secret));
+  await restarted.registry.saveBeats();
+  const { bornOf, enrolledBy } = JSON.parse(store.records.get(key)!.body) as Record<string, string>;
+  assert.deepEqual([bornOf, enrolledBy], [undefined, 'image']);
+});
+
 test('two that make a token of one name at once are told apart', async () => {
   const { create } = aDoor();
   const made = await Promise.allSettled([
@@ -117,7 +134,7 @@ test('a name that was revoked and is given again is not lost with the next revoc
   await assert.rejects(tokens.revokeNamed('ops'), { code: 'STORE_FULL' });
   store.full = false;
   await create({ name: 'ops', scope: 'read' });
-  await tokens.revokeBrood('ops');
+  await tokens.revokeEnrolledBy('ops');
   assert.deepEqual(
     aDoor({ store }).tokens.list.map(({ scope }) => scope),
     ['read'],

@@ -201,8 +201,8 @@ test('a token stands nowhere in a line: not as a VM, not as a name, not in other
   const secret = `vreg_${'a'.repeat(43)}`;
   await call(app.url, 'POST', '/registry/vms', { body: aVm({ id: secret }) });
   await call(app.url, 'DELETE', `/registry/vms/%76reg_${'a'.repeat(43)}`);
-  await call(app.url, 'DELETE', `/registry/tokens?bornOf=${secret}`);
-  await call(app.url, 'DELETE', `/registry/tokens?bornOf=vreg%5f${'a'.repeat(43)}`);
+  await call(app.url, 'DELETE', `/registry/tokens?enrolledBy=${secret}`);
+  await call(app.url, 'DELETE', `/registry/tokens?enrolledBy=vreg%5f${'a'.repeat(43)}`);
   const named = await call(app.url, 'POST', '/registry/tokens', { body: { name: `x-${secret}`, scope: 'admin' } });
   assert.deepEqual([named.status, (named.body as { field: string }).field], [400, 'name']);
   const lines = await until('the lines', () => (audited(app).length === 5 ? audited(app) : undefined));

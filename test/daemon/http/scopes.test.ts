@@ -319,18 +319,20 @@ test('a VM that is removed loses the token that it was let in with, and can be e
   assert.equal(kept.length, 1);
 });
 
-test('the brood of an image is revoked together, also after the image itself', async (t) => {
+test('the tokens of all VMs that enrolled with one token are revoked together, also after that token', async (t) => {
   const { ask, create } = await guarded(t);
   const image = await create({ name: 'image', scope: 'enrol' });
   const other = await create({ name: 'other', scope: 'enrol' });
   const enrol = async (token: string, id: string) =>
     ((await ask('POST', '/registry/vms', { token, body: aVm({ id }) })).body as { token: string }).token;
-  const brood = [await enrol(image, 'a'), await enrol(image, 'b')];
+  const issued = [await enrol(image, 'a'), await enrol(image, 'b')];
   const stays = await enrol(other, 'c');
   assert.deepEqual((await ask('DELETE', '/registry/tokens/image')).body, { revoked: ['image'] } satisfies Revoked);
-  assert.equal((await ask('GET', '/registry/vms', { token: brood[0] })).status, 200);
-  assert.deepEqual((await ask('DELETE', '/registry/tokens?bornOf=image')).body, { revoked: ['image/a', 'image/b'] });
-  for (const token of brood) assert.equal((await ask('GET', '/registry/vms', { token })).status, 401);
+  assert.equal((await ask('GET', '/registry/vms', { token: issued[0] })).status, 200);
+  assert.deepEqual((await ask('DELETE', '/registry/tokens?enrolledBy=image')).body, {
+    revoked: ['image/a', 'image/b'],
+  });
+  for (const token of issued) assert.equal((await ask('GET', '/registry/vms', { token })).status, 401);
   assert.equal((await ask('GET', '/registry/vms', { token: stays })).status, 200);
   assert.equal((await ask('DELETE', '/registry/tokens')).status, 400);
   assert.equal((await ask('DELETE', '/registry/tokens/image')).status, 404);
@@ -429,7 +431,7 @@ test('a change after the end of a token is told to nobody who came with it, howe
   assert.doesNotMatch(told, /"name":"late"/);
 });
 
-for (const path of ['/registry/tokens/image', '/registry/tokens?bornOf=image']) {
+for (const path of ['/registry/tokens/image', '/registry/tokens?enrolledBy=image']) {
   test(`an enrolment that is under way at DELETE ${path} brings no token that is good for anything`, async (t) => {
     const store = new GatedStore();
     const { ask, create, app } = await guarded(t, { store });

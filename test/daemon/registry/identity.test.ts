@@ -365,3 +365,24 @@ function crowded() {
     new VmRecord({ ...aVm({ id }), registeredAt: moment.at }, { created: 1, revision: 1 }, { lastSeen: 0, heardAt: 0 });
   return { identities: new Identities({ records: [], vms: [] }, new PendingRecords()), entry, moment };
 }
+
+test('an identity stored with the keys ousted and rests is read, and its next save uses the new keys', async () => {
+  const { clock, registry, store, options } = await setUp();
+  registry.heartbeat('vm-1', { ...ONE, next: token(9) });
+  registry.heartbeat('vm-1', { ...TWO, next: token(1, 'b'), replace: true });
+  await registry.update('vm-1', { status: 'paused' });
+  await registry.saveBeats();
+  const key = 'identity vm-1';
+  const saved = store.records.get(key)!;
+  const body = saved.body.replace('"superseded"', '"ousted"').replace('"isIdle"', '"rests"');
+  assert.notEqual(body, saved.body);
+  store.records.set(key, { ...saved, body });
+  const restarted = new Registry({ ...options, clock }, store.contents());
+  // Idle, so that a third incarnation takes over at once; superseded, so that the first one stays refused.
+  restarted.heartbeat('vm-1', { ...ONE, spend: token(1, 'c'), next: token(2, 'c') });
+  assert.throws(() => restarted.heartbeat('vm-1', { ...ONE, spend: token(9), next: token(10) }), CLONE);
+  await restarted.saveBeats();
+  const { ousted, rests, superseded } = JSON.parse(store.records.get(key)!.body) as Record<string, unknown>;
+  assert.deepEqual([ousted, rests], [undefined, undefined]);
+  assert.deepEqual(superseded, [token(9), token(1, 'b')]);
+});
