@@ -1,11 +1,11 @@
 /** The app over a store in memory, on a free port of this process: for tests of the wire that need no daemon. */
 import type { Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import type { TestContext } from 'node:test';
 import { pino } from 'pino';
 import { Authenticator } from '../../daemon/access/authenticator.ts';
 import { Tokens } from '../../daemon/access/tokens.ts';
 import { type AppOptions, buildApp } from '../../daemon/http/app.ts';
+import { listen } from '../../daemon/http/server/listen.ts';
 import type { RegistryObserver } from '../../daemon/registry/options.ts';
 import { Registry } from '../../daemon/registry/registry.ts';
 import type { Contents } from '../../daemon/store/store.ts';
@@ -23,6 +23,8 @@ export interface ServedApp {
   authenticator: Authenticator;
   /** Lines that the app has logged, as JSON. */
   logged: string[];
+  /** Accepts no more, answers what was accepted, then resolves. May be called more than once. */
+  close(): Promise<void>;
 }
 
 /** The door of a registry as it was when its store was read. @param root the one token that may do everything */
@@ -41,8 +43,18 @@ export async function serveApp(
     massLoss,
     token,
     store = new MemoryStore(),
+    logLevel = 'info',
+    socket,
     ...options
-  }: Partial<AppOptions> & { keptEvents?: number; massLoss?: number; token?: string; store?: MemoryStore } = {},
+  }: Partial<AppOptions> & {
+    keptEvents?: number;
+    massLoss?: number;
+    token?: string;
+    store?: MemoryStore;
+    logLevel?: 'info' | 'debug';
+    /** Path of a unix socket to listen on as well. */
+    socket?: string;
+  } = {},
 ): Promise<ServedApp> {
   const clock = new FakeClock();
   const kept = keptEvents === undefined ? {} : { keptEvents };
@@ -51,7 +63,7 @@ export async function serveApp(
   const registry = new Registry({ store, clock, staleAfter: 300_000, massLoss, observer, ...kept }, contents);
   const authenticator: Authenticator = accessTo(registry, contents, token);
   const logged: string[] = [];
-  const log = pino({ level: 'info', base: null }, { write: (line: string) => void logged.push(line) });
+  const log = pino({ level: logLevel, base: null }, { write: (line: string) => void logged.push(line) });
   const app = buildApp({
     registry,
     version: '0.0.0',
@@ -60,12 +72,17 @@ export async function serveApp(
     ...options,
   });
   const host = '127.0.0.1';
-  await app.listen({ host, port: 0 });
+  const listening = await listen(app, { tcp: { host, port: 0 }, socket }, { tls: options.tls });
+  const port = listening.port!;
+  let closed: Promise<void> | undefined;
+  const close = () => {
+    closed ??= listening.close();
+    return closed;
+  };
   t.after(() => {
     app.server.closeAllConnections();
-    return app.close();
+    return close();
   });
-  const { port } = app.server.address() as AddressInfo;
   return {
     registry,
     server: app.server,
@@ -75,5 +92,6 @@ export async function serveApp(
     store,
     authenticator,
     logged,
+    close,
   };
 }
