@@ -16,13 +16,13 @@ export interface Clock {
 export const MAX_TIMEOUT = 2 ** 31 - 1;
 
 /** Milliseconds between two ticks of the listening clock. */
-export const TICK = 250;
+export const TICK_INTERVAL = 250;
 
 /**
  * Most that one step between ticks may count, in milliseconds. A process that was away for longer could not hear, so the
  * rest of the gap is forgiven. Four ticks: a busy machine delays a timer by that much without having been away.
  */
-export const MAX_STEP = 4 * TICK;
+export const MAX_STEP = 4 * TICK_INTERVAL;
 
 export class ListeningClock implements Clock {
   #listened: number;
@@ -80,7 +80,7 @@ export class ListeningClock implements Clock {
 
   start(): void {
     this.#startStep();
-    this.#timer = setInterval(() => this.tick(), TICK);
+    this.#timer = setInterval(() => this.tick(), TICK_INTERVAL);
     this.#timer.unref();
   }
 

@@ -17,7 +17,7 @@ import { removeCutBackups } from './http/handlers/backup.ts';
 import { isLoopback } from './http/origin.ts';
 import { type Endpoints, listen } from './http/server/listen.ts';
 import { Tls, type TlsFiles } from './http/server/tls.ts';
-import { checkDescriptors } from './process/fd-limit.ts';
+import { checkFdLimit } from './process/fd-limit.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process/pid-file.ts';
 import { keepOutOfLog } from './process/redaction.ts';
 import { warnOfOpenFolder } from './process/state-dir.ts';
@@ -25,14 +25,14 @@ import type { RegistryLimits } from './registry/capacity.ts';
 import type { RegistryObserver } from './registry/options.ts';
 import { Registry } from './registry/registry.ts';
 import { summarize } from './registry/summary.ts';
-import { keepSelfAlive } from './self-registration.ts';
+import { keepSelfRegistered } from './self-registration.ts';
 import { DATABASE } from './store/data-dir.ts';
 import { SqliteStore } from './store/sqlite-store.ts';
 
 /** Milliseconds between two saves of beats: half of the second within which a beat shall be durable. */
-const SAVE_EVERY = 500;
+const SAVE_INTERVAL = 500;
 /** Milliseconds between two looks for VMs that went stale: how late a watcher may hear of it. */
-const SWEEP_EVERY = 250;
+const SWEEP_INTERVAL = 250;
 /** Saves without a beat after which the listening clock is saved all the same: how much of a lease a kill -9 can give back. */
 const IDLE_SAVES = 10;
 
@@ -47,7 +47,7 @@ const HEAP_PER_BYTE = 16;
 
 /** Looks at a busy data dir before it is given up, and milliseconds between them: longer than a check of a small database. */
 const BUSY_TRIES = 6;
-const BUSY_PAUSE = 250;
+const BUSY_DELAY = 250;
 
 export interface ServeOptions extends Endpoints {
   dataDir: string;
@@ -70,7 +70,7 @@ export interface ServeOptions extends Endpoints {
   self?: ((port: number | undefined) => Registration) | undefined;
 }
 
-export interface Serving {
+export interface RunningDaemon {
   urls: string[];
   dataDir: string;
   /** One line on how it goes: `12 VMs, 1 stale`. */
@@ -94,17 +94,17 @@ export interface Serving {
  * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_UNUSABLE, LISTEN, USAGE (an open address without a token, or
  *   certificates that cannot be used)
  */
-export async function serve(options: ServeOptions, log: Logger): Promise<Serving> {
+export async function serve(options: ServeOptions, log: Logger): Promise<RunningDaemon> {
   const { dataDir, staleAfter, massLoss, version, tcp, socket, trustProxy, corsOrigins } = options;
   // Where there is no store yet, there are no tokens in it, and nothing need be made to find that out.
-  if (options.token === undefined && !existsSync(join(dataDir, DATABASE))) refuseStrangers(options);
-  checkDescriptors();
+  if (options.token === undefined && !existsSync(join(dataDir, DATABASE))) refusePublicListener(options);
+  checkFdLimit();
   if (options.token !== undefined) keepOutOfLog(options.token);
   const tls = tcp && options.tls && new Tls(options.tls, log);
   const { store, contents } = await openStore(dataDir, log);
   warnOfOpenFolder(dataDir, log);
   // Now, so that a second daemon can name this one even while it starts; with its URLs when it has them.
-  sayWhoRuns(dataDir, [], log);
+  writePidFile(dataDir, [], log);
   removeCutBackups(dataDir);
   const clock = new ListeningClock(contents.listened);
   clock.start();
@@ -122,11 +122,11 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     now: () => clock.now(),
     ticks: () => performance.now(),
   });
-  const saver = saveBeatsRegularly(registry, log);
-  const sweeper = setInterval(() => registry.sweep(), SWEEP_EVERY).unref();
+  const saver = saveHeartbeats(registry, log);
+  const sweeper = setInterval(() => registry.sweep(), SWEEP_INTERVAL).unref();
 
   const cors = corsOrigins.length > 0 ? new Cors(corsOrigins) : undefined;
-  const names = namesOf(options, tls);
+  const names = acceptedHosts(options, tls);
   const appLimits = { ...limits, maxHeld: Math.ceil(limits.maxConnections * HELD_SHARE) };
   const app = buildApp({
     registry,
@@ -148,7 +148,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     await store.close();
   };
   const startListening = async () => {
-    if (authenticator.isOpen) refuseStrangers(options);
+    if (authenticator.isOpen) refusePublicListener(options);
     return listen(app, { tcp, socket }, { maxConnections: limits.maxConnections, tls });
   };
   const listening = await startListening().catch(async (error) => {
@@ -162,12 +162,12 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
     await closeStore();
   };
   try {
-    if (options.self) self = await keepSelfAlive(registry, options.self(listening.port), log);
+    if (options.self) self = await keepSelfRegistered(registry, options.self(listening.port), log);
   } catch (error) {
     await close();
     throw error;
   }
-  sayWhoRuns(dataDir, listening.urls, log);
+  writePidFile(dataDir, listening.urls, log);
   const reload = ({ token: next }: Pick<ServeOptions, 'token'>) => {
     if ((next !== undefined) !== authenticator.hasRoot) {
       const change = authenticator.hasRoot ? 'taken away' : 'added';
@@ -186,7 +186,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Serving
  * those who belong. A certificate of the registry's own keeps nobody out.
  * @throws VregError USAGE
  */
-function refuseStrangers({ tcp, socket, tls, trustProxy }: ServeOptions): void {
+function refusePublicListener({ tcp, socket, tls, trustProxy }: ServeOptions): void {
   if (tcp && !isLoopback(tcp.host) && !tls?.clientCa) {
     throw new VregError(
       'USAGE',
@@ -206,7 +206,7 @@ function refuseStrangers({ tcp, socket, tls, trustProxy }: ServeOptions): void {
   );
 }
 
-function namesOf({ tcp, allowHosts }: ServeOptions, tls?: Tls): Pick<ReadonlySet<string>, 'has'> {
+function acceptedHosts({ tcp, allowHosts }: ServeOptions, tls?: Tls): Pick<ReadonlySet<string>, 'has'> {
   const names = new Set([hostname(), ...(tcp ? [tcp.host] : []), ...allowHosts].map((name) => name.toLowerCase()));
   return { has: (name) => names.has(name) || tls?.covers(name) === true };
 }
@@ -236,7 +236,7 @@ function observerOf(log: Logger): RegistryObserver {
 }
 
 /** Without its process file the daemon is only harder to find: a full disk shall not keep it from serving reads. */
-function sayWhoRuns(dataDir: string, urls: string[], log: Logger): void {
+function writePidFile(dataDir: string, urls: string[], log: Logger): void {
   try {
     writeProcessInfo(dataDir, { kind: 'serve', urls });
   } catch (error) {
@@ -255,21 +255,21 @@ async function openStore(dataDir: string, log: Logger): ReturnType<typeof Sqlite
     } catch (error) {
       if (!(error instanceof VregError) || error.code !== 'ALREADY_RUNNING') throw error;
       const other = readProcessInfo(dataDir, 'serve');
-      if (other) throw nameTheOther(error, other);
+      if (other) throw describeOther(error, other);
       // Somebody just starts, or looks at the database: who it is will be known in a moment.
       if (tries === BUSY_TRIES) throw error;
-      await setTimeout(BUSY_PAUSE);
+      await setTimeout(BUSY_DELAY);
     }
   }
 }
 
 /** A busy store is another daemon's: say which. */
-function nameTheOther({ code, message, hint }: VregError, { pid, urls, since }: ProcessInfo): VregError {
+function describeOther({ code, message, hint }: VregError, { pid, urls, since }: ProcessInfo): VregError {
   const doing = urls.length > 0 ? `serving ${urls.join(' and ')}` : 'starting';
   return new VregError(code, `${message}: the vreg daemon with pid ${pid}, ${doing} since ${since}`, { hint: hint! });
 }
 
-function saveBeatsRegularly(registry: Registry, log: Logger): { stop(): Promise<void> } {
+function saveHeartbeats(registry: Registry, log: Logger): { stop(): Promise<void> } {
   let saving: Promise<void> | undefined;
   let idle = 0;
   let failing = false;
@@ -288,7 +288,7 @@ function saveBeatsRegularly(registry: Registry, log: Logger): { stop(): Promise<
     if (idle < IDLE_SAVES || saving) return;
     idle = 0;
     saving = save().finally(() => (saving = undefined));
-  }, SAVE_EVERY).unref();
+  }, SAVE_INTERVAL).unref();
   return {
     stop: async () => {
       clearInterval(timer);

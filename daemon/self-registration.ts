@@ -7,7 +7,11 @@ import type { Registry } from './registry/registry.ts';
  * Registers the VM, or brings its entry up to date, and beats for it from inside: no network, no token.
  * Somebody who removes the entry while the daemon runs gets it back with the next beat.
  */
-export async function keepSelfAlive(registry: Registry, self: Registration, log: Logger): Promise<{ stop(): void }> {
+export async function keepSelfRegistered(
+  registry: Registry,
+  self: Registration,
+  log: Logger,
+): Promise<{ stop(): void }> {
   let announced = false;
   const announce = async () => {
     const { entry } = await registry.replace(self, { by: self.registeredBy });

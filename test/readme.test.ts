@@ -7,7 +7,7 @@ import { type AddressInfo, createServer, type Server } from 'node:net';
 import { join, relative } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { ROUTES } from '../daemon/http/routes.ts';
-import { whyClosed } from '../daemon/systemd/program.ts';
+import { whyUnreadable } from '../daemon/systemd/program.ts';
 import { loadAllCommands } from '../src/commands.ts';
 import { manPages } from '../src/help/man.ts';
 import { CHANGE_TYPES, LIVENESS_TYPES } from '../src/protocol/events.ts';
@@ -201,7 +201,7 @@ test('the set-up of README for systemd works as it is written, in an image', unl
   const home = tempDir(t);
   const image = join(home, 'image');
   mkdirSync(join(image, 'etc'), { recursive: true });
-  const closed = whyClosed(process.execPath) ?? whyClosed(BIN);
+  const closed = whyUnreadable(process.execPath) ?? whyUnreadable(BIN);
   for (const code of blocks(section(readme, '## systemd'), 'sh')) {
     const here = code
       .replaceAll('/etc/', `${image}/etc/`)

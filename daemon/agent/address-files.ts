@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { readIfThere, writeAtomically } from '../../src/files.ts';
 import { ROLES, type Role, type Vm } from '../../src/protocol/vm.ts';
 
-export interface RunDirOptions {
+export interface AddressFilesOptions {
   dir: string;
   /** The URL of a VM. */
   urlOf(vm: Vm): string;
@@ -22,7 +22,7 @@ export interface RunDirOptions {
  * @param vms newest registration first, as a list answers them
  * @throws the file system's errors
  */
-export function writeRunDir({ dir, urlOf, envOf, now }: RunDirOptions, vms: readonly Vm[]): void {
+export function writeAddressFiles({ dir, urlOf, envOf, now }: AddressFilesOptions, vms: readonly Vm[]): void {
   const live = new Map<Role, readonly Vm[]>();
   for (const role of ROLES) live.set(role, vms.filter((vm) => vm.role === role).reverse());
   mkdirSync(dir, { recursive: true, mode: 0o755 });
@@ -34,8 +34,8 @@ export function writeRunDir({ dir, urlOf, envOf, now }: RunDirOptions, vms: read
       continue;
     }
     mkdirSync(folder, { recursive: true, mode: 0o755 });
-    replace(join(folder, 'addr'), lineOf(oldest.address));
-    replace(join(folder, 'url'), lineOf(urlOf(oldest)));
+    replace(join(folder, 'addr'), toLine(oldest.address));
+    replace(join(folder, 'url'), toLine(urlOf(oldest)));
     // Last, so that what it confirms is there.
     write(join(folder, 'at'), `${Math.floor(now() / 1000)}\n`);
   }
@@ -43,7 +43,7 @@ export function writeRunDir({ dir, urlOf, envOf, now }: RunDirOptions, vms: read
 }
 
 /** One line, whatever somebody registered: what `read` takes from it is all there is. */
-function lineOf(text: string): string {
+function toLine(text: string): string {
   return `${text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?')}\n`;
 }
 

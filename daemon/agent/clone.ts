@@ -6,16 +6,16 @@ import { VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
 import { kernelRandomHex } from '../process/random.ts';
 import { redact } from '../process/redaction.ts';
-import type { Resolve } from './agent.ts';
+import type { CloneHandler } from './agent.ts';
 import type { Identity } from './identity.ts';
 import type { AgentLog } from './registry-session.ts';
 
 /** Milliseconds for a command that names the new VM, or for a hook. */
-const PATIENCE = 60_000;
+const COMMAND_TIMEOUT = 60_000;
 /** Bytes of an id that nobody chose. */
 const ID_BYTES = 8;
 /** Characters of what a command said last. */
-const MAX_WORD = 200;
+const MAX_STDERR = 200;
 
 export interface CloneOptions {
   policy: OnClone;
@@ -35,16 +35,16 @@ export interface CloneOptions {
 }
 
 /** Makes the answer to a conflict. Each one is given once: who is refused after it ends with the error. */
-export function resolveClone(options: CloneOptions): Resolve {
+export function createCloneHandler(options: CloneOptions): CloneHandler {
   let { identity, vm } = options;
   let replaced = false;
   return async (conflict) => {
     const { policy, log } = options;
-    if (policy === 'reject' || (policy === 'replace' && replaced)) throw ended(conflict, vm.id);
+    if (policy === 'reject' || (policy === 'replace' && replaced)) throw conflictError(conflict, vm.id);
     if (policy === 'replace') {
       replaced = true;
       log.warn({ id: vm.id }, `${conflict.message}; taking the identity over, as --on-clone replace says`);
-      identity.claim();
+      identity.takeOver();
       return {};
     }
     const id = await newId(options, vm.id);
@@ -52,16 +52,18 @@ export function resolveClone(options: CloneOptions): Resolve {
     const env = { ...process.env, VREG_OLD_ID: vm.id, VREG_ID: id };
     // Before it is remembered: an id that no VM can have must not be found again by the next start.
     vm = { ...options.vmOf(id), parentId: vm.id };
-    identity = identity.rebornAs(id);
+    identity = identity.rebirth(id);
     for (const hook of options.hooks) {
-      await sh(hook, env).catch((error: Error) => log.warn({ hook }, `a --rebirth-hook failed: ${error.message}`));
+      await runShell(hook, env).catch((error: Error) =>
+        log.warn({ hook }, `a --rebirth-hook failed: ${error.message}`),
+      );
     }
     options.onRebirth(identity);
     return { vm, identity };
   };
 }
 
-function ended(conflict: VregError, id: string): VregError {
+function conflictError(conflict: VregError, id: string): VregError {
   return new VregError('IDENTITY_CONFLICT', conflict.message, {
     field: 'id',
     hint: `see both: vreg conflicts. If this one is to live: --on-clone rebirth gives it an id of its own, --on-clone replace takes ${id} over`,
@@ -78,7 +80,7 @@ async function newId({ idCommand, makeId = randomId }: CloneOptions, old: string
       field: 'id-command',
       hint: 'it must print another id, on one line',
     });
-  const output = await sh(idCommand, { ...process.env, VREG_OLD_ID: old }).catch((error: Error) => {
+  const output = await runShell(idCommand, { ...process.env, VREG_OLD_ID: old }).catch((error: Error) => {
     throw failed(error.message);
   });
   const id = output.trim();
@@ -88,13 +90,14 @@ async function newId({ idCommand, makeId = randomId }: CloneOptions, old: string
 }
 
 /** Fails with how it ended and its last word. All that it said may hold secrets, as a script's `set -x` says them. */
-async function sh(command: string, env: NodeJS.ProcessEnv): Promise<string> {
-  const run = promisify(execFile)('/bin/sh', ['-c', command], { env, timeout: PATIENCE });
-  return (await run.catch((error: ExecFileException & { stderr: string }) => Promise.reject(failureOf(error)))).stdout;
+async function runShell(command: string, env: NodeJS.ProcessEnv): Promise<string> {
+  const run = promisify(execFile)('/bin/sh', ['-c', command], { env, timeout: COMMAND_TIMEOUT });
+  return (await run.catch((error: ExecFileException & { stderr: string }) => Promise.reject(commandFailed(error))))
+    .stdout;
 }
 
-function failureOf({ killed, signal, code, stderr }: ExecFileException & { stderr: string }): Error {
-  const how = killed && signal ? `it was ended after ${PATIENCE / 1000} s` : `it ended with ${signal ?? code}`;
+function commandFailed({ killed, signal, code, stderr }: ExecFileException & { stderr: string }): Error {
+  const how = killed && signal ? `it was ended after ${COMMAND_TIMEOUT / 1000} s` : `it ended with ${signal ?? code}`;
   const [last = ''] = redact(stderr).trimEnd().split('\n').slice(-1);
-  return new Error(last === '' ? how : `${how}: ${last.slice(0, MAX_WORD)}`);
+  return new Error(last === '' ? how : `${how}: ${last.slice(0, MAX_STDERR)}`);
 }

@@ -4,7 +4,7 @@ import { connect } from 'node:net';
 import type { ServiceHealth } from '../../src/protocol/heartbeat.ts';
 import type { Service } from '../../src/protocol/vm.ts';
 
-export interface CheckOptions {
+export interface HealthCheckOptions {
   /** Milliseconds between two probes of a service. */
   interval: number;
   /** Milliseconds after which a probe has failed. */
@@ -18,12 +18,12 @@ export interface CheckOptions {
 const HOST = 'localhost';
 
 /** What probes in a row make of a service. Its first probe decides at once. */
-export class Verdict {
-  readonly #limits: Pick<CheckOptions, 'rise' | 'fall'>;
+export class HealthState {
+  readonly #limits: Pick<HealthCheckOptions, 'rise' | 'fall'>;
   #health: ServiceHealth | undefined;
-  #against = 0;
+  #contrary = 0;
 
-  constructor(limits: Pick<CheckOptions, 'rise' | 'fall'>) {
+  constructor(limits: Pick<HealthCheckOptions, 'rise' | 'fall'>) {
     this.#limits = limits;
   }
 
@@ -34,24 +34,24 @@ export class Verdict {
   /** @returns true when it is another than before */
   add(passed: boolean): boolean {
     const seen = passed ? 'passing' : 'failing';
-    this.#against = seen === this.#health ? 0 : this.#against + 1;
+    this.#contrary = seen === this.#health ? 0 : this.#contrary + 1;
     const needed = this.#health === undefined ? 1 : passed ? this.#limits.rise : this.#limits.fall;
-    if (this.#against < needed) return false;
+    if (this.#contrary < needed) return false;
     this.#health = seen;
-    this.#against = 0;
+    this.#contrary = 0;
     return true;
   }
 }
 
-export class Checks {
-  readonly #verdicts = new Map<string, Verdict>();
+export class HealthChecks {
+  readonly #states = new Map<string, HealthState>();
   readonly #timers: NodeJS.Timeout[] = [];
 
   /** Begins to probe, until {@link stop}. @param changed called when the health of a service has changed */
-  constructor(services: readonly Service[], options: CheckOptions, changed: () => void) {
+  constructor(services: readonly Service[], options: HealthCheckOptions, changed: () => void) {
     for (const service of services) {
-      const verdict = new Verdict(options);
-      this.#verdicts.set(service.name, verdict);
+      const verdict = new HealthState(options);
+      this.#states.set(service.name, verdict);
       let busy = false;
       const look = async () => {
         if (busy) return;
@@ -67,7 +67,7 @@ export class Checks {
 
   /** Of each service that has been probed. */
   report(): Record<string, ServiceHealth> {
-    const known = [...this.#verdicts].flatMap(([name, { health }]): [string, ServiceHealth][] =>
+    const known = [...this.#states].flatMap(([name, { health }]): [string, ServiceHealth][] =>
       health ? [[name, health]] : [],
     );
     return Object.fromEntries(known);

@@ -38,19 +38,19 @@ export interface IdentityStore {
   write(state: IdentityState): void;
 }
 
-export interface OpenOptions {
+export interface IdentityOptions {
   /** A process that lives for one beat goes on with the life of the one before it. */
-  goesOn?: boolean;
+  resume?: boolean;
   /** Told when a file is damaged: the VM has lost its state, and goes on without. And when others could read it. */
-  onTrouble?: (message: string) => void;
+  onWarning?: (message: string) => void;
 }
 
 /** Bytes of a token, and of an incarnation's name. */
 const TOKEN_BYTES = 16;
-const NAME_BYTES = 8;
+const INCARNATION_BYTES = 8;
 
 /** What an answer says of the registry besides its body. */
-export type Change = 'same' | 'rolled back' | 'another registry';
+export type RegistryChange = 'same' | 'rolled back' | 'another registry';
 
 export class Identity {
   readonly id: string;
@@ -58,7 +58,7 @@ export class Identity {
   readonly incarnation: string;
   readonly #store: IdentityStore;
   #state: IdentityState;
-  #claims = false;
+  #takesOver = false;
 
   private constructor(store: IdentityStore, state: IdentityState, incarnation: string) {
     this.#store = store;
@@ -72,13 +72,17 @@ export class Identity {
    * @param where a folder, or another place where states are kept
    * @throws VregError STORE_UNUSABLE when its file cannot be read
    */
-  static open(where: string | IdentityStore, id: string, { goesOn = false, onTrouble }: OpenOptions = {}): Identity {
-    const store = typeof where === 'string' ? filesIn(where, onTrouble) : where;
+  static open(
+    where: string | IdentityStore,
+    id: string,
+    { resume = false, onWarning }: IdentityOptions = {},
+  ): Identity {
+    const store = typeof where === 'string' ? fileStore(where, onWarning) : where;
     const seen = new Set<string>();
     for (let vm = id; ; ) {
       const state = store.read(vm);
       if (state.rebornAs === undefined || seen.has(vm)) {
-        const incarnation = (goesOn ? state.incarnation : undefined) ?? kernelRandomHex(NAME_BYTES);
+        const incarnation = (resume ? state.incarnation : undefined) ?? kernelRandomHex(INCARNATION_BYTES);
         return new Identity(store, { ...state, incarnation }, incarnation);
       }
       seen.add(vm);
@@ -87,7 +91,7 @@ export class Identity {
   }
 
   /** True when it has proved itself before: then it does so before it says anything else. */
-  get isKnown(): boolean {
+  get hasToken(): boolean {
     return this.#state.token !== undefined || this.#state.next !== undefined;
   }
 
@@ -102,53 +106,53 @@ export class Identity {
   }
 
   /** Keeps it, in memory also when it throws. @throws VregError STORE_UNUSABLE */
-  keepBearer(bearer: string): void {
+  storeBearer(bearer: string): void {
     this.#state = { ...this.#state, bearer };
     this.#save(this.#state);
   }
 
   /** It is of no use any more. @throws VregError STORE_UNUSABLE */
-  forgetBearer(): void {
+  dropBearer(): void {
     const { bearer: _bearer, ...state } = this.#state;
     this.#save(state);
   }
 
   /** What a beat says; on the disk before it is sent. @throws VregError STORE_UNUSABLE */
-  beat(): AgentBeat {
+  nextProof(): AgentBeat {
     const { token, registry } = this.#state;
-    const next = this.#state.next ?? `${numberOf(token) + 1}.${kernelRandomHex(TOKEN_BYTES)}`;
+    const next = this.#state.next ?? `${sequenceOf(token) + 1}.${kernelRandomHex(TOKEN_BYTES)}`;
     this.#save({ ...this.#state, next });
     return {
       next,
       incarnation: this.incarnation,
       ...(token === undefined ? {} : { spend: token }),
       ...(registry ? { revision: registry.revision } : {}),
-      ...(this.#claims ? { replace: true } : {}),
+      ...(this.#takesOver ? { replace: true } : {}),
     };
   }
 
   /** The registry took the last beat. @throws VregError STORE_UNUSABLE */
-  accepted(): void {
+  confirmProof(): void {
     const { next, ...state } = this.#state;
-    this.#claims = false;
+    this.#takesOver = false;
     if (next !== undefined) this.#save({ ...state, token: next });
   }
 
   /** The registry knows no such VM, so it will take any token. */
-  forgotten(): void {
+  resetChain(): void {
     const { token: _token, next: _next, ...state } = this.#state;
     this.#save(state);
   }
 
   /** The next beat takes the identity over, whoever holds it. */
-  claim(): void {
+  takeOver(): void {
     const { next: _next, ...state } = this.#state;
-    this.#claims = true;
+    this.#takesOver = true;
     this.#save(state);
   }
 
   /** This VM is a clone: from now on it is another, also after a restart. @throws VregError STORE_UNUSABLE */
-  rebornAs(id: string): Identity {
+  rebirth(id: string): Identity {
     // The new one first: a crash between the two leaves a clone that finds out again.
     // It is the same life, so that the registry knows whose it was.
     const { incarnation } = this;
@@ -159,7 +163,7 @@ export class Identity {
   }
 
   /** Remembers which registry answered, and says whether it is the one of before, and not an older copy of it. */
-  meets({ registryId, revision }: Pick<RegistryClient['server'], 'registryId' | 'revision'>): Change {
+  compareRegistry({ registryId, revision }: Pick<RegistryClient['server'], 'registryId' | 'revision'>): RegistryChange {
     if (registryId === undefined || revision === undefined) return 'same';
     const before = this.#state.registry;
     // Saved with the next beat: a revision more or less is no matter.
@@ -175,26 +179,26 @@ export class Identity {
 }
 
 /** One file a VM, for its owner only. */
-function filesIn(dir: string, onTrouble: OpenOptions['onTrouble']): IdentityStore {
-  return { read: (vm) => readState(dir, vm, onTrouble), write: (state) => writeState(dir, state) };
+function fileStore(dir: string, onWarning: IdentityOptions['onWarning']): IdentityStore {
+  return { read: (vm) => readState(dir, vm, onWarning), write: (state) => writeState(dir, state) };
 }
 
 function writeState(dir: string, state: IdentityState): void {
-  const path = fileOf(dir, state.vm);
+  const path = statePath(dir, state.vm);
   try {
     writeAtomically(path, `${JSON.stringify(state)}\n`, { mode: 0o600, sync: true });
   } catch (cause) {
-    throw unusable(path, 'written', cause as NodeJS.ErrnoException);
+    throw unusableFile(path, 'written', cause as NodeJS.ErrnoException);
   }
 }
 
-function readState(dir: string, vm: string, onTrouble?: (message: string) => void): IdentityState {
-  const path = fileOf(dir, vm);
+function readState(dir: string, vm: string, onWarning?: (message: string) => void): IdentityState {
+  const path = statePath(dir, vm);
   let text: string;
   try {
     const file = openSync(path, 'r');
     try {
-      closeToOthers(file, path, onTrouble);
+      restrictToOwner(file, path, onWarning);
       text = readFileSync(file, 'utf8');
     } finally {
       closeSync(file);
@@ -202,7 +206,7 @@ function readState(dir: string, vm: string, onTrouble?: (message: string) => voi
   } catch (cause) {
     if (cause instanceof VregError) throw cause;
     if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return { vm };
-    throw unusable(path, 'read', cause as NodeJS.ErrnoException);
+    throw unusableFile(path, 'read', cause as NodeJS.ErrnoException);
   }
   try {
     const state = JSON.parse(text) as IdentityState;
@@ -210,7 +214,7 @@ function readState(dir: string, vm: string, onTrouble?: (message: string) => voi
   } catch {
     // Told below.
   }
-  onTrouble?.(`${path} is damaged: VM "${vm}" has lost its state, and begins anew`);
+  onWarning?.(`${path} is damaged: VM "${vm}" has lost its state, and begins anew`);
   return { vm };
 }
 
@@ -219,7 +223,7 @@ function readState(dir: string, vm: string, onTrouble?: (message: string) => voi
  * what was read is read: so it is told, and mended.
  * @throws VregError STORE_UNUSABLE when it cannot be
  */
-function closeToOthers(file: number, path: string, onTrouble?: (message: string) => void): void {
+function restrictToOwner(file: number, path: string, onWarning?: (message: string) => void): void {
   const mode = looseMode(fstatSync(file).mode);
   if (mode === undefined) return;
   const what = `${path} can be read by others (mode ${mode})`;
@@ -231,7 +235,7 @@ function closeToOthers(file: number, path: string, onTrouble?: (message: string)
       cause,
     });
   }
-  onTrouble?.(`${what}; it is closed now, but revoke this VM's token if somebody may have it: vreg token revoke`);
+  onWarning?.(`${what}; it is closed now, but revoke this VM's token if somebody may have it: vreg token revoke`);
 }
 
 /** A state that was written by somebody else would be refused by the registry with every beat. */
@@ -245,7 +249,7 @@ function isState(state: IdentityState | null): state is IdentityState {
   );
 }
 
-function unusable(path: string, what: string, cause: NodeJS.ErrnoException): VregError {
+function unusableFile(path: string, what: string, cause: NodeJS.ErrnoException): VregError {
   return new VregError('STORE_UNUSABLE', `${path} cannot be ${what} (${cause.code})`, {
     hint: 'check its folder: owner, mode and room',
     cause,
@@ -253,10 +257,10 @@ function unusable(path: string, what: string, cause: NodeJS.ErrnoException): Vre
 }
 
 /** An id may hold what a file name must not. */
-function fileOf(dir: string, vm: string): string {
+function statePath(dir: string, vm: string): string {
   return join(dir, `identity-${createHash('sha256').update(vm).digest('hex').slice(0, 16)}.json`);
 }
 
-function numberOf(token: string | undefined): number {
+function sequenceOf(token: string | undefined): number {
   return token === undefined ? 0 : Number.parseInt(token, 10);
 }

@@ -8,23 +8,23 @@ import type { Registration } from '../../src/protocol/vm.ts';
 import { readProcesses, removeProcessInfo, writeProcessInfo } from '../process/pid-file.ts';
 import { keepOutOfLog } from '../process/redaction.ts';
 import { makeStateDir, warnOfOpenFolder } from '../process/state-dir.ts';
-import { type RunDirOptions, writeRunDir } from './address-files.ts';
+import { type AddressFilesOptions, writeAddressFiles } from './address-files.ts';
 import { Agent } from './agent.ts';
-import { resolveClone } from './clone.ts';
-import { type CheckOptions, Checks } from './health-checks.ts';
+import { createCloneHandler } from './clone.ts';
+import { type HealthCheckOptions, HealthChecks } from './health-checks.ts';
 import { Identity } from './identity.ts';
-import { type AgentLog, Contact, type ContactOptions } from './registry-session.ts';
-import { onTimeJump } from './time-jump.ts';
-import { keepTokenFile, mendTokenFile } from './token-file.ts';
+import { type AgentLog, RegistrySession, type RegistrySessionOptions } from './registry-session.ts';
+import { watchTimeJumps } from './time-jump.ts';
+import { repairTokenFile, writeTokenFile } from './token-file.ts';
 
 /** Milliseconds that systemd is given to say whether the machine goes down. */
-const ASK_SYSTEMD = 1000;
+const SYSTEMCTL_TIMEOUT = 1000;
 
 /** What a reload may change. */
 export interface AgentSettings {
   client: RegistryClient;
   /** For the last word, which must not hang on the aborted signal of the other. Made now: its files may be broken by then. */
-  lastClient: RegistryClient;
+  exitClient: RegistryClient;
   /** The VM under its own id, or under that of a clone of it. */
   vmOf(id: string): Registration;
   /** Milliseconds. */
@@ -43,14 +43,14 @@ export interface AgentProcessOptions extends AgentSettings {
   idCommand?: string | undefined;
   rebirthHooks: readonly string[];
   /** Where the addresses of live VMs are kept as files; nowhere when nothing is said. */
-  runDir?: Omit<RunDirOptions, 'now'> | undefined;
+  addressFiles?: Omit<AddressFilesOptions, 'now'> | undefined;
   /** Probes the VM's services; not when nothing is said. */
-  checks?: CheckOptions | undefined;
-  onUp(trouble?: string): void;
+  checks?: HealthCheckOptions | undefined;
+  onReady(trouble?: string): void;
   /** Called whenever the registry goes away, and with nothing when it is back. */
-  onTrouble?(trouble?: string): void;
+  onOutage?(trouble?: string): void;
   /** Called after each beat that the registry took. */
-  onBeat?(beat: { lastSeen: string }): void;
+  onHeartbeat?(beat: { lastSeen: string }): void;
   /** Calls back whenever the settings shall be read anew; they are then what it is handed. */
   onReload(reload: (read: () => AgentSettings) => void): void;
 }
@@ -64,25 +64,25 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
   options.secrets.forEach(keepOutOfLog);
   makeStateDir(stateDir);
   warnOfOpenFolder(stateDir, log);
-  let identity = Identity.open(stateDir, options.id, { onTrouble: (message) => log.warn({ id: options.id }, message) });
+  let identity = Identity.open(stateDir, options.id, { onWarning: (message) => log.warn({ id: options.id }, message) });
   let vm = registrationOf(options, identity);
-  let { client, lastClient, onExit } = options;
-  refuseSecond(stateDir, vm.id);
-  if (identity.bearer !== undefined) mendTokenFile(stateDir, identity.bearer, log);
+  let { client, exitClient, onExit } = options;
+  assertSingleAgent(stateDir, vm.id);
+  if (identity.bearer !== undefined) repairTokenFile(stateDir, identity.bearer, log);
   writeProcessInfo(stateDir, { kind: 'agent', urls: [client.url], vm: vm.id });
 
-  let checks: Checks | undefined;
+  let checks: HealthChecks | undefined;
   const probeServices = () => {
     checks?.stop();
-    checks = options.checks && new Checks(vm.services ?? [], options.checks, () => agent.hurry());
+    checks = options.checks && new HealthChecks(vm.services ?? [], options.checks, () => agent.heartbeatNow());
   };
-  const contact = (): ContactOptions => ({
+  const contact = (): RegistrySessionOptions => ({
     client,
     vm,
     identity,
     onExit,
     health: options.checks && (() => checks?.report()),
-    onToken: (token) => keepTokenFile(stateDir, token, log),
+    onToken: (token) => writeTokenFile(stateDir, token, log),
     registerIfMissing: true,
     log,
   });
@@ -96,7 +96,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     ...contact(),
     interval: options.interval,
     announce: true,
-    onClone: resolveClone({
+    onClone: createCloneHandler({
       policy: options.onClone,
       idCommand: options.idCommand,
       hooks: options.rebirthHooks,
@@ -107,17 +107,17 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
       log,
     }),
     sleep: (ms, until) => setTimeout(ms, undefined, { signal: until }),
-    onUp: options.onUp,
-    ...(options.onTrouble ? { onTrouble: options.onTrouble } : {}),
-    onContact: () => keepRunDir(options.runDir, client, log),
-    ...(options.onBeat ? { onBeat: options.onBeat } : {}),
+    onReady: options.onReady,
+    ...(options.onOutage ? { onOutage: options.onOutage } : {}),
+    onContact: () => updateAddressFiles(options.addressFiles, client, log),
+    ...(options.onHeartbeat ? { onHeartbeat: options.onHeartbeat } : {}),
   });
   options.onReload((read) => {
     try {
       const settings = read();
       settings.secrets.forEach(keepOutOfLog);
       vm = registrationOf(settings, identity);
-      ({ client, lastClient, onExit } = settings);
+      ({ client, exitClient, onExit } = settings);
       probeServices();
       agent.reload({ ...contact(), interval: settings.interval });
       log.info({ id: vm.id, registry: client.url }, 'read the settings anew');
@@ -125,15 +125,15 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
       log.warn({ id: vm.id }, `the settings cannot be read anew, and stay as they are: ${(error as Error).message}`);
     }
   });
-  const stopWatching = onTimeJump((ms) => {
+  const stopWatching = watchTimeJumps((ms) => {
     log.info({ ms }, 'time has jumped: this VM was suspended, this process stopped, or the clock set; beating now');
-    agent.hurry();
+    agent.heartbeatNow();
   });
   probeServices();
   try {
     await agent.run(signal);
-    await new Contact({ ...contact(), client: lastClient, onExit: await lastWordOf(onExit) }).leave();
-    lastClient.close();
+    await new RegistrySession({ ...contact(), client: exitClient, onExit: await effectiveOnExit(onExit) }).deregister();
+    exitClient.close();
   } finally {
     stopWatching();
     client.close();
@@ -148,7 +148,7 @@ function registrationOf({ vmOf }: Pick<AgentSettings, 'vmOf'>, { id, parent }: I
 }
 
 /** Two agents of one VM would speak against each other when the first of them stops. */
-function refuseSecond(stateDir: string, id: string): void {
+function assertSingleAgent(stateDir: string, id: string): void {
   const other = readProcesses(stateDir, 'agent').find((info) => info.vm === id);
   if (!other) return;
   throw new VregError('ALREADY_RUNNING', `an agent for VM "${id}" runs already: pid ${other.pid}`, {
@@ -156,11 +156,15 @@ function refuseSecond(stateDir: string, id: string): void {
   });
 }
 
-async function keepRunDir(runDir: AgentProcessOptions['runDir'], client: RegistryClient, log: AgentLog): Promise<void> {
+async function updateAddressFiles(
+  runDir: AgentProcessOptions['addressFiles'],
+  client: RegistryClient,
+  log: AgentLog,
+): Promise<void> {
   if (!runDir) return;
   try {
     const vms = await client.list({ status: 'running' });
-    writeRunDir(
+    writeAddressFiles(
       { ...runDir, now: Date.now },
       vms.filter(({ stale }) => !stale),
     );
@@ -174,11 +178,13 @@ async function keepRunDir(runDir: AgentProcessOptions['runDir'], client: Registr
 }
 
 /** A machine that goes down comes back: its VM is not removed then, whatever its agent is told to do when it stops. */
-async function lastWordOf(onExit: OnExit): Promise<OnExit> {
+async function effectiveOnExit(onExit: OnExit): Promise<OnExit> {
   if (onExit !== 'deregister') return onExit;
   const state = await new Promise<string>((resolve) => {
     // It ends with 1 while the machine goes down, and prints `stopping` all the same (systemctl(1)).
-    execFile('systemctl', ['is-system-running'], { timeout: ASK_SYSTEMD }, (_error, stdout) => resolve(stdout.trim()));
+    execFile('systemctl', ['is-system-running'], { timeout: SYSTEMCTL_TIMEOUT }, (_error, stdout) =>
+      resolve(stdout.trim()),
+    );
   });
   return state === 'stopping' ? 'stopped' : onExit;
 }

@@ -13,7 +13,7 @@ import type { AgentBeat } from '../../src/protocol/heartbeat.ts';
 import type { Registration, Vm, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Identity } from './identity.ts';
 
-export interface ContactOptions {
+export interface RegistrySessionOptions {
   client: Pick<
     RegistryClient,
     'register' | 'get' | 'update' | 'heartbeat' | 'deregister' | 'isVreg' | 'useToken' | 'server' | 'url'
@@ -36,72 +36,72 @@ export interface AgentLog {
   warn(fields: object, message: string): void;
 }
 
-export interface Beaten {
+export interface HeartbeatResult {
   id: string;
   lastSeen: string;
 }
 
-export class Contact {
-  readonly #options: ContactOptions;
-  #toldOfDisk = false;
+export class RegistrySession {
+  readonly #options: RegistrySessionOptions;
+  #diskWarned = false;
   /** Its own token was refused, and that is told. */
-  #toldOfToken = false;
+  #tokenWarned = false;
   /** The VM's own token, where nobody keeps it. */
   #bearer: string | undefined;
 
-  constructor(options: ContactOptions) {
+  constructor(options: RegistrySessionOptions) {
     this.#options = options;
   }
 
   /** Makes the registry know the VM as it is. @throws VregError IDENTITY_CONFLICT, and the client's errors */
   async announce(): Promise<void> {
-    await this.#orEnrol(() => this.#announce());
+    await this.#withTokenFallback(() => this.#announce());
   }
 
   async #announce(): Promise<void> {
     const { client, identity } = this.#options;
     // Who has a token proves itself first; who has none finds out by registering whether anybody has the id.
-    if (identity?.isKnown && (await client.isVreg())) {
+    if (identity?.hasToken && (await client.isVreg())) {
       try {
-        await this.#sendBeat();
-        return await this.#bringUpToDate();
+        await this.#sendHeartbeat();
+        return await this.#updateEntry();
       } catch (error) {
-        if (!isOf(error, 'NOT_FOUND')) throw error;
-        this.#onDisk(() => identity.forgotten());
+        if (!hasCode(error, 'NOT_FOUND')) throw error;
+        this.#tryOnDisk(() => identity.resetChain());
       }
     }
     try {
       await this.#register();
     } catch (error) {
-      if (!isOf(error, 'CONFLICT')) throw error;
-      if (identity) await this.#sendBeat();
-      await this.#bringUpToDate();
+      if (!hasCode(error, 'CONFLICT')) throw error;
+      if (identity) await this.#sendHeartbeat();
+      await this.#updateEntry();
     }
   }
 
   /** One sign of life. @throws VregError IDENTITY_CONFLICT, NOT_FOUND unless it registers, and the client's errors */
-  beat(): Promise<Beaten | undefined> {
-    return this.#orEnrol(() => this.#beat());
+  heartbeat(): Promise<HeartbeatResult | undefined> {
+    return this.#withTokenFallback(() => this.#heartbeat());
   }
 
-  async #beat(): Promise<Beaten | undefined> {
+  async #heartbeat(): Promise<HeartbeatResult | undefined> {
     const { client, vm, identity, registerIfMissing, log } = this.#options;
     try {
-      const beat = await this.#sendBeat();
-      const change = identity?.meets(client.server) ?? 'same';
-      if (change !== 'same') await this.#meetAgain(change);
+      const beat = await this.#sendHeartbeat();
+      const change = identity?.compareRegistry(client.server) ?? 'same';
+      if (change !== 'same') await this.#announceAgain(change);
       return beat;
     } catch (error) {
-      if (!isOf(error, 'NOT_FOUND') || !registerIfMissing) throw error;
+      if (!hasCode(error, 'NOT_FOUND') || !registerIfMissing) throw error;
       log.info({ id: vm.id }, 'the registry does not know this VM; registering it');
-      this.#onDisk(() => identity?.forgotten());
+      this.#tryOnDisk(() => identity?.resetChain());
       await this.#announce();
       return undefined;
     }
   }
 
   /** The last word of a VM that is told to stop. Failures are logged: there is nobody left to retry for. */
-  async leave(): Promise<void> {
+  async deregister(): Promise<void> {
     const { client, vm, identity, onExit, log } = this.#options;
     client.useToken(identity?.bearer);
     try {
@@ -117,26 +117,26 @@ export class Contact {
     }
   }
 
-  async #orEnrol<T>(speak: () => Promise<T>): Promise<T | undefined> {
+  async #withTokenFallback<T>(speak: () => Promise<T>): Promise<T | undefined> {
     const { client, vm, identity, log } = this.#options;
     const own = identity?.bearer ?? this.#bearer;
     client.useToken(own);
     try {
-      return await this.#orRegister(speak);
+      return await this.#withEnrolment(speak);
     } catch (error) {
-      if (own === undefined || !isOf(error, 'UNAUTHORIZED')) throw error;
-      if (!this.#toldOfToken)
+      if (own === undefined || !hasCode(error, 'UNAUTHORIZED')) throw error;
+      if (!this.#tokenWarned)
         log.warn(
           { id: vm.id },
           "the registry does not take this VM's own token any more; trying the one it was started with",
         );
-      this.#toldOfToken = true;
+      this.#tokenWarned = true;
       client.useToken(undefined);
       try {
-        const said = await this.#orRegister(speak);
+        const said = await this.#withEnrolment(speak);
         // It may do without: the one that it was started with is as good.
-        if ((identity?.bearer ?? this.#bearer) === own) this.#forgetBearer();
-        this.#toldOfToken = false;
+        if ((identity?.bearer ?? this.#bearer) === own) this.#dropBearer();
+        this.#tokenWarned = false;
         return said;
       } finally {
         client.useToken(identity?.bearer ?? this.#bearer);
@@ -145,7 +145,7 @@ export class Contact {
   }
 
   /** Who may do nothing but register has an enrol token. */
-  async #orRegister<T>(speak: () => Promise<T>): Promise<T | undefined> {
+  async #withEnrolment<T>(speak: () => Promise<T>): Promise<T | undefined> {
     try {
       return await speak();
     } catch (error) {
@@ -156,9 +156,9 @@ export class Contact {
     }
   }
 
-  #forgetBearer(): void {
+  #dropBearer(): void {
     this.#bearer = undefined;
-    this.#onDisk(() => this.#options.identity?.forgetBearer());
+    this.#tryOnDisk(() => this.#options.identity?.dropBearer());
   }
 
   async #register(): Promise<void> {
@@ -166,42 +166,42 @@ export class Contact {
     const { token } = await client.register(vm);
     if (token !== undefined) {
       this.#bearer = token;
-      this.#onDisk(() => identity?.keepBearer(token));
+      this.#tryOnDisk(() => identity?.storeBearer(token));
       client.useToken(token);
       onToken?.(token);
     }
     log.info({ id: vm.id, role: vm.role, registry: client.url }, 'registered this VM');
-    if (identity) await this.#sendBeat();
+    if (identity) await this.#sendHeartbeat();
   }
 
-  async #sendBeat(): Promise<Beaten> {
+  async #sendHeartbeat(): Promise<HeartbeatResult> {
     const { client, vm, identity, health } = this.#options;
     const report = health?.();
     if ((!identity && !report) || !(await client.isVreg())) return client.heartbeat(vm.id);
-    const proof = this.#onDisk(() => identity && { ...identity.beat(), address: vm.address });
+    const proof = this.#tryOnDisk(() => identity && { ...identity.nextProof(), address: vm.address });
     const beat = await client.heartbeat(vm.id, { ...proof, ...(report ? { health: report } : {}) });
     // If that cannot be written, the same beat is said once more, and is taken.
-    if (proof) this.#onDisk(() => identity?.accepted());
+    if (proof) this.#tryOnDisk(() => identity?.confirmProof());
     return beat;
   }
 
   /** A disk that is full must not make a VM stale: what cannot be kept is not said, and the beat is a plain one. */
-  #onDisk<T>(keep: () => T): T | undefined {
+  #tryOnDisk<T>(keep: () => T): T | undefined {
     try {
       const kept = keep();
-      this.#toldOfDisk = false;
+      this.#diskWarned = false;
       return kept;
     } catch (error) {
-      if (!isOf(error, 'STORE_UNUSABLE')) throw error;
+      if (!hasCode(error, 'STORE_UNUSABLE')) throw error;
       const { log, vm } = this.#options;
-      if (!this.#toldOfDisk) log.warn({ id: vm.id }, `${(error as Error).message}; beating without proof until it can`);
-      this.#toldOfDisk = true;
+      if (!this.#diskWarned) log.warn({ id: vm.id }, `${(error as Error).message}; beating without proof until it can`);
+      this.#diskWarned = true;
       return undefined;
     }
   }
 
   /** The registry has other contents than those that this agent made: a backup's, or another registry's. */
-  async #meetAgain(change: 'rolled back' | 'another registry'): Promise<void> {
+  async #announceAgain(change: 'rolled back' | 'another registry'): Promise<void> {
     const { client, vm, log } = this.#options;
     const what =
       change === 'rolled back'
@@ -209,13 +209,13 @@ export class Contact {
         : 'another registry answers than before';
     log.warn({ id: vm.id, registry: client.url }, `${what}; telling it anew what this VM is`);
     // Somebody may have paused the VM after the copy was made, or before: only that it runs is sure.
-    await this.#bringUpToDate({ unlessPaused: true });
+    await this.#updateEntry({ unlessPaused: true });
   }
 
-  async #bringUpToDate({ unlessPaused = false } = {}): Promise<void> {
+  async #updateEntry({ unlessPaused = false } = {}): Promise<void> {
     const { client, vm, log } = this.#options;
     const known = await client.get(vm.id);
-    const changes = difference(known, vm);
+    const changes = changedFields(known, vm);
     if (unlessPaused && known.status === 'paused') delete changes.status;
     if (Object.keys(changes).length > 0) await client.update(vm.id, changes);
     const fields = { id: vm.id, role: known.role, registry: client.url };
@@ -226,7 +226,7 @@ export class Contact {
 }
 
 /** What has to change in an entry. Services and metadata that the agent was not told of are left as they are. */
-function difference(known: Vm, { name, status, address, services, metadata }: Registration): VmUpdate {
+function changedFields(known: Vm, { name, status, address, services, metadata }: Registration): VmUpdate {
   const wanted: VmUpdate = { name, status, address, ...(services && { services }), ...(metadata && { metadata }) };
   const changed = Object.entries(wanted).filter(
     ([field, value]) => JSON.stringify(value) !== JSON.stringify(known[field as keyof Vm]),
@@ -234,6 +234,6 @@ function difference(known: Vm, { name, status, address, services, metadata }: Re
   return Object.fromEntries(changed);
 }
 
-function isOf(error: unknown, code: ErrorCode): boolean {
+function hasCode(error: unknown, code: ErrorCode): boolean {
   return error instanceof VregError && error.code === code;
 }

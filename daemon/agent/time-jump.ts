@@ -9,7 +9,7 @@ const LOOK_EVERY = 1000;
 const TOLERANCE = 3000;
 
 /** @returns what ends it */
-export function onTimeJump(jumped: (ms: number) => void): () => void {
+export function watchTimeJumps(jumped: (ms: number) => void): () => void {
   let monotonic = performance.now();
   let wall = Date.now();
   const timer = setInterval(() => {

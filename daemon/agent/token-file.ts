@@ -5,12 +5,12 @@ import { looseMode, writeAtomically } from '../../src/files.ts';
 import type { AgentLog } from './registry-session.ts';
 
 /** Writes it; that it cannot be is told, and no end. */
-export function keepTokenFile(stateDir: string, token: string, log: AgentLog): void {
+export function writeTokenFile(stateDir: string, token: string, log: AgentLog): void {
   inTokenFile(stateDir, log, (path) => write(path, token));
 }
 
 /** At a start: writes it again where it is gone, holds something else, or can be read by others, which is told. */
-export function mendTokenFile(stateDir: string, token: string, log: AgentLog): void {
+export function repairTokenFile(stateDir: string, token: string, log: AgentLog): void {
   inTokenFile(stateDir, log, (path) => {
     const found = lstatSync(path, { throwIfNoEntry: false });
     const mode = found?.isFile() ? looseMode(found.mode) : undefined;

@@ -6,24 +6,24 @@ import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import { makeStateDir } from './state-dir.ts';
 
 /** Bytes of a log that are looked through for the last words of a program that crashed. */
-const LAST_WORDS = 4096;
+const LOG_TAIL_BYTES = 4096;
 
 /** What the program in the background says over the IPC channel that only it has: that it is up, or why it is not. */
-type Word =
+type StartReport =
   | { ready: true; trouble?: string | undefined }
   | { failed: { code: ErrorCode; message: string; field?: string | undefined; hint?: string | undefined } };
 
-export interface InBackground {
+export interface DetachedProcess {
   pid: number;
   /** What is not as it should be, though it goes on: an agent whose registry is away. */
-  trouble?: string | undefined;
+  warning?: string | undefined;
 }
 
 /**
  * Starts the program again with these arguments and resolves when it says that it is up.
  * @throws VregError as the program itself ended in; STORE_UNUSABLE when there can be no log
  */
-export async function startInBackground(argv: readonly string[], logFile: string): Promise<InBackground> {
+export async function startDetached(argv: readonly string[], logFile: string): Promise<DetachedProcess> {
   makeStateDir(dirname(logFile));
   const log = openLog(logFile);
   const before = fstatSync(log).size;
@@ -32,9 +32,9 @@ export async function startInBackground(argv: readonly string[], logFile: string
     stdio: ['ignore', log, log, 'ipc'],
   });
   try {
-    return await new Promise<InBackground>((resolve, reject) => {
-      child.once('message', (word: Word) => {
-        if ('ready' in word) return resolve({ pid: child.pid!, trouble: word.trouble });
+    return await new Promise<DetachedProcess>((resolve, reject) => {
+      child.once('message', (word: StartReport) => {
+        if ('ready' in word) return resolve({ pid: child.pid!, warning: word.trouble });
         const { code, message, field, hint } = word.failed;
         reject(
           new VregError(code, message, {
@@ -45,7 +45,7 @@ export async function startInBackground(argv: readonly string[], logFile: string
       });
       child.once('error', reject);
       child.once('exit', (code, signal) => {
-        const words = Buffer.alloc(LAST_WORDS);
+        const words = Buffer.alloc(LOG_TAIL_BYTES);
         const length = readSync(log, words, 0, words.length, before);
         const [said = ''] = words.toString('utf8', 0, length).trim().split('\n');
         reject(
@@ -66,19 +66,19 @@ export async function startInBackground(argv: readonly string[], logFile: string
  * Tells the program that started this one in the background that it is up; does nothing in the foreground.
  * @param trouble what is not as it should be all the same
  */
-export function tellReady(trouble?: string): Promise<void> {
-  return tell({ ready: true, trouble });
+export function reportReady(trouble?: string): Promise<void> {
+  return send({ ready: true, trouble });
 }
 
 /** Tells the program that started this one in the background why it is not up; does nothing in the foreground. */
-export async function tellFailed(error: unknown): Promise<void> {
+export async function reportFailure(error: unknown): Promise<void> {
   if (!(error instanceof VregError)) return;
   const { code, message, field, hint } = error;
-  await tell({ failed: { code, message, field, hint } });
+  await send({ failed: { code, message, field, hint } });
 }
 
 /** The first word is the last: after it the channel is closed. */
-async function tell(word: Word): Promise<void> {
+async function send(word: StartReport): Promise<void> {
   if (!process.send) return;
   // Whoever started this program may have gone meanwhile, which is nothing to it.
   await new Promise((resolve) => process.send!(word, resolve));

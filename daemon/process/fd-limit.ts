@@ -9,7 +9,7 @@ const NEEDED = 32;
  * Looks whether there are enough, before anything is begun: without, libsql does not fail but ends the process.
  * @throws VregError STORE_UNUSABLE
  */
-export function checkDescriptors(): void {
+export function checkFdLimit(): void {
   const files: number[] = [];
   try {
     while (files.length < NEEDED) files.push(openSync('/dev/null', 'r'));

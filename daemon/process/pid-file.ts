@@ -25,22 +25,22 @@ export interface ProcessInfo {
 }
 
 /** Milliseconds that a process is given to drain. */
-const END_PATIENCE = 35_000;
+const STOP_TIMEOUT = 35_000;
 /** Milliseconds between two looks whether it has gone. */
-const LOOK_EVERY = 50;
+const POLL_INTERVAL = 50;
 
 const FILES = { serve: /^daemon\.json$/, agent: /^agent-\w+\.json$/ } as const;
 
 /** @throws VregError STORE_UNUSABLE */
 export function writeProcessInfo(dir: string, info: Omit<ProcessInfo, 'pid' | 'started' | 'home' | 'since'>): void {
-  const started = startOf(process.pid);
-  const file = join(dir, fileOf(info));
+  const started = startTimeOf(process.pid);
+  const file = join(dir, fileName(info));
   try {
     const whole: ProcessInfo = {
       ...info,
       pid: process.pid,
       ...(started === undefined ? {} : { started }),
-      home: identityOf(dir),
+      home: folderId(dir),
       since: new Date().toISOString(),
     };
     writeAtomically(file, `${JSON.stringify(whole)}\n`, { mode: 0o600 });
@@ -55,7 +55,7 @@ export function writeProcessInfo(dir: string, info: Omit<ProcessInfo, 'pid' | 's
  * @param vm of an agent: the VM that it kept alive
  */
 export function removeProcessInfo(dir: string, kind: ProcessInfo['kind'], vm?: string): void {
-  const file = join(dir, fileOf({ kind, vm }));
+  const file = join(dir, fileName({ kind, vm }));
   const info = readInfo(file);
   if (info?.pid !== process.pid || !isRunning(info)) return;
   try {
@@ -76,7 +76,7 @@ export function readProcesses(dir: string, kind: ProcessInfo['kind']): ProcessIn
   let home: string;
   try {
     names = readdirSync(dir);
-    home = identityOf(dir);
+    home = folderId(dir);
   } catch {
     return [];
   }
@@ -88,13 +88,13 @@ export function readProcesses(dir: string, kind: ProcessInfo['kind']): ProcessIn
 }
 
 /** Device and inode: they stay when the folder is moved, and differ when it is copied. */
-function identityOf(dir: string): string {
+function folderId(dir: string): string {
   const { dev, ino } = statSync(dir);
   return `${dev}:${ino}`;
 }
 
 export function isRunning({ pid, started }: Pick<ProcessInfo, 'pid' | 'started'>): boolean {
-  const start = startOf(pid);
+  const start = startTimeOf(pid);
   try {
     process.kill(pid, 0);
   } catch (error) {
@@ -107,9 +107,9 @@ export function isRunning({ pid, started }: Pick<ProcessInfo, 'pid' | 'started'>
 
 /**
  * Asks processes to end and resolves when they have.
- * @throws VregError TIMEOUT when one takes longer than {@link END_PATIENCE}, FORBIDDEN when one is another user's
+ * @throws VregError TIMEOUT when one takes longer than {@link STOP_TIMEOUT}, FORBIDDEN when one is another user's
  */
-export async function endProcesses(
+export async function stopProcesses(
   processes: readonly ProcessInfo[],
   sleep: (ms: number) => Promise<void>,
 ): Promise<void> {
@@ -121,19 +121,19 @@ export async function endProcesses(
       throw new VregError('FORBIDDEN', `pid ${pid} is another user's`, { hint: 'stop it as that user', cause });
     }
   }
-  for (let waited = 0; processes.some(isRunning); waited += LOOK_EVERY) {
-    if (waited > END_PATIENCE) {
+  for (let waited = 0; processes.some(isRunning); waited += POLL_INTERVAL) {
+    if (waited > STOP_TIMEOUT) {
       const left = processes.filter(isRunning).map(({ kind, pid }) => `${kind} (pid ${pid})`);
-      throw new VregError('TIMEOUT', `still running after ${END_PATIENCE / 1000} s: ${left.join(', ')}`, {
+      throw new VregError('TIMEOUT', `still running after ${STOP_TIMEOUT / 1000} s: ${left.join(', ')}`, {
         hint: 'look at its log; kill -9 loses nothing',
       });
     }
-    await sleep(LOOK_EVERY);
+    await sleep(POLL_INTERVAL);
   }
 }
 
 /** An id may hold what a file's name may not, so an agent's file is named by the id's digest. */
-function fileOf({ kind, vm = '' }: { kind: ProcessInfo['kind']; vm?: string | undefined }): string {
+function fileName({ kind, vm = '' }: { kind: ProcessInfo['kind']; vm?: string | undefined }): string {
   if (kind === 'serve') return 'daemon.json';
   return `agent-${createHash('sha256').update(vm).digest('hex').slice(0, 16)}.json`;
 }
@@ -149,7 +149,7 @@ function readInfo(file: string): ProcessInfo | undefined {
 }
 
 /** Start time of a process in clock ticks since boot (proc(5), field 22 of stat); undefined for a zombie or without /proc. */
-function startOf(pid: number): string | undefined {
+function startTimeOf(pid: number): string | undefined {
   try {
     const fields = readFileSync(`/proc/${pid}/stat`, 'latin1')
       .replace(/^.*\) /s, '')

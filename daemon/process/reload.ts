@@ -22,7 +22,11 @@ export interface ReloadNotice {
  * Runs all reloaders, and goes on when one fails: a wrong file is told, and is no reason to keep an old version of another.
  * @returns a function that reloads; while it does, a further call has it done once more afterwards
  */
-export function reloadsOn(reloaders: readonly Reloader[], log: ReloadLog, notice?: ReloadNotice): () => Promise<void> {
+export function createReload(
+  reloaders: readonly Reloader[],
+  log: ReloadLog,
+  notice?: ReloadNotice,
+): () => Promise<void> {
   let running: Promise<void> | undefined;
   let again = false;
   const once = async () => {

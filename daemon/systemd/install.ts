@@ -4,9 +4,9 @@ import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { readIfThere, writeAtomically } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
-import { ENABLED, STARTED, type UnitFile, type UnitKind } from './units.ts';
+import { ENABLED_UNIT, STARTED_UNIT, type UnitFile, type UnitKind } from './units.ts';
 
-export interface Step {
+export interface InstallStep {
   /** `keep` of a file that is there as it should be. */
   action: 'write' | 'replace' | 'keep' | 'remove' | 'run';
   /** The file, or the command line. */
@@ -21,53 +21,53 @@ export interface InstallOptions {
   /** For `systemctl`: `--user`, or `--root=DIR`. */
   flags: readonly string[];
   /** A manager runs, that can be told of new files. */
-  isLive: boolean;
+  managerRuns: boolean;
   /** Starts the unit, too; one that runs in an older form is started anew. */
   now: boolean;
 }
 
 /** What {@link install} will do, in its order; nothing is changed yet. */
-export function planInstall({ kind, files, dir, flags, isLive, now }: InstallOptions): Step[] {
-  const steps = files.map(({ name, text }): Step => {
+export function planInstall({ kind, files, dir, flags, managerRuns, now }: InstallOptions): InstallStep[] {
+  const steps = files.map(({ name, text }): InstallStep => {
     const what = join(dir, name);
     const there = readIfThere(what);
     return { action: there === undefined ? 'write' : there === text ? 'keep' : 'replace', what };
   });
   const isReplaced = steps.some(({ action }) => action === 'replace');
-  const enabled = ENABLED[kind];
+  const enabled = ENABLED_UNIT[kind];
   const run = (...words: string[]) => steps.push({ action: 'run', what: ['systemctl', ...flags, ...words].join(' ') });
-  if (isLive) run('daemon-reload');
+  if (managerRuns) run('daemon-reload');
   if (enabled) run('enable', enabled);
-  if (now) run(isReplaced ? 'restart' : 'start', STARTED[kind]);
+  if (now) run(isReplaced ? 'restart' : 'start', STARTED_UNIT[kind]);
   return steps;
 }
 
 /** Undoes {@link install}. What the unit has kept in its state folder stays. */
-export function planUninstall({ kind, files, dir, flags, isLive }: Omit<InstallOptions, 'now'>): Step[] {
+export function planUninstall({ kind, files, dir, flags, managerRuns }: Omit<InstallOptions, 'now'>): InstallStep[] {
   const there = files.map(({ name }) => join(dir, name)).filter((path) => readIfThere(path) !== undefined);
   if (there.length === 0) return [];
-  const steps: Step[] = [];
+  const steps: InstallStep[] = [];
   const run = (...words: string[]) => steps.push({ action: 'run', what: ['systemctl', ...flags, ...words].join(' ') });
-  const enabled = ENABLED[kind];
-  if (isLive) run('stop', enabled ?? STARTED[kind]);
+  const enabled = ENABLED_UNIT[kind];
+  if (managerRuns) run('stop', enabled ?? STARTED_UNIT[kind]);
   if (enabled) run('disable', enabled);
   for (const what of there) steps.push({ action: 'remove', what });
-  if (isLive) run('daemon-reload');
+  if (managerRuns) run('daemon-reload');
   return steps;
 }
 
 /** @throws VregError STORE_UNUSABLE for a file, UNSUPPORTED when systemctl fails */
-export function carryOut(steps: readonly Step[], dir: string, files: readonly UnitFile[]): void {
+export function executePlan(steps: readonly InstallStep[], dir: string, files: readonly UnitFile[]): void {
   const named = (what: string) => files.filter(({ name }) => join(dir, name) === what);
   for (const { action, what } of steps) {
-    if (action === 'write' || action === 'replace') placeUnits(dir, named(what));
+    if (action === 'write' || action === 'replace') writeUnits(dir, named(what));
     if (action === 'remove') rmSync(what, { force: true });
     if (action === 'run') systemctl(what.split(' ').slice(1));
   }
 }
 
 /** Each is there whole or not at all. @throws VregError STORE_UNUSABLE */
-export function placeUnits(dir: string, files: readonly UnitFile[]): void {
+export function writeUnits(dir: string, files: readonly UnitFile[]): void {
   for (const { name, text } of files) {
     const path = join(dir, name);
     try {

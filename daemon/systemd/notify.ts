@@ -5,9 +5,9 @@
 import { type ChildProcess, execFile } from 'node:child_process';
 
 /** Milliseconds between two looks at the status. */
-const STATUS_EVERY = 10_000;
+const STATUS_INTERVAL = 10_000;
 /** Pings in one time of the watchdog: one may come late, and one be lost. sd_watchdog_enabled(3) asks for two. */
-const PINGS = 3;
+const PINGS_PER_WATCHDOG = 3;
 /** Milliseconds for one word: systemd-notify itself waits 5 s for the manager to have read it. */
 const SEND_TIMEOUT = 10_000;
 
@@ -15,7 +15,7 @@ export interface NotifyLog {
   warn(fields: object, message: string): void;
 }
 
-export interface Manager {
+export interface SystemdNotifier {
   /** It works, and how: `12 VMs, 1 stale`. Once it has been said, it says that a reload is over. */
   ready(): void;
   /** It reads its files again; {@link ready} ends that. */
@@ -33,9 +33,9 @@ export interface NotifyOptions {
 }
 
 /** @returns undefined where no service manager listens */
-export function notifies({ env, log, status }: NotifyOptions): Manager | undefined {
+export function createNotifier({ env, log, status }: NotifyOptions): SystemdNotifier | undefined {
   if (!env.NOTIFY_SOCKET) return undefined;
-  const send = sender(env, log);
+  const send = createSender(env, log);
   let isReady = false;
   let told: string | undefined;
   let stopped: Promise<void> | undefined;
@@ -50,14 +50,14 @@ export function notifies({ env, log, status }: NotifyOptions): Manager | undefin
     if (isReady) void send(news());
   };
   // Of the event loop alone: a registry that is away, or a full disk, is not cured by a restart.
-  const every = pingEvery(env);
+  const every = pingInterval(env);
   const ping = async (every: number) => {
     await send(['WATCHDOG=1']);
     // From the end of the last one: an interval shorter than a ping takes would leave the loop no time for anything else.
     setTimeout(() => void ping(every), every).unref();
   };
   if (every !== undefined) setTimeout(() => void ping(every), every).unref();
-  const looking = setInterval(refresh, STATUS_EVERY).unref();
+  const looking = setInterval(refresh, STATUS_INTERVAL).unref();
   return {
     ready() {
       if (stopped) return;
@@ -79,13 +79,13 @@ export function notifies({ env, log, status }: NotifyOptions): Manager | undefin
 }
 
 /** Milliseconds between two pings; undefined when the watchdog is off, or watches another process. */
-function pingEvery({ WATCHDOG_USEC, WATCHDOG_PID }: NodeJS.ProcessEnv): number | undefined {
+function pingInterval({ WATCHDOG_USEC, WATCHDOG_PID }: NodeJS.ProcessEnv): number | undefined {
   if (WATCHDOG_PID && WATCHDOG_PID !== String(process.pid)) return undefined;
   const usec = Number(WATCHDOG_USEC);
-  return usec > 0 ? Math.max(usec / 1000 / PINGS, 1) : undefined;
+  return usec > 0 ? Math.max(usec / 1000 / PINGS_PER_WATCHDOG, 1) : undefined;
 }
 
-function sender(env: NodeJS.ProcessEnv, log: NotifyLog): (words: readonly string[]) => Promise<void> {
+function createSender(env: NodeJS.ProcessEnv, log: NotifyLog): (words: readonly string[]) => Promise<void> {
   let last: Promise<void> = Promise.resolve();
   let isWarned = false;
   const run = (words: readonly string[]) =>

@@ -19,7 +19,7 @@ const READ = 0o004;
 const PASS = 0o001;
 
 /** @returns why a unit with a user of its own could not read the file; undefined when it can */
-export function whyClosed(path: string): string | undefined {
+export function whyUnreadable(path: string): string | undefined {
   const closed = CLOSED.find((dir) => path.startsWith(`${dir}/`));
   if (closed !== undefined) return `${path} is in ${closed}, which is hidden from the unit`;
   if ((statSync(path).mode & READ) === 0) return `${path} cannot be read by others`;

@@ -18,7 +18,7 @@ export interface UnitOptions {
   node: string;
   bin: string;
   /** Flags and arguments for the command that the unit runs. */
-  words: readonly string[];
+  args: readonly string[];
   /** For the manager of one user instead of the system's. */
   user: boolean;
   /** Hands the token file over as a credential. Without it the unit fails where there is no such file. */
@@ -28,14 +28,14 @@ export interface UnitOptions {
 }
 
 /** What the unit is enabled or started by; undefined where other units ask for it. */
-export const ENABLED: Readonly<Record<UnitKind, string | undefined>> = {
+export const ENABLED_UNIT: Readonly<Record<UnitKind, string | undefined>> = {
   serve: 'vreg-serve.service',
   agent: 'vreg-agent.service',
   'heartbeat-timer': 'vreg-heartbeat.timer',
   'wait-online': undefined,
 };
 /** What `--now` starts. */
-export const STARTED: Readonly<Record<UnitKind, string>> = {
+export const STARTED_UNIT: Readonly<Record<UnitKind, string>> = {
   serve: 'vreg-serve.service',
   agent: 'vreg-agent.service',
   'heartbeat-timer': 'vreg-heartbeat.timer',
@@ -43,7 +43,7 @@ export const STARTED: Readonly<Record<UnitKind, string>> = {
 };
 
 /** Words of `vreg` that each kind runs, as they stand in a unit: `%S` is the folder for states. */
-export const COMMANDS: Readonly<Record<UnitKind, readonly string[]>> = {
+export const UNIT_COMMAND: Readonly<Record<UnitKind, readonly string[]>> = {
   serve: ['daemon', 'serve'],
   agent: ['daemon', 'agent'],
   // The state is what it proves with that its VM is no clone.
@@ -52,7 +52,7 @@ export const COMMANDS: Readonly<Record<UnitKind, readonly string[]>> = {
 };
 
 /** Exit codes that a restart does not change: 2 not allowed, 5 bad config; 243 is systemd's for a credential that is not there. */
-const FINAL = '2 5 243';
+const FATAL_EXIT_CODES = '2 5 243';
 
 export function unitsOf(kind: UnitKind, options: UnitOptions): UnitFile[] {
   return UNITS[kind](options);
@@ -75,7 +75,7 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           'Restart=on-failure',
           'RestartSec=2',
           '# Not when it is not allowed (2), its configuration is wrong (5), or its token is not there.',
-          `RestartPreventExitStatus=${FINAL}`,
+          `RestartPreventExitStatus=${FATAL_EXIT_CODES}`,
           '# The whole store is checked first.',
           'TimeoutStartSec=300',
           '# What it accepted is answered.',
@@ -85,7 +85,7 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           'StateDirectoryMode=0700',
           'RuntimeDirectory=vreg-serve',
           'UMask=0077',
-          ...surroundings(options, 'vreg-serve'),
+          ...environment(options, 'vreg-serve'),
         ],
         options,
         options.user ? 'default.target' : 'multi-user.target',
@@ -120,7 +120,7 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           'RuntimeDirectory=vreg',
           '# The addresses in it are for every script of this VM; its state folder is closed to others.',
           'UMask=0022',
-          ...surroundings(options, 'vreg-agent'),
+          ...environment(options, 'vreg-agent'),
         ],
         options,
         options.user ? 'default.target' : 'multi-user.target',
@@ -139,7 +139,7 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           'TimeoutStartSec=30',
           'StateDirectory=vreg-heartbeat',
           'StateDirectoryMode=0700',
-          ...surroundings(options, 'vreg-heartbeat'),
+          ...environment(options, 'vreg-heartbeat'),
         ],
         options,
       ),
@@ -188,7 +188,7 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           `ExecStart=${execStart('wait-online', options)}`,
           '# vreg wait has a time limit of its own.',
           'TimeoutStartSec=infinity',
-          ...surroundings(options, 'vreg-wait-online'),
+          ...environment(options, 'vreg-wait-online'),
         ],
         options,
       ),
@@ -232,7 +232,7 @@ function network({ user }: UnitOptions): string[] {
 }
 
 /** `%E` is the folder for configuration: /etc of the system, ~/.config of a user. */
-function surroundings({ token, tls }: UnitOptions, name: string): string[] {
+function environment({ token, tls }: UnitOptions, name: string): string[] {
   const [cert, key] = name === 'vreg-serve' ? ['tls-cert', 'tls-key'] : ['cert-file', 'key-file'];
   return [
     '# VERS_INFRA_URL, VERS_VM_ID, VREG_... as NAME=value, if there is such a file.',
@@ -258,18 +258,18 @@ function sections(parts: readonly (readonly [title: string, lines: readonly stri
   return parts.map(([title, lines]) => `[${title}]\n${lines.join('\n')}\n`).join('\n');
 }
 
-function execStart(kind: UnitKind, { node, bin, words }: UnitOptions): string {
+function execStart(kind: UnitKind, { node, bin, args }: UnitOptions): string {
   // In the path of the program itself systemd replaces no variables.
-  const program = quoted(node.replaceAll('%', '%%'));
-  return [program, escaped(bin), ...COMMANDS[kind], ...words.map(escaped)].join(' ');
+  const program = quote(node.replaceAll('%', '%%'));
+  return [program, escapeArgument(bin), ...UNIT_COMMAND[kind], ...args.map(escapeArgument)].join(' ');
 }
 
 /** One word as systemd.service(5) reads it back: no specifiers, no variables. */
-function escaped(word: string): string {
-  return quoted(word.replaceAll('%', '%%').replaceAll('$', '$$$$'));
+function escapeArgument(word: string): string {
+  return quote(word.replaceAll('%', '%%').replaceAll('$', '$$$$'));
 }
 
-function quoted(word: string): string {
+function quote(word: string): string {
   if (/^[\w@%+=:,./$-]+$/.test(word)) return word;
   return `"${word.replace(/[\\"]/g, '\\$&')}"`;
 }

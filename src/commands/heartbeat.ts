@@ -63,9 +63,9 @@ async function beatAsOne(context: Context, ids: readonly string[], stateDir: str
       hint: 'what goes on is vreg daemon agent, which has such a state by itself',
     });
   }
-  const { beatOnce } = await import('../../daemon/agent/one-shot.ts');
+  const { heartbeatOnce } = await import('../../daemon/agent/one-shot.ts');
   const note = (_fields: object, message: string) => context.verbose(message);
-  const beat = await beatOnce({
+  const beat = await heartbeatOnce({
     client: context.client(),
     vmOf: (vm) => thisVm(context.config, flags, vm),
     id: id!,
@@ -126,7 +126,7 @@ async function beatForever(context: Context, ids: readonly string[], interval: n
         registerIfMissing: flags.registerIfMissing === true,
         log: { info: note, warn: note },
         sleep: (ms) => context.sleep(ms),
-        onBeat: async (beat) => {
+        onHeartbeat: async (beat) => {
           const answer = { ...beatsAnswer([beat], true), continued: begun };
           begun = true;
           await context.print(answer);

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import fc from 'fast-check';
-import { ListeningClock, MAX_STEP, TICK } from '../../daemon/clock.ts';
+import { ListeningClock, MAX_STEP, TICK_INTERVAL } from '../../daemon/clock.ts';
 
 /** A listening clock over hand-moved monotonic and wall clocks. */
 function setUp(listened = 0) {
@@ -17,12 +17,12 @@ function setUp(listened = 0) {
 test('the listening clock counts the time in which it ticks', () => {
   const { at, clock } = setUp();
   for (let tick = 0; tick < 40; tick++) {
-    at.monotonic += TICK;
+    at.monotonic += TICK_INTERVAL;
     clock.tick();
   }
-  assert.equal(clock.listening(), 40 * TICK);
+  assert.equal(clock.listening(), 40 * TICK_INTERVAL);
   at.monotonic += 7;
-  assert.equal(clock.listening(), 40 * TICK + 7, 'between two ticks it goes on');
+  assert.equal(clock.listening(), 40 * TICK_INTERVAL + 7, 'between two ticks it goes on');
 });
 
 test('the listening clock stands still while the process is away', () => {
@@ -31,9 +31,9 @@ test('the listening clock stands still while the process is away', () => {
   assert.equal(clock.listening(), MAX_STEP, 'before the first tick after the gap');
   clock.tick();
   assert.equal(clock.listening(), MAX_STEP, 'and after it');
-  at.monotonic += TICK;
+  at.monotonic += TICK_INTERVAL;
   clock.tick();
-  assert.equal(clock.listening(), MAX_STEP + TICK);
+  assert.equal(clock.listening(), MAX_STEP + TICK_INTERVAL);
 });
 
 test('the listening clock does not care who sets the wall clock', () => {
@@ -57,7 +57,7 @@ test('the listening clock goes on from where it was saved', () => {
 test('the listening clock never goes back, and never faster than the time that passes', () => {
   const step = fc.oneof(
     fc.integer({ min: -1000, max: 10 * MAX_STEP }).map((ms) => ({ ms, tick: true })),
-    fc.integer({ min: 0, max: TICK }).map((ms) => ({ ms, tick: false })),
+    fc.integer({ min: 0, max: TICK_INTERVAL }).map((ms) => ({ ms, tick: false })),
   );
   fc.assert(
     fc.property(fc.array(step), (steps) => {
@@ -83,29 +83,29 @@ test('a started clock ticks by itself and keeps no process alive', (t) => {
   clock.start();
   assert.equal(clock.listening(), 0, 'what was before the start does not count');
   for (let tick = 0; tick < 20; tick++) {
-    at.monotonic += TICK;
-    t.mock.timers.tick(TICK);
+    at.monotonic += TICK_INTERVAL;
+    t.mock.timers.tick(TICK_INTERVAL);
   }
-  assert.equal(clock.listening(), 20 * TICK);
+  assert.equal(clock.listening(), 20 * TICK_INTERVAL);
   clock.stop();
   at.monotonic += 3_600_000;
   t.mock.timers.tick(3_600_000);
-  assert.equal(clock.listening(), 20 * TICK + MAX_STEP);
+  assert.equal(clock.listening(), 20 * TICK_INTERVAL + MAX_STEP);
 });
 
 test('a gap is known when it has ended: after a stop, a suspend that only the wall clock tells of, and between two runs', () => {
   const { at, clock } = setUp();
   assert.equal(clock.gapEndedAt(), undefined, 'a registry that never ran before has missed nothing');
-  at.monotonic += TICK;
-  at.wall += TICK;
+  at.monotonic += TICK_INTERVAL;
+  at.wall += TICK_INTERVAL;
   clock.tick();
   assert.equal(clock.gapEndedAt(), undefined);
   at.monotonic += 60_000;
   at.wall += 60_000;
-  assert.equal(clock.gapEndedAt(), TICK + MAX_STEP, 'known before the late tick');
-  at.monotonic += TICK;
+  assert.equal(clock.gapEndedAt(), TICK_INTERVAL + MAX_STEP, 'known before the late tick');
+  at.monotonic += TICK_INTERVAL;
   at.wall += 3_600_000;
   clock.tick();
-  assert.equal(clock.gapEndedAt(), 2 * TICK + MAX_STEP);
+  assert.equal(clock.gapEndedAt(), 2 * TICK_INTERVAL + MAX_STEP);
   assert.equal(setUp(7000).clock.gapEndedAt(), 7000);
 });

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import test, { type TestContext } from 'node:test';
 import { pino } from 'pino';
 import { Registry } from '../../daemon/registry/registry.ts';
-import { keepSelfAlive } from '../../daemon/self-registration.ts';
+import { keepSelfRegistered } from '../../daemon/self-registration.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import { FakeClock } from '../helpers/clock.ts';
 import { MemoryStore } from '../helpers/memory-store.ts';
@@ -23,7 +23,7 @@ function setUp(t: TestContext) {
     await new Promise(setImmediate);
   };
   const start = async () => {
-    const self = await keepSelfAlive(registry, SELF, pino({ level: 'silent' }));
+    const self = await keepSelfRegistered(registry, SELF, pino({ level: 'silent' }));
     t.after(() => self.stop());
     return self;
   };

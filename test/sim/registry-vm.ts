@@ -1,5 +1,5 @@
 /** The registry's own VM: the real registry over a store in memory, which can be stopped, killed and put back. */
-import { type Clock, ListeningClock, TICK } from '../../daemon/clock.ts';
+import { type Clock, ListeningClock, TICK_INTERVAL } from '../../daemon/clock.ts';
 import { Registry } from '../../daemon/registry/registry.ts';
 import { MemoryStore } from '../helpers/memory-store.ts';
 import type { VirtualTime } from './time.ts';
@@ -36,7 +36,7 @@ export class RegistryVm {
     this.lease = lease;
     this.#makeClock = makeClock;
     this.#start();
-    time.every(TICK, () => this.#tick());
+    time.every(TICK_INTERVAL, () => this.#tick());
     time.every(SAVE_EVERY, () => {
       if (this.answers) void this.registry.saveBeats();
     });

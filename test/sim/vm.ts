@@ -1,6 +1,6 @@
 /** One VM: a real agent on a clock of its own, behind a network that loses things. */
 import { Agent } from '../../daemon/agent/agent.ts';
-import { resolveClone } from '../../daemon/agent/clone.ts';
+import { createCloneHandler } from '../../daemon/agent/clone.ts';
 import { Identity, type IdentityState, type IdentityStore } from '../../daemon/agent/identity.ts';
 import type { RegistryClient } from '../../src/client.ts';
 import { VregError } from '../../src/protocol/errors.ts';
@@ -138,16 +138,16 @@ export class SimVm {
   /** Its wall clock was set, or it was suspended: its agent notices with its next look. */
   jump(): void {
     this.#world.time.after(this.#world.random() * LOOK_FOR_JUMPS, () => {
-      if (this.isAlive && !this.isPaused) this.#agent.hurry();
+      if (this.isAlive && !this.isPaused) this.#agent.heartbeatNow();
     });
   }
 
   #run(announces: boolean): void {
     const { proves, interval } = this.#world;
     const log = { info: () => {}, warn: () => {} };
-    let identity = Identity.open(this.#disk, this.id, { goesOn: !announces });
+    let identity = Identity.open(this.#disk, this.id, { resume: !announces });
     let vm = this.#registration(identity);
-    const resolve = resolveClone({
+    const resolve = createCloneHandler({
       policy: 'rebirth',
       hooks: [],
       makeId: () => `reborn-${this.name}`,

@@ -90,18 +90,18 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
       onClone: config.get('on-clone') as OnClone,
       idCommand: config.get('id-command'),
       rebirthHooks: flags.rebirthHook ?? [],
-      runDir: runDirOf(context),
+      addressFiles: runDirOf(context),
       checks,
-      onUp: (trouble) => {
+      onReady: (trouble) => {
         status = trouble ?? `registered with ${registry}`;
         // A registry that is away is waited for by the agent, not by those who wait for the agent.
         manager?.ready();
         void tellReady(trouble);
       },
-      onTrouble: (trouble) => {
+      onOutage: (trouble) => {
         status = trouble === undefined ? 'the registry is back' : `trying again: ${trouble}`;
       },
-      onBeat: ({ lastSeen }) => {
+      onHeartbeat: ({ lastSeen }) => {
         status = `last beat ${lastSeen}`;
       },
       onReload: (reload) =>
@@ -127,7 +127,7 @@ function settingsOf(context: Context, flags: Flags): AgentSettings {
   thisVm(config, flags);
   return {
     client: context.freshClient(),
-    lastClient: context.lastClient(LAST_WORD),
+    exitClient: context.lastClient(LAST_WORD),
     vmOf: (id) => thisVm(config, flags, id),
     interval: config.duration('interval'),
     onExit: config.get('on-exit') as OnExit,

@@ -1,7 +1,7 @@
 /** `vreg daemon install` and `uninstall`: the units of systemd, put in place and taken away. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import type { InstallOptions, Step } from '../../../daemon/systemd/install.ts';
+import type { InstallOptions, InstallStep } from '../../../daemon/systemd/install.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
 import { refuseLoose } from '../../config/secret-file.ts';
 import { VregError } from '../../protocol/errors.ts';
@@ -55,15 +55,15 @@ export const install = defineCommand<PlaceFlags & { now?: boolean }>({
     const steps = systemd.planInstall(options);
     if (flags.dryRun) return context.print(stepsAnswer(steps));
     await agree(context, steps, flags);
-    systemd.carryOut(steps, options.dir, files);
+    systemd.executePlan(steps, options.dir, files);
     await context.print(stepsAnswer(steps));
-    const { STARTED } = await import('../../../daemon/systemd/units.ts');
+    const { STARTED_UNIT } = await import('../../../daemon/systemd/units.ts');
     const systemctl = `systemctl${flags.user ? ' --user' : ''}`;
     if (flags.root !== undefined) return;
     context.note(
       flags.now
-        ? `see how it goes: ${systemctl} status ${STARTED[kind]}`
-        : `start it: ${systemctl} start ${STARTED[kind]}`,
+        ? `see how it goes: ${systemctl} status ${STARTED_UNIT[kind]}`
+        : `start it: ${systemctl} start ${STARTED_UNIT[kind]}`,
     );
   },
 });
@@ -94,7 +94,7 @@ export const uninstall = defineCommand<PlaceFlags>({
     }
     if (!flags.dryRun) {
       await agree(context, steps, flags);
-      systemd.carryOut(steps, options.dir, files);
+      systemd.executePlan(steps, options.dir, files);
     }
     await context.print(stepsAnswer(steps));
   },
@@ -134,10 +134,10 @@ function checkPlace({ argv }: Context, { user, root, dryRun }: PlaceFlags): void
   });
 }
 
-function placeOf(context: Context, flags: PlaceFlags): Pick<InstallOptions, 'dir' | 'flags' | 'isLive'> {
+function placeOf(context: Context, flags: PlaceFlags): Pick<InstallOptions, 'dir' | 'flags' | 'managerRuns'> {
   const dir = join(etcOf(context, flags), flags.user ? 'systemd/user' : 'systemd/system');
   const words = flags.user ? ['--user'] : flags.root === undefined ? [] : [`--root=${flags.root}`];
-  return { dir, flags: words, isLive: flags.root === undefined };
+  return { dir, flags: words, managerRuns: flags.root === undefined };
 }
 
 /** Where configuration is: what `%E` means in a unit. */
@@ -145,12 +145,12 @@ function etcOf({ env }: Context, { user, root = '/' }: PlaceFlags): string {
   return user ? env.XDG_CONFIG_HOME || join(env.HOME || '/', '.config') : join(root, 'etc');
 }
 
-async function agree(context: Context, steps: readonly Step[], { yes }: PlaceFlags): Promise<void> {
+async function agree(context: Context, steps: readonly InstallStep[], { yes }: PlaceFlags): Promise<void> {
   if (!yes) for (const { action, what } of steps) context.note(`${action} ${what}`);
   await context.confirm('Do this?', yes);
 }
 
-function stepsAnswer(rows: readonly Step[]): RowsAnswer<Step> {
+function stepsAnswer(rows: readonly InstallStep[]): RowsAnswer<InstallStep> {
   return {
     kind: 'rows',
     rows,

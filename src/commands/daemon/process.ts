@@ -2,7 +2,7 @@
 import type { Logger } from 'pino';
 import type { ProcessInfo } from '../../../daemon/process/pid-file.ts';
 import type { Reloader } from '../../../daemon/process/reload.ts';
-import type { Manager } from '../../../daemon/systemd/notify.ts';
+import type { SystemdNotifier } from '../../../daemon/systemd/notify.ts';
 import type { Context, Flag } from '../../command.ts';
 import type { SettingKey } from '../../config/settings.ts';
 import type { LogFormat, LogLevel } from '../../protocol/api.ts';
@@ -27,14 +27,14 @@ export async function createLog({ config, io }: Context) {
 }
 
 export async function detach(context: Context, kind: ProcessInfo['kind'], logFile: string): Promise<void> {
-  const { startInBackground } = await import('../../../daemon/process/detach.ts');
-  const { pid, trouble } = await startInBackground(
+  const { startDetached } = await import('../../../daemon/process/detach.ts');
+  const { pid, warning } = await startDetached(
     context.argv.filter((word) => word !== '--detach'),
     logFile,
   );
   const started = (await findRunning(context, [kind])).filter((info) => info.pid === pid);
   await context.print(processesAnswer(started));
-  if (trouble !== undefined) context.note(`${trouble}; it is tried again until it works`);
+  if (warning !== undefined) context.note(`${warning}; it is tried again until it works`);
   context.note(`it goes on in the background; its log is ${logFile}`);
 }
 
@@ -71,9 +71,13 @@ export function processesAnswer(rows: readonly ProcessInfo[]): RowsAnswer<Proces
 }
 
 /** What to tell of this process to systemd, if that has started it. @param status one line on how it goes */
-export async function notifies(context: Context, log: Logger, status: () => string): Promise<Manager | undefined> {
+export async function notifies(
+  context: Context,
+  log: Logger,
+  status: () => string,
+): Promise<SystemdNotifier | undefined> {
   if (!context.env.NOTIFY_SOCKET) return undefined;
-  return (await import('../../../daemon/systemd/notify.ts')).notifies({ env: context.env, log, status });
+  return (await import('../../../daemon/systemd/notify.ts')).createNotifier({ env: context.env, log, status });
 }
 
 /** A SIGHUP runs the reloaders from now on, instead of ending the program. */
@@ -81,21 +85,21 @@ export async function onHangup(
   context: Context,
   reloaders: readonly Reloader[],
   log: Logger,
-  manager?: Manager,
+  manager?: SystemdNotifier,
 ): Promise<void> {
-  const { reloadsOn } = await import('../../../daemon/process/reload.ts');
-  const reload = reloadsOn(reloaders, log, manager);
+  const { createReload } = await import('../../../daemon/process/reload.ts');
+  const reload = createReload(reloaders, log, manager);
   context.onHangup(() => void reload());
 }
 
 export async function tellReady(trouble?: string): Promise<void> {
-  await (await import('../../../daemon/process/detach.ts')).tellReady(trouble);
+  await (await import('../../../daemon/process/detach.ts')).reportReady(trouble);
 }
 
 /** Whoever waits for a program in the background hears why it did not come up. */
 export async function orTell(running: Promise<void>): Promise<void> {
   return running.catch(async (error: unknown) => {
-    await (await import('../../../daemon/process/detach.ts')).tellFailed(error);
+    await (await import('../../../daemon/process/detach.ts')).reportFailure(error);
     throw error;
   });
 }

@@ -40,11 +40,11 @@ export const stop = defineCommand({
       throw new VregError('USAGE', `cannot stop "${which}"`, { field: 'which', hint: 'one of: serve, agent' });
     }
     const running = await findRunning(context, which === undefined ? ['agent', 'serve'] : [which]);
-    const { endProcesses } = await import('../../../daemon/process/pid-file.ts');
+    const { stopProcesses } = await import('../../../daemon/process/pid-file.ts');
     const sleep = (ms: number) => context.sleep(ms);
     // An agent's last word is for the registry, which goes after it.
     for (const each of ['agent', 'serve'])
-      await endProcesses(
+      await stopProcesses(
         running.filter(({ kind }) => kind === each),
         sleep,
       );

@@ -44,8 +44,8 @@ export const unit = defineCommand<UnitFlags & { outputDir?: string }>({
     const closed = flags.user ? undefined : await whyNoUnitCanStart();
     if (closed) context.note(`${closed}: this unit will not start`);
     if (flags.outputDir !== undefined) {
-      const { placeUnits } = await import('../../../daemon/systemd/install.ts');
-      placeUnits(flags.outputDir, files);
+      const { writeUnits } = await import('../../../daemon/systemd/install.ts');
+      writeUnits(flags.outputDir, files);
     }
     const name = ({ name }: UnitFile) => name;
     if (flags.outputDir !== undefined)
@@ -76,18 +76,20 @@ export async function makeUnits(
       hint: `flags for what the unit runs stand behind --: vreg daemon unit ${kind} -- ${more}`,
     });
   }
-  const { COMMANDS, unitsOf } = await import('../../../daemon/systemd/units.ts');
+  const { UNIT_COMMAND, unitsOf } = await import('../../../daemon/systemd/units.ts');
   const { thisProgram } = await import('../../../daemon/systemd/program.ts');
-  const path = COMMANDS[kind].filter((_, index, all) => all.slice(0, index + 1).every((word) => !word.startsWith('-')));
+  const path = UNIT_COMMAND[kind].filter((_, index, all) =>
+    all.slice(0, index + 1).every((word) => !word.startsWith('-')),
+  );
   await checkWords(context, path, words);
-  return { kind, files: unitsOf(kind, { ...thisProgram(), words, user, token, tls }) };
+  return { kind, files: unitsOf(kind, { ...thisProgram(), args: words, user, token, tls }) };
 }
 
 /** @returns why the hardened units of the system cannot start this program; undefined when they can */
 export async function whyNoUnitCanStart(): Promise<string | undefined> {
-  const { thisProgram, whyClosed } = await import('../../../daemon/systemd/program.ts');
+  const { thisProgram, whyUnreadable } = await import('../../../daemon/systemd/program.ts');
   const { node, bin } = thisProgram();
-  return whyClosed(node) ?? whyClosed(bin);
+  return whyUnreadable(node) ?? whyUnreadable(bin);
 }
 
 function isKind(text: string | undefined): text is UnitKind {

@@ -12,7 +12,7 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { whyClosed } from '../../../daemon/systemd/program.ts';
+import { whyUnreadable } from '../../../daemon/systemd/program.ts';
 import { UNIT_KINDS } from '../../../daemon/systemd/units.ts';
 import { vreg } from '../../helpers/cli.ts';
 import { BIN, cleanEnv, type Ran, run, tempDir } from '../../helpers/daemon.ts';
@@ -243,7 +243,7 @@ test('--root puts the units into an image, where the real systemctl enables them
   const { home, vreg } = aHome(t);
   const root = join(home, 'image');
   const ran = await vreg('daemon', 'install', 'serve', '--root', root, '--no-token', '--yes');
-  const closed = whyClosed(process.execPath) ?? whyClosed(BIN);
+  const closed = whyUnreadable(process.execPath) ?? whyUnreadable(BIN);
   if (closed) {
     // Where this clone is, no hardened unit could reach it.
     assert.deepEqual([ran.code, ran.stdout], [5, '']);

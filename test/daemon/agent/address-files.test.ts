@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
-import { writeRunDir } from '../../../daemon/agent/address-files.ts';
+import { writeAddressFiles } from '../../../daemon/agent/address-files.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 import { aVm } from '../../helpers/vm.ts';
 
@@ -23,7 +23,7 @@ test('the oldest live VM of each role is in its files, with when that was so; a 
     now: () => now,
   };
   const read = (path: string) => readFileSync(join(dir, path), 'utf8');
-  writeRunDir(options, [vm('new', 'worker'), vm('old', 'worker'), vm('box', 'infra')]);
+  writeAddressFiles(options, [vm('new', 'worker'), vm('old', 'worker'), vm('box', 'infra')]);
   assert.deepEqual(
     ['worker/addr', 'worker/url', 'worker/at', 'infra/addr'].map((file) => read(`by-role/${file}`)),
     ['old.test\n', 'http://old.test\n', '1700000000\n', 'box.test\n'],
@@ -31,7 +31,7 @@ test('the oldest live VM of each role is in its files, with when that was so; a 
   assert.equal(read('env'), 'A=1\n');
   const before = statSync(join(dir, 'by-role/worker/addr')).ino;
   now += 60_000;
-  writeRunDir(options, [vm('old', 'worker')]);
+  writeAddressFiles(options, [vm('old', 'worker')]);
   assert.equal(read('by-role/worker/at'), '1700000060\n');
   assert.equal(statSync(join(dir, 'by-role/worker/addr')).ino, before, 'what is the same is not written again');
   assert.equal(existsSync(join(dir, 'by-role/infra')), false);

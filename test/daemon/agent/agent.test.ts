@@ -192,7 +192,7 @@ test('an agent that may not register ends when the registry does not know the VM
 
 test('each beat that was taken is told', async () => {
   const beats: string[] = [];
-  const life = aLife({ onBeat: ({ id }) => void beats.push(id) });
+  const life = aLife({ onHeartbeat: ({ id }) => void beats.push(id) });
   await live(life, 3);
   assert.deepEqual(beats, ['vm-1', 'vm-1']);
 });
@@ -211,7 +211,7 @@ test('a failure of the request that was under way when the agent was told to sto
 test('an agent that leaves declares its VM stopped', async () => {
   const life = aLife();
   life.registry.entry = aVm();
-  await new Agent(life.options).leave();
+  await new Agent(life.options).deregister();
   assert.deepEqual(life.registry.asked, ['update']);
   assert.equal(life.registry.entry.status, 'stopped');
 });
@@ -219,14 +219,14 @@ test('an agent that leaves declares its VM stopped', async () => {
 test('an agent that leaves with deregister removes its entry', async () => {
   const life = aLife({ onExit: 'deregister' });
   life.registry.entry = aVm();
-  await new Agent(life.options).leave();
+  await new Agent(life.options).deregister();
   assert.equal(life.registry.entry, undefined);
 });
 
 test('an agent that leaves with keep says nothing', async () => {
   const life = aLife({ onExit: 'keep' });
   life.registry.entry = aVm();
-  await new Agent(life.options).leave();
+  await new Agent(life.options).deregister();
   assert.deepEqual(life.registry.asked, []);
   assert.deepEqual(life.registry.entry, aVm());
 });
@@ -236,7 +236,7 @@ for (const onExit of ['stopped', 'deregister'] as const) {
     test(`leaving with ${onExit} does not fail on ${code}`, async () => {
       const life = aLife({ onExit });
       life.registry.fail(code);
-      await new Agent(life.options).leave();
+      await new Agent(life.options).deregister();
       assert.deepEqual(life.warnings, [`could not tell the registry that this VM stops: the registry says ${code}`]);
     });
   }

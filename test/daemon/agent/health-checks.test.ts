@@ -3,11 +3,11 @@ import { once } from 'node:events';
 import { createServer } from 'node:http';
 import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import test from 'node:test';
-import { Checks, probe, Verdict } from '../../../daemon/agent/health-checks.ts';
+import { HealthChecks, HealthState, probe } from '../../../daemon/agent/health-checks.ts';
 import { until } from '../../helpers/until.ts';
 
 test('the first probe decides; after it so many in a row are needed to fail, and to pass again', () => {
-  const verdict = new Verdict({ rise: 2, fall: 3 });
+  const verdict = new HealthState({ rise: 2, fall: 3 });
   const seen = [true, false, false, true, false, false, false, true, false, true, true].map((passed) => {
     verdict.add(passed);
     return verdict.health === 'passing' ? 'p' : 'f';
@@ -54,7 +54,7 @@ test('checks report each service, and say when one has changed', async (t) => {
   const { port } = server.address() as AddressInfo;
   let changes = 0;
   const services = [{ name: 'web', port, healthPath: '/' }];
-  const checks = new Checks(services, { interval: 20, timeout: 1000, rise: 1, fall: 2 }, () => changes++);
+  const checks = new HealthChecks(services, { interval: 20, timeout: 1000, rise: 1, fall: 2 }, () => changes++);
   t.after(() => checks.stop());
   await until('the service to pass', () => checks.report().web === 'passing');
   server.close();

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { resolveClone } from '../../../daemon/agent/clone.ts';
+import { createCloneHandler } from '../../../daemon/agent/clone.ts';
 import { Identity, type IdentityState } from '../../../daemon/agent/identity.ts';
 import { keepOutOfLog } from '../../../daemon/process/redaction.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
@@ -116,7 +116,7 @@ test('the original registry gets plain beats', async (t) => {
   assert.deepEqual(life.registry.beats, [undefined, undefined]);
 });
 
-function cloneOptions(t: TestContext, more: Partial<Parameters<typeof resolveClone>[0]> = {}) {
+function cloneOptions(t: TestContext, more: Partial<Parameters<typeof createCloneHandler>[0]> = {}) {
   const warnings: string[] = [];
   const identity = Identity.open(tempDir(t), 'vm-1');
   const options = {
@@ -134,7 +134,7 @@ function cloneOptions(t: TestContext, more: Partial<Parameters<typeof resolveClo
 
 test('a clone that is reborn has a new id and its old one as parent; a hook that fails is told, and no end', async (t) => {
   const { options, warnings } = cloneOptions(t, { hooks: ['exit 3', 'test "$VREG_OLD_ID" = vm-1'] });
-  const { vm, identity } = await resolveClone(options)(CONFLICT);
+  const { vm, identity } = await createCloneHandler(options)(CONFLICT);
   assert.match(vm!.id, /^vm-[0-9a-f]{16}$/);
   assert.deepEqual([vm!.parentId, identity!.id], ['vm-1', vm!.id]);
   assert.equal(warnings.filter((warning) => warning.includes('--rebirth-hook failed')).length, 1);
@@ -145,9 +145,9 @@ test('of a command that fails its last word is told, without secrets, and not al
   const command = 'set -x; : chosen-secret; set +x; echo "Bearer chosen-secret is wrong" >&2; kill $$';
   const told = /: it ended with SIGTERM: Bearer \*\*\* is wrong$/;
   const { options, warnings } = cloneOptions(t, { hooks: [command] });
-  await resolveClone(options)(CONFLICT);
+  await createCloneHandler(options)(CONFLICT);
   assert.match(warnings[1]!, told);
-  await assert.rejects(resolveClone({ ...options, idCommand: command })(CONFLICT), { message: told });
+  await assert.rejects(createCloneHandler({ ...options, idCommand: command })(CONFLICT), { message: told });
 });
 
 for (const [idCommand, why] of [
@@ -158,17 +158,17 @@ for (const [idCommand, why] of [
 ] as const) {
   test(`an --id-command that is of no use ends the clone: ${idCommand}`, async (t) => {
     const { options } = cloneOptions(t, { idCommand });
-    await assert.rejects(resolveClone(options)(CONFLICT), { code: 'IDENTITY_CONFLICT', message: why });
+    await assert.rejects(createCloneHandler(options)(CONFLICT), { code: 'IDENTITY_CONFLICT', message: why });
   });
 }
 
 test('a clone that replaces says so with its next beat, once', async (t) => {
   const { options, identity } = cloneOptions(t, { policy: 'replace' });
-  const resolve = resolveClone(options);
+  const resolve = createCloneHandler(options);
   await resolve(CONFLICT);
-  assert.equal(identity.beat().replace, true);
-  identity.accepted();
-  assert.equal(identity.beat().replace, undefined);
+  assert.equal(identity.nextProof().replace, true);
+  identity.confirmProof();
+  assert.equal(identity.nextProof().replace, undefined);
   await assert.rejects(resolve(CONFLICT), { code: 'IDENTITY_CONFLICT' });
 });
 
@@ -207,16 +207,16 @@ test('a clone does not use the token of the VM that it was copied from under its
   const { identity, life } = provenLife(t);
   life.registry.gives = 'of-the-first';
   await live(life, 1);
-  const reborn = identity.rebornAs('vm-2');
+  const reborn = identity.rebirth('vm-2');
   assert.equal(reborn.bearer, undefined);
 });
 
 test('a bearer token that somebody else put into the state is none', (t) => {
   const dir = tempDir(t);
   const told: string[] = [];
-  Identity.open(dir, 'vm-1').beat();
+  Identity.open(dir, 'vm-1').nextProof();
   const [file] = readdirSync(dir);
   writeFileSync(join(dir, file!), JSON.stringify({ vm: 'vm-1', bearer: 7 }));
-  assert.equal(Identity.open(dir, 'vm-1', { onTrouble: (message) => void told.push(message) }).bearer, undefined);
+  assert.equal(Identity.open(dir, 'vm-1', { onWarning: (message) => void told.push(message) }).bearer, undefined);
   assert.equal(told.length, 1);
 });

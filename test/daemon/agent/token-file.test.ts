@@ -11,7 +11,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { keepTokenFile, mendTokenFile } from '../../../daemon/agent/token-file.ts';
+import { repairTokenFile, writeTokenFile } from '../../../daemon/agent/token-file.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 
 function tokenFile(t: TestContext) {
@@ -21,8 +21,8 @@ function tokenFile(t: TestContext) {
   return {
     path: join(dir, 'token'),
     warnings,
-    keep: () => keepTokenFile(dir, 'own', log),
-    mend: () => mendTokenFile(dir, 'own', log),
+    keep: () => writeTokenFile(dir, 'own', log),
+    mend: () => repairTokenFile(dir, 'own', log),
   };
 }
 

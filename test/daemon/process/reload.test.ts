@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { type Reloader, reloadsOn } from '../../../daemon/process/reload.ts';
+import { createReload, type Reloader } from '../../../daemon/process/reload.ts';
 
 function aLog() {
   const lines: string[] = [];
@@ -11,7 +11,7 @@ function aLog() {
 test('one that fails is told, and the others are read again all the same', async () => {
   const log = aLog();
   const told: string[] = [];
-  const reload = reloadsOn(
+  const reload = createReload(
     [
       {
         what: 'the token file',
@@ -35,7 +35,7 @@ test('one that fails is told, and the others are read again all the same', async
 test('a hangup during a reload has it done once more, however many there are; a reloader may come later', async () => {
   let reads = 0;
   const reloaders: Reloader[] = [];
-  const reload = reloadsOn(reloaders, aLog());
+  const reload = createReload(reloaders, aLog());
   reloaders.push({
     what: 'it',
     reload: async () => {

@@ -114,7 +114,7 @@ export function aLife(more: Partial<AgentOptions> = {}, registry = new FakeRegis
       warn: (_fields, message) => void life.warnings.push(message),
     },
     sleep: async () => {},
-    onUp: (trouble) => void life.ups.push(trouble),
+    onReady: (trouble) => void life.ups.push(trouble),
     ...more,
   };
   return { ...life, options };
