@@ -20,7 +20,7 @@ export interface Version {
 export type Spec = Omit<Vm, 'lastSeen'>;
 
 /** What stands for an object, a list and a field in JSON, and how many bytes of JSON its memory is worth besides. */
-const MORE = { [code('{')]: 8, [code('[')]: 8, [code(':')]: 4 };
+const MORE = { [code('{')]: 20, [code('[')]: 8, [code(':')]: 4 };
 
 /** Bytes of an entry's JSON that follow what is declared. */
 const LAST_SEEN = ',"lastSeen":"2026-01-01T00:00:00.000Z"}'.length;

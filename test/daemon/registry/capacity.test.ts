@@ -40,7 +40,7 @@ test('all entries together may be as large as the limit, also those that are on 
   const one = measure.register(aVm({ id: 'a' }));
   await first.release(1);
   const { size, weight, json } = await one;
-  assert.equal(weight, size + 8 + 4 * (json.slice(0, json.indexOf('"lastSeen"')).split(':').length - 1));
+  assert.equal(weight, size + 20 + 4 * (json.slice(0, json.indexOf('"lastSeen"')).split(':').length - 1));
   const { registry, store } = registryWith({ maxTotal: 2 * weight });
   const two = ['a', 'b'].map((id) => registry.register(aVm({ id })));
   await assert.rejects(registry.register(aVm({ id: 'c' })), full('metadata'));

@@ -228,7 +228,8 @@ export class WireModel {
 
   #weightOf(each: ModelVm): number {
     const text = JSON.stringify(each.vm);
-    return this.#sizeOf(each) + 8 * (text.split(/[{[]/).length - 1) + 4 * (text.split(':').length - 1);
+    const count = (part: string) => text.split(part).length - 1;
+    return this.#sizeOf(each) + 20 * count('{') + 8 * count('[') + 4 * count(':');
   }
 
   #sizeOf({ vm, lastSeen }: ModelVm): number {
