@@ -723,11 +723,9 @@ complete -c vreg -n '__vreg_at daemon' -l tls-key -d 'its private key, mode 0600
 complete -c vreg -n '__vreg_at daemon' -l tls-client-ca -d 'certificates of which one must have signed that of each client' -r -F
 complete -c vreg -n '__vreg_at daemon' -l trust-proxy -d 'proxies whose X-Forwarded-For and -Proto hold; needs a token' -f -a 'loopback linklocal uniquelocal'
 complete -c vreg -n '__vreg_at daemon' -l cors-origin -d 'origins, with commas, whose pages may use the registry' -x
-complete -c vreg -n '__vreg_at daemon' -l max-body -d 'largest body of a request; 413 beyond it' -x
-complete -c vreg -n '__vreg_at daemon' -l max-entry -d 'largest entry, as the JSON that is answered; 413 beyond it' -x
-complete -c vreg -n '__vreg_at daemon' -l max-vms -d 'most VMs in the registry; 429 beyond it' -x
-complete -c vreg -n '__vreg_at daemon' -l max-connections -d 'most connections at once; more are closed' -x
-complete -c vreg -n '__vreg_at daemon' -l request-timeout -d 'longest time for a request to arrive; 408 beyond it' -x
+complete -c vreg -n '__vreg_at daemon' -l max-body -d 'maximum size of a request body, and of an entry as JSON (else 413)' -x
+complete -c vreg -n '__vreg_at daemon' -l max-vms -d 'maximum number of registered VMs (else 429)' -x
+complete -c vreg -n '__vreg_at daemon' -l max-connections -d 'maximum number of open connections; more are closed' -x
 complete -c vreg -n '__vreg_at daemon' -l data-dir -d 'where the registry, or the agent, keeps its state' -r -F
 complete -c vreg -n '__vreg_at daemon' -l log-level -d 'least level that is logged' -x -a 'debug info warn error silent'
 complete -c vreg -n '__vreg_at daemon' -l log-format -d 'how the log is written' -x -a 'pretty json'
@@ -765,11 +763,9 @@ complete -c vreg -n '__vreg_at daemon serve' -l tls-key -d 'its private key, mod
 complete -c vreg -n '__vreg_at daemon serve' -l tls-client-ca -d 'certificates of which one must have signed that of each client' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l trust-proxy -d 'proxies whose X-Forwarded-For and -Proto hold; needs a token' -f -a 'loopback linklocal uniquelocal'
 complete -c vreg -n '__vreg_at daemon serve' -l cors-origin -d 'origins, with commas, whose pages may use the registry' -x
-complete -c vreg -n '__vreg_at daemon serve' -l max-body -d 'largest body of a request; 413 beyond it' -x
-complete -c vreg -n '__vreg_at daemon serve' -l max-entry -d 'largest entry, as the JSON that is answered; 413 beyond it' -x
-complete -c vreg -n '__vreg_at daemon serve' -l max-vms -d 'most VMs in the registry; 429 beyond it' -x
-complete -c vreg -n '__vreg_at daemon serve' -l max-connections -d 'most connections at once; more are closed' -x
-complete -c vreg -n '__vreg_at daemon serve' -l request-timeout -d 'longest time for a request to arrive; 408 beyond it' -x
+complete -c vreg -n '__vreg_at daemon serve' -l max-body -d 'maximum size of a request body, and of an entry as JSON (else 413)' -x
+complete -c vreg -n '__vreg_at daemon serve' -l max-vms -d 'maximum number of registered VMs (else 429)' -x
+complete -c vreg -n '__vreg_at daemon serve' -l max-connections -d 'maximum number of open connections; more are closed' -x
 complete -c vreg -n '__vreg_at daemon serve' -l data-dir -d 'where the registry, or the agent, keeps its state' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l log-level -d 'least level that is logged' -x -a 'debug info warn error silent'
 complete -c vreg -n '__vreg_at daemon serve' -l log-format -d 'how the log is written' -x -a 'pretty json'
@@ -1146,7 +1142,7 @@ complete -c vreg -n '__vreg_at config' -l no-headers -d 'leave the titles of col
 complete -c vreg -n '__vreg_at config' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config get' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-entry max-vms max-connections request-timeout log-level log-format interval on-clone id-command run-dir on-exit'
+complete -c vreg -n '__vreg_at config get' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-vms max-connections log-level log-format interval on-clone id-command run-dir on-exit'
 complete -c vreg -n '__vreg_at config get' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config get' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config get' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
@@ -1161,7 +1157,7 @@ complete -c vreg -n '__vreg_at config get' -l no-headers -d 'leave the titles of
 complete -c vreg -n '__vreg_at config get' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config get' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config get' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config set' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-entry max-vms max-connections request-timeout log-level log-format interval on-clone id-command run-dir on-exit'
+complete -c vreg -n '__vreg_at config set' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-vms max-connections log-level log-format interval on-clone id-command run-dir on-exit'
 complete -c vreg -n '__vreg_at config set' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config set' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config set' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
@@ -1176,7 +1172,7 @@ complete -c vreg -n '__vreg_at config set' -l no-headers -d 'leave the titles of
 complete -c vreg -n '__vreg_at config set' -l no-color -d 'no colour, as NO_COLOR=1'
 complete -c vreg -n '__vreg_at config set' -l verbose -s v -d 'say on stderr what is asked of the registry'
 complete -c vreg -n '__vreg_at config set' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config unset' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-entry max-vms max-connections request-timeout log-level log-format interval on-clone id-command run-dir on-exit'
+complete -c vreg -n '__vreg_at config unset' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-vms max-connections log-level log-format interval on-clone id-command run-dir on-exit'
 complete -c vreg -n '__vreg_at config unset' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config unset' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
 complete -c vreg -n '__vreg_at config unset' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F

@@ -3,7 +3,6 @@ import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
-import { getHeapStatistics } from 'node:v8';
 import type { Logger } from 'pino';
 import { VregError } from '../src/protocol/errors.ts';
 import { withoutTokens } from '../src/protocol/token.ts';
@@ -17,6 +16,7 @@ import { removeCutBackups } from './http/handlers/backup.ts';
 import { isLoopback } from './http/origin.ts';
 import { type Endpoints, listen } from './http/server/listen.ts';
 import { Tls, type TlsFiles } from './http/server/tls.ts';
+import { entriesLimit, openStreamLimit, requestTimeout } from './limits.ts';
 import { checkFdLimit } from './process/fd-limit.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process/pid-file.ts';
 import { keepOutOfLog } from './process/redaction.ts';
@@ -36,15 +36,6 @@ const SWEEP_INTERVAL = 250;
 /** Saves without a beat after which the listening clock is saved all the same: how much of a lease a kill -9 can give back. */
 const IDLE_SAVES = 10;
 
-/** Of the connections, those that may wait for an answer or watch: the others are for who wants to be served at once. */
-const HELD_SHARE = 0.5;
-
-/**
- * Bytes of heap for one of an entry's JSON: an object of many small keys takes a dozen, and its text is kept twice. More
- * entries than that would end the process, and end it again at each start.
- */
-const HEAP_PER_BYTE = 16;
-
 /** Looks at a busy data dir before it is given up, and milliseconds between them: longer than a check of a small database. */
 const BUSY_TRIES = 6;
 const BUSY_DELAY = 250;
@@ -57,7 +48,7 @@ export interface ServeOptions extends Endpoints {
   massLoss: number;
   /** Names by which the registry may be asked, besides its addresses, `localhost`, the host name and that of {@link Endpoints}. */
   allowHosts: readonly string[];
-  limits: RegistryLimits & Pick<AppLimits, 'maxBody' | 'requestTimeout'> & { maxConnections: number };
+  limits: Pick<RegistryLimits, 'maxVms'> & Pick<AppLimits, 'maxBody'> & { maxConnections: number };
   token?: string | undefined;
   /** What the TCP address speaks https with; the socket stays plain. */
   tls?: TlsFiles | undefined;
@@ -109,7 +100,9 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
   const clock = new ListeningClock(contents.listened);
   clock.start();
   const observer: RegistryObserver = { ...observerOf(log), removed: (id) => tokens.forgetVm(id) };
-  const limits = { ...options.limits, maxTotal: Math.floor(getHeapStatistics().heap_size_limit / HEAP_PER_BYTE) };
+  const { maxVms, maxBody, maxConnections } = options.limits;
+  // A client must be able to send back any entry that it has read, so no entry is larger than a request body.
+  const limits = { maxVms, maxEntry: maxBody, maxTotal: entriesLimit() };
   const registry = new Registry({ store, clock, staleAfter, massLoss, limits, observer }, contents);
   const tokens: Tokens = new Tokens(contents, {
     pending: registry.pending,
@@ -127,7 +120,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
 
   const cors = corsOrigins.length > 0 ? new Cors(corsOrigins) : undefined;
   const names = acceptedHosts(options, tls);
-  const appLimits = { ...limits, maxHeld: Math.ceil(limits.maxConnections * HELD_SHARE) };
+  const appLimits = { maxBody, requestTimeout: requestTimeout(maxBody), maxHeld: openStreamLimit(maxConnections) };
   const app = buildApp({
     registry,
     version,
@@ -149,7 +142,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
   };
   const startListening = async () => {
     if (authenticator.isOpen) refusePublicListener(options);
-    return listen(app, { tcp, socket }, { maxConnections: limits.maxConnections, tls });
+    return listen(app, { tcp, socket }, { maxConnections, tls });
   };
   const listening = await startListening().catch(async (error) => {
     await closeStore();

@@ -101,7 +101,7 @@ export class Config {
   }
 
   /** Milliseconds. */
-  duration(key: 'timeout' | 'stale-after' | 'interval' | 'request-timeout'): number {
+  duration(key: 'timeout' | 'stale-after' | 'interval'): number {
     return parseDuration(this.get(key)!, key);
   }
 

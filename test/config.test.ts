@@ -71,10 +71,8 @@ function someValue(key: SettingKey): string {
       port: '7',
       'mass-loss': '7%',
       'max-body': '7',
-      'max-entry': '7',
       'max-vms': '7',
       'max-connections': '7',
-      'request-timeout': '7s',
       'trust-proxy': '7.7.7.7',
       'cors-origin': 'https://x.example',
     }[key as string] ?? 'x'

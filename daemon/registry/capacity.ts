@@ -40,7 +40,7 @@ function checkSize(entry: VmRecord, { maxEntry }: RegistryLimits): void {
   if (size <= maxEntry) return;
   throw new VregError('TOO_LARGE', `the entry is too large: ${size} bytes of JSON, at most ${maxEntry}`, {
     field: 'metadata',
-    hint: 'keep less in metadata and services, or raise --max-entry of the daemon',
+    hint: 'store less in metadata and services, or raise --max-body of the daemon',
   });
 }
 

@@ -166,7 +166,7 @@ function refusalOf({ code, reason, rawPacket, bytesParsed = 0 }: BrokenRequest, 
   if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
     return {
       error: new VregError('REQUEST_TIMEOUT', `the request did not arrive whole in time: within ${requestTimeout} ms`, {
-        hint: 'send it faster, or raise --request-timeout of the daemon',
+        hint: 'send the whole request faster, or use a better connection',
       }),
     };
   if (code === 'HPE_INVALID_METHOD') {

@@ -33,10 +33,8 @@ export const SERVE_SETTINGS: readonly SettingKey[] = [
   'trust-proxy',
   'cors-origin',
   'max-body',
-  'max-entry',
   'max-vms',
   'max-connections',
-  'request-timeout',
   ...LOG_SETTINGS,
   ...VM_SETTINGS,
 ];
@@ -101,10 +99,8 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
       allowHosts: config.get('allow-host')?.split(',') ?? [],
       limits: {
         maxBody: parseBytes(config.get('max-body')!, 'max-body'),
-        maxEntry: parseBytes(config.get('max-entry')!, 'max-entry'),
         maxVms: Number(config.get('max-vms')),
         maxConnections: Number(config.get('max-connections')),
-        requestTimeout: config.duration('request-timeout'),
       },
       token: config.token()?.value,
       tls,
