@@ -112,11 +112,13 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
   const authenticator = new Authenticator({
     root: options.token,
     tokens,
-    now: () => clock.now(),
     ticks: () => performance.now(),
   });
   const saver = saveHeartbeats(registry, log);
-  const sweeper = setInterval(() => registry.sweep(), SWEEP_INTERVAL).unref();
+  const sweeper = setInterval(() => {
+    registry.sweep();
+    tokens.expire();
+  }, SWEEP_INTERVAL).unref();
 
   const cors = corsOrigins.length > 0 ? new Cors(corsOrigins) : undefined;
   const names = acceptedHosts(options, tls);

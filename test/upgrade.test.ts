@@ -26,7 +26,14 @@ interface Expected {
 }
 
 const DATA = join(import.meta.dirname, 'data/3e95f1a');
-const EXPECTED = JSON.parse(readFileSync(join(DATA, 'expected.json'), 'utf8')) as Expected;
+const EXPECTED = withNewKeys(JSON.parse(readFileSync(join(DATA, 'expected.json'), 'utf8')) as Expected);
+
+/** The wire key `bornOf` is `enrolledBy` today; the stored data still has the old one. */
+function withNewKeys({ tokens, ...expected }: Expected): Expected {
+  const renamed = ({ bornOf, ...token }: Expected['tokens'][number]) =>
+    bornOf === undefined ? token : { ...token, enrolledBy: bornOf };
+  return { ...expected, tokens: tokens.map(renamed) };
+}
 
 /** Copies a file or a folder of the data, and sets the modes that vreg gave it: git does not keep them. */
 function copyOf(name: string, to: string): string {
@@ -156,10 +163,10 @@ test('a clone that was refused before and comes back is the same conflict', asyn
 
 test('the tokens of VMs that an old enrol token let in are revoked with it', async (t) => {
   const daemon = await upgraded(t);
-  const names = EXPECTED.tokens.filter(({ bornOf }) => bornOf === 'image').map(({ name }) => name);
+  const names = EXPECTED.tokens.filter(({ enrolledBy }) => enrolledBy === 'image').map(({ name }) => name);
   assert.deepEqual(names, ['image/edge-1', 'image/edge-2', 'image/agent-1', 'image/agent-1-b']);
   const env = { VERS_AUTH_TOKEN: EXPECTED.secrets.admin };
-  const { stdout } = await daemon.vreg(['token', 'revoke', '--born-of', 'image', '--yes', '-q'], { env });
+  const { stdout } = await daemon.vreg(['token', 'revoke', '--enrolled-by', 'image', '--yes', '-q'], { env });
   assert.deepEqual(stdout.trim().split('\n').sort(), [...names].sort());
   for (const name of names) assert.equal((await ask(daemon, name, 'GET', '/registry/whoami')).status, 401, name);
   assert.equal((await ask(daemon, 'image-of-any/edge-4', 'GET', '/registry/whoami')).status, 200);

@@ -4,32 +4,41 @@ import { VregError } from '../../src/protocol/errors.ts';
 import { isReserved, mayDo, type Scope } from '../../src/protocol/token.ts';
 import { ANONYMOUS, type TokenRestriction } from '../registry/preconditions.ts';
 import { AuthThrottle, OF_OLD_TOKENS } from './throttle.ts';
-import { newEnding, TOKEN, type Token } from './token.ts';
+import { expired, newRevocation, TOKEN, type Token, unauthorized } from './token.ts';
 import type { Tokens } from './tokens.ts';
 
 /** How those are named who came with the one token that the daemon was started with, or by the unix socket. */
 export const THE_TOKEN = 'VERS_AUTH_TOKEN';
 const SOCKET = 'socket';
+/** How a client sends a token. */
+const TOKEN_HINT = 'send "Authorization: Bearer TOKEN" (vreg: VERS_AUTH_TOKEN or --token-file)';
 
-/** Somebody who was let in. */
+/** An authenticated client. */
 export interface Principal {
-  /** A token's name, `VERS_AUTH_TOKEN`, `socket`, or `anonymous`. */
+  /** Name of its token, `VERS_AUTH_TOKEN`, `socket`, or `anonymous`. */
   name: string;
   scope: Scope;
-  /** The VMs that they may touch; all when nothing is said. */
+  /** VMs that the principal may change, or read with the scope `read`; undefined means all. */
   restriction?: TokenRestriction | undefined;
   token?: Token;
-  /** They came by the unix socket. */
+  /** Connected through the unix socket. */
   isLocal?: boolean;
-  /** Aborted when they shall have gone. */
+  /**
+   * Aborted when the principal's token is revoked, replaced or expires. Whatever is still open for the principal ends then:
+   * event streams, long polls, long lists, backups, request bodies. The reason is the VregError to respond with.
+   */
   revoked: AbortSignal;
 }
 
-/** @throws VregError UNAUTHORIZED when a guest's token was revoked, or has expired, since they came in */
-export function assertActive({ name, token, revoked }: Principal, now: number): void {
-  if (token?.isExpired(now)) throw expired(token);
-  if (revoked.aborted)
-    throw unauthorized(`Unauthorized — the token "${name}" was revoked meanwhile`, 'give another one');
+/** Whether the principal's token has neither been revoked nor expired since the principal was authenticated. */
+export function isActive({ token, revoked }: Principal): boolean {
+  return !revoked.aborted && !token?.isExpired();
+}
+
+/** @throws VregError UNAUTHORIZED unless the principal {@link isActive} */
+export function assertActive({ token, revoked }: Principal): void {
+  revoked.throwIfAborted();
+  if (token?.isExpired()) throw expired(token);
 }
 
 /** @throws VregError FORBIDDEN saying which scope would do */
@@ -60,28 +69,24 @@ export interface AuthenticatorOptions {
   /** The one token that may do everything, as the original registry has it. */
   root?: string | undefined;
   tokens: Tokens;
-  /** Wall clock, milliseconds since the epoch. */
-  now(): number;
   /** A clock in milliseconds that never goes back. */
   ticks(): number;
 }
 
 export class Authenticator {
   readonly tokens: Tokens;
-  readonly #now: () => number;
   readonly #guesses: AuthThrottle;
   readonly #old: AuthThrottle;
-  #root: { digest: Buffer; ending: AbortController } | undefined;
+  #root: { digest: Buffer; revocation: AbortController } | undefined;
   /** Aborted when the first token is made. */
-  readonly #open = newEnding();
-  readonly #forever = newEnding().signal;
+  readonly #open = newRevocation();
+  readonly #forever = newRevocation().signal;
 
-  constructor({ root, tokens, now, ticks }: AuthenticatorOptions) {
+  constructor({ root, tokens, ticks }: AuthenticatorOptions) {
     this.tokens = tokens;
-    this.#now = now;
     this.#guesses = new AuthThrottle(ticks);
     this.#old = new AuthThrottle(ticks, OF_OLD_TOKENS);
-    this.#root = root === undefined ? undefined : { digest: digestOf(root), ending: newEnding() };
+    this.#root = root === undefined ? undefined : { digest: digestOf(root), revocation: newRevocation() };
   }
 
   /** True while nobody has to say who they are. */
@@ -98,13 +103,13 @@ export class Authenticator {
     const before = this.#root;
     const digest = digestOf(token);
     if (before && timingSafeEqual(before.digest, digest)) return;
-    this.#root = { digest, ending: newEnding() };
-    before?.ending.abort();
+    this.#root = { digest, revocation: newRevocation() };
+    before?.revocation.abort(unauthorized(`Unauthorized — the token ${THE_TOKEN} was replaced`, 'use the new one'));
   }
 
   /** A token was made where there was none: those who came without one have to say who they are. */
   close(): void {
-    this.#open.abort();
+    this.#open.abort(unauthorized('Unauthorized — the registry requires a token now', TOKEN_HINT));
   }
 
   /** Name of the token that somebody comes with who is not let in: one that has expired, say. */
@@ -127,11 +132,10 @@ export class Authenticator {
     if (isLocal) return { name: SOCKET, scope: 'admin', revoked: this.#forever };
     const ofCertificate = this.#ofCertificate(certificate);
     if (ofCertificate) return this.#authenticateToken(ofCertificate, address);
-    const hint = 'send "Authorization: Bearer TOKEN" (vreg: VERS_AUTH_TOKEN or --token-file)';
     if (certificate !== undefined) {
-      throw unauthorized(`Unauthorized — there is no token of the certificate's name, "${certificate}"`, hint);
+      throw unauthorized(`Unauthorized — there is no token of the certificate's name, "${certificate}"`, TOKEN_HINT);
     }
-    throw unauthorized('Unauthorized — missing Authorization header', hint);
+    throw unauthorized('Unauthorized — missing Authorization header', TOKEN_HINT);
   }
 
   #ofCertificate(name = ''): Token | undefined {
@@ -146,7 +150,7 @@ export class Authenticator {
     const wait = this.#guesses.lockedOut(address);
     if (wait === undefined && secret !== undefined && this.#isRoot(secret)) {
       this.#guesses.succeeded(address);
-      return { name: THE_TOKEN, scope: 'admin', revoked: this.#root!.ending.signal };
+      return { name: THE_TOKEN, scope: 'admin', revoked: this.#root!.revocation.signal };
     }
     // What has the form of a token of ours is no guess at the one that somebody chose, but an old one.
     const isOld = secret !== undefined && TOKEN.test(secret);
@@ -166,9 +170,8 @@ export class Authenticator {
   }
 
   #authenticateToken(token: Token, address: string): Principal {
-    if (token.isExpired(this.#now())) {
-      throw expired(token);
-    }
+    token.checkExpiry();
+    if (token.isExpired()) throw expired(token);
     this.tokens.used(token, address || undefined);
     return { name: token.name, scope: token.scope, restriction: token.restriction, token, revoked: token.revoked };
   }
@@ -180,17 +183,6 @@ export class Authenticator {
 
 function secretOf(authorization: string): string | undefined {
   return /^Bearer\s+(.+)$/i.exec(authorization)?.[1];
-}
-
-function expired({ name, info }: Token): VregError {
-  return unauthorized(
-    `Unauthorized — the token "${name}" expired at ${info.expiresAt}`,
-    'make a new one: vreg token create',
-  );
-}
-
-function unauthorized(message: string, hint: string): VregError {
-  return new VregError('UNAUTHORIZED', message, { hint });
 }
 
 /** Of equal length whatever the token's, as the comparison needs it. */

@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
+import { VregError } from '../../src/protocol/errors.ts';
 import { type Scope, TOKEN_TEXT, type TokenInfo } from '../../src/protocol/token.ts';
 import { kernelRandomHex } from '../process/random.ts';
 import type { TokenRestriction } from '../registry/preconditions.ts';
@@ -26,19 +27,27 @@ export interface StoredToken extends TokenInfo {
   enrolledFrom?: string;
 }
 
-/** What says that somebody shall go. Each answer that is held for them listens to it. */
-export function newEnding(): AbortController {
-  const ending = new AbortController();
-  setMaxListeners(0, ending.signal);
-  return ending;
+/** A controller whose signal any number of open responses may listen to, without Node's warning about a leak. */
+export function newRevocation(): AbortController {
+  const controller = new AbortController();
+  setMaxListeners(0, controller.signal);
+  return controller;
 }
 
 export class Token {
   #stored: StoredToken;
-  readonly #ending = newEnding();
+  readonly #now: () => number;
+  /** Milliseconds since the epoch. */
+  readonly #expiresAt: number;
+  #revocation = newRevocation();
+  #hasExpired = false;
 
-  constructor(stored: StoredToken) {
+  /** @param now wall clock, milliseconds since the epoch */
+  constructor(stored: StoredToken, now: () => number) {
     this.#stored = stored;
+    this.#now = now;
+    const { expiresAt } = stored;
+    this.#expiresAt = expiresAt === undefined ? Number.POSITIVE_INFINITY : Date.parse(expiresAt);
   }
 
   get name(): string {
@@ -63,9 +72,9 @@ export class Token {
     return this.#stored;
   }
 
-  /** Aborted when it is revoked. */
+  /** Aborted when the token is revoked or expires, with the error to respond with as its reason. */
   get revoked(): AbortSignal {
-    return this.#ending.signal;
+    return this.#revocation.signal;
   }
 
   get info(): TokenInfo {
@@ -73,27 +82,45 @@ export class Token {
     return info;
   }
 
-  isExpired(now: number): boolean {
-    return this.timeLeft(now) <= 0;
+  isExpired(): boolean {
+    return this.#expiresAt <= this.#now();
   }
 
-  /** Milliseconds until it expires; infinite when it does not. */
-  timeLeft(now: number): number {
-    const { expiresAt } = this.#stored;
-    return expiresAt === undefined ? Number.POSITIVE_INFINITY : Date.parse(expiresAt) - now;
+  /**
+   * Aborts {@link revoked} once the token has expired. If the wall clock is set back before the expiry, the token is valid
+   * again and has a new signal.
+   */
+  checkExpiry(): void {
+    const isExpired = this.isExpired();
+    if (isExpired === this.#hasExpired) return;
+    this.#hasExpired = isExpired;
+    if (isExpired) this.#revocation.abort(expired(this));
+    else this.#revocation = newRevocation();
   }
 
-  end(): void {
-    this.#ending.abort();
+  revoke(): void {
+    this.#revocation.abort(unauthorized(`Unauthorized — the token "${this.name}" was revoked`, 'use another token'));
   }
 
-  /** @returns true when that is worth writing down */
-  used(now: number, from: string | undefined): boolean {
+  /** Notes a use. @returns whether the record must be saved: at most once per {@link USE_EVERY} */
+  used(from: string | undefined): boolean {
     const { lastUsedAt, lastUsedFrom: _from, ...stored } = this.#stored;
+    const now = this.#now();
     if (lastUsedAt !== undefined && now - Date.parse(lastUsedAt) < USE_EVERY) return false;
     this.#stored = { ...stored, lastUsedAt: new Date(now).toISOString(), ...(from ? { lastUsedFrom: from } : {}) };
     return true;
   }
+}
+
+export function expired({ name, info }: Token): VregError {
+  return unauthorized(
+    `Unauthorized — the token "${name}" expired at ${info.expiresAt}`,
+    'create a new one: vreg token create',
+  );
+}
+
+export function unauthorized(message: string, hint: string): VregError {
+  return new VregError('UNAUTHORIZED', message, { hint });
 }
 
 export function newToken(info: Omit<StoredToken, 'hash'>): { secret: string; stored: StoredToken } {

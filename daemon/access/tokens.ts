@@ -169,8 +169,13 @@ export class Tokens {
     return names;
   }
 
+  /** Ends what is open for tokens that have expired. Called several times per second. */
+  expire(): void {
+    for (const token of this.#byName.values()) token.checkExpiry();
+  }
+
   used(token: Token, from: string | undefined): void {
-    if (token.used(this.#options.now(), from)) this.#later(recordOf(token.stored));
+    if (token.used(from)) this.#later(recordOf(token.stored));
   }
 
   /**
@@ -253,7 +258,7 @@ export class Tokens {
 
   #add(stored: StoredToken): Token {
     this.#unsaved.delete(stored.name);
-    const token = new Token(stored);
+    const token = new Token(stored, this.#options.now);
     this.#byHash.set(stored.hash, token);
     this.#byName.set(stored.name, token);
     if (stored.enrolledBy !== undefined) this.#ofVms.set(stored.vm!, token);
@@ -265,7 +270,7 @@ export class Tokens {
     this.#byHash.delete(hash);
     this.#byName.delete(name);
     if (enrolledBy !== undefined && this.#ofVms.get(vm!) === token) this.#ofVms.delete(vm!);
-    token.end();
+    token.revoke();
   }
 }
 

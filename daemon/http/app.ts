@@ -217,7 +217,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
         };
         const handle = () => {
           // A body may have taken its time, and so may those whose turn came first.
-          if (request.principal) assertActive(request.principal, registry.clock.now());
+          if (request.principal) assertActive(request.principal);
           request.context = contextOf(request, reply, services);
           return route.handle(request.context);
         };

@@ -6,7 +6,6 @@ import { VregError } from '../../src/protocol/errors.ts';
 import type { Restriction } from '../../src/protocol/token.ts';
 import type { Role } from '../../src/protocol/vm.ts';
 import type { Authenticator, Principal } from '../access/authenticator.ts';
-import { MAX_TIMEOUT } from '../clock.ts';
 import { assertPermitted, permits, type WriteOptions } from '../registry/preconditions.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { VmRecord } from '../registry/vm-record.ts';
@@ -133,15 +132,10 @@ export class RequestContext {
   /** Cuts a streamed response off when the principal is revoked or expires. A stop of the daemon waits for it instead. */
   destroyWhenRevoked(): void {
     const { response } = this;
-    const { token, revoked } = this.principal;
-    const destroy = () => response.destroy();
-    const unsubscribe = whenAborted([revoked], destroy);
-    const left = token?.timeLeft(this.services.registry.clock.now()) ?? Number.POSITIVE_INFINITY;
-    const expiry = left < MAX_TIMEOUT ? setTimeout(destroy, left).unref() : undefined;
-    response.once('close', () => {
-      unsubscribe();
-      clearTimeout(expiry);
-    });
+    response.once(
+      'close',
+      whenAborted([this.principal.revoked], () => response.destroy()),
+    );
   }
 
   /** Begins a response that the handler writes itself; the handler returns no {@link Result} then. */

@@ -25,7 +25,7 @@ export function aDoor({ root, store = new MemoryStore() }: { root?: string; stor
   );
   const now = () => clock.now();
   const tokens: Tokens = new Tokens(contents, { pending: registry.pending, flush: () => registry.saveBeats(), now });
-  const authenticator = new Authenticator({ root, tokens, now, ticks: now });
+  const authenticator = new Authenticator({ root, tokens, ticks: now });
   return { store, clock, registry, tokens, authenticator, create: (request) => tokens.create(request, 'test') };
 }
 

@@ -32,7 +32,7 @@ export function accessTo(registry: Registry, contents: Contents, root?: string):
   const { pending, clock } = registry;
   const now = () => clock.now();
   const tokens = new Tokens(contents, { pending, flush: () => registry.saveBeats(), now });
-  return new Authenticator({ root, tokens, now, ticks: now });
+  return new Authenticator({ root, tokens, ticks: now });
 }
 
 /** Listens, and closes when the test ends. */

@@ -72,7 +72,7 @@ export async function sendBackup(ctx: RequestContext): Promise<Result> {
     const stream = createReadStream(file);
     stream.once('close', clean);
     await once(stream, 'open');
-    assertActive(principal, registry.clock.now());
+    assertActive(principal);
     ctx.destroyWhenRevoked();
     response.setTimeout(STALLED);
     return {

@@ -63,7 +63,7 @@ function waitFor(ctx: RequestContext, role: string, { query, look, min, patience
       stay();
       response.off('close', stop);
       try {
-        assertActive(principal, registry.clock.now());
+        assertActive(principal);
         resolve(answer(found));
       } catch (error) {
         reject(error);

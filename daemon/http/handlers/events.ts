@@ -174,12 +174,12 @@ class Reader {
 
   /** @param account of what it keeps until it is told what comes */
   constructor(raw: ServerResponse, { services, principal }: RequestContext, account: Account) {
-    const { streams, scheduler, registry } = services;
+    const { streams, scheduler } = services;
     this.#raw = raw;
     this.#limits = streams;
     this.#turns = scheduler;
     this.#account = account;
-    this.#isExpired = () => principal.token?.isExpired(registry.clock.now()) ?? false;
+    this.#isExpired = () => principal.token?.isExpired() ?? false;
   }
 
   /** Writes what it has asked for as it takes it, and others have their turn between two pieces. */

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { assertActive, isActive } from '../../../daemon/access/authenticator.ts';
 import { enrol } from '../../../daemon/access/enrol.ts';
 import type { RecordChange, StoredHeartbeat } from '../../../daemon/store/store.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
@@ -55,6 +56,31 @@ test('a name is free again when its token is revoked, and its next token outlive
   await create({ name: 'ops', scope: 'read' });
   await registry.saveBeats();
   assert.equal(aDoor({ store }).tokens.named('ops')?.scope, 'read');
+});
+
+test('an expired token aborts its signal once, with the error to respond with, also for principals that are idle', async () => {
+  const { create, tokens, authenticator, clock } = aDoor();
+  const { token } = await create({ name: 'brief', scope: 'read', expiresIn: 5 });
+  const principal = authenticator.authenticate(credentialsWith(token));
+  tokens.expire();
+  assert.deepEqual([principal.revoked.aborted, isActive(principal)], [false, true]);
+  clock.pass(5000);
+  assert.equal(isActive(principal), false, 'before the next check of all tokens');
+  assert.throws(() => assertActive(principal), { code: 'UNAUTHORIZED', message: /"brief" expired at/ });
+  tokens.expire();
+  tokens.expire();
+  assert.match((principal.revoked.reason as Error).message, /"brief" expired at/);
+});
+
+test('a token is valid again when the wall clock is set back, and what was opened with it stays closed', async () => {
+  const { create, tokens, authenticator, clock } = aDoor();
+  const { token } = await create({ name: 'brief', scope: 'read', expiresIn: 5 });
+  const before = authenticator.authenticate(credentialsWith(token));
+  clock.wall += 60_000;
+  tokens.expire();
+  clock.wall -= 60_000;
+  const after = authenticator.authenticate(credentialsWith(token));
+  assert.deepEqual([isActive(before), isActive(after)], [false, true]);
 });
 
 test('a token stored with the key bornOf counts as enrolled, and its next save uses enrolledBy', async () => {
