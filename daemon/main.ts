@@ -1,11 +1,12 @@
 /** The registry's process: its wiring, and its life from opening the store to closing it. */
+
 import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { VregError } from '../src/protocol/errors.ts';
-import { withoutTokens } from '../src/protocol/token.ts';
+import { maskTokens } from '../src/protocol/redact.ts';
 import type { Registration } from '../src/protocol/vm.ts';
 import { Authenticator } from './access/authenticator.ts';
 import { Tokens } from './access/tokens.ts';
@@ -18,8 +19,8 @@ import { type Endpoints, listen } from './http/server/listen.ts';
 import { Tls, type TlsFiles } from './http/server/tls.ts';
 import { entriesLimit, openStreamLimit, requestTimeout } from './limits.ts';
 import { checkFdLimit } from './process/fd-limit.ts';
+import { logMask } from './process/log.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process/pid-file.ts';
-import { keepOutOfLog } from './process/redaction.ts';
 import { warnOfOpenFolder } from './process/state-dir.ts';
 import type { RegistryLimits } from './registry/capacity.ts';
 import type { RegistryObserver } from './registry/options.ts';
@@ -90,7 +91,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
   // Where there is no store yet, there are no tokens in it, and nothing need be made to find that out.
   if (options.token === undefined && !existsSync(join(dataDir, DATABASE))) refusePublicListener(options);
   checkFdLimit();
-  if (options.token !== undefined) keepOutOfLog(options.token);
+  if (options.token !== undefined) logMask.add(options.token);
   const tls = tcp && options.tls && new Tls(options.tls, log);
   const { store, contents } = await openStore(dataDir, log);
   warnOfOpenFolder(dataDir, log);
@@ -169,7 +170,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
       throw new VregError('USAGE', `a token cannot be ${change} while the registry runs`, { hint: 'restart it' });
     }
     if (next === undefined) return;
-    keepOutOfLog(next);
+    logMask.add(next);
     authenticator.replaceRoot(next);
   };
   const reloadCertificates = (files: TlsFiles | undefined) => tls?.replace(files);
@@ -210,17 +211,17 @@ function acceptedHosts({ tcp, allowHosts }: ServeOptions, tls?: Tls): Pick<Reado
 function observerOf(log: Logger): RegistryObserver {
   return {
     massLoss: (suspects) => {
-      const ids = suspects.map(({ vm }) => withoutTokens(vm.id));
+      const ids = suspects.map(({ vm }) => maskTokens(vm.id));
       const advice = 'they stay offered for one more lease; is the network up?';
       log.warn({ ids, suspect: ids.length }, `mass loss: ${ids.length} VMs fell silent with many others; ${advice}`);
     },
     conflict: ({ id: given, state, holder, other }) => {
-      const id = withoutTokens(given);
+      const id = maskTokens(given);
       const what = state === 'open' ? 'two incarnations say that they are' : 'another incarnation has replaced';
       log.warn({ conflict: id, state, holder, other }, `identity conflict: ${what} VM ${id}; see vreg conflicts`);
     },
     rollback: (given, known) => {
-      const id = withoutTokens(given);
+      const id = maskTokens(given);
       const advice = 'it was restored from an older copy; its agents tell it anew what they know';
       log.warn(
         { rollback_detected: true, vm: id, known },

@@ -1,4 +1,5 @@
 /** argv to exit code: builds the commander tree, runs one command, and is the one place that prints errors. */
+
 import { Command as Commander, CommanderError, Option } from 'commander';
 import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from './command.ts';
 import { loadAllCommands, loadCommand } from './commands.ts';
@@ -6,10 +7,8 @@ import { type SettingKey, settingOf } from './config/settings.ts';
 import { Config } from './config.ts';
 import { nextStep, suggestion, unknownCommand, usageError } from './help/suggest.ts';
 import { EXIT, VregError } from './protocol/errors.ts';
-import { escapeControls, printable } from './protocol/printable.ts';
-import { withoutTokens } from './protocol/token.ts';
+import { escapeControls, maskTokens, maskUrlUsers, printable } from './protocol/redact.ts';
 import { ChildEnded, type Deps, type GlobalFlags, Interrupted, Session } from './session.ts';
-import { withoutUsers } from './shown.ts';
 
 /** Runs one command line. Never throws, never exits: the exit code is its answer. */
 export async function main(argv: readonly string[], deps: Deps): Promise<number> {
@@ -140,11 +139,11 @@ function report(thrown: unknown, session: Session): number {
   const known = thrown instanceof VregError ? thrown : undefined;
   const exit = known?.exit ?? EXIT.error;
   const message = known
-    ? withoutUsers(known.message)
+    ? maskUrlUsers(known.message)
     : `unexpected error: ${(thrown as Error).stack ?? String(thrown)}`;
   const hint = known ? nextStep(known) : 'this is a bug in vreg; please report it with the line above';
   // A token has no character that JSON would write in another way.
-  const say = (text: string) => session.io.err(`${withoutTokens(text)}\n`);
+  const say = (text: string) => session.io.err(`${maskTokens(text)}\n`);
   if (wantsJson(session)) {
     const body = {
       code: known?.code ?? 'INTERNAL',

@@ -1,9 +1,10 @@
 /** Answers become text here and nowhere else: tables, TSV, JSON, YAML, names. */
+
 import type { ChalkInstance } from 'chalk';
 import { formatAge } from './config/duration.ts';
 import type { OutputFormat } from './config/settings.ts';
 import type { Io } from './io.ts';
-import { escapeControls, printable } from './protocol/printable.ts';
+import { escapeControls, printable } from './protocol/redact.ts';
 
 /** A cell: text, a moment (RFC 3339; an age on a TTY), or text with a colour that only repeats what the text says. */
 export type Cell = string | number | { time: string } | { text: string; color: 'green' | 'yellow' | 'red' | 'gray' };

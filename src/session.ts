@@ -1,4 +1,5 @@
 /** One run of the program: what a command is handed, made piece by piece when it asks for it. */
+
 import { setTimeout } from 'node:timers/promises';
 import type { ClientOptions } from './client/connection.ts';
 import { RegistryClient } from './client.ts';
@@ -9,8 +10,7 @@ import { clientCertificate, trustedCertificates } from './config/tls-files.ts';
 import type { Config } from './config.ts';
 import type { Io } from './io.ts';
 import { VregError } from './protocol/errors.ts';
-import { printable } from './protocol/printable.ts';
-import { withoutTokens } from './protocol/token.ts';
+import { maskTokens, printable } from './protocol/redact.ts';
 
 export interface Deps {
   io: Io;
@@ -174,7 +174,7 @@ export class Session implements Context {
   }
 
   note(text: string): void {
-    this.io.err(`vreg: ${printable(withoutTokens(text))}\n`);
+    this.io.err(`vreg: ${printable(maskTokens(text))}\n`);
   }
 
   verbose(text: string): void {
@@ -190,7 +190,7 @@ export class Session implements Context {
     if (!this.io.canAsk) {
       throw new VregError('REFUSED', `cannot ask without a terminal: ${question}`);
     }
-    const answer = await this.io.ask(`${printable(withoutTokens(question))} [y/N] `);
+    const answer = await this.io.ask(`${printable(maskTokens(question))} [y/N] `);
     if (!/^y(es)?$/i.test(answer.trim()))
       throw new VregError('REFUSED', 'nothing was done', { hint: 'answer y, or say --yes' });
   }

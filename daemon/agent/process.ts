@@ -5,8 +5,8 @@ import type { RegistryClient } from '../../src/client.ts';
 import type { OnClone, OnExit } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
+import { logMask } from '../process/log.ts';
 import { readProcesses, removeProcessInfo, writeProcessInfo } from '../process/pid-file.ts';
-import { keepOutOfLog } from '../process/redaction.ts';
 import { makeStateDir, warnOfOpenFolder } from '../process/state-dir.ts';
 import { type AddressFilesOptions, writeAddressFiles } from './address-files.ts';
 import { Agent } from './agent.ts';
@@ -61,7 +61,7 @@ export interface AgentProcessOptions extends AgentSettings {
  */
 export async function runAgent(options: AgentProcessOptions, log: AgentLog, signal: AbortSignal): Promise<void> {
   const { stateDir } = options;
-  options.secrets.forEach(keepOutOfLog);
+  for (const secret of options.secrets) logMask.add(secret);
   makeStateDir(stateDir);
   warnOfOpenFolder(stateDir, log);
   let identity = Identity.open(stateDir, options.id, { onWarning: (message) => log.warn({ id: options.id }, message) });
@@ -115,7 +115,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
   options.onReload((read) => {
     try {
       const settings = read();
-      settings.secrets.forEach(keepOutOfLog);
+      for (const secret of settings.secrets) logMask.add(secret);
       vm = registrationOf(settings, identity);
       ({ client, exitClient, onExit } = settings);
       probeServices();

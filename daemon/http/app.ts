@@ -1,4 +1,5 @@
 /** The HTTP app, built without listening: limits, auth, the route table, and one shape for every error. */
+
 import { setMaxListeners } from 'node:events';
 import type { OutgoingHttpHeaders } from 'node:http';
 import Fastify, {
@@ -19,6 +20,7 @@ import {
   WARMING_HEADER,
 } from '../../src/protocol/api.ts';
 import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/errors.ts';
+import { maskRequestTarget } from '../../src/protocol/redact.ts';
 import { type Authenticator, assertActive } from '../access/authenticator.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { Warming } from '../registry/warming.ts';
@@ -34,7 +36,6 @@ import { cleanForwardedFor, trustOf } from './proxy.ts';
 import { Kept } from './response-budget.ts';
 import { ROUTES, type Route } from './routes.ts';
 import { Pieces } from './scheduler.ts';
-import { withoutSecrets } from './secrets.ts';
 import { Held, Lookout } from './semaphore.ts';
 import { answerBrokenRequest, makeServer, type Refused } from './server/server.ts';
 import type { Tls } from './server/tls.ts';
@@ -305,8 +306,8 @@ function errorSender(log: Logger, maxBody: number) {
     const { method, url } = request;
     const error = toVregError(thrown as Error, maxBody);
     // Busy is an answer like any other: only what nobody expected needs its stack.
-    if (error.code === 'BUSY') log.warn({ method, url: withoutSecrets(url) }, error.message);
-    else if (error.status >= 500) log.error({ err: error, method, url: withoutSecrets(url) }, error.message);
+    if (error.code === 'BUSY') log.warn({ method, url: maskRequestTarget(url) }, error.message);
+    else if (error.status >= 500) log.error({ err: error, method, url: maskRequestTarget(url) }, error.message);
     reply.refusal = error.code;
     if (error.retryAfter !== undefined) reply.header('retry-after', error.retryAfter);
     // RFC 6750, 3.

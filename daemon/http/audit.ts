@@ -2,16 +2,17 @@
  * Who did what: a name for each request, and one line in the log for each that changed something or was refused. Heads of
  * requests are never logged, since one of them holds the token.
  */
+
 import type { IncomingMessage } from 'node:http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
 import { REQUEST_ID_HEADER } from '../../src/protocol/api.ts';
 import type { ErrorCode } from '../../src/protocol/errors.ts';
-import { withoutTokens } from '../../src/protocol/token.ts';
+import { maskRequestTarget, maskTokens } from '../../src/protocol/redact.ts';
 import { kernelRandomHex } from '../process/random.ts';
 import { ANONYMOUS } from '../registry/preconditions.ts';
 import type { RequestContext } from './context.ts';
-import { shortened, withoutSecrets } from './secrets.ts';
+import { shortened } from './secrets.ts';
 import type { Refused } from './server/server.ts';
 
 /** What a client may call its request: what fits into a log and a header as it is. */
@@ -25,7 +26,7 @@ export function requestIds(): (request: Pick<IncomingMessage, 'headers'>) => str
   let count = 0;
   return ({ headers }) => {
     const given = headers[REQUEST_ID_HEADER];
-    const isName = typeof given === 'string' && REQUEST_ID.test(given) && withoutSecrets(given) === given;
+    const isName = typeof given === 'string' && REQUEST_ID.test(given) && maskRequestTarget(given) === given;
     return isName ? given : `${run}-${++count}`;
   };
 }
@@ -66,7 +67,7 @@ export function auditRefused(log: Logger, refused: Refused, newRequestId: Return
     known.reply.isTold = true;
     return;
   }
-  const url = asked && shortened(withoutSecrets(asked.url));
+  const url = asked && shortened(maskRequestTarget(asked.url));
   log.info({ audit: true, requestId, by: ANONYMOUS, from, method: asked?.method, url, status, code }, 'refused');
 }
 
@@ -75,7 +76,7 @@ function audit(log: Logger, request: FastifyRequest, reply: FastifyReply, outcom
   if (reply.isTold) return;
   const { method, id: requestId, principal, ip: from } = request;
   const by = principal?.name ?? request.rejectedName ?? ANONYMOUS;
-  const url = shortened(withoutSecrets(request.url));
+  const url = shortened(maskRequestTarget(request.url));
   const { status, code } = outcome;
   const ms = Math.round(reply.elapsedTime);
   // What a proxy says of it is believed as its word on the address is, and may be any text.
@@ -89,7 +90,7 @@ function audit(log: Logger, request: FastifyRequest, reply: FastifyReply, outcom
   }
   const { id, name } = (request.params ?? {}) as { id?: string; name?: string };
   const { vm = id, token: tokenName = name } = request.context?.subject ?? {};
-  const shown = (text: string | undefined) => text && shortened(withoutTokens(text));
+  const shown = (text: string | undefined) => text && shortened(maskTokens(text));
   const about = { vm: shown(vm), tokenName: shown(tokenName) };
   log.info(
     { audit: true, requestId, by, from, scheme, method, url, ...about, status, code, ms },

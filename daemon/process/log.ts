@@ -1,9 +1,9 @@
 /** The daemon's log: JSON lines for machines, one readable line an event for people. Always on stderr. */
+
 import { type Logger, pino } from 'pino';
 import type { LogFormat, LogLevel } from '../../src/protocol/api.ts';
-import { escapeControls, printable } from '../../src/protocol/printable.ts';
+import { escapeControls, maskTokens, printable, SecretMask } from '../../src/protocol/redact.ts';
 import { LogSink } from './log-sink.ts';
-import { redact } from './redaction.ts';
 
 export interface LogOptions {
   level: LogLevel;
@@ -14,7 +14,15 @@ export interface LogOptions {
 
 const STDERR = 2;
 
-/** Without the secrets that {@link redact} knows. */
+/** Secrets of this process that no log line may contain. Add one before the first line that could contain it. */
+export const logMask = new SecretMask();
+
+/** Masks vreg's tokens and the secrets in {@link logMask}. */
+export function redact(line: string): string {
+  return logMask.mask(maskTokens(line));
+}
+
+/** Every line passes through {@link redact}. */
 export async function createLog({ level, format, color = false }: LogOptions): Promise<Logger> {
   const options = {
     level,

@@ -1,4 +1,5 @@
 /** The conversation with one registry: requests, what its answers say of it, and every failure as a VregError. */
+
 import {
   DEFAULT_STALE_AFTER,
   LEASE_HEADER,
@@ -8,8 +9,7 @@ import {
   WARMING_HEADER,
 } from '../protocol/api.ts';
 import { fromAnswer, VregError } from '../protocol/errors.ts';
-import { SentSecrets } from '../sent-secrets.ts';
-import { shownUrl } from '../shown.ts';
+import { maskRegistryUrl, SecretMask } from '../protocol/redact.ts';
 import { hintOfTls } from './tls-hints.ts';
 import { type ClientTls, type Exchange, type Reply, Transport } from './transport.ts';
 
@@ -53,7 +53,7 @@ export class Connection {
   readonly #options: ClientOptions;
   #transport: Transport | undefined;
   #facts: ServerFacts | undefined;
-  readonly #secrets = new SentSecrets();
+  readonly #secrets = new SecretMask();
   /** In place of the one of the options. */
   token: string | undefined;
 
@@ -76,7 +76,7 @@ export class Connection {
   /** The answer as it came, whatever its status, but for secrets in a refusal. @throws VregError UNREACHABLE */
   async raw(method: string, path: string, body?: string, headers?: Record<string, string>): Promise<Reply> {
     const reply = await this.#exchange(method, path, body, headers, (transport, exchange) => transport.send(exchange));
-    return reply.status < 400 ? reply : { ...reply, text: this.#secrets.outOfBody(reply.text) };
+    return reply.status < 400 ? reply : { ...reply, text: this.#secrets.mask(reply.text) };
   }
 
   /** An answer that is read as it comes. @throws VregError UNREACHABLE, or the error that the registry answered with */
@@ -108,7 +108,7 @@ export class Connection {
     try {
       this.#transport ??= new Transport(this.#parsedUrl(), tls);
       reply = await send(this.#transport, { method, path, headers, body, timeout, signal });
-      reply = { ...reply, headers: this.#secrets.outOfHeaders(reply.headers) };
+      reply = { ...reply, headers: this.#secrets.maskFields(reply.headers) };
     } catch (error) {
       throw signal?.aborted ? signal.reason : this.#unreachable(error as NodeJS.ErrnoException);
     }
@@ -126,7 +126,7 @@ export class Connection {
   #parsedUrl(): URL {
     const url = URL.canParse(this.url) ? new URL(this.url) : undefined;
     if (!url || !['http:', 'https:', 'unix:'].includes(url.protocol)) {
-      throw new VregError('USAGE', `"${shownUrl(this.url)}" is not the URL of a registry${this.#from()}`, {
+      throw new VregError('USAGE', `"${maskRegistryUrl(this.url)}" is not the URL of a registry${this.#from()}`, {
         field: 'url',
         hint: 'write it as http://HOST:PORT, https://HOST:PORT or unix:/path/to.sock',
       });
@@ -161,7 +161,12 @@ export class Connection {
 
   /** What to throw when a registry answered with an error. @param otherwise what to say where it does not say it */
   refusal({ status, text, headers }: Reply, otherwise: string): VregError {
-    return fromAnswer(status, this.#secrets.outOfJson(parse(text)), otherwise, secondsOf(headers['retry-after']));
+    return fromAnswer(status, this.#maskBody(parse(text)), otherwise, secondsOf(headers['retry-after']));
+  }
+
+  /** Masks the fields of an error's body that a message could contain. Deeper values are never printed. */
+  #maskBody(body: unknown): unknown {
+    return typeof body === 'object' && body !== null ? this.#secrets.maskFields({ ...body }) : body;
   }
 
   /** What to throw when an answer is no registry's. */
@@ -177,7 +182,7 @@ export class Connection {
     const reason =
       cause.name === 'TimeoutError'
         ? `no answer within ${timeout / 1000} s`
-        : this.#secrets.outOf(cause.code ?? cause.message);
+        : this.#secrets.mask(cause.code ?? cause.message);
     return new VregError(
       'UNREACHABLE',
       `cannot reach the registry at ${this.url} (${reason}${origin ? `, from ${origin}` : ''})`,
@@ -201,7 +206,7 @@ export class Connection {
   }
 
   #firstLine(text: string): string {
-    const line = this.#secrets.outOf(text.trim().split('\n', 1)[0]!).slice(0, 120);
+    const line = this.#secrets.mask(text.trim().split('\n', 1)[0]!).slice(0, 120);
     return line && !line.startsWith('<') ? `: ${line}` : '';
   }
 

@@ -12,7 +12,7 @@ import {
 } from '../fleet/endpoint.ts';
 import { type LiveFlags, liveVms } from '../fleet/lookup.ts';
 import { VregError } from '../protocol/errors.ts';
-import { printable } from '../protocol/printable.ts';
+import { printable } from '../protocol/redact.ts';
 
 export const addr = defineCommand<LiveFlags & MaxStaleFlags & { pick?: Pick }>({
   name: 'addr',

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { defineCommand } from '../command.ts';
 import { VregError } from '../protocol/errors.ts';
-import { shownName } from '../shown.ts';
+import { maskName } from '../protocol/redact.ts';
 
 const METHODS = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] as const;
 
@@ -30,7 +30,7 @@ export const api = defineCommand<{ file?: string }>({
       });
     }
     if (!/^\/[!-~]*$/.test(path!))
-      throw new VregError('USAGE', `"${shownName(path!)}" is not a path`, {
+      throw new VregError('USAGE', `"${maskName(path!)}" is not a path`, {
         field: 'path',
         hint: 'it begins with / and is URL-encoded, for example /health',
       });

@@ -5,8 +5,8 @@ import { checkSetting, envNameOf, isSettingKey, SETTING_KEYS, type SettingKey, s
 import { Config } from '../config.ts';
 import { suggestion } from '../help/suggest.ts';
 import { VregError } from '../protocol/errors.ts';
+import { maskName, maskRegistryUrl } from '../protocol/redact.ts';
 import { openEditor } from '../run/editor.ts';
-import { shownName, shownUrl } from '../shown.ts';
 
 const KEY = { name: 'key', about: 'name of a setting', values: SETTING_KEYS } as const;
 
@@ -50,7 +50,7 @@ const set = defineCommand({
     file.set(key, value);
     if (wins && wins.value !== value && wins.origin !== 'config file') {
       context.note(
-        `${key} is written, but ${wins.origin} wins with ${key === 'url' ? shownUrl(wins.value) : wins.value}`,
+        `${key} is written, but ${wins.origin} wins with ${key === 'url' ? maskRegistryUrl(wins.value) : wins.value}`,
       );
     }
   },
@@ -162,7 +162,7 @@ export const config = defineCommand({
 
 function knownKey(name: string, where = ''): SettingKey {
   if (isSettingKey(name)) return name;
-  throw new VregError('USAGE', `there is no setting "${shownName(name)}"${where}${suggestion(name, SETTING_KEYS)}`, {
+  throw new VregError('USAGE', `there is no setting "${maskName(name)}"${where}${suggestion(name, SETTING_KEYS)}`, {
     hint: `one of: ${SETTING_KEYS.join(', ')}`,
   });
 }

@@ -4,8 +4,8 @@ import { openConfigFile } from '../config/config-file.ts';
 import { camelCase, checkSetting } from '../config/settings.ts';
 import { suggestion } from '../help/suggest.ts';
 import { VregError } from '../protocol/errors.ts';
+import { maskName, maskRegistryUrl } from '../protocol/redact.ts';
 import type { RowsAnswer } from '../render.ts';
-import { shownName, shownUrl } from '../shown.ts';
 
 /** Settings that belong to a registry. */
 const FILES = ['token-file', 'ca-file', 'cert-file', 'key-file'] as const;
@@ -37,7 +37,7 @@ const add = defineCommand<Record<string, string | undefined> & { use?: boolean }
   async run(context, [name], flags) {
     const { url, use } = flags;
     if (!/^[\w.@-]+$/.test(name!)) {
-      throw new VregError('USAGE', `"${shownName(name!)}" is not the name of a context`, {
+      throw new VregError('USAGE', `"${maskName(name!)}" is not the name of a context`, {
         field: 'name',
         hint: 'letters, digits and . _ @ - make one',
       });
@@ -169,7 +169,7 @@ function all({ config }: Context): Named[] {
   return Object.entries(contexts).map(([name, values]) => {
     const known = KEYS.filter((key) => values[key] !== undefined).map((key) => [
       key,
-      key === 'url' ? shownUrl(String(values[key])) : String(values[key]),
+      key === 'url' ? maskRegistryUrl(String(values[key])) : String(values[key]),
     ]);
     return { name, current: name === config.context, ...(Object.fromEntries(known) as object) };
   });
@@ -180,7 +180,7 @@ function find(context: Context, name: string): Named {
   const found = entries.find((entry) => entry.name === name);
   if (found) return found;
   const known = entries.map((entry) => entry.name);
-  throw new VregError('NOT_FOUND', `there is no context "${shownName(name)}"${suggestion(name, known)}`, {
+  throw new VregError('NOT_FOUND', `there is no context "${maskName(name)}"${suggestion(name, known)}`, {
     field: 'name',
     hint: known.length > 0 ? `one of: ${known.join(', ')}` : 'add it: vreg context add NAME --url URL',
   });

@@ -8,8 +8,8 @@ import { SETTING_KEYS } from '../config/settings.ts';
 import { clientCertificate, trustedCertificates } from '../config/tls-files.ts';
 import { nextStep } from '../help/suggest.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
+import { maskTokens } from '../protocol/redact.ts';
 import type { Whoami } from '../protocol/token.ts';
-import { withoutTokens } from '../protocol/token.ts';
 import type { Cell } from '../render.ts';
 
 /** Seconds by which two clocks may differ without harm to anybody: NTP holds far less. */
@@ -228,7 +228,7 @@ async function examine({ name, look }: Check, context: Context): Promise<Finding
     if (!(error instanceof VregError)) throw error;
     // Nobody needs to be sent here from here.
     const fix = error.hint === ASK_THE_DOCTOR ? START_IT : nextStep(error)!;
-    return { check: name, result: 'fail', detail: withoutTokens(error.message), fix, code: error.code };
+    return { check: name, result: 'fail', detail: maskTokens(error.message), fix, code: error.code };
   }
 }
 

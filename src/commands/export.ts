@@ -1,6 +1,6 @@
 import { defineCommand } from '../command.ts';
 import { vmsAnswer } from '../fleet/table.ts';
-import { escapeControls } from '../protocol/printable.ts';
+import { escapeControls } from '../protocol/redact.ts';
 
 export const exportVms = defineCommand({
   name: 'export',

@@ -14,7 +14,7 @@ import {
 } from '../fleet/endpoint.ts';
 import { type LiveFlags, liveVms } from '../fleet/lookup.ts';
 import { VregError } from '../protocol/errors.ts';
-import { printable } from '../protocol/printable.ts';
+import { printable } from '../protocol/redact.ts';
 
 export const url = defineCommand<LiveFlags & UrlParts & MaxStaleFlags & { pick?: Pick }>({
   name: 'url',

@@ -3,7 +3,7 @@ import { type Context, defineCommand } from '../command.ts';
 import { requireRole } from '../fleet/lookup.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { StreamEvent } from '../protocol/events.ts';
-import { escapeControls } from '../protocol/printable.ts';
+import { escapeControls } from '../protocol/redact.ts';
 import { ROLES, STATUSES } from '../protocol/vm.ts';
 import { runChild, splitCommand } from '../run/child.ts';
 

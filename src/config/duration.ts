@@ -1,6 +1,7 @@
 /** Durations as people write them (`90s`, `5m`, `1h30m`) and as they read them. All numbers are milliseconds. */
+
 import { VregError } from '../protocol/errors.ts';
-import { shownValue } from '../shown.ts';
+import { maskValue } from '../protocol/redact.ts';
 
 const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
@@ -21,7 +22,7 @@ export function parseDuration(text: string, name: string, max = MAX_DURATION): n
   const whole = parts.map((part) => part[0]).join('');
   const value = Math.ceil(parts.reduce((sum, [, amount, unit]) => sum + Number(amount) * UNITS[unit as string]!, 0));
   if (whole === '' || whole !== text.trim() || value <= 0 || value > max) {
-    throw new VregError('USAGE', `${name}: "${shownValue(text)}" is not a duration`, {
+    throw new VregError('USAGE', `${name}: "${maskValue(text)}" is not a duration`, {
       field: name,
       hint: `write it as 90s, 5m or 1h30m (more than 0, at most ${Math.floor(max / UNITS.d!)} days)`,
     });

@@ -14,8 +14,8 @@ import {
   ON_EXIT,
 } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
+import { maskValue } from '../protocol/redact.ts';
 import { ROLES } from '../protocol/vm.ts';
-import { shownValue } from '../shown.ts';
 import { parseBytes } from './bytes.ts';
 import {
   checkCount,
@@ -274,7 +274,7 @@ export function checkSetting(key: SettingKey, value: string, where = ''): void {
   if (bare !== undefined && ['true', 'false'].includes(value)) return;
   if (choices && !choices.includes(value) && !accepts?.(value)) {
     const near = suggestion(value, choices);
-    throw new VregError('USAGE', `${key}: "${shownValue(value)}" is not possible${where}${near}`, {
+    throw new VregError('USAGE', `${key}: "${maskValue(value)}" is not possible${where}${near}`, {
       field: key,
       hint: `one of: ${[...choices, ...(acceptsToo ? [acceptsToo] : [])].join(', ')}`,
     });

@@ -1,7 +1,8 @@
 /** What there is to say of a setting, and the checks of its value: each names the setting, and says what is accepted. */
+
 import { isIP } from 'node:net';
 import { VregError } from '../protocol/errors.ts';
-import { faultOfUrl, shownValue } from '../shown.ts';
+import { maskValue, registryUrlFault } from '../protocol/redact.ts';
 import { parseDuration } from './duration.ts';
 
 export type SettingGroup = 'client' | 'vm' | 'daemon' | 'agent';
@@ -35,7 +36,7 @@ export interface Setting {
 export const PROXY_RANGES = ['loopback', 'linklocal', 'uniquelocal'] as const;
 
 export function checkUrl(text: string, name: string): void {
-  const fault = faultOfUrl(text);
+  const fault = registryUrlFault(text);
   if (fault === undefined) return;
   const [message, hint] = {
     // Without its value: it holds a secret.
@@ -58,7 +59,7 @@ export function checkDuration(text: string, name: string): void {
 
 export function checkPort(text: string, name: string): void {
   if (/^\d{1,5}$/.test(text) && Number(text) <= 65_535) return;
-  throw new VregError('USAGE', `${name}: "${shownValue(text)}" is not a port`, {
+  throw new VregError('USAGE', `${name}: "${maskValue(text)}" is not a port`, {
     field: 'port',
     hint: 'a number from 0 (any) to 65535',
   });
@@ -66,7 +67,7 @@ export function checkPort(text: string, name: string): void {
 
 export function checkShare(text: string, name: string): void {
   if (text === 'off' || (/^\d{1,3}%$/.test(text) && Number.parseInt(text, 10) <= 100)) return;
-  throw new VregError('USAGE', `${name}: "${shownValue(text)}" is not a share`, {
+  throw new VregError('USAGE', `${name}: "${maskValue(text)}" is not a share`, {
     field: 'mass-loss',
     hint: 'write 50%, or off',
   });
@@ -74,7 +75,7 @@ export function checkShare(text: string, name: string): void {
 
 export function checkCount(text: string, name: string): void {
   if (/^[1-9]\d{0,8}$/.test(text)) return;
-  throw new VregError('USAGE', `${name}: "${shownValue(text)}" is not a number`, {
+  throw new VregError('USAGE', `${name}: "${maskValue(text)}" is not a number`, {
     field: name.split(' ')[0]!,
     hint: 'a whole number from 1 to 999999999',
   });
@@ -83,7 +84,7 @@ export function checkCount(text: string, name: string): void {
 export function checkProxies(text: string, name: string): void {
   for (const proxy of text.split(',').map((word) => word.trim())) {
     if ((PROXY_RANGES as readonly string[]).includes(proxy) || isSubnet(proxy)) continue;
-    throw new VregError('USAGE', `${name}: "${shownValue(proxy)}" is no address`, {
+    throw new VregError('USAGE', `${name}: "${maskValue(proxy)}" is no address`, {
       field: 'trust-proxy',
       hint: `addresses of proxies with commas, for example 10.0.0.5,10.1.0.0/16, or one of: ${PROXY_RANGES.join(', ')}`,
     });
@@ -102,7 +103,7 @@ export function checkOrigins(text: string, name: string): void {
   for (const origin of text.split(',')) {
     // As a browser writes it: no path, no default port, in lower case.
     if (/^https?:\/\//.test(origin) && URL.canParse(origin) && new URL(origin).origin === origin) continue;
-    throw new VregError('USAGE', `${name}: "${shownValue(origin)}" is not an origin`, {
+    throw new VregError('USAGE', `${name}: "${maskValue(origin)}" is not an origin`, {
       field: 'cors-origin',
       hint: 'write it as a browser sends it: scheme, host and port, for example https://dash.example',
     });

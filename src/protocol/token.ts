@@ -82,12 +82,6 @@ export interface Whoami extends Restriction {
 /** What a token looks like, as a regular expression without ends. */
 export const TOKEN_TEXT = 'vreg_[A-Za-z0-9_-]{43}';
 const HOLDS_TOKEN = new RegExp(TOKEN_TEXT);
-const TOKENS = new RegExp(TOKEN_TEXT, 'g');
-
-/** A text without the tokens in it: somebody may give one where a name, an id or a file is asked for. */
-export function withoutTokens(text: string): string {
-  return text.replace(TOKENS, 'vreg_***');
-}
 
 /** Names are words of a command line and of a log; those with a slash are given to the tokens of enrolled VMs. */
 const NAME = /^[A-Za-z0-9][\w.@-]{0,63}$/;

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
-import { faultOfUrl, shownName, shownUrl, withoutUsers } from '../../src/shown.ts';
+import { maskName, maskRegistryUrl, maskUrlUsers, registryUrlFault } from '../../src/protocol/redact.ts';
 import { serveApp } from '../helpers/app.ts';
 import { vreg } from '../helpers/cli.ts';
 import { tempDir } from '../helpers/daemon.ts';
@@ -134,15 +134,18 @@ test('a file with a password in a URL is told about, and what is in it is shown 
 
 test('an @ that is no password stays what it is', () => {
   const socket = 'unix:///run/user@1000.service/vreg.sock';
-  assert.deepEqual([faultOfUrl(socket), shownUrl(socket), withoutUsers(socket)], [undefined, socket, socket]);
-  assert.equal(shownName('prod@eu'), 'prod@eu');
-  assert.equal(withoutUsers('see http://a:b@h and //c@d, mail x@y'), 'see http://***@h and //***@d, mail x@y');
-  assert.equal(faultOfUrl('http://h:1/a%40b'), undefined);
+  assert.deepEqual(
+    [registryUrlFault(socket), maskRegistryUrl(socket), maskUrlUsers(socket)],
+    [undefined, socket, socket],
+  );
+  assert.equal(maskName('prod@eu'), 'prod@eu');
+  assert.equal(maskUrlUsers('see http://a:b@h and //c@d, mail x@y'), 'see http://***@h and //***@d, mail x@y');
+  assert.equal(registryUrlFault('http://h:1/a%40b'), undefined);
 });
 
 test('a text of the greatest length is searched in no time', () => {
   const text = '//a'.repeat(300_000);
   const started = performance.now();
-  assert.equal(withoutUsers(text), text);
+  assert.equal(maskUrlUsers(text), text);
   assert.ok(performance.now() - started < 5000);
 });

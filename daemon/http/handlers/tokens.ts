@@ -1,12 +1,13 @@
 /** The routes about tokens, and about who asks. */
+
 import { VregError } from '../../../src/protocol/errors.ts';
+import { maskTokens } from '../../../src/protocol/redact.ts';
 import {
   type NewToken,
   parseTokenRequest,
   type Revoked,
   type Tokens,
   type Whoami,
-  withoutTokens,
 } from '../../../src/protocol/token.ts';
 import { noSuchToken } from '../../access/tokens.ts';
 import type { RequestContext, Result } from '../context.ts';
@@ -35,7 +36,7 @@ export async function createToken(ctx: RequestContext): Promise<Result> {
 
 export async function revokeToken({ services, params: { name = '' } }: RequestContext): Promise<Result> {
   const names = await services.authenticator.tokens.revokeNamed(name);
-  if (names.length === 0) throw noSuchToken(withoutTokens(name));
+  if (names.length === 0) throw noSuchToken(maskTokens(name));
   return revoked(names);
 }
 

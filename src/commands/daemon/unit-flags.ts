@@ -1,11 +1,11 @@
 /** The words behind `--` that a unit's command line gets, checked now instead of at the unit's start. */
+
 import type { Command, Context } from '../../command.ts';
 import { GLOBAL_SETTINGS, SHORT } from '../../command.ts';
 import { checkSetting, isSettingKey, settingOf } from '../../config/settings.ts';
 import { suggestion } from '../../help/suggest.ts';
 import { VregError } from '../../protocol/errors.ts';
-import { printable } from '../../protocol/printable.ts';
-import { shownName } from '../../shown.ts';
+import { maskName, printable } from '../../protocol/redact.ts';
 
 /** @returns what is behind `--` */
 export function wordsBehind({ argv }: Context): string[] {
@@ -72,7 +72,7 @@ function isValue(word: string | undefined): boolean {
 }
 
 function wrong(word: string, why: string): VregError {
-  return new VregError('USAGE', `"${shownName(word)}" ${why}`, {
+  return new VregError('USAGE', `"${maskName(word)}" ${why}`, {
     field: 'word',
     hint: 'behind -- stand flags for the command that the unit runs, for example: vreg daemon unit agent -- --role worker',
   });

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { createCloneHandler } from '../../../daemon/agent/clone.ts';
 import { Identity, type IdentityState } from '../../../daemon/agent/identity.ts';
-import { keepOutOfLog } from '../../../daemon/process/redaction.ts';
+import { logMask } from '../../../daemon/process/log.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { aLife, FakeRegistry, live } from '../../helpers/agent/agent-life.ts';
 import { tempDir } from '../../helpers/daemon.ts';
@@ -141,7 +141,7 @@ test('a clone that is reborn has a new id and its old one as parent; a hook that
 });
 
 test('of a command that fails its last word is told, without secrets, and not all that it said', async (t) => {
-  keepOutOfLog('chosen-secret');
+  logMask.add('chosen-secret');
   const command = 'set -x; : chosen-secret; set +x; echo "Bearer chosen-secret is wrong" >&2; kill $$';
   const told = /: it ended with SIGTERM: Bearer \*\*\* is wrong$/;
   const { options, warnings } = cloneOptions(t, { hooks: [command] });

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { connect } from 'node:net';
 import test from 'node:test';
-import { keepOutOfLog } from '../../../daemon/process/redaction.ts';
+import { logMask } from '../../../daemon/process/log.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
@@ -171,7 +171,7 @@ test('of a text that is long its beginning is logged: a line costs no more than 
   await call(app.url, 'DELETE', `/registry/vms/${'%01'.repeat(5000)}`);
   const [line] = await until('the line', () => (audited(app).length === 1 ? audited(app) : undefined));
   assert.deepEqual([String(line!.url).length, String(line!.vm).length, line!.status], [1025, 1025, 401]);
-  keepOutOfLog('chosen-token');
+  logMask.add('chosen-token');
   await call(app.url, 'DELETE', `/registry/vms/${'a'.repeat(1005)}chosen%2Dtoken${'b'.repeat(20)}`);
   const [, cut] = await until('its line', () => (audited(app).length === 2 ? audited(app) : undefined));
   assert.match(String(cut!.url), /aa\*\*\*b+…$/);

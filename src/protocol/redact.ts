@@ -1,0 +1,164 @@
+/**
+ * Text that comes from outside, made safe to print and to log: control characters are replaced, and secrets are masked.
+ * The CLI, the client and the daemon use it, so it imports nothing but the protocol.
+ */
+import { TOKEN_TEXT } from './token.ts';
+
+/** Stands in the place of a secret. */
+const MASK = '***';
+
+/** DEL, C1 controls (terminals obey them, too), line separators, and characters that reverse the writing direction. */
+const INVISIBLE = /[\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
+
+/** Replaces every character that could move the cursor, end a line or open another column. */
+export function printable(text: string): string {
+  return text.replace(/[\u0000-\u001f]/g, '\ufffd').replace(INVISIBLE, '\ufffd');
+}
+
+/** Does the same for JSON, where an escape keeps the value. `JSON.stringify` already escapes the characters below a space. */
+export function escapeControls(json: string): string {
+  return json.replace(INVISIBLE, (character) => `\\u${hexOf(character).padStart(4, '0')}`);
+}
+
+const TOKENS = new RegExp(TOKEN_TEXT, 'g');
+
+/** Masks vreg's own tokens: a user may paste one where a name, an id or a file is expected. */
+export function maskTokens(text: string): string {
+  return text.replace(TOKENS, `vreg_${MASK}`);
+}
+
+/**
+ * The reason why a text is not the URL of a registry: `secret` (it contains a user or a password), `query` (it has a query
+ * or a fragment) or `form` (it is not an http, https or unix URL). Undefined if the URL is valid.
+ */
+export type UrlFault = 'secret' | 'query' | 'form';
+
+export function registryUrlFault(text: string): UrlFault | undefined {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  // The path of a socket may contain an @, for example /run/user@1000; the path of a web server writes it as %40.
+  const isPath = url?.protocol === 'unix:' && url.pathname.startsWith('/') && !url.username && !url.password;
+  if (text.includes('@') && !isPath) return 'secret';
+  if (/[?#]/.test(text)) return 'query';
+  return url && ['http:', 'https:', 'unix:'].includes(url.protocol) ? undefined : 'form';
+}
+
+/** Masks the parts of a registry's URL that may be secret: user, password, query and fragment. */
+export function maskRegistryUrl(text: string): string {
+  const fault = registryUrlFault(text);
+  if (fault !== 'secret' && fault !== 'query') return text;
+  const query = text.search(/[?#]/);
+  if (fault === 'query') return `${text.slice(0, query + 1)}${MASK}`;
+  const [scheme = ''] = /^[a-z]+:\/\//i.exec(text) ?? [];
+  // A password may contain any delimiter, so only the text after the last @ is certain not to belong to it.
+  return query < 0 ? `${scheme}${MASK}@${text.slice(text.lastIndexOf('@') + 1)}` : `${scheme}${MASK}`;
+}
+
+/** Masks user and password of every URL in a text. Runs in linear time. */
+export function maskUrlUsers(text: string): string {
+  return text.replace(/(?<=(?<!\/)\/\/)(?!\/)[^\s"]{0,1000}@/g, `${MASK}@`);
+}
+
+/** Masks the invalid value of a setting if it may be a URL with a password that was given to the wrong setting. */
+export function maskValue(text: string): string {
+  return text.includes('@') ? MASK : text;
+}
+
+/** Masks an unknown name if it may be a URL with a password. A name may contain an @, but not after a `:` or a `/`. */
+export function maskName(text: string): string {
+  return /[:/].*@/s.test(text) ? MASK : text;
+}
+
+/** Names of query parameters whose values are secrets in other systems. */
+const SECRET_PARAMETERS = /token|secret|pass|pwd|auth|key|bearer|jwt|cred|session|^sig|^pw$/i;
+/** Percent-encodings of unreserved characters (RFC 3986, 2.3), which tokens and parameter names consist of. */
+const ENCODED_UNRESERVED = /%(2d|3\d|4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9a])/gi;
+
+/**
+ * Masks the secrets in the target of a request: tokens, and query parameters with a telling name. Decodes unreserved
+ * characters first, so that an encoding hides none (RFC 3986, 6.2.2.2). Runs in linear time.
+ */
+export function maskRequestTarget(target: string): string {
+  const plain = maskTokens(
+    target.replace(ENCODED_UNRESERVED, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16))),
+  );
+  const at = plain.indexOf('?');
+  if (at < 0) return plain;
+  const query = plain.slice(at + 1).split('&');
+  return `${plain.slice(0, at)}?${query.map(maskParameter).join('&')}`;
+}
+
+function maskParameter(pair: string): string {
+  const end = pair.indexOf('=');
+  return end >= 0 && SECRET_PARAMETERS.test(pair.slice(0, end)) ? `${pair.slice(0, end)}=${MASK}` : pair;
+}
+
+/** Shorter secrets protect nothing, and masking them would make every text unreadable. */
+const MIN_SECRET = 6;
+/** Characters of a secret that become a pattern, since V8 limits its length. The rest of the word is masked with them. */
+const MAX_PATTERN = 1024;
+/** Separators that an encoding may insert between two characters: backslashes (JSON within JSON), plain or percent-encoded. */
+const ESCAPES = '(?:\\\\|%5[cC])*';
+
+/**
+ * Masks known secrets: the client's, which a server or a proxy may echo, and the daemon's, which a request may contain. A
+ * secret is found as it is, escaped in JSON (also in JSON within JSON), and percent-encoded in any way.
+ */
+export class SecretMask {
+  /** Longest first, so that a secret that begins with another one is masked whole. */
+  #secrets: readonly { secret: string; json: string; encoded: RegExp | undefined }[] = [];
+
+  /** Masks this secret from now on. Ignores secrets of fewer than six characters. */
+  add(secret: string): void {
+    if (secret.length < MIN_SECRET || this.#secrets.some((known) => known.secret === secret)) return;
+    this.#secrets = [...this.#secrets, { secret, json: jsonOf(secret), encoded: encodedPattern(secret) }].sort(
+      (a, b) => b.secret.length - a.secret.length,
+    );
+  }
+
+  /** Runs in linear time, whatever the text contains. */
+  mask(text: string): string {
+    let masked = text;
+    for (const { secret, json, encoded } of this.#secrets) {
+      for (const form of [secret, json]) if (masked.includes(form)) masked = masked.replaceAll(form, MASK);
+      if (encoded && /[\\%]/.test(masked)) masked = masked.replace(encoded, MASK);
+    }
+    return masked;
+  }
+
+  /** Masks each string at the top level of an object, and in arrays there: headers, or the parsed body of an error. */
+  maskFields<T extends Readonly<Record<string, unknown>>>(fields: T): T {
+    const masked = (value: unknown): unknown => {
+      if (typeof value === 'string') return this.mask(value);
+      return Array.isArray(value) ? value.map(masked) : value;
+    };
+    return Object.fromEntries(Object.entries(fields).map(([name, value]) => [name, masked(value)])) as T;
+  }
+}
+
+function encodedPattern(secret: string): RegExp | undefined {
+  // The escapes between characters match the backslashes of a secret, too. Backslashes alone leave nothing to look for.
+  const characters = [...secret].filter((character) => character !== '\\');
+  if (characters.length < MIN_SECRET) return undefined;
+  const forms = characters.slice(0, MAX_PATTERN).map(characterForms);
+  return new RegExp(`${forms.join(ESCAPES)}${characters.length > MAX_PATTERN ? '(?:\\\\.|[^\\s"\\\\])*' : ''}`, 'g');
+}
+
+/** The character as it is, after JSON's backslash, as JSON's `\uXXXX`, and percent-encoded (UTF-8, either case). */
+function characterForms(character: string): string {
+  const bytes = [...Buffer.from(character)].map((byte) => `%${eitherCase(byte.toString(16).padStart(2, '0'))}`);
+  const plain = jsonOf(character).replace(/^\\/, '');
+  const units = character.split('').map((unit) => `u${eitherCase(hexOf(unit).padStart(4, '0'))}`);
+  return `(?:${bytes.join('')}|${plain.replace(/^[\^$.*+?()[\]{}|/-]$/, '\\$&')}|${units.join(ESCAPES)})`;
+}
+
+function jsonOf(text: string): string {
+  return JSON.stringify(text).slice(1, -1);
+}
+
+function hexOf(character: string): string {
+  return character.charCodeAt(0).toString(16);
+}
+
+function eitherCase(hex: string): string {
+  return hex.replace(/[a-f]/g, (digit) => `[${digit}${digit.toUpperCase()}]`);
+}
