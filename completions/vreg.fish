@@ -143,567 +143,567 @@ complete -c vreg -n '__vreg_at ""' -f -a addr -d 'print the address of one live 
 complete -c vreg -n '__vreg_at ""' -f -a url -d 'print the URL of one live VM of a role'
 complete -c vreg -n '__vreg_at ""' -f -a env -d 'print addresses of live VMs as environment variables'
 complete -c vreg -n '__vreg_at ""' -f -a exec -d 'run a command with a live VM in its environment'
-complete -c vreg -n '__vreg_at ""' -f -a render -d 'write files from the live registry, and keep them so'
-complete -c vreg -n '__vreg_at ""' -f -a wait -d 'wait until a role or a VM is live, gone or stale'
-complete -c vreg -n '__vreg_at ""' -f -a watch -d 'show what happens in the registry, as it happens'
-complete -c vreg -n '__vreg_at ""' -f -a status -d 'the registry and the fleet at a glance'
-complete -c vreg -n '__vreg_at ""' -f -a why -d 'say why discover offers a VM, or does not'
-complete -c vreg -n '__vreg_at ""' -f -a history -d 'show who changed a VM, when, and what'
-complete -c vreg -n '__vreg_at ""' -f -a doctor -d 'check the way to the registry, and say how to mend it'
-complete -c vreg -n '__vreg_at ""' -f -a health -d 'ask the registry whether it is well'
-complete -c vreg -n '__vreg_at ""' -f -a conflicts -d 'show VMs of which two incarnations were heard'
-complete -c vreg -n '__vreg_at ""' -f -a tree -d 'show which VM was made from which'
-complete -c vreg -n '__vreg_at ""' -f -a register -d 'register this VM, another one, or many from a file'
+complete -c vreg -n '__vreg_at ""' -f -a render -d 'render files from the registry and keep them current'
+complete -c vreg -n '__vreg_at ""' -f -a wait -d 'wait until a role or VM is live, gone or stale'
+complete -c vreg -n '__vreg_at ""' -f -a watch -d 'stream the events of the registry'
+complete -c vreg -n '__vreg_at ""' -f -a status -d 'show the state of the registry and the fleet'
+complete -c vreg -n '__vreg_at ""' -f -a why -d 'explain why discover returns a VM or not'
+complete -c vreg -n '__vreg_at ""' -f -a history -d 'show the changes of a VM: when, who and what'
+complete -c vreg -n '__vreg_at ""' -f -a doctor -d 'diagnose the connection to the registry'
+complete -c vreg -n '__vreg_at ""' -f -a health -d 'check the health of the registry'
+complete -c vreg -n '__vreg_at ""' -f -a conflicts -d 'show duplicate VMs (clones)'
+complete -c vreg -n '__vreg_at ""' -f -a tree -d 'show VMs as a tree of parents and clones'
+complete -c vreg -n '__vreg_at ""' -f -a register -d 'register this VM, another VM, or many from a file'
 complete -c vreg -n '__vreg_at ""' -f -a update -d 'change fields of VMs'
 complete -c vreg -n '__vreg_at ""' -f -a edit -d 'edit a VM in $EDITOR'
-complete -c vreg -n '__vreg_at ""' -f -a pause -d 'declare VMs paused'
-complete -c vreg -n '__vreg_at ""' -f -a resume -d 'declare VMs running'
-complete -c vreg -n '__vreg_at ""' -f -a stop -d 'declare VMs stopped'
+complete -c vreg -n '__vreg_at ""' -f -a pause -d 'set the status of VMs to paused'
+complete -c vreg -n '__vreg_at ""' -f -a resume -d 'set the status of VMs to running'
+complete -c vreg -n '__vreg_at ""' -f -a stop -d 'set the status of VMs to stopped'
 complete -c vreg -n '__vreg_at ""' -f -a rm -d 'remove VMs from the registry'
-complete -c vreg -n '__vreg_at ""' -f -a prune -d 'remove VMs that have been stale for long'
-complete -c vreg -n '__vreg_at ""' -f -a heartbeat -d 'send a sign of life for this VM or others'
-complete -c vreg -n '__vreg_at ""' -f -a export -d 'print all entries, for vreg import'
-complete -c vreg -n '__vreg_at ""' -f -a import -d 'bring entries into the registry, from a file'
-complete -c vreg -n '__vreg_at ""' -f -a backup -d 'write a consistent copy of the running registry into a file'
-complete -c vreg -n '__vreg_at ""' -f -a api -d 'ask any route of the registry'
-complete -c vreg -n '__vreg_at ""' -f -a daemon -d 'run the registry, or the heartbeat agent of this VM'
-complete -c vreg -n '__vreg_at ""' -f -a token -d 'make, list and revoke tokens: who may do what'
-complete -c vreg -n '__vreg_at ""' -f -a context -d 'name registries, and switch between them'
+complete -c vreg -n '__vreg_at ""' -f -a prune -d 'remove VMs that have been stale for a long time'
+complete -c vreg -n '__vreg_at ""' -f -a heartbeat -d 'send a heartbeat for this VM or others'
+complete -c vreg -n '__vreg_at ""' -f -a export -d 'print all entries for vreg import'
+complete -c vreg -n '__vreg_at ""' -f -a import -d 'import entries from a file'
+complete -c vreg -n '__vreg_at ""' -f -a backup -d 'back up the running registry to a file'
+complete -c vreg -n '__vreg_at ""' -f -a api -d 'send a raw API request'
+complete -c vreg -n '__vreg_at ""' -f -a daemon -d 'run the registry or the heartbeat agent of this VM'
+complete -c vreg -n '__vreg_at ""' -f -a token -d 'create, list and revoke tokens'
+complete -c vreg -n '__vreg_at ""' -f -a context -d 'name registries and switch between them'
 complete -c vreg -n '__vreg_at ""' -f -a config -d 'read and write settings'
 complete -c vreg -n '__vreg_at ""' -f -a completion -d 'print the completion script of a shell'
 complete -c vreg -n '__vreg_at ""' -f -a version -d 'print the version of this program'
-complete -c vreg -n '__vreg_at ""' -f -a help -d 'help on a command or a topic'
-complete -c vreg -n '__vreg_at ""' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at ""' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at ""' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at ""' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at ""' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at ""' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at ""' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at ""' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at ""' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at ""' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at ""' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at ""' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at ""' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at ""' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at ls' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at ls' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at ls' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at ls' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at ls' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at ls' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at ls' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at ls' -l role -d 'only this role' -x -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at ls' -l status -d 'only this status' -x -a 'running paused stopped'
-complete -c vreg -n '__vreg_at ls' -l stale -d 'only running VMs that are stale'
-complete -c vreg -n '__vreg_at ls' -l sort -d 'order (default: registered)' -x -a 'registered id name role seen'
-complete -c vreg -n '__vreg_at ls' -l selector -s l -d 'only VMs whose metadata fits: key=value, key!=value, key, !key, joined by commas' -x
-complete -c vreg -n '__vreg_at ls' -l limit -d 'at most that many' -x
-complete -c vreg -n '__vreg_at ls' -l watch -s w -d 'stay, and show changes: a table that redraws on a TTY, else a row a change'
-complete -c vreg -n '__vreg_at ls' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at ls' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at ls' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at ls' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at ls' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at ls' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at ls' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at ""' -f -a help -d 'show help for a command or topic'
+complete -c vreg -n '__vreg_at ""' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at ""' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at ""' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at ""' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at ""' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at ""' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at ""' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at ""' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at ""' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at ""' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at ""' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at ""' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at ""' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at ""' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at ls' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at ls' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at ls' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at ls' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at ls' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at ls' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at ls' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at ls' -l role -d 'only VMs with this role' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at ls' -l status -d 'only VMs with this status' -x -a 'running paused stopped'
+complete -c vreg -n '__vreg_at ls' -l stale -d 'only stale VMs'
+complete -c vreg -n '__vreg_at ls' -l sort -d 'sort order (default: registered)' -x -a 'registered id name role seen'
+complete -c vreg -n '__vreg_at ls' -l selector -s l -d 'only VMs whose metadata matches: key=value, key!=value, key, !key, comma-separated' -x
+complete -c vreg -n '__vreg_at ls' -l limit -d 'maximum number of VMs' -x
+complete -c vreg -n '__vreg_at ls' -l watch -s w -d 'keep running and show changes: redraw the table on a TTY, otherwise print changed rows'
+complete -c vreg -n '__vreg_at ls' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at ls' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at ls' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at ls' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at ls' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at ls' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at ls' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at get' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at get' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at get' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at get' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at get' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at get' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at get' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at get' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at get' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at get' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at get' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at get' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at get' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at get' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at get' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at get' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at get' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at get' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at get' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at get' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at get' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at get' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at get' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at get' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at get' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at get' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at get' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at get' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at get' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at discover' -f -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at discover' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at discover' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at discover' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at discover' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at discover' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at discover' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at discover' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at discover' -l service -d 'only VMs that have this service' -x
-complete -c vreg -n '__vreg_at discover' -l passing -d 'only VMs where that service passes its checks'
-complete -c vreg -n '__vreg_at discover' -l strict -d 'exit 10 when a dead VM may be among them'
-complete -c vreg -n '__vreg_at discover' -l wait -d 'wait that long for a live one, e.g. 30s' -x
-complete -c vreg -n '__vreg_at discover' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at discover' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at discover' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at discover' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at discover' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at discover' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at discover' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at discover' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at discover' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at discover' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at discover' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at discover' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at discover' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at discover' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at discover' -l service -d 'only VMs with this service' -x
+complete -c vreg -n '__vreg_at discover' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
+complete -c vreg -n '__vreg_at discover' -l strict -d 'fail (exit 10) if the answer may be outdated'
+complete -c vreg -n '__vreg_at discover' -l wait -d 'wait up to this long for a live VM, e.g. 30s' -x
+complete -c vreg -n '__vreg_at discover' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at discover' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at discover' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at discover' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at discover' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at discover' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at discover' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at addr' -f -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at addr' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at addr' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at addr' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at addr' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at addr' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at addr' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at addr' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at addr' -l service -d 'only VMs that have this service' -x
-complete -c vreg -n '__vreg_at addr' -l pick -d 'which of several (default: first, the oldest)' -x -a 'first newest random'
-complete -c vreg -n '__vreg_at addr' -l passing -d 'only VMs where that service passes its checks'
-complete -c vreg -n '__vreg_at addr' -l strict -d 'exit 10 when a dead VM may be among them'
-complete -c vreg -n '__vreg_at addr' -l wait -d 'wait that long for a live one, e.g. 30s' -x
-complete -c vreg -n '__vreg_at addr' -l max-stale -d 'when the registry is away, what this VM'\''s agent knew, if not older' -x
-complete -c vreg -n '__vreg_at addr' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at addr' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at addr' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at addr' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at addr' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at addr' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at addr' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at addr' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at addr' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at addr' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at addr' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at addr' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at addr' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at addr' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at addr' -l service -d 'only VMs with this service' -x
+complete -c vreg -n '__vreg_at addr' -l pick -d 'which live VM to pick (default: first, the oldest)' -x -a 'first newest random'
+complete -c vreg -n '__vreg_at addr' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
+complete -c vreg -n '__vreg_at addr' -l strict -d 'fail (exit 10) if the answer may be outdated'
+complete -c vreg -n '__vreg_at addr' -l wait -d 'wait up to this long for a live VM, e.g. 30s' -x
+complete -c vreg -n '__vreg_at addr' -l max-stale -d 'if the registry is unreachable, use the agent'\''s cached answer up to this age' -x
+complete -c vreg -n '__vreg_at addr' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at addr' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at addr' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at addr' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at addr' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at addr' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at addr' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at url' -f -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at url' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at url' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at url' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at url' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at url' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at url' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at url' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at url' -l service -d 'only VMs that have this service' -x
+complete -c vreg -n '__vreg_at url' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at url' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at url' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at url' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at url' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at url' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at url' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at url' -l service -d 'only VMs with this service' -x
 complete -c vreg -n '__vreg_at url' -l scheme -d 'scheme of the URL (default: http)' -x -a 'http https ws wss'
-complete -c vreg -n '__vreg_at url' -l path -d 'path to put behind it, e.g. /board/tasks' -x
-complete -c vreg -n '__vreg_at url' -l pick -d 'which of several (default: first, the oldest)' -x -a 'first newest random'
-complete -c vreg -n '__vreg_at url' -l passing -d 'only VMs where that service passes its checks'
-complete -c vreg -n '__vreg_at url' -l strict -d 'exit 10 when a dead VM may be among them'
-complete -c vreg -n '__vreg_at url' -l wait -d 'wait that long for a live one, e.g. 30s' -x
-complete -c vreg -n '__vreg_at url' -l max-stale -d 'when the registry is away, what this VM'\''s agent knew, if not older' -x
-complete -c vreg -n '__vreg_at url' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at url' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at url' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at url' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at url' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at url' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at url' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at url' -l path -d 'path to append, e.g. /board/tasks' -x
+complete -c vreg -n '__vreg_at url' -l pick -d 'which live VM to pick (default: first, the oldest)' -x -a 'first newest random'
+complete -c vreg -n '__vreg_at url' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
+complete -c vreg -n '__vreg_at url' -l strict -d 'fail (exit 10) if the answer may be outdated'
+complete -c vreg -n '__vreg_at url' -l wait -d 'wait up to this long for a live VM, e.g. 30s' -x
+complete -c vreg -n '__vreg_at url' -l max-stale -d 'if the registry is unreachable, use the agent'\''s cached answer up to this age' -x
+complete -c vreg -n '__vreg_at url' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at url' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at url' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at url' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at url' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at url' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at url' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at env' -f -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at env' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at env' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at env' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at env' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at env' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at env' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at env' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at env' -l export -d 'with export before each, for eval in a POSIX shell'
-complete -c vreg -n '__vreg_at env' -l fish -d 'as set -gx lines, for fish'
-complete -c vreg -n '__vreg_at env' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at env' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at env' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at env' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at env' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at env' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at env' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at env' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at env' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at env' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at env' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at env' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at env' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at env' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at env' -l export -d 'prefix each line with export, for eval in a POSIX shell'
+complete -c vreg -n '__vreg_at env' -l fish -d 'print set -gx lines for fish'
+complete -c vreg -n '__vreg_at env' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at env' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at env' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at env' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at env' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at env' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at env' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at exec' -f -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at exec' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at exec' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at exec' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at exec' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at exec' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at exec' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at exec' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at exec' -l service -d 'only VMs that have this service' -x
-complete -c vreg -n '__vreg_at exec' -l pick -d 'which of several (default: first, the oldest)' -x -a 'first newest random'
-complete -c vreg -n '__vreg_at exec' -l passing -d 'only VMs where that service passes its checks'
-complete -c vreg -n '__vreg_at exec' -l strict -d 'exit 10 when a dead VM may be among them'
-complete -c vreg -n '__vreg_at exec' -l wait -d 'wait that long for a live one, e.g. 30s' -x
-complete -c vreg -n '__vreg_at exec' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at exec' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at exec' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at exec' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at exec' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at exec' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at exec' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at render' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at render' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at render' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at render' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at render' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at render' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at render' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at render' -l once -d 'render and end (the default)'
-complete -c vreg -n '__vreg_at render' -l watch -d 'stay, and render again when the registry changes'
-complete -c vreg -n '__vreg_at render' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at render' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at render' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at render' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at render' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at render' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at render' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at exec' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at exec' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at exec' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at exec' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at exec' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at exec' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at exec' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at exec' -l service -d 'only VMs with this service' -x
+complete -c vreg -n '__vreg_at exec' -l pick -d 'which live VM to pick (default: first, the oldest)' -x -a 'first newest random'
+complete -c vreg -n '__vreg_at exec' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
+complete -c vreg -n '__vreg_at exec' -l strict -d 'fail (exit 10) if the answer may be outdated'
+complete -c vreg -n '__vreg_at exec' -l wait -d 'wait up to this long for a live VM, e.g. 30s' -x
+complete -c vreg -n '__vreg_at exec' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at exec' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at exec' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at exec' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at exec' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at exec' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at exec' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at render' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at render' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at render' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at render' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at render' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at render' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at render' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at render' -l once -d 'render once and exit (default)'
+complete -c vreg -n '__vreg_at render' -l watch -d 'keep running and render again when the registry changes'
+complete -c vreg -n '__vreg_at render' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at render' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at render' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at render' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at render' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at render' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at render' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at wait' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at wait' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at wait' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at wait' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at wait' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at wait' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at wait' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at wait' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at wait' -l for -d 'live (the default), gone, stale, count=N, registry or self' -x -a 'live gone stale count= registry self'
-complete -c vreg -n '__vreg_at wait' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at wait' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at wait' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at wait' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at wait' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at wait' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at wait' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at wait' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at wait' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at wait' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at wait' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at wait' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at wait' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at wait' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at wait' -l for -d 'condition: live (default), gone, stale, count=N, registry or self' -x -a 'live gone stale count= registry self'
+complete -c vreg -n '__vreg_at wait' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at wait' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at wait' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at wait' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at wait' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at wait' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at wait' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at watch' -f -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at watch' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at watch' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at watch' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at watch' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at watch' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at watch' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at watch' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at watch' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at watch' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at watch' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at watch' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at watch' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at watch' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at watch' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at watch' -l id -d 'only this VM' -x -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at watch' -l status -d 'only VMs of this status' -x -a 'running paused stopped'
-complete -c vreg -n '__vreg_at watch' -l since -d 'begin after that revision; "start" tells the full state first' -x
-complete -c vreg -n '__vreg_at watch' -l heartbeats -d 'tell of heartbeats, too'
-complete -c vreg -n '__vreg_at watch' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at watch' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at watch' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at watch' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at watch' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at watch' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at watch' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at status' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at status' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at status' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at status' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at status' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at status' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at status' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at status' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at status' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at status' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at status' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at status' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at status' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at status' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at watch' -l status -d 'only VMs with this status' -x -a 'running paused stopped'
+complete -c vreg -n '__vreg_at watch' -l since -d 'start after this revision; "start" prints the full state first' -x
+complete -c vreg -n '__vreg_at watch' -l heartbeats -d 'also print heartbeats'
+complete -c vreg -n '__vreg_at watch' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at watch' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at watch' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at watch' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at watch' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at watch' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at watch' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at status' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at status' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at status' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at status' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at status' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at status' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at status' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at status' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at status' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at status' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at status' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at status' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at status' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at status' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at why' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at why' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at why' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at why' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at why' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at why' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at why' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at why' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at why' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at why' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at why' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at why' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at why' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at why' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at why' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at why' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at why' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at why' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at why' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at why' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at why' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at why' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at why' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at why' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at why' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at why' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at why' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at why' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at why' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at history' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at history' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at history' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at history' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at history' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at history' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at history' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at history' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at history' -l limit -d 'at most that many (default: 100)' -x
-complete -c vreg -n '__vreg_at history' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at history' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at history' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at history' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at history' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at history' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at history' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at doctor' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at doctor' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at doctor' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at doctor' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at doctor' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at doctor' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at doctor' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at doctor' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at doctor' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at doctor' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at doctor' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at doctor' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at doctor' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at doctor' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at health' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at health' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at health' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at health' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at health' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at health' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at health' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at health' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at health' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at health' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at health' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at health' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at health' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at health' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at history' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at history' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at history' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at history' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at history' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at history' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at history' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at history' -l limit -d 'maximum number of changes (default: 100)' -x
+complete -c vreg -n '__vreg_at history' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at history' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at history' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at history' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at history' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at history' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at history' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at doctor' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at doctor' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at doctor' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at doctor' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at doctor' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at doctor' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at doctor' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at doctor' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at doctor' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at doctor' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at doctor' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at doctor' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at doctor' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at doctor' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at health' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at health' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at health' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at health' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at health' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at health' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at health' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at health' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at health' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at health' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at health' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at health' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at health' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at health' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at conflicts' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at conflicts' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at conflicts' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at conflicts' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at conflicts' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at conflicts' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at conflicts' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at conflicts' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at conflicts' -l clear -d 'forget them, once they are dealt with'
-complete -c vreg -n '__vreg_at conflicts' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at conflicts' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at conflicts' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at conflicts' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at conflicts' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at conflicts' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at conflicts' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at conflicts' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at conflicts' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at conflicts' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at conflicts' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at conflicts' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at conflicts' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at conflicts' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at conflicts' -l clear -d 'clear the conflicts from the record'
+complete -c vreg -n '__vreg_at conflicts' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at conflicts' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at conflicts' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at conflicts' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at conflicts' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at conflicts' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at conflicts' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at tree' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at tree' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at tree' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at tree' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at tree' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at tree' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at tree' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at tree' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at tree' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at tree' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at tree' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at tree' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at tree' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at tree' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at tree' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at register' -l name -d 'this VM'\''s name' -x
-complete -c vreg -n '__vreg_at register' -l role -d 'this VM'\''s role' -x -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at register' -l address -d 'where clients reach this VM' -x
-complete -c vreg -n '__vreg_at register' -l registered-by -d 'who registers' -x
-complete -c vreg -n '__vreg_at register' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at register' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at register' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at register' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at register' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at register' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at register' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at register' -l status -d 'status to begin with (default: running)' -x -a 'running paused stopped'
-complete -c vreg -n '__vreg_at register' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
-complete -c vreg -n '__vreg_at register' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
-complete -c vreg -n '__vreg_at register' -l parent -d 'the VM that it was cloned from, or made by' -x -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at register' -l file -s f -d 'read entries from a file, or - for stdin' -r -F
-complete -c vreg -n '__vreg_at register' -l if-exists -d 'what to do when the id is taken (default: fail)' -x -a 'fail update ignore'
-complete -c vreg -n '__vreg_at register' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at register' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at register' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at register' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at register' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at register' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at register' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at tree' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at tree' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at tree' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at tree' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at tree' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at tree' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at tree' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at tree' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at tree' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at tree' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at tree' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at tree' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at tree' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at tree' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at register' -l name -d 'name of this VM' -x
+complete -c vreg -n '__vreg_at register' -l role -d 'role of this VM' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at register' -l address -d 'address at which clients reach this VM' -x
+complete -c vreg -n '__vreg_at register' -l registered-by -d 'name to record in registeredBy' -x
+complete -c vreg -n '__vreg_at register' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at register' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at register' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at register' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at register' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at register' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at register' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at register' -l status -d 'initial status (default: running)' -x -a 'running paused stopped'
+complete -c vreg -n '__vreg_at register' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
+complete -c vreg -n '__vreg_at register' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
+complete -c vreg -n '__vreg_at register' -l parent -d 'id of the VM that it was cloned from or created by' -x -a '(vreg completion --values ids 2>/dev/null)'
+complete -c vreg -n '__vreg_at register' -l file -s f -d 'file with entries, or - for stdin' -r -F
+complete -c vreg -n '__vreg_at register' -l if-exists -d 'what to do if the id is registered (default: fail)' -x -a 'fail update ignore'
+complete -c vreg -n '__vreg_at register' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at register' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at register' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at register' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at register' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at register' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at register' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at update' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at update' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at update' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at update' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at update' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at update' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at update' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at update' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at update' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at update' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at update' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at update' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at update' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at update' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at update' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at update' -l name -d 'new name' -x
 complete -c vreg -n '__vreg_at update' -l status -d 'new status' -x -a 'running paused stopped'
 complete -c vreg -n '__vreg_at update' -l address -d 'new address' -x
-complete -c vreg -n '__vreg_at update' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
-complete -c vreg -n '__vreg_at update' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
-complete -c vreg -n '__vreg_at update' -l unset-meta -d 'take a key of the metadata away' -x
-complete -c vreg -n '__vreg_at update' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at update' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at update' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at update' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at update' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at update' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at update' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at update' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
+complete -c vreg -n '__vreg_at update' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
+complete -c vreg -n '__vreg_at update' -l unset-meta -d 'metadata key to remove' -x
+complete -c vreg -n '__vreg_at update' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at update' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at update' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at update' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at update' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at update' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at update' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at edit' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at edit' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at edit' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at edit' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at edit' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at edit' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at edit' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at edit' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at edit' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at edit' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at edit' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at edit' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at edit' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at edit' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at edit' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at edit' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at edit' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at edit' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at edit' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at edit' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at edit' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at edit' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at edit' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at edit' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at edit' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at edit' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at edit' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at edit' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at edit' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at pause' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at pause' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at pause' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at pause' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at pause' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at pause' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at pause' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at pause' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at pause' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at pause' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at pause' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at pause' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at pause' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at pause' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at pause' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at pause' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at pause' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at pause' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at pause' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at pause' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at pause' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at pause' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at pause' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at pause' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at pause' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at pause' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at pause' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at pause' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at pause' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at resume' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at resume' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at resume' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at resume' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at resume' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at resume' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at resume' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at resume' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at resume' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at resume' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at resume' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at resume' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at resume' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at resume' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at resume' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at resume' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at resume' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at resume' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at resume' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at resume' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at resume' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at resume' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at resume' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at resume' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at resume' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at resume' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at resume' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at resume' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at resume' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at stop' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at stop' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at stop' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at stop' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at stop' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at stop' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at stop' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at stop' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at stop' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at stop' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at stop' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at stop' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at stop' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at stop' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at stop' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at stop' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at stop' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at stop' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at stop' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at stop' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at stop' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at stop' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at stop' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at stop' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at stop' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at stop' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at stop' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at stop' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at stop' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at rm' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at rm' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at rm' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at rm' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at rm' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at rm' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at rm' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at rm' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at rm' -l yes -s y -d 'do not ask'
-complete -c vreg -n '__vreg_at rm' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at rm' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at rm' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at rm' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at rm' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at rm' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at rm' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at prune' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at prune' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at prune' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at prune' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at prune' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at prune' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at prune' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at prune' -l older-than -d 'last seen longer ago than that, e.g. 1h' -x
-complete -c vreg -n '__vreg_at prune' -l role -d 'only this role' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at rm' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at rm' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at rm' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at rm' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at rm' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at rm' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at rm' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at rm' -l yes -s y -d 'do not ask for confirmation'
+complete -c vreg -n '__vreg_at rm' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at rm' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at rm' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at rm' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at rm' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at rm' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at rm' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at prune' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at prune' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at prune' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at prune' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at prune' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at prune' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at prune' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at prune' -l older-than -d 'minimum time since the VM was last seen, e.g. 1h' -x
+complete -c vreg -n '__vreg_at prune' -l role -d 'only VMs with this role' -x -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at prune' -l dry-run -s n -d 'print what would be removed, and remove nothing'
-complete -c vreg -n '__vreg_at prune' -l yes -s y -d 'do not ask'
-complete -c vreg -n '__vreg_at prune' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at prune' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at prune' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at prune' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at prune' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at prune' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at prune' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at prune' -l yes -s y -d 'do not ask for confirmation'
+complete -c vreg -n '__vreg_at prune' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at prune' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at prune' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at prune' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at prune' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at prune' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at prune' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at heartbeat' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at heartbeat' -l name -d 'this VM'\''s name' -x
-complete -c vreg -n '__vreg_at heartbeat' -l role -d 'this VM'\''s role' -x -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at heartbeat' -l address -d 'where clients reach this VM' -x
-complete -c vreg -n '__vreg_at heartbeat' -l registered-by -d 'who registers' -x
-complete -c vreg -n '__vreg_at heartbeat' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at heartbeat' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at heartbeat' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at heartbeat' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at heartbeat' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at heartbeat' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at heartbeat' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at heartbeat' -l every -d 'go on, one beat in that time, e.g. 60s' -x
-complete -c vreg -n '__vreg_at heartbeat' -l register-if-missing -d 'register a VM that is not registered'
-complete -c vreg -n '__vreg_at heartbeat' -l state-dir -d 'prove with it that this is the VM, and no clone of it' -r -F
-complete -c vreg -n '__vreg_at heartbeat' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
-complete -c vreg -n '__vreg_at heartbeat' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
-complete -c vreg -n '__vreg_at heartbeat' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at heartbeat' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at heartbeat' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at heartbeat' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at heartbeat' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at heartbeat' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at heartbeat' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at export' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at export' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at export' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at export' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at export' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at export' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at export' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at export' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at export' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at export' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at export' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at export' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at export' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at export' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at import' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at import' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at import' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at import' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at import' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at import' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at import' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at import' -l file -s f -d 'file, or - for stdin' -r -F
-complete -c vreg -n '__vreg_at import' -l if-exists -d 'when an id is taken with other fields (default: fail)' -x -a 'fail update ignore'
-complete -c vreg -n '__vreg_at import' -l dry-run -s n -d 'print what would be done, and do nothing'
-complete -c vreg -n '__vreg_at import' -l yes -s y -d 'do not ask'
-complete -c vreg -n '__vreg_at import' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at import' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at import' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at import' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at import' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at import' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at import' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at backup' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at backup' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at backup' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at backup' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at backup' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at backup' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at backup' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at backup' -l force -d 'replace the file when it is there'
-complete -c vreg -n '__vreg_at backup' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at backup' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at backup' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at backup' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at backup' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at backup' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at backup' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at heartbeat' -l name -d 'name of this VM' -x
+complete -c vreg -n '__vreg_at heartbeat' -l role -d 'role of this VM' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at heartbeat' -l address -d 'address at which clients reach this VM' -x
+complete -c vreg -n '__vreg_at heartbeat' -l registered-by -d 'name to record in registeredBy' -x
+complete -c vreg -n '__vreg_at heartbeat' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at heartbeat' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at heartbeat' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at heartbeat' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at heartbeat' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at heartbeat' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at heartbeat' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at heartbeat' -l every -d 'repeat at this interval, e.g. 60s' -x
+complete -c vreg -n '__vreg_at heartbeat' -l register-if-missing -d 'register the VM if it is not registered'
+complete -c vreg -n '__vreg_at heartbeat' -l state-dir -d 'folder with the state that identifies this VM and detects clones' -r -F
+complete -c vreg -n '__vreg_at heartbeat' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
+complete -c vreg -n '__vreg_at heartbeat' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
+complete -c vreg -n '__vreg_at heartbeat' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at heartbeat' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at heartbeat' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at heartbeat' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at heartbeat' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at heartbeat' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at heartbeat' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at export' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at export' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at export' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at export' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at export' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at export' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at export' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at export' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at export' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at export' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at export' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at export' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at export' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at export' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at import' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at import' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at import' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at import' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at import' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at import' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at import' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at import' -l file -s f -d 'file to read, or - for stdin' -r -F
+complete -c vreg -n '__vreg_at import' -l if-exists -d 'what to do if an id is registered with other fields (default: fail)' -x -a 'fail update ignore'
+complete -c vreg -n '__vreg_at import' -l dry-run -s n -d 'print what would change, and change nothing'
+complete -c vreg -n '__vreg_at import' -l yes -s y -d 'do not ask for confirmation'
+complete -c vreg -n '__vreg_at import' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at import' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at import' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at import' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at import' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at import' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at import' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at backup' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at backup' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at backup' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at backup' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at backup' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at backup' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at backup' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at backup' -l force -d 'overwrite an existing file'
+complete -c vreg -n '__vreg_at backup' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at backup' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at backup' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at backup' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at backup' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at backup' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at backup' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at api' -f -a 'GET POST PUT PATCH DELETE'
-complete -c vreg -n '__vreg_at api' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at api' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at api' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at api' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at api' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at api' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at api' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at api' -l file -s f -d 'body, from a file or - for stdin' -r -F
-complete -c vreg -n '__vreg_at api' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at api' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at api' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at api' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at api' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at api' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at api' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at api' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at api' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at api' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at api' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at api' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at api' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at api' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at api' -l file -s f -d 'request body: a file, or - for stdin' -r -F
+complete -c vreg -n '__vreg_at api' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at api' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at api' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at api' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at api' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at api' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at api' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon' -f -a serve -d 'run the registry'
 complete -c vreg -n '__vreg_at daemon' -f -a agent -d 'register this VM and keep it alive'
 complete -c vreg -n '__vreg_at daemon' -f -a status -d 'say which daemon and agent run here'
@@ -712,108 +712,108 @@ complete -c vreg -n '__vreg_at daemon' -f -a restore -d 'put a backup in the pla
 complete -c vreg -n '__vreg_at daemon' -f -a unit -d 'print a systemd unit for the registry or the agent'
 complete -c vreg -n '__vreg_at daemon' -f -a install -d 'install and enable a systemd unit of vreg'
 complete -c vreg -n '__vreg_at daemon' -f -a uninstall -d 'stop, disable and remove a systemd unit of vreg'
-complete -c vreg -n '__vreg_at daemon' -l host -d 'address to listen on; any but loopback needs a token' -x
-complete -c vreg -n '__vreg_at daemon' -l port -d 'TCP port to listen on; 0 takes a free one' -x
-complete -c vreg -n '__vreg_at daemon' -l socket -d 'unix socket to listen on, mode 0600; alone unless --host or --port is given' -r -F
-complete -c vreg -n '__vreg_at daemon' -l stale-after -d 'listening time without a sign of life that makes a VM stale' -x
-complete -c vreg -n '__vreg_at daemon' -l mass-loss -d 'of the live VMs, silent together: suspect, not stale; or off' -x
-complete -c vreg -n '__vreg_at daemon' -l allow-host -d 'names, with commas, by which a registry without a token may be asked' -x
-complete -c vreg -n '__vreg_at daemon' -l tls-cert -d 'certificate, with its chain, by which the TCP address speaks https' -r -F
-complete -c vreg -n '__vreg_at daemon' -l tls-key -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon' -l tls-client-ca -d 'certificates of which one must have signed that of each client' -r -F
-complete -c vreg -n '__vreg_at daemon' -l trust-proxy -d 'proxies whose X-Forwarded-For and -Proto hold; needs a token' -f -a 'loopback linklocal uniquelocal'
-complete -c vreg -n '__vreg_at daemon' -l cors-origin -d 'origins, with commas, whose pages may use the registry' -x
-complete -c vreg -n '__vreg_at daemon' -l max-body -d 'maximum size of a request body, and of an entry as JSON (else 413)' -x
-complete -c vreg -n '__vreg_at daemon' -l max-vms -d 'maximum number of registered VMs (else 429)' -x
-complete -c vreg -n '__vreg_at daemon' -l max-connections -d 'maximum number of open connections; more are closed' -x
-complete -c vreg -n '__vreg_at daemon' -l data-dir -d 'where the registry, or the agent, keeps its state' -r -F
-complete -c vreg -n '__vreg_at daemon' -l log-level -d 'least level that is logged' -x -a 'debug info warn error silent'
-complete -c vreg -n '__vreg_at daemon' -l log-format -d 'how the log is written' -x -a 'pretty json'
-complete -c vreg -n '__vreg_at daemon' -l id -d 'this VM'\''s id' -x
-complete -c vreg -n '__vreg_at daemon' -l name -d 'this VM'\''s name' -x
-complete -c vreg -n '__vreg_at daemon' -l role -d 'this VM'\''s role' -x -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at daemon' -l address -d 'where clients reach this VM' -x
-complete -c vreg -n '__vreg_at daemon' -l registered-by -d 'who registers' -x
-complete -c vreg -n '__vreg_at daemon' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at daemon' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at daemon' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at daemon' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at daemon' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at daemon' -l host -d 'address to listen on; an address other than loopback requires a token' -x
+complete -c vreg -n '__vreg_at daemon' -l port -d 'TCP port to listen on; 0 picks a free one' -x
+complete -c vreg -n '__vreg_at daemon' -l socket -d 'unix socket to listen on, mode 0600; no TCP unless --host or --port is given' -r -F
+complete -c vreg -n '__vreg_at daemon' -l stale-after -d 'lease: listening time without a sign of life before a VM is stale' -x
+complete -c vreg -n '__vreg_at daemon' -l mass-loss -d 'share of live VMs that must go silent together to be marked suspect instead of stale, or off' -x
+complete -c vreg -n '__vreg_at daemon' -l allow-host -d 'comma-separated Host names to accept when no token is configured' -x
+complete -c vreg -n '__vreg_at daemon' -l tls-cert -d 'certificate with its chain; the TCP listener then speaks https' -r -F
+complete -c vreg -n '__vreg_at daemon' -l tls-key -d 'private key of the certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at daemon' -l tls-client-ca -d 'CA bundle; require client certificates signed by it' -r -F
+complete -c vreg -n '__vreg_at daemon' -l trust-proxy -d 'comma-separated proxies whose X-Forwarded-* headers are trusted (requires a token)' -f -a 'loopback linklocal uniquelocal'
+complete -c vreg -n '__vreg_at daemon' -l cors-origin -d 'comma-separated origins whose web pages may call the API' -x
+complete -c vreg -n '__vreg_at daemon' -l max-body -d 'maximum size of a request body, and of an entry as JSON; larger ones get 413' -x
+complete -c vreg -n '__vreg_at daemon' -l max-vms -d 'maximum number of VMs; further registrations get 429' -x
+complete -c vreg -n '__vreg_at daemon' -l max-connections -d 'maximum number of connections; further ones are closed' -x
+complete -c vreg -n '__vreg_at daemon' -l data-dir -d 'folder for the state of the registry or the agent' -r -F
+complete -c vreg -n '__vreg_at daemon' -l log-level -d 'lowest level to log' -x -a 'debug info warn error silent'
+complete -c vreg -n '__vreg_at daemon' -l log-format -d 'format of the log' -x -a 'pretty json'
+complete -c vreg -n '__vreg_at daemon' -l id -d 'id of this VM' -x
+complete -c vreg -n '__vreg_at daemon' -l name -d 'name of this VM' -x
+complete -c vreg -n '__vreg_at daemon' -l role -d 'role of this VM' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at daemon' -l address -d 'address at which clients reach this VM' -x
+complete -c vreg -n '__vreg_at daemon' -l registered-by -d 'name to record in registeredBy' -x
+complete -c vreg -n '__vreg_at daemon' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at daemon' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon' -l self-register -d 'make the daemon'\''s own VM an infra entry, and keep it alive'
-complete -c vreg -n '__vreg_at daemon' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
-complete -c vreg -n '__vreg_at daemon' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
+complete -c vreg -n '__vreg_at daemon' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
+complete -c vreg -n '__vreg_at daemon' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
 complete -c vreg -n '__vreg_at daemon' -l detach -d 'go on in the background, with a pid file and a log in the data dir'
-complete -c vreg -n '__vreg_at daemon' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at daemon' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at daemon' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at daemon' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at daemon' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at daemon serve' -l host -d 'address to listen on; any but loopback needs a token' -x
-complete -c vreg -n '__vreg_at daemon serve' -l port -d 'TCP port to listen on; 0 takes a free one' -x
-complete -c vreg -n '__vreg_at daemon serve' -l socket -d 'unix socket to listen on, mode 0600; alone unless --host or --port is given' -r -F
-complete -c vreg -n '__vreg_at daemon serve' -l stale-after -d 'listening time without a sign of life that makes a VM stale' -x
-complete -c vreg -n '__vreg_at daemon serve' -l mass-loss -d 'of the live VMs, silent together: suspect, not stale; or off' -x
-complete -c vreg -n '__vreg_at daemon serve' -l allow-host -d 'names, with commas, by which a registry without a token may be asked' -x
-complete -c vreg -n '__vreg_at daemon serve' -l tls-cert -d 'certificate, with its chain, by which the TCP address speaks https' -r -F
-complete -c vreg -n '__vreg_at daemon serve' -l tls-key -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon serve' -l tls-client-ca -d 'certificates of which one must have signed that of each client' -r -F
-complete -c vreg -n '__vreg_at daemon serve' -l trust-proxy -d 'proxies whose X-Forwarded-For and -Proto hold; needs a token' -f -a 'loopback linklocal uniquelocal'
-complete -c vreg -n '__vreg_at daemon serve' -l cors-origin -d 'origins, with commas, whose pages may use the registry' -x
-complete -c vreg -n '__vreg_at daemon serve' -l max-body -d 'maximum size of a request body, and of an entry as JSON (else 413)' -x
-complete -c vreg -n '__vreg_at daemon serve' -l max-vms -d 'maximum number of registered VMs (else 429)' -x
-complete -c vreg -n '__vreg_at daemon serve' -l max-connections -d 'maximum number of open connections; more are closed' -x
-complete -c vreg -n '__vreg_at daemon serve' -l data-dir -d 'where the registry, or the agent, keeps its state' -r -F
-complete -c vreg -n '__vreg_at daemon serve' -l log-level -d 'least level that is logged' -x -a 'debug info warn error silent'
-complete -c vreg -n '__vreg_at daemon serve' -l log-format -d 'how the log is written' -x -a 'pretty json'
-complete -c vreg -n '__vreg_at daemon serve' -l id -d 'this VM'\''s id' -x
-complete -c vreg -n '__vreg_at daemon serve' -l name -d 'this VM'\''s name' -x
-complete -c vreg -n '__vreg_at daemon serve' -l role -d 'this VM'\''s role' -x -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at daemon serve' -l address -d 'where clients reach this VM' -x
-complete -c vreg -n '__vreg_at daemon serve' -l registered-by -d 'who registers' -x
-complete -c vreg -n '__vreg_at daemon serve' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon serve' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at daemon serve' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at daemon serve' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at daemon serve' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon serve' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at daemon serve' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at daemon' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at daemon' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at daemon' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at daemon serve' -l host -d 'address to listen on; an address other than loopback requires a token' -x
+complete -c vreg -n '__vreg_at daemon serve' -l port -d 'TCP port to listen on; 0 picks a free one' -x
+complete -c vreg -n '__vreg_at daemon serve' -l socket -d 'unix socket to listen on, mode 0600; no TCP unless --host or --port is given' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l stale-after -d 'lease: listening time without a sign of life before a VM is stale' -x
+complete -c vreg -n '__vreg_at daemon serve' -l mass-loss -d 'share of live VMs that must go silent together to be marked suspect instead of stale, or off' -x
+complete -c vreg -n '__vreg_at daemon serve' -l allow-host -d 'comma-separated Host names to accept when no token is configured' -x
+complete -c vreg -n '__vreg_at daemon serve' -l tls-cert -d 'certificate with its chain; the TCP listener then speaks https' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l tls-key -d 'private key of the certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l tls-client-ca -d 'CA bundle; require client certificates signed by it' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l trust-proxy -d 'comma-separated proxies whose X-Forwarded-* headers are trusted (requires a token)' -f -a 'loopback linklocal uniquelocal'
+complete -c vreg -n '__vreg_at daemon serve' -l cors-origin -d 'comma-separated origins whose web pages may call the API' -x
+complete -c vreg -n '__vreg_at daemon serve' -l max-body -d 'maximum size of a request body, and of an entry as JSON; larger ones get 413' -x
+complete -c vreg -n '__vreg_at daemon serve' -l max-vms -d 'maximum number of VMs; further registrations get 429' -x
+complete -c vreg -n '__vreg_at daemon serve' -l max-connections -d 'maximum number of connections; further ones are closed' -x
+complete -c vreg -n '__vreg_at daemon serve' -l data-dir -d 'folder for the state of the registry or the agent' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l log-level -d 'lowest level to log' -x -a 'debug info warn error silent'
+complete -c vreg -n '__vreg_at daemon serve' -l log-format -d 'format of the log' -x -a 'pretty json'
+complete -c vreg -n '__vreg_at daemon serve' -l id -d 'id of this VM' -x
+complete -c vreg -n '__vreg_at daemon serve' -l name -d 'name of this VM' -x
+complete -c vreg -n '__vreg_at daemon serve' -l role -d 'role of this VM' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at daemon serve' -l address -d 'address at which clients reach this VM' -x
+complete -c vreg -n '__vreg_at daemon serve' -l registered-by -d 'name to record in registeredBy' -x
+complete -c vreg -n '__vreg_at daemon serve' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon serve' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon serve' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon serve' -l self-register -d 'make the daemon'\''s own VM an infra entry, and keep it alive'
-complete -c vreg -n '__vreg_at daemon serve' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
-complete -c vreg -n '__vreg_at daemon serve' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
+complete -c vreg -n '__vreg_at daemon serve' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
+complete -c vreg -n '__vreg_at daemon serve' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
 complete -c vreg -n '__vreg_at daemon serve' -l detach -d 'go on in the background, with a pid file and a log in the data dir'
-complete -c vreg -n '__vreg_at daemon serve' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon serve' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at daemon serve' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at daemon serve' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at daemon serve' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon serve' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at daemon serve' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at daemon agent' -l id -d 'this VM'\''s id' -x
-complete -c vreg -n '__vreg_at daemon agent' -l name -d 'this VM'\''s name' -x
-complete -c vreg -n '__vreg_at daemon agent' -l role -d 'this VM'\''s role' -x -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at daemon agent' -l address -d 'where clients reach this VM' -x
-complete -c vreg -n '__vreg_at daemon agent' -l registered-by -d 'who registers' -x
-complete -c vreg -n '__vreg_at daemon agent' -l interval -d 'time between two beats' -x
-complete -c vreg -n '__vreg_at daemon agent' -l on-exit -d 'what becomes of the entry when the agent is told to stop' -x -a 'stopped deregister keep'
-complete -c vreg -n '__vreg_at daemon agent' -l on-clone -d 'when this VM is a clone: end, take a new id, or take over' -x -a 'reject rebirth replace'
-complete -c vreg -n '__vreg_at daemon agent' -l id-command -d 'prints the id that a clone takes with --on-clone rebirth' -x
-complete -c vreg -n '__vreg_at daemon agent' -l run-dir -d 'where the agent keeps addresses of live VMs as files' -x
-complete -c vreg -n '__vreg_at daemon agent' -l data-dir -d 'where the registry, or the agent, keeps its state' -r -F
-complete -c vreg -n '__vreg_at daemon agent' -l log-level -d 'least level that is logged' -x -a 'debug info warn error silent'
-complete -c vreg -n '__vreg_at daemon agent' -l log-format -d 'how the log is written' -x -a 'pretty json'
-complete -c vreg -n '__vreg_at daemon agent' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon agent' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at daemon agent' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at daemon agent' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at daemon agent' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon agent' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at daemon agent' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at daemon agent' -l service -d 'a service as NAME:PORT or NAME:PORT/healthPath' -x
-complete -c vreg -n '__vreg_at daemon agent' -l meta -d 'metadata; a value that is JSON is read as JSON' -x
+complete -c vreg -n '__vreg_at daemon serve' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon serve' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon serve' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at daemon serve' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at daemon serve' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon serve' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon serve' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at daemon agent' -l id -d 'id of this VM' -x
+complete -c vreg -n '__vreg_at daemon agent' -l name -d 'name of this VM' -x
+complete -c vreg -n '__vreg_at daemon agent' -l role -d 'role of this VM' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at daemon agent' -l address -d 'address at which clients reach this VM' -x
+complete -c vreg -n '__vreg_at daemon agent' -l registered-by -d 'name to record in registeredBy' -x
+complete -c vreg -n '__vreg_at daemon agent' -l interval -d 'time between heartbeats' -x
+complete -c vreg -n '__vreg_at daemon agent' -l on-exit -d 'what to do with the entry when the agent stops' -x -a 'stopped deregister keep'
+complete -c vreg -n '__vreg_at daemon agent' -l on-clone -d 'what to do if this VM is a clone: exit, take a new id, or replace the other VM' -x -a 'reject rebirth replace'
+complete -c vreg -n '__vreg_at daemon agent' -l id-command -d 'command that prints the new id for --on-clone rebirth' -x
+complete -c vreg -n '__vreg_at daemon agent' -l run-dir -d 'folder in which the agent keeps the addresses of live VMs as files' -x
+complete -c vreg -n '__vreg_at daemon agent' -l data-dir -d 'folder for the state of the registry or the agent' -r -F
+complete -c vreg -n '__vreg_at daemon agent' -l log-level -d 'lowest level to log' -x -a 'debug info warn error silent'
+complete -c vreg -n '__vreg_at daemon agent' -l log-format -d 'format of the log' -x -a 'pretty json'
+complete -c vreg -n '__vreg_at daemon agent' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon agent' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon agent' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon agent' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon agent' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at daemon agent' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon agent' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at daemon agent' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
+complete -c vreg -n '__vreg_at daemon agent' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
 complete -c vreg -n '__vreg_at daemon agent' -l check -d 'probe this VM'\''s services, and report which of them work'
 complete -c vreg -n '__vreg_at daemon agent' -l check-interval -d 'time between two probes (default: 10s)' -x
 complete -c vreg -n '__vreg_at daemon agent' -l check-timeout -d 'longest time for a probe (default: 2s)' -x
@@ -821,87 +821,87 @@ complete -c vreg -n '__vreg_at daemon agent' -l check-rise -d 'probes in a row t
 complete -c vreg -n '__vreg_at daemon agent' -l check-fall -d 'probes in a row to fail (default: 3)' -x
 complete -c vreg -n '__vreg_at daemon agent' -l rebirth-hook -d 'run when a clone has its new id, in VREG_ID' -x
 complete -c vreg -n '__vreg_at daemon agent' -l detach -d 'go on in the background, with a pid file and a log in the data dir'
-complete -c vreg -n '__vreg_at daemon agent' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon agent' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at daemon agent' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at daemon agent' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at daemon agent' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon agent' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at daemon agent' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at daemon status' -l data-dir -d 'where the registry, or the agent, keeps its state' -r -F
-complete -c vreg -n '__vreg_at daemon status' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon status' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at daemon status' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at daemon status' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at daemon status' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon status' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at daemon status' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at daemon status' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon status' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at daemon status' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at daemon status' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at daemon status' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon status' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at daemon status' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at daemon agent' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon agent' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon agent' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at daemon agent' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at daemon agent' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon agent' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon agent' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at daemon status' -l data-dir -d 'folder for the state of the registry or the agent' -r -F
+complete -c vreg -n '__vreg_at daemon status' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon status' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon status' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon status' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon status' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at daemon status' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon status' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at daemon status' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon status' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon status' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at daemon status' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at daemon status' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon status' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon status' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon stop' -f -a 'serve agent'
-complete -c vreg -n '__vreg_at daemon stop' -l data-dir -d 'where the registry, or the agent, keeps its state' -r -F
-complete -c vreg -n '__vreg_at daemon stop' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon stop' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at daemon stop' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at daemon stop' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at daemon stop' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon stop' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at daemon stop' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at daemon stop' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon stop' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at daemon stop' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at daemon stop' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at daemon stop' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon stop' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at daemon stop' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at daemon restore' -l data-dir -d 'where the registry, or the agent, keeps its state' -r -F
-complete -c vreg -n '__vreg_at daemon restore' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon restore' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at daemon restore' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at daemon restore' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at daemon restore' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon restore' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at daemon restore' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at daemon stop' -l data-dir -d 'folder for the state of the registry or the agent' -r -F
+complete -c vreg -n '__vreg_at daemon stop' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon stop' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon stop' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon stop' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon stop' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at daemon stop' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon stop' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at daemon stop' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon stop' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon stop' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at daemon stop' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at daemon stop' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon stop' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon stop' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at daemon restore' -l data-dir -d 'folder for the state of the registry or the agent' -r -F
+complete -c vreg -n '__vreg_at daemon restore' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon restore' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon restore' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon restore' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon restore' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at daemon restore' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon restore' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon restore' -l yes -s y -d 'do not ask'
-complete -c vreg -n '__vreg_at daemon restore' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon restore' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at daemon restore' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at daemon restore' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at daemon restore' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon restore' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at daemon restore' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at daemon restore' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon restore' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon restore' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at daemon restore' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at daemon restore' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon restore' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon restore' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon unit' -f -a 'serve agent heartbeat-timer wait-online'
-complete -c vreg -n '__vreg_at daemon unit' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon unit' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at daemon unit' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at daemon unit' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at daemon unit' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon unit' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at daemon unit' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at daemon unit' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon unit' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon unit' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon unit' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon unit' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at daemon unit' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon unit' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon unit' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
 complete -c vreg -n '__vreg_at daemon unit' -l no-token -d 'for a registry without a token; else systemd reads it from /etc/vreg/token'
 complete -c vreg -n '__vreg_at daemon unit' -l tls -d 'with the certificate /etc/vreg/tls.crt and its key tls.key, which systemd reads'
 complete -c vreg -n '__vreg_at daemon unit' -l output-dir -d 'write the files there instead' -r -F
-complete -c vreg -n '__vreg_at daemon unit' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon unit' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at daemon unit' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at daemon unit' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at daemon unit' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon unit' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at daemon unit' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at daemon unit' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon unit' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon unit' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at daemon unit' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at daemon unit' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon unit' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon unit' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon install' -f -a 'serve agent heartbeat-timer wait-online'
-complete -c vreg -n '__vreg_at daemon install' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon install' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at daemon install' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at daemon install' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at daemon install' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon install' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at daemon install' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at daemon install' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon install' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon install' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon install' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon install' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at daemon install' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon install' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon install' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
 complete -c vreg -n '__vreg_at daemon install' -l no-token -d 'for a registry without a token; else systemd reads it from /etc/vreg/token'
 complete -c vreg -n '__vreg_at daemon install' -l tls -d 'with the certificate /etc/vreg/tls.crt and its key tls.key, which systemd reads'
@@ -909,371 +909,371 @@ complete -c vreg -n '__vreg_at daemon install' -l now -d 'start it at once, too'
 complete -c vreg -n '__vreg_at daemon install' -l root -d 'into the file system of an image that is mounted there' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l dry-run -d 'say what would be done, and do nothing'
 complete -c vreg -n '__vreg_at daemon install' -l yes -s y -d 'do not ask'
-complete -c vreg -n '__vreg_at daemon install' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon install' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at daemon install' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at daemon install' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at daemon install' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon install' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at daemon install' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at daemon install' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon install' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon install' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at daemon install' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at daemon install' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon install' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon install' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon uninstall' -f -a 'serve agent heartbeat-timer wait-online'
-complete -c vreg -n '__vreg_at daemon uninstall' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon uninstall' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at daemon uninstall' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at daemon uninstall' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at daemon uninstall' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon uninstall' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at daemon uninstall' -l timeout -d 'longest wait for one answer of the registry' -x
+complete -c vreg -n '__vreg_at daemon uninstall' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon uninstall' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon uninstall' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon uninstall' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at daemon uninstall' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at daemon uninstall' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon uninstall' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon uninstall' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
 complete -c vreg -n '__vreg_at daemon uninstall' -l root -d 'into the file system of an image that is mounted there' -r -F
 complete -c vreg -n '__vreg_at daemon uninstall' -l dry-run -d 'say what would be done, and do nothing'
 complete -c vreg -n '__vreg_at daemon uninstall' -l yes -s y -d 'do not ask'
-complete -c vreg -n '__vreg_at daemon uninstall' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon uninstall' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at daemon uninstall' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at daemon uninstall' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at daemon uninstall' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon uninstall' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at daemon uninstall' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at token' -f -a create -d 'make a token, and print it this once'
+complete -c vreg -n '__vreg_at daemon uninstall' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon uninstall' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon uninstall' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at daemon uninstall' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at daemon uninstall' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon uninstall' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon uninstall' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at token' -f -a create -d 'create a token and print it once'
 complete -c vreg -n '__vreg_at token' -f -a ls -d 'list the tokens of the registry'
-complete -c vreg -n '__vreg_at token' -f -a revoke -d 'make tokens good for nothing, at once'
-complete -c vreg -n '__vreg_at token' -f -a whoami -d 'say who one is to the registry, and what one may do'
-complete -c vreg -n '__vreg_at token' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at token' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at token' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at token' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at token' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at token' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at token' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at token' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at token' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at token' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at token' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at token' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at token' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at token' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at token create' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at token create' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at token create' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at token create' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at token create' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at token create' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at token create' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at token create' -l scope -d 'what it may do' -x -a 'read heartbeat register write admin enrol'
-complete -c vreg -n '__vreg_at token create' -l vm -d 'it may touch this VM only (read: see it only)' -x -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at token create' -l role -d 'the same, for the VMs of this role' -x -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at token create' -l expires -d 'good for that long, e.g. 30d (default: for ever)' -x
-complete -c vreg -n '__vreg_at token create' -l to -d 'write it into a new file of mode 0600 instead' -r -F
-complete -c vreg -n '__vreg_at token create' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at token create' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at token create' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at token create' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at token create' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at token create' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at token create' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at token ls' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at token ls' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at token ls' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at token ls' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at token ls' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at token ls' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at token ls' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at token ls' -l enrolled-by -d 'only those of VMs that this enrol token let in' -x
-complete -c vreg -n '__vreg_at token ls' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at token ls' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at token ls' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at token ls' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at token ls' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at token ls' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at token ls' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at token revoke' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at token revoke' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at token revoke' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at token revoke' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at token revoke' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at token revoke' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at token revoke' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at token revoke' -l enrolled-by -d 'those of all VMs that this enrol token let in' -x
-complete -c vreg -n '__vreg_at token revoke' -l yes -s y -d 'do not ask'
-complete -c vreg -n '__vreg_at token revoke' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at token revoke' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at token revoke' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at token revoke' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at token revoke' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at token revoke' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at token revoke' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at token whoami' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at token whoami' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at token whoami' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at token whoami' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at token whoami' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at token whoami' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at token whoami' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at token whoami' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at token whoami' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at token whoami' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at token whoami' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at token whoami' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at token whoami' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at token whoami' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at context' -f -a add -d 'name a registry, or change what a name means'
-complete -c vreg -n '__vreg_at context' -f -a use -d 'use a context from now on'
+complete -c vreg -n '__vreg_at token' -f -a revoke -d 'revoke tokens'
+complete -c vreg -n '__vreg_at token' -f -a whoami -d 'show the identity and scope of the current token'
+complete -c vreg -n '__vreg_at token' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at token' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at token' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at token' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at token' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at token' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at token' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at token' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at token' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at token' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at token' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at token' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at token' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at token create' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at token create' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at token create' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token create' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at token create' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at token create' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at token create' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at token create' -l scope -d 'permissions of the token' -x -a 'read heartbeat register write admin enrol'
+complete -c vreg -n '__vreg_at token create' -l vm -d 'restrict the token to this VM; a read token sees only this VM' -x -a '(vreg completion --values ids 2>/dev/null)'
+complete -c vreg -n '__vreg_at token create' -l role -d 'restrict the token to VMs with this role, in the same way' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at token create' -l expires -d 'lifetime of the token, e.g. 30d (default: unlimited)' -x
+complete -c vreg -n '__vreg_at token create' -l to -d 'write the token to a new file with mode 0600 instead of stdout' -r -F
+complete -c vreg -n '__vreg_at token create' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at token create' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at token create' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at token create' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at token create' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at token create' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at token create' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at token ls' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at token ls' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at token ls' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token ls' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at token ls' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at token ls' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at token ls' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at token ls' -l enrolled-by -d 'only tokens of the VMs that enrolled with this token' -x
+complete -c vreg -n '__vreg_at token ls' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at token ls' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at token ls' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at token ls' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at token ls' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at token ls' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at token ls' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at token revoke' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at token revoke' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at token revoke' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token revoke' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at token revoke' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at token revoke' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at token revoke' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at token revoke' -l enrolled-by -d 'tokens of the VMs that enrolled with this token' -x
+complete -c vreg -n '__vreg_at token revoke' -l yes -s y -d 'do not ask for confirmation'
+complete -c vreg -n '__vreg_at token revoke' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at token revoke' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at token revoke' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at token revoke' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at token revoke' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at token revoke' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at token revoke' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at token whoami' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at token whoami' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at token whoami' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token whoami' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at token whoami' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at token whoami' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at token whoami' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at token whoami' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at token whoami' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at token whoami' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at token whoami' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at token whoami' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at token whoami' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at token whoami' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at context' -f -a add -d 'add or change a context'
+complete -c vreg -n '__vreg_at context' -f -a use -d 'switch to a context'
 complete -c vreg -n '__vreg_at context' -f -a ls -d 'list the contexts'
-complete -c vreg -n '__vreg_at context' -f -a rm -d 'forget a context'
+complete -c vreg -n '__vreg_at context' -f -a rm -d 'remove a context'
 complete -c vreg -n '__vreg_at context' -f -a show -d 'show a context'
-complete -c vreg -n '__vreg_at context' -f -a current -d 'print the name of the context in use, for a prompt'
-complete -c vreg -n '__vreg_at context' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at context' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at context' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at context' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at context' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at context' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at context' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at context' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at context' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at context' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at context' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at context' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at context' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at context' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at context add' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at context add' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at context add' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at context add' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at context add' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at context add' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at context add' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at context add' -l use -d 'and use it from now on'
-complete -c vreg -n '__vreg_at context add' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at context add' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at context add' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at context add' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at context add' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at context add' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at context add' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at context use' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at context use' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at context use' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at context use' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at context use' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at context use' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at context use' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at context use' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at context use' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at context use' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at context use' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at context use' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at context use' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at context use' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at context ls' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at context ls' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at context ls' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at context ls' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at context ls' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at context ls' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at context ls' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at context ls' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at context ls' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at context ls' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at context ls' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at context ls' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at context ls' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at context ls' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at context rm' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at context rm' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at context rm' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at context rm' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at context rm' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at context rm' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at context rm' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at context rm' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at context rm' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at context rm' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at context rm' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at context rm' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at context rm' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at context rm' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at context show' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at context show' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at context show' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at context show' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at context show' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at context show' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at context show' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at context show' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at context show' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at context show' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at context show' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at context show' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at context show' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at context show' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at context current' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at context current' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at context current' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at context current' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at context current' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at context current' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at context current' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at context current' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at context current' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at context current' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at context current' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at context current' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at context current' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at context current' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config' -f -a get -d 'print the value that a setting has now'
-complete -c vreg -n '__vreg_at config' -f -a set -d 'write a setting into the config file'
-complete -c vreg -n '__vreg_at config' -f -a unset -d 'take a setting out of the config file'
-complete -c vreg -n '__vreg_at config' -f -a list -d 'list all settings and what they are now'
-complete -c vreg -n '__vreg_at config' -f -a path -d 'print where the config file is'
+complete -c vreg -n '__vreg_at context' -f -a current -d 'print the name of the current context'
+complete -c vreg -n '__vreg_at context' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at context' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at context' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at context' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at context' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at context' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at context' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at context' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at context add' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context add' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context add' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context add' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at context add' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at context add' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context add' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at context add' -l use -d 'switch to the context'
+complete -c vreg -n '__vreg_at context add' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context add' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at context add' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at context add' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at context add' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context add' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at context add' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at context use' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context use' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context use' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context use' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at context use' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at context use' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context use' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at context use' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context use' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at context use' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at context use' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at context use' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context use' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at context use' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at context ls' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context ls' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context ls' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context ls' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at context ls' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at context ls' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context ls' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at context ls' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context ls' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at context ls' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at context ls' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at context ls' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context ls' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at context ls' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at context rm' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context rm' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context rm' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context rm' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at context rm' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at context rm' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context rm' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at context rm' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context rm' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at context rm' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at context rm' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at context rm' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context rm' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at context rm' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at context show' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context show' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context show' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context show' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at context show' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at context show' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context show' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at context show' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context show' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at context show' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at context show' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at context show' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context show' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at context show' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at context current' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context current' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context current' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context current' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at context current' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at context current' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context current' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at context current' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context current' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at context current' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at context current' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at context current' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context current' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at context current' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at config' -f -a get -d 'print the effective value of a setting'
+complete -c vreg -n '__vreg_at config' -f -a set -d 'write a setting to the config file'
+complete -c vreg -n '__vreg_at config' -f -a unset -d 'remove a setting from the config file'
+complete -c vreg -n '__vreg_at config' -f -a list -d 'list all settings with their effective values'
+complete -c vreg -n '__vreg_at config' -f -a path -d 'print the path of the config file'
 complete -c vreg -n '__vreg_at config' -f -a edit -d 'open the config file in $EDITOR'
-complete -c vreg -n '__vreg_at config' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at config' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at config' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at config' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at config' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at config' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at config' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at config' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at config' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at config' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at config' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at config' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at config' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at config' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at config' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at config' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at config' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at config' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at config' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at config' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at config' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at config' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at config' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at config' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at config' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at config' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at config get' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-vms max-connections log-level log-format interval on-clone id-command run-dir on-exit'
-complete -c vreg -n '__vreg_at config get' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at config get' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at config get' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at config get' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at config get' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at config get' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at config get' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at config get' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at config get' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at config get' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at config get' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at config get' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at config get' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at config get' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at config get' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at config get' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at config get' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config get' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at config get' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at config get' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config get' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at config get' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at config get' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at config get' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at config get' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at config get' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at config get' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at config get' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at config set' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-vms max-connections log-level log-format interval on-clone id-command run-dir on-exit'
-complete -c vreg -n '__vreg_at config set' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at config set' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at config set' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at config set' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at config set' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at config set' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at config set' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at config set' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at config set' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at config set' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at config set' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at config set' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at config set' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at config set' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at config set' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at config set' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at config set' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config set' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at config set' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at config set' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config set' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at config set' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at config set' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at config set' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at config set' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at config set' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at config set' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at config set' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at config unset' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-vms max-connections log-level log-format interval on-clone id-command run-dir on-exit'
-complete -c vreg -n '__vreg_at config unset' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at config unset' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at config unset' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at config unset' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at config unset' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at config unset' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at config unset' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at config unset' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at config unset' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at config unset' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at config unset' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at config unset' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at config unset' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at config unset' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config list' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at config list' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at config list' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at config list' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at config list' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at config list' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at config list' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at config list' -l show-origin -d 'say where each value comes from'
-complete -c vreg -n '__vreg_at config list' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at config list' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at config list' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at config list' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at config list' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at config list' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at config list' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config path' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at config path' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at config path' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at config path' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at config path' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at config path' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at config path' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at config path' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at config path' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at config path' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at config path' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at config path' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at config path' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at config path' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at config edit' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at config edit' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at config edit' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at config edit' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at config edit' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at config edit' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at config edit' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at config edit' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at config edit' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at config edit' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at config edit' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at config edit' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at config edit' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at config edit' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at config unset' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at config unset' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at config unset' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config unset' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at config unset' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at config unset' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config unset' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at config unset' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at config unset' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at config unset' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at config unset' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at config unset' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at config unset' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at config unset' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at config list' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at config list' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at config list' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config list' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at config list' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at config list' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config list' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at config list' -l show-origin -d 'show where each value comes from'
+complete -c vreg -n '__vreg_at config list' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at config list' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at config list' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at config list' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at config list' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at config list' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at config list' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at config path' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at config path' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at config path' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config path' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at config path' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at config path' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config path' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at config path' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at config path' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at config path' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at config path' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at config path' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at config path' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at config path' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at config edit' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at config edit' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at config edit' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config edit' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at config edit' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at config edit' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config edit' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at config edit' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at config edit' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at config edit' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at config edit' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at config edit' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at config edit' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at config edit' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at completion' -f -a 'bash zsh fish'
-complete -c vreg -n '__vreg_at completion' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at completion' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at completion' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at completion' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at completion' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at completion' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at completion' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at completion' -l values -d 'print live values, as the scripts ask for them' -x -a 'ids names'
-complete -c vreg -n '__vreg_at completion' -l write -d 'write the scripts of all shells into a folder' -r -F
-complete -c vreg -n '__vreg_at completion' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at completion' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at completion' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at completion' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at completion' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at completion' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at completion' -l help -s h -d 'help'
-complete -c vreg -n '__vreg_at version' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at version' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at version' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at version' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at version' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at version' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at version' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at version' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at version' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at version' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at version' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at version' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at version' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at version' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at completion' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at completion' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at completion' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at completion' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at completion' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at completion' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at completion' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at completion' -l values -d 'print live values, as the scripts request them' -x -a 'ids names'
+complete -c vreg -n '__vreg_at completion' -l write -d 'write the scripts of all shells to a folder' -r -F
+complete -c vreg -n '__vreg_at completion' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at completion' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at completion' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at completion' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at completion' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at completion' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at completion' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at version' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at version' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at version' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at version' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at version' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at version' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at version' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at version' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at version' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at version' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at version' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at version' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at version' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at version' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at help' -f -a 'ls get discover addr url env exec render wait watch status why history doctor health conflicts tree register update edit pause resume stop rm prune heartbeat export import backup api daemon token context config completion version help exit-codes environment formatting recipes'
-complete -c vreg -n '__vreg_at help' -l url -s u -d 'the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at help' -l token-file -d 'file with the bearer token, mode 0600 (or VERS_AUTH_TOKEN: the token itself)' -r -F
-complete -c vreg -n '__vreg_at help' -l ca-file -d 'certificates to trust for https, besides the system'\''s' -r -F
-complete -c vreg -n '__vreg_at help' -l cert-file -d 'certificate to show to a registry that asks for one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at help' -l key-file -d 'its private key, mode 0600' -r -F
-complete -c vreg -n '__vreg_at help' -l output -s o -d 'how answers are printed; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at help' -l timeout -d 'longest wait for one answer of the registry' -x
-complete -c vreg -n '__vreg_at help' -l write-man -d 'write the manual pages into a folder' -r -F
-complete -c vreg -n '__vreg_at help' -l context -s c -d 'which context of the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at help' -l quiet -s q -d 'print ids only, as -o name'
-complete -c vreg -n '__vreg_at help' -l json -d 'as -o json'
-complete -c vreg -n '__vreg_at help' -l no-headers -d 'leave the titles of columns out'
-complete -c vreg -n '__vreg_at help' -l no-color -d 'no colour, as NO_COLOR=1'
-complete -c vreg -n '__vreg_at help' -l verbose -s v -d 'say on stderr what is asked of the registry'
-complete -c vreg -n '__vreg_at help' -l help -s h -d 'help'
+complete -c vreg -n '__vreg_at help' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at help' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at help' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at help' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at help' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at help' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at help' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at help' -l write-man -d 'write the manual pages to a folder' -r -F
+complete -c vreg -n '__vreg_at help' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at help' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at help' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at help' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at help' -l no-color -d 'disable colour, same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at help' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at help' -l help -s h -d 'show help'

@@ -100,7 +100,7 @@ function buildCommand(command: Command<never>, session: Session, parents: readon
     for (const flag of command.flags ?? []) checkValues(flag, flags);
     if (command.commands && self.args[0] !== undefined) throw unknownCommand(self.args[0], command.commands, path);
     if (!run) return self.outputHelp();
-    // A format that is not possible is told before anything is done, not after it.
+    // An invalid format is an error before the command has any effect.
     await session.checkFormat();
     await run(session, self.args, flags as never);
   });
@@ -126,7 +126,7 @@ function checkValues({ flags, values }: Flag, given: Record<string, unknown>): v
   const value = given[option.attributeName()];
   if (typeof value === 'string' && !values.includes(value)) {
     const known = values as readonly string[];
-    throw new VregError('USAGE', `${option.long}: "${value}" is not possible${suggestion(value, known)}`, {
+    throw new VregError('USAGE', `invalid ${option.long} "${value}"${suggestion(value, known)}`, {
       field: option.long!.slice(2),
       hint: `one of: ${known.join(', ')}`,
     });

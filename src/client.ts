@@ -284,8 +284,8 @@ function query(options: Record<string, string | undefined>): string {
 /** An id that has no URL of its own would ask for something else. @throws VregError USAGE */
 function checkId(id: string): string {
   if (id.trim() !== '' && id !== '.' && id !== '..') return id;
-  throw new VregError('USAGE', `"${id}" is not the id of a VM`, {
+  throw new VregError('USAGE', `invalid id "${id}"`, {
     field: 'id',
-    hint: 'see what is registered: vreg ls -q',
+    hint: 'list registered VMs: vreg ls -q',
   });
 }

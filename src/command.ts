@@ -122,10 +122,10 @@ export const GLOBAL_SETTINGS = [
 export const SHORT: Partial<Record<SettingKey, string>> = { url: '-u', output: '-o' };
 
 export const GLOBAL_FLAGS: readonly Flag[] = [
-  { flags: '-c, --context <name>', about: 'which context of the config file [VREG_CONTEXT]' },
-  { flags: '-q, --quiet', about: 'print ids only, as -o name' },
-  { flags: '--json', about: 'as -o json' },
-  { flags: '--no-headers', about: 'leave the titles of columns out' },
-  { flags: '--no-color', about: 'no colour, as NO_COLOR=1' },
-  { flags: '-v, --verbose', about: 'say on stderr what is asked of the registry' },
+  { flags: '-c, --context <name>', about: 'context of the config file to use [VREG_CONTEXT]' },
+  { flags: '-q, --quiet', about: 'print ids only, same as -o name' },
+  { flags: '--json', about: 'same as -o json' },
+  { flags: '--no-headers', about: 'omit the column titles' },
+  { flags: '--no-color', about: 'disable colour, same as NO_COLOR=1' },
+  { flags: '-v, --verbose', about: 'log each request to the registry on stderr' },
 ];

@@ -71,7 +71,7 @@ function nodesOf(
     words: commands.map((child) => ({ word: child.name, about: child.summary })),
     flags: [
       ...[...settings, ...GLOBAL_SETTINGS].map(flagOfSetting),
-      ...[...flags, ...GLOBAL_FLAGS, { flags: '-h, --help', about: 'help' }].map(flagWord),
+      ...[...flags, ...GLOBAL_FLAGS, { flags: '-h, --help', about: 'show help' }].map(flagWord),
     ],
     values: valuesOf(command, commandWords),
   };

@@ -3,14 +3,13 @@
  * default; a context that -c names is as good as a flag, one that VREG_CONTEXT names as a VREG_* variable. The file is
  * read only when a setting is asked for that no flag and no variable gives.
  */
-
 import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { parseDuration } from './config/duration.ts';
 import { credentialNamed, readSecretFile } from './config/secret-file.ts';
 import { camelCase, checkSetting, envNameOf, type SettingKey, settingOf } from './config/settings.ts';
 import type { Setting } from './config/values.ts';
+import { parseDuration } from './config/values.ts';
 import { suggestion } from './help/suggest.ts';
 import { VregError } from './protocol/errors.ts';
 import { maskName } from './protocol/redact.ts';
@@ -167,9 +166,9 @@ export class Config {
   contextNamed(name: string): Record<string, unknown> {
     const contexts = this.file.contexts ?? {};
     if (Object.hasOwn(contexts, name)) return contexts[name]!;
-    throw new VregError('USAGE', `there is no context "${maskName(name)}"${suggestion(name, Object.keys(contexts))}`, {
+    throw new VregError('USAGE', `unknown context "${maskName(name)}"${suggestion(name, Object.keys(contexts))}`, {
       field: 'context',
-      hint: 'see what there is: vreg context ls',
+      hint: 'list the contexts: vreg context ls',
     });
   }
 

@@ -1,8 +1,8 @@
 /** Answers become text here and nowhere else: tables, TSV, JSON, YAML, names. */
 
 import type { ChalkInstance } from 'chalk';
-import { formatAge } from './config/duration.ts';
 import type { OutputFormat } from './config/settings.ts';
+import { formatAge } from './config/values.ts';
 import type { Io } from './io.ts';
 import { escapeControls, printable } from './protocol/redact.ts';
 

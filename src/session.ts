@@ -109,7 +109,7 @@ export class Session implements Context {
     return this.#output() ?? (this.io.tty ? 'table' : 'tsv');
   }
 
-  /** @throws VregError USAGE on a format, or the expression of one, that is not possible */
+  /** @throws VregError USAGE on an invalid output format or expression */
   async checkFormat(): Promise<void> {
     const { format } = this;
     if (format.includes('=')) await (await import('./expression.ts')).checkExpression(format);
@@ -188,11 +188,11 @@ export class Session implements Context {
   async confirm(question: string, yes: boolean | undefined): Promise<void> {
     if (yes) return;
     if (!this.io.canAsk) {
-      throw new VregError('REFUSED', `cannot ask without a terminal: ${question}`);
+      throw new VregError('REFUSED', `cannot ask for confirmation without a terminal: ${question}`);
     }
     const answer = await this.io.ask(`${printable(maskTokens(question))} [y/N] `);
     if (!/^y(es)?$/i.test(answer.trim()))
-      throw new VregError('REFUSED', 'nothing was done', { hint: 'answer y, or say --yes' });
+      throw new VregError('REFUSED', 'aborted: nothing was changed', { hint: 'answer y, or pass --yes' });
   }
 
   commands(): Promise<readonly Command<never>[]> {

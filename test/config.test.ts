@@ -99,7 +99,7 @@ const BAD: readonly [key: SettingKey, value: string, accepted: RegExp][] = [
   ['output', 'xml', /one of: table, wide, json/],
   ['timeout', '5', /90s, 5m/],
   ['role', 'boss', /one of: infra, /],
-  ['port', '-1', /0 \(any\) to 65535/],
+  ['port', '-1', /0 \(any free port\) to 65535/],
   ['port', '65536', /65535/],
   ['stale-after', '0s', /more than 0/],
   ['log-level', 'loud', /one of: debug, /],
@@ -108,7 +108,7 @@ const BAD: readonly [key: SettingKey, value: string, accepted: RegExp][] = [
   ['on-exit', 'explode', /one of: stopped, deregister, keep/],
   ['trust-proxy', 'my-proxy', /one of: loopback, linklocal, uniquelocal/],
   ['trust-proxy', '10.0.0.0/0', /10\.1\.0\.0\/16/],
-  ['trust-proxy', '10.0.0.5/33', /addresses of proxies/],
+  ['trust-proxy', '10.0.0.5/33', /comma-separated addresses/],
   ['cors-origin', 'https://dash.example/', /https:\/\/dash\.example/],
   ['cors-origin', '*', /https:\/\/dash\.example/],
   ['cors-origin', 'dash.example', /https:\/\/dash\.example/],
@@ -127,7 +127,7 @@ for (const [key, value, accepted] of BAD) {
     ];
     for (const [config, origin] of origins) {
       const said = refusal(() => config.find(key));
-      assert.ok(said.startsWith(key), said);
+      assert.ok(said.startsWith(`invalid ${key}`), said);
       assert.ok(said.includes(`"${value}"`) && said.includes(`(from ${origin})`), said);
       assert.match(said, accepted);
     }

@@ -109,5 +109,5 @@ export function taken(): VregError {
 }
 
 export function notFound(): VregError {
-  return new VregError('NOT_FOUND', 'VM not found', { field: 'id', hint: 'see what is registered: vreg ls' });
+  return new VregError('NOT_FOUND', 'VM not found', { field: 'id', hint: 'list registered VMs: vreg ls' });
 }

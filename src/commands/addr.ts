@@ -11,28 +11,25 @@ import {
   WAIT_FLAG,
 } from '../fleet/endpoint.ts';
 import { type LiveFlags, liveVms } from '../fleet/lookup.ts';
-import { VregError } from '../protocol/errors.ts';
+import { exclusiveFlags } from '../protocol/errors.ts';
 import { printable } from '../protocol/redact.ts';
 
 export const addr = defineCommand<LiveFlags & MaxStaleFlags & { pick?: Pick }>({
   name: 'addr',
   summary: 'print the address of one live VM of a role',
-  description: 'Prints the bare address of one live VM of a role, for scripts: one line, or nothing and exit code 3.',
+  description: 'Prints the address of one live VM of a role, for use in scripts: one line, or nothing and exit code 3.',
   arguments: [ROLE_ARGUMENT],
   flags: [HAS_SERVICE_FLAG, PICK_FLAG, ...TRUST_FLAGS, WAIT_FLAG, MAX_STALE_FLAG],
   examples: [
-    { about: 'the infra VM, or stop', command: 'INFRA=$(vreg addr infra) || exit' },
-    { about: 'any worker', command: 'vreg addr worker --pick random' },
-    { about: 'also while the registry is away', command: 'vreg addr infra --max-stale 1h' },
+    { about: 'the infra VM; stop the script if there is none', command: 'INFRA=$(vreg addr infra) || exit' },
+    { about: 'a random worker', command: 'vreg addr worker --pick random' },
+    { about: 'accept a cached answer while the registry is down', command: 'vreg addr infra --max-stale 1h' },
     { about: 'wait for the first lieutenant', command: 'vreg addr lieutenant --wait 30s' },
   ],
   exits: [2, 3, 6, 8, 10],
   async run(context, [role], flags) {
     if (flags.maxStale !== undefined && flags.service !== undefined) {
-      throw new VregError('USAGE', '--max-stale and --service exclude each other', {
-        field: 'max-stale',
-        hint: 'the agent keeps one address a role, whatever its services: leave --service out',
-      });
+      throw exclusiveFlags('--max-stale', '--service', 'omit --service: the agent caches one address per role');
     }
     const found = await askOrRemember(context, { role: role!, file: 'addr', maxStale: flags.maxStale }, async () =>
       pickOne(await liveVms(context, role!, flags), flags),

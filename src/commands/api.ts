@@ -1,5 +1,5 @@
-import { readFile } from 'node:fs/promises';
 import { defineCommand } from '../command.ts';
+import { readInput } from '../fleet/import-file.ts';
 import { VregError } from '../protocol/errors.ts';
 import { maskName } from '../protocol/redact.ts';
 
@@ -7,55 +7,44 @@ const METHODS = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] as const;
 
 export const api = defineCommand<{ file?: string }>({
   name: 'api',
-  summary: 'ask any route of the registry',
+  summary: 'send a raw API request',
   description:
-    'Sends a request with the settings of every command (URL, token, CA) and prints the body of the answer as it came, also of an error, but without the token if that comes back in one.',
+    'Sends a request with the usual settings (URL, token, certificates) and prints the response body as received, even if it is an error. A token that the response repeats is masked.',
   arguments: [
-    { name: 'method', about: 'method', values: METHODS },
-    { name: 'path', about: 'path, with its query' },
+    { name: 'method', about: 'HTTP method', values: METHODS },
+    { name: 'path', about: 'path with query' },
   ],
-  flags: [{ flags: '-f, --file <file>', about: 'body, from a file or - for stdin', file: true }],
+  flags: [{ flags: '-f, --file <file>', about: 'request body: a file, or - for stdin', file: true }],
   examples: [
-    { about: 'a read', command: "vreg api GET '/registry/vms?role=worker'" },
-    { about: 'a write', command: `echo '{"status":"paused"}' | vreg api PATCH /registry/vms/abc-123-def -f -` },
-    { about: 'is it well?', command: 'vreg api GET /health' },
+    { about: 'list the workers', command: "vreg api GET '/registry/vms?role=worker'" },
+    { about: 'pause a VM', command: `echo '{"status":"paused"}' | vreg api PATCH /registry/vms/abc-123-def -f -` },
+    { about: 'check the health of the registry', command: 'vreg api GET /health' },
   ],
   exits: [2, 3, 4, 8],
   async run(context, [method, path], { file }) {
     const verb = method!.toUpperCase();
     if (!METHODS.some((known) => known === verb)) {
-      throw new VregError('USAGE', `"${method}" is not a method`, {
+      throw new VregError('USAGE', `invalid method "${method}"`, {
         field: 'method',
         hint: `one of: ${METHODS.join(', ')}`,
       });
     }
     if (!/^\/[!-~]*$/.test(path!))
-      throw new VregError('USAGE', `"${maskName(path!)}" is not a path`, {
+      throw new VregError('USAGE', `invalid path "${maskName(path!)}"`, {
         field: 'path',
-        hint: 'it begins with / and is URL-encoded, for example /health',
+        hint: 'use a URL-encoded path that begins with /, for example /health',
       });
-    const body = file === undefined ? undefined : await read(file, context.io.readStdin);
+    const body = file === undefined ? undefined : await readInput(context, file);
     const reply = await context.client().raw(verb, path!, body);
     const { status, headers, text } = reply;
     const type = String(headers['content-type'] ?? 'text/plain');
     if (!/json|^text\//.test(type)) {
-      throw new VregError('USAGE', `${path} is answered with ${type}, which is no text`, {
+      throw new VregError('USAGE', `the response has the type ${type}, which is not text`, {
         field: 'path',
-        hint: 'for a backup: vreg backup FILE',
+        hint: 'for a backup, use: vreg backup FILE',
       });
     }
     context.io.out(text === '' || text.endsWith('\n') ? text : `${text}\n`);
-    if (status >= 400) throw context.client().refusal(reply, `${verb} ${path} was answered with ${status}`);
+    if (status >= 400) throw context.client().refusal(reply, `${verb} ${path}: HTTP ${status}`);
   },
 });
-
-function read(file: string, stdin: () => Promise<string>): Promise<string> {
-  if (file === '-') return stdin();
-  return readFile(file, 'utf8').catch((cause: NodeJS.ErrnoException) => {
-    throw new VregError('USAGE', `cannot read ${file} (${cause.code})`, {
-      field: 'file',
-      hint: 'check its path and mode',
-      cause,
-    });
-  });
-}

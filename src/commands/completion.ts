@@ -4,8 +4,8 @@ import { type Context, defineCommand, type LiveValues } from '../command.ts';
 import { completionScript, SHELL_FILES, SHELLS, type Shell } from '../completion.ts';
 import { VregError } from '../protocol/errors.ts';
 
-/** Milliseconds that a Tab may wait for the registry: longer feels stuck. */
-const PATIENCE = 300;
+/** Milliseconds that a Tab waits for the registry; a longer wait would look like a hang. */
+const LIVE_VALUES_TIMEOUT = 300;
 
 interface Flags {
   write?: string;
@@ -15,19 +15,19 @@ interface Flags {
 export const completion = defineCommand<Flags>({
   name: 'completion',
   summary: 'print the completion script of a shell',
-  description: `Prints the completion script of a shell, to be loaded by it:
+  description: `Prints the completion script of a shell. To load it:
   bash   source <(vreg completion bash)        in ~/.bashrc
-  zsh    vreg completion zsh > ~/.zfunc/_vreg   (a folder of fpath)
+  zsh    vreg completion zsh > ~/.zfunc/_vreg   (a folder in fpath)
   fish   vreg completion fish > ~/.config/fish/completions/vreg.fish`,
   arguments: [{ name: 'shell', about: 'shell', optional: true, values: SHELLS }],
   flags: [
-    { flags: '--values <what>', about: 'print live values, as the scripts ask for them', values: ['ids', 'names'] },
-    { flags: '--write <dir>', about: 'write the scripts of all shells into a folder', file: true },
+    { flags: '--values <what>', about: 'print live values, as the scripts request them', values: ['ids', 'names'] },
+    { flags: '--write <dir>', about: 'write the scripts of all shells to a folder', file: true },
   ],
   examples: [
-    { about: 'for this bash', command: 'source <(vreg completion bash)' },
-    { about: 'for fish, for good', command: 'vreg completion fish > ~/.config/fish/completions/vreg.fish' },
-    { about: 'for zsh, for good', command: 'vreg completion zsh > ~/.zfunc/_vreg' },
+    { about: 'load it into this bash', command: 'source <(vreg completion bash)' },
+    { about: 'install it for fish', command: 'vreg completion fish > ~/.config/fish/completions/vreg.fish' },
+    { about: 'install it for zsh', command: 'vreg completion zsh > ~/.zfunc/_vreg' },
   ],
   lenient: true,
   async run(context, [shell], { write, values }) {
@@ -38,7 +38,7 @@ export const completion = defineCommand<Flags>({
       return;
     }
     if (!SHELLS.includes(shell as Shell)) {
-      throw new VregError('USAGE', shell === undefined ? 'which shell?' : `no completion for "${shell}"`, {
+      throw new VregError('USAGE', shell === undefined ? 'no shell given' : `unsupported shell "${shell}"`, {
         field: 'shell',
         hint: `one of: ${SHELLS.join(', ')}`,
       });
@@ -47,14 +47,14 @@ export const completion = defineCommand<Flags>({
   },
 });
 
-/** Silent whatever happens: an error would land in the line that somebody is typing. */
+/** Prints nothing on failure: an error would appear in the line that the user is typing. */
 async function printLive(context: Context, values: LiveValues): Promise<void> {
-  context.config.limitTimeout(PATIENCE);
+  context.config.limitTimeout(LIVE_VALUES_TIMEOUT);
   try {
     const vms = await context.client().list();
     const words = new Set(vms.map((vm) => (values === 'ids' ? vm.id : vm.name)));
     context.io.out([...words].map((word) => `${word}\n`).join(''));
   } catch {
-    // Nothing to offer.
+    // Without the registry there are no values to complete.
   }
 }

@@ -12,19 +12,19 @@ const KEY = { name: 'key', about: 'name of a setting', values: SETTING_KEYS } as
 
 const get = defineCommand({
   name: 'get',
-  summary: 'print the value that a setting has now',
+  summary: 'print the effective value of a setting',
   arguments: [KEY],
   examples: [
-    { about: 'which registry?', command: 'vreg config get url' },
-    { about: 'with its origin', command: 'vreg config get url -o json' },
-    { about: 'as a script', command: 'PORT=$(vreg config get port)' },
+    { about: 'URL of the registry', command: 'vreg config get url' },
+    { about: 'with the origin of the value', command: 'vreg config get url -o json' },
+    { about: 'in a script', command: 'PORT=$(vreg config get port)' },
   ],
   exits: [3],
   async run(context, [name]) {
     const key = knownKey(name!);
     const found = context.config.find(key);
     if (!found)
-      throw new VregError('NOT_FOUND', `${key} is not set${note(key)}`, {
+      throw new VregError('NOT_FOUND', `${key} is not set${fallback(key)}`, {
         field: key,
         hint: `set it: vreg config set ${key} VALUE`,
       });
@@ -34,12 +34,12 @@ const get = defineCommand({
 
 const set = defineCommand({
   name: 'set',
-  summary: 'write a setting into the config file',
-  arguments: [KEY, { name: 'value', about: 'its value' }],
+  summary: 'write a setting to the config file',
+  arguments: [KEY, { name: 'value', about: 'value of the setting' }],
   examples: [
-    { about: 'the registry of this machine', command: 'vreg config set url http://10.0.0.5:3000' },
-    { about: 'always JSON', command: 'vreg config set output json' },
-    { about: 'where the token is', command: 'vreg config set token-file ~/.vreg-token' },
+    { about: 'set the registry of this machine', command: 'vreg config set url http://10.0.0.5:3000' },
+    { about: 'print JSON by default', command: 'vreg config set output json' },
+    { about: 'path of the token file', command: 'vreg config set token-file ~/.vreg-token' },
   ],
   lenient: true,
   async run(context, [name, value]) {
@@ -50,7 +50,7 @@ const set = defineCommand({
     file.set(key, value);
     if (wins && wins.value !== value && wins.origin !== 'config file') {
       context.note(
-        `${key} is written, but ${wins.origin} wins with ${key === 'url' ? maskRegistryUrl(wins.value) : wins.value}`,
+        `${key} was saved, but ${wins.origin} overrides it with ${key === 'url' ? maskRegistryUrl(wins.value) : wins.value}`,
       );
     }
   },
@@ -58,12 +58,12 @@ const set = defineCommand({
 
 const unset = defineCommand({
   name: 'unset',
-  summary: 'take a setting out of the config file',
+  summary: 'remove a setting from the config file',
   arguments: [KEY],
   examples: [
-    { about: 'back to the default registry', command: 'vreg config unset url' },
-    { about: 'tables again', command: 'vreg config unset output' },
-    { about: 'no token file', command: 'vreg config unset token-file' },
+    { about: 'use the default registry again', command: 'vreg config unset url' },
+    { about: 'print tables again', command: 'vreg config unset output' },
+    { about: 'use no token file', command: 'vreg config unset token-file' },
   ],
   lenient: true,
   async run(context, [name]) {
@@ -74,13 +74,13 @@ const unset = defineCommand({
 const list = defineCommand<{ showOrigin?: boolean }>({
   name: 'list',
   aliases: ['ls'],
-  summary: 'list all settings and what they are now',
-  description: 'Lists all settings and what they are now. The token itself is never shown.',
-  flags: [{ flags: '--show-origin', about: 'say where each value comes from' }],
+  summary: 'list all settings with their effective values',
+  description: 'Lists all settings with their effective values. The token itself is never printed.',
+  flags: [{ flags: '--show-origin', about: 'show where each value comes from' }],
   examples: [
-    { about: 'what is in force', command: 'vreg config list' },
-    { about: 'and who said so', command: 'vreg config list --show-origin' },
-    { about: 'for programs', command: 'vreg config list -o json' },
+    { about: 'all settings', command: 'vreg config list' },
+    { about: 'with the origin of each value', command: 'vreg config list --show-origin' },
+    { about: 'as JSON', command: 'vreg config list -o json' },
   ],
   async run(context, _args, { showOrigin }) {
     const rows = SETTING_KEYS.map((key) => {
@@ -112,11 +112,11 @@ const list = defineCommand<{ showOrigin?: boolean }>({
 
 const path = defineCommand({
   name: 'path',
-  summary: 'print where the config file is',
+  summary: 'print the path of the config file',
   examples: [
-    { about: 'where is it?', command: 'vreg config path' },
-    { about: 'what is in it?', command: 'cat "$(vreg config path)"' },
-    { about: 'start over', command: 'rm "$(vreg config path)"' },
+    { about: 'path of the config file', command: 'vreg config path' },
+    { about: 'print its content', command: 'cat "$(vreg config path)"' },
+    { about: 'reset all settings', command: 'rm "$(vreg config path)"' },
   ],
   lenient: true,
   async run(context) {
@@ -127,11 +127,11 @@ const path = defineCommand({
 const edit = defineCommand({
   name: 'edit',
   summary: 'open the config file in $EDITOR',
-  description: 'Opens the config file in $VISUAL, $EDITOR or vi, and checks it afterwards.',
+  description: 'Opens the config file in $VISUAL, $EDITOR or vi, and validates it afterwards.',
   examples: [
-    { about: 'with your editor', command: 'vreg config edit' },
-    { about: 'with another', command: 'EDITOR=nano vreg config edit' },
-    { about: 'with a program', command: "EDITOR='sed -i s/3000/3001/' vreg config edit" },
+    { about: 'in your editor', command: 'vreg config edit' },
+    { about: 'in another editor', command: 'EDITOR=nano vreg config edit' },
+    { about: 'with sed instead of an editor', command: "EDITOR='sed -i s/3000/3001/' vreg config edit" },
   ],
   lenient: true,
   async run(context) {
@@ -150,11 +150,11 @@ export const config = defineCommand({
   name: 'config',
   summary: 'read and write settings',
   description:
-    'Reads and writes settings. A flag wins over VREG_* variables, they over VERS_* variables, they over the context in use and the rest of the config file, and all over the default; a context that -c names counts as a flag, one that VREG_CONTEXT names as a VREG_* variable.',
+    'Reads and writes settings. Precedence: flag, VREG_* variable, VERS_* variable, context in the config file, config file, default. A context named by -c counts as a flag; one named by VREG_CONTEXT counts as a VREG_* variable.',
   examples: [
-    { about: 'what is in force, and why', command: 'vreg config list --show-origin' },
-    { about: 'the registry of this machine', command: 'vreg config set url http://10.0.0.5:3000' },
-    { about: 'where the file is', command: 'vreg config path' },
+    { about: 'all settings and their origins', command: 'vreg config list --show-origin' },
+    { about: 'set the registry of this machine', command: 'vreg config set url http://10.0.0.5:3000' },
+    { about: 'path of the config file', command: 'vreg config path' },
   ],
   exits: [3],
   commands: [get, set, unset, list, path, edit],
@@ -162,12 +162,13 @@ export const config = defineCommand({
 
 function knownKey(name: string, where = ''): SettingKey {
   if (isSettingKey(name)) return name;
-  throw new VregError('USAGE', `there is no setting "${maskName(name)}"${where}${suggestion(name, SETTING_KEYS)}`, {
+  throw new VregError('USAGE', `unknown setting "${maskName(name)}"${where}${suggestion(name, SETTING_KEYS)}`, {
     hint: `one of: ${SETTING_KEYS.join(', ')}`,
   });
 }
 
-function note(key: SettingKey): string {
+/** ` (default: the host name; variable VREG_ID)` */
+function fallback(key: SettingKey): string {
   const { defaultIs } = settingOf(key);
-  return `${defaultIs ? `; it is ${defaultIs}` : ''} (variable ${envNameOf(key)})`;
+  return ` (${defaultIs ? `default: ${defaultIs}; ` : ''}variable ${envNameOf(key)})`;
 }

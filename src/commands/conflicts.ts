@@ -3,15 +3,15 @@ import type { Claim, Conflict } from '../protocol/heartbeat.ts';
 
 export const conflicts = defineCommand<{ clear?: boolean }>({
   name: 'conflicts',
-  summary: 'show VMs of which two incarnations were heard',
+  summary: 'show duplicate VMs (clones)',
   description:
-    'Shows where two agents said that they are the same VM: a clone that was not told so, or a VM that was rewound. The HOLDER is the one whose beats are taken, the OTHER was refused. A conflict stays on record until it is cleared. None is no error.',
-  arguments: [{ name: 'id', about: 'only of these VMs (default: all)', optional: true, variadic: true, values: 'ids' }],
-  flags: [{ flags: '--clear', about: 'forget them, once they are dealt with' }],
+    'Shows VMs for which two incarnations sent heartbeats: a clone that kept the id, or a VM that was rewound. The registry accepts heartbeats of the HOLDER and rejects those of the OTHER. A conflict stays on record until it is cleared. Without conflicts the exit code is 0.',
+  arguments: [{ name: 'id', about: 'ids of VMs (default: all)', optional: true, variadic: true, values: 'ids' }],
+  flags: [{ flags: '--clear', about: 'clear the conflicts from the record' }],
   examples: [
-    { about: 'is any VM there twice?', command: 'vreg conflicts' },
-    { about: 'for a script', command: 'vreg conflicts -o json | jq -e \'all(.state != "open")\'' },
-    { about: 'worker-1 is dealt with', command: 'vreg conflicts worker-1 --clear' },
+    { about: 'all conflicts', command: 'vreg conflicts' },
+    { about: 'fail if a conflict is open', command: 'vreg conflicts -o json | jq -e \'all(.state != "open")\'' },
+    { about: 'clear a conflict that is resolved', command: 'vreg conflicts worker-1 --clear' },
   ],
   exits: [2, 8],
   async run(context, ids, { clear }) {
@@ -36,7 +36,7 @@ export const conflicts = defineCommand<{ clear?: boolean }>({
       name: ({ id }) => id,
       none: 'no conflicts',
     });
-    if (clear && rows.length > 0) context.note(`forgot ${rows.length === 1 ? 'this one' : `these ${rows.length}`}`);
+    if (clear && rows.length > 0) context.note(`cleared ${rows.length} conflict${rows.length === 1 ? '' : 's'}`);
   },
 });
 
@@ -45,7 +45,7 @@ function stateOf({ state, rebornAs }: Conflict) {
   return rebornAs === undefined ? state : `${state} as ${rebornAs}`;
 }
 
-/** The address that it says it has, where its beats come from, and the name of its incarnation. */
+/** `10.0.0.1 from 192.0.2.1 (one)`: declared address, source address of the heartbeats, incarnation. */
 function claimOf({ address = '-', from, incarnation }: Claim): string {
   return [address, from && `from ${from}`, incarnation && `(${incarnation})`].filter(Boolean).join(' ');
 }

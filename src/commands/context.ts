@@ -3,11 +3,11 @@ import { type Context, defineCommand } from '../command.ts';
 import { openConfigFile } from '../config/config-file.ts';
 import { camelCase, checkSetting } from '../config/settings.ts';
 import { suggestion } from '../help/suggest.ts';
-import { VregError } from '../protocol/errors.ts';
+import { missingFlag, VregError } from '../protocol/errors.ts';
 import { maskName, maskRegistryUrl } from '../protocol/redact.ts';
 import type { RowsAnswer } from '../render.ts';
 
-/** Settings that belong to a registry. */
+/** Settings that differ between registries. */
 const FILES = ['token-file', 'ca-file', 'cert-file', 'key-file'] as const;
 const KEYS = ['url', ...FILES] as const;
 
@@ -20,35 +20,32 @@ const NAME = { name: 'name', about: 'name of the context' } as const;
 
 const add = defineCommand<Record<string, string | undefined> & { use?: boolean }>({
   name: 'add',
-  summary: 'name a registry, or change what a name means',
+  summary: 'add or change a context',
   description:
-    'Names a registry: its URL, and where its token, its CA certificate and the certificate to show to it are. The token itself is not written. Of a name that is there already, what is not said stays.',
+    'Adds a context: a name for the URL of a registry and the paths of its token file, CA certificates and client certificate. The token itself is not stored. If the context exists, only the given fields change.',
   arguments: [NAME],
-  flags: [{ flags: '--use', about: 'and use it from now on' }],
+  flags: [{ flags: '--use', about: 'switch to the context' }],
   examples: [
-    { about: 'a registry', command: 'vreg context add prod --url https://infra.example.com:3000' },
+    { about: 'add a registry', command: 'vreg context add prod --url https://infra.example.com:3000' },
     {
-      about: 'with its token',
+      about: 'add a registry that requires a token',
       command: 'vreg context add prod --url https://infra.example.com:3000 --token-file ~/.vreg-prod',
     },
-    { about: 'and use it', command: 'vreg context add dev --url http://127.0.0.1:3000 --use' },
+    { about: 'add a registry and switch to it', command: 'vreg context add dev --url http://127.0.0.1:3000 --use' },
   ],
   lenient: true,
   async run(context, [name], flags) {
     const { url, use } = flags;
     if (!/^[\w.@-]+$/.test(name!)) {
-      throw new VregError('USAGE', `"${maskName(name!)}" is not the name of a context`, {
+      throw new VregError('USAGE', `invalid context name "${maskName(name!)}"`, {
         field: 'name',
-        hint: 'letters, digits and . _ @ - make one',
+        hint: 'use letters, digits and . _ @ -',
       });
     }
     const { contexts = {} } = context.config.file;
     const before = Object.hasOwn(contexts, name!) ? contexts[name!]! : {};
     if (url === undefined && before.url === undefined)
-      throw new VregError('USAGE', '--url is required', {
-        field: 'url',
-        hint: 'for example: --url http://127.0.0.1:3000',
-      });
+      throw missingFlag('--url', 'for example: --url http://127.0.0.1:3000');
     if (url !== undefined) checkSetting('url', url);
     const named = FILES.map((key) => [key, flags[camelCase(key)]] as const)
       .filter(([, path]) => path !== undefined)
@@ -66,12 +63,12 @@ const add = defineCommand<Record<string, string | undefined> & { use?: boolean }
 
 const use = defineCommand({
   name: 'use',
-  summary: 'use a context from now on',
+  summary: 'switch to a context',
   arguments: [NAME],
   examples: [
-    { about: 'from now on', command: 'vreg context use prod' },
-    { about: 'for one command', command: 'vreg ls --context prod' },
-    { about: 'for this shell', command: 'export VREG_CONTEXT=prod; vreg status' },
+    { about: 'switch permanently', command: 'vreg context use prod' },
+    { about: 'use another context for one command', command: 'vreg ls --context prod' },
+    { about: 'use another context in this shell', command: 'export VREG_CONTEXT=prod; vreg status' },
   ],
   exits: [3],
   lenient: true,
@@ -86,9 +83,9 @@ const ls = defineCommand({
   aliases: ['list'],
   summary: 'list the contexts',
   examples: [
-    { about: 'which are there?', command: 'vreg context ls' },
+    { about: 'list the contexts', command: 'vreg context ls' },
     { about: 'names only', command: 'vreg context ls -q' },
-    { about: 'for programs', command: 'vreg context ls -o json' },
+    { about: 'as JSON', command: 'vreg context ls -o json' },
   ],
   lenient: true,
   async run(context) {
@@ -98,12 +95,12 @@ const ls = defineCommand({
 
 const rm = defineCommand({
   name: 'rm',
-  summary: 'forget a context',
+  summary: 'remove a context',
   arguments: [NAME],
   examples: [
-    { about: 'forget it', command: 'vreg context rm dev' },
-    { about: 'which was it?', command: 'vreg context ls' },
-    { about: 'start over', command: 'rm "$(vreg config path)"' },
+    { about: 'remove one', command: 'vreg context rm dev' },
+    { about: 'list the contexts first', command: 'vreg context ls' },
+    { about: 'remove all contexts and settings', command: 'rm "$(vreg config path)"' },
   ],
   exits: [3],
   lenient: true,
@@ -119,11 +116,11 @@ const rm = defineCommand({
 const show = defineCommand({
   name: 'show',
   summary: 'show a context',
-  arguments: [{ ...NAME, about: 'name of the context (default: the one in use)', optional: true }],
+  arguments: [{ ...NAME, about: 'name of the context (default: the current one)', optional: true }],
   examples: [
-    { about: 'the one in use', command: 'vreg context show' },
-    { about: 'another', command: 'vreg context show prod' },
-    { about: 'its URL', command: "vreg context show prod -o jsonpath='{.url}'" },
+    { about: 'the current context', command: 'vreg context show' },
+    { about: 'another context', command: 'vreg context show prod' },
+    { about: 'the URL of a context', command: "vreg context show prod -o jsonpath='{.url}'" },
   ],
   exits: [3],
   lenient: true,
@@ -134,13 +131,13 @@ const show = defineCommand({
 
 const current = defineCommand({
   name: 'current',
-  summary: 'print the name of the context in use, for a prompt',
+  summary: 'print the name of the current context',
   description:
-    'Prints the name of the context in use; nothing and exit code 3 when there is none. It asks no registry.',
+    'Prints the name of the current context, or nothing and exit code 3 if there is none. It sends no request to the registry.',
   examples: [
-    { about: 'which one?', command: 'vreg context current' },
-    { about: 'in a prompt', command: 'PROMPT=$(vreg context current)' },
-    { about: 'in a script', command: 'test "$(vreg context current)" = prod || exit' },
+    { about: 'the current context', command: 'vreg context current' },
+    { about: 'in a shell prompt', command: 'PROMPT=$(vreg context current)' },
+    { about: 'only continue in a certain context', command: 'test "$(vreg context current)" = prod || exit' },
   ],
   exits: [3],
   lenient: true,
@@ -152,13 +149,16 @@ const current = defineCommand({
 
 export const context = defineCommand({
   name: 'context',
-  summary: 'name registries, and switch between them',
+  summary: 'name registries and switch between them',
   description:
-    'Names registries and switches between them. A context gives url, token-file, ca-file, cert-file and key-file; flags and variables win over it.',
+    'Names registries and switches between them. A context sets url, token-file, ca-file, cert-file and key-file; flags and variables override it.',
   examples: [
-    { about: 'name one and use it', command: 'vreg context add prod --url https://infra.example.com:3000 --use' },
-    { about: 'ask another once', command: 'vreg status -c dev' },
-    { about: 'which are there?', command: 'vreg context ls' },
+    {
+      about: 'add a context and switch to it',
+      command: 'vreg context add prod --url https://infra.example.com:3000 --use',
+    },
+    { about: 'use another context once', command: 'vreg status -c dev' },
+    { about: 'list the contexts', command: 'vreg context ls' },
   ],
   exits: [3],
   commands: [add, use, ls, rm, show, current],
@@ -180,7 +180,7 @@ function find(context: Context, name: string): Named {
   const found = entries.find((entry) => entry.name === name);
   if (found) return found;
   const known = entries.map((entry) => entry.name);
-  throw new VregError('NOT_FOUND', `there is no context "${maskName(name)}"${suggestion(name, known)}`, {
+  throw new VregError('NOT_FOUND', `unknown context "${maskName(name)}"${suggestion(name, known)}`, {
     field: 'name',
     hint: known.length > 0 ? `one of: ${known.join(', ')}` : 'add it: vreg context add NAME --url URL',
   });
@@ -192,7 +192,7 @@ function currentName({ config }: Context): string {
     void config.contextNamed(name);
     return name;
   }
-  throw new VregError('NOT_FOUND', 'no context is in use', { hint: 'use one: vreg context use NAME' });
+  throw new VregError('NOT_FOUND', 'no current context', { hint: 'switch to one: vreg context use NAME' });
 }
 
 function answer(rows: readonly Named[], more: Partial<RowsAnswer<Named>>): RowsAnswer<Named> {

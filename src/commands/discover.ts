@@ -7,13 +7,14 @@ export const discover = defineCommand<LiveFlags>({
   name: 'discover',
   aliases: ['find'],
   summary: 'list the live VMs of a role, oldest registration first',
-  description: 'Lists the live VMs of a role (running and not stale), oldest registration first. None is exit code 3.',
+  description:
+    'Lists the live VMs of a role (running and not stale), oldest registration first. The exit code is 3 if there is none.',
   arguments: [ROLE_ARGUMENT],
   flags: [HAS_SERVICE_FLAG, ...TRUST_FLAGS, WAIT_FLAG],
   examples: [
-    { about: 'who can take work?', command: 'vreg discover worker' },
-    { about: 'lieutenants that speak pi-rpc', command: 'vreg discover lieutenant --service pi-rpc' },
-    { about: 'wait until an infra VM is there', command: 'vreg discover infra --wait 30s -q' },
+    { about: 'the workers that can take work', command: 'vreg discover worker' },
+    { about: 'lieutenants with the service pi-rpc', command: 'vreg discover lieutenant --service pi-rpc' },
+    { about: 'wait for an infra VM', command: 'vreg discover infra --wait 30s -q' },
   ],
   exits: [2, 3, 6, 8, 10],
   async run(context, [role], flags) {

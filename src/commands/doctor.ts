@@ -3,40 +3,40 @@ import { isIP } from 'node:net';
 import { ASK_THE_DOCTOR } from '../client/connection.ts';
 import { isTlsTrouble } from '../client/tls-hints.ts';
 import { type Context, defineCommand } from '../command.ts';
-import { formatDuration } from '../config/duration.ts';
 import { SETTING_KEYS } from '../config/settings.ts';
 import { clientCertificate, trustedCertificates } from '../config/tls-files.ts';
+import { formatDuration, formatNames } from '../config/values.ts';
 import { nextStep } from '../help/suggest.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 import { maskTokens } from '../protocol/redact.ts';
 import type { Whoami } from '../protocol/token.ts';
 import type { Cell } from '../render.ts';
 
-/** Seconds by which two clocks may differ without harm to anybody: NTP holds far less. */
+/** Seconds by which two clocks may differ; NTP keeps them much closer. */
 const MAX_SKEW = 5;
-/** Beats that must fit into a lease, so that one may be lost. */
-const BEATS_PER_LEASE = 2;
-/** VMs that a line names. */
-const SHOWN_CLONES = 3;
+/** Heartbeats that must fit into a lease, so that a VM survives the loss of one. */
+const HEARTBEATS_PER_LEASE = 2;
+/** Number of clones to list by id. */
+const MAX_LISTED = 3;
 
 interface Finding {
   check: string;
   result: 'ok' | 'warn' | 'fail' | 'skip';
   detail: string;
-  /** What to do about it. */
+  /** The next step for a warning or failure. */
   fix?: string;
   code?: ErrorCode;
 }
 
 export const doctor = defineCommand({
   name: 'doctor',
-  summary: 'check the way to the registry, and say how to mend it',
+  summary: 'diagnose the connection to the registry',
   description:
-    "Checks the config, the registry's name and address, TLS, the token, the clocks, the versions, the lease against the agent's interval, and whether a VM is there twice. Prints a fix for each failure; the exit code is that of the first. What is only doubtful is a warning, and no failure.",
+    'Checks the config, the host name of the registry, TLS, the connection, the token, clock skew, versions, the lease against the heartbeat interval, and duplicate VMs. Prints a fix for each warning and failure. The exit code is that of the first failure; warnings do not change it.',
   examples: [
-    { about: 'what is wrong?', command: 'vreg doctor' },
-    { about: 'with another registry', command: 'vreg doctor --url http://10.0.0.5:3000' },
-    { about: 'what failed, for a program', command: `vreg doctor -o json | jq '.[] | select(.result == "fail")'` },
+    { about: 'run all checks', command: 'vreg doctor' },
+    { about: 'check another registry', command: 'vreg doctor --url http://10.0.0.5:3000' },
+    { about: 'the failed checks as JSON', command: `vreg doctor -o json | jq '.[] | select(.result == "fail")'` },
   ],
   exits: [2, 8],
   lenient: true,
@@ -69,16 +69,16 @@ export const doctor = defineCommand({
 
 interface Check {
   name: string;
-  /** @returns what is well or doubtful; throws what is wrong */
-  look(context: Context): Promise<Omit<Finding, 'check'>>;
+  /** @returns ok, warn or skip. @throws VregError if the check fails */
+  run(context: Context): Promise<Omit<Finding, 'check'>>;
 }
 
-const START_IT = 'start it there: vreg daemon; or name another with --url or VERS_INFRA_URL';
+const START_REGISTRY = 'start it there: vreg daemon; or set another URL with --url or VERS_INFRA_URL';
 
 const CHECKS: readonly Check[] = [
   {
     name: 'config',
-    look: async ({ config }) => {
+    run: async ({ config }) => {
       void config.file;
       for (const key of SETTING_KEYS) config.find(key);
       void config.token();
@@ -90,127 +90,126 @@ const CHECKS: readonly Check[] = [
   },
   {
     name: 'dns',
-    look: async ({ config }) => {
+    run: async ({ config }) => {
       const url = new URL(config.get('url')!);
       const host = url.hostname.replace(/^\[|\]$/g, '');
-      if (url.protocol === 'unix:') return { result: 'skip', detail: 'a unix socket needs none' };
-      if (isIP(host)) return { result: 'skip', detail: `${host} is an address` };
+      if (url.protocol === 'unix:') return { result: 'skip', detail: 'a unix socket has no host name' };
+      if (isIP(host)) return { result: 'skip', detail: `${host} is an IP address` };
       const { address } = await lookup(host).catch((cause: NodeJS.ErrnoException) => {
-        throw new VregError('UNREACHABLE', `${host} has no address (${cause.code})`, {
-          hint: 'check the name in the URL, and /etc/resolv.conf',
+        throw new VregError('UNREACHABLE', `cannot resolve ${host} (${cause.code})`, {
+          hint: 'check the host name in the URL and /etc/resolv.conf',
         });
       });
-      return ok(`${host} is ${address}`);
+      return ok(`${host} resolves to ${address}`);
     },
   },
   {
     name: 'tls',
-    look: async (context) => {
+    run: async (context) => {
       if (!context.client().url.startsWith('https:')) return { result: 'skip', detail: 'the URL is not https' };
       try {
         await context.client().health();
       } catch (error) {
         const { cause } = error as VregError;
         if (isTlsTrouble(String((cause as NodeJS.ErrnoException | undefined)?.code))) throw error;
-        return { result: 'skip', detail: 'nothing to look at' };
+        return { result: 'skip', detail: 'there is no TLS connection to check' };
       }
       return ok('the certificate is trusted');
     },
   },
   {
     name: 'reach',
-    look: async (context) => {
+    run: async (context) => {
       const { uptime } = await context.client().health();
-      return ok(`it answers, up ${formatDuration(uptime * 1000)}`);
+      return ok(`the registry responds, up ${formatDuration(uptime * 1000)}`);
     },
   },
   {
     name: 'token',
-    look: async (context) => {
+    run: async (context) => {
       const token = context.config.clientToken();
       const self = await whoami(context);
       if (!self) await context.client().list({ limit: 1 });
-      const detail = token ? `it is taken (from ${token.origin})` : 'none is needed';
+      const detail = token ? `accepted (from ${token.origin})` : 'not required';
       if (!self || self.scope === 'admin') return ok(detail);
-      const scope = `${detail}: "${self.name}", of the scope ${self.scope}`;
+      const scope = `${detail}: "${self.name}" with the scope ${self.scope}`;
       if (self.scope !== 'enrol') return ok(scope);
       return {
         result: 'warn',
         detail: scope,
-        fix: 'it registers a VM and nothing else: name the token that the VM got then with --token-file',
+        fix: 'this token can only register a VM: use the token that the VM received, with --token-file',
       };
     },
   },
   {
     name: 'clock',
-    look: async (context) => {
+    run: async (context) => {
       const skew = (context.now() - context.client().server.now) / 1000;
-      if (Math.abs(skew) <= MAX_SKEW) return ok('it agrees with that of the registry');
-      const detail = `it is ${formatDuration(Math.abs(skew) * 1000)} ${skew > 0 ? 'ahead of' : 'behind'} that of the registry`;
-      return { result: 'warn', detail, fix: 'run NTP on both: timedatectl set-ntp true' };
+      if (Math.abs(skew) <= MAX_SKEW) return ok('in sync with the registry');
+      const detail = `${formatDuration(Math.abs(skew) * 1000)} ${skew > 0 ? 'ahead of' : 'behind'} the registry`;
+      return { result: 'warn', detail, fix: 'enable NTP on both machines: timedatectl set-ntp true' };
     },
   },
   {
     name: 'version',
-    look: async (context) => {
+    run: async (context) => {
       const { version } = context.client().server;
       if (version === undefined)
         return {
           result: 'warn',
           detail: 'the registry is not a vreg daemon',
-          fix: 'run vreg daemon there for events, history and backups; all else works the plain way',
+          fix: 'run vreg daemon there to get events, history and backups',
         };
-      if (version === context.version) return ok(`both are ${version}`);
+      if (version === context.version) return ok(`both have version ${version}`);
       return {
         result: 'warn',
-        detail: `this is ${context.version}, the registry ${version}`,
-        fix: 'bring both to one version',
+        detail: `vreg has version ${context.version}, the registry ${version}`,
+        fix: 'install the same version on both machines',
       };
     },
   },
   {
     name: 'lease',
-    look: async (context) => {
+    run: async (context) => {
       const { lease } = context.client().server;
       const interval = context.config.duration('interval');
-      const detail = `the lease is ${formatDuration(lease)}, the interval of beats ${formatDuration(interval)}`;
-      if (interval * BEATS_PER_LEASE <= lease) return ok(detail);
+      const detail = `the lease is ${formatDuration(lease)}, the heartbeat interval ${formatDuration(interval)}`;
+      if (interval * HEARTBEATS_PER_LEASE <= lease) return ok(detail);
       return {
         result: 'warn',
         detail,
-        fix: `vreg daemon agent beats faster by itself; for other clients: at most every ${formatDuration(lease / 3)}`,
+        fix: `vreg daemon agent adapts by itself; in other clients, send a heartbeat every ${formatDuration(lease / 3)}`,
       };
     },
   },
   {
     name: 'clones',
-    look: async (context) => {
+    run: async (context) => {
       const conflicts = await context
         .client()
         .conflicts()
         .catch((error: VregError) => {
-          // The original registry, a vreg of before, and a token that may not ask.
+          // The original registry, an older vreg daemon, or a token without permission.
           if (['UNSUPPORTED', 'NOT_FOUND', 'FORBIDDEN'].includes(error.code)) return error;
           throw error;
         });
       if (conflicts instanceof VregError) {
         const isRefused = conflicts.code === 'FORBIDDEN';
-        return { result: 'skip', detail: isRefused ? conflicts.message : 'the registry does not look for any' };
+        return { result: 'skip', detail: isRefused ? conflicts.message : 'the registry does not detect clones' };
       }
       const open = conflicts.filter(({ state }) => state === 'open');
-      if (open.length === 0) return ok('no VM is there twice');
+      if (open.length === 0) return ok('no duplicate VMs');
       const ids = [...new Set(open.map(({ id }) => id))];
-      const more = ids.length > SHOWN_CLONES ? ` and ${ids.length - SHOWN_CLONES} more` : '';
       return {
         result: 'warn',
-        detail: `two incarnations were heard of ${ids.slice(0, SHOWN_CLONES).join(', ')}${more}`,
-        fix: 'see both, and clear what is dealt with: vreg conflicts',
+        detail: `duplicates of ${formatNames(ids, MAX_LISTED)}`,
+        fix: 'list the conflicts, and clear the resolved ones: vreg conflicts',
       };
     },
   },
 ];
 
-/** @returns undefined where the registry cannot say */
+/** @returns undefined if the registry does not have this route */
 async function whoami(context: Context): Promise<Whoami | undefined> {
   return context
     .client()
@@ -221,13 +220,13 @@ async function whoami(context: Context): Promise<Whoami | undefined> {
     });
 }
 
-async function examine({ name, look }: Check, context: Context): Promise<Finding> {
+async function examine({ name, run }: Check, context: Context): Promise<Finding> {
   try {
-    return { check: name, ...(await look(context)) };
+    return { check: name, ...(await run(context)) };
   } catch (error) {
     if (!(error instanceof VregError)) throw error;
-    // Nobody needs to be sent here from here.
-    const fix = error.hint === ASK_THE_DOCTOR ? START_IT : nextStep(error)!;
+    // The usual hint says to run vreg doctor, which is what the user just did.
+    const fix = error.hint === ASK_THE_DOCTOR ? START_REGISTRY : nextStep(error)!;
     return { check: name, result: 'fail', detail: maskTokens(error.message), fix, code: error.code };
   }
 }

@@ -13,12 +13,12 @@ export const edit = defineCommand({
   name: 'edit',
   summary: 'edit a VM in $EDITOR',
   description:
-    'Opens the fields of a VM that can be changed as JSON in $VISUAL, $EDITOR or vi, and sends what was changed. If somebody else changed the VM meanwhile, nothing is sent (exit code 4) and your text is kept.',
+    'Opens the editable fields of a VM as JSON in $VISUAL, $EDITOR or vi, and sends the changes. If the VM was changed by another client meanwhile, nothing is sent (exit code 4) and your text is kept in a file.',
   arguments: [{ name: 'id', about: 'id of the VM', values: 'ids' }],
   examples: [
-    { about: 'with your editor', command: 'vreg edit abc-123-def' },
-    { about: 'with another', command: 'EDITOR=nano vreg edit abc-123-def' },
-    { about: 'with a program', command: `EDITOR='sed -i s/running/paused/' vreg edit abc-123-def` },
+    { about: 'in your editor', command: 'vreg edit abc-123-def' },
+    { about: 'in another editor', command: 'EDITOR=nano vreg edit abc-123-def' },
+    { about: 'with sed instead of an editor', command: `EDITOR='sed -i s/running/paused/' vreg edit abc-123-def` },
   ],
   exits: [2, 3, 4, 8],
   async run(context, [id]) {
@@ -33,11 +33,11 @@ export const edit = defineCommand({
     try {
       await openEditor(context, file);
       const changes = readChanges(before, readFileSync(file, 'utf8'));
-      if (Object.keys(changes).length === 0) context.note('nothing was changed');
+      if (Object.keys(changes).length === 0) context.note('no changes');
       else await context.print(vmsAnswer([await client.update(id!, changes, revision)], { single: true }));
     } catch (error) {
-      // What somebody has written is never thrown away.
-      if (existsSync(file) && readFileSync(file, 'utf8') !== text) throw keepingText(error, file, id!);
+      // Text that the user has written is never discarded.
+      if (existsSync(file) && readFileSync(file, 'utf8') !== text) throw withKeptText(error, file, id!);
       rmSync(dir, { recursive: true });
       throw error;
     }
@@ -46,8 +46,8 @@ export const edit = defineCommand({
 });
 
 /**
- * Only the fields that differ, so that others may change meanwhile on a server without preconditions. A list of services
- * or metadata that was taken out is taken away.
+ * Returns only the fields that differ, so that concurrent changes of other fields survive on a server without
+ * preconditions. If services or metadata were deleted from the text, they become empty.
  */
 function readChanges(before: Readonly<Record<string, unknown>>, text: string): VmUpdate {
   const edited = parse(text);
@@ -70,16 +70,17 @@ function parse(text: string): Record<string, unknown> {
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new VregError('INVALID', `that is not JSON: ${(cause as Error).message}`, { cause });
+    throw new VregError('INVALID', `the edited text is not JSON: ${(cause as Error).message}`, { cause });
   }
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
-  throw new VregError('INVALID', 'that is not a JSON object');
+  throw new VregError('INVALID', 'the edited text is not a JSON object');
 }
 
-function keepingText(error: unknown, file: string, id: string): unknown {
+/** The error with a hint that names the file with the user's text. */
+function withKeptText(error: unknown, file: string, id: string): unknown {
   if (!(error instanceof VregError)) return error;
   return new VregError(error.code, error.message, {
-    hint: `your text is kept in ${file}; begin anew with: vreg edit ${id}`,
+    hint: `your text is in ${file}; start again with: vreg edit ${id}`,
     cause: error,
   });
 }

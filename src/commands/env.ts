@@ -2,7 +2,7 @@ import { type Context, defineCommand } from '../command.ts';
 import { noLiveVm } from '../fleet/endpoint.ts';
 import { quotePosix, variablesOfRole } from '../fleet/env.ts';
 import { requireRole } from '../fleet/lookup.ts';
-import { VregError } from '../protocol/errors.ts';
+import { exclusiveFlags } from '../protocol/errors.ts';
 import { ROLES } from '../protocol/vm.ts';
 
 interface Flags {
@@ -14,25 +14,24 @@ export const env = defineCommand<Flags>({
   name: 'env',
   summary: 'print addresses of live VMs as environment variables',
   description:
-    'Prints, for each role that has live VMs, VREG_<ROLE>_ID, VREG_<ROLE>_ADDR and VREG_<ROLE>_URL of the oldest one, and VREG_<ROLE>_ADDRS of all. With roles named, each must have one: otherwise nothing is printed and the exit code is 3, which eval does not see: keep the output in a variable first, as below. --json prints one object.',
+    'Prints variables for each role that has live VMs: VREG_<ROLE>_ID, VREG_<ROLE>_ADDR and VREG_<ROLE>_URL of the oldest VM, and VREG_<ROLE>_ADDRS of all. If a named role has no live VM, nothing is printed and the exit code is 3. Because eval ignores the exit code, assign the output to a variable first, as in the second example. --json prints one object.',
   arguments: [{ name: 'role', about: 'roles (default: all)', optional: true, variadic: true, values: ROLES }],
   flags: [
-    { flags: '--export', about: 'with export before each, for eval in a POSIX shell' },
-    { flags: '--fish', about: 'as set -gx lines, for fish' },
+    { flags: '--export', about: 'prefix each line with export, for eval in a POSIX shell' },
+    { flags: '--fish', about: 'print set -gx lines for fish' },
   ],
   examples: [
-    { about: 'into this shell', command: 'eval "$(vreg env infra --export)"' },
-    { about: 'or stop', command: 'vars=$(vreg env infra --export) || exit; eval "$vars"' },
-    { about: 'into an env file of a unit', command: 'vreg env infra worker > fleet.env' },
-    { about: 'for a program', command: 'vreg env --json' },
+    { about: 'set the variables in this shell', command: 'eval "$(vreg env infra --export)"' },
+    {
+      about: 'stop the script if there is no infra VM',
+      command: 'vars=$(vreg env infra --export) || exit; eval "$vars"',
+    },
+    { about: 'write an environment file for a unit', command: 'vreg env infra worker > fleet.env' },
+    { about: 'as JSON', command: 'vreg env --json' },
   ],
   exits: [2, 3, 8],
   async run(context, roles, flags) {
-    if (flags.export && flags.fish)
-      throw new VregError('USAGE', '--export and --fish exclude each other', {
-        field: 'fish',
-        hint: 'leave one of them out',
-      });
+    if (flags.export && flags.fish) throw exclusiveFlags('--fish', '--export');
     const variables = await variablesOf(context, roles);
     const lines = Object.entries(variables).map(([name, value]) => {
       if (flags.fish) return `set -gx ${name} ${quoteFish(value)}`;

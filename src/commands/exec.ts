@@ -18,24 +18,24 @@ export const exec = defineCommand<LiveFlags & { pick?: Pick }>({
   name: 'exec',
   summary: 'run a command with a live VM in its environment',
   description:
-    'Runs a command with VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_ADDRESS and VREG_VM_URL of one live VM, and ends with its exit code. Without a live VM it does not run: exit code 3.',
-  arguments: [ROLE_ARGUMENT, { name: 'command', about: 'behind --: the command and its arguments', variadic: true }],
+    'Runs a command with VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_ADDRESS and VREG_VM_URL of one live VM in its environment, and exits with the exit code of the command. If no VM is live, the command does not run and the exit code is 3.',
+  arguments: [ROLE_ARGUMENT, { name: 'command', about: 'after --: the command and its arguments', variadic: true }],
   flags: [HAS_SERVICE_FLAG, PICK_FLAG, ...TRUST_FLAGS, WAIT_FLAG],
   examples: [
-    { about: 'ask the infra VM', command: `vreg exec infra -- sh -c 'curl "$VREG_VM_URL/health"'` },
+    { about: 'query the infra VM', command: `vreg exec infra -- sh -c 'curl "$VREG_VM_URL/health"'` },
     {
-      about: 'log in on the newest worker',
+      about: 'log in to the newest worker',
       command: `vreg exec worker --pick newest -- sh -c 'ssh "$VREG_VM_ADDRESS"'`,
     },
-    { about: 'what would it see?', command: 'vreg exec infra -- env' },
+    { about: 'print the variables', command: 'vreg exec infra -- env' },
   ],
   exits: [2, 3, 6, 8, 10],
   async run(context, args, flags) {
-    const { role, command } = splitCommand(context, args);
+    const { role, command } = splitCommand(context, args, 'exec');
     if (role === undefined || command.length === 0) {
-      throw new VregError('USAGE', 'run which command?', {
+      throw new VregError('USAGE', 'no command given', {
         field: 'command',
-        hint: 'put it behind --: vreg exec infra -- env',
+        hint: 'put it after --, for example: vreg exec infra -- env',
       });
     }
     const vm = pickOne(await liveVms(context, role, flags), flags);

@@ -4,12 +4,15 @@ import { escapeControls } from '../protocol/redact.ts';
 
 export const exportVms = defineCommand({
   name: 'export',
-  summary: 'print all entries, for vreg import',
-  description: 'Prints all entries, oldest registration first: one a line (NDJSON), or with -o json as an array.',
+  summary: 'print all entries for vreg import',
+  description: 'Prints all entries, oldest registration first: one per line (NDJSON), or an array with -o json.',
   examples: [
-    { about: 'into a file', command: 'vreg export > fleet.ndjson' },
-    { about: 'as an array', command: 'vreg export -o json > fleet.json' },
-    { about: 'into another registry', command: 'vreg export | vreg import --yes -f - -u http://10.0.0.6:3000' },
+    { about: 'write a file', command: 'vreg export > fleet.ndjson' },
+    { about: 'write a JSON array', command: 'vreg export -o json > fleet.json' },
+    {
+      about: 'copy the fleet to another registry',
+      command: 'vreg export | vreg import --yes -f - -u http://10.0.0.6:3000',
+    },
   ],
   exits: [2, 8],
   async run(context) {

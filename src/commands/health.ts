@@ -2,12 +2,13 @@ import { defineCommand } from '../command.ts';
 
 export const health = defineCommand({
   name: 'health',
-  summary: 'ask the registry whether it is well',
-  description: 'Asks GET /health, which never needs a token. Prints the status; JSON has the uptime in seconds, too.',
+  summary: 'check the health of the registry',
+  description:
+    'Requests GET /health, which never requires a token, and prints the status. The JSON output also contains the uptime in seconds.',
   examples: [
-    { about: 'ok, or exit code 8', command: 'vreg health' },
+    { about: 'print ok, or exit with code 8', command: 'vreg health' },
     { about: 'another registry', command: 'vreg health --url http://10.0.0.5:3000' },
-    { about: 'how long is it up?', command: 'vreg health -o json | jq .uptime' },
+    { about: 'the uptime in seconds', command: 'vreg health -o json | jq .uptime' },
   ],
   exits: [8],
   async run(context) {

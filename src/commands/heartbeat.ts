@@ -1,5 +1,5 @@
 import { type Context, defineCommand } from '../command.ts';
-import { parseDuration } from '../config/duration.ts';
+import { parseDuration } from '../config/values.ts';
 import { META_FLAG, SERVICE_FLAG } from '../fleet/flags.ts';
 import { type ThisVmFlags, thisVm, thisVmId } from '../fleet/local-vm.ts';
 import { type Heartbeat, MAX_BATCH } from '../protocol/api.ts';
@@ -16,9 +16,9 @@ interface Flags extends ThisVmFlags {
 export const heartbeat = defineCommand<Flags>({
   name: 'heartbeat',
   aliases: ['hb', 'beat'],
-  summary: 'send a sign of life for this VM or others',
+  summary: 'send a heartbeat for this VM or others',
   description:
-    'Sends a sign of life. With --every it goes on until it is stopped, and outlasts a registry that is away. With --register-if-missing it registers a VM that the registry does not know, from the same flags and variables as vreg register. With --state-dir it proves who this VM is, as the agent does: exit code 9 says that another incarnation of it lives.',
+    'Sends a heartbeat, which is a sign of life. With --every, repeats until stopped and retries while the registry is down. With --register-if-missing, registers an unknown VM from the same flags and variables as vreg register. With --state-dir, proves the identity of this VM as the agent does; exit code 9 means that another incarnation of the VM is alive.',
   arguments: [
     {
       name: 'id',
@@ -30,42 +30,51 @@ export const heartbeat = defineCommand<Flags>({
   ],
   settings: ['name', 'role', 'address', 'registered-by'],
   flags: [
-    { flags: '--every <duration>', about: 'go on, one beat in that time, e.g. 60s' },
-    { flags: '--register-if-missing', about: 'register a VM that is not registered' },
-    { flags: '--state-dir <dir>', about: 'prove with it that this is the VM, and no clone of it', file: true },
+    { flags: '--every <duration>', about: 'repeat at this interval, e.g. 60s' },
+    { flags: '--register-if-missing', about: 'register the VM if it is not registered' },
+    {
+      flags: '--state-dir <dir>',
+      about: 'folder with the state that identifies this VM and detects clones',
+      file: true,
+    },
     SERVICE_FLAG,
     META_FLAG,
   ],
   examples: [
-    { about: 'once, for this VM (cron, a systemd timer)', command: 'vreg heartbeat' },
-    { about: 'for as long as this shell lives', command: 'vreg heartbeat --every 60s --register-if-missing &' },
-    { about: 'for two others', command: 'vreg heartbeat worker-1 worker-2' },
+    { about: 'once for this VM, from cron or a systemd timer', command: 'vreg heartbeat' },
+    { about: 'for the lifetime of this shell', command: 'vreg heartbeat --every 60s --register-if-missing &' },
+    { about: 'for two other VMs', command: 'vreg heartbeat worker-1 worker-2' },
   ],
   exits: [2, 3, 8, 9],
   async run(context, args, flags) {
     const ids = args.length > 0 ? args : [thisVmId(context.config)];
-    if (flags.stateDir !== undefined) return beatAsOne(context, ids, flags.stateDir, flags);
-    if (flags.every !== undefined) return beatForever(context, ids, parseDuration(flags.every, '--every'), flags);
-    const { heard, rest } = await beatTogether(context, ids);
-    const { done, failed } = await each(context, rest, (id) => beatOrRegister(context, id, flags));
-    const beats = [...heard, ...done];
-    if (beats.length > 0) await context.print(beatsAnswer(beats, ids.length === 1));
+    if (flags.stateDir !== undefined) return sendWithIdentity(context, ids, flags.stateDir, flags);
+    if (flags.every !== undefined) return sendPeriodically(context, ids, parseDuration(flags.every, '--every'), flags);
+    const { heard, rest } = await sendBatch(context, ids);
+    const { done, failed } = await each(context, rest, (id) => sendOrRegister(context, id, flags));
+    const heartbeats = [...heard, ...done];
+    if (heartbeats.length > 0) await context.print(heartbeatsAnswer(heartbeats, ids.length === 1));
     throwFailed(context, ids.length, failed, (id) => id);
   },
 });
 
-/** One beat of the agent, with its state. */
-async function beatAsOne(context: Context, ids: readonly string[], stateDir: string, flags: Flags): Promise<void> {
+/** Sends one heartbeat with the identity state of the agent. */
+async function sendWithIdentity(
+  context: Context,
+  ids: readonly string[],
+  stateDir: string,
+  flags: Flags,
+): Promise<void> {
   const [id] = ids;
   if (ids.length > 1 || flags.every !== undefined) {
-    throw new VregError('USAGE', '--state-dir is for one beat of one VM', {
+    throw new VregError('USAGE', '--state-dir allows one heartbeat for one VM only', {
       field: 'state-dir',
-      hint: 'what goes on is vreg daemon agent, which has such a state by itself',
+      hint: 'for repeated heartbeats use vreg daemon agent, which keeps such a state itself',
     });
   }
   const { heartbeatOnce } = await import('../../daemon/agent/one-shot.ts');
   const note = (_fields: object, message: string) => context.verbose(message);
-  const beat = await heartbeatOnce({
+  const sent = await heartbeatOnce({
     client: context.client(),
     vmOf: (vm) => thisVm(context.config, flags, vm),
     id: id!,
@@ -73,11 +82,11 @@ async function beatAsOne(context: Context, ids: readonly string[], stateDir: str
     registerIfMissing: flags.registerIfMissing === true,
     log: { info: note, warn: note },
   });
-  await context.print(beatsAnswer([beat], true));
+  await context.print(heartbeatsAnswer([sent], true));
 }
 
-/** Many in one request, where the server has that. What is left (all of them elsewhere) is beaten one by one. */
-async function beatTogether(
+/** Sends heartbeats in batches if the server supports them. `rest` holds the ids that remain, to be sent one by one. */
+async function sendBatch(
   context: Context,
   ids: readonly string[],
 ): Promise<{ heard: readonly Heartbeat[]; rest: readonly string[] }> {
@@ -92,32 +101,38 @@ async function beatTogether(
   return { heard, rest };
 }
 
-async function beatOrRegister(context: Context, id: string, flags: Flags): Promise<Heartbeat> {
+async function sendOrRegister(context: Context, id: string, flags: Flags): Promise<Heartbeat> {
   try {
     return await context.client().heartbeat(id);
   } catch (error) {
-    // An enrol token may do nothing but that.
+    // An enrol token may only register, so its heartbeat fails with a scope error.
     const isMissing = error instanceof VregError && (error.code === 'NOT_FOUND' || error.field === 'scope');
     if (!flags.registerIfMissing || !isMissing) throw error;
     const { lastSeen, token } = await context.client().register(thisVm(context.config, flags, id));
     if (token !== undefined)
-      context.note(`${id} got a token of its own, which is lost here: use --state-dir, or vreg daemon agent`);
+      context.note(`${id} received its own token, which is not stored: use --state-dir or vreg daemon agent`);
     return { id, lastSeen };
   }
 }
 
 /**
- * The agent's loop in the foreground, without its registration at the start and its leave at the end. A VM that cannot
- * be beaten for any more is told, and the others go on.
+ * Runs the loop of the agent in the foreground for each VM, without registering at the start or deregistering at the end.
+ * If one VM fails permanently, a note is printed and the others continue.
+ * @param interval milliseconds
  */
-async function beatForever(context: Context, ids: readonly string[], interval: number, flags: Flags): Promise<void> {
+async function sendPeriodically(
+  context: Context,
+  ids: readonly string[],
+  interval: number,
+  flags: Flags,
+): Promise<void> {
   const { Agent } = await import('../../daemon/agent/agent.ts');
   const note = (_fields: object, message: string) => context.note(message);
   let begun = false;
   const agents = ids.map(
     (id) =>
       new Agent({
-        // One each: a VM that is enrolled goes on with a token of its own.
+        // Each VM needs its own client, because an enrolled VM continues with its own token.
         client: context.freshClient(),
         vm: thisVm(context.config, flags, id),
         interval,
@@ -126,27 +141,27 @@ async function beatForever(context: Context, ids: readonly string[], interval: n
         registerIfMissing: flags.registerIfMissing === true,
         log: { info: note, warn: note },
         sleep: (ms) => context.sleep(ms),
-        onHeartbeat: async (beat) => {
-          const answer = { ...beatsAnswer([beat], true), continued: begun };
+        onHeartbeat: async (sent) => {
+          const answer = { ...heartbeatsAnswer([sent], true), continued: begun };
           begun = true;
           await context.print(answer);
         },
       }),
   );
   const failed: Failed<string>[] = [];
-  const beating = agents.map(async (agent, index) => {
+  const loops = agents.map(async (agent, index) => {
     const id = ids[index]!;
     await agent.run(context.signal).catch((error: Error) => {
       failed.push({ item: id, error });
-      if (ids.length > 1) context.note(`no more beats for ${id}: ${error.message}`);
+      if (ids.length > 1) context.note(`stopped sending heartbeats for ${id}: ${error.message}`);
     });
   });
-  await Promise.all(beating);
+  await Promise.all(loops);
   if (context.signal.aborted) throw context.signal.reason;
   throwFailed(context, ids.length, failed, (id) => id);
 }
 
-function beatsAnswer(rows: readonly Heartbeat[], single: boolean): RowsAnswer<Heartbeat> {
+function heartbeatsAnswer(rows: readonly Heartbeat[], single: boolean): RowsAnswer<Heartbeat> {
   return {
     kind: 'rows',
     rows,

@@ -2,7 +2,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Command, defineCommand } from '../command.ts';
 import { envNameOf, SETTING_KEYS, settingOf } from '../config/settings.ts';
-import { commandHelp, programHelp } from '../help/help.ts';
+import { commandHelp, programHelp, wrap } from '../help/help.ts';
 import { manPages } from '../help/man.ts';
 import { suggestion } from '../help/suggest.ts';
 import { EXIT_MEANING, VregError } from '../protocol/errors.ts';
@@ -15,62 +15,63 @@ const TOPICS: Readonly<Record<string, () => string>> = {
   environment: () =>
     `${SETTING_KEYS.map((key) => {
       const { about, vers } = settingOf(key);
-      return `${[envNameOf(key), vers].filter(Boolean).join(', ')}\n    ${about}`;
+      const text = wrap(about, 76).replaceAll('\n', '\n    ');
+      return `${[envNameOf(key), vers].filter(Boolean).join(', ')}\n    ${text}`;
     }).join(
       '\n',
-    )}\nVREG_TOKEN, VERS_AUTH_TOKEN\n    the bearer token itself\nVREG_CONTEXT\n    which context of the config file\nNO_COLOR, FORCE_COLOR\n    colour off, colour on\n`,
+    )}\nVREG_TOKEN, VERS_AUTH_TOKEN\n    bearer token\nVREG_CONTEXT\n    context of the config file to use\nNO_COLOR, FORCE_COLOR\n    disable colour, force colour\n`,
   formatting: () => FORMATTING,
   recipes: () => RECIPES,
 };
 
-const FORMATTING = `-o, --output says how an answer is printed:
-  table               columns, on a terminal (the default there)
+const FORMATTING = `-o, --output selects the output format:
+  table               aligned columns (default on a terminal)
   wide                more columns
-  tsv                 the same columns with tabs between (the default in a pipe)
-  json, yaml          the entries as the API has them; a list is an array
-  ndjson              one entry a line
-  name                ids only, as -q
-  jsonpath=PATH       RFC 9535: -o jsonpath='$[*].address' of a list
-                      in braces, among text: -o jsonpath='{.name} is {.status}'
-  template=TEMPLATE   mustache, once for each entry:
+  tsv                 tab-separated columns (default in a pipe)
+  json, yaml          entries as in the API; a list is an array
+  ndjson              one entry per line
+  name                ids only, same as -q
+  jsonpath=PATH       RFC 9535, for a list: -o jsonpath='$[*].address'
+                      in braces within text: -o jsonpath='{.name} is {.status}'
+  template=TEMPLATE   mustache, rendered once per entry:
                       -o template='{{id}} {{address}}\\n'
---no-headers leaves the titles of columns out. Times are ages on a terminal
+--no-headers omits the column titles. Times are relative on a terminal
 ("3m ago") and RFC 3339 elsewhere.
 `;
 
-const RECIPES = `The address of the infra VM, or stop
+const RECIPES = `Get the address of the infra VM; stop the script if there is none
   INFRA=$(vreg addr infra) || exit
-Wait for a worker, then use it
+Wait for a worker, then run a command with its address
   vreg wait worker --timeout 5m && vreg exec worker -- env
-Drain one VM
+Drain a VM
   vreg pause abc-123-def
-Clean up what is dead
+Remove dead VMs
   vreg prune --older-than 24h --dry-run
   vreg prune --older-than 24h
-Move a fleet to another registry
+Copy a fleet to another registry
   vreg export -u http://old:3000 | vreg import -u http://new:3000 --yes -f -
-A copy every night, and back
+Back up every night, and restore
   vreg backup --force /var/backups/vreg.db
   vreg daemon stop serve && vreg daemon restore /var/backups/vreg.db
   vreg daemon --detach
-Reload a proxy when workers come and go
+Reload a proxy whenever workers change
   vreg render workers.mustache:workers.conf:'nginx -s reload' --watch
-Addresses in the environment of a script
+Set addresses in the environment of a script
   vars=$(vreg env infra worker --export) || exit; eval "$vars"
 `;
 
 export const help = defineCommand<{ writeMan?: string }>({
   name: 'help',
-  summary: 'help on a command or a topic',
-  description: `Help on a command, or on a topic: ${Object.keys(TOPICS).join(', ')}.`,
+  summary: 'show help for a command or topic',
+  description: `Shows help for a command or a topic. Topics: ${Object.keys(TOPICS).join(', ')}.`,
   arguments: [
     { name: 'command', about: 'command or topic', optional: true, variadic: true, values: Object.keys(TOPICS) },
   ],
-  flags: [{ flags: '--write-man <dir>', about: 'write the manual pages into a folder', file: true }],
+  flags: [{ flags: '--write-man <dir>', about: 'write the manual pages to a folder', file: true }],
   examples: [
-    { about: 'all commands', command: 'vreg help' },
-    { about: 'one command, as vreg register --help', command: 'vreg help register' },
-    { about: 'what the exit codes mean', command: 'vreg help exit-codes' },
+    { about: 'list all commands', command: 'vreg help' },
+    { about: 'help for one command, same as vreg register --help', command: 'vreg help register' },
+    { about: 'the meaning of exit codes', command: 'vreg help exit-codes' },
   ],
   lenient: true,
   async run(context, words, { writeMan }) {
@@ -88,8 +89,8 @@ export const help = defineCommand<{ writeMan?: string }>({
       found = among.find(({ name, aliases = [] }) => name === word || aliases.includes(word));
       if (!found) {
         const known = [...among.map(({ name }) => name), ...Object.keys(TOPICS)];
-        throw new VregError('USAGE', `no help on "${words.join(' ')}"${suggestion(word, known)}`, {
-          hint: 'see all commands: vreg help',
+        throw new VregError('USAGE', `no help for "${words.join(' ')}"${suggestion(word, known)}`, {
+          hint: 'list the commands: vreg help',
         });
       }
       among = found.commands ?? [];

@@ -1,34 +1,30 @@
 import { defineCommand } from '../command.ts';
-import { VregError } from '../protocol/errors.ts';
+import { parseCount } from '../config/values.ts';
 import type { FieldChanges } from '../protocol/events.ts';
 import { naming } from '../run/batch.ts';
 
+/** A few screens of a terminal. */
 const DEFAULT_LIMIT = 100;
-/** What the registry keeps. */
+/** The number of changes that the registry keeps. */
 const MAX_LIMIT = 10_000;
 
 export const history = defineCommand<{ limit?: string }>({
   name: 'history',
-  summary: 'show who changed a VM, when, and what',
-  description: `Shows the changes of a VM, newest first, also of one that was removed: when, who (the name of the token), and each field with its old and new value. Heartbeats are no changes. The registry keeps its last ${MAX_LIMIT} changes.`,
+  summary: 'show the changes of a VM: when, who and what',
+  description: `Shows the changes of a VM, newest first, even if it was removed: when, who (the name of the token), and the old and new value of each field. Heartbeats are not changes. The registry keeps its last ${MAX_LIMIT} changes.`,
   arguments: [{ name: 'id', about: 'id of the VM', values: 'ids' }],
-  flags: [{ flags: '--limit <n>', about: `at most that many (default: ${DEFAULT_LIMIT})` }],
+  flags: [{ flags: '--limit <n>', about: `maximum number of changes (default: ${DEFAULT_LIMIT})` }],
   examples: [
-    { about: 'what happened to it?', command: 'vreg history abc-123-def' },
+    { about: 'all changes', command: 'vreg history abc-123-def' },
     { about: 'the last change', command: 'vreg history abc-123-def --limit 1' },
-    { about: 'for a program', command: 'vreg history abc-123-def -o ndjson' },
+    { about: 'as NDJSON', command: 'vreg history abc-123-def -o ndjson' },
   ],
   exits: [2, 3, 8],
   async run(context, [id], { limit = String(DEFAULT_LIMIT) }) {
-    if (!/^[1-9]\d{0,4}$/.test(limit) || Number(limit) > MAX_LIMIT) {
-      throw new VregError('USAGE', `--limit: "${limit}" is not possible`, {
-        field: 'limit',
-        hint: `a whole number from 1 to ${MAX_LIMIT}`,
-      });
-    }
+    const max = parseCount(limit, '--limit', MAX_LIMIT);
     await context.print({
       kind: 'rows',
-      rows: await naming(id!, context.client().history(id!, Number(limit))),
+      rows: await naming(id!, context.client().history(id!, max)),
       columns: [
         { title: 'REVISION', cell: ({ revision }) => revision },
         { title: 'WHEN', cell: ({ at }) => ({ time: at }) },
@@ -41,7 +37,7 @@ export const history = defineCommand<{ limit?: string }>({
   },
 });
 
-/** `name: one -> two`; of an entry that came or went, the fields that it had. */
+/** `name: one -> two`; for a registration or removal, the main fields of the entry. */
 function describe(type: string, changes: FieldChanges): string {
   const show = (value: unknown) => (typeof value === 'string' ? value : JSON.stringify(value));
   return Object.entries(changes)

@@ -1,7 +1,8 @@
 import { isDeepStrictEqual } from 'node:util';
 import { type Context, defineCommand } from '../command.ts';
 import { readEntries } from '../fleet/import-file.ts';
-import { VregError } from '../protocol/errors.ts';
+import { IF_EXISTS, type IfExists, registerOrUpdate } from '../fleet/upsert.ts';
+import { missingFlag, VregError } from '../protocol/errors.ts';
 import type { Registration, Vm } from '../protocol/vm.ts';
 import type { RowsAnswer } from '../render.ts';
 import { each, throwFailed } from '../run/batch.ts';
@@ -9,7 +10,7 @@ import { each, throwFailed } from '../run/batch.ts';
 interface Flags {
   file?: string;
   dryRun?: boolean;
-  ifExists?: 'fail' | 'update' | 'ignore';
+  ifExists?: IfExists;
   yes?: boolean;
 }
 
@@ -18,39 +19,35 @@ type Action = 'add' | 'change' | 'same' | 'skip' | 'conflict';
 interface Plan {
   action: Action;
   entry: Registration;
-  /** Fields that differ from the entry that is there. */
+  /** Fields that differ from the registered entry. */
   fields: string[];
 }
 
 export const importVms = defineCommand<Flags>({
   name: 'import',
-  summary: 'bring entries into the registry, from a file',
+  summary: 'import entries from a file',
   description:
-    "Brings entries into the registry, after saying what will change. The file is what vreg export wrote, an array of entries, or the original server's data/registry.json. An import is a sign of life: a running VM that is dead goes stale after one lease.",
+    'Imports entries from a file, after a confirmation that shows what will change. The file is the output of vreg export, an array of entries, or data/registry.json of the original server. An import counts as a sign of life, so a dead VM with the status running becomes stale after one lease.',
   flags: [
-    { flags: '-f, --file <file>', about: 'file, or - for stdin', file: true },
+    { flags: '-f, --file <file>', about: 'file to read, or - for stdin', file: true },
     {
       flags: '--if-exists <what>',
-      about: 'when an id is taken with other fields (default: fail)',
-      values: ['fail', 'update', 'ignore'],
+      about: 'what to do if an id is registered with other fields (default: fail)',
+      values: IF_EXISTS,
     },
-    { flags: '-n, --dry-run', about: 'print what would be done, and do nothing' },
-    { flags: '-y, --yes', about: 'do not ask' },
+    { flags: '-n, --dry-run', about: 'print what would change, and change nothing' },
+    { flags: '-y, --yes', about: 'do not ask for confirmation' },
   ],
   examples: [
-    { about: 'what would it do?', command: 'vreg import -f fleet.ndjson --dry-run' },
-    { about: 'the fleet of the original server', command: 'vreg import -f data/registry.json --yes' },
-    { about: 'what is in the file wins', command: 'vreg import -f fleet.json --if-exists update --yes' },
+    { about: 'preview an import', command: 'vreg import -f fleet.ndjson --dry-run' },
+    { about: 'import the fleet of the original server', command: 'vreg import -f data/registry.json --yes' },
+    { about: 'overwrite registered entries', command: 'vreg import -f fleet.json --if-exists update --yes' },
   ],
   exits: [2, 4, 7, 8],
   async run(context, _args, { file, dryRun, ifExists = 'fail', yes }) {
-    if (file === undefined)
-      throw new VregError('USAGE', '--file is required', {
-        field: 'file',
-        hint: 'for example: vreg import -f fleet.ndjson',
-      });
+    if (file === undefined) throw missingFlag('--file', 'for example: vreg import -f fleet.ndjson');
     const { entries } = await readEntries(context, file);
-    refuseTwins(entries);
+    rejectDuplicateIds(entries);
     const plans = planOf(entries, await context.client().list(), ifExists);
     if (dryRun) return context.print(planAnswer(plans));
     const conflicts = plans.filter(({ action }) => action === 'conflict');
@@ -58,21 +55,21 @@ export const importVms = defineCommand<Flags>({
       const names = conflicts.slice(0, 3).map(({ entry, fields }) => `${entry.id} (${fields.join(', ')})`);
       throw new VregError(
         'CONFLICT',
-        `${conflicts.length} of ${plans.length} are there already, and differ: ${names.join('; ')}`,
+        `${conflicts.length} of ${plans.length} entries are already registered with other fields: ${names.join('; ')}`,
         {
-          hint: 'nothing was changed; look with --dry-run, then choose --if-exists update or ignore',
+          hint: 'nothing was changed; see --dry-run, then pass --if-exists update or ignore',
         },
       );
     }
-    const due = plans.filter(({ action }) => action === 'add' || action === 'change');
+    const pending = plans.filter(({ action }) => action === 'add' || action === 'change');
     const count = (wanted: Action) => plans.filter(({ action }) => action === wanted).length;
-    if (due.length > 0)
+    if (pending.length > 0)
       await context.confirm(`Add ${count('add')}, change ${count('change')} of ${plans.length} entries?`, yes);
-    // One after the other: the order of registration is what `vreg addr` picks by.
-    const { failed } = await each(context, due, ({ action, entry }) => write(context, action, entry), 1);
-    const lost = new Set(failed.map(({ item }) => item));
-    await context.print(planAnswer(plans.filter((plan) => !lost.has(plan))));
-    throwFailed(context, due.length, failed, ({ entry }) => entry.id);
+    // One at a time, because `vreg addr` picks by the order of registration.
+    const { failed } = await each(context, pending, ({ action, entry }) => write(context, action, entry), 1);
+    const failedPlans = new Set(failed.map(({ item }) => item));
+    await context.print(planAnswer(plans.filter((plan) => !failedPlans.has(plan))));
+    throwFailed(context, pending.length, failed, ({ entry }) => entry.id);
   },
 });
 
@@ -81,40 +78,35 @@ async function write(context: Context, action: Action, entry: Registration): Pro
     await context.client().register(entry);
     return;
   }
-  const { id, role } = await context.client().registerOrUpdate(entry);
-  if (role !== entry.role) context.note(`${id} keeps its role ${role}: this registry gives a role once`);
+  await registerOrUpdate(context, entry);
 }
 
-/** @throws VregError INVALID on an id that the file has twice */
-function refuseTwins(entries: readonly Registration[]): void {
+/** @throws VregError INVALID if the file contains an id twice */
+function rejectDuplicateIds(entries: readonly Registration[]): void {
   const seen = new Set<string>();
   for (const [index, { id }] of entries.entries()) {
     if (seen.has(id)) {
-      throw new VregError('INVALID', `entry ${index + 1}: the file has VM "${id}" twice`, {
+      throw new VregError('INVALID', `entry ${index + 1}: duplicate id "${id}"`, {
         field: 'id',
-        hint: 'nothing was changed; take one of them out',
+        hint: 'nothing was changed; remove one of the two entries',
       });
     }
     seen.add(id);
   }
 }
 
-function planOf(
-  entries: readonly Registration[],
-  there: readonly Vm[],
-  ifExists: NonNullable<Flags['ifExists']>,
-): Plan[] {
-  const known = new Map(there.map((vm) => [vm.id, vm]));
+function planOf(entries: readonly Registration[], registered: readonly Vm[], ifExists: IfExists): Plan[] {
+  const known = new Map(registered.map((vm) => [vm.id, vm]));
   return entries.map((entry) => {
     const vm = known.get(entry.id);
     if (!vm) return { action: 'add', entry, fields: [] };
-    const fields = differing(entry, vm);
+    const fields = differingFields(entry, vm);
     if (fields.length === 0) return { action: 'same', entry, fields };
     return { action: { fail: 'conflict', update: 'change', ignore: 'skip' }[ifExists] as Action, entry, fields };
   });
 }
 
-function differing(entry: Registration, vm: Vm): string[] {
+function differingFields(entry: Registration, vm: Vm): string[] {
   const fields = ['name', 'role', 'status', 'address', 'services', 'metadata', 'registeredBy'] as const;
   return fields.filter((field) => !isDeepStrictEqual(entry[field], vm[field]));
 }

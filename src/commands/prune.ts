@@ -1,7 +1,7 @@
 import { defineCommand } from '../command.ts';
-import { formatDuration, parseDuration } from '../config/duration.ts';
+import { formatDuration, formatNames, parseDuration } from '../config/values.ts';
 import { livenessOf, vmsAnswer } from '../fleet/table.ts';
-import { VregError } from '../protocol/errors.ts';
+import { missingFlag } from '../protocol/errors.ts';
 import { ROLES } from '../protocol/vm.ts';
 import { each, throwFailed } from '../run/batch.ts';
 
@@ -12,32 +12,29 @@ interface Flags {
   yes?: boolean;
 }
 
-/** Names in the question before it says "and N more". */
-const NAMED = 5;
+/** Number of names to list in the prompt. */
+const MAX_LISTED = 5;
 
 export const prune = defineCommand<Flags>({
   name: 'prune',
-  summary: 'remove VMs that have been stale for long',
+  summary: 'remove VMs that have been stale for a long time',
   description:
-    'Removes running VMs that are stale and were last seen longer ago than --older-than. Paused and stopped VMs are left alone. Asks first, with the count and the first names; a script says --yes. A VM that is heard of meanwhile stays. Prints what it removed.',
+    'Removes stale VMs that were last seen before the time given by --older-than, and prints them. Paused and stopped VMs are not affected. Asks for confirmation, showing the number and the first names, unless --yes is given. A VM that gives a sign of life meanwhile is not removed.',
   flags: [
-    { flags: '--older-than <duration>', about: 'last seen longer ago than that, e.g. 1h' },
-    { flags: '--role <role>', about: 'only this role', values: ROLES },
+    { flags: '--older-than <duration>', about: 'minimum time since the VM was last seen, e.g. 1h' },
+    { flags: '--role <role>', about: 'only VMs with this role', values: ROLES },
     { flags: '-n, --dry-run', about: 'print what would be removed, and remove nothing' },
-    { flags: '-y, --yes', about: 'do not ask' },
+    { flags: '-y, --yes', about: 'do not ask for confirmation' },
   ],
   examples: [
-    { about: 'what would go?', command: 'vreg prune --older-than 1h --dry-run' },
-    { about: 'workers that are gone since yesterday', command: 'vreg prune --older-than 24h --role worker' },
-    { about: 'from cron', command: 'vreg prune --older-than 24h --yes' },
+    { about: 'preview the removal', command: 'vreg prune --older-than 1h --dry-run' },
+    { about: 'remove workers that have been silent for a day', command: 'vreg prune --older-than 24h --role worker' },
+    { about: 'run from cron', command: 'vreg prune --older-than 24h --yes' },
   ],
   exits: [2, 3, 7, 8],
   async run(context, _args, { olderThan, role, dryRun, yes }) {
     if (olderThan === undefined) {
-      throw new VregError('USAGE', '--older-than is required', {
-        field: 'older-than',
-        hint: 'for example: vreg prune --older-than 1h --dry-run',
-      });
+      throw missingFlag('--older-than', 'for example: vreg prune --older-than 1h --dry-run');
     }
     const age = parseDuration(olderThan, '--older-than');
     const client = context.client();
@@ -46,20 +43,19 @@ export const prune = defineCommand<Flags>({
     const old = vms.filter((vm) => livenessOf(vm) === 'stale' && now - Date.parse(vm.lastSeen) > age);
     const none = `no VM has been stale for more than ${formatDuration(age)}`;
     if (dryRun || old.length === 0) return context.print(vmsAnswer(old, { none }));
-    const names = old.slice(0, NAMED).map(({ name }) => name);
-    const more = old.length > NAMED ? ` and ${old.length - NAMED} more` : '';
+    const names = old.map(({ name }) => name);
     await context.confirm(
-      `Remove ${old.length} VM${old.length > 1 ? 's' : ''} (${names.join(', ')}${more}) from the registry?`,
+      `Remove ${old.length} VM${old.length > 1 ? 's' : ''} (${formatNames(names, MAX_LISTED)}) from the registry?`,
       yes,
     );
     const { done, failed } = await each(context, old, async ({ id }) => {
-      // The answer to the question may have taken its time.
+      // The VM may have given a sign of life while the prompt was open.
       const vm = await client.get(id);
       if (livenessOf(vm) === 'stale') {
         await client.deregister(id);
         return [vm];
       }
-      context.note(`${id} has come back, and stays`);
+      context.note(`${id} is live again and was not removed`);
       return [];
     });
     if (done.flat().length > 0) await context.print(vmsAnswer(done.flat()));

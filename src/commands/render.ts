@@ -5,14 +5,14 @@ import { mustache } from '../expression.ts';
 import { writeAtomically } from '../files.ts';
 import { isOffered } from '../fleet/table.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
-import { VregError } from '../protocol/errors.ts';
+import { cannotRead, cannotWrite, exclusiveFlags, VregError } from '../protocol/errors.ts';
 import { ROLES } from '../protocol/vm.ts';
 import { runChild } from '../run/child.ts';
 import { isPassing } from '../run/retry.ts';
 import { ChildEnded } from '../session.ts';
 
-/** Milliseconds in which further changes are gathered before a file is rendered again. */
-const GATHER = 200;
+/** Milliseconds to wait for further changes before rendering again, so that a burst causes one reload. */
+const DEBOUNCE = 200;
 
 interface Job {
   template: string;
@@ -22,19 +22,23 @@ interface Job {
 
 export const render = defineCommand<{ watch?: boolean; once?: boolean }>({
   name: 'render',
-  summary: 'write files from the live registry, and keep them so',
+  summary: 'render files from the registry and keep them current',
   description:
-    'Renders mustache templates into files, whole and in one step, and runs CMD (by a shell) when a file changed. A template sees one list of live VMs a role ({{#worker}} ... {{/worker}}), {{#live}} for all of them and {{#vms}} for every entry; of a VM its fields, and {{ports.NAME}} for the port of a service. A registry that is away leaves every file as it is. Without --watch, a CMD that fails gives the exit code.',
+    'Renders mustache templates to files, replaces each file atomically, and runs CMD in a shell if the file changed. A template has a list of live VMs for each role ({{#worker}} ... {{/worker}}), {{#live}} for all live VMs and {{#vms}} for every entry. Each VM has its fields and {{ports.NAME}} for the port of a service. While the registry is unreachable, files remain unchanged. Without --watch, the exit code is that of the first CMD that failed.',
   arguments: [
-    { name: 'template:dest[:cmd]', about: 'template file, file to write, command to run on a change', variadic: true },
+    {
+      name: 'template:dest[:cmd]',
+      about: 'template file, file to write, command to run after a change',
+      variadic: true,
+    },
   ],
   flags: [
-    { flags: '--once', about: 'render and end (the default)' },
-    { flags: '--watch', about: 'stay, and render again when the registry changes' },
+    { flags: '--once', about: 'render once and exit (default)' },
+    { flags: '--watch', about: 'keep running and render again when the registry changes' },
   ],
   examples: [
     {
-      about: 'an nginx upstream of all workers',
+      about: 'an nginx upstream with all workers',
       command: "vreg render w.mustache:/etc/nginx/conf.d/w.conf:'nginx -s reload' --watch",
     },
     { about: 'a hosts file, once', command: 'vreg render hosts.mustache:hosts' },
@@ -42,32 +46,28 @@ export const render = defineCommand<{ watch?: boolean; once?: boolean }>({
   ],
   exits: [2, 8],
   async run(context, specs, { watch, once }) {
-    if (watch && once)
-      throw new VregError('USAGE', '--watch and --once exclude each other', {
-        field: 'watch',
-        hint: 'leave one of them out',
-      });
+    if (watch && once) throw exclusiveFlags('--watch', '--once');
     const jobs = specs.map(parseJob);
     const failed = await renderAll(context, jobs);
     if (watch) await renderOnChange(context, jobs);
-    // A script must not go on as if the command had worked.
+    // Report the failure, so that a calling script does not continue.
     if (failed !== 0) throw new ChildEnded(failed);
   },
 });
 
-/** Renders after each burst of events, and whenever the stream begins (anew): what came before it may have been missed. */
+/** Renders after each burst of events, and whenever the event stream (re)starts, because earlier events may be lost. */
 async function renderOnChange(context: Context, jobs: readonly Job[]): Promise<never> {
   const events = watchEvents(context, {});
   let next = events.next();
   for (;;) {
     await next;
-    const over = context.sleep(GATHER).then(() => true);
-    over.catch(() => {});
+    const elapsed = context.sleep(DEBOUNCE).then(() => true);
+    elapsed.catch(() => {});
     do next = events.next();
-    while (!(await Promise.race([over, next.then(() => false)])));
+    while (!(await Promise.race([elapsed, next.then(() => false)])));
     await renderAll(context, jobs).catch((error: unknown) => {
       if (!isPassing(error)) throw error;
-      context.note(`${error.message}; the files stay as they are`);
+      context.note(`${error.message}; files remain unchanged`);
     });
   }
 }
@@ -75,8 +75,8 @@ async function renderOnChange(context: Context, jobs: readonly Job[]): Promise<n
 function parseJob(spec: string): Job {
   const [template, destination, ...command] = spec.split(':');
   if (!template || !destination) {
-    throw new VregError('USAGE', `"${spec}" is not TEMPLATE:DEST or TEMPLATE:DEST:CMD`, {
-      hint: "for example: hosts.mustache:hosts:'echo changed'",
+    throw new VregError('USAGE', `invalid argument "${spec}"`, {
+      hint: "use TEMPLATE:DEST or TEMPLATE:DEST:CMD, for example hosts.mustache:hosts:'echo changed'",
     });
   }
   return { template, destination, command: command.length > 0 ? command.join(':') : undefined };
@@ -85,10 +85,10 @@ function parseJob(spec: string): Job {
 /** @returns 0, or the exit code of the first command that failed */
 async function renderAll(context: Context, jobs: readonly Job[]): Promise<number> {
   const view = viewOf(await context.client().list({ sort: 'id' }));
-  // All of them before the first is written: a template that is wrong leaves every file as it is.
+  // Render all templates before writing the first file: an invalid template must leave all files unchanged.
   const texts: string[] = [];
   for (const { template } of jobs) {
-    const toText = await mustache(template, 'correct the template; it is mustache(5)');
+    const toText = await mustache(template, 'fix the template; for the syntax, see mustache(5)');
     texts.push(toText(readTemplate(template), view));
   }
   let failed = 0;
@@ -100,7 +100,7 @@ async function renderAll(context: Context, jobs: readonly Job[]): Promise<number
   return failed;
 }
 
-/** Sorted by id, so that a file changes only when its contents do. */
+/** The data for the templates. @param vms sorted by id, so that the output is stable */
 function viewOf(vms: readonly VmWithLiveness[]): Record<string, unknown> {
   const rows = vms.map(({ stale, suspect: _suspect, health: _health, ...vm }) => ({
     ...vm,
@@ -115,34 +115,26 @@ function readTemplate(path: string): string {
   try {
     return readFileSync(path, 'utf8');
   } catch (cause) {
-    throw new VregError('USAGE', `cannot read the template ${path} (${(cause as NodeJS.ErrnoException).code})`, {
-      field: 'template',
-      hint: 'check its path',
-      cause,
-    });
+    throw cannotRead(`the template ${path}`, cause, { field: 'template', hint: 'check its path' });
   }
 }
 
-/** Keeps the mode of the file and a link that leads to it. @returns whether the file was written */
+/** Replaces the file atomically. Keeps its mode, and writes through a symbolic link. @returns false if it is up to date */
 function writeIfChanged(destination: string, text: string): boolean {
   const path = existsSync(destination) ? realpathSync(destination) : destination;
   try {
     if (existsSync(path) && readFileSync(path, 'utf8') === text) return false;
-    // Two commands may render the same file at once, so each has a draft of its own.
+    // Two commands may render the same file at the same time, so each has its own draft.
     writeAtomically(path, text, { keepMode: true, sync: true, draft: `${path}.vreg-${process.pid}` });
     return true;
   } catch (cause) {
-    throw new VregError('USAGE', `cannot write ${path} (${(cause as NodeJS.ErrnoException).code})`, {
-      field: 'dest',
-      hint: 'check its folder and mode',
-      cause,
-    });
+    throw cannotWrite(path, cause, { field: 'dest', hint: 'check its folder and mode' });
   }
 }
 
 async function runCommand(context: Context, command: string, destination: string): Promise<number> {
   const code = await runChild(context, ['/bin/sh', '-c', command], { env: {} });
   context.signal.throwIfAborted();
-  if (code !== 0) context.note(`"${command}" ended with ${code}; ${destination} is written`);
+  if (code !== 0) context.note(`"${command}" exited with ${code}; ${destination} was written`);
   return code;
 }

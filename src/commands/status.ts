@@ -1,5 +1,5 @@
 import { defineCommand } from '../command.ts';
-import { formatDuration } from '../config/duration.ts';
+import { formatDuration } from '../config/values.ts';
 import { livenessOf } from '../fleet/table.ts';
 import type { Health, VmWithLiveness } from '../protocol/api.ts';
 import { ROLES, type Role } from '../protocol/vm.ts';
@@ -15,16 +15,16 @@ interface RoleCount {
 
 export const status = defineCommand({
   name: 'status',
-  summary: 'the registry and the fleet at a glance',
+  summary: 'show the state of the registry and the fleet',
   description:
-    'Says whether the registry is reachable, counts VMs by role, and lists the stale ones with their age. With -q it prints the ids of the stale ones alone.',
+    'Shows whether the registry is reachable, the number of VMs by role, and the stale VMs with the time since they were last seen. -q prints the ids of the stale VMs only.',
   examples: [
-    { about: 'where do we stand?', command: 'vreg status' },
+    { about: 'the whole picture', command: 'vreg status' },
     {
-      about: 'how many workers are live?',
+      about: 'the number of live workers',
       command: 'vreg status -o json | jq \'.roles[] | select(.role == "worker").live\'',
     },
-    { about: 'is the registry there?', command: 'vreg status >/dev/null && echo yes' },
+    { about: 'check whether the registry is reachable', command: 'vreg status >/dev/null && echo yes' },
   ],
   exits: [2, 8],
   async run(context) {
@@ -38,27 +38,27 @@ export const status = defineCommand({
     const stale = vms.filter((vm) => livenessOf(vm) === 'stale').sort((a, b) => (a.lastSeen < b.lastSeen ? -1 : 1));
     if (['json', 'ndjson', 'yaml'].includes(context.format)) {
       const registry = { url: client.url, version: version ?? null, status: health.status, uptime: health.uptime };
-      const silent = stale.map(({ id, name, role, lastSeen }) => ({
+      const staleVms = stale.map(({ id, name, role, lastSeen }) => ({
         id,
         name,
         role,
         lastSeen,
         ageSeconds: ageOf({ lastSeen }, now),
       }));
-      return context.print({ kind: 'value', text: '', data: { registry, roles, stale: silent } });
+      return context.print({ kind: 'value', text: '', data: { registry, roles, stale: staleVms } });
     }
-    const silentOnes = {
+    const staleAnswer = {
       kind: 'rows',
       rows: stale,
       columns: staleColumns(now),
       name: ({ id }: VmWithLiveness) => id,
     } as const;
-    if (context.format === 'name') return context.print(silentOnes);
+    if (context.format === 'name') return context.print(staleAnswer);
     await context.print({ kind: 'value', text: registryLine(client.url, version, health), data: null });
     await context.print({ kind: 'rows', rows: roles, columns: ROLE_COLUMNS, name: ({ role }) => role, none: 'no VMs' });
     if (stale.length > 0) {
       context.io.out('\n');
-      await context.print(silentOnes);
+      await context.print(staleAnswer);
     }
   },
 });
@@ -85,7 +85,7 @@ function count(role: Role, vms: readonly VmWithLiveness[]): RoleCount {
   for (const vm of vms) {
     if (vm.role !== role) continue;
     const liveness = livenessOf(vm);
-    // A suspect VM is offered.
+    // discover returns suspect VMs, so they count as live.
     if (liveness === '-') row[vm.status as 'paused' | 'stopped']++;
     else row[liveness === 'suspect' ? 'live' : liveness]++;
   }

@@ -1,7 +1,7 @@
 import { closeSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { type Context, defineCommand } from '../command.ts';
-import { MAX_SPAN, parseDuration } from '../config/duration.ts';
-import { VregError } from '../protocol/errors.ts';
+import { MAX_SPAN, parseDuration } from '../config/values.ts';
+import { cannotWrite, missingFlag, VregError } from '../protocol/errors.ts';
 import { parseTokenRequest, type Restriction, SCOPES, type TokenInfo, type Whoami } from '../protocol/token.ts';
 import { ROLES } from '../protocol/vm.ts';
 import type { Column, RowsAnswer } from '../render.ts';
@@ -17,16 +17,16 @@ interface CreateFlags {
 
 const create = defineCommand<CreateFlags>({
   name: 'create',
-  summary: 'make a token, and print it this once',
+  summary: 'create a token and print it once',
   description:
-    'Makes a token and prints it; the registry keeps only a hash of it. Its scope says what it may do: read asks, heartbeat also sends signs of life, register also registers new VMs, write also changes and removes them, admin also makes tokens and backups. A token of the scope enrol registers one new VM after the other, and each gets a token of its own with the answer: that is the one for an image.',
-  arguments: [{ name: 'name', about: 'what the log and the history call it' }],
+    'Creates a token and prints it; the registry stores only its hash. Each scope includes the previous ones: read queries, heartbeat sends heartbeats, register registers new VMs, write changes and removes VMs, admin manages tokens and backups. A token with the scope enrol can only register new VMs, each of which receives its own token in the response; put such a token into an image.',
+  arguments: [{ name: 'name', about: 'name of the token in the log and the history' }],
   flags: [
-    { flags: '--scope <scope>', about: 'what it may do', values: SCOPES },
-    { flags: '--vm <id>', about: 'it may touch this VM only (read: see it only)', values: 'ids' },
-    { flags: '--role <role>', about: 'the same, for the VMs of this role', values: ROLES },
-    { flags: '--expires <duration>', about: 'good for that long, e.g. 30d (default: for ever)' },
-    { flags: '--to <file>', about: 'write it into a new file of mode 0600 instead', file: true },
+    { flags: '--scope <scope>', about: 'permissions of the token', values: SCOPES },
+    { flags: '--vm <id>', about: 'restrict the token to this VM; a read token sees only this VM', values: 'ids' },
+    { flags: '--role <role>', about: 'restrict the token to VMs with this role, in the same way', values: ROLES },
+    { flags: '--expires <duration>', about: 'lifetime of the token, e.g. 30d (default: unlimited)' },
+    { flags: '--to <file>', about: 'write the token to a new file with mode 0600 instead of stdout', file: true },
   ],
   examples: [
     { about: 'for a dashboard', command: 'TOKEN=$(vreg token create dashboard --scope read --expires 30d)' },
@@ -35,28 +35,27 @@ const create = defineCommand<CreateFlags>({
   ],
   exits: [2, 4, 8],
   async run(context, [name], { scope, vm, role, expires, to }) {
-    if (scope === undefined)
-      throw new VregError('USAGE', '--scope is required', { field: 'scope', hint: `one of: ${SCOPES.join(', ')}` });
-    // An empty one is refused: of a variable that is not set no token shall come that is good for ever.
+    if (scope === undefined) throw missingFlag('--scope', `one of: ${SCOPES.join(', ')}`);
+    // An empty value is an error: an unset shell variable must not create a token with an unlimited lifetime.
     const expiresIn =
       expires === undefined ? undefined : Math.ceil(parseDuration(expires, '--expires', MAX_SPAN) / 1000);
     const request = parseTokenRequest({ name, scope, vm, role, expiresIn });
     if (to === undefined) {
-      const made = await context.client().createToken(request);
-      await context.print({ kind: 'value', text: made.token, data: made });
-      return context.note(`the token "${name}" is shown this once`);
+      const created = await context.client().createToken(request);
+      await context.print({ kind: 'value', text: created.token, data: created });
+      return context.note(`the token "${name}" will not be shown again`);
     }
     const client = context.client();
-    const { token: _token, ...made } = await intoFile(to, {
+    const { token: _token, ...created } = await createInFile(to, {
       make: () => client.createToken(request),
       undo: () => client.revokeToken(name!),
     });
-    await context.print({ kind: 'value', text: to, data: { ...made, file: to } });
+    await context.print({ kind: 'value', text: to, data: { ...created, file: to } });
   },
 });
 
-/** Makes the file first: a token that cannot be written down would be lost. */
-async function intoFile<T extends { token: string }>(
+/** Creates the file before the token, because a token that cannot be written would be lost. */
+async function createInFile<T extends { token: string }>(
   path: string,
   { make, undo }: { make(): Promise<T>; undo(): Promise<unknown> },
 ): Promise<T> {
@@ -64,19 +63,22 @@ async function intoFile<T extends { token: string }>(
   try {
     file = openSync(path, 'wx', 0o600);
   } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code !== 'EEXIST') throw cannotWrite(path, cause, 'check its folder');
-    throw new VregError('CONFLICT', `${path} is there already`, { field: 'to', hint: 'choose another name' });
+    if ((cause as NodeJS.ErrnoException).code !== 'EEXIST')
+      throw cannotWrite(path, cause, { field: 'to', hint: 'check its folder' });
+    throw new VregError('CONFLICT', `${path} already exists`, { field: 'to', hint: 'choose another name' });
   }
   try {
-    const made = await make();
+    const created = await make();
     try {
-      writeFileSync(file, `${made.token}\n`);
+      writeFileSync(file, `${created.token}\n`);
     } catch (cause) {
       const undone = await undo().catch(() => undefined);
-      const next = undone ? 'the token is revoked: make room, and try again' : 'revoke the token, which nobody has';
-      throw cannotWrite(path, cause, next);
+      const hint = undone
+        ? 'the token was revoked: free disk space and try again'
+        : 'revoke the token, because its value is lost';
+      throw cannotWrite(path, cause, { field: 'to', hint });
     }
-    return made;
+    return created;
   } catch (error) {
     rmSync(path, { force: true });
     throw error;
@@ -85,15 +87,10 @@ async function intoFile<T extends { token: string }>(
   }
 }
 
-function cannotWrite(path: string, cause: unknown, hint: string): VregError {
-  const { code } = cause as NodeJS.ErrnoException;
-  return new VregError('USAGE', `cannot write ${path} (${code})`, { field: 'to', hint, cause });
-}
-
 const COLUMNS: readonly Column<TokenInfo>[] = [
   { title: 'NAME', cell: ({ name }) => name },
   { title: 'SCOPE', cell: ({ scope }) => scope },
-  { title: 'FOR', cell: limitOf },
+  { title: 'FOR', cell: restrictionOf },
   { title: 'CREATED', cell: ({ createdAt }) => ({ time: createdAt }) },
   { title: 'BY', cell: ({ createdBy }) => createdBy, wide: true },
   { title: 'EXPIRES', cell: ({ expiresAt = '-' }) => expiresAt },
@@ -101,7 +98,7 @@ const COLUMNS: readonly Column<TokenInfo>[] = [
   { title: 'FROM', cell: ({ lastUsedFrom = '-' }) => lastUsedFrom, wide: true },
 ];
 
-function limitOf({ vm, role }: Restriction): string {
+function restrictionOf({ vm, role }: Restriction): string {
   if (vm !== undefined) return role === undefined ? `VM ${vm}` : `VM ${vm}, role ${role}`;
   return role === undefined ? '-' : `role ${role}`;
 }
@@ -111,12 +108,15 @@ const ls = defineCommand<{ enrolledBy?: string }>({
   aliases: ['list'],
   summary: 'list the tokens of the registry',
   description:
-    'Lists the tokens, oldest first: what each may do, when it expires, and when it was last used, to the minute. The token itself is not known to anybody but its holder.',
-  flags: [{ flags: '--enrolled-by <name>', about: 'only those of VMs that this enrol token let in' }],
+    'Lists the tokens, oldest first, with scope, expiry and last use (to the minute). The registry does not know the tokens themselves.',
+  flags: [{ flags: '--enrolled-by <name>', about: 'only tokens of the VMs that enrolled with this token' }],
   examples: [
-    { about: 'which are there?', command: 'vreg token ls' },
-    { about: 'made by whom, used from where?', command: 'vreg token ls -o wide' },
-    { about: 'whom did an image let in?', command: 'vreg token ls --enrolled-by image-12' },
+    { about: 'all tokens', command: 'vreg token ls' },
+    { about: 'with creator and address of the last use', command: 'vreg token ls -o wide' },
+    {
+      about: 'tokens of VMs that enrolled with the token of an image',
+      command: 'vreg token ls --enrolled-by image-12',
+    },
   ],
   exits: [2, 8],
   async run(context, _args, { enrolledBy }) {
@@ -133,18 +133,18 @@ function tokensAnswer(rows: readonly TokenInfo[]): RowsAnswer<TokenInfo> {
 const revoke = defineCommand<{ enrolledBy?: string; yes?: boolean }>({
   name: 'revoke',
   aliases: ['rm'],
-  summary: 'make tokens good for nothing, at once',
+  summary: 'revoke tokens',
   description:
-    'Revokes tokens: they are refused from the next request on, and what was opened with them ends. With --enrolled-by it revokes the tokens of all VMs that came in with one enrol token, also when that one is revoked already.',
+    'Revokes tokens immediately: the next request with one is refused, and open streams end. With --enrolled-by, also revokes the tokens of every VM that enrolled with that token, even if that token is already revoked.',
   arguments: [{ name: 'name', about: 'name of a token', optional: true, variadic: true }],
   flags: [
-    { flags: '--enrolled-by <name>', about: 'those of all VMs that this enrol token let in' },
-    { flags: '-y, --yes', about: 'do not ask' },
+    { flags: '--enrolled-by <name>', about: 'tokens of the VMs that enrolled with this token' },
+    { flags: '-y, --yes', about: 'do not ask for confirmation' },
   ],
   examples: [
-    { about: 'one', command: 'vreg token revoke dashboard' },
+    { about: 'revoke one token', command: 'vreg token revoke dashboard' },
     {
-      about: 'the token of an image that got out, and all that came in with it',
+      about: 'a leaked image token and every VM that enrolled with it',
       command: 'vreg token revoke image-12 --enrolled-by image-12',
     },
     { about: 'in a script', command: 'vreg token revoke dashboard --yes' },
@@ -152,20 +152,20 @@ const revoke = defineCommand<{ enrolledBy?: string; yes?: boolean }>({
   exits: [2, 3, 7, 8],
   async run(context, names, { enrolledBy, yes }) {
     if (names.length === 0 && enrolledBy === undefined) {
-      throw new VregError('USAGE', 'which token? give a name, or --enrolled-by', {
+      throw new VregError('USAGE', 'no token given', {
         field: 'name',
-        hint: 'see them: vreg token ls',
+        hint: 'pass the name of a token, or --enrolled-by NAME; list the tokens: vreg token ls',
       });
     }
     const what = [
       ...names.map((name) => `"${name}"`),
-      ...(enrolledBy === undefined ? [] : [`all that came of "${enrolledBy}"`]),
+      ...(enrolledBy === undefined ? [] : [`all tokens of VMs that enrolled with "${enrolledBy}"`]),
     ];
     await context.confirm(`Revoke ${what.join(', ')}?`, yes);
     const client = context.client();
     const { done, failed } = await each(context, names, (name) => client.revokeToken(name));
-    const enrolled = enrolledBy === undefined ? [] : await client.revokeEnrolledBy(enrolledBy);
-    await printRevoked(context, [...done.flat(), ...enrolled]);
+    const issued = enrolledBy === undefined ? [] : await client.revokeEnrolledBy(enrolledBy);
+    await printRevoked(context, [...done.flat(), ...issued]);
     throwFailed(context, names.length, failed, (name) => name);
   },
 });
@@ -183,11 +183,11 @@ async function printRevoked(context: Context, names: readonly string[]): Promise
 
 const whoami = defineCommand({
   name: 'whoami',
-  summary: 'say who one is to the registry, and what one may do',
+  summary: 'show the identity and scope of the current token',
   examples: [
-    { about: 'with the token of the environment', command: 'vreg token whoami' },
-    { about: 'with another one', command: 'vreg token whoami --token-file ./token' },
-    { about: 'may it write?', command: 'vreg token whoami -o json | jq -e \'.scope == "write"\'' },
+    { about: 'the token from the environment', command: 'vreg token whoami' },
+    { about: 'another token', command: 'vreg token whoami --token-file ./token' },
+    { about: 'check whether the token may write', command: 'vreg token whoami -o json | jq -e \'.scope == "write"\'' },
   ],
   exits: [2, 8],
   async run(context) {
@@ -198,7 +198,7 @@ const whoami = defineCommand({
       columns: [
         { title: 'NAME', cell: ({ name }) => name },
         { title: 'SCOPE', cell: ({ scope }) => scope },
-        { title: 'FOR', cell: limitOf },
+        { title: 'FOR', cell: restrictionOf },
         { title: 'EXPIRES', cell: ({ expiresAt = '-' }) => expiresAt },
       ],
       name: ({ name }) => name,
@@ -209,13 +209,13 @@ const whoami = defineCommand({
 
 export const token = defineCommand({
   name: 'token',
-  summary: 'make, list and revoke tokens: who may do what',
+  summary: 'create, list and revoke tokens',
   description:
-    'Tokens of the registry. VERS_AUTH_TOKEN, with which a daemon was started, may do everything and is none of them; these each have a name, a scope and perhaps an end. From the first one on, a registry asks everybody for a token who does not come by its unix socket.',
+    'Manages the tokens of the registry. Each has a name, a scope and optionally an expiry. The VERS_AUTH_TOKEN of the daemon is not listed here and has all permissions. Once a token exists, the registry requires a token from every client that does not use its unix socket.',
   examples: [
-    { about: 'one that may only look', command: 'vreg token create dashboard --scope read' },
-    { about: 'which are there?', command: 'vreg token ls' },
-    { about: 'not any more', command: 'vreg token revoke dashboard' },
+    { about: 'create a read-only token', command: 'vreg token create dashboard --scope read' },
+    { about: 'list the tokens', command: 'vreg token ls' },
+    { about: 'revoke a token', command: 'vreg token revoke dashboard' },
   ],
   commands: [create, ls, revoke, whoami],
 });

@@ -6,25 +6,25 @@ import { naming } from '../run/batch.ts';
 
 export const tree = defineCommand({
   name: 'tree',
-  summary: 'show which VM was made from which',
+  summary: 'show VMs as a tree of parents and clones',
   description:
-    'Shows VMs under the one that they were cloned from or made by (their parentId), oldest registration first: all, or one VM with all that came of it. JSON and -q give the same VMs in the same order, as a plain list.',
+    'Shows each VM below its parent, the VM that it was cloned from or created by (parentId), oldest registration first. With an id, shows that VM and its descendants. JSON and -q list the same VMs in the same order.',
   arguments: [{ name: 'id', about: 'id of a VM (default: all)', optional: true, values: 'ids' }],
   examples: [
     { about: 'the whole fleet', command: 'vreg tree' },
-    { about: 'what came of the golden image', command: 'vreg tree golden-1' },
-    { about: 'how many is that?', command: 'vreg tree golden-1 -q | wc -l' },
+    { about: 'the descendants of the golden image', command: 'vreg tree golden-1' },
+    { about: 'the number of descendants', command: 'vreg tree golden-1 -q | wc -l' },
   ],
   exits: [2, 3, 8],
   async run(context, [id]) {
     const client = context.client();
     const known = id !== undefined && (await client.isVreg()) ? await naming(id, client.subtree(id)) : undefined;
     const vms = known ?? (await client.list()).reverse();
-    const rows = arrange(vms, id);
+    const rows = depthFirst(vms, id);
     if (rows.length === 0 && id !== undefined) {
-      throw new VregError('NOT_FOUND', `VM "${id}" is neither registered nor anybody's parent`, {
+      throw new VregError('NOT_FOUND', `VM "${id}" is neither registered nor a parent`, {
         field: 'id',
-        hint: 'see what is registered: vreg ls',
+        hint: 'list registered VMs: vreg ls',
       });
     }
     const isDrawn = context.format === 'table' || context.format === 'wide';
@@ -47,16 +47,16 @@ export const tree = defineCommand({
 
 interface Row {
   vm: VmWithLiveness;
-  /** The lines that lead to it. */
+  /** Line-drawing prefix, such as `│  └─ `. */
   branch: string;
 }
 
 /**
- * Depth first, each VM once, however the entries say they hang together.
+ * The VMs in depth-first order, each once, even if the parents form a cycle.
  * @param vms oldest registration first
- * @param root whose tree is wanted; every tree when it is left out
+ * @param root id of the VM whose tree to return; undefined for all trees
  */
-function arrange(vms: readonly VmWithLiveness[], root: string | undefined): Row[] {
+function depthFirst(vms: readonly VmWithLiveness[], root: string | undefined): Row[] {
   const ids = new Set(vms.map(({ id }) => id));
   const children = new Map<string, VmWithLiveness[]>();
   for (const vm of vms) {
@@ -67,18 +67,18 @@ function arrange(vms: readonly VmWithLiveness[], root: string | undefined): Row[
   }
   const rows: Row[] = [];
   const seen = new Set<VmWithLiveness>();
-  const grow = (from: VmWithLiveness) => {
-    // A list of what is to be drawn, and no recursion: generations of clones may be deeper than a stack.
-    const waiting = [{ vm: from, branch: '', under: '' }];
+  const addTree = (from: VmWithLiveness) => {
+    // An explicit stack, because generations of clones can be deeper than the call stack.
+    const stack = [{ vm: from, branch: '', under: '' }];
     seen.add(from);
-    for (let next = waiting.pop(); next; next = waiting.pop()) {
+    for (let next = stack.pop(); next; next = stack.pop()) {
       const { vm, branch, under } = next;
       rows.push({ vm, branch });
       const own = (children.get(vm.id) ?? []).filter((child) => !seen.has(child));
       for (const child of own.toReversed()) {
         const isLast = child === own.at(-1);
         seen.add(child);
-        waiting.push({
+        stack.push({
           vm: child,
           branch: `${under}${isLast ? '└─ ' : '├─ '}`,
           under: `${under}${isLast ? '   ' : '│  '}`,
@@ -89,9 +89,9 @@ function arrange(vms: readonly VmWithLiveness[], root: string | undefined): Row[
   const isRoot = ({ id, parentId }: VmWithLiveness) =>
     root === undefined ? parentId === undefined || !ids.has(parentId) : id === root;
   const roots = vms.filter(isRoot);
-  // Of a parent that is not registered, its children stand for it.
-  for (const vm of roots.length > 0 || root === undefined ? roots : (children.get(root) ?? [])) grow(vm);
-  // Those that go in a circle have no root.
-  if (root === undefined) for (const vm of vms) if (!seen.has(vm)) grow(vm);
+  // If the requested root is not registered, show its children.
+  for (const vm of roots.length > 0 || root === undefined ? roots : (children.get(root) ?? [])) addTree(vm);
+  // VMs in a cycle have no root.
+  if (root === undefined) for (const vm of vms) if (!seen.has(vm)) addTree(vm);
   return rows;
 }

@@ -5,10 +5,10 @@ import { vmsAnswer } from '../fleet/table.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { parseUpdate, STATUSES, type VmUpdate } from '../protocol/vm.ts';
-import { each, throwFailed } from '../run/batch.ts';
+import { printEach } from '../run/batch.ts';
 
-/** Times that a merge of metadata is tried when others change the same VM. */
-const TRIES = 5;
+/** Attempts to merge metadata while other clients change the same VM. Each retry means that another writer succeeded. */
+const MERGE_ATTEMPTS = 5;
 
 interface Flags {
   name?: string;
@@ -24,7 +24,7 @@ export const update = defineCommand<Flags>({
   aliases: ['set', 'patch'],
   summary: 'change fields of VMs',
   description:
-    'Changes fields of VMs. --service replaces all its services; --meta sets single keys and leaves the others, --unset-meta takes keys away. The role cannot be changed.',
+    'Changes fields of VMs. --service replaces the whole list of services. --meta sets single metadata keys and --unset-meta removes them; other keys remain. The role cannot be changed.',
   arguments: [{ name: 'id', about: 'id of a VM', variadic: true, values: 'ids' }],
   flags: [
     { flags: '--name <name>', about: 'new name' },
@@ -32,34 +32,37 @@ export const update = defineCommand<Flags>({
     { flags: '--address <address>', about: 'new address' },
     SERVICE_FLAG,
     META_FLAG,
-    { flags: '--unset-meta <key>', about: 'take a key of the metadata away', repeat: true },
+    { flags: '--unset-meta <key>', about: 'metadata key to remove', repeat: true },
   ],
   examples: [
-    { about: 'save resources', command: 'vreg update abc-123-def --status paused --meta reason="saving resources"' },
-    { about: 'it moved', command: 'vreg update abc-123-def --address 10.0.0.9' },
-    { about: 'drop a key of its metadata', command: 'vreg update abc-123-def --unset-meta reason' },
+    {
+      about: 'pause a VM and record the reason',
+      command: 'vreg update abc-123-def --status paused --meta reason="saving resources"',
+    },
+    { about: 'change the address', command: 'vreg update abc-123-def --address 10.0.0.9' },
+    { about: 'remove a metadata key', command: 'vreg update abc-123-def --unset-meta reason' },
   ],
   exits: [2, 3, 8],
   async run(context, ids, { name, status, address, service, meta = [], unsetMeta = [] }) {
     const set = parseMetaFlags(meta);
     const change = parseUpdate({ name, status, address, services: service?.map(parseServiceFlag) });
-    const metadataToo = meta.length > 0 || unsetMeta.length > 0;
-    if (Object.keys(change).length === 0 && !metadataToo) {
+    const changesMetadata = meta.length > 0 || unsetMeta.length > 0;
+    if (Object.keys(change).length === 0 && !changesMetadata) {
       throw new VregError('USAGE', 'nothing to change', {
-        hint: 'name a field: --name, --status, --address, --service, --meta or --unset-meta',
+        hint: 'pass --name, --status, --address, --service, --meta or --unset-meta',
       });
     }
-    const { done, failed } = await each(context, ids, (id) => {
-      return metadataToo
-        ? mergeMetadata(context.client(), id, change, set, unsetMeta)
-        : context.client().update(id, change);
-    });
-    if (done.length > 0) await context.print(vmsAnswer(done, { single: ids.length === 1 }));
-    throwFailed(context, ids.length, failed, (id) => id);
+    const client = context.client();
+    await printEach(
+      context,
+      ids,
+      (id) => (changesMetadata ? mergeMetadata(client, id, change, set, unsetMeta) : client.update(id, change)),
+      (vms) => vmsAnswer(vms, { single: ids.length === 1 }),
+    );
   },
 });
 
-/** The wire replaces metadata whole, so single keys are merged here, and again when somebody else was faster. */
+/** PATCH replaces metadata as a whole, so single keys are merged here, and merged again if another client was faster. */
 async function mergeMetadata(
   client: RegistryClient,
   id: string,
@@ -67,14 +70,15 @@ async function mergeMetadata(
   set: Record<string, unknown>,
   unset: readonly string[],
 ): Promise<VmWithLiveness> {
-  for (let tries = 1; ; tries++) {
+  for (let attempt = 1; ; attempt++) {
     const { vm, revision } = await client.getWithRevision(id);
     const metadata = { ...vm.metadata, ...set };
     for (const key of unset) delete metadata[key];
     try {
       return await client.update(id, { ...change, metadata }, revision);
     } catch (error) {
-      if (!(error instanceof VregError) || error.code !== 'PRECONDITION_FAILED' || tries === TRIES) throw error;
+      if (!(error instanceof VregError) || error.code !== 'PRECONDITION_FAILED' || attempt === MERGE_ATTEMPTS)
+        throw error;
     }
   }
 }

@@ -13,38 +13,35 @@ import {
   WAIT_FLAG,
 } from '../fleet/endpoint.ts';
 import { type LiveFlags, liveVms } from '../fleet/lookup.ts';
-import { VregError } from '../protocol/errors.ts';
+import { exclusiveFlags } from '../protocol/errors.ts';
 import { printable } from '../protocol/redact.ts';
 
 export const url = defineCommand<LiveFlags & UrlParts & MaxStaleFlags & { pick?: Pick }>({
   name: 'url',
   summary: 'print the URL of one live VM of a role',
   description:
-    "Prints one URL of a live VM of a role: its address, the port of --service (else the registry's own port), and --path. One line, or nothing and exit code 3.",
+    'Prints a URL of one live VM of a role: its address, the port of --service (default: the port of the registry), and --path. Prints one line, or nothing and exit code 3.',
   arguments: [ROLE_ARGUMENT],
   flags: [
     HAS_SERVICE_FLAG,
     { flags: '--scheme <scheme>', about: 'scheme of the URL (default: http)', values: ['http', 'https', 'ws', 'wss'] },
-    { flags: '--path <path>', about: 'path to put behind it, e.g. /board/tasks' },
+    { flags: '--path <path>', about: 'path to append, e.g. /board/tasks' },
     PICK_FLAG,
     ...TRUST_FLAGS,
     WAIT_FLAG,
     MAX_STALE_FLAG,
   ],
   examples: [
-    { about: 'ask the board on the infra VM', command: 'curl "$(vreg url infra --path /board/tasks)"' },
+    { about: 'query the board on the infra VM', command: 'curl "$(vreg url infra --path /board/tasks)"' },
     { about: 'a service of a lieutenant', command: 'vreg url lieutenant --service pi-rpc' },
     { about: 'the newest worker, over TLS', command: 'vreg url worker --pick newest --scheme https' },
   ],
   exits: [2, 3, 6, 8, 10],
   async run(context, [role], flags) {
-    const { maxStale, service, scheme, path } = flags;
-    if (maxStale !== undefined && (service ?? scheme ?? path) !== undefined) {
-      throw new VregError('USAGE', '--max-stale is for the plain URL of a VM', {
-        field: 'max-stale',
-        hint: 'leave --service, --scheme and --path out, or ask for the address: vreg addr',
-      });
-    }
+    const { maxStale } = flags;
+    const part = (['service', 'scheme', 'path'] as const).find((name) => flags[name] !== undefined);
+    if (maxStale !== undefined && part !== undefined)
+      throw exclusiveFlags('--max-stale', `--${part}`, 'the agent caches plain URLs only; or use: vreg addr');
     const found = await askOrRemember(context, { role: role!, file: 'url', maxStale }, async () => {
       const vm = pickOne(await liveVms(context, role!, flags), flags);
       return { id: vm.id, url: urlOf(vm, context.client().url, flags) };

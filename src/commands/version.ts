@@ -3,11 +3,11 @@ import { defineCommand } from '../command.ts';
 export const version = defineCommand({
   name: 'version',
   summary: 'print the version of this program',
-  description: 'Prints the version of this program. The version of a running registry is in vreg status.',
+  description: 'Prints the version of this program. vreg status prints the version of the running registry.',
   examples: [
-    { about: 'for people', command: 'vreg version' },
-    { about: 'for programs', command: 'vreg version -o json' },
-    { about: 'just as well', command: 'vreg --version' },
+    { about: 'as text', command: 'vreg version' },
+    { about: 'as JSON', command: 'vreg version -o json' },
+    { about: 'short form', command: 'vreg --version' },
   ],
   lenient: true,
   async run(context) {

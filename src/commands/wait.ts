@@ -1,6 +1,7 @@
 import { type Context, defineCommand } from '../command.ts';
-import { parseDuration } from '../config/duration.ts';
+import { parseDuration } from '../config/values.ts';
 import { thisVmId } from '../fleet/local-vm.ts';
+import { POLL_INTERVAL } from '../fleet/lookup.ts';
 import { isOffered, livenessOf, vmsAnswer } from '../fleet/table.ts';
 import { nextStep, suggestion } from '../help/suggest.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
@@ -13,22 +14,21 @@ interface Flags {
   timeout?: string;
 }
 
-/** Milliseconds between two looks: a person does not notice it, a registry does not feel it. */
-const LOOK_EVERY = 500;
-const DEFAULT_PATIENCE = '60s';
+/** Longer than a VM takes to boot and register. */
+const DEFAULT_TIMEOUT = '60s';
 const STATES = ['live', 'gone', 'stale'] as const;
-/** Milliseconds for one answer: the default of every command. */
-const ANSWER_WITHIN = 10_000;
+/** Milliseconds for each request: the default of `--timeout` in all other commands. */
+const REQUEST_TIMEOUT = 10_000;
 
 export const wait = defineCommand<Flags>({
   name: 'wait',
-  summary: 'wait until a role or a VM is live, gone or stale',
+  summary: 'wait until a role or VM is live, gone or stale',
   description:
-    'Waits for a role or a VM, and prints what it waited for. --for live: it is live (of a role: at least one is). gone: it is not registered (of a role: none is live). stale: it is stale (of a role: at least one is). count=N: at least N of the role are live. registry: the registry answers. self: it answers, and this VM is live. A registry that is away is waited for, too. --timeout is the longest wait, not that for one answer.',
+    'Waits for a role or VM and prints the matching VMs. Conditions for --for: live: the VM, or at least one VM of the role, is live. gone: the VM is not registered, or no VM of the role is live. stale: the VM, or at least one VM of the role, is stale. count=N: at least N VMs of the role are live. registry: the registry responds. self: the registry responds and this VM is live. While the registry is unreachable, the command keeps waiting. Here, --timeout limits the whole wait instead of each request.',
   arguments: [
     {
       name: 'role|id',
-      about: 'a role, or the id of a VM; none with --for registry or self',
+      about: 'role or id of a VM; omit it with --for registry and --for self',
       optional: true,
       values: 'ids',
     },
@@ -36,112 +36,108 @@ export const wait = defineCommand<Flags>({
   flags: [
     {
       flags: '--for <what>',
-      about: 'live (the default), gone, stale, count=N, registry or self',
+      about: 'condition: live (default), gone, stale, count=N, registry or self',
       offers: ['live', 'gone', 'stale', 'count=', 'registry', 'self'],
     },
   ],
   examples: [
-    { about: 'until a worker can take work', command: 'vreg wait worker --timeout 5m' },
-    { about: 'until three can', command: 'vreg wait worker --for count=3' },
-    { about: 'until the registry is up', command: 'vreg wait --for registry --timeout 30s' },
+    { about: 'wait for a live worker', command: 'vreg wait worker --timeout 5m' },
+    { about: 'wait for three live workers', command: 'vreg wait worker --for count=3' },
+    { about: 'wait for the registry', command: 'vreg wait --for registry --timeout 30s' },
   ],
   exits: [2, 6, 8],
   async run(context, [target], flags) {
     const condition = parseCondition(context, flags.for ?? 'live', target);
-    const patience = flags.timeout ?? DEFAULT_PATIENCE;
-    const length = parseDuration(patience, '--timeout');
-    // One answer that never comes shall not use up all of the wait.
-    if (flags.timeout !== undefined) context.config.limitTimeout(Math.min(length, ANSWER_WITHIN));
-    const deadline = context.now() + length;
+    const timeout = flags.timeout ?? DEFAULT_TIMEOUT;
+    const timeoutMs = parseDuration(timeout, '--timeout');
+    // Limit each request, so that one without a response does not use up the whole wait.
+    if (flags.timeout !== undefined) context.config.limitTimeout(Math.min(timeoutMs, REQUEST_TIMEOUT));
+    const deadline = context.now() + timeoutMs;
     for (;;) {
-      let trouble: VregError | undefined;
-      const met = await condition.look(context).catch((error: unknown) => {
+      let lastError: VregError | undefined;
+      const vms = await condition.check(context).catch((error: unknown) => {
         if (!isPassing(error)) throw error;
-        trouble = error;
+        lastError = error;
         return undefined;
       });
-      if (met) return context.print(vmsAnswer(met));
+      if (vms) return context.print(vmsAnswer(vms));
       const left = deadline - context.now();
       if (left <= 0) {
-        const why = trouble ? `: ${trouble.message}` : '';
-        throw new VregError('TIMEOUT', `timed out after ${patience}, waiting for ${condition.what}${why}`, {
-          hint: trouble ? nextStep(trouble)! : condition.hint,
+        const cause = lastError ? `: ${lastError.message}` : '';
+        throw new VregError('TIMEOUT', `timed out after ${timeout}, waiting for ${condition.what}${cause}`, {
+          hint: lastError ? nextStep(lastError)! : condition.hint,
         });
       }
-      await context.sleep(Math.min(LOOK_EVERY, left));
+      await context.sleep(Math.min(POLL_INTERVAL, left));
     }
   },
 });
 
 interface Condition {
-  /** What is waited for, in words. */
+  /** Completes "waiting for …". */
   what: string;
-  /** What to look at when it does not come. */
+  /** Next step after a timeout. */
   hint: string;
-  /** The VMs that meet it (none, where it is about absence), or undefined while it is not met. */
-  look(context: Context): Promise<VmWithLiveness[] | undefined>;
+  /** Returns the matching VMs (an empty list for a condition about absence), or undefined while it is not met. */
+  check(context: Context): Promise<VmWithLiveness[] | undefined>;
 }
 
 function parseCondition(context: Context, text: string, target: string | undefined): Condition {
   if ((text === 'registry' || text === 'self') && target !== undefined) {
-    throw new VregError(
-      'USAGE',
-      `--for ${text} waits for ${text === 'self' ? 'this VM' : 'no role and no VM'}, so what is "${target}"?`,
-      {
-        field: 'for',
-        hint: `leave it out: vreg wait --for ${text}`,
-      },
-    );
+    throw new VregError('USAGE', `unexpected argument "${target}": --for ${text} takes no role or id`, {
+      field: 'for',
+      hint: `omit it: vreg wait --for ${text}`,
+    });
   }
   if (text === 'registry') return REGISTRY;
   if (text === 'self') return vmCondition(thisVmId(context.config), 'live')!;
   if (target === undefined)
-    throw new VregError('USAGE', 'wait for which role or VM?', {
+    throw new VregError('USAGE', 'no role or id given', {
       field: 'role|id',
       hint: 'for example: vreg wait worker',
     });
   const condition = isRole(target) ? roleCondition(target, text) : vmCondition(target, text);
   if (condition) {
-    // Somebody may well wait for a VM that is still to come, so this is no error.
+    // An unknown id is not an error: the VM may not be registered yet.
     const meant = isRole(target) ? '' : suggestion(target, ROLES);
     if (meant) context.note(`waiting for a VM with the id "${target}"${meant}`);
     return condition;
   }
   const kind = isRole(target) ? 'role' : 'VM';
   const known = isRole(target) ? [...STATES, 'count=N'] : STATES;
-  throw new VregError('USAGE', `--for: "${text}" is not possible for a ${kind}${suggestion(text, STATES)}`, {
+  throw new VregError('USAGE', `invalid --for "${text}" for a ${kind}${suggestion(text, STATES)}`, {
     field: 'for',
-    hint: `of a ${kind} one of: ${known.join(', ')}; without any: registry, self`,
+    hint: `one of: ${known.join(', ')}; without a ${kind}: registry, self`,
   });
 }
 
 const REGISTRY: Condition = {
   what: 'the registry',
-  hint: 'see what is wrong: vreg doctor',
-  look: async (context) => ((await context.client().health()) ? [] : undefined),
+  hint: 'diagnose the connection: vreg doctor',
+  check: async (context) => ((await context.client().health()) ? [] : undefined),
 };
 
 function roleCondition(role: Role, text: string): Condition | undefined {
-  const hint = `see who is there: vreg ls --role ${role}`;
+  const hint = `list registered VMs: vreg ls --role ${role}`;
   const [, number] = /^count=([1-9]\d{0,8})$/.exec(text) ?? [];
   if (number !== undefined) {
     const what = `${number} live ${role} VM${number === '1' ? '' : 's'}`;
-    return { what, hint, look: (context) => atLeast(context, role, Number(number)) };
+    return { what, hint, check: (context) => atLeast(context, role, Number(number)) };
   }
-  if (text === 'live') return { what: `a live ${role} VM`, hint, look: (context) => atLeast(context, role, 1) };
-  if (text === 'stale') return { what: `a stale ${role} VM`, hint, look: (context) => anyStale(context, role) };
+  if (text === 'live') return { what: `a live ${role} VM`, hint, check: (context) => atLeast(context, role, 1) };
+  if (text === 'stale') return { what: `a stale ${role} VM`, hint, check: (context) => anyStale(context, role) };
   if (text !== 'gone') return undefined;
-  const look = async (context: Context) => ((await context.client().discover(role)).length === 0 ? [] : undefined);
-  return { what: `no ${role} VM to be live`, hint, look };
+  const check = async (context: Context) => ((await context.client().discover(role)).length === 0 ? [] : undefined);
+  return { what: `no ${role} VM to be live`, hint, check };
 }
 
 function vmCondition(id: string, text: string): Condition | undefined {
-  const hint = `see what it is now: vreg get ${id}`;
+  const hint = `show its state: vreg get ${id}`;
   if (text === 'live' || text === 'stale')
-    return { what: `VM ${id} to be ${text}`, hint, look: (context) => one(context, id, text) };
+    return { what: `VM ${id} to be ${text}`, hint, check: (context) => hasLiveness(context, id, text) };
   if (text !== 'gone') return undefined;
-  const look = async (context: Context) => ((await getIfThere(context, id)) ? undefined : []);
-  return { what: `VM ${id} to be gone`, hint, look };
+  const check = async (context: Context) => ((await getIfRegistered(context, id)) ? undefined : []);
+  return { what: `VM ${id} to be gone`, hint, check };
 }
 
 async function atLeast(context: Context, role: string, number: number): Promise<VmWithLiveness[] | undefined> {
@@ -154,13 +150,17 @@ async function anyStale(context: Context, role: string): Promise<VmWithLiveness[
   return stale.length > 0 ? stale : undefined;
 }
 
-async function one(context: Context, id: string, liveness: 'live' | 'stale'): Promise<VmWithLiveness[] | undefined> {
-  const vm = await getIfThere(context, id);
+async function hasLiveness(
+  context: Context,
+  id: string,
+  liveness: 'live' | 'stale',
+): Promise<VmWithLiveness[] | undefined> {
+  const vm = await getIfRegistered(context, id);
   if (!vm) return undefined;
   return (liveness === 'live' ? isOffered(vm) : livenessOf(vm) === liveness) ? [vm] : undefined;
 }
 
-function getIfThere(context: Context, id: string): Promise<VmWithLiveness | undefined> {
+function getIfRegistered(context: Context, id: string): Promise<VmWithLiveness | undefined> {
   return context
     .client()
     .get(id)

@@ -16,55 +16,55 @@ interface Flags {
 
 export const watch = defineCommand<Flags>({
   name: 'watch',
-  summary: 'show what happens in the registry, as it happens',
+  summary: 'stream the events of the registry',
   description:
-    'Shows what happens, one event a line, until it is stopped: registered, updated, status, deregistered, stale, suspect, revived. A broken connection is taken up again without a gap; where that cannot be, reset says that the full state follows. A command behind -- runs for each event, one after the other, with the event as JSON on its stdin and in VREG_EVENT, VREG_REVISION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
+    'Prints one event per line until stopped: registered, updated, status, deregistered, stale, suspect, revived. After a lost connection it resumes without a gap; if that is impossible, the event reset announces the full state. A command after -- runs once for each event, one at a time, with the event as JSON on its stdin and in VREG_EVENT, VREG_REVISION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
   arguments: [
-    { name: 'role', about: 'only this role', optional: true, values: ROLES },
-    { name: 'command', about: 'behind --: what to run for each event', optional: true, variadic: true },
+    { name: 'role', about: 'only VMs with this role', optional: true, values: ROLES },
+    { name: 'command', about: 'after --: the command to run for each event', optional: true, variadic: true },
   ],
   flags: [
     { flags: '--id <id>', about: 'only this VM', values: 'ids' },
-    { flags: '--status <status>', about: 'only VMs of this status', values: STATUSES },
-    { flags: '--since <revision>', about: 'begin after that revision; "start" tells the full state first' },
-    { flags: '--heartbeats', about: 'tell of heartbeats, too' },
+    { flags: '--status <status>', about: 'only VMs with this status', values: STATUSES },
+    { flags: '--since <revision>', about: 'start after this revision; "start" prints the full state first' },
+    { flags: '--heartbeats', about: 'also print heartbeats' },
   ],
   examples: [
-    { about: 'what goes on?', command: 'vreg watch' },
-    { about: 'workers, for a program', command: 'vreg watch worker -o ndjson --since start' },
-    { about: 'a reload for each change of an infra VM', command: 'vreg watch infra -- systemctl reload nginx' },
+    { about: 'all events', command: 'vreg watch' },
+    { about: 'workers as NDJSON, with the current state first', command: 'vreg watch worker -o ndjson --since start' },
+    { about: 'reload nginx after each change of an infra VM', command: 'vreg watch infra -- systemctl reload nginx' },
   ],
   exits: [2, 8],
   async run(context, args, { id, status, since, heartbeats }) {
-    const { role, command } = splitCommand(context, args);
+    const { role, command } = splitCommand(context, args, 'watch');
     if (role !== undefined) requireRole(role);
     if (since !== undefined && !/^(start|\d{1,15})$/.test(since)) {
-      throw new VregError('USAGE', `--since: "${since}" is not a revision, nor "start"`, {
+      throw new VregError('USAGE', `invalid --since "${since}"`, {
         field: 'since',
-        hint: 'revisions are in vreg history ID and vreg watch -o ndjson',
+        hint: 'use "start" or a revision from vreg history ID or vreg watch -o ndjson',
       });
     }
     let begun = false;
     for await (const event of watchEvents(context, { role, id, status, since, heartbeats })) {
       if (event.type === 'synced') continue;
       if (event.type === 'reset' && since !== 'start')
-        context.note('what was missed is no longer known: the full state follows');
+        context.note('missed events are no longer available: the full state follows');
       if (command.length > 0) await runFor(context, event, command);
       else if (await show(context, event, begun)) begun = true;
     }
   },
 });
 
-/** Columns of a terminal, wide enough for most; those that are wider move the rest of their line. */
+/** Column widths on a terminal. Rows are printed one by one, so a longer value shifts the rest of its line. */
 const WIDTHS = [24, 12, 20, 10, 7];
 const TITLES = ['WHEN', 'EVENT', 'ID', 'ROLE', 'STATUS', 'ADDRESS'];
 
 /** @returns true when it printed a line */
 async function show(context: Context, event: StreamEvent, continued: boolean): Promise<boolean> {
   const isText = ['table', 'wide', 'tsv', 'name'].includes(context.format);
-  // A reset has nothing to show in a line; the entries that follow it have.
+  // A reset has no fields to print; the entries follow as events.
   if (isText && event.type === 'reset') return false;
-  // A stream has no end, so that its JSON is one event a line.
+  // A stream has no end, so JSON is printed as one event per line.
   if (context.format === 'json') {
     context.io.out(`${escapeControls(JSON.stringify(event))}\n`);
     return true;
@@ -100,7 +100,7 @@ async function runFor(context: Context, event: StreamEvent, command: readonly st
   };
   const code = await runChild(context, command, { env, input: `${JSON.stringify(event)}\n` });
   context.signal.throwIfAborted();
-  if (code !== 0) context.note(`${command[0]} ended with ${code} on ${[type, id].join(' ').trim()}`);
+  if (code !== 0) context.note(`${command[0]} exited with ${code} for ${[type, id].join(' ').trim()}`);
 }
 
 function fieldsOf(event: StreamEvent) {

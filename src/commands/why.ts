@@ -3,14 +3,14 @@ import { naming } from '../run/batch.ts';
 
 export const why = defineCommand({
   name: 'why',
-  summary: 'say why discover offers a VM, or does not',
+  summary: 'explain why discover returns a VM or not',
   description:
-    'Says in one line whether discover offers a VM, and why or why not. JSON has each reason with a code: paused, stopped, stale.',
+    'Explains in one line whether discover returns a VM, and why. JSON contains each reason with a code: paused, stopped, stale.',
   arguments: [{ name: 'id', about: 'id of the VM', values: 'ids' }],
   examples: [
-    { about: 'why is it not there?', command: 'vreg why abc-123-def' },
-    { about: 'for a program', command: 'vreg why abc-123-def -o json' },
-    { about: 'the codes alone', command: "vreg why abc-123-def -o jsonpath='$.reasons[*].code'" },
+    { about: 'explain in one line', command: 'vreg why abc-123-def' },
+    { about: 'as JSON', command: 'vreg why abc-123-def -o json' },
+    { about: 'only the codes', command: "vreg why abc-123-def -o jsonpath='$.reasons[*].code'" },
   ],
   exits: [2, 3, 8],
   async run(context, [id]) {

@@ -1,97 +1,175 @@
-/** What there is to say of a setting, and the checks of its value: each names the setting, and says what is accepted. */
-
+/** The value types of settings and flags: durations, sizes, counts and lists. Parsers name the value that is wrong. */
 import { isIP } from 'node:net';
 import { VregError } from '../protocol/errors.ts';
 import { maskValue, registryUrlFault } from '../protocol/redact.ts';
-import { parseDuration } from './duration.ts';
 
 export type SettingGroup = 'client' | 'vm' | 'daemon' | 'agent';
 
 export interface Setting {
   group: SettingGroup;
+  /** Help text, without a trailing dot. */
   about: string;
-  /** How its value is called in help; none for a switch. */
+  /** Placeholder for the value in help; a switch has none. */
   value?: string;
-  /** What the flag means without a value; absent: it needs one. `true` in a variable or the config file is that, too. */
+  /** Value of the flag when it is given alone; without this, the flag requires a value. `true` in a variable or the config file means the same. */
   bare?: string;
-  /** Its value is a path, which completion offers. */
+  /** The value is a path; shells complete file names. */
   file?: true;
-  /** Names besides `VREG_<KEY>`, which comes first. */
+  /** Variable that is read after `VREG_<KEY>`. */
   vers?: string;
   default?: string;
-  /** The default in words, where it is found out at run time. */
+  /** Description of a default that is computed at run time. */
   defaultIs?: string;
+  /** Accepted values. */
   choices?: readonly string[];
-  /** What completion offers where more than that is accepted. */
+  /** Values that shells complete when other values are accepted as well. */
   offers?: readonly string[];
-  /** What is accepted besides the choices. */
+  /** Accepts values that are not in `choices`. */
   accepts?: (text: string) => boolean;
-  /** The same in words. */
+  /** Description of the values that `accepts` accepts. */
   acceptsToo?: string;
-  /** @throws VregError USAGE naming the setting */
-  check?: (text: string, name: string) => void;
+  /** @throws VregError USAGE naming the setting; `where` is ` (from ORIGIN)` or empty */
+  check?: (text: string, name: string, where: string) => void;
 }
 
-/** Names of ranges of addresses, as proxy-addr has them, which fastify reads the setting with. */
-export const PROXY_RANGES = ['loopback', 'linklocal', 'uniquelocal'] as const;
+/** `invalid port "x" (from VREG_PORT)`. @param where ` (from ORIGIN)` or empty */
+function invalidValue(name: string, text: string, hint: string, where = ''): VregError {
+  return new VregError('USAGE', `invalid ${name} "${maskValue(text)}"${where}`, { field: fieldOf(name), hint });
+}
 
-export function checkUrl(text: string, name: string): void {
+/** `--wait` and `wait` are the same field. */
+function fieldOf(name: string): string {
+  return name.replace(/^--/, '');
+}
+
+export function checkUrl(text: string, _name: string, where: string): void {
   const fault = registryUrlFault(text);
   if (fault === undefined) return;
   const [message, hint] = {
-    // Without its value: it holds a secret.
+    // The URL is not repeated: it contains a secret.
     secret: [
-      'a URL with a user or a password in it is not possible',
-      'put the token into a file of mode 0600, and name that with --token-file',
+      `invalid url${where}: it contains a user name or password`,
+      'put the token into a file with mode 0600 and pass --token-file',
     ],
-    query: ['a URL with a query or a fragment is not possible', 'leave out what stands from the ? or the # on'],
-    form: [
-      `"${text}" is not the URL of a registry`,
-      'write it as http://HOST:PORT, https://HOST:PORT or unix:/path/to.sock',
-    ],
+    query: [`invalid url${where}: it contains a query or fragment`, 'remove everything from the ? or # on'],
+    form: [`invalid url "${text}"${where}`, 'use http://HOST:PORT, https://HOST:PORT or unix:/path/to.sock'],
   }[fault] as [string, string];
-  throw new VregError('USAGE', `${name}: ${message}`, { field: 'url', hint });
+  throw new VregError('USAGE', message, { field: 'url', hint });
 }
 
-export function checkDuration(text: string, name: string): void {
-  parseDuration(text, name);
+/** Milliseconds per unit. */
+const DURATION_UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+/** 24 days, the longest delay that `setTimeout` supports; it fires at once for a longer one. */
+const MAX_TIMER = 2_147_483_647;
+/** Ten years, for spans that no timer waits for, such as the lifetime of a token. */
+export const MAX_SPAN = 3650 * DURATION_UNITS.d!;
+
+/**
+ * Parses a duration such as `90s`, `5m`, `1h30m` or `250ms`.
+ * @param name of the flag or setting, for the error
+ * @param max milliseconds
+ * @param where ` (from ORIGIN)`, for the error
+ * @returns milliseconds: a whole number greater than 0
+ * @throws VregError USAGE
+ */
+export function parseDuration(text: string, name: string, max = MAX_TIMER, where = ''): number {
+  const parts = [...text.trim().matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h|d)/gy)];
+  const whole = parts.map((part) => part[0]).join('');
+  const value = Math.ceil(
+    parts.reduce((sum, [, amount, unit]) => sum + Number(amount) * DURATION_UNITS[unit as string]!, 0),
+  );
+  if (whole === '' || whole !== text.trim() || value <= 0 || value > max) {
+    const days = Math.floor(max / DURATION_UNITS.d!);
+    throw invalidValue(
+      name,
+      text,
+      `use a duration such as 90s, 5m or 1h30m (more than 0, at most ${days} days)`,
+      where,
+    );
+  }
+  return value;
 }
 
-export function checkPort(text: string, name: string): void {
+export function checkDuration(text: string, name: string, where: string): void {
+  parseDuration(text, name, undefined, where);
+}
+
+/** The two largest units of a duration in milliseconds: `45s`, `3m`, `1h30m`, `2d4h`. */
+export function formatDuration(ms: number): string {
+  const seconds = Math.max(0, Math.floor(ms / 1000));
+  if (seconds < 60) return `${seconds}s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return seconds % 60 && minutes < 10 ? `${minutes}m${seconds % 60}s` : `${minutes}m`;
+  const hours = Math.floor(minutes / 60);
+  if (hours < 24) return minutes % 60 ? `${hours}h${minutes % 60}m` : `${hours}h`;
+  const days = Math.floor(hours / 24);
+  return hours % 24 ? `${days}d${hours % 24}h` : `${days}d`;
+}
+
+/** `3m ago` for an age in milliseconds; `just now` for a negative one, since clocks differ. */
+export function formatAge(ms: number): string {
+  return ms < 1000 ? 'just now' : `${formatDuration(ms)} ago`;
+}
+
+/** Bytes per unit. */
+const SIZE_UNITS: Readonly<Record<string, number>> = { '': 1, KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3 };
+/** Larger bodies and entries would not fit into the heap many times over. */
+const MAX_SIZE = SIZE_UNITS.GiB!;
+
+/**
+ * Parses a size such as `1048576`, `512KiB` or `1MiB`.
+ * @returns bytes, greater than 0
+ * @throws VregError USAGE
+ */
+export function parseBytes(text: string, name: string, where = ''): number {
+  const [, amount, unit] = /^(\d{1,10})(|KiB|MiB|GiB)$/.exec(text.trim()) ?? [];
+  const bytes = amount === undefined ? 0 : Number(amount) * SIZE_UNITS[unit!]!;
+  if (bytes > 0 && bytes <= MAX_SIZE) return bytes;
+  throw invalidValue(name, text, 'use a size such as 65536, 512KiB or 1MiB (more than 0, at most 1GiB)', where);
+}
+
+export function checkBytes(text: string, name: string, where: string): void {
+  parseBytes(text, name, where);
+}
+
+/** Nine digits, so that sums of counts stay exact. */
+const MAX_COUNT = 999_999_999;
+
+/**
+ * Parses a whole number from 1 to `max`.
+ * @throws VregError USAGE
+ */
+export function parseCount(text: string, name: string, max = MAX_COUNT, where = ''): number {
+  if (/^[1-9]\d{0,8}$/.test(text) && Number(text) <= max) return Number(text);
+  throw invalidValue(name, text, `use a whole number from 1 to ${max}`, where);
+}
+
+export function checkCount(text: string, name: string, where: string): void {
+  parseCount(text, name, undefined, where);
+}
+
+export function checkPort(text: string, name: string, where: string): void {
   if (/^\d{1,5}$/.test(text) && Number(text) <= 65_535) return;
-  throw new VregError('USAGE', `${name}: "${maskValue(text)}" is not a port`, {
-    field: 'port',
-    hint: 'a number from 0 (any) to 65535',
-  });
+  throw invalidValue(name, text, 'use a number from 0 (any free port) to 65535', where);
 }
 
-export function checkShare(text: string, name: string): void {
+export function checkShare(text: string, name: string, where: string): void {
   if (text === 'off' || (/^\d{1,3}%$/.test(text) && Number.parseInt(text, 10) <= 100)) return;
-  throw new VregError('USAGE', `${name}: "${maskValue(text)}" is not a share`, {
-    field: 'mass-loss',
-    hint: 'write 50%, or off',
-  });
+  throw invalidValue(name, text, 'use a percentage such as 50%, or off', where);
 }
 
-export function checkCount(text: string, name: string): void {
-  if (/^[1-9]\d{0,8}$/.test(text)) return;
-  throw new VregError('USAGE', `${name}: "${maskValue(text)}" is not a number`, {
-    field: name.split(' ')[0]!,
-    hint: 'a whole number from 1 to 999999999',
-  });
-}
+/** Named address ranges, as understood by @fastify/proxy-addr. */
+export const PROXY_RANGES = ['loopback', 'linklocal', 'uniquelocal'] as const;
 
-export function checkProxies(text: string, name: string): void {
-  for (const proxy of text.split(',').map((word) => word.trim())) {
+export function checkProxies(text: string, name: string, where: string): void {
+  for (const proxy of text.split(',').map((part) => part.trim())) {
     if ((PROXY_RANGES as readonly string[]).includes(proxy) || isSubnet(proxy)) continue;
-    throw new VregError('USAGE', `${name}: "${maskValue(proxy)}" is no address`, {
-      field: 'trust-proxy',
-      hint: `addresses of proxies with commas, for example 10.0.0.5,10.1.0.0/16, or one of: ${PROXY_RANGES.join(', ')}`,
-    });
+    const hint = `use comma-separated addresses such as 10.0.0.5,10.1.0.0/16, or one of: ${PROXY_RANGES.join(', ')}`;
+    throw invalidValue(name, proxy, hint, where);
   }
 }
 
-/** `10.0.0.5`, `10.0.0.0/8`. A range of all addresses would trust everybody. */
+/** True for `10.0.0.5` and `10.0.0.0/8`, false for a range of all addresses (`/0`), which would trust every client. */
 function isSubnet(text: string): boolean {
   const [, address = '', bits] = /^([^/]+)(?:\/(\d{1,3}))?$/.exec(text) ?? [];
   const family = isIP(address);
@@ -99,13 +177,17 @@ function isSubnet(text: string): boolean {
   return Number(bits) > 0 && Number(bits) <= (family === 6 ? 128 : 32);
 }
 
-export function checkOrigins(text: string, name: string): void {
+export function checkOrigins(text: string, name: string, where: string): void {
   for (const origin of text.split(',')) {
-    // As a browser writes it: no path, no default port, in lower case.
+    // Browsers send an origin in lower case, without a path or a default port.
     if (/^https?:\/\//.test(origin) && URL.canParse(origin) && new URL(origin).origin === origin) continue;
-    throw new VregError('USAGE', `${name}: "${maskValue(origin)}" is not an origin`, {
-      field: 'cors-origin',
-      hint: 'write it as a browser sends it: scheme, host and port, for example https://dash.example',
-    });
+    const hint = 'use scheme, host and port as a browser sends them, for example https://dash.example';
+    throw invalidValue(name, origin, hint, where);
   }
+}
+
+/** `a, b and 3 more`: the first `max` names and the number of the others. */
+export function formatNames(names: readonly string[], max: number): string {
+  const first = names.slice(0, max).join(', ');
+  return names.length > max ? `${first} and ${names.length - max} more` : first;
 }

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Context } from '../command.ts';
-import { formatDuration, parseDuration } from '../config/duration.ts';
+import { formatDuration, parseDuration } from '../config/values.ts';
 import { VregError } from '../protocol/errors.ts';
 
 export interface MaxStaleFlags {
@@ -29,11 +29,11 @@ export async function askOrRemember<T>(
     if (!known) throw error;
     const age = Math.max(0, context.now() - known.at);
     if (age <= most) {
-      context.verbose(`${error.message}; answering what the agent knew ${formatDuration(age)} ago`);
+      context.verbose(`${error.message}; using the answer that the agent cached ${formatDuration(age)} ago`);
       return known.value;
     }
-    throw new VregError('TOO_OLD', `${error.message}, and what its agent knew is ${formatDuration(age)} old`, {
-      hint: `take an older answer with a larger --max-stale, or start the registry`,
+    throw new VregError('TOO_OLD', `${error.message}, and the agent's cached answer is ${formatDuration(age)} old`, {
+      hint: 'raise --max-stale, or start the registry',
       cause: error,
     });
   }

@@ -7,22 +7,22 @@ import { ROLES, type Vm } from '../protocol/vm.ts';
 export const PICKS = ['first', 'newest', 'random'] as const;
 export type Pick = (typeof PICKS)[number];
 
-export const ROLE_ARGUMENT = { name: 'role', about: 'role', values: ROLES } as const;
-export const HAS_SERVICE_FLAG: Flag = { flags: '--service <name>', about: 'only VMs that have this service' };
+export const ROLE_ARGUMENT = { name: 'role', about: 'role of the VM', values: ROLES } as const;
+export const HAS_SERVICE_FLAG: Flag = { flags: '--service <name>', about: 'only VMs with this service' };
 export const TRUST_FLAGS: readonly Flag[] = [
-  { flags: '--passing', about: 'only VMs where that service passes its checks' },
-  { flags: '--strict', about: 'exit 10 when a dead VM may be among them' },
+  { flags: '--passing', about: 'only VMs whose service passes its health checks (requires --service)' },
+  { flags: '--strict', about: 'fail (exit 10) if the answer may be outdated' },
 ];
 export const PICK_FLAG: Flag = {
   flags: '--pick <which>',
-  about: 'which of several (default: first, the oldest)',
+  about: 'which live VM to pick (default: first, the oldest)',
   values: PICKS,
 };
 export const MAX_STALE_FLAG: Flag = {
   flags: '--max-stale <duration>',
-  about: "when the registry is away, what this VM's agent knew, if not older",
+  about: "if the registry is unreachable, use the agent's cached answer up to this age",
 };
-export const WAIT_FLAG: Flag = { flags: '--wait <duration>', about: 'wait that long for a live one, e.g. 30s' };
+export const WAIT_FLAG: Flag = { flags: '--wait <duration>', about: 'wait up to this long for a live VM, e.g. 30s' };
 
 export interface PickFlags {
   pick?: Pick;
@@ -72,7 +72,7 @@ export function noLiveVm(role: string, service?: string): VregError {
     'NO_LIVE',
     `no live ${role} VM${service === undefined ? '' : ` with the service "${service}"`}`,
     {
-      hint: `see who is registered: vreg ls --role ${role}`,
+      hint: `list registered VMs: vreg ls --role ${role}`,
     },
   );
 }

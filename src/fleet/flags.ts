@@ -6,12 +6,12 @@ import type { Service } from '../protocol/vm.ts';
 
 export const SERVICE_FLAG: Flag = {
   flags: '--service <name:port>',
-  about: 'a service as NAME:PORT or NAME:PORT/healthPath',
+  about: 'service as NAME:PORT or NAME:PORT/healthPath',
   repeat: true,
 };
 export const META_FLAG: Flag = {
   flags: '--meta <key=value>',
-  about: 'metadata; a value that is JSON is read as JSON',
+  about: 'metadata; a JSON value is parsed as JSON',
   repeat: true,
 };
 
@@ -19,9 +19,9 @@ export const META_FLAG: Flag = {
 export function parseServiceFlag(text: string): Service {
   const [, name, port, healthPath] = /^([^:]+):(\d+)(\/.*)?$/.exec(text) ?? [];
   if (name === undefined || Number(port) < 1 || Number(port) > 65_535) {
-    throw new VregError('USAGE', `--service: "${text}" is not NAME:PORT or NAME:PORT/healthPath`, {
+    throw new VregError('USAGE', `invalid --service "${text}"`, {
       field: 'service',
-      hint: 'for example: --service api:3001/health (ports are 1 to 65535)',
+      hint: 'use NAME:PORT or NAME:PORT/healthPath, for example api:3001/health (ports 1 to 65535)',
     });
   }
   return { name, port: Number(port), ...(healthPath === undefined ? {} : { healthPath }) };
@@ -33,9 +33,9 @@ export function parseMetaFlags(texts: readonly string[]): Record<string, unknown
     texts.map((text) => {
       const at = text.indexOf('=');
       if (at < 1) {
-        throw new VregError('USAGE', `--meta: "${text}" is not KEY=VALUE`, {
+        throw new VregError('USAGE', `invalid --meta "${text}"`, {
           field: 'meta',
-          hint: 'for example: --meta task=billing',
+          hint: 'use KEY=VALUE, for example task=billing',
         });
       }
       return [text.slice(0, at), readJson(text.slice(at + 1))];

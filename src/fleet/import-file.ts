@@ -1,7 +1,7 @@
-/** Entries from a file or stdin: one entry, an array, one entry a line, or the original registry's `{"vms": [...]}`. */
+/** Entries from a file or stdin: one entry, an array, one entry per line, or the original registry's `{"vms": [...]}`. */
 import { readFile } from 'node:fs/promises';
 import type { Context } from '../command.ts';
-import { VregError } from '../protocol/errors.ts';
+import { cannotRead, VregError } from '../protocol/errors.ts';
 import { parseRegistration, type Registration } from '../protocol/vm.ts';
 
 export interface Entries {
@@ -10,30 +10,29 @@ export interface Entries {
   single: boolean;
 }
 
+/** Reads a file, or stdin if the path is `-`. @throws VregError USAGE */
+export async function readInput(context: Context, path: string): Promise<string> {
+  const isStdin = path === '-';
+  if (isStdin && context.io.stdinTty) context.note('reading from the terminal; end with Ctrl-D');
+  return (isStdin ? context.io.readStdin() : readFile(path, 'utf8')).catch((cause: unknown) => {
+    throw cannotRead(isStdin ? 'stdin' : path, cause, { field: 'file', hint: 'check its path and mode' });
+  });
+}
+
 /**
  * @param path a file's path, or `-` for stdin
  * @throws VregError USAGE when it cannot be read, INVALID naming the entry and its field
  */
 export async function readEntries(context: Context, path: string): Promise<Entries> {
   const name = path === '-' ? 'stdin' : path;
-  if (path === '-' && context.io.stdinTty) context.note('reading entries from the terminal; end with Ctrl-D');
-  const text = await (path === '-' ? context.io.readStdin() : readFile(path, 'utf8')).catch(
-    (cause: NodeJS.ErrnoException) => {
-      throw new VregError('USAGE', `cannot read ${name} (${cause.code})`, {
-        field: 'file',
-        hint: 'check the path and its mode',
-        cause,
-      });
-    },
-  );
-  const { values, single } = parse(text, name);
+  const { values, single } = parse(await readInput(context, path), name);
   const entries = values.map((value, index) => {
     try {
       return parseRegistration(value);
     } catch (error) {
       if (!(error instanceof VregError) || single) throw error;
       throw new VregError('INVALID', `${name}: entry ${index + 1}: ${error.message}`, {
-        hint: 'nothing was registered; correct the entry and try again',
+        hint: 'nothing was registered; fix the entry and try again',
         ...(error.field === undefined ? {} : { field: error.field }),
       });
     }
@@ -51,7 +50,7 @@ function parse(text: string, name: string): { values: unknown[]; single: boolean
     if (lines.length < 2) {
       throw new VregError('INVALID', `${name} is not JSON: ${(cause as Error).message}`, {
         field: 'file',
-        hint: 'write one entry, an array, or one entry a line',
+        hint: 'use one entry, an array, or one entry per line',
       });
     }
     return { values: lines.map((line, index) => parseLine(line, `${name}: line ${index + 1}`)), single: false };
@@ -64,7 +63,7 @@ function parseLine(line: string, where: string): unknown {
   } catch (cause) {
     throw new VregError('INVALID', `${where} is not JSON: ${(cause as Error).message}`, {
       field: 'file',
-      hint: 'write one entry, an array, or one entry a line; nothing was registered',
+      hint: 'nothing was registered; use one entry, an array, or one entry per line',
     });
   }
 }

@@ -1,6 +1,6 @@
 /** The live VMs of a role, waited for when that is asked. */
 import type { Context } from '../command.ts';
-import { parseDuration } from '../config/duration.ts';
+import { parseDuration } from '../config/values.ts';
 import { suggestion } from '../help/suggest.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
@@ -8,8 +8,8 @@ import { isRole, ROLES, type Role } from '../protocol/vm.ts';
 import { isPassing } from '../run/retry.ts';
 import { noLiveVm } from './endpoint.ts';
 
-/** Milliseconds between two looks while waiting: a person does not notice it, a registry does not feel it. */
-const LOOK_EVERY = 500;
+/** Milliseconds between two requests while waiting: short for a person, and few requests for a registry. */
+export const POLL_INTERVAL = 500;
 
 export interface LiveFlags {
   service?: string;
@@ -30,9 +30,9 @@ export async function liveVms(
 ): Promise<[VmWithLiveness, ...VmWithLiveness[]]> {
   requireRole(role);
   if (passing && service === undefined)
-    throw new VregError('USAGE', '--passing: say which service must pass', {
+    throw new VregError('USAGE', '--passing requires --service', {
       field: 'passing',
-      hint: 'name it with --service NAME',
+      hint: 'name the service that must pass: --service NAME',
     });
   const patience = wait === undefined ? 0 : parseDuration(wait, '--wait');
   const started = context.now();
@@ -56,18 +56,18 @@ export async function liveVms(
     if (patience === 0) throw noLiveVm(role, service);
     if (rest <= 0)
       throw new VregError('TIMEOUT', `${noLiveVm(role, service).message} within ${wait}`, {
-        hint: `see who is registered: vreg ls --role ${role}`,
+        hint: `list registered VMs: vreg ls --role ${role}`,
       });
-    await context.sleep(Math.min(LOOK_EVERY, rest));
+    await context.sleep(Math.min(POLL_INTERVAL, rest));
   }
 }
 
 function stillWarming(seconds: number): VregError {
   return new VregError(
     'WARMING',
-    `the registry could not hear for a while, and may name dead VMs for ${seconds} s more`,
+    `the registry is warming up: for ${seconds} s more, its answer may include dead VMs`,
     {
-      hint: 'wait for it with --wait, or take what it knows: leave --strict out',
+      hint: 'wait with --wait DURATION, or omit --strict',
     },
   );
 }
@@ -83,7 +83,7 @@ function within<T>(ms: number, found: Promise<T[]>): Promise<T[]> {
 /** @throws VregError USAGE listing the roles */
 export function requireRole(role: string): Role {
   if (isRole(role)) return role;
-  throw new VregError('USAGE', `"${role}" is not a role${suggestion(role, ROLES)}`, {
+  throw new VregError('USAGE', `invalid role "${role}"${suggestion(role, ROLES)}`, {
     field: 'role',
     hint: `one of: ${ROLES.join(', ')}`,
   });

@@ -3,6 +3,7 @@ import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from '.
 import { envNameOf, flagOf, type SettingKey, settingOf } from '../config/settings.ts';
 import { EXIT_MEANING } from '../protocol/errors.ts';
 
+/** Columns of a classic terminal. */
 const WIDTH = 80;
 
 export function programHelp(commands: readonly Command<never>[]): string {
@@ -71,7 +72,7 @@ export function flagRow({ flags, about, values, repeat }: Flag): [string, string
 }
 
 function globalRows(): [string, string][] {
-  return [...GLOBAL_SETTINGS.map(settingRow), ...GLOBAL_FLAGS.map(flagRow), ['-h, --help', 'this help']];
+  return [...GLOBAL_SETTINGS.map(settingRow), ...GLOBAL_FLAGS.map(flagRow), ['-h, --help', 'show this help']];
 }
 
 function choices(values: readonly string[] | string | undefined): string {
@@ -112,7 +113,8 @@ function wrapShell(line: string): string {
   return lines.join(' \\\n    ');
 }
 
-function wrap(text: string, width = WIDTH): string {
+/** Breaks text at spaces into lines of at most `width` characters. */
+export function wrap(text: string, width = WIDTH): string {
   const lines: string[] = [];
   for (const paragraph of text.split('\n')) {
     let line = '';

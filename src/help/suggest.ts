@@ -3,26 +3,26 @@ import { distance } from 'fastest-levenshtein';
 import type { Command } from '../command.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 
-/** `: did you mean "worker"?` for a word that is one or two typing errors away from a known one, and half of it at least is right. */
+/** `; did you mean "worker"?` for a word within two edits of a known one, at least half of which is right; otherwise empty. */
 export function suggestion(word: string, known: readonly string[]): string {
   const near = known
     .map((candidate) => ({ candidate, edits: distance(word.toLowerCase(), candidate) }))
     .filter(({ candidate, edits }) => edits <= 2 && 2 * edits <= Math.min(word.length, candidate.length))
     .sort((a, b) => a.edits - b.edits)[0];
-  return near ? `: did you mean "${near.candidate}"?` : '';
+  return near ? `; did you mean "${near.candidate}"?` : '';
 }
 
 /** The next step after errors that come without one: the original registry's, and those of a field of the input. */
 const NEXT_STEPS: Partial<Record<ErrorCode, string>> = {
-  INVALID: 'correct it and try again; what is accepted is said by --help',
-  UNAUTHORIZED: 'give the token of the registry: VERS_AUTH_TOKEN, or --token-file FILE',
-  FORBIDDEN: 'give a token that may do this: VERS_AUTH_TOKEN, or --token-file FILE',
-  NOT_FOUND: 'see what is registered: vreg ls',
-  CONFLICT: 'see what is registered: vreg ls',
+  INVALID: 'see the accepted values with --help',
+  UNAUTHORIZED: 'provide the token of the registry: VERS_AUTH_TOKEN, or --token-file FILE',
+  FORBIDDEN: 'provide a token with the required scope: VERS_AUTH_TOKEN, or --token-file FILE',
+  NOT_FOUND: 'list registered VMs: vreg ls',
+  CONFLICT: 'list registered VMs: vreg ls',
   BUSY: 'try again in a second',
   TOO_MANY_REQUESTS: 'try again in a second',
   INTERNAL: 'see the log of the registry',
-  REFUSED: 'say yes beforehand: --yes',
+  REFUSED: 'pass --yes',
   USAGE: 'see the usage with --help',
 };
 
@@ -38,7 +38,7 @@ export function unknownCommand(
 ): VregError {
   const names = commands.flatMap(({ name, aliases = [] }) => [name, ...aliases]);
   return new VregError('USAGE', `unknown command: ${path.slice(1).concat(word).join(' ')}${suggestion(word, names)}`, {
-    hint: `see what there is: ${path.join(' ')} --help`,
+    hint: `list the commands: ${path.join(' ')} --help`,
   });
 }
 
@@ -49,6 +49,6 @@ export function usageError(cause: Error, path: readonly string[]): VregError {
     .replace(/^error: (unknown option '[^'=]*)=.*'(\n\(Did you mean [^\n]*)?$/s, "$1'$2")
     .replace(/^error: /, '')
     .split('\n', 2);
-  const meant = more === undefined ? '' : `: ${more.replace(/^\((.*)\)$/, '$1').replace(/^Did/, 'did')}`;
+  const meant = more === undefined ? '' : `; ${more.replace(/^\((.*)\)$/, '$1').replace(/^Did/, 'did')}`;
   return new VregError('USAGE', `${message}${meant}`, { hint: `see the usage: ${path.join(' ')} --help`, cause });
 }

@@ -18,7 +18,7 @@ export const EXIT = {
   warming: 10,
 } as const;
 
-/** What each exit code means, as the README and the help say it. */
+/** Meaning of each exit code, for the README and the help. */
 export const EXIT_MEANING: Readonly<Record<number, string>> = {
   0: 'ok',
   1: 'unexpected error',
@@ -27,10 +27,10 @@ export const EXIT_MEANING: Readonly<Record<number, string>> = {
   4: 'conflict (409, 412)',
   5: 'bad usage, input or config (400)',
   6: 'timed out',
-  7: 'the user said no, or a prompt without a TTY',
+  7: 'the user declined, or a prompt without a TTY',
   8: 'registry unreachable',
   9: 'identity conflict: this VM is a clone or was rewound',
-  10: 'answer older than asked for, registry warming up',
+  10: 'answer older than requested, or registry warming up',
 };
 
 interface ErrorKind {
@@ -133,6 +133,37 @@ export function formatBytes(bytes: number): string {
   const units = ['bytes', 'KiB', 'MiB', 'GiB'];
   const power = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log2(bytes) / 10)));
   return `${Number((bytes / 1024 ** power).toFixed(1))} ${units[power]}`;
+}
+
+/** A required flag is missing. */
+export function missingFlag(flag: string, hint: string): VregError {
+  return new VregError('USAGE', `${flag} is required`, { field: fieldOf(flag), hint });
+}
+
+/** Two flags exclude each other. The error names the first one as its field. */
+export function exclusiveFlags(first: string, second: string, hint = 'omit one of them'): VregError {
+  return new VregError('USAGE', `${first} cannot be combined with ${second}`, { field: fieldOf(first), hint });
+}
+
+/** `max-stale` for `--max-stale` and `--max-stale 1h`. */
+function fieldOf(flag: string): string {
+  return flag.replace(/^--/, '').replace(/ .*/, '');
+}
+
+/** A local file cannot be read. @param what the file, with its path; @param cause from node:fs */
+export function cannotRead(what: string, cause: unknown, details: ErrorDetails): VregError {
+  return new VregError('USAGE', `cannot read ${what} (${codeOf(cause)})`, { ...details, cause });
+}
+
+/** A local file cannot be written. */
+export function cannotWrite(path: string, cause: unknown, details: ErrorDetails): VregError {
+  return new VregError('USAGE', `cannot write ${path} (${codeOf(cause)})`, { ...details, cause });
+}
+
+/** `ENOENT`, or the message of an error that has no code. */
+function codeOf(cause: unknown): string {
+  const { code, message } = cause as NodeJS.ErrnoException;
+  return code ?? message;
 }
 
 /** The body of every error answer. `error` is the original registry's field; the others are additions. */

@@ -1,6 +1,7 @@
 /** One thing done to many: side by side, each failure told, the worst one deciding the exit code. */
 import type { Context } from '../command.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
+import type { Answer } from '../render.ts';
 
 /** Requests under way at once: enough to hide the network's latency, few enough for a small daemon. */
 const AT_ONCE = 8;
@@ -85,6 +86,21 @@ export function throwFailed<T>(
     ...hint,
     failures,
   });
+}
+
+/**
+ * Runs `work` on each named thing, prints the results as one answer, and throws if any of them failed.
+ * @param answerOf is called only if something succeeded
+ */
+export async function printEach<R, T>(
+  context: Context,
+  names: readonly string[],
+  work: (name: string) => Promise<R>,
+  answerOf: (results: readonly R[]) => Answer<T>,
+): Promise<void> {
+  const { done, failed } = await each(context, names, work);
+  if (done.length > 0) await context.print(answerOf(done));
+  throwFailed(context, names.length, failed, (name) => name);
 }
 
 /** What is done to one thing, whose name its failure then has. */

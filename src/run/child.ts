@@ -51,19 +51,21 @@ export function runChild(
 }
 
 /**
- * The one word before `--`, and the command behind it.
- * @throws VregError USAGE when there are more words before it: a command that lacks its `--`
+ * Splits the arguments into the optional role before `--` and the command after it.
+ * @param name of the vreg command, for the hint
+ * @throws VregError USAGE if more than one word precedes `--`: the user probably forgot it
  */
 export function splitCommand(
   { argv }: Context,
   args: readonly string[],
+  name: string,
 ): { role: string | undefined; command: readonly string[] } {
   const at = argv.indexOf('--');
   const command = at < 0 ? [] : argv.slice(at + 1);
   const [role, ...more] = args.slice(0, args.length - command.length);
   if (more.length === 0) return { role, command };
-  throw new VregError('USAGE', `a command stands behind --, so what is "${more[0]}"?`, {
+  throw new VregError('USAGE', `unexpected argument "${more[0]}"`, {
     field: 'command',
-    hint: `for example: vreg exec ${role} -- ${at < 0 ? more.join(' ') : command.join(' ')}`,
+    hint: `put -- before the command: vreg ${name} ${role} -- ${at < 0 ? more.join(' ') : command.join(' ')}`,
   });
 }

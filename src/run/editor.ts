@@ -18,7 +18,7 @@ export async function openEditor(context: Context, path: string): Promise<void> 
   });
   takeBack();
   if (code !== 0)
-    throw new VregError('USAGE', `the editor "${editor}" ended with ${signal ?? code}`, {
-      hint: 'try again, or with another: set VISUAL or EDITOR',
+    throw new VregError('USAGE', `the editor "${editor}" exited with ${signal ?? code}`, {
+      hint: 'try again, or set VISUAL or EDITOR to another editor',
     });
 }

@@ -41,7 +41,7 @@ test('api prints the body of an error, too, and ends with its exit code', async 
   const none = await vreg(['api', 'GET', '/registry/vms/nope'], { url });
   assert.equal(none.code, 3);
   assert.equal((JSON.parse(none.stdout) as { error: string }).error, 'VM not found');
-  assert.equal(none.stderr, 'vreg: VM not found\nhint: see what is registered: vreg ls\n');
+  assert.equal(none.stderr, 'vreg: VM not found\nhint: list registered VMs: vreg ls\n');
   const stdin = JSON.stringify(aVm({ id: 'a' }));
   assert.equal((await vreg(['api', 'POST', '/registry/vms', '-f', '-'], { url, stdin })).code, 4);
   assert.equal((await vreg(['api', 'POST', '/registry/vms', '-f', '-'], { url, stdin: '{' })).code, 5);
@@ -54,9 +54,9 @@ test('api prints the body of an error, too, and ends with its exit code', async 
 });
 
 const REFUSED: readonly [argv: readonly string[], message: RegExp][] = [
-  [['FETCH', '/health'], /^vreg: "FETCH" is not a method\nhint: one of: GET, POST, PUT, PATCH, DELETE\n$/],
-  [['GET', 'health'], /^vreg: "health" is not a path\nhint: it begins with \//],
-  [['GET', '/a b'], /^vreg: "\/a b" is not a path\nhint: .*URL-encoded/],
+  [['FETCH', '/health'], /^vreg: invalid method "FETCH"\nhint: one of: GET, POST, PUT, PATCH, DELETE\n$/],
+  [['GET', 'health'], /^vreg: invalid path "health"\nhint: use a URL-encoded path that begins with \//],
+  [['GET', '/a b'], /^vreg: invalid path "\/a b"\nhint: .*URL-encoded/],
   [['GET', '/x', '-f', '/nonexistent/x'], /^vreg: cannot read \/nonexistent\/x \(ENOENT\)\nhint: /],
   [['GET'], /^vreg: missing required argument 'path'\nhint: /],
 ];
@@ -147,7 +147,7 @@ for (const limit of ['0', '-1', 'x', '10001']) {
     assert.deepEqual(await vreg(['history', 'a', `--limit=${limit}`]), {
       code: 5,
       stdout: '',
-      stderr: `vreg: --limit: "${limit}" is not possible\nhint: a whole number from 1 to 10000\n`,
+      stderr: `vreg: invalid --limit "${limit}"\nhint: use a whole number from 1 to 10000\n`,
     });
   });
 }
@@ -160,6 +160,6 @@ test('api does not print what is no text', async (t) => {
   assert.deepEqual([code, stdout], [5, '']);
   assert.match(
     stderr,
-    /is answered with application\/vnd.sqlite3, which is no text\nhint: for a backup: vreg backup FILE\n$/,
+    /the response has the type application\/vnd.sqlite3, which is not text\nhint: for a backup, use: vreg backup FILE\n$/,
   );
 });

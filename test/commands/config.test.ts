@@ -58,20 +58,20 @@ test('set says when something else wins over the file', async (t) => {
     env: { ...env, VREG_URL: 'http://b:2' },
   });
   assert.equal(code, 0);
-  assert.equal(stderr, 'vreg: url is written, but VREG_URL wins with http://b:2\n');
+  assert.equal(stderr, 'vreg: url was saved, but VREG_URL overrides it with http://b:2\n');
 });
 
 const REFUSED: readonly [argv: string, message: RegExp][] = [
-  ['set url nope', /^vreg: url: "nope" is not the URL of a registry\nhint: write it as http:\/\/HOST:PORT/],
-  ['set output xml', /^vreg: output: "xml" is not possible\nhint: one of: table, /],
-  ['set port 70000', /^vreg: port: "70000" is not a port\nhint: a number from 0/],
-  ['set stale-after 5', /^vreg: stale-after: "5" is not a duration\nhint: write it as 90s/],
-  ['set colour red', /^vreg: there is no setting "colour"\nhint: one of: url, /],
-  ['set tmeout 5s', /^vreg: there is no setting "tmeout": did you mean "timeout"\?\nhint: one of: url, /],
-  ['get nope', /^vreg: there is no setting "nope".*\nhint: one of: url, /],
-  ['unset nope', /^vreg: there is no setting "nope"/],
+  ['set url nope', /^vreg: invalid url "nope"\nhint: use http:\/\/HOST:PORT/],
+  ['set output xml', /^vreg: invalid output "xml"\nhint: one of: table, /],
+  ['set port 70000', /^vreg: invalid port "70000"\nhint: use a number from 0/],
+  ['set stale-after 5', /^vreg: invalid stale-after "5"\nhint: use a duration such as 90s/],
+  ['set colour red', /^vreg: unknown setting "colour"\nhint: one of: url, /],
+  ['set tmeout 5s', /^vreg: unknown setting "tmeout"; did you mean "timeout"\?\nhint: one of: url, /],
+  ['get nope', /^vreg: unknown setting "nope".*\nhint: one of: url, /],
+  ['unset nope', /^vreg: unknown setting "nope"/],
   ['set url', /^vreg: missing required argument 'value'\nhint: see the usage: vreg config set --help\n$/],
-  ['nope', /^vreg: unknown command: config nope\nhint: see what there is: vreg config --help\n$/],
+  ['nope', /^vreg: unknown command: config nope\nhint: list the commands: vreg config --help\n$/],
 ];
 
 for (const [argv, message] of REFUSED) {
@@ -88,7 +88,7 @@ test('get of what nobody set is exit 3 and empty, and says what is done without 
   assert.deepEqual(await vreg(['config', 'get', 'id'], { home, env }), {
     code: 3,
     stdout: '',
-    stderr: 'vreg: id is not set; it is the host name (variable VREG_ID)\nhint: set it: vreg config set id VALUE\n',
+    stderr: 'vreg: id is not set (default: the host name; variable VREG_ID)\nhint: set it: vreg config set id VALUE\n',
   });
 });
 
@@ -130,14 +130,14 @@ const EDITS: readonly [name: string, editor: string, code: number, message: RegE
     5,
     /^vreg: the config file .* is not a JSON object\nhint: correct it: vreg config edit\n$/,
   ],
-  ['leaves a bad value', 'sed -i s/1s/soon/', 5, /^vreg: timeout \(in .*\): "soon" is not a duration\nhint: /],
+  ['leaves a bad value', 'sed -i s/1s/soon/', 5, /^vreg: invalid timeout "soon" \(in .*\)\nhint: /],
   [
     'leaves an unknown setting',
     'sed -i s/timeout/tmeout/',
     5,
-    /^vreg: there is no setting "tmeout" \(in .*\): did you mean "timeout"\?\nhint: /,
+    /^vreg: unknown setting "tmeout" \(in .*\); did you mean "timeout"\?\nhint: /,
   ],
-  ['fails', 'false', 5, /^vreg: the editor "false" ended with 1\nhint: /],
+  ['fails', 'false', 5, /^vreg: the editor "false" exited with 1\nhint: /],
 ];
 
 for (const [name, editor, code, message] of EDITS) {

@@ -25,10 +25,10 @@ test('conflicts shows both sides of each, and forgets those that are named', asy
   assert.match((await vreg(['why', 'a'], { url })).stdout, /another incarnation says that it is this VM, too/);
   assert.match(
     (await vreg(['doctor'], { url, now: Date.now })).stdout,
-    /^clones\twarn\t[^\t]* of b, a\t.*vreg conflicts/m,
+    /^clones\twarn\tduplicates of b, a\t.*vreg conflicts/m,
   );
   const cleared = await vreg(['conflicts', 'a', '--clear'], { url });
-  assert.deepEqual([cleared.code, cleared.stderr], [0, 'vreg: forgot this one\n']);
+  assert.deepEqual([cleared.code, cleared.stderr], [0, 'vreg: cleared 1 conflict\n']);
   assert.equal((await vreg(['conflicts', '-q'], { url })).stdout, 'b\n');
   await vreg(['conflicts', '--clear'], { url });
   assert.deepEqual(await vreg(['conflicts', '--json'], { url }), { code: 0, stdout: '[]\n', stderr: '' });

@@ -80,17 +80,17 @@ test('add of a name that is there changes what is said, and leaves the rest', as
 
 const REFUSED: readonly [argv: string, code: number, message: RegExp][] = [
   ['add x', 5, /^vreg: --url is required\nhint: for example: --url http/],
-  ['add x --url nope', 5, /^vreg: url.*: "nope" is not the URL of a registry\nhint: write it as http/],
-  ['add a/b --url http://a:1', 5, /^vreg: "a\/b" is not the name of a context\nhint: letters, digits/],
-  ['use prdo', 3, /^vreg: there is no context "prdo": did you mean "prod"\?\nhint: one of: dev, prod\n$/],
-  ['rm nope', 3, /^vreg: there is no context "nope"\nhint: one of: dev, prod\n$/],
-  ['show nope', 3, /^vreg: there is no context "nope"\nhint: one of: dev, prod\n$/],
-  ['current', 3, /^vreg: no context is in use\nhint: use one: vreg context use NAME\n$/],
-  ['show', 3, /^vreg: no context is in use\nhint: /],
+  ['add x --url nope', 5, /^vreg: invalid url "nope".*\nhint: use http/],
+  ['add a/b --url http://a:1', 5, /^vreg: invalid context name "a\/b"\nhint: use letters, digits/],
+  ['use prdo', 3, /^vreg: unknown context "prdo"; did you mean "prod"\?\nhint: one of: dev, prod\n$/],
+  ['rm nope', 3, /^vreg: unknown context "nope"\nhint: one of: dev, prod\n$/],
+  ['show nope', 3, /^vreg: unknown context "nope"\nhint: one of: dev, prod\n$/],
+  ['current', 3, /^vreg: no current context\nhint: switch to one: vreg context use NAME\n$/],
+  ['show', 3, /^vreg: no current context\nhint: /],
   [
     'lst',
     5,
-    /^vreg: unknown command: context lst: did you mean "ls"\?\nhint: see what there is: vreg context --help\n$/,
+    /^vreg: unknown command: context lst; did you mean "ls"\?\nhint: list the commands: vreg context --help\n$/,
   ],
 ];
 
@@ -152,7 +152,7 @@ for (const [argv, env] of [
     assert.deepEqual(await told(argv, env), {
       code: 5,
       stdout: '',
-      stderr: 'vreg: there is no context "prdo": did you mean "prod"?\nhint: see what there is: vreg context ls\n',
+      stderr: 'vreg: unknown context "prdo"; did you mean "prod"?\nhint: list the contexts: vreg context ls\n',
     });
   });
 }

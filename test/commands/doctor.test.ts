@@ -76,7 +76,7 @@ test('nobody listens: exit 8', async () => {
 
 test('a name without an address: exit 8', async () => {
   const { told, found } = await doctor({ url: 'http://no-such-host.invalid:3000' });
-  assertFails(found, 'dns', /^no-such-host\.invalid has no address \(/, /check the name in the URL/);
+  assertFails(found, 'dns', /^cannot resolve no-such-host\.invalid \(/, /check the host name in the URL/);
   assert.equal(told.code, 8);
 });
 
@@ -88,10 +88,7 @@ test('no token where one is needed, or another: exit 2', async (t) => {
     assert.equal(told.code, 2);
   }
   const { found } = await doctor({ url, env: { VERS_AUTH_TOKEN: 'secret' } });
-  assert.deepEqual(
-    [found.get('token')!.result, found.get('token')!.detail],
-    ['ok', 'it is taken (from VERS_AUTH_TOKEN)'],
-  );
+  assert.deepEqual([found.get('token')!.result, found.get('token')!.detail], ['ok', 'accepted (from VERS_AUTH_TOKEN)']);
 });
 
 test('a token file that others can read: exit 5, before anything is sent', async (t) => {
@@ -107,10 +104,10 @@ test('a token file that others can read: exit 5, before anything is sent', async
 
 const CONFIGS: readonly [name: string, config: string, detail: RegExp, fix: RegExp][] = [
   ['is broken', '{"url": ', /is not a JSON object/, /vreg config edit/],
-  ['has a bad URL', '{"url": "nope"}', /"nope" is not the URL of a registry/, /^write it as http/],
-  ['has a bad timeout', '{"timeout": "soon"}', /"soon" is not a duration/, /90s/],
-  ['has a bad output', '{"output": "xml"}', /"xml" is not possible/, /^one of: table/],
-  ['uses a context that is not there', '{"context": "prod"}', /there is no context "prod"/, /vreg context ls/],
+  ['has a bad URL', '{"url": "nope"}', /invalid url "nope"/, /^use http/],
+  ['has a bad timeout', '{"timeout": "soon"}', /invalid timeout "soon"/, /90s/],
+  ['has a bad output', '{"output": "xml"}', /invalid output "xml"/, /^one of: table/],
+  ['uses a context that is not there', '{"context": "prod"}', /unknown context "prod"/, /vreg context ls/],
 ];
 
 for (const [name, config, detail, fix] of CONFIGS) {
@@ -125,8 +122,8 @@ for (const [name, config, detail, fix] of CONFIGS) {
 }
 
 for (const [skew, detail] of [
-  [60_000, 'it is 1m behind that of the registry'],
-  [-3_600_000, 'it is 1h ahead of that of the registry'],
+  [60_000, '1m behind the registry'],
+  [-3_600_000, '1h ahead of the registry'],
 ] as const) {
   test(`a clock that differs by ${skew / 1000} s is a warning`, async (t) => {
     const now = Date.parse('2026-01-01T12:00:00Z');
@@ -147,7 +144,7 @@ test('another version is a warning, and so is no version at all', async (t) => {
   assert.equal(told.code, 0);
   assert.deepEqual(
     [found.get('version')!.result, found.get('version')!.detail],
-    ['warn', 'this is 0.0.0, the registry 9.9.9'],
+    ['warn', 'vreg has version 0.0.0, the registry 9.9.9'],
   );
   const plain = await startPlainServer(t);
   const original = await doctor({ url: plain.url });
@@ -163,7 +160,7 @@ test('a lease that is too short for the interval is a warning', async (t) => {
   assert.equal(told.code, 0);
   assert.deepEqual(
     [found.get('lease')!.result, found.get('lease')!.detail],
-    ['warn', 'the lease is 1m30s, the interval of beats 1m'],
+    ['warn', 'the lease is 1m30s, the heartbeat interval 1m'],
   );
   const quick = await doctor({ url, env: { VREG_INTERVAL: '10s' } });
   assert.equal(quick.found.get('lease')!.result, 'ok');
@@ -216,9 +213,9 @@ test('doctor says whose token it is where that may not do everything, and what a
   const make = async (name: string, scope: string) =>
     (await say(['token', 'create', name, '--scope', scope], 's3cret')).stdout.trim();
   const reader = await say(['doctor'], await make('dash', 'read'));
-  assert.match(reader.stdout, /^token\tok\tit is taken \(from VREG_TOKEN\): "dash", of the scope read\t-$/m);
+  assert.match(reader.stdout, /^token\tok\taccepted \(from VREG_TOKEN\): "dash" with the scope read\t-$/m);
   const image = await say(['doctor'], await make('image', 'enrol'));
   assert.equal(image.code, 0);
-  assert.match(image.stdout, /^token\twarn\t.*"image", of the scope enrol\tit registers a VM and nothing else/m);
+  assert.match(image.stdout, /^token\twarn\t.*"image" with the scope enrol\tthis token can only register a VM/m);
   assert.match(image.stdout, /^clones\tskip\t/m);
 });

@@ -67,16 +67,16 @@ for (const editor of ['true', `sed -i 's/  / /'`]) {
     await seed(url, [BEFORE]);
     const { revision } = store.vms.get('a') as unknown as { revision: number };
     const { edit, kept } = editing(t, url);
-    assert.deepEqual(await edit(editor), { code: 0, signal: null, stdout: '', stderr: 'vreg: nothing was changed\n' });
+    assert.deepEqual(await edit(editor), { code: 0, signal: null, stdout: '', stderr: 'vreg: no changes\n' });
     assert.equal((store.vms.get('a') as unknown as { revision: number }).revision, revision);
     assert.deepEqual(kept(), []);
   });
 }
 
 const WRONG: readonly [editor: string, message: RegExp][] = [
-  ['echo {nope >', /^vreg: that is not JSON: .*\n/],
-  ['echo [] >', /^vreg: that is not a JSON object\n/],
-  ['echo null >', /^vreg: that is not a JSON object\n/],
+  ['echo {nope >', /^vreg: the edited text is not JSON: .*\n/],
+  ['echo [] >', /^vreg: the edited text is not a JSON object\n/],
+  ['echo null >', /^vreg: the edited text is not a JSON object\n/],
   ['sed -i s/running/resting/', /^vreg: .*status.*resting.*\n/],
   [`sed -i 's/"name"/"role"/'`, /^vreg: role cannot be changed\n/],
   [`sed -i 's/"one"/""/'`, /^vreg: name cannot be empty\n/],
@@ -93,7 +93,7 @@ for (const [editor, message] of WRONG) {
     const { code, stdout, stderr } = await edit(editor);
     assert.deepEqual([code, stdout], [5, ''], stderr);
     assert.match(stderr, message);
-    const [, file] = /\nhint: your text is kept in (\S+); begin anew with: vreg edit a\n$/.exec(stderr)!;
+    const [, file] = /\nhint: your text is in (\S+); start again with: vreg edit a\n$/.exec(stderr)!;
     assert.ok(existsSync(file!));
     assert.deepEqual(await entry(), before);
   });
@@ -116,10 +116,7 @@ for (const [name, script, code] of [
     writeFileSync(editor, `#!/bin/sh\n${script}\nsed -i s/running/paused/ "$1"\n`, { mode: 0o755 });
     const told = await edit(editor);
     assert.deepEqual([told.code, told.stdout], [code, ''], told.stderr);
-    assert.match(
-      told.stderr,
-      /^vreg: (.*not what you have seen|VM not found)\nhint: your text is kept in \S+; begin anew/,
-    );
+    assert.match(told.stderr, /^vreg: (.*not what you have seen|VM not found)\nhint: your text is in \S+; start again/);
     assert.equal(kept().length, 1);
     const { status, body } = await call(url, 'GET', '/registry/vms/a');
     if (name === 'vreg rm') assert.equal(status, 404);
@@ -140,7 +137,7 @@ test('an editor that fails is exit 5, and leaves neither a change nor a file', a
     assert.match(
       told.stderr,
       new RegExp(
-        `vreg: the editor "${editor}" ended with ${end}\nhint: try again, or with another: set VISUAL or EDITOR\n$`,
+        `vreg: the editor "${editor}" exited with ${end}\nhint: try again, or set VISUAL or EDITOR to another editor\n$`,
       ),
     );
   }
@@ -155,7 +152,7 @@ test('an editor that writes and then fails keeps what it wrote', async (t) => {
   writeFileSync(editor, '#!/bin/sh\nsed -i s/one/two/ "$1"\nexit 1\n', { mode: 0o755 });
   const { code, stderr } = await edit(editor);
   assert.equal(code, 5);
-  const [, file] = /your text is kept in (\S+);/.exec(stderr)!;
+  const [, file] = /your text is in (\S+);/.exec(stderr)!;
   assert.match(readFileSync(file!, 'utf8'), /"two"/);
   assert.equal(kept().length, 1);
 });
@@ -167,7 +164,7 @@ test('a VM that is not registered opens no editor: exit 3', async (t) => {
     code: 3,
     signal: null,
     stdout: '',
-    stderr: 'vreg: nope: VM not found\nhint: see what is registered: vreg ls\n',
+    stderr: 'vreg: nope: VM not found\nhint: list registered VMs: vreg ls\n',
   });
 });
 

@@ -69,7 +69,7 @@ for (const argv of ['golden', 'infra golden', 'golden --export', 'golden --json'
     assert.deepEqual(await vreg(['env', ...argv.split(' ').filter((word) => word !== '--json')], { url }), {
       code: 3,
       stdout: '',
-      stderr: 'vreg: no live golden VM\nhint: see who is registered: vreg ls --role golden\n',
+      stderr: 'vreg: no live golden VM\nhint: list registered VMs: vreg ls --role golden\n',
     });
     const told = await vreg(['env', ...argv.split(' ')], { url });
     assert.deepEqual([told.code, told.stdout], [3, '']);
@@ -77,8 +77,8 @@ for (const argv of ['golden', 'infra golden', 'golden --export', 'golden --json'
 }
 
 for (const [argv, message] of [
-  ['wroker', /^vreg: "wroker" is not a role: did you mean "worker"\?\nhint: one of: infra, /],
-  ['infra --export --fish', /^vreg: --export and --fish exclude each other\nhint: leave one of them out\n$/],
+  ['wroker', /^vreg: invalid role "wroker"; did you mean "worker"\?\nhint: one of: infra, /],
+  ['infra --export --fish', /^vreg: --fish cannot be combined with --export\nhint: omit one of them\n$/],
 ] as const) {
   test(`env ${argv} is exit 5`, async () => {
     const told = await vreg(['env', ...argv.split(' ')]);

@@ -122,7 +122,7 @@ test('without a live VM the command does not run: exit 3', async (t) => {
     code: 3,
     signal: null,
     stdout: '',
-    stderr: 'vreg: no live golden VM\nhint: see who is registered: vreg ls --role golden\n',
+    stderr: 'vreg: no live golden VM\nhint: list registered VMs: vreg ls --role golden\n',
   });
   assert.equal(existsSync(join(cwd, 'ran')), false);
 });
@@ -141,16 +141,10 @@ test('--wait waits for a live VM first', async (t) => {
 const REFUSED: readonly [argv: string, message: RegExp][] = [
   ['exec infra', /^vreg: .*\nhint: .+\n$/],
   ['exec infra --', /^vreg: .*\nhint: .+\n$/],
-  [
-    'exec infra env',
-    /^vreg: a command stands behind --, so what is "env"\?\nhint: for example: vreg exec infra -- env\n$/,
-  ],
-  [
-    'exec infra x -- env',
-    /^vreg: a command stands behind --, so what is "x"\?\nhint: for example: vreg exec infra -- env\n$/,
-  ],
+  ['exec infra env', /^vreg: unexpected argument "env"\nhint: put -- before the command: vreg exec infra -- env\n$/],
+  ['exec infra x -- env', /^vreg: unexpected argument "x"\nhint: put -- before the command: vreg exec infra -- env\n$/],
   ['exec -- env', /^vreg: .*\nhint: .+\n$/],
-  ['exec infar -- env', /^vreg: "infar" is not a role: did you mean "infra"\?\nhint: one of: /],
+  ['exec infar -- env', /^vreg: invalid role "infar"; did you mean "infra"\?\nhint: one of: /],
 ];
 
 for (const [argv, message] of REFUSED) {

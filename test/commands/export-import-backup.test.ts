@@ -112,7 +112,7 @@ test('an entry that is there and differs is exit 4, and nothing is changed', asy
     code: 4,
     stdout: '',
     stderr:
-      'vreg: 1 of 3 are there already, and differ: other (name, address)\nhint: nothing was changed; look with --dry-run, then choose --if-exists update or ignore\n',
+      'vreg: 1 of 3 entries are already registered with other fields: other (name, address)\nhint: nothing was changed; see --dry-run, then pass --if-exists update or ignore\n',
   });
   assert.deepEqual(await fleetOf(url), before);
 });
@@ -147,19 +147,19 @@ test('the original registry gives a role once, which is said', async (t) => {
   await seed(url, [aVm({ id: 'a' })]);
   const stdin = JSON.stringify(aVm({ id: 'a', role: 'infra', name: 'new' }));
   const told = await vreg(['import', '-f', '-', '--yes', '--if-exists', 'update'], { url, stdin });
-  assert.deepEqual([told.code, told.stderr], [0, 'vreg: a keeps its role worker: this registry gives a role once\n']);
+  assert.deepEqual([told.code, told.stderr], [0, 'vreg: a keeps the role worker: this registry cannot change roles\n']);
 });
 
 const BROKEN: readonly [name: string, text: string, message: RegExp][] = [
   [
     'no JSON',
     'hello',
-    /^vreg: .*registry\.json is not JSON: .*\nhint: write one entry, an array, or one entry a line\n$/,
+    /^vreg: .*registry\.json is not JSON: .*\nhint: use one entry, an array, or one entry per line\n$/,
   ],
   [
     'a line that is none',
     `${JSON.stringify(aVm())}\n{nope\n`,
-    /^vreg: .*: line 2 is not JSON: .*\nhint: .*nothing was registered\n$/,
+    /^vreg: .*: line 2 is not JSON: .*\nhint: nothing was registered; /,
   ],
   [
     'an entry without a role',
@@ -170,7 +170,7 @@ const BROKEN: readonly [name: string, text: string, message: RegExp][] = [
   [
     'one id twice',
     JSON.stringify([aVm({ id: 'a' }), aVm({ id: 'a' })]),
-    /^vreg: entry 2: the file has VM "a" twice\nhint: nothing was changed; /,
+    /^vreg: entry 2: duplicate id "a"\nhint: nothing was changed; /,
   ],
 ];
 
@@ -191,7 +191,7 @@ test('import without a file, or with one that is not there, is exit 5', async ()
   const told = await vreg(['import', '-f', '/nonexistent/x']);
   assert.deepEqual(
     [told.code, told.stderr],
-    [5, 'vreg: cannot read /nonexistent/x (ENOENT)\nhint: check the path and its mode\n'],
+    [5, 'vreg: cannot read /nonexistent/x (ENOENT)\nhint: check its path and mode\n'],
   );
 });
 
@@ -242,7 +242,7 @@ test('backup does not replace a file unless it is told to, and leaves no part be
   const told = await daemon.vreg(['backup', file]);
   assert.deepEqual(
     [told.code, told.stderr],
-    [4, `vreg: ${file} is there already\nhint: choose another name, or pass --force\n`],
+    [4, `vreg: ${file} already exists\nhint: choose another name, or pass --force\n`],
   );
   assert.equal(readFileSync(file, 'utf8'), 'mine');
   assert.equal((await daemon.vreg(['backup', file, '--force'])).code, 0);
@@ -266,7 +266,7 @@ test('a backup that breaks off leaves nothing, and is exit 8', async (t) => {
   const dir = tempDir(t);
   const told = await vreg(['backup', join(dir, 'file')], { url });
   assert.deepEqual([told.code, told.stdout], [8, '']);
-  assert.match(told.stderr, /^vreg: the backup from .* broke off\nhint: .*try again\n$/);
+  assert.match(told.stderr, /^vreg: the connection to .* broke during the backup\nhint: .*try again\n$/);
   assert.deepEqual(readdirSync(dir), []);
 });
 

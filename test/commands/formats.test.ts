@@ -55,7 +55,7 @@ const BAD: readonly [format: string, message: RegExp][] = [
     /^vreg: template: Unclosed section "a".*\nhint: for example: -o template='\{\{name\}\} \{\{address\}\}\\n'\n$/,
   ],
   ['template={{a', /^vreg: template: Unclosed tag.*\nhint: /],
-  ['jsonpth=x', /^vreg: output: "jsonpth=x" is not possible.*\nhint: one of: table, .*jsonpath=/],
+  ['jsonpth=x', /^vreg: invalid output "jsonpth=x".*\nhint: one of: table, .*jsonpath=/],
 ];
 
 for (const [format, message] of BAD) {

@@ -44,7 +44,7 @@ test('an unknown id is exit 3, with nothing on stdout and its name in the error'
   assert.deepEqual(await vreg(['get', 'nope'], { url }), {
     code: 3,
     stdout: '',
-    stderr: 'vreg: nope: VM not found\nhint: see what is registered: vreg ls\n',
+    stderr: 'vreg: nope: VM not found\nhint: list registered VMs: vreg ls\n',
   });
 });
 
@@ -53,7 +53,7 @@ test('in JSON an error is an object, on stderr', async (t) => {
   const { code, stdout, stderr } = await vreg(['get', 'nope', '--json'], { url });
   assert.deepEqual([code, stdout], [3, '']);
   assert.deepEqual(JSON.parse(stderr), {
-    error: { code: 'NOT_FOUND', exit: 3, message: 'nope: VM not found', hint: 'see what is registered: vreg ls' },
+    error: { code: 'NOT_FOUND', exit: 3, message: 'nope: VM not found', hint: 'list registered VMs: vreg ls' },
   });
 });
 
@@ -64,14 +64,14 @@ test('of several ids, those that are there are printed and the others told', asy
   assert.deepEqual(one, {
     code: 3,
     stdout: 'a\nb\n',
-    stderr: 'vreg: 1 of 3 failed: nope: VM not found\nhint: see what is registered: vreg ls\n',
+    stderr: 'vreg: 1 of 3 failed: nope: VM not found\nhint: list registered VMs: vreg ls\n',
   });
   const two = await vreg(['get', 'no', 'nope', 'b', '-q'], { url });
   assert.deepEqual(two, {
     code: 3,
     stdout: 'b\n',
     stderr:
-      'vreg: no: VM not found\nvreg: nope: VM not found\nvreg: 2 of 3 failed\nhint: see what is registered: vreg ls\n',
+      'vreg: no: VM not found\nvreg: nope: VM not found\nvreg: 2 of 3 failed\nhint: list registered VMs: vreg ls\n',
   });
 });
 
@@ -90,7 +90,7 @@ for (const id of ['', ' ', '.', '..']) {
     const { url } = await serveApp(t);
     const { code, stdout, stderr } = await vreg(['get', id], { url });
     assert.deepEqual([code, stdout], [5, '']);
-    assert.match(stderr, /is not the id of a VM\nhint: /);
+    assert.match(stderr, /invalid id ".*"\nhint: /);
   });
 }
 

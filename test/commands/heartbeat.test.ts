@@ -31,7 +31,7 @@ test('a heartbeat of a VM that is not registered is exit 3', async (t) => {
   assert.deepEqual(await vreg(['heartbeat', 'a', 'nope', '-q'], { url }), {
     code: 3,
     stdout: 'a\n',
-    stderr: 'vreg: 1 of 2 failed: nope: VM not found\nhint: see what is registered: vreg ls\n',
+    stderr: 'vreg: 1 of 2 failed: nope: VM not found\nhint: list registered VMs: vreg ls\n',
   });
 });
 
@@ -77,11 +77,11 @@ test('--every ends with exit 3 for a VM that is not registered', async (t) => {
   const { url } = await serveApp(t);
   const { code, stdout, stderr } = await vreg(['heartbeat', 'nope', '--every', '1h'], { url });
   assert.deepEqual([code, stdout], [3, '']);
-  assert.match(stderr, /^vreg: nope: VM not found\nhint: see what is registered: vreg ls\n$/);
+  assert.match(stderr, /^vreg: nope: VM not found\nhint: list registered VMs: vreg ls\n$/);
 });
 
 test('--every that is no duration is bad usage', async () => {
   const { code, stderr } = await vreg(['heartbeat', 'a', '--every', '0s']);
   assert.equal(code, 5);
-  assert.match(stderr, /^vreg: --every: "0s" is not a duration\nhint: write it as 90s/);
+  assert.match(stderr, /^vreg: invalid --every "0s"\nhint: use a duration such as 90s/);
 });

@@ -78,7 +78,7 @@ test('help on what there is not is exit 5, with the nearest word', async () => {
   assert.deepEqual(await vreg(['help', 'recpies']), {
     code: 5,
     stdout: '',
-    stderr: 'vreg: no help on "recpies": did you mean "recipes"?\nhint: see all commands: vreg help\n',
+    stderr: 'vreg: no help for "recpies"; did you mean "recipes"?\nhint: list the commands: vreg help\n',
   });
 });
 

@@ -128,7 +128,7 @@ test('--stale with a status that cannot go stale is bad usage', async () => {
   const told = await vreg(['ls', '--stale', '--status', 'paused']);
   assert.equal(told.code, 5);
   assert.equal(told.stdout, '');
-  assert.match(told.stderr, /^vreg: --stale and --status paused exclude each other: .*\nhint: .+\n$/);
+  assert.match(told.stderr, /^vreg: --stale cannot be combined with --status paused\nhint: .+\n$/);
 });
 
 test('--watch in a pipe prints a row a change under one line of titles, until it is interrupted', async (t) => {
@@ -231,9 +231,9 @@ for (const [argv, ids] of SELECTIONS) {
 }
 
 for (const [argv, message] of [
-  ['--limit 0', /^vreg: --limit: "0" is not possible\nhint: a whole number, 1 or more\n$/],
-  ['--limit many', /^vreg: --limit: "many" is not possible/],
-  ['--sort size', /^vreg: --sort: "size" is not possible\nhint: one of: registered, id, name, role, seen\n$/],
+  ['--limit 0', /^vreg: invalid --limit "0"\nhint: use a whole number from 1 to 999999999\n$/],
+  ['--limit many', /^vreg: invalid --limit "many"/],
+  ['--sort size', /^vreg: invalid --sort "size"\nhint: one of: registered, id, name, role, seen\n$/],
   ['-l a=b=c,=', /^vreg: selector: "=" is not key=value, key!=value, key or !key\nhint: for example: /],
 ] as const) {
   test(`ls ${argv} is exit 5, of either server`, async (t) => {

@@ -49,7 +49,7 @@ test('help is the same by every way to ask for it, and goes to stdout', async ()
 test('help on what is not there is bad usage', async () => {
   const { code, stdout, stderr } = await vreg(['help', 'lss']);
   assert.deepEqual([code, stdout], [5, '']);
-  assert.equal(stderr, 'vreg: no help on "lss": did you mean "ls"?\nhint: see all commands: vreg help\n');
+  assert.equal(stderr, 'vreg: no help for "lss"; did you mean "ls"?\nhint: list the commands: vreg help\n');
   assert.equal((await vreg(['help', 'ls', 'more'])).code, 5);
 });
 
@@ -84,12 +84,12 @@ test('an unknown command or flag is bad usage, with what may be meant and where 
   assert.deepEqual(await vreg(['lss']), {
     code: 5,
     stdout: '',
-    stderr: 'vreg: unknown command: lss: did you mean "ls"?\nhint: see what there is: vreg --help\n',
+    stderr: 'vreg: unknown command: lss; did you mean "ls"?\nhint: list the commands: vreg --help\n',
   });
   assert.deepEqual(await vreg(['ls', '--rolle', 'infra']), {
     code: 5,
     stdout: '',
-    stderr: "vreg: unknown option '--rolle': did you mean --role?\nhint: see the usage: vreg ls --help\n",
+    stderr: "vreg: unknown option '--rolle'; did you mean --role?\nhint: see the usage: vreg ls --help\n",
   });
   const json = await vreg(['ls', '--rolle', 'infra', '--json']);
   assert.equal((JSON.parse(json.stderr) as { error: { code: string } }).error.code, 'USAGE');
@@ -111,7 +111,7 @@ test('completion prints the script of a shell, or writes those of all', async (t
   assert.deepEqual(await vreg(['completion']), {
     code: 5,
     stdout: '',
-    stderr: 'vreg: which shell?\nhint: one of: bash, zsh, fish\n',
+    stderr: 'vreg: no shell given\nhint: one of: bash, zsh, fish\n',
   });
   assert.equal((await vreg(['completion', 'tcsh'])).code, 5);
 });

@@ -63,7 +63,7 @@ test('it asks, with the count and the first names; a no removes nothing', async 
   assert.deepEqual([no.code, no.stdout], [7, '']);
   assert.equal(
     no.stderr,
-    'Remove 3 VMs (main, two, one) from the registry? [y/N] n\nvreg: nothing was done\nhint: answer y, or say --yes\n',
+    'Remove 3 VMs (main, two, one) from the registry? [y/N] n\nvreg: aborted: nothing was changed\nhint: answer y, or pass --yes\n',
   );
   assert.equal(ids(), 'w1 w2 i1 p s live');
   assert.equal((await prune(url, '--older-than 1h -q', { answers: ['y'] })).code, 0);
@@ -87,7 +87,7 @@ test('with nobody to ask it is exit 7, and removes nothing', async (t) => {
   assert.deepEqual([told.code, told.stdout], [7, '']);
   assert.match(
     told.stderr,
-    /^vreg: cannot ask without a terminal: Remove 3 VMs .*\nhint: say yes beforehand: --yes\n$/,
+    /^vreg: cannot ask for confirmation without a terminal: Remove 3 VMs .*\nhint: pass --yes\n$/,
   );
   assert.equal(ids(), 'w1 w2 i1 p s live');
 });
@@ -110,15 +110,15 @@ test('a VM that is heard of while the question stands stays', async (t) => {
   assert.deepEqual(await prune(between, '--older-than 30m --yes -q'), {
     code: 0,
     stdout: 'b\n',
-    stderr: 'vreg: a has come back, and stays\n',
+    stderr: 'vreg: a is live again and was not removed\n',
   });
   assert.deepEqual([...store.vms.keys()], ['a']);
 });
 
 const REFUSED: readonly [argv: string, message: RegExp][] = [
   ['--yes', /^vreg: --older-than is required\nhint: for example: vreg prune --older-than 1h --dry-run\n$/],
-  ['--older-than 5', /^vreg: --older-than: "5" is not a duration\nhint: write it as 90s/],
-  ['--older-than 1h --role wroker', /^vreg: --role: "wroker" is not possible: did you mean "worker"\?\nhint: one of: /],
+  ['--older-than 5', /^vreg: invalid --older-than "5"\nhint: use a duration such as 90s/],
+  ['--older-than 1h --role wroker', /^vreg: invalid --role "wroker"; did you mean "worker"\?\nhint: one of: /],
   ['w1 --older-than 1h', /^vreg: too many arguments/],
 ];
 

@@ -49,7 +49,7 @@ for (const url of [...WITH_PASSWORD, ...WITH_QUERY]) {
     for (const [argv, env = {}] of ways) {
       const { code, stdout, stderr } = await vreg(argv, { home, env });
       assert.equal(code, 5, argv.join(' '));
-      assert.match(stdout + stderr, WITH_PASSWORD.includes(url) ? /a user or a password/ : /a query or a fragment/);
+      assert.match(stdout + stderr, WITH_PASSWORD.includes(url) ? /a user name or password/ : /a query or fragment/);
       assert.doesNotMatch(stdout + stderr, SECRET, argv.join(' '));
     }
   });
@@ -104,7 +104,7 @@ test('an option that is not known is named without what stands behind it', async
     assert.deepEqual([code, stderr.split('\n')[0]], [5, "vreg: unknown option '--token'"]);
     assert.doesNotMatch(stderr, SECRET);
   }
-  assert.match((await vreg(['ls', '--ulr'])).stderr, /^vreg: unknown option '--ulr': did you mean --url\?\n/);
+  assert.match((await vreg(['ls', '--ulr'])).stderr, /^vreg: unknown option '--ulr'; did you mean --url\?\n/);
   assert.match((await vreg(['daemon', 'unit', 'agent', '--', '--token=PW'])).stderr, /^vreg: "--token" is no flag of/);
 });
 
@@ -129,7 +129,7 @@ test('a file with a password in a URL is told about, and what is in it is shown 
   assert.equal((await told('context show a -o jsonpath={.url}')).stdout, 'http://***@h:1\n');
   assert.equal((await told('context show b -o jsonpath={.url}')).stdout, 'http://h:2/?***\n');
   const { code, stderr } = await told('config set url http://ok', { VERS_INFRA_URL: 'http://user:PW@h' });
-  assert.deepEqual([code, stderr], [0, 'vreg: url is written, but VERS_INFRA_URL wins with http://***@h\n']);
+  assert.deepEqual([code, stderr], [0, 'vreg: url was saved, but VERS_INFRA_URL overrides it with http://***@h\n']);
 });
 
 test('an @ that is no password stays what it is', () => {

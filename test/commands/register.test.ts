@@ -80,22 +80,19 @@ for (const [text, value] of META) {
 }
 
 const REFUSED: readonly [argv: string, message: RegExp][] = [
-  ['register x --service api', /^vreg: --service: "api" is not NAME:PORT or NAME:PORT\/healthPath\nhint: for example/],
-  ['register x --service api:0', /^vreg: --service: "api:0" is not/],
-  ['register x --service api:65536', /^vreg: --service: "api:65536" is not/],
-  ['register x --meta task', /^vreg: --meta: "task" is not KEY=VALUE\nhint: for example/],
-  ['register x --meta =1', /^vreg: --meta: "=1" is not KEY=VALUE\n/],
-  ['register x --role boss', /^vreg: role: "boss" is not possible \(from flag --role\)\nhint: one of: infra, /],
-  ['register x --status gone', /^vreg: --status: "gone" is not possible\nhint: one of: running, paused, stopped\n$/],
-  [
-    'register x --if-exists maybe',
-    /^vreg: --if-exists: "maybe" is not possible\nhint: one of: fail, update, ignore\n$/,
-  ],
+  ['register x --service api', /^vreg: invalid --service "api"\nhint: use NAME:PORT/],
+  ['register x --service api:0', /^vreg: invalid --service "api:0"/],
+  ['register x --service api:65536', /^vreg: invalid --service "api:65536"/],
+  ['register x --meta task', /^vreg: invalid --meta "task"\nhint: use KEY=VALUE/],
+  ['register x --meta =1', /^vreg: invalid --meta "=1"\n/],
+  ['register x --role boss', /^vreg: invalid role "boss" \(from flag --role\)\nhint: one of: infra, /],
+  ['register x --status gone', /^vreg: invalid --status "gone"\nhint: one of: running, paused, stopped\n$/],
+  ['register x --if-exists maybe', /^vreg: invalid --if-exists "maybe"\nhint: one of: fail, update, ignore\n$/],
   ['register x y', /^vreg: too many arguments for 'register'.*\nhint: see the usage: vreg register --help\n$/],
-  ['register x -f -', /^vreg: an ID and --file exclude each other\nhint: put the id into the file\n$/],
+  ['register x -f -', /^vreg: --file cannot be combined with an id\nhint: put the id into the file\n$/],
   ['register x --name', /^vreg: option '--name <NAME>' argument missing\nhint: see the usage: vreg register --help\n$/],
-  ['register x -o xml', /^vreg: output: "xml" is not possible \(from flag --output\)\nhint: one of: table, /],
-  ['register -f /nonexistent', /^vreg: cannot read \/nonexistent \(ENOENT\)\nhint: check the path and its mode\n$/],
+  ['register x -o xml', /^vreg: invalid output "xml" \(from flag --output\)\nhint: one of: table, /],
+  ['register -f /nonexistent', /^vreg: cannot read \/nonexistent \(ENOENT\)\nhint: check its path and mode\n$/],
 ];
 
 for (const [argv, message] of REFUSED) {
@@ -115,7 +112,7 @@ test('an id that is taken is exit 4, unless --if-exists says otherwise', async (
   assert.deepEqual(await vreg(again, { url }), {
     code: 4,
     stdout: '',
-    stderr: 'vreg: VM "x" is already registered\nhint: change it with vreg update, or pass --if-exists update\n',
+    stderr: 'vreg: VM "x" is already registered\nhint: use vreg update, or pass --if-exists update\n',
   });
   assert.equal((await vreg([...again, '--if-exists', 'fail'], { url })).code, 4);
   assert.deepEqual(await vreg([...again, '--if-exists', 'ignore', '-q'], { url }), {
@@ -177,7 +174,7 @@ const BAD_FILES: readonly [name: string, text: string, message: RegExp][] = [
     /^vreg: stdin: entry 2: id must be a string, not a number\n/,
   ],
   ['a line that is no JSON', `${JSON.stringify(ONE)}\nfoo\n`, /^vreg: stdin: line 2 is not JSON: .*\nhint: /],
-  ['no JSON at all', 'foo', /^vreg: stdin is not JSON: .*\nhint: write one entry, an array, or one entry a line\n$/],
+  ['no JSON at all', 'foo', /^vreg: stdin is not JSON: .*\nhint: use one entry, an array, or one entry per line\n$/],
   ['nothing', '', /^vreg: stdin is not JSON: .*\nhint: /],
   ['one bad object', '{"id":"a"}', /^vreg: name is required\nhint: /],
   ['a number', '1', /^vreg: body must be a JSON object, not a number\nhint: /],
@@ -195,7 +192,7 @@ for (const [name, stdin, message] of BAD_FILES) {
 
 test('reading entries from a terminal is said, since it waits for typing', async () => {
   const { stderr } = await vreg(['register', '-f', '-']);
-  assert.match(stderr, /^vreg: reading entries from the terminal; end with Ctrl-D\n/);
+  assert.match(stderr, /^vreg: reading from the terminal; end with Ctrl-D\n/);
 });
 
 test('of a file, what can be registered is, and the rest is told with the worst exit code', async (t) => {
@@ -205,8 +202,7 @@ test('of a file, what can be registered is, and the rest is told with the worst 
   assert.deepEqual(told, {
     code: 4,
     stdout: 'b\n',
-    stderr:
-      'vreg: 1 of 2 failed: VM "a" is already registered\nhint: change it with vreg update, or pass --if-exists update\n',
+    stderr: 'vreg: 1 of 2 failed: VM "a" is already registered\nhint: use vreg update, or pass --if-exists update\n',
   });
 });
 

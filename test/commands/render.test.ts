@@ -76,7 +76,7 @@ test('a command that fails gives its exit code, and the file is written', async 
   await seed(url, FLEET);
   const { template, dest, read } = room(t);
   const told = await runVreg(['render', `${template}:${dest}:exit 3`], { url });
-  assert.deepEqual([told.code, told.stderr], [3, `vreg: "exit 3" ended with 3; ${dest} is written\n`]);
+  assert.deepEqual([told.code, told.stderr], [3, `vreg: "exit 3" exited with 3; ${dest} was written\n`]);
   assert.equal(read(), RENDERED);
 });
 
@@ -142,7 +142,7 @@ test('a template that is wrong is named, and no file is written, its neighbour n
   assert.equal(told.code, 5);
   assert.equal(
     told.stderr,
-    `vreg: ${bad.template}: Unclosed section "worker" at 11\nhint: correct the template; it is mustache(5)\n`,
+    `vreg: ${bad.template}: Unclosed section "worker" at 11\nhint: fix the template; for the syntax, see mustache(5)\n`,
   );
   assert.deepEqual([good.names(), bad.names()], [['t.mustache'], ['t.mustache']]);
 });
@@ -166,9 +166,9 @@ test('what cannot be read or written is said, and leaves nothing behind', async 
 
 for (const [argv, message] of [
   ['render', /^vreg: missing required argument/],
-  ['render only', /^vreg: "only" is not TEMPLATE:DEST or TEMPLATE:DEST:CMD\nhint: for example: /],
-  ['render a:', /^vreg: "a:" is not TEMPLATE:DEST/],
-  ['render a:b --watch --once', /^vreg: --watch and --once exclude each other\nhint: /],
+  ['render only', /^vreg: invalid argument "only"\nhint: use TEMPLATE:DEST or TEMPLATE:DEST:CMD, for example /],
+  ['render a:', /^vreg: invalid argument "a:"/],
+  ['render a:b --watch --once', /^vreg: --watch cannot be combined with --once\nhint: /],
 ] as const) {
   test(`vreg ${argv} is exit 5`, async () => {
     const told = await vreg(argv.split(' '));

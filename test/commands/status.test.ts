@@ -93,6 +93,6 @@ test('the original registry’s refusal gets a next step from us', async (t) => 
   assert.equal(code, 2);
   assert.equal(
     stderr,
-    'vreg: Unauthorized — invalid token\nhint: give the token of the registry: VERS_AUTH_TOKEN, or --token-file FILE\n',
+    'vreg: Unauthorized — invalid token\nhint: provide the token of the registry: VERS_AUTH_TOKEN, or --token-file FILE\n',
   );
 });

@@ -23,7 +23,7 @@ test('create prints the token alone, says that it is shown once, and ls does not
   const { say } = await guarded(t);
   const made = await say(['token', 'create', 'dash', '--scope', 'read', '--expires', '30d']);
   assert.match(made.stdout, /^vreg_[\w-]{43}\n$/);
-  assert.deepEqual([made.code, made.stderr], [0, 'vreg: the token "dash" is shown this once\n']);
+  assert.deepEqual([made.code, made.stderr], [0, 'vreg: the token "dash" will not be shown again\n']);
   const listed = await say(['token', 'ls', '-o', 'wide']);
   assert.match(
     listed.stdout,
@@ -60,15 +60,15 @@ test('create --to writes a file that --token-file takes, and makes no token wher
 
 for (const [argv, saying] of [
   [['x'], /--scope is required\nhint: one of: read, heartbeat/],
-  [['x', '--scope', 'king'], /--scope: "king" is not possible/],
+  [['x', '--scope', 'king'], /invalid --scope "king"/],
   [['a b', '--scope', 'read'], /name must be letters/],
   [['x', '--scope', 'write', '--vm', 'a', '--role', 'infra'], /exclude each other/],
   [['x', '--scope', 'admin', '--vm', 'a'], /not possible with the scope admin/],
-  [['x', '--scope', 'read', '--expires', '0d'], /--expires: "0d" is not a duration/],
-  [['x', '--scope', 'read', '--expires', ''], /--expires: "" is not a duration/],
+  [['x', '--scope', 'read', '--expires', '0d'], /invalid --expires "0d"/],
+  [['x', '--scope', 'read', '--expires', ''], /invalid --expires ""/],
   [['x', '--scope', 'read', '--vm', ''], /vm/],
   [['x', '--scope', 'read', '--expires', '9999d'], /at most 3650 days/],
-  [['x', '--scope', 'read', '--role', 'king'], /--role: "king" is not possible/],
+  [['x', '--scope', 'read', '--role', 'king'], /invalid --role "king"/],
 ] as const) {
   test(`token create ${argv.join(' ')} is bad usage`, async (t) => {
     const { say } = await guarded(t);
@@ -99,7 +99,7 @@ test('revoke --enrolled-by takes the tokens of all VMs that an image let in, and
   const image = (await say(['token', 'create', 'image', '--scope', 'enrol'])).stdout.trim();
   for (const id of ['w-1', 'w-2']) {
     const { stderr } = await say(['register', id, '--name', id, '--address', 'a'], { token: image, errTty: true });
-    assert.match(stderr, new RegExp(`^vreg: ${id} has a token of its own from now on, shown this once: vreg_`));
+    assert.match(stderr, new RegExp(`^vreg: ${id} received its own token, which will not be shown again: vreg_`));
   }
   assert.equal((await say(['token', 'ls', '--enrolled-by', 'image', '-q'])).stdout, 'image/w-1\nimage/w-2\n');
   const { code, stdout } = await say(['token', 'revoke', 'image', '--enrolled-by', 'image', '--yes', '-q']);

@@ -50,12 +50,12 @@ for (const [argv, changed] of CHANGES) {
 }
 
 const REFUSED: readonly [argv: string, code: number, message: RegExp][] = [
-  ['update a', 5, /^vreg: nothing to change\nhint: name a field: --name, /],
+  ['update a', 5, /^vreg: nothing to change\nhint: pass --name, /],
   ['update a --name=', 5, /^vreg: name cannot be empty\nhint: /],
-  ['update a --status on', 5, /^vreg: --status: "on" is not possible\nhint: one of: /],
+  ['update a --status on', 5, /^vreg: invalid --status "on"\nhint: one of: /],
   ['update a --role infra', 5, /^vreg: unknown option '--role'/],
   ['update', 5, /^vreg: missing required argument 'id'\nhint: see the usage: vreg update --help\n$/],
-  ['update nope --name x', 3, /^vreg: nope: VM not found\nhint: see what is registered: vreg ls\n$/],
+  ['update nope --name x', 3, /^vreg: nope: VM not found\nhint: list registered VMs: vreg ls\n$/],
   ['update nope --meta x=1', 3, /^vreg: nope: VM not found\n/],
   ['pause nope', 3, /^vreg: nope: VM not found\n/],
   ['rm nope --yes', 3, /^vreg: nope: VM not found\n/],
@@ -85,7 +85,7 @@ for (const [command, status] of [
     assert.deepEqual(await vreg([command, 'a', 'nope', 'b', '-q'], { url }), {
       code: 3,
       stdout: 'a\nb\n',
-      stderr: 'vreg: 1 of 3 failed: nope: VM not found\nhint: see what is registered: vreg ls\n',
+      stderr: 'vreg: 1 of 3 failed: nope: VM not found\nhint: list registered VMs: vreg ls\n',
     });
     assert.equal((await entry(url, 'b')).status, status);
   });
@@ -100,7 +100,7 @@ for (const alias of ['set', 'patch']) {
 }
 
 const UNASKED =
-  'vreg: cannot ask without a terminal: Remove VM a from the registry?\nhint: say yes beforehand: --yes\n';
+  'vreg: cannot ask for confirmation without a terminal: Remove VM a from the registry?\nhint: pass --yes\n';
 
 test('rm asks; with nobody to ask it is exit 7 and removes nothing', async (t) => {
   const { url } = await serveApp(t);
@@ -122,7 +122,7 @@ for (const [answer, code] of [
     await seed(url, [BEFORE]);
     const told = await vreg(['rm', 'a'], { url, tty: true, answers: [answer], env: { NO_COLOR: '1' } });
     const asked = `Remove VM a from the registry? [y/N] ${answer}\n`;
-    const no = 'vreg: nothing was done\nhint: answer y, or say --yes\n';
+    const no = 'vreg: aborted: nothing was changed\nhint: answer y, or pass --yes\n';
     assert.deepEqual(told, {
       code,
       stdout: code === 0 ? 'ID   DELETED\na    true\n' : '',
@@ -149,7 +149,7 @@ for (const command of ['rm', 'deregister', 'delete']) {
     assert.deepEqual(await vreg([command, 'a', 'b', '--yes', '-q'], { url }), {
       code: 3,
       stdout: 'b\n',
-      stderr: 'vreg: 1 of 2 failed: a: VM not found\nhint: see what is registered: vreg ls\n',
+      stderr: 'vreg: 1 of 2 failed: a: VM not found\nhint: list registered VMs: vreg ls\n',
     });
     assert.equal(store.vms.size, 0);
   });
@@ -160,6 +160,6 @@ test('a format that is not possible is told before anything is removed', async (
   await seed(url, [BEFORE]);
   const told = await vreg(['rm', 'a', '--yes'], { url, env: { VREG_OUTPUT: 'xml' } });
   assert.equal(told.code, 5);
-  assert.match(told.stderr, /^vreg: output: "xml" is not possible \(from VREG_OUTPUT\)\nhint: one of: table, /);
+  assert.match(told.stderr, /^vreg: invalid output "xml" \(from VREG_OUTPUT\)\nhint: one of: table, /);
   assert.equal(store.vms.size, 1);
 });

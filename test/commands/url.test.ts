@@ -42,7 +42,7 @@ test('--pick chooses among several', async (t) => {
   assert.deepEqual(await vreg(['addr', 'infra', '--pick', 'frist'], { url }), {
     code: 5,
     stdout: '',
-    stderr: 'vreg: --pick: "frist" is not possible: did you mean "first"?\nhint: one of: first, newest, random\n',
+    stderr: 'vreg: invalid --pick "frist"; did you mean "first"?\nhint: one of: first, newest, random\n',
   });
 });
 

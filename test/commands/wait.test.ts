@@ -77,12 +77,12 @@ for (const [argv, make, stdout] of COMING) {
 }
 
 const LATE: readonly [argv: string, message: string, hint: string][] = [
-  ['worker', 'a live worker VM', 'see who is there: vreg ls --role worker'],
-  ['worker --for count=2', '2 live worker VMs', 'see who is there: vreg ls --role worker'],
-  ['worker --for stale', 'a stale worker VM', 'see who is there: vreg ls --role worker'],
-  ['infra --for gone', 'no infra VM to be live', 'see who is there: vreg ls --role infra'],
-  ['x --for stale', 'VM x to be stale', 'see what it is now: vreg get x'],
-  ['i --for gone', 'VM i to be gone', 'see what it is now: vreg get i'],
+  ['worker', 'a live worker VM', 'list registered VMs: vreg ls --role worker'],
+  ['worker --for count=2', '2 live worker VMs', 'list registered VMs: vreg ls --role worker'],
+  ['worker --for stale', 'a stale worker VM', 'list registered VMs: vreg ls --role worker'],
+  ['infra --for gone', 'no infra VM to be live', 'list registered VMs: vreg ls --role infra'],
+  ['x --for stale', 'VM x to be stale', 'show its state: vreg get x'],
+  ['i --for gone', 'VM i to be gone', 'show its state: vreg get i'],
 ];
 
 for (const [argv, message, hint] of LATE) {
@@ -121,7 +121,7 @@ test('a token that is not taken is not waited for', async (t) => {
   const { url } = await startPlainServer(t, { token: 'secret' });
   const told = await vreg(['wait', 'worker'], { url });
   assert.equal(told.code, 2);
-  assert.match(told.stderr, /^vreg: .*\nhint: give the token/);
+  assert.match(told.stderr, /^vreg: .*\nhint: provide the token/);
 });
 
 test('--timeout is not that for one answer: one that never comes does not use it up', async (t) => {
@@ -135,20 +135,17 @@ test('--timeout is not that for one answer: one that never comes does not use it
 });
 
 const REFUSED: readonly [argv: string, message: RegExp][] = [
-  ['', /^vreg: wait for which role or VM\?\nhint: for example: vreg wait worker\n$/],
+  ['', /^vreg: no role or id given\nhint: for example: vreg wait worker\n$/],
   [
     'worker --for lve',
-    /^vreg: --for: "lve" is not possible for a role: did you mean "live"\?\nhint: of a role one of: live, gone, stale, count=N; without any: registry, self\n$/,
+    /^vreg: invalid --for "lve" for a role; did you mean "live"\?\nhint: one of: live, gone, stale, count=N; without a role: registry, self\n$/,
   ],
-  ['worker --for count=0', /^vreg: --for: "count=0" is not possible for a role\nhint: /],
-  ['worker --for count=many', /^vreg: --for: "count=many" is not possible/],
-  ['w --for count=2', /^vreg: --for: "count=2" is not possible for a VM\nhint: of a VM one of: live, gone, stale; /],
-  [
-    'worker --for registry',
-    /^vreg: --for registry waits for no role and no VM, so what is "worker"\?\nhint: leave it out/,
-  ],
-  ['worker --for self', /^vreg: --for self waits for this VM, so what is "worker"\?\nhint: leave it out/],
-  ['worker --timeout soon', /^vreg: .*timeout.*"soon" is not a duration\nhint: write it as 90s/],
+  ['worker --for count=0', /^vreg: invalid --for "count=0" for a role\nhint: /],
+  ['worker --for count=many', /^vreg: invalid --for "count=many"/],
+  ['w --for count=2', /^vreg: invalid --for "count=2" for a VM\nhint: one of: live, gone, stale; /],
+  ['worker --for registry', /^vreg: unexpected argument "worker": --for registry takes no role or id\nhint: omit it/],
+  ['worker --for self', /^vreg: unexpected argument "worker": --for self takes no role or id\nhint: omit it/],
+  ['worker --timeout soon', /^vreg: invalid (--)?timeout "soon"\nhint: use a duration such as 90s/],
   ['worker infra', /^vreg: too many arguments.*\nhint: see the usage: vreg wait --help\n$/],
 ];
 
@@ -180,7 +177,7 @@ test('an id that looks like a misspelt role is waited for, with a word about it'
   assert.deepEqual(await vreg(['wait', 'wroker', '-q'], { url }), {
     code: 0,
     stdout: 'wroker\n',
-    stderr: 'vreg: waiting for a VM with the id "wroker": did you mean "worker"?\n',
+    stderr: 'vreg: waiting for a VM with the id "wroker"; did you mean "worker"?\n',
   });
 });
 

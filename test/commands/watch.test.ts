@@ -157,10 +157,10 @@ test('a control character of an entry neither ends a line nor opens a column', a
 });
 
 const REFUSED: readonly [argv: readonly string[], message: RegExp][] = [
-  [['wroker'], /^vreg: "wroker" is not a role: did you mean "worker"\?\nhint: one of: infra, /],
-  [['worker', 'cat'], /^vreg: a command stands behind --, so what is "cat"\?\nhint: .* -- cat\n$/],
-  [['--since', 'soon'], /^vreg: --since: "soon" is not a revision, nor "start"\nhint: revisions are in vreg history/],
-  [['--status', 'on'], /^vreg: --status: "on" is not possible\nhint: one of: running, /],
+  [['wroker'], /^vreg: invalid role "wroker"; did you mean "worker"\?\nhint: one of: infra, /],
+  [['worker', 'cat'], /^vreg: unexpected argument "cat"\nhint: .* -- cat\n$/],
+  [['--since', 'soon'], /^vreg: invalid --since "soon"\nhint: use "start" or a revision from vreg history/],
+  [['--status', 'on'], /^vreg: invalid --status "on"\nhint: one of: running, /],
 ];
 
 for (const [argv, message] of REFUSED) {
@@ -198,7 +198,7 @@ test('a command that fails is told, and the next event still has its own', async
   const running = startVreg(t, ['watch', 'worker', '--since', '0', '--', 'sh', '-c', script], { url });
   await until('both', () => running.stderr().includes('registered b'));
   assert.equal(running.stdout(), 'a\nb\n');
-  assert.equal(running.stderr(), 'vreg: sh ended with 3 on registered a\nvreg: sh ended with 3 on registered b\n');
+  assert.equal(running.stderr(), 'vreg: sh exited with 3 for registered a\nvreg: sh exited with 3 for registered b\n');
 });
 
 test('a signal ends the watch and the command that it runs', async (t) => {
@@ -226,7 +226,7 @@ test('a watch outlasts its registry, says so once each way, and misses nothing',
   assert.match(gone!, /^vreg: .*; trying again$/);
   assert.equal(back, 'vreg: the registry is back');
   assert.deepEqual(
-    more.filter((line) => !line.includes('no longer known')),
+    more.filter((line) => !line.includes('no longer available')),
     [],
   );
   assert.deepEqual(await running.end('SIGINT'), { code: 130, signal: null });

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { formatAge, formatDuration, parseDuration } from '../../src/config/duration.ts';
+import { formatAge, formatDuration, parseDuration } from '../../src/config/values.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 
 const READ: readonly [text: string, ms: number][] = [
@@ -42,7 +42,7 @@ for (const text of [
       (error: VregError) => {
         assert.ok(error instanceof VregError);
         assert.equal(error.exit, 5);
-        assert.equal(error.message, `timeout: "${text}" is not a duration`);
+        assert.equal(error.message, `invalid timeout "${text}"`);
         assert.match(error.hint!, /90s, 5m or 1h30m/);
         return true;
       },

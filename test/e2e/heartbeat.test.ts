@@ -34,7 +34,7 @@ test('vreg heartbeat --every ends with exit code 3 when the VM is not registered
     code: 3,
     signal: null,
     stdout: '',
-    stderr: 'vreg: nobody: VM not found\nhint: see what is registered: vreg ls\n',
+    stderr: 'vreg: nobody: VM not found\nhint: list registered VMs: vreg ls\n',
   });
 });
 

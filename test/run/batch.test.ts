@@ -74,7 +74,7 @@ test('each failure is told, the others are done, and the worst one is the exit c
     code: 4,
     stdout: 'a\nb\nc\n',
     stderr:
-      'vreg: gone: VM not found\nvreg: taken: it is not so\nvreg: 2 of 5 failed\nhint: see what is registered: vreg ls\n',
+      'vreg: gone: VM not found\nvreg: taken: it is not so\nvreg: 2 of 5 failed\nhint: list registered VMs: vreg ls\n',
   });
 });
 
@@ -91,7 +91,7 @@ test('heartbeats of many are one request to a vreg daemon, and one each to the o
     await seed(url, FLEET);
     const told = await vreg(['heartbeat', ...IDS, 'nope', '-q'], { url, errTty: true });
     assert.deepEqual([told.code, told.stdout], [3, `${IDS.join('\n')}\n`]);
-    assert.match(told.stderr, /vreg: 1 of 31 failed: nope: VM not found\nhint: see what is registered: vreg ls\n$/);
+    assert.match(told.stderr, /vreg: 1 of 31 failed: nope: VM not found\nhint: list registered VMs: vreg ls\n$/);
   }
   assert.equal(plain.requests.filter((line) => line.endsWith('/heartbeat')).length, 31);
   assert.match(
@@ -119,7 +119,7 @@ for (const kind of ['a vreg daemon', 'the original registry']) {
     assert.ok(told.stderr.includes(ERASED));
     assert.match(
       told.stderr,
-      /vreg: VM "w00" is already registered\nvreg: VM "w01" is already registered\nvreg: 2 of 30 failed\nhint: change it with vreg update, or pass --if-exists update\n$/,
+      /vreg: VM "w00" is already registered\nvreg: VM "w01" is already registered\nvreg: 2 of 30 failed\nhint: use vreg update, or pass --if-exists update\n$/,
     );
     const again = await vreg(['register', '-f', '-', '--if-exists', 'update', '-q'], { url, stdin });
     assert.deepEqual([again.code, again.stdout], [0, `${IDS.join('\n')}\n`]);

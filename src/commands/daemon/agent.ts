@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import type { AgentSettings } from '../../../daemon/agent/process.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
-import { parseDuration } from '../../config/duration.ts';
+import { parseDuration } from '../../config/values.ts';
 import { urlOf } from '../../fleet/endpoint.ts';
 import { quotePosix, variablesOfRole } from '../../fleet/env.ts';
 import { META_FLAG, SERVICE_FLAG } from '../../fleet/flags.ts';

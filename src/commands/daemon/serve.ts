@@ -1,9 +1,9 @@
 import { join } from 'node:path';
 import type { Reloader } from '../../../daemon/process/reload.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
-import { parseBytes } from '../../config/bytes.ts';
 import type { SettingKey } from '../../config/settings.ts';
 import { serverCertificates } from '../../config/tls-files.ts';
+import { parseBytes } from '../../config/values.ts';
 import { META_FLAG, parseMetaFlags, parseServiceFlag, SERVICE_FLAG } from '../../fleet/flags.ts';
 import { defaultAddress, type ThisVmFlags, thisVmId } from '../../fleet/local-vm.ts';
 import { parseRegistration, type Registration, type Service } from '../../protocol/vm.ts';

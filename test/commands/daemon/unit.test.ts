@@ -132,11 +132,11 @@ test('a single unit is printed alone, of several each is named, and json has the
 test('what a unit could not run is refused while it is made', async (t) => {
   const { vreg } = aHome(t);
   const refused: readonly [words: readonly string[], message: RegExp][] = [
-    [['agnt'], /^vreg: there is no unit "agnt": did you mean "agent"\?\nhint: one of: serve, agent, /],
-    [['agent', '--', '--rol', 'x'], /^vreg: "--rol" is no flag of vreg daemon agent: did you mean "--role"\?\nhint: /],
-    [['agent', '--', '--role', 'boss'], /^vreg: role: "boss" is not possible/],
+    [['agnt'], /^vreg: there is no unit "agnt"; did you mean "agent"\?\nhint: one of: serve, agent, /],
+    [['agent', '--', '--rol', 'x'], /^vreg: "--rol" is no flag of vreg daemon agent; did you mean "--role"\?\nhint: /],
+    [['agent', '--', '--role', 'boss'], /^vreg: invalid role "boss"/],
     [['agent', '--', '--role'], /^vreg: "--role" lacks its value\nhint: /],
-    [['serve', '--', '--trust-proxy', 'here'], /^vreg: trust-proxy: "here" is no address\nhint: /],
+    [['serve', '--', '--trust-proxy', 'here'], /^vreg: invalid trust-proxy "here"\nhint: /],
     [['agent', '--', 'worker'], /^vreg: "worker" is no flag of vreg daemon agent\nhint: /],
     [['agent', 'worker'], /^vreg: what is "worker"\?\nhint: .*vreg daemon unit agent -- worker/],
     [['serve', '--', '--detach'], /^vreg: "--detach" cannot be in a unit: /],

@@ -1,0 +1,15 @@
+/** Registering an entry whose id may be taken: `--if-exists` of `vreg register` and `vreg import`. */
+import type { Context } from '../command.ts';
+import type { VmWithLiveness } from '../protocol/api.ts';
+import type { Registration } from '../protocol/vm.ts';
+
+export const IF_EXISTS = ['fail', 'update', 'ignore'] as const;
+export type IfExists = (typeof IF_EXISTS)[number];
+
+/** Registers the VM or updates its entry. The original registry cannot change a role, which is reported as a note. */
+export async function registerOrUpdate(context: Context, registration: Registration): Promise<VmWithLiveness> {
+  const vm = await context.client().registerOrUpdate(registration);
+  if (vm.role !== registration.role)
+    context.note(`${vm.id} keeps the role ${vm.role}: this registry cannot change roles`);
+  return vm;
+}
