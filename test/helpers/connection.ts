@@ -70,6 +70,24 @@ export class Connection {
     }
   }
 
+  /** Reads the status line and the headers of a response whose body has no end, or is read later. */
+  async responseHead(): Promise<Omit<RawResponse, 'text'>> {
+    const { text, ...head } = await this.response('HEAD');
+    return head;
+  }
+
+  /** Waits until the bytes that were received and not yet read match a pattern. @throws if the connection closes first */
+  async received(pattern: RegExp): Promise<string> {
+    const deadline = Date.now() + PATIENCE;
+    for (;;) {
+      const text = this.#bytes.toString('latin1');
+      if (pattern.test(text)) return text;
+      if (this.#isClosed || Date.now() > deadline)
+        throw new Error(`${pattern} was not received: ${text.slice(0, 500)}`);
+      await this.#news(deadline);
+    }
+  }
+
   /** Reads as many responses as there are methods, in order. */
   async responses(methods: readonly string[]): Promise<RawResponse[]> {
     const read: RawResponse[] = [];
