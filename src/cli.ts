@@ -5,15 +5,16 @@ import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from '.
 import { loadAllCommands, loadCommand } from './commands.ts';
 import { type SettingKey, settingOf } from './config/settings.ts';
 import { Config } from './config.ts';
+import { ChildEnded, Interrupted } from './exit.ts';
 import { nextStep, suggestion, unknownCommand, usageError } from './help/suggest.ts';
 import { EXIT, VregError } from './protocol/errors.ts';
 import { escapeControls, maskTokens, maskUrlUsers, printable } from './protocol/redact.ts';
-import { ChildEnded, type Deps, type GlobalFlags, Interrupted, Session } from './session.ts';
+import { type Deps, type GlobalFlags, Session } from './session.ts';
 
 /** Runs one command line. Never throws, never exits: the exit code is its answer. */
 export async function main(argv: readonly string[], deps: Deps): Promise<number> {
   const config = new Config(deps.env);
-  const session = new Session(argv, deps, config);
+  const session = new Session(argv, deps, config, loadAllCommands);
   try {
     const named = commandOf(argv);
     const only = named === undefined ? undefined : await loadCommand(named);
@@ -69,7 +70,7 @@ function buildProgram(commands: readonly Command<never>[], session: Session, hel
   if (help) program.helpInformation = () => help.programHelp(commands);
   program.action((_flags, self: Commander) => {
     const [unknown] = self.args;
-    if (unknown !== undefined) throw unknownCommand(unknown, commands);
+    if (unknown !== undefined) throw unknownCommand(unknown, namesOf(commands));
     self.outputHelp();
   });
   program.allowExcessArguments();
@@ -98,13 +99,18 @@ function buildCommand(command: Command<never>, session: Session, parents: readon
     session.setFlags(flags as GlobalFlags & Record<string, unknown>);
     session.lenient = command.lenient === true;
     for (const flag of command.flags ?? []) checkValues(flag, flags);
-    if (command.commands && self.args[0] !== undefined) throw unknownCommand(self.args[0], command.commands, path);
+    if (command.commands && self.args[0] !== undefined)
+      throw unknownCommand(self.args[0], namesOf(command.commands), path);
     if (!run) return self.outputHelp();
     // An invalid format is an error before the command has any effect.
     await session.checkFormat();
     await run(session, self.args, flags as never);
   });
   return self;
+}
+
+function namesOf(commands: readonly Command<never>[]): string[] {
+  return commands.flatMap(({ name, aliases = [] }) => [name, ...aliases]);
 }
 
 function settingOption(key: SettingKey): Option {

@@ -1,7 +1,7 @@
 /** The program: hands the process to {@link main} and its answer back as the exit code. */
 import { main } from './cli.ts';
+import { Interrupted } from './exit.ts';
 import { systemIo } from './io.ts';
-import { Interrupted } from './session.ts';
 import { VERSION } from './version.ts';
 
 const controller = new AbortController();

@@ -4,7 +4,6 @@ import { setTimeout } from 'node:timers/promises';
 import type { ClientOptions } from './client/connection.ts';
 import { RegistryClient } from './client.ts';
 import type { Command, Context } from './command.ts';
-import { loadAllCommands } from './commands.ts';
 import type { OutputFormat } from './config/settings.ts';
 import { clientCertificate, trustedCertificates } from './config/tls-files.ts';
 import type { Config } from './config.ts';
@@ -23,28 +22,6 @@ export interface Deps {
   handOver?(to: (signal: NodeJS.Signals) => void): () => void;
   /** As {@link Context.onHangup}. */
   onHangup?(reload: () => void): void;
-}
-
-/** The reason of an abort by a signal; the program ends with 128 + its number. */
-export class Interrupted extends Error {
-  readonly exit: number;
-  readonly signal: NodeJS.Signals;
-
-  constructor(signal: 'SIGINT' | 'SIGTERM' | 'SIGHUP') {
-    super(`ended by ${signal}`);
-    this.signal = signal;
-    this.exit = 128 + { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 }[signal];
-  }
-}
-
-/** Ends the program with the exit code of what it ran. */
-export class ChildEnded extends Error {
-  readonly exit: number;
-
-  constructor(exit: number) {
-    super(`the command ended with ${exit}`);
-    this.exit = exit;
-  }
 }
 
 /** What the flags of every command were. */
@@ -67,7 +44,13 @@ export class Session implements Context {
   lenient = false;
   readonly argv: readonly string[];
 
-  constructor(argv: readonly string[], deps: Deps, config: Config) {
+  /** @param loadCommands loads the whole command tree, for help and completion */
+  constructor(
+    argv: readonly string[],
+    deps: Deps,
+    config: Config,
+    readonly commands: () => Promise<readonly Command<never>[]>,
+  ) {
     this.argv = argv;
     this.#deps = deps;
     this.config = config;
@@ -193,10 +176,6 @@ export class Session implements Context {
     const answer = await this.io.ask(`${printable(maskTokens(question))} [y/N] `);
     if (!/^y(es)?$/i.test(answer.trim()))
       throw new VregError('REFUSED', 'aborted: nothing was changed', { hint: 'answer y, or pass --yes' });
-  }
-
-  commands(): Promise<readonly Command<never>[]> {
-    return loadAllCommands();
   }
 
   close(): void {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'node:test';
-import { Interrupted } from '../src/session.ts';
+import { Interrupted } from '../src/exit.ts';
 import { seed, start, vreg } from './helpers/cli.ts';
 import { startPlainServer } from './helpers/original-server.ts';
 import { until } from './helpers/until.ts';

@@ -1,4 +1,5 @@
 import { defineCommand } from '../command.ts';
+import { ChildEnded } from '../exit.ts';
 import {
   HAS_SERVICE_FLAG,
   PICK_FLAG,
@@ -12,7 +13,6 @@ import {
 import { type LiveFlags, liveVms } from '../fleet/lookup.ts';
 import { VregError } from '../protocol/errors.ts';
 import { runChild, splitCommand } from '../run/child.ts';
-import { ChildEnded } from '../session.ts';
 
 export const exec = defineCommand<LiveFlags & { pick?: Pick }>({
   name: 'exec',

@@ -1,6 +1,7 @@
 import { existsSync, readFileSync, realpathSync } from 'node:fs';
 import { watchEvents } from '../client/event-source.ts';
 import { type Context, defineCommand } from '../command.ts';
+import { ChildEnded } from '../exit.ts';
 import { mustache } from '../expression.ts';
 import { writeAtomically } from '../files.ts';
 import { isOffered } from '../fleet/table.ts';
@@ -9,7 +10,6 @@ import { cannotRead, cannotWrite, exclusiveFlags, VregError } from '../protocol/
 import { ROLES } from '../protocol/vm.ts';
 import { runChild } from '../run/child.ts';
 import { isPassing } from '../run/retry.ts';
-import { ChildEnded } from '../session.ts';
 
 /** Milliseconds to wait for further changes before rendering again, so that a burst causes one reload. */
 const DEBOUNCE = 200;

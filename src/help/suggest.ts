@@ -1,6 +1,5 @@
 /** What to try next: after a typing error, and after an error that says nothing of it itself. */
 import { distance } from 'fastest-levenshtein';
-import type { Command } from '../command.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 
 /** `; did you mean "worker"?` for a word within two edits of a known one, at least half of which is right; otherwise empty. */
@@ -30,13 +29,11 @@ export function nextStep(error: VregError): string | undefined {
   return error.hint ?? NEXT_STEPS[error.code];
 }
 
-/** @param path the words that lead to these commands, from `vreg` on */
-export function unknownCommand(
-  word: string,
-  commands: readonly Command<never>[],
-  path: readonly string[] = ['vreg'],
-): VregError {
-  const names = commands.flatMap(({ name, aliases = [] }) => [name, ...aliases]);
+/**
+ * @param names known commands and aliases
+ * @param path the words that lead to these commands, from `vreg` on
+ */
+export function unknownCommand(word: string, names: readonly string[], path: readonly string[] = ['vreg']): VregError {
   return new VregError('USAGE', `unknown command: ${path.slice(1).concat(word).join(' ')}${suggestion(word, names)}`, {
     hint: `list the commands: ${path.join(' ')} --help`,
   });

@@ -2,8 +2,8 @@
 import { spawn } from 'node:child_process';
 import { constants } from 'node:os';
 import type { Context } from '../command.ts';
+import type { Interrupted } from '../exit.ts';
 import { VregError } from '../protocol/errors.ts';
-import type { Interrupted } from '../session.ts';
 
 export interface ChildOptions {
   env: NodeJS.ProcessEnv;

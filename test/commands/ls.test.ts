@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { Interrupted } from '../../src/session.ts';
+import { Interrupted } from '../../src/exit.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed, start, vreg } from '../helpers/cli.ts';
 import { call } from '../helpers/http.ts';
