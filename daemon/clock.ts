@@ -1,26 +1,25 @@
 /**
- * Time as the registry sees it. Leases count *listening time*: time during which this process could hear a heartbeat.
- * It stands still while the process is down, stopped (SIGSTOP) or suspended with its VM, and does not move when somebody
- * sets the wall clock.
+ * Clocks. Leases count *listening time*: time during which this process could receive heartbeats. It stops while the process is
+ * down, stopped (SIGSTOP) or suspended with its VM, and does not move when the wall clock is set.
  */
 export interface Clock {
-  /** Wall clock, milliseconds since the epoch: for times that people read, never for leases. */
+  /** Wall clock in milliseconds since the epoch: for times that people read, never for leases. */
   now(): number;
-  /** Listening time in milliseconds since this registry was first started. Never goes back. */
+  /** Listening time in milliseconds since the first start of this registry. Never decreases. */
   listening(): number;
-  /** Listening time at which the last gap ended, in which nobody could be heard; undefined when there was none. */
+  /** Listening time at the end of the last gap in which no heartbeat could be received; undefined if there was no gap. */
   gapEndedAt(): number | undefined;
 }
 
-/** The longest that a timer of Node's can wait, in milliseconds: beyond it `setTimeout` fires at once. */
+/** Longest delay of a Node timer in milliseconds; `setTimeout` fires at once if the delay is longer. */
 export const MAX_TIMEOUT = 2 ** 31 - 1;
 
 /** Milliseconds between two ticks of the listening clock. */
 export const TICK_INTERVAL = 250;
 
 /**
- * Most that one step between ticks may count, in milliseconds. A process that was away for longer could not hear, so the
- * rest of the gap is forgiven. Four ticks: a busy machine delays a timer by that much without having been away.
+ * Most milliseconds that one step between ticks adds to the listening time; the rest is a gap. Four ticks, because a busy
+ * machine can delay a timer by that much.
  */
 export const MAX_STEP = 4 * TICK_INTERVAL;
 
@@ -34,8 +33,8 @@ export class ListeningClock implements Clock {
   #timer: NodeJS.Timeout | undefined;
 
   /**
-   * @param listened listening time of earlier runs, from the store, in milliseconds
-   * @param monotonic a clock that wall-clock steps don't move, in milliseconds
+   * @param listened listening time of earlier runs in milliseconds, from the store
+   * @param monotonic a clock in milliseconds that does not follow changes of the wall clock
    */
   constructor(listened: number, monotonic: () => number = () => performance.now(), wall: () => number = Date.now) {
     this.#listened = listened;
@@ -43,7 +42,7 @@ export class ListeningClock implements Clock {
     this.#wall = wall;
     this.#last = monotonic();
     this.#lastWall = wall();
-    // The time between two runs is a gap like any other.
+    // The time between two runs is a gap.
     if (listened > 0) this.#gapEndedAt = listened;
   }
 
@@ -57,16 +56,16 @@ export class ListeningClock implements Clock {
   }
 
   gapEndedAt(): number | undefined {
-    // Who asks before the late tick must hear of the gap all the same.
+    // A request may be handled before the delayed tick that would record the gap.
     if (this.#monotonic() - this.#last > MAX_STEP) this.tick();
     return this.#gapEndedAt;
   }
 
-  /** Takes one step; called at least every {@link MAX_STEP} while the process can hear. */
+  /** Takes one step. Called at least every {@link MAX_STEP} while the process can receive heartbeats. */
   tick(): void {
     const step = this.#monotonic() - this.#last;
-    // A monotonic clock may stand still while a VM is suspended: then only the wall clock tells of it, when it is set
-    // right after the resume. Somebody who sets it by hand looks the same, and costs a warning.
+    // The monotonic clock may stand still while a VM is suspended; then only the wall clock shows the gap, if it is set after the
+    // resume. An operator who sets the clock causes the same jump, which costs no more than a warming period.
     const jump = Math.abs(this.#wall() - this.#lastWall - step);
     this.#listened = this.listening();
     this.#startStep();
@@ -87,4 +86,31 @@ export class ListeningClock implements Clock {
   stop(): void {
     clearInterval(this.#timer);
   }
+}
+
+/** Milliseconds between two checks of {@link watchTimeJumps}. */
+const JUMP_CHECK_INTERVAL = 1000;
+/** Milliseconds by which a check may be late, or the two clocks may differ, without a jump. */
+const JUMP_TOLERANCE = 3000;
+
+/**
+ * Calls back when time has jumped: the process was stopped, the VM was suspended, or the clock was set. The registry may have
+ * marked this VM stale meanwhile.
+ * @param onJump called with the length of the jump in milliseconds of the wall clock
+ * @returns a function that stops watching
+ */
+export function watchTimeJumps(onJump: (ms: number) => void): () => void {
+  let lastMonotonic = performance.now();
+  let lastWall = Date.now();
+  const timer = setInterval(() => {
+    const monotonic = performance.now() - lastMonotonic;
+    const wall = Date.now() - lastWall;
+    lastMonotonic += monotonic;
+    lastWall += wall;
+    // The monotonic clock may stand still while a VM is suspended; then only the wall clock shows the jump.
+    if (monotonic - JUMP_CHECK_INTERVAL > JUMP_TOLERANCE || Math.abs(wall - monotonic) > JUMP_TOLERANCE)
+      onJump(Math.round(wall));
+  }, JUMP_CHECK_INTERVAL);
+  timer.unref();
+  return () => clearInterval(timer);
 }

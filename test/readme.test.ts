@@ -7,7 +7,7 @@ import { type AddressInfo, createServer, type Server } from 'node:net';
 import { join, relative } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { ROUTES } from '../daemon/http/routes.ts';
-import { whyUnreadable } from '../daemon/systemd/program.ts';
+import { whyUnreadable } from '../daemon/systemd/install.ts';
 import { loadAllCommands } from '../src/commands.ts';
 import { manPages } from '../src/help/man.ts';
 import { CHANGE_TYPES, LIVENESS_TYPES } from '../src/protocol/events.ts';

@@ -1,20 +1,19 @@
 /**
- * The heartbeat agent: keeps one VM's entry alive, through whatever happens to the registry. It registers, beats,
- * registers again when the registry has forgotten it, and backs off while the registry is away. It never gives up by
- * itself: only a refusal of the very first contact (a bad token, a bad field), or the discovery that this VM is a clone,
- * is an error for whoever started it.
+ * The heartbeat agent: keeps the entry of one VM alive whatever happens to the registry. It registers the VM, sends heartbeats,
+ * registers again if the registry has lost the entry, and backs off while the registry is unreachable. It fails only if its very
+ * first request is refused (a bad token, a bad field) or if this VM turns out to be a clone.
  */
 import { createHash } from 'node:crypto';
 import { beatInterval } from '../../src/protocol/api.ts';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import { type HeartbeatResult, RegistrySession, type RegistrySessionOptions } from './registry-session.ts';
 
-/** Milliseconds before the first retry; each further one waits twice as long, up to the pause between two beats. */
+/** Milliseconds before the first retry; the delay doubles with each further one, up to the heartbeat interval. */
 const FIRST_RETRY_DELAY = 1000;
-/** Share of the interval by which beats are spread, so that VMs cloned from one image do not beat in one instant. */
+/** Share of the interval by which heartbeats are spread, so that VMs cloned from one image do not send them all at once. */
 const JITTER = 0.1;
 
-/** Refusals that no retry will change while the agent is being started. */
+/** Errors of the first request that a retry will not change. */
 const FATAL_AT_START: readonly ErrorCode[] = [
   'INVALID',
   'UNAUTHORIZED',
@@ -24,54 +23,55 @@ const FATAL_AT_START: readonly ErrorCode[] = [
   'METHOD_NOT_ALLOWED',
 ];
 
-/** What an agent needs to live on as another VM, when it finds out that it is a clone. */
+/** Resolves a conflict with another incarnation of this VM. @returns the options with which the agent continues */
 export type CloneHandler = (conflict: VregError) => Promise<Partial<RegistrySessionOptions>>;
 
 export interface AgentOptions extends RegistrySessionOptions {
-  /** Milliseconds between two beats; less when the registry's lease asks for it. */
+  /** Milliseconds between two heartbeats; shortened if the registry's lease requires it. */
   interval: number;
-  /** Says of itself at the start what the flags say; otherwise it only beats. */
+  /** Registers the VM or updates its entry at the start; otherwise the agent only sends heartbeats. */
   announce: boolean;
-  /** What to do about another incarnation of this VM; without it, that is an error. */
+  /** Handles another incarnation of this VM; without it, a conflict ends the agent. */
   onClone?: CloneHandler | undefined;
-  /** Resolves after that many milliseconds; rejects when the signal is aborted. */
+  /** Resolves after the given milliseconds; rejects when the signal is aborted. */
   sleep(ms: number, signal: AbortSignal): Promise<void>;
-  /** Called once, after the first contact, with what is wrong when the registry is away: this agent runs all the same. */
-  onReady?(trouble?: string): void;
-  /** Called after each beat that the registry took. */
-  onHeartbeat?(beat: HeartbeatResult): Promise<void> | void;
-  /** Called after each announcement and each beat that the registry took. */
+  /** Called once, after the first request; with a warning if it failed and the agent keeps trying. */
+  onReady?(warning?: string): void;
+  /** Called after each accepted heartbeat. */
+  onHeartbeat?(result: HeartbeatResult): Promise<void> | void;
+  /** Called after each accepted announcement or heartbeat. */
   onContact?(): Promise<void> | void;
-  /** Called whenever the registry goes away, and with nothing when it is back. */
-  onOutage?(trouble?: string): void;
+  /** Called with the reason when the registry becomes unreachable, and without one when it answers again. */
+  onOutage?(reason?: string): void;
 }
 
 export class Agent {
   #options: AgentOptions;
   #session: RegistrySession;
-  #due: 'announce' | 'beat';
-  #sent = 0;
-  /** Many agents may have beaten in one instant: those that were started, or resumed, together. */
+  #due: 'announce' | 'heartbeat';
+  /** Number of delays computed so far; it varies their jitter. */
+  #delays = 0;
+  /** Agents that were started or resumed together send their heartbeats at the same time, until the next delay spreads them. */
   #isSynchronized = true;
   #failures = 0;
-  /** The registry took the first contact. */
+  /** The registry has accepted a request of this agent. */
   #accepted = false;
   #isReady = false;
   #leaseLogged = false;
-  /** Somebody wants the next beat now. */
+  /** The next request is due without a delay. */
   #isDueNow = false;
   #pause = new AbortController();
 
   constructor(options: AgentOptions) {
     this.#options = options;
     this.#session = new RegistrySession(options);
-    this.#due = options.announce ? 'announce' : 'beat';
+    this.#due = options.announce ? 'announce' : 'heartbeat';
   }
 
   /**
-   * Runs until the signal is aborted; then the entry is left as `onExit` says by {@link deregister}.
-   * @throws VregError when the registry refuses the first contact for good, NOT_FOUND without `registerIfMissing`,
-   *   IDENTITY_CONFLICT when this VM is a clone or was rewound, and `onClone` has no other answer
+   * Runs until the signal is aborted. Call {@link deregister} afterwards.
+   * @throws VregError one of {@link FATAL_AT_START} if the registry refuses the first request, NOT_FOUND without
+   *   `registerIfMissing`, IDENTITY_CONFLICT if this VM is a clone or was rewound and `onClone` does not resolve that
    */
   async run(signal: AbortSignal): Promise<void> {
     signal.addEventListener('abort', () => this.#pause.abort(), { once: true });
@@ -90,14 +90,14 @@ export class Agent {
     }
   }
 
-  /** The next beat is due now: the VM was suspended, its clock was set, or it has something to report. */
+  /** Sends the next heartbeat now: the VM was suspended, its clock was set, or there is something to report. */
   heartbeatNow(): void {
     this.#isDueNow = true;
     this.#isSynchronized = true;
     this.#pause.abort();
   }
 
-  /** From now on other options hold; the registry is told of them at once. */
+  /** Applies other options and announces the VM again at once. */
   reload(options: Partial<AgentOptions>): void {
     this.#options = { ...this.#options, ...options };
     this.#session = new RegistrySession(this.#options);
@@ -105,20 +105,20 @@ export class Agent {
     this.heartbeatNow();
   }
 
-  /** The last word of a VM that is told to stop. */
+  /** Signs the VM off as `onExit` says; see {@link RegistrySession.deregister}. */
   deregister(): Promise<void> {
     return this.#session.deregister();
   }
 
   async #sync(): Promise<void> {
     const due = this.#due;
-    // Set before it is done: a reload while it is under way asks for another announcement.
-    this.#due = 'beat';
+    // Set before the request: a reload while it is in flight must schedule another announcement.
+    this.#due = 'heartbeat';
     try {
       if (due === 'announce') await this.#session.announce();
       else {
-        const beat = await this.#session.heartbeat();
-        if (beat) await this.#options.onHeartbeat?.(beat);
+        const result = await this.#session.heartbeat();
+        if (result) await this.#options.onHeartbeat?.(result);
       }
       await this.#options.onContact?.();
     } catch (error) {
@@ -133,18 +133,18 @@ export class Agent {
     await this.#options.sleep(ms, this.#pause.signal).catch(() => {});
   }
 
-  #reportReady(trouble?: string): void {
+  #reportReady(warning?: string): void {
     if (this.#isReady) return;
     this.#isReady = true;
-    this.#options.onReady?.(trouble);
+    this.#options.onReady?.(warning);
   }
 
-  /** Milliseconds between two beats: the interval, or what the lease demands. */
+  /** Milliseconds between two heartbeats: the configured interval, or less if the lease is short. */
   get #interval(): number {
     return Math.min(this.#options.interval, beatInterval(this.#options.client.server.lease));
   }
 
-  /** @returns milliseconds to the next beat, spread by the VM's identity */
+  /** @returns milliseconds to the next heartbeat */
   #afterSuccess(): number {
     const { interval, client, vm, log, onOutage } = this.#options;
     if (this.#failures > 0) {
@@ -160,18 +160,18 @@ export class Agent {
       const every = Number((this.#interval / 1000).toFixed(3));
       log.info(
         { interval: this.#interval },
-        `the registry's lease is ${lease} s, so this agent beats every ${every} s`,
+        `the registry's lease is ${lease} s: sending a heartbeat every ${every} s`,
       );
     }
-    // Not from a random generator: a cloned VM has a copy of its state, and would beat in step with its twin.
-    const share = hashToFraction(`${vm.id}#${this.#sent++}`);
-    // A fleet that beats in one instant is spread over a whole interval by its next pause.
+    // A random generator would not do: a cloned VM has a copy of its state and would stay synchronized with the original.
+    const share = hashToFraction(`${vm.id}#${this.#delays++}`);
+    // Spread a synchronized fleet over a whole interval.
     const spread = this.#isSynchronized ? 1 : JITTER;
     this.#isSynchronized = false;
     return this.#interval * (1 - spread * share);
   }
 
-  /** @returns milliseconds to the next try. @throws what no retry will change */
+  /** @returns milliseconds to the next attempt. @throws the error if a retry will not change it */
   async #afterFailure(error: unknown): Promise<number> {
     const { log, vm, registerIfMissing, onClone, onOutage, client } = this.#options;
     if (!(error instanceof VregError)) throw error;
@@ -183,26 +183,26 @@ export class Agent {
     if (!this.#accepted && FATAL_AT_START.includes(error.code)) throw asUsageError(error);
     if (error.code === 'NOT_FOUND' && !registerIfMissing) throw error;
     if (this.#failures === 0) {
-      log.warn({ id: vm.id, code: error.code }, `${error.message}; trying again until it works`);
+      log.warn({ id: vm.id, code: error.code }, `${error.message}; retrying until it works`);
       onOutage?.(error.message);
     }
-    // A pause longer than that between two beats would let the VM go stale in a registry that is back.
+    // With a longer delay the VM could go stale after the registry has come back.
     const ceiling = Math.min(FIRST_RETRY_DELAY * 2 ** this.#failures, this.#interval);
     this.#failures++;
     const share = hashToFraction(`${vm.id}!${this.#failures}`);
-    // A registry that asks for patience gets it, but not for longer than a lease: it may be a proxy that asks.
-    const asked = Math.min(1000 * (error.retryAfter ?? 0), client.server.lease);
-    return Math.max(ceiling * (0.5 + 0.5 * share), asked * (1 + JITTER * share));
+    // Retry-After is honoured up to one lease: a proxy may have sent it.
+    const retryAfter = Math.min(1000 * (error.retryAfter ?? 0), client.server.lease);
+    return Math.max(ceiling * (0.5 + 0.5 * share), retryAfter * (1 + JITTER * share));
   }
 }
 
-/** What answers and is no registry is there by a wrong setting: a service manager need not try that again. */
+/** A server that answers but is not a registry means a wrong URL: report USAGE, so that systemd does not restart the agent. */
 function asUsageError(error: VregError): VregError {
   if (error.code !== 'BAD_ANSWER') return error;
   return new VregError('USAGE', error.message, { field: 'url', hint: error.hint!, cause: error });
 }
 
-/** A number from 0 to below 1 that a text always gives, and that is as good as random among many texts. */
+/** @returns a number in [0, 1) that is always the same for a text and uniformly distributed over texts */
 function hashToFraction(text: string): number {
   return createHash('sha256').update(text).digest().readUInt32BE() / 2 ** 32;
 }

@@ -1,4 +1,4 @@
-/** What an agent does when the registry knows another incarnation of its VM: this one is a clone, or was rewound. */
+/** `--on-clone`: what an agent does when the registry knows another incarnation of its VM, as after a copy or a rewind. */
 import { type ExecFileException, execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import type { OnClone } from '../../src/protocol/api.ts';
@@ -10,31 +10,31 @@ import type { CloneHandler } from './agent.ts';
 import type { Identity } from './identity.ts';
 import type { AgentLog } from './registry-session.ts';
 
-/** Milliseconds for a command that names the new VM, or for a hook. */
+/** Milliseconds for an `--id-command` or a `--rebirth-hook`. */
 const COMMAND_TIMEOUT = 60_000;
-/** Bytes of an id that nobody chose. */
+/** Bytes of a random id: 64 bits make collisions within a fleet negligible. */
 const ID_BYTES = 8;
-/** Characters of what a command said last. */
-const MAX_STDERR = 200;
+/** Characters of the last line on stderr of a failed command that its error quotes. */
+const MAX_QUOTED = 200;
 
 export interface CloneOptions {
   policy: OnClone;
-  /** Prints the new id. */
+  /** Shell command that prints the new id. */
   idCommand?: string | undefined;
-  /** Makes one where no command does; from the kernel when nothing is said. */
+  /** Makes the new id if there is no `idCommand`; from the kernel's random numbers by default. */
   makeId?: () => string;
-  /** Run one after the other, after the new id is known and before the VM is registered under it. */
+  /** Shell commands that run one after the other when the new id is known, before the VM is registered under it. */
   hooks: readonly string[];
   identity: Identity;
   vm: Registration;
-  /** The registration of this VM under another id. */
+  /** @returns the registration of this VM under another id */
   vmOf(id: string): Registration;
-  /** Called when the VM has its new id. */
+  /** Called when the VM has received its new id. */
   onRebirth(identity: Identity): void;
   log: AgentLog;
 }
 
-/** Makes the answer to a conflict. Each one is given once: who is refused after it ends with the error. */
+/** Makes the handler of conflicts. It takes an identity over at most once; the next conflict ends the agent. */
 export function createCloneHandler(options: CloneOptions): CloneHandler {
   let { identity, vm } = options;
   let replaced = false;
@@ -43,19 +43,19 @@ export function createCloneHandler(options: CloneOptions): CloneHandler {
     if (policy === 'reject' || (policy === 'replace' && replaced)) throw conflictError(conflict, vm.id);
     if (policy === 'replace') {
       replaced = true;
-      log.warn({ id: vm.id }, `${conflict.message}; taking the identity over, as --on-clone replace says`);
+      log.warn({ id: vm.id }, `${conflict.message}; taking over its identity (--on-clone replace)`);
       identity.takeOver();
       return {};
     }
     const id = await newId(options, vm.id);
-    log.warn({ id: vm.id, newId: id }, `${conflict.message}; this VM is ${id} from now on, a child of ${vm.id}`);
+    log.warn({ id: vm.id, newId: id }, `${conflict.message}; this VM continues as ${id}, a child of ${vm.id}`);
     const env = { ...process.env, VREG_OLD_ID: vm.id, VREG_ID: id };
-    // Before it is remembered: an id that no VM can have must not be found again by the next start.
+    // Throws for an invalid id, which must not be stored: the next start would use it again.
     vm = { ...options.vmOf(id), parentId: vm.id };
     identity = identity.rebirth(id);
     for (const hook of options.hooks) {
-      await runShell(hook, env).catch((error: Error) =>
-        log.warn({ hook }, `a --rebirth-hook failed: ${error.message}`),
+      await runShell(hook, env).catch(({ message }: Error) =>
+        log.warn({ hook }, `a --rebirth-hook failed: it ${message}`),
       );
     }
     options.onRebirth(identity);
@@ -66,38 +66,46 @@ export function createCloneHandler(options: CloneOptions): CloneHandler {
 function conflictError(conflict: VregError, id: string): VregError {
   return new VregError('IDENTITY_CONFLICT', conflict.message, {
     field: 'id',
-    hint: `see both: vreg conflicts. If this one is to live: --on-clone rebirth gives it an id of its own, --on-clone replace takes ${id} over`,
+    hint: `see both: vreg conflicts; to keep this VM, pass --on-clone rebirth (new id) or --on-clone replace (takes over ${id})`,
     cause: conflict,
   });
 }
 
 const randomId = () => `vm-${kernelRandomHex(ID_BYTES)}`;
 
+/** @throws VregError IDENTITY_CONFLICT if the `idCommand` gives no usable id */
 async function newId({ idCommand, makeId = randomId }: CloneOptions, old: string): Promise<string> {
   if (idCommand === undefined) return makeId();
   const failed = (why: string) =>
-    new VregError('IDENTITY_CONFLICT', `VM "${old}" is a clone, and --id-command gave it no new id: ${why}`, {
+    new VregError('IDENTITY_CONFLICT', `VM "${old}" is a clone, and its --id-command ${why}`, {
       field: 'id-command',
-      hint: 'it must print another id, on one line',
+      hint: 'the command must print a new id on one line',
     });
-  const output = await runShell(idCommand, { ...process.env, VREG_OLD_ID: old }).catch((error: Error) => {
-    throw failed(error.message);
+  const output = await runShell(idCommand, { ...process.env, VREG_OLD_ID: old }).catch(({ message }: Error) => {
+    throw failed(message);
   });
   const id = output.trim();
-  if (id === '' || id.includes('\n')) throw failed(`it printed ${id === '' ? 'nothing' : 'more than one line'}`);
-  if (id === old) throw failed('it printed the old one');
+  if (id === '') throw failed('printed nothing');
+  if (id.includes('\n')) throw failed('printed more than one line');
+  if (id === old) throw failed('printed the old id');
   return id;
 }
 
-/** Fails with how it ended and its last word. All that it said may hold secrets, as a script's `set -x` says them. */
+/**
+ * Runs a shell command.
+ * @returns its stdout
+ * @throws Error with the exit status and the last line on stderr. Other lines may hold secrets, for example those of `set -x`
+ */
 async function runShell(command: string, env: NodeJS.ProcessEnv): Promise<string> {
-  const run = promisify(execFile)('/bin/sh', ['-c', command], { env, timeout: COMMAND_TIMEOUT });
-  return (await run.catch((error: ExecFileException & { stderr: string }) => Promise.reject(commandFailed(error))))
-    .stdout;
+  try {
+    return (await promisify(execFile)('/bin/sh', ['-c', command], { env, timeout: COMMAND_TIMEOUT })).stdout;
+  } catch (error) {
+    throw commandFailed(error as ExecFileException & { stderr: string });
+  }
 }
 
 function commandFailed({ killed, signal, code, stderr }: ExecFileException & { stderr: string }): Error {
-  const how = killed && signal ? `it was ended after ${COMMAND_TIMEOUT / 1000} s` : `it ended with ${signal ?? code}`;
+  const status = killed && signal ? `timed out after ${COMMAND_TIMEOUT / 1000} s` : `exited with ${signal ?? code}`;
   const [last = ''] = redact(stderr).trimEnd().split('\n').slice(-1);
-  return new Error(last === '' ? how : `${how}: ${last.slice(0, MAX_STDERR)}`);
+  return new Error(last === '' ? status : `${status}: ${last.slice(0, MAX_QUOTED)}`);
 }

@@ -1,4 +1,4 @@
-/** Probes of the VM's own services: HTTP where there is a `healthPath`, a TCP connection where there is none. */
+/** Health checks of the VM's own services: an HTTP request if the service has a `healthPath`, else a TCP connection. */
 import { get } from 'node:http';
 import { connect } from 'node:net';
 import type { ServiceHealth } from '../../src/protocol/heartbeat.ts';
@@ -9,18 +9,20 @@ export interface HealthCheckOptions {
   interval: number;
   /** Milliseconds after which a probe has failed. */
   timeout: number;
-  /** Probes in a row after which a service passes, or fails. */
+  /** Successful probes in a row that make a failing service pass. */
   rise: number;
+  /** Failed probes in a row that make a passing service fail. */
   fall: number;
 }
 
-/** Where a VM's own services listen: on 127.0.0.1, ::1, or all addresses. */
+/** Services may listen on 127.0.0.1, on ::1 or on all addresses. */
 const HOST = 'localhost';
 
-/** What probes in a row make of a service. Its first probe decides at once. */
+/** Health of one service. The first probe decides at once; after that, `rise` or `fall` probes in a row change it. */
 export class HealthState {
   readonly #limits: Pick<HealthCheckOptions, 'rise' | 'fall'>;
   #health: ServiceHealth | undefined;
+  /** Probes in a row that contradict the current health. */
   #contrary = 0;
 
   constructor(limits: Pick<HealthCheckOptions, 'rise' | 'fall'>) {
@@ -31,13 +33,13 @@ export class HealthState {
     return this.#health;
   }
 
-  /** @returns true when it is another than before */
+  /** Adds the result of a probe. @returns whether the health has changed */
   add(passed: boolean): boolean {
-    const seen = passed ? 'passing' : 'failing';
-    this.#contrary = seen === this.#health ? 0 : this.#contrary + 1;
+    const result = passed ? 'passing' : 'failing';
+    this.#contrary = result === this.#health ? 0 : this.#contrary + 1;
     const needed = this.#health === undefined ? 1 : passed ? this.#limits.rise : this.#limits.fall;
     if (this.#contrary < needed) return false;
-    this.#health = seen;
+    this.#health = result;
     this.#contrary = 0;
     return true;
   }
@@ -47,25 +49,25 @@ export class HealthChecks {
   readonly #states = new Map<string, HealthState>();
   readonly #timers: NodeJS.Timeout[] = [];
 
-  /** Begins to probe, until {@link stop}. @param changed called when the health of a service has changed */
-  constructor(services: readonly Service[], options: HealthCheckOptions, changed: () => void) {
+  /** Starts probing, until {@link stop}. @param onChange called when the health of a service has changed */
+  constructor(services: readonly Service[], options: HealthCheckOptions, onChange: () => void) {
     for (const service of services) {
-      const verdict = new HealthState(options);
-      this.#states.set(service.name, verdict);
-      let busy = false;
-      const look = async () => {
-        if (busy) return;
-        busy = true;
+      const state = new HealthState(options);
+      this.#states.set(service.name, state);
+      let isProbing = false;
+      const check = async () => {
+        if (isProbing) return;
+        isProbing = true;
         const passed = await probe(service, options.timeout);
-        busy = false;
-        if (verdict.add(passed)) changed();
+        isProbing = false;
+        if (state.add(passed)) onChange();
       };
-      void look();
-      this.#timers.push(setInterval(look, options.interval));
+      void check();
+      this.#timers.push(setInterval(check, options.interval));
     }
   }
 
-  /** Of each service that has been probed. */
+  /** @returns the health of each service that has been probed, by name */
   report(): Record<string, ServiceHealth> {
     const known = [...this.#states].flatMap(([name, { health }]): [string, ServiceHealth][] =>
       health ? [[name, health]] : [],
@@ -78,7 +80,11 @@ export class HealthChecks {
   }
 }
 
-/** @returns true when it answered 2xx or 3xx in time, or accepted a connection where there is no path to ask */
+/**
+ * Probes a service once.
+ * @param timeout in milliseconds
+ * @returns whether it answered 2xx or 3xx in time, or accepted a connection if it has no `healthPath`
+ */
 export function probe({ port, healthPath }: Service, timeout: number): Promise<boolean> {
   return healthPath ? probeHttp(port, healthPath, timeout) : probeTcp(port, timeout);
 }
@@ -95,7 +101,7 @@ function probeHttp(port: number, path: string, timeout: number): Promise<boolean
       });
       request.on('error', () => resolve(false));
     } catch {
-      // A path that no request can carry.
+      // Node throws for a path that cannot be sent in a request line.
       resolve(false);
     }
   });

@@ -1,6 +1,6 @@
 /**
- * Who this VM is, as its agent can prove it: a chain of single-use tokens in a file. Each beat spends one and names the
- * next. A copy of the file, or of the whole VM, holds the same token, and only one of the two can spend it.
+ * Proof of a VM's identity: a chain of single-use tokens in a file. Each heartbeat spends one token and names the next. A copy of
+ * the file, or of the whole VM, holds the same token, and only one of the two can spend it.
  */
 import { createHash } from 'node:crypto';
 import { closeSync, fchmodSync, fstatSync, openSync, readFileSync } from 'node:fs';
@@ -11,50 +11,50 @@ import { VregError } from '../../src/protocol/errors.ts';
 import { type AgentBeat, isToken } from '../../src/protocol/heartbeat.ts';
 import { kernelRandomHex } from '../process/random.ts';
 
-/** What is remembered of a VM. */
+/** The stored state of one VM. */
 export interface IdentityState {
   vm: string;
-  /** The last life of the agent. */
+  /** Name of the last incarnation of the agent. */
   incarnation?: string;
-  /** The token that the registry took last. */
+  /** The last token that the registry accepted. */
   token?: string;
-  /** The one that was sent after it, whose answer has not come: sent again, it is the same beat. */
+  /** The token after it, if it was sent and not yet confirmed. Sent again, it counts as the same heartbeat. */
   next?: string;
-  /** The registry that was spoken to, and the highest revision seen of it. */
+  /** The registry that answered last, and the last revision seen there. */
   registry?: { id: string; revision: number };
-  /** The VM found out that it is a clone, and lives on under this id. */
+  /** The id under which this VM continues since it was found to be a clone. */
   rebornAs?: string;
-  /** The VM that this one was a clone of. */
+  /** The VM from which this one was cloned. */
   parent?: string;
-  /** The bearer token that the registry gave to this VM when it was enrolled. */
+  /** The bearer token that the registry issued when this VM enrolled. */
   bearer?: string;
 }
 
-/** Where states are kept. */
 export interface IdentityStore {
-  /** @throws VregError STORE_UNUSABLE when there is something that cannot be read */
+  /** @throws VregError STORE_UNUSABLE if the state exists and cannot be read */
   read(vm: string): IdentityState;
-  /** Durable when it returns. @throws VregError STORE_UNUSABLE */
+  /** Writes durably. @throws VregError STORE_UNUSABLE */
   write(state: IdentityState): void;
 }
 
 export interface IdentityOptions {
-  /** A process that lives for one beat goes on with the life of the one before it. */
+  /** Continues the last incarnation, for a process that sends one heartbeat and exits. */
   resume?: boolean;
-  /** Told when a file is damaged: the VM has lost its state, and goes on without. And when others could read it. */
+  /** Called if a file is damaged, so that the VM starts without its state, and if a file was readable by others. */
   onWarning?: (message: string) => void;
 }
 
-/** Bytes of a token, and of an incarnation's name. */
+/** Random bytes of a token: 128 bits cannot be guessed. */
 const TOKEN_BYTES = 16;
+/** Random bytes of an incarnation's name, which only has to be unique. */
 const INCARNATION_BYTES = 8;
 
-/** What an answer says of the registry besides its body. */
+/** How the registry that answered differs from the one before. */
 export type RegistryChange = 'same' | 'rolled back' | 'another registry';
 
 export class Identity {
   readonly id: string;
-  /** Name of this life of the agent. */
+  /** Name of this incarnation of the agent. */
   readonly incarnation: string;
   readonly #store: IdentityStore;
   #state: IdentityState;
@@ -68,9 +68,9 @@ export class Identity {
   }
 
   /**
-   * The identity of a VM: under its own id, or the one it was reborn under.
-   * @param where a folder, or another place where states are kept
-   * @throws VregError STORE_UNUSABLE when its file cannot be read
+   * Opens the identity of a VM under its configured id, or under the id that it received as a clone.
+   * @param where a folder, or another store
+   * @throws VregError STORE_UNUSABLE if the state cannot be read
    */
   static open(
     where: string | IdentityStore,
@@ -90,34 +90,39 @@ export class Identity {
     }
   }
 
-  /** True when it has proved itself before: then it does so before it says anything else. */
+  /** Whether the VM has proved itself before; it then does so again before any other request. */
   get hasToken(): boolean {
     return this.#state.token !== undefined || this.#state.next !== undefined;
   }
 
-  /** The VM that this one is a clone of, if it was reborn. */
+  /** Whether a vreg registry has answered this VM before. */
+  get knowsRegistry(): boolean {
+    return this.#state.registry !== undefined;
+  }
+
+  /** The VM from which this one was cloned, if it is a clone. */
   get parent(): string | undefined {
     return this.#state.parent;
   }
 
-  /** The bearer token that is this VM's own, if it was enrolled. */
+  /** The VM's own bearer token, if it has enrolled. */
   get bearer(): string | undefined {
     return this.#state.bearer;
   }
 
-  /** Keeps it, in memory also when it throws. @throws VregError STORE_UNUSABLE */
+  /** Stores the VM's own bearer token; in memory even if the write fails. @throws VregError STORE_UNUSABLE */
   storeBearer(bearer: string): void {
     this.#state = { ...this.#state, bearer };
     this.#save(this.#state);
   }
 
-  /** It is of no use any more. @throws VregError STORE_UNUSABLE */
+  /** Removes the VM's own bearer token. @throws VregError STORE_UNUSABLE */
   dropBearer(): void {
     const { bearer: _bearer, ...state } = this.#state;
     this.#save(state);
   }
 
-  /** What a beat says; on the disk before it is sent. @throws VregError STORE_UNUSABLE */
+  /** Makes the proof for the next heartbeat and stores it before it is sent. @throws VregError STORE_UNUSABLE */
   nextProof(): AgentBeat {
     const { token, registry } = this.#state;
     const next = this.#state.next ?? `${sequenceOf(token) + 1}.${kernelRandomHex(TOKEN_BYTES)}`;
@@ -131,30 +136,30 @@ export class Identity {
     };
   }
 
-  /** The registry took the last beat. @throws VregError STORE_UNUSABLE */
+  /** Records that the registry accepted the last proof. @throws VregError STORE_UNUSABLE */
   confirmProof(): void {
     const { next, ...state } = this.#state;
     this.#takesOver = false;
     if (next !== undefined) this.#save({ ...state, token: next });
   }
 
-  /** The registry knows no such VM, so it will take any token. */
+  /** Starts a new chain of tokens, for a registry that does not know the VM. @throws VregError STORE_UNUSABLE */
   resetChain(): void {
     const { token: _token, next: _next, ...state } = this.#state;
     this.#save(state);
   }
 
-  /** The next beat takes the identity over, whoever holds it. */
+  /** Makes the next proof take the identity over from the incarnation that holds it. @throws VregError STORE_UNUSABLE */
   takeOver(): void {
     const { next: _next, ...state } = this.#state;
     this.#takesOver = true;
     this.#save(state);
   }
 
-  /** This VM is a clone: from now on it is another, also after a restart. @throws VregError STORE_UNUSABLE */
+  /** Gives this VM, a clone, another id, also for later starts. @throws VregError STORE_UNUSABLE */
   rebirth(id: string): Identity {
-    // The new one first: a crash between the two leaves a clone that finds out again.
-    // It is the same life, so that the registry knows whose it was.
+    // The new state is written first: after a crash between the two writes the clone is detected again.
+    // The incarnation stays the same, so that the registry can match the new id to the conflict.
     const { incarnation } = this;
     const reborn = new Identity(this.#store, { vm: id, parent: this.id, incarnation }, incarnation);
     reborn.#save(reborn.#state);
@@ -162,11 +167,11 @@ export class Identity {
     return reborn;
   }
 
-  /** Remembers which registry answered, and says whether it is the one of before, and not an older copy of it. */
+  /** Compares the registry that answered with the one before, and remembers it. */
   compareRegistry({ registryId, revision }: Pick<RegistryClient['server'], 'registryId' | 'revision'>): RegistryChange {
     if (registryId === undefined || revision === undefined) return 'same';
     const before = this.#state.registry;
-    // Saved with the next beat: a revision more or less is no matter.
+    // Saved with the next proof; losing one revision in a crash does no harm.
     this.#state = { ...this.#state, registry: { id: registryId, revision } };
     if (before && before.id !== registryId) return 'another registry';
     return before && before.revision > revision ? 'rolled back' : 'same';
@@ -178,7 +183,7 @@ export class Identity {
   }
 }
 
-/** One file a VM, for its owner only. */
+/** Stores each VM in a file of its own, which only the owner can read. */
 function fileStore(dir: string, onWarning: IdentityOptions['onWarning']): IdentityStore {
   return { read: (vm) => readState(dir, vm, onWarning), write: (state) => writeState(dir, state) };
 }
@@ -188,7 +193,7 @@ function writeState(dir: string, state: IdentityState): void {
   try {
     writeAtomically(path, `${JSON.stringify(state)}\n`, { mode: 0o600, sync: true });
   } catch (cause) {
-    throw unusableFile(path, 'written', cause as NodeJS.ErrnoException);
+    throw unusableFile('write', path, cause as NodeJS.ErrnoException);
   }
 }
 
@@ -206,39 +211,47 @@ function readState(dir: string, vm: string, onWarning?: (message: string) => voi
   } catch (cause) {
     if (cause instanceof VregError) throw cause;
     if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return { vm };
-    throw unusableFile(path, 'read', cause as NodeJS.ErrnoException);
+    throw unusableFile('read', path, cause as NodeJS.ErrnoException);
   }
   try {
     const state = JSON.parse(text) as IdentityState;
     if (isState(state) && state.vm === vm) return state;
   } catch {
-    // Told below.
+    // Reported below.
   }
-  onWarning?.(`${path} is damaged: VM "${vm}" has lost its state, and begins anew`);
+  onWarning?.(`${path} is damaged: VM "${vm}" starts without its identity state`);
   return { vm };
 }
 
 /**
- * A file that was copied may have lost its mode. An agent that ended for that would leave the registry without its VM, and
- * what was read is read: so it is told, and mended.
- * @throws VregError STORE_UNUSABLE when it cannot be
+ * Restricts the file to its owner and warns. A copied file may have lost its mode; refusing to start would take the VM out of the
+ * registry and protect nothing that was already read.
+ * @throws VregError STORE_UNUSABLE if the mode cannot be changed
  */
 function restrictToOwner(file: number, path: string, onWarning?: (message: string) => void): void {
   const mode = looseMode(fstatSync(file).mode);
   if (mode === undefined) return;
-  const what = `${path} can be read by others (mode ${mode})`;
   try {
     fchmodSync(file, 0o600);
   } catch (cause) {
-    throw new VregError('STORE_UNUSABLE', `${what}, and holds the secrets of this VM`, {
-      hint: `chmod 600 ${path}`,
-      cause,
-    });
+    throw new VregError(
+      'STORE_UNUSABLE',
+      `${path} holds the secrets of this VM and is readable by others (mode ${mode})`,
+      {
+        hint: `chmod 600 ${path}`,
+        cause,
+      },
+    );
   }
-  onWarning?.(`${what}; it is closed now, but revoke this VM's token if somebody may have it: vreg token revoke`);
+  onWarning?.(exposedSecret(path, mode));
 }
 
-/** A state that was written by somebody else would be refused by the registry with every beat. */
+/** Warning about a file with secrets of this VM. @param mode in octal, before the file was restricted to its owner */
+export function exposedSecret(path: string, mode: string): string {
+  return `${path} was readable by others (mode ${mode}) and has been restricted to its owner; if the token may have leaked: vreg token revoke`;
+}
+
+/** Rejects a state that vreg did not write: the registry would refuse each of its heartbeats. */
 function isState(state: IdentityState | null): state is IdentityState {
   if (typeof state !== 'object' || state === null) return false;
   const { token, next, registry, bearer } = state;
@@ -249,18 +262,19 @@ function isState(state: IdentityState | null): state is IdentityState {
   );
 }
 
-function unusableFile(path: string, what: string, cause: NodeJS.ErrnoException): VregError {
-  return new VregError('STORE_UNUSABLE', `${path} cannot be ${what} (${cause.code})`, {
-    hint: 'check its folder: owner, mode and room',
+function unusableFile(action: 'read' | 'write', path: string, cause: NodeJS.ErrnoException): VregError {
+  return new VregError('STORE_UNUSABLE', `cannot ${action} ${path} (${cause.code})`, {
+    hint: 'check the owner, the mode and the free space of its folder',
     cause,
   });
 }
 
-/** An id may hold what a file name must not. */
+/** An id may contain characters that are not allowed in a file name, so the name is a digest. */
 function statePath(dir: string, vm: string): string {
   return join(dir, `identity-${createHash('sha256').update(vm).digest('hex').slice(0, 16)}.json`);
 }
 
+/** @returns the number at the head of a token; 0 without one */
 function sequenceOf(token: string | undefined): number {
   return token === undefined ? 0 : Number.parseInt(token, 10);
 }

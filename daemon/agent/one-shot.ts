@@ -1,4 +1,4 @@
-/** One beat with an identity: what a timer runs, where no agent stays in memory. */
+/** One heartbeat with an identity, for a timer on a VM without a resident agent: `vreg heartbeat --state-dir`. */
 import type { Registration } from '../../src/protocol/vm.ts';
 import { makeStateDir } from '../process/state-dir.ts';
 import { Identity } from './identity.ts';
@@ -6,11 +6,15 @@ import { type HeartbeatResult, RegistrySession, type RegistrySessionOptions } fr
 
 export interface OneShotOptions extends Pick<RegistrySessionOptions, 'client' | 'registerIfMissing' | 'log'> {
   id: string;
+  /** @returns the registration of this VM under the given id */
   vmOf(id: string): Registration;
   stateDir: string;
 }
 
-/** @throws VregError IDENTITY_CONFLICT when another incarnation of the VM lives, and as {@link RegistrySession.heartbeat} */
+/**
+ * Sends one heartbeat and resolves with its result.
+ * @throws VregError IDENTITY_CONFLICT if another incarnation of the VM is alive, and as {@link RegistrySession.heartbeat}
+ */
 export async function heartbeatOnce({ id, vmOf, stateDir, ...options }: OneShotOptions): Promise<HeartbeatResult> {
   makeStateDir(stateDir);
   const identity = Identity.open(stateDir, id, {
@@ -18,7 +22,7 @@ export async function heartbeatOnce({ id, vmOf, stateDir, ...options }: OneShotO
     onWarning: (message) => options.log.warn({ id }, message),
   });
   const vm = { ...vmOf(identity.id), ...(identity.parent === undefined ? {} : { parentId: identity.parent }) };
-  const contact = new RegistrySession({ ...options, vm, identity, onExit: 'keep' });
-  // Whoever had to be registered first has beaten with it.
-  return (await contact.heartbeat()) ?? (await options.client.get(vm.id));
+  const session = new RegistrySession({ ...options, vm, identity, onExit: 'keep' });
+  // Without a result the VM was registered first, which includes a heartbeat.
+  return (await session.heartbeat()) ?? (await options.client.get(vm.id));
 }

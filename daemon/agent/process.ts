@@ -1,10 +1,11 @@
-/** The agent's process: its files, its life, its last word. */
+/** The agent's process: wires the agent to its files, its health checks and the reload of its settings, until it is stopped. */
 import { execFile } from 'node:child_process';
 import { setTimeout } from 'node:timers/promises';
 import type { RegistryClient } from '../../src/client.ts';
 import type { OnClone, OnExit } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
+import { watchTimeJumps } from '../clock.ts';
 import { logMask } from '../process/log.ts';
 import { readProcesses, removeProcessInfo, writeProcessInfo } from '../process/pid-file.ts';
 import { makeStateDir, warnOfOpenFolder } from '../process/state-dir.ts';
@@ -14,50 +15,50 @@ import { createCloneHandler } from './clone.ts';
 import { type HealthCheckOptions, HealthChecks } from './health-checks.ts';
 import { Identity } from './identity.ts';
 import { type AgentLog, RegistrySession, type RegistrySessionOptions } from './registry-session.ts';
-import { watchTimeJumps } from './time-jump.ts';
 import { repairTokenFile, writeTokenFile } from './token-file.ts';
 
-/** Milliseconds that systemd is given to say whether the machine goes down. */
+/** Milliseconds for systemd to answer whether the machine is shutting down. */
 const SYSTEMCTL_TIMEOUT = 1000;
 
-/** What a reload may change. */
+/** Settings that a reload can change. */
 export interface AgentSettings {
   client: RegistryClient;
-  /** For the last word, which must not hang on the aborted signal of the other. Made now: its files may be broken by then. */
+  /** Signs the VM off after `client` has been aborted. Created early, because its certificate files may be gone at exit. */
   exitClient: RegistryClient;
-  /** The VM under its own id, or under that of a clone of it. */
+  /** @returns the registration of this VM under its own id, or under the id that it received as a clone */
   vmOf(id: string): Registration;
-  /** Milliseconds. */
+  /** Milliseconds between two heartbeats. */
   interval: number;
   onExit: OnExit;
-  /** Not to be in the log: its token, and what its commands find in their environment. */
+  /** Texts to mask in the log: the agent's token, and tokens in the environment that its commands inherit. */
   secrets: readonly string[];
 }
 
 export interface AgentProcessOptions extends AgentSettings {
   /** The VM's id. */
   id: string;
-  /** Where `vreg daemon status` looks for the agent, and where the VM's identity is kept. */
+  /** Folder of the VM's identity, its token and the pid file. */
   stateDir: string;
   onClone: OnClone;
   idCommand?: string | undefined;
   rebirthHooks: readonly string[];
-  /** Where the addresses of live VMs are kept as files; nowhere when nothing is said. */
+  /** Writes the addresses of live VMs to files; no files if absent. */
   addressFiles?: Omit<AddressFilesOptions, 'now'> | undefined;
-  /** Probes the VM's services; not when nothing is said. */
+  /** Probes the VM's services; no probes if absent. */
   checks?: HealthCheckOptions | undefined;
-  onReady(trouble?: string): void;
-  /** Called whenever the registry goes away, and with nothing when it is back. */
-  onOutage?(trouble?: string): void;
-  /** Called after each beat that the registry took. */
-  onHeartbeat?(beat: { lastSeen: string }): void;
-  /** Calls back whenever the settings shall be read anew; they are then what it is handed. */
-  onReload(reload: (read: () => AgentSettings) => void): void;
+  /** Called once; with a warning if the first request failed and the agent keeps trying. */
+  onReady(warning?: string): void;
+  /** Called with the reason when the registry becomes unreachable, and without one when it answers again. */
+  onOutage?(reason?: string): void;
+  /** Called after each accepted heartbeat. */
+  onHeartbeat?(result: { lastSeen: string }): void;
+  /** Called once with a function that applies other settings to the running agent. */
+  onRunning(apply: (settings: AgentSettings) => void): void;
 }
 
 /**
- * Runs until the signal is aborted.
- * @throws VregError as {@link Agent.run}; ALREADY_RUNNING when an agent keeps this VM alive with this state dir; STORE_UNUSABLE
+ * Runs until the signal is aborted, then signs the VM off.
+ * @throws VregError as {@link Agent.run}; ALREADY_RUNNING if an agent with this state dir runs for this VM; STORE_UNUSABLE
  */
 export async function runAgent(options: AgentProcessOptions, log: AgentLog, signal: AbortSignal): Promise<void> {
   const { stateDir } = options;
@@ -72,11 +73,11 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
   writeProcessInfo(stateDir, { kind: 'agent', urls: [client.url], vm: vm.id });
 
   let checks: HealthChecks | undefined;
-  const probeServices = () => {
+  const startChecks = () => {
     checks?.stop();
     checks = options.checks && new HealthChecks(vm.services ?? [], options.checks, () => agent.heartbeatNow());
   };
-  const contact = (): RegistrySessionOptions => ({
+  const sessionOptions = (): RegistrySessionOptions => ({
     client,
     vm,
     identity,
@@ -93,7 +94,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     writeProcessInfo(stateDir, { kind: 'agent', urls: [client.url], vm: vm.id });
   };
   const agent: Agent = new Agent({
-    ...contact(),
+    ...sessionOptions(),
     interval: options.interval,
     announce: true,
     onClone: createCloneHandler({
@@ -112,27 +113,22 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     onContact: () => updateAddressFiles(options.addressFiles, client, log),
     ...(options.onHeartbeat ? { onHeartbeat: options.onHeartbeat } : {}),
   });
-  options.onReload((read) => {
-    try {
-      const settings = read();
-      for (const secret of settings.secrets) logMask.add(secret);
-      vm = registrationOf(settings, identity);
-      ({ client, exitClient, onExit } = settings);
-      probeServices();
-      agent.reload({ ...contact(), interval: settings.interval });
-      log.info({ id: vm.id, registry: client.url }, 'read the settings anew');
-    } catch (error) {
-      log.warn({ id: vm.id }, `the settings cannot be read anew, and stay as they are: ${(error as Error).message}`);
-    }
+  options.onRunning((settings) => {
+    for (const secret of settings.secrets) logMask.add(secret);
+    vm = registrationOf(settings, identity);
+    ({ client, exitClient, onExit } = settings);
+    startChecks();
+    agent.reload({ ...sessionOptions(), interval: settings.interval });
   });
   const stopWatching = watchTimeJumps((ms) => {
-    log.info({ ms }, 'time has jumped: this VM was suspended, this process stopped, or the clock set; beating now');
+    log.info({ ms }, 'time jumped (VM suspended, process stopped, or clock set): sending a heartbeat now');
     agent.heartbeatNow();
   });
-  probeServices();
+  startChecks();
   try {
     await agent.run(signal);
-    await new RegistrySession({ ...contact(), client: exitClient, onExit: await effectiveOnExit(onExit) }).deregister();
+    const session = { ...sessionOptions(), client: exitClient, onExit: await effectiveOnExit(onExit) };
+    await new RegistrySession(session).deregister();
     exitClient.close();
   } finally {
     stopWatching();
@@ -142,46 +138,46 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
   }
 }
 
-/** The registration under the id that this VM has by now, a clone's with the VM that it was copied from. */
+/** @returns the registration under the VM's current id; a clone's names the VM from which it was copied */
 function registrationOf({ vmOf }: Pick<AgentSettings, 'vmOf'>, { id, parent }: Identity): Registration {
   return { ...vmOf(id), ...(parent === undefined ? {} : { parentId: parent }) };
 }
 
-/** Two agents of one VM would speak against each other when the first of them stops. */
+/**
+ * Two agents of one VM would contradict each other as soon as one of them stops.
+ * @throws VregError ALREADY_RUNNING
+ */
 function assertSingleAgent(stateDir: string, id: string): void {
   const other = readProcesses(stateDir, 'agent').find((info) => info.vm === id);
   if (!other) return;
-  throw new VregError('ALREADY_RUNNING', `an agent for VM "${id}" runs already: pid ${other.pid}`, {
-    hint: 'stop it (vreg daemon stop agent), or give this one another --id',
+  throw new VregError('ALREADY_RUNNING', `an agent for VM "${id}" is already running (pid ${other.pid})`, {
+    hint: 'stop it (vreg daemon stop agent), or start this one with another --id',
   });
 }
 
+/** Failures are logged; the files then stay as they are, and their `at` shows how old they are. */
 async function updateAddressFiles(
-  runDir: AgentProcessOptions['addressFiles'],
+  files: AgentProcessOptions['addressFiles'],
   client: RegistryClient,
   log: AgentLog,
 ): Promise<void> {
-  if (!runDir) return;
+  if (!files) return;
   try {
     const vms = await client.list({ status: 'running' });
     writeAddressFiles(
-      { ...runDir, now: Date.now },
+      { ...files, now: Date.now },
       vms.filter(({ stale }) => !stale),
     );
   } catch (error) {
-    // The files stay as they are, with their age: that is what they are for.
-    log.warn(
-      { dir: runDir.dir },
-      `cannot bring the addresses in ${runDir.dir} up to date: ${(error as Error).message}`,
-    );
+    log.warn({ dir: files.dir }, `cannot update the addresses in ${files.dir}: ${(error as Error).message}`);
   }
 }
 
-/** A machine that goes down comes back: its VM is not removed then, whatever its agent is told to do when it stops. */
+/** A machine that shuts down comes back later, so its VM is declared stopped instead of being removed. */
 async function effectiveOnExit(onExit: OnExit): Promise<OnExit> {
   if (onExit !== 'deregister') return onExit;
   const state = await new Promise<string>((resolve) => {
-    // It ends with 1 while the machine goes down, and prints `stopping` all the same (systemctl(1)).
+    // During a shutdown the command prints `stopping` and exits with 1 (systemctl(1)), so the error is ignored.
     execFile('systemctl', ['is-system-running'], { timeout: SYSTEMCTL_TIMEOUT }, (_error, stdout) =>
       resolve(stdout.trim()),
     );

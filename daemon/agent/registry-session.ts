@@ -1,17 +1,17 @@
 /**
- * What an agent says to the registry: that its VM is there, that it lives, and its last word. With an identity it proves
- * itself before it changes anything, so that a clone never writes over the entry of the VM it was copied from.
+ * The requests of an agent to the registry: announce the VM, send heartbeats, sign off. An agent with an identity proves itself
+ * before it changes anything, so that a clone never overwrites the entry of the VM from which it was copied.
  *
- * A VM that was enrolled speaks with the token that it got then. Where that is refused, its entry was removed, the token
- * revoked, or another registry answers: it speaks, or enrols anew, with the token that it was started with, and goes back
- * to its own if that fails.
+ * An enrolled VM uses the token that it received at its enrolment. If the registry refuses that token (the entry was removed,
+ * the token was revoked, or another registry answers), the session falls back to the token with which the agent was started,
+ * and enrols again if it has to. If that fails as well, it returns to the VM's own token.
  */
 import type { RegistryClient } from '../../src/client.ts';
 import type { OnExit } from '../../src/protocol/api.ts';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import type { AgentBeat } from '../../src/protocol/heartbeat.ts';
 import type { Registration, Vm, VmUpdate } from '../../src/protocol/vm.ts';
-import type { Identity } from './identity.ts';
+import type { Identity, RegistryChange } from './identity.ts';
 
 export interface RegistrySessionOptions {
   client: Pick<
@@ -19,14 +19,14 @@ export interface RegistrySessionOptions {
     'register' | 'get' | 'update' | 'heartbeat' | 'deregister' | 'isVreg' | 'useToken' | 'server' | 'url'
   >;
   vm: Registration;
-  /** Proves with each beat who the VM is; without one, beats are plain. */
+  /** Proves the identity of the VM with each heartbeat; without it, heartbeats are plain. */
   identity?: Identity | undefined;
-  /** What the probes of the VM's services found. */
+  /** Results of the health checks, sent with each heartbeat. */
   health?: (() => AgentBeat['health']) | undefined;
-  /** Called when the registry gave the VM a token of its own. */
+  /** Called when the registry has issued a token to the VM. */
   onToken?: ((token: string) => void) | undefined;
   onExit: OnExit;
-  /** Registers when the registry does not know the VM. */
+  /** Register the VM if the registry does not know it. */
   registerIfMissing: boolean;
   log: AgentLog;
 }
@@ -43,25 +43,26 @@ export interface HeartbeatResult {
 
 export class RegistrySession {
   readonly #options: RegistrySessionOptions;
+  /** Each of these warnings is logged once, until the problem is over. */
   #diskWarned = false;
-  /** Its own token was refused, and that is told. */
   #tokenWarned = false;
-  /** The VM's own token, where nobody keeps it. */
+  #versionWarned = false;
+  /** The VM's own token if there is no identity to store it. */
   #bearer: string | undefined;
 
   constructor(options: RegistrySessionOptions) {
     this.#options = options;
   }
 
-  /** Makes the registry know the VM as it is. @throws VregError IDENTITY_CONFLICT, and the client's errors */
+  /** Registers the VM or updates its entry. @throws VregError IDENTITY_CONFLICT, and the client's errors */
   async announce(): Promise<void> {
     await this.#withTokenFallback(() => this.#announce());
   }
 
   async #announce(): Promise<void> {
-    const { client, identity } = this.#options;
-    // Who has a token proves itself first; who has none finds out by registering whether anybody has the id.
-    if (identity?.hasToken && (await client.isVreg())) {
+    const { identity } = this.#options;
+    // With an identity token the VM proves itself first; without one, registering shows whether the id is taken.
+    if (identity?.hasToken && (await this.#isVreg())) {
       try {
         await this.#sendHeartbeat();
         return await this.#updateEntry();
@@ -79,7 +80,11 @@ export class RegistrySession {
     }
   }
 
-  /** One sign of life. @throws VregError IDENTITY_CONFLICT, NOT_FOUND unless it registers, and the client's errors */
+  /**
+   * Sends one heartbeat.
+   * @returns undefined if the VM had to be registered first, which includes a heartbeat
+   * @throws VregError IDENTITY_CONFLICT, NOT_FOUND without `registerIfMissing`, and the client's errors
+   */
   heartbeat(): Promise<HeartbeatResult | undefined> {
     return this.#withTokenFallback(() => this.#heartbeat());
   }
@@ -87,10 +92,10 @@ export class RegistrySession {
   async #heartbeat(): Promise<HeartbeatResult | undefined> {
     const { client, vm, identity, registerIfMissing, log } = this.#options;
     try {
-      const beat = await this.#sendHeartbeat();
+      const result = await this.#sendHeartbeat();
       const change = identity?.compareRegistry(client.server) ?? 'same';
       if (change !== 'same') await this.#announceAgain(change);
-      return beat;
+      return result;
     } catch (error) {
       if (!hasCode(error, 'NOT_FOUND') || !registerIfMissing) throw error;
       log.info({ id: vm.id }, 'the registry does not know this VM; registering it');
@@ -100,7 +105,7 @@ export class RegistrySession {
     }
   }
 
-  /** The last word of a VM that is told to stop. Failures are logged: there is nobody left to retry for. */
+  /** Signs the VM off as `onExit` says. Failures are only logged, because the process is about to exit. */
   async deregister(): Promise<void> {
     const { client, vm, identity, onExit, log } = this.#options;
     client.useToken(identity?.bearer);
@@ -113,44 +118,44 @@ export class RegistrySession {
           onExit === 'stopped' ? 'declared this VM stopped' : 'removed this VM from the registry',
         );
     } catch (error) {
-      log.warn({ id: vm.id }, `could not tell the registry that this VM stops: ${(error as Error).message}`);
+      log.warn({ id: vm.id }, `could not report to the registry that this VM stops: ${(error as Error).message}`);
     }
   }
 
-  async #withTokenFallback<T>(speak: () => Promise<T>): Promise<T | undefined> {
+  async #withTokenFallback<T>(request: () => Promise<T>): Promise<T | undefined> {
     const { client, vm, identity, log } = this.#options;
     const own = identity?.bearer ?? this.#bearer;
     client.useToken(own);
     try {
-      return await this.#withEnrolment(speak);
+      return await this.#withEnrolment(request);
     } catch (error) {
       if (own === undefined || !hasCode(error, 'UNAUTHORIZED')) throw error;
       if (!this.#tokenWarned)
         log.warn(
           { id: vm.id },
-          "the registry does not take this VM's own token any more; trying the one it was started with",
+          "the registry refuses this VM's own token; falling back to the token with which the agent was started",
         );
       this.#tokenWarned = true;
       client.useToken(undefined);
       try {
-        const said = await this.#withEnrolment(speak);
-        // It may do without: the one that it was started with is as good.
+        const result = await this.#withEnrolment(request);
+        // No new token was issued, so the agent's start token is sufficient.
         if ((identity?.bearer ?? this.#bearer) === own) this.#dropBearer();
         this.#tokenWarned = false;
-        return said;
+        return result;
       } finally {
         client.useToken(identity?.bearer ?? this.#bearer);
       }
     }
   }
 
-  /** Who may do nothing but register has an enrol token. */
-  async #withEnrolment<T>(speak: () => Promise<T>): Promise<T | undefined> {
+  /** Registers the VM if the token may do nothing else: it is an enrolment token. */
+  async #withEnrolment<T>(request: () => Promise<T>): Promise<T | undefined> {
     try {
-      return await speak();
+      return await request();
     } catch (error) {
-      const isEnroller = error instanceof VregError && error.code === 'FORBIDDEN' && error.field === 'scope';
-      if (!isEnroller || !this.#options.registerIfMissing) throw error;
+      const isEnrolToken = error instanceof VregError && error.code === 'FORBIDDEN' && error.field === 'scope';
+      if (!isEnrolToken || !this.#options.registerIfMissing) throw error;
       await this.#register();
       return undefined;
     }
@@ -177,38 +182,62 @@ export class RegistrySession {
   async #sendHeartbeat(): Promise<HeartbeatResult> {
     const { client, vm, identity, health } = this.#options;
     const report = health?.();
-    if ((!identity && !report) || !(await client.isVreg())) return client.heartbeat(vm.id);
+    if ((!identity && !report) || !(await this.#isVreg())) return client.heartbeat(vm.id);
     const proof = this.#tryOnDisk(() => identity && { ...identity.nextProof(), address: vm.address });
-    const beat = await client.heartbeat(vm.id, { ...proof, ...(report ? { health: report } : {}) });
-    // If that cannot be written, the same beat is said once more, and is taken.
+    const result = await client.heartbeat(vm.id, { ...proof, ...(report ? { health: report } : {}) });
+    // If this fails, the next heartbeat repeats the same proof, which the registry accepts.
     if (proof) this.#tryOnDisk(() => identity?.confirmProof());
-    return beat;
+    return result;
   }
 
-  /** A disk that is full must not make a VM stale: what cannot be kept is not said, and the beat is a plain one. */
-  #tryOnDisk<T>(keep: () => T): T | undefined {
+  /**
+   * Whether the registry understands proofs and health reports. A registry that was vreg before stays vreg even if its answers no
+   * longer say so: a proxy that removes the header must not make the agent drop its proof.
+   */
+  async #isVreg(): Promise<boolean> {
+    const { client, vm, identity, log } = this.#options;
+    const isVreg = await client.isVreg();
+    if (isVreg || !identity?.knowsRegistry) {
+      this.#versionWarned = false;
+      return isVreg;
+    }
+    if (!this.#versionWarned)
+      log.warn(
+        { id: vm.id, registry: client.url },
+        'the registry no longer identifies itself as vreg; does a proxy remove its headers? see vreg doctor',
+      );
+    this.#versionWarned = true;
+    return true;
+  }
+
+  /** Runs an action that writes to the disk. A full disk must not make the VM stale: the heartbeat is sent without proof then. */
+  #tryOnDisk<T>(action: () => T): T | undefined {
     try {
-      const kept = keep();
+      const result = action();
       this.#diskWarned = false;
-      return kept;
+      return result;
     } catch (error) {
       if (!hasCode(error, 'STORE_UNUSABLE')) throw error;
       const { log, vm } = this.#options;
-      if (!this.#diskWarned) log.warn({ id: vm.id }, `${(error as Error).message}; beating without proof until it can`);
+      if (!this.#diskWarned)
+        log.warn(
+          { id: vm.id },
+          `${(error as Error).message}; sending heartbeats without proof until it can be written`,
+        );
       this.#diskWarned = true;
       return undefined;
     }
   }
 
-  /** The registry has other contents than those that this agent made: a backup's, or another registry's. */
-  async #announceAgain(change: 'rolled back' | 'another registry'): Promise<void> {
+  /** Updates the entry in a registry with other contents: one restored from a backup, or another one. */
+  async #announceAgain(change: Exclude<RegistryChange, 'same'>): Promise<void> {
     const { client, vm, log } = this.#options;
-    const what =
+    const reason =
       change === 'rolled back'
         ? `the registry was restored from an older copy: it is at revision ${client.server.revision} again`
-        : 'another registry answers than before';
-    log.warn({ id: vm.id, registry: client.url }, `${what}; telling it anew what this VM is`);
-    // Somebody may have paused the VM after the copy was made, or before: only that it runs is sure.
+        : 'another registry answers at this address';
+    log.warn({ id: vm.id, registry: client.url }, `${reason}; updating the entry of this VM`);
+    // An operator may have paused the VM; the agent knows only that it runs.
     await this.#updateEntry({ unlessPaused: true });
   }
 
@@ -219,13 +248,13 @@ export class RegistrySession {
     if (unlessPaused && known.status === 'paused') delete changes.status;
     if (Object.keys(changes).length > 0) await client.update(vm.id, changes);
     const fields = { id: vm.id, role: known.role, registry: client.url };
-    log.info(fields, 'this VM was registered already; its entry is up to date');
+    log.info(fields, 'this VM was already registered; its entry is up to date');
     if (known.role !== vm.role)
-      log.warn({ id: vm.id }, `the entry keeps its role ${known.role}: a role is given once, with the registration`);
+      log.warn({ id: vm.id }, `the entry keeps its role ${known.role}: a role cannot change after the registration`);
   }
 }
 
-/** What has to change in an entry. Services and metadata that the agent was not told of are left as they are. */
+/** Fields of the entry that differ. Services and metadata are left alone unless the agent was given some. */
 function changedFields(known: Vm, { name, status, address, services, metadata }: Registration): VmUpdate {
   const wanted: VmUpdate = { name, status, address, ...(services && { services }), ...(metadata && { metadata }) };
   const changed = Object.entries(wanted).filter(

@@ -1,31 +1,27 @@
-/** The VM's own token for its scripts: `--token-file`. The agent itself has it in its identity. */
+/** `STATE_DIR/token`: the VM's own token, for scripts on the VM. The agent itself has the token in its identity file. */
 import { lstatSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { looseMode, writeAtomically } from '../../src/files.ts';
+import { exposedSecret } from './identity.ts';
 import type { AgentLog } from './registry-session.ts';
 
-/** Writes it; that it cannot be is told, and no end. */
+/** Writes the file. A failure is only logged. */
 export function writeTokenFile(stateDir: string, token: string, log: AgentLog): void {
-  inTokenFile(stateDir, log, (path) => write(path, token));
+  withTokenFile(stateDir, log, (path) => write(path, token));
 }
 
-/** At a start: writes it again where it is gone, holds something else, or can be read by others, which is told. */
+/** Writes the file again if it is missing, has another text or is readable by others, which is also logged. */
 export function repairTokenFile(stateDir: string, token: string, log: AgentLog): void {
-  inTokenFile(stateDir, log, (path) => {
+  withTokenFile(stateDir, log, (path) => {
     const found = lstatSync(path, { throwIfNoEntry: false });
     const mode = found?.isFile() ? looseMode(found.mode) : undefined;
     if (found?.isFile() && mode === undefined && readFileSync(path, 'utf8') === textOf(token)) return;
     write(path, token);
-    if (mode === undefined) return;
-    const what = `${path} could be read by others (mode ${mode})`;
-    log.warn(
-      { path },
-      `${what}; it is closed now, but revoke this VM's token if somebody may have it: vreg token revoke`,
-    );
+    if (mode !== undefined) log.warn({ path }, exposedSecret(path, mode));
   });
 }
 
-function inTokenFile(stateDir: string, log: AgentLog, act: (path: string) => void): void {
+function withTokenFile(stateDir: string, log: AgentLog, act: (path: string) => void): void {
   const path = join(stateDir, 'token');
   try {
     act(path);

@@ -1,41 +1,42 @@
-/** `--detach`: the same program again, without a terminal, with its output in a file. */
+/** `--detach`: starts the same program again without a terminal, with its output in a log file. */
 import { spawn } from 'node:child_process';
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import { makeStateDir } from './state-dir.ts';
 
-/** Bytes of a log that are looked through for the last words of a program that crashed. */
-const LOG_TAIL_BYTES = 4096;
+/** Bytes of the log that are searched for the first line of a program that crashed at start. */
+const CRASH_LOG_BYTES = 4096;
 
-/** What the program in the background says over the IPC channel that only it has: that it is up, or why it is not. */
+/** The one message that the detached program sends over its IPC channel: it is up, or why it is not. */
 type StartReport =
-  | { ready: true; trouble?: string | undefined }
+  | { ready: true; warning?: string | undefined }
   | { failed: { code: ErrorCode; message: string; field?: string | undefined; hint?: string | undefined } };
 
 export interface DetachedProcess {
   pid: number;
-  /** What is not as it should be, though it goes on: an agent whose registry is away. */
+  /** A problem that does not prevent the program from running, such as an unreachable registry. */
   warning?: string | undefined;
 }
 
 /**
- * Starts the program again with these arguments and resolves when it says that it is up.
- * @throws VregError as the program itself ended in; STORE_UNUSABLE when there can be no log
+ * Starts the program again with these arguments and resolves when it reports that it is up.
+ * @throws VregError the error with which the detached program failed; STORE_UNUSABLE if the log cannot be written; INTERNAL
+ *   if the program exited without a report
  */
 export async function startDetached(argv: readonly string[], logFile: string): Promise<DetachedProcess> {
   makeStateDir(dirname(logFile));
   const log = openLog(logFile);
-  const before = fstatSync(log).size;
+  const logSize = fstatSync(log).size;
   const child = spawn(process.execPath, [process.argv[1]!, ...argv], {
     detached: true,
     stdio: ['ignore', log, log, 'ipc'],
   });
   try {
     return await new Promise<DetachedProcess>((resolve, reject) => {
-      child.once('message', (word: StartReport) => {
-        if ('ready' in word) return resolve({ pid: child.pid!, warning: word.trouble });
-        const { code, message, field, hint } = word.failed;
+      child.once('message', (report: StartReport) => {
+        if ('ready' in report) return resolve({ pid: child.pid!, warning: report.warning });
+        const { code, message, field, hint } = report.failed;
         reject(
           new VregError(code, message, {
             ...(field === undefined ? {} : { field }),
@@ -45,13 +46,17 @@ export async function startDetached(argv: readonly string[], logFile: string): P
       });
       child.once('error', reject);
       child.once('exit', (code, signal) => {
-        const words = Buffer.alloc(LOG_TAIL_BYTES);
-        const length = readSync(log, words, 0, words.length, before);
-        const [said = ''] = words.toString('utf8', 0, length).trim().split('\n');
+        const output = Buffer.alloc(CRASH_LOG_BYTES);
+        const length = readSync(log, output, 0, output.length, logSize);
+        const [firstLine = ''] = output.toString('utf8', 0, length).trim().split('\n');
         reject(
-          new VregError('INTERNAL', `it ended at once with ${signal ?? code}${said && `: ${said}`}`, {
-            hint: `its log is ${logFile}`,
-          }),
+          new VregError(
+            'INTERNAL',
+            `the process exited at once with ${signal ?? code}${firstLine && `: ${firstLine}`}`,
+            {
+              hint: `see its log: ${logFile}`,
+            },
+          ),
         );
       });
     });
@@ -63,28 +68,29 @@ export async function startDetached(argv: readonly string[], logFile: string): P
 }
 
 /**
- * Tells the program that started this one in the background that it is up; does nothing in the foreground.
- * @param trouble what is not as it should be all the same
+ * Reports to the process that ran {@link startDetached} that this one is up; does nothing in the foreground.
+ * @param warning a problem that does not prevent this process from running
  */
-export function reportReady(trouble?: string): Promise<void> {
-  return send({ ready: true, trouble });
+export function reportReady(warning?: string): Promise<void> {
+  return send({ ready: true, warning });
 }
 
-/** Tells the program that started this one in the background why it is not up; does nothing in the foreground. */
+/** Reports to the process that ran {@link startDetached} why this one did not start; does nothing in the foreground. */
 export async function reportFailure(error: unknown): Promise<void> {
   if (!(error instanceof VregError)) return;
   const { code, message, field, hint } = error;
   await send({ failed: { code, message, field, hint } });
 }
 
-/** The first word is the last: after it the channel is closed. */
-async function send(word: StartReport): Promise<void> {
+/** Sends one report and closes the channel. */
+async function send(report: StartReport): Promise<void> {
   if (!process.send) return;
-  // Whoever started this program may have gone meanwhile, which is nothing to it.
-  await new Promise((resolve) => process.send!(word, resolve));
+  // The callback ignores errors: the parent may have exited, which does not concern this process.
+  await new Promise((resolve) => process.send!(report, resolve));
   if (process.connected) process.disconnect();
 }
 
+/** @throws VregError STORE_UNUSABLE */
 function openLog(path: string): number {
   try {
     return openSync(path, 'a+', 0o600);

@@ -1,12 +1,12 @@
-/** How many files this process may open. */
+/** Limit of open files (`ulimit -n`). */
 import { closeSync, openSync } from 'node:fs';
 import { VregError } from '../../src/protocol/errors.ts';
 
-/** Files that a start opens, about half of them, and some for the clients that it is for. */
+/** File descriptors that a start needs: about 16 for the daemon itself, and as many for its first clients. */
 const NEEDED = 32;
 
 /**
- * Looks whether there are enough, before anything is begun: without, libsql does not fail but ends the process.
+ * Checks that enough files can be opened. Without this check libsql would abort the process instead of failing.
  * @throws VregError STORE_UNUSABLE
  */
 export function checkFdLimit(): void {
@@ -15,8 +15,8 @@ export function checkFdLimit(): void {
     while (files.length < NEEDED) files.push(openSync('/dev/null', 'r'));
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code !== 'EMFILE') throw cause;
-    throw new VregError('STORE_UNUSABLE', `only ${files.length} more files may be open, and ${NEEDED} are needed`, {
-      hint: 'raise the limit: ulimit -n 1024, or LimitNOFILE=1024 in its unit',
+    throw new VregError('STORE_UNUSABLE', `too few file descriptors: ${files.length} left, ${NEEDED} needed`, {
+      hint: 'raise the limit: ulimit -n 1024, or LimitNOFILE=1024 in the unit',
       cause,
     });
   } finally {

@@ -1,20 +1,19 @@
-/** The daemon's log: JSON lines for machines, one readable line an event for people. Always on stderr. */
-
+/** The log of the daemon and the agent, on stderr: one JSON object per line for machines, or one readable line per event. */
 import { type Logger, pino } from 'pino';
 import type { LogFormat, LogLevel } from '../../src/protocol/api.ts';
 import { escapeControls, maskTokens, printable, SecretMask } from '../../src/protocol/redact.ts';
-import { LogSink } from './log-sink.ts';
+import { LogDestination } from './log-destination.ts';
 
 export interface LogOptions {
   level: LogLevel;
   format: LogFormat;
-  /** Colour in `pretty`. */
+  /** Colours the `pretty` format. */
   color?: boolean;
 }
 
 const STDERR = 2;
 
-/** Secrets of this process that no log line may contain. Add one before the first line that could contain it. */
+/** Secrets of this process that no log line may contain. Add a secret before the first line that could contain it. */
 export const logMask = new SecretMask();
 
 /** Masks vreg's tokens and the secrets in {@link logMask}. */
@@ -22,7 +21,7 @@ export function redact(line: string): string {
   return logMask.mask(maskTokens(line));
 }
 
-/** Every line passes through {@link redact}. */
+/** Creates the log. Every line passes through {@link redact}. */
 export async function createLog({ level, format, color = false }: LogOptions): Promise<Logger> {
   const options = {
     level,
@@ -30,35 +29,41 @@ export async function createLog({ level, format, color = false }: LogOptions): P
     timestamp: pino.stdTimeFunctions.isoTime,
     redact: ['req.headers.authorization', '*.token', 'token'],
   };
-  const write = await lineWriter(format, color);
-  const sink = new LogSink({ fd: STDERR, notice: (lost) => write(noticeOf(lost)) });
-  return pino(options, { write: (line) => sink.write(write(redact(line))) });
+  const formatLine = await lineFormatter(format, color);
+  const destination = new LogDestination({
+    fd: STDERR,
+    droppedNotice: (dropped) => formatLine(droppedNotice(dropped)),
+  });
+  return pino(options, { write: (line) => destination.write(formatLine(redact(line))) });
 }
 
-/** Makes of pino's lines what is written: nothing that came from outside moves a cursor, or begins another line. */
-export async function lineWriter(format: LogFormat, colorize: boolean): Promise<(line: string) => string> {
+/**
+ * Makes the function that turns pino's JSON lines into the lines of the log. Text from outside can neither move the cursor of a
+ * terminal nor begin another line.
+ */
+export async function lineFormatter(format: LogFormat, colorize: boolean): Promise<(line: string) => string> {
   if (format === 'json') return escapeControls;
   const { prettyFactory } = await import('pino-pretty');
   const pretty = prettyFactory({ colorize, translateTime: 'SYS:HH:MM:ss', ignore: 'urls,dataDir', singleLine: true });
   return (line) => {
     let event: unknown;
     try {
-      event = JSON.parse(line, shown);
+      event = JSON.parse(line, printableValue);
     } catch {
-      // A number in it was a secret.
+      // Masking a secret that consists of digits can break the JSON.
       return `${printable(line.trimEnd())}\n`;
     }
     return pretty(JSON.stringify(event));
   };
 }
 
-function shown(key: string, value: unknown): unknown {
+function printableValue(key: string, value: unknown): unknown {
   if (typeof value !== 'string') return value;
-  // Its lines are indented, so that none of them looks like another event.
+  // The lines of a stack are indented, so none of them can be mistaken for another event.
   return key === 'stack' ? value.split('\n').map(printable).join('\n') : printable(value);
 }
 
-function noticeOf(lost: number): string {
+function droppedNotice(lost: number): string {
   const line = { level: pino.levels.values.warn, time: new Date().toISOString(), lost };
-  return `${JSON.stringify({ ...line, msg: `${lost} lines of the log could not be written` })}\n`;
+  return `${JSON.stringify({ ...line, msg: `dropped ${lost} log lines because the log could not be written` })}\n`;
 }

@@ -1,6 +1,6 @@
 /**
- * Who runs here: a file beside the daemon's or the agent's state that names the running process, so that
- * `vreg daemon status` and `stop` find it and a second one can name the first.
+ * Pid files: a file beside the state of the daemon or the agent names the running process. `vreg daemon status` and `stop` find
+ * the process with it, and a second daemon can name the first in its error.
  */
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
@@ -12,21 +12,21 @@ import { unusableStateDir } from './state-dir.ts';
 export interface ProcessInfo {
   kind: 'serve' | 'agent';
   pid: number;
-  /** Distinguishes this process from a later one with the same pid; from /proc, absent where there is none. */
+  /** Start time from /proc, which distinguishes this process from a later one with the same pid; absent without /proc. */
   started?: string;
-  /** The folder that it runs with, as the file system knows it: a copy of the folder is another one. */
+  /** Device and inode of its folder, so that a copy of the folder does not name this process. */
   home?: string;
   /** RFC 3339. */
   since: string;
-  /** Where it listens (serve) or whom it beats to (agent). */
+  /** Addresses on which the registry listens, or the registry of the agent. */
   urls: string[];
-  /** The VM that an agent keeps alive. */
+  /** The agent's VM. */
   vm?: string;
 }
 
-/** Milliseconds that a process is given to drain. */
+/** Milliseconds to wait for a process to exit: 5 s more than the daemon's drain, which its request timeout (30 s) bounds. */
 const STOP_TIMEOUT = 35_000;
-/** Milliseconds between two looks whether it has gone. */
+/** Milliseconds between two checks whether a process has exited. */
 const POLL_INTERVAL = 50;
 
 const FILES = { serve: /^daemon\.json$/, agent: /^agent-\w+\.json$/ } as const;
@@ -36,23 +36,23 @@ export function writeProcessInfo(dir: string, info: Omit<ProcessInfo, 'pid' | 's
   const started = startTimeOf(process.pid);
   const file = join(dir, fileName(info));
   try {
-    const whole: ProcessInfo = {
+    const complete: ProcessInfo = {
       ...info,
       pid: process.pid,
       ...(started === undefined ? {} : { started }),
       home: folderId(dir),
       since: new Date().toISOString(),
     };
-    writeAtomically(file, `${JSON.stringify(whole)}\n`, { mode: 0o600 });
+    writeAtomically(file, `${JSON.stringify(complete)}\n`, { mode: 0o600 });
   } catch (cause) {
     throw unusableStateDir(dir, cause);
   }
 }
 
 /**
- * Removes what {@link writeProcessInfo} wrote, and not what another process wrote in a folder that was made anew. Never
- * fails: on a disk that has become read-only the file stays, and says no more than that of a killed process.
- * @param vm of an agent: the VM that it kept alive
+ * Removes the file that {@link writeProcessInfo} wrote, but not the file of another process in a recreated folder. Never
+ * fails: on a read-only disk the file stays, and readers ignore it as they ignore the file of a killed process.
+ * @param vm the agent's VM
  */
 export function removeProcessInfo(dir: string, kind: ProcessInfo['kind'], vm?: string): void {
   const file = join(dir, fileName({ kind, vm }));
@@ -61,16 +61,16 @@ export function removeProcessInfo(dir: string, kind: ProcessInfo['kind'], vm?: s
   try {
     rmSync(file, { force: true });
   } catch {
-    // Who reads it looks whether the process still runs.
+    // Readers check whether the process still runs.
   }
 }
 
-/** @returns the process of that kind (the first, of agents) if it still runs, whatever a killed one left behind */
+/** @returns the running process of that kind (the first one if there are several agents), ignoring files of killed processes */
 export function readProcessInfo(dir: string, kind: ProcessInfo['kind']): ProcessInfo | undefined {
   return readProcesses(dir, kind)[0];
 }
 
-/** @returns all processes of that kind that still run with this folder: one registry, and one agent for each of its VMs */
+/** @returns all running processes of that kind that use this folder: one registry, or one agent per VM */
 export function readProcesses(dir: string, kind: ProcessInfo['kind']): ProcessInfo[] {
   let names: string[];
   let home: string;
@@ -87,7 +87,7 @@ export function readProcesses(dir: string, kind: ProcessInfo['kind']): ProcessIn
     .filter((info) => info !== undefined && (info.home ?? home) === home && isRunning(info)) as ProcessInfo[];
 }
 
-/** Device and inode: they stay when the folder is moved, and differ when it is copied. */
+/** Device and inode, which stay the same when a folder is moved and differ when it is copied. */
 function folderId(dir: string): string {
   const { dev, ino } = statSync(dir);
   return `${dev}:${ino}`;
@@ -98,7 +98,7 @@ export function isRunning({ pid, started }: Pick<ProcessInfo, 'pid' | 'started'>
   try {
     process.kill(pid, 0);
   } catch (error) {
-    // Another user's, whose start may be hidden (proc(5), hidepid).
+    // EPERM: the process belongs to another user, and its start time may be hidden (proc(5), hidepid).
     if ((error as NodeJS.ErrnoException).code !== 'EPERM') return false;
     if (start === undefined) return true;
   }
@@ -106,8 +106,8 @@ export function isRunning({ pid, started }: Pick<ProcessInfo, 'pid' | 'started'>
 }
 
 /**
- * Asks processes to end and resolves when they have.
- * @throws VregError TIMEOUT when one takes longer than {@link STOP_TIMEOUT}, FORBIDDEN when one is another user's
+ * Sends SIGTERM to processes and resolves when they have exited.
+ * @throws VregError TIMEOUT if one still runs after {@link STOP_TIMEOUT}, FORBIDDEN if one belongs to another user
  */
 export async function stopProcesses(
   processes: readonly ProcessInfo[],
@@ -118,21 +118,21 @@ export async function stopProcesses(
       process.kill(pid, 'SIGTERM');
     } catch (cause) {
       if ((cause as NodeJS.ErrnoException).code !== 'EPERM') continue;
-      throw new VregError('FORBIDDEN', `pid ${pid} is another user's`, { hint: 'stop it as that user', cause });
+      throw new VregError('FORBIDDEN', `pid ${pid} belongs to another user`, { hint: 'stop it as that user', cause });
     }
   }
   for (let waited = 0; processes.some(isRunning); waited += POLL_INTERVAL) {
     if (waited > STOP_TIMEOUT) {
       const left = processes.filter(isRunning).map(({ kind, pid }) => `${kind} (pid ${pid})`);
       throw new VregError('TIMEOUT', `still running after ${STOP_TIMEOUT / 1000} s: ${left.join(', ')}`, {
-        hint: 'look at its log; kill -9 loses nothing',
+        hint: 'see its log; kill -9 loses no acknowledged change',
       });
     }
     await sleep(POLL_INTERVAL);
   }
 }
 
-/** An id may hold what a file's name may not, so an agent's file is named by the id's digest. */
+/** An id may contain characters that are not allowed in a file name, so the name of an agent's file has a digest of the id. */
 function fileName({ kind, vm = '' }: { kind: ProcessInfo['kind']; vm?: string | undefined }): string {
   if (kind === 'serve') return 'daemon.json';
   return `agent-${createHash('sha256').update(vm).digest('hex').slice(0, 16)}.json`;
@@ -141,14 +141,14 @@ function fileName({ kind, vm = '' }: { kind: ProcessInfo['kind']; vm?: string | 
 function readInfo(file: string): ProcessInfo | undefined {
   try {
     const info = JSON.parse(readFileSync(file, 'utf8')) as ProcessInfo | null;
-    // Zero and below name whole groups of processes; a file that says so is not ours.
+    // kill(2) treats pids of 0 and below as process groups; vreg never writes such a file.
     return Number.isSafeInteger(info?.pid) && info!.pid > 0 ? info! : undefined;
   } catch {
     return undefined;
   }
 }
 
-/** Start time of a process in clock ticks since boot (proc(5), field 22 of stat); undefined for a zombie or without /proc. */
+/** @returns the start time in clock ticks since boot (proc(5), field 22 of stat); undefined for a zombie or without /proc */
 function startTimeOf(pid: number): string | undefined {
   try {
     const fields = readFileSync(`/proc/${pid}/stat`, 'latin1')

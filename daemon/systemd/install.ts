@@ -1,62 +1,62 @@
-/** Units are put in place and handed to systemd: what there is to do, and the doing. */
+/** Installs and removes units: first a plan, which can be shown, then its execution. */
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdirSync, realpathSync, rmSync, statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { readIfThere, writeAtomically } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import { ENABLED_UNIT, STARTED_UNIT, type UnitFile, type UnitKind } from './units.ts';
 
 export interface InstallStep {
-  /** `keep` of a file that is there as it should be. */
+  /** `keep`: the file is already there with the same text. */
   action: 'write' | 'replace' | 'keep' | 'remove' | 'run';
-  /** The file, or the command line. */
+  /** The path of the file, or the command line. */
   what: string;
 }
 
 export interface InstallOptions {
   kind: UnitKind;
   files: readonly UnitFile[];
-  /** Where units of this manager stand. */
+  /** Folder of the manager's units. */
   dir: string;
-  /** For `systemctl`: `--user`, or `--root=DIR`. */
+  /** Flags for `systemctl`: `--user`, or `--root=DIR`. */
   flags: readonly string[];
-  /** A manager runs, that can be told of new files. */
+  /** Whether a manager runs that must reload its units. */
   managerRuns: boolean;
-  /** Starts the unit, too; one that runs in an older form is started anew. */
+  /** Starts the unit, or restarts it if its file was replaced. */
   now: boolean;
 }
 
-/** What {@link install} will do, in its order; nothing is changed yet. */
+/** @returns the steps of an installation in order; nothing is changed yet */
 export function planInstall({ kind, files, dir, flags, managerRuns, now }: InstallOptions): InstallStep[] {
   const steps = files.map(({ name, text }): InstallStep => {
     const what = join(dir, name);
-    const there = readIfThere(what);
-    return { action: there === undefined ? 'write' : there === text ? 'keep' : 'replace', what };
+    const current = readIfThere(what);
+    return { action: current === undefined ? 'write' : current === text ? 'keep' : 'replace', what };
   });
   const isReplaced = steps.some(({ action }) => action === 'replace');
   const enabled = ENABLED_UNIT[kind];
-  const run = (...words: string[]) => steps.push({ action: 'run', what: ['systemctl', ...flags, ...words].join(' ') });
+  const run = (...args: string[]) => steps.push({ action: 'run', what: ['systemctl', ...flags, ...args].join(' ') });
   if (managerRuns) run('daemon-reload');
   if (enabled) run('enable', enabled);
   if (now) run(isReplaced ? 'restart' : 'start', STARTED_UNIT[kind]);
   return steps;
 }
 
-/** Undoes {@link install}. What the unit has kept in its state folder stays. */
+/** @returns the steps that undo an installation; none if there is no such unit. The unit's state folder stays */
 export function planUninstall({ kind, files, dir, flags, managerRuns }: Omit<InstallOptions, 'now'>): InstallStep[] {
-  const there = files.map(({ name }) => join(dir, name)).filter((path) => readIfThere(path) !== undefined);
-  if (there.length === 0) return [];
+  const installed = files.map(({ name }) => join(dir, name)).filter((path) => readIfThere(path) !== undefined);
+  if (installed.length === 0) return [];
   const steps: InstallStep[] = [];
-  const run = (...words: string[]) => steps.push({ action: 'run', what: ['systemctl', ...flags, ...words].join(' ') });
+  const run = (...args: string[]) => steps.push({ action: 'run', what: ['systemctl', ...flags, ...args].join(' ') });
   const enabled = ENABLED_UNIT[kind];
   if (managerRuns) run('stop', enabled ?? STARTED_UNIT[kind]);
   if (enabled) run('disable', enabled);
-  for (const what of there) steps.push({ action: 'remove', what });
+  for (const what of installed) steps.push({ action: 'remove', what });
   if (managerRuns) run('daemon-reload');
   return steps;
 }
 
-/** @throws VregError STORE_UNUSABLE for a file, UNSUPPORTED when systemctl fails */
+/** @throws VregError STORE_UNUSABLE if a file cannot be written, UNSUPPORTED if systemctl fails */
 export function executePlan(steps: readonly InstallStep[], dir: string, files: readonly UnitFile[]): void {
   const named = (what: string) => files.filter(({ name }) => join(dir, name) === what);
   for (const { action, what } of steps) {
@@ -66,7 +66,7 @@ export function executePlan(steps: readonly InstallStep[], dir: string, files: r
   }
 }
 
-/** Each is there whole or not at all. @throws VregError STORE_UNUSABLE */
+/** Writes unit files, each atomically. @throws VregError STORE_UNUSABLE */
 export function writeUnits(dir: string, files: readonly UnitFile[]): void {
   for (const { name, text } of files) {
     const path = join(dir, name);
@@ -75,21 +75,51 @@ export function writeUnits(dir: string, files: readonly UnitFile[]): void {
       writeAtomically(path, text, { mode: 0o644 });
     } catch (cause) {
       throw new VregError('STORE_UNUSABLE', `cannot write ${path} (${(cause as NodeJS.ErrnoException).code})`, {
-        hint: 'check the owner and mode of the folder',
+        hint: 'check the owner and the mode of the folder',
         cause,
       });
     }
   }
 }
 
-function systemctl(words: readonly string[]): void {
-  const { status, stderr, error } = spawnSync('systemctl', words, {
+function systemctl(args: readonly string[]): void {
+  const { status, stderr, error } = spawnSync('systemctl', args, {
     encoding: 'utf8',
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   if (status === 0) return;
   const why = error ? ((error as NodeJS.ErrnoException).code ?? error.message) : stderr.trim() || `exit ${status}`;
-  throw new VregError('UNSUPPORTED', `systemctl ${words.join(' ')} failed: ${why.replace(/\s+/g, ' ')}`, {
-    hint: 'does systemd run here? what was done can be done again: the command may be repeated',
+  throw new VregError('UNSUPPORTED', `systemctl ${args.join(' ')} failed: ${why.replace(/\s+/g, ' ')}`, {
+    hint: 'is systemd running? this command can safely be repeated',
   });
+}
+
+/** Absolute paths with links resolved. */
+export interface ProgramPaths {
+  node: string;
+  bin: string;
+}
+
+/** @returns the paths of the running program */
+export function programPaths(): ProgramPaths {
+  return { node: realpathSync(process.execPath), bin: realpathSync(process.argv[1]!) };
+}
+
+/** Folders that `ProtectHome` and `PrivateTmp` hide from system units (systemd.exec(5)). */
+const HIDDEN_FOLDERS = ['/home', '/root', '/run/user', '/tmp', '/var/tmp'];
+/** Mode bit with which other users may read a file. */
+const READABLE_BY_OTHERS = 0o004;
+/** Mode bit with which other users may enter a folder. */
+const SEARCHABLE_BY_OTHERS = 0o001;
+
+/** @returns why a system unit, which runs as a user of its own, could not read the file; undefined if it can */
+export function whyUnreadable(path: string): string | undefined {
+  const hidden = HIDDEN_FOLDERS.find((dir) => path.startsWith(`${dir}/`));
+  if (hidden !== undefined) return `${path} is in ${hidden}, which is hidden from system units`;
+  if ((statSync(path).mode & READABLE_BY_OTHERS) === 0) return `${path} is not readable by other users`;
+  for (let dir = dirname(path); dir !== '/'; dir = dirname(dir)) {
+    if ((statSync(dir).mode & SEARCHABLE_BY_OTHERS) === 0)
+      return `${path} is in ${dir}, which other users cannot enter`;
+  }
+  return undefined;
 }

@@ -1,14 +1,14 @@
 /**
- * What a unit of Type=notify tells systemd of itself (sd_notify(3)). Node has no unix datagrams (nodejs/node#31414), so the
- * words are sent by `systemd-notify`, a program of systemd's own: 8 to 15 ms each, one after the other, in order.
+ * Notifications of a unit of Type=notify to systemd (sd_notify(3)). Node has no unix datagram sockets (nodejs/node#31414), so
+ * `systemd-notify`, a program of systemd, sends them: 8 to 15 ms each, one after the other, in order.
  */
-import { type ChildProcess, execFile } from 'node:child_process';
+import { execFile } from 'node:child_process';
 
-/** Milliseconds between two looks at the status. */
+/** Milliseconds between two checks for a new status text. */
 const STATUS_INTERVAL = 10_000;
-/** Pings in one time of the watchdog: one may come late, and one be lost. sd_watchdog_enabled(3) asks for two. */
+/** Watchdog pings per watchdog interval. sd_watchdog_enabled(3) recommends two; with three, one may be lost. */
 const PINGS_PER_WATCHDOG = 3;
-/** Milliseconds for one word: systemd-notify itself waits 5 s for the manager to have read it. */
+/** Milliseconds for one notification: systemd-notify itself waits 5 s for the manager to read it. */
 const SEND_TIMEOUT = 10_000;
 
 export interface NotifyLog {
@@ -16,11 +16,11 @@ export interface NotifyLog {
 }
 
 export interface SystemdNotifier {
-  /** It works, and how: `12 VMs, 1 stale`. Once it has been said, it says that a reload is over. */
+  /** Reports that the process is up, or that a reload is over, with the current status. */
   ready(): void;
-  /** It reads its files again; {@link ready} ends that. */
+  /** Reports that a reload has begun; {@link ready} ends it. */
   reloading(): void;
-  /** It has been told to stop, and finishes what it does. Resolves when that was sent, which it is once. */
+  /** Reports that the process is draining. Sent once; resolves when it was sent. */
   stopping(): Promise<void>;
 }
 
@@ -28,49 +28,49 @@ export interface NotifyOptions {
   /** `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` as systemd sets them. */
   env: NodeJS.ProcessEnv;
   log: NotifyLog;
-  /** One line on how it goes, for `systemctl status`. */
+  /** One line for `systemctl status`, for example `12 VMs, 1 stale`. */
   status(): string;
 }
 
-/** @returns undefined where no service manager listens */
+/** @returns undefined if no service manager listens */
 export function createNotifier({ env, log, status }: NotifyOptions): SystemdNotifier | undefined {
   if (!env.NOTIFY_SOCKET) return undefined;
   const send = createSender(env, log);
   let isReady = false;
-  let told: string | undefined;
+  let lastStatus: string | undefined;
   let stopped: Promise<void> | undefined;
-  const news = (): string[] => {
+  const changedStatus = (): string[] => {
     // A line break would begin another assignment.
-    const now = status().replace(/\s+/g, ' ');
-    if (now === told) return [];
-    told = now;
-    return [`STATUS=${now}`];
+    const current = status().replace(/\s+/g, ' ');
+    if (current === lastStatus) return [];
+    lastStatus = current;
+    return [`STATUS=${current}`];
   };
   const refresh = () => {
-    if (isReady) void send(news());
+    if (isReady) void send(changedStatus());
   };
-  // Of the event loop alone: a registry that is away, or a full disk, is not cured by a restart.
-  const every = pingInterval(env);
-  const ping = async (every: number) => {
+  // The watchdog covers only the event loop: a restart does not help against an unreachable registry or a full disk.
+  const interval = pingInterval(env);
+  const ping = async (interval: number) => {
     await send(['WATCHDOG=1']);
-    // From the end of the last one: an interval shorter than a ping takes would leave the loop no time for anything else.
-    setTimeout(() => void ping(every), every).unref();
+    // Scheduled when the last ping has ended: otherwise slow pings could leave the event loop no time for anything else.
+    setTimeout(() => void ping(interval), interval).unref();
   };
-  if (every !== undefined) setTimeout(() => void ping(every), every).unref();
-  const looking = setInterval(refresh, STATUS_INTERVAL).unref();
+  if (interval !== undefined) setTimeout(() => void ping(interval), interval).unref();
+  const statusTimer = setInterval(refresh, STATUS_INTERVAL).unref();
   return {
     ready() {
       if (stopped) return;
       isReady = true;
-      void send(['READY=1', ...news()]);
+      void send(['READY=1', ...changedStatus()]);
     },
     reloading() {
       if (stopped) return;
-      // The time is for units of Type=notify-reload (systemd 253 and newer); others pay no attention to it.
+      // Units of Type=notify-reload (systemd 253) need the time; other units ignore it.
       void send(['RELOADING=1', `MONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`]);
     },
     stopping() {
-      clearInterval(looking);
+      clearInterval(statusTimer);
       isReady = false;
       stopped ??= send(['STOPPING=1', 'STATUS=stopping']);
       return stopped;
@@ -78,36 +78,37 @@ export function createNotifier({ env, log, status }: NotifyOptions): SystemdNoti
   };
 }
 
-/** Milliseconds between two pings; undefined when the watchdog is off, or watches another process. */
+/** @returns milliseconds between two pings; undefined if the watchdog is off or watches another process */
 function pingInterval({ WATCHDOG_USEC, WATCHDOG_PID }: NodeJS.ProcessEnv): number | undefined {
   if (WATCHDOG_PID && WATCHDOG_PID !== String(process.pid)) return undefined;
   const usec = Number(WATCHDOG_USEC);
   return usec > 0 ? Math.max(usec / 1000 / PINGS_PER_WATCHDOG, 1) : undefined;
 }
 
-function createSender(env: NodeJS.ProcessEnv, log: NotifyLog): (words: readonly string[]) => Promise<void> {
+/** @returns a function that sends assignments in order. The first failure is logged; none rejects */
+function createSender(env: NodeJS.ProcessEnv, log: NotifyLog): (assignments: readonly string[]) => Promise<void> {
   let last: Promise<void> = Promise.resolve();
   let isWarned = false;
-  const run = (words: readonly string[]) =>
+  const run = (assignments: readonly string[]) =>
     new Promise<void>((resolve) => {
-      const child: ChildProcess = execFile(
+      const child = execFile(
         'systemd-notify',
-        words,
+        assignments,
         { env, timeout: SEND_TIMEOUT },
-        (error, _out, said) => {
+        (error, _stdout, stderr) => {
           if (error && !isWarned) {
             isWarned = true;
-            const why =
-              (error as NodeJS.ErrnoException).code === 'ENOENT' ? 'systemd-notify is not there' : said.trim();
-            log.warn({}, `systemd hears nothing of this process: ${why || error.message}`);
+            const isMissing = (error as NodeJS.ErrnoException).code === 'ENOENT';
+            const reason = isMissing ? 'systemd-notify is not installed' : stderr.trim() || error.message;
+            log.warn({}, `cannot notify systemd: ${reason}`);
           }
           resolve();
         },
       );
       child.unref();
     });
-  return (words) => {
-    if (words.length > 0) last = last.then(() => run(words));
+  return (assignments) => {
+    if (assignments.length > 0) last = last.then(() => run(assignments));
     return last;
   };
 }

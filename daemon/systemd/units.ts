@@ -1,8 +1,7 @@
 /**
- * The text of the systemd units. Each is whole in itself: it can be printed, read, put in place, and changed by a drop-in
- * (`systemctl edit`). What they ask for is understood by systemd 250 and newer; older versions ignore what they do not know.
+ * Text of the systemd units. Each unit is complete: it can be printed, reviewed, installed, and changed with a drop-in
+ * (`systemctl edit`). The units use options of systemd 250; older versions ignore the options that they do not know.
  */
-import { SANDBOX, USER_SANDBOX } from './sandbox.ts';
 
 export const UNIT_KINDS = ['serve', 'agent', 'heartbeat-timer', 'wait-online'] as const;
 export type UnitKind = (typeof UNIT_KINDS)[number];
@@ -17,24 +16,24 @@ export interface UnitOptions {
   /** Absolute paths of Node and of the program. */
   node: string;
   bin: string;
-  /** Flags and arguments for the command that the unit runs. */
+  /** Further arguments of the command that the unit runs. */
   args: readonly string[];
-  /** For the manager of one user instead of the system's. */
+  /** Makes units for the user's manager instead of the system's. */
   user: boolean;
-  /** Hands the token file over as a credential. Without it the unit fails where there is no such file. */
+  /** Loads the token file as a credential; the unit fails if there is no such file. */
   token: boolean;
-  /** Hands a certificate and its key over as credentials: the registry's own, or what to show to it. */
+  /** Loads a certificate and its key as credentials: the registry's own, or the agent's client certificate. */
   tls: boolean;
 }
 
-/** What the unit is enabled or started by; undefined where other units ask for it. */
+/** The unit to enable; undefined if other units require it instead. */
 export const ENABLED_UNIT: Readonly<Record<UnitKind, string | undefined>> = {
   serve: 'vreg-serve.service',
   agent: 'vreg-agent.service',
   'heartbeat-timer': 'vreg-heartbeat.timer',
   'wait-online': undefined,
 };
-/** What `--now` starts. */
+/** The unit that `--now` starts. */
 export const STARTED_UNIT: Readonly<Record<UnitKind, string>> = {
   serve: 'vreg-serve.service',
   agent: 'vreg-agent.service',
@@ -42,18 +41,55 @@ export const STARTED_UNIT: Readonly<Record<UnitKind, string>> = {
   'wait-online': 'vreg-online.target',
 };
 
-/** Words of `vreg` that each kind runs, as they stand in a unit: `%S` is the folder for states. */
+/** The `vreg` command of each kind, as written in the unit: `%S` is the folder for state. */
 export const UNIT_COMMAND: Readonly<Record<UnitKind, readonly string[]>> = {
   serve: ['daemon', 'serve'],
   agent: ['daemon', 'agent'],
-  // The state is what it proves with that its VM is no clone.
+  // The state folder holds the identity with which each heartbeat proves that the VM is not a clone.
   'heartbeat-timer': ['heartbeat', '--register-if-missing', '--state-dir', '%S/vreg-heartbeat'],
   'wait-online': ['wait', '--for', 'self', '--timeout', '5m'],
 };
 
-/** Exit codes that a restart does not change: 2 not allowed, 5 bad config; 243 is systemd's for a credential that is not there. */
+/** Exit codes after which a restart would fail again: 2 not allowed, 5 bad configuration, 243 missing credential (systemd.exec(5)). */
 const FATAL_EXIT_CODES = '2 5 243';
 
+/** Hardening that works in system and in user units (systemd.exec(5)). */
+const USER_SANDBOX: readonly string[] = [
+  'NoNewPrivileges=yes',
+  '# Node cannot run with MemoryDenyWriteExecute. AF_NETLINK is needed to list the network interfaces.',
+  'RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK',
+  'RestrictNamespaces=yes',
+  'RestrictRealtime=yes',
+  'RestrictSUIDSGID=yes',
+  'LockPersonality=yes',
+  'SystemCallArchitectures=native',
+  '# Node 20 calls pkey_alloc at start, which is not in @system-service.',
+  'SystemCallFilter=@system-service @pkey',
+  'SystemCallFilter=~@privileged @resources',
+  'SystemCallErrorNumber=EPERM',
+];
+
+/** Hardening of system units: `USER_SANDBOX`, and options that only the system manager can apply. */
+const SANDBOX: readonly string[] = [
+  'DynamicUser=yes',
+  'CapabilityBoundingSet=',
+  'ProtectSystem=strict',
+  'ProtectHome=yes',
+  'ProtectClock=yes',
+  'ProtectControlGroups=yes',
+  'ProtectHostname=yes',
+  'ProtectKernelLogs=yes',
+  'ProtectKernelModules=yes',
+  'ProtectKernelTunables=yes',
+  'ProtectProc=invisible',
+  'PrivateDevices=yes',
+  'PrivateTmp=yes',
+  'PrivateUsers=yes',
+  'RemoveIPC=yes',
+  ...USER_SANDBOX,
+];
+
+/** @returns the files of a kind */
 export function unitsOf(kind: UnitKind, options: UnitOptions): UnitFile[] {
   return UNITS[kind](options);
 }
@@ -67,18 +103,18 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
         [...network(options), 'StartLimitIntervalSec=300', 'StartLimitBurst=10'],
         [
           'Type=notify',
-          '# The words to systemd come from systemd-notify, a child.',
+          '# The notifications come from systemd-notify, a child process.',
           'NotifyAccess=all',
           `ExecStart=${execStart('serve', options)}`,
           'ExecReload=kill -HUP $MAINPID',
           'WatchdogSec=60',
           'Restart=on-failure',
           'RestartSec=2',
-          '# Not when it is not allowed (2), its configuration is wrong (5), or its token is not there.',
+          '# No restart if it is not allowed (2), its configuration is invalid (5), or its credential is missing (243).',
           `RestartPreventExitStatus=${FATAL_EXIT_CODES}`,
-          '# The whole store is checked first.',
+          '# The store is checked completely at each start.',
           'TimeoutStartSec=300',
-          '# What it accepted is answered.',
+          '# Accepted requests are answered before it exits.',
           'TimeoutStopSec=45',
           'KillMode=mixed',
           'StateDirectory=vreg',
@@ -96,29 +132,29 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
     {
       name: 'vreg-agent.service',
       text: unit(
-        'vreg agent, which keeps this VM in the registry',
-        [...network(options), '# It comes back however often it ends.', 'StartLimitIntervalSec=0'],
+        'vreg heartbeat agent of this VM',
+        [...network(options), '# Restart it however often it exits.', 'StartLimitIntervalSec=0'],
         [
           'Type=notify',
-          '# The words to systemd come from systemd-notify, a child.',
+          '# The notifications come from systemd-notify, a child process.',
           'NotifyAccess=all',
           `ExecStart=${execStart('agent', options)}`,
           'ExecReload=kill -HUP $MAINPID',
-          '# Longer than a VM may be paused in the middle of a beat. A registry that is away is no reason for a restart.',
+          '# Longer than a usual pause of the VM. An unreachable registry does not trigger the watchdog.',
           'WatchdogSec=180',
           'Restart=always',
           'RestartSec=5',
-          '# Not when it is not allowed (2), its configuration is wrong (5), another VM has its identity (9), or its token is',
-          '# not there.',
-          `RestartPreventExitStatus=2 5 9 243`,
-          '# It tells the registry that the VM stops.',
+          '# No restart if it is not allowed (2), its configuration is invalid (5), another VM has its identity (9), or its',
+          '# credential is missing (243).',
+          'RestartPreventExitStatus=2 5 9 243',
+          '# It declares the VM stopped before it exits.',
           'TimeoutStopSec=10',
           'KillMode=mixed',
           'StateDirectory=vreg-agent',
           'StateDirectoryMode=0700',
-          '# Not preserved while it is stopped: with DynamicUser a preserved one is closed to other users.',
+          '# Removed when the agent stops: with DynamicUser, other users could not read a preserved folder.',
           'RuntimeDirectory=vreg',
-          '# The addresses in it are for every script of this VM; its state folder is closed to others.',
+          '# Every user of this VM may read the address files in it. The state folder is private.',
           'UMask=0022',
           ...environment(options, 'vreg-agent'),
         ],
@@ -131,7 +167,7 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
     {
       name: 'vreg-heartbeat.service',
       text: unit(
-        'One sign of life of this VM for the vreg registry',
+        'vreg heartbeat of this VM',
         network(options),
         [
           'Type=oneshot',
@@ -150,9 +186,9 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
         [
           'Unit',
           [
-            'Description=Signs of life of this VM for the vreg registry',
+            'Description=Regular vreg heartbeats of this VM',
             'Documentation=man:vreg-heartbeat(1)',
-            '# The agent does the same, and more.',
+            '# The agent sends heartbeats, too.',
             'Conflicts=vreg-agent.service',
           ],
         ],
@@ -161,7 +197,7 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           [
             'OnBootSec=5',
             'OnUnitInactiveSec=60',
-            '# The wall clock steps when a VM is resumed, or its clock is set right after it.',
+            '# The clock is set after a VM was resumed, and its entry may be stale by then.',
             'OnClockChange=yes',
             'RandomizedDelaySec=10',
             'AccuracySec=1',
@@ -175,7 +211,7 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
     {
       name: 'vreg-wait-online.service',
       text: unit(
-        'Wait until the vreg registry answers and this VM is live',
+        'Wait until this VM is live in the vreg registry',
         [
           ...network(options),
           'After=vreg-agent.service vreg-heartbeat.timer',
@@ -186,7 +222,7 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           'Type=oneshot',
           'RemainAfterExit=yes',
           `ExecStart=${execStart('wait-online', options)}`,
-          '# vreg wait has a time limit of its own.',
+          '# vreg wait has its own timeout.',
           'TimeoutStartSec=infinity',
           ...environment(options, 'vreg-wait-online'),
         ],
@@ -201,7 +237,7 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           [
             'Description=This VM is live in the vreg registry',
             'Documentation=man:vreg-daemon(1)',
-            '# Another unit waits for it with Requires=vreg-online.target and After=vreg-online.target.',
+            '# Other units wait for it with Requires=vreg-online.target and After=vreg-online.target.',
             'Requires=vreg-wait-online.service',
             'After=vreg-wait-online.service',
           ],
@@ -225,27 +261,27 @@ function unit(
   ]);
 }
 
-/** The manager of a user knows no network. */
+/** A user's manager has no network targets. */
 function network({ user }: UnitOptions): string[] {
   const targets = 'network-online.target nss-lookup.target time-sync.target';
   return user ? [] : ['Wants=network-online.target', `After=${targets}`];
 }
 
-/** `%E` is the folder for configuration: /etc of the system, ~/.config of a user. */
+/** Environment file and credentials. `%E` is the folder for configuration: /etc, or ~/.config of a user. */
 function environment({ token, tls }: UnitOptions, name: string): string[] {
   const [cert, key] = name === 'vreg-serve' ? ['tls-cert', 'tls-key'] : ['cert-file', 'key-file'];
   return [
-    '# VERS_INFRA_URL, VERS_VM_ID, VREG_... as NAME=value, if there is such a file.',
+    '# Optional: VERS_INFRA_URL, VERS_VM_ID, VREG_... as NAME=value.',
     'EnvironmentFile=-%E/vreg/env',
     ...(token
       ? [
-          '# Read by systemd; only this unit sees its copy. If it is not there, the unit fails.',
+          '# systemd gives this unit a private copy. Without the file the unit fails.',
           'LoadCredential=token:%E/vreg/token',
         ]
       : []),
     ...(tls
       ? [
-          '# As the token. Renewed files are read by a restart: a reload has the copies of the start.',
+          '# Private copies, too. After a renewal restart the unit: a reload still reads the old copies.',
           `LoadCredential=${cert}:%E/vreg/tls.crt`,
           `LoadCredential=${key}:%E/vreg/tls.key`,
         ]
@@ -259,14 +295,14 @@ function sections(parts: readonly (readonly [title: string, lines: readonly stri
 }
 
 function execStart(kind: UnitKind, { node, bin, args }: UnitOptions): string {
-  // In the path of the program itself systemd replaces no variables.
+  // systemd expands no variables in the path of the program itself.
   const program = quote(node.replaceAll('%', '%%'));
   return [program, escapeArgument(bin), ...UNIT_COMMAND[kind], ...args.map(escapeArgument)].join(' ');
 }
 
-/** One word as systemd.service(5) reads it back: no specifiers, no variables. */
-function escapeArgument(word: string): string {
-  return quote(word.replaceAll('%', '%%').replaceAll('$', '$$$$'));
+/** Escapes specifiers and variables, so that systemd passes the argument on unchanged (systemd.service(5)). */
+function escapeArgument(argument: string): string {
+  return quote(argument.replaceAll('%', '%%').replaceAll('$', '$$$$'));
 }
 
 function quote(word: string): string {

@@ -3,7 +3,8 @@ import { agent } from './daemon/agent.ts';
 import { install, uninstall } from './daemon/install.ts';
 import { restore } from './daemon/restore.ts';
 import { runServe, SERVE_FLAGS, SERVE_SETTINGS, type ServeFlags, serve } from './daemon/serve.ts';
-import { status, stop } from './daemon/status.ts';
+import { status } from './daemon/status.ts';
+import { stop } from './daemon/stop.ts';
 import { unit } from './daemon/unit.ts';
 
 export const daemon = defineCommand<ServeFlags>({

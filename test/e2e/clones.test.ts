@@ -105,7 +105,7 @@ test('a registry that was restored from an older copy gets everything back from 
   assert.deepEqual(await conflictsOf(third), []);
 });
 
-test('SIGHUP makes the agent read its settings anew, and wrong ones leave it as it is', async (t) => {
+test('SIGHUP reloads the settings of the agent, and invalid ones change nothing', async (t) => {
   const daemon = await startDaemon(t);
   const home = tempDir(t);
   const config = join(home, 'config/vreg/config.json');
@@ -117,7 +117,7 @@ test('SIGHUP makes the agent read its settings anew, and wrong ones leave it as 
   await until('the new address', async () => (await find(daemon))?.address === 'new.test');
   writeFileSync(config, '{');
   agent.child.kill('SIGHUP');
-  await until('the agent to say so', () => agent.said().includes('cannot be read anew'));
+  await until('the agent to say so', () => agent.said().includes('cannot reload the settings'));
   const { lastSeen } = (await find(daemon))!;
   await heardAfter(daemon, lastSeen);
   assert.equal(agent.child.exitCode, null);
@@ -131,7 +131,7 @@ test('an agent that was stopped beats at once when it goes on', async (t) => {
   const before = Date.now();
   await until('a while', () => Date.now() - before > 5000);
   agent.child.kill('SIGCONT');
-  await until('the agent to notice', () => agent.said().includes('time has jumped'));
+  await until('the agent to notice', () => agent.said().includes('time jumped'));
   await heardAfter(daemon, new Date(before + 4000).toISOString());
 });
 

@@ -29,7 +29,7 @@ test('an agent goes on in the background, is found there, and stops when it is t
   const started = await inHome(t, home, ['daemon', 'agent', '--detach', '-o', 'json'], env);
   assert.equal(started.code, 0, started.stderr);
   const log = join(home, 'state/vreg/agent.log');
-  assert.equal(started.stderr, `vreg: it goes on in the background; its log is ${log}\n`);
+  assert.equal(started.stderr, `vreg: running in the background; log: ${log}\n`);
   assert.equal((await find(daemon))?.status, 'running');
   assert.match(readFileSync(log, 'utf8'), /registered this VM/);
 
@@ -52,7 +52,7 @@ test('an agent that goes into the background while the registry is away says so,
     VERS_INFRA_URL: daemon.url,
   });
   assert.equal(started.code, 0);
-  assert.match(started.stderr, /^vreg: cannot reach the registry .*; it is tried again until it works\n/);
+  assert.match(started.stderr, /^vreg: cannot reach the registry .*; retrying until it works\n/);
   const late = await again(t, daemon);
   await until('the registration', () => find(late));
 });
@@ -121,7 +121,7 @@ test('two agents of two VMs share a data dir; a second one of the same VM is ref
   assert.equal(refused.code, 4);
   assert.match(
     refused.stderr,
-    new RegExp(`^vreg: an agent for VM "vm-1" runs already: pid ${first.pid}\nhint: stop it`),
+    new RegExp(`^vreg: an agent for VM "vm-1" is already running \\(pid ${first.pid}\\)\nhint: stop it`),
   );
 
   const status = processes(await inHome(t, home, ['daemon', 'status', '-o', 'json']));

@@ -69,7 +69,7 @@ test(
     const before = heard().length;
     await says('WATCHDOG=1', before);
     await again(t, daemon);
-    await says(/^STATUS=last beat 20\d\d-/, before);
+    await says(/^STATUS=last heartbeat 20\d\d-/, before);
   },
 );
 
@@ -97,10 +97,10 @@ test('where systemd-notify is missing the daemon says so once, and serves', asyn
   const daemon = await startDaemon(t, {
     env: { PATH: empty, NOTIFY_SOCKET: join(empty, 'none'), WATCHDOG_USEC: '3000' },
   });
-  await until('the warning', () => daemon.said().includes('systemd-notify is not there'));
+  await until('the warning', () => daemon.said().includes('systemd-notify is not installed'));
   assert.equal((await daemon.vreg(['health'])).code, 0);
   await daemon.end();
-  assert.equal(daemon.said().split('systemd-notify is not there').length, 2);
+  assert.equal(daemon.said().split('systemd-notify is not installed').length, 2);
 });
 
 test('pings that take longer to send than the watchdog gives hold up nothing else', unless('strace'), async (t) => {
@@ -110,12 +110,12 @@ test('pings that take longer to send than the watchdog gives hold up nothing els
     through: ['strace', '-D', '-f', '-o', '/dev/null', '-e', 'inject=?fork,?vfork,clone,?clone3:delay_exit=20000'],
     env: { NOTIFY_SOCKET: join(empty, 'none'), WATCHDOG_USEC: '3000' },
   });
-  await until('the warning', () => daemon.said().includes('systemd hears nothing'));
+  await until('the warning', () => daemon.said().includes('cannot notify systemd'));
   for (let n = 0; n < 20; n++) assert.equal((await call(daemon.url, 'GET', '/health')).status, 200);
   assert.deepEqual(await daemon.end(), { code: 0, signal: null });
 });
 
-test('on SIGHUP the daemon reads its token again; an empty one leaves the old in force', async (t) => {
+test('SIGHUP reloads the token of the daemon, and an empty token file changes nothing', async (t) => {
   const credentials = tempDir(t);
   const write = (token: string) => writeFileSync(join(credentials, 'token'), token, { mode: 0o600 });
   write('first');
@@ -124,11 +124,11 @@ test('on SIGHUP the daemon reads its token again; an empty one leaves the old in
   assert.deepEqual([await code('first'), await code('second')], [0, 2]);
   write('second');
   daemon.child.kill('SIGHUP');
-  await until('the reload', () => daemon.said().includes('read the token again'));
+  await until('the reload', () => daemon.said().includes('reloaded the token'));
   assert.deepEqual([await code('first'), await code('second')], [2, 0]);
   write('');
   daemon.child.kill('SIGHUP');
-  await until('the refusal', () => daemon.said().includes('cannot read the token again'));
+  await until('the refusal', () => daemon.said().includes('cannot reload the token'));
   assert.equal(await code('second'), 0);
 });
 

@@ -15,9 +15,8 @@ import {
   dataDirOf,
   detach,
   LOG_SETTINGS,
-  notifies,
-  orTell,
-  tellReady,
+  reportingFailure,
+  startLifecycle,
   VM_SETTINGS,
 } from './process.ts';
 
@@ -68,7 +67,7 @@ export const agent = defineCommand<Flags>({
     { about: 'in the background', command: 'vreg daemon agent --detach' },
   ],
   exits: [2, 4, 9],
-  run: (context, _args, flags) => orTell(runAgent(context, flags)),
+  run: (context, _args, flags) => reportingFailure(runAgent(context, flags)),
 });
 
 async function runAgent(context: Context, flags: Flags): Promise<void> {
@@ -80,8 +79,7 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
   const log = await createLog(context);
   const registry = context.client().url;
   let status = 'starting';
-  const manager = await notifies(context, log, () => status);
-  context.signal.addEventListener('abort', () => void manager?.stopping(), { once: true });
+  const lifecycle = await startLifecycle(context, log, () => status);
   await main.runAgent(
     {
       ...settingsOf(context, flags),
@@ -92,32 +90,32 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
       rebirthHooks: flags.rebirthHook ?? [],
       addressFiles: runDirOf(context),
       checks,
-      onReady: (trouble) => {
-        status = trouble ?? `registered with ${registry}`;
-        // A registry that is away is waited for by the agent, not by those who wait for the agent.
-        manager?.ready();
-        void tellReady(trouble);
+      onReady: (warning) => {
+        status = warning ?? `registered with ${registry}`;
+        // The agent is ready even if the registry is unreachable: units that wait for the agent must not wait for the registry.
+        void lifecycle.ready(warning);
       },
-      onOutage: (trouble) => {
-        status = trouble === undefined ? 'the registry is back' : `trying again: ${trouble}`;
+      onOutage: (reason) => {
+        status = reason === undefined ? 'the registry answers again' : `retrying: ${reason}`;
       },
       onHeartbeat: ({ lastSeen }) => {
-        status = `last beat ${lastSeen}`;
+        status = `last heartbeat ${lastSeen}`;
       },
-      onReload: (reload) =>
-        context.onHangup(() => {
-          manager?.reloading();
-          reload(() => {
-            config.reload();
-            return settingsOf(context, flags);
-          });
-          manager?.ready();
-        }),
+      onRunning: (apply) =>
+        lifecycle.reloadOnHangup([
+          {
+            what: 'the settings',
+            reload() {
+              config.reload();
+              apply(settingsOf(context, flags));
+            },
+          },
+        ]),
     },
     log,
     context.signal,
   );
-  await manager?.stopping();
+  await lifecycle.stopping();
 }
 
 /** @throws VregError USAGE or INVALID naming what is wrong by now */

@@ -1,8 +1,7 @@
-/** What the daemon's and the agent's commands share: where they live, their log, and going on in the background. */
+/** Parts that the daemon's and the agent's commands share: data dir, log, life cycle, and starting in the background. */
 import type { Logger } from 'pino';
+import type { Lifecycle } from '../../../daemon/process/lifecycle.ts';
 import type { ProcessInfo } from '../../../daemon/process/pid-file.ts';
-import type { Reloader } from '../../../daemon/process/reload.ts';
-import type { SystemdNotifier } from '../../../daemon/systemd/notify.ts';
 import type { Context, Flag } from '../../command.ts';
 import type { SettingKey } from '../../config/settings.ts';
 import type { LogFormat, LogLevel } from '../../protocol/api.ts';
@@ -13,45 +12,57 @@ export const LOG_SETTINGS: readonly SettingKey[] = ['data-dir', 'log-level', 'lo
 export const VM_SETTINGS: readonly SettingKey[] = ['id', 'name', 'role', 'address', 'registered-by'];
 export const DETACH: Flag = {
   flags: '--detach',
-  about: 'go on in the background, with a pid file and a log in the data dir',
+  about: 'run in the background, with a pid file and a log in the data dir',
 };
 
 export function dataDirOf({ config }: Context): string {
   return config.get('data-dir') ?? config.stateDir;
 }
 
-export async function createLog({ config, io }: Context) {
+export async function createLog({ config, io }: Context): Promise<Logger> {
   const { createLog } = await import('../../../daemon/process/log.ts');
   const format = (config.get('log-format') ?? (process.stderr.isTTY ? 'pretty' : 'json')) as LogFormat;
   return createLog({ level: config.get('log-level') as LogLevel, format, color: io.errColor });
 }
 
+/** @param status one line for `systemctl status` */
+export async function startLifecycle(context: Context, log: Logger, status: () => string): Promise<Lifecycle> {
+  const { Lifecycle } = await import('../../../daemon/process/lifecycle.ts');
+  const { env, signal } = context;
+  return new Lifecycle({ env, log, status, signal, onHangup: (handler) => context.onHangup(handler) });
+}
+
+/** Reports the failure of a process to the command that started it with `--detach`, if one did. */
+export async function reportingFailure(running: Promise<void>): Promise<void> {
+  return running.catch(async (error: unknown) => {
+    await (await import('../../../daemon/process/detach.ts')).reportFailure(error);
+    throw error;
+  });
+}
+
+/** Runs this command again in the background and prints its process when it is up. */
 export async function detach(context: Context, kind: ProcessInfo['kind'], logFile: string): Promise<void> {
   const { startDetached } = await import('../../../daemon/process/detach.ts');
   const { pid, warning } = await startDetached(
-    context.argv.filter((word) => word !== '--detach'),
+    context.argv.filter((argument) => argument !== '--detach'),
     logFile,
   );
   const started = (await findRunning(context, [kind])).filter((info) => info.pid === pid);
   await context.print(processesAnswer(started));
-  if (warning !== undefined) context.note(`${warning}; it is tried again until it works`);
-  context.note(`it goes on in the background; its log is ${logFile}`);
+  if (warning !== undefined) context.note(`${warning}; retrying until it works`);
+  context.note(`running in the background; log: ${logFile}`);
 }
 
+/** @throws VregError NO_LIVE if none of these processes runs with the data dir */
 export async function findRunning(context: Context, kinds: readonly ProcessInfo['kind'][]): Promise<ProcessInfo[]> {
   const { readProcesses } = await import('../../../daemon/process/pid-file.ts');
   const dir = dataDirOf(context);
   const running = kinds.flatMap((kind) => readProcesses(dir, kind));
-  if (running.length === 0) {
-    throw new VregError(
-      'NO_LIVE',
-      `no vreg ${kinds.length === 1 ? kinds[0] : 'daemon or agent'} runs with the data dir ${dir}`,
-      {
-        hint: `start one: vreg daemon ${kinds.includes('serve') ? '' : 'agent '}--detach, or name another --data-dir`,
-      },
-    );
-  }
-  return running;
+  if (running.length > 0) return running;
+  const process = kinds.length > 1 ? 'daemon or agent' : kinds[0] === 'serve' ? 'daemon' : 'agent';
+  throw new VregError('NO_LIVE', `no vreg ${process} is running with the data dir ${dir}`, {
+    hint: `start one: vreg daemon ${kinds.includes('serve') ? '' : 'agent '}--detach, or name another --data-dir`,
+  });
 }
 
 export function processesAnswer(rows: readonly ProcessInfo[]): RowsAnswer<ProcessInfo> {
@@ -68,38 +79,4 @@ export function processesAnswer(rows: readonly ProcessInfo[]): RowsAnswer<Proces
     name: ({ pid }) => String(pid),
     data: ({ kind, pid, since, urls, vm }) => ({ kind, pid, since, urls, ...(vm === undefined ? {} : { vm }) }),
   };
-}
-
-/** What to tell of this process to systemd, if that has started it. @param status one line on how it goes */
-export async function notifies(
-  context: Context,
-  log: Logger,
-  status: () => string,
-): Promise<SystemdNotifier | undefined> {
-  if (!context.env.NOTIFY_SOCKET) return undefined;
-  return (await import('../../../daemon/systemd/notify.ts')).createNotifier({ env: context.env, log, status });
-}
-
-/** A SIGHUP runs the reloaders from now on, instead of ending the program. */
-export async function onHangup(
-  context: Context,
-  reloaders: readonly Reloader[],
-  log: Logger,
-  manager?: SystemdNotifier,
-): Promise<void> {
-  const { createReload } = await import('../../../daemon/process/reload.ts');
-  const reload = createReload(reloaders, log, manager);
-  context.onHangup(() => void reload());
-}
-
-export async function tellReady(trouble?: string): Promise<void> {
-  await (await import('../../../daemon/process/detach.ts')).reportReady(trouble);
-}
-
-/** Whoever waits for a program in the background hears why it did not come up. */
-export async function orTell(running: Promise<void>): Promise<void> {
-  return running.catch(async (error: unknown) => {
-    await (await import('../../../daemon/process/detach.ts')).reportFailure(error);
-    throw error;
-  });
 }

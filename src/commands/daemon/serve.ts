@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import type { Reloader } from '../../../daemon/process/reload.ts';
+import type { Reloader } from '../../../daemon/process/lifecycle.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
 import type { SettingKey } from '../../config/settings.ts';
 import { serverCertificates } from '../../config/tls-files.ts';
@@ -13,10 +13,8 @@ import {
   dataDirOf,
   detach,
   LOG_SETTINGS,
-  notifies,
-  onHangup,
-  orTell,
-  tellReady,
+  reportingFailure,
+  startLifecycle,
   VM_SETTINGS,
 } from './process.ts';
 
@@ -77,11 +75,11 @@ export const serve = defineCommand<ServeFlags>({
 });
 
 export function runServe(context: Context, _args: string[], flags: ServeFlags): Promise<void> {
-  return orTell(serveUntilStopped(context, flags));
+  return reportingFailure(serveUntilStopped(context, flags));
 }
 
 async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<void> {
-  const { config, signal } = context;
+  const { config } = context;
   const dataDir = dataDirOf(context);
   if (flags.detach) return detach(context, 'serve', join(dataDir, 'daemon.log'));
   const socket = config.get('socket');
@@ -116,8 +114,7 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   const line = `vreg ${context.version} listening on ${serving.urls.join(' and ')}, data in ${serving.dataDir}`;
   if (log.isLevelEnabled('info')) log.info({ urls: serving.urls, dataDir: serving.dataDir }, line);
   else context.note(line.replace(/^vreg /, ''));
-  const manager = await notifies(context, log, serving.status);
-  // What a SIGHUP reads again.
+  const lifecycle = await startLifecycle(context, log, serving.status);
   const reloaders: Reloader[] = [
     {
       what: 'the token',
@@ -136,12 +133,11 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
       },
     });
   }
-  await onHangup(context, reloaders, log, manager);
-  manager?.ready();
-  await tellReady();
-  await aborted(signal);
-  log.info('stopping: answering what was accepted');
-  await Promise.all([manager?.stopping(), serving.close()]);
+  lifecycle.reloadOnHangup(reloaders);
+  await lifecycle.ready();
+  await lifecycle.untilStopped();
+  log.info('stopping: finishing accepted requests');
+  await Promise.all([lifecycle.stopping(), serving.close()]);
   log.info('stopped');
 }
 
@@ -165,9 +161,4 @@ function selfOf({ config }: Context, { service, meta }: ThisVmFlags, port: numbe
     ...(meta ? { metadata: parseMetaFlags(meta) } : {}),
     status: 'running',
   });
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return Promise.resolve();
-  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
 }

@@ -77,18 +77,18 @@ export async function makeUnits(
     });
   }
   const { UNIT_COMMAND, unitsOf } = await import('../../../daemon/systemd/units.ts');
-  const { thisProgram } = await import('../../../daemon/systemd/program.ts');
+  const { programPaths } = await import('../../../daemon/systemd/install.ts');
   const path = UNIT_COMMAND[kind].filter((_, index, all) =>
     all.slice(0, index + 1).every((word) => !word.startsWith('-')),
   );
   await checkWords(context, path, words);
-  return { kind, files: unitsOf(kind, { ...thisProgram(), args: words, user, token, tls }) };
+  return { kind, files: unitsOf(kind, { ...programPaths(), args: words, user, token, tls }) };
 }
 
 /** @returns why the hardened units of the system cannot start this program; undefined when they can */
 export async function whyNoUnitCanStart(): Promise<string | undefined> {
-  const { thisProgram, whyUnreadable } = await import('../../../daemon/systemd/program.ts');
-  const { node, bin } = thisProgram();
+  const { programPaths, whyUnreadable } = await import('../../../daemon/systemd/install.ts');
+  const { node, bin } = programPaths();
   return whyUnreadable(node) ?? whyUnreadable(bin);
 }
 

@@ -57,7 +57,7 @@ test('--detach runs the registry in the background; status finds it, stop ends i
   const [info] = JSON.parse(started.stdout) as Process[];
   assert.equal(info!.kind, 'serve');
   const log = join(home, 'data/daemon.log');
-  assert.equal(started.stderr, `vreg: it goes on in the background; its log is ${log}\n`);
+  assert.equal(started.stderr, `vreg: running in the background; log: ${log}\n`);
   assert.equal(statSync(log).mode & 0o777, 0o600);
 
   const health = await told(`health --url ${info!.urls[0]}`);

@@ -12,7 +12,7 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { whyUnreadable } from '../../../daemon/systemd/program.ts';
+import { whyUnreadable } from '../../../daemon/systemd/install.ts';
 import { UNIT_KINDS } from '../../../daemon/systemd/units.ts';
 import { vreg } from '../../helpers/cli.ts';
 import { BIN, cleanEnv, type Ran, run, tempDir } from '../../helpers/daemon.ts';

@@ -31,7 +31,7 @@ test('an agent warns when the entry keeps another role', async () => {
   life.registry.entry = aVm({ role: 'infra' });
   await live(life, 1);
   assert.equal(life.registry.entry.role, 'infra');
-  assert.deepEqual(life.warnings, ['the entry keeps its role infra: a role is given once, with the registration']);
+  assert.deepEqual(life.warnings, ['the entry keeps its role infra: a role cannot change after the registration']);
 });
 
 test('pauses between beats are within the interval, at most a tenth shorter, and differ', async () => {
@@ -77,7 +77,7 @@ test('an agent beats three times in a lease when its interval is longer than tha
   await live(life, 20);
   for (const pause of life.slept.slice(1)) assert.ok(pause <= 30_000 && pause >= 27_000, String(pause));
   const said = life.infos.filter((info) => info.includes('lease'));
-  assert.deepEqual(said, ["the registry's lease is 90 s, so this agent beats every 30 s"]);
+  assert.deepEqual(said, ["the registry's lease is 90 s: sending a heartbeat every 30 s"]);
 });
 
 test('an agent follows a lease that becomes shorter', async () => {
@@ -166,7 +166,7 @@ for (const code of ['UNAUTHORIZED', 'INVALID', 'INTERNAL', 'STORE_FULL', 'TOO_MA
       if (sleep === 1) life.registry.fail(code);
     });
     assert.deepEqual(life.registry.asked, ['register', 'heartbeat', 'heartbeat', 'heartbeat']);
-    assert.deepEqual(life.warnings, [`the registry says ${code}; trying again until it works`]);
+    assert.deepEqual(life.warnings, [`the registry says ${code}; retrying until it works`]);
   });
 }
 
@@ -237,7 +237,9 @@ for (const onExit of ['stopped', 'deregister'] as const) {
       const life = aLife({ onExit });
       life.registry.fail(code);
       await new Agent(life.options).deregister();
-      assert.deepEqual(life.warnings, [`could not tell the registry that this VM stops: the registry says ${code}`]);
+      assert.deepEqual(life.warnings, [
+        `could not report to the registry that this VM stops: the registry says ${code}`,
+      ]);
     });
   }
 }

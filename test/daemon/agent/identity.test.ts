@@ -85,7 +85,7 @@ for (const mode of [0o604, 0o640, 0o666]) {
     assert.equal(told.length, 1);
     assert.match(
       told[0]!,
-      new RegExp(`^${path} can be read by others \\(mode 0${mode.toString(8)}\\); it is closed now`),
+      new RegExp(`^${path} was readable by others \\(mode 0${mode.toString(8)}\\) and has been restricted`),
     );
   });
 }

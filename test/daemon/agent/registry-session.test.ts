@@ -106,7 +106,7 @@ test('an agent whose disk is full beats without proof, says so once, and proves 
     [true, true, false, false, true, true],
   );
   assert.equal(life.warnings.length, 1);
-  assert.match(life.warnings[0]!, /no room; beating without proof until it can/);
+  assert.match(life.warnings[0]!, /no room; sending heartbeats without proof until it can be written/);
 });
 
 test('the original registry gets plain beats', async (t) => {
@@ -143,7 +143,7 @@ test('a clone that is reborn has a new id and its old one as parent; a hook that
 test('of a command that fails its last word is told, without secrets, and not all that it said', async (t) => {
   logMask.add('chosen-secret');
   const command = 'set -x; : chosen-secret; set +x; echo "Bearer chosen-secret is wrong" >&2; kill $$';
-  const told = /: it ended with SIGTERM: Bearer \*\*\* is wrong$/;
+  const told = / exited with SIGTERM: Bearer \*\*\* is wrong$/;
   const { options, warnings } = cloneOptions(t, { hooks: [command] });
   await createCloneHandler(options)(CONFLICT);
   assert.match(warnings[1]!, told);
@@ -151,9 +151,9 @@ test('of a command that fails its last word is told, without secrets, and not al
 });
 
 for (const [idCommand, why] of [
-  ['exit 1', /no new id: it ended with 1$/],
+  ['exit 1', /its --id-command exited with 1$/],
   ['true', /printed nothing/],
-  ['echo vm-1', /printed the old one/],
+  ['echo vm-1', /printed the old id/],
   ['echo a; echo b', /more than one line/],
 ] as const) {
   test(`an --id-command that is of no use ends the clone: ${idCommand}`, async (t) => {
@@ -194,7 +194,7 @@ test('a VM whose own token is refused enrols anew, and keeps its own when it may
   registry.fail('FORBIDDEN', 1, undefined, 'scope');
   await once();
   assert.deepEqual([registry.token, identity.bearer], ['first', 'first'], 'the registry still has the VM');
-  assert.match(life.warnings.join(), /own token any more.*VM already registered/s);
+  assert.match(life.warnings.join(), /refuses this VM's own token.*VM already registered/s);
   registry.entry = undefined;
   registry.gives = 'second';
   registry.fail('UNAUTHORIZED');

@@ -57,7 +57,10 @@ test('a token file that others could read is closed, and told; one that is as it
   mend();
   assert.equal(statSync(path).mode & 0o777, 0o600);
   assert.equal(warnings.length, 1);
-  assert.match(warnings[0]!, /could be read by others \(mode 0644\); it is closed now, but revoke/);
+  assert.match(
+    warnings[0]!,
+    /was readable by others \(mode 0644\) and has been restricted to its owner; .*: vreg token revoke$/,
+  );
 });
 
 test('a token file that cannot be written is told, and no end', (t) => {

@@ -1,14 +1,14 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { pino } from 'pino';
-import { lineWriter } from '../../../daemon/process/log.ts';
+import { lineFormatter } from '../../../daemon/process/log.ts';
 
 const HOSTILE = 'a\u001b[2J\u009b2J\u202e\u2028b\n[10:00:00] INFO: forged\r\tc';
 const FOREIGN = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u2028-\u202e]/;
 
 /** What one event is in the log. */
 async function logged(format: 'json' | 'pretty', fields: object, message: string): Promise<string> {
-  const write = await lineWriter(format, false);
+  const write = await lineFormatter(format, false);
   let text = '';
   pino({ base: null }, { write: (line) => (text += write(line)) }).warn(fields, message);
   return text;
@@ -37,6 +37,6 @@ test('the stack of an error stays readable, and none of its lines looks like an 
 });
 
 test('a line that is no JSON, since a number in it was masked, is written all the same', async () => {
-  const write = await lineWriter('pretty', false);
+  const write = await lineFormatter('pretty', false);
   assert.equal(write('{"level":30,"ms":***,"msg":"a\u001bb"}\n'), '{"level":30,"ms":***,"msg":"a\ufffdb"}\n');
 });

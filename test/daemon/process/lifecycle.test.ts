@@ -1,16 +1,16 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { createReload, type Reloader } from '../../../daemon/process/reload.ts';
+import { createReload, type Reloader } from '../../../daemon/process/lifecycle.ts';
 
 function aLog() {
   const lines: string[] = [];
-  const say = (_fields: object, message: string) => void lines.push(message);
-  return { lines, info: say, error: say };
+  const write = (_fields: object, message: string) => void lines.push(message);
+  return { lines, info: write, error: write };
 }
 
-test('one that fails is told, and the others are read again all the same', async () => {
+test('a reloader that fails is logged and does not prevent the others from running', async () => {
   const log = aLog();
-  const told: string[] = [];
+  const notified: string[] = [];
   const reload = createReload(
     [
       {
@@ -22,17 +22,17 @@ test('one that fails is told, and the others are read again all the same', async
       { what: 'the certificate', reload: async () => {} },
     ],
     log,
-    { reloading: () => void told.push('reloading'), ready: () => void told.push('ready') },
+    { reloading: () => void notified.push('reloading'), ready: () => void notified.push('ready') },
   );
   await reload();
   assert.deepEqual(log.lines, [
-    'cannot read the token file again: it is empty; the old stays in force',
-    'read the certificate again',
+    'cannot reload the token file: it is empty; nothing changed',
+    'reloaded the certificate',
   ]);
-  assert.deepEqual(told, ['reloading', 'ready']);
+  assert.deepEqual(notified, ['reloading', 'ready']);
 });
 
-test('a hangup during a reload has it done once more, however many there are; a reloader may come later', async () => {
+test('hangups during a reload cause one more reload, however many there are', async () => {
   let reads = 0;
   const reloaders: Reloader[] = [];
   const reload = createReload(reloaders, aLog());

@@ -1,0 +1,97 @@
+/**
+ * Destination of the log. Its file may be on a full disk, and the reader of its pipe may have stopped. Neither may block the
+ * process, so lines that cannot be written now are buffered and retried; lines beyond the buffer are dropped and counted.
+ *
+ * `pino.destination` is no alternative: its flush at exit retries without end, so that a process whose log is full or blocked
+ * never exits (sonic-boom 4.2, `flushSync`).
+ */
+import { constants, fstatSync, openSync, writeSync } from 'node:fs';
+import { Socket } from 'node:net';
+
+/** Bytes of buffered lines: some thousand lines. */
+const MAX_BUFFERED = 1_048_576;
+/** Milliseconds between two attempts to write. */
+const RETRY_INTERVAL = 100;
+
+export interface LogDestinationOptions {
+  /** Descriptor. */
+  fd: number;
+  /** @returns a line that reports the number of dropped lines */
+  droppedNotice: (dropped: number) => string;
+}
+
+export class LogDestination {
+  readonly #fd: number;
+  readonly #droppedNotice: LogDestinationOptions['droppedNotice'];
+  #buffered: Buffer[] = [];
+  #size = 0;
+  #dropped = 0;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor({ fd, droppedNotice }: LogDestinationOptions) {
+    this.#fd = nonBlocking(fd);
+    this.#droppedNotice = droppedNotice;
+    process.once('exit', () => this.#flush());
+  }
+
+  /** Writes synchronously if possible, so that the last line before a crash is not lost. */
+  write(line: string): void {
+    const bytes = Buffer.from(line);
+    if (this.#size + bytes.length > MAX_BUFFERED) {
+      this.#dropped++;
+      return;
+    }
+    this.#buffered.push(bytes);
+    this.#size += bytes.length;
+    if (!this.#timer) this.#flush();
+  }
+
+  #flush(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    while (this.#buffered.length > 0) {
+      const [line] = this.#buffered as [Buffer];
+      const written = this.#writeSome(line);
+      this.#size -= written;
+      if (written < line.length) {
+        this.#buffered[0] = line.subarray(written);
+        this.#timer = setTimeout(() => this.#flush(), RETRY_INTERVAL).unref();
+        return;
+      }
+      this.#buffered.shift();
+    }
+    if (this.#dropped === 0) return;
+    const dropped = this.#dropped;
+    this.#dropped = 0;
+    this.write(this.#droppedNotice(dropped));
+  }
+
+  /** @returns the number of bytes written; all of them if no reader will ever come */
+  #writeSome(bytes: Buffer): number {
+    try {
+      return writeSync(this.#fd, bytes);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      return code === 'EPIPE' || code === 'EBADF' ? bytes.length : 0;
+    }
+  }
+}
+
+/** Referenced for the life of the process: a collected Socket closes its descriptor. */
+const sockets: Socket[] = [];
+
+/** @returns a descriptor of the same file whose writes fail with EAGAIN instead of waiting for a reader */
+function nonBlocking(fd: number): number {
+  try {
+    const stats = fstatSync(fd);
+    // Reopened, because other processes that share this descriptor may rely on it to block (Linux, proc_pid_fd(5)).
+    if (stats.isFIFO() || stats.isCharacterDevice())
+      return openSync(`/proc/self/fd/${fd}`, constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
+    // A socket cannot be reopened. Node makes the descriptor of a Socket non-blocking.
+    if (stats.isSocket())
+      sockets.push(new Socket({ fd, readable: false, writable: true }).on('error', () => {}).unref());
+  } catch {
+    // The descriptor stays blocking.
+  }
+  return fd;
+}
