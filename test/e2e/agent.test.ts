@@ -104,7 +104,7 @@ test('SIGTERM ends the agent in time while the registry is away', async (t) => {
   const { code, ms } = await agent.end();
   assert.equal(code, 0);
   assert.ok(ms < GONE_WITHIN, `${ms} ms`);
-  assert.match(agent.said(), /could not tell the registry that this VM stops/);
+  assert.match(agent.said(), /could not report to the registry that this VM stops/);
 });
 
 test('SIGTERM ends the agent in time when the registry accepts and never answers', async (t) => {

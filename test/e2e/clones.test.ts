@@ -48,7 +48,7 @@ test('a clone is reborn with an id of its own, as a child of the VM, and stays t
   const born = await until('the birth', () => find(daemon, 'vm-1-b'));
   assert.deepEqual([born.parentId, born.address], ['vm-1', '10.0.0.2']);
   assert.equal(readFileSync(said, 'utf8'), 'vm-1 vm-1-b\n');
-  assert.match(clone.said(), /--rebirth-hook failed: it ended with 1: \*\*\*"/);
+  assert.match(clone.said(), /--rebirth-hook failed: it exited with 1: \*\*\*"/);
   assert.doesNotMatch(clone.said(), /chosen-secret/);
   assert.equal((await daemon.vreg(['tree', 'vm-1', '-q'])).stdout, 'vm-1\nvm-1-b\n');
   await until('the conflict to be told as that', async () => (await conflictsOf(daemon))[0]?.rebornAs === 'vm-1-b');
@@ -157,7 +157,7 @@ test('a script reads an address without Node, and vreg answers from it while the
   writeFileSync(join(home, 'run/vreg/by-role/infra/at'), '1000000000\n');
   const old = await ask('addr', 'infra', '--max-stale', '1h');
   assert.deepEqual([old.code, old.stdout], [10, '']);
-  assert.match(old.stderr, /what its agent knew is \d+d.* old/);
+  assert.match(old.stderr, /cached answer is \d+d.* old/);
   assert.equal(agent.child.exitCode, null);
 });
 

@@ -27,7 +27,11 @@ test('status and stop where nothing runs are exit 3 and say how to start', async
   for (const argv of ['daemon status', 'daemon stop', 'daemon stop serve', 'daemon stop agent']) {
     const { code, stdout, stderr } = await vreg([...argv.split(' '), '--data-dir', dir]);
     assert.deepEqual([code, stdout], [3, ''], argv);
-    assert.match(stderr, /^vreg: no vreg .* runs with the data dir .*\nhint: start one: vreg daemon .*--detach/, argv);
+    assert.match(
+      stderr,
+      /^vreg: no vreg .* is running with the data dir .*\nhint: start one: vreg daemon .*--detach/,
+      argv,
+    );
   }
 });
 

@@ -201,7 +201,7 @@ test('a systemctl that fails is told, and so is one that is missing', async (t) 
   const install = ['daemon', 'install', 'agent', '--user', '--no-token', '--yes'];
   const failing = await aHome(t, { PATH: fakeSystemctl(t, 1).PATH }).vreg(...install);
   assert.equal(failing.code, 1);
-  assert.match(failing.stderr, /^vreg: systemctl --user daemon-reload failed: no bus\nhint: does systemd run here\?/);
+  assert.match(failing.stderr, /^vreg: systemctl --user daemon-reload failed: no bus\nhint: is systemd running\?/);
   const missing = await aHome(t, { PATH: tempDir(t) }).vreg(...install);
   assert.match(missing.stderr, /^vreg: systemctl --user daemon-reload failed: ENOENT\nhint: /);
 });
