@@ -1,75 +1,84 @@
-/** README.md is true: what it shows is run as it stands, and its tables are those of the sources. */
+/** The READMEs are true: their examples run verbatim, and their generated parts are those of the sources. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
-import { cpSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer as createHttpServer } from 'node:http';
 import { type AddressInfo, createServer, type Server } from 'node:net';
-import { join, relative } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { ROUTES } from '../daemon/http/routes.ts';
 import { whyUnreadable } from '../daemon/systemd/install.ts';
 import { loadAllCommands } from '../src/commands.ts';
+import { fillReadme, flatten, READMES } from '../src/help/docs.ts';
 import { manPages } from '../src/help/man.ts';
 import { CHANGE_TYPES, LIVENESS_TYPES } from '../src/protocol/events.ts';
 import type { Vm } from '../src/protocol/vm.ts';
 import { VERSION } from '../src/version.ts';
 import { BIN, cleanEnv, type Daemon, run, startDaemon, tempDir } from './helpers/daemon.ts';
 import {
+  anchors,
   blocks,
-  exitTable,
+  filesNamed,
   headings,
-  headOf,
-  placesOf,
-  README,
+  links,
   ROOT,
   readReadme,
   section,
-  settingsTable,
   steps,
   table,
 } from './helpers/readme.ts';
 import { unless } from './helpers/tools.ts';
 import { until } from './helpers/until.ts';
 
-/** `UPDATE_README=1` writes the outputs of the examples into the README instead of comparing them. */
+/** `UPDATE_README=1` writes the outputs of the examples into the READMEs instead of comparing them. */
 const UPDATE = process.env.UPDATE_README === '1';
 
-/** Variables by which npm finds packages. Not its others: they would make it work on this folder instead of the clone. */
+/** Variables that tell npm where to find packages. npm's other variables would make it work on this folder. */
 const OF_NPM =
   /^(npm_config_(cache|registry|userconfig|globalconfig|cafile|noproxy|proxy)|(https?_|no_)proxy|node_extra_ca_certs)$/i;
 
 const readme = readReadme();
+const ofCommands = readReadme('src/commands/README.md');
+const ofHttp = readReadme('daemon/http/README.md');
+const ofDaemon = readReadme('daemon/README.md');
 const commands = await loadAllCommands();
-const places = placesOf(commands);
-/** Sections with a curl recipe and the command that replaces it under each heading, in the order in which they run. */
-const RECIPES = ['## The API with curl', '## What vreg daemon adds to the API'];
 
-for (const place of places) {
-  const heading = `### ${place.path.join(' ')}`;
-  test(`README has a section ${heading} with the usage and exit codes of the source`, () => {
-    const body = section(readme, heading);
-    const head = headOf(place);
-    assert.ok(body.startsWith(head), `paste this under "${heading}":\n${head}`);
-    assert.ok(body.length > head.length + 40, `say what ${place.path.join(' ')} does and prints`);
-    assert.ok(blocks(body, 'console').length > 0, `show ${place.path.join(' ')} at work`);
-  });
-}
+/** Each curl recipe with the command that replaces it, in the order in which they run. */
+const RECIPES = [
+  [readme, '## The API with curl'],
+  [ofHttp, '## Recipes'],
+  [ofHttp, '## What vreg daemon adds to the API'],
+] as const;
+const recipes = RECIPES.flatMap(([text, part]) =>
+  headings(section(text, part), 3).map((heading) => ({ heading, body: section(text, `### ${heading}`) })),
+);
 
-test('README describes no command that is not there', () => {
-  const known = places.map(({ path }) => path.join(' '));
-  for (const heading of headings(section(readme, '## Commands'), 3)) assert.ok(known.includes(heading), heading);
+test('the generated parts of the READMEs are up to date', () => {
+  for (const name of READMES) {
+    const text = readReadme(name);
+    assert.equal(text, fillReadme(text, commands), `${name} is out of date: npm run docs`);
+  }
 });
 
-test('README has the configuration table of the source', () => {
-  assert.equal(table(section(readme, '## Configuration')), settingsTable(), `paste this:\n${settingsTable()}`);
+test('the command reference has a section for each command, with its usage, a description and an example', () => {
+  const known = flatten(commands).map(({ path }) => path.join(' '));
+  assert.deepEqual(headings(section(ofCommands, '## Commands'), 3).sort(), [...known].sort());
+  for (const name of known) {
+    const body = section(ofCommands, `### ${name}`);
+    assert.ok(body.startsWith(`\n<!-- generated: usage of ${name} -->\n`), name);
+    const [, prose] = body.split('<!-- end -->\n');
+    assert.ok(prose!.replaceAll(/^```.*?^```$/gms, '').trim().length > 40, `${name} has no description`);
+    assert.ok(blocks(body, 'console').length > 0, `${name} has no example`);
+  }
 });
 
-test('README has the exit code table of the source', () => {
-  assert.equal(table(section(readme, '## Exit codes')), exitTable(), `paste this:\n${exitTable()}`);
+test('README has the exit codes, and the manual of the daemon has the settings', () => {
+  assert.match(section(readme, '## Exit codes'), /^<!-- generated: exit codes -->$/m);
+  assert.match(section(ofDaemon, '## Configuration'), /^<!-- generated: settings -->$/m);
 });
 
-test('README names every route of the source', () => {
-  const text = RECIPES.map((heading) => section(readme, heading)).join('');
+test('the READMEs name every route of the source', () => {
+  const text = readme + ofHttp;
   for (const { method, path } of ROUTES) {
     const shown = path.replaceAll(/:\w+/g, '[^/\\s`"?]+');
     const named = new RegExp(`(?:^|/|\\b)${shown.slice(1)}["\`?\\s]`, 'm');
@@ -78,18 +87,49 @@ test('README names every route of the source', () => {
   }
 });
 
-test('README names every event of the source', () => {
-  const rows = table(section(readme, '### Hear of changes as they happen')).split('\n').slice(2);
+test('the manual of the API names every event of the source', () => {
+  const rows = table(section(ofHttp, '### Hear of changes as they happen')).split('\n').slice(2);
   const named = rows.flatMap((row) => [...row.split('|')[1]!.matchAll(/`(\w+)`/g)].map(([, type]) => type));
   const known = [...CHANGE_TYPES, ...LIVENESS_TYPES, 'heartbeat', 'reset', 'synced', 'lagged'];
   assert.deepEqual(named.sort(), [...known].sort());
 });
 
-test('a test runs every block of shell in README but the one that runs the tests', () => {
-  const run = ['## Quick start', ...RECIPES, '## Scripts', '## Several registries', '## systemd', '## Development'];
-  const known = run.flatMap((heading) => blocks(section(readme, heading), 'sh'));
-  assert.deepEqual(blocks(readme, 'sh'), known);
+test('a test runs every block of shell in the READMEs but those for developers', () => {
+  const run = {
+    'README.md': [section(readme, '## Quick start'), section(readme, '## The API with curl')],
+    'daemon/README.md': [section(ofDaemon, '## systemd')],
+    'daemon/http/README.md': [ofHttp],
+    'src/README.md': [section(readReadme('src/README.md'), '## Development')],
+    'src/commands/README.md': [section(ofCommands, '## Scripts'), section(ofCommands, '## Several registries')],
+    'test/README.md': [],
+  } satisfies Record<(typeof READMES)[number], string[]>;
+  for (const name of READMES) {
+    assert.deepEqual(
+      blocks(readReadme(name), 'sh'),
+      run[name].flatMap((part) => blocks(part, 'sh')),
+      name,
+    );
+  }
+  assert.deepEqual(
+    blocks(ofHttp, 'sh').length,
+    recipes.flatMap(({ body }) => blocks(body, 'sh')).length -
+      blocks(section(readme, '## The API with curl'), 'sh').length,
+  );
 });
+
+for (const name of READMES) {
+  test(`the links of ${name} lead somewhere, and the files that it names exist`, () => {
+    const text = readReadme(name);
+    for (const target of links(text)) {
+      if (/^https?:/.test(target)) continue;
+      const [path, anchor] = target.split('#');
+      const file = path === '' ? name : join(dirname(name), path!);
+      assert.ok(existsSync(join(ROOT, file)), target);
+      if (anchor !== undefined) assert.ok(anchors(readReadme(file)).includes(anchor), target);
+    }
+    for (const file of filesNamed(text)) assert.ok(existsSync(join(ROOT, file)), file);
+  });
+}
 
 test('the package installs the manual page of each command', async () => {
   const { default: manifest } = await import('../package.json', { with: { type: 'json' } });
@@ -130,7 +170,7 @@ test('the quick start of README runs as it is written, from a fresh clone', unle
 });
 
 test(
-  'each curl recipe of README runs as it is written, and the vreg command beside it does the same',
+  'each curl recipe of the READMEs runs verbatim, and the vreg command beside it does the same',
   unless('bash', 'curl', 'jq', 'hostname'),
   async (t) => {
     const home = tempDir(t);
@@ -141,11 +181,14 @@ test(
     // The addresses of the recipes lead to this machine.
     const here = [`localhost:3000:127.0.0.1:${new URL(curl.url).port}`, `:3000:127.0.0.1:${boardPort}`];
     writeFileSync(join(home, '.curlrc'), here.map((line) => `connect-to = "${line}"\n`).join(''));
-    for (const daemon of [curl, vreg]) await daemon.vreg(['register', 'worker-1', '--name', 'one']);
+    for (const daemon of [curl, vreg]) {
+      await daemon.vreg(['register', 'worker-1', '--name', 'one']);
+      await daemon.vreg(['register', 'infra-1', '--name', 'infra', '--role', 'infra', '--service', 'board:3000']);
+    }
 
-    for (const heading of RECIPES.flatMap((part) => headings(section(readme, part), 3))) {
+    for (const { heading, body } of recipes) {
       await t.test(heading, async (t) => {
-        const pair = blocks(section(readme, `### ${heading}`), 'sh');
+        const pair = blocks(body, 'sh');
         assert.equal(pair.length, 2, 'a curl recipe and the vreg command');
         for (const [index, daemon] of [curl, vreg].entries()) {
           const env = { ...shellEnv(home), VERS_INFRA_URL: daemon.url, MY_VM_ID: 'abc-123-def' };
@@ -168,7 +211,7 @@ test(
 
 for (const shell of ['sh', 'bash', 'zsh']) {
   test(`the script of README runs as it is written, under ${shell}`, unless(shell), async (t) => {
-    const [script] = blocks(section(readme, '## Scripts'), 'sh');
+    const [script] = blocks(section(ofCommands, '## Scripts'), 'sh');
     const daemon = await startDaemon(t);
     const home = tempDir(t);
     const runs = () =>
@@ -186,7 +229,7 @@ for (const shell of ['sh', 'bash', 'zsh']) {
 }
 
 test('the contexts of README work as they are written', unless('bash'), async (t) => {
-  const [code] = blocks(section(readme, '## Several registries'), 'sh');
+  const [code] = blocks(section(ofCommands, '## Several registries'), 'sh');
   const daemon = await startDaemon(t);
   const home = tempDir(t);
   const here = code!.replaceAll('http://127.0.0.1:3000', daemon.url);
@@ -202,7 +245,7 @@ test('the set-up of README for systemd works as it is written, in an image', unl
   const image = join(home, 'image');
   mkdirSync(join(image, 'etc'), { recursive: true });
   const closed = whyUnreadable(process.execPath) ?? whyUnreadable(BIN);
-  for (const code of blocks(section(readme, '## systemd'), 'sh')) {
+  for (const code of blocks(section(ofDaemon, '## systemd'), 'sh')) {
     const here = code
       .replaceAll('/etc/', `${image}/etc/`)
       .replaceAll(' --now', '')
@@ -222,43 +265,56 @@ test('the set-up of README for systemd works as it is written, in an image', unl
 
 const noTerminal = process.platform === 'linux' ? unless('bash', 'script') : { skip: 'needs script(1) of util-linux' };
 
-test('the examples of README print what it says', noTerminal, async (t) => {
-  let stop = async () => {};
-  // Before the folder goes, which says what is to be stopped.
-  t.after(() => stop());
-  const home = tempDir(t);
-  const port = UPDATE ? 3000 : await freePort();
-  // Where a fleet moves to, in the examples.
-  const port2 = UPDATE ? 3100 : await freePort();
-  const env = { ...shellEnv(home), VREG_PORT: String(port), VERS_INFRA_URL: `http://127.0.0.1:${port}` };
-  stop = async () => {
-    for (const dir of ['.local/state/vreg', 'guarded', 'new'])
-      await run('vreg', ['daemon', 'stop', '--data-dir', join(home, dir)], { env, cwd: home });
-  };
-  const [template] = blocks(section(readme, '### vreg render'), 'mustache');
-  writeFileSync(join(home, 'board.mustache'), template!);
-  const [original] = blocks(section(readme, '### vreg import'), 'json');
-  mkdirSync(join(home, 'data'));
-  writeFileSync(join(home, 'data/registry.json'), original!);
-  let updated = readme;
-  for (const block of blocks(readme, 'console')) {
-    let real = '';
-    for (const { command, output } of steps(block)) {
-      const printed = (
-        await inTerminal(command.replaceAll(':3100', `:${port2}`).replaceAll('port 3100', `port ${port2}`), env, home)
-      )
-        .replace(new RegExp(`\\b${port}\\b`, 'g'), '3000')
-        .replace(new RegExp(`\\b${port2}\\b`, 'g'), '3100')
-        .replaceAll(home, '/home/you');
-      real += `$ ${command}\n${printed}`;
-      if (!UPDATE) assert.equal(settled(printed), settled(output), `$ ${command}`);
+for (const name of READMES.filter((name) => blocks(readReadme(name), 'console').length > 0)) {
+  test(`the examples of ${name} print the output that it shows`, noTerminal, async (t) => {
+    let stop = async () => {};
+    // Runs before the folder is removed, which records the processes to stop.
+    t.after(() => stop());
+    const home = tempDir(t);
+    const port = UPDATE ? 3000 : await freePort();
+    // A second registry of the examples.
+    const port2 = UPDATE ? 3100 : await freePort();
+    const env = { ...shellEnv(home), VREG_PORT: String(port), VERS_INFRA_URL: `http://127.0.0.1:${port}` };
+    stop = async () => {
+      for (const dir of ['.local/state/vreg', 'guarded', 'new'])
+        await run('vreg', ['daemon', 'stop', '--data-dir', join(home, dir)], { env, cwd: home });
+    };
+    const text = readReadme(name);
+    for (const { name: file, code } of inputs(text)) {
+      mkdirSync(dirname(join(home, file)), { recursive: true });
+      writeFileSync(join(home, file), code);
     }
-    updated = updated.replace(block, () => real);
-  }
-  if (UPDATE) writeFileSync(README, updated);
-});
+    let updated = text;
+    for (const block of blocks(text, 'console')) {
+      let real = '';
+      for (const { command, output } of steps(block)) {
+        const printed = (
+          await inTerminal(command.replaceAll(':3100', `:${port2}`).replaceAll('port 3100', `port ${port2}`), env, home)
+        )
+          .replace(new RegExp(`\\b${port}\\b`, 'g'), '3000')
+          .replace(new RegExp(`\\b${port2}\\b`, 'g'), '3100')
+          .replaceAll(home, '/home/you');
+        real += `$ ${command}\n${printed}`;
+        if (!UPDATE) assert.equal(settled(printed), settled(output), `$ ${command}`);
+      }
+      updated = updated.replace(block, () => real);
+    }
+    if (UPDATE) writeFileSync(join(ROOT, name), updated);
+  });
+}
 
-/** What differs from run to run, by what it is. */
+/** Files that the examples read. */
+function inputs(text: string): { name: string; code: string }[] {
+  if (text !== ofCommands) return [];
+  const [template] = blocks(section(text, '### vreg render'), 'mustache');
+  const [original] = blocks(section(text, '### vreg import'), 'json');
+  return [
+    { name: 'board.mustache', code: template! },
+    { name: 'data/registry.json', code: original! },
+  ];
+}
+
+/** The text with all that differs from run to run replaced by its kind. */
 function settled(text: string): string {
   return text
     .replaceAll(VERSION, 'VERSION')
