@@ -706,9 +706,9 @@ complete -c vreg -n '__vreg_at api' -l verbose -s v -d 'log each request to the 
 complete -c vreg -n '__vreg_at api' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon' -f -a serve -d 'run the registry'
 complete -c vreg -n '__vreg_at daemon' -f -a agent -d 'register this VM and keep it alive'
-complete -c vreg -n '__vreg_at daemon' -f -a status -d 'say which daemon and agent run here'
-complete -c vreg -n '__vreg_at daemon' -f -a stop -d 'stop the daemon or the agent that runs here'
-complete -c vreg -n '__vreg_at daemon' -f -a restore -d 'put a backup in the place of the registry'
+complete -c vreg -n '__vreg_at daemon' -f -a status -d 'show the daemon and the agents that are running'
+complete -c vreg -n '__vreg_at daemon' -f -a stop -d 'stop the daemon or the agents that are running'
+complete -c vreg -n '__vreg_at daemon' -f -a restore -d 'replace the registry with a backup'
 complete -c vreg -n '__vreg_at daemon' -f -a unit -d 'print a systemd unit for the registry or the agent'
 complete -c vreg -n '__vreg_at daemon' -f -a install -d 'install and enable a systemd unit of vreg'
 complete -c vreg -n '__vreg_at daemon' -f -a uninstall -d 'stop, disable and remove a systemd unit of vreg'
@@ -741,10 +741,10 @@ complete -c vreg -n '__vreg_at daemon' -l cert-file -d 'client certificate, for 
 complete -c vreg -n '__vreg_at daemon' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at daemon' -l self-register -d 'make the daemon'\''s own VM an infra entry, and keep it alive'
+complete -c vreg -n '__vreg_at daemon' -l self-register -d 'register the daemon'\''s own VM as infra and keep it alive'
 complete -c vreg -n '__vreg_at daemon' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at daemon' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
-complete -c vreg -n '__vreg_at daemon' -l detach -d 'go on in the background, with a pid file and a log in the data dir'
+complete -c vreg -n '__vreg_at daemon' -l detach -d 'run in the background, with a pid file and a log in the data dir'
 complete -c vreg -n '__vreg_at daemon' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon' -l quiet -s q -d 'print ids only, same as -o name'
 complete -c vreg -n '__vreg_at daemon' -l json -d 'same as -o json'
@@ -781,10 +781,10 @@ complete -c vreg -n '__vreg_at daemon serve' -l cert-file -d 'client certificate
 complete -c vreg -n '__vreg_at daemon serve' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon serve' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at daemon serve' -l self-register -d 'make the daemon'\''s own VM an infra entry, and keep it alive'
+complete -c vreg -n '__vreg_at daemon serve' -l self-register -d 'register the daemon'\''s own VM as infra and keep it alive'
 complete -c vreg -n '__vreg_at daemon serve' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at daemon serve' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
-complete -c vreg -n '__vreg_at daemon serve' -l detach -d 'go on in the background, with a pid file and a log in the data dir'
+complete -c vreg -n '__vreg_at daemon serve' -l detach -d 'run in the background, with a pid file and a log in the data dir'
 complete -c vreg -n '__vreg_at daemon serve' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon serve' -l quiet -s q -d 'print ids only, same as -o name'
 complete -c vreg -n '__vreg_at daemon serve' -l json -d 'same as -o json'
@@ -814,13 +814,13 @@ complete -c vreg -n '__vreg_at daemon agent' -l output -s o -d 'output format; a
 complete -c vreg -n '__vreg_at daemon agent' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon agent' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at daemon agent' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
-complete -c vreg -n '__vreg_at daemon agent' -l check -d 'probe this VM'\''s services, and report which of them work'
-complete -c vreg -n '__vreg_at daemon agent' -l check-interval -d 'time between two probes (default: 10s)' -x
-complete -c vreg -n '__vreg_at daemon agent' -l check-timeout -d 'longest time for a probe (default: 2s)' -x
-complete -c vreg -n '__vreg_at daemon agent' -l check-rise -d 'probes in a row to pass again (default: 2)' -x
-complete -c vreg -n '__vreg_at daemon agent' -l check-fall -d 'probes in a row to fail (default: 3)' -x
-complete -c vreg -n '__vreg_at daemon agent' -l rebirth-hook -d 'run when a clone has its new id, in VREG_ID' -x
-complete -c vreg -n '__vreg_at daemon agent' -l detach -d 'go on in the background, with a pid file and a log in the data dir'
+complete -c vreg -n '__vreg_at daemon agent' -l check -d 'probe this VM'\''s services and report their health'
+complete -c vreg -n '__vreg_at daemon agent' -l check-interval -d 'time between probes of a service (default: 10s)' -x
+complete -c vreg -n '__vreg_at daemon agent' -l check-timeout -d 'time limit for a probe (default: 2s)' -x
+complete -c vreg -n '__vreg_at daemon agent' -l check-rise -d 'successful probes in a row that make a service pass (default: 2)' -x
+complete -c vreg -n '__vreg_at daemon agent' -l check-fall -d 'failed probes in a row that make a service fail (default: 3)' -x
+complete -c vreg -n '__vreg_at daemon agent' -l rebirth-hook -d 'shell command to run when a clone has received its new id (VREG_ID)' -x
+complete -c vreg -n '__vreg_at daemon agent' -l detach -d 'run in the background, with a pid file and a log in the data dir'
 complete -c vreg -n '__vreg_at daemon agent' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon agent' -l quiet -s q -d 'print ids only, same as -o name'
 complete -c vreg -n '__vreg_at daemon agent' -l json -d 'same as -o json'
@@ -867,7 +867,7 @@ complete -c vreg -n '__vreg_at daemon restore' -l cert-file -d 'client certifica
 complete -c vreg -n '__vreg_at daemon restore' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon restore' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon restore' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at daemon restore' -l yes -s y -d 'do not ask'
+complete -c vreg -n '__vreg_at daemon restore' -l yes -s y -d 'do not ask for confirmation'
 complete -c vreg -n '__vreg_at daemon restore' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon restore' -l quiet -s q -d 'print ids only, same as -o name'
 complete -c vreg -n '__vreg_at daemon restore' -l json -d 'same as -o json'
@@ -883,10 +883,10 @@ complete -c vreg -n '__vreg_at daemon unit' -l cert-file -d 'client certificate,
 complete -c vreg -n '__vreg_at daemon unit' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon unit' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at daemon unit' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
-complete -c vreg -n '__vreg_at daemon unit' -l no-token -d 'for a registry without a token; else systemd reads it from /etc/vreg/token'
-complete -c vreg -n '__vreg_at daemon unit' -l tls -d 'with the certificate /etc/vreg/tls.crt and its key tls.key, which systemd reads'
-complete -c vreg -n '__vreg_at daemon unit' -l output-dir -d 'write the files there instead' -r -F
+complete -c vreg -n '__vreg_at daemon unit' -l user -d 'make units for the user'\''s systemd instead of the system'\''s (less hardening)'
+complete -c vreg -n '__vreg_at daemon unit' -l no-token -d 'do not load a token; by default systemd loads /etc/vreg/token'
+complete -c vreg -n '__vreg_at daemon unit' -l tls -d 'load the certificate /etc/vreg/tls.crt and its key /etc/vreg/tls.key'
+complete -c vreg -n '__vreg_at daemon unit' -l output-dir -d 'write the unit files to this folder' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon unit' -l quiet -s q -d 'print ids only, same as -o name'
 complete -c vreg -n '__vreg_at daemon unit' -l json -d 'same as -o json'
@@ -902,13 +902,13 @@ complete -c vreg -n '__vreg_at daemon install' -l cert-file -d 'client certifica
 complete -c vreg -n '__vreg_at daemon install' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon install' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at daemon install' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
-complete -c vreg -n '__vreg_at daemon install' -l no-token -d 'for a registry without a token; else systemd reads it from /etc/vreg/token'
-complete -c vreg -n '__vreg_at daemon install' -l tls -d 'with the certificate /etc/vreg/tls.crt and its key tls.key, which systemd reads'
-complete -c vreg -n '__vreg_at daemon install' -l now -d 'start it at once, too'
-complete -c vreg -n '__vreg_at daemon install' -l root -d 'into the file system of an image that is mounted there' -r -F
-complete -c vreg -n '__vreg_at daemon install' -l dry-run -d 'say what would be done, and do nothing'
-complete -c vreg -n '__vreg_at daemon install' -l yes -s y -d 'do not ask'
+complete -c vreg -n '__vreg_at daemon install' -l user -d 'make units for the user'\''s systemd instead of the system'\''s (less hardening)'
+complete -c vreg -n '__vreg_at daemon install' -l no-token -d 'do not load a token; by default systemd loads /etc/vreg/token'
+complete -c vreg -n '__vreg_at daemon install' -l tls -d 'load the certificate /etc/vreg/tls.crt and its key /etc/vreg/tls.key'
+complete -c vreg -n '__vreg_at daemon install' -l now -d 'start the unit as well'
+complete -c vreg -n '__vreg_at daemon install' -l root -d 'install into the file system of an image mounted at this folder' -r -F
+complete -c vreg -n '__vreg_at daemon install' -l dry-run -d 'print the steps without taking them'
+complete -c vreg -n '__vreg_at daemon install' -l yes -s y -d 'do not ask for confirmation'
 complete -c vreg -n '__vreg_at daemon install' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon install' -l quiet -s q -d 'print ids only, same as -o name'
 complete -c vreg -n '__vreg_at daemon install' -l json -d 'same as -o json'
@@ -924,10 +924,10 @@ complete -c vreg -n '__vreg_at daemon uninstall' -l cert-file -d 'client certifi
 complete -c vreg -n '__vreg_at daemon uninstall' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon uninstall' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon uninstall' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at daemon uninstall' -l user -d 'for the user'\''s own systemd, not the system'\''s; less is closed off there'
-complete -c vreg -n '__vreg_at daemon uninstall' -l root -d 'into the file system of an image that is mounted there' -r -F
-complete -c vreg -n '__vreg_at daemon uninstall' -l dry-run -d 'say what would be done, and do nothing'
-complete -c vreg -n '__vreg_at daemon uninstall' -l yes -s y -d 'do not ask'
+complete -c vreg -n '__vreg_at daemon uninstall' -l user -d 'make units for the user'\''s systemd instead of the system'\''s (less hardening)'
+complete -c vreg -n '__vreg_at daemon uninstall' -l root -d 'install into the file system of an image mounted at this folder' -r -F
+complete -c vreg -n '__vreg_at daemon uninstall' -l dry-run -d 'print the steps without taking them'
+complete -c vreg -n '__vreg_at daemon uninstall' -l yes -s y -d 'do not ask for confirmation'
 complete -c vreg -n '__vreg_at daemon uninstall' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon uninstall' -l quiet -s q -d 'print ids only, same as -o name'
 complete -c vreg -n '__vreg_at daemon uninstall' -l json -d 'same as -o json'

@@ -214,7 +214,7 @@ test('a backup of a running daemon is restored, and what was there is kept', asy
   assert.equal((await restore()).code, 7);
   const restored = await restore('--yes');
   assert.deepEqual([restored.code, restored.stdout], [0, `${dataDir}\n`]);
-  const [, kept] = /^vreg: what was there is kept in (\S+)\n$/.exec(restored.stderr)!;
+  const [, kept] = /^vreg: the old registry is kept in (\S+)\n$/.exec(restored.stderr)!;
   assert.ok(readdirSync(kept!).length > 0);
   const after = await startDaemon(t, { home });
   assert.deepEqual(await fleetOf(after.url), before);

@@ -201,7 +201,7 @@ test('a backup that is restored is the registry that the next daemon serves; wha
   chmodSync(backup, 0o444);
   const { code, stdout, stderr } = await restore(home, backup);
   assert.deepEqual([code, stdout], [0, `${dataDir}\n`]);
-  const [, kept] = /what was there is kept in (\S+)/.exec(stderr) ?? [];
+  const [, kept] = /the old registry is kept in (\S+)/.exec(stderr) ?? [];
   assert.ok(existsSync(join(kept!, 'registry.db')) && existsSync(join(kept!, 'registry.mark')));
   assert.equal(statSync(join(dataDir, 'registry.db')).mode & 0o777, 0o600);
   assert.deepEqual(

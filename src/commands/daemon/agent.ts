@@ -20,10 +20,10 @@ import {
   VM_SETTINGS,
 } from './process.ts';
 
-/** Milliseconds for the agent's last word: the registry may be away just then, and systemd waits for the exit. */
-const LAST_WORD = 3500;
+/** Milliseconds for the agent to sign off: the registry may be unreachable, and the unit allows 10 s to stop. */
+const SIGN_OFF_TIMEOUT = 3500;
 
-/** The probes' defaults, as Consul's and HAProxy's have proved. */
+/** Defaults of the health checks, as in Consul (interval) and HAProxy (rise, fall). */
 const CHECKS = { interval: '10s', timeout: '2s', rise: 2, fall: 3 };
 
 interface Flags extends ThisVmFlags {
@@ -37,34 +37,41 @@ interface Flags extends ThisVmFlags {
 }
 
 const CHECK_FLAGS: readonly Flag[] = [
-  { flags: '--check', about: "probe this VM's services, and report which of them work" },
-  { flags: '--check-interval <duration>', about: `time between two probes (default: ${CHECKS.interval})` },
-  { flags: '--check-timeout <duration>', about: `longest time for a probe (default: ${CHECKS.timeout})` },
-  { flags: '--check-rise <n>', about: `probes in a row to pass again (default: ${CHECKS.rise})` },
-  { flags: '--check-fall <n>', about: `probes in a row to fail (default: ${CHECKS.fall})` },
+  { flags: '--check', about: "probe this VM's services and report their health" },
+  { flags: '--check-interval <duration>', about: `time between probes of a service (default: ${CHECKS.interval})` },
+  { flags: '--check-timeout <duration>', about: `time limit for a probe (default: ${CHECKS.timeout})` },
+  { flags: '--check-rise <n>', about: `successful probes in a row that make a service pass (default: ${CHECKS.rise})` },
+  { flags: '--check-fall <n>', about: `failed probes in a row that make a service fail (default: ${CHECKS.fall})` },
 ];
 
 export const agent = defineCommand<Flags>({
   name: 'agent',
   summary: 'register this VM and keep it alive',
   description:
-    'Registers this VM and beats for it. While the registry is away it tries again, with growing pauses; when the registry has forgotten the VM it registers it again. On SIGTERM the entry becomes stopped (see --on-exit); SIGHUP reads the settings anew. With each beat it proves who it is: an agent that finds out that its VM is a clone ends with 9, or does what --on-clone says.',
+    'Registers this VM and sends heartbeats. While the registry is unreachable, the agent retries with growing delays; if the registry has lost the entry, it registers the VM again. SIGTERM declares the VM stopped (see --on-exit); SIGHUP reloads the settings. Each heartbeat proves the identity of the VM: if the VM is a clone, the agent exits with 9 or does what --on-clone says.',
   settings: [...VM_SETTINGS, 'interval', 'on-exit', 'on-clone', 'id-command', 'run-dir', ...LOG_SETTINGS],
   flags: [
     SERVICE_FLAG,
     META_FLAG,
     ...CHECK_FLAGS,
-    { flags: '--rebirth-hook <command>', about: 'run when a clone has its new id, in VREG_ID', repeat: true },
+    {
+      flags: '--rebirth-hook <command>',
+      about: 'shell command to run when a clone has received its new id (VREG_ID)',
+      repeat: true,
+    },
     DETACH,
   ],
   examples: [
-    { about: 'with what the environment says', command: 'VERS_INFRA_URL=http://10.0.0.5:3000 vreg daemon agent' },
     {
-      about: 'a lieutenant that offers a service, and says whether it works',
+      about: 'take the settings from the environment',
+      command: 'VERS_INFRA_URL=http://10.0.0.5:3000 vreg daemon agent',
+    },
+    {
+      about: 'a lieutenant with a service and its health',
       command: 'vreg daemon agent --role lieutenant --service pi-rpc:3001/health --check',
     },
-    { about: 'in a golden image, whose clones get ids of their own', command: 'vreg daemon agent --on-clone rebirth' },
-    { about: 'in the background', command: 'vreg daemon agent --detach' },
+    { about: 'in a golden image, whose clones take new ids', command: 'vreg daemon agent --on-clone rebirth' },
+    { about: 'run in the background', command: 'vreg daemon agent --detach' },
   ],
   exits: [2, 4, 9],
   run: (context, _args, flags) => reportingFailure(runAgent(context, flags)),
@@ -88,7 +95,7 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
       onClone: config.get('on-clone') as OnClone,
       idCommand: config.get('id-command'),
       rebirthHooks: flags.rebirthHook ?? [],
-      addressFiles: runDirOf(context),
+      addressFiles: addressFilesOf(context),
       checks,
       onReady: (warning) => {
         status = warning ?? `registered with ${registry}`;
@@ -118,14 +125,14 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
   await lifecycle.stopping();
 }
 
-/** @throws VregError USAGE or INVALID naming what is wrong by now */
+/** Reads the current settings. @throws VregError USAGE or INVALID naming the setting */
 function settingsOf(context: Context, flags: Flags): AgentSettings {
   const { config, env } = context;
-  // Told now, not when a clone needs it.
+  // Validates the flags now instead of when a clone needs them.
   thisVm(config, flags);
   return {
     client: context.freshClient(),
-    exitClient: context.lastClient(LAST_WORD),
+    exitClient: context.lastClient(SIGN_OFF_TIMEOUT),
     vmOf: (id) => thisVm(config, flags, id),
     interval: config.duration('interval'),
     onExit: config.get('on-exit') as OnExit,
@@ -133,7 +140,7 @@ function settingsOf(context: Context, flags: Flags): AgentSettings {
   };
 }
 
-function runDirOf(context: Context) {
+function addressFilesOf(context: Context) {
   const dir = context.config.runDir;
   if (dir === undefined) return undefined;
   const { url } = context.client();
@@ -162,8 +169,8 @@ function checksOf({ checkInterval, checkTimeout, checkRise, checkFall }: Flags) 
 function countOf(text: string | undefined, flag: string): number | undefined {
   if (text === undefined) return undefined;
   if (/^[1-9]\d{0,2}$/.test(text)) return Number(text);
-  throw new VregError('USAGE', `${flag}: "${text}" is not a number of probes`, {
+  throw new VregError('USAGE', `invalid ${flag} "${text}"`, {
     field: flag.slice(2),
-    hint: 'write a whole number from 1 to 999',
+    hint: 'a whole number from 1 to 999',
   });
 }

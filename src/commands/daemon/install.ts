@@ -1,4 +1,4 @@
-/** `vreg daemon install` and `uninstall`: the units of systemd, put in place and taken away. */
+/** `vreg daemon install` and `uninstall`. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { InstallOptions, InstallStep } from '../../../daemon/systemd/install.ts';
@@ -6,55 +6,58 @@ import { type Context, defineCommand, type Flag } from '../../command.ts';
 import { refuseLoose } from '../../config/secret-file.ts';
 import { VregError } from '../../protocol/errors.ts';
 import type { RowsAnswer } from '../../render.ts';
-import { KIND_ARGUMENTS, makeUnits, UNIT_FLAGS, type UnitFlags, whyNoUnitCanStart } from './unit.ts';
+import { KIND_ARGUMENTS, makeUnits, UNIT_FLAGS, type UnitFlags, whyUnitCannotStart } from './unit.ts';
 
-interface PlaceFlags extends UnitFlags {
+interface TargetFlags extends UnitFlags {
   root?: string;
   dryRun?: boolean;
   yes?: boolean;
 }
 
-const PLACE_FLAGS: readonly Flag[] = [
-  { flags: '--root <dir>', about: 'into the file system of an image that is mounted there', file: true },
-  { flags: '--dry-run', about: 'say what would be done, and do nothing' },
-  { flags: '-y, --yes', about: 'do not ask' },
+const TARGET_FLAGS: readonly Flag[] = [
+  { flags: '--root <dir>', about: 'install into the file system of an image mounted at this folder', file: true },
+  { flags: '--dry-run', about: 'print the steps without taking them' },
+  { flags: '-y, --yes', about: 'do not ask for confirmation' },
 ];
 
-export const install = defineCommand<PlaceFlags & { now?: boolean }>({
+export const install = defineCommand<TargetFlags & { now?: boolean }>({
   name: 'install',
   summary: 'install and enable a systemd unit of vreg',
   description:
-    'Writes the units that vreg daemon unit prints, and enables them. Says what it does and asks first; a script says --yes. Doing it again is no error: what has changed is replaced. For the system this needs root.',
+    'Writes the units that vreg daemon unit prints, and enables them. Shows the steps and asks for confirmation unless --yes is given. Can be repeated: changed units are replaced. System units require root.',
   arguments: KIND_ARGUMENTS,
-  flags: [...UNIT_FLAGS, { flags: '--now', about: 'start it at once, too' }, ...PLACE_FLAGS],
+  flags: [...UNIT_FLAGS, { flags: '--now', about: 'start the unit as well' }, ...TARGET_FLAGS],
   examples: [
-    { about: 'what would it do?', command: 'vreg daemon install agent --dry-run' },
-    { about: 'the registry, from now on', command: 'sudo vreg daemon install serve --now --yes' },
-    { about: 'an agent with a role', command: 'sudo vreg daemon install agent --now -- --role lieutenant' },
+    { about: 'show the steps', command: 'vreg daemon install agent --dry-run' },
+    { about: 'install and start the registry', command: 'sudo vreg daemon install serve --now --yes' },
+    {
+      about: 'install and start an agent with a role',
+      command: 'sudo vreg daemon install agent --now -- --role lieutenant',
+    },
   ],
   exits: [2, 7],
   async run(context, args, flags) {
     const { kind, files } = await makeUnits(context, args, flags);
-    checkPlace(context, flags);
+    checkTarget(context, flags);
     if (flags.now && flags.root !== undefined) {
-      throw new VregError('USAGE', '--now starts nothing in the file system of an image', {
+      throw new VregError('USAGE', '--now cannot start a unit in an image', {
         field: 'now',
-        hint: 'leave it out: what is enabled starts with the image',
+        hint: 'leave out --now: enabled units start when the image boots',
       });
     }
     if (!flags.user) {
-      const closed = await whyNoUnitCanStart();
-      if (closed)
-        throw new VregError('USAGE', `the unit could not start vreg: ${closed}`, {
-          hint: 'install Node and vreg for all users (npm install -g, as root), or say --user',
+      const reason = await whyUnitCannotStart();
+      if (reason)
+        throw new VregError('USAGE', `the unit could not start vreg: ${reason}`, {
+          hint: 'install Node and vreg for all users (npm install -g, as root), or pass --user',
         });
     }
-    checkFiles(join(etcOf(context, flags), 'vreg'), flags);
+    checkCredentials(join(configDir(context, flags), 'vreg'), flags);
     const systemd = await import('../../../daemon/systemd/install.ts');
-    const options: InstallOptions = { kind, files, now: flags.now === true, ...placeOf(context, flags) };
+    const options: InstallOptions = { kind, files, now: flags.now === true, ...targetOf(context, flags) };
     const steps = systemd.planInstall(options);
     if (flags.dryRun) return context.print(stepsAnswer(steps));
-    await agree(context, steps, flags);
+    await confirmSteps(context, steps, flags);
     systemd.executePlan(steps, options.dir, files);
     await context.print(stepsAnswer(steps));
     const { STARTED_UNIT } = await import('../../../daemon/systemd/units.ts');
@@ -62,92 +65,92 @@ export const install = defineCommand<PlaceFlags & { now?: boolean }>({
     if (flags.root !== undefined) return;
     context.note(
       flags.now
-        ? `see how it goes: ${systemctl} status ${STARTED_UNIT[kind]}`
+        ? `see its status: ${systemctl} status ${STARTED_UNIT[kind]}`
         : `start it: ${systemctl} start ${STARTED_UNIT[kind]}`,
     );
   },
 });
 
-export const uninstall = defineCommand<PlaceFlags>({
+export const uninstall = defineCommand<TargetFlags>({
   name: 'uninstall',
   summary: 'stop, disable and remove a systemd unit of vreg',
   description:
-    'Undoes vreg daemon install. Says what it does and asks first; a script says --yes. What the unit kept in its state folder stays. Without such a unit it ends with 3.',
+    "Undoes vreg daemon install. Shows the steps and asks for confirmation unless --yes is given. Keeps the unit's state folder. Exits with 3 if there is no such unit.",
   arguments: [KIND_ARGUMENTS[0]],
-  flags: [UNIT_FLAGS[0]!, ...PLACE_FLAGS],
+  flags: [UNIT_FLAGS[0]!, ...TARGET_FLAGS],
   examples: [
-    { about: 'what would it do?', command: 'vreg daemon uninstall agent --dry-run' },
-    { about: 'in a script', command: 'sudo vreg daemon uninstall agent --yes' },
-    { about: "the user's own", command: 'vreg daemon uninstall heartbeat-timer --user' },
+    { about: 'show the steps', command: 'vreg daemon uninstall agent --dry-run' },
+    { about: 'uninstall from a script', command: 'sudo vreg daemon uninstall agent --yes' },
+    { about: 'uninstall a user unit', command: 'vreg daemon uninstall heartbeat-timer --user' },
   ],
   exits: [2, 3, 7],
   async run(context, args, flags) {
     const { kind, files } = await makeUnits(context, args, { ...flags, token: false });
-    checkPlace(context, flags);
+    checkTarget(context, flags);
     const systemd = await import('../../../daemon/systemd/install.ts');
-    const options = { kind, files, ...placeOf(context, flags) };
+    const options = { kind, files, ...targetOf(context, flags) };
     const steps = systemd.planUninstall(options);
     if (steps.length === 0) {
       throw new VregError('NO_LIVE', `there is no ${files[0]!.name} in ${options.dir}`, {
-        hint: flags.user ? 'is it one of the system? leave --user out' : "is it the user's own? say --user",
+        hint: flags.user ? 'for a system unit, leave out --user' : 'for a user unit, pass --user',
       });
     }
     if (!flags.dryRun) {
-      await agree(context, steps, flags);
+      await confirmSteps(context, steps, flags);
       systemd.executePlan(steps, options.dir, files);
     }
     await context.print(stepsAnswer(steps));
   },
 });
 
-/** @throws VregError USAGE naming a file without which the unit would not start, or a secret that others can read */
-function checkFiles(dir: string, { token, tls }: UnitFlags): void {
+/** @throws VregError USAGE if a credential of the unit is missing, or is a secret that others can read */
+function checkCredentials(dir: string, { token, tls }: UnitFlags): void {
   if (token && !existsSync(join(dir, 'token'))) {
-    throw new VregError('USAGE', `there is no ${join(dir, 'token')}, so the unit would not start`, {
+    throw new VregError('USAGE', `the unit would not start: ${join(dir, 'token')} does not exist`, {
       field: 'token',
-      hint: `write the registry's token into it (mode 0600), or say --no-token when it has none`,
+      hint: "write the registry's token into it (mode 0600), or pass --no-token if it has none",
     });
   }
   const missing = tls ? ['tls.crt', 'tls.key'].find((name) => !existsSync(join(dir, name))) : undefined;
   if (missing !== undefined)
-    throw new VregError('USAGE', `there is no ${join(dir, missing)}, so the unit would not start`, {
+    throw new VregError('USAGE', `the unit would not start: ${join(dir, missing)} does not exist`, {
       field: 'tls',
-      hint: 'put the certificate and its key (mode 0600) there, or leave --tls out',
+      hint: 'put the certificate and its key (mode 0600) there, or leave out --tls',
     });
-  // A unit gets them as credentials, whose mode says nothing of these.
-  const [ofToken, ofKey] = [join(dir, 'token'), join(dir, 'tls.key')];
-  if (token) refuseLoose(ofToken, 'token-file', `the token file ${ofToken}`, {});
-  if (tls) refuseLoose(ofKey, 'tls-key', `the private key ${ofKey}`, {});
+  // The unit reads copies with another mode, so only this command can check the mode of the files.
+  const [tokenFile, keyFile] = [join(dir, 'token'), join(dir, 'tls.key')];
+  if (token) refuseLoose(tokenFile, 'token-file', `the token file ${tokenFile}`, {});
+  if (tls) refuseLoose(keyFile, 'tls-key', `the private key ${keyFile}`, {});
 }
 
-/** @throws VregError when this user may not, or the two places exclude each other */
-function checkPlace({ argv }: Context, { user, root, dryRun }: PlaceFlags): void {
+/** @throws VregError USAGE if the flags contradict each other, FORBIDDEN if this user may not change system units */
+function checkTarget({ argv }: Context, { user, root, dryRun }: TargetFlags): void {
   if (user && root !== undefined) {
-    throw new VregError('USAGE', '--user and --root exclude each other', {
+    throw new VregError('USAGE', '--user and --root cannot be combined', {
       field: 'root',
-      hint: 'an image gets units of the system',
+      hint: 'leave out --user: an image gets system units',
     });
   }
   if (user || root !== undefined || dryRun || process.geteuid?.() === 0) return;
-  throw new VregError('FORBIDDEN', 'only root may change the units of the system', {
-    hint: `sudo vreg ${argv.join(' ')}, or with --user for your own`,
+  throw new VregError('FORBIDDEN', 'only root may change system units', {
+    hint: `sudo vreg ${argv.join(' ')}, or pass --user for a user unit`,
   });
 }
 
-function placeOf(context: Context, flags: PlaceFlags): Pick<InstallOptions, 'dir' | 'flags' | 'managerRuns'> {
-  const dir = join(etcOf(context, flags), flags.user ? 'systemd/user' : 'systemd/system');
-  const words = flags.user ? ['--user'] : flags.root === undefined ? [] : [`--root=${flags.root}`];
-  return { dir, flags: words, managerRuns: flags.root === undefined };
+function targetOf(context: Context, flags: TargetFlags): Pick<InstallOptions, 'dir' | 'flags' | 'managerRuns'> {
+  const dir = join(configDir(context, flags), flags.user ? 'systemd/user' : 'systemd/system');
+  const systemctlFlags = flags.user ? ['--user'] : flags.root === undefined ? [] : [`--root=${flags.root}`];
+  return { dir, flags: systemctlFlags, managerRuns: flags.root === undefined };
 }
 
-/** Where configuration is: what `%E` means in a unit. */
-function etcOf({ env }: Context, { user, root = '/' }: PlaceFlags): string {
+/** The folder for configuration, which units call `%E`. */
+function configDir({ env }: Context, { user, root = '/' }: TargetFlags): string {
   return user ? env.XDG_CONFIG_HOME || join(env.HOME || '/', '.config') : join(root, 'etc');
 }
 
-async function agree(context: Context, steps: readonly InstallStep[], { yes }: PlaceFlags): Promise<void> {
+async function confirmSteps(context: Context, steps: readonly InstallStep[], { yes }: TargetFlags): Promise<void> {
   if (!yes) for (const { action, what } of steps) context.note(`${action} ${what}`);
-  await context.confirm('Do this?', yes);
+  await context.confirm('Continue?', yes);
 }
 
 function stepsAnswer(rows: readonly InstallStep[]): RowsAnswer<InstallStep> {

@@ -37,7 +37,7 @@ export const SERVE_SETTINGS: readonly SettingKey[] = [
   ...VM_SETTINGS,
 ];
 export const SERVE_FLAGS: readonly Flag[] = [
-  { flags: '--self-register', about: "make the daemon's own VM an infra entry, and keep it alive" },
+  { flags: '--self-register', about: "register the daemon's own VM as infra and keep it alive" },
   SERVICE_FLAG,
   META_FLAG,
   DETACH,
@@ -52,21 +52,21 @@ export const serve = defineCommand<ServeFlags>({
   name: 'serve',
   summary: 'run the registry',
   description:
-    'Runs the registry over a durable store, on 127.0.0.1:3000 unless told otherwise. VERS_AUTH_TOKEN or --token-file turns bearer authentication on; without it the daemon listens on loopback and a unix socket only. --tls-cert and --tls-key make the TCP address speak https, and --tls-client-ca lets in only clients with a certificate. SIGTERM drains; SIGHUP reads the token and the certificates anew.',
+    'Runs the registry with a durable store, by default on 127.0.0.1:3000. VERS_AUTH_TOKEN or --token-file turns on bearer authentication; without a token the daemon listens only on loopback and a unix socket. --tls-cert and --tls-key serve https on the TCP address, and --tls-client-ca requires client certificates. SIGTERM finishes accepted requests and stops; SIGHUP reloads the token and the certificates.',
   settings: SERVE_SETTINGS,
   flags: SERVE_FLAGS,
   examples: [
-    { about: 'on this machine', command: 'vreg daemon serve' },
+    { about: 'serve this machine', command: 'vreg daemon serve' },
     {
-      about: 'for a fleet, as its infra VM',
+      about: 'serve a fleet and register this VM as infra',
       command: 'vreg daemon serve --host 0.0.0.0 --token-file /etc/vreg/token --self-register',
     },
     {
-      about: 'with https, for clients with a certificate',
+      about: 'serve https and require client certificates',
       command: 'vreg daemon serve --host 0.0.0.0 --tls-cert tls.crt --tls-key tls.key --tls-client-ca ca.crt',
     },
     {
-      about: 'in the background, on a socket alone',
+      about: 'run in the background, on a unix socket only',
       command: 'vreg daemon serve --socket /run/user/1000/vreg.sock --detach',
     },
   ],
@@ -83,17 +83,17 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   const dataDir = dataDirOf(context);
   if (flags.detach) return detach(context, 'serve', join(dataDir, 'daemon.log'));
   const socket = config.get('socket');
-  // A socket alone is the whole listener; asking for a host or a port as well gives both.
+  // --socket replaces the TCP listener; with --host or --port the daemon has both.
   const tcp = socket === undefined || config.isSet('host') || config.isSet('port');
   const tls = serverCertificates(config);
   const main = await import('../../../daemon/main.ts');
   const log = await createLog(context);
   process.umask(0o077);
-  const serving = await main.serve(
+  const daemon = await main.serve(
     {
       dataDir,
       staleAfter: config.duration('stale-after'),
-      massLoss: shareOf(config.get('mass-loss')!),
+      massLoss: parseMassLoss(config.get('mass-loss')!),
       allowHosts: config.get('allow-host')?.split(',') ?? [],
       limits: {
         maxBody: parseBytes(config.get('max-body')!, 'max-body'),
@@ -107,20 +107,20 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
       version: context.version,
       ...(tcp ? { tcp: { host: config.get('host')!, port: Number(config.get('port')) } } : {}),
       socket,
-      self: flags.selfRegister ? (port) => selfOf(context, flags, port) : undefined,
+      self: flags.selfRegister ? (port) => selfRegistration(context, flags, port) : undefined,
     },
     log,
   );
-  const line = `vreg ${context.version} listening on ${serving.urls.join(' and ')}, data in ${serving.dataDir}`;
-  if (log.isLevelEnabled('info')) log.info({ urls: serving.urls, dataDir: serving.dataDir }, line);
+  const line = `vreg ${context.version} listening on ${daemon.urls.join(' and ')}, data in ${daemon.dataDir}`;
+  if (log.isLevelEnabled('info')) log.info({ urls: daemon.urls, dataDir: daemon.dataDir }, line);
   else context.note(line.replace(/^vreg /, ''));
-  const lifecycle = await startLifecycle(context, log, serving.status);
+  const lifecycle = await startLifecycle(context, log, daemon.status);
   const reloaders: Reloader[] = [
     {
       what: 'the token',
       reload() {
         config.reload();
-        serving.reload({ token: config.token()?.value });
+        daemon.reload({ token: config.token()?.value });
       },
     },
   ];
@@ -129,7 +129,7 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
       what: 'the certificate',
       reload() {
         config.reload();
-        serving.reloadCertificates(serverCertificates(config));
+        daemon.reloadCertificates(serverCertificates(config));
       },
     });
   }
@@ -137,19 +137,19 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   await lifecycle.ready();
   await lifecycle.untilStopped();
   log.info('stopping: finishing accepted requests');
-  await Promise.all([lifecycle.stopping(), serving.close()]);
+  await Promise.all([lifecycle.stopping(), daemon.close()]);
   log.info('stopped');
 }
 
-/** 1, which nothing exceeds, of `off`. */
-function shareOf(massLoss: string): number {
+/** @returns a share from 0 to 1. `off` is 1, which no loss exceeds */
+function parseMassLoss(massLoss: string): number {
   return massLoss === 'off' ? 1 : Number(massLoss.slice(0, -1)) / 100;
 }
 
-/** The infra VM as the original registry's set-up has it: board, feed and registry on the daemon's own port. */
-function selfOf({ config }: Context, { service, meta }: ThisVmFlags, port: number | undefined): Registration {
+/** The daemon's own VM. By default it offers board, feed and registry on the daemon's port, as in the original's setup. */
+function selfRegistration({ config }: Context, { service, meta }: ThisVmFlags, port: number | undefined): Registration {
   const id = thisVmId(config);
-  const own: Service[] =
+  const defaults: Service[] =
     port === undefined ? [] : ['board', 'feed', 'registry'].map((name) => ({ name, port, healthPath: '/health' }));
   return parseRegistration({
     id,
@@ -157,7 +157,7 @@ function selfOf({ config }: Context, { service, meta }: ThisVmFlags, port: numbe
     role: config.isSet('role') ? config.get('role') : 'infra',
     address: config.get('address') ?? defaultAddress(id),
     registeredBy: config.get('registered-by') ?? 'self',
-    services: service ? service.map(parseServiceFlag) : own,
+    services: service ? service.map(parseServiceFlag) : defaults,
     ...(meta ? { metadata: parseMetaFlags(meta) } : {}),
     status: 'running',
   });

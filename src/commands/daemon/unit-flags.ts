@@ -1,4 +1,4 @@
-/** The words behind `--` that a unit's command line gets, checked now instead of at the unit's start. */
+/** Checks the arguments after `--`, which become part of a unit's command line, before the unit is started with them. */
 
 import type { Command, Context } from '../../command.ts';
 import { GLOBAL_SETTINGS, SHORT } from '../../command.ts';
@@ -7,42 +7,47 @@ import { suggestion } from '../../help/suggest.ts';
 import { VregError } from '../../protocol/errors.ts';
 import { maskName, printable } from '../../protocol/redact.ts';
 
-/** @returns what is behind `--` */
-export function wordsBehind({ argv }: Context): string[] {
+/** @returns the arguments after `--` */
+export function argumentsAfterDashes({ argv }: Context): string[] {
   const at = argv.indexOf('--');
   return at < 0 ? [] : argv.slice(at + 1);
 }
 
 /**
- * @param path words of the command that the unit runs
- * @throws VregError USAGE for what that command would refuse, or a unit cannot do
+ * @param path the command that the unit runs, for example `daemon`, `agent`
+ * @throws VregError USAGE if that command would refuse an argument, or a unit cannot contain it
  */
-export async function checkWords(context: Context, path: readonly string[], words: readonly string[]): Promise<void> {
-  const command = await find(context, path);
+export async function checkArguments(
+  context: Context,
+  path: readonly string[],
+  args: readonly string[],
+): Promise<void> {
+  const command = await findCommand(context, path);
   const flags = flagsOf(command);
   // A line break would begin another line of the unit.
-  const broken = words.find((word) => printable(word) !== word);
-  if (broken !== undefined) throw wrong(broken, 'has a control character, which no unit can hold');
-  for (let index = 0; index < words.length; index++) {
-    const word = words[index]!;
-    if (!word.startsWith('-')) {
-      if (!command.arguments?.[0]?.variadic) throw wrong(word, `is no flag of vreg ${path.join(' ')}`);
+  const broken = args.find((argument) => printable(argument) !== argument);
+  if (broken !== undefined)
+    throw refused(`"${maskName(broken)}" contains a control character, which is not allowed in a unit`);
+  const notAFlag = (text: string) => `"${maskName(text)}" is not a flag of vreg ${path.join(' ')}`;
+  for (let index = 0; index < args.length; index++) {
+    const argument = args[index]!;
+    if (!argument.startsWith('-')) {
+      if (!command.arguments?.[0]?.variadic) throw refused(notAFlag(argument));
       continue;
     }
-    const [flag = '', ...rest] = word.split('=');
+    const [flag = '', ...rest] = argument.split('=');
     const takesValue = flags.get(flag);
-    if (takesValue === undefined)
-      throw wrong(flag, `is no flag of vreg ${path.join(' ')}${suggestion(flag, [...flags.keys()])}`);
-    if (flag === '--detach') throw wrong(word, 'cannot be in a unit: systemd is who runs it in the background');
-    if (!takesValue || (takesValue === 'maybe' && rest.length === 0 && !isValue(words[index + 1]))) continue;
-    const value = rest.length > 0 ? rest.join('=') : words[++index];
-    if (value === undefined) throw wrong(word, 'lacks its value');
+    if (takesValue === undefined) throw refused(`${notAFlag(flag)}${suggestion(flag, [...flags.keys()])}`);
+    if (flag === '--detach') throw refused('a unit cannot use --detach: systemd runs it in the background');
+    if (!takesValue || (takesValue === 'maybe' && rest.length === 0 && !isValue(args[index + 1]))) continue;
+    const value = rest.length > 0 ? rest.join('=') : args[++index];
+    if (value === undefined) throw refused(`"${flag}" needs a value`);
     const key = GLOBAL_SETTINGS.find((setting) => SHORT[setting] === flag) ?? flag.slice(2);
     if (isSettingKey(key)) checkSetting(key, value);
   }
 }
 
-async function find(context: Context, path: readonly string[]): Promise<Command<never>> {
+async function findCommand(context: Context, path: readonly string[]): Promise<Command<never>> {
   let among: readonly Command<never>[] = await context.commands();
   let found: Command<never> | undefined;
   for (const name of path) {
@@ -52,7 +57,7 @@ async function find(context: Context, path: readonly string[]): Promise<Command<
   return found!;
 }
 
-/** Its flags, long and short, and whether each takes a value. */
+/** The flags of a command, long and short. Their values: whether the flag takes a value, or `maybe`. */
 function flagsOf({ settings = [], flags = [] }: Command<never>): Map<string, boolean | 'maybe'> {
   const found = new Map<string, boolean | 'maybe'>();
   for (const key of [...GLOBAL_SETTINGS, ...settings]) {
@@ -60,20 +65,20 @@ function flagsOf({ settings = [], flags = [] }: Command<never>): Map<string, boo
     for (const flag of [`--${key}`, SHORT[key]])
       if (flag) found.set(flag, bare === undefined ? value !== undefined : 'maybe');
   }
-  for (const { flags: words } of [...flags, { flags: '-c, --context <name>' }, { flags: '-v, --verbose' }]) {
-    for (const flag of words.match(/(?<![\w-])--?[\w-]+/g) ?? []) found.set(flag, words.includes('<'));
+  for (const { flags: syntax } of [...flags, { flags: '-c, --context <name>' }, { flags: '-v, --verbose' }]) {
+    for (const flag of syntax.match(/(?<![\w-])--?[\w-]+/g) ?? []) found.set(flag, syntax.includes('<'));
   }
   return found;
 }
 
-/** True of a word that a flag takes which may stand alone. */
-function isValue(word: string | undefined): boolean {
-  return word !== undefined && !word.startsWith('-');
+/** Whether an argument is the value of the flag before it, if that flag may have one. */
+function isValue(argument: string | undefined): boolean {
+  return argument !== undefined && !argument.startsWith('-');
 }
 
-function wrong(word: string, why: string): VregError {
-  return new VregError('USAGE', `"${maskName(word)}" ${why}`, {
-    field: 'word',
-    hint: 'behind -- stand flags for the command that the unit runs, for example: vreg daemon unit agent -- --role worker',
+function refused(message: string): VregError {
+  return new VregError('USAGE', message, {
+    field: 'args',
+    hint: 'after -- put flags of the command that the unit runs, for example: vreg daemon unit agent -- --role worker',
   });
 }

@@ -2,9 +2,9 @@ import type { UnitFile, UnitKind } from '../../../daemon/systemd/units.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
 import { suggestion } from '../../help/suggest.ts';
 import { VregError } from '../../protocol/errors.ts';
-import { checkWords, wordsBehind } from './unit-flags.ts';
+import { argumentsAfterDashes, checkArguments } from './unit-flags.ts';
 
-/** As daemon/systemd/units.ts has them, which is loaded when it is needed. */
+/** The same as UNIT_KINDS in daemon/systemd/units.ts, which is loaded only when it is needed. */
 const KINDS: readonly UnitKind[] = ['serve', 'agent', 'heartbeat-timer', 'wait-online'];
 
 export interface UnitFlags {
@@ -14,35 +14,35 @@ export interface UnitFlags {
 }
 
 export const KIND_ARGUMENTS = [
-  { name: 'kind', about: 'which unit', values: KINDS },
-  { name: 'word', about: 'behind --: flags for the command that the unit runs', optional: true, variadic: true },
+  { name: 'kind', about: 'kind of unit', values: KINDS },
+  { name: 'args', about: 'after --: flags for the command that the unit runs', optional: true, variadic: true },
 ] as const;
 
 export const UNIT_FLAGS: readonly Flag[] = [
-  { flags: '--user', about: "for the user's own systemd, not the system's; less is closed off there" },
-  { flags: '--no-token', about: 'for a registry without a token; else systemd reads it from /etc/vreg/token' },
-  { flags: '--tls', about: 'with the certificate /etc/vreg/tls.crt and its key tls.key, which systemd reads' },
+  { flags: '--user', about: "make units for the user's systemd instead of the system's (less hardening)" },
+  { flags: '--no-token', about: 'do not load a token; by default systemd loads /etc/vreg/token' },
+  { flags: '--tls', about: 'load the certificate /etc/vreg/tls.crt and its key /etc/vreg/tls.key' },
 ];
 
 export const unit = defineCommand<UnitFlags & { outputDir?: string }>({
   name: 'unit',
   summary: 'print a systemd unit for the registry or the agent',
   description:
-    'Prints the systemd units of a kind. serve: the registry. agent: what keeps this VM registered. heartbeat-timer: the same by a timer, without a process that stays. wait-online: vreg-online.target, which other units can wait for until this VM is live. vreg daemon install puts them in place.',
+    'Prints the systemd units of a kind. serve: the registry. agent: the heartbeat agent of this VM. heartbeat-timer: heartbeats from a timer, without a resident process. wait-online: vreg-online.target, for units that must wait until this VM is live. Install them with vreg daemon install.',
   arguments: KIND_ARGUMENTS,
-  flags: [...UNIT_FLAGS, { flags: '--output-dir <dir>', about: 'write the files there instead', file: true }],
+  flags: [...UNIT_FLAGS, { flags: '--output-dir <dir>', about: 'write the unit files to this folder', file: true }],
   examples: [
-    { about: 'to read', command: 'vreg daemon unit agent' },
-    { about: 'with flags for what it runs', command: 'vreg daemon unit agent -- --role lieutenant' },
+    { about: 'print the unit of the agent', command: 'vreg daemon unit agent' },
+    { about: 'pass flags to the agent', command: 'vreg daemon unit agent -- --role lieutenant' },
     {
-      about: 'as files, for an image',
+      about: 'write the files into an image',
       command: 'vreg daemon unit heartbeat-timer --output-dir image/etc/systemd/system',
     },
   ],
   async run(context, args, flags) {
     const { files } = await makeUnits(context, args, flags);
-    const closed = flags.user ? undefined : await whyNoUnitCanStart();
-    if (closed) context.note(`${closed}: this unit will not start`);
+    const reason = flags.user ? undefined : await whyUnitCannotStart();
+    if (reason) context.note(`${reason}: this unit will not start`);
     if (flags.outputDir !== undefined) {
       const { writeUnits } = await import('../../../daemon/systemd/install.ts');
       writeUnits(flags.outputDir, files);
@@ -50,43 +50,43 @@ export const unit = defineCommand<UnitFlags & { outputDir?: string }>({
     const name = ({ name }: UnitFile) => name;
     if (flags.outputDir !== undefined)
       return context.print({ kind: 'value', text: files.map(name).join('\n'), data: files.map(name) });
-    // One file stands alone, so that it can be redirected; of several each is named.
+    // A single file is printed alone, so that it can be redirected; several files each have a heading.
     const text = files.map((file) => (files.length === 1 ? file.text : `# ${file.name}\n${file.text}`)).join('\n');
     await context.print({ kind: 'value', text: text.trimEnd(), data: files });
   },
 });
 
-/** @throws VregError USAGE naming what is not possible */
+/** @throws VregError USAGE naming the invalid kind, flag or argument */
 export async function makeUnits(
   context: Context,
   args: readonly string[],
   { user = false, token, tls = false }: UnitFlags,
 ): Promise<{ kind: UnitKind; files: UnitFile[] }> {
-  const words = wordsBehind(context);
-  const [kind, more] = args.slice(0, args.length - words.length);
+  const unitArgs = argumentsAfterDashes(context);
+  const [kind, extra] = args.slice(0, args.length - unitArgs.length);
   if (!isKind(kind)) {
-    throw new VregError('USAGE', `there is no unit "${kind ?? ''}"${suggestion(kind ?? '', KINDS)}`, {
+    throw new VregError('USAGE', `unknown unit kind "${kind ?? ''}"${suggestion(kind ?? '', KINDS)}`, {
       field: 'kind',
       hint: `one of: ${KINDS.join(', ')}`,
     });
   }
-  if (more !== undefined) {
-    throw new VregError('USAGE', `what is "${more}"?`, {
-      field: 'word',
-      hint: `flags for what the unit runs stand behind --: vreg daemon unit ${kind} -- ${more}`,
+  if (extra !== undefined) {
+    throw new VregError('USAGE', `unexpected argument "${extra}"`, {
+      field: 'args',
+      hint: `put -- before flags of the command that the unit runs: vreg daemon unit ${kind} -- ${extra}`,
     });
   }
   const { UNIT_COMMAND, unitsOf } = await import('../../../daemon/systemd/units.ts');
   const { programPaths } = await import('../../../daemon/systemd/install.ts');
   const path = UNIT_COMMAND[kind].filter((_, index, all) =>
-    all.slice(0, index + 1).every((word) => !word.startsWith('-')),
+    all.slice(0, index + 1).every((part) => !part.startsWith('-')),
   );
-  await checkWords(context, path, words);
-  return { kind, files: unitsOf(kind, { ...programPaths(), args: words, user, token, tls }) };
+  await checkArguments(context, path, unitArgs);
+  return { kind, files: unitsOf(kind, { ...programPaths(), args: unitArgs, user, token, tls }) };
 }
 
-/** @returns why the hardened units of the system cannot start this program; undefined when they can */
-export async function whyNoUnitCanStart(): Promise<string | undefined> {
+/** @returns why system units cannot start this program; undefined if they can */
+export async function whyUnitCannotStart(): Promise<string | undefined> {
   const { programPaths, whyUnreadable } = await import('../../../daemon/systemd/install.ts');
   const { node, bin } = programPaths();
   return whyUnreadable(node) ?? whyUnreadable(bin);

@@ -1,4 +1,4 @@
-/** `vreg daemon unit`, `install` and `uninstall`: the real program, judged by the real systemd-analyze and systemctl. */
+/** `vreg daemon unit`, `install` and `uninstall`: the real program, checked with the real systemd-analyze and systemctl. */
 import assert from 'node:assert/strict';
 import {
   chmodSync,
@@ -25,7 +25,7 @@ const FILES = {
   'heartbeat-timer': ['vreg-heartbeat.service', 'vreg-heartbeat.timer'],
   'wait-online': ['vreg-online.target', 'vreg-wait-online.service'],
 } as const;
-/** Tenths. */
+/** Highest exposure that systemd-analyze may report, in tenths. */
 const MOST_EXPOSURE = 20;
 
 interface Home {
@@ -38,7 +38,7 @@ function aHome(t: TestContext, env: NodeJS.ProcessEnv = {}): Home {
   return { home, vreg: (...args) => run(process.execPath, [BIN, ...args], { env: cleanEnv(home, env) }) };
 }
 
-/** A `systemctl` that takes notes. */
+/** A `systemctl` that records its arguments. */
 function fakeSystemctl(t: TestContext, exit = 0): { PATH: string; asked(): string[] } {
   const dir = tempDir(t);
   const notes = join(dir, 'asked');
@@ -51,7 +51,7 @@ function fakeSystemctl(t: TestContext, exit = 0): { PATH: string; asked(): strin
 for (const kind of UNIT_KINDS) {
   for (const words of [[], ['--user'], ['--no-token'], ['--tls'], ['--', '--timeout', '20s']]) {
     const what = ['vreg daemon unit', kind, ...words].join(' ');
-    test(`systemd has nothing to say against ${what}`, unless('systemd-analyze'), async (t) => {
+    test(`systemd accepts the units of ${what}`, unless('systemd-analyze'), async (t) => {
       const { home, vreg } = aHome(t);
       const { code, stdout, stderr } = await vreg('daemon', 'unit', kind, '--output-dir', home, ...words);
       assert.equal(code, 0, stderr);
@@ -61,7 +61,7 @@ for (const kind of UNIT_KINDS) {
       for (const file of FILES[kind]) {
         const verify = ['verify', '--man=no', '--recursive-errors=no', join(home, file)];
         const verified = await run('systemd-analyze', [...manager, ...verify], { env });
-        // A key that is misspelt is a warning and no failure.
+        // systemd only warns of a misspelt option.
         assert.deepEqual([verified.code, verified.stdout + verified.stderr], [0, ''], file);
         if (!file.endsWith('.service') || manager.length > 0) continue;
         const judge = ['security', '--offline=yes', '--no-pager', `--threshold=${MOST_EXPOSURE}`, join(home, file)];
@@ -72,10 +72,10 @@ for (const kind of UNIT_KINDS) {
   }
 }
 
-test('what a unit runs is this program, with the words behind -- as they were', async (t) => {
+test('a unit runs this program with the arguments after -- unchanged', async (t) => {
   const { vreg } = aHome(t);
-  const words = ['--role', 'lieutenant', '--meta', 'note=50% of $HOME "quoted" \\'];
-  const { stdout } = await vreg('daemon', 'unit', 'agent', '--', ...words);
+  const args = ['--role', 'lieutenant', '--meta', 'note=50% of $HOME "quoted" \\'];
+  const { stdout } = await vreg('daemon', 'unit', 'agent', '--', ...args);
   const program = `${process.execPath} ${BIN} daemon agent`;
   assert.ok(
     stdout.includes(`\nExecStart=${program} --role lieutenant --meta "note=50%% of $$HOME \\"quoted\\" \\\\"\n`),
@@ -83,7 +83,7 @@ test('what a unit runs is this program, with the words behind -- as they were', 
   );
 });
 
-test('the certificate is handed over under the name by which the command looks for it', async (t) => {
+test('a unit loads the certificate under the credential name that the command reads', async (t) => {
   const { vreg } = aHome(t);
   for (const [kind, cert, key] of [
     ['serve', 'tls-cert', 'tls-key'],
@@ -110,14 +110,14 @@ test('the certificate is handed over under the name by which the command looks f
   assert.match(stdout, /^ExecStart=.* daemon serve --trust-proxy --port 3001 --tls-cert "\/a b"$/m);
 });
 
-test('a certificate that is not there is told when the unit is installed', async (t) => {
+test('install refuses a unit whose certificate does not exist', async (t) => {
   const { vreg } = aHome(t);
   const { code, stderr } = await vreg('daemon', 'install', 'agent', '--user', '--no-token', '--tls', '--dry-run');
   assert.equal(code, 5);
-  assert.match(stderr, /^vreg: there is no .*vreg\/tls\.crt, so the unit would not start\nhint: /);
+  assert.match(stderr, /^vreg: the unit would not start: .*vreg\/tls\.crt does not exist\nhint: /);
 });
 
-test('a single unit is printed alone, of several each is named, and json has them all', async (t) => {
+test('a single unit is printed without a heading, several with headings, and JSON contains all', async (t) => {
   const { vreg } = aHome(t);
   assert.match((await vreg('daemon', 'unit', 'serve')).stdout, /^\[Unit\]\n/);
   const { stdout } = await vreg('daemon', 'unit', 'heartbeat-timer');
@@ -129,18 +129,21 @@ test('a single unit is printed alone, of several each is named, and json has the
   assert.deepEqual(files.map(({ name }) => name).sort(), FILES['wait-online']);
 });
 
-test('what a unit could not run is refused while it is made', async (t) => {
+test('arguments that a unit could not run are refused when the unit is made', async (t) => {
   const { vreg } = aHome(t);
   const refused: readonly [words: readonly string[], message: RegExp][] = [
-    [['agnt'], /^vreg: there is no unit "agnt"; did you mean "agent"\?\nhint: one of: serve, agent, /],
-    [['agent', '--', '--rol', 'x'], /^vreg: "--rol" is no flag of vreg daemon agent; did you mean "--role"\?\nhint: /],
+    [['agnt'], /^vreg: unknown unit kind "agnt"; did you mean "agent"\?\nhint: one of: serve, agent, /],
+    [
+      ['agent', '--', '--rol', 'x'],
+      /^vreg: "--rol" is not a flag of vreg daemon agent; did you mean "--role"\?\nhint: /,
+    ],
     [['agent', '--', '--role', 'boss'], /^vreg: invalid role "boss"/],
-    [['agent', '--', '--role'], /^vreg: "--role" lacks its value\nhint: /],
+    [['agent', '--', '--role'], /^vreg: "--role" needs a value\nhint: /],
     [['serve', '--', '--trust-proxy', 'here'], /^vreg: invalid trust-proxy "here"\nhint: /],
-    [['agent', '--', 'worker'], /^vreg: "worker" is no flag of vreg daemon agent\nhint: /],
-    [['agent', 'worker'], /^vreg: what is "worker"\?\nhint: .*vreg daemon unit agent -- worker/],
-    [['serve', '--', '--detach'], /^vreg: "--detach" cannot be in a unit: /],
-    [['agent', '--', '--name', 'a\nUser=root'], /^vreg: "a.User=root" has a control character/],
+    [['agent', '--', 'worker'], /^vreg: "worker" is not a flag of vreg daemon agent\nhint: /],
+    [['agent', 'worker'], /^vreg: unexpected argument "worker"\nhint: .*vreg daemon unit agent -- worker/],
+    [['serve', '--', '--detach'], /^vreg: a unit cannot use --detach: /],
+    [['agent', '--', '--name', 'a\nUser=root'], /^vreg: "a.User=root" contains a control character/],
   ];
   for (const [words, message] of refused) {
     const { code, stdout, stderr } = await vreg('daemon', 'unit', ...words);
@@ -149,7 +152,7 @@ test('what a unit could not run is refused while it is made', async (t) => {
   }
 });
 
-test('install --user writes the unit, tells systemd, and does it again without a change', async (t) => {
+test('install --user writes the unit and reloads systemd, and a repetition changes nothing', async (t) => {
   const systemctl = fakeSystemctl(t);
   const { home, vreg } = aHome(t, { PATH: systemctl.PATH });
   const install = ['daemon', 'install', 'agent', '--user', '--no-token', '--now'];
@@ -170,7 +173,7 @@ test('install --user writes the unit, tells systemd, and does it again without a
 
   const done = await vreg(...install, '--yes');
   assert.deepEqual([done.code, done.stdout], [0, dry.stdout]);
-  assert.match(done.stderr, /^vreg: see how it goes: systemctl --user status vreg-agent\.service\n$/);
+  assert.match(done.stderr, /^vreg: see its status: systemctl --user status vreg-agent\.service\n$/);
   assert.deepEqual(
     systemctl.asked(),
     steps.map((step) => step.replace('run\tsystemctl ', '')),
@@ -206,14 +209,14 @@ test('a systemctl that fails is told, and so is one that is missing', async (t) 
   assert.match(missing.stderr, /^vreg: systemctl --user daemon-reload failed: ENOENT\nhint: /);
 });
 
-test('install wants the token file that its unit will read, or --no-token', async (t) => {
+test('install requires the token file that its unit loads, or --no-token', async (t) => {
   const { home, vreg } = aHome(t);
   const dry = ['daemon', 'install', 'agent', '--user', '--dry-run'];
   const without = await vreg(...dry);
   assert.equal(without.code, 5);
   assert.match(
     without.stderr,
-    /^vreg: there is no .*config\/vreg\/token, so the unit would not start\nhint: .*--no-token/,
+    /^vreg: the unit would not start: .*config\/vreg\/token does not exist\nhint: .*--no-token/,
   );
   mkdirSync(join(home, 'config/vreg'), { recursive: true });
   writeFileSync(join(home, 'config/vreg/token'), 's3cret\n', { mode: 0o600 });
@@ -239,29 +242,33 @@ test('install refuses a token and a key that others can read', async (t) => {
   assert.equal((await vreg(...dry)).code, 0);
 });
 
-test('--root puts the units into an image, where the real systemctl enables them', unless('systemctl'), async (t) => {
-  const { home, vreg } = aHome(t);
-  const root = join(home, 'image');
-  const ran = await vreg('daemon', 'install', 'serve', '--root', root, '--no-token', '--yes');
-  const closed = whyUnreadable(process.execPath) ?? whyUnreadable(BIN);
-  if (closed) {
-    // Where this clone is, no hardened unit could reach it.
-    assert.deepEqual([ran.code, ran.stdout], [5, '']);
-    assert.ok(ran.stderr.includes(closed));
-    return;
-  }
-  assert.equal(ran.code, 0, ran.stderr);
-  const system = join(root, 'etc/systemd/system');
-  assert.deepEqual(readdirSync(system).sort(), ['multi-user.target.wants', 'vreg-serve.service']);
-  assert.deepEqual(readdirSync(join(system, 'multi-user.target.wants')), ['vreg-serve.service']);
-  assert.equal((await vreg('daemon', 'install', 'serve', '--root', root, '--no-token', '--now', '--yes')).code, 5);
-  assert.equal((await vreg('daemon', 'uninstall', 'serve', '--root', root, '--yes')).code, 0);
-  assert.equal(existsSync(join(system, 'vreg-serve.service')), false);
-});
+test(
+  '--root installs the units into an image, where the real systemctl enables them',
+  unless('systemctl'),
+  async (t) => {
+    const { home, vreg } = aHome(t);
+    const root = join(home, 'image');
+    const ran = await vreg('daemon', 'install', 'serve', '--root', root, '--no-token', '--yes');
+    const closed = whyUnreadable(process.execPath) ?? whyUnreadable(BIN);
+    if (closed) {
+      // Hardened units cannot read the folder of this checkout.
+      assert.deepEqual([ran.code, ran.stdout], [5, '']);
+      assert.ok(ran.stderr.includes(closed));
+      return;
+    }
+    assert.equal(ran.code, 0, ran.stderr);
+    const system = join(root, 'etc/systemd/system');
+    assert.deepEqual(readdirSync(system).sort(), ['multi-user.target.wants', 'vreg-serve.service']);
+    assert.deepEqual(readdirSync(join(system, 'multi-user.target.wants')), ['vreg-serve.service']);
+    assert.equal((await vreg('daemon', 'install', 'serve', '--root', root, '--no-token', '--now', '--yes')).code, 5);
+    assert.equal((await vreg('daemon', 'uninstall', 'serve', '--root', root, '--yes')).code, 0);
+    assert.equal(existsSync(join(system, 'vreg-serve.service')), false);
+  },
+);
 
-test('a program that a hardened unit cannot see is refused for the system, and told by unit', async (t) => {
+test('install refuses a program that hardened units cannot read, and unit warns about it', async (t) => {
   const { home } = aHome(t);
-  // tempDir is in /tmp, which PrivateTmp hides.
+  // tempDir is in /tmp, which PrivateTmp hides from units.
   for (const part of ['bin', 'dist', 'package.json']) cpSync(join(ROOT, part), join(home, part), { recursive: true });
   symlinkSync(join(ROOT, 'node_modules'), join(home, 'node_modules'));
   const vreg = (...args: string[]) =>
@@ -281,7 +288,7 @@ test('only root installs for the system', async (t) => {
     assert.deepEqual([code, stdout], [2, '']);
     assert.match(
       stderr,
-      new RegExp(`^vreg: only root may change .*\\nhint: sudo vreg daemon ${word} serve --yes, or with --user`),
+      new RegExp(`^vreg: only root may change .*\\nhint: sudo vreg daemon ${word} serve --yes, or pass --user`),
     );
   }
 });
