@@ -17,15 +17,15 @@ import { removeCutBackups } from './http/handlers/backup.ts';
 import { isLoopback } from './http/origin.ts';
 import { type Endpoints, listen } from './http/server/listen.ts';
 import { Tls, type TlsFiles } from './http/server/tls.ts';
-import { entriesLimit, openStreamLimit, requestTimeout } from './limits.ts';
+import { createBudgets, entriesLimit, openStreamLimit, requestTimeout } from './limits.ts';
 import { checkFdLimit } from './process/fd-limit.ts';
 import { logMask } from './process/log.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process/pid-file.ts';
 import { warnOfOpenFolder } from './process/state-dir.ts';
 import type { RegistryLimits } from './registry/capacity.ts';
-import { summarize } from './registry/explain.ts';
 import type { RegistryObserver } from './registry/options.ts';
 import { Registry } from './registry/registry.ts';
+import { summarize } from './registry/summary.ts';
 import { keepSelfRegistered } from './self-registration.ts';
 import { DATABASE } from './store/data-dir.ts';
 import { SqliteStore } from './store/sqlite-store.ts';
@@ -100,24 +100,14 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
   removeCutBackups(dataDir);
   const clock = new ListeningClock(contents.listened);
   clock.start();
+  const observer: RegistryObserver = { ...observerOf(log), removed: (id) => tokens.forgetVm(id) };
   const { maxVms, maxBody, maxConnections } = options.limits;
   // A client must be able to send back any entry that it has read, so no entry is larger than a request body.
   const limits = { maxVms, maxEntry: maxBody, maxTotal: entriesLimit() };
-  const registry = new Registry(
-    {
-      store,
-      clock,
-      staleAfter,
-      massLoss,
-      limits,
-      observer: observerOf(log),
-      onDeregister: (id) => tokens.removeWithVm(id),
-    },
-    contents,
-  );
+  const registry = new Registry({ store, clock, staleAfter, massLoss, limits, observer }, contents);
   const tokens: Tokens = new Tokens(contents, {
-    queue: registry.unsaved.records,
-    commit: (records) => store.commitRecords(records),
+    pending: registry.pending,
+    flush: () => registry.saveBeats(),
     now: () => clock.now(),
   });
   const authenticator = new Authenticator({
@@ -257,7 +247,7 @@ async function openStore(dataDir: string, log: Logger): ReturnType<typeof Sqlite
   };
   for (let tries = 1; ; tries++) {
     try {
-      return await SqliteStore.open({ dataDir, onDeath });
+      return await SqliteStore.open({ dataDir, budget: createBudgets().changes, onDeath });
     } catch (error) {
       if (!(error instanceof VregError) || error.code !== 'ALREADY_RUNNING') throw error;
       const other = readProcessInfo(dataDir, 'serve');
@@ -281,7 +271,7 @@ function saveHeartbeats(registry: Registry, log: Logger): { stop(): Promise<void
   let failing = false;
   const save = async () => {
     try {
-      await registry.saveHeartbeats();
+      await registry.saveBeats();
       if (failing) log.info('heartbeats are durable again');
       failing = false;
     } catch (error) {
@@ -290,7 +280,7 @@ function saveHeartbeats(registry: Registry, log: Logger): { stop(): Promise<void
     }
   };
   const timer = setInterval(() => {
-    idle = registry.unsaved.isEmpty ? idle + 1 : IDLE_SAVES;
+    idle = registry.unsaved.any ? IDLE_SAVES : idle + 1;
     if (idle < IDLE_SAVES || saving) return;
     idle = 0;
     saving = save().finally(() => (saving = undefined));

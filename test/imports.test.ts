@@ -73,11 +73,12 @@ test('every import of ours is of a file that is there', () => {
   );
 });
 
-/** Errors, the type of a journal line, durable files, random ids, and the check that no daemon runs during a restore. */
+/** Errors, the type of a journal line, durable files, memory budgets, random ids, and the pid file that a restore checks. */
 const STORE_MAY = [
   'src/files.ts',
   'src/protocol/errors.ts',
   'src/protocol/events.ts',
+  'daemon/limits.ts',
   'daemon/process/random.ts',
   'daemon/process/pid-file.ts',
 ];

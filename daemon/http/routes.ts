@@ -220,7 +220,7 @@ async function clearConflicts(ctx: RequestContext): Promise<Result> {
     });
   }
   const { registry } = ctx.services;
-  const cleared = await registry.identities.clear(ctx.query('id').id, () => registry.saveHeartbeats());
+  const cleared = await registry.identities.clear(ctx.query('id').id, () => registry.saveBeats());
   return ok({ cleared } satisfies Cleared);
 }
 

@@ -1,25 +1,24 @@
 /**
- * The most recent events, and the subscribers to new ones. A subscriber that reconnects asks for the events since the last
- * revision that it knows. If the log no longer reaches back that far, the subscriber starts again from the full state, so
- * that it never misses an event unnoticed.
+ * The last events of the registry, and who wants to hear of the next. A watcher that was away asks for what came since
+ * the revision it knows; when that is no longer here it is told so and starts from the full state, never from a gap.
  */
 import { type FieldChanges, LIVENESS_TYPES, type VmEventType } from '../../src/protocol/events.ts';
 import type { VmRecord } from './vm-record.ts';
 
-/** Events retained for subscribers that reconnect: minutes of a busy fleet, a few megabytes. */
-const MAX_EVENTS = 4096;
-/** UTF-16 units of JSON in the retained events. A few thousand events with the largest possible entries would be gigabytes. */
-const MAX_SIZE = 33_554_432;
+/** Events kept for watchers that come back: minutes of a busy fleet, a few megabytes. */
+const KEPT = 4096;
+/** UTF-16 units of JSON in them, at most: a few thousand entries as large as a body may be are gigabytes. */
+const KEPT_SIZE = 33_554_432;
 
 const LIVENESS: ReadonlySet<VmEventType> = new Set(LIVENESS_TYPES);
 
-/** An event, serialized once for all subscribers. */
+/** An event with its entry as JSON, written once however many watch. */
 export interface Event {
   type: VmEventType;
   id: string;
   role: string;
   status: string;
-  /** The previous role and status, if the event changed them. */
+  /** What role and status were, where the event changed them. */
   before: { role?: string; status?: string };
   revision: number;
   /** The whole {@link VmEvent}. */
@@ -35,83 +34,83 @@ export interface Occasion {
 }
 
 export interface EventSubscriber {
-  /** Number of clients behind this subscriber, for the metrics. Default: 1. */
+  /** How many hear of it through this one; one when nothing is said. */
   readonly listeners?: number;
   event(event: Event): void;
   heartbeat(entry: VmRecord): void;
 }
 
 export class EventLog {
-  readonly #retained: Event[] = [];
+  readonly #kept: Event[] = [];
   readonly #limit: number;
   #added = 0;
   #size = 0;
-  /** First revision from which a subscriber can resume without a gap. */
+  /** First revision from which a watcher can go on without a gap. */
   #from: number;
-  readonly #subscribers = new Set<EventSubscriber>();
+  readonly #watchers = new Set<EventSubscriber>();
 
   /**
-   * @param revision of the registry at start; earlier events are not in the log
-   * @param limit number of retained events
+   * @param revision of the registry at the start; what was before it is not known here
+   * @param limit events kept at most
    */
-  constructor(revision: number, limit = MAX_EVENTS) {
-    // A subscriber that knows the last revision of an earlier run may have missed liveness events after it, which are not stored.
+  constructor(revision: number, limit = KEPT) {
+    // Who knows the last revision of an earlier run may have missed what went stale after it, and that is not kept.
     this.#from = revision === 0 ? 0 : revision + 1;
     this.#limit = limit;
   }
 
   add(type: VmEventType, entry: VmRecord, occasion: Occasion): void {
     const event = eventOf(type, entry, occasion);
-    this.#retained.push(event);
+    this.#kept.push(event);
     this.#added++;
     this.#size += event.json.length;
-    while (this.#retained.length > this.#limit || this.#size > MAX_SIZE) this.#dropOldest();
-    for (const subscriber of this.#subscribers) subscriber.event(event);
+    while (this.#kept.length > this.#limit || this.#size > KEPT_SIZE) this.#forgetOldest();
+    for (const watcher of this.#watchers) watcher.event(event);
   }
 
   heartbeat(entry: VmRecord): void {
-    for (const subscriber of this.#subscribers) subscriber.heartbeat(entry);
+    for (const watcher of this.#watchers) watcher.heartbeat(entry);
   }
 
   /**
-   * The events after a revision, including the liveness events that followed it.
-   * @returns undefined if the log does not reach back that far, or if the registry has not reached this revision
+   * What came after a revision, the liveness events that followed it included.
+   * @returns undefined when that is not known any more, or the revision is none of this registry's
    */
   since(revision: number, current: number): Event[] | undefined {
     if (revision < this.#from || revision > current) return undefined;
-    return this.#retained.filter(
+    return this.#kept.filter(
       (event) => event.revision > revision || (event.revision === revision && LIVENESS.has(event.type)),
     );
   }
 
-  /** The current end of the log, for {@link after}. */
+  /** A place in the order of events, for {@link after}. */
   get mark(): number {
     return this.#added;
   }
 
-  /** The events after a mark. @returns undefined if the log does not reach back that far */
+  /** What came after a place. @returns undefined when that is not known any more */
   after(mark: number): Event[] | undefined {
     const count = this.#added - mark;
-    return count > this.#retained.length ? undefined : this.#retained.slice(this.#retained.length - count);
+    return count > this.#kept.length ? undefined : this.#kept.slice(this.#kept.length - count);
   }
 
-  /** @returns a function that unsubscribes */
-  subscribe(subscriber: EventSubscriber): () => void {
-    this.#subscribers.add(subscriber);
-    return () => this.#subscribers.delete(subscriber);
+  /** @returns what ends it */
+  subscribe(watcher: EventSubscriber): () => void {
+    this.#watchers.add(watcher);
+    return () => this.#watchers.delete(watcher);
   }
 
-  /** Number of clients that receive new events. */
+  /** Number of those who hear of what comes. */
   get subscriberCount(): number {
     let count = 0;
-    for (const { listeners = 1 } of this.#subscribers) count += listeners;
+    for (const { listeners = 1 } of this.#watchers) count += listeners;
     return count;
   }
 
-  #dropOldest(): void {
-    const { type, revision, json } = this.#retained.shift()!;
+  #forgetOldest(): void {
+    const { type, revision, json } = this.#kept.shift()!;
     this.#size -= json.length;
-    // A liveness event has the revision of the change before it, so a client that knows that revision may lack this event.
+    // A liveness event follows its revision: knowing that one is no longer enough.
     this.#from = LIVENESS.has(type) ? revision + 1 : revision;
   }
 }

@@ -1,85 +1,81 @@
-/** Whether a change may be made: the principal's restriction, the expected revision, and the difference to the entry before. */
+/** What a change does to an entry, field by field, and whether it may be made. */
+
 import { VregError } from '../../src/protocol/errors.ts';
 import type { ChangeType, FieldChanges } from '../../src/protocol/events.ts';
 import type { Restriction } from '../../src/protocol/token.ts';
 import type { Vm, VmUpdate } from '../../src/protocol/vm.ts';
+import type { RecordChange } from '../store/store.ts';
 import type { Spec, VmRecord } from './vm-record.ts';
-import type { Attachment } from './writes.ts';
 
-/** Name of the author of a change where clients need no token. */
+/** Who is named when nobody had to say who they are. */
 export const ANONYMOUS = 'anonymous';
 
-/** The VMs that a token may change. */
+/** The VMs that somebody may touch. */
 export interface TokenRestriction extends Restriction {
-  /** Revision of the registration that the token was issued for. A later VM with the same id is another VM. */
+  /** Revision of the one registration that they are let in with: under another one, its id is another VM's. */
   created?: number | undefined;
 }
 
-/** The author of a change, and its preconditions. */
+/** Who changes, and what of the entry they have seen. */
 export interface WriteOptions {
-  /** Name of the author's token, or `anonymous`. */
+  /** A token's name, or `anonymous`. */
   by?: string | undefined;
-  /** Expected revision of the entry; `any` requires that it exists, `none` that it does not. */
+  /** Revision that the entry must still have; `any` asks only that there is one, `none` that there is none. */
   expect?: number | 'any' | 'none' | undefined;
-  /** VMs that the author may change; undefined means all. */
+  /** The VMs that they may touch; all when nothing is said. */
   restriction?: TokenRestriction | undefined;
-  /** Records for the transaction of the change. @param created revision of the VM's registration */
-  attach?: ((created: number) => Attachment) | undefined;
+  /** What becomes durable with the change, or not at all. @param created revision of the VM's registration */
+  alongside?: ((created: number) => readonly RecordChange[]) | undefined;
 }
 
+/** True of a VM that a token with that limit is for. */
 export function permits(restriction: Restriction | undefined, { id, role }: { id: string; role: string }): boolean {
   return (restriction?.vm ?? id) === id && (restriction?.role ?? role) === role;
 }
 
-/** @throws VregError FORBIDDEN unless the restriction {@link permits} the VM */
+/** @throws VregError FORBIDDEN when a VM is another's */
 export function assertPermitted(restriction: Restriction | undefined, { id, role }: Pick<Vm, 'id' | 'role'>): void {
   if (restriction?.vm !== undefined && restriction.vm !== id) {
-    throw new VregError('FORBIDDEN', `this token is restricted to VM "${restriction.vm}"`, {
+    throw new VregError('FORBIDDEN', `this token is for the VM "${restriction.vm}", and for no other`, {
       field: 'id',
-      hint: `create one for this VM: vreg token create NAME --scope write --vm ${id}`,
+      hint: `make one for this VM: vreg token create NAME --scope write --vm ${id}`,
     });
   }
   if (restriction?.role !== undefined && restriction.role !== role) {
-    throw new VregError('FORBIDDEN', `this token is restricted to VMs with the role ${restriction.role}`, {
+    throw new VregError('FORBIDDEN', `this token is for VMs of the role ${restriction.role}, and for no others`, {
       field: 'role',
-      hint: `create one for this role: vreg token create NAME --scope write --role ${role}`,
+      hint: `make one for this role: vreg token create NAME --scope write --role ${role}`,
     });
   }
 }
 
-/** @throws VregError as {@link assertPermitted} and {@link assertSameRegistration} */
-export function assertMayChange(restriction: TokenRestriction | undefined, { vm, version }: VmRecord): void {
+/** @throws VregError as {@link assertPermitted} and {@link checkRegistration} */
+export function checkEntry(restriction: TokenRestriction | undefined, { vm, version }: VmRecord): void {
   assertPermitted(restriction, vm);
-  assertSameRegistration(restriction, version.created);
+  checkRegistration(restriction, version.created);
 }
 
 /**
- * @param created revision of the registration that is about to change; undefined for a new registration
- * @throws VregError UNAUTHORIZED if the token was issued for another registration of this id
+ * @param created of the registration that is to be touched; undefined of a new one
+ * @throws VregError UNAUTHORIZED when that is another one than the token was made for
  */
-export function assertSameRegistration({ created: own }: TokenRestriction = {}, created?: number): void {
+export function checkRegistration({ created: own }: TokenRestriction = {}, created?: number): void {
   if (own === undefined || own === created) return;
   throw new VregError('UNAUTHORIZED', 'Unauthorized — the VM of this token was removed', {
-    hint: 'enrol the VM again, with the token of its image',
+    hint: 'enrol it anew, with the token of its image',
   });
 }
 
 /** @throws VregError PRECONDITION_FAILED (RFC 9110, If-Match and If-None-Match) */
-export function assertExpected(entry: VmRecord | undefined, expect: WriteOptions['expect']): void {
+export function checkExpected(entry: VmRecord | undefined, expect: WriteOptions['expect']): void {
   if (expect === undefined) return;
   const met =
     expect === 'none' ? !entry : entry !== undefined && (expect === 'any' || expect === entry.version.revision);
   if (met) return;
-  throw new VregError('PRECONDITION_FAILED', mismatch(entry, expect), {
-    hint: 'read the VM again, then decide whether to repeat the change',
+  const what = entry ? `VM "${entry.vm.id}" has revision ${entry.version.revision} by now` : 'VM not found';
+  throw new VregError('PRECONDITION_FAILED', `${what}: it is not what you have seen`, {
+    hint: 'read it again, and decide anew',
   });
-}
-
-function mismatch(entry: VmRecord | undefined, expect: WriteOptions['expect']): string {
-  if (!entry) return 'VM not found: it was removed since you read it';
-  const { vm, version } = entry;
-  if (expect === 'none') return `VM "${vm.id}" already exists, with revision ${version.revision}`;
-  return `VM "${vm.id}" has revision ${version.revision}, not ${expect}: it was changed since you read it`;
 }
 
 export function applyUpdate(vm: Spec, update: VmUpdate): Spec {
@@ -87,25 +83,25 @@ export function applyUpdate(vm: Spec, update: VmUpdate): Spec {
   return { ...rest, ...(services ? { services } : {}), ...(metadata ? { metadata } : {}) };
 }
 
-/** The fields that differ, each with both values; all fields if the entry is added or removed. */
+/** Fields that differ, with both values; all of them when an entry comes or goes. */
 export function diff(before: Spec | undefined, after: Spec | undefined): FieldChanges {
   const changes: FieldChanges = {};
   const fields = new Set([...Object.keys(before ?? {}), ...Object.keys(after ?? {})] as (keyof Spec)[]);
   for (const field of fields) {
     const pair: [unknown, unknown] = [before?.[field] ?? null, after?.[field] ?? null];
-    // A field that an update does not mention is the same object. Serializing it could take long.
+    // What an update leaves alone is the same object, and may be large.
     if (pair[0] === pair[1]) continue;
     if (JSON.stringify(pair[0]) !== JSON.stringify(pair[1])) changes[field] = pair;
   }
   return changes;
 }
 
-export function typeOf(existed: boolean, changes: FieldChanges): ChangeType {
-  if (!existed) return 'registered';
+export function typeOf(wasThere: boolean, changes: FieldChanges): ChangeType {
+  if (!wasThere) return 'registered';
   return changes.status ? 'status' : 'updated';
 }
 
-export function alreadyRegistered(): VregError {
+export function taken(): VregError {
   return new VregError('CONFLICT', 'VM already registered', {
     field: 'id',
     hint: 'change it with PATCH (vreg update), or register with --if-exists update',

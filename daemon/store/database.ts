@@ -1,23 +1,30 @@
 /**
- * The SQLite file: schema, statements, and the guards against what SQLite does not see. It runs in the store's worker
- * thread, and blocks it.
+ * The SQLite database: its statements, and the checks for damage that SQLite does not notice. It runs in the worker of the
+ * store and blocks it.
  *
- * Every row carries a CRC-32 over its key and bytes, and `state` counts rows and revisions in the same transaction as
- * each change; both are checked at start, because a flipped bit can otherwise read as a wrong value without an error.
+ * Every row has a CRC-32 of its key and values, and the state row counts VMs and revisions in the same transaction as each
+ * change. Both are checked at start, because SQLite can read a flipped bit as a wrong value without an error.
  */
 import Database from 'libsql';
 import type { HistoryItem } from '../../src/protocol/events.ts';
 import { kernelRandomHex } from '../process/random.ts';
 import type { DataDir } from './data-dir.ts';
 import { HeartbeatPages, type Undo } from './heartbeat-pages.ts';
-import { crcOf, crcOfBytes, DamageError, NewerError } from './integrity.ts';
+import { crcOf, crcOfBytes, DamageError, NewerError, OlderError } from './integrity.ts';
 import { Journal } from './journal.ts';
-import { RECORDS_SCHEMA, Records } from './records.ts';
-import { APPLICATION_ID, checkTables, SAVES_SCHEMA, SCHEMA, SCHEMA_VERSION } from './schema.ts';
-import { crcOfState, readState, type State } from './state.ts';
+import {
+  APPLICATION_ID,
+  checkTables,
+  crcOfState,
+  RecordTable,
+  readState,
+  SCHEMA,
+  SCHEMA_VERSION,
+  type State,
+} from './schema.ts';
 import type { Change, Contents, RecordChange, RecordCommit, StoredHeartbeat, StoredVm } from './store.ts';
 
-/** Pages in the log before SQLite moves them into the database: 4 MiB. Larger makes rarer but longer pauses of the worker. */
+/** Pages in the log before SQLite moves them into the database: 4 MiB. More pages make the worker pause less often, but longer. */
 const CHECKPOINT_PAGES = 1000;
 
 type Row = [id: string, created: number, revision: number, slot: number, body: string, crc: number];
@@ -27,26 +34,26 @@ export class RegistryDatabase {
   #state!: State;
   readonly #heartbeats = new HeartbeatPages();
   readonly #journal: Journal;
-  readonly #records: Records;
+  readonly #records: RecordTable;
   #statements!: ReturnType<RegistryDatabase['prepare']>;
 
-  /** @param lookOnly to change nothing; even so SQLite tidies up its log when the file is closed */
-  constructor(dir: DataDir, { lookOnly = false } = {}) {
+  /** @param readOnly changes nothing, except that SQLite still moves its log into the database if the file is closed */
+  constructor(dir: DataDir, { readOnly = false } = {}) {
     this.#db = new Database(dir.database, { timeout: 0 });
     this.#journal = new Journal(this.#db);
-    this.#records = new Records(this.#db);
-    // The lock comes first: with it a second daemon is refused, and no shared-memory file is needed.
+    this.#records = new RecordTable(this.#db);
+    // The lock comes first. It keeps a second daemon out, and makes a shared-memory file unnecessary.
     this.#db.pragma('locking_mode = EXCLUSIVE');
-    if (lookOnly) {
+    if (readOnly) {
       this.#db.pragma('query_only = ON');
-      // The first read takes the lock, and makes a log where there is none.
+      // The first read takes the lock, and creates a log if there is none.
       this.isEmpty();
       return;
     }
     this.#db.pragma('journal_mode = WAL');
     this.#db.pragma('synchronous = FULL');
     this.#db.pragma(`wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
-    // Takes the lock now, not with the first change.
+    // Takes the lock now instead of with the first change.
     this.#db.exec('BEGIN IMMEDIATE; COMMIT;');
   }
 
@@ -54,9 +61,9 @@ export class RegistryDatabase {
     return this.#state;
   }
 
-  /** True of a file that no registry was made in yet. */
+  /** @returns whether the file has no tables yet */
   isEmpty(): boolean {
-    return this.#count("SELECT count(*) FROM sqlite_schema WHERE type = 'table'") === 0;
+    return this.#queryNumber("SELECT count(*) FROM sqlite_schema WHERE type = 'table'") === 0;
   }
 
   create(): void {
@@ -69,29 +76,15 @@ export class RegistryDatabase {
     });
   }
 
-  /** Brings the file of an earlier version, once it is loaded, up to this one's, all or nothing. */
-  upgrade(): void {
-    if (this.#count('PRAGMA user_version') === SCHEMA_VERSION) return;
-    const newCrc = `UPDATE state SET crc = ${crcOfState(this.#state)};`;
-    const version = `PRAGMA user_version = ${SCHEMA_VERSION};`;
-    this.#transaction(() => this.#db.exec(`${RECORDS_SCHEMA} ${SAVES_SCHEMA} ${newCrc} ${version}`));
-  }
-
   /**
    * Reads everything and checks everything.
-   * @throws DamageError saying what is wrong, NewerError
+   * @throws DamageError, OlderError, NewerError
    */
   load(): Contents {
-    const application = this.#count('PRAGMA application_id');
-    if (application !== APPLICATION_ID) throw new DamageError('it is not the database of a vreg registry');
-    const version = this.#count('PRAGMA user_version');
-    const known = `it has schema version ${version}; this vreg knows 1 to ${SCHEMA_VERSION}`;
-    if (version > SCHEMA_VERSION) throw new NewerError(known);
-    if (version < 1) throw new DamageError(known);
-    checkTables(this.#db, new Database(':memory:'));
-    const records = version === 1 ? [] : this.#records.load();
-    this.#state = readState(this.#db, version);
-    this.#readHeartbeats();
+    this.#checkSchema();
+    const records = this.#records.load();
+    this.#state = readState(this.#db);
+    this.#loadHeartbeats();
     this.#journal.check();
     const vms: StoredVm[] = [];
     const rows = this.#db
@@ -104,69 +97,84 @@ export class RegistryDatabase {
         throw new DamageError(`the entry of VM ${JSON.stringify(id)} fails its checksum`);
       if (revision > this.#state.revision)
         throw new DamageError(
-          `VM ${JSON.stringify(id)} has revision ${revision}, beyond the registry's ${this.#state.revision}`,
+          `VM ${JSON.stringify(id)} has revision ${revision}, but the registry ends at ${this.#state.revision}`,
         );
       if (!this.#heartbeats.loadSlot(id, slot))
         throw new DamageError(`the heartbeats of VM ${JSON.stringify(id)} are missing`);
       vms.push({ id, created, revision, body, ...this.#heartbeats.timesOf(slot) });
     }
     if (vms.length !== this.#state.entries)
-      throw new DamageError(`it holds ${vms.length} entries and should hold ${this.#state.entries}`);
-    this.#heartbeats.findFree();
+      throw new DamageError(`it has ${vms.length} entries but should have ${this.#state.entries}`);
+    this.#heartbeats.findFreeSlots();
     const { revision, listened, registryId } = this.#state;
     return { vms, revision, records, listened, registryId };
   }
 
-  /** Looks at the indexes, too: by a damaged one a later change would miss its row. @throws DamageError as SQLite says */
+  #checkSchema(): void {
+    const application = this.#queryNumber('PRAGMA application_id');
+    if (application !== APPLICATION_ID) throw new DamageError('it is not the database of a vreg registry');
+    const version = this.#queryNumber('PRAGMA user_version');
+    const found = `it has schema version ${version}; this vreg reads version ${SCHEMA_VERSION}`;
+    if (version > SCHEMA_VERSION) throw new NewerError(found);
+    if (version < 1) throw new DamageError(found);
+    if (version < SCHEMA_VERSION) throw new OlderError(found);
+    checkTables(this.#db, new Database(':memory:'));
+  }
+
+  /** Also checks the indexes: a change through a damaged index would miss its row. @throws DamageError with SQLite's message */
   integrityCheck(): void {
     const [finding] = this.#db.prepare('PRAGMA integrity_check').raw().all() as [string][];
-    if (finding?.[0] !== 'ok') throw new DamageError(`SQLite finds: ${finding?.[0]}`);
+    if (finding?.[0] !== 'ok') throw new DamageError(`SQLite reports: ${finding?.[0]}`);
   }
 
   /** Makes a group of commits durable, all or none. */
   commit(commits: readonly (Change | RecordCommit)[]): void {
-    const { saveVm, removeVm } = this.#prepared();
     const state = { ...this.#state };
-    const freed: (() => void)[] = [];
+    /** Let other VMs use the slots of the removed ones. */
+    const freeSlots: (() => void)[] = [];
     this.#transaction((undo) => {
-      for (const change of commits) {
-        if (change.kind === 'records') {
-          this.#records.save(change.records);
+      for (const commit of commits) {
+        if (commit.kind === 'records') {
+          this.#records.save(commit.records);
           state.saves++;
           continue;
         }
-        state.revision = change.revision;
-        if (change.kind === 'remove') {
-          const free = this.#heartbeats.drop(change.id, undo);
-          if (free) {
-            freed.push(free);
-            removeVm.run(change.id);
-            state.entries--;
-          }
-        } else {
-          const { id, created, revision, body } = change.vm;
-          const { slot, isNew } = this.#heartbeats.take(id, undo);
-          if (isNew) state.entries++;
-          this.#heartbeats.set(slot, change.vm, undo);
-          // The clock goes on from here after a restart; from less, this VM would have been heard in the future.
-          state.listened = Math.max(state.listened, change.vm.heardAt);
-          saveVm.run(id, created, revision, slot, body, crcOf([id, created, revision, slot, body]));
-        }
-        this.#journal.add(change);
-        if (change.records) this.#records.save(change.records);
+        if (commit.kind === 'put') this.#put(commit.vm, state, undo);
+        else freeSlots.push(this.#remove(commit.id, state, undo));
+        state.revision = commit.revision;
+        this.#journal.add(commit);
+        if (commit.records) this.#records.save(commit.records);
       }
       this.#save(state, undo);
     });
-    for (const free of freed) free();
+    for (const free of freeSlots) free();
   }
 
-  /** Makes signs of life durable, and what came with them. One of a VM that has gone is passed over. */
+  #put({ id, created, revision, body, ...times }: StoredVm, state: State, undo: Undo): void {
+    const { slot, isNew } = this.#heartbeats.assignSlot(id, undo);
+    if (isNew) state.entries++;
+    this.#heartbeats.setTimes(slot, times, undo);
+    // The listening clock continues from here after a restart. Otherwise this heartbeat would lie in the future.
+    state.listened = Math.max(state.listened, times.heardAt);
+    this.#prepared().saveVm.run(id, created, revision, slot, body, crcOf([id, created, revision, slot, body]));
+  }
+
+  /** @returns a function to call after the commit */
+  #remove(id: string, state: State, undo: Undo): () => void {
+    const freeSlot = this.#heartbeats.removeSlot(id, undo);
+    if (!freeSlot) return () => {};
+    state.entries--;
+    this.#prepared().removeVm.run(id);
+    return freeSlot;
+  }
+
+  /** Makes heartbeats and records durable. Heartbeats of removed VMs are ignored. */
   saveHeartbeats(heartbeats: readonly StoredHeartbeat[], listened: number, records: readonly RecordChange[]): void {
     this.#transaction((undo) => {
       this.#records.save(records);
       for (const heartbeat of heartbeats) {
         const slot = this.#heartbeats.slotOf(heartbeat.id);
-        if (slot !== undefined) this.#heartbeats.hear(slot, heartbeat);
+        if (slot !== undefined) this.#heartbeats.touch(slot, heartbeat);
       }
       const { listened: before, saves } = this.#state;
       const isCounted = records.length > 0 ? 1 : 0;
@@ -174,24 +182,24 @@ export class RegistryDatabase {
     });
   }
 
-  /** Newest first, before a revision where one is given. */
+  /** Reads the changes of one VM, newest first. @param before return only changes below this revision */
   history(id: string, limit: number, before?: number): HistoryItem[] {
     this.#rollBack();
-    return this.#journal.of(id, limit, before);
+    return this.#journal.read(id, limit, before);
   }
 
-  /** Copies everything, as of now, into a new file. */
+  /** Copies the database into a new file. */
   backup(path: string): void {
     this.#rollBack();
     this.#db.prepare('VACUUM INTO ?').run(path);
   }
 
-  /** Moves the log into the database and closes, so that the file alone is whole. On a full disk the log stays. */
+  /** Moves the log into the database, so that the file is complete without it, and closes. On a full disk the log stays. */
   close(): void {
     try {
       this.#db.pragma('wal_checkpoint(TRUNCATE)');
     } catch {
-      // The log has all of it, and the next start reads it.
+      // The log is intact, and the next start reads it.
     }
     this.#db.close();
   }
@@ -205,7 +213,7 @@ export class RegistryDatabase {
            created = excluded.created, revision = excluded.revision, slot = excluded.slot, body = excluded.body, crc = excluded.crc`,
       ),
       removeVm: db.prepare('DELETE FROM vms WHERE id = ?'),
-      saveShard: db.prepare('INSERT OR REPLACE INTO beats (shard, times, crc) VALUES (?, ?, ?)'),
+      savePage: db.prepare('INSERT OR REPLACE INTO beats (shard, times, crc) VALUES (?, ?, ?)'),
       saveState: db.prepare(
         'UPDATE state SET revision = ?, entries = ?, listened = ?, saves = ?, crc = ? WHERE one = 1',
       ),
@@ -217,7 +225,7 @@ export class RegistryDatabase {
     return this.#statements;
   }
 
-  /** All or nothing, on the disk and in memory: when `work` or the commit fails, what it left in `undo` is run. */
+  /** Runs a transaction on the disk and in memory: if `work` or the commit fails, the steps in `undo` run. */
   #transaction(work: (undo: Undo) => void): void {
     const undo: Undo = [];
     this.#rollBack();
@@ -230,21 +238,21 @@ export class RegistryDatabase {
       try {
         this.#rollBack();
       } catch {
-        // Whoever comes next tries again, before anything else.
+        // The next transaction tries again first.
       }
       throw error;
     }
   }
 
-  /** Ends what a failure left open, if the disk let it. SQLite itself has rolled back after some, and then says so. */
+  /** Ends a transaction that a failure left open. After some failures SQLite has rolled back by itself. */
   #rollBack(): void {
     if (this.#db.inTransaction) this.#db.exec('ROLLBACK');
   }
 
   #save(state: State, undo: Undo): void {
-    const { saveShard, saveState } = this.#prepared();
-    for (const { shard, bytes } of this.#heartbeats.takeDirty(undo))
-      saveShard.run(shard, bytes, crcOfBytes(shard, bytes));
+    const { savePage, saveState } = this.#prepared();
+    for (const { page, bytes } of this.#heartbeats.takeDirtyPages(undo))
+      savePage.run(page, bytes, crcOfBytes(page, bytes));
     saveState.run(state.revision, state.entries, state.listened, state.saves, crcOfState(state));
     const before = this.#state;
     undo.push(() => {
@@ -253,21 +261,20 @@ export class RegistryDatabase {
     this.#state = state;
   }
 
-  #readHeartbeats(): void {
+  #loadHeartbeats(): void {
     const rows = this.#db.prepare('SELECT shard, times, crc FROM beats ORDER BY shard').raw().all() as [
       number,
       Buffer,
       number,
     ][];
-    for (const [shard, value, crc] of rows) {
+    for (const [page, value, crc] of rows) {
       const bytes = Buffer.from(value);
-      if (crcOfBytes(shard, bytes) !== crc)
-        throw new DamageError(`its record of heartbeats fails its checksum (shard ${shard})`);
-      this.#heartbeats.loadShard(shard, bytes);
+      if (crcOfBytes(page, bytes) !== crc) throw new DamageError(`heartbeat page ${page} fails its checksum`);
+      this.#heartbeats.loadPage(page, bytes);
     }
   }
 
-  #count(sql: string): number {
+  #queryNumber(sql: string): number {
     const [row] = this.#db.prepare(sql).raw().all() as [number][];
     return row?.[0] ?? 0;
   }

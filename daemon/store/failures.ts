@@ -1,71 +1,92 @@
-/** What can go wrong with a store: how the worker tells it, and what its user reads. */
+/** Failures of the store: how the worker reports them, and which error the user sees. */
 import { VregError } from '../../src/protocol/errors.ts';
 import type { DataDir } from './data-dir.ts';
-import { DamageError, GoneError, NewerError } from './integrity.ts';
+import { DamageError, GoneError, NewerError, OlderError } from './integrity.ts';
 
-export interface Failure {
+/** A failure as the worker and the check report it to the daemon: plain data, because it crosses a thread or a process. */
+export interface StoreFailure {
   /**
-   * `full`: no room; `busy`: another process has the database; `damaged`: its contents are wrong; `newer`: another vreg
-   * made it; `disk`: the system refused to read or write; `gone`: a file is not in its place any more; `unchecked`: whether it
-   * is whole is not known; `other`: all else.
+   * `full`: no space left. `locked`: another process has locked the database. `damaged`: the contents are wrong. `older`,
+   * `newer`: another version of vreg wrote it. `disk`: the system refused to read or write. `gone`: a file is no longer in its
+   * place. `unchecked`: the check could not finish, so the state of the database is unknown. `other`: everything else.
    */
-  kind: 'full' | 'busy' | 'damaged' | 'newer' | 'disk' | 'gone' | 'unchecked' | 'other';
+  kind: 'full' | 'locked' | 'damaged' | 'older' | 'newer' | 'disk' | 'gone' | 'unchecked' | 'other';
   message: string;
-  /** The file that it happened to, where that is not the database. */
+  /** The file that failed, if it is not the database. */
   file?: string;
 }
 
-/** What the worker answers when it could not do what it was asked. */
-export class StoreFailure extends Error {
-  readonly failure: Failure;
+/** Carries a {@link StoreFailure} as a rejection. */
+export class StoreError extends Error {
+  readonly failure: StoreFailure;
 
-  constructor(failure: Failure) {
+  constructor(failure: StoreFailure) {
     super(failure.message);
     this.failure = failure;
   }
 }
 
-/** Refusals of the system, as SQLite and the system name them. */
-const BY_THE_SYSTEM = /^(SQLITE_(CANTOPEN|IOERR|READONLY|PERM|AUTH|NOMEM)|E[A-Z0-9]+$)/;
+/** Codes with which SQLite and the system refuse to read or write. */
+const DISK_CODES = /^(SQLITE_(CANTOPEN|IOERR|READONLY|PERM|AUTH|NOMEM)|E[A-Z0-9]+$)/;
 
-/** What an error of the database or of the system means. */
-export function describe(error: unknown): Failure {
+/** Classifies an error of the database or of the system. */
+export function toFailure(error: unknown): StoreFailure {
+  if (error instanceof StoreError) return error.failure;
   const { code = '', message, path } = error as NodeJS.ErrnoException;
-  const where = path === undefined ? {} : { file: path };
+  const file = path === undefined ? {} : { file: path };
   if (error instanceof GoneError) return { kind: 'gone', message };
-  if (error instanceof NewerError) return { kind: 'newer', message };
-  if (error instanceof DamageError || code === 'STORE_DAMAGED') return { kind: 'damaged', message };
+  if (error instanceof OlderError) return { kind: 'older', message, ...file };
+  if (error instanceof NewerError) return { kind: 'newer', message, ...file };
+  if (error instanceof DamageError) return { kind: 'damaged', message, ...file };
   if (code === 'SQLITE_FULL' || code === 'ENOSPC' || code === 'EDQUOT' || /disk is full/.test(message))
-    return { kind: 'full', message, ...where };
-  if (code.startsWith('SQLITE_BUSY') || /database is locked/.test(message)) return { kind: 'busy', message };
+    return { kind: 'full', message, ...file };
+  if (code.startsWith('SQLITE_BUSY') || /database is locked/.test(message)) return { kind: 'locked', message };
   if (code.startsWith('SQLITE_CORRUPT') || code.startsWith('SQLITE_NOTADB'))
-    return { kind: 'damaged', message: `SQLite finds: ${message}` };
-  // libsql has no code for a file that it cannot open.
-  const kind = BY_THE_SYSTEM.test(code) || message.startsWith('ConnectionFailed') ? 'disk' : 'other';
-  return { kind, message: code && !message.startsWith(code) ? `${message} (${code})` : message, ...where };
+    return { kind: 'damaged', message: `SQLite reports: ${message}` };
+  // libsql sets no code if it cannot open a file.
+  const kind = DISK_CODES.test(code) || message.startsWith('ConnectionFailed') ? 'disk' : 'other';
+  return { kind, message: code && !message.startsWith(code) ? `${message} (${code})` : message, ...file };
 }
 
-/** While everything is only read, whatever else goes wrong is in the file: SQL that was right when it was made, for one. */
-export function describeFinding(error: unknown): Failure {
-  const failure = describe(error);
+/**
+ * Classifies an error of a check, which only reads. An error without a known cause means that the file is damaged: the SQL
+ * was valid when the file was written.
+ */
+export function toReadFailure(error: unknown): StoreFailure {
+  const failure = toFailure(error);
   if (failure.kind !== 'other') return failure;
   return { kind: 'damaged', message: `reading it fails: ${failure.message}` };
 }
 
-export function atOpen(dir: DataDir, { failure }: StoreFailure): VregError {
+const RESTORE = 'restore a backup (vreg daemon restore FILE)';
+/** What a daemon with a failing disk still does. */
+const STILL_SERVING = 'reads and heartbeats still work';
+
+/** The error with which a start fails. */
+export function toOpenError(dir: DataDir, failure: StoreFailure): VregError {
+  const file = failure.file ?? dir.database;
   switch (failure.kind) {
-    case 'busy':
-      return new VregError('ALREADY_RUNNING', `another process has the data dir ${dir.path}`, {
-        hint: `stop it (vreg daemon stop serve --data-dir ${dir.path}), or give this one another --data-dir`,
+    case 'locked':
+      return new VregError('ALREADY_RUNNING', `another process is using the data dir ${dir.path}`, {
+        hint: `stop it (vreg daemon stop serve --data-dir ${dir.path}), or choose another folder with --data-dir`,
       });
     case 'damaged':
-      return damaged(dir, failure.message);
+      return new VregError('STORE_DAMAGED', `${file} is damaged: ${failure.message}`, {
+        hint:
+          file === dir.mark
+            ? `nothing was changed; ${RESTORE}, or remove the file (rm ${file}) and start again: the database has its own checksums, but without this file the loss of its last changes goes unnoticed`
+            : `nothing was changed; ${RESTORE}, or start an empty registry with another --data-dir`,
+      });
+    case 'older':
+      return new VregError('STORE_OLDER', `${file} was written by an older vreg: ${failure.message}`, {
+        hint: `nothing was changed; export the VMs with the vreg that wrote it (vreg export > fleet.ndjson) and import them into an empty registry (vreg import -f fleet.ndjson)`,
+      });
     case 'newer':
-      return new VregError('STORE_NEWER', `${dir.database} was made by a newer vreg: ${failure.message}`, {
-        hint: 'nothing was changed; upgrade vreg, or put a backup of before in its place (vreg daemon restore FILE)',
+      return new VregError('STORE_NEWER', `${file} was written by a newer vreg: ${failure.message}`, {
+        hint: `nothing was changed; upgrade vreg, or ${RESTORE} that this version wrote`,
       });
     case 'full':
-      return new VregError('STORE_UNUSABLE', `no room on the disk of ${dir.path}`, {
+      return new VregError('STORE_UNUSABLE', `no space left on the disk of ${dir.path}`, {
         hint: 'free some space, then start again',
       });
     case 'unchecked':
@@ -74,56 +95,50 @@ export function atOpen(dir: DataDir, { failure }: StoreFailure): VregError {
       });
     case 'gone':
       return new VregError('STORE_UNUSABLE', `cannot use the data dir ${dir.path}: ${failure.message}`, {
-        hint: 'it was exchanged during the start, by a restore for one; start again',
+        hint: 'its files changed during the start (by a restore, for example); start again',
       });
     case 'disk':
     case 'other':
-      return new VregError('STORE_UNUSABLE', `cannot open ${failure.file ?? dir.database}: ${failure.message}`, {
-        hint: 'check that this user may read and write it, that its disk is well and has room for one more file (df -i), and that enough files may be open (ulimit -n)',
+      return new VregError('STORE_UNUSABLE', `cannot open ${file}: ${failure.message}`, {
+        hint: 'check that this user may read and write it, that its disk works and has a free inode (df -i), and that the process may open enough files (ulimit -n)',
       });
   }
 }
 
-/** @param what was tried, after "the registry could not": `write to its disk` */
-export function atWork(what: string, { failure }: StoreFailure): VregError {
+/**
+ * The error with which a request fails.
+ * @param action completes "the registry could not": `write to its disk`
+ */
+export function toRuntimeError(action: string, failure: StoreFailure): VregError {
+  const message = `the registry could not ${action}: ${failure.message}`;
   switch (failure.kind) {
     case 'gone':
-      return new VregError('STORE_FAILED', `the registry could not ${what}: ${failure.message}`, {
-        hint: 'put its data dir back as it was; or stop the daemon, put a backup in its place (vreg daemon restore FILE) and start it again; reads and heartbeats go on meanwhile',
+      return new VregError('STORE_FAILED', message, {
+        hint: `put the data dir back, or stop the daemon, ${RESTORE} and start it again; ${STILL_SERVING}`,
         retryAfter: 5,
       });
     case 'full':
       return new VregError('STORE_FULL', 'the disk of the registry is full: nothing was changed', {
-        hint: "free space on the registry's disk; reads and heartbeats go on meanwhile",
+        hint: `free space on the disk of the registry; ${STILL_SERVING}`,
         retryAfter: 5,
       });
     case 'disk':
-      return new VregError('STORE_FAILED', `the registry could not ${what}: ${failure.message}`, {
-        hint: "look at the registry's disk (dmesg, mount): it may be broken or read-only; reads and heartbeats go on meanwhile",
+      return new VregError('STORE_FAILED', message, {
+        hint: `check the disk of the registry (dmesg, mount): it may be broken or read-only; ${STILL_SERVING}`,
         retryAfter: 5,
       });
-    case 'damaged':
-      return new VregError(
-        'STORE_FAILED',
-        `the registry could not ${what}: ${failure.file ?? 'its database'} is damaged: ${failure.message}`,
-        {
-          hint: 'stop the daemon, put a backup in its place (vreg daemon restore FILE) and start it again; what can be read is served meanwhile',
-        },
-      );
+    case 'damaged': {
+      const file = failure.file ?? 'its database';
+      return new VregError('STORE_FAILED', `the registry could not ${action}: ${file} is damaged: ${failure.message}`, {
+        hint: `stop the daemon, ${RESTORE} and start it again; what is in memory is still served`,
+      });
+    }
     case 'unchecked':
-      return new VregError('STORE_FAILED', `the registry could not ${what}: ${failure.message}`, {
-        hint: 'free some memory or processes of the machine of the registry, then try again',
+      return new VregError('STORE_FAILED', message, {
+        hint: 'free some memory or processes on the machine of the registry, then retry',
         retryAfter: 5,
       });
     default:
-      return new VregError('INTERNAL', `the registry could not ${what}: ${failure.message}`, {
-        hint: "see the daemon's log",
-      });
+      return new VregError('INTERNAL', message, { hint: "see the daemon's log" });
   }
-}
-
-export function damaged(dir: DataDir, what: string): VregError {
-  return new VregError('STORE_DAMAGED', `${dir.database} is damaged: ${what}`, {
-    hint: `nothing was changed; put a backup in its place (vreg daemon restore FILE), or start an empty registry with another --data-dir`,
-  });
 }

@@ -1,67 +1,90 @@
-/** What the store has against damage that SQLite does not see, a checksum in every row above all, and words for what it finds. */
-import { closeSync, openSync, readSync, statSync } from 'node:fs';
+/**
+ * Guards against damage that SQLite does not notice: a checksum in every row, checks of file headers before the file is
+ * opened, and a check that the open files are still the files of the data dir.
+ */
+import { type BigIntStats, closeSync, openSync, readSync, statSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
 
-/** What the file says that it should not. */
-export class DamageError extends Error {}
+/** An error about the contents of one file. */
+class FileError extends Error {
+  /** The file, if it is not the database. */
+  readonly path: string | undefined;
+
+  constructor(message: string, path?: string) {
+    super(message);
+    this.path = path;
+  }
+}
+
+/** The contents of the file are wrong. */
+export class DamageError extends FileError {}
+
+/** The file is intact, but in a format that older versions of vreg wrote and this one does not read. */
+export class OlderError extends FileError {}
+
+/** The file is intact, but in a format that only newer versions of vreg read. */
+export class NewerError extends FileError {}
+
+/** A file of the data dir is open, but no longer in its place. */
+export class GoneError extends Error {}
 
 /** CRC-32 over a row's key and values. */
 export function crcOf(values: readonly unknown[]): number {
   return crc32(JSON.stringify(values));
 }
 
+/** CRC-32 over a key and bytes. */
 export function crcOfBytes(key: number, bytes: Buffer): number {
   return crc32(bytes, key);
 }
 
-/** A file of the data dir is open, and not in its place any more. */
-export class GoneError extends Error {}
-
-/** The file is whole, and of a version that this program does not know. */
-export class NewerError extends Error {}
-
-/** Where a database says which version of the format it takes to write it and to read it: 1, or 2 with a log. */
+/** Offset of the two bytes that name the format versions needed to write and to read the file: 1, or 2 with a log. */
 const FORMAT_VERSIONS = 18;
 
-/** The versions that a database names. It opens the file, and so gives up this process's lock on it (fcntl(2)), if it has one. */
-export function formatOf(path: string): Buffer {
-  return bytesOf(path, FORMAT_VERSIONS, 2);
+/**
+ * Reads the format versions of a database. It opens and closes the file, which drops this process's lock on it if it has
+ * one (fcntl(2)).
+ */
+export function readFormat(path: string): Buffer {
+  return readBytes(path, FORMAT_VERSIONS, 2);
 }
 
 /**
- * Checks that SQLite will write a file of this format (sqlite.org/fileformat2.html, 1.3.3): one of a later version it reads
- * without a word, and then refuses every change.
+ * Checks that SQLite can write a file of this format (sqlite.org/fileformat2.html, 1.3.3). SQLite opens a file of a later
+ * format without an error, and then refuses every change.
  * @throws DamageError
  */
 export function checkFormat(versions: Buffer): void {
   if (versions.some((version) => version !== 1 && version !== 2))
-    throw new DamageError('its header names a version of its format that nobody can write');
+    throw new DamageError('its header has an unknown format version');
 }
 
-/** How a rollback journal begins that SQLite takes for one, and where it says how many pages the database had. */
+/** Header of a rollback journal (sqlite.org/fileformat2.html, 3): its magic, and offsets of two of its fields. */
 const JOURNAL = { magic: 'd9d505f920a163d7', pages: 16, length: 28, pageSize: 24 };
-/** Where a database has its application id: ours is "vreg". A file that no registry was made in yet has none. */
+/** Offset of the application id in a database. It is "vreg", or zero before the registry is created. */
 const APPLICATION = 68;
 
 /**
- * Checks that a rollback journal beside the database is its own: the first look at the database plays it back, and one that
- * was left by another file, a first start that was killed for one, would cut this one. A registry writes one only to turn a
- * backup into a database with a log, which changes no size. It opens the file: only for who has no lock on it yet.
- * @throws DamageError, and the system's errors
+ * Checks that a rollback journal beside the database belongs to it. SQLite plays a journal back when it first reads the
+ * database, so a journal that another file left behind (a first start that was killed, for example) would truncate this one.
+ * The daemon itself writes a rollback journal only when it turns a backup into a database with a log, and that never shrinks
+ * the file. Call it before the database is locked, because it opens and closes the file.
+ * @throws DamageError, or an error of the file system
  */
 export function checkJournal({ database, journal }: Record<'database' | 'journal', string>): void {
   if (!statSync(journal, { throwIfNoEntry: false })?.isFile()) return;
-  const header = bytesOf(journal, 0, JOURNAL.length);
-  if (header.toString('hex', 0, 8) !== JOURNAL.magic || bytesOf(database, APPLICATION, 4).toString() !== 'vreg') return;
+  const header = readBytes(journal, 0, JOURNAL.length);
+  if (header.toString('hex', 0, 8) !== JOURNAL.magic || readBytes(database, APPLICATION, 4).toString() !== 'vreg')
+    return;
   const size = header.readUInt32BE(JOURNAL.pages) * header.readUInt32BE(JOURNAL.pageSize);
   if (size < statSync(database).size)
     throw new DamageError(
-      `${journal} is not its own, and would cut it to ${size} bytes; move that away if it is not needed`,
+      `${journal} belongs to another database and would truncate this one to ${size} bytes; move the journal away if you do not need it`,
     );
 }
 
-/** @returns as many bytes; zeros where the file has none */
-function bytesOf(path: string, at: number, length: number): Buffer {
+/** @returns the bytes; zeros beyond the end of the file */
+function readBytes(path: string, at: number, length: number): Buffer {
   const bytes = Buffer.alloc(length);
   const fd = openSync(path, 'r');
   try {
@@ -70,4 +93,41 @@ function bytesOf(path: string, at: number, length: number): Buffer {
     closeSync(fd);
   }
   return bytes;
+}
+
+interface OpenFile {
+  path: string;
+  /** Device and inode. The file system does not reuse the number while the file is open. */
+  inode: string | undefined;
+}
+
+/**
+ * Checks that the open files are still the files of the data dir. SQLite keeps writing to a file that was removed or moved
+ * away, and its syncs succeed, but the next start would not find those changes. Without a log SQLite checks this itself
+ * (SQLITE_READONLY_DBMOVED); with a log it does not.
+ */
+export class OpenFiles {
+  readonly #files: OpenFile[] = [];
+
+  /** @param path a file that is open, or about to be opened: if it is replaced in between, {@link check} reports it */
+  add(path: string): void {
+    this.#files.push({ path, inode: inodeOf(path) });
+  }
+
+  /**
+   * Takes microseconds. A file that is moved back to its place passes again.
+   * @throws GoneError naming the file that is missing or was replaced; an error of the file system, such as EIO
+   */
+  check(): void {
+    for (const { path, inode } of this.#files) {
+      const now = inodeOf(path);
+      if (now === inode && now !== undefined) continue;
+      throw new GoneError(`${path} ${now === undefined ? 'is missing' : 'was replaced by another file'}`);
+    }
+  }
+}
+
+function inodeOf(path: string): string | undefined {
+  const found: BigIntStats | undefined = statSync(path, { bigint: true, throwIfNoEntry: false });
+  return found && `${found.dev}:${found.ino}`;
 }

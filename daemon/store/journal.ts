@@ -1,12 +1,12 @@
-/** The durable journal of changes: who did what to which VM, and when. Bounded, and kept in the transaction of each change. */
+/** The journal: who changed which VM, when and how. It is written in the transaction of each change, and bounded. */
 import type Database from 'libsql';
 import type { ChangeType, FieldChanges, HistoryItem } from '../../src/protocol/events.ts';
 import { crcOf, DamageError } from './integrity.ts';
 import type { Change } from './store.ts';
 
-/** Changes kept: months of a quiet fleet, some megabytes. */
-const KEPT = 10_000;
-/** Characters of one value that are kept: a journal tells what was changed, and is no backup of large metadata. */
+/** Changes that the journal retains: months of a quiet fleet, a few megabytes. */
+const MAX_CHANGES = 10_000;
+/** Characters of JSON of one value in the journal. The journal shows what changed; it is not a backup of large metadata. */
 const MAX_VALUE = 4096;
 
 export const JOURNAL_SCHEMA = `
@@ -23,55 +23,55 @@ type Row = [revision: number, id: string, at: number, type: ChangeType, by: stri
 
 export class Journal {
   readonly #db: Database.Database;
-  #statements: { save: Database.Statement; forget: Database.Statement; read: Database.Statement } | undefined;
+  #statements: { add: Database.Statement; trim: Database.Statement; read: Database.Statement } | undefined;
 
   constructor(db: Database.Database) {
     this.#db = db;
   }
 
-  /** Within the transaction of the change. */
+  /** Adds a change and removes the oldest one beyond the limit. Call it inside the transaction of the change. */
   add(change: Change): void {
     const { type, at, by, changes } = change.note;
     const id = change.kind === 'put' ? change.vm.id : change.id;
     const row = [change.revision, id, at, type, by, JSON.stringify(changes)];
-    this.#prepared.save.run(...row, crcOf(row));
-    this.#prepared.forget.run(change.revision - KEPT);
+    this.#prepared.add.run(...row, crcOf(row));
+    this.#prepared.trim.run(change.revision - MAX_CHANGES);
   }
 
-  /** Newest first, before a revision where one is given. */
-  of(id: string, limit: number, before = Number.MAX_SAFE_INTEGER): HistoryItem[] {
+  /** Reads the changes of one VM, newest first. @param before return only changes below this revision */
+  read(id: string, limit: number, before = Number.MAX_SAFE_INTEGER): HistoryItem[] {
     return (this.#prepared.read.all(id, before, limit) as Row[]).map(([revision, , at, type, by, changes]) => {
       return { revision, at: new Date(at).toISOString(), type, by, changes: JSON.parse(changes) as FieldChanges };
     });
   }
 
-  /** @throws DamageError */
+  /** Verifies the checksum of each row. @throws DamageError */
   check(): void {
     for (const [...row] of this.#db.prepare(SELECT).raw().iterate() as Iterable<Row>) {
       const crc = row.pop();
-      if (crcOf(row) !== crc) throw new DamageError(`its journal fails its checksum (revision ${row[0]})`);
+      if (crcOf(row) !== crc) throw new DamageError(`the journal fails its checksum (revision ${row[0]})`);
     }
   }
 
   get #prepared() {
     this.#statements ??= {
-      save: this.#db.prepare(
+      add: this.#db.prepare(
         'INSERT INTO journal (revision, id, at, type, by, changes, crc) VALUES (?, ?, ?, ?, ?, ?, ?)',
       ),
-      forget: this.#db.prepare('DELETE FROM journal WHERE revision <= ?'),
+      trim: this.#db.prepare('DELETE FROM journal WHERE revision <= ?'),
       read: this.#db.prepare(`${SELECT} WHERE id = ? AND revision < ? ORDER BY revision DESC LIMIT ?`).raw(),
     };
     return this.#statements;
   }
 }
 
-/** The changes as they are kept, with each value that is too large replaced by a word of how large it was. */
-export function bounded(changes: FieldChanges): FieldChanges {
-  const keep = (value: unknown) => {
+/** Replaces each value that is too large for the journal by its length. */
+export function truncateValues(changes: FieldChanges): FieldChanges {
+  const truncate = (value: unknown) => {
     const { length } = JSON.stringify(value);
     return length > MAX_VALUE ? `(${length} characters)` : value;
   };
   return Object.fromEntries(
-    Object.entries(changes).map(([field, [before, after]]) => [field, [keep(before), keep(after)]]),
+    Object.entries(changes).map(([field, [before, after]]) => [field, [truncate(before), truncate(after)]]),
   );
 }

@@ -1,17 +1,16 @@
-/** The tables of the database, and what marks a file as one of ours. */
+/**
+ * The format of the database: its tables, the state row and the records. The names of tables and columns are part of the
+ * format, so they stay when the code finds better names.
+ */
 import type Database from 'libsql';
-import { DamageError } from './integrity.ts';
+import { crcOf, DamageError } from './integrity.ts';
 import { JOURNAL_SCHEMA } from './journal.ts';
-import { RECORDS_SCHEMA } from './records.ts';
+import type { RecordChange, StoredRecord } from './store.ts';
 
-/** "vreg" in ASCII: marks the file as ours for file(1) and for a start in the wrong folder. */
+/** "vreg" in ASCII. It identifies the file to file(1), and stops a start in the wrong folder. */
 export const APPLICATION_ID = 0x76726567;
-/** 2 has records besides what 1 had, and 3 counts their saves. */
+/** The only version that this vreg reads. Version 1 had no records, version 2 did not count their saves. */
 export const SCHEMA_VERSION = 3;
-/** The first version that counts saves of records. */
-export const COUNTS_SAVES = 3;
-
-export const SAVES_SCHEMA = 'ALTER TABLE state ADD COLUMN saves INTEGER NOT NULL DEFAULT 0;';
 
 export const SCHEMA = `
   CREATE TABLE state (
@@ -24,7 +23,9 @@ export const SCHEMA = `
     body TEXT NOT NULL, crc INTEGER NOT NULL
   );
   ${JOURNAL_SCHEMA}
-  ${RECORDS_SCHEMA}
+  CREATE TABLE records (
+    kind TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (kind, key)
+  ) WITHOUT ROWID;
   CREATE TABLE beats (shard INTEGER PRIMARY KEY, times BLOB NOT NULL, crc INTEGER NOT NULL);
   PRAGMA application_id = ${APPLICATION_ID};
   PRAGMA user_version = ${SCHEMA_VERSION};
@@ -36,9 +37,9 @@ const COLUMNS = `
 `;
 
 /**
- * Checks that each table is as it was made, or as an earlier version made it. By a flipped bit in its text, SQLite can take
- * one for another that its rows fit as well, and later changes miss: `INTEGER PRAMARY KEY` is the name of a type.
- * @param model an empty database in memory; it is closed
+ * Checks that each table has the columns of {@link SCHEMA}. A flipped bit in the text of a table can turn it into another
+ * table that its rows also fit and that later changes would miss: `INTEGER PRAMARY KEY` is a valid type name.
+ * @param model an empty in-memory database; this function closes it
  * @throws DamageError
  */
 export function checkTables(db: Database.Database, model: Database.Database): void {
@@ -47,12 +48,79 @@ export function checkTables(db: Database.Database, model: Database.Database): vo
   model.close();
   const known = new Set(columns.map(String));
   const tables = new Set(columns.map(([table]) => table));
-  // Others are not ours: those that ANALYZE makes, for one.
+  // Other tables are not ours; ANALYZE creates some.
   for (const column of columnsOf(db))
     if (tables.has(column[0]) && !known.has(String(column)))
-      throw new DamageError(`its table "${column[0]}" is not as it was made`);
+      throw new DamageError(`table "${column[0]}" has unexpected columns`);
 }
 
 function columnsOf(db: Database.Database): unknown[][] {
   return db.prepare(COLUMNS).raw().all() as unknown[][];
+}
+
+/** The only row of table `state`. Every transaction updates it, so a missing transaction shows. */
+export interface State {
+  registryId: string;
+  revision: number;
+  /** Number of VMs. */
+  entries: number;
+  /** Listening time, milliseconds. */
+  listened: number;
+  /** Number of commits that wrote records. Like the revision for changes, it reveals a lost token or revocation. */
+  saves: number;
+}
+
+/** @throws DamageError */
+export function readState(db: Database.Database): State {
+  const [row] = db.prepare('SELECT registry_id, revision, entries, listened, saves, crc FROM state').raw().all() as [
+    string,
+    number,
+    number,
+    number,
+    number,
+    number,
+  ][];
+  if (!row) throw new DamageError('the state row is missing');
+  const [registryId, revision, entries, listened, saves, crc] = row;
+  const state = { registryId, revision, entries, listened, saves };
+  if (crcOfState(state) !== crc) throw new DamageError('the state row fails its checksum');
+  return state;
+}
+
+export function crcOfState({ registryId, revision, entries, listened, saves }: State): number {
+  return crcOf([registryId, revision, entries, listened, saves]);
+}
+
+type RecordRow = [kind: StoredRecord['kind'], key: string, body: string, crc: number];
+
+/** Table `records`: JSON under a kind and a key. */
+export class RecordTable {
+  readonly #db: Database.Database;
+  #statements: { save: Database.Statement; remove: Database.Statement } | undefined;
+
+  constructor(db: Database.Database) {
+    this.#db = db;
+  }
+
+  /** @throws DamageError */
+  load(): StoredRecord[] {
+    const rows = this.#db.prepare('SELECT kind, key, body, crc FROM records').raw().all() as RecordRow[];
+    return rows.map(([kind, key, body, crc]) => {
+      if (crcOf([kind, key, body]) !== crc)
+        throw new DamageError(`the ${kind} record of ${JSON.stringify(key)} fails its checksum`);
+      return { kind, key, body };
+    });
+  }
+
+  /** Call it inside a transaction. */
+  save(changes: readonly RecordChange[]): void {
+    this.#statements ??= {
+      save: this.#db.prepare('INSERT OR REPLACE INTO records (kind, key, body, crc) VALUES (?, ?, ?, ?)'),
+      remove: this.#db.prepare('DELETE FROM records WHERE kind = ? AND key = ?'),
+    };
+    for (const { kind, key, body } of changes) {
+      if (body === undefined) this.#statements.remove.run(kind, key);
+      else this.#statements.save.run(kind, key, body, crcOf([kind, key, body]));
+    }
+  }
 }

@@ -1,23 +1,23 @@
-/** What the registry asks of durable storage. A store knows records, not rules. */
+/** What the registry needs from durable storage. A store knows records; the rules are in `daemon/registry`. */
 import type { ChangeType, FieldChanges, HistoryItem } from '../../src/protocol/events.ts';
 
-/** A VM as it lies in the store. */
+/** A VM in the form in which it is stored. */
 export interface StoredVm {
   id: string;
-  /** Revision at which it was first registered: the order of `ls` and `discover`. */
+  /** Revision of its registration. `ls` and `discover` sort by it. */
   created: number;
   /** Revision of its last change. */
   revision: number;
   /** The entry as JSON, without `lastSeen`. */
   body: string;
-  /** Last sign of life, wall clock, milliseconds since the epoch. */
+  /** Last sign of life: wall clock, milliseconds since the epoch. */
   lastSeen: number;
-  /** The same moment on the listening clock, in milliseconds. */
+  /** Last sign of life: listening clock, milliseconds. */
   heardAt: number;
 }
 
-/** What the journal keeps of a change. */
-export interface Note {
+/** What the journal records about a change. */
+export interface JournalNote {
   type: ChangeType;
   /** Wall clock, milliseconds since the epoch. */
   at: number;
@@ -25,11 +25,11 @@ export interface Note {
   changes: FieldChanges;
 }
 
-/** One committed change: a VM put in whole, or taken away. Revisions grow by one from change to change. */
+/** A committed change of one VM: it is written whole, or removed. The revision grows by one with each change. */
 export type Change = ({ kind: 'put'; vm: StoredVm } | { kind: 'remove'; id: string }) & {
   revision: number;
-  note: Note;
-  /** Durable with the change, or not at all. */
+  note: JournalNote;
+  /** Committed in the same transaction. */
   records?: readonly RecordChange[];
 };
 
@@ -39,20 +39,21 @@ export interface RecordCommit {
   records: readonly RecordChange[];
 }
 
-/** A sign of life that is not a change. */
+/** A sign of life. It is not a change and has no revision. */
 export type StoredHeartbeat = Pick<StoredVm, 'id' | 'lastSeen' | 'heardAt'>;
 
-/** Something that the registry remembers besides VMs and changes; the store does not read its JSON. */
+/** Anything that the registry remembers besides VMs and changes. The store does not interpret the body. */
 export interface StoredRecord {
   kind: 'identity' | 'conflict' | 'token';
   key: string;
+  /** JSON. */
   body: string;
 }
 
-/** One without a body is taken away. */
+/** A record to write, or to remove if its body is undefined. */
 export type RecordChange = Omit<StoredRecord, 'body'> & { body: string | undefined };
 
-/** Everything a store holds, as it is read at start. */
+/** Everything in a store, as it is read at start. */
 export interface Contents {
   /** Oldest registration first. */
   vms: StoredVm[];
@@ -60,37 +61,46 @@ export interface Contents {
   records: StoredRecord[];
   /** Listening time at the last save, in milliseconds. */
   listened: number;
-  /** Made once with the store, so that a client can tell one registry from another. */
+  /** Generated when the store is created, so that a client can tell two registries apart. */
   registryId: string;
 }
 
 export interface Store {
   /**
-   * Makes one change durable. Changes become durable in the order of the calls, many in one sync.
-   * When one fails, every change called for since fails with it: they were decided on what is now not so.
-   * One that is not even taken (BUSY) is thrown at once, and not by the promise: no other change fails with it.
-   * @throws VregError STORE_FULL (no room), STORE_FAILED (the disk refused), BUSY (too many waiting, or closing), INTERNAL
+   * Makes one change durable. Changes become durable in the order of the calls, many of them in one sync. If one fails, all
+   * changes that were queued behind it fail too, because they were decided on the state that it would have created.
+   * A change that is not accepted (BUSY, TOO_MANY_REQUESTS) is thrown at once instead of rejecting the promise; no other
+   * change fails with it.
+   * @throws VregError STORE_FULL (no space left), STORE_FAILED (the disk refused), BUSY (too many changes are waiting, or the
+   * store is closing), TOO_MANY_REQUESTS (too many bytes are waiting), INTERNAL
    */
   commit(change: Change): Promise<void>;
   /**
-   * Makes records durable, all or none, in one group commit with the changes around it: in the order of the calls, and
+   * Makes records durable, all or none, in one group commit with the changes around them: in the order of the calls, and
    * failing with them.
    * @throws VregError as {@link commit}
    */
   commitRecords(records: readonly RecordChange[]): Promise<void>;
-  /** Makes signs of life, what came with them, and the listening time durable, in one write. */
+  /**
+   * Makes heartbeats, the listening time and optional records durable in one write.
+   * @param listened milliseconds of listening time
+   * @throws VregError STORE_FULL, STORE_FAILED, INTERNAL
+   */
   saveHeartbeats(
     heartbeats: readonly StoredHeartbeat[],
     listened: number,
     records?: readonly RecordChange[],
   ): Promise<void>;
-  /** The last changes of one VM, newest first, before a revision where one is given; also of one that has gone. */
+  /**
+   * Reads the last changes of one VM, newest first. Removed VMs have a history too.
+   * @param before return only changes below this revision
+   */
   history(id: string, limit: number, before?: number): Promise<HistoryItem[]>;
   /**
-   * Writes a consistent copy of everything into a file that is not there yet. Reads go on meanwhile, writes wait.
-   * @throws VregError STORE_FULL, STORE_FAILED, BUSY (another is being made), INTERNAL
+   * Writes a consistent copy of the store into a new file. Reads continue meanwhile; writes wait.
+   * @throws VregError STORE_FULL, STORE_FAILED, BUSY (another backup is in progress), INTERNAL
    */
   backup(path: string): Promise<void>;
-  /** Waits for what was called for, then closes. */
+  /** Waits for all pending writes, then closes. */
   close(): Promise<void>;
 }

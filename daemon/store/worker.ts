@@ -1,93 +1,177 @@
 /**
- * The store's worker: a thread that owns the database, one request after the other. Run as a program of its own
- * (`store-worker check DIR`) it only reads the database: a damaged file can abort the SQLite library, and then a child
- * dies instead of the daemon.
+ * The worker of the store: a thread that owns the database and handles one request at a time. Started as a program
+ * (`store-worker check DIR`), it only reads the database: a damaged file can abort the SQLite library, and then the child
+ * process dies instead of the daemon.
  */
 import { closeSync, existsSync, openSync, readSync, rmSync, statSync } from 'node:fs';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
-import { contradiction, type DataDir, openDataDir, readMark } from './data-dir.ts';
+import {
+  type DataDir,
+  type HighWaterMark,
+  HighWaterMarkFile,
+  inconsistency,
+  openDataDir,
+  readHighWaterMark,
+} from './data-dir.ts';
 import { RegistryDatabase } from './database.ts';
-import { describe, describeFinding, type Failure } from './failures.ts';
-import { checkFormat, checkJournal, DamageError, formatOf } from './integrity.ts';
-import { type Request, StoreService } from './service.ts';
+import { type StoreFailure, toFailure, toReadFailure } from './failures.ts';
+import { checkFormat, checkJournal, DamageError, OpenFiles, readFormat } from './integrity.ts';
+import type { Change, Contents, RecordChange, RecordCommit, StoredHeartbeat } from './store.ts';
 
-export type Reply = { seq: number; value: unknown } | { seq: number; failure: Failure };
+export type Request =
+  | { kind: 'open' }
+  | { kind: 'commit'; commits: readonly (Change | RecordCommit)[] }
+  | { kind: 'heartbeats'; heartbeats: readonly StoredHeartbeat[]; listened: number; records: readonly RecordChange[] }
+  | { kind: 'history'; id: string; limit: number; before?: number | undefined }
+  | { kind: 'backup'; path: string }
+  | { kind: 'close' };
+
+export type Reply = { seq: number; value: unknown } | { seq: number; failure: StoreFailure };
 
 /** What a check prints on stdout. */
-export type Finding = { isEmpty: boolean } | { failure: Failure };
+export type CheckResult = { isEmpty: boolean } | { failure: StoreFailure };
+
+/** The database and its high-water mark. */
+export class StoreBackend {
+  readonly #dir: DataDir;
+  #database!: RegistryDatabase;
+  #mark!: HighWaterMarkFile;
+  readonly #files = new OpenFiles();
+
+  constructor(dir: DataDir) {
+    this.#dir = dir;
+  }
+
+  /**
+   * Handles a request completely or not at all.
+   * @throws DamageError, OlderError, NewerError, GoneError, errors of SQLite and of the file system
+   */
+  handle(request: Request): unknown {
+    switch (request.kind) {
+      case 'open':
+        return this.#open();
+      case 'commit':
+        this.#files.check();
+        this.#database.commit(request.commits);
+        this.#mark.advance(this.#durable());
+        return undefined;
+      case 'heartbeats':
+        this.#files.check();
+        this.#database.saveHeartbeats(request.heartbeats, request.listened, request.records);
+        if (request.records.length > 0) this.#mark.advance(this.#durable());
+        return undefined;
+      case 'history':
+        return this.#database.history(request.id, request.limit, request.before);
+      case 'backup':
+        this.#database.backup(request.path);
+        return undefined;
+      case 'close':
+        try {
+          this.#database.close();
+        } finally {
+          this.#mark.close();
+        }
+        return undefined;
+    }
+  }
+
+  #open(): Contents {
+    const { database: path, log } = this.#dir;
+    // The file must exist before SQLite opens it, so that its inode is known.
+    if (!existsSync(path)) closeSync(openSync(path, 'a', 0o600));
+    this.#files.add(path);
+    const database = new RegistryDatabase(this.#dir);
+    this.#database = database;
+    if (database.isEmpty()) {
+      // The check found a database, so it was removed since.
+      if (readHighWaterMark(this.#dir)) throw new DamageError('it is empty, but a revision was acknowledged');
+      database.create();
+    }
+    this.#files.add(log);
+    const contents = database.load();
+    this.#mark = new HighWaterMarkFile(this.#dir, this.#durable());
+    this.#files.check();
+    return contents;
+  }
+
+  #durable(): HighWaterMark {
+    const { registryId, revision, saves } = this.#database.state;
+    return { registryId, revision, saves };
+  }
+}
 
 function serve(dir: DataDir): void {
   const port = parentPort!;
-  const service = new StoreService(dir);
+  const backend = new StoreBackend(dir);
   port.on('message', ({ seq, request }: { seq: number; request: Request }) => {
     let reply: Reply;
     try {
-      reply = { seq, value: service.handle(request) };
+      reply = { seq, value: backend.handle(request) };
     } catch (error) {
-      reply = { seq, failure: { file: dir.database, ...describe(error) } };
+      reply = { seq, failure: { file: dir.database, ...toFailure(error) } };
     }
     port.postMessage(reply);
   });
 }
 
 /**
- * Ends the process when who asked lets go of its stdin, by their own end for one: a thread, since SQLite is at work in the
- * first one. EAGAIN: that one is done by now, and waits itself.
+ * Kills the process when its stdin closes, which also happens when the parent dies. It runs in a thread because SQLite blocks
+ * the main one. EAGAIN: the main thread reads stdin by now and waits for its end itself.
  */
-const END_WITH_STDIN = `
+const DIE_WITH_STDIN = `
   let code;
   try { require('node:fs').readSync(0, Buffer.alloc(1)); } catch (error) { code = error.code; }
   if (code !== 'EAGAIN') process.kill(process.pid, 'SIGKILL');
 `;
 
-/** Prints what it finds, and keeps the lock until stdin ends. */
+/** Prints the result of the check, and keeps the database locked until stdin closes. */
 function check(path: string): void {
-  // Without a thread to spare it ends when it is done.
-  new Worker(END_WITH_STDIN, { eval: true }).on('error', () => {});
-  let finding: Finding;
+  // If no thread can be started, the check still ends when it is done.
+  new Worker(DIE_WITH_STDIN, { eval: true }).on('error', () => {});
+  let result: CheckResult;
   const dir = openDataDir(path);
   const hadLog = existsSync(dir.log);
   const removeNewLog = () => {
     if (!hadLog && statSync(dir.log, { throwIfNoEntry: false })?.size === 0) rmSync(dir.log);
   };
   try {
-    // What opens the file itself comes before there is a lock on it.
+    // Both open and close the file, so they come before SQLite locks it.
     checkJournal(dir);
-    const format = formatOf(dir.database);
-    const database = new RegistryDatabase(dir, { lookOnly: true });
-    // Now, since the rest may abort the library. This process has the lock, so the log is nobody else's.
+    const format = readFormat(dir.database);
+    const database = new RegistryDatabase(dir, { readOnly: true });
+    // Now, because the rest may crash. The database is locked, so the log belongs to no other process.
     removeNewLog();
     const isEmpty = database.isEmpty();
-    const mark = readMark(dir);
+    const mark = readHighWaterMark(dir);
     if (isEmpty) {
       if (mark) throw new DamageError(`it is empty, but revision ${mark.revision} was acknowledged`);
     } else {
       database.integrityCheck();
       database.load();
-      const wrong = contradiction(database.state, mark);
-      if (wrong) throw new DamageError(wrong);
+      const problem = inconsistency(database.state, mark);
+      if (problem) throw new DamageError(problem);
       checkFormat(format);
     }
-    finding = { isEmpty };
+    result = { isEmpty };
   } catch (error) {
-    let failure = describeFinding(error);
-    if (failure.kind !== 'busy') removeNewLog();
-    // SQLite takes a first page that the disk does not give back for one that is wrong.
-    if (failure.kind === 'damaged') failure = findUnreadable([dir.database, dir.log]) ?? failure;
-    finding = { failure };
+    let failure = toReadFailure(error);
+    if (failure.kind !== 'locked') removeNewLog();
+    // If the disk cannot read the first page, SQLite reports a damaged one.
+    if (failure.kind === 'damaged') failure = findReadError([dir.database, dir.log]) ?? failure;
+    result = { failure };
   }
-  process.stdout.write(`${JSON.stringify(finding)}\n`, () => {
-    // Closing the database would let SQLite tidy up its log; a check changes nothing, so it ends without closing.
+  process.stdout.write(`${JSON.stringify(result)}\n`, () => {
+    // A check changes nothing, so it dies without closing the database: SQLite would move the log into it.
     const end = () => process.kill(process.pid, 'SIGKILL');
     process.stdin.once('close', end).once('error', end).resume();
   });
 }
 
-/** Bytes that are read at once: few calls, little memory. */
+/** Bytes read at once: few system calls, little memory. */
 const CHUNK = 1_048_576;
 
-/** @returns what the disk says when one of the files cannot be read to its end */
-function findUnreadable(paths: readonly string[]): Failure | undefined {
+/** @returns the error of the disk if one of the files cannot be read to its end */
+function findReadError(paths: readonly string[]): StoreFailure | undefined {
   const chunk = Buffer.alloc(CHUNK);
   for (const path of paths.filter((path) => existsSync(path))) {
     try {
@@ -95,7 +179,7 @@ function findUnreadable(paths: readonly string[]): Failure | undefined {
       for (let at = 0, got = 1; got > 0; at += got) got = readSync(fd, chunk, 0, CHUNK, at);
       closeSync(fd);
     } catch (error) {
-      return describe(Object.assign(error as Error, { path }));
+      return toFailure(Object.assign(error as Error, { path }));
     }
   }
   return undefined;

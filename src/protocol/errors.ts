@@ -69,6 +69,7 @@ export const ERRORS = {
   BAD_ANSWER: { status: 0, exit: EXIT.error },
   ALREADY_RUNNING: { status: 0, exit: EXIT.conflict },
   STORE_DAMAGED: { status: 0, exit: EXIT.error },
+  STORE_OLDER: { status: 0, exit: EXIT.error },
   STORE_NEWER: { status: 0, exit: EXIT.error },
   STORE_UNUSABLE: { status: 0, exit: EXIT.error },
   LISTEN: { status: 0, exit: EXIT.error },

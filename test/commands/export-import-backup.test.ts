@@ -230,7 +230,7 @@ test('a file that is no backup is not restored', async (t) => {
     env: cleanEnv(home),
   });
   assert.deepEqual([told.code, told.stdout], [1, '']);
-  assert.match(told.stderr, /cannot be restored: .*\nhint: nothing was changed; give a file that vreg backup wrote\n$/);
+  assert.match(told.stderr, /cannot restore .*\nhint: nothing was changed; name a file that vreg backup wrote\n$/);
   const again = await startDaemon(t, { home });
   assert.equal((await fleetOf(again.url)).length, FLEET.length);
 });

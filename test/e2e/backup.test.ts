@@ -1,4 +1,4 @@
-/** A backup of the running registry, and its way back into a data dir. */
+/** Backs up the running registry, and restores it into a data dir. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import {
@@ -15,8 +15,9 @@ import { type IncomingMessage, request } from 'node:http';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import Database from 'libsql';
-import { check } from '../../daemon/store/check.ts';
-import { openDataDir } from '../../daemon/store/data-dir.ts';
+import { checkDatabase } from '../../daemon/store/check.ts';
+import { openDataDir, readHighWaterMark } from '../../daemon/store/data-dir.ts';
+import { crcOf } from '../../daemon/store/integrity.ts';
 import type { VmList } from '../../src/protocol/api.ts';
 import type { ErrorBody } from '../../src/protocol/errors.ts';
 import type { VmEvent } from '../../src/protocol/events.ts';
@@ -47,7 +48,7 @@ async function idsOf(url: string): Promise<string[]> {
   return ((await call(url, 'GET', '/registry/vms')).body as VmList).vms.map(({ id }) => id);
 }
 
-/** A daemon's data dir with these VMs, at rest, and a backup of the first half of them. */
+/** The data dir of a stopped daemon, and a backup that lacks the last VM. */
 async function atRest(t: TestContext): Promise<{ home: string; dataDir: string; backup: string }> {
   const daemon = await startDaemon(t);
   for (const id of ['a', 'b']) await call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id }) });
@@ -58,7 +59,7 @@ async function atRest(t: TestContext): Promise<{ home: string; dataDir: string; 
   return { home: daemon.home, dataDir: daemon.dataDir, backup };
 }
 
-test('backups under concurrent writes are whole, and hold exactly the changes up to one revision', async (t) => {
+test('a backup under concurrent writes is intact and has exactly the changes up to one revision', async (t) => {
   const daemon = await startDaemon(t);
   const { url } = daemon;
   const reader = await readEvents(t, url, '/registry/events?since=0');
@@ -78,7 +79,7 @@ test('backups under concurrent writes are whole, and hold exactly the changes up
   const writers = [0, 1, 2].map(writer);
   const copies: { bytes: Buffer; from: number }[] = [];
   for (let i = 0; i < 3; i++) {
-    await until('some more changes', () => acknowledged.count > (i + 1) * 60);
+    await until('more changes', () => acknowledged.count > (i + 1) * 60);
     const events = reader.told.filter(({ event }) => isChange(event));
     copies.push({ from: events.length, bytes: await download(url) });
   }
@@ -92,12 +93,12 @@ test('backups under concurrent writes are whole, and hold exactly the changes up
   for (const [i, { bytes, from }] of copies.entries()) {
     const dir = openDataDir(join(daemon.home, `copy-${i}`));
     writeFileSync(dir.database, bytes);
-    await check(dir);
+    await checkDatabase(dir);
     const db = new Database(dir.database, { readonly: true });
     const [[revision]] = db.prepare('SELECT revision FROM state').raw().all() as [[number]];
     const rows = db.prepare('SELECT id, body FROM vms ORDER BY created').raw().all() as [string, string][];
     db.close();
-    // What was told before the request is in it.
+    // It has all events that were received before the request.
     assert.ok(revision >= from && revision <= changes.length);
     const expected = new Map<string, string>();
     for (const { type, vm } of changes.slice(0, revision) as VmEvent[]) {
@@ -109,7 +110,7 @@ test('backups under concurrent writes are whole, and hold exactly the changes up
   await until('no copy to be left', () => left(daemon).length === 0);
 });
 
-test('who goes away in the middle of a download leaves nothing behind, and nothing to read in the log', async (t) => {
+test('a client that disconnects during a download leaves no file and no log line', async (t) => {
   const daemon = await startLargeDaemon(t);
   const asked = request(`${daemon.url}/registry/backup`, { agent: false }).end();
   const [answer] = (await once(asked, 'response')) as [IncomingMessage];
@@ -121,10 +122,10 @@ test('who goes away in the middle of a download leaves nothing behind, and nothi
   asked.destroy();
   await until('the copy to be removed', () => left(daemon).length === 0);
 
-  // And who goes before the copy is made.
+  // The same before the copy is complete.
   const early = request(`${daemon.url}/registry/backup`, { agent: false }).end();
   early.on('error', () => {});
-  await until('the copy to be begun', () => left(daemon).length === 1);
+  await until('the copy to be started', () => left(daemon).length === 1);
   early.destroy();
   await until('the copy to be removed', () => left(daemon).length === 0);
   assert.equal((await call(daemon.url, 'GET', '/health')).status, 200);
@@ -136,7 +137,7 @@ test('who goes away in the middle of a download leaves nothing behind, and nothi
   assert.deepEqual(wrong, []);
 });
 
-test('a download ends when the token that it was opened with is revoked', async (t) => {
+test('a download ends when its token is revoked', async (t) => {
   const daemon = await startLargeDaemon(t, { env: { VERS_AUTH_TOKEN: 's3cret' } });
   const { stdout } = await daemon.vreg(['token', 'create', 'ops', '--scope', 'admin']);
   const headers = { authorization: `Bearer ${stdout.trim()}` };
@@ -152,7 +153,7 @@ test('a download ends when the token that it was opened with is revoked', async 
   assert.match(String(await failed), /aborted/);
 });
 
-/** A daemon whose copies are too large to be sent to who takes nothing. */
+/** A daemon whose backups do not fit into socket buffers, so that a download stays open while the client does not read. */
 async function startLargeDaemon(t: TestContext, { env = {} }: { env?: NodeJS.ProcessEnv } = {}): Promise<Daemon> {
   const daemon = await startDaemon(t, { env });
   const metadata = { blob: 'x'.repeat(900_000) };
@@ -164,7 +165,7 @@ async function startLargeDaemon(t: TestContext, { env = {} }: { env?: NodeJS.Pro
   return daemon;
 }
 
-test('while one backup is made another is told to come again, and leaves nothing behind', async (t) => {
+test('a second concurrent backup is refused with Retry-After, and leaves no file', async (t) => {
   const daemon = await startDaemon(t);
   await call(daemon.url, 'POST', '/registry/vms', { body: aVm() });
   const answers = await Promise.all([1, 2].map(() => fetch(`${daemon.url}/registry/backup`)));
@@ -173,13 +174,13 @@ test('while one backup is made another is told to come again, and leaves nothing
   await made.arrayBuffer();
   const body = (await refused.json()) as ErrorBody;
   assert.deepEqual([refused.status, body.code, refused.headers.get('retry-after')], [503, 'BUSY', '5']);
-  assert.match(body.error, /another backup is being made/);
-  assert.match(body.hint!, /try again/);
+  assert.match(body.error, /another backup is in progress/);
+  assert.match(body.hint!, /retry/);
   await until('no copy to be left', () => left(daemon).length === 0);
   await download(daemon.url);
 });
 
-test('a copy that a killed daemon had under way goes with the next start, what others put there stays, and HEAD makes none', async (t) => {
+test('a start removes the unfinished backups of a killed daemon and nothing else, and HEAD makes no backup', async (t) => {
   const home = tempDir(t);
   const data = join(home, 'data');
   const cut = join(data, '.vreg-copy-aB3_x9');
@@ -193,10 +194,10 @@ test('a copy that a killed daemon had under way goes with the next start, what o
   const theirs = () => files(data).filter((name) => /^\.vreg-|^backup-/.test(name));
   assert.deepEqual(theirs(), others);
   assert.equal((await fetch(`${daemon.url}/registry/backup`, { method: 'HEAD' })).status, 200);
-  await until('nothing to be left', () => theirs().length === others.length);
+  await until('no copy to be left', () => theirs().length === others.length);
 });
 
-test('a backup that is restored is the registry that the next daemon serves; what was there is kept', async (t) => {
+test('the next daemon serves the restored backup, and the previous files are kept', async (t) => {
   const { home, dataDir, backup } = await atRest(t);
   chmodSync(backup, 0o444);
   const { code, stdout, stderr } = await restore(home, backup);
@@ -215,7 +216,7 @@ test('a backup that is restored is the registry that the next daemon serves; wha
   assert.equal((body as { count: number }).count, 1);
 });
 
-test('a restore into a new data dir makes the registry there, and keeps nothing', async (t) => {
+test('a restore into a new data dir creates the registry, and keeps no previous files', async (t) => {
   const { backup } = await atRest(t);
   const home = tempDir(t);
   const { code, stderr } = await restore(home, backup);
@@ -224,7 +225,7 @@ test('a restore into a new data dir makes the registry there, and keeps nothing'
   assert.deepEqual(await idsOf(daemon.url), ['b', 'a']);
 });
 
-test('a restore is refused while a daemon runs, also when the mark is damaged, and the daemon notices nothing', async (t) => {
+test('a restore is refused while the daemon runs, even if the mark is damaged, and the daemon is not disturbed', async (t) => {
   const daemon = await startDaemon(t);
   await call(daemon.url, 'POST', '/registry/vms', { body: aVm() });
   const backup = join(daemon.home, 'backup.db');
@@ -235,14 +236,14 @@ test('a restore is refused while a daemon runs, also when the mark is damaged, a
     if (damage) writeFileSync(join(daemon.dataDir, 'registry.mark'), 'damaged');
     const { code, stderr } = await restore(daemon.home, backup);
     assert.equal(code, 4, stderr);
-    assert.match(stderr, /another process has the data dir/);
+    assert.match(stderr, /another process is using the data dir/);
     assert.match(stderr, /hint: stop it \(vreg daemon stop serve/);
     assert.deepEqual(files(daemon.dataDir), before);
   }
   assert.equal((await call(daemon.url, 'PATCH', '/registry/vms/vm-1', { body: { name: 'two' } })).status, 200);
 });
 
-test('a file that is no whole backup is refused, and nothing is changed', async (t) => {
+test('a file that is not an intact backup is refused, and nothing is changed', async (t) => {
   const { home, dataDir, backup } = await atRest(t);
   const bytes = readFileSync(backup);
   const name = (what: string) => join(home, `${what}.db`);
@@ -265,7 +266,7 @@ test('a file that is no whole backup is refused, and nothing is changed', async 
   for (const what of ['empty', 'text', 'cut', 'flipped', 'tableless', 'foreign']) {
     const { code, stderr } = await restore(home, name(what));
     assert.equal(code, 1, what);
-    assert.match(stderr, new RegExp(`${what}\\.db cannot be restored: `));
+    assert.match(stderr, new RegExp(`cannot restore .*${what}\\.db: `));
     assert.match(stderr, /hint: nothing was changed/);
   }
   for (const what of [name('missing'), home]) assert.equal((await restore(home, what)).code, 5);
@@ -274,7 +275,7 @@ test('a file that is no whole backup is refused, and nothing is changed', async 
   assert.deepEqual(await idsOf(again.url), ['later', 'b', 'a']);
 });
 
-test('a backup of a newer vreg is not called damaged; what a newer one left can be replaced by a backup', async (t) => {
+test('a backup of a newer vreg is refused as such, and a data dir of a newer vreg can be replaced by a backup', async (t) => {
   const { home, dataDir, backup } = await atRest(t);
   const newer = join(home, 'newer.db');
   for (const file of [newer, join(dataDir, 'registry.db')]) {
@@ -290,9 +291,9 @@ test('a backup of a newer vreg is not called damaged; what a newer one left can 
   assert.equal(refused.code, 1);
   assert.match(
     refused.stderr,
-    /newer\.db cannot be restored: it was made by a newer vreg: .* version 99.*\nhint: .*upgrade vreg/,
+    /cannot restore .*newer\.db: it was written by a newer vreg: .* version 99.*\nhint: .*upgrade vreg/,
   );
-  await assert.rejects(startDaemon(t, { home }), /registry\.db was made by a newer vreg/);
+  await assert.rejects(startDaemon(t, { home }), /registry\.db was written by a newer vreg/);
   const { code, stderr } = await restore(home, backup);
   assert.equal(code, 0, stderr);
   assert.deepEqual(await idsOf((await startDaemon(t, { home })).url), ['b', 'a']);
@@ -305,12 +306,13 @@ for (const [what, damage] of [
   [
     'mark is ahead, as after a loss',
     (dir: string) => {
-      const mark = JSON.parse(readFileSync(join(dir, 'registry.mark'), 'utf8')) as { revision: number };
-      writeFileSync(join(dir, 'registry.mark'), JSON.stringify({ ...mark, revision: 99, crc: undefined }));
+      const { registryId, saves } = readHighWaterMark(openDataDir(dir))!;
+      const crc = crcOf([registryId, 99, saves]);
+      writeFileSync(join(dir, 'registry.mark'), JSON.stringify({ registryId, revision: 99, saves, crc }));
     },
   ],
 ] as const) {
-  test(`a restore works where the ${what}`, async (t) => {
+  test(`a restore works if the ${what}`, async (t) => {
     const { home, dataDir, backup } = await atRest(t);
     damage(dataDir);
     await assert.rejects(startDaemon(t, { home }));
@@ -321,7 +323,7 @@ for (const [what, damage] of [
   });
 }
 
-test('the copy of a stopped daemon is a backup, too', async (t) => {
+test('a copy of the database of a stopped daemon is a backup', async (t) => {
   const { home, dataDir } = await atRest(t);
   const copy = join(home, 'copy.db');
   copyFileSync(join(dataDir, 'registry.db'), copy);

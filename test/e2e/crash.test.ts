@@ -15,13 +15,13 @@ import {
 } from '../helpers/crash/crash-run.ts';
 import { randomOf } from '../helpers/random.ts';
 
-test('all that was acknowledged to 16 writers is there after each of some kills, nothing half, and no revision missing', async (t) => {
+test('after each of some kills, all changes acknowledged to 16 writers are there, none is partial, and no revision is missing', async (t) => {
   const random = randomOf(t);
   const { acknowledged, early } = await crashOver(t, 6, newWriters(16, random), random);
-  t.diagnostic(`${acknowledged} changes were acknowledged; ${early} kills came before the daemon could serve`);
+  t.diagnostic(`${acknowledged} changes were acknowledged; ${early} kills came before the daemon served requests`);
 });
 
-test('the checker of the test above sees a loss, and the daemon itself sees it, too', async (t) => {
+test('the checker of the test above finds a loss, and so does the daemon', async (t) => {
   const random = randomOf(t);
   const writers = newWriters(16, random);
   const first = await startQuietDaemon(t);
@@ -31,7 +31,7 @@ test('the checker of the test above sees a loss, and the daemon itself sees it, 
   const second = await startQuietDaemon(t, first.home);
   for (const writer of writers) writer.adopt(await listAll(second));
   await writeAndKill(second, writers, 200);
-  // As a disk does that acknowledges before it writes: the files are those of before, the mark as it was told.
+  // Like a disk that acknowledges before it writes: old files, current mark.
   for (const name of ['registry.db', 'registry.db-wal']) {
     rmSync(join(second.dataDir, name));
     cpSync(join(old, name), join(second.dataDir, name));
@@ -45,7 +45,7 @@ test('the checker of the test above sees a loss, and the daemon itself sees it, 
   assert.notDeepEqual(findLosses(writers, await listAll(third)), []);
 });
 
-test('the checker sees a change that is half there', async (t) => {
+test('the checker finds a partial change', async (t) => {
   const random = randomOf(t);
   const writers = newWriters(4, random);
   const daemon = await startQuietDaemon(t);
@@ -58,7 +58,7 @@ test('the checker sees a change that is half there', async (t) => {
   assert.equal(findLosses(writers, rest).length, 1);
 });
 
-test('the checker of the files sees a loss, a gap, a revision too many, one of another VM, and a mark that is ahead', async (t) => {
+test('the checker of the files finds a loss, a gap, an extra revision, a revision of another VM, and a mark that is ahead', async (t) => {
   const random = randomOf(t);
   const writers = newWriters(4, random);
   const daemon = await startQuietDaemon(t);
@@ -68,34 +68,40 @@ test('the checker of the files sees a loss, a gap, a revision too many, one of a
   const { vms, revision, journal, mark } = left;
   assert.ok(revision >= 100 && mark > 0 && mark <= revision && vms.length > 0);
   for (const writer of writers) writer.adopt(vms);
-  // The first of them was acknowledged: only the last changes of all may be of unknown outcome.
+  // The first update was acknowledged, because only the last changes may be of unknown outcome.
   const line = journal.findIndex(({ type }) => type === 'updated');
   const [at, ahead] = [journal[line]!.revision, revision + 1];
   const without = journal.toSpliced(line, 1);
   const faultsOf = (wrong: Partial<typeof left>) => findFaults({ ...left, ...wrong }, writers).join('\n');
   assert.match(faultsOf({ vms: vms.slice(1) }), /was acknowledged$/m);
-  assert.match(faultsOf({ journal: without }), new RegExp(`^revision ${at} is missing\n.* is undefined's$`));
+  assert.match(faultsOf({ journal: without }), new RegExp(`^revision ${at} is missing\n.* belongs to undefined$`));
   assert.match(faultsOf({ journal: journal.slice(0, -1) }), new RegExp(`revision ${revision} is missing`));
   assert.match(faultsOf({ journal: journal.slice(1) }), /revision 1 is missing/);
-  assert.match(faultsOf({ journal: [...journal, journal[line]!] }), new RegExp(`revision ${at} is there again`));
+  assert.match(faultsOf({ journal: [...journal, journal[line]!] }), new RegExp(`revision ${at} is a duplicate`));
   const tooMany = [...journal, { ...journal[line]!, revision: ahead }];
-  assert.match(faultsOf({ journal: tooMany }), new RegExp(`revision ${ahead} is there, but the current one`));
+  assert.match(faultsOf({ journal: tooMany }), new RegExp(`revision ${ahead} is beyond the current revision`));
   const another = journal.with(line, { ...journal[line]!, id: 'another' });
-  assert.match(faultsOf({ journal: another }), new RegExp(`^revision ${at} was acknowledged for .* is another's$`));
+  assert.match(
+    faultsOf({ journal: another }),
+    new RegExp(`^revision ${at} was acknowledged for .* belongs to another$`),
+  );
   assert.match(faultsOf({ mark: ahead }), /^the mark is at/);
-  const told = [7, 8, 10].map((revision) => ({ revision }));
-  assert.deepEqual(findGapsFrom(6, told.slice(0, 2)), []);
-  assert.equal(findGapsFrom(6, told).length, 1);
+  const received = [7, 8, 10].map((revision) => ({ revision }));
+  assert.deepEqual(findGapsFrom(6, received.slice(0, 2)), []);
+  assert.equal(findGapsFrom(6, received).length, 1);
 });
 
-test('a writer who outlasts its daemon sees that the next one has lost a change', async (t) => {
+test('a writer that runs across a restart notices that the next daemon lost a change', async (t) => {
   const random = randomOf(t);
   const writers = newWriters(4, random);
   const first = await startQuietDaemon(t);
   await writeAndKill(first, writers, 100);
-  // Another registry, in which nothing was ever written.
+  // Another registry, which is empty.
   const { url } = await startQuietDaemon(t);
   const stop = new AbortController();
   t.after(() => stop.abort());
-  await assert.rejects(Promise.all(writers.map((writer) => writer.outlast({ url }, stop.signal, () => {}))), /404/);
+  await assert.rejects(
+    Promise.all(writers.map((writer) => writer.runAcrossRestarts({ url }, stop.signal, () => {}))),
+    /404/,
+  );
 });

@@ -16,10 +16,10 @@ test('a second daemon on one data dir is refused with the pid and the URL of the
     stderr,
     new RegExp(`^vreg: .*pid ${first.child.pid}, serving ${first.url} since .*\nhint: .*vreg daemon stop`),
   );
-  assert.equal((await fetch(`${first.url}/health`)).status, 200, 'the first goes on');
+  assert.equal((await fetch(`${first.url}/health`)).status, 200, 'the first still works');
 });
 
-test('a daemon that stops takes its process file away; one that was killed bothers nobody with it', async (t) => {
+test('a daemon removes its pid file when it stops, and a pid file left by kill -9 does no harm', async (t) => {
   const first = await startDaemon(t);
   const file = join(first.dataDir, 'daemon.json');
   await first.end('SIGKILL');
@@ -38,15 +38,15 @@ test('a data dir that cannot be used is named, with the next step', async (t) =>
   assert.match(stderr, /^vreg: cannot use the data dir .*\/file \(EEXIST\)\nhint: .*--data-dir\n$/);
 });
 
-test('a database that is no file is named, with the next step', async (t) => {
+test('a database that is not a file is named, with the next step', async (t) => {
   const home = tempDir(t);
   mkdirSync(join(home, 'data', 'registry.db'), { recursive: true });
   const { code, stderr } = await daemonOn(join(home, 'data'), home);
   assert.equal(code, 1);
-  assert.match(stderr, /^vreg: cannot use .*registry\.db: it is no regular file\nhint: .*\n$/);
+  assert.match(stderr, /^vreg: cannot use .*registry\.db: it is not a regular file\nhint: .*\n$/);
 });
 
-test('a daemon that cannot register itself as it is told to ends with a sentence', async (t) => {
+test('a daemon that cannot register itself exits with an error message', async (t) => {
   const home = tempDir(t);
   const { code, stderr } = await run(
     process.execPath,
@@ -64,7 +64,7 @@ for (const [mode, isOpen] of [
   [0o775, true],
   [0o777, true],
 ] as const) {
-  test(`a data dir of mode ${mode.toString(8)} is used, ${isOpen ? 'with' : 'without'} a warning that others may write there`, async (t) => {
+  test(`a data dir of mode ${mode.toString(8)} is used ${isOpen ? 'with' : 'without'} a warning that others may write to it`, async (t) => {
     const home = tempDir(t);
     const dataDir = join(home, 'data');
     mkdirSync(dataDir);

@@ -1,4 +1,4 @@
-/** No file descriptors left: new connections go, nobody else does, and the daemon lives. */
+/** Without free file descriptors the daemon closes new connections and keeps serving the open ones. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -13,12 +13,13 @@ import { unless } from '../helpers/tools.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
-/** Connections that are tried, and descriptors that are left for them. */
+/** Connections to open. */
 const CONNECTIONS = 300;
-const ROOM = 20;
+/** Free file descriptors. */
+const FREE = 20;
 
 test(
-  'without file descriptors the daemon closes what is new, serves and stores for the others, and recovers',
+  'without file descriptors the daemon closes new connections, serves and stores for the others, and recovers',
   unless('prlimit'),
   async (t) => {
     const daemon = await startDaemon(t, { args: ['--log-level', 'info'] });
@@ -33,27 +34,27 @@ test(
     assert.equal((await ask('POST', '/registry/vms', aVm({ id: 'before' }))).status, 201);
 
     const open = () => readdirSync(`/proc/${daemon.child.pid}/fd`).length;
-    const limit = open() + ROOM;
+    const limit = open() + FREE;
     const limited = spawnSync('prlimit', ['--pid', String(daemon.child.pid), `--nofile=${limit}:${limit}`]);
     assert.equal(limited.status, 0, String(limited.stderr));
     const sockets: Socket[] = [];
     t.after(() => {
       for (const socket of sockets) socket.destroy();
     });
-    let gone = 0;
+    let closed = 0;
     for (let n = 0; n < CONNECTIONS; n++) {
       const socket = connect({ host, port: Number(port) });
       socket.on('error', () => {});
-      socket.once('close', () => gone++);
+      socket.once('close', () => closed++);
       sockets.push(socket);
     }
-    await until('those beyond the limit to be closed', () => gone > CONNECTIONS - 2 * ROOM);
+    await until('the connections beyond the limit to be closed', () => closed > CONNECTIONS - 2 * FREE);
 
-    // Who is there already is served, and written for.
+    // Open connections are served, and their changes are stored.
     assert.equal((await ask('GET', '/registry/vms/before')).status, 200);
     assert.equal((await ask('POST', '/registry/vms', aVm({ id: 'during' }))).status, 201);
     assert.equal((await ask('POST', '/registry/vms/before/heartbeat')).status, 200);
-    // A copy needs files and a process: it is refused, and told why.
+    // A backup needs files and a process, so it is refused with the reason.
     const copy = await ask('GET', '/registry/backup');
     assert.deepEqual(
       [copy.status, copy.body.code, copy.headers['retry-after']],

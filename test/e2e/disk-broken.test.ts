@@ -1,4 +1,4 @@
-/** A disk that refuses: broken while the daemon runs, or read-only before it starts. */
+/** A disk that breaks while the daemon runs, or is read-only before it starts. */
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import test from 'node:test';
@@ -18,14 +18,14 @@ for (const [error, what] of [
   ['EIO', 'breaks'],
 ] as const) {
   test(
-    `a disk that ${what} under the daemon refuses writes and nothing else, and all is well when it is`,
+    `if the disk ${what} under the daemon, only writes are refused, and they work again after the repair`,
     unless('strace'),
     async (t) => {
       let daemon: Daemon = await startDaemon(t, { args: ['--log-level', 'error'] });
       const register = (id: string) => call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id }) });
       const get = async (id: string) => (await call(daemon.url, 'GET', `/registry/vms/${id}`)).body as Vm;
       const { body: vm, headers: before } = await register('vm-1');
-      const mend = await breakDisk(t, daemon, error);
+      const repair = await breakDisk(t, daemon, error);
 
       const refused = [
         await register('vm-2'),
@@ -33,28 +33,24 @@ for (const [error, what] of [
         await call(daemon.url, 'DELETE', '/registry/vms/vm-1'),
       ];
       for (const { status, headers, body } of refused) {
-        const { error: sentence, code, hint } = body as ErrorBody;
+        const { error: message, code, hint } = body as ErrorBody;
         assert.deepEqual([status, code, headers.get('retry-after')], [503, 'STORE_FAILED', '5']);
-        assert.match(sentence, /could not write to its disk: .*SQLITE_IOERR/);
+        assert.match(message, /could not write to its disk: .*SQLITE_IOERR/);
         assert.match(hint!, /read-only/);
-        assert.equal(headers.get('x-vreg-revision'), before.get('x-vreg-revision'), 'nothing has changed');
+        assert.equal(headers.get('x-vreg-revision'), before.get('x-vreg-revision'), 'nothing changed');
       }
       assert.deepEqual(await get('vm-1'), vm);
       assert.equal((await call(daemon.url, 'GET', '/registry/vms/vm-2')).status, 404);
       assert.equal((await call(daemon.url, 'GET', '/registry/vms/vm-1/history')).status, 200);
       const heard = (await call(daemon.url, 'POST', '/registry/vms/vm-1/heartbeat')).body as Vm;
-      await until('the daemon to say that beats wait', () => /heartbeats cannot be saved/.test(daemon.said()));
-      const told = () => daemon.said().match(/heartbeats cannot be saved/g)?.length;
-      assert.equal(told(), 1);
+      await until('the warning about unsaved heartbeats', () => /heartbeats cannot be saved/.test(daemon.said()));
+      const warnings = () => daemon.said().match(/heartbeats cannot be saved/g)?.length;
+      assert.equal(warnings(), 1);
 
-      await mend();
+      await repair();
       const second = await register('vm-2');
-      assert.deepEqual(
-        [second.status, second.headers.get('x-vreg-revision')],
-        [201, '2'],
-        'it recovers without being told',
-      );
-      assert.equal(told(), 1, 'it is said once');
+      assert.deepEqual([second.status, second.headers.get('x-vreg-revision')], [201, '2'], 'it recovers by itself');
+      assert.equal(warnings(), 1, 'it is logged once');
       await daemon.end('SIGTERM');
       daemon = await startDaemon(t, { home: daemon.home });
       assert.equal((await get('vm-1')).lastSeen, heard.lastSeen);
@@ -64,7 +60,7 @@ for (const [error, what] of [
 }
 
 test(
-  'a daemon whose disk is broken stops as it is told to, and what was acknowledged is there when the disk is back',
+  'a daemon with a broken disk stops on SIGTERM, and acknowledged changes are there when the disk works again',
   unless('strace'),
   async (t) => {
     const daemon = await startDaemon(t, { args: ['--log-level', 'error'] });
@@ -78,7 +74,7 @@ test(
   },
 );
 
-test('a database that the disk does not give back is not called damaged', unless('strace'), async (t) => {
+test('a database that the disk cannot read does not count as damaged', unless('strace'), async (t) => {
   const daemon = await startDaemon(t);
   await call(daemon.url, 'POST', '/registry/vms', { body: aVm() });
   await daemon.end('SIGTERM');
@@ -87,12 +83,12 @@ test('a database that the disk does not give back is not called damaged', unless
   const words = [...strace, process.execPath, BIN, 'daemon', '--port', '0', '--data-dir', daemon.dataDir];
   const { code, stderr } = await run('strace', words, { env: cleanEnv(daemon.home) });
   assert.equal(code, 1);
-  assert.match(stderr, /^vreg: cannot open .*registry\.db: EIO.*\nhint: .*disk is well.*\n$/);
+  assert.match(stderr, /^vreg: cannot open .*registry\.db: EIO.*\nhint: .*disk works.*\n$/);
   await startDaemon(t, { home: daemon.home });
 });
 
 test(
-  'a data dir on a read-only disk is named, with the cause and the next step, and is served again when it can be',
+  'a data dir on a read-only disk is an error with its cause and the next step, and works again when the disk is writable',
   unlessMountable(),
   async (t) => {
     const home = smallDisk(t);

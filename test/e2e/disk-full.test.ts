@@ -38,15 +38,15 @@ test(
     };
 
     const { body: vm } = await register('vm-1');
-    const makeRoom = fill(home);
+    const freeSpace = fill(home);
     await assertRefusing();
-    assert.deepEqual(await get('vm-1'), vm, 'a change that failed is nowhere to be seen');
+    assert.deepEqual(await get('vm-1'), vm, 'a change that failed is not visible');
     const heard = await ask<{ lastSeen: string }>('POST', '/registry/vms/vm-1/heartbeat');
     assert.equal(heard.status, 200);
     assert.equal((await get('vm-1')).lastSeen, heard.body.lastSeen);
-    await until('the daemon to say that beats wait', () => /heartbeats cannot be saved/.test(daemon.said()));
+    await until('the warning about unsaved heartbeats', () => /heartbeats cannot be saved/.test(daemon.said()));
 
-    // Neither a crash nor a stop changes that; the beat that could not be saved is lost with the crash.
+    // Neither a crash nor a stop changes that. The heartbeat that could not be saved is lost in the crash.
     await daemon.end('SIGKILL');
     daemon = await startDaemon(t, { home, args: ['--log-level', 'error'] });
     assert.deepEqual(await get('vm-1'), vm);
@@ -57,10 +57,10 @@ test(
     assert.deepEqual(await get('vm-1'), vm);
 
     const again = await ask<{ lastSeen: string }>('POST', '/registry/vms/vm-1/heartbeat');
-    await until('the daemon to say that beats wait', () => /heartbeats cannot be saved/.test(daemon.said()));
-    makeRoom();
-    assert.equal((await register('vm-2')).status, 201, 'it recovers without being told');
-    await until('the beats to be saved', () => /heartbeats are durable again/.test(daemon.said()));
+    await until('the warning about unsaved heartbeats', () => /heartbeats cannot be saved/.test(daemon.said()));
+    freeSpace();
+    assert.equal((await register('vm-2')).status, 201, 'it recovers by itself');
+    await until('the heartbeats to be saved', () => /heartbeats are durable again/.test(daemon.said()));
     await daemon.end('SIGKILL');
     daemon = await startDaemon(t, { home });
     assert.deepEqual(await get('vm-1'), { ...vm, lastSeen: again.body.lastSeen });
@@ -69,7 +69,7 @@ test(
 );
 
 test(
-  'a disk that is full again and again under 16 writers loses nothing that was acknowledged, and refuses with 507 alone',
+  'a disk that fills up repeatedly under 16 writers loses no acknowledged change, and every refusal is a 507',
   unlessMountable(),
   async (t) => {
     const random = randomOf(t);
@@ -83,7 +83,7 @@ test(
     t.after(() => stop.abort());
     const writing = Promise.all(
       writers.map((writer) =>
-        writer.outlast(
+        writer.runAcrossRestarts(
           { socketPath },
           stop.signal,
           () => acknowledged++,
@@ -102,7 +102,7 @@ test(
     };
     for (const restarts of [false, true, false]) {
       await more('acknowledgements', () => acknowledged);
-      const makeRoom = fill(home);
+      const freeSpace = fill(home);
       await more('refusals', () => refused);
       if (restarts) {
         await daemon.end('SIGKILL');
@@ -110,7 +110,7 @@ test(
         daemon = await start();
         await more('refusals', () => refused);
       }
-      assert.ok((await listAll(daemon)).length > 0, 'reads go on');
+      assert.ok((await listAll(daemon)).length > 0, 'reads still work');
       const copy = await fetch(`${daemon.url}/registry/backup`);
       const { error, code, hint } = (await copy.json()) as ErrorBody;
       assert.deepEqual([copy.status, code, copy.headers.get('retry-after')], [507, 'STORE_FULL', '5'], error);
@@ -119,7 +119,7 @@ test(
         readdirSync(daemon.dataDir).filter((name) => name.startsWith('.vreg-copy-')),
         [],
       );
-      makeRoom();
+      freeSpace();
     }
     await more('acknowledgements', () => acknowledged);
     stop.abort();

@@ -1,4 +1,3 @@
-import { setImmediate } from 'node:timers/promises';
 import type { Change, RecordChange, StoredHeartbeat } from '../../daemon/store/store.ts';
 import { MemoryStore } from './memory-store.ts';
 
@@ -8,12 +7,12 @@ interface Waiting {
   reject(error: Error): void;
 }
 
-/** A store in which changes wait until they are told to become durable or to fail: a slow disk, one step at a time. */
+/** A slow disk: commits wait until the test releases them or makes them fail. */
 export class GatedStore extends MemoryStore {
   readonly #waiting: Waiting[] = [];
-  /** Set it to have changes refused without being taken. */
+  /** If set, commits are not accepted and throw it. */
   refusal: Error | undefined;
-  /** Set it to make every save of beats fail with it. */
+  /** If set, saves of heartbeats fail with it. */
   heartbeatsFailure: Error | undefined;
 
   get waiting(): number {
@@ -42,7 +41,7 @@ export class GatedStore extends MemoryStore {
     await super.saveHeartbeats(heartbeats, listened, records);
   }
 
-  /** Makes the first changes that wait durable. */
+  /** Makes the first waiting commits durable. */
   async release(count = this.#waiting.length): Promise<void> {
     for (const { save, resolve } of this.#waiting.splice(0, count)) {
       await save();
@@ -50,19 +49,7 @@ export class GatedStore extends MemoryStore {
     }
   }
 
-  /** Makes changes durable until the work, which waits for some of them, is done. */
-  async settle<T>(work: Promise<T>): Promise<T> {
-    let isDone = false;
-    const done = () => (isDone = true);
-    void work.then(done, done);
-    while (!isDone) {
-      await this.release();
-      await setImmediate();
-    }
-    return work;
-  }
-
-  /** Fails everything that waits, as a store does when one transaction fails. */
+  /** Fails all waiting commits, as a store does if one transaction fails. */
   fail(error: Error): void {
     for (const { reject } of this.#waiting.splice(0)) reject(error);
   }

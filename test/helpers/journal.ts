@@ -1,4 +1,4 @@
-/** The journal of a database that nobody has open: which changes it has, and whether that is all of them. */
+/** Reads the journal of a closed database, and checks that no change is missing. */
 import Database from 'libsql';
 
 export interface JournalLine {
@@ -7,10 +7,10 @@ export interface JournalLine {
   type: string;
 }
 
-/** Changes that a store keeps in its journal; older ones are forgotten. */
-const KEPT = 10_000;
+/** Changes that the journal retains. */
+const MAX_CHANGES = 10_000;
 
-/** All lines, oldest first. A log beside the database is read, too. */
+/** @returns all lines, oldest first, those in the write-ahead log included */
 export function journalOf(file: string): JournalLine[] {
   const db = new Database(file);
   const rows = db.prepare('SELECT revision, id, type FROM journal ORDER BY revision').raw().all();
@@ -18,15 +18,15 @@ export function journalOf(file: string): JournalLine[] {
   return (rows as [number, string, string][]).map(([revision, id, type]) => ({ revision, id, type }));
 }
 
-/** Revisions up to the current one that are missing, are there twice, or should not be there. */
+/** @returns revisions that are missing, duplicate or unexpected */
 export function findGaps(journal: readonly Pick<JournalLine, 'revision'>[], current: number): string[] {
   const wrong: string[] = [];
-  let expected = Math.max(1, current - KEPT + 1);
+  let expected = Math.max(1, current - MAX_CHANGES + 1);
   for (const { revision } of journal) {
-    if (revision < expected) wrong.push(`revision ${revision} is there again, or should be forgotten`);
+    if (revision < expected) wrong.push(`revision ${revision} is a duplicate, or too old to be retained`);
     else {
       while (expected < revision) wrong.push(`revision ${expected++} is missing`);
-      if (revision > current) wrong.push(`revision ${revision} is there, but the current one is ${current}`);
+      if (revision > current) wrong.push(`revision ${revision} is beyond the current revision ${current}`);
       expected = revision + 1;
     }
   }

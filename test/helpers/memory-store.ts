@@ -1,5 +1,4 @@
-/** The store's twin without a disk: for tests, and for rules that shall be looked at alone. */
-
+/** A store without a disk, for tests of the registry. */
 import type {
   Change,
   Contents,
@@ -18,7 +17,7 @@ export class MemoryStore implements Store {
   revision = 0;
   listened = 0;
   readonly registryId = 'memory';
-  /** Set it to make every commit fail with it. */
+  /** If set, commits fail with it. */
   failure: Error | undefined;
 
   async commit(change: Change): Promise<void> {

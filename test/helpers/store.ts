@@ -1,8 +1,9 @@
-/** Data dirs for tests of the store: how one is opened, filled, copied and looked at. */
+/** Opens, fills and fingerprints data dirs for tests of the store. */
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
+import { createBudgets } from '../../daemon/limits.ts';
 import { type LastSeen, type Spec, VmRecord } from '../../daemon/registry/vm-record.ts';
 import { SqliteStore } from '../../daemon/store/sqlite-store.ts';
 import type { Change, Contents, Store } from '../../daemon/store/store.ts';
@@ -13,7 +14,7 @@ const LIFE: LastSeen = { lastSeen: Date.parse('2026-01-01T00:00:00.000Z'), heard
 export interface Put {
   id: string;
   revision: number;
-  /** Revision of the registration; this one's when it is left out. */
+  /** Revision of the registration; `revision` if it is left out. */
   created?: number;
   life?: LastSeen;
   more?: Partial<Spec>;
@@ -46,13 +47,14 @@ export interface Opened {
 export function openDir(dataDir: string): Promise<Opened> {
   return SqliteStore.open({
     dataDir,
+    budget: createBudgets().changes,
     onDeath: (error) => {
       throw error;
     },
   });
 }
 
-/** Opens the store of a data dir; it is closed when the test ends, if it was not before. */
+/** Opens the store of a data dir, and closes it at the end of the test unless the test did. */
 export async function openStore(t: TestContext, dataDir: string): Promise<Opened> {
   const { store, contents } = await openDir(dataDir);
   let closed: Promise<void> | undefined;
@@ -65,7 +67,7 @@ export async function openStore(t: TestContext, dataDir: string): Promise<Opened
   return { store, contents };
 }
 
-/** Opens a data dir, closes it again, and returns what it holds. */
+/** Opens a data dir, closes it again, and returns its contents. */
 export async function readStore(dataDir: string): Promise<Contents> {
   const { store, contents } = await openDir(dataDir);
   await store.close();

@@ -1,4 +1,4 @@
-/** Backups that are taken while 16 writers write, each restored with the real command and served by a daemon. */
+/** Takes backups while 16 writers write, restores each with the real command, and serves it with a daemon. */
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -14,31 +14,31 @@ import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
 const BACKUPS = 8;
-/** Acknowledgements between two backups: the last ones come when the log is moved into the database. */
+/** Acknowledgements between two backups: so many that the last backups come after a checkpoint. */
 const BETWEEN = 150;
 
-/** What was acknowledged up to the last line, newest registration first. @throws on a line that nobody knows */
+/** @returns the VMs as acknowledged up to the last line, newest registration first. @throws on an unacknowledged line */
 function replay(journal: readonly JournalLine[], acknowledged: ReadonlyMap<number, Acknowledged>): Vm[] {
   const vms = new Map<string, Vm>();
   for (const { revision, id, type } of journal) {
     if (type === 'deregistered') vms.delete(id);
     else {
       const vm = acknowledged.get(revision)?.vm;
-      assert.equal(vm?.id, id, `revision ${revision} was acknowledged to somebody`);
+      assert.equal(vm?.id, id, `revision ${revision} was acknowledged`);
       vms.set(id, vm!);
     }
   }
   return [...vms.values()].reverse();
 }
 
-test(`each of ${BACKUPS} backups under 16 writers is restored to what was acknowledged up to one revision`, async (t) => {
+test(`each of ${BACKUPS} backups under 16 writers restores exactly the changes up to one revision`, async (t) => {
   const random = randomOf(t);
   const daemon = await startQuietDaemon(t);
   const writers = newWriters(16, random);
   let count = 0;
   const stop = new AbortController();
   t.after(() => stop.abort());
-  const writing = Promise.all(writers.map((writer) => writer.outlast(daemon, stop.signal, () => count++)));
+  const writing = Promise.all(writers.map((writer) => writer.runAcrossRestarts(daemon, stop.signal, () => count++)));
   writing.catch(() => {});
   const backups: { file: string; atLeast: number }[] = [];
   for (let n = 1; n <= BACKUPS; n++) {
@@ -63,10 +63,7 @@ test(`each of ${BACKUPS} backups under 16 writers is restored to what was acknow
     const { code, stderr } = await run(process.execPath, words, { env: cleanEnv(home) });
     assert.equal(code, 0, stderr);
     const { revision, journal } = readLeft(t, join(home, 'data'));
-    assert.ok(
-      revision >= atLeast,
-      `${file} ends at ${revision}, but ${atLeast} was acknowledged before it was asked for`,
-    );
+    assert.ok(revision >= atLeast, `${file} ends at ${revision}, but ${atLeast} was acknowledged before the request`);
     assert.deepEqual(findGaps(journal, revision), []);
     const restored = await startQuietDaemon(t, home);
     assert.deepEqual(await listAll(restored), replay(journal, acknowledged));

@@ -1,4 +1,4 @@
-/** A disk that fails every few calls, in the kernel's place, under 16 writers. */
+/** Makes every few system calls on the disk fail, while 16 writers write. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { newWriters } from '../helpers/crash/crash.ts';
@@ -8,7 +8,7 @@ import { randomOf } from '../helpers/random.ts';
 import { unless } from '../helpers/tools.ts';
 import { until } from '../helpers/until.ts';
 
-/** Each so many calls one fails: with 7, 11 and 13 it is another step of a commit each time, the sync among them. */
+/** One in so many calls fails. With 7, 11 and 13 a different step of a commit fails each time, the sync included. */
 const EVERY = [7, 11, 13, 50];
 
 for (const [error, status, code] of [
@@ -16,7 +16,7 @@ for (const [error, status, code] of [
   ['ENOSPC', 507, 'STORE_FULL'],
 ] as const) {
   test(
-    `a disk that fails with ${error} now and then loses nothing that was acknowledged to 16 writers, and leaves no revision out`,
+    `a disk that fails with ${error} now and then loses no change acknowledged to 16 writers, and no revision is missing`,
     unless('strace'),
     async (t) => {
       const random = randomOf(t);
@@ -30,7 +30,7 @@ for (const [error, status, code] of [
         refused++;
       };
       const writing = Promise.all(
-        writers.map((writer) => writer.outlast(daemon, stop.signal, () => acknowledged++, onRefused)),
+        writers.map((writer) => writer.runAcrossRestarts(daemon, stop.signal, () => acknowledged++, onRefused)),
       );
       writing.catch(() => {});
       const more = async (what: string, count: () => number) => {
@@ -38,9 +38,9 @@ for (const [error, status, code] of [
         await Promise.race([writing, until(what, () => count() > before + 100)]);
       };
       for (const every of EVERY) {
-        const mend = await breakDisk(t, daemon, `${error}:when=${every}+${every}`);
+        const repair = await breakDisk(t, daemon, `${error}:when=${every}+${every}`);
         await more('refusals', () => refused);
-        await mend();
+        await repair();
         await more('acknowledgements', () => acknowledged);
       }
       stop.abort();

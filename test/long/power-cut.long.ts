@@ -1,10 +1,10 @@
-/** The power goes at any moment: what was acknowledged until then is there, as the disk had it. */
+/** Cuts the power at random moments: all changes acknowledged before are there. */
 import assert from 'node:assert/strict';
 import { cpSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { check } from '../../daemon/store/check.ts';
-import { type Mark, openDataDir } from '../../daemon/store/data-dir.ts';
+import { checkDatabase } from '../../daemon/store/check.ts';
+import { type HighWaterMark, openDataDir } from '../../daemon/store/data-dir.ts';
 import { newWriters, type Writer } from '../helpers/crash/crash.ts';
 import { readLeft, startQuietDaemon } from '../helpers/crash/crash-run.ts';
 import { type Operation, PlayedDisk, readRecord } from '../helpers/crash/power-cut.ts';
@@ -19,7 +19,7 @@ import { aVm } from '../helpers/vm.ts';
 
 const FILES = ['registry.db', 'registry.db-wal', 'registry.mark'];
 const MODES = ['lost', 'partly', 'torn'] as const;
-/** Acknowledgements that are recorded: the log is moved into the database at times. */
+/** Acknowledgements to record: enough for some checkpoints. */
 const ACKNOWLEDGED = 1500;
 const CUTS = 150;
 const CONTROL_CUTS = 10;
@@ -28,24 +28,25 @@ interface Life {
   base: string;
   operations: Operation[];
   writers: readonly Writer[];
-  /** When (seconds since the epoch) the registry was known to have got as far as that revision. */
+  /** Acknowledgements: the time in seconds since the epoch, and the revision of the registry. */
   known: { at: number; revision: number }[];
 }
 
-/** Beats of an agent and of its copy, whose conflict is cleared at once: saves of records, among the changes. */
-async function clash({ url }: Daemon, stop: AbortSignal): Promise<void> {
+/** Sends heartbeats of an agent and its clone, and clears the conflict each time. This saves records between the changes. */
+async function causeConflicts({ url }: Daemon, stop: AbortSignal): Promise<void> {
   const token = (number: number, digit: string) => `${number}.${digit.repeat(32)}`;
-  const beat = async (body: object) => (await call(url, 'POST', '/registry/vms/clashing/heartbeat', { body })).status;
+  const heartbeat = async (body: object) =>
+    (await call(url, 'POST', '/registry/vms/clashing/heartbeat', { body })).status;
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'clashing' }) });
-  await beat({ next: token(1, 'a') });
+  await heartbeat({ next: token(1, 'a') });
   for (let n = 1; !stop.aborted; n++) {
-    assert.equal(await beat({ spend: token(n, 'a'), next: token(n + 1, 'a') }), 200);
-    assert.equal(await beat({ spend: token(n, 'a'), next: token(n + 1, 'b') }), 409);
+    assert.equal(await heartbeat({ spend: token(n, 'a'), next: token(n + 1, 'a') }), 200);
+    assert.equal(await heartbeat({ spend: token(n, 'a'), next: token(n + 1, 'b') }), 409);
     assert.deepEqual((await call(url, 'DELETE', '/registry/conflicts')).body, { cleared: 1 });
   }
 }
 
-/** Lets 8 writers write, and writes down what that wrote to the disk. */
+/** Runs 8 writers, and records what the daemon writes to the disk. */
 async function record(t: TestContext, random: Random): Promise<Life> {
   const daemon = await startQuietDaemon(t);
   const [base, file] = [join(daemon.home, 'base'), join(daemon.home, 'record')];
@@ -56,9 +57,9 @@ async function record(t: TestContext, random: Random): Promise<Life> {
   const stop = new AbortController();
   t.after(() => stop.abort());
   const writing = Promise.all([
-    clash(daemon, stop.signal),
+    causeConflicts(daemon, stop.signal),
     ...writers.map((writer) =>
-      writer.outlast(daemon, stop.signal, () => {
+      writer.runAcrossRestarts(daemon, stop.signal, () => {
         const at = (performance.timeOrigin + performance.now()) / 1000;
         known.push({ at, revision: writer.durable });
       }),
@@ -73,10 +74,10 @@ async function record(t: TestContext, random: Random): Promise<Life> {
   return { base, operations: await readRecord(file), writers, known };
 }
 
-/** What is wrong with the files after a cut, at which the registry was known to have got as far as `least`. */
+/** @returns what is wrong with the files after a power cut, before which revision `least` was acknowledged */
 async function findFaultsAfter(t: TestContext, dataDir: string, { writers }: Life, least: number): Promise<string[]> {
   try {
-    await check(openDataDir(dataDir));
+    await checkDatabase(openDataDir(dataDir));
   } catch (error) {
     return [(error as Error).message];
   }
@@ -94,13 +95,13 @@ async function findFaultsAfter(t: TestContext, dataDir: string, { writers }: Lif
   return faults;
 }
 
-/** Plays a life, with cuts at random moments. @returns what was wrong after each of them */
+/** Replays a recording with power cuts at random moments. @returns what is wrong after each cut */
 async function cutOften(t: TestContext, life: Life, cuts: number, random: Random, syncs: boolean): Promise<string[][]> {
-  // Half of them while the log is moved into the database, which takes a small part of the time.
+  // Half of the cuts are during a checkpoint, which takes a small part of the time.
   const all = [...life.operations.keys()];
-  const moves = all.filter((index) => life.operations[index]!.file === 'registry.db');
+  const checkpoints = all.filter((index) => life.operations[index]!.file === 'registry.db');
   const any = (from: readonly number[]) => from[random.below(from.length)]!;
-  const moments = Array.from({ length: cuts }, (_, n) => any(n % 2 ? all : moves)).sort((a, b) => a - b);
+  const moments = Array.from({ length: cuts }, (_, n) => any(n % 2 ? all : checkpoints)).sort((a, b) => a - b);
   const disk = new PlayedDisk(life.base, FILES, syncs);
   const found: string[][] = [];
   const root = tempDir(t);
@@ -119,7 +120,7 @@ async function cutOften(t: TestContext, life: Life, cuts: number, random: Random
 }
 
 test(
-  `after each of ${CUTS} power cuts all that was acknowledged is there; on a disk that does not sync, it is not`,
+  `after each of ${CUTS} power cuts all acknowledged changes are there; on a disk that ignores syncs they are not`,
   unless('strace'),
   async (t) => {
     const random = randomOf(t);
@@ -128,9 +129,9 @@ test(
       life.operations.filter((each) => each.file === file && each.do.kind === 'write').length;
     const counts = FILES.map(writes);
     t.diagnostic(`writes to ${FILES.join(', ')}: ${counts.join(', ')}; ${life.known.length} acknowledgements`);
-    for (const count of counts) assert.ok(count > 0, 'the log was moved into the database, and the mark went on');
+    for (const count of counts) assert.ok(count > 0, 'there was a checkpoint, and the mark advanced');
     const marks = life.operations.flatMap(({ file, do: done }) =>
-      file === 'registry.mark' && done.kind === 'write' ? [JSON.parse(String(done.bytes)) as Mark] : [],
+      file === 'registry.mark' && done.kind === 'write' ? [JSON.parse(String(done.bytes)) as HighWaterMark] : [],
     );
     const saves = marks.at(-1)!.saves - marks[0]!.saves;
     t.diagnostic(`${saves} saves of records`);
@@ -138,6 +139,6 @@ test(
     for (const [index, faults] of (await cutOften(t, life, CUTS, random, true)).entries())
       assert.deepEqual(faults, [], `after cut ${index + 1}`);
     const control = await cutOften(t, life, CONTROL_CUTS, random, false);
-    assert.ok(control.filter((faults) => faults.length > 0).length > CONTROL_CUTS / 2, 'the checker sees a loss');
+    assert.ok(control.filter((faults) => faults.length > 0).length > CONTROL_CUTS / 2, 'the checker finds losses');
   },
 );

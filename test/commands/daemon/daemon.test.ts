@@ -74,7 +74,7 @@ test('--detach runs the registry in the background; status finds it, stop ends i
   assert.deepEqual([second.code, second.stdout], [4, '']);
   assert.match(
     second.stderr,
-    new RegExp(`^vreg: another process has the data dir .*pid ${info!.pid}.*\\nhint: stop it`),
+    new RegExp(`^vreg: another process is using the data dir .*pid ${info!.pid}.*\\nhint: stop it`),
   );
 
   assert.equal((await told('daemon stop -q')).stdout, `${info!.pid}\n`);

@@ -29,7 +29,7 @@ before(async () => {
 });
 after(() => rmSync(root, { recursive: true, force: true }));
 
-test('a store that is whole opens with all it has, stopped or killed', async (t) => {
+test('an intact store opens with all its contents, after a clean stop and after kill -9', async (t) => {
   const { closed, killed, contents } = specimen;
   assert.equal(contents.vms.length, 39);
   assert.ok(statSync(join(killed, 'registry.db-wal')).size > 0, 'the specimen has a log');
@@ -42,7 +42,7 @@ for (const [file, as, flips] of [
   ['registry.db-wal', 'killed', 8],
   ['registry.mark', 'closed', 8],
 ] as const) {
-  test(`a flipped bit of ${file} is an error or harmless, and never a wrong value or a lost change`, async (t) => {
+  test(`a flipped bit in ${file} is an error or harmless, and never a wrong value or a lost change`, async (t) => {
     const random = randomOf(t);
     let refused = 0;
     for (let n = 0; n < flips; n++) if (await flipOneBit(t, { specimen, as, file, random })) refused++;
@@ -50,7 +50,7 @@ for (const [file, as, flips] of [
   });
 }
 
-test('a damaged index is found, by which a later change would miss its row', async (t) => {
+test('a damaged index, through which a later change would miss its row, is found', async (t) => {
   const { closed } = specimen;
   const dir = copyOf(t, closed);
   const file = join(dir, 'registry.db');
@@ -66,10 +66,10 @@ test('a damaged index is found, by which a later change would miss its row', asy
   writeFileSync(file, bytes);
   rmSync(`${file}-wal`, { force: true });
   rmSync(`${file}-shm`, { force: true });
-  await assertRefused(dir, /SQLite finds/);
+  await assertRefused(dir, /SQLite reports/);
 });
 
-test('a database that was cut short is refused', async (t) => {
+test('a truncated database is refused', async (t) => {
   const { closed } = specimen;
   const { size } = statSync(join(closed, 'registry.db'));
   for (const length of [1, 99, 4096, Math.floor(size / 2), size - 4096]) {
@@ -79,7 +79,7 @@ test('a database that was cut short is refused', async (t) => {
   }
 });
 
-test('a database that is gone or empty beside its mark is refused, with or without its log', async (t) => {
+test('a database that is missing or empty beside its mark is refused, with or without its log', async (t) => {
   const { closed, killed } = specimen;
   for (const dir of [copyOf(t, closed), copyOf(t, killed)]) {
     truncateSync(join(dir, 'registry.db'), 0);
@@ -89,9 +89,9 @@ test('a database that is gone or empty beside its mark is refused, with or witho
   }
 });
 
-test('a database that SQLite would read but not write is refused, before a change is', async (t) => {
+test('a database that SQLite can read but not write is refused at start', async (t) => {
   const { closed } = specimen;
-  // Version of the format to write it, and to read it.
+  // Offsets of the format versions needed to write and to read the file.
   for (const at of [18, 19]) {
     const dir = copyOf(t, closed);
     const file = join(dir, 'registry.db');
@@ -102,7 +102,7 @@ test('a database that SQLite would read but not write is refused, before a chang
   }
 });
 
-test('what is no database of a registry is refused', async (t) => {
+test('a file that is not the database of a registry is refused', async (t) => {
   const { closed } = specimen;
   const dir = copyOf(t, closed);
   writeFileSync(join(dir, 'registry.db'), 'x'.repeat(10_000));
@@ -121,7 +121,7 @@ test('a database that lost its log after kill -9 is refused', async (t) => {
   await assertRefused(dir, /ends at revision 45, but revision 49 was acknowledged/);
 });
 
-test('a database whose log was cut after kill -9 is refused', async (t) => {
+test('a database whose log was truncated after kill -9 is refused', async (t) => {
   const { killed } = specimen;
   const { size } = statSync(join(killed, 'registry.db-wal'));
   for (const length of [0, 31, size - 1]) {
@@ -136,7 +136,7 @@ const TAILS: Readonly<Record<string, (log: Buffer, from: number) => Buffer>> = {
   'cut short': (log) => log.subarray(0, -1),
   zeroed: (log, from) => log.fill(0, from),
   'flipped in one bit': (log, from) => {
-    // Behind the 24 bytes of the frame's header, in its page.
+    // In the page, after the 24 bytes of the frame's header.
     log[from + 24 + 100]! ^= 1;
     return log;
   },
@@ -146,7 +146,7 @@ for (const [what, { body }] of Object.entries({
   "a token's creation": { body: '{"scope":"admin"}' },
   "a token's revocation": { body: undefined },
 })) {
-  test(`${what} that was acknowledged and is damaged in the log after kill -9 is refused, never forgotten`, async (t) => {
+  test(`${what} that was acknowledged and is damaged in the log after kill -9 is an error, and never lost`, async (t) => {
     const live = join(tempDir(t), 'data');
     const { store } = await openStore(t, live);
     await store.commit(putOf({ id: 'a', revision: 1 }));
@@ -163,13 +163,13 @@ for (const [what, { body }] of Object.entries({
       const file = join(dir, 'registry.db-wal');
       writeFileSync(file, damage(readFileSync(file), size));
       const isEmpty = statSync(file).size === 0;
-      await assertRefused(dir, isEmpty ? /it is empty, but/ : /ends at save 1 .*, but save 2 was acknowledged/);
+      await assertRefused(dir, isEmpty ? /it is empty, but/ : /ends at save 1, but save 2 was acknowledged/);
       t.diagnostic(`the last save is ${tail}: refused`);
     }
   });
 }
 
-test('an older copy of the database with as many changes, but without the last revocation, is refused', async (t) => {
+test('an older copy of the database at the same revision, but without the last revocation, is refused', async (t) => {
   const dir = join(tempDir(t), 'data');
   const first = await openStore(t, dir);
   await first.store.saveHeartbeats([], 1, [{ kind: 'token', key: 'a', body: '{}' }]);
@@ -179,10 +179,10 @@ test('an older copy of the database with as many changes, but without the last r
   await second.store.saveHeartbeats([], 2, [{ kind: 'token', key: 'a', body: undefined }]);
   await second.store.close();
   cpSync(join(old, 'registry.db'), join(dir, 'registry.db'));
-  await assertRefused(dir, /lacks the last tokens, .*ends at save 1 .*, but save 2 was acknowledged/);
+  await assertRefused(dir, /lacks the last tokens, .*ends at save 1, but save 2 was acknowledged/);
 });
 
-test('a first database that lost its log before anything was moved into it is refused', async (t) => {
+test('a new database that lost its log before the first checkpoint is refused', async (t) => {
   const live = join(tempDir(t), 'data');
   const { store } = await openStore(t, live);
   await store.commit(putOf({ id: 'a', revision: 1 }));
@@ -191,7 +191,7 @@ test('a first database that lost its log before anything was moved into it is re
   await assertRefused(dir, /is empty, but revision 1 was acknowledged/);
 });
 
-test('an older copy of the database under a newer mark is refused; without the mark it is taken', async (t) => {
+test('an older copy of the database beside a newer mark is refused; without the mark it is accepted', async (t) => {
   const dir = join(tempDir(t), 'data');
   const first = await openStore(t, dir);
   await first.store.commit(putOf({ id: 'a', revision: 1 }));
@@ -211,7 +211,7 @@ test('an older copy of the database under a newer mark is refused; without the m
   );
 });
 
-test("another registry's database is refused", async (t) => {
+test('the database of another registry is refused', async (t) => {
   const [dir, other] = [tempDir(t), tempDir(t)];
   for (const each of [dir, other]) await readStore(each);
   cpSync(join(other, 'registry.db'), join(dir, 'registry.db'));
@@ -223,18 +223,18 @@ const TAMPERED: Readonly<Record<string, [sql: string, finding: RegExp]>> = {
     "UPDATE vms SET body = replace(body, 'vm-1', 'vm-x')",
     /the entry of VM ".*" fails its checksum/,
   ],
-  'an entry that was taken out': ["DELETE FROM vms WHERE id = 'vm-1'", /holds 38 entries and should hold 39/],
-  'heartbeats that are gone': ['DELETE FROM beats', /the heartbeats of VM ".*" are missing/],
-  'heartbeats that were edited': ['UPDATE beats SET times = zeroblob(4096)', /record of heartbeats fails its checksum/],
-  'a revision that was set back': ['UPDATE state SET revision = 1', /state row fails its checksum/],
-  'a count of saves that was set forth': ['UPDATE state SET saves = saves + 1', /state row fails its checksum/],
-  'a state that is gone': ['DELETE FROM state', /state row is missing/],
+  'an entry that was deleted': ["DELETE FROM vms WHERE id = 'vm-1'", /has 38 entries but should have 39/],
+  'heartbeats that were deleted': ['DELETE FROM beats', /the heartbeats of VM ".*" are missing/],
+  'heartbeats that were edited': ['UPDATE beats SET times = zeroblob(4096)', /heartbeat page 0 fails its checksum/],
+  'a revision that was decreased': ['UPDATE state SET revision = 1', /state row fails its checksum/],
+  'a count of saves that was increased': ['UPDATE state SET saves = saves + 1', /state row fails its checksum/],
+  'a state row that was deleted': ['DELETE FROM state', /state row is missing/],
   'a journal that was edited': ["UPDATE journal SET by = 'nobody'", /journal fails its checksum/],
-  'a key that became a name of a type': [
+  'a primary key that became the name of a type': [
     "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'PRIMARY KEY CHECK', 'PRAMARY KEY CHECK')",
-    /its table "state" is not as it was made/,
+    /table "state" has unexpected columns/,
   ],
-  'a table that is gone': ['DROP TABLE beats', /reading it fails: no such table: beats/],
+  'a table that was dropped': ['DROP TABLE beats', /reading it fails: no such table: beats/],
 };
 for (const [what, [sql, finding]] of Object.entries(TAMPERED)) {
   test(`${what} is found`, async (t) => {
@@ -245,27 +245,27 @@ for (const [what, [sql, finding]] of Object.entries(TAMPERED)) {
   });
 }
 
-test('what ANALYZE leaves in a database is no damage', async (t) => {
+test('the tables that ANALYZE creates are not damage', async (t) => {
   const { closed, contents } = specimen;
   const dir = copyOf(t, closed);
   await edit(dir, 'ANALYZE');
   assert.deepEqual(await readStore(dir), contents);
 });
 
-test('a database of a newer vreg is whole: it is not called damaged, nothing is changed, and the way out is told', async (t) => {
+test('a database of a newer vreg is refused as such, with the way out, and nothing is changed', async (t) => {
   const { closed } = specimen;
   const dir = copyOf(t, closed);
   await edit(dir, 'PRAGMA user_version = 99');
   const before = fingerprint(dir);
   await assert.rejects(readStore(dir), {
     code: 'STORE_NEWER',
-    message: /registry\.db was made by a newer vreg: it has schema version 99; this vreg knows 1 to 3/,
+    message: /registry\.db was written by a newer vreg: it has schema version 99; this vreg reads version 3/,
     hint: /nothing was changed; upgrade vreg, or .*vreg daemon restore FILE/,
   });
   assert.deepEqual(fingerprint(dir), before);
 });
 
-test('the daemon itself says which file is damaged and what to do, changes nothing and ends with 1', async (t) => {
+test('the daemon names the damaged file and the way out, changes nothing and exits with 1', async (t) => {
   const { closed } = specimen;
   const dir = copyOf(t, closed);
   truncateSync(join(dir, 'registry.db'), 4096);
@@ -275,13 +275,13 @@ test('the daemon itself says which file is damaged and what to do, changes nothi
   });
   assert.equal(code, 1, stderr);
   assert.equal(stdout, '');
-  assert.match(stderr, /^vreg: .*registry\.db is damaged: .*\nhint: nothing was changed; put a backup .*\n$/);
+  assert.match(stderr, /^vreg: .*registry\.db is damaged: .*\nhint: nothing was changed; restore a backup .*\n$/);
   assert.deepEqual(fingerprint(dir), before);
 });
 
-test('damage that is found at work is the fault of the disk, and told with its file and the way out', async (t) => {
+test('damage found at run time is STORE_FAILED, with the file and the way out', async (t) => {
   const dir = openDataDir(tempDir(t));
-  // More than SQLite keeps of it in memory.
+  // More than SQLite caches in memory.
   const metadata = { padding: 'x'.repeat(10_000) };
   const first = await openStore(t, dir.path);
   const changes = Array.from({ length: 300 }, (_, n) => putOf({ id: `${n}`, revision: n + 1, more: { metadata } }));
@@ -294,7 +294,7 @@ test('damage that is found at work is the fault of the disk, and told with its f
   closeSync(file);
   await assert.rejects(store.backup(join(dir.path, 'copy.db')), {
     code: 'STORE_FAILED',
-    message: /could not make a copy of itself: .*registry\.db is damaged: SQLite finds/,
+    message: /could not make a copy of itself: .*registry\.db is damaged: SQLite reports/,
     hint: /vreg daemon restore FILE/,
   });
 });

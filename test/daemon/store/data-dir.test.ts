@@ -5,6 +5,7 @@ import fs, {
   existsSync,
   mkdirSync,
   readdirSync,
+  readFileSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -13,21 +14,29 @@ import fs, {
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { databaseSize, type Mark, MarkFile, openDataDir, readMark } from '../../../daemon/store/data-dir.ts';
-import { crcOf } from '../../../daemon/store/integrity.ts';
-import type { VregError } from '../../../src/protocol/errors.ts';
+import {
+  databaseSize,
+  type HighWaterMark,
+  HighWaterMarkFile,
+  openDataDir,
+  readHighWaterMark,
+} from '../../../daemon/store/data-dir.ts';
+import { crcOf, DamageError, OlderError } from '../../../daemon/store/integrity.ts';
 import { tempDir } from '../../helpers/daemon.ts';
+import { readStore } from '../../helpers/store.ts';
 
 const MARK = { registryId: 'a'.repeat(32), revision: 7, saves: 3 };
 
-test('a data dir is made with its parents, for its owner alone', (t) => {
+const encode = (mark: object) => JSON.stringify(mark);
+
+test('a data dir is created with its parents, for its owner only', (t) => {
   const path = join(tempDir(t), 'a', 'b');
   const dir = openDataDir(path);
   assert.equal(statSync(path).mode & 0o777, 0o700);
   assert.equal(dir.database, join(path, 'registry.db'));
 });
 
-test('a data dir that cannot be made is an error that says which and what to do', (t) => {
+test('a data dir that cannot be created is an error with its path and the way out', (t) => {
   const file = join(tempDir(t), 'file');
   writeFileSync(file, '');
   for (const path of [file, join(file, 'below')]) {
@@ -36,7 +45,7 @@ test('a data dir that cannot be made is an error that says which and what to do'
 });
 
 const root = process.getuid?.() === 0;
-test('a data dir without permission is an error that says which and what to do', {
+test('a data dir without permission is an error with its path and the way out', {
   skip: root && 'root may write everywhere',
 }, (t) => {
   const path = join(tempDir(t), 'data');
@@ -45,31 +54,31 @@ test('a data dir without permission is an error that says which and what to do',
   assert.throws(() => openDataDir(path), { code: 'STORE_UNUSABLE', message: /EACCES/, hint: /may write/ });
 });
 
-test('the mark says what was last written, and no file is no mark', (t) => {
+test('the mark contains what was last written, and a missing file means no mark', (t) => {
   const dir = openDataDir(tempDir(t));
-  assert.equal(readMark(dir), undefined);
-  const file = new MarkFile(dir, MARK);
+  assert.equal(readHighWaterMark(dir), undefined);
+  const file = new HighWaterMarkFile(dir, MARK);
   t.after(() => file.close());
-  assert.deepEqual(readMark(dir), MARK);
+  assert.deepEqual(readHighWaterMark(dir), MARK);
   file.advance({ ...MARK, revision: 123_456_789 });
-  assert.deepEqual(readMark(dir), { ...MARK, revision: 123_456_789 });
+  assert.deepEqual(readHighWaterMark(dir), { ...MARK, revision: 123_456_789 });
   file.advance({ ...MARK, revision: 8 });
-  assert.deepEqual(readMark(dir), { ...MARK, revision: 8 }, 'nothing of a longer one is left');
+  assert.deepEqual(readHighWaterMark(dir), { ...MARK, revision: 8 }, 'nothing of a longer mark remains');
   assert.deepEqual(readdirSync(dir.path), ['registry.mark']);
   assert.equal(statSync(dir.mark).mode & 0o777, 0o600);
   assert.equal(statSync(dir.mark).size, 128);
 });
 
-test('a half-made mark of a start that was killed is no mark', (t) => {
+test('the draft of a mark that a killed start left behind is ignored', (t) => {
   const dir = openDataDir(tempDir(t));
   writeFileSync(`${dir.mark}.new`, '');
-  assert.equal(readMark(dir), undefined);
-  const file = new MarkFile(dir, MARK);
+  assert.equal(readHighWaterMark(dir), undefined);
+  const file = new HighWaterMarkFile(dir, MARK);
   t.after(() => file.close());
-  assert.deepEqual(readMark(dir), MARK);
+  assert.deepEqual(readHighWaterMark(dir), MARK);
 });
 
-test('a mark that is no mark is damage', (t) => {
+test('a file that is not a mark is damaged', (t) => {
   const dir = openDataDir(tempDir(t));
   for (const text of [
     '',
@@ -80,38 +89,44 @@ test('a mark that is no mark is damage', (t) => {
     '{"registryId":"a","revision":"1"}',
     '{"registryId":1,"revision":1}',
     '{"registryId":"a","revision":1,"saves":"1"}',
+    encode({ ...MARK, crc: crcOf([MARK.registryId, 8, 3]) }),
+    encode({ ...MARK, crc: crcOf(Object.values(MARK)), other: 1 }),
   ]) {
     writeFileSync(dir.mark, text);
-    assert.throws(() => readMark(dir), { code: 'STORE_DAMAGED', message: /registry\.mark is damaged/ }, text);
+    assert.throws(
+      () => readHighWaterMark(dir),
+      (error) => error instanceof DamageError && error.path === dir.mark,
+      text,
+    );
   }
 });
 
-test('a start on a disk without room for the mark fails', {
+test('a start fails if the disk has no space for the mark', {
   skip: !existsSync('/dev/full') && 'needs /dev/full',
 }, (t) => {
   const dir = openDataDir(tempDir(t));
   symlinkSync('/dev/full', dir.mark);
-  assert.throws(() => new MarkFile(dir, MARK), { code: 'ENOSPC' });
+  assert.throws(() => new HighWaterMarkFile(dir, MARK), { code: 'ENOSPC' });
 });
 
-test('a mark that cannot be moved fails no change that is durable already', (t) => {
+test('a mark that cannot be advanced does not fail a change that is already durable', (t) => {
   const dir = openDataDir(tempDir(t));
-  const file = new MarkFile(dir, MARK);
+  const file = new HighWaterMarkFile(dir, MARK);
   file.close();
   file.advance({ ...MARK, revision: 8 });
-  assert.deepEqual(readMark(dir), MARK);
+  assert.deepEqual(readHighWaterMark(dir), MARK);
 });
 
 type Write = (fd: number, bytes: Buffer, from: number, length: number, at: number) => number;
 
-/** A disk of which the next writes are said: how many bytes each takes, where 0 is an error. Without a word it takes all. */
-function moodyDisk(t: TestContext): { next: number[] } {
+/** Makes the disk accept only part of a write. `next` has the number of bytes for each of the next writes; 0 is an error. */
+function limitWrites(t: TestContext): { next: number[] } {
   const disk = { next: [] as number[] };
   const real = fs.writeSync as Write;
   const write: Write = (fd, bytes, from, length, at) => {
-    const taken = Math.min(disk.next.shift() ?? length, length);
-    if (taken === 0) throw Object.assign(new Error('EIO: i/o error, write'), { code: 'EIO' });
-    return real(fd, bytes, from, taken, at);
+    const accepted = Math.min(disk.next.shift() ?? length, length);
+    if (accepted === 0) throw Object.assign(new Error('EIO: i/o error, write'), { code: 'EIO' });
+    return real(fd, bytes, from, accepted, at);
   };
   const { mock } = t.mock.method(fs, 'writeSync', write);
   syncBuiltinESMExports();
@@ -122,112 +137,130 @@ function moodyDisk(t: TestContext): { next: number[] } {
   return disk;
 }
 
-test('a mark that the disk takes in parts is whole, and one that it takes a part of is put back as it was', (t) => {
+test('a mark is complete after partial writes, and keeps its old contents if a write fails halfway', (t) => {
   const [old, next] = [
     { ...MARK, revision: 1999, saves: 99 },
     { ...MARK, revision: 2000, saves: 100 },
   ];
   const dir = openDataDir(tempDir(t));
-  const disk = moodyDisk(t);
+  const disk = limitWrites(t);
   disk.next = [50, 3, 1];
-  const file = new MarkFile(dir, old);
+  const file = new HighWaterMarkFile(dir, old);
   t.after(() => file.close());
-  assert.deepEqual(readMark(dir), old);
+  assert.deepEqual(readHighWaterMark(dir), old);
   for (let taken = 1; taken < 128; taken++) {
     disk.next = [taken, 0];
     file.advance(next);
-    assert.deepEqual(readMark(dir), old, `${taken} bytes were taken`);
+    assert.deepEqual(readHighWaterMark(dir), old, `${taken} bytes were accepted`);
     disk.next = [taken];
     file.advance(next);
-    assert.deepEqual(readMark(dir), next, `${taken} bytes were taken, then the rest`);
+    assert.deepEqual(readHighWaterMark(dir), next, `${taken} bytes were accepted, then the rest`);
     file.advance(old);
   }
 });
 
-test('a mark that is half the old one and half the new one is damage, and never says a revision or a save that was none', (t) => {
+test('a mark that is half old and half new is damaged, and never names a revision or a save that did not exist', (t) => {
   const dir = openDataDir(tempDir(t));
-  const disk = moodyDisk(t);
+  const disk = limitWrites(t);
   const [old, next] = [
     { ...MARK, revision: 1999, saves: 99 },
     { ...MARK, revision: 2000, saves: 100 },
   ];
-  const file = new MarkFile(dir, old);
+  const file = new HighWaterMarkFile(dir, old);
   t.after(() => file.close());
   let damaged = 0;
   for (let taken = 1; taken < 128; taken++) {
     disk.next = [taken, 0, 0];
     file.advance(next);
-    let mark: Mark | undefined;
+    let mark: HighWaterMark | undefined;
     try {
-      mark = readMark(dir);
+      mark = readHighWaterMark(dir);
     } catch (error) {
-      assert.equal((error as VregError).code, 'STORE_DAMAGED');
+      assert.ok(error instanceof DamageError);
       damaged++;
     }
-    if (mark) assert.deepEqual(mark, mark.revision === 1999 ? old : next, `${taken} bytes were taken`);
+    if (mark) assert.deepEqual(mark, mark.revision === 1999 ? old : next, `${taken} bytes were accepted`);
     file.advance(old);
-    assert.deepEqual(readMark(dir), old);
+    assert.deepEqual(readHighWaterMark(dir), old);
   }
   assert.ok(damaged > 0);
 });
 
-test('a mark of an earlier vreg, which counted no saves and had no checksum, is a mark', (t) => {
+test('a mark without a checksum or without a count of saves is of an older vreg, and not one byte changes', async (t) => {
   const dir = openDataDir(tempDir(t));
   const { registryId, revision } = MARK;
-  for (const crc of [undefined, crcOf([registryId, revision])]) {
-    writeFileSync(dir.mark, JSON.stringify({ registryId, revision, crc }));
-    assert.deepEqual(readMark(dir), { registryId, revision, saves: 0 });
+  for (const [mark, message] of [
+    [{ registryId, revision }, 'it has no checksum'],
+    [MARK, 'it has no checksum'],
+    [{ registryId, revision, crc: crcOf([registryId, revision]) }, 'it does not count saves of records'],
+  ] as const) {
+    writeFileSync(dir.mark, encode(mark));
+    assert.throws(
+      () => readHighWaterMark(dir),
+      (error) => error instanceof OlderError && error.path === dir.mark && error.message === message,
+    );
+    await assert.rejects(readStore(dir.path), {
+      code: 'STORE_OLDER',
+      message: `${dir.mark} was written by an older vreg: ${message}`,
+      hint: /^nothing was changed; /,
+    });
+    assert.equal(readFileSync(dir.mark, 'utf8'), encode(mark));
+    assert.deepEqual(readdirSync(dir.path), ['registry.mark']);
   }
-  writeFileSync(dir.mark, JSON.stringify({ registryId, revision: revision + 1, crc: crcOf([registryId, revision]) }));
-  assert.throws(() => readMark(dir), { code: 'STORE_DAMAGED' });
+  writeFileSync(dir.mark, encode({ registryId, revision: revision + 1, crc: crcOf([registryId, revision]) }));
+  assert.throws(() => readHighWaterMark(dir), DamageError);
 });
 
-test('a mark that cannot be read is named, and is no damage', (t) => {
+test('a mark that cannot be read is named, and does not count as damaged', (t) => {
   const dir = openDataDir(tempDir(t));
   mkdirSync(dir.mark);
-  assert.throws(() => readMark(dir), {
+  assert.throws(() => readHighWaterMark(dir), {
     code: 'STORE_UNUSABLE',
     message: /cannot read .*registry\.mark \(EISDIR\)/,
     hint: /may read it/,
   });
 });
 
-test('a damaged mark is told with both ways out', (t) => {
+test('the error about a damaged mark has both ways out', async (t) => {
   const dir = openDataDir(tempDir(t));
   writeFileSync(dir.mark, 'x');
-  assert.throws(() => readMark(dir), { hint: /vreg daemon restore FILE.*rm .*registry\.mark/ });
+  await assert.rejects(readStore(dir.path), {
+    code: 'STORE_DAMAGED',
+    message: `${dir.mark} is damaged: it should name the registry and its last known revision`,
+    hint: /vreg daemon restore FILE.*rm .*registry\.mark/,
+  });
 });
 
-test('a mark that cannot be written at the start is named, and leaves no draft', (t) => {
+test('a mark that cannot be written at start is named, and leaves no draft', (t) => {
   const dir = openDataDir(tempDir(t));
-  const disk = moodyDisk(t);
+  const disk = limitWrites(t);
   disk.next = [10, 0];
-  assert.throws(() => new MarkFile(dir, MARK), { code: 'EIO', path: dir.mark });
+  assert.throws(() => new HighWaterMarkFile(dir, MARK), { code: 'EIO', path: dir.mark });
   disk.next = [10, 0];
-  assert.throws(() => new MarkFile(dir, MARK), { code: 'EIO', path: dir.mark });
+  assert.throws(() => new HighWaterMarkFile(dir, MARK), { code: 'EIO', path: dir.mark });
   assert.deepEqual(
     readdirSync(dir.path).filter((name) => name !== 'registry.mark'),
     [],
   );
 });
 
-test('a database that is a link is refused: its log would lie where nobody looks for it', (t) => {
+test('a database that is a link is refused, because its log would lie beside the target', (t) => {
   const dir = openDataDir(tempDir(t));
   const target = join(dir.path, 'elsewhere.db');
   symlinkSync(target, dir.database);
-  const refusal = { code: 'STORE_UNUSABLE', message: /registry\.db: it is no regular file/, hint: /--data-dir/ };
+  const refusal = { code: 'STORE_UNUSABLE', message: /registry\.db: it is not a regular file/, hint: /--data-dir/ };
   assert.throws(() => databaseSize(dir), refusal);
   writeFileSync(target, 'x');
   assert.throws(() => databaseSize(dir), refusal);
 });
 
-test('a mark that is a pipe is not waited for, and a folder in the place of its draft is named and stays', (t) => {
+test('a mark that is a pipe fails at once, and a folder in the place of its draft is named and stays', (t) => {
   const dir = openDataDir(tempDir(t));
   execFileSync('mkfifo', [dir.mark]);
-  assert.throws(() => readMark(dir), { code: 'STORE_UNUSABLE', message: /registry\.mark \(it is a pipe\)/ });
+  assert.throws(() => readHighWaterMark(dir), { code: 'STORE_UNUSABLE', message: /registry\.mark \(it is a pipe\)/ });
   rmSync(dir.mark);
   const draft = `${dir.mark}.new`;
   mkdirSync(draft);
-  assert.throws(() => new MarkFile(dir, MARK), { code: 'EISDIR', path: draft });
+  assert.throws(() => new HighWaterMarkFile(dir, MARK), { code: 'EISDIR', path: draft });
   assert.ok(existsSync(draft));
 });

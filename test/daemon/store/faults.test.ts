@@ -1,26 +1,26 @@
 /**
- * A disk that fails at each step in turn. Whatever the step, an error says so, what was acknowledged is there, what was
- * refused is not, no revision is missing, and the next try works.
+ * Makes the disk fail at each step in turn. In every case the step reports an error, acknowledged changes are there, refused
+ * changes are not, no revision is missing, and a retry works.
  */
 import assert from 'node:assert/strict';
 import { cpSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { type DataDir, openDataDir, readMark } from '../../../daemon/store/data-dir.ts';
-import { describe } from '../../../daemon/store/failures.ts';
-import { type Request, StoreService } from '../../../daemon/store/service.ts';
+import { type DataDir, openDataDir, readHighWaterMark } from '../../../daemon/store/data-dir.ts';
+import { toFailure } from '../../../daemon/store/failures.ts';
 import type { Contents } from '../../../daemon/store/store.ts';
+import { type Request, StoreBackend } from '../../../daemon/store/worker.ts';
 import { type FaultyDisk, faultyDisk } from '../../helpers/crash/faulty-libsql.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 import { findGaps, type JournalLine, journalOf } from '../../helpers/journal.ts';
 import { putOf, removalOf } from '../../helpers/store.ts';
 
-/** A life of a store: each step and what it leaves, as ids with their revision. */
+/** A step in the life of a store, and the VMs with their revisions after it. */
 type Step = Request & { leaves?: Record<string, number> };
 
 const life = (heardAt: number) => ({ lastSeen: 1_700_000_000_000 + heardAt, heardAt });
 
-function lifeOfAStore(dir: DataDir): Step[] {
+function stepsFor(dir: DataDir): Step[] {
   return [
     { kind: 'commit', commits: [putOf({ id: 'a', revision: 1, life: life(1) })], leaves: { a: 1 } },
     {
@@ -46,30 +46,30 @@ function lifeOfAStore(dir: DataDir): Step[] {
   ];
 }
 
-/** What a start would find: the files as they are now, opened elsewhere, since the first store has its own locked. */
+/** What a start would find. It is read from a copy, because the first store has locked its files. */
 interface Found {
   contents: Contents;
   journal: readonly JournalLine[];
   mark: { revision: number; saves: number };
-  /** Saves of records, as the database counts them. */
+  /** Saves of records, as counted by the database. */
   saves: number;
 }
 
-function asFound(t: TestContext, dir: DataDir): Found {
+function readCopy(t: TestContext, dir: DataDir): Found {
   const [copy, another] = ['opened', 'read'].map((name) => openDataDir(join(tempDir(t), name)));
   for (const each of [copy!, another!])
     cpSync(dir.path, each.path, { recursive: true, filter: (path) => !/copy\.db|\.new$/.test(path) });
-  const mark = readMark(copy!) ?? { revision: 0, saves: 0 };
-  const service = new StoreService(copy!);
+  const mark = readHighWaterMark(copy!) ?? { revision: 0, saves: 0 };
+  const service = new StoreBackend(copy!);
   const contents = service.handle({ kind: 'open' }) as Contents;
   service.handle({ kind: 'close' });
-  // The mark of the start that was just made says where the database is.
-  const { saves } = readMark(copy!)!;
+  // The start above wrote a mark with the count in the database.
+  const { saves } = readHighWaterMark(copy!)!;
   return { contents, journal: journalOf(another!.database), mark, saves };
 }
 
 function assertHolds(t: TestContext, dir: DataDir, expected: Record<string, number>, what: string): void {
-  const { contents, journal, mark, saves } = asFound(t, dir);
+  const { contents, journal, mark, saves } = readCopy(t, dir);
   assert.deepEqual(Object.fromEntries(contents.vms.map(({ id, revision }) => [id, revision])), expected, what);
   const last = contents.revision;
   assert.deepEqual(findGaps(journal, last), [], what);
@@ -79,66 +79,66 @@ function assertHolds(t: TestContext, dir: DataDir, expected: Record<string, numb
   );
 }
 
-/** Goes through a life; what fails is tried once more when the disk is well. @returns number of refusals */
-function live(t: TestContext, dir: DataDir, disk: FaultyDisk, kind: string): number {
-  let refused = 0;
-  let service = new StoreService(dir);
+/** Runs all steps. A step that fails is retried after the disk is repaired. @returns number of failures */
+function runSteps(t: TestContext, dir: DataDir, disk: FaultyDisk, kind: string): number {
+  let failures = 0;
+  let backend = new StoreBackend(dir);
   const attempt = (request: Request, what: string): boolean => {
     try {
-      service.handle(request);
+      backend.handle(request);
       return true;
     } catch (error) {
-      refused++;
-      assert.equal(describe(error).kind, kind, `${what}: ${(error as Error).stack}`);
+      failures++;
+      assert.equal(toFailure(error).kind, kind, `${what}: ${(error as Error).stack}`);
       return false;
     }
   };
-  let there: Record<string, number> = {};
+  let expected: Record<string, number> = {};
   let at = dir;
-  const look = (what: string) => disk.aside(() => assertHolds(t, at, there, what));
+  const verify = (what: string) => disk.suspend(() => assertHolds(t, at, expected, what));
   if (!attempt({ kind: 'open' }, 'open')) {
     disk.heal();
-    // A start that failed is a process that ended: the next one finds its files.
+    // A process whose start failed has ended; the next one finds its files.
     at = openDataDir(join(tempDir(t), 'data'));
     cpSync(dir.path, at.path, { recursive: true });
-    service = new StoreService(at);
-    service.handle({ kind: 'open' });
+    backend = new StoreBackend(at);
+    backend.handle({ kind: 'open' });
   }
-  for (const [index, { leaves, ...request }] of lifeOfAStore(at).entries()) {
+  for (const [index, { leaves, ...request }] of stepsFor(at).entries()) {
     const what = `step ${index} (${request.kind})`;
     if (!attempt(request as Request, what)) {
-      look(`after a refused ${what}`);
+      verify(`after a failed ${what}`);
       disk.heal();
-      service.handle(request as Request);
-      there = leaves ?? there;
-      look(`after ${what} was tried again`);
+      backend.handle(request as Request);
+      expected = leaves ?? expected;
+      verify(`after ${what} was retried`);
     }
-    there = leaves ?? there;
+    expected = leaves ?? expected;
   }
   if (!attempt({ kind: 'close' }, 'close')) disk.heal();
-  look('after the close');
-  return refused;
+  verify('after the close');
+  return failures;
 }
 
 for (const [code, kind, lasts, what] of [
   ['SQLITE_IOERR_WRITE', 'disk', 1, 'once'],
-  ['SQLITE_FULL', 'full', Number.POSITIVE_INFINITY, 'until it is mended, the ROLLBACK too,'],
+  ['SQLITE_FULL', 'full', Number.POSITIVE_INFINITY, 'until it is repaired (the ROLLBACK fails too)'],
 ] as const) {
-  test(`a disk that fails with ${code} ${what} from each call of a store's life on costs what is asked meanwhile, and no more`, (t) => {
+  test(`a disk that fails with ${code} ${what}, at each call in turn, loses only the requests that fail`, (t) => {
     const disk = faultyDisk(t);
     const dir = () => openDataDir(join(tempDir(t), 'data'));
-    assert.equal(live(t, dir(), disk, kind), 0);
+    assert.equal(runSteps(t, dir(), disk, kind), 0);
     const count = disk.calls.length;
-    let refusals = 0;
+    let failures = 0;
     for (let call = 0; call < count; call++) {
       const first = disk.calls.length + call;
       disk.fail(code, (now) => now >= first && now < first + lasts);
-      refusals += live(t, dir(), disk, kind);
+      failures += runSteps(t, dir(), disk, kind);
       assert.ok(disk.calls.length > first, `call ${call} was made`);
       disk.heal();
     }
-    t.diagnostic(`${count} calls, ${refusals} refusals`);
-    // Only what is tried besides may fail unseen: to end a transaction, to empty the log at the end.
-    assert.ok(refusals > 0.8 * count, `${refusals} refusals`);
+    t.diagnostic(`${count} calls, ${failures} failures`);
+    // Only optional calls may fail silently: a ROLLBACK, and the checkpoint at the end.
+    assert.ok(failures > 0.8 * count, `${failures} failures`);
   });
 }

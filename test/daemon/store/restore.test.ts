@@ -1,4 +1,4 @@
-/** A restore into a data dir that is not as a clean stop leaves it. */
+/** Restores into a data dir that a clean stop did not leave. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import fs, { copyFileSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import test, { after, before, type TestContext } from 'node:test';
 import Database from 'libsql';
 import { removeProcessInfo, writeProcessInfo } from '../../../daemon/process/pid-file.ts';
-import { hold } from '../../../daemon/store/check.ts';
+import { lock } from '../../../daemon/store/check.ts';
 import { openDataDir } from '../../../daemon/store/data-dir.ts';
 import { restore } from '../../../daemon/store/restore.ts';
 import { assertRefused, idsOf } from '../../helpers/crash/damage.ts';
@@ -17,7 +17,7 @@ import { fingerprint, openDir, putOf, readStore } from '../../helpers/store.ts';
 
 let root: string;
 let backup: string;
-/** As kill -9 leaves it: its last change is in the log only, and not in the backup. */
+/** A data dir after kill -9. Its last change is in the log only, and not in the backup. */
 let killed: string;
 before(async () => {
   root = mkdtempSync(join(tmpdir(), 'vreg-test-'));
@@ -32,7 +32,7 @@ before(async () => {
 });
 after(() => rmSync(root, { recursive: true, force: true }));
 
-/** The journal that a first start leaves which is killed: its database had no page, and is to have none again. */
+/** The rollback journal of a first start that was killed. It would truncate the database to no pages. */
 function emptyingJournal(): Buffer {
   const header = Buffer.alloc(512);
   header.write('d9d505f920a163d7', 'hex');
@@ -41,7 +41,7 @@ function emptyingJournal(): Buffer {
   return header;
 }
 
-test('a restore beside the journal of a first start that was killed is what the next start finds', async (t) => {
+test('the next start finds the restored backup, even if a killed first start left a rollback journal', async (t) => {
   for (const left of [Buffer.alloc(0), readFileSync(backup)]) {
     const dir = openDataDir(tempDir(t));
     writeFileSync(dir.database, left);
@@ -51,14 +51,17 @@ test('a restore beside the journal of a first start that was killed is what the 
   }
 });
 
-test('a journal that would empty the database beside it is an error at start, and changes no byte', async (t) => {
+test('a rollback journal that would empty the database is an error at start, and changes no byte', async (t) => {
   const dir = openDataDir(tempDir(t));
   copyFileSync(backup, dir.database);
   writeFileSync(dir.journal, emptyingJournal());
-  await assertRefused(dir.path, /registry\.db-journal is not its own, and would cut it to 0 bytes/);
+  await assertRefused(
+    dir.path,
+    /registry\.db-journal belongs to another database and would truncate this one to 0 bytes/,
+  );
 });
 
-test('what a restore has kept of a killed daemon comes back with its last changes', async (t) => {
+test('restoring the files that an earlier restore kept of a killed daemon brings back its last changes', async (t) => {
   const dir = openDataDir(join(tempDir(t), 'data'));
   cpSync(killed, dir.path, { recursive: true });
   const { kept } = await restore(dir.path, backup);
@@ -67,7 +70,7 @@ test('what a restore has kept of a killed daemon comes back with its last change
   assert.deepEqual(idsOf(await readStore(dir.path)), ['a', 'b']);
 });
 
-test('the database of a killed daemon is refused without its log, as its mark knows, and alone it is a backup', async (t) => {
+test('the database of a killed daemon is refused without its log, and accepted without log and mark', async (t) => {
   const home = tempDir(t);
   const data = join(home, 'data');
   const left = openDataDir(join(home, 'left'));
@@ -84,16 +87,16 @@ test('the database of a killed daemon is refused without its log, as its mark kn
   assert.deepEqual(idsOf(await readStore(data)), ['a']);
 });
 
-/** Has a function of the file system do something else, as all see it who call it from now on. */
+/** Replaces a function of the file system for all callers. @returns undoes it */
 function replace(t: TestContext, name: 'renameSync' | 'mkdirSync' | 'mkdtempSync', by: (...args: string[]) => void) {
   const { mock } = t.mock.method(fs, name, by);
-  const restoreIt = () => {
+  const undo = () => {
     mock.restore();
     syncBuiltinESMExports();
   };
   syncBuiltinESMExports();
-  t.after(restoreIt);
-  return restoreIt;
+  t.after(undo);
+  return undo;
 }
 
 test('no daemon can open the registry while a restore exchanges its files', async (t) => {
@@ -113,19 +116,19 @@ test('no daemon can open the registry while a restore exchanges its files', asyn
   assert.deepEqual(opened, [join(kept!, 'registry.db')]);
 });
 
-test('who holds a database keeps it from a start until it is released', async (t) => {
+test('a locked database cannot be opened until it is released', async (t) => {
   const data = join(tempDir(t), 'data');
   cpSync(killed, data, { recursive: true });
-  const { finding, release } = await hold(openDataDir(data));
+  const { result, release } = await lock(openDataDir(data));
   t.after(release);
-  assert.deepEqual(finding, { isEmpty: false });
+  assert.deepEqual(result, { isEmpty: false });
   await assert.rejects(readStore(data), { code: 'ALREADY_RUNNING' });
   await release();
   assert.deepEqual(idsOf(await readStore(data)), ['a', 'b']);
 });
 
 for (const name of ['registry.db', 'registry.db-wal', 'registry.mark']) {
-  test(`a restore is the way out where ${name} is a folder, and not while its daemon lives`, async (t) => {
+  test(`a restore is the way out if ${name} is a folder, unless the daemon is running`, async (t) => {
     const data = join(tempDir(t), 'data');
     cpSync(killed, data, { recursive: true });
     rmSync(join(data, name));
@@ -141,7 +144,7 @@ for (const name of ['registry.db', 'registry.db-wal', 'registry.mark']) {
   });
 }
 
-test('a restore without room for a folder says so, and changes nothing', async (t) => {
+test('a restore without space for a folder fails with that reason, and changes nothing', async (t) => {
   const data = join(tempDir(t), 'data');
   cpSync(killed, data, { recursive: true });
   const before = fingerprint(data);
@@ -149,27 +152,31 @@ test('a restore without room for a folder says so, and changes nothing', async (
   const full = () => {
     throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC', syscall: 'mkdir' });
   };
-  const refusal = { code: 'STORE_UNUSABLE', message: /no room for a folder in /, hint: /nothing was changed; .*df -i/ };
-  const makeRoom = replace(t, 'mkdtempSync', full);
+  const refusal = {
+    code: 'STORE_UNUSABLE',
+    message: /no space left for a folder in /,
+    hint: /nothing was changed; .*df -i/,
+  };
+  const freeSpace = replace(t, 'mkdtempSync', full);
   await assert.rejects(restore(data, backup), refusal);
-  makeRoom();
+  freeSpace();
   replace(t, 'mkdirSync', (path, ...more) => (/before-restore/.test(path!) ? full() : mkdir(path!, ...(more as []))));
   await assert.rejects(restore(data, backup), refusal);
   assert.deepEqual(fingerprint(data), before);
 });
 
-test('a restore from a pipe is told to use a file', async (t) => {
+test('a restore from a pipe is refused with the advice to use a file', async (t) => {
   const home = tempDir(t);
   const pipe = join(home, 'pipe');
   execFileSync('mkfifo', [pipe]);
   await assert.rejects(restore(join(home, 'data'), pipe), {
     code: 'USAGE',
-    message: /pipe \(it is no regular file\)/,
+    message: /pipe \(it is not a regular file\)/,
     hint: /into a file/,
   });
 });
 
-test('a pipe in the place of the database is kept with the rest', async (t) => {
+test('a restore replaces a pipe in the place of the database', async (t) => {
   const dir = openDataDir(tempDir(t));
   execFileSync('mkfifo', [dir.database]);
   await restore(dir.path, backup);

@@ -5,15 +5,16 @@ import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import worker_threads from 'node:worker_threads';
+import { createBudgets } from '../../../daemon/limits.ts';
 import { SqliteStore } from '../../../daemon/store/sqlite-store.ts';
 import type { Change, Contents } from '../../../daemon/store/store.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 import { openStore, putOf, readStore, removalOf } from '../../helpers/store.ts';
 
-/** Contents in which only the clock may differ. */
+/** The contents without the clock. */
 const entriesOf = ({ vms, revision, registryId }: Contents) => ({ vms, revision, registryId });
 
-test('a new data dir is an empty registry with an identity that it keeps', async (t) => {
+test('a new data dir is an empty registry with a registry id that never changes', async (t) => {
   const dir = join(tempDir(t), 'deep', 'data');
   const first = await openStore(t, dir);
   assert.deepEqual(
@@ -26,7 +27,7 @@ test('a new data dir is an empty registry with an identity that it keeps', async
   assert.notEqual((await readStore(tempDir(t))).registryId, first.contents.registryId);
 });
 
-test('many changes at once are all durable, and in their order', async (t) => {
+test('many concurrent changes all become durable, in their order', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
   const settled: number[] = [];
@@ -47,14 +48,15 @@ test('many changes at once are all durable, and in their order', async (t) => {
   );
 });
 
-test('large entries that wait for the disk are bounded in bytes, and small ones come in all the same', async (t) => {
-  const { store } = await SqliteStore.open({ dataDir: tempDir(t), onDeath: assert.fail, maxBytes: 100_000 });
+test('large entries that wait for the disk are bounded in bytes, and small entries are always accepted', async (t) => {
+  const budget = createBudgets({ changes: 100_000 }).changes;
+  const { store } = await SqliteStore.open({ dataDir: tempDir(t), budget, onDeath: assert.fail });
   t.after(() => store.close());
   const more = { metadata: { pad: 'x'.repeat(40_000) } };
   const durable = [1, 2].map((revision) => store.commit(putOf({ id: `large-${revision}`, revision, more })));
   assert.throws(() => store.commit(putOf({ id: 'large-3', revision: 3, more })), {
     code: 'TOO_MANY_REQUESTS',
-    message: /^changes of 8\d{4} bytes already wait for the disk$/,
+    message: /^the changes buffer is full \(limit .*\): the disk is slower than the changes$/,
     retryAfter: 1,
   });
   durable.push(store.commit(putOf({ id: 'small', revision: 3 })));
@@ -62,7 +64,7 @@ test('large entries that wait for the disk are bounded in bytes, and small ones 
   await store.commit(putOf({ id: 'large-3', revision: 4, more }));
 });
 
-test('more than fits one transaction is durable in several, in their order', async (t) => {
+test('changes that exceed one transaction become durable in several, in their order', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
   const more = { metadata: { pad: 'x'.repeat(9_000_000) } };
@@ -74,7 +76,7 @@ test('more than fits one transaction is durable in several, in their order', asy
   assert.equal((await readStore(dir)).revision, 3);
 });
 
-test('what is read back is what was written: order, revisions, times, and any text', async (t) => {
+test('a start reads back what was written: order, revisions, times, and any text', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
   const ids = ['plain', 'ünï/cödé ☃', '𝄞', "'; DROP TABLE vms; --", 'x'.repeat(1024), '%2e', '-'];
@@ -106,7 +108,7 @@ test('what is read back is what was written: order, revisions, times, and any te
   assert.deepEqual(JSON.parse(vms[0]!.body).metadata, JSON.parse(JSON.stringify(metadata)));
 });
 
-test('VMs beyond one shard keep their own times, also in places that others have left', async (t) => {
+test('VMs beyond one heartbeat page keep their own times, also in slots of removed VMs', async (t) => {
   const dir = tempDir(t);
   let revision = 0;
   const times = new Map<string, number>();
@@ -129,7 +131,7 @@ test('VMs beyond one shard keep their own times, also in places that others have
   await store.close();
   let again = await openStore(t, dir);
   assert.deepEqual(found(again.contents), expected());
-  // Once more with the free places that the load has found, in one group with what makes them free.
+  // Again with the free slots that the load found, in one group with the removals that free more.
   store = again.store;
   await all([remove('first-1'), put('third-0'), remove('second-0'), put('first-1'), put('third-1')]);
   await store.saveHeartbeats([{ id: 'first-699', lastSeen: 5, heardAt: 1e6 }], 1e6);
@@ -139,7 +141,7 @@ test('VMs beyond one shard keep their own times, also in places that others have
   assert.deepEqual(found(again.contents), expected());
 });
 
-test('a beat that a later change has overtaken does not take it back', async (t) => {
+test('a heartbeat that a later change has overtaken does not undo it', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
   await store.commit(putOf({ id: 'a', revision: 1, life: { lastSeen: 2000, heardAt: 20 } }));
@@ -150,7 +152,7 @@ test('a beat that a later change has overtaken does not take it back', async (t)
   assert.deepEqual([vms.length, vms[0]?.lastSeen, vms[0]?.heardAt, listened], [1, 2000, 20, 22]);
 });
 
-test('the clock goes on from no earlier than the last sign of life', async (t) => {
+test('the listening clock continues no earlier than the last sign of life', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
   await store.saveHeartbeats([], 100);
@@ -159,7 +161,7 @@ test('the clock goes on from no earlier than the last sign of life', async (t) =
   assert.equal((await readStore(dir)).listened, 150.5);
 });
 
-test('a removal of what is not there is a revision all the same', async (t) => {
+test('removing an unknown VM is still a revision', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
   await store.commit(removalOf('nobody', 1));
@@ -168,7 +170,7 @@ test('a removal of what is not there is a revision all the same', async (t) => {
   assert.equal((await readStore(dir)).revision, 1);
 });
 
-test('a change that the database refuses fails alone with what waits behind it, and leaves no trace', async (t) => {
+test('a change that the database refuses fails with its group and the waiting changes, and leaves no trace', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
   await store.commit(putOf({ id: 'a', revision: 1, life: { lastSeen: 1000, heardAt: 1 } }));
@@ -198,7 +200,7 @@ test('a change that the database refuses fails alone with what waits behind it, 
   );
 });
 
-test('closing waits for what was called for, and takes no more', async (t) => {
+test('closing waits for pending changes, and accepts no more', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
   const changes = Array.from({ length: 2500 }, (_, index) =>
@@ -211,7 +213,7 @@ test('closing waits for what was called for, and takes no more', async (t) => {
   assert.equal((await readStore(dir)).vms.length, 2500);
 });
 
-test('more changes than the disk can take are refused at once, and fail nobody else', async (t) => {
+test('changes beyond the limit are refused at once, and do not fail the waiting ones', async (t) => {
   const { store } = await openStore(t, tempDir(t));
   const taken: Promise<void>[] = [];
   let revision = 0;
@@ -219,13 +221,13 @@ test('more changes than the disk can take are refused at once, and fail nobody e
     () => {
       for (;;) taken.push(store.commit(removalOf('nobody', ++revision)));
     },
-    { code: 'BUSY', message: /already wait for the disk/, retryAfter: 1 },
+    { code: 'BUSY', message: /too many changes are waiting for the disk \(limit 20000\)/, retryAfter: 1 },
   );
   await Promise.all(taken);
   await store.commit(removalOf('nobody', revision));
 });
 
-test('a second store on one data dir is refused, and the first goes on', async (t) => {
+test('a second store on one data dir is refused, and the first still works', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
   await store.commit(putOf({ id: 'a', revision: 1 }));
@@ -235,7 +237,7 @@ test('a second store on one data dir is refused, and the first goes on', async (
   assert.equal((await readStore(dir)).vms.length, 2);
 });
 
-test('of many stores opened at once on a new data dir one wins, and no other changes a thing', async (t) => {
+test('if many stores are opened at once on a new data dir, one succeeds and no other changes anything', async (t) => {
   const dir = tempDir(t);
   const outcomes = await Promise.allSettled(Array.from({ length: 5 }, () => openStore(t, dir)));
   const won = outcomes.filter((outcome) => outcome.status === 'fulfilled');
@@ -250,7 +252,7 @@ test('of many stores opened at once on a new data dir one wins, and no other cha
   assert.deepEqual([vms.length, registryId], [1, first.contents.registryId]);
 });
 
-test('a closed store is one file and its mark: a copy of them is a whole registry', async (t) => {
+test('a closed store is one file and its mark, and a copy of both is a complete registry', async (t) => {
   const root = tempDir(t);
   const { store, contents } = await openStore(t, join(root, 'data'));
   await store.commit(putOf({ id: 'a', revision: 1 }));
@@ -263,29 +265,29 @@ test('a closed store is one file and its mark: a copy of them is a whole registr
   assert.deepEqual([copied.vms[0]?.id, copied.registryId], ['a', contents.registryId]);
 });
 
-test('one backup is made at a time: a second is refused at once, and costs the first nothing', async (t) => {
+test('a second concurrent backup is refused at once, and the first succeeds', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
   await store.commit(putOf({ id: 'a', revision: 1 }));
   const first = store.backup(join(dir, 'first.db'));
-  await assert.rejects(store.backup(join(dir, 'second.db')), { code: 'BUSY', retryAfter: 5, hint: /try again/ });
+  await assert.rejects(store.backup(join(dir, 'second.db')), { code: 'BUSY', retryAfter: 5, hint: /retry/ });
   await first;
   await store.backup(join(dir, 'third.db'));
   const copies = readdirSync(dir).filter((name) => !name.startsWith('registry.'));
   assert.deepEqual(copies.sort(), ['first.db', 'third.db']);
 });
 
-test('a backup that has no place is an error of the disk, and the next one works', async (t) => {
+test('a backup into a missing folder is STORE_FAILED, and the next one works', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
   await assert.rejects(store.backup(join(dir, 'nowhere', 'copy.db')), { code: 'STORE_FAILED', message: /ENOENT/ });
   await store.backup(join(dir, 'copy.db'));
 });
 
-/** Milliseconds for a process to end that has nothing to do. */
+/** Milliseconds within which an idle process must end. */
 const PATIENCE = 20_000;
 
-/** @param file that they run instead of their own @returns the workers that are made from now on */
+/** @param file the program that they run instead of their own @returns the workers that are started from now on */
 function watchWorkers(t: TestContext, file?: string): worker_threads.Worker[] {
   const { Worker } = worker_threads;
   const workers: worker_threads.Worker[] = [];
@@ -303,25 +305,30 @@ function watchWorkers(t: TestContext, file?: string): worker_threads.Worker[] {
   return workers;
 }
 
-test('a store whose worker cannot start is an error of the start, with the cause, and no death', async (t) => {
+test('a worker that cannot start is an error of the start with its cause, and not a death', async (t) => {
   watchWorkers(t, join(tempDir(t), 'nowhere.cjs'));
   const deaths: Error[] = [];
-  await assert.rejects(SqliteStore.open({ dataDir: tempDir(t), onDeath: (error) => deaths.push(error) }), {
-    code: 'STORE_UNUSABLE',
-    message: /^cannot open .*registry\.db: the store's worker ended: .*nowhere\.cjs/,
-    hint: /ulimit -n/,
-  });
+  await assert.rejects(
+    SqliteStore.open({ dataDir: tempDir(t), budget: createBudgets().changes, onDeath: (error) => deaths.push(error) }),
+    {
+      code: 'STORE_UNUSABLE',
+      message: /^cannot open .*registry\.db: the worker of the store ended: .*nowhere\.cjs/,
+      hint: /ulimit -n/,
+    },
+  );
   assert.deepEqual(deaths, []);
 });
 
-test('a process that opens a store and does nothing with it ends, and another can open it', async (t) => {
+test('a process that opens a store and does nothing ends, and another can open it', async (t) => {
   const dir = tempDir(t);
   const program = join(dir, 'program.mts');
   const store = join(import.meta.dirname, '../../../daemon/store/sqlite-store.ts');
+  const limits = join(import.meta.dirname, '../../../daemon/limits.ts');
   writeFileSync(
     program,
-    `import { SqliteStore } from ${JSON.stringify(store)};
-     await SqliteStore.open({ dataDir: ${JSON.stringify(dir)}, onDeath() {} });
+    `import { createBudgets } from ${JSON.stringify(limits)};
+     import { SqliteStore } from ${JSON.stringify(store)};
+     await SqliteStore.open({ dataDir: ${JSON.stringify(dir)}, budget: createBudgets().changes, onDeath() {} });
      console.log('opened');`,
   );
   const { status, stdout } = spawnSync(process.execPath, ['--import', 'tsx', program], { timeout: PATIENCE });
@@ -329,23 +336,33 @@ test('a process that opens a store and does nothing with it ends, and another ca
   assert.equal((await readStore(dir)).revision, 0);
 });
 
-test('a store whose worker ends says so once, fails what waits and all that comes, and keeps nobody waiting', async (t) => {
+test('if the worker dies, onDeath is called once, and all pending and later requests fail', async (t) => {
   const workers = watchWorkers(t);
   const dir = tempDir(t);
   const deaths: Error[] = [];
-  const { store } = await SqliteStore.open({ dataDir: dir, onDeath: (error) => deaths.push(error) });
+  const { store } = await SqliteStore.open({
+    dataDir: dir,
+    budget: createBudgets().changes,
+    onDeath: (error) => deaths.push(error),
+  });
   await store.commit(putOf({ id: 'a', revision: 1 }));
   const waiting = store.commit(putOf({ id: 'b', revision: 2 }));
-  const ended = [assert.rejects(waiting, { code: 'INTERNAL', message: /worker ended/ }), workers[0]!.terminate()];
+  const ended = [
+    assert.rejects(waiting, { code: 'INTERNAL', message: /worker of the store ended/ }),
+    workers[0]!.terminate(),
+  ];
   await Promise.all(ended);
-  await assert.rejects(store.commit(putOf({ id: 'c', revision: 2 })), { code: 'INTERNAL', message: /worker ended/ });
+  await assert.rejects(store.commit(putOf({ id: 'c', revision: 2 })), {
+    code: 'INTERNAL',
+    message: /worker of the store ended/,
+  });
   await assert.rejects(store.saveHeartbeats([], 1), { code: 'INTERNAL' });
   await assert.rejects(store.history('a', 1), { code: 'INTERNAL', message: /could not read/ });
   await assert.rejects(store.close());
   assert.deepEqual(
     deaths.map(({ message }) => message),
-    ["the store's worker ended"],
+    ['the worker of the store ended'],
   );
   const { vms, revision } = await readStore(dir);
-  assert.ok(revision >= 1 && vms[0]?.id === 'a', 'what was acknowledged is there');
+  assert.ok(revision >= 1 && vms[0]?.id === 'a', 'acknowledged changes are there');
 });

@@ -1,6 +1,6 @@
 /**
- * The daemon is killed over and over while it is written to; after each kill all that it acknowledged must be there.
- * The writers never rest: while it is dead, starts, or reads its log they try again, so it comes up under load.
+ * Kills the daemon again and again while clients write to it. After each kill, all acknowledged changes must be there. The
+ * writers also retry while the daemon is dead, starts, or reads its log, so it starts under load.
  */
 import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
@@ -10,9 +10,9 @@ import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { VmRecord } from '../../../daemon/registry/vm-record.ts';
-import { openDataDir, readMark } from '../../../daemon/store/data-dir.ts';
-import { StoreService } from '../../../daemon/store/service.ts';
+import { openDataDir, readHighWaterMark } from '../../../daemon/store/data-dir.ts';
 import type { Contents } from '../../../daemon/store/store.ts';
+import { StoreBackend } from '../../../daemon/store/worker.ts';
 import { REVISION_HEADER, type VmList } from '../../../src/protocol/api.ts';
 import type { History } from '../../../src/protocol/events.ts';
 import type { Vm } from '../../../src/protocol/vm.ts';
@@ -22,11 +22,11 @@ import type { Random } from '../random.ts';
 import { isChange, readEvents } from '../stream.ts';
 import type { Writer } from './crash.ts';
 
-/** Acknowledgements after which the daemon is killed, at most: enough that the log is moved into the database at times. */
-const MOST_ACKNOWLEDGED = 600;
-/** One kill in so many comes while the daemon starts. */
+/** The daemon is killed after at most so many acknowledgements: enough for some checkpoints. */
+const MAX_ACKNOWLEDGED = 600;
+/** One in so many kills comes while the daemon starts. */
 const EARLY = 3;
-/** Milliseconds after which such a kill comes, at most: a start takes some 250. */
+/** Such a kill comes after at most so many milliseconds. A start takes some 250. */
 const START = 300;
 
 export const startQuietDaemon = (t: TestContext, home?: string): Promise<Daemon> =>
@@ -38,7 +38,7 @@ export async function listAll({ url }: Daemon): Promise<Vm[]> {
   return answer.vms;
 }
 
-/** Lets the writers write, and kills the daemon after some acknowledgements. @returns how many there were */
+/** Starts the writers, and kills the daemon after `limit` acknowledgements. @returns the number of acknowledgements */
 export async function writeAndKill(daemon: Daemon, writers: readonly Writer[], limit: number): Promise<number> {
   let acknowledged = 0;
   const onAcknowledged = () => {
@@ -54,26 +54,26 @@ export function findLosses(writers: readonly Writer[], vms: readonly Vm[]): stri
   return writers.flatMap((writer) => writer.findLosses(vms));
 }
 
-/** What the files of a data dir hold, read from a copy, so that the next start finds them as they were left. */
+/** Contents of a data dir, read from a copy, so that the next start finds the files unchanged. */
 export interface Left {
-  /** Newest registration first, as they are served. */
+  /** Newest registration first, as the daemon lists them. */
   vms: Vm[];
   revision: number;
   journal: JournalLine[];
-  /** Revision of the mark; 0 when there is none. */
+  /** Revision of the high-water mark; 0 if there is none. */
   mark: number;
 }
 
 export function readLeft(t: TestContext, dataDir: string): Left {
   const root = tempDir(t);
-  // Twice, since a store that was opened in this process is let go only with it.
+  // Two copies, because a store that was opened in this process stays locked until it ends.
   const [opened, read] = ['opened', 'read'].map((name) => {
     const dir = join(root, name);
     cpSync(dataDir, dir, { recursive: true, filter: (path) => !path.endsWith('.sock') });
     return openDataDir(dir);
   });
-  const service = new StoreService(opened!);
-  const mark = readMark(read!)?.revision ?? 0;
+  const service = new StoreBackend(opened!);
+  const mark = readHighWaterMark(read!)?.revision ?? 0;
   const { vms, revision } = service.handle({ kind: 'open' }) as Contents;
   service.handle({ kind: 'close' });
   const journal = journalOf(read!.database);
@@ -86,7 +86,7 @@ export function readLeft(t: TestContext, dataDir: string): Left {
   };
 }
 
-/** All that is wrong with what is left, as far as the writers know. */
+/** @returns all contradictions between the contents of a data dir and what the writers know */
 export function findFaults({ vms, revision, journal, mark }: Left, writers: readonly Writer[]): string[] {
   return [
     ...findLosses(writers, vms),
@@ -96,27 +96,29 @@ export function findFaults({ vms, revision, journal, mark }: Left, writers: read
   ];
 }
 
-/** Revisions that a watcher of one life of a daemon was told, in the order of the telling. */
+/** Subscribes to the events of a daemon. @returns a function that returns the changes received so far */
 async function watchRevisions(t: TestContext, { url }: Daemon): Promise<() => readonly { revision: number }[]> {
   const { told } = await readEvents(t, url);
   return () => told.map(({ event }) => event).filter(isChange);
 }
 
-/** @returns number of acknowledgements in all, and of kills that came before the daemon could serve */
+/** @returns the number of acknowledgements, and of kills that came before the daemon served requests */
 export async function crashOver(t: TestContext, kills: number, writers: readonly Writer[], random: Random) {
   const home = tempDir(t);
   const dataDir = join(home, 'data');
   const socketPath = join(home, 'vreg.sock');
   let acknowledged = 0;
   let early = 0;
-  let enough: { at: number; tell(): void } | undefined;
+  let target: { count: number; reached(): void } | undefined;
   const onAcknowledged = () => {
-    if (++acknowledged === enough?.at) enough.tell();
+    if (++acknowledged === target?.count) target.reached();
   };
   const stop = new AbortController();
   t.after(() => stop.abort());
-  const writing = Promise.all(writers.map((writer) => writer.outlast({ socketPath }, stop.signal, onAcknowledged)));
-  // One that finds a loss ends the test at once, and not with its last kill.
+  const writing = Promise.all(
+    writers.map((writer) => writer.runAcrossRestarts({ socketPath }, stop.signal, onAcknowledged)),
+  );
+  // A writer that finds a loss ends the test at once instead of after the last kill.
   const failed = writing.then(() => {});
   failed.catch(() => {});
   const start = (onSpawn?: (child: ChildProcess) => void) =>
@@ -136,8 +138,8 @@ export async function crashOver(t: TestContext, kills: number, writers: readonly
       const revisions = await watchRevisions(t, daemon);
       await Promise.race([
         failed,
-        new Promise<void>((tell) => {
-          enough = { at: acknowledged + 1 + random.below(MOST_ACKNOWLEDGED), tell };
+        new Promise<void>((reached) => {
+          target = { count: acknowledged + 1 + random.below(MAX_ACKNOWLEDGED), reached };
         }),
       ]);
       const { signal } = await daemon.end('SIGKILL');
@@ -175,14 +177,14 @@ async function startAndKill(
   return [child!, served];
 }
 
-/** Revisions that one watcher was told have no gap, wherever they begin. */
+/** @returns gaps between the revisions that a subscriber received. They may begin anywhere. */
 export function findGapsFrom(first: number, rest: readonly { revision: number }[]): string[] {
   return rest.flatMap(({ revision }, index) =>
-    revision === first + index + 1 ? [] : [`revision ${first + index + 1} was to be told, and ${revision} was`],
+    revision === first + index + 1 ? [] : [`revision ${first + index + 1} was expected, and ${revision} was received`],
   );
 }
 
-/** What the daemon says of each VM's changes, and of its revision, is what its journal has. */
+/** Asserts that the daemon returns the history and the revision that are in its journal. */
 async function assertHistories({ url }: Daemon, { journal, revision }: Left, vms: readonly Vm[]): Promise<void> {
   for (const { id } of vms) {
     const answer = await fetch(`${url}/registry/vms/${id}/history?limit=1000`);

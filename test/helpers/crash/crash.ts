@@ -1,6 +1,6 @@
 /**
- * Writers who note what was acknowledged, and a checker who looks for it after a crash. Each writer has VMs of its own
- * and does one thing after the other, so at most one change of each writer is of unknown outcome when the daemon dies.
+ * Writers that record which changes were acknowledged, and check after a crash that none is lost. Each writer has its own VMs
+ * and sends one change at a time, so each has at most one change of unknown outcome when the daemon dies.
  */
 import { Agent, type IncomingMessage, request } from 'node:http';
 import { text } from 'node:stream/consumers';
@@ -12,25 +12,25 @@ import type { JournalLine } from '../journal.ts';
 import type { Random } from '../random.ts';
 import { aVm } from '../vm.ts';
 
-/** VMs of one writer: few, so that each is registered, changed and removed many times. */
+/** VMs of each writer: few, so that each is registered, changed and removed many times. */
 const VMS_PER_WRITER = 4;
-/** Milliseconds between two tries to reach a daemon that is not there: often enough to be there when it comes up. */
+/** Milliseconds between two attempts to reach a daemon: short, so that writers are ready when it starts. */
 const RETRY = 5;
 
-/** Where a daemon is: its URL, or the path of its unix socket, which outlives it. */
+/** Address of a daemon: its URL, or the path of its unix socket, which survives a restart. */
 export type Where = { url: string } | { socketPath: string };
 
-/** What is known of one VM. */
+/** What a writer knows about one of its VMs. */
 interface Known {
-  /** As the last acknowledgement had it; undefined: there is none. */
+  /** The VM as last acknowledged; undefined if it is not registered. */
   vm: Vm | undefined;
-  /** Number of the registration, in the order of its writer. */
+  /** Serial number of the registration, counted by its writer. */
   registered: number;
-  /** A change that was sent and not acknowledged: what the VM would be, and the number of its registration. */
+  /** A change that was sent but not acknowledged: the VM after it, and the serial number of its registration. */
   sent?: { after: Partial<Vm> | undefined; registered: number };
 }
 
-/** A registration or an update that was acknowledged, with its revision. */
+/** An acknowledged registration or update, with its revision. */
 export interface Acknowledged {
   vm: Vm;
   revision: number;
@@ -40,9 +40,9 @@ export class Writer {
   readonly #name: string;
   readonly #random: Random;
   readonly #known = new Map<string, Known>();
-  /** Revision of the registry, as the last acknowledgement had it: all up to it was durable then. */
+  /** Revision of the registry in the last acknowledgement. Everything up to it is durable. */
   durable = 0;
-  /** In the order of their acknowledgement. */
+  /** In the order of the acknowledgements. */
   readonly acknowledged: Acknowledged[] = [];
   #done = 0;
 
@@ -51,7 +51,7 @@ export class Writer {
     this.#random = random;
   }
 
-  /** Writes until the daemon is gone. @param onAcknowledged called after each acknowledgement */
+  /** Writes until the daemon dies. @param onAcknowledged called after each acknowledgement */
   async run(url: string, onAcknowledged: () => void): Promise<void> {
     for (;;) {
       try {
@@ -65,12 +65,12 @@ export class Writer {
   }
 
   /**
-   * Writes until it is told to stop, whoever dies meanwhile: it tries again until there is a daemon, and asks that one
-   * first what became of the change whose answer it has not heard.
-   * @param onRefused called with an answer of 500 or more, after which nothing is changed; without it there may be none
-   * @throws when what it finds is neither as it was acknowledged nor as it was sent
+   * Writes until the signal aborts, across restarts of the daemon. After a lost response it retries until it reaches a daemon,
+   * and first reads what became of the change.
+   * @param onRefused called with a response of 500 or more, which changes nothing; without it such a response is an error
+   * @throws if a VM is neither as it was acknowledged nor as it was sent
    */
-  async outlast(
+  async runAcrossRestarts(
     where: Where,
     signal: AbortSignal,
     onAcknowledged: () => void,
@@ -104,7 +104,7 @@ export class Writer {
     return `${this.#name}-${this.#random.below(VMS_PER_WRITER)}`;
   }
 
-  /** @throws the connection's error, after which the outcome is not known; Unexpected */
+  /** @throws the error of the connection (the outcome is unknown then), Unexpected */
   async #change(where: Where, id: string): Promise<void> {
     const known = this.#known.get(id) ?? { vm: undefined, registered: 0 };
     this.#known.set(id, known);
@@ -146,16 +146,19 @@ export class Writer {
     this.#adopt(known, found[0]);
   }
 
-  /** Changes that were acknowledged with a revision and are not in the journal, as far as it goes back. */
+  /** @returns acknowledged changes that are missing in the journal, as far as it goes back */
   findUnjournaled(journal: readonly JournalLine[]): string[] {
     const lines = new Map(journal.map((line) => [line.revision, line.id]));
     const oldest = journal[0]?.revision ?? 0;
     return this.acknowledged
       .filter(({ vm, revision }) => revision >= oldest && lines.get(revision) !== vm.id)
-      .map(({ vm, revision }) => `revision ${revision} was acknowledged for ${vm.id}, and is ${lines.get(revision)}'s`);
+      .map(
+        ({ vm, revision }) =>
+          `revision ${revision} was acknowledged for ${vm.id}, but belongs to ${lines.get(revision)}`,
+      );
   }
 
-  /** What of all that was acknowledged is not so, or is there without having been said. @param vms newest first */
+  /** @returns acknowledged changes that are lost, and changes that nobody sent. @param vms newest first */
   findLosses(vms: readonly Vm[]): string[] {
     const losses: string[] = [];
     const found = new Map(vms.map((vm) => [vm.id, vm]));
@@ -170,7 +173,7 @@ export class Writer {
     return losses;
   }
 
-  /** Goes on from what is there: a change of unknown outcome is known now. */
+  /** Accepts the current VMs, which settles the changes of unknown outcome. */
   adopt(vms: readonly Vm[]): void {
     for (const [id, known] of this.#known) {
       const now = vms.find((vm) => vm.id === id);
@@ -189,7 +192,7 @@ export function newWriters(count: number, random: Random): Writer[] {
   return Array.from({ length: count }, (_, index) => new Writer(`writer${index}`, random));
 }
 
-/** An answer that no crash explains. */
+/** A response that no crash explains. */
 class Unexpected extends Error {
   readonly status: number;
   readonly body: string;
@@ -204,15 +207,15 @@ class Unexpected extends Error {
 interface Answer {
   status: number;
   vm: Vm;
-  /** Of the entry that is answered. */
+  /** Revision of the entry. */
   revision: number;
-  /** Of the registry. */
+  /** Revision of the registry. */
   durable: number;
 }
 
 const agent = new Agent({ keepAlive: true });
 
-/** @throws the connection's error; Unexpected at any other status */
+/** @throws the error of the connection; Unexpected for any other status */
 async function ask(where: Where, method: string, path: string, expected: number[], body?: object): Promise<Answer> {
   const { status, headers, said } = await new Promise<{
     status: number;
@@ -235,7 +238,7 @@ async function ask(where: Where, method: string, path: string, expected: number[
   };
 }
 
-/** As it was acknowledged, or as the one change of unknown outcome would have it. */
+/** Whether a VM is as it was acknowledged, or as the change of unknown outcome would make it. */
 function isKnown(now: Vm | undefined, { vm, sent }: Known): boolean {
   return isSame(now, vm) || (sent !== undefined && isMadeFrom(now, sent.after));
 }
@@ -248,7 +251,7 @@ function isSame(a: Vm | undefined, b: Vm | undefined): boolean {
   return JSON.stringify(a) === JSON.stringify(b);
 }
 
-/** The whole of a change, and nothing else. */
+/** Whether a VM has the whole change, and no other. */
 function isMadeFrom(now: Vm | undefined, after: Partial<Vm> | undefined): boolean {
   if (!now || !after) return now === after;
   const { lastSeen: _seen, registeredAt: at, ...declared } = now;

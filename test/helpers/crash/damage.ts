@@ -1,4 +1,4 @@
-/** A data dir with a history, copies of it with something wrong, and what a start on them may do. */
+/** Makes a data dir with a history, damages copies of it, and checks what a start does with them. */
 import assert from 'node:assert/strict';
 import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -10,14 +10,14 @@ import type { Random } from '../random.ts';
 import { fingerprint, type Opened, openDir, putOf, readStore, removalOf } from '../store.ts';
 
 export interface Specimen {
-  /** As a clean stop leaves it: all in the database. */
+  /** After a clean stop: everything is in the database. */
   closed: string;
-  /** As kill -9 leaves it: the last changes are in the log only. */
+  /** After kill -9: the last changes are in the log only. */
   killed: string;
   contents: Contents;
 }
 
-/** Makes a data dir of some 40 VMs with changes, removals and beats. */
+/** Makes a data dir of some 40 VMs with changes, removals and heartbeats. */
 export async function makeSpecimen(root: string): Promise<Specimen> {
   const [live, closed, killed] = ['live', 'closed', 'killed'].map((name) => join(root, name)) as [
     string,
@@ -35,7 +35,7 @@ export async function makeSpecimen(root: string): Promise<Specimen> {
     await store.saveHeartbeats([{ id: `vm-${n}`, lastSeen: 1_800_000_000_000 + n, heardAt: 100 + n }], 100 + n);
     await store.commit(putOf({ id: `new-${n}`, revision: ++revision, life: { ...life(), heardAt: 100 + n } }));
   }
-  // Nothing is on its way, so the files are what a killed process would leave.
+  // No write is in progress, so the files are those that a killed process would leave.
   cpSync(live, killed, { recursive: true });
   await store.close();
   cpSync(live, closed, { recursive: true });
@@ -43,24 +43,28 @@ export async function makeSpecimen(root: string): Promise<Specimen> {
   return { closed, killed, contents };
 }
 
-/** A copy of a data dir, to be damaged. */
+/** @returns a copy of a data dir, to be damaged */
 export function copyOf(t: TestContext, dir: string): string {
   const copy = join(tempDir(t), 'data');
   cpSync(dir, copy, { recursive: true });
   return copy;
 }
 
-/** Runs SQL on a database that is closed, in a process of its own, since the library lets go of the file only with the process. */
-export async function edit(dir: string, sql: string): Promise<void> {
-  const program = `new (require('libsql'))(process.argv[1]).exec(process.argv[2])`;
-  const { code, stderr } = await run(process.execPath, ['-e', program, join(dir, 'registry.db'), sql], {
+/**
+ * Runs SQL on a closed database. It uses a process of its own, because the library unlocks the file only when its process ends.
+ * @param leaveLog kills the process, so that the changes stay in the log
+ */
+export async function edit(dir: string, sql: string, { leaveLog = false } = {}): Promise<void> {
+  const end = leaveLog ? `; process.kill(process.pid, 'SIGKILL')` : '';
+  const program = `new (require('libsql'))(process.argv[1]).exec(process.argv[2])${end}`;
+  const { code, signal, stderr } = await run(process.execPath, ['-e', program, join(dir, 'registry.db'), sql], {
     env: process.env,
     cwd: import.meta.dirname,
   });
-  assert.equal(code, 0, stderr);
+  assert.deepEqual({ code, signal }, leaveLog ? { code: null, signal: 'SIGKILL' } : { code: 0, signal: null }, stderr);
 }
 
-/** A start refuses with a sentence, names the file, says what to do, and changes no byte of any file. */
+/** Asserts that a start fails with an error that names the file and the way out, and changes no byte of any file. */
 export async function assertRefused(dir: string, what: RegExp): Promise<void> {
   const before = fingerprint(dir);
   await assert.rejects(readStore(dir), (error) => {
@@ -68,7 +72,7 @@ export async function assertRefused(dir: string, what: RegExp): Promise<void> {
     assert.equal(error.code, 'STORE_DAMAGED', error.message);
     assert.match(error.message, what);
     assert.ok(error.message.includes(join(dir, 'registry.')), error.message);
-    assert.match(error.hint!, /backup|remove the mark/);
+    assert.match(error.hint!, /backup|remove the file/);
     return true;
   });
   assert.deepEqual(fingerprint(dir), before);
@@ -76,17 +80,17 @@ export async function assertRefused(dir: string, what: RegExp): Promise<void> {
 
 export interface Flip {
   specimen: Specimen;
-  /** Where the flip is made: the specimen as it was stopped, or as it was killed. */
+  /** Which of the specimen's data dirs to damage. */
   as: 'closed' | 'killed';
   file: 'registry.db' | 'registry.db-wal' | 'registry.mark';
   random: Random;
-  /** Also changes each VM afterwards: slower, but sees a damaged index. */
+  /** Also changes each VM afterwards. This is slower, but reveals a damaged index. */
   andChange?: boolean;
 }
 
 /**
- * Flips one bit of a file. A start on it refuses and changes no byte, or has exactly what is right.
- * @returns whether the start refused
+ * Flips one bit of a file, and asserts that a start fails and changes no byte, or finds the original contents.
+ * @returns whether the start failed
  */
 export async function flipOneBit(t: TestContext, { specimen, as, file, random, andChange }: Flip): Promise<boolean> {
   const copy = copyOf(t, specimen[as]);
@@ -100,8 +104,8 @@ export async function flipOneBit(t: TestContext, { specimen, as, file, random, a
   try {
     opened = await openDir(copy);
   } catch (error) {
-    // A flipped version of the schema is that of a newer vreg, for all that can be known.
-    assert.match((error as VregError).code, /^STORE_(DAMAGED|NEWER)$/, `bit ${bit} of ${file}: ${error}`);
+    // A flipped bit in the schema version looks like the database of another vreg.
+    assert.match((error as VregError).code, /^STORE_(DAMAGED|OLDER|NEWER)$/, `bit ${bit} of ${file}: ${error}`);
     assert.deepEqual(fingerprint(copy), before, `bit ${bit} of ${file}`);
     return true;
   }
@@ -120,7 +124,7 @@ export function idsOf({ vms }: Contents): string[] {
   return vms.map(({ id }) => id);
 }
 
-/** Updates every VM, and removes every other: a damaged index would miss some. */
+/** Updates every VM and removes every other one. A damaged index would miss some. */
 async function changeAll({ vms, revision }: Contents, store: Store) {
   let next = revision;
   for (const { id, created } of vms) {

@@ -1,23 +1,23 @@
 /**
- * libsql with a disk behind it that fails when it is told to. Each call that can reach the disk counts as one; what is
- * to fail never gets to the library.
+ * Puts a faulty disk behind libsql. Each call that can reach the disk has a number, and a call that is to fail does not reach
+ * the library.
  */
 import type { TestContext } from 'node:test';
 import Database from 'libsql';
 
 type Method = (this: unknown, ...args: unknown[]) => unknown;
 
-/** Calls that run SQL. `prepare` reads the schema only, and `pragma` runs its SQL through a statement. */
-const OF_STATEMENTS = ['run', 'get', 'all', 'iterate'] as const;
+/** Methods of a statement that run SQL. `prepare` only reads the schema, and `pragma` uses a statement. */
+const STATEMENT_METHODS = ['run', 'get', 'all', 'iterate'] as const;
 
 export class FaultyDisk {
-  /** SQL of the calls so far, by number; `(statement)` where it is not known. */
+  /** SQL of the calls so far, by number; `(statement)` if it is unknown. */
   readonly calls: string[] = [];
   #fails: (call: number, sql: string) => boolean = () => false;
   #code = 'SQLITE_IOERR_WRITE';
-  #isAside = false;
+  #isSuspended = false;
 
-  /** @param code as SQLite has it, e.g. `SQLITE_FULL` @param fails whether this call, counted from 0, is to fail */
+  /** @param code of SQLite, such as `SQLITE_FULL` @param fails whether the call with this number, from 0, fails */
   fail(code: string, fails: (call: number, sql: string) => boolean): void {
     this.#code = code;
     this.#fails = fails;
@@ -27,25 +27,25 @@ export class FaultyDisk {
     this.#fails = () => false;
   }
 
-  /** Does something that counts for nothing and cannot fail: a look at what is there. */
-  aside<T>(look: () => T): T {
-    this.#isAside = true;
+  /** Runs an inspection whose calls are not counted and never fail. */
+  suspend<T>(inspect: () => T): T {
+    this.#isSuspended = true;
     try {
-      return look();
+      return inspect();
     } finally {
-      this.#isAside = false;
+      this.#isSuspended = false;
     }
   }
 
-  /** @throws the error of the disk when it is this call's turn */
+  /** Counts a call. @throws the error of the disk if the call is to fail */
   pass(sql: string): void {
-    if (this.#isAside) return;
+    if (this.#isSuspended) return;
     const call = this.calls.push(sql) - 1;
     if (this.#fails(call, sql)) throw Object.assign(new Error('the disk fails'), { code: this.#code });
   }
 }
 
-/** Puts a disk behind libsql in this process until the test ends. */
+/** Puts a faulty disk behind libsql in this process until the test ends. */
 export function faultyDisk(t: TestContext): FaultyDisk {
   const disk = new FaultyDisk();
   const texts = new WeakMap<object, string>();
@@ -62,7 +62,7 @@ export function faultyDisk(t: TestContext): FaultyDisk {
   const memory = new Database(':memory:');
   const statements = Object.getPrototypeOf(memory.prepare('SELECT 1')) as Record<string, Method>;
   memory.close();
-  for (const name of OF_STATEMENTS) {
+  for (const name of STATEMENT_METHODS) {
     const real = statements[name]!;
     t.mock.method(statements, name, function (this: object, ...args: unknown[]) {
       disk.pass(texts.get(this) ?? '(statement)');

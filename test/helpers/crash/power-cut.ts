@@ -1,26 +1,26 @@
 /**
- * A power cut, from a record of what the store wrote: what was synced is on the disk, and of what was not, the disk has
- * taken nothing, or some of it in any order, or a part of a write.
+ * Simulates a power cut from a recording of the store's writes. Synced writes are on the disk. Of the others, the disk has
+ * none, some in any order, or a part of one.
  */
 import { createReadStream, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Random } from '../random.ts';
 
-/** A disk writes a sector whole or not at all. */
+/** A disk writes a sector completely or not at all. */
 const SECTOR = 512;
 
 export interface Operation {
   /** Seconds since the epoch. */
   at: number;
-  /** Name in the data dir. */
+  /** Name of the file in the data dir. */
   file: string;
   do: { kind: 'write'; bytes: Buffer; offset: number } | { kind: 'cut'; size: number } | { kind: 'sync' };
 }
 
 const CALL = /^\d+ +([\d.]+) (\w+)\(\d+<([^>]*)>(?:, (.*))?\) += (-?\d+)/;
 
-/** The operations of a record of strace, in their order. @throws on a line that it does not know, or a call that failed */
+/** @returns the operations in a recording of strace, in their order. @throws on an unknown line or a failed call */
 export async function readRecord(record: string): Promise<Operation[]> {
   const operations: Operation[] = [];
   const begun = new Map<string, string>();
@@ -34,7 +34,7 @@ export async function readRecord(record: string): Promise<Operation[]> {
     const [, resumed] = / <\.\.\. \w+ resumed>(.*)$/.exec(line) ?? [];
     const call = resumed === undefined ? line : begun.get(process) + resumed;
     const [, at, name, path, words = '', result] = CALL.exec(call) ?? [];
-    if (at === undefined || Number(result) < 0) throw new Error(`a line that is not known: ${call.slice(0, 200)}`);
+    if (at === undefined || Number(result) < 0) throw new Error(`unknown line: ${call.slice(0, 200)}`);
     const file = basename(bytesOf(path!).toString());
     operations.push({ at: Number(at), file, do: operationOf(name!, words, Number(result)) });
   }
@@ -53,7 +53,7 @@ function operationOf(name: string, words: string, result: number): Operation['do
     case 'fdatasync':
       return { kind: 'sync' };
     default:
-      throw new Error(`${name} is not known`);
+      throw new Error(`unknown call: ${name}`);
   }
 }
 
@@ -61,13 +61,13 @@ function bytesOf(text: string): Buffer {
   return Buffer.from(text.replaceAll('\\x', ''), 'hex');
 }
 
-/** A data dir whose writes are played, and the power of which can be cut at any moment. */
+/** A disk on which recorded writes are replayed, and whose power can be cut at any moment. */
 export class PlayedDisk {
   readonly #durable = new Map<string, Buffer>();
   readonly #pending = new Map<string, Exclude<Operation['do'], { kind: 'sync' }>[]>();
   readonly #syncs: boolean;
 
-  /** @param base folder with the files as they were at the beginning @param syncs false: a disk that says so and does not */
+  /** @param base folder with the files before the first write @param syncs false: a disk that acknowledges syncs but ignores them */
   constructor(base: string, files: readonly string[], syncs = true) {
     this.#syncs = syncs;
     for (const file of files)
@@ -83,7 +83,7 @@ export class PlayedDisk {
     }
   }
 
-  /** Writes the files as they are after the cut. @param mode what has become of that which was not synced */
+  /** Writes the files as they are after the power cut. @param mode what happens to unsynced writes */
   cut(into: string, mode: 'lost' | 'partly' | 'torn', random: Random): void {
     for (const [file, durable] of this.#durable) {
       let content: Buffer = Buffer.from(durable);
@@ -102,7 +102,7 @@ function torn<T extends Operation['do']>(operation: T, random: Random): T {
   return { ...operation, bytes: operation.bytes.subarray(0, SECTOR * random.below(sectors + 1)) };
 }
 
-/** In place, where there is room. */
+/** Applies an operation, in place if the buffer is large enough. */
 function applied(content: Buffer, operation: Operation['do']): Buffer {
   if (operation.kind === 'sync') return content;
   if (operation.kind === 'cut') return resized(content, operation.size);

@@ -1,4 +1,4 @@
-/** A disk so small that a test can fill it, and one that a test can make read-only. Both need the right to mount. */
+/** Disks that a test can fill or make read-only. They need the permission to mount. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { appendFileSync, mkdtempSync, rmSync } from 'node:fs';
@@ -6,13 +6,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 
-/** @returns why that cannot be, if it cannot */
+/** @returns the reason if the mount fails */
 function mount(home: string, options: string): string | undefined {
   const { status, stderr, error } = spawnSync('mount', ['-t', 'tmpfs', '-o', options, 'vreg-test', home]);
   return status === 0 ? undefined : `cannot mount a small disk: ${error?.message ?? String(stderr).trim()}`;
 }
 
-/** The `skip` option of a test that needs such a disk. In CI nothing may be missing, so there the test runs, and fails. */
+/** @returns the `skip` option of a test that needs such a disk. In CI the test always runs, and fails without the permission. */
 export function unlessMountable(): { skip: string | false } {
   if (process.env.CI) return { skip: false };
   const home = mkdtempSync(join(tmpdir(), 'vreg-test-'));
@@ -22,11 +22,11 @@ export function unlessMountable(): { skip: string | false } {
   return { skip };
 }
 
-/** A disk with a data dir's home on it. @param megabytes of room */
+/** Mounts a small disk. @returns its folder */
 export function smallDisk(t: TestContext, megabytes = 4): string {
   const home = mkdtempSync(join(tmpdir(), 'vreg-test-'));
   t.after(() => {
-    // Lazily, since the daemon may still be there.
+    // Lazily, because the daemon may still be running.
     spawnSync('umount', ['-l', home]);
     rmSync(home, { recursive: true });
   });
@@ -34,13 +34,13 @@ export function smallDisk(t: TestContext, megabytes = 4): string {
   return home;
 }
 
-/** Makes a small disk read-only, or writable again; nobody may have a file of it open for writing. */
+/** Makes a small disk read-only or writable. No process may have one of its files open for writing. */
 export function remount(home: string, how: 'ro' | 'rw'): void {
   const { status, stderr } = spawnSync('mount', ['-o', `remount,${how}`, home]);
   assert.equal(status, 0, String(stderr));
 }
 
-/** Leaves not a byte on the disk of a folder. @returns what makes room again */
+/** Fills the disk of a folder to the last byte. @returns a function that frees the space */
 export function fill(dir: string): () => void {
   const file = join(dir, 'ballast');
   const block = Buffer.alloc(4096, 1);

@@ -1,22 +1,22 @@
-/** strace at a daemon's files: as a broken disk, which answers its system calls in the kernel's place, or as a witness of them. */
+/** Attaches strace to a daemon, either to make its system calls fail like a broken disk, or to record them. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import type { TestContext } from 'node:test';
 import { type Daemon, endAfter } from '../daemon.ts';
 
-/** A store's files, and what a disk is asked to do with them. */
+/** The files of a store, and the system calls that change them. */
 const FILES = ['registry.db', 'registry.db-wal', 'registry.mark'];
 const WRITES = 'pwrite64,write,fdatasync,fsync,ftruncate';
 
-/** Attaches strace to a daemon that runs, at some of its files. @returns what detaches it; the daemon goes on */
+/** Attaches strace to some files of a running daemon. @returns a function that detaches it */
 async function attach(
   t: TestContext,
   { child, dataDir }: Daemon,
   names: readonly string[],
-  words: readonly string[],
+  options: readonly string[],
 ): Promise<() => Promise<void>> {
   const files = names.flatMap((name) => ['-P', `${dataDir}/${name}`]);
-  const strace = spawn('strace', ['-f', '-p', String(child.pid), ...files, ...words], {
+  const strace = spawn('strace', ['-f', '-p', String(child.pid), ...files, ...options], {
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   let said = '';
@@ -36,20 +36,20 @@ async function attach(
   return end;
 }
 
-/** Breaks the disk under the store of a daemon. @param error as errno(3) names it @returns what mends it */
+/** Breaks the disk under the store of a daemon. @param error a name from errno(3) @returns a function that repairs it */
 export function breakDisk(t: TestContext, daemon: Daemon, error: string): Promise<() => Promise<void>> {
-  // The question mark: not every machine has both.
+  // The question mark makes strace ignore calls that this architecture lacks.
   const calls = `${WRITES},?unlink,unlinkat`;
   return attach(t, daemon, [...FILES, 'daemon.json'], ['-o', '/dev/null', '-e', `inject=${calls}:error=${error}`]);
 }
 
-/** Writes down what a daemon's store writes, with every byte. @returns what ends it */
+/** Records every write of a daemon's store, with all bytes. @returns a function that ends the recording */
 export function recordDisk(t: TestContext, daemon: Daemon, file: string): Promise<() => Promise<void>> {
-  // -y names the file of a descriptor, -ttt says when, -xx and -s give all bytes: a page is 4096, a log's at most 65536.
+  // -y: file names, -ttt: timestamps, -xx and -s: all bytes (a page has 4096, a write to the log at most 65536).
   return attach(t, daemon, FILES, ['-y', '-ttt', '-xx', '-s', '65536', '-o', file, '-e', `trace=${WRITES}`]);
 }
 
-/** Calls that change a disk, one kind after the other. The question mark: not every machine has all of them. */
+/** System calls that change a disk, by kind. The question mark makes strace ignore calls that this architecture lacks. */
 export const STEPS = {
   write: 'pwrite64,write',
   sync: 'fsync,fdatasync',
@@ -60,11 +60,11 @@ export const STEPS = {
 } as const;
 
 /**
- * Words that run a program which is killed just before its nth call of a kind, as each of its threads counts them.
- * @param paths only calls at these count; without any, all do
+ * @returns the beginning of a command line that kills the program just before its nth call of a kind, counted in each thread
+ * @param paths count only calls on these paths; all calls if empty
  */
 export function killAt(calls: string, nth: number, paths: readonly string[] = []): string[] {
   const which = paths.flatMap((path) => ['-P', path]);
-  // -D: the program is the process that was started, and not its child.
+  // -D: the spawned process is the program itself, and strace is its grandchild.
   return ['strace', '-D', '-f', '-o', '/dev/null', ...which, '-e', `inject=${calls}:signal=KILL:when=${nth}`];
 }

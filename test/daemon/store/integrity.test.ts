@@ -4,11 +4,11 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { openDataDir } from '../../../daemon/store/data-dir.ts';
 import { RegistryDatabase } from '../../../daemon/store/database.ts';
-import { StoreService } from '../../../daemon/store/service.ts';
+import { StoreBackend } from '../../../daemon/store/worker.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 import { openStore, putOf } from '../../helpers/store.ts';
 
-test('the database and its log stay the same files while they are moved into each other, and a copy is made', async (t) => {
+test('the database and its log keep their inodes through checkpoints and a backup', async (t) => {
   const dir = openDataDir(tempDir(t));
   const { store } = await openStore(t, dir.path);
   const look = (path: string) => statSync(path, { bigint: true });
@@ -16,7 +16,7 @@ test('the database and its log stay the same files while they are moved into eac
   const before = [dir.database, dir.log].map((path) => look(path).ino);
   let revision = 1;
   const metadata = { padding: 'x'.repeat(2000) };
-  // Three times what the log holds before it is moved into the database and begun anew.
+  // Three times the size at which SQLite moves the log into the database and restarts it.
   for (let group = 0; group < 12; group++) {
     const changes = Array.from({ length: 500 }, () => putOf({ id: `vm-${++revision}`, revision, more: { metadata } }));
     await Promise.all(changes.map((change) => store.commit(change)));
@@ -31,7 +31,7 @@ test('the database and its log stay the same files while they are moved into eac
   assert.ok(Number(look(dir.database).size) > 2 * log, `the log of ${log} bytes was moved into the database`);
 });
 
-test('a database that is exchanged while it is loaded fails the start', async (t) => {
+test('a start fails if the database is replaced while it is loaded', async (t) => {
   const dir = openDataDir(tempDir(t));
   const { store } = await openStore(t, dir.path);
   await store.commit(putOf({ id: 'a', revision: 1 }));
@@ -43,14 +43,14 @@ test('a database that is exchanged while it is loaded fails the start', async (t
     renameSync(other, dir.database);
     return load.call(this);
   });
-  assert.throws(() => new StoreService(dir).handle({ kind: 'open' }), /registry\.db is another file than the one/);
+  assert.throws(() => new StoreBackend(dir).handle({ kind: 'open' }), /registry\.db was replaced by another file/);
 });
 
-test('a database that goes while a start is on its way is no reason for a new registry', async (t) => {
+test('a database that is removed during the start is an error, and never a new registry', async (t) => {
   const dir = openDataDir(tempDir(t));
   const { store } = await openStore(t, dir.path);
   await store.commit(putOf({ id: 'a', revision: 1 }));
   await store.close();
   rmSync(dir.database);
-  assert.throws(() => new StoreService(dir).handle({ kind: 'open' }), /empty, but a revision was acknowledged/);
+  assert.throws(() => new StoreBackend(dir).handle({ kind: 'open' }), /empty, but a revision was acknowledged/);
 });
