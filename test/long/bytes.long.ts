@@ -1,4 +1,4 @@
-/** Bytes that are almost pipelined and chunked requests, cut into pieces anywhere. */
+/** Sends almost valid pipelined and chunked requests, split at arbitrary bytes. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import fc from 'fast-check';
@@ -7,7 +7,7 @@ import { call, errorOf } from '../helpers/http.ts';
 import { exchange } from '../helpers/raw.ts';
 import { aVm } from '../helpers/vm.ts';
 
-/** Fixed, so that a failure today is a failure tomorrow; `VREG_SEED=N`, of 32 bits, looks elsewhere. */
+/** Fixed, so that a failure is reproducible. `VREG_SEED=N` (32 bits) tries another seed. */
 const SEED = Number(process.env.VREG_SEED ?? 20_260_104) | 0;
 
 const body = fc.constantFrom('a', 'b', 'c').map((id) => JSON.stringify(aVm({ id })));
@@ -42,7 +42,7 @@ const change = fc.record({
         'Transfer-Encoding: chunked\r\n',
       )
       .map((text) => Buffer.from(text)),
-    // What two readers of HTTP have read as two different things.
+    // Headers on which HTTP parsers are known to disagree.
     fc
       .constantFrom(
         'Transfer-Encoding: chunked, identity\r\n',
@@ -53,7 +53,7 @@ const change = fc.record({
   ),
 });
 
-test('pipelined and chunked requests of broken bytes are answered below 500 or not at all', async (t) => {
+test('broken pipelined and chunked requests get a status below 500 or no response', async (t) => {
   t.diagnostic(`VREG_SEED=${SEED}`);
   const app = await serveApp(t, { limits: { requestTimeout: 2000 } });
   const requests = fc.array(whole, { minLength: 1, maxLength: 5 });
@@ -72,12 +72,12 @@ test('pipelined and chunked requests of broken bytes are answered below 500 or n
     for (const { status, text } of await exchange(app.at, [bytes.subarray(0, cut), bytes.subarray(cut)], {
       end: true,
     })) {
-      assert.ok(status < 500, `${shown} was answered with ${status}`);
+      assert.ok(status < 500, `${shown} got ${status}`);
       statuses.add(status);
       if (status >= 400) errorOf({ body: JSON.parse(text) });
     }
   }
-  for (const status of [200, 201, 400, 404, 409]) assert.ok(statuses.has(status), `no ${status} was seen`);
+  for (const status of [200, 201, 400, 404, 409]) assert.ok(statuses.has(status), `no response had status ${status}`);
   assert.equal((await call(app.url, 'GET', '/health')).status, 200);
   assert.equal(app.registry.list({}).length, app.store.vms.size);
   const failures = app.logged.filter((line) => (JSON.parse(line) as { level: number }).level >= 40);

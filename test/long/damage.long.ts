@@ -18,7 +18,7 @@ for (const [file, as, flips] of [
   ['registry.db', 'killed', 100],
   ['registry.db-wal', 'killed', 100],
 ] as const) {
-  test(`${flips} flipped bits of ${file}, ${as}, are errors or harmless, also to later changes`, async (t) => {
+  test(`each of ${flips} flipped bits in ${file} (${as}) is an error or harmless, also to later changes`, async (t) => {
     const random = randomOf(t);
     let refused = 0;
     for (let n = 0; n < flips; n++) if (await flipOneBit(t, { specimen, as, file, random, andChange: true })) refused++;

@@ -1,13 +1,13 @@
-/** A daemon that is given too few file descriptors to start: it says so and ends, or it serves. It never hangs. */
+/** A daemon with too few file descriptors exits with an error or serves requests. It never hangs. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { type Daemon, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { unless } from '../helpers/tools.ts';
 
-/** From where Node itself can just start to where nothing is missing; each step of a start is the first without one. */
+/** From the number with which Node itself barely starts to one that suffices, so that each step of a start is the first to fail. */
 const [FEWEST, ENOUGH] = [20, 64];
 
-test('with each number of file descriptors a start serves or says what is missing', unless('prlimit'), async (t) => {
+test('with each number of file descriptors a start succeeds or fails with a hint', unless('prlimit'), async (t) => {
   const home = tempDir(t);
   let served = 0;
   for (let limit = FEWEST; limit <= ENOUGH; limit++) {

@@ -1,11 +1,11 @@
-/** Many lives of a fleet, each with another seed. A seed that fails is a life to look at: `npm run sim -- --seed N`. */
+/** Simulates a fleet with many seeds. To examine a seed that fails, run `npm run sim -- --seed N`. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { simulate } from '../sim/fleet.ts';
 
 const SEEDS = 60;
 
-test(`in ${SEEDS} lives nobody dies falsely, no clone lives unseen and no dead VM stays on offer`, async () => {
+test(`in ${SEEDS} simulations no live VM goes stale, no clone stays undetected and discover returns no dead VM`, async () => {
   for (let seed = 100; seed < 100 + SEEDS; seed++) {
     const report = await simulate({ seed, vms: 80, length: 20 * 60_000, every: 12_000 });
     const { falseDeaths, undetectedClones, ghosts } = report;
@@ -14,7 +14,7 @@ test(`in ${SEEDS} lives nobody dies falsely, no clone lives unseen and no dead V
   }
 });
 
-test('a fleet of 2000 outlives an hour with one thing after the other', async () => {
+test('a fleet of 2000 VMs survives an hour of faults', async () => {
   const { falseDeaths, undetectedClones, ghosts } = await simulate({
     seed: 7,
     vms: 2000,

@@ -1,4 +1,4 @@
-/** A registry that is filled until it takes no more, with what costs most memory: it lives on, and starts again. */
+/** Fills a registry with the entries that cost most memory until it refuses more: it keeps serving, and starts again. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import type { VmList } from '../../src/protocol/api.ts';
@@ -7,45 +7,45 @@ import { call, errorOf } from '../helpers/http.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
-/** Megabytes of heap: small, so that it is soon full. */
+/** Megabytes of heap: few, so that it fills up soon. */
 const HEAP = 512;
 
 const SHAPES: Readonly<Record<string, unknown>> = {
   'many small keys': Object.fromEntries(Array.from({ length: 90_000 }, (_, n) => [n.toString(36), 1])),
   'longer keys': Object.fromEntries(Array.from({ length: 80_000 }, (_, n) => [`k${n}`, 0])),
   'empty objects': Array.from({ length: 300_000 }, () => ({})),
-  'lists of an object': Array.from({ length: 180_000 }, () => [{}]),
-  'objects of one key': Array.from({ length: 110_000 }, () => ({ 13: 0 })),
+  'arrays with an object': Array.from({ length: 180_000 }, () => [{}]),
+  'objects with one key': Array.from({ length: 110_000 }, () => ({ 13: 0 })),
 };
 
 for (const [shape, made] of Object.entries(SHAPES))
-  test(`a registry is full before its memory is, of ${shape}, and serves all that it took`, async (t) => {
+  test(`a registry filled with ${shape} refuses more before its memory is full, and serves everything`, async (t) => {
     const options = { env: { NODE_OPTIONS: `--max-old-space-size=${HEAP}` } };
     const daemon = await startDaemon(t, options);
     const metadata = { made };
     const register = (id: string) => call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id, metadata }) });
-    let taken = 0;
+    let accepted = 0;
     let last = await register('vm-0');
-    for (; last.status === 201; last = await register(`vm-${taken}`)) taken++;
+    for (; last.status === 201; last = await register(`vm-${accepted}`)) accepted++;
     assert.equal(last.status, 429);
-    assert.match(errorOf(last), /^the registry is full \(limit [\d.]+ [MG]iB of entries\)$/);
-    assert.ok(taken >= 5, `${taken} entries were taken`);
-    // Ten at once, of a list that is a good part of the heap.
+    assert.match(errorOf(last), /^the registry is full: its entries would be \d+ bytes, at most \d+$/);
+    assert.ok(accepted >= 5, `${accepted} entries were accepted`);
+    // Ten concurrent responses, each a large part of the heap.
     const lists = await Promise.all(Array.from({ length: 10 }, () => call(daemon.url, 'GET', '/registry/vms')));
-    for (const { body } of lists) assert.equal((body as VmList).count, taken);
+    for (const { body } of lists) assert.equal((body as VmList).count, accepted);
     const before = await call(daemon.url, 'PATCH', '/registry/vms/vm-0', { body: { status: 'stopped' } });
     assert.equal(before.status, 200);
     assert.equal((await call(daemon.url, 'DELETE', '/registry/vms/vm-1')).status, 200);
     assert.equal((await register('vm-new')).status, 201);
     await daemon.end();
     const again = await startDaemon(t, { ...options, home: daemon.home });
-    assert.equal(((await call(again.url, 'GET', '/registry/vms')).body as VmList).count, taken);
+    assert.equal(((await call(again.url, 'GET', '/registry/vms')).body as VmList).count, accepted);
   });
 
-test('long histories that many ask for at once are sent whole, from less memory than one of them takes', async (t) => {
+test('concurrent long histories are sent completely, with less memory than one of them takes', async (t) => {
   const { url } = await startDaemon(t, { env: { NODE_OPTIONS: '--max-old-space-size=160' } });
   await call(url, 'POST', '/registry/vms', { body: aVm() });
-  // As much as the journal keeps of one change, about 20 KB.
+  // The most that the journal retains of one change, about 20 KB.
   const change = (n: number) => {
     const pad = String(n % 10).repeat(4000);
     return {
@@ -77,7 +77,7 @@ test('long histories that many ask for at once are sent whole, from less memory 
   assert.ok(lengths[0]! > 100_000_000, `${lengths[0]} bytes`);
 });
 
-test('of backups one is made at once and two are sent; others are refused, and taken when there is room', async (t) => {
+test('one backup is made and two are sent at a time; others are refused, and succeed later', async (t) => {
   const { url } = await startDaemon(t);
   const metadata = { pad: 'x'.repeat(1_000_000) };
   for (let n = 0; n < 20; n++) await call(url, 'POST', '/registry/vms', { body: aVm({ id: `vm-${n}`, metadata }) });
@@ -91,17 +91,17 @@ test('of backups one is made at once and two are sent; others are refused, and t
   const refused = statuses.filter((status) => status !== 200);
   assert.ok(refused.length > 0 && refused.every((status) => status === 429 || status === 503), String(statuses));
   assert.equal(await backup(), 200);
-  // One whose reader goes before it is made gives its place back.
+  // A backup whose client disconnects before it is complete does not count any more.
   for (let n = 0; n < 6; n++) {
     const controller = new AbortController();
     const asked = fetch(`${url}/registry/backup`, { signal: controller.signal });
     setImmediate(() => controller.abort());
-    // One that is refused may be answered before that.
+    // A refusal may arrive before the abort.
     const status = await asked.then(
       ({ status }) => status,
       () => 'gone',
     );
     assert.notEqual(status, 200);
   }
-  await until('a place', async () => (await backup()) === 200);
+  await until('a backup to succeed', async () => (await backup()) === 200);
 });

@@ -1,4 +1,4 @@
-/** Killed just before each thing that is done to the disk: at the first start, a change, the end, and a restore. */
+/** Kills the daemon just before each system call that changes the disk: during its first start, a change, the stop, and a restore. */
 import assert from 'node:assert/strict';
 import { cpSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -12,7 +12,7 @@ import { findGaps } from '../helpers/journal.ts';
 import { unless } from '../helpers/tools.ts';
 import { aVm } from '../helpers/vm.ts';
 
-/** More than there are of any kind: who gets there runs for ever. */
+/** More calls than there are of any kind, so that a test that never ends fails. */
 const TOO_MANY = 200;
 
 const FILES = [
@@ -25,8 +25,13 @@ const FILES = [
   'daemon.json.new',
 ];
 
-/** A life of a daemon: started, written to, stopped. @returns what it acknowledged, and whether it was killed on the way */
-async function live(t: TestContext, home: string, calls: string, nth: number): Promise<{ vms: Vm[]; killed: boolean }> {
+/** Starts a daemon, registers a VM and stops it. @returns the VM if it was acknowledged, and whether the daemon was killed */
+async function runOnce(
+  t: TestContext,
+  home: string,
+  calls: string,
+  nth: number,
+): Promise<{ vms: Vm[]; killed: boolean }> {
   const dataDir = join(home, 'data');
   const paths = [dataDir, ...FILES.map((name) => join(dataDir, name))];
   const vms: Vm[] = [];
@@ -49,7 +54,7 @@ async function live(t: TestContext, home: string, calls: string, nth: number): P
 }
 
 test(
-  'a daemon that is killed before each step of its first life has lost nothing, and starts again',
+  'a daemon that is killed before any step of its first run has lost nothing, and starts again',
   unless('strace'),
   async (t) => {
     let kills = 0;
@@ -58,11 +63,11 @@ test(
         const what = `${kind} ${nth}`;
         assert.ok(nth < TOO_MANY, what);
         const home = tempDir(t);
-        const { vms, killed } = await live(t, home, calls, nth);
+        const { vms, killed } = await runOnce(t, home, calls, nth);
         if (killed) kills++;
         const daemon = await startQuietDaemon(t, home);
         const found = await listAll(daemon);
-        // What was not acknowledged may be there all the same: the kill came before the answer.
+        // A VM that was not acknowledged may be there: the kill came before the response.
         assert.deepEqual(vms.length > 0 ? found : [], vms, what);
         const next = await call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id: 'next' }) });
         assert.deepEqual([next.status, next.headers.get('etag')], [201, `"${found.length + 1}"`], what);
@@ -79,7 +84,7 @@ test(
 );
 
 test(
-  'a restore that is killed before each of its steps leaves the old registry, the new one, or an error, never an empty one, and can be done again',
+  'a restore that is killed before any of its steps leaves the old registry, the new one, or an error, never an empty registry, and can be repeated',
   unless('strace'),
   async (t) => {
     const first = await startDaemon(t);
@@ -131,6 +136,6 @@ test(
       }
     }
     t.diagnostic(JSON.stringify(Object.fromEntries(found)));
-    assert.equal(found.size, 3, 'kills came before, in, and after the exchange');
+    assert.equal(found.size, 3, 'kills came before, during, and after the exchange');
   },
 );
