@@ -23,9 +23,9 @@ import { logMask } from './process/log.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process/pid-file.ts';
 import { warnOfOpenFolder } from './process/state-dir.ts';
 import type { RegistryLimits } from './registry/capacity.ts';
+import { summarize } from './registry/explain.ts';
 import type { RegistryObserver } from './registry/options.ts';
 import { Registry } from './registry/registry.ts';
-import { summarize } from './registry/summary.ts';
 import { keepSelfRegistered } from './self-registration.ts';
 import { DATABASE } from './store/data-dir.ts';
 import { SqliteStore } from './store/sqlite-store.ts';
@@ -100,14 +100,24 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
   removeCutBackups(dataDir);
   const clock = new ListeningClock(contents.listened);
   clock.start();
-  const observer: RegistryObserver = { ...observerOf(log), removed: (id) => tokens.forgetVm(id) };
   const { maxVms, maxBody, maxConnections } = options.limits;
   // A client must be able to send back any entry that it has read, so no entry is larger than a request body.
   const limits = { maxVms, maxEntry: maxBody, maxTotal: entriesLimit() };
-  const registry = new Registry({ store, clock, staleAfter, massLoss, limits, observer }, contents);
+  const registry = new Registry(
+    {
+      store,
+      clock,
+      staleAfter,
+      massLoss,
+      limits,
+      observer: observerOf(log),
+      onDeregister: (id) => tokens.removeWithVm(id),
+    },
+    contents,
+  );
   const tokens: Tokens = new Tokens(contents, {
-    pending: registry.pending,
-    flush: () => registry.saveBeats(),
+    queue: registry.unsaved.records,
+    commit: (records) => store.commitRecords(records),
     now: () => clock.now(),
   });
   const authenticator = new Authenticator({
@@ -271,7 +281,7 @@ function saveHeartbeats(registry: Registry, log: Logger): { stop(): Promise<void
   let failing = false;
   const save = async () => {
     try {
-      await registry.saveBeats();
+      await registry.saveHeartbeats();
       if (failing) log.info('heartbeats are durable again');
       failing = false;
     } catch (error) {
@@ -280,7 +290,7 @@ function saveHeartbeats(registry: Registry, log: Logger): { stop(): Promise<void
     }
   };
   const timer = setInterval(() => {
-    idle = registry.unsaved.any ? IDLE_SAVES : idle + 1;
+    idle = registry.unsaved.isEmpty ? idle + 1 : IDLE_SAVES;
     if (idle < IDLE_SAVES || saving) return;
     idle = 0;
     saving = save().finally(() => (saving = undefined));

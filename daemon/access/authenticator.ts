@@ -1,16 +1,15 @@
-/** Who asks, and may they come in. What they may do there is their scope's matter. */
+/** Authenticates clients by token, certificate or unix socket. What a principal may do is decided by its scope. */
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { VregError } from '../../src/protocol/errors.ts';
 import { isReserved, mayDo, type Scope } from '../../src/protocol/token.ts';
 import { ANONYMOUS, type TokenRestriction } from '../registry/preconditions.ts';
-import { AuthThrottle, OF_OLD_TOKENS } from './throttle.ts';
-import { expired, newRevocation, TOKEN, type Token, unauthorized } from './token.ts';
-import type { Tokens } from './tokens.ts';
+import { AuthThrottle, OLD_TOKEN_ALLOWANCE } from './throttle.ts';
+import { expired, newRevocation, TOKEN_FORM, type Token, type Tokens, unauthorized } from './tokens.ts';
 
-/** How those are named who came with the one token that the daemon was started with, or by the unix socket. */
-export const THE_TOKEN = 'VERS_AUTH_TOKEN';
-const SOCKET = 'socket';
-/** How a client sends a token. */
+/** Name of a principal that has the root token, which the daemon was started with. */
+export const ROOT_NAME = 'VERS_AUTH_TOKEN';
+/** Name of a principal without a token on the unix socket. */
+const SOCKET_NAME = 'socket';
 const TOKEN_HINT = 'send "Authorization: Bearer TOKEN" (vreg: VERS_AUTH_TOKEN or --token-file)';
 
 /** An authenticated client. */
@@ -30,6 +29,18 @@ export interface Principal {
   revoked: AbortSignal;
 }
 
+/** What a client presents to authenticate itself. */
+export interface Credentials {
+  /** The `Authorization` header. */
+  authorization: string | undefined;
+  /** The peer's address; undefined on a unix socket. */
+  address: string | undefined;
+  /** Connected through the unix socket, which only the daemon's owner and root can open. */
+  isLocal: boolean;
+  /** Name in the client certificate, which a trusted CA has signed. */
+  certificate?: string | undefined;
+}
+
 /** Whether the principal's token has neither been revoked nor expired since the principal was authenticated. */
 export function isActive({ token, revoked }: Principal): boolean {
   return !revoked.aborted && !token?.isExpired();
@@ -41,55 +52,46 @@ export function assertActive({ token, revoked }: Principal): void {
   if (token?.isExpired()) throw expired(token);
 }
 
-/** @throws VregError FORBIDDEN saying which scope would do */
+/** @throws VregError FORBIDDEN with the scope that would be sufficient */
 export function assertScope({ name, scope }: Principal, needed: Scope): void {
   if (mayDo(scope, needed)) return;
-  throw new VregError('FORBIDDEN', `the token "${name}" has the scope ${scope}; this needs ${needed}`, {
+  throw new VregError('FORBIDDEN', `token "${name}" has the scope ${scope}; this needs ${needed}`, {
     field: 'scope',
     hint:
       scope === 'enrol'
-        ? 'an enrol token registers one new VM, whose own token is in the answer: use that one'
-        : `make one that may: vreg token create NAME --scope ${needed}`,
+        ? "an enrol token registers one new VM and returns that VM's own token: use that one"
+        : `create one with that scope: vreg token create NAME --scope ${needed}`,
   });
 }
 
-/** Somebody at the door. */
-export interface Credentials {
-  /** The `Authorization` header. */
-  authorization: string | undefined;
-  /** The peer's address; undefined where it has none. */
-  address: string | undefined;
-  /** It came by the unix socket, which only the daemon's owner and root can open. */
-  isLocal: boolean;
-  /** Name in its certificate, which a CA of ours has signed. */
-  certificate?: string | undefined;
-}
-
 export interface AuthenticatorOptions {
-  /** The one token that may do everything, as the original registry has it. */
+  /** The root token, which may do everything, as in the original registry. */
   root?: string | undefined;
   tokens: Tokens;
-  /** A clock in milliseconds that never goes back. */
+  /** A monotonic clock in milliseconds. */
   ticks(): number;
 }
 
 export class Authenticator {
   readonly tokens: Tokens;
+  /** Counts failures that may be guesses at the root token. */
   readonly #guesses: AuthThrottle;
-  readonly #old: AuthThrottle;
+  /** Counts failures with tokens in the form of an issued one. */
+  readonly #oldTokens: AuthThrottle;
   #root: { digest: Buffer; revocation: AbortController } | undefined;
-  /** Aborted when the first token is made. */
-  readonly #open = newRevocation();
-  readonly #forever = newRevocation().signal;
+  /** Revokes the principals of an open registry. */
+  readonly #openRevocation = newRevocation();
+  /** Never aborted: principals on the unix socket are not revoked. */
+  readonly #socketRevoked = newRevocation().signal;
 
   constructor({ root, tokens, ticks }: AuthenticatorOptions) {
     this.tokens = tokens;
     this.#guesses = new AuthThrottle(ticks);
-    this.#old = new AuthThrottle(ticks, OF_OLD_TOKENS);
+    this.#oldTokens = new AuthThrottle(ticks, OLD_TOKEN_ALLOWANCE);
     this.#root = root === undefined ? undefined : { digest: digestOf(root), revocation: newRevocation() };
   }
 
-  /** True while nobody has to say who they are. */
+  /** Whether clients need no token. */
   get isOpen(): boolean {
     return this.#root === undefined && !this.tokens.isClosed;
   }
@@ -98,26 +100,26 @@ export class Authenticator {
     return this.#root !== undefined;
   }
 
-  /** From now on another token is the one that may do everything; what was opened with the old one ends. */
+  /** Replaces the root token, and revokes the principals that have authenticated with the old one. */
   replaceRoot(token: string): void {
     const before = this.#root;
     const digest = digestOf(token);
     if (before && timingSafeEqual(before.digest, digest)) return;
     this.#root = { digest, revocation: newRevocation() };
-    before?.revocation.abort(unauthorized(`Unauthorized — the token ${THE_TOKEN} was replaced`, 'use the new one'));
+    before?.revocation.abort(unauthorized(`Unauthorized — ${ROOT_NAME} was replaced`, 'use the new token'));
   }
 
-  /** A token was made where there was none: those who came without one have to say who they are. */
+  /** Revokes the principals of an open registry, because the first token was created. */
   close(): void {
-    this.#open.abort(unauthorized('Unauthorized — the registry requires a token now', TOKEN_HINT));
+    this.#openRevocation.abort(unauthorized('Unauthorized — the registry requires a token now', TOKEN_HINT));
   }
 
-  /** Name of the token that somebody comes with who is not let in: one that has expired, say. */
+  /** Name of the token in rejected credentials, such as an expired token; for the audit log. */
   nameOfRejected({
     authorization,
     certificate,
   }: Pick<Credentials, 'authorization' | 'certificate'>): string | undefined {
-    if (!authorization) return this.#ofCertificate(certificate)?.name;
+    if (!authorization) return this.#tokenOfCertificate(certificate)?.name;
     const secret = secretOf(authorization);
     return secret === undefined ? undefined : this.tokens.find(secret)?.name;
   }
@@ -126,20 +128,20 @@ export class Authenticator {
   authenticate({ authorization, address = '', isLocal, certificate }: Credentials): Principal {
     if (this.isOpen) {
       const name = certificate === undefined || isReserved(certificate) ? ANONYMOUS : certificate;
-      return { name, scope: 'admin', isLocal, revoked: this.#open.signal };
+      return { name, scope: 'admin', isLocal, revoked: this.#openRevocation.signal };
     }
     if (authorization) return this.#authenticateHeader(authorization, address);
-    if (isLocal) return { name: SOCKET, scope: 'admin', revoked: this.#forever };
-    const ofCertificate = this.#ofCertificate(certificate);
-    if (ofCertificate) return this.#authenticateToken(ofCertificate, address);
+    if (isLocal) return { name: SOCKET_NAME, scope: 'admin', revoked: this.#socketRevoked };
+    const token = this.#tokenOfCertificate(certificate);
+    if (token) return this.#authenticateToken(token, address);
     if (certificate !== undefined) {
-      throw unauthorized(`Unauthorized — there is no token of the certificate's name, "${certificate}"`, TOKEN_HINT);
+      throw unauthorized(`Unauthorized — no token is named after the certificate "${certificate}"`, TOKEN_HINT);
     }
     throw unauthorized('Unauthorized — missing Authorization header', TOKEN_HINT);
   }
 
-  #ofCertificate(name = ''): Token | undefined {
-    // Names with a slash are those of enrolled VMs, which no CA was asked for.
+  #tokenOfCertificate(name = ''): Token | undefined {
+    // Names with a slash belong to enrolled VMs. A CA that signs such a name cannot act for them.
     return name.includes('/') ? undefined : this.tokens.named(name);
   }
 
@@ -150,22 +152,22 @@ export class Authenticator {
     const wait = this.#guesses.lockedOut(address);
     if (wait === undefined && secret !== undefined && this.#isRoot(secret)) {
       this.#guesses.succeeded(address);
-      return { name: THE_TOKEN, scope: 'admin', revoked: this.#root!.revocation.signal };
+      return { name: ROOT_NAME, scope: 'admin', revoked: this.#root!.revocation.signal };
     }
-    // What has the form of a token of ours is no guess at the one that somebody chose, but an old one.
-    const isOld = secret !== undefined && TOKEN.test(secret);
-    const tooMany = isOld ? this.#old.failed(address) : (wait ?? this.#guesses.failed(address));
-    if (tooMany === undefined) {
-      const others = this.tokens.isClosed ? ', or one that vreg token create has made' : '';
+    // A token in the form of an issued one is an old token and no guess at the root token.
+    const isOld = secret !== undefined && TOKEN_FORM.test(secret);
+    const retryAfter = isOld ? this.#oldTokens.failed(address) : (wait ?? this.#guesses.failed(address));
+    if (retryAfter === undefined) {
+      const alternative = this.tokens.isClosed ? ', or one from vreg token create' : '';
       throw unauthorized(
         'Unauthorized — invalid token',
-        `the token must be the one that the daemon was started with${others}`,
+        `use the token that the daemon was started with${alternative}`,
       );
     }
-    throw new VregError('TOO_MANY_REQUESTS', 'Unauthorized — too many invalid tokens came from this address', {
+    throw new VregError('TOO_MANY_REQUESTS', 'Unauthorized — too many invalid tokens from this address', {
       field: 'authorization',
-      retryAfter: tooMany,
-      hint: `wait ${tooMany} s, and give the right one`,
+      retryAfter,
+      hint: `retry in ${retryAfter} s with the right token`,
     });
   }
 
@@ -173,7 +175,8 @@ export class Authenticator {
     token.checkExpiry();
     if (token.isExpired()) throw expired(token);
     this.tokens.used(token, address || undefined);
-    return { name: token.name, scope: token.scope, restriction: token.restriction, token, revoked: token.revoked };
+    const { name, scope, restriction, revoked } = token;
+    return { name, scope, restriction, token, revoked };
   }
 
   #isRoot(secret: string): boolean {
@@ -185,7 +188,7 @@ function secretOf(authorization: string): string | undefined {
   return /^Bearer\s+(.+)$/i.exec(authorization)?.[1];
 }
 
-/** Of equal length whatever the token's, as the comparison needs it. */
+/** Has the same length for every token, as `timingSafeEqual` requires. */
 function digestOf(text: string): Buffer {
   return createHash('sha256').update(text).digest();
 }

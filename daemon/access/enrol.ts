@@ -1,23 +1,30 @@
 /**
- * How a VM comes in with nothing but the token of its image: it registers itself, and gets a token of its own, which may
- * touch that VM alone. Registration and token become durable together.
+ * Enrolment: a VM that has only the enrol token of its image registers itself and gets a token of its own, which may change
+ * that VM alone. Registration and token are committed together.
  */
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
 import { diff, type WriteOptions } from '../registry/preconditions.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { VmRecord } from '../registry/vm-record.ts';
-import type { Token } from './token.ts';
-import type { Born, Tokens } from './tokens.ts';
+import type { IssuedToken, Token, Tokens } from './tokens.ts';
 
-/** Milliseconds after which an answer that did not arrive is not asked for any more: an agent asks again within seconds. */
-const LOST_FOR = 60_000;
-/** How the registry says that an id is another's, or was changed. */
+/** Milliseconds within which an enrolment may be repeated because its response was lost. An agent retries within seconds. */
+const REPEAT_WITHIN = 60_000;
+/** Errors of the registry that mean that the id is taken, or was changed meanwhile. */
 const TAKEN: readonly ErrorCode[] = ['CONFLICT', 'PRECONDITION_FAILED'];
 
+interface Enrolment {
+  enroller: Token;
+  registration: Registration;
+  /** Address of the client. */
+  from: string | undefined;
+  write: WriteOptions;
+}
+
 /**
- * @param from the address that asks
- * @throws VregError CONFLICT when the id is taken, FORBIDDEN when it is not for this token, UNAUTHORIZED when that was
+ * @returns the new entry, and the secret of its token
+ * @throws VregError CONFLICT if the id is taken, FORBIDDEN if the token is for other VMs, UNAUTHORIZED if the token was
  *   revoked meanwhile, and the store's errors
  */
 export async function enrol(
@@ -26,63 +33,57 @@ export async function enrol(
   { enroller, registration, from, write }: Enrolment,
 ): Promise<{ entry: VmRecord; secret: string }> {
   const { id } = registration;
-  let born: Born | undefined;
+  let issued: IssuedToken | undefined;
   const options: WriteOptions = {
     ...write,
-    alongside: (created) => {
-      born = tokens.prepareBorn(enroller, registration, created, from);
-      return [born.record];
+    attach: (created) => {
+      issued = tokens.issue(enroller, registration, created, from);
+      return issued.attachment;
     },
   };
-  const repeated = repeatedOf(registry, tokens.ofVm(id), { enroller, registration, from });
-  // Where somebody changes it in the same moment, the enrolment is another one by now.
-  const entered = repeated
+  const repeated = findRepeated(registry, tokens.ofVm(id), { enroller, registration, from });
+  // With the expected revision, a concurrent change of the VM turns the repetition into a conflict.
+  const registered = repeated
     ? registry.replace(registration, { ...options, expect: repeated.version.revision }).then(({ entry }) => entry)
     : registry.register(registration, options);
-  const entry = await entered.catch((error: unknown) => {
-    born?.drop();
-    throw explained(error, id);
+  const entry = await registered.catch((error: unknown) => {
+    throw explainConflict(error, id);
   });
-  if (!born!.add()) {
-    throw new VregError('UNAUTHORIZED', `Unauthorized — what comes in with "${enroller.name}" was revoked meanwhile`, {
-      hint: 'ask for another token',
+  if (issued!.isRevoked()) {
+    throw new VregError('UNAUTHORIZED', `Unauthorized — the tokens that "${enroller.name}" issues were revoked`, {
+      hint: 'use another token',
     });
   }
-  // Somebody may have removed it in the same moment.
-  if (!registry.has(id)) tokens.forgetVm(id);
-  return { entry, secret: born!.secret };
+  return { entry, secret: issued!.secret };
 }
 
-interface Enrolment {
-  enroller: Token;
-  registration: Registration;
-  from: string | undefined;
-  write: WriteOptions;
-}
-
-/** An answer that was lost may be asked for again: in the same words, from the same place, and soon. @returns the entry */
-function repeatedOf(
+/**
+ * A client whose response was lost may repeat the enrolment: with the same fields, from the same address, before the first
+ * use of the issued token, and within {@link REPEAT_WITHIN}.
+ * @returns the entry of the first attempt
+ */
+function findRepeated(
   registry: Registry,
-  known: Token | undefined,
+  issued: Token | undefined,
   { enroller, registration, from }: Omit<Enrolment, 'write'>,
 ): VmRecord | undefined {
-  if (!known || !registry.has(registration.id)) return undefined;
-  const { enrolledBy, lastUsedAt, enrolledFrom, createdAt } = known.stored;
+  if (!issued || !registry.has(registration.id)) return undefined;
+  const { enrolledBy, lastUsedAt, enrolledFrom, createdAt } = issued.stored;
   const entry = registry.get(registration.id);
   const { vm } = entry;
   const isRepeated =
     enrolledBy === enroller.name &&
     lastUsedAt === undefined &&
     enrolledFrom === (from || undefined) &&
-    registry.clock.now() - Date.parse(createdAt) < LOST_FOR &&
+    registry.clock.now() - Date.parse(createdAt) < REPEAT_WITHIN &&
     Object.keys(diff(vm, { ...registration, registeredAt: vm.registeredAt })).length === 0;
   return isRepeated ? entry : undefined;
 }
 
-function explained(error: unknown, id: string): unknown {
+function explainConflict(error: unknown, id: string): unknown {
   if (!(error instanceof VregError) || !TAKEN.includes(error.code)) return error;
   return new VregError('CONFLICT', 'VM already registered', {
     field: 'id',
-    hint: `an enrol token is for new VMs: remove the old one (vreg rm ${id}), or give it a token of its own (vreg token create NAME --scope write --vm ${id})`,
+    hint: `an enrol token is for new VMs only: remove the old VM (vreg rm ${id}), or create a token for it (vreg token create NAME --scope write --vm ${id})`,
   });
 }

@@ -1,48 +1,51 @@
 /**
- * How often an address may be wrong. A token of the registry's own has 256 bits and is always looked at; it is the one that
- * somebody chose, VERS_AUTH_TOKEN, that could be guessed. What only has the form of one of the registry's own may be an old
- * one, of agents that are about to enrol anew: it has an allowance of its own, and a larger one.
+ * Limits failed authentication per client address. A token that the registry has issued has 256 bits and is always looked
+ * up; only the root token, VERS_AUTH_TOKEN, is chosen by people and could be guessed. A wrong token in the form of an issued
+ * one is more likely an old token of an agent that is about to enrol again, so it has a separate, larger allowance.
  *
- * An address from which a right token has come is not locked out: behind a proxy it may be that of a whole fleet, and one
- * stranger could keep the fleet out. `--trust-proxy` tells them apart.
+ * An address that has sent the right token is not locked out. It may be a proxy in front of a whole fleet, and a single
+ * stranger could lock that fleet out. With `--trust-proxy` the clients behind a proxy are counted separately.
  */
 
-/** Wrong tokens in a row that an address may send, and milliseconds until it may send one more. */
 export interface Allowance {
+  /** Failures in a row before an address must wait. */
   burst: number;
+  /** Milliseconds after which one more failure is allowed. */
   pause: number;
 }
 
-const OF_GUESSES: Allowance = { burst: 60, pause: 6000 };
-/** Ten times as many: a fleet behind one address may have been let in anew. */
-export const OF_OLD_TOKENS: Allowance = { burst: 600, pause: 600 };
-/** Milliseconds for which an address is remembered as one that somebody with a right token has. */
-const GOOD_FOR = 3_600_000;
-/** Addresses that are remembered: some megabytes. The one that was remembered first goes first. */
+/** For tokens that may be guesses: ten per minute after the burst leave no chance to guess a chosen token. */
+const GUESS_ALLOWANCE: Allowance = { burst: 60, pause: 6000 };
+/** For tokens in the form of an issued one: ten times as many, because a whole fleet behind one address may enrol again. */
+export const OLD_TOKEN_ALLOWANCE: Allowance = { burst: 600, pause: 600 };
+/** Milliseconds for which an address stays trusted after it has sent the right token: one hour. */
+const TRUSTED_FOR = 3_600_000;
+/** Addresses that are remembered per map: a few megabytes. The oldest is evicted first. */
 const MAX_ADDRESSES = 10_000;
 
 export class AuthThrottle {
-  /** When all will be forgiven, by address. */
+  /** By network: the time at which all its failures are forgiven. */
   readonly #debts = new Map<string, number>();
-  readonly #good = new Map<string, number>();
+  /** By network: the time of its last success. */
+  readonly #trusted = new Map<string, number>();
   readonly #now: () => number;
   readonly #allowance: Allowance;
 
-  /** @param now a clock in milliseconds that never goes back */
-  constructor(now: () => number, allowance = OF_GUESSES) {
+  /** @param now a monotonic clock in milliseconds */
+  constructor(now: () => number, allowance = GUESS_ALLOWANCE) {
     this.#now = now;
     this.#allowance = allowance;
   }
 
-  /** Seconds for which a token that somebody chose is not looked at from there, if at all. */
+  /** @returns seconds for which the root token is not checked for this address; undefined if it is checked */
   lockedOut(address: string): number | undefined {
     const wait = this.#wait(networkOf(address));
     if (wait <= 0) return undefined;
-    const good = this.#good.get(networkOf(address));
-    return good !== undefined && this.#now() - good < GOOD_FOR ? undefined : seconds(wait);
+    const trusted = this.#trusted.get(networkOf(address));
+    return trusted !== undefined && this.#now() - trusted < TRUSTED_FOR ? undefined : seconds(wait);
   }
 
-  /** A wrong token came. @returns seconds to wait, when it was one too many */
+  /** Counts a wrong token. @returns seconds to wait if the allowance is used up */
   failed(address: string): number | undefined {
     const network = networkOf(address);
     const wait = this.#wait(network);
@@ -51,13 +54,13 @@ export class AuthThrottle {
     return undefined;
   }
 
-  /** A right token came. */
+  /** Counts a right token. */
   succeeded(address: string): void {
     const network = networkOf(address);
-    const before = this.#good.get(network);
+    const before = this.#trusted.get(network);
     const now = this.#now();
-    // Not with each request.
-    if (before === undefined || now - before > GOOD_FOR / 2) remember(this.#good, network, now);
+    // Renewed at most twice per period, not with every request.
+    if (before === undefined || now - before > TRUSTED_FOR / 2) remember(this.#trusted, network, now);
   }
 
   #wait(network: string): number {
@@ -71,13 +74,13 @@ function seconds(ms: number): number {
 }
 
 function remember(map: Map<string, number>, key: string, value: number): void {
-  // Deleted first, so that the oldest comes first.
+  // Delete first, so that the map stays in the order of the last change.
   map.delete(key);
   map.set(key, value);
   if (map.size > MAX_ADDRESSES) map.delete(map.keys().next().value!);
 }
 
-/** An IPv4 address, or the /64 network of an IPv6 one, which is what one customer has (RFC 6177). */
+/** An IPv4 address, or the /64 network of an IPv6 address: one customer has at least a /64 (RFC 6177). */
 export function networkOf(address: string): string {
   if (!address.includes(':')) return address;
   const [, mapped] = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address) ?? [];

@@ -1,40 +1,140 @@
-/** The tokens that the registry has made. They lie in the store as records, and in memory by their hash. */
-import { timingSafeEqual } from 'node:crypto';
+/**
+ * The tokens that the registry has issued. They are stored as records under their names, and looked up in memory by their
+ * hashes. A token is created, revoked and enrolled through the group commit, in order with the changes of VMs; only its last
+ * use is saved lazily, with the next heartbeats.
+ */
+import { createHash, timingSafeEqual } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { VregError } from '../../src/protocol/errors.ts';
-import type { NewToken, TokenInfo, TokenRequest } from '../../src/protocol/token.ts';
+import { type NewToken, type Scope, TOKEN_TEXT, type TokenInfo, type TokenRequest } from '../../src/protocol/token.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
-import type { PendingRecords } from '../registry/pending.ts';
+import { kernelRandomHex } from '../process/random.ts';
+import type { TokenRestriction } from '../registry/preconditions.ts';
+import type { Attachment, RecordQueue } from '../registry/writes.ts';
 import type { Contents, RecordChange, StoredRecord } from '../store/store.ts';
-import { hashOf, newToken, type StoredToken, Token } from './token.ts';
 
-/** Tokens at once, besides those of enrolled VMs: far above what anybody looks through. */
-const MAX_MADE = 10_000;
-/** Under this key a record says that a token was made once: from then on the registry asks for one, also without any left. */
+/** Bytes of a token's secret: 256 bits cannot be guessed, so these tokens need no throttle. */
+const SECRET_BYTES = 32;
+/** Identifies a leaked token to people and to secret scanners. */
+const PREFIX = 'vreg_';
+/** The form of a token that the registry has issued. */
+export const TOKEN_FORM = new RegExp(`^${TOKEN_TEXT}$`);
+/** Milliseconds between two saves of a token's last use, so that a busy token does not cause a write per request. */
+const USE_INTERVAL = 60_000;
+/** Tokens besides those of enrolled VMs: far more than anybody reviews. */
+const MAX_CREATED = 10_000;
+/** Key of the record that marks the registry as closed: once a token was created, every client needs one, even after all are revoked. */
 const CLOSED = '';
+const CLOSED_RECORD: RecordChange = { kind: 'token', key: CLOSED, body: '{}' };
 
-/** A token on its way to the disk. */
-export interface Born {
-  secret: string;
-  record: RecordChange;
-  /** It is there, and so is the VM. @returns false when it is good for nothing, since it was revoked on its way */
-  add(): boolean;
-  /** Its VM could not be registered. */
-  drop(): void;
+interface StoredToken extends TokenInfo {
+  /** SHA-256 of the secret in hex. A secret of 256 random bits needs neither a salt nor a slow hash. */
+  hash: string;
+  /** For an enrolled VM: revision of the VM's registration. The token is not valid for another registration. */
+  created?: number;
+  /** For an enrolled VM: the address that it enrolled from. */
+  enrolledFrom?: string;
 }
 
-/** A token that is not there yet, and can be revoked all the same. */
-interface Birth {
-  stored: StoredToken;
-  isVoid: boolean;
-  /** Resolves when it is on the disk, or will not get there. */
-  settled: Promise<void>;
+export class Token {
+  #stored: StoredToken;
+  readonly #now: () => number;
+  /** Milliseconds since the epoch. */
+  readonly #expiresAt: number;
+  #revocation = newRevocation();
+  #hasExpired = false;
+
+  /** @param now wall clock, milliseconds since the epoch */
+  constructor(stored: StoredToken, now: () => number) {
+    this.#stored = stored;
+    this.#now = now;
+    const { expiresAt } = stored;
+    this.#expiresAt = expiresAt === undefined ? Number.POSITIVE_INFINITY : Date.parse(expiresAt);
+  }
+
+  get name(): string {
+    return this.#stored.name;
+  }
+
+  get scope(): Scope {
+    return this.#stored.scope;
+  }
+
+  get restriction(): TokenRestriction | undefined {
+    const { vm, role, created } = this.#stored;
+    if (vm === undefined && role === undefined) return undefined;
+    return {
+      ...(vm === undefined ? {} : { vm }),
+      ...(role === undefined ? {} : { role }),
+      ...(created === undefined ? {} : { created }),
+    };
+  }
+
+  get stored(): StoredToken {
+    return this.#stored;
+  }
+
+  get info(): TokenInfo {
+    const { hash: _hash, created: _created, enrolledFrom: _from, ...info } = this.#stored;
+    return info;
+  }
+
+  /** Aborted when the token is revoked or expires, with the error to respond with as its reason. */
+  get revoked(): AbortSignal {
+    return this.#revocation.signal;
+  }
+
+  revoke(): void {
+    this.#revocation.abort(unauthorized(`Unauthorized — the token "${this.name}" was revoked`, 'use another token'));
+  }
+
+  isExpired(): boolean {
+    return this.#expiresAt <= this.#now();
+  }
+
+  /**
+   * Aborts {@link revoked} once the token has expired. If the wall clock is set back before the expiry, the token is valid
+   * again and has a new signal.
+   */
+  checkExpiry(): void {
+    const isExpired = this.isExpired();
+    if (isExpired === this.#hasExpired) return;
+    this.#hasExpired = isExpired;
+    if (isExpired) this.#revocation.abort(expired(this));
+    else this.#revocation = newRevocation();
+  }
+
+  /** Notes a use. @returns true if it must be saved: at most once per {@link USE_INTERVAL} */
+  use(from: string | undefined): boolean {
+    const { lastUsedAt, lastUsedFrom: _from, ...stored } = this.#stored;
+    const now = this.#now();
+    if (lastUsedAt !== undefined && now - Date.parse(lastUsedAt) < USE_INTERVAL) return false;
+    this.#stored = { ...stored, lastUsedAt: new Date(now).toISOString(), ...(from ? { lastUsedFrom: from } : {}) };
+    return true;
+  }
+}
+
+/** A token's record that is being committed. Until then, no queued save of the same record may overtake the commit. */
+interface PendingToken {
+  readonly stored: StoredToken;
+  /** Revoked before it was durable: it never becomes valid. */
+  isRevoked: boolean;
+}
+
+/** A token for a VM that is enrolling. */
+export interface IssuedToken {
+  secret: string;
+  /** Commits the token with the VM's registration. */
+  attachment: Attachment;
+  /** Whether the token was revoked while it was being committed. */
+  isRevoked(): boolean;
 }
 
 export interface TokensOptions {
-  /** Records that are saved with the next beats, or by {@link flush}. */
-  pending: PendingRecords;
-  /** Saves them now. @throws the store's errors; then they go on waiting */
-  flush(): Promise<void>;
+  /** Saves records with the next heartbeats, and retries until they are durable. */
+  queue: RecordQueue;
+  /** Commits records in order with the changes of VMs. @throws the store's errors */
+  commit(records: readonly RecordChange[]): Promise<void>;
   /** Wall clock, milliseconds since the epoch. */
   now(): number;
 }
@@ -42,13 +142,11 @@ export interface TokensOptions {
 export class Tokens {
   readonly #byHash = new Map<string, Token>();
   readonly #byName = new Map<string, Token>();
-  /** Those of enrolled VMs, by the VM's id. */
-  readonly #ofVms = new Map<string, Token>();
-  /** Names for which a token is on its way to the disk. */
-  readonly #making = new Set<string>();
-  readonly #births = new Set<Birth>();
-  /** Those that are revoked, and not yet on the disk: by name, with the name of the enrol token that they were born of. */
-  readonly #unsaved = new Map<string, string | undefined>();
+  /** Tokens of enrolled VMs, by the id of the VM. */
+  readonly #byVm = new Map<string, Token>();
+  readonly #pending = new Set<PendingToken>();
+  /** Names of tokens whose VM is being removed, for as long as their removal is being committed. */
+  readonly #removing = new Set<string>();
   readonly #options: TokensOptions;
   #closed = false;
 
@@ -62,7 +160,7 @@ export class Tokens {
     }
   }
 
-  /** True once a token was made: whoever asks has to say who they are, and that stays so when all are revoked. */
+  /** Whether a token was ever created. From then on, every client needs one, even after all tokens are revoked. */
   get isClosed(): boolean {
     return this.#closed;
   }
@@ -73,11 +171,11 @@ export class Tokens {
     return infos.sort((a, b) => (a.createdAt < b.createdAt ? -1 : 1));
   }
 
-  /** The token, whether it has expired or not. */
+  /** The token with this secret, even if it has expired. */
   find(secret: string): Token | undefined {
     const hash = hashOf(secret);
     const token = this.#byHash.get(hash);
-    // Nobody can choose a hash, so that the look-up tells nothing; the comparison is to tell nothing, either.
+    // Nobody can choose a hash, so the time of the lookup reveals nothing. The comparison must not either.
     return token && timingSafeEqual(Buffer.from(token.stored.hash), Buffer.from(hash)) ? token : undefined;
   }
 
@@ -85,19 +183,35 @@ export class Tokens {
     return this.#byName.get(name);
   }
 
-  /** Durable when this resolves. @throws VregError CONFLICT, TOO_MANY_REQUESTS, and the store's errors */
+  /** The token of an enrolled VM. */
+  ofVm(id: string): Token | undefined {
+    return this.#byVm.get(id);
+  }
+
+  /** Ends what is open for tokens that have expired. Called several times per second. */
+  expire(): void {
+    for (const token of this.#byName.values()) token.checkExpiry();
+  }
+
+  /** Notes a use of a token. It is saved with the next heartbeats. */
+  used(token: Token, from: string | undefined): void {
+    if (token.use(from) && !this.#isChanging(token.name)) this.#options.queue.add(recordOf(token.stored));
+  }
+
+  /** Creates a token. Durable when this resolves. @throws VregError CONFLICT, TOO_MANY_REQUESTS, and the store's errors */
   async create(request: TokenRequest, by: string): Promise<NewToken> {
     const { name, expiresIn, ...rest } = request;
-    if (this.#byName.has(name) || this.#making.has(name)) {
-      throw new VregError('CONFLICT', `there is a token "${name}" already`, {
+    if (this.#byName.has(name) || this.#isChanging(name)) {
+      throw new VregError('CONFLICT', `token "${name}" already exists`, {
         field: 'name',
-        hint: `choose another name, or revoke that one: vreg token revoke ${name}`,
+        hint: `choose another name, or revoke that token: vreg token revoke ${name}`,
       });
     }
-    if (this.#byName.size - this.#ofVms.size + this.#making.size >= MAX_MADE) {
-      throw new VregError('TOO_MANY_REQUESTS', `there are ${MAX_MADE} tokens already`, {
+    const creating = [...this.#pending].filter(({ stored }) => stored.enrolledBy === undefined).length;
+    if (this.#byName.size - this.#byVm.size + creating >= MAX_CREATED) {
+      throw new VregError('TOO_MANY_REQUESTS', `too many tokens (limit ${MAX_CREATED})`, {
         field: 'name',
-        hint: 'revoke those that nobody uses: vreg token ls',
+        hint: 'revoke unused tokens: vreg token ls',
       });
     }
     const now = this.#options.now();
@@ -108,87 +222,74 @@ export class Tokens {
       createdBy: by,
       ...(expiresIn === undefined ? {} : { expiresAt: new Date(now + 1000 * expiresIn).toISOString() }),
     });
-    this.#making.add(name);
+    const pending = this.#begin(stored);
     try {
-      if (!this.#closed) this.#later(CLOSED_RECORD);
-      await this.#now(recordOf(stored));
+      await this.#options.commit(this.#closed ? [recordOf(stored)] : [CLOSED_RECORD, recordOf(stored)]);
     } catch (error) {
-      this.#later(removalOf(name));
-      // Without a token nobody could come in any more.
-      if (!this.#closed) this.#options.pending.drop(CLOSED_RECORD);
+      this.#rollBack(pending);
       throw error;
-    } finally {
-      this.#making.delete(name);
     }
+    this.#pending.delete(pending);
     this.#closed = true;
     return { ...this.#add(stored).info, token: secret };
   }
 
   /**
-   * From now on they are good for nothing, and what was opened with them ends, an enrolment for one; durable when this
+   * Revokes the token with this name, and cancels enrolments in progress with it. Open responses end at once. Durable when this
    * resolves.
-   * @returns the names of those that there were
-   * @throws the store's errors; then they are revoked all the same, and that is saved as soon as it can be
+   * @returns the names of the revoked tokens; none if there is no such token
+   * @throws the store's errors; the tokens are revoked all the same, and that is saved as soon as possible
    */
-  revoke(tokens: Iterable<Token>): Promise<string[]> {
-    const gone = [...tokens];
-    return this.#revoke(gone, new Set(gone.map(({ name }) => name)));
-  }
-
-  /** As {@link revoke}: the one of that name, also when it is revoked already and that is not yet on the disk. */
-  revokeNamed(name: string): Promise<string[]> {
+  revoke(name: string): Promise<string[]> {
     const token = this.#byName.get(name);
-    return this.#revoke(token ? [token] : [], new Set([name]));
+    return this.#revoke(name, token ? [token] : []);
   }
 
-  /** As {@link revoke}: the tokens of the VMs that an enrol token let in; also of one that is revoked by now. */
+  /** As {@link revoke}, for the tokens of all VMs that enrolled with a token, even if that one is revoked already. */
   revokeEnrolledBy(name: string): Promise<string[]> {
-    const brood = [...this.#byName.values()].filter(({ stored }) => stored.enrolledBy === name);
-    return this.#revoke(brood, new Set([name]));
+    const issuedTokens = [...this.#byName.values()].filter(({ stored }) => stored.enrolledBy === name);
+    return this.#revoke(name, issuedTokens);
   }
 
-  /** @param enrollers whose enrolments that are under way come to nothing */
-  async #revoke(tokens: readonly Token[], enrollers: ReadonlySet<string>): Promise<string[]> {
-    const gone = tokens.filter(({ name }) => this.#byName.has(name));
-    for (const token of gone) this.#forget(token);
-    const births = [...this.#births].filter(({ stored }) => enrollers.has(stored.enrolledBy!));
-    for (const birth of births) birth.isVoid = true;
-    // What is on its way to the disk can be taken back when it is there.
-    await Promise.all(births.map(({ settled }) => settled));
-    for (const { stored } of [...gone, ...births]) this.#unsaved.set(stored.name, stored.enrolledBy);
-    // Who asks once more is not told that it is done before it is.
-    const unsaved = [...this.#unsaved].filter(
-      ([name, enrolledBy]) => enrollers.has(name) || enrollers.has(enrolledBy ?? ''),
-    );
-    const names = unsaved.map(([name]) => name);
+  async #revoke(name: string, tokens: readonly Token[]): Promise<string[]> {
+    const { queue, commit } = this.#options;
+    for (const token of tokens) this.#forget(token);
+    const canceled = [...this.#pending].filter(({ stored }) => stored.enrolledBy === name);
+    for (const pending of canceled) pending.isRevoked = true;
+    const revoked = [...tokens, ...canceled.map(({ stored }) => stored)].map((token) => token.name);
+    // A repeated request must not succeed before an earlier revocation of the same tokens is durable.
+    const names = [...new Set([...revoked, ...this.#unsavedRemovals(name)])];
     if (names.length === 0) return [];
-    await this.#now(...names.map(removalOf)).catch((error: unknown) => {
-      throw notYetSaved(names, error);
-    });
-    for (const name of names) this.#unsaved.delete(name);
+    const removals = names.map(removalOf);
+    for (const removal of removals) queue.add(removal);
+    try {
+      await commit(removals);
+    } catch (error) {
+      // A commit that was in flight may have stored a canceled token since.
+      for (const removal of removals) queue.add(removal);
+      throw notYetDurable(names, error);
+    }
+    queue.saved(removals);
     return names;
   }
 
-  /** Ends what is open for tokens that have expired. Called several times per second. */
-  expire(): void {
-    for (const token of this.#byName.values()) token.checkExpiry();
-  }
-
-  used(token: Token, from: string | undefined): void {
-    if (token.used(from)) this.#later(recordOf(token.stored));
+  /** Names of this token and of the tokens issued for it that are revoked but not durably. */
+  #unsavedRemovals(name: string): string[] {
+    const removals = this.#options.queue.changes.filter(({ kind, body }) => kind === 'token' && body === undefined);
+    return removals.map(({ key }) => key).filter((key) => key === name || key.startsWith(issuedName(name, '')));
   }
 
   /**
-   * The token that an enrolled VM gets: to be committed with its registration, and then to be added.
+   * Issues the token of a VM that enrols. It is committed with the VM's registration.
    * @param created revision of the VM's registration
-   * @param from the address that asked
+   * @param from address of the client
    */
-  prepareBorn(enroller: Token, { id: vm, role }: Pick<Vm, 'id' | 'role'>, created: number, from?: string): Born {
+  issue(enroller: Token, { id: vm, role }: Pick<Vm, 'id' | 'role'>, created: number, from?: string): IssuedToken {
     const { secret, stored } = newToken({
-      name: `${enroller.name}/${vm}`,
+      name: issuedName(enroller.name, vm),
       scope: 'write',
       vm,
-      // A worker's image lets no infra VM in, not even later.
+      // The VM cannot change to another role, so that the image of a worker never yields an infra VM.
       role,
       createdAt: new Date(this.#options.now()).toISOString(),
       createdBy: enroller.name,
@@ -196,82 +297,106 @@ export class Tokens {
       created,
       ...(from ? { enrolledFrom: from } : {}),
     });
-    const record = recordOf(stored);
-    this.#options.pending.drop(record);
-    let settle = () => {};
-    const birth: Birth = { stored, isVoid: false, settled: new Promise((resolve) => (settle = resolve)) };
-    this.#births.add(birth);
-    const end = () => {
-      this.#births.delete(birth);
-      settle();
-    };
-    const drop = () => {
-      end();
-      // What was not queued because of this one.
-      const token = this.#byName.get(stored.name);
-      this.#later(token ? recordOf(token.stored) : removalOf(stored.name));
-    };
-    const add = () => {
-      end();
-      if (birth.isVoid) return false;
-      const before = this.#ofVms.get(vm);
+    const pending = this.#begin(stored);
+    const committed = () => {
+      this.#pending.delete(pending);
+      if (pending.isRevoked) return;
+      const before = this.#byVm.get(vm);
       if (before) this.#forget(before);
       this.#add(stored);
-      // A revocation of the token before this one may have been saved meanwhile.
-      this.#later(recordOf(stored));
-      return true;
     };
-    return { secret, record, add, drop };
+    const failed = () => this.#rollBack(pending);
+    const attachment = { records: [recordOf(stored)], committed, failed };
+    return { secret, attachment, isRevoked: () => pending.isRevoked };
   }
 
-  /** The token of an enrolled VM. */
-  ofVm(id: string): Token | undefined {
-    return this.#ofVms.get(id);
+  /** Revokes the token of an enrolled VM with the VM's removal, so that the VM can enrol again. */
+  removeWithVm(id: string): Attachment | undefined {
+    const pending = [...this.#pending].findLast(({ stored }) => stored.enrolledBy !== undefined && stored.vm === id);
+    const name = pending?.stored.name ?? this.#byVm.get(id)?.name;
+    if (name === undefined) return undefined;
+    const removal = removalOf(name);
+    this.#options.queue.drop(removal);
+    this.#removing.add(name);
+    const committed = () => {
+      this.#removing.delete(name);
+      const token = this.#byVm.get(id);
+      if (token) this.#forget(token);
+    };
+    const failed = () => {
+      this.#removing.delete(name);
+      this.#saveCurrent(name);
+    };
+    return { records: [removal], committed, failed };
   }
 
-  /** The VM is gone, and with it the token that it was let in with: it can come back as it came. */
-  forgetVm(id: string): void {
-    const token = this.#ofVms.get(id);
-    if (!token) return;
-    this.#forget(token);
-    this.#later(removalOf(token.name));
+  #begin(stored: StoredToken): PendingToken {
+    // A queued record of an earlier token with this name is outdated, and must not overwrite the new one.
+    this.#options.queue.drop(recordOf(stored));
+    const pending = { stored, isRevoked: false };
+    this.#pending.add(pending);
+    return pending;
   }
 
-  /** What is said of a name whose next token is on its way to the disk would get there behind it, in its place. */
-  #later(change: RecordChange): void {
-    const isOld = [...this.#births].some(({ stored }) => stored.name === change.key);
-    if (!isOld) this.#options.pending.add(change);
+  #rollBack(pending: PendingToken): void {
+    this.#pending.delete(pending);
+    this.#saveCurrent(pending.stored.name);
   }
 
-  async #now(...changes: RecordChange[]): Promise<void> {
-    for (const change of changes) this.#options.pending.add(change);
-    await this.#options.flush();
+  /** Queues the record as it is in memory, after a commit that would have replaced it has failed. */
+  #saveCurrent(name: string): void {
+    const token = this.#byName.get(name);
+    this.#options.queue.add(token ? recordOf(token.stored) : removalOf(name));
+  }
+
+  #isChanging(name: string): boolean {
+    return this.#removing.has(name) || [...this.#pending].some(({ stored }) => stored.name === name);
   }
 
   #load(record: StoredRecord, registrations: ReadonlyMap<string, number>): void {
     const stored = parseStored(record.body);
-    // A VM's removal is durable before that of its token: a kill between the two leaves one that is nobody's.
+    // Before tokens were committed with their VMs, a kill could leave the token of a removed VM.
     const isOrphan = stored.enrolledBy !== undefined && registrations.get(stored.vm!) !== stored.created;
-    if (isOrphan) this.#later(removalOf(stored.name));
+    if (isOrphan) this.#options.queue.add(removalOf(stored.name));
     else this.#add(stored);
   }
 
   #add(stored: StoredToken): Token {
-    this.#unsaved.delete(stored.name);
     const token = new Token(stored, this.#options.now);
     this.#byHash.set(stored.hash, token);
     this.#byName.set(stored.name, token);
-    if (stored.enrolledBy !== undefined) this.#ofVms.set(stored.vm!, token);
+    if (stored.enrolledBy !== undefined) this.#byVm.set(stored.vm!, token);
     return token;
   }
 
   #forget(token: Token): void {
     const { hash, name, enrolledBy, vm } = token.stored;
     this.#byHash.delete(hash);
-    this.#byName.delete(name);
-    if (enrolledBy !== undefined && this.#ofVms.get(vm!) === token) this.#ofVms.delete(vm!);
+    if (this.#byName.get(name) === token) this.#byName.delete(name);
+    if (enrolledBy !== undefined && this.#byVm.get(vm!) === token) this.#byVm.delete(vm!);
     token.revoke();
   }
+}
+
+/** A controller whose signal any number of open responses may listen to, without Node's warning about a leak. */
+export function newRevocation(): AbortController {
+  const controller = new AbortController();
+  setMaxListeners(0, controller.signal);
+  return controller;
+}
+
+/** Name of the token that a VM gets when it enrols. The names of other tokens have no slash. */
+function issuedName(enroller: string, vm: string): string {
+  return `${enroller}/${vm}`;
+}
+
+function newToken(info: Omit<StoredToken, 'hash'>): { secret: string; stored: StoredToken } {
+  const secret = PREFIX + Buffer.from(kernelRandomHex(SECRET_BYTES), 'hex').toString('base64url');
+  return { secret, stored: { ...info, hash: hashOf(secret) } };
+}
+
+function hashOf(secret: string): string {
+  return createHash('sha256').update(secret).digest('hex');
 }
 
 /** Data dirs written before the first release have `bornOf` instead of `enrolledBy`. */
@@ -279,8 +404,6 @@ function parseStored(body: string): StoredToken {
   const { bornOf, ...stored } = JSON.parse(body) as StoredToken & { bornOf?: string };
   return bornOf === undefined ? stored : { ...stored, enrolledBy: bornOf };
 }
-
-const CLOSED_RECORD: RecordChange = { kind: 'token', key: CLOSED, body: '{}' };
 
 function recordOf(stored: StoredToken): RecordChange {
   return { kind: 'token', key: stored.name, body: JSON.stringify(stored) };
@@ -290,17 +413,34 @@ function removalOf(name: string): RecordChange {
   return { kind: 'token', key: name, body: undefined };
 }
 
-function notYetSaved(names: readonly string[], error: unknown): unknown {
+export function expired({ name, info }: Token): VregError {
+  return unauthorized(
+    `Unauthorized — the token "${name}" expired at ${info.expiresAt}`,
+    'create a new one: vreg token create',
+  );
+}
+
+export function unauthorized(message: string, hint: string): VregError {
+  return new VregError('UNAUTHORIZED', message, { hint });
+}
+
+/** The revocation is in effect, but a restart would undo it. */
+function notYetDurable(names: readonly string[], error: unknown): unknown {
   if (!(error instanceof VregError)) return error;
   const { code, message, hint, retryAfter } = error;
+  const listed = `${names.slice(0, 3).join(', ')}${names.length > 3 ? ', …' : ''}`;
   return new VregError(
     code,
-    `revoked now, but not on the disk, so that a restart would undo it: ${names.slice(0, 3).join(', ')}${names.length > 3 ? ', …' : ''} (${message})`,
-    { ...(hint ? { hint } : {}), ...(retryAfter === undefined ? {} : { retryAfter }), cause: error },
+    `revoked ${listed}, but a restart would undo it, because it could not be saved: ${message}`,
+    {
+      ...(hint ? { hint } : {}),
+      ...(retryAfter === undefined ? {} : { retryAfter }),
+      cause: error,
+    },
   );
 }
 
 /** @throws VregError NOT_FOUND */
 export function noSuchToken(name: string): VregError {
-  return new VregError('NOT_FOUND', `there is no token "${name}"`, { field: 'name', hint: 'see them: vreg token ls' });
+  return new VregError('NOT_FOUND', `no token "${name}"`, { field: 'name', hint: 'list the tokens: vreg token ls' });
 }

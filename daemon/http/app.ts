@@ -22,8 +22,8 @@ import {
 import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/errors.ts';
 import { maskRequestTarget } from '../../src/protocol/redact.ts';
 import { type Authenticator, assertActive } from '../access/authenticator.ts';
+import type { Warming } from '../registry/explain.ts';
 import type { Registry } from '../registry/registry.ts';
-import type { Warming } from '../registry/warming.ts';
 import { auditIfLate, auditRefused, auditWhenOver, requestIds } from './audit.ts';
 import { Door } from './auth.ts';
 import { mayBeEndless, readJsonBodies } from './body.ts';

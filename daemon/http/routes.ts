@@ -220,7 +220,7 @@ async function clearConflicts(ctx: RequestContext): Promise<Result> {
     });
   }
   const { registry } = ctx.services;
-  const cleared = await registry.identities.clear(ctx.query('id').id, () => registry.saveBeats());
+  const cleared = await registry.identities.clear(ctx.query('id').id, () => registry.saveHeartbeats());
   return ok({ cleared } satisfies Cleared);
 }
 

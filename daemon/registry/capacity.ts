@@ -1,65 +1,55 @@
-/** How much one registry takes: so that nobody fills it by mistake, or on purpose. */
-import { VregError } from '../../src/protocol/errors.ts';
+/** Limits of one registry, so that no client fills it by mistake or on purpose. */
+import { formatBytes, VregError } from '../../src/protocol/errors.ts';
 import type { VmRecord } from './vm-record.ts';
 
 export interface RegistryLimits {
-  /** VMs at once. */
   maxVms: number;
-  /** Bytes of one entry's JSON. */
+  /** Bytes of JSON per entry. */
   maxEntry: number;
-  /** Of all entries' {@link VmRecord.weight}: they are kept in memory. No limit when nothing is said. */
+  /** Sum of {@link VmRecord.weight} in bytes, because all entries stay in memory. Default: unlimited. */
   maxTotal?: number;
 }
 
-/** What there is, with what is on its way. */
-export interface Holdings {
+/** Current use of the limits, including pending changes. */
+export interface Usage {
   vms: number;
-  /** Of all entries' {@link VmRecord.weight}. */
+  /** Sum of {@link VmRecord.weight}. */
   bytes: number;
 }
 
 /**
- * @param before the entry whose place it takes
- * @throws VregError TOO_LARGE, TOO_MANY_REQUESTS when the registry is full
+ * @param before the entry that the new one replaces
+ * @throws VregError TOO_LARGE if the entry is too large, TOO_MANY_REQUESTS if the registry is full
  */
-export function checkLimits(
-  entry: VmRecord,
-  before: VmRecord | undefined,
-  held: Holdings,
-  limits: RegistryLimits,
-): void {
+export function checkLimits(entry: VmRecord, before: VmRecord | undefined, usage: Usage, limits: RegistryLimits): void {
   checkSize(entry, limits);
-  if (!before) checkRoom(held.vms, limits);
-  // What does not grow is taken by a full registry, too.
+  if (!before) checkCount(usage.vms, limits);
+  // A full registry still accepts changes that do not grow it.
   const growth = entry.weight - (before?.weight ?? 0);
-  if (growth > 0) checkTotal(held.bytes + growth, limits);
+  if (growth > 0) checkTotal(usage.bytes + growth, limits);
 }
 
 function checkSize(entry: VmRecord, { maxEntry }: RegistryLimits): void {
   const { size } = entry;
   if (size <= maxEntry) return;
-  throw new VregError('TOO_LARGE', `the entry is too large: ${size} bytes of JSON, at most ${maxEntry}`, {
+  throw new VregError('TOO_LARGE', `the entry is too large: ${size} bytes of JSON (limit ${maxEntry})`, {
     field: 'metadata',
     hint: 'store less in metadata and services, or raise --max-body of the daemon',
   });
 }
 
-function checkTotal(bytes: number, { maxTotal = Number.POSITIVE_INFINITY }: RegistryLimits): void {
-  if (bytes <= maxTotal) return;
-  throw new VregError(
-    'TOO_MANY_REQUESTS',
-    `the registry is full: its entries would be ${bytes} bytes, at most ${maxTotal}`,
-    {
-      field: 'metadata',
-      hint: 'keep less in metadata, remove VMs that are gone (vreg prune), or give the daemon more memory: NODE_OPTIONS=--max-old-space-size=MEGABYTES',
-    },
-  );
+function checkCount(count: number, { maxVms }: RegistryLimits): void {
+  if (count < maxVms) return;
+  throw new VregError('TOO_MANY_REQUESTS', `the registry is full (limit ${maxVms} VMs)`, {
+    field: 'id',
+    hint: 'remove dead VMs (vreg prune), or raise --max-vms of the daemon',
+  });
 }
 
-function checkRoom(count: number, { maxVms }: RegistryLimits): void {
-  if (count < maxVms) return;
-  throw new VregError('TOO_MANY_REQUESTS', `the registry is full: it has ${count} VMs, at most ${maxVms}`, {
-    field: 'id',
-    hint: 'remove those that are gone (vreg prune), or raise --max-vms of the daemon',
+function checkTotal(bytes: number, { maxTotal = Number.POSITIVE_INFINITY }: RegistryLimits): void {
+  if (bytes <= maxTotal) return;
+  throw new VregError('TOO_MANY_REQUESTS', `the registry is full (limit ${formatBytes(maxTotal)} of entries)`, {
+    field: 'metadata',
+    hint: 'store less in metadata, remove dead VMs (vreg prune), or give the daemon more memory: NODE_OPTIONS=--max-old-space-size=MEGABYTES',
   });
 }

@@ -1,24 +1,25 @@
 /**
- * The last events of the registry, and who wants to hear of the next. A watcher that was away asks for what came since
- * the revision it knows; when that is no longer here it is told so and starts from the full state, never from a gap.
+ * The most recent events, and the subscribers to new ones. A subscriber that reconnects asks for the events since the last
+ * revision that it knows. If the log no longer reaches back that far, the subscriber starts again from the full state, so
+ * that it never misses an event unnoticed.
  */
 import { type FieldChanges, LIVENESS_TYPES, type VmEventType } from '../../src/protocol/events.ts';
 import type { VmRecord } from './vm-record.ts';
 
-/** Events kept for watchers that come back: minutes of a busy fleet, a few megabytes. */
-const KEPT = 4096;
-/** UTF-16 units of JSON in them, at most: a few thousand entries as large as a body may be are gigabytes. */
-const KEPT_SIZE = 33_554_432;
+/** Events retained for subscribers that reconnect: minutes of a busy fleet, a few megabytes. */
+const MAX_EVENTS = 4096;
+/** UTF-16 units of JSON in the retained events. A few thousand events with the largest possible entries would be gigabytes. */
+const MAX_SIZE = 33_554_432;
 
 const LIVENESS: ReadonlySet<VmEventType> = new Set(LIVENESS_TYPES);
 
-/** An event with its entry as JSON, written once however many watch. */
+/** An event, serialized once for all subscribers. */
 export interface Event {
   type: VmEventType;
   id: string;
   role: string;
   status: string;
-  /** What role and status were, where the event changed them. */
+  /** The previous role and status, if the event changed them. */
   before: { role?: string; status?: string };
   revision: number;
   /** The whole {@link VmEvent}. */
@@ -34,83 +35,83 @@ export interface Occasion {
 }
 
 export interface EventSubscriber {
-  /** How many hear of it through this one; one when nothing is said. */
+  /** Number of clients behind this subscriber, for the metrics. Default: 1. */
   readonly listeners?: number;
   event(event: Event): void;
   heartbeat(entry: VmRecord): void;
 }
 
 export class EventLog {
-  readonly #kept: Event[] = [];
+  readonly #retained: Event[] = [];
   readonly #limit: number;
   #added = 0;
   #size = 0;
-  /** First revision from which a watcher can go on without a gap. */
+  /** First revision from which a subscriber can resume without a gap. */
   #from: number;
-  readonly #watchers = new Set<EventSubscriber>();
+  readonly #subscribers = new Set<EventSubscriber>();
 
   /**
-   * @param revision of the registry at the start; what was before it is not known here
-   * @param limit events kept at most
+   * @param revision of the registry at start; earlier events are not in the log
+   * @param limit number of retained events
    */
-  constructor(revision: number, limit = KEPT) {
-    // Who knows the last revision of an earlier run may have missed what went stale after it, and that is not kept.
+  constructor(revision: number, limit = MAX_EVENTS) {
+    // A subscriber that knows the last revision of an earlier run may have missed liveness events after it, which are not stored.
     this.#from = revision === 0 ? 0 : revision + 1;
     this.#limit = limit;
   }
 
   add(type: VmEventType, entry: VmRecord, occasion: Occasion): void {
     const event = eventOf(type, entry, occasion);
-    this.#kept.push(event);
+    this.#retained.push(event);
     this.#added++;
     this.#size += event.json.length;
-    while (this.#kept.length > this.#limit || this.#size > KEPT_SIZE) this.#forgetOldest();
-    for (const watcher of this.#watchers) watcher.event(event);
+    while (this.#retained.length > this.#limit || this.#size > MAX_SIZE) this.#dropOldest();
+    for (const subscriber of this.#subscribers) subscriber.event(event);
   }
 
   heartbeat(entry: VmRecord): void {
-    for (const watcher of this.#watchers) watcher.heartbeat(entry);
+    for (const subscriber of this.#subscribers) subscriber.heartbeat(entry);
   }
 
   /**
-   * What came after a revision, the liveness events that followed it included.
-   * @returns undefined when that is not known any more, or the revision is none of this registry's
+   * The events after a revision, including the liveness events that followed it.
+   * @returns undefined if the log does not reach back that far, or if the registry has not reached this revision
    */
   since(revision: number, current: number): Event[] | undefined {
     if (revision < this.#from || revision > current) return undefined;
-    return this.#kept.filter(
+    return this.#retained.filter(
       (event) => event.revision > revision || (event.revision === revision && LIVENESS.has(event.type)),
     );
   }
 
-  /** A place in the order of events, for {@link after}. */
+  /** The current end of the log, for {@link after}. */
   get mark(): number {
     return this.#added;
   }
 
-  /** What came after a place. @returns undefined when that is not known any more */
+  /** The events after a mark. @returns undefined if the log does not reach back that far */
   after(mark: number): Event[] | undefined {
     const count = this.#added - mark;
-    return count > this.#kept.length ? undefined : this.#kept.slice(this.#kept.length - count);
+    return count > this.#retained.length ? undefined : this.#retained.slice(this.#retained.length - count);
   }
 
-  /** @returns what ends it */
-  subscribe(watcher: EventSubscriber): () => void {
-    this.#watchers.add(watcher);
-    return () => this.#watchers.delete(watcher);
+  /** @returns a function that unsubscribes */
+  subscribe(subscriber: EventSubscriber): () => void {
+    this.#subscribers.add(subscriber);
+    return () => this.#subscribers.delete(subscriber);
   }
 
-  /** Number of those who hear of what comes. */
+  /** Number of clients that receive new events. */
   get subscriberCount(): number {
     let count = 0;
-    for (const { listeners = 1 } of this.#watchers) count += listeners;
+    for (const { listeners = 1 } of this.#subscribers) count += listeners;
     return count;
   }
 
-  #forgetOldest(): void {
-    const { type, revision, json } = this.#kept.shift()!;
+  #dropOldest(): void {
+    const { type, revision, json } = this.#retained.shift()!;
     this.#size -= json.length;
-    // A liveness event follows its revision: knowing that one is no longer enough.
+    // A liveness event has the revision of the change before it, so a client that knows that revision may lack this event.
     this.#from = LIVENESS.has(type) ? revision + 1 : revision;
   }
 }

@@ -1,30 +1,74 @@
-/** Why `discover` offers a VM, or does not. */
+/** Explanations of answers: why `discover` offers a VM, whether an answer may be outdated, and the fleet in one line. */
 import type { Why } from '../../src/protocol/api.ts';
+import type { Clock } from '../clock.ts';
 import type { Registry } from './registry.ts';
 import type { VmRecord } from './vm-record.ts';
 
+/** Explains why `discover` offers a VM or not. */
 export function explain(registry: Registry, entry: VmRecord): Why {
   const { id, role, status } = entry.vm;
-  const silent = Math.floor((registry.clock.listening() - entry.life.heardAt) / 1000);
-  const lease = registry.staleAfter / 1000;
-  const heard = `last heard at ${entry.lastSeen}, ${silent} s of listening time ago`;
+  // In listening time, like the lease, so the two can be compared.
+  const silence = Math.floor((registry.clock.listening() - entry.seen.heardAt) / 1000);
+  const lease = `the lease is ${registry.staleAfter / 1000} s`;
+  const lastSeen = `last seen at ${entry.lastSeen}, ${silence} s ago`;
   const reasons: Why['reasons'] = [];
-  if (status !== 'running') reasons.push({ code: status, message: `it was declared ${status}` });
-  if (registry.isStale(entry))
-    reasons.push({ code: 'stale', message: `it is stale: ${heard}; the lease is ${lease} s` });
+  if (status !== 'running') reasons.push({ code: status, message: `it is declared ${status}` });
+  if (registry.isStale(entry)) reasons.push({ code: 'stale', message: `it is stale: ${lastSeen}; ${lease}` });
   const offered = reasons.length === 0;
   const suspect = entry.isSuspect
-    ? '; it is suspect: so many others fell silent with it that it has one lease more'
+    ? '; it is suspect: it fell silent together with many other VMs and has one more lease'
     : '';
   const because = offered
-    ? `it is running and was ${heard}; the lease is ${lease} s${suspect}`
+    ? `it is running and was ${lastSeen}; ${lease}${suspect}`
     : reasons.map(({ message }) => message).join('; ');
   const isDisputed = registry.identities.conflicts.some((conflict) => conflict.id === id && conflict.state === 'open');
-  const dispute = isDisputed ? '; another incarnation says that it is this VM, too: vreg conflicts' : '';
+  const dispute = isDisputed ? '; another incarnation claims to be this VM: see vreg conflicts' : '';
   return {
     id,
     offered,
     summary: `discover ${role} ${offered ? 'offers' : 'does not offer'} ${id}: ${because}${dispute}`,
     reasons,
   };
+}
+
+/** The fleet in one line, such as `12 VMs, 1 stale, 3 suspect`. Counts of zero are left out, except for the VMs. */
+export function summarize(registry: Registry): string {
+  const all = registry.list({});
+  const running = all.filter(({ vm }) => vm.status === 'running');
+  const stale = running.filter((entry) => registry.isStale(entry));
+  const suspect = running.filter((entry) => entry.isSuspect && !registry.isStale(entry));
+  const parts = [`${all.length} ${all.length === 1 ? 'VM' : 'VMs'}`];
+  if (stale.length > 0) parts.push(`${stale.length} stale`);
+  if (suspect.length > 0) parts.push(`${suspect.length} suspect`);
+  return parts.join(', ');
+}
+
+/** An answer may include dead VMs, because the registry could not have received their heartbeats. */
+export interface Warming {
+  /** Seconds until every VM of the answer has sent a heartbeat or has gone stale. */
+  seconds: number;
+  /** VMs that are offered only because they fell silent in a mass loss. */
+  suspects: number;
+}
+
+/**
+ * @param entries the VMs of the answer
+ * @param lease milliseconds of listening time
+ * @returns undefined if every running VM of the answer was heard since the last gap in listening time, or had a full lease
+ *   since then
+ */
+export function warmingOf(entries: Iterable<VmRecord>, clock: Clock, lease: number): Warming | undefined {
+  const now = clock.listening();
+  const gap = clock.gapEndedAt();
+  const gapMatters = gap !== undefined && now - gap <= lease;
+  let until = 0;
+  let suspects = 0;
+  for (const entry of entries) {
+    if (entry.vm.status !== 'running' || entry.leaseFrom < now - lease) continue;
+    if (entry.isSuspect) suspects++;
+    else if (!gapMatters || entry.seen.heardAt > gap) continue;
+    until = Math.max(until, entry.leaseFrom + lease);
+  }
+  // At least one second, because 0 would mean that the answer is certain.
+  return until === 0 ? undefined : { seconds: Math.max(1, Math.ceil((until - now) / 1000)), suspects };
 }

@@ -1,18 +1,18 @@
-/** What agents found when they probed their VMs' own services. Kept in memory: the next beat says it again. */
+/** Health of the VMs' services, as their agents have probed it. It is not stored, because each heartbeat repeats it. */
 import type { ServiceHealth } from '../../src/protocol/heartbeat.ts';
 import type { VmRecord } from './vm-record.ts';
 
 export type HealthReport = Readonly<Record<string, ServiceHealth>>;
 
-/** Order of preference: a service that nobody probes may well work. */
+/** Order of preference. A service without a probe comes before a failing one, because it may well work. */
 const RANK = { passing: 0, unknown: 1, failing: 2 } as const;
 
 export class HealthReports {
   readonly #reports = new Map<string, HealthReport>();
 
   /**
-   * Takes the place of what the VM's agent said before. Of services that the VM does not have nothing is kept: an agent
-   * may name as many as it likes, and they are in no limit of the registry.
+   * Replaces the VM's report. Services that the VM does not have are dropped: an agent may name any number of them, and no
+   * limit of the registry counts them.
    */
   put({ vm }: VmRecord, report: HealthReport): void {
     const known = knownOf(vm, report);
@@ -20,7 +20,7 @@ export class HealthReports {
     else this.#reports.delete(vm.id);
   }
 
-  /** The VM's services may be others by now. */
+  /** Drops services from the VM's report that the VM no longer has. */
   trim(entry: VmRecord): void {
     const report = this.#reports.get(entry.vm.id);
     if (report) this.put(entry, report);
@@ -30,15 +30,15 @@ export class HealthReports {
     this.#reports.delete(id);
   }
 
-  /** Of the services that the entry has now; undefined when none of them is probed. */
+  /** Health of the services that the VM has now; undefined if none of them is probed. */
   of({ vm }: VmRecord): HealthReport | undefined {
     const report = this.#reports.get(vm.id);
     return report && knownOf(vm, report);
   }
 
-  /** Those that have a service, the ones where it passes first and those where it fails last; else in their order. */
+  /** The VMs that offer a service: passing first, failing last, otherwise in the given order. */
   offering(entries: readonly VmRecord[], service: string, passingOnly: boolean): VmRecord[] {
-    // Those of a rank stay in their order. A loop, since many may wait for this over many VMs.
+    // One pass without sorting, because many long polls may evaluate this over many VMs.
     const ranks: [VmRecord[], VmRecord[], VmRecord[]] = [[], [], []];
     for (const entry of entries) {
       if (!entry.vm.services?.some(({ name }) => name === service)) continue;
@@ -51,7 +51,7 @@ export class HealthReports {
   }
 }
 
-/** What the report says of the services that the VM has; undefined when that is nothing. */
+/** The part of a report about services that the VM has; undefined if there is none. */
 function knownOf(vm: VmRecord['vm'], report: HealthReport): HealthReport | undefined {
   const known = (vm.services ?? []).flatMap(({ name }): [string, ServiceHealth][] => {
     const health = Object.hasOwn(report, name) ? report[name] : undefined;

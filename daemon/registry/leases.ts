@@ -1,64 +1,68 @@
 /**
- * Who was heard when, in the order of the last sign of life, so that a sweep looks only at those whose lease has run
- * out and never at the whole fleet.
+ * Leases: when a VM goes stale. VMs are ordered by their last sign of life, so that a sweep looks only at expired leases
+ * and never at the whole fleet.
  *
- * When very many leases run out together it is more likely the network that is lost than the VMs. Those are *suspect* for
- * one more lease, and still offered; then they go, so a fleet that was shrunk on purpose is not kept for ever (Eureka's
- * self-preservation is: Netflix/eureka#1267).
+ * When very many leases expire together, a network failure is more likely than the death of all those VMs. They become
+ * *suspect* and are still offered for one more lease; then they go stale, so that a fleet that was shrunk on purpose does
+ * not stay forever (as it does with Eureka's self-preservation: Netflix/eureka#1267).
  */
 import { beatInterval } from '../../src/protocol/api.ts';
-import type { VmRecord } from './vm-record.ts';
+import type { Clock } from '../clock.ts';
+import type { EventLog } from './events.ts';
+import type { RegistryObserver, RegistryOptions } from './options.ts';
+import type { LastSeen, VmRecord } from './vm-record.ts';
 
-/** Fewer VMs than this are never a mass: one rack, or one deployment, is lost for real. */
-const LEAST_LOST = 10;
+/** Fewer VMs than this are never a mass loss: a rack or a deployment can really fail. */
+const MIN_MASS_LOSS = 10;
 
-export interface Gone {
+/** The VMs whose leases a sweep found expired. */
+export interface Expired {
   stale: VmRecord[];
   suspect: VmRecord[];
 }
 
 export class Leases {
-  /** Entries that are not stale as of the last sweep, longest silent first. */
+  /** VMs that were not stale at the last sweep, longest silent first. */
   readonly #fresh = new Map<string, VmRecord>();
   readonly #suspect = new Map<string, VmRecord>();
-  /** Ids of those that are stale. */
+  /** Ids of stale VMs. */
   readonly #stale = new Set<string>();
   readonly #lease: number;
   readonly #share: number;
 
   /**
    * @param lease milliseconds of listening time
-   * @param share of the live VMs, 0 to 1, that must fall silent together to be suspect instead of stale; 1 turns it off
+   * @param share share of the live VMs, 0 to 1, that must fall silent together to become suspect instead of stale; 1 disables it
    */
   constructor(lease: number, share = 1) {
     this.#lease = lease;
     this.#share = share;
   }
 
-  /** Takes the entries in at the start, and says nothing of those that are stale already. */
+  /** Adds the VMs of the store at start. VMs that are stale already are not reported by the next sweep. */
   load(entries: Iterable<VmRecord>, horizon: number): void {
-    for (const entry of [...entries].sort((a, b) => a.life.heardAt - b.life.heardAt)) {
-      if (entry.life.heardAt < horizon) this.#stale.add(entry.vm.id);
+    for (const entry of [...entries].sort((a, b) => a.seen.heardAt - b.seen.heardAt)) {
+      if (entry.seen.heardAt < horizon) this.#stale.add(entry.vm.id);
       else this.#fresh.set(entry.vm.id, entry);
     }
   }
 
-  /** @returns true when the VM was stale or suspect until now */
-  heard(entry: VmRecord): boolean {
+  /** Renews the lease after a sign of life. @returns true if the VM was stale or suspect before */
+  renew(entry: VmRecord): boolean {
     const { id } = entry.vm;
-    // Deleted first, since setting a key that is there would leave it in its old place.
+    // `Map.set` would leave an existing key in its old place.
     this.#fresh.delete(id);
     this.#fresh.set(id, entry);
     return this.#stale.delete(id) || this.#suspect.delete(id);
   }
 
-  /** An entry that replaces the one of its id without a sign of life keeps that one's place. */
+  /** Replaces the record of a VM that changed without a sign of life; the VM keeps its place. */
   replace(entry: VmRecord): void {
     const { id } = entry.vm;
     if (this.#fresh.has(id)) this.#fresh.set(id, entry);
     if (this.#suspect.has(id)) {
       this.#suspect.set(id, entry);
-      entry.suspect(this.#lease);
+      entry.markSuspect(this.#lease);
     }
   }
 
@@ -68,43 +72,43 @@ export class Leases {
     this.#stale.delete(id);
   }
 
-  /** True when a {@link sweep} would find something. */
+  /** Whether a {@link sweep} would find an expired lease. */
   isDue(horizon: number): boolean {
     return isFirstDue(this.#fresh, horizon) || isFirstDue(this.#suspect, horizon);
   }
 
-  /** @returns those whose lease began before `horizon` and who were not gone at the last sweep */
-  sweep(horizon: number): Gone {
+  /** @returns the VMs whose lease began before `horizon` and that no earlier sweep has returned */
+  sweep(horizon: number): Expired {
     const due = takeDue(this.#fresh, horizon);
-    const gone: Gone = { stale: takeDue(this.#suspect, horizon), suspect: [] };
-    const isMass = due.length > 0 && this.#isMassLoss(due, horizon);
+    const expired: Expired = { stale: takeDue(this.#suspect, horizon), suspect: [] };
+    const isMassLoss = due.length > 0 && this.#isMassLoss(due, horizon);
     for (const entry of due) {
-      if (!isMass || entry.vm.status !== 'running') gone.stale.push(entry);
+      if (!isMassLoss || entry.vm.status !== 'running') expired.stale.push(entry);
       else {
-        entry.suspect(this.#lease);
+        entry.markSuspect(this.#lease);
         this.#suspect.set(entry.vm.id, entry);
-        gone.suspect.push(entry);
+        expired.suspect.push(entry);
       }
     }
-    for (const { vm } of gone.stale) this.#stale.add(vm.id);
-    return gone;
+    for (const { vm } of expired.stale) this.#stale.add(vm.id);
+    return expired;
   }
 
   /**
-   * VMs are lost one by one, as their beats were spread. So those count that have missed a beat and would be lost within
-   * the next interval, and those that are suspect already.
+   * Leases expire one by one, because heartbeats are spread over an interval. So the count includes the VMs that are suspect
+   * already and those that have missed a heartbeat and would expire within the next interval.
    */
   #isMassLoss(due: readonly VmRecord[], horizon: number): boolean {
     if (this.#share >= 1) return false;
     const soon = horizon + beatInterval(this.#lease);
     let lost = countRunning(due) + countRunning(this.#suspect.values());
     let live = lost;
-    for (const { vm, life } of this.#fresh.values()) {
+    for (const { vm, seen } of this.#fresh.values()) {
       if (vm.status !== 'running') continue;
       live++;
-      if (life.heardAt < soon) lost++;
+      if (seen.heardAt < soon) lost++;
     }
-    return lost >= LEAST_LOST && lost > this.#share * live;
+    return lost >= MIN_MASS_LOSS && lost > this.#share * live;
   }
 }
 
@@ -127,4 +131,67 @@ function countRunning(entries: Iterable<VmRecord>): number {
   let count = 0;
   for (const { vm } of entries) if (vm.status === 'running') count++;
   return count;
+}
+
+/** Decides which VMs are live at each read, and notifies subscribers of `stale`, `suspect` and `revived` before the read returns. */
+export class Liveness {
+  readonly staleAfter: number;
+  readonly #clock: Clock;
+  readonly #leases: Leases;
+  readonly #events: EventLog;
+  readonly #observer: RegistryObserver;
+
+  constructor({ clock, staleAfter, massLoss, observer = {} }: RegistryOptions, events: EventLog) {
+    this.staleAfter = staleAfter;
+    this.#clock = clock;
+    this.#leases = new Leases(staleAfter, massLoss);
+    this.#events = events;
+    this.#observer = observer;
+  }
+
+  load(entries: Iterable<VmRecord>): void {
+    this.#leases.load(entries, this.#clock.listening() - this.staleAfter);
+  }
+
+  /**
+   * Sweeps, so that no read misses a VM before it is decided whether that VM is stale or suspect.
+   * @param revision of the registry, for the events
+   * @returns time on the listening clock; a VM whose lease began before it is stale
+   */
+  horizon(revision: number): number {
+    const horizon = this.#clock.listening() - this.staleAfter;
+    if (!this.#leases.isDue(horizon)) return horizon;
+    const { stale, suspect } = this.#leases.sweep(horizon);
+    const occasion = { revision, at: this.#clock.now() };
+    for (const entry of stale) if (entry.vm.status === 'running') this.#events.add('stale', entry, occasion);
+    for (const entry of suspect) this.#events.add('suspect', entry, occasion);
+    if (suspect.length > 0) this.#observer.massLoss?.(suspect);
+    return horizon;
+  }
+
+  signOfLife(): LastSeen {
+    return { lastSeen: this.#clock.now(), heardAt: this.#clock.listening() };
+  }
+
+  /** Renews the lease after a heartbeat. @returns true if the VM was stale or suspect before */
+  renew(entry: VmRecord): boolean {
+    return this.#leases.renew(entry);
+  }
+
+  notifyRevived(entry: VmRecord, revision: number): void {
+    this.#events.add('revived', entry, { revision, at: this.#clock.now() });
+  }
+
+  /** Follows a change of a VM. @returns true if the change ended the silence of a running VM */
+  replace(before: VmRecord | undefined, entry: VmRecord): boolean {
+    // Becoming `running` is a sign of life even within the same millisecond as the last one.
+    const starts = entry.vm.status === 'running' && before?.vm.status !== 'running';
+    if (starts || before?.seen.heardAt !== entry.seen.heardAt) return this.#leases.renew(entry) && !starts;
+    this.#leases.replace(entry);
+    return false;
+  }
+
+  forget(id: string): void {
+    this.#leases.forget(id);
+  }
 }

@@ -1,33 +1,33 @@
-/** What the registry is handed, and whom it tells what it finds out. */
+/** The dependencies and settings of the registry, and the observer that it reports to. */
 import type { Conflict } from '../../src/protocol/heartbeat.ts';
 import type { Clock } from '../clock.ts';
 import type { Store } from '../store/store.ts';
 import type { RegistryLimits } from './capacity.ts';
 import type { VmRecord } from './vm-record.ts';
+import type { Attachment } from './writes.ts';
 
-/** What is worth a line in the log, or somebody's attention. */
+/** Receives findings that belong in the log. */
 export interface RegistryObserver {
-  /** A VM was removed. */
-  removed?(id: string): void;
-  /** A sweep found VMs suspect. */
+  /** A sweep found a mass loss. */
   massLoss?(suspects: readonly VmRecord[]): void;
-  /** Two incarnations say that they are the same VM, or one has replaced the other. */
+  /** Two incarnations claim to be the same VM, or one has replaced the other. */
   conflict?(conflict: Conflict): void;
-  /** The registry has forgotten what an agent knows: it was restored from an older copy. Told once. */
+  /** An agent knows more than the registry, so the registry was restored from an older copy. Called once. */
   rollback?(id: string, known: { revision?: number; beats?: number }): void;
 }
 
 export interface RegistryOptions {
   store: Store;
   clock: Clock;
-  /** Listening time without a sign of life after which a VM is stale, in milliseconds. */
+  /** Milliseconds of listening time without a sign of life after which a VM is stale. */
   staleAfter: number;
-  /** Share of the live VMs, 0 to 1, that must fall silent together to be suspect instead of stale; off when nothing is said. */
+  /** Share of the live VMs, 0 to 1, that must fall silent together to become suspect instead of stale. Default: disabled. */
   massLoss?: number | undefined;
-  /** None when nothing is said. */
+  /** Default: unlimited. */
   limits?: RegistryLimits | undefined;
-  /** Told of what is worth a line in the log. */
   observer?: RegistryObserver;
-  /** Events kept for watchers that come back; {@link EventLog} says how many when nothing is said. */
-  keptEvents?: number;
+  /** Removes what belongs to a VM in the same transaction as the VM: its own token. */
+  onDeregister?: ((id: string) => Attachment | undefined) | undefined;
+  /** Events retained for subscribers that reconnect. Default: see {@link EventLog}. */
+  maxEvents?: number | undefined;
 }

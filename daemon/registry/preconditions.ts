@@ -1,81 +1,85 @@
-/** What a change does to an entry, field by field, and whether it may be made. */
-
+/** Whether a change may be made: the principal's restriction, the expected revision, and the difference to the entry before. */
 import { VregError } from '../../src/protocol/errors.ts';
 import type { ChangeType, FieldChanges } from '../../src/protocol/events.ts';
 import type { Restriction } from '../../src/protocol/token.ts';
 import type { Vm, VmUpdate } from '../../src/protocol/vm.ts';
-import type { RecordChange } from '../store/store.ts';
 import type { Spec, VmRecord } from './vm-record.ts';
+import type { Attachment } from './writes.ts';
 
-/** Who is named when nobody had to say who they are. */
+/** Name of the author of a change where clients need no token. */
 export const ANONYMOUS = 'anonymous';
 
-/** The VMs that somebody may touch. */
+/** The VMs that a token may change. */
 export interface TokenRestriction extends Restriction {
-  /** Revision of the one registration that they are let in with: under another one, its id is another VM's. */
+  /** Revision of the registration that the token was issued for. A later VM with the same id is another VM. */
   created?: number | undefined;
 }
 
-/** Who changes, and what of the entry they have seen. */
+/** The author of a change, and its preconditions. */
 export interface WriteOptions {
-  /** A token's name, or `anonymous`. */
+  /** Name of the author's token, or `anonymous`. */
   by?: string | undefined;
-  /** Revision that the entry must still have; `any` asks only that there is one, `none` that there is none. */
+  /** Expected revision of the entry; `any` requires that it exists, `none` that it does not. */
   expect?: number | 'any' | 'none' | undefined;
-  /** The VMs that they may touch; all when nothing is said. */
+  /** VMs that the author may change; undefined means all. */
   restriction?: TokenRestriction | undefined;
-  /** What becomes durable with the change, or not at all. @param created revision of the VM's registration */
-  alongside?: ((created: number) => readonly RecordChange[]) | undefined;
+  /** Records for the transaction of the change. @param created revision of the VM's registration */
+  attach?: ((created: number) => Attachment) | undefined;
 }
 
-/** True of a VM that a token with that limit is for. */
 export function permits(restriction: Restriction | undefined, { id, role }: { id: string; role: string }): boolean {
   return (restriction?.vm ?? id) === id && (restriction?.role ?? role) === role;
 }
 
-/** @throws VregError FORBIDDEN when a VM is another's */
+/** @throws VregError FORBIDDEN unless the restriction {@link permits} the VM */
 export function assertPermitted(restriction: Restriction | undefined, { id, role }: Pick<Vm, 'id' | 'role'>): void {
   if (restriction?.vm !== undefined && restriction.vm !== id) {
-    throw new VregError('FORBIDDEN', `this token is for the VM "${restriction.vm}", and for no other`, {
+    throw new VregError('FORBIDDEN', `this token is restricted to VM "${restriction.vm}"`, {
       field: 'id',
-      hint: `make one for this VM: vreg token create NAME --scope write --vm ${id}`,
+      hint: `create one for this VM: vreg token create NAME --scope write --vm ${id}`,
     });
   }
   if (restriction?.role !== undefined && restriction.role !== role) {
-    throw new VregError('FORBIDDEN', `this token is for VMs of the role ${restriction.role}, and for no others`, {
+    throw new VregError('FORBIDDEN', `this token is restricted to VMs with the role ${restriction.role}`, {
       field: 'role',
-      hint: `make one for this role: vreg token create NAME --scope write --role ${role}`,
+      hint: `create one for this role: vreg token create NAME --scope write --role ${role}`,
     });
   }
 }
 
-/** @throws VregError as {@link assertPermitted} and {@link checkRegistration} */
-export function checkEntry(restriction: TokenRestriction | undefined, { vm, version }: VmRecord): void {
+/** @throws VregError as {@link assertPermitted} and {@link assertSameRegistration} */
+export function assertMayChange(restriction: TokenRestriction | undefined, { vm, version }: VmRecord): void {
   assertPermitted(restriction, vm);
-  checkRegistration(restriction, version.created);
+  assertSameRegistration(restriction, version.created);
 }
 
 /**
- * @param created of the registration that is to be touched; undefined of a new one
- * @throws VregError UNAUTHORIZED when that is another one than the token was made for
+ * @param created revision of the registration that is about to change; undefined for a new registration
+ * @throws VregError UNAUTHORIZED if the token was issued for another registration of this id
  */
-export function checkRegistration({ created: own }: TokenRestriction = {}, created?: number): void {
+export function assertSameRegistration({ created: own }: TokenRestriction = {}, created?: number): void {
   if (own === undefined || own === created) return;
   throw new VregError('UNAUTHORIZED', 'Unauthorized — the VM of this token was removed', {
-    hint: 'enrol it anew, with the token of its image',
+    hint: 'enrol the VM again, with the token of its image',
   });
 }
 
 /** @throws VregError PRECONDITION_FAILED (RFC 9110, If-Match and If-None-Match) */
-export function checkExpected(entry: VmRecord | undefined, expect: WriteOptions['expect']): void {
+export function assertExpected(entry: VmRecord | undefined, expect: WriteOptions['expect']): void {
   if (expect === undefined) return;
   const met =
     expect === 'none' ? !entry : entry !== undefined && (expect === 'any' || expect === entry.version.revision);
   if (met) return;
-  const what = entry ? `VM "${entry.vm.id}" has revision ${entry.version.revision} by now` : 'VM not found';
-  throw new VregError('PRECONDITION_FAILED', `${what}: it is not what you have seen`, {
-    hint: 'read it again, and decide anew',
+  throw new VregError('PRECONDITION_FAILED', mismatch(entry, expect), {
+    hint: 'read the VM again, then decide whether to repeat the change',
   });
+}
+
+function mismatch(entry: VmRecord | undefined, expect: WriteOptions['expect']): string {
+  if (!entry) return 'VM not found: it was removed since you read it';
+  const { vm, version } = entry;
+  if (expect === 'none') return `VM "${vm.id}" already exists, with revision ${version.revision}`;
+  return `VM "${vm.id}" has revision ${version.revision}, not ${expect}: it was changed since you read it`;
 }
 
 export function applyUpdate(vm: Spec, update: VmUpdate): Spec {
@@ -83,25 +87,25 @@ export function applyUpdate(vm: Spec, update: VmUpdate): Spec {
   return { ...rest, ...(services ? { services } : {}), ...(metadata ? { metadata } : {}) };
 }
 
-/** Fields that differ, with both values; all of them when an entry comes or goes. */
+/** The fields that differ, each with both values; all fields if the entry is added or removed. */
 export function diff(before: Spec | undefined, after: Spec | undefined): FieldChanges {
   const changes: FieldChanges = {};
   const fields = new Set([...Object.keys(before ?? {}), ...Object.keys(after ?? {})] as (keyof Spec)[]);
   for (const field of fields) {
     const pair: [unknown, unknown] = [before?.[field] ?? null, after?.[field] ?? null];
-    // What an update leaves alone is the same object, and may be large.
+    // A field that an update does not mention is the same object. Serializing it could take long.
     if (pair[0] === pair[1]) continue;
     if (JSON.stringify(pair[0]) !== JSON.stringify(pair[1])) changes[field] = pair;
   }
   return changes;
 }
 
-export function typeOf(wasThere: boolean, changes: FieldChanges): ChangeType {
-  if (!wasThere) return 'registered';
+export function typeOf(existed: boolean, changes: FieldChanges): ChangeType {
+  if (!existed) return 'registered';
   return changes.status ? 'status' : 'updated';
 }
 
-export function taken(): VregError {
+export function alreadyRegistered(): VregError {
   return new VregError('CONFLICT', 'VM already registered', {
     field: 'id',
     hint: 'change it with PATCH (vreg update), or register with --if-exists update',

@@ -1,136 +1,132 @@
 /**
- * The rules of the registry, over memory. It knows no HTTP and no files, and is handed its clock and its store.
+ * The rules of the registry, over memory. The module knows no HTTP and no files, and is handed its clock and its store.
  *
- * A write is decided on the *staged* state (what is committed plus what is on its way to the disk), goes to the store,
- * and becomes visible when the store has it. So one sync can carry many writes, two racing registrations of one id
- * cannot both win, and a reader never sees what a power cut could take back.
+ * A write is decided against the pending state (everything committed plus everything on its way to the disk), goes to the
+ * store, and becomes visible when it is durable. So one sync can carry many writes, only one of two racing registrations
+ * of an id can succeed, and no reader sees a change that a power failure could undo.
  */
 import type { DiscoverQuery } from '../../src/protocol/api.ts';
 import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { Restriction } from '../../src/protocol/token.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
-import type { Change, Contents, Store } from '../store/store.ts';
-import { checkLimits, type Holdings, type RegistryLimits } from './capacity.ts';
+import type { Change, Contents, RecordChange, Store } from '../store/store.ts';
+import { checkLimits, type RegistryLimits, type Usage } from './capacity.ts';
 import { EventLog } from './events.ts';
 import { HealthReports } from './health.ts';
 import { Identities, type Now, type Proof } from './identity.ts';
-import type { Lineage } from './lineage.ts';
-import { Liveness } from './liveness.ts';
-import type { RegistryObserver, RegistryOptions } from './options.ts';
-import { PendingRecords } from './pending.ts';
+import { Liveness } from './leases.ts';
+import type { RegistryOptions } from './options.ts';
 import {
   ANONYMOUS,
+  alreadyRegistered,
   applyUpdate,
+  assertExpected,
+  assertMayChange,
   assertPermitted,
-  checkEntry,
-  checkExpected,
-  checkRegistration,
+  assertSameRegistration,
   diff,
   notFound,
-  taken,
   typeOf,
   type WriteOptions,
 } from './preconditions.ts';
-import { Staging } from './staging.ts';
-import { Unsaved } from './unsaved.ts';
-import { type Filter, VmIndex } from './vm-index.ts';
+import { type Filter, type Lineage, VmIndex } from './vm-index.ts';
 import { type LastSeen, type Spec, VmRecord } from './vm-record.ts';
+import { type Attachment, HeartbeatBuffer, PendingChanges } from './writes.ts';
 
 export class Registry {
+  /** Created with the store; clients recognize the registry by it. */
+  readonly id: string;
+  /** The lease: milliseconds of listening time. */
   readonly staleAfter: number;
   readonly clock: Clock;
   readonly events: EventLog;
-  readonly #store: Store;
-
   readonly health = new HealthReports();
-  /** What else is to be saved with the next beats. */
-  readonly pending = new PendingRecords();
   readonly identities: Identities;
-  /** Made once with the store. */
-  readonly id: string;
-  readonly #observer: RegistryObserver;
+  readonly lineage: Lineage;
+  /** Heartbeats and records that the next {@link saveHeartbeats} makes durable. */
+  readonly unsaved: HeartbeatBuffer;
+  readonly #store: Store;
   readonly #limits: RegistryLimits | undefined;
-
-  readonly #directory = new VmIndex();
-  readonly lineage: Lineage = this.#directory.lineage;
+  readonly #onDeregister: RegistryOptions['onDeregister'];
+  readonly #index = new VmIndex();
   readonly #liveness: Liveness;
-  #revision = 0;
-  readonly #staging: Staging;
-  readonly unsaved: Unsaved;
+  readonly #pending: PendingChanges;
+  #revision: number;
 
   constructor(options: RegistryOptions, contents: Contents) {
-    const { store, clock, staleAfter, keptEvents } = options;
-    this.#store = store;
-    this.clock = clock;
-    this.staleAfter = staleAfter;
-    this.#observer = options.observer ?? {};
-    this.#limits = options.limits;
+    const { store, clock, staleAfter, maxEvents, observer, limits, onDeregister } = options;
     this.id = contents.registryId;
-    this.identities = new Identities(contents, this.pending, this.#observer);
-    this.unsaved = new Unsaved(store, this.pending);
+    this.staleAfter = staleAfter;
+    this.clock = clock;
+    this.#store = store;
+    this.#limits = limits;
+    this.#onDeregister = onDeregister;
     this.#revision = contents.revision;
-    this.#staging = new Staging(store, contents.revision);
-    this.events = new EventLog(contents.revision, keptEvents);
+    this.#pending = new PendingChanges(store, contents.revision);
+    this.unsaved = new HeartbeatBuffer(store);
+    this.identities = new Identities(contents, this.unsaved.records, observer);
+    this.events = new EventLog(contents.revision, maxEvents);
     this.#liveness = new Liveness(options, this.events);
-    for (const vm of contents.vms) this.#directory.put(VmRecord.fromStored(vm));
-    this.#liveness.load(this.#directory.all());
+    for (const vm of contents.vms) this.#index.put(VmRecord.fromStored(vm));
+    this.lineage = this.#index.lineage;
+    this.#liveness.load(this.#index.all());
   }
 
-  /** Number of changes committed so far. */
+  /** Number of committed changes. */
   get revision(): number {
     return this.#revision;
   }
 
   /**
-   * Adds a VM that is not there yet; durable when this resolves.
-   * @throws VregError CONFLICT when the id is taken, FORBIDDEN, and the store's errors
+   * Registers a new VM. Durable when this resolves.
+   * @throws VregError CONFLICT if the id is taken, FORBIDDEN, and the store's errors
    */
   async register(registration: Registration, options: WriteOptions = {}): Promise<VmRecord> {
     assertPermitted(options.restriction, registration);
-    if (this.#current(registration.id)) throw taken();
-    checkRegistration(options.restriction);
-    const life = this.#liveness.signOfLife();
-    const registeredAt = new Date(life.lastSeen).toISOString();
-    return this.#put(undefined, { ...registration, registeredAt }, life, options);
+    if (this.#current(registration.id)) throw alreadyRegistered();
+    assertSameRegistration(options.restriction);
+    const seen = this.#liveness.signOfLife();
+    const registeredAt = new Date(seen.lastSeen).toISOString();
+    return this.#put(undefined, { ...registration, registeredAt }, seen, options);
   }
 
   /**
-   * Registers a VM, or replaces all that is declared of the one there; its registration keeps its time and its place.
-   * Repeating it changes nothing, but is a sign of life when it says `running`.
+   * Registers a VM, or replaces the declared fields of a registered one, which keeps `registeredAt` and its place in lists.
+   * A repetition changes nothing, but is a sign of life if its status is `running`.
    * @throws VregError PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
   async replace(
     registration: Registration,
     options: WriteOptions = {},
   ): Promise<{ entry: VmRecord; created: boolean }> {
-    const { expect, restriction, alongside } = options;
+    const { expect, restriction, attach } = options;
     const before = this.#current(registration.id);
-    if (before) checkEntry(restriction, before);
+    if (before) assertMayChange(restriction, before);
     assertPermitted(restriction, registration);
-    checkExpected(before, expect);
+    assertExpected(before, expect);
     if (!before) return { entry: await this.register(registration, options), created: true };
     const vm: Spec = { ...registration, registeredAt: before.vm.registeredAt };
     const running = registration.status === 'running';
-    const isRepeated = Object.keys(diff(before.vm, vm)).length === 0 && this.#directory.get(vm.id) === before;
-    if (isRepeated && !alongside) {
+    const isRepeated = Object.keys(diff(before.vm, vm)).length === 0 && this.#index.get(vm.id) === before;
+    if (isRepeated && !attach) {
       return { entry: running ? this.heartbeat(vm.id) : before, created: false };
     }
-    const entry = await this.#put(before, vm, running ? this.#liveness.signOfLife() : before.life, options);
+    const entry = await this.#put(before, vm, running ? this.#liveness.signOfLife() : before.seen, options);
     if (!running) this.identities.markIdle(vm.id);
     return { entry, created: false };
   }
 
   /**
-   * Changes fields of a VM. Setting the status to `running` is a sign of life; nothing else here is.
+   * Changes fields of a VM. Only setting the status to `running` is a sign of life.
    * @throws VregError NOT_FOUND, PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
   async update(id: string, update: VmUpdate, options: WriteOptions = {}): Promise<VmRecord> {
     const before = this.#require(id);
-    checkEntry(options.restriction, before);
-    checkExpected(before, options.expect);
-    const life = update.status === 'running' ? this.#liveness.signOfLife() : before.life;
-    const entry = await this.#put(before, applyUpdate(before.vm, update), life, options);
+    assertMayChange(options.restriction, before);
+    assertExpected(before, options.expect);
+    const seen = update.status === 'running' ? this.#liveness.signOfLife() : before.seen;
+    const entry = await this.#put(before, applyUpdate(before.vm, update), seen, options);
     if (update.status !== undefined && update.status !== 'running') this.identities.markIdle(id);
     return entry;
   }
@@ -138,69 +134,73 @@ export class Registry {
   /** @throws VregError NOT_FOUND, PRECONDITION_FAILED, FORBIDDEN, and the store's errors */
   async deregister(id: string, { by = ANONYMOUS, expect, restriction }: WriteOptions = {}): Promise<void> {
     const before = this.#require(id);
-    checkEntry(restriction, before);
-    checkExpected(before, expect);
-    const revision = this.#staging.next;
+    assertMayChange(restriction, before);
+    assertExpected(before, expect);
+    const revision = this.#pending.next;
     const note = { type: 'deregistered', at: this.clock.now(), by, changes: diff(before.vm, undefined) } as const;
-    await this.#commit(id, undefined, { kind: 'remove', id, revision, note });
+    const change = (records: readonly RecordChange[]): Change => ({ kind: 'remove', id, revision, note, records });
+    await this.#commit(id, undefined, change, this.#onDeregister?.(id));
   }
 
   /**
-   * A sign of life. Visible at once, durable with the next {@link saveBeats}; it is no change and has no revision.
-   * @param proof what the VM's agent says of itself and of its services; a plain beat has none
-   * @throws VregError NOT_FOUND, FORBIDDEN, IDENTITY_CONFLICT when another incarnation of the VM is alive
+   * A sign of life. Visible at once, durable with the next {@link saveHeartbeats}. It is no change and has no revision.
+   * @param proof identity and service health from the VM's agent; a plain heartbeat has none
+   * @throws VregError NOT_FOUND, FORBIDDEN, IDENTITY_CONFLICT if another incarnation of the VM is alive
    */
   heartbeat(id: string, proof?: Proof, restriction?: Restriction): VmRecord {
     const entry = this.get(id);
     assertPermitted(restriction, entry.vm);
-    // That it was stale is told before it is revived, even if no sweep has seen it yet.
+    // Subscribers receive `stale` before `revived`, even if no sweep has noticed the expired lease yet.
     this.sweep();
-    if (proof) this.identities.prove(entry, proof, this.#moment());
+    if (proof) this.identities.prove(entry, proof, this.#now());
     entry.touch(this.#liveness.signOfLife());
     this.unsaved.add(entry);
     if (proof?.health) this.health.put(entry, proof.health);
-    if (this.#liveness.heard(entry) && entry.vm.status === 'running') this.#liveness.tellRevived(entry, this.#revision);
+    if (this.#liveness.renew(entry) && entry.vm.status === 'running') {
+      this.#liveness.notifyRevived(entry, this.#revision);
+    }
     this.events.heartbeat(entry);
     return entry;
   }
 
   has(id: string): boolean {
-    return this.#directory.get(id) !== undefined;
+    return this.#index.get(id) !== undefined;
   }
 
   /** @throws VregError NOT_FOUND */
   get(id: string): VmRecord {
-    const entry = this.#directory.get(id);
+    const entry = this.#index.get(id);
     if (!entry) throw notFound();
     return entry;
   }
 
-  /** Newest registration first. Filtering by `running` leaves stale VMs out, as the original registry does. */
+  /** Newest registration first. The filter `running` leaves stale VMs out, as the original registry does. */
   list(filter: Filter): readonly VmRecord[] {
-    return this.#directory.list(filter, this.#horizon());
+    return this.#index.list(filter, this.#horizon());
   }
 
-  /** The live VMs of a role, oldest registration first, or as {@link HealthReports.offering} where a service is asked for. */
+  /** The live VMs of a role, oldest registration first; with a service, in the order of {@link HealthReports.offering}. */
   discover(role: string, { service, passing = false, strict = false }: DiscoverQuery = {}): VmRecord[] {
-    let found = this.#directory.live(role, this.#horizon());
+    let found = this.#index.live(role, this.#horizon());
     if (service !== undefined) found = this.health.offering(found, service, passing);
     if (!strict) return found;
     const horizon = this.clock.now() - this.staleAfter;
-    return found.filter(({ life }) => life.lastSeen >= horizon);
+    return found.filter(({ seen }) => seen.lastSeen >= horizon);
   }
 
   isStale(entry: VmRecord): boolean {
     return entry.leaseFrom < this.#horizon();
   }
 
-  /** Finds out which VMs went silent since the last sweep, and tells the watchers; called every few hundred milliseconds. */
+  /** Looks for leases that have expired since the last sweep and notifies subscribers. Called several times per second. */
   sweep(): void {
     this.#horizon();
   }
 
   /**
-   * The last changes of a VM, newest first, before a revision where one is given; also of one that has gone.
-   * @throws VregError NOT_FOUND when there never was one, as far as the journal goes back
+   * The most recent changes of a VM, newest first, also of a VM that was removed.
+   * @param before only changes with a lower revision
+   * @throws VregError NOT_FOUND if the journal has no such VM, and the store's errors
    */
   async history(id: string, limit: number, before?: number): Promise<HistoryItem[]> {
     const items = await this.#store.history(id, limit, before);
@@ -208,17 +208,17 @@ export class Registry {
     return items;
   }
 
-  /** Writes a consistent, checked copy of everything into a new file. @throws the store's errors */
+  /** Writes a consistent, checked copy of the database to a new file. @throws the store's errors */
   backup(path: string): Promise<void> {
     return this.#store.backup(path);
   }
 
-  /** Makes the beats since the last save durable; on failure they stay due for the next. */
-  saveBeats(): Promise<void> {
-    return this.unsaved.save(this.clock.listening(), (entry) => this.#directory.get(entry.vm.id) === entry);
+  /** Makes all heartbeats since the last save durable. After a failure they stay for the next save. @throws the store's errors */
+  saveHeartbeats(): Promise<void> {
+    return this.unsaved.save(this.clock.listening(), (entry) => this.#index.get(entry.vm.id) === entry);
   }
 
-  #moment(): Now {
+  #now(): Now {
     const at = new Date(this.clock.now()).toISOString();
     return { at, listening: this.clock.listening(), lease: this.staleAfter, revision: this.#revision };
   }
@@ -227,14 +227,15 @@ export class Registry {
     return this.#liveness.horizon(this.#revision);
   }
 
-  #holdings(): Holdings {
-    const { size, bytes } = this.#directory;
-    return { vms: size + this.#staging.added, bytes: bytes + this.#staging.growth };
+  #usage(): Usage {
+    const { size, bytes } = this.#index;
+    return { vms: size + this.#pending.added, bytes: bytes + this.#pending.growth };
   }
 
+  /** The entry as the next change sees it, including pending changes. */
   #current(id: string): VmRecord | undefined {
-    const decision = this.#staging.of(id);
-    return decision ? decision.entry : this.#directory.get(id);
+    const decision = this.#pending.of(id);
+    return decision ? decision.entry : this.#index.get(id);
   }
 
   #require(id: string): VmRecord {
@@ -246,56 +247,69 @@ export class Registry {
   async #put(
     before: VmRecord | undefined,
     vm: Spec,
-    life: LastSeen,
-    { by = ANONYMOUS, alongside }: WriteOptions,
+    seen: LastSeen,
+    { by = ANONYMOUS, attach }: WriteOptions,
   ): Promise<VmRecord> {
-    const revision = this.#staging.next;
-    const entry = new VmRecord(vm, { created: before?.version.created ?? revision, revision }, life);
-    if (this.#limits) checkLimits(entry, before, this.#holdings(), this.#limits);
+    const revision = this.#pending.next;
+    const entry = new VmRecord(vm, { created: before?.version.created ?? revision, revision }, seen);
+    if (this.#limits) checkLimits(entry, before, this.#usage(), this.#limits);
     const changes = diff(before?.vm, entry.vm);
     const note = { type: typeOf(before !== undefined, changes), at: this.clock.now(), by, changes };
-    const records = alongside?.(entry.version.created) ?? [];
-    await this.#commit(vm.id, entry, { kind: 'put', vm: entry.toStored(), revision, note, records });
+    const change = (records: readonly RecordChange[]): Change => {
+      return { kind: 'put', vm: entry.toStored(), revision, note, records };
+    };
+    await this.#commit(vm.id, entry, change, attach?.(entry.version.created));
     return entry;
   }
 
-  async #commit(id: string, entry: VmRecord | undefined, change: Change): Promise<void> {
-    await this.#staging.commit(id, entry, change, this.#current(id));
+  async #commit(
+    id: string,
+    entry: VmRecord | undefined,
+    makeChange: (records: readonly RecordChange[]) => Change,
+    attachment?: Attachment,
+  ): Promise<void> {
+    const change = makeChange(attachment?.records ?? []);
+    try {
+      await this.#pending.commit(id, entry, change, this.#current(id));
+    } catch (error) {
+      attachment?.failed();
+      throw error;
+    }
+    attachment?.committed();
     const { revision, note } = change;
     this.sweep();
     this.#revision = revision;
-    const shown = entry ?? this.get(id);
+    const visible = entry ?? this.get(id);
     const isRevived = entry !== undefined && this.#show(entry);
-    if (!entry) this.#hide(shown);
-    // Of an entry that comes or goes, the entry itself says all.
+    if (!entry) this.#hide(visible);
     const { changes, ...occasion } = note;
-    const changed = note.type === 'updated' || note.type === 'status';
-    this.events.add(note.type, shown, { revision, ...occasion, ...(changed ? { changes } : {}) });
-    // After its change: who was told a revision's liveness must have been told the revision.
-    if (isRevived) this.#liveness.tellRevived(shown, revision);
+    // The event of a VM that is added or removed contains the whole entry already.
+    const hasChanges = note.type === 'updated' || note.type === 'status';
+    this.events.add(note.type, visible, { revision, ...occasion, ...(hasChanges ? { changes } : {}) });
+    // `revived` comes after the change, because a client that knows the liveness at a revision must know that revision.
+    if (isRevived) this.#liveness.notifyRevived(visible, revision);
   }
 
-  /** @returns true when a sign of life that came with the change ended a running VM's silence */
+  /** Makes a committed entry visible. @returns true if the change ended the silence of a running VM */
   #show(entry: VmRecord): boolean {
-    const before = this.#directory.get(entry.vm.id);
-    this.#directory.put(entry);
+    const before = this.#index.get(entry.vm.id);
+    this.#index.put(entry);
     this.health.trim(entry);
     if (before) this.unsaved.delete(before);
-    if (before && before.life.heardAt > entry.life.heardAt) {
-      // A beat came while the change was on its way: it is not taken back, and is saved again, since the change has
-      // carried an older sign of life to the disk.
-      entry.touch(before.life);
+    if (before && before.seen.heardAt > entry.seen.heardAt) {
+      // A heartbeat arrived while the change was being committed. Take it over and save it again, because the change has
+      // written an older sign of life to the disk.
+      entry.touch(before.seen);
       this.unsaved.add(entry);
     }
-    return this.#liveness.replaced(before, entry);
+    return this.#liveness.replace(before, entry);
   }
 
   #hide(entry: VmRecord): void {
-    this.#directory.remove(entry);
+    this.#index.remove(entry);
     this.unsaved.delete(entry);
     this.health.forget(entry.vm.id);
     this.identities.forget(entry.vm.id);
-    this.#observer.removed?.(entry.vm.id);
     this.#liveness.forget(entry.vm.id);
   }
 }

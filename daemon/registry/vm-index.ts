@@ -1,6 +1,5 @@
-/** The committed entries, by id and by role, each in the order of registration. */
-
-import { Lineage } from './lineage.ts';
+/** The committed VMs, indexed by id, by role and by parent, each index in the order of registration. */
+import { VregError } from '../../src/protocol/errors.ts';
 import type { VmRecord } from './vm-record.ts';
 
 export interface Filter {
@@ -9,13 +8,13 @@ export interface Filter {
 }
 
 export class VmIndex {
-  /** Oldest registration first: `Map.set` keeps the place of a key that is there, so an update keeps its place. */
+  /** Oldest registration first. `Map.set` leaves an existing key in its place, so an update does not reorder. */
   readonly #entries = new Map<string, VmRecord>();
   #bytes = 0;
-  /** All, newest registration first, for whoever asks before the next change: slow readers keep it. */
+  /** All VMs, newest registration first. Shared by all lists until the next change, because slow clients retain it. */
   #newestFirst: readonly VmRecord[] | undefined;
   readonly #byRole = new Map<string, Map<string, VmRecord>>();
-  /** Roles that an entry came to from another one: its place there is that of its registration, not the last. */
+  /** Roles to which a VM moved from another role: it belongs at the place of its registration, not at the end. */
   readonly #unsorted = new Set<string>();
   readonly lineage = new Lineage((id) => this.#entries.get(id));
 
@@ -27,7 +26,7 @@ export class VmIndex {
     return this.#entries.size;
   }
 
-  /** Of all entries' {@link VmRecord.weight}. */
+  /** Sum of {@link VmRecord.weight}. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -36,7 +35,7 @@ export class VmIndex {
     return this.#entries.values();
   }
 
-  /** Adds an entry, or puts it in the place of the one of its id. */
+  /** Adds a VM, or replaces the one with the same id. */
   put(entry: VmRecord): void {
     const { id, role } = entry.vm;
     this.#newestFirst = undefined;
@@ -62,8 +61,8 @@ export class VmIndex {
   }
 
   /**
-   * Newest registration first. Filtering by `running` leaves stale VMs out, as the original registry does.
-   * @param horizon heard before it on the listening clock is stale
+   * Newest registration first. The filter `running` leaves stale VMs out, as the original registry does.
+   * @param horizon time on the listening clock; a VM whose lease began before it is stale
    */
   list({ role, status }: Filter, horizon: number): readonly VmRecord[] {
     if (!role && !status) {
@@ -80,7 +79,7 @@ export class VmIndex {
     return found.reverse();
   }
 
-  /** The live entries of a role, oldest registration first. */
+  /** The live VMs of a role, oldest registration first. @param horizon as for {@link list} */
   live(role: string, horizon: number): VmRecord[] {
     const found: VmRecord[] = [];
     for (const entry of this.#ofRole(role)) {
@@ -89,7 +88,7 @@ export class VmIndex {
     return found;
   }
 
-  /** Sorted here and not with each change: a thousand changes of role before the next read cost one sort. */
+  /** Sorts on read, not on each change, so that a thousand changes of role before the next read cost one sort. */
   #ofRole(role: string): Iterable<VmRecord> {
     const ofRole = this.#byRole.get(role);
     if (!ofRole) return [];
@@ -98,4 +97,74 @@ export class VmIndex {
     this.#byRole.set(role, sorted);
     return sorted.values();
   }
+}
+
+/** The `parentId` of the VMs, read in both directions. */
+export class Lineage {
+  readonly #get: (id: string) => VmRecord | undefined;
+  /** By the id of the parent, whether or not it is registered. */
+  readonly #children = new Map<string, Map<string, VmRecord>>();
+
+  constructor(get: (id: string) => VmRecord | undefined) {
+    this.#get = get;
+  }
+
+  put(entry: VmRecord, before: VmRecord | undefined): void {
+    const { id, parentId } = entry.vm;
+    if (before && before.vm.parentId !== parentId) this.remove(before);
+    if (parentId === undefined) return;
+    const siblings = this.#children.get(parentId) ?? new Map<string, VmRecord>();
+    this.#children.set(parentId, siblings.set(id, entry));
+  }
+
+  remove({ vm }: VmRecord): void {
+    if (vm.parentId === undefined) return;
+    const siblings = this.#children.get(vm.parentId);
+    siblings?.delete(vm.id);
+    if (siblings?.size === 0) this.#children.delete(vm.parentId);
+  }
+
+  /** Oldest registration first. @throws VregError NOT_FOUND if no VM has this id or this parent */
+  children(id: string): VmRecord[] {
+    const children = this.#children.get(id);
+    if (!children && !this.#get(id)) throw noLineage(id);
+    return [...(children?.values() ?? [])].sort((a, b) => a.version.created - b.version.created);
+  }
+
+  /** Nearest ancestor first, up to the first one that is not registered. @throws VregError NOT_FOUND as {@link children} */
+  ancestors(id: string): VmRecord[] {
+    const self = this.#get(id);
+    // The parent of an unregistered VM is unknown.
+    if (!self && this.#children.has(id)) return [];
+    if (!self) throw noLineage(id);
+    const seen = new Set([self]);
+    for (let parent = this.#parentOf(self); parent && !seen.has(parent); parent = this.#parentOf(parent))
+      seen.add(parent);
+    seen.delete(self);
+    return [...seen];
+  }
+
+  /** The VM itself, if it is registered, and all its descendants, depth first. @throws VregError NOT_FOUND as {@link children} */
+  subtree(id: string): VmRecord[] {
+    const found = new Map<string, VmRecord | undefined>();
+    const pending = [id];
+    while (pending.length > 0) {
+      const next = pending.pop()!;
+      // Clients choose the parents, so parents can form a cycle.
+      if (found.has(next)) continue;
+      found.set(next, this.#get(next));
+      for (const child of this.children(next).reverse()) pending.push(child.vm.id);
+    }
+    return [...found.values()].filter((entry) => entry !== undefined);
+  }
+
+  #parentOf({ vm }: VmRecord): VmRecord | undefined {
+    return vm.parentId === undefined ? undefined : this.#get(vm.parentId);
+  }
+}
+
+function noLineage(id: string): VregError {
+  return new VregError('NOT_FOUND', `VM not found: "${id}" is not registered, and no VM has it as its parent`, {
+    field: 'id',
+  });
 }

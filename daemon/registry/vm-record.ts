@@ -1,47 +1,49 @@
-/** One VM in memory: the parsed entry, and its JSON kept ready so that a read serialises nothing. */
-import type { Vm } from '../../src/protocol/vm.ts';
+/** One VM in memory: the parsed entry, and its JSON, cached so that a read serializes nothing. */
+import { inFieldOrder, type Vm } from '../../src/protocol/vm.ts';
 import type { StoredVm } from '../store/store.ts';
 
+/** The last sign of life, on both clocks. */
 export interface LastSeen {
-  /** Last sign of life, wall clock, milliseconds since the epoch. */
+  /** Wall clock, milliseconds since the epoch. */
   lastSeen: number;
-  /** The same moment on the listening clock, in milliseconds. */
+  /** Listening clock, milliseconds. */
   heardAt: number;
 }
 
+/** Revisions of a VM. */
 export interface Version {
-  /** Revision of the registration: what lists are sorted by. */
+  /** Revision of the registration; lists are sorted by it. */
   created: number;
   /** Revision of the last change. */
   revision: number;
 }
 
-/** Everything of an entry that only a change can change. */
+/** The declared part of an entry: every field that only a change can modify. */
 export type Spec = Omit<Vm, 'lastSeen'>;
 
-/** What stands for an object, a list and a field in JSON, and how many bytes of JSON its memory is worth besides. */
-const MORE = { [code('{')]: 20, [code('[')]: 8, [code(':')]: 4 };
+/** Bytes that an object, an array and a field take in memory beyond their JSON. */
+const OVERHEAD = { [code('{')]: 20, [code('[')]: 8, [code(':')]: 4 };
 
-/** Bytes of an entry's JSON that follow what is declared. */
+/** Bytes of an entry's JSON that follow the {@link Spec}. */
 const LAST_SEEN = ',"lastSeen":"2026-01-01T00:00:00.000Z"}'.length;
 
 export class VmRecord {
   readonly vm: Spec;
   readonly version: Version;
-  /** The entry's JSON up to where `lastSeen` goes, which is its last field. */
+  /** The entry's JSON without its last field, `lastSeen`, and without the closing brace. */
   readonly #head: string;
-  #life: LastSeen;
+  #seen: LastSeen;
   #json: string | undefined;
   #size: number | undefined;
   #weight: number | undefined;
-  /** Milliseconds by which its lease is longer, in a mass loss. */
+  /** Milliseconds by which a mass loss extends the lease. */
   #grace = 0;
 
-  constructor(vm: Spec, order: Version, seen: LastSeen) {
-    this.vm = inOrder(vm);
-    this.version = order;
+  constructor(vm: Spec, version: Version, seen: LastSeen) {
+    this.vm = inFieldOrder(vm);
+    this.version = version;
     this.#head = JSON.stringify(this.vm).slice(0, -1);
-    this.#life = seen;
+    this.#seen = seen;
   }
 
   static fromStored({ body, created, revision, lastSeen, heardAt }: StoredVm): VmRecord {
@@ -49,37 +51,38 @@ export class VmRecord {
   }
 
   toStored(): StoredVm {
-    return { id: this.vm.id, ...this.version, body: `${this.#head}}`, ...this.#life };
+    return { id: this.vm.id, ...this.version, body: `${this.#head}}`, ...this.#seen };
   }
 
-  get life(): LastSeen {
-    return this.#life;
+  get seen(): LastSeen {
+    return this.#seen;
   }
 
-  touch(life: LastSeen): void {
-    this.#life = life;
+  /** Records a sign of life and ends a suspicion. */
+  touch(seen: LastSeen): void {
+    this.#seen = seen;
     this.#json = undefined;
     this.#grace = 0;
   }
 
-  /** Moment on the listening clock from which its lease counts: its last sign of life, or later in a mass loss. */
+  /** Start of the lease on the listening clock: the last sign of life, or later during a mass loss. */
   get leaseFrom(): number {
-    return this.#life.heardAt + this.#grace;
+    return this.#seen.heardAt + this.#grace;
   }
 
-  /** Its lease is over, but so are too many others for that to be the truth. */
+  /** The lease has expired together with those of many other VMs, so a network failure is more likely than this VM's death. */
   get isSuspect(): boolean {
     return this.#grace > 0;
   }
 
-  /** @param grace milliseconds for which it is offered all the same, unless it is heard */
-  suspect(grace: number): void {
+  /** @param grace milliseconds by which the lease is extended, unless the VM shows a sign of life before */
+  markSuspect(grace: number): void {
     this.#grace = grace;
   }
 
   /** RFC 3339. */
   get lastSeen(): string {
-    return new Date(this.#life.lastSeen).toISOString();
+    return new Date(this.#seen.lastSeen).toISOString();
   }
 
   /** The entry as the wire has it. */
@@ -88,51 +91,31 @@ export class VmRecord {
     return this.#json;
   }
 
-  /** Bytes of {@link json}; signs of life do not change it, since all their times are equally long. */
+  /** Bytes of {@link json}. Signs of life do not change the size, since all RFC 3339 times have the same length. */
   get size(): number {
     this.#size ??= Buffer.byteLength(this.#head) + LAST_SEEN;
     return this.#size;
   }
 
-  /**
-   * Bytes that count for it where all entries together are bounded: an empty object takes dozens of bytes of memory, and
-   * has two in JSON.
-   */
+  /** Bytes that count against the limit of all entries. An empty object has two bytes of JSON but takes dozens of memory. */
   get weight(): number {
-    this.#weight ??= this.size + moreOf(this.#head);
+    this.#weight ??= this.size + overheadOf(this.#head);
     return this.#weight;
   }
 
-  /** The entry with more fields, for a request that asks for them. */
+  /** The entry with additional fields, for a request that asks for them. */
   jsonWith(extra: Record<string, unknown>): string {
     return `${this.json.slice(0, -1)},${JSON.stringify(extra).slice(1)}`;
   }
 }
 
-/** Of what a text has in strings it counts too much, which is little. */
-function moreOf(json: string): number {
+/** Also counts the characters inside strings; the error is small. */
+function overheadOf(json: string): number {
   let bytes = 0;
-  for (let i = 0; i < json.length; i++) bytes += MORE[json.charCodeAt(i)] ?? 0;
+  for (let i = 0; i < json.length; i++) bytes += OVERHEAD[json.charCodeAt(i)] ?? 0;
   return bytes;
 }
 
 function code(character: string): number {
   return character.charCodeAt(0);
-}
-
-/** The fields in the order in which the original registry answers them; absent ones stay absent. */
-function inOrder(vm: Spec): Spec {
-  const { id, name, role, status, address, services, metadata, parentId, registeredBy, registeredAt } = vm;
-  return {
-    id,
-    name,
-    role,
-    status,
-    address,
-    ...(services ? { services } : {}),
-    ...(metadata ? { metadata } : {}),
-    ...(parentId === undefined ? {} : { parentId }),
-    registeredBy,
-    registeredAt,
-  };
 }

@@ -39,6 +39,28 @@ export interface Vm {
   lastSeen: string;
 }
 
+/** The fields of an entry, in the order in which the original registry responds with them. */
+const VM_FIELDS = [
+  'id',
+  'name',
+  'role',
+  'status',
+  'address',
+  'services',
+  'metadata',
+  'parentId',
+  'registeredBy',
+  'registeredAt',
+  'lastSeen',
+] as const satisfies readonly (keyof Vm)[];
+
+/** Copies the fields of an entry in the order of {@link VM_FIELDS}. Fields that are absent or undefined stay absent. */
+export function inFieldOrder<T extends { [field in keyof Vm]?: Vm[field] | undefined }>(vm: T): T {
+  const ordered: { [field: string]: unknown } = {};
+  for (const field of VM_FIELDS) if (vm[field] !== undefined) ordered[field] = vm[field];
+  return ordered as T;
+}
+
 /** What a client says of a new VM. */
 export type Registration = Omit<Vm, 'registeredAt' | 'lastSeen'>;
 
@@ -85,17 +107,7 @@ export function parseRegistration(input: unknown, urlId?: string): Registration 
   const metadata = parseMetadata(body.metadata);
   const parentId = parseParent(body, id);
   const registeredBy = parseText(body.registeredBy, 'registeredBy');
-  return {
-    id,
-    name,
-    role,
-    status,
-    address,
-    ...(services ? { services } : {}),
-    ...(metadata ? { metadata } : {}),
-    ...(parentId === undefined ? {} : { parentId }),
-    registeredBy,
-  };
+  return inFieldOrder({ id, name, role, status, address, services, metadata, parentId, registeredBy }) as Registration;
 }
 
 /**

@@ -22,7 +22,7 @@ test('conflicts shows both sides of each, and forgets those that are named', asy
   );
   assert.equal((await vreg(['conflicts', '-q'], { url })).stdout, 'b\na\n');
   assert.equal(JSON.parse((await vreg(['conflicts', '--json'], { url })).stdout).length, 2);
-  assert.match((await vreg(['why', 'a'], { url })).stdout, /another incarnation says that it is this VM, too/);
+  assert.match((await vreg(['why', 'a'], { url })).stdout, /another incarnation claims to be this VM/);
   assert.match(
     (await vreg(['doctor'], { url, now: Date.now })).stdout,
     /^clones\twarn\tduplicates of b, a\t.*vreg conflicts/m,

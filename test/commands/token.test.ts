@@ -87,7 +87,7 @@ test('revoke asks first, takes what is named at once, and names what was not the
   assert.equal((await say(['ls'], { token })).code, 0);
   const { code, stdout, stderr } = await say(['token', 'revoke', 'a', 'nope', '--yes', '-o', 'name']);
   assert.deepEqual([code, stdout], [3, 'a\n']);
-  assert.match(stderr, /there is no token "nope"/);
+  assert.match(stderr, /no token "nope"/);
   const refused = await say(['ls'], { token });
   assert.deepEqual([refused.code, /invalid token/.test(refused.stderr)], [2, true]);
   assert.equal((await say(['token', 'revoke', '--yes'])).code, 5);
@@ -135,7 +135,7 @@ test('what a token may not do ends with 2, and says which scope would do', async
     assert.deepEqual([code, stdout], [2, ''], argv.join(' '));
     assert.match(
       stderr,
-      /the token "dash" has the scope read; this needs \w+\nhint: make one that may/,
+      /token "dash" has the scope read; this needs \w+\nhint: create one with that scope/,
       argv.join(' '),
     );
   }

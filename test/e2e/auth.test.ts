@@ -217,10 +217,10 @@ test(
     const made = await say(['register', 'worker-7', '--name', 'w'], worker);
     assert.equal(made.code, 0, made.stderr);
     const other = await say(['register', 'worker-8', '--name', 'w'], worker);
-    assert.deepEqual([other.code, /for the VM "worker-7"/.test(other.stderr)], [2, true]);
+    assert.deepEqual([other.code, /restricted to VM "worker-7"/.test(other.stderr)], [2, true]);
     const stranger = await say(['ls'], as('stranger'));
     assert.deepEqual(
-      [stranger.code, /no token of the certificate's name, "stranger"/.test(stranger.stderr)],
+      [stranger.code, /no token is named after the certificate "stranger"/.test(stranger.stderr)],
       [2, true],
     );
     const page = {

@@ -15,7 +15,7 @@ test('a registry that is full takes no more VMs, and goes on with those that it 
   const answers = await Promise.all(['a', 'b', 'c', 'd'].map(register));
   assert.deepEqual(answers.map(({ status }) => status).sort(), [201, 201, 429, 429]);
   const refused = answers.find(({ status }) => status === 429)!.body as { error: string; code: string };
-  assert.match(refused.error, /at most 2/);
+  assert.match(refused.error, /limit 2/);
   assert.equal((await call(url, 'PATCH', '/registry/vms/a', { body: { name: 'new' } })).status, 200);
   assert.equal((await call(url, 'DELETE', '/registry/vms/a')).status, 200);
   assert.equal((await register('e')).status, 201);
@@ -28,7 +28,7 @@ test('an entry or a body that is too large is 413 with the limit, however it gro
   const metadata = { text: 'x'.repeat(4096 - frame) };
   const large = await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'a', metadata }) });
   assert.deepEqual([large.status, (large.body as { field: string }).field], [413, 'metadata']);
-  assert.match((large.body as { error: string }).error, /at most 4096/);
+  assert.match((large.body as { error: string }).error, /limit 4096/);
   assert.equal((await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'a' }) })).status, 201);
   assert.equal((await call(url, 'PATCH', '/registry/vms/a', { body: { metadata } })).status, 413);
   const body = await call(url, 'POST', '/registry/vms', {
@@ -82,11 +82,11 @@ for (const how of ['flags', 'variables'] as const) {
       return call(url, 'POST', '/registry/vms', { body: aVm({ metadata: { pad: 'x'.repeat(length - frame) } }) });
     };
     const large = await register(2049);
-    assert.deepEqual([large.status, errorOf(large)], [413, 'the entry is too large: 2049 bytes of JSON, at most 2048']);
+    assert.deepEqual([large.status, errorOf(large)], [413, 'the entry is too large: 2049 bytes of JSON (limit 2048)']);
     assert.equal((await register(2048)).status, 201);
 
     const second = await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-2' }) });
-    assert.deepEqual([second.status, errorOf(second)], [429, 'the registry is full: it has 1 VMs, at most 1']);
+    assert.deepEqual([second.status, errorOf(second)], [429, 'the registry is full (limit 1 VMs)']);
 
     // Half of the connections may wait.
     const waits = [1, 2, 3, 4].map(() =>

@@ -20,11 +20,15 @@ export function aDoor({ root, store = new MemoryStore() }: { root?: string; stor
   const clock = new FakeClock();
   const contents = store.contents();
   const registry = new Registry(
-    { store, clock, staleAfter: 300_000, observer: { removed: (id) => tokens.forgetVm(id) } },
+    { store, clock, staleAfter: 300_000, onDeregister: (id) => tokens.removeWithVm(id) },
     contents,
   );
   const now = () => clock.now();
-  const tokens: Tokens = new Tokens(contents, { pending: registry.pending, flush: () => registry.saveBeats(), now });
+  const tokens: Tokens = new Tokens(contents, {
+    queue: registry.unsaved.records,
+    commit: (records) => store.commitRecords(records),
+    now,
+  });
   const authenticator = new Authenticator({ root, tokens, ticks: now });
   return { store, clock, registry, tokens, authenticator, create: (request) => tokens.create(request, 'test') };
 }

@@ -6,9 +6,8 @@ import { Authenticator } from '../../daemon/access/authenticator.ts';
 import { Tokens } from '../../daemon/access/tokens.ts';
 import { type AppOptions, buildApp } from '../../daemon/http/app.ts';
 import { listen } from '../../daemon/http/server/listen.ts';
-import type { RegistryObserver } from '../../daemon/registry/options.ts';
+import type { RegistryOptions } from '../../daemon/registry/options.ts';
 import { Registry } from '../../daemon/registry/registry.ts';
-import type { Contents } from '../../daemon/store/store.ts';
 import { FakeClock } from './clock.ts';
 import { MemoryStore } from './memory-store.ts';
 
@@ -27,11 +26,14 @@ export interface ServedApp {
   close(): Promise<void>;
 }
 
-/** The door of a registry as it was when its store was read. @param root the one token that may do everything */
-export function accessTo(registry: Registry, contents: Contents, root?: string): Authenticator {
-  const { pending, clock } = registry;
-  const now = () => clock.now();
-  const tokens = new Tokens(contents, { pending, flush: () => registry.saveBeats(), now });
+/** An authenticator with the tokens of the store. @param root the root token */
+export function accessTo(registry: Registry, store: MemoryStore, root?: string): Authenticator {
+  const now = () => registry.clock.now();
+  const tokens = new Tokens(store.contents(), {
+    queue: registry.unsaved.records,
+    commit: (records) => store.commitRecords(records),
+    now,
+  });
   return new Authenticator({ root, tokens, ticks: now });
 }
 
@@ -57,11 +59,12 @@ export async function serveApp(
   } = {},
 ): Promise<ServedApp> {
   const clock = new FakeClock();
-  const kept = keptEvents === undefined ? {} : { keptEvents };
-  const contents = store.contents();
-  const observer: RegistryObserver = { removed: (id) => authenticator.tokens.forgetVm(id) };
-  const registry = new Registry({ store, clock, staleAfter: 300_000, massLoss, observer, ...kept }, contents);
-  const authenticator: Authenticator = accessTo(registry, contents, token);
+  const onDeregister: RegistryOptions['onDeregister'] = (id) => authenticator.tokens.removeWithVm(id);
+  const registry = new Registry(
+    { store, clock, staleAfter: 300_000, massLoss, onDeregister, maxEvents: keptEvents },
+    store.contents(),
+  );
+  const authenticator: Authenticator = accessTo(registry, store, token);
   const logged: string[] = [];
   const log = pino({ level: logLevel, base: null }, { write: (line: string) => void logged.push(line) });
   const app = buildApp({

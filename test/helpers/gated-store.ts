@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import type { Change, RecordChange, StoredHeartbeat } from '../../daemon/store/store.ts';
 import { MemoryStore } from './memory-store.ts';
 
@@ -47,6 +48,18 @@ export class GatedStore extends MemoryStore {
       await save();
       resolve();
     }
+  }
+
+  /** Makes changes durable until the work, which waits for some of them, is done. */
+  async settle<T>(work: Promise<T>): Promise<T> {
+    let isDone = false;
+    const done = () => (isDone = true);
+    void work.then(done, done);
+    while (!isDone) {
+      await this.release();
+      await setImmediate();
+    }
+    return work;
   }
 
   /** Fails all waiting commits, as a store does if one transaction fails. */

@@ -38,7 +38,7 @@ export class RegistryVm {
     this.#start();
     time.every(TICK_INTERVAL, () => this.#tick());
     time.every(SAVE_EVERY, () => {
-      if (this.answers) void this.registry.saveBeats();
+      if (this.answers) void this.registry.saveHeartbeats();
     });
   }
 

@@ -2,9 +2,9 @@
 import { Gauge, Registry as Metrics } from 'prom-client';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { ROLES, STATUSES } from '../../../src/protocol/vm.ts';
+import { warmingOf } from '../../registry/explain.ts';
 import type { Registry } from '../../registry/registry.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
-import { warmingOf } from '../../registry/warming.ts';
 import type { RequestContext, Result } from '../context.ts';
 
 export async function metrics({ services, readFilter }: RequestContext): Promise<Result> {

@@ -35,7 +35,7 @@ export async function createToken(ctx: RequestContext): Promise<Result> {
 }
 
 export async function revokeToken({ services, params: { name = '' } }: RequestContext): Promise<Result> {
-  const names = await services.authenticator.tokens.revokeNamed(name);
+  const names = await services.authenticator.tokens.revoke(name);
   if (names.length === 0) throw noSuchToken(maskTokens(name));
   return revoked(names);
 }

@@ -43,7 +43,7 @@ async function listening(t: TestContext, store: MemoryStore, { requestTimeout = 
   const registry = new Registry({ store, clock: new FakeClock(), staleAfter: 1000 }, store.contents());
   const app = buildApp({
     registry,
-    authenticator: accessTo(registry, store.contents()),
+    authenticator: accessTo(registry, store),
     version: '0.0.0',
     log: pino({ level: 'silent' }),
     limits: { requestTimeout },

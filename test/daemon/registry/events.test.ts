@@ -168,7 +168,7 @@ test('who replays the events has what the registry has, whatever happens, breaks
       const broken = new Informer();
       const revisions: number[] = [];
       const start = () => {
-        const made = new Registry({ store, clock, staleAfter: LEASE, keptEvents }, store.contents());
+        const made = new Registry({ store, clock, staleAfter: LEASE, maxEvents: keptEvents }, store.contents());
         made.events.subscribe({
           event: (event) => {
             if (event.type !== 'stale' && event.type !== 'revived') revisions.push(event.revision);
@@ -213,7 +213,7 @@ test('who replays the events has what the registry has, whatever happens, breaks
         await Promise.allSettled(group.filter((step) => step.do !== 'pass').map(doStep));
         store.failure = undefined;
         if (group.some((step) => step.do === 'restart')) {
-          await registry.saveBeats();
+          await registry.saveHeartbeats();
           registry = start();
         }
       }

@@ -135,13 +135,13 @@ test('beats that the store refuses, again and again, are saved when it takes the
       life.clock.pass(10);
       life.registry.heartbeat(id);
       life.store.heartbeatsFailure = new VregError(code, 'the disk fails');
-      await assert.rejects(life.registry.saveBeats(), { code });
+      await assert.rejects(life.registry.saveHeartbeats(), { code });
     }
-    assert.ok(life.registry.unsaved.any);
+    assert.ok(!life.registry.unsaved.isEmpty);
     life.store.heartbeatsFailure = undefined;
-    await life.registry.saveBeats();
-    assert.ok(!life.registry.unsaved.any);
-    for (const id of ['a', 'b', 'c']) assert.equal(lastSeen(id), life.registry.get(id).life.lastSeen);
+    await life.registry.saveHeartbeats();
+    assert.ok(life.registry.unsaved.isEmpty);
+    for (const id of ['a', 'b', 'c']) assert.equal(lastSeen(id), life.registry.get(id).seen.lastSeen);
   }
   assert.equal(life.registry.revision, 3, 'a beat is no change');
 });

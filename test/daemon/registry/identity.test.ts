@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Identities } from '../../../daemon/registry/identity.ts';
 import type { RegistryObserver } from '../../../daemon/registry/options.ts';
-import { PendingRecords } from '../../../daemon/registry/pending.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import { VmRecord } from '../../../daemon/registry/vm-record.ts';
+import { RecordQueue } from '../../../daemon/registry/writes.ts';
 import { FakeClock } from '../../helpers/clock.ts';
 import { MemoryStore } from '../../helpers/memory-store.ts';
 import { aVm } from '../../helpers/vm.ts';
@@ -196,8 +196,8 @@ test('tokens and conflicts outlive the registry, as of the last save of beats', 
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
   assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
-  await registry.saveBeats();
-  assert.equal(registry.unsaved.any, false);
+  await registry.saveHeartbeats();
+  assert.equal(registry.unsaved.isEmpty, true);
   registry.heartbeat('vm-1', { ...ONE, spend: token(2), next: token(3) });
   const again = new Registry(options, store.contents());
   assert.equal(again.identities.conflicts.length, 1);
@@ -208,9 +208,9 @@ test('tokens and conflicts outlive the registry, as of the last save of beats', 
 test('a VM that was removed and is registered anew begins anew', async () => {
   const { registry, store } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(9) });
-  await registry.saveBeats();
+  await registry.saveHeartbeats();
   await registry.deregister('vm-1');
-  await registry.saveBeats();
+  await registry.saveHeartbeats();
   assert.deepEqual(store.contents().records, []);
   await registry.register(aVm({ id: 'vm-1' }));
   registry.heartbeat('vm-1', { ...TWO, next: token(1) });
@@ -224,7 +224,7 @@ for (const [what, isBack] of [
   test(`of a VM that was ${what} nothing is left after a kill, though its record was not saved`, async () => {
     const { registry, options, store } = await setUp();
     registry.heartbeat('vm-1', { ...ONE, next: token(9) });
-    await registry.saveBeats();
+    await registry.saveHeartbeats();
     await registry.deregister('vm-1');
     if (isBack) await registry.register(aVm({ id: 'vm-1' }));
     assert.equal(store.contents().records.length, 1);
@@ -232,7 +232,7 @@ for (const [what, isBack] of [
     if (!isBack) await again.register(aVm({ id: 'vm-1' }));
     again.heartbeat('vm-1', { ...TWO, next: token(1) });
     assert.deepEqual(again.identities.conflicts, []);
-    await again.saveBeats();
+    await again.saveHeartbeats();
     assert.match(
       store
         .contents()
@@ -250,7 +250,7 @@ test('conflicts are cleared of one VM, or all, and the oldest goes when there ar
     registry.heartbeat(id, { ...ONE, next: token(9) });
     assert.throws(() => registry.heartbeat(id, { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
   }
-  const clear = (id?: string) => registry.identities.clear(id, () => registry.saveBeats());
+  const clear = (id?: string) => registry.identities.clear(id, () => registry.saveHeartbeats());
   assert.equal(await clear('vm-1'), 1);
   assert.equal(await clear('vm-1'), 0);
   assert.equal(await clear(), 1);
@@ -288,7 +288,7 @@ for (const [how, oust] of [
     for (let n = 1; n < 50; n++) registry.heartbeat('vm-1', { ...ONE, spend: token(n), next: token(n + 1) });
     oust(registry, clock);
     registry.heartbeat('vm-1', { ...TWO, spend: token(2, 'b'), next: token(3, 'b') });
-    await registry.saveBeats();
+    await registry.saveHeartbeats();
     registry.heartbeat('vm-1', { ...TWO, spend: token(3, 'b'), next: token(4, 'b') });
     for (const each of [registry, new Registry(options, store.contents())]) {
       assert.throws(() => each.heartbeat('vm-1', { ...ONE, spend: token(50), next: token(51) }), CLONE);
@@ -319,7 +319,7 @@ test('conflicts are cleared when that is durable, and not where it fails or wher
   const stored = () => store.contents().records.filter(({ kind }) => kind === 'conflict').length;
   registry.heartbeat('vm-1', { ...ONE, next: token(9) });
   for (const digit of ['c', 'd']) clash(digit);
-  await registry.saveBeats();
+  await registry.saveHeartbeats();
   const before = identities.conflicts;
 
   const full = new Error('the disk is full');
@@ -328,11 +328,11 @@ test('conflicts are cleared when that is durable, and not where it fails or wher
     full,
   );
   assert.deepEqual(identities.conflicts, before);
-  await registry.saveBeats();
+  await registry.saveHeartbeats();
   assert.equal(stored(), 2, 'the next save takes none away, either');
 
   const cleared = identities.clear('vm-1', async () => {
-    await registry.saveBeats();
+    await registry.saveHeartbeats();
     clash('d');
   });
   assert.equal(identities.conflicts.length, 2, 'it is not durable yet');
@@ -341,7 +341,7 @@ test('conflicts are cleared when that is durable, and not where it fails or wher
     identities.conflicts.map(({ count }) => count),
     [2],
   );
-  await registry.saveBeats();
+  await registry.saveHeartbeats();
   assert.equal(stored(), 1);
 });
 
@@ -363,7 +363,7 @@ function crowded() {
   const moment = { at: '2026-01-01T00:00:00.000Z', listening: 0, lease: 300_000, revision: 1 };
   const entry = (id: string) =>
     new VmRecord({ ...aVm({ id }), registeredAt: moment.at }, { created: 1, revision: 1 }, { lastSeen: 0, heardAt: 0 });
-  return { identities: new Identities({ records: [], vms: [] }, new PendingRecords()), entry, moment };
+  return { identities: new Identities({ records: [], vms: [] }, new RecordQueue()), entry, moment };
 }
 
 test('an identity stored with the keys ousted and rests is read, and its next save uses the new keys', async () => {
@@ -371,7 +371,7 @@ test('an identity stored with the keys ousted and rests is read, and its next sa
   registry.heartbeat('vm-1', { ...ONE, next: token(9) });
   registry.heartbeat('vm-1', { ...TWO, next: token(1, 'b'), replace: true });
   await registry.update('vm-1', { status: 'paused' });
-  await registry.saveBeats();
+  await registry.saveHeartbeats();
   const key = 'identity vm-1';
   const saved = store.records.get(key)!;
   const body = saved.body.replace('"superseded"', '"ousted"').replace('"isIdle"', '"rests"');
@@ -381,7 +381,7 @@ test('an identity stored with the keys ousted and rests is read, and its next sa
   // Idle, so that a third incarnation takes over at once; superseded, so that the first one stays refused.
   restarted.heartbeat('vm-1', { ...ONE, spend: token(1, 'c'), next: token(2, 'c') });
   assert.throws(() => restarted.heartbeat('vm-1', { ...ONE, spend: token(9), next: token(10) }), CLONE);
-  await restarted.saveBeats();
+  await restarted.saveHeartbeats();
   const { ousted, rests, superseded } = JSON.parse(store.records.get(key)!.body) as Record<string, unknown>;
   assert.deepEqual([ousted, rests], [undefined, undefined]);
   assert.deepEqual(superseded, [token(9), token(1, 'b')]);

@@ -31,8 +31,8 @@ test('who is stale at the start is not told as that, and is revived when heard',
   leases.load([silent], 11);
   assert.equal(ids(staleAt(leases, 100)), '');
   silent.touch({ lastSeen: 200, heardAt: 200 });
-  assert.equal(leases.heard(silent), true);
-  assert.equal(leases.heard(silent), false);
+  assert.equal(leases.renew(silent), true);
+  assert.equal(leases.renew(silent), false);
   assert.equal(ids(staleAt(leases, 201)), 'a');
 });
 
@@ -41,7 +41,7 @@ test('who is heard goes behind the others', () => {
   const [a, b] = [entry('a', 10), entry('b', 20)];
   leases.load([a, b], 0);
   a.touch({ lastSeen: 30, heardAt: 30 });
-  assert.equal(leases.heard(a), false);
+  assert.equal(leases.renew(a), false);
   assert.equal(ids(staleAt(leases, 25)), 'b');
   assert.equal(ids(staleAt(leases, 31)), 'a');
 });
@@ -54,7 +54,7 @@ test('an entry that replaces another without a sign of life keeps its place, and
   assert.deepEqual(staleAt(leases, 15), [other]);
   leases.replace(entry('a', 10));
   assert.equal(ids(staleAt(leases, 15)), '');
-  assert.equal(leases.heard(other), true);
+  assert.equal(leases.renew(other), true);
 });
 
 test('who is forgotten is neither stale nor revived, also when the id comes back', () => {
@@ -63,7 +63,7 @@ test('who is forgotten is neither stale nor revived, also when the id comes back
   leases.forget('a');
   assert.equal(ids(staleAt(leases, 15)), 'b');
   leases.forget('b');
-  assert.equal(leases.heard(entry('b', 20)), false);
+  assert.equal(leases.renew(entry('b', 20)), false);
 });
 
 const LEASE = 3000;
@@ -118,7 +118,7 @@ test('a suspect that is heard is as before, one that is changed stays suspect, a
   const { stale } = leases.sweep(1);
   assert.equal(ids(stale), 'paused');
   entries[0]!.touch({ lastSeen: 2600, heardAt: 2600 });
-  assert.equal(leases.heard(entries[0]!), true);
+  assert.equal(leases.renew(entries[0]!), true);
   assert.ok(!entries[0]!.isSuspect);
   const changed = entry('vm-1', 0);
   leases.replace(changed);
@@ -131,13 +131,13 @@ test('after a true scale-in the rest of the fleet is judged by itself', () => {
   assert.equal(leases.sweep(1).suspect.length, 20);
   for (const alive of entries.slice(20)) {
     alive.touch({ lastSeen: 0, heardAt: LEASE + 500 });
-    leases.heard(alive);
+    leases.renew(alive);
   }
   assert.equal(leases.sweep(LEASE + 1).stale.length, 20);
   const [last] = entries.slice(29);
   for (const alive of entries.slice(20, 29)) {
     alive.touch({ lastSeen: 0, heardAt: 2 * LEASE });
-    leases.heard(alive);
+    leases.renew(alive);
   }
   assert.deepEqual(leases.sweep(LEASE + 501), { stale: [last], suspect: [] });
 });

@@ -5,8 +5,8 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import fc from 'fast-check';
+import { warmingOf } from '../../../daemon/registry/explain.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
-import { warmingOf } from '../../../daemon/registry/warming.ts';
 import { type ErrorCode, VregError } from '../../../src/protocol/errors.ts';
 import type { Registration, Role, Status, VmUpdate } from '../../../src/protocol/vm.ts';
 import { FakeClock } from '../../helpers/clock.ts';
@@ -154,10 +154,10 @@ class Run {
       }
       case 'save':
         model.save(clock.heard);
-        return registry.saveBeats();
+        return registry.saveHeartbeats();
       case 'failToSave':
         store.heartbeatsFailure = new VregError('STORE_FULL', 'the disk is full');
-        await assert.rejects(registry.saveBeats(), { code: 'STORE_FULL' });
+        await assert.rejects(registry.saveHeartbeats(), { code: 'STORE_FULL' });
         store.heartbeatsFailure = undefined;
         return;
       case 'restart':

@@ -133,7 +133,7 @@ test('a wall clock that steps back changes no order, takes no lease, and is the 
   assert.equal(registry.heartbeat('first').lastSeen, told);
   await registry.update('second', { status: 'paused' });
   await registry.update('second', { status: 'running' });
-  await registry.saveBeats();
+  await registry.saveHeartbeats();
   for (const now of [registry, open()]) {
     assert.ok(now.get('second').vm.registeredAt < now.get('first').vm.registeredAt);
     assert.deepEqual(idsOf(now.list({})), ['second', 'first']);
@@ -159,7 +159,7 @@ test('lists are newest first and discoveries oldest first, whatever was updated 
   await registry.register(aVm({ id: 'd' }));
   await registry.deregister('b');
   await registry.register(aVm({ id: 'b' }));
-  await registry.saveBeats();
+  await registry.saveHeartbeats();
   for (const it of [registry, open()]) {
     assert.deepEqual(idsOf(it.list({})), ['b', 'd', 'c', 'a']);
     assert.deepEqual(idsOf(it.list({ role: 'worker' })), ['b', 'd', 'a']);
@@ -185,7 +185,7 @@ test('a reload finds the same entries, byte for byte', async () => {
   await registry.register(aVm({ id: 'b', services: [{ name: 's', port: 80, healthPath: '/x', extra: 1 }] }));
   clock.pass(5);
   registry.heartbeat('a');
-  await registry.saveBeats();
+  await registry.saveHeartbeats();
   const again = open();
   assert.equal(again.revision, registry.revision);
   assert.deepEqual(
@@ -200,7 +200,7 @@ test('after a restart a live VM stays live for the rest of its lease, and a stal
   clock.pass(STALE_AFTER);
   await registry.register(aVm({ id: 'live' }));
   clock.pass(1);
-  await registry.saveBeats();
+  await registry.saveHeartbeats();
   // A night without the registry: the wall clock goes on, the listening clock does not.
   clock.wall += 8 * 3_600_000;
   const again = open();

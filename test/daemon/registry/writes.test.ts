@@ -114,11 +114,11 @@ test('a beat that comes while an update is on its way is not taken back, and is 
   const updated = registry.update('vm-1', { name: 'two' });
   clock.pass(1000);
   const { lastSeen } = registry.heartbeat('vm-1');
-  await registry.saveBeats();
+  await registry.saveHeartbeats();
   await store.release();
   assert.equal((await updated).lastSeen, lastSeen);
   assert.equal(registry.get('vm-1').lastSeen, lastSeen);
-  await registry.saveBeats();
+  await registry.saveHeartbeats();
   assert.equal(store.vms.get('vm-1')?.lastSeen, clock.wall, 'the update carried an older sign of life to the store');
 });
 
@@ -131,14 +131,14 @@ test('beats that could not be saved are saved later, even when an update came be
   clock.pass(1000);
   registry.heartbeat('vm-1');
   store.heartbeatsFailure = full();
-  const saved = registry.saveBeats();
+  const saved = registry.saveHeartbeats();
   await Promise.all([assert.rejects(saved, { code: 'STORE_FULL' }), store.release(), updated]);
-  assert.equal(registry.unsaved.any, true);
+  assert.equal(registry.unsaved.isEmpty, false);
   store.heartbeatsFailure = undefined;
-  await registry.saveBeats();
+  await registry.saveHeartbeats();
   assert.equal(store.vms.get('vm-1')?.lastSeen, clock.wall);
   assert.equal(store.listened, clock.heard);
-  assert.equal(registry.unsaved.any, false);
+  assert.equal(registry.unsaved.isEmpty, true);
 });
 
 test('the beats of a VM that was removed are not saved', async () => {
@@ -146,6 +146,6 @@ test('the beats of a VM that was removed are not saved', async () => {
   await registry.register(aVm());
   registry.heartbeat('vm-1');
   await registry.deregister('vm-1');
-  await registry.saveBeats();
+  await registry.saveHeartbeats();
   assert.equal(store.vms.size, 0);
 });

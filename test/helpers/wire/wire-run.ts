@@ -90,7 +90,7 @@ async function runSequence(
     }
     for (const path of statePaths(model)) await exchange({ method: 'GET', path, query: [], headers: {}, body: NONE });
     compareEvents(registry, model);
-    await registry.saveBeats();
+    await registry.saveHeartbeats();
     const reopened = new Registry(options, store.contents());
     const texts = reopened.list({}).map(({ json }) => JSON.parse(json) as Fields);
     assert.deepEqual(

@@ -120,7 +120,7 @@ test('when the daemon stops the answer comes, also to a request that arrives on 
   const registry = new Registry({ store, clock: new FakeClock(), staleAfter: LEASE }, store.contents());
   const app = buildApp({
     registry,
-    authenticator: accessTo(registry, store.contents()),
+    authenticator: accessTo(registry, store),
     version: '0.0.0',
     log: pino({ level: 'silent' }),
   });
