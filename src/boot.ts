@@ -1,6 +1,6 @@
 /**
- * Starts the bundle from V8's code cache, which halves the start of a command. The cache is made with the build and
- * lies beside the bundle; V8 itself refuses one of another version, architecture or source, and then compiles as usual.
+ * Starts the bundle from V8's code cache, which halves the start-up time of a command. The build writes the cache beside the
+ * bundle. V8 rejects a cache of another version, architecture or source and then compiles as usual.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createRequire, wrap } from 'node:module';
@@ -13,13 +13,13 @@ const cache = join(__DIST__, 'vreg.cjs.cache');
 
 const script = new Script(wrap(readFileSync(bundle, 'utf8')), {
   filename: bundle,
-  cachedData: readIfThere(cache),
+  cachedData: readIfExists(cache),
 });
 const module = { exports: {} };
 script.runInThisContext()(module.exports, createRequire(bundle), module, bundle, __DIST__);
 if (process.env.VREG_WRITE_CODE_CACHE) process.on('exit', () => writeFileSync(cache, script.createCachedData()));
 
-function readIfThere(path: string): Buffer | undefined {
+function readIfExists(path: string): Buffer | undefined {
   try {
     return readFileSync(path);
   } catch {

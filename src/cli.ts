@@ -1,4 +1,4 @@
-/** argv to exit code: builds the commander tree, runs one command, and is the one place that prints errors. */
+/** From argv to exit code: builds the commander tree, runs one command, and prints its error. No other module prints errors. */
 
 import { Command as Commander, CommanderError, Option } from 'commander';
 import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from './command.ts';
@@ -11,7 +11,7 @@ import { EXIT, VregError } from './protocol/errors.ts';
 import { escapeControls, maskTokens, maskUrlUsers, printable } from './protocol/redact.ts';
 import { type Deps, type GlobalFlags, Session } from './session.ts';
 
-/** Runs one command line. Never throws, never exits: the exit code is its answer. */
+/** Runs one command line. Never throws and never exits the process. @returns the exit code */
 export async function main(argv: readonly string[], deps: Deps): Promise<number> {
   const config = new Config(deps.env);
   const session = new Session(argv, deps, config, loadAllCommands);
@@ -29,7 +29,7 @@ export async function main(argv: readonly string[], deps: Deps): Promise<number>
   }
 }
 
-/** The first word that is neither a flag nor a global flag's value. */
+/** The first argument that is neither a flag nor the value of a global flag. */
 function commandOf(argv: readonly string[]): string | undefined {
   const takesValue = new Set<string>([
     '-c',
@@ -40,7 +40,7 @@ function commandOf(argv: readonly string[]): string | undefined {
     const word = argv[index]!;
     if (takesValue.has(word)) index++;
     else if (!word.startsWith('-')) return word;
-    // The program's own help lists all commands.
+    // The help of the program itself lists all commands.
     else if (word === '-h' || word === '--help') return undefined;
   }
   return undefined;
@@ -48,7 +48,7 @@ function commandOf(argv: readonly string[]): string | undefined {
 
 type Help = typeof import('./help/help.ts');
 
-/** The help's text is loaded when it may be shown. */
+/** Loads the help module only if help may be printed. */
 async function loadHelp(argv: readonly string[], only: Command<never> | undefined): Promise<Help | undefined> {
   const may = !only || only.commands !== undefined || ownWords(argv).some((word) => word === '--help' || word === '-h');
   return may ? import('./help/help.ts') : undefined;
@@ -148,8 +148,8 @@ function report(thrown: unknown, session: Session): number {
     ? maskUrlUsers(known.message)
     : `unexpected error: ${(thrown as Error).stack ?? String(thrown)}`;
   const hint = known ? nextStep(known) : 'this is a bug in vreg; please report it with the line above';
-  // A token has no character that JSON would write in another way.
-  const say = (text: string) => session.io.err(`${maskTokens(text)}\n`);
+  // JSON escapes no character of a token, so masking the encoded text is enough.
+  const print = (text: string) => session.io.err(`${maskTokens(text)}\n`);
   if (wantsJson(session)) {
     const body = {
       code: known?.code ?? 'INTERNAL',
@@ -158,15 +158,15 @@ function report(thrown: unknown, session: Session): number {
       ...(hint === undefined ? {} : { hint }),
       ...(known?.failures ? { failures: known.failures } : {}),
     };
-    say(escapeControls(JSON.stringify({ error: body })));
+    print(escapeControls(JSON.stringify({ error: body })));
   } else {
-    say(`vreg: ${known ? printable(message) : message}${hint === undefined ? '' : `\nhint: ${printable(hint)}`}`);
+    print(`vreg: ${known ? printable(message) : message}${hint === undefined ? '' : `\nhint: ${printable(hint)}`}`);
   }
   return exit;
 }
 
 function wantsJson(session: Session): boolean {
-  // A command line that cannot be read has given no flags yet.
+  // If the command line could not be parsed, the session has no flags yet.
   if (/(^| )(--json|-o ?json|--output[ =]json)( |$)/.test(ownWords(session.argv).join(' '))) return true;
   try {
     return session.format === 'json';
@@ -175,13 +175,13 @@ function wantsJson(session: Session): boolean {
   }
 }
 
-/** What is behind `--` belongs to another program. */
+/** Arguments after `--` belong to another program. */
 function ownWords(argv: readonly string[]): readonly string[] {
   const at = argv.indexOf('--');
   return at < 0 ? argv : argv.slice(0, at);
 }
 
-/** Help and version, which are no errors, stay what they are. */
+/** Converts commander's errors. Its help and version "errors" stay, because they are no failures. */
 function fromCommander(error: CommanderError, path: readonly string[]): Error {
   return error.exitCode === 0 || error.code === 'commander.help' ? error : usageError(error, path);
 }

@@ -1,6 +1,6 @@
 /**
- * What a command is: a definition (name, arguments, flags, examples) and a `run` that knows no commander. The tree, the
- * help, the completions and the README's test are all made from the definitions.
+ * The definition of a command (name, arguments, flags, examples) and its `run` function, which does not depend on commander.
+ * Command tree, help, man pages, completions and the reference README are made from the definitions.
  */
 import type { RegistryClient } from './client.ts';
 import type { OutputFormat, SettingKey } from './config/settings.ts';
@@ -8,7 +8,7 @@ import type { Config } from './config.ts';
 import type { Io } from './io.ts';
 import type { Answer } from './render.ts';
 
-/** Values that are asked of the live registry, for completion. */
+/** Completion values that come from the running registry. */
 export type LiveValues = 'ids' | 'names';
 
 export interface Argument {
@@ -20,14 +20,14 @@ export interface Argument {
 }
 
 export interface Flag {
-  /** As commander reads it: `-w, --watch`, `--role <role>`, `--meta <key=value>`. */
+  /** In commander's syntax: `-w, --watch`, `--role <role>`, `--meta <key=value>`. */
   flags: string;
   about: string;
-  /** May be given many times; the values are gathered in an array. */
+  /** The flag is repeatable; its values form an array. */
   repeat?: true;
-  /** All that is accepted, or what completion offers. */
+  /** The accepted values, or the kind of live values that completion offers. */
   values?: readonly string[] | LiveValues;
-  /** What completion offers where more than that is accepted. */
+  /** Values that completion offers although others are accepted, too. */
   offers?: readonly string[];
   /** Completion offers files. */
   file?: true;
@@ -41,21 +41,21 @@ export interface Example {
 export interface Command<F = Record<string, never>> {
   name: string;
   aliases?: readonly string[];
-  /** One line for the list of commands. */
+  /** One line in the list of commands. */
   summary: string;
-  /** More, for the command's own help. */
+  /** Longer text in the command's own help. */
   description?: string;
   arguments?: readonly Argument[];
   flags?: readonly Flag[];
   /** Settings that this command takes as flags, besides the global ones. */
   settings?: readonly SettingKey[];
   examples: readonly Example[];
-  /** Exit codes that mean something here, besides 0, 1 and 5. */
+  /** Exit codes of this command besides 0, 1 and 5. */
   exits?: readonly number[];
   commands?: readonly Command<never>[];
-  /** Works though the config file or a variable is wrong: what somebody needs to find that out and to correct it. */
+  /** The command also works with an invalid config file or variable, so that the user can find and correct the mistake. */
   lenient?: true;
-  /** What the command does without a subcommand, if it has some. */
+  /** Runs the command; for a command with subcommands, runs when none is given. */
   run?(context: Context, args: string[], flags: F): Promise<void>;
 }
 
@@ -63,47 +63,53 @@ export interface Context {
   io: Io;
   env: NodeJS.ProcessEnv;
   config: Config;
-  /** Aborted by the signals that end the program. */
+  /** Aborted by the signals that end the program (SIGINT, SIGTERM, SIGHUP). */
   signal: AbortSignal;
   /**
-   * Signals that ask the program to end go to `to` instead, until the answer is called: while a program that this one has
-   * started has the terminal.
+   * Calls `to` with the signals that would end the program, for example while a child process uses the terminal.
+   * @returns a function that ends the forwarding
    */
-  handOver(to: (signal: NodeJS.Signals) => void): () => void;
-  /** A SIGHUP calls `reload` from now on, instead of ending the program. */
+  forwardSignals(to: (signal: NodeJS.Signals) => void): () => void;
+  /** From now on, SIGHUP calls `reload` instead of ending the program. */
   onHangup(reload: () => void): void;
   version: string;
-  /** The words of the command line. */
+  /** The arguments of the command line. */
   argv: readonly string[];
   /** Milliseconds since the epoch. */
   now(): number;
-  /** Resolves after that many milliseconds, or rejects when {@link signal} is aborted. */
+  /** Resolves after `ms` milliseconds; rejects with its reason when {@link signal} is aborted. */
   sleep(ms: number): Promise<void>;
-  /** The registry of the settings. Made when first asked for, so that `--help` opens nothing. */
+  /** Client of the configured registry. Created on first use, so that `--help` reads no files and opens no connection. */
   client(): RegistryClient;
-  /** As {@link client}, made anew from the settings as they are now, besides those that were made before. */
+  /** A new client, made from the settings as they are now. Earlier clients stay usable. */
   freshClient(): RegistryClient;
-  /** Another client of the same registry, which {@link signal} does not end; for a last word. @param timeout milliseconds */
+  /**
+   * A client that {@link signal} does not abort, for a request while the program ends.
+   * @param timeout milliseconds
+   */
   lastClient(timeout: number): RegistryClient;
-  /** The format that answers are printed in. */
+  /** The output format. */
   readonly format: OutputFormat;
-  /** Prints the answer in the format that was asked for. */
+  /** Prints the answer to stdout in the output format. */
   print<T>(answer: Answer<T>): Promise<void>;
   /** The text that {@link print} would print. */
   text<T>(answer: Answer<T>): Promise<string>;
-  /** A note for people, on stderr. */
+  /** Prints a note to stderr. */
   note(text: string): void;
-  /** As {@link note}, but only with `--verbose`. */
+  /** Prints a note to stderr with `--verbose` only. */
   verbose(text: string): void;
-  /** True where a line on stderr may come and go while something lasts. */
+  /** True if progress bars may be drawn on stderr. */
   readonly showsProgress: boolean;
-  /** Asks for a yes. @throws VregError REFUSED on a no, or when there is nobody to ask */
+  /**
+   * Asks for confirmation, unless `yes` is set.
+   * @throws VregError REFUSED if the user declines, or if there is no terminal to ask on
+   */
   confirm(question: string, yes: boolean | undefined): Promise<void>;
-  /** The command tree: for help and completion. */
+  /** Loads the whole command tree, for help and completion. */
   commands(): Promise<readonly Command<never>[]>;
 }
 
-/** Keeps a definition's types while it stands among others in the tree. */
+/** Checks the types of a definition, and erases the type of its flags so that it fits into the command tree. */
 export function defineCommand<F = Record<string, never>>(command: Command<F>): Command<never> {
   return command as unknown as Command<never>;
 }
@@ -118,7 +124,7 @@ export const GLOBAL_SETTINGS = [
   'output',
   'timeout',
 ] as const satisfies readonly SettingKey[];
-/** Short names of the few settings that are typed often. */
+/** Short flags of the settings that are typed most. */
 export const SHORT: Partial<Record<SettingKey, string>> = { url: '-u', output: '-o' };
 
 export const GLOBAL_FLAGS: readonly Flag[] = [

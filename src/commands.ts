@@ -1,4 +1,4 @@
-/** The commands by name, each loaded when it is named: a start pays for one command, not for all. */
+/** The table of commands. Each one is loaded when it is named, so that start-up pays for one command only. */
 import type { Command } from './command.ts';
 
 interface Branch {
@@ -7,7 +7,7 @@ interface Branch {
   load(): Promise<Command<never>>;
 }
 
-/** In the order of the help: asking, telling, running, setting up. */
+/** In the order of the help: read, script, diagnose, change, operate, set up. */
 export const BRANCHES: readonly Branch[] = [
   { name: 'ls', aliases: ['list', 'ps'], load: async () => (await import('./commands/ls.ts')).ls },
   { name: 'get', aliases: ['show', 'describe'], load: async () => (await import('./commands/get.ts')).get },
@@ -48,7 +48,7 @@ export const BRANCHES: readonly Branch[] = [
   { name: 'help', load: async () => (await import('./commands/help.ts')).help },
 ];
 
-/** @returns the command of that name or alias, or undefined */
+/** Loads the command with this name or alias; undefined if there is none. */
 export function loadCommand(name: string): Promise<Command<never>> | undefined {
   return BRANCHES.find((branch) => branch.name === name || branch.aliases?.includes(name))?.load();
 }

@@ -1,41 +1,41 @@
-/** The terminal: what a command reads and writes, and what it may assume of it. */
+/** Standard streams and terminal of the program, as an interface that tests replace with buffers. */
 import { writeSync } from 'node:fs';
 import { createInterface } from 'node:readline/promises';
 import { text } from 'node:stream/consumers';
 
 export interface Io {
-  /** The answer. Nothing else goes here. */
+  /** Writes the answer to stdout. Nothing else goes there. */
   out(text: string): void;
-  /** Everything else: notes, warnings, errors, prompts. */
+  /** Writes notes, warnings, errors and prompts to stderr. */
   err(text: string): void;
-  /** True when stdout is a terminal: tables, relative times. */
+  /** True if stdout is a terminal: then answers are tables with relative times. */
   readonly tty: boolean;
-  /** True when stderr is a terminal: progress. */
+  /** True if stderr is a terminal: then progress is shown. */
   readonly errTty: boolean;
-  /** True when questions can be asked: stdin and stderr are terminals. */
+  /** True if prompts are possible: stdin and stderr are terminals. */
   readonly canAsk: boolean;
-  /** True when stdin is a terminal, so that reading it would wait for typing. */
+  /** True if stdin is a terminal, so that reading it waits for the user to type. */
   readonly stdinTty: boolean;
   readonly color: boolean;
   readonly errColor: boolean;
-  /** Columns of the terminal; 80 where there is none. */
+  /** Columns of the terminal; 80 without one. */
   readonly width: number;
   readonly height: number;
   readStdin(): Promise<string>;
-  /** Asks on stderr, so that stdout stays clean. Resolves with the line. */
+  /** Prints the question on stderr and resolves to the line that the user types. */
   ask(question: string): Promise<string>;
 }
 
 export function systemIo(env: NodeJS.ProcessEnv): Io {
   const { stdin, stdout, stderr } = process;
-  // `vreg ls | head -1` closes the pipe early, which is no error: there is nobody left to write for.
-  const quietly = ({ code, message }: NodeJS.ErrnoException) => {
+  // A reader that closes the pipe early, as in `vreg ls | head -1`, is not an error.
+  const onError = ({ code, message }: NodeJS.ErrnoException) => {
     if (code === 'EPIPE') process.exit(0);
     writeSync(2, `vreg: cannot write the answer (${code ?? message})\nhint: is the disk full?\n`);
     process.exit(1);
   };
-  stdout.on('error', quietly);
-  stderr.on('error', quietly);
+  stdout.on('error', onError);
+  stderr.on('error', onError);
   return {
     out: (chunk) => void stdout.write(chunk),
     err: (chunk) => void stderr.write(chunk),
@@ -59,7 +59,7 @@ export function systemIo(env: NodeJS.ProcessEnv): Io {
   };
 }
 
-/** The order of no-color.org, force-color.org and bixense.com/clicolors; a terminal has colour unless it is dumb. */
+/** Follows no-color.org, force-color.org and bixense.com/clicolors, in this order. A terminal has colour unless TERM is dumb. */
 export function wantsColor(env: NodeJS.ProcessEnv, tty: boolean): boolean {
   if (env.NO_COLOR) return false;
   if (env.FORCE_COLOR) return env.FORCE_COLOR !== '0';

@@ -1,33 +1,33 @@
-/** The program: hands the process to {@link main} and its answer back as the exit code. */
+/** Entry point of the bundle: connects {@link main} to the process (arguments, terminal, signals, exit code). */
 import { main } from './cli.ts';
 import { Interrupted } from './exit.ts';
 import { systemIo } from './io.ts';
 import { VERSION } from './version.ts';
 
 const controller = new AbortController();
-let taker: ((signal: NodeJS.Signals) => void) | undefined;
+let forward: ((signal: NodeJS.Signals) => void) | undefined;
 let reload: (() => void) | undefined;
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => {
-    if (taker) return taker(signal);
+    if (forward) return forward(signal);
     if (signal === 'SIGHUP' && reload) return reload();
     const reason = new Interrupted(signal);
-    // Who asks twice does not want to wait.
+    // The second signal ends the program at once.
     if (controller.signal.aborted) process.exit(reason.exit);
     controller.abort(reason);
   });
 }
-// Node would open its debugger for it, to everybody on this machine.
+// By default, Node opens its debugger port on SIGUSR1, which any user of this machine could connect to.
 process.on('SIGUSR1', () => {});
 
 const io = systemIo(process.env);
 const onHangup = (to: () => void) => {
   reload = to;
 };
-const handOver = (to: (signal: NodeJS.Signals) => void) => {
-  taker = to;
+const forwardSignals = (to: (signal: NodeJS.Signals) => void) => {
+  forward = to;
   return () => {
-    taker = undefined;
+    forward = undefined;
   };
 };
 main(process.argv.slice(2), {
@@ -36,7 +36,7 @@ main(process.argv.slice(2), {
   version: VERSION,
   now: Date.now,
   signal: controller.signal,
-  handOver,
+  forwardSignals,
   onHangup,
 }).then((code) => {
   process.exitCode = code;

@@ -68,10 +68,12 @@ export async function format<T>(io: Io, answer: Answer<T>, options: RenderOption
       return escapeControls((await import('yaml')).stringify(dataOf(answer)));
     case 'jsonpath':
       return unlessEmpty(
-        printableLines(await (await import('./expression.ts')).evaluateJsonPath(expression, dataOf(answer))),
+        printableLines(await (await import('./render/expression.ts')).evaluateJsonPath(expression, dataOf(answer))),
       );
     case 'template':
-      return printableLines(await (await import('./expression.ts')).evaluateTemplate(expression, dataOf(answer)));
+      return printableLines(
+        await (await import('./render/expression.ts')).evaluateTemplate(expression, dataOf(answer)),
+      );
     case 'name':
       return answer.kind === 'value'
         ? valueLine(answer)

@@ -1,4 +1,4 @@
-/** One run of the program: what a command is handed, made piece by piece when it asks for it. */
+/** One run of the program. It implements the {@link Context} of commands and creates client and renderer when first used. */
 
 import { setTimeout } from 'node:timers/promises';
 import type { ClientOptions } from './client/connection.ts';
@@ -16,15 +16,15 @@ export interface Deps {
   env: NodeJS.ProcessEnv;
   version: string;
   now(): number;
-  /** Aborted with an {@link Interrupted} when a signal asks the program to end. */
+  /** Aborted with an `Interrupted` as its reason when a signal ends the program. */
   signal: AbortSignal;
-  /** As {@link Context.handOver}; without it there are no signals but {@link signal}. */
-  handOver?(to: (signal: NodeJS.Signals) => void): () => void;
+  /** As {@link Context.forwardSignals}; absent where no process signals exist (tests). */
+  forwardSignals?(to: (signal: NodeJS.Signals) => void): () => void;
   /** As {@link Context.onHangup}. */
   onHangup?(reload: () => void): void;
 }
 
-/** What the flags of every command were. */
+/** Values of the flags that every command has. */
 export interface GlobalFlags {
   output?: string;
   quiet?: boolean;
@@ -40,7 +40,7 @@ export class Session implements Context {
   #flags: GlobalFlags = { headers: true, color: true };
   #io: Io | undefined;
   #client: RegistryClient | undefined;
-  /** Goes on with the default format when the settings are wrong. */
+  /** Falls back to the default output format if the settings are invalid. */
   lenient = false;
   readonly argv: readonly string[];
 
@@ -74,8 +74,8 @@ export class Session implements Context {
     return this.#deps.signal;
   }
 
-  handOver(to: (signal: NodeJS.Signals) => void): () => void {
-    return this.#deps.handOver?.(to) ?? (() => {});
+  forwardSignals(to: (signal: NodeJS.Signals) => void): () => void {
+    return this.#deps.forwardSignals?.(to) ?? (() => {});
   }
 
   onHangup(reload: () => void): void {
@@ -95,7 +95,7 @@ export class Session implements Context {
   /** @throws VregError USAGE on an invalid output format or expression */
   async checkFormat(): Promise<void> {
     const { format } = this;
-    if (format.includes('=')) await (await import('./expression.ts')).checkExpression(format);
+    if (format.includes('=')) await (await import('./render/expression.ts')).checkExpression(format);
   }
 
   #output(): OutputFormat | undefined {

@@ -1,4 +1,4 @@
-/** The version of this program, from package.json: put in by the build, read from the file when the sources run. */
+/** The version from package.json. The build inlines it; when the sources run, it is read from the file. */
 import { readFileSync } from 'node:fs';
 
 declare const __VERSION__: string | undefined;

@@ -9,7 +9,7 @@ import { PATHS, type VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { LIVENESS_TYPES, type StreamEvent, type VmEvent, type VmEventType } from '../protocol/events.ts';
 import type { Vm } from '../protocol/vm.ts';
-import { isPassing, Outage } from '../run/retry.ts';
+import { isTransient, Outage } from '../run/retry.ts';
 
 export interface WatchFilter {
   role?: string | undefined;
@@ -61,7 +61,7 @@ export async function* watchEvents(context: Context, options: WatchOptions): Asy
       }
     } catch (error) {
       context.signal.throwIfAborted();
-      if (!begun || !isPassing(error)) throw error;
+      if (!begun || !isTransient(error)) throw error;
       outage.begins(error);
     }
     await context.sleep(wait);
@@ -144,7 +144,7 @@ async function* lookAgainAndAgain(context: Context, options: WatchOptions): Asyn
       if (!known) yield { type: 'synced', revision: 0 };
       known = seen;
     } catch (error) {
-      if (!known || !isPassing(error)) throw error;
+      if (!known || !isTransient(error)) throw error;
       outage.begins(error);
     }
     await context.sleep(LOOK_EVERY);

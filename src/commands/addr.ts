@@ -5,12 +5,11 @@ import {
   MAX_STALE_FLAG,
   PICK_FLAG,
   type Pick,
-  pickOne,
   ROLE_ARGUMENT,
   TRUST_FLAGS,
   WAIT_FLAG,
-} from '../fleet/endpoint.ts';
-import { type LiveFlags, liveVms } from '../fleet/lookup.ts';
+} from '../fleet/flags.ts';
+import { type LiveFlags, liveVms, pickOne } from '../fleet/lookup.ts';
 import { exclusiveFlags } from '../protocol/errors.ts';
 import { printable } from '../protocol/redact.ts';
 

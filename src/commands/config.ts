@@ -6,7 +6,7 @@ import { Config } from '../config.ts';
 import { suggestion } from '../help/suggest.ts';
 import { VregError } from '../protocol/errors.ts';
 import { maskName, maskRegistryUrl } from '../protocol/redact.ts';
-import { openEditor } from '../run/editor.ts';
+import { openEditor } from '../run/child-process.ts';
 
 const KEY = { name: 'key', about: 'name of a setting', values: SETTING_KEYS } as const;
 

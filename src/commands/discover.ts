@@ -1,5 +1,5 @@
 import { defineCommand } from '../command.ts';
-import { HAS_SERVICE_FLAG, ROLE_ARGUMENT, TRUST_FLAGS, WAIT_FLAG } from '../fleet/endpoint.ts';
+import { HAS_SERVICE_FLAG, ROLE_ARGUMENT, TRUST_FLAGS, WAIT_FLAG } from '../fleet/flags.ts';
 import { type LiveFlags, liveVms } from '../fleet/lookup.ts';
 import { vmsAnswer } from '../fleet/table.ts';
 

@@ -7,7 +7,7 @@ import { vmsAnswer } from '../fleet/table.ts';
 import { VregError } from '../protocol/errors.ts';
 import { parseUpdate, type VmUpdate } from '../protocol/vm.ts';
 import { naming } from '../run/batch.ts';
-import { openEditor } from '../run/editor.ts';
+import { openEditor } from '../run/child-process.ts';
 
 export const edit = defineCommand({
   name: 'edit',

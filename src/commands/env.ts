@@ -1,7 +1,6 @@
 import { type Context, defineCommand } from '../command.ts';
-import { noLiveVm } from '../fleet/endpoint.ts';
 import { quotePosix, variablesOfRole } from '../fleet/env.ts';
-import { requireRole } from '../fleet/lookup.ts';
+import { noLiveVm, requireRole } from '../fleet/lookup.ts';
 import { exclusiveFlags } from '../protocol/errors.ts';
 import { ROLES } from '../protocol/vm.ts';
 

@@ -1,18 +1,9 @@
 import { defineCommand } from '../command.ts';
 import { ChildEnded } from '../exit.ts';
-import {
-  HAS_SERVICE_FLAG,
-  PICK_FLAG,
-  type Pick,
-  pickOne,
-  ROLE_ARGUMENT,
-  TRUST_FLAGS,
-  urlOf,
-  WAIT_FLAG,
-} from '../fleet/endpoint.ts';
-import { type LiveFlags, liveVms } from '../fleet/lookup.ts';
+import { HAS_SERVICE_FLAG, PICK_FLAG, type Pick, ROLE_ARGUMENT, TRUST_FLAGS, WAIT_FLAG } from '../fleet/flags.ts';
+import { type LiveFlags, liveVms, pickOne, urlOf } from '../fleet/lookup.ts';
 import { VregError } from '../protocol/errors.ts';
-import { runChild, splitCommand } from '../run/child.ts';
+import { runChild, splitCommand } from '../run/child-process.ts';
 
 export const exec = defineCommand<LiveFlags & { pick?: Pick }>({
   name: 'exec',

@@ -5,7 +5,7 @@ import { SORTS, type Sort, type VmWithLiveness } from '../protocol/api.ts';
 import { exclusiveFlags } from '../protocol/errors.ts';
 import { ROLES, STATUSES } from '../protocol/vm.ts';
 import type { RowsAnswer } from '../render.ts';
-import { outlast } from '../run/retry.ts';
+import { repeatWithRetry } from '../run/retry.ts';
 
 interface Flags {
   role?: string;
@@ -74,7 +74,7 @@ async function fetchList(
 }
 
 async function redraw(context: Context, flags: Flags): Promise<void> {
-  await outlast(context, WATCH_INTERVAL, async () => {
+  await repeatWithRetry(context, WATCH_INTERVAL, async () => {
     const answer = await fetchList(context, flags);
     const lines = (await context.text(answer)).trimEnd().split('\n');
     const rows = context.io.height - 1;
@@ -88,7 +88,7 @@ async function redraw(context: Context, flags: Flags): Promise<void> {
 async function follow(context: Context, flags: Flags): Promise<void> {
   let known = new Map<string, string>();
   let begun = false;
-  await outlast(context, WATCH_INTERVAL, async () => {
+  await repeatWithRetry(context, WATCH_INTERVAL, async () => {
     const answer = await fetchList(context, flags);
     const seen = new Map(answer.rows.map((vm) => [vm.id, JSON.stringify({ ...vm, lastSeen: undefined })]));
     const changed = answer.rows.filter((vm) => known.get(vm.id) !== seen.get(vm.id));

@@ -2,14 +2,14 @@ import { existsSync, readFileSync, realpathSync } from 'node:fs';
 import { watchEvents } from '../client/event-source.ts';
 import { type Context, defineCommand } from '../command.ts';
 import { ChildEnded } from '../exit.ts';
-import { mustache } from '../expression.ts';
 import { writeAtomically } from '../files.ts';
 import { isOffered } from '../fleet/table.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { cannotRead, cannotWrite, exclusiveFlags, VregError } from '../protocol/errors.ts';
 import { ROLES } from '../protocol/vm.ts';
-import { runChild } from '../run/child.ts';
-import { isPassing } from '../run/retry.ts';
+import { mustache } from '../render/expression.ts';
+import { runChild } from '../run/child-process.ts';
+import { isTransient } from '../run/retry.ts';
 
 /** Milliseconds to wait for further changes before rendering again, so that a burst causes one reload. */
 const DEBOUNCE = 200;
@@ -66,7 +66,7 @@ async function renderOnChange(context: Context, jobs: readonly Job[]): Promise<n
     do next = events.next();
     while (!(await Promise.race([elapsed, next.then(() => false)])));
     await renderAll(context, jobs).catch((error: unknown) => {
-      if (!isPassing(error)) throw error;
+      if (!isTransient(error)) throw error;
       context.note(`${error.message}; files remain unchanged`);
     });
   }

@@ -7,7 +7,7 @@ import { nextStep, suggestion } from '../help/suggest.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { isRole, ROLES, type Role } from '../protocol/vm.ts';
-import { isPassing } from '../run/retry.ts';
+import { isTransient } from '../run/retry.ts';
 
 interface Flags {
   for?: string;
@@ -56,7 +56,7 @@ export const wait = defineCommand<Flags>({
     for (;;) {
       let lastError: VregError | undefined;
       const vms = await condition.check(context).catch((error: unknown) => {
-        if (!isPassing(error)) throw error;
+        if (!isTransient(error)) throw error;
         lastError = error;
         return undefined;
       });

@@ -5,7 +5,7 @@ import { VregError } from '../protocol/errors.ts';
 import type { StreamEvent } from '../protocol/events.ts';
 import { escapeControls } from '../protocol/redact.ts';
 import { ROLES, STATUSES } from '../protocol/vm.ts';
-import { runChild, splitCommand } from '../run/child.ts';
+import { runChild, splitCommand } from '../run/child-process.ts';
 
 interface Flags {
   id?: string;

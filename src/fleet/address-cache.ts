@@ -1,4 +1,4 @@
-/** What this VM's agent last knew of the fleet: the files that it keeps in its run dir. */
+/** Reads the addresses that this VM's agent caches in its run dir, for scripts that run while the registry is unreachable. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Context } from '../command.ts';

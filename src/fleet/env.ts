@@ -1,7 +1,6 @@
-/** Live VMs as environment variables: what `vreg env` prints, and what an agent keeps in its run dir. */
-
+/** Live VMs as environment variables, which `vreg env` prints and an agent writes to its run dir. */
 import type { Vm } from '../protocol/vm.ts';
-import { urlOf } from './endpoint.ts';
+import { urlOf } from './lookup.ts';
 
 /** @param vms the live VMs of the role, oldest registration first */
 export function variablesOfRole(
@@ -19,7 +18,7 @@ export function variablesOfRole(
   };
 }
 
-/** A value for a POSIX shell. Nothing in it may end the quotes: it came from whoever registered. */
+/** Quotes a value for a POSIX shell. The value comes from the VM and is untrusted, so nothing in it may end the quotes. */
 export function quotePosix(value: string): string {
   return /^[\w.:/@%+,-]+$/.test(value) ? value : `'${value.replaceAll("'", `'\\''`)}'`;
 }

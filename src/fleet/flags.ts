@@ -1,8 +1,27 @@
-/** A VM's fields as flags: `--service NAME:PORT[/path]`, `--meta key=value`. */
-
+/** Flags that several commands share: which live VM to look up, and a VM's fields (`--service NAME:PORT`, `--meta key=value`). */
 import type { Flag } from '../command.ts';
 import { VregError } from '../protocol/errors.ts';
-import type { Service } from '../protocol/vm.ts';
+import { ROLES, type Service } from '../protocol/vm.ts';
+
+export const PICKS = ['first', 'newest', 'random'] as const;
+export type Pick = (typeof PICKS)[number];
+
+export const ROLE_ARGUMENT = { name: 'role', about: 'role of the VM', values: ROLES } as const;
+export const HAS_SERVICE_FLAG: Flag = { flags: '--service <name>', about: 'only VMs with this service' };
+export const TRUST_FLAGS: readonly Flag[] = [
+  { flags: '--passing', about: 'only VMs whose service passes its health checks (requires --service)' },
+  { flags: '--strict', about: 'fail (exit 10) if the answer may be outdated' },
+];
+export const PICK_FLAG: Flag = {
+  flags: '--pick <which>',
+  about: 'which live VM to pick (default: first, the oldest)',
+  values: PICKS,
+};
+export const MAX_STALE_FLAG: Flag = {
+  flags: '--max-stale <duration>',
+  about: "if the registry is unreachable, use the agent's cached answer up to this age",
+};
+export const WAIT_FLAG: Flag = { flags: '--wait <duration>', about: 'wait up to this long for a live VM, e.g. 30s' };
 
 export const SERVICE_FLAG: Flag = {
   flags: '--service <name:port>',

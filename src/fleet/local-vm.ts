@@ -1,4 +1,4 @@
-/** The VM that the program runs on, as the settings and the machine know it: what `register` and the agent say of it. */
+/** The VM that this program runs on, described by settings and host: `vreg register` and the agent send it to the registry. */
 import { hostname, userInfo } from 'node:os';
 import type { Config } from '../config.ts';
 import { parseRegistration, type Registration, type Role } from '../protocol/vm.ts';
@@ -18,7 +18,7 @@ export interface ThisVmFlags {
 
 /**
  * This VM's registration from flags, variables, config file and defaults.
- * @param id another VM's, where somebody registers in its place
+ * @param id id of another VM that is registered from this one
  * @throws VregError USAGE or INVALID naming the field
  */
 export function thisVm(
@@ -39,13 +39,13 @@ export function thisVm(
   });
 }
 
-/** The name of the agent that this program is run by; a name on the command line is that of the VM. */
+/** Name of the coding agent that runs this program. A name given as a flag is the name of the VM instead. */
 function agentName(config: Config): string | undefined {
   const name = config.find('name');
   return name?.origin.startsWith('flag') ? undefined : name?.value;
 }
 
-/** Where the Vers platform makes a VM reachable. */
+/** The host name by which the Vers platform makes a VM reachable. */
 export function defaultAddress(id: string): string {
   return `${id}.vm.vers.sh`;
 }
@@ -54,7 +54,7 @@ export function userName(): string {
   try {
     return userInfo().username;
   } catch {
-    // A uid without an entry in passwd, as in many containers.
+    // Many containers run with a uid that has no entry in passwd.
     return `uid-${process.getuid?.() ?? 'unknown'}`;
   }
 }

@@ -1,12 +1,12 @@
-/** The live VMs of a role, waited for when that is asked. */
+/** Finds the live VMs of a role, picks one of them, and makes its URL: what `discover`, `addr`, `url`, `env` and `exec` share. */
 import type { Context } from '../command.ts';
 import { parseDuration } from '../config/values.ts';
 import { suggestion } from '../help/suggest.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
-import { isRole, ROLES, type Role } from '../protocol/vm.ts';
-import { isPassing } from '../run/retry.ts';
-import { noLiveVm } from './endpoint.ts';
+import { isRole, ROLES, type Role, type Vm } from '../protocol/vm.ts';
+import { isTransient } from '../run/retry.ts';
+import type { Pick } from './flags.ts';
 
 /** Milliseconds between two requests while waiting: short for a person, and few requests for a registry. */
 export const POLL_INTERVAL = 500;
@@ -19,9 +19,10 @@ export interface LiveFlags {
 }
 
 /**
- * @returns live VMs, oldest registration first, at least one
- * @throws VregError NO_LIVE when there is none, TIMEOUT when none came within `--wait`, WARMING when `--strict` and the
- *   answer may name dead ones, USAGE on an unknown role
+ * Asks the registry for the live VMs of a role; with `wait`, polls until there is one.
+ * @returns at least one VM, oldest registration first
+ * @throws VregError NO_LIVE if there is none, TIMEOUT if there was none within `wait`, WARMING if `strict` is set and the
+ *   answer may include dead VMs, USAGE for an unknown role
  */
 export async function liveVms(
   context: Context,
@@ -34,26 +35,26 @@ export async function liveVms(
       field: 'passing',
       hint: 'name the service that must pass: --service NAME',
     });
-  const patience = wait === undefined ? 0 : parseDuration(wait, '--wait');
+  const timeout = wait === undefined ? 0 : parseDuration(wait, '--wait');
   const started = context.now();
   let warming: number | undefined;
-  const look = async (): Promise<VmWithLiveness[]> => {
+  const discover = async (): Promise<VmWithLiveness[]> => {
     const client = context.client();
     const vms = await client.discover(role, { service, passing, strict });
     warming = strict ? client.server.warming : undefined;
     return warming === undefined ? vms : [];
   };
   for (;;) {
-    const left = patience - (context.now() - started);
-    const found = await (patience > 0 ? within(left, look()) : look()).catch((error: unknown) => {
-      // A registry that is still starting is one of the things that scripts wait for.
-      if (patience > 0 && isPassing(error) && context.now() - started < patience) return [];
+    const left = timeout - (context.now() - started);
+    const found = await (timeout > 0 ? emptyAfter(left, discover()) : discover()).catch((error: unknown) => {
+      // Scripts also wait for a registry that is still starting.
+      if (timeout > 0 && isTransient(error) && context.now() - started < timeout) return [];
       throw error;
     });
     if (found.length > 0) return found as [VmWithLiveness, ...VmWithLiveness[]];
-    const rest = patience - (context.now() - started);
+    const rest = timeout - (context.now() - started);
     if (rest <= 0 && warming !== undefined) throw stillWarming(warming);
-    if (patience === 0) throw noLiveVm(role, service);
+    if (timeout === 0) throw noLiveVm(role, service);
     if (rest <= 0)
       throw new VregError('TIMEOUT', `${noLiveVm(role, service).message} within ${wait}`, {
         hint: `list registered VMs: vreg ls --role ${role}`,
@@ -72,8 +73,8 @@ function stillWarming(seconds: number): VregError {
   );
 }
 
-/** What was found, or nothing when that takes longer: a registry that hangs is not waited for beyond what was asked. */
-function within<T>(ms: number, found: Promise<T[]>): Promise<T[]> {
+/** Resolves to an empty list after `ms` milliseconds, so that a registry that hangs does not repeatWithRetry the user's timeout. */
+function emptyAfter<T>(ms: number, found: Promise<T[]>): Promise<T[]> {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => resolve([]), Math.max(0, ms));
     found.then(resolve, reject).finally(() => clearTimeout(timer));
@@ -87,4 +88,71 @@ export function requireRole(role: string): Role {
     field: 'role',
     hint: `one of: ${ROLES.join(', ')}`,
   });
+}
+
+export interface PickFlags {
+  pick?: Pick;
+  service?: string;
+}
+
+/**
+ * Picks one of several live VMs.
+ * @param vms in the registry's order, not empty: oldest registration first; with a service, the VMs that pass its checks first
+ */
+export function pickOne(
+  vms: readonly VmWithLiveness[],
+  { pick = 'first', service }: PickFlags,
+  random: () => number = Math.random,
+): Vm {
+  if (service !== undefined) {
+    // The registry answers VMs with a passing service first: pick only among those with the best health.
+    const best = vms[0]!.health?.[service];
+    return pickOne(
+      vms.filter(({ health }) => health?.[service] === best),
+      { pick },
+      random,
+    );
+  }
+  if (pick === 'newest') return vms.at(-1)!;
+  return vms[pick === 'random' ? Math.floor(random() * vms.length) : 0]!;
+}
+
+export interface UrlParts {
+  /** Name of the VM's service whose port is used. */
+  service?: string | undefined;
+  scheme?: string | undefined;
+  path?: string | undefined;
+}
+
+/**
+ * Makes the URL of a VM from its address and the port of the named service. Without a service, the port is that of the
+ * address or, if it has none, that of the registry's own URL.
+ */
+export function urlOf(vm: Vm, registryUrl: string, { service, scheme = 'http', path = '' }: UrlParts): string {
+  const { host, port: own } = splitAddress(vm.address);
+  const port =
+    service === undefined ? (own ?? portOf(registryUrl)) : vm.services?.find(({ name }) => name === service)?.port;
+  const slash = path === '' || path.startsWith('/') ? '' : '/';
+  return `${scheme}://${host}${port ? `:${port}` : ''}${slash}${path}`;
+}
+
+export function noLiveVm(role: string, service?: string): VregError {
+  return new VregError(
+    'NO_LIVE',
+    `no live ${role} VM${service === undefined ? '' : ` with the service "${service}"`}`,
+    {
+      hint: `list registered VMs: vreg ls --role ${role}`,
+    },
+  );
+}
+
+function splitAddress(address: string): { host: string; port?: string } {
+  // An IPv6 address without brackets contains several colons and needs brackets in a URL.
+  if (/^[^[\]]*:[^[\]]*:/.test(address)) return { host: `[${address}]` };
+  const [, host, port] = /^(.*?)(?::(\d+))?$/s.exec(address)!;
+  return { host: host!, ...(port === undefined ? {} : { port }) };
+}
+
+function portOf(url: string): string {
+  return url.startsWith('unix:') ? '' : new URL(url).port;
 }

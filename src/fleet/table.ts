@@ -1,4 +1,4 @@
-/** VMs as answers: the one table of entries that every command prints. */
+/** The table of VMs that every command prints. */
 import type { VmWithLiveness } from '../protocol/api.ts';
 import type { Vm } from '../protocol/vm.ts';
 import type { Cell, Column, RowsAnswer } from '../render.ts';
@@ -31,8 +31,8 @@ const COLUMNS: readonly Column<VmWithLiveness>[] = [
 ];
 
 /**
- * Entries, with a table of what an operator wants to see of them. JSON is the plain entry, as the wire has it.
- * @param more `showHealth`: the health of services is a column of the narrow table, too
+ * VMs as rows. JSON output is the plain entry as on the wire.
+ * @param more with `showHealth`, the narrow table has the column of service health, too
  */
 export function vmsAnswer(
   vms: readonly VmWithLiveness[],
@@ -49,14 +49,14 @@ export function vmsAnswer(
   };
 }
 
-/** `live`, `suspect`, `stale`, or `-` for a VM that was declared paused or stopped. */
+/** Liveness for the table; `-` for a VM that was declared paused or stopped. */
 export function livenessOf({ status, stale, suspect }: VmWithLiveness): 'live' | 'suspect' | 'stale' | '-' {
   if (status !== 'running') return '-';
   if (stale) return 'stale';
   return suspect ? 'suspect' : 'live';
 }
 
-/** True of a VM that discover offers. */
+/** True if `discover` returns this VM. */
 export function isOffered(vm: VmWithLiveness): boolean {
   const liveness = livenessOf(vm);
   return liveness === 'live' || liveness === 'suspect';

@@ -1,24 +1,24 @@
-/** One thing done to many: side by side, each failure told, the worst one deciding the exit code. */
+/** Runs one operation on many items concurrently and reports every failure; the worst one decides the exit code. */
 import type { Context } from '../command.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 import type { Answer } from '../render.ts';
 
-/** Requests under way at once: enough to hide the network's latency, few enough for a small daemon. */
-const AT_ONCE = 8;
+/** Concurrent requests: enough to hide network latency, few enough for a small daemon. */
+const CONCURRENCY = 8;
 
 /**
- * Runs `work` on every item, and goes on when one fails.
- * @param atOnce at most that many at a time; 1 keeps their order
- * @returns what succeeded, in the order of the items, and the failures; the caller prints the first and throws the second
+ * Runs `work` on every item and continues after failures.
+ * @param concurrency maximum number of items in progress; 1 processes them in order
+ * @returns results in the order of the items, and failures; the caller prints `done` and passes `failed` to {@link throwFailed}
  */
 export async function each<T, R>(
   context: Context,
   items: readonly T[],
   work: (item: T) => Promise<R>,
-  atOnce = AT_ONCE,
+  concurrency = CONCURRENCY,
 ): Promise<{ done: R[]; failed: Failed<T>[] }> {
   const results: ({ value: R } | { item: T; error: unknown })[] = new Array(items.length);
-  const progress = context.showsProgress && items.length > AT_ONCE ? progressBar(context, items.length) : undefined;
+  const progress = context.showsProgress && items.length > CONCURRENCY ? progressBar(context, items.length) : undefined;
   let next = 0;
   const worker = async () => {
     while (next < items.length) {
@@ -31,7 +31,7 @@ export async function each<T, R>(
       progress?.step();
     }
   };
-  await Promise.all(Array.from({ length: Math.min(atOnce, items.length) }, worker));
+  await Promise.all(Array.from({ length: Math.min(concurrency, items.length) }, worker));
   progress?.end();
   return {
     done: results.filter((result): result is { value: R } => 'value' in result).map(({ value }) => value),
@@ -39,7 +39,7 @@ export async function each<T, R>(
   };
 }
 
-/** A line on stderr that grows, and is gone at the end. */
+/** A progress bar on stderr; `end` erases it. */
 function progressBar({ io }: Context, total: number): { step(): void; end(): void } {
   const width = Math.max(1, Math.min(40, io.width - 20));
   let done = 0;
@@ -58,12 +58,13 @@ export interface Failed<T> {
   error: unknown;
 }
 
-/** Failures of one item; the others (no registry, no token) are the same for all, and are told once. */
-const OF_AN_ITEM: readonly ErrorCode[] = ['NOT_FOUND', 'INVALID', 'CONFLICT', 'PRECONDITION_FAILED', 'USAGE'];
+/** Errors that concern one item. Others (unreachable registry, rejected token) are the same for all items and reported once. */
+const ITEM_ERRORS: readonly ErrorCode[] = ['NOT_FOUND', 'INVALID', 'CONFLICT', 'PRECONDITION_FAILED', 'USAGE'];
 
 /**
- * Ends a command whose parts failed: nothing when none did, the failure itself when there was one thing to do, else a
- * line a failure and an error with the worst of their exit codes.
+ * Reports failures of a batch: does nothing if there are none, rethrows the failure if the batch had one item, else prints
+ * one line per failure and throws an error with the worst exit code.
+ * @param total number of items in the batch
  */
 export function throwFailed<T>(
   context: Context,
@@ -80,7 +81,7 @@ export function throwFailed<T>(
   const hint = worst.hint === undefined ? {} : { hint: worst.hint };
   const failures = errors.map(({ item, error }) => ({ name: nameOf(item), code: error.code, message: error.message }));
   if (total === 1) throw new VregError(worst.code, first!, { ...hint, cause: worst });
-  // In JSON they are in the error itself, so that stderr has one shape.
+  // In JSON output the error object lists the failures, so stderr stays one JSON value.
   if (lines.size > 1 && context.format !== 'json') for (const line of lines) context.note(line);
   throw new VregError(worst.code, `${failed.length} of ${total} failed${lines.size > 1 ? '' : `: ${first}`}`, {
     ...hint,
@@ -103,7 +104,7 @@ export async function printEach<R, T>(
   throwFailed(context, names.length, failed, (name) => name);
 }
 
-/** What is done to one thing, whose name its failure then has. */
+/** Adds the item's name to the error of an operation on one item. */
 export function naming<R>(name: string, work: Promise<R>): Promise<R> {
   return work.catch((error: unknown) => {
     if (!(error instanceof VregError)) throw error;
@@ -114,5 +115,5 @@ export function naming<R>(name: string, work: Promise<R>): Promise<R> {
 }
 
 function describe(name: string, { code, message }: VregError): string {
-  return OF_AN_ITEM.includes(code) && !message.includes(`"${name}"`) ? `${name}: ${message}` : message;
+  return ITEM_ERRORS.includes(code) && !message.includes(`"${name}"`) ? `${name}: ${message}` : message;
 }

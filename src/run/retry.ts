@@ -1,22 +1,22 @@
-/** Commands that stay while the registry goes away and comes back. */
+/** Long-running commands keep running while the registry is unreachable. */
 import type { Context } from '../command.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 
-/** Failures that pass by themselves; any other (the token was taken away, say) ends what stays. */
-const PASSING: readonly ErrorCode[] = ['UNREACHABLE', 'BUSY', 'INTERNAL', 'TOO_MANY_REQUESTS'];
+/** Errors that may pass by themselves. Any other, for example a revoked token, ends a long-running command. */
+const TRANSIENT: readonly ErrorCode[] = ['UNREACHABLE', 'BUSY', 'INTERNAL', 'TOO_MANY_REQUESTS'];
 
-/** True of a failure that a command which stays tells, and outlasts. */
-export function isPassing(error: unknown): error is VregError {
-  return error instanceof VregError && PASSING.includes(error.code);
+/** True if a long-running command reports this error and retries. */
+export function isTransient(error: unknown): error is VregError {
+  return error instanceof VregError && TRANSIENT.includes(error.code);
 }
 
 /**
- * Does something again and again until the program is ended. A registry that goes away after the first success is told
- * once, and so is its return.
- * @param pause milliseconds after each success
- * @throws VregError when the first time fails, or a later one with what does not pass
+ * Repeats `work` until the program ends. After the first success, reports once when the registry becomes unreachable and
+ * once when it is back.
+ * @param pause milliseconds between two runs
+ * @throws VregError if the first run fails, or a later run fails with an error that is not transient
  */
-export async function outlast(context: Context, pause: number, work: () => Promise<void>): Promise<never> {
+export async function repeatWithRetry(context: Context, pause: number, work: () => Promise<void>): Promise<never> {
   const outage = new Outage(context);
   let begun = false;
   for (;;) {
@@ -25,29 +25,29 @@ export async function outlast(context: Context, pause: number, work: () => Promi
       begun = true;
       outage.over();
     } catch (error) {
-      if (!begun || !isPassing(error)) throw error;
+      if (!begun || !isTransient(error)) throw error;
       outage.begins(error);
     }
     await context.sleep(pause);
   }
 }
 
-/** Tells when the registry goes away and when it is back, once each. */
+/** Reports the beginning and the end of an outage, once each. */
 export class Outage {
   readonly #context: Context;
-  #is = false;
+  #ongoing = false;
 
   constructor(context: Context) {
     this.#context = context;
   }
 
   begins({ message }: VregError): void {
-    if (!this.#is) this.#context.note(`${message}; trying again`);
-    this.#is = true;
+    if (!this.#ongoing) this.#context.note(`${message}; retrying`);
+    this.#ongoing = true;
   }
 
   over(): void {
-    if (this.#is) this.#context.note('the registry is back');
-    this.#is = false;
+    if (this.#ongoing) this.#context.note('the registry is reachable again');
+    this.#ongoing = false;
   }
 }

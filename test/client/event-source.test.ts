@@ -76,7 +76,7 @@ test('a watch goes on over a kill -9 and a new daemon on the port: by a reset, a
   for (const id of ['a', 'b']) await register(first, id);
   await watching.seen('registered', 2);
   await first.end('SIGKILL');
-  await until('the break to be noticed', () => watching.notes.some((note) => note.endsWith('trying again')));
+  await until('the break to be noticed', () => watching.notes.some((note) => note.endsWith('retrying')));
   const second = await startDaemon(t, { home: first.home, args: ['--port', new URL(first.url).port] });
   assert.equal(second.url, first.url);
   await register(second, 'c');
@@ -249,7 +249,7 @@ test('of a server without events, a time without answers is not the end, and nob
   const watching = watch(t, url);
   await looked();
   state.down = true;
-  await until('a look in vain', () => watching.notes.some((note) => note.endsWith('trying again')));
+  await until('a look in vain', () => watching.notes.some((note) => note.endsWith('retrying')));
   state.vms = [vm('b'), vm('a')];
   state.down = false;
   await looked();

@@ -161,7 +161,7 @@ test('--watch outlasts its registry, and says so once each way, on a terminal an
   const lists = [true, false].map((tty) => start(['ls', '-w'], { url: first.url, tty, signal: controller.signal }));
   await until('the first tables', () => lists.every((list) => list.stdout().includes('alpha')));
   await first.close();
-  await until('that it went', () => lists.every((list) => list.stderr().includes('; trying again\n')));
+  await until('that it went', () => lists.every((list) => list.stderr().includes('; retrying\n')));
   const second = await startPlainServer(t, { port: first.port });
   await seed(second.url, FLEET);
   await until('the second VM', () => lists.every((list) => list.stdout().includes('beta')));
@@ -169,7 +169,7 @@ test('--watch outlasts its registry, and says so once each way, on a terminal an
   for (const { told } of lists) {
     const { code, stderr } = await told;
     assert.equal(code, 130);
-    assert.match(stderr, /^vreg: cannot reach .*; trying again\nvreg: the registry is back\n$/);
+    assert.match(stderr, /^vreg: cannot reach .*; retrying\nvreg: the registry is reachable again\n$/);
   }
 });
 

@@ -193,7 +193,7 @@ test('--watch writes on each change, runs the command on those of the file alone
   await first.vreg(['register', 'b']);
   await until('b', () => ran() === '\na\na b\n');
   await first.end('SIGKILL');
-  await until('that it went', () => running.stderr().includes('trying again'));
+  await until('that it went', () => running.stderr().includes('retrying'));
   assert.equal(read(), 'a b ');
   const second = await startDaemon(t, { home: first.home, args: ['--port', new URL(first.url).port] });
   await second.vreg(['pause', 'a']);

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { urlOf } from '../../src/fleet/endpoint.ts';
+import { urlOf } from '../../src/fleet/lookup.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed, vreg } from '../helpers/cli.ts';

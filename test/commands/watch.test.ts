@@ -223,8 +223,8 @@ test('a watch outlasts its registry, says so once each way, and misses nothing',
   await second.vreg(['register', 'b']);
   await until('b', () => running.stdout().endsWith('b\n'));
   const [gone, back, ...more] = running.stderr().trimEnd().split('\n');
-  assert.match(gone!, /^vreg: .*; trying again$/);
-  assert.equal(back, 'vreg: the registry is back');
+  assert.match(gone!, /^vreg: .*; retrying$/);
+  assert.equal(back, 'vreg: the registry is reachable again');
   assert.deepEqual(
     more.filter((line) => !line.includes('no longer available')),
     [],
@@ -268,11 +268,11 @@ test('a watch of the original registry outlasts it, too', async (t) => {
   await seed(first.url, [aVm({ id: 'a' })]);
   await until('a', () => watching.stdout() === 'a\n');
   await first.close();
-  await until('that it went', () => watching.stderr().includes('; trying again\n'));
+  await until('that it went', () => watching.stderr().includes('; retrying\n'));
   const second = await startPlainServer(t, { port: first.port });
   await seed(second.url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
   await until('b', () => watching.stdout().includes('b\n'));
-  assert.match(watching.stderr(), /vreg: the registry is back\n$/);
+  assert.match(watching.stderr(), /vreg: the registry is reachable again\n$/);
 });
 
 test('a command that has seen enough may end the watch', async (t) => {

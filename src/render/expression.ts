@@ -1,5 +1,5 @@
 /** `-o jsonpath=…` and `-o template=…`: an answer's data through an expression. The libraries are loaded when used. */
-import { VregError } from './protocol/errors.ts';
+import { VregError } from '../protocol/errors.ts';
 
 /** @throws VregError USAGE when the expression of a format does not parse: told before anything is done */
 export async function checkExpression(format: string): Promise<void> {
