@@ -59,7 +59,7 @@ export function toReadFailure(error: unknown): StoreFailure {
 }
 
 const RESTORE = 'restore a backup (vreg daemon restore FILE)';
-/** What a daemon with a failing disk still does. */
+/** Ends the hints about a failing disk: the daemon stays useful meanwhile. */
 const STILL_SERVING = 'reads and heartbeats still work';
 
 /** The error with which a start fails. */

@@ -39,7 +39,7 @@ interface Waiting {
 export interface SqliteStoreOptions {
   /** Created if it does not exist. */
   dataDir: string;
-  /** For the commits that wait for the disk. */
+  /** Memory budget of the commits that wait for the disk. */
   budget: Budget;
   /**
    * Called if the worker dies. What it acknowledged is on the disk and the rest is unknown, so the process should end.

@@ -1,4 +1,4 @@
-/** What the registry needs from durable storage. A store knows records; the rules are in `daemon/registry`. */
+/** The durable storage behind the registry. A store knows records; the rules are in `daemon/registry`. */
 import type { ChangeType, FieldChanges, HistoryItem } from '../../src/protocol/events.ts';
 
 /** A VM in the form in which it is stored. */
@@ -16,7 +16,7 @@ export interface StoredVm {
   heardAt: number;
 }
 
-/** What the journal records about a change. */
+/** The journal's part of a change. */
 export interface JournalNote {
   type: ChangeType;
   /** Wall clock, milliseconds since the epoch. */

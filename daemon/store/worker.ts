@@ -28,7 +28,7 @@ export type Request =
 
 export type Reply = { seq: number; value: unknown } | { seq: number; failure: StoreFailure };
 
-/** What a check prints on stdout. */
+/** The JSON that a check prints on stdout. */
 export type CheckResult = { isEmpty: boolean } | { failure: StoreFailure };
 
 /** The database and its high-water mark. */

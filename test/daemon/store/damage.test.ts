@@ -136,7 +136,7 @@ const TAILS: Readonly<Record<string, (log: Buffer, from: number) => Buffer>> = {
   'cut short': (log) => log.subarray(0, -1),
   zeroed: (log, from) => log.fill(0, from),
   'flipped in one bit': (log, from) => {
-    // In the page, after the 24 bytes of the frame's header.
+    // The page begins after the 24 bytes of the frame's header.
     log[from + 24 + 100]! ^= 1;
     return log;
   },

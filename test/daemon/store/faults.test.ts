@@ -46,7 +46,7 @@ function stepsFor(dir: DataDir): Step[] {
   ];
 }
 
-/** What a start would find. It is read from a copy, because the first store has locked its files. */
+/** The contents that a start would find. They are read from a copy, because the first store has locked its files. */
 interface Found {
   contents: Contents;
   journal: readonly JournalLine[];

@@ -101,7 +101,7 @@ test('a database of another program is refused and unchanged, whatever its versi
   assert.deepEqual(fingerprint(dir), before);
 });
 
-/** What schema 1 and 2 left on the disk, made by undoing what schema 3 added. */
+/** Makes a store of schema 1 or 2 by undoing what schema 3 added. */
 async function makeOlderStore(t: TestContext, version: 1 | 2, { leaveLog = false } = {}): Promise<string> {
   const dir = join(tempDir(t), 'data');
   const { store, contents } = await openStore(t, dir);

@@ -20,7 +20,7 @@ const RETRY = 5;
 /** Address of a daemon: its URL, or the path of its unix socket, which survives a restart. */
 export type Where = { url: string } | { socketPath: string };
 
-/** What a writer knows about one of its VMs. */
+/** A writer's knowledge about one of its VMs. */
 interface Known {
   /** The VM as last acknowledged; undefined if it is not registered. */
   vm: Vm | undefined;
@@ -42,7 +42,7 @@ export class Writer {
   readonly #known = new Map<string, Known>();
   /** Revision of the registry in the last acknowledgement. Everything up to it is durable. */
   durable = 0;
-  /** In the order of the acknowledgements. */
+  /** Registrations and updates, in the order of their acknowledgements. */
   readonly acknowledged: Acknowledged[] = [];
   #done = 0;
 
