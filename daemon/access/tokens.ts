@@ -144,6 +144,8 @@ export class Tokens {
   readonly #byName = new Map<string, Token>();
   /** Tokens of enrolled VMs, by the id of the VM. */
   readonly #byVm = new Map<string, Token>();
+  /** Tokens that can expire. */
+  readonly #expiring = new Set<Token>();
   readonly #pending = new Set<PendingToken>();
   /** Names of tokens whose VM is being removed, for as long as their removal is being committed. */
   readonly #removing = new Set<string>();
@@ -190,7 +192,7 @@ export class Tokens {
 
   /** Ends what is open for tokens that have expired. Called several times per second. */
   expire(): void {
-    for (const token of this.#byName.values()) token.checkExpiry();
+    for (const token of this.#expiring) token.checkExpiry();
   }
 
   /** Notes a use of a token. It is saved with the next heartbeats. */
@@ -366,12 +368,14 @@ export class Tokens {
     this.#byHash.set(stored.hash, token);
     this.#byName.set(stored.name, token);
     if (stored.enrolledBy !== undefined) this.#byVm.set(stored.vm!, token);
+    if (stored.expiresAt !== undefined) this.#expiring.add(token);
     return token;
   }
 
   #forget(token: Token): void {
     const { hash, name, enrolledBy, vm } = token.stored;
     this.#byHash.delete(hash);
+    this.#expiring.delete(token);
     if (this.#byName.get(name) === token) this.#byName.delete(name);
     if (enrolledBy !== undefined && this.#byVm.get(vm!) === token) this.#byVm.delete(vm!);
     token.revoke();

@@ -1,4 +1,4 @@
-/** Tokens and the door over a store in memory, without HTTP. */
+/** An authenticator over a store in memory, without HTTP. */
 import { Authenticator, type Credentials } from '../../daemon/access/authenticator.ts';
 import { Tokens } from '../../daemon/access/tokens.ts';
 import { Registry } from '../../daemon/registry/registry.ts';
@@ -6,7 +6,7 @@ import type { NewToken, TokenRequest } from '../../src/protocol/token.ts';
 import { FakeClock } from './clock.ts';
 import { MemoryStore } from './memory-store.ts';
 
-export interface Door {
+export interface AuthenticatorSetup {
   store: MemoryStore;
   clock: FakeClock;
   registry: Registry;
@@ -15,8 +15,14 @@ export interface Door {
   create(request: TokenRequest): Promise<NewToken>;
 }
 
-/** @param store whose contents are read, as at a start */
-export function aDoor({ root, store = new MemoryStore() }: { root?: string; store?: MemoryStore } = {}): Door {
+/** @param store the contents of an earlier run */
+export function anAuthenticator({
+  root,
+  store = new MemoryStore(),
+}: {
+  root?: string;
+  store?: MemoryStore;
+} = {}): AuthenticatorSetup {
   const clock = new FakeClock();
   const contents = store.contents();
   const registry = new Registry(
@@ -33,7 +39,7 @@ export function aDoor({ root, store = new MemoryStore() }: { root?: string; stor
   return { store, clock, registry, tokens, authenticator, create: (request) => tokens.create(request, 'test') };
 }
 
-/** Somebody who comes over TCP with a token, or with none. */
+/** The credentials of a TCP client with or without a token. */
 export function credentialsWith(token?: string, more: Partial<Credentials> = {}): Credentials {
   return {
     authorization: token === undefined ? undefined : `Bearer ${token}`,

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import type { Authenticator, Credentials } from '../../../daemon/access/authenticator.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
-import { aDoor, credentialsWith } from '../../helpers/access.ts';
+import { anAuthenticator, credentialsWith } from '../../helpers/access.ts';
 
 function refusal(authenticator: Authenticator, credentials: Credentials): VregError | undefined {
   try {
@@ -16,16 +16,16 @@ function refusal(authenticator: Authenticator, credentials: Credentials): VregEr
 
 const withHeader = (authorization: string | undefined) => credentialsWith(undefined, { authorization });
 
-test('the token is taken with any spelling of the scheme and any space after it', () => {
-  const { authenticator } = aDoor({ root: 's3cret' });
+test('the root token is accepted with any case of the scheme and any space after it', () => {
+  const { authenticator } = anAuthenticator({ root: 's3cret' });
   for (const header of ['Bearer s3cret', 'bearer s3cret', 'BEARER   s3cret', 'Bearer\ts3cret']) {
     assert.equal(refusal(authenticator, withHeader(header)), undefined, header);
   }
-  assert.equal(refusal(aDoor({ root: 'a b' }).authenticator, withHeader('Bearer a b')), undefined);
+  assert.equal(refusal(anAuthenticator({ root: 'a b' }).authenticator, withHeader('Bearer a b')), undefined);
 });
 
-test('no header is missing, and anything but the token is invalid', () => {
-  const { authenticator } = aDoor({ root: 's3cret' });
+test('an absent header is missing, and anything but the token is invalid', () => {
+  const { authenticator } = anAuthenticator({ root: 's3cret' });
   for (const header of [undefined, '']) assert.match(refusal(authenticator, withHeader(header))!.message, /missing/);
   for (const header of [
     'Bearer',
@@ -42,32 +42,32 @@ test('no header is missing, and anything but the token is invalid', () => {
   }
 });
 
-test('an error never repeats a token, neither the right one nor the given', () => {
-  const error = refusal(aDoor({ root: 's3cret' }).authenticator, withHeader('Bearer guessed'))!;
+test('an error contains neither the right token nor the given one', () => {
+  const error = refusal(anAuthenticator({ root: 's3cret' }).authenticator, withHeader('Bearer guessed'))!;
   assert.doesNotMatch(`${error.message} ${error.hint}`, /guessed|s3cret/);
 });
 
-test('nobody is asked who they are until the first token is made, and everybody from then on', async () => {
-  const { authenticator, create, tokens } = aDoor();
+test('clients need no token until the first one is created, and always from then on', async () => {
+  const { authenticator, create, tokens } = anAuthenticator();
   const before = authenticator.authenticate(credentialsWith());
   assert.deepEqual([before.name, before.scope, authenticator.isOpen], ['anonymous', 'admin', true]);
   const { name, token } = await create({ name: 'ops', scope: 'admin' });
   assert.equal(refusal(authenticator, credentialsWith())?.code, 'UNAUTHORIZED');
   assert.equal(authenticator.authenticate(credentialsWith(token)).name, 'ops');
-  // A registry whose tokens are all revoked is not one that never had any.
+  // A registry whose tokens are all revoked stays closed.
   await tokens.revoke(name);
   assert.equal(refusal(authenticator, credentialsWith())?.code, 'UNAUTHORIZED');
 });
 
-test('a registry that ever made a token stays closed after a restart', async () => {
-  const { create, tokens, store } = aDoor();
+test('a registry that ever created a token stays closed after a restart', async () => {
+  const { create, tokens, store } = anAuthenticator();
   await create({ name: 'ops', scope: 'admin' });
   await tokens.revoke('ops');
-  assert.equal(aDoor({ store }).authenticator.isOpen, false);
+  assert.equal(anAuthenticator({ store }).authenticator.isOpen, false);
 });
 
-test('the unix socket needs no token, but one that is given counts', async () => {
-  const { authenticator, create } = aDoor({ root: 's3cret' });
+test('the unix socket needs no token, but a given token is checked', async () => {
+  const { authenticator, create } = anAuthenticator({ root: 's3cret' });
   const { token } = await create({ name: 'reader', scope: 'read' });
   const local = { isLocal: true, address: undefined };
   assert.deepEqual(pick(authenticator.authenticate(credentialsWith(undefined, local))), ['socket', 'admin']);
@@ -75,8 +75,8 @@ test('the unix socket needs no token, but one that is given counts', async () =>
   assert.equal(refusal(authenticator, credentialsWith('wrong', local))?.code, 'UNAUTHORIZED');
 });
 
-test("a certificate's name stands for the token of that name, and for no other", async () => {
-  const { authenticator, create } = aDoor({ root: 's3cret' });
+test('a certificate authenticates as the token with its name, and as no other', async () => {
+  const { authenticator, create } = anAuthenticator({ root: 's3cret' });
   await create({ name: 'worker-7', scope: 'write', vm: 'worker-7' });
   const principal = authenticator.authenticate(credentialsWith(undefined, { certificate: 'worker-7' }));
   assert.deepEqual([...pick(principal), principal.restriction?.vm], ['worker-7', 'write', 'worker-7']);
@@ -88,8 +88,8 @@ test("a certificate's name stands for the token of that name, and for no other",
   ]);
 });
 
-test('a certificate whose token has expired claims the name of that, and one without a token claims none', async () => {
-  const { authenticator, create, clock } = aDoor({ root: 's3cret' });
+test('rejected credentials have the name of their expired token, or none', async () => {
+  const { authenticator, create, clock } = anAuthenticator({ root: 's3cret' });
   await create({ name: 'brief', scope: 'read', expiresIn: 5 });
   clock.pass(5000);
   const own = credentialsWith(undefined, { certificate: 'brief' });
@@ -100,18 +100,18 @@ test('a certificate whose token has expired claims the name of that, and one wit
   assert.equal(
     authenticator.nameOfRejected(credentialsWith('wrong', { certificate: 'brief' })),
     undefined,
-    'they came with something else',
+    'the header takes precedence over the certificate',
   );
 });
 
-test('where nobody is asked, a certificate names who comes, but not as somebody whom it cannot be', () => {
-  const { authenticator } = aDoor();
+test('in an open registry a certificate names the principal, except with a reserved name', () => {
+  const { authenticator } = anAuthenticator();
   const nameOf = (certificate: string) => authenticator.authenticate(credentialsWith(undefined, { certificate })).name;
   assert.deepEqual(['worker-7', 'vers_auth_token', 'Socket'].map(nameOf), ['worker-7', 'anonymous', 'anonymous']);
 });
 
-test('a token that has expired is refused from that millisecond on, and told when it was', async () => {
-  const { authenticator, create, clock } = aDoor({ root: 's3cret' });
+test('a token is refused from the millisecond of its expiry on, with the time in the error', async () => {
+  const { authenticator, create, clock } = anAuthenticator({ root: 's3cret' });
   const { token, expiresAt } = await create({ name: 'brief', scope: 'read', expiresIn: 60 });
   clock.pass(59_999);
   assert.equal(refusal(authenticator, credentialsWith(token)), undefined);
@@ -121,8 +121,8 @@ test('a token that has expired is refused from that millisecond on, and told whe
   assert.ok(message.includes(expiresAt!));
 });
 
-test('another root token is taken from the next request on, and who came with the old one is told to go', () => {
-  const { authenticator } = aDoor({ root: 'old' });
+test('a new root token replaces the old one at once, and revokes its principals', () => {
+  const { authenticator } = anAuthenticator({ root: 'old' });
   const principal = authenticator.authenticate(credentialsWith('old'));
   authenticator.replaceRoot('old');
   assert.equal(principal.revoked.aborted, false);
@@ -132,8 +132,8 @@ test('another root token is taken from the next request on, and who came with th
   assert.equal(authenticator.authenticate(credentialsWith('new')).revoked.aborted, false);
 });
 
-test('an address that guesses is told to wait, and is not looked at meanwhile, not even with the right token', () => {
-  const { authenticator, clock } = aDoor({ root: 's3cret' });
+test('an address that guesses must wait, and meanwhile even the right token is refused', () => {
+  const { authenticator, clock } = anAuthenticator({ root: 's3cret' });
   const codes = Array.from({ length: 100 }, (_, n) => refusal(authenticator, credentialsWith(`guess-${n}`))!.code);
   assert.ok(codes.slice(0, 60).every((code) => code === 'UNAUTHORIZED'));
   assert.ok(codes.slice(60).every((code) => code === 'TOO_MANY_REQUESTS'));
@@ -142,39 +142,39 @@ test('an address that guesses is told to wait, and is not looked at meanwhile, n
   assert.equal(
     refusal(authenticator, credentialsWith('s3cret', { address: '192.0.2.2' })),
     undefined,
-    'others are let in',
+    'other addresses are not affected',
   );
   clock.pass(retryAfter! * 1000);
   assert.equal(refusal(authenticator, credentialsWith('s3cret')), undefined);
 });
 
-test('an address from which the right token came is not locked out by a stranger behind it', () => {
-  const { authenticator } = aDoor({ root: 's3cret' });
+test('an address that has sent the right token is not locked out by a stranger behind it', () => {
+  const { authenticator } = anAuthenticator({ root: 's3cret' });
   authenticator.authenticate(credentialsWith('s3cret'));
   for (let n = 0; n < 100; n++) refusal(authenticator, credentialsWith(`guess-${n}`));
   assert.equal(refusal(authenticator, credentialsWith('guess'))?.code, 'TOO_MANY_REQUESTS');
   assert.equal(refusal(authenticator, credentialsWith('s3cret')), undefined);
 });
 
-test('an address is not excused by another token, and old tokens of the registry are no guesses', async () => {
-  const { authenticator, create } = aDoor({ root: 's3cret' });
+test('an issued token does not make an address trusted, and old issued tokens do not count as guesses', async () => {
+  const { authenticator, create } = anAuthenticator({ root: 's3cret' });
   const { token } = await create({ name: 'image', scope: 'enrol' });
   const stale = `vreg_${'a'.repeat(43)}`;
   for (let n = 0; n < 100; n++) refusal(authenticator, credentialsWith(stale));
-  assert.equal(refusal(authenticator, credentialsWith(stale))?.code, 'UNAUTHORIZED', 'so that its agent enrols anew');
   assert.equal(
-    refusal(authenticator, credentialsWith('s3cret')),
-    undefined,
-    'whoever has an old token does not lock others out',
+    refusal(authenticator, credentialsWith(stale))?.code,
+    'UNAUTHORIZED',
+    'so that its agent can enrol again',
   );
+  assert.equal(refusal(authenticator, credentialsWith('s3cret')), undefined, 'old tokens do not lock an address out');
   const elsewhere = { address: '192.0.2.77' };
   authenticator.authenticate(credentialsWith(token, elsewhere));
   for (let n = 0; n < 100; n++) refusal(authenticator, credentialsWith(`guess-${n}`, elsewhere));
   assert.equal(refusal(authenticator, credentialsWith('s3cret', elsewhere))?.code, 'TOO_MANY_REQUESTS');
 });
 
-test('old tokens have an allowance of their own, ten times as large, and it is no way to lock the root token out', async () => {
-  const { authenticator, create, clock } = aDoor({ root: 's3cret' });
+test('old tokens have a separate allowance, ten times as large, which cannot lock out the root token', async () => {
+  const { authenticator, create, clock } = anAuthenticator({ root: 's3cret' });
   const { token } = await create({ name: 'agent', scope: 'heartbeat' });
   const stale = credentialsWith(`vreg_${'a'.repeat(43)}`);
   const codes = Array.from({ length: 601 }, () => refusal(authenticator, stale)!.code);
@@ -186,27 +186,27 @@ test('old tokens have an allowance of their own, ten times as large, and it is n
   assert.equal(refusal(authenticator, stale)?.code, 'UNAUTHORIZED');
 });
 
-test('what is no Bearer is a guess like any other', () => {
-  const { authenticator } = aDoor({ root: 's3cret' });
+test('another scheme than Bearer counts as a guess', () => {
+  const { authenticator } = anAuthenticator({ root: 's3cret' });
   const basic = (n: number) => refusal(authenticator, withHeader(`Basic guess-${n}`))!.code;
   const codes = Array.from({ length: 61 }, (_, n) => basic(n));
   assert.equal(codes.indexOf('TOO_MANY_REQUESTS'), 60);
 });
 
-test("the registry's own tokens are looked at however often others were wrong", async () => {
-  const { authenticator, create } = aDoor({ root: 's3cret' });
+test('issued tokens are accepted regardless of failures with other tokens', async () => {
+  const { authenticator, create } = anAuthenticator({ root: 's3cret' });
   const { token } = await create({ name: 'agent', scope: 'heartbeat' });
   for (let n = 0; n < 100; n++) refusal(authenticator, credentialsWith(`guess-${n}`));
   assert.equal(authenticator.authenticate(credentialsWith(token)).name, 'agent');
 });
 
-test('who sends no token guesses nothing', () => {
-  const { authenticator } = aDoor({ root: 's3cret' });
+test('a request without a token does not count as a guess', () => {
+  const { authenticator } = anAuthenticator({ root: 's3cret' });
   for (let n = 0; n < 200; n++) assert.equal(refusal(authenticator, credentialsWith())?.code, 'UNAUTHORIZED');
 });
 
-test('an IPv6 customer counts as one, however many addresses it has', () => {
-  const { authenticator } = aDoor({ root: 's3cret' });
+test('all addresses of an IPv6 /64 network count as one', () => {
+  const { authenticator } = anAuthenticator({ root: 's3cret' });
   const from = (n: number) => credentialsWith('wrong', { address: `2001:db8:1:2::${n.toString(16)}` });
   for (let n = 0; n < 60; n++) refusal(authenticator, from(n));
   assert.equal(refusal(authenticator, from(99))?.code, 'TOO_MANY_REQUESTS');

@@ -5,13 +5,13 @@ import { enrol } from '../../../daemon/access/enrol.ts';
 import type { RecordChange, StoredHeartbeat } from '../../../daemon/store/store.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { type NewToken, parseTokenRequest } from '../../../src/protocol/token.ts';
-import { aDoor, credentialsWith } from '../../helpers/access.ts';
+import { anAuthenticator, credentialsWith } from '../../helpers/access.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
 import { MemoryStore } from '../../helpers/memory-store.ts';
 import { aVm } from '../../helpers/vm.ts';
 
-test('a token is 256 bits that are shown once, and only their hash is kept', async () => {
-  const { create, store, tokens } = aDoor();
+test('a token has 256 random bits, is shown once, and is stored as a hash', async () => {
+  const { create, store, tokens } = anAuthenticator();
   const { token, ...info } = await create({ name: 'ops', scope: 'admin' });
   assert.match(token, /^vreg_[\w-]{43}$/);
   assert.notEqual((await create({ name: 'other', scope: 'read' })).token, token);
@@ -21,12 +21,12 @@ test('a token is 256 bits that are shown once, and only their hash is kept', asy
   assert.ok(!JSON.stringify(tokens.list).includes('hash'));
 });
 
-test('tokens, and what is known of them, are there after a restart', async () => {
-  const { create, store, authenticator, registry } = aDoor();
+test('tokens and their metadata survive a restart', async () => {
+  const { create, store, authenticator, registry } = anAuthenticator();
   const { token } = await create({ name: 'agent', scope: 'heartbeat', role: 'worker', expiresIn: 3600 });
   authenticator.authenticate(credentialsWith(token));
   await registry.saveHeartbeats();
-  const again = aDoor({ store });
+  const again = anAuthenticator({ store });
   const [info] = again.tokens.list;
   assert.deepEqual(
     [info?.name, info?.scope, info?.role, info?.lastUsedFrom, typeof info?.lastUsedAt, typeof info?.expiresAt],
@@ -35,8 +35,8 @@ test('tokens, and what is known of them, are there after a restart', async () =>
   assert.equal(again.authenticator.authenticate(credentialsWith(token)).name, 'agent');
 });
 
-test('a revoked token is refused at once, what was opened with it ends, and no later save brings it back', async () => {
-  const { create, tokens, authenticator, store, registry, clock } = aDoor();
+test('a revoked token is refused at once, its principals are revoked, and no later save restores it', async () => {
+  const { create, tokens, authenticator, store, registry, clock } = anAuthenticator();
   const { token } = await create({ name: 'ops', scope: 'admin' });
   clock.pass(120_000);
   const principal = authenticator.authenticate(credentialsWith(token));
@@ -45,21 +45,21 @@ test('a revoked token is refused at once, what was opened with it ends, and no l
   assert.equal(principal.revoked.aborted, true);
   await revoking;
   await registry.saveHeartbeats();
-  assert.equal(aDoor({ store }).tokens.named('ops'), undefined);
+  assert.equal(anAuthenticator({ store }).tokens.named('ops'), undefined);
 });
 
-test('a name is free again when its token is revoked, and its next token outlives the saves of the last', async () => {
-  const { create, tokens, store, registry } = aDoor();
+test('a name is free again once its token is revoked, and later saves do not affect its next token', async () => {
+  const { create, tokens, store, registry } = anAuthenticator();
   await create({ name: 'ops', scope: 'admin' });
   await assert.rejects(create({ name: 'ops', scope: 'read' }), { code: 'CONFLICT' });
   await tokens.revoke('ops');
   await create({ name: 'ops', scope: 'read' });
   await registry.saveHeartbeats();
-  assert.equal(aDoor({ store }).tokens.named('ops')?.scope, 'read');
+  assert.equal(anAuthenticator({ store }).tokens.named('ops')?.scope, 'read');
 });
 
 test('an expired token aborts its signal once, with the error to respond with, also for principals that are idle', async () => {
-  const { create, tokens, authenticator, clock } = aDoor();
+  const { create, tokens, authenticator, clock } = anAuthenticator();
   const { token } = await create({ name: 'brief', scope: 'read', expiresIn: 5 });
   const principal = authenticator.authenticate(credentialsWith(token));
   tokens.expire();
@@ -73,7 +73,7 @@ test('an expired token aborts its signal once, with the error to respond with, a
 });
 
 test('a token is valid again when the wall clock is set back, and what was opened with it stays closed', async () => {
-  const { create, tokens, authenticator, clock } = aDoor();
+  const { create, tokens, authenticator, clock } = anAuthenticator();
   const { token } = await create({ name: 'brief', scope: 'read', expiresIn: 5 });
   const before = authenticator.authenticate(credentialsWith(token));
   clock.wall += 60_000;
@@ -84,7 +84,7 @@ test('a token is valid again when the wall clock is set back, and what was opene
 });
 
 test('a token stored with the key bornOf counts as enrolled, and its next save uses enrolledBy', async () => {
-  const { create, store, registry, tokens } = aDoor();
+  const { create, store, registry, tokens } = anAuthenticator();
   await create({ name: 'image', scope: 'enrol' });
   const enroller = tokens.named('image')!;
   const { secret } = await enrol(registry, tokens, { enroller, registration: aVm({ id: 'w' }), from: '', write: {} });
@@ -92,7 +92,7 @@ test('a token stored with the key bornOf counts as enrolled, and its next save u
   const key = 'token image/w';
   const saved = store.records.get(key)!;
   store.records.set(key, { ...saved, body: saved.body.replace('"enrolledBy"', '"bornOf"') });
-  const restarted = aDoor({ store });
+  const restarted = anAuthenticator({ store });
   assert.equal(restarted.tokens.named('image/w')?.info.enrolledBy, 'image');
   restarted.authenticator.authenticate(credentialsWith(secret));
   await restarted.registry.saveHeartbeats();
@@ -100,8 +100,8 @@ test('a token stored with the key bornOf counts as enrolled, and its next save u
   assert.deepEqual([bornOf, enrolledBy], [undefined, 'image']);
 });
 
-test('two that make a token of one name at once are told apart', async () => {
-  const { create } = aDoor();
+test('only one of two concurrent creations with the same name succeeds', async () => {
+  const { create } = anAuthenticator();
   const made = await Promise.allSettled([
     create({ name: 'ops', scope: 'admin' }),
     create({ name: 'ops', scope: 'admin' }),
@@ -127,9 +127,9 @@ class FullDisk extends MemoryStore {
   }
 }
 
-test('on a full disk no token is made, and a revoked one is refused all the same, and gone when there is room', async () => {
+test('on a full disk no token is created, and a revoked token is refused at once and deleted when there is space', async () => {
   const store = new FullDisk();
-  const { create, tokens, authenticator, registry } = aDoor({ store });
+  const { create, tokens, authenticator, registry } = anAuthenticator({ store });
   const { token } = await create({ name: 'ops', scope: 'admin' });
   store.full = true;
   await assert.rejects(create({ name: 'new', scope: 'read' }), { code: 'STORE_FULL' });
@@ -138,12 +138,12 @@ test('on a full disk no token is made, and a revoked one is refused all the same
   assert.throws(() => authenticator.authenticate(credentialsWith(token)), { code: 'UNAUTHORIZED' });
   store.full = false;
   await registry.saveHeartbeats();
-  assert.deepEqual(aDoor({ store }).tokens.list, []);
+  assert.deepEqual(anAuthenticator({ store }).tokens.list, []);
 });
 
-test('who revokes once more on a full disk is not told that it is done, and is when it is', async () => {
+test('a repeated revocation fails until it is durable', async () => {
   const store = new FullDisk();
-  const { create, tokens } = aDoor({ store });
+  const { create, tokens } = anAuthenticator({ store });
   await create({ name: 'ops', scope: 'admin' });
   store.full = true;
   for (let i = 0; i < 2; i++)
@@ -154,12 +154,12 @@ test('who revokes once more on a full disk is not told that it is done, and is w
   store.full = false;
   assert.deepEqual(await tokens.revoke('ops'), ['ops']);
   assert.deepEqual(await tokens.revoke('ops'), []);
-  assert.deepEqual(aDoor({ store }).tokens.list, []);
+  assert.deepEqual(anAuthenticator({ store }).tokens.list, []);
 });
 
-test('a name that was revoked and is given again is not lost with the next revocation', async () => {
+test('a name that is used again after a failed revocation is not deleted by the next revocation', async () => {
   const store = new FullDisk();
-  const { create, tokens } = aDoor({ store });
+  const { create, tokens } = anAuthenticator({ store });
   await create({ name: 'ops', scope: 'admin' });
   store.full = true;
   await assert.rejects(tokens.revoke('ops'), { code: 'STORE_FULL' });
@@ -167,24 +167,24 @@ test('a name that was revoked and is given again is not lost with the next revoc
   await create({ name: 'ops', scope: 'read' });
   await tokens.revokeEnrolledBy('ops');
   assert.deepEqual(
-    aDoor({ store }).tokens.list.map(({ scope }) => scope),
+    anAuthenticator({ store }).tokens.list.map(({ scope }) => scope),
     ['read'],
   );
 });
 
-test('a first token that a full disk refused closes nobody out', async () => {
+test('a registry stays open if the first token could not be saved', async () => {
   const store = new FullDisk();
-  const { create, authenticator, registry } = aDoor({ store });
+  const { create, authenticator, registry } = anAuthenticator({ store });
   store.full = true;
   await assert.rejects(create({ name: 'ops', scope: 'admin' }), { code: 'STORE_FULL' });
   assert.equal(authenticator.isOpen, true);
   store.full = false;
   await registry.saveHeartbeats();
-  assert.equal(aDoor({ store }).authenticator.isOpen, true);
+  assert.equal(anAuthenticator({ store }).authenticator.isOpen, true);
 });
 
-test('a last use is written down once a minute, not with each request', async () => {
-  const { create, authenticator, clock, registry } = aDoor();
+test('the last use is saved at most once per minute', async () => {
+  const { create, authenticator, clock, registry } = anAuthenticator();
   const { token } = await create({ name: 'ops', scope: 'admin' });
   authenticator.authenticate(credentialsWith(token));
   assert.equal(registry.unsaved.records.isEmpty, false);
@@ -219,43 +219,43 @@ for (const [body, field] of [
   [{ name: 'a', scope: 'read', expiresIn: 1e12 }, 'expiresIn'],
   [[], 'body'],
 ] as const) {
-  test(`${JSON.stringify(body).slice(0, 70)} is no request for a token: ${field}`, () => {
+  test(`${JSON.stringify(body).slice(0, 70)} is an invalid token request: ${field}`, () => {
     assert.throws(() => parseTokenRequest(body), { code: 'INVALID', field });
   });
 }
 
-test('a name cannot be a token, wherever it stands in it', () => {
+test('a name cannot contain a token', () => {
   for (const name of ['vreg_x', `x-vreg_${'a'.repeat(43)}`])
     assert.throws(() => parseTokenRequest({ name, scope: 'read' }), { code: 'INVALID', field: 'name' }, name);
   assert.equal(parseTokenRequest({ name: 'my-vreg_reader', scope: 'read' }).name, 'my-vreg_reader');
 });
 
-test('a request for a token is read, and its limit with it', () => {
+test('a token request is parsed with its restriction', () => {
   const made: Partial<NewToken> = { name: 'a', scope: 'enrol', role: 'worker' };
   assert.deepEqual(parseTokenRequest({ ...made, vm: null, extra: 1 }), made);
 });
 
-/** A VM that is removed, and enrols again before the disk has taken that: both changes wait. */
+/** A VM that is removed and enrols again before the removal is durable. Both commits are pending. */
 async function enrolledAgain() {
   const store = new GatedStore();
-  const door = aDoor({ store });
-  const { create, tokens, registry } = door;
+  const setup = anAuthenticator({ store });
+  const { create, tokens, registry } = setup;
   await store.settle(create({ name: 'image', scope: 'enrol' }));
   const enroller = tokens.named('image')!;
-  const come = (name: string) =>
+  const enrolAs = (name: string) =>
     enrol(registry, tokens, { enroller, registration: aVm({ id: 'w', name }), from: undefined, write: {} });
-  const first = come('one');
+  const first = enrolAs('one');
   await store.release();
   const { secret } = await first;
   await registry.saveHeartbeats();
   const removed = registry.deregister('w', {});
-  const again = come('two');
+  const again = enrolAs('two');
   void again.catch(() => {});
   assert.equal(store.waiting, 2);
-  return { ...door, store, old: tokens.find(secret)!, removed, again };
+  return { ...setup, store, old: tokens.find(secret)!, removed, again };
 }
 
-test('what is said of the token of a VM that was removed is not saved behind its next one, and over it', async () => {
+test("a use of a removed VM's token does not overwrite the VM's next token", async () => {
   const { store, registry, tokens, old, removed, again } = await enrolledAgain();
   tokens.used(old, '192.0.2.1');
   await store.release(1);
@@ -263,11 +263,11 @@ test('what is said of the token of a VM that was removed is not saved behind its
   assert.equal(registry.unsaved.records.isEmpty, true);
   await store.release();
   const { secret } = await again;
-  const restarted = aDoor({ store });
+  const restarted = anAuthenticator({ store });
   assert.equal(restarted.authenticator.authenticate(credentialsWith(secret)).name, 'image/w');
 });
 
-test('the token of a VM that was removed is gone also where its next one did not get to the disk', async () => {
+test("the token of a removed VM is deleted even if the VM's next enrolment fails", async () => {
   const { store, registry, removed, again } = await enrolledAgain();
   await store.release(1);
   await removed;
@@ -277,11 +277,11 @@ test('the token of a VM that was removed is gone also where its next one did not
   assert.equal(store.records.has('token image/w'), false);
 });
 
-test('the token of a VM whose removal failed is still there where its next one failed, too', async () => {
+test('the token of a VM stays if the removal of the VM and its next enrolment both fail', async () => {
   const { store, registry, old, removed, again } = await enrolledAgain();
   store.fail(new VregError('STORE_FULL', 'the disk is full'));
   await assert.rejects(removed, { code: 'STORE_FULL' });
   await assert.rejects(again, { code: 'STORE_FULL' });
   await registry.saveHeartbeats();
-  assert.equal(aDoor({ store }).tokens.ofVm('w')?.stored.hash, old.stored.hash);
+  assert.equal(anAuthenticator({ store }).tokens.ofVm('w')?.stored.hash, old.stored.hash);
 });

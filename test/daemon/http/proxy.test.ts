@@ -6,7 +6,7 @@ import fc from 'fast-check';
 import type { FastifyRequest } from 'fastify';
 import { Door } from '../../../daemon/http/auth.ts';
 import { cleanForwardedFor, trustOf } from '../../../daemon/http/proxy.ts';
-import { aDoor } from '../../helpers/access.ts';
+import { anAuthenticator } from '../../helpers/access.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { until } from '../../helpers/until.ts';
 
@@ -77,7 +77,7 @@ test('the proxies are those of the list, in whichever form an address comes, and
 });
 
 test('a connection that is gone has no address either, and is not taken for the socket', () => {
-  const { authenticator } = aDoor({ root: 's3cret' });
+  const { authenticator } = anAuthenticator({ root: 's3cret' });
   const door = new Door({ authenticator, names: new Set<string>(), cors: undefined, trustProxy: 'loopback' });
   const headers = { host: 'a', 'x-forwarded-for': '203.0.113.9', 'x-forwarded-proto': 'https' };
   door.refuseForeigners({ raw: { socket: {}, headers }, headers } as unknown as FastifyRequest);

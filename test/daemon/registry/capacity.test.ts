@@ -1,4 +1,4 @@
-/** How much one registry takes, at the edges of its limits. */
+/** The limits of one registry, at their edges. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import type { RegistryLimits } from '../../../daemon/registry/capacity.ts';
@@ -7,16 +7,16 @@ import { FakeClock } from '../../helpers/clock.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
 import { aVm } from '../../helpers/vm.ts';
 
-const NONE: RegistryLimits = { maxVms: 1000, maxEntry: 1_000_000 };
+const GENEROUS: RegistryLimits = { maxVms: 1000, maxEntry: 1_000_000 };
 
 function registryWith(limits: Partial<RegistryLimits>, store = new GatedStore()) {
-  const options = { store, clock: new FakeClock(), staleAfter: 1000, limits: { ...NONE, ...limits } };
+  const options = { store, clock: new FakeClock(), staleAfter: 1000, limits: { ...GENEROUS, ...limits } };
   return { store, registry: new Registry(options, store.contents()) };
 }
 
 const full = (field: string) => ({ code: 'TOO_MANY_REQUESTS', field });
 
-test('an entry may be as large as the limit, and not a byte more', async () => {
+test('an entry may be exactly as large as the limit, and not a byte larger', async () => {
   const { registry: measure, store } = registryWith({});
   const vm = aVm({ metadata: { pad: 'ü' } });
   const measured = measure.register(vm);
@@ -35,7 +35,7 @@ test('an entry may be as large as the limit, and not a byte more', async () => {
   });
 });
 
-test('all entries together may be as large as the limit, also those that are on their way', async () => {
+test('all entries together may be exactly as large as the limit, including entries that are being committed', async () => {
   const { registry: measure, store: first } = registryWith({});
   const one = measure.register(aVm({ id: 'a' }));
   await first.release(1);
@@ -49,7 +49,7 @@ test('all entries together may be as large as the limit, also those that are on 
   await Promise.all(two);
   await assert.rejects(registry.register(aVm({ id: 'c' })), full('metadata'));
   await assert.rejects(registry.replace(aVm({ id: 'b', metadata: { more: 1 } })), full('metadata'));
-  // What does not grow, and who goes, is always taken.
+  // Changes that do not grow the registry, and removals, are always accepted.
   const same = registry.update('a', { name: 'two' });
   const gone = registry.deregister('b');
   const third = registry.register(aVm({ id: 'c' }));
@@ -61,7 +61,7 @@ test('all entries together may be as large as the limit, also those that are on 
   );
 });
 
-test('a change that the disk refused takes no room', async () => {
+test('a change that the disk refused does not count against the limit', async () => {
   const { registry, store } = registryWith({ maxTotal: 400 });
   for (let n = 0; n < 5; n++) {
     const refused = registry.register(aVm({ id: `vm-${n}` }));
@@ -73,7 +73,7 @@ test('a change that the disk refused takes no room', async () => {
   await taken;
 });
 
-test('a store with more than the limits is served, and only growth is refused', async () => {
+test('a store that exceeds the limits is served, and only growth is refused', async () => {
   const { registry: before, store } = registryWith({});
   const all = ['a', 'b', 'c'].map((id) => before.register(aVm({ id })));
   await store.release(3);

@@ -1,4 +1,4 @@
-/** The log of events, and the promise it is for: who replays it has what the registry has. */
+/** The event log, and its promise: a subscriber that replays the events has the state of the registry. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import fc from 'fast-check';
@@ -11,7 +11,7 @@ import { FakeClock } from '../../helpers/clock.ts';
 import { MemoryStore } from '../../helpers/memory-store.ts';
 import { aVm } from '../../helpers/vm.ts';
 
-/** Fixed, so that a failure today is a failure tomorrow; change it to look elsewhere. */
+/** Fixed, so that a failure is reproducible. Change it to explore other runs. */
 const SEED = 20_260_102;
 const LEASE = 1000;
 
@@ -22,7 +22,7 @@ function entry(metadata: Record<string, unknown> = {}): VmRecord {
 
 const short = (events: Event[] | undefined) => events?.map(({ type, revision }) => `${type} ${revision}`);
 
-test('what came after a revision is known as long as nothing of it is forgotten', () => {
+test('the log returns the events after a revision as long as it has dropped none of them', () => {
   const log = new EventLog(0, 3);
   assert.deepEqual(log.since(0, 0), []);
   for (const revision of [1, 2, 3, 4]) log.add('updated', entry(), { revision, at: 0 });
@@ -33,7 +33,7 @@ test('what came after a revision is known as long as nothing of it is forgotten'
   assert.equal(log.since(-1, 4), undefined);
 });
 
-test('when a liveness event is forgotten, the revision it followed is too old', () => {
+test('once a liveness event is dropped, a client that knows only its revision starts again', () => {
   const log = new EventLog(0, 2);
   log.add('registered', entry(), { revision: 1, at: 0 });
   log.add('stale', entry(), { revision: 1, at: 0 });
@@ -46,7 +46,7 @@ test('when a liveness event is forgotten, the revision it followed is too old', 
   assert.deepEqual(log.since(2, 2), []);
 });
 
-test('of an earlier run nothing is known, not even at its last revision', () => {
+test('the log knows nothing of an earlier run, not even at its last revision', () => {
   const log = new EventLog(7);
   assert.equal(log.since(7, 7), undefined);
   log.add('updated', entry(), { revision: 8, at: 0 });
@@ -54,7 +54,7 @@ test('of an earlier run nothing is known, not even at its last revision', () => 
   assert.deepEqual(log.since(8, 8), []);
 });
 
-test('large events are forgotten earlier, so that the log stays within some megabytes', () => {
+test('large events are dropped earlier, so that the log stays within a few megabytes', () => {
   const log = new EventLog(0);
   const large = entry({ blob: 'x'.repeat(1_000_000) });
   for (let revision = 1; revision <= 100; revision++) log.add('updated', large, { revision, at: 0 });
@@ -68,7 +68,7 @@ interface Known {
   live: boolean;
 }
 
-/** A watcher that keeps a copy of the registry, and now and then loses its connection. */
+/** A client that maintains a copy of the registry from its events, and loses its connection now and then. */
 class Informer {
   readonly copy = new Map<string, Known>();
   #last: number | undefined;
@@ -80,12 +80,12 @@ class Informer {
     this.#apply(event);
   }
 
-  /** Hears so many more events, then none. */
+  /** Receives this many more events, then none. */
   breakAfter(events: number): void {
     this.#left = Math.min(this.#left, events);
   }
 
-  takeUp(registry: Registry): void {
+  resume(registry: Registry): void {
     registry.sweep();
     this.#left = Number.POSITIVE_INFINITY;
     const missed = this.#last === undefined ? undefined : registry.events.since(this.#last, registry.revision);
@@ -110,7 +110,7 @@ class Informer {
       assert.equal(known, undefined);
       this.copy.set(vm.id, { vm, live: vm.status === 'running' });
     } else {
-      assert.ok(known, `${type} of a VM that is not there`);
+      assert.ok(known, `${type} event for an unknown VM`);
       const live = {
         updated: known.live,
         status: vm.status === 'running',
@@ -128,7 +128,7 @@ type Step =
   | { do: 'update'; id: string; name: string; status: Status | undefined }
   | { do: 'deregister' | 'heartbeat'; id: string }
   | { do: 'pass'; ms: number }
-  | { do: 'sweep' | 'takeUp' | 'restart' }
+  | { do: 'sweep' | 'resume' | 'restart' }
   | { do: 'break'; after: number }
   | { do: 'fail' };
 
@@ -152,23 +152,23 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 3, arbitrary: fc.record({ do: fc.constant('pass' as const), ms: fc.constantFrom(1, 400, 1001) }) },
   { weight: 2, arbitrary: fc.record({ do: fc.constant('sweep' as const) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('break' as const), after: fc.nat({ max: 3 }) }) },
-  { weight: 1, arbitrary: fc.record({ do: fc.constant('takeUp' as const) }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('resume' as const) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constantFrom('fail' as const, 'restart' as const) }) },
 );
 
-test('who replays the events has what the registry has, whatever happens, breaks and fails', async () => {
+test('a client that replays the events has the state of the registry, through disconnects, failures and restarts', async () => {
   const property = fc.asyncProperty(
-    // Groups are done side by side, so that changes wait for one another on their way to the disk.
+    // The steps of a group run concurrently, so that several changes wait for the disk at once.
     fc.array(fc.array(step, { minLength: 1, maxLength: 4 }), { maxLength: 25 }),
     fc.integer({ min: 1, max: 8 }),
-    async (groups, keptEvents) => {
+    async (groups, maxEvents) => {
       const clock = new FakeClock();
       const store = new MemoryStore();
       const steady = new Informer();
       const broken = new Informer();
       const revisions: number[] = [];
       const start = () => {
-        const made = new Registry({ store, clock, staleAfter: LEASE, maxEvents: keptEvents }, store.contents());
+        const made = new Registry({ store, clock, staleAfter: LEASE, maxEvents }, store.contents());
         made.events.subscribe({
           event: (event) => {
             if (event.type !== 'stale' && event.type !== 'revived') revisions.push(event.revision);
@@ -177,7 +177,7 @@ test('who replays the events has what the registry has, whatever happens, breaks
           },
           heartbeat: () => {},
         });
-        steady.takeUp(made);
+        steady.resume(made);
         broken.breakAfter(0);
         return made;
       };
@@ -200,15 +200,15 @@ test('who replays the events has what the registry has, whatever happens, breaks
             return registry.sweep();
           case 'break':
             return broken.breakAfter(step.after);
-          case 'takeUp':
-            return broken.takeUp(registry);
+          case 'resume':
+            return broken.resume(registry);
           default:
         }
       };
       for (const group of groups) {
         const fails = group.some((step) => step.do === 'fail');
-        store.failure = fails ? new Error('no room') : undefined;
-        // Time passes between the groups: on its way to the disk a change does not spend a lease.
+        store.failure = fails ? new Error('the disk is full') : undefined;
+        // Time passes only between groups: a commit never takes as long as a lease.
         for (const step of group) if (step.do === 'pass') await doStep(step);
         await Promise.allSettled(group.filter((step) => step.do !== 'pass').map(doStep));
         store.failure = undefined;
@@ -217,7 +217,7 @@ test('who replays the events has what the registry has, whatever happens, breaks
           registry = start();
         }
       }
-      broken.takeUp(registry);
+      broken.resume(registry);
       registry.sweep();
       assert.deepEqual(
         revisions,

@@ -1,6 +1,6 @@
 /**
- * A store that fails at each change in turn. What was not acknowledged is nowhere to be seen, what was is not lost, the
- * same change works when it is tried again, and no revision is left out.
+ * A store that fails at each change in turn. Changes that were not acknowledged are not visible, acknowledged changes are
+ * not lost, a failed change succeeds when it is repeated, and no revision is skipped.
  */
 import assert from 'node:assert/strict';
 import test from 'node:test';
@@ -11,33 +11,33 @@ import { GatedStore } from '../../helpers/gated-store.ts';
 import { findGaps } from '../../helpers/journal.ts';
 import { aVm } from '../../helpers/vm.ts';
 
-/** What is registered: names by id, oldest registration first. */
+/** The expected registry: names by id, oldest registration first. */
 type Model = Map<string, string>;
 
 interface Change {
-  ask(registry: Registry): Promise<unknown>;
-  /** What is so when it is acknowledged. */
-  happen(model: Model): unknown;
+  send(registry: Registry): Promise<unknown>;
+  /** The effect once the change is acknowledged. */
+  apply(model: Model): unknown;
 }
 
 const register = (id: string, name = id): Change => ({
-  ask: (registry) => registry.register(aVm({ id, name })),
-  happen: (model) => model.set(id, name),
+  send: (registry) => registry.register(aVm({ id, name })),
+  apply: (model) => model.set(id, name),
 });
 const replace = (id: string, name: string): Change => ({
-  ask: (registry) => registry.replace(aVm({ id, name })),
-  happen: (model) => model.set(id, name),
+  send: (registry) => registry.replace(aVm({ id, name })),
+  apply: (model) => model.set(id, name),
 });
 const update = (id: string, name: string): Change => ({
-  ask: (registry) => registry.update(id, { name }),
-  happen: (model) => model.set(id, name),
+  send: (registry) => registry.update(id, { name }),
+  apply: (model) => model.set(id, name),
 });
 const remove = (id: string): Change => ({
-  ask: (registry) => registry.deregister(id),
-  happen: (model) => model.delete(id),
+  send: (registry) => registry.deregister(id),
+  apply: (model) => model.delete(id),
 });
 
-/** Changes that are asked for at once, so that the later ones are decided on the earlier ones, round by round. */
+/** Rounds of changes that are sent at once, so that later changes are decided on pending ones. */
 const ROUNDS: readonly (readonly Change[])[] = [
   [register('a'), register('b'), register('c')],
   [update('a', 'a2'), remove('b'), register('d'), update('a', 'a3')],
@@ -56,10 +56,10 @@ class Life {
     return new Registry({ store: this.store, clock: this.clock, staleAfter: 1000 }, this.store.contents());
   }
 
-  /** Asks for all at once; the store takes so many, and fails the rest. @returns those that were refused */
-  async take(changes: readonly Change[], taken: number, code: ErrorCode): Promise<Change[]> {
-    const asked = changes.map((change) => change.ask(this.registry));
-    const outcomes = Promise.allSettled(asked);
+  /** Sends all changes at once. The store commits the first `taken` and fails the rest. @returns the failed changes */
+  async send(changes: readonly Change[], taken: number, code: ErrorCode): Promise<Change[]> {
+    const sent = changes.map((change) => change.send(this.registry));
+    const outcomes = Promise.allSettled(sent);
     assert.equal(this.store.waiting, changes.length);
     await this.store.release(taken);
     this.store.fail(new VregError(code, 'the disk fails'));
@@ -67,7 +67,7 @@ class Life {
     for (const [index, outcome] of (await outcomes).entries()) {
       if (outcome.status === 'fulfilled') {
         assert.ok(index < taken);
-        changes[index]!.happen(this.model);
+        changes[index]!.apply(this.model);
         this.acknowledged++;
       } else {
         assert.equal((outcome.reason as VregError).code, code);
@@ -79,7 +79,7 @@ class Life {
     return refused;
   }
 
-  /** Memory, disk, and what a start would read are what was acknowledged, and so are the revisions. */
+  /** Asserts that memory, disk and a restarted registry have exactly the acknowledged changes and revisions. */
   check(): void {
     for (const registry of [this.registry, this.#open()]) {
       const found = registry.list({}).map(({ vm }) => [vm.id, vm.name]);
@@ -92,13 +92,13 @@ class Life {
 }
 
 for (const code of ['STORE_FULL', 'STORE_FAILED', 'INTERNAL'] as const) {
-  test(`a store that fails with ${code} at each change in turn loses nothing, shows nothing that failed, and leaves no revision out`, async () => {
+  test(`a store that fails with ${code} at each change in turn loses no acknowledged change, shows no failed one and skips no revision`, async () => {
     for (const [bad, { length }] of ROUNDS.entries()) {
       for (let taken = 0; taken < length; taken++) {
         const life = new Life();
         for (const [index, round] of ROUNDS.entries()) {
-          const refused = await life.take(round, index === bad ? taken : round.length, code);
-          if (refused.length > 0) await life.take(refused, refused.length, code);
+          const refused = await life.send(round, index === bad ? taken : round.length, code);
+          if (refused.length > 0) await life.send(refused, refused.length, code);
         }
         assert.deepEqual([...life.model.keys()], ['c', 'e', 'a']);
       }
@@ -106,29 +106,29 @@ for (const code of ['STORE_FULL', 'STORE_FAILED', 'INTERNAL'] as const) {
   });
 }
 
-test('a store that takes no more refuses that change alone: those before it and after it are acknowledged', async () => {
+test('a store with a full queue refuses only the next change: the changes before and after it are acknowledged', async () => {
   for (const [bad, { length }] of ROUNDS.entries()) {
     for (let nth = 0; nth < length; nth++) {
       const life = new Life();
-      for (const round of ROUNDS.slice(0, bad)) await life.take(round, round.length, 'INTERNAL');
+      for (const round of ROUNDS.slice(0, bad)) await life.send(round, round.length, 'INTERNAL');
       const [before, refused] = [ROUNDS[bad]!.slice(0, nth), ROUNDS[bad]![nth]!];
-      const asked = before.map((change) => change.ask(life.registry));
-      life.store.refusal = new VregError('BUSY', 'too many wait');
-      await assert.rejects(refused.ask(life.registry), { code: 'BUSY' });
+      const sent = before.map((change) => change.send(life.registry));
+      life.store.refusal = new VregError('BUSY', 'the queue is full');
+      await assert.rejects(refused.send(life.registry), { code: 'BUSY' });
       life.store.refusal = undefined;
       await life.store.release();
-      await Promise.all(asked);
-      for (const change of before) change.happen(life.model);
+      await Promise.all(sent);
+      for (const change of before) change.apply(life.model);
       life.acknowledged += before.length;
       life.check();
-      await life.take(ROUNDS[bad]!.slice(nth), length - nth, 'INTERNAL');
+      await life.send(ROUNDS[bad]!.slice(nth), length - nth, 'INTERNAL');
     }
   }
 });
 
-test('beats that the store refuses, again and again, are saved when it takes them', async () => {
+test('heartbeats that the store refuses repeatedly are saved once it accepts them', async () => {
   const life = new Life();
-  await life.take(ROUNDS[0]!, 3, 'INTERNAL');
+  await life.send(ROUNDS[0]!, 3, 'INTERNAL');
   const lastSeen = (id: string) => life.store.vms.get(id)!.lastSeen;
   for (const code of ['STORE_FULL', 'STORE_FAILED', 'INTERNAL'] as const) {
     for (const id of ['a', 'b', 'c']) {
@@ -143,5 +143,5 @@ test('beats that the store refuses, again and again, are saved when it takes the
     assert.ok(life.registry.unsaved.isEmpty);
     for (const id of ['a', 'b', 'c']) assert.equal(lastSeen(id), life.registry.get(id).seen.lastSeen);
   }
-  assert.equal(life.registry.revision, 3, 'a beat is no change');
+  assert.equal(life.registry.revision, 3, 'a heartbeat is no change');
 });

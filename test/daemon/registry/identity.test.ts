@@ -13,7 +13,7 @@ const LEASE = 300_000;
 const token = (number: number, name = 'a') => `${number}.${name.repeat(32)}`;
 const CLONE = { code: 'IDENTITY_CONFLICT', exit: 9, status: 409 };
 
-/** A registry with one VM, and an agent of it whose beats spend and name tokens. */
+/** A registry with one VM. */
 async function setUp(observer: RegistryObserver = {}) {
   const [clock, store] = [new FakeClock(), new MemoryStore()];
   const options = { store, clock, staleAfter: LEASE, observer };
@@ -25,7 +25,7 @@ async function setUp(observer: RegistryObserver = {}) {
 const ONE = { incarnation: 'one', address: '10.0.0.1', from: '192.0.2.1' };
 const TWO = { incarnation: 'two', address: '10.0.0.2', from: '192.0.2.2' };
 
-test('an agent that spends each token once, or says a beat again whose answer was lost, is the VM', async () => {
+test('an agent that spends each token once, or repeats a heartbeat whose response was lost, is the VM', async () => {
   const { registry } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
@@ -35,7 +35,7 @@ test('an agent that spends each token once, or says a beat again whose answer wa
   assert.deepEqual(registry.identities.conflicts, []);
 });
 
-test('who spends a token a second time is another incarnation: refused, no sign of life, and on record', async () => {
+test('an agent that spends a token a second time is another incarnation: it is refused, recorded, and no sign of life', async () => {
   const seen: string[] = [];
   const { registry, clock } = await setUp({ conflict: ({ id, state }) => void seen.push(`${id} ${state}`) });
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
@@ -55,11 +55,11 @@ test('who spends a token a second time is another incarnation: refused, no sign 
     { ...rest, firstAt: '', lastAt: '' },
     { id: 'vm-1', state: 'open', count: 3, firstAt: '', lastAt: '' },
   );
-  assert.deepEqual(seen, ['vm-1 open'], 'told once');
+  assert.deepEqual(seen, ['vm-1 open'], 'reported once');
   registry.heartbeat('vm-1', { ...ONE, spend: token(2), next: token(3) });
 });
 
-test('a plain beat is a sign of life as ever, and changes nothing of who is the VM', async () => {
+test('a plain heartbeat is a sign of life and does not change the holder', async () => {
   const { registry, clock } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   clock.pass(1000);
@@ -68,19 +68,19 @@ test('a plain beat is a sign of life as ever, and changes nothing of who is the 
   assert.deepEqual(registry.identities.conflicts, []);
 });
 
-test('an agent that is ahead of a registry which has forgotten beats is the VM; far ahead tells of a restored copy', async () => {
-  const told: unknown[] = [];
-  const { registry } = await setUp({ rollback: (id, known) => void told.push([id, known]) });
+test('an agent that is ahead of a registry that lost heartbeats is the VM; far ahead, it reveals a restored copy', async () => {
+  const rollbacks: unknown[] = [];
+  const { registry } = await setUp({ rollback: (id, known) => void rollbacks.push([id, known]) });
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(3), next: token(4) });
-  assert.deepEqual(told, []);
+  assert.deepEqual(rollbacks, []);
   registry.heartbeat('vm-1', { ...ONE, spend: token(90), next: token(91), revision: 7 });
   registry.heartbeat('vm-1', { ...ONE, spend: token(91), next: token(92), revision: 8 });
-  assert.deepEqual(told, [['vm-1', { revision: 7, beats: 86 }]]);
+  assert.deepEqual(rollbacks, [['vm-1', { revision: 7, beats: 86 }]]);
   assert.deepEqual(registry.identities.conflicts, []);
 });
 
-test('an agent that lost its state is the VM at the same addresses, or when the holder is silent, and else a clone', async () => {
+test('an agent that lost its state is the VM if it has the same addresses or the holder is silent, otherwise a clone', async () => {
   const { registry, clock } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, incarnation: 'again', next: token(1, 'b') });
@@ -90,7 +90,7 @@ test('an agent that lost its state is the VM at the same addresses, or when the 
   assert.equal(registry.identities.conflicts.length, 1);
 });
 
-test('a rewound VM takes its place again when its other self is silent for a lease, and that is on record', async () => {
+test('a rewound VM takes over once its other incarnation has been silent for a lease, and the conflict is recorded', async () => {
   const { registry, clock } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
@@ -105,7 +105,7 @@ test('a rewound VM takes its place again when its other self is silent for a lea
   assert.throws(() => registry.heartbeat('vm-1', { ...ONE, spend: token(2), next: token(3) }), CLONE);
 });
 
-test('who says so replaces the holder, on record', async () => {
+test('an agent that asks for it replaces the holder, and the conflict is recorded', async () => {
   const { registry } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(5) });
   registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b'), replace: true });
@@ -119,18 +119,22 @@ test('who says so replaces the holder, on record', async () => {
   );
 });
 
-test('a process at another address waits until a beat from the old one is overdue, and then succeeds it', async () => {
+test("a process at another address waits until the holder's heartbeat is overdue, then takes over", async () => {
   const { registry, clock } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   clock.pass(60_000);
   const successor = { ...TWO, spend: token(1), next: token(2, 'b') };
-  assert.throws(() => registry.heartbeat('vm-1', successor), { code: 'BUSY', retryAfter: 5 });
+  assert.throws(() => registry.heartbeat('vm-1', successor), {
+    code: 'BUSY',
+    retryAfter: 5,
+    message: 'VM "vm-1" is still sending heartbeats from 10.0.0.1; retry in 30 s',
+  });
   clock.pass(30_000);
   registry.heartbeat('vm-1', successor);
   assert.deepEqual(registry.identities.conflicts, []);
 });
 
-test('a copy that says the same beat from another address waits, too, and is refused when the VM goes on', async () => {
+test('a copy that repeats the last heartbeat from another address waits too, and is refused once the VM continues', async () => {
   const { registry } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
@@ -140,7 +144,7 @@ test('a copy that says the same beat from another address waits, too, and is ref
   assert.throws(() => registry.heartbeat('vm-1', copied), CLONE);
 });
 
-test('at the same address, or after a graceful stop, a successor does not wait', async () => {
+test('a successor at the same address, or after a graceful stop, does not wait', async () => {
   const { registry } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, incarnation: 'again', spend: token(1), next: token(2) });
@@ -149,7 +153,7 @@ test('at the same address, or after a graceful stop, a successor does not wait',
   assert.deepEqual(registry.identities.conflicts, []);
 });
 
-test('a copy of an agent whose last answer was lost waits like any process of another place, and is refused', async () => {
+test('a copy of an agent whose last response was lost waits like any process at another address, and is refused', async () => {
   const { registry, clock } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
@@ -161,7 +165,7 @@ test('a copy of an agent whose last answer was lost waits like any process of an
   assert.throws(() => registry.heartbeat('vm-1', copy), CLONE);
 });
 
-test('a VM that beats while it is declared paused is not taken over, one that stopped is', async () => {
+test('a VM that sends heartbeats while it is declared paused is not taken over, a stopped one is', async () => {
   const { registry } = await setUp();
   const rewound = { ...TWO, spend: token(1), next: token(2, 'b') };
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
@@ -177,11 +181,11 @@ test('a VM that beats while it is declared paused is not taken over, one that st
   );
 });
 
-test('a clone that comes back as a child of the VM is told as that', async () => {
+test('a clone that registers as a child of the VM marks the conflict as reborn', async () => {
   const { registry } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(2) });
   assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
-  // Somebody else who has read the conflict does not end it.
+  // Another client that has read the conflict cannot end it.
   await registry.register(aVm({ id: 'vm-3', parentId: 'vm-1' }));
   registry.heartbeat('vm-3', { ...TWO, from: '192.0.2.3', next: token(1, 'c') });
   assert.equal(registry.identities.conflicts[0]?.state, 'open');
@@ -191,7 +195,7 @@ test('a clone that comes back as a child of the VM is told as that', async () =>
   assert.deepEqual([conflict?.state, conflict?.rebornAs], ['reborn', 'vm-2']);
 });
 
-test('tokens and conflicts outlive the registry, as of the last save of beats', async () => {
+test('tokens and conflicts survive a restart, as of the last save of heartbeats', async () => {
   const { registry, options, store } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
@@ -205,7 +209,7 @@ test('tokens and conflicts outlive the registry, as of the last save of beats', 
   again.heartbeat('vm-1', { ...ONE, spend: token(3), next: token(4) });
 });
 
-test('a VM that was removed and is registered anew begins anew', async () => {
+test('a VM that was removed and registered again has no holder and no records', async () => {
   const { registry, store } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(9) });
   await registry.saveHeartbeats();
@@ -219,9 +223,9 @@ test('a VM that was removed and is registered anew begins anew', async () => {
 
 for (const [what, isBack] of [
   ['removed', false],
-  ['removed and registered anew', true],
+  ['removed and registered again', true],
 ] as const) {
-  test(`of a VM that was ${what} nothing is left after a kill, though its record was not saved`, async () => {
+  test(`a VM that was ${what} has no holder after a kill, although the removal of its record was not saved`, async () => {
     const { registry, options, store } = await setUp();
     registry.heartbeat('vm-1', { ...ONE, next: token(9) });
     await registry.saveHeartbeats();
@@ -243,7 +247,7 @@ for (const [what, isBack] of [
   });
 }
 
-test('conflicts are cleared of one VM, or all, and the oldest goes when there are too many', async () => {
+test('conflicts can be deleted for one VM or all, and the oldest is evicted when there are too many', async () => {
   const { registry } = await setUp();
   await registry.register(aVm({ id: 'vm-2' }));
   for (const id of ['vm-1', 'vm-2']) {
@@ -261,7 +265,7 @@ test('conflicts are cleared of one VM, or all, and the oldest goes when there ar
   assert.equal(registry.identities.conflicts.length, 1000);
 });
 
-for (const [how, oust] of [
+for (const [how, supersede] of [
   [
     'replaced',
     (registry: Registry) => registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b'), replace: true }),
@@ -274,33 +278,33 @@ for (const [how, oust] of [
     },
   ],
   [
-    'silent while another lost its state',
+    'silent while another incarnation lost its state',
     (registry: Registry, clock: FakeClock) => {
       clock.pass(LEASE + 1);
       registry.heartbeat('vm-1', { ...TWO, next: token(2, 'b') });
     },
   ],
 ] as const) {
-  test(`who was ${how} is not taken for one whose beats the registry forgot, however many it said`, async () => {
-    const told: unknown[] = [];
-    const { registry, clock, options, store } = await setUp({ rollback: (id) => void told.push(id) });
+  test(`a former holder that was ${how} stays refused, although its tokens have higher numbers`, async () => {
+    const rollbacks: unknown[] = [];
+    const { registry, clock, options, store } = await setUp({ rollback: (id) => void rollbacks.push(id) });
     registry.heartbeat('vm-1', { ...ONE, next: token(1) });
     for (let n = 1; n < 50; n++) registry.heartbeat('vm-1', { ...ONE, spend: token(n), next: token(n + 1) });
-    oust(registry, clock);
+    supersede(registry, clock);
     registry.heartbeat('vm-1', { ...TWO, spend: token(2, 'b'), next: token(3, 'b') });
     await registry.saveHeartbeats();
     registry.heartbeat('vm-1', { ...TWO, spend: token(3, 'b'), next: token(4, 'b') });
     for (const each of [registry, new Registry(options, store.contents())]) {
       assert.throws(() => each.heartbeat('vm-1', { ...ONE, spend: token(50), next: token(51) }), CLONE);
       assert.throws(() => each.heartbeat('vm-1', { ...ONE, spend: token(49), next: token(50) }), CLONE);
-      // Also after a kill that took the last beat of the new holder.
+      // Also after a kill that lost the last heartbeat of the new holder.
       each.heartbeat('vm-1', { ...TWO, spend: token(4, 'b'), next: token(5, 'b') });
     }
-    assert.deepEqual(told, [], 'nor for a sign of a restored copy');
+    assert.deepEqual(rollbacks, [], 'no rollback is reported');
   });
 }
 
-test('two that take the VM from each other again and again hold it in turn', async () => {
+test('two incarnations that replace each other repeatedly hold the VM in turn', async () => {
   const { registry } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(9) });
   for (let n = 1; n < 30; n++) {
@@ -311,14 +315,14 @@ test('two that take the VM from each other again and again hold it in turn', asy
   }
 });
 
-test('conflicts are cleared when that is durable, and not where it fails or where they come again meanwhile', async () => {
+test('conflicts are deleted once that is durable, but stay if the save fails or if they recur meanwhile', async () => {
   const { registry, store } = await setUp();
   const { identities } = registry;
-  const clash = (digit: string) =>
+  const collide = (digit: string) =>
     assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1, digit), next: token(2, 'b') }), CLONE);
   const stored = () => store.contents().records.filter(({ kind }) => kind === 'conflict').length;
   registry.heartbeat('vm-1', { ...ONE, next: token(9) });
-  for (const digit of ['c', 'd']) clash(digit);
+  for (const digit of ['c', 'd']) collide(digit);
   await registry.saveHeartbeats();
   const before = identities.conflicts;
 
@@ -329,13 +333,13 @@ test('conflicts are cleared when that is durable, and not where it fails or wher
   );
   assert.deepEqual(identities.conflicts, before);
   await registry.saveHeartbeats();
-  assert.equal(stored(), 2, 'the next save takes none away, either');
+  assert.equal(stored(), 2, 'the next save does not delete any');
 
   const cleared = identities.clear('vm-1', async () => {
     await registry.saveHeartbeats();
-    clash('d');
+    collide('d');
   });
-  assert.equal(identities.conflicts.length, 2, 'it is not durable yet');
+  assert.equal(identities.conflicts.length, 2, 'not durable yet');
   assert.equal(await cleared, 2);
   assert.deepEqual(
     identities.conflicts.map(({ count }) => count),
@@ -345,14 +349,14 @@ test('conflicts are cleared when that is durable, and not where it fails or wher
   assert.equal(stored(), 1);
 });
 
-test('one VM whose conflicts are many does not crowd out those of others', () => {
-  const { identities, entry, moment } = crowded();
+test('a VM with many conflicts does not evict the conflicts of others', () => {
+  const { identities, entry, now } = crowded();
   const open = (id: string, n: number) => {
     const token = (digit: number) => `${digit}.${String(n).padStart(32, '0')}`;
-    assert.throws(() => identities.prove(entry(id), { spend: token(1), next: token(2), incarnation: `x${n}` }, moment));
+    assert.throws(() => identities.prove(entry(id), { spend: token(1), next: token(2), incarnation: `x${n}` }, now));
   };
   for (const id of ['quiet', 'noisy'])
-    identities.prove(entry(id), { next: `5.${'f'.repeat(32)}`, incarnation: 'one' }, moment);
+    identities.prove(entry(id), { next: `5.${'f'.repeat(32)}`, incarnation: 'one' }, now);
   open('quiet', 1);
   for (let n = 0; n < 1500; n++) open('noisy', n);
   assert.equal(identities.conflicts.length, 1000);
@@ -360,10 +364,10 @@ test('one VM whose conflicts are many does not crowd out those of others', () =>
 });
 
 function crowded() {
-  const moment = { at: '2026-01-01T00:00:00.000Z', listening: 0, lease: 300_000, revision: 1 };
+  const now = { at: '2026-01-01T00:00:00.000Z', listening: 0, lease: 300_000, revision: 1 };
   const entry = (id: string) =>
-    new VmRecord({ ...aVm({ id }), registeredAt: moment.at }, { created: 1, revision: 1 }, { lastSeen: 0, heardAt: 0 });
-  return { identities: new Identities({ records: [], vms: [] }, new RecordQueue()), entry, moment };
+    new VmRecord({ ...aVm({ id }), registeredAt: now.at }, { created: 1, revision: 1 }, { lastSeen: 0, heardAt: 0 });
+  return { identities: new Identities({ records: [], vms: [] }, new RecordQueue()), entry, now };
 }
 
 test('an identity stored with the keys ousted and rests is read, and its next save uses the new keys', async () => {

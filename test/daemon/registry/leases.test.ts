@@ -16,7 +16,7 @@ const staleAt = (leases: Leases, horizon: number) => leases.sweep(horizon).stale
 
 const ids = (entries: readonly VmRecord[]) => entries.map(({ vm }) => vm.id).join('');
 
-test('a sweep finds each that ran out once, longest silent first', () => {
+test('a sweep returns each expired lease once, longest silent first', () => {
   const leases = new Leases(1000);
   leases.load([entry('b', 20), entry('a', 10), entry('c', 30)], 0);
   assert.equal(ids(staleAt(leases, 10)), '');
@@ -25,7 +25,7 @@ test('a sweep finds each that ran out once, longest silent first', () => {
   assert.equal(ids(staleAt(leases, 31)), 'c');
 });
 
-test('who is stale at the start is not told as that, and is revived when heard', () => {
+test('a VM that is stale at start is not reported again, and is revived by a heartbeat', () => {
   const leases = new Leases(1000);
   const silent = entry('a', 10);
   leases.load([silent], 11);
@@ -36,7 +36,7 @@ test('who is stale at the start is not told as that, and is revived when heard',
   assert.equal(ids(staleAt(leases, 201)), 'a');
 });
 
-test('who is heard goes behind the others', () => {
+test('a heartbeat moves a VM to the end of the order', () => {
   const leases = new Leases(1000);
   const [a, b] = [entry('a', 10), entry('b', 20)];
   leases.load([a, b], 0);
@@ -46,7 +46,7 @@ test('who is heard goes behind the others', () => {
   assert.equal(ids(staleAt(leases, 31)), 'a');
 });
 
-test('an entry that replaces another without a sign of life keeps its place, and one that is stale stays it', () => {
+test('an entry that replaces another without a sign of life keeps its place, and a stale VM stays stale', () => {
   const leases = new Leases(1000);
   leases.load([entry('a', 10), entry('b', 20)], 0);
   const other = entry('a', 10);
@@ -57,7 +57,7 @@ test('an entry that replaces another without a sign of life keeps its place, and
   assert.equal(leases.renew(other), true);
 });
 
-test('who is forgotten is neither stale nor revived, also when the id comes back', () => {
+test('a removed VM is neither stale nor revived, even if its id is registered again', () => {
   const leases = new Leases(1000);
   leases.load([entry('a', 10), entry('b', 10)], 0);
   leases.forget('a');
@@ -67,7 +67,7 @@ test('who is forgotten is neither stale nor revived, also when the id comes back
 });
 
 const LEASE = 3000;
-/** Leases of so many VMs, of which the first `silent` were last heard at 0 and the others at 2500. */
+/** A fleet whose first `silent` VMs sent their last heartbeat at 0, and the others at 2500. */
 function fleet(size: number, silent: number, share = 0.5) {
   const leases = new Leases(LEASE, share);
   const entries = Array.from({ length: size }, (_, n) => entry(`vm-${n}`, n < silent ? 0 : 2500));
@@ -75,7 +75,7 @@ function fleet(size: number, silent: number, share = 0.5) {
   return { leases, entries };
 }
 
-test('when more than the share of at least ten fall silent together they are suspect for one lease, then stale', () => {
+test('when more than the share, and at least ten VMs, fall silent together, they are suspect for one lease, then stale', () => {
   const { leases, entries } = fleet(19, 10);
   const { stale, suspect } = leases.sweep(1);
   assert.deepEqual([stale.length, suspect.length], [0, 10]);
@@ -84,7 +84,7 @@ test('when more than the share of at least ten fall silent together they are sus
   assert.deepEqual(ids(leases.sweep(LEASE + 1).stale.slice(0, 10)), ids(entries.slice(0, 10)));
 });
 
-test('half of the fleet, nine VMs, or a share that is off, are no mass loss', () => {
+test('exactly half of the fleet, nine VMs, or a disabled share are no mass loss', () => {
   for (const [size, silent, share] of [
     [20, 10, 0.5],
     [9, 9, 0.5],
@@ -95,7 +95,7 @@ test('half of the fleet, nine VMs, or a share that is off, are no mass loss', ()
   }
 });
 
-test('VMs that fall silent one by one within a beat interval are a mass loss from the first on', () => {
+test('VMs that fall silent one by one within a heartbeat interval are a mass loss from the first one on', () => {
   const leases = new Leases(LEASE, 0.5);
   leases.load(
     Array.from({ length: 12 }, (_, n) => entry(`vm-${n}`, n * 50)),
@@ -107,7 +107,7 @@ test('VMs that fall silent one by one within a beat interval are a mass loss fro
   }
 });
 
-test('a suspect that is heard is as before, one that is changed stays suspect, and a paused one is none', () => {
+test('a heartbeat ends a suspicion, a change does not, and a paused VM is never suspect', () => {
   const { leases, entries } = fleet(12, 12);
   const paused = new VmRecord(
     { ...entry('paused', 0).vm, status: 'paused' },
@@ -126,7 +126,7 @@ test('a suspect that is heard is as before, one that is changed stays suspect, a
   assert.ok(ids(leases.sweep(LEASE + 1).stale).includes('vm-1vm-2'));
 });
 
-test('after a true scale-in the rest of the fleet is judged by itself', () => {
+test('after a real scale-in the rest of the fleet is judged by itself', () => {
   const { leases, entries } = fleet(30, 20);
   assert.equal(leases.sweep(1).suspect.length, 20);
   for (const alive of entries.slice(20)) {

@@ -18,7 +18,7 @@ async function family(...pairs: [id: string, parentId?: string][]) {
   return { registry, store, ids };
 }
 
-test('children are in the order of registration, ancestors nearest first, a subtree depth first', async () => {
+test('children are in the order of registration, ancestors nearest first, and subtrees depth first', async () => {
   const { ids } = await family(['root'], ['b', 'root'], ['a', 'root'], ['b1', 'b'], ['a1', 'a'], ['b2', 'b']);
   assert.equal(ids('children', 'root'), 'b a');
   assert.equal(ids('ancestors', 'b2'), 'b root');
@@ -27,7 +27,7 @@ test('children are in the order of registration, ancestors nearest first, a subt
   assert.equal(ids('subtree', 'b2'), 'b2');
 });
 
-test('a parent need not be registered, may go, and may come back; somebody who is neither is not found', async () => {
+test('a parent need not be registered and may be removed; an id that is neither registered nor a parent is not found', async () => {
   const { registry, ids } = await family(['a', 'gone'], ['b', 'a']);
   assert.equal(ids('subtree', 'gone'), 'a b');
   assert.equal(ids('ancestors', 'b'), 'a');
@@ -38,13 +38,13 @@ test('a parent need not be registered, may go, and may come back; somebody who i
   assert.throws(() => ids('ancestors', 'gone'), { code: 'NOT_FOUND' });
 });
 
-test('entries that are their own ancestors are each told once', async () => {
+test('VMs that are their own ancestors are each returned once', async () => {
   const { ids } = await family(['a', 'b'], ['b', 'c'], ['c', 'a']);
   assert.equal(ids('subtree', 'a'), 'a c b');
   assert.equal(ids('ancestors', 'a'), 'b c');
 });
 
-test('a replaced entry has the parent that it says now, also after a restart', async () => {
+test('a replaced entry has its new parent, also after a restart', async () => {
   const { registry, store } = await family(['a'], ['b'], ['x', 'a']);
   await registry.replace(aVm({ id: 'x', parentId: 'b' }));
   const again = new Registry({ store, clock: new FakeClock(), staleAfter: 1000 }, store.contents());

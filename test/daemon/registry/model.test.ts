@@ -1,6 +1,6 @@
 /**
- * The registry against a plain model of its rules: a list of VMs, a list of changes on their way to the disk, and what
- * the disk has. Any mix of writes, beats, time steps, failing disks and restarts must leave both with the same answers.
+ * Compares the registry with a plain model of its rules: a list of VMs, a list of pending changes, and the durable state.
+ * After any mix of writes, heartbeats, time steps, disk failures and restarts, both must give the same answers.
  */
 import assert from 'node:assert/strict';
 import test from 'node:test';
@@ -21,7 +21,7 @@ const STATUSES: readonly Status[] = ['running', 'paused', 'stopped'];
 type Step =
   | { do: 'register'; id: string; role: Role; status: Status }
   | { do: 'update'; id: string; update: VmUpdate }
-  | { do: 'remove' | 'beat'; id: string }
+  | { do: 'remove' | 'heartbeat'; id: string }
   | { do: 'release'; count: number }
   | { do: 'pass'; ms: number }
   | { do: 'miss'; ms: number }
@@ -29,37 +29,37 @@ type Step =
   | { do: 'refuse'; id: string }
   | { do: 'fail' | 'save' | 'failToSave' | 'restart' };
 
-interface Life {
+interface LastSeen {
   lastSeen: number;
   heardAt: number;
 }
 
-interface ModelVm extends Life {
+interface ModelVm extends LastSeen {
   vm: Registration & { registeredAt: string };
 }
 
 interface Pending {
   id: string;
-  /** What the VM will be; undefined: gone. */
+  /** The VM after the change; undefined if it is removed. */
   after: ModelVm | undefined;
   outcome: Promise<ErrorCode | 'ok'>;
 }
 
-/** What the rules of DESIGN say, with nothing done for speed. */
+/** The rules without any optimization. */
 class Model {
   /** Oldest registration first. */
   committed: ModelVm[] = [];
   pending: Pending[] = [];
   revision = 0;
-  /** Signs of life as the disk has them. */
-  durable = new Map<string, Life>();
+  /** Durable signs of life. */
+  durable = new Map<string, LastSeen>();
   listened = 0;
 
   get(id: string): ModelVm | undefined {
     return this.committed.find(({ vm }) => vm.id === id);
   }
 
-  /** With what is on its way. */
+  /** The VM including pending changes. */
   decided(id: string): ModelVm | undefined {
     const last = this.pending.findLast((change) => change.id === id);
     return last ? last.after : this.get(id);
@@ -78,12 +78,12 @@ class Model {
     this.listened = Math.max(this.listened, heardAt);
     const before = this.committed[index];
     if (!before) this.committed.push(after);
-    else if (before.heardAt > heardAt) this.committed[index] = { vm: after.vm, ...lifeOf(before) };
+    else if (before.heardAt > heardAt) this.committed[index] = { vm: after.vm, ...lastSeenOf(before) };
     else this.committed[index] = after;
   }
 
   save(listened: number): void {
-    for (const vm of this.committed) this.durable.set(vm.vm.id, lifeOf(vm));
+    for (const vm of this.committed) this.durable.set(vm.vm.id, lastSeenOf(vm));
     this.listened = Math.max(this.listened, listened);
   }
 
@@ -93,7 +93,7 @@ class Model {
   }
 }
 
-const lifeOf = ({ lastSeen, heardAt }: Life): Life => ({ lastSeen, heardAt });
+const lastSeenOf = ({ lastSeen, heardAt }: LastSeen): LastSeen => ({ lastSeen, heardAt });
 const jsonOf = ({ vm, lastSeen }: ModelVm) => JSON.stringify({ ...vm, lastSeen: new Date(lastSeen).toISOString() });
 
 class Run {
@@ -116,8 +116,8 @@ class Run {
       }
       case 'update': {
         const before = model.decided(step.id);
-        const life = step.update.status === 'running' ? this.now() : before;
-        const after = before && { vm: { ...before.vm, ...step.update } as ModelVm['vm'], ...lifeOf(life!) };
+        const seen = step.update.status === 'running' ? this.now() : before;
+        const after = before && { vm: { ...before.vm, ...step.update } as ModelVm['vm'], ...lastSeenOf(seen!) };
         return this.write(step.id, after, registry.update(step.id, step.update), before ? undefined : 'NOT_FOUND');
       }
       case 'remove': {
@@ -125,13 +125,13 @@ class Run {
         return this.write(step.id, undefined, registry.deregister(step.id), refusal);
       }
       case 'refuse': {
-        store.refusal = new VregError('BUSY', 'too many wait');
+        store.refusal = new VregError('BUSY', 'the queue is full');
         const outcome = await outcomeOf(registry.register(aVm({ id: step.id })));
         store.refusal = undefined;
         assert.equal(outcome, model.decided(step.id) ? 'CONFLICT' : 'BUSY');
         return;
       }
-      case 'beat': {
+      case 'heartbeat': {
         const vm = model.get(step.id);
         if (vm) {
           Object.assign(vm, this.now());
@@ -174,14 +174,14 @@ class Run {
         clock.miss(step.ms);
         return;
       case 'setWall':
-        // No two signs of life are heard at one instant: the real clock counts parts of a microsecond.
+        // No two signs of life have the same time, because the real clock has a resolution below a microsecond.
         clock.heard += 1;
         clock.wall += step.ms;
         return;
     }
   }
 
-  /** The registry's answers are the model's. */
+  /** Asserts that the registry and the model give the same answers. */
   compare(): void {
     const { clock, model, registry } = this;
     const isLive = ({ vm, heardAt }: ModelVm) => vm.status === 'running' && clock.heard - heardAt <= STALE_AFTER;
@@ -206,9 +206,9 @@ class Run {
         registry.discover(role, { strict: true }).map(({ json }) => json),
         offered.filter(({ lastSeen }) => clock.wall - lastSeen <= STALE_AFTER).map(jsonOf),
       );
-      // In doubt is who was not heard since the last gap, for as long as its lease lasts.
-      const doubtful = offered.filter(({ heardAt }) => clock.gap !== undefined && heardAt <= clock.gap);
-      const left = doubtful.map(({ heardAt }) => Math.max(1, Math.ceil((heardAt + STALE_AFTER - clock.heard) / 1000)));
+      // A VM is uncertain if it was not heard since the last gap, for the rest of its lease.
+      const uncertain = offered.filter(({ heardAt }) => clock.gap !== undefined && heardAt <= clock.gap);
+      const left = uncertain.map(({ heardAt }) => Math.max(1, Math.ceil((heardAt + STALE_AFTER - clock.heard) / 1000)));
       const warming = warmingOf(registry.discover(role), clock, STALE_AFTER);
       assert.deepEqual(warming?.seconds, left.length > 0 ? Math.max(...left) : undefined);
     }
@@ -217,7 +217,7 @@ class Run {
     assert.equal(registry.list({}).length, model.committed.length);
   }
 
-  /** What a restart would find is what the model says is durable. */
+  /** Asserts that the store has exactly the state that is durable in the model. */
   compareStore(): void {
     const { store, model } = this;
     const { vms, revision } = store.contents();
@@ -239,7 +239,7 @@ class Run {
     else this.model.pending.push({ id, after, outcome });
   }
 
-  private now(): Life {
+  private now(): LastSeen {
     return { lastSeen: this.clock.wall, heardAt: this.clock.heard };
   }
 
@@ -272,7 +272,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   },
   { weight: 5, arbitrary: fc.record({ do: fc.constant('update' as const), id, update }) },
   { weight: 3, arbitrary: fc.record({ do: fc.constant('remove' as const), id }) },
-  { weight: 5, arbitrary: fc.record({ do: fc.constant('beat' as const), id }) },
+  { weight: 5, arbitrary: fc.record({ do: fc.constant('heartbeat' as const), id }) },
   { weight: 8, arbitrary: fc.record({ do: fc.constant('release' as const), count: fc.integer({ min: 1, max: 4 }) }) },
   {
     weight: 5,
@@ -289,7 +289,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   },
 );
 
-test('any mix of writes, beats, time, failing disks and restarts leaves what the rules say', async () => {
+test('any mix of writes, heartbeats, time steps, disk failures and restarts gives the answers of the model', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 60, size: 'max' }), async (steps) => {
       const run = new Run();

@@ -18,7 +18,7 @@ function setUp() {
 
 const idsOf = (entries: readonly VmRecord[]) => entries.map(({ vm }) => vm.id);
 
-test('a new VM is registered and seen now', async () => {
+test('a new VM has the current time as registeredAt and lastSeen', async () => {
   const { registry, clock } = setUp();
   const entry = await registry.register(aVm());
   const now = new Date(clock.wall).toISOString();
@@ -28,7 +28,7 @@ test('a new VM is registered and seen now', async () => {
   assert.equal(registry.revision, 1);
 });
 
-test('an id that is taken is a conflict that names the field and the next step', async () => {
+test('registering a taken id is a conflict with the field and a hint', async () => {
   const { registry } = setUp();
   await registry.register(aVm());
   await assert.rejects(registry.register(aVm({ name: 'two' })), {
@@ -41,7 +41,7 @@ test('an id that is taken is a conflict that names the field and the next step',
   assert.equal(registry.revision, 1);
 });
 
-test('an unknown VM cannot be read, changed, removed or heard', async () => {
+test('an unknown VM cannot be read, changed, removed or sent a heartbeat for', async () => {
   const { registry } = setUp();
   const missing = { code: 'NOT_FOUND', message: 'VM not found', field: 'id' };
   assert.throws(() => registry.get('vm-1'), missing);
@@ -51,7 +51,7 @@ test('an unknown VM cannot be read, changed, removed or heard', async () => {
   assert.equal(registry.revision, 0);
 });
 
-test('an update replaces what it names, takes away what it nulls, and leaves the rest', async () => {
+test('an update replaces the given fields, removes null fields, and leaves the others', async () => {
   const { registry, clock } = setUp();
   await registry.register(aVm({ services: [{ name: 'a', port: 1 }], metadata: { old: 1 } }));
   const registeredAt = new Date(clock.wall).toISOString();
@@ -66,7 +66,7 @@ test('an update replaces what it names, takes away what it nulls, and leaves the
   assert.equal(registry.revision, 3);
 });
 
-test('only running is a sign of life: no other update moves lastSeen', async () => {
+test('only status running is a sign of life: no other update moves lastSeen', async () => {
   const { registry, clock } = setUp();
   const { lastSeen } = await registry.register(aVm());
   clock.pass(1000);
@@ -84,7 +84,7 @@ test('only running is a sign of life: no other update moves lastSeen', async () 
   assert.equal((await registry.update('vm-1', { status: 'running' })).lastSeen, new Date(clock.wall).toISOString());
 });
 
-test('a heartbeat moves lastSeen, and neither the status nor the revision', async () => {
+test('a heartbeat moves lastSeen, but neither the status nor the revision', async () => {
   const { registry, clock } = setUp();
   await registry.register(aVm({ status: 'paused' }));
   clock.pass(1000);
@@ -94,7 +94,7 @@ test('a heartbeat moves lastSeen, and neither the status nor the revision', asyn
   assert.equal(registry.revision, 1);
 });
 
-test('a VM is stale one millisecond after its lease, and not before', async () => {
+test('a VM is stale one millisecond after its lease, not earlier', async () => {
   const { registry, clock } = setUp();
   const entry = await registry.register(aVm());
   clock.pass(STALE_AFTER);
@@ -107,12 +107,12 @@ test('a VM is stale one millisecond after its lease, and not before', async () =
   assert.deepEqual(registry.list({ status: 'running' }), []);
   assert.deepEqual(idsOf(registry.list({})), ['vm-1'], 'a stale VM is still registered');
   assert.deepEqual(idsOf(registry.list({ role: 'worker' })), ['vm-1']);
-  assert.equal(registry.get('vm-1').vm.status, 'running', 'time changes no status');
+  assert.equal(registry.get('vm-1').vm.status, 'running', 'time does not change the status');
   registry.heartbeat('vm-1');
   assert.deepEqual(idsOf(registry.discover('worker')), ['vm-1']);
 });
 
-test('a wall clock that is set makes nobody stale and nobody live', async () => {
+test('setting the wall clock makes no VM stale and none live', async () => {
   const { registry, clock } = setUp();
   await registry.register(aVm());
   clock.wall += 10 * STALE_AFTER;
@@ -122,15 +122,15 @@ test('a wall clock that is set makes nobody stale and nobody live', async () => 
   assert.deepEqual(registry.discover('worker'), []);
 });
 
-test('a wall clock that steps back changes no order, takes no lease, and is the time that is told, also after a restart', async () => {
+test('a wall clock that steps back changes no order and no lease, and its time is what entries show, also after a restart', async () => {
   const { registry, clock, open, store } = setUp();
   await registry.register(aVm({ id: 'first' }));
   clock.pass(10);
   clock.wall -= 86_400_000;
   await registry.register(aVm({ id: 'second' }));
   clock.pass(10);
-  const told = new Date(clock.wall).toISOString();
-  assert.equal(registry.heartbeat('first').lastSeen, told);
+  const shown = new Date(clock.wall).toISOString();
+  assert.equal(registry.heartbeat('first').lastSeen, shown);
   await registry.update('second', { status: 'paused' });
   await registry.update('second', { status: 'running' });
   await registry.saveHeartbeats();
@@ -138,7 +138,7 @@ test('a wall clock that steps back changes no order, takes no lease, and is the 
     assert.ok(now.get('second').vm.registeredAt < now.get('first').vm.registeredAt);
     assert.deepEqual(idsOf(now.list({})), ['second', 'first']);
     assert.deepEqual(idsOf(now.discover('worker')), ['first', 'second']);
-    assert.equal(now.get('first').lastSeen, told, 'the later sign of life, though its time is an earlier one');
+    assert.equal(now.get('first').lastSeen, shown, 'the later sign of life, although its time is earlier');
     assert.deepEqual(
       (await now.history('second', 9)).map(({ revision }) => revision),
       [4, 3, 2],
@@ -149,7 +149,7 @@ test('a wall clock that steps back changes no order, takes no lease, and is the 
   assert.deepEqual(registry.discover('worker'), []);
 });
 
-test('lists are newest first and discoveries oldest first, whatever was updated or heard since', async () => {
+test('list is newest first and discover oldest first, regardless of later updates and heartbeats', async () => {
   const { registry, clock, open } = setUp();
   for (const id of ['a', 'b', 'c', 'd']) await registry.register(aVm({ id, role: id === 'c' ? 'infra' : 'worker' }));
   clock.pass(10);
@@ -169,17 +169,17 @@ test('lists are newest first and discoveries oldest first, whatever was updated 
   }
 });
 
-test('a filter for a status sees what is declared; an unknown role or status is nobody', async () => {
+test('a status filter matches the declared status; an unknown role or status matches no VM', async () => {
   const { registry, clock } = setUp();
   for (const status of ['running', 'paused', 'stopped'] as const) await registry.register(aVm({ id: status, status }));
   clock.pass(STALE_AFTER + 1);
-  assert.deepEqual(idsOf(registry.list({ status: 'paused' })), ['paused'], 'staleness is a matter of running VMs only');
+  assert.deepEqual(idsOf(registry.list({ status: 'paused' })), ['paused'], 'only running VMs can be stale');
   assert.deepEqual(idsOf(registry.list({ status: 'stopped', role: 'worker' })), ['stopped']);
   assert.deepEqual(registry.list({ status: 'nonsense' }), []);
   assert.deepEqual(registry.list({ role: 'nonsense' }), []);
 });
 
-test('a reload finds the same entries, byte for byte', async () => {
+test('a restart loads the same entries, byte for byte', async () => {
   const { registry, clock, open } = setUp();
   await registry.register(aVm({ id: 'a', metadata: { text: '☃ 𝄞 "\\', deep: { list: [1, null, true] } } }));
   await registry.register(aVm({ id: 'b', services: [{ name: 's', port: 80, healthPath: '/x', extra: 1 }] }));
@@ -194,14 +194,14 @@ test('a reload finds the same entries, byte for byte', async () => {
   );
 });
 
-test('after a restart a live VM stays live for the rest of its lease, and a stale one stale', async () => {
+test('after a restart a live VM stays live for the rest of its lease, and a stale VM stays stale', async () => {
   const { registry, clock, open } = setUp();
   await registry.register(aVm({ id: 'silent' }));
   clock.pass(STALE_AFTER);
   await registry.register(aVm({ id: 'live' }));
   clock.pass(1);
   await registry.saveHeartbeats();
-  // A night without the registry: the wall clock goes on, the listening clock does not.
+  // The registry is down for a night: the wall clock runs, the listening clock does not.
   clock.wall += 8 * 3_600_000;
   const again = open();
   assert.deepEqual(idsOf(again.discover('worker')), ['live']);
@@ -211,18 +211,18 @@ test('after a restart a live VM stays live for the rest of its lease, and a stal
   assert.deepEqual(idsOf(again.discover('worker')), []);
 });
 
-test('of the health that a beat reports only that of services is kept that the VM has', async () => {
+test('the registry keeps only the reported health of services that the VM has', async () => {
   const { registry } = setUp();
   const services = (...names: string[]) => ({ services: names.map((name) => ({ name, port: 80 })) });
   await registry.register(aVm(services('web')));
-  const told = () => registry.health.of(registry.get('vm-1'));
+  const health = () => registry.health.of(registry.get('vm-1'));
   registry.heartbeat('vm-1', { health: { web: 'passing', later: 'passing' } });
-  assert.deepEqual(told(), { web: 'passing' });
+  assert.deepEqual(health(), { web: 'passing' });
   await registry.update('vm-1', services('web', 'later'));
-  assert.deepEqual(told(), { web: 'passing' }, 'the next beat says it again');
+  assert.deepEqual(health(), { web: 'passing' }, 'until the next heartbeat reports it');
   await registry.update('vm-1', services('later'));
   await registry.update('vm-1', services('web', 'later'));
-  assert.equal(told(), undefined);
+  assert.equal(health(), undefined);
   registry.heartbeat('vm-1', { health: { later: 'failing' } });
-  assert.deepEqual(told(), { later: 'failing' });
+  assert.deepEqual(health(), { later: 'failing' });
 });

@@ -1,4 +1,4 @@
-/** Writes on their way to the disk: what is seen of them, what they may not undo, and what a failure leaves. */
+/** Pending writes: their visibility, their order, and the state after a failure. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Registry } from '../../../daemon/registry/registry.ts';
@@ -15,7 +15,7 @@ function setUp<S extends MemoryStore>(store: S) {
 
 const full = () => new VregError('STORE_FULL', 'the disk is full');
 
-test('of two racing registrations of one id one wins', async () => {
+test('only one of two racing registrations of an id succeeds', async () => {
   const { registry, store } = setUp(new GatedStore());
   const first = registry.register(aVm({ name: 'first' }));
   const second = registry.register(aVm({ name: 'second' }));
@@ -25,7 +25,7 @@ test('of two racing registrations of one id one wins', async () => {
   assert.equal(registry.revision, 1);
 });
 
-test('a registration that is on its way to the disk is not seen yet', async () => {
+test('a registration is not visible until it is durable', async () => {
   const { registry, store } = setUp(new GatedStore());
   const registered = registry.register(aVm());
   assert.equal(registry.has('vm-1'), false);
@@ -35,7 +35,7 @@ test('a registration that is on its way to the disk is not seen yet', async () =
   assert.equal(registry.has('vm-1'), true);
 });
 
-test('a failed commit leaves nothing changed, and its revision is given to the next one', async () => {
+test('a failed commit changes nothing, and the next change gets its revision', async () => {
   const { registry, store } = setUp(new MemoryStore());
   await registry.register(aVm({ id: 'a' }));
   const before = registry.list({}).map(({ json }) => json);
@@ -55,7 +55,7 @@ test('a failed commit leaves nothing changed, and its revision is given to the n
   assert.equal(store.revision, 3);
 });
 
-test('what was decided on a change that fails, fails with it', async () => {
+test('changes that were decided on a failing change fail with it', async () => {
   const { registry, store } = setUp(new GatedStore());
   const outcomes = Promise.allSettled([
     registry.register(aVm()),
@@ -73,20 +73,20 @@ test('what was decided on a change that fails, fails with it', async () => {
   assert.deepEqual((await again).version, { created: 1, revision: 1 });
 });
 
-test('a refusal by a busy store leaves what is on its way alone', async () => {
+test('a refusal by a busy store does not affect pending changes', async () => {
   const { registry, store } = setUp(new GatedStore());
   const first = registry.register(aVm());
-  store.refusal = new VregError('BUSY', 'too many wait');
+  store.refusal = new VregError('BUSY', 'the queue is full');
   await assert.rejects(registry.register(aVm({ id: 'vm-2' })), { code: 'BUSY' });
   store.refusal = undefined;
-  await assert.rejects(registry.register(aVm()), { code: 'CONFLICT' }, 'the first is still on its way');
+  await assert.rejects(registry.register(aVm()), { code: 'CONFLICT' }, 'the first is still pending');
   const third = registry.register(aVm({ id: 'vm-3' }));
   await store.release();
   assert.equal((await first).version.revision, 1);
   assert.equal((await third).version.revision, 2);
 });
 
-test('a removal that becomes durable hides no later decision about the same id', async () => {
+test('a removal that becomes durable does not hide a later pending change of the same id', async () => {
   const { registry, store } = setUp(new GatedStore());
   const all = [
     registry.register(aVm()),
@@ -105,7 +105,7 @@ test('a removal that becomes durable hides no later decision about the same id',
   assert.equal(registry.revision, 4);
 });
 
-test('a beat that comes while an update is on its way is not taken back, and is saved', async () => {
+test('a heartbeat during the commit of an update is not undone, and is saved', async () => {
   const { registry, store, clock } = setUp(new GatedStore());
   const registered = registry.register(aVm());
   await store.release();
@@ -122,7 +122,7 @@ test('a beat that comes while an update is on its way is not taken back, and is 
   assert.equal(store.vms.get('vm-1')?.lastSeen, clock.wall, 'the update carried an older sign of life to the store');
 });
 
-test('beats that could not be saved are saved later, even when an update came between', async () => {
+test('heartbeats that could not be saved are saved later, even after an update in between', async () => {
   const { registry, store, clock } = setUp(new GatedStore());
   const registered = registry.register(aVm());
   await store.release();
@@ -141,7 +141,7 @@ test('beats that could not be saved are saved later, even when an update came be
   assert.equal(registry.unsaved.isEmpty, true);
 });
 
-test('the beats of a VM that was removed are not saved', async () => {
+test('the heartbeats of a removed VM are not saved', async () => {
   const { registry, store } = setUp(new MemoryStore());
   await registry.register(aVm());
   registry.heartbeat('vm-1');
