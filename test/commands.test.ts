@@ -22,7 +22,7 @@ function places(commands: readonly Command<never>[], parents: readonly string[])
 const commands = await loadAllCommands();
 const all = places(commands, ['vreg']);
 
-/** The flags of a command, long and short, and whether each takes a value. */
+/** The flags of a command, long and short, and whether each requires a value. */
 function flagsOf(command: Pick<Command<never>, 'flags' | 'settings'>): Map<string, boolean> {
   const options = [
     ...[...(command.flags ?? []), ...GLOBAL_FLAGS].map(({ flags }) => new Option(flags)),
@@ -38,7 +38,7 @@ function flagsOf(command: Pick<Command<never>, 'flags' | 'settings'>): Map<strin
   return found;
 }
 
-/** The `vreg ...` parts of a line of shell, as words; what follows a pipe or a redirection belongs to others. */
+/** The words of each `vreg` invocation in a shell line, up to a pipe or redirection. */
 function invocations(line: string): string[][] {
   const parts = line.matchAll(
     /(?:^|[\s("])vreg((?: +(?:'[^']*'|"[^"]*"|<\S|[^\s|&;()<>"'])(?:'[^']*'|"[^"]*"|[^\s|&;()<>"'])*)*)/g,
@@ -48,7 +48,7 @@ function invocations(line: string): string[][] {
   );
 }
 
-/** Why a command line cannot be run, by the tree alone. */
+/** The reason why the definitions reject a command line, or undefined. */
 function fault(words: readonly string[]): string | undefined {
   let among: readonly Command<never>[] = commands;
   let command: Command<never> | undefined;
@@ -56,12 +56,12 @@ function fault(words: readonly string[]): string | undefined {
   for (let index = 0; index < words.length; index++) {
     const word = words[index]!;
     if (word === '--version') continue;
-    // What is behind belongs to another program.
+    // Words after -- belong to another program.
     if (word === '--') break;
     if (word.startsWith('-')) {
       const [flag = ''] = word.split('=', 1);
       const takesValue = flagsOf(command ?? {}).get(flag);
-      if (takesValue === undefined) return `${word} is no flag of ${command?.name ?? 'vreg'}`;
+      if (takesValue === undefined) return `${word} is not a flag of ${command?.name ?? 'vreg'}`;
       if (takesValue && !word.includes('=')) {
         index++;
         if (words[index] === undefined) return `${word} has no value`;
@@ -73,7 +73,7 @@ function fault(words: readonly string[]): string | undefined {
     if (child) {
       command = child;
       among = child.commands ?? [];
-    } else if (!command) return `${word} is no command`;
+    } else if (!command) return `${word} is not a command`;
     else args++;
   }
   if (!command) return undefined;
@@ -83,7 +83,7 @@ function fault(words: readonly string[]): string | undefined {
   return undefined;
 }
 
-test('the way to read examples finds what is in them, and what is wrong', () => {
+test('the parser of examples finds commands and their errors', () => {
   assert.deepEqual(invocations('INFRA=$(vreg addr infra) || exit'), [['addr', 'infra']]);
   assert.deepEqual(invocations("vreg ls -o json | jq -r '.[]'"), [['ls', '-o', 'json']]);
   assert.deepEqual(invocations('vreg ls -q | xargs vreg rm --yes'), [
@@ -92,13 +92,13 @@ test('the way to read examples finds what is in them, and what is wrong', () => 
   ]);
   assert.deepEqual(invocations('curl "$(vreg url infra --path /x)"'), [['url', 'infra', '--path', '/x']]);
   assert.deepEqual(invocations('vreg update a --meta r="x y"'), [['update', 'a', '--meta', 'r="x y"']]);
-  assert.match(fault(['lss'])!, /no command/);
-  assert.match(fault(['ls', '--rolle', 'x'])!, /no flag/);
+  assert.match(fault(['lss'])!, /not a command/);
+  assert.match(fault(['ls', '--rolle', 'x'])!, /not a flag/);
   assert.match(fault(['addr', 'a', 'b'])!, /does not take/);
   assert.equal(fault(['config', 'get', 'url', '-o', 'json']), undefined);
 });
 
-test('the branches of the tree have the names and aliases of their commands, each once', async () => {
+test('the table of commands has the name and aliases of each command, without duplicates', async () => {
   const words = BRANCHES.flatMap(({ name, aliases = [] }) => [name, ...aliases]);
   assert.equal(new Set(words).size, words.length);
   for (const branch of BRANCHES) {
@@ -115,7 +115,7 @@ for (const { path, command } of all) {
     if (command.description) assert.match(command.description, /^[A-Z]/);
   });
 
-  test(`${name} has three examples that can be typed`, () => {
+  test(`${name} has at least three valid examples`, () => {
     assert.ok(command.examples.length >= 3);
     const mentions = command.examples.filter(({ command: line }) => invocations(line).length > 0);
     assert.equal(mentions.length, command.examples.length);
@@ -133,7 +133,7 @@ for (const { path, command } of all) {
     for (const line of commandHelp(command, path).split('\n')) assert.ok(line.length <= 80, `${line.length}: ${line}`);
   });
 
-  test(`the exit codes of ${name} are in the table, each once, without those that all have`, () => {
+  test(`the exit codes of ${name} are known, unique, and not those of all commands`, () => {
     const { exits = [] } = command;
     assert.deepEqual(
       exits,
@@ -145,7 +145,7 @@ for (const { path, command } of all) {
     }
   });
 
-  test(`no two flags of ${name} clash`, () => {
+  test(`the flags of ${name} are unique`, () => {
     const words = [
       ...[...(command.flags ?? []), ...GLOBAL_FLAGS].flatMap(({ flags }) => {
         const option = new Option(flags);
@@ -158,7 +158,7 @@ for (const { path, command } of all) {
     assert.deepEqual(words, [...new Set(words)]);
   });
 
-  test(`each flag of ${name} that has a value says what it may be, or offers nothing`, () => {
+  test(`each flag of ${name} with fixed values lists them for completion`, () => {
     const choice = /status|role|pick|scheme|if-exists|sort|values/;
     for (const flag of command.flags ?? []) {
       const { long, required } = new Option(flag.flags);
@@ -168,7 +168,7 @@ for (const { path, command } of all) {
     }
   });
 
-  test(`the usage of ${name} puts optional arguments last and a list at the end`, () => {
+  test(`the usage of ${name} has optional arguments last and a list at the end`, () => {
     const takes = command.arguments ?? [];
     const order = takes.map(({ optional, variadic }) => (variadic ? 2 : optional ? 1 : 0));
     assert.deepEqual(order, [...order].sort());
@@ -180,7 +180,7 @@ function offersOf({ values, file }: Flag): unknown {
   return values ?? (file || undefined);
 }
 
-test('the help of the program names every command and fits 80 columns', () => {
+test('the help of the program lists every command and fits 80 columns', () => {
   const lines = programHelp(commands).split('\n');
   for (const line of lines) assert.ok(line.length <= 80, `${line.length}: ${line}`);
   for (const { name } of commands)

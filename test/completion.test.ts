@@ -17,13 +17,13 @@ const commands = await loadAllCommands();
 const names = commands.map(({ name }) => name);
 
 for (const shell of SHELLS) {
-  test(`the script for ${shell} in completions/ is what the command tree makes`, () => {
+  test(`the script for ${shell} in completions/ is up to date`, () => {
     const file = readFileSync(join(SCRIPTS, SHELL_FILES[shell]), 'utf8');
     assert.ok(file === completionScript(shell, commands), `${SHELL_FILES[shell]} is out of date: npm run completions`);
   });
 }
 
-/** Takes the words typed after the shell's name; the last is the one that Tab is pressed in. Prints a line an offer. */
+/** Command lines that press Tab after the given words and print one candidate per line. */
 const DRIVERS: Readonly<Record<Shell, readonly string[]>> = {
   bash: [
     'bash',
@@ -32,7 +32,7 @@ const DRIVERS: Readonly<Record<Shell, readonly string[]>> = {
     `source "$0/vreg.bash"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _vreg; [[ \${#COMPREPLY[@]} -eq 0 ]] || printf '%s\\n' "\${COMPREPLY[@]}"`,
   ],
   fish: ['fish', '--no-config', '-c', `source $argv[1]/vreg.fish; complete -C "$argv[2..-1]"`],
-  // A zsh with a terminal, in which Tab is pressed; compadd says what it is given before it does its work.
+  // zsh completes only in a terminal, so this runs one and logs the arguments of compadd.
   zsh: [
     'zsh',
     '-f',
@@ -59,11 +59,11 @@ zpty -d tab
 };
 
 interface Completing {
-  /** Offers for the last word, sorted, without their descriptions. */
+  /** Candidates for the last word, sorted, without descriptions. */
   offers(shell: Shell, ...words: readonly string[]): Promise<string[]>;
 }
 
-/** A home where \`vreg\` is on PATH, as it is for a user. */
+/** A home folder with `vreg` on PATH. */
 function completing(t: TestContext, url: string): Completing {
   const home = tempDir(t);
   writeFileSync(join(home, 'vreg'), `#!/bin/sh\nexec "${process.execPath}" "${BIN}" "$@"\n`);
@@ -115,13 +115,13 @@ for (const shell of SHELLS) {
     for (const flag of ['--service', '--wait', '--url', '--output', '--help']) assert.ok(flags.includes(flag), flag);
     assert.ok(!flags.includes('--role'));
     assert.deepEqual(await offers(shell, 'url', '--sch'), ['--scheme']);
-    // A flag that may stand alone is followed by its value or by another flag.
+    // A flag with an optional value is followed by its value or by another flag.
     const behind = shell === 'fish' ? ['--trust-proxy=lo'] : ['--trust-proxy', 'lo'];
     assert.match((await offers(shell, 'daemon', 'serve', ...behind)).join(), /^(--trust-proxy=)?loopback$/);
     assert.deepEqual(await offers(shell, 'daemon', 'serve', '--trust-proxy', '--po'), ['--port']);
   });
 
-  test(`${shell} completes the ids that a real daemon has`, { ...unless(shell), timeout: 60_000 }, async (t) => {
+  test(`${shell} completes the ids of a real daemon`, { ...unless(shell), timeout: 60_000 }, async (t) => {
     const daemon = await startDaemon(t);
     await seed(daemon.url, [aVm({ id: 'worker-1' }), aVm({ id: 'worker-2' }), aVm({ id: 'other' })]);
     const { offers } = completing(t, daemon.url);
@@ -131,7 +131,7 @@ for (const shell of SHELLS) {
     assert.deepEqual(await offers(shell, 'heartbeat', 'other', 'worker'), ['worker-1', 'worker-2']);
   });
 
-  test(`${shell} does not run what somebody has put into an id`, { ...unless(shell), timeout: 60_000 }, async (t) => {
+  test(`${shell} does not execute the content of an id`, { ...unless(shell), timeout: 60_000 }, async (t) => {
     const { url } = await serveApp(t);
     const mark = join(tempDir(t), 'ran');
     await seed(url, [aVm({ id: `a$(touch ${mark})` }), aVm({ id: `a\`touch ${mark}\`` })]);
@@ -140,7 +140,7 @@ for (const shell of SHELLS) {
     assert.equal(existsSync(mark), false);
   });
 
-  test(`${shell} offers nothing, and says nothing, when the registry is away or silent`, {
+  test(`${shell} offers and prints nothing if the registry is unreachable or does not respond`, {
     ...unless(shell),
     timeout: 60_000,
   }, async (t) => {
@@ -158,18 +158,18 @@ for (const shell of SHELLS) {
     const url = `http://127.0.0.1:${(silent.address() as AddressInfo).port}`;
     assert.deepEqual(await completing(t, url).offers(shell, 'get', ''), []);
     assert.ok(sockets.size > 0);
-    // Half of what any other command would wait.
+    // Half of the default request timeout.
     assert.ok(performance.now() - before < 5000);
   });
 }
 
-test('bash completes a value behind an equals sign, which it takes for a word', unless('bash'), async (t) => {
+test('bash completes a value after an equals sign', unless('bash'), async (t) => {
   const { offers } = completing(t, NOWHERE);
   assert.deepEqual(await offers('bash', 'ls', '--role', '='), [...ROLES].sort());
   assert.deepEqual(await offers('bash', 'ls', '--role', '=', 'wo'), ['worker']);
 });
 
-test('bash quotes an id that the shell would read as something else', unless('bash'), async (t) => {
+test('bash quotes an id with special characters', unless('bash'), async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a b;c' })]);
   assert.deepEqual(await completing(t, url).offers('bash', 'get', 'a'), ['a\\ b\\;c']);

@@ -103,8 +103,8 @@ test('--wait and --watch work against the original registry', async (t) => {
   const waiting = start(['addr', 'worker', '--wait', '20s', '-v'], { url, now: Date.now });
   await until('its first look', () => waiting.stderr().includes('200'));
   await seed(url, [aVm({ id: 'a', address: '10.0.0.1' })]);
-  assert.equal((await waiting.told).stdout, '10.0.0.1\n');
+  assert.equal((await waiting.result).stdout, '10.0.0.1\n');
   await until('the new VM to be listed', () => watching.stdout().startsWith('a\t'));
   controller.abort(new Interrupted('SIGINT'));
-  assert.equal((await watching.told).code, 130);
+  assert.equal((await watching.result).code, 130);
 });

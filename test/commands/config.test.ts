@@ -6,7 +6,7 @@ import { SETTING_KEYS } from '../../src/config/settings.ts';
 import { vreg } from '../helpers/cli.ts';
 import { tempDir } from '../helpers/daemon.ts';
 
-/** A home with this in its config file. */
+/** A home folder with this config file. */
 function homeWith(t: TestContext, config?: unknown): { home: string; file: string; env: NodeJS.ProcessEnv } {
   const home = tempDir(t);
   const file = join(home, '.config/vreg/config.json');
@@ -15,24 +15,24 @@ function homeWith(t: TestContext, config?: unknown): { home: string; file: strin
   return { home, file, env: { VERS_INFRA_URL: '' } };
 }
 
-test('set writes a setting, get reads it, unset takes it away', async (t) => {
+test('set writes a setting, get reads it, unset removes it', async (t) => {
   const { home, file, env } = homeWith(t);
-  const told = (...argv: string[]) => vreg(['config', ...argv], { home, env });
-  assert.deepEqual(await told('set', 'url', 'http://10.0.0.5:3000'), { code: 0, stdout: '', stderr: '' });
+  const run = (...argv: string[]) => vreg(['config', ...argv], { home, env });
+  assert.deepEqual(await run('set', 'url', 'http://10.0.0.5:3000'), { code: 0, stdout: '', stderr: '' });
   assert.deepEqual(JSON.parse(readFileSync(file, 'utf8')), { url: 'http://10.0.0.5:3000' });
   assert.equal(statSync(file).mode & 0o777, 0o600);
-  assert.deepEqual(await told('get', 'url'), { code: 0, stdout: 'http://10.0.0.5:3000\n', stderr: '' });
-  assert.deepEqual(JSON.parse((await told('get', 'url', '--json')).stdout), {
+  assert.deepEqual(await run('get', 'url'), { code: 0, stdout: 'http://10.0.0.5:3000\n', stderr: '' });
+  assert.deepEqual(JSON.parse((await run('get', 'url', '--json')).stdout), {
     key: 'url',
     value: 'http://10.0.0.5:3000',
     origin: 'config file',
   });
-  assert.deepEqual(await told('unset', 'url'), { code: 0, stdout: '', stderr: '' });
-  assert.equal((await told('get', 'url')).stdout, 'http://127.0.0.1:3000\n');
+  assert.deepEqual(await run('unset', 'url'), { code: 0, stdout: '', stderr: '' });
+  assert.equal((await run('get', 'url')).stdout, 'http://127.0.0.1:3000\n');
 });
 
 for (const umask of [0, 0o022]) {
-  test(`the folder of the config file is for its owner alone with the umask 0${umask.toString(8)}`, async (t) => {
+  test(`the folder of the config file is accessible to its owner only, with the umask 0${umask.toString(8)}`, async (t) => {
     const home = tempDir(t);
     const before = process.umask(umask);
     t.after(() => process.umask(before));
@@ -44,14 +44,14 @@ for (const umask of [0, 0o022]) {
   });
 }
 
-test('set keeps what else is in the file', async (t) => {
+test('set keeps all other content of the file', async (t) => {
   const contexts = { prod: { url: 'http://prod:3000' } };
   const { home, file, env } = homeWith(t, { contexts, timeout: '1s' });
   await vreg(['config', 'set', 'timeout', '2s'], { home, env });
   assert.deepEqual(JSON.parse(readFileSync(file, 'utf8')), { contexts, timeout: '2s' });
 });
 
-test('set says when something else wins over the file', async (t) => {
+test('set warns when a variable overrides the file', async (t) => {
   const { home, env } = homeWith(t);
   const { code, stderr } = await vreg(['config', 'set', 'url', 'http://a:1'], {
     home,
@@ -75,7 +75,7 @@ const REFUSED: readonly [argv: string, message: RegExp][] = [
 ];
 
 for (const [argv, message] of REFUSED) {
-  test(`config ${argv} is refused`, async (t) => {
+  test(`config ${argv} exits with 5`, async (t) => {
     const { home, env } = homeWith(t);
     const { code, stdout, stderr } = await vreg(['config', ...argv.split(' ')], { home, env });
     assert.deepEqual([code, stdout], [5, '']);
@@ -83,7 +83,7 @@ for (const [argv, message] of REFUSED) {
   });
 }
 
-test('get of what nobody set is exit 3 and empty, and says what is done without it', async (t) => {
+test('get of an unset setting prints nothing, exits with 3 and names the default', async (t) => {
   const { home, env } = homeWith(t);
   assert.deepEqual(await vreg(['config', 'get', 'id'], { home, env }), {
     code: 3,
@@ -92,13 +92,13 @@ test('get of what nobody set is exit 3 and empty, and says what is done without 
   });
 });
 
-test('list has every setting, and --show-origin says which one won', async (t) => {
+test('list prints every setting, and --show-origin the origin of each value', async (t) => {
   const { home, env } = homeWith(t, { timeout: '1s', role: 'golden', output: 'tsv' });
-  const told = await vreg(['config', 'list', '--show-origin', '--timeout', '3s'], {
+  const result = await vreg(['config', 'list', '--show-origin', '--timeout', '3s'], {
     home,
     env: { ...env, VERS_AGENT_ROLE: 'infra' },
   });
-  const lines = told.stdout.trimEnd().split('\n');
+  const lines = result.stdout.trimEnd().split('\n');
   assert.equal(lines[0], 'KEY\tVALUE\tORIGIN');
   assert.deepEqual(
     lines.slice(1).map((line) => line.split('\t')[0]),
@@ -115,7 +115,7 @@ test('list has every setting, and --show-origin says which one won', async (t) =
   assert.deepEqual(rows[0], { key: 'url', value: 'http://127.0.0.1:3000', origin: 'default' });
 });
 
-test('path prints where the file is, in XDG_CONFIG_HOME or in ~/.config', async (t) => {
+test('path prints the path of the file, in XDG_CONFIG_HOME or in ~/.config', async (t) => {
   const { home, file } = homeWith(t);
   assert.equal((await vreg(['config', 'path'], { home })).stdout, `${file}\n`);
   const env = { XDG_CONFIG_HOME: '/etc/xdg' };
@@ -123,14 +123,14 @@ test('path prints where the file is, in XDG_CONFIG_HOME or in ~/.config', async 
 });
 
 const EDITS: readonly [name: string, editor: string, code: number, message: RegExp][] = [
-  ['leaves it good', 'sed -i s/1s/2s/', 0, /^$/],
+  ['leaves a valid file', 'sed -i s/1s/2s/', 0, /^$/],
   [
-    'leaves it broken',
+    'leaves invalid JSON',
     'sed -i s/}/,/',
     5,
     /^vreg: the config file .* is not a JSON object\nhint: correct it: vreg config edit\n$/,
   ],
-  ['leaves a bad value', 'sed -i s/1s/soon/', 5, /^vreg: invalid timeout "soon" \(in .*\)\nhint: /],
+  ['leaves an invalid value', 'sed -i s/1s/soon/', 5, /^vreg: invalid timeout "soon" \(in .*\)\nhint: /],
   [
     'leaves an unknown setting',
     'sed -i s/timeout/tmeout/',
@@ -141,22 +141,22 @@ const EDITS: readonly [name: string, editor: string, code: number, message: RegE
 ];
 
 for (const [name, editor, code, message] of EDITS) {
-  test(`edit with an editor that ${name} ends with ${code}`, async (t) => {
+  test(`edit exits with ${code} if the editor ${name}`, async (t) => {
     const { home, env } = homeWith(t, { timeout: '1s' });
-    const told = await vreg(['config', 'edit'], { home, env: { ...env, EDITOR: editor } });
-    assert.deepEqual([told.code, told.stdout], [code, '']);
-    assert.match(told.stderr, message);
+    const result = await vreg(['config', 'edit'], { home, env: { ...env, EDITOR: editor } });
+    assert.deepEqual([result.code, result.stdout], [code, '']);
+    assert.match(result.stderr, message);
   });
 }
 
-test('edit makes a file for its owner alone when there is none, and takes VISUAL before EDITOR', async (t) => {
+test('edit creates a missing file with mode 0600, and prefers VISUAL to EDITOR', async (t) => {
   const { home, file, env } = homeWith(t);
   assert.equal((await vreg(['config', 'edit'], { home, env: { ...env, VISUAL: 'true', EDITOR: 'false' } })).code, 0);
   assert.equal(readFileSync(file, 'utf8'), '{}\n');
   assert.equal(statSync(file).mode & 0o777, 0o600);
 });
 
-test('what is wrong in the file can be put right with set, unset and edit', async (t) => {
+test('set and unset can repair a file with invalid values', async (t) => {
   const { home, env } = homeWith(t, { output: 'xml', timeout: 'soon' });
   assert.equal((await vreg(['config', 'list'], { home, env })).code, 5);
   assert.equal((await vreg(['config', 'set', 'output', 'json'], { home, env })).code, 0);
@@ -167,7 +167,7 @@ test('what is wrong in the file can be put right with set, unset and edit', asyn
 const BROKEN = '{"url": ';
 
 for (const argv of ['ls', 'config list', 'config get url', 'config set url http://a:1', 'config unset url']) {
-  test(`with a config file that is broken, ${argv} says so and changes nothing`, async (t) => {
+  test(`with an invalid config file, vreg ${argv} reports it and changes nothing`, async (t) => {
     const { home, file, env } = homeWith(t, BROKEN);
     assert.deepEqual(await vreg(argv.split(' '), { home, env }), {
       code: 5,
@@ -191,7 +191,7 @@ for (const argv of [
   'config edit',
   '',
 ]) {
-  test(`with a config file that is broken, vreg ${argv} works`, async (t) => {
+  test(`with an invalid config file, vreg ${argv} works`, async (t) => {
     const { home, file, env } = homeWith(t, BROKEN);
     const fixed = { ...env, EDITOR: `printf '{}' >`, VREG_OUTPUT: 'xml', VREG_TIMEOUT: 'soon' };
     const { code, stdout, stderr } = await vreg(argv.split(' ').filter(Boolean), { home, env: fixed });

@@ -5,7 +5,7 @@ import { vreg } from '../helpers/cli.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { aVm } from '../helpers/vm.ts';
 
-test('conflicts shows both sides of each, and forgets those that are named', async (t) => {
+test('conflicts shows both incarnations of each VM, and --clear clears the named VMs', async (t) => {
   const { url, registry } = await serveApp(t);
   for (const id of ['a', 'b']) {
     await registry.register(aVm({ id }));
@@ -34,7 +34,7 @@ test('conflicts shows both sides of each, and forgets those that are named', asy
   assert.deepEqual(await vreg(['conflicts', '--json'], { url }), { code: 0, stdout: '[]\n', stderr: '' });
 });
 
-test('the original registry has no conflicts to show, and conflicts says so', async (t) => {
+test('conflicts exits with 1 on the original registry', async (t) => {
   const { url } = await startPlainServer(t);
   const { code, stderr } = await vreg(['conflicts'], { url });
   assert.equal(code, 1);

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { chmodSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { seed, type Told, vreg } from '../helpers/cli.ts';
+import { type Result, seed, vreg } from '../helpers/cli.ts';
 import { cleanEnv, tempDir } from '../helpers/daemon.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { json, stub } from '../helpers/stub.ts';
@@ -11,7 +11,7 @@ import { aVm } from '../helpers/vm.ts';
 interface Home {
   home: string;
   file: string;
-  told(argv: string, env?: NodeJS.ProcessEnv): Promise<Told>;
+  run(argv: string, env?: NodeJS.ProcessEnv): Promise<Result>;
   config(): Record<string, unknown>;
 }
 
@@ -27,51 +27,51 @@ function homeWith(t: TestContext, config?: object): Home {
   return {
     home,
     file,
-    told: (argv, env = {}) => vreg(argv.split(' '), { home, env: { VERS_INFRA_URL: '', ...env } }),
+    run: (argv, env = {}) => vreg(argv.split(' '), { home, env: { VERS_INFRA_URL: '', ...env } }),
     config: () => JSON.parse(readFileSync(file, 'utf8')) as Record<string, unknown>,
   };
 }
 
 const QUIET = { code: 0, stdout: '', stderr: '' };
 
-test('a context is added, used, shown and forgotten; the file is for its owner alone after each', async (t) => {
-  const { told, config, file } = homeWith(t);
-  assert.deepEqual(await told('context add prod --url http://prod:1'), QUIET);
+test('a context is added, switched to, shown and removed, and the file has mode 0600 after each step', async (t) => {
+  const { run, config, file } = homeWith(t);
+  assert.deepEqual(await run('context add prod --url http://prod:1'), QUIET);
   assert.equal(statSync(file).mode & 0o777, 0o600);
-  assert.deepEqual(await told('context add dev --url http://dev:1 --use'), QUIET);
+  assert.deepEqual(await run('context add dev --url http://dev:1 --use'), QUIET);
   assert.deepEqual(config(), {
     contexts: { prod: { url: 'http://prod:1' }, dev: { url: 'http://dev:1' } },
     context: 'dev',
   });
-  assert.deepEqual(await told('context current'), { ...QUIET, stdout: 'dev\n' });
-  assert.deepEqual(await told('context use prod'), QUIET);
-  assert.deepEqual(await told('context ls'), {
+  assert.deepEqual(await run('context current'), { ...QUIET, stdout: 'dev\n' });
+  assert.deepEqual(await run('context use prod'), QUIET);
+  assert.deepEqual(await run('context ls'), {
     ...QUIET,
     stdout: 'CURRENT\tNAME\tURL\tTOKEN FILE\n*\tprod\thttp://prod:1\t-\n\tdev\thttp://dev:1\t-\n',
   });
-  assert.equal((await told('context ls -q')).stdout, 'prod\ndev\n');
-  assert.deepEqual(JSON.parse((await told('context show --json')).stdout), {
+  assert.equal((await run('context ls -q')).stdout, 'prod\ndev\n');
+  assert.deepEqual(JSON.parse((await run('context show --json')).stdout), {
     name: 'prod',
     current: true,
     url: 'http://prod:1',
   });
-  assert.equal((await told('context show dev -o jsonpath={.url}')).stdout, 'http://dev:1\n');
-  assert.deepEqual(await told('context rm prod'), QUIET);
+  assert.equal((await run('context show dev -o jsonpath={.url}')).stdout, 'http://dev:1\n');
+  assert.deepEqual(await run('context rm prod'), QUIET);
   assert.deepEqual(config(), { contexts: { dev: { url: 'http://dev:1' } } });
   assert.equal(statSync(file).mode & 0o777, 0o600);
 });
 
-test('a file that others could read is for its owner alone after a write', async (t) => {
-  const { told, file } = homeWith(t, { contexts: CONTEXTS });
+test('writing a config file that others can read sets its mode to 0600', async (t) => {
+  const { run, file } = homeWith(t, { contexts: CONTEXTS });
   chmodSync(file, 0o644);
-  await told('context use dev');
+  await run('context use dev');
   assert.equal(statSync(file).mode & 0o777, 0o600);
 });
 
-test('add of a name that is there changes what is said, and leaves the rest', async (t) => {
-  const { told, config, home } = homeWith(t, { contexts: CONTEXTS });
-  assert.deepEqual(await told(`context add dev --token-file ${home}/token`), QUIET);
-  assert.deepEqual(await told('context add dev --url http://other:1'), QUIET);
+test('add with an existing name changes only the given fields', async (t) => {
+  const { run, config, home } = homeWith(t, { contexts: CONTEXTS });
+  assert.deepEqual(await run(`context add dev --token-file ${home}/token`), QUIET);
+  assert.deepEqual(await run('context add dev --url http://other:1'), QUIET);
   assert.deepEqual(config().contexts, {
     ...CONTEXTS,
     dev: { url: 'http://other:1', 'token-file': `${home}/token` },
@@ -95,20 +95,20 @@ const REFUSED: readonly [argv: string, code: number, message: RegExp][] = [
 ];
 
 for (const [argv, code, message] of REFUSED) {
-  test(`context ${argv} is exit ${code}`, async (t) => {
-    const { told, config } = homeWith(t, { contexts: CONTEXTS });
-    const { code: got, stdout, stderr } = await told(`context ${argv}`);
+  test(`context ${argv} exits with ${code}`, async (t) => {
+    const { run, config } = homeWith(t, { contexts: CONTEXTS });
+    const { code: got, stdout, stderr } = await run(`context ${argv}`);
     assert.deepEqual([got, stdout], [code, ''], stderr);
     assert.match(stderr, message);
     assert.deepEqual(config(), { contexts: CONTEXTS });
   });
 }
 
-test('with no contexts, the hint says how to add one', async (t) => {
-  const { told } = homeWith(t);
-  assert.match((await told('context use x')).stderr, /\nhint: add it: vreg context add NAME --url URL\n$/);
-  assert.deepEqual(await told('context ls'), QUIET);
-  assert.equal((await told('context ls --json')).stdout, '[]\n');
+test('without contexts, the hint says how to add one', async (t) => {
+  const { run } = homeWith(t);
+  assert.match((await run('context use x')).stderr, /\nhint: add it: vreg context add NAME --url URL\n$/);
+  assert.deepEqual(await run('context ls'), QUIET);
+  assert.equal((await run('context ls --json')).stdout, '[]\n');
 });
 
 const PRECEDENCE: readonly [name: string, argv: string, env: NodeJS.ProcessEnv, url: string, origin: string][] = [
@@ -130,16 +130,16 @@ const PRECEDENCE: readonly [name: string, argv: string, env: NodeJS.ProcessEnv, 
 ];
 
 for (const [name, argv, env, url, origin] of PRECEDENCE) {
-  test(`which registry: ${name}`, async (t) => {
-    const { told } = homeWith(t, { context: 'dev', contexts: CONTEXTS, url: 'http://file:9' });
-    const { stdout } = await told(`config get url --json${argv}`, env);
+  test(`precedence: ${name}`, async (t) => {
+    const { run } = homeWith(t, { context: 'dev', contexts: CONTEXTS, url: 'http://file:9' });
+    const { stdout } = await run(`config get url --json${argv}`, env);
     assert.deepEqual(JSON.parse(stdout), { key: 'url', value: url, origin });
   });
 }
 
-test('without a context the rest of the file counts', async (t) => {
-  const { told } = homeWith(t, { contexts: CONTEXTS, url: 'http://file:9' });
-  assert.equal((await told('config get url')).stdout, 'http://file:9\n');
+test('without a current context, the url of the config file applies', async (t) => {
+  const { run } = homeWith(t, { contexts: CONTEXTS, url: 'http://file:9' });
+  assert.equal((await run('config get url')).stdout, 'http://file:9\n');
 });
 
 for (const [argv, env] of [
@@ -147,9 +147,9 @@ for (const [argv, env] of [
   ['ls', { VREG_CONTEXT: 'prdo' }],
   ['context current', { VREG_CONTEXT: 'prdo' }],
 ] as const) {
-  test(`an unknown context is exit 5 (vreg ${argv}, ${JSON.stringify(env)})`, async (t) => {
-    const { told } = homeWith(t, { contexts: CONTEXTS });
-    assert.deepEqual(await told(argv, env), {
+  test(`an unknown context exits with 5 (vreg ${argv}, ${JSON.stringify(env)})`, async (t) => {
+    const { run } = homeWith(t, { contexts: CONTEXTS });
+    assert.deepEqual(await run(argv, env), {
       code: 5,
       stdout: '',
       stderr: 'vreg: unknown context "prdo"; did you mean "prod"?\nhint: list the contexts: vreg context ls\n',
@@ -157,41 +157,41 @@ for (const [argv, env] of [
   });
 }
 
-test('a file whose context is gone can be mended with the commands that its error names', async (t) => {
-  const { told } = homeWith(t, { context: 'gone', contexts: CONTEXTS });
-  assert.equal((await told('ls')).code, 5);
-  assert.equal((await told('context ls -q')).stdout, 'dev\nprod\n');
-  assert.deepEqual(await told('context use dev'), QUIET);
-  assert.equal((await told('config get url')).stdout, 'http://dev:1\n');
+test('a file whose current context is missing can be repaired with the commands in the hint', async (t) => {
+  const { run } = homeWith(t, { context: 'gone', contexts: CONTEXTS });
+  assert.equal((await run('ls')).code, 5);
+  assert.equal((await run('context ls -q')).stdout, 'dev\nprod\n');
+  assert.deepEqual(await run('context use dev'), QUIET);
+  assert.equal((await run('config get url')).stdout, 'http://dev:1\n');
 });
 
-test('a context brings its token and its CA file', async (t) => {
+test('a context sets the token file and the CA file', async (t) => {
   const { url } = await startPlainServer(t, { token: 'secret' });
-  const { told, home } = homeWith(t);
+  const { run, home } = homeWith(t);
   const token = join(home, 'token');
   writeFileSync(token, 'secret\n', { mode: 0o600 });
-  await told(`context add here --url ${url}`);
-  assert.equal((await told('ls -c here')).code, 2);
-  await told(`context add here --token-file ${token} --use`);
-  assert.equal((await told('ls')).code, 0);
-  await told(`context add here --ca-file ${home}/ca.pem`);
-  const { code, stderr } = await told('ls');
+  await run(`context add here --url ${url}`);
+  assert.equal((await run('ls -c here')).code, 2);
+  await run(`context add here --token-file ${token} --use`);
+  assert.equal((await run('ls')).code, 0);
+  await run(`context add here --ca-file ${home}/ca.pem`);
+  const { code, stderr } = await run('ls');
   assert.equal(code, 5);
   assert.equal(stderr, `vreg: cannot read the CA file ${home}/ca.pem (ENOENT)\nhint: check its path and mode\n`);
   assert.doesNotMatch(readFileSync(join(home, '.config/vreg/config.json'), 'utf8'), /secret/);
 });
 
-test('two registries are asked through their contexts', async (t) => {
+test('-c and VREG_CONTEXT select the registry', async (t) => {
   const [one, two] = [await startPlainServer(t), await startPlainServer(t)];
   await seed(one.url, [aVm({ id: 'a' })]);
   await seed(two.url, [aVm({ id: 'b' })]);
-  const { told } = homeWith(t, { context: 'one', contexts: { one: { url: one.url }, two: { url: two.url } } });
-  assert.equal((await told('ls -q')).stdout, 'a\n');
-  assert.equal((await told('-c two ls -q')).stdout, 'b\n');
-  assert.equal((await told('ls -q', { VREG_CONTEXT: 'two' })).stdout, 'b\n');
+  const { run } = homeWith(t, { context: 'one', contexts: { one: { url: one.url }, two: { url: two.url } } });
+  assert.equal((await run('ls -q')).stdout, 'a\n');
+  assert.equal((await run('-c two ls -q')).stdout, 'b\n');
+  assert.equal((await run('ls -q', { VREG_CONTEXT: 'two' })).stdout, 'b\n');
 });
 
-test('the token of a context is for the URL of that context alone', async (t) => {
+test('the token of a context is sent only to the URL of that context', async (t) => {
   const asked: (string | undefined)[] = [];
   const url = await stub(t, (request, response) => {
     asked.push(request.headers.authorization);

@@ -24,7 +24,7 @@ test('discover lists live VMs, oldest registration first', async (t) => {
   });
 });
 
-test('--strict prints nothing and ends with 10 while an answer may name dead VMs, and is as ever afterwards', async (t) => {
+test('--strict prints nothing and exits with 10 while the registry is warming up', async (t) => {
   const { url, clock, registry } = await serveApp(t);
   await seed(url, FLEET);
   for (const [word, ...more] of [['discover'], ['addr'], ['url'], ['exec', '--', 'true']]) {
@@ -40,7 +40,7 @@ test('--strict prints nothing and ends with 10 while an answer may name dead VMs
   }
 });
 
-test('--passing wants a service that works, --service prefers it, and --pick chooses among those alone', async (t) => {
+test('--passing requires a passing service, --service prefers one, and --pick chooses among those only', async (t) => {
   const { url, registry } = await serveApp(t);
   const services = [{ name: 'api', port: 8080 }];
   await seed(
@@ -63,7 +63,7 @@ test('--passing wants a service that works, --service prefers it, and --pick cho
 
 for (const command of ['discover', 'addr', 'url']) {
   for (const format of ['table', 'wide', 'json', 'ndjson', 'yaml', 'name', 'tsv']) {
-    test(`${command} of nothing is exit 3 and nothing on stdout, in ${format}, too`, async (t) => {
+    test(`${command} without a live VM prints nothing and exits with 3, with -o ${format}`, async (t) => {
       const { url } = await serveApp(t);
       const { code, stdout, stderr } = await vreg([command, 'infra', '-o', format], { url });
       assert.deepEqual([code, stdout], [3, '']);
@@ -72,7 +72,7 @@ for (const command of ['discover', 'addr', 'url']) {
     });
   }
 
-  test(`${command} with a service that no live VM has is exit 3 and names it`, async (t) => {
+  test(`${command} with a service that no live VM has exits with 3 and names the service`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, FLEET);
     assert.deepEqual(await vreg([command, 'worker', '--service', 'db'], { url }), {
@@ -82,14 +82,14 @@ for (const command of ['discover', 'addr', 'url']) {
     });
   });
 
-  test(`${command} leaves stale VMs out`, async (t) => {
+  test(`${command} excludes stale VMs`, async (t) => {
     const { url, clock } = await serveApp(t);
     await seed(url, FLEET);
     clock.pass(300_001);
     assert.equal((await vreg([command, 'worker'], { url })).code, 3);
   });
 
-  test(`${command} of a word that is no role is bad usage and says which there are`, async () => {
+  test(`${command} with an invalid role exits with 5 and lists the roles`, async () => {
     assert.deepEqual(await vreg([command, 'wroker']), {
       code: 5,
       stdout: '',
@@ -100,43 +100,43 @@ for (const command of ['discover', 'addr', 'url']) {
 
   test(`${command} --wait finds a VM that registers later`, async (t) => {
     const { url } = await serveApp(t);
-    const { told, stderr } = start([command, 'worker', '--wait', '20s', '-v'], { url, now: Date.now });
+    const { result, stderr } = start([command, 'worker', '--wait', '20s', '-v'], { url, now: Date.now });
     await until('its first look', () => stderr().includes('200'));
     await seed(url, FLEET.slice(0, 1));
-    const { code, stdout } = await told;
+    const { code, stdout } = await result;
     assert.equal(code, 0);
     assert.match(stdout, /10\.0\.0\.1/);
   });
 
-  test(`${command} --wait ends with exit 6 when none came`, async (t) => {
+  test(`${command} --wait exits with 6 if no VM becomes live in time`, async (t) => {
     const { url } = await serveApp(t);
     const { code, stdout, stderr } = await vreg([command, 'worker', '--wait', '200ms'], { url, now: Date.now });
     assert.deepEqual([code, stdout], [6, '']);
     assert.equal(stderr, 'vreg: no live worker VM within 200ms\nhint: list registered VMs: vreg ls --role worker\n');
   });
 
-  test(`${command} --wait that is no duration is bad usage`, async () => {
+  test(`${command} --wait with an invalid duration exits with 5`, async () => {
     const { code, stderr } = await vreg([command, 'worker', '--wait', 'soon']);
     assert.equal(code, 5);
     assert.match(stderr, /^vreg: invalid --wait "soon"\nhint: use a duration such as 90s/);
   });
 }
 
-test('--wait outlasts a registry that is not up yet, and says at the end that it was away', async () => {
+test('--wait retries while the registry is unreachable, and reports that after the timeout', async () => {
   const { code, stdout, stderr } = await vreg(['addr', 'infra', '--wait', '300ms'], { now: Date.now });
   assert.deepEqual([code, stdout], [8, '']);
   assert.match(stderr, /^vreg: cannot reach the registry/);
 });
 
-test('a wait that is interrupted says nothing', async (t) => {
+test('an interrupted wait prints nothing', async (t) => {
   const { url } = await serveApp(t);
   const controller = new AbortController();
-  const { told } = start(['addr', 'infra', '--wait', '1h'], { url, signal: controller.signal });
+  const { result } = start(['addr', 'infra', '--wait', '1h'], { url, signal: controller.signal });
   controller.abort(new Interrupted('SIGINT'));
-  assert.deepEqual(await told, { code: 130, stdout: '', stderr: '' });
+  assert.deepEqual(await result, { code: 130, stdout: '', stderr: '' });
 });
 
-test('--wait ends in time when the registry hangs', async (t) => {
+test('--wait ends in time if the registry does not respond', async (t) => {
   const url = await stub(t, () => {});
   const { code, stdout, stderr } = await vreg(['addr', 'infra', '--wait', '200ms'], { url, now: Date.now });
   assert.deepEqual([code, stdout], [6, '']);

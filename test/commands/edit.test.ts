@@ -15,7 +15,7 @@ const BEFORE = aVm({ id: 'a', name: 'one', services: [{ name: 's', port: 1 }], m
 interface Editing {
   edit(editor: string, id?: string): Promise<Ran>;
   entry(id?: string): Promise<Record<string, unknown>>;
-  /** Texts that were kept. */
+  /** Names of the files in which edited texts were kept. */
   kept(): string[];
 }
 
@@ -39,7 +39,7 @@ const CHANGES: readonly [editor: string, changed: Record<string, unknown>][] = [
 ];
 
 for (const [editor, changed] of CHANGES) {
-  test(`EDITOR="${editor}" changes that and nothing else, and leaves no file`, async (t) => {
+  test(`EDITOR="${editor}" changes only the edited field and leaves no file`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, [BEFORE]);
     const { edit, entry, kept } = editing(t, url);
@@ -51,7 +51,7 @@ for (const [editor, changed] of CHANGES) {
   });
 }
 
-test('services and metadata that are taken out are taken away', async (t) => {
+test('services and metadata that are deleted from the text are removed', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [BEFORE]);
   const { edit, entry } = editing(t, url);
@@ -62,7 +62,7 @@ test('services and metadata that are taken out are taken away', async (t) => {
 });
 
 for (const editor of ['true', `sed -i 's/  / /'`]) {
-  test(`EDITOR="${editor}" changes nothing, which is said and is no error`, async (t) => {
+  test(`EDITOR="${editor}" changes nothing and exits with 0`, async (t) => {
     const { url, store } = await serveApp(t);
     await seed(url, [BEFORE]);
     const { revision } = store.vms.get('a') as unknown as { revision: number };
@@ -85,7 +85,7 @@ const WRONG: readonly [editor: string, message: RegExp][] = [
 ];
 
 for (const [editor, message] of WRONG) {
-  test(`EDITOR="${editor}" is exit 5, changes nothing, and the text is kept`, async (t) => {
+  test(`EDITOR="${editor}" exits with 5, changes nothing and keeps the text`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, [BEFORE]);
     const { edit, entry } = editing(t, url);
@@ -108,15 +108,18 @@ for (const [name, script, code] of [
   ],
   ['vreg rm', `"${process.execPath}" "${BIN}" rm a --yes -q >/dev/null`, 3],
 ] as const) {
-  test(`a VM that somebody else changes meanwhile (${name}) is not overwritten: exit ${code}`, async (t) => {
+  test(`a VM that ${name} changes meanwhile is not overwritten, and edit exits with ${code}`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, [BEFORE]);
     const { edit, kept } = editing(t, url);
     const editor = join(tempDir(t), 'editor');
     writeFileSync(editor, `#!/bin/sh\n${script}\nsed -i s/running/paused/ "$1"\n`, { mode: 0o755 });
-    const told = await edit(editor);
-    assert.deepEqual([told.code, told.stdout], [code, ''], told.stderr);
-    assert.match(told.stderr, /^vreg: (.*not what you have seen|VM not found)\nhint: your text is in \S+; start again/);
+    const result = await edit(editor);
+    assert.deepEqual([result.code, result.stdout], [code, ''], result.stderr);
+    assert.match(
+      result.stderr,
+      /^vreg: (.*not what you have seen|VM not found)\nhint: your text is in \S+; start again/,
+    );
     assert.equal(kept().length, 1);
     const { status, body } = await call(url, 'GET', '/registry/vms/a');
     if (name === 'vreg rm') assert.equal(status, 404);
@@ -124,7 +127,7 @@ for (const [name, script, code] of [
   });
 }
 
-test('an editor that fails is exit 5, and leaves neither a change nor a file', async (t) => {
+test('a failing editor exits with 5, and leaves neither a change nor a file', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [BEFORE]);
   const { edit, kept } = editing(t, url);
@@ -132,10 +135,10 @@ test('an editor that fails is exit 5, and leaves neither a change nor a file', a
     ['false', '1'],
     ['no-such-editor', '127'],
   ]) {
-    const told = await edit(editor!);
-    assert.deepEqual([told.code, told.stdout], [5, '']);
+    const result = await edit(editor!);
+    assert.deepEqual([result.code, result.stdout], [5, '']);
     assert.match(
-      told.stderr,
+      result.stderr,
       new RegExp(
         `vreg: the editor "${editor}" exited with ${end}\nhint: try again, or set VISUAL or EDITOR to another editor\n$`,
       ),
@@ -144,7 +147,7 @@ test('an editor that fails is exit 5, and leaves neither a change nor a file', a
   assert.deepEqual(kept(), []);
 });
 
-test('an editor that writes and then fails keeps what it wrote', async (t) => {
+test('the text of an editor that fails after writing is kept', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [BEFORE]);
   const { edit, kept } = editing(t, url);
@@ -157,7 +160,7 @@ test('an editor that writes and then fails keeps what it wrote', async (t) => {
   assert.equal(kept().length, 1);
 });
 
-test('a VM that is not registered opens no editor: exit 3', async (t) => {
+test('edit of an unregistered VM starts no editor and exits with 3', async (t) => {
   const { url } = await serveApp(t);
   const { edit } = editing(t, url);
   assert.deepEqual(await edit('echo ran; true', 'nope'), {
@@ -168,7 +171,7 @@ test('a VM that is not registered opens no editor: exit 3', async (t) => {
   });
 });
 
-test('edit works against the original registry, which has no preconditions', async (t) => {
+test('edit works with the original registry, which has no preconditions', async (t) => {
   const { url, vms } = await startPlainServer(t);
   await seed(url, [BEFORE]);
   const { edit } = editing(t, url);

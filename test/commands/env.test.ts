@@ -39,14 +39,14 @@ test('env prints the variables of each role that has live VMs', async (t) => {
   assert.equal((await vreg(['env', 'infra', 'worker'], { url })).stdout, lines(url, ''));
 });
 
-test('--fish is in the words of fish', async (t) => {
+test('--fish prints set -gx lines', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET);
   const { stdout } = await vreg(['env', 'worker', '--fish'], { url });
   assert.ok(stdout.startsWith("set -gx VREG_WORKER_ID 'v'\nset -gx VREG_WORKER_ADDR '10.0.0.2'\n"));
 });
 
-test('--json is one object, also when there is nothing in it', async (t) => {
+test('--json prints one object, even if it is empty', async (t) => {
   const { url } = await serveApp(t);
   assert.equal((await vreg(['env', '--json'], { url })).stdout, '{}\n');
   assert.equal((await vreg(['env'], { url })).stdout, '');
@@ -63,7 +63,7 @@ test('--json is one object, also when there is nothing in it', async (t) => {
 });
 
 for (const argv of ['golden', 'infra golden', 'golden --export', 'golden --json']) {
-  test(`env ${argv} of a role without a live VM is exit 3 and prints nothing`, async (t) => {
+  test(`env ${argv} without a live VM prints nothing and exits with 3`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, FLEET);
     assert.deepEqual(await vreg(['env', ...argv.split(' ').filter((word) => word !== '--json')], { url }), {
@@ -71,8 +71,8 @@ for (const argv of ['golden', 'infra golden', 'golden --export', 'golden --json'
       stdout: '',
       stderr: 'vreg: no live golden VM\nhint: list registered VMs: vreg ls --role golden\n',
     });
-    const told = await vreg(['env', ...argv.split(' ')], { url });
-    assert.deepEqual([told.code, told.stdout], [3, '']);
+    const result = await vreg(['env', ...argv.split(' ')], { url });
+    assert.deepEqual([result.code, result.stdout], [3, '']);
   });
 }
 
@@ -80,14 +80,14 @@ for (const [argv, message] of [
   ['wroker', /^vreg: invalid role "wroker"; did you mean "worker"\?\nhint: one of: infra, /],
   ['infra --export --fish', /^vreg: --fish cannot be combined with --export\nhint: omit one of them\n$/],
 ] as const) {
-  test(`env ${argv} is exit 5`, async () => {
-    const told = await vreg(['env', ...argv.split(' ')]);
-    assert.deepEqual([told.code, told.stdout], [5, '']);
-    assert.match(told.stderr, message);
+  test(`env ${argv} exits with 5`, async () => {
+    const result = await vreg(['env', ...argv.split(' ')]);
+    assert.deepEqual([result.code, result.stdout], [5, '']);
+    assert.match(result.stderr, message);
   });
 }
 
-/** Addresses that a shell would act upon, were they not quoted. */
+/** Addresses that a shell would expand or execute without quotes. */
 const HOSTILE = [
   "a'; touch X; '",
   'a"; touch X; "',
@@ -109,7 +109,7 @@ for (const [shell, flag] of [
   ['zsh', '--export'],
   ['fish', '--fish'],
 ] as const) {
-  test(`in ${shell} a hostile address is a value, whatever it holds`, unless(shell), async (t) => {
+  test(`in ${shell} a hostile address remains a value`, unless(shell), async (t) => {
     const { url, vms } = await startPlainServer(t);
     await seed(url, [aVm({ id: 'a', role: 'infra' })]);
     const dir = tempDir(t);
@@ -117,11 +117,11 @@ for (const [shell, flag] of [
       vms.get('a')!.address = address;
       const { stdout: text } = await vreg(['env', 'infra', flag], { url });
       const source = shell === 'fish' ? 'string collect -- $ENV_TEXT | source' : 'eval "$ENV_TEXT"';
-      const told = await run(shell, ['-c', `${source}; printf "<%s>" "$VREG_INFRA_ADDR"`], {
+      const result = await run(shell, ['-c', `${source}; printf "<%s>" "$VREG_INFRA_ADDR"`], {
         env: { PATH: process.env.PATH, HOME: dir, ENV_TEXT: text },
         cwd: dir,
       });
-      assert.equal(told.stdout, `<${address}>`, `${told.stderr}\n${text}`);
+      assert.equal(result.stdout, `<${address}>`, `${result.stderr}\n${text}`);
       assert.deepEqual(
         readdirSync(dir).filter((name) => name === 'X'),
         [],
@@ -135,18 +135,18 @@ for (const shell of [
   ['bash', '--norc', '-eu', '-o', 'pipefail'],
   ['zsh', '-f', '-eu', '-o', 'pipefail'],
 ]) {
-  test(`in ${shell.join(' ')} the examples of env work`, unless(shell[0]!), async (t) => {
+  test(`the examples of env work in ${shell.join(' ')}`, unless(shell[0]!), async (t) => {
     const { url } = await serveApp(t);
     await seed(url, FLEET);
     const good = 'eval "$(vreg env infra --export)"; sh -c \'echo "$VREG_INFRA_ADDR"\'';
     assert.deepEqual((await runScript(shell, good, { url })).stdout, '10.0.0.1\n');
     const stops = 'vars=$(vreg env golden --export) || exit; eval "$vars"; echo on';
-    const told = await runScript(shell, stops, { url });
-    assert.deepEqual([told.code, told.stdout], [3, '']);
+    const result = await runScript(shell, stops, { url });
+    assert.deepEqual([result.code, result.stdout], [3, '']);
   });
 }
 
-test('env works against the original registry', async (t) => {
+test('env works with the original registry', async (t) => {
   const { url } = await startPlainServer(t);
   await seed(url, FLEET);
   assert.equal((await vreg(['env', '--export'], { url })).stdout, lines(url, 'export '));

@@ -21,14 +21,14 @@ async function registry(t: TestContext): Promise<string> {
 
 const PRINT = 'echo "$VREG_VM_ID $VREG_VM_NAME $VREG_VM_ROLE $VREG_VM_ADDRESS $VREG_VM_URL"';
 
-test('the command has one live VM in its environment, besides what there was', async (t) => {
+test('the environment of the command has the variables of one live VM in addition to its own', async (t) => {
   const url = await registry(t);
   const { port } = new URL(url);
-  const told = await runVreg(['exec', 'infra', '--', 'sh', '-c', `${PRINT}; echo "$MINE"`], {
+  const result = await runVreg(['exec', 'infra', '--', 'sh', '-c', `${PRINT}; echo "$MINE"`], {
     url,
     env: { MINE: 'mine' },
   });
-  assert.deepEqual(told, {
+  assert.deepEqual(result, {
     code: 0,
     signal: null,
     stdout: `i main infra 10.0.0.1 http://10.0.0.1:${port}\nmine\n`,
@@ -36,7 +36,7 @@ test('the command has one live VM in its environment, besides what there was', a
   });
 });
 
-test('--pick and --service choose the VM, and the port of its URL', async (t) => {
+test('--pick and --service choose the VM and the port of its URL', async (t) => {
   const url = await registry(t);
   const newest = await runVreg(['exec', 'infra', '--pick', 'newest', '--', 'sh', '-c', PRINT], { url });
   assert.match(newest.stdout, /^j second /);
@@ -44,20 +44,20 @@ test('--pick and --service choose the VM, and the port of its URL', async (t) =>
   assert.match(service.stdout, / http:\/\/10\.0\.0\.1:81\n$/);
 });
 
-test('arguments reach the command as they are, those that look like flags of vreg included', async (t) => {
+test('arguments reach the command unchanged, even if they look like flags of vreg', async (t) => {
   const url = await registry(t);
   const words = ['-q', '--json', '--help', '-c', 'a b', '--', '$HOME', ''];
   const { stdout } = await runVreg(['exec', 'infra', '--', 'printf', '<%s>', ...words], { url });
   assert.equal(stdout, words.map((word) => `<${word}>`).join(''));
 });
 
-test('the command has the stdin of vreg', async (t) => {
+test('the command inherits stdin', async (t) => {
   const url = await registry(t);
   assert.equal((await runVreg(['exec', 'infra', '--', 'cat'], { url, input: 'typed\n' })).stdout, 'typed\n');
 });
 
 for (const code of [0, 1, 7, 255]) {
-  test(`a command that ends with ${code} makes it exit ${code}, without a word`, async (t) => {
+  test(`exec exits with ${code} if the command does, and prints nothing`, async (t) => {
     const url = await registry(t);
     assert.deepEqual(await runVreg(['exec', 'infra', '--', 'sh', '-c', `exit ${code}`], { url }), {
       code,
@@ -68,13 +68,13 @@ for (const code of [0, 1, 7, 255]) {
   });
 }
 
-test('a command that a signal ends is 128 and its number', async (t) => {
+test('exec exits with 128 plus the number of the signal that ended the command', async (t) => {
   const url = await registry(t);
   assert.equal((await runVreg(['exec', 'infra', '--', 'sh', '-c', 'kill -TERM $$'], { url })).code, 143);
   assert.equal((await runVreg(['exec', 'infra', '--', 'sh', '-c', 'kill -KILL $$'], { url })).code, 137);
 });
 
-test('a command that is not there is 127, one that cannot be run 126', async (t) => {
+test('exec exits with 127 if the command does not exist and 126 if it cannot be executed', async (t) => {
   const url = await registry(t);
   const dir = tempDir(t);
   const file = join(dir, 'plain');
@@ -86,8 +86,8 @@ test('a command that is not there is 127, one that cannot be run 126', async (t)
     stdout: '',
     stderr: 'vreg: cannot run no-such-command: ENOENT\n',
   });
-  const told = await runVreg(['exec', 'infra', '--', file], { url });
-  assert.deepEqual([told.code, told.stderr], [126, `vreg: cannot run ${file}: EACCES\n`]);
+  const result = await runVreg(['exec', 'infra', '--', file], { url });
+  assert.deepEqual([result.code, result.stderr], [126, `vreg: cannot run ${file}: EACCES\n`]);
 });
 
 for (const [signal, name] of [
@@ -95,7 +95,7 @@ for (const [signal, name] of [
   ['SIGINT', 'INT'],
   ['SIGHUP', 'HUP'],
 ] as const) {
-  test(`${signal} is passed on, and the command has the last word`, async (t) => {
+  test(`${signal} is forwarded, and the exit code is that of the command`, async (t) => {
     const url = await registry(t);
     const script = `trap 'echo ${name}; exit 9' ${name}; echo on; while :; do sleep 0.05; done`;
     const running = startVreg(t, ['exec', 'infra', '--', 'sh', '-c', script], { url });
@@ -105,7 +105,7 @@ for (const [signal, name] of [
   });
 }
 
-test('a command that goes on after a signal is not left alone by a second one', async (t) => {
+test('a second signal is forwarded as well', async (t) => {
   const url = await registry(t);
   const script = 'n=0; trap \'n=$((n+1)); echo "$n"\' INT; echo on; while [ $n -lt 2 ]; do sleep 0.05; done; exit 4';
   const running = startVreg(t, ['exec', 'infra', '--', 'sh', '-c', script], { url });
@@ -115,7 +115,7 @@ test('a command that goes on after a signal is not left alone by a second one', 
   assert.deepEqual(await running.end('SIGINT'), { code: 4, signal: null });
 });
 
-test('without a live VM the command does not run: exit 3', async (t) => {
+test('without a live VM the command does not run and exec exits with 3', async (t) => {
   const url = await registry(t);
   const cwd = tempDir(t);
   assert.deepEqual(await runVreg(['exec', 'golden', '--', 'touch', 'ran'], { url, cwd }), {
@@ -127,7 +127,7 @@ test('without a live VM the command does not run: exit 3', async (t) => {
   assert.equal(existsSync(join(cwd, 'ran')), false);
 });
 
-test('--wait waits for a live VM first', async (t) => {
+test('--wait waits for a live VM before it runs the command', async (t) => {
   const url = await registry(t);
   const running = startVreg(t, ['exec', 'worker', '--wait', '30s', '-v', '--', 'sh', '-c', 'echo "$VREG_VM_ID"'], {
     url,
@@ -148,14 +148,14 @@ const REFUSED: readonly [argv: string, message: RegExp][] = [
 ];
 
 for (const [argv, message] of REFUSED) {
-  test(`vreg ${argv} is exit 5 and says how it is written`, async () => {
-    const told = await vreg(argv.split(' '));
-    assert.deepEqual([told.code, told.stdout], [5, '']);
-    assert.match(told.stderr, message);
+  test(`vreg ${argv} exits with 5 and shows the correct form`, async () => {
+    const result = await vreg(argv.split(' '));
+    assert.deepEqual([result.code, result.stdout], [5, '']);
+    assert.match(result.stderr, message);
   });
 }
 
-test('exec works against the original registry', async (t) => {
+test('exec works with the original registry', async (t) => {
   const { url } = await startPlainServer(t);
   await seed(url, [aVm({ id: 'i', role: 'infra', address: '10.0.0.1' })]);
   assert.match(

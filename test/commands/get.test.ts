@@ -7,7 +7,7 @@ import { aVm } from '../helpers/vm.ts';
 
 const FLEET = [aVm({ id: 'a' }), aVm({ id: 'b', role: 'infra' })];
 
-test('one id prints the entry itself in JSON, several print an array, in the order of the ids', async (t) => {
+test('JSON is the entry itself for one id, and an array in the order of the ids for several', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET);
   const { body } = await call(url, 'GET', '/registry/vms/a');
@@ -33,13 +33,13 @@ for (const [format, stdout] of [
   test(`get -o ${format}`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, FLEET);
-    const told = await vreg(['get', 'a', '-o', format], { url });
-    assert.equal(told.code, 0);
-    assert.match(told.stdout, stdout);
+    const result = await vreg(['get', 'a', '-o', format], { url });
+    assert.equal(result.code, 0);
+    assert.match(result.stdout, stdout);
   });
 }
 
-test('an unknown id is exit 3, with nothing on stdout and its name in the error', async (t) => {
+test('an unknown id prints nothing on stdout, exits with 3 and is named in the error', async (t) => {
   const { url } = await serveApp(t);
   assert.deepEqual(await vreg(['get', 'nope'], { url }), {
     code: 3,
@@ -48,7 +48,7 @@ test('an unknown id is exit 3, with nothing on stdout and its name in the error'
   });
 });
 
-test('in JSON an error is an object, on stderr', async (t) => {
+test('with --json an error is an object on stderr', async (t) => {
   const { url } = await serveApp(t);
   const { code, stdout, stderr } = await vreg(['get', 'nope', '--json'], { url });
   assert.deepEqual([code, stdout], [3, '']);
@@ -57,7 +57,7 @@ test('in JSON an error is an object, on stderr', async (t) => {
   });
 });
 
-test('of several ids, those that are there are printed and the others told', async (t) => {
+test('of several ids, registered VMs are printed and the others reported', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET);
   const one = await vreg(['get', 'a', 'nope', 'b', '-q'], { url });
@@ -75,7 +75,7 @@ test('of several ids, those that are there are printed and the others told', asy
   });
 });
 
-test('a registry that is away is told once, however many ids there are', async () => {
+test('an unreachable registry is reported once, regardless of the number of ids', async () => {
   const { code, stdout, stderr } = await vreg(['get', 'a', 'b', 'c']);
   assert.equal(code, 8);
   assert.equal(stdout, '');
@@ -86,7 +86,7 @@ test('a registry that is away is told once, however many ids there are', async (
 });
 
 for (const id of ['', ' ', '.', '..']) {
-  test(`"${id}" is not taken for an id`, async (t) => {
+  test(`"${id}" is rejected as an id`, async (t) => {
     const { url } = await serveApp(t);
     const { code, stdout, stderr } = await vreg(['get', id], { url });
     assert.deepEqual([code, stdout], [5, '']);
@@ -94,7 +94,7 @@ for (const id of ['', ' ', '.', '..']) {
   });
 }
 
-test('an id may hold anything that can be typed', async (t) => {
+test('an id may contain any printable character', async (t) => {
   const { url } = await serveApp(t);
   const id = 'a/b?c=d#e %41 ü';
   await seed(url, [aVm({ id })]);
@@ -102,7 +102,7 @@ test('an id may hold anything that can be typed', async (t) => {
 });
 
 for (const alias of ['show', 'describe']) {
-  test(`${alias} is get`, async (t) => {
+  test(`${alias} is an alias of get`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, FLEET);
     assert.equal((await vreg([alias, 'a', '-q'], { url })).stdout, 'a\n');

@@ -9,7 +9,7 @@ import { aVm } from '../helpers/vm.ts';
 
 const LATER = '2026-01-01T00:00:01.000Z';
 
-test('a heartbeat is a sign of life, for this VM or for those that are named', async (t) => {
+test('heartbeat updates lastSeen of this VM or of the named VMs', async (t) => {
   const { url, clock } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
   clock.pass(1000);
@@ -25,7 +25,7 @@ test('a heartbeat is a sign of life, for this VM or for those that are named', a
   ]);
 });
 
-test('a heartbeat of a VM that is not registered is exit 3', async (t) => {
+test('a heartbeat for an unregistered VM exits with 3', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' })]);
   assert.deepEqual(await vreg(['heartbeat', 'a', 'nope', '-q'], { url }), {
@@ -35,7 +35,7 @@ test('a heartbeat of a VM that is not registered is exit 3', async (t) => {
   });
 });
 
-test('--register-if-missing registers it, by the flags and variables of register', async (t) => {
+test('--register-if-missing registers the VM from the flags and variables of register', async (t) => {
   const { url, store } = await serveApp(t);
   const argv = ['heartbeat', 'x', '--register-if-missing', '--role', 'golden', '--service', 'api:80', '-q'];
   assert.deepEqual(await vreg(argv, { url }), { code: 0, stdout: 'x\n', stderr: '' });
@@ -43,24 +43,24 @@ test('--register-if-missing registers it, by the flags and variables of register
   assert.deepEqual([role, services], ['golden', [{ name: 'api', port: 80 }]]);
 });
 
-test('--every beats under one line of titles until it is interrupted', async (t) => {
+test('--every prints one header and a row per heartbeat until interrupted', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' })]);
   const controller = new AbortController();
-  const { told, stdout } = start(['heartbeat', 'a', '--every', '20ms'], { url, signal: controller.signal });
+  const { result, stdout } = start(['heartbeat', 'a', '--every', '20ms'], { url, signal: controller.signal });
   await until('three beats', () => stdout().split('\na\t').length > 3);
   controller.abort(new Interrupted('SIGINT'));
-  const { code, stdout: all, stderr } = await told;
+  const { code, stdout: all, stderr } = await result;
   assert.deepEqual([code, stderr], [130, '']);
   assert.match(all, /^ID\tLAST SEEN\n(a\t2026-01-01T00:00:00\.000Z\n)+$/);
 });
 
-test('--every outlasts a registry that goes away, and says so once each way', async (t) => {
+test('--every continues after an outage of the registry, and notes its start and end once', async (t) => {
   const first = await startPlainServer(t);
   await seed(first.url, [aVm({ id: 'a' })]);
   const controller = new AbortController();
   const argv = ['heartbeat', 'a', '--every', '20ms', '--register-if-missing'];
-  const { told, stdout, stderr } = start(argv, { url: first.url, signal: controller.signal });
+  const { result, stdout, stderr } = start(argv, { url: first.url, signal: controller.signal });
   await until('the first beat', () => stdout().includes('\na\t'));
   await first.close();
   await until('the note that it is away', () => stderr().includes('trying again'));
@@ -68,19 +68,19 @@ test('--every outlasts a registry that goes away, and says so once each way', as
   await until('the VM is registered again', () => second.vms.has('a'));
   await until('the note that it is back', () => stderr().includes('the registry answers again'));
   controller.abort(new Interrupted('SIGTERM'));
-  const { code } = await told;
+  const { code } = await result;
   assert.equal(code, 143);
   assert.equal(stderr().match(/trying again/g)!.length, 1);
 });
 
-test('--every ends with exit 3 for a VM that is not registered', async (t) => {
+test('--every exits with 3 for an unregistered VM', async (t) => {
   const { url } = await serveApp(t);
   const { code, stdout, stderr } = await vreg(['heartbeat', 'nope', '--every', '1h'], { url });
   assert.deepEqual([code, stdout], [3, '']);
   assert.match(stderr, /^vreg: nope: VM not found\nhint: list registered VMs: vreg ls\n$/);
 });
 
-test('--every that is no duration is bad usage', async () => {
+test('--every with an invalid duration exits with 5', async () => {
   const { code, stderr } = await vreg(['heartbeat', 'a', '--every', '0s']);
   assert.equal(code, 5);
   assert.match(stderr, /^vreg: invalid --every "0s"\nhint: use a duration such as 90s/);

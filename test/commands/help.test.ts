@@ -18,22 +18,46 @@ async function help(...words: string[]): Promise<string> {
   return stdout;
 }
 
+test('every form of asking for help prints the same text to stdout', async () => {
+  const program = await vreg(['--help']);
+  assert.deepEqual([program.code, program.stderr], [0, '']);
+  assert.match(program.stdout, /^Usage: vreg COMMAND \[ARGS\] \[FLAGS\]$/m);
+  for (const argv of [[], ['-h'], ['help'], ['--help', 'ls'], ['--url', 'http://a:1']]) {
+    assert.deepEqual(await vreg(argv), program, argv.join(' '));
+  }
+  const ls = await vreg(['ls', '--help']);
+  assert.match(ls.stdout, /^Usage: vreg ls \[FLAGS\]$/m);
+  for (const argv of [
+    ['ls', '-h'],
+    ['help', 'ls'],
+    ['help', 'list'],
+    ['list', '--help'],
+  ]) {
+    assert.deepEqual(await vreg(argv), ls, argv.join(' '));
+  }
+  const set = await vreg(['config', 'set', '--help']);
+  assert.match(set.stdout, /^Usage: vreg config set KEY VALUE \[FLAGS\]$/m);
+  assert.deepEqual(await vreg(['help', 'config', 'set']), set);
+  assert.match((await vreg(['config'])).stdout, /^Usage: vreg config COMMAND \[FLAGS\]$/m);
+  assert.match((await vreg(['daemon', '--help'])).stdout, /^Usage: vreg daemon \[COMMAND\] \[FLAGS\]$/m);
+});
+
 for (const topic of TOPICS) {
-  test(`help ${topic} fits 80 columns, and is named by vreg --help and vreg help --help`, async () => {
+  test(`help ${topic} fits 80 columns and is listed in vreg --help and vreg help --help`, async () => {
     for (const line of (await help(topic)).split('\n')) assert.ok(line.length <= 80, `${line.length}: ${line}`);
     assert.ok((await help()).includes(topic));
     assert.ok((await help('help')).includes(topic));
   });
 }
 
-test('exit-codes has each code with its meaning', async () => {
+test('help exit-codes lists each code with its meaning', async () => {
   const text = await help('exit-codes');
   for (const [code, meaning] of Object.entries(EXIT_MEANING))
     assert.match(text, new RegExp(`^ +${code}  ${meaning.replace(/[()]/g, '\\$&')}$`, 'm'));
   assert.match(text, /^ +128\+n {2}ended by signal n$/m);
 });
 
-test('environment has every variable that is read', async () => {
+test('help environment lists every variable that vreg reads', async () => {
   const names = (await help('environment'))
     .split('\n')
     .filter((line) => /^[A-Z]/.test(line))
@@ -46,13 +70,13 @@ test('environment has every variable that is read', async () => {
   }
 });
 
-test('formatting has every format', async () => {
+test('help formatting lists every output format', async () => {
   const text = await help('formatting');
   for (const format of [...OUTPUT_FORMATS, ...EXPRESSION_FORMATS])
     assert.match(text, new RegExp(`^  .*\\b${format}\\b`, 'm'));
 });
 
-test('each recipe says what it is for, and its commands are in the tree', async () => {
+test('each recipe has a title, and its commands exist', async () => {
   const lines = (await help('recipes')).trimEnd().split('\n');
   const names = BRANCHES.flatMap(({ name, aliases = [] }) => [name, ...aliases]);
   assert.ok(lines.length >= 12);
@@ -64,7 +88,14 @@ test('each recipe says what it is for, and its commands are in the tree', async 
   }
 });
 
-test('help of a command is its --help, subcommands and aliases included', async () => {
+test('help for an unknown command exits with 5', async () => {
+  const { code, stdout, stderr } = await vreg(['help', 'lss']);
+  assert.deepEqual([code, stdout], [5, '']);
+  assert.equal(stderr, 'vreg: no help for "lss"; did you mean "ls"?\nhint: list the commands: vreg help\n');
+  assert.equal((await vreg(['help', 'ls', 'more'])).code, 5);
+});
+
+test('help COMMAND prints the same as COMMAND --help, for subcommands and aliases as well', async () => {
   for (const words of [['ls'], ['list'], ['context'], ['context', 'add'], ['daemon', 'restore']]) {
     assert.equal(
       await help(...words),
@@ -74,7 +105,7 @@ test('help of a command is its --help, subcommands and aliases included', async 
   }
 });
 
-test('help on what there is not is exit 5, with the nearest word', async () => {
+test('help for an unknown topic exits with 5 and suggests the nearest one', async () => {
   assert.deepEqual(await vreg(['help', 'recpies']), {
     code: 5,
     stdout: '',
@@ -82,12 +113,12 @@ test('help on what there is not is exit 5, with the nearest word', async () => {
   });
 });
 
-test('every flag of every command stands in the help of each', async () => {
+test('the help of a command lists the global flags', async () => {
   const text = await help('why');
   for (const { flags } of GLOBAL_FLAGS) assert.ok(text.includes(flags.replace(/ <.*/, '')), flags);
 });
 
-test('every command has a manual page that man renders without a word of complaint', unless('man'), async (t) => {
+test('every command has a manual page that man renders without a warning', unless('man'), async (t) => {
   const dir = tempDir(t);
   assert.equal((await vreg(['help', '--write-man', dir])).code, 0);
   const commands = await loadAllCommands();

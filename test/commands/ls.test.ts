@@ -18,13 +18,13 @@ const FLEET = [
   aVm({ id: 'b', name: 'beta', address: '10.0.0.2', role: 'infra', status: 'paused' }),
 ];
 
-test('a list is TSV when piped, newest registration first', async (t) => {
+test('a piped list is TSV, newest registration first', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET);
   assert.deepEqual(await vreg(['ls'], { url }), { code: 0, stdout: TITLES + B + A, stderr: '' });
 });
 
-test('a list is an aligned table with ages on a terminal', async (t) => {
+test('on a terminal a list is an aligned table with relative times', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET);
   const { stdout, code } = await vreg(['ls'], { url, tty: true, env: { NO_COLOR: '1' } });
@@ -48,8 +48,8 @@ const LISTS: readonly [name: string, argv: readonly string[], stdout: string][] 
   ['-o name', ['-o', 'name'], 'b\na\n'],
   ['--role', ['--role', 'infra', '--no-headers'], B],
   ['--status', ['--status', 'running', '--no-headers'], A],
-  ['--role and --status that nothing has', ['--role', 'infra', '--status', 'stopped'], ''],
-  ['--stale when none is', ['--stale'], ''],
+  ['--role and --status without a match', ['--role', 'infra', '--status', 'stopped'], ''],
+  ['--stale without stale VMs', ['--stale'], ''],
   ['--sort id', ['--sort', 'id', '-q'], 'a\nb\n'],
   ['--sort name', ['--sort', 'name', '-q'], 'a\nb\n'],
   ['--sort role', ['--sort', 'role', '-q'], 'b\na\n'],
@@ -60,7 +60,7 @@ const LISTS: readonly [name: string, argv: readonly string[], stdout: string][] 
     `${TITLES.trim()}\tSERVICES\tREGISTERED BY\tREGISTERED\tHEALTH\n${A.trim()}\tapi:80\ttest\t${AT}\t-\n`,
   ],
   [
-    '-o table, which is a table in a pipe, too, with whole times',
+    '-o table in a pipe, with RFC 3339 times',
     ['-o', 'table', '--role', 'worker', '--no-headers'],
     `a   alpha   worker   running   live   10.0.0.1   ${AT}\n`,
   ],
@@ -74,7 +74,7 @@ for (const [name, argv, stdout] of LISTS) {
   });
 }
 
-test('JSON, NDJSON and YAML print the entries as the wire has them', async (t) => {
+test('JSON, NDJSON and YAML print the entries as in the API', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET);
   const { body } = await call(url, 'GET', '/registry/vms');
@@ -102,18 +102,18 @@ const EMPTY: readonly [format: string, stdout: string][] = [
 ];
 
 for (const [format, stdout] of EMPTY) {
-  test(`an empty list in ${format} is an answer, not an error`, async (t) => {
+  test(`an empty list with -o ${format} exits with 0`, async (t) => {
     const { url } = await serveApp(t);
     assert.deepEqual(await vreg(['ls', '-o', format], { url }), { code: 0, stdout, stderr: '' });
   });
 }
 
-test('an empty list says so to a person, on stderr', async (t) => {
+test('on a terminal an empty list is noted on stderr', async (t) => {
   const { url } = await serveApp(t);
   assert.deepEqual(await vreg(['ls'], { url, tty: true }), { code: 0, stdout: '', stderr: 'no VMs\n' });
 });
 
-test('stale VMs are marked, found by --stale, and left out by --status running', async (t) => {
+test('stale VMs are marked, selected by --stale and excluded by --status running', async (t) => {
   const { url, clock } = await serveApp(t);
   await seed(url, FLEET);
   clock.pass(300_001);
@@ -124,37 +124,37 @@ test('stale VMs are marked, found by --stale, and left out by --status running',
   assert.equal((await vreg(['ls', '--status', 'running', '-q'], { url })).stdout, '');
 });
 
-test('--stale with a status that cannot go stale is bad usage', async () => {
-  const told = await vreg(['ls', '--stale', '--status', 'paused']);
-  assert.equal(told.code, 5);
-  assert.equal(told.stdout, '');
-  assert.match(told.stderr, /^vreg: --stale cannot be combined with --status paused\nhint: .+\n$/);
+test('--stale with another status than running exits with 5', async () => {
+  const result = await vreg(['ls', '--stale', '--status', 'paused']);
+  assert.equal(result.code, 5);
+  assert.equal(result.stdout, '');
+  assert.match(result.stderr, /^vreg: --stale cannot be combined with --status paused\nhint: .+\n$/);
 });
 
-test('--watch in a pipe prints a row a change under one line of titles, until it is interrupted', async (t) => {
+test('--watch in a pipe prints one header and a row per change until interrupted', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET.slice(0, 1));
   const controller = new AbortController();
-  const { told, stdout } = start(['ls', '-w'], { url, signal: controller.signal });
+  const { result, stdout } = start(['ls', '-w'], { url, signal: controller.signal });
   await until('the first row', () => stdout() !== '');
   await seed(url, FLEET.slice(1));
   await until('the second row', () => stdout().includes('beta'));
   controller.abort(new Interrupted('SIGINT'));
-  assert.deepEqual(await told, { code: 130, stdout: TITLES + A + B, stderr: '' });
+  assert.deepEqual(await result, { code: 130, stdout: TITLES + A + B, stderr: '' });
 });
 
-test('--watch on a terminal draws the table anew', async (t) => {
+test('--watch on a terminal redraws the table', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET.slice(0, 1));
   const controller = new AbortController();
-  const { told, stdout } = start(['ls', '--watch'], { url, tty: true, signal: controller.signal });
+  const { result, stdout } = start(['ls', '--watch'], { url, tty: true, signal: controller.signal });
   await until('the first table', () => stdout().includes('alpha'));
   assert.ok(stdout().startsWith('\u001b[H'));
   controller.abort(new Interrupted('SIGTERM'));
-  assert.equal((await told).code, 143);
+  assert.equal((await result).code, 143);
 });
 
-test('--watch outlasts its registry, and says so once each way, on a terminal and in a pipe', async (t) => {
+test('--watch continues after an outage of the registry, and notes its start and end once', async (t) => {
   const first = await startPlainServer(t);
   await seed(first.url, FLEET.slice(0, 1));
   const controller = new AbortController();
@@ -166,27 +166,27 @@ test('--watch outlasts its registry, and says so once each way, on a terminal an
   await seed(second.url, FLEET);
   await until('the second VM', () => lists.every((list) => list.stdout().includes('beta')));
   controller.abort(new Interrupted('SIGINT'));
-  for (const { told } of lists) {
-    const { code, stderr } = await told;
+  for (const { result } of lists) {
+    const { code, stderr } = await result;
     assert.equal(code, 130);
     assert.match(stderr, /^vreg: cannot reach .*; retrying\nvreg: the registry is reachable again\n$/);
   }
 });
 
-test('--watch of a registry that is not there is exit 8', async () => {
+test('--watch of an unreachable registry exits with 8', async () => {
   assert.equal((await vreg(['ls', '-w'])).code, 8);
 });
 
-test('--watch in a pipe tells what is no longer listed on stderr', async (t) => {
+test('--watch in a pipe notes on stderr that a VM is no longer listed', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET);
   const controller = new AbortController();
-  const { told, stdout, stderr } = start(['ls', '-w', '--role', 'worker', '-q'], { url, signal: controller.signal });
+  const { result, stdout, stderr } = start(['ls', '-w', '--role', 'worker', '-q'], { url, signal: controller.signal });
   await until('the first row', () => stdout() !== '');
   await call(url, 'DELETE', '/registry/vms/a');
   await until('its end', () => stderr() !== '');
   controller.abort(new Interrupted('SIGINT'));
-  assert.deepEqual(await told, { code: 130, stdout: 'a\n', stderr: 'vreg: a is no longer listed\n' });
+  assert.deepEqual(await result, { code: 130, stdout: 'a\n', stderr: 'vreg: a is no longer listed\n' });
 });
 
 const TAGGED = [
@@ -215,7 +215,7 @@ const SELECTIONS: readonly [argv: string, ids: string][] = [
 ];
 
 for (const [argv, ids] of SELECTIONS) {
-  test(`ls ${argv} is the same of a vreg daemon and of the original registry`, async (t) => {
+  test(`ls ${argv} gives the same list with a vreg daemon and the original registry`, async (t) => {
     const [app, plain] = [await serveApp(t), await startPlainServer(t)];
     for (const { url } of [app, plain]) await seed(url, TAGGED);
     const isStale = argv.includes('--stale');
@@ -236,24 +236,24 @@ for (const [argv, message] of [
   ['--sort size', /^vreg: invalid --sort "size"\nhint: one of: registered, id, name, role, seen\n$/],
   ['-l a=b=c,=', /^vreg: selector: "=" is not key=value, key!=value, key or !key\nhint: for example: /],
 ] as const) {
-  test(`ls ${argv} is exit 5, of either server`, async (t) => {
+  test(`ls ${argv} exits with 5 with either server`, async (t) => {
     for (const { url } of [await serveApp(t), await startPlainServer(t)]) {
-      const told = await vreg(['ls', ...argv.split(' ')], { url });
-      assert.deepEqual([told.code, told.stdout], [5, '']);
-      assert.match(told.stderr, message);
+      const result = await vreg(['ls', ...argv.split(' ')], { url });
+      assert.deepEqual([result.code, result.stdout], [5, '']);
+      assert.match(result.stderr, message);
     }
   });
 }
 
 for (const alias of ['list', 'ps']) {
-  test(`${alias} is ls`, async (t) => {
+  test(`${alias} is an alias of ls`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, FLEET);
     assert.equal((await vreg([alias, '-q'], { url })).stdout, 'b\na\n');
   });
 }
 
-test('colour is on a terminal alone, and --no-color, NO_COLOR and FORCE_COLOR have their say', async (t) => {
+test('colour is used on a terminal only, subject to --no-color, NO_COLOR and FORCE_COLOR', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET);
   const colored = async (argv: readonly string[], options: { tty?: boolean; env?: NodeJS.ProcessEnv }) =>

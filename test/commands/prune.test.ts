@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test, { type TestContext } from 'node:test';
 import { serveApp } from '../helpers/app.ts';
-import { NOW, seed, type Told, type VregOptions, vreg } from '../helpers/cli.ts';
+import { NOW, type Result, seed, type VregOptions, vreg } from '../helpers/cli.ts';
 import { call } from '../helpers/http.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { json, stub } from '../helpers/stub.ts';
@@ -17,7 +17,7 @@ const DEAD = [
   aVm({ id: 's', status: 'stopped' }),
 ];
 
-/** A registry by the machine's own clock, on which these went silent two hours ago, and `live` did not. */
+/** A registry in which the DEAD VMs were last seen two hours ago, and `live` just now. */
 async function registry(t: TestContext) {
   const server = await startPlainServer(t);
   await seed(server.url, [...DEAD, aVm({ id: 'live' })]);
@@ -25,31 +25,31 @@ async function registry(t: TestContext) {
   return { ...server, ids: () => [...server.vms.keys()].join(' ') };
 }
 
-function prune(url: string, argv: string, more: VregOptions = {}): Promise<Told> {
+function prune(url: string, argv: string, more: VregOptions = {}): Promise<Result> {
   return vreg(['prune', ...argv.split(' ')], { url, now: Date.now, ...more });
 }
 
-test('it removes what has been stale for longer, prints it, and leaves paused and stopped VMs alone', async (t) => {
+test('prune removes and prints VMs stale for longer, but no paused or stopped VMs', async (t) => {
   const { url, ids } = await registry(t);
   assert.deepEqual(await prune(url, '--older-than 1h --yes -q'), { code: 0, stdout: 'i1\nw2\nw1\n', stderr: '' });
   assert.equal(ids(), 'p s live');
 });
 
-test('--role narrows it', async (t) => {
+test('--role restricts the removal to one role', async (t) => {
   const { url, ids } = await registry(t);
   assert.equal((await prune(url, '--older-than 1h --role infra -y -q')).stdout, 'i1\n');
   assert.equal(ids(), 'w1 w2 p s live');
 });
 
 for (const flag of ['--dry-run', '-n']) {
-  test(`${flag} prints and removes nothing`, async (t) => {
+  test(`${flag} prints the VMs and removes nothing`, async (t) => {
     const { url, ids } = await registry(t);
     assert.deepEqual(await prune(url, `--older-than 1h ${flag} -q`), { code: 0, stdout: 'i1\nw2\nw1\n', stderr: '' });
     assert.equal(ids(), 'w1 w2 i1 p s live');
   });
 }
 
-test('what was seen since then stays, though it is stale', async (t) => {
+test('a stale VM that was seen more recently is not removed', async (t) => {
   const { url, ids } = await registry(t);
   assert.deepEqual(await prune(url, '--older-than 3h --yes'), { code: 0, stdout: '', stderr: '' });
   assert.equal((await prune(url, '--older-than 3h --yes --json')).stdout, '[]\n');
@@ -57,7 +57,7 @@ test('what was seen since then stays, though it is stale', async (t) => {
   assert.equal(ids(), 'w1 w2 i1 p s live');
 });
 
-test('it asks, with the count and the first names; a no removes nothing', async (t) => {
+test('prune asks for confirmation with the count and the first names, and a no removes nothing', async (t) => {
   const { url, ids } = await registry(t);
   const no = await prune(url, '--older-than 1h', { answers: ['n'] });
   assert.deepEqual([no.code, no.stdout], [7, '']);
@@ -70,7 +70,7 @@ test('it asks, with the count and the first names; a no removes nothing', async 
   assert.equal(ids(), 'p s live');
 });
 
-test('of many it names five', async (t) => {
+test('the prompt names at most five VMs', async (t) => {
   const { url, vms } = await startPlainServer(t);
   await seed(
     url,
@@ -81,30 +81,30 @@ test('of many it names five', async (t) => {
   assert.match(stderr, /^Remove 7 VMs \(n6, n5, n4, n3, n2 and 2 more\) from the registry\? /);
 });
 
-test('with nobody to ask it is exit 7, and removes nothing', async (t) => {
+test('without a terminal prune exits with 7 and removes nothing', async (t) => {
   const { url, ids } = await registry(t);
-  const told = await prune(url, '--older-than 1h');
-  assert.deepEqual([told.code, told.stdout], [7, '']);
+  const result = await prune(url, '--older-than 1h');
+  assert.deepEqual([result.code, result.stdout], [7, '']);
   assert.match(
-    told.stderr,
+    result.stderr,
     /^vreg: cannot ask for confirmation without a terminal: Remove 3 VMs .*\nhint: pass --yes\n$/,
   );
   assert.equal(ids(), 'w1 w2 i1 p s live');
 });
 
-test('a VM that is heard of while the question stands stays', async (t) => {
+test('a VM that sends a heartbeat during the prompt is not removed', async (t) => {
   const { url, clock, store } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
   clock.pass(HOUR);
   const lists: unknown[] = [];
-  // Between the two of them: between the list and the removal there is a sign of life of a.
+  // A proxy that sends a heartbeat for `a` between the list request and the removal.
   const between = await stub(t, async (request, response) => {
     const { status, body, headers } = await call(url, request.method!, request.url!);
     const kept = ['x-vreg-version', 'x-vreg-lease-ms'].map((name) => [name, headers.get(name)!]);
     if (request.url!.startsWith('/registry/vms?') && lists.push(body) === 1) {
       await call(url, 'POST', '/registry/vms/a/heartbeat');
     }
-    // The test's registry has a clock of its own.
+    // The registry has a fake clock, so the response must carry its date.
     json(response, status, body, { ...Object.fromEntries(kept), date: new Date(clock.wall).toUTCString() });
   });
   assert.deepEqual(await prune(between, '--older-than 30m --yes -q'), {
@@ -123,11 +123,11 @@ const REFUSED: readonly [argv: string, message: RegExp][] = [
 ];
 
 for (const [argv, message] of REFUSED) {
-  test(`prune ${argv} is exit 5`, async (t) => {
+  test(`prune ${argv} exits with 5`, async (t) => {
     const { url, ids } = await registry(t);
-    const told = await prune(url, argv, { now: () => NOW });
-    assert.deepEqual([told.code, told.stdout], [5, '']);
-    assert.match(told.stderr, message);
+    const result = await prune(url, argv, { now: () => NOW });
+    assert.deepEqual([result.code, result.stdout], [5, '']);
+    assert.match(result.stderr, message);
     assert.equal(ids(), 'w1 w2 i1 p s live');
   });
 }

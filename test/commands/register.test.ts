@@ -14,7 +14,7 @@ async function entry(url: string, id: string): Promise<Record<string, unknown>> 
   return (await call(url, 'GET', `/registry/vms/${id}`)).body as Record<string, unknown>;
 }
 
-test('without anything said, this machine is registered as a worker', async (t) => {
+test('without flags this machine is registered as a worker', async (t) => {
   const { url } = await serveApp(t);
   assert.deepEqual(await vreg(['register', '-q'], { url }), { code: 0, stdout: `${hostname()}\n`, stderr: '' });
   const { registeredAt, lastSeen, ...rest } = await entry(url, hostname());
@@ -29,7 +29,7 @@ test('without anything said, this machine is registered as a worker', async (t) 
   assert.equal(registeredAt, lastSeen);
 });
 
-test('the environment of a VM says what its flags do not', async (t) => {
+test('VERS_* variables supply the fields that no flag sets', async (t) => {
   const { url } = await serveApp(t);
   const env = { VERS_VM_ID: 'vm-9', VERS_AGENT_NAME: 'nine', VERS_AGENT_ROLE: 'lieutenant' };
   const { stdout } = await vreg(['reg', '--json'], { url, env });
@@ -37,7 +37,7 @@ test('the environment of a VM says what its flags do not', async (t) => {
   assert.deepEqual([role, name, registeredBy, address], ['lieutenant', 'nine', 'nine', 'vm-9.vm.vers.sh']);
 });
 
-test('every field has a flag', async (t) => {
+test('each field has a flag', async (t) => {
   const { url } = await serveApp(t);
   const flags =
     '--name n --role golden --address 10.0.0.1 --registered-by me --status paused --service a:1 --service b:2/h';
@@ -72,7 +72,7 @@ const META: readonly [text: string, value: unknown][] = [
 ];
 
 for (const [text, value] of META) {
-  test(`--meta k=${text} is ${JSON.stringify(value)}`, async (t) => {
+  test(`--meta k=${text} sets ${JSON.stringify(value)}`, async (t) => {
     const { url } = await serveApp(t);
     const { stdout } = await vreg(['register', 'x', '--json', '--meta', `k=${text}`], { url });
     assert.deepEqual((JSON.parse(stdout) as { metadata: unknown }).metadata, { k: value });
@@ -96,7 +96,7 @@ const REFUSED: readonly [argv: string, message: RegExp][] = [
 ];
 
 for (const [argv, message] of REFUSED) {
-  test(`vreg ${argv} is refused, and nothing is registered`, async (t) => {
+  test(`vreg ${argv} exits with 5 and registers nothing`, async (t) => {
     const { url, store } = await serveApp(t);
     const { code, stdout, stderr } = await vreg(argv.split(' '), { url });
     assert.deepEqual([code, stdout], [5, '']);
@@ -105,7 +105,7 @@ for (const [argv, message] of REFUSED) {
   });
 }
 
-test('an id that is taken is exit 4, unless --if-exists says otherwise', async (t) => {
+test('a registered id exits with 4, unless --if-exists is given', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'x', name: 'before' })]);
   const again = ['register', 'x', '--name', 'after', '--role', 'worker'];
@@ -139,7 +139,7 @@ const FILES: readonly [name: string, text: string, ids: string][] = [
 ];
 
 for (const [name, text, ids] of FILES) {
-  test(`a file with ${name} is registered, from a path or from stdin`, async (t) => {
+  test(`a file with ${name} is registered from a path or from stdin`, async (t) => {
     const file = join(tempDir(t), 'fleet');
     writeFileSync(file, text);
     const first = await serveApp(t);
@@ -151,15 +151,15 @@ for (const [name, text, ids] of FILES) {
   });
 }
 
-test('a file prints in JSON what it holds: an entry for an entry, a list for a list', async (t) => {
+test('JSON output has the shape of the file: an entry for an entry, a list for a list', async (t) => {
   const { url } = await serveApp(t);
-  const told = async (value: unknown) =>
+  const shapeOf = async (value: unknown) =>
     JSON.parse(
       (await vreg(['register', '-f', '-', '--json'], { url, stdin: JSON.stringify(value) })).stdout,
     ) as unknown;
-  assert.ok(!Array.isArray(await told(ONE)));
-  assert.ok(Array.isArray(await told([TWO])));
-  assert.deepEqual(await told([]), []);
+  assert.ok(!Array.isArray(await shapeOf(ONE)));
+  assert.ok(Array.isArray(await shapeOf([TWO])));
+  assert.deepEqual(await shapeOf([]), []);
 });
 
 const BAD_FILES: readonly [name: string, text: string, message: RegExp][] = [
@@ -169,19 +169,19 @@ const BAD_FILES: readonly [name: string, text: string, message: RegExp][] = [
     /^vreg: stdin: entry 2: name is required\nhint: nothing/,
   ],
   [
-    'a wrong field in NDJSON',
+    'an invalid field in NDJSON',
     `${JSON.stringify(ONE)}\n{"id":1}\n`,
     /^vreg: stdin: entry 2: id must be a string, not a number\n/,
   ],
-  ['a line that is no JSON', `${JSON.stringify(ONE)}\nfoo\n`, /^vreg: stdin: line 2 is not JSON: .*\nhint: /],
-  ['no JSON at all', 'foo', /^vreg: stdin is not JSON: .*\nhint: use one entry, an array, or one entry per line\n$/],
-  ['nothing', '', /^vreg: stdin is not JSON: .*\nhint: /],
-  ['one bad object', '{"id":"a"}', /^vreg: name is required\nhint: /],
+  ['a line that is not JSON', `${JSON.stringify(ONE)}\nfoo\n`, /^vreg: stdin: line 2 is not JSON: .*\nhint: /],
+  ['no JSON', 'foo', /^vreg: stdin is not JSON: .*\nhint: use one entry, an array, or one entry per line\n$/],
+  ['no content', '', /^vreg: stdin is not JSON: .*\nhint: /],
+  ['one invalid entry', '{"id":"a"}', /^vreg: name is required\nhint: /],
   ['a number', '1', /^vreg: body must be a JSON object, not a number\nhint: /],
 ];
 
 for (const [name, stdin, message] of BAD_FILES) {
-  test(`a file with ${name} is refused whole, naming what is wrong`, async (t) => {
+  test(`a file with ${name} is rejected as a whole, with the cause`, async (t) => {
     const { url, store } = await serveApp(t);
     const { code, stdout, stderr } = await vreg(['register', '-f', '-'], { url, stdin });
     assert.deepEqual([code, stdout], [5, '']);
@@ -190,23 +190,23 @@ for (const [name, stdin, message] of BAD_FILES) {
   });
 }
 
-test('reading entries from a terminal is said, since it waits for typing', async () => {
+test('reading entries from a terminal prints a note', async () => {
   const { stderr } = await vreg(['register', '-f', '-']);
   assert.match(stderr, /^vreg: reading from the terminal; end with Ctrl-D\n/);
 });
 
-test('of a file, what can be registered is, and the rest is told with the worst exit code', async (t) => {
+test('valid entries of a file are registered, and failures are reported with the worst exit code', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' })]);
-  const told = await vreg(['register', '-f', '-', '-q'], { url, stdin: JSON.stringify([ONE, TWO]) });
-  assert.deepEqual(told, {
+  const result = await vreg(['register', '-f', '-', '-q'], { url, stdin: JSON.stringify([ONE, TWO]) });
+  assert.deepEqual(result, {
     code: 4,
     stdout: 'b\n',
     stderr: 'vreg: 1 of 2 failed: VM "a" is already registered\nhint: use vreg update, or pass --if-exists update\n',
   });
 });
 
-test('an update brings the role with it', async (t) => {
+test('--if-exists update changes the role', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'x', role: 'infra' })]);
   const { code, stdout, stderr } = await vreg(['register', 'x', '--if-exists', 'update', '-o', 'json'], { url });

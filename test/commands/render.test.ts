@@ -21,44 +21,44 @@ const FLEET = [
 ];
 const RENDERED = 'upstream workers {\n  server 10.0.0.1:81;  # a\n  server 10.0.0.2:82;  # b & co\n}\n';
 
-interface Room {
+interface Workspace {
   dir: string;
   template: string;
   dest: string;
   read(): string;
-  /** Names in the folder: what is written aside must not stay. */
+  /** Names of all files in the folder, to detect leftover drafts. */
   names(): string[];
 }
 
-function room(t: TestContext, template = UPSTREAM): Room {
+function workspace(t: TestContext, template = UPSTREAM): Workspace {
   const dir = tempDir(t);
   const at = { template: join(dir, 't.mustache'), dest: join(dir, 'out.conf') };
   writeFileSync(at.template, template);
   return { dir, ...at, read: () => readFileSync(at.dest, 'utf8'), names: () => readdirSync(dir).sort() };
 }
 
-test('a template becomes a file of the live VMs, in an order that stays', async (t) => {
+test('a template is rendered with the live VMs in a stable order', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET);
-  const { template, dest, read, names } = room(t);
+  const { template, dest, read, names } = workspace(t);
   assert.deepEqual(await vreg(['render', `${template}:${dest}`], { url }), { code: 0, stdout: '', stderr: '' });
   assert.equal(read(), RENDERED);
   assert.deepEqual(names(), ['out.conf', 't.mustache']);
 });
 
-test('a template sees live VMs by role, all live ones, and every entry', async (t) => {
+test('a template has live VMs by role, all live VMs, and all entries', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET);
   const text = '{{#infra}}{{id}}{{/infra}}|{{#live}}{{id}}{{/live}}|{{#vms}}{{id}}{{/vms}}|{{^golden}}none{{/golden}}';
-  const { template, dest, read } = room(t, text);
+  const { template, dest, read } = workspace(t, text);
   assert.equal((await vreg(['render', `${template}:${dest}`, '--once'], { url })).code, 0);
   assert.equal(read(), 'i|abi|abip|none');
 });
 
-test('a file that does not change is not written, and its command does not run', async (t) => {
+test('an unchanged file is not written, and its command does not run', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET);
-  const { dir, template, dest } = room(t);
+  const { dir, template, dest } = workspace(t);
   const spec = `${template}:${dest}:echo "a:b" >>ran`;
   const options = { url, cwd: dir };
   assert.match((await runVreg(['render', spec, '-v'], options)).stderr, /out\.conf: written\n/);
@@ -71,19 +71,19 @@ test('a file that does not change is not written, and its command does not run',
   assert.equal(readFileSync(join(dir, 'ran'), 'utf8'), 'a:b\na:b\n');
 });
 
-test('a command that fails gives its exit code, and the file is written', async (t) => {
+test('render exits with the code of a failing command, and the file is written', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET);
-  const { template, dest, read } = room(t);
-  const told = await runVreg(['render', `${template}:${dest}:exit 3`], { url });
-  assert.deepEqual([told.code, told.stderr], [3, `vreg: "exit 3" exited with 3; ${dest} was written\n`]);
+  const { template, dest, read } = workspace(t);
+  const result = await runVreg(['render', `${template}:${dest}:exit 3`], { url });
+  assert.deepEqual([result.code, result.stderr], [3, `vreg: "exit 3" exited with 3; ${dest} was written\n`]);
   assert.equal(read(), RENDERED);
 });
 
 for (const mode of [0o600, 0o666, 0o755]) {
   test(`a file keeps its mode ${mode.toString(8)}`, async (t) => {
     const { url } = await serveApp(t);
-    const { template, dest, read } = room(t, 'new\n');
+    const { template, dest, read } = workspace(t, 'new\n');
     writeFileSync(dest, 'old\n');
     chmodSync(dest, mode);
     await vreg(['render', `${template}:${dest}`], { url });
@@ -91,9 +91,9 @@ for (const mode of [0o600, 0o666, 0o755]) {
   });
 }
 
-test('a link stays a link, and what it points to is written', async (t) => {
+test('a symbolic link is kept, and its target is written', async (t) => {
   const { url } = await serveApp(t);
-  const { dir, template, dest } = room(t, 'new\n');
+  const { dir, template, dest } = workspace(t, 'new\n');
   writeFileSync(join(dir, 'target'), 'old\n');
   symlinkSync('target', dest);
   await vreg(['render', `${template}:${dest}`], { url });
@@ -101,55 +101,55 @@ test('a link stays a link, and what it points to is written', async (t) => {
   assert.equal(readFileSync(join(dir, 'target'), 'utf8'), 'new\n');
 });
 
-test('two files are written from one look', async (t) => {
+test('two files are rendered from one request', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET);
-  const one = room(t);
-  const two = room(t, '{{#infra}}{{id}}{{/infra}}');
+  const one = workspace(t);
+  const two = workspace(t, '{{#infra}}{{id}}{{/infra}}');
   const specs = [one, two].map(({ template, dest }) => `${template}:${dest}`);
   assert.equal((await vreg(['render', ...specs], { url })).code, 0);
   assert.deepEqual([one.read(), two.read()], [RENDERED, 'i']);
 });
 
 const KEPT: readonly [name: string, answer: number | undefined, code: number][] = [
-  ['is away', undefined, 8],
+  ['is unreachable', undefined, 8],
   ['is warming up', 503, 8],
-  ['has a bug', 500, 1],
+  ['responds with 500', 500, 1],
 ];
 
 for (const [name, status, code] of KEPT) {
-  test(`a registry that ${name} leaves the file as it is: exit ${code}`, async (t) => {
-    const { template, dest, read, names } = room(t);
+  test(`a registry that ${name} leaves the file unchanged, and render exits with ${code}`, async (t) => {
+    const { template, dest, read, names } = workspace(t);
     writeFileSync(dest, 'old\n');
     const url =
       status &&
       (await stub(t, (_request, response) => {
         response.writeHead(status, { 'content-type': 'application/json' }).end('{"error":"not now"}');
       }));
-    const told = await vreg(['render', `${template}:${dest}:echo ran`], url ? { url } : {});
-    assert.deepEqual([told.code, told.stdout, read()], [code, '', 'old\n']);
-    assert.match(told.stderr, /^vreg: .*\nhint: /);
+    const result = await vreg(['render', `${template}:${dest}:echo ran`], url ? { url } : {});
+    assert.deepEqual([result.code, result.stdout, read()], [code, '', 'old\n']);
+    assert.match(result.stderr, /^vreg: .*\nhint: /);
     assert.deepEqual(names(), ['out.conf', 't.mustache']);
   });
 }
 
-test('a template that is wrong is named, and no file is written, its neighbour neither', async (t) => {
+test('an invalid template is named, and no file is written', async (t) => {
   const { url } = await serveApp(t);
-  const good = room(t);
-  const bad = room(t, '{{#worker}}');
+  const good = workspace(t);
+  const bad = workspace(t, '{{#worker}}');
   const specs = [good, bad].map(({ template, dest }) => `${template}:${dest}`);
-  const told = await vreg(['render', ...specs], { url });
-  assert.equal(told.code, 5);
+  const result = await vreg(['render', ...specs], { url });
+  assert.equal(result.code, 5);
   assert.equal(
-    told.stderr,
+    result.stderr,
     `vreg: ${bad.template}: Unclosed section "worker" at 11\nhint: fix the template; for the syntax, see mustache(5)\n`,
   );
   assert.deepEqual([good.names(), bad.names()], [['t.mustache'], ['t.mustache']]);
 });
 
-test('what cannot be read or written is said, and leaves nothing behind', async (t) => {
+test('files that cannot be read or written are reported, and no draft remains', async (t) => {
   const { url } = await serveApp(t);
-  const { dir, template, names } = room(t);
+  const { dir, template, names } = workspace(t);
   const none = await vreg(['render', `${dir}/none:${dir}/out`], { url });
   assert.deepEqual(
     [none.code, none.stderr],
@@ -170,16 +170,16 @@ for (const [argv, message] of [
   ['render a:', /^vreg: invalid argument "a:"/],
   ['render a:b --watch --once', /^vreg: --watch cannot be combined with --once\nhint: /],
 ] as const) {
-  test(`vreg ${argv} is exit 5`, async () => {
-    const told = await vreg(argv.split(' '));
-    assert.equal(told.code, 5);
-    assert.match(told.stderr, message);
+  test(`vreg ${argv} exits with 5`, async () => {
+    const result = await vreg(argv.split(' '));
+    assert.equal(result.code, 5);
+    assert.match(result.stderr, message);
   });
 }
 
-test('--watch writes on each change, runs the command on those of the file alone, and outlasts the registry', async (t) => {
+test('--watch renders after each change, runs the command only if the file changed, and survives an outage', async (t) => {
   const first = await startDaemon(t);
-  const { dir, template, dest, read, names } = room(t, '{{#worker}}{{id}} {{/worker}}');
+  const { dir, template, dest, read, names } = workspace(t, '{{#worker}}{{id}} {{/worker}}');
   const running = startVreg(t, ['render', `${template}:${dest}:echo $(cat out.conf) >>ran`, '--watch'], {
     url: first.url,
     cwd: dir,
@@ -202,9 +202,9 @@ test('--watch writes on each change, runs the command on those of the file alone
   assert.deepEqual(names(), ['out.conf', 'ran', 't.mustache']);
 });
 
-test('a reader never sees a part of the file, nor does the folder keep drafts', async (t) => {
+test('a reader never sees a partial file, and no draft remains', async (t) => {
   const { url } = await serveApp(t);
-  const { template, dest, read, names } = room(t, `{{#worker}}${'x'.repeat(1000)}{{/worker}}end`);
+  const { template, dest, read, names } = workspace(t, `{{#worker}}${'x'.repeat(1000)}{{/worker}}end`);
   const running = startVreg(t, ['render', `${template}:${dest}`, '--watch'], { url });
   await until('the first file', () => names().includes('out.conf'));
   for (let count = 0; count < 100; count++) {
@@ -219,9 +219,9 @@ test('a reader never sees a part of the file, nor does the folder keep drafts', 
   assert.deepEqual(names(), ['out.conf', 't.mustache']);
 });
 
-test('a burst of changes is one render', async (t) => {
+test('a burst of changes causes few renders', async (t) => {
   const { url } = await serveApp(t);
-  const { template, dest, read, names } = room(t, '{{#worker}}{{id}} {{/worker}}');
+  const { template, dest, read, names } = workspace(t, '{{#worker}}{{id}} {{/worker}}');
   const running = startVreg(t, ['render', `${template}:${dest}`, '--watch', '-v'], { url });
   await until('the first file', () => names().includes('out.conf'));
   await seed(
@@ -236,9 +236,9 @@ test('a burst of changes is one render', async (t) => {
   assert.ok(renders.length < 40, `${renders.length} renders`);
 });
 
-test('--watch works against the original registry', async (t) => {
+test('--watch works with the original registry', async (t) => {
   const { url } = await startPlainServer(t);
-  const { template, dest, read, names } = room(t);
+  const { template, dest, read, names } = workspace(t);
   const running = startVreg(t, ['render', `${template}:${dest}`, '--watch'], { url });
   await until('the first file', () => names().includes('out.conf'));
   await seed(url, FLEET);

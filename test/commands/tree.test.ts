@@ -19,7 +19,7 @@ const column = (text: string) =>
     .slice(1, -1)
     .map((line) => line.split(/ {3,}|\t/)[0]);
 
-test('tree draws who came of whom, and prints plain ids where nobody looks', async (t) => {
+test('tree draws the descendants of each VM in a table, and prints plain ids otherwise', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FAMILY);
   const drawn = await vreg(['tree', '-o', 'table'], { url });
@@ -41,7 +41,7 @@ test('tree draws who came of whom, and prints plain ids where nobody looks', asy
   );
 });
 
-test('tree of an unregistered parent is its children, of nobody exit 3, of nothing exit 0', async (t) => {
+test('tree shows the children of an unregistered parent, exits with 3 for an unknown id and with 0 for an empty registry', async (t) => {
   const { url } = await serveApp(t);
   assert.equal((await vreg(['tree'], { url })).code, 0);
   await seed(url, FAMILY);
@@ -49,13 +49,13 @@ test('tree of an unregistered parent is its children, of nobody exit 3, of nothi
   assert.equal((await vreg(['tree', 'nobody'], { url })).code, 3);
 });
 
-test("VMs that are each other's parents are each shown once", async (t) => {
+test("VMs that are each other's parents are shown once each", async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'x', parentId: 'y' }), aVm({ id: 'y', parentId: 'x' })]);
   assert.equal((await vreg(['tree', '-q'], { url })).stdout, 'x\ny\n');
 });
 
-test('register --parent says whose child a VM is', async (t) => {
+test('register --parent sets the parent of a VM', async (t) => {
   const { url } = await serveApp(t);
   const { code } = await vreg(['register', 'child', '--parent', 'golden'], { url });
   assert.equal(code, 0);
@@ -64,7 +64,7 @@ test('register --parent says whose child a VM is', async (t) => {
   assert.equal((await vreg(['register', 'own', '--parent', 'own'], { url })).code, 5);
 });
 
-test('a long line of clones is no matter of the stack', async (t) => {
+test('3000 generations of clones do not overflow the stack', async (t) => {
   const { url, registry } = await serveApp(t);
   const line = Array.from({ length: 3000 }, (_, index) => `vm-${index}`);
   for (const [index, id] of line.entries())
@@ -72,7 +72,7 @@ test('a long line of clones is no matter of the stack', async (t) => {
   assert.equal((await vreg(['tree', 'vm-0', '-q'], { url })).stdout, `${line.join('\n')}\n`);
 });
 
-test('the original registry knows no parents, and tree shows its VMs as they are', async (t) => {
+test('tree lists the VMs of the original registry, which has no parents', async (t) => {
   const { url } = await startPlainServer(t);
   await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
   assert.equal((await vreg(['tree', '-q'], { url })).stdout, 'a\nb\n');

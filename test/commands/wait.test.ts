@@ -9,7 +9,7 @@ import { stub } from '../helpers/stub.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
-/** A clock on which each look is a second, so that a wait is over soon. */
+/** A clock that advances one second per reading, so that a wait times out soon. */
 function fastClock(): () => number {
   let now = 0;
   return () => (now += 1000);
@@ -27,7 +27,7 @@ const MET: readonly [argv: string, seeded: readonly Parameters<typeof aVm>[0][],
 ];
 
 for (const [argv, seeded, stdout] of MET) {
-  test(`wait ${argv} ends at once when it is so`, async (t) => {
+  test(`wait ${argv} returns immediately if the condition is met`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, seeded.map(aVm));
     assert.deepEqual(await vreg(['wait', ...argv.split(' '), '-q'], { url }), { code: 0, stdout, stderr: '' });
@@ -35,7 +35,7 @@ for (const [argv, seeded, stdout] of MET) {
 }
 
 for (const argv of ['worker --for stale', 'w --for stale']) {
-  test(`wait ${argv} ends when it is so`, async (t) => {
+  test(`wait ${argv} returns once the VM is stale`, async (t) => {
     const { url, clock } = await serveApp(t);
     await seed(url, [aVm({ id: 'w' })]);
     clock.pass(300_001);
@@ -43,7 +43,7 @@ for (const argv of ['worker --for stale', 'w --for stale']) {
   });
 }
 
-test('what it prints is a list in JSON, whatever was waited for', async (t) => {
+test('JSON output is a list for every condition', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'w' })]);
   for (const [argv, count] of [
@@ -65,14 +65,14 @@ const COMING: readonly [argv: string, make: (url: string) => Promise<unknown>, s
 ];
 
 for (const [argv, make, stdout] of COMING) {
-  test(`wait ${argv} waits until it is so`, async (t) => {
+  test(`wait ${argv} waits until the condition is met`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, [aVm({ id: 'a' })]);
     const waiting = start(['wait', ...argv.split(' '), '-q', '-v'], { url });
     await until('the first look', () => waiting.stderr().includes('GET'));
     await make(url);
-    const { code, stdout: told } = await waiting.told;
-    assert.deepEqual([code, told], [0, stdout]);
+    const { code, stdout: printed } = await waiting.result;
+    assert.deepEqual([code, printed], [0, stdout]);
   });
 }
 
@@ -86,7 +86,7 @@ const LATE: readonly [argv: string, message: string, hint: string][] = [
 ];
 
 for (const [argv, message, hint] of LATE) {
-  test(`wait ${argv} that does not come is exit 6, and says what was waited for`, async (t) => {
+  test(`wait ${argv} exits with 6 after the timeout and names the condition`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, [aVm({ id: 'i', role: 'infra' })]);
     assert.deepEqual(await vreg(['wait', ...argv.split(' '), '--timeout', '1s'], { url, now: fastClock() }), {
@@ -97,41 +97,41 @@ for (const [argv, message, hint] of LATE) {
   });
 }
 
-test('a registry that is away at first is waited for', async (t) => {
+test('wait waits for a registry that starts later', async (t) => {
   const first = await startPlainServer(t);
   await first.close();
   const waiting = start(['wait', 'worker', '-q'], { url: first.url });
   const up = start(['wait', '--for', 'registry'], { url: first.url });
   const second = await startPlainServer(t, { port: first.port });
   await seed(second.url, [aVm({ id: 'w' })]);
-  assert.deepEqual(await waiting.told, { code: 0, stdout: 'w\n', stderr: '' });
-  assert.deepEqual(await up.told, { code: 0, stdout: '', stderr: '' });
+  assert.deepEqual(await waiting.result, { code: 0, stdout: 'w\n', stderr: '' });
+  assert.deepEqual(await up.result, { code: 0, stdout: '', stderr: '' });
 });
 
-test('a registry that stays away is exit 6, with the cause and its next step', async () => {
-  const told = await vreg(['wait', '--for', 'registry', '--timeout', '1s'], { now: fastClock() });
-  assert.equal(told.code, 6);
+test('wait for an unreachable registry exits with 6, the cause and a hint', async () => {
+  const result = await vreg(['wait', '--for', 'registry', '--timeout', '1s'], { now: fastClock() });
+  assert.equal(result.code, 6);
   assert.match(
-    told.stderr,
+    result.stderr,
     /^vreg: timed out after 1s, waiting for the registry: cannot reach .* \(ECONNREFUSED, .*\)\nhint: is it running\? try: vreg doctor/,
   );
 });
 
-test('a token that is not taken is not waited for', async (t) => {
+test('a rejected token ends the wait', async (t) => {
   const { url } = await startPlainServer(t, { token: 'secret' });
-  const told = await vreg(['wait', 'worker'], { url });
-  assert.equal(told.code, 2);
-  assert.match(told.stderr, /^vreg: .*\nhint: provide the token/);
+  const result = await vreg(['wait', 'worker'], { url });
+  assert.equal(result.code, 2);
+  assert.match(result.stderr, /^vreg: .*\nhint: provide the token/);
 });
 
-test('--timeout is not that for one answer: one that never comes does not use it up', async (t) => {
+test('a request without a response does not use up the whole wait', async (t) => {
   let asked = 0;
   const url = await stub(t, (_request, response) => {
     asked++;
     if (asked > 1) response.writeHead(200, { 'content-type': 'application/json' }).end('{"vms":[],"count":0}');
   });
-  const told = await vreg(['wait', 'worker', '--for', 'gone'], { url, env: { VREG_TIMEOUT: '100ms' } });
-  assert.deepEqual([told.code, asked], [0, 2]);
+  const result = await vreg(['wait', 'worker', '--for', 'gone'], { url, env: { VREG_TIMEOUT: '100ms' } });
+  assert.deepEqual([result.code, asked], [0, 2]);
 });
 
 const REFUSED: readonly [argv: string, message: RegExp][] = [
@@ -150,14 +150,14 @@ const REFUSED: readonly [argv: string, message: RegExp][] = [
 ];
 
 for (const [argv, message] of REFUSED) {
-  test(`wait ${argv} is exit 5 and names what is accepted`, async () => {
-    const told = await vreg(['wait', ...argv.split(' ').filter(Boolean)]);
-    assert.deepEqual([told.code, told.stdout], [5, '']);
-    assert.match(told.stderr, message);
+  test(`wait ${argv} exits with 5 and lists accepted values`, async () => {
+    const result = await vreg(['wait', ...argv.split(' ').filter(Boolean)]);
+    assert.deepEqual([result.code, result.stdout], [5, '']);
+    assert.match(result.stderr, message);
   });
 }
 
-test('wait --for self waits until this VM is live, by whichever variable names it', async (t) => {
+test('wait --for self waits until this VM is live, named by VERS_VM_ID or VREG_ID', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'here' }), aVm({ id: 'paused-1', status: 'paused' })]);
   const ask = (env: NodeJS.ProcessEnv) =>
@@ -171,7 +171,7 @@ test('wait --for self waits until this VM is live, by whichever variable names i
   );
 });
 
-test('an id that looks like a misspelt role is waited for, with a word about it', async (t) => {
+test('an id that looks like a misspelt role prints a note', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'wroker' })]);
   assert.deepEqual(await vreg(['wait', 'wroker', '-q'], { url }), {
@@ -187,15 +187,15 @@ test('Ctrl-C ends a wait with exit 130', async (t) => {
   const waiting = start(['wait', 'worker', '-v'], { url, signal: controller.signal });
   await until('the first look', () => waiting.stderr().includes('GET'));
   controller.abort(new Interrupted('SIGINT'));
-  assert.equal((await waiting.told).code, 130);
+  assert.equal((await waiting.result).code, 130);
 });
 
-test('a wait works against the original registry', async (t) => {
+test('wait works with the original registry', async (t) => {
   const { url, vms } = await startPlainServer(t);
   const waiting = start(['wait', 'worker', '--for', 'count=2', '-q', '-v'], { url });
   await until('the first look', () => waiting.stderr().includes('GET'));
   await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
-  assert.equal((await waiting.told).stdout, 'a\nb\n');
+  assert.equal((await waiting.result).stdout, 'a\nb\n');
   vms.get('a')!.lastSeen = new Date(Date.now() - 400_000).toISOString();
   assert.equal((await vreg(['wait', 'worker', '--for', 'stale', '-q'], { url })).stdout, 'a\n');
   assert.equal((await vreg(['wait', 'nope', '--for', 'gone'], { url })).code, 0);

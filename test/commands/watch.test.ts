@@ -5,7 +5,7 @@ import test, { type TestContext } from 'node:test';
 import { Interrupted } from '../../src/exit.ts';
 import type { StreamEvent } from '../../src/protocol/events.ts';
 import { serveApp } from '../helpers/app.ts';
-import { seed, start, type Telling, type VregOptions, vreg } from '../helpers/cli.ts';
+import { type RunningCommand, seed, start, type VregOptions, vreg } from '../helpers/cli.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
@@ -16,23 +16,23 @@ import { aVm } from '../helpers/vm.ts';
 const AT = '2026-01-01T00:00:00.000Z';
 const TITLES = 'WHEN\tEVENT\tID\tROLE\tSTATUS\tADDRESS\n';
 
-interface Watching extends Telling {
-  /** Interrupts it, and resolves to its exit code. */
+interface Watching extends RunningCommand {
+  /** Interrupts the command. @returns its exit code */
   end(): Promise<number>;
 }
 
 function watch(t: TestContext, argv: readonly string[], options: VregOptions): Watching {
   const controller = new AbortController();
-  const telling = start(['watch', ...argv], { ...options, signal: controller.signal });
+  const running = start(['watch', ...argv], { ...options, signal: controller.signal });
   const end = async () => {
     controller.abort(new Interrupted('SIGINT'));
-    return (await telling.told).code;
+    return (await running.result).code;
   };
   t.after(end);
-  return { ...telling, end };
+  return { ...running, end };
 }
 
-/** Watches from the first revision on, and resolves when that much has been told. */
+/** Watches from the first revision until the output contains `last`. @returns the output */
 async function watched(t: TestContext, argv: readonly string[], options: VregOptions, last: string): Promise<string> {
   const watching = watch(t, ['--since', 'start', ...argv], options);
   await until(last, () => watching.stdout().includes(last));
@@ -44,7 +44,7 @@ async function change(url: string, id: string, body: object): Promise<void> {
   assert.equal((await call(url, 'PATCH', `/registry/vms/${id}`, { body })).status, 200);
 }
 
-test('each event is a row under one line of titles, until Ctrl-C, which is exit 130', async (t) => {
+test('watch prints one header and a row per event, and exits with 130 on Ctrl-C', async (t) => {
   const { url, clock } = await serveApp(t);
   await seed(url, [aVm({ id: 'a', address: '10.0.0.1' })]);
   const watching = watch(t, ['--since', 'start'], { url });
@@ -63,7 +63,7 @@ test('each event is a row under one line of titles, until Ctrl-C, which is exit 
   assert.equal(watching.stderr(), '');
 });
 
-test('--no-headers leaves the titles out, and -q prints ids', async (t) => {
+test('--no-headers omits the column titles, and -q prints ids', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
   const rows = await watched(t, ['--no-headers'], { url }, '\tb\t');
@@ -71,7 +71,7 @@ test('--no-headers leaves the titles out, and -q prints ids', async (t) => {
   assert.equal(await watched(t, ['-q'], { url }, 'b\n'), 'a\nb\n');
 });
 
-test('on a terminal the columns are aligned, from one event to the next', async (t) => {
+test('on a terminal the columns of all events are aligned', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' }), aVm({ id: 'longer-than-a', role: 'lieutenant' })]);
   const options = { url, tty: true, env: { NO_COLOR: '1' } };
@@ -82,7 +82,7 @@ test('on a terminal the columns are aligned, from one event to the next', async 
 });
 
 for (const format of ['ndjson', 'json']) {
-  test(`-o ${format} is one event a line, as the stream has it`, async (t) => {
+  test(`-o ${format} prints one event per line, as in the stream`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, [aVm({ id: 'a' })]);
     const text = await watched(t, ['-o', format], { url }, '"registered"');
@@ -99,7 +99,7 @@ for (const format of ['ndjson', 'json']) {
   });
 }
 
-test('an expression is evaluated of each event', async (t) => {
+test('an expression is evaluated for each event', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' })]);
   assert.equal(
@@ -115,7 +115,7 @@ const FILTERS: readonly [argv: readonly string[], ids: string][] = [
 ];
 
 for (const [argv, ids] of FILTERS) {
-  test(`watch ${argv.join(' ')} tells of those only`, async (t) => {
+  test(`watch ${argv.join(' ')} prints matching events only`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, [
       aVm({ id: 'i', role: 'infra' }),
@@ -126,7 +126,7 @@ for (const [argv, ids] of FILTERS) {
   });
 }
 
-test('without --since only what comes is told; with a revision, what came after it', async (t) => {
+test('without --since only new events are printed; with a revision, also those after it', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
   const fresh = watch(t, ['-q', '-v'], { url });
@@ -137,7 +137,7 @@ test('without --since only what comes is told; with a revision, what came after 
   await until('c', () => fresh.stdout() === 'c\n' && after.stdout() === 'b\nc\n');
 });
 
-test('--heartbeats tells of them, too', async (t) => {
+test('--heartbeats also prints heartbeats', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' })]);
   const watching = watch(t, ['--heartbeats', '--no-headers'], { url });
@@ -148,7 +148,7 @@ test('--heartbeats tells of them, too', async (t) => {
   assert.match(watching.stdout(), /^2026-01-01T00:00:00\.000Z\theartbeat\ta\t\t\t\n/);
 });
 
-test('a control character of an entry neither ends a line nor opens a column', async (t) => {
+test('control characters in an entry are replaced', async (t) => {
   const { url, vms } = await startPlainServer(t);
   await seed(url, [aVm({ id: 'a' })]);
   vms.get('a')!.address = 'x\ty\nz\u001b[2J';
@@ -164,17 +164,17 @@ const REFUSED: readonly [argv: readonly string[], message: RegExp][] = [
 ];
 
 for (const [argv, message] of REFUSED) {
-  test(`watch ${argv.join(' ')} is refused`, async () => {
-    const told = await vreg(['watch', ...argv]);
-    assert.deepEqual([told.code, told.stdout], [5, '']);
-    assert.match(told.stderr, message);
+  test(`watch ${argv.join(' ')} exits with 5`, async () => {
+    const result = await vreg(['watch', ...argv]);
+    assert.deepEqual([result.code, result.stdout], [5, '']);
+    assert.match(result.stderr, message);
   });
 }
 
-test('a registry that is not there at the start is exit 8', async () => {
-  const told = await vreg(['watch']);
-  assert.equal(told.code, 8);
-  assert.match(told.stderr, /^vreg: cannot reach the registry at .*\nhint: /);
+test('an unreachable registry at the start exits with 8', async () => {
+  const result = await vreg(['watch']);
+  assert.equal(result.code, 8);
+  assert.match(result.stderr, /^vreg: cannot reach the registry at .*\nhint: /);
 });
 
 test('a command runs for each event in turn, with the event on its stdin and in its environment', async (t) => {
@@ -191,7 +191,7 @@ test('a command runs for each event in turn, with the event on its stdin and in 
   assert.deepEqual(await running.end('SIGINT'), { code: 130, signal: null });
 });
 
-test('a command that fails is told, and the next event still has its own', async (t) => {
+test('a failing command is reported, and the next event still runs the command', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
   const script = 'echo "$VREG_VM_ID"; exit 3';
@@ -201,7 +201,7 @@ test('a command that fails is told, and the next event still has its own', async
   assert.equal(running.stderr(), 'vreg: sh exited with 3 for registered a\nvreg: sh exited with 3 for registered b\n');
 });
 
-test('a signal ends the watch and the command that it runs', async (t) => {
+test('a signal ends watch and its running command', async (t) => {
   const { url } = await serveApp(t);
   const dir = tempDir(t);
   await seed(url, [aVm({ id: 'a' })]);
@@ -212,7 +212,7 @@ test('a signal ends the watch and the command that it runs', async (t) => {
   assert.equal(readFileSync(join(dir, 'ended'), 'utf8'), 'ended\n');
 });
 
-test('a watch outlasts its registry, says so once each way, and misses nothing', async (t) => {
+test('watch continues after an outage of the registry without missing an event', async (t) => {
   const first = await startDaemon(t);
   const running = startVreg(t, ['watch', '-q', '--since', '0'], { url: first.url });
   await first.vreg(['register', 'a']);
@@ -232,7 +232,7 @@ test('a watch outlasts its registry, says so once each way, and misses nothing',
   assert.deepEqual(await running.end('SIGINT'), { code: 130, signal: null });
 });
 
-test('of the original registry the changes are found by looking, which -v says', async (t) => {
+test('watch polls the original registry, and -v notes that', async (t) => {
   const { url, vms, requests } = await startPlainServer(t);
   await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
   const watching = watch(t, ['-v', '--no-headers'], { url });
@@ -255,14 +255,14 @@ test('of the original registry the changes are found by looking, which -v says',
   await until('the beat of b', () => all.stdout() === 'a\nb\na\nb\nc\nb\n');
 });
 
-test('the original registry has no revisions to begin with', async (t) => {
+test('--since with a revision exits with 1 on the original registry', async (t) => {
   const { url } = await startPlainServer(t);
-  const told = await vreg(['watch', '--since', '7'], { url });
-  assert.deepEqual([told.code, told.stdout], [1, '']);
-  assert.match(told.stderr, /^vreg: .* is not a vreg daemon: it has no revisions\nhint: leave --since out/);
+  const result = await vreg(['watch', '--since', '7'], { url });
+  assert.deepEqual([result.code, result.stdout], [1, '']);
+  assert.match(result.stderr, /^vreg: .* is not a vreg daemon: it has no revisions\nhint: leave --since out/);
 });
 
-test('a watch of the original registry outlasts it, too', async (t) => {
+test('watch of the original registry continues after an outage', async (t) => {
   const first = await startPlainServer(t);
   const watching = watch(t, ['-q', '--since', 'start'], { url: first.url });
   await seed(first.url, [aVm({ id: 'a' })]);
@@ -275,7 +275,7 @@ test('a watch of the original registry outlasts it, too', async (t) => {
   assert.match(watching.stderr(), /vreg: the registry is reachable again\n$/);
 });
 
-test('a command that has seen enough may end the watch', async (t) => {
+test('a command may end watch with a signal', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' })]);
   const { code } = await runVreg(['watch', '--since', '0', '--', 'sh', '-c', 'kill -TERM $PPID'], { url });

@@ -1,6 +1,14 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { escapeControls, printable, SecretMask } from '../../src/protocol/redact.ts';
+import {
+  escapeControls,
+  maskName,
+  maskRegistryUrl,
+  maskUrlUsers,
+  printable,
+  registryUrlFault,
+  SecretMask,
+} from '../../src/protocol/redact.ts';
 
 test('printable replaces every control character that a terminal obeys', () => {
   for (let code = 0; code < 0x20; code++) assert.equal(printable(String.fromCharCode(code)), '\ufffd');
@@ -82,4 +90,21 @@ test('masking takes linear time, also for a text that is made to be slow to sear
   assert.equal(mask.mask(`%${'%c3%A4'.repeat(16_384)} %`), '%*** %');
   mask.add('x"'.repeat(10_000));
   assert.equal(mask.mask(`a ${JSON.stringify('x"'.repeat(10_000))} b`), 'a "***" b');
+});
+
+test('an @ that does not follow a password is not masked', () => {
+  const socket = 'unix:///run/user@1000.service/vreg.sock';
+  assert.deepEqual(
+    [registryUrlFault(socket), maskRegistryUrl(socket), maskUrlUsers(socket)],
+    [undefined, socket, socket],
+  );
+  assert.equal(maskName('prod@eu'), 'prod@eu');
+  assert.equal(maskUrlUsers('see http://a:b@h and //c@d, mail x@y'), 'see http://***@h and //***@d, mail x@y');
+  assert.equal(registryUrlFault('http://h:1/a%40b'), undefined);
+});
+
+test('masking URLs takes linear time', { timeout: 60_000 }, () => {
+  // A quadratic search of this text would take minutes.
+  const text = '//a'.repeat(100_000);
+  assert.equal(maskUrlUsers(text), text);
 });

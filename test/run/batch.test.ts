@@ -59,7 +59,7 @@ test('at most eight requests are under way at once', async (t) => {
     await until('as many as there may be', () => waiting.length === due);
     for (const response of waiting.splice(0)) json(response, 200, aVm({ id: `x${answered++}` }));
   }
-  const { code, stdout } = await telling.told;
+  const { code, stdout } = await telling.result;
   assert.deepEqual([code, stdout.trimEnd().split('\n').length], [0, IDS.length]);
 });
 

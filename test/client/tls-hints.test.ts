@@ -1,4 +1,4 @@
-/** What the command line says when TLS goes wrong: one cause, one next step. */
+/** Errors of the command line after TLS failures: one cause, one hint. */
 import assert from 'node:assert/strict';
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer, type ServerOptions } from 'node:https';
@@ -14,14 +14,14 @@ import {
   makeAuthority,
   YESTERYEAR,
 } from '../helpers/certificates.ts';
-import { type Told, vreg } from '../helpers/cli.ts';
+import { type Result, vreg } from '../helpers/cli.ts';
 import { tempDir } from '../helpers/daemon.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { unless } from '../helpers/tools.ts';
 
 const OPENSSL = unless('openssl');
 
-/** A server of somebody else's; what it answers is no matter here. */
+/** An https server with an empty registry. */
 async function serve(t: TestContext, { cert, key }: Issued, more: ServerOptions = {}): Promise<string> {
   const files = { cert: readFileSync(cert), key: readFileSync(key) };
   const server = createServer({ ...files, ...more }, (_request, response) => response.end('{"vms":[],"count":0}'));
@@ -33,7 +33,7 @@ async function serve(t: TestContext, { cert, key }: Issued, more: ServerOptions 
   return `https://127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
 
-function assertFails({ code, stderr }: Told, cause: RegExp, hint: RegExp): void {
+function assertFails({ code, stderr }: Result, cause: RegExp, hint: RegExp): void {
   assert.equal(code, 8, stderr);
   const [said, next] = stderr.split('\nhint: ');
   assert.match(said!, cause);
@@ -54,7 +54,7 @@ const SERVERS: readonly [name: string, Parameters<Authority['issue']>[1], cause:
     /^renew it on the server; this clock says \d{4}-\d\d-\d\dT\S+Z: is that right\?/,
   ],
   [
-    'is not valid yet, as to a VM that was restored',
+    'is not valid yet, as on a restored VM',
     { from: FAR_AHEAD, until: FARTHER_AHEAD },
     /CERT_NOT_YET_VALID/,
     /^this clock says \S+: is that behind, as after a restore\? timedatectl/,
@@ -62,7 +62,7 @@ const SERVERS: readonly [name: string, Parameters<Authority['issue']>[1], cause:
 ];
 
 for (const [name, options, cause, hint] of SERVERS) {
-  test(`a certificate that ${name} is told, with the next step, by doctor too`, OPENSSL, async (t) => {
+  test(`a certificate that ${name} is reported with a hint, also by doctor`, OPENSSL, async (t) => {
     const authority = makeAuthority(t);
     const url = await serve(t, authority.issue('server', options));
     assertFails(await vreg(['ls', '--ca-file', authority.ca], { url }), cause, hint);
@@ -73,14 +73,14 @@ for (const [name, options, cause, hint] of SERVERS) {
   });
 }
 
-test('a certificate that nobody vouches for is told', OPENSSL, async (t) => {
+test('an untrusted certificate is reported', OPENSSL, async (t) => {
   const url = await serve(t, makeAuthority(t).issue('server'));
   assertFails(await vreg(['ls'], { url }), /UNABLE_TO_VERIFY_LEAF_SIGNATURE/, /--ca-file/);
 });
 
 for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
   test(
-    `a server of ${maxVersion} that wants a certificate gets one from --cert-file and --key-file`,
+    `a ${maxVersion} server that requires a certificate receives that of --cert-file and --key-file`,
     OPENSSL,
     async (t) => {
       const authority = makeAuthority(t);
@@ -101,7 +101,7 @@ for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
   );
 }
 
-test('https to a server of http, and http to one of https, are told apart', OPENSSL, async (t) => {
+test('https to an http server and http to an https server get different hints', OPENSSL, async (t) => {
   const plain = await startPlainServer(t);
   const to = plain.url.replace('http:', 'https:');
   assertFails(await vreg(['ls'], { url: to }), /cannot reach/, /write the URL with http:\/\//);
@@ -110,7 +110,7 @@ test('https to a server of http, and http to one of https, are told apart', OPEN
   assert.equal(code, 8, stderr);
 });
 
-test('files that cannot be used are told before anything is sent', OPENSSL, async (t) => {
+test('invalid certificate and key files are reported before any request', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const { cert, key } = authority.issue('client');
   const other = authority.issue('other');
@@ -118,7 +118,7 @@ test('files that cannot be used are told before anything is sent', OPENSSL, asyn
   writeFileSync(junk, 'junk', { mode: 0o600 });
   chmodSync(other.key, 0o644);
   const whole = readFileSync(authority.ca, 'utf8');
-  // As a copy that broke off, and a file that somebody edited.
+  // A truncated copy, and a file with a changed character.
   for (const [name, text] of Object.entries({
     cut: whole + whole.slice(0, 200),
     garbled: whole.replace(/^MII/m, 'MIJ'),
@@ -151,32 +151,28 @@ test('files that cannot be used are told before anything is sent', OPENSSL, asyn
   }
 });
 
-test(
-  'a certificate and its key in one file are for its owner alone, whichever setting names it',
-  OPENSSL,
-  async (t) => {
-    const authority = makeAuthority(t);
-    const { cert, key } = authority.issue('both');
-    const both = join(authority.dir, 'both.pem');
-    writeFileSync(both, readFileSync(cert, 'utf8') + readFileSync(key, 'utf8'), { mode: 0o600 });
-    const ls = (...words: string[]) => vreg(['ls', ...words], { url: 'https://127.0.0.1:1' });
-    const ways = [
-      ['--cert-file', both, '--key-file', key],
-      ['--ca-file', both],
-    ] as const;
-    for (const words of ways) assert.equal((await ls(...words)).code, 8, words.join(' '));
-    chmodSync(both, 0o644);
-    for (const words of ways) {
-      const { code, stderr } = await ls(...words);
-      assert.equal(code, 5, words.join(' '));
-      assert.match(stderr, /both\.pem holds a private key, and can be read by others \(mode 0644\)\nhint: chmod 600 /);
-    }
-    const words = ['daemon', '--port', '0', '--tls-cert', both, '--tls-key', key];
-    assert.match((await vreg(words)).stderr, /^vreg: the certificate .*both\.pem holds a private key, and can be read/);
-  },
-);
+test('a file with a certificate and its key must have mode 0600, for every setting', OPENSSL, async (t) => {
+  const authority = makeAuthority(t);
+  const { cert, key } = authority.issue('both');
+  const both = join(authority.dir, 'both.pem');
+  writeFileSync(both, readFileSync(cert, 'utf8') + readFileSync(key, 'utf8'), { mode: 0o600 });
+  const ls = (...words: string[]) => vreg(['ls', ...words], { url: 'https://127.0.0.1:1' });
+  const ways = [
+    ['--cert-file', both, '--key-file', key],
+    ['--ca-file', both],
+  ] as const;
+  for (const words of ways) assert.equal((await ls(...words)).code, 8, words.join(' '));
+  chmodSync(both, 0o644);
+  for (const words of ways) {
+    const { code, stderr } = await ls(...words);
+    assert.equal(code, 5, words.join(' '));
+    assert.match(stderr, /both\.pem holds a private key, and can be read by others \(mode 0644\)\nhint: chmod 600 /);
+  }
+  const words = ['daemon', '--port', '0', '--tls-cert', both, '--tls-key', key];
+  assert.match((await vreg(words)).stderr, /^vreg: the certificate .*both\.pem holds a private key, and can be read/);
+});
 
-test('a context has the certificate of its registry', OPENSSL, async (t) => {
+test('a context sets the client certificate', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const more = { requestCert: true, rejectUnauthorized: true, ca: readFileSync(authority.ca) };
   const url = await serve(t, authority.issue('server'), more);

@@ -1,0 +1,52 @@
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'node:test';
+import { vreg } from '../helpers/cli.ts';
+import { startDaemon, tempDir } from '../helpers/daemon.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
+import { stub } from '../helpers/stub.ts';
+
+test('backup overwrites a file only with --force, and leaves no partial file', async (t) => {
+  const { home, ...daemon } = await startDaemon(t);
+  const file = join(home, 'kept');
+  writeFileSync(file, 'mine');
+  const result = await daemon.vreg(['backup', file]);
+  assert.deepEqual(
+    [result.code, result.stderr],
+    [4, `vreg: ${file} already exists\nhint: choose another name, or pass --force\n`],
+  );
+  assert.equal(readFileSync(file, 'utf8'), 'mine');
+  assert.equal((await daemon.vreg(['backup', file, '--force'])).code, 0);
+  assert.match(readFileSync(file, 'latin1'), /^SQLite format 3/);
+  const nowhere = await daemon.vreg(['backup', join(home, 'no/such/folder')]);
+  assert.deepEqual([nowhere.code, nowhere.stdout], [5, '']);
+  assert.match(nowhere.stderr, /^vreg: cannot write .* \(ENOENT\)\nhint: check its folder/);
+  assert.deepEqual(
+    readdirSync(home).filter((name) => name.endsWith('.part')),
+    [],
+  );
+});
+
+test('a backup that breaks off leaves no file and exits with 8', async (t) => {
+  const url = await stub(t, (request, response) => {
+    response.setHeader('x-vreg-version', '0.0.0');
+    if (request.url === '/health') return void response.end('{"status":"ok"}');
+    response.write('SQLite');
+    setImmediate(() => response.destroy());
+  });
+  const dir = tempDir(t);
+  const result = await vreg(['backup', join(dir, 'file')], { url });
+  assert.deepEqual([result.code, result.stdout], [8, '']);
+  assert.match(result.stderr, /^vreg: the connection to .* broke during the backup\nhint: .*try again\n$/);
+  assert.deepEqual(readdirSync(dir), []);
+});
+
+test('backup from the original registry exits with 1 and leaves no file', async (t) => {
+  const { url } = await startPlainServer(t);
+  const file = join(tempDir(t), 'file');
+  const result = await vreg(['backup', file], { url });
+  assert.deepEqual([result.code, result.stdout], [1, '']);
+  assert.match(result.stderr, /is not a vreg daemon: it has no backups\nhint: /);
+  assert.equal(existsSync(file), false);
+});

@@ -1,0 +1,64 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { serveApp } from '../helpers/app.ts';
+import { seed, vreg } from '../helpers/cli.ts';
+import { startDaemon } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
+import { aVm } from '../helpers/vm.ts';
+
+test('history shows who changed what, newest first, even after the VM was removed', async (t) => {
+  const { url, vreg: ask } = await startDaemon(t, { env: { VERS_AUTH_TOKEN: 'a-secret-token' } });
+  const headers = { authorization: 'Bearer a-secret-token' };
+  await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'a', name: 'one' }), headers });
+  await call(url, 'POST', '/registry/vms/a/heartbeat', { headers });
+  await call(url, 'PATCH', '/registry/vms/a', { body: { name: 'two', metadata: { n: 1 } }, headers });
+  await call(url, 'PATCH', '/registry/vms/a', { body: { status: 'paused' }, headers });
+  await call(url, 'DELETE', '/registry/vms/a', { headers });
+  const { code, stdout } = await ask(['history', 'a']);
+  assert.equal(code, 0);
+  const [titles, ...rows] = stdout.trimEnd().split('\n');
+  assert.equal(titles, 'REVISION\tWHEN\tWHAT\tWHO\tCHANGES');
+  assert.deepEqual(
+    rows.map((row) => row.split('\t')).map(([revision, , what, , changes]) => [revision, what, changes]),
+    [
+      ['4', 'deregistered', 'name: two, role: worker, address: vm-1.vm.vers.sh'],
+      ['3', 'status', 'status: running -> paused'],
+      ['2', 'updated', 'name: one -> two, metadata: null -> {"n":1}'],
+      ['1', 'registered', 'name: one, role: worker, address: vm-1.vm.vers.sh'],
+    ],
+  );
+  assert.ok(rows.every((row) => row.split('\t')[3] !== ''));
+  assert.doesNotMatch(stdout, /a-secret-token/);
+  assert.equal((await ask(['history', 'a', '--limit', '1', '-q'])).stdout, '4\n');
+  const first = JSON.parse((await ask(['history', 'a', '--json'])).stdout) as { changes: unknown; by: string }[];
+  assert.deepEqual(first[1]!.changes, { status: ['running', 'paused'] });
+});
+
+test('history of a VM that nobody knows is exit 3, by its name', async (t) => {
+  const { url } = await serveApp(t);
+  const result = await vreg(['history', 'nope'], { url });
+  assert.deepEqual([result.code, result.stdout], [3, '']);
+  assert.match(result.stderr, /^vreg: nope: .*\nhint: /);
+});
+
+test('history of the original registry is exit 1, and says what is missing', async (t) => {
+  const { url } = await startPlainServer(t);
+  await seed(url, [aVm({ id: 'a' })]);
+  const result = await vreg(['history', 'a'], { url });
+  assert.deepEqual([result.code, result.stdout], [1, '']);
+  assert.match(
+    result.stderr,
+    /^vreg: the registry at http:\S+ is not a vreg daemon: it has no \w+\nhint: run vreg daemon there/,
+  );
+});
+
+for (const limit of ['0', '-1', 'x', '10001']) {
+  test(`history --limit ${limit} exits with 5`, async () => {
+    assert.deepEqual(await vreg(['history', 'a', `--limit=${limit}`]), {
+      code: 5,
+      stdout: '',
+      stderr: `vreg: invalid --limit "${limit}"\nhint: use a whole number from 1 to 10000\n`,
+    });
+  });
+}
