@@ -1,4 +1,4 @@
-/** A fleet's life, chosen by a seed: what happens to it, and what the registry got wrong. */
+/** Simulates a fleet: a seed selects the incidents, and the report counts what the registry got wrong. */
 import type { MemoryStore } from '../helpers/memory-store.ts';
 import { type MakeClock, RegistryVm } from './registry-vm.ts';
 import { seeded, VirtualTime } from './time.ts';
@@ -10,14 +10,15 @@ export interface FleetOptions {
   vms: number;
   /** Milliseconds of virtual time. */
   length: number;
-  /** Milliseconds between two things that happen. */
+  /** Milliseconds between two incidents. */
   every: number;
-  /** What may happen; everything when nothing is said. */
-  happenings?: readonly Happening[];
+  /** Incidents to choose from. Default: all. */
+  incidents?: readonly Incident[];
   /** Milliseconds. */
   lease?: number;
+  /** Whether agents prove their identity. */
   proves?: boolean;
-  /** Other than the real ones, to see whether the meter notices. */
+  /** Faulty replacements of the real clock and the real pauses, to test the report. */
   makeClock?: MakeClock;
   pause?: (ms: number) => number;
 }
@@ -25,32 +26,32 @@ export interface FleetOptions {
 export interface Report {
   seed: number;
   vms: number;
-  /** Things that happened, by name. */
-  happened: Record<string, number>;
-  beats: number;
-  /** VMs that were stale, or not offered, though their agents lived and could reach the registry. */
+  /** Number of incidents by name. */
+  incidentCounts: Record<string, number>;
+  heartbeats: number;
+  /** VMs that were not discovered although their agents were alive and could reach the registry. */
   falseDeaths: number;
   clones: number;
-  /** Of them, those that nobody noticed within four beats. */
+  /** Clones that no agent was told about within four heartbeat intervals. */
   undetectedClones: number;
-  /** Dead VMs that were offered for longer than a lease of listening time, or two in a mass loss. */
+  /** Dead VMs that were discovered for longer than one lease of listening time, or two after a mass loss. */
   ghosts: number;
   /**
-   * Most beats in 100 ms against their mean, in the time in which nothing had happened for two intervals but mass
-   * restarts. The first contact of each agent is left out: it is at once by design, since somebody may be waiting for it.
+   * Peak of the heartbeats in 100 ms, divided by their mean, while no incident but mass restarts had occurred for two
+   * intervals. The first contact of each agent does not count: it is immediate by design, because a client may wait for it.
    */
   burst: number;
 }
 
-/** Milliseconds of one bucket of beats. */
+/** Milliseconds per bucket of heartbeats. */
 const BUCKET = 100;
-/** Milliseconds between two looks at what is offered. */
-const LOOK_EVERY = 1000;
-/** Milliseconds by which a look, a beat's retries and a tick may be late together. */
+/** Milliseconds between two inspections of the discovered VMs. */
+const INSPECT_INTERVAL = 1000;
+/** Milliseconds by which an inspection, the retries of a heartbeat and a tick may be late together. */
 const SLACK = 8000;
 const DAY = 86_400_000;
 
-const HAPPENINGS = {
+const INCIDENTS = {
   pause: (fleet) => {
     const vm = fleet.pick();
     if (!vm || vm.isPaused) return;
@@ -75,7 +76,7 @@ const HAPPENINGS = {
   },
   setClock: (fleet) => fleet.pick()?.jump(),
   partition: (fleet) => {
-    // Fewer than half: what more of them do is a mass loss.
+    // Fewer than half, because more would be a mass loss.
     const cut = fleet.living().filter(() => fleet.random() < 0.2);
     for (const vm of cut) vm.isReachable = false;
     fleet.later(fleet.between(5000, 60_000), () => {
@@ -87,16 +88,16 @@ const HAPPENINGS = {
   },
   stopRegistry: (fleet) => {
     fleet.registryVm.stop();
-    fleet.busy(fleet.between(2000, 120_000), () => fleet.registryVm.goOn());
+    fleet.changeRegistry(fleet.between(2000, 120_000), () => fleet.registryVm.resume());
   },
-  setRegistryClock: (fleet) => fleet.registryVm.stepWall((fleet.random() < 0.5 ? -3 : 3) * DAY),
+  setRegistryClock: (fleet) => fleet.registryVm.stepWallClock((fleet.random() < 0.5 ? -3 : 3) * DAY),
   killRegistry: (fleet) => {
     fleet.registryVm.kill();
-    fleet.busy(fleet.between(500, 120_000), () => fleet.registryVm.restart());
+    fleet.changeRegistry(fleet.between(500, 120_000), () => fleet.registryVm.restart());
   },
-  rollBackRegistry: (fleet) => {
+  restoreRegistry: (fleet) => {
     const copy: MemoryStore = fleet.registryVm.copy();
-    fleet.busy(fleet.between(10_000, 60_000), () => {
+    fleet.changeRegistry(fleet.between(10_000, 60_000), () => {
       fleet.registryVm.kill();
       fleet.registryVm.restart(copy);
     });
@@ -110,8 +111,8 @@ const HAPPENINGS = {
   },
 } satisfies Record<string, (fleet: Fleet) => void>;
 
-export type Happening = keyof typeof HAPPENINGS;
-const ALL = Object.keys(HAPPENINGS) as Happening[];
+export type Incident = keyof typeof INCIDENTS;
+const ALL = Object.keys(INCIDENTS) as Incident[];
 
 class Fleet implements World {
   readonly time = new VirtualTime();
@@ -130,9 +131,9 @@ class Fleet implements World {
   /** Registry time at which each id lost its last VM. */
   readonly #deaths = new Map<string, number>();
   readonly #counted = new Set<string>();
-  #registryIsBusy = false;
+  #isRegistryChanging = false;
   #names = 0;
-  /** Buckets in which bursts are measured, those without a beat included. */
+  /** Number of buckets in which bursts are measured, including those without a heartbeat. */
   #calmBuckets = 0;
   #quietSince = 0;
 
@@ -147,8 +148,8 @@ class Fleet implements World {
     this.report = {
       seed,
       vms,
-      happened: {},
-      beats: 0,
+      incidentCounts: {},
+      heartbeats: 0,
       falseDeaths: 0,
       clones: 0,
       undetectedClones: 0,
@@ -156,11 +157,11 @@ class Fleet implements World {
       burst: 0,
     };
     for (let n = 0; n < vms; n++) this.boot();
-    this.time.every(LOOK_EVERY, () => this.#look());
+    this.time.every(INSPECT_INTERVAL, () => this.#inspect());
   }
 
-  onBeat(vm: SimVm): void {
-    this.report.beats++;
+  onHeartbeat(vm: SimVm): void {
+    this.report.heartbeats++;
     if (vm.isFirstContact) vm.isFirstContact = false;
     else if (this.#isCalm) {
       const bucket = Math.floor(this.time.now / BUCKET);
@@ -172,22 +173,22 @@ class Fleet implements World {
     return this.time.now - this.#quietSince > 2 * this.interval;
   }
 
-  happen(name: Happening): void {
+  cause(name: Incident): void {
     const changesRegistry = /Registry$/.test(name);
-    if (changesRegistry && this.#registryIsBusy) return;
-    this.report.happened[name] = (this.report.happened[name] ?? 0) + 1;
-    // What follows a mass restart is what its bursts are measured in.
+    if (changesRegistry && this.#isRegistryChanging) return;
+    this.report.incidentCounts[name] = (this.report.incidentCounts[name] ?? 0) + 1;
+    // Bursts are measured after mass restarts.
     if (name !== 'massRestart') this.#quietSince = this.time.now;
-    HAPPENINGS[name](this);
+    INCIDENTS[name](this);
   }
 
-  /** The registry is away, or about to be put back, for so long. */
-  busy(ms: number, then: () => void): void {
-    this.#registryIsBusy = true;
+  /** Prevents other incidents of the registry for this many milliseconds, then runs the second half of the incident. */
+  changeRegistry(ms: number, then: () => void): void {
+    this.#isRegistryChanging = true;
     this.later(ms, () => {
       then();
       this.#quietSince = this.time.now;
-      this.#registryIsBusy = false;
+      this.#isRegistryChanging = false;
     });
   }
 
@@ -235,46 +236,46 @@ class Fleet implements World {
     this.report.burst = counts.length === 0 ? 0 : Number((Math.max(...counts) / mean).toFixed(2));
   }
 
-  #look(): void {
-    if (this.#isCalm) this.#calmBuckets += LOOK_EVERY / BUCKET;
+  #inspect(): void {
+    if (this.#isCalm) this.#calmBuckets += INSPECT_INTERVAL / BUCKET;
     this.#vms = this.#vms.filter((vm) => vm.isAlive || this.time.now - vm.diedAt! < 10 * this.#lease);
-    this.#lookForTwins();
+    this.#findUndetectedClones();
     if (!this.registryVm.answers) return;
     const offered = new Set(this.registryVm.registry.discover('worker').map(({ vm }) => vm.id));
-    this.#lookForFalseDeaths(offered);
-    this.#lookForGhosts(offered);
+    this.#findFalseDeaths(offered);
+    this.#findGhosts(offered);
   }
 
-  #lookForFalseDeaths(offered: ReadonlySet<string>): void {
-    // After each of them an agent needs its next beat, and a retry or two, to be heard.
-    const enough = 2 * this.interval + SLACK;
+  #findFalseDeaths(offered: ReadonlySet<string>): void {
+    // After a disturbance an agent needs its next heartbeat, and a retry or two, to reach the registry.
+    const recovery = 2 * this.interval + SLACK;
     for (const vm of this.living()) {
-      const calm = this.time.now - Math.max(vm.disturbedAt, this.registryVm.answersSince, this.registryVm.startedAt);
-      if (vm.isPaused || !vm.isReachable || calm < enough || offered.has(vm.id)) continue;
+      const calm = this.time.now - Math.max(vm.disturbedAt, this.registryVm.reachableSince, this.registryVm.startedAt);
+      if (vm.isPaused || !vm.isReachable || calm < recovery || offered.has(vm.id)) continue;
       this.#count(`dead ${vm.id}`, () => this.report.falseDeaths++);
     }
   }
 
-  #lookForGhosts(offered: ReadonlySet<string>): void {
-    const { upTime, putBackAt, registry } = this.registryVm;
+  #findGhosts(offered: ReadonlySet<string>): void {
+    const { upTime, restoredAt, registry } = this.registryVm;
     const living = new Set(this.living().map(({ id }) => id));
     for (const id of offered) {
       if (living.has(id)) this.#deaths.delete(id);
       else if (!this.#deaths.has(id)) this.#deaths.set(id, upTime);
       const since = this.#deaths.get(id);
       if (since === undefined) continue;
-      // To an older copy of the registry it died when that was put back, at the latest.
-      if (this.time.now - putBackAt <= LOOK_EVERY) this.#deaths.set(id, upTime);
-      const most = this.#lease * (registry.get(id).isSuspect ? 2 : 1) + SLACK;
-      if (upTime - this.#deaths.get(id)! > most) this.#count(`ghost ${id}`, () => this.report.ghosts++);
+      // For a restored registry the VM died at the time of the restore, at the latest.
+      if (this.time.now - restoredAt <= INSPECT_INTERVAL) this.#deaths.set(id, upTime);
+      const limit = this.#lease * (registry.get(id).isSuspect ? 2 : 1) + SLACK;
+      if (upTime - this.#deaths.get(id)! > limit) this.#count(`ghost ${id}`, () => this.report.ghosts++);
     }
   }
 
-  #lookForTwins(): void {
+  #findUndetectedClones(): void {
     for (const { original, twin, since } of this.#pairs) {
-      if (original.metItsTwin || twin.metItsTwin) continue;
+      if (original.isConflictNoticed || twin.isConflictNoticed) continue;
       const calm = [original, twin].every((vm) => vm.isAlive && !vm.isPaused && vm.isReachable);
-      const from = Math.max(since, original.disturbedAt, twin.disturbedAt, this.registryVm.answersSince);
+      const from = Math.max(since, original.disturbedAt, twin.disturbedAt, this.registryVm.reachableSince);
       if (!calm || !this.registryVm.answers || this.time.now - from < 4 * this.interval + SLACK) continue;
       this.#count(`twin ${twin.name}`, () => this.report.undetectedClones++);
     }
@@ -287,15 +288,15 @@ class Fleet implements World {
   }
 }
 
-/** Lives one life. The same options give the same report. */
+/** Runs one simulation. The same options give the same report. */
 export async function simulate(options: FleetOptions): Promise<Report> {
-  const { length, every, happenings = ALL } = options;
+  const { length, every, incidents = ALL } = options;
   const fleet = new Fleet(options);
   await fleet.time.until(2 * fleet.interval);
   for (let at = fleet.time.now + every; at < length; at += every) {
     await fleet.time.until(at);
-    const name = happenings[Math.floor(fleet.random() * happenings.length)];
-    if (name) fleet.happen(name);
+    const name = incidents[Math.floor(fleet.random() * incidents.length)];
+    if (name) fleet.cause(name);
   }
   await fleet.time.until(length);
   fleet.measureBurst();

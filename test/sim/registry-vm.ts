@@ -1,23 +1,24 @@
-/** The registry's own VM: the real registry over a store in memory, which can be stopped, killed and put back. */
+/** The registry's VM: the real registry over a store in memory, which can be stopped, killed and restored. */
 import { type Clock, ListeningClock, TICK_INTERVAL } from '../../daemon/clock.ts';
 import { Registry } from '../../daemon/registry/registry.ts';
 import { MemoryStore } from '../helpers/memory-store.ts';
 import type { VirtualTime } from './time.ts';
 
-/** Milliseconds between two saves of beats, as the daemon has it. */
-const SAVE_EVERY = 500;
+/** Milliseconds between two saves of heartbeats, as in the daemon. */
+const SAVE_INTERVAL = 500;
 
 export type MakeClock = (listened: number, wall: () => number) => Clock;
 
 export class RegistryVm {
   readonly lease: number;
   registry!: Registry;
-  /** When it was last started, and when from an older copy; virtual milliseconds. */
+  /** Time of the last start, in virtual milliseconds. */
   startedAt = 0;
-  putBackAt = Number.NEGATIVE_INFINITY;
-  /** When it last began to answer again. */
-  answersSince = 0;
-  /** Time in which it answered, in milliseconds. */
+  /** Time of the last start from an older copy, in virtual milliseconds. */
+  restoredAt = Number.NEGATIVE_INFINITY;
+  /** Time since when it has answered, in virtual milliseconds. */
+  reachableSince = 0;
+  /** Total time during which it answered, in milliseconds. */
   upTime = 0;
   onStale: (id: string) => void = () => {};
   readonly #time: VirtualTime;
@@ -25,19 +26,19 @@ export class RegistryVm {
   #store = new MemoryStore();
   #clock!: Clock;
   #isUp = true;
-  /** While it is stopped its clocks go on, but nothing of it runs. */
+  /** While the process is stopped, its clocks continue but none of its code runs. */
   #isStopped = false;
   #wallStep = 0;
   #lastTick = 0;
 
-  /** @param makeClock another clock than the real one: to see whether the meter notices */
+  /** @param makeClock a faulty replacement of the real clock */
   constructor(time: VirtualTime, lease: number, makeClock?: MakeClock) {
     this.#time = time;
     this.lease = lease;
     this.#makeClock = makeClock;
     this.#start();
     time.every(TICK_INTERVAL, () => this.#tick());
-    time.every(SAVE_EVERY, () => {
+    time.every(SAVE_INTERVAL, () => {
       if (this.answers) void this.registry.saveHeartbeats();
     });
   }
@@ -50,16 +51,16 @@ export class RegistryVm {
     this.#isStopped = true;
   }
 
-  goOn(): void {
+  resume(): void {
     this.#isStopped = false;
-    this.#becomesReachable();
+    this.#markReachable();
   }
 
-  stepWall(ms: number): void {
+  stepWallClock(ms: number): void {
     this.#wallStep += ms;
   }
 
-  /** What its disk holds now, for {@link restart}. */
+  /** A copy of its disk, for {@link restart}. */
   copy(): MemoryStore {
     const { vms, records, journal, revision, listened } = this.#store;
     const copy = new MemoryStore();
@@ -71,22 +72,22 @@ export class RegistryVm {
     return copy;
   }
 
-  /** Ends it where it is. What was not saved is lost. */
+  /** Kills the process. Unsaved heartbeats are lost. */
   kill(): void {
     this.#isUp = false;
     this.#store = this.copy();
   }
 
-  /** Starts it, from its own disk or from an older copy. */
+  /** Starts the process with its own disk or with an older copy. */
   restart(copy?: MemoryStore): void {
     if (copy) {
       this.#store = copy;
-      this.putBackAt = this.#time.now;
+      this.restoredAt = this.#time.now;
     }
     this.#isUp = true;
     this.#isStopped = false;
     this.#start();
-    this.#becomesReachable();
+    this.#markReachable();
   }
 
   #start(): void {
@@ -107,8 +108,8 @@ export class RegistryVm {
     });
   }
 
-  #becomesReachable(): void {
-    this.answersSince = this.#time.now;
+  #markReachable(): void {
+    this.reachableSince = this.#time.now;
     this.#lastTick = this.#time.now;
   }
 

@@ -1,4 +1,4 @@
-/** `npm run sim -- --seed 1 --vms 500 --minutes 60`: lives of a fleet, and what the registry got wrong in them. */
+/** `npm run sim -- --seed 1 --vms 500 --minutes 60` runs simulations of a fleet and prints their reports. */
 import { parseArgs } from 'node:util';
 import { simulate } from './fleet.ts';
 

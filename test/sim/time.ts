@@ -1,10 +1,10 @@
-/** Virtual time: events in the order of their moment, and everything that follows from one before the next. */
+/** Virtual time: runs events in order, and all promises that one event settles before the next event. */
 import { setImmediate } from 'node:timers/promises';
 
 interface Event {
   /** Milliseconds. */
   at: number;
-  /** Of two at one moment the one that was asked for first comes first. */
+  /** Events at the same time run in the order in which they were scheduled. */
   order: number;
   run: (() => void) | undefined;
 }
@@ -37,17 +37,17 @@ export class VirtualTime {
     });
   }
 
-  /** Runs all events up to that moment. */
-  async until(moment: number): Promise<void> {
-    for (let next = this.#heap[0]; next && next.at <= moment; next = this.#heap[0]) {
+  /** Runs all events up to a time. */
+  async until(end: number): Promise<void> {
+    for (let next = this.#heap[0]; next && next.at <= end; next = this.#heap[0]) {
       this.#pop();
       if (!next.run) continue;
       this.now = next.at;
       next.run();
-      // Promises that this has settled are followed to their next timer.
+      // Let settled promises run until they wait for a timer again.
       await setImmediate();
     }
-    this.now = moment;
+    this.now = end;
   }
 
   #push(event: Event): void {
@@ -83,7 +83,7 @@ function isBefore(a: Event, b: Event): boolean {
   return a.at < b.at || (a.at === b.at && a.order < b.order);
 }
 
-/** Numbers that a seed always gives (mulberry32). */
+/** A reproducible sequence of random numbers (mulberry32). */
 export function seeded(seed: number): () => number {
   let state = seed >>> 0;
   return () => {

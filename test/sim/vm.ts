@@ -1,4 +1,4 @@
-/** One VM: a real agent on a clock of its own, behind a network that loses things. */
+/** One VM: a real agent with its own clock, behind a network that loses messages. */
 import { Agent } from '../../daemon/agent/agent.ts';
 import { createCloneHandler } from '../../daemon/agent/clone.ts';
 import { Identity, type IdentityState, type IdentityStore } from '../../daemon/agent/identity.ts';
@@ -10,25 +10,27 @@ import { aVm } from '../helpers/vm.ts';
 import type { RegistryVm } from './registry-vm.ts';
 import type { Timer, VirtualTime } from './time.ts';
 
-/** Milliseconds: one way through the network, the wait for an answer that never comes, and the look for time jumps. */
+/** Milliseconds in each direction of the network. */
 const LATENCY = 5;
+/** Milliseconds after which a client gives up on a response. */
 const TIMEOUT = 1000;
-const LOOK_FOR_JUMPS = 1000;
+/** Milliseconds between two checks of an agent for time jumps. */
+const JUMP_CHECK_INTERVAL = 1000;
 
 export interface World {
   time: VirtualTime;
   registryVm: RegistryVm;
   random(): number;
-  /** Milliseconds between two beats. */
+  /** Milliseconds between two heartbeats. */
   interval: number;
-  /** Share of requests, and of answers, that are lost. */
+  /** Share of requests, and of responses, that are lost. */
   loss: number;
-  /** Whether agents prove who they are. */
+  /** Whether agents prove their identity. */
   proves: boolean;
-  /** Milliseconds that an agent sleeps in place of those that it wants. */
+  /** Replaces the milliseconds that an agent wants to sleep. */
   pause?: ((ms: number) => number) | undefined;
-  /** Called with each beat that reaches the registry. */
-  onBeat(vm: SimVm): void;
+  /** Called for each heartbeat that reaches the registry. */
+  onHeartbeat(vm: SimVm): void;
 }
 
 type Sleeper = { left: number; timer: Timer | undefined; resolve(): void };
@@ -57,12 +59,12 @@ export class SimVm {
   isAlive = true;
   isPaused = false;
   isReachable = true;
-  /** When something last happened to it that keeps beats from coming; virtual milliseconds. */
+  /** Time of the last incident that delays heartbeats, in virtual milliseconds. */
   disturbedAt: number;
   diedAt: number | undefined;
-  /** The registry has told it that there is another one. */
-  metItsTwin = false;
-  /** It was this process's first contact, which is always at once. */
+  /** The registry has refused this incarnation because of another one. */
+  isConflictNoticed = false;
+  /** The next heartbeat is the first contact of this process, which is always immediate. */
   isFirstContact = true;
   readonly #world: World;
   readonly #disk: Disk;
@@ -84,19 +86,19 @@ export class SimVm {
     return vm;
   }
 
-  /** Another VM with what this one has in memory and on its disk at this moment; it goes on where this one is. */
+  /** A copy of this VM's memory and disk that continues from here. */
   clone(name: string): SimVm {
     const twin = new SimVm(this.#world, name, this.id, this.#disk.copy());
     twin.#run(false);
     return twin;
   }
 
-  /** What {@link rewind} needs. */
+  /** The state for {@link rewind}. */
   snapshot(): { disk: unknown; id: string } {
     return { disk: this.#disk.copy(), id: this.id };
   }
 
-  /** This VM ends, and one that is as it was at the snapshot goes on. */
+  /** Ends this VM and continues from a snapshot. */
   rewind(name: string, snapshot: { disk: unknown; id: string }): SimVm {
     this.die();
     const before = new SimVm(this.#world, name, snapshot.id, (snapshot.disk as Disk).copy());
@@ -104,7 +106,7 @@ export class SimVm {
     return before;
   }
 
-  /** The same VM with its agent started anew. */
+  /** The same VM with a new process of its agent. */
   restart(): SimVm {
     this.die();
     const again = new SimVm(this.#world, this.name, this.id, this.#disk);
@@ -135,9 +137,9 @@ export class SimVm {
     this.jump();
   }
 
-  /** Its wall clock was set, or it was suspended: its agent notices with its next look. */
+  /** The wall clock was set or the VM was suspended. The agent notices it with its next check. */
   jump(): void {
-    this.#world.time.after(this.#world.random() * LOOK_FOR_JUMPS, () => {
+    this.#world.time.after(this.#world.random() * JUMP_CHECK_INTERVAL, () => {
       if (this.isAlive && !this.isPaused) this.#agent.heartbeatNow();
     });
   }
@@ -164,7 +166,7 @@ export class SimVm {
     });
     this.id = identity.id;
     this.#agent = new Agent({
-      client: new Line(this.#world, this),
+      client: new SimClient(this.#world, this),
       vm,
       ...(proves ? { identity } : {}),
       onExit: 'keep',
@@ -172,7 +174,7 @@ export class SimVm {
       announce: announces,
       registerIfMissing: true,
       onClone: (conflict) => {
-        this.metItsTwin = true;
+        this.isConflictNoticed = true;
         return resolve(conflict);
       },
       log,
@@ -183,7 +185,7 @@ export class SimVm {
         if (this.isAlive) throw error;
       });
     };
-    // A clone goes on in the middle of its agent's pause.
+    // A clone continues in the middle of its agent's pause.
     if (announces) start();
     else this.#world.time.after(this.#world.random() * interval, start);
   }
@@ -192,7 +194,7 @@ export class SimVm {
     return aVm({ id, address: `${this.name}.test`, ...(parent === undefined ? {} : { parentId: parent }) });
   }
 
-  /** Sleeps on this VM's own clock, which stands still while it is paused. */
+  /** Sleeps on the VM's own clock, which stands still while the VM is paused. */
   sleep(ms: number, signal?: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
       if (!this.isAlive) return;
@@ -219,8 +221,8 @@ export class SimVm {
   }
 }
 
-/** The way to the registry, as the agent's client sees it. */
-class Line {
+/** The agent's client, over the simulated network. */
+class SimClient {
   readonly url = 'sim:';
   readonly #world: World;
   readonly #vm: SimVm;
@@ -263,7 +265,7 @@ class Line {
 
   heartbeat(id: string, beat?: AgentBeat) {
     return this.#call(async (registry) => {
-      this.#world.onBeat(this.#vm);
+      this.#world.onHeartbeat(this.#vm);
       return { id, lastSeen: registry.heartbeat(id, beat && { ...beat, from: this.#vm.name }).lastSeen };
     });
   }
