@@ -91,6 +91,15 @@ export const BUDGETS = {
 export type BudgetName = keyof typeof BUDGETS;
 export type Budgets = Readonly<Record<BudgetName, Budget>>;
 
+/**
+ * Sizes up to which buffers are not counted, so that an overloaded daemon still serves small requests. In bytes; each is in the
+ * order of what an open connection costs anyway.
+ */
+export const UNCOUNTED = {
+  response: 16_384,
+  body: 65_536,
+} as const;
+
 /** Limits that count things. Those that scale with a setting are derived in {@link openStreamLimit} and {@link requestTimeout}. */
 export const COUNTS = {
   /** Backups in progress; each needs as much disk as the database until it is sent. */
@@ -123,13 +132,13 @@ export interface StreamLimits {
   /** Milliseconds between two comment lines, which tell proxies and subscribers that the stream is alive. */
   keepAlive: number;
   /** Bytes that may wait for one subscriber beyond the state that it asked for. A subscriber that holds more is evicted. */
-  maxWaiting: number;
+  maxBacklog: number;
   /** Milliseconds that an evicted subscriber has to read the `lagged` event. */
-  lastWord: number;
+  lagGrace: number;
 }
 
 /** The HTML standard advises a comment every 15 s; 1 MiB is some seconds of a busy fleet. */
-export const STREAM_LIMITS: StreamLimits = { keepAlive: 15_000, maxWaiting: 1_048_576, lastWord: 5000 };
+export const STREAM_LIMITS: StreamLimits = { keepAlive: 15_000, maxBacklog: 1_048_576, lagGrace: 5000 };
 
 /** @returns the weight that all stored entries may have together. @param heap bytes */
 export function entriesLimit(heap = heapLimit()): number {
@@ -229,7 +238,7 @@ interface Ledger {
 export class Reservation {
   readonly #ledger: Ledger;
   #bytes = 0;
-  #things: object[] = [];
+  readonly #things = new Set<object>();
   #isReleased = false;
 
   constructor(ledger: Ledger) {
@@ -245,16 +254,20 @@ export class Reservation {
 
   /** Also occupies an object that other holders may share. The budget counts it once. */
   share(thing: object, bytes: number): void {
-    if (this.#isReleased) return;
+    if (this.#isReleased || this.#things.has(thing)) return;
     this.#ledger.share(thing, bytes);
-    this.#things.push(thing);
+    this.#things.add(thing);
+  }
+
+  /** Gives one shared object back. */
+  unshare(thing: object): void {
+    if (this.#things.delete(thing)) this.#ledger.unshare(thing);
   }
 
   release(): void {
     this.resize(0);
     this.#isReleased = true;
-    for (const thing of this.#things) this.#ledger.unshare(thing);
-    this.#things = [];
+    for (const thing of this.#things) this.unshare(thing);
   }
 }
 
@@ -319,7 +332,7 @@ export class Scheduler {
 
   /** Runs a job immediately if this turn has time left, otherwise after the jobs that came before. */
   run<T>(job: () => T): T | Promise<Awaited<T>> {
-    if (this.#queue.length === 0 && this.#hasTime()) return job();
+    if (this.#queue.length === 0 && this.hasTime()) return job();
     return new Promise((resolve, reject) => {
       this.#queue.push(() => {
         try {
@@ -339,7 +352,7 @@ export class Scheduler {
     let more = true;
     const slice = () => {
       do more = step();
-      while (more && this.#hasTime());
+      while (more && this.hasTime());
     };
     while (more && isWanted()) await this.run(slice);
   }
@@ -381,7 +394,8 @@ export class Scheduler {
     }
   }
 
-  #hasTime(): boolean {
+  /** True while the slice of this turn has time left. A job that runs in steps ends its slice when it becomes false. */
+  hasTime(): boolean {
     if (this.#sliceEnd === undefined) {
       this.#sliceEnd = performance.now() + SLICE;
       setImmediate(() => this.#turn());
@@ -391,6 +405,6 @@ export class Scheduler {
 
   #turn(): void {
     this.#sliceEnd = undefined;
-    while (this.#queue.length > 0 && this.#hasTime()) this.#queue.shift()!();
+    while (this.#queue.length > 0 && this.hasTime()) this.#queue.shift()!();
   }
 }

@@ -22,6 +22,15 @@ import {
 import { type ErrorCode, toErrorBody, VregError } from '../../src/protocol/errors.ts';
 import { maskRequestTarget } from '../../src/protocol/redact.ts';
 import { type Authenticator, assertActive } from '../access/authenticator.ts';
+import {
+  type Budgets,
+  COUNTS,
+  createBudgets,
+  Scheduler,
+  Semaphore,
+  STREAM_LIMITS,
+  type StreamLimits,
+} from '../limits.ts';
 import type { Warming } from '../registry/explain.ts';
 import type { Registry } from '../registry/registry.ts';
 import { auditIfLate, auditRefused, auditWhenOver, requestIds } from './audit.ts';
@@ -30,15 +39,13 @@ import { mayBeEndless, readJsonBodies } from './body.ts';
 import { RequestContext, type Result, type Services } from './context.ts';
 import type { Cors } from './cors.ts';
 import { flawOf, refuseRoute } from './errors.ts';
-import { Telling } from './handlers/event-fanout.ts';
-import { STREAM_LIMITS, type StreamLimits } from './handlers/events.ts';
+import { LongPollQueue } from './handlers/discover.ts';
+import { EventFanout } from './handlers/event-fanout.ts';
 import { cleanForwardedFor, trustOf } from './proxy.ts';
-import { Kept } from './response-budget.ts';
 import { ROUTES, type Route } from './routes.ts';
-import { Pieces } from './scheduler.ts';
-import { Held, Lookout } from './semaphore.ts';
 import { answerBrokenRequest, makeServer, type Refused } from './server/server.ts';
 import type { Tls } from './server/tls.ts';
+import { reserveText } from './streaming.ts';
 
 export interface AppLimits {
   /** Bytes of one request body. */
@@ -47,8 +54,6 @@ export interface AppLimits {
   requestTimeout: number;
   /** Answers that are held at once: waits, and streams of events. */
   maxHeld: number;
-  /** Bytes that answers may keep together until their readers have taken them; a share of the heap when nothing is said. */
-  maxKept?: number;
 }
 
 /**
@@ -68,8 +73,6 @@ const FOR_BROWSERS = {
   'referrer-policy': 'no-referrer',
   'cache-control': 'no-store',
 };
-/** Backups at once: each is a copy of everything on the registry's disk until it is sent. */
-const MAX_BACKUPS = 2;
 
 const NO_NAMES: ReadonlySet<string> = new Set();
 
@@ -92,13 +95,16 @@ export interface AppOptions {
   cors?: Cors | undefined;
   /** Limits of a request that are other than usual. */
   limits?: Partial<AppLimits>;
+  /** Memory budgets; by default, shares of the heap. */
+  budgets?: Budgets;
   /** Limits of the streams of events that are other than usual. */
   streams?: Partial<StreamLimits>;
 }
 
 export function buildApp(options: AppOptions): FastifyInstance {
   const { registry, version, authenticator, log, dataDir, names = NO_NAMES, streams, tls, trustProxy, cors } = options;
-  const { maxBody, requestTimeout, maxHeld, maxKept } = { ...LIMITS, ...options.limits };
+  const { maxBody, requestTimeout, maxHeld } = { ...LIMITS, ...options.limits };
+  const { budgets = createBudgets() } = options;
   const sendError = errorSender(log, maxBody);
   const lease = String(registry.staleAfter);
   /** What every answer says of the registry, and of the request. */
@@ -168,8 +174,8 @@ export function buildApp(options: AppOptions): FastifyInstance {
     }
     done();
   });
-  const pieces = new Pieces();
-  readJsonBodies(app, maxBody, pieces);
+  const scheduler = new Scheduler();
+  readJsonBodies(app, maxBody, scheduler);
 
   app.setErrorHandler((error, request, reply) => sendError(request, reply, error));
 
@@ -182,17 +188,17 @@ export function buildApp(options: AppOptions): FastifyInstance {
     authenticator,
     dataDir,
     stopping: stopping.signal,
-    openStreams: new Held(
-      maxHeld,
-      'requests that wait or watch',
-      'half of --max-connections may; ask without wait, or raise it',
-    ),
-    backups: new Held(MAX_BACKUPS, 'backups under way', 'try again when one has ended'),
-    responses: new Kept(maxKept),
-    longPolls: new Lookout(),
-    scheduler: pieces,
+    openStreams: new Semaphore('open streams', maxHeld, {
+      hint: 'ask without wait, or raise --max-connections: half of them may be long polls and event streams',
+      retryAfter: 5,
+    }),
+    backups: new Semaphore('backups in progress', COUNTS.backups, { hint: 'retry when one has ended', retryAfter: 5 }),
+    responses: budgets.responses,
+    subscribers: budgets.subscribers,
+    longPolls: new LongPollQueue(scheduler),
+    scheduler,
     streams: { ...STREAM_LIMITS, ...streams },
-    fanout: new Telling(registry.events, pieces),
+    fanout: new EventFanout(registry.events, scheduler, budgets),
   };
   for (const route of ROUTES) {
     app.route({
@@ -202,7 +208,8 @@ export function buildApp(options: AppOptions): FastifyInstance {
       handler: (request, reply) => {
         const send = (answer: Result | undefined): FastifyReply => {
           if (!answer) return reply;
-          if (typeof answer.body === 'string') services.responses.text(answer.body, reply.raw, route.method !== 'GET');
+          if (typeof answer.body === 'string')
+            reserveText(reply.raw, services.responses, answer.body, route.method !== 'GET');
           if (answer.etag !== undefined) reply.header('etag', `"${answer.etag}"`);
           if (answer.length !== undefined) reply.header('content-length', answer.length);
           // As of now: a change that is answered is part of it, and so is what came while the answer was held.
@@ -224,7 +231,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
         };
         // For nobody, where who asked has gone meanwhile.
         const handleIfWanted = () => (reply.raw.destroyed ? undefined : handle());
-        const answer = route.isLong ? pieces.run(handleIfWanted) : handle();
+        const answer = route.isLong ? scheduler.run(handleIfWanted) : handle();
         if (answer instanceof Promise) return answer.then(send);
         // A read and a heartbeat are answered at once: promises would cost them a few percent.
         send(answer);

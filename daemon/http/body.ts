@@ -2,7 +2,7 @@
 import type { FastifyBodyParser, FastifyInstance, FastifyRequest } from 'fastify';
 import { VregError } from '../../src/protocol/errors.ts';
 import { MAX_DEPTH } from '../../src/protocol/vm.ts';
-import type { Pieces } from './scheduler.ts';
+import type { Scheduler } from '../limits.ts';
 
 /**
  * Bodies are JSON whatever these say: the original registry never looked at the type, and `curl -d` and `fetch` send
@@ -21,7 +21,7 @@ const SMALL = 65_536;
 const MAX_AT_ONCE = 128;
 
 /** Lets the app read JSON bodies of so many bytes, and nothing else. */
-export function readJsonBodies(app: FastifyInstance, maxBody: number, pieces: Pieces): void {
+export function readJsonBodies(app: FastifyInstance, maxBody: number, scheduler: Scheduler): void {
   const decoder = new TextDecoder('utf-8', { fatal: true });
   let underWay = 0;
 
@@ -70,7 +70,7 @@ export function readJsonBodies(app: FastifyInstance, maxBody: number, pieces: Pi
   const parse: FastifyBodyParser<Buffer> = (request, body, done) => {
     if (body.length <= SMALL) return read(request, body, done);
     // With what is then done at once with the value of a large one, which may take a tenth of a second.
-    void pieces.run(() => read(request, body, done));
+    void scheduler.run(() => read(request, body, done));
   };
   for (const type of JSON_TYPES) app.addContentTypeParser(type, { parseAs: 'buffer' }, parse);
   app.addContentTypeParser('*', (request, _payload, done) => {

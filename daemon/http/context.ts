@@ -6,16 +6,14 @@ import { VregError } from '../../src/protocol/errors.ts';
 import type { Restriction } from '../../src/protocol/token.ts';
 import type { Role } from '../../src/protocol/vm.ts';
 import type { Authenticator, Principal } from '../access/authenticator.ts';
+import { type Budget, type Scheduler, type Semaphore, type StreamLimits, UNCOUNTED } from '../limits.ts';
 import { type Warming, warmingOf } from '../registry/explain.ts';
 import { assertPermitted, permits, type WriteOptions } from '../registry/preconditions.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { VmRecord } from '../registry/vm-record.ts';
-import type { Telling } from './handlers/event-fanout.ts';
-import type { StreamLimits } from './handlers/events.ts';
-import { type Kept, SMALL } from './response-budget.ts';
-import type { Pieces } from './scheduler.ts';
-import type { Held, Lookout } from './semaphore.ts';
-import { listOf, sizeOf } from './streaming.ts';
+import type { LongPollQueue } from './handlers/discover.ts';
+import type { EventFanout } from './handlers/event-fanout.ts';
+import { encodeList, listLength, reserveFor } from './streaming.ts';
 
 /** The response that a handler returns. */
 export interface Result {
@@ -42,15 +40,17 @@ export interface Services {
   readonly stopping: AbortSignal;
   /** Limits of each event stream. */
   readonly streams: StreamLimits;
-  readonly fanout: Telling;
+  readonly fanout: EventFanout;
   /** Caps concurrent long polls and event streams. */
-  readonly openStreams: Held;
+  readonly openStreams: Semaphore;
   /** Caps concurrent backups. */
-  readonly backups: Held;
+  readonly backups: Semaphore;
   /** Budget for response bytes that clients have not read yet. */
-  readonly responses: Kept;
-  readonly longPolls: Lookout;
-  readonly scheduler: Pieces;
+  readonly responses: Budget;
+  /** Budget for events that wait for slow subscribers. */
+  readonly subscribers: Budget;
+  readonly longPolls: LongPollQueue;
+  readonly scheduler: Scheduler;
 }
 
 /** The request as the pipeline has read it, handed to {@link RequestContext}. */
@@ -184,7 +184,8 @@ export class RequestContext {
   write(): WriteOptions {
     // Refuse a response that cannot be encoded or buffered before anything is changed.
     this.#encoder();
-    if (this.method !== 'DELETE' && this.#isLarge()) this.services.responses.checkRoom();
+    const size = this.#entrySize();
+    if (this.method !== 'DELETE' && size > UNCOUNTED.response) this.services.responses.assertFits(size);
     const { 'if-match': match, 'if-none-match': noneMatch } = this.headers;
     const { name: by, restriction } = this.principal;
     // An entry cannot both exist and not exist (RFC 9110, 13.2.2).
@@ -215,16 +216,16 @@ export class RequestContext {
 
   /** Schedules a change of a large entry: even a short request may rewrite one. */
   runScheduled<T>(work: () => Promise<T>): Promise<T> {
-    return this.#isLarge() ? Promise.resolve(this.services.scheduler.run(work)) : work();
+    return this.#entrySize() > UNCOUNTED.response ? Promise.resolve(this.services.scheduler.run(work)) : work();
   }
 
-  /** True if the request changes a large entry, or may make one large. */
-  #isLarge(): boolean {
+  /** Bytes that the entry has or may have after this request. A chunked body of unknown length counts as large. */
+  #entrySize(): number {
     const { id = '' } = this.params;
     const { registry } = this.services;
-    const { 'content-length': length, 'transfer-encoding': coding } = this.headers;
-    if (coding !== undefined || Number(length ?? 0) > SMALL) return true;
-    return registry.has(id) && registry.get(id).size > SMALL;
+    const { 'content-length': length = 0, 'transfer-encoding': coding } = this.headers;
+    const added = coding === undefined ? Number(length) : UNCOUNTED.response + 1;
+    return Math.max(added, registry.has(id) ? registry.get(id).size : 0);
   }
 
   /** One entry. */
@@ -249,10 +250,11 @@ export class RequestContext {
 
   #list(entries: readonly VmRecord[], offered: readonly VmRecord[]): Result {
     const { scheduler, responses } = this.services;
-    const body = listOf(entries, this.#encoder(), scheduler, () => responses.open(this.response));
+    const reserve = (bytes: number) => reserveFor(this.response, responses, bytes);
+    const body = encodeList(entries, this.#encoder(), scheduler, reserve);
     if (typeof body !== 'string') this.destroyWhenRevoked();
     // Node computes the length of a text; entries with added fields have no length known beforehand.
-    const length = typeof body === 'string' || this.query('include').include ? undefined : sizeOf(entries);
+    const length = typeof body === 'string' || this.query('include').include ? undefined : listLength(entries);
     return { status: 200, body, length, warming: this.#warmingOf(offered) };
   }
 

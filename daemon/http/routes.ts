@@ -21,15 +21,12 @@ import { assertPermitted, permits } from '../registry/preconditions.ts';
 import type { VmRecord } from '../registry/vm-record.ts';
 import { invalidQuery, type RequestContext, type Result } from './context.ts';
 import { sendBackup } from './handlers/backup.ts';
-import { discoverWhen } from './handlers/discover.ts';
+import { discover } from './handlers/discover.ts';
 import { streamEvents } from './handlers/events.ts';
-import { historyOf } from './handlers/history.ts';
+import { history } from './handlers/history.ts';
 import { metrics } from './handlers/metrics.ts';
 import { createToken, listTokens, revokeEnrolledBy, revokeToken, whoami } from './handlers/tokens.ts';
 
-/** Changes of one VM that a history answers when nothing is said, and at most. */
-const HISTORY_LIMIT = 100;
-const MAX_HISTORY = 10_000;
 /** Characters of an agent's address that are remembered: as long as a name may be (RFC 1035, 2.3.4). */
 const MAX_ADDRESS = 255;
 
@@ -113,10 +110,7 @@ export const ROUTES: readonly Route[] = [
     method: 'GET',
     path: '/registry/vms/:id/history',
     access: 'read',
-    handle: (ctx) => {
-      ctx.assertReadable(ctx.id);
-      return historyOf(ctx, ctx.number('limit', 1, MAX_HISTORY) ?? HISTORY_LIMIT);
-    },
+    handle: history,
   },
   {
     method: 'GET',
@@ -175,7 +169,7 @@ export const ROUTES: readonly Route[] = [
     access: 'write',
     handle: clearConflicts,
   },
-  { method: 'GET', path: '/registry/discover/:role', access: 'read', isLong: true, handle: discoverWhen },
+  { method: 'GET', path: '/registry/discover/:role', access: 'read', isLong: true, handle: discover },
   { method: 'GET', path: PATHS.events, access: 'read', isLong: true, handle: streamEvents },
   { method: 'GET', path: PATHS.backup, access: 'admin', handle: sendBackup },
   { method: 'GET', path: PATHS.metrics, access: 'read', isLong: true, handle: metrics },

@@ -1,63 +1,113 @@
-/** Lists of entries as JSON. A long one is made and sent piece by piece, as its reader takes it. */
-import type { Readable } from 'node:stream';
+/** Responses that may be large: lists of entries, and streams that are produced as their client reads them. */
+import type { ServerResponse } from 'node:http';
+import { Readable } from 'node:stream';
+import { type Budget, type Reservation, type Scheduler, UNCOUNTED } from '../limits.ts';
 import type { VmRecord } from '../registry/vm-record.ts';
-import { type Account, asTaken } from './response-budget.ts';
-import type { Pieces } from './scheduler.ts';
-
-/** UTF-16 units of a piece: hundreds of entries, so that usual lists are one; little, since each slow reader keeps one. */
-const PIECE = 65_536;
-/** Bytes that an entry takes in a list of them. */
-const REFERENCE = 8;
 
 /**
- * `{vms, count}`. What is declared is as of now, also where it is sent later; liveness is as of when it is sent.
- * @param open an account of what it keeps, where it is more than one piece
- * @returns text when it is one piece. A long one as text would be kept once for each reader who does not read, and there
- *   are texts that are too long for JavaScript.
- * @throws VregError TOO_MANY_REQUESTS
+ * UTF-16 units of one chunk of a streamed response: hundreds of entries, so that usual lists are one chunk, but little for a
+ * slow client to hold.
  */
-export function listOf(
-  entries: readonly VmRecord[],
-  encode: (entry: VmRecord) => string,
-  turns: Pieces,
-  open: () => Account,
-): string | Readable {
-  const pieces = piecesOf(entries, encode);
-  const { value: first, done } = pieces.next();
-  if (done) return first;
-  const account = open();
-  account.keep(first.length);
-  account.share(entries, entries.length * REFERENCE);
-  let made: string | undefined = first;
-  let isOver = false;
-  return asTaken(async () => {
-    if (isOver) return undefined;
-    const text = made;
-    made = undefined;
-    if (text !== undefined) return text;
-    // Others have their turn between two pieces.
-    const next = await turns.run(() => pieces.next());
-    isOver = next.done === true;
-    return next.value;
-  }, account);
+export const CHUNK_SIZE = 65_536;
+/** Bytes that an array needs for each element. */
+export const POINTER_SIZE = 8;
+
+/**
+ * Reserves bytes until the response is closed.
+ * @throws VregError TOO_MANY_REQUESTS if the budget is used up
+ */
+export function reserveFor(response: ServerResponse, budget: Budget, bytes = 0): Reservation {
+  budget.assertFits(bytes);
+  return releaseWhenClosed(budget.reserveAnyway(bytes), response);
 }
 
-/** Bytes of a list of entries as they are. */
-export function sizeOf(entries: readonly VmRecord[]): number {
+/**
+ * Reserves the bytes of a text response until it is closed, unless the text is small.
+ * @param isCommitted true if the request has changed something already, so that its response cannot be refused any more
+ * @throws VregError TOO_MANY_REQUESTS
+ */
+export function reserveText(response: ServerResponse, budget: Budget, text: string, isCommitted: boolean): void {
+  if (text.length <= UNCOUNTED.response) return;
+  const bytes = Buffer.byteLength(text);
+  if (!isCommitted) budget.assertFits(bytes);
+  releaseWhenClosed(budget.reserveAnyway(bytes), response);
+}
+
+function releaseWhenClosed(reservation: Reservation, response: ServerResponse): Reservation {
+  // A destroyed response has emitted its "close" already.
+  if (response.destroyed) reservation.release();
+  else response.once('close', () => reservation.release());
+  return reservation;
+}
+
+/**
+ * Makes a stream that produces its next chunk when the client has read the one before.
+ * @param next resolves to undefined at the end
+ * @param reservation holds the current chunk
+ */
+export function pullStream(next: () => Promise<string | undefined>, reservation: Reservation): Readable {
+  const produce = async (stream: Readable) => {
+    const text = await next();
+    const bytes = text === undefined ? null : Buffer.from(text);
+    reservation.resize(bytes?.length ?? 0);
+    stream.push(bytes);
+  };
+  return new Readable({
+    // Produce nothing ahead of the client.
+    highWaterMark: 0,
+    read() {
+      produce(this).catch((error: Error) => this.destroy(error));
+    },
+  });
+}
+
+/**
+ * Encodes `{vms, count}`. Declared fields are as of now, even if they are sent later; liveness is as of when it is sent.
+ * @param reserve called with the bytes of the first chunk if there is more than one
+ * @returns a text if it is one chunk. A long list as text would occupy memory once for each slow client, and can exceed the
+ *   maximum length of a JavaScript string.
+ * @throws VregError TOO_MANY_REQUESTS
+ */
+export function encodeList(
+  entries: readonly VmRecord[],
+  encode: (entry: VmRecord) => string,
+  scheduler: Scheduler,
+  reserve: (bytes: number) => Reservation,
+): string | Readable {
+  const chunks = listChunks(entries, encode);
+  const { value: first, done } = chunks.next();
+  if (done) return first;
+  const reservation = reserve(first.length);
+  reservation.share(entries, entries.length * POINTER_SIZE);
+  let pending: string | undefined = first;
+  let isOver = false;
+  return pullStream(async () => {
+    if (isOver) return undefined;
+    const text = pending;
+    pending = undefined;
+    if (text !== undefined) return text;
+    const next = await scheduler.run(() => chunks.next());
+    isOver = next.done === true;
+    return next.value;
+  }, reservation);
+}
+
+/** Bytes of {@link encodeList} for entries without added fields. */
+export function listLength(entries: readonly VmRecord[]): number {
   const frame = `{"vms":[],"count":${entries.length}}`.length + Math.max(0, entries.length - 1);
   return entries.reduce((sum, { size }) => sum + size, frame);
 }
 
-/** The last piece is what it returns. */
-function* piecesOf(entries: readonly VmRecord[], encode: (entry: VmRecord) => string): Generator<string, string> {
-  let piece = '{"vms":[';
+/** Yields all chunks but the last, which it returns. */
+function* listChunks(entries: readonly VmRecord[], encode: (entry: VmRecord) => string): Generator<string, string> {
+  let chunk = '{"vms":[';
   let separator = '';
   for (const entry of entries) {
-    piece += separator + encode(entry);
+    chunk += separator + encode(entry);
     separator = ',';
-    if (piece.length < PIECE) continue;
-    yield piece;
-    piece = '';
+    if (chunk.length < CHUNK_SIZE) continue;
+    yield chunk;
+    chunk = '';
   }
-  return `${piece}],"count":${entries.length}}`;
+  return `${chunk}],"count":${entries.length}}`;
 }

@@ -192,6 +192,13 @@ export class Registry {
     return entry.leaseFrom < this.#horizon();
   }
 
+  /** Undefined unless the declared status is `running`. */
+  livenessOf(entry: VmRecord): 'live' | 'suspect' | 'stale' | undefined {
+    if (entry.vm.status !== 'running') return undefined;
+    if (this.isStale(entry)) return 'stale';
+    return entry.isSuspect ? 'suspect' : 'live';
+  }
+
   /** Looks for leases that have expired since the last sweep and notifies subscribers. Called several times per second. */
   sweep(): void {
     this.#horizon();

@@ -99,7 +99,7 @@ for (const how of ['flags', 'variables'] as const) {
       );
       return answer?.status === 429 ? answer : undefined;
     });
-    assert.match(refused.text, /"error":"there are 4 requests that wait or watch already.*--max-connections/);
+    assert.match(refused.text, /"error":"too many open streams \(limit 4\)".*--max-connections/);
     for (const [answer] of await Promise.all(waits)) assert.equal(answer?.status, 200);
   });
 }

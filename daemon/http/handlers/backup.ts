@@ -55,7 +55,7 @@ export async function sendBackup(ctx: RequestContext): Promise<Result> {
   const { response, principal } = ctx;
   const { registry, dataDir, backups } = ctx.services;
   if (dataDir === undefined) throw new VregError('NOT_FOUND', 'this registry has no data dir to copy');
-  const release = backups.take();
+  const release = backups.acquire();
   let dir: string | undefined;
   const clean = () => {
     release();

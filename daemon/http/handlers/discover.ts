@@ -1,94 +1,200 @@
-/** `GET /registry/discover/:role`, at once or when there are enough live VMs. */
+/** `GET /registry/discover/:role`: live VMs of a role, immediately or as soon as there are enough of them. */
 import { DEFAULT_WAIT_MIN, type DiscoverQuery, MAX_WAIT } from '../../../src/protocol/api.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { assertActive } from '../../access/authenticator.ts';
+import type { Scheduler } from '../../limits.ts';
 import { permits } from '../../registry/preconditions.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 import { invalidQuery, type RequestContext, type Result } from '../context.ts';
 
 /**
- * With `wait=30s` the answer is held until at least `min` (default 1) VMs are live, or the time is over; then it is what
- * there is, so a caller looks at the count as without waiting.
+ * With `wait=30s` the response is delayed until at least `min` VMs (default 1) are live or the time is up. The body is the
+ * same either way, so clients check `count`.
  */
-export function discoverWhen(ctx: RequestContext): Result | Promise<Result> {
-  const { role = '' } = ctx.params;
-  const { registry } = ctx.services;
-  // A script whose $ROLE is empty shall not read "nobody there".
-  if (role === '') throw new VregError('NOT_FOUND', 'no such route: a role must follow /registry/discover/');
+export function discover(ctx: RequestContext): Result | Promise<Result> {
+  const role = requireRole(ctx);
   const { wait } = ctx.query('wait');
-  const patience = wait === undefined ? 0 : parseWait(wait);
+  const timeoutMs = wait === undefined ? 0 : parseWait(wait);
   const min = ctx.number('min', 0, Number.MAX_SAFE_INTEGER) ?? DEFAULT_WAIT_MIN;
   const query = readQuery(ctx);
-  const { readFilter } = ctx;
-  const look = () => {
-    const live = registry.discover(role, query);
-    return readFilter ? live.filter(({ vm }) => permits(readFilter, vm)) : live;
-  };
-  // Who counts strictly is told of the warming about those, too, whom that leaves out.
-  const answer = (found: readonly VmRecord[]) =>
-    ctx.entries(found, query.strict ? registry.discover(role, { ...query, strict: false }) : found);
-  const found = look();
-  if (patience === 0 || found.length >= min) return answer(found);
-  return waitFor(ctx, role, { query, look, min, patience, answer });
+  const find = () => findLive(ctx, role, query);
+  const found = find();
+  if (timeoutMs === 0 || found.length >= min) return respond(ctx, role, query, found);
+  return longPoll(ctx, { role, query, find, min, timeoutMs });
+}
+
+/** @throws VregError NOT_FOUND: an empty $ROLE in a script must not look like an empty fleet */
+function requireRole({ params: { role = '' } }: RequestContext): string {
+  if (role === '') throw new VregError('NOT_FOUND', 'no such route: a role must follow /registry/discover/');
+  return role;
 }
 
 function readQuery(ctx: RequestContext): DiscoverQuery {
   const { service } = ctx.query('service');
   const passing = ctx.flag('passing');
-  if (passing && service === undefined)
-    throw invalidQuery('passing', 'passing: say which service must pass, with service=NAME');
+  if (passing && service === undefined) throw invalidQuery('passing', 'passing=true needs service=NAME');
   return { service, passing, strict: ctx.flag('strict') };
 }
 
-interface Wait {
-  query: DiscoverQuery;
-  look(): VmRecord[];
-  min: number;
-  /** Milliseconds. */
-  patience: number;
-  answer(found: readonly VmRecord[]): Result;
+function findLive({ services, readFilter }: RequestContext, role: string, query: DiscoverQuery): VmRecord[] {
+  const live = services.registry.discover(role, query);
+  return readFilter ? live.filter(({ vm }) => permits(readFilter, vm)) : live;
 }
 
-/** Answers when there is enough, and at the latest when the time is over or the caller has gone. */
-function waitFor(ctx: RequestContext, role: string, { query, look, min, patience, answer }: Wait): Promise<Result> {
+function respond(ctx: RequestContext, role: string, query: DiscoverQuery, found: readonly VmRecord[]): Result {
+  if (!query.strict) return ctx.entries(found);
+  // In strict mode the warming header also covers the VMs that were left out: they are the doubtful ones.
+  return ctx.entries(found, ctx.services.registry.discover(role, { ...query, strict: false }));
+}
+
+interface LongPoll {
+  role: string;
+  query: DiscoverQuery;
+  find(): VmRecord[];
+  min: number;
+  timeoutMs: number;
+}
+
+/** Responds when enough VMs are live, when the time is up, when the daemon stops or when the principal is revoked. */
+function longPoll(ctx: RequestContext, { role, query, find, min, timeoutMs }: LongPoll): Promise<Result> {
   const { response, principal, readFilter } = ctx;
   const { registry, openStreams, longPolls } = ctx.services;
-  const release = openStreams.take();
+  const release = openStreams.acquire();
   return new Promise((resolve, reject) => {
     const finish = (found: readonly VmRecord[]) => {
       clearTimeout(timer);
       release();
-      watch.leave();
-      stopWatching();
-      stay();
-      response.off('close', stop);
+      waiter.leave();
+      unsubscribe();
+      offAbort();
+      response.off('close', finishNow);
       try {
         assertActive(principal);
-        resolve(answer(found));
+        resolve(respond(ctx, role, query, found));
       } catch (error) {
         reject(error);
       }
     };
-    const stop = () => finish(look());
-    const watch = longPolls.join(JSON.stringify([role, query, readFilter?.vm, readFilter?.role]), look, min, finish);
-    const timer = setTimeout(watch.over, patience);
-    const stopWatching = registry.events.subscribe({
-      event: (event) => {
-        if (event.role === role) watch.look();
-      },
-      // A beat may say that a service passes by now.
-      heartbeat: ({ vm }) => {
-        if (vm.role === role) watch.look();
-      },
+    const finishNow = () => finish(find());
+    const key = JSON.stringify([role, query, readFilter?.vm, readFilter?.role]);
+    const waiter = longPolls.join(key, find, min, finish);
+    const timer = setTimeout(waiter.expire, timeoutMs);
+    const recheck = (changed: string) => {
+      if (changed === role) waiter.recheck();
+    };
+    const unsubscribe = registry.events.subscribe({
+      event: (event) => recheck(event.role),
+      // A heartbeat may report that a service passes now.
+      heartbeat: ({ vm }) => recheck(vm.role),
     });
-    response.once('close', stop);
-    const stay = ctx.onAbort(stop);
+    response.once('close', finishNow);
+    const offAbort = ctx.onAbort(finishNow);
   });
 }
 
-/** Milliseconds of `30s` or `500ms`, at most {@link MAX_WAIT}. */
+/** Milliseconds in `30s` or `500ms`, at most {@link MAX_WAIT}. */
 function parseWait(text: string): number {
   const [, amount, unit] = /^(\d+(?:\.\d+)?)(ms|s|m)$/.exec(text) ?? [];
   if (amount === undefined) throw invalidQuery('wait', `wait: "${text}" is not a duration such as 30s`);
   return Math.min(Number(amount) * { ms: 1, s: 1000, m: 60_000 }[unit as 'ms' | 's' | 'm'], MAX_WAIT);
+}
+
+/** One long poll in the queue. */
+export interface Waiter {
+  /** Something has changed: checks again when the scheduler has time. */
+  recheck(): void;
+  /** The time is up: finishes with whatever is there when the scheduler has time. */
+  expire(): void;
+  leave(): void;
+}
+
+interface Poll {
+  min: number;
+  isExpired: boolean;
+  finish(found: readonly VmRecord[]): void;
+}
+
+/** Long polls with the same query; one search answers all of them. */
+interface PollGroup {
+  find(): readonly VmRecord[];
+  readonly polls: Set<Poll>;
+}
+
+/**
+ * Batches the checks of long polls. Without it, thousands of polls for one role would each search the registry at every
+ * heartbeat in that role.
+ */
+export class LongPollQueue {
+  readonly #scheduler: Scheduler;
+  readonly #groups = new Map<string, PollGroup>();
+  /** Groups to check again. */
+  readonly #due = new Set<PollGroup>();
+  /** Groups with an expired poll. They come first: their clients were promised a response by now. */
+  readonly #overdue = new Set<PollGroup>();
+  #isRunning = false;
+
+  constructor(scheduler: Scheduler) {
+    this.#scheduler = scheduler;
+  }
+
+  /**
+   * @param key identifies the query and the read filter
+   * @param finish called once, when at least `min` VMs are found or the poll has expired
+   */
+  join(key: string, find: PollGroup['find'], min: number, finish: Poll['finish']): Waiter {
+    const group = this.#groups.get(key) ?? { find, polls: new Set() };
+    this.#groups.set(key, group);
+    const poll: Poll = { min, isExpired: false, finish };
+    group.polls.add(poll);
+    return {
+      recheck: () => this.#wake(group, this.#due),
+      expire: () => {
+        poll.isExpired = true;
+        this.#wake(group, this.#overdue);
+      },
+      leave: () => {
+        group.polls.delete(poll);
+        if (group.polls.size === 0 && this.#groups.get(key) === group) this.#groups.delete(key);
+      },
+    };
+  }
+
+  #wake(group: PollGroup, queue: Set<PollGroup>): void {
+    queue.add(group);
+    if (this.#isRunning) return;
+    this.#isRunning = true;
+    // All changes of one turn are checked together.
+    setImmediate(() => void this.#run());
+  }
+
+  async #run(): Promise<void> {
+    while (this.#first) await this.#scheduler.run(() => this.#checkGroups());
+    this.#isRunning = false;
+  }
+
+  #checkGroups(): void {
+    for (let group = this.#first; group; group = this.#first) {
+      if (!this.#check(group)) return;
+      this.#overdue.delete(group);
+      this.#due.delete(group);
+      if (!this.#scheduler.hasTime()) return;
+    }
+  }
+
+  get #first(): PollGroup | undefined {
+    for (const queue of [this.#overdue, this.#due]) for (const group of queue) return group;
+    return undefined;
+  }
+
+  /** @returns false if the time of this slice is up before all polls of the group are checked */
+  #check({ find, polls }: PollGroup): boolean {
+    if (polls.size === 0) return true;
+    const found = find();
+    for (const { min, isExpired, finish } of polls) {
+      if (!isExpired && found.length < min) continue;
+      finish(found);
+      if (!this.#scheduler.hasTime()) return false;
+    }
+    return true;
+  }
 }

@@ -1,207 +1,233 @@
 /**
- * What the readers of the event stream are told. It is written down once, whoever reads; those who ask the same are given
- * the same bytes; and what many are given, or much, is given in turns of the event loop. Written event by event and reader
- * by reader, one batch of heartbeats is millions of writes in one turn.
+ * Fans events out to the subscribers of the event stream. Each event is serialized once, and subscribers with the same filter
+ * share buffers. Delivery is sliced by the scheduler: written event by event and subscriber by subscriber, one batch of
+ * heartbeats would be millions of writes in one turn of the event loop.
  */
 import { setImmediate } from 'node:timers/promises';
 import type { Heartbeat } from '../../../src/protocol/api.ts';
+import type { Budget, Budgets, Scheduler } from '../../limits.ts';
 import type { Event, EventLog, EventSubscriber } from '../../registry/events.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
-import type { Pieces } from '../scheduler.ts';
 
-/** UTF-16 units that a reader is given at once, or one event that is larger: a fraction of a millisecond of work. */
-const SLICE = 65_536;
-/** Events and beats looked at for one slice: a reader may want none of them. */
-const MAX_LOOKED_AT = 4096;
-/** UTF-16 units that are kept for the readers together, as much as there is for those who come back. */
-const MAX_TOLD = 33_554_432;
-/** Milliseconds of giving in one turn. */
-const TURN = 5;
+/** UTF-16 units in one buffer, unless a single event is larger. Building one takes a fraction of a millisecond. */
+const BUFFER_SIZE = 65_536;
+/** Queued events that are matched for one buffer; a subscriber may want none of them. */
+const MAX_MATCHED = 4096;
 
-/** What a filter looks at. */
-export type Seen = Pick<Event, 'id' | 'role' | 'status' | 'before'>;
+/** The fields of an event that filters look at. */
+export type EventSubject = Pick<Event, 'id' | 'role' | 'status' | 'before'>;
 
-export interface Listener {
-  /** The same for those who want the same. */
-  readonly question: string;
-  readonly wantsBeats: boolean;
-  wants(about: Seen): boolean;
-  /** @returns false when it takes no more */
-  take(bytes: Buffer): boolean;
-  /** It missed something, and is told no more. */
+export interface Subscriber {
+  /** Subscribers with the same key want the same events. */
+  readonly filterKey: string;
+  readonly wantsHeartbeats: boolean;
+  matches(subject: EventSubject): boolean;
+  /** @returns false if the subscriber accepts no more events */
+  write(bytes: Buffer): boolean;
+  /** Bytes that wait for this subscriber. */
+  backlog(): number;
+  /** The subscriber was evicted: it missed events and receives no more. */
   lagged(): void;
 }
 
-export interface Place {
-  /** Gives it at once what it was told and has not been given yet. */
-  giveRest(): void;
-  leave(): void;
+export interface Subscription {
+  /** Delivers all queued events immediately. */
+  flush(): void;
+  unsubscribe(): void;
 }
 
-/** All that there is at one moment. */
-export interface State {
+/** All entries at one moment. */
+export interface Snapshot {
   /** Newest registration first. */
   readonly entries: readonly VmRecord[];
-  /** How each of them is, where that is to be said. */
+  /** Liveness of each entry; undefined if it is live or not running. */
   readonly liveness: readonly ('stale' | 'suspect' | undefined)[];
 }
 
-interface Told {
-  about: Seen;
+interface QueuedEvent {
+  subject: EventSubject;
   text: string;
-  isBeat: boolean;
+  isHeartbeat: boolean;
 }
 
-interface Slice {
+interface SharedBuffer {
+  /** Undefined if no queued event matches. */
   bytes: Buffer | undefined;
-  /** Place behind it. */
+  /** Position behind the last event in it. */
   end: number;
 }
 
-export function textOf({ type, revision, json }: Event): string {
+/** An event as the event stream carries it. */
+export function formatEvent({ type, revision, json }: Event): string {
   return `id: ${revision}\nevent: ${type}\ndata: ${json}\n\n`;
 }
 
-export class Telling implements EventSubscriber {
+export class EventFanout implements EventSubscriber {
   readonly #events: EventLog;
-  readonly #pieces: Pieces;
-  /** Who listens, and where each is in the order of what was told. */
-  readonly #places = new Map<Listener, number>();
-  /** What not all have been given yet, oldest first. */
-  #told: Told[] = [];
-  /** Place of the first of it. */
-  #first = 0;
-  #size = 0;
-  /** Those who want beats. */
-  #beatListeners = 0;
-  /** Of this round, by place and question. */
-  readonly #slices = new Map<string, Slice>();
-  #isGiving = false;
-  #state: { kept: WeakRef<State>; mark: number } | undefined;
-  #stopWatching = () => {};
+  readonly #scheduler: Scheduler;
+  /** In UTF-16 units. */
+  readonly #maxQueued: number;
+  readonly #unread: Budget;
+  /** Each subscriber's position: the number of the next event that it receives. */
+  readonly #positions = new Map<Subscriber, number>();
+  /** Events that some subscribers have not received yet, oldest first. */
+  #queue: QueuedEvent[] = [];
+  /** Position of the first event in the queue. */
+  #start = 0;
+  /** UTF-16 units in the queue. */
+  #queued = 0;
+  #heartbeatSubscribers = 0;
+  /** Buffers of the current round, by position and filter key. */
+  readonly #buffers = new Map<string, SharedBuffer>();
+  #isFlushing = false;
+  #snapshot: { kept: WeakRef<Snapshot>; mark: number } | undefined;
+  #stopListening = () => {};
 
-  constructor(events: EventLog, pieces: Pieces) {
+  /**
+   * @param budgets `fanout` bounds the events that wait for delivery, `subscribers` what is delivered but not read. If either
+   *   is used up, the slowest subscribers are evicted.
+   */
+  constructor(events: EventLog, scheduler: Scheduler, budgets: Pick<Budgets, 'fanout' | 'subscribers'>) {
     this.#events = events;
-    this.#pieces = pieces;
+    this.#scheduler = scheduler;
+    this.#maxQueued = budgets.fanout.limit;
+    this.#unread = budgets.subscribers;
   }
 
+  /** Number of subscribers, for the metrics. */
   get listeners(): number {
-    return this.#places.size;
+    return this.#positions.size;
   }
 
-  /** From here on it is told all that it wants, in order. */
-  join(listener: Listener): Place {
-    if (this.#places.size === 0) this.#stopWatching = this.#events.subscribe(this);
-    this.#places.set(listener, this.#end);
-    if (listener.wantsBeats) this.#beatListeners++;
+  /** From now on the subscriber receives all events that it wants, in order. */
+  subscribe(subscriber: Subscriber): Subscription {
+    if (this.#positions.size === 0) this.#stopListening = this.#events.subscribe(this);
+    this.#positions.set(subscriber, this.#end);
+    if (subscriber.wantsHeartbeats) this.#heartbeatSubscribers++;
     return {
-      giveRest: () => {
-        while ((this.#places.get(listener) ?? this.#end) < this.#end) this.#give(listener);
+      flush: () => {
+        while ((this.#positions.get(subscriber) ?? this.#end) < this.#end) this.#deliver(subscriber);
       },
-      leave: () => this.#drop(listener),
+      unsubscribe: () => this.#remove(subscriber),
     };
   }
 
-  /** The state now, made once for all who ask before anything else happens; it is here for as long as one of them needs it. */
-  state(look: () => State): State {
+  /** The current state. Subscribers that ask between two events share one snapshot, for as long as one of them needs it. */
+  snapshot(take: () => Snapshot): Snapshot {
     const { mark } = this.#events;
-    const known = this.#state?.mark === mark ? this.#state.kept.deref() : undefined;
+    const known = this.#snapshot?.mark === mark ? this.#snapshot.kept.deref() : undefined;
     if (known) return known;
-    const state = look();
-    this.#state = { kept: new WeakRef(state), mark };
-    return state;
+    const snapshot = take();
+    this.#snapshot = { kept: new WeakRef(snapshot), mark };
+    return snapshot;
   }
 
   event(event: Event): void {
-    this.#tell({ about: event, text: textOf(event), isBeat: false });
+    this.#enqueue({ subject: event, text: formatEvent(event), isHeartbeat: false });
   }
 
   heartbeat({ vm: { id, role, status }, lastSeen }: VmRecord): void {
-    if (this.#beatListeners === 0) return;
+    if (this.#heartbeatSubscribers === 0) return;
     const json = JSON.stringify({ id, lastSeen } satisfies Heartbeat);
-    this.#tell({ about: { id, role, status, before: {} }, text: `event: heartbeat\ndata: ${json}\n\n`, isBeat: true });
+    const subject = { id, role, status, before: {} };
+    this.#enqueue({ subject, text: `event: heartbeat\ndata: ${json}\n\n`, isHeartbeat: true });
   }
 
-  /** Place of what is told next. */
+  /** Position of the next event. */
   get #end(): number {
-    return this.#first + this.#told.length;
+    return this.#start + this.#queue.length;
   }
 
-  #tell(told: Told): void {
-    this.#told.push(told);
-    this.#size += told.text.length;
-    if (this.#size > MAX_TOLD) this.#leaveBehind();
-    if (this.#isGiving) return;
-    this.#isGiving = true;
-    void this.#giveAll();
+  #enqueue(event: QueuedEvent): void {
+    this.#queue.push(event);
+    this.#queued += event.text.length;
+    if (this.#queued > this.#maxQueued) this.#evictSlowest();
+    if (this.#isFlushing) return;
+    this.#isFlushing = true;
+    void this.#flush();
   }
 
-  /** Round after round, a slice for each, until all have been given all. */
-  async #giveAll(): Promise<void> {
-    while (this.#told.length > 0) {
-      // All that this turn tells is given together; and between two slices a reader has time to take the first.
+  /** Delivers in rounds, one buffer to each subscriber, until the queue is empty. */
+  async #flush(): Promise<void> {
+    while (this.#queue.length > 0) {
+      // Events of the same turn share buffers, and a subscriber has time to read one before the next.
       await setImmediate();
-      const listeners = [...this.#places.keys()];
+      const subscribers = [...this.#positions.keys()];
       let at = 0;
-      const piece = () => {
-        const until = performance.now() + TURN;
-        do this.#give(listeners[at]!);
-        while (++at < listeners.length && performance.now() < until);
+      const step = () => {
+        if (at < subscribers.length) this.#deliver(subscribers[at]!);
+        return ++at < subscribers.length;
       };
-      while (at < listeners.length) await this.#pieces.run(piece);
-      this.#slices.clear();
-      this.#forgetGiven();
+      await this.#scheduler.repeat(step);
+      this.#buffers.clear();
+      this.#evictUnread();
+      this.#dropDelivered();
     }
-    this.#isGiving = false;
+    this.#isFlushing = false;
   }
 
-  #give(listener: Listener): void {
-    const place = this.#places.get(listener);
-    if (place === undefined || place === this.#end) return;
-    const { bytes, end } = this.#sliceFor(listener, place);
-    this.#places.set(listener, end);
-    if (bytes && !listener.take(bytes)) this.#drop(listener);
+  #deliver(subscriber: Subscriber): void {
+    const position = this.#positions.get(subscriber);
+    if (position === undefined || position === this.#end) return;
+    const { bytes, end } = this.#bufferFor(subscriber, position);
+    this.#positions.set(subscriber, end);
+    if (bytes && !subscriber.write(bytes)) this.#remove(subscriber);
   }
 
-  #sliceFor({ question, wantsBeats, wants }: Listener, place: number): Slice {
-    const key = `${place} ${question}`;
-    const made = this.#slices.get(key);
-    if (made) return made;
-    const last = Math.min(this.#told.length, place - this.#first + MAX_LOOKED_AT);
-    let at = place - this.#first;
+  #bufferFor(subscriber: Subscriber, position: number): SharedBuffer {
+    const key = `${position} ${subscriber.filterKey}`;
+    const shared = this.#buffers.get(key);
+    if (shared) return shared;
+    const last = Math.min(this.#queue.length, position - this.#start + MAX_MATCHED);
+    let at = position - this.#start;
     let text = '';
-    for (; at < last && text.length < SLICE; at++) {
-      const told = this.#told[at]!;
-      if ((wantsBeats || !told.isBeat) && wants(told.about)) text += told.text;
+    for (; at < last && text.length < BUFFER_SIZE; at++) {
+      const event = this.#queue[at]!;
+      if ((subscriber.wantsHeartbeats || !event.isHeartbeat) && subscriber.matches(event.subject)) text += event.text;
     }
-    const slice = { bytes: text === '' ? undefined : Buffer.from(text), end: this.#first + at };
-    this.#slices.set(key, slice);
-    return slice;
+    const buffer = { bytes: text === '' ? undefined : Buffer.from(text), end: this.#start + at };
+    this.#buffers.set(key, buffer);
+    return buffer;
   }
 
-  #forgetGiven(): void {
-    let first = this.#end;
-    for (const place of this.#places.values()) first = Math.min(first, place);
-    for (const { text } of this.#told.splice(0, first - this.#first)) this.#size -= text.length;
-    this.#first = first;
+  #dropDelivered(): void {
+    let start = this.#end;
+    for (const position of this.#positions.values()) start = Math.min(start, position);
+    for (const { text } of this.#queue.splice(0, start - this.#start)) this.#queued -= text.length;
+    this.#start = start;
   }
 
-  /** More is told than can be given to so many: those who have been given least have to start again. */
-  #leaveBehind(): void {
-    this.#forgetGiven();
-    if (this.#size <= MAX_TOLD) return;
-    const half = this.#first + this.#told.length / 2;
-    for (const [listener, place] of this.#places) {
-      if (place > half) continue;
-      this.#drop(listener);
-      listener.lagged();
+  /** The queue is full: evicts the subscribers that have received less than half of it. */
+  #evictSlowest(): void {
+    this.#dropDelivered();
+    if (this.#queued <= this.#maxQueued) return;
+    const half = this.#start + this.#queue.length / 2;
+    for (const [subscriber, position] of this.#positions) {
+      if (position > half) continue;
+      this.#remove(subscriber);
+      subscriber.lagged();
     }
-    this.#forgetGiven();
+    this.#dropDelivered();
   }
 
-  #drop(listener: Listener): void {
-    if (!this.#places.delete(listener)) return;
-    if (listener.wantsBeats) this.#beatListeners--;
-    if (this.#places.size === 0) this.#stopWatching();
+  /** Too much is delivered but not read: evicts the subscribers that have the most to read. */
+  #evictUnread(): void {
+    const { limit } = this.#unread;
+    if (this.#unread.used <= limit) return;
+    // Asking for the backlog also gives back what was read since the last write.
+    const backlogs = [...this.#positions.keys()].map((subscriber) => ({ subscriber, bytes: subscriber.backlog() }));
+    let excess = this.#unread.used - limit;
+    for (const { subscriber, bytes } of backlogs.sort((a, b) => b.bytes - a.bytes)) {
+      if (excess <= 0) return;
+      excess -= bytes;
+      this.#remove(subscriber);
+      subscriber.lagged();
+    }
+  }
+
+  #remove(subscriber: Subscriber): void {
+    if (!this.#positions.delete(subscriber)) return;
+    if (subscriber.wantsHeartbeats) this.#heartbeatSubscribers--;
+    if (this.#positions.size === 0) this.#stopListening();
   }
 }

@@ -1,279 +1,321 @@
 /**
- * `GET /registry/events`: server-sent events (the HTML standard's). A reader is told everything or told that it is not:
- * one that falls behind gets `lagged` and the end, one that asks for a revision that is no longer known gets `reset` and
- * the full state.
+ * `GET /registry/events`: server-sent events, as defined by the HTML standard. A subscriber receives every event, or a notice
+ * that it missed some: `lagged` and the end of the stream if it reads too slowly, `reset` and the full state if the revision
+ * that it asks for is no longer known.
  */
 import type { ServerResponse } from 'node:http';
+import type { Budget, Reservation, Scheduler, StreamLimits } from '../../limits.ts';
 import { type Event, eventOf } from '../../registry/events.ts';
 import { permits } from '../../registry/preconditions.ts';
 import type { Registry } from '../../registry/registry.ts';
-import type { VmRecord } from '../../registry/vm-record.ts';
 import { invalidQuery, type RequestContext } from '../context.ts';
-import type { Account } from '../response-budget.ts';
-import type { Pieces } from '../scheduler.ts';
-import { type Place, type Seen, type State, textOf } from './event-fanout.ts';
+import { CHUNK_SIZE, POINTER_SIZE, reserveFor } from '../streaming.ts';
+import { type EventSubject, formatEvent, type Snapshot, type Subscription } from './event-fanout.ts';
 
-export interface StreamLimits {
-  /** Milliseconds between two comment lines, so that proxies and readers see that the stream lives. */
-  keepAlive: number;
-  /** Bytes that may wait for a reader, besides what it asked for at once. More means that it does not keep up. */
-  maxWaiting: number;
-  /** Milliseconds that a reader who fell behind has to take the last word. */
-  lastWord: number;
-}
+/** Milliseconds that a subscriber has to read the last events when the daemon stops or its token ends. */
+const CLOSE_GRACE = 1000;
 
-/** A comment every 15 s, as the HTML standard advises; seconds of a busy fleet wait. */
-export const STREAM_LIMITS: StreamLimits = { keepAlive: 15_000, maxWaiting: 1_048_576, lastWord: 5000 };
-/** UTF-16 units of the start that are made and written at once: a fraction of a millisecond of work. */
-const PIECE = 65_536;
-/** Milliseconds that a reader has to take what waits for it when the daemon stops. */
-const FAREWELL = 1000;
-/** Bytes that an entry, or an event, takes in a list of them. */
-const REFERENCE = 8;
-const EMPTY: State = { entries: [], liveness: [] };
+const NO_ENTRIES: Snapshot = { entries: [], liveness: [] };
 
 export function streamEvents(ctx: RequestContext): undefined {
   const { registry, responses, openStreams, streams, fanout } = ctx.services;
-  const { question, wanted } = parseFilter(ctx);
-  const from = readStart(ctx);
-  const wantsBeats = ctx.flag('heartbeats');
+  const filter = parseFilter(ctx);
+  const revision = parseStart(ctx);
+  const wantsHeartbeats = ctx.flag('heartbeats');
 
-  const account = responses.open(ctx.response);
-  const release = openStreams.take();
-  const raw = ctx.openStream({
+  const reservation = reserveFor(ctx.response, responses, CHUNK_SIZE);
+  const release = openStreams.acquire();
+  const response = ctx.openStream({
     'content-type': 'text/event-stream; charset=utf-8',
     'cache-control': 'no-store',
-    // nginx would gather the events otherwise.
+    // nginx would buffer the events otherwise.
     'x-accel-buffering': 'no',
   });
   if (ctx.method === 'HEAD') {
     release();
-    raw.end();
+    response.end();
     return;
   }
-  const reader = new Reader(raw, ctx, account);
-  let place: Place | undefined;
+  const writer = new EventWriter(response, ctx, reservation);
+  let subscription: Subscription | undefined;
   let isClosed = false;
-  const listen = () => {
+  const follow = () => {
     if (isClosed) return;
-    // From here on its bytes are those of the others, too.
-    account.close();
-    reader.begin();
-    place = fanout.join({
-      question: `${wantsBeats} ${question}`,
-      wantsBeats,
-      wants: wanted,
-      take: (bytes) => {
-        if (!reader.take(bytes)) reader.lagged(registry.revision);
-        return !reader.isOver;
+    // From here on, buffers are shared with other subscribers and counted by the backlog.
+    reservation.release();
+    writer.follow();
+    subscription = fanout.subscribe({
+      filterKey: `${wantsHeartbeats} ${filter.key}`,
+      wantsHeartbeats,
+      matches: filter.matches,
+      write: (bytes) => {
+        if (!writer.write(bytes)) writer.lagged(registry.revision);
+        return !writer.isEnded;
       },
-      lagged: () => reader.lagged(registry.revision),
+      backlog: () => writer.backlog(),
+      lagged: () => writer.lagged(registry.revision),
     });
   };
-  const start = piecesOf(startOf(ctx, from, wanted, account));
+  const initial = joinChunks(initialEvents(ctx, revision, filter.matches, reservation));
   let { mark } = registry.events;
-  /** Tells what came while the reader took what was before, until there is no more. */
+  /** Writes the events that were added while the client read the previous ones, until there are no more. */
   const catchUp = () => {
     const missed = registry.events.after(mark);
     mark = registry.events.mark;
-    if (!missed) reader.lagged(registry.revision);
-    else if (missed.length === 0) listen();
-    else reader.start(piecesOf(missed.filter(wanted).map(textOf)), catchUp);
+    if (!missed) writer.lagged(registry.revision);
+    else if (missed.length === 0) follow();
+    else writer.writeChunks(joinChunks(missed.filter(filter.matches).map(formatEvent)), catchUp);
   };
-  reader.start(start, catchUp);
-  const stop = () => {
-    place?.giveRest();
-    reader.end(FAREWELL);
-  };
-  const keepAlive = setInterval(() => reader.keepAlive(), streams.keepAlive);
-  const stay = ctx.onAbort(stop);
+  writer.writeChunks(initial, catchUp);
+  const keepAlive = setInterval(() => writer.keepAlive(), streams.keepAlive);
+  const offAbort = ctx.onAbort(() => {
+    subscription?.flush();
+    writer.end(CLOSE_GRACE);
+  });
   const { socket } = ctx.request;
   const close = () => {
     isClosed = true;
     clearInterval(keepAlive);
-    stay();
+    offAbort();
     release();
-    place?.leave();
+    writer.release();
+    subscription?.unsubscribe();
     socket.off('close', close);
   };
-  raw.once('close', close);
-  // A response that waits behind another one on its connection never hears that the connection is gone.
+  response.once('close', close);
+  // A response that waits behind another one on its connection emits no "close" when the connection ends.
   socket.once('close', close);
 }
 
-/** What a reader has to know before it is told what comes: as of now, whenever it is read. */
-function startOf(ctx: RequestContext, from: number | undefined, wanted: (event: Seen) => boolean, account: Account) {
+/** The events that a subscriber needs before it can follow, as of now, even if they are read later. */
+function initialEvents(
+  ctx: RequestContext,
+  from: number | undefined,
+  matches: (subject: EventSubject) => boolean,
+  reservation: Reservation,
+): Iterable<string> {
   const { registry, fanout } = ctx.services;
-  // So that none is told as stale here and once more by the next sweep.
+  // Without a sweep, a VM that is stale already would be reported here and once more by the next sweep.
   registry.sweep();
   const current = registry.revision;
   const missed = from === undefined ? [] : registry.events.since(from, current);
-  const state = missed ? EMPTY : fanout.state(() => stateOf(registry));
-  // Of a state, each entry and how it is.
-  if (missed) account.share(missed, missed.length * REFERENCE);
-  else account.share(state, state.entries.length * 2 * REFERENCE);
+  const snapshot = missed ? NO_ENTRIES : fanout.snapshot(() => takeSnapshot(registry));
+  if (missed) reservation.share(missed, missed.length * POINTER_SIZE);
+  // A snapshot has two arrays.
+  else reservation.share(snapshot, snapshot.entries.length * 2 * POINTER_SIZE);
   const at = registry.clock.now();
   return (function* () {
-    if (missed) for (const event of missed) if (wanted(event)) yield textOf(event);
-    if (!missed) yield controlText('reset', current);
-    // Oldest first, so that a reader builds the same order.
-    for (let i = state.entries.length - 1; i >= 0; i--) {
-      const entry = state.entries[i]!;
+    if (missed) for (const event of missed) if (matches(event)) yield formatEvent(event);
+    if (!missed) yield formatControl('reset', current);
+    // Oldest first, so that subscribers build up the same order.
+    for (let i = snapshot.entries.length - 1; i >= 0; i--) {
+      const entry = snapshot.entries[i]!;
       const registered = eventOf('registered', entry, { revision: current, at: Date.parse(entry.vm.registeredAt) });
-      if (!wanted(registered)) continue;
-      yield stateText(registered);
-      const how = state.liveness[i];
-      if (how) yield stateText(eventOf(how, entry, { revision: current, at }));
+      if (!matches(registered)) continue;
+      yield formatWithoutId(registered);
+      const liveness = snapshot.liveness[i];
+      if (liveness) yield formatWithoutId(eventOf(liveness, entry, { revision: current, at }));
     }
-    yield controlText('synced', current);
+    yield formatControl('synced', current);
   })();
 }
 
-function stateOf(registry: Registry): State {
+function takeSnapshot(registry: Registry): Snapshot {
   const entries = registry.list({});
-  return { entries, liveness: entries.map((entry) => livenessOf(registry, entry)) };
+  const liveness = entries.map((entry) => {
+    const state = registry.livenessOf(entry);
+    return state === 'live' ? undefined : state;
+  });
+  return { entries, liveness };
 }
 
-function livenessOf(registry: Registry, entry: VmRecord): State['liveness'][number] {
-  if (entry.vm.status !== 'running') return undefined;
-  if (registry.isStale(entry)) return 'stale';
-  return entry.isSuspect ? 'suspect' : undefined;
-}
-
-/** A part of the full state. Without an id: only the whole of it is a place to resume from. */
-function stateText({ type, json }: Event): string {
+/** An event of the full state. It has no id, because a subscriber can resume only after the whole state. */
+function formatWithoutId({ type, json }: Event): string {
   return `event: ${type}\ndata: ${json}\n\n`;
 }
 
-function controlText(type: 'reset' | 'synced', revision: number): string {
+function formatControl(type: 'reset' | 'synced', revision: number): string {
   const id = type === 'synced' ? `id: ${revision}\n` : '';
   return `${id}event: ${type}\ndata: ${JSON.stringify({ type, revision })}\n\n`;
 }
 
-function* piecesOf(texts: Iterable<string>): Generator<string> {
-  let piece = '';
+function* joinChunks(texts: Iterable<string>): Generator<string> {
+  let chunk = '';
   for (const text of texts) {
-    piece += text;
-    if (piece.length < PIECE) continue;
-    yield piece;
-    piece = '';
+    chunk += text;
+    if (chunk.length < CHUNK_SIZE) continue;
+    yield chunk;
+    chunk = '';
   }
-  if (piece !== '') yield piece;
+  if (chunk !== '') yield chunk;
 }
 
-/** Writes to one reader, and knows when it does not read. */
-class Reader {
-  readonly #raw: ServerResponse;
+/** Writes to one subscriber and detects when it reads too slowly. */
+class EventWriter {
+  readonly #response: ServerResponse;
   readonly #limits: StreamLimits;
-  readonly #turns: Pieces;
-  readonly #account: Account;
+  readonly #scheduler: Scheduler;
+  /** Holds the chunk that is being written before the subscriber follows. */
+  readonly #reservation: Reservation;
+  readonly #backlog: Backlog;
   readonly #isExpired: () => boolean;
-  #ended = false;
-  /** Bytes of the start that still wait: a burst that was asked for is no sign of a slow reader. */
+  #isEnded = false;
+  /** Bytes of the initial events that still wait. The client asked for this burst, so it does not count as lag. */
   #burst = 0;
 
-  /** @param account of what it keeps until it is told what comes */
-  constructor(raw: ServerResponse, { services, principal }: RequestContext, account: Account) {
-    const { streams, scheduler } = services;
-    this.#raw = raw;
-    this.#limits = streams;
-    this.#turns = scheduler;
-    this.#account = account;
+  constructor(response: ServerResponse, { services, principal }: RequestContext, reservation: Reservation) {
+    this.#response = response;
+    this.#limits = services.streams;
+    this.#scheduler = services.scheduler;
+    this.#reservation = reservation;
+    this.#backlog = new Backlog(services.subscribers);
     this.#isExpired = () => principal.token?.isExpired() ?? false;
   }
 
-  /** Writes what it has asked for as it takes it, and others have their turn between two pieces. */
-  start(pieces: Iterator<string>, then: () => void): void {
-    void this.#turns.run(() => this.#next(pieces, then));
+  get isEnded(): boolean {
+    return this.#isEnded;
   }
 
-  #next(pieces: Iterator<string>, then: () => void): void {
-    if (this.#raw.destroyed || !this.#mayGoOn()) return;
-    const { value, done } = pieces.next();
+  /** Writes chunks as fast as the client reads them; other requests run between two chunks. */
+  writeChunks(chunks: Iterator<string>, then: () => void): void {
+    void this.#scheduler.run(() => this.#writeNext(chunks, then));
+  }
+
+  #writeNext(chunks: Iterator<string>, then: () => void): void {
+    if (this.#response.destroyed || !this.#mayContinue()) return;
+    const { value, done } = chunks.next();
     if (done) {
       then();
       return;
     }
-    const next = () => this.start(pieces, then);
+    const next = () => this.writeChunks(chunks, then);
     const bytes = Buffer.from(value);
-    this.#account.keep(bytes.length);
-    const isTaken = this.#raw.write(bytes);
-    // A start of one piece, as most are, is over at once.
-    if (value.length < PIECE) this.#next(pieces, then);
-    else if (isTaken) setImmediate(next);
-    else this.#raw.once('drain', next);
+    this.#reservation.resize(bytes.length);
+    const isFlushed = this.#response.write(bytes);
+    // The last chunk is short. Most initial states are a single one and end here.
+    if (value.length < CHUNK_SIZE) this.#writeNext(chunks, then);
+    else if (isFlushed) setImmediate(next);
+    else this.#response.once('drain', next);
   }
 
-  /** From here on the reader has to keep up. */
-  begin(): void {
-    this.#burst = this.#raw.writableLength;
+  /** From now on, the client must keep up. */
+  follow(): void {
+    this.#burst = this.#response.writableLength;
   }
 
-  get isOver(): boolean {
-    return this.#ended;
-  }
-
-  /** @returns false when the reader has fallen behind */
-  take(bytes: Buffer): boolean {
-    if (!this.#mayGoOn()) return true;
-    this.#burst = Math.min(this.#burst, this.#raw.writableLength);
-    const { socket } = this.#raw;
-    // Node would hand it to the kernel after this turn: until then all of it would count as waiting.
+  /** @returns false if the client has fallen behind */
+  write(bytes: Buffer): boolean {
+    if (!this.#mayContinue()) return true;
+    this.#burst = Math.min(this.#burst, this.#response.writableLength);
+    const { socket } = this.#response;
+    // Hand the bytes to the kernel now: Node would do it after this turn, and until then all of them would count as waiting.
     socket?.cork();
-    this.#raw.write(bytes);
+    this.#response.write(bytes);
     socket?.uncork();
-    return this.#raw.writableLength <= this.#burst + this.#limits.maxWaiting;
+    const waiting = this.#response.writableLength;
+    if (waiting > 0) this.#backlog.add(bytes);
+    this.#backlog.settle(waiting);
+    return waiting <= this.#burst + this.#limits.maxBacklog;
+  }
+
+  /** Bytes that wait for the client. */
+  backlog(): number {
+    const { writableLength } = this.#response;
+    this.#backlog.settle(writableLength);
+    return writableLength;
   }
 
   keepAlive(): void {
-    if (this.#mayGoOn()) this.#raw.write(': alive\n\n');
+    if (this.#mayContinue()) this.#response.write(': alive\n\n');
   }
 
-  /** The last word to a reader that fell behind: it has to start again. */
+  /** Tells a client that fell behind to start again, and ends the stream. */
   lagged(revision: number): void {
-    const word = `event: lagged\ndata: ${JSON.stringify({ type: 'lagged', revision })}\n\n`;
-    this.end(this.#limits.lastWord, word);
+    const event = `event: lagged\ndata: ${JSON.stringify({ type: 'lagged', revision })}\n\n`;
+    this.end(this.#limits.lagGrace, event);
   }
 
-  /** Before all that it is told: what comes after the end of its token is not for it. @returns false when it has ended */
-  #mayGoOn(): boolean {
-    if (!this.#ended && this.#isExpired()) this.end(FAREWELL);
-    return !this.#ended;
+  /** Checked before each write: a client must not receive events after its token has expired. @returns false if it has ended */
+  #mayContinue(): boolean {
+    if (!this.#isEnded && this.#isExpired()) this.end(CLOSE_GRACE);
+    return !this.#isEnded;
   }
 
-  /** Ends the stream, within so many milliseconds whether the reader reads or not. */
-  end(patience: number, lastWord = ''): void {
-    if (!this.#ended) this.#raw.end(lastWord);
-    this.#ended = true;
-    setTimeout(() => this.#raw.destroy(), patience).unref();
+  /** Ends the stream; after so many milliseconds also if the client reads nothing. */
+  end(graceMs: number, lastEvent = ''): void {
+    if (!this.#isEnded) this.#response.end(lastEvent);
+    this.#isEnded = true;
+    setTimeout(() => this.#response.destroy(), graceMs).unref();
+  }
+
+  /** Releases the memory budget of a closed stream. */
+  release(): void {
+    this.#backlog.release();
   }
 }
 
-/** `role`, `status` and `id` filter; each may list several, with commas. A change of role or status shows under both. */
-function parseFilter(ctx: RequestContext): { question: string; wanted: (event: Seen) => boolean } {
+/** The buffers that wait for one subscriber. The budget counts a buffer once, even if it waits for many subscribers. */
+class Backlog {
+  readonly #reservation: Reservation;
+  readonly #buffers: Buffer[] = [];
+  #bytes = 0;
+
+  constructor(budget: Budget) {
+    this.#reservation = budget.reserveAnyway(0);
+  }
+
+  add(buffer: Buffer): void {
+    this.#buffers.push(buffer);
+    this.#bytes += buffer.length;
+    this.#reservation.share(buffer, buffer.length);
+  }
+
+  /** Gives back the buffers that are written. @param waiting bytes that still wait in the response */
+  settle(waiting: number): void {
+    for (let [first] = this.#buffers; first && this.#bytes - first.length >= waiting; [first] = this.#buffers) {
+      this.#buffers.shift();
+      this.#bytes -= first.length;
+      this.#reservation.unshare(first);
+    }
+  }
+
+  release(): void {
+    this.#reservation.release();
+  }
+}
+
+interface EventFilter {
+  /** Equal for filters that match the same events. */
+  key: string;
+  matches(subject: EventSubject): boolean;
+}
+
+/** `role`, `status` and `id` each accept several values with commas. A change of role or status matches the old and the new value. */
+function parseFilter(ctx: RequestContext): EventFilter {
   const { role, status, id } = ctx.query('role', 'status', 'id');
   const [roles, statuses, ids] = [role, status, id].map((text) =>
     text === undefined ? undefined : new Set<string | undefined>(text.split(',')),
   );
   const { readFilter } = ctx;
-  const wanted = (event: Seen) =>
-    // Who may see a VM is told that it goes where they may not.
-    (permits(readFilter, event) || permits(readFilter, { id: event.id, role: event.before.role ?? event.role })) &&
-    (!roles || roles.has(event.role) || roles.has(event.before.role)) &&
-    (!ids || ids.has(event.id)) &&
-    (!statuses || statuses.has(event.status) || statuses.has(event.before.status));
-  return { question: JSON.stringify([role, status, id, readFilter?.vm, readFilter?.role]), wanted };
+  const matches = (subject: EventSubject) =>
+    // Also send the event that moves a VM out of the reader's role, so that the reader sees it leave.
+    (permits(readFilter, subject) ||
+      permits(readFilter, { id: subject.id, role: subject.before.role ?? subject.role })) &&
+    (!roles || roles.has(subject.role) || roles.has(subject.before.role)) &&
+    (!ids || ids.has(subject.id)) &&
+    (!statuses || statuses.has(subject.status) || statuses.has(subject.before.status));
+  return { key: JSON.stringify([role, status, id, readFilter?.vm, readFilter?.role]), matches };
 }
 
 /**
- * The revision after which the reader wants to know: from `Last-Event-ID`, or `since`; `since=start` asks for the full
- * state. Without either, only what comes is told.
+ * The revision after which events are wanted: from `Last-Event-ID`, or from `since`. `since=start` asks for the full state
+ * (-1). Without either, only new events are sent.
  */
-function readStart(ctx: RequestContext): number | undefined {
+function parseStart(ctx: RequestContext): number | undefined {
   const header = ctx.headers['last-event-id'];
   const text = (Array.isArray(header) ? header[0] : header) || ctx.query('since').since;
   if (text === undefined) return undefined;
   if (text === 'start') return -1;
   if (/^\d{1,15}$/.test(text)) return Number(text);
-  throw invalidQuery('since', `since: "${text}" is not a revision, nor "start"`);
+  throw invalidQuery('since', `since: "${text}" is neither a revision nor "start"`);
 }

@@ -1,72 +1,77 @@
-/** The past of one VM as JSON. A long one is read and sent page by page, as its reader takes it. */
+/** `GET /registry/vms/:id/history`. A long history is read and sent page by page, as its client reads it. */
+
 import { VregError } from '../../../src/protocol/errors.ts';
 import type { HistoryItem } from '../../../src/protocol/events.ts';
+import { COUNTS } from '../../limits.ts';
 import type { RequestContext, Result } from '../context.ts';
-import { asTaken } from '../response-budget.ts';
+import { pullStream, reserveFor } from '../streaming.ts';
 
-/** Pages that may be asked for at once: one that is as long as it can be takes a tenth of a second. */
-const MAX_WAITING = 50;
-/** Changes of a page: what is answered when nothing is said; two megabytes at most, as the journal bounds each. */
-const PAGE = 100;
+/** Changes in a response without `limit`, and the maximum of `limit`. */
+const DEFAULT_LIMIT = 100;
+const MAX_LIMIT = 10_000;
+/** Changes in one page. The journal bounds each change, so a page has at most 2 MB. */
+const PAGE_SIZE = 100;
 
 /** @throws VregError NOT_FOUND, TOO_MANY_REQUESTS, before anything is sent */
-export async function historyOf(ctx: RequestContext, limit: number): Promise<Result> {
-  const { id, readFilter, response } = ctx;
-  const { registry, scheduler, responses } = ctx.services;
-  if (scheduler.inLineNow >= MAX_WAITING) {
-    throw new VregError('TOO_MANY_REQUESTS', `${MAX_WAITING} histories are asked for already`, {
-      hint: 'try again in a second',
+export async function history(ctx: RequestContext): Promise<Result> {
+  const { id, response } = ctx;
+  const { scheduler, responses } = ctx.services;
+  ctx.assertReadable(id);
+  const limit = ctx.number('limit', 1, MAX_LIMIT) ?? DEFAULT_LIMIT;
+  if (scheduler.serialized >= COUNTS.historyPages) {
+    throw new VregError('TOO_MANY_REQUESTS', `too many history reads (limit ${COUNTS.historyPages})`, {
+      hint: 'retry in a second',
       retryAfter: 1,
     });
   }
-  const read: ReadPage = (rest, before) =>
-    scheduler.inLine(async () => {
-      // For nobody, where who asked has gone meanwhile.
-      if (response.destroyed) return pageOf([], true);
-      const items = await registry.history(id, Math.min(rest, PAGE), before);
-      const came = readFilter?.role === undefined ? -1 : items.findIndex(isComing);
-      const seen = came < 0 ? items : items.slice(0, items[came]!.type === 'registered' ? came + 1 : came);
-      return pageOf(seen, items.length < PAGE || rest === PAGE || came >= 0);
-    });
+  const read = (rest: number, before?: number) => scheduler.serialize(() => readPage(ctx, rest, before));
   const first = await read(limit);
   const start = `{"id":${JSON.stringify(id)},"history":[${first.text}`;
   if (first.end === undefined) return { status: 200, body: `${start}],"count":${first.count}}` };
-  const account = responses.open(response);
-  account.keep(start.length);
+  const reservation = reserveFor(response, responses, start.length);
   ctx.destroyWhenRevoked();
-  const made = piecesOf(read, limit, [start], { count: first.count, end: first.end });
-  return { status: 200, body: asTaken(async () => (await made.next()).value, account) };
+  const chunks = pageChunks(read, limit, [start], { count: first.count, end: first.end });
+  return { status: 200, body: pullStream(async () => (await chunks.next()).value, reservation) };
 }
 
-/** @param rest changes of this page and all that follow it @param before revision */
-type ReadPage = (rest: number, before?: number) => Promise<Page>;
-
 interface Page {
+  /** JSON of the changes, separated by commas. */
   text: string;
   count: number;
-  /** Revision of its last change, where there may be more. */
+  /** Revision of the last change; undefined on the last page. */
   end: number | undefined;
 }
 
-function pageOf(items: readonly HistoryItem[], isLast: boolean): Page {
+/** @param rest changes that are wanted from here on @param before revision */
+async function readPage(ctx: RequestContext, rest: number, before: number | undefined): Promise<Page> {
+  // The client may have gone while this page waited for its turn.
+  if (ctx.response.destroyed) return { text: '', count: 0, end: undefined };
+  const items = await ctx.services.registry.history(ctx.id, Math.min(rest, PAGE_SIZE), before);
+  const visible = visibleItems(items, ctx.readFilter?.role !== undefined);
+  const isLast = items.length < PAGE_SIZE || rest === PAGE_SIZE || visible.isCut;
   return {
-    text: JSON.stringify(items).slice(1, -1),
-    count: items.length,
+    text: JSON.stringify(visible.items).slice(1, -1),
+    count: visible.items.length,
     end: isLast ? undefined : items.at(-1)!.revision,
   };
 }
 
 /**
- * True of the change by which a VM came into the role that it has: who may look at that role only is not told what it was
- * before, nor what else had its id.
+ * A reader that may see one role only does not see what the VM was before it came into that role, nor an earlier VM with the
+ * same id. The registration itself is visible; the change that moved a VM into the role shows the old role, so it is not.
+ * @param items newest first
  */
-function isComing({ type, changes }: HistoryItem): boolean {
-  return type === 'registered' || changes.role !== undefined;
+function visibleItems(items: readonly HistoryItem[], isRestrictedToRole: boolean) {
+  const came = isRestrictedToRole
+    ? items.findIndex(({ type, changes }) => type === 'registered' || changes.role !== undefined)
+    : -1;
+  if (came < 0) return { items, isCut: false };
+  return { items: items.slice(0, items[came]!.type === 'registered' ? came + 1 : came), isCut: true };
 }
 
-/** @param start is taken out, so that it is not kept for as long as the rest takes */
-async function* piecesOf(
-  read: ReadPage,
+/** @param start taken out of its array, so that it is not retained while the other pages are sent */
+async function* pageChunks(
+  read: (rest: number, before?: number) => Promise<Page>,
   limit: number,
   start: string[],
   first: Omit<Page, 'text'>,

@@ -47,11 +47,6 @@ function countVms(registry: Registry, entries: readonly VmRecord[], all: Metrics
   }
   for (const entry of entries) {
     const { role, status } = entry.vm;
-    vms.inc({ role, status, liveness: status === 'running' ? livenessOf(registry, entry) : 'none' });
+    vms.inc({ role, status, liveness: registry.livenessOf(entry) ?? 'none' });
   }
-}
-
-function livenessOf(registry: Registry, entry: VmRecord): string {
-  if (registry.isStale(entry)) return 'stale';
-  return entry.isSuspect ? 'suspect' : 'live';
 }

@@ -5,17 +5,21 @@ import { connect, type Socket } from 'node:net';
 import test from 'node:test';
 import { pino } from 'pino';
 import { buildApp } from '../../../../daemon/http/app.ts';
+import { LongPollQueue } from '../../../../daemon/http/handlers/discover.ts';
 import { listen } from '../../../../daemon/http/server/listen.ts';
+import { Scheduler } from '../../../../daemon/limits.ts';
 import { Registry } from '../../../../daemon/registry/registry.ts';
 import type { VmList } from '../../../../src/protocol/api.ts';
 import { accessTo, type ServedApp, serveApp } from '../../../helpers/app.ts';
 import { FakeClock } from '../../../helpers/clock.ts';
 import { call, errorOf } from '../../../helpers/http.ts';
 import { MemoryStore } from '../../../helpers/memory-store.ts';
+import { readEvents } from '../../../helpers/stream.ts';
 import { until } from '../../../helpers/until.ts';
 import { aVm } from '../../../helpers/vm.ts';
 
 const LEASE = 300_000;
+const WAIT = '/registry/discover/worker?wait=50s';
 
 async function discover(url: string, query: string): Promise<string[]> {
   const { status, body } = await call(url, 'GET', `/registry/discover/worker?${query}`);
@@ -153,4 +157,74 @@ test('when the daemon stops the answer comes, also to a request that arrives on 
   for (const { text } of [held, late]) assert.match(text(), /\{"vms":\[\],"count":0\}$/);
   for (const { text } of [stream, lateStream]) assert.match(text(), /event: synced\n/);
   assert.equal(registry.events.subscriberCount, 0);
+});
+
+test('one more long poll or event stream than the limit is 429, until another one has ended', async (t) => {
+  const { url, registry } = await serveApp(t, { limits: { maxHeld: 2 } });
+  const stream = await readEvents(t, url);
+  const wait = call(url, 'GET', WAIT);
+  await until('both to be held', () => registry.events.subscriberCount === 2);
+  for (const path of [WAIT, '/registry/events']) {
+    const { status, headers, body } = await call(url, 'GET', path);
+    assert.deepEqual(
+      [status, headers.get('retry-after'), (body as { code: string }).code],
+      [429, '5', 'TOO_MANY_REQUESTS'],
+    );
+    assert.match((body as { error: string }).error, /^too many open streams \(limit 2\)/);
+  }
+  // What is answered at once is not held, and does not count.
+  assert.equal((await call(url, 'GET', '/registry/discover/worker?wait=50s&min=0')).status, 200);
+  stream.drop();
+  await until('the place of the stream', () => registry.events.subscriberCount === 1);
+  const again = call(url, 'GET', WAIT);
+  await until('it to be taken', () => registry.events.subscriberCount === 2);
+  await call(url, 'POST', '/registry/vms', { body: aVm() });
+  assert.deepEqual([(await wait).status, (await again).status], [200, 200]);
+  const third = await readEvents(t, url);
+  assert.equal(third.status, 200);
+});
+
+test('a hundred that wait for the same, or for something else, are each answered when there is enough of it', async (t) => {
+  const warnings: Error[] = [];
+  const note = (warning: Error) => warnings.push(warning);
+  process.on('warning', note);
+  t.after(() => process.off('warning', note));
+  const { url, registry } = await serveApp(t);
+  const ask = async (query: string) => ((await call(url, 'GET', `${WAIT}${query}`)).body as VmList).count;
+  const one = Array.from({ length: 60 }, () => ask(''));
+  const two = Array.from({ length: 40 }, () => ask('&min=2&service=web'));
+  await until('all to be held', () => registry.events.subscriberCount === 100);
+  const services = [{ name: 'web', port: 80 }];
+  await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'a', services }) });
+  assert.deepEqual(await Promise.all(one), Array(60).fill(1));
+  assert.equal(registry.events.subscriberCount, 40);
+  await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'b' }) });
+  await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'c', services }) });
+  assert.deepEqual(await Promise.all(two), Array(40).fill(2));
+  assert.equal(registry.events.subscriberCount, 0);
+  assert.deepEqual(warnings, []);
+});
+
+test('an expired long poll is answered before groups that may wait longer are checked', async () => {
+  const queue = new LongPollQueue(new Scheduler());
+  const checks: string[] = [];
+  const join = (key: string, finish = () => {}) => {
+    const find = () => {
+      checks.push(key);
+      return [];
+    };
+    return queue.join(key, find, 1, finish);
+  };
+  const others = ['a', 'b', 'c'].map((key) => join(key));
+  await new Promise<void>((resolve) => {
+    const last = join('last', () => {
+      last.leave();
+      resolve();
+    });
+    for (const other of others) other.recheck();
+    last.expire();
+  });
+  assert.equal(checks[0], 'last');
+  await until('the other checks', () => checks.length === 4);
+  assert.deepEqual(checks, ['last', 'a', 'b', 'c']);
 });

@@ -1,10 +1,10 @@
-/** What many readers of the event stream are told at once: all of it, in order, in few pieces, made once for all of them. */
+/** The event fan-out: everything is delivered in order, in few buffers that subscribers with the same filter share. */
 import assert from 'node:assert/strict';
 import { connect } from 'node:net';
 import test from 'node:test';
 import { setImmediate } from 'node:timers/promises';
-import { type Listener, Telling } from '../../../../daemon/http/handlers/event-fanout.ts';
-import { Pieces } from '../../../../daemon/http/scheduler.ts';
+import { EventFanout, type Subscriber } from '../../../../daemon/http/handlers/event-fanout.ts';
+import { createBudgets, Scheduler } from '../../../../daemon/limits.ts';
 import { EventLog } from '../../../../daemon/registry/events.ts';
 import { VmRecord } from '../../../../daemon/registry/vm-record.ts';
 import type { VmEvent } from '../../../../src/protocol/events.ts';
@@ -16,7 +16,7 @@ import { aVm } from '../../../helpers/vm.ts';
 
 const LEASE = 300_000;
 
-test('a batch of heartbeats is written to a reader in few pieces, whole and in order', async (t) => {
+test('a batch of heartbeats reaches a subscriber complete, in order and in few writes', async (t) => {
   const { at, url, registry } = await serveApp(t);
   const ids = Array.from({ length: 3000 }, (_, n) => `vm-${n}`);
   for (const id of ids) await registry.register(aVm({ id }));
@@ -36,15 +36,15 @@ test('a batch of heartbeats is written to a reader in few pieces, whole and in o
         .replace(pieces, '')
         .matchAll(/"id":"(vm-\d+)"/g),
     ].map(([, id]) => id);
-  await until('the last beat', () => beats().length >= ids.length);
+  await until('the last heartbeat', () => beats().length >= ids.length);
   assert.deepEqual(beats(), ids);
   const written = text.slice(from).match(pieces)!.length;
-  // Each turn of the batch makes one at least, and a slow machine takes more turns.
-  assert.ok(written < 1000, `${written} pieces`);
+  // Each turn of the batch makes at least one write, and a slow machine needs more turns.
+  assert.ok(written < 1000, `${written} writes`);
 });
 
-test('many that go stale together are told to a reader who reads, though all of it is more than may wait', async (t) => {
-  const { url, clock, registry } = await serveApp(t, { streams: { maxWaiting: 200_000 } });
+test('a burst of stale events that is larger than the backlog limit reaches a subscriber that reads', async (t) => {
+  const { url, clock, registry } = await serveApp(t, { streams: { maxBacklog: 200_000 } });
   const metadata = { pad: 'x'.repeat(1000) };
   const ids = Array.from({ length: 1000 }, (_, n) => `vm-${n}`);
   for (const id of ids) await registry.register(aVm({ id, metadata }));
@@ -59,7 +59,7 @@ test('many that go stale together are told to a reader who reads, though all of 
   }
 });
 
-test('who is not let in any more is told first what came before that', async (t) => {
+test('a revoked subscriber receives pending events before its stream closes', async (t) => {
   const { url, authenticator, clock, registry } = await serveApp(t, { token: 's3cret' });
   await registry.register(aVm());
   const { token } = await authenticator.tokens.create({ name: 'reader', scope: 'read' }, 'root');
@@ -72,24 +72,26 @@ test('who is not let in any more is told first what came before that', async (t)
   assert.deepEqual(reader.lines(), ['synced', 'stale vm-1']);
 });
 
-/** Listens to everything, or to one role. */
-function aListener(question = 'all', role?: string) {
-  const taken: Buffer[] = [];
+/** Subscribes to everything, or to one role, and never waits. */
+function aSubscriber(filterKey = 'all', role?: string) {
+  const written: Buffer[] = [];
   let lags = 0;
-  const listener: Listener = {
-    question,
-    wantsBeats: true,
-    wants: (about) => role === undefined || about.role === role,
-    take: (bytes) => taken.push(bytes) > 0,
+  let backlog = 0;
+  const subscriber: Subscriber = {
+    filterKey,
+    wantsHeartbeats: true,
+    matches: (subject) => role === undefined || subject.role === role,
+    write: (bytes) => written.push(bytes) > 0,
+    backlog: () => backlog,
     lagged: () => lags++,
   };
-  const heard = () =>
+  const received = () =>
     [
-      ...Buffer.concat(taken)
+      ...Buffer.concat(written)
         .toString()
         .matchAll(/^data: (.*)$/gm),
     ].map(([, json]) => JSON.parse(json!));
-  return { listener, taken, heard, lags: () => lags };
+  return { subscriber, written, received, lags: () => lags, setBacklog: (bytes: number) => (backlog = bytes) };
 }
 
 function anEntry(id: string, metadata: Record<string, unknown> = {}, role: 'worker' | 'infra' = 'worker'): VmRecord {
@@ -97,45 +99,75 @@ function anEntry(id: string, metadata: Record<string, unknown> = {}, role: 'work
   return new VmRecord(vm, { created: 1, revision: 1 }, { lastSeen: 0, heardAt: 0 });
 }
 
-test('those who ask the same are given the same bytes, and each only what came after it', async () => {
+/** Two turns: one in which the fan-out begins, and one in which it has delivered. */
+async function delivered(): Promise<void> {
+  await setImmediate();
+  await setImmediate();
+}
+
+test('subscribers with the same filter share buffers, and each receives only the events after its subscription', async () => {
   const events = new EventLog(0);
-  const telling = new Telling(events, new Pieces());
-  const [a, b, infra, late] = [aListener(), aListener(), aListener('infra', 'infra'), aListener()];
-  for (const { listener } of [a, b, infra]) telling.join(listener);
+  const fanout = new EventFanout(events, new Scheduler(), createBudgets());
+  const [a, b, infra, late] = [aSubscriber(), aSubscriber(), aSubscriber('infra', 'infra'), aSubscriber()];
+  for (const { subscriber } of [a, b, infra]) fanout.subscribe(subscriber);
   assert.equal(events.subscriberCount, 3);
   events.add('registered', anEntry('vm-1'), { revision: 1, at: 0 });
   events.heartbeat(anEntry('vm-1'));
   events.add('registered', anEntry('vm-2', {}, 'infra'), { revision: 2, at: 0 });
-  const place = telling.join(late.listener);
+  const subscription = fanout.subscribe(late.subscriber);
   events.add('registered', anEntry('vm-3'), { revision: 3, at: 0 });
-  assert.deepEqual([a.taken.length, late.taken.length], [0, 0]);
-  await setImmediate();
-  await setImmediate();
-  const ids = (told: VmEvent[]) => told.map(({ vm, id }: VmEvent & { id?: string }) => vm?.id ?? `beat of ${id}`);
-  assert.deepEqual(ids(a.heard()), ['vm-1', 'beat of vm-1', 'vm-2', 'vm-3']);
-  assert.deepEqual([a.taken.length, b.taken.length], [1, 1]);
-  assert.equal(a.taken[0], b.taken[0]);
-  assert.deepEqual([ids(infra.heard()), ids(late.heard())], [['vm-2'], ['vm-3']]);
-  place.leave();
-  place.leave();
+  assert.deepEqual([a.written.length, late.written.length], [0, 0]);
+  await delivered();
+  const ids = (received: VmEvent[]) =>
+    received.map(({ vm, id }: VmEvent & { id?: string }) => vm?.id ?? `heartbeat of ${id}`);
+  assert.deepEqual(ids(a.received()), ['vm-1', 'heartbeat of vm-1', 'vm-2', 'vm-3']);
+  assert.deepEqual([a.written.length, b.written.length], [1, 1]);
+  assert.equal(a.written[0], b.written[0]);
+  assert.deepEqual([ids(infra.received()), ids(late.received())], [['vm-2'], ['vm-3']]);
+  subscription.unsubscribe();
+  subscription.unsubscribe();
   assert.equal(events.subscriberCount, 3);
   events.heartbeat(anEntry('vm-4'));
-  await setImmediate();
-  await setImmediate();
-  assert.deepEqual([a.heard().length, late.heard().length], [5, 1]);
+  await delivered();
+  assert.deepEqual([a.received().length, late.received().length], [5, 1]);
 });
 
-test('more than is kept for the readers of a turn lets them start again, and who joins then is told what comes', async () => {
+test('a full queue evicts the slowest subscribers, and one that subscribes afterwards receives new events', async () => {
   const events = new EventLog(0);
-  const telling = new Telling(events, new Pieces());
-  const [behind, fresh] = [aListener(), aListener()];
-  telling.join(behind.listener);
+  const fanout = new EventFanout(events, new Scheduler(), createBudgets({ fanout: 33_554_432 }));
+  const [behind, fresh] = [aSubscriber(), aSubscriber()];
+  fanout.subscribe(behind.subscriber);
   const large = anEntry('vm-1', { blob: 'x'.repeat(1_000_000) });
   for (let revision = 1; revision <= 40; revision++) events.add('updated', large, { revision, at: 0 });
   assert.deepEqual([behind.lags(), events.subscriberCount], [1, 0]);
-  telling.join(fresh.listener);
+  fanout.subscribe(fresh.subscriber);
   events.add('updated', anEntry('vm-2'), { revision: 41, at: 0 });
-  await setImmediate();
-  await setImmediate();
-  assert.deepEqual([fresh.heard().length, behind.heard().length, behind.lags(), fresh.lags()], [1, 0, 1, 0]);
+  await delivered();
+  assert.deepEqual([fresh.received().length, behind.received().length, behind.lags(), fresh.lags()], [1, 0, 1, 0]);
+});
+
+test('when slow subscribers fill their budget, those that have the most to read are evicted until the rest fits', async () => {
+  const events = new EventLog(0);
+  const budgets = createBudgets({ subscribers: 1000 });
+  const fanout = new EventFanout(events, new Scheduler(), budgets);
+  const all = [0, 500, 900].map((bytes) => {
+    const each = aSubscriber();
+    each.setBacklog(bytes);
+    fanout.subscribe(each.subscriber);
+    return each;
+  });
+  const unread = budgets.subscribers.reserveAnyway(1400);
+  events.add('updated', anEntry('vm-1'), { revision: 1, at: 0 });
+  await delivered();
+  assert.deepEqual(
+    all.map(({ lags }) => lags()),
+    [0, 0, 1],
+  );
+  unread.resize(500);
+  events.add('updated', anEntry('vm-1'), { revision: 2, at: 0 });
+  await delivered();
+  assert.deepEqual(
+    all.map(({ received }) => received().length),
+    [2, 2, 1],
+  );
 });

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { connect } from 'node:net';
 import test from 'node:test';
-import type { HistoryItem } from '../../../../src/protocol/events.ts';
+import type { History, HistoryItem } from '../../../../src/protocol/events.ts';
 import { serveApp } from '../../../helpers/app.ts';
 import { call, errorOf } from '../../../helpers/http.ts';
 import { MemoryStore } from '../../../helpers/memory-store.ts';
@@ -33,7 +33,7 @@ test('of histories that are asked for at once 50 wait, and those of clients that
   await until('all to be asked', () => asked === 50);
   const refused = await call(url, 'GET', '/registry/vms/vm-1/history');
   assert.deepEqual([refused.status, refused.headers.get('retry-after')], [429, '1']);
-  assert.match(errorOf(refused), /^50 histories are asked for already$/);
+  assert.match(errorOf(refused), /^too many history reads \(limit 50\)$/);
   for (const socket of sockets) socket.destroy();
   const connections = () => new Promise<number>((resolve) => server.getConnections((_, count) => resolve(count)));
   // That of the refused request is kept alive.
@@ -41,4 +41,31 @@ test('of histories that are asked for at once 50 wait, and those of clients that
   store.letGo();
   await until('room', async () => (await call(url, 'GET', '/registry/vms/vm-1/history')).status === 200);
   assert.equal(store.reads, 2);
+});
+
+test('a long history is read and sent in pages: every change once, newest first', async (t) => {
+  const { url, registry, store } = await serveApp(t);
+  const limits: number[] = [];
+  const history = store.history.bind(store);
+  store.history = async (id, limit, before) => {
+    limits.push(limit);
+    return history(id, limit, before);
+  };
+  const ask = async (query = '') => (await call(url, 'GET', `/registry/vms/vm-1/history${query}`)).body as History;
+  const revisions = ({ history: items }: History) => items.map(({ revision }: HistoryItem) => revision);
+  const last = (count: number) => Array.from({ length: count }, (_, n) => registry.revision - n);
+  await registry.register(aVm());
+  for (let n = 1; n < 250; n++) await registry.update('vm-1', { name: `name ${n}` });
+  for (const limit of [1, 99, 100, 101, 200, 249, 250, 251, 10_000]) {
+    const answer = await ask(`?limit=${limit}`);
+    const count = Math.min(limit, 250);
+    assert.deepEqual([answer.id, answer.count, revisions(answer)], ['vm-1', count, last(count)], String(limit));
+  }
+  assert.equal((await ask()).count, 100);
+  assert.ok(Math.max(...limits) <= 100, `${Math.max(...limits)} changes were read at once`);
+  // Also of one that has gone: that there are no more pages is no "not found".
+  await registry.deregister('vm-1');
+  assert.equal((await ask('?limit=251')).count, 251);
+  const headed = await call(url, 'HEAD', '/registry/vms/vm-1/history?limit=10000');
+  assert.equal(headed.status, 200);
 });
