@@ -17,14 +17,16 @@ export class Connection {
   readonly socket: Socket;
   /** Resolves when the connection has closed, with everything that was received and not yet read. */
   readonly closed: Promise<Buffer>;
-  #bytes: Buffer = Buffer.alloc(0);
+  readonly #unread: Buffer[] = [];
+  #length = 0;
   #isClosed = false;
   #wake = () => {};
 
   constructor(socket: Socket) {
     this.socket = socket;
     socket.on('data', (chunk: Buffer) => {
-      this.#bytes = this.#bytes.length === 0 ? chunk : Buffer.concat([this.#bytes, chunk]);
+      this.#unread.push(chunk);
+      this.#length += chunk.length;
       this.#wake();
     });
     socket.on('error', () => {});
@@ -32,7 +34,7 @@ export class Connection {
       socket.once('close', () => {
         this.#isClosed = true;
         this.#wake();
-        resolve(this.#bytes);
+        resolve(Buffer.concat(this.#unread));
       });
     });
   }
@@ -51,23 +53,19 @@ export class Connection {
   }
 
   /**
-   * Reads the next response, interim ones included.
+   * Reads the next response, interim ones included (RFC 9112, section 6.3).
    * @param method of the request: the response to a HEAD has no body whatever its headers announce
    * @throws if the connection closes before the response is complete
    */
   async response(method = 'GET'): Promise<RawResponse> {
-    const deadline = Date.now() + PATIENCE;
-    for (;;) {
-      const parsed = parseResponse(this.#bytes, method, this.#isClosed);
-      if (parsed) {
-        this.#bytes = this.#bytes.subarray(parsed.length);
-        return parsed.response;
-      }
-      const received = () => JSON.stringify(this.#bytes.subarray(0, 500).toString('latin1'));
-      if (this.#isClosed) throw new Error(`the connection closed before a complete response: ${received()}`);
-      if (Date.now() > deadline) throw new Error(`no complete response within ${PATIENCE} ms: ${received()}`);
-      await this.#news(deadline);
-    }
+    const head = parseHead(await this.#until('\r\n\r\n'));
+    const { status, headers } = head;
+    if (method === 'HEAD' || status < 200 || status === 204 || status === 304) return { ...head, text: '' };
+    if (/chunked/i.test(headers['transfer-encoding'] ?? '')) return { ...head, text: await this.#chunks() };
+    const length = headers['content-length'];
+    if (length !== undefined) return { ...head, text: (await this.#exactly(Number(length))).toString() };
+    await this.closed;
+    return { ...head, text: (await this.#exactly(this.#length)).toString() };
   }
 
   /** Reads the status line and the headers of a response whose body has no end, or is read later. */
@@ -80,7 +78,7 @@ export class Connection {
   async received(pattern: RegExp): Promise<string> {
     const deadline = Date.now() + PATIENCE;
     for (;;) {
-      const text = this.#bytes.toString('latin1');
+      const text = Buffer.concat(this.#unread).toString('latin1');
       if (pattern.test(text)) return text;
       if (this.#isClosed || Date.now() > deadline)
         throw new Error(`${pattern} was not received: ${text.slice(0, 500)}`);
@@ -99,13 +97,63 @@ export class Connection {
   async remaining(method = 'GET'): Promise<RawResponse[]> {
     await this.closed;
     const read: RawResponse[] = [];
-    while (this.#bytes.length > 0) read.push(await this.response(method));
+    while (this.#length > 0) read.push(await this.response(method));
     return read;
   }
 
   /** Ends the connection with a TCP reset. */
   reset(): void {
     this.socket.resetAndDestroy();
+  }
+
+  async #chunks(): Promise<string> {
+    const parts: Buffer[] = [];
+    for (;;) {
+      const line = await this.#until('\r\n');
+      if (!/^[0-9a-f]+$/i.test(line)) throw new Error(`not a chunk size: ${JSON.stringify(line)}`);
+      const size = Number.parseInt(line, 16);
+      parts.push(await this.#exactly(size));
+      const end = (await this.#exactly(2)).toString();
+      if (end !== '\r\n') throw new Error(`no CRLF after a chunk: ${JSON.stringify(end)}`);
+      if (size === 0) return Buffer.concat(parts).toString();
+    }
+  }
+
+  /** Reads up to a marker, which is consumed and not returned. */
+  async #until(marker: string): Promise<string> {
+    const deadline = Date.now() + PATIENCE;
+    for (let count = 1; ; count++) {
+      while (this.#unread.length < count) await this.#more(deadline);
+      const bytes = Buffer.concat(this.#unread.slice(0, count));
+      const at = bytes.indexOf(marker);
+      if (at < 0) continue;
+      await this.#exactly(at + marker.length);
+      return bytes.subarray(0, at).toString('latin1');
+    }
+  }
+
+  async #exactly(length: number): Promise<Buffer> {
+    const deadline = Date.now() + PATIENCE;
+    while (this.#length < length) await this.#more(deadline);
+    const parts: Buffer[] = [];
+    for (let missing = length; missing > 0; ) {
+      const [first] = this.#unread as [Buffer];
+      const part = first.subarray(0, missing);
+      parts.push(part);
+      missing -= part.length;
+      if (part.length === first.length) this.#unread.shift();
+      else this.#unread[0] = first.subarray(part.length);
+    }
+    this.#length -= length;
+    return Buffer.concat(parts);
+  }
+
+  /** Waits for more bytes. @throws if none can come, or none come in time */
+  async #more(deadline: number): Promise<void> {
+    const received = () => JSON.stringify(Buffer.concat(this.#unread).subarray(0, 500).toString('latin1'));
+    if (this.#isClosed) throw new Error(`the connection closed before a complete response: ${received()}`);
+    if (Date.now() > deadline) throw new Error(`no complete response within ${PATIENCE} ms: ${received()}`);
+    await this.#news(deadline);
   }
 
   async #news(deadline: number): Promise<void> {
@@ -129,15 +177,8 @@ export async function askRaw(
   return Connection.open(t, to).send(bytes).remaining(method);
 }
 
-/** Parses the first response (RFC 9112, section 6.3). @returns undefined while it is incomplete */
-function parseResponse(
-  bytes: Buffer,
-  method: string,
-  isClosed: boolean,
-): { response: RawResponse; length: number } | undefined {
-  const end = bytes.indexOf('\r\n\r\n');
-  if (end < 0) return undefined;
-  const [first = '', ...lines] = bytes.subarray(0, end).toString('latin1').split('\r\n');
+function parseHead(head: string): Omit<RawResponse, 'text'> {
+  const [first = '', ...lines] = head.split('\r\n');
   const [, version = '', status = ''] = /^HTTP\/(\d\.\d) (\d{3}) /.exec(first) ?? [];
   if (status === '') throw new Error(`not a status line: ${JSON.stringify(first)}`);
   const headers: Record<string, string> = {};
@@ -146,33 +187,5 @@ function parseResponse(
     const key = name.toLowerCase();
     headers[key] = headers[key] === undefined ? value : `${headers[key]}, ${value}`;
   }
-  const start = end + 4;
-  const whole = (text: string, length: number) => ({
-    response: { version, status: Number(status), headers, text },
-    length,
-  });
-  if (method === 'HEAD' || Number(status) < 200 || status === '204' || status === '304') return whole('', start);
-  if (/chunked/i.test(headers['transfer-encoding'] ?? '')) {
-    const body = parseChunks(bytes, start);
-    return body && whole(body.text, body.end);
-  }
-  const length = headers['content-length'];
-  if (length === undefined) return isClosed ? whole(bytes.subarray(start).toString(), bytes.length) : undefined;
-  if (bytes.length < start + Number(length)) return undefined;
-  return whole(bytes.subarray(start, start + Number(length)).toString(), start + Number(length));
-}
-
-function parseChunks(bytes: Buffer, start: number): { text: string; end: number } | undefined {
-  const parts: Buffer[] = [];
-  for (let at = start; ; ) {
-    const line = bytes.indexOf('\r\n', at);
-    if (line < 0) return undefined;
-    const size = Number.parseInt(bytes.subarray(at, line).toString('latin1'), 16);
-    if (Number.isNaN(size)) throw new Error(`not a chunk size: ${JSON.stringify(bytes.subarray(at, line).toString())}`);
-    const next = line + 2 + size + 2;
-    if (bytes.length < next) return undefined;
-    if (size === 0) return { text: Buffer.concat(parts).toString(), end: next };
-    parts.push(bytes.subarray(line + 2, line + 2 + size));
-    at = next;
-  }
+  return { version, status: Number(status), headers };
 }
