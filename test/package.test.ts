@@ -108,7 +108,7 @@ test('README counts what vreg is made of, gives a reason for each library, and n
     [],
   );
   const builds = production.filter(([, { optional }]) => optional).length;
-  const made = section(readReadme('daemon/README.md'), '### What it is made of');
+  const made = section(readReadme('daemon/README.md'), '## Dependencies');
   assert.ok(
     made.includes(`${production.length - builds} packages and ${builds} builds`),
     `${production.length}, ${builds}`,

@@ -11,10 +11,11 @@ import { whyUnreadable } from '../daemon/systemd/install.ts';
 import { loadAllCommands } from '../src/commands.ts';
 import { fillReadme, flatten, READMES } from '../src/help/docs.ts';
 import { manPages } from '../src/help/man.ts';
+import { ERRORS } from '../src/protocol/errors.ts';
 import { CHANGE_TYPES, LIVENESS_TYPES } from '../src/protocol/events.ts';
 import type { Vm } from '../src/protocol/vm.ts';
 import { VERSION } from '../src/version.ts';
-import { BIN, cleanEnv, type Daemon, run, startDaemon, tempDir } from './helpers/daemon.ts';
+import { BIN, cleanEnv, type Daemon, endAfter, run, startDaemon, tempDir } from './helpers/daemon.ts';
 import {
   anchors,
   blocks,
@@ -47,7 +48,6 @@ const commands = await loadAllCommands();
 const RECIPES = [
   [readme, '## The API with curl'],
   [ofHttp, '## Recipes'],
-  [ofHttp, '## What vreg daemon adds to the API'],
 ] as const;
 const recipes = RECIPES.flatMap(([text, part]) =>
   headings(section(text, part), 3).map((heading) => ({ heading, body: section(text, `### ${heading}`) })),
@@ -88,33 +88,38 @@ test('the READMEs name every route of the source', () => {
 });
 
 test('the manual of the API names every event of the source', () => {
-  const rows = table(section(ofHttp, '### Hear of changes as they happen')).split('\n').slice(2);
+  const rows = table(section(ofHttp, '### Follow changes as they happen')).split('\n').slice(2);
   const named = rows.flatMap((row) => [...row.split('|')[1]!.matchAll(/`(\w+)`/g)].map(([, type]) => type));
   const known = [...CHANGE_TYPES, ...LIVENESS_TYPES, 'heartbeat', 'reset', 'synced', 'lagged'];
   assert.deepEqual(named.sort(), [...known].sort());
 });
 
-test('a test runs every block of shell in the READMEs but those for developers', () => {
-  const run = {
-    'README.md': [section(readme, '## Quick start'), section(readme, '## The API with curl')],
-    'daemon/README.md': [section(ofDaemon, '## systemd')],
-    'daemon/http/README.md': [ofHttp],
-    'src/README.md': [section(readReadme('src/README.md'), '## Development')],
-    'src/commands/README.md': [section(ofCommands, '## Scripts'), section(ofCommands, '## Several registries')],
-    'test/README.md': [],
-  } satisfies Record<(typeof READMES)[number], string[]>;
-  for (const name of READMES) {
-    assert.deepEqual(
-      blocks(readReadme(name), 'sh'),
-      run[name].flatMap((part) => blocks(part, 'sh')),
-      name,
-    );
-  }
-  assert.deepEqual(
-    blocks(ofHttp, 'sh').length,
-    recipes.flatMap(({ body }) => blocks(body, 'sh')).length -
-      blocks(section(readme, '## The API with curl'), 'sh').length,
+test('the manual of the API has every error that the registry sends, with its status and exit code', () => {
+  const rows = table(section(ofHttp, '## Errors')).split('\n').slice(2);
+  const shown = rows.map((row) =>
+    row
+      .split('|')
+      .slice(1, 4)
+      .map((cell) => cell.trim()),
   );
+  const known = Object.entries(ERRORS).filter(([, { status }]) => status > 0);
+  assert.deepEqual(
+    shown,
+    known.map(([code, { status, exit }]) => [`\`${code}\``, String(status), String(exit)]),
+  );
+});
+
+test('a test runs every block of shell in the READMEs but those for developers', () => {
+  const inTests = [
+    ...['## Quick start', '## The operator', '## The script', '## The systemd unit'].map((part) =>
+      section(readme, part),
+    ),
+    ...recipes.map(({ body }) => body),
+    ...['## systemd', '## On Vers'].map((part) => section(ofDaemon, part)),
+    ...['## Scripts', '## Several registries'].map((part) => section(ofCommands, part)),
+  ].flatMap((part) => blocks(part, 'sh'));
+  for (const name of ['README.md', 'daemon/README.md', 'daemon/http/README.md', 'src/commands/README.md'])
+    for (const block of blocks(readReadme(name), 'sh')) assert.ok(inTests.includes(block), `${name}:\n${block}`);
 });
 
 for (const name of READMES) {
@@ -140,9 +145,9 @@ test('the package installs the manual page of each command', async () => {
 test('the quick start of README runs as it is written, from a fresh clone', unless('bash', 'npm'), async (t) => {
   const home = tempDir(t);
   const clone = join(home, 'clone');
-  const left = ['.git', 'node_modules', 'dist'];
-  cpSync(ROOT, clone, { recursive: true, filter: (from) => !left.includes(relative(ROOT, from)) });
-  const [start, use] = blocks(section(readme, '## Quick start'), 'sh');
+  const omitted = ['.git', 'node_modules', 'dist'];
+  cpSync(ROOT, clone, { recursive: true, filter: (from) => !omitted.includes(relative(ROOT, from)) });
+  const [start, use, leave] = blocks(section(readme, '## Quick start'), 'sh');
   const port = await freePort();
   const env = {
     ...cleanEnv(home),
@@ -163,10 +168,14 @@ test('the quick start of README runs as it is written, from a fresh clone', unle
     },
     180_000,
   );
+  endAfter(t, () => run('npx', ['vreg', 'daemon', 'stop', 'agent'], { env, cwd: clone }));
   const used = await run('bash', ['-euo', 'pipefail', '-c', use!], { env, cwd: clone });
   assert.equal(used.code, 0, used.stderr);
   assert.match(used.stdout, /^infra-1\.vm\.vers\.sh$/m);
   assert.match(used.stdout, /"count":1/);
+  const left = await run('bash', ['-euo', 'pipefail', '-c', leave!], { env, cwd: clone });
+  assert.equal(left.code, 0, left.stderr);
+  assert.match(left.stdout, /^infra\t0\t0\t0\t1$/m);
 });
 
 test(
@@ -188,7 +197,9 @@ test(
 
     for (const { heading, body } of recipes) {
       await t.test(heading, async (t) => {
-        const pair = blocks(body, 'sh');
+        // The command stands in a block of its own, or behind "With vreg:".
+        const inline = [...body.matchAll(/With vreg:\n`(.+)`$/gm)].map(([, command]) => command!);
+        const pair = [...blocks(body, 'sh'), ...inline];
         assert.equal(pair.length, 2, 'a curl recipe and the vreg command');
         for (const [index, daemon] of [curl, vreg].entries()) {
           const env = { ...shellEnv(home), VERS_INFRA_URL: daemon.url, MY_VM_ID: 'abc-123-def' };
@@ -222,11 +233,29 @@ for (const shell of ['sh', 'bash', 'zsh']) {
     await daemon.vreg(['register', 'infra-1', '--name', 'infra', '--role', 'infra']);
     const { code, stdout, stderr } = await runs();
     assert.equal(code, 0, stderr);
-    assert.match(stdout, /^board at http:\/\/infra-1\.vm\.vers\.sh:3000, first of the workers is worker-1$/m);
-    assert.match(stdout, /^work goes to worker-[12]\.vm\.vers\.sh$/m);
+    assert.match(stdout, /^board at http:\/\/infra-1\.vm\.vers\.sh:3000, first worker is worker-1$/m);
+    assert.match(stdout, /^using worker-[12]\.vm\.vers\.sh$/m);
     assert.match(stdout, /^no live golden VM$/m);
   });
 }
+
+test('what README shows an operator and a script runs verbatim', unless('bash', 'curl'), async (t) => {
+  const home = tempDir(t);
+  const daemon = await startDaemon(t);
+  const board = createHttpServer((_request, response) => response.end('{"tasks":[]}'));
+  writeFileSync(join(home, '.curlrc'), `connect-to = ":3000:127.0.0.1:${await listen(t, board)}"\n`);
+  await daemon.vreg(['register', 'worker-1', '--name', 'one']);
+  await daemon.vreg(['register', 'infra-1', '--name', 'infra', '--role', 'infra', '--service', 'board:3000']);
+  const env = { ...shellEnv(home), VERS_INFRA_URL: daemon.url };
+  const runs = (heading: string) =>
+    run('bash', ['-euo', 'pipefail', '-c', blocks(section(readme, heading), 'sh')[0]!], { env, cwd: home });
+  const operator = await runs('## The operator');
+  assert.equal(operator.code, 0, operator.stderr);
+  assert.match(operator.stdout, /status: running -> paused/);
+  const script = await runs('## The script');
+  assert.equal(script.code, 0, script.stderr);
+  assert.match(script.stdout, /^infra is at infra-1\.vm\.vers\.sh\n\{"tasks":\[\]\}using worker-1 at worker-1\.vm/);
+});
 
 test('the contexts of README work as they are written', unless('bash'), async (t) => {
   const [code] = blocks(section(ofCommands, '## Several registries'), 'sh');
@@ -245,7 +274,12 @@ test('the set-up of README for systemd works as it is written, in an image', unl
   const image = join(home, 'image');
   mkdirSync(join(image, 'etc'), { recursive: true });
   const closed = whyUnreadable(process.execPath) ?? whyUnreadable(BIN);
-  for (const code of blocks(section(ofDaemon, '## systemd'), 'sh')) {
+  const parts = [
+    section(readme, '## The systemd unit'),
+    section(ofDaemon, '## systemd'),
+    section(ofDaemon, '## On Vers'),
+  ];
+  for (const code of parts.flatMap((part) => blocks(part, 'sh'))) {
     const here = code
       .replaceAll('/etc/', `${image}/etc/`)
       .replaceAll(' --now', '')
