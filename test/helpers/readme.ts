@@ -73,10 +73,12 @@ export function anchors(text: string): string[] {
   );
 }
 
-/** Paths of files of the repository that a text names in code, with `{a,b}` written out. */
+/** Paths of files of the repository that a text names in code, with `{a,b}` written out. `NAME` is a placeholder. */
 export function filesNamed(text: string): string[] {
   const prose = text.replaceAll(/^```.*?^```$/gms, '');
-  const paths = [...prose.matchAll(/`((?:src|daemon|test|bin|completions)\/[\w./{},-]+)`/g)].map(([, path]) => path!);
+  const paths = [...prose.matchAll(/`((?:src|daemon|test|bin|completions)\/[\w./{},-]+)`/g)]
+    .map(([, path]) => path!)
+    .filter((path) => !path.includes('NAME'));
   return paths.flatMap((path) => {
     const [, head, names, tail] = /^(.*)\{(.*)\}(.*)$/.exec(path) ?? [];
     return names === undefined ? [path] : names.split(',').map((name) => `${head}${name}${tail}`);
