@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import test, { type TestContext } from 'node:test';
+import { READMES } from '../src/help/docs.ts';
 import { serveApp } from './helpers/app.ts';
 import { seed, vreg } from './helpers/cli.ts';
 import { BIN, cleanEnv, type Ran, run, tempDir } from './helpers/daemon.ts';
@@ -21,7 +22,7 @@ function linked(t: TestContext, url: string): (shell: readonly string[], script:
   return ([program, ...args], script) => run(program!, [...args, '-c', script], { env, cwd: home });
 }
 
-test('the package holds the program, its completions and its licence, and no sources', async (t) => {
+test('the package holds the program, its completions, its READMEs and its licence, and no sources', async (t) => {
   // Without its scripts: the build would change dist/ under the other tests.
   const argv = ['pack', '--dry-run', '--json', '--ignore-scripts'];
   const { code, stdout, stderr } = await run('npm', argv, { env: cleanEnv(tempDir(t)), cwd: ROOT });
@@ -30,11 +31,12 @@ test('the package holds the program, its completions and its licence, and no sou
   const paths = packed!.files.map(({ path }) => path);
   const needed = ['package.json', 'LICENSE', 'bin/vreg.js', 'bin/package.json', 'dist/boot.cjs', 'dist/vreg.cjs'];
   const alsoNeeded = ['dist/store-worker.cjs', 'completions/vreg.bash', 'completions/_vreg', 'completions/vreg.fish'];
-  for (const path of [...needed, ...alsoNeeded]) assert.ok(paths.includes(path), path);
+  // All READMEs, so that the links between them work.
+  for (const path of [...needed, ...alsoNeeded, ...READMES]) assert.ok(paths.includes(path), path);
   for (const path of paths) {
     assert.match(
       path,
-      /^(bin\/(vreg\.js|package\.json)|dist\/[^/]+|dist\/man\/vreg[\w-]*\.1|completions\/[^/]+|LICENSE|(\w+\/)*README\.md|CHANGELOG\.md|package\.json)$/,
+      /^(bin\/(vreg\.js|package\.json)|dist\/[^/]+|dist\/man\/vreg[\w-]*\.1|completions\/[^/]+|LICENSE|([a-z]+\/)*README\.md|CHANGELOG\.md|package\.json)$/,
     );
   }
   assert.equal(packed!.files.find(({ path }) => path === 'bin/vreg.js')!.mode & 0o111, 0o111);
