@@ -1,7 +1,7 @@
 /**
- * The value of each setting, and where it came from. Flag > VREG_* > VERS_* > context in the config file > config file >
- * default; a context that -c names is as good as a flag, one that VREG_CONTEXT names as a VREG_* variable. The file is
- * read only when a setting is asked for that no flag and no variable gives.
+ * The value of each setting and its origin. Precedence: flag > VREG_* > VERS_* > context in the config file > config file >
+ * default. A context named by -c counts as a flag, one named by VREG_CONTEXT as a VREG_* variable. The file is read only if
+ * neither a flag nor a variable gives the setting.
  */
 import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
@@ -20,7 +20,7 @@ export interface Found {
   origin: string;
 }
 
-/** The config file as it is written by hand or by `vreg config set`. */
+/** The config file, written by hand or by `vreg config set`. */
 export interface ConfigFile {
   context?: string;
   contexts?: Record<string, Record<string, unknown>>;
@@ -36,7 +36,7 @@ export class Config {
     this.env = env;
   }
 
-  /** Takes the flags of the command line, by their names in camelCase as commander has them. */
+  /** @param flags flags of the command line under commander's camelCase names */
   setFlags(flags: Readonly<Record<string, unknown>>): void {
     this.#flags = flags;
   }
@@ -50,7 +50,7 @@ export class Config {
     return join(this.env.XDG_CONFIG_HOME || join(this.#home, '.config'), 'vreg');
   }
 
-  /** `$XDG_STATE_HOME/vreg`, or what systemd made for the unit. */
+  /** `$XDG_STATE_HOME/vreg`, or the unit's StateDirectory. */
   get stateDir(): string {
     return (
       this.env.STATE_DIRECTORY?.split(':', 1)[0] ||
@@ -58,22 +58,22 @@ export class Config {
     );
   }
 
-  /** Where addresses of live VMs are kept as files; undefined where nothing says where. */
+  /** Folder for the agent's address files; undefined if neither setting nor environment names one. */
   get runDir(): string | undefined {
     const { RUNTIME_DIRECTORY, XDG_RUNTIME_DIR } = this.env;
     const found = RUNTIME_DIRECTORY?.split(':', 1)[0] || (XDG_RUNTIME_DIR && join(XDG_RUNTIME_DIR, 'vreg'));
     return this.get('run-dir') ?? (found || undefined);
   }
 
-  /** Reads the config file anew when it is asked next. */
+  /** Discards the cached config file, so that the next access reads it again. */
   reload(): void {
     this.#file = undefined;
   }
 
-  /** @throws VregError USAGE when the value is not acceptable, saying where it was set */
+  /** @throws VregError USAGE naming the origin if the value is invalid */
   find(key: SettingKey): Found | undefined {
     const setting = settingOf(key);
-    const found = bareOf(this.given(key, setting), setting);
+    const found = expandBare(this.given(key, setting), setting);
     if (found) checkSetting(key, found.value, ` (from ${found.origin})`);
     if (found || setting.default === undefined) return found;
     return { value: setting.default, origin: 'default' };
@@ -83,55 +83,60 @@ export class Config {
     return this.find(key)?.value;
   }
 
-  /** True when somebody set it, not just its default. */
+  /** True if the setting was set explicitly. */
   isSet(key: SettingKey): boolean {
     return this.given(key) !== undefined;
   }
 
-  /** Caps the timeout whatever was set: for completion. */
+  /** Overrides the timeout; used by completion. */
   limitTimeout(ms: number): void {
     this.#flags = { ...this.#flags, timeout: `${ms}ms` };
   }
 
-  /** Path of a file that systemd may hand over as a credential, which comes before the config file's, as the token's. */
+  /** Path of a file that may be a systemd credential. As for the token, the credential takes precedence over the config file. */
   fileOrCredential(key: SettingKey): string | undefined {
     const found = this.find(key);
     if (found && /^(flag|VREG_)/.test(found.origin)) return found.value;
     return credentialNamed(key, this.env) ?? found?.value;
   }
 
-  /** Milliseconds. */
+  /** @returns milliseconds */
   duration(key: 'timeout' | 'stale-after' | 'interval'): number {
     return parseDuration(this.get(key)!, key);
   }
 
   /**
-   * The bearer token: from a file (unless that is left out), else `VREG_TOKEN` or `VERS_AUTH_TOKEN`, else systemd's
-   * credential `token`. A flag's file comes before the variables, and the credential before the config file's.
-   * @throws VregError USAGE when the file cannot be read, is empty, or others may read it
+   * The bearer token: from the token file, else `VREG_TOKEN` or `VERS_AUTH_TOKEN`, else systemd's credential `token`. A file
+   * named by a flag takes precedence over the variables, and the credential over a file named in the config file.
+   * @param withoutFile ignores the token file
+   * @throws VregError USAGE if the file cannot be read, is empty, or can be read by other users
    */
   token(withoutFile = false): Found | undefined {
     const found = this.#findToken(withoutFile);
     if (!found) return undefined;
     const value = found.value.trim();
     if (/^[\x21-\x7e]+$/.test(value)) return { ...found, value };
-    throw new VregError('USAGE', `the token (from ${found.origin}) has characters that no header can carry`, {
-      field: 'token',
-      hint: 'a token is printable ASCII without spaces: was it cut and pasted whole?',
-    });
+    throw new VregError(
+      'USAGE',
+      `the token (from ${found.origin}) contains characters that an HTTP header cannot contain`,
+      {
+        field: 'token',
+        hint: 'a token is printable ASCII without spaces; was it copied completely?',
+      },
+    );
   }
 
   /**
-   * The token for the registry that is asked: as {@link token}, but one that belongs to a context is for the URL of that
-   * context alone, and the config file's own is not for a context's.
+   * The token to send to the configured URL: as {@link token}, but a context's token file is used with that context's URL
+   * only, and the config file's own token file is not used with a context's URL.
    */
   clientToken(): Found | undefined {
     const file = this.find('token-file')?.origin ?? '';
     const url = this.find('url')!.origin;
-    const isOfAnother = file.startsWith('context ')
+    const belongsToOther = file.startsWith('context ')
       ? url !== file
       : file === 'config file' && url.startsWith('context ');
-    return this.token(isOfAnother);
+    return this.token(belongsToOther);
   }
 
   #findToken(withoutFile: boolean): Found | undefined {
@@ -150,19 +155,19 @@ export class Config {
     return variable ? { value: this.env[variable]!, origin: variable } : undefined;
   }
 
-  /** The whole file; empty when there is none. @throws VregError USAGE when it is not readable as JSON */
+  /** The parsed file, empty if it does not exist. @throws VregError USAGE if it cannot be read or is no JSON object */
   get file(): ConfigFile {
     this.#file ??= readConfigFile(this.path);
     return this.#file;
   }
 
-  /** Name of the context in force, if any: flag > VREG_CONTEXT > the config file's. */
+  /** Name of the current context, if any: flag > VREG_CONTEXT > config file. */
   get context(): string | undefined {
     const flag = this.#flags.context;
     return (typeof flag === 'string' ? flag : undefined) || this.env.VREG_CONTEXT || this.file.context || undefined;
   }
 
-  /** What a context says. @throws VregError USAGE when there is none of that name */
+  /** Settings of a context. @throws VregError USAGE if it does not exist */
   contextNamed(name: string): Record<string, unknown> {
     const contexts = this.file.contexts ?? {};
     if (Object.hasOwn(contexts, name)) return contexts[name]!;
@@ -176,14 +181,14 @@ export class Config {
     return this.env.HOME || homedir();
   }
 
-  /** What somebody set, unchecked; undefined when nobody did. */
+  /** The explicitly set value, unchecked; undefined if there is none. */
   given(key: SettingKey, setting: Setting = settingOf(key)): Found | undefined {
     const flag = this.#flags[camelCase(key)];
     if (flag !== undefined) return { value: String(flag), origin: `flag --${key}` };
-    // A context that was asked for by name is meant, whatever the surroundings say.
+    // A context named on the command line takes precedence over the environment.
     const asked = typeof this.#flags.context === 'string' ? this.#ofContext(key) : undefined;
     if (asked) return asked;
-    // An empty variable is how a shell unsets one for a child.
+    // A shell sets a variable to the empty string to unset it for one command.
     const own = this.env[envNameOf(key)];
     if (own) return { value: own, origin: envNameOf(key) };
     const chosen = this.env.VREG_CONTEXT ? this.#ofContext(key) : undefined;
@@ -204,8 +209,8 @@ export class Config {
   }
 }
 
-/** Where a flag may stand without its value, `true` says the same, and `false` that it is not there. */
-function bareOf(found: Found | undefined, { bare }: Setting): Found | undefined {
+/** For a flag with an optional value, `true` means the flag without value and `false` means no flag. */
+function expandBare(found: Found | undefined, { bare }: Setting): Found | undefined {
   if (bare === undefined || !found || found.value === 'false') return bare === undefined ? found : undefined;
   return found.value === 'true' ? { ...found, value: bare } : found;
 }
@@ -226,10 +231,10 @@ function readConfigFile(path: string): ConfigFile {
     const parsed: unknown = JSON.parse(text);
     if (typeof parsed === 'object' && parsed !== null && !Array.isArray(parsed)) return parsed as ConfigFile;
   } catch {
-    // Told below.
+    // Reported below.
   }
   throw new VregError('USAGE', `the config file ${path} is not a JSON object`, {
-    hint: 'correct it: vreg config edit',
+    hint: 'fix it: vreg config edit',
   });
 }
 
@@ -238,6 +243,6 @@ function readTokenFile(path: string, env: NodeJS.ProcessEnv): string {
   if (text !== '') return text;
   throw new VregError('USAGE', `the token file ${path} is empty`, {
     field: 'token-file',
-    hint: 'write the token into it',
+    hint: 'write the token to the file',
   });
 }

@@ -1,12 +1,11 @@
-/** Answers become text here and nowhere else: tables, TSV, JSON, YAML, names. */
-
+/** Renders answers as tables, TSV, JSON, YAML or names. No other module formats answers. */
 import type { ChalkInstance } from 'chalk';
 import type { OutputFormat } from './config/settings.ts';
 import { formatAge } from './config/values.ts';
 import type { Io } from './io.ts';
 import { escapeControls, printable } from './protocol/redact.ts';
 
-/** A cell: text, a moment (RFC 3339; an age on a TTY), or text with a colour that only repeats what the text says. */
+/** A cell: text, a time (RFC 3339; an age on a TTY), or coloured text. The colour only repeats the meaning of the text. */
 export type Cell = string | number | { time: string } | { text: string; color: 'green' | 'yellow' | 'red' | 'gray' };
 
 export interface Column<T> {
@@ -16,47 +15,47 @@ export interface Column<T> {
   wide?: true;
 }
 
-/** What a command answers with: rows of one kind, or one value. */
+/** The answer of a command: rows of one kind, or one value. */
 export type Answer<T = unknown> = RowsAnswer<T> | ValueAnswer;
 
 export interface RowsAnswer<T> {
   kind: 'rows';
   rows: readonly T[];
   columns: readonly Column<T>[];
-  /** What `-o name` prints of a row. */
+  /** Text of a row for `-o name`. */
   name(row: T): string;
-  /** One thing was asked for: JSON and YAML print it, not a list of it. */
+  /** The answer is one item: JSON and YAML print the item instead of a list. */
   single?: boolean;
-  /** More rows of a list that is already begun: no titles again. */
+  /** The rows continue an earlier answer, so the column titles are not repeated. */
   continued?: boolean;
-  /** What JSON and YAML print of a row, where it is not the row itself. */
+  /** Value of a row for JSON and YAML; by default the row itself. */
   data?(row: T): unknown;
-  /** Said on stderr when there are no rows and a person may wonder. */
+  /** Note for stderr if there are no rows and stdout is a terminal. */
   none?: string;
 }
 
 export interface ValueAnswer {
   kind: 'value';
-  /** What a script takes: one line (or more), in table, TSV and name. */
+  /** Text for table, TSV and name: usually one line, for scripts. */
   text: string;
-  /** What JSON and YAML print. */
+  /** Value for JSON and YAML. */
   data: unknown;
 }
 
 export interface RenderOptions {
   format: OutputFormat;
   headers: boolean;
-  /** Milliseconds since the epoch, for ages. */
+  /** Milliseconds since the epoch, from which ages are computed. */
   now: number;
 }
 
-/** Prints an answer to stdout. Libraries are loaded by the formats that need them, so it is awaited. */
+/** Prints an answer to stdout. Asynchronous, because each format loads its libraries when it is used. */
 export async function print<T>(io: Io, answer: Answer<T>, options: RenderOptions): Promise<void> {
   if (answer.kind === 'rows' && answer.rows.length === 0 && answer.none && io.tty) io.err(`${answer.none}\n`);
   io.out(await format(io, answer, options));
 }
 
-/** The text of an answer. */
+/** Formats an answer as text. */
 export async function format<T>(io: Io, answer: Answer<T>, options: RenderOptions): Promise<string> {
   const [name, expression] = splitFormat(options.format);
   switch (name) {
@@ -83,7 +82,7 @@ export async function format<T>(io: Io, answer: Answer<T>, options: RenderOption
   }
 }
 
-/** `jsonpath=$.id` into its two parts. */
+/** Splits `jsonpath=$.id` into name and expression. */
 function splitFormat(format: OutputFormat): [name: string, expression: string] {
   const at = format.indexOf('=');
   return at < 0 ? [format, ''] : [format.slice(0, at), format.slice(at + 1)];
@@ -121,7 +120,7 @@ async function formatRows<T>(io: Io, answer: RowsAnswer<T>, { format, headers, n
   return drawTable(titled ? [titles.map((title) => chalk.bold(title)), ...rows] : rows);
 }
 
-/** Columns and no lines, so that a table can be searched, copied and cut as it stands. */
+/** Draws columns without lines, so that the table can be searched, copied and cut. */
 async function drawTable(rows: string[][]): Promise<string> {
   const { default: Table } = await import('cli-table3');
   const none = Object.fromEntries(
@@ -137,7 +136,7 @@ async function drawTable(rows: string[][]): Promise<string> {
   return `${table.toString().replace(/[ \t]+$/gm, '')}\n`;
 }
 
-/** @param now none where nobody looks on: a moment is then printed as it is */
+/** @param now undefined if stdout is no terminal: times are then printed as RFC 3339 */
 function styled(cell: Cell, chalk: ChalkInstance, now: number | undefined): string {
   if (typeof cell !== 'object') return printable(String(cell));
   if ('time' in cell) {
@@ -152,7 +151,7 @@ function plain(cell: Cell): string {
   return printable('time' in cell ? cell.time : cell.text);
 }
 
-/** Its own line breaks stand; what else could move the cursor does not. */
+/** Keeps line breaks and replaces other control characters. */
 function valueLine({ text }: ValueAnswer): string {
   return line(text.split('\n').map(printable).join('\n'));
 }
@@ -161,7 +160,7 @@ function line(text: string): string {
   return `${text}\n`;
 }
 
-/** What an expression made of foreign data: its lines are its own, but no control character gets through. */
+/** Replaces control characters in the result of an expression, except line breaks and tabs. */
 function printableLines(text: string): string {
   return text.replace(/[^\n\t]+/g, printable);
 }

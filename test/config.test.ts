@@ -231,7 +231,7 @@ test(
     const large = join(dir, 'large');
     writeFileSync(large, 'x'.repeat(1_048_577), { mode: 0o600 });
     for (const [tokenFile, why] of [
-      [pipe, /is a pipe into which nobody writes\n/],
+      [pipe, /is a pipe without a writer\n/],
       [dir, /is neither a file nor a pipe\n/],
       ['/dev/zero', /is neither a file nor a pipe\n/],
       [large, /is larger than 1048576 bytes\n/],

@@ -46,10 +46,10 @@ for (const [argv, format, stdout] of EXPRESSIONS) {
 }
 
 const BAD: readonly [format: string, message: RegExp][] = [
-  ['jsonpath=$[', /^vreg: jsonpath: "\$\[" is not a path\nhint: for example: -o jsonpath='\{\.address\}' of one VM/],
-  ['jsonpath=', /^vreg: jsonpath: "" is not a path\nhint: /],
-  ['jsonpath={.name', /^vreg: jsonpath: "\{\.name" is not a path\nhint: /],
-  ['jsonpath={.a b}', /^vreg: jsonpath: ".a b" is not a path\nhint: /],
+  ['jsonpath=$[', /^vreg: invalid jsonpath "\$\["\nhint: for example: -o jsonpath='\{\.address\}' of one VM/],
+  ['jsonpath=', /^vreg: invalid jsonpath ""\nhint: /],
+  ['jsonpath={.name', /^vreg: invalid jsonpath "\{\.name"\nhint: /],
+  ['jsonpath={.a b}', /^vreg: invalid jsonpath ".a b"\nhint: /],
   [
     'template={{#a}}',
     /^vreg: template: Unclosed section "a".*\nhint: for example: -o template='\{\{name\}\} \{\{address\}\}\\n'\n$/,

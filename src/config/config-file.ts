@@ -1,11 +1,11 @@
-/** The config file, to write into it. conf writes it whole and in one step, and is slow to load: reading is config.ts's. */
+/** Opens the config file for writing, through conf, which replaces it atomically. config.ts reads it without conf, whose loading takes 50 ms. */
 import { mkdirSync } from 'node:fs';
 import type { Context } from '../command.ts';
 
 export async function openConfigFile({ config }: Context) {
-  // A file that cannot be read shall not be overwritten.
+  // Throws if the file cannot be read, so that it is not overwritten.
   void config.file;
-  // conf would make the folder as the umask has it.
+  // conf would create the folder with the mode of the umask.
   mkdirSync(config.dir, { recursive: true, mode: 0o700 });
   const { default: Conf } = await import('conf');
   return new Conf<Record<string, unknown>>({

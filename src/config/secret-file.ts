@@ -1,19 +1,20 @@
-/** Files that a setting names: read with an error that says which, and refused when they hold a secret that others can read. */
+/** Reads files and pipes that a setting names. Errors name the setting; secrets that other users can read are refused. */
 import { closeSync, constants, existsSync, fstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { looseMode } from '../files.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { SettingKey } from './settings.ts';
 
-/** Bytes: several times as many as the certificates of all public CAs have. */
+/** Bytes: several times the size of a bundle of all public CAs. */
 const MAX_SIZE = 1_048_576;
+/** Bytes per read: the capacity of a Linux pipe (pipe(7)). */
 const CHUNK = 65_536;
-/** Milliseconds for who has opened a pipe, and may ask somebody for a passphrase before the secret is written. */
-const WRITER_PATIENCE = 10_000;
-/** Milliseconds for somebody to open a named pipe: who waits for its reader, as a shell does, is there at once. */
-const OPEN_PATIENCE = 500;
-/** Milliseconds until a pipe is looked at again. */
-const AGAIN = 5;
+/** Milliseconds to wait for a writer that has opened the pipe: it may ask the user for a passphrase first. */
+const WRITE_TIMEOUT = 10_000;
+/** Milliseconds to wait until a writer opens the pipe: a shell opens it at once. */
+const OPEN_TIMEOUT = 500;
+/** Milliseconds between two reads of an empty pipe. */
+const POLL_INTERVAL = 5;
 
 export interface NamedFile {
   text: string;
@@ -21,16 +22,15 @@ export interface NamedFile {
 }
 
 /**
- * A file, or what comes out of a pipe, as a shell makes one for `<(COMMAND)`. Waits for nothing without an end: a signal
- * would do nothing meanwhile.
- * @param what the file in words: `the CA file`
- * @throws VregError USAGE naming the setting when it cannot be read, is no file, or is too large
+ * Reads a file or a pipe, such as the shell's `<(COMMAND)`. Blocks the process, so every wait has a timeout.
+ * @param what description for errors: `the CA file`
+ * @throws VregError USAGE naming the setting if it cannot be read, is neither file nor pipe, or is too large
  */
 export function readNamedFile(path: string, key: SettingKey, what: string): NamedFile {
   let file: number | undefined;
   try {
     file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
-    // Of what was opened, since another file may have the name by now.
+    // Uses the descriptor, because the path may name another file by now.
     const stats = fstatSync(file);
     const refused = (why: string) => refusalOf(key, `${what} ${path} ${why}`);
     if (!stats.isFile() && !stats.isFIFO()) throw refused('is neither a file nor a pipe');
@@ -52,25 +52,25 @@ function readAll(file: number, isPipe: boolean, refused: (why: string) => VregEr
   const chunks: Buffer[] = [];
   for (let size = 0; size <= MAX_SIZE; ) {
     const chunk = Buffer.allocUnsafe(CHUNK);
-    const read = readSome(file, chunk);
+    const read = readAvailable(file, chunk);
     if (read) {
       chunks.push(chunk.subarray(0, read));
       size += read;
       continue;
     }
     const hasWriter = read === undefined;
-    // A pipe that nobody has opened yet ends at once, like one that was closed.
+    // A pipe without a writer reports its end at once, like one whose writer has closed it.
     if (!hasWriter && (size > 0 || !isPipe)) return Buffer.concat(chunks).toString();
     const waited = performance.now() - started;
-    if (hasWriter && waited > WRITER_PATIENCE) throw refused('is a pipe whose writer does not come to an end');
-    if (!hasWriter && waited > OPEN_PATIENCE) throw refused('is a pipe into which nobody writes');
-    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, AGAIN);
+    if (hasWriter && waited > WRITE_TIMEOUT) throw refused('is a pipe whose writer does not finish');
+    if (!hasWriter && waited > OPEN_TIMEOUT) throw refused('is a pipe without a writer');
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, POLL_INTERVAL);
   }
   throw refused(`is larger than ${MAX_SIZE} bytes`);
 }
 
-/** @returns how many bytes were read; undefined when there are none yet */
-function readSome(file: number, into: Buffer): number | undefined {
+/** @returns the number of bytes read, 0 at the end, undefined if none are available yet */
+function readAvailable(file: number, into: Buffer): number | undefined {
   try {
     return readSync(file, into);
   } catch (error) {
@@ -80,8 +80,8 @@ function readSome(file: number, into: Buffer): number | undefined {
 }
 
 /**
- * As {@link readNamedFile}, for what only its owner may read: ssh refuses a key that others can read, too.
- * @param env with `CREDENTIALS_DIRECTORY`, whose files systemd guards by their folder (systemd.exec(5))
+ * As {@link readNamedFile}, for secrets: refuses a file that other users can read, as ssh does.
+ * @param env environment with `CREDENTIALS_DIRECTORY`, whose folder systemd protects (systemd.exec(5))
  */
 export function readSecretFile(path: string, key: SettingKey, what: string, env: NodeJS.ProcessEnv): string {
   const { text, mode } = readNamedFile(path, key, what);
@@ -90,9 +90,9 @@ export function readSecretFile(path: string, key: SettingKey, what: string, env:
 }
 
 /**
- * @param subject of the sentence that refuses it
- * @param mode of the file, where that was read; else it is looked at, and must be there
- * @throws VregError USAGE when others can read it
+ * @param subject subject of the error message
+ * @param mode mode of the file, if known; otherwise the file must exist
+ * @throws VregError USAGE if other users can read the file
  */
 export function refuseLoose(
   path: string,
@@ -109,12 +109,12 @@ export function refuseLoose(
   });
 }
 
-/** True of a file in that folder, wherever links and dots in its path lead. */
+/** True if the file is in the folder after resolving links and dots. */
 function isCredential(path: string, folder: string | undefined): boolean {
   return Boolean(folder) && existsSync(folder!) && realpathSync(path).startsWith(`${realpathSync(folder!)}/`);
 }
 
-/** Path of what `LoadCredential=NAME:FILE` of a unit hands over, if it does (systemd.exec(5)). */
+/** Path of the credential that a unit loads with `LoadCredential=NAME:FILE`, if any (systemd.exec(5)). */
 export function credentialNamed(name: string, env: NodeJS.ProcessEnv): string | undefined {
   const dir = env.CREDENTIALS_DIRECTORY;
   const path = dir ? join(dir, name) : undefined;

@@ -1,16 +1,16 @@
-/** The certificates and keys that the settings name, as text. */
+/** Reads and checks the certificates and keys that the settings name. */
 import type { KeyObject, X509Certificate } from 'node:crypto';
 import type { Config } from '../config.ts';
 import { VregError } from '../protocol/errors.ts';
 import { readNamedFile, readSecretFile, refuseLoose } from './secret-file.ts';
 import type { SettingKey } from './settings.ts';
 
-/** The certificates in a PEM file (RFC 7468); text between them is none of them. */
-const BLOCKS = /-----BEGIN CERTIFICATE-----[\s\S]*?-----END CERTIFICATE-----/g;
-/** PKCS #8, encrypted or not, and what came before it: `RSA PRIVATE KEY`, `EC PRIVATE KEY`. */
+/** Certificates in a PEM file (RFC 7468). Text between them is ignored. */
+const CERTIFICATES = /-----BEGIN CERTIFICATE-----[\s\S]*?-----END CERTIFICATE-----/g;
+/** A private key in PKCS #8, encrypted or not, or in an older format: `RSA PRIVATE KEY`, `EC PRIVATE KEY`. */
 const PRIVATE_KEY = /-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----/;
 
-/** A PEM file, with the name that errors give it. */
+/** The text of a PEM file, and its path for errors. */
 export interface Pem {
   path: string;
   text: string;
@@ -21,22 +21,25 @@ export interface CertificateAndKey {
   key: Pem;
 }
 
-/** What the TCP address speaks https with. */
+/** Certificate, key and client CA of the daemon's TCP listener. */
 export interface ServerCertificates extends CertificateAndKey {
-  /** Of which one must have signed the certificate of each client; without them, clients need none. */
+  /** CAs, one of which must have signed each client's certificate. Absent: clients need no certificate. */
   clientCa?: Pem | undefined;
 }
 
-/** Certificates to trust, if any were named. @throws VregError USAGE naming the file when it has none, or is damaged */
+/**
+ * The CA bundle of `--ca-file`, if given.
+ * @throws VregError USAGE naming the file if it contains no certificate or a damaged one
+ */
 export function trustedCertificates(config: Config): Pem | undefined {
   const path = config.get('ca-file');
   return path === undefined ? undefined : readCertificates(path, 'ca-file', 'the CA file', config);
 }
 
 /**
- * What to show to a registry that asks for it: from flags and variables, else from systemd's credentials `cert-file` and
+ * The client certificate, if configured: from flags and variables, else from systemd's credentials `cert-file` and
  * `key-file`, else from the config file.
- * @throws VregError USAGE naming what is wrong
+ * @throws VregError USAGE naming the setting
  */
 export function clientCertificate(config: Config): CertificateAndKey | undefined {
   const cert = config.fileOrCredential('cert-file');
@@ -45,9 +48,9 @@ export function clientCertificate(config: Config): CertificateAndKey | undefined
 }
 
 /**
- * What `vreg daemon serve` shall speak https with: from flags and variables, else from systemd's credentials `tls-cert`,
- * `tls-key` and `tls-client-ca`, else from the config file.
- * @throws VregError USAGE naming what is wrong
+ * The daemon's certificates, if configured: from flags and variables, else from systemd's credentials `tls-cert`, `tls-key`
+ * and `tls-client-ca`, else from the config file.
+ * @throws VregError USAGE naming the setting
  */
 export function serverCertificates(config: Config): ServerCertificates | undefined {
   const cert = config.fileOrCredential('tls-cert');
@@ -57,9 +60,9 @@ export function serverCertificates(config: Config): ServerCertificates | undefin
   if (ca === undefined) return pair;
   const clientCa = readCertificates(ca, 'tls-client-ca', 'the client CA file', config);
   if (pair) return { ...pair, clientCa };
-  throw new VregError('USAGE', 'clients can only show certificates over https, and --tls-cert is not given', {
+  throw new VregError('USAGE', '--tls-client-ca requires --tls-cert: clients send certificates over https only', {
     field: 'tls-cert',
-    hint: 'give --tls-cert and --tls-key, too',
+    hint: 'add --tls-cert FILE --tls-key FILE',
   });
 }
 
@@ -81,31 +84,31 @@ function readPair(config: Config, { certKey, cert, keyKey, key }: Pair): Certifi
     return pair;
   }
   const [given, missing] = cert === undefined ? [keyKey, certKey] : [certKey, keyKey];
-  throw new VregError('USAGE', `--${given} needs --${missing}, which is not given`, {
+  throw new VregError('USAGE', `--${given} requires --${missing}`, {
     field: missing,
     hint: `name both files: --${certKey} FILE --${keyKey} FILE`,
   });
 }
 
-/** OpenSSL would tell a connection of it, not who made the mistake. */
+/** Checks that key and certificate match. Otherwise only clients would see the error, in each handshake. */
 function checkPair({ cert, key }: CertificateAndKey, certKey: SettingKey, keyKey: SettingKey): void {
-  const [leaf] = cert.text.match(BLOCKS)!;
+  const [leaf] = cert.text.match(CERTIFICATES)!;
   if (parseCertificate(leaf!, cert, certKey).checkPrivateKey(parseKey(key, keyKey))) return;
-  throw new VregError('USAGE', `the private key ${key.path} is not that of the certificate ${cert.path}`, {
+  throw new VregError('USAGE', `the private key ${key.path} does not belong to the certificate ${cert.path}`, {
     field: keyKey,
-    hint: 'in its file the certificate itself stands first, those that vouch for it behind it',
+    hint: 'put the certificate first in its file, followed by the intermediate CAs',
   });
 }
 
 function parseCertificate(block: string, { path }: Pem, key: SettingKey): X509Certificate {
-  // Loaded by those only who have a certificate: it would cost each command a few milliseconds.
+  // Loading node:crypto takes a few milliseconds, which only commands with certificates pay.
   const { X509Certificate } = process.getBuiltinModule('node:crypto');
   try {
     return new X509Certificate(block);
   } catch (cause) {
     throw new VregError('USAGE', `a certificate in ${path} cannot be read`, {
       field: key,
-      hint: `is the file whole? see what is in it: openssl x509 -noout -text -in ${path}`,
+      hint: `is the file complete? print it: openssl x509 -noout -text -in ${path}`,
       cause,
     });
   }
@@ -115,13 +118,13 @@ function parseKey({ path, text }: Pem, key: SettingKey): KeyObject {
   if (/^-----BEGIN ENCRYPTED |^Proc-Type: 4,ENCRYPTED/m.test(text)) {
     throw new VregError('USAGE', `the private key ${path} is encrypted`, {
       field: key,
-      hint: `nobody is there to type its passphrase; write it without one: openssl pkey -in ${path} -out FILE`,
+      hint: `the daemon cannot ask for a passphrase; remove it: openssl pkey -in ${path} -out FILE`,
     });
   }
   try {
     return process.getBuiltinModule('node:crypto').createPrivateKey(text);
   } catch {
-    // Without its cause: nothing of a key belongs into an error.
+    // Without the cause, which could contain parts of the key.
     throw new VregError('USAGE', `the private key ${path} cannot be read as PEM`, {
       field: key,
       hint: 'it begins with -----BEGIN PRIVATE KEY-----',
@@ -132,16 +135,16 @@ function parseKey({ path, text }: Pem, key: SettingKey): KeyObject {
 function readCertificates(path: string, key: SettingKey, what: string, { env }: Config): Pem {
   const { text, mode } = readNamedFile(path, key, what);
   const pem = { path, text };
-  // Both in one file, as HAProxy has it.
-  if (PRIVATE_KEY.test(pem.text)) refuseLoose(path, key, `${what} ${path} holds a private key, and`, env, mode);
-  const blocks: string[] = pem.text.match(BLOCKS) ?? [];
-  // Of a file that was cut, the last one has no end.
+  // HAProxy, for example, expects certificate and key in one file.
+  if (PRIVATE_KEY.test(pem.text)) refuseLoose(path, key, `${what} ${path} contains a private key and`, env, mode);
+  const blocks: string[] = pem.text.match(CERTIFICATES) ?? [];
+  // In a truncated file, the last certificate has no end.
   const last = pem.text.lastIndexOf('-----BEGIN CERTIFICATE-----');
   if (last > pem.text.lastIndexOf('-----END CERTIFICATE-----')) blocks.push(pem.text.slice(last));
-  // OpenSSL leaves out what it cannot read, and then the connections fail.
+  // OpenSSL skips unreadable certificates silently, and the handshakes fail later.
   for (const block of blocks) parseCertificate(block, pem, key);
   if (blocks.length > 0) return pem;
-  throw new VregError('USAGE', `${what} ${path} holds no certificate in PEM`, {
+  throw new VregError('USAGE', `${what} ${path} contains no PEM certificate`, {
     field: key,
     hint: 'it begins with -----BEGIN CERTIFICATE-----; from DER: openssl x509 -inform der -in FILE',
   });

@@ -1,9 +1,9 @@
-/** The text of `--help`, made from the definitions: usage, examples, flags with their variables, exit codes. */
+/** The text of `--help`, generated from the command definitions: usage, examples, flags with their variables, exit codes. */
 import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from '../command.ts';
 import { envNameOf, flagOf, type SettingKey, settingOf } from '../config/settings.ts';
 import { EXIT_MEANING } from '../protocol/errors.ts';
 
-/** Columns of a classic terminal. */
+/** Columns: the width of a terminal by tradition. */
 const WIDTH = 80;
 
 export function programHelp(commands: readonly Command<never>[]): string {
@@ -66,7 +66,7 @@ export function settingRow(key: SettingKey): [string, string] {
 /** Flag and meaning. */
 export function flagRow({ flags, about, values, repeat }: Flag): [string, string] {
   const shown = flags.replace(/<(.+)>/, (_, value: string) => value.toUpperCase());
-  // What is accepted stands before what is taken when nothing is said.
+  // The accepted values go before the default.
   const [, what, preset = ''] = /^(.*?)( \(default: .*\))?$/.exec(about)!;
   return [shown, `${what}${choices(values)}${preset}${repeat ? ' (repeatable)' : ''}`];
 }
@@ -88,7 +88,7 @@ function sections(parts: readonly Section[]): string {
   return `${texts.filter((text) => text !== '').join('\n\n')}\n`;
 }
 
-/** Two columns; a left side that is too long gets a line of its own. */
+/** Formats two columns. A left cell that is too long gets a line of its own. */
 function rows(pairs: readonly (readonly string[])[]): string {
   const longest = Math.max(...pairs.map(([left]) => left!.length).filter((length) => length <= 26), 0);
   const indent = ' '.repeat(longest + 4);
@@ -101,7 +101,7 @@ function rows(pairs: readonly (readonly string[])[]): string {
     .join('\n');
 }
 
-/** A command line that is too long goes on below, in the way of the shell, so that it can be pasted. */
+/** Wraps a long command line with backslashes, so that it can be pasted into a shell. */
 function wrapShell(line: string): string {
   if (line.length <= WIDTH - 2) return line;
   const lines: string[] = [];

@@ -1,4 +1,4 @@
-/** Manual pages (man(7)) from the command tree: one for vreg, one for each of its commands. */
+/** Manual pages in man(7) format, generated from the command tree: one for vreg and one for each command. */
 import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS } from '../command.ts';
 import { EXIT_MEANING } from '../protocol/errors.ts';
 import { flagRow, settingRow, usageOf } from './help.ts';
@@ -85,7 +85,7 @@ function rows(pairs: readonly (readonly [string, string])[]): string {
   return pairs.map(([left, right]) => `.TP\n.B ${roff(left)}\n${roff(right)}\n`).join('');
 }
 
-/** Text as text: no backslash, hyphen or leading dot of it is a command of roff. */
+/** Escapes text for roff: backslashes, hyphens and leading dots. */
 function roff(text: string): string {
   return text
     .replaceAll('\\', '\\e')

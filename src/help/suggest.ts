@@ -1,4 +1,4 @@
-/** What to try next: after a typing error, and after an error that says nothing of it itself. */
+/** Suggestions for typing errors, and next steps for errors that have no hint of their own. */
 import { distance } from 'fastest-levenshtein';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 
@@ -11,7 +11,7 @@ export function suggestion(word: string, known: readonly string[]): string {
   return near ? `; did you mean "${near.candidate}"?` : '';
 }
 
-/** The next step after errors that come without one: the original registry's, and those of a field of the input. */
+/** Next steps for errors without a hint: those of the original registry, and validation errors. */
 const NEXT_STEPS: Partial<Record<ErrorCode, string>> = {
   INVALID: 'see the accepted values with --help',
   UNAUTHORIZED: 'provide the token of the registry: VERS_AUTH_TOKEN, or --token-file FILE',
@@ -39,13 +39,13 @@ export function unknownCommand(word: string, names: readonly string[], path: rea
   });
 }
 
-/** What commander says of a command line that it cannot read, in our words. @param path as in {@link unknownCommand} */
+/** Converts commander's parse error. @param path as in {@link unknownCommand} */
 export function usageError(cause: Error, path: readonly string[]): VregError {
-  // What stands behind an option that is not known may be a secret that somebody meant for it.
+  // The value of an unknown option may be a secret, so it is not repeated.
   const [message, more] = cause.message
     .replace(/^error: (unknown option '[^'=]*)=.*'(\n\(Did you mean [^\n]*)?$/s, "$1'$2")
     .replace(/^error: /, '')
     .split('\n', 2);
-  const meant = more === undefined ? '' : `; ${more.replace(/^\((.*)\)$/, '$1').replace(/^Did/, 'did')}`;
-  return new VregError('USAGE', `${message}${meant}`, { hint: `see the usage: ${path.join(' ')} --help`, cause });
+  const didYouMean = more === undefined ? '' : `; ${more.replace(/^\((.*)\)$/, '$1').replace(/^Did/, 'did')}`;
+  return new VregError('USAGE', `${message}${didYouMean}`, { hint: `see the usage: ${path.join(' ')} --help`, cause });
 }

@@ -125,21 +125,21 @@ test('invalid certificate and key files are reported before any request', OPENSS
   }))
     writeFileSync(join(authority.dir, name), text);
   for (const [words, said] of [
-    [['--cert-file', cert], /^vreg: --cert-file needs --key-file/],
-    [['--key-file', key], /^vreg: --key-file needs --cert-file/],
+    [['--cert-file', cert], /^vreg: --cert-file requires --key-file/],
+    [['--key-file', key], /^vreg: --key-file requires --cert-file/],
     [
       ['--cert-file', cert, '--key-file', other.key],
       /^vreg: the private key .* can be read by others \(mode 0644\)\nhint: chmod 600/,
     ],
-    [['--cert-file', other.cert, '--key-file', key], /^vreg: the private key .* is not that of the certificate/],
-    [['--cert-file', junk, '--key-file', key], /^vreg: the certificate .*junk holds no certificate in PEM/],
+    [['--cert-file', other.cert, '--key-file', key], /^vreg: the private key .* does not belong to the certificate/],
+    [['--cert-file', junk, '--key-file', key], /^vreg: the certificate .*junk contains no PEM certificate/],
     [['--cert-file', cert, '--key-file', junk], /^vreg: the private key .*junk cannot be read as PEM/],
     [
       ['--ca-file', join(authority.dir, 'cut')],
       /^vreg: a certificate in .*cut cannot be read\nhint: is the file whole\?/,
     ],
     [['--ca-file', join(authority.dir, 'garbled')], /^vreg: a certificate in .*garbled cannot be read\nhint: is the/],
-    [['--ca-file', junk], /^vreg: the CA file .*junk holds no certificate in PEM/],
+    [['--ca-file', junk], /^vreg: the CA file .*junk contains no PEM certificate/],
   ] as const) {
     const { code, stderr } = await vreg(['ls', ...words], { url: 'https://127.0.0.1:1' });
     assert.equal(code, 5, words.join(' '));
@@ -166,10 +166,10 @@ test('a file with a certificate and its key must have mode 0600, for every setti
   for (const words of ways) {
     const { code, stderr } = await ls(...words);
     assert.equal(code, 5, words.join(' '));
-    assert.match(stderr, /both\.pem holds a private key, and can be read by others \(mode 0644\)\nhint: chmod 600 /);
+    assert.match(stderr, /both\.pem contains a private key and can be read by others \(mode 0644\)\nhint: chmod 600 /);
   }
   const words = ['daemon', '--port', '0', '--tls-cert', both, '--tls-key', key];
-  assert.match((await vreg(words)).stderr, /^vreg: the certificate .*both\.pem holds a private key, and can be read/);
+  assert.match((await vreg(words)).stderr, /^vreg: the certificate .*both\.pem contains a private key and can be read/);
 });
 
 test('a context sets the client certificate', OPENSSL, async (t) => {

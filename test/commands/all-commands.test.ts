@@ -167,7 +167,7 @@ test('a token that is not a valid header value is rejected before any request an
   for (const token of ['s3\ncret', 's3cret é', 'two words']) {
     const { code, stderr } = await vreg(['ls'], { url: 'http://127.0.0.1:9', env: { VERS_AUTH_TOKEN: token } });
     assert.equal(code, 5, stderr);
-    assert.match(stderr, /the token \(from VERS_AUTH_TOKEN\) has characters that no header can carry/);
+    assert.match(stderr, /the token \(from VERS_AUTH_TOKEN\) contains characters that an HTTP header cannot contain/);
     assert.doesNotMatch(stderr, /cret|words/);
   }
 });

@@ -123,9 +123,12 @@ test('SIGHUP with a file that is wrong keeps the certificate in force, and says 
   const daemon = await startDaemon(t, { args: flagsOf(server) });
   const { fingerprint } = await ask(`${daemon.url}/health`, authority);
   copyFileSync(authority.issue('other').cert, server.cert);
-  await hangUp(daemon, /cannot reload the certificate: the private key .*server\.key is not that of the certificate/);
+  await hangUp(
+    daemon,
+    /cannot reload the certificate: the private key .*server\.key does not belong to the certificate/,
+  );
   writeFileSync(server.cert, 'half a fi');
-  await hangUp(daemon, /cannot reload the certificate: .*server\.crt holds no certificate in PEM; nothing changed/);
+  await hangUp(daemon, /cannot reload the certificate: .*server\.crt contains no PEM certificate; nothing changed/);
   assert.equal((await ask(`${daemon.url}/health`, authority)).fingerprint, fingerprint);
 });
 
@@ -152,13 +155,9 @@ test(
 );
 
 const STARTS: readonly [name: string, (authority: Authority, server: Issued) => string[], said: RegExp][] = [
-  ['a certificate without its key', (_, { cert }) => ['--tls-cert', cert], /^vreg: --tls-cert needs --tls-key/],
-  ['a key without its certificate', (_, { key }) => ['--tls-key', key], /^vreg: --tls-key needs --tls-cert/],
-  [
-    'a CA for clients without https',
-    ({ ca }) => ['--tls-client-ca', ca],
-    /^vreg: clients can only show certificates over https/,
-  ],
+  ['a certificate without its key', (_, { cert }) => ['--tls-cert', cert], /^vreg: --tls-cert requires --tls-key/],
+  ['a key without its certificate', (_, { key }) => ['--tls-key', key], /^vreg: --tls-key requires --tls-cert/],
+  ['a CA for clients without https', ({ ca }) => ['--tls-client-ca', ca], /^vreg: --tls-client-ca requires --tls-cert/],
   [
     'a certificate that is not there',
     ({ dir }, server) => flagsOf({ ...server, cert: join(dir, 'none.crt') }),
@@ -175,7 +174,7 @@ const STARTS: readonly [name: string, (authority: Authority, server: Issued) => 
   [
     'the key of another certificate',
     (authority, server) => flagsOf({ ...server, key: authority.issue('other').key }),
-    /^vreg: the private key .*other\.key is not that of the certificate .*server\.crt/,
+    /^vreg: the private key .*other\.key does not belong to the certificate .*server\.crt/,
   ],
   [
     'a certificate that is cut off',
