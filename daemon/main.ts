@@ -13,7 +13,7 @@ import { Tokens } from './access/tokens.ts';
 import { ListeningClock } from './clock.ts';
 import { type AppLimits, buildApp } from './http/app.ts';
 import { Cors } from './http/cors.ts';
-import { removeCutBackups } from './http/handlers/backup.ts';
+import { removeLeftoverBackups } from './http/handlers/backup.ts';
 import { isLoopback } from './http/origin.ts';
 import { type Endpoints, listen } from './http/server/listen.ts';
 import { Tls, type TlsFiles } from './http/server/tls.ts';
@@ -97,7 +97,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
   warnOfOpenFolder(dataDir, log);
   // Now, so that a second daemon can name this one even while it starts; with its URLs when it has them.
   writePidFile(dataDir, [], log);
-  removeCutBackups(dataDir);
+  removeLeftoverBackups(dataDir);
   const clock = new ListeningClock(contents.listened);
   clock.start();
   const { maxVms, maxBody, maxConnections } = options.limits;

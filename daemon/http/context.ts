@@ -290,6 +290,11 @@ function whenAborted(signals: readonly AbortSignal[], act: () => void): () => vo
   };
 }
 
+/** A response with a JSON body. */
+export function jsonResult(value: unknown, status = 200): Result {
+  return { status, body: JSON.stringify(value) };
+}
+
 export function invalidQuery(field: string, message: string): VregError {
   return new VregError('INVALID', message, { field });
 }

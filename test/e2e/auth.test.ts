@@ -124,7 +124,7 @@ test('a registry with tokens of its own needs no other to listen on every addres
   const first = await startDaemon(t, { home });
   assert.equal(await codeOf(first, ['ls'], ''), 0);
   const lockout = await first.vreg(['token', 'create', 'reader', '--scope', 'read']);
-  assert.deepEqual([lockout.code, /first token must be of the scope admin/.test(lockout.stderr)], [5, true]);
+  assert.deepEqual([lockout.code, /first token must have the scope admin/.test(lockout.stderr)], [5, true]);
   const token = await create(first, 'ops', 'admin');
   assert.equal(await codeOf(first, ['ls'], ''), 2);
   await first.end();

@@ -1,4 +1,4 @@
-/** `GET /registry/backup`: a consistent copy of the database, made and checked while the registry goes on. */
+/** `GET /registry/backup`: a consistent copy of the database. It is made and checked while the registry serves other requests. */
 import { once } from 'node:events';
 import { createReadStream, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
@@ -6,33 +6,33 @@ import { VregError } from '../../../src/protocol/errors.ts';
 import { assertActive } from '../../access/authenticator.ts';
 import type { RequestContext, Result } from '../context.ts';
 
-/** How the folders of copies that are under way begin, as nobody names a file; `mkdtemp` adds six characters. */
+/** Begins the names of the temporary folders of backups; `mkdtemp` appends six characters. */
 const PREFIX = '.vreg-copy-';
-/** The copy in such a folder; its draft lies beside it, under this name and more. */
+/** Name of the copy in its folder. Names of drafts beside it begin with it. */
 const COPY = 'registry.db';
 
-/** Milliseconds for which a caller may take nothing of a copy before it is ended: a copy is not kept for who has gone to sleep. */
-const STALLED = 60_000;
+/** Milliseconds after which a client that reads nothing is cut off, because its copy occupies the disk. */
+const STALL_TIMEOUT = 60_000;
 
-/** Folders of the copies of this process that are under way. */
-const underWay = new Set<string>();
+/** Folders of the backups that this process is sending. */
+const active = new Set<string>();
 
 /**
- * Removes what was cut off, a daemon's that was killed for one; only for who has the store, since no other makes backups.
- * It never fails: what cannot be removed just now is removed by the next backup, or the next start.
+ * Removes copies that a killed daemon has left behind. Only the process that has locked the store may call this, since it makes
+ * all backups. It never throws: the next backup or the next start tries again.
  */
-export function removeCutBackups(dataDir: string): void {
+export function removeLeftoverBackups(dataDir: string): void {
   try {
     for (const entry of readdirSync(dataDir, { withFileTypes: true })) {
       const path = join(dataDir, entry.name);
-      if (entry.isDirectory() && isCopy(path) && !underWay.has(path)) remove(path);
+      if (entry.isDirectory() && isCopy(path) && !active.has(path)) remove(path);
     }
   } catch {
-    // A folder that cannot be read just now.
+    // The data dir cannot be read now; see above.
   }
 }
 
-/** Whoever put something else in there wants to keep it. */
+/** False for a folder that contains other files: somebody else has put them there. */
 function isCopy(path: string): boolean {
   const name = basename(path);
   if (!name.startsWith(PREFIX) || name.length !== PREFIX.length + 6) return false;
@@ -43,30 +43,30 @@ function remove(path: string): void {
   try {
     rmSync(path, { recursive: true, force: true });
   } catch {
-    // As promised above.
+    // See removeLeftoverBackups.
   }
 }
 
 /**
- * @throws VregError NOT_FOUND (without a data dir), STORE_FULL, STORE_FAILED, BUSY (another is being made),
- * TOO_MANY_REQUESTS, UNAUTHORIZED (the caller's token was revoked meanwhile)
+ * @throws VregError NOT_FOUND (the registry has no data dir), STORE_FULL, STORE_FAILED, BUSY (another backup is being made),
+ *   TOO_MANY_REQUESTS, UNAUTHORIZED (the token was revoked meanwhile)
  */
 export async function sendBackup(ctx: RequestContext): Promise<Result> {
   const { response, principal } = ctx;
   const { registry, dataDir, backups } = ctx.services;
-  if (dataDir === undefined) throw new VregError('NOT_FOUND', 'this registry has no data dir to copy');
+  if (dataDir === undefined) throw new VregError('NOT_FOUND', 'this registry has no data dir, so it has no backups');
   const release = backups.acquire();
   let dir: string | undefined;
   const clean = () => {
     release();
     if (dir === undefined) return;
-    underWay.delete(dir);
+    active.delete(dir);
     remove(dir);
   };
   try {
-    removeCutBackups(dataDir);
+    removeLeftoverBackups(dataDir);
     dir = mkdtempSync(join(dataDir, PREFIX));
-    underWay.add(dir);
+    active.add(dir);
     const file = join(dir, COPY);
     await registry.backup(file);
     const stream = createReadStream(file);
@@ -74,7 +74,7 @@ export async function sendBackup(ctx: RequestContext): Promise<Result> {
     await once(stream, 'open');
     assertActive(principal);
     ctx.destroyWhenRevoked();
-    response.setTimeout(STALLED);
+    response.setTimeout(STALL_TIMEOUT);
     return {
       status: 200,
       type: 'application/vnd.sqlite3',
@@ -88,19 +88,19 @@ export async function sendBackup(ctx: RequestContext): Promise<Result> {
   }
 }
 
-/** What the system refuses is the disk's fault, or that of a machine without files to open: no bug, and worth another try. */
+/** A failed system call is a fault of the disk or of the machine, not a bug, and a retry may succeed. */
 function translate(cause: NodeJS.ErrnoException): Error {
   const { code, syscall, message } = cause;
   if (cause instanceof VregError || syscall === undefined) return cause;
   if (code === 'ENOSPC' || code === 'EDQUOT') {
-    return new VregError('STORE_FULL', 'the disk of the registry is full: there is no room for a copy', {
-      hint: "free space on the registry's disk, then try again",
+    return new VregError('STORE_FULL', "the registry's disk is full: there is no space for a backup", {
+      hint: "free space on the registry's disk, then retry",
       retryAfter: 5,
       cause,
     });
   }
-  return new VregError('STORE_FAILED', `the registry could not make a copy of itself: ${message}`, {
-    hint: "look at the registry's disk and limits (dmesg, mount, ulimit -n), then try again",
+  return new VregError('STORE_FAILED', `the backup failed: ${message}`, {
+    hint: "check the registry's disk and limits (dmesg, mount, ulimit -n), then retry",
     retryAfter: 5,
     cause,
   });

@@ -1,16 +1,22 @@
-/** `GET /metrics`: the fleet in numbers, in the text format of Prometheus. Read when it is asked for, never kept. */
+/** `GET /health`, and `GET /metrics` in the text format of Prometheus. Both are computed for each request. */
 import { Gauge, Registry as Metrics } from 'prom-client';
+import type { Health } from '../../../src/protocol/api.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { ROLES, STATUSES } from '../../../src/protocol/vm.ts';
 import { warmingOf } from '../../registry/explain.ts';
 import type { Registry } from '../../registry/registry.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
-import type { RequestContext, Result } from '../context.ts';
+import { jsonResult, type RequestContext, type Result } from '../context.ts';
 
+export function health(): Result {
+  return jsonResult({ status: 'ok', uptime: process.uptime() } satisfies Health);
+}
+
+/** @throws VregError FORBIDDEN if the token is limited to some VMs, since the numbers count all of them */
 export async function metrics({ services, readFilter }: RequestContext): Promise<Result> {
   if (readFilter) {
-    throw new VregError('FORBIDDEN', 'a token that is limited to some VMs cannot ask for numbers of all', {
-      hint: 'make one without a limit: vreg token create NAME --scope read',
+    throw new VregError('FORBIDDEN', 'a token that is limited to some VMs cannot read metrics of the whole fleet', {
+      hint: 'create one without a limit: vreg token create NAME --scope read',
     });
   }
   const { registry } = services;
@@ -21,13 +27,13 @@ export async function metrics({ services, readFilter }: RequestContext): Promise
   const warming = warmingOf(entries, registry.clock, registry.staleAfter);
   gauge(
     'vreg_warming_seconds',
-    'For how long answers may still name dead VMs; 0 when they cannot.',
+    'Seconds for which responses may still include dead VMs; 0 if they cannot.',
     warming?.seconds ?? 0,
   );
-  gauge('vreg_revision', 'Changes committed so far.', registry.revision);
+  gauge('vreg_revision', 'Revision of the last committed change.', registry.revision);
   gauge('vreg_conflicts', 'Identity conflicts on record.', registry.identities.conflicts.length);
-  gauge('vreg_watchers', 'Readers of the stream of events.', registry.events.subscriberCount);
-  gauge('vreg_uptime_seconds', 'Since the daemon was started.', process.uptime());
+  gauge('vreg_watchers', 'Subscribers of the event stream and open long polls.', registry.events.subscriberCount);
+  gauge('vreg_uptime_seconds', 'Seconds since the daemon was started.', process.uptime());
   return { status: 200, body: await all.metrics(), type: all.contentType };
 }
 
@@ -38,7 +44,7 @@ function countVms(registry: Registry, entries: readonly VmRecord[], all: Metrics
     labelNames: ['role', 'status', 'liveness'],
     registers: [all],
   });
-  // Zeros, too: a series that vanishes looks like one that was never asked for.
+  // Report zeros as well: Prometheus cannot tell a series that disappears from one that was never scraped.
   for (const role of ROLES) {
     for (const status of STATUSES) {
       for (const liveness of status === 'running' ? ['live', 'suspect', 'stale'] : ['none'])

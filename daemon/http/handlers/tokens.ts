@@ -1,5 +1,4 @@
-/** The routes about tokens, and about who asks. */
-
+/** The routes of tokens, and `whoami`. */
 import { VregError } from '../../../src/protocol/errors.ts';
 import { maskTokens } from '../../../src/protocol/redact.ts';
 import {
@@ -10,11 +9,11 @@ import {
   type Whoami,
 } from '../../../src/protocol/token.ts';
 import { noSuchToken } from '../../access/tokens.ts';
-import type { RequestContext, Result } from '../context.ts';
+import { jsonResult, type RequestContext, type Result } from '../context.ts';
 
 export function listTokens({ services }: RequestContext): Result {
   const tokens = services.authenticator.tokens.list;
-  return { status: 200, body: JSON.stringify({ tokens, count: tokens.length } satisfies Tokens) };
+  return jsonResult({ tokens, count: tokens.length } satisfies Tokens);
 }
 
 export async function createToken(ctx: RequestContext): Promise<Result> {
@@ -24,14 +23,18 @@ export async function createToken(ctx: RequestContext): Promise<Result> {
   ctx.subject = { token: request.name };
   const isFirst = authenticator.isOpen;
   if (isFirst && !principal.isLocal && request.scope !== 'admin') {
-    throw new VregError('INVALID', 'scope: the first token must be of the scope admin, since from it on all need one', {
-      field: 'scope',
-      hint: 'make one: vreg token create NAME --scope admin; or start the daemon with VERS_AUTH_TOKEN',
-    });
+    throw new VregError(
+      'INVALID',
+      'scope: the first token must have the scope admin, because every request needs a token once there is one',
+      {
+        field: 'scope',
+        hint: 'vreg token create NAME --scope admin, or start the daemon with VERS_AUTH_TOKEN',
+      },
+    );
   }
   const token: NewToken = await authenticator.tokens.create(request, principal.name);
   if (isFirst) authenticator.close();
-  return { status: 201, body: JSON.stringify(token) };
+  return jsonResult(token, 201);
 }
 
 export async function revokeToken({ services, params: { name = '' } }: RequestContext): Promise<Result> {
@@ -40,13 +43,13 @@ export async function revokeToken({ services, params: { name = '' } }: RequestCo
   return revoked(names);
 }
 
-/** The tokens of the VMs that one enrol token let in. */
+/** Revokes the tokens of all VMs that enrolled with one enrol token. */
 export async function revokeEnrolledBy(ctx: RequestContext): Promise<Result> {
   const { enrolledBy } = ctx.query('enrolledBy');
   if (enrolledBy === undefined) {
     throw new VregError('INVALID', 'enrolledBy is required: the name of an enrol token', {
       field: 'enrolledBy',
-      hint: 'one token is revoked by DELETE /registry/tokens/NAME',
+      hint: 'to revoke one token, use DELETE /registry/tokens/NAME',
     });
   }
   const { tokens } = ctx.services.authenticator;
@@ -57,16 +60,16 @@ export async function revokeEnrolledBy(ctx: RequestContext): Promise<Result> {
 export function whoami({ principal: { name, scope, restriction, token } }: RequestContext): Result {
   const { vm, role } = restriction ?? {};
   const expiresAt = token?.info.expiresAt;
-  const answer: Whoami = {
+  const identity: Whoami = {
     name,
     scope,
     ...(vm === undefined ? {} : { vm }),
     ...(role === undefined ? {} : { role }),
     ...(expiresAt === undefined ? {} : { expiresAt }),
   };
-  return { status: 200, body: JSON.stringify(answer) };
+  return jsonResult(identity);
 }
 
 function revoked(names: string[]): Result {
-  return { status: 200, body: JSON.stringify({ revoked: names } satisfies Revoked) };
+  return jsonResult({ revoked: names } satisfies Revoked);
 }

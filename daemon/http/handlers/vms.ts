@@ -1,0 +1,121 @@
+/** The routes of VMs: register, list, read, replace, update, remove, explain, and heartbeats. */
+import { type Heartbeat, type Heartbeats, MAX_BATCH, SORTS, type Sort, type Why } from '../../../src/protocol/api.ts';
+import { parseBeat } from '../../../src/protocol/heartbeat.ts';
+import { comparison, parseSelector } from '../../../src/protocol/selector.ts';
+import { parseIds, parseRegistration, parseUpdate } from '../../../src/protocol/vm.ts';
+import { enrol } from '../../access/enrol.ts';
+import { explain } from '../../registry/explain.ts';
+import type { Proof } from '../../registry/identity.ts';
+import { assertPermitted, permits } from '../../registry/preconditions.ts';
+import type { VmRecord } from '../../registry/vm-record.ts';
+import { invalidQuery, jsonResult, type RequestContext, type Result } from '../context.ts';
+
+/** Characters of an agent's address that are stored: the maximum length of a host name (RFC 1035, 2.3.4). */
+const MAX_ADDRESS = 255;
+
+/** An `enrol` token also receives the new VM's own token. */
+export async function registerVm(ctx: RequestContext): Promise<Result> {
+  const registration = parseRegistration(ctx.body);
+  const { principal } = ctx;
+  const { registry, authenticator } = ctx.services;
+  ctx.subject = { vm: registration.id };
+  if (principal.scope !== 'enrol') return ctx.entry(await registry.register(registration, ctx.write()), 201);
+  const enrolment = { enroller: principal.token!, registration, from: ctx.remoteAddress, write: ctx.write() };
+  const { entry, secret } = await enrol(registry, authenticator.tokens, enrolment);
+  return { ...ctx.entry(entry, 201), body: entry.jsonWith({ token: secret }) };
+}
+
+export function readVm(ctx: RequestContext): Result {
+  ctx.assertReadable(ctx.id);
+  return ctx.read(ctx.services.registry.get(ctx.id));
+}
+
+export async function replaceVm(ctx: RequestContext): Promise<Result> {
+  const { entry, created } = await ctx.services.registry.replace(parseRegistration(ctx.body, ctx.id), ctx.write());
+  return ctx.entry(entry, created ? 201 : 200);
+}
+
+export async function updateVm(ctx: RequestContext): Promise<Result> {
+  const { registry } = ctx.services;
+  // As in the original registry, an unknown VM is 404 even if the body is invalid.
+  registry.get(ctx.id);
+  const update = parseUpdate(ctx.body);
+  const options = ctx.write();
+  return ctx.entry(await ctx.runScheduled(() => registry.update(ctx.id, update, options)));
+}
+
+export async function removeVm(ctx: RequestContext): Promise<Result> {
+  const options = ctx.write();
+  await ctx.runScheduled(() => ctx.services.registry.deregister(ctx.id, options));
+  return jsonResult({ deleted: true });
+}
+
+/** Why `discover` offers a VM or leaves it out. */
+export function explainVm(ctx: RequestContext): Result {
+  const { registry } = ctx.services;
+  ctx.assertReadable(ctx.id);
+  return jsonResult(explain(registry, registry.get(ctx.id)) satisfies Why);
+}
+
+export function heartbeat(ctx: RequestContext): Result {
+  const proof = readProof(ctx);
+  // Another incarnation takes over the VM. That is a change, so the audit log names the VM.
+  if (proof?.replace) ctx.subject = { vm: ctx.id };
+  const entry = ctx.services.registry.heartbeat(ctx.id, proof, ctx.principal.restriction);
+  return jsonResult({ id: entry.vm.id, lastSeen: entry.lastSeen } satisfies Heartbeat);
+}
+
+/** What the VM's agent reports about itself; undefined for a plain heartbeat. */
+function readProof({ body, remoteAddress }: RequestContext): Proof | undefined {
+  const beat = parseBeat(body);
+  if (!beat) return undefined;
+  const address = beat.address?.slice(0, MAX_ADDRESS);
+  return { ...beat, ...(address === undefined ? {} : { address }), from: remoteAddress };
+}
+
+/** Heartbeats of many VMs in one request. */
+export async function heartbeats({ services, body, principal }: RequestContext): Promise<Result> {
+  const { registry, scheduler } = services;
+  const unknown: string[] = [];
+  const ids = new Set(parseIds(body, MAX_BATCH));
+  // Check all VMs before the first heartbeat counts, so that a refused request has no effect.
+  for (const id of ids) {
+    if (registry.has(id)) assertPermitted(principal.restriction, registry.get(id).vm);
+    else unknown.push(id);
+  }
+  const beat = (id: string) =>
+    registry.has(id) && permits(principal.restriction, registry.get(id).vm) && !!registry.heartbeat(id);
+  // Heartbeats of a client that has left count, too, so this is not cancelled.
+  await scheduler.filter([...ids], beat);
+  const lastSeen = new Date(registry.clock.now()).toISOString();
+  return jsonResult({ lastSeen, count: ids.size - unknown.length, unknown } satisfies Heartbeats);
+}
+
+export function listVms(ctx: RequestContext): Result | Promise<Result> {
+  const { role, status, selector, sort = 'registered' } = ctx.query('role', 'status', 'selector', 'sort');
+  const limit = ctx.number('limit', 1, Number.MAX_SAFE_INTEGER);
+  if (!SORTS.includes(sort as Sort))
+    throw invalidQuery('sort', `sort: "${sort}" is not known (one of ${SORTS.join(', ')})`);
+  const respond = (entries: readonly VmRecord[]) => {
+    const inOrder = sorted(entries, sort as Sort);
+    return ctx.entries(limit === undefined ? inOrder : inOrder.slice(0, limit));
+  };
+  const { readFilter } = ctx;
+  const all = ctx.services.registry.list({ role, status });
+  // Filter before `limit` cuts the list.
+  const entries = readFilter ? all.filter(({ vm }) => permits(readFilter, vm)) : all;
+  if (selector === undefined) return respond(entries);
+  const matches = parseSelector(selector);
+  const isWanted = () => !ctx.response.destroyed;
+  return ctx.services.scheduler.filter(entries, ({ vm }) => matches(vm), isWanted).then(respond);
+}
+
+function sorted(entries: readonly VmRecord[], sort: Sort): readonly VmRecord[] {
+  const compare = comparison(sort);
+  if (!compare) return entries;
+  const keyed = entries.map((entry) => {
+    const { id, name, role } = entry.vm;
+    return { entry, key: { id, name, role, lastSeen: sort === 'seen' ? entry.lastSeen : '' } };
+  });
+  return keyed.sort((a, b) => compare(a.key, b.key)).map(({ entry }) => entry);
+}
