@@ -1,9 +1,7 @@
 /**
- * A registry, as its clients see it: a typed method a route. Whatever goes wrong becomes a VregError that says what to
- * do next. It speaks only what the original registry speaks unless a method's docstring says otherwise; the query option
- * `include=liveness`, which it adds, is nothing to that one.
+ * Client of a registry: one typed method per route. Every failure is a VregError. The methods work with the original registry,
+ * too, unless their docstring begins with "vreg only"; it ignores the query option `include=liveness`.
  */
-
 import { type ClientOptions, Connection, type ServerFacts } from './client/connection.ts';
 import type { Reply } from './client/transport.ts';
 import {
@@ -22,7 +20,7 @@ import {
 } from './protocol/api.ts';
 import { VregError } from './protocol/errors.ts';
 import type { History, HistoryItem } from './protocol/events.ts';
-import type { AgentBeat, Cleared, Conflict, Conflicts } from './protocol/heartbeat.ts';
+import type { AgentHeartbeat, Cleared, Conflict, Conflicts } from './protocol/heartbeat.ts';
 import { comparison, parseSelector } from './protocol/selector.ts';
 import type { NewToken, Revoked, TokenInfo, TokenRequest, Tokens, Whoami } from './protocol/token.ts';
 import type { Registration, Vm, VmUpdate } from './protocol/vm.ts';
@@ -36,57 +34,58 @@ export class RegistryClient {
     this.#connection = new Connection(options);
   }
 
-  /** What the last answer said of the server; before there was one, what is assumed. */
+  /** Facts about the server from its last response; defaults before the first one. */
   get server(): ServerFacts {
     return this.#connection.facts ?? { lease: DEFAULT_STALE_AFTER, now: Date.now() };
   }
 
   /**
-   * @returns the entry; asked with an enrol token, which is good for nothing else, also the token that the VM has from now on
-   * @throws VregError CONFLICT when the id is taken, INVALID, or any of {@link Connection.request}
+   * Registers a VM.
+   * @returns the entry; with an enrol token, also the new token of the VM
+   * @throws VregError CONFLICT if the id is taken, INVALID, or any of {@link Connection.request}
    */
   register(registration: Registration): Promise<VmWithLiveness & { token?: string }> {
     return this.#entry('POST', PATHS.vms, registration);
   }
 
-  /** Asks with another token from now on; with undefined, with its own again. */
+  /** Sends another token from now on; undefined restores the configured one. */
   useToken(token: string | undefined): void {
     this.#connection.token = token;
   }
 
-  /** An addition, oldest first. @throws VregError UNSUPPORTED, FORBIDDEN, or any of {@link Connection.request} */
+  /** vreg only: lists tokens, oldest first. @throws VregError UNSUPPORTED, FORBIDDEN, or any of {@link Connection.request} */
   async tokens(): Promise<TokenInfo[]> {
-    await this.#need('tokens');
+    await this.#requireVreg('tokens');
     return (await this.#connection.request<Tokens>('GET', PATHS.tokens)).tokens;
   }
 
-  /** An addition. @throws VregError UNSUPPORTED, FORBIDDEN, CONFLICT, INVALID, or any of {@link Connection.request} */
+  /** vreg only: creates a token. @throws VregError UNSUPPORTED, FORBIDDEN, CONFLICT, INVALID, or any of {@link Connection.request} */
   async createToken(request: TokenRequest): Promise<NewToken> {
-    await this.#need('tokens');
+    await this.#requireVreg('tokens');
     return this.#connection.request<NewToken>('POST', PATHS.tokens, request);
   }
 
-  /** An addition. @returns the names of those that were revoked @throws VregError NOT_FOUND, UNSUPPORTED, FORBIDDEN */
+  /** vreg only: revokes a token. @returns the names of the revoked tokens @throws VregError NOT_FOUND, UNSUPPORTED, FORBIDDEN */
   async revokeToken(name: string): Promise<string[]> {
-    await this.#need('tokens');
+    await this.#requireVreg('tokens');
     return (await this.#connection.request<Revoked>('DELETE', PATHS.token(name))).revoked;
   }
 
-  /** An addition: revokes the tokens of all VMs that came in with one enrol token. @throws as {@link revokeToken} */
+  /** vreg only: revokes an enrol token and the tokens of all VMs that enrolled with it. @throws as {@link revokeToken} */
   async revokeEnrolledBy(name: string): Promise<string[]> {
-    await this.#need('tokens');
+    await this.#requireVreg('tokens');
     return (await this.#connection.request<Revoked>('DELETE', PATHS.tokens + query({ enrolledBy: name }))).revoked;
   }
 
-  /** An addition: who one is to the registry. @throws VregError UNSUPPORTED, UNAUTHORIZED */
+  /** vreg only: identity and scope of the current token. @throws VregError UNSUPPORTED, UNAUTHORIZED */
   async whoami(): Promise<Whoami> {
-    await this.#need('tokens');
+    await this.#requireVreg('tokens');
     return this.#connection.request<Whoami>('GET', PATHS.whoami);
   }
 
   /**
-   * Registers a VM or brings its entry up to date: one PUT where the server has it, else a POST and, when the id is
-   * taken, a PATCH (which leaves the role as it is).
+   * Registers a VM or updates its entry: with a PUT if the server supports it, otherwise with a POST and, if the id is taken, a
+   * PATCH, which cannot change the role.
    */
   async registerOrUpdate(registration: Registration): Promise<VmWithLiveness> {
     const { id, role: _role, registeredBy: _by, ...update } = registration;
@@ -99,7 +98,7 @@ export class RegistryClient {
     }
   }
 
-  /** Newest registration first, unless `sort` says otherwise. What the original registry cannot do is done here. */
+  /** Lists VMs, by default newest registration first. Filters and sorts here if the server is the original registry. */
   async list({ role, status, selector, sort, limit }: ListQuery = {}): Promise<VmWithLiveness[]> {
     const wanted = { role, status, selector, sort, limit: limit?.toString() };
     const vms = await this.#entries(PATHS.vms, wanted);
@@ -114,14 +113,14 @@ export class RegistryClient {
     return this.#entry('GET', PATHS.vm(checkId(id)));
   }
 
-  /** With the revision that {@link update} can be told to expect; undefined of the original registry. */
+  /** An entry and its revision for {@link update}; the revision is undefined from the original registry. */
   async getWithRevision(id: string): Promise<{ vm: VmWithLiveness; revision: string | undefined }> {
     const vm = await this.get(id);
     return { vm, revision: this.server.etag };
   }
 
   /**
-   * @param expect a revision from {@link getWithRevision}: the update fails when the entry has another by now
+   * @param expect revision from {@link getWithRevision}; the update fails if the entry has changed since
    * @throws VregError NOT_FOUND, INVALID, PRECONDITION_FAILED, or any of {@link Connection.request}
    */
   update(id: string, update: VmUpdate, expect?: string): Promise<VmWithLiveness> {
@@ -134,17 +133,18 @@ export class RegistryClient {
   }
 
   /**
-   * @param beat an addition: what an agent proves and reports with it. Ask {@link isVreg} first
+   * Sends a heartbeat.
+   * @param heartbeat vreg only (see {@link isVreg}): the agent's proof of identity and its report
    * @throws VregError NOT_FOUND, IDENTITY_CONFLICT, or any of {@link Connection.request}
    */
-  heartbeat(id: string, beat?: AgentBeat): Promise<Heartbeat> {
-    return this.#connection.request<Heartbeat>('POST', PATHS.heartbeat(checkId(id)), beat);
+  heartbeat(id: string, heartbeat?: AgentHeartbeat): Promise<Heartbeat> {
+    return this.#connection.request<Heartbeat>('POST', PATHS.heartbeat(checkId(id)), heartbeat);
   }
 
   /**
-   * An addition: signs of life of many VMs in one request. Ask {@link isVreg} first.
+   * vreg only (see {@link isVreg}): sends heartbeats of many VMs in one request.
    * @param ids at most {@link MAX_BATCH}
-   * @returns the ids that were heard, and those that are not registered
+   * @returns the accepted heartbeats, and the ids that are not registered
    */
   async heartbeats(ids: readonly string[]): Promise<{ heard: Heartbeat[]; unknown: string[] }> {
     const { lastSeen, unknown } = await this.#connection.request<Heartbeats>('POST', PATHS.heartbeats, { ids });
@@ -153,70 +153,70 @@ export class RegistryClient {
   }
 
   /**
-   * The live VMs of a role, oldest registration first, or as the query says; none is an empty array. The original
-   * registry knows services, but neither checks nor gaps.
+   * The live VMs of a role, oldest registration first, possibly none. With the original registry, `service` is filtered here
+   * and `passing` is unsupported.
    */
   async discover(role: string, { service, passing, strict }: DiscoverQuery = {}): Promise<VmWithLiveness[]> {
     const wanted = { service, passing: passing ? 'true' : undefined, strict: strict ? 'true' : undefined };
     const vms = await this.#entries(PATHS.discover(role), wanted);
     if (service === undefined || this.server.version !== undefined) return vms;
-    if (passing) await this.#need('checks of services');
+    if (passing) await this.#requireVreg('health checks');
     return vms.filter((vm) => vm.services?.some(({ name }) => name === service));
   }
 
-  /** An addition: those that were made from the VM, oldest registration first. @throws VregError NOT_FOUND, UNSUPPORTED */
+  /** vreg only: VMs whose parent is this VM, oldest registration first. @throws VregError NOT_FOUND, UNSUPPORTED */
   async children(id: string): Promise<VmWithLiveness[]> {
-    await this.#need('lineage');
+    await this.#requireVreg('lineage');
     return this.#entries(PATHS.children(checkId(id)), {});
   }
 
-  /** An addition: what the VM was made from, nearest first. @throws VregError NOT_FOUND, UNSUPPORTED */
+  /** vreg only: parent, grandparent and so on, nearest first. @throws VregError NOT_FOUND, UNSUPPORTED */
   async ancestors(id: string): Promise<VmWithLiveness[]> {
-    await this.#need('lineage');
+    await this.#requireVreg('lineage');
     return this.#entries(PATHS.ancestors(checkId(id)), {});
   }
 
-  /** An addition: the VM and all that came of it, depth first. @throws VregError NOT_FOUND, UNSUPPORTED */
+  /** vreg only: the VM and all its descendants, depth first. @throws VregError NOT_FOUND, UNSUPPORTED */
   async subtree(id: string): Promise<VmWithLiveness[]> {
-    await this.#need('lineage');
+    await this.#requireVreg('lineage');
     return this.#entries(PATHS.subtree(checkId(id)), {});
   }
 
-  /** An addition, newest first. @throws VregError UNSUPPORTED, or any of {@link Connection.request} */
+  /** vreg only: identity conflicts, newest first. @throws VregError UNSUPPORTED, or any of {@link Connection.request} */
   async conflicts(): Promise<Conflict[]> {
-    await this.#need('conflicts');
+    await this.#requireVreg('conflicts');
     const { conflicts } = await this.#connection.request<Partial<Conflicts>>('GET', PATHS.conflicts);
     if (!Array.isArray(conflicts)) throw this.#connection.badAnswer(`GET ${PATHS.conflicts} with 200`);
     return conflicts;
   }
 
-  /** An addition. @param id whose conflicts are forgotten; all when it is left out. @returns how many there were */
+  /** vreg only: deletes the conflict records of one VM, or all of them. @returns the number of deleted records */
   async clearConflicts(id?: string): Promise<number> {
-    await this.#need('conflicts');
+    await this.#requireVreg('conflicts');
     return (await this.#connection.request<Cleared>('DELETE', PATHS.conflicts + query({ id }))).cleared;
   }
 
-  /** An addition. Newest change first. @throws VregError NOT_FOUND, UNSUPPORTED, or any of {@link Connection.request} */
+  /** vreg only: changes of a VM, newest first. @throws VregError NOT_FOUND, UNSUPPORTED, or any of {@link Connection.request} */
   async history(id: string, limit?: number): Promise<HistoryItem[]> {
-    await this.#need('histories');
+    await this.#requireVreg('history');
     return (
       await this.#connection.request<History>('GET', PATHS.history(checkId(id)) + query({ limit: limit?.toString() }))
     ).history;
   }
 
-  /** An addition. @throws VregError NOT_FOUND, UNSUPPORTED, or any of {@link Connection.request} */
+  /** vreg only: whether `discover` returns the VM, and why not. @throws VregError NOT_FOUND, UNSUPPORTED, or any of {@link Connection.request} */
   async why(id: string): Promise<Why> {
-    await this.#need('reasons');
+    await this.#requireVreg('explanations');
     return this.#connection.request<Why>('GET', PATHS.why(checkId(id)));
   }
 
-  /** An addition: the bytes of a consistent copy of the database. @throws VregError UNSUPPORTED, or any of {@link Connection.request} */
+  /** vreg only: the bytes of a consistent copy of the database. @throws VregError UNSUPPORTED, or any of {@link Connection.request} */
   async backup(): Promise<AsyncIterable<Uint8Array>> {
-    await this.#need('backups');
+    await this.#requireVreg('backups');
     return this.#connection.open('GET', PATHS.backup);
   }
 
-  /** True of a vreg daemon, false of the original registry; asks for its health if no answer has told yet. */
+  /** True for a vreg daemon, false for the original registry. Requests `/health` if there was no response yet. */
   async isVreg(): Promise<boolean> {
     if (!this.#connection.facts) await this.health();
     return this.server.version !== undefined;
@@ -226,17 +226,17 @@ export class RegistryClient {
     return this.#connection.request<Health>('GET', PATHS.health);
   }
 
-  /** An answer that is read as it comes. @throws VregError as {@link Connection.open} */
+  /** Opens a streamed response. @throws VregError as {@link Connection.open} */
   open(path: string, headers: Record<string, string>): Promise<AsyncIterable<Uint8Array>> {
     return this.#connection.open('GET', path, headers);
   }
 
-  /** Any route, and its answer as it came, whatever its status, but for secrets in a refusal. @throws VregError UNREACHABLE */
+  /** Requests any route and returns the response whatever its status; secrets in errors are masked. @throws VregError UNREACHABLE */
   raw(method: string, path: string, body?: string): Promise<Reply> {
     return this.#connection.raw(method, path, body);
   }
 
-  /** What to throw of an answer of {@link raw} that is an error. */
+  /** Converts an error response of {@link raw}. @param otherwise message if the response has none */
   refusal(reply: Reply, otherwise: string): VregError {
     return this.#connection.refusal(reply, otherwise);
   }
@@ -253,11 +253,15 @@ export class RegistryClient {
     return this.#withLiveness(vm as Vm);
   }
 
-  async #need(what: string): Promise<void> {
+  async #requireVreg(feature: string): Promise<void> {
     if (await this.isVreg()) return;
-    throw new VregError('UNSUPPORTED', `the registry at ${this.url} is not a vreg daemon: it has no ${what}`, {
-      hint: 'run vreg daemon there; its clients and its curl recipes work on unchanged',
-    });
+    throw new VregError(
+      'UNSUPPORTED',
+      `the registry at ${this.url} is not a vreg daemon: it does not support ${feature}`,
+      {
+        hint: 'replace it by vreg daemon: clients and curl recipes keep working',
+      },
+    );
   }
 
   async #entries(path: string, options: Record<string, string | undefined>): Promise<VmWithLiveness[]> {
@@ -269,7 +273,7 @@ export class RegistryClient {
     return vms.map((vm) => this.#withLiveness(vm));
   }
 
-  /** The daemon's word; of the original registry, which says nothing, what its `lastSeen` and its clock say. */
+  /** Adds `stale`: from the daemon or, for the original registry, computed from `lastSeen` and the server's clock. */
   #withLiveness(vm: Vm & { stale?: boolean }): VmWithLiveness {
     const { lease, now } = this.server;
     return { ...vm, stale: vm.stale ?? now - Date.parse(vm.lastSeen) > lease };
@@ -281,7 +285,7 @@ function query(options: Record<string, string | undefined>): string {
   return given.length > 0 ? `?${new URLSearchParams(given)}` : '';
 }
 
-/** An id that has no URL of its own would ask for something else. @throws VregError USAGE */
+/** Rejects ids that URL parsers remove from a path, since the request would go to another route. @throws VregError USAGE */
 function checkId(id: string): string {
   if (id.trim() !== '' && id !== '.' && id !== '..') return id;
   throw new VregError('USAGE', `invalid id "${id}"`, {

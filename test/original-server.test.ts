@@ -55,9 +55,14 @@ const SESSION: readonly [argv: string, code: number, stdout: string | RegExp, st
   ['export -q', 0, 'i\nw1\n'],
   ['api GET /health', 0, /^\{"status":"ok"/],
   ['doctor', 0, /\nversion\twarn\tthe registry is not a vreg daemon\t/],
-  ['why i', 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it has no reasons\nhint: run vreg daemon there/],
-  ['history i', 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it has no histories\nhint: /],
-  [`backup ${NEW_FILE}`, 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it has no backups\nhint: /],
+  [
+    'why i',
+    1,
+    '',
+    /^vreg: the registry at \S+ is not a vreg daemon: it does not support explanations\nhint: replace it by vreg daemon/,
+  ],
+  ['history i', 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it does not support history\nhint: /],
+  [`backup ${NEW_FILE}`, 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it does not support backups\nhint: /],
   ['watch --since 1', 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it has no revisions\nhint: /],
   ['ls --selector task=b --limit 1 -q', 0, 'w1\n'],
 ];

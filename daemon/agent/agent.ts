@@ -4,7 +4,7 @@
  * first request is refused (a bad token, a bad field) or if this VM turns out to be a clone.
  */
 import { createHash } from 'node:crypto';
-import { beatInterval } from '../../src/protocol/api.ts';
+import { heartbeatInterval } from '../../src/protocol/api.ts';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import { type HeartbeatResult, RegistrySession, type RegistrySessionOptions } from './registry-session.ts';
 
@@ -141,7 +141,7 @@ export class Agent {
 
   /** Milliseconds between two heartbeats: the configured interval, or less if the lease is short. */
   get #interval(): number {
-    return Math.min(this.#options.interval, beatInterval(this.#options.client.server.lease));
+    return Math.min(this.#options.interval, heartbeatInterval(this.#options.client.server.lease));
   }
 
   /** @returns milliseconds to the next heartbeat */

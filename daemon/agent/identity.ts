@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import type { RegistryClient } from '../../src/client.ts';
 import { looseMode, writeAtomically } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
-import { type AgentBeat, isToken } from '../../src/protocol/heartbeat.ts';
+import { type AgentHeartbeat, isToken } from '../../src/protocol/heartbeat.ts';
 import { kernelRandomHex } from '../process/random.ts';
 
 /** The stored state of one VM. */
@@ -123,7 +123,7 @@ export class Identity {
   }
 
   /** Makes the proof for the next heartbeat and stores it before it is sent. @throws VregError STORE_UNUSABLE */
-  nextProof(): AgentBeat {
+  nextProof(): AgentHeartbeat {
     const { token, registry } = this.#state;
     const next = this.#state.next ?? `${sequenceOf(token) + 1}.${kernelRandomHex(TOKEN_BYTES)}`;
     this.#save({ ...this.#state, next });

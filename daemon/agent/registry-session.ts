@@ -9,7 +9,7 @@
 import type { RegistryClient } from '../../src/client.ts';
 import type { OnExit } from '../../src/protocol/api.ts';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
-import type { AgentBeat } from '../../src/protocol/heartbeat.ts';
+import type { AgentHeartbeat } from '../../src/protocol/heartbeat.ts';
 import type { Registration, Vm, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Identity, RegistryChange } from './identity.ts';
 
@@ -22,7 +22,7 @@ export interface RegistrySessionOptions {
   /** Proves the identity of the VM with each heartbeat; without it, heartbeats are plain. */
   identity?: Identity | undefined;
   /** Results of the health checks, sent with each heartbeat. */
-  health?: (() => AgentBeat['health']) | undefined;
+  health?: (() => AgentHeartbeat['health']) | undefined;
   /** Called when the registry has issued a token to the VM. */
   onToken?: ((token: string) => void) | undefined;
   onExit: OnExit;

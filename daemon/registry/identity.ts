@@ -3,16 +3,16 @@
  * and names the next one, like a ratchet. An agent that spends a token a second time is a copy of the VM or of its agent's
  * state. {@link Identities.prove} lists the rules.
  */
-import { beatInterval } from '../../src/protocol/api.ts';
+import { heartbeatInterval } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
-import type { AgentBeat, Claim, Conflict } from '../../src/protocol/heartbeat.ts';
+import type { AgentHeartbeat, Claim, Conflict } from '../../src/protocol/heartbeat.ts';
 import type { Contents } from '../store/store.ts';
 import type { RegistryObserver } from './options.ts';
 import type { VmRecord } from './vm-record.ts';
 import type { RecordQueue } from './writes.ts';
 
 /** A heartbeat of an agent, with the address that it came from. */
-export interface Proof extends AgentBeat {
+export interface Proof extends AgentHeartbeat {
   /** The peer's address; undefined on a unix socket. */
   from?: string | undefined;
 }
@@ -273,7 +273,7 @@ function waitFor(holder: Holder, { incarnation, address, from }: Proof, { listen
   const isElsewhere =
     address !== holder.address || (from !== undefined && holder.from !== undefined && from !== holder.from);
   if (!isSuccessor || !isElsewhere) return 0;
-  return MISSED_HEARTBEATS * beatInterval(lease) - (listening - holder.heardAt);
+  return MISSED_HEARTBEATS * heartbeatInterval(lease) - (listening - holder.heardAt);
 }
 
 function mustWait(id: string, { address, from }: Holder, wait: number): VregError {

@@ -6,7 +6,7 @@
  * *suspect* and are still offered for one more lease; then they go stale, so that a fleet that was shrunk on purpose does
  * not stay forever (as it does with Eureka's self-preservation: Netflix/eureka#1267).
  */
-import { beatInterval } from '../../src/protocol/api.ts';
+import { heartbeatInterval } from '../../src/protocol/api.ts';
 import type { Clock } from '../clock.ts';
 import type { EventLog } from './events.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
@@ -100,7 +100,7 @@ export class Leases {
    */
   #isMassLoss(due: readonly VmRecord[], horizon: number): boolean {
     if (this.#share >= 1) return false;
-    const soon = horizon + beatInterval(this.#lease);
+    const soon = horizon + heartbeatInterval(this.#lease);
     let lost = countRunning(due) + countRunning(this.#suspect.values());
     let live = lost;
     for (const { vm, seen } of this.#fresh.values()) {

@@ -1,4 +1,4 @@
-/** The conversation with one registry: requests, what its answers say of it, and every failure as a VregError. */
+/** Sends requests to one registry, records facts from its response headers, and converts every failure to a VregError. */
 
 import {
   DEFAULT_STALE_AFTER,
@@ -10,41 +10,41 @@ import {
 } from '../protocol/api.ts';
 import { fromAnswer, VregError } from '../protocol/errors.ts';
 import { maskRegistryUrl, SecretMask } from '../protocol/redact.ts';
-import { hintOfTls } from './tls-hints.ts';
+import { tlsHint } from './tls-hints.ts';
 import { type ClientTls, type Exchange, type Reply, Transport } from './transport.ts';
 
-/** Milliseconds to wait for an answer when nothing else is said. */
+/** Milliseconds to wait for a response. */
 export const DEFAULT_TIMEOUT = 10_000;
 
 export interface ClientOptions {
   url: string;
-  /** Where the URL was set, for errors: `VERS_INFRA_URL`, `flag --url`. */
+  /** Origin of the URL, for errors: `VERS_INFRA_URL`, `flag --url`. */
   origin?: string;
   token?: string | undefined;
-  /** For https. */
+  /** Certificates for https. */
   tls?: ClientTls | undefined;
-  /** Milliseconds for one request. */
+  /** Milliseconds per request. */
   timeout?: number;
-  /** Ends every request under way. */
+  /** Aborts every request in progress. */
   signal?: AbortSignal | undefined;
-  /** Told of each exchange, without its token: for `-v`. */
+  /** Called with one line per request, without the token: for `-v`. */
   trace?: (line: string) => void;
 }
 
-/** What the last answer said of the server besides its body. */
+/** Facts about the server from the headers of its last response. */
 export interface ServerFacts {
   /** Version of the vreg daemon; undefined for the original registry. */
   version?: string | undefined;
-  /** Of the one entry that was answered, as the header came. */
+  /** ETag of the entry in the response, unchanged. */
   etag?: string | undefined;
-  /** The server's lease in milliseconds; the original registry's where it says none. */
+  /** The server's lease in milliseconds; that of the original registry if the header is absent. */
   lease: number;
-  /** Which registry it is, and its revision; undefined for the original registry. */
+  /** Registry id and revision; undefined for the original registry. */
   registryId?: string | undefined;
   revision?: number | undefined;
-  /** What the answer may have wrong: seconds until it cannot any more, as its header came. */
+  /** Seconds for which answers may include dead VMs; undefined if they are certain. */
   warming?: number | undefined;
-  /** The server's clock at that answer, milliseconds since the epoch; to the second. */
+  /** The server's clock at that response: milliseconds since the epoch, with a resolution of one second. */
   now: number;
 }
 
@@ -54,7 +54,7 @@ export class Connection {
   #transport: Transport | undefined;
   #facts: ServerFacts | undefined;
   readonly #secrets = new SecretMask();
-  /** In place of the one of the options. */
+  /** Replaces the token of the options. */
   token: string | undefined;
 
   constructor(options: ClientOptions) {
@@ -62,24 +62,24 @@ export class Connection {
     this.#options = options;
   }
 
-  /** What the last answer said of the server; undefined before there was one. */
+  /** Facts from the last response; undefined before the first one. */
   get facts(): ServerFacts | undefined {
     return this.#facts;
   }
 
-  /** @throws VregError UNREACHABLE, BAD_ANSWER, or the error that the registry answered with */
+  /** Sends a request and parses the response. @throws VregError UNREACHABLE, BAD_ANSWER, or the registry's error */
   async request<T>(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<T> {
     const reply = await this.raw(method, path, body === undefined ? undefined : JSON.stringify(body), headers);
     return this.#read<T>(reply, `${method} ${path}`);
   }
 
-  /** The answer as it came, whatever its status, but for secrets in a refusal. @throws VregError UNREACHABLE */
+  /** Returns the response whatever its status; secrets in errors are masked. @throws VregError UNREACHABLE */
   async raw(method: string, path: string, body?: string, headers?: Record<string, string>): Promise<Reply> {
     const reply = await this.#exchange(method, path, body, headers, (transport, exchange) => transport.send(exchange));
     return reply.status < 400 ? reply : { ...reply, text: this.#secrets.mask(reply.text) };
   }
 
-  /** An answer that is read as it comes. @throws VregError UNREACHABLE, or the error that the registry answered with */
+  /** Opens a streamed response. @throws VregError UNREACHABLE, or the registry's error */
   async open(method: string, path: string, headers?: Record<string, string>): Promise<AsyncIterable<Uint8Array>> {
     const reply = await this.#exchange(method, path, undefined, headers, (transport, exchange) =>
       transport.open(exchange),
@@ -143,8 +143,8 @@ export class Connection {
       now: Number.isNaN(now) ? Date.now() : now,
       etag: headers.etag as string | undefined,
       registryId: headers[REGISTRY_HEADER] as string | undefined,
-      revision: wholeOf(headers[REVISION_HEADER]),
-      warming: wholeOf(headers[WARMING_HEADER]),
+      revision: parseNumber(headers[REVISION_HEADER]),
+      warming: parseNumber(headers[WARMING_HEADER]),
     };
   }
 
@@ -159,9 +159,9 @@ export class Connection {
     return body as T;
   }
 
-  /** What to throw when a registry answered with an error. @param otherwise what to say where it does not say it */
+  /** Converts an error response. @param otherwise message if the response has none */
   refusal({ status, text, headers }: Reply, otherwise: string): VregError {
-    return fromAnswer(status, this.#maskBody(parse(text)), otherwise, secondsOf(headers['retry-after']));
+    return fromAnswer(status, this.#maskBody(parse(text)), otherwise, parseRetryAfter(headers['retry-after']));
   }
 
   /** Masks the fields of an error's body that a message could contain. Deeper values are never printed. */
@@ -169,7 +169,7 @@ export class Connection {
     return typeof body === 'object' && body !== null ? this.#secrets.maskFields({ ...body }) : body;
   }
 
-  /** What to throw when an answer is no registry's. */
+  /** The error for a response that does not come from a registry. @param what request and status */
   badAnswer(what: string): VregError {
     return new VregError('BAD_ANSWER', `${this.url} answered ${what}, but not with a registry's JSON`, {
       hint: `is this the registry's URL${this.#from()}?`,
@@ -181,23 +181,23 @@ export class Connection {
     const { timeout = DEFAULT_TIMEOUT, origin } = this.#options;
     const reason =
       cause.name === 'TimeoutError'
-        ? `no answer within ${timeout / 1000} s`
+        ? `no response within ${timeout / 1000} s`
         : this.#secrets.mask(cause.code ?? cause.message);
     return new VregError(
       'UNREACHABLE',
       `cannot reach the registry at ${this.url} (${reason}${origin ? `, from ${origin}` : ''})`,
       {
-        hint: this.#hintOf(cause),
+        hint: this.#hint(cause),
         cause,
       },
     );
   }
 
-  #hintOf(cause: NodeJS.ErrnoException): string {
+  #hint(cause: NodeJS.ErrnoException): string {
     const { tls } = this.#options;
-    const hint = hintOfTls(cause, {
+    const hint = tlsHint(cause, {
       isHttps: this.url.startsWith('https:'),
-      showsCertificate: tls?.cert !== undefined,
+      sendsCertificate: tls?.cert !== undefined,
     });
     if (hint !== undefined) return hint;
     if (cause.code === 'ENOTFOUND' || cause.code === 'EAI_AGAIN')
@@ -215,27 +215,27 @@ export class Connection {
   }
 }
 
-/** Refusals that a proxy before the registry may make, in words of its own. */
-const OF_PROXIES: readonly number[] = [401, 403, 408, 413, 429, 431];
+/** Error statuses that a proxy in front of the registry may send with a body of its own. */
+const PROXY_STATUSES: readonly number[] = [401, 403, 408, 413, 429, 431];
 
-/** True of a refusal that no registry wrote: theirs say why in `error`. Some other server answers at that URL. */
+/** True if an error response comes from neither a registry, whose body has `error`, nor a proxy: another server has this URL. */
 function isForeign(status: number, body: unknown): boolean {
   return (
-    status < 500 && !OF_PROXIES.includes(status) && typeof (body as { error?: unknown } | null)?.error !== 'string'
+    status < 500 && !PROXY_STATUSES.includes(status) && typeof (body as { error?: unknown } | null)?.error !== 'string'
   );
 }
 
-/** The next step where the network says no more than that nobody answers. */
+/** The hint for network errors without a more specific one. */
 export const ASK_THE_DOCTOR = 'is it running? try: vreg doctor';
 
-/** The whole number that a header begins with, before any parameters; undefined where there is none. */
-function wholeOf(header: string | string[] | undefined): number | undefined {
+/** The whole number at the start of a header, before any parameters; undefined if there is none. */
+function parseNumber(header: string | string[] | undefined): number | undefined {
   const [, digits] = /^(\d{1,15})(?:;|$)/.exec(String(header ?? '')) ?? [];
   return digits === undefined ? undefined : Number(digits);
 }
 
-/** `Retry-After` in seconds; a date, which the standard allows as well, too (RFC 9110, 10.2.3). */
-function secondsOf(header: string | string[] | undefined): number | undefined {
+/** Seconds of `Retry-After`, which may also be a date (RFC 9110, 10.2.3). */
+function parseRetryAfter(header: string | string[] | undefined): number | undefined {
   if (typeof header !== 'string') return undefined;
   const seconds = /^\d+$/.test(header) ? Number(header) : Math.ceil((Date.parse(header) - Date.now()) / 1000);
   return Number.isFinite(seconds) ? Math.max(0, seconds) : undefined;

@@ -1,6 +1,6 @@
 /**
- * What happens in the registry, as it happens: the daemon's stream of events, taken up again after each break, or, of a
- * server that has none, the difference between two lists.
+ * Events of the registry as they happen: from the daemon's event stream, which is resumed after each break, or, for the
+ * original registry, from the differences between two lists.
  */
 import { createParser } from 'eventsource-parser';
 import type { RegistryClient } from '../client.ts';
@@ -18,35 +18,35 @@ export interface WatchFilter {
 }
 
 export interface WatchOptions extends WatchFilter {
-  /** A revision, or `start` for the full state first. */
+  /** Revision after which to start, or `start` to begin with the full state. */
   since?: string | undefined;
   heartbeats?: boolean | undefined;
 }
 
-/** Milliseconds between two looks at a server without events. */
-const LOOK_EVERY = 2000;
-/** Milliseconds before a broken stream is taken up again; doubled up to the last with each failure in a row. */
-const RETRY = { first: 500, last: 15_000 };
+/** Milliseconds between two lists from a server without an event stream. */
+const POLL_INTERVAL = 2000;
+/** Milliseconds until a broken stream is resumed; doubled after each consecutive failure up to `max`. */
+const RETRY = { first: 500, max: 15_000 };
 
-/** Liveness events that are remembered: as many as a daemon keeps, so one that is forgotten comes back only as a reset. */
-const REMEMBERED = 4096;
+/** Liveness events to remember: as many as the daemon's event log, beyond which it sends a reset instead of old events. */
+const MAX_REMEMBERED = 4096;
 
 /**
- * Events until the program is ended. A stream that breaks is taken up where it ended, without a gap; what the daemon no
- * longer knows by then comes as `reset` and the full state. `synced` comes whenever the stream has been begun (anew).
- * @throws VregError when the first contact fails; UNSUPPORTED when a revision is asked of a server that has none
+ * Yields events until the program ends. A broken stream is resumed after its last event; if the daemon has discarded the events
+ * since then, it sends `reset` and the full state. `synced` follows each time the stream has caught up.
+ * @throws VregError if the first request fails; UNSUPPORTED if `since` is a revision and the server has none
  */
 export async function* watchEvents(context: Context, options: WatchOptions): AsyncGenerator<StreamEvent> {
   const client = context.client();
   if (!(await client.isVreg())) {
-    context.verbose('the registry has no events: looking every 2 s');
-    return yield* lookAgainAndAgain(context, options);
+    context.verbose('the registry has no event stream; listing every 2 s');
+    return yield* pollEvents(context, options);
   }
   const outage = new Outage(context);
   let { since } = options;
   let wait = RETRY.first;
   let begun = false;
-  const repeated = new Repeated();
+  const delivered = new DeliveredEvents();
   for (;;) {
     try {
       for await (const { event, id } of readStream(client, { ...options, since })) {
@@ -55,9 +55,9 @@ export async function* watchEvents(context: Context, options: WatchOptions): Asy
         outage.over();
         if (id !== undefined && id !== since) {
           since = id;
-          repeated.clear();
+          delivered.clear();
         }
-        if (event.type !== 'lagged' && !repeated.has(event)) yield event;
+        if (event.type !== 'lagged' && !delivered.has(event)) yield event;
       }
     } catch (error) {
       context.signal.throwIfAborted();
@@ -65,43 +65,43 @@ export async function* watchEvents(context: Context, options: WatchOptions): Asy
       outage.begins(error);
     }
     await context.sleep(wait);
-    wait = Math.min(2 * wait, RETRY.last);
+    wait = Math.min(2 * wait, RETRY.max);
   }
 }
 
-/** A liveness event has the revision before it, so who takes the stream up at that revision is told it once more. */
-class Repeated {
-  readonly #told = new Set<string>();
+/** Liveness events carry the revision of the change before them, so a resumed stream sends them again: this class filters them. */
+class DeliveredEvents {
+  readonly #keys = new Set<string>();
 
   clear(): void {
-    this.#told.clear();
+    this.#keys.clear();
   }
 
-  /** @returns true of a liveness event that was here since the last {@link clear} */
+  /** True for a liveness event that was already delivered since the last {@link clear}. */
   has(event: StreamEvent): boolean {
     if (!LIVENESS_TYPES.some((type) => type === event.type)) return false;
     const { type, at, vm } = event as VmEvent;
     const key = `${type} ${at} ${vm.id}`;
-    if (this.#told.has(key)) return true;
-    this.#told.add(key);
-    if (this.#told.size > REMEMBERED) this.#told.delete(this.#told.values().next().value!);
+    if (this.#keys.has(key)) return true;
+    this.#keys.add(key);
+    if (this.#keys.size > MAX_REMEMBERED) this.#keys.delete(this.#keys.values().next().value!);
     return false;
   }
 }
 
-interface Numbered {
+interface ReceivedEvent {
   event: StreamEvent;
-  /** Where to go on after this event; absent where a break would lose something. */
+  /** Where to resume after this event; absent if resuming here would lose events. */
   id: string | undefined;
 }
 
-async function* readStream(client: RegistryClient, options: WatchOptions): AsyncGenerator<Numbered> {
+async function* readStream(client: RegistryClient, options: WatchOptions): AsyncGenerator<ReceivedEvent> {
   const { since, heartbeats, ...filter } = options;
   const query = Object.entries({ ...filter, since, heartbeats: heartbeats ? 'true' : undefined });
   const given = query.filter((pair): pair is [string, string] => pair[1] !== undefined);
   const path = `${PATHS.events}${given.length > 0 ? `?${new URLSearchParams(given)}` : ''}`;
   const body = await client.open(path, { accept: 'text/event-stream' });
-  const ready: Numbered[] = [];
+  const ready: ReceivedEvent[] = [];
   const parser = createParser({
     onEvent: ({ event: type, data, id }) => ready.push({ event: { type, ...JSON.parse(data) } as StreamEvent, id }),
   });
@@ -112,12 +112,12 @@ async function* readStream(client: RegistryClient, options: WatchOptions): Async
       yield* ready.splice(0);
     }
   } catch (error) {
-    throw new VregError('UNREACHABLE', `the stream of events from ${client.url} broke`, { cause: error });
+    throw new VregError('UNREACHABLE', `the event stream from ${client.url} broke`, { cause: error });
   }
 }
 
-/** What happened between two looks. Revisions are 0: such a server has none. */
-async function* lookAgainAndAgain(context: Context, options: WatchOptions): AsyncGenerator<StreamEvent> {
+/** Yields the differences between two lists. The original registry has no revisions, so they are 0. */
+async function* pollEvents(context: Context, options: WatchOptions): AsyncGenerator<StreamEvent> {
   const { since, heartbeats, ...filter } = options;
   if (since !== undefined && since !== 'start') {
     throw new VregError(
@@ -125,7 +125,7 @@ async function* lookAgainAndAgain(context: Context, options: WatchOptions): Asyn
       `the registry at ${context.client().url} is not a vreg daemon: it has no revisions`,
       {
         field: 'since',
-        hint: 'leave --since out, or say --since start',
+        hint: 'omit --since, or use --since start',
       },
     );
   }
@@ -140,18 +140,18 @@ async function* lookAgainAndAgain(context: Context, options: WatchOptions): Asyn
       for (const { event, from } of differences(before, seen, new Date(context.now()).toISOString())) {
         if (matches(event.vm, from, filter)) yield event;
       }
-      if (heartbeats) yield* beats(before, seen, filter);
+      if (heartbeats) yield* heartbeatsBetween(before, seen, filter);
       if (!known) yield { type: 'synced', revision: 0 };
       known = seen;
     } catch (error) {
       if (!known || !isTransient(error)) throw error;
       outage.begins(error);
     }
-    await context.sleep(LOOK_EVERY);
+    await context.sleep(POLL_INTERVAL);
   }
 }
 
-function* beats(
+function* heartbeatsBetween(
   before: Map<string, VmWithLiveness>,
   after: Map<string, VmWithLiveness>,
   filter: WatchFilter,
@@ -190,7 +190,7 @@ function declared(vm: VmWithLiveness): string {
   return JSON.stringify({ ...vm, lastSeen: undefined, stale: undefined, suspect: undefined, health: undefined });
 }
 
-/** @param from the status before, under which a change of it shows, too: as the daemon has it */
+/** @param from the previous status: as in the daemon, a change of status also matches a filter for the old one */
 function matches(vm: Vm, from: string | undefined, { role, status, id }: WatchFilter): boolean {
   return (!role || vm.role === role) && (!status || vm.status === status || from === status) && (!id || vm.id === id);
 }

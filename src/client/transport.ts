@@ -1,19 +1,19 @@
-/** One HTTP exchange with a registry, over TCP or a unix socket: the only user of undici. */
+/** HTTP requests over TCP or a unix socket. No other module uses undici. */
 import type { SecureContext } from 'node:tls';
 import v8 from 'node:v8';
 import request from 'undici/lib/api/api-request.js';
 import Pool from 'undici/lib/dispatcher/pool.js';
 
-/** Milliseconds of silence after which an answer that is read as it comes has broken: three of a stream's comment lines. */
+/** Milliseconds without data after which a streamed response counts as broken: three intervals of the event stream's comment lines. */
 const MAX_SILENCE = 45_000;
-/** Connections at once: what is done to many is done side by side, and a stream of events keeps one for itself. */
+/** Maximum number of connections: batches send requests concurrently, and an event stream occupies one connection. */
 const CONNECTIONS = 8;
 
 /** Texts in PEM. */
 export interface ClientTls {
-  /** Certificates to trust besides the system's. */
+  /** CAs to trust besides Node's. */
   ca?: string | undefined;
-  /** What to show to a server that asks who we are. */
+  /** Client certificate and key. */
   cert?: string | undefined;
   key?: string | undefined;
 }
@@ -23,7 +23,7 @@ export interface Exchange {
   path: string;
   headers: Record<string, string>;
   body?: string | undefined;
-  /** Milliseconds for the whole exchange. */
+  /** Milliseconds for request and response together. */
   timeout: number;
   signal?: AbortSignal | undefined;
 }
@@ -34,7 +34,7 @@ export interface Reply {
   text: string;
 }
 
-/** An answer whose body is still to come. */
+/** A response whose body has not been read yet. */
 export interface OpenReply extends Omit<Reply, 'text'> {
   body: AsyncIterable<Uint8Array> & { text(): Promise<string> };
 }
@@ -47,11 +47,11 @@ export class Transport {
    * @param url `http(s)://host[:port][/prefix]` or `unix:/path/to.sock`
    */
   constructor(url: URL, tls: ClientTls = {}) {
-    // undici's HTTP parser is WebAssembly, and a short process would wait at its end for V8 to optimise it: 80 ms for
-    // nothing. A budget that is never used up keeps the parser in its first tier, which is fast enough for a CLI.
+    // undici's HTTP parser is WebAssembly, and a short process would wait 80 ms at its end until V8 has optimised it. A budget
+    // that is never used up keeps the parser in V8's first tier, which is fast enough for a CLI.
     v8.setFlagsFromString('--wasm-tiering-budget=2000000000');
     const socket = url.protocol === 'unix:' ? decodeURIComponent(url.pathname) : undefined;
-    const connect = url.protocol === 'https:' ? { connect: { secureContext: secureContextOf(tls) } } : {};
+    const connect = url.protocol === 'https:' ? { connect: { secureContext: createTlsContext(tls) } } : {};
     this.#pool = new Pool(socket === undefined ? url.origin : 'http://localhost', {
       connections: CONNECTIONS,
       ...(socket === undefined ? connect : { socketPath: socket }),
@@ -59,13 +59,13 @@ export class Transport {
     this.#prefix = socket === undefined ? url.pathname.replace(/\/+$/, '') : '';
   }
 
-  /** @throws whatever undici does; an AbortError or TimeoutError when its signal or the timeout ended it */
+  /** @throws undici's errors; AbortError if the signal was aborted, TimeoutError after the timeout */
   async send(exchange: Exchange): Promise<Reply> {
     const { status, headers, body } = await this.#start(exchange, AbortSignal.timeout(exchange.timeout), 0);
     return { status, headers, text: await body.text() };
   }
 
-  /** As {@link send}, but the caller reads the body as it comes, and the timeout covers only the wait for its start. */
+  /** As {@link send}, but streams the body; the timeout covers only the time until it starts. */
   async open(exchange: Exchange): Promise<OpenReply> {
     const deadline = new AbortController();
     const timer = setTimeout(() => deadline.abort(new DOMException('timed out', 'TimeoutError')), exchange.timeout);
@@ -93,15 +93,15 @@ export class Transport {
     return { status: answer.statusCode, headers: answer.headers, body: answer.body };
   }
 
-  /** Ends what is under way and closes the connection at once. */
+  /** Aborts all requests and closes the connections at once. */
   close(): void {
     this.#pool.destroy().catch(() => {});
   }
 }
 
-/** Made once for all connections: reading the system's certificates takes longer than a request. */
-function secureContextOf({ ca, cert, key }: ClientTls): SecureContext {
-  // Loaded for https alone, since it would cost every other command its start.
+/** The TLS context for all connections. Building it takes longer than a request. */
+function createTlsContext({ ca, cert, key }: ClientTls): SecureContext {
+  // Loaded for https only, because it would slow down the start of every other command.
   const { createSecureContext, rootCertificates } = process.getBuiltinModule('node:tls');
   return createSecureContext({
     minVersion: 'TLSv1.2',

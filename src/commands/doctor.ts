@@ -1,7 +1,7 @@
 import { lookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
 import { ASK_THE_DOCTOR } from '../client/connection.ts';
-import { isTlsTrouble } from '../client/tls-hints.ts';
+import { isTlsError } from '../client/tls-hints.ts';
 import { type Context, defineCommand } from '../command.ts';
 import { SETTING_KEYS } from '../config/settings.ts';
 import { clientCertificate, trustedCertificates } from '../config/tls-files.ts';
@@ -111,7 +111,7 @@ const CHECKS: readonly Check[] = [
         await context.client().health();
       } catch (error) {
         const { cause } = error as VregError;
-        if (isTlsTrouble(String((cause as NodeJS.ErrnoException | undefined)?.code))) throw error;
+        if (isTlsError(String((cause as NodeJS.ErrnoException | undefined)?.code))) throw error;
         return { result: 'skip', detail: 'there is no TLS connection to check' };
       }
       return ok('the certificate is trusted');

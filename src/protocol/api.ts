@@ -1,31 +1,31 @@
-/** What crosses the wire besides the entry itself: paths, answers, header names and the defaults both sides assume. */
+/** Paths, responses and header names of the API, and the defaults that both sides assume. */
 import type { ServiceHealth } from './heartbeat.ts';
 import type { Vm } from './vm.ts';
 
-/** Where the CLI looks for a registry, and where the daemon listens, when nothing is said. */
+/** Default address of the registry, for the CLI and the daemon. */
 export const DEFAULT_HOST = '127.0.0.1';
 /** Port of the original registry server. */
 export const DEFAULT_PORT = 3000;
 export const DEFAULT_URL = `http://${DEFAULT_HOST}:${DEFAULT_PORT}`;
 /** Milliseconds of listening time without a sign of life after which a VM is stale: the original registry's 5 minutes. */
 export const DEFAULT_STALE_AFTER = 300_000;
-/** Milliseconds between two beats of an agent: a fifth of the default lease, as the original agent extension beats. */
+/** Milliseconds between two heartbeats of an agent: a fifth of the default lease, as in the original agent extension. */
 export const DEFAULT_INTERVAL = 60_000;
 
-/** Milliseconds between two beats of an agent at most. */
-const SLOWEST_BEAT = 60_000;
-/** Beats in one lease: two may be late or lost before the VM is stale (etcd's clients beat at a third, too). */
-const BEATS_PER_LEASE = 3;
+/** Maximum number of milliseconds between two heartbeats of an agent. */
+const MAX_HEARTBEAT_INTERVAL = 60_000;
+/** Heartbeats per lease: two may be late or lost before the VM is stale. etcd's clients also renew after a third of the lease. */
+const HEARTBEATS_PER_LEASE = 3;
 
-/** Milliseconds between two beats of an agent, given the registry's lease in milliseconds. */
-export function beatInterval(lease: number): number {
-  return Math.min(SLOWEST_BEAT, lease / BEATS_PER_LEASE);
+/** Milliseconds between two heartbeats of an agent, given the registry's lease in milliseconds. */
+export function heartbeatInterval(lease: number): number {
+  return Math.min(MAX_HEARTBEAT_INTERVAL, lease / HEARTBEATS_PER_LEASE);
 }
 
-/** Share of the live VMs that must fall silent together before the network is suspected and not the VMs. */
+/** Share of the live VMs that must fall silent together to be suspect instead of stale. */
 export const DEFAULT_MASS_LOSS = 0.5;
 
-/** What becomes of a VM's entry when its agent is told to stop. */
+/** What happens to a VM's entry when its agent stops. */
 export const ON_EXIT = ['stopped', 'deregister', 'keep'] as const;
 export type OnExit = (typeof ON_EXIT)[number];
 
@@ -33,7 +33,7 @@ export type OnExit = (typeof ON_EXIT)[number];
 export const ON_CLONE = ['reject', 'rebirth', 'replace'] as const;
 export type OnClone = (typeof ON_CLONE)[number];
 
-/** How much a daemon or an agent logs, and how. */
+/** Level and format of the log. */
 export const LOG_LEVELS = ['debug', 'info', 'warn', 'error', 'silent'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 export const LOG_FORMATS = ['pretty', 'json'] as const;
@@ -61,20 +61,20 @@ export const PATHS = {
   discover: (role: string) => `/registry/discover/${encodeURIComponent(role)}`,
 } as const;
 
-/** On every answer of a vreg daemon; the original registry has no such header. */
+/** Version of the vreg daemon. The original registry sends no such header. */
 export const VERSION_HEADER = 'x-vreg-version';
-/** On every answer of a vreg daemon, and in its log: the name of the request, the client's own if it sends one. */
+/** Id of the request, on every response and in the log: the client's own id if it sends one. */
 export const REQUEST_ID_HEADER = 'x-request-id';
-/** On every answer of a vreg daemon: the lease, in whole milliseconds. An agent beats well within it. */
+/** The lease in whole milliseconds. */
 export const LEASE_HEADER = 'x-vreg-lease-ms';
 
-/** On every answer of a vreg daemon: which registry it is, made once with its store. */
+/** Id of the registry, generated with its store. */
 export const REGISTRY_HEADER = 'x-vreg-registry-id';
-/** On every answer of a vreg daemon: its revision. One lower than before means that an older copy was put in its place. */
+/** Revision of the registry. A lower one than before means that an older copy was restored. */
 export const REVISION_HEADER = 'x-vreg-revision';
 /**
- * On an answer that may offer VMs that are dead: the seconds after which it cannot any more. `; suspect=N` follows where N
- * VMs of the answer are offered only because so many fell silent at once.
+ * On a response that may include dead VMs: the seconds for which this may last. `; suspect=N` follows if N VMs of the response
+ * are suspect.
  */
 export const WARMING_HEADER = 'x-vreg-warming';
 
@@ -108,60 +108,60 @@ export interface ListQuery {
   /** `key=value,key!=value,key,!key` over the metadata. */
   selector?: string;
   sort?: Sort;
-  /** At most that many. */
+  /** Maximum number of VMs. */
   limit?: number;
 }
 
-/** Orders of a list; `registered` is newest first, `seen` is last heard first. */
+/** Orders of a list; `registered` puts the newest registration first, `seen` the latest sign of life. */
 export const SORTS = ['registered', 'id', 'name', 'role', 'seen'] as const;
 export type Sort = (typeof SORTS)[number];
 
 /** `POST /registry/heartbeats`. */
 export interface Heartbeats {
   lastSeen: string;
-  /** Ids that were heard. */
+  /** Number of accepted heartbeats. */
   count: number;
   /** Ids that are not registered. */
   unknown: string[];
 }
 
-/** Ids in one `POST /registry/heartbeats`. */
+/** Maximum number of ids in one `POST /registry/heartbeats`. */
 export const MAX_BATCH = 10_000;
 
-/** Live VMs that `discover?wait=` waits for. */
+/** Number of live VMs that `discover?wait=` waits for by default. */
 export const DEFAULT_WAIT_MIN = 1;
 
-/** Longest that `discover?wait=` holds an answer, in milliseconds: below what proxies between cut off. */
+/** Maximum delay of `discover?wait=` in milliseconds: below the 60 s after which proxies give up. */
 export const MAX_WAIT = 55_000;
 
-/** `GET /registry/vms/:id/why`: whether `discover` offers the VM, and each reason why not. */
+/** `GET /registry/vms/:id/why`: whether `discover` returns the VM, and the reasons if it does not. */
 export interface Why {
   id: string;
   offered: boolean;
-  /** One line for people. */
+  /** One line of text. */
   summary: string;
   reasons: { code: 'paused' | 'stopped' | 'stale'; message: string }[];
 }
 
-/** Query option of every route that answers entries: each then also says whether it is stale. Other servers ignore it. */
+/** Query option that adds liveness to every entry of the response. The original registry ignores it. */
 export const INCLUDE_LIVENESS = { include: 'liveness' } as const;
 
-/** An entry as answered to {@link INCLUDE_LIVENESS}. */
+/** An entry with liveness, see {@link INCLUDE_LIVENESS}. */
 export interface VmWithLiveness extends Vm {
-  /** More than the lease of listening time has gone by since the last sign of life. */
+  /** The lease has expired: more listening time has passed since the last sign of life. */
   stale: boolean;
-  /** The same, but it is offered for one more lease, since many others fell silent with it. */
+  /** The lease has expired, but `discover` returns the VM for one more lease, because many others fell silent with it. */
   suspect?: boolean;
-  /** What the VM's agent found when it last probed the VM's services; absent where none probes them. */
+  /** Latest results of the agent's health checks, by service; absent without checks. */
   health?: Record<string, ServiceHealth>;
 }
 
-/** Query options of `GET /registry/discover/:role` that choose among the live VMs. The original registry ignores them. */
+/** Query options of `GET /registry/discover/:role` that filter the live VMs. The original registry ignores them. */
 export interface DiscoverQuery {
-  /** Only VMs that have this service; those where it passes its checks first, those where it fails last. */
+  /** Only VMs with this service: first those where it passes its checks, last those where it fails. */
   service?: string | undefined;
-  /** Only VMs where `service` passes. */
+  /** Only VMs whose `service` passes its checks. */
   passing?: boolean | undefined;
-  /** Only VMs heard of within a lease of plain wall time, whatever the registry could hear. */
+  /** Only VMs with a sign of life within a lease of wall-clock time, even if the registry was not listening. */
   strict?: boolean | undefined;
 }

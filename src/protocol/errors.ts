@@ -1,9 +1,9 @@
 /**
- * The one table of everything that can go wrong: its code, the HTTP status that carries it and the exit code it ends
- * in. Daemon and CLI both speak it, so an error keeps its meaning from the rule that raised it to the caller's shell.
+ * The table of all expected errors: code, HTTP status and exit code. Daemon and CLI share it, so an error keeps its meaning from
+ * the rule that raised it to the caller's shell.
  */
 
-/** Exit codes of the `vreg` program: 0 to 7 are those of the vers CLI, so that one script can handle both. */
+/** Exit codes of the `vreg` program. Codes 0 to 7 are those of the vers CLI, so that scripts can handle both alike. */
 export const EXIT = {
   ok: 0,
   error: 1,
@@ -34,7 +34,7 @@ export const EXIT_MEANING: Readonly<Record<number, string>> = {
 };
 
 interface ErrorKind {
-  /** HTTP status that carries it; 0 for an error that only a client can have. */
+  /** HTTP status; 0 for errors that occur only in a client. */
   readonly status: number;
   readonly exit: number;
 }
@@ -78,13 +78,13 @@ export const ERRORS = {
 export type ErrorCode = keyof typeof ERRORS;
 
 export interface ErrorDetails {
-  /** The field of the input that is wrong, e.g. `services[0].port`. */
+  /** The invalid field of the input, e.g. `services[0].port`. */
   field?: string;
-  /** The next thing to try: a command, or what to change. */
+  /** The next step: a command to run, or what to change. */
   hint?: string;
-  /** Seconds after which a retry makes sense; becomes `Retry-After`. */
+  /** Seconds after which a retry makes sense; sent as `Retry-After`. */
   retryAfter?: number;
-  /** Of a command that did many things: what failed. */
+  /** The failures of a batch. */
   failures?: readonly Failure[];
   cause?: unknown;
 }
@@ -95,7 +95,7 @@ export interface Failure {
   message: string;
 }
 
-/** Every expected failure in vreg is one of these; anything else that is thrown is a bug. */
+/** Every expected failure is a VregError; anything else that is thrown is a bug. */
 export class VregError extends Error {
   readonly code: ErrorCode;
   readonly field: string | undefined;
@@ -113,18 +113,18 @@ export class VregError extends Error {
     this.failures = details.failures;
   }
 
-  /** HTTP status that carries this error; one that only a client can have is a 500 if it ever gets onto the wire. */
+  /** HTTP status of this error; 500 for errors that occur only in a client. */
   get status(): number {
     return ERRORS[this.code].status || 500;
   }
 
-  /** Exit code of a command that ends in this error. */
+  /** Exit code of a command that fails with this error. */
   get exit(): number {
     return ERRORS[this.code].exit;
   }
 }
 
-/** What is wrong with one field of an input. */
+/** An invalid field of the input. */
 export function invalid(field: string, message: string): VregError {
   return new VregError('INVALID', message, { field });
 }
@@ -167,7 +167,7 @@ function codeOf(cause: unknown): string {
   return code ?? message;
 }
 
-/** The body of every error answer. `error` is the original registry's field; the others are additions. */
+/** The body of every error response. `error` is the original registry's field; the others are additions. */
 export interface ErrorBody {
   error: string;
   code: ErrorCode;
@@ -185,8 +185,7 @@ export function toErrorBody(error: VregError): ErrorBody {
 }
 
 /**
- * Rebuilds the error that a server answered with. A server that knows no codes (the original registry) is read by its
- * status alone.
+ * Rebuilds the error from a server's response. The original registry sends no codes, so its errors are mapped by status.
  * @param retryAfter seconds, from `Retry-After`
  */
 export function fromAnswer(status: number, body: unknown, fallback: string, retryAfter?: number): VregError {

@@ -1,40 +1,40 @@
-/** What the registry tells those who watch it: the events of `GET /registry/events`, and the entries of a history. */
+/** Events of `GET /registry/events`, and items of a VM's history. */
 import type { Heartbeat } from './api.ts';
 import type { Vm } from './vm.ts';
 
-/** Committed changes; each has a revision of its own. */
+/** Types of committed changes. Each change has its own revision. */
 export const CHANGE_TYPES = ['registered', 'updated', 'status', 'deregistered'] as const;
 export type ChangeType = (typeof CHANGE_TYPES)[number];
 
 /**
- * Changes that time makes, or a heartbeat: a live VM went silent, or did so together with so many others that it is still
- * offered, or a silent one was heard again.
+ * Types of liveness events, which time or a heartbeat causes: a VM became stale, became suspect (it fell silent together with a
+ * large share of the fleet), or was heard again.
  */
 export const LIVENESS_TYPES = ['stale', 'suspect', 'revived'] as const;
 export type LivenessType = (typeof LIVENESS_TYPES)[number];
 
 export type VmEventType = ChangeType | LivenessType;
 
-/** Old and new value of each field that a change touched; `null` is "absent". */
+/** Old and new value of each changed field; `null` means absent. */
 export type FieldChanges = Record<string, [before: unknown, after: unknown]>;
 
-/** Something happened to a VM. */
+/** A change of a VM or of its liveness. */
 export interface VmEvent {
   type: VmEventType;
-  /** Revision of the change; of the last one before it for liveness events, which are no changes. */
+  /** Revision of the change. Liveness events are no changes and have the revision of the change before them. */
   revision: number;
-  /** When, by the registry's wall clock: RFC 3339. */
+  /** Time by the registry's wall clock, RFC 3339. */
   at: string;
-  /** The entry after the event; before it for `deregistered`. */
+  /** The entry after the event; for `deregistered`, the entry before it. */
   vm: Vm;
-  /** Who: a token's name, or `anonymous`. */
+  /** Name of the principal: a token's name, or `anonymous`. */
   by?: string;
   changes?: FieldChanges;
 }
 
 /**
- * The stream of events. `reset`: what was asked for is no longer known, the full state follows, a `registered` event a
- * VM. `synced`: from here on every event is told. `lagged`: the reader fell behind; the stream ends.
+ * Items of the event stream. `reset`: the requested events are no longer available, and the full state follows as one
+ * `registered` event per VM. `synced`: the stream has caught up. `lagged`: the subscriber fell behind, and the stream ends.
  */
 export type StreamEvent =
   | VmEvent

@@ -1,30 +1,30 @@
 /**
- * Tokens: who may do what. A scope says what its token may do, a limit which VMs it may touch. What a token may look at is
- * limited only where it may do nothing else: a VM that lives in the fleet has to find the others.
+ * Access tokens. The scope of a token decides what it may do, its restriction which VMs it may change. Only tokens with the
+ * scope `read` are also restricted in what they read, because a VM of the fleet has to find the others.
  */
 import { invalid } from './errors.ts';
 import { parseObject, parseRole, parseText, type Role } from './vm.ts';
 
-/** Each may do what those before it may. */
+/** Each scope includes the scopes before it. */
 const LADDER = ['read', 'heartbeat', 'register', 'write', 'admin'] as const;
 /**
- * - `read`: ask everything but for tokens and backups
- * - `heartbeat`: and send signs of life
- * - `register`: and register new VMs
- * - `write`: and replace, update and remove them
- * - `admin`: and make and revoke tokens, and take backups
- * - `enrol`: register one new VM, and nothing else; the answer brings a token of that VM's own
+ * - `read`: read everything except tokens and backups
+ * - `heartbeat`: also send heartbeats
+ * - `register`: also register new VMs
+ * - `write`: also replace, update and remove VMs
+ * - `admin`: also create and revoke tokens, and take backups
+ * - `enrol`: register a new VM and nothing else; the response contains a token for that VM
  */
 export const SCOPES = [...LADDER, 'enrol'] as const;
 export type Scope = (typeof SCOPES)[number];
 
-/** True when a token of the one scope may do what asks for the other. */
+/** True if a token with this scope may do what requires the scope `needed`. */
 export function mayDo(scope: Scope, needed: Scope): boolean {
   if (scope === 'enrol' || needed === 'enrol') return scope === needed;
   return LADDER.indexOf(scope) >= LADDER.indexOf(needed);
 }
 
-/** The VMs that a token may touch, or look at with the scope `read`: one, those of a role, or all. */
+/** The VMs that a token may change or, with the scope `read`, read: one VM, the VMs of a role, or all. */
 export interface Restriction {
   vm?: string;
   role?: Role;
@@ -34,27 +34,27 @@ export interface Restriction {
 export interface TokenRequest extends Restriction {
   name: string;
   scope: Scope;
-  /** Seconds after which it is good for nothing; never when nothing is said. */
+  /** Seconds until the token expires; absent: it does not expire. */
   expiresIn?: number;
 }
 
-/** What is told of a token: never the token itself. All times are RFC 3339. */
+/** Information about a token, without its secret. All times are RFC 3339. */
 export interface TokenInfo extends Restriction {
   name: string;
   scope: Scope;
   createdAt: string;
-  /** Name of the token that made it, `socket`, or `anonymous`. */
+  /** Name of the creator: a token, `socket`, or `anonymous`. */
   createdBy: string;
   expiresAt?: string;
-  /** To the minute; absent until it is used. */
+  /** With a resolution of one minute; absent if the token was never used. */
   lastUsedAt?: string;
-  /** Address from where; absent where that was the unix socket. */
+  /** Address of the last client; absent if it used the unix socket. */
   lastUsedFrom?: string;
-  /** Name of the enrol token that a VM got it for. */
+  /** Name of the enrol token with which the VM obtained this token. */
   enrolledBy?: string;
 }
 
-/** The one answer that has the token itself. */
+/** A new token with its secret, which no other response contains. */
 export interface NewToken extends TokenInfo {
   token: string;
 }
@@ -67,7 +67,7 @@ export interface Tokens {
 
 /** `DELETE /registry/tokens/:name` and `DELETE /registry/tokens?enrolledBy=NAME`. */
 export interface Revoked {
-  /** Names of those that are good for nothing now. */
+  /** Names of the revoked tokens. */
   revoked: string[];
 }
 
@@ -79,15 +79,15 @@ export interface Whoami extends Restriction {
   expiresAt?: string;
 }
 
-/** What a token looks like, as a regular expression without ends. */
+/** Format of a token, as a regular expression without anchors. */
 export const TOKEN_TEXT = 'vreg_[A-Za-z0-9_-]{43}';
-const HOLDS_TOKEN = new RegExp(TOKEN_TEXT);
+const CONTAINS_TOKEN = new RegExp(TOKEN_TEXT);
 
-/** Names are words of a command line and of a log; those with a slash are given to the tokens of enrolled VMs. */
+/** Valid names. Names with a slash are reserved for the tokens of enrolled VMs. */
 const NAME = /^[A-Za-z0-9][\w.@-]{0,63}$/;
-/** Names that say something else where a token's name stands, in whatever case: who reads a log takes them for the same. */
+/** Names of principals without a token, in any case: a token with such a name would be misleading in logs. */
 const RESERVED: readonly string[] = ['anonymous', 'socket', 'vers_auth_token'];
-/** Ten years, in seconds: beyond it somebody meant never. */
+/** Ten years in seconds: whoever wants more should create a token that does not expire. */
 const MAX_EXPIRY = 315_360_000;
 
 /** @throws VregError INVALID naming the field, the reason and what is accepted */
@@ -95,10 +95,10 @@ export function parseTokenRequest(input: unknown): TokenRequest {
   const body = parseObject(input, 'body');
   const name = parseText(body.name, 'name');
   if (!NAME.test(name))
-    throw invalid('name', 'name must be letters, digits and . _ @ -, at most 64, the first no sign');
-  if (name.startsWith('vreg_') || HOLDS_TOKEN.test(name))
-    throw invalid('name', 'name cannot be a token, nor begin with vreg_ as those do');
-  if (isReserved(name)) throw invalid('name', `name cannot be "${name}", which is not a token's`);
+    throw invalid('name', 'invalid name: use 1 to 64 letters, digits and . _ @ -, beginning with a letter or digit');
+  if (name.startsWith('vreg_') || CONTAINS_TOKEN.test(name))
+    throw invalid('name', 'invalid name: it cannot be a token or begin with vreg_');
+  if (isReserved(name)) throw invalid('name', `invalid name: "${name}" is reserved`);
   const scope = parseScope(body.scope);
   const limit = parseRestriction(body, scope);
   const { expiresIn } = body;
@@ -108,7 +108,7 @@ export function parseTokenRequest(input: unknown): TokenRequest {
   return { name, scope, ...limit, expiresIn: expiresIn as number };
 }
 
-/** True of what stands in the place of a name where somebody came without a token of the registry's own. */
+/** True for the name of a principal that has no token. */
 export function isReserved(name: string): boolean {
   return RESERVED.includes(name.toLowerCase());
 }
@@ -116,7 +116,7 @@ export function isReserved(name: string): boolean {
 /** @throws VregError INVALID listing the scopes */
 export function parseScope(value: unknown): Scope {
   if (SCOPES.includes(value as Scope)) return value as Scope;
-  const given = value === undefined || value === null ? 'scope is required' : 'scope is not known';
+  const given = value === undefined || value === null ? 'scope is required' : 'invalid scope';
   throw invalid('scope', `${given} (one of ${SCOPES.join(', ')})`);
 }
 
@@ -124,8 +124,9 @@ function parseRestriction({ vm, role }: Record<string, unknown>, scope: Scope): 
   const [hasVm, hasRole] = [vm !== undefined && vm !== null, role !== undefined && role !== null];
   if (!hasVm && !hasRole) return {};
   const field = hasVm ? 'vm' : 'role';
-  if (hasVm && hasRole) throw invalid('role', 'vm and role exclude each other: a token is for one VM, or for a role');
+  if (hasVm && hasRole)
+    throw invalid('role', 'vm and role exclude each other: restrict the token to one VM or to a role');
   if (scope === 'admin')
-    throw invalid(field, `${field} is not possible with the scope admin, which makes other tokens`);
+    throw invalid(field, `a token with the scope admin cannot be restricted to a ${field}: it can create other tokens`);
   return hasVm ? { vm: parseText(vm, 'vm') } : { role: parseRole(role) };
 }

@@ -1,13 +1,13 @@
 /**
- * The noun: a VM's entry, and how untrusted input becomes one. Both sides use the same parser, so that a file refused
- * by the CLI is refused for the reason that the daemon would give.
+ * The entry of a VM, and the parsers that turn untrusted input into one. Daemon and CLI use the same parsers, so that both
+ * refuse the same input with the same message.
  */
 import { invalid } from './errors.ts';
 
 export const ROLES = ['infra', 'lieutenant', 'worker', 'golden', 'custom'] as const;
 export type Role = (typeof ROLES)[number];
 
-/** What an operator or the VM declared. Time and heartbeats never change it. */
+/** The declared status. Time and heartbeats never change it. */
 export const STATUSES = ['running', 'paused', 'stopped'] as const;
 export type Status = (typeof STATUSES)[number];
 
@@ -15,9 +15,9 @@ export interface Service {
   name: string;
   /** TCP port, 1 to 65535. */
   port: number;
-  /** HTTP path that answers 2xx while the service is well, e.g. `/health`. */
+  /** HTTP path that responds with 2xx while the service is healthy, e.g. `/health`. */
   healthPath?: string;
-  /** Whatever else a client sent is kept as it came. */
+  /** Other keys are stored unchanged. */
   [extra: string]: unknown;
 }
 
@@ -26,11 +26,11 @@ export interface Vm {
   name: string;
   role: Role;
   status: Status;
-  /** Host name or IP address, as clients shall use it. */
+  /** Host name or IP address for clients. */
   address: string;
   services?: Service[];
   metadata?: Record<string, unknown>;
-  /** The VM that this one was cloned from, or was made by; it need not be registered. */
+  /** Id of the VM from which this one was cloned or created. It need not be registered. */
   parentId?: string;
   registeredBy: string;
   /** RFC 3339, UTC, milliseconds. */
@@ -61,10 +61,10 @@ export function inFieldOrder<T extends { [field in keyof Vm]?: Vm[field] | undef
   return ordered as T;
 }
 
-/** What a client says of a new VM. */
+/** The fields that a client sends to register a VM. */
 export type Registration = Omit<Vm, 'registeredAt' | 'lastSeen'>;
 
-/** What a client may change. `undefined` is "leave it"; `null` takes services or metadata away. */
+/** The fields that a client may change. `undefined` leaves a field unchanged; `null` removes services or metadata. */
 export interface VmUpdate {
   name?: string;
   status?: Status;
@@ -73,11 +73,11 @@ export interface VmUpdate {
   metadata?: Record<string, unknown> | null;
 }
 
-/** UTF-16 units in one text field. Four times the longest DNS name, so nothing real is refused. */
+/** UTF-16 units in one text field: four times the longest DNS name. */
 export const MAX_TEXT = 1024;
-/** Services of one VM; a machine with more listening ports than this has another problem. */
+/** Services of one VM: far more than a real VM has. */
 export const MAX_SERVICES = 256;
-/** Levels of objects and arrays in a body: far above real metadata, far below what overflows a stack. */
+/** Nesting levels in a body: far more than real metadata has, and far fewer than would overflow the stack. */
 export const MAX_DEPTH = 64;
 
 export function isRole(value: unknown): value is Role {
@@ -89,9 +89,9 @@ export function isStatus(value: unknown): value is Status {
 }
 
 /**
- * Reads a registration. Text is trimmed, a missing status is `running`, unknown top-level keys are dropped, unknown keys
+ * Parses a registration. Text is trimmed, a missing status is `running`, unknown top-level keys are dropped, unknown keys
  * inside services and metadata are kept.
- * @param urlId the id where the URL names it, so that the body need not
+ * @param urlId id from the URL; the body may then omit it
  * @throws VregError INVALID naming the field, the reason and what is accepted
  */
 export function parseRegistration(input: unknown, urlId?: string): Registration {
@@ -100,7 +100,7 @@ export function parseRegistration(input: unknown, urlId?: string): Registration 
   if (urlId !== undefined && id !== urlId) throw invalid('id', `id is "${id}" in the body and "${urlId}" in the URL`);
   const name = parseText(body.name, 'name');
   const role = parseRole(body.role);
-  // The original registry reads any empty status as "not given".
+  // The original registry treats an empty status as absent.
   const status = body.status ? parseStatus(body.status) : 'running';
   const address = parseText(body.address, 'address');
   const services = parseServices(body.services);
@@ -111,7 +111,7 @@ export function parseRegistration(input: unknown, urlId?: string): Registration 
 }
 
 /**
- * Reads the fields of a PATCH. `id`, `role`, `parentId`, `registeredBy`, `registeredAt` and `lastSeen` are ignored, as the original
+ * Parses the fields of a PATCH. `id`, `role`, `parentId`, `registeredBy`, `registeredAt` and `lastSeen` are ignored, as the original
  * registry does.
  * @throws VregError INVALID naming the field, the reason and what is accepted
  */
@@ -127,7 +127,7 @@ export function parseUpdate(input: unknown): VmUpdate {
 }
 
 /**
- * Reads `{ids: [...]}`.
+ * Parses `{ids: [...]}`.
  * @throws VregError INVALID
  */
 export function parseIds(input: unknown, max: number): string[] {
@@ -141,34 +141,34 @@ export function parseIds(input: unknown, max: number): string[] {
 export function parseRole(value: unknown): Role {
   if (isRole(value)) return value;
   const given =
-    value === undefined || value === null || value === '' ? 'role is required' : `invalid role: ${show(value)}`;
+    value === undefined || value === null || value === '' ? 'role is required' : `invalid role: ${quote(value)}`;
   throw invalid('role', `${given} (one of ${ROLES.join(', ')})`);
 }
 
 /** @throws VregError INVALID listing the statuses */
 export function parseStatus(value: unknown): Status {
   if (isStatus(value)) return value;
-  throw invalid('status', `invalid status: ${show(value)} (one of ${STATUSES.join(', ')})`);
+  throw invalid('status', `invalid status: ${quote(value)} (one of ${STATUSES.join(', ')})`);
 }
 
 function parseId(value: unknown): string {
   const id = parseText(value, 'id');
-  // A path segment of dots is folded away by URL parsers, so such an id could never be asked for again.
-  if (id === '.' || id === '..') throw invalid('id', `id cannot be "${id}": it has no URL of its own`);
+  // URL parsers remove a path segment of dots, so no request could reach this id.
+  if (id === '.' || id === '..') throw invalid('id', `id cannot be "${id}": no URL can address it`);
   return id;
 }
 
-/** `parentId`, or `parentVmId`, as the Vers platform calls it. An empty one is none. */
+/** Parses `parentId`, or `parentVmId`, the Vers platform's name for it. An empty value means no parent. */
 function parseParent(body: Record<string, unknown>, id: string): string | undefined {
   const field = body.parentId === undefined ? 'parentVmId' : 'parentId';
   const value = body[field];
   if (value === undefined || value === null || value === '') return undefined;
   const parentId = parseText(value, field);
-  if (parentId === id) throw invalid(field, `${field} is the VM's own id: a VM is not its own parent`);
+  if (parentId === id) throw invalid(field, `${field} cannot be the VM's own id`);
   return parentId;
 }
 
-/** One line of text, trimmed. @throws VregError INVALID naming the field */
+/** Parses one line of text and trims it. @throws VregError INVALID naming the field */
 export function parseText(value: unknown, field: string, whenEmpty = 'is required'): string {
   if (value === undefined || value === null) throw invalid(field, `${field} ${whenEmpty}`);
   if (typeof value !== 'string') throw invalid(field, `${field} must be a string, not ${kindOf(value)}`);
@@ -193,7 +193,7 @@ function parseServices(value: unknown): Service[] | undefined {
     const name = parseText(service.name, `${field}.name`);
     const port = service.port;
     if (typeof port !== 'number' || !Number.isInteger(port) || port < 1 || port > 65535) {
-      const given = port === undefined ? 'is required' : `is ${show(port)}`;
+      const given = port === undefined ? 'is required' : `is ${quote(port)}`;
       throw invalid(`${field}.port`, `${field}.port ${given}: it must be an integer from 1 to 65535`);
     }
     const { healthPath, ...rest } = service;
@@ -227,8 +227,8 @@ function kindOf(value: unknown): string {
   return `a ${typeof value}`;
 }
 
-/** A value as an error may show it: short, on one line. */
-function show(value: unknown): string {
+/** Quotes a value in an error: at most 60 characters, without control characters. */
+function quote(value: unknown): string {
   const text = typeof value === 'string' ? value : (JSON.stringify(value) ?? String(value));
   const plain = text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?');
   return plain.length > 60 ? `${plain.slice(0, 60)}…` : plain;

@@ -89,9 +89,12 @@ test('no answer in time is UNREACHABLE and says how long was waited', async (t) 
   const silent = await stub(t, () => {});
   const error = await failure(clientOf(t, { url: silent, timeout: 100 }).health());
   assert.deepEqual([error.code, error.exit], ['UNREACHABLE', 8]);
-  assert.match(error.message, /no answer within 0\.1 s/);
+  assert.match(error.message, /no response within 0\.1 s/);
   const stuck = await stub(t, (_request, response) => void response.writeHead(200).write('{'));
-  assert.match((await failure(clientOf(t, { url: stuck, timeout: 100 }).health())).message, /no answer within 0\.1 s/);
+  assert.match(
+    (await failure(clientOf(t, { url: stuck, timeout: 100 }).health())).message,
+    /no response within 0\.1 s/,
+  );
 });
 
 test('a connection that breaks off is UNREACHABLE', async (t) => {

@@ -205,7 +205,7 @@ test('of a server without events, what differs from look to look is told', async
   state.vms = [vm('b'), vm('a')];
   const watching = watch(t, url, { since: 'start' });
   await looked();
-  assert.match(watching.notes.join(), /the registry has no events: looking every 2 s/);
+  assert.match(watching.notes.join(), /the registry has no event stream; listing every 2 s/);
   state.vms = [vm('c'), vm('b', { name: 'new' }), vm('a', { status: 'paused' })];
   await looked();
   state.vms = [vm('c', { lastSeen: '2026-01-01T11:50:00.000Z' }), vm('b', { name: 'new' })];

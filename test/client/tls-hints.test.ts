@@ -45,19 +45,19 @@ const SERVERS: readonly [name: string, Parameters<Authority['issue']>[1], cause:
     'is for another name',
     { names: 'DNS:registry.example,IP:10.0.0.5' },
     /ERR_TLS_CERT_ALTNAME_INVALID/,
-    /^the certificate is for registry\.example, 10\.0\.0\.5: write one of its names into the URL/,
+    /^the certificate is for registry\.example, 10\.0\.0\.5: use one of these names in the URL/,
   ],
   [
     'has expired',
     { from: LONG_AGO, until: YESTERYEAR },
     /CERT_HAS_EXPIRED/,
-    /^renew it on the server; this clock says \d{4}-\d\d-\d\dT\S+Z: is that right\?/,
+    /^renew the certificate on the server; the local clock is at \d{4}-\d\d-\d\dT\S+Z; is that correct\?/,
   ],
   [
     'is not valid yet, as on a restored VM',
     { from: FAR_AHEAD, until: FARTHER_AHEAD },
     /CERT_NOT_YET_VALID/,
-    /^this clock says \S+: is that behind, as after a restore\? timedatectl/,
+    /^the local clock is at \S+; is it behind, for example after a restore\? set it: timedatectl/,
   ],
 ];
 
@@ -94,7 +94,7 @@ for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
       assertFails(
         await ls(makeAuthority(t).issue('client')),
         /cannot reach/,
-        /^does it take the certificate of --cert-file/,
+        /^the server may reject the certificate of --cert-file/,
       );
       assert.deepEqual((await ls(authority.issue('client'))).code, 0);
     },

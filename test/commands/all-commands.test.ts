@@ -152,7 +152,7 @@ test('a registry that does not respond in time exits with 8 and names the timeou
   assert.equal(code, 8);
   assert.match(
     stderr,
-    /^vreg: cannot reach the registry at .* \(no answer within 0\.1 s, from VERS_INFRA_URL\)\nhint: /,
+    /^vreg: cannot reach the registry at .* \(no response within 0\.1 s, from VERS_INFRA_URL\)\nhint: /,
   );
 });
 

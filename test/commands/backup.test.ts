@@ -47,6 +47,6 @@ test('backup from the original registry exits with 1 and leaves no file', async 
   const file = join(tempDir(t), 'file');
   const result = await vreg(['backup', file], { url });
   assert.deepEqual([result.code, result.stdout], [1, '']);
-  assert.match(result.stderr, /is not a vreg daemon: it has no backups\nhint: /);
+  assert.match(result.stderr, /is not a vreg daemon: it does not support backups\nhint: /);
   assert.equal(existsSync(file), false);
 });

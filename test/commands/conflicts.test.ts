@@ -38,5 +38,5 @@ test('conflicts exits with 1 on the original registry', async (t) => {
   const { url } = await startPlainServer(t);
   const { code, stderr } = await vreg(['conflicts'], { url });
   assert.equal(code, 1);
-  assert.match(stderr, /is not a vreg daemon: it has no conflicts/);
+  assert.match(stderr, /is not a vreg daemon: it does not support conflicts/);
 });

@@ -234,7 +234,7 @@ for (const [argv, message] of [
   ['--limit 0', /^vreg: invalid --limit "0"\nhint: use a whole number from 1 to 999999999\n$/],
   ['--limit many', /^vreg: invalid --limit "many"/],
   ['--sort size', /^vreg: invalid --sort "size"\nhint: one of: registered, id, name, role, seen\n$/],
-  ['-l a=b=c,=', /^vreg: selector: "=" is not key=value, key!=value, key or !key\nhint: for example: /],
+  ['-l a=b=c,=', /^vreg: invalid selector "=": a term is key=value, key!=value, key or !key\nhint: for example: /],
 ] as const) {
   test(`ls ${argv} exits with 5 with either server`, async (t) => {
     for (const { url } of [await serveApp(t), await startPlainServer(t)]) {

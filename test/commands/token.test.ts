@@ -156,6 +156,6 @@ test('token exits with 1 on the original registry', async (t) => {
   for (const argv of [['ls'], ['whoami'], ['create', 'a', '--scope', 'read'], ['revoke', 'a', '--yes']]) {
     const { code, stderr } = await vreg(['token', ...argv], { url });
     assert.equal(code, 1);
-    assert.match(stderr, /is not a vreg daemon: it has no tokens/);
+    assert.match(stderr, /is not a vreg daemon: it does not support tokens/);
   }
 });

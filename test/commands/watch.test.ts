@@ -240,7 +240,7 @@ test('watch polls the original registry, and -v notes that', async (t) => {
   const all = watch(t, ['--heartbeats', '--since', 'start', '-q'], { url });
   await until('the first looks', () => requests.filter((line) => line.startsWith('GET /registry/vms')).length >= 3);
   await until('what was there', () => all.stdout() === 'a\nb\n');
-  assert.match(watching.stderr(), /vreg: the registry has no events: looking every 2 s\n/);
+  assert.match(watching.stderr(), /vreg: the registry has no event stream; listing every 2 s\n/);
   await change(url, 'a', { status: 'paused' });
   vms.get('b')!.lastSeen = new Date(Date.now() - 400_000).toISOString();
   await seed(url, [aVm({ id: 'c' })]);
@@ -259,7 +259,7 @@ test('--since with a revision exits with 1 on the original registry', async (t) 
   const { url } = await startPlainServer(t);
   const result = await vreg(['watch', '--since', '7'], { url });
   assert.deepEqual([result.code, result.stdout], [1, '']);
-  assert.match(result.stderr, /^vreg: .* is not a vreg daemon: it has no revisions\nhint: leave --since out/);
+  assert.match(result.stderr, /^vreg: .* is not a vreg daemon: it has no revisions\nhint: omit --since/);
 });
 
 test('watch of the original registry continues after an outage', async (t) => {

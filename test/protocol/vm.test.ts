@@ -62,7 +62,7 @@ for (const field of TEXTS) {
 }
 
 test('an id that a URL cannot hold is refused', () => {
-  for (const id of ['.', '..', ' .. ']) refuses('id', id, /has no URL of its own/);
+  for (const id of ['.', '..', ' .. ']) refuses('id', id, /no URL can address it/);
   for (const id of ['...', '.a', 'a.', './.']) assert.equal(parseRegistration(aVm({ id })).id, id);
 });
 

@@ -4,7 +4,7 @@ import { createCloneHandler } from '../../daemon/agent/clone.ts';
 import { Identity, type IdentityState, type IdentityStore } from '../../daemon/agent/identity.ts';
 import type { RegistryClient } from '../../src/client.ts';
 import { VregError } from '../../src/protocol/errors.ts';
-import type { AgentBeat } from '../../src/protocol/heartbeat.ts';
+import type { AgentHeartbeat } from '../../src/protocol/heartbeat.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import { aVm } from '../helpers/vm.ts';
 import type { RegistryVm } from './registry-vm.ts';
@@ -263,7 +263,7 @@ class SimClient {
     });
   }
 
-  heartbeat(id: string, beat?: AgentBeat) {
+  heartbeat(id: string, beat?: AgentHeartbeat) {
     return this.#call(async (registry) => {
       this.#world.onHeartbeat(this.#vm);
       return { id, lastSeen: registry.heartbeat(id, beat && { ...beat, from: this.#vm.name }).lastSeen };

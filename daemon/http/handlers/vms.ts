@@ -1,6 +1,6 @@
 /** The routes of VMs: register, list, read, replace, update, remove, explain, and heartbeats. */
 import { type Heartbeat, type Heartbeats, MAX_BATCH, SORTS, type Sort, type Why } from '../../../src/protocol/api.ts';
-import { parseBeat } from '../../../src/protocol/heartbeat.ts';
+import { parseHeartbeat } from '../../../src/protocol/heartbeat.ts';
 import { comparison, parseSelector } from '../../../src/protocol/selector.ts';
 import { parseIds, parseRegistration, parseUpdate } from '../../../src/protocol/vm.ts';
 import { enrol } from '../../access/enrol.ts';
@@ -67,7 +67,7 @@ export function heartbeat(ctx: RequestContext): Result {
 
 /** What the VM's agent reports about itself; undefined for a plain heartbeat. */
 function readProof({ body, remoteAddress }: RequestContext): Proof | undefined {
-  const beat = parseBeat(body);
+  const beat = parseHeartbeat(body);
   if (!beat) return undefined;
   const address = beat.address?.slice(0, MAX_ADDRESS);
   return { ...beat, ...(address === undefined ? {} : { address }), from: remoteAddress };

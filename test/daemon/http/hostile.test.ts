@@ -130,7 +130,10 @@ test('what an agent says of services is no place to keep things: a long name of 
   assert.equal((await beat(1024)).status, 200);
   const { status, body } = await beat(1025);
   assert.equal(status, 400);
-  assert.match((body as { error: string }).error, /^health\.a{60} is too long a name: 1025 characters, at most 1024/);
+  assert.match(
+    (body as { error: string }).error,
+    /^health\.a{60} is too long: a service name has at most 1024 characters/,
+  );
 });
 
 refuses('only JSON is read, and what else comes is 415', [

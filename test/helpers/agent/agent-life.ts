@@ -3,7 +3,7 @@ import { Agent, type AgentOptions } from '../../../daemon/agent/agent.ts';
 import type { RegistryClient } from '../../../src/client.ts';
 import type { VmWithLiveness } from '../../../src/protocol/api.ts';
 import { type ErrorCode, VregError } from '../../../src/protocol/errors.ts';
-import type { AgentBeat } from '../../../src/protocol/heartbeat.ts';
+import type { AgentHeartbeat } from '../../../src/protocol/heartbeat.ts';
 import type { Registration, VmUpdate } from '../../../src/protocol/vm.ts';
 import { aVm } from '../vm.ts';
 
@@ -17,7 +17,7 @@ export class FakeRegistry {
   /** What was asked of it, in order. */
   readonly asked: string[] = [];
   /** What came with the heartbeats. */
-  readonly beats: (AgentBeat | undefined)[] = [];
+  readonly beats: (AgentHeartbeat | undefined)[] = [];
   entry: Registration | undefined;
   /** The next answers, oldest first; after them it answers as it should. */
   readonly failures: { code: ErrorCode; retryAfter: number | undefined; field?: string | undefined }[] = [];
@@ -55,7 +55,7 @@ export class FakeRegistry {
     return this.#answer();
   }
 
-  async heartbeat(id: string, beat?: AgentBeat): Promise<{ id: string; lastSeen: string }> {
+  async heartbeat(id: string, beat?: AgentHeartbeat): Promise<{ id: string; lastSeen: string }> {
     this.beats.push(beat);
     this.#hear('heartbeat');
     if (!this.entry) throw new VregError('NOT_FOUND', 'VM not found');
