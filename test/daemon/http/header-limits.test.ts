@@ -228,5 +228,4 @@ test('a version other than 1.0 and 1.1 is 400', async (t) => {
     'XTTP/1.1',
   ])
     await isRefused(t, app, `GET /health ${version}\r\nHost: a\r\nConnection: close\r\n\r\n`, 400);
-  await isRefused(t, app, 'GET /health\r\n\r\n', 400);
 });

@@ -142,7 +142,7 @@ test('a list that is being sent ends when its token is revoked', async (t) => {
 test('a new request with a revoked token is refused while an older one is still waiting', async (t) => {
   const store = new GatedStore();
   const { app, create, ends } = await withToken(t, 'write', { store });
-  const { token } = await create('writer');
+  const { token } = await store.settle(create('writer'));
   const waiting = Connection.open(t, app.at);
   waiting.send(head('POST /registry/vms', token, `Content-Length: ${BODY.length}`) + BODY);
   await until('the change to wait for the disk', () => store.waiting === 1);
@@ -156,12 +156,7 @@ test('a new request with a revoked token is refused while an older one is still 
   };
   await until('the revocation', async () => (await statusOf(head('GET /registry/vms', token))) === 401);
   assert.equal(await statusOf(head('DELETE /registry/vms/late', token)), 401);
-  await until('everything to be durable', async () => {
-    await store.release();
-    return app.registry.has('late');
-  });
+  await store.settle(revoking);
   assert.equal((await waiting.response('POST')).status, 201);
-  const released = setInterval(() => void store.release(), 5);
-  await revoking;
-  clearInterval(released);
+  assert.equal(app.registry.has('late'), true);
 });
