@@ -1,5 +1,4 @@
-/** The registry's process: its wiring, and its life from opening the store to closing it. */
-
+/** The registry's process: opens the store, builds the app, listens, and closes everything in reverse order. */
 import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
@@ -30,166 +29,161 @@ import { keepSelfRegistered } from './self-registration.ts';
 import { DATABASE } from './store/data-dir.ts';
 import { SqliteStore } from './store/sqlite-store.ts';
 
-/** Milliseconds between two saves of beats: half of the second within which a beat shall be durable. */
+/** Milliseconds between two saves of heartbeats: half of the second within which a heartbeat must be durable. */
 const SAVE_INTERVAL = 500;
-/** Milliseconds between two looks for VMs that went stale: how late a watcher may hear of it. */
+/** Milliseconds between two sweeps for stale VMs: the longest delay of a `stale` event. */
 const SWEEP_INTERVAL = 250;
-/** Saves without a beat after which the listening clock is saved all the same: how much of a lease a kill -9 can give back. */
+/** Saves without heartbeats after which the listening time is saved anyway: a kill -9 extends leases by at most 5 s. */
 const IDLE_SAVES = 10;
 
-/** Looks at a busy data dir before it is given up, and milliseconds between them: longer than a check of a small database. */
-const BUSY_TRIES = 6;
+/** Attempts to open a busy data dir: 1.25 s in total, longer than another process takes to check a small database. */
+const BUSY_ATTEMPTS = 6;
+/** Milliseconds between two such attempts. */
 const BUSY_DELAY = 250;
 
 export interface ServeOptions extends Endpoints {
   dataDir: string;
-  /** Milliseconds. */
+  /** Lease in milliseconds of listening time. */
   staleAfter: number;
-  /** Share of the live VMs, 0 to 1, that must fall silent together to be suspect instead of stale; 1 turns it off. */
+  /** Share of the live VMs, 0 to 1, that must fall silent together to be suspect instead of stale; 1 turns this off. */
   massLoss: number;
-  /** Names by which the registry may be asked, besides its addresses, `localhost`, the host name and that of {@link Endpoints}. */
+  /** Names to accept in `Host`, besides IP addresses, `localhost`, the host name and the name in {@link Endpoints}. */
   allowHosts: readonly string[];
   limits: Pick<RegistryLimits, 'maxVms'> & Pick<AppLimits, 'maxBody'> & { maxConnections: number };
   token?: string | undefined;
-  /** What the TCP address speaks https with; the socket stays plain. */
+  /** Certificate files for https on the TCP address; the unix socket stays plain. */
   tls?: TlsFiles | undefined;
-  /** Proxies whose word on where a request came from holds, as fastify's `trustProxy`. */
+  /** Proxies whose forwarded headers are trusted, in the syntax of proxy-addr. */
   trustProxy?: string | undefined;
-  /** Origins whose pages may use the registry. */
+  /** Origins whose web pages may call the API. */
   corsOrigins: readonly string[];
   version: string;
-  /** Makes the daemon's own VM an entry, given the port it listens on; absent: it does not. */
+  /** @returns the registration of the daemon's own VM, given its TCP port; without it the daemon does not register itself */
   self?: ((port: number | undefined) => Registration) | undefined;
 }
 
 export interface RunningDaemon {
   urls: string[];
   dataDir: string;
-  /** One line on how it goes: `12 VMs, 1 stale`. */
+  /** One line for `systemctl status`, for example `12 VMs, 1 stale`. */
   status(): string;
   /**
-   * Takes another token.
-   * @throws VregError USAGE when there was none, or would be none: who may come in is decided at the start
+   * Replaces the token.
+   * @throws VregError USAGE if that would turn authentication on or off, which requires a restart
    */
   reload(settings: Pick<ServeOptions, 'token'>): void;
   /**
-   * Takes other certificates, for new connections.
+   * Replaces the certificates for new connections.
    * @throws VregError USAGE as {@link Tls.replace}
    */
   reloadCertificates(files: TlsFiles | undefined): void;
-  /** Drains, saves and closes, in the reverse order of the start. */
+  /** Drains requests, saves heartbeats and closes the store, in the reverse order of the start. */
   close(): Promise<void>;
 }
 
 /**
- * Starts the registry and returns when it can serve.
- * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_UNUSABLE, LISTEN, USAGE (an open address without a token, or
- *   certificates that cannot be used)
+ * Starts the registry and resolves when it serves.
+ * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_UNUSABLE, LISTEN, USAGE (a public address without a token, or unusable
+ *   certificates)
  */
 export async function serve(options: ServeOptions, log: Logger): Promise<RunningDaemon> {
-  const { dataDir, staleAfter, massLoss, version, tcp, socket, trustProxy, corsOrigins } = options;
-  // Where there is no store yet, there are no tokens in it, and nothing need be made to find that out.
+  if (options.token !== undefined) logMask.add(options.token);
+  const { dataDir, tcp, socket } = options;
+  // A data dir without a store has no tokens. Checked before anything is created.
   if (options.token === undefined && !existsSync(join(dataDir, DATABASE))) refusePublicListener(options);
   checkFdLimit();
-  if (options.token !== undefined) logMask.add(options.token);
   const tls = tcp && options.tls && new Tls(options.tls, log);
-  const { store, contents } = await openStore(dataDir, log);
-  warnOfOpenFolder(dataDir, log);
-  // Now, so that a second daemon can name this one even while it starts; with its URLs when it has them.
-  writePidFile(dataDir, [], log);
-  removeLeftoverBackups(dataDir);
-  const clock = new ListeningClock(contents.listened);
-  clock.start();
-  const { maxVms, maxBody, maxConnections } = options.limits;
-  // A client must be able to send back any entry that it has read, so no entry is larger than a request body.
-  const limits = { maxVms, maxEntry: maxBody, maxTotal: entriesLimit() };
-  const registry = new Registry(
-    {
-      store,
-      clock,
-      staleAfter,
-      massLoss,
-      limits,
-      observer: observerOf(log),
-      onDeregister: (id) => tokens.removeWithVm(id),
-    },
-    contents,
-  );
-  const tokens: Tokens = new Tokens(contents, {
-    queue: registry.unsaved.records,
-    commit: (records) => store.commitRecords(records),
-    now: () => clock.now(),
-  });
-  const authenticator = new Authenticator({
-    root: options.token,
-    tokens,
-    ticks: () => performance.now(),
-  });
-  const saver = saveHeartbeats(registry, log);
-  const sweeper = setInterval(() => {
-    registry.sweep();
-    tokens.expire();
-  }, SWEEP_INTERVAL).unref();
-
-  const cors = corsOrigins.length > 0 ? new Cors(corsOrigins) : undefined;
-  const names = acceptedHosts(options, tls);
-  const appLimits = { maxBody, requestTimeout: requestTimeout(maxBody), maxHeld: openStreamLimit(maxConnections) };
-  const app = buildApp({
-    registry,
-    version,
-    authenticator,
-    log,
-    dataDir,
-    names,
-    tls,
-    trustProxy,
-    cors,
-    limits: appLimits,
-  });
-  const closeStore = async () => {
-    removeProcessInfo(dataDir, 'serve');
-    clearInterval(sweeper);
-    await saver.stop();
-    clock.stop();
-    await store.close();
-  };
-  const startListening = async () => {
-    if (authenticator.isOpen) refusePublicListener(options);
-    return listen(app, { tcp, socket }, { maxConnections, tls });
-  };
-  const listening = await startListening().catch(async (error) => {
-    await closeStore();
-    throw error;
-  });
-  let self: { stop(): void } | undefined;
+  /** Steps that undo the start, in the order of the start. */
+  const closers: (() => Promise<void> | void)[] = [];
   const close = async () => {
-    self?.stop();
-    await listening.close();
-    await closeStore();
+    for (let closer = closers.pop(); closer; closer = closers.pop()) await closer();
   };
   try {
-    if (options.self) self = await keepSelfRegistered(registry, options.self(listening.port), log);
+    const { store, contents } = await openStore(dataDir, log);
+    closers.push(() => store.close());
+    warnOfOpenFolder(dataDir, log);
+    // Written now, so that a second daemon can name this one during its start; written again with the URLs below.
+    writePidFile(dataDir, [], log);
+    closers.push(() => removeProcessInfo(dataDir, 'serve'));
+    removeLeftoverBackups(dataDir);
+    const clock = new ListeningClock(contents.listened);
+    clock.start();
+    closers.push(() => clock.stop());
+
+    const { maxVms, maxBody, maxConnections } = options.limits;
+    const registry = new Registry(
+      {
+        store,
+        clock,
+        staleAfter: options.staleAfter,
+        massLoss: options.massLoss,
+        // A client must be able to send back any entry that it has read, so no entry is larger than a request body.
+        limits: { maxVms, maxEntry: maxBody, maxTotal: entriesLimit() },
+        observer: createObserver(log),
+        onDeregister: (id) => tokens.removeWithVm(id),
+      },
+      contents,
+    );
+    const tokens: Tokens = new Tokens(contents, {
+      queue: registry.unsaved.records,
+      commit: (records) => store.commitRecords(records),
+      now: () => clock.now(),
+    });
+    const authenticator = new Authenticator({ root: options.token, tokens, ticks: () => performance.now() });
+    closers.push(saveHeartbeats(registry, log));
+    const sweeper = setInterval(() => {
+      registry.sweep();
+      tokens.expire();
+    }, SWEEP_INTERVAL).unref();
+    closers.push(() => clearInterval(sweeper));
+
+    if (authenticator.isOpen) refusePublicListener(options);
+    const app = buildApp({
+      registry,
+      version: options.version,
+      authenticator,
+      log,
+      dataDir,
+      names: acceptedHosts(options, tls),
+      tls,
+      trustProxy: options.trustProxy,
+      cors: options.corsOrigins.length > 0 ? new Cors(options.corsOrigins) : undefined,
+      limits: { maxBody, requestTimeout: requestTimeout(maxBody), maxHeld: openStreamLimit(maxConnections) },
+    });
+    const listening = await listen(app, { tcp, socket }, { maxConnections, tls });
+    closers.push(() => listening.close());
+    if (options.self) closers.push(await keepSelfRegistered(registry, options.self(listening.port), log));
+    writePidFile(dataDir, listening.urls, log);
+    return {
+      urls: listening.urls,
+      dataDir,
+      status: () => summarize(registry),
+      reload: ({ token }) => replaceToken(authenticator, token),
+      reloadCertificates: (files) => tls?.replace(files),
+      close,
+    };
   } catch (error) {
     await close();
     throw error;
   }
-  writePidFile(dataDir, listening.urls, log);
-  const reload = ({ token: next }: Pick<ServeOptions, 'token'>) => {
-    if ((next !== undefined) !== authenticator.hasRoot) {
-      const change = authenticator.hasRoot ? 'taken away' : 'added';
-      throw new VregError('USAGE', `a token cannot be ${change} while the registry runs`, { hint: 'restart it' });
-    }
-    if (next === undefined) return;
-    logMask.add(next);
-    authenticator.replaceRoot(next);
-  };
-  const reloadCertificates = (files: TlsFiles | undefined) => tls?.replace(files);
-  return { urls: listening.urls, dataDir, status: () => summarize(registry), reload, reloadCertificates, close };
+}
+
+/** @throws VregError USAGE if that would turn authentication on or off */
+function replaceToken(authenticator: Authenticator, token: string | undefined): void {
+  if ((token !== undefined) !== authenticator.hasRoot) {
+    const change = authenticator.hasRoot ? 'removed' : 'added';
+    throw new VregError('USAGE', `the token cannot be ${change} while the registry is running`, {
+      hint: 'restart the daemon',
+    });
+  }
+  if (token === undefined) return;
+  logMask.add(token);
+  authenticator.replaceRoot(token);
 }
 
 /**
- * Without a token, an address that strangers can reach needs what keeps them out: a CA that has signed the certificates of
- * those who belong. A certificate of the registry's own keeps nobody out.
+ * Without a token, a public address requires client certificates (`--tls-client-ca`), and a proxy is refused: it presents its own
+ * certificate for every client. A server certificate alone authenticates no client.
  * @throws VregError USAGE
  */
 function refusePublicListener({ tcp, socket, tls, trustProxy }: ServeOptions): void {
@@ -203,12 +197,11 @@ function refusePublicListener({ tcp, socket, tls, trustProxy }: ServeOptions): v
       },
     );
   }
-  // A proxy shows its own certificate, whoever comes through it.
   if (trustProxy === undefined) return;
   throw new VregError(
     'USAGE',
-    `refusing to listen on ${tcp?.host ?? socket} behind a proxy without a token: anyone whom the proxy lets in could change the registry`,
-    { field: 'trust-proxy', hint: 'set VERS_AUTH_TOKEN or --token-file, or leave --trust-proxy out' },
+    `refusing to listen on ${tcp?.host ?? socket} behind a proxy without a token: every client of the proxy could change the registry`,
+    { field: 'trust-proxy', hint: 'set VERS_AUTH_TOKEN or --token-file, or leave out --trust-proxy' },
   );
 }
 
@@ -217,31 +210,33 @@ function acceptedHosts({ tcp, allowHosts }: ServeOptions, tls?: Tls): Pick<Reado
   return { has: (name) => names.has(name) || tls?.covers(name) === true };
 }
 
-/** What the registry finds out, as lines of the log. */
-function observerOf(log: Logger): RegistryObserver {
+/** Logs the discoveries of the registry. */
+function createObserver(log: Logger): RegistryObserver {
   return {
     massLoss: (suspects) => {
       const ids = suspects.map(({ vm }) => maskTokens(vm.id));
-      const advice = 'they stay offered for one more lease; is the network up?';
-      log.warn({ ids, suspect: ids.length }, `mass loss: ${ids.length} VMs fell silent with many others; ${advice}`);
-    },
-    conflict: ({ id: given, state, holder, other }) => {
-      const id = maskTokens(given);
-      const what = state === 'open' ? 'two incarnations say that they are' : 'another incarnation has replaced';
-      log.warn({ conflict: id, state, holder, other }, `identity conflict: ${what} VM ${id}; see vreg conflicts`);
-    },
-    rollback: (given, known) => {
-      const id = maskTokens(given);
-      const advice = 'it was restored from an older copy; its agents tell it anew what they know';
       log.warn(
-        { rollback_detected: true, vm: id, known },
-        `rollback_detected: VM ${id} knows more than this registry: ${advice}`,
+        { ids, suspect: ids.length },
+        `mass loss: ${ids.length} VMs went silent together; discover keeps them for one more lease. Is the network up?`,
+      );
+    },
+    conflict: ({ id: rawId, state, holder, other }) => {
+      const id = maskTokens(rawId);
+      const event =
+        state === 'open' ? `two incarnations claim to be VM ${id}` : `another incarnation took over VM ${id}`;
+      log.warn({ conflict: id, state, holder, other }, `identity conflict: ${event}; see vreg conflicts`);
+    },
+    rollback: (rawId, known) => {
+      const vm = maskTokens(rawId);
+      log.warn(
+        { rollback_detected: true, vm, known },
+        `rollback_detected: the agent of VM ${vm} has seen a later revision, so this registry was restored from an older copy; agents update their entries`,
       );
     },
   };
 }
 
-/** Without its process file the daemon is only harder to find: a full disk shall not keep it from serving reads. */
+/** A failure is only logged: a daemon without a pid file, for example on a full disk, still serves reads. */
 function writePidFile(dataDir: string, urls: string[], log: Logger): void {
   try {
     writeProcessInfo(dataDir, { kind: 'serve', urls });
@@ -250,9 +245,10 @@ function writePidFile(dataDir: string, urls: string[], log: Logger): void {
   }
 }
 
+/** @throws VregError ALREADY_RUNNING naming the other daemon, STORE_DAMAGED, STORE_UNUSABLE */
 async function openStore(dataDir: string, log: Logger): ReturnType<typeof SqliteStore.open> {
   const onDeath = (error: Error) => {
-    log.fatal({ err: error }, 'the store ended; what was acknowledged is on the disk');
+    log.fatal({ err: error }, 'the store worker failed; every acknowledged change is on the disk');
     process.exit(1);
   };
   for (let tries = 1; ; tries++) {
@@ -262,20 +258,22 @@ async function openStore(dataDir: string, log: Logger): ReturnType<typeof Sqlite
       if (!(error instanceof VregError) || error.code !== 'ALREADY_RUNNING') throw error;
       const other = readProcessInfo(dataDir, 'serve');
       if (other) throw describeOther(error, other);
-      // Somebody just starts, or looks at the database: who it is will be known in a moment.
-      if (tries === BUSY_TRIES) throw error;
+      // Another process is starting or checking the database; it may write its pid file or finish in a moment.
+      if (tries === BUSY_ATTEMPTS) throw error;
       await setTimeout(BUSY_DELAY);
     }
   }
 }
 
-/** A busy store is another daemon's: say which. */
 function describeOther({ code, message, hint }: VregError, { pid, urls, since }: ProcessInfo): VregError {
-  const doing = urls.length > 0 ? `serving ${urls.join(' and ')}` : 'starting';
-  return new VregError(code, `${message}: the vreg daemon with pid ${pid}, ${doing} since ${since}`, { hint: hint! });
+  const activity = urls.length > 0 ? `serving ${urls.join(' and ')}` : 'starting';
+  return new VregError(code, `${message}: the vreg daemon with pid ${pid}, ${activity} since ${since}`, {
+    hint: hint!,
+  });
 }
 
-function saveHeartbeats(registry: Registry, log: Logger): { stop(): Promise<void> } {
+/** Saves heartbeats regularly. @returns a function that stops and saves one last time */
+function saveHeartbeats(registry: Registry, log: Logger): () => Promise<void> {
   let saving: Promise<void> | undefined;
   let idle = 0;
   let failing = false;
@@ -285,7 +283,7 @@ function saveHeartbeats(registry: Registry, log: Logger): { stop(): Promise<void
       if (failing) log.info('heartbeats are durable again');
       failing = false;
     } catch (error) {
-      if (!failing) log.error({ err: error }, 'heartbeats cannot be saved; they are kept in memory and tried again');
+      if (!failing) log.error({ err: error }, 'heartbeats cannot be saved; keeping them in memory and retrying');
       failing = true;
     }
   };
@@ -295,11 +293,9 @@ function saveHeartbeats(registry: Registry, log: Logger): { stop(): Promise<void
     idle = 0;
     saving = save().finally(() => (saving = undefined));
   }, SAVE_INTERVAL).unref();
-  return {
-    stop: async () => {
-      clearInterval(timer);
-      await saving;
-      await save();
-    },
+  return async () => {
+    clearInterval(timer);
+    await saving;
+    await save();
   };
 }

@@ -1,33 +1,34 @@
-/** The daemon's own VM as an entry of the registry that it serves. */
+/** `--self-register`: keeps the daemon's own VM registered in the registry that it serves. */
 import type { Logger } from 'pino';
 import type { Registration } from '../src/protocol/vm.ts';
 import type { Registry } from './registry/registry.ts';
 
+/** Heartbeats per lease, as etcd clients do: two may be late before the VM is stale. */
+const HEARTBEATS_PER_LEASE = 3;
+
 /**
- * Registers the VM, or brings its entry up to date, and beats for it from inside: no network, no token.
- * Somebody who removes the entry while the daemon runs gets it back with the next beat.
+ * Registers the VM or updates its entry, then sends heartbeats in-process, without network or token. An entry that is removed
+ * while the daemon runs is registered again with the next heartbeat.
+ * @returns a function that stops the heartbeats
  */
-export async function keepSelfRegistered(
-  registry: Registry,
-  self: Registration,
-  log: Logger,
-): Promise<{ stop(): void }> {
-  let announced = false;
-  const announce = async () => {
-    const { entry } = await registry.replace(self, { by: self.registeredBy });
-    announced = true;
-    const { id, role, address } = entry.vm;
-    log.info({ id, role, address }, 'registered this VM');
+export async function keepSelfRegistered(registry: Registry, self: Registration, log: Logger): Promise<() => void> {
+  let isRegistered = false;
+  const register = async () => {
+    try {
+      const { entry } = await registry.replace(self, { by: self.registeredBy });
+      isRegistered = true;
+      const { id, role, address } = entry.vm;
+      log.info({ id, role, address }, 'registered this VM');
+    } catch (error) {
+      // For example a full disk, on which the daemon still serves reads.
+      log.warn({ err: error }, 'cannot register this VM; retrying with the next heartbeat');
+    }
   };
-  // A disk that is full just now is no reason not to serve.
-  const tryToAnnounce = () =>
-    announce().catch((error) => log.warn({ err: error }, 'cannot register this VM; tried again with the next beat'));
-  await tryToAnnounce();
-  const beat = () => {
+  await register();
+  const heartbeat = () => {
     if (registry.has(self.id)) registry.heartbeat(self.id);
-    if (!announced || !registry.has(self.id)) void tryToAnnounce();
+    if (!isRegistered || !registry.has(self.id)) void register();
   };
-  // A third of the lease, as etcd's clients beat: two may be late before anybody notices.
-  const timer = setInterval(beat, registry.staleAfter / 3);
-  return { stop: () => clearInterval(timer) };
+  const timer = setInterval(heartbeat, registry.staleAfter / HEARTBEATS_PER_LEASE);
+  return () => clearInterval(timer);
 }

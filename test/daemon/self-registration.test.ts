@@ -16,33 +16,33 @@ function setUp(t: TestContext) {
   const store = new MemoryStore();
   const clock = new FakeClock();
   const registry = new Registry({ store, clock, staleAfter: STALE_AFTER }, store.contents());
-  /** One beat later, with what it has set off done. */
-  const nextBeat = async () => {
+  /** Passes the time of one heartbeat and waits for its effects. */
+  const nextHeartbeat = async () => {
     clock.pass(STALE_AFTER / 3);
     t.mock.timers.tick(STALE_AFTER / 3);
     await new Promise(setImmediate);
   };
   const start = async () => {
-    const self = await keepSelfRegistered(registry, SELF, pino({ level: 'silent' }));
-    t.after(() => self.stop());
-    return self;
+    const stop = await keepSelfRegistered(registry, SELF, pino({ level: 'silent' }));
+    t.after(stop);
+    return stop;
   };
-  return { store, registry, clock, nextBeat, start };
+  return { store, registry, clock, nextHeartbeat, start };
 }
 
 test('the daemon registers its own VM and keeps it live', async (t) => {
-  const { registry, nextBeat, start } = setUp(t);
-  const self = await start();
+  const { registry, nextHeartbeat, start } = setUp(t);
+  const stop = await start();
   assert.deepEqual(registry.get('self').vm.services, SELF.services);
-  for (let beat = 0; beat < 10; beat++) await nextBeat();
+  for (let n = 0; n < 10; n++) await nextHeartbeat();
   assert.equal(registry.discover('infra').length, 1);
-  assert.equal(registry.revision, 1, 'a beat is no change');
-  self.stop();
-  for (let beat = 0; beat < 4; beat++) await nextBeat();
+  assert.equal(registry.revision, 1, 'a heartbeat is no change');
+  stop();
+  for (let n = 0; n < 4; n++) await nextHeartbeat();
   assert.equal(registry.discover('infra').length, 0);
 });
 
-test('an entry that is there already is brought up to date and keeps its registration', async (t) => {
+test('an existing entry is updated and keeps its registration time', async (t) => {
   const { registry, start } = setUp(t);
   await registry.register(aVm({ id: 'self', role: 'infra', status: 'stopped', name: 'old' }));
   await start();
@@ -50,26 +50,26 @@ test('an entry that is there already is brought up to date and keeps its registr
   assert.deepEqual([vm.name, vm.status, version.created, version.revision], [SELF.name, 'running', 1, 2]);
 });
 
-test('an entry that somebody removed comes back with the next beat', async (t) => {
-  const { registry, nextBeat, start } = setUp(t);
+test('a removed entry is registered again with the next heartbeat', async (t) => {
+  const { registry, nextHeartbeat, start } = setUp(t);
   await start();
   await registry.deregister('self');
-  await nextBeat();
+  await nextHeartbeat();
   assert.equal(registry.has('self'), true);
 });
 
-test('a disk that is full at the start keeps nobody from serving: the VM is registered later', async (t) => {
-  const { store, registry, nextBeat, start } = setUp(t);
+test('a full disk at the start does not stop the daemon: the VM is registered later', async (t) => {
+  const { store, registry, nextHeartbeat, start } = setUp(t);
   store.failure = new VregError('STORE_FULL', 'the disk is full');
   await start();
-  await nextBeat();
+  await nextHeartbeat();
   assert.equal(registry.has('self'), false);
   store.failure = undefined;
-  await nextBeat();
+  await nextHeartbeat();
   assert.equal(registry.has('self'), true);
 });
 
-test('a VM that was known in another role becomes what the daemon says, in its place', async (t) => {
+test('an entry with another role is replaced by the registration of the daemon', async (t) => {
   const { registry, start } = setUp(t);
   await registry.register(aVm({ id: 'self', role: 'worker', name: 'old' }));
   await start();
