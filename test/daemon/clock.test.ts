@@ -3,7 +3,7 @@ import test from 'node:test';
 import fc from 'fast-check';
 import { ListeningClock, MAX_STEP, TICK_INTERVAL } from '../../daemon/clock.ts';
 
-/** A listening clock over hand-moved monotonic and wall clocks. */
+/** A listening clock whose monotonic and wall clocks the test moves. */
 function setUp(listened = 0) {
   const at = { monotonic: 5000, wall: Date.parse('2026-01-01T00:00:00.000Z') };
   const clock = new ListeningClock(
@@ -22,10 +22,10 @@ test('the listening clock counts the time in which it ticks', () => {
   }
   assert.equal(clock.listening(), 40 * TICK_INTERVAL);
   at.monotonic += 7;
-  assert.equal(clock.listening(), 40 * TICK_INTERVAL + 7, 'between two ticks it goes on');
+  assert.equal(clock.listening(), 40 * TICK_INTERVAL + 7, 'it also advances between two ticks');
 });
 
-test('the listening clock stands still while the process is away', () => {
+test('the listening clock stands still while the process is stopped', () => {
   const { at, clock } = setUp();
   at.monotonic += 3_600_000;
   assert.equal(clock.listening(), MAX_STEP, 'before the first tick after the gap');
@@ -36,7 +36,7 @@ test('the listening clock stands still while the process is away', () => {
   assert.equal(clock.listening(), MAX_STEP + TICK_INTERVAL);
 });
 
-test('the listening clock does not care who sets the wall clock', () => {
+test('the listening clock ignores changes of the wall clock', () => {
   const { at, clock } = setUp();
   at.wall += 86_400_000;
   assert.equal(clock.listening(), 0);
@@ -47,14 +47,14 @@ test('the listening clock does not care who sets the wall clock', () => {
   assert.equal(clock.now(), at.wall);
 });
 
-test('the listening clock goes on from where it was saved', () => {
+test('the listening clock continues from the saved time', () => {
   const { at, clock } = setUp(123_456);
   assert.equal(clock.listening(), 123_456);
   at.monotonic += 10;
   assert.equal(clock.listening(), 123_466);
 });
 
-test('the listening clock never goes back, and never faster than the time that passes', () => {
+test('the listening clock never goes back and never runs faster than time', () => {
   const step = fc.oneof(
     fc.integer({ min: -1000, max: 10 * MAX_STEP }).map((ms) => ({ ms, tick: true })),
     fc.integer({ min: 0, max: TICK_INTERVAL }).map((ms) => ({ ms, tick: false })),
@@ -76,12 +76,12 @@ test('the listening clock never goes back, and never faster than the time that p
   );
 });
 
-test('a started clock ticks by itself and keeps no process alive', (t) => {
+test('a started clock ticks by itself and does not keep the process alive', (t) => {
   t.mock.timers.enable({ apis: ['setInterval'] });
   const { at, clock } = setUp();
   at.monotonic += 60_000;
   clock.start();
-  assert.equal(clock.listening(), 0, 'what was before the start does not count');
+  assert.equal(clock.listening(), 0, 'time before the start does not count');
   for (let tick = 0; tick < 20; tick++) {
     at.monotonic += TICK_INTERVAL;
     t.mock.timers.tick(TICK_INTERVAL);
@@ -93,9 +93,9 @@ test('a started clock ticks by itself and keeps no process alive', (t) => {
   assert.equal(clock.listening(), 20 * TICK_INTERVAL + MAX_STEP);
 });
 
-test('a gap is known when it has ended: after a stop, a suspend that only the wall clock tells of, and between two runs', () => {
+test('a gap is recorded when it ends: after a stop, after a suspend that only the wall clock shows, and between two runs', () => {
   const { at, clock } = setUp();
-  assert.equal(clock.gapEndedAt(), undefined, 'a registry that never ran before has missed nothing');
+  assert.equal(clock.gapEndedAt(), undefined, 'the first run of a registry follows no gap');
   at.monotonic += TICK_INTERVAL;
   at.wall += TICK_INTERVAL;
   clock.tick();

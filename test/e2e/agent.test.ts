@@ -7,10 +7,10 @@ import { again, find, heardAfter, inHome, startAgent } from '../helpers/agent/ag
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { until } from '../helpers/until.ts';
 
-/** Milliseconds in which an agent must have gone after SIGTERM. */
+/** Milliseconds in which an agent must exit after SIGTERM. */
 const GONE_WITHIN = 5000;
 
-test('an agent registers its VM and beats', async (t) => {
+test('an agent registers its VM and sends heartbeats', async (t) => {
   const daemon = await startDaemon(t);
   startAgent(t, daemon.url, ['--role', 'lieutenant', '--service', 'api:3001/health', '--meta', 'task=billing']);
   const first = await until('the registration', () => find(daemon));
@@ -33,7 +33,7 @@ test('an agent registers its VM and beats', async (t) => {
   assert.equal(later.registeredAt, first.registeredAt);
 });
 
-test('an agent outlives a registry that is killed with -9 and started again', async (t) => {
+test('an agent outlives a registry that is killed with -9 and restarted', async (t) => {
   const daemon = await startDaemon(t);
   const agent = startAgent(t, daemon.url);
   await until('the registration', () => find(daemon));
@@ -42,11 +42,11 @@ test('an agent outlives a registry that is killed with -9 and started again', as
   const successor = await again(t, daemon);
   const { lastSeen } = await until('the entry in the successor', () => find(successor));
   await heardAfter(successor, lastSeen);
-  await until('the agent to say so', () => agent.said().includes('the registry answers again'));
+  await until('the message', () => agent.said().includes('the registry answers again'));
   assert.equal(agent.child.exitCode, null);
 });
 
-test('an entry that somebody removes comes back with all that the agent was told', async (t) => {
+test('a removed entry is registered again with all fields', async (t) => {
   const daemon = await startDaemon(t);
   startAgent(t, daemon.url, ['--service', 'api:3001', '--meta', 'task=billing']);
   const first = await until('the registration', () => find(daemon));
@@ -70,7 +70,7 @@ test('an agent registers its VM again with a registry that has lost its data', a
   assert.match(agent.said(), /the registry does not know this VM; registering it/);
 });
 
-test('an agent that starts before its registry registers when the registry is there', async (t) => {
+test('an agent that starts before its registry registers later', async (t) => {
   const daemon = await startDaemon(t);
   await daemon.end();
   const agent = startAgent(t, daemon.url);
@@ -89,14 +89,14 @@ test('SIGTERM declares the VM stopped and ends the agent with exit code 0', asyn
   assert.equal((await find(daemon))?.status, 'stopped');
 });
 
-test('an agent that is started again makes its stopped VM running', async (t) => {
+test('a restarted agent declares its stopped VM running', async (t) => {
   const daemon = await startDaemon(t);
   await daemon.vreg(['register', 'vm-1', '--status', 'stopped']);
   startAgent(t, daemon.url);
   await until('the VM to run', async () => (await find(daemon))?.status === 'running');
 });
 
-test('SIGTERM ends the agent in time while the registry is away', async (t) => {
+test('SIGTERM ends the agent in time while the registry is unreachable', async (t) => {
   const daemon = await startDaemon(t);
   const agent = startAgent(t, daemon.url);
   await until('the registration', () => find(daemon));
@@ -130,7 +130,7 @@ test('--on-exit deregister removes the entry', async (t) => {
   assert.equal(await find(daemon), undefined);
 });
 
-test('an agent does not remove its VM when the machine goes down, whatever --on-exit says', async (t) => {
+test('an agent does not remove its VM when the machine shuts down, even with --on-exit deregister', async (t) => {
   const daemon = await startDaemon(t);
   const bin = tempDir(t);
   writeFileSync(join(bin, 'systemctl'), '#!/bin/sh\necho stopping\nexit 1\n', { mode: 0o755 });
@@ -141,7 +141,7 @@ test('an agent does not remove its VM when the machine goes down, whatever --on-
   assert.equal((await find(daemon))?.status, 'stopped');
 });
 
-test('--on-exit keep leaves the entry as it is', async (t) => {
+test('--on-exit keep leaves the entry unchanged', async (t) => {
   const daemon = await startDaemon(t);
   const agent = startAgent(t, daemon.url, [], { env: { VREG_ON_EXIT: 'keep' } });
   await until('the registration', () => find(daemon));
@@ -149,7 +149,7 @@ test('--on-exit keep leaves the entry as it is', async (t) => {
   assert.equal((await find(daemon))?.status, 'running');
 });
 
-test('an agent with a bad token ends with exit code 2 and says what to do', async (t) => {
+test('an agent with a bad token exits with 2 and a hint', async (t) => {
   const daemon = await startDaemon(t, { env: { VERS_AUTH_TOKEN: 'right' } });
   const home = tempDir(t);
   const env = { VERS_INFRA_URL: daemon.url, VERS_AUTH_TOKEN: 'wrong' };

@@ -1,4 +1,4 @@
-/** Two of one VM, and a registry that was put back: the real agent and the real daemon. */
+/** Clones of a VM, and a restored registry: the real agent and the real daemon. */
 import assert from 'node:assert/strict';
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -12,7 +12,7 @@ async function conflictsOf({ vreg }: Daemon): Promise<Conflict[]> {
   return JSON.parse((await vreg(['conflicts', '-o', 'json'])).stdout) as Conflict[];
 }
 
-/** Two agents of one VM with one state: the first beats, the second is a copy that is at another address. */
+/** Two agents of one VM with the same state: the second one is a copy at another address. */
 async function cloneOf(t: TestContext, daemon: Daemon, ...more: string[]) {
   const [one, two] = [tempDir(t), tempDir(t)];
   const original = startAgent(t, daemon.url, ['--address', '10.0.0.1', '--data-dir', one]);
@@ -23,7 +23,7 @@ async function cloneOf(t: TestContext, daemon: Daemon, ...more: string[]) {
   return { original, clone, state: two };
 }
 
-test('of a state that is copied and started twice one agent ends with 9, and the address stays', async (t) => {
+test('if a copied state is started twice, one agent exits with 9 and the address stays', async (t) => {
   const daemon = await startDaemon(t);
   const { original, clone } = await cloneOf(t, daemon);
   await until('the clone to end', () => clone.child.exitCode !== null);
@@ -37,7 +37,7 @@ test('of a state that is copied and started twice one agent ends with 9, and the
   assert.deepEqual([conflict?.holder.address, conflict?.other.address], ['10.0.0.1', '10.0.0.2']);
 });
 
-test('a clone is reborn with an id of its own, as a child of the VM, and stays that after a restart', async (t) => {
+test('a clone takes a new id as a child of the original VM, and keeps it after a restart', async (t) => {
   const daemon = await startDaemon(t);
   const [said, token] = [join(tempDir(t), 'hook'), join(tempDir(t), 'token')];
   writeFileSync(token, 'chosen-secret\n', { mode: 0o600 });
@@ -45,13 +45,13 @@ test('a clone is reborn with an id of its own, as a child of the VM, and stays t
   const hook = ['--rebirth-hook', `echo "$VREG_OLD_ID $VREG_ID" >'${said}'`];
   const failing = ['--token-file', token, '--rebirth-hook', `cat '${token}' >&2; exit 1`];
   const { clone, state } = await cloneOf(t, daemon, ...rebirth, ...failing, ...hook);
-  const born = await until('the birth', () => find(daemon, 'vm-1-b'));
-  assert.deepEqual([born.parentId, born.address], ['vm-1', '10.0.0.2']);
+  const entry = await until('the entry of the clone', () => find(daemon, 'vm-1-b'));
+  assert.deepEqual([entry.parentId, entry.address], ['vm-1', '10.0.0.2']);
   assert.equal(readFileSync(said, 'utf8'), 'vm-1 vm-1-b\n');
   assert.match(clone.said(), /--rebirth-hook failed: it exited with 1: \*\*\*"/);
   assert.doesNotMatch(clone.said(), /chosen-secret/);
   assert.equal((await daemon.vreg(['tree', 'vm-1', '-q'])).stdout, 'vm-1\nvm-1-b\n');
-  await until('the conflict to be told as that', async () => (await conflictsOf(daemon))[0]?.rebornAs === 'vm-1-b');
+  await until('the conflict to name the new id', async () => (await conflictsOf(daemon))[0]?.rebornAs === 'vm-1-b');
   await clone.end('SIGKILL');
   const { lastSeen } = (await find(daemon, 'vm-1-b'))!;
   startAgent(t, daemon.url, ['--address', '10.0.0.2', '--data-dir', state]);
@@ -59,7 +59,7 @@ test('a clone is reborn with an id of its own, as a child of the VM, and stays t
   assert.equal((await find(daemon))?.address, '10.0.0.1');
 });
 
-test('a clone that replaces takes the VM over, and the agent before it ends with 9', async (t) => {
+test('a clone with --on-clone replace takes the VM over, and the other agent exits with 9', async (t) => {
   const daemon = await startDaemon(t);
   const { original } = await cloneOf(t, daemon, '--on-clone', 'replace');
   await until('the original to end', () => original.child.exitCode !== null);
@@ -67,7 +67,7 @@ test('a clone that replaces takes the VM over, and the agent before it ends with
   await until('the address of the other', async () => (await find(daemon))?.address === '10.0.0.2');
 });
 
-test('a timer whose state was copied ends with 9, and plain beats go on beside an agent', async (t) => {
+test('a timer with a copied state exits with 9, and plain heartbeats work beside an agent', async (t) => {
   const daemon = await startDaemon(t);
   const home = tempDir(t);
   const [a, b] = [join(home, 'a'), join(home, 'b')];
@@ -84,7 +84,7 @@ test('a timer whose state was copied ends with 9, and plain beats go on beside a
   assert.deepEqual(await conflictsOf(daemon), []);
 });
 
-test('a registry that was restored from an older copy gets everything back from its agents, and says so', async (t) => {
+test('a registry restored from an older copy logs that and is updated by its agents', async (t) => {
   const daemon = await startDaemon(t, { args: ['--log-format', 'json'] });
   const agent = startAgent(t, daemon.url, ['--address', '10.0.0.1']);
   await until('the registration', () => find(daemon));
@@ -100,7 +100,7 @@ test('a registry that was restored from an older copy gets everything back from 
   cpSync(copy, daemon.dataDir, { recursive: true });
   const third = await again(t, daemon);
   await until('the agent to notice', () => agent.said().includes('restored from an older copy'));
-  await until('the daemon to say so', () => third.said().includes('rollback_detected'));
+  await until('the log line of the daemon', () => third.said().includes('rollback_detected'));
   assert.equal((await find(third))?.address, '10.0.0.1');
   assert.deepEqual(await conflictsOf(third), []);
 });
@@ -117,25 +117,25 @@ test('SIGHUP reloads the settings of the agent, and invalid ones change nothing'
   await until('the new address', async () => (await find(daemon))?.address === 'new.test');
   writeFileSync(config, '{');
   agent.child.kill('SIGHUP');
-  await until('the agent to say so', () => agent.said().includes('cannot reload the settings'));
+  await until('the log line of the agent', () => agent.said().includes('cannot reload the settings'));
   const { lastSeen } = (await find(daemon))!;
   await heardAfter(daemon, lastSeen);
   assert.equal(agent.child.exitCode, null);
 });
 
-test('an agent that was stopped beats at once when it goes on', async (t) => {
+test('an agent that was suspended sends a heartbeat as soon as it continues', async (t) => {
   const daemon = await startDaemon(t);
   const agent = startAgent(t, daemon.url, ['--interval', '1h']);
   await until('the registration', () => find(daemon));
   agent.child.kill('SIGSTOP');
   const before = Date.now();
-  await until('a while', () => Date.now() - before > 5000);
+  await until('5 s to pass', () => Date.now() - before > 5000);
   agent.child.kill('SIGCONT');
   await until('the agent to notice', () => agent.said().includes('time jumped'));
   await heardAfter(daemon, new Date(before + 4000).toISOString());
 });
 
-test('a script reads an address without Node, and vreg answers from it while the registry is away', async (t) => {
+test('a script reads an address without Node, and vreg answers from it while the registry is unreachable', async (t) => {
   const daemon = await startDaemon(t);
   const home = tempDir(t);
   const env = { XDG_RUNTIME_DIR: join(home, 'run'), VERS_INFRA_URL: daemon.url };
@@ -161,7 +161,7 @@ test('a script reads an address without Node, and vreg answers from it while the
   assert.equal(agent.child.exitCode, null);
 });
 
-test('what an agent finds when it probes the services is what discover prefers', async (t) => {
+test('discover prefers VMs whose services pass the health checks of the agent', async (t) => {
   const daemon = await startDaemon(t);
   const port = new URL(daemon.url).port;
   const checks = ['--check', '--check-interval', '100ms'];

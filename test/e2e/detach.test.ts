@@ -6,13 +6,13 @@ import { again, find, inHome, type Process, processes, startAgent } from '../hel
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { until } from '../helpers/until.ts';
 
-test('a bad setting of an agent in the background is told as in the foreground', async (t) => {
+test('an invalid setting of a detached agent is reported as in the foreground', async (t) => {
   const ran = await inHome(t, tempDir(t), ['daemon', 'agent', '--detach', '--interval', 'soon']);
   assert.equal(ran.code, 5);
   assert.match(ran.stderr, /^vreg: invalid interval "soon".*\nhint: /);
 });
 
-test('a data dir that cannot be made is told, with what to do', async (t) => {
+test('a data dir that cannot be created is reported with a hint', async (t) => {
   const home = tempDir(t);
   writeFileSync(join(home, 'file'), '');
   for (const args of [['agent'], ['agent', '--detach'], ['serve', '--detach']]) {
@@ -22,7 +22,7 @@ test('a data dir that cannot be made is told, with what to do', async (t) => {
   }
 });
 
-test('an agent goes on in the background, is found there, and stops when it is told to', async (t) => {
+test('a detached agent is found by status and ended by stop', async (t) => {
   const daemon = await startDaemon(t);
   const home = tempDir(t);
   const env = { VERS_INFRA_URL: daemon.url };
@@ -45,7 +45,7 @@ test('an agent goes on in the background, is found there, and stops when it is t
   assert.equal((await inHome(t, home, ['daemon', 'status'])).code, 3);
 });
 
-test('an agent that goes into the background while the registry is away says so, and registers later', async (t) => {
+test('an agent that is detached while the registry is unreachable warns and registers later', async (t) => {
   const daemon = await startDaemon(t);
   await daemon.end();
   const started = await inHome(t, tempDir(t), ['daemon', 'agent', '--detach', '-o', 'json', '--interval', '100ms'], {
@@ -57,7 +57,7 @@ test('an agent that goes into the background while the registry is away says so,
   await until('the registration', () => find(late));
 });
 
-test('a registry goes on in the background, refuses a second one, and stops when it is told to', async (t) => {
+test('a detached registry refuses a second one and is ended by stop', async (t) => {
   const home = tempDir(t);
   const args = ['daemon', '--port', '0', '--detach', '-o', 'json'];
   const started = await inHome(t, home, args);
@@ -79,7 +79,7 @@ test('a registry goes on in the background, refuses a second one, and stops when
   assert.equal((await inHome(t, home, ['daemon', 'stop'])).code, 3);
 });
 
-test('stop without a word lets the agent speak before the registry goes', async (t) => {
+test('stop without an argument lets the agent sign off before the registry ends', async (t) => {
   const home = tempDir(t);
   const [{ urls }] = processes(await inHome(t, home, ['daemon', '--port', '0', '--detach', '-o', 'json'])) as [Process];
   const env = { VERS_INFRA_URL: urls[0] };
@@ -91,7 +91,7 @@ test('stop without a word lets the agent speak before the registry goes', async 
   assert.equal((await find(next))?.status, 'stopped');
 });
 
-test('what killed processes leave behind is not taken for them, and is in nobody’s way', async (t) => {
+test('pid files of killed processes are ignored and replaced', async (t) => {
   const home = tempDir(t);
   const serve = ['daemon', '--port', '0', '--detach', '-o', 'json'];
   const [daemon] = processes(await inHome(t, home, serve)) as [Process];
@@ -99,7 +99,7 @@ test('what killed processes leave behind is not taken for them, and is in nobody
   const agent = ['daemon', 'agent', '--detach', '-o', 'json'];
   const [first] = processes(await inHome(t, home, agent, env)) as [Process];
   for (const { pid } of [daemon, first]) process.kill(pid, 'SIGKILL');
-  await until('both to be gone', async () => (await inHome(t, home, ['daemon', 'status'])).code === 3);
+  await until('both to exit', async () => (await inHome(t, home, ['daemon', 'status'])).code === 3);
   assert.equal((await inHome(t, home, ['daemon', 'stop'])).code, 3);
 
   const [second] = processes(await inHome(t, home, serve)) as [Process];
@@ -130,7 +130,7 @@ test('two agents of two VMs share a data dir; a second one of the same VM is ref
   for (const id of ['vm-1', 'vm/2']) assert.equal((await find(daemon, id))?.status, 'stopped');
 });
 
-test('SIGUSR1 opens no debugger, neither of the daemon nor of the agent', async (t) => {
+test('SIGUSR1 starts no debugger in the daemon or the agent', async (t) => {
   const daemon = await startDaemon(t);
   const agent = startAgent(t, daemon.url);
   await until('the VM', () => find(daemon));
@@ -139,7 +139,7 @@ test('SIGUSR1 opens no debugger, neither of the daemon nor of the agent', async 
     [agent, 'the agent'],
   ] as const)
     assert.ok(child.kill('SIGUSR1'), name);
-  // What the signal did is done, and said, by then.
+  // The signal has been handled by the time of the answer.
   assert.equal((await find(daemon))?.status, 'running');
   assert.deepEqual([(await agent.end()).code, (await daemon.end()).code], [0, 0]);
   for (const { said } of [agent, daemon]) assert.doesNotMatch(said(), /debugger|inspector/i);

@@ -5,7 +5,7 @@ import type { VmList } from '../../src/protocol/api.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
 import { startDaemon } from '../helpers/daemon.ts';
 
-/** It says application/json on every call, body or not, and takes any answer that is not 2xx for a failure. */
+/** Sends application/json with every request, even without a body, and treats every status but 2xx as a failure. */
 class Extension {
   readonly #base: string;
   readonly #vmId: string;
@@ -54,7 +54,7 @@ class Extension {
     return this.#api('PATCH', `/registry/vms/${this.#vmId}`, { status: 'stopped' });
   }
 
-  /** Of another VM that it made; undefined values vanish from the JSON. */
+  /** Registers another VM that the agent created; undefined values are not in the JSON. */
   spawned(vmId: string, label: string): Promise<Vm> {
     const metadata = { agentId: label, commitId: undefined, registeredVia: 'spawn' };
     const registeredBy = 'agent-services';
@@ -77,7 +77,7 @@ class Extension {
 }
 
 for (const token of [undefined, 'fleet-token']) {
-  test(`an agent extension lives through its sessions ${token ? 'with a token' : 'without a token'}`, async (t) => {
+  test(`an agent extension works in all its sessions ${token ? 'with a token' : 'without a token'}`, async (t) => {
     const { url: base } = await startDaemon(t, { env: token ? { VERS_AUTH_TOKEN: token } : {} });
     const vmId = '0b5a1f5e-7a1c-4a7e-9d53-9a3f6c1d2e11';
     const agent = new Extension({ base, vmId, name: 'agent-1', ...(token ? { token } : {}) });

@@ -1,4 +1,4 @@
-/** The log of a daemon whose reader has stopped, or whose file is on a full disk: the registry goes on without it. */
+/** The log of a daemon whose reader has stopped or whose disk is full: the registry keeps serving. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -15,10 +15,10 @@ import { unless } from '../helpers/tools.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
-/** Requests whose lines are more than a pipe or a socket holds, and fewer than are kept. */
+/** Requests whose log lines exceed the buffer of a pipe or a socket, but not the daemon's own. */
 const REFUSED = 1500;
 
-/** @param stderr what the log goes to @returns the daemon, and where it serves */
+/** @param stderr destination of the log */
 async function startWith(t: TestContext, home: string, stderr: 'pipe' | number, ...args: string[]) {
   const dataDir = join(home, 'data');
   const words = [BIN, 'daemon', '--port', '0', '--data-dir', dataDir, ...args];
@@ -40,7 +40,7 @@ async function refuseMany(url: string): Promise<void> {
     assert.equal((await call(url, 'GET', `/registry/vms/${'x'.repeat(200)}${i}`)).status, 404);
 }
 
-test('the token is in no line of the log, wherever somebody puts it', async (t) => {
+test('no log line contains the token, wherever a request has it', async (t) => {
   const root = 'chosen"by\\me/7';
   const daemon = await startDaemon(t, { env: { VERS_AUTH_TOKEN: root }, args: ['--log-level', 'debug'] });
   const coded = encodeURIComponent(root);
@@ -56,7 +56,7 @@ test('the token is in no line of the log, wherever somebody puts it', async (t) 
   assert.match(daemon.said(), /"vm":"\*\*\*"/);
 });
 
-test('who does not read the log stops nothing, and gets it when they read on: a socket', async (t) => {
+test('a log reader on a socket that stops does not stop the daemon, and receives the log later', async (t) => {
   const { child, ended, url } = await startWith(t, tempDir(t), 'pipe');
   await refuseMany(url);
   let log = '';
@@ -67,20 +67,37 @@ test('who does not read the log stops nothing, and gets it when they read on: a 
   assert.deepEqual(await ended, [0, null]);
 });
 
-test('who does not read the log stops nothing, and gets it when they read on: a pipe', unless('mkfifo'), async (t) => {
-  for (const format of ['json', 'pretty']) {
-    const home = tempDir(t);
-    const { writer, read } = makePipe(t, home);
-    const { child, ended, url } = await startWith(t, home, writer, '--log-format', format);
+test(
+  'a log reader on a pipe that stops does not stop the daemon, and receives the log later',
+  unless('mkfifo'),
+  async (t) => {
+    for (const format of ['json', 'pretty']) {
+      const home = tempDir(t);
+      const { writer, read } = makePipe(t, home);
+      const { child, ended, url } = await startWith(t, home, writer, '--log-format', format);
+      await refuseMany(url);
+      await until('the last line', () => read().includes(`x${REFUSED - 1}"`));
+      child.kill('SIGTERM');
+      assert.deepEqual(await ended, [0, null], format);
+    }
+  },
+);
+
+test('SIGTERM ends a daemon whose log is full, or blocked by its reader', unless('mkfifo'), async (t) => {
+  const full = openSync('/dev/full', 'w');
+  t.after(() => closeSync(full));
+  const home = tempDir(t);
+  const { writer } = makePipe(t, home);
+  for (const stderr of [full, writer]) {
+    const { child, ended, url } = await startWith(t, home, stderr);
     await refuseMany(url);
-    await until('the last line', () => read().includes(`x${REFUSED - 1}"`));
     child.kill('SIGTERM');
-    assert.deepEqual(await ended, [0, null], format);
+    assert.deepEqual(await ended, [0, null]);
   }
 });
 
 test(
-  'with its log on the full disk a registry refuses, serves, stays, and logs again',
+  'with its log on a full disk a registry refuses writes, serves reads, and logs again later',
   unlessMountable(),
   async (t) => {
     for (const format of ['json', 'pretty']) {
@@ -91,7 +108,7 @@ test(
       closeSync(log);
       assert.equal((await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-1' }) })).status, 201);
       const makeRoom = fill(home);
-      // Beats fail to be saved meanwhile, which is logged, too.
+      // Meanwhile saving heartbeats fails, which is logged, too.
       for (let i = 0; i < 40; i++) {
         const refused = await call(url, 'POST', '/registry/vms', { body: aVm({ id: `vm-${i}-${'x'.repeat(100)}` }) });
         assert.deepEqual([refused.status, (refused.body as ErrorBody).code], [507, 'STORE_FULL']);
@@ -99,10 +116,10 @@ test(
         child.kill('SIGHUP');
       }
       makeRoom();
-      await until('writes to go on', async () => {
+      await until('a successful write', async () => {
         return (await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-2' }) })).status === 201;
       });
-      await until('the log to go on', () => /vm: "vm-2"|"vm":"vm-2"/.test(readFileSync(path, 'utf8')));
+      await until('a new log line', () => /vm: "vm-2"|"vm":"vm-2"/.test(readFileSync(path, 'utf8')));
       child.kill('SIGTERM');
       assert.deepEqual(await ended, [0, null], format);
     }

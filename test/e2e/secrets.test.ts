@@ -1,4 +1,4 @@
-/** Secrets are where they belong, and nowhere else: looked for in logs, command lines, answers, errors and files. */
+/** Searches logs, command lines, responses, errors and files for secrets that do not belong there. */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -15,7 +15,7 @@ function filesBelow(dir: string): string[] {
   return found.map((file) => join(file.parentPath, file.name));
 }
 
-/** The words with which all processes were started, as `ps` shows them to everybody. */
+/** The command lines of all processes, which every user can read with `ps`. */
 function commandLines(): string {
   const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
   return pids
@@ -29,7 +29,7 @@ function commandLines(): string {
     .join('\n');
 }
 
-test('no token gets into a log, a command line, an answer, an error or a file of others', async (t) => {
+test('no token appears in a log, a command line, a response, an error or a file that others can read', async (t) => {
   const daemon = await startDaemon(t, { env: { VERS_AUTH_TOKEN: ROOT }, args: ['--log-level', 'debug'] });
   const said: string[] = [];
   const say = async (argv: readonly string[], env: NodeJS.ProcessEnv = {}) => {
@@ -37,7 +37,7 @@ test('no token gets into a log, a command line, an answer, an error or a file of
     said.push(stdout, stderr);
     return stdout;
   };
-  // Made with an eye on what it prints, which is the one place where it may be seen.
+  // Its output is the only place where the token may appear.
   const image = (await daemon.vreg(['token', 'create', 'image', '--scope', 'enrol', '--json'])).stdout;
   const { token: enrol } = JSON.parse(image) as { token: string };
   const home = tempDir(t);
@@ -89,7 +89,7 @@ test('no token gets into a log, a command line, an answer, an error or a file of
   }
 });
 
-test('the search above finds a secret that is there', async (t) => {
+test('the search above finds a planted secret', async (t) => {
   const dir = tempDir(t);
   writeFileSync(join(dir, 'file'), `x${ROOT}`);
   assert.ok(filesBelow(dir).some((path) => readFileSync(path, 'latin1').includes(ROOT)));

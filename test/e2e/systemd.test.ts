@@ -1,4 +1,4 @@
-/** The daemon and the agent under a service manager's socket: what systemd hears of them. */
+/** The notifications that systemd receives from the daemon and the agent. */
 import assert from 'node:assert/strict';
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -11,10 +11,10 @@ import { unless } from '../helpers/tools.ts';
 import { until } from '../helpers/until.ts';
 
 const needs = unless('python3', 'systemd-notify');
-/** Thirds of it are pings every 100 ms. */
+/** Three pings per interval: one every 100 ms. */
 const WATCHDOG_USEC = '300000';
 
-test('the daemon says READY when it serves, pings the watchdog, and says STOPPING when it drains', needs, async (t) => {
+test('the daemon sends READY when it serves, watchdog pings, and STOPPING when it drains', needs, async (t) => {
   const { path, heard, says } = await notifySocket(t);
   const daemon = await startDaemon(t, { env: { NOTIFY_SOCKET: path, WATCHDOG_USEC } });
   assert.deepEqual(await says('READY=1'), ['READY=1', 'STATUS=0 VMs']);
@@ -30,7 +30,7 @@ test('the daemon says READY when it serves, pings the watchdog, and says STOPPIN
   assert.equal(all.filter((lines) => lines.includes('READY=1')).length, 1);
 });
 
-test('on SIGHUP the daemon says RELOADING, and READY with the fleet as it is then', needs, async (t) => {
+test('SIGHUP makes the daemon send RELOADING, then READY with the current status', needs, async (t) => {
   const { path, heard, says } = await notifySocket(t);
   const daemon = await startDaemon(t, { env: { NOTIFY_SOCKET: path } });
   await says('READY=1');
@@ -42,7 +42,7 @@ test('on SIGHUP the daemon says RELOADING, and READY with the fleet as it is the
   assert.equal((await daemon.vreg(['health'])).code, 0);
 });
 
-test('the agent says READY after its first contact, RELOADING on SIGHUP, and STOPPING', needs, async (t) => {
+test('the agent sends READY after its first request, RELOADING on SIGHUP, and STOPPING', needs, async (t) => {
   const { path, heard, says } = await notifySocket(t);
   const daemon = await startDaemon(t);
   const agent = startAgent(t, daemon.url, [], { env: { NOTIFY_SOCKET: path, WATCHDOG_USEC } });
@@ -57,23 +57,19 @@ test('the agent says READY after its first contact, RELOADING on SIGHUP, and STO
   await says('STOPPING=1');
 });
 
-test(
-  'while the registry is away the agent is READY, pings the watchdog all the same, and says why',
-  needs,
-  async (t) => {
-    const { path, heard, says } = await notifySocket(t);
-    const daemon = await startDaemon(t);
-    await daemon.end();
-    startAgent(t, daemon.url, [], { env: { NOTIFY_SOCKET: path, WATCHDOG_USEC } });
-    assert.match((await says('READY=1')).join(), /^READY=1,STATUS=.*cannot reach the registry/);
-    const before = heard().length;
-    await says('WATCHDOG=1', before);
-    await again(t, daemon);
-    await says(/^STATUS=last heartbeat 20\d\d-/, before);
-  },
-);
+test('an agent without a registry sends READY with the reason, and watchdog pings', needs, async (t) => {
+  const { path, heard, says } = await notifySocket(t);
+  const daemon = await startDaemon(t);
+  await daemon.end();
+  startAgent(t, daemon.url, [], { env: { NOTIFY_SOCKET: path, WATCHDOG_USEC } });
+  assert.match((await says('READY=1')).join(), /^READY=1,STATUS=.*cannot reach the registry/);
+  const before = heard().length;
+  await says('WATCHDOG=1', before);
+  await again(t, daemon);
+  await says(/^STATUS=last heartbeat 20\d\d-/, before);
+});
 
-test('an agent that is refused ends with 2, which no unit restarts, and was never READY', needs, async (t) => {
+test('a refused agent exits with 2, which its unit does not restart, and never sends READY', needs, async (t) => {
   const { path, heard } = await notifySocket(t);
   const daemon = await startDaemon(t, { env: { VERS_AUTH_TOKEN: 'right' } });
   const agent = startAgent(t, daemon.url, [], { env: { NOTIFY_SOCKET: path, VERS_AUTH_TOKEN: 'wrong' } });
@@ -92,7 +88,7 @@ test('the watchdog of another process is not pinged', needs, async (t) => {
   assert.ok(heard().every((lines) => !lines.includes('WATCHDOG=1')));
 });
 
-test('where systemd-notify is missing the daemon says so once, and serves', async (t) => {
+test('without systemd-notify the daemon warns once and serves', async (t) => {
   const empty = tempDir(t);
   const daemon = await startDaemon(t, {
     env: { PATH: empty, NOTIFY_SOCKET: join(empty, 'none'), WATCHDOG_USEC: '3000' },
@@ -103,10 +99,10 @@ test('where systemd-notify is missing the daemon says so once, and serves', asyn
   assert.equal(daemon.said().split('systemd-notify is not installed').length, 2);
 });
 
-test('pings that take longer to send than the watchdog gives hold up nothing else', unless('strace'), async (t) => {
+test('slow watchdog pings do not delay requests', unless('strace'), async (t) => {
   const empty = tempDir(t);
   const daemon = await startDaemon(t, {
-    // A machine that takes 20 ms for each new process.
+    // Each new process takes 20 ms, as on a slow machine.
     through: ['strace', '-D', '-f', '-o', '/dev/null', '-e', 'inject=?fork,?vfork,clone,?clone3:delay_exit=20000'],
     env: { NOTIFY_SOCKET: join(empty, 'none'), WATCHDOG_USEC: '3000' },
   });
@@ -132,11 +128,11 @@ test('SIGHUP reloads the token of the daemon, and an empty token file changes no
   assert.equal(await code('second'), 0);
 });
 
-test('daemon and agent take the token that systemd hands over as a credential', async (t) => {
+test('the daemon and the agent read the token from a systemd credential', async (t) => {
   const dir = join(tempDir(t), 'credentials');
   mkdirSync(dir, { mode: 0o700 });
   writeFileSync(join(dir, 'token'), 'handed-over\n');
-  // As systemd leaves them, readable by the group: the folder guards them.
+  // The mode that systemd gives credentials: the folder protects them.
   chmodSync(join(dir, 'token'), 0o440);
   const env = { CREDENTIALS_DIRECTORY: dir };
   const daemon = await startDaemon(t, { env });

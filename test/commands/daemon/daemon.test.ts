@@ -13,7 +13,7 @@ interface Process {
   vm?: string;
 }
 
-/** The built program with a home of its own; what it left in the background is stopped when the test ends. */
+/** The built program with its own home; its background processes are stopped when the test ends. */
 function program(t: TestContext, more: NodeJS.ProcessEnv = {}): { home: string; told(argv: string): Promise<Ran> } {
   const home = tempDir(t);
   const env = cleanEnv(home, { VREG_DATA_DIR: join(home, 'data'), ...more });
@@ -22,7 +22,7 @@ function program(t: TestContext, more: NodeJS.ProcessEnv = {}): { home: string; 
   return { home, told };
 }
 
-test('status and stop where nothing runs are exit 3 and say how to start', async (t) => {
+test('status and stop exit with 3 if nothing runs, with a hint to start', async (t) => {
   const dir = tempDir(t);
   for (const argv of ['daemon status', 'daemon stop', 'daemon stop serve', 'daemon stop agent']) {
     const { code, stdout, stderr } = await vreg([...argv.split(' '), '--data-dir', dir]);
@@ -35,7 +35,7 @@ test('status and stop where nothing runs are exit 3 and say how to start', async
   }
 });
 
-test('what is not possible is refused before anything runs', async (t) => {
+test('invalid settings are refused before anything starts', async (t) => {
   const dir = tempDir(t);
   const refused: readonly [argv: string, message: RegExp][] = [
     ['daemon foo', /^vreg: unknown command: daemon foo\nhint: list the commands: vreg daemon --help\n$/],
@@ -54,7 +54,7 @@ test('what is not possible is refused before anything runs', async (t) => {
   }
 });
 
-test('--detach runs the registry in the background; status finds it, stop ends it', async (t) => {
+test('--detach runs the registry in the background, where status finds it and stop ends it', async (t) => {
   const { home, told } = program(t);
   const started = await told('daemon --port 0 --detach --json');
   assert.equal(started.code, 0, started.stderr);
@@ -83,7 +83,7 @@ test('--detach runs the registry in the background; status finds it, stop ends i
   assert.equal(existsSync(join(home, 'data/daemon.json')), false);
 });
 
-test('--detach runs the agent in the background; stop alone declares its VM stopped', async (t) => {
+test('--detach runs the agent in the background, and stop declares its VM stopped', async (t) => {
   const { url, store } = await serveApp(t);
   const { told } = program(t, { VERS_INFRA_URL: url });
   const started = await told('daemon agent --id vm-7 --detach --json');
@@ -97,7 +97,7 @@ test('--detach runs the agent in the background; stop alone declares its VM stop
   assert.equal(status(), 'stopped');
 });
 
-test('--detach of what cannot start ends with its own exit code and words', async (t) => {
+test('--detach reports a failed start with its exit code and message', async (t) => {
   const { told } = program(t);
   const { code, stdout, stderr } = await told('daemon --host 0.0.0.0 --port 0 --detach');
   assert.deepEqual([code, stdout], [5, '']);

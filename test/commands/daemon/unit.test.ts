@@ -187,7 +187,7 @@ test('install --user writes the unit and reloads systemd, and a repetition chang
   assert.match(readFileSync(file, 'utf8'), /daemon agent --role infra\n/);
 });
 
-test('uninstall undoes it; without a unit it is exit 3', async (t) => {
+test('uninstall undoes an installation, and exits with 3 without a unit', async (t) => {
   const systemctl = fakeSystemctl(t);
   const { home, vreg } = aHome(t, { PATH: systemctl.PATH });
   await vreg('daemon', 'install', 'heartbeat-timer', '--user', '--no-token', '--yes');
@@ -200,7 +200,7 @@ test('uninstall undoes it; without a unit it is exit 3', async (t) => {
   assert.match(again.stderr, /^vreg: there is no vreg-heartbeat\.service in .*\nhint: /);
 });
 
-test('a systemctl that fails is told, and so is one that is missing', async (t) => {
+test('a failing or missing systemctl is reported', async (t) => {
   const install = ['daemon', 'install', 'agent', '--user', '--no-token', '--yes'];
   const failing = await aHome(t, { PATH: fakeSystemctl(t, 1).PATH }).vreg(...install);
   assert.equal(failing.code, 1);
@@ -281,7 +281,7 @@ test('install refuses a program that hardened units cannot read, and unit warns 
   assert.equal((await vreg('daemon', 'unit', 'serve', '--user')).stderr, '');
 });
 
-test('only root installs for the system', async (t) => {
+test('only root can install system units', async (t) => {
   t.mock.method(process as { geteuid: () => number }, 'geteuid', () => 1000);
   for (const word of ['install', 'uninstall']) {
     const { code, stdout, stderr } = await vreg(['daemon', word, 'serve', '--yes']);

@@ -13,7 +13,7 @@ const vm = (id: string, role: 'infra' | 'worker') => ({
   lastSeen: at,
 });
 
-test('the oldest live VM of each role is in its files, with when that was so; a role without one has none', (t) => {
+test('the files of a role name its oldest live VM and the time of confirmation; a role without one has no files', (t) => {
   const dir = join(tempDir(t), 'run');
   let now = 1_700_000_000_000;
   const options = {
@@ -33,6 +33,6 @@ test('the oldest live VM of each role is in its files, with when that was so; a 
   now += 60_000;
   writeAddressFiles(options, [vm('old', 'worker')]);
   assert.equal(read('by-role/worker/at'), '1700000060\n');
-  assert.equal(statSync(join(dir, 'by-role/worker/addr')).ino, before, 'what is the same is not written again');
+  assert.equal(statSync(join(dir, 'by-role/worker/addr')).ino, before, 'an unchanged file is not written again');
   assert.equal(existsSync(join(dir, 'by-role/infra')), false);
 });

@@ -4,7 +4,7 @@ import { Agent } from '../../../daemon/agent/agent.ts';
 import { aLife, INTERVAL, LEASE, live } from '../../helpers/agent/agent-life.ts';
 import { aVm } from '../../helpers/vm.ts';
 
-test('an agent registers its VM first and beats from then on', async () => {
+test('an agent registers its VM first and then sends heartbeats', async () => {
   const life = aLife();
   await live(life, 3);
   assert.deepEqual(life.registry.asked, ['register', 'heartbeat', 'heartbeat']);
@@ -12,13 +12,13 @@ test('an agent registers its VM first and beats from then on', async () => {
   assert.deepEqual(life.warnings, []);
 });
 
-test('an agent says once that it is up', async () => {
+test('an agent reports once that it is ready', async () => {
   const life = aLife();
   await live(life, 4);
-  assert.deepEqual(life.ups, [undefined]);
+  assert.deepEqual(life.ready, [undefined]);
 });
 
-test('an agent whose VM is registered already updates the entry, and beats', async () => {
+test('an agent whose VM is already registered updates the entry and sends heartbeats', async () => {
   const life = aLife();
   life.registry.entry = aVm({ name: 'old', status: 'stopped', address: 'old.test' });
   await live(life, 2);
@@ -26,7 +26,7 @@ test('an agent whose VM is registered already updates the entry, and beats', asy
   assert.deepEqual(life.registry.entry, life.options.vm);
 });
 
-test('an agent warns when the entry keeps another role', async () => {
+test('an agent warns if the entry keeps another role', async () => {
   const life = aLife();
   life.registry.entry = aVm({ role: 'infra' });
   await live(life, 1);
@@ -34,16 +34,16 @@ test('an agent warns when the entry keeps another role', async () => {
   assert.deepEqual(life.warnings, ['the entry keeps its role infra: a role cannot change after the registration']);
 });
 
-test('pauses between beats are within the interval, at most a tenth shorter, and differ', async () => {
+test('delays between heartbeats differ and are at most a tenth shorter than the interval', async () => {
   const life = aLife();
   await live(life, 50);
   const [first, ...others] = life.slept;
-  assert.ok(first! <= INTERVAL, 'the first one spreads VMs that were started together');
-  for (const pause of others) assert.ok(pause <= INTERVAL && pause >= INTERVAL * 0.9, String(pause));
+  assert.ok(first! <= INTERVAL, 'the first delay spreads VMs that were started together');
+  for (const delay of others) assert.ok(delay <= INTERVAL && delay >= INTERVAL * 0.9, String(delay));
   assert.ok(new Set(life.slept).size > 40);
 });
 
-test('a fleet that starts in one instant is spread over a whole interval by its second beats', async () => {
+test('a fleet that starts at once is spread over a whole interval by its second heartbeats', async () => {
   const firsts: number[] = [];
   for (let n = 0; n < 600; n++) {
     const life = aLife({ vm: aVm({ id: `vm-${n}` }) });
@@ -51,11 +51,11 @@ test('a fleet that starts in one instant is spread over a whole interval by its 
     firsts.push(life.slept[0]!);
   }
   const perTenth = new Array<number>(10).fill(0);
-  for (const pause of firsts) perTenth[Math.min(9, Math.floor((10 * pause) / INTERVAL))]!++;
+  for (const delay of firsts) perTenth[Math.min(9, Math.floor((10 * delay) / INTERVAL))]!++;
   for (const count of perTenth) assert.ok(count > 30 && count < 90, perTenth.join(' '));
 });
 
-test('a registry that asks for patience gets it, but not for longer than a lease', async () => {
+test('an agent honours Retry-After up to one lease', async () => {
   const life = aLife();
   await live(life, 4, (sleep) => {
     if (sleep === 1) life.registry.fail('BUSY', 1, 120);
@@ -65,22 +65,22 @@ test('a registry that asks for patience gets it, but not for longer than a lease
   assert.ok(life.slept[3]! >= LEASE && life.slept[3]! <= 1.1 * LEASE, String(life.slept[3]));
 });
 
-test('two VMs do not beat in step', async () => {
+test('two VMs do not send their heartbeats in step', async () => {
   const [one, two] = [aLife(), aLife({ vm: aVm({ id: 'vm-2' }) })];
   await Promise.all([live(one, 10), live(two, 10)]);
-  assert.equal(one.slept.filter((pause, beat) => pause === two.slept[beat]).length, 0);
+  assert.equal(one.slept.filter((delay, index) => delay === two.slept[index]).length, 0);
 });
 
-test('an agent beats three times in a lease when its interval is longer than that, and says so once', async () => {
+test('an agent with a longer interval sends three heartbeats per lease and logs that once', async () => {
   const life = aLife({ interval: LEASE });
   life.registry.server.lease = 90_000;
   await live(life, 20);
-  for (const pause of life.slept.slice(1)) assert.ok(pause <= 30_000 && pause >= 27_000, String(pause));
-  const said = life.infos.filter((info) => info.includes('lease'));
-  assert.deepEqual(said, ["the registry's lease is 90 s: sending a heartbeat every 30 s"]);
+  for (const delay of life.slept.slice(1)) assert.ok(delay <= 30_000 && delay >= 27_000, String(delay));
+  const logged = life.infos.filter((info) => info.includes('lease'));
+  assert.deepEqual(logged, ["the registry's lease is 90 s: sending a heartbeat every 30 s"]);
 });
 
-test('an agent follows a lease that becomes shorter', async () => {
+test('an agent adapts to a lease that becomes shorter', async () => {
   const life = aLife();
   await live(life, 3, (sleep) => {
     if (sleep === 2) life.registry.server.lease = 30_000;
@@ -90,7 +90,7 @@ test('an agent follows a lease that becomes shorter', async () => {
   assert.ok(after! <= 10_000);
 });
 
-test('an agent registers its VM again, with services and metadata, when the registry has forgotten it', async () => {
+test('an agent registers its VM again, with services and metadata, if the registry has lost the entry', async () => {
   const life = aLife();
   await live(life, 3, (sleep) => {
     if (sleep === 2) life.registry.entry = undefined;
@@ -100,14 +100,14 @@ test('an agent registers its VM again, with services and metadata, when the regi
   assert.deepEqual(life.registry.entry?.metadata, { task: 'billing' });
 });
 
-test('an agent tries again with pauses that double up to the interval, and recovers by itself', async () => {
+test('an agent retries with delays that double up to the interval, and recovers by itself', async () => {
   const life = aLife();
   life.registry.fail('UNREACHABLE', 12);
   await live(life, 13);
-  const pauses = life.slept.slice(0, 12);
-  for (const [failure, pause] of pauses.entries()) {
+  const delays = life.slept.slice(0, 12);
+  for (const [failure, delay] of delays.entries()) {
     const ceiling = Math.min(1000 * 2 ** failure, INTERVAL);
-    assert.ok(pause <= ceiling && pause >= ceiling / 2, `pause ${failure}: ${pause}`);
+    assert.ok(delay <= ceiling && delay >= ceiling / 2, `delay ${failure}: ${delay}`);
   }
   assert.equal(life.registry.asked.length, 13);
   assert.deepEqual(life.registry.entry, life.options.vm);
@@ -115,44 +115,44 @@ test('an agent tries again with pauses that double up to the interval, and recov
   assert.ok(life.infos.includes('the registry answers again'));
 });
 
-test('an agent never pauses for longer than a third of the lease, so that a registry that is back finds it live', async () => {
+test('an agent never waits longer than a third of the lease, so that its VM is live when the registry returns', async () => {
   const life = aLife();
   life.registry.server.lease = 9000;
   await live(life, 30, (sleep) => {
     if (sleep === 1) life.registry.fail('UNREACHABLE', 20);
   });
-  for (const pause of life.slept) assert.ok(pause <= 3000, String(pause));
+  for (const delay of life.slept) assert.ok(delay <= 3000, String(delay));
 });
 
-test('the pauses start small again with the next outage', async () => {
+test('the delays start small again with the next outage', async () => {
   const life = aLife();
   await live(life, 12, (sleep) => {
     if (sleep === 1 || sleep === 8) life.registry.fail('BUSY', 5);
   });
-  // After the sixth sleep the registry answers; the ninth is the first of the second outage.
+  // The registry answers after the sixth sleep; the ninth sleep is the first of the second outage.
   assert.ok(life.slept[6]! > 50_000);
   assert.ok(life.slept[8]! <= 1000);
   assert.equal(life.warnings.length, 2);
 });
 
-test('an agent that finds no registry is up all the same, and says what is wrong', async () => {
+test('an agent without a registry is ready and reports the problem', async () => {
   const life = aLife();
   life.registry.fail('UNREACHABLE', 2);
   await live(life, 4);
-  assert.deepEqual(life.ups, ['the registry says UNREACHABLE']);
+  assert.deepEqual(life.ready, ['the registry says UNREACHABLE']);
 });
 
 for (const code of ['UNAUTHORIZED', 'FORBIDDEN', 'INVALID', 'USAGE'] as const) {
-  test(`a first contact that is refused with ${code} ends the agent`, async () => {
+  test(`an agent whose first request is refused with ${code} ends`, async () => {
     const life = aLife();
     life.registry.fail(code);
     await assert.rejects(live(life, 1), { name: 'VregError', code });
     assert.deepEqual(life.slept, []);
-    assert.deepEqual(life.ups, []);
+    assert.deepEqual(life.ready, []);
   });
 }
 
-test('a first contact that is refused after an outage ends the agent, too', async () => {
+test('an agent whose first answered request is refused after an outage ends, too', async () => {
   const life = aLife();
   life.registry.fail('UNREACHABLE');
   life.registry.fail('UNAUTHORIZED');
@@ -160,7 +160,7 @@ test('a first contact that is refused after an outage ends the agent, too', asyn
 });
 
 for (const code of ['UNAUTHORIZED', 'INVALID', 'INTERNAL', 'STORE_FULL', 'TOO_MANY_REQUESTS'] as const) {
-  test(`a later refusal with ${code} is waited out`, async () => {
+  test(`an agent retries after a later refusal with ${code}`, async () => {
     const life = aLife();
     await live(life, 4, (sleep) => {
       if (sleep === 1) life.registry.fail(code);
@@ -170,7 +170,7 @@ for (const code of ['UNAUTHORIZED', 'INVALID', 'INTERNAL', 'STORE_FULL', 'TOO_MA
   });
 }
 
-test('a bug is not waited out', async () => {
+test('an agent does not retry after a bug', async () => {
   const life = aLife();
   life.registry.register = async () => {
     throw new TypeError('not a function');
@@ -178,26 +178,26 @@ test('a bug is not waited out', async () => {
   await assert.rejects(live(life, 1), TypeError);
 });
 
-test('an agent that only beats does not register', async () => {
+test('an agent that only sends heartbeats does not register', async () => {
   const life = aLife({ announce: false });
   life.registry.entry = aVm();
   await live(life, 2);
   assert.deepEqual(life.registry.asked, ['heartbeat', 'heartbeat']);
 });
 
-test('an agent that may not register ends when the registry does not know the VM', async () => {
+test('an agent that may not register ends if the registry does not know the VM', async () => {
   const life = aLife({ announce: false, registerIfMissing: false });
   await assert.rejects(live(life, 1), { code: 'NOT_FOUND' });
 });
 
-test('each beat that was taken is told', async () => {
-  const beats: string[] = [];
-  const life = aLife({ onHeartbeat: ({ id }) => void beats.push(id) });
+test('each accepted heartbeat is reported', async () => {
+  const ids: string[] = [];
+  const life = aLife({ onHeartbeat: ({ id }) => void ids.push(id) });
   await live(life, 3);
-  assert.deepEqual(beats, ['vm-1', 'vm-1']);
+  assert.deepEqual(ids, ['vm-1', 'vm-1']);
 });
 
-test('a failure of the request that was under way when the agent was told to stop is nothing', async () => {
+test('an agent ignores the failure of a request that was in flight when it was stopped', async () => {
   const life = aLife();
   const controller = new AbortController();
   life.registry.register = async () => {
@@ -208,7 +208,7 @@ test('a failure of the request that was under way when the agent was told to sto
   assert.deepEqual(life.warnings, []);
 });
 
-test('an agent that leaves declares its VM stopped', async () => {
+test('an agent that signs off declares its VM stopped', async () => {
   const life = aLife();
   life.registry.entry = aVm();
   await new Agent(life.options).deregister();
@@ -216,14 +216,14 @@ test('an agent that leaves declares its VM stopped', async () => {
   assert.equal(life.registry.entry.status, 'stopped');
 });
 
-test('an agent that leaves with deregister removes its entry', async () => {
+test('an agent that signs off with deregister removes its entry', async () => {
   const life = aLife({ onExit: 'deregister' });
   life.registry.entry = aVm();
   await new Agent(life.options).deregister();
   assert.equal(life.registry.entry, undefined);
 });
 
-test('an agent that leaves with keep says nothing', async () => {
+test('an agent that signs off with keep sends nothing', async () => {
   const life = aLife({ onExit: 'keep' });
   life.registry.entry = aVm();
   await new Agent(life.options).deregister();
@@ -233,7 +233,7 @@ test('an agent that leaves with keep says nothing', async () => {
 
 for (const onExit of ['stopped', 'deregister'] as const) {
   for (const code of ['UNREACHABLE', 'NOT_FOUND', 'UNAUTHORIZED'] as const) {
-    test(`leaving with ${onExit} does not fail on ${code}`, async () => {
+    test(`signing off with ${onExit} does not fail on ${code}`, async () => {
       const life = aLife({ onExit });
       life.registry.fail(code);
       await new Agent(life.options).deregister();

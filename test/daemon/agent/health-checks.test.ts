@@ -6,7 +6,7 @@ import test from 'node:test';
 import { HealthChecks, HealthState, probe } from '../../../daemon/agent/health-checks.ts';
 import { until } from '../../helpers/until.ts';
 
-test('the first probe decides; after it so many in a row are needed to fail, and to pass again', () => {
+test('the first probe decides; after that, `fall` or `rise` probes in a row change the health', () => {
   const verdict = new HealthState({ rise: 2, fall: 3 });
   const seen = [true, false, false, true, false, false, false, true, false, true, true].map((passed) => {
     verdict.add(passed);
@@ -15,7 +15,7 @@ test('the first probe decides; after it so many in a row are needed to fail, and
   assert.equal(seen.join(''), 'ppppppffffp');
 });
 
-test('a service is asked at its path, where 2xx and 3xx pass, or only for a connection', async (t) => {
+test('a service passes with a 2xx or 3xx at its path, or with a connection if it has none', async (t) => {
   const server = createServer((request, response) => {
     response.statusCode = Number(request.url!.slice(1));
     response.end();
@@ -40,7 +40,7 @@ test('a service is asked at its path, where 2xx and 3xx pass, or only for a conn
   assert.equal(await probe({ name: 'web', port, healthPath: '/200' }, 2000), false);
 });
 
-test('a service that never answers has failed when its time is over', async (t) => {
+test('a probe of a service that never answers fails after its timeout', async (t) => {
   const mute = createTcpServer(() => {}).listen(0, '127.0.0.1');
   t.after(() => mute.close());
   await once(mute, 'listening');
@@ -48,7 +48,7 @@ test('a service that never answers has failed when its time is over', async (t) 
   assert.equal(await probe({ name: 'mute', port, healthPath: '/' }, 50), false);
 });
 
-test('checks report each service, and say when one has changed', async (t) => {
+test('health checks report each service and call back on a change', async (t) => {
   const server = createServer((_request, response) => response.end()).listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;

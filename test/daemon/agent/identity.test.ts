@@ -5,7 +5,7 @@ import test from 'node:test';
 import { Identity } from '../../../daemon/agent/identity.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 
-test('a beat spends the token that the last one named, and its file is for nobody else', (t) => {
+test('a heartbeat spends the token that the last one named, and only the owner can read the file', (t) => {
   const dir = tempDir(t);
   const identity = Identity.open(dir, 'vm-1');
   assert.equal(identity.hasToken, false);
@@ -20,7 +20,7 @@ test('a beat spends the token that the last one named, and its file is for nobod
   assert.equal(statSync(join(dir, file!)).mode & 0o777, 0o600);
 });
 
-test('a beat whose answer was lost is said again as it was, also by the next process', (t) => {
+test('a heartbeat without an answer is repeated unchanged, also by the next process', (t) => {
   const dir = tempDir(t);
   const identity = Identity.open(dir, 'vm-1');
   const { next } = identity.nextProof();
@@ -30,7 +30,7 @@ test('a beat whose answer was lost is said again as it was, also by the next pro
   assert.notEqual(again.incarnation, identity.incarnation);
 });
 
-test('two copies of a state name different tokens next', (t) => {
+test('two copies of a state name different next tokens', (t) => {
   const [one, two] = [tempDir(t), tempDir(t)];
   const original = Identity.open(one, 'vm-1');
   original.nextProof();
@@ -41,7 +41,7 @@ test('two copies of a state name different tokens next', (t) => {
   assert.notEqual(a.next, b.next);
 });
 
-test('a clone that was reborn is the other VM from then on, also after a restart, and knows its parent', (t) => {
+test('a clone keeps its new id after a restart and knows its parent', (t) => {
   const dir = tempDir(t);
   const reborn = Identity.open(dir, 'vm-1').rebirth('vm-2');
   assert.deepEqual([reborn.id, reborn.parent, reborn.hasToken], ['vm-2', 'vm-1', false]);
@@ -49,7 +49,7 @@ test('a clone that was reborn is the other VM from then on, also after a restart
   assert.deepEqual([again.id, again.parent], ['vm-2', 'vm-1']);
 });
 
-test('the registry that answers is the same, an older copy of it, or another', (t) => {
+test('the identity tells the same registry, an older copy and another one apart', (t) => {
   const identity = Identity.open(tempDir(t), 'vm-1');
   assert.equal(identity.compareRegistry({ registryId: 'r', revision: 7 }), 'same');
   assert.equal(identity.compareRegistry({ registryId: 'r', revision: 9 }), 'same');
@@ -57,48 +57,48 @@ test('the registry that answers is the same, an older copy of it, or another', (
   assert.equal(identity.compareRegistry({ registryId: 'r', revision: 8 }), 'rolled back');
   assert.equal(identity.compareRegistry({ registryId: 'r', revision: 8 }), 'same');
   assert.equal(identity.compareRegistry({ registryId: 'other', revision: 1 }), 'another registry');
-  assert.equal(identity.compareRegistry({}), 'same', 'the original registry says nothing');
+  assert.equal(identity.compareRegistry({}), 'same', 'the original registry sends no id');
 });
 
-test('a damaged state is told, and the VM is one that has lost it', (t) => {
+test('a damaged state is reported, and the VM starts without one', (t) => {
   const dir = tempDir(t);
   Identity.open(dir, 'vm-1').nextProof();
   const path = join(dir, readdirSync(dir)[0]!);
   writeFileSync(path, readFileSync(path, 'utf8').slice(0, 9));
-  const told: string[] = [];
-  const identity = Identity.open(dir, 'vm-1', { onWarning: (message) => void told.push(message) });
+  const warnings: string[] = [];
+  const identity = Identity.open(dir, 'vm-1', { onWarning: (message) => void warnings.push(message) });
   assert.equal(identity.hasToken, false);
-  assert.match(told.join(), new RegExp(`${path} is damaged`));
+  assert.match(warnings.join(), new RegExp(`${path} is damaged`));
 });
 
 for (const mode of [0o604, 0o640, 0o666]) {
-  test(`a state that others can read (${mode.toString(8)}) is closed to them, and that is told once`, (t) => {
+  test(`a state that others can read (${mode.toString(8)}) is restricted to its owner, with one warning`, (t) => {
     const dir = tempDir(t);
     const { next } = Identity.open(dir, 'vm-1').nextProof();
     const path = join(dir, readdirSync(dir)[0]!);
     chmodSync(path, mode);
-    const told: string[] = [];
-    const open = () => Identity.open(dir, 'vm-1', { onWarning: (message) => void told.push(message) });
+    const warnings: string[] = [];
+    const open = () => Identity.open(dir, 'vm-1', { onWarning: (message) => void warnings.push(message) });
     assert.equal(open().nextProof().next, next);
     assert.equal(statSync(path).mode & 0o777, 0o600);
     open();
-    assert.equal(told.length, 1);
+    assert.equal(warnings.length, 1);
     assert.match(
-      told[0]!,
+      warnings[0]!,
       new RegExp(`^${path} was readable by others \\(mode 0${mode.toString(8)}\\) and has been restricted`),
     );
   });
 }
 
-test('what somebody put in the place of the next state is not written into', (t) => {
+test('a link in place of the next state is not written through', (t) => {
   const dir = tempDir(t);
   const identity = Identity.open(dir, 'vm-1');
   identity.nextProof();
   const path = join(dir, readdirSync(dir)[0]!);
-  const elsewhere = join(tempDir(t), 'theirs');
-  writeFileSync(elsewhere, 'theirs', { mode: 0o644 });
+  const elsewhere = join(tempDir(t), 'other');
+  writeFileSync(elsewhere, 'other', { mode: 0o644 });
   symlinkSync(elsewhere, `${path}.new`);
   identity.confirmProof();
-  assert.equal(readFileSync(elsewhere, 'utf8'), 'theirs');
+  assert.equal(readFileSync(elsewhere, 'utf8'), 'other');
   assert.deepEqual([lstatSync(path).isFile(), statSync(path).mode & 0o777], [true, 0o600]);
 });

@@ -1,4 +1,4 @@
-/** What an agent with an identity says, and in which order. */
+/** The requests of an agent with an identity, and their order. */
 import assert from 'node:assert/strict';
 import { readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -18,7 +18,7 @@ function provenLife(t: TestContext, registry = new FakeRegistry()) {
   return { identity, life: aLife({ identity }, registry) };
 }
 
-/** An agent that was there before: its registry knows it, and it has a token. */
+/** An agent after a restart: the registry knows its VM, and it has an identity token. */
 async function knownLife(t: TestContext) {
   const { identity, life } = provenLife(t);
   await live(life, 1);
@@ -27,7 +27,7 @@ async function knownLife(t: TestContext) {
   return { identity, life };
 }
 
-test('an agent without a token registers, and proves itself from then on', async (t) => {
+test('an agent without a token registers and then proves itself', async (t) => {
   const { life } = provenLife(t);
   await live(life, 3);
   assert.deepEqual(life.registry.asked, ['register', 'heartbeat', 'heartbeat', 'heartbeat']);
@@ -47,13 +47,13 @@ test('an agent with a token proves itself before it changes anything', async (t)
   assert.deepEqual(life.registry.asked, ['heartbeat'], 'a clone changes nothing');
 });
 
-test('an agent whose entry is as it should be changes nothing', async (t) => {
+test('an agent whose entry is up to date changes nothing', async (t) => {
   const { life } = await knownLife(t);
   await live(life, 1);
   assert.deepEqual(life.registry.asked, ['heartbeat', 'get']);
 });
 
-test('an agent that the registry has forgotten begins a new chain of tokens', async (t) => {
+test('an agent starts a new chain of tokens if the registry has lost its VM', async (t) => {
   const { life } = await knownLife(t);
   await live(life, 2, (sleep) => {
     if (sleep === 1) life.registry.entry = undefined;
@@ -62,7 +62,7 @@ test('an agent that the registry has forgotten begins a new chain of tokens', as
   assert.equal(life.registry.beats.at(-1)?.spend, undefined);
 });
 
-test('an agent that sees the revision go back tells its registry anew what the VM is, but leaves it paused', async (t) => {
+test('an agent that sees the revision go back updates its entry, but leaves it paused', async (t) => {
   const { life } = await knownLife(t);
   const { registry } = life;
   registry.server.registryId = 'r';
@@ -77,7 +77,7 @@ test('an agent that sees the revision go back tells its registry anew what the V
   assert.match(life.warnings.join(), /restored from an older copy: it is at revision 4 again/);
 });
 
-test('a change of health is reported at once, and with each beat', async (t) => {
+test('the health of services is reported with each heartbeat', async (t) => {
   const { life } = provenLife(t);
   life.options.health = () => ({ api: 'failing' });
   await live(life, 2);
@@ -87,7 +87,7 @@ test('a change of health is reported at once, and with each beat', async (t) => 
   );
 });
 
-test('an agent whose disk is full beats without proof, says so once, and proves itself again when there is room', async () => {
+test('an agent with a full disk sends heartbeats without proof, warns once, and proves itself again later', async () => {
   let isFull = false;
   let state: IdentityState = { vm: 'vm-1' };
   const store = {
@@ -109,11 +109,26 @@ test('an agent whose disk is full beats without proof, says so once, and proves 
   assert.match(life.warnings[0]!, /no room; sending heartbeats without proof until it can be written/);
 });
 
-test('the original registry gets plain beats', async (t) => {
+test('the original registry gets plain heartbeats', async (t) => {
   const { life } = provenLife(t);
   life.registry.isVreg = async () => false;
   await live(life, 2);
   assert.deepEqual(life.registry.beats, [undefined, undefined]);
+});
+
+test('an agent that knew the registry as vreg keeps its proof and warns once when answers carry no version', async (t) => {
+  const { life } = provenLife(t);
+  const { registry } = life;
+  Object.assign(registry.server, { registryId: 'r', revision: 1 });
+  await live(life, 5, (sleep) => {
+    // A proxy that removes the headers of vreg.
+    if (sleep === 2) Object.assign(registry.server, { registryId: undefined, revision: undefined });
+    if (sleep === 2) registry.isVreg = async () => false;
+  });
+  assert.equal(registry.beats.length, 5);
+  assert.ok(registry.beats.every((proof) => proof?.next !== undefined));
+  assert.equal(life.warnings.length, 1);
+  assert.match(life.warnings[0]!, /no longer identifies itself as vreg.*vreg doctor/);
 });
 
 function cloneOptions(t: TestContext, more: Partial<Parameters<typeof createCloneHandler>[0]> = {}) {
@@ -132,7 +147,7 @@ function cloneOptions(t: TestContext, more: Partial<Parameters<typeof createClon
   return { options, warnings, identity };
 }
 
-test('a clone that is reborn has a new id and its old one as parent; a hook that fails is told, and no end', async (t) => {
+test('a clone takes a new id with the old one as parent, and a failing hook is only logged', async (t) => {
   const { options, warnings } = cloneOptions(t, { hooks: ['exit 3', 'test "$VREG_OLD_ID" = vm-1'] });
   const { vm, identity } = await createCloneHandler(options)(CONFLICT);
   assert.match(vm!.id, /^vm-[0-9a-f]{16}$/);
@@ -140,14 +155,14 @@ test('a clone that is reborn has a new id and its old one as parent; a hook that
   assert.equal(warnings.filter((warning) => warning.includes('--rebirth-hook failed')).length, 1);
 });
 
-test('of a command that fails its last word is told, without secrets, and not all that it said', async (t) => {
+test('the error of a failed command quotes only its last line, without secrets', async (t) => {
   logMask.add('chosen-secret');
   const command = 'set -x; : chosen-secret; set +x; echo "Bearer chosen-secret is wrong" >&2; kill $$';
-  const told = / exited with SIGTERM: Bearer \*\*\* is wrong$/;
+  const quoted = / exited with SIGTERM: Bearer \*\*\* is wrong$/;
   const { options, warnings } = cloneOptions(t, { hooks: [command] });
   await createCloneHandler(options)(CONFLICT);
-  assert.match(warnings[1]!, told);
-  await assert.rejects(createCloneHandler({ ...options, idCommand: command })(CONFLICT), { message: told });
+  assert.match(warnings[1]!, quoted);
+  await assert.rejects(createCloneHandler({ ...options, idCommand: command })(CONFLICT), { message: quoted });
 });
 
 for (const [idCommand, why] of [
@@ -156,13 +171,13 @@ for (const [idCommand, why] of [
   ['echo vm-1', /printed the old id/],
   ['echo a; echo b', /more than one line/],
 ] as const) {
-  test(`an --id-command that is of no use ends the clone: ${idCommand}`, async (t) => {
+  test(`an unusable --id-command ends the agent of a clone: ${idCommand}`, async (t) => {
     const { options } = cloneOptions(t, { idCommand });
     await assert.rejects(createCloneHandler(options)(CONFLICT), { code: 'IDENTITY_CONFLICT', message: why });
   });
 }
 
-test('a clone that replaces says so with its next beat, once', async (t) => {
+test('a clone with --on-clone replace takes the identity over with its next heartbeat, once', async (t) => {
   const { options, identity } = cloneOptions(t, { policy: 'replace' });
   const resolve = createCloneHandler(options);
   await resolve(CONFLICT);
@@ -172,7 +187,7 @@ test('a clone that replaces says so with its next beat, once', async (t) => {
   await assert.rejects(resolve(CONFLICT), { code: 'IDENTITY_CONFLICT' });
 });
 
-test('a VM that is enrolled speaks with the token that it got, also after a restart', async (t) => {
+test('an enrolled VM uses its own token, also after a restart', async (t) => {
   const dir = tempDir(t);
   const registry = new FakeRegistry();
   registry.gives = 'its-own';
@@ -184,7 +199,7 @@ test('a VM that is enrolled speaks with the token that it got, also after a rest
   assert.deepEqual(registry.asked.filter((what) => what === 'register').length, 1);
 });
 
-test('a VM whose own token is refused enrols anew, and keeps its own when it may not', async (t) => {
+test('a VM whose own token is refused enrols again, or keeps its token if that is refused, too', async (t) => {
   const { identity, life } = provenLife(t);
   const { registry } = life;
   const once = () => live({ ...life, slept: [] }, 1);
@@ -193,7 +208,7 @@ test('a VM whose own token is refused enrols anew, and keeps its own when it may
   registry.fail('UNAUTHORIZED');
   registry.fail('FORBIDDEN', 1, undefined, 'scope');
   await once();
-  assert.deepEqual([registry.token, identity.bearer], ['first', 'first'], 'the registry still has the VM');
+  assert.deepEqual([registry.token, identity.bearer], ['first', 'first'], 'the registry still knows the VM');
   assert.match(life.warnings.join(), /refuses this VM's own token.*VM already registered/s);
   registry.entry = undefined;
   registry.gives = 'second';
@@ -203,7 +218,7 @@ test('a VM whose own token is refused enrols anew, and keeps its own when it may
   assert.deepEqual([registry.token, identity.bearer], ['second', 'second']);
 });
 
-test('a clone does not use the token of the VM that it was copied from under its new id', async (t) => {
+test('a clone does not use the token of the original VM under its new id', async (t) => {
   const { identity, life } = provenLife(t);
   life.registry.gives = 'of-the-first';
   await live(life, 1);
@@ -211,12 +226,12 @@ test('a clone does not use the token of the VM that it was copied from under its
   assert.equal(reborn.bearer, undefined);
 });
 
-test('a bearer token that somebody else put into the state is none', (t) => {
+test('an invalid bearer token in the state is ignored', (t) => {
   const dir = tempDir(t);
-  const told: string[] = [];
+  const warnings: string[] = [];
   Identity.open(dir, 'vm-1').nextProof();
   const [file] = readdirSync(dir);
   writeFileSync(join(dir, file!), JSON.stringify({ vm: 'vm-1', bearer: 7 }));
-  assert.equal(Identity.open(dir, 'vm-1', { onWarning: (message) => void told.push(message) }).bearer, undefined);
-  assert.equal(told.length, 1);
+  assert.equal(Identity.open(dir, 'vm-1', { onWarning: (message) => void warnings.push(message) }).bearer, undefined);
+  assert.equal(warnings.length, 1);
 });

@@ -22,12 +22,12 @@ function tokenFile(t: TestContext) {
     path: join(dir, 'token'),
     warnings,
     keep: () => writeTokenFile(dir, 'own', log),
-    mend: () => repairTokenFile(dir, 'own', log),
+    repair: () => repairTokenFile(dir, 'own', log),
   };
 }
 
-test('a token file that is gone, holds something else, or leads elsewhere is written again', (t) => {
-  const { path, warnings, mend } = tokenFile(t);
+test('a token file that is missing, has another text or is a link is written again', (t) => {
+  const { path, warnings, repair } = tokenFile(t);
   const elsewhere = join(tempDir(t), 'elsewhere');
   writeFileSync(elsewhere, 'own\n', { mode: 0o600 });
   for (const spoil of [
@@ -40,21 +40,21 @@ test('a token file that is gone, holds something else, or leads elsewhere is wri
     },
   ]) {
     spoil();
-    mend();
+    repair();
     assert.equal(readFileSync(path, 'utf8'), 'own\n');
     assert.deepEqual([lstatSync(path).isFile(), statSync(path).mode & 0o777], [true, 0o600]);
   }
   assert.deepEqual(warnings, []);
 });
 
-test('a token file that others could read is closed, and told; one that is as it should be stays', (t) => {
-  const { path, warnings, keep, mend } = tokenFile(t);
+test('a token file that others can read is restricted with a warning; an intact one is left alone', (t) => {
+  const { path, warnings, keep, repair } = tokenFile(t);
   keep();
   const { ino } = statSync(path);
-  mend();
+  repair();
   assert.equal(statSync(path).ino, ino);
   chmodSync(path, 0o644);
-  mend();
+  repair();
   assert.equal(statSync(path).mode & 0o777, 0o600);
   assert.equal(warnings.length, 1);
   assert.match(
@@ -63,9 +63,9 @@ test('a token file that others could read is closed, and told; one that is as it
   );
 });
 
-test('a token file that cannot be written is told, and no end', (t) => {
-  const { path, warnings, mend } = tokenFile(t);
+test('a failure to write the token file is only logged', (t) => {
+  const { path, warnings, repair } = tokenFile(t);
   mkdirSync(path);
-  mend();
+  repair();
   assert.match(warnings.join(), /^cannot write this VM's token to .*EISDIR/);
 });

@@ -6,7 +6,7 @@ import { lineFormatter } from '../../../daemon/process/log.ts';
 const HOSTILE = 'a\u001b[2J\u009b2J\u202e\u2028b\n[10:00:00] INFO: forged\r\tc';
 const FOREIGN = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u2028-\u202e]/;
 
-/** What one event is in the log. */
+/** @returns the text of one event in the log */
 async function logged(format: 'json' | 'pretty', fields: object, message: string): Promise<string> {
   const write = await lineFormatter(format, false);
   let text = '';
@@ -14,7 +14,7 @@ async function logged(format: 'json' | 'pretty', fields: object, message: string
   return text;
 }
 
-test('what comes from outside moves no cursor and begins no line, in either format', async () => {
+test('text from outside neither moves the cursor nor begins a line, in either format', async () => {
   const json = await logged('json', { url: HOSTILE }, HOSTILE);
   const pretty = await logged('pretty', { url: HOSTILE, deep: [{ x: HOSTILE }] }, HOSTILE);
   for (const text of [json, pretty]) {
@@ -36,7 +36,7 @@ test('the stack of an error stays readable, and none of its lines looks like an 
   assert.match(text, /\n +at .*log\.test\.ts/);
 });
 
-test('a line that is no JSON, since a number in it was masked, is written all the same', async () => {
+test('a line whose JSON was broken by masking a number is still written', async () => {
   const write = await lineFormatter('pretty', false);
   assert.equal(write('{"level":30,"ms":***,"msg":"a\u001bb"}\n'), '{"level":30,"ms":***,"msg":"a\ufffdb"}\n');
 });

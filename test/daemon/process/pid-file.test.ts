@@ -12,7 +12,7 @@ import {
 } from '../../../daemon/process/pid-file.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 
-test('a running process is found by the file that it wrote', (t) => {
+test('a running process is found by its pid file', (t) => {
   const dir = tempDir(t);
   writeProcessInfo(dir, { kind: 'serve', urls: ['http://127.0.0.1:1'] });
   const info = readProcessInfo(dir, 'serve');
@@ -24,7 +24,7 @@ test('a running process is found by the file that it wrote', (t) => {
   assert.deepEqual(readdirSync(dir), []);
 });
 
-test('the agents of several VMs in one folder are told apart', (t) => {
+test('agents of several VMs in one folder have separate pid files', (t) => {
   const dir = tempDir(t);
   const vms = ['a', 'b/../c'];
   for (const vm of vms) writeProcessInfo(dir, { kind: 'agent', urls: [], vm });
@@ -41,7 +41,7 @@ test('the agents of several VMs in one folder are told apart', (t) => {
   );
 });
 
-test('a process that has gone is not found, whatever it left behind', async (t) => {
+test('a process that has exited is not found, even if its pid file remains', async (t) => {
   const dir = tempDir(t);
   const child = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1e9)'], { stdio: 'ignore' });
   t.after(() => child.kill('SIGKILL'));
@@ -55,7 +55,7 @@ test('a process that has gone is not found, whatever it left behind', async (t) 
   assert.equal(readProcessInfo(dir, 'serve'), undefined);
 });
 
-test('another process that has got the same pid is not taken for it', { skip: process.platform !== 'linux' }, (t) => {
+test('another process with the same pid is not mistaken for it', { skip: process.platform !== 'linux' }, (t) => {
   const dir = tempDir(t);
   writeProcessInfo(dir, { kind: 'serve', urls: [] });
   const file = join(dir, 'daemon.json');
@@ -64,7 +64,7 @@ test('another process that has got the same pid is not taken for it', { skip: pr
   assert.equal(readProcessInfo(dir, 'serve'), undefined);
 });
 
-test('a file that no daemon wrote names nobody', (t) => {
+test('a file that vreg did not write names no process', (t) => {
   const dir = tempDir(t);
   for (const text of ['', 'null', '[]', '1', '{}', '{"pid":0}', '{"pid":-1}', '{"pid":"1"}', '{"pid":1.5}']) {
     writeFileSync(join(dir, 'daemon.json'), text);

@@ -1,4 +1,4 @@
-/** An agent without a process, a network or time: a registry that can be made to fail, and sleeps that only count. */
+/** An agent without process, network or time: a fake registry that can fail, and sleeps that return at once. */
 import { Agent, type AgentOptions } from '../../../daemon/agent/agent.ts';
 import type { RegistryClient } from '../../../src/client.ts';
 import type { VmWithLiveness } from '../../../src/protocol/api.ts';
@@ -10,21 +10,21 @@ import { aVm } from '../vm.ts';
 export const LEASE = 300_000;
 export const INTERVAL = 60_000;
 
-/** A registry of one entry, whose answers can be made to fail. */
+/** A registry with one entry, whose requests can be made to fail. */
 export class FakeRegistry {
   readonly url = 'http://registry.test:3000';
   readonly server: RegistryClient['server'] = { lease: LEASE, now: 0 };
-  /** What was asked of it, in order. */
+  /** Its requests, in order. */
   readonly asked: string[] = [];
-  /** What came with the heartbeats. */
+  /** The bodies of the heartbeats. */
   readonly beats: (AgentHeartbeat | undefined)[] = [];
   entry: Registration | undefined;
-  /** The next answers, oldest first; after them it answers as it should. */
+  /** Failures of the next requests, in order. */
   readonly failures: { code: ErrorCode; retryAfter: number | undefined; field?: string | undefined }[] = [];
 
-  /** The token that it is asked with; undefined is the one that the agent was started with. */
+  /** Token of the last request; undefined is the token with which the agent was started. */
   token: string | undefined;
-  /** What a VM that registers gets as its own token. */
+  /** Token that the registry issues to a VM that registers. */
   gives: string | undefined;
 
   useToken(token: string | undefined): void {
@@ -90,18 +90,18 @@ export class FakeRegistry {
 
 export interface Life {
   registry: FakeRegistry;
-  /** Milliseconds that the agent slept, one sleep after the other. */
+  /** Milliseconds of each sleep of the agent. */
   slept: number[];
   infos: string[];
   warnings: string[];
-  /** What it said when it was up. */
-  ups: (string | undefined)[];
+  /** The warnings of its ready reports. */
+  ready: (string | undefined)[];
   options: AgentOptions;
 }
 
-/** An agent's surroundings. */
+/** The options of an agent, and records of its effects. */
 export function aLife(more: Partial<AgentOptions> = {}, registry = new FakeRegistry()): Life {
-  const life: Omit<Life, 'options'> = { registry, slept: [], infos: [], warnings: [], ups: [] };
+  const life: Omit<Life, 'options'> = { registry, slept: [], infos: [], warnings: [], ready: [] };
   const options: AgentOptions = {
     client: registry,
     vm: aVm({ services: [{ name: 'api', port: 3001 }], metadata: { task: 'billing' } }),
@@ -114,13 +114,13 @@ export function aLife(more: Partial<AgentOptions> = {}, registry = new FakeRegis
       warn: (_fields, message) => void life.warnings.push(message),
     },
     sleep: async () => {},
-    onReady: (trouble) => void life.ups.push(trouble),
+    onReady: (warning) => void life.ready.push(warning),
     ...more,
   };
   return { ...life, options };
 }
 
-/** Lives until so many sleeps are over. `during` is called in each, with its number from 1. */
+/** Runs the agent for a number of sleeps. `during` is called in each, with its number from 1. */
 export async function live(life: Life, sleeps: number, during: (sleep: number) => void = () => {}): Promise<void> {
   const controller = new AbortController();
   const sleep = async (ms: number) => {

@@ -1,4 +1,4 @@
-/** The real agent, in the foreground and in the background, and what the registry knows of its VM. */
+/** The real agent, in the foreground and in the background, and the entry of its VM. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { TestContext } from 'node:test';
 import type { Vm } from '../../../src/protocol/vm.ts';
@@ -8,11 +8,11 @@ import { until } from '../until.ts';
 export interface RunningAgent {
   child: ChildProcess;
   said(): string;
-  /** Sends the signal and waits for the end. */
+  /** Sends the signal and waits for the process to exit. */
   end(signal?: NodeJS.Signals): Promise<{ code: number | null; signal: NodeJS.Signals | null; ms: number }>;
 }
 
-/** Starts a `vreg` that goes on in the foreground, in a home of its own, for the VM `vm-1`; it is killed when the test ends. */
+/** Starts an agent of the VM `vm-1` in the foreground, with its own home; it is killed when the test ends. */
 export function startLong(
   t: TestContext,
   url: string,
@@ -54,7 +54,7 @@ export async function find({ vreg }: Daemon, id = 'vm-1'): Promise<Vm | undefine
   return code === 0 ? (JSON.parse(stdout) as Vm) : undefined;
 }
 
-/** The entry, when it was heard of after that moment of it. */
+/** Waits for a sign of life after `lastSeen`. @returns the entry */
 export async function heardAfter(daemon: Daemon, lastSeen: string, id = 'vm-1'): Promise<Vm> {
   return until(`a sign of life of ${id}`, async () => {
     const vm = await find(daemon, id);
@@ -62,12 +62,12 @@ export async function heardAfter(daemon: Daemon, lastSeen: string, id = 'vm-1'):
   });
 }
 
-/** The daemon's successor on the same port and, unless it is another, in the same home. */
+/** Starts a daemon on the port of another one, by default with the same home. */
 export function again(t: TestContext, daemon: Daemon): Promise<Daemon> {
   return startDaemon(t, { home: daemon.home, args: ['--port', new URL(daemon.url).port] });
 }
 
-/** Runs `vreg` in a home, and kills when the test ends what it leaves in the background. */
+/** Runs `vreg` in a home; its background processes are killed when the test ends. */
 export async function inHome(
   t: TestContext,
   home: string,
@@ -81,7 +81,7 @@ export async function inHome(
       try {
         process.kill(pid, 'SIGKILL');
       } catch {
-        // It has ended.
+        // It has exited already.
       }
     });
   }

@@ -1,4 +1,4 @@
-/** A service manager's ear: a unix datagram socket, which Node cannot open, so python3 does. */
+/** The notification socket of a service manager: a unix datagram socket, opened by python3 because Node cannot. */
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
@@ -17,9 +17,9 @@ while True:
 
 export interface NotifySocket {
   path: string;
-  /** What was said, in order; the lines of each message apart, and without the barriers. */
+  /** The messages in order, each as its lines, without barriers. */
   heard(): string[][];
-  /** Waits for a message with such a line. @param from number of messages that were there before */
+  /** Waits for a message with this line. @param from number of messages to skip */
   says(line: string | RegExp, from?: number): Promise<string[]>;
 }
 
