@@ -186,7 +186,7 @@ export class Agent {
       log.warn({ id: vm.id, code: error.code }, `${error.message}; retrying until it works`);
       onOutage?.(error.message);
     }
-    // With a longer delay the VM could go stale after the registry has come back.
+    // A longer delay could let the VM go stale although the registry answers again.
     const ceiling = Math.min(FIRST_RETRY_DELAY * 2 ** this.#failures, this.#interval);
     this.#failures++;
     const share = hashToFraction(`${vm.id}!${this.#failures}`);

@@ -161,10 +161,10 @@ export class Identity {
     // The new state is written first: after a crash between the two writes the clone is detected again.
     // The incarnation stays the same, so that the registry can match the new id to the conflict.
     const { incarnation } = this;
-    const reborn = new Identity(this.#store, { vm: id, parent: this.id, incarnation }, incarnation);
-    reborn.#save(reborn.#state);
+    const renamed = new Identity(this.#store, { vm: id, parent: this.id, incarnation }, incarnation);
+    renamed.#save(renamed.#state);
     this.#save({ ...this.#state, rebornAs: id });
-    return reborn;
+    return renamed;
   }
 
   /** Compares the registry that answered with the one before, and remembers it. */

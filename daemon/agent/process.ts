@@ -87,9 +87,9 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     registerIfMissing: true,
     log,
   });
-  const onRebirth = (reborn: Identity) => {
+  const onRebirth = (renamed: Identity) => {
     removeProcessInfo(stateDir, 'agent', vm.id);
-    identity = reborn;
+    identity = renamed;
     vm = registrationOf(options, identity);
     writeProcessInfo(stateDir, { kind: 'agent', urls: [client.url], vm: vm.id });
   };

@@ -61,7 +61,7 @@ export class RegistrySession {
 
   async #announce(): Promise<void> {
     const { identity } = this.#options;
-    // With an identity token the VM proves itself first; without one, registering shows whether the id is taken.
+    // A VM with an identity token proves itself first; for a VM without one, registering shows whether the id is taken.
     if (identity?.hasToken && (await this.#isVreg())) {
       try {
         await this.#sendHeartbeat();

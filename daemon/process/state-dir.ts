@@ -34,7 +34,7 @@ export function warnOfOpenFolder(path: string, log: { warn(fields: object, messa
   log.warn({ path: folder }, `${folder} belongs to another user (uid ${risk.uid}), who can change it`);
 }
 
-/** @returns undefined if the folder cannot be examined: whoever uses it next reports that */
+/** @returns undefined if the folder cannot be examined; its next use reports the problem */
 function statIfThere(folder: string): Stats | undefined {
   try {
     return statSync(folder);

@@ -305,7 +305,7 @@ function escapeArgument(argument: string): string {
   return quote(argument.replaceAll('%', '%%').replaceAll('$', '$$$$'));
 }
 
-function quote(word: string): string {
-  if (/^[\w@%+=:,./$-]+$/.test(word)) return word;
-  return `"${word.replace(/[\\"]/g, '\\$&')}"`;
+function quote(argument: string): string {
+  if (/^[\w@%+=:,./$-]+$/.test(argument)) return argument;
+  return `"${argument.replace(/[\\"]/g, '\\$&')}"`;
 }
