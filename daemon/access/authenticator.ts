@@ -29,7 +29,7 @@ export interface Principal {
   revoked: AbortSignal;
 }
 
-/** What a client presents to authenticate itself. */
+/** The credentials of a client, before they are checked. */
 export interface Credentials {
   /** The `Authorization` header. */
   authorization: string | undefined;

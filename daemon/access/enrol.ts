@@ -42,7 +42,7 @@ export async function enrol(
     },
   };
   const repeated = findRepeated(registry, tokens.ofVm(id), { enroller, registration, from });
-  // With the expected revision, a concurrent change of the VM turns the repetition into a conflict.
+  // The expected revision turns the repetition into a conflict if the VM was changed meanwhile.
   const registered = repeated
     ? registry.replace(registration, { ...options, expect: repeated.version.revision }).then(({ entry }) => entry)
     : registry.register(registration, options);

@@ -14,9 +14,9 @@ export interface Allowance {
   pause: number;
 }
 
-/** For tokens that may be guesses: ten per minute after the burst leave no chance to guess a chosen token. */
+/** The allowance for tokens that may be guesses. Ten guesses per minute after the burst do not find a chosen token. */
 const GUESS_ALLOWANCE: Allowance = { burst: 60, pause: 6000 };
-/** For tokens in the form of an issued one: ten times as many, because a whole fleet behind one address may enrol again. */
+/** The allowance for old issued tokens: ten times as large, because a whole fleet behind one address may enrol again. */
 export const OLD_TOKEN_ALLOWANCE: Allowance = { burst: 600, pause: 600 };
 /** Milliseconds for which an address stays trusted after it has sent the right token: one hour. */
 const TRUSTED_FOR = 3_600_000;

@@ -21,7 +21,7 @@ const PREFIX = 'vreg_';
 export const TOKEN_FORM = new RegExp(`^${TOKEN_TEXT}$`);
 /** Milliseconds between two saves of a token's last use, so that a busy token does not cause a write per request. */
 const USE_INTERVAL = 60_000;
-/** Tokens besides those of enrolled VMs: far more than anybody reviews. */
+/** Limit of tokens besides those of enrolled VMs: far more than people can review. */
 const MAX_CREATED = 10_000;
 /** Key of the record that marks the registry as closed: once a token was created, every client needs one, even after all are revoked. */
 const CLOSED = '';
@@ -30,9 +30,9 @@ const CLOSED_RECORD: RecordChange = { kind: 'token', key: CLOSED, body: '{}' };
 interface StoredToken extends TokenInfo {
   /** SHA-256 of the secret in hex. A secret of 256 random bits needs neither a salt nor a slow hash. */
   hash: string;
-  /** For an enrolled VM: revision of the VM's registration. The token is not valid for another registration. */
+  /** Revision of the enrolled VM's registration. The token is not valid for another registration. */
   created?: number;
-  /** For an enrolled VM: the address that it enrolled from. */
+  /** Address from which the VM enrolled. */
   enrolledFrom?: string;
 }
 

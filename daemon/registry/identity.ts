@@ -50,7 +50,7 @@ export interface Now {
   revision: number;
 }
 
-/** Conflicts on record. Beyond that the oldest conflict of the VM with the most conflicts goes, so that one VM cannot evict all others. */
+/** Conflicts on record. Beyond that the VM with the most conflicts loses its oldest one, so that no VM can evict the conflicts of others. */
 const MAX_CONFLICTS = 1000;
 /** Heartbeat intervals after which a silent holder is presumed dead: half an interval more than one missed heartbeat. */
 const MISSED_HEARTBEATS = 1.5;
@@ -182,10 +182,10 @@ export class Identities {
     if (this.#hasReportedRollback) return;
     const { revision, spend } = proof;
     const holder = this.#holders.get(vm.id);
-    const beats = holder && isAhead(proof, holder) ? numberOf(spend!) - numberOf(holder.token) : 0;
+    const heartbeats = holder && isAhead(proof, holder) ? numberOf(spend!) - numberOf(holder.token) : 0;
     const known = {
       ...(revision !== undefined && revision > now.revision ? { revision } : {}),
-      ...(beats > MAX_LOST_HEARTBEATS ? { beats } : {}),
+      ...(heartbeats > MAX_LOST_HEARTBEATS ? { heartbeats } : {}),
     };
     if (Object.keys(known).length === 0) return;
     this.#hasReportedRollback = true;

@@ -13,7 +13,7 @@ export interface RegistryObserver {
   /** Two incarnations claim to be the same VM, or one has replaced the other. */
   conflict?(conflict: Conflict): void;
   /** An agent knows more than the registry, so the registry was restored from an older copy. Called once. */
-  rollback?(id: string, known: { revision?: number; beats?: number }): void;
+  rollback?(id: string, known: { revision?: number; heartbeats?: number }): void;
 }
 
 export interface RegistryOptions {

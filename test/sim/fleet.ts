@@ -264,7 +264,7 @@ class Fleet implements World {
       else if (!this.#deaths.has(id)) this.#deaths.set(id, upTime);
       const since = this.#deaths.get(id);
       if (since === undefined) continue;
-      // For a restored registry the VM died at the time of the restore, at the latest.
+      // A restored registry counts from the restore, even if the VM died earlier.
       if (this.time.now - restoredAt <= INSPECT_INTERVAL) this.#deaths.set(id, upTime);
       const limit = this.#lease * (registry.get(id).isSuspect ? 2 : 1) + SLACK;
       if (upTime - this.#deaths.get(id)! > limit) this.#count(`ghost ${id}`, () => this.report.ghosts++);

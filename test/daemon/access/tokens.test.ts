@@ -235,6 +235,37 @@ test('a token request is parsed with its restriction', () => {
   assert.deepEqual(parseTokenRequest({ ...made, vm: null, extra: 1 }), made);
 });
 
+test("the token of an enrolled VM is durable with the VM's registration and deleted with its removal", async () => {
+  const { create, store, registry, tokens } = anAuthenticator();
+  await create({ name: 'image', scope: 'enrol' });
+  const enroller = tokens.named('image')!;
+  const { secret } = await enrol(registry, tokens, { enroller, registration: aVm({ id: 'w' }), from: '', write: {} });
+  assert.equal(anAuthenticator({ store }).tokens.find(secret)?.name, 'image/w');
+  const { revoked } = tokens.ofVm('w')!;
+  await registry.deregister('w');
+  assert.equal(revoked.aborted, true);
+  assert.equal(store.records.has('token image/w'), false);
+  assert.equal(registry.unsaved.records.isEmpty, true, 'nothing waits for the next save');
+});
+
+test('creating and revoking a token does not depend on the save of heartbeats', async () => {
+  const store = new GatedStore();
+  const { create, tokens } = anAuthenticator({ store });
+  store.heartbeatsFailure = new VregError('STORE_FULL', 'the disk is full');
+  await store.settle(create({ name: 'ops', scope: 'admin' }));
+  assert.ok(store.records.has('token ops'));
+  await store.settle(tokens.revoke('ops'));
+  assert.ok(!store.records.has('token ops'));
+});
+
+test('a token commit has no revision', async () => {
+  const { create, tokens, registry, store } = anAuthenticator();
+  await registry.register(aVm());
+  await create({ name: 'ops', scope: 'admin' });
+  await tokens.revoke('ops');
+  assert.deepEqual([registry.revision, store.revision], [1, 1]);
+});
+
 /** A VM that is removed and enrols again before the removal is durable. Both commits are pending. */
 async function enrolledAgain() {
   const store = new GatedStore();

@@ -76,7 +76,7 @@ test('an agent that is ahead of a registry that lost heartbeats is the VM; far a
   assert.deepEqual(rollbacks, []);
   registry.heartbeat('vm-1', { ...ONE, spend: token(90), next: token(91), revision: 7 });
   registry.heartbeat('vm-1', { ...ONE, spend: token(91), next: token(92), revision: 8 });
-  assert.deepEqual(rollbacks, [['vm-1', { revision: 7, beats: 86 }]]);
+  assert.deepEqual(rollbacks, [['vm-1', { revision: 7, heartbeats: 86 }]]);
   assert.deepEqual(registry.identities.conflicts, []);
 });
 
