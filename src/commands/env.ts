@@ -1,4 +1,5 @@
 import { type Context, defineCommand } from '../command.ts';
+import { isTextFormat } from '../config/settings.ts';
 import { quotePosix, variablesOfRole } from '../fleet/env.ts';
 import { noLiveVm, requireRole } from '../fleet/lookup.ts';
 import { exclusiveFlags } from '../protocol/errors.ts';
@@ -36,8 +37,8 @@ export const env = defineCommand<Flags>({
       if (flags.fish) return `set -gx ${name} ${quoteFish(value)}`;
       return `${flags.export ? 'export ' : ''}${name}=${quotePosix(value)}`;
     });
-    const isText = ['table', 'wide', 'tsv', 'name'].includes(context.format);
-    if (lines.length > 0 || !isText) await context.print({ kind: 'value', text: lines.join('\n'), data: variables });
+    if (lines.length > 0 || !isTextFormat(context.format))
+      await context.print({ kind: 'value', text: lines.join('\n'), data: variables });
   },
 });
 

@@ -1,4 +1,5 @@
 import { defineCommand } from '../command.ts';
+import { isTextFormat } from '../config/settings.ts';
 import { formatDuration } from '../config/values.ts';
 import { livenessOf } from '../fleet/table.ts';
 import type { Health, VmWithLiveness } from '../protocol/api.ts';
@@ -36,7 +37,7 @@ export const status = defineCommand({
       (row) => row.live + row.stale + row.paused + row.stopped > 0,
     );
     const stale = vms.filter((vm) => livenessOf(vm) === 'stale').sort((a, b) => (a.lastSeen < b.lastSeen ? -1 : 1));
-    if (['json', 'ndjson', 'yaml'].includes(context.format)) {
+    if (!isTextFormat(context.format)) {
       const registry = { url: client.url, version: version ?? null, status: health.status, uptime: health.uptime };
       const staleVms = stale.map(({ id, name, role, lastSeen }) => ({
         id,

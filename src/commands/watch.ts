@@ -1,5 +1,6 @@
 import { watchEvents } from '../client/event-source.ts';
 import { type Context, defineCommand } from '../command.ts';
+import { isTextFormat } from '../config/settings.ts';
 import { requireRole } from '../fleet/lookup.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { StreamEvent } from '../protocol/events.ts';
@@ -61,9 +62,8 @@ const TITLES = ['WHEN', 'EVENT', 'ID', 'ROLE', 'STATUS', 'ADDRESS'];
 
 /** @returns true when it printed a line */
 async function show(context: Context, event: StreamEvent, continued: boolean): Promise<boolean> {
-  const isText = ['table', 'wide', 'tsv', 'name'].includes(context.format);
   // A reset has no fields to print; the entries follow as events.
-  if (isText && event.type === 'reset') return false;
+  if (isTextFormat(context.format) && event.type === 'reset') return false;
   // A stream has no end, so JSON is printed as one event per line.
   if (context.format === 'json') {
     context.io.out(`${escapeControls(JSON.stringify(event))}\n`);
@@ -105,6 +105,6 @@ async function runFor(context: Context, event: StreamEvent, command: readonly st
 
 function fieldsOf(event: StreamEvent) {
   if ('vm' in event) return { type: event.type, at: event.at, ...event.vm };
-  const beat = event.type === 'heartbeat' ? { id: event.id, at: event.lastSeen } : { id: '', at: '' };
-  return { type: event.type, name: '', role: '', status: '', address: '', ...beat };
+  const heartbeat = event.type === 'heartbeat' ? { id: event.id, at: event.lastSeen } : { id: '', at: '' };
+  return { type: event.type, name: '', role: '', status: '', address: '', ...heartbeat };
 }

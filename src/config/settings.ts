@@ -36,6 +36,11 @@ export const OUTPUT_FORMATS = ['table', 'wide', 'json', 'ndjson', 'yaml', 'name'
 export const EXPRESSION_FORMATS = ['jsonpath', 'template'] as const;
 export type OutputFormat = (typeof OUTPUT_FORMATS)[number] | `${(typeof EXPRESSION_FORMATS)[number]}=${string}`;
 
+/** True for the formats that print columns or plain lines instead of the data of the answer. */
+export function isTextFormat(format: OutputFormat): boolean {
+  return ['table', 'wide', 'tsv', 'name'].includes(format);
+}
+
 /** Every setting. `--kebab-case` is its flag and `VREG_KEBAB_CASE` its variable. */
 export const SETTINGS = {
   url: {

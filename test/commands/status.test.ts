@@ -46,6 +46,7 @@ test('status is one object in JSON and one line in NDJSON', async (t) => {
   ]);
   assert.deepEqual(result.stale, []);
   assert.equal((await vreg(['status', '-o', 'ndjson'], { url })).stdout.split('\n').length, 2);
+  assert.equal((await vreg(['status', '-o', 'jsonpath={.registry.status}'], { url })).stdout, 'ok\n');
 });
 
 test('status of an empty registry exits with 0', async (t) => {
