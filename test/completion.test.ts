@@ -8,7 +8,7 @@ import { completionScript, SHELL_FILES, SHELLS, type Shell } from '../src/comple
 import { ROLES } from '../src/protocol/vm.ts';
 import { serveApp } from './helpers/app.ts';
 import { seed } from './helpers/cli.ts';
-import { BIN, cleanEnv, run, startDaemon, tempDir } from './helpers/daemon.ts';
+import { BIN, cleanEnv, run, tempDir } from './helpers/daemon.ts';
 import { unless } from './helpers/tools.ts';
 import { aVm } from './helpers/vm.ts';
 
@@ -121,10 +121,10 @@ for (const shell of SHELLS) {
     assert.deepEqual(await offers(shell, 'daemon', 'serve', '--trust-proxy', '--po'), ['--port']);
   });
 
-  test(`${shell} completes the ids of a real daemon`, { ...unless(shell), timeout: 60_000 }, async (t) => {
-    const daemon = await startDaemon(t);
-    await seed(daemon.url, [aVm({ id: 'worker-1' }), aVm({ id: 'worker-2' }), aVm({ id: 'other' })]);
-    const { offers } = completing(t, daemon.url);
+  test(`${shell} completes the ids of registered VMs`, { ...unless(shell), timeout: 60_000 }, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, [aVm({ id: 'worker-1' }), aVm({ id: 'worker-2' }), aVm({ id: 'other' })]);
+    const { offers } = completing(t, url);
     assert.deepEqual(await offers(shell, 'get', ''), ['other', 'worker-1', 'worker-2']);
     assert.deepEqual(await offers(shell, 'get', 'wo'), ['worker-1', 'worker-2']);
     assert.deepEqual(await offers(shell, 'rm', 'o'), ['other']);

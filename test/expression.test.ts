@@ -1,6 +1,6 @@
 /** `-o jsonpath=…` and `-o template=…`. */
 import assert from 'node:assert/strict';
-import test from 'node:test';
+import test, { after } from 'node:test';
 import { serveApp } from './helpers/app.ts';
 import { seed, vreg } from './helpers/cli.ts';
 import { startPlainServer } from './helpers/original-server.ts';
@@ -10,6 +10,9 @@ const FLEET = [
   aVm({ id: 'a', name: 'alpha', address: '10.0.0.1', metadata: { task: 'billing', n: 1 } }),
   aVm({ id: 'b', name: 'O\'Brien & "Co" <b>', role: 'infra', services: [{ name: 'api', port: 80 }] }),
 ];
+
+const { url, store } = await serveApp({ after });
+await seed(url, FLEET);
 
 const EXPRESSIONS: readonly [argv: string, format: string, stdout: string][] = [
   ['get a', 'jsonpath={.address}', '10.0.0.1\n'],
@@ -38,9 +41,7 @@ const EXPRESSIONS: readonly [argv: string, format: string, stdout: string][] = [
 ];
 
 for (const [argv, format, stdout] of EXPRESSIONS) {
-  test(`vreg ${argv} -o '${format}'`, async (t) => {
-    const { url } = await serveApp(t);
-    await seed(url, FLEET);
+  test(`vreg ${argv} -o '${format}'`, async () => {
     assert.deepEqual(await vreg([...argv.split(' '), '-o', format], { url }), { code: 0, stdout, stderr: '' });
   });
 }
@@ -59,9 +60,7 @@ const BAD: readonly [format: string, message: RegExp][] = [
 ];
 
 for (const [format, message] of BAD) {
-  test(`-o '${format}' exits with 5 before the command has any effect`, async (t) => {
-    const { url, store } = await serveApp(t);
-    await seed(url, FLEET);
+  test(`-o '${format}' exits with 5 before the command has any effect`, async () => {
     const result = await vreg(['rm', 'a', '--yes', '-o', format], { url });
     assert.deepEqual([result.code, result.stdout], [5, '']);
     assert.match(result.stderr, message);
@@ -69,9 +68,7 @@ for (const [format, message] of BAD) {
   });
 }
 
-test('VREG_OUTPUT may contain an expression', async (t) => {
-  const { url } = await serveApp(t);
-  await seed(url, FLEET);
+test('VREG_OUTPUT may contain an expression', async () => {
   const env = { VREG_OUTPUT: 'jsonpath={.address}' };
   assert.equal((await vreg(['get', 'a'], { url, env })).stdout, '10.0.0.1\n');
 });

@@ -27,7 +27,7 @@ export const edit = defineCommand({
     const { name, status, address, services = [], metadata = {} } = vm;
     const before = { name, status, address, services, metadata };
     const text = `${JSON.stringify(before, null, 2)}\n`;
-    const dir = mkdtempSync(join(tmpdir(), 'vreg-edit-'));
+    const dir = mkdtempSync(join(context.env.TMPDIR || tmpdir(), 'vreg-edit-'));
     const file = join(dir, 'vm.json');
     writeFileSync(file, text, { mode: 0o600 });
     try {

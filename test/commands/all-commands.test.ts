@@ -276,7 +276,10 @@ test('an unknown option is named without its value', async () => {
     assert.doesNotMatch(stderr, SECRET);
   }
   assert.match((await vreg(['ls', '--ulr'])).stderr, /^vreg: unknown option '--ulr'; did you mean --url\?\n/);
-  assert.match((await vreg(['daemon', 'unit', 'agent', '--', '--token=PW'])).stderr, /^vreg: "--token" is no flag of/);
+  assert.match(
+    (await vreg(['daemon', 'unit', 'agent', '--', '--token=PW'])).stderr,
+    /^vreg: "--token" is not a flag of/,
+  );
 });
 
 test('URLs with a password in the config file are printed with the password masked', async (t) => {

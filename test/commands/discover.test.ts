@@ -131,6 +131,7 @@ test('--wait retries while the registry is unreachable, and reports that after t
 test('an interrupted wait prints nothing', async (t) => {
   const { url } = await serveApp(t);
   const controller = new AbortController();
+  t.after(() => controller.abort(new Interrupted('SIGINT')));
   const { result } = start(['addr', 'infra', '--wait', '1h'], { url, signal: controller.signal });
   controller.abort(new Interrupted('SIGINT'));
   assert.deepEqual(await result, { code: 130, stdout: '', stderr: '' });

@@ -3,8 +3,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { serveApp } from '../helpers/app.ts';
-import { seed } from '../helpers/cli.ts';
-import { BIN, type Ran, tempDir } from '../helpers/daemon.ts';
+import { type Result, seed, vreg } from '../helpers/cli.ts';
+import { tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { runVreg } from '../helpers/running.ts';
@@ -13,7 +13,7 @@ import { aVm } from '../helpers/vm.ts';
 const BEFORE = aVm({ id: 'a', name: 'one', services: [{ name: 's', port: 1 }], metadata: { task: 'x' } });
 
 interface Editing {
-  edit(editor: string, id?: string): Promise<Ran>;
+  edit(editor: string, id?: string): Promise<Result>;
   entry(id?: string): Promise<Record<string, unknown>>;
   /** Names of the files in which edited texts were kept. */
   kept(): string[];
@@ -24,7 +24,7 @@ function editing(t: TestContext, url: string): Editing {
   const tmp = join(home, 'tmp');
   mkdirSync(tmp);
   return {
-    edit: (editor, id = 'a') => runVreg(['edit', id, '-q'], { url, home, env: { EDITOR: editor, TMPDIR: tmp } }),
+    edit: (editor, id = 'a') => vreg(['edit', id, '-q'], { url, home, env: { EDITOR: editor, TMPDIR: tmp } }),
     entry: async (id = 'a') => (await call(url, 'GET', `/registry/vms/${id}`)).body as Record<string, unknown>,
     kept: () => readdirSync(tmp, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.json')),
   };
@@ -51,6 +51,14 @@ for (const [editor, changed] of CHANGES) {
   });
 }
 
+test('the editor of the real program has its terminal and environment', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [BEFORE]);
+  const env = { EDITOR: 'cat; sed -i s/one/two/' };
+  const { code, stdout } = await runVreg(['edit', 'a', '-q'], { url, home: tempDir(t), env, input: 'typed\n' });
+  assert.deepEqual([code, stdout], [0, 'typed\na\n']);
+});
+
 test('services and metadata that are deleted from the text are removed', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [BEFORE]);
@@ -67,7 +75,7 @@ for (const editor of ['true', `sed -i 's/  / /'`]) {
     await seed(url, [BEFORE]);
     const { revision } = store.vms.get('a') as unknown as { revision: number };
     const { edit, kept } = editing(t, url);
-    assert.deepEqual(await edit(editor), { code: 0, signal: null, stdout: '', stderr: 'vreg: no changes\n' });
+    assert.deepEqual(await edit(editor), { code: 0, stdout: '', stderr: 'vreg: no changes\n' });
     assert.equal((store.vms.get('a') as unknown as { revision: number }).revision, revision);
     assert.deepEqual(kept(), []);
   });
@@ -100,15 +108,14 @@ for (const [editor, message] of WRONG) {
 }
 
 for (const [name, script, code] of [
-  ['vreg', `"${process.execPath}" "${BIN}" update a --name other -q >/dev/null`, 4],
   [
-    'curl',
+    'a PATCH',
     `curl -sf -X PATCH "$VERS_INFRA_URL/registry/vms/a" -H 'content-type: application/json' -d '{"name":"other"}' >/dev/null`,
     4,
   ],
-  ['vreg rm', `"${process.execPath}" "${BIN}" rm a --yes -q >/dev/null`, 3],
+  ['a DELETE', 'curl -sf -X DELETE "$VERS_INFRA_URL/registry/vms/a" >/dev/null', 3],
 ] as const) {
-  test(`a VM that ${name} changes meanwhile is not overwritten, and edit exits with ${code}`, async (t) => {
+  test(`${name} by another client meanwhile is not overwritten, and edit exits with ${code}`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, [BEFORE]);
     const { edit, kept } = editing(t, url);
@@ -118,11 +125,11 @@ for (const [name, script, code] of [
     assert.deepEqual([result.code, result.stdout], [code, ''], result.stderr);
     assert.match(
       result.stderr,
-      /^vreg: (.*not what you have seen|VM not found)\nhint: your text is in \S+; start again/,
+      /^vreg: (.*changed since you read it|VM not found)\nhint: your text is in \S+; start again/,
     );
     assert.equal(kept().length, 1);
     const { status, body } = await call(url, 'GET', '/registry/vms/a');
-    if (name === 'vreg rm') assert.equal(status, 404);
+    if (name === 'a DELETE') assert.equal(status, 404);
     else assert.deepEqual([(body as { name: string }).name, (body as { status: string }).status], ['other', 'running']);
   });
 }
@@ -133,7 +140,7 @@ test('a failing editor exits with 5, and leaves neither a change nor a file', as
   const { edit, kept } = editing(t, url);
   for (const [editor, end] of [
     ['false', '1'],
-    ['no-such-editor', '127'],
+    ['no-such-editor 2>/dev/null', '127'],
   ]) {
     const result = await edit(editor!);
     assert.deepEqual([result.code, result.stdout], [5, '']);
@@ -165,7 +172,6 @@ test('edit of an unregistered VM starts no editor and exits with 3', async (t) =
   const { edit } = editing(t, url);
   assert.deepEqual(await edit('echo ran; true', 'nope'), {
     code: 3,
-    signal: null,
     stdout: '',
     stderr: 'vreg: nope: VM not found\nhint: list registered VMs: vreg ls\n',
   });

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { readdirSync } from 'node:fs';
-import test from 'node:test';
+import test, { after } from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { seed, vreg } from '../helpers/cli.ts';
 import { run, tempDir } from '../helpers/daemon.ts';
@@ -15,6 +15,9 @@ const FLEET = [
   aVm({ id: 'w', address: '10.0.0.3' }),
   aVm({ id: 'p', role: 'golden', status: 'paused' }),
 ];
+
+const { url } = await serveApp({ after });
+await seed(url, FLEET);
 
 function lines(url: string, prefix: string): string {
   const { port } = new URL(url);
@@ -31,17 +34,13 @@ function lines(url: string, prefix: string): string {
   ].join('\n');
 }
 
-test('env prints the variables of each role that has live VMs', async (t) => {
-  const { url } = await serveApp(t);
-  await seed(url, FLEET);
+test('env prints the variables of each role that has live VMs', async () => {
   assert.deepEqual(await vreg(['env'], { url }), { code: 0, stdout: lines(url, ''), stderr: '' });
   assert.equal((await vreg(['env', '--export'], { url })).stdout, lines(url, 'export '));
   assert.equal((await vreg(['env', 'infra', 'worker'], { url })).stdout, lines(url, ''));
 });
 
-test('--fish prints set -gx lines', async (t) => {
-  const { url } = await serveApp(t);
-  await seed(url, FLEET);
+test('--fish prints set -gx lines', async () => {
   const { stdout } = await vreg(['env', 'worker', '--fish'], { url });
   assert.ok(stdout.startsWith("set -gx VREG_WORKER_ID 'v'\nset -gx VREG_WORKER_ADDR '10.0.0.2'\n"));
 });
@@ -63,9 +62,7 @@ test('--json prints one object, even if it is empty', async (t) => {
 });
 
 for (const argv of ['golden', 'infra golden', 'golden --export', 'golden --json']) {
-  test(`env ${argv} without a live VM prints nothing and exits with 3`, async (t) => {
-    const { url } = await serveApp(t);
-    await seed(url, FLEET);
+  test(`env ${argv} without a live VM prints nothing and exits with 3`, async () => {
     assert.deepEqual(await vreg(['env', ...argv.split(' ').filter((word) => word !== '--json')], { url }), {
       code: 3,
       stdout: '',
@@ -135,9 +132,7 @@ for (const shell of [
   ['bash', '--norc', '-eu', '-o', 'pipefail'],
   ['zsh', '-f', '-eu', '-o', 'pipefail'],
 ]) {
-  test(`the examples of env work in ${shell.join(' ')}`, unless(shell[0]!), async (t) => {
-    const { url } = await serveApp(t);
-    await seed(url, FLEET);
+  test(`the examples of env work in ${shell.join(' ')}`, unless(shell[0]!), async () => {
     const good = 'eval "$(vreg env infra --export)"; sh -c \'echo "$VREG_INFRA_ADDR"\'';
     assert.deepEqual((await runScript(shell, good, { url })).stdout, '10.0.0.1\n');
     const stops = 'vars=$(vreg env golden --export) || exit; eval "$vars"; echo on';

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
-import { chmodSync, existsSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { serveApp } from '../helpers/app.ts';
-import { seed, vreg } from '../helpers/cli.ts';
+import { type Result, seed, start, vreg } from '../helpers/cli.ts';
 import { tempDir } from '../helpers/daemon.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { runVreg, startVreg } from '../helpers/running.ts';
@@ -19,49 +19,57 @@ async function registry(t: TestContext): Promise<string> {
   return url;
 }
 
-const PRINT = 'echo "$VREG_VM_ID $VREG_VM_NAME $VREG_VM_ROLE $VREG_VM_ADDRESS $VREG_VM_URL"';
+/** A script that writes the variables of the VM to the file $OUT. */
+const PRINT = 'echo "$VREG_VM_ID $VREG_VM_NAME $VREG_VM_ROLE $VREG_VM_ADDRESS $VREG_VM_URL" >>"$OUT"';
+
+/** Runs `vreg exec` with a file for the output of the command, which inherits stdout. */
+async function exec(t: TestContext, url: string, argv: readonly string[]): Promise<Result & { output: string }> {
+  const OUT = join(tempDir(t), 'out');
+  const result = await vreg(['exec', ...argv], { url, env: { OUT, MINE: 'mine' } });
+  return { ...result, output: existsSync(OUT) ? readFileSync(OUT, 'utf8') : '' };
+}
 
 test('the environment of the command has the variables of one live VM in addition to its own', async (t) => {
   const url = await registry(t);
   const { port } = new URL(url);
-  const result = await runVreg(['exec', 'infra', '--', 'sh', '-c', `${PRINT}; echo "$MINE"`], {
-    url,
-    env: { MINE: 'mine' },
-  });
-  assert.deepEqual(result, {
+  assert.deepEqual(await exec(t, url, ['infra', '--', 'sh', '-c', `${PRINT}; echo "$MINE" >>"$OUT"`]), {
     code: 0,
-    signal: null,
-    stdout: `i main infra 10.0.0.1 http://10.0.0.1:${port}\nmine\n`,
+    stdout: '',
     stderr: '',
+    output: `i main infra 10.0.0.1 http://10.0.0.1:${port}\nmine\n`,
   });
 });
 
 test('--pick and --service choose the VM and the port of its URL', async (t) => {
   const url = await registry(t);
-  const newest = await runVreg(['exec', 'infra', '--pick', 'newest', '--', 'sh', '-c', PRINT], { url });
-  assert.match(newest.stdout, /^j second /);
-  const service = await runVreg(['exec', 'infra', '--service', 'api', '--', 'sh', '-c', PRINT], { url });
-  assert.match(service.stdout, / http:\/\/10\.0\.0\.1:81\n$/);
+  const newest = await exec(t, url, ['infra', '--pick', 'newest', '--', 'sh', '-c', PRINT]);
+  assert.match(newest.output, /^j second /);
+  const service = await exec(t, url, ['infra', '--service', 'api', '--', 'sh', '-c', PRINT]);
+  assert.match(service.output, / http:\/\/10\.0\.0\.1:81\n$/);
 });
 
 test('arguments reach the command unchanged, even if they look like flags of vreg', async (t) => {
   const url = await registry(t);
   const words = ['-q', '--json', '--help', '-c', 'a b', '--', '$HOME', ''];
-  const { stdout } = await runVreg(['exec', 'infra', '--', 'printf', '<%s>', ...words], { url });
-  assert.equal(stdout, words.map((word) => `<${word}>`).join(''));
+  const { output } = await exec(t, url, ['infra', '--', 'sh', '-c', 'printf "<%s>" "$@" >"$OUT"', 'sh', ...words]);
+  assert.equal(output, words.map((word) => `<${word}>`).join(''));
 });
 
-test('the command inherits stdin', async (t) => {
+test('the command of the real program inherits stdin and stdout', async (t) => {
   const url = await registry(t);
-  assert.equal((await runVreg(['exec', 'infra', '--', 'cat'], { url, input: 'typed\n' })).stdout, 'typed\n');
+  assert.deepEqual(await runVreg(['exec', 'infra', '--', 'cat'], { url, input: 'typed\n' }), {
+    code: 0,
+    signal: null,
+    stdout: 'typed\n',
+    stderr: '',
+  });
 });
 
 for (const code of [0, 1, 7, 255]) {
   test(`exec exits with ${code} if the command does, and prints nothing`, async (t) => {
     const url = await registry(t);
-    assert.deepEqual(await runVreg(['exec', 'infra', '--', 'sh', '-c', `exit ${code}`], { url }), {
+    assert.deepEqual(await vreg(['exec', 'infra', '--', 'sh', '-c', `exit ${code}`], { url }), {
       code,
-      signal: null,
       stdout: '',
       stderr: '',
     });
@@ -70,23 +78,21 @@ for (const code of [0, 1, 7, 255]) {
 
 test('exec exits with 128 plus the number of the signal that ended the command', async (t) => {
   const url = await registry(t);
-  assert.equal((await runVreg(['exec', 'infra', '--', 'sh', '-c', 'kill -TERM $$'], { url })).code, 143);
-  assert.equal((await runVreg(['exec', 'infra', '--', 'sh', '-c', 'kill -KILL $$'], { url })).code, 137);
+  assert.equal((await vreg(['exec', 'infra', '--', 'sh', '-c', 'kill -TERM $$'], { url })).code, 143);
+  assert.equal((await vreg(['exec', 'infra', '--', 'sh', '-c', 'kill -KILL $$'], { url })).code, 137);
 });
 
 test('exec exits with 127 if the command does not exist and 126 if it cannot be executed', async (t) => {
   const url = await registry(t);
-  const dir = tempDir(t);
-  const file = join(dir, 'plain');
+  const file = join(tempDir(t), 'plain');
   writeFileSync(file, 'no program');
   chmodSync(file, 0o644);
-  assert.deepEqual(await runVreg(['exec', 'infra', '--', 'no-such-command'], { url }), {
+  assert.deepEqual(await vreg(['exec', 'infra', '--', 'no-such-command'], { url }), {
     code: 127,
-    signal: null,
     stdout: '',
     stderr: 'vreg: cannot run no-such-command: ENOENT\n',
   });
-  const result = await runVreg(['exec', 'infra', '--', file], { url });
+  const result = await vreg(['exec', 'infra', '--', file], { url });
   assert.deepEqual([result.code, result.stderr], [126, `vreg: cannot run ${file}: EACCES\n`]);
 });
 
@@ -117,25 +123,23 @@ test('a second signal is forwarded as well', async (t) => {
 
 test('without a live VM the command does not run and exec exits with 3', async (t) => {
   const url = await registry(t);
-  const cwd = tempDir(t);
-  assert.deepEqual(await runVreg(['exec', 'golden', '--', 'touch', 'ran'], { url, cwd }), {
+  assert.deepEqual(await exec(t, url, ['golden', '--', 'sh', '-c', PRINT]), {
     code: 3,
-    signal: null,
     stdout: '',
     stderr: 'vreg: no live golden VM\nhint: list registered VMs: vreg ls --role golden\n',
+    output: '',
   });
-  assert.equal(existsSync(join(cwd, 'ran')), false);
 });
 
 test('--wait waits for a live VM before it runs the command', async (t) => {
   const url = await registry(t);
-  const running = startVreg(t, ['exec', 'worker', '--wait', '30s', '-v', '--', 'sh', '-c', 'echo "$VREG_VM_ID"'], {
-    url,
-  });
+  const OUT = join(tempDir(t), 'out');
+  const argv = ['exec', 'worker', '--wait', '30s', '-v', '--', 'sh', '-c', PRINT];
+  const running = start(argv, { url, env: { OUT }, now: Date.now });
   await until('the first look', () => running.stderr().includes('200'));
   await seed(url, [aVm({ id: 'w' })]);
-  assert.equal((await running.ended).code, 0);
-  assert.equal(running.stdout(), 'w\n');
+  assert.equal((await running.result).code, 0);
+  assert.match(readFileSync(OUT, 'utf8'), /^w /);
 });
 
 const REFUSED: readonly [argv: string, message: RegExp][] = [
@@ -158,8 +162,6 @@ for (const [argv, message] of REFUSED) {
 test('exec works with the original registry', async (t) => {
   const { url } = await startPlainServer(t);
   await seed(url, [aVm({ id: 'i', role: 'infra', address: '10.0.0.1' })]);
-  assert.match(
-    (await runVreg(['exec', 'infra', '--', 'sh', '-c', PRINT], { url })).stdout,
-    /^i one infra 10\.0\.0\.1 /,
-  );
+  const { output } = await exec(t, url, ['infra', '--', 'sh', '-c', PRINT]);
+  assert.match(output, /^i one infra 10\.0\.0\.1 /);
 });

@@ -47,8 +47,9 @@ test('--every prints one header and a row per heartbeat until interrupted', asyn
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' })]);
   const controller = new AbortController();
+  t.after(() => controller.abort(new Interrupted('SIGINT')));
   const { result, stdout } = start(['heartbeat', 'a', '--every', '20ms'], { url, signal: controller.signal });
-  await until('three beats', () => stdout().split('\na\t').length > 3);
+  await until('three heartbeats', () => stdout().split('\na\t').length > 3);
   controller.abort(new Interrupted('SIGINT'));
   const { code, stdout: all, stderr } = await result;
   assert.deepEqual([code, stderr], [130, '']);
@@ -59,18 +60,19 @@ test('--every continues after an outage of the registry, and notes its start and
   const first = await startPlainServer(t);
   await seed(first.url, [aVm({ id: 'a' })]);
   const controller = new AbortController();
+  t.after(() => controller.abort(new Interrupted('SIGINT')));
   const argv = ['heartbeat', 'a', '--every', '20ms', '--register-if-missing'];
   const { result, stdout, stderr } = start(argv, { url: first.url, signal: controller.signal });
-  await until('the first beat', () => stdout().includes('\na\t'));
+  await until('the first heartbeat', () => stdout().includes('\na\t'));
   await first.close();
-  await until('the note that it is away', () => stderr().includes('trying again'));
+  await until('the note about the outage', () => stderr().includes('retrying until it works'));
   const second = await startPlainServer(t, { port: first.port });
   await until('the VM is registered again', () => second.vms.has('a'));
-  await until('the note that it is back', () => stderr().includes('the registry answers again'));
+  await until('the note about its end', () => stderr().includes('the registry answers again'));
   controller.abort(new Interrupted('SIGTERM'));
   const { code } = await result;
   assert.equal(code, 143);
-  assert.equal(stderr().match(/trying again/g)!.length, 1);
+  assert.equal(stderr().match(/retrying until it works/g)!.length, 1);
 });
 
 test('--every exits with 3 for an unregistered VM', async (t) => {

@@ -2,20 +2,20 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { seed, vreg } from '../helpers/cli.ts';
-import { startDaemon } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { aVm } from '../helpers/vm.ts';
 
 test('history shows who changed what, newest first, even after the VM was removed', async (t) => {
-  const { url, vreg: ask } = await startDaemon(t, { env: { VERS_AUTH_TOKEN: 'a-secret-token' } });
+  const { url } = await serveApp(t, { token: 'a-secret-token' });
+  const run = (argv: readonly string[]) => vreg(argv, { url, env: { VERS_AUTH_TOKEN: 'a-secret-token' } });
   const headers = { authorization: 'Bearer a-secret-token' };
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'a', name: 'one' }), headers });
   await call(url, 'POST', '/registry/vms/a/heartbeat', { headers });
   await call(url, 'PATCH', '/registry/vms/a', { body: { name: 'two', metadata: { n: 1 } }, headers });
   await call(url, 'PATCH', '/registry/vms/a', { body: { status: 'paused' }, headers });
   await call(url, 'DELETE', '/registry/vms/a', { headers });
-  const { code, stdout } = await ask(['history', 'a']);
+  const { code, stdout } = await run(['history', 'a']);
   assert.equal(code, 0);
   const [titles, ...rows] = stdout.trimEnd().split('\n');
   assert.equal(titles, 'REVISION\tWHEN\tWHAT\tWHO\tCHANGES');
@@ -30,8 +30,8 @@ test('history shows who changed what, newest first, even after the VM was remove
   );
   assert.ok(rows.every((row) => row.split('\t')[3] !== ''));
   assert.doesNotMatch(stdout, /a-secret-token/);
-  assert.equal((await ask(['history', 'a', '--limit', '1', '-q'])).stdout, '4\n');
-  const first = JSON.parse((await ask(['history', 'a', '--json'])).stdout) as { changes: unknown; by: string }[];
+  assert.equal((await run(['history', 'a', '--limit', '1', '-q'])).stdout, '4\n');
+  const first = JSON.parse((await run(['history', 'a', '--json'])).stdout) as { changes: unknown; by: string }[];
   assert.deepEqual(first[1]!.changes, { status: ['running', 'paused'] });
 });
 

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import test from 'node:test';
+import test, { after } from 'node:test';
 import { Interrupted } from '../../src/exit.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed, start, vreg } from '../helpers/cli.ts';
@@ -18,15 +18,14 @@ const FLEET = [
   aVm({ id: 'b', name: 'beta', address: '10.0.0.2', role: 'infra', status: 'paused' }),
 ];
 
-test('a piped list is TSV, newest registration first', async (t) => {
-  const { url } = await serveApp(t);
-  await seed(url, FLEET);
+const { url } = await serveApp({ after });
+await seed(url, FLEET);
+
+test('a piped list is TSV, newest registration first', async () => {
   assert.deepEqual(await vreg(['ls'], { url }), { code: 0, stdout: TITLES + B + A, stderr: '' });
 });
 
-test('on a terminal a list is an aligned table with relative times', async (t) => {
-  const { url } = await serveApp(t);
-  await seed(url, FLEET);
+test('on a terminal a list is an aligned table with relative times', async () => {
   const { stdout, code } = await vreg(['ls'], { url, tty: true, env: { NO_COLOR: '1' } });
   assert.equal(code, 0);
   assert.equal(
@@ -67,16 +66,12 @@ const LISTS: readonly [name: string, argv: readonly string[], stdout: string][] 
 ];
 
 for (const [name, argv, stdout] of LISTS) {
-  test(`ls ${name}`, async (t) => {
-    const { url } = await serveApp(t);
-    await seed(url, FLEET);
+  test(`ls ${name}`, async () => {
     assert.deepEqual(await vreg(['ls', ...argv], { url }), { code: 0, stdout, stderr: '' });
   });
 }
 
-test('JSON, NDJSON and YAML print the entries as in the API', async (t) => {
-  const { url } = await serveApp(t);
-  await seed(url, FLEET);
+test('JSON, NDJSON and YAML print the entries as in the API', async () => {
   const { body } = await call(url, 'GET', '/registry/vms');
   const { vms } = body as { vms: unknown[] };
   const json = await vreg(['ls', '-o', 'json'], { url });
@@ -135,6 +130,7 @@ test('--watch in a pipe prints one header and a row per change until interrupted
   const { url } = await serveApp(t);
   await seed(url, FLEET.slice(0, 1));
   const controller = new AbortController();
+  t.after(() => controller.abort(new Interrupted('SIGINT')));
   const { result, stdout } = start(['ls', '-w'], { url, signal: controller.signal });
   await until('the first row', () => stdout() !== '');
   await seed(url, FLEET.slice(1));
@@ -147,6 +143,7 @@ test('--watch on a terminal redraws the table', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET.slice(0, 1));
   const controller = new AbortController();
+  t.after(() => controller.abort(new Interrupted('SIGINT')));
   const { result, stdout } = start(['ls', '--watch'], { url, tty: true, signal: controller.signal });
   await until('the first table', () => stdout().includes('alpha'));
   assert.ok(stdout().startsWith('\u001b[H'));
@@ -158,6 +155,7 @@ test('--watch continues after an outage of the registry, and notes its start and
   const first = await startPlainServer(t);
   await seed(first.url, FLEET.slice(0, 1));
   const controller = new AbortController();
+  t.after(() => controller.abort(new Interrupted('SIGINT')));
   const lists = [true, false].map((tty) => start(['ls', '-w'], { url: first.url, tty, signal: controller.signal }));
   await until('the first tables', () => lists.every((list) => list.stdout().includes('alpha')));
   await first.close();
@@ -181,6 +179,7 @@ test('--watch in a pipe notes on stderr that a VM is no longer listed', async (t
   const { url } = await serveApp(t);
   await seed(url, FLEET);
   const controller = new AbortController();
+  t.after(() => controller.abort(new Interrupted('SIGINT')));
   const { result, stdout, stderr } = start(['ls', '-w', '--role', 'worker', '-q'], { url, signal: controller.signal });
   await until('the first row', () => stdout() !== '');
   await call(url, 'DELETE', '/registry/vms/a');
@@ -246,16 +245,12 @@ for (const [argv, message] of [
 }
 
 for (const alias of ['list', 'ps']) {
-  test(`${alias} is an alias of ls`, async (t) => {
-    const { url } = await serveApp(t);
-    await seed(url, FLEET);
+  test(`${alias} is an alias of ls`, async () => {
     assert.equal((await vreg([alias, '-q'], { url })).stdout, 'b\na\n');
   });
 }
 
-test('colour is used on a terminal only, subject to --no-color, NO_COLOR and FORCE_COLOR', async (t) => {
-  const { url } = await serveApp(t);
-  await seed(url, FLEET);
+test('colour is used on a terminal only, subject to --no-color, NO_COLOR and FORCE_COLOR', async () => {
   const colored = async (argv: readonly string[], options: { tty?: boolean; env?: NodeJS.ProcessEnv }) =>
     (await vreg(['ls', ...argv], { url, ...options })).stdout.includes('\u001b[');
   assert.equal(await colored([], { tty: true }), true);

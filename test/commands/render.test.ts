@@ -2,12 +2,13 @@ import assert from 'node:assert/strict';
 import { chmodSync, lstatSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
+import { Interrupted } from '../../src/exit.ts';
 import { serveApp } from '../helpers/app.ts';
-import { seed, vreg } from '../helpers/cli.ts';
+import { type RunningCommand, seed, start, vreg } from '../helpers/cli.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
-import { runVreg, startVreg } from '../helpers/running.ts';
+import { startVreg } from '../helpers/running.ts';
 import { stub } from '../helpers/stub.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
@@ -59,15 +60,15 @@ test('an unchanged file is not written, and its command does not run', async (t)
   const { url } = await serveApp(t);
   await seed(url, FLEET);
   const { dir, template, dest } = workspace(t);
-  const spec = `${template}:${dest}:echo "a:b" >>ran`;
-  const options = { url, cwd: dir };
-  assert.match((await runVreg(['render', spec, '-v'], options)).stderr, /out\.conf: written\n/);
+  const spec = `${template}:${dest}:echo "a:b" >>${dir}/ran`;
+  const options = { url };
+  assert.match((await vreg(['render', spec, '-v'], options)).stderr, /out\.conf: written\n/);
   const { ino } = statSync(dest);
-  assert.match((await runVreg(['render', spec, '-v'], options)).stderr, /out\.conf: unchanged\n/);
+  assert.match((await vreg(['render', spec, '-v'], options)).stderr, /out\.conf: unchanged\n/);
   assert.equal(statSync(dest).ino, ino);
   assert.equal(readFileSync(join(dir, 'ran'), 'utf8'), 'a:b\n');
   await call(url, 'DELETE', '/registry/vms/a');
-  assert.equal((await runVreg(['render', spec], options)).code, 0);
+  assert.equal((await vreg(['render', spec], options)).code, 0);
   assert.equal(readFileSync(join(dir, 'ran'), 'utf8'), 'a:b\na:b\n');
 });
 
@@ -75,7 +76,7 @@ test('render exits with the code of a failing command, and the file is written',
   const { url } = await serveApp(t);
   await seed(url, FLEET);
   const { template, dest, read } = workspace(t);
-  const result = await runVreg(['render', `${template}:${dest}:exit 3`], { url });
+  const result = await vreg(['render', `${template}:${dest}:exit 3`], { url });
   assert.deepEqual([result.code, result.stderr], [3, `vreg: "exit 3" exited with 3; ${dest} was written\n`]);
   assert.equal(read(), RENDERED);
 });
@@ -187,16 +188,15 @@ test('--watch renders after each change, runs the command only if the file chang
   const ran = () => readFileSync(join(dir, 'ran'), 'utf8');
   await until('the first file', () => names().includes('ran'));
   assert.equal(read(), '');
-  await first.vreg(['register', 'a']);
+  await seed(first.url, [aVm({ id: 'a' })]);
   await until('a', () => ran() === '\na\n');
-  await first.vreg(['register', 'i', '--role', 'infra']);
-  await first.vreg(['register', 'b']);
+  await seed(first.url, [aVm({ id: 'i', role: 'infra' }), aVm({ id: 'b' })]);
   await until('b', () => ran() === '\na\na b\n');
   await first.end('SIGKILL');
   await until('that it went', () => running.stderr().includes('retrying'));
   assert.equal(read(), 'a b ');
   const second = await startDaemon(t, { home: first.home, args: ['--port', new URL(first.url).port] });
-  await second.vreg(['pause', 'a']);
+  await call(second.url, 'PATCH', '/registry/vms/a', { body: { status: 'paused' } });
   await until('a to leave', () => ran() === '\na\na b\nb\n');
   assert.deepEqual(await running.end('SIGTERM'), { code: 143, signal: null });
   assert.deepEqual(names(), ['out.conf', 'ran', 't.mustache']);
@@ -219,10 +219,22 @@ test('a reader never sees a partial file, and no draft remains', async (t) => {
   assert.deepEqual(names(), ['out.conf', 't.mustache']);
 });
 
+/** Starts a command in this process; it ends with the test. */
+function watching(t: TestContext, argv: readonly string[], url: string): RunningCommand & { end(): Promise<number> } {
+  const controller = new AbortController();
+  const running = start(argv, { url, signal: controller.signal });
+  const end = async () => {
+    controller.abort(new Interrupted('SIGINT'));
+    return (await running.result).code;
+  };
+  t.after(end);
+  return { ...running, end };
+}
+
 test('a burst of changes causes few renders', async (t) => {
   const { url } = await serveApp(t);
   const { template, dest, read, names } = workspace(t, '{{#worker}}{{id}} {{/worker}}');
-  const running = startVreg(t, ['render', `${template}:${dest}`, '--watch', '-v'], { url });
+  const running = watching(t, ['render', `${template}:${dest}`, '--watch', '-v'], url);
   await until('the first file', () => names().includes('out.conf'));
   await seed(
     url,
@@ -239,12 +251,12 @@ test('a burst of changes causes few renders', async (t) => {
 test('--watch works with the original registry', async (t) => {
   const { url } = await startPlainServer(t);
   const { template, dest, read, names } = workspace(t);
-  const running = startVreg(t, ['render', `${template}:${dest}`, '--watch'], { url });
+  const running = watching(t, ['render', `${template}:${dest}`, '--watch'], url);
   await until('the first file', () => names().includes('out.conf'));
   await seed(url, FLEET);
   await until('the fleet', () => read() === RENDERED);
   rmSync(dest);
   await call(url, 'DELETE', '/registry/vms/i');
   await until('it to be written again', () => names().includes('out.conf'));
-  assert.equal((await running.end('SIGINT')).code, 130);
+  assert.equal(await running.end(), 130);
 });

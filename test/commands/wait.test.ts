@@ -184,6 +184,7 @@ test('an id that looks like a misspelt role prints a note', async (t) => {
 test('Ctrl-C ends a wait with exit 130', async (t) => {
   const { url } = await serveApp(t);
   const controller = new AbortController();
+  t.after(() => controller.abort(new Interrupted('SIGINT')));
   const waiting = start(['wait', 'worker', '-v'], { url, signal: controller.signal });
   await until('the first look', () => waiting.stderr().includes('GET'));
   controller.abort(new Interrupted('SIGINT'));

@@ -215,12 +215,12 @@ test('a signal ends watch and its running command', async (t) => {
 test('watch continues after an outage of the registry without missing an event', async (t) => {
   const first = await startDaemon(t);
   const running = startVreg(t, ['watch', '-q', '--since', '0'], { url: first.url });
-  await first.vreg(['register', 'a']);
+  await seed(first.url, [aVm({ id: 'a' })]);
   await until('a', () => running.stdout() === 'a\n');
   await first.end('SIGKILL');
   await until('that it went', () => running.stderr() !== '');
   const second = await startDaemon(t, { home: first.home, args: ['--port', new URL(first.url).port] });
-  await second.vreg(['register', 'b']);
+  await seed(second.url, [aVm({ id: 'b' })]);
   await until('b', () => running.stdout().endsWith('b\n'));
   const [gone, back, ...more] = running.stderr().trimEnd().split('\n');
   assert.match(gone!, /^vreg: .*; retrying$/);

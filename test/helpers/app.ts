@@ -1,6 +1,5 @@
 /** The app over a store in memory, on a free port of this process: for tests of the wire that need no daemon. */
 import type { Server } from 'node:http';
-import type { TestContext } from 'node:test';
 import { pino } from 'pino';
 import { Authenticator } from '../../daemon/access/authenticator.ts';
 import { Tokens } from '../../daemon/access/tokens.ts';
@@ -37,9 +36,9 @@ export function accessTo(registry: Registry, store: MemoryStore, root?: string):
   return new Authenticator({ root, tokens, ticks: now });
 }
 
-/** Listens, and closes when the test ends. */
+/** Listens, and closes when the test ends, or the file if `t` is node:test itself. */
 export async function serveApp(
-  t: Pick<TestContext, 'after'>,
+  t: { after(end: () => unknown): void },
   {
     keptEvents,
     massLoss,
