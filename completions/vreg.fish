@@ -147,7 +147,7 @@ complete -c vreg -n '__vreg_at ""' -f -a render -d 'render files from the regist
 complete -c vreg -n '__vreg_at ""' -f -a wait -d 'wait until a role or VM is live, gone or stale'
 complete -c vreg -n '__vreg_at ""' -f -a watch -d 'stream the events of the registry'
 complete -c vreg -n '__vreg_at ""' -f -a status -d 'show the state of the registry and the fleet'
-complete -c vreg -n '__vreg_at ""' -f -a why -d 'explain why discover returns a VM or not'
+complete -c vreg -n '__vreg_at ""' -f -a why -d 'explain why discover includes or omits a VM'
 complete -c vreg -n '__vreg_at ""' -f -a history -d 'show the changes of a VM: when, who and what'
 complete -c vreg -n '__vreg_at ""' -f -a doctor -d 'diagnose the connection to the registry'
 complete -c vreg -n '__vreg_at ""' -f -a health -d 'check the health of the registry'

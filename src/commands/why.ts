@@ -3,7 +3,7 @@ import { naming } from '../run/batch.ts';
 
 export const why = defineCommand({
   name: 'why',
-  summary: 'explain why discover returns a VM or not',
+  summary: 'explain why discover includes or omits a VM',
   description:
     'Explains in one line whether discover returns a VM, and why. JSON contains each reason with a code: paused, stopped, stale.',
   arguments: [{ name: 'id', about: 'id of the VM', values: 'ids' }],
