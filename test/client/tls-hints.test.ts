@@ -90,7 +90,7 @@ for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
         const words = own ? ['--cert-file', own.cert, '--key-file', own.key] : [];
         return vreg(['ls', '--ca-file', authority.ca, ...words], { url });
       };
-      assertFails(await ls(), /cannot reach/, /certificate.*name yours with --cert-file and --key-file/);
+      assertFails(await ls(), /cannot reach/, /client certificate: --cert-file FILE --key-file FILE/);
       assertFails(
         await ls(makeAuthority(t).issue('client')),
         /cannot reach/,
@@ -136,7 +136,7 @@ test('invalid certificate and key files are reported before any request', OPENSS
     [['--cert-file', cert, '--key-file', junk], /^vreg: the private key .*junk cannot be read as PEM/],
     [
       ['--ca-file', join(authority.dir, 'cut')],
-      /^vreg: a certificate in .*cut cannot be read\nhint: is the file whole\?/,
+      /^vreg: a certificate in .*cut cannot be read\nhint: is the file complete\?/,
     ],
     [['--ca-file', join(authority.dir, 'garbled')], /^vreg: a certificate in .*garbled cannot be read\nhint: is the/],
     [['--ca-file', junk], /^vreg: the CA file .*junk contains no PEM certificate/],
