@@ -16,7 +16,7 @@ import { removeLeftoverBackups } from './http/handlers/backup.ts';
 import { isLoopback } from './http/origin.ts';
 import { type Endpoints, listen } from './http/server/listen.ts';
 import { Tls, type TlsFiles } from './http/server/tls.ts';
-import { createBudgets, entriesLimit, openStreamLimit, requestTimeout } from './limits.ts';
+import { type Budget, createBudgets, entriesLimit, openStreamLimit, requestTimeout } from './limits.ts';
 import { checkFdLimit } from './process/fd-limit.ts';
 import { logMask } from './process/log.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process/pid-file.ts';
@@ -99,7 +99,8 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
     for (let closer = closers.pop(); closer; closer = closers.pop()) await closer();
   };
   try {
-    const { store, contents } = await openStore(dataDir, log);
+    const budgets = createBudgets();
+    const { store, contents } = await openStore(dataDir, budgets.changes, log);
     closers.push(() => store.close());
     warnOfOpenFolder(dataDir, log);
     // Written now, so that a second daemon can name this one during its start; written again with the URLs below.
@@ -119,6 +120,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
         massLoss: options.massLoss,
         // A client must be able to send back any entry that it has read, so no entry is larger than a request body.
         limits: { maxVms, maxEntry: maxBody, maxTotal: entriesLimit() },
+        eventLog: { maxSize: budgets.events.limit },
         observer: createObserver(log),
         onDeregister: (id) => tokens.removeWithVm(id),
       },
@@ -149,6 +151,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
       trustProxy: options.trustProxy,
       cors: options.corsOrigins.length > 0 ? new Cors(options.corsOrigins) : undefined,
       limits: { maxBody, requestTimeout: requestTimeout(maxBody), maxHeld: openStreamLimit(maxConnections) },
+      budgets,
     });
     const listening = await listen(app, { tcp, socket }, { maxConnections, tls });
     closers.push(() => listening.close());
@@ -246,14 +249,14 @@ function writePidFile(dataDir: string, urls: string[], log: Logger): void {
 }
 
 /** @throws VregError ALREADY_RUNNING naming the other daemon, STORE_DAMAGED, STORE_UNUSABLE */
-async function openStore(dataDir: string, log: Logger): ReturnType<typeof SqliteStore.open> {
+async function openStore(dataDir: string, budget: Budget, log: Logger): ReturnType<typeof SqliteStore.open> {
   const onDeath = (error: Error) => {
     log.fatal({ err: error }, 'the store worker failed; every acknowledged change is on the disk');
     process.exit(1);
   };
   for (let tries = 1; ; tries++) {
     try {
-      return await SqliteStore.open({ dataDir, budget: createBudgets().changes, onDeath });
+      return await SqliteStore.open({ dataDir, budget, onDeath });
     } catch (error) {
       if (!(error instanceof VregError) || error.code !== 'ALREADY_RUNNING') throw error;
       const other = readProcessInfo(dataDir, 'serve');

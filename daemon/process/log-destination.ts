@@ -8,28 +8,30 @@
 import { constants, fstatSync, openSync, writeSync } from 'node:fs';
 import { Socket } from 'node:net';
 
-/** Bytes of buffered lines: some thousand lines. */
-const MAX_BUFFERED = 1_048_576;
 /** Milliseconds between two attempts to write. */
 const RETRY_INTERVAL = 100;
 
 export interface LogDestinationOptions {
   /** Descriptor. */
   fd: number;
+  /** Bytes of lines that may wait until they can be written. */
+  maxBuffered: number;
   /** @returns a line that reports the number of dropped lines */
   droppedNotice: (dropped: number) => string;
 }
 
 export class LogDestination {
   readonly #fd: number;
+  readonly #maxBuffered: number;
   readonly #droppedNotice: LogDestinationOptions['droppedNotice'];
   #buffered: Buffer[] = [];
   #size = 0;
   #dropped = 0;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor({ fd, droppedNotice }: LogDestinationOptions) {
+  constructor({ fd, maxBuffered, droppedNotice }: LogDestinationOptions) {
     this.#fd = nonBlocking(fd);
+    this.#maxBuffered = maxBuffered;
     this.#droppedNotice = droppedNotice;
     process.once('exit', () => this.#flush());
   }
@@ -37,7 +39,7 @@ export class LogDestination {
   /** Writes synchronously if possible, so that the last line before a crash is not lost. */
   write(line: string): void {
     const bytes = Buffer.from(line);
-    if (this.#size + bytes.length > MAX_BUFFERED) {
+    if (this.#size + bytes.length > this.#maxBuffered) {
       this.#dropped++;
       return;
     }

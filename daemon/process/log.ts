@@ -2,6 +2,7 @@
 import { type Logger, pino } from 'pino';
 import type { LogFormat, LogLevel } from '../../src/protocol/api.ts';
 import { escapeControls, maskTokens, printable, SecretMask } from '../../src/protocol/redact.ts';
+import { createBudgets } from '../limits.ts';
 import { LogDestination } from './log-destination.ts';
 
 export interface LogOptions {
@@ -32,6 +33,7 @@ export async function createLog({ level, format, color = false }: LogOptions): P
   const formatLine = await lineFormatter(format, color);
   const destination = new LogDestination({
     fd: STDERR,
+    maxBuffered: createBudgets().log.limit,
     droppedNotice: (dropped) => formatLine(droppedNotice(dropped)),
   });
   return pino(options, { write: (line) => destination.write(formatLine(redact(line))) });

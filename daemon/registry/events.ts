@@ -8,8 +8,6 @@ import type { VmRecord } from './vm-record.ts';
 
 /** Events retained for subscribers that reconnect: minutes of a busy fleet, a few megabytes. */
 const MAX_EVENTS = 4096;
-/** UTF-16 units of JSON in the retained events. A few thousand events with the largest possible entries would be gigabytes. */
-const MAX_SIZE = 33_554_432;
 
 const LIVENESS: ReadonlySet<VmEventType> = new Set(LIVENESS_TYPES);
 
@@ -41,9 +39,15 @@ export interface EventSubscriber {
   heartbeat(entry: VmRecord): void;
 }
 
+export interface EventLogLimits {
+  maxEvents?: number | undefined;
+  maxSize?: number | undefined;
+}
+
 export class EventLog {
   readonly #retained: Event[] = [];
-  readonly #limit: number;
+  readonly #maxEvents: number;
+  readonly #maxSize: number;
   #added = 0;
   #size = 0;
   /** First revision from which a subscriber can resume without a gap. */
@@ -52,12 +56,14 @@ export class EventLog {
 
   /**
    * @param revision of the registry at start; earlier events are not in the log
-   * @param limit number of retained events
+   * @param limits of the retained events: their number, and the UTF-16 units of their JSON, since a few thousand events with the
+   *   largest possible entries would be gigabytes
    */
-  constructor(revision: number, limit = MAX_EVENTS) {
+  constructor(revision: number, { maxEvents = MAX_EVENTS, maxSize = Number.POSITIVE_INFINITY }: EventLogLimits = {}) {
     // A subscriber that knows the last revision of an earlier run may have missed liveness events after it, which are not stored.
     this.#from = revision === 0 ? 0 : revision + 1;
-    this.#limit = limit;
+    this.#maxEvents = maxEvents;
+    this.#maxSize = maxSize;
   }
 
   add(type: VmEventType, entry: VmRecord, occasion: Occasion): void {
@@ -65,7 +71,7 @@ export class EventLog {
     this.#retained.push(event);
     this.#added++;
     this.#size += event.json.length;
-    while (this.#retained.length > this.#limit || this.#size > MAX_SIZE) this.#dropOldest();
+    while (this.#retained.length > this.#maxEvents || this.#size > this.#maxSize) this.#dropOldest();
     for (const subscriber of this.#subscribers) subscriber.event(event);
   }
 

@@ -3,6 +3,7 @@ import type { Conflict } from '../../src/protocol/heartbeat.ts';
 import type { Clock } from '../clock.ts';
 import type { Store } from '../store/store.ts';
 import type { RegistryLimits } from './capacity.ts';
+import type { EventLogLimits } from './events.ts';
 import type { VmRecord } from './vm-record.ts';
 import type { Attachment } from './writes.ts';
 
@@ -28,6 +29,6 @@ export interface RegistryOptions {
   observer?: RegistryObserver;
   /** Removes what belongs to a VM in the same transaction as the VM: its own token. */
   onDeregister?: ((id: string) => Attachment | undefined) | undefined;
-  /** Events retained for subscribers that reconnect. Default: see {@link EventLog}. */
-  maxEvents?: number | undefined;
+  /** Events retained for subscribers that reconnect. */
+  eventLog?: EventLogLimits | undefined;
 }

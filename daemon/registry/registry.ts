@@ -55,7 +55,7 @@ export class Registry {
   #revision: number;
 
   constructor(options: RegistryOptions, contents: Contents) {
-    const { store, clock, staleAfter, maxEvents, observer, limits, onDeregister } = options;
+    const { store, clock, staleAfter, eventLog, observer, limits, onDeregister } = options;
     this.id = contents.registryId;
     this.staleAfter = staleAfter;
     this.clock = clock;
@@ -66,7 +66,7 @@ export class Registry {
     this.#pending = new PendingChanges(store, contents.revision);
     this.unsaved = new HeartbeatBuffer(store);
     this.identities = new Identities(contents, this.unsaved.records, observer);
-    this.events = new EventLog(contents.revision, maxEvents);
+    this.events = new EventLog(contents.revision, eventLog);
     this.#liveness = new Liveness(options, this.events);
     for (const vm of contents.vms) this.#index.put(VmRecord.fromStored(vm));
     this.lineage = this.#index.lineage;

@@ -60,7 +60,7 @@ export async function serveApp(
   const clock = new FakeClock();
   const onDeregister: RegistryOptions['onDeregister'] = (id) => authenticator.tokens.removeWithVm(id);
   const registry = new Registry(
-    { store, clock, staleAfter: 300_000, massLoss, onDeregister, maxEvents: keptEvents },
+    { store, clock, staleAfter: 300_000, massLoss, onDeregister, eventLog: { maxEvents: keptEvents } },
     store.contents(),
   );
   const authenticator: Authenticator = accessTo(registry, store, token);

@@ -11,7 +11,11 @@ test(
   unless('mkfifo'),
   async (t) => {
     const { writer: fd, read } = makePipe(t, tempDir(t));
-    const destination = new LogDestination({ fd, droppedNotice: (dropped) => `dropped ${dropped}\n` });
+    const destination = new LogDestination({
+      fd,
+      maxBuffered: 1_048_576,
+      droppedNotice: (dropped) => `dropped ${dropped}\n`,
+    });
     const line = `${'x'.repeat(999)}\n`;
     for (let i = 0; i < 2000; i++) destination.write(line);
     const [text, dropped] = await until('the notice', () => /^.*dropped (\d+)\n$/s.exec(read()) ?? undefined);

@@ -23,7 +23,7 @@ function entry(metadata: Record<string, unknown> = {}): VmRecord {
 const short = (events: Event[] | undefined) => events?.map(({ type, revision }) => `${type} ${revision}`);
 
 test('the log returns the events after a revision as long as it has dropped none of them', () => {
-  const log = new EventLog(0, 3);
+  const log = new EventLog(0, { maxEvents: 3 });
   assert.deepEqual(log.since(0, 0), []);
   for (const revision of [1, 2, 3, 4]) log.add('updated', entry(), { revision, at: 0 });
   assert.equal(log.since(0, 4), undefined);
@@ -34,7 +34,7 @@ test('the log returns the events after a revision as long as it has dropped none
 });
 
 test('once a liveness event is dropped, a client that knows only its revision starts again', () => {
-  const log = new EventLog(0, 2);
+  const log = new EventLog(0, { maxEvents: 2 });
   log.add('registered', entry(), { revision: 1, at: 0 });
   log.add('stale', entry(), { revision: 1, at: 0 });
   log.add('revived', entry(), { revision: 1, at: 0 });
@@ -55,7 +55,7 @@ test('the log knows nothing of an earlier run, not even at its last revision', (
 });
 
 test('large events are dropped earlier, so that the log stays within a few megabytes', () => {
-  const log = new EventLog(0);
+  const log = new EventLog(0, { maxSize: 33_554_432 });
   const large = entry({ blob: 'x'.repeat(1_000_000) });
   for (let revision = 1; revision <= 100; revision++) log.add('updated', large, { revision, at: 0 });
   const [oldest] = [...Array(101).keys()].filter((revision) => log.since(revision, 100));
@@ -168,7 +168,7 @@ test('a client that replays the events has the state of the registry, through di
       const broken = new Informer();
       const revisions: number[] = [];
       const start = () => {
-        const made = new Registry({ store, clock, staleAfter: LEASE, maxEvents }, store.contents());
+        const made = new Registry({ store, clock, staleAfter: LEASE, eventLog: { maxEvents } }, store.contents());
         made.events.subscribe({
           event: (event) => {
             if (event.type !== 'stale' && event.type !== 'revived') revisions.push(event.revision);
