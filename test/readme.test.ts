@@ -168,7 +168,9 @@ test('the quick start of README runs as it is written, from a fresh clone', unle
     },
     180_000,
   );
-  endAfter(t, () => run('npx', ['vreg', 'daemon', 'stop', 'agent'], { env, cwd: clone }));
+  endAfter(t, async () => {
+    if (existsSync(clone)) await run('npx', ['vreg', 'daemon', 'stop', 'agent'], { env, cwd: clone });
+  });
   const used = await run('bash', ['-euo', 'pipefail', '-c', use!], { env, cwd: clone });
   assert.equal(used.code, 0, used.stderr);
   assert.match(used.stdout, /^infra-1\.vm\.vers\.sh$/m);
