@@ -31,7 +31,7 @@ import {
 import { unless } from './helpers/tools.ts';
 import { until } from './helpers/until.ts';
 
-/** `UPDATE_README=1` writes the outputs of the examples into the READMEs instead of comparing them. */
+/** `UPDATE_README=1` writes outputs that have changed into the READMEs instead of comparing them. */
 const UPDATE = process.env.UPDATE_README === '1';
 
 /** Variables that tell npm where to find packages. npm's other variables would make it work on this folder. */
@@ -307,9 +307,10 @@ for (const name of READMES.filter((name) => blocks(readReadme(name), 'console').
     // Runs before the folder is removed, which records the processes to stop.
     t.after(() => stop());
     const home = tempDir(t);
-    const port = UPDATE ? 3000 : await freePort();
+    // As many digits as in the examples, so that columns have the same width.
+    const port = await freePort(4);
     // A second registry of the examples.
-    const port2 = UPDATE ? 3100 : await freePort();
+    const port2 = await freePort(4);
     const env = { ...shellEnv(home), VREG_PORT: String(port), VERS_INFRA_URL: `http://127.0.0.1:${port}` };
     stop = async () => {
       for (const dir of ['.local/state/vreg', 'guarded', 'new'])
@@ -330,7 +331,8 @@ for (const name of READMES.filter((name) => blocks(readReadme(name), 'console').
           .replace(new RegExp(`\\b${port}\\b`, 'g'), '3000')
           .replace(new RegExp(`\\b${port2}\\b`, 'g'), '3100')
           .replaceAll(home, '/home/you');
-        real += `$ ${command}\n${printed}`;
+        const same = settled(printed) === settled(output);
+        real += `$ ${command}\n${same ? output : printed}`;
         if (!UPDATE) assert.equal(settled(printed), settled(output), `$ ${command}`);
       }
       updated = updated.replace(block, () => real);
@@ -450,13 +452,19 @@ async function fleet({ vreg }: Daemon): Promise<Omit<Vm, 'registeredAt' | 'lastS
   return vms.map(({ registeredAt: _at, lastSeen: _seen, ...vm }) => vm);
 }
 
-/** A port that nobody listens on just now. */
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', () => resolve(undefined)));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+/** A port on which no process listens at the moment. @param digits 4 or 5; the ports that the system picks have 5 */
+async function freePort(digits = 5): Promise<number> {
+  for (;;) {
+    const server = createServer();
+    const wanted = digits === 5 ? 0 : 2000 + Math.floor(Math.random() * 8000);
+    const port = await new Promise<number | undefined>((resolve) => {
+      server.once('error', () => resolve(undefined));
+      server.listen(wanted, '127.0.0.1', () => resolve((server.address() as AddressInfo).port));
+    });
+    if (port === undefined) continue;
+    await new Promise((resolve) => server.close(resolve));
+    return port;
+  }
 }
 
 async function listen(t: TestContext, server: Server): Promise<number> {
