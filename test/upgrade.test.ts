@@ -19,7 +19,7 @@ interface Expected {
   tokens: (Body & { name: string })[];
   conflicts: Body[];
   history: Record<string, Body[]>;
-  /** Of each token that was made, the revoked ones included. */
+  /** Secrets of all tokens, including the revoked ones. */
   secrets: Record<string, string>;
   requests: { about: string; as: string; method: string; path: string; body?: Body; status: number }[];
   config: { contexts: Body[]; settings: Record<string, string> };

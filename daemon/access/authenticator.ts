@@ -1,4 +1,4 @@
-/** Authenticates clients by token, certificate or unix socket. What a principal may do is decided by its scope. */
+/** Authenticates clients by token, certificate or unix socket. The scope of a principal decides what it may do. */
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { VregError } from '../../src/protocol/errors.ts';
 import { isReserved, mayDo, type Scope } from '../../src/protocol/token.ts';

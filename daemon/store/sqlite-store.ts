@@ -42,7 +42,7 @@ export interface SqliteStoreOptions {
   /** Memory budget of the commits that wait for the disk. */
   budget: Budget;
   /**
-   * Called if the worker dies. What it acknowledged is on the disk and the rest is unknown, so the process should end.
+   * Called if the worker dies. Acknowledged changes are on the disk; the outcome of the others is unknown, so the process should exit.
    */
   onDeath(error: Error): void;
 }

@@ -1,5 +1,5 @@
 import { defineCommand } from '../command.ts';
-import { askOrRemember, type MaxStaleFlags } from '../fleet/address-cache.ts';
+import { askOrReadCache, type MaxStaleFlags } from '../fleet/address-cache.ts';
 import {
   HAS_SERVICE_FLAG,
   MAX_STALE_FLAG,
@@ -30,7 +30,7 @@ export const addr = defineCommand<LiveFlags & MaxStaleFlags & { pick?: Pick }>({
     if (flags.maxStale !== undefined && flags.service !== undefined) {
       throw exclusiveFlags('--max-stale', '--service', 'omit --service: the agent caches one address per role');
     }
-    const found = await askOrRemember(context, { role: role!, file: 'addr', maxStale: flags.maxStale }, async () =>
+    const found = await askOrReadCache(context, { role: role!, file: 'addr', maxStale: flags.maxStale }, async () =>
       pickOne(await liveVms(context, role!, flags), flags),
     );
     const { id, address } = typeof found === 'string' ? { id: undefined, address: found } : found;

@@ -1,5 +1,5 @@
 import { defineCommand } from '../command.ts';
-import { askOrRemember, type MaxStaleFlags } from '../fleet/address-cache.ts';
+import { askOrReadCache, type MaxStaleFlags } from '../fleet/address-cache.ts';
 import {
   HAS_SERVICE_FLAG,
   MAX_STALE_FLAG,
@@ -39,7 +39,7 @@ export const url = defineCommand<LiveFlags & UrlParts & MaxStaleFlags & { pick?:
     const part = (['service', 'scheme', 'path'] as const).find((name) => flags[name] !== undefined);
     if (maxStale !== undefined && part !== undefined)
       throw exclusiveFlags('--max-stale', `--${part}`, 'the agent caches plain URLs only; or use: vreg addr');
-    const found = await askOrRemember(context, { role: role!, file: 'url', maxStale }, async () => {
+    const found = await askOrReadCache(context, { role: role!, file: 'url', maxStale }, async () => {
       const vm = pickOne(await liveVms(context, role!, flags), flags);
       return { id: vm.id, url: urlOf(vm, context.client().url, flags) };
     });

@@ -10,25 +10,25 @@ export interface MaxStaleFlags {
 }
 
 /**
- * What is answered by `ask`, or, while the registry cannot be reached, from the run dir.
+ * Asks the registry; while it is unreachable, reads the agent's cached answer instead.
  * @param file `addr` or `url`
- * @throws VregError TOO_OLD when the agent's answer is older than `--max-stale`, and what `ask` throws where there is none
+ * @throws VregError TOO_OLD if the cached answer is older than `maxStale`, or the error of `ask` if there is no cached answer
  */
-export async function askOrRemember<T>(
+export async function askOrReadCache<T>(
   context: Context,
   { role, file, maxStale }: { role: string; file: 'addr' | 'url'; maxStale: string | undefined },
   ask: () => Promise<T>,
 ): Promise<T | string> {
   if (maxStale === undefined) return ask();
-  const most = parseDuration(maxStale, '--max-stale');
+  const maxAge = parseDuration(maxStale, '--max-stale');
   try {
     return await ask();
   } catch (error) {
     if (!(error instanceof VregError) || (error.code !== 'UNREACHABLE' && error.code !== 'BUSY')) throw error;
-    const known = remember(context.config.runDir, role, file);
+    const known = readCache(context.config.runDir, role, file);
     if (!known) throw error;
     const age = Math.max(0, context.now() - known.at);
-    if (age <= most) {
+    if (age <= maxAge) {
       context.verbose(`${error.message}; using the answer that the agent cached ${formatDuration(age)} ago`);
       return known.value;
     }
@@ -39,8 +39,8 @@ export async function askOrRemember<T>(
   }
 }
 
-/** @returns undefined where the agent has told nothing */
-function remember(dir: string | undefined, role: string, file: string): { value: string; at: number } | undefined {
+/** The cached answer; undefined if the agent has written none. */
+function readCache(dir: string | undefined, role: string, file: string): { value: string; at: number } | undefined {
   if (dir === undefined) return undefined;
   const folder = join(dir, 'by-role', role);
   try {

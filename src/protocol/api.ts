@@ -29,7 +29,7 @@ export const DEFAULT_MASS_LOSS = 0.5;
 export const ON_EXIT = ['stopped', 'deregister', 'keep'] as const;
 export type OnExit = (typeof ON_EXIT)[number];
 
-/** What an agent does when the registry knows another incarnation of its VM. */
+/** Reaction of an agent when another incarnation holds the identity of its VM. */
 export const ON_CLONE = ['reject', 'rebirth', 'replace'] as const;
 export type OnClone = (typeof ON_CLONE)[number];
 

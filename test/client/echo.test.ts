@@ -9,7 +9,7 @@ import { vreg } from '../helpers/cli.ts';
 import { json, stub } from '../helpers/stub.ts';
 import { until } from '../helpers/until.ts';
 
-/** With what JSON writes in another way than it was. */
+/** Contains characters that JSON escapes. */
 const TOKEN = String.raw`canary"of\the-token-0123456789`;
 /** What betrays it, whatever becomes of the rest. */
 const CANARY = /canary/;
