@@ -1,4 +1,4 @@
-/** The app over a store in memory, on a free port of this process: for tests of the wire that need no daemon. */
+/** Serves the app over a store in memory on a free port of this process, for tests of the wire that need no daemon. */
 import type { Server } from 'node:http';
 import { pino } from 'pino';
 import { Authenticator } from '../../daemon/access/authenticator.ts';
@@ -14,14 +14,14 @@ export interface ServedApp {
   registry: Registry;
   server: Server;
   url: string;
-  /** Where to connect to, for bytes. */
+  /** Address for raw connections. */
   at: { host: string; port: number };
   clock: FakeClock;
   store: MemoryStore;
   authenticator: Authenticator;
-  /** Lines that the app has logged, as JSON. */
+  /** Log lines of the app, as JSON. */
   logged: string[];
-  /** Accepts no more, answers what was accepted, then resolves. May be called more than once. */
+  /** Stops accepting requests and resolves when all accepted ones are answered. It may be called more than once. */
   close(): Promise<void>;
 }
 

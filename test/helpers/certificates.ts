@@ -1,4 +1,4 @@
-/** Certificates as people make them, with openssl, in a folder of the test. */
+/** Issues certificates with openssl, in a folder of the test. */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -12,15 +12,15 @@ export interface Issued {
 }
 
 export interface Authority {
-  /** The folder that goes when the test ends. */
+  /** A folder that is removed when the test ends. */
   dir: string;
   /** Path of the authority's own certificate. */
   ca: string;
-  /** @param file name of the files @param names as openssl writes subjectAltName; none is a certificate for this machine */
+  /** @param file base name of the files @param names subjectAltName in openssl's syntax; localhost by default */
   issue(file: string, options?: { subject?: string; names?: string; from?: string; until?: string }): Issued;
 }
 
-/** The way in which openssl writes a time: years that are long gone, and long to come. */
+/** Times in openssl's syntax, far in the past and far in the future. */
 export const LONG_AGO = '20200101000000Z';
 export const YESTERYEAR = '20210101000000Z';
 export const FAR_AHEAD = '20480101000000Z';

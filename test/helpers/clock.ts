@@ -1,6 +1,6 @@
 import type { Clock } from '../../daemon/clock.ts';
 
-/** A clock that stands until it is moved. */
+/** A clock that only the test moves. */
 export class FakeClock implements Clock {
   wall = Date.parse('2026-01-01T00:00:00.000Z');
   heard = 0;
@@ -18,13 +18,13 @@ export class FakeClock implements Clock {
     return this.gap;
   }
 
-  /** Time in which nobody could be heard. */
+  /** Advances the wall clock alone: the registry could not receive heartbeats. */
   miss(ms: number): void {
     this.wall += ms;
     this.gap = this.heard;
   }
 
-  /** Time in which the registry could hear. */
+  /** Advances both clocks. */
   pass(ms: number): void {
     this.wall += ms;
     this.heard += ms;

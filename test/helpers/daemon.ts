@@ -1,4 +1,4 @@
-/** The real program in a temporary folder: what end-to-end tests start, ask and kill. */
+/** Runs the real program in a temporary folder, for end-to-end tests. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -8,11 +8,11 @@ import type { TestContext } from 'node:test';
 
 export const BIN = join(import.meta.dirname, '../../bin/vreg.js');
 
-/** A folder that goes when the test ends. */
+/** Makes a folder that is removed when the test ends. */
 export function tempDir(t: TestContext): string {
   const dir = mkdtempSync(join(tmpdir(), 'vreg-test-'));
   t.after(async () => {
-    // Who writes there must have ended, whichever of the two was there first.
+    // First end the programs that write to it, even those that were started later.
     await Promise.all((ends.get(t) ?? []).map((end) => end()));
     rmSync(dir, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
   });
@@ -21,13 +21,13 @@ export function tempDir(t: TestContext): string {
 
 const ends = new WeakMap<TestContext, (() => Promise<unknown>)[]>();
 
-/** Ends a program when the test ends, and before its folders go. @param end may be called twice */
+/** Ends a program when the test ends, before its folders are removed. @param end may be called twice */
 export function endAfter(t: TestContext, end: () => Promise<unknown>): void {
   ends.set(t, [...(ends.get(t) ?? []), end]);
   t.after(end);
 }
 
-/** An environment in which nothing of the machine's own set-up is found. */
+/** An environment without the configuration of this machine. */
 export function cleanEnv(home: string, more: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
   return {
     PATH: process.env.PATH,
@@ -46,7 +46,7 @@ export interface Ran {
   stderr: string;
 }
 
-/** Runs one command line to its end. */
+/** Runs a command until it exits. */
 export async function run(
   command: string,
   args: readonly string[],
@@ -68,27 +68,27 @@ export interface Daemon {
   dataDir: string;
   home: string;
   child: ChildProcess;
-  /** All that it has said on stderr so far. */
+  /** Its stderr so far. */
   said(): string;
   /** Runs `vreg` against it. */
   vreg(args: readonly string[], more?: { env?: NodeJS.ProcessEnv; input?: string }): Promise<Ran>;
-  /** Sends the signal and waits for the end. */
+  /** Sends the signal and waits until it exits. */
   end(signal?: NodeJS.Signals): Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
 }
 
 export interface DaemonOptions {
-  /** More arguments of `vreg daemon`; `--port 0` and a fresh data dir are given. */
+  /** Arguments of `vreg daemon` besides `--port 0` and a new data dir. */
   args?: readonly string[];
   env?: NodeJS.ProcessEnv;
-  /** Home of an earlier daemon, to start on what it left. */
+  /** Home of an earlier daemon, to use its data dir. */
   home?: string;
-  /** Words that run it: a program that becomes the daemon's process, and its arguments. */
+  /** A command that starts the daemon, such as `prlimit`, and its arguments. */
   through?: readonly string[];
-  /** Called with the process when it has begun, long before it can serve. */
+  /** Called with the process as soon as it is spawned. */
   onSpawn?: (child: ChildProcess) => void;
 }
 
-/** Starts the real daemon on a free port and resolves when it can serve; it is killed when the test ends. */
+/** Starts the real daemon on a free port and waits until it serves requests. It is killed when the test ends. */
 export async function startDaemon(
   t: TestContext,
   { args = [], env = {}, home, through = [], onSpawn }: DaemonOptions = {},

@@ -1,11 +1,11 @@
-/** A request and its whole answer, with Node's own fetch. */
+/** A response that was read completely. */
 export interface Answered {
   status: number;
   headers: Headers;
   body: unknown;
 }
 
-/** A body that is no string is sent as JSON; every answer but a HEAD's must be JSON, and say so. */
+/** Sends a request, with any body but a string as JSON. @throws if the response is not JSON, except to HEAD */
 export async function call(
   base: string,
   method: string,
@@ -22,7 +22,7 @@ export async function call(
   return { status: answer.status, headers: answer.headers, body: JSON.parse(text) };
 }
 
-/** The sentence of an error answer; fails when there is none. */
+/** @returns the message of an error response. @throws if there is none */
 export function errorOf({ body }: Pick<Answered, 'body'>): string {
   const { error } = body as { error?: unknown };
   if (typeof error !== 'string' || error === '') throw new Error(`no error sentence in ${JSON.stringify(body)}`);

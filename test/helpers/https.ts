@@ -1,4 +1,4 @@
-/** Requests over TLS, each on a connection of its own unless they share an agent. */
+/** Sends requests over TLS, each on its own connection unless they share an agent. */
 import { readFileSync } from 'node:fs';
 import { type Agent, type RequestOptions, request } from 'node:https';
 import { text } from 'node:stream/consumers';
@@ -6,9 +6,9 @@ import { connect, type TLSSocket } from 'node:tls';
 import type { Issued } from './certificates.ts';
 
 export interface Shown {
-  /** Path of what is trusted. */
+  /** Path of the trusted certificates. */
   ca: string;
-  /** What is shown to a server that asks. */
+  /** Client certificate. */
   own?: Issued | undefined;
 }
 
@@ -22,18 +22,18 @@ export function tlsOf({ ca, own }: Shown): { ca: Buffer; cert?: Buffer; key?: Bu
 export interface HttpsAnswer {
   status: number;
   text: string;
-  /** SHA-256 of the certificate that the server has shown. */
+  /** SHA-256 of the server's certificate. */
   fingerprint: string;
 }
 
-/** @throws what Node does when no answer comes */
+/** @throws Node's error if no response arrives */
 export function ask(url: string, shown: Shown, { agent, ...more }: RequestOptions & { agent?: Agent | false } = {}) {
   return new Promise<HttpsAnswer>((resolve, reject) => {
     let fingerprint = '';
     const sent = request(url, { ...tlsOf(shown), agent: agent ?? false, ...more }, (answer) => {
       text(answer).then((body) => resolve({ status: answer.statusCode!, text: body, fingerprint }), reject);
     });
-    // Not later: a connection that is closed has shown nothing.
+    // Read it before the connection closes: a closed connection has no certificate.
     sent.once('socket', (socket: TLSSocket) => {
       const look = () => {
         fingerprint = socket.getPeerCertificate().fingerprint256;

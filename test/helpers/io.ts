@@ -1,17 +1,17 @@
-/** The twin of a terminal: text in, text out, and everything about it can be set. */
+/** A fake terminal: its output is text, and all its properties can be set. */
 import { type Io, wantsColor } from '../../src/io.ts';
 
 export interface TestIoOptions {
-  /** Stdout is a terminal. */
+  /** Whether stdout is a terminal. */
   tty?: boolean;
-  /** Stderr is a terminal; without it, it is none. */
+  /** Whether stderr is a terminal. */
   errTty?: boolean;
   width?: number;
-  /** Variables that decide on colour. */
+  /** Variables that decide about colour. */
   env?: NodeJS.ProcessEnv;
-  /** What stdin holds; without it stdin is a terminal where nobody types. */
+  /** Contents of stdin; without it stdin is a terminal. */
   stdin?: string;
-  /** Answers to questions, in their order; without any there is nobody to ask. */
+  /** Answers to prompts, in order; without them no prompt is possible. */
   answers?: readonly string[];
 }
 

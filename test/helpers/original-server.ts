@@ -1,6 +1,6 @@
 /**
- * The registry of hdresearch/vers-agent-services, in small: only the compatible routes, no word of vreg in its answers,
- * deaf to query options that it does not know, stale by the wall clock. The CLI must do its work against it.
+ * A small copy of the registry of hdresearch/vers-agent-services: only the compatible routes, no vreg headers, unknown query
+ * parameters are ignored, and VMs go stale by the wall clock. The CLI must work against it.
  */
 import { createServer, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -23,9 +23,9 @@ interface PlainVm {
 export interface PlainServer {
   url: string;
   port: number;
-  /** In the order of their registration. */
+  /** In the order of registration. */
   vms: Map<string, PlainVm>;
-  /** `GET /registry/vms`, in the order in which they came. */
+  /** Method and URL of each request, in order. */
   requests: string[];
   close(): Promise<void>;
 }
@@ -35,7 +35,7 @@ export interface PlainServerOptions {
   token?: string;
 }
 
-/** Listens on a free port unless one is named, and closes when the test ends. */
+/** Listens on `port`, or on a free port, until the test ends. */
 export async function startPlainServer(t: TestContext, options: PlainServerOptions = {}): Promise<PlainServer> {
   const { port = 0, token } = options;
   const vms = new Map<string, PlainVm>();
@@ -44,7 +44,7 @@ export async function startPlainServer(t: TestContext, options: PlainServerOptio
     requests.push(`${request.method} ${request.url}`);
     const allowed = !token || request.url === '/health' || request.headers.authorization === `Bearer ${token}`;
     const [status, body] = allowed ? await answer(vms, request) : [401, { error: 'Unauthorized — invalid token' }];
-    // The framework of the original answers an unknown route in plain text.
+    // The framework of the original server responds to an unknown route in plain text.
     if (typeof body === 'string') response.writeHead(status, { 'content-type': 'text/plain' }).end(body);
     else response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body));
   });

@@ -1,4 +1,4 @@
-/** A pipe with a name, which a test reads when it wants to: not what Node gives its children, which is a socket. */
+/** A named pipe that a test reads when it wants to. The pipes that Node gives its children are sockets. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { closeSync, constants, openSync, readSync } from 'node:fs';
@@ -6,9 +6,9 @@ import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 
 export interface Pipe {
-  /** Descriptor to write to. */
+  /** File descriptor to write to. */
   writer: number;
-  /** @returns all that has been read so far, with what is there now */
+  /** @returns everything that was written so far */
   read(): string;
 }
 

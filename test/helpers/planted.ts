@@ -1,7 +1,7 @@
-/** Bugs for the model of the wire to find: a fuzzer that finds none of them finds nothing. */
+/** Planted bugs that the model of the wire must find. A fuzzer that misses them is useless. */
 import type { Registry } from '../../daemon/registry/registry.ts';
 
-/** What is broken, and what of it the failure must show. */
+/** For each bug, a pattern that the failure must match, and a function that breaks the registry. */
 export const PLANTED = {
   'a PATCH that ignores the address': [
     /PATCH .*"address"/,

@@ -1,9 +1,9 @@
-/** Seeded random numbers, so that a failure can be repeated: `VREG_SEED=<what the test printed>`. */
+/** Seeded random numbers. To repeat a failure, set `VREG_SEED` to the value that the test printed. */
 import { createHash } from 'node:crypto';
 import type { TestContext } from 'node:test';
 
 export interface Random {
-  /** An integer from 0 up to, not including, the limit. */
+  /** @returns an integer from 0 to limit - 1 */
   below(limit: number): number;
 }
 
@@ -14,7 +14,7 @@ export function seeded(seed: string): Random {
   };
 }
 
-/** Random numbers of a seed that is new in each run, and told with the test's result. */
+/** Random numbers from a seed that is new in each run and printed with the result of the test. */
 export function randomOf(t: TestContext): Random {
   const seed = process.env.VREG_SEED ?? String(Date.now());
   t.diagnostic(`VREG_SEED=${seed}`);

@@ -1,4 +1,4 @@
-/** HTTP as bytes, for what no well-behaved client would send. */
+/** Sends HTTP as raw bytes, for requests that no HTTP client would send. */
 import { connect, type NetConnectOpts, type Socket } from 'node:net';
 
 export interface RawAnswer {
@@ -7,7 +7,7 @@ export interface RawAnswer {
   text: string;
 }
 
-/** Sends bytes and reads until the server closes the connection; `end` closes our half after the last byte. */
+/** Sends bytes and reads until the server closes the connection. @param end closes our half after the last byte */
 export async function exchange(
   to: NetConnectOpts,
   bytes: string | Buffer | readonly (string | Buffer)[],
@@ -19,7 +19,7 @@ export async function exchange(
   return readAnswers(socket);
 }
 
-/** Reads answers until the server ends the connection. A connection that is reset ends with what was read. */
+/** Reads responses until the server closes the connection. After a reset it returns those received so far. */
 export async function readAnswers(socket: Socket): Promise<RawAnswer[]> {
   const chunks: Buffer[] = [];
   await new Promise<void>((resolve) => {
@@ -30,7 +30,7 @@ export async function readAnswers(socket: Socket): Promise<RawAnswer[]> {
   return parseAnswers(Buffer.concat(chunks));
 }
 
-/** Splits bytes into the answers they hold; an answer is delimited by its Content-Length. */
+/** Splits bytes into responses by their Content-Length. */
 export function parseAnswers(bytes: Buffer): RawAnswer[] {
   const answers: RawAnswer[] = [];
   let rest = bytes;

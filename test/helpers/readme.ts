@@ -1,4 +1,4 @@
-/** The READMEs as data: their sections, headings, code blocks, tables and links. */
+/** Parses the READMEs: their sections, headings, code blocks, tables and links. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 

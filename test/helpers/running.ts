@@ -1,4 +1,4 @@
-/** The real program against a registry of the test: run to its end, or followed while it stays. */
+/** Runs the real program against a registry of the test, either until it exits or in the background. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { TestContext } from 'node:test';
 import { BIN, cleanEnv, type Ran, run } from './daemon.ts';
@@ -15,7 +15,7 @@ function environment({ url = 'http://127.0.0.1:1', home = '/nonexistent', env = 
   return cleanEnv(home, { VERS_INFRA_URL: url, ...env });
 }
 
-/** Runs `vreg` to its end. */
+/** Runs `vreg` until it exits. */
 export function runVreg(args: readonly string[], options: RunOptions = {}): Promise<Ran> {
   const { input, cwd } = options;
   return run(process.execPath, [BIN, ...args], {
@@ -27,7 +27,7 @@ export function runVreg(args: readonly string[], options: RunOptions = {}): Prom
 
 /**
  * Runs a script that calls `vreg` by its name.
- * @param shell with the flags that keep it from its start-up files: bash reads them when its stdin is a socket
+ * @param shell with flags against start-up files, which bash reads if its stdin is a socket
  */
 export function runScript(shell: readonly string[], script: string, options: RunOptions = {}): Promise<Ran> {
   const [command, ...flags] = shell;
@@ -44,11 +44,11 @@ export interface Running {
   stdout(): string;
   stderr(): string;
   ended: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
-  /** Sends the signal and waits for the end. */
+  /** Sends the signal and waits until it exits. */
   end(signal?: NodeJS.Signals): Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
 }
 
-/** Starts a `vreg` that stays; it is killed when the test ends. */
+/** Starts `vreg` in the background. It is killed when the test ends. */
 export function startVreg(t: TestContext, args: readonly string[], options: RunOptions = {}): Running {
   const { cwd } = options;
   const child = spawn(process.execPath, [BIN, ...args], {

@@ -1,4 +1,4 @@
-/** A reader of server-sent events, with Node's own client: what a test was told, and the power to break off or to stall. */
+/** A subscriber to server-sent events that records them, and can disconnect. */
 import { once } from 'node:events';
 import { type IncomingHttpHeaders, type IncomingMessage, request } from 'node:http';
 import type { TestContext } from 'node:test';
@@ -7,7 +7,7 @@ import type { StreamEvent, VmEvent } from '../../src/protocol/events.ts';
 import { until } from './until.ts';
 
 export interface Told {
-  /** As on the wire; absent where the event has none. */
+  /** The event's id on the wire, if it has one. */
   id: string | undefined;
   event: StreamEvent;
 }
@@ -18,11 +18,11 @@ export interface EventReader {
   told: Told[];
   comments: string[];
   ended: Promise<unknown>;
-  /** Breaks the connection off. */
+  /** Disconnects. */
   drop(): void;
-  /** Waits until an event of a type was told so many times. */
+  /** Waits until so many events of a type were received. */
   seen(type: StreamEvent['type'], times?: number): Promise<void>;
-  /** `type id`, or the type alone, of all events so far. */
+  /** All events so far as `type id`, or `type` if the event has no VM. */
   lines(): string[];
 }
 

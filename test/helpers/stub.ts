@@ -1,10 +1,10 @@
-/** A server that answers what a test tells it to: for clients that meet something else than a vreg daemon. */
+/** A server with responses of the test, for clients that reach something other than a vreg daemon. */
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { TestContext } from 'node:test';
 
-/** Listens on a free port until the test ends; resolves to its URL. */
+/** Listens on a free port until the test ends. @returns its URL */
 export async function stub(
   t: TestContext,
   answer: (request: IncomingMessage, response: ServerResponse) => void,

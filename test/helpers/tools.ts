@@ -1,9 +1,9 @@
-/** Programs that a test needs and a user's machine may lack. */
+/** Skips tests whose programs are missing on this machine. */
 import { spawnSync } from 'node:child_process';
 
 /**
- * The `skip` option of a test that needs these programs: false when they are there, else the reason.
- * In CI nothing may be missing, so there the test runs, and fails.
+ * @returns the `skip` option of a test that needs these programs: false if all are there, else the reason.
+ * In CI the test always runs, and fails if a program is missing.
  */
 export function unless(...tools: readonly string[]): { skip: string | false } {
   const missing = tools.filter((tool) => spawnSync('sh', ['-c', `command -v ${tool}`]).status !== 0);

@@ -1,7 +1,9 @@
 /**
- * Waits for a state that no event announces (another process's, mostly), and fails when it does not come.
- * @param what said in the failure
- * @param patience milliseconds; generous, since it is only used up by a failure
+ * Waits for a state that no event announces, mostly of another process.
+ * @param what names the state in the error
+ * @param look returns a falsy value until the state is reached
+ * @param patience milliseconds; generous, because only a failing test uses them up
+ * @throws if the state is not reached in time
  */
 export async function until<T>(what: string, look: () => T | Promise<T>, patience = 15_000): Promise<NonNullable<T>> {
   const deadline = Date.now() + patience;

@@ -1,6 +1,6 @@
 import type { Registration } from '../../src/protocol/vm.ts';
 
-/** A registration that is valid as it stands. */
+/** A valid registration. @param more fields to replace */
 export function aVm(more: Partial<Registration> = {}): Registration {
   return {
     id: 'vm-1',

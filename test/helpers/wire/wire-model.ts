@@ -1,29 +1,29 @@
 /**
- * The wire's rules once more, with nothing done for speed and none of the registry's own code: a list of VMs, and what
- * each request must be answered. What the two do not agree on is a bug of one of them.
+ * A model of the wire protocol: a list of VMs, and the expected response to each request. It is written for simplicity and
+ * shares no code with the registry, so a difference between the two is a bug in one of them.
  */
 import type { ErrorCode } from '../../../src/protocol/errors.ts';
 
 export type Fields = Record<string, unknown>;
 
-/** A request, before it is encoded. */
+/** A request before it is encoded. */
 export interface Asked {
   method: string;
-  /** Decoded, none of them empty. */
+  /** Decoded segments, none of them empty. */
   path: readonly string[];
   query: readonly (readonly [name: string, value: string])[];
   headers: Readonly<Record<string, string>>;
-  /** Empty: there is none. */
+  /** Empty if the request has no body. */
   body: Buffer;
 }
 
 export interface Expected {
   status: number;
-  /** Of a refusal. */
+  /** Error code, if the request is refused. */
   code?: ErrorCode;
-  /** Of a refusal: the fields that it may name, each alone or with what stands in it. */
+  /** Fields of which a refusal must name one, or a part of one. */
   fields?: readonly string[];
-  /** Of an answer; left out where it is not compared. */
+  /** Expected body; absent if it is not compared. */
   body?: unknown;
   /** Revision in the ETag. */
   etag?: number;
@@ -39,7 +39,7 @@ export interface ModelLimits {
 }
 
 interface ModelVm {
-  /** As on the wire, but for `lastSeen`. */
+  /** The entry on the wire, without `lastSeen`. */
   vm: Fields;
   created: number;
   revision: number;
@@ -100,7 +100,7 @@ export class WireModel {
     }
   }
 
-  /** As the wire has it. */
+  /** @returns the entry on the wire */
   json({ vm, lastSeen }: ModelVm): Fields {
     return JSON.parse(JSON.stringify({ ...vm, lastSeen: iso(lastSeen) })) as Fields;
   }
@@ -136,7 +136,7 @@ export class WireModel {
     return { status: 200, body: { conflicts: [], count: 0 } };
   }
 
-  /** The body as a value. */
+  /** Parses the body. */
   #read({ body, headers }: Asked): unknown {
     if (body.length === 0) return undefined;
     const type = headers['content-type'] ?? 'application/json';
@@ -220,7 +220,7 @@ export class WireModel {
     return { status: 200, body: { deleted: true } };
   }
 
-  /** Of services that the VM has by now. */
+  /** Stores a health report, limited to the services that the VM has now. */
   #keepHealth({ id, services }: Fields, report: Fields): void {
     const names = ((services ?? []) as { name: string }[]).map(({ name }) => name);
     this.health.set(id as string, Object.fromEntries(Object.entries(report).filter(([name]) => names.includes(name))));
@@ -291,7 +291,7 @@ export class WireModel {
       ...(found.vm.status === 'running' ? [] : [found.vm.status]),
       ...(this.isStale(found) ? ['stale'] : []),
     ];
-    // The sentences are not compared, the codes are: see the run.
+    // The codes are compared, and the texts are not; see wire-run.ts.
     return { status: 200, body: { id, offered: codes.length === 0, codes } };
   }
 
@@ -396,7 +396,7 @@ const KINDS: Readonly<Record<string, readonly string[]>> = {
   conflicts: ['GET', 'DELETE'],
 };
 
-/** Methods of a path; the routes whose answers have no end or no data dir to copy are left out. */
+/** @returns the methods of a path, without routes that stream or need a data dir */
 function methodsOf([first, kind = '', id, part, ...more]: readonly string[]): readonly string[] {
   if (more.length > 0) return [];
   if ((first === 'health' || first === 'metrics') && kind === '') return ['GET'];
@@ -408,7 +408,7 @@ function methodsOf([first, kind = '', id, part, ...more]: readonly string[]): re
   return Object.hasOwn(PARTS, part) ? [PARTS[part]!] : [];
 }
 
-/** @param depth objects and arrays around the value */
+/** @param depth number of objects and arrays around the value */
 function isAcceptable(value: unknown, depth: number): boolean {
   if (typeof value === 'number') return Number.isFinite(value);
   if (!isObject(value)) return true;
@@ -469,7 +469,7 @@ function readUpdate(body: unknown): Fields {
   return update;
 }
 
-/** Services and metadata; `null` where they are taken away. */
+/** Reads services and metadata; `null` if they are removed. */
 function readLists({ services, metadata }: Fields, into: Fields, wrong: string[]): void {
   if (metadata !== undefined) into.metadata = metadata;
   if (metadata !== undefined && metadata !== null && !isRecord(metadata)) wrong.push('metadata');
@@ -493,7 +493,7 @@ function serviceOf(given: Fields): Fields {
   return { ...service, name: textOf(given.name), port: given.port };
 }
 
-/** What a beat without a token says of the services; one with a token is refused, since none is well-formed here. */
+/** Reads the health in a heartbeat. A heartbeat with a proof is refused, because no proof in these tests is valid. */
 function readHealth(body: unknown): Fields | undefined {
   if (!isRecord(body)) return undefined;
   const { spend, next, health, incarnation, address, replace, revision } = body;
@@ -518,7 +518,7 @@ function readHealth(body: unknown): Fields | undefined {
 
 type Precondition = number | 'any' | 'none' | undefined;
 
-/** What a change is asked to find, and how it is to be answered. */
+/** Reads the preconditions of a change. */
 function preconditions(asked: Asked): Precondition {
   const { 'if-match': match, 'if-none-match': noneMatch } = asked.headers;
   const wrong: string[] = [];
@@ -547,7 +547,7 @@ function query<K extends string>(asked: Asked, ...names: readonly K[]): { [name 
   const known: { [name in K]?: string } = {};
   for (const name of names) {
     const values = asked.query.filter(([key]) => key === name).map(([, value]) => value);
-    // Which of the wrong parameters is named is not promised.
+    // The response may name any of the invalid parameters.
     if (values.length > 1) throw invalid(...asked.query.map(([key]) => key));
     if (values[0]) known[name] = values[0];
   }

@@ -1,4 +1,4 @@
-/** Requests of every route's schema, some of them right, the others mutated: for runs against the model of the wire. */
+/** Generates requests for every route, some valid and some mutated, for the model of the wire. */
 import fc from 'fast-check';
 import type { Asked, Fields } from './wire-model.ts';
 
@@ -10,7 +10,7 @@ const junk = fc.oneof(
   fc.string({ unit: 'binary', maxLength: 20 }),
   fc.jsonValue({ maxDepth: 3 }),
 );
-/** Few, so that requests meet: one comes upon what another has left. */
+/** Few ids, so that requests affect each other. */
 const ids = fc.oneof(
   { weight: 6, arbitrary: fc.constantFrom('a', 'b', 'c') },
   { weight: 1, arbitrary: fc.constantFrom('d', 'a/b', 'ü', 'x y', '%41', 'constructor', 'heartbeat') },
@@ -53,7 +53,7 @@ const fields: Readonly<Record<string, fc.Arbitrary<unknown>>> = {
       }),
     },
     { weight: 1, arbitrary: fc.dictionary(fc.constantFrom('task', 'env', 'constructor'), junk, { maxKeys: 3 }) },
-    // About as large as an entry may be, and as a body may be.
+    // About the size limits of an entry and of a body.
     { weight: 1, arbitrary: fc.integer({ min: 1700, max: 2100 }).map((length) => ({ pad: 'x'.repeat(length) })) },
     { weight: 1, arbitrary: fc.integer({ min: 3800, max: 4200 }).map((length) => ({ pad: 'x'.repeat(length) })) },
   ),
@@ -64,7 +64,7 @@ const fields: Readonly<Record<string, fc.Arbitrary<unknown>>> = {
 const optional = ['status', 'services', 'metadata', 'parentId', 'parentVmId'];
 const required = Object.keys(fields).filter((field) => !optional.includes(field));
 
-/** Some fields of a body take a value that they may not have. */
+/** Gives some fields of a body an invalid value. */
 function mutated(base: fc.Arbitrary<Fields>): fc.Arbitrary<unknown> {
   const change = fc.dictionary(fc.constantFrom(...Object.keys(fields), 'ids', 'health', 'spend', 'lastSeen'), junk, {
     minKeys: 1,
@@ -115,7 +115,7 @@ const beat = fc.oneof(
   { weight: 1, arbitrary: junk },
 );
 
-/** What JSON's text can have that its values do not. Put after the first brace; later keys of a body win. */
+/** JSON text that values cannot express. It is inserted after the first brace; later keys of a body win. */
 const oddities = fc.oneof(
   fc.constantFrom(
     '"name":1e999,',
@@ -136,7 +136,7 @@ const oddities = fc.oneof(
     '/* */',
     ',',
   ),
-  // The body is the first level of 64.
+  // The body itself counts as the first level of nesting.
   fc.integer({ min: 60, max: 66 }).map((depth) => `"metadata":${'{"a":'.repeat(depth)}1${'}'.repeat(depth)},`),
   fc.integer({ min: 60, max: 66 }).map((depth) => `"more":${'['.repeat(depth)}${']'.repeat(depth)},`),
 );
@@ -236,7 +236,7 @@ const values: Readonly<Record<string, fc.Arbitrary<string>>> = {
   id: ids,
 };
 
-/** Few parameters, at times one twice. */
+/** Generates a few parameters, sometimes one of them twice. */
 function queryOf(...names: readonly string[]): fc.Arbitrary<Query> {
   const one = fc.constantFrom(...names).chain((name) => values[name]!.map((value): [string, string] => [name, value]));
   return fc.oneof(
@@ -260,7 +260,6 @@ const include = queryOf('include');
 const ROUTES: readonly Shape[] = [
   { method: 'POST', path: at('registry', 'vms'), query: include, body: registration, weight: 8 },
   { method: 'PUT', path: vm(), query: include, body: registration, weight: 5 },
-  // As its own URL says, so that it is taken.
   { method: 'PATCH', path: vm(), query: include, body: update, weight: 6 },
   { method: 'DELETE', path: vm(), query: include, body: fc.oneof(fc.constant(undefined), junk), weight: 2 },
   { method: 'POST', path: vm('heartbeat'), body: beat, weight: 4 },
@@ -300,7 +299,7 @@ function requestOf({
   const hasBody = method !== 'GET';
   return fc
     .record({
-      // At times another one.
+      // Sometimes another method.
       method: fc.oneof(
         { weight: 30, arbitrary: fc.constant(method) },
         {

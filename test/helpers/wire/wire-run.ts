@@ -1,4 +1,4 @@
-/** Sequences of requests, each sent to the app and asked of the model; and how the two are compared. */
+/** Sends sequences of requests to the app and to the model, and compares the responses. */
 import assert from 'node:assert/strict';
 import { Agent, type IncomingMessage, request } from 'node:http';
 import { buffer } from 'node:stream/consumers';
@@ -13,13 +13,13 @@ import { MemoryStore } from '../memory-store.ts';
 import { type Asked, type Expected, type Fields, type ModelLimits, WireModel } from './wire-model.ts';
 import { type Step, step } from './wire-requests.ts';
 
-/** Small, so that the requests of a run reach them. */
+/** Small limits, so that the requests of a run reach them. */
 const LIMITS: ModelLimits = { maxBody: 4096, maxEntry: 2048, maxVms: 3, maxTotal: 4000, lease: 1000 };
 
 interface Answered {
   status: number;
   headers: IncomingMessage['headers'];
-  /** As JSON, where it is. */
+  /** Parsed if it is JSON. */
   body: unknown;
 }
 
@@ -27,15 +27,15 @@ export interface RunOptions {
   steps: number;
   runs: number;
   seed: number;
-  /** Breaks the registry, so that the run has something to find. */
+  /** Plants a bug in the registry that the run must find. */
   plant?: (registry: Registry) => void;
-  /** Told of each answer. */
+  /** Called with each expected response. */
   seen?: (expected: Expected) => void;
 }
 
 /**
  * Runs many sequences.
- * @throws Error telling the seed, the first requests on which the two do not agree, cut down to those that matter, and how
+ * @throws Error with the seed, the shortest sequence after which app and model differ, and the difference
  */
 export async function checkWire({ steps, runs, seed, plant, seen }: RunOptions): Promise<void> {
   const { failed, counterexample, errorInstance } = await fc.check(
@@ -109,7 +109,7 @@ async function runSequence(
 
 const NONE = Buffer.alloc(0);
 
-/** What a run has left: the list, each VM and its past, and what is live of each role. */
+/** @returns paths that read the whole state: the list, each VM with its history, and the live VMs of each role */
 function statePaths({ vms }: WireModel): string[][] {
   const each = vms.map(({ vm }) => vm.id as string);
   return [
@@ -134,7 +134,7 @@ function compareEvents(registry: Registry, model: WireModel): void {
 function compare(asked: Asked, answer: Answered, expected: Expected, revision: number): void {
   const what = `${asked.method} ${urlOf(asked)} ${asked.body}`.slice(0, 500);
   const { status, headers, body } = answer;
-  assert.equal(status, expected.status, `${what} was answered with ${status}: ${JSON.stringify(body)}`);
+  assert.equal(status, expected.status, `${what} got ${status}: ${JSON.stringify(body)}`);
   assert.equal(headers['x-vreg-revision'], String(revision), what);
   assert.equal(headers.etag, expected.etag === undefined ? undefined : `"${expected.etag}"`, what);
   if (asked.method === 'HEAD') return;
@@ -150,11 +150,11 @@ function compare(asked: Asked, answer: Answered, expected: Expected, revision: n
   if (named.length === 0) return;
   assert.ok(
     named.some((name) => field === name || field?.startsWith(`${name}[`)),
-    `${what} was refused for ${field}, not for one of ${named}`,
+    `${what} was refused because of ${field}, not one of ${named}`,
   );
 }
 
-/** Sentences are for people. */
+/** Removes the texts for people from a response. */
 function plain({ path }: Asked, body: unknown): unknown {
   if (path[3] !== 'why') return body;
   const { id, offered, reasons } = body as Why;
