@@ -71,12 +71,12 @@ export interface RunningDaemon {
    * Replaces the token.
    * @throws VregError USAGE if that would turn authentication on or off, which requires a restart
    */
-  reload(settings: Pick<ServeOptions, 'token'>): void;
+  replaceToken(token: string | undefined): void;
   /**
    * Replaces the certificates for new connections.
    * @throws VregError USAGE as {@link Tls.replace}
    */
-  reloadCertificates(files: TlsFiles | undefined): void;
+  replaceCertificates(files: TlsFiles | undefined): void;
   /** Drains requests, saves heartbeats and closes the store, in the reverse order of the start. */
   close(): Promise<void>;
 }
@@ -161,8 +161,8 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
       urls: listening.urls,
       dataDir,
       status: () => summarize(registry),
-      reload: ({ token }) => replaceToken(authenticator, token),
-      reloadCertificates: (files) => tls?.replace(files),
+      replaceToken: (token) => replaceToken(authenticator, token),
+      replaceCertificates: (files) => tls?.replace(files),
       close,
     };
   } catch (error) {
@@ -260,7 +260,7 @@ async function openStore(dataDir: string, budget: Budget, log: Logger): ReturnTy
     } catch (error) {
       if (!(error instanceof VregError) || error.code !== 'ALREADY_RUNNING') throw error;
       const other = readProcessInfo(dataDir, 'serve');
-      if (other) throw describeOther(error, other);
+      if (other) throw alreadyRunning(error, other);
       // Another process is starting or checking the database; it may write its pid file or finish in a moment.
       if (tries === BUSY_ATTEMPTS) throw error;
       await setTimeout(BUSY_DELAY);
@@ -268,7 +268,7 @@ async function openStore(dataDir: string, budget: Budget, log: Logger): ReturnTy
   }
 }
 
-function describeOther({ code, message, hint }: VregError, { pid, urls, since }: ProcessInfo): VregError {
+function alreadyRunning({ code, message, hint }: VregError, { pid, urls, since }: ProcessInfo): VregError {
   const activity = urls.length > 0 ? `serving ${urls.join(' and ')}` : 'starting';
   return new VregError(code, `${message}: the vreg daemon with pid ${pid}, ${activity} since ${since}`, {
     hint: hint!,

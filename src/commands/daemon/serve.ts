@@ -120,7 +120,7 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
       what: 'the token',
       reload() {
         config.reload();
-        daemon.reload({ token: config.token()?.value });
+        daemon.replaceToken(config.token()?.value);
       },
     },
   ];
@@ -129,7 +129,7 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
       what: 'the certificate',
       reload() {
         config.reload();
-        daemon.reloadCertificates(serverCertificates(config));
+        daemon.replaceCertificates(serverCertificates(config));
       },
     });
   }
