@@ -8,6 +8,7 @@ import { Door } from '../../../daemon/http/auth.ts';
 import { cleanForwardedFor, trustOf } from '../../../daemon/http/proxy.ts';
 import { anAuthenticator } from '../../helpers/access.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
+import { exchange } from '../../helpers/raw.ts';
 import { until } from '../../helpers/until.ts';
 
 /** Asks with those headers, and returns what the audit line says of the asker. */
@@ -125,4 +126,57 @@ test('whatever the header says, what is left of it are addresses', () => {
       return left === undefined || left.split(', ').every((address) => isIP(address) !== 0);
     }),
   );
+});
+
+test('a list of proxies may be long, repeated, padded or cut, and the last untrusted address counts', async (t) => {
+  const app = await serveApp(t, { token: 's3cret', trustProxy: 'loopback, 10.0.0.0/8' });
+  const ask = async (...lines: readonly string[]) => {
+    app.logged.length = 0;
+    const head = ['GET /registry/vms HTTP/1.1', 'Host: a', 'Connection: close', ...lines];
+    const [response] = await exchange(app.at, `${head.join('\r\n')}\r\n\r\n`);
+    const line = await until('the line', () => app.logged.find((each) => each.includes('"audit":true')));
+    return [response?.status, (JSON.parse(line) as { from: string }).from];
+  };
+  const proxies = Array.from({ length: 1000 }, (_, n) => `10.0.${n >> 8}.${n & 255}`);
+  for (const [from, ...lines] of [
+    ['203.0.113.9', `X-Forwarded-For: 203.0.113.9, ${proxies.join(', ')}`],
+    ['203.0.113.9', `X-Forwarded-For: ${'6.6.6.6,'.repeat(1500)}203.0.113.9`],
+    ['203.0.113.9', `X-Forwarded-For: ${' ,'.repeat(5000)}203.0.113.9`],
+    ['203.0.113.9', `X-Forwarded-For: 203.0.113.9${', '.repeat(5000)}`],
+    ['203.0.113.9', 'X-Forwarded-For: 6.6.6.6', 'X-Forwarded-For: 203.0.113.9'],
+    ['203.0.113.9', 'X-Forwarded-For: 203.0.113.9', 'X-Forwarded-For: 10.0.0.1'],
+    ['203.0.113.9', 'X-Forwarded-For: 203.0.113.9', 'X-Forwarded-For:'],
+    ['203.0.113.9', 'X-Forwarded-For: "6.6.6.6", 203.0.113.9'],
+    ['203.0.113.9', 'X-Forwarded-For: 6.6.6.6; 6.6.6.6, 203.0.113.9'],
+    ['127.0.0.1', 'X-Forwarded-For: 203.0.113.9, unknown'],
+    ['10.0.0.1', 'X-Forwarded-For: 203.0.113.9, unknown, 10.0.0.1'],
+    ['127.0.0.1', 'X-Forwarded-For:'],
+    ['127.0.0.1', 'X-Forwarded-For: ,,,'],
+    ['127.0.0.1', `X-Forwarded-For: ${'x'.repeat(15_000)}`],
+    ['127.0.0.1', 'X-Forwarded-For: 203.0.113.9 6.6.6.6'],
+    ['127.0.0.1', 'X-Forwarded-For: 203.0.113.9\t6.6.6.6'],
+    ['127.0.0.1', 'X-Forwarded-For: [2001:db8::1'],
+    ['127.0.0.1', 'X-Forwarded-For: 2001:db8::1]:80'],
+    ['127.0.0.1', 'X-Forwarded-For: 1.2.3'],
+    ['127.0.0.1', 'X-Forwarded-For: 01.02.03.04'],
+    ['127.0.0.1', 'X-Forwarded-For: 256.1.1.1'],
+    ['127.0.0.1', 'Forwarded: for=203.0.113.9'],
+    ['127.0.0.1', 'X-Real-IP: 203.0.113.9'],
+    ['2001:db8::1', 'X-Forwarded-For: 2001:db8::1'],
+    ['2001:db8::1', 'X-Forwarded-For: [2001:db8::1]:4711, 10.1.2.3'],
+  ] as const)
+    assert.deepEqual(await ask(...lines), [401, from], lines.join(' | ').slice(0, 100));
+});
+
+test('failed logins from one address behind a proxy do not lock out another', async (t) => {
+  const app = await serveApp(t, { token: 's3cret', trustProxy: 'loopback' });
+  const statusOf = async (address: string, token: string) => {
+    const headers = { 'x-forwarded-for': address, authorization: `Bearer ${token}` };
+    const { status, body } = await fetch(`${app.url}/registry/vms`, { headers });
+    await body?.cancel();
+    return status;
+  };
+  for (let n = 0; n < 70; n++) await statusOf('203.0.113.9', `wrong-${n}`);
+  assert.equal(await statusOf('203.0.113.9', 's3cret'), 429);
+  assert.equal(await statusOf('203.0.113.10', 's3cret'), 200);
 });

@@ -5,6 +5,7 @@ import { Agent, request } from 'node:http';
 import { connect, type NetConnectOpts, type Socket } from 'node:net';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
 import { pino } from 'pino';
 import { buildApp } from '../../../daemon/http/app.ts';
 import { listen } from '../../../daemon/http/server/listen.ts';
@@ -12,6 +13,7 @@ import { Registry } from '../../../daemon/registry/registry.ts';
 import type { Change } from '../../../daemon/store/store.ts';
 import { accessTo, serveApp } from '../../helpers/app.ts';
 import { FakeClock } from '../../helpers/clock.ts';
+import { Connection } from '../../helpers/connection.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 import { call } from '../../helpers/http.ts';
 import { MemoryStore } from '../../helpers/memory-store.ts';
@@ -202,4 +204,131 @@ test('a body that never ends holds up the way down no longer than a request may 
   await call(`http://127.0.0.1:${tcp.port}`, 'GET', '/health');
   await close();
   assert.ok(parseAnswers(Buffer.concat(chunks)).every(({ status }) => status === 408));
+});
+
+test('a second request on a kept connection has the same time limit as the first', async (t) => {
+  const { at } = await serveApp(t, { limits: { requestTimeout: 300 } });
+  for (const bytes of [`${HEAD}{"id":`, 'GET /health HTTP/1.1\r\nHost: a\r\nX-Slow: ', 'GET /hea']) {
+    const connection = Connection.open(t, at).send('GET /health HTTP/1.1\r\nHost: a\r\n\r\n');
+    assert.equal((await connection.response()).status, 200);
+    connection.send(bytes);
+    const [late, ...more] = await connection.remaining();
+    assert.deepEqual([late?.status, late?.headers.connection, more.length], [408, 'close', 0], bytes);
+    assert.equal((JSON.parse(late!.text) as { code: string }).code, 'REQUEST_TIMEOUT', bytes);
+  }
+});
+
+test('a body that trickles is 408 when the time limit of the request is over', async (t) => {
+  const { at, store } = await serveApp(t, { limits: { requestTimeout: 300 } });
+  for (const [head, piece] of [
+    ['Content-Length: 100000', ' '],
+    ['Transfer-Encoding: chunked', '1\r\n \r\n'],
+  ] as const) {
+    const connection = Connection.open(t, at);
+    connection.send(`POST /registry/vms HTTP/1.1\r\nHost: a\r\n${head}\r\n\r\n`);
+    const trickle = setInterval(() => connection.send(piece), 20);
+    const late = await connection.response();
+    clearInterval(trickle);
+    assert.deepEqual([late.status, late.headers['content-type']?.split(';')[0]], [408, 'application/json'], head);
+  }
+  assert.equal(store.vms.size, 0);
+});
+
+test('a kept connection may be idle for longer than a load balancer keeps it', async (t) => {
+  const { at, server } = await serveApp(t, { limits: { requestTimeout: 100 } });
+  // Load balancers close idle connections after 60 s; if the server closed first, they would send requests into the void.
+  assert.ok(server.keepAliveTimeout > 60_000);
+  const connection = Connection.open(t, at);
+  for (let n = 0; n < 3; n++) {
+    connection.send('GET /health HTTP/1.1\r\nHost: a\r\n\r\n');
+    assert.equal((await connection.response()).status, 200);
+    await setTimeout(250);
+  }
+});
+
+test('the time limit covers the arrival of a request, not the wait for its turn or its response', async (t) => {
+  const { at } = await serveApp(t, { limits: { requestTimeout: 100 } });
+  const connection = Connection.open(t, at);
+  connection.send('GET /registry/discover/golden?wait=500ms HTTP/1.1\r\nHost: a\r\n\r\n');
+  connection.send(HEAD + BODY);
+  const responses = await connection.responses(['GET', 'POST']);
+  assert.deepEqual(
+    responses.map(({ status }) => status),
+    [200, 201],
+  );
+});
+
+test('an incomplete request behind a long poll is 408 after the response of the long poll', async (t) => {
+  const { at } = await serveApp(t, { limits: { requestTimeout: 100 } });
+  const connection = Connection.open(t, at);
+  connection.send(`GET /registry/discover/golden?wait=500ms HTTP/1.1\r\nHost: a\r\n\r\n${HEAD}{`);
+  const responses = await connection.remaining();
+  assert.deepEqual(
+    responses.map(({ status }) => status),
+    [200, 408],
+  );
+});
+
+test('during shutdown the response to a request in progress announces the end of its connection', async (t) => {
+  const store = new SlowStore();
+  const app = await serveApp(t, { store });
+  const connection = Connection.open(t, app.at).send(HEAD + BODY);
+  await store.reached;
+  const closed = app.close();
+  await isShut(app.at);
+  store.letGo();
+  const [response, ...more] = await connection.remaining();
+  assert.deepEqual([response?.status, more.length], [201, 0]);
+  await closed;
+});
+
+test('during shutdown a request that has begun on a kept connection is answered', async (t) => {
+  const app = await serveApp(t);
+  const accepted: Socket[] = [];
+  app.server.on('connection', (socket: Socket) => accepted.push(socket));
+  const kept = Connection.open(t, app.at).send('GET /health HTTP/1.1\r\nHost: a\r\n\r\n');
+  assert.equal((await kept.response()).status, 200);
+  const idle = Connection.open(t, app.at).send('GET /health HTTP/1.1\r\nHost: a\r\n\r\n');
+  assert.equal((await idle.response()).status, 200);
+  const before = accepted[0]!.bytesRead;
+  kept.send(HEAD + BODY.slice(0, 5));
+  await until('the head to arrive', () => accepted[0]!.bytesRead > before);
+  const closed = app.close();
+  assert.equal((await idle.closed).length, 0);
+  kept.send(BODY.slice(5));
+  const [response, ...more] = await kept.remaining();
+  assert.deepEqual([response?.status, more.length], [201, 0]);
+  await closed;
+  assert.equal(app.store.vms.size, 1);
+});
+
+test('during shutdown every pipelined request that has arrived is answered or its connection is closed, in order', async (t) => {
+  const store = new SlowStore();
+  const app = await serveApp(t, { store });
+  const connection = Connection.open(t, app.at);
+  const next = ['a', 'b', 'c'].map((id) => `GET /registry/vms HTTP/1.1\r\nHost: a\r\nX-Request-Id: ${id}\r\n\r\n`);
+  connection.send(HEAD + BODY + next.join(''));
+  await store.reached;
+  const closed = app.close();
+  await isShut(app.at);
+  store.letGo();
+  const [first, ...rest] = await connection.remaining();
+  assert.equal(first?.status, 201);
+  assert.deepEqual(
+    rest.map(({ headers }) => headers['x-request-id']),
+    ['a', 'b', 'c'].slice(0, rest.length),
+  );
+  await closed;
+});
+
+test('the deadline of a shutdown cuts a client that does not read its response', async (t) => {
+  const app = await serveApp(t, { limits: { requestTimeout: 400 } });
+  const metadata = { blob: 'x'.repeat(900_000) };
+  for (let n = 0; n < 16; n++) await app.registry.register(aVm({ id: `vm-${n}`, metadata }));
+  const slow = Connection.open(t, app.at).send('GET /registry/vms HTTP/1.1\r\nHost: a\r\n\r\n');
+  await once(slow.socket, 'data');
+  slow.socket.pause();
+  await app.close();
+  slow.socket.resume();
+  assert.doesNotMatch((await slow.closed).toString('latin1'), /"count":16\}/);
 });
