@@ -2,6 +2,8 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
+import { loadAllCommands } from '../../src/commands.ts';
+import { completionScript, SHELL_FILES, SHELLS } from '../../src/completion.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed, vreg } from '../helpers/cli.ts';
 import { tempDir } from '../helpers/daemon.ts';
@@ -37,3 +39,12 @@ test('completion --values prints no errors', async (t) => {
     assert.deepEqual(await vreg(['completion', '--values', 'ids'], { env }), { code: 0, stdout: '', stderr: '' });
   }
 });
+
+const commands = await loadAllCommands();
+
+for (const shell of SHELLS) {
+  test(`the script for ${shell} in completions/ is up to date`, () => {
+    const file = readFileSync(join(import.meta.dirname, '../../completions', SHELL_FILES[shell]), 'utf8');
+    assert.ok(file === completionScript(shell, commands), `${SHELL_FILES[shell]} is out of date: npm run completions`);
+  });
+}

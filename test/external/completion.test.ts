@@ -1,27 +1,21 @@
+/** Completion scripts in real shells. */
 import assert from 'node:assert/strict';
-import { chmodSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { delimiter, join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { loadAllCommands } from '../src/commands.ts';
-import { completionScript, SHELL_FILES, SHELLS, type Shell } from '../src/completion.ts';
-import { ROLES } from '../src/protocol/vm.ts';
-import { serveApp } from './helpers/app.ts';
-import { seed } from './helpers/cli.ts';
-import { BIN, cleanEnv, run, tempDir } from './helpers/daemon.ts';
-import { unless } from './helpers/tools.ts';
-import { aVm } from './helpers/vm.ts';
+import { loadAllCommands } from '../../src/commands.ts';
+import { SHELLS, type Shell } from '../../src/completion.ts';
+import { ROLES } from '../../src/protocol/vm.ts';
+import { serveApp } from '../helpers/app.ts';
+import { seed } from '../helpers/cli.ts';
+import { BIN, cleanEnv, run, tempDir } from '../helpers/daemon.ts';
+import { unless } from '../helpers/tools.ts';
+import { aVm } from '../helpers/vm.ts';
 
-const SCRIPTS = join(import.meta.dirname, '../completions');
+const SCRIPTS = join(import.meta.dirname, '../../completions');
 const commands = await loadAllCommands();
 const names = commands.map(({ name }) => name);
-
-for (const shell of SHELLS) {
-  test(`the script for ${shell} in completions/ is up to date`, () => {
-    const file = readFileSync(join(SCRIPTS, SHELL_FILES[shell]), 'utf8');
-    assert.ok(file === completionScript(shell, commands), `${SHELL_FILES[shell]} is out of date: npm run completions`);
-  });
-}
 
 /** Command lines that press Tab after the given words and print one candidate per line. */
 const DRIVERS: Readonly<Record<Shell, readonly string[]>> = {
