@@ -100,7 +100,7 @@ interface Locked {
   hasInstallScript?: boolean;
 }
 
-test('README counts what vreg is made of, gives a reason for each library, and none needs a script to be installed', () => {
+test('the operating manual counts the dependencies and gives a reason for each, and none has an install script', () => {
   const { packages } = JSON.parse(readFileSync(join(ROOT, 'package-lock.json'), 'utf8')) as {
     packages: Record<string, Locked>;
   };

@@ -60,6 +60,15 @@ test('the generated parts of the READMEs are up to date', () => {
   }
 });
 
+test('a generated part without an end, or with an unknown name, is an error', () => {
+  const open = '<!-- generated: settings -->\ntext\n<!-- generated: exit codes -->\n<!-- end -->\n';
+  assert.throws(() => fillReadme(open, commands), /"settings" needs a line "<!-- end -->"/);
+  assert.throws(
+    () => fillReadme('<!-- generated: nothing -->\n<!-- end -->\n', commands),
+    /no generated part "nothing"/,
+  );
+});
+
 test('the command reference has a section for each command, with its usage, a description and an example', () => {
   const known = flatten(commands).map(({ path }) => path.join(' '));
   assert.deepEqual(headings(section(ofCommands, '## Commands'), 3).sort(), [...known].sort());
@@ -142,7 +151,7 @@ test('the package installs the manual page of each command', async () => {
   assert.deepEqual(manifest.man, pages.sort());
 });
 
-test('the quick start of README runs as it is written, from a fresh clone', unless('bash', 'npm'), async (t) => {
+test('the quick start runs verbatim in a fresh clone', unless('bash', 'npm'), async (t) => {
   const home = tempDir(t);
   const clone = join(home, 'clone');
   const omitted = ['.git', 'node_modules', 'dist'];
@@ -151,7 +160,7 @@ test('the quick start of README runs as it is written, from a fresh clone', unle
   const port = await freePort();
   const env = {
     ...cleanEnv(home),
-    // npm is the user's own: the same way out, and the cache instead of another download.
+    // npm uses the proxy and the cache of the user.
     ...Object.fromEntries(Object.entries(process.env).filter(([name]) => OF_NPM.test(name))),
     HOME: process.env.HOME,
     npm_config_prefer_offline: 'true',
@@ -163,8 +172,8 @@ test('the quick start of README runs as it is written, from a fresh clone', unle
   await until(
     'the registry to listen',
     () => {
-      assert.equal(daemon.child.exitCode, null, daemon.said());
-      return daemon.said().includes('listening on');
+      assert.equal(daemon.child.exitCode, null, daemon.output());
+      return daemon.output().includes('listening on');
     },
     180_000,
   );
@@ -189,7 +198,7 @@ test(
     const vreg = await startDaemon(t);
     const board = createHttpServer((_request, response) => response.end('{"tasks":[]}'));
     const boardPort = await listen(t, board);
-    // The addresses of the recipes lead to this machine.
+    // The addresses in the recipes resolve to this machine.
     const here = [`localhost:3000:127.0.0.1:${new URL(curl.url).port}`, `:3000:127.0.0.1:${boardPort}`];
     writeFileSync(join(home, '.curlrc'), here.map((line) => `connect-to = "${line}"\n`).join(''));
     for (const daemon of [curl, vreg]) {
@@ -208,7 +217,7 @@ test(
           const code = pair[index]!;
           const cwd = join(home, String(index));
           mkdirSync(cwd, { recursive: true });
-          if (/while true|--every/.test(code)) await seesBeats(t, daemon, code, env);
+          if (/while true|--every/.test(code)) await seesHeartbeat(t, daemon, code, env);
           else if (/registry\/events|vreg watch/.test(code)) await seesEvents(t, daemon, code, env);
           else {
             const ran = await run('bash', ['-euo', 'pipefail', '-c', code], { env, cwd });
@@ -223,7 +232,7 @@ test(
 );
 
 for (const shell of ['sh', 'bash', 'zsh']) {
-  test(`the script of README runs as it is written, under ${shell}`, unless(shell), async (t) => {
+  test(`the example of a script runs verbatim in ${shell}`, unless(shell), async (t) => {
     const [script] = blocks(section(ofCommands, '## Scripts'), 'sh');
     const daemon = await startDaemon(t);
     const home = tempDir(t);
@@ -241,7 +250,7 @@ for (const shell of ['sh', 'bash', 'zsh']) {
   });
 }
 
-test('what README shows an operator and a script runs verbatim', unless('bash', 'curl'), async (t) => {
+test('the examples for the operator and the script run verbatim', unless('bash', 'curl'), async (t) => {
   const home = tempDir(t);
   const daemon = await startDaemon(t);
   const board = createHttpServer((_request, response) => response.end('{"tasks":[]}'));
@@ -259,7 +268,7 @@ test('what README shows an operator and a script runs verbatim', unless('bash', 
   assert.match(script.stdout, /^infra is at infra-1\.vm\.vers\.sh\n\{"tasks":\[\]\}using worker-1 at worker-1\.vm/);
 });
 
-test('the contexts of README work as they are written', unless('bash'), async (t) => {
+test('the example of contexts runs verbatim', unless('bash'), async (t) => {
   const [code] = blocks(section(ofCommands, '## Several registries'), 'sh');
   const daemon = await startDaemon(t);
   const home = tempDir(t);
@@ -271,7 +280,7 @@ test('the contexts of README work as they are written', unless('bash'), async (t
   assert.match(ran.stdout, /^https:\/\/registry\.example\.com$/m);
 });
 
-test('the set-up of README for systemd works as it is written, in an image', unless('bash', 'systemctl'), async (t) => {
+test('the set-up for systemd runs verbatim in an image', unless('bash', 'systemctl'), async (t) => {
   const home = tempDir(t);
   const image = join(home, 'image');
   mkdirSync(join(image, 'etc'), { recursive: true });
@@ -290,7 +299,7 @@ test('the set-up of README for systemd works as it is written, in an image', unl
       env: shellEnv(home),
       cwd: home,
     });
-    // A clone in a home folder is one that no hardened unit can see.
+    // Hardened units cannot see a clone in a home folder.
     if (closed) assert.ok(ran.stderr.includes(closed));
     else assert.equal(ran.code, 0, ran.stderr);
   }
@@ -352,7 +361,7 @@ function inputs(text: string): { name: string; code: string }[] {
   ];
 }
 
-/** The text with all that differs from run to run replaced by its kind. */
+/** The text with times, tokens, process ids and column widths replaced, which differ from run to run. */
 function settled(text: string): string {
   return text
     .replaceAll(VERSION, 'VERSION')
@@ -369,19 +378,19 @@ function settled(text: string): string {
     .replace(/ $/gm, '');
 }
 
-/** Runs a command line as in a terminal, and returns what appears there. */
+/** Runs a command line in a terminal and returns what it displays. */
 async function inTerminal(command: string, env: NodeJS.ProcessEnv, cwd: string): Promise<string> {
   const child = spawn('script', ['-qec', command, '/dev/null'], { env, cwd, stdio: ['pipe', 'pipe', 'inherit'] });
   let text = '';
   child.stdout.setEncoding('utf8').on('data', (chunk: string) => {
     text += chunk;
   });
-  // stdin stays open as long as the command runs: its end would be typed into the terminal.
+  // stdin stays open while the command runs: script(1) would type its end into the terminal.
   await new Promise((resolve) => child.once('close', resolve));
   return text.replaceAll('\r\n', '\n');
 }
 
-/** A home in which `vreg` is this one, and nothing is set. */
+/** An environment in which `vreg` is this program and no setting exists. */
 function shellEnv(home: string): NodeJS.ProcessEnv {
   const bin = join(home, 'bin');
   mkdirSync(bin, { recursive: true });
@@ -402,10 +411,11 @@ function shellEnv(home: string): NodeJS.ProcessEnv {
 
 interface Shell {
   child: ChildProcess;
-  said(): string;
+  /** Output on stdout and stderr so far. */
+  output(): string;
 }
 
-/** Runs a script that does not end by itself; it is killed, with all that it started, when the test ends. */
+/** Starts a script that does not end by itself. It is killed with its children when the test ends. */
 function startShell(t: TestContext, code: string, { env, cwd }: { env: NodeJS.ProcessEnv; cwd: string }): Shell {
   const child = spawn('bash', ['-euo', 'pipefail', '-c', code], {
     env,
@@ -413,40 +423,40 @@ function startShell(t: TestContext, code: string, { env, cwd }: { env: NodeJS.Pr
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
   });
-  let said = '';
+  let output = '';
   for (const stream of [child.stdout, child.stderr])
     stream.setEncoding('utf8').on('data', (chunk: string) => {
-      said += chunk;
+      output += chunk;
     });
   const closed = new Promise((resolve) => child.once('close', resolve));
   t.after(async () => {
     try {
       process.kill(-child.pid!, 'SIGKILL');
     } catch {
-      // All of it has ended.
+      // The process group has ended.
     }
     await closed;
   });
-  return { child, said: () => said };
+  return { child, output: () => output };
 }
 
-/** Starts an endless recipe and waits for the sign of life that it sends. */
-async function seesBeats(t: TestContext, daemon: Daemon, code: string, env: NodeJS.ProcessEnv): Promise<void> {
+/** Starts an endless recipe and waits for a heartbeat from it. */
+async function seesHeartbeat(t: TestContext, daemon: Daemon, code: string, env: NodeJS.ProcessEnv): Promise<void> {
   const lastSeen = async () => JSON.parse((await daemon.vreg(['get', 'abc-123-def', '-o', 'json'])).stdout).lastSeen;
   const before = await lastSeen();
   startShell(t, code, { env, cwd: env.HOME! });
-  await until('a beat', async () => (await lastSeen()) > before);
+  await until('a heartbeat', async () => (await lastSeen()) > before);
 }
 
-/** Starts a recipe that listens and waits until it tells of the full state, and then of a change. */
+/** Starts a recipe that subscribes to events, and waits for the full state and for a change. */
 async function seesEvents(t: TestContext, daemon: Daemon, code: string, env: NodeJS.ProcessEnv): Promise<void> {
-  const { said } = startShell(t, code, { env, cwd: env.HOME! });
-  await until('the full state', () => /registered.*worker-1/.test(said()));
+  const { output } = startShell(t, code, { env, cwd: env.HOME! });
+  await until('the full state', () => /registered.*worker-1/.test(output()));
   await daemon.vreg(['pause', 'worker-1']);
-  await until('the change', () => /status.*worker-1/.test(said()));
+  await until('the change', () => /status.*worker-1/.test(output()));
 }
 
-/** All entries, without their times, which are those of two registries. */
+/** All entries without their times, which differ between two registries. */
 async function fleet({ vreg }: Daemon): Promise<Omit<Vm, 'registeredAt' | 'lastSeen'>[]> {
   const vms = JSON.parse((await vreg(['ls', '-o', 'json'])).stdout) as Vm[];
   return vms.map(({ registeredAt: _at, lastSeen: _seen, ...vm }) => vm);

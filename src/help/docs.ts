@@ -33,7 +33,7 @@ export function flatten(commands: readonly Command<never>[], parents: readonly s
 
 /**
  * The text with its generated parts up to date.
- * @throws Error if a marker names a part that does not exist
+ * @throws Error if a marker names a part that does not exist, or is not closed
  */
 export function fillReadme(text: string, commands: readonly Command<never>[]): string {
   const parts = new Map([
@@ -42,11 +42,16 @@ export function fillReadme(text: string, commands: readonly Command<never>[]): s
     ['exit codes', exitTable()],
     ...flatten(commands).map((named): [string, string] => [`usage of ${named.path.join(' ')}`, usage(named)]),
   ]);
-  return text.replaceAll(/^(<!-- generated: ([^\n]+) -->\n).*?^(<!-- end -->)$/gms, (_, begin, name, end) => {
-    const part = parts.get(name);
-    if (part === undefined) throw new Error(`there is no generated part "${name}"`);
-    return `${begin}${part}\n${end}`;
-  });
+  // A part ends at its own end marker. Without one it would swallow the next part and the text between them.
+  return text.replaceAll(
+    /^<!-- generated: (.+) -->\n((?:(?!<!-- generated: )[\s\S])*?^<!-- end -->$)?/gm,
+    (_, name, body) => {
+      const part = parts.get(name);
+      if (part === undefined) throw new Error(`there is no generated part "${name}"`);
+      if (body === undefined) throw new Error(`the generated part "${name}" needs a line "<!-- end -->"`);
+      return `<!-- generated: ${name} -->\n${part}\n<!-- end -->`;
+    },
+  );
 }
 
 function usage({ command, path }: NamedCommand): string {
