@@ -157,7 +157,7 @@ test('an agent with a bad token exits with 2 and a hint', async (t) => {
     code: 2,
     signal: null,
     stdout: '',
-    stderr: 'vreg: Unauthorized — invalid token\nhint: the token must be the one that the daemon was started with\n',
+    stderr: 'vreg: Unauthorized — invalid token\nhint: use the token that the daemon was started with\n',
   };
   assert.deepEqual(await inHome(t, home, ['daemon', 'agent'], env), expected);
   assert.deepEqual(await inHome(t, home, ['daemon', 'agent', '--detach'], env), expected);
