@@ -14,7 +14,7 @@ type Line = Record<string, unknown>;
 const audited = ({ logged }: ServedApp) =>
   logged.map((line) => JSON.parse(line) as Line).filter((line) => line.audit === true);
 
-test('each change and each refusal is one line that says who, from where, what, and what became of it', async (t) => {
+test('each change and each refusal is one audit line with principal, address, request and outcome', async (t) => {
   const app = await serveApp(t, { token: 's3cret' });
   const headers = { authorization: 'Bearer s3cret', 'x-request-id': 'mine-1' };
   await call(app.url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-1' }), headers });
@@ -36,7 +36,7 @@ test('each change and each refusal is one line that says who, from where, what, 
   assert.doesNotMatch(app.logged.join(''), /s3cret/);
 });
 
-test('what is done to tokens names the token, and what is done with one names that', async (t) => {
+test('the audit line of a change of a token names that token, and every line names the token of the client', async (t) => {
   const app = await serveApp(t, { token: 's3cret' });
   const root = { authorization: 'Bearer s3cret' };
   const made = await call(app.url, 'POST', '/registry/tokens', {
@@ -57,7 +57,7 @@ test('what is done to tokens names the token, and what is done with one names th
   );
 });
 
-test('a secret that somebody puts where none is asked for is not logged, nor told back', async (t) => {
+test('a secret in a query, a path or a request id is neither logged nor sent back', async (t) => {
   const app = await serveApp(t);
   const secret = `vreg_${'a'.repeat(43)}`;
   await call(app.url, 'POST', '/registry/vms?access_token=canary&role=infra&apiKey=canary&%74oken=canary', {
@@ -70,7 +70,7 @@ test('a secret that somebody puts where none is asked for is not logged, nor tol
   assert.ok(!app.logged.join().includes(secret));
 });
 
-test('a request that is refused before any route is asked has its line, too', async (t) => {
+test('a request that is refused before its handler is called has an audit line', async (t) => {
   const app = await serveApp(t);
   await call(app.url, 'POST', '/nowhere');
   await call(app.url, 'POST', '/registry/vms', { body: '{' });
@@ -84,7 +84,7 @@ test('a request that is refused before any route is asked has its line, too', as
   );
 });
 
-test("every answer has the name of its request: the client's own, or one that no other has", async (t) => {
+test("every response has a request id: the client's own, or a unique one", async (t) => {
   const { url } = await serveApp(t);
   const nameOf = async (given?: string) =>
     (await fetch(`${url}/health`, { headers: given === undefined ? {} : { 'x-request-id': given } })).headers.get(
@@ -96,14 +96,14 @@ test("every answer has the name of its request: the client's own, or one that no
   for (const name of made) assert.match(name, /^[0-9a-f]{12}-\d+$/);
 });
 
-test('a URL that is made to be slow to log is not', { timeout: 10_000 }, async (t) => {
+test('a URL built to slow down redaction is logged quickly', { timeout: 10_000 }, async (t) => {
   const app = await serveApp(t, { token: 's3cret' });
-  // As long as Node's limit allows: with a pattern that looks back it would take a minute, each.
+  // As long as Node's limit allows. A regular expression that backtracks would take a minute for each.
   for (const part of ['?key', '&token', '&key=', '?%6', 'vreg_'])
     assert.equal((await call(app.url, 'GET', `/x?${part.repeat(Math.floor(15_000 / part.length))}`)).status, 401);
 });
 
-test('a change has its line also when its client has gone before it is made, and so has a refusal', async (t) => {
+test('a change whose client left before it was durable has its audit line, whether it succeeded or failed', async (t) => {
   const store = new GatedStore();
   const app = await serveApp(t, { store });
   const post = (id: string) => {
@@ -134,12 +134,12 @@ for (const [what, bytes, status, code] of [
   ['that does not come', 'Content-Length: 50\r\n\r\n{', 408, 'REQUEST_TIMEOUT'],
   ['that is broken', 'Transfer-Encoding: chunked\r\n\r\nzz\r\n', 400, 'INVALID'],
 ] as const) {
-  test(`a request with a body ${what} has one line, with its name and the answer that was given`, async (t) => {
+  test(`a request with a body ${what} has one audit line, with its request id and its response`, async (t) => {
     const app = await serveApp(t, { token: 's3cret', limits: { requestTimeout: 200 } });
     const head = 'PUT /registry/vms/a HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer s3cret\r\nX-Request-Id: mine\r\n';
     const [answer] = await exchange(app.at, head + bytes);
     assert.deepEqual([answer?.status, answer?.headers['x-request-id']], [status, 'mine']);
-    // What the app makes of it comes later, and is no line of its own.
+    // The app's own error for the request comes later, and must not add a line.
     await exchange(app.at, 'CONNECT a:1 HTTP/1.1\r\nHost: a\r\nX-Request-Id: last\r\n\r\n');
     assert.deepEqual(
       audited(app).map((line) => [line.requestId, line.by, line.method, line.url, line.status, line.code]),
@@ -151,7 +151,7 @@ for (const [what, bytes, status, code] of [
   });
 }
 
-test('a request that breaks while it waits behind another has its name in its line', async (t) => {
+test('a malformed request behind another one has its request id in its audit line', async (t) => {
   const app = await serveApp(t);
   const held = 'GET /registry/discover/worker?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n';
   const broken =
@@ -166,7 +166,7 @@ test('a request that breaks while it waits behind another has its name in its li
   );
 });
 
-test('of a text that is long its beginning is logged: a line costs no more than what it tells of', async (t) => {
+test('long texts are shortened in the log', async (t) => {
   const app = await serveApp(t, { token: 's3cret' });
   await call(app.url, 'DELETE', `/registry/vms/${'%01'.repeat(5000)}`);
   const [line] = await until('the line', () => (audited(app).length === 1 ? audited(app) : undefined));
@@ -177,7 +177,7 @@ test('of a text that is long its beginning is logged: a line costs no more than 
   assert.match(String(cut!.url), /aa\*\*\*b+…$/);
 });
 
-test('what is no request of HTTP is refused with a line and a name, too', async (t) => {
+test('bytes that are not an HTTP request are refused with an audit line and a request id', async (t) => {
   const app = await serveApp(t, { token: 's3cret' });
   const [broken] = await exchange(app.at, 'nonsense\r\n\r\n');
   const secret = `vreg_${'a'.repeat(43)}`;
@@ -196,7 +196,7 @@ test('what is no request of HTTP is refused with a line and a name, too', async 
   );
 });
 
-test('a token stands nowhere in a line: not as a VM, not as a name, not in other letters', async (t) => {
+test('no audit line contains a token, whether as an id, as a name or percent-encoded', async (t) => {
   const app = await serveApp(t);
   const secret = `vreg_${'a'.repeat(43)}`;
   await call(app.url, 'POST', '/registry/vms', { body: aVm({ id: secret }) });
@@ -213,7 +213,7 @@ test('a token stands nowhere in a line: not as a VM, not as a name, not in other
   );
 });
 
-test('an expired token is named where it is refused, and one incarnation that replaces another is a change', async (t) => {
+test('the refusal of an expired token names it, and a replaced incarnation is logged as a change', async (t) => {
   const app = await serveApp(t, { token: 's3cret' });
   const headers = { authorization: 'Bearer s3cret' };
   await call(app.url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-1' }), headers });

@@ -1,4 +1,4 @@
-/** Browsers: pages of origins that are named may use the registry, all others may not, and no answer does anything in one. */
+/** Browsers: pages of allowed origins may use the registry, other pages may not, and no response can harm its page. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Cors } from '../../../daemon/http/cors.ts';
@@ -11,13 +11,13 @@ import { aVm } from '../../helpers/vm.ts';
 const DASH = 'https://dash.example';
 const PREFLIGHT = { origin: DASH, 'access-control-request-method': 'PATCH' };
 
-/** What a browser asks beforehand. */
+/** Sends a preflight, as a browser does. */
 async function preflight(url: string, path: string, headers: Record<string, string> = PREFLIGHT) {
   const answer = await fetch(url + path, { method: 'OPTIONS', headers });
   return { status: answer.status, headers: answer.headers, text: await answer.text() };
 }
 
-test('without a named origin there is no CORS, and OPTIONS is a method like any other that is not there', async (t) => {
+test('without allowed origins there are no CORS headers, and OPTIONS is an unsupported method', async (t) => {
   const { url } = await serveApp(t, { token: 's3cret' });
   const headers = { authorization: 'Bearer s3cret', ...PREFLIGHT };
   const asked = await preflight(url, '/registry/vms', headers);
@@ -28,7 +28,7 @@ test('without a named origin there is no CORS, and OPTIONS is a method like any 
   for (const name of ['access-control-allow-origin', 'vary']) assert.equal(read.headers.get(name), null, name);
 });
 
-test('a page of a named origin is told beforehand what it may do, without a token', async (t) => {
+test('a preflight from an allowed origin is answered without a token', async (t) => {
   const { url } = await serveApp(t, { token: 's3cret', cors: new Cors([DASH, 'https://other.example']) });
   const { status, headers, text } = await preflight(url, '/registry/vms/a?include=liveness');
   assert.deepEqual([status, text], [204, '']);
@@ -39,7 +39,7 @@ test('a page of a named origin is told beforehand what it may do, without a toke
   assert.equal(headers.get('access-control-allow-credentials'), null);
 });
 
-test('what a page of a named origin asks is answered so that it can read it, refusals too; the token still decides', async (t) => {
+test('pages of an allowed origin can read every response, errors included, and still need a token', async (t) => {
   const { url } = await serveApp(t, { token: 's3cret', cors: new Cors([DASH]) });
   for (const [authorization, path, status] of [
     ['Bearer s3cret', '/registry/vms', 200],
@@ -57,7 +57,7 @@ test('what a page of a named origin asks is answered so that it can read it, ref
   assert.equal((await call(url, 'POST', '/registry/vms', { body: aVm(), headers })).status, 401);
 });
 
-test('a page of any other origin is told nothing, however much its name looks like a named one', async (t) => {
+test('pages of other origins get no CORS headers, however similar the origin looks', async (t) => {
   const { url } = await serveApp(t, { token: 's3cret', cors: new Cors([DASH]) });
   const authorization = 'Bearer s3cret';
   for (const origin of [
@@ -72,19 +72,19 @@ test('a page of any other origin is told nothing, however much its name looks li
     const read = await call(url, 'GET', '/registry/vms', { headers: { origin, authorization } });
     for (const { headers } of [asked, read]) {
       assert.equal(headers.get('access-control-allow-origin'), null, origin);
-      // A cache must not give this answer to the other.
+      // A cache must not use this response for the other origin.
       assert.equal(headers.get('vary'), 'Origin');
     }
   }
 });
 
-test('OPTIONS that is no preflight, and a preflight to nowhere, stay what they are', async (t) => {
+test('an OPTIONS request that is no preflight is 405, and a preflight for an unknown path is 404', async (t) => {
   const { url } = await serveApp(t, { cors: new Cors([DASH]) });
   assert.equal((await preflight(url, '/registry/vms', { origin: DASH })).status, 405);
   assert.equal((await preflight(url, '/nowhere')).status, 404);
 });
 
-test('a named origin may use a registry that asks for no token; a rebound name may not', async (t) => {
+test('an allowed origin may use a registry without tokens, and a rebound host name may not', async (t) => {
   const { url, at } = await serveApp(t, { cors: new Cors([DASH]) });
   const send = (origin: string) =>
     call(url, 'POST', '/registry/vms', { body: aVm({ id: origin }), headers: { origin } });
@@ -97,7 +97,7 @@ test('a named origin may use a registry that asks for no token; a rebound name m
   assert.equal(rebound!.status, 403);
 });
 
-test('an answer that a browser opens runs, embeds, leaks and keeps nothing', async (t) => {
+test('a response that a browser opens cannot run, embed, leak or cache anything', async (t) => {
   const { url } = await serveApp(t);
   for (const path of [
     '/health',
@@ -120,7 +120,7 @@ test('an answer that a browser opens runs, embeds, leaks and keeps nothing', asy
   assert.equal(headers.get('x-content-type-options'), 'nosniff');
 });
 
-test('--cors-origin names origins, and takes nothing else', async (t) => {
+test('--cors-origin accepts origins only', async (t) => {
   const { url } = await startDaemon(t, { args: ['--cors-origin', `https://a.example,${DASH}`] });
   assert.equal((await preflight(url, '/registry/vms')).status, 204);
   const { code, stderr } = await run(process.execPath, [BIN, 'daemon', '--cors-origin', '*'], {

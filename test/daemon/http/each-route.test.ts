@@ -1,4 +1,4 @@
-/** What no route may take, asked of every route of the table: a new one is tested as soon as it is there. */
+/** Requests that every route must refuse. The tests go through the table of routes, so that they cover new routes, too. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { ROUTES, type Route } from '../../../daemon/http/routes.ts';
@@ -7,7 +7,7 @@ import { call } from '../../helpers/http.ts';
 import { exchange, type RawAnswer } from '../../helpers/raw.ts';
 import { aVm } from '../../helpers/vm.ts';
 
-/** Small, so that a body that is too large is soon made. */
+/** Bytes. Small, so that a body above the limit is quick to make. */
 const MAX_BODY = 4096;
 
 async function served(t: Parameters<typeof serveApp>[0]): Promise<ServedApp> {
@@ -43,7 +43,7 @@ function isRefused(answer: RawAnswer, status: number, code: string, field: strin
   assert.deepEqual([body.code, body.field], [code, field], `${name}: ${answer.text}`);
 }
 
-/** No change, no failure. */
+/** Asserts that nothing was changed and no failure was logged. */
 async function isUntouched({ url, store, logged }: ServedApp): Promise<void> {
   assert.equal((await call(url, 'GET', '/health')).status, 200);
   assert.equal(store.revision, 1);
@@ -68,7 +68,7 @@ const BAD_BODIES: readonly [name: string, body: string | Buffer][] = [
 
 for (const route of ROUTES.filter(({ method }) => method !== 'GET')) {
   const name = `${route.method} ${route.path}`;
-  test(`${name} takes no body that is none, too large or of another type`, async (t) => {
+  test(`${name} refuses a body that is invalid, too large or of another media type`, async (t) => {
     const app = await served(t);
     for (const [what, body] of BAD_BODIES) isRefused(await send(app, route, body), 400, 'INVALID', 'body', what);
     for (const [what, headers, body] of [
@@ -89,7 +89,7 @@ for (const route of ROUTES.filter(({ method }) => method !== 'GET')) {
   });
 }
 
-/** Query parameters of each route; a route that reads one more is to name it here. */
+/** Query parameters of each route. A route that reads another one must be listed here. */
 const QUERIES: Readonly<Record<string, readonly string[]>> = {
   'GET /registry/vms': ['role', 'status', 'selector', 'sort', 'limit', 'include'],
   'GET /registry/vms/:id': ['include'],
@@ -104,14 +104,14 @@ const QUERIES: Readonly<Record<string, readonly string[]>> = {
   'PATCH /registry/vms/:id': ['include'],
   'DELETE /registry/conflicts': ['id'],
 };
-/** A body with which the rest of the request is right. */
+/** A valid body for each method. */
 const BODIES: Readonly<Record<string, unknown>> = {
   POST: aVm({ id: 'vm-2' }),
   PUT: aVm({ name: 'two' }),
   PATCH: { name: 'two' },
 };
 
-test('a query parameter that is given twice is 400 and named, whatever it says', async (t) => {
+test('a repeated query parameter is 400 and named, whatever its values', async (t) => {
   const app = await served(t);
   for (const [route, names] of Object.entries(QUERIES)) {
     const [method = '', path = ''] = route.split(' ');
@@ -131,7 +131,7 @@ test('a query parameter that is given twice is 400 and named, whatever it says',
   await isUntouched(app);
 });
 
-test('every route answers a method that it lacks with 405 and what it has, and a HEAD where it has GET', async (t) => {
+test('every path answers an unsupported method with 405 and the supported ones, which include HEAD where there is a GET', async (t) => {
   const app = await served(t);
   for (const path of new Set(ROUTES.map((route) => route.path))) {
     const own = ROUTES.filter((route) => route.path === path).map(({ method }) => method as string);
@@ -142,14 +142,14 @@ test('every route answers a method that it lacks with 405 and what it has, and a
       const name = `${method} ${path}`;
       assert.equal(answer.status, 405, name);
       assert.deepEqual(answer.headers.allow?.split(', ').sort(), allowed.toSorted(), name);
-      // A HEAD has no body to say it in.
+      // The response to a HEAD has no body.
       if (method !== 'HEAD') isRefused(answer, 405, 'METHOD_NOT_ALLOWED', undefined, name);
     }
   }
   await isUntouched(app);
 });
 
-test('every route refuses a URL that is too long or cannot be read, and is not confused by thousands of parameters', async (t) => {
+test('every route refuses URLs that are too long or malformed, and copes with thousands of query parameters', async (t) => {
   const app = await served(t);
   for (const { method, path } of ROUTES) {
     const name = `${method} ${path}`;
@@ -171,18 +171,18 @@ test('every route refuses a URL that is too long or cannot be read, and is not c
   await isUntouched(app);
 });
 
-test('a name of 12 KiB, one with a NUL or a newline, and one of dots lead to no VM, on every route', async (t) => {
+test('ids of 12 KiB, with a NUL or a newline, and of dots lead to no VM on any route', async (t) => {
   const app = await served(t);
   const names = ['a'.repeat(12_288), 'a%00b', 'a%0Ab', '%2e%2e', '%2e', '__proto__', 'constructor', '%EF%BB%BF'];
   const routes = ROUTES.filter(({ path }) => path.includes(':id'));
-  // PUT last, since what it has made has a history.
+  // PUT comes last, because the VMs that it makes have a history.
   for (const { method, path } of routes.toSorted((a, b) => Number(a.method === 'PUT') - Number(b.method === 'PUT'))) {
     for (const id of names) {
       const body = BODIES[method] === undefined ? '' : JSON.stringify({ ...BODIES[method], id: undefined });
       const length = body === '' ? [] : [`Content-Length: ${body.length}`];
       const answer = await ask(app, method, path.replace(':id', id), length, body);
       const name = `${method} ${path} ${id.slice(0, 20)}`;
-      // These two are names like any other, and PUT makes what is not there.
+      // These two are ordinary ids, so PUT registers them.
       if (method === 'PUT' && !/^(__proto__|constructor)$/.test(id)) isRefused(answer, 400, 'INVALID', 'id', name);
       else if (method === 'PUT') {
         assert.equal(answer.status, 201, name);

@@ -1,4 +1,4 @@
-/** Seeded noise on every route: no 5xx, always an error that says something, and a registry that is still itself. */
+/** Seeded random requests on every route: no 5xx, an error message with every refusal, and a consistent registry afterwards. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import fc from 'fast-check';
@@ -8,7 +8,7 @@ import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { call, errorOf } from '../../helpers/http.ts';
 import { exchange } from '../../helpers/raw.ts';
 
-/** Fixed, so that a failure today is a failure tomorrow; change it to look elsewhere. */
+/** Fixed, so that a failure can be repeated. Change it to search elsewhere. */
 const SEED = 20_260_101;
 
 const fields = ['id', 'name', 'role', 'status', 'address', 'services', 'metadata', 'registeredBy'] as const;
@@ -29,7 +29,7 @@ const good = {
   address: fc.constant('a.b'),
   registeredBy: fc.constant('fuzz'),
 };
-/** A body that is right but for a few fields, or wrong through and through. */
+/** A body that is valid except for a few fields, or entirely random. */
 const body = fc.oneof(
   fc.tuple(fc.record(good), fc.dictionary(fc.constantFrom(...fields), value, { maxKeys: 2 })).map(([base, wrong]) => ({
     ...base,
@@ -60,7 +60,7 @@ const query = fc.oneof(
     .map(([key, given]) => `?${key}=${encodeURIComponent(given.toWellFormed())}`),
 );
 const method = fc.constantFrom('GET', 'POST', 'PATCH', 'DELETE', 'PUT', 'OPTIONS');
-/** Most requests are aimed at a route, with a body that it may take; the rest go anywhere. */
+/** Most requests go to a route that accepts their body; the rest go to random paths. */
 const aimed = fc.constantFrom<[string, string]>(
   ['POST', '/registry/vms'],
   ['POST', '/registry/vms'],
@@ -76,7 +76,7 @@ async function isConsistent({ url, logged, store }: ServedApp): Promise<void> {
   assert.equal((await call(url, 'GET', '/health')).status, 200);
   const { vms, count } = (await call(url, 'GET', '/registry/vms')).body as VmList;
   assert.deepEqual([count, vms.map(({ id }) => id).sort()], [vms.length, [...store.vms.keys()].sort()]);
-  // What it holds, it would take again.
+  // The registry accepts every entry that it holds.
   for (const vm of vms) assert.deepEqual(parseRegistration(JSON.parse(JSON.stringify(vm))).id, vm.id);
   assert.deepEqual(
     logged.filter((line) => (JSON.parse(line) as { level: number }).level >= 40),
@@ -84,7 +84,7 @@ async function isConsistent({ url, logged, store }: ServedApp): Promise<void> {
   );
 }
 
-test('requests of any shape are answered below 500, and every refusal says why', async (t) => {
+test('random requests never cause a 5xx, and every error has a message', async (t) => {
   const app = await serveApp(t);
   const seen = new Set<number>();
   const anyRequest = fc.asyncProperty(target, query, fc.option(body), async ([verb, where], asked, sent) => {
@@ -95,12 +95,12 @@ test('requests of any shape are answered below 500, and every refusal says why',
     if (answer.status >= 400) errorOf(answer);
   });
   await fc.assert(anyRequest, { seed: SEED, numRuns: 1500 });
-  // The noise gets through to the rules, and does not end at the door.
+  // The random requests reach the handlers and are not all refused by the pipeline.
   for (const status of [200, 201, 400, 404, 405, 409]) assert.ok(seen.has(status), `no ${status} was seen`);
   await isConsistent(app);
 });
 
-test('bytes that are almost a request are answered below 500 or not at all', async (t) => {
+test('mutated bytes of a request never cause a 5xx', async (t) => {
   const app = await serveApp(t, { limits: { requestTimeout: 1000 } });
   const sent = JSON.stringify({ id: 'vm-1', name: 'one', role: 'infra', address: 'a', registeredBy: 'fuzz' });
   const whole = `POST /registry/vms?include=liveness HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: ${sent.length}\r\n\r\n${sent}`;

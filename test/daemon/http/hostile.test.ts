@@ -1,4 +1,4 @@
-/** Promise 4: no input makes a 5xx, a hang or a crash. Each is sent as bytes, and answered with a clear 4xx. */
+/** Promise 4: no input causes a 5xx, a hang or a crash. Each test sends raw bytes and expects a clear 4xx. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer, type ServerResponse } from 'node:http';
@@ -12,7 +12,7 @@ import { exchange, type RawAnswer, readAnswers } from '../../helpers/raw.ts';
 import { until } from '../../helpers/until.ts';
 import { aVm } from '../../helpers/vm.ts';
 
-/** A request with a Host that asks for the end of the connection. */
+/** A request with a Host and `Connection: close`. */
 function request(line: string, headers: readonly string[] = [], body: string | Buffer = ''): Buffer {
   const head = [`${line} HTTP/1.1`, 'Host: registry', 'Connection: close', ...headers];
   return Buffer.concat([Buffer.from(`${head.join('\r\n')}\r\n\r\n`), Buffer.from(body)]);
@@ -29,7 +29,7 @@ function check(answer: RawAnswer | undefined, status: number, saying: RegExp, na
   assert.match(error, saying, name);
 }
 
-/** The app still serves, has logged no failure, and holds what it held. */
+/** Asserts that the app still serves, has logged no warning or error, and holds the given number of VMs. */
 async function isWell({ url, store, logged }: ServedApp, vms = 0): Promise<void> {
   assert.equal((await call(url, 'GET', '/health')).status, 200);
   assert.deepEqual(
@@ -53,7 +53,7 @@ function refuses(title: string, cases: readonly Case[], { end = false } = {}): v
   });
 }
 
-refuses('a body that is no JSON object is 400 and named', [
+refuses('a body that is not a JSON object is 400, and the error says what it is', [
   ['nothing', request('POST /registry/vms'), 400, /^body is required/],
   ['nothing, with a type', request('POST /registry/vms', ['Content-Type: application/json']), 400, /^body is required/],
   ['an array', post('[]'), 400, /^body must be a JSON object, not an array/],
@@ -76,7 +76,7 @@ refuses('a body that is no JSON object is 400 and named', [
   ['UTF-16', post(Buffer.from('{}', 'utf16le')), 400, /^body is not valid JSON/],
 ]);
 
-refuses('a body that is too much is refused: 413 for bytes, 400 for depth', [
+refuses('a body that is too long is 413, and one that is nested too deeply is 400', [
   ['1 MiB and a byte', post(`"${'a'.repeat(1_048_575)}"`), 413, /^body is too large: at most 1048576 bytes/],
   ['a length beyond all', request('POST /registry/vms', ['Content-Length: 99999999999999']), 413, /^body is too large/],
   [
@@ -90,20 +90,20 @@ refuses('a body that is too much is refused: 413 for bytes, 400 for depth', [
   ['objects in objects', post(`${'{"a":'.repeat(200)}1${'}'.repeat(200)}`), 400, /nested more than 64 levels deep/],
 ]);
 
-refuses('keys that reach for a prototype are 400, wherever they are', [
+refuses('a key that would reach an object prototype is 400 at any depth', [
   ['at the top', post('{"__proto__":{"role":"infra"}}'), 400, /"__proto__"/],
   ['escaped', post('{"\\u005f_proto__":{}}'), 400, /"__proto__"/],
   ['in metadata', post('{"metadata":{"a":[{"__proto__":1}]}}'), 400, /"__proto__"/],
   ['through the constructor', post('{"metadata":{"constructor":{"prototype":{"a":1}}}}'), 400, /"constructor"/],
 ]);
 
-refuses('a number that JavaScript has none for is 400, wherever it is, and is not kept as something else', [
+refuses('a number beyond the range of JavaScript is 400 at any depth', [
   ['in metadata', post('{"metadata":{"a":[1e999]}}'), 400, /^body has a number beyond 1.79/],
   ['at the top', post('1e999'), 400, /^body has a number beyond/],
   ['below zero', post('{"services":[{"name":"a","port":-1e999}]}'), 400, /^body has a number beyond/],
 ]);
 
-test('an answer that cannot be given is refused before anything is changed', async (t) => {
+test('a change whose response cannot be encoded as requested is refused before it is made', async (t) => {
   const app = await serveApp(t);
   for (const include of ['include=everything', 'include=liveness&include=liveness']) {
     for (const [method, path] of [
@@ -122,7 +122,7 @@ test('an answer that cannot be given is refused before anything is changed', asy
   await isWell(app, 1);
 });
 
-test('what an agent says of services is no place to keep things: a long name of one is 400', async (t) => {
+test('a heartbeat that reports on a service with a very long name is 400', async (t) => {
   const app = await serveApp(t);
   await call(app.url, 'POST', '/registry/vms', { body: aVm() });
   const beat = (length: number) =>
@@ -136,7 +136,7 @@ test('what an agent says of services is no place to keep things: a long name of 
   );
 });
 
-refuses('only JSON is read, and what else comes is 415', [
+refuses('a body of a media type other than JSON is 415', [
   ['XML', post('<vm/>', ['Content-Type: text/xml']), 415, /text\/xml is not supported: send application\/json/],
   ['a multipart form', post('--x', ['Content-Type: multipart/form-data; boundary=x']), 415, /multipart\/form-data/],
   ['bytes', post('{}', ['Content-Type: application/octet-stream']), 415, /octet-stream is not supported/],
@@ -155,7 +155,7 @@ refuses('only JSON is read, and what else comes is 415', [
   ],
 ]);
 
-refuses('a URL or a query that cannot be read is 400, and one that leads nowhere 404', [
+refuses('a malformed URL or query is 400, and a well-formed URL without a route is 404', [
   ['half a percent', request('GET /registry/vms/%zz'), 400, /percent-encoding/],
   ['a percent at the end', request('DELETE /registry/vms/a%'), 400, /percent-encoding/],
   ['bytes that are no UTF-8', request('GET /registry/vms/%ff%fe'), 400, /percent-encoding/],
@@ -174,7 +174,7 @@ refuses('a URL or a query that cannot be read is 400, and one that leads nowhere
   ['an authority', request('CONNECT example.com:443'), 404, /no such route/],
 ]);
 
-test('an unknown method is 405, says which are known, and does not read the body first', async (t) => {
+test('an unknown method is 405 with the known methods, before the body is read', async (t) => {
   const app = await serveApp(t);
   for (const method of ['PUT', 'PROPFIND', 'TRACE', 'OPTIONS', 'DELETE', 'BREW', 'get', 'M-SEARCH', 'CONNECT']) {
     const bytes = request(`${method} /registry/vms`, ['Content-Type: text/xml', 'Content-Length: 1'], '{');
@@ -189,7 +189,7 @@ test('an unknown method is 405, says which are known, and does not read the body
   await isWell(app);
 });
 
-refuses('what is not well-formed HTTP is 400', [
+refuses('a request that is not well-formed HTTP is 400', [
   ['both Content-Length and Transfer-Encoding', post('{}', ['Transfer-Encoding: chunked']), 400, /well-formed/],
   ['two lengths', post('{}', ['Content-Length: 3']), 400, /well-formed/],
   ['a length that is no number', request('POST /registry/vms', ['Content-Length: ten'], '{}'), 400, /well-formed/],
@@ -205,7 +205,7 @@ refuses('what is not well-formed HTTP is 400', [
 ]);
 
 refuses(
-  'what ends before it is whole is 400',
+  'a request that ends before it is complete is 400',
   [
     ['in the first line', 'POST /regis', 400, /well-formed/],
     ['in the headers', 'GET /health HTTP/1.1\r\nHost: a\r\n', 400, /well-formed/],
@@ -215,14 +215,14 @@ refuses(
   { end: true },
 );
 
-refuses('URL and headers of more than 16 KiB are 431, even when far more comes', [
+refuses('a URL and headers of more than 16 KiB are 431, however many bytes follow', [
   ['one long header', request('GET /health', [`X-A: ${'a'.repeat(20_000)}`]), 431, /at most 16 KiB/],
   ['many short ones', request('GET /health', Array(8000).fill('X-A: b')), 431, /at most 16 KiB/],
   ['a URL of 64 KiB', request(`GET /registry/vms/${'a'.repeat(65_536)}`), 431, /at most 16 KiB/],
   ['a URL of 8 MiB', request(`GET /registry/vms/${'a'.repeat(8_388_608)}`), 431, /at most 16 KiB/],
 ]);
 
-test('a connection that was refused is cut even if its client neither goes nor is silent', async (t) => {
+test('a refused connection is closed although its client stays and keeps sending', async (t) => {
   const { at } = await serveApp(t);
   const socket = connect({ ...at, allowHalfOpen: true });
   t.after(() => socket.destroy());
@@ -234,7 +234,7 @@ test('a connection that was refused is cut even if its client neither goes nor i
   assert.equal(more.length, 0);
 });
 
-test('no header is overlooked, however many there are before it', async (t) => {
+test('no header is overlooked behind many others', async (t) => {
   const app = await serveApp(t);
   await app.registry.register(aVm({ id: 'vm-1' }));
   const send = async (request: string, count: number, headers: string, body = '') => {
@@ -251,7 +251,7 @@ test('no header is overlooked, however many there are before it', async (t) => {
   assert.equal(await statusOf('POST /registry/vms', 'Content-Type: text/xml\r\nContent-Length: 2\r\n', '{}'), 415);
 });
 
-test('what contradicts itself, or is in another coding, is refused and changes nothing', async (t) => {
+test('contradictory preconditions, encoded bodies and duplicate hosts are refused and change nothing', async (t) => {
   const app = await serveApp(t);
   const put = (...headers: string[]) => {
     const body = JSON.stringify(aVm({ id: 'vm-1' }));
@@ -270,7 +270,7 @@ test('what contradicts itself, or is in another coding, is refused and changes n
   assert.equal((await put('Host: a', 'Content-Encoding: identity'))[0]?.status, 201);
 });
 
-test('a request that was whole gets its own answer before the refusal of what follows it', async (t) => {
+test('a complete request gets its response before malformed bytes behind it are refused', async (t) => {
   const app = await serveApp(t);
   const body = JSON.stringify(aVm());
   const bytes = `POST /registry/vms HTTP/1.1\r\nHost: a\r\nContent-Length: ${body.length}\r\n\r\n${body}NONSENSE\r\n\r\n`;
@@ -297,7 +297,7 @@ for (const [what, bytes, status] of [
   });
 }
 
-test('too many requests behind a change are refused after its answer, and none of them is done', async (t) => {
+test('too many requests behind a change are refused after its response, and none of them is handled', async (t) => {
   const store = new GatedStore();
   const app = await serveApp(t, { store });
   const put = (id: string) => {
@@ -306,7 +306,7 @@ test('too many requests behind a change are refused after its answer, and none o
   };
   const answers = exchange(app.at, put('a') + put('b').repeat(101));
   await until('the first to be on its way', () => store.waiting === 1);
-  // A refusal that did not wait would be there before this one's answer.
+  // A refusal that overtook the change would have arrived before this response.
   assert.equal((await call(app.url, 'GET', '/health')).status, 200);
   await store.release();
   const [first, second, ...more] = await answers;
@@ -316,7 +316,7 @@ test('too many requests behind a change are refused after its answer, and none o
   await isWell(app, 1);
 });
 
-test('too many requests behind reads that are answered at once are refused after an answer, too', async (t) => {
+test('too many requests behind fast reads are refused after a response', async (t) => {
   const app = await serveApp(t);
   const answers = await exchange(app.at, 'GET /health HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(1000));
   const refusal = answers.pop();
@@ -324,7 +324,7 @@ test('too many requests behind reads that are answered at once are refused after
   assert.ok(answers.length > 0 && answers.every(({ status }) => status === 200));
 });
 
-test('a refusal of the parser names what is wrong', async (t) => {
+test('an error of the HTTP parser names the field that is wrong', async (t) => {
   const app = await serveApp(t);
   const cases: readonly [field: string, saying: RegExp, line: string, headers?: readonly string[], body?: string][] = [
     ['transfer-encoding', /with Content-Length$/, 'POST /', ['Content-Length: 1', 'Transfer-Encoding: chunked']],
@@ -341,7 +341,7 @@ test('a refusal of the parser names what is wrong', async (t) => {
   }
 });
 
-test('a body is asked for only where it will be read', async (t) => {
+test('100 Continue is sent only if the body will be read', async (t) => {
   const app = await serveApp(t, { token: 's3cret' });
   const ask = async (line: string, ...headers: string[]) =>
     (await exchange(app.at, request(line, ['Expect: 100-continue', ...headers]), { end: true })).map((a) => a.status);
@@ -358,7 +358,7 @@ test('a body is asked for only where it will be read', async (t) => {
   );
 });
 
-test('pipelined requests are answered in their order', async (t) => {
+test('pipelined requests are answered in order', async (t) => {
   const app = await serveApp(t);
   await call(app.url, 'POST', '/registry/vms', { body: aVm() });
   const answers = await exchange(app.at, [
@@ -374,7 +374,7 @@ test('pipelined requests are answered in their order', async (t) => {
   assert.match(answers[3]!.text, /"status":"ok"/);
 });
 
-test('old and unusual ways to ask are answered: HTTP/1.0, an absolute URL, an expectation, an upgrade', async (t) => {
+test('HTTP/1.0, absolute URLs, unknown expectations and upgrades are answered', async (t) => {
   const app = await serveApp(t);
   const asks: Record<string, string | Buffer> = {
     'HTTP/1.0': 'GET /health HTTP/1.0\r\n\r\n',
@@ -395,7 +395,7 @@ test('old and unusual ways to ask are answered: HTTP/1.0, an absolute URL, an ex
   await isWell(app, 1);
 });
 
-test('a refusal waits for the answers before it, also that of a request which came half', async (t) => {
+test('an incomplete request is refused after the responses to the requests before it', async (t) => {
   const app = await serveApp(t);
   const half = 'POST /registry/vms HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\n{';
   const held = 'GET /registry/discover/worker?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n';
@@ -409,14 +409,14 @@ test('a refusal waits for the answers before it, also that of a request which ca
   assert.equal(more.length, 0);
 });
 
-test('requests of one connection have their turns, and of those that wait there are not more than 100', async (t) => {
+test('requests of one connection are handled one after the other, and at most 100 of them wait', async (t) => {
   const app = await serveApp(t);
   const held = 'GET /registry/discover/worker?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n';
   const register = (id: string) => {
     const body = JSON.stringify(aVm({ id }));
     return `POST /registry/vms HTTP/1.1\r\nHost: a\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
   };
-  // The one that is held is answered by a change, and none of the same connection comes before its turn.
+  // A change on another connection ends the long poll; no request of the same connection is handled before that.
   const socket = connect(app.at);
   socket.write(held + register('b').repeat(99) + request('GET /health').toString());
   await until('the first to be held', () => app.registry.events.subscriberCount > 0);
@@ -427,7 +427,7 @@ test('requests of one connection have their turns, and of those that wait there 
     [200, 201, ...Array(98).fill(409), 200],
   );
   assert.equal(answers[0]!.text.includes('"count":1'), true);
-  // One more than that is refused, and those that come after it are not even held.
+  // One more is refused, and the requests behind it are not handled.
   const [refusal, ...more] = await exchange(
     app.at,
     'GET /registry/discover/golden?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(5000),
@@ -438,7 +438,7 @@ test('requests of one connection have their turns, and of those that wait there 
   await isWell(app, 2);
 });
 
-test('requests that wait on one connection are 256 KiB at most, their bodies included', async (t) => {
+test('the requests that wait on one connection take at most 256 KiB, including their bodies', async (t) => {
   const app = await serveApp(t);
   const held = 'GET /registry/discover/golden?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n';
   const head = `GET /health HTTP/1.1\r\nHost: a\r\nX-Pad: ${'a'.repeat(15_000)}\r\n\r\n`;
@@ -448,7 +448,7 @@ test('requests that wait on one connection are 256 KiB at most, their bodies inc
     const [refusal, ...more] = await exchange(app.at, held + request.repeat(99));
     check(refusal, 429, /^requests of more than 262144 bytes wait on one connection/, 'too much');
     assert.equal(more.length, 0);
-    // Sixteen of them are not too much, again and again.
+    // Sixteen of them fit, in every round.
     const socket = connect(app.at);
     let text = '';
     socket.setEncoding('latin1').on('data', (chunk: string) => (text += chunk));
@@ -464,7 +464,7 @@ test('requests that wait on one connection are 256 KiB at most, their bodies inc
   await isWell(app);
 });
 
-test('requests that wait on all connections keep no more than there is room for, and room comes when they go', async (t) => {
+test('the requests that wait on all connections share one budget, which is released when they leave', async (t) => {
   const turns = new Turns(100_000);
   const handled: ServerResponse[] = [];
   const refusals: string[] = [];
@@ -484,7 +484,7 @@ test('requests that wait on all connections keep no more than there is room for,
     socket.write(`GET / HTTP/1.1\r\nHost: a\r\nX-Pad: ${'a'.repeat(12_000)}\r\n\r\n`.repeat(4));
     return socket;
   };
-  // Three wait on each, of 16 KB with all that they are.
+  // Three requests wait on each connection and occupy 16 KB each.
   const sockets = [open(), open()];
   await until('two to be handled', () => handled.length === 2);
   await until('all of theirs to be read', () => refusals.length === 0 && sockets.every((s) => s.bytesWritten > 48_000));
@@ -495,7 +495,7 @@ test('requests that wait on all connections keep no more than there is room for,
   await once(handled[0]!, 'close');
   const fourth = open();
   await until('the fourth to be handled', () => handled.length === 4);
-  // Each of those that wait has its turn.
+  // Each waiting request is handled in turn.
   for (let n = 3; n < 7; n++) {
     await until('its turn', () => handled.length > n);
     handled[n]!.end();
@@ -504,7 +504,7 @@ test('requests that wait on all connections keep no more than there is room for,
   assert.equal(refusals.length, 1);
 });
 
-test('a body that may have no end is answered, and not read to its end', async (t) => {
+test('a body that may be endless is answered without being read to its end', async (t) => {
   const app = await serveApp(t);
   const piece = Buffer.alloc(65_536, 'a');
   const chunk = Buffer.concat([Buffer.from('10000\r\n'), piece, Buffer.from('\r\n')]);
@@ -534,13 +534,13 @@ test('a body that may have no end is answered, and not read to its end', async (
     const [answer] = await readAnswers(socket);
     assert.equal(answer?.status, status, line);
     assert.equal(answer.headers.connection, 'close', line);
-    // What is on its way may be some megabytes; the rest is not taken.
+    // Some megabytes may be in transit; the rest is not read.
     assert.ok(sent < 100_000_000, `${line}: ${sent} bytes were taken`);
   }
   await isWell(app);
 });
 
-test('a client that has more to send than is read gets its answer all the same', async (t) => {
+test('a client that is still sending its body receives the response', async (t) => {
   const { url } = await serveApp(t);
   for (const [path, status] of [
     ['/registry/vms', 413],
@@ -551,7 +551,7 @@ test('a client that has more to send than is read gets its answer all the same',
   }
 });
 
-refuses('what goes on after the body is bounded, too', [
+refuses('chunk extensions and trailers are limited, too', [
   [
     'chunk extensions without end',
     request('POST /registry/vms', ['Transfer-Encoding: chunked'], `2;${'a=b;'.repeat(60_000)}`),
@@ -566,7 +566,7 @@ refuses('what goes on after the body is bounded, too', [
   ],
 ]);
 
-test('a client that takes nothing of its answer is cut off, and one that waits for an answer is not', async (t) => {
+test('a client that does not read its response is disconnected, and one that waits for a response is not', async (t) => {
   const app = await serveApp(t, { limits: { requestTimeout: 300 } });
   for (let n = 0; n < 12; n++)
     await call(app.url, 'POST', '/registry/vms', {
@@ -585,8 +585,8 @@ test('a client that takes nothing of its answer is cut off, and one that waits f
   assert.equal((await waits)[0]?.status, 200);
 });
 
-test('large bodies on their way are bounded together, and small ones get through all the same', async (t) => {
-  // A body of 64 KiB and a byte is a large one, and 128 of the largest may come at once.
+test('large bodies in progress share one budget, and small bodies are read regardless', async (t) => {
+  // A body above 64 KiB counts as large, and 128 bodies of the largest size fit into the budget.
   const maxBody = 65_537;
   const app = await serveApp(t, { limits: { maxBody } });
   const begun = (headers: string) => {
@@ -611,7 +611,7 @@ test('large bodies on their way are bounded together, and small ones get through
   await isWell(app, 1);
 });
 
-test('who reads for as long as they like takes no place of a large body, whatever they say of one', async (t) => {
+test('an open stream does not occupy the budget of large bodies, whatever body its request announces', async (t) => {
   const app = await serveApp(t, { limits: { maxBody: 65_537 } });
   const streams = Array.from({ length: 129 }, async () => {
     const socket = connect(app.at);

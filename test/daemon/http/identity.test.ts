@@ -1,4 +1,4 @@
-/** Beats that prove something, conflicts and lineage, on the wire. */
+/** Heartbeats with identity fields, conflicts and lineage, over HTTP. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { VregError } from '../../../src/protocol/errors.ts';
@@ -12,7 +12,7 @@ const call = (url: string, method: string, path: string, body?: unknown) =>
   send(url, method, path, body === undefined ? {} : { body });
 const BEAT = '/registry/vms/vm-1/heartbeat';
 
-test('a clone is 409 with a code of its own, and the conflict is listed and cleared', async (t) => {
+test('a clone is 409 with its own code, and the conflict can be listed and cleared', async (t) => {
   const { url, registry } = await serveApp(t);
   await registry.register(aVm({ id: 'vm-1' }));
   const beat = (body: object) => call(url, 'POST', BEAT, body);
@@ -35,7 +35,7 @@ test('a clone is 409 with a code of its own, and the conflict is listed and clea
   assert.deepEqual((await call(url, 'DELETE', '/registry/conflicts')).body, { cleared: 1 });
 });
 
-test('conflicts that the disk does not let go are not said to be cleared', async (t) => {
+test('conflicts that cannot be removed from the disk are not reported as cleared', async (t) => {
   const store = new GatedStore();
   const { url, registry } = await serveApp(t, { store });
   const registered = registry.register(aVm({ id: 'vm-1' }));
@@ -63,7 +63,7 @@ for (const [what, body, field] of [
   ['a health that is no object', { next: token(1), health: [] }, 'health'],
   ['a health that is not known', { health: { web: 'fine' } }, 'health.web'],
 ] as const) {
-  test(`a beat with ${what} is 400 and names the field`, async (t) => {
+  test(`a heartbeat with ${what} is 400 and names the field`, async (t) => {
     const { url, registry } = await serveApp(t);
     await registry.register(aVm({ id: 'vm-1' }));
     const answer = await call(url, 'POST', BEAT, body);
@@ -71,14 +71,14 @@ for (const [what, body, field] of [
   });
 }
 
-test('a beat with a body that says nothing of this is a plain one', async (t) => {
+test('a heartbeat without identity fields is a plain one', async (t) => {
   const { url, registry } = await serveApp(t);
   await registry.register(aVm({ id: 'vm-1' }));
   for (const body of [{}, { hello: 'world' }, { health: 'ok' }, { address: 7 }, [1], undefined])
     assert.equal((await call(url, 'POST', BEAT, body)).status, 200);
 });
 
-test('every answer says which registry it is and its revision, that of the change included', async (t) => {
+test("every response to a vreg client has the registry's id and its revision, including the change just made", async (t) => {
   const { url } = await serveApp(t);
   const facts = async (method: string, path: string, body?: object) => {
     const { headers } = await fetch(url + path, { method, ...(body ? { body: JSON.stringify(body) } : {}) });
@@ -90,7 +90,7 @@ test('every answer says which registry it is and its revision, that of the chang
   assert.deepEqual(await facts('GET', '/nowhere'), ['memory', '1']);
 });
 
-test('a parent is part of an entry that has one, is never changed by PATCH, and may be called parentVmId', async (t) => {
+test('an entry shows its parent, PATCH never changes it, and parentVmId is another name for it', async (t) => {
   const { url } = await serveApp(t);
   await call(url, 'POST', '/registry/vms', aVm({ id: 'a' }));
   const made = await call(url, 'POST', '/registry/vms', { ...aVm({ id: 'b' }), parentVmId: ' a ' });

@@ -1,26 +1,26 @@
 /**
- * Requests of every shape against a model of the wire: each answer is the model's, and so is what is left in the end. A
- * sequence that does not agree is cut down to the few requests that matter. `test/long` does more of the same.
+ * Random requests against a model of the wire: each response and the final state must be those of the model. A failing
+ * sequence is reduced to the few requests that matter. `test/long` runs more of them.
  */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { PLANTED } from '../../helpers/planted.ts';
 import { checkWire } from '../../helpers/wire/wire-run.ts';
 
-/** Fixed, so that a failure today is a failure tomorrow; test/long looks elsewhere. */
+/** Fixed, so that a failure can be repeated. `test/long` uses other seeds. */
 const SEED = 20_260_102;
 
-test('requests of every route, right and mutated, are answered as the model says, and leave its state', async () => {
+test('valid and mutated requests on every route get the responses of the model and leave its state', async () => {
   const seen = new Map<number, number>();
   const note = ({ status }: { status: number }) => void seen.set(status, (seen.get(status) ?? 0) + 1);
   await checkWire({ steps: 80, runs: 60, seed: SEED, seen: note });
-  // The mutations get through to the rules, and do not end at the door.
+  // The mutated requests reach the handlers and are not all refused by the pipeline.
   for (const status of [200, 201, 400, 404, 405, 409, 412, 413, 415, 429])
     assert.ok((seen.get(status) ?? 0) > 2, `${status} was seen ${seen.get(status)} times`);
 });
 
 test('the model finds a planted bug: a PATCH that ignores the address', async () => {
-  // The others are planted in test/long.
+  // `test/long` plants the other bugs.
   const [says, plant] = PLANTED['a PATCH that ignores the address'];
   await assert.rejects(checkWire({ steps: 40, runs: 200, seed: SEED, plant }), says);
 });

@@ -7,7 +7,7 @@ import { serveApp } from '../../helpers/app.ts';
 import { call, errorOf } from '../../helpers/http.ts';
 import { aVm } from '../../helpers/vm.ts';
 
-test('loopback is 127.0.0.0/8, ::1 and localhost, and nothing that only looks like it', () => {
+test('loopback is 127.0.0.0/8, ::1 and localhost, and nothing that only looks similar', () => {
   for (const host of ['127.0.0.1', '127.9.9.9', '::1', 'localhost']) assert.equal(isLoopback(host), true, host);
   for (const host of [
     '0.0.0.0',
@@ -23,7 +23,7 @@ test('loopback is 127.0.0.0/8, ::1 and localhost, and nothing that only looks li
   }
 });
 
-test('without a token, a page from elsewhere is refused, and one of this machine is not', async (t) => {
+test('without a token, pages of other origins are refused, and pages of this machine are not', async (t) => {
   const { url } = await serveApp(t);
   const send = (origin: string) =>
     call(url, 'POST', '/registry/vms', { body: aVm({ id: origin }), headers: { origin } });
@@ -35,13 +35,13 @@ test('without a token, a page from elsewhere is refused, and one of this machine
   for (const origin of ['http://localhost:8080', 'http://[::1]:3000']) assert.equal((await send(origin)).status, 201);
 });
 
-test('with a token, the token decides, whatever the page', async (t) => {
+test('with a token, pages of any origin are accepted', async (t) => {
   const { url } = await serveApp(t, { token: 's3cret' });
   const headers = { origin: 'https://dash.example', authorization: 'Bearer s3cret' };
   assert.equal((await call(url, 'GET', '/registry/vms', { headers })).status, 200);
 });
 
-test("without a token, a name that is not the registry's own is refused, as a rebound domain would ask", async (t) => {
+test("without a token, a Host that is not the registry's own is refused, as after DNS rebinding", async (t) => {
   const { at, url } = await serveApp(t, { names: new Set(['registry.lan']) });
   const ask = (host: string) => firstLine(at, `GET /health HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
   for (const host of ['evil.example', 'localhost.evil.example', '127.0.0.1.evil.example'])
@@ -59,7 +59,7 @@ test("without a token, a name that is not the registry's own is refused, as a re
   assert.equal((await call(url, 'GET', '/health')).status, 200);
 });
 
-test('with a token, any name will do', async (t) => {
+test('with a token, any Host is accepted', async (t) => {
   const { at } = await serveApp(t, { token: 's3cret' });
   const request =
     'GET /registry/vms HTTP/1.1\r\nHost: any.example\r\nAuthorization: Bearer s3cret\r\nConnection: close\r\n\r\n';

@@ -1,4 +1,4 @@
-/** Where a request came from, as the proxies say that are trusted, and nobody else. */
+/** Client addresses behind proxies: forwarded headers count only if they come from a trusted proxy. */
 import assert from 'node:assert/strict';
 import { isIP } from 'node:net';
 import test from 'node:test';
@@ -11,7 +11,7 @@ import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { exchange } from '../../helpers/raw.ts';
 import { until } from '../../helpers/until.ts';
 
-/** Asks with those headers, and returns what the audit line says of the asker. */
+/** Sends a request with the headers and returns the client's address and scheme from the audit line. */
 async function seen(app: ServedApp, headers: Record<string, string>, path = '/registry/vms') {
   app.logged.length = 0;
   const { status, body } = await fetch(app.url + path, { headers });
@@ -21,19 +21,19 @@ async function seen(app: ServedApp, headers: Record<string, string>, path = '/re
   return { status, from, scheme };
 }
 
-test('without --trust-proxy nobody is believed', async (t) => {
+test('without --trust-proxy forwarded headers are ignored', async (t) => {
   const app = await serveApp(t, { token: 's3cret' });
   const headers = { 'x-forwarded-for': '203.0.113.9', 'x-forwarded-proto': 'https' };
   assert.deepEqual(await seen(app, headers), { status: 401, from: '127.0.0.1', scheme: undefined });
 });
 
-test('a proxy that is not named is not believed', async (t) => {
+test('forwarded headers of an untrusted proxy are ignored', async (t) => {
   const app = await serveApp(t, { token: 's3cret', trustProxy: '10.0.0.0/8,uniquelocal' });
   const headers = { 'x-forwarded-for': '203.0.113.9', 'x-forwarded-proto': 'https' };
   assert.deepEqual(await seen(app, headers), { status: 401, from: '127.0.0.1', scheme: undefined });
 });
 
-test('a trusted proxy is believed about the last address that is not a trusted proxy itself', async (t) => {
+test('the client address is the last forwarded address that is not a trusted proxy', async (t) => {
   const app = await serveApp(t, { token: 's3cret', trustProxy: 'loopback, 10.0.0.5' });
   for (const [given, from] of [
     ['203.0.113.9', '203.0.113.9'],
@@ -43,7 +43,7 @@ test('a trusted proxy is believed about the last address that is not a trusted p
     ['[2001:db8::1]:4711', '2001:db8::1'],
     ['203.0.113.9:4711', '203.0.113.9'],
     ['10.0.0.5', '10.0.0.5'],
-    // Somebody sent the first part of each of these to the proxy, which added what it saw.
+    // In each of these the client sent the first part, and the proxy added the address that it saw.
     ['127.0.0.1, 203.0.113.9', '203.0.113.9'],
     ['localhost, 203.0.113.9', '203.0.113.9'],
   ] as const) {
@@ -51,7 +51,7 @@ test('a trusted proxy is believed about the last address that is not a trusted p
   }
 });
 
-test('the proxies are those of the list, in whichever form an address comes, and who comes by the socket', () => {
+test('trusted proxies are the listed ranges, in any notation, and clients of the unix socket', () => {
   const trust = trustOf('loopback, 10.0.0.5,2001:db8::/32');
   assert.ok(trust);
   for (const address of [
@@ -77,7 +77,7 @@ test('the proxies are those of the list, in whichever form an address comes, and
   assert.equal(trustOf(undefined), false);
 });
 
-test('a connection that is gone has no address either, and is not taken for the socket', () => {
+test('a closed connection without an address is not taken for the unix socket', () => {
   const { authenticator } = anAuthenticator({ root: 's3cret' });
   const door = new Door({ authenticator, names: new Set<string>(), cors: undefined, trustProxy: 'loopback' });
   const headers = { host: 'a', 'x-forwarded-for': '203.0.113.9', 'x-forwarded-proto': 'https' };
@@ -85,7 +85,7 @@ test('a connection that is gone has no address either, and is not taken for the 
   assert.deepEqual(headers, { host: 'a' });
 });
 
-test('what is no address is nobody', async (t) => {
+test('forwarded values that are not addresses are ignored', async (t) => {
   const app = await serveApp(t, { token: 's3cret', trustProxy: 'loopback' });
   for (const given of [
     'unknown',
@@ -111,7 +111,7 @@ test('what is no address is nobody', async (t) => {
   }
 });
 
-test('whatever the header says, what is left of it are addresses', () => {
+test('a cleaned X-Forwarded-For contains only addresses, whatever it contained before', () => {
   const part = fc.oneof(
     fc.ipV4(),
     fc.ipV6(),

@@ -1,4 +1,4 @@
-/** No route forgets its scope: each is asked with a token of each, over the wire. */
+/** Scopes, restrictions and enrolment: every route is requested with a token of every scope. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect } from 'node:net';
@@ -22,7 +22,7 @@ const ROOT = 's3cret';
 interface Guarded {
   url: string;
   at: { host: string; port: number };
-  /** Asks with a token; without one of its own, with the root's. */
+  /** Sends a request with a token, by default the root token. */
   ask(method: string, path: string, options?: { token?: string | undefined; body?: unknown }): Promise<Answered>;
   create(request: TokenRequest): Promise<string>;
   register(vm: Partial<Vm>): Promise<void>;
@@ -43,7 +43,7 @@ async function guarded(t: TestContext, { store }: { store?: MemoryStore } = {}):
   return { url: app.url, at: app.at, ask, create, register, app };
 }
 
-/** What each scope may ask for, said once more, so that a slip in the table of routes is a failure here. */
+/** The scopes that each route accepts, independent of the table of routes, so that a mistake there fails here. */
 const MAY: Readonly<Record<string, readonly string[]>> = {
   'GET /health': ['', ...SCOPES],
   'GET /registry/whoami': SCOPES,
@@ -74,18 +74,18 @@ const MAY: Readonly<Record<string, readonly string[]>> = {
 
 const nameOf = ({ method, path }: Route) => `${method} ${path}`;
 
-test('each route is in the list of this test', () => {
+test('the table of this test lists every route', () => {
   assert.deepEqual(ROUTES.map(nameOf).sort(), Object.keys(MAY).sort());
 });
 
 for (const route of ROUTES) {
-  test(`${nameOf(route)} is for ${MAY[nameOf(route)]?.join(', ')}, and tells all others which scope would do`, async (t) => {
+  test(`${nameOf(route)} accepts ${MAY[nameOf(route)]?.join(', ')}, and tells all others the scope that it needs`, async (t) => {
     const { url, create } = await guarded(t);
     const path = route.path.replace(':id', 'nobody').replace(':role', 'infra').replace(':name', 'nobody');
     for (const scope of ['', ...SCOPES]) {
       const token = scope === '' ? undefined : await create({ name: scope, scope: scope as (typeof SCOPES)[number] });
       const headers: Record<string, string> = token === undefined ? {} : { authorization: `Bearer ${token}` };
-      // Only whether the door opens is asked here, so that nothing is sent that could be done.
+      // Only authorization is tested here, so no request has a valid body.
       for (const method of route.method === 'GET' ? ['HEAD', 'GET'] : [route.method]) {
         const answer = await fetch(url + path, { method, headers });
         const said = route.path === '/registry/events' && answer.ok ? '' : await answer.text();
@@ -103,7 +103,7 @@ for (const route of ROUTES) {
   });
 }
 
-test('a route that is not there, and a URL that cannot be read, are told to guests only', async (t) => {
+test('unknown routes and malformed URLs are reported only to authenticated clients', async (t) => {
   const { ask, create } = await guarded(t);
   const token = await create({ name: 'reader', scope: 'read' });
   for (const [path, status] of [
@@ -116,7 +116,7 @@ test('a route that is not there, and a URL that cannot be read, are told to gues
   }
 });
 
-test("a token for one VM touches that one alone, and reads the others'", async (t) => {
+test('a token for one VM changes only that VM, and reads all', async (t) => {
   const { ask, create, register } = await guarded(t);
   await register({ id: 'mine' });
   await register({ id: 'other' });
@@ -143,7 +143,7 @@ test("a token for one VM touches that one alone, and reads the others'", async (
   assert.equal((await ask('GET', '/registry/vms/other')).status, 200);
 });
 
-test('a batch that goes beyond the limit beats for nobody', async (t) => {
+test("a batch of heartbeats with a VM outside the token's restriction counts for no VM", async (t) => {
   const { ask, create, register, app } = await guarded(t);
   await register({ id: 'mine' });
   await register({ id: 'other' });
@@ -153,7 +153,7 @@ test('a batch that goes beyond the limit beats for nobody', async (t) => {
   assert.equal(app.registry.get('mine').seen.heardAt, 0);
 });
 
-test('a token for a role touches VMs of that role alone, and makes none of another', async (t) => {
+test('a token for a role changes and registers only VMs of that role', async (t) => {
   const { ask, create, register } = await guarded(t);
   await register({ id: 'w', role: 'worker' });
   await register({ id: 'i', role: 'infra' });
@@ -175,7 +175,7 @@ test('a token for a role touches VMs of that role alone, and makes none of anoth
 });
 
 for (const limit of [{ vm: 'w' }, { role: 'worker' }] as const) {
-  test(`a token that may only read, with the limit ${JSON.stringify(limit)}, sees nothing else on any route`, async (t) => {
+  test(`a read token restricted to ${JSON.stringify(limit)} sees no other VM on any route`, async (t) => {
     const { ask, create, register, url, app } = await guarded(t);
     await register({ id: 'i', role: 'infra' });
     await register({ id: 'w', role: 'worker', parentId: 'i' });
@@ -218,7 +218,7 @@ for (const limit of [{ vm: 'w' }, { role: 'worker' }] as const) {
   });
 }
 
-test('a VM is enrolled with the token of its image, and gets one that may touch it alone', async (t) => {
+test('a VM enrols with the token of its image and gets a token for itself alone', async (t) => {
   const { ask, create, register } = await guarded(t);
   await register({ id: 'old' });
   const image = await create({ name: 'image', scope: 'enrol', role: 'worker' });
@@ -245,7 +245,7 @@ test('a VM is enrolled with the token of its image, and gets one that may touch 
   assert.equal(item?.by, 'image');
 });
 
-test('a VM that was enrolled as a worker does not become the infra VM later', async (t) => {
+test('a VM that enrolled as a worker cannot become the infra VM', async (t) => {
   const { ask, create } = await guarded(t);
   const image = await create({ name: 'image', scope: 'enrol', role: 'worker' });
   const { token } = (await ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w', role: 'worker' }) }))
@@ -254,7 +254,7 @@ test('a VM that was enrolled as a worker does not become the infra VM later', as
   assert.deepEqual([(await put('infra')).status, (await put('worker')).status], [403, 200]);
 });
 
-test('with the token of an image nothing of an enrolled VM is changed, and no old enrolment repeated', async (t) => {
+test('an enrol token cannot change an enrolled VM or repeat an old enrolment', async (t) => {
   const { ask, create, app } = await guarded(t);
   const image = await create({ name: 'image', scope: 'enrol' });
   const enrol = (address: string) => ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w', address }) });
@@ -264,7 +264,7 @@ test('with the token of an image nothing of an enrolled VM is changed, and no ol
   assert.equal((await enrol('10.0.0.1')).status, 409);
 });
 
-test('a VM that is removed and enrolled again in one moment keeps its new token after a restart', async (t) => {
+test('a VM that is removed and enrols again at once keeps its new token after a restart', async (t) => {
   const { ask, create, app } = await guarded(t);
   const image = await create({ name: 'image', scope: 'enrol' });
   const enrol = () => ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w' }) });
@@ -277,7 +277,7 @@ test('a VM that is removed and enrolled again in one moment keeps its new token 
   assert.equal(kept.length, 1);
 });
 
-test('a token that expires while its body is on the way changes nothing', async (t) => {
+test('a request whose token expires while its body arrives changes nothing', async (t) => {
   const { create, at, app } = await guarded(t);
   const token = await create({ name: 'writer', scope: 'write', expiresIn: 5 });
   const body = JSON.stringify(aVm({ id: 'late' }));
@@ -292,7 +292,7 @@ test('a token that expires while its body is on the way changes nothing', async 
   assert.equal(app.registry.has('late'), false);
 });
 
-test('an enrolment whose answer was lost may be asked for again, until its token is used', async (t) => {
+test('an enrolment whose response was lost can be repeated until its token is used', async (t) => {
   const { ask, create } = await guarded(t);
   const image = await create({ name: 'image', scope: 'enrol' });
   const enrol = () => ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w-1' }) });
@@ -302,7 +302,7 @@ test('an enrolment whose answer was lost may be asked for again, until its token
   assert.equal((await enrol()).status, 409);
 });
 
-test('a VM that is removed loses the token that it was let in with, and can be enrolled again', async (t) => {
+test('a removed VM loses its token and can enrol again', async (t) => {
   const { ask, create, app } = await guarded(t);
   const image = await create({ name: 'image', scope: 'enrol' });
   const enrol = async () =>
@@ -318,7 +318,7 @@ test('a VM that is removed loses the token that it was let in with, and can be e
   assert.equal(kept.length, 1);
 });
 
-test('the tokens of all VMs that enrolled with one token are revoked together, also after that token', async (t) => {
+test('the tokens of all VMs that enrolled with one token can be revoked together, even after that token', async (t) => {
   const { ask, create } = await guarded(t);
   const image = await create({ name: 'image', scope: 'enrol' });
   const other = await create({ name: 'other', scope: 'enrol' });
@@ -347,7 +347,7 @@ test('one token of an enrolled VM can be revoked by its name', async (t) => {
   assert.equal(again.status, 409, 'who was thrown out does not come back by itself');
 });
 
-test('the list tells all of a token but the token', async (t) => {
+test('the list shows everything about a token except its secret', async (t) => {
   const { ask, create } = await guarded(t);
   const token = await create({ name: 'reader', scope: 'read', expiresIn: 60 });
   await ask('GET', '/registry/vms', { token });
@@ -359,7 +359,7 @@ test('the list tells all of a token but the token', async (t) => {
   assert.ok(!JSON.stringify(listed.body).includes(token));
 });
 
-test('a stream that was opened with a token ends when that is revoked, and when it expires', async (t) => {
+test('an event stream ends when its token is revoked or expires', async (t) => {
   const { ask, create, url, app } = await guarded(t);
   const open = async (token: string) => {
     const answer = await fetch(`${url}/registry/events`, { headers: { authorization: `Bearer ${token}` } });
@@ -377,7 +377,7 @@ test('a stream that was opened with a token ends when that is revoked, and when 
   await brief;
 });
 
-test('a long list that is read slowly ends when its token is revoked, and when it expires', async (t) => {
+test('a long list that is read slowly ends when its token is revoked or expires', async (t) => {
   const { ask, create, register, at, app } = await guarded(t);
   const metadata = { blob: 'x'.repeat(900_000) };
   for (let i = 0; i < 16; i++) await register({ id: `vm-${i}`, metadata });
@@ -400,7 +400,7 @@ test('a long list that is read slowly ends when its token is revoked, and when i
   assert.equal(await (await open(ROOT))(), true);
 });
 
-test('a beat is told to nobody whose token has expired', async (t) => {
+test('a heartbeat event is not sent to a subscriber whose token has expired', async (t) => {
   const { create, register, url, app } = await guarded(t);
   await register({ id: 'vm-1' });
   const token = await create({ name: 'brief', scope: 'read', expiresIn: 5 });
@@ -415,7 +415,7 @@ test('a beat is told to nobody whose token has expired', async (t) => {
   assert.deepEqual(reader.lines(), ['synced', 'heartbeat']);
 });
 
-test('a change after the end of a token is told to nobody who came with it, however slowly they read what was before', async (t) => {
+test('a change after a token expired is not sent to its slow subscriber', async (t) => {
   const { at, authenticator, registry, clock } = await serveApp(t, { token: ROOT });
   const metadata = { blob: 'x'.repeat(900_000) };
   for (let i = 0; i < 16; i++) await registry.register(aVm({ id: `vm-${i}`, metadata }));
@@ -432,14 +432,14 @@ test('a change after the end of a token is told to nobody who came with it, howe
 });
 
 for (const path of ['/registry/tokens/image', '/registry/tokens?enrolledBy=image']) {
-  test(`an enrolment that is under way at DELETE ${path} brings no token that is good for anything`, async (t) => {
+  test(`an enrolment in progress during DELETE ${path} yields no usable token`, async (t) => {
     const store = new GatedStore();
     const { ask, create, app } = await guarded(t, { store });
     const token = await store.settle(create({ name: 'image', scope: 'enrol' }));
     const enrolling = ask('POST', '/registry/vms', { token, body: aVm({ id: 'w' }) });
     await until('it to be on its way to the disk', () => store.waiting === 1);
     const revoking = ask('DELETE', path);
-    // The change of another one is decided after the revocation.
+    // Another VM's change is decided after the revocation.
     const other = ask('POST', '/registry/vms', { body: aVm({ id: 'other' }) });
     await until('all three to wait for the disk', () => store.waiting === 3);
     await store.release();
@@ -452,7 +452,7 @@ for (const path of ['/registry/tokens/image', '/registry/tokens?enrolledBy=image
   });
 }
 
-test('an enrolment that is repeated while somebody changes the VM changes nothing', async (t) => {
+test('an enrolment that is repeated during a change of the VM changes nothing', async (t) => {
   const store = new GatedStore();
   const { ask, create } = await guarded(t, { store });
   const token = await store.settle(create({ name: 'image', scope: 'enrol' }));
@@ -470,7 +470,7 @@ test('an enrolment that is repeated while somebody changes the VM changes nothin
   assert.equal(((await ask('GET', '/registry/vms/w')).body as Vm).status, 'stopped');
 });
 
-test('a VM that is being removed does not come back by its own token', async (t) => {
+test('a VM that is being removed cannot register again with its own token', async (t) => {
   const store = new GatedStore();
   const { ask, create, app } = await guarded(t, { store });
   const image = await store.settle(create({ name: 'image', scope: 'enrol' }));
@@ -485,7 +485,7 @@ test('a VM that is being removed does not come back by its own token', async (t)
     ['POST', '/registry/vms'],
   ] as const)
     assert.equal((await ask(method, path, { token, body: aVm({ id: 'w' }) })).status, 401, method);
-  // And neither does it touch another one that got its id.
+  // Nor can it change another VM that was given its id.
   const again = ask('POST', '/registry/vms', { body: aVm({ id: 'w', name: 'new' }) });
   await until('it to be on its way', () => store.waiting === 2);
   assert.equal((await ask('PUT', '/registry/vms/w', { token, body: aVm({ id: 'w' }) })).status, 401);
@@ -494,7 +494,7 @@ test('a VM that is being removed does not come back by its own token', async (t)
   assert.equal(app.registry.get('w').vm.name, 'new');
 });
 
-test('who may look at one role is told the past of a VM since it came into that role', async (t) => {
+test('a token restricted to a role reads the history of a VM since it took that role', async (t) => {
   const { ask, create, register } = await guarded(t);
   const token = await create({ name: 'workers', scope: 'read', role: 'worker' });
   const past = async () => {
@@ -514,7 +514,7 @@ test('who may look at one role is told the past of a VM since it came into that 
   assert.deepEqual(await past(), ['registered 6']);
 });
 
-test('who waits for an answer with a token that is revoked meanwhile gets none', async (t) => {
+test('a long poll whose token is revoked meanwhile is 401', async (t) => {
   const { ask, create, app } = await guarded(t);
   const token = await create({ name: 'reader', scope: 'read' });
   const waiting = ask('GET', '/registry/discover/infra?wait=50s', { token });
@@ -523,7 +523,7 @@ test('who waits for an answer with a token that is revoked meanwhile gets none',
   assert.equal((await waiting).status, 401);
 });
 
-test('a body that arrives when its token is revoked changes nothing', async (t) => {
+test('a request whose token is revoked while its body arrives changes nothing', async (t) => {
   const { ask, create, at, app } = await guarded(t);
   const token = await create({ name: 'writer', scope: 'write' });
   const body = JSON.stringify(aVm({ id: 'late' }));
@@ -538,7 +538,7 @@ test('a body that arrives when its token is revoked changes nothing', async (t) 
   assert.equal(app.registry.has('late'), false);
 });
 
-test('in a registry that asks nobody, the first token must be of an admin, and then all need one', async (t) => {
+test("the first token of an open registry must be an admin's, and then every client needs a token", async (t) => {
   const { url } = await serveApp(t);
   const create = (scope: string) => call(url, 'POST', '/registry/tokens', { body: { name: `the-${scope}`, scope } });
   const refused = await create('read');
@@ -552,7 +552,7 @@ test('in a registry that asks nobody, the first token must be of an admin, and t
   assert.equal((await call(url, 'GET', '/registry/vms', { headers })).status, 200);
 });
 
-test('too many wrong tokens are 429 with Retry-After, and the log has no word of them', async (t) => {
+test('too many wrong tokens are 429 with Retry-After, and none of them is logged', async (t) => {
   const { ask, app } = await guarded(t);
   let last: Answered | undefined;
   for (let n = 0; n < 70; n++) last = await ask('GET', '/registry/vms', { token: `guess-${n}` });

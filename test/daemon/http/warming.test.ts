@@ -1,4 +1,4 @@
-/** What an answer says of its own doubts: after a gap, and in a mass loss. */
+/** How responses announce that they may be outdated: after a gap in listening time, and after a mass loss. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { type VmWithLiveness, WARMING_HEADER } from '../../../src/protocol/api.ts';
@@ -26,7 +26,7 @@ async function seen(app: ServedApp, path: string): Promise<[ids: string, warming
   return [ids, warming];
 }
 
-test('after a gap an answer says how long it may name dead VMs, until each VM in it was heard or its lease is over', async (t) => {
+test('after a gap responses are marked as warming until each VM in them was heard or its lease is over', async (t) => {
   const app = await serveApp(t);
   for (const id of ['a', 'b']) await app.registry.register(aVm({ id, role: 'worker' }));
   assert.equal((await ask(app, '/registry/discover/worker')).warming, null);
@@ -43,7 +43,7 @@ test('after a gap an answer says how long it may name dead VMs, until each VM in
   assert.equal((await ask(app, '/registry/discover/worker')).warming, null);
 });
 
-test('strict counts wall time: who was silent for a lease of it is left out, and the doubt is told all the same', async (t) => {
+test('strict leaves out VMs that were silent for a lease of wall time, and the response is still marked as warming', async (t) => {
   const app = await serveApp(t);
   for (const id of ['a', 'b']) await app.registry.register(aVm({ id, role: 'worker' }));
   app.clock.miss(2 * LEASE);
@@ -54,7 +54,7 @@ test('strict counts wall time: who was silent for a lease of it is left out, and
   assert.equal((await fetch(`${app.url}/registry/discover/worker?strict=yes`)).status, 400);
 });
 
-test('a VM that was stale before the gap stays stale', async (t) => {
+test('a VM that was stale before a gap stays stale', async (t) => {
   const app = await serveApp(t);
   await app.registry.register(aVm({ id: 'a', role: 'worker' }));
   app.clock.pass(LEASE + 1);
@@ -62,7 +62,7 @@ test('a VM that was stale before the gap stays stale', async (t) => {
   assert.deepEqual(await seen(app, '/registry/discover/worker'), ['', null]);
 });
 
-test('in a mass loss VMs are offered as suspect for one lease more, then they go', async (t) => {
+test('after a mass loss VMs are offered as suspect for one more lease', async (t) => {
   const app = await serveApp(t, { massLoss: 0.5 });
   for (let n = 0; n < 10; n++) await app.registry.register(aVm({ id: `vm-${n}`, role: 'worker' }));
   const told: string[] = [];
@@ -79,7 +79,7 @@ test('in a mass loss VMs are offered as suspect for one lease more, then they go
   assert.equal(told[19], 'stale vm-9');
 });
 
-test('the metrics count suspects apart, and say how long answers are in doubt', async (t) => {
+test('the metrics count suspects separately and show how long responses are warming', async (t) => {
   const app = await serveApp(t, { massLoss: 0.5 });
   const metrics = async () => {
     const answer = await fetch(`${app.url}/metrics`);
@@ -98,7 +98,7 @@ test('the metrics count suspects apart, and say how long answers are in doubt', 
   assert.match(await metrics(), /^vreg_vms\{role="worker",status="running",liveness="stale"\} 10$/m);
 });
 
-test('a service is asked for: where it passes comes first, where it fails last, and passing wants the first alone', async (t) => {
+test('discover by service offers passing VMs first and failing VMs last, and with passing only the first', async (t) => {
   const app = await serveApp(t);
   const services: Service[] = [{ name: 'web', port: 80 }];
   for (const id of ['fails', 'unknown', 'passes', 'without']) {

@@ -1,4 +1,4 @@
-/** PUT, preconditions, many heartbeats, list options, histories and reasons: what the daemon adds to the wire. */
+/** The daemon's additions to the wire: PUT, preconditions, batches of heartbeats, list options, histories and reasons. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import type { Heartbeats, VmList, Why } from '../../../src/protocol/api.ts';
@@ -17,7 +17,7 @@ const idsOf = async (url: string, path: string) =>
 const codeOf = ({ status, body }: Answered) => [status, (body as ErrorBody).code, (body as ErrorBody).field];
 const etagOf = ({ headers }: Answered) => headers.get('etag');
 
-test('PUT registers with 201, and takes the id from the URL when the body has none', async (t) => {
+test('PUT registers with 201, and takes the id from the URL if the body has none', async (t) => {
   const { url } = await serveApp(t);
   const { id: _id, ...rest } = aVm({ metadata: { a: 1 } });
   const made = await call(url, 'PUT', '/registry/vms/a%2Fb', { body: rest });
@@ -33,7 +33,7 @@ test('PUT registers with 201, and takes the id from the URL when the body has no
   assert.equal((await call(url, 'GET', '/registry/vms/vm-2')).status, 404);
 });
 
-test('PUT replaces all that is declared, and keeps the time and the place of the registration', async (t) => {
+test('PUT replaces the declared fields and keeps the time and order of the registration', async (t) => {
   const { url, clock } = await serveApp(t);
   const first = { ...aVm({ services: [{ name: 'a', port: 1 }], metadata: { a: 1 } }), registeredBy: 'one' };
   const before = (await call(url, 'POST', '/registry/vms', { body: first })).body as Vm;
@@ -53,7 +53,7 @@ test('PUT replaces all that is declared, and keeps the time and the place of the
   assert.deepEqual(await idsOf(url, '/registry/discover/worker'), []);
 });
 
-test('a repeated PUT makes no revision, but is a sign of life when it says running', async (t) => {
+test('a repeated PUT makes no revision, and is a sign of life if its status is running', async (t) => {
   const { url, clock, registry, store } = await serveApp(t);
   const first = await call(url, 'PUT', VM, { body: aVm() });
   clock.pass(LEASE + 1);
@@ -72,7 +72,7 @@ test('a repeated PUT makes no revision, but is a sign of life when it says runni
   assert.equal(registry.revision, 2);
 });
 
-test('the ETag of an entry is its revision, on every answer of one entry, and a heartbeat does not move it', async (t) => {
+test('the ETag of every response with one entry is its revision, which heartbeats do not change', async (t) => {
   const { url } = await serveApp(t);
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'other' }) });
   assert.equal(etagOf(await call(url, 'POST', '/registry/vms', { body: aVm() })), '"2"');
@@ -90,7 +90,7 @@ for (const [method, body] of [
   ['PUT', aVm({ name: 'mine' })],
   ['DELETE', undefined],
 ] as const) {
-  test(`${method} with If-Match is done only on what was seen`, async (t) => {
+  test(`${method} with If-Match changes only the version that the client has seen`, async (t) => {
     const { url } = await serveApp(t);
     const change = (match: string, path = VM) =>
       call(url, method, path, { headers: { 'if-match': match }, ...(body ? { body } : {}) });
@@ -115,7 +115,7 @@ for (const [method, body] of [
   });
 }
 
-test('If-None-Match: * changes nothing that is there, and any other is 400', async (t) => {
+test('If-None-Match: * never changes an existing VM, and any other value is 400', async (t) => {
   const { url } = await serveApp(t);
   const put = (value: string) => call(url, 'PUT', VM, { body: aVm(), headers: { 'if-none-match': value } });
   assert.equal((await put('*')).status, 201);
@@ -125,7 +125,7 @@ test('If-None-Match: * changes nothing that is there, and any other is 400', asy
   assert.equal(taken.status, 409);
 });
 
-test('of many PATCHes with one ETag exactly one wins, and the others are told', async (t) => {
+test('of many PATCHes with one ETag exactly one succeeds, and the others are 412', async (t) => {
   const { url, registry } = await serveApp(t);
   const etag = etagOf(await call(url, 'POST', '/registry/vms', { body: aVm() }))!;
   const headers = { 'if-match': etag };
@@ -139,7 +139,7 @@ test('of many PATCHes with one ETag exactly one wins, and the others are told', 
   assert.equal(((await call(url, 'GET', VM)).body as Vm).name, (won[0]!.body as Vm).name);
 });
 
-test('many heartbeats in one request, and those that nobody has are named once', async (t) => {
+test('a batch of heartbeats counts for each known VM and names each unknown one once', async (t) => {
   const { url, clock } = await serveApp(t);
   for (const id of ['a', 'b']) await call(url, 'POST', '/registry/vms', { body: aVm({ id }) });
   clock.pass(5000);
@@ -170,7 +170,7 @@ test('many heartbeats in one request, and those that nobody has are named once',
   assert.equal((await call(url, 'POST', '/registry/heartbeats')).status, 400);
 });
 
-test('lists are selected by metadata, sorted and cut, together with role and status', async (t) => {
+test('lists can be selected by metadata, sorted and limited, together with role and status', async (t) => {
   const { url, clock } = await serveApp(t);
   for (const [id, name, role, metadata] of [
     ['a', 'z', 'worker', { env: 'prod', n: 1 }],
@@ -215,7 +215,7 @@ test('lists are selected by metadata, sorted and cut, together with role and sta
   }
 });
 
-test('a history tells who changed what, newest first, also of a VM that has gone', async (t) => {
+test('a history shows who changed what, newest first, even after the VM is removed', async (t) => {
   const { url, clock } = await serveApp(t, { token: 's3cret' });
   const headers = { authorization: 'Bearer s3cret' };
   const ask = (method: string, path: string, body?: unknown) =>
@@ -251,7 +251,7 @@ test('a history tells who changed what, newest first, also of a VM that has gone
   assert.deepEqual(codeOf(await ask('GET', '/registry/vms/nobody/history')), [404, 'NOT_FOUND', 'id']);
 });
 
-test('why says that a VM is offered, or each reason why it is not', async (t) => {
+test('why says that a VM is offered, or gives each reason why it is not', async (t) => {
   const { url, clock } = await serveApp(t);
   await call(url, 'POST', '/registry/vms', { body: aVm() });
   const why = async () => (await call(url, 'GET', `${VM}/why`)).body as Why;
