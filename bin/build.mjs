@@ -1,15 +1,27 @@
 /**
- * `npm run build`: one bundle of our own code for a fast start, one for the store's worker, the manual pages, and V8's
- * code cache for the first. The daemon's libraries stay outside: they are loaded only by `vreg daemon`, where start-up does not matter.
+ * `npm run build`: a bundle of the program for a fast start, a bundle of the store's worker, the manual pages, and V8's code
+ * cache for the first. The daemon's libraries are not bundled: only `vreg daemon` loads them, where start-up does not matter.
+ * With `--if-changed`, does nothing if `dist` is newer than all sources.
  */
 import { spawn } from 'node:child_process';
-import { rmSync } from 'node:fs';
+import { readdirSync, rmSync, statSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const { default: manifest } = await import('../package.json', { with: { type: 'json' } });
+
+/** Modification time in milliseconds; 0 if the file does not exist. */
+const modified = (path) => statSync(`${root}${path}`, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+/** The file that the build writes last. */
+const LAST_OUTPUT = 'dist/vreg.cjs.cache';
+const filesBelow = (folder) => readdirSync(`${root}${folder}`, { recursive: true }).map((name) => `${folder}/${name}`);
+
+if (process.argv.includes('--if-changed')) {
+  const sources = ['package.json', 'bin/build.mjs', ...filesBelow('src'), ...filesBelow('daemon')];
+  if (sources.every((source) => modified(source) < modified(LAST_OUTPUT))) process.exit();
+}
 
 rmSync(`${root}dist`, { recursive: true, force: true });
 await build({
@@ -45,7 +57,7 @@ const run = (args, env) =>
 
 await run(['help', '--write-man', `${root}dist/man`]);
 
-// The cache holds what has run, so the command that scripts call most is run once, against an answer of our own.
+// The cache contains the functions that have run, so the command that scripts use most runs once, against a stub server.
 const server = createServer((_request, response) => {
   const vm = { id: 'a', name: 'a', role: 'infra', status: 'running', address: 'a', registeredBy: 'a' };
   response.setHeader('content-type', 'application/json').end(JSON.stringify({ vms: [vm], count: 1 }));

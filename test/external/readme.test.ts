@@ -6,16 +6,16 @@ import { createServer as createHttpServer } from 'node:http';
 import { type AddressInfo, createServer, type Server } from 'node:net';
 import { dirname, join, relative } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { ROUTES } from '../daemon/http/routes.ts';
-import { whyUnreadable } from '../daemon/systemd/install.ts';
-import { loadAllCommands } from '../src/commands.ts';
-import { fillReadme, flatten, READMES } from '../src/help/docs.ts';
-import { manPages } from '../src/help/man.ts';
-import { ERRORS } from '../src/protocol/errors.ts';
-import { CHANGE_TYPES, LIVENESS_TYPES } from '../src/protocol/events.ts';
-import type { Vm } from '../src/protocol/vm.ts';
-import { VERSION } from '../src/version.ts';
-import { BIN, cleanEnv, type Daemon, endAfter, run, startDaemon, tempDir } from './helpers/daemon.ts';
+import { ROUTES } from '../../daemon/http/routes.ts';
+import { whyUnreadable } from '../../daemon/systemd/install.ts';
+import { loadAllCommands } from '../../src/commands.ts';
+import { fillReadme, flatten, READMES } from '../../src/help/docs.ts';
+import { manPages } from '../../src/help/man.ts';
+import { ERRORS } from '../../src/protocol/errors.ts';
+import { CHANGE_TYPES, LIVENESS_TYPES } from '../../src/protocol/events.ts';
+import type { Vm } from '../../src/protocol/vm.ts';
+import { VERSION } from '../../src/version.ts';
+import { BIN, cleanEnv, type Daemon, endAfter, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import {
   anchors,
   blocks,
@@ -27,9 +27,9 @@ import {
   section,
   steps,
   table,
-} from './helpers/readme.ts';
-import { unless } from './helpers/tools.ts';
-import { until } from './helpers/until.ts';
+} from '../helpers/readme.ts';
+import { unless } from '../helpers/tools.ts';
+import { until } from '../helpers/until.ts';
 
 /** `UPDATE_README=1` writes outputs that have changed into the READMEs instead of comparing them. */
 const UPDATE = process.env.UPDATE_README === '1';
@@ -146,7 +146,7 @@ for (const name of READMES) {
 }
 
 test('the package installs the manual page of each command', async () => {
-  const { default: manifest } = await import('../package.json', { with: { type: 'json' } });
+  const { default: manifest } = await import('../../package.json', { with: { type: 'json' } });
   const pages = manPages(commands, VERSION).map(({ file }) => `dist/man/${file}`);
   assert.deepEqual(manifest.man, pages.sort());
 });

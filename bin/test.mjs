@@ -1,0 +1,55 @@
+/**
+ * `npm test`: runs the test files in a few processes instead of one per file, because starting tsx and loading the program takes
+ * longer than most files' tests. Each file also runs alone: `npx tsx --test FILE`.
+ *
+ *     node bin/test.mjs [FOLDER_OR_FILE...]
+ */
+import { spawn } from 'node:child_process';
+import { mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+
+/** Processes at a time: the test machines have two cores. */
+const CONCURRENCY = 2;
+/** Files per process: enough that start-up does not matter, few enough that the processes finish at about the same time. */
+const BATCH_SIZE = 12;
+/** Folders of `test/` that `npm test` leaves to `npm run test:external`. */
+const EXTERNAL = 'test/external';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const given = process.argv.slice(2);
+
+const isFile = (path) => statSync(join(root, path)).isFile();
+const filesBelow = (path) =>
+  isFile(path) ? [path] : readdirSync(join(root, path), { recursive: true }).map((name) => join(path, name));
+const files = (given.length > 0 ? given : ['test'])
+  .flatMap(filesBelow)
+  .filter((file) => file.endsWith('.test.ts') && (given.length > 0 || !file.startsWith(EXTERNAL)))
+  .sort();
+
+// Every n-th file goes into the same batch, so that the slow files of one folder are spread over all batches.
+const count = Math.ceil(files.length / BATCH_SIZE);
+const batches = Array.from({ length: count }, (_, batch) => files.filter((_, index) => index % count === batch));
+
+const folder = join(root, 'node_modules/.cache/vreg-test', String(process.pid));
+mkdirSync(folder, { recursive: true });
+const entries = batches.map((batch, index) => {
+  const entry = join(folder, `batch-${index + 1}.mjs`);
+  const imports = batch.map((file) => `await import(${JSON.stringify(pathToFileURL(join(root, file)).href)});\n`);
+  writeFileSync(entry, imports.join(''));
+  return entry;
+});
+const tsx = join(root, 'node_modules/.bin/tsx');
+const child = spawn(
+  tsx,
+  ['--test', `--test-concurrency=${CONCURRENCY}`, ...entries.map((entry) => relative(root, entry))],
+  {
+    cwd: root,
+    stdio: 'inherit',
+  },
+);
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => child.kill(signal));
+child.on('close', (code) => {
+  rmSync(folder, { recursive: true, force: true });
+  process.exitCode = code ?? 1;
+});
