@@ -1,13 +1,15 @@
 /**
- * Clocks. Leases count *listening time*: time during which this process could receive heartbeats. It stops while the process is
- * down, stopped (SIGSTOP) or suspended with its VM, and does not move when the wall clock is set.
+ * Clocks. Leases count *listening time*: time during which this process could receive heartbeats. It stops while the
+ * process is down, stopped (SIGSTOP) or suspended with its VM, and does not move when the wall clock is set.
  */
 export interface Clock {
   /** Wall clock in milliseconds since the epoch: for times that people read, never for leases. */
   now(): number;
   /** Listening time in milliseconds since the first start of this registry. Never decreases. */
   listening(): number;
-  /** Listening time at the end of the last gap in which no heartbeat could be received; undefined if there was no gap. */
+  /**
+   * Listening time at the end of the last gap in which no heartbeat could be received; undefined if there was no gap.
+   */
   gapEndedAt(): number | undefined;
 }
 
@@ -18,8 +20,8 @@ export const MAX_TIMEOUT = 2 ** 31 - 1;
 export const TICK_INTERVAL = 250;
 
 /**
- * Most milliseconds that one step between ticks adds to the listening time; the rest is a gap. Four ticks, because a busy
- * machine can delay a timer by that much.
+ * Most milliseconds that one step between ticks adds to the listening time; the rest is a gap. Four ticks, because a
+ * busy machine can delay a timer by that much.
  */
 export const MAX_STEP = 4 * TICK_INTERVAL;
 
@@ -64,8 +66,8 @@ export class ListeningClock implements Clock {
   /** Takes one step. Called at least every {@link MAX_STEP} while the process can receive heartbeats. */
   tick(): void {
     const step = this.#monotonic() - this.#last;
-    // The monotonic clock may stand still while a VM is suspended; then only the wall clock shows the gap, if it is set after the
-    // resume. An operator who sets the clock causes the same jump, which costs no more than a warming period.
+    // The monotonic clock may stand still while a VM is suspended; then only the wall clock shows the gap, if it is set
+    // after the resume. An operator who sets the clock causes the same jump, which costs no more than a warming period.
     const jump = Math.abs(this.#wall() - this.#lastWall - step);
     this.#listened = this.listening();
     this.#startStep();
@@ -94,8 +96,8 @@ const JUMP_CHECK_INTERVAL = 1000;
 const JUMP_TOLERANCE = 3000;
 
 /**
- * Calls back when time has jumped: the process was stopped, the VM was suspended, or the clock was set. The registry may have
- * marked this VM stale meanwhile.
+ * Calls back when time has jumped: the process was stopped, the VM was suspended, or the clock was set. The registry
+ * may have marked this VM stale meanwhile.
  * @param onJump called with the length of the jump in milliseconds of the wall clock
  * @returns a function that stops watching
  */

@@ -58,7 +58,10 @@ export interface ServeOptions extends Endpoints {
   /** Origins whose web pages may call the API. */
   corsOrigins: readonly string[];
   version: string;
-  /** @returns the registration of the daemon's own VM, given its TCP port; without it the daemon does not register itself */
+  /**
+   * @returns the registration of the daemon's own VM, given its TCP port; without it the daemon does not register
+   *   itself
+   */
   self?: ((port: number | undefined) => Registration) | undefined;
 }
 
@@ -83,8 +86,8 @@ export interface RunningDaemon {
 
 /**
  * Starts the registry and resolves when it serves.
- * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_UNUSABLE, LISTEN, USAGE (a public address without a token, or unusable
- *   certificates)
+ * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_UNUSABLE, LISTEN, USAGE (a public address without a token, or
+ *   unusable certificates)
  */
 export async function serve(options: ServeOptions, log: Logger): Promise<RunningDaemon> {
   if (options.token !== undefined) logMask.add(options.token);
@@ -185,8 +188,8 @@ function replaceToken(authenticator: Authenticator, token: string | undefined): 
 }
 
 /**
- * Without a token, a public address requires client certificates (`--tls-client-ca`), and a proxy is refused: it presents its own
- * certificate for every client. A server certificate alone authenticates no client.
+ * Without a token, a public address requires client certificates (`--tls-client-ca`), and a proxy is refused: it
+ * presents its own certificate for every client. A server certificate alone authenticates no client.
  * @throws VregError USAGE
  */
 function refusePublicListener({ tcp, socket, tls, trustProxy }: ServeOptions): void {

@@ -7,8 +7,8 @@ import type { Registry } from './registry/registry.ts';
 const HEARTBEATS_PER_LEASE = 3;
 
 /**
- * Registers the VM or updates its entry, then sends heartbeats in-process, without network or token. An entry that is removed
- * while the daemon runs is registered again with the next heartbeat.
+ * Registers the VM or updates its entry, then sends heartbeats in-process, without network or token. An entry that is
+ * removed while the daemon runs is registered again with the next heartbeat.
  * @returns a function that stops the heartbeats
  */
 export async function keepSelfRegistered(registry: Registry, self: Registration, log: Logger): Promise<() => void> {

@@ -24,9 +24,15 @@ export interface AtomicWrite {
   mode?: number;
   /** Gives the new file the mode of the file that it replaces, if there is one. */
   keepMode?: boolean;
-  /** Syncs the text to the disk before the file gets its name. The name itself is durable after {@link syncPath} of the folder. */
+  /**
+   * Syncs the text to the disk before the file gets its name. The name itself is durable after {@link syncPath} of the
+   * folder.
+   */
   sync?: boolean;
-  /** Path of the temporary file; `PATH.new` by default, so that the next write removes what a killed process left behind. */
+  /**
+   * Path of the temporary file; `PATH.new` by default, so that the next write removes what a killed process left
+   * behind.
+   */
   draft?: string;
 }
 
@@ -84,7 +90,8 @@ export function looseMode(mode: number): string | undefined {
 
 /**
  * Finds out who else may replace the files of a folder.
- * @returns `mode` in octal if group or others may, `uid` if the folder belongs to a user other than root and this process's
+ * @returns `mode` in octal if group or others may, `uid` if the folder belongs to a user other than root and this
+ *   process's
  */
 export function folderRisk({ mode, uid }: Pick<Stats, 'mode' | 'uid'>): { mode: string } | { uid: number } | undefined {
   if ((mode & WRITABLE_BY_OTHERS) !== 0 && (mode & STICKY) === 0) return { mode: octal(mode & 0o7777) };

@@ -1,6 +1,7 @@
 /**
- * Addresses of live VMs as files, for scripts on machines without Node or network: `by-role/ROLE/addr`, `by-role/ROLE/url`,
- * `by-role/ROLE/at` (time of the last confirmation by the registry, in seconds since the epoch) and `env`.
+ * Addresses of live VMs as files, for scripts on machines without Node or network: `by-role/ROLE/addr`,
+ * `by-role/ROLE/url`, `by-role/ROLE/at` (time of the last confirmation by the registry, in seconds since the epoch) and
+ * `env`.
  */
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -18,8 +19,8 @@ export interface AddressFilesOptions {
 }
 
 /**
- * Writes the files for a list of live VMs. The files of a role without a live VM are removed, so that a script never reads an
- * address that is known to be gone.
+ * Writes the files for a list of live VMs. The files of a role without a live VM are removed, so that a script never
+ * reads an address that is known to be gone.
  * @param vms newest registration first, as the registry lists them
  * @throws the file system's errors
  */

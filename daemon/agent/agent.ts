@@ -1,7 +1,7 @@
 /**
- * The heartbeat agent: keeps the entry of one VM alive whatever happens to the registry. It registers the VM, sends heartbeats,
- * registers again if the registry has lost the entry, and backs off while the registry is unreachable. It fails only if its very
- * first request is refused (a bad token, a bad field) or if this VM turns out to be a clone.
+ * The heartbeat agent: keeps the entry of one VM alive whatever happens to the registry. It registers the VM, sends
+ * heartbeats, registers again if the registry has lost the entry, and backs off while the registry is unreachable. It
+ * fails only if its very first request is refused (a bad token, a bad field) or if this VM turns out to be a clone.
  */
 import { createHash } from 'node:crypto';
 import { heartbeatInterval } from '../../src/protocol/api.ts';
@@ -10,7 +10,9 @@ import { type HeartbeatResult, RegistrySession, type RegistrySessionOptions } fr
 
 /** Milliseconds before the first retry; the delay doubles with each further one, up to the heartbeat interval. */
 const FIRST_RETRY_DELAY = 1000;
-/** Share of the interval by which heartbeats are spread, so that VMs cloned from one image do not send them all at once. */
+/**
+ * Share of the interval by which heartbeats are spread, so that VMs cloned from one image do not send them all at once.
+ */
 const JITTER = 0.1;
 
 /** Errors of the first request that a retry will not change. */
@@ -51,7 +53,10 @@ export class Agent {
   #due: 'announce' | 'heartbeat';
   /** Number of delays computed so far; it varies their jitter. */
   #delays = 0;
-  /** Agents that were started or resumed together send their heartbeats at the same time, until the next delay spreads them. */
+  /**
+   * Agents that were started or resumed together send their heartbeats at the same time, until the next delay spreads
+   * them.
+   */
   #isSynchronized = true;
   #failures = 0;
   /** The registry has accepted a request of this agent. */
@@ -163,7 +168,8 @@ export class Agent {
         `the registry's lease is ${lease} s: sending a heartbeat every ${every} s`,
       );
     }
-    // A random generator would not do: a cloned VM has a copy of its state and would stay synchronized with the original.
+    // A random generator would not do: a cloned VM has a copy of its state and would stay synchronized with the
+    // original.
     const share = hashToFraction(`${vm.id}#${this.#delays++}`);
     // Spread a synchronized fleet over a whole interval.
     const spread = this.#isSynchronized ? 1 : JITTER;
@@ -196,7 +202,10 @@ export class Agent {
   }
 }
 
-/** A server that answers but is not a registry means a wrong URL: report USAGE, so that systemd does not restart the agent. */
+/**
+ * A server that answers but is not a registry means a wrong URL: report USAGE, so that systemd does not restart the
+ * agent.
+ */
 function asUsageError(error: VregError): VregError {
   if (error.code !== 'BAD_ANSWER') return error;
   return new VregError('USAGE', error.message, { field: 'url', hint: error.hint!, cause: error });

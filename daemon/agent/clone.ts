@@ -1,4 +1,6 @@
-/** `--on-clone`: what an agent does when the registry knows another incarnation of its VM, as after a copy or a rewind. */
+/**
+ * `--on-clone`: what an agent does when the registry knows another incarnation of its VM, as after a copy or a rewind.
+ */
 import { type ExecFileException, execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import type { OnClone } from '../../src/protocol/api.ts';
@@ -94,7 +96,8 @@ async function newId({ idCommand, makeId = randomId }: CloneOptions, old: string
 /**
  * Runs a shell command.
  * @returns its stdout
- * @throws Error with the exit status and the last line on stderr. Other lines may hold secrets, for example those of `set -x`
+ * @throws Error with the exit status and the last line on stderr. Other lines may hold secrets, for example those of
+ *   `set -x`
  */
 async function runShell(command: string, env: NodeJS.ProcessEnv): Promise<string> {
   try {

@@ -1,6 +1,6 @@
 /**
- * Proof of a VM's identity: a chain of single-use tokens in a file. Each heartbeat spends one token and names the next. A copy of
- * the file, or of the whole VM, holds the same token, and only one of the two can spend it.
+ * Proof of a VM's identity: a chain of single-use tokens in a file. Each heartbeat spends one token and names the next.
+ * A copy of the file, or of the whole VM, holds the same token, and only one of the two can spend it.
  */
 import { createHash } from 'node:crypto';
 import { closeSync, fchmodSync, fstatSync, openSync, readFileSync } from 'node:fs';
@@ -149,7 +149,10 @@ export class Identity {
     this.#save(state);
   }
 
-  /** Makes the next proof take the identity over from the incarnation that holds it. @throws VregError STORE_UNUSABLE */
+  /**
+   * Makes the next proof take the identity over from the incarnation that holds it.
+   * @throws VregError STORE_UNUSABLE
+   */
   takeOver(): void {
     const { next: _next, ...state } = this.#state;
     this.#takesOver = true;
@@ -224,8 +227,8 @@ function readState(dir: string, vm: string, onWarning?: (message: string) => voi
 }
 
 /**
- * Restricts the file to its owner and warns. A copied file may have lost its mode; refusing to start would take the VM out of the
- * registry and protect nothing that was already read.
+ * Restricts the file to its owner and warns. A copied file may have lost its mode; refusing to start would take the VM
+ * out of the registry and protect nothing that was already read.
  * @throws VregError STORE_UNUSABLE if the mode cannot be changed
  */
 function restrictToOwner(file: number, path: string, onWarning?: (message: string) => void): void {

@@ -13,7 +13,8 @@ export interface OneShotOptions extends Pick<RegistrySessionOptions, 'client' | 
 
 /**
  * Sends one heartbeat and resolves with its result.
- * @throws VregError IDENTITY_CONFLICT if another incarnation of the VM is alive, and as {@link RegistrySession.heartbeat}
+ * @throws VregError IDENTITY_CONFLICT if another incarnation of the VM is alive, and as {@link
+ *   RegistrySession.heartbeat}
  */
 export async function heartbeatOnce({ id, vmOf, stateDir, ...options }: OneShotOptions): Promise<HeartbeatResult> {
   makeStateDir(stateDir);

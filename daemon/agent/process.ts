@@ -1,4 +1,7 @@
-/** The agent's process: wires the agent to its files, its health checks and the reload of its settings, until it is stopped. */
+/**
+ * The agent's process: wires the agent to its files, its health checks and the reload of its settings, until it is
+ * stopped.
+ */
 import { execFile } from 'node:child_process';
 import { setTimeout } from 'node:timers/promises';
 import type { RegistryClient } from '../../src/client.ts';
@@ -23,7 +26,9 @@ const SYSTEMCTL_TIMEOUT = 1000;
 /** Settings that a reload can change. */
 export interface AgentSettings {
   client: RegistryClient;
-  /** Signs the VM off after `client` has been aborted. Created early, because its certificate files may be gone at exit. */
+  /**
+   * Signs the VM off after `client` has been aborted. Created early, because its certificate files may be gone at exit.
+   */
   exitClient: RegistryClient;
   /** @returns the registration of this VM under its own id, or under the id that it received as a clone */
   vmOf(id: string): Registration;
@@ -58,7 +63,8 @@ export interface AgentProcessOptions extends AgentSettings {
 
 /**
  * Runs until the signal is aborted, then signs the VM off.
- * @throws VregError as {@link Agent.run}; ALREADY_RUNNING if an agent with this state dir runs for this VM; STORE_UNUSABLE
+ * @throws VregError as {@link Agent.run}; ALREADY_RUNNING if an agent with this state dir runs for this VM;
+ *   STORE_UNUSABLE
  */
 export async function runAgent(options: AgentProcessOptions, log: AgentLog, signal: AbortSignal): Promise<void> {
   const { stateDir } = options;

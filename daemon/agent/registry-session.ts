@@ -1,10 +1,11 @@
 /**
- * The requests of an agent to the registry: announce the VM, send heartbeats, sign off. An agent with an identity proves itself
- * before it changes anything, so that a clone never overwrites the entry of the VM from which it was copied.
+ * The requests of an agent to the registry: announce the VM, send heartbeats, sign off. An agent with an identity
+ * proves itself before it changes anything, so that a clone never overwrites the entry of the VM from which it was
+ * copied.
  *
- * An enrolled VM uses the token that it received at its enrolment. If the registry refuses that token (the entry was removed,
- * the token was revoked, or another registry answers), the session falls back to the token with which the agent was started,
- * and enrols again if it has to. If that fails as well, it returns to the VM's own token.
+ * An enrolled VM uses the token that it received at its enrolment. If the registry refuses that token (the entry was
+ * removed, the token was revoked, or another registry answers), the session falls back to the token with which the
+ * agent was started, and enrols again if it has to. If that fails as well, it returns to the VM's own token.
  */
 import type { RegistryClient } from '../../src/client.ts';
 import type { OnExit } from '../../src/protocol/api.ts';
@@ -191,8 +192,8 @@ export class RegistrySession {
   }
 
   /**
-   * Whether the registry understands proofs and health reports. A registry that was vreg before stays vreg even if its answers no
-   * longer say so: a proxy that removes the header must not make the agent drop its proof.
+   * Whether the registry understands proofs and health reports. A registry that was vreg before stays vreg even if its
+   * answers no longer say so: a proxy that removes the header must not make the agent drop its proof.
    */
   async #isVreg(): Promise<boolean> {
     const { client, vm, identity, log } = this.#options;
@@ -210,7 +211,10 @@ export class RegistrySession {
     return true;
   }
 
-  /** Runs an action that writes to the disk. A full disk must not make the VM stale: the heartbeat is sent without proof then. */
+  /**
+   * Runs an action that writes to the disk. A full disk must not make the VM stale: the heartbeat is sent without proof
+   * then.
+   */
   #tryOnDisk<T>(action: () => T): T | undefined {
     try {
       const result = action();

@@ -1,4 +1,6 @@
-/** `STATE_DIR/token`: the VM's own token, for scripts on the VM. The agent itself has the token in its identity file. */
+/**
+ * `STATE_DIR/token`: the VM's own token, for scripts on the VM. The agent itself has the token in its identity file.
+ */
 import { lstatSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { looseMode, writeAtomically } from '../../src/files.ts';

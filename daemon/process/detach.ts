@@ -21,8 +21,8 @@ export interface DetachedProcess {
 
 /**
  * Starts the program again with these arguments and resolves when it reports that it is up.
- * @throws VregError the error with which the detached program failed; STORE_UNUSABLE if the log cannot be written; INTERNAL
- *   if the program exited without a report
+ * @throws VregError the error with which the detached program failed; STORE_UNUSABLE if the log cannot be written;
+ *   INTERNAL if the program exited without a report
  */
 export async function startDetached(argv: readonly string[], logFile: string): Promise<DetachedProcess> {
   makeStateDir(dirname(logFile));

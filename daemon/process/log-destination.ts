@@ -1,9 +1,10 @@
 /**
- * Destination of the log. Its file may be on a full disk, and the reader of its pipe may have stopped. Neither may block the
- * process, so lines that cannot be written now are buffered and retried; lines beyond the buffer are dropped and counted.
+ * Destination of the log. Its file may be on a full disk, and the reader of its pipe may have stopped. Neither may
+ * block the process, so lines that cannot be written now are buffered and retried; lines beyond the buffer are dropped
+ * and counted.
  *
- * `pino.destination` is no alternative: its flush at exit retries without end, so that a process whose log is full or blocked
- * never exits (sonic-boom 4.2, `flushSync`).
+ * `pino.destination` is no alternative: its flush at exit retries without end, so that a process whose log is full or
+ * blocked never exits (sonic-boom 4.2, `flushSync`).
  */
 import { constants, fstatSync, openSync, writeSync } from 'node:fs';
 import { Socket } from 'node:net';

@@ -1,4 +1,7 @@
-/** The log of the daemon and the agent, on stderr: one JSON object per line for machines, or one readable line per event. */
+/**
+ * The log of the daemon and the agent, on stderr: one JSON object per line for machines, or one readable line per
+ * event.
+ */
 import { type Logger, pino } from 'pino';
 import type { LogFormat, LogLevel } from '../../src/protocol/api.ts';
 import { escapeControls, maskTokens, printable, SecretMask } from '../../src/protocol/redact.ts';
@@ -40,8 +43,8 @@ export async function createLog({ level, format, color = false }: LogOptions): P
 }
 
 /**
- * Makes the function that turns pino's JSON lines into the lines of the log. Text from outside can neither move the cursor of a
- * terminal nor begin another line.
+ * Makes the function that turns pino's JSON lines into the lines of the log. Text from outside can neither move the
+ * cursor of a terminal nor begin another line.
  */
 export async function lineFormatter(format: LogFormat, colorize: boolean): Promise<(line: string) => string> {
   if (format === 'json') return escapeControls;

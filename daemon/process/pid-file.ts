@@ -1,6 +1,6 @@
 /**
- * Pid files: a file beside the state of the daemon or the agent names the running process. `vreg daemon status` and `stop` find
- * the process with it, and a second daemon can name the first in its error.
+ * Pid files: a file beside the state of the daemon or the agent names the running process. `vreg daemon status` and
+ * `stop` find the process with it, and a second daemon can name the first in its error.
  */
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
@@ -12,7 +12,9 @@ import { unusableStateDir } from './state-dir.ts';
 export interface ProcessInfo {
   kind: 'serve' | 'agent';
   pid: number;
-  /** Start time from /proc, which distinguishes this process from a later one with the same pid; absent without /proc. */
+  /**
+   * Start time from /proc, which distinguishes this process from a later one with the same pid; absent without /proc.
+   */
   started?: string;
   /** Device and inode of its folder, so that a copy of the folder does not name this process. */
   home?: string;
@@ -24,7 +26,10 @@ export interface ProcessInfo {
   vm?: string;
 }
 
-/** Milliseconds to wait for a process to exit: 5 s more than the daemon's drain, which its request timeout (30 s) bounds. */
+/**
+ * Milliseconds to wait for a process to exit: 5 s more than the daemon's drain, which its request timeout (30 s)
+ * bounds.
+ */
 const STOP_TIMEOUT = 35_000;
 /** Milliseconds between two checks whether a process has exited. */
 const POLL_INTERVAL = 50;
@@ -50,8 +55,8 @@ export function writeProcessInfo(dir: string, info: Omit<ProcessInfo, 'pid' | 's
 }
 
 /**
- * Removes the file that {@link writeProcessInfo} wrote, but not the file of another process in a recreated folder. Never
- * fails: on a read-only disk the file stays, and readers ignore it as they ignore the file of a killed process.
+ * Removes the file that {@link writeProcessInfo} wrote, but not the file of another process in a recreated folder.
+ * Never fails: on a read-only disk the file stays, and readers ignore it as they ignore the file of a killed process.
  * @param vm the agent's VM
  */
 export function removeProcessInfo(dir: string, kind: ProcessInfo['kind'], vm?: string): void {
@@ -65,7 +70,10 @@ export function removeProcessInfo(dir: string, kind: ProcessInfo['kind'], vm?: s
   }
 }
 
-/** @returns the running process of that kind (the first one if there are several agents), ignoring files of killed processes */
+/**
+ * @returns the running process of that kind (the first one if there are several agents), ignoring files of killed
+ *   processes
+ */
 export function readProcessInfo(dir: string, kind: ProcessInfo['kind']): ProcessInfo | undefined {
   return readProcesses(dir, kind)[0];
 }
@@ -132,7 +140,10 @@ export async function stopProcesses(
   }
 }
 
-/** An id may contain characters that are not allowed in a file name, so the name of an agent's file has a digest of the id. */
+/**
+ * An id may contain characters that are not allowed in a file name, so the name of an agent's file has a digest of the
+ * id.
+ */
 function fileName({ kind, vm = '' }: { kind: ProcessInfo['kind']; vm?: string | undefined }): string {
   if (kind === 'serve') return 'daemon.json';
   return `agent-${createHash('sha256').update(vm).digest('hex').slice(0, 16)}.json`;
@@ -148,7 +159,10 @@ function readInfo(file: string): ProcessInfo | undefined {
   }
 }
 
-/** @returns the start time in clock ticks since boot (proc(5), field 22 of stat); undefined for a zombie or without /proc */
+/**
+ * @returns the start time in clock ticks since boot (proc(5), field 22 of stat); undefined for a zombie or without
+ *   /proc
+ */
 function startTimeOf(pid: number): string | undefined {
   try {
     const fields = readFileSync(`/proc/${pid}/stat`, 'latin1')

@@ -1,6 +1,7 @@
 /**
- * Random numbers that a VM snapshot does not repeat. A process's own random pool is copied with its VM, so two clones draw the
- * same numbers from it; the kernel reseeds its pool when a VM is cloned (Firecracker, docs/snapshotting/random-for-clones.md).
+ * Random numbers that a VM snapshot does not repeat. A process's own random pool is copied with its VM, so two clones
+ * draw the same numbers from it; the kernel reseeds its pool when a VM is cloned (Firecracker,
+ * docs/snapshotting/random-for-clones.md).
  */
 import { closeSync, openSync, readSync } from 'node:fs';
 

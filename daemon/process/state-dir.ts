@@ -17,8 +17,8 @@ export function makeStateDir(dir: string): void {
 }
 
 /**
- * Warns if other users can replace files in the folder, and with them the registry, a token or an identity. The folder is
- * used anyway: container volumes are often writable by everyone, and no other user can reach them.
+ * Warns if other users can replace files in the folder, and with them the registry, a token or an identity. The folder
+ * is used anyway: container volumes are often writable by everyone, and no other user can reach them.
  */
 export function warnOfOpenFolder(path: string, log: { warn(fields: object, message: string): void }): void {
   const folder = resolve(path);

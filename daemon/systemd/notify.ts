@@ -1,6 +1,7 @@
 /**
- * Notifications of a unit of Type=notify to systemd (sd_notify(3)). Node has no unix datagram sockets (nodejs/node#31414), so
- * `systemd-notify`, a program of systemd, sends them: 8 to 15 ms each, one after the other, in order.
+ * Notifications of a unit of Type=notify to systemd (sd_notify(3)). Node has no unix datagram sockets
+ * (nodejs/node#31414), so `systemd-notify`, a program of systemd, sends them: 8 to 15 ms each, one after the other, in
+ * order.
  */
 import { execFile } from 'node:child_process';
 
@@ -53,7 +54,8 @@ export function createNotifier({ env, log, status }: NotifyOptions): SystemdNoti
   const interval = pingInterval(env);
   const ping = async (interval: number) => {
     await send(['WATCHDOG=1']);
-    // Scheduled when the last ping has ended: otherwise slow pings could leave the event loop no time for anything else.
+    // Scheduled when the last ping has ended: otherwise slow pings could leave the event loop no time for anything
+    // else.
     setTimeout(() => void ping(interval), interval).unref();
   };
   if (interval !== undefined) setTimeout(() => void ping(interval), interval).unref();

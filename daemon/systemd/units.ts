@@ -50,7 +50,10 @@ export const UNIT_COMMAND: Readonly<Record<UnitKind, readonly string[]>> = {
   'wait-online': ['wait', '--for', 'self', '--timeout', '5m'],
 };
 
-/** Exit codes after which a restart would fail again: 2 not allowed, 5 bad configuration, 243 missing credential (systemd.exec(5)). */
+/**
+ * Exit codes after which a restart would fail again: 2 not allowed, 5 bad configuration, 243 missing credential
+ * (systemd.exec(5)).
+ */
 const FATAL_EXIT_CODES = '2 5 243';
 
 /** Hardening that works in system and in user units (systemd.exec(5)). */

@@ -99,7 +99,8 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
       checks,
       onReady: (warning) => {
         status = warning ?? `registered with ${registry}`;
-        // The agent is ready even if the registry is unreachable: units that wait for the agent must not wait for the registry.
+        // The agent is ready even if the registry is unreachable: units that wait for the agent must not wait for the
+        // registry.
         void lifecycle.ready(warning);
       },
       onOutage: (reason) => {

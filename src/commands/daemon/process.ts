@@ -1,4 +1,6 @@
-/** Parts that the daemon's and the agent's commands share: data dir, log, life cycle, and starting in the background. */
+/**
+ * Parts that the daemon's and the agent's commands share: data dir, log, life cycle, and starting in the background.
+ */
 import type { Logger } from 'pino';
 import type { Lifecycle } from '../../../daemon/process/lifecycle.ts';
 import type { ProcessInfo } from '../../../daemon/process/pid-file.ts';

@@ -146,7 +146,9 @@ function parseMassLoss(massLoss: string): number {
   return massLoss === 'off' ? 1 : Number(massLoss.slice(0, -1)) / 100;
 }
 
-/** The daemon's own VM. By default it offers board, feed and registry on the daemon's port, as in the original's setup. */
+/**
+ * The daemon's own VM. By default it offers board, feed and registry on the daemon's port, as in the original's setup.
+ */
 function selfRegistration({ config }: Context, { service, meta }: ThisVmFlags, port: number | undefined): Registration {
   const id = thisVmId(config);
   const defaults: Service[] =

@@ -1,4 +1,6 @@
-/** Checks the arguments after `--`, which become part of a unit's command line, before the unit is started with them. */
+/**
+ * Checks the arguments after `--`, which become part of a unit's command line, before the unit is started with them.
+ */
 
 import type { Command, Context } from '../../command.ts';
 import { GLOBAL_SETTINGS, SHORT } from '../../command.ts';
