@@ -8,39 +8,39 @@ import { aVm } from '../../helpers/vm.ts';
 
 const LEASE = 300_000;
 
-interface Answered {
+interface Body {
   vms?: VmWithLiveness[];
   summary?: string;
   health?: object;
 }
 
-async function ask({ url }: ServedApp, path: string): Promise<{ ids: string; warming: string | null; body: Answered }> {
-  const answer = await fetch(url + path);
-  const body = (await answer.json()) as Answered;
+async function get({ url }: ServedApp, path: string): Promise<{ ids: string; warming: string | null; body: Body }> {
+  const response = await fetch(url + path);
+  const body = (await response.json()) as Body;
   const ids = (body.vms ?? []).map(({ id }) => id).join(' ');
-  return { ids, warming: answer.headers.get(WARMING_HEADER), body };
+  return { ids, warming: response.headers.get(WARMING_HEADER), body };
 }
 
-async function seen(app: ServedApp, path: string): Promise<[ids: string, warming: string | null]> {
-  const { ids, warming } = await ask(app, path);
+async function idsAndWarming(app: ServedApp, path: string): Promise<[ids: string, warming: string | null]> {
+  const { ids, warming } = await get(app, path);
   return [ids, warming];
 }
 
 test('after a gap responses are marked as warming until each VM in them was heard or its lease is over', async (t) => {
   const app = await serveApp(t);
   for (const id of ['a', 'b']) await app.registry.register(aVm({ id, role: 'worker' }));
-  assert.equal((await ask(app, '/registry/discover/worker')).warming, null);
+  assert.equal((await get(app, '/registry/discover/worker')).warming, null);
   app.clock.pass(100_000);
   app.registry.heartbeat('b');
   app.clock.miss(10 * LEASE);
   app.clock.pass(1000);
-  assert.deepEqual(await seen(app, '/registry/discover/worker'), ['a b', '299']);
-  assert.equal((await ask(app, '/registry/vms?status=running')).warming, '299');
-  assert.equal((await ask(app, '/registry/vms/a')).warming, '199');
+  assert.deepEqual(await idsAndWarming(app, '/registry/discover/worker'), ['a b', '299']);
+  assert.equal((await get(app, '/registry/vms?status=running')).warming, '299');
+  assert.equal((await get(app, '/registry/vms/a')).warming, '199');
   app.registry.heartbeat('b');
-  assert.equal((await ask(app, '/registry/discover/worker')).warming, '199', 'only the silent one is in doubt');
+  assert.equal((await get(app, '/registry/discover/worker')).warming, '199', 'only the silent VM counts');
   app.registry.heartbeat('a');
-  assert.equal((await ask(app, '/registry/discover/worker')).warming, null);
+  assert.equal((await get(app, '/registry/discover/worker')).warming, null);
 });
 
 test('strict leaves out VMs that were silent for a lease of wall time, and the response is still marked as warming', async (t) => {
@@ -49,8 +49,8 @@ test('strict leaves out VMs that were silent for a lease of wall time, and the r
   app.clock.miss(2 * LEASE);
   app.clock.pass(1000);
   app.registry.heartbeat('b');
-  assert.deepEqual(await seen(app, '/registry/discover/worker?strict=true'), ['b', '299']);
-  assert.equal((await ask(app, '/registry/discover/worker?strict=false')).ids, 'a b');
+  assert.deepEqual(await idsAndWarming(app, '/registry/discover/worker?strict=true'), ['b', '299']);
+  assert.equal((await get(app, '/registry/discover/worker?strict=false')).ids, 'a b');
   assert.equal((await fetch(`${app.url}/registry/discover/worker?strict=yes`)).status, 400);
 });
 
@@ -59,24 +59,24 @@ test('a VM that was stale before a gap stays stale', async (t) => {
   await app.registry.register(aVm({ id: 'a', role: 'worker' }));
   app.clock.pass(LEASE + 1);
   app.clock.miss(10);
-  assert.deepEqual(await seen(app, '/registry/discover/worker'), ['', null]);
+  assert.deepEqual(await idsAndWarming(app, '/registry/discover/worker'), ['', null]);
 });
 
 test('after a mass loss VMs are offered as suspect for one more lease', async (t) => {
   const app = await serveApp(t, { massLoss: 0.5 });
   for (let n = 0; n < 10; n++) await app.registry.register(aVm({ id: `vm-${n}`, role: 'worker' }));
-  const told: string[] = [];
-  app.registry.events.subscribe({ event: ({ type, id }) => void told.push(`${type} ${id}`), heartbeat: () => {} });
+  const events: string[] = [];
+  app.registry.events.subscribe({ event: ({ type, id }) => void events.push(`${type} ${id}`), heartbeat: () => {} });
   app.clock.pass(LEASE + 1);
-  const { body, warming } = await ask(app, '/registry/discover/worker?include=liveness');
+  const { body, warming } = await get(app, '/registry/discover/worker?include=liveness');
   assert.equal(warming, '300; suspect=10');
   assert.deepEqual([body.vms?.[0]?.stale, body.vms?.[0]?.suspect], [false, true]);
-  assert.match((await ask(app, '/registry/vms/vm-0/why')).body.summary ?? '', /offers vm-0.*suspect/);
+  assert.match((await get(app, '/registry/vms/vm-0/why')).body.summary ?? '', /offers vm-0.*suspect/);
   app.registry.heartbeat('vm-0');
   app.clock.pass(LEASE);
-  assert.equal((await ask(app, '/registry/discover/worker')).ids, 'vm-0');
-  assert.deepEqual([told[0], told[10], told.length], ['suspect vm-0', 'revived vm-0', 20]);
-  assert.equal(told[19], 'stale vm-9');
+  assert.equal((await get(app, '/registry/discover/worker')).ids, 'vm-0');
+  assert.deepEqual([events[0], events[10], events.length], ['suspect vm-0', 'revived vm-0', 20]);
+  assert.equal(events[19], 'stale vm-9');
 });
 
 test('the metrics count suspects separately and show how long responses are warming', async (t) => {
@@ -106,10 +106,10 @@ test('discover by service offers passing VMs first and failing VMs last, and wit
   }
   app.registry.heartbeat('fails', { health: { web: 'failing' } });
   app.registry.heartbeat('passes', { health: { web: 'passing', other: 'failing' } });
-  assert.equal((await ask(app, '/registry/discover/worker')).ids, 'fails unknown passes without');
-  assert.equal((await ask(app, '/registry/discover/worker?service=web')).ids, 'passes unknown fails');
-  assert.equal((await ask(app, '/registry/discover/worker?service=web&passing=true')).ids, 'passes');
+  assert.equal((await get(app, '/registry/discover/worker')).ids, 'fails unknown passes without');
+  assert.equal((await get(app, '/registry/discover/worker?service=web')).ids, 'passes unknown fails');
+  assert.equal((await get(app, '/registry/discover/worker?service=web&passing=true')).ids, 'passes');
   assert.equal((await fetch(`${app.url}/registry/discover/worker?passing=true`)).status, 400);
-  assert.deepEqual((await ask(app, '/registry/vms/passes?include=liveness')).body.health, { web: 'passing' });
-  assert.equal('health' in (await ask(app, '/registry/vms/passes')).body, false);
+  assert.deepEqual((await get(app, '/registry/vms/passes?include=liveness')).body.health, { web: 'passing' });
+  assert.equal('health' in (await get(app, '/registry/vms/passes')).body, false);
 });

@@ -1,4 +1,4 @@
-/** `GET /registry/discover/:role?wait=`: the answer is held until there are enough live VMs, and no longer. */
+/** `GET /registry/discover/:role?wait=`: the response waits until enough VMs are live, and no longer. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
@@ -29,15 +29,15 @@ async function discover(url: string, query: string): Promise<string[]> {
   return vms.map(({ id }) => id);
 }
 
-/** Asks, and returns once the registry holds the answer. */
-async function asked({ url, registry }: ServedApp, query: string): Promise<{ answer: Promise<string[]> }> {
+/** Starts a long poll and returns when it waits. */
+async function startPoll({ url, registry }: ServedApp, query: string): Promise<{ answer: Promise<string[]> }> {
   const before = registry.events.subscriberCount;
   const answer = discover(url, query);
-  await until('the answer to be held', () => registry.events.subscriberCount > before);
+  await until('the long poll to wait', () => registry.events.subscriberCount > before);
   return { answer };
 }
 
-test('the answer comes at once when there are enough, or when none are asked for', async (t) => {
+test('discover responds immediately if enough VMs are live, or if min is 0', async (t) => {
   const { url, registry } = await serveApp(t);
   assert.deepEqual(await discover(url, 'wait=50s&min=0'), []);
   for (const id of ['a', 'b']) await call(url, 'POST', '/registry/vms', { body: aVm({ id }) });
@@ -46,11 +46,11 @@ test('the answer comes at once when there are enough, or when none are asked for
   assert.equal(registry.events.subscriberCount, 0);
 });
 
-test('a VM that registers, resumes, takes the role or is heard again makes the answer come', async (t) => {
+test('a VM that registers, resumes, changes to the role or is revived completes a long poll', async (t) => {
   const app = await serveApp(t);
   const { url, clock, registry } = app;
-  const one = await asked(app, 'wait=50s');
-  const two = await asked(app, 'wait=50s&min=2');
+  const one = await startPoll(app, 'wait=50s');
+  const two = await startPoll(app, 'wait=50s&min=2');
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'other', role: 'infra' }) });
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'paused', status: 'paused' }) });
   assert.equal(registry.events.subscriberCount, 2);
@@ -59,28 +59,28 @@ test('a VM that registers, resumes, takes the role or is heard again makes the a
   await call(url, 'PATCH', '/registry/vms/paused', { body: { status: 'running' } });
   assert.deepEqual(await two.answer, ['paused', 'new']);
 
-  const three = await asked(app, 'wait=50s&min=3');
+  const three = await startPoll(app, 'wait=50s&min=3');
   await call(url, 'PUT', '/registry/vms/other', { body: aVm({ id: 'other' }) });
   assert.deepEqual(await three.answer, ['other', 'paused', 'new']);
 
   clock.pass(LEASE + 1);
   registry.sweep();
-  const revived = await asked(app, 'wait=50s');
+  const revived = await startPoll(app, 'wait=50s');
   await call(url, 'POST', '/registry/vms/new/heartbeat');
   assert.deepEqual(await revived.answer, ['new']);
   assert.equal(registry.events.subscriberCount, 0);
 });
 
-test('a VM that was stale for so short that no sweep saw it makes the answer come, too', async (t) => {
+test('a VM that is revived before a sweep has found it stale completes a long poll', async (t) => {
   const app = await serveApp(t);
   await call(app.url, 'POST', '/registry/vms', { body: aVm() });
   app.clock.pass(LEASE + 1);
-  const held = await asked(app, 'wait=50s');
+  const held = await startPoll(app, 'wait=50s');
   await call(app.url, 'POST', '/registry/vms/vm-1/heartbeat');
   assert.deepEqual(await held.answer, ['vm-1']);
 });
 
-test('when the time is over the answer is what there is', async (t) => {
+test('when the time is up the response lists the VMs that are live', async (t) => {
   const { url, registry } = await serveApp(t);
   await call(url, 'POST', '/registry/vms', { body: aVm() });
   const started = performance.now();
@@ -92,7 +92,7 @@ test('when the time is over the answer is what there is', async (t) => {
   assert.equal(registry.events.subscriberCount, 0);
 });
 
-test('a wait or a min that is none is 400, whether anything has to be waited for or not', async (t) => {
+test('an invalid wait or min is 400, even if there is nothing to wait for', async (t) => {
   const { url } = await serveApp(t);
   await call(url, 'POST', '/registry/vms', { body: aVm() });
   for (const wait of ['30', 'soon', '-1s', '1h', '1e3s', 's', 'Infinitys', '1s ']) {
@@ -109,17 +109,17 @@ test('a wait or a min that is none is 400, whether anything has to be waited for
   }
 });
 
-test('who goes away is not waited for', async (t) => {
+test('a client that disconnects ends its long poll', async (t) => {
   const { at, registry } = await serveApp(t);
   const socket = connect(at);
   socket.on('error', () => {});
   socket.write('GET /registry/discover/worker?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n');
-  await until('the answer to be held', () => registry.events.subscriberCount === 1);
+  await until('the long poll to wait', () => registry.events.subscriberCount === 1);
   socket.destroy();
-  await until('nobody to be waited for', () => registry.events.subscriberCount === 0);
+  await until('the long poll to end', () => registry.events.subscriberCount === 0);
 });
 
-test('when the daemon stops the answer comes, also to a request that arrives on the way down, and streams end', async () => {
+test('when the daemon stops, long polls respond and streams end, even those that arrive during the shutdown', async () => {
   const store = new MemoryStore();
   const registry = new Registry({ store, clock: new FakeClock(), staleAfter: LEASE }, store.contents());
   const app = buildApp({
@@ -143,11 +143,11 @@ test('when the daemon stops the answer comes, also to a request that arrives on 
   };
   const held = await ask('/registry/discover/worker?wait=50s');
   const stream = await ask('/registry/events');
-  // Not whole yet, so the daemon has them on its way down.
+  // These requests are incomplete, so the daemon receives the rest of them during its shutdown.
   const late = await ask('/registry/discover/worker?wait=50s', 'X-Late: ');
   const lateStream = await ask('/registry/events', 'X-Late: ');
-  await until('both to be held', () => registry.events.subscriberCount === 2);
-  await until('the others to have come', () => accepted.filter(({ bytesRead }) => bytesRead > 0).length === 4);
+  await until('both to wait', () => registry.events.subscriberCount === 2);
+  await until('the other requests to arrive', () => accepted.filter(({ bytesRead }) => bytesRead > 0).length === 4);
   const started = performance.now();
   const closed = close();
   await Promise.all([held.closed, stream.closed]);
@@ -163,7 +163,7 @@ test('one more long poll or event stream than the limit is 429, until another on
   const { url, registry } = await serveApp(t, { limits: { maxHeld: 2 } });
   const stream = await readEvents(t, url);
   const wait = call(url, 'GET', WAIT);
-  await until('both to be held', () => registry.events.subscriberCount === 2);
+  await until('both to wait', () => registry.events.subscriberCount === 2);
   for (const path of [WAIT, '/registry/events']) {
     const { status, headers, body } = await call(url, 'GET', path);
     assert.deepEqual(
@@ -172,19 +172,19 @@ test('one more long poll or event stream than the limit is 429, until another on
     );
     assert.match((body as { error: string }).error, /^too many open streams \(limit 2\)/);
   }
-  // What is answered at once is not held, and does not count.
+  // A response without waiting does not count.
   assert.equal((await call(url, 'GET', '/registry/discover/worker?wait=50s&min=0')).status, 200);
   stream.drop();
-  await until('the place of the stream', () => registry.events.subscriberCount === 1);
+  await until('the stream to end', () => registry.events.subscriberCount === 1);
   const again = call(url, 'GET', WAIT);
-  await until('it to be taken', () => registry.events.subscriberCount === 2);
+  await until('the long poll to wait', () => registry.events.subscriberCount === 2);
   await call(url, 'POST', '/registry/vms', { body: aVm() });
   assert.deepEqual([(await wait).status, (await again).status], [200, 200]);
   const third = await readEvents(t, url);
   assert.equal(third.status, 200);
 });
 
-test('a hundred that wait for the same, or for something else, are each answered when there is enough of it', async (t) => {
+test('a hundred long polls with two different queries are each answered when their own query is satisfied', async (t) => {
   const warnings: Error[] = [];
   const note = (warning: Error) => warnings.push(warning);
   process.on('warning', note);
@@ -193,7 +193,7 @@ test('a hundred that wait for the same, or for something else, are each answered
   const ask = async (query: string) => ((await call(url, 'GET', `${WAIT}${query}`)).body as VmList).count;
   const one = Array.from({ length: 60 }, () => ask(''));
   const two = Array.from({ length: 40 }, () => ask('&min=2&service=web'));
-  await until('all to be held', () => registry.events.subscriberCount === 100);
+  await until('all to wait', () => registry.events.subscriberCount === 100);
   const services = [{ name: 'web', port: 80 }];
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'a', services }) });
   assert.deepEqual(await Promise.all(one), Array(60).fill(1));

@@ -1,4 +1,4 @@
-/** `GET /registry/events`: all that happens, in order, without a gap, and never at the cost of who writes. */
+/** `GET /registry/events`: every event, in order, without a gap, and without slowing down writers. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { get, type IncomingMessage } from 'node:http';
@@ -12,7 +12,7 @@ import { until } from '../../../helpers/until.ts';
 import { aVm } from '../../../helpers/vm.ts';
 
 const LEASE = 300_000;
-/** As large as metadata may be: a few of these fill the buffers of any kernel. */
+/** Close to the maximum size of an entry. A few of these fill the socket buffers of any kernel. */
 const LARGE = { blob: 'x'.repeat(900_000) };
 
 async function open(socket: Socket, path: string, times = 1): Promise<Socket> {
@@ -22,7 +22,7 @@ async function open(socket: Socket, path: string, times = 1): Promise<Socket> {
   return socket;
 }
 
-test('each change and each liveness change is told, in order, with its revision as id', async (t) => {
+test('every change and every liveness change is sent in order, with its revision as id', async (t) => {
   const { url, clock, registry } = await serveApp(t);
   const reader = await readEvents(t, url);
   assert.equal(reader.status, 200);
@@ -62,7 +62,7 @@ test('each change and each liveness change is told, in order, with its revision 
   assert.equal(events[6]?.vm.name, 'two');
 });
 
-test('a change that ends a silence is told before revived, so that who breaks off between them misses nothing', async (t) => {
+test('a change that revives a VM is sent before the revived event, so that a client that disconnects between them misses nothing', async (t) => {
   const { url, clock, registry } = await serveApp(t);
   await call(url, 'POST', '/registry/vms', { body: aVm() });
   const reader = await readEvents(t, url);
@@ -80,7 +80,7 @@ for (const [what, beat] of [
   ['a heartbeat', (url: string) => call(url, 'POST', '/registry/vms/vm-1/heartbeat')],
   ['a change', (url: string) => call(url, 'PATCH', '/registry/vms/vm-1', { body: { status: 'running' } })],
 ] as const) {
-  test(`that a VM was stale is told even when ${what} revives it before any sweep`, async (t) => {
+  test(`stale is sent even if ${what} revives the VM before the next sweep`, async (t) => {
     const { url, clock } = await serveApp(t);
     await call(url, 'POST', '/registry/vms', { body: aVm() });
     const reader = await readEvents(t, url);
@@ -94,7 +94,7 @@ for (const [what, beat] of [
   });
 }
 
-test('a change that the store refused is not told, and its revision goes to the next', async (t) => {
+test('a change that the store refuses is not sent, and the next change gets its revision', async (t) => {
   const { url, store } = await serveApp(t);
   const reader = await readEvents(t, url);
   store.failure = new Error('no');
@@ -109,7 +109,7 @@ test('a change that the store refused is not told, and its revision goes to the 
 });
 
 for (const way of ['Last-Event-ID', 'since'] as const) {
-  test(`${way} takes the stream up after a revision, its liveness included`, async (t) => {
+  test(`${way} resumes the stream after a revision, including liveness events`, async (t) => {
     const { url, clock, registry } = await serveApp(t);
     for (const id of ['a', 'b', 'c']) await call(url, 'POST', '/registry/vms', { body: aVm({ id }) });
     clock.pass(LEASE + 1);
@@ -132,7 +132,7 @@ for (const way of ['Last-Event-ID', 'since'] as const) {
   });
 }
 
-test('an id that is too old, or from the future, gets reset, the full state oldest first, then synced', async (t) => {
+test('a revision that is too old or in the future gets reset, the full state with the oldest VM first, then synced', async (t) => {
   const { url } = await serveApp(t, { keptEvents: 2 });
   for (const id of ['a', 'b', 'c', 'd']) await call(url, 'POST', '/registry/vms', { body: aVm({ id }) });
   await call(url, 'PATCH', '/registry/vms/a', { body: { name: 'new' } });
@@ -144,7 +144,7 @@ test('an id that is too old, or from the future, gets reset, the full state olde
       [
         ['reset', undefined],
         ...Array.from({ length: 4 }, () => ['registered', undefined]),
-        // Only here is all of it known, so only this is a place to resume from.
+        // Only the last event has an id, because a client cannot resume inside the state.
         ['synced', '5'],
       ],
       since,
@@ -157,7 +157,7 @@ test('an id that is too old, or from the future, gets reset, the full state olde
   assert.deepEqual(kept.lines(), ['registered d', 'updated a', 'synced']);
 });
 
-test('when liveness events have been forgotten, the revision that they followed is too old', async (t) => {
+test('a revision whose liveness events are no longer retained is too old', async (t) => {
   const { url, clock, registry } = await serveApp(t, { keptEvents: 2 });
   for (const id of ['a', 'b', 'c']) await call(url, 'POST', '/registry/vms', { body: aVm({ id }) });
   clock.pass(LEASE + 1);
@@ -167,7 +167,7 @@ test('when liveness events have been forgotten, the revision that they followed 
   assert.equal(reader.lines()[0], 'reset');
 });
 
-test('the full state says which of the VMs are stale', async (t) => {
+test('the full state includes which VMs are stale', async (t) => {
   const { url, clock } = await serveApp(t);
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'silent' }) });
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'paused', status: 'paused' }) });
@@ -185,7 +185,7 @@ test('the full state says which of the VMs are stale', async (t) => {
   ]);
 });
 
-test('role, status and id filter, alone and together, each with commas', async (t) => {
+test('role, status and id filters work alone, combined, and with several values', async (t) => {
   const { url } = await serveApp(t);
   const readers = await Promise.all(
     [
@@ -217,7 +217,7 @@ test('role, status and id filter, alone and together, each with commas', async (
   );
 });
 
-test('a VM that changes its role is told to the watchers of both roles', async (t) => {
+test('a change of role is sent to the subscribers of both roles', async (t) => {
   const { url } = await serveApp(t);
   await call(url, 'POST', '/registry/vms', { body: aVm() });
   const [before, after, other] = await Promise.all(
@@ -229,7 +229,7 @@ test('a VM that changes its role is told to the watchers of both roles', async (
   assert.deepEqual(other!.lines(), ['synced']);
 });
 
-test('heartbeats are told only to who asks for them, and filtered as the rest', async (t) => {
+test('heartbeats are sent only to subscribers that ask for them, and are filtered like other events', async (t) => {
   const { url } = await serveApp(t);
   for (const id of ['a', 'b']) await call(url, 'POST', '/registry/vms', { body: aVm({ id }) });
   const [all, one, none] = await Promise.all(
@@ -244,13 +244,13 @@ test('heartbeats are told only to who asks for them, and filtered as the rest', 
     event: { type: 'heartbeat', id: 'a', lastSeen: '2026-01-01T00:00:00.000Z' },
   });
   assert.deepEqual([one!.lines().length, none!.lines().length], [2, 1]);
-  // Not read to its end: a stream has none.
+  // Not read to its end, because a stream has none.
   const odd = await fetch(`${url}/registry/events?heartbeats=1`);
   await odd.body?.cancel();
   assert.equal(odd.status, 400);
 });
 
-test('a comment comes regularly while nothing happens', async (t) => {
+test('a comment is sent regularly while nothing happens', async (t) => {
   const { url } = await serveApp(t, { streams: { keepAlive: 20 } });
   const reader = await readEvents(t, url);
   await until('three comments', () => reader.comments.length >= 3);
@@ -258,8 +258,8 @@ test('a comment comes regularly while nothing happens', async (t) => {
   assert.deepEqual(reader.lines(), ['synced']);
 });
 
-test('a reader that does not read is told lagged and ended, and nobody waits for it', async (t) => {
-  // Comments go on while it has its last word: none may be written behind the end.
+test('a subscriber that does not read gets lagged and is disconnected, and no writer waits for it', async (t) => {
+  // Comments continue while the stream ends; none may be written after its end.
   const { url, at, registry, logged } = await serveApp(t, {
     streams: { maxBacklog: 100_000, lagGrace: 300, keepAlive: 5 },
   });
@@ -269,13 +269,13 @@ test('a reader that does not read is told lagged and ended, and nobody waits for
   const fine = await readEvents(t, url, '/registry/events?id=none');
   await call(url, 'POST', '/registry/vms', { body: aVm({ metadata: LARGE }) });
   let written = 1;
-  await until('the stalled reader to be given up', async () => {
+  await until('the stalled subscriber to be evicted', async () => {
     const { status } = await call(url, 'PATCH', '/registry/vms/vm-1', { body: { name: `n${written++}` } });
     assert.equal(status, 200);
     return registry.events.subscriberCount < 2;
   });
   fine.drop();
-  await until('all watchers to be gone', () => registry.events.subscriberCount === 0);
+  await until('all subscriptions to end', () => registry.events.subscriberCount === 0);
   stalled.destroy();
   assert.deepEqual(
     logged.filter((line) => (JSON.parse(line) as { level: number }).level >= 40),
@@ -283,7 +283,7 @@ test('a reader that does not read is told lagged and ended, and nobody waits for
   );
 });
 
-test('a reader that fell behind and then reads is told lagged as the last word, and can go on where it was', async (t) => {
+test('a subscriber that fell behind receives lagged as its last event, and can resume where it was', async (t) => {
   const { url, at, registry } = await serveApp(t, { streams: { maxBacklog: 100_000, lagGrace: 60_000 } });
   await call(url, 'POST', '/registry/vms', { body: aVm({ metadata: LARGE }) });
   const slow = await open(connect(at), '/registry/events');
@@ -293,22 +293,22 @@ test('a reader that fell behind and then reads is told lagged as the last word, 
   slow.pause();
   for (let i = 0; i < 16; i++) await call(url, 'PATCH', '/registry/vms/vm-1', { body: { name: `n${i}` } });
   slow.on('data', (chunk: string) => (text += chunk)).resume();
-  await until('the last word', () => text.includes('event: lagged'));
-  const told = [...text.matchAll(/^id: (\d+)$/gm)].map(([, id]) => Number(id));
+  await until('the last event', () => text.includes('event: lagged'));
+  const received = [...text.matchAll(/^id: (\d+)$/gm)].map(([, id]) => Number(id));
   assert.deepEqual(
-    told,
-    told.map((_, i) => i + 1),
+    received,
+    received.map((_, i) => i + 1),
   );
-  assert.ok(told.length < 17, 'nothing was held back');
-  const rest = await readEvents(t, url, '/registry/events', { 'last-event-id': String(told.at(-1)) });
+  assert.ok(received.length < 17, 'no event was dropped');
+  const rest = await readEvents(t, url, '/registry/events', { 'last-event-id': String(received.at(-1)) });
   await rest.seen('synced');
-  assert.equal(rest.lines().length, 17 - told.length + 1);
+  assert.equal(rest.lines().length, 17 - received.length + 1);
   slow.destroy();
   rest.drop();
-  await until('all watchers to be gone', () => registry.events.subscriberCount === 0);
+  await until('all subscriptions to end', () => registry.events.subscriberCount === 0);
 });
 
-test('a full state that is larger than the buffer does not make its reader one that fell behind', async (t) => {
+test('a full state that is larger than the backlog limit does not count as lag', async (t) => {
   const { url, at } = await serveApp(t, { streams: { maxBacklog: 100_000 } });
   for (let i = 0; i < 16; i++)
     await call(url, 'POST', '/registry/vms', { body: aVm({ id: `vm-${i}`, metadata: LARGE }) });
@@ -320,34 +320,34 @@ test('a full state that is larger than the buffer does not make its reader one t
     slow.pause();
     await call(url, 'POST', '/registry/vms', { body: aVm({ id: `after-${since}` }) });
     slow.on('data', (chunk: string) => (text += chunk)).resume();
-    await until('the event behind the state', () => text.includes(`after-${since}`));
+    await until('the event after the state', () => text.includes(`after-${since}`));
     assert.doesNotMatch(text, /event: lagged/);
     slow.destroy();
   }
 });
 
-test('a stream that its reader closes leaves no watcher, and one that waits behind another on its connection is none', async (t) => {
+test('a closed stream leaves no subscription, and a pipelined request behind a stream does not subscribe', async (t) => {
   const { url, at, registry } = await serveApp(t, { streams: { keepAlive: 5 } });
   const reader = await readEvents(t, url);
   const pipelined = await open(connect(at), '/registry/events', 4);
-  await until('both watchers', () => registry.events.subscriberCount === 2);
-  // Comes after the other three on their connection, if they were begun.
+  await until('both subscriptions', () => registry.events.subscriberCount === 2);
+  // This request would come after the other three on their connection, if they had begun.
   await reader.seen('synced');
   assert.equal(registry.events.subscriberCount, 2);
   reader.drop();
   pipelined.destroy();
-  await until('no watcher', () => registry.events.subscriberCount === 0);
+  await until('no subscription', () => registry.events.subscriberCount === 0);
   assert.equal((await call(url, 'GET', '/health')).status, 200);
 });
 
-test('HEAD says what a stream would be, and ends', async (t) => {
+test('HEAD returns the headers of a stream and ends', async (t) => {
   const { url, registry } = await serveApp(t);
   const { status, headers } = await call(url, 'HEAD', '/registry/events');
   assert.deepEqual([status, headers.get('content-type')], [200, 'text/event-stream; charset=utf-8']);
   assert.equal(registry.events.subscriberCount, 0);
 });
 
-test('what is no revision is 400, by query and by header, and so is a filter given twice', async (t) => {
+test('an invalid revision is 400 in the query and in the header, and so is a repeated filter', async (t) => {
   const { url, registry } = await serveApp(t);
   for (const since of ['-1', '1.5', 'now', '1e3', '0x1', '9'.repeat(16), ' 1']) {
     const answer = await call(url, 'GET', `/registry/events?since=${encodeURIComponent(since)}`);
@@ -359,7 +359,7 @@ test('what is no revision is 400, by query and by header, and so is a filter giv
   assert.equal(registry.events.subscriberCount, 0);
 });
 
-test('with a token the stream is for those who have it, and its name stands at their changes', async (t) => {
+test('with authentication a stream needs a token, and events name the token that made the change', async (t) => {
   const { url } = await serveApp(t, { token: 's3cret' });
   assert.equal((await call(url, 'GET', '/registry/events')).status, 401);
   const headers = { authorization: 'Bearer s3cret' };
@@ -370,9 +370,10 @@ test('with a token the stream is for those who have it, and its name stands at t
   assert.doesNotMatch(JSON.stringify(reader.told), /s3cret/);
 });
 
+/** A stream whose client reads nothing yet, and the daemon's side of its connection. */
 async function startedStream(t: Parameters<typeof serveApp>[0], keptEvents: number) {
   const app = await serveApp(t, { keptEvents });
-  // More than the kernel takes for who does not read.
+  // More than the kernel buffers for a client that does not read.
   const metadata = { pad: 'x'.repeat(1_000_000) };
   for (let n = 0; n < 24; n++) await app.registry.register(aVm({ id: `vm-${n}`, metadata }));
   const accepted = once(app.server, 'connection') as Promise<[Socket]>;
@@ -381,32 +382,32 @@ async function startedStream(t: Parameters<typeof serveApp>[0], keptEvents: numb
   asked.on('error', () => {});
   const [answer] = (await once(asked, 'response')) as [IncomingMessage];
   const [served] = await accepted;
-  await until('the kernel to be full', () => served.writableLength > 0);
+  await until('the socket buffers to be full', () => served.writableLength > 0);
   let text = '';
-  const told = () => [...text.matchAll(/^event: (\w+)$/gm)].map(([, type]) => type!);
+  const received = () => [...text.matchAll(/^event: (\w+)$/gm)].map(([, type]) => type!);
   const readTo = (last: string) =>
     new Promise<void>((resolve) => {
       answer.setEncoding('utf8').on('data', (chunk: string) => {
         text += chunk;
-        if (chunk.endsWith('\n\n') && told().includes(last)) resolve();
+        if (chunk.endsWith('\n\n') && received().includes(last)) resolve();
       });
     });
-  return { ...app, served, readTo, told };
+  return { ...app, served, readTo, received };
 }
 
-test('the full state waits for a slow reader entry by entry, and what changes meanwhile is told after it', async (t) => {
-  const { served, registry, readTo, told } = await startedStream(t, 100);
-  // One entry of 24, or two, is written at once; the others are still those of the registry.
+test('the full state is encoded as a slow client reads it, and later changes follow it', async (t) => {
+  const { served, registry, readTo, received } = await startedStream(t, 100);
+  // One or two entries of 24 are written; the others are not encoded yet.
   assert.ok(served.writableLength < 4_000_000, `${served.writableLength} bytes wait`);
   await registry.update('vm-0', { name: 'changed' });
   await registry.deregister('vm-1');
   await readTo('deregistered');
-  assert.deepEqual(told(), ['reset', ...Array(24).fill('registered'), 'synced', 'updated', 'deregistered']);
+  assert.deepEqual(received(), ['reset', ...Array(24).fill('registered'), 'synced', 'updated', 'deregistered']);
 });
 
-test('who takes so long that the changes meanwhile are not known any more is told that it lagged', async (t) => {
-  const { registry, readTo, told } = await startedStream(t, 2);
+test('a client that reads the state so slowly that later changes are no longer retained gets lagged', async (t) => {
+  const { registry, readTo, received } = await startedStream(t, 2);
   for (const name of ['a', 'b', 'c']) await registry.update('vm-0', { name });
   await readTo('lagged');
-  assert.deepEqual(told(), ['reset', ...Array(24).fill('registered'), 'synced', 'lagged']);
+  assert.deepEqual(received(), ['reset', ...Array(24).fill('registered'), 'synced', 'lagged']);
 });

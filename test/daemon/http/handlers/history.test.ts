@@ -1,4 +1,4 @@
-/** Histories are read one after the other, and only for who still waits for them. */
+/** Histories are read page by page, one page at a time, and only for clients that still wait. */
 import assert from 'node:assert/strict';
 import { connect } from 'node:net';
 import test from 'node:test';
@@ -9,11 +9,11 @@ import { MemoryStore } from '../../../helpers/memory-store.ts';
 import { until } from '../../../helpers/until.ts';
 import { aVm } from '../../../helpers/vm.ts';
 
-/** A store whose histories wait until they are let go. */
+/** A store whose history reads block until they are released. */
 class SlowStore extends MemoryStore {
   reads = 0;
-  letGo = () => {};
-  readonly #gate = new Promise<void>((resolve) => (this.letGo = resolve));
+  release = () => {};
+  readonly #gate = new Promise<void>((resolve) => (this.release = resolve));
 
   override async history(id: string, limit: number, before?: number): Promise<HistoryItem[]> {
     this.reads++;
@@ -22,28 +22,28 @@ class SlowStore extends MemoryStore {
   }
 }
 
-test('of histories that are asked for at once 50 wait, and those of clients that have gone are not read', async (t) => {
+test('50 history reads may wait, and those of clients that have left are not read', async (t) => {
   const store = new SlowStore();
   const { at, url, registry, server } = await serveApp(t, { store });
   await registry.register(aVm());
   const sockets = Array.from({ length: 50 }, () => connect(at));
-  let asked = 0;
-  server.on('request', () => asked++);
+  let requests = 0;
+  server.on('request', () => requests++);
   for (const socket of sockets) socket.write('GET /registry/vms/vm-1/history HTTP/1.1\r\nHost: a\r\n\r\n');
-  await until('all to be asked', () => asked === 50);
+  await until('all requests to arrive', () => requests === 50);
   const refused = await call(url, 'GET', '/registry/vms/vm-1/history');
   assert.deepEqual([refused.status, refused.headers.get('retry-after')], [429, '1']);
   assert.match(errorOf(refused), /^too many history reads \(limit 50\)$/);
   for (const socket of sockets) socket.destroy();
   const connections = () => new Promise<number>((resolve) => server.getConnections((_, count) => resolve(count)));
-  // That of the refused request is kept alive.
-  await until('the clients to be gone', async () => (await connections()) <= 1);
-  store.letGo();
-  await until('room', async () => (await call(url, 'GET', '/registry/vms/vm-1/history')).status === 200);
+  // The connection of the refused request stays open.
+  await until('the clients to disconnect', async () => (await connections()) <= 1);
+  store.release();
+  await until('a free place', async () => (await call(url, 'GET', '/registry/vms/vm-1/history')).status === 200);
   assert.equal(store.reads, 2);
 });
 
-test('a long history is read and sent in pages: every change once, newest first', async (t) => {
+test('a long history is read in pages and contains every change once, newest first', async (t) => {
   const { url, registry, store } = await serveApp(t);
   const limits: number[] = [];
   const history = store.history.bind(store);
@@ -62,8 +62,8 @@ test('a long history is read and sent in pages: every change once, newest first'
     assert.deepEqual([answer.id, answer.count, revisions(answer)], ['vm-1', count, last(count)], String(limit));
   }
   assert.equal((await ask()).count, 100);
-  assert.ok(Math.max(...limits) <= 100, `${Math.max(...limits)} changes were read at once`);
-  // Also of one that has gone: that there are no more pages is no "not found".
+  assert.ok(Math.max(...limits) <= 100, `${Math.max(...limits)} changes were read in one page`);
+  // The history of a removed VM ends with its last page, not with "not found".
   await registry.deregister('vm-1');
   assert.equal((await ask('?limit=251')).count, 251);
   const headed = await call(url, 'HEAD', '/registry/vms/vm-1/history?limit=10000');

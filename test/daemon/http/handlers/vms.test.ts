@@ -1,13 +1,13 @@
 /** The daemon's additions to the wire: PUT, preconditions, batches of heartbeats, list options, histories and reasons. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import type { Heartbeats, VmList, Why } from '../../../src/protocol/api.ts';
-import type { ErrorBody } from '../../../src/protocol/errors.ts';
-import type { History } from '../../../src/protocol/events.ts';
-import type { Vm } from '../../../src/protocol/vm.ts';
-import { serveApp } from '../../helpers/app.ts';
-import { type Answered, call, errorOf } from '../../helpers/http.ts';
-import { aVm } from '../../helpers/vm.ts';
+import type { Heartbeats, VmList, Why } from '../../../../src/protocol/api.ts';
+import type { ErrorBody } from '../../../../src/protocol/errors.ts';
+import type { History } from '../../../../src/protocol/events.ts';
+import type { Vm } from '../../../../src/protocol/vm.ts';
+import { serveApp } from '../../../helpers/app.ts';
+import { type Answered, call, errorOf } from '../../../helpers/http.ts';
+import { aVm } from '../../../helpers/vm.ts';
 
 const LEASE = 300_000;
 const VM = '/registry/vms/vm-1';

@@ -1,21 +1,21 @@
 /** Heartbeats with identity fields, conflicts and lineage, over HTTP. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { VregError } from '../../../src/protocol/errors.ts';
-import { serveApp } from '../../helpers/app.ts';
-import { GatedStore } from '../../helpers/gated-store.ts';
-import { call as send } from '../../helpers/http.ts';
-import { aVm } from '../../helpers/vm.ts';
+import { VregError } from '../../../../src/protocol/errors.ts';
+import { serveApp } from '../../../helpers/app.ts';
+import { GatedStore } from '../../../helpers/gated-store.ts';
+import { call as send } from '../../../helpers/http.ts';
+import { aVm } from '../../../helpers/vm.ts';
 
 const token = (number: number, name = 'a') => `${number}.${name.repeat(32)}`;
 const call = (url: string, method: string, path: string, body?: unknown) =>
   send(url, method, path, body === undefined ? {} : { body });
-const BEAT = '/registry/vms/vm-1/heartbeat';
+const HEARTBEAT = '/registry/vms/vm-1/heartbeat';
 
 test('a clone is 409 with its own code, and the conflict can be listed and cleared', async (t) => {
   const { url, registry } = await serveApp(t);
   await registry.register(aVm({ id: 'vm-1' }));
-  const beat = (body: object) => call(url, 'POST', BEAT, body);
+  const beat = (body: object) => call(url, 'POST', HEARTBEAT, body);
   assert.deepEqual(Object.keys((await beat({ next: token(1), incarnation: 'one' })).body as object), [
     'id',
     'lastSeen',
@@ -30,7 +30,7 @@ test('a clone is 409 with its own code, and the conflict can be listed and clear
   assert.deepEqual([status, (body as { code: string }).code], [409, 'IDENTITY_CONFLICT']);
   const listed = (await call(url, 'GET', '/registry/conflicts')).body as { conflicts: object[]; count: number };
   assert.equal(listed.count, 1);
-  assert.equal('spend' in listed.conflicts[0]!, false, 'a token is told to nobody');
+  assert.equal('spend' in listed.conflicts[0]!, false, 'no response contains an agent token');
   assert.deepEqual((await call(url, 'DELETE', '/registry/conflicts?id=other')).body, { cleared: 0 });
   assert.deepEqual((await call(url, 'DELETE', '/registry/conflicts')).body, { cleared: 1 });
 });
@@ -41,8 +41,8 @@ test('conflicts that cannot be removed from the disk are not reported as cleared
   const registered = registry.register(aVm({ id: 'vm-1' }));
   await store.release();
   await registered;
-  await call(url, 'POST', BEAT, { next: token(2) });
-  assert.equal((await call(url, 'POST', BEAT, { spend: token(1), next: token(2, 'b') })).status, 409);
+  await call(url, 'POST', HEARTBEAT, { next: token(2) });
+  assert.equal((await call(url, 'POST', HEARTBEAT, { spend: token(1), next: token(2, 'b') })).status, 409);
   store.heartbeatsFailure = new VregError('STORE_FULL', 'the disk is full');
   assert.equal((await call(url, 'DELETE', '/registry/conflicts')).status, 507);
   assert.equal(((await call(url, 'GET', '/registry/conflicts')).body as { count: number }).count, 1);
@@ -54,19 +54,19 @@ test('conflicts that cannot be removed from the disk are not reported as cleared
 for (const [what, body, field] of [
   ['no token', { next: 'x' }, 'next'],
   ['a token without a number', { next: `.${'a'.repeat(32)}` }, 'next'],
-  ['a number as token', { spend: 1, next: token(2) }, 'spend'],
+  ['a number as a token', { spend: 1, next: token(2) }, 'spend'],
   ['a spent token without the next', { spend: token(1) }, 'next'],
-  ['a revision that is none', { next: token(1), revision: -1 }, 'revision'],
-  ['a replace that is no boolean', { next: token(1), replace: 'yes' }, 'replace'],
-  ['an address of another kind', { next: token(1), address: {} }, 'address'],
+  ['an invalid revision', { next: token(1), revision: -1 }, 'revision'],
+  ['a replace that is not a boolean', { next: token(1), replace: 'yes' }, 'replace'],
+  ['an address that is not a string', { next: token(1), address: {} }, 'address'],
   ['a name that is too long', { next: token(1), incarnation: 'x'.repeat(129) }, 'incarnation'],
-  ['a health that is no object', { next: token(1), health: [] }, 'health'],
-  ['a health that is not known', { health: { web: 'fine' } }, 'health.web'],
+  ['a health that is not an object', { next: token(1), health: [] }, 'health'],
+  ['an unknown health', { health: { web: 'fine' } }, 'health.web'],
 ] as const) {
   test(`a heartbeat with ${what} is 400 and names the field`, async (t) => {
     const { url, registry } = await serveApp(t);
     await registry.register(aVm({ id: 'vm-1' }));
-    const answer = await call(url, 'POST', BEAT, body);
+    const answer = await call(url, 'POST', HEARTBEAT, body);
     assert.deepEqual([answer.status, (answer.body as { field: string }).field], [400, field]);
   });
 }
@@ -75,7 +75,7 @@ test('a heartbeat without identity fields is a plain one', async (t) => {
   const { url, registry } = await serveApp(t);
   await registry.register(aVm({ id: 'vm-1' }));
   for (const body of [{}, { hello: 'world' }, { health: 'ok' }, { address: 7 }, [1], undefined])
-    assert.equal((await call(url, 'POST', BEAT, body)).status, 200);
+    assert.equal((await call(url, 'POST', HEARTBEAT, body)).status, 200);
 });
 
 test("every response to a vreg client has the registry's id and its revision, including the change just made", async (t) => {
@@ -86,7 +86,7 @@ test("every response to a vreg client has the registry's id and its revision, in
   };
   assert.deepEqual(await facts('GET', '/health'), ['memory', '0']);
   assert.deepEqual(await facts('POST', '/registry/vms', aVm({ id: 'vm-1' })), ['memory', '1']);
-  assert.deepEqual(await facts('POST', BEAT), ['memory', '1']);
+  assert.deepEqual(await facts('POST', HEARTBEAT), ['memory', '1']);
   assert.deepEqual(await facts('GET', '/nowhere'), ['memory', '1']);
 });
 
