@@ -42,7 +42,7 @@ test('an agent whose entry is removed enrols anew by itself', async (t) => {
   const before = await until('the enrolment', () => find(daemon));
   await daemon.vreg(['rm', 'vm-1', '--yes']);
   await until('the entry', async () => ((await find(daemon))?.registeredAt ?? '') > before.registeredAt);
-  assert.match(agent.said(), /does not take this VM's own token any more/);
+  assert.match(agent.said(), /refuses this VM's own token/);
 });
 
 test('an agent whose token is revoked stays out while its entry is there, and says why', async (t) => {
