@@ -124,7 +124,7 @@ export class Connection {
     const deadline = Date.now() + PATIENCE;
     for (let count = 1; ; count++) {
       while (this.#unread.length < count) await this.#more(deadline);
-      const bytes = Buffer.concat(this.#unread.slice(0, count));
+      const bytes = count === 1 ? this.#unread[0]! : Buffer.concat(this.#unread.slice(0, count));
       const at = bytes.indexOf(marker);
       if (at < 0) continue;
       await this.#exactly(at + marker.length);
@@ -145,7 +145,7 @@ export class Connection {
       else this.#unread[0] = first.subarray(part.length);
     }
     this.#length -= length;
-    return Buffer.concat(parts);
+    return parts.length === 1 ? parts[0]! : Buffer.concat(parts);
   }
 
   /** Waits for more bytes. @throws if none can come, or none come in time */

@@ -9,7 +9,7 @@ import { invalidQuery, type RequestContext, type Result } from '../context.ts';
 
 /**
  * With `wait=30s` the response is delayed until at least `min` VMs (default 1) are live or the time is up. The body is the
- * same either way, so clients check `count`.
+ * same either way, so clients check `count`. A HEAD is answered at once: it asks for headers, which do not change meanwhile.
  */
 export function discover(ctx: RequestContext): Result | Promise<Result> {
   const role = requireRole(ctx);
@@ -19,7 +19,7 @@ export function discover(ctx: RequestContext): Result | Promise<Result> {
   const query = readQuery(ctx);
   const find = () => findLive(ctx, role, query);
   const found = find();
-  if (timeoutMs === 0 || found.length >= min) return respond(ctx, role, query, found);
+  if (timeoutMs === 0 || ctx.method === 'HEAD' || found.length >= min) return respond(ctx, role, query, found);
   return longPoll(ctx, { role, query, find, min, timeoutMs });
 }
 
