@@ -11,7 +11,7 @@ import type { RowsAnswer } from '../render.ts';
 const FILES = ['token-file', 'ca-file', 'cert-file', 'key-file'] as const;
 const KEYS = ['url', ...FILES] as const;
 
-interface Named extends Partial<Record<(typeof KEYS)[number], string>> {
+interface ContextEntry extends Partial<Record<(typeof KEYS)[number], string>> {
   name: string;
   current: boolean;
 }
@@ -73,7 +73,7 @@ const use = defineCommand({
   exits: [3],
   lenient: true,
   async run(context, [name]) {
-    find(context, name!);
+    requireContext(context, name!);
     (await openConfigFile(context)).set('context', name);
   },
 });
@@ -89,7 +89,9 @@ const ls = defineCommand({
   ],
   lenient: true,
   async run(context) {
-    await context.print(answer(all(context), { none: 'no contexts; add one: vreg context add NAME --url URL' }));
+    await context.print(
+      contextsAnswer(entriesOf(context), { none: 'no contexts; add one: vreg context add NAME --url URL' }),
+    );
   },
 });
 
@@ -105,7 +107,7 @@ const rm = defineCommand({
   exits: [3],
   lenient: true,
   async run(context, [name]) {
-    find(context, name!);
+    requireContext(context, name!);
     const { [name!]: _gone, ...rest } = context.config.file.contexts ?? {};
     const file = await openConfigFile(context);
     file.set('contexts', rest);
@@ -125,7 +127,7 @@ const show = defineCommand({
   exits: [3],
   lenient: true,
   async run(context, [name]) {
-    await context.print(answer([find(context, name ?? currentName(context))], { single: true }));
+    await context.print(contextsAnswer([requireContext(context, name ?? currentName(context))], { single: true }));
   },
 });
 
@@ -164,7 +166,7 @@ export const context = defineCommand({
   commands: [add, use, ls, rm, show, current],
 });
 
-function all({ config }: Context): Named[] {
+function entriesOf({ config }: Context): ContextEntry[] {
   const { contexts = {} } = config.file;
   return Object.entries(contexts).map(([name, values]) => {
     const known = KEYS.filter((key) => values[key] !== undefined).map((key) => [
@@ -175,8 +177,8 @@ function all({ config }: Context): Named[] {
   });
 }
 
-function find(context: Context, name: string): Named {
-  const entries = all(context);
+function requireContext(context: Context, name: string): ContextEntry {
+  const entries = entriesOf(context);
   const found = entries.find((entry) => entry.name === name);
   if (found) return found;
   const known = entries.map((entry) => entry.name);
@@ -195,7 +197,10 @@ function currentName({ config }: Context): string {
   throw new VregError('NOT_FOUND', 'no current context', { hint: 'switch to one: vreg context use NAME' });
 }
 
-function answer(rows: readonly Named[], more: Partial<RowsAnswer<Named>>): RowsAnswer<Named> {
+function contextsAnswer(
+  rows: readonly ContextEntry[],
+  more: Partial<RowsAnswer<ContextEntry>>,
+): RowsAnswer<ContextEntry> {
   return {
     kind: 'rows',
     rows,
