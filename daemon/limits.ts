@@ -1,7 +1,8 @@
 /**
- * Memory budgets, admission limits and the scheduler. Slow clients and slow disks make the daemon buffer responses, requests,
- * changes and events. Each kind of buffer has a budget: a share of the heap that remains after the stored entries. A buffer
- * reserves its bytes before it grows, so that an overloaded daemon answers 429 and never runs out of heap.
+ * Memory budgets, admission limits and the scheduler. Slow clients and slow disks make the daemon buffer responses,
+ * requests, changes and events. Each kind of buffer has a budget: a share of the heap that remains after the stored
+ * entries. A buffer reserves its bytes before it grows, so that an overloaded daemon answers 429 and never runs out of
+ * heap.
  */
 import { getHeapStatistics } from 'node:v8';
 import { formatBytes, VregError } from '../src/protocol/errors.ts';
@@ -10,8 +11,8 @@ import { formatBytes, VregError } from '../src/protocol/errors.ts';
 const ENTRIES_SHARE = 1 / 2;
 
 /**
- * Bytes of heap for one unit of an entry's weight. Measured: 3.3 for an ordinary entry, up to 7.8 for metadata made of many
- * short keys or empty objects.
+ * Bytes of heap for one unit of an entry's weight. Measured: 3.3 for an ordinary entry, up to 7.8 for metadata made of
+ * many short keys or empty objects.
  */
 const HEAP_PER_WEIGHT = 8;
 
@@ -26,8 +27,8 @@ interface BudgetRow {
 }
 
 /**
- * The shares add up to less than half, because buffers are counted by their payload: objects, sockets and garbage that is not
- * collected yet need the other half. With a heap of 4 GiB, a share of 1/64 is 32 MiB.
+ * The shares add up to less than half, because buffers are counted by their payload: objects, sockets and garbage that
+ * is not collected yet need the other half. With a heap of 4 GiB, a share of 1/64 is 32 MiB.
  */
 export const BUDGETS = {
   /** Response bytes that clients have not read yet, and the lists that unfinished responses refer to. */
@@ -92,15 +93,15 @@ export type BudgetName = keyof typeof BUDGETS;
 export type Budgets = Readonly<Record<BudgetName, Budget>>;
 
 /**
- * Sizes up to which buffers are not counted, so that an overloaded daemon still serves small requests. In bytes; each is in the
- * order of what an open connection costs anyway.
+ * Sizes up to which buffers are not counted, so that an overloaded daemon still serves small requests. In bytes; each
+ * is in the order of what an open connection costs anyway.
  */
 export const UNCOUNTED = {
   response: 16_384,
   body: 65_536,
 } as const;
 
-/** Limits that count things. Those that scale with a setting are derived in {@link openStreamLimit} and {@link requestTimeout}. */
+/** Limits of counts that do not depend on a setting; see also {@link openStreamLimit}. */
 export const COUNTS = {
   /** Backups in progress; each needs as much disk as the database until it is sent. */
   backups: 2,
@@ -116,7 +117,7 @@ export function openStreamLimit(maxConnections: number): number {
   return Math.ceil(maxConnections * OPEN_STREAMS_SHARE);
 }
 
-/** Bytes and milliseconds: a link that is slower than 1 MiB in 30 s counts as stalled. Slow links pass, slowloris does not. */
+/** A request that arrives more slowly than this counts as stalled. Slow links pass, slowloris attacks do not. */
 const MIN_RATE = { bytes: 1_048_576, ms: 30_000 };
 
 /**
@@ -131,7 +132,9 @@ export function requestTimeout(maxBody: number): number {
 export interface StreamLimits {
   /** Milliseconds between two comment lines, which tell proxies and subscribers that the stream is alive. */
   keepAlive: number;
-  /** Bytes that may wait for one subscriber beyond the state that it asked for. A subscriber that holds more is evicted. */
+  /**
+   * Bytes that may wait for one subscriber beyond the state that it asked for. A subscriber that holds more is evicted.
+   */
   maxBacklog: number;
   /** Milliseconds that an evicted subscriber has to read the `lagged` event. */
   lagGrace: number;
@@ -180,7 +183,10 @@ export class Budget {
     return this.#used;
   }
 
-  /** @returns whether {@link reserve} would succeed. An empty budget grants any size, so that nothing is refused forever. */
+  /**
+   * @returns whether {@link reserve} would succeed. An empty budget grants any size, so that nothing is refused
+   *   forever.
+   */
   fits(bytes: number): boolean {
     return this.#used === 0 || (this.#used < this.limit && this.#used + bytes <= this.limit);
   }
@@ -319,8 +325,8 @@ export class Semaphore {
 const SLICE = 5;
 
 /**
- * Cooperative scheduler. It runs long work in slices of a few milliseconds and lets the event loop serve other requests in
- * between. Without it, many long requests that arrive together would run in one turn that lasts for seconds.
+ * Cooperative scheduler. It runs long work in slices of a few milliseconds and lets the event loop serve other requests
+ * in between. Without it, many long requests that arrive together would run in one turn that lasts for seconds.
  */
 export class Scheduler {
   readonly #queue: (() => void)[] = [];

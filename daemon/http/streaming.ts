@@ -5,8 +5,8 @@ import { type Budget, type Reservation, type Scheduler, UNCOUNTED } from '../lim
 import type { VmRecord } from '../registry/vm-record.ts';
 
 /**
- * UTF-16 units of one chunk of a streamed response: hundreds of entries, so that usual lists are one chunk, but little for a
- * slow client to hold.
+ * UTF-16 units of one chunk of a streamed response: hundreds of entries, so that usual lists are one chunk, but little
+ * for a slow client to hold.
  */
 export const CHUNK_SIZE = 65_536;
 /** Bytes that an array needs for each element. */
@@ -62,10 +62,11 @@ export function pullStream(next: () => Promise<string | undefined>, reservation:
 }
 
 /**
- * Encodes `{vms, count}`. Declared fields are as of now, even if they are sent later; liveness is as of when it is sent.
+ * Encodes `{vms, count}`. Declared fields are as of now, even if they are sent later; liveness is as of when it is
+ * sent.
  * @param reserve called with the bytes of the first chunk if there is more than one
- * @returns a text if it is one chunk. A long list as text would occupy memory once for each slow client, and can exceed the
- *   maximum length of a JavaScript string.
+ * @returns a text if it is one chunk. A long list as text would occupy memory once for each slow client, and can exceed
+ *   the maximum length of a JavaScript string.
  * @throws VregError TOO_MANY_REQUESTS
  */
 export function encodeList(

@@ -1,4 +1,7 @@
-/** `GET /registry/backup`: a consistent copy of the database. It is made and checked while the registry serves other requests. */
+/**
+ * `GET /registry/backup`: a consistent copy of the database. It is made and checked while the registry serves other
+ * requests.
+ */
 import { once } from 'node:events';
 import { createReadStream, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
@@ -18,8 +21,8 @@ const STALL_TIMEOUT = 60_000;
 const active = new Set<string>();
 
 /**
- * Removes copies that a killed daemon has left behind. Only the process that has locked the store may call this, since it makes
- * all backups. It never throws: the next backup or the next start tries again.
+ * Removes copies that a killed daemon has left behind. Only the process that has locked the store may call this, since
+ * it makes all backups. It never throws: the next backup or the next start tries again.
  */
 export function removeLeftoverBackups(dataDir: string): void {
   try {
@@ -48,8 +51,8 @@ function remove(path: string): void {
 }
 
 /**
- * @throws VregError NOT_FOUND (the registry has no data dir), STORE_FULL, STORE_FAILED, BUSY (another backup is being made),
- *   TOO_MANY_REQUESTS, UNAUTHORIZED (the token was revoked meanwhile)
+ * @throws VregError NOT_FOUND (the registry has no data dir), STORE_FULL, STORE_FAILED, BUSY (another backup is being
+ *   made), TOO_MANY_REQUESTS, UNAUTHORIZED (the token was revoked meanwhile)
  */
 export async function sendBackup(ctx: RequestContext): Promise<Result> {
   const { response, principal } = ctx;

@@ -8,8 +8,9 @@ import type { VmRecord } from '../../registry/vm-record.ts';
 import { invalidQuery, type RequestContext, type Result } from '../context.ts';
 
 /**
- * With `wait=30s` the response is delayed until at least `min` VMs (default 1) are live or the time is up. The body is the
- * same either way, so clients check `count`. A HEAD is answered at once: it asks for headers, which do not change meanwhile.
+ * With `wait=30s` the response is delayed until at least `min` VMs (default 1) are live or the time is up. The body is
+ * the same either way, so clients check `count`. A HEAD is answered at once: it asks for headers, which do not change
+ * meanwhile.
  */
 export function discover(ctx: RequestContext): Result | Promise<Result> {
   const role = requireRole(ctx);

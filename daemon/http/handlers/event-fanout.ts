@@ -1,7 +1,7 @@
 /**
- * Fans events out to the subscribers of the event stream. Each event is serialized once, and subscribers with the same filter
- * share buffers. Delivery is sliced by the scheduler: written event by event and subscriber by subscriber, one batch of
- * heartbeats would be millions of writes in one turn of the event loop.
+ * Fans events out to the subscribers of the event stream. Each event is serialized once, and subscribers with the same
+ * filter share buffers. Delivery is sliced by the scheduler: written event by event and subscriber by subscriber, one
+ * batch of heartbeats would be millions of writes in one turn of the event loop.
  */
 import { setImmediate } from 'node:timers/promises';
 import type { Heartbeat } from '../../../src/protocol/api.ts';
@@ -84,8 +84,8 @@ export class EventFanout implements EventSubscriber {
   #stopListening = () => {};
 
   /**
-   * @param budgets `fanout` bounds the events that wait for delivery, `subscribers` what is delivered but not read. If either
-   *   is used up, the slowest subscribers are evicted.
+   * @param budgets `fanout` bounds the events that wait for delivery, `subscribers` what is delivered but not read. If
+   *   either is used up, the slowest subscribers are evicted.
    */
   constructor(events: EventLog, scheduler: Scheduler, budgets: Pick<Budgets, 'fanout' | 'subscribers'>) {
     this.#events = events;
@@ -112,7 +112,9 @@ export class EventFanout implements EventSubscriber {
     };
   }
 
-  /** The current state. Subscribers that ask between two events share one snapshot, for as long as one of them needs it. */
+  /**
+   * The current state. Subscribers that ask between two events share one snapshot, for as long as one of them needs it.
+   */
   snapshot(take: () => Snapshot): Snapshot {
     const { mark } = this.#events;
     const known = this.#snapshot?.mark === mark ? this.#snapshot.kept.deref() : undefined;

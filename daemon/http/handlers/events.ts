@@ -1,7 +1,7 @@
 /**
- * `GET /registry/events`: server-sent events, as defined by the HTML standard. A subscriber receives every event, or a notice
- * that it missed some: `lagged` and the end of the stream if it reads too slowly, `reset` and the full state if the revision
- * that it asks for is no longer known.
+ * `GET /registry/events`: server-sent events, as defined by the HTML standard. A subscriber receives every event, or a
+ * notice that it missed some: `lagged` and the end of the stream if it reads too slowly, `reset` and the full state if
+ * the revision that it asks for is no longer known.
  */
 import type { ServerResponse } from 'node:http';
 import type { Budget, Reservation, Scheduler, StreamLimits } from '../../limits.ts';
@@ -208,7 +208,8 @@ class EventWriter {
     if (!this.#mayContinue()) return true;
     this.#burst = Math.min(this.#burst, this.#response.writableLength);
     const { socket } = this.#response;
-    // Hand the bytes to the kernel now: Node would do it after this turn, and until then all of them would count as waiting.
+    // Hand the bytes to the kernel now: Node would do it after this turn, and until then all of them would count as
+    // waiting.
     socket?.cork();
     this.#response.write(bytes);
     socket?.uncork();
@@ -235,7 +236,10 @@ class EventWriter {
     this.end(this.#limits.lagGrace, event);
   }
 
-  /** Checked before each write: a client must not receive events after its token has expired. @returns false if it has ended */
+  /**
+   * Checked before each write: a client must not receive events after its token has expired.
+   * @returns false if it has ended
+   */
   #mayContinue(): boolean {
     if (!this.#isEnded && this.#isExpired()) this.end(CLOSE_GRACE);
     return !this.#isEnded;
@@ -290,7 +294,10 @@ interface EventFilter {
   matches(subject: EventSubject): boolean;
 }
 
-/** `role`, `status` and `id` each accept several values with commas. A change of role or status matches the old and the new value. */
+/**
+ * `role`, `status` and `id` each accept several values with commas. A change of role or status matches the old and the
+ * new value.
+ */
 function parseFilter(ctx: RequestContext): EventFilter {
   const { role, status, id } = ctx.query('role', 'status', 'id');
   const [roles, statuses, ids] = [role, status, id].map((text) =>
@@ -308,8 +315,8 @@ function parseFilter(ctx: RequestContext): EventFilter {
 }
 
 /**
- * The revision after which events are wanted: from `Last-Event-ID`, or from `since`. `since=start` asks for the full state
- * (-1). Without either, only new events are sent.
+ * The revision after which events are wanted: from `Last-Event-ID`, or from `since`. `since=start` asks for the full
+ * state (-1). Without either, only new events are sent.
  */
 function parseStart(ctx: RequestContext): number | undefined {
   const header = ctx.headers['last-event-id'];

@@ -57,8 +57,9 @@ async function readPage(ctx: RequestContext, rest: number, before: number | unde
 }
 
 /**
- * A reader that may see one role only does not see what the VM was before it came into that role, nor an earlier VM with the
- * same id. The registration itself is visible; the change that moved a VM into the role shows the old role, so it is not.
+ * A reader that may see one role only does not see what the VM was before it came into that role, nor an earlier VM
+ * with the same id. The registration itself is visible; the change that moved a VM into the role shows the old role, so
+ * it is not.
  * @param items newest first
  */
 function visibleItems(items: readonly HistoryItem[], isRestrictedToRole: boolean) {

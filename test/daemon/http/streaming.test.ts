@@ -1,4 +1,7 @@
-/** Large responses: slow clients hold little of them, together no more than a memory budget, and other requests are served meanwhile. */
+/**
+ * Large responses: slow clients hold little of them, together no more than a memory budget, and other requests are
+ * served meanwhile.
+ */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { get, IncomingMessage, ServerResponse } from 'node:http';

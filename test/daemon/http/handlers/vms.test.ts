@@ -1,4 +1,6 @@
-/** The daemon's additions to the wire: PUT, preconditions, batches of heartbeats, list options, histories and reasons. */
+/**
+ * The daemon's additions to the wire: PUT, preconditions, batches of heartbeats, list options, histories and reasons.
+ */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import type { Heartbeats, VmList, Why } from '../../../../src/protocol/api.ts';
