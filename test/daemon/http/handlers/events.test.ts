@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { get, type IncomingMessage } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import test from 'node:test';
+import { createBudgets } from '../../../../daemon/limits.ts';
 import type { VmEvent } from '../../../../src/protocol/events.ts';
 import { serveApp } from '../../../helpers/app.ts';
 import { call, errorOf } from '../../../helpers/http.ts';
@@ -281,6 +282,34 @@ test('a subscriber that does not read gets lagged and is disconnected, and no wr
     logged.filter((line) => (JSON.parse(line) as { level: number }).level >= 40),
     [],
   );
+});
+
+test('slow subscribers that fill their budget together are evicted, and others go on receiving events', async (t) => {
+  const budgets = createBudgets({ subscribers: 1_500_000 });
+  const streams = { maxBacklog: 100_000_000, lagGrace: 300 };
+  const { url, at, registry } = await serveApp(t, { budgets, streams });
+  const reader = await readEvents(t, url, '/registry/events?role=worker');
+  // Different filters, so that the two share no buffers.
+  for (const query of ['status=running', 'id=vm-1']) {
+    const stalled = await open(connect(at), `/registry/events?${query}`);
+    t.after(() => stalled.destroy());
+    await once(stalled, 'data');
+    stalled.pause();
+  }
+  await until('all subscriptions', () => registry.events.subscriberCount === 3);
+  await call(url, 'POST', '/registry/vms', { body: aVm({ metadata: LARGE }) });
+  let written = 0;
+  const update = async () => {
+    const { status } = await call(url, 'PATCH', '/registry/vms/vm-1', { body: { name: `n${written++}` } });
+    assert.equal(status, 200);
+  };
+  await until('the stalled subscribers to be evicted', async () => {
+    await update();
+    return registry.events.subscriberCount === 1;
+  });
+  await update();
+  await reader.seen('updated', written);
+  await until('the budget to be released', () => budgets.subscribers.used === 0);
 });
 
 test('a subscriber that fell behind receives lagged as its last event, and can resume where it was', async (t) => {
