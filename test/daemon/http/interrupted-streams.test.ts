@@ -1,4 +1,4 @@
-/** Responses that are sent piece by piece: back-pressure, failures in the middle, clients that leave, and HTTP/1.0. */
+/** Streamed responses that fail, are read slowly or lose their client in the middle, and how they end for HTTP/1.0. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { readdirSync, writeFileSync } from 'node:fs';
@@ -81,7 +81,7 @@ test('an error in the middle of a history destroys the connection', async (t) =>
 });
 
 for (const target of TARGETS) {
-  test(`a client that does not read GET ${target} has little buffered for it, and gets all of it when it reads`, async (t) => {
+  test(`little of GET ${target} is buffered while its client does not read, and all of it arrives when the client reads`, async (t) => {
     const app = await withLongList(t);
     const accepted = once(app.server, 'connection') as Promise<[Socket]>;
     const connection = Connection.open(t, app.at);
@@ -101,7 +101,7 @@ for (const target of TARGETS) {
     assert.ok(text.length > VMS * PAD);
   });
 
-  test(`a client that leaves in the middle of GET ${target} ends the making of it`, async (t) => {
+  test(`a client that leaves in the middle of GET ${target} stops the encoding of entries`, async (t) => {
     const app = await withLongList(t);
     let made = 0;
     for (let n = 0; n < VMS; n++) {
