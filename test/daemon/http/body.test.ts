@@ -252,7 +252,7 @@ test('large bodies that are refused or answered leave the budget of large bodies
   ];
   for (const requests of rounds) {
     // In total, more than may be in progress at once.
-    for (let round = 0; round < 12; round++) {
+    for (let round = 0; round < 6; round++) {
       const asked = requests.flatMap((request) => Array.from({ length: 10 }, () => request));
       const statuses = asked.map(async ([, bytes]) => (await askRaw(t, app.at, bytes))[0]?.status);
       assert.deepEqual(
