@@ -1,4 +1,4 @@
-/** The limits that the daemon is started with. */
+/** The limits that operators set: --max-body, --max-vms and --max-connections. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
@@ -9,7 +9,7 @@ import { exchange } from '../helpers/raw.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
-test('a registry that is full takes no more VMs, and goes on with those that it has', async (t) => {
+test('a full registry refuses new VMs and serves those that it has', async (t) => {
   const { url } = await startDaemon(t, { args: ['--max-vms', '2'] });
   const register = (id: string) => call(url, 'POST', '/registry/vms', { body: aVm({ id }) });
   const answers = await Promise.all(['a', 'b', 'c', 'd'].map(register));
@@ -38,7 +38,7 @@ test('an entry or a body that is too large is 413 with the limit, however it gro
   assert.match((body.body as { error: string }).error, /at most 4096 bytes/);
 });
 
-test('connections beyond the limit are closed at once, and those before it are served', async (t) => {
+test('connections beyond the limit are closed immediately, and the others are served', async (t) => {
   const { url } = await startDaemon(t, { args: ['--max-connections', '20'] });
   const { hostname: host, port } = new URL(url);
   const idle: Socket[] = [];
@@ -52,14 +52,14 @@ test('connections beyond the limit are closed at once, and those before it are s
     socket.once('close', () => closed++);
     idle.push(socket);
   }
-  await until('those beyond the limit to be closed', () => closed >= 20);
+  await until('the surplus to be closed', () => closed >= 20);
   const open = idle.find((socket) => !socket.destroyed)!;
   open.write('GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n');
   const [answer] = (await once(open, 'data')) as [Buffer];
   assert.match(answer.toString(), /^HTTP\/1\.1 200 /);
 });
 
-/** Each limit by its flag and by its variable: what it lets through, what it does not, and how it is named then. */
+/** Each limit can be set by its flag and by its variable. */
 const BY_VARIABLE: Record<string, string> = {
   VREG_MAX_BODY: '2KiB',
   VREG_MAX_VMS: '1',
@@ -67,7 +67,7 @@ const BY_VARIABLE: Record<string, string> = {
 };
 
 for (const how of ['flags', 'variables'] as const) {
-  test(`each limit can be set by ${how}, holds to the byte, and is named where it is reached`, async (t) => {
+  test(`each limit can be set by ${how}, is exact, and is named by the error`, async (t) => {
     const args = Object.entries(BY_VARIABLE).flatMap(([name, value]) => [`--${flagOf(name)}`, value]);
     const { url } = await startDaemon(t, how === 'flags' ? { args } : { env: BY_VARIABLE });
     const { hostname: host, port } = new URL(url);
@@ -88,7 +88,7 @@ for (const how of ['flags', 'variables'] as const) {
     const second = await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-2' }) });
     assert.deepEqual([second.status, errorOf(second)], [429, 'the registry is full (limit 1 VMs)']);
 
-    // Half of the connections may wait.
+    // Half of the connections may be long polls.
     const waits = [1, 2, 3, 4].map(() =>
       exchange(at, 'GET /registry/discover/golden?wait=2s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n'),
     );
@@ -116,11 +116,11 @@ for (const [flag, value] of [
   ['--max-vms', '-1'],
   ['--max-connections', 'many'],
 ] as const) {
-  test(`${flag} ${value} is refused at the start, with what is accepted`, async (t) => {
+  test(`${flag} ${value} is refused at start with a hint`, async (t) => {
     const { code, stderr } = await run(process.execPath, [BIN, 'daemon', `${flag}=${value}`], {
       env: cleanEnv(tempDir(t)),
     });
     assert.equal(code, 5);
-    assert.match(stderr, new RegExp(`^vreg: ${flag.slice(2)}.*\nhint: `));
+    assert.match(stderr, new RegExp(`^vreg: invalid ${flag.slice(2)} "${value}".*\nhint: `));
   });
 }
