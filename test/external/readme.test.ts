@@ -1,4 +1,4 @@
-/** The READMEs are true: their examples run verbatim, and their generated parts are those of the sources. */
+/** The examples of the READMEs run verbatim: quick start, recipes, scripts and console sessions. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -6,28 +6,12 @@ import { createServer as createHttpServer } from 'node:http';
 import { type AddressInfo, createServer, type Server } from 'node:net';
 import { dirname, join, relative } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { ROUTES } from '../../daemon/http/routes.ts';
 import { whyUnreadable } from '../../daemon/systemd/install.ts';
-import { loadAllCommands } from '../../src/commands.ts';
-import { fillReadme, flatten, READMES } from '../../src/help/docs.ts';
-import { manPages } from '../../src/help/man.ts';
-import { ERRORS } from '../../src/protocol/errors.ts';
-import { CHANGE_TYPES, LIVENESS_TYPES } from '../../src/protocol/events.ts';
+import { READMES } from '../../src/help/docs.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
 import { VERSION } from '../../src/version.ts';
 import { BIN, cleanEnv, type Daemon, endAfter, run, startDaemon, tempDir } from '../helpers/daemon.ts';
-import {
-  anchors,
-  blocks,
-  filesNamed,
-  headings,
-  links,
-  ROOT,
-  readReadme,
-  section,
-  steps,
-  table,
-} from '../helpers/readme.ts';
+import { blocks, ROOT, readReadme, recipes, section, steps } from '../helpers/readme.ts';
 import { unless } from '../helpers/tools.ts';
 import { until } from '../helpers/until.ts';
 
@@ -40,116 +24,7 @@ const OF_NPM =
 
 const readme = readReadme();
 const ofCommands = readReadme('src/commands/README.md');
-const ofHttp = readReadme('daemon/http/README.md');
 const ofDaemon = readReadme('daemon/README.md');
-const commands = await loadAllCommands();
-
-/** Each curl recipe with the command that replaces it, in the order in which they run. */
-const RECIPES = [
-  [readme, '## The API with curl'],
-  [ofHttp, '## Recipes'],
-] as const;
-const recipes = RECIPES.flatMap(([text, part]) =>
-  headings(section(text, part), 3).map((heading) => ({ heading, body: section(text, `### ${heading}`) })),
-);
-
-test('the generated parts of the READMEs are up to date', () => {
-  for (const name of READMES) {
-    const text = readReadme(name);
-    assert.equal(text, fillReadme(text, commands), `${name} is out of date: npm run docs`);
-  }
-});
-
-test('a generated part without an end, or with an unknown name, is an error', () => {
-  const open = '<!-- generated: settings -->\ntext\n<!-- generated: exit codes -->\n<!-- end -->\n';
-  assert.throws(() => fillReadme(open, commands), /"settings" needs a line "<!-- end -->"/);
-  assert.throws(
-    () => fillReadme('<!-- generated: nothing -->\n<!-- end -->\n', commands),
-    /no generated part "nothing"/,
-  );
-});
-
-test('the command reference has a section for each command, with its usage, a description and an example', () => {
-  const known = flatten(commands).map(({ path }) => path.join(' '));
-  assert.deepEqual(headings(section(ofCommands, '## Commands'), 3).sort(), [...known].sort());
-  for (const name of known) {
-    const body = section(ofCommands, `### ${name}`);
-    assert.ok(body.startsWith(`\n<!-- generated: usage of ${name} -->\n`), name);
-    const [, prose] = body.split('<!-- end -->\n');
-    assert.ok(prose!.replaceAll(/^```.*?^```$/gms, '').trim().length > 40, `${name} has no description`);
-    assert.ok(blocks(body, 'console').length > 0, `${name} has no example`);
-  }
-});
-
-test('README has the exit codes, and the manual of the daemon has the settings', () => {
-  assert.match(section(readme, '## Exit codes'), /^<!-- generated: exit codes -->$/m);
-  assert.match(section(ofDaemon, '## Configuration'), /^<!-- generated: settings -->$/m);
-});
-
-test('the READMEs name every route of the source', () => {
-  const text = readme + ofHttp;
-  for (const { method, path } of ROUTES) {
-    const shown = path.replaceAll(/:\w+/g, '[^/\\s`"?]+');
-    const named = new RegExp(`(?:^|/|\\b)${shown.slice(1)}["\`?\\s]`, 'm');
-    assert.match(text, named, `${method} ${path}`);
-    if (method !== 'GET') assert.match(text, new RegExp(`\\b${method}\\b[^\\n]*${shown}`), `${method} ${path}`);
-  }
-});
-
-test('the manual of the API names every event of the source', () => {
-  const rows = table(section(ofHttp, '### Follow changes as they happen')).split('\n').slice(2);
-  const named = rows.flatMap((row) => [...row.split('|')[1]!.matchAll(/`(\w+)`/g)].map(([, type]) => type));
-  const known = [...CHANGE_TYPES, ...LIVENESS_TYPES, 'heartbeat', 'reset', 'synced', 'lagged'];
-  assert.deepEqual(named.sort(), [...known].sort());
-});
-
-test('the manual of the API has every error that the registry sends, with its status and exit code', () => {
-  const rows = table(section(ofHttp, '## Errors')).split('\n').slice(2);
-  const shown = rows.map((row) =>
-    row
-      .split('|')
-      .slice(1, 4)
-      .map((cell) => cell.trim()),
-  );
-  const known = Object.entries(ERRORS).filter(([, { status }]) => status > 0);
-  assert.deepEqual(
-    shown,
-    known.map(([code, { status, exit }]) => [`\`${code}\``, String(status), String(exit)]),
-  );
-});
-
-test('a test runs every block of shell in the READMEs but those for developers', () => {
-  const inTests = [
-    ...['## Quick start', '## The operator', '## The script', '## The systemd unit'].map((part) =>
-      section(readme, part),
-    ),
-    ...recipes.map(({ body }) => body),
-    ...['## systemd', '## On Vers'].map((part) => section(ofDaemon, part)),
-    ...['## Scripts', '## Several registries'].map((part) => section(ofCommands, part)),
-  ].flatMap((part) => blocks(part, 'sh'));
-  for (const name of ['README.md', 'daemon/README.md', 'daemon/http/README.md', 'src/commands/README.md'])
-    for (const block of blocks(readReadme(name), 'sh')) assert.ok(inTests.includes(block), `${name}:\n${block}`);
-});
-
-for (const name of READMES) {
-  test(`the links of ${name} lead somewhere, and the files that it names exist`, () => {
-    const text = readReadme(name);
-    for (const target of links(text)) {
-      if (/^https?:/.test(target)) continue;
-      const [path, anchor] = target.split('#');
-      const file = path === '' ? name : join(dirname(name), path!);
-      assert.ok(existsSync(join(ROOT, file)), target);
-      if (anchor !== undefined) assert.ok(anchors(readReadme(file)).includes(anchor), target);
-    }
-    for (const file of filesNamed(text)) assert.ok(existsSync(join(ROOT, file)), file);
-  });
-}
-
-test('the package installs the manual page of each command', async () => {
-  const { default: manifest } = await import('../../package.json', { with: { type: 'json' } });
-  const pages = manPages(commands, VERSION).map(({ file }) => `dist/man/${file}`);
-  assert.deepEqual(manifest.man, pages.sort());
-});
 
 test('the quick start runs verbatim in a fresh clone', unless('bash', 'npm'), async (t) => {
   const home = tempDir(t);
@@ -206,11 +81,8 @@ test(
       await daemon.vreg(['register', 'infra-1', '--name', 'infra', '--role', 'infra', '--service', 'board:3000']);
     }
 
-    for (const { heading, body } of recipes) {
+    for (const { heading, pair } of recipes()) {
       await t.test(heading, async (t) => {
-        // The command stands in a block of its own, or behind "With vreg:".
-        const inline = [...body.matchAll(/With vreg:\n`(.+)`$/gm)].map(([, command]) => command!);
-        const pair = [...blocks(body, 'sh'), ...inline];
         assert.equal(pair.length, 2, 'a curl recipe and the vreg command');
         for (const [index, daemon] of [curl, vreg].entries()) {
           const env = { ...shellEnv(home), VERS_INFRA_URL: daemon.url, MY_VM_ID: 'abc-123-def' };

@@ -84,3 +84,32 @@ export function filesNamed(text: string): string[] {
     return names === undefined ? [path] : names.split(',').map((name) => `${head}${name}${tail}`);
   });
 }
+
+/** Each curl recipe with the `vreg` command that replaces it, in the order in which they run. */
+export function recipes(): { heading: string; pair: string[] }[] {
+  const parts = [
+    section(readReadme(), '## The API with curl'),
+    section(readReadme('daemon/http/README.md'), '## Recipes'),
+  ];
+  return parts.flatMap((part) =>
+    headings(part, 3).map((heading) => {
+      const body = section(part, `### ${heading}`);
+      // The command is a block of its own, or follows "With vreg:".
+      const inline = [...body.matchAll(/With vreg:\n`(.+)`$/gm)].map(([, command]) => command!);
+      return { heading, pair: [...blocks(body, 'sh'), ...inline] };
+    }),
+  );
+}
+
+/** The shell blocks and commands that `test/external/readme.test.ts` executes. */
+export function executedBlocks(): string[] {
+  const sections: Record<string, string[]> = {
+    'README.md': ['## Quick start', '## The operator', '## The script', '## The systemd unit'],
+    'daemon/README.md': ['## systemd', '## On Vers'],
+    'src/commands/README.md': ['## Scripts', '## Several registries'],
+  };
+  const executed = Object.entries(sections).flatMap(([name, headings]) =>
+    headings.flatMap((heading) => blocks(section(readReadme(name), heading), 'sh')),
+  );
+  return [...executed, ...recipes().flatMap(({ pair }) => pair)];
+}
