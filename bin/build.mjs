@@ -36,7 +36,7 @@ await build({
   minifyWhitespace: true,
   minifySyntax: true,
   legalComments: 'none',
-  external: ['fastify', 'pino', 'pino-pretty', 'libsql'],
+  external: ['pino', 'pino-pretty', 'libsql'],
   define: { __DIST__: '__dirname', __VERSION__: JSON.stringify(manifest.version) },
   // `import()` becomes `require()`: code that runs from the code cache has no module loader of its own.
   supported: { 'dynamic-import': false },

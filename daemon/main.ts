@@ -11,7 +11,6 @@ import { Authenticator } from './access/authenticator.ts';
 import { Tokens } from './access/tokens.ts';
 import { ListeningClock } from './clock.ts';
 import { type AppLimits, buildApp } from './http/app.ts';
-import { Cors } from './http/cors.ts';
 import { removeLeftoverBackups } from './http/handlers/backup.ts';
 import { isLoopback } from './http/origin.ts';
 import { type Endpoints, listen } from './http/server/listen.ts';
@@ -152,11 +151,11 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
       names: acceptedHosts(options, tls),
       tls,
       trustProxy: options.trustProxy,
-      cors: options.corsOrigins.length > 0 ? new Cors(options.corsOrigins) : undefined,
+      corsOrigins: options.corsOrigins,
       limits: { maxBody, requestTimeout: requestTimeout(maxBody), maxHeld: openStreamLimit(maxConnections) },
       budgets,
     });
-    const listening = await listen(app, { tcp, socket }, { maxConnections, tls });
+    const listening = await listen(app, { tcp, socket }, { maxConnections });
     closers.push(() => listening.close());
     if (options.self) closers.push(await keepSelfRegistered(registry, options.self(listening.port), log));
     writePidFile(dataDir, listening.urls, log);

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { startAgent } from './helpers/agent/agent.ts';
 import { BIN, cleanEnv, type Daemon, run, startDaemon, tempDir } from './helpers/daemon.ts';
-import { call } from './helpers/http.ts';
+import { AS_VREG_CLIENT, call } from './helpers/http.ts';
 import { until } from './helpers/until.ts';
 
 type Body = Record<string, unknown>;
@@ -113,7 +113,7 @@ async function assertConflictsUnchanged(daemon: Daemon): Promise<void> {
 
 test('the registry, its entries, tokens, conflicts and histories are found as the old daemon left them, after one start and after two', async (t) => {
   const first = await upgraded(t);
-  const { headers } = await call(first.url, 'GET', '/health');
+  const { headers } = await call(first.url, 'GET', '/health', { headers: AS_VREG_CLIENT });
   assert.equal(headers.get('x-vreg-registry-id'), EXPECTED.registryId);
   assert.equal(Number(headers.get('x-vreg-revision')), EXPECTED.revision);
   await assertAllFound(first);

@@ -1,151 +1,186 @@
-/** How a request's body becomes a value: which media types, which encoding, how deep. */
-import type { FastifyBodyParser, FastifyInstance, FastifyRequest } from 'fastify';
+/** How the body of a request becomes a value: media type, encoding, size, depth. */
 import { VregError } from '../../src/protocol/errors.ts';
 import { MAX_DEPTH } from '../../src/protocol/vm.ts';
-import type { Scheduler } from '../limits.ts';
+import { UNCOUNTED } from '../limits.ts';
+import type { RequestContext } from './context.ts';
 
 /**
- * Bodies are JSON whatever these say: the original registry never looked at the type, and `curl -d` and `fetch` send
- * the last two unless told otherwise.
+ * Bodies of these types are read as JSON, and so are those without a type. The original registry never looked at the type, and
+ * `curl -d` and `fetch` send the last two by default.
  */
-const JSON_TYPES = [
+const JSON_TYPES: ReadonlySet<string> = new Set([
   'application/json',
-  /^application\/[\w.-]+\+json(;|$)/,
   'application/x-www-form-urlencoded',
   'text/plain',
-];
+]);
+const JSON_SUFFIX = /^application\/[\w.-]+\+json$/;
+/** A media type without its parameters (RFC 9110, 8.3.1). */
+const MEDIA_TYPE = /^\s*([\w!#$%&'*+.^`|~-]+\/[\w!#$%&'*+.^`|~-]+)\s*(?:;|$)/;
 
-/** Bytes of a body that is not counted: as many as there may be connections, these are no danger to memory, nor long work. */
-const SMALL = 65_536;
-/** Bodies of the largest size that may be on their way, until they are answered. */
-const MAX_AT_ONCE = 128;
-
-/** Lets the app read JSON bodies of so many bytes, and nothing else. */
-export function readJsonBodies(app: FastifyInstance, maxBody: number, scheduler: Scheduler): void {
-  const decoder = new TextDecoder('utf-8', { fatal: true });
-  let underWay = 0;
-
-  app.addHook('onRequest', (request, reply, done) => {
-    const isEmpty = isBodiless(request);
-    // A body without a type is read as JSON, too; and where there is no body, its type says nothing.
-    if (!request.headers['content-type'] || isEmpty) request.headers['content-type'] = 'application/json';
-    const { 'content-encoding': encoding = 'identity' } = request.headers;
-    if (!isEmpty && !/^\s*(identity)?\s*$/i.test(encoding)) {
-      throw new VregError('UNSUPPORTED_MEDIA_TYPE', `content-encoding ${encoding} is not supported: send plain JSON`, {
-        field: 'content-encoding',
-      });
-    }
-    const size = sizeOf(request, maxBody);
-    if (size > SMALL && isRead(request)) {
-      if (underWay + size > MAX_AT_ONCE * maxBody) throw tooMany(underWay);
-      underWay += size;
-      reply.raw.once('close', () => {
-        underWay -= size;
-      });
-    }
-    if (isRead(request) && isAwaited(request, maxBody)) reply.raw.writeContinue();
-    done();
-  });
-
-  app.removeAllContentTypeParsers();
-  const read: FastifyBodyParser<Buffer> = (_request, body, done) => {
-    // A heartbeat or a DELETE may carry the type and no body.
-    if (body.length === 0) return done(null, undefined);
-    let text: string;
-    try {
-      text = decoder.decode(body);
-    } catch {
-      return done(invalidBody('body is not valid UTF-8'));
-    }
-    let value: unknown;
-    try {
-      value = JSON.parse(text);
-    } catch (error) {
-      return done(invalidBody(`body is not valid JSON: ${(error as Error).message}`));
-    }
-    const flaw = flawOf(value);
-    if (flaw) return done(invalidBody(`body ${flaw}`));
-    done(null, value);
-  };
-  const parse: FastifyBodyParser<Buffer> = (request, body, done) => {
-    if (body.length <= SMALL) return read(request, body, done);
-    // With what is then done at once with the value of a large one, which may take a tenth of a second.
-    void scheduler.run(() => read(request, body, done));
-  };
-  for (const type of JSON_TYPES) app.addContentTypeParser(type, { parseAs: 'buffer' }, parse);
-  app.addContentTypeParser('*', (request, _payload, done) => {
-    const given = request.headers['content-type'];
-    done(
-      new VregError('UNSUPPORTED_MEDIA_TYPE', `content-type ${given} is not supported: send application/json`, {
-        field: 'content-type',
-      }),
-    );
-  });
-}
-
-/** By the headers: a request has a body if it tells a length or a transfer coding (RFC 9112, 6). */
-function isBodiless({ headers }: FastifyRequest): boolean {
+/** The body of a GET has no meaning and is not read; its response may be held for as long as its client likes. */
+function hasBody({ isRead, headers }: RequestContext): boolean {
+  if (isRead) return false;
+  // RFC 9112, 6: a request has a body if it announces a length or a transfer coding.
   const length = headers['content-length'];
-  return (length === undefined || length === '0') && headers['transfer-encoding'] === undefined;
+  return (length !== undefined && length !== '0') || headers['transfer-encoding'] !== undefined;
 }
 
-/** True of a body that its client sends when it is asked for it; one that is too large is not (RFC 9110, 10.1.1). */
-function isAwaited({ raw, headers }: FastifyRequest, maxBody: number): boolean {
-  if (headers.expect === undefined || raw.httpVersion !== '1.1') return false;
-  // As Node reads it, who leaves the rest to us.
-  return /(?:^|\W)100-continue(?:$|\W)/i.test(headers.expect) && Number(headers['content-length'] ?? 0) <= maxBody;
+/**
+ * Step: closes the connection after the response if the body may have no end, so that it need not be read.
+ */
+export function limitConnection(ctx: RequestContext): void {
+  const { headers, services } = ctx;
+  if (headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > services.maxBody)
+    ctx.mustClose = true;
 }
 
-/** The body of a GET says nothing, and is left where it is; its answer may be held for as long as its reader likes. */
-function isRead({ method }: FastifyRequest): boolean {
-  return method !== 'GET' && method !== 'HEAD';
+/** Step: refuses a body that is not plain JSON by its headers. @throws VregError UNSUPPORTED_MEDIA_TYPE */
+export function checkMediaType(ctx: RequestContext): void {
+  if (!hasBody(ctx)) return;
+  const { 'content-encoding': encoding, 'content-type': type } = ctx.headers;
+  if (encoding !== undefined && !/^\s*(identity)?\s*$/i.test(encoding))
+    throw unsupported(ctx, 'content-encoding', `content-encoding ${encoding} is not supported: send plain JSON`);
+  if (type && !isJson(type))
+    throw unsupported(ctx, 'content-type', `content-type ${type} is not supported: send application/json`);
 }
 
-/** By the headers: true of a body that is longer than any that is read, or does not say how long it is. */
-export function mayBeEndless({ headers }: FastifyRequest, maxBody: number): boolean {
-  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > maxBody;
+function isJson(contentType: string): boolean {
+  const [, mediaType = ''] = MEDIA_TYPE.exec(contentType.toLowerCase()) ?? [];
+  return JSON_TYPES.has(mediaType) || JSON_SUFFIX.test(mediaType);
 }
 
-/** Bytes that the body may take in memory, by the headers. */
-function sizeOf({ headers }: FastifyRequest, maxBody: number): number {
-  const { 'content-length': length, 'transfer-encoding': coding } = headers;
-  return coding === undefined ? Math.min(Number(length ?? 0), maxBody) : maxBody;
+function unsupported(ctx: RequestContext, field: string, message: string): VregError {
+  return refusedBody(ctx, new VregError('UNSUPPORTED_MEDIA_TYPE', message, { field }));
 }
 
-function tooMany(underWay: number): VregError {
-  return new VregError('TOO_MANY_REQUESTS', `large bodies of ${underWay} bytes are on their way already`, {
-    field: 'body',
-    hint: `try again in a moment, or send less than ${SMALL} bytes and say how many in Content-Length`,
-    retryAfter: 1,
+/** The client may still be sending the body, so the connection cannot serve another request. */
+function refusedBody(ctx: RequestContext, error: VregError): VregError {
+  ctx.mustClose = true;
+  return error;
+}
+
+/** Step: reserves memory for a large body until the response is sent. @throws VregError TOO_LARGE, TOO_MANY_REQUESTS */
+export function reserveBody(ctx: RequestContext): void {
+  if (!hasBody(ctx)) return;
+  const { headers, services, response } = ctx;
+  const { maxBody, bodies } = services;
+  const length = Number(headers['content-length'] ?? 0);
+  if (length > maxBody) throw tooLarge(ctx);
+  // A chunked body announces no length.
+  const size = headers['transfer-encoding'] === undefined ? length : maxBody;
+  if (size <= UNCOUNTED.body) return;
+  const reservation = bodies.reserve(size);
+  response.once('close', () => reservation.release());
+}
+
+/** Step: asks for a body that its client sends only on demand, now that the request is accepted (RFC 9110, 10.1.1). */
+export function sendContinue(ctx: RequestContext): void {
+  const { expect } = ctx.headers;
+  if (expect === undefined || ctx.isRead || ctx.request.httpVersion !== '1.1') return;
+  // The pattern that Node uses for its `checkContinue` event.
+  if (/(?:^|\W)100-continue(?:$|\W)/i.test(expect)) ctx.response.writeContinue();
+}
+
+/** Step: reads and parses the body, if there is one. */
+export function readBody(
+  ctx: RequestContext,
+  resume: (ctx: RequestContext, error?: unknown) => void,
+): 'waiting' | undefined {
+  if (!hasBody(ctx)) return undefined;
+  const { request, services } = ctx;
+  const chunks: Buffer[] = [];
+  let size = 0;
+  let isOver = false;
+  const finish = (error?: VregError) => {
+    if (isOver) return;
+    isOver = true;
+    if (error) return resume(ctx, error);
+    const parse = () => {
+      try {
+        ctx.body = parseJson(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, size));
+      } catch (error) {
+        return resume(ctx, refusedBody(ctx, error as VregError));
+      }
+      resume(ctx);
+    };
+    if (size <= UNCOUNTED.body) parse();
+    // Parsing a large body and handling its value can take 100 ms.
+    else void services.scheduler.run(parse);
+  };
+  request.on('data', (chunk: Buffer) => {
+    size += chunk.length;
+    if (size <= services.maxBody) chunks.push(chunk);
+    else {
+      chunks.length = 0;
+      finish(tooLarge(ctx));
+    }
   });
+  request.once('end', () => finish());
+  request.on('error', () => finish(aborted()));
+  request.once('close', () => finish(aborted()));
+  return 'waiting';
+}
+
+function tooLarge(ctx: RequestContext): VregError {
+  const message = `body is too large: at most ${ctx.services.maxBody} bytes`;
+  return refusedBody(ctx, new VregError('TOO_LARGE', message, { field: 'body' }));
+}
+
+/** Only the audit log sees this error. */
+function aborted(): VregError {
+  return invalidBody('the client left before its whole body had arrived');
 }
 
 function invalidBody(message: string): VregError {
   return new VregError('INVALID', message, { field: 'body' });
 }
 
-/** Keys that would reach an object's prototype if somebody copied the value carelessly. */
-const PROTOTYPE_KEYS = ['__proto__', 'constructor'] as const;
+/** Strict about UTF-8; it skips a byte order mark. */
+const decoder = new TextDecoder('utf-8', { fatal: true });
 
-const NO_NUMBER = `has a number beyond ${Number.MAX_VALUE}`;
+/** @returns undefined for an empty body: a heartbeat or a DELETE may announce a chunked body and send none. */
+function parseJson(body: Buffer): unknown {
+  if (body.length === 0) return undefined;
+  let text: string;
+  try {
+    text = decoder.decode(body);
+  } catch {
+    throw invalidBody('body is not valid UTF-8');
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw invalidBody(`body is not valid JSON: ${(error as Error).message}`);
+  }
+  const flaw = findFlaw(value);
+  if (flaw) throw invalidBody(`body ${flaw}`);
+  return value;
+}
 
-/** What is unacceptable in a value, if anything. Walks without recursion, since a guard must not overflow the stack. */
-function flawOf(value: unknown): string | undefined {
-  if (isNoNumber(value)) return NO_NUMBER;
+const NOT_A_NUMBER = `has a number beyond ${Number.MAX_VALUE}`;
+
+/**
+ * @returns why a value is not acceptable: too deep, a number that JSON cannot express, or a key that would reach a prototype if
+ *   the value was copied carelessly. It does not recurse, since a guard must not overflow the stack.
+ */
+function findFlaw(value: unknown): string | undefined {
+  if (isInfinite(value)) return NOT_A_NUMBER;
   let level = [value].filter(isObject);
   for (let depth = 0; level.length > 0; depth++) {
     if (depth >= MAX_DEPTH) return `is nested more than ${MAX_DEPTH} levels deep`;
     const next: object[] = [];
     for (const item of level) {
-      for (const key of PROTOTYPE_KEYS) {
-        if (!Object.hasOwn(item, key)) continue;
-        if (key === '__proto__') return 'cannot have the key "__proto__"';
-        if (isObject(item.constructor) && Object.hasOwn(item.constructor, 'prototype'))
-          return 'cannot have the key "constructor" with a "prototype"';
-      }
+      if (Object.hasOwn(item, '__proto__')) return 'cannot have the key "__proto__"';
+      if (
+        Object.hasOwn(item, 'constructor') &&
+        isObject(item.constructor) &&
+        Object.hasOwn(item.constructor, 'prototype')
+      )
+        return 'cannot have the key "constructor" with a "prototype"';
       for (const part of Object.values(item)) {
         if (isObject(part)) next.push(part);
-        else if (isNoNumber(part)) return NO_NUMBER;
+        else if (isInfinite(part)) return NOT_A_NUMBER;
       }
     }
     level = next;
@@ -153,8 +188,8 @@ function flawOf(value: unknown): string | undefined {
   return undefined;
 }
 
-/** What JSON.parse makes of 1e999 would be answered as `null`: something else than was sent. */
-function isNoNumber(value: unknown): boolean {
+/** JSON.parse makes Infinity of 1e999, and JSON.stringify would make null of that. */
+function isInfinite(value: unknown): boolean {
   return typeof value === 'number' && !Number.isFinite(value);
 }
 

@@ -1,9 +1,10 @@
-/** One request as its handler sees it: checked parameters, the principal, the daemon's services, and ways to respond. */
-import type { IncomingHttpHeaders, IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+/** One request as the steps of the pipeline and the handlers see it: parameters, principal, services, and the response so far. */
+import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http';
 import type { Readable } from 'node:stream';
+import type { Logger } from 'pino';
 import { INCLUDE_LIVENESS } from '../../src/protocol/api.ts';
-import { VregError } from '../../src/protocol/errors.ts';
-import type { Restriction } from '../../src/protocol/token.ts';
+import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
+import type { Restriction, Scope } from '../../src/protocol/token.ts';
 import type { Role } from '../../src/protocol/vm.ts';
 import type { Authenticator, Principal } from '../access/authenticator.ts';
 import { type Budget, type Scheduler, type Semaphore, type StreamLimits, UNCOUNTED } from '../limits.ts';
@@ -14,6 +15,21 @@ import type { VmRecord } from '../registry/vm-record.ts';
 import type { LongPollQueue } from './handlers/discover.ts';
 import type { EventFanout } from './handlers/event-fanout.ts';
 import { encodeList, listLength, reserveFor } from './streaming.ts';
+
+export interface Route {
+  method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
+  path: string;
+  /** The least scope that may use the route; `any` requires only some token, and `open` not even that. */
+  access: Scope | 'any' | 'open';
+  /** Also open to `enrol` tokens. */
+  enrols?: true;
+  /** Receives signs of life, which are no change and therefore not audited. */
+  isHeartbeat?: true;
+  /** Looks at all VMs, or may return them. It runs through the scheduler, since that can take long. */
+  isLong?: true;
+  /** @returns undefined if it writes the response itself */
+  handle(ctx: RequestContext): Result | undefined | Promise<Result | undefined>;
+}
 
 /** The response that a handler returns. */
 export interface Result {
@@ -30,10 +46,25 @@ export interface Result {
   warming?: Warming | undefined;
 }
 
-/** The parts of the daemon that handlers share. */
+/** The parts of the daemon that all requests share. */
 export interface Services {
   readonly registry: Registry;
   readonly authenticator: Authenticator;
+  readonly log: Logger;
+  /** Version of the daemon. */
+  readonly version: string;
+  /** @returns a request id that no other request of this or another daemon has */
+  newRequestId(): string;
+  /** Names of this registry besides `localhost` and its addresses, in lower case. */
+  readonly names: Pick<ReadonlySet<string>, 'has'>;
+  /** Origins whose pages may use the registry, as browsers write them; undefined if none was configured. */
+  readonly allowedOrigins: ReadonlySet<string> | undefined;
+  /** Whether to believe the forwarded headers of this peer; undefined if no proxy is trusted. */
+  readonly isTrustedProxy: ((address: string | undefined) => boolean) | undefined;
+  /** Bytes of one request body. */
+  readonly maxBody: number;
+  /** Budget for large request bodies. */
+  readonly bodies: Budget;
   /** Folder in which a backup is prepared; without one, the daemon offers no backups. */
   readonly dataDir: string | undefined;
   /** Aborted when the daemon stops; long polls and streams end then. */
@@ -53,46 +84,49 @@ export interface Services {
   readonly scheduler: Scheduler;
 }
 
-/** The request as the pipeline has read it, handed to {@link RequestContext}. */
-export interface Incoming {
-  request: IncomingMessage;
-  response: ServerResponse;
-  services: Services;
-  /** Undefined on routes that do not authenticate. */
-  principal: Principal | undefined;
-  params: Readonly<Record<string, string | undefined>>;
-  query: Readonly<Record<string, string | readonly string[] | undefined>>;
-  body: unknown;
-  remoteAddress: string;
-  /** Takes the response over from the pipeline. @returns the headers that every response carries */
-  hijack(): OutgoingHttpHeaders;
-}
+const NO_PARAMS = Object.freeze({});
 
 export class RequestContext {
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
   readonly services: Services;
-  readonly params: Readonly<Record<string, string | undefined>>;
+  /** When the request arrived, by `performance.now()`. */
+  readonly startedAt = performance.now();
+  requestId = '';
+  /** Address of the client; the one that a trusted proxy has forwarded, if there is one. Undefined on a unix socket. */
+  remoteAddress: string | undefined;
+  /** Undefined if no route matches. */
+  route: Route | undefined;
+  params: Readonly<Record<string, string | undefined>> = NO_PARAMS;
+  queryParams: Readonly<Record<string, string | readonly string[] | undefined>> = NO_PARAMS;
+  /** The path has a percent-encoding that cannot be decoded. */
+  isUrlBroken = false;
+  /** Undefined until authentication, and on routes that do not authenticate. */
+  authenticated: Principal | undefined;
+  /** Name of the token of a client that was rejected. */
+  rejectedName: string | undefined;
   /** The parsed JSON body; undefined if the request has none. */
-  readonly body: unknown;
-  /** Address of the client; the one that a trusted proxy has forwarded, if there is one. */
-  readonly remoteAddress: string;
+  body: unknown;
   /** The VM or token that the request is about, if the URL does not name it. The audit log shows it. */
   subject: { vm?: string; token?: string } | undefined;
-  readonly #principal: Principal | undefined;
-  readonly #query: Incoming['query'];
-  readonly #hijack: Incoming['hijack'];
+  /** What the handler has returned. */
+  result: Result | undefined;
+  /** Status of the response; undefined until it is decided. */
+  status: number | undefined;
+  /** Why the request was refused. */
+  errorCode: ErrorCode | undefined;
+  isAudited = false;
+  /** The connection cannot serve another request after this one. */
+  mustClose = false;
+  /** Index of the step of the pipeline that runs. */
+  step = 0;
+  /** Names and values in turn, added by {@link setHeader}. */
+  extraHeaders: string[] | undefined;
 
-  constructor({ request, response, services, principal, params, query, body, remoteAddress, hijack }: Incoming) {
+  constructor(request: IncomingMessage, response: ServerResponse, services: Services) {
     this.request = request;
     this.response = response;
     this.services = services;
-    this.params = params;
-    this.body = body;
-    this.remoteAddress = remoteAddress;
-    this.#principal = principal;
-    this.#query = query;
-    this.#hijack = hijack;
   }
 
   get method(): string {
@@ -103,9 +137,21 @@ export class RequestContext {
     return this.request.headers;
   }
 
+  /** Whether the request can have no side effect and its body no meaning: GET and HEAD. */
+  get isRead(): boolean {
+    const { method } = this.request;
+    return method === 'GET' || method === 'HEAD';
+  }
+
+  /** Adds a header to the response, whatever the response will be. */
+  setHeader(name: string, value: string): void {
+    this.extraHeaders ??= [];
+    this.extraHeaders.push(name, value);
+  }
+
   /** The authenticated client. Must not be read on routes that do not authenticate. */
   get principal(): Principal {
-    return this.#principal!;
+    return this.authenticated!;
   }
 
   /** VMs that this request may read; undefined means all. Only `read` tokens are restricted here, the others on writes. */
@@ -138,11 +184,6 @@ export class RequestContext {
     );
   }
 
-  /** Begins a response that the handler writes itself; the handler returns no {@link Result} then. */
-  openStream(headers: OutgoingHttpHeaders): ServerResponse {
-    return this.response.writeHead(200, { ...this.#hijack(), ...headers });
-  }
-
   /** The `:id` of the path. */
   get id(): string {
     return this.params.id!;
@@ -152,20 +193,20 @@ export class RequestContext {
    * Query parameters by name. An empty one counts as not given, as in the original registry.
    * @throws VregError INVALID if one is given twice
    */
-  query<K extends string>(...names: readonly K[]): { [name in K]?: string } {
-    const query = this.#query as Record<string, string | string[]>;
-    const known: { [name in K]?: string } = {};
-    for (const name of names) {
-      const value = query[name];
-      if (Array.isArray(value)) throw invalidQuery(name, `${name} is given ${value.length} times: give it once`);
-      if (value) known[name] = value;
-    }
-    return known;
+  query<K extends string>(...names: readonly K[]): { [name in K]?: string | undefined } {
+    return Object.fromEntries(names.map((name) => [name, this.param(name)])) as { [name in K]?: string | undefined };
+  }
+
+  /** One query parameter, as in {@link query}. @throws VregError INVALID if it is given twice */
+  param(name: string): string | undefined {
+    const value = this.queryParams[name];
+    if (value === undefined || typeof value === 'string') return value || undefined;
+    throw invalidQuery(name, `${name} is given ${value.length} times: give it once`);
   }
 
   /** A query parameter that is `true` or `false`. @throws VregError INVALID */
   flag(name: string): boolean {
-    const text = this.query(name)[name];
+    const text = this.param(name);
     if (text === undefined || text === 'false') return false;
     if (text === 'true') return true;
     throw invalidQuery(name, `${name}: "${text}" is not true or false`);
@@ -173,7 +214,7 @@ export class RequestContext {
 
   /** A whole number from a query parameter. @throws VregError INVALID naming the bounds */
   number(name: string, min: number, max: number): number | undefined {
-    const text = this.query(name)[name];
+    const text = this.param(name);
     if (text === undefined) return undefined;
     const value = Number(text);
     if (/^\d+$/.test(text) && value >= min && value <= max) return value;
@@ -254,7 +295,7 @@ export class RequestContext {
     const body = encodeList(entries, this.#encoder(), scheduler, reserve);
     if (typeof body !== 'string') this.destroyWhenRevoked();
     // Node computes the length of a text; entries with added fields have no length known beforehand.
-    const length = typeof body === 'string' || this.query('include').include ? undefined : listLength(entries);
+    const length = typeof body === 'string' || this.param('include') ? undefined : listLength(entries);
     return { status: 200, body, length, warming: this.#warmingOf(offered) };
   }
 
@@ -266,8 +307,8 @@ export class RequestContext {
   /** Encodes an entry: plain, or with the fields that `include` asks for. */
   #encoder(): (entry: VmRecord) => string {
     const { registry } = this.services;
-    const { include } = this.query('include');
-    if (include === undefined) return (entry) => entry.json;
+    const include = this.param('include');
+    if (include === undefined) return encodePlain;
     if (include !== INCLUDE_LIVENESS.include) {
       throw invalidQuery('include', `include: "${include}" is not known (one of ${INCLUDE_LIVENESS.include})`);
     }
@@ -280,6 +321,10 @@ export class RequestContext {
       });
     };
   }
+}
+
+function encodePlain({ json }: VmRecord): string {
+  return json;
 }
 
 function whenAborted(signals: readonly AbortSignal[], act: () => void): () => void {

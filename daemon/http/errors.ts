@@ -1,42 +1,13 @@
-/** What is refused before any route is asked. */
-import type { IncomingHttpHeaders } from 'node:http';
-import type { FastifyRequest } from 'fastify';
-import { VregError } from '../../src/protocol/errors.ts';
-import { methodsOf } from './routes.ts';
+/** Refusals: requests that no handler should see, and the one place that turns an error into a response. */
+import { toErrorBody, VregError } from '../../src/protocol/errors.ts';
+import { maskRequestTarget } from '../../src/protocol/redact.ts';
+import type { RequestContext } from './context.ts';
+import { commonHeaders, JSON_TYPE, respond } from './response.ts';
 
-export interface Refusal {
-  error: VregError;
-  /** The `Allow` header of a 405. */
-  allow?: string;
-  /** What was asked, and its headers, where that could be read. */
-  asked?: { method: string; url: string };
-  headers?: IncomingHttpHeaders;
-}
-
-/** Why no route answers to a method and a URL: 405 where another method would do, else 404. */
-export function refuseRoute(method: string, url: string): Refusal {
-  // As the router reads it: no client should send a fragment, and one that does has asked for what is before it.
-  const path = url.split(/[?#]/, 1)[0]!;
-  const allow = methodsOf(path).join(', ');
-  if (!allow) {
-    return {
-      error: new VregError('NOT_FOUND', `no such route: ${method} ${path}`, {
-        hint: 'the routes are /health and those under /registry',
-      }),
-    };
-  }
-  return {
-    error: new VregError('METHOD_NOT_ALLOWED', `${method} is not possible on ${path}`, {
-      hint: `use one of: ${allow}`,
-    }),
-    allow,
-  };
-}
-
-/** Headers of a request: tens are usual, and thousands of short ones would cost ten times their bytes. */
+/** Headers of a request. A client sends some tens; thousands of short ones would cost ten times their bytes in memory. */
 export const MAX_HEADERS = 200;
 
-/** Some versions of Node find out that there are too many, as all do that they are too long. */
+/** For too many headers, which the app notices, and for too many bytes, which Node's parser notices. */
 export function headersTooLarge(): VregError {
   return new VregError(
     'HEADERS_TOO_LARGE',
@@ -45,21 +16,25 @@ export function headersTooLarge(): VregError {
   );
 }
 
-/** @returns what is wrong with a request whatever its route: too many headers, no Host, or two (RFC 9112, 3.2), a query that cannot be decoded */
-export function flawOf({ raw, headers, url }: FastifyRequest): VregError | undefined {
-  if (raw.rawHeaders.length > 2 * MAX_HEADERS) return headersTooLarge();
-  if (headers.host === undefined && raw.httpVersion === '1.1')
-    return new VregError('INVALID', 'host is required: HTTP/1.1 asks for a Host header', { field: 'host' });
-  if (hostsOf(raw.rawHeaders) > 1)
-    return new VregError('INVALID', 'host is given more than once: give it once', { field: 'host' });
+/**
+ * Step: refuses a request with too many headers, no Host or two (RFC 9112, 3.2), or a query that cannot be decoded.
+ * @throws VregError HEADERS_TOO_LARGE, INVALID
+ */
+export function checkHeaders({ request }: RequestContext): void {
+  const { rawHeaders } = request;
+  if (rawHeaders.length > 2 * MAX_HEADERS) throw headersTooLarge();
+  const hosts = countHosts(rawHeaders);
+  if (hosts === 0 && request.httpVersion === '1.1')
+    throw new VregError('INVALID', 'host is required: HTTP/1.1 asks for a Host header', { field: 'host' });
+  if (hosts > 1) throw new VregError('INVALID', 'host is given more than once: give it once', { field: 'host' });
+  const url = request.url!;
   const query = url.indexOf('?');
   if (query >= 0 && url.includes('%', query) && !isDecodable(url.slice(query)))
-    return new VregError('INVALID', 'the query has a broken percent-encoding', { field: 'query' });
-  return undefined;
+    throw new VregError('INVALID', 'the query has a broken percent-encoding', { field: 'query' });
 }
 
-/** How often a Host is given: Node shows the first only. */
-function hostsOf(rawHeaders: readonly string[]): number {
+/** Node's `headers` contain only the first Host. */
+function countHosts(rawHeaders: readonly string[]): number {
   let count = 0;
   for (let i = 0; i < rawHeaders.length; i += 2)
     if (rawHeaders[i]!.length === 4 && rawHeaders[i]!.toLowerCase() === 'host') count++;
@@ -73,4 +48,30 @@ function isDecodable(text: string): boolean {
   } catch {
     return false;
   }
+}
+
+/** Responds to a request whose step, handler or stream has failed. */
+export function sendError(ctx: RequestContext, thrown: unknown): void {
+  const { request, response, services } = ctx;
+  const { method, url } = request;
+  const error =
+    thrown instanceof VregError
+      ? thrown
+      : new VregError('INTERNAL', 'the registry failed to answer', { hint: "see the daemon's log", cause: thrown });
+  // An overloaded daemon is no fault of the program, so its log needs no stack trace.
+  if (error.code === 'BUSY') services.log.warn({ method, url: maskRequestTarget(url!) }, error.message);
+  else if (error.status >= 500) services.log.error({ err: error, method, url: maskRequestTarget(url!) }, error.message);
+  if (ctx.status !== undefined || response.headersSent) {
+    // A part of another response has been sent: cut it off, so that the client does not take it for the whole.
+    response.destroy();
+    return;
+  }
+  ctx.errorCode = error.code;
+  const headers = commonHeaders(ctx, JSON_TYPE);
+  if (error.retryAfter !== undefined) headers.push('retry-after', error.retryAfter);
+  // RFC 6750, 3.
+  if (error.code === 'UNAUTHORIZED') headers.push('www-authenticate', 'Bearer');
+  else if (error.code === 'FORBIDDEN' && error.field === 'scope')
+    headers.push('www-authenticate', 'Bearer error="insufficient_scope"');
+  respond(ctx, error.status, headers, JSON.stringify(toErrorBody(error)));
 }

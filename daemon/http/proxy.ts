@@ -1,21 +1,29 @@
-/** What a proxy says of where a request came from; whether it is believed is fastify's `trustProxy` to decide. */
+/** Where a request really comes from, if a trusted proxy has forwarded it. */
 import type { IncomingHttpHeaders } from 'node:http';
 import { BlockList, isIP } from 'node:net';
+import { TLSSocket } from 'node:tls';
+import proxyAddr from '@fastify/proxy-addr';
+import type { RequestContext } from './context.ts';
+import { isLocal } from './server/unix-socket.ts';
 
-/** Ranges that have a name, as fastify knows them. */
+/** Named address ranges, as in `proxy-addr`. */
 const RANGES: Readonly<Record<string, readonly string[]>> = {
   loopback: ['127.0.0.0/8', '::1'],
   linklocal: ['169.254.0.0/16', 'fe80::/10'],
   uniquelocal: ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', 'fc00::/7'],
 };
 
+/** Headers that proxies add to a request (RFC 7239, RFC 9110, their predecessors and those of single vendors). */
+const PROXY_HEADER =
+  /^(x-forwarded-.*|forwarded|via|x-real-ip|x-client-ip|x-original-.*|x-envoy-.*|.*-connecting-ip|true-client-ip)$/;
+
 /**
- * Whose word holds, for fastify: that of the proxies, and of whoever comes by the daemon's own socket, which has no address.
- * Without it all that a proxy passes on over the socket would come from one place, and one stranger would lock out all.
- * @param proxies addresses, ranges and their names, with commas
+ * Whose forwarded headers to believe: those of the proxies, and those of peers on the daemon's unix socket, which have no
+ * address. Otherwise everything that a proxy forwards over the socket would share one address, and one attacker would lock
+ * out all clients.
+ * @param proxies comma-separated addresses, ranges and names of ranges
  */
-export function trustOf(proxies: string | undefined): false | ((address: string | undefined) => boolean) {
-  if (proxies === undefined) return false;
+export function trustedProxies(proxies: string): (address: string | undefined) => boolean {
   const known = new BlockList();
   const given = proxies.split(',').map((word) => word.trim());
   for (const range of given.flatMap((word) => RANGES[word] ?? [word])) {
@@ -30,9 +38,40 @@ function familyOf(address: string): 'ipv4' | 'ipv6' {
   return isIP(address) === 6 ? 'ipv6' : 'ipv4';
 }
 
+/** Step: finds the client's address, and drops forwarded headers that cannot be believed. */
+export function trustForwardedHeaders(ctx: RequestContext): void {
+  const { request, services } = ctx;
+  const { socket, headers } = request;
+  // Node remembers the address once it is read: the audit log needs it when the connection is gone.
+  ctx.remoteAddress = socket.remoteAddress;
+  if (!services.isTrustedProxy) return;
+  if (ctx.remoteAddress === undefined && !isLocal(socket)) {
+    // A closed TCP socket has no address either. Only on the unix socket is a peer without an address trusted.
+    delete headers['x-forwarded-for'];
+    delete headers['x-forwarded-proto'];
+  }
+  cleanForwardedFor(headers);
+  ctx.remoteAddress = proxyAddr(request, services.isTrustedProxy);
+}
+
+/** `https` if the client speaks it with the daemon or with a trusted proxy. */
+export function schemeOf({ request, services }: RequestContext): string {
+  const { socket, headers } = request;
+  const forwarded = headers['x-forwarded-proto'];
+  // The nearest proxy appends its value.
+  if (forwarded && services.isTrustedProxy?.(socket.remoteAddress)) return String(forwarded).split(',').at(-1)!.trim();
+  return socket instanceof TLSSocket ? 'https' : 'http';
+}
+
+/** Whether the request comes straight from the owner of the unix socket, not through a proxy that listens to anybody. */
+export function isFromOwner({ request, services }: RequestContext): boolean {
+  if (services.isTrustedProxy || !isLocal(request.socket)) return false;
+  return !Object.keys(request.headers).some((name) => PROXY_HEADER.test(name));
+}
+
 /**
- * Leaves in `X-Forwarded-For` what can be read as addresses, counted from the last, which the nearest proxy has written.
- * What stands before something else is nobody's word: the address of a request is always an address.
+ * Reduces `X-Forwarded-For` to the addresses after the last entry that is no address. The nearest proxy has written the last
+ * entry; everything before an invalid one is unreliable.
  */
 export function cleanForwardedFor(headers: IncomingHttpHeaders): void {
   const given = headers['x-forwarded-for'];
@@ -41,14 +80,14 @@ export function cleanForwardedFor(headers: IncomingHttpHeaders): void {
     .split(',')
     .map((entry) => entry.trim())
     .filter((entry) => entry !== '')
-    .map(addressOf);
+    .map(parseAddress);
   const known = entries.slice(entries.lastIndexOf(undefined) + 1);
   if (known.length > 0) headers['x-forwarded-for'] = known.join(', ');
   else delete headers['x-forwarded-for'];
 }
 
-/** Some proxies add the port, and brackets around an IPv6 address. */
-function addressOf(entry: string): string | undefined {
+/** The address of an entry without the port and the brackets that some proxies add; undefined if there is none. */
+function parseAddress(entry: string): string | undefined {
   const [, bracketed, plain] = /^(?:\[([^\]]*)\](?::\d+)?|([^[\]:]+):\d+)$/.exec(entry) ?? [];
   const address = bracketed ?? plain ?? entry;
   return isIP(address) === 0 ? undefined : address;

@@ -1,6 +1,7 @@
 /** Sends requests to one registry, records facts from its response headers, and converts every failure to a VregError. */
 
 import {
+  CLIENT_HEADER,
   DEFAULT_STALE_AFTER,
   LEASE_HEADER,
   REGISTRY_HEADER,
@@ -97,7 +98,7 @@ export class Connection {
   ): Promise<R> {
     const { tls, timeout = DEFAULT_TIMEOUT, signal, trace } = this.#options;
     const token = this.token ?? this.#options.token;
-    const headers: Record<string, string> = { accept: 'application/json', ...more };
+    const headers: Record<string, string> = { accept: 'application/json', [CLIENT_HEADER]: '1', ...more };
     if (body !== undefined) headers['content-type'] = 'application/json';
     if (token !== undefined) {
       headers.authorization = `Bearer ${token}`;

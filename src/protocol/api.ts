@@ -72,6 +72,8 @@ export const LEASE_HEADER = 'x-vreg-lease-ms';
 export const REGISTRY_HEADER = 'x-vreg-registry-id';
 /** Revision of the registry. A lower one than before means that an older copy was restored. */
 export const REVISION_HEADER = 'x-vreg-revision';
+/** Sent with the value `1` by clients that read the headers above; other clients do not get them. */
+export const CLIENT_HEADER = 'x-vreg-client';
 /**
  * On a response that may include dead VMs: the seconds for which this may last. `; suspect=N` follows if N VMs of the response
  * are suspect.

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import test, { type TestContext } from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { NOW, type Result, seed, type VregOptions, vreg } from '../helpers/cli.ts';
-import { call } from '../helpers/http.ts';
+import { AS_VREG_CLIENT, call } from '../helpers/http.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { json, stub } from '../helpers/stub.ts';
 import { aVm } from '../helpers/vm.ts';
@@ -99,7 +99,7 @@ test('a VM that sends a heartbeat during the prompt is not removed', async (t) =
   const lists: unknown[] = [];
   // A proxy that sends a heartbeat for `a` between the list request and the removal.
   const between = await stub(t, async (request, response) => {
-    const { status, body, headers } = await call(url, request.method!, request.url!);
+    const { status, body, headers } = await call(url, request.method!, request.url!, { headers: AS_VREG_CLIENT });
     const kept = ['x-vreg-version', 'x-vreg-lease-ms'].map((name) => [name, headers.get(name)!]);
     if (request.url!.startsWith('/registry/vms?') && lists.push(body) === 1) {
       await call(url, 'POST', '/registry/vms/a/heartbeat');

@@ -7,7 +7,7 @@ import type { Vm } from '../../src/protocol/vm.ts';
 import { remount, smallDisk, unlessMountable } from '../helpers/crash/small-disk.ts';
 import { breakDisk } from '../helpers/crash/strace.ts';
 import { BIN, cleanEnv, type Daemon, run, startDaemon } from '../helpers/daemon.ts';
-import { call } from '../helpers/http.ts';
+import { AS_VREG_CLIENT, call } from '../helpers/http.ts';
 import { fingerprint } from '../helpers/store.ts';
 import { unless } from '../helpers/tools.ts';
 import { until } from '../helpers/until.ts';
@@ -22,15 +22,16 @@ for (const [error, what] of [
     unless('strace'),
     async (t) => {
       let daemon: Daemon = await startDaemon(t, { args: ['--log-level', 'error'] });
-      const register = (id: string) => call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id }) });
+      const headers = AS_VREG_CLIENT;
+      const register = (id: string) => call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id }), headers });
       const get = async (id: string) => (await call(daemon.url, 'GET', `/registry/vms/${id}`)).body as Vm;
       const { body: vm, headers: before } = await register('vm-1');
       const repair = await breakDisk(t, daemon, error);
 
       const refused = [
         await register('vm-2'),
-        await call(daemon.url, 'PATCH', '/registry/vms/vm-1', { body: { name: 'new' } }),
-        await call(daemon.url, 'DELETE', '/registry/vms/vm-1'),
+        await call(daemon.url, 'PATCH', '/registry/vms/vm-1', { body: { name: 'new' }, headers }),
+        await call(daemon.url, 'DELETE', '/registry/vms/vm-1', { headers }),
       ];
       for (const { status, headers, body } of refused) {
         const { error: message, code, hint } = body as ErrorBody;

@@ -74,7 +74,7 @@ export async function serveApp(
     ...options,
   });
   const host = '127.0.0.1';
-  const listening = await listen(app, { tcp: { host, port: 0 }, socket }, { tls: options.tls });
+  const listening = await listen(app, { tcp: { host, port: 0 }, socket });
   const port = listening.port!;
   let closed: Promise<void> | undefined;
   const close = () => {

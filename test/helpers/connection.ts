@@ -21,6 +21,7 @@ export class Connection {
   #length = 0;
   #isClosed = false;
   #wake = () => {};
+  #close = () => {};
 
   constructor(socket: Socket) {
     this.socket = socket;
@@ -31,11 +32,12 @@ export class Connection {
     });
     socket.on('error', () => {});
     this.closed = new Promise((resolve) => {
-      socket.once('close', () => {
+      this.#close = () => {
         this.#isClosed = true;
         this.#wake();
         resolve(Buffer.concat(this.#unread));
-      });
+      };
+      socket.once('close', this.#close);
     });
   }
 
@@ -103,6 +105,8 @@ export class Connection {
 
   /** Ends the connection with a TCP reset. */
   reset(): void {
+    // If the server has ended the connection meanwhile, the reset fails and Node emits no `close`.
+    this.socket.once('error', this.#close);
     this.socket.resetAndDestroy();
   }
 

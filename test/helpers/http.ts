@@ -1,3 +1,6 @@
+/** Sent by vreg clients, which get the headers with facts about the registry. */
+export const AS_VREG_CLIENT = { 'x-vreg-client': '1' };
+
 /** A response that was read completely. */
 export interface Answered {
   status: number;

@@ -14,7 +14,7 @@ import { invalidQuery, type RequestContext, type Result } from '../context.ts';
  */
 export function discover(ctx: RequestContext): Result | Promise<Result> {
   const role = requireRole(ctx);
-  const { wait } = ctx.query('wait');
+  const wait = ctx.param('wait');
   const timeoutMs = wait === undefined ? 0 : parseWait(wait);
   const min = ctx.number('min', 0, Number.MAX_SAFE_INTEGER) ?? DEFAULT_WAIT_MIN;
   const query = readQuery(ctx);
@@ -31,7 +31,7 @@ function requireRole({ params: { role = '' } }: RequestContext): string {
 }
 
 function readQuery(ctx: RequestContext): DiscoverQuery {
-  const { service } = ctx.query('service');
+  const service = ctx.param('service');
   const passing = ctx.flag('passing');
   if (passing && service === undefined) throw invalidQuery('passing', 'passing=true needs service=NAME');
   return { service, passing, strict: ctx.flag('strict') };

@@ -9,6 +9,7 @@ import { type Event, eventOf } from '../../registry/events.ts';
 import { permits } from '../../registry/preconditions.ts';
 import type { Registry } from '../../registry/registry.ts';
 import { invalidQuery, type RequestContext } from '../context.ts';
+import { openStream } from '../response.ts';
 import { CHUNK_SIZE, POINTER_SIZE, reserveFor } from '../streaming.ts';
 import { type EventSubject, formatEvent, type Snapshot, type Subscription } from './event-fanout.ts';
 
@@ -25,9 +26,8 @@ export function streamEvents(ctx: RequestContext): undefined {
 
   const reservation = reserveFor(ctx.response, responses, CHUNK_SIZE);
   const release = openStreams.acquire();
-  const response = ctx.openStream({
+  const response = openStream(ctx, {
     'content-type': 'text/event-stream; charset=utf-8',
-    'cache-control': 'no-store',
     // nginx would buffer the events otherwise.
     'x-accel-buffering': 'no',
   });

@@ -1,145 +1,174 @@
 /**
- * The requests of one connection, one after the other. Node hands each over as soon as it is read, however many have no
- * answer yet: a single connection could have the app hold answers without end.
+ * HTTP/1.1 pipelining. Node hands over every request as soon as it is parsed, however many others on the same connection have
+ * no response yet. The queue handles the requests of a connection one after the other and pauses a socket that sends too many.
  */
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { getHeapStatistics } from 'node:v8';
-import { VregError } from '../../../src/protocol/errors.ts';
+import type { VregError } from '../../../src/protocol/errors.ts';
+import { type Budget, budgetExhausted, type Reservation } from '../../limits.ts';
+import { refuse } from './raw-answer.ts';
 
-/** Requests that may wait behind one of the same connection: clients that pipeline send a few dozen. */
-const MAX_BEHIND = 100;
-/** Bytes that those may be together: sixteen of the largest heads, or a hundred small ones with their bodies. */
-const MAX_BYTES = 262_144;
-/** Bytes that a request that waits costs besides what was sent: the objects that it is. */
+/** Waiting requests at which a socket is paused: clients that pipeline send a few dozen. */
+const HIGH_WATER = 100;
+/** Waiting requests at which it is resumed. */
+const LOW_WATER = 50;
+/** Bytes that a waiting request occupies besides its text: Node's objects for the request and its response. */
 const OBJECTS = 4096;
-/** Bytes of a body that are read ahead at most; more wait in the kernel. */
+/** Bytes of a waiting request's body that are read ahead; the rest waits in the kernel. */
 const READ_AHEAD = 65_536;
-/** An eighth of the heap, in bytes, for those of all connections. */
-const SHARE = Math.floor(getHeapStatistics().heap_size_limit / 8);
+/**
+ * Bytes that the waiting requests of one connection may occupy. A chunk of 64 KiB that was read before the pause took effect
+ * can hold 3,600 requests, which occupy 15 MiB.
+ */
+const MAX_PER_CONNECTION = 67_108_864;
+/** Milliseconds between two reads of a paused socket: only a read notices that the peer has left. */
+const PROBE_EVERY = 1000;
 
-interface Line {
-  /** Being answered, or answered. */
+interface Waiting {
+  readonly response: ServerResponse;
+  readonly bytes: number;
+}
+
+/** The requests of one connection. */
+class ConnectionState {
+  /** The request that is being handled, or was handled last. */
   current: ServerResponse;
-  /** Came last. */
+  /** The request that arrived last. */
   latest: ServerResponse;
-  /** Requests that wait for their turn. */
-  behind: number;
-  /** Bytes of those. */
-  bytes: number;
-  hasWaited: boolean;
-  isRefused: boolean;
-  /** Called when it is the turn of one that did not arrive whole. */
-  broken?: () => void;
-}
+  readonly waiting: Waiting[] = [];
+  /** Bytes that the waiting requests occupy. */
+  bytes = 0;
+  reservation: Reservation | undefined;
+  isPauseScheduled = false;
+  probe: NodeJS.Timeout | undefined;
+  /** Why no more requests are accepted. The client gets this error after the responses that it is waiting for. */
+  overflow: VregError | undefined;
+  /** Called instead of the handler for a request that turns out to be malformed or overdue. */
+  onBroken: (() => void) | undefined;
 
-export class Turns {
-  readonly #lines = new WeakMap<Duplex, Line>();
-  readonly #max: number;
-  /** What those that wait keep, on all connections. */
-  #kept = 0;
-
-  /** @param max bytes that requests which wait may keep, on all connections together */
-  constructor(max = SHARE) {
-    this.#max = max;
-  }
-
-  /** @param refuse called of a connection on which too many wait; what else comes on it is not handed over */
-  listener(handler: RequestListener, refuse: (socket: Duplex, error: VregError) => void): RequestListener {
-    return (request, response) => {
-      const { socket } = request;
-      const line = this.#lines.get(socket);
-      if (!line) {
-        this.#lines.set(socket, newLine(response));
-        return handler(request, response);
-      }
-      const before = line.latest;
-      if (before.writableFinished) {
-        line.latest = line.current = response;
-        return handler(request, response);
-      }
-      if (line.isRefused) return;
-      const bytes = sizeOf(request);
-      const error = this.#refusalOf(line, bytes);
-      if (error) {
-        line.isRefused = true;
-        const { current } = line;
-        if (isRead(current) && !current.writableEnded) refuseNow(socket, current, () => refuse(socket, error));
-        // What is done is not to be called refused; the rest is dropped.
-        else current.once('close', () => refuse(socket, error));
-        // Not to be read, since each request that is read is kept.
-        socket.pause();
-        return;
-      }
-      // Those that wait on a connection that goes never hear of it.
-      if (!line.hasWaited) socket.once('close', () => this.#count(line, -line.behind, -line.bytes));
-      line.hasWaited = true;
-      this.#count(line, 1, bytes);
-      line.latest = response;
-      // One whose connection is gone never hears of it, and is not wanted any more.
-      before.once('close', () => {
-        if (!socket.destroyed) this.#count(line, -1, -bytes);
-        line.current = response;
-        if (line.isRefused) return;
-        if (line.broken && !request.complete) line.broken();
-        else if (!socket.destroyed) handler(request, response);
-      });
-    };
-  }
-
-  #refusalOf({ behind, bytes }: Line, more: number): VregError | undefined {
-    if (behind === MAX_BEHIND) return tooMany(`more than ${MAX_BEHIND} requests wait on one connection`);
-    if (bytes + more > MAX_BYTES) return tooMany(`requests of more than ${MAX_BYTES} bytes wait on one connection`);
-    if (this.#kept + more + OBJECTS > this.#max)
-      return tooMany(`requests that wait behind others keep ${this.#max} bytes, and that is the most`);
-    return undefined;
-  }
-
-  #count(line: Line, requests: number, bytes: number): void {
-    line.behind += requests;
-    line.bytes += bytes;
-    this.#kept += bytes + requests * OBJECTS;
-  }
-
-  /** The request of a connection that came last, if one has come. */
-  latest(socket: Duplex): { request: IncomingMessage; response: ServerResponse } | undefined {
-    const response = this.#lines.get(socket)?.latest;
-    return response && { request: response.req, response };
-  }
-
-  /** Acts when all that came whole on a connection is answered. */
-  whenAnswered(socket: Duplex, act: () => void): void {
-    const line = this.#lines.get(socket);
-    // One that is not whole has no answer to wait for.
-    if (!line || line.latest.writableFinished) act();
-    else if (line.latest.req.complete) line.latest.once('close', act);
-    else if (line.latest === line.current) refuseNow(socket, line.current, act);
-    else line.broken = act;
+  constructor(first: ServerResponse) {
+    this.current = first;
+    this.latest = first;
   }
 }
 
-function newLine(first: ServerResponse): Line {
-  return { current: first, latest: first, behind: 0, bytes: 0, hasWaited: false, isRefused: false };
+const STATE = Symbol('connection state');
+type Connection = Duplex & { [STATE]?: ConnectionState };
+
+/** The request of a connection that arrived last, if any. */
+export function latestOf(socket: Connection): { request: IncomingMessage; response: ServerResponse } | undefined {
+  const response = socket[STATE]?.latest;
+  return response && { request: response.req, response };
 }
 
-function isRead({ req }: ServerResponse): boolean {
-  return req.method === 'GET' || req.method === 'HEAD';
+/** Calls back once every complete request of a connection has its response. */
+export function whenAnswered(socket: Connection, act: () => void): void {
+  const state = socket[STATE];
+  if (!state || state.latest.writableFinished) act();
+  else if (state.latest.req.complete) state.latest.once('close', act);
+  else if (state.latest !== state.current) state.onBroken = act;
+  // The incomplete request is being handled. Bytes written into a response that has begun would be taken for a part of it.
+  else if (state.current.headersSent) socket.destroy();
+  else act();
 }
 
-/** In the place of an answer, which has not begun: within it, it would be a part of it. */
-function refuseNow(socket: Duplex, answer: ServerResponse, refuse: () => void): void {
-  if (answer.headersSent) socket.destroy();
-  else refuse();
+export class RequestQueue {
+  readonly #handler: RequestListener;
+  readonly #budget: Budget;
+
+  /** @param budget of the waiting requests of all connections */
+  constructor(handler: RequestListener, budget: Budget) {
+    this.#handler = handler;
+    this.#budget = budget;
+  }
+
+  /** Handles a request now, or after those that arrived before it on its connection. */
+  readonly accept = (request: IncomingMessage, response: ServerResponse): void => {
+    const socket = request.socket as Socket & Connection;
+    const state = socket[STATE];
+    if (state === undefined) {
+      socket[STATE] = new ConnectionState(response);
+      this.#handler(request, response);
+    } else if (state.waiting.length === 0 && state.latest.writableFinished) {
+      state.current = response;
+      state.latest = response;
+      this.#handler(request, response);
+    } else if (!state.overflow) {
+      this.#enqueue(socket, state, response);
+    }
+  };
+
+  #enqueue(socket: Socket, state: ConnectionState, response: ServerResponse): void {
+    const bytes = bytesOf(response.req);
+    if (state.waiting.length === 0) state.current.once('close', () => this.#next(socket, state));
+    if (!this.#budget.fits(bytes) || state.bytes + bytes > MAX_PER_CONNECTION) {
+      state.overflow = budgetExhausted(this.#budget);
+      pauseAfterChunk(socket, state);
+      return;
+    }
+    state.reservation ??= this.#openReservation(socket, state);
+    state.waiting.push({ response, bytes });
+    state.latest = response;
+    resize(state, bytes);
+    state.probe ??= startProbe(socket, state);
+    if (state.waiting.length >= HIGH_WATER) pauseAfterChunk(socket, state);
+  }
+
+  #openReservation(socket: Socket, state: ConnectionState): Reservation {
+    const reservation = this.#budget.reserveAnyway(0);
+    socket.once('close', () => {
+      reservation.release();
+      clearInterval(state.probe);
+      state.waiting.length = 0;
+    });
+    return reservation;
+  }
+
+  #next(socket: Socket, state: ConnectionState): void {
+    // The requests that wait on a connection that is gone are not handled: nobody wants their responses.
+    if (socket.destroyed) return;
+    const next = state.waiting.shift();
+    if (next === undefined) {
+      if (state.overflow) refuse(socket, { error: state.overflow });
+      return;
+    }
+    const { response, bytes } = next;
+    resize(state, -bytes);
+    state.current = response;
+    if (state.waiting.length > 0 || state.overflow) response.once('close', () => this.#next(socket, state));
+    if (state.waiting.length === 0) state.probe = void clearInterval(state.probe);
+    if (state.waiting.length < LOW_WATER && !state.overflow) socket.resume();
+    if (state.onBroken && !response.req.complete) state.onBroken();
+    else this.#handler(response.req, response);
+  }
 }
 
-/** Bytes of a request, as far as they are read before its turn. */
-function sizeOf({ url, headers, rawHeaders }: IncomingMessage): number {
-  const body = headers['transfer-encoding'] === undefined ? Number(headers['content-length'] ?? 0) : READ_AHEAD;
-  return rawHeaders.reduce((sum, { length }) => sum + length, url!.length) + Math.min(body, READ_AHEAD);
+function resize(state: ConnectionState, delta: number): void {
+  state.bytes += delta;
+  state.reservation?.resize(state.bytes);
 }
 
-function tooMany(message: string): VregError {
-  return new VregError('TOO_MANY_REQUESTS', message, {
-    hint: 'read the answers before you ask more, or open more connections',
+/** Pauses the socket when its current chunk is parsed: Node's parser resumes it after each complete request. */
+function pauseAfterChunk(socket: Socket, state: ConnectionState): void {
+  if (state.isPauseScheduled) return;
+  state.isPauseScheduled = true;
+  process.nextTick(() => {
+    state.isPauseScheduled = false;
+    if (state.waiting.length >= LOW_WATER || state.overflow) socket.pause();
   });
+}
+
+/** Reads one more chunk from time to time while requests wait. If it holds requests, they pause the socket again. */
+function startProbe(socket: Socket, state: ConnectionState): NodeJS.Timeout {
+  return setInterval(() => {
+    if (!state.overflow && state.latest.req.readableLength < READ_AHEAD) socket.resume();
+  }, PROBE_EVERY).unref();
+}
+
+/** Bytes that a waiting request occupies, as far as it is read before its turn. */
+function bytesOf({ url, headers, rawHeaders }: IncomingMessage): number {
+  const body = headers['transfer-encoding'] === undefined ? Number(headers['content-length'] ?? 0) : READ_AHEAD;
+  const text = rawHeaders.reduce((sum, { length }) => sum + length, url!.length);
+  return OBJECTS + text + Math.min(body, READ_AHEAD);
 }

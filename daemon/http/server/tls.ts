@@ -8,11 +8,10 @@ import { createServer, type Server } from 'node:https';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { createSecureContext, type SecureContextOptions, TLSSocket } from 'node:tls';
-import { REQUEST_ID_HEADER } from '../../../src/protocol/api.ts';
-import { toErrorBody, VregError } from '../../../src/protocol/errors.ts';
+import { VregError } from '../../../src/protocol/errors.ts';
 import { MAX_TIMEOUT } from '../../clock.ts';
-import type { Refused } from './server.ts';
-import { Silence } from './silence.ts';
+import { IdleSockets } from './idle-sockets.ts';
+import { type Refused, rawAnswer } from './raw-answer.ts';
 
 interface Pem {
   path: string;
@@ -109,9 +108,9 @@ export class Tls {
     });
     server.on('secureConnection', (socket) => pending.delete(nameOf(socket)));
     const closeIdle = server.closeIdleConnections.bind(server);
-    const silence = new Silence();
+    const idle = new IdleSockets();
     server.closeIdleConnections = () => {
-      for (const socket of pending.values()) silence.end(socket);
+      for (const socket of pending.values()) idle.end(socket);
       closeIdle();
     };
     const closeAll = server.closeAllConnections.bind(server);
@@ -125,9 +124,9 @@ export class Tls {
       const plain = PLAIN_HTTP.includes(error.code) ? pending.get(nameOf(socket)) : undefined;
       const from = addresses.get(belowOf(socket) ?? socket) ?? socket.remoteAddress;
       if (plain) {
-        const told: Refused = { error: speaksHttps(), from };
-        server.emit('refused', told);
-        sayHttps(plain, socket, told);
+        const refused: Refused = { error: speaksHttps(), from };
+        server.emit('refused', refused);
+        answerInPlainHttp(plain, socket, refused);
       } else socket.destroy();
       const reason = String(socket.authorizationError ?? error.code);
       // Who must show a certificate and cannot is a stranger; all else is a slip, or a scan of ports.
@@ -234,18 +233,10 @@ function speaksHttps(): VregError {
   });
 }
 
-/** Answers plain HTTP in plain HTTP, past the TLS that came to nothing. */
-function sayHttps(plain: Socket, socket: TLSSocket, { error, requestId }: Refused): void {
-  const body = JSON.stringify(toErrorBody(error));
-  const head = [
-    'HTTP/1.1 400 Bad Request',
-    'content-type: application/json; charset=utf-8',
-    `content-length: ${Buffer.byteLength(body)}`,
-    ...(requestId ? [`${REQUEST_ID_HEADER}: ${requestId}`] : []),
-    'connection: close',
-  ];
+/** Answers plain HTTP in plain HTTP, past the TLS layer, whose handshake has failed. */
+function answerInPlainHttp(plain: Socket, socket: TLSSocket, refused: Refused): void {
   plain.on('error', () => socket.destroy());
-  plain.end(`${head.join('\r\n')}\r\n\r\n${body}`);
+  plain.end(rawAnswer(refused));
   const cut = setTimeout(() => socket.destroy(), LINGER);
   plain.once('close', () => clearTimeout(cut));
 }

@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import test, { type TestContext } from 'node:test';
-import { Cors } from '../../../daemon/http/cors.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { askRaw, Connection } from '../../helpers/connection.ts';
@@ -52,7 +51,7 @@ function startApp(t: TestContext, options: Parameters<typeof serveApp>[1] = {}):
 }
 
 test('a request that is answered is logged once: reads, changes, refusals, HEAD and preflight', async (t) => {
-  const app = await startApp(t, { cors: new Cors(['https://dash.example']) });
+  const app = await startApp(t, { corsOrigins: ['https://dash.example'] });
   const connection = Connection.open(t, app.at);
   const asked: readonly [string, string, string][] = [
     ['GET', request('GET /health', 'a'), 'a request 200'],

@@ -1,7 +1,6 @@
 /** Browsers: pages of allowed origins may use the registry, other pages may not, and no response can harm its page. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { Cors } from '../../../daemon/http/cors.ts';
 import { serveApp } from '../../helpers/app.ts';
 import { BIN, cleanEnv, run, startDaemon, tempDir } from '../../helpers/daemon.ts';
 import { call, errorOf } from '../../helpers/http.ts';
@@ -29,7 +28,7 @@ test('without allowed origins there are no CORS headers, and OPTIONS is an unsup
 });
 
 test('a preflight from an allowed origin is answered without a token', async (t) => {
-  const { url } = await serveApp(t, { token: 's3cret', cors: new Cors([DASH, 'https://other.example']) });
+  const { url } = await serveApp(t, { token: 's3cret', corsOrigins: [DASH, 'https://other.example'] });
   const { status, headers, text } = await preflight(url, '/registry/vms/a?include=liveness');
   assert.deepEqual([status, text], [204, '']);
   assert.equal(headers.get('access-control-allow-origin'), DASH);
@@ -40,7 +39,7 @@ test('a preflight from an allowed origin is answered without a token', async (t)
 });
 
 test('pages of an allowed origin can read every response, errors included, and still need a token', async (t) => {
-  const { url } = await serveApp(t, { token: 's3cret', cors: new Cors([DASH]) });
+  const { url } = await serveApp(t, { token: 's3cret', corsOrigins: [DASH] });
   for (const [authorization, path, status] of [
     ['Bearer s3cret', '/registry/vms', 200],
     ['Bearer s3cret', '/registry/vms/nobody', 404],
@@ -58,7 +57,7 @@ test('pages of an allowed origin can read every response, errors included, and s
 });
 
 test('pages of other origins get no CORS headers, however similar the origin looks', async (t) => {
-  const { url } = await serveApp(t, { token: 's3cret', cors: new Cors([DASH]) });
+  const { url } = await serveApp(t, { token: 's3cret', corsOrigins: [DASH] });
   const authorization = 'Bearer s3cret';
   for (const origin of [
     'https://dash.example.evil.example',
@@ -79,19 +78,19 @@ test('pages of other origins get no CORS headers, however similar the origin loo
 });
 
 test('an OPTIONS request that is no preflight is 405, and a preflight for an unknown path is 404', async (t) => {
-  const { url } = await serveApp(t, { cors: new Cors([DASH]) });
+  const { url } = await serveApp(t, { corsOrigins: [DASH] });
   assert.equal((await preflight(url, '/registry/vms', { origin: DASH })).status, 405);
   assert.equal((await preflight(url, '/nowhere')).status, 404);
 });
 
 test('an allowed origin may use a registry without tokens, and a rebound host name may not', async (t) => {
-  const { url, at } = await serveApp(t, { cors: new Cors([DASH]) });
+  const { url, at } = await serveApp(t, { corsOrigins: [DASH] });
   const send = (origin: string) =>
     call(url, 'POST', '/registry/vms', { body: aVm({ id: origin }), headers: { origin } });
   assert.equal((await send(DASH)).status, 201);
   const refused = await send('https://evil.example');
   assert.equal(refused.status, 403);
-  assert.match(errorOf(refused), /a page of https:\/\/evil\.example may not/);
+  assert.match(errorOf(refused), /pages of https:\/\/evil\.example may not/);
   const head = `Host: evil.example\r\nOrigin: ${DASH}\r\nAccess-Control-Request-Method: POST\r\nConnection: close`;
   const [rebound] = await exchange(at, `OPTIONS /registry/vms HTTP/1.1\r\n${head}\r\n\r\n`);
   assert.equal(rebound!.status, 403);
@@ -116,8 +115,6 @@ test('a response that a browser opens cannot run, embed, leak or cache anything'
       path,
     );
   }
-  const { headers } = await call(url, 'POST', '/registry/vms', { body: '{' });
-  assert.equal(headers.get('x-content-type-options'), 'nosniff');
 });
 
 test('--cors-origin accepts origins only', async (t) => {

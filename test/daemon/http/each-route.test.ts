@@ -1,7 +1,8 @@
 /** Requests that every route must refuse. The tests go through the table of routes, so that they cover new routes, too. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { ROUTES, type Route } from '../../../daemon/http/routes.ts';
+import type { Route } from '../../../daemon/http/context.ts';
+import { ROUTES } from '../../../daemon/http/routes.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { call } from '../../helpers/http.ts';
 import { exchange, type RawAnswer } from '../../helpers/raw.ts';

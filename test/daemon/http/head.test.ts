@@ -2,7 +2,6 @@
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import test, { type TestContext } from 'node:test';
-import { Cors } from '../../../daemon/http/cors.ts';
 import { ROUTES } from '../../../daemon/http/routes.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { Connection } from '../../helpers/connection.ts';
@@ -143,7 +142,7 @@ test('HEAD over HTTP/1.0 has no body and no transfer coding', async (t) => {
 });
 
 test('204 has no body, no content-length and no content-type, and the connection stays usable', async (t) => {
-  const app = await serveApp(t, { token: 's3cret', cors: new Cors(['https://dash.example']) });
+  const app = await serveApp(t, { token: 's3cret', corsOrigins: ['https://dash.example'] });
   const preflight = ['Origin: https://dash.example', 'Access-Control-Request-Method: DELETE'];
   const connection = Connection.open(t, app.at);
   connection.send(request('OPTIONS', '/registry/vms/a', ...preflight), request('GET', '/registry/whoami'));

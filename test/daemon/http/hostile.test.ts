@@ -1,10 +1,8 @@
 /** Promise 4: no input causes a 5xx, a hang or a crash. Each test sends raw bytes and expects a clear 4xx. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { createServer, type ServerResponse } from 'node:http';
-import { type AddressInfo, connect, type Socket } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import test from 'node:test';
-import { Turns } from '../../../daemon/http/server/request-queue.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
 import { call } from '../../helpers/http.ts';
@@ -142,7 +140,7 @@ refuses('a body of a media type other than JSON is 415', [
   ['bytes', post('{}', ['Content-Type: application/octet-stream']), 415, /octet-stream is not supported/],
   ['something like JSON', post('{}', ['Content-Type: application/jsonp']), 415, /jsonp is not supported/],
   ['what begins like JSON', post('{}', ['Content-Type: application/x+jsonfoo']), 415, /x\+jsonfoo is not supported/],
-  ['no media type at all', post('{}', ['Content-Type: ;;;']), 415, /content-type is not supported/],
+  ['no media type at all', post('{}', ['Content-Type: ;;;']), 415, /content-type ;;; is not supported/],
   [
     'XML in chunks',
     request(
@@ -179,12 +177,12 @@ test('an unknown method is 405 with the known methods, before the body is read',
   for (const method of ['PUT', 'PROPFIND', 'TRACE', 'OPTIONS', 'DELETE', 'BREW', 'get', 'M-SEARCH', 'CONNECT']) {
     const bytes = request(`${method} /registry/vms`, ['Content-Type: text/xml', 'Content-Length: 1'], '{');
     const [answer] = await exchange(app.at, bytes);
-    check(answer, 405, new RegExp(`^${method} is not possible on /registry/vms`), method);
+    check(answer, 405, new RegExp(`^${method} is not allowed on /registry/vms`), method);
     assert.match(answer?.headers.allow ?? '', /\bPOST\b.*\bGET\b|\bGET\b.*\bPOST\b/, method);
   }
   for (const more of ['?role=infra', '#x', '#x?y', '?x#y']) {
     const [answer] = await exchange(app.at, request(`PUT /registry/vms${more}`));
-    check(answer, 405, /^PUT is not possible on \/registry\/vms$/, more);
+    check(answer, 405, /^PUT is not allowed on \/registry\/vms$/, more);
   }
   await isWell(app);
 });
@@ -409,102 +407,7 @@ test('an incomplete request is refused after the responses to the requests befor
   assert.equal(more.length, 0);
 });
 
-test('requests of one connection are handled one after the other, and at most 100 of them wait', async (t) => {
-  const app = await serveApp(t);
-  const held = 'GET /registry/discover/worker?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n';
-  const register = (id: string) => {
-    const body = JSON.stringify(aVm({ id }));
-    return `POST /registry/vms HTTP/1.1\r\nHost: a\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
-  };
-  // A change on another connection ends the long poll; no request of the same connection is handled before that.
-  const socket = connect(app.at);
-  socket.write(held + register('b').repeat(99) + request('GET /health').toString());
-  await until('the first to be held', () => app.registry.events.subscriberCount > 0);
-  await call(app.url, 'POST', '/registry/vms', { body: aVm({ id: 'a' }) });
-  const answers = await readAnswers(socket);
-  assert.deepEqual(
-    answers.map(({ status }) => status),
-    [200, 201, ...Array(98).fill(409), 200],
-  );
-  assert.equal(answers[0]!.text.includes('"count":1'), true);
-  // One more is refused, and the requests behind it are not handled.
-  const [refusal, ...more] = await exchange(
-    app.at,
-    'GET /registry/discover/golden?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(5000),
-  );
-  check(refusal, 429, /^more than 100 requests wait on one connection/, 'too many');
-  assert.equal(more.length, 0);
-  await until('nothing to be held', () => app.registry.events.subscriberCount === 0);
-  await isWell(app, 2);
-});
-
-test('the requests that wait on one connection take at most 256 KiB, including their bodies', async (t) => {
-  const app = await serveApp(t);
-  const held = 'GET /registry/discover/golden?wait=50s HTTP/1.1\r\nHost: a\r\n\r\n';
-  const head = `GET /health HTTP/1.1\r\nHost: a\r\nX-Pad: ${'a'.repeat(15_000)}\r\n\r\n`;
-  const beat = 'POST /registry/vms/nobody/heartbeat HTTP/1.1\r\nHost: a\r\n';
-  const body = `${beat}Content-Length: 15000\r\n\r\n${'{}'.padEnd(15_000)}`;
-  for (const request of [head, body]) {
-    const [refusal, ...more] = await exchange(app.at, held + request.repeat(99));
-    check(refusal, 429, /^requests of more than 262144 bytes wait on one connection/, 'too much');
-    assert.equal(more.length, 0);
-    // Sixteen of them fit, in every round.
-    const socket = connect(app.at);
-    let text = '';
-    socket.setEncoding('latin1').on('data', (chunk: string) => (text += chunk));
-    const statuses = () => [...text.matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => status);
-    for (let round = 1; round <= 12; round++) {
-      socket.write(`GET /registry/discover/golden?wait=1ms HTTP/1.1\r\nHost: a\r\n\r\n${request.repeat(16)}`);
-      await until('their answers', () => statuses().length === 17 * round);
-    }
-    assert.equal(statuses().includes('429'), false);
-    socket.destroy();
-  }
-  await until('nothing to be held', () => app.registry.events.subscriberCount === 0);
-  await isWell(app);
-});
-
-test('the requests that wait on all connections share one budget, which is released when they leave', async (t) => {
-  const turns = new Turns(100_000);
-  const handled: ServerResponse[] = [];
-  const refusals: string[] = [];
-  const listener = turns.listener(
-    (_, response) => void handled.push(response),
-    (socket, { message }) => {
-      refusals.push(message);
-      socket.destroy();
-    },
-  );
-  const server = createServer(listener).listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  t.after(() => server.close().closeAllConnections());
-  const open = () => {
-    const socket = connect((server.address() as AddressInfo).port, '127.0.0.1');
-    socket.on('error', () => {});
-    socket.write(`GET / HTTP/1.1\r\nHost: a\r\nX-Pad: ${'a'.repeat(12_000)}\r\n\r\n`.repeat(4));
-    return socket;
-  };
-  // Three requests wait on each connection and occupy 16 KB each.
-  const sockets = [open(), open()];
-  await until('two to be handled', () => handled.length === 2);
-  await until('all of theirs to be read', () => refusals.length === 0 && sockets.every((s) => s.bytesWritten > 48_000));
-  const third = open();
-  await once(third, 'close');
-  assert.match(refusals[0]!, /^requests that wait behind others keep 100000 bytes/);
-  sockets[0]!.destroy();
-  await once(handled[0]!, 'close');
-  const fourth = open();
-  await until('the fourth to be handled', () => handled.length === 4);
-  // Each waiting request is handled in turn.
-  for (let n = 3; n < 7; n++) {
-    await until('its turn', () => handled.length > n);
-    handled[n]!.end();
-  }
-  fourth.destroy();
-  assert.equal(refusals.length, 1);
-});
-
-test('a body that may be endless is answered without being read to its end', async (t) => {
+test('a body that may have no end is answered, and not read to its end', async (t) => {
   const app = await serveApp(t);
   const piece = Buffer.alloc(65_536, 'a');
   const chunk = Buffer.concat([Buffer.from('10000\r\n'), piece, Buffer.from('\r\n')]);

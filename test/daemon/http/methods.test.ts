@@ -1,7 +1,6 @@
 /** Unknown routes, unknown methods, preflights, CONNECT and Upgrade: who is told about them, and with which `Allow`. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { Cors } from '../../../daemon/http/cors.ts';
 import { serveApp } from '../../helpers/app.ts';
 import { askRaw, Connection, type RawResponse } from '../../helpers/connection.ts';
 
@@ -49,7 +48,7 @@ test('a route that needs no token tells its methods to clients that have authent
 });
 
 test('a preflight of a named origin is answered before authentication, and no other request is', async (t) => {
-  const app = await serveApp(t, { token: 's3cret', cors: new Cors([DASH]) });
+  const app = await serveApp(t, { token: 's3cret', corsOrigins: [DASH] });
   const ask = async (line: string, ...headers: readonly string[]) =>
     (await askRaw(t, app.at, request(line, 'Connection: close', ...headers)))[0]!;
   const allowed = await ask('OPTIONS /registry/vms/a', ...PREFLIGHT);

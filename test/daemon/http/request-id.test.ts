@@ -2,7 +2,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import test from 'node:test';
-import { Cors } from '../../../daemon/http/cors.ts';
 import { serveApp } from '../../helpers/app.ts';
 import { askRaw, Connection } from '../../helpers/connection.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
@@ -19,7 +18,7 @@ const request = (line: string, ...headers: readonly string[]) =>
 test("a client's request id is sent back on every kind of response", async (t) => {
   const app = await serveApp(t, {
     token: 's3cret',
-    cors: new Cors(['https://dash.example']),
+    corsOrigins: ['https://dash.example'],
     limits: { requestTimeout: 300 },
   });
   const id = 'X-Request-Id: trace/1:a=b+c@d.e_f-g';

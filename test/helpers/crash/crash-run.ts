@@ -17,6 +17,7 @@ import { REVISION_HEADER, type VmList } from '../../../src/protocol/api.ts';
 import type { History } from '../../../src/protocol/events.ts';
 import type { Vm } from '../../../src/protocol/vm.ts';
 import { type Daemon, startDaemon, tempDir } from '../daemon.ts';
+import { AS_VREG_CLIENT } from '../http.ts';
 import { findGaps, type JournalLine, journalOf } from '../journal.ts';
 import type { Random } from '../random.ts';
 import { isChange, readEvents } from '../stream.ts';
@@ -187,7 +188,7 @@ export function findGapsFrom(first: number, rest: readonly { revision: number }[
 /** Asserts that the daemon returns the history and the revision that are in its journal. */
 async function assertHistories({ url }: Daemon, { journal, revision }: Left, vms: readonly Vm[]): Promise<void> {
   for (const { id } of vms) {
-    const answer = await fetch(`${url}/registry/vms/${id}/history?limit=1000`);
+    const answer = await fetch(`${url}/registry/vms/${id}/history?limit=1000`, { headers: AS_VREG_CLIENT });
     assert.equal(Number(answer.headers.get(REVISION_HEADER)), revision);
     const { history } = (await answer.json()) as History;
     const expected = journal.filter((line) => line.id === id).slice(-1000);

@@ -224,9 +224,13 @@ async function ask(where: Where, method: string, path: string, expected: number[
   }>((resolve, reject) => {
     const base = 'url' in where ? where.url : 'http://localhost';
     const socketPath = 'socketPath' in where ? { socketPath: where.socketPath } : {};
-    const asked = request(base + path, { method, agent, ...socketPath }, (answer) => {
-      text(answer).then((said) => resolve({ status: answer.statusCode!, headers: answer.headers, said }), reject);
-    });
+    const asked = request(
+      base + path,
+      { method, agent, headers: { 'x-vreg-client': '1' }, ...socketPath },
+      (answer) => {
+        text(answer).then((said) => resolve({ status: answer.statusCode!, headers: answer.headers, said }), reject);
+      },
+    );
     asked.once('error', reject).end(body && JSON.stringify(body));
   });
   if (!expected.includes(status)) throw new Unexpected(`${method} ${path}: ${status} ${said}`, status, said);

@@ -171,7 +171,10 @@ async function ask(agent: Agent, at: { host: string; port: number }, asked: Aske
   const { method, headers, body } = asked;
   const length = headers['transfer-encoding'] || body.length === 0 ? {} : { 'content-length': body.length };
   const answer = await new Promise<IncomingMessage>((resolve, reject) => {
-    const sent = request({ agent, ...at, method, path: urlOf(asked), headers: { ...headers, ...length } }, resolve);
+    const sent = request(
+      { agent, ...at, method, path: urlOf(asked), headers: { ...headers, ...length, 'x-vreg-client': '1' } },
+      resolve,
+    );
     sent.on('error', reject);
     sent.end(body);
   });

@@ -4,7 +4,7 @@ import test from 'node:test';
 import { VregError } from '../../../../src/protocol/errors.ts';
 import { serveApp } from '../../../helpers/app.ts';
 import { GatedStore } from '../../../helpers/gated-store.ts';
-import { call as send } from '../../../helpers/http.ts';
+import { AS_VREG_CLIENT, call as send } from '../../../helpers/http.ts';
 import { aVm } from '../../../helpers/vm.ts';
 
 const token = (number: number, name = 'a') => `${number}.${name.repeat(32)}`;
@@ -81,7 +81,11 @@ test('a heartbeat without identity fields is a plain one', async (t) => {
 test("every response to a vreg client has the registry's id and its revision, including the change just made", async (t) => {
   const { url } = await serveApp(t);
   const facts = async (method: string, path: string, body?: object) => {
-    const { headers } = await fetch(url + path, { method, ...(body ? { body: JSON.stringify(body) } : {}) });
+    const { headers } = await fetch(url + path, {
+      method,
+      headers: AS_VREG_CLIENT,
+      ...(body ? { body: JSON.stringify(body) } : {}),
+    });
     return [headers.get('x-vreg-registry-id'), headers.get('x-vreg-revision')];
   };
   assert.deepEqual(await facts('GET', '/health'), ['memory', '0']);

@@ -155,8 +155,8 @@ test('a close answers what was accepted, and waits for no handshake and no idle 
   const { registry, authenticator } = await serveApp(t);
   const app = buildApp({ registry, authenticator, version: '0.0.0', log: pino({ enabled: false }), tls });
   let arrived = 0;
-  app.addHook('onRequest', async () => void arrived++);
-  const { close, port, urls } = await listen(app, { tcp: { host: '127.0.0.1', port: 0 } }, { tls });
+  app.server.on('request', () => arrived++);
+  const { close, port, urls } = await listen(app, { tcp: { host: '127.0.0.1', port: 0 } });
   const url = urls[0]!;
   assert.equal(url, `https://127.0.0.1:${port}`);
   const silent = connect({ host: '127.0.0.1', port: port! });

@@ -1,0 +1,126 @@
+/** Responses of the app: the headers that each of them carries, and how a handler's result is sent. */
+import type { OutgoingHttpHeader, ServerResponse } from 'node:http';
+import { pipeline, type Readable } from 'node:stream';
+import {
+  CLIENT_HEADER,
+  LEASE_HEADER,
+  REGISTRY_HEADER,
+  REQUEST_ID_HEADER,
+  REVISION_HEADER,
+  VERSION_HEADER,
+  WARMING_HEADER,
+} from '../../src/protocol/api.ts';
+import type { Warming } from '../registry/explain.ts';
+import { audit } from './audit.ts';
+import type { RequestContext } from './context.ts';
+import { reserveText } from './streaming.ts';
+
+export const JSON_TYPE = 'application/json; charset=utf-8';
+
+/**
+ * A browser that opens a response must not run, embed, cache or leak any of it, nor guess another media type. Browsers open
+ * only what GET and HEAD return, and on a heartbeat these headers would cost a tenth of the registry's speed.
+ */
+const BROWSER_HEADERS: readonly string[] = [
+  'content-security-policy',
+  "default-src 'none'; frame-ancestors 'none'",
+  'referrer-policy',
+  'no-referrer',
+  'cache-control',
+  'no-store',
+  'x-content-type-options',
+  'nosniff',
+];
+
+/** Names and values in turn, as Node's `writeHead` takes them. */
+type HeaderList = OutgoingHttpHeader[];
+
+/** Step: sends the handler's result, unless the handler has written the response itself. */
+export function send(ctx: RequestContext): void {
+  const { result, response, services } = ctx;
+  if (result === undefined) return;
+  const { status, body, type = JSON_TYPE, etag, length, headers, warming } = result;
+  if (typeof body === 'string') reserveText(response, services.responses, body, !ctx.isRead);
+  const list = commonHeaders(ctx, type);
+  if (etag !== undefined) list.push('etag', `"${etag}"`);
+  if (warming !== undefined) list.push(WARMING_HEADER, formatWarming(warming));
+  if (headers !== undefined) for (const name in headers) list.push(name, headers[name]!);
+  if (typeof body === 'string') {
+    respond(ctx, status, list, body);
+  } else {
+    if (length !== undefined) list.push('content-length', length);
+    respondWithStream(ctx, status, list, body);
+  }
+}
+
+/** The headers of every response: those that help any client, then those for vreg clients, for browsers, and for this request. */
+export function commonHeaders(ctx: RequestContext, type?: string): HeaderList {
+  const { registry, version, stopping } = ctx.services;
+  const list: HeaderList = ctx.isRead ? [...BROWSER_HEADERS] : [];
+  list.push(REQUEST_ID_HEADER, ctx.requestId);
+  if (type !== undefined) list.push('content-type', type);
+  if (isVregClient(ctx)) {
+    list.push(VERSION_HEADER, version, LEASE_HEADER, String(registry.staleAfter));
+    list.push(REGISTRY_HEADER, registry.id, REVISION_HEADER, String(registry.revision));
+  } else if (ctx.route?.isHeartbeat && ctx.request.httpVersion === '1.1') {
+    // HTTP/1.1 keeps connections open without being told, and a plain heartbeat gets no header that it does not need.
+    ctx.response.removeHeader('connection');
+  }
+  if (ctx.extraHeaders !== undefined) list.push(...ctx.extraHeaders);
+  if (ctx.mustClose || stopping.aborted) list.push('connection', 'close');
+  return list;
+}
+
+function isVregClient({ headers }: RequestContext): boolean {
+  return headers[CLIENT_HEADER] === '1';
+}
+
+function formatWarming({ seconds, suspects }: Warming): string {
+  return suspects > 0 ? `${seconds}; suspect=${suspects}` : String(seconds);
+}
+
+/** Sends a whole response. Node leaves the body out in response to a HEAD request. */
+export function respond(ctx: RequestContext, status: number, headers: HeaderList, body: string): void {
+  decide(ctx, status);
+  if (ctx.response.destroyed) return;
+  headers.push('content-length', Buffer.byteLength(body));
+  ctx.response.writeHead(status, headers).end(body);
+}
+
+/** Sends a response without a body. */
+export function respondEmpty(ctx: RequestContext, status: number): void {
+  decide(ctx, status);
+  if (!ctx.response.destroyed) ctx.response.writeHead(status, commonHeaders(ctx)).end();
+}
+
+/**
+ * Sends a body as its client reads it. If the client leaves, the source is destroyed; if the source fails, the connection is,
+ * so that the client does not take the part that was sent for the whole.
+ */
+function respondWithStream(ctx: RequestContext, status: number, headers: HeaderList, body: Readable): void {
+  const { response, services, request } = ctx;
+  decide(ctx, status);
+  body.on('error', (err) => {
+    if (!response.destroyed) services.log.error({ err, requestId: ctx.requestId }, 'a response was cut off');
+  });
+  if (response.destroyed || request.method === 'HEAD') body.destroy();
+  if (response.destroyed) return;
+  response.writeHead(status, headers);
+  if (request.method === 'HEAD') response.end();
+  else pipeline(body, response, () => {});
+}
+
+/** Begins a response that the handler writes itself; the handler returns no result then. */
+export function openStream(ctx: RequestContext, headers: Readonly<Record<string, string>>): ServerResponse {
+  const { 'content-type': type = JSON_TYPE, ...others } = headers;
+  decide(ctx, 200);
+  const list = commonHeaders(ctx, type);
+  for (const name in others) list.push(name, others[name]!);
+  return ctx.response.writeHead(200, list);
+}
+
+/** Records the outcome of a request. If its client has already left, the audit log has been waiting for it. */
+function decide(ctx: RequestContext, status: number): void {
+  ctx.status = status;
+  if (ctx.response.closed) audit(ctx);
+}

@@ -1,0 +1,65 @@
+/** From a method and a URL to a route of the table, or to the reason why there is none. */
+import findMyWay from 'find-my-way';
+import { VregError } from '../../src/protocol/errors.ts';
+import type { RequestContext, Route } from './context.ts';
+import { ROUTES } from './routes.ts';
+
+/** Longest path parameter, in characters: Node's limit for a URL and its headers. The router's default of 100 would hide long ids. */
+const MAX_PARAM = 16_384;
+
+/** The router calls these functions only if its own lookup is used instead of `find`. */
+const unused = () => {};
+const router = findMyWay({ maxParamLength: MAX_PARAM, onBadUrl: unused });
+for (const route of ROUTES) router.on(route.method, route.path, unused, route);
+
+/** Step: finds the route. A missing route, like a path that cannot be decoded, is reported only after authentication. */
+export function findRoute(ctx: RequestContext): void {
+  const { method, url } = ctx.request;
+  // Node sends no body in response to a HEAD request.
+  const found = router.find((method === 'HEAD' ? 'GET' : method) as Route['method'], url!);
+  if (found === null) return;
+  if (found.store === null) {
+    ctx.isUrlBroken = true;
+    return;
+  }
+  ctx.route = found.store as Route;
+  ctx.params = found.params;
+  ctx.queryParams = found.searchParams as RequestContext['queryParams'];
+}
+
+/** Step: 404 or 405 if there is no route. @throws VregError NOT_FOUND, METHOD_NOT_ALLOWED, INVALID */
+export function answerUnknownRoute(ctx: RequestContext): void {
+  if (ctx.route) return;
+  if (ctx.isUrlBroken) throw new VregError('INVALID', 'the URL has a broken percent-encoding', { field: 'url' });
+  const { error, allow } = noRoute(ctx.request.method!, ctx.request.url!);
+  if (allow !== undefined) ctx.setHeader('allow', allow);
+  throw error;
+}
+
+/** Why no route has this method and URL: 405 if another method would, else 404. */
+export function noRoute(method: string, url: string): { error: VregError; allow?: string } {
+  // The router ignores a fragment, too.
+  const path = url.split(/[?#]/, 1)[0]!;
+  const allow = allowedMethods(url).join(', ');
+  if (allow === '') {
+    return {
+      error: new VregError('NOT_FOUND', `no such route: ${method} ${path}`, {
+        hint: 'the routes are /health and those under /registry',
+      }),
+    };
+  }
+  return {
+    error: new VregError('METHOD_NOT_ALLOWED', `${method} is not allowed on ${path}`, { hint: `use one of: ${allow}` }),
+    allow,
+  };
+}
+
+/** The methods of a path, in the order of the table; none for an unknown path. */
+export function allowedMethods(url: string): string[] {
+  const methods = ROUTES.filter((route) => {
+    const found = router.find(route.method, url);
+    // An empty id or role matches no VM, so nothing is allowed on it.
+    return found?.store === route && !Object.values(found.params).includes('');
+  }).map(({ method }) => method as string);
+  return methods.includes('GET') ? ['HEAD', ...methods] : methods;
+}
