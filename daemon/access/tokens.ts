@@ -237,8 +237,8 @@ export class Tokens {
   }
 
   /**
-   * Revokes the token with this name, and cancels enrolments in progress with it. Open responses end at once. Durable when this
-   * resolves.
+   * Revokes the token with this name, and cancels the enrolments in progress that use or issue it. Open responses end at
+   * once. Durable when this resolves.
    * @returns the names of the revoked tokens; none if there is no such token
    * @throws the store's errors; the tokens are revoked all the same, and that is saved as soon as possible
    */
@@ -255,10 +255,13 @@ export class Tokens {
 
   async #revoke(name: string, tokens: readonly Token[]): Promise<string[]> {
     const { queue, commit } = this.#options;
-    for (const token of tokens) this.#forget(token);
-    const canceled = [...this.#pending].filter(({ stored }) => stored.enrolledBy === name);
+    const canceled = [...this.#pending].filter(
+      ({ stored }) => stored.enrolledBy === name || (stored.enrolledBy !== undefined && stored.name === name),
+    );
     for (const pending of canceled) pending.isRevoked = true;
     const revoked = [...tokens, ...canceled.map(({ stored }) => stored)].map((token) => token.name);
+    // Includes the token of an earlier enrolment that a canceled one repeats: they have the same record.
+    for (const token of revoked) this.#forget(this.#byName.get(token));
     // A repeated request must not succeed before an earlier revocation of the same tokens is durable.
     const names = [...new Set([...revoked, ...this.#unsavedRemovals(name)])];
     if (names.length === 0) return [];
@@ -267,8 +270,8 @@ export class Tokens {
     try {
       await commit(removals);
     } catch (error) {
-      // A commit that was in flight may have stored a canceled token since.
-      for (const removal of removals) queue.add(removal);
+      // A save of the queue may have run ahead of a commit that stored a canceled token since.
+      for (const revokedName of names) this.#saveCurrent(revokedName);
       throw notYetDurable(names, error);
     }
     queue.saved(removals);
@@ -302,9 +305,9 @@ export class Tokens {
     const pending = this.#begin(stored);
     const committed = () => {
       this.#pending.delete(pending);
-      if (pending.isRevoked) return;
-      const before = this.#byVm.get(vm);
-      if (before) this.#forget(before);
+      // The commit of the revocation follows, unless the store has refused it. A save of the queue may have run ahead.
+      if (pending.isRevoked) return this.#saveCurrent(stored.name);
+      this.#forget(this.#byVm.get(vm));
       this.#add(stored);
     };
     const failed = () => this.#rollBack(pending);
@@ -322,8 +325,7 @@ export class Tokens {
     this.#removing.add(name);
     const committed = () => {
       this.#removing.delete(name);
-      const token = this.#byVm.get(id);
-      if (token) this.#forget(token);
+      this.#forget(this.#byVm.get(id));
     };
     const failed = () => {
       this.#removing.delete(name);
@@ -345,8 +347,9 @@ export class Tokens {
     this.#saveCurrent(pending.stored.name);
   }
 
-  /** Queues the record as it is in memory, after a commit that would have replaced it has failed. */
+  /** Queues the record as it is in memory, unless a commit in flight replaces it. */
   #saveCurrent(name: string): void {
+    if (this.#isChanging(name)) return;
     const token = this.#byName.get(name);
     this.#options.queue.add(token ? recordOf(token.stored) : removalOf(name));
   }
@@ -372,7 +375,8 @@ export class Tokens {
     return token;
   }
 
-  #forget(token: Token): void {
+  #forget(token: Token | undefined): void {
+    if (!token) return;
     const { hash, name, enrolledBy, vm } = token.stored;
     this.#byHash.delete(hash);
     this.#expiring.delete(token);

@@ -316,3 +316,74 @@ test('the token of a VM stays if the removal of the VM and its next enrolment bo
   await registry.saveHeartbeats();
   assert.equal(anAuthenticator({ store }).tokens.ofVm('w')?.stored.hash, old.stored.hash);
 });
+
+/** A VM that repeats its enrolment, because the response to the first one was lost. The repetition is pending. */
+async function repeatedEnrolment() {
+  const store = new GatedStore();
+  const setup = anAuthenticator({ store });
+  const { create, tokens, registry } = setup;
+  await store.settle(create({ name: 'image', scope: 'enrol' }));
+  const enroller = tokens.named('image')!;
+  const enrolOnce = () =>
+    enrol(registry, tokens, { enroller, registration: aVm({ id: 'w' }), from: '192.0.2.1', write: {} });
+  const first = await store.settle(enrolOnce());
+  const again = enrolOnce();
+  void again.catch(() => {});
+  return { ...setup, store, first, again };
+}
+
+for (const name of ['image', 'image/w']) {
+  test(`the revocation of ${name} cancels a repeated enrolment and revokes the token of the first one`, async () => {
+    const { store, tokens, first, again } = await repeatedEnrolment();
+    const { revoked } = tokens.ofVm('w')!;
+    const revoking = tokens.revoke(name);
+    assert.equal(revoked.aborted, true);
+    assert.equal(tokens.find(first.secret), undefined);
+    assert.ok((await store.settle(revoking)).includes('image/w'));
+    await assert.rejects(again, { code: 'UNAUTHORIZED' });
+    assert.equal(tokens.ofVm('w'), undefined);
+    assert.equal(anAuthenticator({ store }).tokens.ofVm('w'), undefined);
+  });
+
+  test(`the revocation of ${name} is durable even if the repeated enrolment cannot be saved`, async () => {
+    const { store, tokens, registry, again } = await repeatedEnrolment();
+    const revoking = tokens.revoke(name);
+    store.fail(new VregError('STORE_FULL', 'the disk is full'));
+    await assert.rejects(revoking, { code: 'STORE_FULL' });
+    await assert.rejects(again, { code: 'STORE_FULL' });
+    await registry.saveHeartbeats();
+    assert.equal(anAuthenticator({ store }).tokens.ofVm('w'), undefined);
+  });
+}
+
+/** A VM whose enrolment is pending, in front of a store that accepts no other commits. */
+async function pendingEnrolment() {
+  const store = new GatedStore();
+  const setup = anAuthenticator({ store });
+  const { create, tokens, registry } = setup;
+  await store.settle(create({ name: 'image', scope: 'enrol' }));
+  const enroller = tokens.named('image')!;
+  const enrolling = enrol(registry, tokens, { enroller, registration: aVm({ id: 'w' }), from: undefined, write: {} });
+  void enrolling.catch(() => {});
+  store.refusal = new VregError('BUSY', 'too many changes are waiting for the disk');
+  return { ...setup, store, enrolling };
+}
+
+test('a revocation that the store refuses still deletes the token of an enrolment that is committed later', async () => {
+  const { store, tokens, registry, enrolling } = await pendingEnrolment();
+  await assert.rejects(tokens.revoke('image'), { code: 'BUSY' });
+  await registry.saveHeartbeats();
+  await store.release();
+  await assert.rejects(enrolling, { code: 'UNAUTHORIZED' });
+  await registry.saveHeartbeats();
+  assert.equal(anAuthenticator({ store }).tokens.ofVm('w'), undefined);
+});
+
+test('the token of an enrolment in progress stays durable if the store refuses the removal of its VM', async () => {
+  const { store, registry, enrolling } = await pendingEnrolment();
+  await assert.rejects(registry.deregister('w'), { code: 'BUSY' });
+  await store.release();
+  const { secret } = await enrolling;
+  await registry.saveHeartbeats();
+  assert.equal(anAuthenticator({ store }).tokens.find(secret)?.name, 'image/w');
+});
