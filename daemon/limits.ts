@@ -19,7 +19,7 @@ const HEAP_PER_WEIGHT = 8;
 interface BudgetRow {
   /** Share of the heap that remains after the stored entries. */
   readonly share: number;
-  /** What holds the bytes while the budget is used up, as the error says it. */
+  /** The likely reason why the budget is used up, for the error. */
   readonly cause: string;
   readonly hint: string;
   /** Seconds. */
@@ -233,7 +233,7 @@ export class Budget {
   }
 }
 
-/** What a reservation does to its budget. */
+/** The operations of a budget that its reservations need. */
 interface Ledger {
   add(bytes: number): void;
   share(thing: object, bytes: number): void;

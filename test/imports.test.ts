@@ -1,22 +1,23 @@
+/** The layout: which module may import which, and the reason for each rule. */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
-import { dirname, join, relative } from 'node:path';
+import { basename, dirname, join, relative } from 'node:path';
 import test from 'node:test';
 
 const ROOT = join(import.meta.dirname, '..');
 
 interface Import {
   from: string;
-  /** A file of ours by its path in the repository, else the name of a package. */
+  /** Path of a file in this repository, or name of a package. */
   to: string;
   own: boolean;
   kind: 'value' | 'type' | 'dynamic';
 }
 
-const files = ['src', 'daemon'].flatMap((room) =>
-  readdirSync(join(ROOT, room), { recursive: true, encoding: 'utf8' })
+const files = ['src', 'daemon'].flatMap((folder) =>
+  readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' })
     .filter((file) => file.endsWith('.ts') && !file.endsWith('.d.ts'))
-    .map((file) => join(room, file)),
+    .map((file) => join(folder, file)),
 );
 
 const imports = files.flatMap((from): Import[] => {
@@ -43,8 +44,8 @@ function packageOf(specifier: string): string {
         .join('/');
 }
 
-/** Edges that a rule forbids, as lines that say which. */
-function wrong(forbidden: (edge: Import) => boolean): string[] {
+/** Imports that a rule forbids, one line each. */
+function violations(forbidden: (edge: Import) => boolean): string[] {
   return imports.filter(forbidden).map(({ from, to, kind }) => `${from} -> ${to} (${kind})`);
 }
 
@@ -52,7 +53,7 @@ function users(name: string): string[] {
   return [...new Set(imports.filter(({ to, kind }) => to === name && kind !== 'type').map(({ from }) => from))].sort();
 }
 
-test('imports are found, of every kind', () => {
+test('the parser finds imports of every kind', () => {
   const has = (from: string, to: string, kind: Import['kind']) =>
     assert.ok(
       imports.some((edge) => edge.from === from && edge.to === to && edge.kind === kind),
@@ -66,15 +67,15 @@ test('imports are found, of every kind', () => {
   has('daemon/store/database.ts', 'libsql', 'value');
 });
 
-test('every import of ours is of a file that is there', () => {
+test('every relative import names an existing file', () => {
   assert.deepEqual(
-    wrong(({ to, own }) => own && to.endsWith('.ts') && !files.includes(to)),
+    violations(({ to, own }) => own && to.endsWith('.ts') && !files.includes(to)),
     [],
   );
 });
 
-/** Errors, the type of a journal line, durable files, memory budgets, random ids, and the pid file that a restore checks. */
-const STORE_MAY = [
+/** Errors, types of journal lines, durable files, memory budgets, random ids, and the pid file that a restore checks. */
+const STORE_IMPORTS = [
   'src/files.ts',
   'src/protocol/errors.ts',
   'src/protocol/events.ts',
@@ -83,37 +84,40 @@ const STORE_MAY = [
   'daemon/process/pid-file.ts',
 ];
 
-/** The daemon's subcommands are a room of their own, entered by the daemon's command alone. */
-function isOfDaemon(from: string, to: string): boolean {
-  const room = 'src/commands/daemon/';
-  return to.startsWith(room) && (from === 'src/commands/daemon.ts' || from.startsWith(room));
+/** True for imports within `vreg daemon` and its subcommands, which form one module. */
+function isWithinDaemonCommand(from: string, to: string): boolean {
+  const folder = 'src/commands/daemon/';
+  return to.startsWith(folder) && (from === 'src/commands/daemon.ts' || from.startsWith(folder));
 }
 
 const RULES: readonly [rule: string, why: string, forbidden: (edge: Import) => boolean][] = [
   [
-    'the protocol imports nothing of ours outside itself',
-    'both sides speak it, so it can belong to neither',
+    'the protocol imports no module outside its folder',
+    'client and daemon share it, so it belongs to neither',
     ({ from, to, own }) => from.startsWith('src/protocol/') && own && !to.startsWith('src/protocol/'),
   ],
   [
     'the protocol imports no package',
-    'a client of another project can take it as it is',
+    'other projects can copy it without dependencies',
     ({ from, to, own }) => from.startsWith('src/protocol/') && !own && !to.startsWith('node:'),
   ],
   [
     'commands never import each other',
-    'what two of them need is a room of its own, and a start pays for one command',
-    ({ from, to }) => from.startsWith('src/commands/') && to.startsWith('src/commands/') && !isOfDaemon(from, to),
+    'shared code has a module of its own, and start-up loads one command only',
+    ({ from, to }) =>
+      from.startsWith('src/commands/') && to.startsWith('src/commands/') && !isWithinDaemonCommand(from, to),
   ],
   [
-    'nothing but the tree imports commands',
-    'they are found by name, and loaded when named',
+    'only the command table imports commands, dynamically',
+    'a command is loaded when it is named',
     ({ from, to, kind }) =>
-      to.startsWith('src/commands/') && (from !== 'src/commands.ts' || kind !== 'dynamic') && !isOfDaemon(from, to),
+      to.startsWith('src/commands/') &&
+      (from !== 'src/commands.ts' || kind !== 'dynamic') &&
+      !isWithinDaemonCommand(from, to),
   ],
   [
-    'only the commands that run a daemon or an agent reach it',
-    'the CLI asks the registry over HTTP, on one machine too',
+    'only the commands that run the daemon or the agent import daemon modules',
+    'the CLI reaches the registry over HTTP, also on the same machine',
     ({ from, to }) =>
       from.startsWith('src/') &&
       to.startsWith('daemon/') &&
@@ -121,13 +125,13 @@ const RULES: readonly [rule: string, why: string, forbidden: (edge: Import) => b
       from !== 'src/commands/heartbeat.ts',
   ],
   [
-    'the daemon is reached by dynamic import or for its types',
-    'its libraries take a second to load, which no other command shall pay for',
+    'commands import daemon modules dynamically or for their types',
+    'the libraries of the daemon take a second to load',
     ({ from, to, kind }) => from.startsWith('src/') && to.startsWith('daemon/') && kind === 'value',
   ],
   [
-    'the daemon uses the protocol, the client and files.ts, and nothing else of src',
-    'it has no terminal and no command line; atomic writes and checks of file modes exist once, for both sides',
+    'of src, the daemon imports the protocol, the client and files.ts only',
+    'it has no terminal and no command line; both sides share atomic writes and checks of file modes',
     ({ from, to }) =>
       from.startsWith('daemon/') &&
       to.startsWith('src/') &&
@@ -135,13 +139,13 @@ const RULES: readonly [rule: string, why: string, forbidden: (edge: Import) => b
       !['src/client.ts', 'src/files.ts'].includes(to),
   ],
   [
-    'files.ts imports nothing of ours',
-    'both sides use it, so it can belong to neither',
+    'files.ts imports no module of this repository',
+    'client and daemon share it, so it belongs to neither',
     ({ from, own }) => from === 'src/files.ts' && own,
   ],
   [
-    'the rules of the registry know the protocol, the kind of store and the kind of clock',
-    'they are pure: no HTTP, no files, no clock of their own',
+    'daemon/registry imports the protocol and the types of store and clock only',
+    'the rules are pure: no HTTP, no files, no clock of their own',
     ({ from, to, own, kind }) =>
       from.startsWith('daemon/registry/') &&
       !to.startsWith('daemon/registry/') &&
@@ -149,37 +153,106 @@ const RULES: readonly [rule: string, why: string, forbidden: (edge: Import) => b
       !(kind === 'type' && ['daemon/store/store.ts', 'daemon/clock.ts'].includes(to)),
   ],
   [
-    'the store knows no rules and no HTTP',
-    'it knows records',
+    'the store imports neither rules nor HTTP',
+    'it stores records and does not interpret them',
     ({ from, to, own }) =>
-      from.startsWith('daemon/store/') && own && !to.startsWith('daemon/store/') && !STORE_MAY.includes(to),
+      from.startsWith('daemon/store/') && own && !to.startsWith('daemon/store/') && !STORE_IMPORTS.includes(to),
   ],
   [
-    'nothing of HTTP but the wiring opens a store',
-    'a route parses, makes one call of the registry, and encodes',
+    'daemon/http imports only types of the store',
+    'a handler parses the request, calls the registry and encodes the response',
     ({ from, to, kind }) => from.startsWith('daemon/http/') && to.startsWith('daemon/store/') && kind !== 'type',
   ],
   [
-    'the daemon draws no tables and reads no command line',
-    'it runs where nobody looks on',
+    'the daemon imports no library of the terminal',
+    'it runs in the background',
     ({ from, to }) => from.startsWith('daemon/') && ['commander', 'conf', 'chalk', 'cli-table3'].includes(to),
   ],
-  ['tests are imported by nothing', 'they are not in the package', ({ to }) => to.startsWith('test/')],
+  ['no module imports tests', 'the package does not contain them', ({ to }) => to.startsWith('test/')],
 ];
 
 for (const [rule, why, forbidden] of RULES) {
-  test(`${rule}: ${why}`, () => assert.deepEqual(wrong(forbidden), []));
+  test(`${rule}: ${why}`, () => assert.deepEqual(violations(forbidden), []));
 }
 
 const USERS: readonly [name: string, where: readonly string[], why: string][] = [
-  ['undici', ['src/client/transport.ts'], 'one place knows how bytes get to a registry'],
-  ['chalk', ['src/render.ts'], 'answers become text in one place'],
-  ['cli-table3', ['src/render.ts'], 'answers become text in one place'],
-  ['commander', ['src/cli.ts', 'src/completion.ts'], 'commands are definitions, which know no commander'],
-  ['conf', ['src/config/config-file.ts'], 'reading a file needs no library, and starts are counted in milliseconds'],
-  ['libsql', ['daemon/store/database.ts'], 'one kind of store is SQLite'],
+  ['undici', ['src/client/transport.ts'], 'one module sends requests'],
+  ['chalk', ['src/render.ts'], 'one module formats answers'],
+  ['cli-table3', ['src/render.ts'], 'one module formats answers'],
+  ['commander', ['src/cli.ts', 'src/completion.ts'], 'command definitions do not depend on it'],
+  ['conf', ['src/config/config-file.ts'], 'it takes 50 ms to load, and only writing needs it'],
+  ['libsql', ['daemon/store/database.ts'], 'one module opens SQLite'],
 ];
 
 for (const [name, where, why] of USERS) {
-  test(`${name} is used by ${where.join(' and ')} alone: ${why}`, () => assert.deepEqual(users(name), where));
+  test(`${name} is imported by ${where.join(' and ')} only: ${why}`, () => assert.deepEqual(users(name), where));
 }
+
+/** Groups of modules that import each other, directly or through others (strongly connected components). */
+function importCycles(): string[][] {
+  const reach = new Map<string, Set<string>>();
+  const reachable = (file: string): Set<string> => {
+    const known = reach.get(file);
+    if (known) return known;
+    const found = new Set<string>();
+    reach.set(file, found);
+    const pending = [file];
+    while (pending.length > 0) {
+      const next = pending.pop();
+      for (const { from, to, own } of imports)
+        if (own && from === next && !found.has(to) && found.add(to)) pending.push(to);
+    }
+    return found;
+  };
+  const cyclic = files.filter((file) => reachable(file).has(file));
+  const groups = cyclic.map((file) =>
+    cyclic.filter((other) => reachable(file).has(other) && reachable(other).has(file)),
+  );
+  return groups.filter(([first], index) => groups.findIndex(([other]) => other === first) === index);
+}
+
+test('there are no import cycles, type imports included', () => assert.deepEqual(importCycles(), []));
+
+/** Folders without an entry module of the same name: they group small modules of one subject. */
+const SUBJECT_FOLDERS = ['src/fleet', 'src/help', 'src/protocol', 'src/run'];
+
+test('each folder of src holds the parts of an entry module, or small modules of one subject', () => {
+  const folders = [...new Set(files.map((file) => dirname(file)))].filter((folder) => /^src\/[^/]+$/.test(folder));
+  const orphans = folders.filter((folder) => !files.includes(`${folder}.ts`) && !SUBJECT_FOLDERS.includes(folder));
+  assert.deepEqual(orphans, []);
+});
+
+/** Base names of several modules, which quick-open cannot tell apart, and the reason for each. */
+const SHARED_NAMES: Readonly<Record<string, string>> = {
+  'agent.ts': '`vreg daemon agent`, and the agent',
+  'api.ts': '`vreg api`, and the shapes of the API',
+  'backup.ts': '`vreg backup`, and its handler',
+  'completion.ts': '`vreg completion`, and the generator of the scripts',
+  'config.ts': '`vreg config`, and the values of the settings',
+  'conflicts.ts': '`vreg conflicts`, and its handlers',
+  'context.ts': '`vreg context`, and the request context',
+  'discover.ts': '`vreg discover`, and its handler',
+  'env.ts': '`vreg env`, and the variables that it prints',
+  'errors.ts': 'the error table, and its translation to HTTP responses',
+  'events.ts': 'the shapes, the event log, and the handler of the event stream',
+  'health.ts': '`vreg health`, and the health of services in the registry',
+  'heartbeat.ts': '`vreg heartbeat`, and the body of a heartbeat',
+  'help.ts': '`vreg help`, and the help texts',
+  'history.ts': '`vreg history`, and its handler',
+  'identity.ts': "the agent's side of the identity protocol, and the registry's",
+  'install.ts': '`vreg daemon install`, and the installation of units',
+  'main.ts': 'the entry points of the CLI and of the daemon',
+  'process.ts': 'the process of `vreg daemon` commands, and that of the agent',
+  'render.ts': '`vreg render`, and the renderer of answers',
+  'restore.ts': '`vreg daemon restore`, and the restore of the store',
+  'status.ts': '`vreg status`, and `vreg daemon status`',
+  'token.ts': '`vreg token`, and the shapes of tokens',
+  'tokens.ts': 'the stored tokens, and their handlers',
+  'version.ts': '`vreg version`, and the version number',
+};
+
+test('modules have different base names, unless they are two sides of one thing', () => {
+  const names = files.map((file) => basename(file));
+  const shared = names.filter((name, index) => names.indexOf(name) !== index);
+  assert.deepEqual([...new Set(shared)].sort(), Object.keys(SHARED_NAMES));
+});

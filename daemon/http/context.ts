@@ -12,8 +12,8 @@ import { type Warming, warmingOf } from '../registry/explain.ts';
 import { assertPermitted, permits, type WriteOptions } from '../registry/preconditions.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { VmRecord } from '../registry/vm-record.ts';
-import type { LongPollQueue } from './handlers/discover.ts';
 import type { EventFanout } from './handlers/event-fanout.ts';
+import type { LongPollQueue } from './handlers/long-poll-queue.ts';
 import { encodeList, listLength, reserveFor } from './streaming.ts';
 
 export interface Route {

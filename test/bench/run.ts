@@ -68,7 +68,7 @@ function listeningUrl(): Promise<string> {
   });
 }
 
-/** What the daemon answers, for the floor to answer as well. */
+/** The daemon's response body, which the bare server sends, too. */
 async function bodyOf(url: string, method: string, path: string): Promise<string> {
   return (await fetch(url + path, { method })).text();
 }

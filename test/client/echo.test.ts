@@ -11,7 +11,7 @@ import { until } from '../helpers/until.ts';
 
 /** Contains characters that JSON escapes. */
 const TOKEN = String.raw`canary"of\the-token-0123456789`;
-/** What betrays it, whatever becomes of the rest. */
+/** The first part of the token, by which a test recognizes it in any encoding. */
 const CANARY = /canary/;
 
 type Answer = (request: IncomingMessage, response: ServerResponse) => void;

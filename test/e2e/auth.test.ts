@@ -1,4 +1,4 @@
-/** Who gets into the real daemon: by its socket, by its addresses, with tokens that outlive it, and with certificates. */
+/** Access to the real daemon: over its socket and its addresses, with tokens that survive a restart, and with certificates. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { existsSync, writeFileSync } from 'node:fs';

@@ -1,4 +1,4 @@
-/** What the real daemon knows of incarnations after a kill -9 that came before it was saved. */
+/** Identities after a kill -9 of the real daemon before it has saved them. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import type { Conflicts } from '../../src/protocol/heartbeat.ts';

@@ -1,4 +1,4 @@
-/** What the real daemon finds and to whom it says it: lists, discover, leases and the token, as the original registry. */
+/** Reads from the real daemon as from the original registry: lists, discover, leases and the token. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import type { VmList } from '../../src/protocol/api.ts';

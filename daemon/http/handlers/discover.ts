@@ -2,7 +2,6 @@
 import { DEFAULT_WAIT_MIN, type DiscoverQuery, MAX_WAIT } from '../../../src/protocol/api.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { assertActive } from '../../access/authenticator.ts';
-import type { Scheduler } from '../../limits.ts';
 import { permits } from '../../registry/preconditions.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 import { invalidQuery, type RequestContext, type Result } from '../context.ts';
@@ -98,104 +97,4 @@ function parseWait(text: string): number {
   const [, amount, unit] = /^(\d+(?:\.\d+)?)(ms|s|m)$/.exec(text) ?? [];
   if (amount === undefined) throw invalidQuery('wait', `wait: "${text}" is not a duration such as 30s`);
   return Math.min(Number(amount) * { ms: 1, s: 1000, m: 60_000 }[unit as 'ms' | 's' | 'm'], MAX_WAIT);
-}
-
-/** One long poll in the queue. */
-export interface Waiter {
-  /** Something has changed: checks again when the scheduler has time. */
-  recheck(): void;
-  /** The time is up: finishes with whatever is there when the scheduler has time. */
-  expire(): void;
-  leave(): void;
-}
-
-interface Poll {
-  min: number;
-  isExpired: boolean;
-  finish(found: readonly VmRecord[]): void;
-}
-
-/** Long polls with the same query; one search answers all of them. */
-interface PollGroup {
-  find(): readonly VmRecord[];
-  readonly polls: Set<Poll>;
-}
-
-/**
- * Batches the checks of long polls. Without it, thousands of polls for one role would each search the registry at every
- * heartbeat in that role.
- */
-export class LongPollQueue {
-  readonly #scheduler: Scheduler;
-  readonly #groups = new Map<string, PollGroup>();
-  /** Groups to check again. */
-  readonly #due = new Set<PollGroup>();
-  /** Groups with an expired poll. They come first: their clients were promised a response by now. */
-  readonly #overdue = new Set<PollGroup>();
-  #isRunning = false;
-
-  constructor(scheduler: Scheduler) {
-    this.#scheduler = scheduler;
-  }
-
-  /**
-   * @param key identifies the query and the read filter
-   * @param finish called once, when at least `min` VMs are found or the poll has expired
-   */
-  join(key: string, find: PollGroup['find'], min: number, finish: Poll['finish']): Waiter {
-    const group = this.#groups.get(key) ?? { find, polls: new Set() };
-    this.#groups.set(key, group);
-    const poll: Poll = { min, isExpired: false, finish };
-    group.polls.add(poll);
-    return {
-      recheck: () => this.#wake(group, this.#due),
-      expire: () => {
-        poll.isExpired = true;
-        this.#wake(group, this.#overdue);
-      },
-      leave: () => {
-        group.polls.delete(poll);
-        if (group.polls.size === 0 && this.#groups.get(key) === group) this.#groups.delete(key);
-      },
-    };
-  }
-
-  #wake(group: PollGroup, queue: Set<PollGroup>): void {
-    queue.add(group);
-    if (this.#isRunning) return;
-    this.#isRunning = true;
-    // All changes of one turn are checked together.
-    setImmediate(() => void this.#run());
-  }
-
-  async #run(): Promise<void> {
-    while (this.#first) await this.#scheduler.run(() => this.#checkGroups());
-    this.#isRunning = false;
-  }
-
-  #checkGroups(): void {
-    for (let group = this.#first; group; group = this.#first) {
-      if (!this.#check(group)) return;
-      this.#overdue.delete(group);
-      this.#due.delete(group);
-      if (!this.#scheduler.hasTime()) return;
-    }
-  }
-
-  get #first(): PollGroup | undefined {
-    for (const queue of [this.#overdue, this.#due]) for (const group of queue) return group;
-    return undefined;
-  }
-
-  /** @returns false if the time of this slice is up before all polls of the group are checked */
-  #check({ find, polls }: PollGroup): boolean {
-    if (polls.size === 0) return true;
-    const found = find();
-    for (const { min, isExpired, finish } of polls) {
-      if (!isExpired && found.length < min) continue;
-      finish(found);
-      if (!this.#scheduler.hasTime()) return false;
-    }
-    return true;
-  }
 }

@@ -1,6 +1,6 @@
 /**
- * The unix socket's file. Whoever can connect to it may do everything, so that must be its owner alone (and root, whom no
- * mode keeps out): Node cannot ask who connects (SO_PEERCRED), so the mode of the file says who can (unix(7)).
+ * The file of the unix socket. A client that can connect has full access, so the file's mode must admit only its owner (and root,
+ * whom no mode stops; see unix(7)). Node cannot ask for the peer's user (SO_PEERCRED).
  */
 import { lstatSync, type Stats, statSync, unlinkSync } from 'node:fs';
 import { connect, type Server } from 'node:net';

@@ -249,7 +249,7 @@ test('an error before the handler, in a step of the pipeline, is answered once w
   assert.equal(failuresOf(app).length, 2);
 });
 
-/** What a client may have sent, and the server may be doing, when a reset arrives. */
+/** States of a connection in which a reset may arrive. */
 const STATES: readonly [state: string, bytes: string, isReached?: (app: ServedApp) => boolean][] = [
   ['nothing was sent', ''],
   ['the request line is incomplete', 'GET /hea'],

@@ -44,7 +44,7 @@ interface Replayed {
 
 /** Name and secret of each token that was made. */
 const secrets: Record<string, string> = {};
-/** What the daemon is started with (VERS_AUTH_TOKEN) while there are no tokens. It is not in the data. */
+/** VERS_AUTH_TOKEN of the daemon while it has no tokens. It is not in the data. */
 const ROOT = 'root-of-the-fixture';
 
 function environment(more: Env = {}): Env {

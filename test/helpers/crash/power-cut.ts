@@ -1,6 +1,6 @@
 /**
- * Simulates a power cut from a recording of the store's writes. Synced writes are on the disk. Of the others, the disk has
- * none, some in any order, or a part of one.
+ * Simulates a power cut from a recording of the store's writes. Synced writes are on the disk. The disk has
+ * none of the others, some in any order, or a part of one.
  */
 import { createReadStream, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';

@@ -5,7 +5,7 @@ import { connect, type Socket } from 'node:net';
 import test from 'node:test';
 import { pino } from 'pino';
 import { buildApp } from '../../../../daemon/http/app.ts';
-import { LongPollQueue } from '../../../../daemon/http/handlers/discover.ts';
+import { LongPollQueue } from '../../../../daemon/http/handlers/long-poll-queue.ts';
 import { listen } from '../../../../daemon/http/server/listen.ts';
 import { Scheduler } from '../../../../daemon/limits.ts';
 import { Registry } from '../../../../daemon/registry/registry.ts';
