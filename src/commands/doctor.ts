@@ -7,6 +7,7 @@ import { SETTING_KEYS } from '../config/settings.ts';
 import { clientCertificate, trustedCertificates } from '../config/tls-files.ts';
 import { formatDuration, formatNames } from '../config/values.ts';
 import { nextStep } from '../help/suggest.ts';
+import { PATHS } from '../protocol/api.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 import { maskTokens } from '../protocol/redact.ts';
 import type { Whoami } from '../protocol/token.ts';
@@ -154,6 +155,12 @@ const CHECKS: readonly Check[] = [
     name: 'version',
     run: async (context) => {
       const { version } = context.client().server;
+      if (version === undefined && (await hasVregRoutes(context)))
+        return {
+          result: 'warn',
+          detail: 'the registry is a vreg daemon, but a proxy removes its X-Vreg-Version header',
+          fix: 'let the proxy pass all X-Vreg-* headers of requests and responses',
+        };
       if (version === undefined)
         return {
           result: 'warn',
@@ -218,6 +225,12 @@ async function whoami(context: Context): Promise<Whoami | undefined> {
       if (error.code === 'UNSUPPORTED' || error.code === 'NOT_FOUND') return undefined;
       throw error;
     });
+}
+
+/** Whether the registry answers a route that the original registry does not have. */
+async function hasVregRoutes(context: Context): Promise<boolean> {
+  const { status, text } = await context.client().raw('GET', PATHS.whoami);
+  return status === 200 && text.includes('"scope"');
 }
 
 async function examine({ name, run }: Check, context: Context): Promise<Finding> {

@@ -7,6 +7,7 @@ import test, { type TestContext } from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { type Result, type VregOptions, vreg } from '../helpers/cli.ts';
 import { run, tempDir } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { json, stub } from '../helpers/stub.ts';
 import { unless } from '../helpers/tools.ts';
@@ -152,6 +153,22 @@ test('a different version and a missing version are warnings', async (t) => {
   assert.equal(original.found.get('version')!.detail, 'the registry is not a vreg daemon');
   assert.match(original.found.get('version')!.fix!, /run vreg daemon there/);
   assert.equal(original.found.get('clones')!.result, 'skip');
+});
+
+test('a proxy that removes the headers of vreg is a warning', async (t) => {
+  const { url } = await serveApp(t);
+  const proxy = await stub(t, async (request, response) => {
+    const { status, body } = await call(url, request.method!, request.url!);
+    json(response, status, body);
+  });
+  const { result, found } = await doctor({ url: proxy });
+  assert.equal(result.code, 0);
+  const { result: outcome, detail, fix } = found.get('version')!;
+  assert.deepEqual(
+    [outcome, detail],
+    ['warn', 'the registry is a vreg daemon, but a proxy removes its X-Vreg-Version header'],
+  );
+  assert.match(fix!, /let the proxy pass all X-Vreg-\* headers/);
 });
 
 test('a lease that is too short for the heartbeat interval is a warning', async (t) => {
