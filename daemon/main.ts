@@ -152,7 +152,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
       tls,
       trustProxy: options.trustProxy,
       corsOrigins: options.corsOrigins,
-      limits: { maxBody, requestTimeout: requestTimeout(maxBody), maxHeld: openStreamLimit(maxConnections) },
+      limits: { maxBody, requestTimeout: requestTimeout(maxBody), maxOpenStreams: openStreamLimit(maxConnections) },
       budgets,
     });
     const listening = await listen(app, { tcp, socket }, { maxConnections });

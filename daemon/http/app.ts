@@ -111,11 +111,11 @@ export interface AppLimits {
   /** Milliseconds for a whole request to arrive. */
   requestTimeout: number;
   /** Concurrent long polls and event streams. */
-  maxHeld: number;
+  maxOpenStreams: number;
 }
 
 /** 1 MiB is hundreds of times an ordinary entry; 30 s let slow links pass but no slowloris; 5000 is half of the default connections. */
-const LIMITS: AppLimits = { maxBody: 1_048_576, requestTimeout: 30_000, maxHeld: 5000 };
+const LIMITS: AppLimits = { maxBody: 1_048_576, requestTimeout: 30_000, maxOpenStreams: 5000 };
 
 const NO_NAMES: ReadonlySet<string> = new Set();
 
@@ -154,7 +154,7 @@ export interface App {
 
 export function buildApp(options: AppOptions): App {
   const { registry, authenticator, log, tls, trustProxy, corsOrigins = [] } = options;
-  const { maxBody, requestTimeout, maxHeld } = { ...LIMITS, ...options.limits };
+  const { maxBody, requestTimeout, maxOpenStreams } = { ...LIMITS, ...options.limits };
   const { budgets = createBudgets() } = options;
   const stopping = new AbortController();
   // Each open response listens to it.
@@ -173,7 +173,7 @@ export function buildApp(options: AppOptions): App {
     bodies: budgets.bodies,
     dataDir: options.dataDir,
     stopping: stopping.signal,
-    openStreams: new Semaphore('open streams', maxHeld, {
+    openStreams: new Semaphore('open streams', maxOpenStreams, {
       hint: 'ask without wait, or raise --max-connections: half of them may be long polls and event streams',
       retryAfter: 5,
     }),

@@ -160,7 +160,7 @@ test('when the daemon stops, long polls respond and streams end, even those that
 });
 
 test('one more long poll or event stream than the limit is 429, until another one has ended', async (t) => {
-  const { url, registry } = await serveApp(t, { limits: { maxHeld: 2 } });
+  const { url, registry } = await serveApp(t, { limits: { maxOpenStreams: 2 } });
   const stream = await readEvents(t, url);
   const wait = call(url, 'GET', WAIT);
   await until('both to wait', () => registry.events.subscriberCount === 2);
