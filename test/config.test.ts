@@ -137,7 +137,7 @@ for (const [key, value, accepted] of BAD) {
 for (const text of ['', '{', 'null', '[]', '"x"', '{"url": "http://x:1"']) {
   test(`a config file that holds ${text || 'nothing'} is refused with a hint`, (t) => {
     const said = refusal(() => configOf(t, text).find('url'));
-    assert.match(said, /^the config file .*\/vreg\/config\.json is not a JSON object\ncorrect it: vreg config edit$/);
+    assert.match(said, /^the config file .*\/vreg\/config\.json is not a JSON object\nfix it: vreg config edit$/);
   });
 }
 
@@ -167,7 +167,8 @@ test('a file that others can read is refused when its path only begins with that
   const dir = tempDir(t);
   const [credentials, loose] = [join(dir, 'credentials'), join(dir, 'loose')];
   mkdirSync(credentials);
-  writeFileSync(loose, 's3cret', { mode: 0o644 });
+  writeFileSync(loose, 's3cret');
+  chmodSync(loose, 0o644);
   writeFileSync(join(credentials, 'token'), 's3cret', { mode: 0o440 });
   symlinkSync(loose, join(credentials, 'link'));
   const token = (file: string) =>

@@ -128,7 +128,7 @@ const EDITS: readonly [name: string, editor: string, code: number, message: RegE
     'leaves invalid JSON',
     'sed -i s/}/,/',
     5,
-    /^vreg: the config file .* is not a JSON object\nhint: correct it: vreg config edit\n$/,
+    /^vreg: the config file .* is not a JSON object\nhint: fix it: vreg config edit\n$/,
   ],
   ['leaves an invalid value', 'sed -i s/1s/soon/', 5, /^vreg: invalid timeout "soon" \(in .*\)\nhint: /],
   [
@@ -172,7 +172,7 @@ for (const argv of ['ls', 'config list', 'config get url', 'config set url http:
     assert.deepEqual(await vreg(argv.split(' '), { home, env }), {
       code: 5,
       stdout: '',
-      stderr: `vreg: the config file ${file} is not a JSON object\nhint: correct it: vreg config edit\n`,
+      stderr: `vreg: the config file ${file} is not a JSON object\nhint: fix it: vreg config edit\n`,
     });
     assert.equal(readFileSync(file, 'utf8'), BROKEN);
   });

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import type { NewToken, TokenInfo } from '../../src/protocol/token.ts';
@@ -145,7 +145,8 @@ test('a command without permission exits with 2 and names the required scope', a
 test('a token file that others can read is rejected before any request', async (t) => {
   const { run } = await guarded(t);
   const file = join(tempDir(t), 'token');
-  writeFileSync(file, ROOT, { mode: 0o644 });
+  writeFileSync(file, ROOT);
+  chmodSync(file, 0o644);
   const { code, stderr } = await run(['token', 'whoami', '--token-file', file]);
   assert.equal(code, 5);
   assert.match(stderr, /can be read by others \(mode 0644\)\nhint: chmod 600/);

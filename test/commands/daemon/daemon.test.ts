@@ -36,6 +36,9 @@ test('status and stop exit with 3 if nothing runs, with a hint to start', async 
 });
 
 test('invalid settings are refused before anything starts', async (t) => {
+  // The registry sets the umask of its process, which is this one.
+  const umask = process.umask();
+  t.after(() => process.umask(umask));
   const dir = tempDir(t);
   const refused: readonly [argv: string, message: RegExp][] = [
     ['daemon foo', /^vreg: unknown command: daemon foo\nhint: list the commands: vreg daemon --help\n$/],
