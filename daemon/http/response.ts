@@ -106,6 +106,8 @@ function respondWithStream(ctx: RequestContext, status: number, headers: HeaderL
   if (response.destroyed || request.method === 'HEAD') body.destroy();
   if (response.destroyed) return;
   response.writeHead(status, headers);
+  // Streams, budgets, tokens, the audit log and the pipelining queue each listen for its end: more than Node's usual 10.
+  response.setMaxListeners(0);
   if (request.method === 'HEAD') response.end();
   else pipeline(body, response, () => {});
 }

@@ -22,8 +22,8 @@ const READ_AHEAD = 65_536;
  * can hold 3,600 requests, which occupy 15 MiB.
  */
 const MAX_PER_CONNECTION = 67_108_864;
-/** Milliseconds between two reads of a paused socket: only a read notices that the peer has left. */
-const PROBE_EVERY = 1000;
+/** Milliseconds until the first probe of a paused socket; each following probe waits twice as long as the one before. */
+const FIRST_PROBE = 1000;
 
 interface Waiting {
   readonly response: ServerResponse;
@@ -119,7 +119,7 @@ export class RequestQueue {
     const reservation = this.#budget.reserveAnyway(0);
     socket.once('close', () => {
       reservation.release();
-      clearInterval(state.probe);
+      clearTimeout(state.probe);
       state.waiting.length = 0;
     });
     return reservation;
@@ -137,8 +137,8 @@ export class RequestQueue {
     resize(state, -bytes);
     state.current = response;
     if (state.waiting.length > 0 || state.overflow) response.once('close', () => this.#next(socket, state));
-    if (state.waiting.length === 0) state.probe = void clearInterval(state.probe);
-    if (state.waiting.length < LOW_WATER && !state.overflow) socket.resume();
+    if (state.waiting.length === 0) state.probe = void clearTimeout(state.probe);
+    if (state.waiting.length < LOW_WATER && !state.overflow) resume(socket);
     if (state.onBroken && !response.req.complete) state.onBroken();
     else this.#handler(response.req, response);
   }
@@ -159,11 +159,20 @@ function pauseAfterChunk(socket: Socket, state: ConnectionState): void {
   });
 }
 
-/** Reads one more chunk from time to time while requests wait. If it holds requests, they pause the socket again. */
-function startProbe(socket: Socket, state: ConnectionState): NodeJS.Timeout {
-  return setInterval(() => {
-    if (!state.overflow && state.latest.req.readableLength < READ_AHEAD) socket.resume();
-  }, PROBE_EVERY).unref();
+/** Resumes a socket, unless Node has paused it with its parser until the client reads. */
+function resume(socket: Socket & { _paused?: boolean }): void {
+  if (!socket._paused) socket.resume();
+}
+
+/**
+ * Reads one more chunk from time to time while requests wait: only a read notices that the peer has left. If the chunk holds
+ * requests, they pause the socket again. The probes become rarer, so that they do not fill the memory.
+ */
+function startProbe(socket: Socket, state: ConnectionState, delay = FIRST_PROBE): NodeJS.Timeout {
+  return setTimeout(() => {
+    if (!state.overflow && state.latest.req.readableLength < READ_AHEAD) resume(socket);
+    state.probe = startProbe(socket, state, 2 * delay);
+  }, delay).unref();
 }
 
 /** Bytes that a waiting request occupies, as far as it is read before its turn. */

@@ -100,6 +100,13 @@ function trackSockets(server: Server, event: 'connection' | 'secureConnection'):
   server.on(event, (socket: Socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
+    // A paused TLS connection still hands out what it has decrypted. With a listener, Node passes that through the stream, which
+    // buffers it while it is paused; without one, the bytes would get to a paused parser and be lost.
+    if (event === 'secureConnection') socket.on('data', () => {});
+    // `resume` takes effect a tick later. If the socket has been paused again by then, Node's parser would keep reading.
+    socket.on('resume', () => {
+      if (socket.isPaused()) socket.emit('pause');
+    });
     const destroySoon = socket.destroySoon.bind(socket);
     // Node destroys the socket after its last response. If the client is still sending, the reset may overtake the response.
     socket.destroySoon = () => {
