@@ -73,6 +73,8 @@ test('a request that is refused by its head is refused without 100 Continue', as
     [400, 'POST /registry/vms?include=%zz', 'Host: a', TOKEN, length],
     [413, 'POST /registry/vms', 'Host: a', TOKEN, `Content-Length: ${MAX_BODY + 1}`],
     [415, 'POST /registry/vms', 'Host: a', TOKEN, length, 'Content-Encoding: gzip'],
+    [415, 'POST /registry/vms', 'Host: a', TOKEN, length, 'Content-Type: text/xml'],
+    [415, 'POST /registry/vms', 'Host: a', TOKEN, 'Transfer-Encoding: chunked', 'Content-Type: text/xml'],
     [431, 'POST /registry/vms', 'Host: a', TOKEN, length, ...Array<string>(200).fill('X: y')],
   ] as const) {
     const connection = Connection.open(t, app.at).send(head(line, ...lines, 'Expect: 100-continue'));

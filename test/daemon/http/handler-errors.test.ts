@@ -172,7 +172,7 @@ test('HEAD of a route whose handler fails is 500 without a body', async (t) => {
 
 test('values that are no errors are answered with 500, too', async (t) => {
   const app = await served(t);
-  for (const [n, thrown] of ['text', 42, { status: 200 }].entries()) {
+  for (const [n, thrown] of ['text', 42, null, undefined, { status: 200 }, Object.create(null)].entries()) {
     app.registry.get = () => {
       throw thrown;
     };
