@@ -7,15 +7,17 @@ import type { Logger } from 'pino';
 import { REQUEST_ID_HEADER } from '../../src/protocol/api.ts';
 import type { ErrorCode } from '../../src/protocol/errors.ts';
 import { maskRequestTarget, maskTokens } from '../../src/protocol/redact.ts';
+import { redact } from '../process/log.ts';
 import { kernelRandomHex } from '../process/random.ts';
 import { ANONYMOUS } from '../registry/preconditions.ts';
 import type { RequestContext } from './context.ts';
 import { schemeOf } from './proxy.ts';
-import { shortened } from './secrets.ts';
 import type { Refused } from './server/raw-answer.ts';
 
 /** A request id that a client may choose: visible ASCII, so that it fits into a header and into a log unchanged. */
 const REQUEST_ID = /^[\x21-\x7e]{1,128}$/;
+/** Characters of a client's text in one log line: a request must not cost more in the log than it did on the wire. */
+const MAX_LOGGED = 1024;
 /** Random bytes that distinguish the request ids of one run of the daemon from those of another. */
 const RUN_BYTES = 6;
 
@@ -97,6 +99,11 @@ export function audit(ctx: RequestContext, outcome?: { status: number; code: Err
 
 function masked(text: string | undefined): string | undefined {
   return text && shortened(maskTokens(text));
+}
+
+/** The beginning of a long text. Secrets are masked before the cut, because half of one would not be recognized. */
+function shortened(text: string): string {
+  return text.length > MAX_LOGGED ? `${redact(text).slice(0, MAX_LOGGED)}…` : text;
 }
 
 /** Ends a request whose client left before its handler was called. */
