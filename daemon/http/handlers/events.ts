@@ -176,24 +176,23 @@ class EventWriter {
     return this.#isEnded;
   }
 
-  /** Writes chunks as fast as the client reads them; other requests run between two chunks. */
+  /**
+   * Writes chunks as fast as the client reads them; other requests run between two chunks. The first is written at
+   * once, so that a stream that is opened during the shutdown is not empty.
+   */
   writeChunks(chunks: Iterator<string>, then: () => void): void {
-    void this.#scheduler.run(() => this.#writeNext(chunks, then));
-  }
-
-  #writeNext(chunks: Iterator<string>, then: () => void): void {
     if (this.#response.destroyed || !this.#mayContinue()) return;
     const { value, done } = chunks.next();
     if (done) {
       then();
       return;
     }
-    const next = () => this.writeChunks(chunks, then);
+    const next = () => void this.#scheduler.run(() => this.writeChunks(chunks, then));
     const bytes = Buffer.from(value);
     this.#reservation.resize(bytes.length);
     const isFlushed = this.#response.write(bytes);
     // The last chunk is short. Most initial states are a single one and end here.
-    if (value.length < CHUNK_SIZE) this.#writeNext(chunks, then);
+    if (value.length < CHUNK_SIZE) this.writeChunks(chunks, then);
     else if (isFlushed) setImmediate(next);
     else this.#response.once('drain', next);
   }
