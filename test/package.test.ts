@@ -117,6 +117,6 @@ test('the operating manual counts the dependencies and gives a reason for each, 
   );
   const { dependencies } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { dependencies: object };
   const rows = table(made).split('\n').slice(2);
-  const named = rows.flatMap((row) => [...row.split('|')[1]!.matchAll(/`([\w-]+)`/g)].map(([, name]) => name));
+  const named = rows.flatMap((row) => [...row.split('|')[1]!.matchAll(/`([@\w/-]+)`/g)].map(([, name]) => name));
   assert.deepEqual(named.sort(), Object.keys(dependencies).sort());
 });
