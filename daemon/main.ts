@@ -85,8 +85,8 @@ export interface RunningDaemon {
 
 /**
  * Starts the registry and resolves when it serves.
- * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_UNUSABLE, LISTEN, USAGE (a public address without a token, or
- *   unusable certificates)
+ * @throws VregError as {@link SqliteStore.open}, LISTEN, USAGE (a public address without a token, or unusable
+ *   certificates)
  */
 export async function serve(options: ServeOptions, log: Logger): Promise<RunningDaemon> {
   if (options.token !== undefined) logMask.add(options.token);
@@ -250,7 +250,7 @@ function writePidFile(dataDir: string, urls: string[], log: Logger): void {
   }
 }
 
-/** @throws VregError ALREADY_RUNNING naming the other daemon, STORE_DAMAGED, STORE_UNUSABLE */
+/** @throws VregError as {@link SqliteStore.open}; ALREADY_RUNNING names the other daemon */
 async function openStore(dataDir: string, budget: Budget, log: Logger): ReturnType<typeof SqliteStore.open> {
   const onDeath = (error: Error) => {
     log.fatal({ err: error }, 'the store worker failed; every acknowledged change is on the disk');
