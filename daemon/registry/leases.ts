@@ -135,14 +135,15 @@ function countRunning(entries: Iterable<VmRecord>): number {
 
 /** Decides which VMs are live at each read, and notifies subscribers of `stale`, `suspect` and `revived` before the read returns. */
 export class Liveness {
-  readonly staleAfter: number;
+  /** Milliseconds of listening time. */
+  readonly #lease: number;
   readonly #clock: Clock;
   readonly #leases: Leases;
   readonly #events: EventLog;
   readonly #observer: RegistryObserver;
 
   constructor({ clock, staleAfter, massLoss, observer = {} }: RegistryOptions, events: EventLog) {
-    this.staleAfter = staleAfter;
+    this.#lease = staleAfter;
     this.#clock = clock;
     this.#leases = new Leases(staleAfter, massLoss);
     this.#events = events;
@@ -150,7 +151,7 @@ export class Liveness {
   }
 
   load(entries: Iterable<VmRecord>): void {
-    this.#leases.load(entries, this.#clock.listening() - this.staleAfter);
+    this.#leases.load(entries, this.#clock.listening() - this.#lease);
   }
 
   /**
@@ -159,7 +160,7 @@ export class Liveness {
    * @returns time on the listening clock; a VM whose lease began before it is stale
    */
   horizon(revision: number): number {
-    const horizon = this.#clock.listening() - this.staleAfter;
+    const horizon = this.#clock.listening() - this.#lease;
     if (!this.#leases.isDue(horizon)) return horizon;
     const { stale, suspect } = this.#leases.sweep(horizon);
     const occasion = { revision, at: this.#clock.now() };
