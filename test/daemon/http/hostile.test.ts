@@ -4,7 +4,6 @@ import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import test from 'node:test';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
-import { GatedStore } from '../../helpers/gated-store.ts';
 import { call } from '../../helpers/http.ts';
 import { exchange, type RawAnswer, readAnswers } from '../../helpers/raw.ts';
 import { until } from '../../helpers/until.ts';
@@ -294,33 +293,6 @@ for (const [what, bytes, status] of [
     await isWell(app, 1);
   });
 }
-
-test('too many requests behind a change are refused after its response, and none of them is handled', async (t) => {
-  const store = new GatedStore();
-  const app = await serveApp(t, { store });
-  const put = (id: string) => {
-    const body = JSON.stringify(aVm({ id }));
-    return `PUT /registry/vms/${id} HTTP/1.1\r\nHost: a\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
-  };
-  const answers = exchange(app.at, put('a') + put('b').repeat(101));
-  await until('the first to be on its way', () => store.waiting === 1);
-  // A refusal that overtook the change would have arrived before this response.
-  assert.equal((await call(app.url, 'GET', '/health')).status, 200);
-  await store.release();
-  const [first, second, ...more] = await answers;
-  assert.equal(first?.status, 201);
-  check(second, 429, /^more than 100 requests wait/, 'the refusal');
-  assert.equal(more.length, 0);
-  await isWell(app, 1);
-});
-
-test('too many requests behind fast reads are refused after a response', async (t) => {
-  const app = await serveApp(t);
-  const answers = await exchange(app.at, 'GET /health HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(1000));
-  const refusal = answers.pop();
-  check(refusal, 429, /^more than 100 requests wait/, 'the last');
-  assert.ok(answers.length > 0 && answers.every(({ status }) => status === 200));
-});
 
 test('an error of the HTTP parser names the field that is wrong', async (t) => {
   const app = await serveApp(t);
