@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import test from 'node:test';
+import { createBudgets } from '../../../daemon/limits.ts';
 import { type ServedApp, serveApp } from '../../helpers/app.ts';
 import { call } from '../../helpers/http.ts';
 import { exchange, type RawAnswer, readAnswers } from '../../helpers/raw.ts';
@@ -431,7 +432,7 @@ refuses('chunk extensions and trailers are limited, too', [
     'chunk extensions without end',
     request('POST /registry/vms', ['Transfer-Encoding: chunked'], `2;${'a=b;'.repeat(60_000)}`),
     413,
-    /^the chunk extensions of the body are too large: at most 16 KiB/,
+    /^the chunk extensions of the body are too large \(limit 16 KiB\)/,
   ],
   [
     'trailers without end',
@@ -461,34 +462,35 @@ test('a client that does not read its response is disconnected, and one that wai
 });
 
 test('large bodies in progress share one budget, and small bodies are read regardless', async (t) => {
-  // A body above 64 KiB counts as large, and 128 bodies of the largest size fit into the budget.
+  // A body above 64 KiB counts as large, and 32 bodies of the largest size fit into the budget.
   const maxBody = 65_537;
-  const app = await serveApp(t, { limits: { maxBody } });
-  const begun = (headers: string) => {
+  const app = await serveApp(t, { limits: { maxBody }, budgets: createBudgets({ bodies: 32 * maxBody }) });
+  const begun = (bytes: string) => {
     const socket = connect(app.at);
     t.after(() => socket.destroy());
-    socket.write(`POST /registry/vms HTTP/1.1\r\nHost: a\r\n${headers}\r\n\r\n{`);
+    socket.write(`POST /registry/vms HTTP/1.1\r\nHost: a\r\n${bytes}`);
     return socket;
   };
-  const half = Array.from({ length: 128 }, (_, n) =>
-    begun(n % 2 === 0 ? `Content-Length: ${maxBody}` : 'Transfer-Encoding: chunked'),
+  const half = Array.from({ length: 32 }, (_, n) =>
+    begun(n % 2 === 0 ? `Content-Length: ${maxBody}\r\n\r\n{` : 'Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n'),
   );
   const large = JSON.stringify(aVm({ metadata: { pad: 'x'.repeat(maxBody) } })).slice(0, maxBody);
   const refused = await until('one more to be refused', async () => {
     const [answer] = await exchange(app.at, post(large));
     return answer?.status === 429 ? answer : undefined;
   });
-  check(refused, 429, /^large bodies of 8388736 bytes are on their way already/, 'one more');
+  check(refused, 429, /^the bodies buffer is full \(limit /, 'one more');
   assert.equal(refused.headers['retry-after'], '1');
   assert.equal((await call(app.url, 'POST', '/registry/vms', { body: aVm() })).status, 201);
   for (const socket of half) socket.destroy();
-  await until('room again', async () => (await exchange(app.at, post(large)))[0]?.status === 400);
+  await until('the budget to be free', async () => (await exchange(app.at, post(large)))[0]?.status === 400);
   await isWell(app, 1);
 });
 
 test('an open stream does not occupy the budget of large bodies, whatever body its request announces', async (t) => {
-  const app = await serveApp(t, { limits: { maxBody: 65_537 } });
-  const streams = Array.from({ length: 129 }, async () => {
+  const maxBody = 65_537;
+  const app = await serveApp(t, { limits: { maxBody }, budgets: createBudgets({ bodies: 32 * maxBody }) });
+  const streams = Array.from({ length: 33 }, async () => {
     const socket = connect(app.at);
     t.after(() => socket.destroy());
     socket.write('GET /registry/events HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n');
