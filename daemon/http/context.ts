@@ -36,7 +36,7 @@ export interface Result {
   status: number;
   /** JSON, unless {@link type} names another media type. */
   body: string | Readable;
-  /** Bytes of a streamed body, if known beforehand. */
+  /** Bytes of the body, if known beforehand. */
   length?: number | undefined;
   type?: string;
   headers?: Readonly<Record<string, string>>;
@@ -276,7 +276,9 @@ export class RequestContext {
 
   /** One entry, with the warming header if its liveness is uncertain. */
   read(entry: VmRecord): Result {
-    return { ...this.entry(entry), warming: this.#warmingOf([entry]) };
+    const body = this.#encoder()(entry);
+    const length = this.#isPlain ? entry.size : undefined;
+    return { status: 200, body, length, etag: entry.version.revision, warming: this.#warmingOf([entry]) };
   }
 
   /**
@@ -294,14 +296,18 @@ export class RequestContext {
     const reserve = (bytes: number) => reserveFor(this.response, responses, bytes);
     const body = encodeList(entries, this.#encoder(), scheduler, reserve);
     if (typeof body !== 'string') this.destroyWhenRevoked();
-    // Node computes the length of a text; entries with added fields have no length known beforehand.
-    const length = typeof body === 'string' || this.param('include') ? undefined : listLength(entries);
+    const length = this.#isPlain ? listLength(entries) : undefined;
     return { status: 200, body, length, warming: this.#warmingOf(offered) };
   }
 
   #warmingOf(entries: readonly VmRecord[]): Warming | undefined {
     const { registry } = this.services;
     return warmingOf(entries, registry.clock, registry.staleAfter);
+  }
+
+  /** Whether entries are encoded without added fields, so that their length is known without looking at the text. */
+  get #isPlain(): boolean {
+    return this.param('include') === undefined;
   }
 
   /** Encodes an entry: plain, or with the fields that `include` asks for. */

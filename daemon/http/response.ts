@@ -45,9 +45,8 @@ export function send(ctx: RequestContext): void {
   if (etag !== undefined) list.push('etag', `"${etag}"`);
   if (warming !== undefined) list.push(WARMING_HEADER, formatWarming(warming));
   if (headers !== undefined) for (const name in headers) list.push(name, headers[name]!);
-  if (typeof body === 'string') {
-    respond(ctx, status, list, body);
-  } else {
+  if (typeof body === 'string') respond(ctx, status, list, body, length);
+  else {
     if (length !== undefined) list.push('content-length', length);
     respondWithStream(ctx, status, list, body);
   }
@@ -79,11 +78,20 @@ function formatWarming({ seconds, suspects }: Warming): string {
   return suspects > 0 ? `${seconds}; suspect=${suspects}` : String(seconds);
 }
 
-/** Sends a whole response. Node leaves the body out in response to a HEAD request. */
-export function respond(ctx: RequestContext, status: number, headers: HeaderList, body: string): void {
+/**
+ * Sends a whole response. Node leaves the body out in response to a HEAD request.
+ * @param length in bytes
+ */
+export function respond(
+  ctx: RequestContext,
+  status: number,
+  headers: HeaderList,
+  body: string,
+  length = Buffer.byteLength(body),
+): void {
   decide(ctx, status);
   if (ctx.response.destroyed) return;
-  headers.push('content-length', Buffer.byteLength(body));
+  headers.push('content-length', length);
   ctx.response.writeHead(status, headers).end(body);
 }
 
