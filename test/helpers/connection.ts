@@ -21,7 +21,6 @@ export class Connection {
   #length = 0;
   #isClosed = false;
   #wake = () => {};
-  #close = () => {};
 
   constructor(socket: Socket) {
     this.socket = socket;
@@ -32,12 +31,11 @@ export class Connection {
     });
     socket.on('error', () => {});
     this.closed = new Promise((resolve) => {
-      this.#close = () => {
+      socket.once('close', () => {
         this.#isClosed = true;
         this.#wake();
         resolve(Buffer.concat(this.#unread));
-      };
-      socket.once('close', this.#close);
+      });
     });
   }
 
@@ -105,9 +103,9 @@ export class Connection {
 
   /** Ends the connection with a TCP reset. */
   reset(): void {
-    // If the server has ended the connection meanwhile, the reset fails and Node emits no `close`.
-    this.socket.once('error', this.#close);
-    this.socket.resetAndDestroy();
+    // If the server has ended the connection meanwhile, a reset fails and leaves the socket open.
+    if (this.socket.writableEnded) this.socket.destroy();
+    else this.socket.resetAndDestroy();
   }
 
   async #chunks(): Promise<string> {
