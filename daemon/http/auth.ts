@@ -1,4 +1,4 @@
-/** Who sends a request, and whether its route is open to them. */
+/** Authentication and authorization of a request. */
 import { assertActive, assertScope } from '../access/authenticator.ts';
 import type { RequestContext } from './context.ts';
 import { isFromOwner } from './proxy.ts';

@@ -59,7 +59,7 @@ export interface Services {
   readonly names: Pick<ReadonlySet<string>, 'has'>;
   /** Origins whose pages may use the registry, as browsers write them; undefined if none was configured. */
   readonly allowedOrigins: ReadonlySet<string> | undefined;
-  /** Whether to believe the forwarded headers of this peer; undefined if no proxy is trusted. */
+  /** True if forwarded headers of this peer are trusted; undefined if no proxy is configured. */
   readonly isTrustedProxy: ((address: string | undefined) => boolean) | undefined;
   /** Bytes of one request body. */
   readonly maxBody: number;
@@ -109,7 +109,7 @@ export class RequestContext {
   body: unknown;
   /** The VM or token that the request is about, if the URL does not name it. The audit log shows it. */
   subject: { vm?: string; token?: string } | undefined;
-  /** What the handler has returned. */
+  /** The result of the handler. */
   result: Result | undefined;
   /** Status of the response; undefined until it is decided. */
   status: number | undefined;
@@ -221,7 +221,7 @@ export class RequestContext {
     throw invalidQuery(name, `${name}: "${text}" is not a whole number from ${min} to ${max}`);
   }
 
-  /** Who writes, to which VMs, and which revision they expect (`If-Match`, `If-None-Match`). @throws VregError INVALID */
+  /** Principal, restriction and expected revision (`If-Match`, `If-None-Match`) of a change. @throws VregError INVALID */
   write(): WriteOptions {
     // Refuse a response that cannot be encoded or buffered before anything is changed.
     this.#encoder();
@@ -238,18 +238,18 @@ export class RequestContext {
     }
     if (noneMatch === '*') return { by, restriction, expect: 'none' };
     if (noneMatch !== undefined) {
-      throw new VregError('INVALID', `if-none-match: ${noneMatch} is not possible for a change`, {
+      throw new VregError('INVALID', `invalid if-none-match ${noneMatch}: a change accepts only *`, {
         field: 'if-none-match',
-        hint: 'send * to change nothing that is there, or the ETag as If-Match',
+        hint: 'send * to create an entry only if it does not exist, or send the ETag as If-Match',
       });
     }
     if (match === undefined) return { by, restriction };
     if (match === '*') return { by, restriction, expect: 'any' };
     const [, revision] = /^"(\d{1,15})"$/.exec(match) ?? [];
     if (revision === undefined) {
-      throw new VregError('INVALID', `if-match: ${match} is not an ETag of this registry`, {
+      throw new VregError('INVALID', `invalid if-match ${match}: not an ETag of this registry`, {
         field: 'if-match',
-        hint: 'send the ETag as it came, for example "42"',
+        hint: 'send the ETag unchanged, for example "42"',
       });
     }
     return { by, restriction, expect: Number(revision) };

@@ -150,7 +150,7 @@ test(
     const stranger = await ls(foreign.issue('client'));
     assert.equal(stranger.code, 8);
     assert.match(stranger.stderr, /\nhint: the server may reject the certificate of --cert-file/);
-    assert.match(daemon.said(), /refused a connection: its handshake failed/);
+    assert.match(daemon.said(), /refused a connection: the TLS handshake failed/);
   },
 );
 
@@ -321,7 +321,7 @@ test('behind a proxy this machine is no place of trust: a token is asked for at 
     ran.stderr,
     /^vreg: refusing to listen on 127\.0\.0\.1 behind a proxy without a token: .*\nhint: .*--token-file/,
   );
-  // Nor does a CA for clients help: the proxy shows its own certificate, whoever comes through it.
+  // A client CA does not help either: the proxy sends its own certificate for every client.
   const authority = makeAuthority(t);
   const tls = [...flagsOf(authority.issue('server')), '--tls-client-ca', authority.ca];
   const words = [BIN, 'daemon', '--port', '0', '--trust-proxy', ...tls];

@@ -1,6 +1,6 @@
 /**
- * TLS of the TCP address: the certificate that the daemon shows, and that its clients must show where a CA for them is
- * given. Both can be replaced while connections are open: those go on, new ones get what is new.
+ * TLS of the TCP listener: the daemon's certificate, and client certificates if a client CA is configured. Both can be replaced
+ * while the daemon runs: open connections stay, and new ones use the new files.
  */
 import { X509Certificate } from 'node:crypto';
 import type { RequestListener, ServerOptions } from 'node:http';
@@ -18,11 +18,11 @@ interface Pem {
   text: string;
 }
 
-/** A certificate with its chain, its key, and whom clients must have theirs from. */
+/** Certificate chain, key, and the CA that must have signed client certificates. */
 export interface TlsFiles {
   cert: Pem;
   key: Pem;
-  /** Without it, clients need no certificate. */
+  /** Absent: clients need no certificate. */
   clientCa?: Pem | undefined;
 }
 
@@ -32,13 +32,13 @@ export interface TlsLog {
   warn(fields: object, message: string): void;
 }
 
-/** The certificates in a PEM file (RFC 7468). */
-const BLOCKS = /-----BEGIN CERTIFICATE-----[\s\S]*?-----END CERTIFICATE-----/g;
-/** Milliseconds before its end at which a certificate is worth a warning: a week to renew it. */
-const SOON = 7 * 86_400_000;
-/** Milliseconds that a client who spoke plain HTTP may take to read why that is wrong. */
-const LINGER = 1000;
-/** What OpenSSL says of plain HTTP: the first where it knows the method. */
+/** Certificates in a PEM file (RFC 7468). */
+const CERTIFICATES = /-----BEGIN CERTIFICATE-----[\s\S]*?-----END CERTIFICATE-----/g;
+/** Milliseconds before its expiry at which a certificate causes a warning: a week is time to renew it. */
+const EXPIRY_WARNING = 7 * 86_400_000;
+/** Milliseconds for a client that sent plain HTTP to read the error. */
+const PLAIN_HTTP_LINGER = 1000;
+/** OpenSSL's errors for plain HTTP: the first one if it recognizes the method. */
 const PLAIN_HTTP: readonly (string | undefined)[] = ['ERR_SSL_HTTP_REQUEST', 'ERR_SSL_WRONG_VERSION_NUMBER'];
 
 export class Tls {
@@ -47,27 +47,26 @@ export class Tls {
   readonly #servers: Server[] = [];
   #leaf: X509Certificate;
 
-  /** @throws VregError USAGE when OpenSSL cannot use the files */
+  /** @throws VregError USAGE if OpenSSL cannot use the files */
   constructor(files: TlsFiles, log: TlsLog) {
     this.#log = log;
     this.#files = files;
     this.#leaf = this.#check(files);
   }
 
-  /** True of a name that the certificate is for: whoever asks for it has seen that this is its registry. */
+  /** True if the certificate covers this host name. A client that sent it has verified that this is its registry. */
   covers(name: string): boolean {
     return this.#leaf.checkHost(name) !== undefined;
   }
 
   /**
-   * From now on these are shown, and asked for, in new connections.
-   * @throws VregError USAGE when they cannot be used, or would open or close the door to clients without a certificate;
-   *   the old stay in force then
+   * Uses other files for new connections.
+   * @throws VregError USAGE if they cannot be used, or would change whether clients need a certificate; the old files stay in use
    */
   replace(files: TlsFiles | undefined): void {
     if (!files || (files.clientCa === undefined) !== (this.#files.clientCa === undefined)) {
-      const what = files ? 'the CA for clients' : 'the certificate';
-      throw new VregError('USAGE', `${what} cannot be added or taken away while the registry runs`, {
+      const what = files ? 'the client CA' : 'the certificate';
+      throw new VregError('USAGE', `${what} cannot be added or removed while the registry runs`, {
         field: files ? 'tls-client-ca' : 'tls-cert',
         hint: 'restart it',
       });
@@ -77,7 +76,7 @@ export class Tls {
     for (const server of this.#servers) server.setSecureContext(contextOf(files));
   }
 
-  /** As `http.createServer`; a handshake has as long as a whole request. */
+  /** As `http.createServer`. A handshake has the same timeout as a request. */
   createServer(options: ServerOptions, listener: RequestListener): Server {
     const server = createServer(
       {
@@ -89,24 +88,24 @@ export class Tls {
       },
       listener,
     );
-    this.#watchHandshakes(server);
-    // Before a request that came with the handshake is read.
-    server.prependListener('secureConnection', endWithCertificate);
+    this.#trackHandshakes(server);
+    // Runs before Node reads a request that arrived with the handshake.
+    server.prependListener('secureConnection', closeAtExpiry);
     this.#servers.push(server);
     return server;
   }
 
-  /** Node's server knows nothing of a connection before its handshake is done: not how to close it, nor what to say to it. */
-  #watchHandshakes(server: Server): void {
+  /** Tracks connections whose handshake is not finished: Node's server neither closes them nor responds to plain HTTP on them. */
+  #trackHandshakes(server: Server): void {
     const pending = new Map<string, Socket>();
     const addresses = new WeakMap<Duplex, string>();
     server.on('connection', (socket: Socket) => {
-      const name = nameOf(socket);
+      const name = peerOf(socket);
       pending.set(name, socket);
       if (socket.remoteAddress !== undefined) addresses.set(socket, socket.remoteAddress);
       socket.once('close', () => pending.delete(name));
     });
-    server.on('secureConnection', (socket) => pending.delete(nameOf(socket)));
+    server.on('secureConnection', (socket) => pending.delete(peerOf(socket)));
     const closeIdle = server.closeIdleConnections.bind(server);
     const idle = new IdleSockets();
     server.closeIdleConnections = () => {
@@ -118,24 +117,24 @@ export class Tls {
       for (const socket of pending.values()) socket.destroy();
       closeAll();
     };
-    // Node's own would hand it to who answers broken requests, of which there is none yet.
+    // Node's own listener would emit `clientError`, but there is no request to respond to yet.
     server.removeAllListeners('tlsClientError');
     server.on('tlsClientError', (error: NodeJS.ErrnoException, socket) => {
-      const plain = PLAIN_HTTP.includes(error.code) ? pending.get(nameOf(socket)) : undefined;
-      const from = addresses.get(belowOf(socket) ?? socket) ?? socket.remoteAddress;
+      const plain = PLAIN_HTTP.includes(error.code) ? pending.get(peerOf(socket)) : undefined;
+      const from = addresses.get(tcpSocketOf(socket) ?? socket) ?? socket.remoteAddress;
       if (plain) {
-        const refused: Refused = { error: speaksHttps(), from };
+        const refused: Refused = { error: plainHttpError(), from };
         server.emit('refused', refused);
-        answerInPlainHttp(plain, socket, refused);
+        respondInPlainHttp(plain, socket, refused);
       } else socket.destroy();
       const reason = String(socket.authorizationError ?? error.code);
-      // Who must show a certificate and cannot is a stranger; all else is a slip, or a scan of ports.
-      const isStranger = reason !== error.code || error.code === 'ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE';
-      this.#log[isStranger ? 'info' : 'debug']({ from, reason }, 'refused a connection: its handshake failed');
+      // A missing or rejected client certificate may be an intruder; other errors are mistakes or port scans.
+      const isUnauthorized = reason !== error.code || error.code === 'ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE';
+      this.#log[isUnauthorized ? 'info' : 'debug']({ from, reason }, 'refused a connection: the TLS handshake failed');
     });
   }
 
-  /** @returns the certificate that is shown */
+  /** Checks the files, and warns about certificates that have expired or expire soon. @returns the daemon's certificate */
   #check(files: TlsFiles): X509Certificate {
     try {
       createSecureContext(contextOf(files));
@@ -143,55 +142,55 @@ export class Tls {
       throw new VregError(
         'USAGE',
         `the certificate ${files.cert.path} with the key ${files.key.path} cannot be used for TLS: ${(cause as Error).message}`,
-        { field: 'tls-cert', hint: `see what is in it: openssl x509 -noout -text -in ${files.cert.path}` },
+        { field: 'tls-cert', hint: `print it: openssl x509 -noout -text -in ${files.cert.path}` },
       );
     }
     for (const { path, text } of [files.cert, ...(files.clientCa ? [files.clientCa] : [])])
-      for (const block of text.match(BLOCKS)!) this.#tellOfDates(new X509Certificate(block), path);
+      for (const block of text.match(CERTIFICATES)!) this.#warnAboutDates(new X509Certificate(block), path);
     return new X509Certificate(files.cert.text);
   }
 
-  #tellOfDates({ validFrom, validTo, subject }: X509Certificate, path: string): void {
+  #warnAboutDates({ validFrom, validTo, subject }: X509Certificate, path: string): void {
     const now = Date.now();
     const [begin, end] = [new Date(validFrom), new Date(validTo)];
     const fields = { path, subject: subject?.replaceAll('\n', ', ') };
-    if (now > end.getTime()) this.#log.warn(fields, `a certificate in ${path} has expired, at ${end.toISOString()}`);
+    if (now > end.getTime()) this.#log.warn(fields, `a certificate in ${path} expired at ${end.toISOString()}`);
     else if (now < begin.getTime())
       this.#log.warn(
         fields,
-        `a certificate in ${path} is not valid before ${begin.toISOString()}: is the clock right?`,
+        `a certificate in ${path} is not valid before ${begin.toISOString()}: is the clock correct?`,
       );
-    else if (end.getTime() - now < SOON)
-      this.#log.warn(fields, `a certificate in ${path} expires soon, at ${end.toISOString()}`);
+    else if (end.getTime() - now < EXPIRY_WARNING)
+      this.#log.warn(fields, `a certificate in ${path} expires soon: at ${end.toISOString()}`);
   }
 }
 
-/** Node looks at the end of a client's certificate in a full handshake only: not in a resumed one, and not later. */
-function endWithCertificate(socket: TLSSocket): void {
-  const { valid_to: end } = socket.getPeerCertificate();
-  // A client that shows none has no end.
-  if (!end) return;
-  const left = Date.parse(end) - Date.now();
+/** Closes a connection when the client's certificate expires. Node checks the expiry in a full handshake only. */
+function closeAtExpiry(socket: TLSSocket): void {
+  const { valid_to: expiresAt } = socket.getPeerCertificate();
+  // The client has sent no certificate.
+  if (!expiresAt) return;
+  const left = Date.parse(expiresAt) - Date.now();
   if (left <= 0) socket.destroy();
   if (left <= 0 || left > MAX_TIMEOUT) return;
   const expiry = setTimeout(() => socket.destroy(), left).unref();
   socket.once('close', () => clearTimeout(expiry));
 }
 
-/** Names of clients by their connection: reading a certificate takes longer than a read of the registry. */
+/** Cached names of clients by connection: reading a certificate takes longer than handling a GET. */
 const names = new WeakMap<Duplex, { name: string | undefined }>();
 
 /**
- * The name that a client's certificate gives it: the subject's common name, else the first DNS name; undefined for a client
- * without a certificate that a CA of `--tls-client-ca` has signed, and for one with several common names, which is nobody.
+ * The name in a client's certificate: the subject's common name, else the first DNS name. Undefined without a certificate signed
+ * by a CA of `--tls-client-ca`, and for a certificate with several common names, which is ambiguous.
  */
 export function certificateName(socket: Duplex): string | undefined {
   if (!(socket instanceof TLSSocket) || !socket.authorized) return undefined;
   let known = names.get(socket);
   if (!known) {
-    // A connection that is gone has none.
+    // A closed connection has no certificate.
     const { subject, subjectaltname } = socket.getPeerCertificate() ?? {};
-    // Types of Node say text; there is an array where a name is given more than once.
+    // Node's types declare a string, but a repeated name is an array.
     const commonName = subject?.CN as string | string[] | undefined;
     const name = typeof commonName === 'object' ? undefined : commonName || firstDnsName(subjectaltname);
     known = { name };
@@ -200,7 +199,7 @@ export function certificateName(socket: Duplex): string | undefined {
   return known.name;
 }
 
-/** Of `DNS:a, IP Address:127.0.0.1`; what is quoted has a comma or a quote in it, and is no DNS name. */
+/** The first DNS name in `DNS:a, IP Address:127.0.0.1`. A quoted entry contains a comma or a quote and is no DNS name. */
 function firstDnsName(names = ''): string | undefined {
   const entries = names.match(/[^,:"]+:(?:"(?:[^"\\]|\\.)*"|[^,"]*)(?:, |$)/g) ?? [];
   const dns = entries.map((entry) => /^DNS:([^",]+)/.exec(entry)?.[1]);
@@ -212,31 +211,31 @@ function contextOf({ cert, key, clientCa }: TlsFiles): SecureContextOptions {
     cert: cert.text,
     key: key.text,
     ...(clientCa ? { ca: clientCa.text } : {}),
-    // What a command line of Node could lower.
+    // Fixed here because options of Node could lower it.
     minVersion: 'TLSv1.2',
   };
 }
 
-/** One connection of a listener has it at a time. */
-function nameOf({ remoteAddress, remotePort }: Socket): string {
+/** The peer's address and port, which identify an open connection of one listener. */
+function peerOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
 }
 
-/** The connection below TLS, by Node's own name for it: only the log would miss it. */
-function belowOf(socket: TLSSocket & { _parent?: Duplex }): Duplex | undefined {
+/** The TCP connection below TLS, from a private field of Node. Without it, the log only lacks the address. */
+function tcpSocketOf(socket: TLSSocket & { _parent?: Duplex }): Duplex | undefined {
   return socket._parent;
 }
 
-function speaksHttps(): VregError {
-  return new VregError('INVALID', 'this port speaks https, and got plain http', {
+function plainHttpError(): VregError {
+  return new VregError('INVALID', 'this port expects https but received plain http', {
     hint: 'write the URL with https://',
   });
 }
 
-/** Answers plain HTTP in plain HTTP, past the TLS layer, whose handshake has failed. */
-function answerInPlainHttp(plain: Socket, socket: TLSSocket, refused: Refused): void {
+/** Responds to plain HTTP on the TCP connection, because the TLS handshake has failed. */
+function respondInPlainHttp(plain: Socket, socket: TLSSocket, refused: Refused): void {
   plain.on('error', () => socket.destroy());
   plain.end(rawAnswer(refused));
-  const cut = setTimeout(() => socket.destroy(), LINGER);
+  const cut = setTimeout(() => socket.destroy(), PLAIN_HTTP_LINGER);
   plain.once('close', () => clearTimeout(cut));
 }

@@ -8,43 +8,47 @@ import { dirname, resolve } from 'node:path';
 import { folderRisk, looseMode } from '../../../src/files.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 
-/** Bytes of a socket's path: Linux has room for 108 with the zero at the end (unix(7)), and Node cuts what is longer. */
+/** Bytes of a socket's path: Linux allows 108 including the terminating zero (unix(7)), and Node truncates longer paths. */
 const MAX_PATH = 107;
 
-/** Connections that came by a unix socket. An address does not tell: one that was cut has none, either. */
-const local = new WeakSet<object>();
+/** Connections on a unix socket. A missing address does not identify them, because a closed TCP socket has none either. */
+const localSockets = new WeakSet<object>();
 
-/** Called of a server that listens on a unix socket, before it does. */
+/** Marks all connections of a server as local. Call it before the server listens on a unix socket. */
 export function markConnections(server: Server): void {
-  server.prependListener('connection', (socket) => local.add(socket));
+  server.prependListener('connection', (socket) => localSockets.add(socket));
 }
 
-/** True of a connection that came by a unix socket. */
+/** True for a connection on a unix socket. */
 export function isLocal(socket: object): boolean {
-  return local.has(socket);
+  return localSockets.has(socket);
 }
 
 /**
- * Checks where a socket shall be, before it is there.
- * @throws VregError USAGE when the path is too long, or somebody else could put another socket in its place
+ * Checks the path of a socket before listening on it.
+ * @throws VregError USAGE if the path is too long, or another user could replace the socket
  */
 export function checkPlace(path: string): void {
   const bytes = Buffer.byteLength(path);
   if (bytes > MAX_PATH) {
     throw new VregError('USAGE', `the path of the socket is too long: ${bytes} bytes, at most ${MAX_PATH}: ${path}`, {
       field: 'socket',
-      hint: 'choose a shorter one, for example below $XDG_RUNTIME_DIR or /run',
+      hint: 'choose a shorter path, for example below $XDG_RUNTIME_DIR or /run',
     });
   }
   const folder = dirname(resolve(path));
   const risk = folderRisk(statOf(folder, path));
   if (!risk) return;
   const isOpen = 'mode' in risk;
-  const who = isOpen ? `others may write there (mode ${risk.mode})` : `another user owns it (uid ${risk.uid})`;
-  throw new VregError('USAGE', `refusing to listen on ${path}: somebody could replace it in ${folder}, since ${who}`, {
-    field: 'socket',
-    hint: isOpen ? `chmod go-w ${folder}, or choose a folder of your own` : 'choose a folder of your own',
-  });
+  const who = isOpen ? `other users may write there (mode ${risk.mode})` : `another user owns it (uid ${risk.uid})`;
+  throw new VregError(
+    'USAGE',
+    `refusing to listen on ${path}: another user could replace it in ${folder}, because ${who}`,
+    {
+      field: 'socket',
+      hint: isOpen ? `chmod go-w ${folder}, or choose a folder of your own` : 'choose a folder of your own',
+    },
+  );
 }
 
 function statOf(folder: string, path: string): Stats {
@@ -52,32 +56,32 @@ function statOf(folder: string, path: string): Stats {
     return statSync(folder);
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;
-    throw new VregError('LISTEN', `cannot listen on ${path} (${code}): ${folder} is no folder that can be used`, {
-      hint: `make it: mkdir -p -m 700 ${folder}, or choose another with --socket`,
+    throw new VregError('LISTEN', `cannot listen on ${path} (${code}): ${folder} cannot be used as a folder`, {
+      hint: `create it: mkdir -p -m 700 ${folder}, or choose another with --socket`,
       cause,
     });
   }
 }
 
 /**
- * Checks a socket that is listened on: a file system may not keep modes.
- * @throws VregError USAGE when others than its owner may connect
+ * Checks the mode of a socket after listening on it, because some file systems do not store modes.
+ * @throws VregError USAGE if other users may connect
  */
 export function checkClosed(path: string): void {
   const mode = looseMode(lstatSync(path).mode);
   if (mode === undefined) return;
-  throw new VregError('USAGE', `others may connect to ${path} (mode ${mode})`, {
+  throw new VregError('USAGE', `other users may connect to ${path} (mode ${mode})`, {
     field: 'socket',
-    hint: 'its file system keeps no modes: choose a folder on another, for example below /run',
+    hint: 'its file system does not store modes; choose a folder on another one, for example below /run',
   });
 }
 
-/** A socket file that a killed daemon left behind would keep a new one from listening. */
+/** Removes a socket file that a killed daemon left behind, on which a new one could not listen. */
 export async function removeDeadSocket(path: string): Promise<void> {
   const found = lstatSync(path, { throwIfNoEntry: false });
   if (!found) return;
   if (!found.isSocket()) {
-    throw new VregError('LISTEN', `cannot listen on ${path}: a file that is no socket is there`, {
+    throw new VregError('LISTEN', `cannot listen on ${path}: the path exists and is not a socket`, {
       hint: 'choose another path with --socket',
     });
   }
@@ -89,10 +93,10 @@ export async function removeDeadSocket(path: string): Promise<void> {
       resolve('alive');
     });
   });
-  // What may not be asked (EACCES), or has no time just now (EAGAIN), is somebody's.
+  // EACCES and EAGAIN also mean that a process is listening.
   if (answer !== 'ECONNREFUSED' && answer !== 'ENOENT') {
-    throw new VregError('LISTEN', `cannot listen on ${path}: a process listens there already`, {
-      hint: 'choose another with --socket, or see who runs: vreg daemon status',
+    throw new VregError('LISTEN', `cannot listen on ${path}: another process is listening there`, {
+      hint: 'choose another path with --socket, or find the other daemon: vreg daemon status',
     });
   }
   if (answer !== 'ENOENT') removeFile(path);
@@ -104,9 +108,9 @@ function removeFile(path: string): void {
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;
     if (code === 'ENOENT') return;
-    // As in a folder with the sticky bit, where only its owner may remove it (unlink(2)).
-    throw new VregError('LISTEN', `cannot listen on ${path}: a dead socket is there that cannot be removed (${code})`, {
-      hint: `is it another user's? see whose: ls -l ${path}, or choose another path with --socket`,
+    // In a folder with the sticky bit, only the owner of a file may remove it (unlink(2)).
+    throw new VregError('LISTEN', `cannot listen on ${path}: a stale socket cannot be removed (${code})`, {
+      hint: `find its owner: ls -l ${path}; or choose another path with --socket`,
       cause,
     });
   }

@@ -317,8 +317,8 @@ test(
     const other = authority.issue('other');
     for (const [files, message] of [
       [filesOf({ cert: server.cert, key: other.key }), /cannot be used for TLS/],
-      [filesOf(server, authority.ca), /the CA for clients cannot be added or taken away/],
-      [undefined, /the certificate cannot be added or taken away/],
+      [filesOf(server, authority.ca), /the client CA cannot be added or removed/],
+      [undefined, /the certificate cannot be added or removed/],
     ] as const) {
       assert.throws(
         () => tls.replace(files),
@@ -336,9 +336,9 @@ test('a certificate that is out of its time, or will be in a week, is a warning'
     return `${at.slice(0, 19).replace(/[-:T]/g, '')}Z`;
   };
   for (const [dates, said] of [
-    [{ from: LONG_AGO, until: YESTERYEAR }, /^a certificate in .*server\.crt has expired, at 2021-01-01T/],
-    [{ from: FAR_AHEAD, until: FARTHER_AHEAD }, /is not valid before 2048-.*: is the clock right\?$/],
-    [{ until: inDays(6) }, /expires soon, at /],
+    [{ from: LONG_AGO, until: YESTERYEAR }, /^a certificate in .*server\.crt expired at 2021-01-01T/],
+    [{ from: FAR_AHEAD, until: FARTHER_AHEAD }, /is not valid before 2048-.*: is the clock correct\?$/],
+    [{ until: inDays(6) }, /expires soon: at /],
     [{ until: inDays(8) }, undefined],
   ] as const) {
     const log = aLog();

@@ -35,7 +35,7 @@ test('a folder in which others may write is no place for a socket, unless it is 
     assert.equal(error === undefined, taken, mode.toString(8));
     if (!error) continue;
     assert.deepEqual([error.code, error.field], ['USAGE', 'socket']);
-    assert.match(error.message, /somebody could replace it in .*run, since others may write there \(mode 0/);
+    assert.match(error.message, /another user could replace it in .*run, because other users may write there \(mode 0/);
     assert.match(error.hint!, /^chmod go-w /);
   }
 });
@@ -71,21 +71,21 @@ test('a socket that others could connect to is refused, and one that they cannot
   checkClosed(path);
   for (const mode of [0o660, 0o606, 0o755]) {
     chmodSync(path, mode);
-    assert.throws(() => checkClosed(path), /others may connect to .*vreg\.sock \(mode 0/);
+    assert.throws(() => checkClosed(path), /other users may connect to .*vreg\.sock \(mode 0/);
   }
-  await assert.rejects(removeDeadSocket(path), /a process listens there already/);
+  await assert.rejects(removeDeadSocket(path), /another process is listening there/);
 });
 
-test('what is there and is no socket is not touched', async (t) => {
+test('a file that is not a socket is not removed', async (t) => {
   const dir = tempDir(t);
   const file = join(dir, 'precious');
   writeFileSync(file, 'kept');
   symlinkSync(file, join(dir, 'link'));
-  for (const path of [file, join(dir, 'link')]) await assert.rejects(removeDeadSocket(path), /no socket is there/);
+  for (const path of [file, join(dir, 'link')]) await assert.rejects(removeDeadSocket(path), /not a socket/);
   assert.equal(readFileSync(file, 'utf8'), 'kept');
 });
 
-test("another user's dead socket in a sticky folder is told, with what to do", {
+test("another user's stale socket in a sticky folder is reported with the next step", {
   skip: process.geteuid?.() !== 0 && 'needs root, to be two users',
 }, async (t) => {
   const folder = join(tempDir(t), 'run');
@@ -105,7 +105,7 @@ test("another user's dead socket in a sticky folder is told, with what to do", {
   await removal.catch(() => {});
   process.seteuid!(0);
   process.chdir(before);
-  await assert.rejects(removal, { code: 'LISTEN', message: /a dead socket is there that cannot be removed \(EPERM\)/ });
+  await assert.rejects(removal, { code: 'LISTEN', message: /a stale socket cannot be removed \(EPERM\)/ });
 });
 
 test('the daemon says so at its start, with exit 5', async (t) => {
@@ -116,5 +116,5 @@ test('the daemon says so at its start, with exit 5', async (t) => {
   const words = ['daemon', 'serve', '--data-dir', join(home, 'data'), '--socket', join(open, 'vreg.sock')];
   const { code, stderr } = await run(process.execPath, [BIN, ...words], { env: cleanEnv(home) });
   assert.equal(code, 5);
-  assert.match(stderr, /^vreg: refusing to listen on .*vreg\.sock: somebody could replace it.*\nhint: chmod go-w /);
+  assert.match(stderr, /^vreg: refusing to listen on .*vreg\.sock: another user could replace it.*\nhint: chmod go-w /);
 });
