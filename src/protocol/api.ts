@@ -25,7 +25,7 @@ export function heartbeatInterval(lease: number): number {
 /** Share of the live VMs that must fall silent together to be suspect instead of stale. */
 export const DEFAULT_MASS_LOSS = 0.5;
 
-/** What happens to a VM's entry when its agent stops. */
+/** Fate of a VM's entry when its agent stops. */
 export const ON_EXIT = ['stopped', 'deregister', 'keep'] as const;
 export type OnExit = (typeof ON_EXIT)[number];
 

@@ -1,4 +1,4 @@
-/** What `vreg watch` and its kin see: the daemon's stream across breaks, and of a server without one what changes. */
+/** Events for `vreg watch`: the daemon's stream across breaks, and the changes of a server without a stream. */
 import assert from 'node:assert/strict';
 import test, { type TestContext } from 'node:test';
 import { type WatchOptions, watchEvents } from '../../src/client/event-source.ts';

@@ -65,7 +65,7 @@ export function heartbeat(ctx: RequestContext): Result {
   return jsonResult({ id: entry.vm.id, lastSeen: entry.lastSeen } satisfies Heartbeat);
 }
 
-/** What the VM's agent reports about itself; undefined for a plain heartbeat. */
+/** The proof and report of the VM's agent; undefined for a plain heartbeat. */
 function readProof({ body, remoteAddress }: RequestContext): Proof | undefined {
   const beat = parseHeartbeat(body);
   if (!beat) return undefined;

@@ -23,7 +23,7 @@ export interface Refusal {
   request?: IncomingMessage | undefined;
 }
 
-/** What a server's `refused` event reports, for the audit log. */
+/** Payload of a server's `refused` event, for the audit log. */
 export interface Refused extends Omit<Refusal, 'allow'> {
   /** Address of the peer. */
   from: string | undefined;
