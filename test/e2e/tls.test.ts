@@ -146,7 +146,7 @@ test(
     assert.deepEqual(await ls(own), { code: 0, signal: null, stdout: '', stderr: '' });
     const without = await ls();
     assert.equal(without.code, 8);
-    assert.match(without.stderr, /\nhint: .*certificate.*--cert-file and --key-file/);
+    assert.match(without.stderr, /\nhint: .*certificate.*--cert-file FILE --key-file FILE/);
     const stranger = await ls(foreign.issue('client'));
     assert.equal(stranger.code, 8);
     assert.match(stranger.stderr, /\nhint: the server may reject the certificate of --cert-file/);
