@@ -96,8 +96,8 @@ function maskParameter(pair: string): string {
 const MIN_SECRET = 6;
 /** Characters of a secret that become a pattern, since V8 limits its length. The rest of the word is masked with them. */
 const MAX_PATTERN = 1024;
-/** Separators that an encoding may insert between two characters: backslashes (JSON within JSON), plain or percent-encoded. */
-const ESCAPES = '(?:\\\\|%5[cC])*';
+/** Backslashes, plain or percent-encoded (also twice). JSON within JSON may insert any number between two characters. */
+const ESCAPES = '(?:\\\\|%(?:25)?5[cC])*';
 
 /**
  * Masks known secrets: the client's, which a server or a proxy may echo, and the daemon's, which a request may contain. A
@@ -136,11 +136,21 @@ export class SecretMask {
 }
 
 function encodedPattern(secret: string): RegExp | undefined {
-  // The escapes between characters match the backslashes of a secret, too. Backslashes alone leave nothing to look for.
-  const characters = [...secret].filter((character) => character !== '\\');
+  const characters = [...withoutEscapes(secret)];
   if (characters.length < MIN_SECRET) return undefined;
   const forms = characters.slice(0, MAX_PATTERN).map(characterForms);
-  return new RegExp(`${forms.join(ESCAPES)}${characters.length > MAX_PATTERN ? '(?:\\\\.|[^\\s"\\\\])*' : ''}`, 'g');
+  const rest = characters.length > MAX_PATTERN ? '(?:\\\\.|[^\\s"\\\\])*' : '';
+  return new RegExp(`${forms.join(ESCAPES)}${rest}`, 'g');
+}
+
+/**
+ * Removes a secret's own backslashes, because ESCAPES matches them, too. If the pattern had both, a text with n of them
+ * could match in exponentially many ways.
+ */
+function withoutEscapes(secret: string): string {
+  const rest = secret.replace(/\\|%(?:25)?5c/gi, '');
+  // The removal can join the parts of another one, as in `%5%5cc`.
+  return rest === secret ? secret : withoutEscapes(rest);
 }
 
 /** The character as it is, after JSON's backslash, as JSON's `\uXXXX`, and percent-encoded (UTF-8, either case). */
