@@ -10,7 +10,7 @@ export function explain(registry: Registry, entry: VmRecord): Why {
   // In listening time, like the lease, so the two can be compared.
   const silence = Math.floor((registry.clock.listening() - entry.seen.heardAt) / 1000);
   const lease = `the lease is ${registry.staleAfter / 1000} s`;
-  const lastSeen = `last seen at ${entry.lastSeen}, ${silence} s ago`;
+  const lastSeen = `last seen at ${entry.lastSeen}, ${silence} s of listening time ago`;
   const reasons: Why['reasons'] = [];
   if (status !== 'running') reasons.push({ code: status, message: `it is declared ${status}` });
   if (registry.isStale(entry)) reasons.push({ code: 'stale', message: `it is stale: ${lastSeen}; ${lease}` });

@@ -20,7 +20,10 @@ test('why explains in one line, and in JSON with codes, whether discover returns
   assert.equal(await codes('live'), 'stale');
   const { code, stdout } = await vreg(['why', 'live'], { url });
   assert.equal(code, 0);
-  assert.match(stdout, /^discover worker does not offer live: it is stale: .*301 s ago; the lease is 300 s\n$/);
+  assert.match(
+    stdout,
+    /^discover worker does not offer live: it is stale: .*301 s of listening time ago; the lease is 300 s\n$/,
+  );
   assert.equal(
     (JSON.parse((await vreg(['why', 'live', '--json'], { url })).stdout) as { offered: boolean }).offered,
     false,

@@ -241,7 +241,7 @@ function settled(text: string): string {
     .replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, 'TIME')
     .replace(/just now|(\d+[smhd])+ ago/g, 'AGE')
     .replace(/up (\d+[smhd])+/g, 'up AGE')
-    .replace(/\d+ s ago/g, 'AGE')
+    .replace(/\d+ s of listening time ago/g, 'AGE')
     .replace(/"uptime": [\d.]+/g, '"uptime": N')
     .replace(/\bpid \d+/g, 'pid N')
     .replace(/^(serve|agent)\s+\d+/gm, '$1 N')

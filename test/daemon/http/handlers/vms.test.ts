@@ -267,7 +267,7 @@ test('why says that a VM is offered, or gives each reason why it is not', async 
   };
   clock.pass(LEASE);
   assert.deepEqual(await codes(), []);
-  assert.match((await why()).summary, /, 300 s ago; the lease is 300 s$/);
+  assert.match((await why()).summary, /, 300 s of listening time ago; the lease is 300 s$/);
   clock.pass(1);
   assert.deepEqual(await codes(), ['stale']);
   await call(url, 'PATCH', VM, { body: { status: 'paused' } });
