@@ -154,7 +154,7 @@ test('a token that cannot be written down is revoked, and its file is gone', asy
   const script = `trap '' XFSZ; ulimit -f 0; vreg token create lost --scope read --to '${file}'`;
   const { code, stderr } = await runScript(['sh'], script, { url: daemon.url, env: { VERS_AUTH_TOKEN: ROOT } });
   assert.equal(code, 5, stderr);
-  assert.match(stderr, /^vreg: cannot write .*token \(EFBIG\)\nhint: the token is revoked/);
+  assert.match(stderr, /^vreg: cannot write .*token \(EFBIG\)\nhint: the token was revoked/);
   assert.equal(existsSync(file), false);
   assert.equal((await daemon.vreg(['token', 'ls', '-q'])).stdout, '');
 });
