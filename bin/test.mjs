@@ -5,8 +5,9 @@
  *     node bin/test.mjs [FOLDER_OR_FILE...]
  */
 import { spawn } from 'node:child_process';
-import { mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { join, relative } from 'node:path';
+import { mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
 /** Processes at a time: the test machines have two cores. */
@@ -31,8 +32,8 @@ const files = (given.length > 0 ? given : ['test'])
 const count = Math.ceil(files.length / BATCH_SIZE);
 const batches = Array.from({ length: count }, (_, batch) => files.filter((_, index) => index % count === batch));
 
-const folder = join(root, 'node_modules/.cache/vreg-test', String(process.pid));
-mkdirSync(folder, { recursive: true });
+// Outside node_modules, in which newer versions of Node look for no tests.
+const folder = mkdtempSync(join(tmpdir(), 'vreg-batches-'));
 const entries = batches.map((batch, index) => {
   const entry = join(folder, `batch-${index + 1}.mjs`);
   const imports = batch.map((file) => `await import(${JSON.stringify(pathToFileURL(join(root, file)).href)});\n`);
@@ -40,14 +41,10 @@ const entries = batches.map((batch, index) => {
   return entry;
 });
 const tsx = join(root, 'node_modules/.bin/tsx');
-const child = spawn(
-  tsx,
-  ['--test', `--test-concurrency=${CONCURRENCY}`, ...entries.map((entry) => relative(root, entry))],
-  {
-    cwd: root,
-    stdio: 'inherit',
-  },
-);
+const child = spawn(tsx, ['--test', `--test-concurrency=${CONCURRENCY}`, ...entries], {
+  cwd: root,
+  stdio: 'inherit',
+});
 for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => child.kill(signal));
 child.on('close', (code) => {
   rmSync(folder, { recursive: true, force: true });
