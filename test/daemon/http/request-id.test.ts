@@ -45,7 +45,8 @@ test("a client's request id is sent back on every kind of response", async (t) =
     [408, `${request('POST /registry/vms', id, TOKEN, 'Content-Length: 9')}{`],
     [413, request('POST /registry/vms', id, TOKEN, 'Content-Length: 99999999')],
     [415, request('POST /registry/vms', id, TOKEN, 'Content-Length: 2', 'Content-Type: text/xml')],
-    [431, request('GET /health', id, ...Array<string>(210).fill('X: y'))],
+    // One header more than allowed. Node 26 itself refuses more than that, before there is a request with an id.
+    [431, request('GET /health', id, ...Array<string>(199).fill('X: y'))],
   ] as const) {
     const connection = Connection.open(t, app.at).send(bytes);
     const response = await connection.responseHead();
