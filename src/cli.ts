@@ -102,7 +102,7 @@ function buildCommand(command: Command<never>, session: Session, parents: readon
     if (command.commands && self.args[0] !== undefined)
       throw unknownCommand(self.args[0], namesOf(command.commands), path);
     if (!run) return self.outputHelp();
-    // An invalid format is an error before the command has any effect.
+    // An invalid format is an error before the command does anything.
     await session.checkFormat();
     await run(session, self.args, flags as never);
   });

@@ -60,7 +60,7 @@ const BAD: readonly [format: string, message: RegExp][] = [
 ];
 
 for (const [format, message] of BAD) {
-  test(`-o '${format}' exits with 5 before the command has any effect`, async () => {
+  test(`-o '${format}' exits with 5 before the command does anything`, async () => {
     const result = await vreg(['rm', 'a', '--yes', '-o', format], { url });
     assert.deepEqual([result.code, result.stdout], [5, '']);
     assert.match(result.stderr, message);
