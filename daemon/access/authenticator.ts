@@ -35,8 +35,10 @@ export interface Credentials {
   authorization: string | undefined;
   /** The peer's address; undefined on a unix socket. */
   address: string | undefined;
-  /** Connected through the unix socket, which only the daemon's owner and root can open. */
+  /** Connected through the unix socket, which only the daemon's owner and root can open, and not through a proxy. */
   isLocal: boolean;
+  /** On the unix socket, the name of a header that a proxy may have added. */
+  proxyHeader?: string | undefined;
   /** Name in the client certificate, which a trusted CA has signed. */
   certificate?: string | undefined;
 }
@@ -125,7 +127,7 @@ export class Authenticator {
   }
 
   /** @throws VregError UNAUTHORIZED, TOO_MANY_REQUESTS */
-  authenticate({ authorization, address = '', isLocal, certificate }: Credentials): Principal {
+  authenticate({ authorization, address = '', isLocal, proxyHeader, certificate }: Credentials): Principal {
     if (this.isOpen) {
       const name = certificate === undefined || isReserved(certificate) ? ANONYMOUS : certificate;
       return { name, scope: 'admin', isLocal, revoked: this.#openRevocation.signal };
@@ -137,7 +139,9 @@ export class Authenticator {
     if (certificate !== undefined) {
       throw unauthorized(`Unauthorized — no token is named after the certificate "${certificate}"`, TOKEN_HINT);
     }
-    throw unauthorized('Unauthorized — missing Authorization header', TOKEN_HINT);
+    const hint =
+      proxyHeader === undefined ? TOKEN_HINT : `header "${proxyHeader}" may come from a proxy: ${TOKEN_HINT}`;
+    throw unauthorized('Unauthorized — missing Authorization header', hint);
   }
 
   #tokenOfCertificate(name = ''): Token | undefined {

@@ -1,7 +1,7 @@
 /** Authentication and authorization of a request. */
 import { assertActive, assertScope } from '../access/authenticator.ts';
 import type { RequestContext } from './context.ts';
-import { isFromOwner } from './proxy.ts';
+import { socketClient } from './proxy.ts';
 import { certificateName } from './server/tls.ts';
 
 /**
@@ -12,10 +12,12 @@ import { certificateName } from './server/tls.ts';
 export function authenticate(ctx: RequestContext): void {
   if (ctx.route?.access === 'open') return;
   const { authenticator } = ctx.services;
+  const { isOwner, proxyHeader } = socketClient(ctx);
   const credentials = {
     authorization: ctx.headers.authorization,
     address: ctx.remoteAddress,
-    isLocal: isFromOwner(ctx),
+    isLocal: isOwner,
+    proxyHeader,
     certificate: certificateName(ctx.request.socket),
   };
   try {

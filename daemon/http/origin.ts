@@ -15,7 +15,7 @@ import {
 } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { RequestContext } from './context.ts';
-import { isFromOwner } from './proxy.ts';
+import { socketClient } from './proxy.ts';
 import { respondEmpty } from './response.ts';
 import { allowedMethods } from './router.ts';
 import { certificateName } from './server/tls.ts';
@@ -53,16 +53,17 @@ export function rejectCrossOrigin(ctx: RequestContext): void {
   if (!isAllowed) rejectForeignOrigin(headers.origin);
   // No DNS name leads to a unix socket.
   if (!isLocal(socket)) rejectForeignHost(headers.host, services.names);
-  else if (!isFromOwner(ctx)) {
-    throw new VregError(
-      'FORBIDDEN',
-      'a registry without a token rejects requests that a proxy forwards to its socket',
-      {
-        field: 'host',
-        hint: 'start the daemon with a token: VERS_AUTH_TOKEN or --token-file',
-      },
-    );
-  }
+  else rejectProxied(ctx);
+}
+
+/** A proxy on the unix socket would let anyone in. */
+function rejectProxied(ctx: RequestContext): void {
+  const { isOwner, proxyHeader: field = 'host' } = socketClient(ctx);
+  if (isOwner) return;
+  throw new VregError('FORBIDDEN', `header "${field}" may come from a proxy, which needs a token to use the socket`, {
+    field,
+    hint: 'omit the header, or start the daemon with a token: VERS_AUTH_TOKEN or --token-file',
+  });
 }
 
 /** Adds the CORS headers that every response carries. @returns whether the request is from a page that was configured */

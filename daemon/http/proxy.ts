@@ -13,9 +13,12 @@ const RANGES: Readonly<Record<string, readonly string[]>> = {
   uniquelocal: ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', 'fc00::/7'],
 };
 
-/** Headers that proxies add to a request (RFC 7239, RFC 9110, their predecessors and those of single vendors). */
-const PROXY_HEADER =
-  /^(x-forwarded-.*|forwarded|via|x-real-ip|x-client-ip|x-original-.*|x-envoy-.*|.*-connecting-ip|true-client-ip)$/;
+/** Headers that a direct client sends. Any other header may have been added by a proxy, which anybody can use. */
+const DIRECT_HEADER =
+  /^(host|user-agent|accept.*|content-.*|connection|expect|if-.*|last-event-id|range|x-request-id|x-vreg-.*)$/i;
+
+/** Characters of a header's name in an error. */
+const MAX_NAME = 60;
 
 /**
  * Whose forwarded headers to believe: those of the proxies, and those of peers on the daemon's unix socket, which have no
@@ -63,10 +66,25 @@ export function schemeOf({ request, services }: RequestContext): string {
   return socket instanceof TLSSocket ? 'https' : 'http';
 }
 
-/** Whether the request comes straight from the owner of the unix socket, not through a proxy that listens to anybody. */
-export function isFromOwner({ request, services }: RequestContext): boolean {
-  if (services.isTrustedProxy || !isLocal(request.socket)) return false;
-  return !Object.keys(request.headers).some((name) => PROXY_HEADER.test(name));
+interface SocketClient {
+  /** The request comes straight from the owner of the unix socket, not through a proxy. */
+  isOwner: boolean;
+  /** Name of a header that a proxy may have added to a request on the socket. */
+  proxyHeader?: string | undefined;
+}
+
+const NOT_OWNER: SocketClient = { isOwner: false };
+const OWNER: SocketClient = { isOwner: true };
+
+/** Decides whether a request has the rights of the owner of the unix socket. */
+export function socketClient({ request: { socket, rawHeaders }, services }: RequestContext): SocketClient {
+  if (services.isTrustedProxy || !isLocal(socket)) return NOT_OWNER;
+  // `headers` would hide a header named `__proto__`.
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    const name = rawHeaders[i]!;
+    if (!DIRECT_HEADER.test(name)) return { isOwner: false, proxyHeader: name.toLowerCase().slice(0, MAX_NAME) };
+  }
+  return OWNER;
 }
 
 /**
