@@ -43,15 +43,18 @@ function clientRequestId(headers: IncomingHttpHeaders): string | undefined {
   return REQUEST_ID.test(id) && maskRequestTarget(id) === id ? id : undefined;
 }
 
-/**
- * Step: logs the request when its response is sent or its client has left. If nothing was decided by then, the request is
- * logged when it is: a change may be committed for a client that has left.
- */
+/** Step: makes the context of the request known to {@link auditRefused}. */
 export function startAudit(ctx: RequestContext): void {
   (ctx.request as Audited)[CONTEXT] = ctx;
-  ctx.response.on('close', () => {
-    if (ctx.status !== undefined) audit(ctx);
-  });
+}
+
+/**
+ * Logs the request when its response is sent or its client has left. Called when the outcome is decided: a change may be
+ * committed for a client that has left already.
+ */
+export function auditWhenClosed(ctx: RequestContext): void {
+  if (ctx.response.closed) audit(ctx);
+  else if (isLogged(ctx, ctx.status!)) ctx.response.on('close', () => audit(ctx));
 }
 
 /** Logs a request that the server refused below the app, under the id that the app gave it, if the app knows it. */
@@ -74,16 +77,14 @@ export function auditRefused(refused: Refused, log: Logger, newRequestId: () => 
 export function audit(ctx: RequestContext, outcome?: { status: number; code: ErrorCode }): void {
   if (ctx.isAudited) return;
   ctx.isAudited = true;
-  const { route, requestId, subject, params, remoteAddress: from } = ctx;
+  const { requestId, subject, params, remoteAddress: from } = ctx;
   const { log } = ctx.services;
   const { status = 0, code } = outcome ?? { status: ctx.status, code: ctx.errorCode };
-  const isChange = route !== undefined && route.method !== 'GET' && (!route.isHeartbeat || subject !== undefined);
-  const isAudited = isChange || status >= 400;
-  if (!isAudited && !log.isLevelEnabled('debug')) return;
+  if (!isLogged(ctx, status)) return;
   const { method } = ctx;
   const url = shortened(maskRequestTarget(ctx.request.url!));
   const ms = Math.round(performance.now() - ctx.startedAt);
-  if (!isAudited) {
+  if (!isChange(ctx) && status < 400) {
     log.debug({ requestId, method, url, status, ms }, 'request');
     return;
   }
@@ -95,6 +96,15 @@ export function audit(ctx: RequestContext, outcome?: { status: number; code: Err
     { audit: true, requestId, by, from, scheme, method, url, vm, tokenName, status, code, ms },
     status < 400 ? 'change' : 'refused',
   );
+}
+
+/** Whether a line is due. Most requests are heartbeats and reads, of which only the debug level logs a line. */
+function isLogged(ctx: RequestContext, status: number): boolean {
+  return status >= 400 || isChange(ctx) || ctx.services.log.isLevelEnabled('debug');
+}
+
+function isChange({ route, subject }: RequestContext): boolean {
+  return route !== undefined && route.method !== 'GET' && (!route.isHeartbeat || subject !== undefined);
 }
 
 function masked(text: string | undefined): string | undefined {

@@ -11,7 +11,7 @@ import {
   WARMING_HEADER,
 } from '../../src/protocol/api.ts';
 import type { Warming } from '../registry/explain.ts';
-import { audit } from './audit.ts';
+import { auditWhenClosed } from './audit.ts';
 import type { RequestContext } from './context.ts';
 import { reserveText } from './streaming.ts';
 
@@ -129,8 +129,8 @@ export function openStream(ctx: RequestContext, headers: Readonly<Record<string,
   return ctx.response.writeHead(200, list);
 }
 
-/** Records the outcome of a request. If its client has already left, the audit log has been waiting for it. */
+/** Records the outcome of a request. */
 function decide(ctx: RequestContext, status: number): void {
   ctx.status = status;
-  if (ctx.response.closed) audit(ctx);
+  auditWhenClosed(ctx);
 }
