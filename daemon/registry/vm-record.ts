@@ -34,6 +34,7 @@ export class VmRecord {
   readonly #head: string;
   #seen: LastSeen;
   #json: string | undefined;
+  #idJson: string | undefined;
   #size: number | undefined;
   #weight: number | undefined;
   /** Milliseconds by which a mass loss extends the lease. */
@@ -83,6 +84,12 @@ export class VmRecord {
   /** RFC 3339. */
   get lastSeen(): string {
     return isoTime(this.#seen.lastSeen);
+  }
+
+  /** The response to a heartbeat as the wire has it. `JSON.stringify` would take a third of the time of a heartbeat. */
+  get heartbeatJson(): string {
+    this.#idJson ??= JSON.stringify(this.vm.id);
+    return `{"id":${this.#idJson},"lastSeen":"${this.lastSeen}"}`;
   }
 
   /** The entry as the wire has it. */

@@ -1,5 +1,5 @@
 /** The routes of VMs: register, list, read, replace, update, remove, explain, and heartbeats. */
-import { type Heartbeat, type Heartbeats, MAX_BATCH, SORTS, type Sort, type Why } from '../../../src/protocol/api.ts';
+import { type Heartbeats, MAX_BATCH, SORTS, type Sort, type Why } from '../../../src/protocol/api.ts';
 import { parseHeartbeat } from '../../../src/protocol/heartbeat.ts';
 import { comparison, parseSelector } from '../../../src/protocol/selector.ts';
 import { parseIds, parseRegistration, parseUpdate } from '../../../src/protocol/vm.ts';
@@ -62,7 +62,7 @@ export function heartbeat(ctx: RequestContext): Result {
   // Another incarnation takes over the VM. That is a change, so the audit log names the VM.
   if (proof?.replace) ctx.subject = { vm: ctx.id };
   const entry = ctx.services.registry.heartbeat(ctx.id, proof, ctx.principal.restriction);
-  return jsonResult({ id: entry.vm.id, lastSeen: entry.lastSeen } satisfies Heartbeat);
+  return { status: 200, body: entry.heartbeatJson };
 }
 
 /** The proof and report of the VM's agent; undefined for a plain heartbeat. */
