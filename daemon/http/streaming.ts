@@ -75,21 +75,17 @@ export function encodeList(
   scheduler: Scheduler,
   reserve: (bytes: number) => Reservation,
 ): string | Readable {
-  const chunks = listChunks(entries, encode);
-  const { value: first, done } = chunks.next();
-  if (done) return first;
+  const list = new ListEncoder(entries, encode);
+  const first = list.next();
+  if (list.isOver) return first;
   const reservation = reserve(first.length);
   reservation.share(entries, entries.length * POINTER_SIZE);
   let pending: string | undefined = first;
-  let isOver = false;
   return pullStream(async () => {
-    if (isOver) return undefined;
     const text = pending;
     pending = undefined;
     if (text !== undefined) return text;
-    const next = await scheduler.run(() => chunks.next());
-    isOver = next.done === true;
-    return next.value;
+    return list.isOver ? undefined : scheduler.run(() => list.next());
   }, reservation);
 }
 
@@ -99,16 +95,29 @@ export function listLength(entries: readonly VmRecord[]): number {
   return entries.reduce((sum, { size }) => sum + size, frame);
 }
 
-/** Yields all chunks but the last, which it returns. */
-function* listChunks(entries: readonly VmRecord[], encode: (entry: VmRecord) => string): Generator<string, string> {
-  let chunk = '{"vms":[';
-  let separator = '';
-  for (const entry of entries) {
-    chunk += separator + encode(entry);
-    separator = ',';
-    if (chunk.length < CHUNK_SIZE) continue;
-    yield chunk;
-    chunk = '';
+/** Encodes `{vms, count}` chunk by chunk. A generator would take half of the time of a short list. */
+class ListEncoder {
+  /** The last chunk has been returned. */
+  isOver = false;
+  readonly #entries: readonly VmRecord[];
+  readonly #encode: (entry: VmRecord) => string;
+  #index = 0;
+
+  constructor(entries: readonly VmRecord[], encode: (entry: VmRecord) => string) {
+    this.#entries = entries;
+    this.#encode = encode;
   }
-  return `${chunk}],"count":${entries.length}}`;
+
+  /** The next chunk. Must not be called again after the last one. */
+  next(): string {
+    const entries = this.#entries;
+    let chunk = this.#index === 0 ? '{"vms":[' : '';
+    while (this.#index < entries.length) {
+      if (this.#index > 0) chunk += ',';
+      chunk += this.#encode(entries[this.#index++]!);
+      if (chunk.length >= CHUNK_SIZE) return chunk;
+    }
+    this.isOver = true;
+    return `${chunk}],"count":${entries.length}}`;
+  }
 }
