@@ -3,6 +3,7 @@ import {
   closeSync,
   fchmodSync,
   fsyncSync,
+  mkdirSync,
   openSync,
   readFileSync,
   renameSync,
@@ -11,6 +12,7 @@ import {
   unlinkSync,
   writeFileSync,
 } from 'node:fs';
+import { dirname } from 'node:path';
 
 /** Permissions of group and others. */
 const NOT_OWNER = 0o077;
@@ -62,6 +64,30 @@ export function writeAtomically(
     removeIfThere(draft);
     throw error;
   }
+}
+
+/**
+ * Creates a folder and its missing parents. Node's `mkdirSync` with `recursive` never returns for a path such as
+ * `/proc/x`, where each mkdir(2) fails with ENOENT although the parent exists (nodejs/node 20).
+ * @returns the folders that did not exist, outermost first
+ * @throws the file system's errors
+ */
+export function createFolder(path: string, mode = 0o777): string[] {
+  if (isFolder(path)) return [];
+  const parent = dirname(path);
+  const created = parent === path ? [] : createFolder(parent, mode);
+  try {
+    mkdirSync(path, mode);
+  } catch (error) {
+    // Another process may have created it in the meantime.
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST' && isFolder(path)) return created;
+    throw error;
+  }
+  return [...created, path];
+}
+
+function isFolder(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
 }
 
 /** @returns undefined if there is no file that this process can read */

@@ -11,7 +11,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
-import { folderRisk, looseMode, readIfThere, syncPath, writeAtomically } from '../src/files.ts';
+import { createFolder, folderRisk, looseMode, readIfThere, syncPath, writeAtomically } from '../src/files.ts';
 import { tempDir } from './helpers/daemon.ts';
 
 test('an atomic write replaces the file and leaves no draft behind', (t) => {
@@ -78,4 +78,21 @@ test('a folder is a risk when others can write there without the sticky bit, or 
   assert.equal(folderRisk({ mode: 0o41777, uid: 0 }), undefined);
   assert.deepEqual(folderRisk({ mode: 0o40775, uid }), { mode: '0775' });
   assert.deepEqual(folderRisk({ mode: 0o40700, uid: 12_345 }), { uid: 12_345 });
+});
+
+test('a folder is created with its missing parents, and one that exists is left alone', (t) => {
+  const dir = tempDir(t);
+  const path = join(dir, 'a', 'b');
+  assert.deepEqual(createFolder(path, 0o700), [join(dir, 'a'), path]);
+  assert.equal(statSync(path).mode & 0o777, 0o700);
+  assert.deepEqual(createFolder(path, 0o700), []);
+  writeFileSync(join(dir, 'file'), '');
+  assert.throws(() => createFolder(join(dir, 'file')), { code: 'EEXIST' });
+  assert.throws(() => createFolder(join(dir, 'file', 'c')), { code: 'ENOTDIR' });
+});
+
+test('a folder that the system never creates is an error and no endless loop', {
+  skip: !existsSync('/proc/self'),
+}, () => {
+  assert.throws(() => createFolder('/proc/no-such-process/a'), { code: 'ENOENT' });
 });

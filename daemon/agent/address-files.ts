@@ -3,9 +3,9 @@
  * `by-role/ROLE/url`, `by-role/ROLE/at` (time of the last confirmation by the registry, in seconds since the epoch) and
  * `env`.
  */
-import { mkdirSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { readIfThere, writeAtomically } from '../../src/files.ts';
+import { createFolder, readIfThere, writeAtomically } from '../../src/files.ts';
 import { ROLES, type Role, type Vm } from '../../src/protocol/vm.ts';
 
 export interface AddressFilesOptions {
@@ -27,14 +27,14 @@ export interface AddressFilesOptions {
 export function writeAddressFiles({ dir, urlOf, envOf, now }: AddressFilesOptions, vms: readonly Vm[]): void {
   const live = new Map<Role, readonly Vm[]>();
   for (const role of ROLES) live.set(role, vms.filter((vm) => vm.role === role).reverse());
-  mkdirSync(dir, { recursive: true, mode: 0o755 });
+  createFolder(dir, 0o755);
   for (const [role, [oldest]] of live) {
     const folder = join(dir, 'by-role', role);
     if (!oldest) {
       rmSync(folder, { recursive: true, force: true });
       continue;
     }
-    mkdirSync(folder, { recursive: true, mode: 0o755 });
+    createFolder(folder, 0o755);
     writeIfChanged(join(folder, 'addr'), toLine(oldest.address));
     writeIfChanged(join(folder, 'url'), toLine(urlOf(oldest)));
     // Written last, so that the address that it confirms exists.

@@ -1,7 +1,7 @@
 /** The folder in which a daemon or an agent keeps its files. Only its owner may write there. */
-import { mkdirSync, type Stats, statSync } from 'node:fs';
+import { type Stats, statSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { folderRisk } from '../../src/files.ts';
+import { createFolder, folderRisk } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 
 /**
@@ -10,7 +10,7 @@ import { VregError } from '../../src/protocol/errors.ts';
  */
 export function makeStateDir(dir: string): void {
   try {
-    mkdirSync(dir, { recursive: true, mode: 0o700 });
+    createFolder(dir, 0o700);
   } catch (cause) {
     throw unusableStateDir(dir, cause);
   }

@@ -13,14 +13,13 @@ import {
   existsSync,
   fsyncSync,
   lstatSync,
-  mkdirSync,
   openSync,
   readFileSync,
   statSync,
   writeSync,
 } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
-import { syncPath, writeAtomically } from '../../src/files.ts';
+import { createFolder, syncPath, writeAtomically } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import { crcOf, DamageError, OlderError } from './integrity.ts';
 
@@ -54,9 +53,8 @@ const MARK_BYTES = 128;
 export function openDataDir(path: string): DataDir {
   const dir = resolve(path);
   try {
-    const created = mkdirSync(dir, { recursive: true, mode: 0o700 });
     // A file is only as durable as the entries of its folders, so sync the parent of each new folder.
-    if (created !== undefined) for (let at = dir; at !== dirname(created); at = dirname(at)) syncPath(dirname(at));
+    for (const created of createFolder(dir, 0o700)) syncPath(dirname(created));
     accessSync(dir, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (cause) {
     throw new VregError('STORE_UNUSABLE', `cannot use the data dir ${dir} (${(cause as NodeJS.ErrnoException).code})`, {

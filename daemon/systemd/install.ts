@@ -1,8 +1,8 @@
 /** Installs and removes units: first a plan, which can be shown, then its execution. */
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, realpathSync, rmSync, statSync } from 'node:fs';
+import { realpathSync, rmSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { readIfThere, writeAtomically } from '../../src/files.ts';
+import { createFolder, readIfThere, writeAtomically } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import { ENABLED_UNIT, STARTED_UNIT, type UnitFile, type UnitKind } from './units.ts';
 
@@ -71,7 +71,7 @@ export function writeUnits(dir: string, files: readonly UnitFile[]): void {
   for (const { name, text } of files) {
     const path = join(dir, name);
     try {
-      mkdirSync(dir, { recursive: true });
+      createFolder(dir);
       writeAtomically(path, text, { mode: 0o644 });
     } catch (cause) {
       throw new VregError('STORE_UNUSABLE', `cannot write ${path} (${(cause as NodeJS.ErrnoException).code})`, {

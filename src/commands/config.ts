@@ -1,8 +1,9 @@
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { defineCommand } from '../command.ts';
 import { openConfigFile } from '../config/config-file.ts';
 import { checkSetting, envNameOf, isSettingKey, SETTING_KEYS, type SettingKey, settingOf } from '../config/settings.ts';
 import { Config } from '../config.ts';
+import { createFolder } from '../files.ts';
 import { suggestion } from '../help/suggest.ts';
 import { VregError } from '../protocol/errors.ts';
 import { maskName, maskRegistryUrl } from '../protocol/redact.ts';
@@ -136,7 +137,7 @@ const edit = defineCommand({
   lenient: true,
   async run(context) {
     const { config } = context;
-    mkdirSync(config.dir, { recursive: true, mode: 0o700 });
+    createFolder(config.dir, 0o700);
     if (!existsSync(config.path)) writeFileSync(config.path, '{}\n', { mode: 0o600 });
     await openEditor(context, config.path);
     for (const [key, value] of Object.entries(new Config(context.env).file)) {

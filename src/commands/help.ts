@@ -1,7 +1,8 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Command, defineCommand } from '../command.ts';
 import { envNameOf, SETTING_KEYS, settingOf } from '../config/settings.ts';
+import { createFolder } from '../files.ts';
 import { commandHelp, programHelp, wrap } from '../help/help.ts';
 import { manPages } from '../help/man.ts';
 import { suggestion } from '../help/suggest.ts';
@@ -77,7 +78,7 @@ export const help = defineCommand<{ writeMan?: string }>({
   async run(context, words, { writeMan }) {
     const commands = await context.commands();
     if (writeMan !== undefined) {
-      mkdirSync(writeMan, { recursive: true });
+      createFolder(writeMan);
       for (const { file, text } of manPages(commands, context.version)) writeFileSync(join(writeMan, file), text);
       return;
     }
