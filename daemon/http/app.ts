@@ -117,6 +117,9 @@ export interface AppLimits {
 /** 1 MiB is hundreds of times an ordinary entry; 30 s let slow links pass but no slowloris; 5000 is half of the default connections. */
 const LIMITS: AppLimits = { maxBody: 1_048_576, requestTimeout: 30_000, maxOpenStreams: 5000 };
 
+/** Most milliseconds that a shutdown waits for requests in progress: `vreg daemon stop` waits 35 s, and the systemd unit 45 s. */
+const MAX_DRAIN = 30_000;
+
 const NO_NAMES: ReadonlySet<string> = new Set();
 
 export interface AppOptions {
@@ -206,7 +209,7 @@ export function buildApp(options: AppOptions): App {
   let closing: Promise<void> | undefined;
   const close = () => {
     stopping.abort();
-    closing ??= drain(servers, requestTimeout);
+    closing ??= drain(servers, Math.min(requestTimeout, MAX_DRAIN));
     return closing;
   };
   return { server, isHttps, servers, addServer, close };
