@@ -25,6 +25,7 @@ import { EventFanout } from './handlers/event-fanout.ts';
 import { LongPollQueue } from './handlers/long-poll-queue.ts';
 import { answerPreflight, rejectCrossOrigin } from './origin.ts';
 import { trustedProxies, trustForwardedHeaders } from './proxy.ts';
+import { checkQuery } from './query.ts';
 import { send } from './response.ts';
 import { answerUnknownRoute, findRoute } from './router.ts';
 import type { Refused } from './server/raw-answer.ts';
@@ -52,6 +53,7 @@ const STEPS: readonly Step[] = [
   authorize,
   answerUnknownRoute,
   checkHeaders,
+  checkQuery,
   checkMediaType,
   reserveBody,
   sendContinue,
@@ -184,6 +186,7 @@ export function buildApp(options: AppOptions): App {
     responses: budgets.responses,
     subscribers: budgets.subscribers,
     longPolls: new LongPollQueue(scheduler),
+    counters: { unknownParameters: 0 },
     scheduler,
     streams: { ...STREAM_LIMITS, ...options.streams },
     fanout: new EventFanout(registry.events, scheduler, budgets),

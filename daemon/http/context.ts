@@ -19,6 +19,8 @@ import { encodeList, listLength, reserveFor } from './streaming.ts';
 export interface Route {
   method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   path: string;
+  /** Names of the query parameters that the route knows. */
+  query: readonly string[];
   /** The least scope that may use the route; `any` requires only some token, and `open` not even that. */
   access: Scope | 'any' | 'open';
   /** Also open to `enrol` tokens. */
@@ -81,6 +83,11 @@ export interface Services {
   /** Budget for events that wait for slow subscribers. */
   readonly subscribers: Budget;
   readonly longPolls: LongPollQueue;
+  /** Counts since the start of the daemon, for the metrics. */
+  readonly counters: {
+    /** Query parameters that the requested route does not know. */
+    unknownParameters: number;
+  };
   readonly scheduler: Scheduler;
 }
 
@@ -202,6 +209,15 @@ export class RequestContext {
     const value = this.queryParams[name];
     if (value === undefined || typeof value === 'string') return value || undefined;
     throw invalidQuery(name, `${name} is given ${value.length} times: give it once`);
+  }
+
+  /**
+   * A query parameter that needs a value if it is given: an empty $ID in a script must not mean all VMs.
+   * @throws VregError INVALID
+   */
+  nonEmpty(name: string): string | undefined {
+    if (this.queryParams[name] === '') throw invalidQuery(name, `${name} is empty: give a value, or omit ${name}`);
+    return this.param(name);
   }
 
   /** A query parameter that is `true` or `false`. @throws VregError INVALID */

@@ -70,7 +70,8 @@ export function commonHeaders(ctx: RequestContext, type?: string): HeaderList {
   return list;
 }
 
-function isVregClient({ headers }: RequestContext): boolean {
+/** Whether the client is vreg, which reads the headers with facts about the registry. */
+export function isVregClient({ headers }: RequestContext): boolean {
   return headers[CLIENT_HEADER] === '1';
 }
 

@@ -23,30 +23,36 @@ import {
 
 const VM = `${PATHS.vms}/:id`;
 
+/** Query parameters of responses that show entries. */
+const ENTRY = ['include'];
+const LIST = ['role', 'status', 'parentId', 'parentVmId', 'selector', 'sort', 'limit', ...ENTRY];
+const DISCOVER = ['service', 'passing', 'strict', 'wait', 'min', ...ENTRY];
+const EVENTS = ['role', 'status', 'id', 'since', 'heartbeats'];
+
 export const ROUTES: readonly Route[] = [
-  { method: 'GET', path: PATHS.health, access: 'open', handle: health },
-  { method: 'POST', path: PATHS.vms, access: 'register', enrols: true, handle: registerVm },
-  { method: 'GET', path: PATHS.vms, access: 'read', isLong: true, handle: listVms },
-  { method: 'GET', path: VM, access: 'read', handle: readVm },
-  { method: 'PUT', path: VM, access: 'write', handle: replaceVm },
-  { method: 'PATCH', path: VM, access: 'write', handle: updateVm },
-  { method: 'DELETE', path: VM, access: 'write', handle: removeVm },
-  { method: 'POST', path: `${VM}/heartbeat`, access: 'heartbeat', isHeartbeat: true, handle: heartbeat },
-  { method: 'POST', path: PATHS.heartbeats, access: 'heartbeat', isHeartbeat: true, handle: heartbeats },
-  { method: 'GET', path: `${VM}/history`, access: 'read', handle: history },
-  { method: 'GET', path: `${VM}/why`, access: 'read', handle: explainVm },
-  { method: 'GET', path: `${VM}/children`, access: 'read', isLong: true, handle: children },
-  { method: 'GET', path: `${VM}/ancestors`, access: 'read', isLong: true, handle: ancestors },
-  { method: 'GET', path: `${VM}/subtree`, access: 'read', isLong: true, handle: subtree },
-  { method: 'GET', path: PATHS.conflicts, access: 'read', isLong: true, handle: listConflicts },
-  { method: 'DELETE', path: PATHS.conflicts, access: 'write', handle: clearConflicts },
-  { method: 'GET', path: '/registry/discover/:role', access: 'read', isLong: true, handle: discover },
-  { method: 'GET', path: PATHS.events, access: 'read', isLong: true, handle: streamEvents },
-  { method: 'GET', path: PATHS.backup, access: 'admin', handle: sendBackup },
-  { method: 'GET', path: PATHS.metrics, access: 'read', isLong: true, handle: metrics },
-  { method: 'GET', path: PATHS.whoami, access: 'any', handle: whoami },
-  { method: 'GET', path: PATHS.tokens, access: 'admin', handle: listTokens },
-  { method: 'POST', path: PATHS.tokens, access: 'admin', handle: createToken },
-  { method: 'DELETE', path: PATHS.tokens, access: 'admin', handle: revokeEnrolledBy },
-  { method: 'DELETE', path: `${PATHS.tokens}/:name`, access: 'admin', handle: revokeToken },
+  { method: 'GET', path: PATHS.health, query: [], access: 'open', handle: health },
+  { method: 'POST', path: PATHS.vms, query: ENTRY, access: 'register', enrols: true, handle: registerVm },
+  { method: 'GET', path: PATHS.vms, query: LIST, access: 'read', isLong: true, handle: listVms },
+  { method: 'GET', path: VM, query: ENTRY, access: 'read', handle: readVm },
+  { method: 'PUT', path: VM, query: ENTRY, access: 'write', handle: replaceVm },
+  { method: 'PATCH', path: VM, query: ENTRY, access: 'write', handle: updateVm },
+  { method: 'DELETE', path: VM, query: ENTRY, access: 'write', handle: removeVm },
+  { method: 'POST', path: `${VM}/heartbeat`, query: [], access: 'heartbeat', isHeartbeat: true, handle: heartbeat },
+  { method: 'POST', path: PATHS.heartbeats, query: [], access: 'heartbeat', isHeartbeat: true, handle: heartbeats },
+  { method: 'GET', path: `${VM}/history`, query: ['limit'], access: 'read', handle: history },
+  { method: 'GET', path: `${VM}/why`, query: [], access: 'read', handle: explainVm },
+  { method: 'GET', path: `${VM}/children`, query: ENTRY, access: 'read', isLong: true, handle: children },
+  { method: 'GET', path: `${VM}/ancestors`, query: ENTRY, access: 'read', isLong: true, handle: ancestors },
+  { method: 'GET', path: `${VM}/subtree`, query: ENTRY, access: 'read', isLong: true, handle: subtree },
+  { method: 'GET', path: PATHS.conflicts, query: [], access: 'read', isLong: true, handle: listConflicts },
+  { method: 'DELETE', path: PATHS.conflicts, query: ['id'], access: 'write', handle: clearConflicts },
+  { method: 'GET', path: '/registry/discover/:role', query: DISCOVER, access: 'read', isLong: true, handle: discover },
+  { method: 'GET', path: PATHS.events, query: EVENTS, access: 'read', isLong: true, handle: streamEvents },
+  { method: 'GET', path: PATHS.backup, query: [], access: 'admin', handle: sendBackup },
+  { method: 'GET', path: PATHS.metrics, query: [], access: 'read', isLong: true, handle: metrics },
+  { method: 'GET', path: PATHS.whoami, query: [], access: 'any', handle: whoami },
+  { method: 'GET', path: PATHS.tokens, query: [], access: 'admin', handle: listTokens },
+  { method: 'POST', path: PATHS.tokens, query: [], access: 'admin', handle: createToken },
+  { method: 'DELETE', path: PATHS.tokens, query: ['enrolledBy'], access: 'admin', handle: revokeEnrolledBy },
+  { method: 'DELETE', path: `${PATHS.tokens}/:name`, query: [], access: 'admin', handle: revokeToken },
 ];

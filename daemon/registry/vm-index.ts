@@ -5,6 +5,8 @@ import type { VmRecord } from './vm-record.ts';
 export interface Filter {
   role?: string | undefined;
   status?: string | undefined;
+  /** Only VMs with this parent, whether or not the parent is registered. */
+  parentId?: string | undefined;
 }
 
 export class VmIndex {
@@ -64,19 +66,25 @@ export class VmIndex {
    * Newest registration first. The filter `running` leaves stale VMs out, as the original registry does.
    * @param horizon time on the listening clock; a VM whose lease began before it is stale
    */
-  list({ role, status }: Filter, horizon: number): readonly VmRecord[] {
-    if (!role && !status) {
+  list({ role, status, parentId }: Filter, horizon: number): readonly VmRecord[] {
+    if (!role && !status && parentId === undefined) {
       this.#newestFirst ??= [...this.#entries.values()].reverse();
       return this.#newestFirst;
     }
-    const source = role ? this.#ofRole(role) : this.#entries.values();
     const found: VmRecord[] = [];
-    for (const entry of source) {
+    for (const entry of this.#candidates(role, parentId)) {
+      if (role && entry.vm.role !== role) continue;
       if (status && entry.vm.status !== status) continue;
       if (status === 'running' && entry.leaseFrom < horizon) continue;
       found.push(entry);
     }
     return found.reverse();
+  }
+
+  /** The smallest indexed set, oldest registration first, that contains all VMs with this role and this parent. */
+  #candidates(role: string | undefined, parentId: string | undefined): Iterable<VmRecord> {
+    if (parentId !== undefined) return this.lineage.childrenOf(parentId);
+    return role ? this.#ofRole(role) : this.#entries.values();
   }
 
   /** The live VMs of a role, oldest registration first. @param horizon as for {@link list} */
@@ -126,9 +134,14 @@ export class Lineage {
 
   /** Oldest registration first. @throws VregError NOT_FOUND if no VM has this id or this parent */
   children(id: string): VmRecord[] {
-    const children = this.#children.get(id);
-    if (!children && !this.#get(id)) throw noLineage(id);
-    return [...(children?.values() ?? [])].sort((a, b) => a.version.created - b.version.created);
+    if (!this.#children.has(id) && !this.#get(id)) throw noLineage(id);
+    return this.childrenOf(id);
+  }
+
+  /** As {@link children}, but none if no VM has this id or this parent. */
+  childrenOf(id: string): VmRecord[] {
+    const children = this.#children.get(id)?.values() ?? [];
+    return [...children].sort((a, b) => a.version.created - b.version.created);
   }
 
   /** Nearest ancestor first, up to the first one that is not registered. @throws VregError NOT_FOUND as {@link children} */

@@ -19,6 +19,6 @@ export async function clearConflicts(ctx: RequestContext): Promise<Result> {
     });
   }
   const { registry } = ctx.services;
-  const cleared = await registry.identities.clear(ctx.query('id').id, () => registry.saveHeartbeats());
+  const cleared = await registry.identities.clear(ctx.nonEmpty('id'), () => registry.saveHeartbeats());
   return jsonResult({ cleared } satisfies Cleared);
 }

@@ -1,5 +1,5 @@
 /** `GET /health`, and `GET /metrics` in the text format of Prometheus. Both are computed for each request. */
-import { Gauge, Registry as Metrics } from 'prom-client';
+import { Counter, Gauge, Registry as Metrics } from 'prom-client';
 import type { Health } from '../../../src/protocol/api.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { ROLES, STATUSES } from '../../../src/protocol/vm.ts';
@@ -34,6 +34,11 @@ export async function metrics({ services, readFilter }: RequestContext): Promise
   gauge('vreg_conflicts', 'Identity conflicts on record.', registry.identities.conflicts.length);
   gauge('vreg_watchers', 'Subscribers of the event stream and open long polls.', registry.events.subscriberCount);
   gauge('vreg_uptime_seconds', 'Seconds since the daemon was started.', process.uptime());
+  new Counter({
+    name: 'vreg_unknown_query_parameters_total',
+    help: 'Query parameters that the requested route does not know; the log names them at the level debug.',
+    registers: [all],
+  }).inc(services.counters.unknownParameters);
   return { status: 200, body: await all.metrics(), type: all.contentType };
 }
 

@@ -101,13 +101,21 @@ export function listVms(ctx: RequestContext): Result | Promise<Result> {
     return ctx.entries(limit === undefined ? inOrder : inOrder.slice(0, limit));
   };
   const { readFilter } = ctx;
-  const all = ctx.services.registry.list({ role, status });
+  const all = ctx.services.registry.list({ role, status, parentId: parentFilter(ctx) });
   // Filter before `limit` cuts the list.
   const entries = readFilter ? all.filter(({ vm }) => permits(readFilter, vm)) : all;
   if (selector === undefined) return respond(entries);
   const matches = parseSelector(selector);
   const isWanted = () => !ctx.response.destroyed;
   return ctx.services.scheduler.filter(entries, ({ vm }) => matches(vm), isWanted).then(respond);
+}
+
+/** The parent whose children are listed. @throws VregError INVALID */
+function parentFilter(ctx: RequestContext): string | undefined {
+  const [parentId, parentVmId] = [ctx.nonEmpty('parentId'), ctx.nonEmpty('parentVmId')];
+  if (parentId !== undefined && parentVmId !== undefined && parentId !== parentVmId)
+    throw invalidQuery('parentVmId', 'parentId and parentVmId differ: give one of them');
+  return parentId ?? parentVmId;
 }
 
 function sorted(entries: readonly VmRecord[], sort: Sort): readonly VmRecord[] {

@@ -154,3 +154,57 @@ test('a query with a broken percent-encoding is 400 wherever it is broken', asyn
     assert.deepEqual([status, body.field], [400, 'query'], query);
   }
 });
+
+test('parentId and parentVmId filter the list, together with the other filters', async (t) => {
+  const app = await serveApp(t);
+  const register = (id: string, role: 'worker' | 'infra', parentId?: string) =>
+    app.registry.register(aVm({ id, role, ...(parentId === undefined ? {} : { parentId }) }));
+  await register('a', 'worker', 'gone');
+  await register('parent', 'infra');
+  await register('b', 'worker', 'parent');
+  await register('c', 'infra', 'parent');
+  await register('d', 'worker', 'parent');
+  await app.registry.replace(aVm({ id: 'a', role: 'worker', parentId: 'parent' }));
+  await app.registry.update('b', { status: 'stopped' });
+  const ids = async (query: string) => {
+    const { status, body } = await ask(t, app, `/registry/vms?${query}`);
+    assert.equal(status, 200, `${query}: ${body.error}`);
+    assert.equal(body.count, body.vms!.length);
+    return body.vms!.map(({ id }) => id).join(' ');
+  };
+  for (const name of ['parentId', 'parentVmId']) {
+    assert.equal(await ids(`${name}=parent`), 'd c b a', 'newest registration first');
+    assert.equal(await ids(`${name}=parent&role=worker`), 'd b a');
+    assert.equal(await ids(`${name}=parent&role=worker&status=running`), 'd a');
+    assert.equal(await ids(`${name}=parent&status=stopped`), 'b');
+    assert.equal(await ids(`${name}=parent&sort=id&limit=2`), 'a b');
+    assert.equal(await ids(`${name}=d`), '', 'a VM without children');
+    assert.equal(await ids(`${name}=gone`), '', 'the parent of no VM any more');
+    assert.equal(await ids(`${name}=%20`), '');
+  }
+  assert.equal(await ids('parentId=parent&parentVmId=parent&role=infra'), 'c');
+  await app.registry.deregister('parent');
+  assert.equal(await ids('parentId=parent'), 'd c b a', 'the parent need not be registered');
+});
+
+test('an empty parent is 400, because it would list the whole fleet', async (t) => {
+  const { app } = await withNotes(t);
+  for (const [query, field] of [
+    ['parentId=', 'parentId'],
+    ['parentId', 'parentId'],
+    ['parentVmId=', 'parentVmId'],
+    ['parentId=a&parentVmId=', 'parentVmId'],
+    ['parentId=&role=worker', 'parentId'],
+    ['parentId=a&parentId=b', 'parentId'],
+    ['parentId=a&parentVmId=b', 'parentVmId'],
+  ] as const) {
+    const { status, body } = await ask(t, app, `/registry/vms?${query}`);
+    assert.deepEqual([status, body.field], [400, field], query);
+  }
+});
+
+test('an empty id does not clear all conflicts', async (t) => {
+  const { app } = await withNotes(t);
+  const { status, body } = await ask(t, app, '/registry/conflicts?id=', 'DELETE');
+  assert.deepEqual([status, body.field], [400, 'id']);
+});

@@ -130,7 +130,7 @@ export class WireModel {
     if (kind === 'heartbeats') return this.#beats(body);
     if (kind === 'discover') return this.#discover(id, asked);
     if (method === 'DELETE') {
-      query(asked, 'id');
+      nonEmpty(asked, 'id');
       return { status: 200, body: { cleared: 0 } };
     }
     return { status: 200, body: { conflicts: [], count: 0 } };
@@ -324,11 +324,15 @@ export class WireModel {
     const { role, status, selector, sort = 'registered' } = query(asked, 'role', 'status', 'selector', 'sort');
     const limit = wholeNumber(asked, 'limit', 1, Number.MAX_SAFE_INTEGER);
     if (!['registered', 'id', 'name', 'role', 'seen'].includes(sort)) throw invalid('sort');
+    const [parent, other] = [nonEmpty(asked, 'parentId'), nonEmpty(asked, 'parentVmId')];
+    if (parent !== undefined && other !== undefined && parent !== other) throw invalid('parentVmId');
+    const parentId = parent ?? other;
     const terms = readSelector(selector);
     const found = this.vms
       .toReversed()
       .filter(({ vm }) => (role === undefined || vm.role === role) && (status === undefined || vm.status === status))
       .filter((each) => status !== 'running' || !this.isStale(each))
+      .filter(({ vm }) => parentId === undefined || vm.parentId === parentId)
       .filter(({ vm }) => terms.every((holds) => holds((vm.metadata ?? {}) as Fields)));
     const before = (a: unknown, b: unknown) => ((a as string) < (b as string) ? -1 : a === b ? 0 : 1);
     if (sort === 'seen') found.sort((a, b) => b.lastSeen - a.lastSeen);
@@ -552,6 +556,14 @@ function query<K extends string>(asked: Asked, ...names: readonly K[]): { [name 
     if (values[0]) known[name] = values[0];
   }
   return known;
+}
+
+/** A parameter that needs a value if it is given. */
+function nonEmpty(asked: Asked, name: string): string | undefined {
+  const value = query(asked, name)[name];
+  if (value === undefined && asked.query.some(([key]) => key === name))
+    throw invalid(...asked.query.map(([key]) => key));
+  return value;
 }
 
 function wholeNumber(asked: Asked, name: string, min: number, max: number): number | undefined {

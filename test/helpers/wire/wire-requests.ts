@@ -233,7 +233,9 @@ const values: Readonly<Record<string, fc.Arbitrary<string>>> = {
   passing: fc.constantFrom('true', 'true', 'false', '1', ''),
   strict: fc.constantFrom('true', 'false', 'TRUE'),
   min: fc.constantFrom('0', '1', '3', '-1'),
-  id: ids,
+  id: fc.oneof(ids, fc.constant('')),
+  parentId: fc.oneof(ids, fc.constant('')),
+  parentVmId: fc.oneof(ids, fc.constant('')),
 };
 
 /** Generates a few parameters, sometimes one of them twice. */
@@ -267,7 +269,7 @@ const ROUTES: readonly Shape[] = [
   {
     method: 'GET',
     path: at('registry', 'vms'),
-    query: queryOf('role', 'status', 'selector', 'sort', 'limit', 'include'),
+    query: queryOf('role', 'status', 'selector', 'sort', 'limit', 'parentId', 'parentVmId', 'include'),
     weight: 4,
   },
   { method: 'GET', path: vm(), query: include, weight: 2 },
