@@ -9,7 +9,7 @@ import { loadAllCommands } from '../src/commands.ts';
 import { fillReadme, flatten, READMES } from '../src/help/docs.ts';
 import { manPages } from '../src/help/man.ts';
 import { ERRORS } from '../src/protocol/errors.ts';
-import { CHANGE_TYPES, LIVENESS_TYPES } from '../src/protocol/events.ts';
+import { CHANGE_TYPES, OCCURRENCE_TYPES } from '../src/protocol/events.ts';
 import { VERSION } from '../src/version.ts';
 import {
   anchors,
@@ -76,7 +76,7 @@ test('the READMEs name every route of the source', () => {
 test('the manual of the API names every event of the source', () => {
   const rows = table(section(ofHttp, '### Follow changes as they happen')).split('\n').slice(2);
   const named = rows.flatMap((row) => [...row.split('|')[1]!.matchAll(/`(\w+)`/g)].map(([, type]) => type));
-  const known = [...CHANGE_TYPES, ...LIVENESS_TYPES, 'heartbeat', 'reset', 'synced', 'lagged'];
+  const known = [...CHANGE_TYPES, ...OCCURRENCE_TYPES, 'heartbeat', 'reset', 'synced', 'lagged'];
   assert.deepEqual(named.sort(), [...known].sort());
 });
 

@@ -3,13 +3,14 @@
  * revision that it knows. If the log no longer reaches back that far, the subscriber starts again from the full state, so
  * that it never misses an event unnoticed.
  */
-import { type FieldChanges, LIVENESS_TYPES, type VmEventType } from '../../src/protocol/events.ts';
+import { type FieldChanges, OCCURRENCE_TYPES, type VmEventType } from '../../src/protocol/events.ts';
+import type { Conflict } from '../../src/protocol/heartbeat.ts';
 import type { VmRecord } from './vm-record.ts';
 
 /** Events retained for subscribers that reconnect: minutes of a busy fleet, a few megabytes. */
 const MAX_EVENTS = 4096;
 
-const LIVENESS: ReadonlySet<VmEventType> = new Set(LIVENESS_TYPES);
+const OCCURRENCES: ReadonlySet<VmEventType> = new Set(OCCURRENCE_TYPES);
 
 /** An event, serialized once for all subscribers. */
 export interface Event {
@@ -30,6 +31,7 @@ export interface Occasion {
   at: number;
   by?: string;
   changes?: FieldChanges;
+  conflict?: Conflict;
 }
 
 export interface EventSubscriber {
@@ -86,7 +88,7 @@ export class EventLog {
   since(revision: number, current: number): Event[] | undefined {
     if (revision < this.#from || revision > current) return undefined;
     return this.#retained.filter(
-      (event) => event.revision > revision || (event.revision === revision && LIVENESS.has(event.type)),
+      (event) => event.revision > revision || (event.revision === revision && OCCURRENCES.has(event.type)),
     );
   }
 
@@ -117,14 +119,14 @@ export class EventLog {
   #dropOldest(): void {
     const { type, revision, json } = this.#retained.shift()!;
     this.#size -= json.length;
-    // A liveness event has the revision of the change before it, so a client that knows that revision may lack this event.
-    this.#from = LIVENESS.has(type) ? revision + 1 : revision;
+    // An event that is no change has the revision of the change before it, so a client that knows that revision may lack it.
+    this.#from = OCCURRENCES.has(type) ? revision + 1 : revision;
   }
 }
 
-export function eventOf(type: VmEventType, entry: VmRecord, { revision, at, by, changes }: Occasion): Event {
+export function eventOf(type: VmEventType, entry: VmRecord, { revision, at, by, changes, conflict }: Occasion): Event {
   const { id, role, status } = entry.vm;
-  const rest = { ...(by === undefined ? {} : { by }), ...(changes === undefined ? {} : { changes }) };
+  const rest = { ...(by && { by }), ...(changes && { changes }), ...(conflict && { conflict }) };
   const head = JSON.stringify({ type, revision, at: new Date(at).toISOString() }).slice(0, -1);
   const tail = Object.keys(rest).length > 0 ? `,${JSON.stringify(rest).slice(1)}` : '}';
   const before: Event['before'] = {};

@@ -1,7 +1,47 @@
 /**
- * Decides which incarnation of a VM may send its heartbeats. Each heartbeat of an agent spends a single-use heartbeat token
- * and names the next one, like a ratchet. An agent that spends a token a second time is a copy of the VM or of its agent's
- * state. {@link Identities.prove} lists the rules.
+ * Decides which incarnation of a VM may send its heartbeats.
+ *
+ * Each heartbeat of an agent spends a single-use heartbeat token and names the next one, like a ratchet. A token has a
+ * number that only grows, and 128 random bits. An agent that spends a token a second time is a copy of the VM or of its
+ * agent's state, or the VM was rewound. A plain heartbeat has no token and is never refused here.
+ *
+ * **States of a VM**
+ *
+ * - *Held*: one incarnation, the *holder*, has proved its identity. The registry stores the token that the holder must
+ *   spend next.
+ * - *Held tentatively*: the holder was accepted without proof, because it is probably the VM. The registry also stores
+ *   the last *proven* incarnation for a lease. If that one spends its token within the lease, it takes the VM back;
+ *   otherwise the tentative holder becomes the proven one.
+ * - *Contested*: another incarnation claims the VM and was refused. The registry stores the claim as a conflict, with the
+ *   token that the holder had to spend at that time. The claim is *decided* when a proven holder has spent that token: it
+ *   was heard again. It is also decided when the holder has been silent for a lease: then the claim is accepted.
+ *
+ * **Who is accepted.** The first rule that matches applies:
+ *
+ * 1. The VM has no holder: the sender becomes the holder.
+ * 2. The sender spends the holder's token, or repeats the holder's last heartbeat because the response was lost: it is the
+ *    holder. If it is another process at another address, it must wait until the holder's next heartbeat is overdue. If
+ *    that heartbeat arrives, the sender is a copy; otherwise the VM has moved.
+ * 3. The holder is tentative, and the sender spends the token of the last proven incarnation: it takes the VM back, as in
+ *    rule 2, and the conflict is recorded.
+ * 4. The sender asks to replace the holder: it becomes the holder, and the conflict is recorded. The HTTP handler has
+ *    checked that the sender's access token may change the VM.
+ * 5. The holder has been silent for a lease: the sender becomes the holder. The conflict is recorded, unless the sender's
+ *    token number is ahead or the VM has only lost its agent's state.
+ * 6. The sender is probably the VM: it becomes the tentative holder. That applies if its token has a higher number than the
+ *    proven one (the registry has lost heartbeats), if it has no token but the addresses of the proven incarnation (the
+ *    agent has lost its state), or if the VM was declared stopped or paused after the last heartbeat. All of this can be
+ *    invented, so it never ends the right of the proven incarnation to return. If the VM is held tentatively already, the
+ *    sender must resemble the proven incarnation more than the holder does, or equally with a higher token number or after
+ *    the holder's next heartbeat is overdue.
+ * 7. Otherwise the VM is contested.
+ *
+ * **Who is heard.** Only an accepted heartbeat is a sign of life, and only it renews the holder's time. Silence is measured
+ * in listening time, so a pause of the registry silences nobody.
+ *
+ * **409.** With `Retry-After` the claim is undecided, and the sender must retry with the same heartbeat: an agent does so
+ * until it is accepted or the claim is decided. Without `Retry-After` another incarnation is alive: an agent exits with 9 or
+ * applies `--on-clone`. A one-shot `vreg heartbeat` exits with 9 in both cases.
  */
 import { heartbeatInterval } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
@@ -17,25 +57,33 @@ export interface Proof extends AgentHeartbeat {
   from?: string | undefined;
 }
 
-/** The incarnation whose heartbeats are accepted. */
-interface Holder extends Claim {
+/** An incarnation that was accepted. */
+interface Incarnation extends Claim {
   /** The heartbeat token that the next heartbeat must spend. */
   token: string;
   /** The heartbeat token that was spent to name {@link token}. */
   spent?: string;
-  /** Time of the last proof on the listening clock, in milliseconds. */
+  /** Time of the last accepted proof on the listening clock, in milliseconds. */
   heardAt: number;
+}
+
+/** The incarnation whose heartbeats are accepted. */
+interface Holder extends Incarnation {
   /** Revision of the VM's registration. After another registration, the id belongs to another VM. */
   created: number;
   /** Last heartbeat tokens of former holders, newest last. They may have higher numbers than the holder's own. */
   superseded?: string[];
   /** The VM was declared stopped or paused after the last proof, so it may be gone. */
   isIdle?: true;
+  /** The last proven incarnation, while this holder is tentative: until this time on the listening clock, in milliseconds. */
+  proven?: Incarnation & { until: number };
 }
 
 interface StoredConflict extends Conflict {
   /** The heartbeat token that the refused incarnation spent. */
   spend?: string;
+  /** While the claim is undecided: the token of the holder at the first refusal, see {@link Identities.prove}. */
+  against?: string;
 }
 
 /** The time of a heartbeat, and the state of the registry at that time. */
@@ -52,9 +100,11 @@ export interface Now {
 
 /** Conflicts on record. Beyond that the VM with the most conflicts loses its oldest one, so that no VM can evict the conflicts of others. */
 const MAX_CONFLICTS = 1000;
+/** Conflicts of one VM that are logged and published as events. An attacker that invents tokens could push real events out of the event log with more of them. */
+const MAX_ANNOUNCED = 16;
 /** Heartbeat intervals after which a silent holder is presumed dead: half an interval more than one missed heartbeat. */
 const MISSED_HEARTBEATS = 1.5;
-/** Seconds after which a waiting successor retries at the latest, so that it takes over soon after the holder is presumed dead. */
+/** Seconds after which a refused incarnation retries at the latest, so that a claim is accepted or rejected soon after it is decided. */
 const MAX_RETRY_AFTER = 5;
 /** Heartbeat tokens of former holders that are remembered per VM. */
 const MAX_SUPERSEDED = 8;
@@ -77,22 +127,22 @@ export class Identities {
     this.#records = queue;
     this.#observer = observer;
     const registrations = new Map(vms.map(({ id, created }) => [id, created]));
-    const conflicts: StoredConflict[] = [];
+    const conflicts: [key: string, conflict: StoredConflict][] = [];
     for (const { kind, key, body } of records) {
-      if (kind === 'conflict') conflicts.push(JSON.parse(body) as StoredConflict);
+      if (kind === 'conflict') conflicts.push([key, JSON.parse(body) as StoredConflict]);
       if (kind !== 'identity') continue;
       const holder = parseHolder(body);
       // The removal of a VM is durable before the removal of its identity. A kill between the two leaves an orphan.
       if (holder.created === registrations.get(key)) this.#holders.set(key, holder);
       else this.#records.add({ kind, key, body: undefined });
     }
-    conflicts.sort((a, b) => (a.firstAt < b.firstAt ? -1 : 1));
-    for (const conflict of conflicts) this.#conflicts.set(keyOf(conflict), conflict);
+    conflicts.sort(([, a], [, b]) => (a.firstAt < b.firstAt ? -1 : 1));
+    for (const [key, conflict] of conflicts) this.#conflicts.set(key, conflict);
   }
 
   /** Newest first. */
   get conflicts(): Conflict[] {
-    return [...this.#conflicts.values()].reverse().map(({ spend: _spend, ...conflict }) => conflict);
+    return [...this.#conflicts.values()].reverse().map(publicPart);
   }
 
   /**
@@ -124,52 +174,20 @@ export class Identities {
   }
 
   /**
-   * Decides whether the sender of a heartbeat is the VM. The *holder* is the incarnation that proved its identity last. The
-   * first rule that matches applies:
-   *
-   * 1. The VM has no holder: the sender becomes the holder.
-   * 2. The sender spends the holder's heartbeat token, or repeats the holder's last heartbeat because the response was lost:
-   *    it is the holder. Exception: if it is another process at another address and the holder was heard recently, it must
-   *    wait until the holder's next heartbeat is overdue. If that heartbeat arrives, the sender is a copy; otherwise the VM
-   *    has moved.
-   * 3. The sender's heartbeat token has a higher number than the holder's: the registry has lost heartbeats, and the sender
-   *    becomes the holder. Exception: a former holder, which is recognized by the token that it spends or names.
-   * 4. The sender asks to replace the holder: it becomes the holder, and the conflict is recorded.
-   * 5. The sender has no heartbeat token, and the holder has been silent for a lease or has the same addresses: the VM has
-   *    lost its state, and the sender becomes the holder.
-   * 6. The holder has been silent for a lease: the VM was rewound, and its other incarnation is gone. The sender becomes the
-   *    holder, and the conflict is recorded.
-   * 7. Otherwise there are two incarnations.
-   *
-   * A holder whose VM was declared stopped or paused after its last heartbeat counts as silent for a lease.
-   *
-   * @throws VregError IDENTITY_CONFLICT in the last case, BUSY if the sender must wait
+   * Decides whether the sender of a heartbeat is the VM, by the rules at the head of this module.
+   * @throws VregError IDENTITY_CONFLICT; with `retryAfter` while it is undecided which incarnation is the VM
    */
   prove(entry: VmRecord, proof: Proof, now: Now): void {
     const { next, spend } = proof;
     this.#detectRollback(entry, proof, now);
     if (next === undefined) return;
     const { id } = entry.vm;
-    const holder = this.#holders.get(id);
-    const isSilent = holder?.isIdle || (holder && now.listening - holder.heardAt > now.lease);
-    let superseded = holder?.superseded;
+    const holder = this.#holderOf(id, now);
     if (!holder) this.#markReborn(entry, proof);
-    else if (spend === holder.token || (spend === holder.spent && next === holder.token)) {
-      const wait = isSilent ? 0 : waitFor(holder, proof, now);
-      if (wait > 0) throw mustWait(id, holder, wait);
-    } else if (!isAhead(proof, holder)) {
-      const hasSameAddress = proof.address === holder.address && (!holder.from || proof.from === holder.from);
-      const hasLostState = spend === undefined && (isSilent || hasSameAddress);
-      const takesOver = proof.replace === true || isSilent;
-      if (!hasLostState) {
-        this.#recordConflict(id, holder, proof, now, takesOver ? 'replaced' : 'open');
-        if (!takesOver) throw identityConflict(id, holder);
-      }
-      superseded = [...(superseded ?? []), holder.token].filter((token) => token !== spend).slice(-MAX_SUPERSEDED);
-    }
+    const { proven, superseded } = holder ? this.#succeed(id, holder, proof, now) : {};
     const { address, incarnation, from } = proof;
     this.#putHolder(id, {
-      ...definedOnly({ incarnation, address, from, spent: spend, superseded }),
+      ...definedOnly({ incarnation, address, from, spent: spend, superseded, proven }),
       token: next,
       at: now.at,
       heardAt: now.listening,
@@ -177,12 +195,105 @@ export class Identities {
     });
   }
 
+  /**
+   * Decides whether a VM that has lost its access token may enrol again under its id: if the VM has shown no sign of life
+   * for a lease.
+   * @throws VregError CONFLICT with `retryAfter` while that is undecided, IDENTITY_CONFLICT if the VM was heard again
+   */
+  assertVacant(entry: VmRecord, { address, from }: Pick<Claim, 'address'> & Pick<Proof, 'from'>, now: Now): void {
+    const { vm, seen } = entry;
+    const { id } = vm;
+    const other: Claim = { ...definedOnly({ address, from }), at: now.at };
+    const key = keyOf({ id, other });
+    const before = this.#conflicts.get(key);
+    const silence = now.listening - seen.heardAt;
+    if (silence > now.lease) {
+      if (before) this.#putConflict(key, { ...before, state: 'replaced' });
+      return;
+    }
+    const held = this.#holders.get(id);
+    const holder: Claim = held ? claimOf(held) : { address: vm.address, at: entry.lastSeen };
+    const { against, count } = this.#recordConflict({
+      id,
+      holder,
+      other,
+      state: 'open',
+      against: String(seen.heardAt),
+    });
+    const details = { field: 'id', hint: COMPARE };
+    if (against !== String(seen.heardAt))
+      throw new VregError('IDENTITY_CONFLICT', `VM already registered, and ${aliveAs(id, holder)}`, details);
+    throw new VregError('CONFLICT', 'VM already registered', {
+      ...details,
+      hint: `if VM "${id}" has lost its token, retry: it may enrol again once it has been silent for a lease; otherwise remove it: vreg rm ${id}`,
+      retryAfter: retryAfter(count, now.lease - silence),
+    });
+  }
+
+  /** The holder of a VM. A tentative holder is proven once the time of the proven incarnation has passed. */
+  #holderOf(id: string, { listening }: Now): Holder | undefined {
+    const holder = this.#holders.get(id);
+    if (!holder?.proven || listening <= holder.proven.until) return holder;
+    const { proven: _proven, ...settled } = holder;
+    return settled;
+  }
+
+  /**
+   * Decides whether an incarnation succeeds the holder, as rules 2 to 7 say.
+   * @returns what the new holder inherits
+   * @throws VregError as {@link prove}
+   */
+  #succeed(id: string, holder: Holder, proof: Proof, now: Now): Pick<Holder, 'proven' | 'superseded'> {
+    const { proven, superseded } = holder;
+    if (continues(holder, proof)) {
+      if (!holder.isIdle) assertMoved(id, holder, proof, now);
+      return definedOnly({ proven, superseded });
+    }
+    const inherited = { superseded: supersede(holder, proof) };
+    const recordLoser = () =>
+      this.#recordConflict({
+        id,
+        holder: claimIn(proof, now.at),
+        other: claimOf(holder),
+        state: 'open',
+        spend: holder.token,
+        against: holder.token,
+      });
+    if (proven && continues(proven, proof)) {
+      assertMoved(id, proven, proof, now);
+      recordLoser();
+      return inherited;
+    }
+    const isAhead = isAheadOf(proof, holder);
+    const isSilent = now.listening - holder.heardAt > now.lease;
+    const record = (state: Conflict['state'], against?: string) =>
+      this.#recordConflict({
+        id,
+        holder: claimOf(holder),
+        other: claimIn(proof, now.at),
+        state,
+        ...definedOnly({ spend: proof.spend, against }),
+      });
+    const isPlausible = isSilent || isProbablyTheVm(proof, holder, now);
+    if (!proof.replace && !isPlausible) {
+      const { against, count } = record('open', holder.token);
+      if (!proven && against !== holder.token) throw identityConflict(id, holder);
+      throw undecided(id, holder, count, now.lease - (now.listening - holder.heardAt));
+    }
+    const isKnown = this.#conflicts.has(keyOf({ id, spend: proof.spend, other: claimIn(proof, now.at) }));
+    const hasLostState = proof.spend === undefined && !isKnown;
+    if (proof.replace || (!isAhead && !hasLostState)) record('replaced');
+    else if (proven && !isSameIncarnation(proof, holder) && untilOverdue(holder, now) > 0) recordLoser();
+    if (proof.replace || isSilent) return inherited;
+    return { ...inherited, proven: proven ?? { ...incarnationOf(holder), until: now.listening + now.lease } };
+  }
+
   /** Reports once if an agent has seen a higher revision, or sent more heartbeats, than a killed registry can have lost. */
   #detectRollback({ vm }: VmRecord, proof: Proof, now: Now): void {
     if (this.#hasReportedRollback) return;
     const { revision, spend } = proof;
     const holder = this.#holders.get(vm.id);
-    const heartbeats = holder && isAhead(proof, holder) ? numberOf(spend!) - numberOf(holder.token) : 0;
+    const heartbeats = holder && isAheadOf(proof, holder) ? numberOf(spend!) - numberOf(holder.token) : 0;
     const known = {
       ...(revision !== undefined && revision > now.revision ? { revision } : {}),
       ...(heartbeats > MAX_LOST_HEARTBEATS ? { heartbeats } : {}),
@@ -192,24 +303,29 @@ export class Identities {
     this.#observer.rollback?.(vm.id, known);
   }
 
-  #recordConflict(id: string, holder: Holder, proof: Proof, { at }: Now, state: Conflict['state']): void {
-    const { spend, incarnation, address, from } = proof;
-    const other: Claim = { ...definedOnly({ incarnation, address, from }), at };
-    const key = keyOf({ id, spend, other });
+  /** Records a refusal, or the end of one. @returns the record; its `against` is that of the first refusal */
+  #recordConflict({ against, ...found }: Omit<StoredConflict, 'firstAt' | 'lastAt' | 'count'>): StoredConflict {
+    const key = keyOf(found);
     const before = this.#conflicts.get(key);
+    const { at } = found.other;
     const conflict: StoredConflict = {
-      id,
-      state,
+      ...found,
       firstAt: before?.firstAt ?? at,
       lastAt: at,
       count: (before?.count ?? 0) + 1,
-      holder: claimOf(holder),
-      other,
-      ...definedOnly({ spend }),
+      ...definedOnly({ against: (before?.state === 'open' ? before.against : undefined) ?? against }),
     };
     this.#putConflict(key, conflict);
-    if (before?.state !== state) this.#observer.conflict?.(conflict);
+    if (before?.state !== found.state && this.#countOf(found.id) <= MAX_ANNOUNCED)
+      this.#observer.conflict?.(publicPart(conflict));
     if (this.#conflicts.size > MAX_CONFLICTS) this.#deleteConflict(this.#oldestOfMost());
+    return conflict;
+  }
+
+  #countOf(vm: string): number {
+    let count = 0;
+    for (const { id } of this.#conflicts.values()) if (id === vm) count++;
+    return count;
   }
 
   /** Marks the conflicts of a clone that was refused under its old id and has registered as a child of that VM. */
@@ -256,31 +372,100 @@ function parseHolder(body: string): Holder {
   return { ...holder, ...(ousted ? { superseded: ousted } : {}), ...(rests ? { isIdle: rests } : {}) };
 }
 
-/** The public part of a holder, without its heartbeat tokens. */
-function claimOf({ incarnation, address, from, at }: Holder): Claim {
+/** The public part of an incarnation, without its heartbeat tokens. */
+function claimOf({ incarnation, address, from, at }: Claim): Claim {
   return { ...definedOnly({ incarnation, address, from }), at };
 }
 
-/** A refused incarnation retries with the same heartbeat token; without a token it has the same name. */
+/** The claim that a heartbeat makes. @param at RFC 3339 */
+function claimIn({ incarnation, address, from }: Proof, at: string): Claim {
+  return { ...definedOnly({ incarnation, address, from }), at };
+}
+
+function incarnationOf(holder: Holder): Incarnation {
+  const { token, spent, heardAt } = holder;
+  return { ...claimOf(holder), ...definedOnly({ spent }), token, heardAt };
+}
+
+/** A conflict without heartbeat tokens. */
+function publicPart({ spend: _spend, against: _against, ...conflict }: StoredConflict): Conflict {
+  return conflict;
+}
+
+/**
+ * Each copy has a record of its own: copies spend the same token, but differ in their incarnation or address. A refused
+ * incarnation retries with the same heartbeat and updates its record.
+ */
 function keyOf({ id, spend, other }: { id: string; spend?: string | undefined; other: Claim }): string {
-  return JSON.stringify([id, spend ?? other.incarnation ?? other.from ?? '']);
+  const { incarnation, address, from } = other;
+  return JSON.stringify([id, ...[spend, incarnation, address, from].map((part) => part ?? '')]);
 }
 
-/** Milliseconds that a process at another address must wait until the holder's next heartbeat is overdue. */
-function waitFor(holder: Holder, { incarnation, address, from }: Proof, { listening, lease }: Now): number {
+/** Whether a heartbeat spends the token of an incarnation, or repeats the incarnation's last heartbeat. */
+function continues({ token, spent }: Incarnation, { spend, next }: Proof): boolean {
+  return spend === token || (spend === spent && next === token);
+}
+
+/** Whether the heartbeat's token has a higher number than the proven one, and is not one of a former holder. */
+function isAheadOf({ spend, next }: Proof, { superseded = [], proven, token }: Holder): boolean {
+  if (spend === undefined || superseded.includes(spend) || superseded.includes(next!)) return false;
+  return numberOf(spend) > numberOf(proven?.token ?? token);
+}
+
+/** Rule 6, see the head of this module. */
+function isProbablyTheVm(proof: Proof, holder: Holder, now: Now): boolean {
+  const { proven, isIdle } = holder;
+  const owner = proven ?? holder;
+  const isProvenSilent = now.listening - owner.heardAt > now.lease;
+  const hasLostState = proof.spend === undefined && isSamePlace(proof, owner);
+  if (!isAheadOf(proof, holder) && !hasLostState && !isIdle && !isProvenSilent) return false;
+  if (!proven) return true;
+  const lead = resemblance(proof, proven) - resemblance(holder, proven);
+  return lead > 0 || (lead === 0 && (numberOf(proof.spend) > numberOf(holder.token) || untilOverdue(holder, now) <= 0));
+}
+
+/** How much an incarnation resembles another one. Each of this can be invented, but an incarnation is harder to find out than an address. */
+function resemblance(one: Proof | Claim, other: Claim): number {
+  if (isSameIncarnation(one, other)) return 2;
+  return isSamePlace(one, other) ? 1 : 0;
+}
+
+function isSameIncarnation({ incarnation }: Pick<Proof, 'incarnation'>, other: Claim): boolean {
+  return incarnation !== undefined && incarnation === other.incarnation;
+}
+
+/** An incarnation on a unix socket has no network address to compare. */
+function isSamePlace({ address, from }: Pick<Proof, 'address' | 'from'>, other: Claim): boolean {
+  return address === other.address && (other.from === undefined || from === other.from);
+}
+
+/** The tokens that the successor of a holder must not spend. */
+function supersede(holder: Holder, proof: Proof): string[] {
+  const { superseded = [], token } = holder;
+  return [...superseded, token].filter((one) => one !== proof.spend).slice(-MAX_SUPERSEDED);
+}
+
+/** Milliseconds until the next heartbeat of an incarnation is overdue. */
+function untilOverdue({ heardAt }: Incarnation, { listening, lease }: Now): number {
+  return MISSED_HEARTBEATS * heartbeatInterval(lease) - (listening - heardAt);
+}
+
+/**
+ * A process at another address must wait until the next heartbeat of the process before is overdue.
+ * @throws VregError IDENTITY_CONFLICT with `retryAfter`
+ */
+function assertMoved(id: string, before: Incarnation, { incarnation, address, from }: Proof, now: Now): void {
   const isSuccessor =
-    incarnation !== undefined && holder.incarnation !== undefined && incarnation !== holder.incarnation;
+    incarnation !== undefined && before.incarnation !== undefined && incarnation !== before.incarnation;
   const isElsewhere =
-    address !== holder.address || (from !== undefined && holder.from !== undefined && from !== holder.from);
-  if (!isSuccessor || !isElsewhere) return 0;
-  return MISSED_HEARTBEATS * heartbeatInterval(lease) - (listening - holder.heardAt);
-}
-
-function mustWait(id: string, { address, from }: Holder, wait: number): VregError {
+    address !== before.address || (from !== undefined && before.from !== undefined && from !== before.from);
+  const wait = isSuccessor && isElsewhere ? untilOverdue(before, now) : 0;
+  if (wait <= 0) return;
   const seconds = Math.ceil(wait / 1000);
-  return new VregError(
-    'BUSY',
-    `VM "${id}" is still sending heartbeats from ${address ?? from ?? 'another process'}; retry in ${seconds} s`,
+  const source = before.address ?? before.from ?? 'another process';
+  throw new VregError(
+    'IDENTITY_CONFLICT',
+    `VM "${id}" is still sending heartbeats from ${source}; retry in ${seconds} s`,
     {
       field: 'spend',
       retryAfter: Math.min(seconds, MAX_RETRY_AFTER),
@@ -289,14 +474,9 @@ function mustWait(id: string, { address, from }: Holder, wait: number): VregErro
   );
 }
 
-function isAhead({ spend, next }: Proof, { token, superseded = [] }: Holder): boolean {
-  if (spend === undefined || superseded.includes(spend) || superseded.includes(next!)) return false;
-  return numberOf(spend) > numberOf(token);
-}
-
-/** The sequence number of a heartbeat token. */
-function numberOf(token: string): number {
-  return Number.parseInt(token, 10);
+/** The sequence number of a heartbeat token; 0 without one. */
+function numberOf(token: string | undefined): number {
+  return token === undefined ? 0 : Number.parseInt(token, 10);
 }
 
 function definedOnly<T extends object>(fields: T): { [K in keyof T]?: NonNullable<T[K]> } {
@@ -305,11 +485,38 @@ function definedOnly<T extends object>(fields: T): { [K in keyof T]?: NonNullabl
   };
 }
 
-function identityConflict(id: string, { address, from, at }: Holder): VregError {
-  const source = [address, from && `from ${from}`].filter(Boolean).join(', ');
+const COMPARE = 'compare both incarnations: vreg conflicts';
+
+/**
+ * Seconds until the next attempt: soon at first, because a holder that is alive is usually heard within seconds.
+ * @param count attempts so far
+ * @param remaining milliseconds until the claim is decided at the latest
+ */
+function retryAfter(count: number, remaining: number): number {
+  return Math.max(1, Math.min(2 ** (count - 1), MAX_RETRY_AFTER, Math.ceil(remaining / 1000)));
+}
+
+/** @param remaining milliseconds until the holder has been silent for a lease */
+function undecided(id: string, holder: Claim, count: number, remaining: number): VregError {
+  const seconds = Math.max(1, Math.ceil(remaining / 1000));
   return new VregError(
     'IDENTITY_CONFLICT',
-    `VM "${id}" is alive as another incarnation (${source ? `${source}, ` : ''}last heartbeat at ${at}): this one is a clone or was rewound`,
-    { field: 'spend', hint: 'compare both incarnations: vreg conflicts' },
+    `VM "${id}" had another incarnation (${describe(holder)}): if that one stays silent for ${seconds} s more, this one is accepted`,
+    { field: 'spend', retryAfter: retryAfter(count, remaining), hint: `wait, or ${COMPARE}` },
   );
+}
+
+function identityConflict(id: string, holder: Claim): VregError {
+  return new VregError('IDENTITY_CONFLICT', `${aliveAs(id, holder)}: this one is a clone or was rewound`, {
+    field: 'spend',
+    hint: COMPARE,
+  });
+}
+
+function aliveAs(id: string, holder: Claim): string {
+  return `VM "${id}" is alive as another incarnation (${describe(holder)})`;
+}
+
+function describe({ address, from, at }: Claim): string {
+  return [address, from && `from ${from}`, `last heartbeat at ${at}`].filter(Boolean).join(', ');
 }

@@ -7,7 +7,7 @@
  */
 import type { DiscoverQuery } from '../../src/protocol/api.ts';
 import type { HistoryItem } from '../../src/protocol/events.ts';
-import type { Restriction } from '../../src/protocol/token.ts';
+import type { Conflict } from '../../src/protocol/heartbeat.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
 import type { Change, Contents, RecordChange, Store } from '../store/store.ts';
@@ -27,6 +27,7 @@ import {
   assertSameRegistration,
   diff,
   notFound,
+  type TokenRestriction,
   typeOf,
   type WriteOptions,
 } from './preconditions.ts';
@@ -65,7 +66,13 @@ export class Registry {
     this.#revision = contents.revision;
     this.#pending = new PendingChanges(store, contents.revision);
     this.unsaved = new HeartbeatBuffer(store);
-    this.identities = new Identities(contents, this.unsaved.records, observer);
+    this.identities = new Identities(contents, this.unsaved.records, {
+      ...observer,
+      conflict: (conflict) => {
+        observer?.conflict?.(conflict);
+        this.#publishConflict(conflict);
+      },
+    });
     this.events = new EventLog(contents.revision, eventLog);
     this.#liveness = new Liveness(options, this.events);
     for (const vm of contents.vms) this.#index.put(VmRecord.fromStored(vm));
@@ -145,11 +152,12 @@ export class Registry {
   /**
    * A sign of life. Visible at once, durable with the next {@link saveHeartbeats}. It is no change and has no revision.
    * @param proof identity and service health from the VM's agent; a plain heartbeat has none
-   * @throws VregError NOT_FOUND, FORBIDDEN, IDENTITY_CONFLICT if another incarnation of the VM is alive
+   * @throws VregError NOT_FOUND, FORBIDDEN, UNAUTHORIZED, IDENTITY_CONFLICT as {@link Identities.prove}
    */
-  heartbeat(id: string, proof?: Proof, restriction?: Restriction): VmRecord {
+  heartbeat(id: string, proof?: Proof, restriction?: TokenRestriction): VmRecord {
     const entry = this.get(id);
-    assertPermitted(restriction, entry.vm);
+    if (proof?.replace) assertMayChange(restriction, entry);
+    else assertPermitted(restriction, entry.vm);
     // Subscribers receive `stale` before `revived`, even if no sweep has noticed the expired lease yet.
     this.sweep();
     if (proof) this.identities.prove(entry, proof, this.#now());
@@ -161,6 +169,11 @@ export class Registry {
     }
     this.events.heartbeat(entry);
     return entry;
+  }
+
+  /** @throws VregError as {@link Identities.assertVacant}, NOT_FOUND */
+  assertVacant(id: string, claim: { address: string; from: string | undefined }): void {
+    this.identities.assertVacant(this.get(id), claim, this.#now());
   }
 
   has(id: string): boolean {
@@ -228,6 +241,11 @@ export class Registry {
   #now(): Now {
     const at = new Date(this.clock.now()).toISOString();
     return { at, listening: this.clock.listening(), lease: this.staleAfter, revision: this.#revision };
+  }
+
+  /** Publishes a conflict, like a liveness event, with the revision of the change before it. */
+  #publishConflict(conflict: Conflict): void {
+    this.events.add('conflict', this.get(conflict.id), { revision: this.#revision, at: this.clock.now(), conflict });
   }
 
   #horizon(): number {

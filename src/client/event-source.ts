@@ -7,7 +7,7 @@ import type { RegistryClient } from '../client.ts';
 import type { Context } from '../command.ts';
 import { PATHS, type VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
-import { LIVENESS_TYPES, type StreamEvent, type VmEvent, type VmEventType } from '../protocol/events.ts';
+import { OCCURRENCE_TYPES, type StreamEvent, type VmEvent, type VmEventType } from '../protocol/events.ts';
 import type { Vm } from '../protocol/vm.ts';
 import { isTransient, Outage } from '../run/retry.ts';
 
@@ -69,7 +69,7 @@ export async function* watchEvents(context: Context, options: WatchOptions): Asy
   }
 }
 
-/** Liveness events carry the revision of the change before them, so a resumed stream sends them again: this class filters them. */
+/** Events that are no changes carry the revision of the change before them, so a resumed stream sends them again: this class filters them. */
 class DeliveredEvents {
   readonly #keys = new Set<string>();
 
@@ -77,11 +77,11 @@ class DeliveredEvents {
     this.#keys.clear();
   }
 
-  /** True for a liveness event that was already delivered since the last {@link clear}. */
+  /** True for an event that is no change and was already delivered since the last {@link clear}. */
   has(event: StreamEvent): boolean {
-    if (!LIVENESS_TYPES.some((type) => type === event.type)) return false;
-    const { type, at, vm } = event as VmEvent;
-    const key = `${type} ${at} ${vm.id}`;
+    if (!OCCURRENCE_TYPES.some((type) => type === event.type)) return false;
+    const { type, at, vm, conflict } = event as VmEvent;
+    const key = JSON.stringify([type, at, vm.id, conflict]);
     if (this.#keys.has(key)) return true;
     this.#keys.add(key);
     if (this.#keys.size > MAX_REMEMBERED) this.#keys.delete(this.#keys.values().next().value!);

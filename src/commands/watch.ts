@@ -19,7 +19,7 @@ export const watch = defineCommand<Flags>({
   name: 'watch',
   summary: 'stream the events of the registry',
   description:
-    'Prints one event per line until stopped: registered, updated, status, deregistered, stale, suspect, revived. After a lost connection it resumes without a gap; if that is impossible, the event reset announces the full state. A command after -- runs once for each event, one at a time, with the event as JSON on its stdin and in VREG_EVENT, VREG_REVISION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
+    'Prints one event per line until stopped: registered, updated, status, deregistered, stale, suspect, revived, conflict. After a lost connection it resumes without a gap; if that is impossible, the event reset announces the full state. A command after -- runs once for each event, one at a time, with the event as JSON on its stdin and in VREG_EVENT, VREG_REVISION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
   arguments: [
     { name: 'role', about: 'only VMs with this role', optional: true, values: ROLES },
     { name: 'command', about: 'after --: the command to run for each event', optional: true, variadic: true },

@@ -1,5 +1,6 @@
 /** Events of `GET /registry/events`, and items of a VM's history. */
 import type { Heartbeat } from './api.ts';
+import type { Conflict } from './heartbeat.ts';
 import type { Vm } from './vm.ts';
 
 /** Types of committed changes. Each change has its own revision. */
@@ -7,13 +8,13 @@ export const CHANGE_TYPES = ['registered', 'updated', 'status', 'deregistered'] 
 export type ChangeType = (typeof CHANGE_TYPES)[number];
 
 /**
- * Types of liveness events, which time or a heartbeat causes: a VM became stale, became suspect (it fell silent together with a
- * large share of the fleet), or was heard again.
+ * Types of events that are no changes; they have the revision of the change before them. A VM became stale, became suspect
+ * (it fell silent together with a large share of the fleet), or was heard again; two incarnations claim to be a VM, or one
+ * of them took it over from the other.
  */
-export const LIVENESS_TYPES = ['stale', 'suspect', 'revived'] as const;
-export type LivenessType = (typeof LIVENESS_TYPES)[number];
+export const OCCURRENCE_TYPES = ['stale', 'suspect', 'revived', 'conflict'] as const;
 
-export type VmEventType = ChangeType | LivenessType;
+export type VmEventType = ChangeType | (typeof OCCURRENCE_TYPES)[number];
 
 /** Old and new value of each changed field; `null` means absent. */
 export type FieldChanges = Record<string, [before: unknown, after: unknown]>;
@@ -21,7 +22,7 @@ export type FieldChanges = Record<string, [before: unknown, after: unknown]>;
 /** A change of a VM or of its liveness. */
 export interface VmEvent {
   type: VmEventType;
-  /** Revision of the change. Liveness events are no changes and have the revision of the change before them. */
+  /** Revision of the change. {@link OCCURRENCE_TYPES} have the revision of the change before them. */
   revision: number;
   /** Time by the registry's wall clock, RFC 3339. */
   at: string;
@@ -30,6 +31,8 @@ export interface VmEvent {
   /** Name of the principal: a token's name, or `anonymous`. */
   by?: string;
   changes?: FieldChanges;
+  /** The conflict of a `conflict` event, as `GET /registry/conflicts` lists it. */
+  conflict?: Conflict;
 }
 
 /**

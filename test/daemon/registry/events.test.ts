@@ -117,6 +117,7 @@ class Informer {
         stale: false,
         suspect: known.live,
         revived: true,
+        conflict: known.live,
       }[type];
       this.copy.set(vm.id, { vm, live });
     }

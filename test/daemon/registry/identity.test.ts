@@ -5,6 +5,8 @@ import type { RegistryObserver } from '../../../daemon/registry/options.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import { VmRecord } from '../../../daemon/registry/vm-record.ts';
 import { RecordQueue } from '../../../daemon/registry/writes.ts';
+import type { VregError } from '../../../src/protocol/errors.ts';
+import type { VmEvent } from '../../../src/protocol/events.ts';
 import { FakeClock } from '../../helpers/clock.ts';
 import { MemoryStore } from '../../helpers/memory-store.ts';
 import { aVm } from '../../helpers/vm.ts';
@@ -12,6 +14,10 @@ import { aVm } from '../../helpers/vm.ts';
 const LEASE = 300_000;
 const token = (number: number, name = 'a') => `${number}.${name.repeat(32)}`;
 const CLONE = { code: 'IDENTITY_CONFLICT', exit: 9, status: 409 };
+/** The answer while it is undecided which incarnation is the VM. */
+const UNDECIDED = (error: VregError) => error.code === 'IDENTITY_CONFLICT' && error.retryAfter !== undefined;
+/** The answer to an incarnation of a VM that is alive as another one. */
+const DECIDED = (error: VregError) => error.code === 'IDENTITY_CONFLICT' && error.retryAfter === undefined;
 
 /** A registry with one VM. */
 async function setUp(observer: RegistryObserver = {}) {
@@ -43,7 +49,7 @@ test('an agent that spends a token a second time is another incarnation: it is r
   const { lastSeen } = registry.get('vm-1');
   clock.pass(1000);
   for (let times = 0; times < 3; times++) {
-    assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') }), CLONE);
+    assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') }), UNDECIDED);
   }
   assert.equal(registry.get('vm-1').lastSeen, lastSeen);
   const [conflict, ...others] = registry.identities.conflicts;
@@ -57,6 +63,7 @@ test('an agent that spends a token a second time is another incarnation: it is r
   );
   assert.deepEqual(seen, ['vm-1 open'], 'reported once');
   registry.heartbeat('vm-1', { ...ONE, spend: token(2), next: token(3) });
+  assert.throws(() => registry.heartbeat('vm-1', { ...TWO, spend: token(1), next: token(2, 'b') }), DECIDED);
 });
 
 test('a plain heartbeat is a sign of life and does not change the holder', async () => {
@@ -125,7 +132,7 @@ test("a process at another address waits until the holder's heartbeat is overdue
   clock.pass(60_000);
   const successor = { ...TWO, spend: token(1), next: token(2, 'b') };
   assert.throws(() => registry.heartbeat('vm-1', successor), {
-    code: 'BUSY',
+    ...CLONE,
     retryAfter: 5,
     message: 'VM "vm-1" is still sending heartbeats from 10.0.0.1; retry in 30 s',
   });
@@ -139,7 +146,7 @@ test('a copy that repeats the last heartbeat from another address waits too, and
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
   const copied = { ...TWO, spend: token(1), next: token(2) };
-  assert.throws(() => registry.heartbeat('vm-1', copied), { code: 'BUSY' });
+  assert.throws(() => registry.heartbeat('vm-1', copied), UNDECIDED);
   registry.heartbeat('vm-1', { ...ONE, spend: token(2), next: token(3) });
   assert.throws(() => registry.heartbeat('vm-1', copied), CLONE);
 });
@@ -158,7 +165,7 @@ test('a copy of an agent whose last response was lost waits like any process at 
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
   const copy = { ...TWO, spend: token(1), next: token(2) };
-  assert.throws(() => registry.heartbeat('vm-1', copy), { code: 'BUSY' });
+  assert.throws(() => registry.heartbeat('vm-1', copy), UNDECIDED);
   registry.heartbeat('vm-1', { ...ONE, incarnation: 'again', spend: token(1), next: token(2) });
   clock.pass(60_000);
   registry.heartbeat('vm-1', { ...ONE, spend: token(2), next: token(3) });
@@ -389,4 +396,259 @@ test('an identity stored with the keys ousted and rests is read, and its next sa
   const { ousted, rests, superseded } = JSON.parse(store.records.get(key)!.body) as Record<string, unknown>;
   assert.deepEqual([ousted, rests], [undefined, undefined]);
   assert.deepEqual(superseded, [token(9), token(1, 'b')]);
+});
+
+const heartbeat = (registry: Registry, proof: Parameters<Registry['heartbeat']>[1]) =>
+  registry.heartbeat('vm-1', proof);
+const sides = (registry: Registry) =>
+  registry.identities.conflicts.map(({ state, holder, other }) => [state, holder.address, other.address]);
+/** An attacker with a token of the scope heartbeat. */
+const INVENTED = { address: '10.0.0.6', from: '192.0.2.6', incarnation: 'six' };
+const far = (number: number) => token(999_000_000_000_000 + number, 'f');
+
+test('a refused incarnation retries soon at first, then every 5 s, and once more when the lease has passed', async () => {
+  const { registry, clock } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(1) });
+  heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
+  const copy = { ...TWO, spend: token(1), next: token(2, 'b') };
+  const retries: (number | undefined)[] = [];
+  const refused = () => {
+    try {
+      heartbeat(registry, copy);
+    } catch (error) {
+      retries.push((error as VregError).retryAfter);
+    }
+  };
+  for (let times = 0; times < 5; times++) refused();
+  clock.pass(LEASE - 1500);
+  refused();
+  assert.deepEqual(retries, [1, 2, 4, 5, 5, 2]);
+  clock.pass(1501);
+  heartbeat(registry, copy);
+  assert.deepEqual(sides(registry), [['replaced', '10.0.0.1', '10.0.0.2']]);
+});
+
+test('a holder that repeats its last heartbeat has not decided a claim, its next one has', async () => {
+  const { registry } = await setUp();
+  const last = { ...ONE, spend: token(1), next: token(2) };
+  const copy = { ...TWO, spend: token(1), next: token(2, 'b') };
+  heartbeat(registry, { ...ONE, next: token(1) });
+  heartbeat(registry, last);
+  assert.throws(() => heartbeat(registry, copy), UNDECIDED);
+  heartbeat(registry, last);
+  heartbeat(registry, undefined);
+  assert.throws(() => heartbeat(registry, copy), UNDECIDED);
+  heartbeat(registry, { ...ONE, spend: token(2), next: token(3) });
+  assert.throws(() => heartbeat(registry, copy), DECIDED);
+});
+
+test('a VM that was recreated with its id is refused while that is undecided, and accepted when the old one is silent', async () => {
+  const { registry, clock } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(7) });
+  clock.pass(1000);
+  const recreated = { ...TWO, next: token(1, 'b') };
+  assert.throws(() => heartbeat(registry, recreated), UNDECIDED);
+  clock.pass(LEASE);
+  heartbeat(registry, recreated);
+  heartbeat(registry, { ...TWO, spend: token(1, 'b'), next: token(2, 'b') });
+  assert.deepEqual(sides(registry), [['replaced', '10.0.0.1', '10.0.0.2']], 'no conflict stays open');
+});
+
+test('a claim stays undecided across a restart of the registry, and the time of the restart does not count', async () => {
+  const { registry, clock, store, options } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(1) });
+  heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
+  const rewound = { ...ONE, spend: token(1), next: token(2, 'b') };
+  clock.pass(LEASE / 2);
+  assert.throws(() => heartbeat(registry, rewound), UNDECIDED);
+  await registry.saveHeartbeats();
+  clock.miss(LEASE * 2);
+  const again = new Registry(options, store.contents());
+  assert.throws(() => heartbeat(again, rewound), UNDECIDED);
+  clock.pass(LEASE / 2 + 1);
+  heartbeat(again, rewound);
+});
+
+test('an invented token number evicts nobody: the VM takes itself back with its next heartbeat, and both are on record', async () => {
+  const seen: string[] = [];
+  const { registry, clock } = await setUp({ conflict: ({ state }) => void seen.push(state) });
+  heartbeat(registry, { ...ONE, next: token(1) });
+  clock.pass(1000);
+  heartbeat(registry, { ...INVENTED, spend: far(1), next: far(2) });
+  heartbeat(registry, { ...INVENTED, spend: far(2), next: far(3) });
+  assert.deepEqual(sides(registry), [], 'it may be the VM, ahead of a registry that was restored');
+  clock.pass(LEASE - 1);
+  heartbeat(registry, { ...INVENTED, spend: far(3), next: far(4) });
+  clock.pass(1);
+  heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
+  assert.deepEqual(sides(registry), [['open', '10.0.0.1', '10.0.0.6']]);
+  assert.throws(() => heartbeat(registry, { ...INVENTED, spend: far(4), next: far(5) }), DECIDED);
+  assert.throws(() => heartbeat(registry, { ...INVENTED, spend: far(3), next: far(4) }), CLONE);
+  heartbeat(registry, { ...ONE, spend: token(2), next: token(3) });
+  assert.deepEqual(seen, ['open', 'open']);
+});
+
+test('an agent whose last response was lost, or that has a new process, also takes its VM back', async () => {
+  for (const back of [
+    { ...ONE, spend: token(1), next: token(2) },
+    { ...ONE, incarnation: 'restarted', spend: token(2), next: token(3) },
+  ]) {
+    const { registry } = await setUp();
+    heartbeat(registry, { ...ONE, next: token(1) });
+    heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
+    heartbeat(registry, { ...INVENTED, spend: far(1), next: far(2) });
+    heartbeat(registry, back);
+    assert.throws(() => heartbeat(registry, { ...INVENTED, spend: far(2), next: far(3) }), DECIDED);
+  }
+});
+
+test('an attacker that invents a new number after each refusal never has the VM for longer than a heartbeat interval', async () => {
+  const { registry } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(1) });
+  for (let n = 1; n < 60; n++) {
+    heartbeat(registry, { ...INVENTED, spend: far(2 * n), next: far(2 * n + 1) });
+    heartbeat(registry, { ...ONE, spend: token(n), next: token(n + 1) });
+  }
+});
+
+test('a tentative holder is proven after a lease, also across a restart, and the one before it is refused then', async () => {
+  const { registry, clock, store, options } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(1) });
+  heartbeat(registry, { ...TWO, spend: token(9), next: token(10) });
+  clock.pass(LEASE / 2);
+  heartbeat(registry, { ...TWO, spend: token(10), next: token(11) });
+  await registry.saveHeartbeats();
+  const again = new Registry(options, store.contents());
+  clock.pass(LEASE / 2 + 1);
+  const back = { ...ONE, spend: token(1), next: token(2) };
+  assert.throws(() => heartbeat(again, back), UNDECIDED);
+  heartbeat(again, { ...TWO, spend: token(11), next: token(12) });
+  assert.throws(() => heartbeat(again, back), DECIDED);
+});
+
+test('the proven incarnation is retained across a restart', async () => {
+  const { registry, store, options } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(1) });
+  heartbeat(registry, { ...INVENTED, spend: far(1), next: far(2) });
+  await registry.saveHeartbeats();
+  const again = new Registry(options, store.contents());
+  heartbeat(again, { ...ONE, spend: token(1), next: token(2) });
+  assert.deepEqual(sides(again), [['open', '10.0.0.1', '10.0.0.6']]);
+});
+
+test('an agent ahead of a registry that lost heartbeats succeeds an attacker that was faster and invented a higher number', async () => {
+  const { registry } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(1) });
+  heartbeat(registry, { ...INVENTED, spend: far(1), next: far(2) });
+  heartbeat(registry, { ...ONE, spend: token(3), next: token(4) });
+  heartbeat(registry, { ...ONE, spend: token(4), next: token(5) });
+  assert.throws(() => heartbeat(registry, { ...INVENTED, spend: far(2), next: far(3) }), CLONE);
+  assert.deepEqual(sides(registry)[0]?.slice(1), ['10.0.0.1', '10.0.0.6']);
+});
+
+test('after a restore, a clone that is behind its original is refused, and not accepted while the original is tentative', async () => {
+  const { registry, clock } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(50) });
+  heartbeat(registry, { ...ONE, spend: token(60), next: token(61) });
+  const clone = { ...TWO, spend: token(55), next: token(56, 'b') };
+  let n = 61;
+  for (let passed = 0; passed < LEASE; passed += 60_000) {
+    assert.throws(() => heartbeat(registry, clone), UNDECIDED);
+    clock.pass(60_000);
+    heartbeat(registry, { ...ONE, spend: token(n), next: token(++n) });
+  }
+  clock.pass(1);
+  heartbeat(registry, { ...ONE, spend: token(n), next: token(++n) });
+  assert.throws(() => heartbeat(registry, clone), DECIDED);
+});
+
+test('an agent that alternates between two copies of a registry is never refused and causes no conflict', async () => {
+  const a = await setUp();
+  heartbeat(a.registry, { ...ONE, next: token(1) });
+  await a.registry.saveHeartbeats();
+  const copies = [a.registry, new Registry(a.options, structuredClone(a.store.contents()))];
+  for (let n = 1; n < 40; n++) {
+    heartbeat(copies[n % 2]!, { ...ONE, spend: token(n), next: token(n + 1) });
+    a.clock.pass(20_000);
+  }
+  assert.deepEqual(copies.map(sides), [[], []]);
+});
+
+test('an agent without state at the address of a VM that is alive is accepted, and the VM takes itself back', async () => {
+  const { registry, clock } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(1) });
+  const stranger = { ...ONE, incarnation: 'x', next: token(1, 'd') };
+  heartbeat(registry, stranger);
+  assert.throws(() => heartbeat(registry, { ...ONE, incarnation: 'y', next: token(1, 'e') }), UNDECIDED);
+  heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
+  assert.throws(() => heartbeat(registry, { ...stranger, spend: token(1, 'd'), next: token(2, 'd') }), DECIDED);
+  clock.pass(LEASE + 1);
+  heartbeat(registry, { ...ONE, incarnation: 'y', next: token(1, 'e') });
+});
+
+test('an agent that loses its state twice within a lease is accepted once its last heartbeat is overdue', async () => {
+  const { registry, clock } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(1) });
+  heartbeat(registry, { ...ONE, incarnation: 'second', next: token(1, 'd') });
+  clock.pass(90_000);
+  heartbeat(registry, { ...ONE, incarnation: 'third', next: token(1, 'e') });
+  heartbeat(registry, { ...ONE, incarnation: 'third', spend: token(1, 'e'), next: token(2, 'e') });
+});
+
+test('a VM that is declared paused returns within a lease, whoever claimed it meanwhile', async () => {
+  const { registry } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(1) });
+  await registry.update('vm-1', { status: 'paused' });
+  heartbeat(registry, { ...INVENTED, spend: token(1, 'f'), next: token(2, 'f') });
+  heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
+  assert.equal(sides(registry)[0]?.[2], '10.0.0.6');
+});
+
+test('each copy that spends a used token has a record with its address', async () => {
+  const { registry } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(1) });
+  heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
+  const copies = [
+    { ...TWO, next: token(2, 'b') },
+    { ...TWO, address: '10.0.0.3', next: token(2, 'b') },
+    { ...TWO, from: '192.0.2.4', next: token(2, 'b') },
+    { ...TWO, incarnation: 'five', next: token(2, 'c') },
+  ];
+  for (const copy of [...copies, ...copies])
+    assert.throws(() => heartbeat(registry, { ...copy, spend: token(1) }), UNDECIDED);
+  assert.deepEqual(
+    registry.identities.conflicts.map(({ count, other }) => [count, other.incarnation, other.address, other.from]),
+    copies.toReversed().map(({ incarnation, address, from }) => [2, incarnation, address, from]),
+  );
+});
+
+test('a conflict is an event of its VM, once for each record and change of its state, and at most 16 times for one VM', async () => {
+  const { registry, clock } = await setUp();
+  const events: VmEvent[] = [];
+  registry.events.subscribe({
+    event: ({ type, json }) => type === 'conflict' && events.push(JSON.parse(json) as VmEvent),
+    heartbeat: () => {},
+  });
+  heartbeat(registry, { ...ONE, next: token(1) });
+  heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
+  const copy = { ...TWO, spend: token(1), next: token(2, 'b') };
+  for (let times = 0; times < 2; times++) assert.throws(() => heartbeat(registry, copy), UNDECIDED);
+  const [event, ...others] = events;
+  assert.deepEqual(others, []);
+  assert.deepEqual(
+    [event?.vm.id, event?.revision, event?.conflict],
+    ['vm-1', 1, { ...registry.identities.conflicts[0], count: 1 }],
+  );
+  assert.doesNotMatch(JSON.stringify(events), /bbbb|spend|against/, 'no event contains an agent token');
+  clock.pass(LEASE + 1);
+  heartbeat(registry, copy);
+  assert.deepEqual(
+    events.map(({ conflict }) => conflict?.state),
+    ['open', 'replaced'],
+  );
+  for (let n = 3; n < 40; n++) {
+    const invented = { spend: token(1, n.toString(16).slice(-1)), next: token(2, 'c'), incarnation: `${n}` };
+    assert.throws(() => heartbeat(registry, invented), CLONE);
+  }
+  assert.equal(events.length, 17);
 });

@@ -2,9 +2,11 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { VregError } from '../../../../src/protocol/errors.ts';
+import type { VmEvent } from '../../../../src/protocol/events.ts';
 import { serveApp } from '../../../helpers/app.ts';
 import { GatedStore } from '../../../helpers/gated-store.ts';
 import { AS_VREG_CLIENT, call as send } from '../../../helpers/http.ts';
+import { readEvents } from '../../../helpers/stream.ts';
 import { aVm } from '../../../helpers/vm.ts';
 
 const token = (number: number, name = 'a') => `${number}.${name.repeat(32)}`;
@@ -33,6 +35,32 @@ test('a clone is 409 with its own code, and the conflict can be listed and clear
   assert.equal('spend' in listed.conflicts[0]!, false, 'no response contains an agent token');
   assert.deepEqual((await call(url, 'DELETE', '/registry/conflicts?id=other')).body, { cleared: 0 });
   assert.deepEqual((await call(url, 'DELETE', '/registry/conflicts')).body, { cleared: 1 });
+});
+
+test('a clone is 409 with Retry-After until the holder is heard again, and the conflict is an event of the VM', async (t) => {
+  const { url, registry } = await serveApp(t);
+  await registry.register(aVm({ id: 'vm-1', role: 'worker' }));
+  const [workers, infra] = [
+    await readEvents(t, url, '/registry/events?role=worker'),
+    await readEvents(t, url, '/registry/events?role=infra'),
+  ];
+  const send = (body: object) => call(url, 'POST', HEARTBEAT, body);
+  const copy = { spend: token(1), next: token(2, 'b'), incarnation: 'two', address: '10.0.0.2' };
+  await send({ next: token(1), incarnation: 'one' });
+  await send({ spend: token(1), next: token(2), incarnation: 'one' });
+  const [first, second] = [await send(copy), await send(copy)];
+  assert.deepEqual([first.headers.get('retry-after'), second.headers.get('retry-after')], ['1', '2']);
+  assert.equal((await call(url, 'POST', HEARTBEAT)).status, 200, 'a plain heartbeat is never refused');
+  assert.equal((await call(url, 'PATCH', '/registry/vms/vm-1', { name: 'new' })).status, 200);
+  await send({ spend: token(2), next: token(3), incarnation: 'one' });
+  const decided = await send(copy);
+  assert.deepEqual([decided.status, decided.headers.get('retry-after')], [409, null]);
+  await workers.seen('updated');
+  assert.deepEqual(workers.lines(), ['synced', 'conflict vm-1', 'updated vm-1']);
+  const { event, id } = workers.told[1]!;
+  const { conflict } = event as VmEvent;
+  assert.deepEqual([id, conflict?.state, conflict?.other.address], ['1', 'open', '10.0.0.2']);
+  assert.deepEqual(infra.lines(), ['synced']);
 });
 
 test('conflicts that cannot be removed from the disk are not reported as cleared', async (t) => {
