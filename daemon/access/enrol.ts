@@ -1,10 +1,13 @@
 /**
  * Enrolment: a VM that has only the enrol token of its image registers itself and gets a token of its own, which may change
  * that VM alone. Registration and token are committed together.
+ *
+ * A VM whose own token is unknown to the registry enrols again: it was recreated with a new disk, or an older copy of the
+ * registry was restored. It may do so with the token with which it enrolled before, once it has been silent for a lease.
  */
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
-import { diff, type WriteOptions } from '../registry/preconditions.ts';
+import { diff, permits, type WriteOptions } from '../registry/preconditions.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { VmRecord } from '../registry/vm-record.ts';
 import type { IssuedToken, Token, Tokens } from './tokens.ts';
@@ -24,8 +27,9 @@ interface Enrolment {
 
 /**
  * @returns the new entry, and the secret of its token
- * @throws VregError CONFLICT if the id is taken, FORBIDDEN if the token is for other VMs, UNAUTHORIZED if the token was
- *   revoked meanwhile, and the store's errors
+ * @throws VregError CONFLICT if the id is taken, with `retryAfter` if the VM may enrol again once it has been silent for a
+ *   lease, and IDENTITY_CONFLICT if it was heard instead; FORBIDDEN if the token is for other VMs, UNAUTHORIZED if the token
+ *   was revoked meanwhile, and the store's errors
  */
 export async function enrol(
   registry: Registry,
@@ -41,12 +45,22 @@ export async function enrol(
       return issued.attachment;
     },
   };
-  const repeated = findRepeated(registry, tokens.ofVm(id), { enroller, registration, from });
+  const issuedBefore = tokens.ofVm(id);
+  const repeated = findRepeated(registry, issuedBefore, { enroller, registration, from });
   // The expected revision turns the repetition into a conflict if the VM was changed meanwhile.
-  const registered = repeated
-    ? registry.replace(registration, { ...options, expect: repeated.version.revision }).then(({ entry }) => entry)
-    : registry.register(registration, options);
-  const entry = await registered.catch((error: unknown) => {
+  const replace = async ({ version }: VmRecord) =>
+    (await registry.replace(registration, { ...options, expect: version.revision })).entry;
+  const register = async () => {
+    try {
+      return await registry.register(registration, options);
+    } catch (error) {
+      if (!hasCode(error, 'CONFLICT')) throw error;
+      const returning = findReturning(registry, issuedBefore, { enroller, registration, from, write });
+      if (!returning) throw error;
+      return replace(returning);
+    }
+  };
+  const entry = await (repeated ? replace(repeated) : register()).catch((error: unknown) => {
     throw explainConflict(error, id);
   });
   if (issued!.isRevoked()) {
@@ -80,10 +94,32 @@ function findRepeated(
   return isRepeated ? entry : undefined;
 }
 
+/**
+ * @returns the entry of a VM that enrolled with the same token and has been silent for a lease
+ * @throws VregError CONFLICT and IDENTITY_CONFLICT as {@link Registry.assertVacant}, if the VM was heard within the lease
+ */
+function findReturning(
+  registry: Registry,
+  issued: Token | undefined,
+  { enroller, registration, from, write }: Enrolment,
+): VmRecord | undefined {
+  const { id, address } = registration;
+  if (issued?.stored.enrolledBy !== enroller.name || !registry.has(id)) return undefined;
+  const entry = registry.get(id);
+  if (!permits(write.restriction, entry.vm)) return undefined;
+  registry.assertVacant(id, { address, from });
+  return entry;
+}
+
 function explainConflict(error: unknown, id: string): unknown {
-  if (!(error instanceof VregError) || !TAKEN.includes(error.code)) return error;
+  // A conflict that the registry decides later has an explanation of its own.
+  if (!TAKEN.some((code) => hasCode(error, code)) || (error as VregError).retryAfter !== undefined) return error;
   return new VregError('CONFLICT', 'VM already registered', {
     field: 'id',
     hint: `an enrol token is for new VMs only: remove the old VM (vreg rm ${id}), or create a token for it (vreg token create NAME --scope write --vm ${id})`,
   });
+}
+
+function hasCode(error: unknown, code: ErrorCode): boolean {
+  return error instanceof VregError && error.code === code;
 }

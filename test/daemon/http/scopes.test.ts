@@ -6,6 +6,7 @@ import { text } from 'node:stream/consumers';
 import test, { type TestContext } from 'node:test';
 import type { Route } from '../../../daemon/http/context.ts';
 import { ROUTES } from '../../../daemon/http/routes.ts';
+import type { ErrorBody } from '../../../src/protocol/errors.ts';
 import type { History } from '../../../src/protocol/events.ts';
 import type { NewToken, Revoked, TokenInfo, TokenRequest, Whoami } from '../../../src/protocol/token.ts';
 import { SCOPES } from '../../../src/protocol/token.ts';
@@ -263,6 +264,67 @@ test('an enrol token cannot change an enrolled VM or repeat an old enrolment', a
   assert.equal((await enrol('6.6.6.6')).status, 409);
   app.clock.pass(60_000);
   assert.equal((await enrol('10.0.0.1')).status, 409);
+});
+
+test('a VM that enrolled and has lost its token may enrol again once it has been silent for a lease', async (t) => {
+  const { ask, create, app } = await guarded(t);
+  const image = await create({ name: 'image', scope: 'enrol', role: 'worker' });
+  const enrol = (address = '10.0.0.2') =>
+    ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w', address }) });
+  const { token } = (await enrol('10.0.0.1')).body as NewToken;
+  assert.equal((await ask('POST', '/registry/vms/w/heartbeat', { token })).status, 200);
+  const refused = await enrol();
+  assert.deepEqual(
+    [refused.status, errorOf(refused), refused.headers.get('retry-after')],
+    [409, 'VM already registered', '1'],
+  );
+  app.clock.pass(app.registry.staleAfter);
+  assert.equal((await enrol()).status, 409);
+  app.clock.pass(1);
+  const again = await enrol();
+  const { token: newToken } = again.body as NewToken;
+  assert.equal(again.status, 201);
+  assert.equal(app.registry.get('w').vm.address, '10.0.0.2');
+  assert.equal((await ask('POST', '/registry/vms/w/heartbeat', { token })).status, 401, 'the old token is replaced');
+  assert.equal((await ask('POST', '/registry/vms/w/heartbeat', { token: newToken })).status, 200);
+  assert.deepEqual(
+    app.registry.identities.conflicts.map(({ state, count }) => [state, count]),
+    [['replaced', 2]],
+  );
+});
+
+test('a VM that would enrol again under the id of a VM that is heard is refused as another incarnation', async (t) => {
+  const { ask, create, app } = await guarded(t);
+  const image = await create({ name: 'image', scope: 'enrol' });
+  const enrol = (address: string) => ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w', address }) });
+  const { token } = (await enrol('10.0.0.1')).body as NewToken;
+  assert.equal((await enrol('10.0.0.2')).status, 409);
+  app.clock.pass(1000);
+  assert.equal((await ask('POST', '/registry/vms/w/heartbeat', { token })).status, 200);
+  const { status, body, headers } = await enrol('10.0.0.2');
+  assert.deepEqual([status, (body as ErrorBody).code, headers.get('retry-after')], [409, 'IDENTITY_CONFLICT', null]);
+  assert.match((body as ErrorBody).error, /already registered.*is alive as another incarnation \(10\.0\.0\.1/);
+});
+
+test('an enrol token takes over no VM that it did not let in, and none whose token was revoked', async (t) => {
+  const { ask, create, register, app } = await guarded(t);
+  const image = await create({ name: 'image', scope: 'enrol' });
+  const other = await create({ name: 'other', scope: 'enrol' });
+  await register({ id: 'operators' });
+  for (const [id, token] of [
+    ['others', other],
+    ['revoked', image],
+  ] as const)
+    assert.equal((await ask('POST', '/registry/vms', { token, body: aVm({ id }) })).status, 201);
+  await ask('DELETE', '/registry/tokens/image%2Frevoked');
+  app.clock.pass(2 * app.registry.staleAfter);
+  for (const id of ['operators', 'others', 'revoked']) {
+    const { status, headers } = await ask('POST', '/registry/vms', {
+      token: image,
+      body: aVm({ id, address: '6.6.6.6' }),
+    });
+    assert.deepEqual([status, headers.get('retry-after')], [409, null], id);
+  }
 });
 
 test('a VM that is removed and enrols again at once keeps its new token after a restart', async (t) => {
