@@ -1,8 +1,11 @@
 /** The routes of VMs: register, list, read, replace, update, remove, explain, and heartbeats. */
 import { type Heartbeats, MAX_BATCH, SORTS, type Sort, type Why } from '../../../src/protocol/api.ts';
+import { VregError } from '../../../src/protocol/errors.ts';
 import { parseHeartbeat } from '../../../src/protocol/heartbeat.ts';
 import { comparison, parseSelector } from '../../../src/protocol/selector.ts';
+import { mayDo } from '../../../src/protocol/token.ts';
 import { parseIds, parseRegistration, parseUpdate } from '../../../src/protocol/vm.ts';
+import type { Principal } from '../../access/authenticator.ts';
 import { enrol } from '../../access/enrol.ts';
 import { explain } from '../../registry/explain.ts';
 import type { Proof } from '../../registry/identity.ts';
@@ -59,10 +62,25 @@ export function explainVm(ctx: RequestContext): Result {
 
 export function heartbeat(ctx: RequestContext): Result {
   const proof = readProof(ctx);
-  // Another incarnation takes over the VM. That is a change, so the audit log names the VM.
-  if (proof?.replace) ctx.subject = { vm: ctx.id };
+  if (proof?.replace) {
+    assertMayReplace(ctx.principal);
+    // Another incarnation takes over the VM. That is a change, so the audit log names the VM.
+    ctx.subject = { vm: ctx.id };
+  }
   const entry = ctx.services.registry.heartbeat(ctx.id, proof, ctx.principal.restriction);
   return { status: 200, body: entry.heartbeatJson };
+}
+
+/**
+ * The registry checks the VMs of the token. The error's field is not `scope`, because that asks an agent to enrol.
+ * @throws VregError FORBIDDEN unless the principal may change VMs
+ */
+function assertMayReplace({ name, scope }: Principal): void {
+  if (mayDo(scope, 'write')) return;
+  throw new VregError('FORBIDDEN', `token "${name}" has the scope ${scope}; replace needs write`, {
+    field: 'replace',
+    hint: 'create one with that scope: vreg token create NAME --scope write --vm ID',
+  });
 }
 
 /** The proof and report of the VM's agent; undefined for a plain heartbeat. */

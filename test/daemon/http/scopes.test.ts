@@ -327,6 +327,27 @@ test('an enrol token takes over no VM that it did not let in, and none whose tok
   }
 });
 
+test('a heartbeat with replace needs a token that may change the VM', async (t) => {
+  const { ask, create, register } = await guarded(t);
+  await register({ id: 'w', role: 'worker' });
+  const next = `1.${'a'.repeat(32)}`;
+  const send = async (request: TokenRequest, body: object) => {
+    const token = await create(request);
+    const answer = await ask('POST', '/registry/vms/w/heartbeat', { token, body });
+    return [answer.status, (answer.body as ErrorBody).field];
+  };
+  for (const [request, expected] of [
+    [{ name: 'a', scope: 'heartbeat' }, [403, 'replace']],
+    [{ name: 'b', scope: 'register' }, [403, 'replace']],
+    [{ name: 'c', scope: 'write', vm: 'x' }, [403, 'id']],
+    [{ name: 'd', scope: 'write', role: 'infra' }, [403, 'role']],
+    [{ name: 'e', scope: 'write', vm: 'w' }, [200, undefined]],
+    [{ name: 'f', scope: 'admin' }, [200, undefined]],
+  ] as const)
+    assert.deepEqual(await send(request, { next, replace: true }), expected, request.name);
+  assert.deepEqual(await send({ name: 'g', scope: 'heartbeat' }, { next, replace: false }), [200, undefined]);
+});
+
 test('a VM that is removed and enrols again at once keeps its new token after a restart', async (t) => {
   const { ask, create, app } = await guarded(t);
   const image = await create({ name: 'image', scope: 'enrol' });
