@@ -1,7 +1,8 @@
 /**
  * The heartbeat agent: keeps the entry of one VM alive whatever happens to the registry. It registers the VM, sends
  * heartbeats, registers again if the registry has lost the entry, and backs off while the registry is unreachable. It
- * fails only if its very first request is refused (a bad token, a bad field) or if this VM turns out to be a clone.
+ * fails only if its very first request is refused (a bad token, a bad field) or if another incarnation of this VM turns
+ * out to be alive. A registry that was restored or has met this VM's past never ends it.
  */
 import { createHash } from 'node:crypto';
 import { heartbeatInterval } from '../../src/protocol/api.ts';
@@ -25,7 +26,7 @@ const FATAL_AT_START: readonly ErrorCode[] = [
   'METHOD_NOT_ALLOWED',
 ];
 
-/** Resolves a conflict with another incarnation of this VM. @returns the options with which the agent continues */
+/** Resolves a decided conflict with another incarnation of this VM. @returns the options with which the agent continues */
 export type CloneHandler = (conflict: VregError) => Promise<Partial<RegistrySessionOptions>>;
 
 export interface AgentOptions extends RegistrySessionOptions {
@@ -33,8 +34,10 @@ export interface AgentOptions extends RegistrySessionOptions {
   interval: number;
   /** Registers the VM or updates its entry at the start; otherwise the agent only sends heartbeats. */
   announce: boolean;
-  /** Handles another incarnation of this VM; without it, a conflict ends the agent. */
+  /** Handles another incarnation of this VM that is alive; without it, such a conflict ends the agent. */
   onClone?: CloneHandler | undefined;
+  /** Called before each request until the registry has accepted one. @throws VregError USAGE to end the agent */
+  checkToken?: (() => Promise<void>) | undefined;
   /** Resolves after the given milliseconds; rejects when the signal is aborted. */
   sleep(ms: number, signal: AbortSignal): Promise<void>;
   /** Called once, after the first request; with a warning if it failed and the agent keeps trying. */
@@ -61,6 +64,8 @@ export class Agent {
   #failures = 0;
   /** The registry has accepted a request of this agent. */
   #accepted = false;
+  /** The registry has refused this incarnation because of another one, and has not accepted it since. */
+  #isContested = false;
   #isReady = false;
   #leaseLogged = false;
   /** The next request is due without a delay. */
@@ -76,7 +81,7 @@ export class Agent {
   /**
    * Runs until the signal is aborted. Call {@link deregister} afterwards.
    * @throws VregError one of {@link FATAL_AT_START} if the registry refuses the first request, NOT_FOUND without
-   *   `registerIfMissing`, IDENTITY_CONFLICT if this VM is a clone or was rewound and `onClone` does not resolve that
+   *   `registerIfMissing`, IDENTITY_CONFLICT if another incarnation is alive and `onClone` does not resolve that
    */
   async run(signal: AbortSignal): Promise<void> {
     signal.addEventListener('abort', () => this.#pause.abort(), { once: true });
@@ -110,9 +115,14 @@ export class Agent {
     this.heartbeatNow();
   }
 
+  /** Whether another incarnation may be the VM. An agent that was refused must not sign that one off. */
+  get isContested(): boolean {
+    return this.#isContested;
+  }
+
   /** Signs the VM off as `onExit` says; see {@link RegistrySession.deregister}. */
-  deregister(): Promise<void> {
-    return this.#session.deregister();
+  async deregister(): Promise<void> {
+    if (!this.#isContested) await this.#session.deregister();
   }
 
   async #sync(): Promise<void> {
@@ -120,6 +130,7 @@ export class Agent {
     // Set before the request: a reload while it is in flight must schedule another announcement.
     this.#due = 'heartbeat';
     try {
+      if (!this.#accepted) await this.#options.checkToken?.();
       if (due === 'announce') await this.#session.announce();
       else {
         const result = await this.#session.heartbeat();
@@ -158,6 +169,7 @@ export class Agent {
     }
     this.#failures = 0;
     this.#accepted = true;
+    this.#isContested = false;
     this.#reportReady();
     if (this.#interval < interval && !this.#leaseLogged) {
       this.#leaseLogged = true;
@@ -177,16 +189,29 @@ export class Agent {
     return this.#interval * (1 - spread * share);
   }
 
+  /**
+   * The registry has issued a token to a VM that has enrolled. If that one is invalid now, an older copy of the registry was
+   * restored, or the token was revoked; the operator can change either, so the agent retries.
+   */
+  #isFatalAtStart({ code }: VregError): boolean {
+    const hasEnrolled = this.#options.identity?.bearer !== undefined;
+    return FATAL_AT_START.includes(code) && !(hasEnrolled && code === 'UNAUTHORIZED');
+  }
+
   /** @returns milliseconds to the next attempt. @throws the error if a retry will not change it */
   async #afterFailure(error: unknown): Promise<number> {
     const { log, vm, registerIfMissing, onClone, onOutage, client } = this.#options;
     if (!(error instanceof VregError)) throw error;
-    if (error.code === 'IDENTITY_CONFLICT' && onClone) {
+    const isConflict = error.code === 'IDENTITY_CONFLICT';
+    if (isConflict) this.#isContested = true;
+    // The registry has refused `--on-clone replace`, so the conflict stays.
+    const isDecided = (isConflict && error.retryAfter === undefined) || isReplaceRefused(error);
+    if (isDecided && onClone) {
       this.reload(await onClone(error));
       return 0;
     }
-    if (error.code === 'IDENTITY_CONFLICT') throw error;
-    if (!this.#accepted && FATAL_AT_START.includes(error.code)) throw asUsageError(error);
+    if (isDecided) throw error;
+    if (!this.#accepted && this.#isFatalAtStart(error)) throw asUsageError(error);
     if (error.code === 'NOT_FOUND' && !registerIfMissing) throw error;
     if (this.#failures === 0) {
       log.warn({ id: vm.id, code: error.code }, `${error.message}; retrying until it works`);
@@ -198,6 +223,8 @@ export class Agent {
     const share = hashToFraction(`${vm.id}!${this.#failures}`);
     // Retry-After is honoured up to one lease: a proxy may have sent it.
     const retryAfter = Math.min(1000 * (error.retryAfter ?? 0), client.server.lease);
+    // The registry knows when a conflict is decided. A longer delay would only extend the silence of this VM.
+    if (isConflict) return retryAfter * (1 + JITTER * share);
     return Math.max(ceiling * (0.5 + 0.5 * share), retryAfter * (1 + JITTER * share));
   }
 }
@@ -214,4 +241,9 @@ function asUsageError(error: VregError): VregError {
 /** @returns a number in [0, 1) that is always the same for a text and uniformly distributed over texts */
 function hashToFraction(text: string): number {
   return createHash('sha256').update(text).digest().readUInt32BE() / 2 ** 32;
+}
+
+/** A heartbeat with `replace` needs a token that may change the VM. */
+function isReplaceRefused({ code, field }: VregError): boolean {
+  return code === 'FORBIDDEN' && field === 'replace';
 }

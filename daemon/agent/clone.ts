@@ -3,8 +3,10 @@
  */
 import { type ExecFileException, execFile } from 'node:child_process';
 import { promisify } from 'node:util';
+import type { RegistryClient } from '../../src/client.ts';
 import type { OnClone } from '../../src/protocol/api.ts';
-import { VregError } from '../../src/protocol/errors.ts';
+import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
+import { mayDo } from '../../src/protocol/token.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
 import { redact } from '../process/log.ts';
 import { kernelRandomHex } from '../process/random.ts';
@@ -63,6 +65,32 @@ export function createCloneHandler(options: CloneOptions): CloneHandler {
     options.onRebirth(identity);
     return { vm, identity };
   };
+}
+
+/** Errors of `whoami` that say nothing about the token's scope: another server, or a token that is not accepted now. */
+const UNKNOWN_SCOPE: readonly ErrorCode[] = ['UNSUPPORTED', 'UNAUTHORIZED', 'NOT_FOUND', 'METHOD_NOT_ALLOWED'];
+
+/**
+ * Checks that the token of an agent with `--on-clone replace` is sufficient, when the agent starts instead of when the
+ * conflict occurs. An enrol token is, because the VM receives a token of its own.
+ * @throws VregError USAGE, or the client's errors
+ */
+export async function assertMayReplace(
+  client: Pick<RegistryClient, 'whoami' | 'useToken'>,
+  { id, bearer }: Pick<Identity, 'id' | 'bearer'>,
+): Promise<void> {
+  client.useToken(bearer);
+  const self = await client.whoami().catch((error: unknown) => {
+    if (error instanceof VregError && UNKNOWN_SCOPE.includes(error.code)) return undefined;
+    throw error;
+  });
+  if (!self || self.scope === 'enrol' || (mayDo(self.scope, 'write') && (self.vm ?? id) === id)) return;
+  const limit = self.vm === undefined ? '' : ` for VM "${self.vm}"`;
+  throw new VregError(
+    'USAGE',
+    `--on-clone replace requires a token with the scope write for VM "${id}"; "${self.name}" has the scope ${self.scope}${limit}`,
+    { field: 'on-clone', hint: `use another token: vreg token create NAME --scope write --vm ${id}` },
+  );
 }
 
 function conflictError(conflict: VregError, id: string): VregError {

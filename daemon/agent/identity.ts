@@ -42,6 +42,8 @@ export interface IdentityOptions {
   resume?: boolean;
   /** Called if a file is damaged, so that the VM starts without its state, and if a file was readable by others. */
   onWarning?: (message: string) => void;
+  /** Milliseconds since the epoch. Default: the wall clock. */
+  now?: () => number;
 }
 
 /** Random bytes of a token: 128 bits cannot be guessed. */
@@ -57,11 +59,13 @@ export class Identity {
   /** Name of this incarnation of the agent. */
   readonly incarnation: string;
   readonly #store: IdentityStore;
+  readonly #now: () => number;
   #state: IdentityState;
   #takesOver = false;
 
-  private constructor(store: IdentityStore, state: IdentityState, incarnation: string) {
+  private constructor(store: IdentityStore, state: IdentityState, incarnation: string, now: () => number) {
     this.#store = store;
+    this.#now = now;
     this.#state = state;
     this.id = state.vm;
     this.incarnation = incarnation;
@@ -75,7 +79,7 @@ export class Identity {
   static open(
     where: string | IdentityStore,
     id: string,
-    { resume = false, onWarning }: IdentityOptions = {},
+    { resume = false, onWarning, now = Date.now }: IdentityOptions = {},
   ): Identity {
     const store = typeof where === 'string' ? fileStore(where, onWarning) : where;
     const seen = new Set<string>();
@@ -83,7 +87,7 @@ export class Identity {
       const state = store.read(vm);
       if (state.rebornAs === undefined || seen.has(vm)) {
         const incarnation = (resume ? state.incarnation : undefined) ?? kernelRandomHex(INCARNATION_BYTES);
-        return new Identity(store, { ...state, incarnation }, incarnation);
+        return new Identity(store, { ...state, incarnation }, incarnation, now);
       }
       seen.add(vm);
       vm = state.rebornAs;
@@ -122,10 +126,14 @@ export class Identity {
     this.#save(state);
   }
 
-  /** Makes the proof for the next heartbeat and stores it before it is sent. @throws VregError STORE_UNUSABLE */
+  /**
+   * Makes the proof for the next heartbeat and stores it before it is sent. The chain of tokens continues whatever happens
+   * to the entry in the registry: a registry that is restored later must not take this VM for an older one.
+   * @throws VregError STORE_UNUSABLE
+   */
   nextProof(): AgentHeartbeat {
     const { token, registry } = this.#state;
-    const next = this.#state.next ?? `${sequenceOf(token) + 1}.${kernelRandomHex(TOKEN_BYTES)}`;
+    const next = this.#state.next ?? `${this.#nextNumber(token)}.${kernelRandomHex(TOKEN_BYTES)}`;
     this.#save({ ...this.#state, next });
     return {
       next,
@@ -143,12 +151,6 @@ export class Identity {
     if (next !== undefined) this.#save({ ...state, token: next });
   }
 
-  /** Starts a new chain of tokens, for a registry that does not know the VM. @throws VregError STORE_UNUSABLE */
-  resetChain(): void {
-    const { token: _token, next: _next, ...state } = this.#state;
-    this.#save(state);
-  }
-
   /**
    * Makes the next proof take the identity over from the incarnation that holds it.
    * @throws VregError STORE_UNUSABLE
@@ -164,7 +166,7 @@ export class Identity {
     // The new state is written first: after a crash between the two writes the clone is detected again.
     // The incarnation stays the same, so that the registry can match the new id to the conflict.
     const { incarnation } = this;
-    const renamed = new Identity(this.#store, { vm: id, parent: this.id, incarnation }, incarnation);
+    const renamed = new Identity(this.#store, { vm: id, parent: this.id, incarnation }, incarnation, this.#now);
     renamed.#save(renamed.#state);
     this.#save({ ...this.#state, rebornAs: id });
     return renamed;
@@ -178,6 +180,14 @@ export class Identity {
     this.#state = { ...this.#state, registry: { id: registryId, revision } };
     if (before && before.id !== registryId) return 'another registry';
     return before && before.revision > revision ? 'rolled back' : 'same';
+  }
+
+  /**
+   * A new chain starts at the time in milliseconds, so that its numbers are higher than those of a chain that was lost with
+   * the state: no agent sends a thousand heartbeats per second.
+   */
+  #nextNumber(token: string | undefined): number {
+    return token === undefined ? Math.max(1, this.#now()) : Number.parseInt(token, 10) + 1;
   }
 
   #save(state: IdentityState): void {
@@ -275,9 +285,4 @@ function unusableFile(action: 'read' | 'write', path: string, cause: NodeJS.Errn
 /** An id may contain characters that are not allowed in a file name, so the name is a digest. */
 function statePath(dir: string, vm: string): string {
   return join(dir, `identity-${createHash('sha256').update(vm).digest('hex').slice(0, 16)}.json`);
-}
-
-/** @returns the number at the head of a token; 0 without one */
-function sequenceOf(token: string | undefined): number {
-  return token === undefined ? 0 : Number.parseInt(token, 10);
 }

@@ -14,7 +14,7 @@ import { readProcesses, removeProcessInfo, writeProcessInfo } from '../process/p
 import { makeStateDir, warnOfOpenFolder } from '../process/state-dir.ts';
 import { type AddressFilesOptions, writeAddressFiles } from './address-files.ts';
 import { Agent } from './agent.ts';
-import { createCloneHandler } from './clone.ts';
+import { assertMayReplace, createCloneHandler } from './clone.ts';
 import { type HealthCheckOptions, HealthChecks } from './health-checks.ts';
 import { Identity } from './identity.ts';
 import { type AgentLog, RegistrySession, type RegistrySessionOptions } from './registry-session.ts';
@@ -103,6 +103,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     ...sessionOptions(),
     interval: options.interval,
     announce: true,
+    ...(options.onClone === 'replace' ? { checkToken: () => assertMayReplace(client, identity) } : {}),
     onClone: createCloneHandler({
       policy: options.onClone,
       idCommand: options.idCommand,
@@ -133,8 +134,10 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
   startChecks();
   try {
     await agent.run(signal);
-    const session = { ...sessionOptions(), client: exitClient, onExit: await effectiveOnExit(onExit) };
-    await new RegistrySession(session).deregister();
+    if (!agent.isContested) {
+      const session = { ...sessionOptions(), client: exitClient, onExit: await effectiveOnExit(onExit) };
+      await new RegistrySession(session).deregister();
+    }
     exitClient.close();
   } finally {
     stopWatching();

@@ -69,9 +69,13 @@ export class RegistrySession {
         return await this.#updateEntry();
       } catch (error) {
         if (!hasCode(error, 'NOT_FOUND')) throw error;
-        this.#tryOnDisk(() => identity.resetChain());
       }
     }
+    await this.#registerOrUpdate();
+  }
+
+  async #registerOrUpdate(): Promise<void> {
+    const { identity } = this.#options;
     try {
       await this.#register();
     } catch (error) {
@@ -84,7 +88,8 @@ export class RegistrySession {
   /**
    * Sends one heartbeat.
    * @returns undefined if the VM had to be registered first, which includes a heartbeat
-   * @throws VregError IDENTITY_CONFLICT, NOT_FOUND without `registerIfMissing`, and the client's errors
+   * @throws VregError IDENTITY_CONFLICT (with `retryAfter` while it is undecided which incarnation is the VM), NOT_FOUND
+   *   without `registerIfMissing`, and the client's errors
    */
   heartbeat(): Promise<HeartbeatResult | undefined> {
     return this.#withTokenFallback(() => this.#heartbeat());
@@ -100,8 +105,7 @@ export class RegistrySession {
     } catch (error) {
       if (!hasCode(error, 'NOT_FOUND') || !registerIfMissing) throw error;
       log.info({ id: vm.id }, 'the registry does not know this VM; registering it');
-      this.#tryOnDisk(() => identity?.resetChain());
-      await this.#announce();
+      await this.#registerOrUpdate();
       return undefined;
     }
   }
@@ -169,7 +173,9 @@ export class RegistrySession {
 
   async #register(): Promise<void> {
     const { client, vm, identity, onToken, log } = this.#options;
-    const { token } = await client.register(vm);
+    const { token } = await client.register(vm).catch((error: unknown) => {
+      throw identity ? asIdentityConflict(error) : error;
+    });
     if (token !== undefined) {
       this.#bearer = token;
       this.#tryOnDisk(() => identity?.storeBearer(token));
@@ -265,6 +271,16 @@ function changedFields(known: Vm, { name, status, address, services, metadata }:
     ([field, value]) => JSON.stringify(value) !== JSON.stringify(known[field as keyof Vm]),
   );
   return Object.fromEntries(changed);
+}
+
+/**
+ * An enrol token may not register an id that is taken, unless the VM is silent for a lease. While that is undecided, the
+ * refusal has a `Retry-After`.
+ */
+function asIdentityConflict(error: unknown): unknown {
+  if (!(error instanceof VregError) || error.code !== 'CONFLICT' || error.retryAfter === undefined) return error;
+  const { message, hint, retryAfter } = error;
+  return new VregError('IDENTITY_CONFLICT', message, { field: 'id', retryAfter, ...(hint && { hint }), cause: error });
 }
 
 function hasCode(error: unknown, code: ErrorCode): boolean {

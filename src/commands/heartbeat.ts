@@ -18,7 +18,7 @@ export const heartbeat = defineCommand<Flags>({
   aliases: ['hb', 'beat'],
   summary: 'send a heartbeat for this VM or others',
   description:
-    'Sends a heartbeat, which is a sign of life. With --every, repeats until stopped and retries while the registry is down. With --register-if-missing, registers an unknown VM from the same flags and variables as vreg register. With --state-dir, proves the identity of this VM as the agent does; exit code 9 means that another incarnation of the VM is alive.',
+    'Sends a heartbeat, which is a sign of life. With --every, repeats until stopped and retries while the registry is down. With --register-if-missing, registers an unknown VM from the same flags and variables as vreg register. With --state-dir, proves the identity of this VM as the agent does; exit code 9 means that the registry accepts another incarnation of the VM, at least until that one is silent for a lease.',
   arguments: [
     {
       name: 'id',

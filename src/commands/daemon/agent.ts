@@ -48,7 +48,7 @@ export const agent = defineCommand<Flags>({
   name: 'agent',
   summary: 'register this VM and keep it alive',
   description:
-    'Registers this VM and sends heartbeats. While the registry is unreachable, the agent retries with growing delays; if the registry has lost the entry, it registers the VM again. SIGTERM declares the VM stopped (see --on-exit); SIGHUP reloads the settings. Each heartbeat proves the identity of the VM: if the VM is a clone, the agent exits with 9 or does what --on-clone says.',
+    'Registers this VM and sends heartbeats. While the registry is unreachable, the agent retries with growing delays; if the registry has lost the entry, it registers the VM again. SIGTERM declares the VM stopped (see --on-exit); SIGHUP reloads the settings. Each heartbeat proves the identity of the VM: if another incarnation of the VM is alive, the agent exits with 9 or does what --on-clone says; if the other one is silent for a lease, the agent is accepted.',
   settings: [...VM_SETTINGS, 'interval', 'on-exit', 'on-clone', 'id-command', 'run-dir', ...LOG_SETTINGS],
   flags: [
     SERVICE_FLAG,

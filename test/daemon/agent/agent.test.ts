@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Agent } from '../../../daemon/agent/agent.ts';
+import { Identity } from '../../../daemon/agent/identity.ts';
+import { VregError } from '../../../src/protocol/errors.ts';
 import { aLife, INTERVAL, LEASE, live } from '../../helpers/agent/agent-life.ts';
+import { tempDir } from '../../helpers/daemon.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 test('an agent registers its VM first and then sends heartbeats', async () => {
@@ -169,6 +172,70 @@ for (const code of ['UNAUTHORIZED', 'INVALID', 'INTERNAL', 'STORE_FULL', 'TOO_MA
     assert.deepEqual(life.warnings, [`the registry says ${code}; retrying until it works`]);
   });
 }
+
+test('an agent that is refused while that is undecided retries when the registry asks it to, and is no clone', async () => {
+  const conflicts: string[] = [];
+  const onClone = async ({ message }: Error) => {
+    conflicts.push(message);
+    return {};
+  };
+  const life = aLife({ onClone, onReady: (warning) => void life.ready.push(warning) });
+  life.registry.fail('IDENTITY_CONFLICT', 8, 5);
+  await live(life, 9);
+  assert.deepEqual(conflicts, []);
+  assert.ok(
+    life.slept.slice(0, 8).every((ms) => ms >= 5000 && ms <= 5500),
+    String(life.slept),
+  );
+  assert.deepEqual(life.ready, ['the registry says IDENTITY_CONFLICT']);
+  life.registry.fail('IDENTITY_CONFLICT');
+  await live({ ...life, slept: [] }, 2);
+  assert.equal(conflicts.length, 1);
+});
+
+test('an agent that is stopped while it is refused does not sign off the other incarnation', async () => {
+  for (const onExit of ['stopped', 'deregister'] as const) {
+    const life = aLife({ onExit });
+    const agent = new Agent({ ...life.options, sleep: async () => controller.abort() });
+    const controller = new AbortController();
+    life.registry.fail('IDENTITY_CONFLICT', 1, 5);
+    await agent.run(controller.signal);
+    await agent.deregister();
+    assert.deepEqual(life.registry.asked, ['register']);
+    assert.equal(agent.isContested, true);
+  }
+});
+
+test('an agent whose takeover is refused ends with the conflict', async () => {
+  const onClone = async (error: VregError) => {
+    throw new VregError('IDENTITY_CONFLICT', error.message);
+  };
+  const life = aLife({ onClone });
+  await assert.rejects(
+    live(life, 4, (sleep) => {
+      if (sleep === 1) life.registry.fail('FORBIDDEN', 1, undefined, 'replace');
+    }),
+    { code: 'IDENTITY_CONFLICT' },
+  );
+});
+
+test('an agent checks its token until the registry has accepted a request', async () => {
+  let checks = 0;
+  const life = aLife({ checkToken: async () => void checks++ });
+  life.registry.fail('UNREACHABLE', 2);
+  await live(life, 6);
+  assert.equal(checks, 3);
+});
+
+test('an enrolled agent that starts retries while its tokens are unknown to a restored registry', async (t) => {
+  const identity = Identity.open(tempDir(t), 'vm-1');
+  identity.storeBearer('its-own');
+  const life = aLife({ identity });
+  life.registry.entry = aVm();
+  life.registry.fail('UNAUTHORIZED', 4);
+  await live(life, 4);
+  assert.equal(life.registry.beats.length > 0, true);
+});
 
 test('an agent does not retry after a bug', async () => {
   const life = aLife();

@@ -7,17 +7,39 @@ import { tempDir } from '../../helpers/daemon.ts';
 
 test('a heartbeat spends the token that the last one named, and only the owner can read the file', (t) => {
   const dir = tempDir(t);
-  const identity = Identity.open(dir, 'vm-1');
+  const identity = Identity.open(dir, 'vm-1', { now: () => 7 });
   assert.equal(identity.hasToken, false);
   const first = identity.nextProof();
-  assert.match(first.next!, /^1\.[0-9a-f]{32}$/);
+  assert.match(first.next!, /^7\.[0-9a-f]{32}$/);
   assert.equal(first.spend, undefined);
   identity.confirmProof();
   const second = identity.nextProof();
   assert.equal(second.spend, first.next);
-  assert.match(second.next!, /^2\./);
+  assert.match(second.next!, /^8\./);
   const [file] = readdirSync(dir);
   assert.equal(statSync(join(dir, file!)).mode & 0o777, 0o600);
+});
+
+test('the numbers of tokens grow across the loss of the state, a damaged state and a takeover', (t) => {
+  const dir = tempDir(t);
+  const numbers: number[] = [];
+  let now = 1_000_000;
+  const send = (where: string, act: (identity: Identity) => void = () => {}) => {
+    now += 1000;
+    const identity = Identity.open(where, 'vm-1', { now: () => now, onWarning: () => {} });
+    act(identity);
+    numbers.push(Number.parseInt(identity.nextProof().next!, 10));
+    identity.confirmProof();
+  };
+  for (let times = 0; times < 3; times++) send(dir);
+  send(dir, (identity) => identity.takeOver());
+  writeFileSync(join(dir, readdirSync(dir)[0]!), '{');
+  send(dir);
+  send(tempDir(t));
+  assert.deepEqual(
+    numbers,
+    [...new Set(numbers)].sort((a, b) => a - b),
+  );
 });
 
 test('a heartbeat without an answer is repeated unchanged, also by the next process', (t) => {

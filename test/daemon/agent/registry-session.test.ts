@@ -3,10 +3,11 @@ import assert from 'node:assert/strict';
 import { readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { createCloneHandler } from '../../../daemon/agent/clone.ts';
+import { assertMayReplace, createCloneHandler } from '../../../daemon/agent/clone.ts';
 import { Identity, type IdentityState } from '../../../daemon/agent/identity.ts';
+import { RegistrySession } from '../../../daemon/agent/registry-session.ts';
 import { logMask } from '../../../daemon/process/log.ts';
-import { VregError } from '../../../src/protocol/errors.ts';
+import { type ErrorCode, VregError } from '../../../src/protocol/errors.ts';
 import { aLife, FakeRegistry, live } from '../../helpers/agent/agent-life.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 import { aVm } from '../../helpers/vm.ts';
@@ -53,13 +54,14 @@ test('an agent whose entry is up to date changes nothing', async (t) => {
   assert.deepEqual(life.registry.asked, ['heartbeat', 'get']);
 });
 
-test('an agent starts a new chain of tokens if the registry has lost its VM', async (t) => {
+test('an agent continues its chain of tokens if the registry has lost its VM', async (t) => {
   const { life } = await knownLife(t);
   await live(life, 2, (sleep) => {
     if (sleep === 1) life.registry.entry = undefined;
   });
   assert.deepEqual(life.registry.asked, ['heartbeat', 'get', 'heartbeat', 'register', 'heartbeat']);
-  assert.equal(life.registry.beats.at(-1)?.spend, undefined);
+  const [, , before, again] = life.registry.beats;
+  assert.deepEqual([again?.spend, again?.next], [before?.spend, before?.next]);
 });
 
 test('an agent that sees the revision go back updates its entry, but leaves it paused', async (t) => {
@@ -216,6 +218,45 @@ test('a VM whose own token is refused enrols again, or keeps its token if that i
   registry.fail('FORBIDDEN', 1, undefined, 'scope');
   await once();
   assert.deepEqual([registry.token, identity.bearer], ['second', 'second']);
+});
+
+test('an enrolled VM that may not enrol again yet is a conflict that is undecided', async (t) => {
+  const { life, identity } = provenLife(t);
+  const { registry } = life;
+  registry.gives = 'its-own';
+  await live(life, 1);
+  const session = new RegistrySession({ ...life.options, identity });
+  registry.fail('UNAUTHORIZED');
+  registry.fail('FORBIDDEN', 1, undefined, 'scope');
+  registry.fail('CONFLICT', 1, 4);
+  await assert.rejects(session.heartbeat(), { code: 'IDENTITY_CONFLICT', retryAfter: 4 });
+});
+
+for (const [self, isRefused] of [
+  [{ scope: 'heartbeat' }, true],
+  [{ scope: 'register' }, true],
+  [{ scope: 'write', vm: 'vm-2' }, true],
+  [{ scope: 'write', vm: 'vm-1' }, false],
+  [{ scope: 'admin' }, false],
+  [{ scope: 'enrol' }, false],
+] as const) {
+  test(`--on-clone replace with ${JSON.stringify(self)} is ${isRefused ? 'refused' : 'accepted'}`, async () => {
+    const client = { useToken: () => {}, whoami: async () => ({ name: 'a', ...self }) };
+    const checked = assertMayReplace(client, { id: 'vm-1', bearer: undefined });
+    if (isRefused) await assert.rejects(checked, { code: 'USAGE', exit: 5, field: 'on-clone' });
+    else await checked;
+  });
+}
+
+test('--on-clone replace is accepted if the registry does not know the scope, and checked again after an outage', async () => {
+  const client = (code: ErrorCode) => ({
+    useToken: () => {},
+    whoami: () => Promise.reject(new VregError(code, 'no')),
+  });
+  await assertMayReplace(client('UNSUPPORTED'), { id: 'vm-1', bearer: undefined });
+  await assert.rejects(assertMayReplace(client('UNREACHABLE'), { id: 'vm-1', bearer: undefined }), {
+    code: 'UNREACHABLE',
+  });
 });
 
 test('a clone does not use the token of the original VM under its new id', async (t) => {
