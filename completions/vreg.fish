@@ -962,7 +962,7 @@ complete -c vreg -n '__vreg_at token create' -l output -s o -d 'output format; a
 complete -c vreg -n '__vreg_at token create' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at token create' -l scope -d 'permissions of the token' -x -a 'read heartbeat register write admin enrol'
 complete -c vreg -n '__vreg_at token create' -l vm -d 'restrict the token to this VM; a read token sees only this VM' -x -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at token create' -l role -d 'restrict the token to VMs with this role, in the same way' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at token create' -l role -d 'restrict the token to VMs with this role, in the same way; with --vm, to that VM in this role' -x -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at token create' -l expires -d 'lifetime of the token, e.g. 30d (default: unlimited)' -x
 complete -c vreg -n '__vreg_at token create' -l to -d 'write the token to a new file with mode 0600 instead of stdout' -r -F
 complete -c vreg -n '__vreg_at token create' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x

@@ -169,9 +169,9 @@ export class RequestContext {
 
   /** @throws VregError FORBIDDEN, NOT_FOUND if the principal may not read this VM, whether or not the VM exists */
   assertReadable(id: string): void {
-    const { readFilter } = this;
-    if (readFilter?.vm !== undefined) assertPermitted(readFilter, { id, role: '' as Role });
-    else if (readFilter) assertPermitted(readFilter, this.services.registry.get(id).vm);
+    const { vm, role } = this.readFilter ?? {};
+    if (vm !== undefined) assertPermitted({ vm }, { id, role: '' as Role });
+    if (role !== undefined) assertPermitted({ role }, this.services.registry.get(id).vm);
   }
 
   /**

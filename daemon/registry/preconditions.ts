@@ -54,6 +54,37 @@ export function assertMayChange(restriction: TokenRestriction | undefined, { vm,
 }
 
 /**
+ * Scripts trust the first VM of the role `infra`, so a role is a permission: a limited token can change the role of a VM only
+ * if it is limited to that VM and names the new role.
+ * @throws VregError as {@link assertMayChange}; FORBIDDEN if the token may not change the role
+ */
+export function assertMayReplace(
+  restriction: TokenRestriction | undefined,
+  before: VmRecord,
+  after: Pick<Vm, 'id' | 'role'>,
+): void {
+  const { vm, role, created } = restriction ?? {};
+  // The token of an enrolled VM, which is bound to a registration, names the role of that registration.
+  const mayMove = vm !== undefined && role !== undefined && created === undefined;
+  if (!isMove(restriction, before, after) || !mayMove) assertMayChange(restriction, before);
+  assertPermitted(restriction, after);
+  if (!isMove(restriction, before, after) || mayMove) return;
+  throw new VregError('FORBIDDEN', `this token cannot change the role of VM "${after.id}" to ${after.role}`, {
+    field: 'role',
+    hint: `create one for this role: vreg token create NAME --scope write --vm ${after.id} --role ${after.role}`,
+  });
+}
+
+/** Whether a limited token changes the role of a VM, which renews the VM's place in the order. */
+export function isMove(
+  restriction: Restriction | undefined,
+  { vm }: Pick<VmRecord, 'vm'>,
+  { role }: Pick<Vm, 'role'>,
+): boolean {
+  return restriction !== undefined && vm.role !== role;
+}
+
+/**
  * @param created revision of the registration that is about to change; undefined for a new registration
  * @throws VregError UNAUTHORIZED if the token was issued for another registration of this id
  */

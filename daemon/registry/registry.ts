@@ -23,9 +23,11 @@ import {
   applyUpdate,
   assertExpected,
   assertMayChange,
+  assertMayReplace,
   assertPermitted,
   assertSameRegistration,
   diff,
+  isMove,
   notFound,
   type TokenRestriction,
   typeOf,
@@ -100,7 +102,8 @@ export class Registry {
 
   /**
    * Registers a VM, or replaces the declared fields of a registered one, which keeps `registeredAt` and its place in lists.
-   * A repetition changes nothing, but is a sign of life if its status is `running`.
+   * A repetition changes nothing, but is a sign of life if its status is `running`. A change of role by a limited token
+   * renews both, so that the VM is the last of its new role.
    * @throws VregError PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
   async replace(
@@ -109,17 +112,20 @@ export class Registry {
   ): Promise<{ entry: VmRecord; created: boolean }> {
     const { expect, restriction, attach } = options;
     const before = this.#current(registration.id);
-    if (before) assertMayChange(restriction, before);
-    assertPermitted(restriction, registration);
+    if (before) assertMayReplace(restriction, before, registration);
+    else assertPermitted(restriction, registration);
     assertExpected(before, expect);
     if (!before) return { entry: await this.register(registration, options), created: true };
-    const vm: Spec = { ...registration, registeredAt: before.vm.registeredAt };
+    const isRenewed = isMove(restriction, before, registration);
+    const registeredAt = isRenewed ? new Date(this.clock.now()).toISOString() : before.vm.registeredAt;
+    const vm: Spec = { ...registration, registeredAt };
     const running = registration.status === 'running';
     const isRepeated = Object.keys(diff(before.vm, vm)).length === 0 && this.#index.get(vm.id) === before;
     if (isRepeated && !attach) {
       return { entry: running ? this.heartbeat(vm.id) : before, created: false };
     }
-    const entry = await this.#put(before, vm, running ? this.#liveness.signOfLife() : before.seen, options);
+    const seen = running ? this.#liveness.signOfLife() : before.seen;
+    const entry = await this.#put(before, vm, seen, options, isRenewed);
     if (!running) this.identities.markIdle(vm.id);
     return { entry, created: false };
   }
@@ -269,14 +275,17 @@ export class Registry {
     return entry;
   }
 
+  /** @param isRenewed the VM gets a new place in the order, as if it had been registered again */
   async #put(
     before: VmRecord | undefined,
     vm: Spec,
     seen: LastSeen,
     { by = ANONYMOUS, attach }: WriteOptions,
+    isRenewed = false,
   ): Promise<VmRecord> {
     const revision = this.#pending.next;
-    const entry = new VmRecord(vm, { created: before?.version.created ?? revision, revision }, seen);
+    const created = before && !isRenewed ? before.version.created : revision;
+    const entry = new VmRecord(vm, { created, revision }, seen);
     if (this.#limits) checkLimits(entry, before, this.#usage(), this.#limits);
     const changes = diff(before?.vm, entry.vm);
     const note = { type: typeOf(before !== undefined, changes), at: this.clock.now(), by, changes };

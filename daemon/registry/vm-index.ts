@@ -10,7 +10,7 @@ export interface Filter {
 }
 
 export class VmIndex {
-  /** Oldest registration first. `Map.set` leaves an existing key in its place, so an update does not reorder. */
+  /** Oldest registration first. `Map.set` leaves an existing key in its place, so most updates do not reorder. */
   readonly #entries = new Map<string, VmRecord>();
   #bytes = 0;
   /** All VMs, newest registration first. Shared by all lists until the next change, because slow clients retain it. */
@@ -42,6 +42,8 @@ export class VmIndex {
     const { id, role } = entry.vm;
     this.#newestFirst = undefined;
     const before = this.#entries.get(id);
+    // The newest place in the order is the last one.
+    if (before && before.version.created !== entry.version.created) this.#entries.delete(id);
     this.#entries.set(id, entry);
     this.#bytes += entry.weight - (before?.weight ?? 0);
     this.lineage.put(entry, before);

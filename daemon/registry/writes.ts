@@ -64,7 +64,7 @@ export class PendingChanges {
     // If the store's queue is full, this throws before anything is staged, and earlier pending changes are not affected.
     const durable = this.#store.commit(change);
     const decision = { entry };
-    const isNew = entry !== undefined && entry.version.created === entry.version.revision;
+    const isNew = entry !== undefined && before === undefined;
     if (isNew) this.#added++;
     const growth = (entry?.weight ?? 0) - (before?.weight ?? 0);
     this.#growth += growth;

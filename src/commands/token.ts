@@ -24,13 +24,21 @@ const create = defineCommand<CreateFlags>({
   flags: [
     { flags: '--scope <scope>', about: 'permissions of the token', values: SCOPES },
     { flags: '--vm <id>', about: 'restrict the token to this VM; a read token sees only this VM', values: 'ids' },
-    { flags: '--role <role>', about: 'restrict the token to VMs with this role, in the same way', values: ROLES },
+    {
+      flags: '--role <role>',
+      about: 'restrict the token to VMs with this role, in the same way; with --vm, to that VM in this role',
+      values: ROLES,
+    },
     { flags: '--expires <duration>', about: 'lifetime of the token, e.g. 30d (default: unlimited)' },
     { flags: '--to <file>', about: 'write the token to a new file with mode 0600 instead of stdout', file: true },
   ],
   examples: [
     { about: 'for a dashboard', command: 'TOKEN=$(vreg token create dashboard --scope read --expires 30d)' },
     { about: 'for the agent of one VM', command: 'vreg token create worker-7 --scope write --vm worker-7 --to token' },
+    {
+      about: 'for the agent of the infra VM',
+      command: 'vreg token create infra-1 --scope write --vm infra-1 --role infra --to token',
+    },
     { about: 'for a golden image', command: 'vreg token create image-12 --scope enrol --role worker' },
   ],
   exits: [2, 4, 8],

@@ -24,7 +24,10 @@ export function mayDo(scope: Scope, needed: Scope): boolean {
   return LADDER.indexOf(scope) >= LADDER.indexOf(needed);
 }
 
-/** The VMs that a token may change or, with the scope `read`, read: one VM, the VMs of a role, or all. */
+/**
+ * The VMs that a token may change or, with the scope `read`, read: one VM, the VMs of a role, one VM while it has a role, or
+ * all. A token for one VM may also change the role of that VM to the role that it names.
+ */
 export interface Restriction {
   vm?: string;
   role?: Role;
@@ -124,9 +127,7 @@ function parseRestriction({ vm, role }: Record<string, unknown>, scope: Scope): 
   const [hasVm, hasRole] = [vm !== undefined && vm !== null, role !== undefined && role !== null];
   if (!hasVm && !hasRole) return {};
   const field = hasVm ? 'vm' : 'role';
-  if (hasVm && hasRole)
-    throw invalid('role', 'vm and role exclude each other: restrict the token to one VM or to a role');
   if (scope === 'admin')
     throw invalid(field, `a token with the scope admin cannot be restricted to a ${field}: it can create other tokens`);
-  return hasVm ? { vm: parseText(vm, 'vm') } : { role: parseRole(role) };
+  return { ...(hasVm ? { vm: parseText(vm, 'vm') } : {}), ...(hasRole ? { role: parseRole(role) } : {}) };
 }

@@ -62,7 +62,7 @@ for (const [argv, saying] of [
   [['x'], /--scope is required\nhint: one of: read, heartbeat/],
   [['x', '--scope', 'king'], /invalid --scope "king"/],
   [['a b', '--scope', 'read'], /invalid name: use 1 to 64 letters/],
-  [['x', '--scope', 'write', '--vm', 'a', '--role', 'infra'], /exclude each other/],
+  [['x', '--scope', 'write', '--vm', 'a', '--role', ''], /invalid --role ""/],
   [['x', '--scope', 'admin', '--vm', 'a'], /admin cannot be restricted to a vm/],
   [['x', '--scope', 'read', '--expires', '0d'], /invalid --expires "0d"/],
   [['x', '--scope', 'read', '--expires', ''], /invalid --expires ""/],
