@@ -128,6 +128,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
       },
       contents,
     );
+    warnOfFaultyEntries(registry, log);
     const tokens: Tokens = new Tokens(contents, {
       queue: registry.unsaved.records,
       commit: (records) => store.commitRecords(records),
@@ -213,6 +214,20 @@ function refusePublicListener({ tcp, socket, tls, trustProxy }: ServeOptions): v
 function acceptedHosts({ tcp, allowHosts }: ServeOptions, tls?: Tls): Pick<ReadonlySet<string>, 'has'> {
   const names = new Set([hostname(), ...(tcp ? [tcp.host] : []), ...allowHosts].map((name) => name.toLowerCase()));
   return { has: (name) => names.has(name) || tls?.covers(name) === true };
+}
+
+/** Ids in one warning; `vreg why ID` explains each of them. */
+const MAX_LISTED = 10;
+
+/** Logs which stored entries `discover` leaves out because they break rules that are newer than they are. */
+function warnOfFaultyEntries(registry: Registry, log: Logger): void {
+  const faulty = registry.list({}).filter(({ fault }) => fault !== undefined);
+  if (faulty.length === 0) return;
+  const ids = faulty.slice(0, MAX_LISTED).map(({ vm }) => vm.id);
+  log.warn(
+    { count: faulty.length, ids },
+    `${faulty.length} stored ${faulty.length === 1 ? 'entry breaks' : 'entries break'} the rules for ids and addresses, and discover leaves ${faulty.length === 1 ? 'it' : 'them'} out: see vreg why ID`,
+  );
 }
 
 /** Logs the discoveries of the registry. */

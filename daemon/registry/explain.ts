@@ -14,6 +14,8 @@ export function explain(registry: Registry, entry: VmRecord): Why {
   const reasons: Why['reasons'] = [];
   if (status !== 'running') reasons.push({ code: status, message: `it is declared ${status}` });
   if (registry.isStale(entry)) reasons.push({ code: 'stale', message: `it is stale: ${lastSeen}; ${lease}` });
+  if (entry.fault !== undefined)
+    reasons.push({ code: 'invalid', message: `scripts could not use it safely: ${entry.fault}` });
   const offered = reasons.length === 0;
   const suspect = entry.isSuspect
     ? '; it is suspect: it fell silent together with many other VMs and has one more lease'

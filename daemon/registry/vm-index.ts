@@ -89,11 +89,11 @@ export class VmIndex {
     return role ? this.#ofRole(role) : this.#entries.values();
   }
 
-  /** The live VMs of a role, oldest registration first. @param horizon as for {@link list} */
+  /** The live VMs of a role with well-formed entries, oldest registration first. @param horizon as for {@link list} */
   live(role: string, horizon: number): VmRecord[] {
     const found: VmRecord[] = [];
     for (const entry of this.#ofRole(role)) {
-      if (entry.vm.status === 'running' && entry.leaseFrom >= horizon) found.push(entry);
+      if (entry.vm.status === 'running' && entry.leaseFrom >= horizon && entry.fault === undefined) found.push(entry);
     }
     return found;
   }

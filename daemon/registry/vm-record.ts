@@ -1,5 +1,5 @@
 /** One VM in memory: the parsed entry, and its JSON, cached so that a read serializes nothing. */
-import { inFieldOrder, type Vm } from '../../src/protocol/vm.ts';
+import { entryFault, inFieldOrder, type Vm } from '../../src/protocol/vm.ts';
 import type { StoredVm } from '../store/store.ts';
 
 /** The last sign of life, on both clocks. */
@@ -30,6 +30,11 @@ const LAST_SEEN = ',"lastSeen":"2026-01-01T00:00:00.000Z"}'.length;
 export class VmRecord {
   readonly vm: Spec;
   readonly version: Version;
+  /**
+   * Why `discover` does not offer this entry whatever its state: its id or address was stored before the rules for them
+   * existed, and could harm a script. Undefined for a well-formed entry.
+   */
+  readonly fault: string | undefined;
   /** The entry's JSON without its last field, `lastSeen`, and without the closing brace. */
   readonly #head: string;
   #seen: LastSeen;
@@ -43,6 +48,7 @@ export class VmRecord {
   constructor(vm: Spec, version: Version, seen: LastSeen) {
     this.vm = inFieldOrder(vm);
     this.version = version;
+    this.fault = entryFault(vm)?.message;
     this.#head = JSON.stringify(this.vm).slice(0, -1);
     this.#seen = seen;
   }

@@ -142,7 +142,7 @@ export interface Why {
   offered: boolean;
   /** One line of text. */
   summary: string;
-  reasons: { code: 'paused' | 'stopped' | 'stale'; message: string }[];
+  reasons: { code: 'paused' | 'stopped' | 'stale' | 'invalid'; message: string }[];
 }
 
 /** Query option that adds liveness to every entry of the response. The original registry ignores it. */

@@ -1,6 +1,6 @@
 /** The body of an agent's heartbeat, and the record of a conflict between two agents that claim the same VM. */
 import { VregError } from './errors.ts';
-import { MAX_SERVICES, MAX_TEXT } from './vm.ts';
+import { MAX_SERVICES, MAX_TEXT, parseAddress } from './vm.ts';
 
 /** Result of an agent's health checks of one service. */
 export const HEALTHS = ['passing', 'failing'] as const;
@@ -75,8 +75,7 @@ export interface Cleared {
 
 /** UTF-16 units in the name of an incarnation; agents generate shorter ones. */
 const MAX_NAME = 128;
-/** UTF-16 units in an address and in the name of a service, as in an entry. */
-const MAX_ADDRESS = MAX_TEXT;
+/** UTF-16 units in the name of a service, as in an entry. */
 const MAX_SERVICE = MAX_TEXT;
 /** Services in one health report: the maximum of a VM. */
 const MAX_HEALTH = MAX_SERVICES;
@@ -109,8 +108,8 @@ export function parseHeartbeat(input: unknown): AgentHeartbeat | undefined {
   if (heartbeat.spend !== undefined && heartbeat.next === undefined) throw invalid('next', 'is required with spend');
   const incarnation = textOf(body.incarnation, 'incarnation', MAX_NAME);
   if (incarnation !== undefined) heartbeat.incarnation = incarnation;
-  const address = textOf(body.address, 'address', MAX_ADDRESS);
-  if (address !== undefined) heartbeat.address = address;
+  // An empty address counts as absent, like an empty incarnation.
+  if (body.address !== undefined && body.address !== '') heartbeat.address = parseAddress(body.address);
   if (body.replace !== undefined) {
     if (typeof body.replace !== 'boolean') throw invalid('replace', 'must be true or false');
     heartbeat.replace = body.replace;

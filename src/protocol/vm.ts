@@ -2,7 +2,8 @@
  * The entry of a VM, and the parsers that turn untrusted input into one. Daemon and CLI use the same parsers, so that both
  * refuse the same input with the same message.
  */
-import { invalid } from './errors.ts';
+import { isPort, normalizeAddress } from './address.ts';
+import { invalid, VregError } from './errors.ts';
 
 export const ROLES = ['infra', 'lieutenant', 'worker', 'golden', 'custom'] as const;
 export type Role = (typeof ROLES)[number];
@@ -26,7 +27,7 @@ export interface Vm {
   name: string;
   role: Role;
   status: Status;
-  /** Host name or IP address for clients. */
+  /** Host name or IP address for clients, optionally with a port. */
   address: string;
   services?: Service[];
   metadata?: Record<string, unknown>;
@@ -78,7 +79,7 @@ export const MAX_TEXT = 1024;
 /** Services of one VM: far more than a real VM has. */
 export const MAX_SERVICES = 256;
 /** Nesting levels in a body: far more than real metadata has, and far fewer than would overflow the stack. */
-export const MAX_DEPTH = 64;
+export const MAX_DEPTH = 128;
 
 export function isRole(value: unknown): value is Role {
   return ROLES.includes(value as Role);
@@ -102,7 +103,7 @@ export function parseRegistration(input: unknown, urlId?: string): Registration 
   const role = parseRole(body.role);
   // The original registry treats an empty status as absent.
   const status = body.status ? parseStatus(body.status) : 'running';
-  const address = parseText(body.address, 'address');
+  const address = parseAddress(body.address);
   const services = parseServices(body.services);
   const metadata = parseMetadata(body.metadata);
   const parentId = parseParent(body, id);
@@ -120,7 +121,7 @@ export function parseUpdate(input: unknown): VmUpdate {
   const update: VmUpdate = {};
   if (body.name !== undefined) update.name = parseText(body.name, 'name', 'cannot be empty');
   if (body.status !== undefined) update.status = parseStatus(body.status);
-  if (body.address !== undefined) update.address = parseText(body.address, 'address', 'cannot be empty');
+  if (body.address !== undefined) update.address = parseAddress(body.address, 'cannot be empty');
   if (body.services !== undefined) update.services = parseServices(body.services) ?? null;
   if (body.metadata !== undefined) update.metadata = parseMetadata(body.metadata) ?? null;
   return update;
@@ -155,7 +156,52 @@ function parseId(value: unknown): string {
   const id = parseText(value, 'id');
   // URL parsers remove a path segment of dots, so no request could reach this id.
   if (id === '.' || id === '..') throw invalid('id', `id cannot be "${id}": no URL can address it`);
-  return id;
+  return refuseFlags(id, 'id');
+}
+
+/** A word that begins with `-`. xargs removes quotes and backslashes. */
+const FLAG = /(?:^|\s)["'\\]*-/;
+
+/** True if a script would pass the text, or a word of it after splitting, to a command as a flag. */
+export function looksLikeFlag(text: string): boolean {
+  return FLAG.test(text);
+}
+
+/** @throws VregError INVALID for an id that `vreg get $(vreg ls -q)` would turn into flags */
+function refuseFlags(id: string, field: string): string {
+  if (!looksLikeFlag(id)) return id;
+  const what = id.startsWith('-') ? 'begin with "-"' : 'contain a word that begins with "-"';
+  throw invalid(field, `${field} cannot ${what}: a command would take it for a flag`);
+}
+
+/**
+ * Parses an address and normalizes it, see {@link normalizeAddress}.
+ * @throws VregError INVALID naming what is accepted
+ */
+export function parseAddress(value: unknown, whenEmpty?: string): string {
+  const text = parseText(value, 'address', whenEmpty);
+  const address = normalizeAddress(text);
+  if (address !== undefined) return address;
+  throw invalid(
+    'address',
+    `invalid address "${quote(text)}": use a host name, an IPv4 or an IPv6 address, each optionally with :port`,
+  );
+}
+
+/**
+ * Checks the fields of an entry that scripts use most: id and address. A registry may have stored the entry before the
+ * rules existed, or may not be a vreg daemon.
+ * @returns why the entry must not be offered to scripts; undefined if it is well-formed
+ */
+export function entryFault({ id, address }: { id: unknown; address: unknown }): VregError | undefined {
+  try {
+    parseId(id);
+    parseAddress(address);
+    return undefined;
+  } catch (error) {
+    if (error instanceof VregError) return error;
+    throw error;
+  }
 }
 
 /** Parses `parentId`, or `parentVmId`, the Vers platform's name for it. An empty value means no parent. */
@@ -165,7 +211,7 @@ function parseParent(body: Record<string, unknown>, id: string): string | undefi
   if (value === undefined || value === null || value === '') return undefined;
   const parentId = parseText(value, field);
   if (parentId === id) throw invalid(field, `${field} cannot be the VM's own id`);
-  return parentId;
+  return refuseFlags(parentId, field);
 }
 
 /** Parses one line of text and trims it. @throws VregError INVALID naming the field */
@@ -176,7 +222,7 @@ export function parseText(value: unknown, field: string, whenEmpty = 'is require
   if (text === '') throw invalid(field, `${field} ${whenEmpty}`);
   if (text.length > MAX_TEXT)
     throw invalid(field, `${field} is too long: ${text.length} characters, at most ${MAX_TEXT}`);
-  if (/[\u0000-\u001f\u007f]/.test(text)) throw invalid(field, `${field} cannot contain control characters`);
+  if (/[\u0000-\u001f\u007f-\u009f]/.test(text)) throw invalid(field, `${field} cannot contain control characters`);
   if (!text.isWellFormed()) throw invalid(field, `${field} is not well-formed Unicode`);
   return text;
 }
@@ -192,7 +238,7 @@ function parseServices(value: unknown): Service[] | undefined {
     const service = parseObject(item, field);
     const name = parseText(service.name, `${field}.name`);
     const port = service.port;
-    if (typeof port !== 'number' || !Number.isInteger(port) || port < 1 || port > 65535) {
+    if (!isPort(port)) {
       const given = port === undefined ? 'is required' : `is ${quote(port)}`;
       throw invalid(`${field}.port`, `${field}.port ${given}: it must be an integer from 1 to 65535`);
     }

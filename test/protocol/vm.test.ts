@@ -52,11 +52,13 @@ for (const field of TEXTS) {
     refuses(field, `${longest}x`, /is too long: 1025 characters, at most 1024/);
   });
 
-  test(`${field} may have any script and no control characters or lone surrogates`, () => {
-    for (const value of ['日本', 'é', '🦊', 'a/b c', '\u202e', "'; drop table vms"]) {
-      assert.equal(parseRegistration({ ...aVm(), [field]: value })[field], value);
+  test(`${field} has no control characters or lone surrogates`, () => {
+    if (field !== 'address') {
+      for (const value of ['日本', 'é', '🦊', 'a/b c', '\u202e', "'; drop table vms"])
+        assert.equal(parseRegistration({ ...aVm(), [field]: value })[field], value);
     }
-    for (const value of ['a\0b', 'a\nb', 'a\u001bb', 'a\u007fb']) refuses(field, value, /control characters/);
+    for (const value of ['a\0b', 'a\nb', 'a\u001bb', 'a\u007fb', 'a\u0085b', 'a\u009bb'])
+      refuses(field, value, /control characters/);
     for (const value of ['\ud800', 'a\udc00b', '\udc00\ud800']) refuses(field, value, /well-formed Unicode/);
   });
 }
@@ -64,6 +66,125 @@ for (const field of TEXTS) {
 test('an id that a URL cannot hold is refused', () => {
   for (const id of ['.', '..', ' .. ']) refuses('id', id, /no URL can address it/);
   for (const id of ['...', '.a', 'a.', './.']) assert.equal(parseRegistration(aVm({ id })).id, id);
+});
+
+test('an id or parent that a command would take for a flag is refused', () => {
+  const flags = ['-', '-x', '--url=http://evil.example', ' -x', 'a -u', 'a  --url http://evil.example', 'a\u00a0-u'];
+  // xargs removes quotes and backslashes.
+  for (const id of [...flags, '"-u', "'-u'", '\\-u', 'a ""-u']) {
+    refuses(
+      'id',
+      id,
+      /^id cannot (begin with|contain a word that begins with) "-": a command would take it for a flag$/,
+    );
+    for (const field of ['parentId', 'parentVmId'])
+      assert.match(
+        refusal(() => parseRegistration({ ...aVm(), [field]: id })).message,
+        new RegExp(`^${field} cannot `),
+      );
+  }
+  for (const id of ['a-', 'a-b', 'a b-c', '_-x', '+-', 'é-'])
+    assert.equal(parseRegistration(aVm({ id, parentId: `p${id}` })).id, id);
+});
+
+test('an address is a host name, an IPv4 or an IPv6 address, each optionally with a port', () => {
+  const hosts = [
+    'a',
+    'vm-1.vm.vers.sh',
+    'A_b.c-',
+    '10.0.0.1',
+    '[fd00::1]',
+    '[::ffff:10.0.0.1]',
+    'localhost',
+    '1.2.3.4.5',
+  ];
+  const addresses = [
+    ...hosts,
+    ...hosts.map((host) => `${host}:3000`),
+    'a:1',
+    'a:65535',
+    '::1',
+    'fd00::1',
+    'fd00::1:3000',
+  ];
+  for (const address of addresses) {
+    assert.equal(parseRegistration(aVm({ address })).address, address);
+    assert.equal(parseUpdate({ address }).address, address);
+  }
+});
+
+test('an address that is a URL without a path is stored as host and port', () => {
+  for (const [url, address] of [
+    ['http://10.0.0.1', '10.0.0.1'],
+    ['http://10.0.0.1:3000/', '10.0.0.1:3000'],
+    ['https://a.b/', 'a.b'],
+    ['HTTPS://a.b:443', 'a.b:443'],
+    ['http://[fd00::1]:81/', '[fd00::1]:81'],
+  ] as const) {
+    assert.equal(parseRegistration(aVm({ address: url })).address, address);
+    assert.equal(parseUpdate({ address: url }).address, address);
+  }
+});
+
+test('every other address is refused', () => {
+  const hostile = [
+    '-oProxyCommand=reboot',
+    '--',
+    'a b',
+    'a;reboot',
+    '$(reboot)',
+    '`id`',
+    "a'b",
+    'a"b',
+    'a|b',
+    'a&b',
+    'a\\b',
+  ];
+  const nginx = [
+    'a;} server { listen 81',
+    'a{b',
+    'a}',
+    '#a',
+    'a,b',
+    '*',
+    '~a',
+    '<b>',
+    'a%20b',
+    'a=b',
+    'a@b',
+    'user:pw@a',
+  ];
+  const ports = ['a:', 'a:0', 'a:65536', 'a:080', 'a:99999', 'a:b', 'a:-1', 'a:1:2', ':80', ':'];
+  const ips = [
+    '256.1.1.1',
+    '10.0.0.999:80',
+    '::g',
+    '[10.0.0.1]',
+    '[a]',
+    '[fd00::1',
+    'fd00::1]',
+    '[fd00::1]x',
+    'fe80::1%eth0',
+  ];
+  const urls = [
+    'http://',
+    'http:///',
+    'http://a/b',
+    'http://a/?b',
+    'http://a//',
+    'http://u@a',
+    'ftp://a',
+    '//a',
+    'http://http://a',
+  ];
+  const paths = ['unix:/run/a.sock', '/etc/passwd', '../a', '.a', '.', '日本', 'é.example', '\u202ea'];
+  for (const address of [...hostile, ...nginx, ...ports, ...ips, ...urls, ...paths]) {
+    refuses(
+      'address',
+      address,
+      /^invalid address ".*": use a host name, an IPv4 or an IPv6 address, each optionally with :port$/,
+    );
+  }
 });
 
 test('role and status take their words only, and name them', () => {

@@ -2,6 +2,7 @@
 import { lookup } from 'node:dns/promises';
 import type { Server } from 'node:http';
 import type { AddressInfo, ListenOptions } from 'node:net';
+import { joinHostPort } from '../../../src/protocol/address.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import type { App } from '../app.ts';
 import { checkClosed, checkPlace, markConnections, removeDeadSocket } from './unix-socket.ts';
@@ -36,8 +37,7 @@ export async function listen(
   try {
     if (tcp) {
       port = await listenOnTcp(app, tcp);
-      const host = tcp.host.includes(':') ? `[${tcp.host}]` : tcp.host;
-      urls.push(`${app.isHttps ? 'https' : 'http'}://${host}:${port}`);
+      urls.push(`${app.isHttps ? 'https' : 'http'}://${joinHostPort(tcp.host, port)}`);
     }
     if (socket !== undefined) {
       await listenOnSocket(tcp ? app.addServer() : app.server, socket);
@@ -52,7 +52,7 @@ export async function listen(
 }
 
 async function listenOnTcp(app: App, { host, port }: { host: string; port: number }): Promise<number> {
-  await listening(app.server, { host, port }).catch((cause) => fail(cause, `${host}:${port}`));
+  await listening(app.server, { host, port }).catch((cause) => fail(cause, joinHostPort(host, port)));
   const first = app.server.address() as AddressInfo;
   // `localhost` is 127.0.0.1 to one client and ::1 to another.
   if (host === 'localhost') {

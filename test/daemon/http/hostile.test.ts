@@ -83,9 +83,9 @@ refuses('a body that is too long is 413, and one that is nested too deeply is 40
     413,
     /^body is too large/,
   ],
-  ['arrays in arrays', post('['.repeat(65) + ']'.repeat(65)), 400, /nested more than 64 levels deep/],
-  ['half a million arrays', post('['.repeat(500_000) + ']'.repeat(500_000)), 400, /nested more than 64 levels deep/],
-  ['objects in objects', post(`${'{"a":'.repeat(200)}1${'}'.repeat(200)}`), 400, /nested more than 64 levels deep/],
+  ['arrays in arrays', post('['.repeat(129) + ']'.repeat(129)), 400, /nested more than 128 levels deep/],
+  ['half a million arrays', post('['.repeat(500_000) + ']'.repeat(500_000)), 400, /nested more than 128 levels deep/],
+  ['objects in objects', post(`${'{"a":'.repeat(200)}1${'}'.repeat(200)}`), 400, /nested more than 128 levels deep/],
 ]);
 
 refuses('a key that would reach an object prototype is 400 at any depth', [

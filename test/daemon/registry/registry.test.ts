@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { explain } from '../../../daemon/registry/explain.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import type { VmRecord } from '../../../daemon/registry/vm-record.ts';
 import type { VmUpdate } from '../../../src/protocol/vm.ts';
@@ -225,4 +226,24 @@ test('the registry keeps only the reported health of services that the VM has', 
   assert.equal(health(), undefined);
   registry.heartbeat('vm-1', { health: { later: 'failing' } });
   assert.deepEqual(health(), { later: 'failing' });
+});
+
+test('a stored entry that breaks the rules for ids and addresses stays readable, and discover and why leave it out', async () => {
+  const { registry, open } = setUp();
+  // The registry's callers check their input, so this stores what an older version accepted.
+  await registry.register(aVm({ id: '-uhttp://evil.example' }));
+  await registry.register(aVm({ id: 'bad', address: '-oProxyCommand=reboot' }));
+  await registry.register(aVm({ id: 'url', address: 'http://10.0.0.1:3000/' }));
+  for (const now of [registry, open()]) {
+    assert.deepEqual(idsOf(now.list({})), ['url', 'bad', '-uhttp://evil.example']);
+    assert.equal(now.get('bad').vm.address, '-oProxyCommand=reboot');
+    assert.deepEqual(idsOf(now.discover('worker')), ['url']);
+    assert.deepEqual(idsOf(now.discover('worker', { strict: true })), ['url']);
+    const { offered, reasons, summary } = explain(now, now.get('bad'));
+    assert.deepEqual([offered, reasons.map(({ code }) => code)], [false, ['invalid']]);
+    assert.match(summary, /^discover worker does not offer bad: scripts could not use it safely: invalid address "-o/);
+  }
+  await registry.update('bad', { address: '10.0.0.2' });
+  assert.deepEqual(idsOf(registry.discover('worker')), ['bad', 'url']);
+  await registry.deregister('-uhttp://evil.example');
 });

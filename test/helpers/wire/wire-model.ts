@@ -416,7 +416,7 @@ function methodsOf([first, kind = '', id, part, ...more]: readonly string[]): re
 function isAcceptable(value: unknown, depth: number): boolean {
   if (typeof value === 'number') return Number.isFinite(value);
   if (!isObject(value)) return true;
-  if (depth >= 64 || Object.hasOwn(value, '__proto__')) return false;
+  if (depth >= 128 || Object.hasOwn(value, '__proto__')) return false;
   if (
     Object.hasOwn(value, 'constructor') &&
     isObject(value.constructor) &&
@@ -429,8 +429,27 @@ function isAcceptable(value: unknown, depth: number): boolean {
 function textOf(value: unknown): string | undefined {
   if (typeof value !== 'string') return undefined;
   const text = value.trim();
-  const isPlain = text.isWellFormed() && !/[\u0000-\u001f\u007f]/.test(text);
+  const isPlain = text.isWellFormed() && !/[\u0000-\u001f\u007f-\u009f]/.test(text);
   return text !== '' && text.length <= 1024 && isPlain ? text : undefined;
+}
+
+/** An id or a parent; no command takes a word of it for a flag. */
+function idOf(value: unknown): string | undefined {
+  const text = textOf(value);
+  return text?.split(/\s/).some((word) => word.replace(/^["'\\]+/, '').startsWith('-')) ? undefined : text;
+}
+
+/** Knows host names and IPv4 addresses only: the requests have no others, except for junk. */
+function addressOf(value: unknown): string | undefined {
+  const address = textOf(value)?.replace(/^https?:\/\/([^/]*)\/?$/i, '$1');
+  if (address === undefined) return undefined;
+  const [, host = '', port = '1'] = /^([a-z0-9_][a-z0-9._-]*)(?::([1-9]\d{0,4}))?$/i.exec(address) ?? [];
+  return host !== '' && Number(port) < 65_536 ? address : undefined;
+}
+
+function readerOf(field: string): (value: unknown) => string | undefined {
+  if (field === 'id') return idOf;
+  return field === 'address' ? addressOf : textOf;
 }
 
 function readRegistration(body: unknown, urlId?: string): Fields {
@@ -438,7 +457,7 @@ function readRegistration(body: unknown, urlId?: string): Fields {
   const wrong: string[] = [];
   const vm: Fields = {};
   for (const field of ['id', 'name', 'address', 'registeredBy']) {
-    vm[field] = textOf(field === 'id' ? (body.id ?? urlId) : body[field]);
+    vm[field] = readerOf(field)(field === 'id' ? (body.id ?? urlId) : body[field]);
     if (vm[field] === undefined) wrong.push(field);
   }
   if (vm.id === '.' || vm.id === '..' || (urlId !== undefined && vm.id !== urlId)) wrong.push('id');
@@ -450,7 +469,7 @@ function readRegistration(body: unknown, urlId?: string): Fields {
   const parentField = body.parentId === undefined ? 'parentVmId' : 'parentId';
   const parent = body[parentField];
   if (parent !== undefined && parent !== null && parent !== '') {
-    vm.parentId = textOf(parent);
+    vm.parentId = idOf(parent);
     if (vm.parentId === undefined || vm.parentId === vm.id) wrong.push(parentField);
   }
   if (wrong.length > 0) throw invalid(...wrong);
@@ -463,7 +482,7 @@ function readUpdate(body: unknown): Fields {
   const update: Fields = {};
   for (const field of ['name', 'address']) {
     if (body[field] === undefined) continue;
-    update[field] = textOf(body[field]);
+    update[field] = readerOf(field)(body[field]);
     if (update[field] === undefined) wrong.push(field);
   }
   if (body.status !== undefined && !STATUSES.includes(body.status as string)) wrong.push('status');
@@ -509,7 +528,7 @@ function readHealth(body: unknown): Fields | undefined {
     value === undefined ||
     (typeof value === 'string' && value.length <= max && value.isWellFormed() && !/[\u0000-\u001f\u007f]/.test(value));
   if (!isText(incarnation, 128)) wrong.push('incarnation');
-  if (!isText(address, 1024)) wrong.push('address');
+  if (address !== undefined && address !== '' && addressOf(address) === undefined) wrong.push('address');
   if (replace !== undefined && typeof replace !== 'boolean') wrong.push('replace');
   if (revision !== undefined && !(Number.isSafeInteger(revision) && (revision as number) >= 0)) wrong.push('revision');
   const states = Object.entries(isRecord(health) ? health : {});

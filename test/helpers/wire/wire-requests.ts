@@ -42,7 +42,7 @@ const fields: Readonly<Record<string, fc.Arbitrary<unknown>>> = {
   name: fc.constantFrom('one', 'two', ' three '),
   role: fc.constantFrom('infra', 'worker', 'worker', 'golden'),
   status: fc.constantFrom('running', 'running', 'paused', 'stopped', ''),
-  address: fc.constantFrom('a.b', '10.0.0.1'),
+  address: fc.constantFrom('a.b', '10.0.0.1', ' a:81 ', 'http://a.b:82/'),
   services: fc.oneof(fc.constant(null), fc.array(service, { maxLength: 3 })),
   metadata: fc.oneof(
     { weight: 1, arbitrary: fc.constant(null) },
@@ -137,8 +137,8 @@ const oddities = fc.oneof(
     ',',
   ),
   // The body itself counts as the first level of nesting.
-  fc.integer({ min: 60, max: 66 }).map((depth) => `"metadata":${'{"a":'.repeat(depth)}1${'}'.repeat(depth)},`),
-  fc.integer({ min: 60, max: 66 }).map((depth) => `"more":${'['.repeat(depth)}${']'.repeat(depth)},`),
+  fc.integer({ min: 124, max: 130 }).map((depth) => `"metadata":${'{"a":'.repeat(depth)}1${'}'.repeat(depth)},`),
+  fc.integer({ min: 124, max: 130 }).map((depth) => `"more":${'['.repeat(depth)}${']'.repeat(depth)},`),
 );
 const encode = fc.oneof(
   { weight: 40, arbitrary: fc.constant((text: string) => Buffer.from(text)) },

@@ -1,0 +1,50 @@
+/** The grammar of addresses. Addresses end up in shells, proxies and URLs, so nothing else is accepted as one. */
+import { isIPv4, isIPv6 } from 'node:net';
+
+/** The letters, digits and marks of host names, including `_`, which some name services use. */
+const HOST_NAME = /^[a-z0-9_][a-z0-9._-]*$/i;
+/** Four numbers are an IPv4 address or a mistake, never a host name. */
+const FOUR_NUMBERS = /^\d+(\.\d+){3}$/;
+
+/**
+ * Normalizes an address: a host name, an IPv4 or an IPv6 address (bracketed or not), each optionally with `:port`. A URL
+ * `http(s)://host[:port][/]` becomes `host[:port]`.
+ * @returns undefined if the text is no address
+ */
+export function normalizeAddress(text: string): string | undefined {
+  const [, inUrl] = /^https?:\/\/([^/]*)\/?$/i.exec(text) ?? [];
+  const address = inUrl ?? text;
+  return isAddress(address) ? address : undefined;
+}
+
+function isAddress(text: string): boolean {
+  // A zone id (`fe80::1%eth0`) has a meaning on one machine only, and isIPv6 accepts it.
+  const isIPv6Address = (host: string) => isIPv6(host) && !host.includes('%');
+  if (isIPv6Address(text)) return true;
+  const { host, port } = splitAddress(text);
+  if (port !== undefined && !(/^[1-9]\d*$/.test(port) && isPort(Number(port)))) return false;
+  const [, bracketed] = /^\[(.*)\]$/s.exec(host) ?? [];
+  if (bracketed !== undefined) return isIPv6Address(bracketed);
+  return HOST_NAME.test(host) && (isIPv4(host) || !FOUR_NUMBERS.test(host));
+}
+
+/** True for a TCP port that a VM can be reached at: a whole number from 1 to 65535. */
+export function isPort(value: unknown): value is number {
+  return Number.isInteger(value) && (value as number) >= 1 && (value as number) <= 65_535;
+}
+
+/**
+ * Splits an address.
+ * @returns the host as a URL has it, so an IPv6 address is in brackets; the port is undefined if the address has none
+ */
+export function splitAddress(address: string): { host: string; port: string | undefined } {
+  // An IPv6 address without brackets contains several colons.
+  if (/^[^[\]]*:[^[\]]*:/.test(address)) return { host: `[${address}]`, port: undefined };
+  const [, host = '', port] = /^(.*?)(?::(\d*))?$/s.exec(address)!;
+  return { host, port };
+}
+
+/** Joins a host and a port. An IPv6 address gets brackets. */
+export function joinHostPort(host: string, port: number | string): string {
+  return `${isIPv6(host) ? `[${host}]` : host}:${port}`;
+}
