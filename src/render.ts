@@ -3,7 +3,9 @@ import type { ChalkInstance } from 'chalk';
 import type { OutputFormat } from './config/settings.ts';
 import { formatAge } from './config/values.ts';
 import type { Io } from './io.ts';
-import { escapeControls, printable } from './protocol/redact.ts';
+import type { VregError } from './protocol/errors.ts';
+import { escapeControls, maskTokens, printable } from './protocol/redact.ts';
+import { looksLikeFlag } from './protocol/vm.ts';
 
 /** A cell: text, a time (RFC 3339; an age on a TTY), or coloured text. The colour only repeats the meaning of the text. */
 export type Cell = string | number | { time: string } | { text: string; color: 'green' | 'yellow' | 'red' | 'gray' };
@@ -30,6 +32,11 @@ export interface RowsAnswer<T> {
   continued?: boolean;
   /** Value of a row for JSON and YAML; by default the row itself. */
   data?(row: T): unknown;
+  /**
+   * A row as scripts may get it: TSV, jsonpath and templates. With a fault, TSV shows the returned row and reports the fault;
+   * expressions leave the row out.
+   */
+  forScripts?(row: T): { row: T; fault: VregError | undefined };
   /** Note for stderr if there are no rows and stdout is a terminal. */
   none?: string;
 }
@@ -67,16 +74,16 @@ export async function format<T>(io: Io, answer: Answer<T>, options: RenderOption
       return escapeControls((await import('yaml')).stringify(dataOf(answer)));
     case 'jsonpath':
       return unlessEmpty(
-        printableLines(await (await import('./render/expression.ts')).evaluateJsonPath(expression, dataOf(answer))),
+        printableLines(
+          await (await import('./render/expression.ts')).evaluateJsonPath(expression, dataForScripts(io, answer)),
+        ),
       );
     case 'template':
       return printableLines(
-        await (await import('./render/expression.ts')).evaluateTemplate(expression, dataOf(answer)),
+        await (await import('./render/expression.ts')).evaluateTemplate(expression, dataForScripts(io, answer)),
       );
     case 'name':
-      return answer.kind === 'value'
-        ? valueLine(answer)
-        : answer.rows.map((row) => line(printable(answer.name(row)))).join('');
+      return answer.kind === 'value' ? valueLine(answer) : namesOf(io, answer);
     default:
       return answer.kind === 'value' ? valueLine(answer) : formatRows(io, answer, options);
   }
@@ -98,6 +105,33 @@ function dataOf<T>(answer: Answer<T>): unknown {
   return answer.single ? items[0] : items;
 }
 
+/** The data for an expression, without the rows that scripts must not get. @throws VregError if that is the only row */
+function dataForScripts<T>(io: Io, answer: Answer<T>): unknown {
+  if (answer.kind === 'value' || !answer.forScripts) return dataOf(answer);
+  const rows: T[] = [];
+  for (const { row, fault } of answer.rows.map(answer.forScripts)) {
+    if (!fault) rows.push(row);
+    else if (answer.single) throw fault;
+    else warn(io, `${fault.message}; it is left out`);
+  }
+  return dataOf({ ...answer, rows });
+}
+
+/** One name per line. A name that a command would take for a flag is left out: `vreg get $(vreg ls -q)` must be safe. */
+function namesOf<T>(io: Io, { rows, name }: RowsAnswer<T>): string {
+  const names = rows.map((row) => String(name(row)));
+  for (const text of names.filter(looksLikeFlag))
+    warn(io, `"${text}" is left out, because a command would take it for a flag; to see it, use -o json`);
+  return names
+    .filter((text) => !looksLikeFlag(text))
+    .map((text) => line(printable(text)))
+    .join('');
+}
+
+function warn(io: Io, text: string): void {
+  io.err(`vreg: ${printable(maskTokens(text))}\n`);
+}
+
 function linesOf<T>(answer: Answer<T>): string {
   const data = dataOf(answer);
   return (Array.isArray(data) ? data : [data]).map((item) => line(escapeControls(JSON.stringify(item)))).join('');
@@ -109,7 +143,11 @@ async function formatRows<T>(io: Io, answer: RowsAnswer<T>, { format, headers, n
   const titles = columns.map(({ title }) => title);
   const titled = headers && !answer.continued;
   if (format === 'tsv' || (format === 'wide' && !io.tty)) {
-    const rows = answer.rows.map((row) => columns.map((column) => plain(column.cell(row))));
+    const rows = answer.rows.map((row) => {
+      const checked = answer.forScripts?.(row) ?? { row, fault: undefined };
+      if (checked.fault) warn(io, checked.fault.message);
+      return columns.map((column) => plain(column.cell(checked.row)));
+    });
     return [...(titled ? [titles] : []), ...rows].map((cells) => line(cells.join('\t'))).join('');
   }
   const { Chalk } = await import('chalk');

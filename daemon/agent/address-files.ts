@@ -21,7 +21,7 @@ export interface AddressFilesOptions {
 /**
  * Writes the files for a list of live VMs. The files of a role without a live VM are removed, so that a script never
  * reads an address that is known to be gone.
- * @param vms newest registration first, as the registry lists them
+ * @param vms newest registration first, as the registry lists them; their addresses are valid
  * @throws the file system's errors
  */
 export function writeAddressFiles({ dir, urlOf, envOf, now }: AddressFilesOptions, vms: readonly Vm[]): void {

@@ -7,7 +7,7 @@ import { setTimeout } from 'node:timers/promises';
 import type { RegistryClient } from '../../src/client.ts';
 import type { OnClone, OnExit } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
-import type { Registration } from '../../src/protocol/vm.ts';
+import { forScripts, type Registration } from '../../src/protocol/vm.ts';
 import { watchTimeJumps } from '../clock.ts';
 import { logMask } from '../process/log.ts';
 import { readProcesses, removeProcessInfo, writeProcessInfo } from '../process/pid-file.ts';
@@ -99,6 +99,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     vm = registrationOf(options, identity);
     writeProcessInfo(stateDir, { kind: 'agent', urls: [client.url], vm: vm.id });
   };
+  const reportedFaults = new Set<string>();
   const agent: Agent = new Agent({
     ...sessionOptions(),
     interval: options.interval,
@@ -117,7 +118,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     sleep: (ms, until) => setTimeout(ms, undefined, { signal: until }),
     onReady: options.onReady,
     ...(options.onOutage ? { onOutage: options.onOutage } : {}),
-    onContact: () => updateAddressFiles(options.addressFiles, client, log),
+    onContact: () => updateAddressFiles(options.addressFiles, client, reportedFaults, log),
     ...(options.onHeartbeat ? { onHeartbeat: options.onHeartbeat } : {}),
   });
   options.onRunning((settings) => {
@@ -164,19 +165,30 @@ function assertSingleAgent(stateDir: string, id: string): void {
   });
 }
 
-/** Failures are logged; the files then stay as they are, and their `at` shows how old they are. */
+/**
+ * Failures are logged; the files then stay as they are, and their `at` shows how old they are. VMs that scripts must not get
+ * are left out, because the registry may be another one that enforces no rules for addresses.
+ * @param reported warnings about VMs that were logged before; updated
+ */
 async function updateAddressFiles(
   files: AgentProcessOptions['addressFiles'],
   client: RegistryClient,
+  reported: Set<string>,
   log: AgentLog,
 ): Promise<void> {
   if (!files) return;
   try {
     const vms = await client.list({ status: 'running' });
+    const checked = vms.filter(({ stale }) => !stale).map(forScripts);
     writeAddressFiles(
       { ...files, now: Date.now },
-      vms.filter(({ stale }) => !stale),
+      checked.filter(({ fault }) => !fault).map(({ row }) => row),
     );
+    const faults = checked.flatMap(({ fault }) => fault?.message ?? []);
+    for (const fault of faults.filter((message) => !reported.has(message)))
+      log.warn({ dir: files.dir }, `${fault}; it is left out of ${files.dir}`);
+    reported.clear();
+    for (const fault of faults) reported.add(fault);
   } catch (error) {
     log.warn({ dir: files.dir }, `cannot update the addresses in ${files.dir}: ${(error as Error).message}`);
   }

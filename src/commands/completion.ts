@@ -3,6 +3,8 @@ import { join } from 'node:path';
 import { type Context, defineCommand, type LiveValues } from '../command.ts';
 import { completionScript, SHELL_FILES, SHELLS, type Shell } from '../completion.ts';
 import { VregError } from '../protocol/errors.ts';
+import { printable } from '../protocol/redact.ts';
+import { looksLikeFlag } from '../protocol/vm.ts';
 
 /** Milliseconds that a Tab waits for the registry; a longer wait would look like a hang. */
 const LIVE_VALUES_TIMEOUT = 300;
@@ -52,8 +54,10 @@ async function printLive(context: Context, values: LiveValues): Promise<void> {
   context.config.limitTimeout(LIVE_VALUES_TIMEOUT);
   try {
     const vms = await context.client().list();
-    const words = new Set(vms.map((vm) => (values === 'ids' ? vm.id : vm.name)));
-    context.io.out([...words].map((word) => `${word}\n`).join(''));
+    const words = new Set(vms.map((vm) => String(values === 'ids' ? vm.id : vm.name)));
+    // The shell would complete a flag that the user did not type, or break at a control character.
+    const safe = [...words].filter((word) => !looksLikeFlag(word) && printable(word) === word);
+    context.io.out(safe.map((word) => `${word}\n`).join(''));
   } catch {
     // Without the registry there are no values to complete.
   }

@@ -1,4 +1,5 @@
 import { defineCommand } from '../command.ts';
+import { normalizeAddress } from '../protocol/address.ts';
 import type { Claim, Conflict } from '../protocol/heartbeat.ts';
 
 export const conflicts = defineCommand<{ clear?: boolean }>({
@@ -47,5 +48,7 @@ function stateOf({ state, rebornAs }: Conflict) {
 
 /** `10.0.0.1 from 192.0.2.1 (one)`: declared address, source address of the heartbeats, incarnation. */
 function claimOf({ address = '-', from, incarnation }: Claim): string {
-  return [address, from && `from ${from}`, incarnation && `(${incarnation})`].filter(Boolean).join(' ');
+  return [normalizeAddress(address) ?? '-', from && `from ${from}`, incarnation && `(${incarnation})`]
+    .filter(Boolean)
+    .join(' ');
 }

@@ -2,6 +2,7 @@ import { type Context, defineCommand } from '../command.ts';
 import { isTextFormat } from '../config/settings.ts';
 import { quotePosix, variablesOfRole } from '../fleet/env.ts';
 import { noLiveVm, requireRole } from '../fleet/lookup.ts';
+import { noteFaults, separate } from '../fleet/usable.ts';
 import { exclusiveFlags } from '../protocol/errors.ts';
 import { ROLES } from '../protocol/vm.ts';
 
@@ -45,10 +46,11 @@ export const env = defineCommand<Flags>({
 async function variablesOf(context: Context, roles: readonly string[]): Promise<Record<string, string>> {
   const variables: Record<string, string> = {};
   for (const role of roles.length > 0 ? roles.map(requireRole) : ROLES) {
-    const vms = await context.client().discover(role);
-    const [oldest] = vms;
-    if (oldest) Object.assign(variables, variablesOfRole(role, [oldest, ...vms.slice(1)], context.client().url));
-    else if (roles.length > 0) throw noLiveVm(role);
+    const { usable, faults } = separate(await context.client().discover(role));
+    const [oldest, ...others] = usable;
+    if (!oldest && roles.length > 0) throw faults[0] ?? noLiveVm(role);
+    noteFaults(context, faults);
+    if (oldest) Object.assign(variables, variablesOfRole(role, [oldest, ...others], context.client().url));
   }
   return variables;
 }

@@ -3,6 +3,7 @@ import { ChildEnded } from '../exit.ts';
 import { HAS_SERVICE_FLAG, PICK_FLAG, type Pick, ROLE_ARGUMENT, TRUST_FLAGS, WAIT_FLAG } from '../fleet/flags.ts';
 import { type LiveFlags, liveVms, pickOne, urlOf } from '../fleet/lookup.ts';
 import { VregError } from '../protocol/errors.ts';
+import { printable } from '../protocol/redact.ts';
 import { runChild, splitCommand } from '../run/child-process.ts';
 
 export const exec = defineCommand<LiveFlags & { pick?: Pick }>({
@@ -32,8 +33,9 @@ export const exec = defineCommand<LiveFlags & { pick?: Pick }>({
     const vm = pickOne(await liveVms(context, role, flags), flags);
     const env = {
       VREG_VM_ID: vm.id,
-      VREG_VM_NAME: vm.name,
-      VREG_VM_ROLE: vm.role,
+      // Another registry may send control characters, and a NUL would prevent the start of the command.
+      VREG_VM_NAME: printable(String(vm.name)),
+      VREG_VM_ROLE: printable(String(vm.role)),
       VREG_VM_ADDRESS: vm.address,
       VREG_VM_URL: urlOf(vm, context.client().url, { service: flags.service }),
     };

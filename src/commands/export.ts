@@ -1,11 +1,13 @@
 import { defineCommand } from '../command.ts';
 import { vmsAnswer } from '../fleet/table.ts';
+import { usableVms } from '../fleet/usable.ts';
 import { escapeControls } from '../protocol/redact.ts';
 
 export const exportVms = defineCommand({
   name: 'export',
   summary: 'print all entries for vreg import',
-  description: 'Prints all entries, oldest registration first: one per line (NDJSON), or an array with -o json.',
+  description:
+    'Prints all entries, oldest registration first: one per line (NDJSON), or an array with -o json. Leaves out entries that vreg import would refuse, with a warning.',
   examples: [
     { about: 'write a file', command: 'vreg export > fleet.ndjson' },
     { about: 'write a JSON array', command: 'vreg export -o json > fleet.json' },
@@ -16,7 +18,7 @@ export const exportVms = defineCommand({
   ],
   exits: [2, 8],
   async run(context) {
-    const answer = vmsAnswer((await context.client().list()).reverse());
+    const answer = vmsAnswer(usableVms(context, (await context.client().list()).reverse()));
     if (context.format !== 'table' && context.format !== 'tsv') return context.print(answer);
     context.io.out(answer.rows.map((row) => `${escapeControls(JSON.stringify(answer.data?.(row)))}\n`).join(''));
   },

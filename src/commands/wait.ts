@@ -3,6 +3,7 @@ import { parseDuration } from '../config/values.ts';
 import { thisVmId } from '../fleet/local-vm.ts';
 import { POLL_INTERVAL } from '../fleet/lookup.ts';
 import { isOffered, livenessOf, vmsAnswer } from '../fleet/table.ts';
+import { separate, usableVms } from '../fleet/usable.ts';
 import { nextStep, suggestion } from '../help/suggest.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
@@ -142,7 +143,7 @@ function vmCondition(id: string, text: string): Condition | undefined {
 
 async function atLeast(context: Context, role: string, number: number): Promise<VmWithLiveness[] | undefined> {
   const vms = await context.client().discover(role);
-  return vms.length >= number ? vms : undefined;
+  return separate(vms).usable.length >= number ? usableVms(context, vms) : undefined;
 }
 
 async function anyStale(context: Context, role: string): Promise<VmWithLiveness[] | undefined> {

@@ -4,8 +4,8 @@ import { isTextFormat } from '../config/settings.ts';
 import { requireRole } from '../fleet/lookup.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { StreamEvent } from '../protocol/events.ts';
-import { escapeControls } from '../protocol/redact.ts';
-import { ROLES, STATUSES } from '../protocol/vm.ts';
+import { escapeControls, printable } from '../protocol/redact.ts';
+import { forScripts, looksLikeFlag, ROLES, STATUSES } from '../protocol/vm.ts';
 import { runChild, splitCommand } from '../run/child-process.ts';
 
 interface Flags {
@@ -69,6 +69,10 @@ async function show(context: Context, event: StreamEvent, continued: boolean): P
     context.io.out(`${escapeControls(JSON.stringify(event))}\n`);
     return true;
   }
+  const fault = faultOf(event);
+  if (fault !== undefined && isTextFormat(context.format)) context.note(fault);
+  // An expression may consist of the field that scripts must not get.
+  if (fault !== undefined && context.format.includes('=')) return false;
   const { type, at, id, role, status, address } = fieldsOf(event);
   const cells = [at, type, id, role, status, address];
   const padded = context.io.tty && context.format !== 'tsv';
@@ -89,13 +93,19 @@ async function show(context: Context, event: StreamEvent, continued: boolean): P
 
 async function runFor(context: Context, event: StreamEvent, command: readonly string[]): Promise<void> {
   const { type, id, name, role, status, address } = fieldsOf(event);
+  const fault = faultOf(event);
+  if (fault !== undefined) {
+    context.note(`${fault}; the command does not run for the event ${type}`);
+    return;
+  }
   const env = {
     VREG_EVENT: type,
     VREG_REVISION: 'revision' in event ? String(event.revision) : '',
     VREG_VM_ID: id,
-    VREG_VM_NAME: name,
-    VREG_VM_ROLE: role,
-    VREG_VM_STATUS: status,
+    // Another registry may send control characters, and a NUL would prevent the start of the command.
+    VREG_VM_NAME: printable(name),
+    VREG_VM_ROLE: printable(role),
+    VREG_VM_STATUS: printable(status),
     VREG_VM_ADDRESS: address,
   };
   const code = await runChild(context, command, { env, input: `${JSON.stringify(event)}\n` });
@@ -103,8 +113,15 @@ async function runFor(context: Context, event: StreamEvent, command: readonly st
   if (code !== 0) context.note(`${command[0]} exited with ${code} for ${[type, id].join(' ').trim()}`);
 }
 
+/** Why scripts must not act on the VM of an event; undefined if they may. */
+function faultOf(event: StreamEvent): string | undefined {
+  if ('vm' in event) return forScripts(event.vm).fault?.message;
+  if (event.type !== 'heartbeat' || !looksLikeFlag(event.id)) return undefined;
+  return `VM "${event.id}" is not safe to use in scripts: a command would take its id for a flag`;
+}
+
 function fieldsOf(event: StreamEvent) {
-  if ('vm' in event) return { type: event.type, at: event.at, ...event.vm };
+  if ('vm' in event) return { type: event.type, at: event.at, ...event.vm, address: forScripts(event.vm).row.address };
   const heartbeat = event.type === 'heartbeat' ? { id: event.id, at: event.lastSeen } : { id: '', at: '' };
   return { type: event.type, name: '', role: '', status: '', address: '', ...heartbeat };
 }

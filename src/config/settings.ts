@@ -16,6 +16,7 @@ import { VregError } from '../protocol/errors.ts';
 import { maskValue } from '../protocol/redact.ts';
 import { ROLES } from '../protocol/vm.ts';
 import {
+  checkAddress,
   checkBytes,
   checkCount,
   checkDuration,
@@ -105,6 +106,7 @@ export const SETTINGS = {
     group: 'vm',
     value: 'ADDRESS',
     defaultIs: 'ID.vm.vers.sh',
+    check: checkAddress,
     about: 'address at which clients reach this VM',
   },
   'registered-by': {

@@ -1,5 +1,6 @@
 /** The value types of settings and flags: durations, sizes, counts and lists. Parsers name the value that is wrong. */
 import { isIP } from 'node:net';
+import { normalizeAddress } from '../protocol/address.ts';
 import { VregError } from '../protocol/errors.ts';
 import { maskValue, registryUrlFault } from '../protocol/redact.ts';
 
@@ -151,6 +152,11 @@ export function checkCount(text: string, name: string, where: string): void {
 export function checkPort(text: string, name: string, where: string): void {
   if (/^\d{1,5}$/.test(text) && Number(text) <= 65_535) return;
   throw invalidValue(name, text, 'use a number from 0 (any free port) to 65535', where);
+}
+
+export function checkAddress(text: string, name: string, where: string): void {
+  if (normalizeAddress(text.trim()) !== undefined) return;
+  throw invalidValue(name, text, 'use a host name, an IPv4 or an IPv6 address, each optionally with :port', where);
 }
 
 export function checkShare(text: string, name: string, where: string): void {

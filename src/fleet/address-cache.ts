@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Context } from '../command.ts';
 import { formatDuration, parseDuration } from '../config/values.ts';
+import { normalizeAddress } from '../protocol/address.ts';
 import { VregError } from '../protocol/errors.ts';
 
 export interface MaxStaleFlags {
@@ -46,7 +47,8 @@ function readCache(dir: string | undefined, role: string, file: string): { value
   try {
     const at = 1000 * Number(readFileSync(join(folder, 'at'), 'utf8'));
     const value = readFileSync(join(folder, file), 'utf8').trim();
-    return value !== '' && Number.isFinite(at) ? { value, at } : undefined;
+    // A URL in the cache has neither path nor user, so it is a valid address as well.
+    return normalizeAddress(value) !== undefined && Number.isFinite(at) ? { value, at } : undefined;
   } catch {
     return undefined;
   }

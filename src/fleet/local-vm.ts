@@ -1,6 +1,7 @@
 /** The VM that this program runs on, described by settings and host: `vreg register` and the agent send it to the registry. */
 import { hostname, userInfo } from 'node:os';
 import type { Config } from '../config.ts';
+import { VregError } from '../protocol/errors.ts';
 import { parseRegistration, type Registration, type Role } from '../protocol/vm.ts';
 import { parseMetaFlags, parseServiceFlag } from './flags.ts';
 
@@ -26,7 +27,7 @@ export function thisVm(
   { status, service, meta, parent }: ThisVmFlags,
   id = thisVmId(config),
 ): Registration {
-  return parseRegistration({
+  return parseOwnRegistration({
     id,
     name: config.get('name') ?? hostname(),
     role: config.get('role') as Role,
@@ -37,6 +38,17 @@ export function thisVm(
     parentId: parent,
     registeredBy: config.get('registered-by') ?? agentName(config) ?? userName(),
   });
+}
+
+/** Parses the registration of this VM. The address is the only field whose default may be invalid. @throws VregError INVALID */
+export function parseOwnRegistration(fields: Record<string, unknown>): Registration {
+  try {
+    return parseRegistration(fields);
+  } catch (error) {
+    if (!(error instanceof VregError) || error.field !== 'address') throw error;
+    const hint = 'pass --address ADDRESS; the default, ID.vm.vers.sh, requires an id that can be part of a host name';
+    throw new VregError(error.code, error.message, { field: error.field, hint });
+  }
 }
 
 /** Name of the coding agent that runs this program. A name given as a flag is the name of the VM instead. */

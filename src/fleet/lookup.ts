@@ -2,11 +2,13 @@
 import type { Context } from '../command.ts';
 import { parseDuration } from '../config/values.ts';
 import { suggestion } from '../help/suggest.ts';
+import { splitAddress } from '../protocol/address.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { isRole, ROLES, type Role, type Vm } from '../protocol/vm.ts';
 import { isTransient } from '../run/retry.ts';
 import type { Pick } from './flags.ts';
+import { noteFaults, separate } from './usable.ts';
 
 /** Milliseconds between two requests while waiting: short for a person, and few requests for a registry. */
 export const POLL_INTERVAL = 500;
@@ -22,7 +24,7 @@ export interface LiveFlags {
  * Asks the registry for the live VMs of a role; with `wait`, polls until there is one.
  * @returns at least one VM, oldest registration first
  * @throws VregError NO_LIVE if there is none, TIMEOUT if there was none within `wait`, WARMING if `strict` is set and the
- *   answer may include dead VMs, USAGE for an unknown role
+ *   answer may include dead VMs, USAGE for an unknown role, INVALID if scripts could use none of the VMs safely
  */
 export async function liveVms(
   context: Context,
@@ -38,11 +40,14 @@ export async function liveVms(
   const timeout = wait === undefined ? 0 : parseDuration(wait, '--wait');
   const started = context.now();
   let warming: number | undefined;
+  let faults: readonly VregError[] = [];
   const discover = async (): Promise<VmWithLiveness[]> => {
     const client = context.client();
     const vms = await client.discover(role, { service, passing, strict });
     warming = strict ? client.server.warming : undefined;
-    return warming === undefined ? vms : [];
+    const separated = separate(vms);
+    faults = separated.faults;
+    return warming === undefined ? separated.usable : [];
   };
   for (;;) {
     const left = timeout - (context.now() - started);
@@ -51,9 +56,13 @@ export async function liveVms(
       if (timeout > 0 && isTransient(error) && context.now() - started < timeout) return [];
       throw error;
     });
-    if (found.length > 0) return found as [VmWithLiveness, ...VmWithLiveness[]];
+    if (found.length > 0) {
+      noteFaults(context, faults);
+      return found as [VmWithLiveness, ...VmWithLiveness[]];
+    }
     const rest = timeout - (context.now() - started);
     if (rest <= 0 && warming !== undefined) throw stillWarming(warming);
+    if (rest <= 0 && faults.length > 0) throw faults[0]!;
     if (timeout === 0) throw noLiveVm(role, service);
     if (rest <= 0)
       throw new VregError('TIMEOUT', `${noLiveVm(role, service).message} within ${wait}`, {
@@ -127,11 +136,19 @@ export interface UrlParts {
 /**
  * Makes the URL of a VM from its address and the port of the named service. Without a service, the port is that of the
  * address or, if it has none, that of the registry's own URL.
+ * @param vm whose address is valid
+ * @throws VregError INVALID if the VM has no such service
  */
 export function urlOf(vm: Vm, registryUrl: string, { service, scheme = 'http', path = '' }: UrlParts): string {
   const { host, port: own } = splitAddress(vm.address);
   const port =
     service === undefined ? (own ?? portOf(registryUrl)) : vm.services?.find(({ name }) => name === service)?.port;
+  if (port === undefined) {
+    throw new VregError('INVALID', `VM "${vm.id}" has no valid port for the service "${service}"`, {
+      field: 'services',
+      hint: `show its services: vreg get ${vm.id} -o json`,
+    });
+  }
   const slash = path === '' || path.startsWith('/') ? '' : '/';
   return `${scheme}://${host}${port ? `:${port}` : ''}${slash}${path}`;
 }
@@ -144,13 +161,6 @@ export function noLiveVm(role: string, service?: string): VregError {
       hint: `list registered VMs: vreg ls --role ${role}`,
     },
   );
-}
-
-function splitAddress(address: string): { host: string; port?: string } {
-  // An IPv6 address without brackets contains several colons and needs brackets in a URL.
-  if (/^[^[\]]*:[^[\]]*:/.test(address)) return { host: `[${address}]` };
-  const [, host, port] = /^(.*?)(?::(\d+))?$/s.exec(address)!;
-  return { host: host!, ...(port === undefined ? {} : { port }) };
 }
 
 function portOf(url: string): string {

@@ -1,6 +1,6 @@
 /** The table of VMs that every command prints. */
 import type { VmWithLiveness } from '../protocol/api.ts';
-import type { Vm } from '../protocol/vm.ts';
+import { entryFault, forScripts, type Vm } from '../protocol/vm.ts';
 import type { Cell, Column, RowsAnswer } from '../render.ts';
 
 const NARROW_HEALTH: Column<VmWithLiveness> = {
@@ -44,6 +44,7 @@ export function vmsAnswer(
     rows: vms,
     columns,
     name: ({ id }) => id,
+    forScripts,
     data: ({ stale: _stale, suspect: _suspect, health: _health, ...vm }) => vm,
     ...more,
   };
@@ -59,7 +60,7 @@ export function livenessOf({ status, stale, suspect }: VmWithLiveness): 'live' |
 /** True if `discover` returns this VM. */
 export function isOffered(vm: VmWithLiveness): boolean {
   const liveness = livenessOf(vm);
-  return liveness === 'live' || liveness === 'suspect';
+  return (liveness === 'live' || liveness === 'suspect') && entryFault(vm) === undefined;
 }
 
 function livenessCell(vm: VmWithLiveness): Cell {

@@ -204,6 +204,29 @@ export function entryFault({ id, address }: { id: unknown; address: unknown }): 
   }
 }
 
+/**
+ * An entry as scripts may get it: an address that is a URL becomes host and port, one that is no address becomes `-`, and a
+ * service whose port is not a port is left out.
+ * @returns also a fault, which names the VM and the field, if scripts must not act on the entry
+ */
+export function forScripts<T extends Vm>(vm: T): { row: T; fault: VregError | undefined } {
+  const cause = entryFault(vm);
+  const { services: given, ...rest } = vm;
+  const services = Array.isArray(given) ? given.filter((service) => isPort(service?.port)) : undefined;
+  const address = (typeof vm.address === 'string' && normalizeAddress(vm.address.trim())) || '-';
+  return {
+    row: { ...rest, address, ...(services && { services }) } as T,
+    fault: cause && unsafeEntry(String(vm.id), cause),
+  };
+}
+
+function unsafeEntry(id: string, { field, message }: VregError): VregError {
+  return new VregError('INVALID', `VM "${id}" is not safe to use in scripts: ${message}`, {
+    ...(field === undefined ? {} : { field }),
+    hint: 'correct the entry (vreg update ID --address ADDRESS) or remove it (vreg rm -- ID)',
+  });
+}
+
 /** Parses `parentId`, or `parentVmId`, the Vers platform's name for it. An empty value means no parent. */
 function parseParent(body: Record<string, unknown>, id: string): string | undefined {
   const field = body.parentId === undefined ? 'parentVmId' : 'parentId';

@@ -5,8 +5,8 @@ import type { SettingKey } from '../../config/settings.ts';
 import { serverCertificates } from '../../config/tls-files.ts';
 import { parseBytes } from '../../config/values.ts';
 import { META_FLAG, parseMetaFlags, parseServiceFlag, SERVICE_FLAG } from '../../fleet/flags.ts';
-import { defaultAddress, type ThisVmFlags, thisVmId } from '../../fleet/local-vm.ts';
-import { parseRegistration, type Registration, type Service } from '../../protocol/vm.ts';
+import { defaultAddress, parseOwnRegistration, type ThisVmFlags, thisVmId } from '../../fleet/local-vm.ts';
+import type { Registration, Service } from '../../protocol/vm.ts';
 import {
   createLog,
   DETACH,
@@ -153,7 +153,7 @@ function selfRegistration({ config }: Context, { service, meta }: ThisVmFlags, p
   const id = thisVmId(config);
   const defaults: Service[] =
     port === undefined ? [] : ['board', 'feed', 'registry'].map((name) => ({ name, port, healthPath: '/health' }));
-  return parseRegistration({
+  return parseOwnRegistration({
     id,
     name: config.get('name') ?? 'infra',
     role: config.isSet('role') ? config.get('role') : 'infra',

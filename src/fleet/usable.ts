@@ -1,0 +1,36 @@
+/**
+ * What scripts may get of a registry's entries. Another registry (the original, an older vreg, a hostile one) may enforce no
+ * rules, so the CLI checks ids, addresses and ports again before it prints or writes them for scripts.
+ */
+import type { Context } from '../command.ts';
+import type { VmWithLiveness } from '../protocol/api.ts';
+import type { VregError } from '../protocol/errors.ts';
+import { forScripts } from '../protocol/vm.ts';
+
+/** Separates the entries that scripts may use from the faults of the others. */
+export function separate(vms: readonly VmWithLiveness[]): { usable: VmWithLiveness[]; faults: VregError[] } {
+  const checked = vms.map(forScripts);
+  return {
+    usable: checked.filter(({ fault }) => !fault).map(({ row }) => row),
+    faults: checked.flatMap(({ fault }) => fault ?? []),
+  };
+}
+
+/** As {@link separate}; reports the entries that are left out. @param reported messages that are not repeated */
+export function usableVms(
+  context: Context,
+  vms: readonly VmWithLiveness[],
+  reported = new Set<string>(),
+): VmWithLiveness[] {
+  const { usable, faults } = separate(vms);
+  noteFaults(
+    context,
+    faults.filter(({ message }) => !reported.has(message)),
+  );
+  for (const { message } of faults) reported.add(message);
+  return usable;
+}
+
+export function noteFaults(context: Context, faults: readonly VregError[]): void {
+  for (const { message } of faults) context.note(`${message}; it is left out`);
+}
