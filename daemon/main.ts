@@ -30,10 +30,17 @@ import { SqliteStore } from './store/sqlite-store.ts';
 
 /** Milliseconds between two saves of heartbeats: half of the second within which a heartbeat must be durable. */
 const SAVE_INTERVAL = 500;
+/** Milliseconds between two checks whether a save is due. */
+const SAVE_CHECK_INTERVAL = 250;
 /** Milliseconds between two sweeps for stale VMs: the longest delay of a `stale` event. */
 const SWEEP_INTERVAL = 250;
-/** Saves without heartbeats after which the listening time is saved anyway: a kill -9 extends leases by at most 5 s. */
-const IDLE_SAVES = 10;
+/** Milliseconds of listening time that are saved even without heartbeats: a kill -9 extends leases by at most 5 s. */
+const IDLE_SAVE_INTERVAL = 5000;
+/**
+ * Share of a run's listening time that may be unsaved: a registry that is killed again and again, and receives no heartbeats,
+ * still counts at least half of the time for which it runs.
+ */
+const UNSAVED_SHARE = 0.5;
 
 /** Attempts to open a busy data dir: 1.25 s in total, longer than another process takes to check a small database. */
 const BUSY_ATTEMPTS = 6;
@@ -294,10 +301,13 @@ function alreadyRunning({ code, message, hint }: VregError, { pid, urls, since }
 
 /** Saves heartbeats regularly. @returns a function that stops and saves one last time */
 function saveHeartbeats(registry: Registry, log: Logger): () => Promise<void> {
+  const { clock } = registry;
   let saving: Promise<void> | undefined;
-  let idle = 0;
+  const started = clock.listening();
+  let saved = started;
   let failing = false;
   const save = async () => {
+    saved = clock.listening();
     try {
       await registry.saveHeartbeats();
       if (failing) log.info('heartbeats are durable again');
@@ -308,11 +318,13 @@ function saveHeartbeats(registry: Registry, log: Logger): () => Promise<void> {
     }
   };
   const timer = setInterval(() => {
-    idle = registry.unsaved.isEmpty ? idle + 1 : IDLE_SAVES;
-    if (idle < IDLE_SAVES || saving) return;
-    idle = 0;
+    const now = clock.listening();
+    const due = registry.unsaved.isEmpty
+      ? Math.min(IDLE_SAVE_INTERVAL, UNSAVED_SHARE * (now - started))
+      : SAVE_INTERVAL;
+    if (now - saved < due || saving) return;
     saving = save().finally(() => (saving = undefined));
-  }, SAVE_INTERVAL).unref();
+  }, SAVE_CHECK_INTERVAL).unref();
   return async () => {
     clearInterval(timer);
     await saving;

@@ -8,12 +8,31 @@
  */
 import { heartbeatInterval } from '../../src/protocol/api.ts';
 import type { Clock } from '../clock.ts';
+import type { StoredRecord } from '../store/store.ts';
 import type { EventLog } from './events.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
 import type { LastSeen, VmRecord } from './vm-record.ts';
+import type { HeartbeatBuffer, RecordQueue } from './writes.ts';
 
 /** Fewer VMs than this are never a mass loss: a rack or a deployment can really fail. */
 const MIN_MASS_LOSS = 10;
+
+/**
+ * Milliseconds before a restart in which an expired lease counts as not yet noticed: a suspicion, like a heartbeat, is durable
+ * within a second.
+ */
+const UNSAVED_TIME = 1000;
+
+/** Key of the record that holds the length of the lease. The ids of VMs are not empty. */
+const LENGTH = '';
+
+/** Record of a suspect VM, so that its remaining time survives a restart. It holds for as long as the VM stays silent. */
+interface Suspicion {
+  /** The last sign of life before, on the listening clock. */
+  heardAt: number;
+  /** End of the second lease on the listening clock. */
+  until: number;
+}
 
 /** The VMs whose leases a sweep found expired. */
 export interface Expired {
@@ -29,20 +48,24 @@ export class Leases {
   readonly #stale = new Set<string>();
   readonly #lease: number;
   readonly #share: number;
+  readonly #records: Pick<RecordQueue, 'add'> | undefined;
 
   /**
    * @param lease milliseconds of listening time
    * @param share share of the live VMs, 0 to 1, that must fall silent together to become suspect instead of stale; 1 disables it
+   * @param records receives the suspicions to save
    */
-  constructor(lease: number, share = 1) {
+  constructor(lease: number, share = 1, records?: Pick<RecordQueue, 'add'>) {
     this.#lease = lease;
     this.#share = share;
+    this.#records = records;
   }
 
   /** Adds the VMs of the store at start. VMs that are stale already are not reported by the next sweep. */
   load(entries: Iterable<VmRecord>, horizon: number): void {
-    for (const entry of [...entries].sort((a, b) => a.seen.heardAt - b.seen.heardAt)) {
-      if (entry.seen.heardAt < horizon) this.#stale.add(entry.vm.id);
+    for (const entry of [...entries].sort((a, b) => a.leaseFrom - b.leaseFrom)) {
+      if (entry.isSuspect) this.#suspect.set(entry.vm.id, entry);
+      else if (entry.leaseFrom < horizon) this.#stale.add(entry.vm.id);
       else this.#fresh.set(entry.vm.id, entry);
     }
   }
@@ -53,22 +76,23 @@ export class Leases {
     // `Map.set` would leave an existing key in its old place.
     this.#fresh.delete(id);
     this.#fresh.set(id, entry);
-    return this.#stale.delete(id) || this.#suspect.delete(id);
+    return this.#stale.delete(id) || this.#endSuspicion(id);
   }
 
   /** Replaces the record of a VM that changed without a sign of life; the VM keeps its place. */
   replace(entry: VmRecord): void {
     const { id } = entry.vm;
     if (this.#fresh.has(id)) this.#fresh.set(id, entry);
-    if (this.#suspect.has(id)) {
+    const suspect = this.#suspect.get(id);
+    if (suspect) {
       this.#suspect.set(id, entry);
-      entry.markSuspect(this.#lease);
+      entry.markSuspect(suspect.leaseFrom);
     }
   }
 
   forget(id: string): void {
     this.#fresh.delete(id);
-    this.#suspect.delete(id);
+    this.#endSuspicion(id);
     this.#stale.delete(id);
   }
 
@@ -81,17 +105,26 @@ export class Leases {
   sweep(horizon: number): Expired {
     const due = takeDue(this.#fresh, horizon);
     const expired: Expired = { stale: takeDue(this.#suspect, horizon), suspect: [] };
+    for (const { vm } of expired.stale) this.#records?.add(removalOf(vm.id));
     const isMassLoss = due.length > 0 && this.#isMassLoss(due, horizon);
     for (const entry of due) {
       if (!isMassLoss || entry.vm.status !== 'running') expired.stale.push(entry);
       else {
-        entry.markSuspect(this.#lease);
+        entry.markSuspect(entry.leaseFrom + this.#lease);
         this.#suspect.set(entry.vm.id, entry);
+        this.#records?.add(suspicionOf(entry, this.#lease));
         expired.suspect.push(entry);
       }
     }
     for (const { vm } of expired.stale) this.#stale.add(vm.id);
     return expired;
+  }
+
+  /** @returns true if the VM was suspect */
+  #endSuspicion(id: string): boolean {
+    const wasSuspect = this.#suspect.delete(id);
+    if (wasSuspect) this.#records?.add(removalOf(id));
+    return wasSuspect;
   }
 
   /**
@@ -110,6 +143,15 @@ export class Leases {
     }
     return lost >= MIN_MASS_LOSS && lost > this.#share * live;
   }
+}
+
+function suspicionOf({ vm, seen, leaseFrom }: VmRecord, lease: number) {
+  const suspicion: Suspicion = { heardAt: seen.heardAt, until: leaseFrom + lease };
+  return { kind: 'lease', key: vm.id, body: JSON.stringify(suspicion) } as const;
+}
+
+function removalOf(id: string) {
+  return { kind: 'lease', key: id, body: undefined } as const;
 }
 
 function isFirstDue(entries: Map<string, VmRecord>, horizon: number): boolean {
@@ -141,17 +183,52 @@ export class Liveness {
   readonly #leases: Leases;
   readonly #events: EventLog;
   readonly #observer: RegistryObserver;
+  readonly #unsaved: HeartbeatBuffer;
 
-  constructor({ clock, staleAfter, massLoss, observer = {} }: RegistryOptions, events: EventLog) {
+  constructor(
+    { clock, staleAfter, massLoss, observer = {} }: RegistryOptions,
+    events: EventLog,
+    unsaved: HeartbeatBuffer,
+  ) {
     this.#lease = staleAfter;
     this.#clock = clock;
-    this.#leases = new Leases(staleAfter, massLoss);
+    this.#leases = new Leases(staleAfter, massLoss, unsaved.records);
     this.#events = events;
     this.#observer = observer;
+    this.#unsaved = unsaved;
   }
 
-  load(entries: Iterable<VmRecord>): void {
-    this.#leases.load(entries, this.#clock.listening() - this.#lease);
+  /**
+   * Adds the VMs of the store at start. Suspect VMs keep their remaining time. If the lease has become shorter, every VM that
+   * was live gets a full lease, because its agent does not know the shorter one yet.
+   * @param records all records of the store
+   */
+  load(entries: readonly VmRecord[], records: readonly StoredRecord[]): void {
+    const now = this.#clock.gapEndedAt() ?? this.#clock.listening();
+    const stored = new Map(records.filter(({ kind }) => kind === 'lease').map(({ key, body }) => [key, body]));
+    const length = stored.get(LENGTH);
+    const before = length === undefined ? this.#lease : (JSON.parse(length) as number);
+    stored.delete(LENGTH);
+    for (const entry of entries) {
+      const { vm, seen } = entry;
+      const record = stored.get(vm.id);
+      const suspicion = record === undefined ? undefined : (JSON.parse(record) as Suspicion);
+      if (suspicion?.heardAt === seen.heardAt) {
+        const until = Math.min(suspicion.until, now + this.#lease);
+        entry.markSuspect(until - this.#lease);
+        if (until < suspicion.until) this.#unsaved.records.add(suspicionOf(entry, this.#lease));
+        stored.delete(vm.id);
+      } else if (this.#lease < before && vm.status === 'running' && seen.heardAt >= now - before) {
+        entry.touch({ ...seen, heardAt: now });
+        this.#unsaved.add(entry);
+      }
+    }
+    // A kill can leave the record of a VM that was removed or heard.
+    for (const id of stored.keys()) this.#unsaved.records.add(removalOf(id));
+    if (length !== String(this.#lease)) {
+      this.#unsaved.records.add({ kind: 'lease', key: LENGTH, body: String(this.#lease) });
+    }
+    this.#leases.load(entries, now - this.#lease - UNSAVED_TIME);
   }
 
   /**

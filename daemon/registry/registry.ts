@@ -76,10 +76,10 @@ export class Registry {
       },
     });
     this.events = new EventLog(contents.revision, eventLog);
-    this.#liveness = new Liveness(options, this.events);
+    this.#liveness = new Liveness(options, this.events, this.unsaved);
     for (const vm of contents.vms) this.#index.put(VmRecord.fromStored(vm));
     this.lineage = this.#index.lineage;
-    this.#liveness.load(this.#index.all());
+    this.#liveness.load([...this.#index.all()], contents.records);
   }
 
   /** Number of committed changes. */
@@ -208,7 +208,9 @@ export class Registry {
   }
 
   isStale(entry: VmRecord): boolean {
-    return entry.leaseFrom < this.#horizon();
+    // Taken first, because the sweep can extend the lease.
+    const horizon = this.#horizon();
+    return entry.leaseFrom < horizon;
   }
 
   /** Undefined unless the declared status is `running`. */
@@ -241,6 +243,8 @@ export class Registry {
 
   /** Makes all heartbeats since the last save durable. After a failure they stay for the next save. @throws the store's errors */
   saveHeartbeats(): Promise<void> {
+    // Leases that have expired by the saved listening time are decided in the same write.
+    this.sweep();
     return this.unsaved.save(this.clock.listening(), (entry) => this.#index.get(entry.vm.id) === entry);
   }
 

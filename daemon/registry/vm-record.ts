@@ -42,8 +42,8 @@ export class VmRecord {
   #idJson: string | undefined;
   #size: number | undefined;
   #weight: number | undefined;
-  /** Milliseconds by which a mass loss extends the lease. */
-  #grace = 0;
+  #leaseFrom: number;
+  #isSuspect = false;
 
   constructor(vm: Spec, version: Version, seen: LastSeen) {
     this.vm = inFieldOrder(vm);
@@ -51,6 +51,7 @@ export class VmRecord {
     this.fault = entryFault(vm)?.message;
     this.#head = JSON.stringify(this.vm).slice(0, -1);
     this.#seen = seen;
+    this.#leaseFrom = seen.heardAt;
   }
 
   static fromStored({ body, created, revision, lastSeen, heardAt }: StoredVm): VmRecord {
@@ -69,22 +70,24 @@ export class VmRecord {
   touch(seen: LastSeen): void {
     this.#seen = seen;
     this.#json = undefined;
-    this.#grace = 0;
+    this.#leaseFrom = seen.heardAt;
+    this.#isSuspect = false;
   }
 
   /** Start of the lease on the listening clock: the last sign of life, or later during a mass loss. */
   get leaseFrom(): number {
-    return this.#seen.heardAt + this.#grace;
+    return this.#leaseFrom;
   }
 
   /** The lease has expired together with those of many other VMs, so a network failure is more likely than this VM's death. */
   get isSuspect(): boolean {
-    return this.#grace > 0;
+    return this.#isSuspect;
   }
 
-  /** @param grace milliseconds by which the lease is extended, unless the VM shows a sign of life before */
-  markSuspect(grace: number): void {
-    this.#grace = grace;
+  /** @param leaseFrom start of the lease that the VM has left, unless it gives a sign of life before, on the listening clock */
+  markSuspect(leaseFrom: number): void {
+    this.#leaseFrom = leaseFrom;
+    this.#isSuspect = true;
   }
 
   /** RFC 3339. */

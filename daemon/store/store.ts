@@ -44,7 +44,7 @@ export type StoredHeartbeat = Pick<StoredVm, 'id' | 'lastSeen' | 'heardAt'>;
 
 /** Anything that the registry remembers besides VMs and changes. The store does not interpret the body. */
 export interface StoredRecord {
-  kind: 'identity' | 'conflict' | 'token';
+  kind: 'identity' | 'conflict' | 'token' | 'lease';
   key: string;
   /** JSON. */
   body: string;

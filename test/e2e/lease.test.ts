@@ -96,3 +96,15 @@ test('after SIGSTOP, and after a restart, an answer says for how long it may nam
   await beat(again, 'live');
   assert.equal((await again.vreg(['addr', 'worker', '--strict'])).code, 0);
 });
+
+test('leases expire on a registry that is killed every second and receives no heartbeats', async (t) => {
+  let daemon = await startDaemon(t, options);
+  await register(daemon, 'silent');
+  for (let starts = 1; (await live(daemon)).length > 0; starts++) {
+    assert.ok(starts <= 10, `after ${starts} runs of a second the lease of two seconds has not expired`);
+    const killAt = Date.now() + 1000;
+    await until('the registry to have run for a second', () => Date.now() > killAt);
+    await daemon.end('SIGKILL');
+    daemon = await startDaemon(t, { ...options, home: daemon.home });
+  }
+});
