@@ -138,17 +138,17 @@ end
 complete -c vreg -f
 complete -c vreg -n '__vreg_at ""' -f -a ls -d 'list VMs, newest registration first'
 complete -c vreg -n '__vreg_at ""' -f -a get -d 'show VMs by id'
-complete -c vreg -n '__vreg_at ""' -f -a discover -d 'list the live VMs of a role, oldest registration first'
-complete -c vreg -n '__vreg_at ""' -f -a addr -d 'print the address of one live VM of a role'
-complete -c vreg -n '__vreg_at ""' -f -a url -d 'print the URL of one live VM of a role'
+complete -c vreg -n '__vreg_at ""' -f -a discover -d 'list the live VMs with the given role, oldest first'
+complete -c vreg -n '__vreg_at ""' -f -a addr -d 'print the address of a live VM with the given role'
+complete -c vreg -n '__vreg_at ""' -f -a url -d 'print the URL of a live VM with the given role'
 complete -c vreg -n '__vreg_at ""' -f -a env -d 'print addresses of live VMs as environment variables'
-complete -c vreg -n '__vreg_at ""' -f -a exec -d 'run a command with a live VM in its environment'
-complete -c vreg -n '__vreg_at ""' -f -a render -d 'render files from the registry and keep them current'
+complete -c vreg -n '__vreg_at ""' -f -a exec -d 'run a command with the address of a live VM'
+complete -c vreg -n '__vreg_at ""' -f -a render -d 'render files from the registry and keep them up to date'
 complete -c vreg -n '__vreg_at ""' -f -a wait -d 'wait until a role or VM is live, gone or stale'
 complete -c vreg -n '__vreg_at ""' -f -a watch -d 'stream the events of the registry'
 complete -c vreg -n '__vreg_at ""' -f -a status -d 'show the state of the registry and the fleet'
 complete -c vreg -n '__vreg_at ""' -f -a why -d 'explain why discover includes or omits a VM'
-complete -c vreg -n '__vreg_at ""' -f -a history -d 'show the changes of a VM: when, who and what'
+complete -c vreg -n '__vreg_at ""' -f -a history -d 'show the changes to a VM: when, by whom, and what'
 complete -c vreg -n '__vreg_at ""' -f -a doctor -d 'diagnose the connection to the registry'
 complete -c vreg -n '__vreg_at ""' -f -a health -d 'check the health of the registry'
 complete -c vreg -n '__vreg_at ""' -f -a conflicts -d 'show duplicate VMs (clones)'
@@ -166,29 +166,29 @@ complete -c vreg -n '__vreg_at ""' -f -a export -d 'print all entries for vreg i
 complete -c vreg -n '__vreg_at ""' -f -a import -d 'import entries from a file'
 complete -c vreg -n '__vreg_at ""' -f -a backup -d 'back up the running registry to a file'
 complete -c vreg -n '__vreg_at ""' -f -a api -d 'send a raw API request'
-complete -c vreg -n '__vreg_at ""' -f -a daemon -d 'run the registry or the heartbeat agent of this VM'
+complete -c vreg -n '__vreg_at ""' -f -a daemon -d 'run the registry, or the heartbeat agent for this VM'
 complete -c vreg -n '__vreg_at ""' -f -a token -d 'create, list and revoke tokens'
 complete -c vreg -n '__vreg_at ""' -f -a context -d 'name registries and switch between them'
 complete -c vreg -n '__vreg_at ""' -f -a config -d 'read and write settings'
-complete -c vreg -n '__vreg_at ""' -f -a completion -d 'print the completion script of a shell'
+complete -c vreg -n '__vreg_at ""' -f -a completion -d 'print the completion script for a shell'
 complete -c vreg -n '__vreg_at ""' -f -a version -d 'print the version of this program'
 complete -c vreg -n '__vreg_at ""' -f -a help -d 'show help for a command or topic'
-complete -c vreg -n '__vreg_at ""' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at ""' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at ""' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at ""' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at ""' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at ""' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at ""' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at ""' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at ""' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at ""' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at ""' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at ""' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at ""' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at ""' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at ""' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at ""' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at ""' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at ""' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at ""' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at ""' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at ls' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at ls' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at ls' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at ls' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at ls' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at ls' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at ls' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
@@ -198,34 +198,34 @@ complete -c vreg -n '__vreg_at ls' -l role -d 'only VMs with this role' -x -a 'i
 complete -c vreg -n '__vreg_at ls' -l status -d 'only VMs with this status' -x -a 'running paused stopped'
 complete -c vreg -n '__vreg_at ls' -l stale -d 'only stale VMs'
 complete -c vreg -n '__vreg_at ls' -l sort -d 'sort order (default: registered)' -x -a 'registered id name role seen'
-complete -c vreg -n '__vreg_at ls' -l selector -s l -d 'only VMs whose metadata matches: key=value, key!=value, key, !key, comma-separated' -x
+complete -c vreg -n '__vreg_at ls' -l selector -s l -d 'only VMs whose metadata matches all comma-separated terms: key=value, key!=value, key, !key' -x
 complete -c vreg -n '__vreg_at ls' -l limit -d 'maximum number of VMs' -x
 complete -c vreg -n '__vreg_at ls' -l watch -s w -d 'keep running and show changes: redraw the table on a TTY, otherwise print changed rows'
-complete -c vreg -n '__vreg_at ls' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at ls' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at ls' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at ls' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at ls' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at ls' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at ls' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at ls' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at ls' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at ls' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at ls' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at get' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at get' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at get' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at get' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at get' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at get' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at get' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at get' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at get' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at get' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at get' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at get' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at get' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at get' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at get' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at get' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at get' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at get' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at get' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at get' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at get' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at discover' -f -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at discover' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at discover' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at discover' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at discover' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at discover' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at discover' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at discover' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
@@ -233,39 +233,39 @@ complete -c vreg -n '__vreg_at discover' -l output -s o -d 'output format; also 
 complete -c vreg -n '__vreg_at discover' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at discover' -l service -d 'only VMs with this service' -x
 complete -c vreg -n '__vreg_at discover' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
-complete -c vreg -n '__vreg_at discover' -l strict -d 'fail (exit 10) if the answer may be outdated'
+complete -c vreg -n '__vreg_at discover' -l strict -d 'fail with exit code 10 if the answer may include dead VMs'
 complete -c vreg -n '__vreg_at discover' -l wait -d 'wait up to this long for a live VM, e.g. 30s' -x
-complete -c vreg -n '__vreg_at discover' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at discover' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at discover' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at discover' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at discover' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at discover' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at discover' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at discover' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at discover' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at discover' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at discover' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at addr' -f -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at addr' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at addr' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at addr' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at addr' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at addr' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at addr' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at addr' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at addr' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at addr' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at addr' -l service -d 'only VMs with this service' -x
-complete -c vreg -n '__vreg_at addr' -l pick -d 'which live VM to pick (default: first, the oldest)' -x -a 'first newest random'
+complete -c vreg -n '__vreg_at addr' -l pick -d 'which live VM to pick (default: first, the oldest registration)' -x -a 'first newest random'
 complete -c vreg -n '__vreg_at addr' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
-complete -c vreg -n '__vreg_at addr' -l strict -d 'fail (exit 10) if the answer may be outdated'
+complete -c vreg -n '__vreg_at addr' -l strict -d 'fail with exit code 10 if the answer may include dead VMs'
 complete -c vreg -n '__vreg_at addr' -l wait -d 'wait up to this long for a live VM, e.g. 30s' -x
 complete -c vreg -n '__vreg_at addr' -l max-stale -d 'if the registry is unreachable, use the agent'\''s cached answer up to this age' -x
-complete -c vreg -n '__vreg_at addr' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at addr' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at addr' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at addr' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at addr' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at addr' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at addr' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at addr' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at addr' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at addr' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at addr' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at url' -f -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at url' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at url' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at url' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at url' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at url' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at url' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at url' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
@@ -274,21 +274,21 @@ complete -c vreg -n '__vreg_at url' -l timeout -d 'time limit for each request t
 complete -c vreg -n '__vreg_at url' -l service -d 'only VMs with this service' -x
 complete -c vreg -n '__vreg_at url' -l scheme -d 'scheme of the URL (default: http)' -x -a 'http https ws wss'
 complete -c vreg -n '__vreg_at url' -l path -d 'path to append, e.g. /board/tasks' -x
-complete -c vreg -n '__vreg_at url' -l pick -d 'which live VM to pick (default: first, the oldest)' -x -a 'first newest random'
+complete -c vreg -n '__vreg_at url' -l pick -d 'which live VM to pick (default: first, the oldest registration)' -x -a 'first newest random'
 complete -c vreg -n '__vreg_at url' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
-complete -c vreg -n '__vreg_at url' -l strict -d 'fail (exit 10) if the answer may be outdated'
+complete -c vreg -n '__vreg_at url' -l strict -d 'fail with exit code 10 if the answer may include dead VMs'
 complete -c vreg -n '__vreg_at url' -l wait -d 'wait up to this long for a live VM, e.g. 30s' -x
 complete -c vreg -n '__vreg_at url' -l max-stale -d 'if the registry is unreachable, use the agent'\''s cached answer up to this age' -x
-complete -c vreg -n '__vreg_at url' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at url' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at url' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at url' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at url' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at url' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at url' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at url' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at url' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at url' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at url' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at env' -f -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at env' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at env' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at env' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at env' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at env' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at env' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at env' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
@@ -296,35 +296,35 @@ complete -c vreg -n '__vreg_at env' -l output -s o -d 'output format; also jsonp
 complete -c vreg -n '__vreg_at env' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at env' -l export -d 'prefix each line with export, for eval in a POSIX shell'
 complete -c vreg -n '__vreg_at env' -l fish -d 'print set -gx lines for fish'
-complete -c vreg -n '__vreg_at env' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at env' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at env' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at env' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at env' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at env' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at env' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at env' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at env' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at env' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at env' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at exec' -f -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at exec' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at exec' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at exec' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at exec' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at exec' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at exec' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at exec' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at exec' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at exec' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at exec' -l service -d 'only VMs with this service' -x
-complete -c vreg -n '__vreg_at exec' -l pick -d 'which live VM to pick (default: first, the oldest)' -x -a 'first newest random'
+complete -c vreg -n '__vreg_at exec' -l pick -d 'which live VM to pick (default: first, the oldest registration)' -x -a 'first newest random'
 complete -c vreg -n '__vreg_at exec' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
-complete -c vreg -n '__vreg_at exec' -l strict -d 'fail (exit 10) if the answer may be outdated'
+complete -c vreg -n '__vreg_at exec' -l strict -d 'fail with exit code 10 if the answer may include dead VMs'
 complete -c vreg -n '__vreg_at exec' -l wait -d 'wait up to this long for a live VM, e.g. 30s' -x
-complete -c vreg -n '__vreg_at exec' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at exec' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at exec' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at exec' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at exec' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at exec' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at exec' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at exec' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at exec' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at exec' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at exec' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at render' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at render' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at render' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at render' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at render' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at render' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at render' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
@@ -332,32 +332,32 @@ complete -c vreg -n '__vreg_at render' -l output -s o -d 'output format; also js
 complete -c vreg -n '__vreg_at render' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at render' -l once -d 'render once and exit (default)'
 complete -c vreg -n '__vreg_at render' -l watch -d 'keep running and render again when the registry changes'
-complete -c vreg -n '__vreg_at render' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at render' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at render' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at render' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at render' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at render' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at render' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at render' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at render' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at render' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at render' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at wait' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at wait' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at wait' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at wait' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at wait' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at wait' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at wait' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at wait' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at wait' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at wait' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at wait' -l for -d 'condition: live (default), gone, stale, count=N, registry or self' -x -a 'live gone stale count= registry self'
-complete -c vreg -n '__vreg_at wait' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at wait' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at wait' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at wait' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at wait' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at wait' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at wait' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at wait' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at wait' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at wait' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at wait' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at watch' -f -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at watch' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at watch' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at watch' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at watch' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at watch' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at watch' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at watch' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
@@ -367,123 +367,123 @@ complete -c vreg -n '__vreg_at watch' -l id -d 'only this VM' -x -a '(vreg compl
 complete -c vreg -n '__vreg_at watch' -l status -d 'only VMs with this status' -x -a 'running paused stopped'
 complete -c vreg -n '__vreg_at watch' -l since -d 'start after this revision; "start" prints the full state first' -x
 complete -c vreg -n '__vreg_at watch' -l heartbeats -d 'also print heartbeats'
-complete -c vreg -n '__vreg_at watch' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at watch' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at watch' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at watch' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at watch' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at watch' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at watch' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at watch' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at watch' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at watch' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at watch' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at status' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at status' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at status' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at status' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at status' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at status' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at status' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at status' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at status' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at status' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at status' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at status' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at status' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at status' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at status' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at status' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at status' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at status' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at status' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at status' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at why' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at why' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at why' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at why' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at why' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at why' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at why' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at why' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at why' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at why' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at why' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at why' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at why' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at why' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at why' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at why' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at why' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at why' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at why' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at why' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at why' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at history' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at history' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at history' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at history' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at history' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at history' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at history' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at history' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at history' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at history' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at history' -l limit -d 'maximum number of changes (default: 100)' -x
-complete -c vreg -n '__vreg_at history' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at history' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at history' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at history' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at history' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at history' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at history' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at history' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at history' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at history' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at history' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at doctor' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at doctor' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at doctor' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at doctor' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at doctor' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at doctor' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at doctor' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at doctor' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at doctor' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at doctor' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at doctor' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at doctor' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at doctor' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at doctor' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at doctor' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at doctor' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at doctor' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at doctor' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at doctor' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at doctor' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at health' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at health' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at health' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at health' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at health' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at health' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at health' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at health' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at health' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at health' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at health' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at health' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at health' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at health' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at health' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at health' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at health' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at health' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at health' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at health' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at conflicts' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at conflicts' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at conflicts' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at conflicts' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at conflicts' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at conflicts' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at conflicts' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at conflicts' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at conflicts' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at conflicts' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at conflicts' -l clear -d 'clear the conflicts from the record'
-complete -c vreg -n '__vreg_at conflicts' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at conflicts' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at conflicts' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at conflicts' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at conflicts' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at conflicts' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at conflicts' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at conflicts' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at conflicts' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at conflicts' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at conflicts' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at tree' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at tree' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at tree' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at tree' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at tree' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at tree' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at tree' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at tree' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at tree' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at tree' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at tree' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at tree' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at tree' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at tree' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at tree' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at tree' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at tree' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at tree' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at tree' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at tree' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at tree' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at register' -l name -d 'name of this VM' -x
 complete -c vreg -n '__vreg_at register' -l role -d 'role of this VM' -x -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at register' -l address -d 'address at which clients reach this VM' -x
 complete -c vreg -n '__vreg_at register' -l registered-by -d 'name to record in registeredBy' -x
-complete -c vreg -n '__vreg_at register' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at register' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at register' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at register' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at register' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at register' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at register' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
@@ -492,19 +492,19 @@ complete -c vreg -n '__vreg_at register' -l timeout -d 'time limit for each requ
 complete -c vreg -n '__vreg_at register' -l status -d 'initial status (default: running)' -x -a 'running paused stopped'
 complete -c vreg -n '__vreg_at register' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at register' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
-complete -c vreg -n '__vreg_at register' -l parent -d 'id of the VM that it was cloned from or created by' -x -a '(vreg completion --values ids 2>/dev/null)'
+complete -c vreg -n '__vreg_at register' -l parent -d 'id of the VM from which it was cloned or created' -x -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at register' -l file -s f -d 'file with entries, or - for stdin' -r -F
-complete -c vreg -n '__vreg_at register' -l if-exists -d 'what to do if the id is registered (default: fail)' -x -a 'fail update ignore'
-complete -c vreg -n '__vreg_at register' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at register' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at register' -l if-exists -d 'what to do if the id is already registered (default: fail)' -x -a 'fail update ignore'
+complete -c vreg -n '__vreg_at register' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at register' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at register' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at register' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at register' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at register' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at register' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at register' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at register' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at update' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at update' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at update' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at update' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at update' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at update' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at update' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at update' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
@@ -516,91 +516,91 @@ complete -c vreg -n '__vreg_at update' -l address -d 'new address' -x
 complete -c vreg -n '__vreg_at update' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at update' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
 complete -c vreg -n '__vreg_at update' -l unset-meta -d 'metadata key to remove' -x
-complete -c vreg -n '__vreg_at update' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at update' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at update' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at update' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at update' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at update' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at update' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at update' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at update' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at update' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at update' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at edit' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at edit' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at edit' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at edit' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at edit' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at edit' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at edit' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at edit' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at edit' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at edit' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at edit' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at edit' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at edit' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at edit' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at edit' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at edit' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at edit' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at edit' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at edit' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at edit' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at edit' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at pause' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at pause' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at pause' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at pause' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at pause' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at pause' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at pause' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at pause' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at pause' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at pause' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at pause' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at pause' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at pause' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at pause' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at pause' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at pause' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at pause' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at pause' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at pause' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at pause' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at pause' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at resume' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at resume' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at resume' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at resume' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at resume' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at resume' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at resume' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at resume' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at resume' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at resume' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at resume' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at resume' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at resume' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at resume' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at resume' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at resume' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at resume' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at resume' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at resume' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at resume' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at resume' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at stop' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at stop' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at stop' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at stop' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at stop' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at stop' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at stop' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at stop' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at stop' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at stop' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at stop' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at stop' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at stop' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at stop' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at stop' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at stop' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at stop' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at stop' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at stop' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at stop' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at stop' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at rm' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at rm' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at rm' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at rm' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at rm' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at rm' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at rm' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at rm' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at rm' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at rm' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at rm' -l yes -s y -d 'do not ask for confirmation'
-complete -c vreg -n '__vreg_at rm' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at rm' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at rm' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at rm' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at rm' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at rm' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at rm' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at rm' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at rm' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at rm' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at rm' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at prune' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at prune' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at prune' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at prune' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at prune' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at prune' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at prune' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
@@ -610,20 +610,20 @@ complete -c vreg -n '__vreg_at prune' -l older-than -d 'minimum time since the V
 complete -c vreg -n '__vreg_at prune' -l role -d 'only VMs with this role' -x -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at prune' -l dry-run -s n -d 'print what would be removed, and remove nothing'
 complete -c vreg -n '__vreg_at prune' -l yes -s y -d 'do not ask for confirmation'
-complete -c vreg -n '__vreg_at prune' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at prune' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at prune' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at prune' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at prune' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at prune' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at prune' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at prune' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at prune' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at prune' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at prune' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at heartbeat' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at heartbeat' -l name -d 'name of this VM' -x
 complete -c vreg -n '__vreg_at heartbeat' -l role -d 'role of this VM' -x -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at heartbeat' -l address -d 'address at which clients reach this VM' -x
 complete -c vreg -n '__vreg_at heartbeat' -l registered-by -d 'name to record in registeredBy' -x
-complete -c vreg -n '__vreg_at heartbeat' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at heartbeat' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at heartbeat' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at heartbeat' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at heartbeat' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at heartbeat' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at heartbeat' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
@@ -631,97 +631,97 @@ complete -c vreg -n '__vreg_at heartbeat' -l output -s o -d 'output format; also
 complete -c vreg -n '__vreg_at heartbeat' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at heartbeat' -l every -d 'repeat at this interval, e.g. 60s' -x
 complete -c vreg -n '__vreg_at heartbeat' -l register-if-missing -d 'register the VM if it is not registered'
-complete -c vreg -n '__vreg_at heartbeat' -l state-dir -d 'folder with the state that identifies this VM and detects clones' -r -F
+complete -c vreg -n '__vreg_at heartbeat' -l state-dir -d 'folder for the state that proves the identity of this VM' -r -F
 complete -c vreg -n '__vreg_at heartbeat' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at heartbeat' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
-complete -c vreg -n '__vreg_at heartbeat' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at heartbeat' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at heartbeat' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at heartbeat' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at heartbeat' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at heartbeat' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at heartbeat' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at heartbeat' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at heartbeat' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at heartbeat' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at heartbeat' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at export' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at export' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at export' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at export' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at export' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at export' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at export' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at export' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at export' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at export' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at export' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at export' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at export' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at export' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at export' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at export' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at export' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at export' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at export' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at export' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at import' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at import' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at import' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at import' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at import' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at import' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at import' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at import' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at import' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at import' -l file -s f -d 'file to read, or - for stdin' -r -F
-complete -c vreg -n '__vreg_at import' -l if-exists -d 'what to do if an id is registered with other fields (default: fail)' -x -a 'fail update ignore'
+complete -c vreg -n '__vreg_at import' -l if-exists -d 'what to do if an id is already registered with other fields (default: fail)' -x -a 'fail update ignore'
 complete -c vreg -n '__vreg_at import' -l dry-run -s n -d 'print what would change, and change nothing'
 complete -c vreg -n '__vreg_at import' -l yes -s y -d 'do not ask for confirmation'
-complete -c vreg -n '__vreg_at import' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at import' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at import' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at import' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at import' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at import' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at import' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at import' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at import' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at import' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at import' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at backup' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at backup' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at backup' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at backup' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at backup' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at backup' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at backup' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at backup' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at backup' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at backup' -l force -d 'overwrite an existing file'
-complete -c vreg -n '__vreg_at backup' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at backup' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at backup' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at backup' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at backup' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at backup' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at backup' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at backup' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at backup' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at backup' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at backup' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at api' -f -a 'GET POST PUT PATCH DELETE'
-complete -c vreg -n '__vreg_at api' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at api' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at api' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at api' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at api' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at api' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at api' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at api' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at api' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at api' -l file -s f -d 'request body: a file, or - for stdin' -r -F
-complete -c vreg -n '__vreg_at api' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at api' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at api' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at api' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at api' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at api' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at api' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at api' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at api' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at api' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at api' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon' -f -a serve -d 'run the registry'
 complete -c vreg -n '__vreg_at daemon' -f -a agent -d 'register this VM and keep it alive'
-complete -c vreg -n '__vreg_at daemon' -f -a status -d 'show the daemon and the agents that are running'
-complete -c vreg -n '__vreg_at daemon' -f -a stop -d 'stop the daemon or the agents that are running'
+complete -c vreg -n '__vreg_at daemon' -f -a status -d 'show the running daemon and agents'
+complete -c vreg -n '__vreg_at daemon' -f -a stop -d 'stop the running daemon or agents'
 complete -c vreg -n '__vreg_at daemon' -f -a restore -d 'replace the registry with a backup'
 complete -c vreg -n '__vreg_at daemon' -f -a unit -d 'print a systemd unit for the registry or the agent'
-complete -c vreg -n '__vreg_at daemon' -f -a install -d 'install and enable a systemd unit of vreg'
-complete -c vreg -n '__vreg_at daemon' -f -a uninstall -d 'stop, disable and remove a systemd unit of vreg'
+complete -c vreg -n '__vreg_at daemon' -f -a install -d 'install and enable a systemd unit for vreg'
+complete -c vreg -n '__vreg_at daemon' -f -a uninstall -d 'stop, disable and remove a systemd unit for vreg'
 complete -c vreg -n '__vreg_at daemon' -l host -d 'address to listen on; an address other than loopback requires a token' -x
 complete -c vreg -n '__vreg_at daemon' -l port -d 'TCP port to listen on; 0 picks a free one' -x
-complete -c vreg -n '__vreg_at daemon' -l socket -d 'unix socket to listen on, mode 0600; no TCP unless --host or --port is given' -r -F
-complete -c vreg -n '__vreg_at daemon' -l stale-after -d 'lease: listening time without a sign of life before a VM is stale' -x
-complete -c vreg -n '__vreg_at daemon' -l mass-loss -d 'share of live VMs that must go silent together to be marked suspect instead of stale, or off' -x
-complete -c vreg -n '__vreg_at daemon' -l allow-host -d 'comma-separated Host names to accept when no token is configured' -x
-complete -c vreg -n '__vreg_at daemon' -l tls-cert -d 'certificate with its chain; the TCP listener then speaks https' -r -F
+complete -c vreg -n '__vreg_at daemon' -l socket -d 'unix socket to listen on, with mode 0600; disables TCP unless --host or --port is given' -r -F
+complete -c vreg -n '__vreg_at daemon' -l stale-after -d 'lease: a VM becomes stale this long after its last heartbeat, not counting time when the registry was down' -x
+complete -c vreg -n '__vreg_at daemon' -l mass-loss -d 'if at least this share of the live VMs goes silent together, mark them suspect instead of stale; off disables this' -x
+complete -c vreg -n '__vreg_at daemon' -l allow-host -d 'comma-separated host names to accept in the Host header when no token is configured' -x
+complete -c vreg -n '__vreg_at daemon' -l tls-cert -d 'certificate and its chain; enables https on the TCP port' -r -F
 complete -c vreg -n '__vreg_at daemon' -l tls-key -d 'private key of the certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon' -l tls-client-ca -d 'CA bundle; require client certificates signed by it' -r -F
-complete -c vreg -n '__vreg_at daemon' -l trust-proxy -d 'comma-separated proxies whose X-Forwarded-* headers are trusted (requires a token)' -f -a 'loopback linklocal uniquelocal'
+complete -c vreg -n '__vreg_at daemon' -l tls-client-ca -d 'CA certificates; requires clients to send a certificate that one of them signed' -r -F
+complete -c vreg -n '__vreg_at daemon' -l trust-proxy -d 'comma-separated addresses of proxies whose X-Forwarded-* headers to trust; requires a token' -f -a 'loopback linklocal uniquelocal'
 complete -c vreg -n '__vreg_at daemon' -l cors-origin -d 'comma-separated origins whose web pages may call the API' -x
 complete -c vreg -n '__vreg_at daemon' -l max-body -d 'maximum size of a request body, and of an entry as JSON; larger ones get 413' -x
 complete -c vreg -n '__vreg_at daemon' -l max-vms -d 'maximum number of VMs; further registrations get 429' -x
@@ -734,8 +734,8 @@ complete -c vreg -n '__vreg_at daemon' -l name -d 'name of this VM' -x
 complete -c vreg -n '__vreg_at daemon' -l role -d 'role of this VM' -x -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at daemon' -l address -d 'address at which clients reach this VM' -x
 complete -c vreg -n '__vreg_at daemon' -l registered-by -d 'name to record in registeredBy' -x
-complete -c vreg -n '__vreg_at daemon' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at daemon' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
@@ -745,23 +745,23 @@ complete -c vreg -n '__vreg_at daemon' -l self-register -d 'register the daemon'
 complete -c vreg -n '__vreg_at daemon' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at daemon' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
 complete -c vreg -n '__vreg_at daemon' -l detach -d 'run in the background, with a pid file and a log in the data dir'
-complete -c vreg -n '__vreg_at daemon' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at daemon' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at daemon' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at daemon' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at daemon' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon serve' -l host -d 'address to listen on; an address other than loopback requires a token' -x
 complete -c vreg -n '__vreg_at daemon serve' -l port -d 'TCP port to listen on; 0 picks a free one' -x
-complete -c vreg -n '__vreg_at daemon serve' -l socket -d 'unix socket to listen on, mode 0600; no TCP unless --host or --port is given' -r -F
-complete -c vreg -n '__vreg_at daemon serve' -l stale-after -d 'lease: listening time without a sign of life before a VM is stale' -x
-complete -c vreg -n '__vreg_at daemon serve' -l mass-loss -d 'share of live VMs that must go silent together to be marked suspect instead of stale, or off' -x
-complete -c vreg -n '__vreg_at daemon serve' -l allow-host -d 'comma-separated Host names to accept when no token is configured' -x
-complete -c vreg -n '__vreg_at daemon serve' -l tls-cert -d 'certificate with its chain; the TCP listener then speaks https' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l socket -d 'unix socket to listen on, with mode 0600; disables TCP unless --host or --port is given' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l stale-after -d 'lease: a VM becomes stale this long after its last heartbeat, not counting time when the registry was down' -x
+complete -c vreg -n '__vreg_at daemon serve' -l mass-loss -d 'if at least this share of the live VMs goes silent together, mark them suspect instead of stale; off disables this' -x
+complete -c vreg -n '__vreg_at daemon serve' -l allow-host -d 'comma-separated host names to accept in the Host header when no token is configured' -x
+complete -c vreg -n '__vreg_at daemon serve' -l tls-cert -d 'certificate and its chain; enables https on the TCP port' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l tls-key -d 'private key of the certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon serve' -l tls-client-ca -d 'CA bundle; require client certificates signed by it' -r -F
-complete -c vreg -n '__vreg_at daemon serve' -l trust-proxy -d 'comma-separated proxies whose X-Forwarded-* headers are trusted (requires a token)' -f -a 'loopback linklocal uniquelocal'
+complete -c vreg -n '__vreg_at daemon serve' -l tls-client-ca -d 'CA certificates; requires clients to send a certificate that one of them signed' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l trust-proxy -d 'comma-separated addresses of proxies whose X-Forwarded-* headers to trust; requires a token' -f -a 'loopback linklocal uniquelocal'
 complete -c vreg -n '__vreg_at daemon serve' -l cors-origin -d 'comma-separated origins whose web pages may call the API' -x
 complete -c vreg -n '__vreg_at daemon serve' -l max-body -d 'maximum size of a request body, and of an entry as JSON; larger ones get 413' -x
 complete -c vreg -n '__vreg_at daemon serve' -l max-vms -d 'maximum number of VMs; further registrations get 429' -x
@@ -774,8 +774,8 @@ complete -c vreg -n '__vreg_at daemon serve' -l name -d 'name of this VM' -x
 complete -c vreg -n '__vreg_at daemon serve' -l role -d 'role of this VM' -x -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at daemon serve' -l address -d 'address at which clients reach this VM' -x
 complete -c vreg -n '__vreg_at daemon serve' -l registered-by -d 'name to record in registeredBy' -x
-complete -c vreg -n '__vreg_at daemon serve' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon serve' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon serve' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
@@ -785,12 +785,12 @@ complete -c vreg -n '__vreg_at daemon serve' -l self-register -d 'register the d
 complete -c vreg -n '__vreg_at daemon serve' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at daemon serve' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
 complete -c vreg -n '__vreg_at daemon serve' -l detach -d 'run in the background, with a pid file and a log in the data dir'
-complete -c vreg -n '__vreg_at daemon serve' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon serve' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon serve' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon serve' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at daemon serve' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at daemon serve' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at daemon serve' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon serve' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon serve' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon serve' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at daemon serve' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon agent' -l id -d 'id of this VM' -x
 complete -c vreg -n '__vreg_at daemon agent' -l name -d 'name of this VM' -x
@@ -798,15 +798,15 @@ complete -c vreg -n '__vreg_at daemon agent' -l role -d 'role of this VM' -x -a 
 complete -c vreg -n '__vreg_at daemon agent' -l address -d 'address at which clients reach this VM' -x
 complete -c vreg -n '__vreg_at daemon agent' -l registered-by -d 'name to record in registeredBy' -x
 complete -c vreg -n '__vreg_at daemon agent' -l interval -d 'time between heartbeats' -x
-complete -c vreg -n '__vreg_at daemon agent' -l on-exit -d 'what to do with the entry when the agent stops' -x -a 'stopped deregister keep'
-complete -c vreg -n '__vreg_at daemon agent' -l on-clone -d 'what to do if this VM is a clone: exit, take a new id, or replace the other VM' -x -a 'reject rebirth replace'
+complete -c vreg -n '__vreg_at daemon agent' -l on-exit -d 'what to do with the entry of the VM when the agent stops' -x -a 'stopped deregister keep'
+complete -c vreg -n '__vreg_at daemon agent' -l on-clone -d 'what to do if this VM is a clone: exit (reject), take a new id (rebirth), or take over the id (replace)' -x -a 'reject rebirth replace'
 complete -c vreg -n '__vreg_at daemon agent' -l id-command -d 'command that prints the new id for --on-clone rebirth' -x
-complete -c vreg -n '__vreg_at daemon agent' -l run-dir -d 'folder in which the agent keeps the addresses of live VMs as files' -x
+complete -c vreg -n '__vreg_at daemon agent' -l run-dir -d 'folder to which the agent writes the addresses of live VMs' -x
 complete -c vreg -n '__vreg_at daemon agent' -l data-dir -d 'folder for the state of the registry or the agent' -r -F
 complete -c vreg -n '__vreg_at daemon agent' -l log-level -d 'lowest level to log' -x -a 'debug info warn error silent'
 complete -c vreg -n '__vreg_at daemon agent' -l log-format -d 'format of the log' -x -a 'pretty json'
-complete -c vreg -n '__vreg_at daemon agent' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon agent' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon agent' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon agent' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at daemon agent' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon agent' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon agent' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
@@ -819,142 +819,142 @@ complete -c vreg -n '__vreg_at daemon agent' -l check-interval -d 'time between 
 complete -c vreg -n '__vreg_at daemon agent' -l check-timeout -d 'time limit for a probe (default: 2s)' -x
 complete -c vreg -n '__vreg_at daemon agent' -l check-rise -d 'successful probes in a row that make a service pass (default: 2)' -x
 complete -c vreg -n '__vreg_at daemon agent' -l check-fall -d 'failed probes in a row that make a service fail (default: 3)' -x
-complete -c vreg -n '__vreg_at daemon agent' -l rebirth-hook -d 'shell command to run when a clone has received its new id (VREG_ID)' -x
+complete -c vreg -n '__vreg_at daemon agent' -l rebirth-hook -d 'shell command to run after a clone receives its new id (in VREG_ID)' -x
 complete -c vreg -n '__vreg_at daemon agent' -l detach -d 'run in the background, with a pid file and a log in the data dir'
-complete -c vreg -n '__vreg_at daemon agent' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon agent' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon agent' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon agent' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at daemon agent' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at daemon agent' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at daemon agent' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon agent' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon agent' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon agent' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at daemon agent' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon status' -l data-dir -d 'folder for the state of the registry or the agent' -r -F
-complete -c vreg -n '__vreg_at daemon status' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon status' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon status' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon status' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at daemon status' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon status' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon status' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon status' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon status' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at daemon status' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon status' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon status' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon status' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at daemon status' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at daemon status' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at daemon status' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon status' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon status' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon status' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at daemon status' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon stop' -f -a 'serve agent'
 complete -c vreg -n '__vreg_at daemon stop' -l data-dir -d 'folder for the state of the registry or the agent' -r -F
-complete -c vreg -n '__vreg_at daemon stop' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon stop' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon stop' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon stop' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at daemon stop' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon stop' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon stop' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon stop' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon stop' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at daemon stop' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon stop' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon stop' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon stop' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at daemon stop' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at daemon stop' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at daemon stop' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon stop' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon stop' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon stop' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at daemon stop' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon restore' -l data-dir -d 'folder for the state of the registry or the agent' -r -F
-complete -c vreg -n '__vreg_at daemon restore' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon restore' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon restore' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon restore' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at daemon restore' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon restore' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon restore' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon restore' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon restore' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon restore' -l yes -s y -d 'do not ask for confirmation'
-complete -c vreg -n '__vreg_at daemon restore' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon restore' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon restore' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon restore' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at daemon restore' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at daemon restore' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at daemon restore' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon restore' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon restore' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon restore' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at daemon restore' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon unit' -f -a 'serve agent heartbeat-timer wait-online'
-complete -c vreg -n '__vreg_at daemon unit' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon unit' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon unit' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon unit' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon unit' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at daemon unit' -l user -d 'make units for the user'\''s systemd instead of the system'\''s (less hardening)'
+complete -c vreg -n '__vreg_at daemon unit' -l user -d 'create units for the user'\''s systemd instead of the system'\''s (less hardening)'
 complete -c vreg -n '__vreg_at daemon unit' -l no-token -d 'do not load a token; by default systemd loads /etc/vreg/token'
 complete -c vreg -n '__vreg_at daemon unit' -l tls -d 'load the certificate /etc/vreg/tls.crt and its key /etc/vreg/tls.key'
 complete -c vreg -n '__vreg_at daemon unit' -l output-dir -d 'write the unit files to this folder' -r -F
-complete -c vreg -n '__vreg_at daemon unit' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon unit' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon unit' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon unit' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at daemon unit' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at daemon unit' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at daemon unit' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon unit' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon unit' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon unit' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at daemon unit' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon install' -f -a 'serve agent heartbeat-timer wait-online'
-complete -c vreg -n '__vreg_at daemon install' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon install' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon install' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon install' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon install' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at daemon install' -l user -d 'make units for the user'\''s systemd instead of the system'\''s (less hardening)'
+complete -c vreg -n '__vreg_at daemon install' -l user -d 'create units for the user'\''s systemd instead of the system'\''s (less hardening)'
 complete -c vreg -n '__vreg_at daemon install' -l no-token -d 'do not load a token; by default systemd loads /etc/vreg/token'
 complete -c vreg -n '__vreg_at daemon install' -l tls -d 'load the certificate /etc/vreg/tls.crt and its key /etc/vreg/tls.key'
 complete -c vreg -n '__vreg_at daemon install' -l now -d 'start the unit as well'
 complete -c vreg -n '__vreg_at daemon install' -l root -d 'install into the file system of an image mounted at this folder' -r -F
-complete -c vreg -n '__vreg_at daemon install' -l dry-run -d 'print the steps without taking them'
+complete -c vreg -n '__vreg_at daemon install' -l dry-run -d 'print the steps, and change nothing'
 complete -c vreg -n '__vreg_at daemon install' -l yes -s y -d 'do not ask for confirmation'
-complete -c vreg -n '__vreg_at daemon install' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon install' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon install' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon install' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at daemon install' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at daemon install' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at daemon install' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon install' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon install' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon install' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at daemon install' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon uninstall' -f -a 'serve agent heartbeat-timer wait-online'
-complete -c vreg -n '__vreg_at daemon uninstall' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at daemon uninstall' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at daemon uninstall' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at daemon uninstall' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at daemon uninstall' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon uninstall' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon uninstall' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon uninstall' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon uninstall' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at daemon uninstall' -l user -d 'make units for the user'\''s systemd instead of the system'\''s (less hardening)'
+complete -c vreg -n '__vreg_at daemon uninstall' -l user -d 'create units for the user'\''s systemd instead of the system'\''s (less hardening)'
 complete -c vreg -n '__vreg_at daemon uninstall' -l root -d 'install into the file system of an image mounted at this folder' -r -F
-complete -c vreg -n '__vreg_at daemon uninstall' -l dry-run -d 'print the steps without taking them'
+complete -c vreg -n '__vreg_at daemon uninstall' -l dry-run -d 'print the steps, and change nothing'
 complete -c vreg -n '__vreg_at daemon uninstall' -l yes -s y -d 'do not ask for confirmation'
-complete -c vreg -n '__vreg_at daemon uninstall' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at daemon uninstall' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at daemon uninstall' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at daemon uninstall' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at daemon uninstall' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at daemon uninstall' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at daemon uninstall' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at daemon uninstall' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at daemon uninstall' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at daemon uninstall' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at daemon uninstall' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at token' -f -a create -d 'create a token and print it once'
 complete -c vreg -n '__vreg_at token' -f -a ls -d 'list the tokens of the registry'
 complete -c vreg -n '__vreg_at token' -f -a revoke -d 'revoke tokens'
-complete -c vreg -n '__vreg_at token' -f -a whoami -d 'show the identity and scope of the current token'
-complete -c vreg -n '__vreg_at token' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at token' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at token' -f -a whoami -d 'show the name and scope of the current token'
+complete -c vreg -n '__vreg_at token' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at token' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at token' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at token' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at token' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at token' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at token' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at token' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at token' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at token' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at token' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at token' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at token' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at token' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at token' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at token' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at token' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at token create' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at token create' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at token create' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at token create' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at token create' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at token create' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at token create' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
@@ -962,60 +962,60 @@ complete -c vreg -n '__vreg_at token create' -l output -s o -d 'output format; a
 complete -c vreg -n '__vreg_at token create' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at token create' -l scope -d 'permissions of the token' -x -a 'read heartbeat register write admin enrol'
 complete -c vreg -n '__vreg_at token create' -l vm -d 'restrict the token to this VM; a read token sees only this VM' -x -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at token create' -l role -d 'restrict the token to VMs with this role, in the same way; with --vm, to that VM in this role' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at token create' -l role -d 'restrict the token to VMs with this role; a read token sees only these VMs; with --vm, to that VM in this role' -x -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at token create' -l expires -d 'lifetime of the token, e.g. 30d (default: unlimited)' -x
 complete -c vreg -n '__vreg_at token create' -l to -d 'write the token to a new file with mode 0600 instead of stdout' -r -F
-complete -c vreg -n '__vreg_at token create' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at token create' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at token create' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at token create' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at token create' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at token create' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at token create' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at token create' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at token create' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at token create' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at token create' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at token ls' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at token ls' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at token ls' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at token ls' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at token ls' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at token ls' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at token ls' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at token ls' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token ls' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at token ls' -l enrolled-by -d 'only tokens of the VMs that enrolled with this token' -x
-complete -c vreg -n '__vreg_at token ls' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at token ls' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at token ls' -l enrolled-by -d 'only tokens of VMs that enrolled with this token' -x
+complete -c vreg -n '__vreg_at token ls' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at token ls' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at token ls' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at token ls' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at token ls' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at token ls' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at token ls' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at token ls' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at token ls' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at token revoke' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at token revoke' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at token revoke' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at token revoke' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at token revoke' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at token revoke' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at token revoke' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at token revoke' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token revoke' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at token revoke' -l enrolled-by -d 'tokens of the VMs that enrolled with this token' -x
+complete -c vreg -n '__vreg_at token revoke' -l enrolled-by -d 'revoke the tokens of VMs that enrolled with this token' -x
 complete -c vreg -n '__vreg_at token revoke' -l yes -s y -d 'do not ask for confirmation'
-complete -c vreg -n '__vreg_at token revoke' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at token revoke' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at token revoke' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at token revoke' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at token revoke' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at token revoke' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at token revoke' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at token revoke' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at token revoke' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at token revoke' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at token revoke' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at token whoami' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at token whoami' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at token whoami' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at token whoami' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at token whoami' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at token whoami' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at token whoami' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at token whoami' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token whoami' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at token whoami' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at token whoami' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at token whoami' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at token whoami' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at token whoami' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at token whoami' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at token whoami' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at token whoami' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at token whoami' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at token whoami' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at token whoami' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at context' -f -a add -d 'add or change a context'
 complete -c vreg -n '__vreg_at context' -f -a use -d 'switch to a context'
@@ -1023,104 +1023,104 @@ complete -c vreg -n '__vreg_at context' -f -a ls -d 'list the contexts'
 complete -c vreg -n '__vreg_at context' -f -a rm -d 'remove a context'
 complete -c vreg -n '__vreg_at context' -f -a show -d 'show a context'
 complete -c vreg -n '__vreg_at context' -f -a current -d 'print the name of the current context'
-complete -c vreg -n '__vreg_at context' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at context' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at context' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at context' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at context' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at context' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at context' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at context' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at context' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at context' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at context' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at context' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at context' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at context add' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at context add' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context add' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context add' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at context add' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at context add' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context add' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context add' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context add' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at context add' -l use -d 'switch to the context'
-complete -c vreg -n '__vreg_at context add' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at context add' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at context add' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context add' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at context add' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at context add' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at context add' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at context add' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at context add' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context add' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at context add' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at context use' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at context use' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context use' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context use' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at context use' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at context use' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context use' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context use' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context use' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at context use' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at context use' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at context use' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context use' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at context use' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at context use' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at context use' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at context use' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at context use' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context use' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at context use' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at context ls' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at context ls' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context ls' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context ls' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at context ls' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at context ls' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context ls' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context ls' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context ls' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at context ls' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at context ls' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at context ls' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context ls' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at context ls' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at context ls' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at context ls' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at context ls' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at context ls' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context ls' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at context ls' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at context rm' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at context rm' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context rm' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context rm' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at context rm' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at context rm' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context rm' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context rm' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context rm' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at context rm' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at context rm' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at context rm' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context rm' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at context rm' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at context rm' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at context rm' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at context rm' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at context rm' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context rm' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at context rm' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at context show' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at context show' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context show' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context show' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at context show' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at context show' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context show' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context show' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context show' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at context show' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at context show' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at context show' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context show' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at context show' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at context show' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at context show' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at context show' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at context show' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context show' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at context show' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at context current' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at context current' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at context current' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at context current' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at context current' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at context current' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context current' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context current' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context current' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at context current' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at context current' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at context current' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at context current' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at context current' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at context current' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at context current' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at context current' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at context current' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at context current' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at context current' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at config' -f -a get -d 'print the effective value of a setting'
 complete -c vreg -n '__vreg_at config' -f -a set -d 'write a setting to the config file'
@@ -1128,152 +1128,152 @@ complete -c vreg -n '__vreg_at config' -f -a unset -d 'remove a setting from the
 complete -c vreg -n '__vreg_at config' -f -a list -d 'list all settings with their effective values'
 complete -c vreg -n '__vreg_at config' -f -a path -d 'print the path of the config file'
 complete -c vreg -n '__vreg_at config' -f -a edit -d 'open the config file in $EDITOR'
-complete -c vreg -n '__vreg_at config' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at config' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at config' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at config' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at config' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at config' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at config' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at config' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at config' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at config' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at config' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at config' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at config' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at config' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at config' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at config' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at config' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at config get' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-vms max-connections log-level log-format interval on-clone id-command run-dir on-exit'
-complete -c vreg -n '__vreg_at config get' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at config get' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at config get' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at config get' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at config get' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at config get' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config get' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config get' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config get' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at config get' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at config get' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at config get' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at config get' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at config get' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at config get' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at config get' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at config get' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at config get' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at config get' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at config get' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at config set' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-vms max-connections log-level log-format interval on-clone id-command run-dir on-exit'
-complete -c vreg -n '__vreg_at config set' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at config set' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at config set' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at config set' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at config set' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at config set' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config set' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config set' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config set' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at config set' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at config set' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at config set' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at config set' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at config set' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at config set' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at config set' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at config set' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at config set' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at config set' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at config set' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at config unset' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-vms max-connections log-level log-format interval on-clone id-command run-dir on-exit'
-complete -c vreg -n '__vreg_at config unset' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at config unset' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at config unset' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at config unset' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at config unset' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at config unset' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config unset' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config unset' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config unset' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at config unset' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at config unset' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at config unset' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at config unset' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at config unset' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at config unset' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at config unset' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at config unset' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at config unset' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at config unset' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at config unset' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at config list' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at config list' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at config list' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at config list' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at config list' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at config list' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config list' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config list' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config list' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at config list' -l show-origin -d 'show where each value comes from'
-complete -c vreg -n '__vreg_at config list' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at config list' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at config list' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at config list' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at config list' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at config list' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at config list' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at config list' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at config list' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at config list' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at config list' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at config path' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at config path' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at config path' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at config path' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at config path' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at config path' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config path' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config path' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config path' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at config path' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at config path' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at config path' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at config path' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at config path' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at config path' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at config path' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at config path' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at config path' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at config path' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at config path' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at config edit' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at config edit' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at config edit' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at config edit' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at config edit' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at config edit' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config edit' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config edit' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config edit' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at config edit' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at config edit' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at config edit' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at config edit' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at config edit' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at config edit' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at config edit' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at config edit' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at config edit' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at config edit' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at config edit' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at completion' -f -a 'bash zsh fish'
-complete -c vreg -n '__vreg_at completion' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at completion' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at completion' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at completion' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at completion' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at completion' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at completion' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at completion' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at completion' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at completion' -l values -d 'print live values, as the scripts request them' -x -a 'ids names'
-complete -c vreg -n '__vreg_at completion' -l write -d 'write the scripts of all shells to a folder' -r -F
-complete -c vreg -n '__vreg_at completion' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at completion' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at completion' -l values -d 'print ids or names of VMs in the registry; used by the completion scripts' -x -a 'ids names'
+complete -c vreg -n '__vreg_at completion' -l write -d 'write the scripts for all shells to a folder' -r -F
+complete -c vreg -n '__vreg_at completion' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at completion' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at completion' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at completion' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at completion' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at completion' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at completion' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at completion' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at completion' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at version' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at version' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at version' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at version' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at version' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at version' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at version' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at version' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at version' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at version' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at version' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at version' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at version' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at version' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at version' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at version' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at version' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at version' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at version' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at version' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at help' -f -a 'ls get discover addr url env exec render wait watch status why history doctor health conflicts tree register update edit pause resume stop rm prune heartbeat export import backup api daemon token context config completion version help exit-codes environment formatting recipes'
-complete -c vreg -n '__vreg_at help' -l url -s u -d 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at help' -l token-file -d 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)' -r -F
+complete -c vreg -n '__vreg_at help' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at help' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at help' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at help' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at help' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at help' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at help' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at help' -l write-man -d 'write the manual pages to a folder' -r -F
-complete -c vreg -n '__vreg_at help' -l context -s c -d 'context of the config file to use [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at help' -l quiet -s q -d 'print ids only, same as -o name'
+complete -c vreg -n '__vreg_at help' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at help' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at help' -l json -d 'same as -o json'
 complete -c vreg -n '__vreg_at help' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at help' -l no-color -d 'disable colour, same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at help' -l verbose -s v -d 'log each request to the registry on stderr'
+complete -c vreg -n '__vreg_at help' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at help' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at help' -l help -s h -d 'show help'

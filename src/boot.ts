@@ -1,6 +1,6 @@
 /**
  * Starts the bundle from V8's code cache, which halves the start-up time of a command. The build writes the cache beside the
- * bundle. V8 rejects a cache of another version, architecture or source and then compiles as usual.
+ * bundle. If the cache does not match V8's version, the architecture or the source, V8 ignores it and compiles as usual.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createRequire, wrap } from 'node:module';

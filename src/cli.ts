@@ -1,4 +1,4 @@
-/** From argv to exit code: builds the commander tree, runs one command, and prints its error. No other module prints errors. */
+/** Builds the commander tree, runs one command, prints its error and returns the exit code. No other module prints errors. */
 
 import { Command as Commander, CommanderError, Option } from 'commander';
 import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from './command.ts';
@@ -40,7 +40,7 @@ function commandOf(argv: readonly string[]): string | undefined {
     const word = argv[index]!;
     if (takesValue.has(word)) index++;
     else if (!word.startsWith('-')) return word;
-    // The help of the program itself lists all commands.
+    // `vreg --help` lists all commands, so all are loaded.
     else if (word === '-h' || word === '--help') return undefined;
   }
   return undefined;
@@ -102,7 +102,7 @@ function buildCommand(command: Command<never>, session: Session, parents: readon
     if (command.commands && self.args[0] !== undefined)
       throw unknownCommand(self.args[0], namesOf(command.commands), path);
     if (!run) return self.outputHelp();
-    // An invalid format is an error before the command does anything.
+    // Reject an invalid format before the command does anything.
     await session.checkFormat();
     await run(session, self.args, flags as never);
   });
@@ -148,7 +148,7 @@ function report(thrown: unknown, session: Session): number {
     ? maskUrlUsers(known.message)
     : `unexpected error: ${(thrown as Error).stack ?? String(thrown)}`;
   const hint = known ? nextStep(known) : 'this is a bug in vreg; please report it with the line above';
-  // JSON escapes no character of a token, so masking the encoded text is enough.
+  // JSON does not escape the characters of a token, so masking the encoded text is enough.
   const print = (text: string) => session.io.err(`${maskTokens(text)}\n`);
   if (wantsJson(session)) {
     const body = {
@@ -181,7 +181,7 @@ function ownWords(argv: readonly string[]): readonly string[] {
   return at < 0 ? argv : argv.slice(0, at);
 }
 
-/** Converts commander's errors. Its help and version "errors" stay, because they are no failures. */
+/** Converts commander's errors, except the pseudo-errors with which it ends `--help` and `--version`. */
 function fromCommander(error: CommanderError, path: readonly string[]): Error {
   return error.exitCode === 0 || error.code === 'commander.help' ? error : usageError(error, path);
 }

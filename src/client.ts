@@ -1,6 +1,7 @@
 /**
- * Client of a registry: one typed method per route. Every failure is a VregError. The methods work with the original registry,
- * too, unless their docstring begins with "vreg only"; it ignores the query option `include=liveness`.
+ * Client for a registry, with one typed method per route. Every failure is a VregError. Unless its docstring begins with "vreg
+ * only", a method also works with the original registry, the server of vers-agent-services, which ignores the query option
+ * `include=liveness`.
  */
 import { type ClientOptions, Connection, type ServerFacts } from './client/connection.ts';
 import type { Reply } from './client/transport.ts';
@@ -48,7 +49,7 @@ export class RegistryClient {
     return this.#entry('POST', PATHS.vms, registration);
   }
 
-  /** Sends another token from now on; undefined restores the configured one. */
+  /** Uses another token for further requests; undefined restores the configured one. */
   useToken(token: string | undefined): void {
     this.#connection.token = token;
   }
@@ -113,7 +114,7 @@ export class RegistryClient {
     return this.#entry('GET', PATHS.vm(checkId(id)));
   }
 
-  /** An entry and its revision for {@link update}; the revision is undefined from the original registry. */
+  /** Returns an entry and its revision for {@link update}. The revision is undefined with the original registry. */
   async getWithRevision(id: string): Promise<{ vm: VmWithLiveness; revision: string | undefined }> {
     const vm = await this.get(id);
     return { vm, revision: this.server.etag };
@@ -153,7 +154,7 @@ export class RegistryClient {
   }
 
   /**
-   * The live VMs of a role, oldest registration first, possibly none. With the original registry, `service` is filtered here
+   * The live VMs with a role, oldest registration first, possibly none. With the original registry, `service` is filtered here
    * and `passing` is unsupported.
    */
   async discover(role: string, { service, passing, strict }: DiscoverQuery = {}): Promise<VmWithLiveness[]> {
@@ -204,7 +205,10 @@ export class RegistryClient {
     ).history;
   }
 
-  /** vreg only: whether `discover` returns the VM, and why not. @throws VregError NOT_FOUND, UNSUPPORTED, or any of {@link Connection.request} */
+  /**
+   * vreg only: explains whether `discover` returns the VM.
+   * @throws VregError NOT_FOUND, UNSUPPORTED, or any of {@link Connection.request}
+   */
   async why(id: string): Promise<Why> {
     await this.#requireVreg('explanations');
     return this.#connection.request<Why>('GET', PATHS.why(checkId(id)));
@@ -216,7 +220,7 @@ export class RegistryClient {
     return this.#connection.open('GET', PATHS.backup);
   }
 
-  /** True for a vreg daemon, false for the original registry. Requests `/health` if there was no response yet. */
+  /** True for a vreg daemon, false for the original registry. Requests `/health` if there has been no response yet. */
   async isVreg(): Promise<boolean> {
     if (!this.#connection.facts) await this.health();
     return this.server.version !== undefined;
@@ -231,12 +235,15 @@ export class RegistryClient {
     return this.#connection.open('GET', path, headers);
   }
 
-  /** Requests any route and returns the response whatever its status; secrets in errors are masked. @throws VregError UNREACHABLE */
+  /**
+   * Requests any route and returns the response, whatever its status. Masks secrets in error responses.
+   * @throws VregError UNREACHABLE
+   */
   raw(method: string, path: string, body?: string): Promise<Reply> {
     return this.#connection.raw(method, path, body);
   }
 
-  /** Converts an error response of {@link raw}. @param otherwise message if the response has none */
+  /** Converts an error response from {@link raw}. @param otherwise the message if the response has none */
   refusal(reply: Reply, otherwise: string): VregError {
     return this.#connection.refusal(reply, otherwise);
   }
@@ -259,7 +266,7 @@ export class RegistryClient {
       'UNSUPPORTED',
       `the registry at ${this.url} is not a vreg daemon: it does not support ${feature}`,
       {
-        hint: 'replace it by vreg daemon: clients and curl recipes keep working',
+        hint: 'replace it with vreg daemon; existing clients and curl commands keep working',
       },
     );
   }
@@ -273,7 +280,7 @@ export class RegistryClient {
     return vms.map((vm) => this.#withLiveness(vm));
   }
 
-  /** Adds `stale`: from the daemon or, for the original registry, computed from `lastSeen` and the server's clock. */
+  /** Adds `stale`. For the original registry, which does not send it, computes it from `lastSeen` and the server's clock. */
   #withLiveness(vm: Vm & { stale?: boolean }): VmWithLiveness {
     const { lease, now } = this.server;
     return { ...vm, stale: vm.stale ?? now - Date.parse(vm.lastSeen) > lease };
@@ -285,7 +292,10 @@ function query(options: Record<string, string | undefined>): string {
   return given.length > 0 ? `?${new URLSearchParams(given)}` : '';
 }
 
-/** Rejects ids that URL parsers remove from a path, since the request would go to another route. @throws VregError USAGE */
+/**
+ * Rejects ids that URL parsers would remove from the path, because the request would reach another route.
+ * @throws VregError USAGE
+ */
 function checkId(id: string): string {
   if (id.trim() !== '' && id !== '.' && id !== '..') return id;
   throw new VregError('USAGE', `invalid id "${id}"`, {

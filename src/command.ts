@@ -1,6 +1,6 @@
 /**
  * The definition of a command (name, arguments, flags, examples) and its `run` function, which does not depend on commander.
- * Command tree, help, man pages, completions and the reference README are made from the definitions.
+ * The command tree, help, man pages, completions and the reference README are generated from these definitions.
  */
 import type { RegistryClient } from './client.ts';
 import type { OutputFormat, SettingKey } from './config/settings.ts';
@@ -27,7 +27,7 @@ export interface Flag {
   repeat?: true;
   /** The accepted values, or the kind of live values that completion offers. */
   values?: readonly string[] | LiveValues;
-  /** Values that completion offers although others are accepted, too. */
+  /** Values that completion offers. Other values are also accepted. */
   offers?: readonly string[];
   /** Completion offers files. */
   file?: true;
@@ -53,7 +53,7 @@ export interface Command<F = Record<string, never>> {
   /** Exit codes of this command besides 0, 1 and 5. */
   exits?: readonly number[];
   commands?: readonly Command<never>[];
-  /** The command also works with an invalid config file or variable, so that the user can find and correct the mistake. */
+  /** The command also works with an invalid config file or variable, so that the user can fix it. */
   lenient?: true;
   /** Runs the command; for a command with subcommands, runs when none is given. */
   run?(context: Context, args: string[], flags: F): Promise<void>;
@@ -66,25 +66,25 @@ export interface Context {
   /** Aborted by the signals that end the program (SIGINT, SIGTERM, SIGHUP). */
   signal: AbortSignal;
   /**
-   * Calls `to` with the signals that would end the program, for example while a child process uses the terminal.
+   * Calls `to` with signals instead of ending the program, for example while a child process uses the terminal.
    * @returns a function that ends the forwarding
    */
   forwardSignals(to: (signal: NodeJS.Signals) => void): () => void;
-  /** From now on, SIGHUP calls `reload` instead of ending the program. */
+  /** Makes SIGHUP call `reload` instead of ending the program. */
   onHangup(reload: () => void): void;
   version: string;
-  /** The arguments of the command line. */
+  /** The command-line arguments. */
   argv: readonly string[];
   /** Milliseconds since the epoch. */
   now(): number;
-  /** Resolves after `ms` milliseconds; rejects with its reason when {@link signal} is aborted. */
+  /** Resolves after `ms` milliseconds. Rejects when {@link signal} is aborted, with its abort reason. */
   sleep(ms: number): Promise<void>;
   /** Client of the configured registry. Created on first use, so that `--help` reads no files and opens no connection. */
   client(): RegistryClient;
-  /** A new client, made from the settings as they are now. Earlier clients stay usable. */
+  /** A new client with the current settings. Earlier clients stay usable. */
   freshClient(): RegistryClient;
   /**
-   * A client that {@link signal} does not abort, for a request while the program ends.
+   * A client that {@link signal} does not abort, for a request while the program is ending.
    * @param timeout milliseconds
    */
   lastClient(timeout: number): RegistryClient;
@@ -109,7 +109,7 @@ export interface Context {
   commands(): Promise<readonly Command<never>[]>;
 }
 
-/** Checks the types of a definition, and erases the type of its flags so that it fits into the command tree. */
+/** Checks the types of a definition, then erases the type of its flags so that all commands have one type. */
 export function defineCommand<F = Record<string, never>>(command: Command<F>): Command<never> {
   return command as unknown as Command<never>;
 }
@@ -124,14 +124,14 @@ export const GLOBAL_SETTINGS = [
   'output',
   'timeout',
 ] as const satisfies readonly SettingKey[];
-/** Short flags of the settings that are typed most. */
+/** Short flags for frequently used settings. */
 export const SHORT: Partial<Record<SettingKey, string>> = { url: '-u', output: '-o' };
 
 export const GLOBAL_FLAGS: readonly Flag[] = [
-  { flags: '-c, --context <name>', about: 'context of the config file to use [VREG_CONTEXT]' },
-  { flags: '-q, --quiet', about: 'print ids only, same as -o name' },
+  { flags: '-c, --context <name>', about: 'use this context from the config file [VREG_CONTEXT]' },
+  { flags: '-q, --quiet', about: 'print only ids; same as -o name' },
   { flags: '--json', about: 'same as -o json' },
   { flags: '--no-headers', about: 'omit the column titles' },
-  { flags: '--no-color', about: 'disable colour, same as NO_COLOR=1' },
-  { flags: '-v, --verbose', about: 'log each request to the registry on stderr' },
+  { flags: '--no-color', about: 'disable colour; same as NO_COLOR=1' },
+  { flags: '-v, --verbose', about: 'log each request to stderr' },
 ];

@@ -1,4 +1,4 @@
-/** The table of commands. Each one is loaded when it is named, so that start-up pays for one command only. */
+/** The table of commands. Each command is loaded on demand, so start-up pays for one command only. */
 import type { Command } from './command.ts';
 
 interface Branch {

@@ -1,7 +1,7 @@
 /**
  * The value of each setting and its origin. Precedence: flag > VREG_* > VERS_* > context in the config file > config file >
- * default. A context named by -c counts as a flag, one named by VREG_CONTEXT as a VREG_* variable. The file is read only if
- * neither a flag nor a variable gives the setting.
+ * default. A context named by -c counts as a flag, and one named by VREG_CONTEXT as a VREG_* variable. The config file is read
+ * only if neither a flag nor a variable sets the setting.
  */
 import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
@@ -36,7 +36,7 @@ export class Config {
     this.env = env;
   }
 
-  /** @param flags flags of the command line under commander's camelCase names */
+  /** @param flags the command-line flags under commander's camelCase names */
   setFlags(flags: Readonly<Record<string, unknown>>): void {
     this.#flags = flags;
   }
@@ -50,7 +50,7 @@ export class Config {
     return join(this.env.XDG_CONFIG_HOME || join(this.#home, '.config'), 'vreg');
   }
 
-  /** `$XDG_STATE_HOME/vreg`, or the unit's StateDirectory. */
+  /** `$XDG_STATE_HOME/vreg`; in a systemd unit, its StateDirectory. */
   get stateDir(): string {
     return (
       this.env.STATE_DIRECTORY?.split(':', 1)[0] ||
@@ -58,7 +58,7 @@ export class Config {
     );
   }
 
-  /** Folder for the agent's address files; undefined if neither setting nor environment names one. */
+  /** Folder for the agent's address files; undefined if neither the settings nor the environment name one. */
   get runDir(): string | undefined {
     const { RUNTIME_DIRECTORY, XDG_RUNTIME_DIR } = this.env;
     const found = RUNTIME_DIRECTORY?.split(':', 1)[0] || (XDG_RUNTIME_DIR && join(XDG_RUNTIME_DIR, 'vreg'));
@@ -88,12 +88,12 @@ export class Config {
     return this.given(key) !== undefined;
   }
 
-  /** Overrides the timeout; used by completion. */
+  /** Overrides the timeout, for example for completion. */
   limitTimeout(ms: number): void {
     this.#flags = { ...this.#flags, timeout: `${ms}ms` };
   }
 
-  /** Path of a file that may be a systemd credential. As for the token, the credential takes precedence over the config file. */
+  /** Path of a file that may be a systemd credential. A credential takes precedence over the config file, as for the token. */
   fileOrCredential(key: SettingKey): string | undefined {
     const found = this.find(key);
     if (found && /^(flag|VREG_)/.test(found.origin)) return found.value;
@@ -108,7 +108,7 @@ export class Config {
   /**
    * The bearer token: from the token file, else `VREG_TOKEN` or `VERS_AUTH_TOKEN`, else systemd's credential `token`. A file
    * named by a flag takes precedence over the variables, and the credential over a file named in the config file.
-   * @param withoutFile ignores the token file
+   * @param withoutFile true to ignore the token file
    * @throws VregError USAGE if the file cannot be read, is empty, or can be read by other users
    */
   token(withoutFile = false): Found | undefined {
@@ -121,14 +121,14 @@ export class Config {
       `the token (from ${found.origin}) contains characters that an HTTP header cannot contain`,
       {
         field: 'token',
-        hint: 'a token is printable ASCII without spaces; was it copied completely?',
+        hint: 'a token consists of printable ASCII characters without spaces; was it copied completely?',
       },
     );
   }
 
   /**
-   * The token to send to the configured URL: as {@link token}, but a context's token file is used with that context's URL
-   * only, and the config file's own token file is not used with a context's URL.
+   * The token to send to the configured URL. Same as {@link token}, but the token file of a context is used only with the URL
+   * of that context, and the token file at the top level of the config file is not used with the URL of a context.
    */
   clientToken(): Found | undefined {
     const file = this.find('token-file')?.origin ?? '';
@@ -155,7 +155,10 @@ export class Config {
     return variable ? { value: this.env[variable]!, origin: variable } : undefined;
   }
 
-  /** The parsed file, empty if it does not exist. @throws VregError USAGE if it cannot be read or is no JSON object */
+  /**
+   * The parsed config file; empty if it does not exist.
+   * @throws VregError USAGE if it cannot be read or is not a JSON object
+   */
   get file(): ConfigFile {
     this.#file ??= readConfigFile(this.path);
     return this.#file;
@@ -181,14 +184,14 @@ export class Config {
     return this.env.HOME || homedir();
   }
 
-  /** The explicitly set value, unchecked; undefined if there is none. */
+  /** The explicitly set value, without validation; undefined if there is none. */
   given(key: SettingKey, setting: Setting = settingOf(key)): Found | undefined {
     const flag = this.#flags[camelCase(key)];
     if (flag !== undefined) return { value: String(flag), origin: `flag --${key}` };
     // A context named on the command line takes precedence over the environment.
     const asked = typeof this.#flags.context === 'string' ? this.#ofContext(key) : undefined;
     if (asked) return asked;
-    // A shell sets a variable to the empty string to unset it for one command.
+    // An empty variable counts as unset: `VAR= command` unsets it for one command.
     const own = this.env[envNameOf(key)];
     if (own) return { value: own, origin: envNameOf(key) };
     const chosen = this.env.VREG_CONTEXT ? this.#ofContext(key) : undefined;
@@ -209,7 +212,7 @@ export class Config {
   }
 }
 
-/** For a flag with an optional value, `true` means the flag without value and `false` means no flag. */
+/** For a flag with an optional value, `true` means the flag without a value, and `false` means no flag. */
 function expandBare(found: Found | undefined, { bare }: Setting): Found | undefined {
   if (bare === undefined || !found || found.value === 'false') return bare === undefined ? found : undefined;
   return found.value === 'true' ? { ...found, value: bare } : found;

@@ -1,6 +1,6 @@
 /** Errors that end the program with an exit code of their own, without a message. */
 
-/** The reason of an abort by a signal. The exit code is 128 plus the number of the signal. */
+/** The abort reason when a signal stops the command. The exit code is 128 plus the signal number. */
 export class Interrupted extends Error {
   readonly exit: number;
   readonly signal: NodeJS.Signals;
@@ -12,7 +12,7 @@ export class Interrupted extends Error {
   }
 }
 
-/** Thrown when a program that the command ran has failed. The exit code is that of the program. */
+/** Thrown when a program that the command ran has failed. The exit code is the exit code of that program. */
 export class ChildEnded extends Error {
   readonly exit: number;
 

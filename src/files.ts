@@ -1,4 +1,4 @@
-/** Files that must be whole and private: atomic writes, and checks of who else may read a file or replace it. */
+/** Atomic writes of files, and checks whether other users may read or replace a file. */
 import {
   closeSync,
   fchmodSync,
@@ -22,25 +22,22 @@ const WRITABLE_BY_OTHERS = 0o022;
 const STICKY = 0o1000;
 
 export interface AtomicWrite {
-  /** Mode of the new file, which the umask restricts further; 0666 by default. */
+  /** Mode of the new file before the umask is applied; 0666 by default. */
   mode?: number;
   /** Gives the new file the mode of the file that it replaces, if there is one. */
   keepMode?: boolean;
   /**
-   * Syncs the text to the disk before the file gets its name. The name itself is durable after {@link syncPath} of the
+   * Syncs the content to the disk before the file gets its name. The name itself becomes durable with {@link syncPath} of the
    * folder.
    */
   sync?: boolean;
-  /**
-   * Path of the temporary file; `PATH.new` by default, so that the next write removes what a killed process left
-   * behind.
-   */
+  /** Path of the temporary file; `PATH.new` by default, so the next write removes a file that a killed process left behind. */
   draft?: string;
 }
 
 /**
- * Replaces a file in one step: a reader finds the old text or the new one, never a part.
- * @throws the file system's errors; the file is unchanged then
+ * Replaces a file atomically: a reader sees either the old content or the new content.
+ * @throws the file system's errors; the file is then unchanged
  */
 export function writeAtomically(
   path: string,
@@ -48,7 +45,7 @@ export function writeAtomically(
   { mode = 0o666, keepMode = false, sync = false, draft = `${path}.new` }: AtomicWrite = {},
 ): void {
   const replaced = keepMode ? statSync(path, { throwIfNoEntry: false }) : undefined;
-  // A draft that was left behind may have another mode, or be a link to another file.
+  // A leftover temporary file may have another mode, or be a link to another file.
   removeIfThere(draft);
   const file = openSync(draft, 'wx', mode);
   try {
@@ -115,9 +112,8 @@ export function looseMode(mode: number): string | undefined {
 }
 
 /**
- * Finds out who else may replace the files of a folder.
- * @returns `mode` in octal if group or others may, `uid` if the folder belongs to a user other than root and this
- *   process's
+ * Reports whether other users may replace files in a folder.
+ * @returns `mode` in octal if group or others may, `uid` of the owner if it is neither root nor the user of this process
  */
 export function folderRisk({ mode, uid }: Pick<Stats, 'mode' | 'uid'>): { mode: string } | { uid: number } | undefined {
   if ((mode & WRITABLE_BY_OTHERS) !== 0 && (mode & STICKY) === 0) return { mode: octal(mode & 0o7777) };

@@ -1,4 +1,4 @@
-/** Standard streams and terminal of the program, as an interface that tests replace with buffers. */
+/** The standard streams and the terminal. Tests replace this interface with buffers. */
 import { writeSync } from 'node:fs';
 import { createInterface } from 'node:readline/promises';
 import { text } from 'node:stream/consumers';
@@ -14,11 +14,11 @@ export interface Io {
   readonly errTty: boolean;
   /** True if prompts are possible: stdin and stderr are terminals. */
   readonly canAsk: boolean;
-  /** True if stdin is a terminal, so that reading it waits for the user to type. */
+  /** True if stdin is a terminal, in which case a read blocks until the user types. */
   readonly stdinTty: boolean;
   readonly color: boolean;
   readonly errColor: boolean;
-  /** Columns of the terminal; 80 without one. */
+  /** Columns of the terminal; 80 if there is none. */
   readonly width: number;
   readonly height: number;
   readStdin(): Promise<string>;

@@ -1,4 +1,4 @@
-/** Entry point of the bundle: connects {@link main} to the process (arguments, terminal, signals, exit code). */
+/** Entry point of the bundle: connects {@link main} to the arguments, terminal, signals and exit code of the process. */
 import { main } from './cli.ts';
 import { Interrupted } from './exit.ts';
 import { systemIo } from './io.ts';
@@ -12,7 +12,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     if (forward) return forward(signal);
     if (signal === 'SIGHUP' && reload) return reload();
     const reason = new Interrupted(signal);
-    // The second signal ends the program at once.
+    // The second signal ends the program immediately.
     if (controller.signal.aborted) process.exit(reason.exit);
     controller.abort(reason);
   });

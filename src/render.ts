@@ -28,7 +28,7 @@ export interface RowsAnswer<T> {
   name(row: T): string;
   /** The answer is one item: JSON and YAML print the item instead of a list. */
   single?: boolean;
-  /** The rows continue an earlier answer, so the column titles are not repeated. */
+  /** The rows continue an earlier answer, so no column titles are printed. */
   continued?: boolean;
   /** Value of a row for JSON and YAML; by default the row itself. */
   data?(row: T): unknown;
@@ -56,7 +56,7 @@ export interface RenderOptions {
   now: number;
 }
 
-/** Prints an answer to stdout. Asynchronous, because each format loads its libraries when it is used. */
+/** Prints an answer to stdout. Asynchronous, because each format loads its libraries on demand. */
 export async function print<T>(io: Io, answer: Answer<T>, options: RenderOptions): Promise<void> {
   if (answer.kind === 'rows' && answer.rows.length === 0 && answer.none && io.tty) io.err(`${answer.none}\n`);
   io.out(await format(io, answer, options));
@@ -158,7 +158,7 @@ async function formatRows<T>(io: Io, answer: RowsAnswer<T>, { format, headers, n
   return drawTable(titled ? [titles.map((title) => chalk.bold(title)), ...rows] : rows);
 }
 
-/** Draws columns without lines, so that the table can be searched, copied and cut. */
+/** Draws a table without lines, so that it can be searched, copied and cut. */
 async function drawTable(rows: string[][]): Promise<string> {
   const { default: Table } = await import('cli-table3');
   const none = Object.fromEntries(
@@ -174,7 +174,7 @@ async function drawTable(rows: string[][]): Promise<string> {
   return `${table.toString().replace(/[ \t]+$/gm, '')}\n`;
 }
 
-/** @param now undefined if stdout is no terminal: times are then printed as RFC 3339 */
+/** @param now undefined if stdout is not a terminal: times are then printed as RFC 3339 */
 function styled(cell: Cell, chalk: ChalkInstance, now: number | undefined): string {
   if (typeof cell !== 'object') return printable(String(cell));
   if ('time' in cell) {

@@ -1,4 +1,6 @@
-/** One run of the program. It implements the {@link Context} of commands and creates client and renderer when first used. */
+/**
+ * One run of the program. Implements the {@link Context} of commands. Creates the client and loads the renderer on first use.
+ */
 
 import { setTimeout } from 'node:timers/promises';
 import type { ClientOptions } from './client/connection.ts';
@@ -16,15 +18,15 @@ export interface Deps {
   env: NodeJS.ProcessEnv;
   version: string;
   now(): number;
-  /** Aborted with an `Interrupted` as its reason when a signal ends the program. */
+  /** Aborted when a signal ends the program, with an `Interrupted` as the abort reason. */
   signal: AbortSignal;
-  /** As {@link Context.forwardSignals}; absent where no process signals exist (tests). */
+  /** Same as {@link Context.forwardSignals}; absent in tests without process signals. */
   forwardSignals?(to: (signal: NodeJS.Signals) => void): () => void;
-  /** As {@link Context.onHangup}. */
+  /** Same as {@link Context.onHangup}. */
   onHangup?(reload: () => void): void;
 }
 
-/** Values of the flags that every command has. */
+/** Values of the global flags. */
 export interface GlobalFlags {
   output?: string;
   quiet?: boolean;

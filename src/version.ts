@@ -1,4 +1,4 @@
-/** The version from package.json. The build inlines it; when the sources run, it is read from the file. */
+/** The version from package.json. The build inlines it; unbundled sources read it from the file. */
 import { readFileSync } from 'node:fs';
 
 declare const __VERSION__: string | undefined;

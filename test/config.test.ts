@@ -101,7 +101,7 @@ const BAD: readonly [key: SettingKey, value: string, accepted: RegExp][] = [
   ['role', 'boss', /one of: infra, /],
   ['port', '-1', /0 \(any free port\) to 65535/],
   ['port', '65536', /65535/],
-  ['stale-after', '0s', /more than 0/],
+  ['stale-after', '0s', /greater than 0/],
   ['log-level', 'loud', /one of: debug, /],
   ['log-format', 'xml', /one of: pretty, json/],
   ['interval', 'often', /90s/],
@@ -156,7 +156,10 @@ test('the token is read from a file that only its owner can read', (t) => {
   for (const mode of [0o640, 0o604, 0o660, 0o644]) {
     chmodSync(file, mode);
     const said = refusal(() => configOf(t, { 'token-file': file }).token());
-    assert.equal(said, `the token file ${file} can be read by others (mode 0${mode.toString(8)})\nchmod 600 ${file}`);
+    assert.equal(
+      said,
+      `the token file ${file} can be read by other users (mode 0${mode.toString(8)})\nchmod 600 ${file}`,
+    );
   }
   // systemd guards what it hands over by the folder, and gives it mode 0440.
   const CREDENTIALS_DIRECTORY = join(file, '..');
@@ -176,13 +179,13 @@ test('a file that others can read is refused when its path only begins with that
   for (const file of [`${credentials}/../loose`, `${credentials}//./../loose`, `${credentials}/link`])
     assert.match(
       refusal(() => token(file)),
-      /can be read by others/,
+      /can be read by other users/,
     );
   assert.equal(token(`${credentials}/./token`), 's3cret');
   const gone = configOf(t, {}, { CREDENTIALS_DIRECTORY: join(dir, 'gone') }, { tokenFile: loose });
   assert.match(
     refusal(() => gone.token()),
-    /can be read by others/,
+    /can be read by other users/,
   );
 });
 

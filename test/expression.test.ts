@@ -47,7 +47,7 @@ for (const [argv, format, stdout] of EXPRESSIONS) {
 }
 
 const BAD: readonly [format: string, message: RegExp][] = [
-  ['jsonpath=$[', /^vreg: invalid jsonpath "\$\["\nhint: for example: -o jsonpath='\{\.address\}' of one VM/],
+  ['jsonpath=$[', /^vreg: invalid jsonpath "\$\["\nhint: for example -o jsonpath='\{\.address\}' for one VM/],
   ['jsonpath=', /^vreg: invalid jsonpath ""\nhint: /],
   ['jsonpath={.name', /^vreg: invalid jsonpath "\{\.name"\nhint: /],
   ['jsonpath={.a b}', /^vreg: invalid jsonpath ".a b"\nhint: /],

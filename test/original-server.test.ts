@@ -59,7 +59,7 @@ const SESSION: readonly [argv: string, code: number, stdout: string | RegExp, st
     'why i',
     1,
     '',
-    /^vreg: the registry at \S+ is not a vreg daemon: it does not support explanations\nhint: replace it by vreg daemon/,
+    /^vreg: the registry at \S+ is not a vreg daemon: it does not support explanations\nhint: replace it with vreg daemon/,
   ],
   ['history i', 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it does not support history\nhint: /],
   [`backup ${NEW_FILE}`, 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it does not support backups\nhint: /],

@@ -164,7 +164,7 @@ export class Agent {
   #afterSuccess(): number {
     const { interval, client, vm, log, onOutage } = this.#options;
     if (this.#failures > 0) {
-      log.info({ failures: this.#failures }, 'the registry answers again');
+      log.info({ failures: this.#failures }, 'the registry is reachable again');
       onOutage?.();
     }
     this.#failures = 0;

@@ -19,7 +19,7 @@ export const DEFAULT_TIMEOUT = 10_000;
 
 export interface ClientOptions {
   url: string;
-  /** Origin of the URL, for errors: `VERS_INFRA_URL`, `flag --url`. */
+  /** Origin of the URL for error messages, for example `VERS_INFRA_URL` or `flag --url`. */
   origin?: string;
   token?: string | undefined;
   /** Certificates for https. */
@@ -28,7 +28,7 @@ export interface ClientOptions {
   timeout?: number;
   /** Aborts every request in progress. */
   signal?: AbortSignal | undefined;
-  /** Called with one line per request, without the token: for `-v`. */
+  /** Called for `-v` with one line per request, which does not contain the token. */
   trace?: (line: string) => void;
 }
 
@@ -38,14 +38,14 @@ export interface ServerFacts {
   version?: string | undefined;
   /** ETag of the entry in the response, unchanged. */
   etag?: string | undefined;
-  /** The server's lease in milliseconds; that of the original registry if the header is absent. */
+  /** The server's lease in milliseconds. Without the header, the lease of the original registry. */
   lease: number;
   /** Registry id and revision; undefined for the original registry. */
   registryId?: string | undefined;
   revision?: number | undefined;
-  /** Seconds for which answers may include dead VMs; undefined if they are certain. */
+  /** Seconds for which answers may still include dead VMs; undefined if they are reliable. */
   warming?: number | undefined;
-  /** The server's clock at that response: milliseconds since the epoch, with a resolution of one second. */
+  /** The server's clock at the time of the response, in milliseconds since the epoch, with a resolution of one second. */
   now: number;
 }
 
@@ -55,7 +55,7 @@ export class Connection {
   #transport: Transport | undefined;
   #facts: ServerFacts | undefined;
   readonly #secrets = new SecretMask();
-  /** Replaces the token of the options. */
+  /** Overrides the token in the options. */
   token: string | undefined;
 
   constructor(options: ClientOptions) {
@@ -74,7 +74,7 @@ export class Connection {
     return this.#read<T>(reply, `${method} ${path}`);
   }
 
-  /** Returns the response whatever its status; secrets in errors are masked. @throws VregError UNREACHABLE */
+  /** Returns the response, whatever its status. Masks secrets in error responses. @throws VregError UNREACHABLE */
   async raw(method: string, path: string, body?: string, headers?: Record<string, string>): Promise<Reply> {
     const reply = await this.#exchange(method, path, body, headers, (transport, exchange) => transport.send(exchange));
     return reply.status < 400 ? reply : { ...reply, text: this.#secrets.mask(reply.text) };
@@ -160,19 +160,19 @@ export class Connection {
     return body as T;
   }
 
-  /** Converts an error response. @param otherwise message if the response has none */
+  /** Converts an error response. @param otherwise the message if the response has none */
   refusal({ status, text, headers }: Reply, otherwise: string): VregError {
     return fromAnswer(status, this.#maskBody(parse(text)), otherwise, parseRetryAfter(headers['retry-after']));
   }
 
-  /** Masks the fields of an error's body that a message could contain. Deeper values are never printed. */
+  /** Masks the top-level fields of an error body. Deeper values are never printed. */
   #maskBody(body: unknown): unknown {
     return typeof body === 'object' && body !== null ? this.#secrets.maskFields({ ...body }) : body;
   }
 
-  /** The error for a response that does not come from a registry. @param what request and status */
+  /** Creates the error for a response that does not come from a registry. @param what request and status */
   badAnswer(what: string): VregError {
-    return new VregError('BAD_ANSWER', `${this.url} answered ${what}, but not with a registry's JSON`, {
+    return new VregError('BAD_ANSWER', `${this.url} answered ${what}, but the response is not JSON from a registry`, {
       hint: `is this the registry's URL${this.#from()}?`,
     });
   }
@@ -202,7 +202,7 @@ export class Connection {
     });
     if (hint !== undefined) return hint;
     if (cause.code === 'ENOTFOUND' || cause.code === 'EAI_AGAIN')
-      return 'check the host name in the URL, and /etc/resolv.conf';
+      return 'check the host name in the URL and /etc/resolv.conf';
     return ASK_THE_DOCTOR;
   }
 
@@ -216,10 +216,10 @@ export class Connection {
   }
 }
 
-/** Error statuses that a proxy in front of the registry may send with a body of its own. */
+/** Error statuses that a proxy in front of the registry may send with its own body. */
 const PROXY_STATUSES: readonly number[] = [401, 403, 408, 413, 429, 431];
 
-/** True if an error response comes from neither a registry, whose body has `error`, nor a proxy: another server has this URL. */
+/** True if an error response comes from neither a registry, whose error bodies have the field `error`, nor a proxy. */
 function isForeign(status: number, body: unknown): boolean {
   return (
     status < 500 && !PROXY_STATUSES.includes(status) && typeof (body as { error?: unknown } | null)?.error !== 'string'

@@ -1,6 +1,6 @@
 /**
- * Events of the registry as they happen: from the daemon's event stream, which is resumed after each break, or, for the
- * original registry, from the differences between two lists.
+ * Yields the events of the registry as they happen: from the daemon's event stream, which is resumed after each interruption,
+ * or, for the original registry, from the differences between two lists.
  */
 import { createParser } from 'eventsource-parser';
 import type { RegistryClient } from '../client.ts';
@@ -23,12 +23,14 @@ export interface WatchOptions extends WatchFilter {
   heartbeats?: boolean | undefined;
 }
 
-/** Milliseconds between two lists from a server without an event stream. */
+/** Milliseconds between two list requests to a server without an event stream. */
 const POLL_INTERVAL = 2000;
-/** Milliseconds until a broken stream is resumed; doubled after each consecutive failure up to `max`. */
+/** Delay in milliseconds before a broken stream is resumed; doubles with each consecutive failure up to `max`. */
 const RETRY = { first: 500, max: 15_000 };
 
-/** Liveness events to remember: as many as the daemon's event log, beyond which it sends a reset instead of old events. */
+/**
+ * Liveness events to remember: the size of the daemon's event log. The daemon does not resend older events but sends a reset.
+ */
 const MAX_REMEMBERED = 4096;
 
 /**
@@ -69,7 +71,7 @@ export async function* watchEvents(context: Context, options: WatchOptions): Asy
   }
 }
 
-/** Events that are no changes carry the revision of the change before them, so a resumed stream sends them again: this class filters them. */
+/** Filters events that are not changes: they carry the revision of the change before them, so a resumed stream sends them again. */
 class DeliveredEvents {
   readonly #keys = new Set<string>();
 
@@ -77,7 +79,7 @@ class DeliveredEvents {
     this.#keys.clear();
   }
 
-  /** True for an event that is no change and was already delivered since the last {@link clear}. */
+  /** True for an event that is not a change and has already been delivered since the last {@link clear}. */
   has(event: StreamEvent): boolean {
     if (!OCCURRENCE_TYPES.some((type) => type === event.type)) return false;
     const { type, at, vm, conflict } = event as VmEvent;
@@ -91,7 +93,7 @@ class DeliveredEvents {
 
 interface ReceivedEvent {
   event: StreamEvent;
-  /** Where to resume after this event; absent if resuming here would lose events. */
+  /** Id for resuming after this event; absent if resuming here would lose events. */
   id: string | undefined;
 }
 
@@ -116,7 +118,9 @@ async function* readStream(client: RegistryClient, options: WatchOptions): Async
   }
 }
 
-/** Yields the differences between two lists. The original registry has no revisions, so they are 0. */
+/**
+ * Yields the differences between two lists. The revision of each event is 0, because the original registry has no revisions.
+ */
 async function* pollEvents(context: Context, options: WatchOptions): AsyncGenerator<StreamEvent> {
   const { since, heartbeats, ...filter } = options;
   if (since !== undefined && since !== 'start') {
@@ -190,7 +194,7 @@ function declared(vm: VmWithLiveness): string {
   return JSON.stringify({ ...vm, lastSeen: undefined, stale: undefined, suspect: undefined, health: undefined });
 }
 
-/** @param from the previous status: as in the daemon, a change of status also matches a filter for the old one */
+/** @param from the previous status: as in the daemon, a status change also matches a filter for the previous status */
 function matches(vm: Vm, from: string | undefined, { role, status, id }: WatchFilter): boolean {
   return (!role || vm.role === role) && (!status || vm.status === status || from === status) && (!id || vm.id === id);
 }

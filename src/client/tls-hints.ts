@@ -3,8 +3,8 @@
 /** The server's certificate is not trusted (nodejs.org/api/tls.html, X509 certificate errors). */
 const UNTRUSTED = /^(DEPTH_ZERO_SELF_SIGNED_CERT|SELF_SIGNED_CERT_IN_CHAIN|UNABLE_TO_\w+|CERT_\w+|ERR_TLS_\w+)$/;
 /**
- * The server requires a client certificate: the alerts of TLS 1.3 and of TLS 1.2, which has only a general one.
- * OpenSSL 3.5 writes `SSL/TLS_ALERT_…` where older ones write `SSLV3_ALERT_…`.
+ * The server requires a client certificate: the alerts in TLS 1.3 and in TLS 1.2, which has only a general one. OpenSSL 3.5
+ * writes `SSL/TLS_ALERT_…` where older ones write `SSLV3_ALERT_…`.
  */
 const REQUIRES_CERTIFICATE = /ALERT_(CERTIFICATE_REQUIRED|HANDSHAKE_FAILURE)$/;
 /** The server rejects the client's certificate (RFC 8446, 6.2). */
@@ -14,7 +14,7 @@ const OTHER_VERSION = /ALERT_PROTOCOL_VERSION$|UNSUPPORTED_PROTOCOL$/;
 /** The server closed the connection without a response. */
 const CLOSED = ['ECONNRESET', 'EPIPE', 'UND_ERR_SOCKET'];
 
-/** True for an error of TLS, not of the network. */
+/** True for a TLS error, false for a network error. */
 export function isTlsError(code: string): boolean {
   return UNTRUSTED.test(code) || code === 'EPROTO' || code.startsWith('ERR_SSL_');
 }
@@ -40,7 +40,7 @@ export function tlsHint(cause: NodeJS.ErrnoException, { isHttps, sendsCertificat
     return `the certificate is for ${certificateNames(cause)}: use one of these names in the URL`;
   if (UNTRUSTED.test(code)) return 'trust its CA with --ca-file FILE, and use its host name in the URL';
   if (sendsCertificate && (REJECTS_CERTIFICATE.test(code) || REQUIRES_CERTIFICATE.test(code) || CLOSED.includes(code)))
-    return 'the server may reject the certificate of --cert-file: its client CA must have signed it, and it must not have expired';
+    return 'the server may have rejected the certificate from --cert-file: it must be signed by the client CA of the server and must not have expired';
   if (REQUIRES_CERTIFICATE.test(code))
     return 'the server requires a client certificate: --cert-file FILE --key-file FILE';
   if (CLOSED.includes(code))

@@ -4,12 +4,15 @@ import v8 from 'node:v8';
 import request from 'undici/lib/api/api-request.js';
 import Pool from 'undici/lib/dispatcher/pool.js';
 
-/** Milliseconds without data after which a streamed response counts as broken: three intervals of the event stream's comment lines. */
+/**
+ * Milliseconds without data after which a stream counts as broken: three times the interval at which the event stream sends
+ * comment lines.
+ */
 const MAX_SILENCE = 45_000;
 /** Maximum number of connections: batches send requests concurrently, and an event stream occupies one connection. */
 const CONNECTIONS = 8;
 
-/** Texts in PEM. */
+/** PEM texts. */
 export interface ClientTls {
   /** CAs to trust besides Node's. */
   ca?: string | undefined;
@@ -23,7 +26,7 @@ export interface Exchange {
   path: string;
   headers: Record<string, string>;
   body?: string | undefined;
-  /** Milliseconds for request and response together. */
+  /** Milliseconds, for the request and the response together. */
   timeout: number;
   signal?: AbortSignal | undefined;
 }
@@ -47,8 +50,8 @@ export class Transport {
    * @param url `http(s)://host[:port][/prefix]` or `unix:/path/to.sock`
    */
   constructor(url: URL, tls: ClientTls = {}) {
-    // undici's HTTP parser is WebAssembly, and a short process would wait 80 ms at its end until V8 has optimised it. A budget
-    // that is never used up keeps the parser in V8's first tier, which is fast enough for a CLI.
+    // undici's HTTP parser is WebAssembly. A short-lived process would spend 80 ms at exit waiting for V8 to optimise it. A
+    // budget that is never used up keeps the parser in V8's first tier, which is fast enough for a CLI.
     v8.setFlagsFromString('--wasm-tiering-budget=2000000000');
     const socket = url.protocol === 'unix:' ? decodeURIComponent(url.pathname) : undefined;
     const connect = url.protocol === 'https:' ? { connect: { secureContext: createTlsContext(tls) } } : {};
@@ -93,13 +96,13 @@ export class Transport {
     return { status: answer.statusCode, headers: answer.headers, body: answer.body };
   }
 
-  /** Aborts all requests and closes the connections at once. */
+  /** Aborts all requests and closes the connections immediately. */
   close(): void {
     this.#pool.destroy().catch(() => {});
   }
 }
 
-/** The TLS context for all connections. Building it takes longer than a request. */
+/** Creates the TLS context for all connections, because creating one takes longer than a request. */
 function createTlsContext({ ca, cert, key }: ClientTls): SecureContext {
   // Loaded for https only, because it would slow down the start of every other command.
   const { createSecureContext, rootCertificates } = process.getBuiltinModule('node:tls');

@@ -1,6 +1,6 @@
 /**
- * The parts of undici that a registry client needs, by their own paths: the whole package takes twice as long to load,
- * for fetch, WebSocket, caches and mocks that are never used here.
+ * The parts of undici that a registry client needs, by their own paths. The entire package takes twice as long to load, because
+ * it includes fetch, WebSocket, caches and mocks.
  */
 declare module 'undici/lib/dispatcher/pool.js' {
   export { Pool as default } from 'undici';

@@ -15,8 +15,9 @@ import { printable } from '../protocol/redact.ts';
 
 export const addr = defineCommand<LiveFlags & MaxStaleFlags & { pick?: Pick }>({
   name: 'addr',
-  summary: 'print the address of one live VM of a role',
-  description: 'Prints the address of one live VM of a role, for use in scripts: one line, or nothing and exit code 3.',
+  summary: 'print the address of a live VM with the given role',
+  description:
+    'Prints the address of a live VM with the given role on one line, for use in scripts. If there is none, prints nothing and exits with code 3.',
   arguments: [ROLE_ARGUMENT],
   flags: [HAS_SERVICE_FLAG, PICK_FLAG, ...TRUST_FLAGS, WAIT_FLAG, MAX_STALE_FLAG],
   examples: [

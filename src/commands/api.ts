@@ -9,7 +9,7 @@ export const api = defineCommand<{ file?: string }>({
   name: 'api',
   summary: 'send a raw API request',
   description:
-    'Sends a request with the usual settings (URL, token, certificates) and prints the response body as received, even if it is an error. A token that the response repeats is masked.',
+    'Sends a request with the usual settings (URL, token, certificates) and prints the response body as received, even if it is an error. If the response echoes the token, the token is masked.',
   arguments: [
     { name: 'method', about: 'HTTP method', values: METHODS },
     { name: 'path', about: 'path with query' },

@@ -7,7 +7,7 @@ export const backup = defineCommand<{ force?: boolean }>({
   name: 'backup',
   summary: 'back up the running registry to a file',
   description:
-    'Writes a consistent copy of the running registry to a file. The daemon checks the copy first. To restore it, use vreg daemon restore.',
+    'Writes a consistent copy of the running registry to a file. The daemon verifies the copy before it sends it. To restore it, use vreg daemon restore.',
   arguments: [{ name: 'file', about: 'file to write' }],
   flags: [{ flags: '--force', about: 'overwrite an existing file' }],
   examples: [
@@ -23,7 +23,7 @@ export const backup = defineCommand<{ force?: boolean }>({
         hint: 'choose another name, or pass --force',
       });
     }
-    // The download gets its final name only when it is complete, so that a partial file is never taken for a backup.
+    // The download gets its final name only when it is complete, so a partial file is never mistaken for a backup.
     const draft = `${path}.part-${process.pid}`;
     let output: WriteStream | undefined;
     try {

@@ -6,7 +6,7 @@ import { VregError } from '../protocol/errors.ts';
 import { printable } from '../protocol/redact.ts';
 import { looksLikeFlag } from '../protocol/vm.ts';
 
-/** Milliseconds that a Tab waits for the registry; a longer wait would look like a hang. */
+/** Maximum time in milliseconds that a Tab waits for the registry; a longer wait would look like a hang. */
 const LIVE_VALUES_TIMEOUT = 300;
 
 interface Flags {
@@ -16,18 +16,22 @@ interface Flags {
 
 export const completion = defineCommand<Flags>({
   name: 'completion',
-  summary: 'print the completion script of a shell',
-  description: `Prints the completion script of a shell. To load it:
+  summary: 'print the completion script for a shell',
+  description: `Prints the completion script for a shell. To load it:
   bash   source <(vreg completion bash)        in ~/.bashrc
   zsh    vreg completion zsh > ~/.zfunc/_vreg   (a folder in fpath)
   fish   vreg completion fish > ~/.config/fish/completions/vreg.fish`,
   arguments: [{ name: 'shell', about: 'shell', optional: true, values: SHELLS }],
   flags: [
-    { flags: '--values <what>', about: 'print live values, as the scripts request them', values: ['ids', 'names'] },
-    { flags: '--write <dir>', about: 'write the scripts of all shells to a folder', file: true },
+    {
+      flags: '--values <what>',
+      about: 'print ids or names of VMs in the registry; used by the completion scripts',
+      values: ['ids', 'names'],
+    },
+    { flags: '--write <dir>', about: 'write the scripts for all shells to a folder', file: true },
   ],
   examples: [
-    { about: 'load it into this bash', command: 'source <(vreg completion bash)' },
+    { about: 'load it into the current bash', command: 'source <(vreg completion bash)' },
     { about: 'install it for fish', command: 'vreg completion fish > ~/.config/fish/completions/vreg.fish' },
     { about: 'install it for zsh', command: 'vreg completion zsh > ~/.zfunc/_vreg' },
   ],

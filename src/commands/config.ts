@@ -38,7 +38,7 @@ const set = defineCommand({
   summary: 'write a setting to the config file',
   arguments: [KEY, { name: 'value', about: 'value of the setting' }],
   examples: [
-    { about: 'set the registry of this machine', command: 'vreg config set url http://10.0.0.5:3000' },
+    { about: 'set the registry for this machine', command: 'vreg config set url http://10.0.0.5:3000' },
     { about: 'print JSON by default', command: 'vreg config set output json' },
     { about: 'path of the token file', command: 'vreg config set token-file ~/.vreg-token' },
   ],
@@ -151,10 +151,10 @@ export const config = defineCommand({
   name: 'config',
   summary: 'read and write settings',
   description:
-    'Reads and writes settings. Precedence: flag, VREG_* variable, VERS_* variable, context in the config file, config file, default. A context named by -c counts as a flag; one named by VREG_CONTEXT counts as a VREG_* variable.',
+    'Reads and writes settings. Precedence: flag, VREG_* variable, VERS_* variable, context in the config file, config file, default. A context that is named by -c counts as a flag, and one that is named by VREG_CONTEXT as a VREG_* variable.',
   examples: [
     { about: 'all settings and their origins', command: 'vreg config list --show-origin' },
-    { about: 'set the registry of this machine', command: 'vreg config set url http://10.0.0.5:3000' },
+    { about: 'set the registry for this machine', command: 'vreg config set url http://10.0.0.5:3000' },
     { about: 'path of the config file', command: 'vreg config path' },
   ],
   exits: [3],
@@ -168,7 +168,7 @@ function knownKey(name: string, where = ''): SettingKey {
   });
 }
 
-/** ` (default: the host name; variable VREG_ID)` */
+/** For example ` (default: the host name; variable VREG_ID)`. */
 function fallback(key: SettingKey): string {
   const { defaultIs } = settingOf(key);
   return ` (${defaultIs ? `default: ${defaultIs}; ` : ''}variable ${envNameOf(key)})`;

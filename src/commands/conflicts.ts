@@ -6,7 +6,7 @@ export const conflicts = defineCommand<{ clear?: boolean }>({
   name: 'conflicts',
   summary: 'show duplicate VMs (clones)',
   description:
-    'Shows VMs for which two incarnations sent heartbeats: a clone that kept the id, or a VM that was rewound. The registry accepts heartbeats of the HOLDER and rejects those of the OTHER until the HOLDER is silent for a lease. A conflict stays on record until it is cleared. Without conflicts the exit code is 0.',
+    'Shows VMs for which two incarnations sent heartbeats: a clone kept the id, or the VM was restored from an older snapshot. The registry accepts heartbeats from the incarnation in the HOLDER column and rejects those from the one in the OTHER column until the HOLDER has been silent for a lease. A conflict stays on record until it is cleared. The exit code is 0 whether or not there are conflicts.',
   arguments: [{ name: 'id', about: 'ids of VMs (default: all)', optional: true, variadic: true, values: 'ids' }],
   flags: [{ flags: '--clear', about: 'clear the conflicts from the record' }],
   examples: [

@@ -22,7 +22,7 @@ const add = defineCommand<Record<string, string | undefined> & { use?: boolean }
   name: 'add',
   summary: 'add or change a context',
   description:
-    'Adds a context: a name for the URL of a registry and the paths of its token file, CA certificates and client certificate. The token itself is not stored. If the context exists, only the given fields change.',
+    'Adds a context: a name for the URL of a registry, together with the paths of the token file, CA certificates and client certificate to use. The token itself is not stored. If the context exists, only the given fields change.',
   arguments: [NAME],
   flags: [{ flags: '--use', about: 'switch to the context' }],
   examples: [
@@ -100,7 +100,7 @@ const rm = defineCommand({
   summary: 'remove a context',
   arguments: [NAME],
   examples: [
-    { about: 'remove one', command: 'vreg context rm dev' },
+    { about: 'remove a context', command: 'vreg context rm dev' },
     { about: 'list the contexts first', command: 'vreg context ls' },
     { about: 'remove all contexts and settings', command: 'rm "$(vreg config path)"' },
   ],
@@ -135,11 +135,11 @@ const current = defineCommand({
   name: 'current',
   summary: 'print the name of the current context',
   description:
-    'Prints the name of the current context, or nothing and exit code 3 if there is none. It sends no request to the registry.',
+    'Prints the name of the current context on one line, for use in scripts. If there is none, prints nothing and exits with code 3. Sends no request to the registry.',
   examples: [
     { about: 'the current context', command: 'vreg context current' },
     { about: 'in a shell prompt', command: 'PROMPT=$(vreg context current)' },
-    { about: 'only continue in a certain context', command: 'test "$(vreg context current)" = prod || exit' },
+    { about: 'continue only in a certain context', command: 'test "$(vreg context current)" = prod || exit' },
   ],
   exits: [3],
   lenient: true,

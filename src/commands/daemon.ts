@@ -9,15 +9,15 @@ import { unit } from './daemon/unit.ts';
 
 export const daemon = defineCommand<ServeFlags>({
   name: 'daemon',
-  summary: 'run the registry or the heartbeat agent of this VM',
+  summary: 'run the registry, or the heartbeat agent for this VM',
   description:
-    'Runs the registry (same as vreg daemon serve). Subcommands run the heartbeat agent of this VM, show or stop running processes, restore backups, and create systemd units.',
+    'Runs the registry (same as vreg daemon serve). Subcommands run the heartbeat agent for this VM, show or stop running processes, restore backups, and create systemd units.',
   settings: SERVE_SETTINGS,
   flags: SERVE_FLAGS,
   examples: [
     { about: 'run the registry on this machine', command: 'vreg daemon' },
-    { about: 'run the agent of this VM', command: 'vreg daemon agent --role worker' },
-    { about: 'show what is running here', command: 'vreg daemon status' },
+    { about: 'run the agent for this VM', command: 'vreg daemon agent --role worker' },
+    { about: 'show what is running on this machine', command: 'vreg daemon status' },
   ],
   exits: [4],
   commands: [serve, agent, status, stop, restore, unit, install, uninstall],

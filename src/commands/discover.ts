@@ -6,14 +6,14 @@ import { vmsAnswer } from '../fleet/table.ts';
 export const discover = defineCommand<LiveFlags>({
   name: 'discover',
   aliases: ['find'],
-  summary: 'list the live VMs of a role, oldest registration first',
+  summary: 'list the live VMs with the given role, oldest first',
   description:
-    'Lists the live VMs of a role (running and not stale), oldest registration first. The exit code is 3 if there is none.',
+    'Lists the live VMs (running and not stale) with the given role, oldest registration first. The exit code is 3 if there is none.',
   arguments: [ROLE_ARGUMENT],
   flags: [HAS_SERVICE_FLAG, ...TRUST_FLAGS, WAIT_FLAG],
   examples: [
-    { about: 'the workers that can take work', command: 'vreg discover worker' },
-    { about: 'lieutenants with the service pi-rpc', command: 'vreg discover lieutenant --service pi-rpc' },
+    { about: 'the live workers', command: 'vreg discover worker' },
+    { about: 'live lieutenants with the service pi-rpc', command: 'vreg discover lieutenant --service pi-rpc' },
     { about: 'wait for an infra VM', command: 'vreg discover infra --wait 30s -q' },
   ],
   exits: [2, 3, 6, 8, 10],

@@ -13,11 +13,11 @@ import { maskTokens } from '../protocol/redact.ts';
 import type { Whoami } from '../protocol/token.ts';
 import type { Cell } from '../render.ts';
 
-/** Seconds by which two clocks may differ; NTP keeps them much closer. */
+/** Maximum acceptable difference between two clocks in seconds. NTP keeps them much closer. */
 const MAX_SKEW = 5;
-/** Heartbeats that must fit into a lease, so that a VM survives the loss of one. */
+/** Heartbeats that must fit into a lease, so that a VM stays live if one is lost. */
 const HEARTBEATS_PER_LEASE = 2;
-/** Number of clones to list by id. */
+/** Maximum number of clones to list by id. */
 const MAX_LISTED = 3;
 
 interface Finding {
@@ -33,7 +33,7 @@ export const doctor = defineCommand({
   name: 'doctor',
   summary: 'diagnose the connection to the registry',
   description:
-    'Checks the config, the host name of the registry, TLS, the connection, the token, clock skew, versions, the lease against the heartbeat interval, and duplicate VMs. Prints a fix for each warning and failure. The exit code is that of the first failure; warnings do not change it.',
+    'Checks the config, the host name of the registry, TLS, the connection, the token, clock skew, versions, whether the lease is long enough for the heartbeat interval, and duplicate VMs. Prints a fix for each warning and failure. The exit code is that of the first failure; warnings do not affect it.',
   examples: [
     { about: 'run all checks', command: 'vreg doctor' },
     { about: 'check another registry', command: 'vreg doctor --url http://10.0.0.5:3000' },
@@ -138,7 +138,7 @@ const CHECKS: readonly Check[] = [
       return {
         result: 'warn',
         detail: scope,
-        fix: 'this token can only register a VM: use the token that the VM received, with --token-file',
+        fix: 'this token can only register VMs: pass --token-file with the token that the VM received',
       };
     },
   },
@@ -170,7 +170,7 @@ const CHECKS: readonly Check[] = [
       if (version === context.version) return ok(`both have version ${version}`);
       return {
         result: 'warn',
-        detail: `vreg has version ${context.version}, the registry ${version}`,
+        detail: `vreg has version ${context.version}, the registry has ${version}`,
         fix: 'install the same version on both machines',
       };
     },
@@ -185,7 +185,7 @@ const CHECKS: readonly Check[] = [
       return {
         result: 'warn',
         detail,
-        fix: `vreg daemon agent adapts by itself; in other clients, send a heartbeat every ${formatDuration(lease / 3)}`,
+        fix: `vreg daemon agent adapts automatically; in other clients, send a heartbeat every ${formatDuration(lease / 3)}`,
       };
     },
   },
@@ -210,13 +210,13 @@ const CHECKS: readonly Check[] = [
       return {
         result: 'warn',
         detail: `duplicates of ${formatNames(ids, MAX_LISTED)}`,
-        fix: 'list the conflicts, and clear the resolved ones: vreg conflicts',
+        fix: 'list the conflicts: vreg conflicts; clear the resolved ones: vreg conflicts ID --clear',
       };
     },
   },
 ];
 
-/** @returns undefined if the registry does not have this route */
+/** @returns undefined if the registry lacks this route */
 async function whoami(context: Context): Promise<Whoami | undefined> {
   return context
     .client()
@@ -227,7 +227,7 @@ async function whoami(context: Context): Promise<Whoami | undefined> {
     });
 }
 
-/** Whether the registry answers a route that the original registry does not have. */
+/** True if the registry has a route that the original registry lacks. */
 async function hasVregRoutes(context: Context): Promise<boolean> {
   const { status, text } = await context.client().raw('GET', PATHS.whoami);
   return status === 200 && text.includes('"scope"');

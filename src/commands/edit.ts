@@ -13,7 +13,7 @@ export const edit = defineCommand({
   name: 'edit',
   summary: 'edit a VM in $EDITOR',
   description:
-    'Opens the editable fields of a VM as JSON in $VISUAL, $EDITOR or vi, and sends the changes. If the VM was changed by another client meanwhile, nothing is sent (exit code 4) and your text is kept in a file.',
+    'Opens the editable fields of a VM as JSON in $VISUAL, $EDITOR or vi, and sends the changes. If another client changed the VM in the meantime, nothing is sent (exit code 4), and your edits are saved to a file.',
   arguments: [{ name: 'id', about: 'id of the VM', values: 'ids' }],
   examples: [
     { about: 'in your editor', command: 'vreg edit abc-123-def' },
@@ -36,7 +36,7 @@ export const edit = defineCommand({
       if (Object.keys(changes).length === 0) context.note('no changes');
       else await context.print(vmsAnswer([await client.update(id!, changes, revision)], { single: true }));
     } catch (error) {
-      // Text that the user has written is never discarded.
+      // Never discard text that the user has written.
       if (existsSync(file) && readFileSync(file, 'utf8') !== text) throw withKeptText(error, file, id!);
       rmSync(dir, { recursive: true });
       throw error;
@@ -46,8 +46,8 @@ export const edit = defineCommand({
 });
 
 /**
- * Returns only the fields that differ, so that concurrent changes of other fields survive on a server without
- * preconditions. If services or metadata were deleted from the text, they become empty.
+ * Returns only the fields that differ, so that concurrent changes to other fields survive on a server without preconditions.
+ * Services or metadata that were deleted from the text become empty.
  */
 function readChanges(before: Readonly<Record<string, unknown>>, text: string): VmUpdate {
   const edited = parse(text);
@@ -76,11 +76,11 @@ function parse(text: string): Record<string, unknown> {
   throw new VregError('INVALID', 'the edited text is not a JSON object');
 }
 
-/** The error with a hint that names the file with the user's text. */
+/** Adds a hint to the error that names the file with the user's edits. */
 function withKeptText(error: unknown, file: string, id: string): unknown {
   if (!(error instanceof VregError)) return error;
   return new VregError(error.code, error.message, {
-    hint: `your text is in ${file}; start again with: vreg edit ${id}`,
+    hint: `your edits are in ${file}; start again with: vreg edit ${id}`,
     cause: error,
   });
 }

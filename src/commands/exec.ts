@@ -8,9 +8,9 @@ import { runChild, splitCommand } from '../run/child-process.ts';
 
 export const exec = defineCommand<LiveFlags & { pick?: Pick }>({
   name: 'exec',
-  summary: 'run a command with a live VM in its environment',
+  summary: 'run a command with the address of a live VM',
   description:
-    'Runs a command with VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_ADDRESS and VREG_VM_URL of one live VM in its environment, and exits with the exit code of the command. If no VM is live, the command does not run and the exit code is 3.',
+    'Runs a command and exits with its exit code. The variables VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_ADDRESS and VREG_VM_URL in its environment describe a live VM with the given role. If there is none, the command does not run and the exit code is 3.',
   arguments: [ROLE_ARGUMENT, { name: 'command', about: 'after --: the command and its arguments', variadic: true }],
   flags: [HAS_SERVICE_FLAG, PICK_FLAG, ...TRUST_FLAGS, WAIT_FLAG],
   examples: [

@@ -6,7 +6,7 @@ export const get = defineCommand({
   name: 'get',
   aliases: ['show', 'describe'],
   summary: 'show VMs by id',
-  description: 'Shows VMs by id. JSON and YAML contain the entry itself for one id, and an array for several.',
+  description: 'Shows VMs by id. JSON and YAML output is the entry itself for one id, and an array for several.',
   arguments: [{ name: 'id', about: 'id of a VM', variadic: true, values: 'ids' }],
   examples: [
     { about: 'one VM with its services', command: 'vreg get abc-123-def -o wide' },

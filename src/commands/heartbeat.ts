@@ -18,7 +18,7 @@ export const heartbeat = defineCommand<Flags>({
   aliases: ['hb', 'beat'],
   summary: 'send a heartbeat for this VM or others',
   description:
-    'Sends a heartbeat, which is a sign of life. With --every, repeats until stopped and retries while the registry is down. With --register-if-missing, registers an unknown VM from the same flags and variables as vreg register. With --state-dir, proves the identity of this VM as the agent does; exit code 9 means that the registry accepts another incarnation of the VM, at least until that one is silent for a lease.',
+    'Sends a heartbeat, which renews the lease of the VM. With --every, repeats until stopped and retries while the registry is down. With --register-if-missing, registers an unknown VM from the same flags and variables as vreg register. With --state-dir, also sends a proof of identity, so that the registry can detect clones; exit code 9 means that the registry accepts another incarnation of this VM, at least until that one has been silent for a lease.',
   arguments: [
     {
       name: 'id',
@@ -34,7 +34,7 @@ export const heartbeat = defineCommand<Flags>({
     { flags: '--register-if-missing', about: 'register the VM if it is not registered' },
     {
       flags: '--state-dir <dir>',
-      about: 'folder with the state that identifies this VM and detects clones',
+      about: 'folder for the state that proves the identity of this VM',
       file: true,
     },
     SERVICE_FLAG,
@@ -58,7 +58,7 @@ export const heartbeat = defineCommand<Flags>({
   },
 });
 
-/** Sends one heartbeat with the identity state of the agent. */
+/** Sends one heartbeat with a proof of identity, as the agent does. */
 async function sendWithIdentity(
   context: Context,
   ids: readonly string[],
@@ -67,9 +67,9 @@ async function sendWithIdentity(
 ): Promise<void> {
   const [id] = ids;
   if (ids.length > 1 || flags.every !== undefined) {
-    throw new VregError('USAGE', '--state-dir allows one heartbeat for one VM only', {
+    throw new VregError('USAGE', '--state-dir supports only one heartbeat for one VM', {
       field: 'state-dir',
-      hint: 'for repeated heartbeats use vreg daemon agent, which keeps such a state itself',
+      hint: 'for repeated heartbeats, use vreg daemon agent, which stores the same state',
     });
   }
   const { heartbeatOnce } = await import('../../daemon/agent/one-shot.ts');
@@ -85,7 +85,7 @@ async function sendWithIdentity(
   await context.print(heartbeatsAnswer([sent], true));
 }
 
-/** Sends heartbeats in batches if the server supports them. `rest` holds the ids that remain, to be sent one by one. */
+/** Sends heartbeats in batches if the server supports it. @returns as `rest` the ids that must be sent one by one */
 async function sendBatch(
   context: Context,
   ids: readonly string[],
@@ -116,8 +116,8 @@ async function sendOrRegister(context: Context, id: string, flags: Flags): Promi
 }
 
 /**
- * Runs the loop of the agent in the foreground for each VM, without registering at the start or deregistering at the end.
- * If one VM fails permanently, a note is printed and the others continue.
+ * Runs the agent's heartbeat loop for each VM, without registering at the start or deregistering at the end. If one VM fails
+ * permanently, prints a note and continues with the others.
  * @param interval milliseconds
  */
 async function sendPeriodically(

@@ -20,7 +20,7 @@ const TOPICS: Readonly<Record<string, () => string>> = {
       return `${[envNameOf(key), vers].filter(Boolean).join(', ')}\n    ${text}`;
     }).join(
       '\n',
-    )}\nVREG_TOKEN, VERS_AUTH_TOKEN\n    bearer token\nVREG_CONTEXT\n    context of the config file to use\nNO_COLOR, FORCE_COLOR\n    disable colour, force colour\n`,
+    )}\nVREG_TOKEN, VERS_AUTH_TOKEN\n    bearer token\nVREG_CONTEXT\n    context to use from the config file\nNO_COLOR, FORCE_COLOR\n    disable or force colour\n`,
   formatting: () => FORMATTING,
   recipes: () => RECIPES,
 };
@@ -31,10 +31,12 @@ const FORMATTING = `-o, --output selects the output format:
   tsv                 tab-separated columns (default in a pipe)
   json, yaml          entries as in the API; a list is an array
   ndjson              one entry per line
-  name                ids only, same as -q
-  jsonpath=PATH       RFC 9535, for a list: -o jsonpath='$[*].address'
-                      in braces within text: -o jsonpath='{.name} is {.status}'
-  template=TEMPLATE   mustache, rendered once per entry:
+  name                only ids; same as -q
+  jsonpath=PATH       values at a path (RFC 9535), for example of a list:
+                      -o jsonpath='$[*].address'
+                      or text with paths in braces:
+                      -o jsonpath='{.name} is {.status}'
+  template=TEMPLATE   a mustache template, rendered once per entry:
                       -o template='{{id}} {{address}}\\n'
 --no-headers omits the column titles. Times are relative on a terminal
 ("3m ago") and RFC 3339 elsewhere.
@@ -71,8 +73,8 @@ export const help = defineCommand<{ writeMan?: string }>({
   flags: [{ flags: '--write-man <dir>', about: 'write the manual pages to a folder', file: true }],
   examples: [
     { about: 'list all commands', command: 'vreg help' },
-    { about: 'help for one command, same as vreg register --help', command: 'vreg help register' },
-    { about: 'the meaning of exit codes', command: 'vreg help exit-codes' },
+    { about: 'help for one command (same as vreg register --help)', command: 'vreg help register' },
+    { about: 'the meaning of the exit codes', command: 'vreg help exit-codes' },
   ],
   lenient: true,
   async run(context, words, { writeMan }) {

@@ -5,13 +5,13 @@ import { naming } from '../run/batch.ts';
 
 /** A few screens of a terminal. */
 const DEFAULT_LIMIT = 100;
-/** The number of changes that the registry keeps. */
+/** The number of changes that the registry retains. */
 const MAX_LIMIT = 10_000;
 
 export const history = defineCommand<{ limit?: string }>({
   name: 'history',
-  summary: 'show the changes of a VM: when, who and what',
-  description: `Shows the changes of a VM, newest first, even if it was removed: when, who (the name of the token), and the old and new value of each field. Heartbeats are not changes. The registry keeps its last ${MAX_LIMIT} changes.`,
+  summary: 'show the changes to a VM: when, by whom, and what',
+  description: `Shows the changes to a VM, newest first, even if the VM was removed: the time, the name of the token that made the change, and the old and new value of each field. Heartbeats are not changes. The registry retains the last ${MAX_LIMIT} changes to all VMs.`,
   arguments: [{ name: 'id', about: 'id of the VM', values: 'ids' }],
   flags: [{ flags: '--limit <n>', about: `maximum number of changes (default: ${DEFAULT_LIMIT})` }],
   examples: [

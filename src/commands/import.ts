@@ -27,12 +27,12 @@ export const importVms = defineCommand<Flags>({
   name: 'import',
   summary: 'import entries from a file',
   description:
-    'Imports entries from a file, after a confirmation that shows what will change. The file is the output of vreg export, an array of entries, or data/registry.json of the original server. An import counts as a sign of life, so a dead VM with the status running becomes stale after one lease.',
+    'Imports entries from a file, after a confirmation that shows what will change. The file is the output of vreg export, an array of entries, or data/registry.json from vers-agent-services, the server that vreg replaces. An import counts as a heartbeat, so a dead VM with the status running becomes stale after one lease.',
   flags: [
     { flags: '-f, --file <file>', about: 'file to read, or - for stdin', file: true },
     {
       flags: '--if-exists <what>',
-      about: 'what to do if an id is registered with other fields (default: fail)',
+      about: 'what to do if an id is already registered with other fields (default: fail)',
       values: IF_EXISTS,
     },
     { flags: '-n, --dry-run', about: 'print what would change, and change nothing' },
@@ -40,7 +40,7 @@ export const importVms = defineCommand<Flags>({
   ],
   examples: [
     { about: 'preview an import', command: 'vreg import -f fleet.ndjson --dry-run' },
-    { about: 'import the fleet of the original server', command: 'vreg import -f data/registry.json --yes' },
+    { about: 'import the fleet from vers-agent-services', command: 'vreg import -f data/registry.json --yes' },
     { about: 'overwrite registered entries', command: 'vreg import -f fleet.json --if-exists update --yes' },
   ],
   exits: [2, 4, 7, 8],
@@ -57,7 +57,7 @@ export const importVms = defineCommand<Flags>({
         'CONFLICT',
         `${conflicts.length} of ${plans.length} entries are already registered with other fields: ${names.join('; ')}`,
         {
-          hint: 'nothing was changed; see --dry-run, then pass --if-exists update or ignore',
+          hint: 'nothing was changed; preview with --dry-run, then pass --if-exists update or ignore',
         },
       );
     }
@@ -65,7 +65,7 @@ export const importVms = defineCommand<Flags>({
     const count = (wanted: Action) => plans.filter(({ action }) => action === wanted).length;
     if (pending.length > 0)
       await context.confirm(`Add ${count('add')}, change ${count('change')} of ${plans.length} entries?`, yes);
-    // One at a time, because `vreg addr` picks by the order of registration.
+    // One at a time, because `vreg addr` picks VMs in the order of registration.
     const { failed } = await each(context, pending, ({ action, entry }) => write(context, action, entry), 1);
     const failedPlans = new Set(failed.map(({ item }) => item));
     await context.print(planAnswer(plans.filter((plan) => !failedPlans.has(plan))));

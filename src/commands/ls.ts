@@ -25,7 +25,7 @@ export const ls = defineCommand<Flags>({
   aliases: ['list', 'ps'],
   summary: 'list VMs, newest registration first',
   description:
-    'Lists VMs, newest registration first. STATUS is the declared status. LIVE shows whether a running VM gave a sign of life recently. --status running excludes stale VMs. An empty list is not an error.',
+    'Lists VMs, newest registration first. STATUS is the declared status. LIVE shows whether a running VM has sent a heartbeat recently. --status running excludes stale VMs. An empty list is not an error.',
   flags: [
     { flags: '--role <role>', about: 'only VMs with this role', values: ROLES },
     { flags: '--status <status>', about: 'only VMs with this status', values: STATUSES },
@@ -33,7 +33,7 @@ export const ls = defineCommand<Flags>({
     { flags: '--sort <by>', about: 'sort order (default: registered)', values: SORTS },
     {
       flags: '-l, --selector <terms>',
-      about: 'only VMs whose metadata matches: key=value, key!=value, key, !key, comma-separated',
+      about: 'only VMs whose metadata matches all comma-separated terms: key=value, key!=value, key, !key',
     },
     { flags: '--limit <n>', about: 'maximum number of VMs' },
     {
@@ -42,7 +42,7 @@ export const ls = defineCommand<Flags>({
     },
   ],
   examples: [
-    { about: 'the whole fleet', command: 'vreg ls' },
+    { about: 'all VMs', command: 'vreg ls' },
     { about: 'ids of the stale workers', command: 'vreg ls --role worker --stale -q' },
     { about: 'filter by metadata, sort by name', command: 'vreg ls -l task=billing,env!=prod --sort name' },
     {

@@ -12,14 +12,14 @@ interface Flags {
   yes?: boolean;
 }
 
-/** Number of names to list in the prompt. */
+/** Maximum number of names to list in the prompt. */
 const MAX_LISTED = 5;
 
 export const prune = defineCommand<Flags>({
   name: 'prune',
   summary: 'remove VMs that have been stale for a long time',
   description:
-    'Removes stale VMs that were last seen before the time given by --older-than, and prints them. Paused and stopped VMs are not affected. Asks for confirmation, showing the number and the first names, unless --yes is given. A VM that gives a sign of life meanwhile is not removed.',
+    'Removes and prints stale VMs that have not been seen for longer than --older-than. Paused and stopped VMs are not affected. Unless --yes is given, shows how many VMs match and the names of the first few, and asks for confirmation. A VM that sends a heartbeat in the meantime is not removed.',
   flags: [
     { flags: '--older-than <duration>', about: 'minimum time since the VM was last seen, e.g. 1h' },
     { flags: '--role <role>', about: 'only VMs with this role', values: ROLES },
@@ -49,7 +49,7 @@ export const prune = defineCommand<Flags>({
       yes,
     );
     const { done, failed } = await each(context, old, async ({ id }) => {
-      // The VM may have given a sign of life while the prompt was open.
+      // The VM may have sent a heartbeat while the prompt was open.
       const vm = await client.get(id);
       if (livenessOf(vm) === 'stale') {
         await client.deregister(id);

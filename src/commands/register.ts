@@ -19,16 +19,20 @@ export const register = defineCommand<Flags>({
   aliases: ['reg'],
   summary: 'register this VM, another VM, or many from a file',
   description:
-    'Registers a VM. Fields without a flag come from VREG_* and VERS_* variables, the config file, and this machine. A file contains one entry, an array, or one entry per line (NDJSON), in the JSON format of the API.',
+    'Registers a VM. Fields that no flag sets come from VREG_* and VERS_* variables, the config file, and this machine. A file contains one entry, an array, or one entry per line (NDJSON), in the JSON format of the API.',
   arguments: [{ name: 'id', about: 'id of the VM (default: VERS_VM_ID, else the host name)', optional: true }],
   settings: ['name', 'role', 'address', 'registered-by'],
   flags: [
     { flags: '--status <status>', about: 'initial status (default: running)', values: STATUSES },
     SERVICE_FLAG,
     META_FLAG,
-    { flags: '--parent <id>', about: 'id of the VM that it was cloned from or created by', values: 'ids' },
+    { flags: '--parent <id>', about: 'id of the VM from which it was cloned or created', values: 'ids' },
     { flags: '-f, --file <file>', about: 'file with entries, or - for stdin', file: true },
-    { flags: '--if-exists <what>', about: 'what to do if the id is registered (default: fail)', values: IF_EXISTS },
+    {
+      flags: '--if-exists <what>',
+      about: 'what to do if the id is already registered (default: fail)',
+      values: IF_EXISTS,
+    },
   ],
   examples: [
     { about: 'this VM, from its environment', command: 'vreg register --if-exists update' },
@@ -37,7 +41,7 @@ export const register = defineCommand<Flags>({
       command:
         'vreg register abc-123-def --name billing --role lieutenant --service pi-rpc:3001 --meta task="process invoices"',
     },
-    { about: 'a whole fleet', command: 'vreg register -f fleet.ndjson --if-exists ignore' },
+    { about: 'many VMs from a file', command: 'vreg register -f fleet.ndjson --if-exists ignore' },
   ],
   exits: [2, 4, 8],
   async run(context, [id], flags) {
@@ -74,7 +78,7 @@ async function registerOne(context: Context, registration: Registration, ifExist
     if (ifExists === 'ignore') return client.get(id);
     throw new VregError('CONFLICT', `VM "${id}" is already registered`, {
       field: 'id',
-      hint: 'use vreg update, or pass --if-exists update',
+      hint: 'change it with vreg update, or pass --if-exists update',
     });
   }
 }

@@ -22,9 +22,9 @@ interface Job {
 
 export const render = defineCommand<{ watch?: boolean; once?: boolean }>({
   name: 'render',
-  summary: 'render files from the registry and keep them current',
+  summary: 'render files from the registry and keep them up to date',
   description:
-    'Renders mustache templates to files, replaces each file atomically, and runs CMD in a shell if the file changed. A template has a list of live VMs for each role ({{#worker}} ... {{/worker}}), {{#live}} for all live VMs and {{#vms}} for every entry. Each VM has its fields and {{ports.NAME}} for the port of a service. While the registry is unreachable, files remain unchanged. Without --watch, the exit code is that of the first CMD that failed.',
+    'Renders mustache templates to files, replaces each file atomically, and runs CMD in a shell if the file changed. In a template, {{#worker}} ... {{/worker}} iterates over the live workers (likewise for each role), {{#live}} over all live VMs, and {{#vms}} over all entries. Each VM has its fields and {{ports.NAME}}, the port of a service. While the registry is unreachable, files remain unchanged. Without --watch, the exit code is that of the first CMD that failed.',
   arguments: [
     {
       name: 'template:dest[:cmd]',
@@ -100,7 +100,7 @@ async function renderAll(context: Context, jobs: readonly Job[]): Promise<number
   return failed;
 }
 
-/** The data for the templates. @param vms sorted by id, so that the output is stable */
+/** The data for the templates. @param vms sorted by id, so the output is stable */
 function viewOf(vms: readonly VmWithLiveness[]): Record<string, unknown> {
   const rows = vms.map(({ stale, suspect: _suspect, health: _health, ...vm }) => ({
     ...vm,
@@ -115,16 +115,16 @@ function readTemplate(path: string): string {
   try {
     return readFileSync(path, 'utf8');
   } catch (cause) {
-    throw cannotRead(`the template ${path}`, cause, { field: 'template', hint: 'check its path' });
+    throw cannotRead(`the template ${path}`, cause, { field: 'template', hint: 'check the path' });
   }
 }
 
-/** Replaces the file atomically. Keeps its mode, and writes through a symbolic link. @returns false if it is up to date */
+/** Replaces the file atomically. Keeps its mode and follows a symbolic link. @returns false if it is up to date */
 function writeIfChanged(destination: string, text: string): boolean {
   const path = existsSync(destination) ? realpathSync(destination) : destination;
   try {
     if (existsSync(path) && readFileSync(path, 'utf8') === text) return false;
-    // Two commands may render the same file at the same time, so each has its own draft.
+    // Two processes may render the same file at the same time, so each has its own temporary file.
     writeAtomically(path, text, { keepMode: true, sync: true, draft: `${path}.vreg-${process.pid}` });
     return true;
   } catch (cause) {

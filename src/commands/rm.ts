@@ -2,7 +2,7 @@ import { defineCommand } from '../command.ts';
 import { formatNames } from '../config/values.ts';
 import { printEach } from '../run/batch.ts';
 
-/** Number of ids to list in the prompt. */
+/** Maximum number of ids to list in the prompt. */
 const MAX_LISTED = 3;
 
 export const rm = defineCommand<{ yes?: boolean }>({
@@ -10,11 +10,11 @@ export const rm = defineCommand<{ yes?: boolean }>({
   aliases: ['deregister', 'delete'],
   summary: 'remove VMs from the registry',
   description:
-    'Removes VMs from the registry; the VMs themselves are not touched. Asks for confirmation unless --yes is given.',
+    'Removes entries from the registry; the VMs themselves are not affected. Asks for confirmation unless --yes is given.',
   arguments: [{ name: 'id', about: 'id of a VM', variadic: true, values: 'ids' }],
   flags: [{ flags: '-y, --yes', about: 'do not ask for confirmation' }],
   examples: [
-    { about: 'after a confirmation', command: 'vreg rm abc-123-def' },
+    { about: 'ask, then remove a VM', command: 'vreg rm abc-123-def' },
     { about: 'in a script', command: 'vreg rm abc-123-def --yes' },
     { about: 'all stale VMs', command: 'vreg ls --stale -q | xargs --no-run-if-empty vreg rm --yes' },
   ],

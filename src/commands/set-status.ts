@@ -8,7 +8,7 @@ function statusCommand(name: string, status: Status, effect: string, example: st
   return defineCommand({
     name,
     summary: `set the status of VMs to ${status}`,
-    description: `Sets the status of VMs to ${status}, same as vreg update ID... --status ${status}. ${effect}`,
+    description: `Sets the status of VMs to ${status}. Same as vreg update ID... --status ${status}. ${effect}`,
     arguments: [{ name: 'id', about: 'id of a VM', variadic: true, values: 'ids' }],
     examples: [
       { about: example, command: `vreg ${name} abc-123-def` },
@@ -30,18 +30,18 @@ function statusCommand(name: string, status: Status, effect: string, example: st
 export const pause = statusCommand(
   'pause',
   'paused',
-  'discover no longer returns them, and they do not become stale.',
+  'vreg discover no longer returns them, and they do not become stale.',
   'exclude a VM from discover for a while',
 );
 export const resume = statusCommand(
   'resume',
   'running',
-  'This counts as a sign of life, so discover returns them immediately.',
+  'This counts as a heartbeat, so vreg discover returns them immediately.',
   'include the VM again',
 );
 export const stop = statusCommand(
   'stop',
   'stopped',
-  'discover no longer returns them; their entries remain.',
+  'vreg discover no longer returns them; their entries remain.',
   'a VM that was shut down',
 );

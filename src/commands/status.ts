@@ -18,9 +18,9 @@ export const status = defineCommand({
   name: 'status',
   summary: 'show the state of the registry and the fleet',
   description:
-    'Shows whether the registry is reachable, the number of VMs by role, and the stale VMs with the time since they were last seen. -q prints the ids of the stale VMs only.',
+    'Shows whether the registry is reachable, the number of VMs by role, and the stale VMs with the time since they were last seen. -q prints only the ids of the stale VMs.',
   examples: [
-    { about: 'the whole picture', command: 'vreg status' },
+    { about: 'the state of registry and fleet', command: 'vreg status' },
     {
       about: 'the number of live workers',
       command: 'vreg status -o json | jq \'.roles[] | select(.role == "worker").live\'',
@@ -93,7 +93,7 @@ function count(role: Role, vms: readonly VmWithLiveness[]): RoleCount {
   return row;
 }
 
-/** Seconds since the last sign of life, by the registry's clock. */
+/** Seconds since the last heartbeat, by the registry's clock. */
 function ageOf({ lastSeen }: Pick<VmWithLiveness, 'lastSeen'>, now: number): number {
   return Math.max(0, Math.round((now - Date.parse(lastSeen)) / 1000));
 }

@@ -19,14 +19,15 @@ const create = defineCommand<CreateFlags>({
   name: 'create',
   summary: 'create a token and print it once',
   description:
-    'Creates a token and prints it; the registry stores only its hash. Each scope includes the previous ones: read queries, heartbeat sends heartbeats, register registers new VMs, write changes and removes VMs, admin manages tokens and backups. A token with the scope enrol can only register new VMs, each of which receives its own token in the response; put such a token into an image.',
-  arguments: [{ name: 'name', about: 'name of the token in the log and the history' }],
+    'Creates a token and prints it; the registry stores only its hash. Each scope includes the previous ones: read allows queries, heartbeat also heartbeats, register also registering VMs, write also changing and removing VMs, and admin also managing tokens and taking backups. A token with the scope enrol, for use in an image, can only register new VMs, each of which receives its own token in the response.',
+  arguments: [{ name: 'name', about: 'name that the log and the history show for the token' }],
   flags: [
     { flags: '--scope <scope>', about: 'permissions of the token', values: SCOPES },
     { flags: '--vm <id>', about: 'restrict the token to this VM; a read token sees only this VM', values: 'ids' },
     {
       flags: '--role <role>',
-      about: 'restrict the token to VMs with this role, in the same way; with --vm, to that VM in this role',
+      about:
+        'restrict the token to VMs with this role; a read token sees only these VMs; with --vm, to that VM in this role',
       values: ROLES,
     },
     { flags: '--expires <duration>', about: 'lifetime of the token, e.g. 30d (default: unlimited)' },
@@ -44,7 +45,7 @@ const create = defineCommand<CreateFlags>({
   exits: [2, 4, 8],
   async run(context, [name], { scope, vm, role, expires, to }) {
     if (scope === undefined) throw missingFlag('--scope', `one of: ${SCOPES.join(', ')}`);
-    // An empty value is an error: an unset shell variable must not create a token with an unlimited lifetime.
+    // An empty value is an error: an unset shell variable must not create a token that never expires.
     const expiresIn =
       expires === undefined ? undefined : Math.ceil(parseDuration(expires, '--expires', MAX_SPAN) / 1000);
     const request = parseTokenRequest({ name, scope, vm, role, expiresIn });
@@ -82,7 +83,7 @@ async function createInFile<T extends { token: string }>(
     } catch (cause) {
       const undone = await undo().catch(() => undefined);
       const hint = undone
-        ? 'the token was revoked: free disk space and try again'
+        ? 'the token was revoked; free up disk space and try again'
         : 'revoke the token, because its value is lost';
       throw cannotWrite(path, cause, { field: 'to', hint });
     }
@@ -116,11 +117,11 @@ const ls = defineCommand<{ enrolledBy?: string }>({
   aliases: ['list'],
   summary: 'list the tokens of the registry',
   description:
-    'Lists the tokens, oldest first, with scope, expiry and last use (to the minute). The registry does not know the tokens themselves.',
-  flags: [{ flags: '--enrolled-by <name>', about: 'only tokens of the VMs that enrolled with this token' }],
+    'Lists the tokens, oldest first, with scope, expiry and last use (to the minute). The registry stores only hashes of the tokens.',
+  flags: [{ flags: '--enrolled-by <name>', about: 'only tokens of VMs that enrolled with this token' }],
   examples: [
     { about: 'all tokens', command: 'vreg token ls' },
-    { about: 'with creator and address of the last use', command: 'vreg token ls -o wide' },
+    { about: 'with the creator and the address of the last client', command: 'vreg token ls -o wide' },
     {
       about: 'tokens of VMs that enrolled with the token of an image',
       command: 'vreg token ls --enrolled-by image-12',
@@ -143,10 +144,10 @@ const revoke = defineCommand<{ enrolledBy?: string; yes?: boolean }>({
   aliases: ['rm'],
   summary: 'revoke tokens',
   description:
-    'Revokes tokens immediately: the next request with one is refused, and open streams end. With --enrolled-by, also revokes the tokens of every VM that enrolled with that token, even if that token is already revoked.',
+    'Revokes tokens immediately: further requests with them are refused, and their open streams end. With --enrolled-by, also revokes the tokens of all VMs that enrolled with that token, even if that token is already revoked.',
   arguments: [{ name: 'name', about: 'name of a token', optional: true, variadic: true }],
   flags: [
-    { flags: '--enrolled-by <name>', about: 'tokens of the VMs that enrolled with this token' },
+    { flags: '--enrolled-by <name>', about: 'revoke the tokens of VMs that enrolled with this token' },
     { flags: '-y, --yes', about: 'do not ask for confirmation' },
   ],
   examples: [
@@ -191,7 +192,7 @@ async function printRevoked(context: Context, names: readonly string[]): Promise
 
 const whoami = defineCommand({
   name: 'whoami',
-  summary: 'show the identity and scope of the current token',
+  summary: 'show the name and scope of the current token',
   examples: [
     { about: 'the token from the environment', command: 'vreg token whoami' },
     { about: 'another token', command: 'vreg token whoami --token-file ./token' },
@@ -219,7 +220,7 @@ export const token = defineCommand({
   name: 'token',
   summary: 'create, list and revoke tokens',
   description:
-    'Manages the tokens of the registry. Each has a name, a scope and optionally an expiry. The VERS_AUTH_TOKEN of the daemon is not listed here and has all permissions. Once a token exists, the registry requires a token from every client that does not use its unix socket.',
+    'Manages the tokens of the registry. Each token has a name, a scope and optionally an expiry. The VERS_AUTH_TOKEN of the daemon has all permissions and does not appear in the list of tokens. Once a token exists, the registry requires a token from every client that does not use its unix socket.',
   examples: [
     { about: 'create a read-only token', command: 'vreg token create dashboard --scope read' },
     { about: 'list the tokens', command: 'vreg token ls' },

@@ -8,10 +8,10 @@ export const tree = defineCommand({
   name: 'tree',
   summary: 'show VMs as a tree of parents and clones',
   description:
-    'Shows each VM below its parent, the VM that it was cloned from or created by (parentId), oldest registration first. With an id, shows that VM and its descendants. JSON and -q list the same VMs in the same order.',
+    'Shows each VM under its parent, the VM from which it was cloned or created (parentId), oldest registration first. With an id, shows that VM and its descendants. JSON and -q list the same VMs in the same order.',
   arguments: [{ name: 'id', about: 'id of a VM (default: all)', optional: true, values: 'ids' }],
   examples: [
-    { about: 'the whole fleet', command: 'vreg tree' },
+    { about: 'all VMs', command: 'vreg tree' },
     { about: 'the descendants of the golden image', command: 'vreg tree golden-1' },
     { about: 'the number of descendants', command: 'vreg tree golden-1 -q | wc -l' },
   ],
@@ -52,7 +52,7 @@ interface Row {
 }
 
 /**
- * The VMs in depth-first order, each once, even if the parents form a cycle.
+ * Returns the VMs in depth-first order, each once, even if the parents form a cycle.
  * @param vms oldest registration first
  * @param root id of the VM whose tree to return; undefined for all trees
  */
@@ -89,7 +89,7 @@ function depthFirst(vms: readonly VmWithLiveness[], root: string | undefined): R
   const isRoot = ({ id, parentId }: VmWithLiveness) =>
     root === undefined ? parentId === undefined || !ids.has(parentId) : id === root;
   const roots = vms.filter(isRoot);
-  // If the requested root is not registered, show its children.
+  // If the requested root is not registered, only its children can be shown.
   for (const vm of roots.length > 0 || root === undefined ? roots : (children.get(root) ?? [])) addTree(vm);
   // VMs in a cycle have no root.
   if (root === undefined) for (const vm of vms) if (!seen.has(vm)) addTree(vm);

@@ -7,7 +7,9 @@ import { VregError } from '../protocol/errors.ts';
 import { parseUpdate, STATUSES, type VmUpdate } from '../protocol/vm.ts';
 import { printEach } from '../run/batch.ts';
 
-/** Attempts to merge metadata while other clients change the same VM. Each retry means that another writer succeeded. */
+/**
+ * Maximum number of attempts to merge metadata. Each failed attempt means that another client changed the VM in the meantime.
+ */
 const MERGE_ATTEMPTS = 5;
 
 interface Flags {
@@ -24,7 +26,7 @@ export const update = defineCommand<Flags>({
   aliases: ['set', 'patch'],
   summary: 'change fields of VMs',
   description:
-    'Changes fields of VMs. --service replaces the whole list of services. --meta sets single metadata keys and --unset-meta removes them; other keys remain. The role cannot be changed.',
+    'Changes fields of VMs. --service replaces the whole list of services. --meta sets individual metadata keys and --unset-meta removes them; other keys remain. The role cannot be changed.',
   arguments: [{ name: 'id', about: 'id of a VM', variadic: true, values: 'ids' }],
   flags: [
     { flags: '--name <name>', about: 'new name' },
@@ -62,7 +64,10 @@ export const update = defineCommand<Flags>({
   },
 });
 
-/** PATCH replaces metadata as a whole, so single keys are merged here, and merged again if another client was faster. */
+/**
+ * PATCH replaces metadata completely, so individual keys are merged here. The merge is retried if another client changed the VM
+ * in between.
+ */
 async function mergeMetadata(
   client: RegistryClient,
   id: string,

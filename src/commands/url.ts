@@ -15,9 +15,9 @@ import { printable } from '../protocol/redact.ts';
 
 export const url = defineCommand<LiveFlags & UrlParts & MaxStaleFlags & { pick?: Pick }>({
   name: 'url',
-  summary: 'print the URL of one live VM of a role',
+  summary: 'print the URL of a live VM with the given role',
   description:
-    'Prints a URL of one live VM of a role: its address, the port of --service (default: the port of the registry), and --path. Prints one line, or nothing and exit code 3.',
+    'Prints a URL of a live VM with the given role on one line, for use in scripts. The URL consists of the address of the VM, the port of --service (default: the port of the registry), and --path. If there is no live VM, prints nothing and exits with code 3.',
   arguments: [ROLE_ARGUMENT],
   flags: [
     HAS_SERVICE_FLAG,
@@ -30,7 +30,7 @@ export const url = defineCommand<LiveFlags & UrlParts & MaxStaleFlags & { pick?:
   ],
   examples: [
     { about: 'query the board on the infra VM', command: 'curl "$(vreg url infra --path /board/tasks)"' },
-    { about: 'a service of a lieutenant', command: 'vreg url lieutenant --service pi-rpc' },
+    { about: 'the URL of a service on a lieutenant', command: 'vreg url lieutenant --service pi-rpc' },
     { about: 'the newest worker, over TLS', command: 'vreg url worker --pick newest --scheme https' },
   ],
   exits: [2, 3, 6, 8, 10],

@@ -18,14 +18,19 @@ interface Flags {
 /** Longer than a VM takes to boot and register. */
 const DEFAULT_TIMEOUT = '60s';
 const STATES = ['live', 'gone', 'stale'] as const;
-/** Milliseconds for each request: the default of `--timeout` in all other commands. */
+/** Milliseconds for each request: the default for `--timeout` in all other commands. */
 const REQUEST_TIMEOUT = 10_000;
 
 export const wait = defineCommand<Flags>({
   name: 'wait',
   summary: 'wait until a role or VM is live, gone or stale',
-  description:
-    'Waits for a role or VM and prints the matching VMs. Conditions for --for: live: the VM, or at least one VM of the role, is live. gone: the VM is not registered, or no VM of the role is live. stale: the VM, or at least one VM of the role, is stale. count=N: at least N VMs of the role are live. registry: the registry responds. self: the registry responds and this VM is live. While the registry is unreachable, the command keeps waiting. Here, --timeout limits the whole wait instead of each request.',
+  description: `Waits for a VM, or for VMs with a role, and prints the matching VMs. While the registry is unreachable, the command keeps waiting. --timeout limits the entire wait instead of each request. Conditions for --for:
+  live      the VM, or at least one VM with the role, is live
+  gone      the VM is not registered, or no VM with the role is live
+  stale     the VM, or at least one VM with the role, is stale
+  count=N   at least N VMs with the role are live
+  registry  the registry responds
+  self      the registry responds and this VM is live`,
   arguments: [
     {
       name: 'role|id',
@@ -51,7 +56,7 @@ export const wait = defineCommand<Flags>({
     const condition = parseCondition(context, flags.for ?? 'live', target);
     const timeout = flags.timeout ?? DEFAULT_TIMEOUT;
     const timeoutMs = parseDuration(timeout, '--timeout');
-    // Limit each request, so that one without a response does not use up the whole wait.
+    // Limit each request, so that a hanging one does not use up the entire wait.
     if (flags.timeout !== undefined) context.config.limitTimeout(Math.min(timeoutMs, REQUEST_TIMEOUT));
     const deadline = context.now() + timeoutMs;
     for (;;) {
@@ -77,9 +82,9 @@ export const wait = defineCommand<Flags>({
 interface Condition {
   /** Completes "waiting for …". */
   what: string;
-  /** Next step after a timeout. */
+  /** The hint after a timeout. */
   hint: string;
-  /** Returns the matching VMs (an empty list for a condition about absence), or undefined while it is not met. */
+  /** Returns the matching VMs (none for a condition such as `gone`), or undefined while the condition is not met. */
   check(context: Context): Promise<VmWithLiveness[] | undefined>;
 }
 

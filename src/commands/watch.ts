@@ -19,7 +19,7 @@ export const watch = defineCommand<Flags>({
   name: 'watch',
   summary: 'stream the events of the registry',
   description:
-    'Prints one event per line until stopped: registered, updated, status, deregistered, stale, suspect, revived, conflict. After a lost connection it resumes without a gap; if that is impossible, the event reset announces the full state. A command after -- runs once for each event, one at a time, with the event as JSON on its stdin and in VREG_EVENT, VREG_REVISION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
+    'Prints one event per line until stopped: registered, updated, status, deregistered, stale, suspect, revived, conflict, reset. After a lost connection it resumes without a gap; if that is impossible, it prints a reset event followed by the full state. A command after -- runs once for each event, one at a time, with the event as JSON on its stdin and in VREG_EVENT, VREG_REVISION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
   arguments: [
     { name: 'role', about: 'only VMs with this role', optional: true, values: ROLES },
     { name: 'command', about: 'after --: the command to run for each event', optional: true, variadic: true },
@@ -32,7 +32,10 @@ export const watch = defineCommand<Flags>({
   ],
   examples: [
     { about: 'all events', command: 'vreg watch' },
-    { about: 'workers as NDJSON, with the current state first', command: 'vreg watch worker -o ndjson --since start' },
+    {
+      about: 'workers as NDJSON, starting with the current state',
+      command: 'vreg watch worker -o ndjson --since start',
+    },
     { about: 'reload nginx after each change of an infra VM', command: 'vreg watch infra -- systemctl reload nginx' },
   ],
   exits: [2, 8],
@@ -60,7 +63,7 @@ export const watch = defineCommand<Flags>({
 const WIDTHS = [24, 12, 20, 10, 7];
 const TITLES = ['WHEN', 'EVENT', 'ID', 'ROLE', 'STATUS', 'ADDRESS'];
 
-/** @returns true when it printed a line */
+/** @returns true if it printed a line */
 async function show(context: Context, event: StreamEvent, continued: boolean): Promise<boolean> {
   // A reset has no fields to print; the entries follow as events.
   if (isTextFormat(context.format) && event.type === 'reset') return false;

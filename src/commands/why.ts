@@ -5,7 +5,7 @@ export const why = defineCommand({
   name: 'why',
   summary: 'explain why discover includes or omits a VM',
   description:
-    'Explains in one line whether discover returns a VM, and why. JSON contains each reason with a code: paused, stopped, stale.',
+    'Explains in one line whether vreg discover returns a VM, and why. JSON output contains each reason with a code: paused, stopped, stale.',
   arguments: [{ name: 'id', about: 'id of the VM', values: 'ids' }],
   examples: [
     { about: 'explain in one line', command: 'vreg why abc-123-def' },

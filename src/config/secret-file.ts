@@ -1,17 +1,17 @@
-/** Reads files and pipes that a setting names. Errors name the setting; secrets that other users can read are refused. */
+/** Reads files and pipes that settings name. Errors name the setting. A secret that other users can read is refused. */
 import { closeSync, constants, existsSync, fstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { looseMode } from '../files.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { SettingKey } from './settings.ts';
 
-/** Bytes: several times the size of a bundle of all public CAs. */
+/** Maximum size in bytes: several times that of a bundle of all public CAs. */
 const MAX_SIZE = 1_048_576;
 /** Bytes per read: the capacity of a Linux pipe (pipe(7)). */
 const CHUNK = 65_536;
-/** Milliseconds to wait for a writer that has opened the pipe: it may ask the user for a passphrase first. */
+/** Milliseconds to wait for data after a writer has opened the pipe: it may ask the user for a passphrase first. */
 const WRITE_TIMEOUT = 10_000;
-/** Milliseconds to wait until a writer opens the pipe: a shell opens it at once. */
+/** Milliseconds to wait until a writer opens the pipe: a shell opens it immediately. */
 const OPEN_TIMEOUT = 500;
 /** Milliseconds between two reads of an empty pipe. */
 const POLL_INTERVAL = 5;
@@ -23,14 +23,14 @@ export interface NamedFile {
 
 /**
  * Reads a file or a pipe, such as the shell's `<(COMMAND)`. Blocks the process, so every wait has a timeout.
- * @param what description for errors: `the CA file`
+ * @param what description for error messages, for example `the CA file`
  * @throws VregError USAGE naming the setting if it cannot be read, is neither file nor pipe, or is too large
  */
 export function readNamedFile(path: string, key: SettingKey, what: string): NamedFile {
   let file: number | undefined;
   try {
     file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
-    // Uses the descriptor, because the path may name another file by now.
+    // Use the descriptor, because the path may name another file by now.
     const stats = fstatSync(file);
     const refused = (why: string) => refusalOf(key, `${what} ${path} ${why}`);
     if (!stats.isFile() && !stats.isFIFO()) throw refused('is neither a file nor a pipe');
@@ -59,10 +59,10 @@ function readAll(file: number, isPipe: boolean, refused: (why: string) => VregEr
       continue;
     }
     const hasWriter = read === undefined;
-    // A pipe without a writer reports its end at once, like one whose writer has closed it.
+    // Reading a pipe without a writer reports the end of the file, as if a writer had closed it.
     if (!hasWriter && (size > 0 || !isPipe)) return Buffer.concat(chunks).toString();
     const waited = performance.now() - started;
-    if (hasWriter && waited > WRITE_TIMEOUT) throw refused('is a pipe whose writer does not finish');
+    if (hasWriter && waited > WRITE_TIMEOUT) throw refused('is a pipe whose writer does not close it');
     if (!hasWriter && waited > OPEN_TIMEOUT) throw refused('is a pipe without a writer');
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, POLL_INTERVAL);
   }
@@ -80,7 +80,7 @@ function readAvailable(file: number, into: Buffer): number | undefined {
 }
 
 /**
- * As {@link readNamedFile}, for secrets: refuses a file that other users can read, as ssh does.
+ * Same as {@link readNamedFile}, but refuses a file that other users can read, as ssh does.
  * @param env environment with `CREDENTIALS_DIRECTORY`, whose folder systemd protects (systemd.exec(5))
  */
 export function readSecretFile(path: string, key: SettingKey, what: string, env: NodeJS.ProcessEnv): string {
@@ -90,7 +90,7 @@ export function readSecretFile(path: string, key: SettingKey, what: string, env:
 }
 
 /**
- * @param subject subject of the error message
+ * @param subject of the error message
  * @param mode mode of the file, if known; otherwise the file must exist
  * @throws VregError USAGE if other users can read the file
  */
@@ -103,13 +103,13 @@ export function refuseLoose(
 ): void {
   const loose = looseMode(mode);
   if (loose === undefined || isCredential(path, env.CREDENTIALS_DIRECTORY)) return;
-  throw new VregError('USAGE', `${subject} can be read by others (mode ${loose})`, {
+  throw new VregError('USAGE', `${subject} can be read by other users (mode ${loose})`, {
     field: key,
     hint: `chmod 600 ${path}`,
   });
 }
 
-/** True if the file is in the folder after resolving links and dots. */
+/** True if the file is in the folder, after symbolic links and dot segments are resolved. */
 function isCredential(path: string, folder: string | undefined): boolean {
   return Boolean(folder) && existsSync(folder!) && realpathSync(path).startsWith(`${realpathSync(folder!)}/`);
 }

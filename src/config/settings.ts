@@ -1,4 +1,7 @@
-/** The table of settings: flag, variables, default and accepted values of each. Config, help, completions and READMEs read it. */
+/**
+ * The table of settings, with the flag, variables, default and accepted values of each. Config, help, completions and READMEs
+ * use it.
+ */
 import { suggestion } from '../help/suggest.ts';
 import {
   DEFAULT_HOST,
@@ -29,15 +32,15 @@ import {
   type Setting,
 } from './values.ts';
 
-/** A duration in milliseconds, as a setting writes it. */
+/** Formats milliseconds as the value of a setting. */
 const duration = (ms: number) => (ms % 60_000 === 0 ? `${ms / 60_000}m` : `${ms / 1000}s`);
 
 export const OUTPUT_FORMATS = ['table', 'wide', 'json', 'ndjson', 'yaml', 'name', 'tsv'] as const;
-/** Formats with an expression: `jsonpath=$[*].id`, `template={{name}}`. */
+/** Formats that take an expression: `jsonpath=$[*].id`, `template={{name}}`. */
 export const EXPRESSION_FORMATS = ['jsonpath', 'template'] as const;
 export type OutputFormat = (typeof OUTPUT_FORMATS)[number] | `${(typeof EXPRESSION_FORMATS)[number]}=${string}`;
 
-/** True for the formats that print columns or plain lines instead of the data of the answer. */
+/** True for formats that print columns or plain lines instead of structured data. */
 export function isTextFormat(format: OutputFormat): boolean {
   return ['table', 'wide', 'tsv', 'name'].includes(format);
 }
@@ -50,13 +53,13 @@ export const SETTINGS = {
     vers: 'VERS_INFRA_URL',
     default: DEFAULT_URL,
     check: checkUrl,
-    about: 'URL of the registry: http(s)://HOST:PORT or unix:/path/to.sock',
+    about: 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock',
   },
   'token-file': {
     group: 'client',
     value: 'FILE',
     file: true,
-    about: 'file with the bearer token, mode 0600 (VERS_AUTH_TOKEN: the token itself)',
+    about: 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN',
   },
   'ca-file': {
     group: 'client',
@@ -132,13 +135,13 @@ export const SETTINGS = {
     group: 'daemon',
     value: 'PATH',
     file: true,
-    about: 'unix socket to listen on, mode 0600; no TCP unless --host or --port is given',
+    about: 'unix socket to listen on, with mode 0600; disables TCP unless --host or --port is given',
   },
   'tls-cert': {
     group: 'daemon',
     value: 'FILE',
     file: true,
-    about: 'certificate with its chain; the TCP listener then speaks https',
+    about: 'certificate and its chain; enables https on the TCP port',
   },
   'tls-key': {
     group: 'daemon',
@@ -150,7 +153,7 @@ export const SETTINGS = {
     group: 'daemon',
     value: 'FILE',
     file: true,
-    about: 'CA bundle; require client certificates signed by it',
+    about: 'CA certificates; requires clients to send a certificate that one of them signed',
   },
   'trust-proxy': {
     group: 'daemon',
@@ -158,7 +161,7 @@ export const SETTINGS = {
     bare: 'loopback',
     offers: PROXY_RANGES,
     check: checkProxies,
-    about: 'comma-separated proxies whose X-Forwarded-* headers are trusted (requires a token)',
+    about: 'comma-separated addresses of proxies whose X-Forwarded-* headers to trust; requires a token',
   },
   'cors-origin': {
     group: 'daemon',
@@ -178,20 +181,21 @@ export const SETTINGS = {
     value: 'DURATION',
     default: duration(DEFAULT_STALE_AFTER),
     check: checkDuration,
-    about: 'lease: listening time without a sign of life before a VM is stale',
+    about: 'lease: a VM becomes stale this long after its last heartbeat, not counting time when the registry was down',
   },
   'mass-loss': {
     group: 'daemon',
     value: 'SHARE',
     default: `${100 * DEFAULT_MASS_LOSS}%`,
     check: checkShare,
-    about: 'share of live VMs that must go silent together to be marked suspect instead of stale, or off',
+    about:
+      'if at least this share of the live VMs goes silent together, mark them suspect instead of stale; off disables this',
   },
   'allow-host': {
     group: 'daemon',
     value: 'NAMES',
     defaultIs: 'names without a dot, the host name, --host',
-    about: 'comma-separated Host names to accept when no token is configured',
+    about: 'comma-separated host names to accept in the Host header when no token is configured',
   },
   'max-body': {
     group: 'daemon',
@@ -240,7 +244,7 @@ export const SETTINGS = {
     value: 'WHAT',
     default: 'reject',
     choices: ON_CLONE,
-    about: 'what to do if this VM is a clone: exit, take a new id, or replace the other VM',
+    about: 'what to do if this VM is a clone: exit (reject), take a new id (rebirth), or take over the id (replace)',
   },
   'id-command': {
     group: 'agent',
@@ -252,14 +256,14 @@ export const SETTINGS = {
     group: 'agent',
     value: 'DIR',
     defaultIs: '$RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR/vreg',
-    about: 'folder in which the agent keeps the addresses of live VMs as files',
+    about: 'folder to which the agent writes the addresses of live VMs',
   },
   'on-exit': {
     group: 'agent',
     value: 'WHAT',
     default: 'stopped',
     choices: ON_EXIT,
-    about: 'what to do with the entry when the agent stops',
+    about: 'what to do with the entry of the VM when the agent stops',
   },
 } as const satisfies Record<string, Setting>;
 

@@ -7,10 +7,10 @@ import type { SettingKey } from './settings.ts';
 
 /** Certificates in a PEM file (RFC 7468). Text between them is ignored. */
 const CERTIFICATES = /-----BEGIN CERTIFICATE-----[\s\S]*?-----END CERTIFICATE-----/g;
-/** A private key in PKCS #8, encrypted or not, or in an older format: `RSA PRIVATE KEY`, `EC PRIVATE KEY`. */
+/** A private key in PKCS #8, encrypted or not, or in an older format, for example `RSA PRIVATE KEY`. */
 const PRIVATE_KEY = /-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----/;
 
-/** The text of a PEM file, and its path for errors. */
+/** The text of a PEM file, and its path for error messages. */
 export interface Pem {
   path: string;
   text: string;
@@ -23,12 +23,12 @@ export interface CertificateAndKey {
 
 /** Certificate, key and client CA of the daemon's TCP listener. */
 export interface ServerCertificates extends CertificateAndKey {
-  /** CAs, one of which must have signed each client's certificate. Absent: clients need no certificate. */
+  /** CAs, one of which must have signed each client's certificate. If absent, clients need no certificate. */
   clientCa?: Pem | undefined;
 }
 
 /**
- * The CA bundle of `--ca-file`, if given.
+ * The CA certificates from `--ca-file`, if given.
  * @throws VregError USAGE naming the file if it contains no certificate or a damaged one
  */
 export function trustedCertificates(config: Config): Pem | undefined {
@@ -86,11 +86,11 @@ function readPair(config: Config, { certKey, cert, keyKey, key }: Pair): Certifi
   const [given, missing] = cert === undefined ? [keyKey, certKey] : [certKey, keyKey];
   throw new VregError('USAGE', `--${given} requires --${missing}`, {
     field: missing,
-    hint: `name both files: --${certKey} FILE --${keyKey} FILE`,
+    hint: `pass both files: --${certKey} FILE --${keyKey} FILE`,
   });
 }
 
-/** Checks that key and certificate match. Otherwise only clients would see the error, in each handshake. */
+/** Checks that key and certificate match. Otherwise each handshake would fail, and only clients would see the error. */
 function checkPair({ cert, key }: CertificateAndKey, certKey: SettingKey, keyKey: SettingKey): void {
   const [leaf] = cert.text.match(CERTIFICATES)!;
   if (parseCertificate(leaf!, cert, certKey).checkPrivateKey(parseKey(key, keyKey))) return;
@@ -101,14 +101,14 @@ function checkPair({ cert, key }: CertificateAndKey, certKey: SettingKey, keyKey
 }
 
 function parseCertificate(block: string, { path }: Pem, key: SettingKey): X509Certificate {
-  // Loading node:crypto takes a few milliseconds, which only commands with certificates pay.
+  // node:crypto takes a few milliseconds to load, so only commands that use certificates load it.
   const { X509Certificate } = process.getBuiltinModule('node:crypto');
   try {
     return new X509Certificate(block);
   } catch (cause) {
     throw new VregError('USAGE', `a certificate in ${path} cannot be read`, {
       field: key,
-      hint: `is the file complete? print it: openssl x509 -noout -text -in ${path}`,
+      hint: `is the file complete? check it: openssl x509 -noout -text -in ${path}`,
       cause,
     });
   }
@@ -124,10 +124,10 @@ function parseKey({ path, text }: Pem, key: SettingKey): KeyObject {
   try {
     return process.getBuiltinModule('node:crypto').createPrivateKey(text);
   } catch {
-    // Without the cause, which could contain parts of the key.
+    // The cause is omitted, because it could contain parts of the key.
     throw new VregError('USAGE', `the private key ${path} cannot be read as PEM`, {
       field: key,
-      hint: 'it begins with -----BEGIN PRIVATE KEY-----',
+      hint: 'a PEM private key begins with -----BEGIN PRIVATE KEY-----',
     });
   }
 }
@@ -138,14 +138,14 @@ function readCertificates(path: string, key: SettingKey, what: string, { env }: 
   // HAProxy, for example, expects certificate and key in one file.
   if (PRIVATE_KEY.test(pem.text)) refuseLoose(path, key, `${what} ${path} contains a private key and`, env, mode);
   const blocks: string[] = pem.text.match(CERTIFICATES) ?? [];
-  // In a truncated file, the last certificate has no end.
+  // In a truncated file, the last certificate has no end marker.
   const last = pem.text.lastIndexOf('-----BEGIN CERTIFICATE-----');
   if (last > pem.text.lastIndexOf('-----END CERTIFICATE-----')) blocks.push(pem.text.slice(last));
-  // OpenSSL skips unreadable certificates silently, and the handshakes fail later.
+  // OpenSSL silently skips unreadable certificates, and handshakes would fail later.
   for (const block of blocks) parseCertificate(block, pem, key);
   if (blocks.length > 0) return pem;
   throw new VregError('USAGE', `${what} ${path} contains no PEM certificate`, {
     field: key,
-    hint: 'it begins with -----BEGIN CERTIFICATE-----; from DER: openssl x509 -inform der -in FILE',
+    hint: 'a PEM certificate begins with -----BEGIN CERTIFICATE-----; convert DER: openssl x509 -inform der -in FILE',
   });
 }

@@ -1,4 +1,4 @@
-/** The value types of settings and flags: durations, sizes, counts and lists. Parsers name the value that is wrong. */
+/** The value types of settings and flags: durations, sizes, counts and lists. Their errors quote the invalid value. */
 import { isIP } from 'node:net';
 import { normalizeAddress } from '../protocol/address.ts';
 import { VregError } from '../protocol/errors.ts';
@@ -12,18 +12,21 @@ export interface Setting {
   about: string;
   /** Placeholder for the value in help; a switch has none. */
   value?: string;
-  /** Value of the flag when it is given alone; without this, the flag requires a value. `true` in a variable or the config file means the same. */
+  /**
+   * Value of the flag if it is given without one, or as `true` in a variable or the config file. If absent, the flag requires a
+   * value.
+   */
   bare?: string;
   /** The value is a path; shells complete file names. */
   file?: true;
-  /** Variable that is read after `VREG_<KEY>`. */
+  /** Variable with a lower precedence than `VREG_<KEY>`. */
   vers?: string;
   default?: string;
   /** Description of a default that is computed at run time. */
   defaultIs?: string;
   /** Accepted values. */
   choices?: readonly string[];
-  /** Values that shells complete when other values are accepted as well. */
+  /** Values that shells complete. Other values are also accepted. */
   offers?: readonly string[];
   /** Accepts values that are not in `choices`. */
   accepts?: (text: string) => boolean;
@@ -38,7 +41,7 @@ function invalidValue(name: string, text: string, hint: string, where = ''): Vre
   return new VregError('USAGE', `invalid ${name} "${maskValue(text)}"${where}`, { field: fieldOf(name), hint });
 }
 
-/** `--wait` and `wait` are the same field. */
+/** Converts `--wait` to the field name `wait`. */
 function fieldOf(name: string): string {
   return name.replace(/^--/, '');
 }
@@ -47,7 +50,7 @@ export function checkUrl(text: string, _name: string, where: string): void {
   const fault = registryUrlFault(text);
   if (fault === undefined) return;
   const [message, hint] = {
-    // The URL is not repeated: it contains a secret.
+    // The message does not repeat the URL, because it contains a secret.
     secret: [
       `invalid url${where}: it contains a user name or password`,
       'put the token into a file with mode 0600 and pass --token-file',
@@ -60,14 +63,14 @@ export function checkUrl(text: string, _name: string, where: string): void {
 
 /** Milliseconds per unit. */
 const DURATION_UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
-/** 24 days, the longest delay that `setTimeout` supports; it fires at once for a longer one. */
+/** 24 days, the longest delay that `setTimeout` supports; with a longer one it fires immediately. */
 const MAX_TIMER = 2_147_483_647;
-/** Ten years, for spans that no timer waits for, such as the lifetime of a token. */
+/** Ten years, for durations that no timer waits for, such as the lifetime of a token. */
 export const MAX_SPAN = 3650 * DURATION_UNITS.d!;
 
 /**
  * Parses a duration such as `90s`, `5m`, `1h30m` or `250ms`.
- * @param name of the flag or setting, for the error
+ * @param name the flag or setting, for the error message
  * @param max milliseconds
  * @param where ` (from ORIGIN)`, for the error
  * @returns milliseconds: a whole number greater than 0
@@ -84,7 +87,7 @@ export function parseDuration(text: string, name: string, max = MAX_TIMER, where
     throw invalidValue(
       name,
       text,
-      `use a duration such as 90s, 5m or 1h30m (more than 0, at most ${days} days)`,
+      `use a duration such as 90s, 5m or 1h30m (greater than 0, at most ${days} days)`,
       where,
     );
   }
@@ -95,7 +98,7 @@ export function checkDuration(text: string, name: string, where: string): void {
   parseDuration(text, name, undefined, where);
 }
 
-/** The two largest units of a duration in milliseconds: `45s`, `3m`, `1h30m`, `2d4h`. */
+/** Formats milliseconds with at most two units: `45s`, `3m`, `1h30m`, `2d4h`. */
 export function formatDuration(ms: number): string {
   const seconds = Math.max(0, Math.floor(ms / 1000));
   if (seconds < 60) return `${seconds}s`;
@@ -107,14 +110,17 @@ export function formatDuration(ms: number): string {
   return hours % 24 ? `${days}d${hours % 24}h` : `${days}d`;
 }
 
-/** `3m ago` for an age in milliseconds; `just now` for a negative one, since clocks differ. */
+/**
+ * Formats an age in milliseconds, for example `3m ago`. It may be negative, because clocks differ: then the result is `just
+ * now`.
+ */
 export function formatAge(ms: number): string {
   return ms < 1000 ? 'just now' : `${formatDuration(ms)} ago`;
 }
 
 /** Bytes per unit. */
 const SIZE_UNITS: Readonly<Record<string, number>> = { '': 1, KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3 };
-/** Larger bodies and entries would not fit into the heap many times over. */
+/** 1 GiB: several larger bodies or entries would not fit into the heap. */
 const MAX_SIZE = SIZE_UNITS.GiB!;
 
 /**
@@ -126,7 +132,7 @@ export function parseBytes(text: string, name: string, where = ''): number {
   const [, amount, unit] = /^(\d{1,10})(|KiB|MiB|GiB)$/.exec(text.trim()) ?? [];
   const bytes = amount === undefined ? 0 : Number(amount) * SIZE_UNITS[unit!]!;
   if (bytes > 0 && bytes <= MAX_SIZE) return bytes;
-  throw invalidValue(name, text, 'use a size such as 65536, 512KiB or 1MiB (more than 0, at most 1GiB)', where);
+  throw invalidValue(name, text, 'use a size such as 65536, 512KiB or 1MiB (greater than 0, at most 1GiB)', where);
 }
 
 export function checkBytes(text: string, name: string, where: string): void {
@@ -164,7 +170,7 @@ export function checkShare(text: string, name: string, where: string): void {
   throw invalidValue(name, text, 'use a percentage such as 50%, or off', where);
 }
 
-/** Named address ranges, as understood by @fastify/proxy-addr. */
+/** Named address ranges of @fastify/proxy-addr. */
 export const PROXY_RANGES = ['loopback', 'linklocal', 'uniquelocal'] as const;
 
 export function checkProxies(text: string, name: string, where: string): void {
@@ -175,7 +181,7 @@ export function checkProxies(text: string, name: string, where: string): void {
   }
 }
 
-/** True for `10.0.0.5` and `10.0.0.0/8`, false for a range of all addresses (`/0`), which would trust every client. */
+/** True for `10.0.0.5` and `10.0.0.0/8`. False for the range of all addresses (`/0`), which would trust every client. */
 function isSubnet(text: string): boolean {
   const [, address = '', bits] = /^([^/]+)(?:\/(\d{1,3}))?$/.exec(text) ?? [];
   const family = isIP(address);
@@ -192,7 +198,7 @@ export function checkOrigins(text: string, name: string, where: string): void {
   }
 }
 
-/** `a, b and 3 more`: the first `max` names and the number of the others. */
+/** Lists the first `max` names and the number of the others: `a, b and 3 more`. */
 export function formatNames(names: readonly string[], max: number): string {
   const first = names.slice(0, max).join(', ');
   return names.length > max ? `${first} and ${names.length - max} more` : first;

@@ -11,7 +11,7 @@ export interface MaxStaleFlags {
 }
 
 /**
- * Asks the registry; while it is unreachable, reads the agent's cached answer instead.
+ * Asks the registry. If it is unreachable, reads the agent's cached answer instead.
  * @param file `addr` or `url`
  * @throws VregError TOO_OLD if the cached answer is older than `maxStale`, or the error of `ask` if there is no cached answer
  */
@@ -34,7 +34,7 @@ export async function askOrReadCache<T>(
       return known.value;
     }
     throw new VregError('TOO_OLD', `${error.message}, and the agent's cached answer is ${formatDuration(age)} old`, {
-      hint: 'raise --max-stale, or start the registry',
+      hint: 'start the registry, or pass a longer --max-stale',
       cause: error,
     });
   }

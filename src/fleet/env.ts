@@ -18,7 +18,7 @@ export function variablesOfRole(
   };
 }
 
-/** Quotes a value for a POSIX shell. The value comes from the VM and is untrusted, so nothing in it may end the quotes. */
+/** Quotes a value for a POSIX shell. The value is untrusted input from a VM, so nothing in it may end the quotes. */
 export function quotePosix(value: string): string {
   return /^[\w.:/@%+,-]+$/.test(value) ? value : `'${value.replaceAll("'", `'\\''`)}'`;
 }

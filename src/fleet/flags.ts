@@ -10,11 +10,11 @@ export const ROLE_ARGUMENT = { name: 'role', about: 'role of the VM', values: RO
 export const HAS_SERVICE_FLAG: Flag = { flags: '--service <name>', about: 'only VMs with this service' };
 export const TRUST_FLAGS: readonly Flag[] = [
   { flags: '--passing', about: 'only VMs whose service passes its health checks (requires --service)' },
-  { flags: '--strict', about: 'fail (exit 10) if the answer may be outdated' },
+  { flags: '--strict', about: 'fail with exit code 10 if the answer may include dead VMs' },
 ];
 export const PICK_FLAG: Flag = {
   flags: '--pick <which>',
-  about: 'which live VM to pick (default: first, the oldest)',
+  about: 'which live VM to pick (default: first, the oldest registration)',
   values: PICKS,
 };
 export const MAX_STALE_FLAG: Flag = {

@@ -6,7 +6,7 @@ import { parseRegistration, type Registration } from '../protocol/vm.ts';
 
 export interface Entries {
   entries: Registration[];
-  /** The file held an entry itself, not a list with one in it. */
+  /** The file contains an entry itself instead of a list with one entry. */
   single: boolean;
 }
 
@@ -21,7 +21,7 @@ export async function readInput(context: Context, path: string): Promise<string>
 
 /**
  * @param path a file's path, or `-` for stdin
- * @throws VregError USAGE when it cannot be read, INVALID naming the entry and its field
+ * @throws VregError USAGE if it cannot be read, INVALID naming the entry and its field
  */
 export async function readEntries(context: Context, path: string): Promise<Entries> {
   const name = path === '-' ? 'stdin' : path;

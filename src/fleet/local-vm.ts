@@ -1,4 +1,4 @@
-/** The VM that this program runs on, described by settings and host: `vreg register` and the agent send it to the registry. */
+/** The registration of the VM that this program runs on, from settings and the host, for `vreg register` and the agent. */
 import { hostname, userInfo } from 'node:os';
 import type { Config } from '../config.ts';
 import { VregError } from '../protocol/errors.ts';
@@ -19,7 +19,7 @@ export interface ThisVmFlags {
 
 /**
  * This VM's registration from flags, variables, config file and defaults.
- * @param id id of another VM that is registered from this one
+ * @param id of another VM, if this command registers one
  * @throws VregError USAGE or INVALID naming the field
  */
 export function thisVm(
@@ -57,7 +57,7 @@ function agentName(config: Config): string | undefined {
   return name?.origin.startsWith('flag') ? undefined : name?.value;
 }
 
-/** The host name by which the Vers platform makes a VM reachable. */
+/** The host name under which the Vers platform makes a VM reachable. */
 export function defaultAddress(id: string): string {
   return `${id}.vm.vers.sh`;
 }

@@ -1,4 +1,4 @@
-/** Finds the live VMs of a role, picks one of them, and makes its URL: what `discover`, `addr`, `url`, `env` and `exec` share. */
+/** Finds the live VMs with a role, picks one of them, and builds its URL, for `discover`, `addr`, `url`, `env` and `exec`. */
 import type { Context } from '../command.ts';
 import { parseDuration } from '../config/values.ts';
 import { suggestion } from '../help/suggest.ts';
@@ -10,7 +10,7 @@ import { isTransient } from '../run/retry.ts';
 import type { Pick } from './flags.ts';
 import { noteFaults, separate } from './usable.ts';
 
-/** Milliseconds between two requests while waiting: short for a person, and few requests for a registry. */
+/** Milliseconds between two requests while waiting: a short delay for a person, and little load for a registry. */
 export const POLL_INTERVAL = 500;
 
 export interface LiveFlags {
@@ -21,10 +21,10 @@ export interface LiveFlags {
 }
 
 /**
- * Asks the registry for the live VMs of a role; with `wait`, polls until there is one.
+ * Asks the registry for the live VMs with a role; with `wait`, polls until there is one.
  * @returns at least one VM, oldest registration first
  * @throws VregError NO_LIVE if there is none, TIMEOUT if there was none within `wait`, WARMING if `strict` is set and the
- *   answer may include dead VMs, USAGE for an unknown role, INVALID if scripts could use none of the VMs safely
+ * answer may include dead VMs, USAGE for an unknown role, INVALID if scripts could use none of the VMs safely
  */
 export async function liveVms(
   context: Context,
@@ -35,7 +35,7 @@ export async function liveVms(
   if (passing && service === undefined)
     throw new VregError('USAGE', '--passing requires --service', {
       field: 'passing',
-      hint: 'name the service that must pass: --service NAME',
+      hint: 'pass the name of the service that must be healthy: --service NAME',
     });
   const timeout = wait === undefined ? 0 : parseDuration(wait, '--wait');
   const started = context.now();
@@ -52,7 +52,7 @@ export async function liveVms(
   for (;;) {
     const left = timeout - (context.now() - started);
     const found = await (timeout > 0 ? emptyAfter(left, discover()) : discover()).catch((error: unknown) => {
-      // Scripts also wait for a registry that is still starting.
+      // The registry may still be starting.
       if (timeout > 0 && isTransient(error) && context.now() - started < timeout) return [];
       throw error;
     });
@@ -75,14 +75,17 @@ export async function liveVms(
 function stillWarming(seconds: number): VregError {
   return new VregError(
     'WARMING',
-    `the registry is warming up: for ${seconds} s more, its answer may include dead VMs`,
+    `the registry has just started: its answers may include dead VMs for another ${seconds} s`,
     {
       hint: 'wait with --wait DURATION, or omit --strict',
     },
   );
 }
 
-/** Resolves to an empty list after `ms` milliseconds, so that a registry that hangs does not repeatWithRetry the user's timeout. */
+/**
+ * Resolves to an empty list after `ms` milliseconds, so that a request to a hanging registry does not outlast the user's
+ * timeout.
+ */
 function emptyAfter<T>(ms: number, found: Promise<T[]>): Promise<T[]> {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => resolve([]), Math.max(0, ms));
@@ -114,7 +117,7 @@ export function pickOne(
   random: () => number = Math.random,
 ): Vm {
   if (service !== undefined) {
-    // The registry answers VMs with a passing service first: pick only among those with the best health.
+    // The registry returns VMs with a passing service first: pick only among the VMs with the best health.
     const best = vms[0]!.health?.[service];
     return pickOne(
       vms.filter(({ health }) => health?.[service] === best),
@@ -127,15 +130,15 @@ export function pickOne(
 }
 
 export interface UrlParts {
-  /** Name of the VM's service whose port is used. */
+  /** Name of the service whose port to use. */
   service?: string | undefined;
   scheme?: string | undefined;
   path?: string | undefined;
 }
 
 /**
- * Makes the URL of a VM from its address and the port of the named service. Without a service, the port is that of the
- * address or, if it has none, that of the registry's own URL.
+ * Builds the URL of a VM from its address and the port of the service. Without a service, uses the port in the address or, if
+ * there is none, the port in the URL of the registry.
  * @param vm whose address is valid
  * @throws VregError INVALID if the VM has no such service
  */

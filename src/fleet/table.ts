@@ -31,8 +31,8 @@ const COLUMNS: readonly Column<VmWithLiveness>[] = [
 ];
 
 /**
- * VMs as rows. JSON output is the plain entry as on the wire.
- * @param more with `showHealth`, the narrow table has the column of service health, too
+ * Converts VMs to rows. JSON output contains the entries as the API returns them.
+ * @param more `showHealth` adds the column with the health of services to the narrow table
  */
 export function vmsAnswer(
   vms: readonly VmWithLiveness[],
@@ -50,7 +50,7 @@ export function vmsAnswer(
   };
 }
 
-/** Liveness for the table; `-` for a VM that was declared paused or stopped. */
+/** The liveness of a VM; `-` if its status is paused or stopped. */
 export function livenessOf({ status, stale, suspect }: VmWithLiveness): 'live' | 'suspect' | 'stale' | '-' {
   if (status !== 'running') return '-';
   if (stale) return 'stale';

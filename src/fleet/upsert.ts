@@ -1,4 +1,4 @@
-/** Registering an entry whose id may be taken: `--if-exists` of `vreg register` and `vreg import`. */
+/** Registers an entry whose id may already be registered, for `vreg register` and `vreg import`. */
 import type { Context } from '../command.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import type { Registration } from '../protocol/vm.ts';
@@ -6,7 +6,10 @@ import type { Registration } from '../protocol/vm.ts';
 export const IF_EXISTS = ['fail', 'update', 'ignore'] as const;
 export type IfExists = (typeof IF_EXISTS)[number];
 
-/** Registers the VM or updates its entry. The original registry cannot change a role, which is reported as a note. */
+/**
+ * Registers the VM or updates its entry. Prints a note if the role stays different, because the original registry cannot change
+ * it.
+ */
 export async function registerOrUpdate(context: Context, registration: Registration): Promise<VmWithLiveness> {
   const vm = await context.client().registerOrUpdate(registration);
   if (vm.role !== registration.role)

@@ -1,6 +1,6 @@
 /**
- * The generated parts of the READMEs: usage, aliases and exit codes of each command, the list of commands, the settings
- * and the exit codes. A part stands between `<!-- generated: NAME -->` and `<!-- end -->`; `npm run docs` rewrites it.
+ * Generates parts of the READMEs: usage, aliases and exit codes of each command, the list of commands, the settings and the
+ * exit codes. Each part is between `<!-- generated: NAME -->` and `<!-- end -->`; `npm run docs` updates it.
  */
 import { type Command, SHORT } from '../command.ts';
 import { envNameOf, flagOf, SETTING_KEYS, settingOf } from '../config/settings.ts';
@@ -32,7 +32,7 @@ export function flatten(commands: readonly Command<never>[], parents: readonly s
 }
 
 /**
- * The text with its generated parts up to date.
+ * Returns the text with up-to-date generated parts.
  * @throws Error if a marker names a part that does not exist, or is not closed
  */
 export function fillReadme(text: string, commands: readonly Command<never>[]): string {
@@ -42,7 +42,7 @@ export function fillReadme(text: string, commands: readonly Command<never>[]): s
     ['exit codes', exitTable()],
     ...flatten(commands).map((named): [string, string] => [`usage of ${named.path.join(' ')}`, usage(named)]),
   ]);
-  // A part ends at its own end marker. Without one it would swallow the next part and the text between them.
+  // A part without an end marker must not extend to the end marker of the next part.
   return text.replaceAll(
     /^<!-- generated: (.+) -->\n((?:(?!<!-- generated: )[\s\S])*?^<!-- end -->$)?/gm,
     (_, name, body) => {

@@ -3,15 +3,15 @@ import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from '.
 import { envNameOf, flagOf, type SettingKey, settingOf } from '../config/settings.ts';
 import { EXIT_MEANING } from '../protocol/errors.ts';
 
-/** Columns: the width of a terminal by tradition. */
+/** Columns: the traditional width of a terminal. */
 const WIDTH = 80;
 
 export function programHelp(commands: readonly Command<never>[]): string {
   return sections([
-    wrap('Service discovery for fleets of VMs: one registry, its agents, and this command line.'),
+    wrap('Service discovery for fleets of VMs: a registry, its agents, and this CLI.'),
     'Usage: vreg COMMAND [ARGS] [FLAGS]',
     ['Commands', commands.map(({ name, aliases = [], summary }) => [[name, ...aliases].join(', '), summary])],
-    ['Flags of every command', globalRows()],
+    ['Global flags', globalRows()],
     [
       'Examples',
       [
@@ -37,7 +37,7 @@ export function commandHelp(command: Command<never>, path: readonly string[]): s
       (command.arguments ?? []).map(({ name, about, values }) => [name.toUpperCase(), about + choices(values)]),
     ],
     ['Flags', [...(command.settings ?? []).map(settingRow), ...(command.flags ?? []).map(flagRow)]],
-    ['Flags of every command', globalRows()],
+    ['Global flags', globalRows()],
     ['Exit codes', [0, 1, 5, ...exits].sort((a, b) => a - b).map((code) => [String(code), EXIT_MEANING[code]!])],
   ]);
 }
@@ -59,7 +59,7 @@ export function settingRow(key: SettingKey): [string, string] {
   const fallback = preset ?? defaultIs;
   return [
     `${short}${flagOf(key)}`,
-    `${about}${choices(known)}${bare ? ` (alone: ${bare})` : ''}${fallback ? ` (default: ${fallback})` : ''} ${origin}`,
+    `${about}${choices(known)}${bare ? ` (without a value: ${bare})` : ''}${fallback ? ` (default: ${fallback})` : ''} ${origin}`,
   ];
 }
 
@@ -113,18 +113,18 @@ function wrapShell(line: string): string {
   return lines.join(' \\\n    ');
 }
 
-/** Breaks text at spaces into lines of at most `width` characters. */
+/** Breaks text at spaces into lines of at most `width` characters. Keeps the indentation of each paragraph. */
 export function wrap(text: string, width = WIDTH): string {
   const lines: string[] = [];
   for (const paragraph of text.split('\n')) {
-    let line = '';
+    let line: string | undefined;
     for (const word of paragraph.split(' ')) {
-      if (line !== '' && line.length + 1 + word.length > width) {
+      if (line !== undefined && line.length + 1 + word.length > width) {
         lines.push(line);
         line = word;
-      } else line = line === '' ? word : `${line} ${word}`;
+      } else line = line === undefined ? word : `${line} ${word}`;
     }
-    lines.push(line);
+    lines.push(line!);
   }
   return lines.join('\n');
 }

@@ -1,4 +1,4 @@
-/** Manual pages in man(7) format, generated from the command tree: one for vreg and one for each command. */
+/** Manual pages in man(7) format, generated from the command tree: one for vreg itself and one for each command. */
 import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS } from '../command.ts';
 import { EXIT_MEANING } from '../protocol/errors.ts';
 import { flagRow, settingRow, usageOf } from './help.ts';
@@ -28,7 +28,7 @@ function overview(commands: readonly Command<never>[]): string {
     section('NAME', 'vreg \\- service discovery for fleets of VMs\n', true),
     section('SYNOPSIS', 'vreg COMMAND [ARGS] [FLAGS]'),
     section('COMMANDS', rows(commands.map(({ name, summary }) => [`vreg-${name}(1)`, summary])), true),
-    section('FLAGS OF EVERY COMMAND', rows(globals()), true),
+    section('GLOBAL FLAGS', rows(globals()), true),
     section('EXIT STATUS', rows(Object.entries(EXIT_MEANING)), true),
   ].join('');
 }
@@ -62,7 +62,7 @@ function body(command: Command<never>, parents: readonly string[]): string {
       rows([0, 1, 5, ...exits].sort((a, b) => a - b).map((code) => [String(code), EXIT_MEANING[code]!])),
       true,
     ),
-    section('SEE ALSO', 'vreg(1), which has the flags of every command'),
+    section('SEE ALSO', 'vreg(1) for the global flags'),
   ].join('');
 }
 

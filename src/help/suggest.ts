@@ -1,8 +1,11 @@
-/** Suggestions for typing errors, and next steps for errors that have no hint of their own. */
+/** Suggestions for misspelled words, and next steps for errors that have no hint. */
 import { distance } from 'fastest-levenshtein';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 
-/** `; did you mean "worker"?` for a word within two edits of a known one, at least half of which is right; otherwise empty. */
+/**
+ * Returns `; did you mean "worker"?` if at most two edits, and at most half of the word, separate it from a known word;
+ * otherwise an empty text.
+ */
 export function suggestion(word: string, known: readonly string[]): string {
   const near = known
     .map((candidate) => ({ candidate, edits: distance(word.toLowerCase(), candidate) }))
@@ -11,7 +14,7 @@ export function suggestion(word: string, known: readonly string[]): string {
   return near ? `; did you mean "${near.candidate}"?` : '';
 }
 
-/** Next steps for errors without a hint: those of the original registry, and validation errors. */
+/** Next steps for errors without a hint: errors from the original registry, and validation errors. */
 const NEXT_STEPS: Partial<Record<ErrorCode, string>> = {
   INVALID: 'see the accepted values with --help',
   UNAUTHORIZED: 'provide the token of the registry: VERS_AUTH_TOKEN, or --token-file FILE',
@@ -31,7 +34,7 @@ export function nextStep(error: VregError): string | undefined {
 
 /**
  * @param names known commands and aliases
- * @param path the words that lead to these commands, from `vreg` on
+ * @param path the words before the command, beginning with `vreg`
  */
 export function unknownCommand(word: string, names: readonly string[], path: readonly string[] = ['vreg']): VregError {
   return new VregError('USAGE', `unknown command: ${path.slice(1).concat(word).join(' ')}${suggestion(word, names)}`, {

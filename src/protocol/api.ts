@@ -1,20 +1,26 @@
-/** Paths, responses and header names of the API, and the defaults that both sides assume. */
+/**
+ * Paths, responses and header names of the API, and the defaults that both sides assume. "The original registry" is the server
+ * of vers-agent-services, whose API the daemon implements and extends. The client also works with that server.
+ */
 import type { ServiceHealth } from './heartbeat.ts';
 import type { Vm } from './vm.ts';
 
 /** Default address of the registry, for the CLI and the daemon. */
 export const DEFAULT_HOST = '127.0.0.1';
-/** Port of the original registry server. */
+/** The port of the original registry. */
 export const DEFAULT_PORT = 3000;
 export const DEFAULT_URL = `http://${DEFAULT_HOST}:${DEFAULT_PORT}`;
-/** Milliseconds of listening time without a sign of life after which a VM is stale: the original registry's 5 minutes. */
+/** Milliseconds of listening time after the last sign of life until a VM is stale: 5 minutes, as in the original registry. */
 export const DEFAULT_STALE_AFTER = 300_000;
-/** Milliseconds between two heartbeats of an agent: a fifth of the default lease, as in the original agent extension. */
+/**
+ * Milliseconds between two heartbeats of an agent: a fifth of the default lease, as in the agent extension of
+ * vers-agent-services.
+ */
 export const DEFAULT_INTERVAL = 60_000;
 
 /** Maximum number of milliseconds between two heartbeats of an agent. */
 const MAX_HEARTBEAT_INTERVAL = 60_000;
-/** Heartbeats per lease: two may be late or lost before the VM is stale. etcd's clients also renew after a third of the lease. */
+/** Heartbeats per lease: a VM stays live if two are late or lost. etcd's clients also renew after a third of the lease. */
 const HEARTBEATS_PER_LEASE = 3;
 
 /** Milliseconds between two heartbeats of an agent, given the registry's lease in milliseconds. */
@@ -22,10 +28,10 @@ export function heartbeatInterval(lease: number): number {
   return Math.min(MAX_HEARTBEAT_INTERVAL, lease / HEARTBEATS_PER_LEASE);
 }
 
-/** Share of the live VMs that must fall silent together to be suspect instead of stale. */
+/** Share of the live VMs that must fall silent together for them to become suspect instead of stale. */
 export const DEFAULT_MASS_LOSS = 0.5;
 
-/** Fate of a VM's entry when its agent stops. */
+/** The action on a VM's entry when its agent stops. */
 export const ON_EXIT = ['stopped', 'deregister', 'keep'] as const;
 export type OnExit = (typeof ON_EXIT)[number];
 
@@ -33,7 +39,7 @@ export type OnExit = (typeof ON_EXIT)[number];
 export const ON_CLONE = ['reject', 'rebirth', 'replace'] as const;
 export type OnClone = (typeof ON_CLONE)[number];
 
-/** Level and format of the log. */
+/** The lowest level to log. */
 export const LOG_LEVELS = ['debug', 'info', 'warn', 'error', 'silent'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 export const LOG_FORMATS = ['pretty', 'json'] as const;
@@ -72,7 +78,7 @@ export const LEASE_HEADER = 'x-vreg-lease-ms';
 export const REGISTRY_HEADER = 'x-vreg-registry-id';
 /** Revision of the registry. A lower one than before means that an older copy was restored. */
 export const REVISION_HEADER = 'x-vreg-revision';
-/** Sent with the value `1` by clients that read the headers above; other clients do not get them. */
+/** Sent with the value `1` by clients that read the headers above; other clients do not receive them. */
 export const CLIENT_HEADER = 'x-vreg-client';
 /**
  * On a response that may include dead VMs: the seconds for which this may last. `; suspect=N` follows if N VMs of the response
@@ -80,24 +86,24 @@ export const CLIENT_HEADER = 'x-vreg-client';
  */
 export const WARMING_HEADER = 'x-vreg-warming';
 
-/** `GET /registry/vms` and `GET /registry/discover/:role`. */
+/** Response to `GET /registry/vms` and `GET /registry/discover/:role`. */
 export interface VmList {
   vms: Vm[];
   count: number;
 }
 
-/** `POST /registry/vms/:id/heartbeat`. */
+/** Response to `POST /registry/vms/:id/heartbeat`. */
 export interface Heartbeat {
   id: string;
   lastSeen: string;
 }
 
-/** `DELETE /registry/vms/:id`. */
+/** Response to `DELETE /registry/vms/:id`. */
 export interface Deleted {
   deleted: true;
 }
 
-/** `GET /health`; `uptime` in seconds. */
+/** Response to `GET /health`; `uptime` is in seconds. */
 export interface Health {
   status: string;
   uptime: number;
@@ -107,18 +113,18 @@ export interface Health {
 export interface ListQuery {
   role?: string;
   status?: string;
-  /** `key=value,key!=value,key,!key` over the metadata. */
+  /** Terms for the metadata, for example `task=billing,env!=prod,owner,!draft`. */
   selector?: string;
   sort?: Sort;
   /** Maximum number of VMs. */
   limit?: number;
 }
 
-/** Orders of a list; `registered` puts the newest registration first, `seen` the latest sign of life. */
+/** Sort orders of a list: `registered` begins with the newest registration, `seen` with the latest sign of life. */
 export const SORTS = ['registered', 'id', 'name', 'role', 'seen'] as const;
 export type Sort = (typeof SORTS)[number];
 
-/** `POST /registry/heartbeats`. */
+/** Response to `POST /registry/heartbeats`. */
 export interface Heartbeats {
   lastSeen: string;
   /** Number of accepted heartbeats. */
@@ -133,10 +139,10 @@ export const MAX_BATCH = 10_000;
 /** Number of live VMs that `discover?wait=` waits for by default. */
 export const DEFAULT_WAIT_MIN = 1;
 
-/** Maximum delay of `discover?wait=` in milliseconds: below the 60 s after which proxies give up. */
+/** Maximum `discover?wait=` in milliseconds: less than the 60 s after which many proxies time out. */
 export const MAX_WAIT = 55_000;
 
-/** `GET /registry/vms/:id/why`: whether `discover` returns the VM, and the reasons if it does not. */
+/** Response to `GET /registry/vms/:id/why`: whether `discover` returns the VM, and the reasons if it does not. */
 export interface Why {
   id: string;
   offered: boolean;
@@ -150,20 +156,20 @@ export const INCLUDE_LIVENESS = { include: 'liveness' } as const;
 
 /** An entry with liveness, see {@link INCLUDE_LIVENESS}. */
 export interface VmWithLiveness extends Vm {
-  /** The lease has expired: more listening time has passed since the last sign of life. */
+  /** The lease has expired. */
   stale: boolean;
   /** The lease has expired, but `discover` returns the VM for one more lease, because many others fell silent with it. */
   suspect?: boolean;
-  /** Latest results of the agent's health checks, by service; absent without checks. */
+  /** Latest results of the agent's health checks, by service; absent if the agent runs no checks. */
   health?: Record<string, ServiceHealth>;
 }
 
 /** Query options of `GET /registry/discover/:role` that filter the live VMs. The original registry ignores them. */
 export interface DiscoverQuery {
-  /** Only VMs with this service: first those where it passes its checks, last those where it fails. */
+  /** Only VMs with this service. VMs where it passes its health checks come first, VMs where it fails come last. */
   service?: string | undefined;
-  /** Only VMs whose `service` passes its checks. */
+  /** Only VMs whose `service` passes its health checks. */
   passing?: boolean | undefined;
-  /** Only VMs with a sign of life within a lease of wall-clock time, even if the registry was not listening. */
+  /** Only VMs whose last sign of life is at most a lease of wall-clock time ago, even if the registry was not listening. */
   strict?: boolean | undefined;
 }

@@ -1,9 +1,9 @@
 /**
- * The table of all expected errors: code, HTTP status and exit code. Daemon and CLI share it, so an error keeps its meaning from
- * the rule that raised it to the caller's shell.
+ * The table of all expected errors: code, HTTP status and exit code. The daemon and the CLI share it, so an error means the
+ * same in both.
  */
 
-/** Exit codes of the `vreg` program. Codes 0 to 7 are those of the vers CLI, so that scripts can handle both alike. */
+/** Exit codes of the `vreg` program. Codes 0 to 7 are those of the vers CLI, so scripts can treat both alike. */
 export const EXIT = {
   ok: 0,
   error: 1,
@@ -18,7 +18,7 @@ export const EXIT = {
   warming: 10,
 } as const;
 
-/** Meaning of each exit code, for the README and the help. */
+/** The meaning of each exit code, for the README and the help. */
 export const EXIT_MEANING: Readonly<Record<number, string>> = {
   0: 'ok',
   1: 'unexpected error',
@@ -27,10 +27,10 @@ export const EXIT_MEANING: Readonly<Record<number, string>> = {
   4: 'conflict (409, 412)',
   5: 'bad usage, input or config (400)',
   6: 'timed out',
-  7: 'the user declined, or a prompt without a TTY',
+  7: 'confirmation declined, or no TTY to ask on',
   8: 'registry unreachable',
-  9: 'identity conflict: this VM is a clone or was rewound',
-  10: 'answer older than requested, or registry warming up',
+  9: 'identity conflict: this VM is a clone, or restored from a snapshot',
+  10: 'answer too old, or the registry has just started',
 };
 
 interface ErrorKind {
@@ -129,7 +129,7 @@ export function invalid(field: string, message: string): VregError {
   return new VregError('INVALID', message, { field });
 }
 
-/** Bytes as people read them, with at most one decimal: `512 MiB`, `1.4 KiB`. */
+/** Formats a number of bytes with at most one decimal: `512 MiB`, `1.4 KiB`. */
 export function formatBytes(bytes: number): string {
   const units = ['bytes', 'KiB', 'MiB', 'GiB'];
   const power = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log2(bytes) / 10)));
@@ -141,7 +141,7 @@ export function missingFlag(flag: string, hint: string): VregError {
   return new VregError('USAGE', `${flag} is required`, { field: fieldOf(flag), hint });
 }
 
-/** Two flags exclude each other. The error names the first one as its field. */
+/** Two flags exclude each other. The field of the error is the first one. */
 export function exclusiveFlags(first: string, second: string, hint = 'omit one of them'): VregError {
   return new VregError('USAGE', `${first} cannot be combined with ${second}`, { field: fieldOf(first), hint });
 }

@@ -1,4 +1,4 @@
-/** Events of `GET /registry/events`, and items of a VM's history. */
+/** The events that `GET /registry/events` streams, and the items of a VM's history. */
 import type { Heartbeat } from './api.ts';
 import type { Conflict } from './heartbeat.ts';
 import type { Vm } from './vm.ts';
@@ -8,9 +8,9 @@ export const CHANGE_TYPES = ['registered', 'updated', 'status', 'deregistered'] 
 export type ChangeType = (typeof CHANGE_TYPES)[number];
 
 /**
- * Types of events that are no changes; they have the revision of the change before them. A VM became stale, became suspect
- * (it fell silent together with a large share of the fleet), or was heard again; two incarnations claim to be a VM, or one
- * of them took it over from the other.
+ * Types of events that are not changes; they have the revision of the change before them. A VM became stale, became suspect
+ * (it fell silent together with a large share of the fleet), or sent a heartbeat again; two incarnations claim to be the same
+ * VM, or one of them took it over from the other.
  */
 export const OCCURRENCE_TYPES = ['stale', 'suspect', 'revived', 'conflict'] as const;
 
@@ -19,7 +19,7 @@ export type VmEventType = ChangeType | (typeof OCCURRENCE_TYPES)[number];
 /** Old and new value of each changed field; `null` means absent. */
 export type FieldChanges = Record<string, [before: unknown, after: unknown]>;
 
-/** A change of a VM or of its liveness. */
+/** A change to a VM or to its liveness. */
 export interface VmEvent {
   type: VmEventType;
   /** Revision of the change. {@link OCCURRENCE_TYPES} have the revision of the change before them. */
@@ -28,7 +28,7 @@ export interface VmEvent {
   at: string;
   /** The entry after the event; for `deregistered`, the entry before it. */
   vm: Vm;
-  /** Name of the principal: a token's name, or `anonymous`. */
+  /** Name of the principal: the name of a token, or `anonymous`. */
   by?: string;
   changes?: FieldChanges;
   /** The conflict of a `conflict` event, as `GET /registry/conflicts` lists it. */
@@ -44,7 +44,7 @@ export type StreamEvent =
   | ({ type: 'heartbeat' } & Heartbeat)
   | { type: 'reset' | 'synced' | 'lagged'; revision: number };
 
-/** One change in the history of a VM. */
+/** A change in the history of a VM. */
 export interface HistoryItem {
   revision: number;
   at: string;
@@ -53,7 +53,7 @@ export interface HistoryItem {
   changes: FieldChanges;
 }
 
-/** `GET /registry/vms/:id/history`, newest change first. */
+/** Response to `GET /registry/vms/:id/history`, newest change first. */
 export interface History {
   id: string;
   history: HistoryItem[];

@@ -1,13 +1,13 @@
 /**
- * Text that comes from outside, made safe to print and to log: control characters are replaced, and secrets are masked.
- * The CLI, the client and the daemon use it, so it imports nothing but the protocol.
+ * Makes untrusted text safe to print and to log: replaces control characters and masks secrets. The CLI, the client and the
+ * daemon use it.
  */
 import { TOKEN_TEXT } from './token.ts';
 
-/** Stands in the place of a secret. */
+/** The text that replaces a secret. */
 const MASK = '***';
 
-/** DEL, C1 controls (terminals obey them, too), line separators, and characters that reverse the writing direction. */
+/** DEL, C1 controls (which terminals also obey), line separators, and characters that change the writing direction. */
 const INVISIBLE = /[\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
 
 /** Replaces every character that could move the cursor, end a line or open another column. */
@@ -15,21 +15,24 @@ export function printable(text: string): string {
   return text.replace(/[\u0000-\u001f]/g, '\ufffd').replace(INVISIBLE, '\ufffd');
 }
 
-/** Does the same for JSON, where an escape keeps the value. `JSON.stringify` already escapes the characters below a space. */
+/**
+ * Same as {@link printable} for JSON, but escapes the characters, so values stay the same. `JSON.stringify` already escapes
+ * U+0000 to U+001F.
+ */
 export function escapeControls(json: string): string {
   return json.replace(INVISIBLE, (character) => `\\u${hexOf(character).padStart(4, '0')}`);
 }
 
 const TOKENS = new RegExp(TOKEN_TEXT, 'g');
 
-/** Masks vreg's own tokens: a user may paste one where a name, an id or a file is expected. */
+/** Masks vreg tokens: a user may paste one where a name, an id or a file is expected. */
 export function maskTokens(text: string): string {
   return text.replace(TOKENS, `vreg_${MASK}`);
 }
 
 /**
- * The reason why a text is not the URL of a registry: `secret` (it contains a user or a password), `query` (it has a query
- * or a fragment) or `form` (it is not an http, https or unix URL). Undefined if the URL is valid.
+ * The reason why a text is not a valid registry URL: `secret` (it contains a user or a password), `query` (it has a query or a
+ * fragment) or `form` (it is not an http, https or unix URL). Undefined if the URL is valid.
  */
 export type UrlFault = 'secret' | 'query' | 'form';
 
@@ -49,7 +52,7 @@ export function maskRegistryUrl(text: string): string {
   const query = text.search(/[?#]/);
   if (fault === 'query') return `${text.slice(0, query + 1)}${MASK}`;
   const [scheme = ''] = /^[a-z]+:\/\//i.exec(text) ?? [];
-  // A password may contain any delimiter, so only the text after the last @ is certain not to belong to it.
+  // A password may contain any delimiter, so only the text after the last @ is certainly not part of it.
   return query < 0 ? `${scheme}${MASK}@${text.slice(text.lastIndexOf('@') + 1)}` : `${scheme}${MASK}`;
 }
 
@@ -58,7 +61,7 @@ export function maskUrlUsers(text: string): string {
   return text.replace(/(?<=(?<!\/)\/\/)(?!\/)[^\s"]{0,1000}@/g, `${MASK}@`);
 }
 
-/** Masks the invalid value of a setting if it may be a URL with a password that was given to the wrong setting. */
+/** Masks the invalid value of a setting if it may be a URL with a password, given to the wrong setting. */
 export function maskValue(text: string): string {
   return text.includes('@') ? MASK : text;
 }
@@ -74,8 +77,8 @@ const SECRET_PARAMETERS = /token|secret|pass|pwd|auth|key|bearer|jwt|cred|sessio
 const ENCODED_UNRESERVED = /%(2d|3\d|4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9a])/gi;
 
 /**
- * Masks the secrets in the target of a request: tokens, and query parameters with a telling name. Decodes unreserved
- * characters first, so that an encoding hides none (RFC 3986, 6.2.2.2). Runs in linear time.
+ * Masks the secrets in a request target: tokens, and the values of query parameters whose names suggest a secret. First decodes
+ * unreserved characters, so that encoding cannot hide a secret (RFC 3986, 6.2.2.2). Runs in linear time.
  */
 export function maskRequestTarget(target: string): string {
   const plain = maskTokens(
@@ -92,22 +95,27 @@ function maskParameter(pair: string): string {
   return end >= 0 && SECRET_PARAMETERS.test(pair.slice(0, end)) ? `${pair.slice(0, end)}=${MASK}` : pair;
 }
 
-/** Shorter secrets protect nothing, and masking them would make every text unreadable. */
+/** Minimum length of a secret to mask. Masking shorter ones would make most texts unreadable. */
 const MIN_SECRET = 6;
-/** Characters of a secret that become a pattern, since V8 limits its length. The rest of the word is masked with them. */
+/**
+ * Maximum number of leading characters of a secret to compile into a regular expression, whose length V8 limits. The rest of
+ * the word is masked with them.
+ */
 const MAX_PATTERN = 1024;
-/** Backslashes, plain or percent-encoded (also twice). JSON within JSON may insert any number between two characters. */
+/**
+ * Backslashes, plain or percent-encoded once or twice. JSON within JSON may insert any number of them between two characters.
+ */
 const ESCAPES = '(?:\\\\|%(?:25)?5[cC])*';
 
 /**
- * Masks known secrets: the client's, which a server or a proxy may echo, and the daemon's, which a request may contain. A
- * secret is found as it is, escaped in JSON (also in JSON within JSON), and percent-encoded in any way.
+ * Masks known secrets: those of the client, which a server or a proxy may echo, and those of the daemon, which a request may
+ * contain. Finds a secret in plain form, escaped in JSON (also in JSON within JSON), and percent-encoded in any way.
  */
 export class SecretMask {
-  /** Longest first, so that a secret that begins with another one is masked whole. */
+  /** Longest first, so that a secret that begins with another one is masked completely. */
   #secrets: readonly { secret: string; json: string; encoded: RegExp | undefined }[] = [];
 
-  /** Masks this secret from now on. Ignores secrets of fewer than six characters. */
+  /** Adds a secret to mask. Ignores secrets of fewer than six characters. */
   add(secret: string): void {
     if (secret.length < MIN_SECRET || this.#secrets.some((known) => known.secret === secret)) return;
     this.#secrets = [...this.#secrets, { secret, json: jsonOf(secret), encoded: encodedPattern(secret) }].sort(
@@ -115,7 +123,7 @@ export class SecretMask {
     );
   }
 
-  /** Runs in linear time, whatever the text contains. */
+  /** Masks the secrets in a text. Runs in linear time. */
   mask(text: string): string {
     let masked = text;
     for (const { secret, json, encoded } of this.#secrets) {
@@ -125,7 +133,7 @@ export class SecretMask {
     return masked;
   }
 
-  /** Masks each string at the top level of an object, and in arrays there: headers, or the parsed body of an error. */
+  /** Masks each string at the top level of an object, and in arrays there, for headers and parsed error bodies. */
   maskFields<T extends Readonly<Record<string, unknown>>>(fields: T): T {
     const masked = (value: unknown): unknown => {
       if (typeof value === 'string') return this.mask(value);
@@ -144,16 +152,16 @@ function encodedPattern(secret: string): RegExp | undefined {
 }
 
 /**
- * Removes a secret's own backslashes, because ESCAPES matches them, too. If the pattern had both, a text with n of them
- * could match in exponentially many ways.
+ * Removes backslashes from a secret, because ESCAPES already matches them. If the pattern contained them twice, a text with n
+ * backslashes could match in exponentially many ways.
  */
 function withoutEscapes(secret: string): string {
   const rest = secret.replace(/\\|%(?:25)?5c/gi, '');
-  // The removal can join the parts of another one, as in `%5%5cc`.
+  // Removing one can create another, as in `%5%5cc`.
   return rest === secret ? secret : withoutEscapes(rest);
 }
 
-/** The character as it is, after JSON's backslash, as JSON's `\uXXXX`, and percent-encoded (UTF-8, either case). */
+/** The forms of a character: plain, after a JSON backslash, as JSON `\uXXXX`, and percent-encoded (UTF-8, either case). */
 function characterForms(character: string): string {
   const bytes = [...Buffer.from(character)].map((byte) => `%${eitherCase(byte.toString(16).padStart(2, '0'))}`);
   const plain = jsonOf(character).replace(/^\\/, '');

@@ -1,11 +1,14 @@
-/** Metadata selectors like kubectl's `-l`, and the order of lists. The daemon uses them, and the CLI for servers without them. */
+/**
+ * Metadata selectors like kubectl's `-l`, and sort orders. The daemon applies them, or the CLI if the server does not support
+ * them.
+ */
 import type { Sort } from './api.ts';
 import { VregError } from './errors.ts';
 import type { Vm } from './vm.ts';
 
-/** Terms in one selector: more than users write by hand, and fast to evaluate for 100,000 VMs. */
+/** Maximum number of terms in a selector: more than users write by hand, and fast to evaluate for 100,000 VMs. */
 const MAX_TERMS = 32;
-/** UTF-16 units of an invalid term that the error repeats, as for other invalid values. */
+/** Maximum number of UTF-16 units that an error quotes from an invalid term, as for other invalid values. */
 const MAX_QUOTED = 60;
 
 type Selectable = Pick<Vm, 'metadata'>;
@@ -29,7 +32,7 @@ export function parseSelector(text: string): (vm: Selectable) => boolean {
   };
 }
 
-/** Metadata values as JSON text. Each value is serialized once, however many terms compare it. */
+/** The metadata values as JSON text. Each value is serialized only once, even if several terms compare it. */
 class SerializedValues {
   readonly #metadata: Record<string, unknown>;
   readonly #cache = new Map<string, string>();
@@ -48,7 +51,7 @@ class SerializedValues {
 }
 
 function parseTerm(term: string): (metadata: Record<string, unknown>, texts: SerializedValues) => boolean {
-  // The pattern leaves blanks before the value, because matching them would take quadratic time for long runs of blanks.
+  // The pattern does not match blanks before the value, because that would take quadratic time for long runs of blanks.
   const [, not, key, operator, rest = ''] = /^(!?)([^=!,\s]+)(?:\s*(==?|!=)(.*))?$/s.exec(term) ?? [];
   const value = rest.trimStart();
   if (key === undefined || (not && operator)) {
@@ -64,7 +67,7 @@ function parseTerm(term: string): (metadata: Record<string, unknown>, texts: Ser
     if (!has(metadata)) return false;
     const found = metadata[key];
     if (typeof found === 'string') return found === value;
-    // Other values are compared as JSON. A large object is not serialized if the term cannot be one.
+    // Compare other values as JSON. Do not serialize an object if the term cannot be one.
     if (typeof found === 'object' && found !== null && !/^[[{]/.test(value)) return false;
     return texts.of(key) === value;
   };

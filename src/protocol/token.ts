@@ -1,6 +1,7 @@
 /**
- * Access tokens. The scope of a token decides what it may do, its restriction which VMs it may change. Only tokens with the
- * scope `read` are also restricted in what they read, because a VM of the fleet has to find the others.
+ * Access tokens. The scope of a token determines what it may do, and its restriction determines which VMs it may change. The
+ * restriction also limits which VMs a token with the scope `read` may read. It does not limit reads with other scopes, because
+ * the VMs of a fleet must find each other.
  */
 import { invalid } from './errors.ts';
 import { parseObject, parseRole, parseText, type Role } from './vm.ts';
@@ -13,19 +14,19 @@ const LADDER = ['read', 'heartbeat', 'register', 'write', 'admin'] as const;
  * - `register`: also register new VMs
  * - `write`: also replace, update and remove VMs
  * - `admin`: also create and revoke tokens, and take backups
- * - `enrol`: register a new VM and nothing else; the response contains a token for that VM
+ * - `enrol`: only register a new VM; the response contains a token for that VM
  */
 export const SCOPES = [...LADDER, 'enrol'] as const;
 export type Scope = (typeof SCOPES)[number];
 
-/** True if a token with this scope may do what requires the scope `needed`. */
+/** True if a token with the scope `scope` may do what requires the scope `needed`. */
 export function mayDo(scope: Scope, needed: Scope): boolean {
   if (scope === 'enrol' || needed === 'enrol') return scope === needed;
   return LADDER.indexOf(scope) >= LADDER.indexOf(needed);
 }
 
 /**
- * The VMs that a token may change or, with the scope `read`, read: one VM, the VMs of a role, one VM while it has a role, or
+ * The VMs that a token may change or, with the scope `read`, read: one VM, the VMs with a role, one VM while it has a role, or
  * all. A token for one VM may also change the role of that VM to the role that it names.
  */
 export interface Restriction {
@@ -33,11 +34,11 @@ export interface Restriction {
   role?: Role;
 }
 
-/** `POST /registry/tokens`. */
+/** Body of `POST /registry/tokens`. */
 export interface TokenRequest extends Restriction {
   name: string;
   scope: Scope;
-  /** Seconds until the token expires; absent: it does not expire. */
+  /** Seconds until the token expires; absent if it does not expire. */
   expiresIn?: number;
 }
 
@@ -46,7 +47,7 @@ export interface TokenInfo extends Restriction {
   name: string;
   scope: Scope;
   createdAt: string;
-  /** Name of the creator: a token, `socket`, or `anonymous`. */
+  /** Name of the principal that created the token: the name of a token, `socket`, or `anonymous`. */
   createdBy: string;
   expiresAt?: string;
   /** With a resolution of one minute; absent if the token was never used. */
@@ -57,26 +58,26 @@ export interface TokenInfo extends Restriction {
   enrolledBy?: string;
 }
 
-/** A new token with its secret, which no other response contains. */
+/** A new token and its secret, which no other response contains. */
 export interface NewToken extends TokenInfo {
   token: string;
 }
 
-/** `GET /registry/tokens`, oldest first. */
+/** Response to `GET /registry/tokens`, oldest first. */
 export interface Tokens {
   tokens: TokenInfo[];
   count: number;
 }
 
-/** `DELETE /registry/tokens/:name` and `DELETE /registry/tokens?enrolledBy=NAME`. */
+/** Response to `DELETE /registry/tokens/:name` and `DELETE /registry/tokens?enrolledBy=NAME`. */
 export interface Revoked {
   /** Names of the revoked tokens. */
   revoked: string[];
 }
 
-/** `GET /registry/whoami`. */
+/** Response to `GET /registry/whoami`. */
 export interface Whoami extends Restriction {
-  /** A token's name, `VERS_AUTH_TOKEN`, `socket`, or `anonymous`. */
+  /** The name of a token, `VERS_AUTH_TOKEN`, `socket`, or `anonymous`. */
   name: string;
   scope: Scope;
   expiresAt?: string;
@@ -86,11 +87,11 @@ export interface Whoami extends Restriction {
 export const TOKEN_TEXT = 'vreg_[A-Za-z0-9_-]{43}';
 const CONTAINS_TOKEN = new RegExp(TOKEN_TEXT);
 
-/** Valid names. Names with a slash are reserved for the tokens of enrolled VMs. */
+/** Valid token names. Names with a slash are reserved for the tokens of enrolled VMs. */
 const NAME = /^[A-Za-z0-9][\w.@-]{0,63}$/;
-/** Names of principals without a token, in any case: a token with such a name would be misleading in logs. */
+/** Names of principals without a token, compared case-insensitively. A token with such a name would be misleading in logs. */
 const RESERVED: readonly string[] = ['anonymous', 'socket', 'vers_auth_token'];
-/** Ten years in seconds: whoever wants more should create a token that does not expire. */
+/** Ten years in seconds. A token that should last longer can be created without an expiry. */
 const MAX_EXPIRY = 315_360_000;
 
 /** @throws VregError INVALID naming the field, the reason and what is accepted */
@@ -107,7 +108,7 @@ export function parseTokenRequest(input: unknown): TokenRequest {
   const { expiresIn } = body;
   if (expiresIn === undefined || expiresIn === null) return { name, scope, ...limit };
   if (!Number.isInteger(expiresIn) || (expiresIn as number) < 1 || (expiresIn as number) > MAX_EXPIRY)
-    throw invalid('expiresIn', `expiresIn must be seconds: a whole number from 1 to ${MAX_EXPIRY}`);
+    throw invalid('expiresIn', `expiresIn must be a whole number of seconds from 1 to ${MAX_EXPIRY}`);
   return { name, scope, ...limit, expiresIn: expiresIn as number };
 }
 

@@ -31,7 +31,7 @@ export interface Vm {
   address: string;
   services?: Service[];
   metadata?: Record<string, unknown>;
-  /** Id of the VM from which this one was cloned or created. It need not be registered. */
+  /** Id of the VM from which this one was cloned or created, which need not be registered. */
   parentId?: string;
   registeredBy: string;
   /** RFC 3339, UTC, milliseconds. */

@@ -1,4 +1,4 @@
-/** Evaluates `-o jsonpath=…` and `-o template=…`. The libraries are loaded when they are used. */
+/** Evaluates `-o jsonpath=…` and `-o template=…`. The libraries are loaded on demand. */
 import { VregError } from '../protocol/errors.ts';
 
 /**
@@ -12,8 +12,8 @@ export async function checkExpression(format: string): Promise<void> {
 }
 
 /**
- * Evaluates a path in kubectl's syntax (`{.name}`, with any text around the braces) or in that of RFC 9535 (`$[*].id`).
- * Without braces, each value is a line.
+ * Evaluates a path in the syntax of kubectl (`{.name}`, with any text around the braces) or of RFC 9535 (`$[*].id`). Without
+ * braces, prints each value on its own line.
  */
 export async function evaluateJsonPath(expression: string, data: unknown): Promise<string> {
   const { query } = await import('jsonpath-rfc9535');
@@ -33,7 +33,7 @@ export async function evaluateJsonPath(expression: string, data: unknown): Promi
 function invalidPath(text: string, cause?: unknown): VregError {
   return new VregError('USAGE', `invalid jsonpath "${text}"`, {
     field: 'output',
-    hint: "for example: -o jsonpath='{.address}' of one VM, -o jsonpath='$[*].id' of a list",
+    hint: "for example -o jsonpath='{.address}' for one VM, or -o jsonpath='$[*].id' for a list",
     cause,
   });
 }
@@ -47,8 +47,8 @@ export async function evaluateTemplate(template: string, data: unknown): Promise
 
 /**
  * Loads mustache and turns off its HTML escaping.
- * @param where source of the template, for errors
- * @param hint for errors
+ * @param where source of the template, for error messages
+ * @param hint for error messages
  * @throws VregError USAGE if a template is invalid
  */
 export async function mustache(where: string, hint: string): Promise<(template: string, view: unknown) => string> {
@@ -66,7 +66,7 @@ function asText(value: unknown): string {
   return typeof value === 'string' ? value : JSON.stringify(value);
 }
 
-/** Replaces `\n` and `\t` as typed inside shell quotes by the characters. */
+/** Replaces the escapes `\n` and `\t` with the characters. */
 function expandEscapes(text: string): string {
   return text.replaceAll('\\n', '\n').replaceAll('\\t', '\t');
 }

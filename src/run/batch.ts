@@ -1,4 +1,4 @@
-/** Runs one operation on many items concurrently and reports every failure; the worst one decides the exit code. */
+/** Runs one operation on many items concurrently and reports every failure. The worst failure determines the exit code. */
 import type { Context } from '../command.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 import type { Answer } from '../render.ts';
@@ -58,12 +58,12 @@ export interface Failed<T> {
   error: unknown;
 }
 
-/** Errors that concern one item. Others (unreachable registry, rejected token) are the same for all items and reported once. */
+/** Errors that concern one item. Other errors, such as a rejected token, affect all items alike and are reported once. */
 const ITEM_ERRORS: readonly ErrorCode[] = ['NOT_FOUND', 'INVALID', 'CONFLICT', 'PRECONDITION_FAILED', 'USAGE'];
 
 /**
- * Reports failures of a batch: does nothing if there are none, rethrows the failure if the batch had one item, else prints
- * one line per failure and throws an error with the worst exit code.
+ * Reports the failures of a batch. Does nothing if there are none. Rethrows the failure if the batch had one item; otherwise
+ * prints one line per failure and throws an error with the worst exit code.
  * @param total number of items in the batch
  */
 export function throwFailed<T>(
@@ -81,7 +81,7 @@ export function throwFailed<T>(
   const hint = worst.hint === undefined ? {} : { hint: worst.hint };
   const failures = errors.map(({ item, error }) => ({ name: nameOf(item), code: error.code, message: error.message }));
   if (total === 1) throw new VregError(worst.code, first!, { ...hint, cause: worst });
-  // In JSON output the error object lists the failures, so stderr stays one JSON value.
+  // In JSON output the error object lists the failures, so stderr remains one JSON value.
   if (lines.size > 1 && context.format !== 'json') for (const line of lines) context.note(line);
   throw new VregError(worst.code, `${failed.length} of ${total} failed${lines.size > 1 ? '' : `: ${first}`}`, {
     ...hint,
@@ -90,8 +90,8 @@ export function throwFailed<T>(
 }
 
 /**
- * Runs `work` on each named thing, prints the results as one answer, and throws if any of them failed.
- * @param answerOf is called only if something succeeded
+ * Runs `work` for each name, prints the results as one answer, and throws if any of them failed.
+ * @param answerOf called only if at least one of them succeeded
  */
 export async function printEach<R, T>(
   context: Context,

@@ -7,14 +7,14 @@ import { VregError } from '../protocol/errors.ts';
 
 export interface ChildOptions {
   env: NodeJS.ProcessEnv;
-  /** Text for the child's stdin. Without it, the child inherits this program's stdin. */
+  /** Text for the child's stdin. If absent, the child inherits this program's stdin. */
   input?: string;
-  /** The child replaces this program: it receives the signals, and its reaction decides. */
+  /** The child acts in place of this program: it receives the signals, and this program ends when the child does. */
   inPlace?: boolean;
 }
 
 /**
- * Runs a program and waits until it exits. Forwards signals that end this program to the child, except a Ctrl-C, which the
+ * Runs a program and waits until it exits. Forwards signals that end this program to the child, except Ctrl-C, which the
  * terminal sends to both.
  * @returns the exit code: 128+n if signal n ended the child, 127 if the program does not exist, 126 if it cannot be run
  */
@@ -53,7 +53,7 @@ export function runChild(
 /**
  * Splits the arguments into the optional role before `--` and the command after it.
  * @param name of the vreg command, for the hint
- * @throws VregError USAGE if more than one word precedes `--`: the user probably forgot it
+ * @throws VregError USAGE if more than one word precedes `--`, because the user probably omitted it
  */
 export function splitCommand(
   { argv }: Context,
@@ -79,7 +79,7 @@ export async function openEditor(context: Context, path: string): Promise<void> 
   const editor = env.VISUAL || env.EDITOR || 'vi';
   // $EDITOR may contain arguments, so a shell runs it. The path is passed as an argument and is not parsed by the shell.
   const child = spawn('/bin/sh', ['-c', `${editor} "$1"`, 'sh', path], { stdio: 'inherit', env });
-  // The terminal sends Ctrl-C to the editor, too, which handles it itself.
+  // The terminal also sends Ctrl-C to the editor, which handles it.
   const stopForwarding = context.forwardSignals((signal) => {
     if (signal !== 'SIGINT') child.kill(signal);
   });

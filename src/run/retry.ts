@@ -1,8 +1,8 @@
-/** Long-running commands keep running while the registry is unreachable. */
+/** Keeps long-running commands running while the registry is unreachable. */
 import type { Context } from '../command.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 
-/** Errors that may pass by themselves. Any other, for example a revoked token, ends a long-running command. */
+/** Errors that may be temporary. Any other error, for example a revoked token, ends a long-running command. */
 const TRANSIENT: readonly ErrorCode[] = ['UNREACHABLE', 'BUSY', 'INTERNAL', 'TOO_MANY_REQUESTS'];
 
 /** True if a long-running command reports this error and retries. */
@@ -11,8 +11,8 @@ export function isTransient(error: unknown): error is VregError {
 }
 
 /**
- * Repeats `work` until the program ends. After the first success, reports once when the registry becomes unreachable and
- * once when it is back.
+ * Repeats `work` until the program ends. After the first success, reports when the registry becomes unreachable and when it is
+ * reachable again.
  * @param pause milliseconds between two runs
  * @throws VregError if the first run fails, or a later run fails with an error that is not transient
  */
@@ -32,7 +32,7 @@ export async function repeatWithRetry(context: Context, pause: number, work: () 
   }
 }
 
-/** Reports the beginning and the end of an outage, once each. */
+/** Reports the beginning and the end of each outage. */
 export class Outage {
   readonly #context: Context;
   #ongoing = false;

@@ -94,7 +94,7 @@ for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
       assertFails(
         await ls(makeAuthority(t).issue('client')),
         /cannot reach/,
-        /^the server may reject the certificate of --cert-file/,
+        /^the server may have rejected the certificate from --cert-file/,
       );
       assert.deepEqual((await ls(authority.issue('client'))).code, 0);
     },
@@ -129,7 +129,7 @@ test('invalid certificate and key files are reported before any request', OPENSS
     [['--key-file', key], /^vreg: --key-file requires --cert-file/],
     [
       ['--cert-file', cert, '--key-file', other.key],
-      /^vreg: the private key .* can be read by others \(mode 0644\)\nhint: chmod 600/,
+      /^vreg: the private key .* can be read by other users \(mode 0644\)\nhint: chmod 600/,
     ],
     [['--cert-file', other.cert, '--key-file', key], /^vreg: the private key .* does not belong to the certificate/],
     [['--cert-file', junk, '--key-file', key], /^vreg: the certificate .*junk contains no PEM certificate/],
@@ -166,7 +166,10 @@ test('a file with a certificate and its key must have mode 0600, for every setti
   for (const words of ways) {
     const { code, stderr } = await ls(...words);
     assert.equal(code, 5, words.join(' '));
-    assert.match(stderr, /both\.pem contains a private key and can be read by others \(mode 0644\)\nhint: chmod 600 /);
+    assert.match(
+      stderr,
+      /both\.pem contains a private key and can be read by other users \(mode 0644\)\nhint: chmod 600 /,
+    );
   }
   const words = ['daemon', '--port', '0', '--tls-cert', both, '--tls-key', key];
   assert.match((await vreg(words)).stderr, /^vreg: the certificate .*both\.pem contains a private key and can be read/);

@@ -98,7 +98,7 @@ test('a token file that others can read exits with 5 before any request', async 
   writeFileSync(file, 'secret');
   chmodSync(file, 0o644);
   const { result, found } = await doctor({ url, env: { VREG_TOKEN_FILE: file } });
-  assertFails(found, 'config', /can be read by others/, /^chmod 600 /);
+  assertFails(found, 'config', /can be read by other users/, /^chmod 600 /);
   assert.equal(result.code, 5);
   assert.deepEqual(requests, []);
 });
@@ -145,7 +145,7 @@ test('a different version and a missing version are warnings', async (t) => {
   assert.equal(result.code, 0);
   assert.deepEqual(
     [found.get('version')!.result, found.get('version')!.detail],
-    ['warn', 'vreg has version 0.0.0, the registry 9.9.9'],
+    ['warn', 'vreg has version 0.0.0, the registry has 9.9.9'],
   );
   const plain = await startPlainServer(t);
   const original = await doctor({ url: plain.url });
@@ -186,7 +186,7 @@ test('a lease that is too short for the heartbeat interval is a warning', async 
 test('a server that is not a registry fails the check reach', async (t) => {
   const url = await stub(t, (_request, response) => void response.end('<html>hello</html>'));
   const { result, found } = await doctor({ url });
-  assertFails(found, 'reach', /but not with a registry's JSON/, /is this the registry's URL/);
+  assertFails(found, 'reach', /but the response is not JSON from a registry/, /is this the registry's URL/);
   assert.equal(result.code, 1);
 });
 
@@ -233,6 +233,6 @@ test('doctor names a restricted token and warns about an enrol token', async (t)
   assert.match(reader.stdout, /^token\tok\taccepted \(from VREG_TOKEN\): "dash" with the scope read\t-$/m);
   const image = await runAs(['doctor'], await make('image', 'enrol'));
   assert.equal(image.code, 0);
-  assert.match(image.stdout, /^token\twarn\t.*"image" with the scope enrol\tthis token can only register a VM/m);
+  assert.match(image.stdout, /^token\twarn\t.*"image" with the scope enrol\tthis token can only register VMs/m);
   assert.match(image.stdout, /^clones\tskip\t/m);
 });

@@ -101,7 +101,7 @@ for (const [editor, message] of WRONG) {
     const { code, stdout, stderr } = await edit(editor);
     assert.deepEqual([code, stdout], [5, ''], stderr);
     assert.match(stderr, message);
-    const [, file] = /\nhint: your text is in (\S+); start again with: vreg edit a\n$/.exec(stderr)!;
+    const [, file] = /\nhint: your edits are in (\S+); start again with: vreg edit a\n$/.exec(stderr)!;
     assert.ok(existsSync(file!));
     assert.deepEqual(await entry(), before);
   });
@@ -125,7 +125,7 @@ for (const [name, script, code] of [
     assert.deepEqual([result.code, result.stdout], [code, ''], result.stderr);
     assert.match(
       result.stderr,
-      /^vreg: (.*changed since you read it|VM not found)\nhint: your text is in \S+; start again/,
+      /^vreg: (.*changed since you read it|VM not found)\nhint: your edits are in \S+; start again/,
     );
     assert.equal(kept().length, 1);
     const { status, body } = await call(url, 'GET', '/registry/vms/a');
@@ -162,7 +162,7 @@ test('the text of an editor that fails after writing is kept', async (t) => {
   writeFileSync(editor, '#!/bin/sh\nsed -i s/one/two/ "$1"\nexit 1\n', { mode: 0o755 });
   const { code, stderr } = await edit(editor);
   assert.equal(code, 5);
-  const [, file] = /your text is in (\S+);/.exec(stderr)!;
+  const [, file] = /your edits are in (\S+);/.exec(stderr)!;
   assert.match(readFileSync(file!, 'utf8'), /"two"/);
   assert.equal(kept().length, 1);
 });

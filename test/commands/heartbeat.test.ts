@@ -68,7 +68,7 @@ test('--every continues after an outage of the registry, and notes its start and
   await until('the note about the outage', () => stderr().includes('retrying until it works'));
   const second = await startPlainServer(t, { port: first.port });
   await until('the VM is registered again', () => second.vms.has('a'));
-  await until('the note about its end', () => stderr().includes('the registry answers again'));
+  await until('the note about its end', () => stderr().includes('the registry is reachable again'));
   controller.abort(new Interrupted('SIGTERM'));
   const { code } = await result;
   assert.equal(code, 143);

@@ -57,7 +57,7 @@ test('an entry that is registered with other fields exits with 4, and nothing is
     code: 4,
     stdout: '',
     stderr:
-      'vreg: 1 of 3 entries are already registered with other fields: other (name, address)\nhint: nothing was changed; see --dry-run, then pass --if-exists update or ignore\n',
+      'vreg: 1 of 3 entries are already registered with other fields: other (name, address)\nhint: nothing was changed; preview with --dry-run, then pass --if-exists update or ignore\n',
   });
   assert.deepEqual(await fleetOf(url), before);
 });

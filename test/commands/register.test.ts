@@ -112,7 +112,7 @@ test('a registered id exits with 4, unless --if-exists is given', async (t) => {
   assert.deepEqual(await vreg(again, { url }), {
     code: 4,
     stdout: '',
-    stderr: 'vreg: VM "x" is already registered\nhint: use vreg update, or pass --if-exists update\n',
+    stderr: 'vreg: VM "x" is already registered\nhint: change it with vreg update, or pass --if-exists update\n',
   });
   assert.equal((await vreg([...again, '--if-exists', 'fail'], { url })).code, 4);
   assert.deepEqual(await vreg([...again, '--if-exists', 'ignore', '-q'], { url }), {
@@ -202,7 +202,8 @@ test('valid entries of a file are registered, and failures are reported with the
   assert.deepEqual(result, {
     code: 4,
     stdout: 'b\n',
-    stderr: 'vreg: 1 of 2 failed: VM "a" is already registered\nhint: use vreg update, or pass --if-exists update\n',
+    stderr:
+      'vreg: 1 of 2 failed: VM "a" is already registered\nhint: change it with vreg update, or pass --if-exists update\n',
   });
 });
 

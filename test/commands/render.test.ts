@@ -154,7 +154,7 @@ test('files that cannot be read or written are reported, and no draft remains', 
   const none = await vreg(['render', `${dir}/none:${dir}/out`], { url });
   assert.deepEqual(
     [none.code, none.stderr],
-    [5, `vreg: cannot read the template ${dir}/none (ENOENT)\nhint: check its path\n`],
+    [5, `vreg: cannot read the template ${dir}/none (ENOENT)\nhint: check the path\n`],
   );
   const nowhere = await vreg(['render', `${template}:${dir}/no/out`], { url });
   assert.deepEqual(

@@ -44,6 +44,6 @@ test('why of the original registry is exit 1, and says what is missing', async (
   assert.deepEqual([result.code, result.stdout], [1, '']);
   assert.match(
     result.stderr,
-    /^vreg: the registry at http:\S+ is not a vreg daemon: it does not support \w+\nhint: replace it by vreg daemon/,
+    /^vreg: the registry at http:\S+ is not a vreg daemon: it does not support \w+\nhint: replace it with vreg daemon/,
   );
 });

@@ -42,7 +42,7 @@ test('an agent outlives a registry that is killed with -9 and restarted', async 
   const successor = await again(t, daemon);
   const { lastSeen } = await until('the entry in the successor', () => find(successor));
   await heardAfter(successor, lastSeen);
-  await until('the message', () => agent.said().includes('the registry answers again'));
+  await until('the message', () => agent.said().includes('the registry is reachable again'));
   assert.equal(agent.child.exitCode, null);
 });
 

@@ -149,7 +149,7 @@ test(
     assert.match(without.stderr, /\nhint: .*certificate.*--cert-file FILE --key-file FILE/);
     const stranger = await ls(foreign.issue('client'));
     assert.equal(stranger.code, 8);
-    assert.match(stranger.stderr, /\nhint: the server may reject the certificate of --cert-file/);
+    assert.match(stranger.stderr, /\nhint: the server may have rejected the certificate from --cert-file/);
     assert.match(daemon.said(), /refused a connection: the TLS handshake failed/);
   },
 );
@@ -169,7 +169,7 @@ const STARTS: readonly [name: string, (authority: Authority, server: Issued) => 
       chmodSync(server.key, 0o640);
       return flagsOf(server);
     },
-    /^vreg: the private key .*server\.key can be read by others \(mode 0640\)\nhint: chmod 600 /,
+    /^vreg: the private key .*server\.key can be read by other users \(mode 0640\)\nhint: chmod 600 /,
   ],
   [
     'the key of another certificate',

@@ -119,7 +119,7 @@ for (const kind of ['a vreg daemon', 'the original registry']) {
     assert.ok(told.stderr.includes(ERASED));
     assert.match(
       told.stderr,
-      /vreg: VM "w00" is already registered\nvreg: VM "w01" is already registered\nvreg: 2 of 30 failed\nhint: use vreg update, or pass --if-exists update\n$/,
+      /vreg: VM "w00" is already registered\nvreg: VM "w01" is already registered\nvreg: 2 of 30 failed\nhint: change it with vreg update, or pass --if-exists update\n$/,
     );
     const again = await vreg(['register', '-f', '-', '--if-exists', 'update', '-q'], { url, stdin });
     assert.deepEqual([again.code, again.stdout], [0, `${IDS.join('\n')}\n`]);

@@ -20,7 +20,10 @@ import {
   VM_SETTINGS,
 } from './process.ts';
 
-/** Milliseconds for the agent to sign off: the registry may be unreachable, and the unit allows 10 s to stop. */
+/**
+ * Time limit in milliseconds for the request that the agent sends when it stops. Well below the 10 s that the unit allows for
+ * stopping.
+ */
 const SIGN_OFF_TIMEOUT = 3500;
 
 /** Defaults of the health checks, as in Consul (interval) and HAProxy (rise, fall). */
@@ -48,7 +51,7 @@ export const agent = defineCommand<Flags>({
   name: 'agent',
   summary: 'register this VM and keep it alive',
   description:
-    'Registers this VM and sends heartbeats. While the registry is unreachable, the agent retries with growing delays; if the registry has lost the entry, it registers the VM again. SIGTERM declares the VM stopped (see --on-exit); SIGHUP reloads the settings. Each heartbeat proves the identity of the VM: if another incarnation of the VM is alive, the agent exits with 9 or does what --on-clone says; if the other one is silent for a lease, the agent is accepted.',
+    'Registers this VM and sends heartbeats. While the registry is unreachable, the agent retries with growing delays; if the registry has lost the entry, the agent registers the VM again. On SIGTERM, the agent sets the status of the VM to stopped (see --on-exit) and exits; on SIGHUP, it reloads the settings. Each heartbeat contains a proof of identity. If another incarnation of the VM is sending heartbeats, the agent exits with 9 or acts according to --on-clone; once the other one has been silent for a lease, the agent is accepted.',
   settings: [...VM_SETTINGS, 'interval', 'on-exit', 'on-clone', 'id-command', 'run-dir', ...LOG_SETTINGS],
   flags: [
     SERVICE_FLAG,
@@ -56,7 +59,7 @@ export const agent = defineCommand<Flags>({
     ...CHECK_FLAGS,
     {
       flags: '--rebirth-hook <command>',
-      about: 'shell command to run when a clone has received its new id (VREG_ID)',
+      about: 'shell command to run after a clone receives its new id (in VREG_ID)',
       repeat: true,
     },
     DETACH,
@@ -67,10 +70,10 @@ export const agent = defineCommand<Flags>({
       command: 'VERS_INFRA_URL=http://10.0.0.5:3000 vreg daemon agent',
     },
     {
-      about: 'a lieutenant with a service and its health',
+      about: 'a lieutenant with a service and a health check',
       command: 'vreg daemon agent --role lieutenant --service pi-rpc:3001/health --check',
     },
-    { about: 'in a golden image, whose clones take new ids', command: 'vreg daemon agent --on-clone rebirth' },
+    { about: 'in a golden image: each clone takes a new id', command: 'vreg daemon agent --on-clone rebirth' },
     { about: 'run in the background', command: 'vreg daemon agent --detach' },
   ],
   exits: [2, 4, 9],
@@ -104,7 +107,7 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
         void lifecycle.ready(warning);
       },
       onOutage: (reason) => {
-        status = reason === undefined ? 'the registry answers again' : `retrying: ${reason}`;
+        status = reason === undefined ? 'the registry is reachable again' : `retrying: ${reason}`;
       },
       onHeartbeat: ({ lastSeen }) => {
         status = `last heartbeat ${lastSeen}`;
@@ -129,7 +132,7 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
 /** Reads the current settings. @throws VregError USAGE or INVALID naming the setting */
 function settingsOf(context: Context, flags: Flags): AgentSettings {
   const { config, env } = context;
-  // Validates the flags now instead of when a clone needs them.
+  // Validate the flags now instead of when a clone needs them.
   thisVm(config, flags);
   return {
     client: context.freshClient(),

@@ -16,15 +16,15 @@ interface TargetFlags extends UnitFlags {
 
 const TARGET_FLAGS: readonly Flag[] = [
   { flags: '--root <dir>', about: 'install into the file system of an image mounted at this folder', file: true },
-  { flags: '--dry-run', about: 'print the steps without taking them' },
+  { flags: '--dry-run', about: 'print the steps, and change nothing' },
   { flags: '-y, --yes', about: 'do not ask for confirmation' },
 ];
 
 export const install = defineCommand<TargetFlags & { now?: boolean }>({
   name: 'install',
-  summary: 'install and enable a systemd unit of vreg',
+  summary: 'install and enable a systemd unit for vreg',
   description:
-    'Writes the units that vreg daemon unit prints, and enables them. Shows the steps and asks for confirmation unless --yes is given. Can be repeated: changed units are replaced. System units require root.',
+    'Writes and enables the units that vreg daemon unit prints. Shows the steps and asks for confirmation unless --yes is given. Running it again replaces units that have changed. System units require root.',
   arguments: KIND_ARGUMENTS,
   flags: [...UNIT_FLAGS, { flags: '--now', about: 'start the unit as well' }, ...TARGET_FLAGS],
   examples: [
@@ -42,7 +42,7 @@ export const install = defineCommand<TargetFlags & { now?: boolean }>({
     if (flags.now && flags.root !== undefined) {
       throw new VregError('USAGE', '--now cannot start a unit in an image', {
         field: 'now',
-        hint: 'leave out --now: enabled units start when the image boots',
+        hint: 'omit --now: enabled units start when the image boots',
       });
     }
     if (!flags.user) {
@@ -73,9 +73,9 @@ export const install = defineCommand<TargetFlags & { now?: boolean }>({
 
 export const uninstall = defineCommand<TargetFlags>({
   name: 'uninstall',
-  summary: 'stop, disable and remove a systemd unit of vreg',
+  summary: 'stop, disable and remove a systemd unit for vreg',
   description:
-    "Undoes vreg daemon install. Shows the steps and asks for confirmation unless --yes is given. Keeps the unit's state folder. Exits with 3 if there is no such unit.",
+    "Reverts vreg daemon install. Shows the steps and asks for confirmation unless --yes is given. The unit's state folder remains. Exits with 3 if there is no such unit.",
   arguments: [KIND_ARGUMENTS[0]],
   flags: [UNIT_FLAGS[0]!, ...TARGET_FLAGS],
   examples: [
@@ -92,7 +92,7 @@ export const uninstall = defineCommand<TargetFlags>({
     const steps = systemd.planUninstall(options);
     if (steps.length === 0) {
       throw new VregError('NO_LIVE', `there is no ${files[0]!.name} in ${options.dir}`, {
-        hint: flags.user ? 'for a system unit, leave out --user' : 'for a user unit, pass --user',
+        hint: flags.user ? 'for a system unit, omit --user' : 'for a user unit, pass --user',
       });
     }
     if (!flags.dryRun) {
@@ -115,7 +115,7 @@ function checkCredentials(dir: string, { token, tls }: UnitFlags): void {
   if (missing !== undefined)
     throw new VregError('USAGE', `the unit would not start: ${join(dir, missing)} does not exist`, {
       field: 'tls',
-      hint: 'put the certificate and its key (mode 0600) there, or leave out --tls',
+      hint: 'put the certificate and its key (mode 0600) there, or omit --tls',
     });
   // The unit reads copies with another mode, so only this command can check the mode of the files.
   const [tokenFile, keyFile] = [join(dir, 'token'), join(dir, 'tls.key')];
@@ -128,7 +128,7 @@ function checkTarget({ argv }: Context, { user, root, dryRun }: TargetFlags): vo
   if (user && root !== undefined) {
     throw new VregError('USAGE', '--user and --root cannot be combined', {
       field: 'root',
-      hint: 'leave out --user: an image gets system units',
+      hint: 'omit --user: only system units can be installed into an image',
     });
   }
   if (user || root !== undefined || dryRun || process.geteuid?.() === 0) return;
@@ -143,7 +143,7 @@ function targetOf(context: Context, flags: TargetFlags): Pick<InstallOptions, 'd
   return { dir, flags: systemctlFlags, managerRuns: flags.root === undefined };
 }
 
-/** The folder for configuration, which units call `%E`. */
+/** The configuration folder, `%E` in unit files (systemd.unit(5)). */
 function configDir({ env }: Context, { user, root = '/' }: TargetFlags): string {
   return user ? env.XDG_CONFIG_HOME || join(env.HOME || '/', '.config') : join(root, 'etc');
 }

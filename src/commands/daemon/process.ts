@@ -1,6 +1,4 @@
-/**
- * Parts that the daemon's and the agent's commands share: data dir, log, life cycle, and starting in the background.
- */
+/** Shared by the commands of the daemon and the agent: data dir, log, life cycle, and starting in the background. */
 import type { Logger } from 'pino';
 import type { Lifecycle } from '../../../daemon/process/lifecycle.ts';
 import type { ProcessInfo } from '../../../daemon/process/pid-file.ts';
@@ -34,7 +32,7 @@ export async function startLifecycle(context: Context, log: Logger, status: () =
   return new Lifecycle({ env, log, status, signal, onHangup: (handler) => context.onHangup(handler) });
 }
 
-/** Reports the failure of a process to the command that started it with `--detach`, if one did. */
+/** If this process was started by `--detach`, reports its failure to the command that started it. */
 export async function reportingFailure(running: Promise<void>): Promise<void> {
   return running.catch(async (error: unknown) => {
     await (await import('../../../daemon/process/detach.ts')).reportFailure(error);
@@ -42,7 +40,7 @@ export async function reportingFailure(running: Promise<void>): Promise<void> {
   });
 }
 
-/** Runs this command again in the background and prints its process when it is up. */
+/** Runs this command again in the background and prints the new process when it is ready. */
 export async function detach(context: Context, kind: ProcessInfo['kind'], logFile: string): Promise<void> {
   const { startDetached } = await import('../../../daemon/process/detach.ts');
   const { pid, warning } = await startDetached(
@@ -55,15 +53,15 @@ export async function detach(context: Context, kind: ProcessInfo['kind'], logFil
   context.note(`running in the background; log: ${logFile}`);
 }
 
-/** @throws VregError NO_LIVE if none of these processes runs with the data dir */
+/** @throws VregError NO_LIVE if no process of these kinds uses the data dir */
 export async function findRunning(context: Context, kinds: readonly ProcessInfo['kind'][]): Promise<ProcessInfo[]> {
   const { readProcesses } = await import('../../../daemon/process/pid-file.ts');
   const dir = dataDirOf(context);
   const running = kinds.flatMap((kind) => readProcesses(dir, kind));
   if (running.length > 0) return running;
   const process = kinds.length > 1 ? 'daemon or agent' : kinds[0] === 'serve' ? 'daemon' : 'agent';
-  throw new VregError('NO_LIVE', `no vreg ${process} is running with the data dir ${dir}`, {
-    hint: `start one: vreg daemon ${kinds.includes('serve') ? '' : 'agent '}--detach, or name another --data-dir`,
+  throw new VregError('NO_LIVE', `no vreg ${process} is using the data dir ${dir}`, {
+    hint: `start one: vreg daemon ${kinds.includes('serve') ? '' : 'agent '}--detach, or choose another with --data-dir`,
   });
 }
 

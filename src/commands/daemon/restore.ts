@@ -5,7 +5,7 @@ export const restore = defineCommand<{ yes?: boolean }>({
   name: 'restore',
   summary: 'replace the registry with a backup',
   description:
-    'Replaces the registry in a data dir with a backup. The daemon must not be running. The backup is checked first, and the old registry is kept beside the new one. Tokens that were revoked after the backup was made become valid again. Asks for confirmation unless --yes is given.',
+    'Replaces the registry in a data dir with a backup. The daemon must not be running. The backup is verified first, and the old registry is kept in the data dir. Tokens that were revoked after the backup was made become valid again. Asks for confirmation unless --yes is given.',
   arguments: [{ name: 'file', about: 'a file written by vreg backup' }],
   settings: ['data-dir'],
   flags: [{ flags: '-y, --yes', about: 'do not ask for confirmation' }],

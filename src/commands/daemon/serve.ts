@@ -52,7 +52,7 @@ export const serve = defineCommand<ServeFlags>({
   name: 'serve',
   summary: 'run the registry',
   description:
-    'Runs the registry with a durable store, by default on 127.0.0.1:3000. VERS_AUTH_TOKEN or --token-file turns on bearer authentication; without a token the daemon listens only on loopback and a unix socket. --tls-cert and --tls-key serve https on the TCP address, and --tls-client-ca requires client certificates. SIGTERM finishes accepted requests and stops; SIGHUP reloads the token and the certificates.',
+    'Runs the registry with a durable store, by default on 127.0.0.1:3000. VERS_AUTH_TOKEN or --token-file enables bearer authentication; without a token, the daemon listens only on loopback and a unix socket. With --tls-cert and --tls-key, the TCP listener serves https; --tls-client-ca also requires client certificates. On SIGTERM, the daemon finishes accepted requests and exits; on SIGHUP, it reloads the token and the certificates.',
   settings: SERVE_SETTINGS,
   flags: SERVE_FLAGS,
   examples: [
@@ -83,7 +83,7 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   const dataDir = dataDirOf(context);
   if (flags.detach) return detach(context, 'serve', join(dataDir, 'daemon.log'));
   const socket = config.get('socket');
-  // --socket replaces the TCP listener; with --host or --port the daemon has both.
+  // --socket replaces the TCP listener, unless --host or --port is given.
   const tcp = socket === undefined || config.isSet('host') || config.isSet('port');
   const tls = serverCertificates(config);
   const main = await import('../../../daemon/main.ts');
@@ -141,13 +141,14 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   log.info('stopped');
 }
 
-/** @returns a share from 0 to 1. `off` is 1, which no loss exceeds */
+/** @returns a share from 0 to 1; for `off` 1, which no loss exceeds */
 function parseMassLoss(massLoss: string): number {
   return massLoss === 'off' ? 1 : Number(massLoss.slice(0, -1)) / 100;
 }
 
 /**
- * The daemon's own VM. By default it offers board, feed and registry on the daemon's port, as in the original's setup.
+ * The registration of the daemon's own VM. By default it has the services board, feed and registry on the daemon's port, as in
+ * vers-agent-services.
  */
 function selfRegistration({ config }: Context, { service, meta }: ThisVmFlags, port: number | undefined): Registration {
   const id = thisVmId(config);

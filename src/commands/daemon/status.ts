@@ -3,8 +3,8 @@ import { findRunning, processesAnswer } from './process.ts';
 
 export const status = defineCommand({
   name: 'status',
-  summary: 'show the daemon and the agents that are running',
-  description: 'Shows the registry and the agents that run with this data dir. Exits with 3 if none is running.',
+  summary: 'show the running daemon and agents',
+  description: 'Shows the registry and the agents that use this data dir. Exits with 3 if none is running.',
   settings: ['data-dir'],
   examples: [
     { about: 'the running processes', command: 'vreg daemon status' },
@@ -12,7 +12,7 @@ export const status = defineCommand({
       about: 'the pid of the registry',
       command: 'vreg daemon status -o json | jq \'.[] | select(.kind == "serve").pid\'',
     },
-    { about: 'processes with another data dir', command: 'vreg daemon status --data-dir /var/lib/vreg' },
+    { about: 'processes that use another data dir', command: 'vreg daemon status --data-dir /var/lib/vreg' },
   ],
   exits: [3],
   async run(context) {

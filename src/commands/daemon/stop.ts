@@ -4,17 +4,17 @@ import { findRunning, processesAnswer } from './process.ts';
 
 export const stop = defineCommand({
   name: 'stop',
-  summary: 'stop the daemon or the agents that are running',
+  summary: 'stop the running daemon or agents',
   description:
-    'Stops the registry, the agents, or both, and waits until they have exited. Agents are stopped first, so that they can declare their VMs stopped.',
+    'Stops the registry, the agents, or both, and waits until they have exited. Agents are stopped first, so that they can still set the status of their VMs to stopped.',
   arguments: [
     { name: 'which', about: '`serve` or `agent` (default: both)', optional: true, values: ['serve', 'agent'] },
   ],
   settings: ['data-dir'],
   examples: [
-    { about: 'everything that runs with this data dir', command: 'vreg daemon stop' },
+    { about: 'everything that uses this data dir', command: 'vreg daemon stop' },
     { about: 'only the agents', command: 'vreg daemon stop agent' },
-    { about: 'the registry with another data dir', command: 'vreg daemon stop serve --data-dir /var/lib/vreg' },
+    { about: 'the registry in another data dir', command: 'vreg daemon stop serve --data-dir /var/lib/vreg' },
   ],
   exits: [2, 3, 6],
   async run(context, [which]) {
@@ -24,7 +24,7 @@ export const stop = defineCommand({
     const running = await findRunning(context, which === undefined ? ['agent', 'serve'] : [which]);
     const { stopProcesses } = await import('../../../daemon/process/pid-file.ts');
     const sleep = (ms: number) => context.sleep(ms);
-    // Agents sign off at the registry, so the registry is stopped after them.
+    // A stopping agent updates its entry, so the registry is stopped last.
     for (const each of ['agent', 'serve'])
       await stopProcesses(
         running.filter(({ kind }) => kind === each),

@@ -1,5 +1,6 @@
 /**
- * Checks the arguments after `--`, which become part of a unit's command line, before the unit is started with them.
+ * Checks the arguments after `--`, which become part of a unit's command line. Otherwise an invalid one would only show when
+ * the unit starts.
  */
 
 import type { Command, Context } from '../../command.ts';
@@ -17,7 +18,7 @@ export function argumentsAfterDashes({ argv }: Context): string[] {
 
 /**
  * @param path the command that the unit runs, for example `daemon`, `agent`
- * @throws VregError USAGE if that command would refuse an argument, or a unit cannot contain it
+ * @throws VregError USAGE if that command would reject an argument, or a unit cannot contain it
  */
 export async function checkArguments(
   context: Context,
@@ -26,7 +27,7 @@ export async function checkArguments(
 ): Promise<void> {
   const command = await findCommand(context, path);
   const flags = flagsOf(command);
-  // A line break would begin another line of the unit.
+  // A line break would begin a new line in the unit.
   const broken = args.find((argument) => printable(argument) !== argument);
   if (broken !== undefined)
     throw refused(`"${maskName(broken)}" contains a control character, which is not allowed in a unit`);
@@ -59,7 +60,7 @@ async function findCommand(context: Context, path: readonly string[]): Promise<C
   return found!;
 }
 
-/** The flags of a command, long and short. Their values: whether the flag takes a value, or `maybe`. */
+/** Maps each flag of a command, long or short, to whether it takes a value; `maybe` if the value is optional. */
 function flagsOf({ settings = [], flags = [] }: Command<never>): Map<string, boolean | 'maybe'> {
   const found = new Map<string, boolean | 'maybe'>();
   for (const key of [...GLOBAL_SETTINGS, ...settings]) {
@@ -73,7 +74,7 @@ function flagsOf({ settings = [], flags = [] }: Command<never>): Map<string, boo
   return found;
 }
 
-/** Whether an argument is the value of the flag before it, if that flag may have one. */
+/** True if the argument is the value of the preceding flag, whose value is optional. */
 function isValue(argument: string | undefined): boolean {
   return argument !== undefined && !argument.startsWith('-');
 }
@@ -81,6 +82,6 @@ function isValue(argument: string | undefined): boolean {
 function refused(message: string): VregError {
   return new VregError('USAGE', message, {
     field: 'args',
-    hint: 'after -- put flags of the command that the unit runs, for example: vreg daemon unit agent -- --role worker',
+    hint: 'put flags for the command that the unit runs after --, for example: vreg daemon unit agent -- --role worker',
   });
 }

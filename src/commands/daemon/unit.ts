@@ -4,7 +4,7 @@ import { suggestion } from '../../help/suggest.ts';
 import { VregError } from '../../protocol/errors.ts';
 import { argumentsAfterDashes, checkArguments } from './unit-flags.ts';
 
-/** The same as UNIT_KINDS in daemon/systemd/units.ts, which is loaded only when it is needed. */
+/** A copy of UNIT_KINDS in daemon/systemd/units.ts, because that module is loaded on demand. */
 const KINDS: readonly UnitKind[] = ['serve', 'agent', 'heartbeat-timer', 'wait-online'];
 
 export interface UnitFlags {
@@ -19,7 +19,7 @@ export const KIND_ARGUMENTS = [
 ] as const;
 
 export const UNIT_FLAGS: readonly Flag[] = [
-  { flags: '--user', about: "make units for the user's systemd instead of the system's (less hardening)" },
+  { flags: '--user', about: "create units for the user's systemd instead of the system's (less hardening)" },
   { flags: '--no-token', about: 'do not load a token; by default systemd loads /etc/vreg/token' },
   { flags: '--tls', about: 'load the certificate /etc/vreg/tls.crt and its key /etc/vreg/tls.key' },
 ];
@@ -27,12 +27,15 @@ export const UNIT_FLAGS: readonly Flag[] = [
 export const unit = defineCommand<UnitFlags & { outputDir?: string }>({
   name: 'unit',
   summary: 'print a systemd unit for the registry or the agent',
-  description:
-    'Prints the systemd units of a kind. serve: the registry. agent: the heartbeat agent of this VM. heartbeat-timer: heartbeats from a timer, without a resident process. wait-online: vreg-online.target, for units that must wait until this VM is live. Install them with vreg daemon install.',
+  description: `Prints the systemd units of one kind. To install them, use vreg daemon install. Kinds:
+  serve            the registry
+  agent            the heartbeat agent for this VM
+  heartbeat-timer  heartbeats from a timer, without a resident process
+  wait-online      vreg-online.target, which waits until this VM is live`,
   arguments: KIND_ARGUMENTS,
   flags: [...UNIT_FLAGS, { flags: '--output-dir <dir>', about: 'write the unit files to this folder', file: true }],
   examples: [
-    { about: 'print the unit of the agent', command: 'vreg daemon unit agent' },
+    { about: 'print the unit for the agent', command: 'vreg daemon unit agent' },
     { about: 'pass flags to the agent', command: 'vreg daemon unit agent -- --role lieutenant' },
     {
       about: 'write the files into an image',
@@ -50,7 +53,7 @@ export const unit = defineCommand<UnitFlags & { outputDir?: string }>({
     const name = ({ name }: UnitFile) => name;
     if (flags.outputDir !== undefined)
       return context.print({ kind: 'value', text: files.map(name).join('\n'), data: files.map(name) });
-    // A single file is printed alone, so that it can be redirected; several files each have a heading.
+    // A single file is printed without a heading, so that it can be redirected.
     const text = files.map((file) => (files.length === 1 ? file.text : `# ${file.name}\n${file.text}`)).join('\n');
     await context.print({ kind: 'value', text: text.trimEnd(), data: files });
   },
@@ -73,7 +76,7 @@ export async function makeUnits(
   if (extra !== undefined) {
     throw new VregError('USAGE', `unexpected argument "${extra}"`, {
       field: 'args',
-      hint: `put -- before flags of the command that the unit runs: vreg daemon unit ${kind} -- ${extra}`,
+      hint: `put -- before flags for the command that the unit runs: vreg daemon unit ${kind} -- ${extra}`,
     });
   }
   const { UNIT_COMMAND, unitsOf } = await import('../../../daemon/systemd/units.ts');
@@ -85,7 +88,7 @@ export async function makeUnits(
   return { kind, files: unitsOf(kind, { ...programPaths(), args: unitArgs, user, token, tls }) };
 }
 
-/** @returns why system units cannot start this program; undefined if they can */
+/** @returns the reason why system units cannot start this program; undefined if they can */
 export async function whyUnitCannotStart(): Promise<string | undefined> {
   const { programPaths, whyUnreadable } = await import('../../../daemon/systemd/install.ts');
   const { node, bin } = programPaths();

@@ -27,11 +27,7 @@ test('status and stop exit with 3 if nothing runs, with a hint to start', async 
   for (const argv of ['daemon status', 'daemon stop', 'daemon stop serve', 'daemon stop agent']) {
     const { code, stdout, stderr } = await vreg([...argv.split(' '), '--data-dir', dir]);
     assert.deepEqual([code, stdout], [3, ''], argv);
-    assert.match(
-      stderr,
-      /^vreg: no vreg .* is running with the data dir .*\nhint: start one: vreg daemon .*--detach/,
-      argv,
-    );
+    assert.match(stderr, /^vreg: no vreg .* is using the data dir .*\nhint: start one: vreg daemon .*--detach/, argv);
   }
 });
 

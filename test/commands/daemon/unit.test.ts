@@ -234,10 +234,13 @@ test('install refuses a token and a key that others can read', async (t) => {
   assert.equal(loose.code, 5);
   assert.match(
     loose.stderr,
-    /^vreg: the token file (.*\/token) can be read by others \(mode 0644\)\nhint: chmod 600 \1\n$/,
+    /^vreg: the token file (.*\/token) can be read by other users \(mode 0644\)\nhint: chmod 600 \1\n$/,
   );
   chmodSync(join(dir, 'token'), 0o600);
-  assert.match((await vreg(...dry)).stderr, /^vreg: the private key .*\/tls\.key can be read by others \(mode 0640\)/);
+  assert.match(
+    (await vreg(...dry)).stderr,
+    /^vreg: the private key .*\/tls\.key can be read by other users \(mode 0640\)/,
+  );
   chmodSync(join(dir, 'tls.key'), 0o600);
   assert.equal((await vreg(...dry)).code, 0);
 });

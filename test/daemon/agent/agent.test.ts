@@ -115,7 +115,7 @@ test('an agent retries with delays that double up to the interval, and recovers 
   assert.equal(life.registry.asked.length, 13);
   assert.deepEqual(life.registry.entry, life.options.vm);
   assert.equal(life.warnings.length, 1);
-  assert.ok(life.infos.includes('the registry answers again'));
+  assert.ok(life.infos.includes('the registry is reachable again'));
 });
 
 test('an agent never waits longer than a third of the lease, so that its VM is live when the registry returns', async () => {
