@@ -203,6 +203,7 @@ export class Agent {
     const { log, vm, registerIfMissing, onClone, onOutage, client } = this.#options;
     if (!(error instanceof VregError)) throw error;
     const isConflict = error.code === 'IDENTITY_CONFLICT';
+    const isNew = this.#failures === 0 || (isConflict && !this.#isContested);
     if (isConflict) this.#isContested = true;
     // The registry has refused `--on-clone replace`, so the conflict stays.
     const isDecided = (isConflict && error.retryAfter === undefined) || isReplaceRefused(error);
@@ -213,7 +214,7 @@ export class Agent {
     if (isDecided) throw error;
     if (!this.#accepted && this.#isFatalAtStart(error)) throw asUsageError(error);
     if (error.code === 'NOT_FOUND' && !registerIfMissing) throw error;
-    if (this.#failures === 0) {
+    if (isNew) {
       log.warn({ id: vm.id, code: error.code }, `${error.message}; retrying until it works`);
       onOutage?.(error.message);
     }

@@ -1,0 +1,209 @@
+/** Agents of VMs with one incarnation, whatever happens to the VM or the registry: the real agent and the real daemon. */
+import assert from 'node:assert/strict';
+import { cpSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import type { Conflict } from '../../src/protocol/heartbeat.ts';
+import { find, heardAfter, startAgent } from '../helpers/agent/agent.ts';
+import { type Daemon, type DaemonOptions, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
+import { readEvents } from '../helpers/stream.ts';
+import { until } from '../helpers/until.ts';
+
+const ROOT = { VERS_AUTH_TOKEN: 's3cret' };
+/** Seconds of a lease, and the setting: long enough for an agent to send a few heartbeats on a busy machine. */
+const LEASE = 3;
+const SHORT_LEASE = ['--stale-after', `${LEASE}s`];
+
+/** Copies the data dir of a stopped daemon. @returns a function that puts the copy in place */
+function backUp(t: TestContext, { dataDir }: Daemon): () => void {
+  const copy = tempDir(t);
+  cpSync(dataDir, copy, { recursive: true });
+  return () => {
+    rmSync(dataDir, { recursive: true });
+    cpSync(copy, dataDir, { recursive: true });
+  };
+}
+
+/** Starts a daemon with the home and the port of one that has ended. */
+function restart(t: TestContext, { home, url }: Daemon, { args = [], ...more }: DaemonOptions): Promise<Daemon> {
+  return startDaemon(t, { ...more, home, args: ['--port', new URL(url).port, ...args] });
+}
+
+async function conflictsOf({ vreg }: Daemon): Promise<Conflict[]> {
+  return JSON.parse((await vreg(['conflicts', '-o', 'json'])).stdout) as Conflict[];
+}
+
+/** Waits for several heartbeats. */
+async function heardTwice(daemon: Daemon): Promise<void> {
+  const first = await until('the entry', () => find(daemon));
+  await heardAfter(daemon, (await heardAfter(daemon, first.lastSeen)).lastSeen);
+}
+
+test('a VM that was removed and came back before a restore is accepted at once', async (t) => {
+  const first = await startDaemon(t);
+  const agent = startAgent(t, first.url);
+  await heardTwice(first);
+  await first.end();
+  const restore = backUp(t, first);
+  const second = await restart(t, first, {});
+  const { registeredAt } = (await find(second))!;
+  await second.vreg(['rm', 'vm-1', '--yes']);
+  await until('the VM to be back', async () => ((await find(second))?.registeredAt ?? '') > registeredAt);
+  await heardTwice(second);
+  await second.end();
+  restore();
+  const third = await restart(t, first, {});
+  await heardTwice(third);
+  assert.equal(agent.child.exitCode, null);
+  assert.doesNotMatch(agent.said(), /another incarnation/);
+  assert.deepEqual(await conflictsOf(third), []);
+});
+
+test('a VM that crashed and was recreated at another address is accepted when its lease has expired', async (t) => {
+  const daemon = await startDaemon(t, { args: SHORT_LEASE });
+  const crashed = startAgent(t, daemon.url, ['--address', '10.0.0.1']);
+  await heardTwice(daemon);
+  await crashed.end('SIGKILL');
+  const recreated = startAgent(t, daemon.url, ['--address', '10.0.0.2']);
+  await until('the refusal', () => /had another incarnation \(10\.0\.0\.1/.test(recreated.said()));
+  const { lastSeen } = (await find(daemon))!;
+  const [conflict] = await conflictsOf(daemon);
+  assert.deepEqual([conflict?.state, conflict?.other.address], ['open', '10.0.0.2']);
+  const { address, lastSeen: heardAt } = await heardAfter(daemon, lastSeen);
+  assert.ok(Date.parse(heardAt) - Date.parse(lastSeen) >= LEASE * 1000, 'attempts are no signs of life');
+  await until('the address', async () => (await find(daemon))?.address === '10.0.0.2');
+  assert.ok(['10.0.0.1', '10.0.0.2'].includes(address));
+  assert.equal(recreated.child.exitCode, null);
+});
+
+test('a VM that was rewound in place is accepted when its lease has expired', async (t) => {
+  const daemon = await startDaemon(t, { args: SHORT_LEASE });
+  const [home, snapshot] = [tempDir(t), tempDir(t)];
+  const before = startAgent(t, daemon.url, [], { home });
+  await heardTwice(daemon);
+  cpSync(home, snapshot, { recursive: true });
+  await heardTwice(daemon);
+  await before.end('SIGKILL');
+  const { lastSeen } = (await find(daemon))!;
+  const rewound = startAgent(t, daemon.url, [], { home: snapshot });
+  await until('the refusal', () => /had another incarnation/.test(rewound.said()));
+  await heardAfter(daemon, lastSeen);
+  await heardTwice(daemon);
+  assert.equal(rewound.child.exitCode, null);
+});
+
+test('a VM whose token is newer than the restored backup enrols again', async (t) => {
+  const options = { env: ROOT, args: SHORT_LEASE };
+  const first = await startDaemon(t, options);
+  const image = (await first.vreg(['token', 'create', 'image', '--scope', 'enrol', '--role', 'worker'])).stdout.trim();
+  const home = tempDir(t);
+  const agent = startAgent(t, first.url, [], { home, env: { VERS_AUTH_TOKEN: image } });
+  await heardTwice(first);
+  await first.end();
+  const restore = backUp(t, first);
+  const second = await restart(t, first, options);
+  const { registeredAt } = (await find(second))!;
+  await second.vreg(['rm', 'vm-1', '--yes']);
+  await until('the VM to be back', async () => ((await find(second))?.registeredAt ?? '') > registeredAt);
+  await heardTwice(second);
+  await second.end();
+  restore();
+  const third = await restart(t, first, options);
+  await until('the refusal', () => /VM already registered/.test(agent.said()));
+  const { lastSeen } = (await find(third))!;
+  await heardAfter(third, lastSeen);
+  await heardTwice(third);
+  assert.equal(agent.child.exitCode, null);
+  const file = join(home, 'state/vreg/token');
+  assert.equal((await third.vreg(['token', 'whoami', '--token-file', file, '-q'])).stdout, 'image/vm-1\n');
+});
+
+test('an agent with an invented token number evicts nobody, and both are on record', async (t) => {
+  const daemon = await startDaemon(t, { env: ROOT });
+  const agent = startAgent(t, daemon.url, ['--address', '10.0.0.1', '--role', 'infra'], { env: ROOT });
+  await heardTwice(daemon);
+  const { stdout } = await daemon.vreg(['token', 'create', 'probe', '--scope', 'heartbeat']);
+  const events = await readEvents(t, daemon.url, '/registry/events', { authorization: 'Bearer s3cret' });
+  const send = (body: object) =>
+    call(daemon.url, 'POST', '/registry/vms/vm-1/heartbeat', {
+      body: { address: '10.0.0.6', incarnation: 'six', ...body },
+      headers: { authorization: `Bearer ${stdout.trim()}` },
+    });
+  const invented = (number: number) => `99999999999999${number}.${'f'.repeat(32)}`;
+  assert.equal((await send({ spend: invented(1), next: invented(2) })).status, 200);
+  await events.seen('conflict');
+  const [conflict, ...others] = await conflictsOf(daemon);
+  assert.deepEqual(others, []);
+  assert.deepEqual([conflict?.holder.address, conflict?.other.address], ['10.0.0.1', '10.0.0.6']);
+  const refused = await send({ spend: invented(2), next: invented(3) });
+  assert.deepEqual([refused.status, refused.headers.get('retry-after')], [409, null]);
+  assert.equal((await send({ next: invented(4), replace: true })).status, 403);
+  await heardTwice(daemon);
+  assert.equal(agent.child.exitCode, null);
+  assert.doesNotMatch(agent.said(), /incarnation/);
+});
+
+test('an agent with --on-clone replace and a lesser token exits with 5 at its start', async (t) => {
+  const daemon = await startDaemon(t, { env: ROOT });
+  const tokens = new Map<string, string>();
+  for (const scope of ['register', 'write']) {
+    const { stdout } = await daemon.vreg(['token', 'create', scope, '--scope', scope]);
+    tokens.set(scope, stdout.trim());
+  }
+  const start = (scope: string) =>
+    startAgent(t, daemon.url, ['--on-clone', 'replace'], { env: { VERS_AUTH_TOKEN: tokens.get(scope) } });
+  const lesser = start('register');
+  await until('it to end', () => lesser.child.exitCode !== null);
+  assert.equal(lesser.child.exitCode, 5);
+  assert.match(lesser.said(), /--on-clone replace requires a token with the scope write/);
+  assert.equal(await find(daemon), undefined);
+  start('write');
+  await heardTwice(daemon);
+});
+
+test('each copy of a VM is on record with its address, and exits with 9 when the VM was heard again', async (t) => {
+  const daemon = await startDaemon(t);
+  const home = tempDir(t);
+  const original = startAgent(t, daemon.url, ['--address', '10.0.0.1'], { home });
+  await heardTwice(daemon);
+  const homes = [2, 3, 4].map(() => {
+    const copy = tempDir(t);
+    cpSync(home, copy, { recursive: true });
+    return copy;
+  });
+  await heardTwice(daemon);
+  const copies = homes.map((copy, n) => startAgent(t, daemon.url, ['--address', `10.0.0.${n + 2}`], { home: copy }));
+  await until('the copies to end', () => copies.every(({ child }) => child.exitCode !== null));
+  assert.deepEqual(
+    copies.map(({ child }) => child.exitCode),
+    [9, 9, 9],
+  );
+  const found = await conflictsOf(daemon);
+  assert.deepEqual(found.map(({ other }) => other.address).sort(), ['10.0.0.2', '10.0.0.3', '10.0.0.4']);
+  assert.equal(original.child.exitCode, null);
+});
+
+test('an agent that is stopped while it is refused leaves the VM running, and single heartbeats exit with 9', async (t) => {
+  const daemon = await startDaemon(t);
+  const [home, copy] = [tempDir(t), tempDir(t)];
+  const original = startAgent(t, daemon.url, ['--address', '10.0.0.1'], { home });
+  await heardTwice(daemon);
+  cpSync(home, copy, { recursive: true });
+  await heardTwice(daemon);
+  await original.end('SIGKILL');
+  const refused = startAgent(t, daemon.url, ['--address', '10.0.0.2', '--on-exit', 'deregister'], { home: copy });
+  await until('the refusal', () => /had another incarnation/.test(refused.said()));
+  const { code } = await refused.end();
+  assert.equal(code, 0);
+  assert.equal((await find(daemon))?.status, 'running');
+  const state = join(copy, 'state/vreg');
+  const once = () => daemon.vreg(['heartbeat', 'vm-1', '--state-dir', state, '--address', '10.0.0.2']);
+  const undecided = await once();
+  assert.deepEqual([undecided.code, undecided.stdout], [9, '']);
+  startAgent(t, daemon.url, ['--address', '10.0.0.1'], { home });
+  await heardTwice(daemon);
+  const decided = await once();
+  assert.equal(decided.code, 9);
+  assert.match(decided.stderr, /is alive as another incarnation/);
+});
