@@ -19,7 +19,7 @@ import { type Budget, createBudgets, entriesLimit, openStreamLimit, requestTimeo
 import { checkFdLimit } from './process/fd-limit.ts';
 import { logMask } from './process/log.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process/pid-file.ts';
-import { warnOfOpenFolder } from './process/state-dir.ts';
+import { assertPrivate } from './process/state-dir.ts';
 import type { RegistryLimits } from './registry/capacity.ts';
 import { summarize } from './registry/explain.ts';
 import type { RegistryObserver } from './registry/options.ts';
@@ -107,11 +107,11 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
   const close = async () => {
     for (let closer = closers.pop(); closer; closer = closers.pop()) await closer();
   };
+  assertPrivate(dataDir, 'data-dir');
   try {
     const budgets = createBudgets();
     const { store, contents } = await openStore(dataDir, budgets.changes, log);
     closers.push(() => store.close());
-    warnOfOpenFolder(dataDir, log);
     // Written now, so that a second daemon can name this one during its start; written again with the URLs below.
     writePidFile(dataDir, [], log);
     closers.push(() => removeProcessInfo(dataDir, 'serve'));

@@ -1,8 +1,11 @@
-/** Atomic writes of files, and checks whether other users may read or replace a file. */
+/** Atomic writes of files, and checks whether other users may read, create or replace a file. */
 import {
   closeSync,
+  constants,
   fchmodSync,
+  fstatSync,
   fsyncSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readFileSync,
@@ -12,7 +15,7 @@ import {
   unlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 
 /** Permissions of group and others. */
 const NOT_OWNER = 0o077;
@@ -96,6 +99,24 @@ export function readIfThere(path: string): string | undefined {
   }
 }
 
+/**
+ * Reads a file that another user might have replaced by a link or a pipe.
+ * @returns undefined if there is no regular file that this process can read
+ */
+export function readRegularFile(path: string): { text: string; uid: number } | undefined {
+  try {
+    const file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    try {
+      const stats = fstatSync(file);
+      return stats.isFile() ? { text: readFileSync(file, 'utf8'), uid: stats.uid } : undefined;
+    } finally {
+      closeSync(file);
+    }
+  } catch {
+    return undefined;
+  }
+}
+
 /** Makes a file, or the entries of a folder, survive a power loss. @throws the file system's errors */
 export function syncPath(path: string): void {
   const file = openSync(path, 'r');
@@ -118,6 +139,35 @@ export function looseMode(mode: number): string | undefined {
 export function folderRisk({ mode, uid }: Pick<Stats, 'mode' | 'uid'>): { mode: string } | { uid: number } | undefined {
   if ((mode & WRITABLE_BY_OTHERS) !== 0 && (mode & STICKY) === 0) return { mode: octal(mode & 0o7777) };
   return uid !== 0 && uid !== (process.geteuid?.() ?? 0) ? { uid } : undefined;
+}
+
+/**
+ * Finds out whether another user may create or replace files in a folder. Unlike {@link folderRisk}, it rejects folders
+ * with the sticky bit, such as /tmp: another user may create a file with an expected name there first.
+ * @param path absolute
+ * @param user id of the user who may write to it, besides root
+ * @returns why, and a command that makes the folder private; undefined if it is private
+ */
+export function folderFault(
+  path: string,
+  user = process.geteuid?.() ?? 0,
+): { reason: string; command: string } | undefined {
+  const link = lstatSync(path, { throwIfNoEntry: false });
+  const folder = link && statSync(path, { throwIfNoEntry: false });
+  if (folder && (folder.mode & WRITABLE_BY_OTHERS) !== 0) {
+    const isSticky = (folder.mode & STICKY) !== 0;
+    const command = isSticky ? `install -d -m 0700 ${join(path, 'vreg')}` : `chmod go-w ${path}`;
+    return { reason: `other users may write to it (mode ${octal(folder.mode & 0o7777)})`, command };
+  }
+  const owner = [folder, link].find((each) => each && each.uid !== 0 && each.uid !== user)?.uid;
+  if (owner !== undefined) return { reason: `another user owns it (uid ${owner})`, command: `chown ${user} ${path}` };
+  for (let below = path, at = dirname(path); at !== below; below = at, at = dirname(at)) {
+    const above = statSync(at, { throwIfNoEntry: false });
+    const risk = above && folderRisk(above);
+    if (risk && 'mode' in risk)
+      return { reason: `other users may replace it in ${at} (mode ${risk.mode})`, command: `chmod go-w ${at}` };
+  }
+  return undefined;
 }
 
 function octal(mode: number): string {

@@ -5,8 +5,9 @@
  */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { createFolder, readIfThere, writeAtomically } from '../../src/files.ts';
+import { createFolder, readRegularFile, writeAtomically } from '../../src/files.ts';
 import { ROLES, type Role, type Vm } from '../../src/protocol/vm.ts';
+import { assertPrivate } from '../process/state-dir.ts';
 
 export interface AddressFilesOptions {
   dir: string;
@@ -22,12 +23,13 @@ export interface AddressFilesOptions {
  * Writes the files for a list of live VMs. The files of a role without a live VM are removed, so that a script never
  * reads an address that is known to be gone.
  * @param vms newest registration first, as the registry lists them; their addresses are valid
- * @throws the file system's errors
+ * @throws the file system's errors; VregError USAGE if another user may write to a folder
  */
 export function writeAddressFiles({ dir, urlOf, envOf, now }: AddressFilesOptions, vms: readonly Vm[]): void {
   const live = new Map<Role, readonly Vm[]>();
   for (const role of ROLES) live.set(role, vms.filter((vm) => vm.role === role).reverse());
   createFolder(dir, 0o755);
+  assertPrivate(dir, 'run-dir');
   for (const [role, [oldest]] of live) {
     const folder = join(dir, 'by-role', role);
     if (!oldest) {
@@ -35,6 +37,7 @@ export function writeAddressFiles({ dir, urlOf, envOf, now }: AddressFilesOption
       continue;
     }
     createFolder(folder, 0o755);
+    assertPrivate(folder, 'run-dir');
     writeIfChanged(join(folder, 'addr'), toLine(oldest.address));
     writeIfChanged(join(folder, 'url'), toLine(urlOf(oldest)));
     // Written last, so that the address that it confirms exists.
@@ -50,7 +53,7 @@ function toLine(text: string): string {
 
 /** Leaves a file with the same text alone, so that its modification time is the time of its last change. */
 function writeIfChanged(path: string, text: string): void {
-  if (readIfThere(path) !== text) write(path, text);
+  if (readRegularFile(path)?.text !== text) write(path, text);
 }
 
 function write(path: string, text: string): void {

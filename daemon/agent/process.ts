@@ -11,7 +11,7 @@ import { forScripts, type Registration } from '../../src/protocol/vm.ts';
 import { watchTimeJumps } from '../clock.ts';
 import { logMask } from '../process/log.ts';
 import { readProcesses, removeProcessInfo, writeProcessInfo } from '../process/pid-file.ts';
-import { makeStateDir, warnOfOpenFolder } from '../process/state-dir.ts';
+import { assertPrivate, makeStateDir } from '../process/state-dir.ts';
 import { type AddressFilesOptions, writeAddressFiles } from './address-files.ts';
 import { Agent } from './agent.ts';
 import { assertMayReplace, createCloneHandler } from './clone.ts';
@@ -70,7 +70,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
   const { stateDir } = options;
   for (const secret of options.secrets) logMask.add(secret);
   makeStateDir(stateDir);
-  warnOfOpenFolder(stateDir, log);
+  if (options.addressFiles) assertPrivate(options.addressFiles.dir, 'run-dir');
   let identity = Identity.open(stateDir, options.id, { onWarning: (message) => log.warn({ id: options.id }, message) });
   let vm = registrationOf(options, identity);
   let { client, exitClient, onExit } = options;

@@ -1,6 +1,6 @@
 /** `--detach`: starts the same program again without a terminal, with its output in a log file. */
 import { spawn } from 'node:child_process';
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import { makeStateDir } from './state-dir.ts';
@@ -90,10 +90,12 @@ async function send(report: StartReport): Promise<void> {
   if (process.connected) process.disconnect();
 }
 
-/** @throws VregError STORE_UNUSABLE */
+const { O_APPEND, O_CREAT, O_NOFOLLOW, O_RDWR } = constants;
+
+/** @throws VregError STORE_UNUSABLE; with the code ELOOP if the file is a link, which may lead anywhere */
 function openLog(path: string): number {
   try {
-    return openSync(path, 'a+', 0o600);
+    return openSync(path, O_APPEND | O_CREAT | O_NOFOLLOW | O_RDWR, 0o600);
   } catch (cause) {
     throw new VregError('STORE_UNUSABLE', `cannot write the log ${path} (${(cause as NodeJS.ErrnoException).code})`, {
       hint: 'check its owner and mode, or choose another --data-dir',

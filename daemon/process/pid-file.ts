@@ -2,20 +2,22 @@
  * Pid files: a file beside the state of the daemon or the agent names the running process. `vreg daemon status` and
  * `stop` find the process with it, and a second daemon can name the first in its error.
  */
+
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { writeAtomically } from '../../src/files.ts';
+import { readIfThere, readRegularFile, writeAtomically } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
-import { unusableStateDir } from './state-dir.ts';
+import { assertPrivate, unusableStateDir } from './state-dir.ts';
 
 export interface ProcessInfo {
   kind: 'serve' | 'agent';
   pid: number;
-  /**
-   * Start time from /proc, which distinguishes this process from a later one with the same pid; absent without /proc.
-   */
+  /** Start time from /proc or ps, which distinguishes this process from a later one with the same pid. */
   started?: string;
+  /** The kernel's id of the boot, since start times from /proc count from there; absent without /proc. */
+  boot?: string;
   /** Device and inode of its folder, so that a copy of the folder does not name this process. */
   home?: string;
   /** RFC 3339. */
@@ -37,14 +39,19 @@ const POLL_INTERVAL = 50;
 const FILES = { serve: /^daemon\.json$/, agent: /^agent-\w+\.json$/ } as const;
 
 /** @throws VregError STORE_UNUSABLE */
-export function writeProcessInfo(dir: string, info: Omit<ProcessInfo, 'pid' | 'started' | 'home' | 'since'>): void {
+export function writeProcessInfo(
+  dir: string,
+  info: Omit<ProcessInfo, 'pid' | 'started' | 'boot' | 'home' | 'since'>,
+): void {
   const started = startTimeOf(process.pid);
+  const boot = bootId();
   const file = join(dir, fileName(info));
   try {
     const complete: ProcessInfo = {
       ...info,
       pid: process.pid,
       ...(started === undefined ? {} : { started }),
+      ...(boot === undefined ? {} : { boot }),
       home: folderId(dir),
       since: new Date().toISOString(),
     };
@@ -101,7 +108,8 @@ function folderId(dir: string): string {
   return `${dev}:${ino}`;
 }
 
-export function isRunning({ pid, started }: Pick<ProcessInfo, 'pid' | 'started'>): boolean {
+export function isRunning({ pid, started, boot }: Pick<ProcessInfo, 'pid' | 'started' | 'boot'>): boolean {
+  if (boot !== undefined && boot !== bootId()) return false;
   const start = startTimeOf(pid);
   try {
     process.kill(pid, 0);
@@ -114,13 +122,17 @@ export function isRunning({ pid, started }: Pick<ProcessInfo, 'pid' | 'started'>
 }
 
 /**
- * Sends SIGTERM to processes and resolves when they have exited.
- * @throws VregError TIMEOUT if one still runs after {@link STOP_TIMEOUT}, FORBIDDEN if one belongs to another user
+ * Sends SIGTERM to the processes that use a folder and resolves when they have exited.
+ * @throws VregError TIMEOUT if one still runs after {@link STOP_TIMEOUT}; FORBIDDEN if one belongs to another user, or if
+ *   its pid file does not prove that it is a process of vreg; USAGE if another user may write pid files into the folder
  */
 export async function stopProcesses(
+  dir: string,
   processes: readonly ProcessInfo[],
   sleep: (ms: number) => Promise<void>,
 ): Promise<void> {
+  // Check all processes before the first one gets its signal.
+  for (const info of processes) assertProven(dir, info);
   for (const { pid } of processes) {
     try {
       process.kill(pid, 'SIGTERM');
@@ -141,6 +153,41 @@ export async function stopProcesses(
 }
 
 /**
+ * A wrong or forged pid file must not make `vreg daemon stop` signal a foreign process, above all if root runs it. The file
+ * names the process by its start time, and whoever could have written the file could stop that process anyway.
+ */
+function assertProven(dir: string, { kind, pid, started, vm }: ProcessInfo): void {
+  const file = join(dir, fileName({ kind, vm }));
+  const writer = readRegularFile(file)?.uid;
+  const user = userOf(pid);
+  if (writer !== undefined) assertPrivate(dir, 'data-dir', writer);
+  if (started !== undefined && user !== undefined && (writer === user || writer === 0)) return;
+  throw new VregError('FORBIDDEN', `${file} does not prove that pid ${pid} is a process of vreg`, {
+    hint: `look at it: ps -fp ${pid}; stop it yourself: kill ${pid}`,
+  });
+}
+
+/** @returns the user id of a process; undefined if it has exited */
+function userOf(pid: number): number | undefined {
+  const status = readIfThere(`/proc/${pid}/status`);
+  const text = status === undefined ? ps(pid, 'uid') : /^Uid:\t(\d+)/m.exec(status)?.[1];
+  return text === undefined ? undefined : Number(text);
+}
+
+/** A field of a process on systems without /proc; undefined if there is no such process. */
+function ps(pid: number, field: 'uid' | 'lstart'): string | undefined {
+  try {
+    return execFileSync('ps', ['-o', `${field}=`, '-p', String(pid)], { encoding: 'utf8' }).trim() || undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function bootId(): string | undefined {
+  return readIfThere('/proc/sys/kernel/random/boot_id')?.trim();
+}
+
+/**
  * An id may contain characters that are not allowed in a file name, so the name of an agent's file has a digest of the
  * id.
  */
@@ -151,7 +198,7 @@ function fileName({ kind, vm = '' }: { kind: ProcessInfo['kind']; vm?: string | 
 
 function readInfo(file: string): ProcessInfo | undefined {
   try {
-    const info = JSON.parse(readFileSync(file, 'utf8')) as ProcessInfo | null;
+    const info = JSON.parse(readRegularFile(file)?.text ?? '') as ProcessInfo | null;
     // kill(2) treats pids of 0 and below as process groups; vreg never writes such a file.
     return Number.isSafeInteger(info?.pid) && info!.pid > 0 ? info! : undefined;
   } catch {
@@ -160,16 +207,12 @@ function readInfo(file: string): ProcessInfo | undefined {
 }
 
 /**
- * @returns the start time in clock ticks since boot (proc(5), field 22 of stat); undefined for a zombie or without
- *   /proc
+ * @returns the start time in clock ticks since boot (proc(5), field 22 of stat), or as ps prints it on systems without
+ *   /proc; undefined for a zombie
  */
 function startTimeOf(pid: number): string | undefined {
-  try {
-    const fields = readFileSync(`/proc/${pid}/stat`, 'latin1')
-      .replace(/^.*\) /s, '')
-      .split(' ');
-    return fields[0] === 'Z' ? undefined : fields[19];
-  } catch {
-    return undefined;
-  }
+  const stat = readIfThere(`/proc/${pid}/stat`);
+  if (stat === undefined) return existsSync('/proc/self') ? undefined : ps(pid, 'lstart');
+  const fields = stat.replace(/^.*\) /s, '').split(' ');
+  return fields[0] === 'Z' ? undefined : fields[19];
 }

@@ -1,12 +1,11 @@
-/** The folder in which a daemon or an agent keeps its files. Only its owner may write there. */
-import { type Stats, statSync } from 'node:fs';
+/** The folders in which a daemon or an agent keeps its files. Only its user may write there. */
 import { resolve } from 'node:path';
-import { createFolder, folderRisk } from '../../src/files.ts';
+import { createFolder, folderFault } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 
 /**
  * Creates the folder with mode 0700 if it does not exist.
- * @throws VregError STORE_UNUSABLE
+ * @throws VregError STORE_UNUSABLE; USAGE as {@link assertPrivate}
  */
 export function makeStateDir(dir: string): void {
   try {
@@ -14,33 +13,23 @@ export function makeStateDir(dir: string): void {
   } catch (cause) {
     throw unusableStateDir(dir, cause);
   }
+  assertPrivate(dir, 'data-dir');
 }
 
 /**
- * Warns if other users can replace files in the folder, and with them the registry, a token or an identity. The folder
- * is used anyway: container volumes are often writable by everyone, and no other user can reach them.
+ * Another user who may write to the folder could replace the registry, a token, an identity, a pid file or an address.
+ * @param setting that names the folder
+ * @param user id of the user who may write to it, besides root; by default the user of this process
+ * @throws VregError USAGE
  */
-export function warnOfOpenFolder(path: string, log: { warn(fields: object, message: string): void }): void {
+export function assertPrivate(path: string, setting: 'data-dir' | 'run-dir', user?: number): void {
   const folder = resolve(path);
-  const found = statIfThere(folder);
-  const risk = found && folderRisk(found);
-  if (!risk) return;
-  if ('mode' in risk) {
-    log.warn({ path: folder }, `others may write into ${folder} (mode ${risk.mode}): chmod go-w ${folder}`);
-    return;
-  }
-  // Root often works in folders of other users, for example in a container that mounts a folder of its host.
-  if (process.geteuid?.() === 0) return;
-  log.warn({ path: folder }, `${folder} belongs to another user (uid ${risk.uid}), who can change it`);
-}
-
-/** @returns undefined if the folder cannot be examined; its next use reports the problem */
-function statIfThere(folder: string): Stats | undefined {
-  try {
-    return statSync(folder);
-  } catch {
-    return undefined;
-  }
+  const fault = folderFault(folder, user);
+  if (!fault) return;
+  throw new VregError('USAGE', `refusing to use the folder ${folder}: ${fault.reason}`, {
+    field: setting,
+    hint: `make it private: ${fault.command}; or choose another folder with --${setting}`,
+  });
 }
 
 export function unusableStateDir(dir: string, cause: unknown): VregError {

@@ -1,8 +1,8 @@
 /** Reads the addresses that this VM's agent caches in its run dir, for scripts that run while the registry is unreachable. */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import type { Context } from '../command.ts';
 import { formatDuration, parseDuration } from '../config/values.ts';
+import { folderFault, readRegularFile } from '../files.ts';
 import { normalizeAddress } from '../protocol/address.ts';
 import { VregError } from '../protocol/errors.ts';
 
@@ -40,16 +40,29 @@ export async function askOrReadCache<T>(
   }
 }
 
-/** The cached answer; undefined if the agent has written none. */
+/**
+ * The cached answer; undefined if the agent has written none.
+ * @throws VregError USAGE if another user could have written it
+ */
 function readCache(dir: string | undefined, role: string, file: string): { value: string; at: number } | undefined {
   if (dir === undefined) return undefined;
-  const folder = join(dir, 'by-role', role);
-  try {
-    const at = 1000 * Number(readFileSync(join(folder, 'at'), 'utf8'));
-    const value = readFileSync(join(folder, file), 'utf8').trim();
-    // A URL in the cache has neither path nor user, so it is a valid address as well.
-    return normalizeAddress(value) !== undefined && Number.isFinite(at) ? { value, at } : undefined;
-  } catch {
-    return undefined;
+  const folder = resolve(dir, 'by-role', role);
+  const at = readRegularFile(join(folder, 'at'));
+  const value = readRegularFile(join(folder, file));
+  if (!at || !value) return undefined;
+  const me = process.geteuid?.() ?? 0;
+  // Anyone may create a folder in /tmp and fill it, so a folder of another user must be in a place of root or of that user.
+  const place = at.uid === 0 || at.uid === me ? [] : [dirname(resolve(dir))];
+  for (const each of [...place, resolve(dir), folder]) {
+    const fault = folderFault(each, at.uid);
+    if (!fault) continue;
+    throw new VregError('USAGE', `refusing to read addresses from ${each}: ${fault.reason}`, {
+      field: 'run-dir',
+      hint: `make it private: ${fault.command}`,
+    });
   }
+  const time = 1000 * Number(at.text);
+  const address = value.text.trim();
+  // A URL in the cache has neither path nor user, so it is a valid address as well.
+  return normalizeAddress(address) !== undefined && Number.isFinite(time) ? { value: address, at: time } : undefined;
 }

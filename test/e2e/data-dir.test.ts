@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { chmodSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { BIN, cleanEnv, run, startDaemon, tempDir } from '../helpers/daemon.ts';
@@ -56,20 +56,3 @@ test('a daemon that cannot register itself exits with an error message', async (
   assert.equal(code, 5, stderr);
   assert.match(stderr, /^vreg: /m);
 });
-
-for (const [mode, isOpen] of [
-  [0o700, false],
-  [0o755, false],
-  [0o1777, false],
-  [0o775, true],
-  [0o777, true],
-] as const) {
-  test(`a data dir of mode ${mode.toString(8)} is used ${isOpen ? 'with' : 'without'} a warning that others may write to it`, async (t) => {
-    const home = tempDir(t);
-    const dataDir = join(home, 'data');
-    mkdirSync(dataDir);
-    chmodSync(dataDir, mode);
-    const daemon = await startDaemon(t, { home });
-    assert.equal(/others may write into .*chmod go-w/.test(daemon.said()), isOpen, daemon.said());
-  });
-}

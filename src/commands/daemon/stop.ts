@@ -1,6 +1,6 @@
 import { defineCommand } from '../../command.ts';
 import { VregError } from '../../protocol/errors.ts';
-import { findRunning, processesAnswer } from './process.ts';
+import { dataDirOf, findRunning, processesAnswer } from './process.ts';
 
 export const stop = defineCommand({
   name: 'stop',
@@ -16,7 +16,7 @@ export const stop = defineCommand({
     { about: 'only the agents', command: 'vreg daemon stop agent' },
     { about: 'the registry in another data dir', command: 'vreg daemon stop serve --data-dir /var/lib/vreg' },
   ],
-  exits: [2, 3, 6],
+  exits: [2, 3, 5, 6],
   async run(context, [which]) {
     if (which !== undefined && which !== 'serve' && which !== 'agent') {
       throw new VregError('USAGE', `cannot stop "${which}"`, { field: 'which', hint: 'one of: serve, agent' });
@@ -27,6 +27,7 @@ export const stop = defineCommand({
     // A stopping agent updates its entry, so the registry is stopped last.
     for (const each of ['agent', 'serve'])
       await stopProcesses(
+        dataDirOf(context),
         running.filter(({ kind }) => kind === each),
         sleep,
       );
