@@ -5,7 +5,7 @@
  * heap.
  */
 import { getHeapStatistics } from 'node:v8';
-import { formatBytes, VregError } from '../src/protocol/errors.ts';
+import { formatBytes, limitReached, VregError } from '../src/protocol/errors.ts';
 
 /** Share of the heap that stored entries may fill. The buffers below divide the rest. */
 const ENTRIES_SHARE = 1 / 2;
@@ -307,10 +307,7 @@ export class Semaphore {
   /** @returns a function that releases the place; only its first call counts. @throws VregError TOO_MANY_REQUESTS */
   acquire(): () => void {
     if (this.#count >= this.#limit) {
-      throw new VregError('TOO_MANY_REQUESTS', `too many ${this.#what} (limit ${this.#limit})`, {
-        hint: this.#hint,
-        retryAfter: this.#retryAfter,
-      });
+      throw limitReached(this.#what, this.#limit, { hint: this.#hint, retryAfter: this.#retryAfter });
     }
     this.#count++;
     let isHeld = true;

@@ -5,7 +5,7 @@
  */
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
-import { VregError } from '../../src/protocol/errors.ts';
+import { limitReached, VregError } from '../../src/protocol/errors.ts';
 import { type NewToken, type Scope, TOKEN_TEXT, type TokenInfo, type TokenRequest } from '../../src/protocol/token.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
 import { kernelRandomHex } from '../process/random.ts';
@@ -211,10 +211,7 @@ export class Tokens {
     }
     const creating = [...this.#pending].filter(({ stored }) => stored.enrolledBy === undefined).length;
     if (this.#byName.size - this.#byVm.size + creating >= MAX_CREATED) {
-      throw new VregError('TOO_MANY_REQUESTS', `too many tokens (limit ${MAX_CREATED})`, {
-        field: 'name',
-        hint: 'revoke unused tokens: vreg token ls',
-      });
+      throw limitReached('tokens', MAX_CREATED, { field: 'name', hint: 'revoke unused tokens: vreg token ls' });
     }
     const now = this.#options.now();
     const { secret, stored } = newToken({

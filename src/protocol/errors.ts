@@ -151,6 +151,11 @@ function fieldOf(flag: string): string {
   return flag.replace(/^--/, '').replace(/ .*/, '');
 }
 
+/** @param what in the plural, such as `open streams` */
+export function limitReached(what: string, limit: number, details: ErrorDetails): VregError {
+  return new VregError('TOO_MANY_REQUESTS', `too many ${what} (limit ${limit})`, details);
+}
+
 /** A local file cannot be read. @param what the file, with its path; @param cause from node:fs */
 export function cannotRead(what: string, cause: unknown, details: ErrorDetails): VregError {
   return new VregError('USAGE', `cannot read ${what} (${codeOf(cause)})`, { ...details, cause });

@@ -1,6 +1,6 @@
 /** `GET /registry/vms/:id/history`. A long history is read and sent page by page, as its client reads it. */
 
-import { VregError } from '../../../src/protocol/errors.ts';
+import { limitReached } from '../../../src/protocol/errors.ts';
 import type { HistoryItem } from '../../../src/protocol/events.ts';
 import { COUNTS } from '../../limits.ts';
 import type { RequestContext, Result } from '../context.ts';
@@ -19,10 +19,7 @@ export async function history(ctx: RequestContext): Promise<Result> {
   ctx.assertReadable(id);
   const limit = ctx.number('limit', 1, MAX_LIMIT) ?? DEFAULT_LIMIT;
   if (scheduler.serialized >= COUNTS.historyPages) {
-    throw new VregError('TOO_MANY_REQUESTS', `too many history reads (limit ${COUNTS.historyPages})`, {
-      hint: 'retry in a second',
-      retryAfter: 1,
-    });
+    throw limitReached('history reads', COUNTS.historyPages, { hint: 'retry in a second', retryAfter: 1 });
   }
   const read = (rest: number, before?: number) => scheduler.serialize(() => readPage(ctx, rest, before));
   const first = await read(limit);
