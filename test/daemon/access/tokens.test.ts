@@ -85,6 +85,8 @@ test('a token is valid again when the wall clock is set back, and what was opene
 
 test('a token stored with the key bornOf counts as enrolled, and its next save uses enrolledBy', async () => {
   const { create, store, registry, tokens } = anAuthenticator();
+  // The length of the lease is saved with the first heartbeats.
+  await registry.saveHeartbeats();
   await create({ name: 'image', scope: 'enrol' });
   const enroller = tokens.named('image')!;
   const { secret } = await enrol(registry, tokens, { enroller, registration: aVm({ id: 'w' }), from: '', write: {} });
@@ -238,6 +240,8 @@ test('a token request is parsed with its restriction', () => {
 
 test("the token of an enrolled VM is durable with the VM's registration and deleted with its removal", async () => {
   const { create, store, registry, tokens } = anAuthenticator();
+  // The length of the lease is saved with the first heartbeats.
+  await registry.saveHeartbeats();
   await create({ name: 'image', scope: 'enrol' });
   const enroller = tokens.named('image')!;
   const { secret } = await enrol(registry, tokens, { enroller, registration: aVm({ id: 'w' }), from: '', write: {} });
