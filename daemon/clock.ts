@@ -7,11 +7,23 @@ export interface Clock {
   now(): number;
   /** Listening time in milliseconds since the first start of this registry. Never decreases. */
   listening(): number;
-  /**
-   * Listening time at the end of the last gap in which no heartbeat could be received; undefined if there was no gap.
-   */
-  gapEndedAt(): number | undefined;
+  /** The last gap, the same object until the next one; undefined if there was none. */
+  lastGap(): Gap | undefined;
 }
+
+/** A time in which no heartbeat could be received. It takes no listening time. */
+export interface Gap {
+  /** Listening time at which it ended, or a moment before. */
+  readonly endedAt: number;
+  /** A later sign of life was certainly sent after the gap. */
+  readonly certainFrom: number;
+}
+
+/**
+ * Milliseconds after a pause in which a request that is read may have waited in the kernel since before the pause: a busy
+ * machine reads its sockets within that time.
+ */
+export const QUEUE_TIME = 500;
 
 /** Longest delay of a Node timer in milliseconds; `setTimeout` fires at once if the delay is longer. */
 export const MAX_TIMEOUT = 2 ** 31 - 1;
@@ -29,7 +41,7 @@ export class ListeningClock implements Clock {
   #listened: number;
   #last: number;
   #lastWall: number;
-  #gapEndedAt: number | undefined;
+  #gap: Gap | undefined;
   readonly #monotonic: () => number;
   readonly #wall: () => number;
   #timer: NodeJS.Timeout | undefined;
@@ -44,8 +56,8 @@ export class ListeningClock implements Clock {
     this.#wall = wall;
     this.#last = monotonic();
     this.#lastWall = wall();
-    // The time between two runs is a gap.
-    if (listened > 0) this.#gapEndedAt = listened;
+    // The time between two runs is a gap. No request waits through it, because it closes all sockets.
+    if (listened > 0) this.#gap = { endedAt: listened, certainFrom: listened };
   }
 
   now(): number {
@@ -57,10 +69,10 @@ export class ListeningClock implements Clock {
     return this.#listened + Math.min(Math.max(now - this.#last, 0), MAX_STEP);
   }
 
-  gapEndedAt(): number | undefined {
+  lastGap(): Gap | undefined {
     // A request may be handled before the delayed tick that would record the gap.
     if (this.#monotonic() - this.#last > MAX_STEP) this.tick();
-    return this.#gapEndedAt;
+    return this.#gap;
   }
 
   /** Takes one step. Called at least every {@link MAX_STEP} while the process can receive heartbeats. */
@@ -69,9 +81,13 @@ export class ListeningClock implements Clock {
     // The monotonic clock may stand still while a VM is suspended; then only the wall clock shows the gap, if it is set
     // after the resume. An operator who sets the clock causes the same jump, which costs no more than a warming period.
     const jump = Math.abs(this.#wall() - this.#lastWall - step);
+    const before = this.#listened;
     this.#listened = this.listening();
     this.#startStep();
-    if (step > MAX_STEP || jump > MAX_STEP) this.#gapEndedAt = this.#listened;
+    if (step <= MAX_STEP && jump <= MAX_STEP) return;
+    // A suspend that only the wall clock shows may have ended at any time of the step.
+    const endedAt = step > MAX_STEP ? this.#listened : before;
+    this.#gap = { endedAt, certainFrom: this.#listened + QUEUE_TIME };
   }
 
   #startStep(): void {

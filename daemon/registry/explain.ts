@@ -56,19 +56,18 @@ export interface Warming {
 /**
  * @param entries the VMs of the answer
  * @param lease milliseconds of listening time
- * @returns undefined if every running VM of the answer was heard since the last gap in listening time, or had a full lease
- *   since then
+ * @returns undefined if every running VM of the answer has certainly sent a heartbeat since the last gap in listening time,
+ *   or had a full lease since then
  */
 export function warmingOf(entries: Iterable<VmRecord>, clock: Clock, lease: number): Warming | undefined {
   const now = clock.listening();
-  const gap = clock.gapEndedAt();
-  const gapMatters = gap !== undefined && now - gap <= lease;
+  const certainFrom = clock.lastGap()?.certainFrom ?? Number.NEGATIVE_INFINITY;
   let until = 0;
   let suspects = 0;
   for (const entry of entries) {
     if (entry.vm.status !== 'running' || entry.leaseFrom < now - lease) continue;
     if (entry.isSuspect) suspects++;
-    else if (!gapMatters || entry.seen.heardAt > gap) continue;
+    else if (entry.seen.heardAt > certainFrom) continue;
     until = Math.max(until, entry.leaseFrom + lease);
   }
   // At least one second, because 0 would mean that the answer is certain.

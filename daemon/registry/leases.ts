@@ -7,7 +7,7 @@
  * not stay forever (as it does with Eureka's self-preservation: Netflix/eureka#1267).
  */
 import { heartbeatInterval } from '../../src/protocol/api.ts';
-import type { Clock } from '../clock.ts';
+import type { Clock, Gap } from '../clock.ts';
 import type { StoredRecord } from '../store/store.ts';
 import type { EventLog } from './events.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
@@ -23,8 +23,16 @@ const MIN_MASS_LOSS = 10;
  */
 const UNSAVED_TIME = 1000;
 
-/** Key of the record that holds the length of the lease. The ids of VMs are not empty. */
-const LENGTH = '';
+/** Key of the record that holds {@link Terms}. The ids of VMs are not empty. */
+const TERMS = '';
+
+/** The terms that held for all leases of the last run. */
+interface Terms {
+  /** Milliseconds of listening time. */
+  lease: number;
+  /** Pauses within the last lease. */
+  pauses: readonly Gap[];
+}
 
 /** Record of a suspect VM, so that its remaining time survives a restart. It holds for as long as the VM stays silent. */
 interface Suspicion {
@@ -184,6 +192,10 @@ export class Liveness {
   readonly #events: EventLog;
   readonly #observer: RegistryObserver;
   readonly #unsaved: HeartbeatBuffer;
+  /** The last gap that was noticed. */
+  #gap: Gap | undefined;
+  /** Pauses after which a request that had waited in the kernel may have renewed a lease that has not expired. */
+  #pauses: readonly Gap[] = [];
 
   constructor(
     { clock, staleAfter, massLoss, observer = {} }: RegistryOptions,
@@ -204,11 +216,12 @@ export class Liveness {
    * @param records all records of the store
    */
   load(entries: readonly VmRecord[], records: readonly StoredRecord[]): void {
-    const now = this.#clock.gapEndedAt() ?? this.#clock.listening();
+    this.#gap = this.#clock.lastGap();
+    const now = this.#gap?.endedAt ?? this.#clock.listening();
     const stored = new Map(records.filter(({ kind }) => kind === 'lease').map(({ key, body }) => [key, body]));
-    const length = stored.get(LENGTH);
-    const before = length === undefined ? this.#lease : (JSON.parse(length) as number);
-    stored.delete(LENGTH);
+    const terms = JSON.parse(stored.get(TERMS) ?? '{}') as Partial<Terms>;
+    const { lease: before = this.#lease, pauses = [] } = terms;
+    stored.delete(TERMS);
     for (const entry of entries) {
       const { vm, seen } = entry;
       const record = stored.get(vm.id);
@@ -225,9 +238,8 @@ export class Liveness {
     }
     // A kill can leave the record of a VM that was removed or heard.
     for (const id of stored.keys()) this.#unsaved.records.add(removalOf(id));
-    if (length !== String(this.#lease)) {
-      this.#unsaved.records.add({ kind: 'lease', key: LENGTH, body: String(this.#lease) });
-    }
+    this.#pauses = pauses;
+    if (terms.lease !== this.#lease) this.#saveTerms();
     this.#leases.load(entries, now - this.#lease - UNSAVED_TIME);
   }
 
@@ -237,6 +249,7 @@ export class Liveness {
    * @returns time on the listening clock; a VM whose lease began before it is stale
    */
   horizon(revision: number): number {
+    this.#noticeGap();
     const horizon = this.#clock.listening() - this.#lease;
     if (!this.#leases.isDue(horizon)) return horizon;
     const { stale, suspect } = this.#leases.sweep(horizon);
@@ -245,6 +258,26 @@ export class Liveness {
     for (const entry of suspect) this.#events.add('suspect', entry, occasion);
     if (suspect.length > 0) this.#observer.massLoss?.(suspect);
     return horizon;
+  }
+
+  #noticeGap(): void {
+    const gap = this.#clock.lastGap();
+    if (gap === this.#gap) return;
+    this.#gap = gap;
+    if (!gap || gap.certainFrom === gap.endedAt) return;
+    const horizon = this.#clock.listening() - this.#lease;
+    this.#pauses = [...this.#pauses.filter(({ certainFrom }) => certainFrom >= horizon), gap];
+    this.#saveTerms();
+  }
+
+  #saveTerms(): void {
+    const terms: Terms = { lease: this.#lease, pauses: this.#pauses };
+    this.#unsaved.records.add({ kind: 'lease', key: TERMS, body: JSON.stringify(terms) });
+  }
+
+  /** Whether the last sign of life of a VM may have waited in the kernel during a pause, so that the VM may have died since. */
+  mayHaveWaited({ seen }: VmRecord): boolean {
+    return this.#pauses.some(({ endedAt, certainFrom }) => seen.heardAt >= endedAt && seen.heardAt <= certainFrom);
   }
 
   signOfLife(): LastSeen {

@@ -203,8 +203,12 @@ export class Registry {
     let found = this.#index.live(role, this.#horizon());
     if (service !== undefined) found = this.health.offering(found, service, passing);
     if (!strict) return found;
-    const horizon = this.clock.now() - this.staleAfter;
-    return found.filter(({ seen }) => seen.lastSeen >= horizon);
+    const now = this.clock.now();
+    return found.filter((entry) => {
+      const silence = now - entry.seen.lastSeen;
+      // It is negative if the wall clock was set back; then the time of silence is not known.
+      return silence >= 0 && silence <= this.staleAfter && !this.#liveness.mayHaveWaited(entry);
+    });
   }
 
   isStale(entry: VmRecord): boolean {

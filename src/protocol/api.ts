@@ -170,6 +170,6 @@ export interface DiscoverQuery {
   service?: string | undefined;
   /** Only VMs whose `service` passes its health checks. */
   passing?: boolean | undefined;
-  /** Only VMs whose last sign of life is at most a lease of wall-clock time ago, even if the registry was not listening. */
+  /** Only VMs whose last sign of life is at most a lease of wall-clock time ago and was certainly not sent before a pause. */
   strict?: boolean | undefined;
 }

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import fc from 'fast-check';
-import { ListeningClock, MAX_STEP, TICK_INTERVAL } from '../../daemon/clock.ts';
+import { ListeningClock, MAX_STEP, QUEUE_TIME, TICK_INTERVAL } from '../../daemon/clock.ts';
 
 /** A listening clock whose monotonic and wall clocks the test moves. */
 function setUp(listened = 0) {
@@ -95,17 +95,25 @@ test('a started clock ticks by itself and does not keep the process alive', (t) 
 
 test('a gap is recorded when it ends: after a stop, after a suspend that only the wall clock shows, and between two runs', () => {
   const { at, clock } = setUp();
-  assert.equal(clock.gapEndedAt(), undefined, 'the first run of a registry follows no gap');
+  assert.equal(clock.lastGap(), undefined, 'the first run of a registry follows no gap');
   at.monotonic += TICK_INTERVAL;
   at.wall += TICK_INTERVAL;
   clock.tick();
-  assert.equal(clock.gapEndedAt(), undefined);
+  assert.equal(clock.lastGap(), undefined);
   at.monotonic += 60_000;
   at.wall += 60_000;
-  assert.equal(clock.gapEndedAt(), TICK_INTERVAL + MAX_STEP, 'known before the late tick');
+  const stop = { endedAt: TICK_INTERVAL + MAX_STEP, certainFrom: TICK_INTERVAL + MAX_STEP + QUEUE_TIME };
+  assert.deepEqual(clock.lastGap(), stop, 'known before the late tick');
   at.monotonic += TICK_INTERVAL;
   at.wall += 3_600_000;
+  assert.equal(clock.lastGap(), clock.lastGap(), 'the same object until the next gap');
   clock.tick();
-  assert.equal(clock.gapEndedAt(), 2 * TICK_INTERVAL + MAX_STEP);
-  assert.equal(setUp(7000).clock.gapEndedAt(), 7000);
+  assert.deepEqual(clock.lastGap(), {
+    endedAt: TICK_INTERVAL + MAX_STEP,
+    certainFrom: 2 * TICK_INTERVAL + MAX_STEP + QUEUE_TIME,
+  });
+});
+
+test('after a restart each heartbeat is certain, because no request waits while the sockets are closed', () => {
+  assert.deepEqual(setUp(7000).clock.lastGap(), { endedAt: 7000, certainFrom: 7000 });
 });

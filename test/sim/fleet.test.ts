@@ -36,7 +36,7 @@ test('the report shows false deaths if leases count wall time', async () => {
   const makeClock = (_listened: number, now: () => number): Clock => ({
     now,
     listening: now,
-    gapEndedAt: () => undefined,
+    lastGap: () => undefined,
   });
   const { falseDeaths } = await simulate({ ...FLEET, makeClock, incidents: ['setRegistryClock', 'pause'] });
   const { falseDeaths: none } = await simulate({ ...FLEET, incidents: ['setRegistryClock', 'pause'] });
@@ -48,7 +48,7 @@ test('the report shows ghosts if the registry ignores all silence', async () => 
   const makeClock = (_listened: number, now: () => number): Clock => ({
     now,
     listening: () => 1,
-    gapEndedAt: () => undefined,
+    lastGap: () => undefined,
   });
   const { ghosts } = await simulate({ ...FLEET, makeClock, incidents: ['kill'] });
   assert.ok(ghosts > 0);

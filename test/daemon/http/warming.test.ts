@@ -54,6 +54,39 @@ test('strict leaves out VMs that were silent for a lease of wall time, and the r
   assert.equal((await fetch(`${app.url}/registry/discover/worker?strict=yes`)).status, 400);
 });
 
+test('a heartbeat that is read in the first 500 ms after a pause leaves the VM in doubt until it is heard again', async (t) => {
+  const app = await serveApp(t);
+  for (const id of ['a', 'b']) await app.registry.register(aVm({ id, role: 'worker' }));
+  const strict = () => idsAndWarming(app, '/registry/discover/worker?strict=true');
+  app.clock.pass(1000);
+  app.clock.miss(10_000);
+  app.clock.pass(500);
+  app.registry.heartbeat('a');
+  await app.registry.update('b', { status: 'running' });
+  assert.deepEqual(await strict(), ['', '300'], 'both may have been sent before the pause');
+  assert.equal((await get(app, '/registry/discover/worker')).ids, 'a b');
+  app.clock.pass(1);
+  app.registry.heartbeat('a');
+  assert.deepEqual(await strict(), ['a', '300']);
+  app.clock.pass(1000);
+  app.clock.miss(10_000);
+  app.clock.pass(1000);
+  assert.equal((await strict())[0], 'a', 'after a second pause VM b is still in doubt');
+  app.registry.heartbeat('b');
+  app.registry.heartbeat('a');
+  assert.deepEqual(await strict(), ['a b', null]);
+});
+
+test('strict leaves out a VM whose last sign of life is in the future, because the clock was set back', async (t) => {
+  const app = await serveApp(t);
+  await app.registry.register(aVm({ id: 'a', role: 'worker' }));
+  app.clock.wall -= 60_000;
+  const ids = async () => (await get(app, '/registry/discover/worker?strict=true')).ids;
+  assert.equal(await ids(), '');
+  app.registry.heartbeat('a');
+  assert.equal(await ids(), 'a');
+});
+
 test('a VM that was stale before a gap stays stale', async (t) => {
   const app = await serveApp(t);
   await app.registry.register(aVm({ id: 'a', role: 'worker' }));

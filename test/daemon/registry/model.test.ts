@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import fc from 'fast-check';
+import type { Gap } from '../../../daemon/clock.ts';
 import { warmingOf } from '../../../daemon/registry/explain.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import { type ErrorCode, VregError } from '../../../src/protocol/errors.ts';
@@ -54,6 +55,8 @@ class Model {
   /** Durable signs of life. */
   durable = new Map<string, LastSeen>();
   listened = 0;
+  /** The gaps that were saved. */
+  gaps: Gap[] = [];
 
   get(id: string): ModelVm | undefined {
     return this.committed.find(({ vm }) => vm.id === id);
@@ -154,6 +157,7 @@ class Run {
       }
       case 'save':
         model.save(clock.heard);
+        model.gaps = [...clock.gaps];
         return registry.saveHeartbeats();
       case 'failToSave':
         store.heartbeatsFailure = new VregError('STORE_FULL', 'the disk is full');
@@ -164,6 +168,7 @@ class Run {
         store.fail(new Error('killed'));
         model.restart();
         clock.heard = store.contents().listened;
+        clock.gaps = [...model.gaps];
         assert.equal(clock.heard, model.listened);
         this.registry = this.open();
         return;
@@ -204,10 +209,15 @@ class Run {
       const offered = model.committed.filter((each) => each.vm.role === role && isLive(each));
       assert.deepEqual(
         registry.discover(role, { strict: true }).map(({ json }) => json),
-        offered.filter(({ lastSeen }) => clock.wall - lastSeen <= STALE_AFTER).map(jsonOf),
+        offered
+          .filter(({ lastSeen, heardAt }) => {
+            const silence = clock.wall - lastSeen;
+            return silence >= 0 && silence <= STALE_AFTER && !clock.mayHaveWaited(heardAt);
+          })
+          .map(jsonOf),
       );
-      // A VM is uncertain if it was not heard since the last gap, for the rest of its lease.
-      const uncertain = offered.filter(({ heardAt }) => clock.gap !== undefined && heardAt <= clock.gap);
+      // A VM is uncertain if it was not heard since the last gap and the time after it, for the rest of its lease.
+      const uncertain = offered.filter(({ heardAt }) => clock.gap !== undefined && heardAt <= clock.gap.certainFrom);
       const left = uncertain.map(({ heardAt }) => Math.max(1, Math.ceil((heardAt + STALE_AFTER - clock.heard) / 1000)));
       const warming = warmingOf(registry.discover(role), clock, STALE_AFTER);
       assert.deepEqual(warming?.seconds, left.length > 0 ? Math.max(...left) : undefined);

@@ -167,3 +167,21 @@ test('a shorter lease limits the remaining time of suspect VMs, a longer one lea
     assert.equal(liveness(again), 'stale', String(lease));
   }
 });
+
+test('a VM whose last heartbeat may have waited during a pause stays in doubt across a restart', async () => {
+  const vms = setUp();
+  const { clock } = vms;
+  const registry = vms.open();
+  await registry.register(aVm({ id: 'a' }));
+  clock.pass(1000);
+  clock.miss(10_000);
+  clock.pass(400);
+  registry.heartbeat('a');
+  await registry.saveHeartbeats();
+  const again = vms.restart();
+  clock.pass(1000);
+  assert.deepEqual(again.discover('worker', { strict: true }), []);
+  assert.equal(again.discover('worker').length, 1);
+  again.heartbeat('a');
+  assert.equal(again.discover('worker', { strict: true }).length, 1);
+});

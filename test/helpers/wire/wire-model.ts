@@ -79,6 +79,8 @@ export class WireModel {
   revision = 0;
   wall: number;
   heard = 0;
+  /** Whether a heartbeat that was read at this listening time may have waited in the kernel during a pause. */
+  mayHaveWaited: (heardAt: number) => boolean = () => false;
   readonly #limits: ModelLimits;
 
   constructor(wall: number, limits: ModelLimits) {
@@ -354,7 +356,10 @@ export class WireModel {
     if (service !== undefined) found.sort((a, b) => rank(a) - rank(b));
     const kept = found
       .filter((each) => !passing || rank(each) === 0)
-      .filter(({ lastSeen }) => !strict || lastSeen >= this.wall - this.#limits.lease);
+      .filter(
+        ({ lastSeen, heardAt }) =>
+          !strict || (lastSeen >= this.wall - this.#limits.lease && !this.mayHaveWaited(heardAt)),
+      );
     return this.#many(kept, asked);
   }
 

@@ -74,6 +74,7 @@ async function runSequence(
     const scope = { after: (end: () => unknown) => void ends.push(end) } as Pick<TestContext, 'after'>;
     const { at, logged } = await serveApp(scope, { registry, limits: { maxBody: LIMITS.maxBody } });
     const model = new WireModel(clock.wall, LIMITS);
+    model.mayHaveWaited = (heardAt) => clock.mayHaveWaited(heardAt);
     const exchange = async (asked: Asked) => {
       const expected = model.answer(asked);
       compare(asked, await ask(agent, at, asked), expected, model.revision);
@@ -83,7 +84,11 @@ async function runSequence(
       if (each.do === 'ask') await exchange(each.asked);
       else {
         if (each.do === 'pass') clock.pass(each.ms);
-        else clock.miss(each.ms);
+        else {
+          // No sign of life has the time of the pause, because the real clock has a resolution below a microsecond.
+          clock.heard += 1;
+          clock.miss(each.ms);
+        }
         model.wall = clock.wall;
         model.heard = clock.heard;
       }
