@@ -138,7 +138,8 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
     warnOfFaultyEntries(registry, log);
     const tokens: Tokens = new Tokens(contents, {
       queue: registry.unsaved.records,
-      commit: (records) => store.commitRecords(records),
+      revocations: registry.unsaved.revocations,
+      commit: (records, by) => registry.commitTokens(records, by),
       now: () => clock.now(),
     });
     const authenticator = new Authenticator({ root: options.token, tokens, ticks: () => performance.now() });

@@ -114,14 +114,14 @@ export class RegistryClient {
     return this.#entry('GET', PATHS.vm(checkId(id)));
   }
 
-  /** Returns an entry and its revision for {@link update}. The revision is undefined with the original registry. */
-  async getWithRevision(id: string): Promise<{ vm: VmWithLiveness; revision: string | undefined }> {
+  /** Returns an entry and its ETag for {@link update}. The ETag is undefined with the original registry. */
+  async getWithEtag(id: string): Promise<{ vm: VmWithLiveness; etag: string | undefined }> {
     const vm = await this.get(id);
-    return { vm, revision: this.server.etag };
+    return { vm, etag: this.server.etag };
   }
 
   /**
-   * @param expect revision from {@link getWithRevision}; the update fails if the entry has changed since
+   * @param expect ETag from {@link getWithEtag}; the update fails if the entry has changed since
    * @throws VregError NOT_FOUND, INVALID, PRECONDITION_FAILED, or any of {@link Connection.request}
    */
   update(id: string, update: VmUpdate, expect?: string): Promise<VmWithLiveness> {

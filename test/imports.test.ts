@@ -79,6 +79,7 @@ const STORE_IMPORTS = [
   'src/files.ts',
   'src/protocol/errors.ts',
   'src/protocol/events.ts',
+  'src/protocol/position.ts',
   'daemon/limits.ts',
   'daemon/process/random.ts',
   'daemon/process/pid-file.ts',

@@ -63,7 +63,7 @@ const SESSION: readonly [argv: string, code: number, stdout: string | RegExp, st
   ],
   ['history i', 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it does not support history\nhint: /],
   [`backup ${NEW_FILE}`, 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it does not support backups\nhint: /],
-  ['watch --since 1', 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it has no revisions\nhint: /],
+  ['watch --since 1', 1, '', /^vreg: the registry at \S+ is not a vreg daemon: it has no positions\nhint: /],
   ['ls --selector task=b --limit 1 -q', 0, 'w1\n'],
 ];
 

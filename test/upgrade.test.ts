@@ -113,12 +113,19 @@ async function assertConflictsUnchanged(daemon: Daemon): Promise<void> {
 
 test('the registry, its entries, tokens, conflicts and histories are found as the old daemon left them, after one start and after two', async (t) => {
   const first = await upgraded(t);
-  const { headers } = await call(first.url, 'GET', '/health', { headers: AS_VREG_CLIENT });
+  const headersOf = async (daemon: Daemon) => {
+    const headers = { ...AS_VREG_CLIENT, authorization: `Bearer ${EXPECTED.secrets.admin}` };
+    return (await call(daemon.url, 'GET', '/registry/whoami', { headers })).headers;
+  };
+  const headers = await headersOf(first);
   assert.equal(headers.get('x-vreg-registry-id'), EXPECTED.registryId);
-  assert.equal(Number(headers.get('x-vreg-revision')), EXPECTED.revision);
+  const position = headers.get('x-vreg-position')!;
+  assert.equal(position.split('-')[0], String(EXPECTED.revision));
   await assertAllFound(first);
   await first.end();
-  await assertAllFound(await startDaemon(t, { home: first.home }));
+  const second = await startDaemon(t, { home: first.home });
+  await assertAllFound(second);
+  assert.equal((await headersOf(second)).get('x-vreg-position'), position, 'starts and heartbeats do not change it');
 });
 
 test('the command line lists the old entries, tokens, conflicts and histories', async (t) => {

@@ -47,9 +47,9 @@ export async function enrol(
   };
   const issuedBefore = tokens.ofVm(id);
   const repeated = findRepeated(registry, issuedBefore, { enroller, registration, from });
-  // The expected revision turns the repetition into a conflict if the VM was changed meanwhile.
-  const replace = async ({ version }: VmRecord) =>
-    (await registry.replace(registration, { ...options, expect: version.revision })).entry;
+  // The expected position turns the repetition into a conflict if the VM was changed meanwhile.
+  const replace = async ({ position }: VmRecord) =>
+    (await registry.replace(registration, { ...options, expect: [position] })).entry;
   const register = async () => {
     try {
       return await registry.register(registration, options);

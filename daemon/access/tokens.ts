@@ -119,6 +119,8 @@ interface PendingToken {
   readonly stored: StoredToken;
   /** Revoked before it was durable: it never becomes valid. */
   isRevoked: boolean;
+  /** A revocation of an earlier token with this name that was not durable. The new record replaces it. */
+  readonly dropped: RecordChange | undefined;
 }
 
 /** A token for a VM that is enrolling. */
@@ -131,10 +133,12 @@ export interface IssuedToken {
 }
 
 export interface TokensOptions {
-  /** Saves records with the next heartbeats, and retries until they are durable. */
+  /** Saves the last uses of tokens with the next heartbeats. */
   queue: RecordQueue;
-  /** Commits records in order with the changes of VMs. @throws the store's errors */
-  commit(records: readonly RecordChange[]): Promise<void>;
+  /** Revocations that are not durable yet. The registry commits them again until they are. */
+  revocations: RecordQueue;
+  /** Commits records as a change of its own, in order with the changes of VMs. @throws the store's errors */
+  commit(records: readonly RecordChange[], by: string): Promise<void>;
   /** Wall clock, milliseconds since the epoch. */
   now(): number;
 }
@@ -223,7 +227,7 @@ export class Tokens {
     });
     const pending = this.#begin(stored);
     try {
-      await this.#options.commit(this.#closed ? [recordOf(stored)] : [CLOSED_RECORD, recordOf(stored)]);
+      await this.#options.commit(this.#closed ? [recordOf(stored)] : [CLOSED_RECORD, recordOf(stored)], by);
     } catch (error) {
       this.#rollBack(pending);
       throw error;
@@ -239,19 +243,19 @@ export class Tokens {
    * @returns the names of the revoked tokens; none if there is no such token
    * @throws the store's errors; the tokens are revoked all the same, and that is saved as soon as possible
    */
-  revoke(name: string): Promise<string[]> {
+  revoke(name: string, by: string): Promise<string[]> {
     const token = this.#byName.get(name);
-    return this.#revoke(name, token ? [token] : []);
+    return this.#revoke(name, token ? [token] : [], by);
   }
 
   /** As {@link revoke}, for the tokens of all VMs that enrolled with a token, even if that one is revoked already. */
-  revokeEnrolledBy(name: string): Promise<string[]> {
+  revokeEnrolledBy(name: string, by: string): Promise<string[]> {
     const issuedTokens = [...this.#byName.values()].filter(({ stored }) => stored.enrolledBy === name);
-    return this.#revoke(name, issuedTokens);
+    return this.#revoke(name, issuedTokens, by);
   }
 
-  async #revoke(name: string, tokens: readonly Token[]): Promise<string[]> {
-    const { queue, commit } = this.#options;
+  async #revoke(name: string, tokens: readonly Token[], by: string): Promise<string[]> {
+    const { queue, revocations, commit } = this.#options;
     const canceled = [...this.#pending].filter(
       ({ stored }) => stored.enrolledBy === name || (stored.enrolledBy !== undefined && stored.name === name),
     );
@@ -263,22 +267,21 @@ export class Tokens {
     const names = [...new Set([...revoked, ...this.#unsavedRemovals(name)])];
     if (names.length === 0) return [];
     const removals = names.map(removalOf);
-    for (const removal of removals) queue.add(removal);
-    try {
-      await commit(removals);
-    } catch (error) {
-      // A save of the queue may have run ahead of a commit that stored a canceled token since.
-      for (const revokedName of names) this.#saveCurrent(revokedName);
-      throw notYetDurable(names, error);
+    for (const removal of removals) {
+      queue.drop(removal);
+      revocations.add(removal);
     }
-    queue.saved(removals);
+    await commit(removals, by).catch((error: unknown) => {
+      throw notYetDurable(names, error);
+    });
+    revocations.saved(removals);
     return names;
   }
 
   /** Names of this token and of the tokens issued for it that are revoked but not durably. */
   #unsavedRemovals(name: string): string[] {
-    const removals = this.#options.queue.changes.filter(({ kind, body }) => kind === 'token' && body === undefined);
-    return removals.map(({ key }) => key).filter((key) => key === name || key.startsWith(issuedName(name, '')));
+    const names = this.#options.revocations.changes.map(({ key }) => key);
+    return names.filter((key) => key === name || key.startsWith(issuedName(name, '')));
   }
 
   /**
@@ -302,8 +305,8 @@ export class Tokens {
     const pending = this.#begin(stored);
     const committed = () => {
       this.#pending.delete(pending);
-      // The commit of the revocation follows, unless the store has refused it. A save of the queue may have run ahead.
-      if (pending.isRevoked) return this.#saveCurrent(stored.name);
+      // The commit of the revocation follows, again and again until it succeeds.
+      if (pending.isRevoked) return;
       this.#forget(this.#byVm.get(vm));
       this.#add(stored);
     };
@@ -318,7 +321,7 @@ export class Tokens {
     const name = pending?.stored.name ?? this.#byVm.get(id)?.name;
     if (name === undefined) return undefined;
     const removal = removalOf(name);
-    this.#options.queue.drop(removal);
+    const dropped = this.#drop(removal);
     this.#removing.add(name);
     const committed = () => {
       this.#removing.delete(name);
@@ -326,29 +329,33 @@ export class Tokens {
     };
     const failed = () => {
       this.#removing.delete(name);
-      this.#saveCurrent(name);
+      this.#restore(dropped);
     };
     return { records: [removal], committed, failed };
   }
 
   #begin(stored: StoredToken): PendingToken {
-    // A queued record of an earlier token with this name is outdated, and must not overwrite the new one.
-    this.#options.queue.drop(recordOf(stored));
-    const pending = { stored, isRevoked: false };
+    const pending = { stored, isRevoked: false, dropped: this.#drop(recordOf(stored)) };
     this.#pending.add(pending);
     return pending;
   }
 
   #rollBack(pending: PendingToken): void {
     this.#pending.delete(pending);
-    this.#saveCurrent(pending.stored.name);
+    this.#restore(pending.dropped);
   }
 
-  /** Queues the record as it is in memory, unless a commit in flight replaces it. */
-  #saveCurrent(name: string): void {
-    if (this.#isChanging(name)) return;
-    const token = this.#byName.get(name);
-    this.#options.queue.add(token ? recordOf(token.stored) : removalOf(name));
+  /**
+   * Drops what is queued for a record that a commit replaces: it is outdated, and must not be saved after the commit.
+   * @returns the revocation that {@link #restore} must queue again if the commit fails
+   */
+  #drop(record: RecordChange): RecordChange | undefined {
+    this.#options.queue.drop(record);
+    return this.#options.revocations.drop(record);
+  }
+
+  #restore(dropped: RecordChange | undefined): void {
+    if (dropped) this.#options.revocations.add(dropped);
   }
 
   #isChanging(name: string): boolean {
@@ -357,10 +364,9 @@ export class Tokens {
 
   #load(record: StoredRecord, registrations: ReadonlyMap<string, number>): void {
     const stored = parseStored(record.body);
-    // Before tokens were committed with their VMs, a kill could leave the token of a removed VM.
+    // Before tokens were committed with their VMs, a kill could leave the token of a removed VM. Its next token overwrites it.
     const isOrphan = stored.enrolledBy !== undefined && registrations.get(stored.vm!) !== stored.created;
-    if (isOrphan) this.#options.queue.add(removalOf(stored.name));
-    else this.#add(stored);
+    if (!isOrphan) this.#add(stored);
   }
 
   #add(stored: StoredToken): Token {

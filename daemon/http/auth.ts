@@ -28,12 +28,16 @@ export function authenticate(ctx: RequestContext): void {
   }
 }
 
-/** Step: checks the scope that the route requires. @throws VregError FORBIDDEN */
-export function authorize({ route, authenticated }: RequestContext): void {
-  if (!route || !authenticated) return;
-  const { access, enrols } = route;
-  if (access === 'any' || access === 'open' || (enrols && authenticated.scope === 'enrol')) return;
-  assertScope(authenticated, access);
+/**
+ * Step: checks the scope that the route requires, and notes the position for the response. A plain heartbeat gets none.
+ * @throws VregError FORBIDDEN
+ */
+export function authorize(ctx: RequestContext): void {
+  const { route, authenticated } = ctx;
+  if (!authenticated) return;
+  if (route && route.access !== 'any' && route.access !== 'open' && !(route.enrols && authenticated.scope === 'enrol'))
+    assertScope(authenticated, route.access);
+  if (!route?.isHeartbeat) ctx.position = ctx.services.registry.positions.current;
 }
 
 /** Step: the principal may have been revoked, or have expired, while the body arrived. @throws VregError UNAUTHORIZED */

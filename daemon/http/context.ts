@@ -42,8 +42,8 @@ export interface Result {
   length?: number | undefined;
   type?: string;
   headers?: Readonly<Record<string, string>>;
-  /** Revision of the single entry in the body. */
-  etag?: number;
+  /** ETag of the single entry in the body: the position of its last change. */
+  etag?: string;
   /** Why the body may contain dead VMs. */
   warming?: Warming | undefined;
 }
@@ -108,6 +108,11 @@ export class RequestContext {
   queryParams: Readonly<Record<string, string | readonly string[] | undefined>> = NO_PARAMS;
   /** The path has a percent-encoding that cannot be decoded. */
   isUrlBroken = false;
+  /**
+   * Position of the registry before the handler has read any content, or of the change that the response acknowledges.
+   * Undefined if the client is not authorized, for a plain heartbeat, and on routes that do not authenticate.
+   */
+  position: string | undefined;
   /** Undefined until authentication, and on routes that do not authenticate. */
   authenticated: Principal | undefined;
   /** Name of the token of a client that was rejected. */
@@ -237,7 +242,10 @@ export class RequestContext {
     throw invalidQuery(name, `${name}: "${text}" is not a whole number from ${min} to ${max}`);
   }
 
-  /** Principal, restriction and expected revision (`If-Match`, `If-None-Match`) of a change. @throws VregError INVALID */
+  /**
+   * Principal, restriction and expected ETags (`If-Match`, `If-None-Match`) of a change.
+   * @throws VregError INVALID, PRECONDITION_FAILED, TOO_MANY_REQUESTS
+   */
   write(): WriteOptions {
     // Refuse a response that cannot be encoded or buffered before anything is changed.
     this.#encoder();
@@ -261,14 +269,7 @@ export class RequestContext {
     }
     if (match === undefined) return { by, restriction };
     if (match === '*') return { by, restriction, expect: 'any' };
-    const [, revision] = /^"(\d{1,15})"$/.exec(match) ?? [];
-    if (revision === undefined) {
-      throw new VregError('INVALID', `invalid if-match ${match}: not an ETag of this registry`, {
-        field: 'if-match',
-        hint: 'send the ETag unchanged, for example "42"',
-      });
-    }
-    return { by, restriction, expect: Number(revision) };
+    return { by, restriction, expect: parseEntityTags(match) };
   }
 
   /** Schedules a change of a large entry: even a short request may rewrite one. */
@@ -285,16 +286,18 @@ export class RequestContext {
     return Math.max(added, registry.has(id) ? registry.get(id).size : 0);
   }
 
-  /** One entry. */
+  /** The entry that a change has written. */
   entry(entry: VmRecord, status = 200): Result {
-    return { status, body: this.#encoder()(entry), etag: entry.version.revision };
+    const { position } = this;
+    if (position !== undefined && entry.version.revision > revisionOf(position)) this.position = entry.position;
+    return { status, body: this.#encoder()(entry), etag: entry.position };
   }
 
   /** One entry, with the warming header if its liveness is uncertain. */
   read(entry: VmRecord): Result {
     const body = this.#encoder()(entry);
     const length = this.#isPlain ? entry.size : undefined;
-    return { status: 200, body, length, etag: entry.version.revision, warming: this.#warmingOf([entry]) };
+    return { status: 200, body, length, etag: entry.position, warming: this.#warmingOf([entry]) };
   }
 
   /**
@@ -343,6 +346,37 @@ export class RequestContext {
       });
     };
   }
+}
+
+/** An entity tag in a list, and the comma behind it (RFC 9110, 8.8.3). Elements of a list may be empty (5.6.1). */
+const ENTITY_TAG = /[ \t]*(?:(W\/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|$)/y;
+
+/**
+ * Parses the list of `If-Match`.
+ * @returns the strong tags without their quotes. A weak one never matches (RFC 9110, 13.1.1)
+ * @throws VregError INVALID
+ */
+function parseEntityTags(header: string): string[] {
+  const strong: string[] = [];
+  let count = 0;
+  for (let at = 0; at < header.length; at = ENTITY_TAG.lastIndex) {
+    ENTITY_TAG.lastIndex = at;
+    const found = ENTITY_TAG.exec(header);
+    if (!found) break;
+    const [, weak, tag] = found;
+    if (tag !== undefined) count++;
+    if (tag !== undefined && weak === undefined) strong.push(tag);
+  }
+  if (count > 0 && ENTITY_TAG.lastIndex === header.length) return strong;
+  throw new VregError('INVALID', `invalid if-match ${header}: not a list of ETags in double quotes`, {
+    field: 'if-match',
+    hint: 'send the ETag of the entry unchanged, with its quotes',
+  });
+}
+
+/** The revision of a position. */
+function revisionOf(position: string): number {
+  return Number.parseInt(position, 10);
 }
 
 function encodePlain({ json }: VmRecord): string {

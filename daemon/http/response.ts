@@ -4,9 +4,9 @@ import { pipeline, type Readable } from 'node:stream';
 import {
   CLIENT_HEADER,
   LEASE_HEADER,
+  POSITION_HEADER,
   REGISTRY_HEADER,
   REQUEST_ID_HEADER,
-  REVISION_HEADER,
   VERSION_HEADER,
   WARMING_HEADER,
 } from '../../src/protocol/api.ts';
@@ -60,11 +60,12 @@ export function commonHeaders(ctx: RequestContext, type?: string): HeaderList {
   if (type !== undefined) list.push('content-type', type);
   if (isVregClient(ctx)) {
     list.push(VERSION_HEADER, version, LEASE_HEADER, String(registry.staleAfter));
-    list.push(REGISTRY_HEADER, registry.id, REVISION_HEADER, String(registry.revision));
+    list.push(REGISTRY_HEADER, registry.id);
   } else if (ctx.route?.isHeartbeat && ctx.request.httpVersion === '1.1') {
     // HTTP/1.1 keeps connections open without being told, and a plain heartbeat gets no header that it does not need.
     ctx.response.removeHeader('connection');
   }
+  if (ctx.position !== undefined) list.push(POSITION_HEADER, ctx.position);
   if (ctx.extraHeaders !== undefined) list.push(...ctx.extraHeaders);
   if (ctx.mustClose || stopping.aborted) list.push('connection', 'close');
   return list;

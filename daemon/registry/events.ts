@@ -5,6 +5,7 @@
  */
 import { type FieldChanges, OCCURRENCE_TYPES, type VmEventType } from '../../src/protocol/events.ts';
 import type { Conflict } from '../../src/protocol/heartbeat.ts';
+import { formatPosition, type Position } from '../../src/protocol/position.ts';
 import type { VmRecord } from './vm-record.ts';
 
 /** Events retained for subscribers that reconnect: minutes of a busy fleet, a few megabytes. */
@@ -21,12 +22,15 @@ export interface Event {
   /** The previous role and status, if the event changed them. */
   before: { role?: string; status?: string };
   revision: number;
+  /** As the wire has it. */
+  position: string;
   /** The whole {@link VmEvent}. */
   json: string;
 }
 
 export interface Occasion {
-  revision: number;
+  /** Position of the change; for a liveness event, of the last change before it. */
+  position: Position;
   /** Wall clock, milliseconds since the epoch. */
   at: number;
   by?: string;
@@ -83,10 +87,11 @@ export class EventLog {
 
   /**
    * The events after a revision, including the liveness events that followed it.
-   * @returns undefined if the log does not reach back that far, or if the registry has not reached this revision
+   * @param revision of this registry's history
+   * @returns undefined if the log does not reach back that far
    */
-  since(revision: number, current: number): Event[] | undefined {
-    if (revision < this.#from || revision > current) return undefined;
+  since(revision: number): Event[] | undefined {
+    if (revision < this.#from) return undefined;
     return this.#retained.filter(
       (event) => event.revision > revision || (event.revision === revision && OCCURRENCES.has(event.type)),
     );
@@ -124,13 +129,16 @@ export class EventLog {
   }
 }
 
-export function eventOf(type: VmEventType, entry: VmRecord, { revision, at, by, changes, conflict }: Occasion): Event {
+export function eventOf(type: VmEventType, entry: VmRecord, occasion: Occasion): Event {
+  const { at, by, changes, conflict } = occasion;
   const { id, role, status } = entry.vm;
   const rest = { ...(by && { by }), ...(changes && { changes }), ...(conflict && { conflict }) };
-  const head = JSON.stringify({ type, revision, at: new Date(at).toISOString() }).slice(0, -1);
+  const { revision } = occasion.position;
+  const position = formatPosition(occasion.position);
+  const head = JSON.stringify({ type, revision, position, at: new Date(at).toISOString() }).slice(0, -1);
   const tail = Object.keys(rest).length > 0 ? `,${JSON.stringify(rest).slice(1)}` : '}';
   const before: Event['before'] = {};
   if (changes?.role) before.role = changes.role[0] as string;
   if (changes?.status) before.status = changes.status[0] as string;
-  return { type, id, role, status, before, revision, json: `${head},"vm":${entry.json}${tail}` };
+  return { type, id, role, status, before, revision, position, json: `${head},"vm":${entry.json}${tail}` };
 }

@@ -7,6 +7,7 @@
  * not stay forever (as it does with Eureka's self-preservation: Netflix/eureka#1267).
  */
 import { heartbeatInterval } from '../../src/protocol/api.ts';
+import type { Position } from '../../src/protocol/position.ts';
 import type { Clock, Gap } from '../clock.ts';
 import type { StoredRecord } from '../store/store.ts';
 import type { EventLog } from './events.ts';
@@ -245,15 +246,15 @@ export class Liveness {
 
   /**
    * Sweeps, so that no read misses a VM before it is decided whether that VM is stale or suspect.
-   * @param revision of the registry, for the events
+   * @param position of the registry, for the events
    * @returns time on the listening clock; a VM whose lease began before it is stale
    */
-  horizon(revision: number): number {
+  horizon(position: Position): number {
     this.#noticeGap();
     const horizon = this.#clock.listening() - this.#lease;
     if (!this.#leases.isDue(horizon)) return horizon;
     const { stale, suspect } = this.#leases.sweep(horizon);
-    const occasion = { revision, at: this.#clock.now() };
+    const occasion = { position, at: this.#clock.now() };
     for (const entry of stale) if (entry.vm.status === 'running') this.#events.add('stale', entry, occasion);
     for (const entry of suspect) this.#events.add('suspect', entry, occasion);
     if (suspect.length > 0) this.#observer.massLoss?.(suspect);
@@ -289,8 +290,8 @@ export class Liveness {
     return this.#leases.renew(entry);
   }
 
-  notifyRevived(entry: VmRecord, revision: number): void {
-    this.#events.add('revived', entry, { revision, at: this.#clock.now() });
+  notifyRevived(entry: VmRecord, position: Position): void {
+    this.#events.add('revived', entry, { position, at: this.#clock.now() });
   }
 
   /** Follows a change of a VM. @returns true if the change ended the silence of a running VM */

@@ -19,8 +19,8 @@ export interface TokenRestriction extends Restriction {
 export interface WriteOptions {
   /** Name of the author's token, or `anonymous`. */
   by?: string | undefined;
-  /** Expected revision of the entry; `any` requires that it exists, `none` that it does not. */
-  expect?: number | 'any' | 'none' | undefined;
+  /** Positions of which one must be the entry's; `any` requires that the entry exists, `none` that it does not. */
+  expect?: readonly string[] | 'any' | 'none' | undefined;
   /** VMs that the author may change; undefined means all. */
   restriction?: TokenRestriction | undefined;
   /** Records for the transaction of the change. @param created revision of the VM's registration */
@@ -98,19 +98,18 @@ export function assertSameRegistration({ created: own }: TokenRestriction = {}, 
 /** @throws VregError PRECONDITION_FAILED (RFC 9110, If-Match and If-None-Match) */
 export function assertExpected(entry: VmRecord | undefined, expect: WriteOptions['expect']): void {
   if (expect === undefined) return;
-  const met =
-    expect === 'none' ? !entry : entry !== undefined && (expect === 'any' || expect === entry.version.revision);
+  const met = expect === 'none' ? !entry : entry !== undefined && (expect === 'any' || expect.includes(entry.position));
   if (met) return;
-  throw new VregError('PRECONDITION_FAILED', mismatch(entry, expect), {
+  throw new VregError('PRECONDITION_FAILED', mismatch(entry, expect === 'none'), {
     hint: 'read the VM again, then decide whether to repeat the change',
   });
 }
 
-function mismatch(entry: VmRecord | undefined, expect: WriteOptions['expect']): string {
+function mismatch(entry: VmRecord | undefined, mustNotExist: boolean): string {
   if (!entry) return 'VM not found: it was removed since you read it';
-  const { vm, version } = entry;
-  if (expect === 'none') return `VM "${vm.id}" already exists, with revision ${version.revision}`;
-  return `VM "${vm.id}" has revision ${version.revision}, not ${expect}: it was changed since you read it`;
+  const { vm, position } = entry;
+  if (mustNotExist) return `VM "${vm.id}" already exists, with the ETag "${position}"`;
+  return `VM "${vm.id}" has the ETag "${position}", not the one in if-match: it was changed since you read it`;
 }
 
 export function applyUpdate(vm: Spec, update: VmUpdate): Spec {

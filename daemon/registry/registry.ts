@@ -6,17 +6,19 @@
  * of an id can succeed, and no reader sees a change that a power failure could undo.
  */
 import type { DiscoverQuery } from '../../src/protocol/api.ts';
-import type { HistoryItem } from '../../src/protocol/events.ts';
+import type { ChangeType, HistoryItem } from '../../src/protocol/events.ts';
 import type { Conflict } from '../../src/protocol/heartbeat.ts';
+import type { Position } from '../../src/protocol/position.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
-import type { Change, Contents, RecordChange, Store } from '../store/store.ts';
+import type { Contents, JournalNote, RecordChange, Store } from '../store/store.ts';
 import { checkLimits, type RegistryLimits, type Usage } from './capacity.ts';
 import { EventLog } from './events.ts';
 import { HealthReports } from './health.ts';
 import { Identities, type Now, type Proof } from './identity.ts';
 import { Liveness } from './leases.ts';
 import type { RegistryOptions } from './options.ts';
+import { Positions } from './positions.ts';
 import {
   ANONYMOUS,
   alreadyRegistered,
@@ -35,7 +37,13 @@ import {
 } from './preconditions.ts';
 import { type Filter, type Lineage, VmIndex } from './vm-index.ts';
 import { type LastSeen, type Spec, VmRecord } from './vm-record.ts';
-import { type Attachment, HeartbeatBuffer, PendingChanges } from './writes.ts';
+import { type Attachment, HeartbeatBuffer, PendingChanges, type VmDecision } from './writes.ts';
+
+/** Author, in the journal, of a revocation that the registry repeats by itself. */
+const REPEATED_BY = 'vreg daemon';
+
+/** The journal's part of a change of a VM. */
+type VmNote = JournalNote & { type: ChangeType };
 
 export class Registry {
   /** Created with the store; clients recognize the registry by it. */
@@ -43,6 +51,7 @@ export class Registry {
   /** The lease: milliseconds of listening time. */
   readonly staleAfter: number;
   readonly clock: Clock;
+  readonly positions: Positions;
   readonly events: EventLog;
   readonly health = new HealthReports();
   readonly identities: Identities;
@@ -55,7 +64,8 @@ export class Registry {
   readonly #index = new VmIndex();
   readonly #liveness: Liveness;
   readonly #pending: PendingChanges;
-  #revision: number;
+  /** Number of {@link commitTokens} in flight. */
+  #tokenCommits = 0;
 
   constructor(options: RegistryOptions, contents: Contents) {
     const { store, clock, staleAfter, eventLog, observer, limits, onDeregister } = options;
@@ -65,8 +75,8 @@ export class Registry {
     this.#store = store;
     this.#limits = limits;
     this.#onDeregister = onDeregister;
-    this.#revision = contents.revision;
-    this.#pending = new PendingChanges(store, contents.revision);
+    this.positions = new Positions(contents.positions);
+    this.#pending = new PendingChanges(store, this.positions, () => this.sweep());
     this.unsaved = new HeartbeatBuffer(store);
     this.identities = new Identities(contents, this.unsaved.records, {
       ...observer,
@@ -82,9 +92,9 @@ export class Registry {
     this.#liveness.load([...this.#index.all()], contents.records);
   }
 
-  /** Number of committed changes. */
+  /** Revision of the last committed change. */
   get revision(): number {
-    return this.#revision;
+    return this.positions.latest.revision;
   }
 
   /**
@@ -144,15 +154,34 @@ export class Registry {
     return entry;
   }
 
-  /** @throws VregError NOT_FOUND, PRECONDITION_FAILED, FORBIDDEN, and the store's errors */
-  async deregister(id: string, { by = ANONYMOUS, expect, restriction }: WriteOptions = {}): Promise<void> {
+  /**
+   * Removes a VM.
+   * @returns the position of the removal
+   * @throws VregError NOT_FOUND, PRECONDITION_FAILED, FORBIDDEN, and the store's errors
+   */
+  async deregister(id: string, { by = ANONYMOUS, expect, restriction }: WriteOptions = {}): Promise<Position> {
     const before = this.#require(id);
     assertMayChange(restriction, before);
     assertExpected(before, expect);
-    const revision = this.#pending.next;
     const note = { type: 'deregistered', at: this.clock.now(), by, changes: diff(before.vm, undefined) } as const;
-    const change = (records: readonly RecordChange[]): Change => ({ kind: 'remove', id, revision, note, records });
-    await this.#commit(id, undefined, change, this.#onDeregister?.(id));
+    return this.#commitVm({ id, before, after: undefined }, note, this.#onDeregister?.(id));
+  }
+
+  /**
+   * Commits a change of access tokens. It has a position, but is in no VM's history and no event.
+   * @throws the store's errors
+   */
+  async commitTokens(records: readonly RecordChange[], by: string): Promise<void> {
+    const [removed, added] = [true, false].map((isRemoval) =>
+      records.filter(({ body }) => (body === undefined) === isRemoval).map(({ key }) => key),
+    );
+    const note: JournalNote = { type: 'token', at: this.clock.now(), by, changes: { tokens: [removed, added] } };
+    this.#tokenCommits++;
+    try {
+      await this.#pending.commit({ note, records, apply: () => {} });
+    } finally {
+      this.#tokenCommits--;
+    }
   }
 
   /**
@@ -171,7 +200,7 @@ export class Registry {
     this.unsaved.add(entry);
     if (proof?.health) this.health.put(entry, proof.health);
     if (this.#liveness.renew(entry) && entry.vm.status === 'running') {
-      this.#liveness.notifyRevived(entry, this.#revision);
+      this.#liveness.notifyRevived(entry, this.positions.latest);
     }
     this.events.heartbeat(entry);
     return entry;
@@ -245,25 +274,45 @@ export class Registry {
     return this.#store.backup(path);
   }
 
-  /** Makes all heartbeats since the last save durable. After a failure they stay for the next save. @throws the store's errors */
-  saveHeartbeats(): Promise<void> {
+  /**
+   * Makes all heartbeats since the last save durable, and repeats revocations that could not be committed. After a failure they
+   * stay for the next save.
+   * @throws the store's errors about the heartbeats
+   */
+  async saveHeartbeats(): Promise<void> {
     // Leases that have expired by the saved listening time are decided in the same write.
     this.sweep();
-    return this.unsaved.save(this.clock.listening(), (entry) => this.#index.get(entry.vm.id) === entry);
+    const saved = this.unsaved.save(this.clock.listening(), (entry) => this.#index.get(entry.vm.id) === entry);
+    await Promise.all([saved, this.#repeatRevocations()]);
+  }
+
+  async #repeatRevocations(): Promise<void> {
+    const { revocations } = this.unsaved;
+    // A commit in flight may contain them.
+    if (revocations.isEmpty || this.#tokenCommits > 0) return;
+    const { changes } = revocations;
+    await this.commitTokens(changes, REPEATED_BY).then(
+      () => revocations.saved(changes),
+      () => {}, // The client that asked for the revocation knows.
+    );
   }
 
   #now(): Now {
     const at = new Date(this.clock.now()).toISOString();
-    return { at, listening: this.clock.listening(), lease: this.staleAfter, revision: this.#revision };
+    return { at, listening: this.clock.listening(), lease: this.staleAfter, revision: this.revision };
   }
 
-  /** Publishes a conflict, like a liveness event, with the revision of the change before it. */
+  /** Publishes a conflict, like a liveness event, with the position of the change before it. */
   #publishConflict(conflict: Conflict): void {
-    this.events.add('conflict', this.get(conflict.id), { revision: this.#revision, at: this.clock.now(), conflict });
+    this.events.add('conflict', this.get(conflict.id), {
+      position: this.positions.latest,
+      at: this.clock.now(),
+      conflict,
+    });
   }
 
   #horizon(): number {
-    return this.#liveness.horizon(this.#revision);
+    return this.#liveness.horizon(this.positions.latest);
   }
 
   #usage(): Usage {
@@ -291,45 +340,44 @@ export class Registry {
     { by = ANONYMOUS, attach }: WriteOptions,
     isRenewed = false,
   ): Promise<VmRecord> {
-    const revision = this.#pending.next;
+    const revision = this.#pending.nextRevision;
     const created = before && !isRenewed ? before.version.created : revision;
-    const entry = new VmRecord(vm, { created, revision }, seen);
+    const entry = new VmRecord(vm, { created, revision, tag: '' }, seen);
     if (this.#limits) checkLimits(entry, before, this.#usage(), this.#limits);
     const changes = diff(before?.vm, entry.vm);
-    const note = { type: typeOf(before !== undefined, changes), at: this.clock.now(), by, changes };
-    const change = (records: readonly RecordChange[]): Change => {
-      return { kind: 'put', vm: entry.toStored(), revision, note, records };
-    };
-    await this.#commit(vm.id, entry, change, attach?.(entry.version.created));
+    const note: VmNote = { type: typeOf(before !== undefined, changes), at: this.clock.now(), by, changes };
+    await this.#commitVm({ id: vm.id, before, after: entry }, note, attach?.(created));
     return entry;
   }
 
-  async #commit(
-    id: string,
-    entry: VmRecord | undefined,
-    makeChange: (records: readonly RecordChange[]) => Change,
-    attachment?: Attachment,
-  ): Promise<void> {
-    const change = makeChange(attachment?.records ?? []);
+  async #commitVm(
+    vm: VmDecision,
+    note: VmNote,
+    { records = [], committed, failed }: Partial<Attachment> = {},
+  ): Promise<Position> {
+    const apply = (position: Position) => {
+      committed?.();
+      this.#apply(vm, note, position);
+    };
     try {
-      await this.#pending.commit(id, entry, change, this.#current(id));
+      return await this.#pending.commit({ vm, note, records, apply });
     } catch (error) {
-      attachment?.failed();
+      failed?.();
       throw error;
     }
-    attachment?.committed();
-    const { revision, note } = change;
-    this.sweep();
-    this.#revision = revision;
-    const visible = entry ?? this.get(id);
-    const isRevived = entry !== undefined && this.#show(entry);
-    if (!entry) this.#hide(visible);
-    const { changes, ...occasion } = note;
+  }
+
+  /** Makes a committed change visible and notifies subscribers. */
+  #apply({ id, after }: VmDecision, note: VmNote, position: Position): void {
+    const visible = after ?? this.get(id);
+    const isRevived = after !== undefined && this.#show(after);
+    if (!after) this.#hide(visible);
+    const { type, at, by, changes } = note;
     // The event of a VM that is added or removed contains the whole entry already.
-    const hasChanges = note.type === 'updated' || note.type === 'status';
-    this.events.add(note.type, visible, { revision, ...occasion, ...(hasChanges ? { changes } : {}) });
-    // `revived` comes after the change, because a client that knows the liveness at a revision must know that revision.
-    if (isRevived) this.#liveness.notifyRevived(visible, revision);
+    const hasChanges = type === 'updated' || type === 'status';
+    this.events.add(type, visible, { position, at, by, ...(hasChanges ? { changes } : {}) });
+    // `revived` comes after the change, because a client that knows the liveness at a position must know that position.
+    if (isRevived) this.#liveness.notifyRevived(visible, position);
   }
 
   /** Makes a committed entry visible. @returns true if the change ended the silence of a running VM */

@@ -1,4 +1,5 @@
 /** One VM in memory: the parsed entry, and its JSON, cached so that a read serializes nothing. */
+import { formatPosition } from '../../src/protocol/position.ts';
 import { entryFault, inFieldOrder, type Vm } from '../../src/protocol/vm.ts';
 import type { StoredVm } from '../store/store.ts';
 
@@ -10,12 +11,14 @@ export interface LastSeen {
   heardAt: number;
 }
 
-/** Revisions of a VM. */
+/** Revisions of a VM, and the tag of its last change. */
 export interface Version {
   /** Revision of the registration; lists are sorted by it. */
   created: number;
   /** Revision of the last change. */
   revision: number;
+  /** Tag of the last change. Empty until the change is decided, because the tag depends on the whole change. */
+  tag: string;
 }
 
 /** The declared part of an entry: every field that only a change can modify. */
@@ -54,12 +57,22 @@ export class VmRecord {
     this.#leaseFrom = seen.heardAt;
   }
 
-  static fromStored({ body, created, revision, lastSeen, heardAt }: StoredVm): VmRecord {
-    return new VmRecord(JSON.parse(body) as Spec, { created, revision }, { lastSeen, heardAt });
+  static fromStored({ body, created, revision, tag, lastSeen, heardAt }: StoredVm): VmRecord {
+    return new VmRecord(JSON.parse(body) as Spec, { created, revision, tag }, { lastSeen, heardAt });
   }
 
   toStored(): StoredVm {
-    return { id: this.vm.id, ...this.version, body: `${this.#head}}`, ...this.#seen };
+    return { id: this.vm.id, ...this.version, body: this.body, ...this.#seen };
+  }
+
+  /** The declared fields as JSON. */
+  get body(): string {
+    return `${this.#head}}`;
+  }
+
+  /** Position of the last change, as the wire has it. */
+  get position(): string {
+    return formatPosition(this.version);
   }
 
   get seen(): LastSeen {

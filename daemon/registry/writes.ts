@@ -1,5 +1,7 @@
 /** Everything that is not durable yet: changes in a group commit, and the heartbeats and records of the next save. */
-import type { Change, RecordChange, Store, StoredHeartbeat } from '../store/store.ts';
+import { type Position, TagHash } from '../../src/protocol/position.ts';
+import type { JournalNote, RecordChange, Store, StoredHeartbeat, StoredVm } from '../store/store.ts';
+import type { Positions } from './positions.ts';
 import type { VmRecord } from './vm-record.ts';
 
 /** Records that are committed in one transaction with a change of a VM, such as the VM's own token. */
@@ -11,32 +13,54 @@ export interface Attachment {
   failed(): void;
 }
 
+/** A VM that is written, or removed if `after` is undefined. */
+export interface VmDecision {
+  id: string;
+  before: VmRecord | undefined;
+  after: VmRecord | undefined;
+}
+
+/** A change that was decided. It gets its position when the store accepts it. */
+export interface Decision {
+  /** Undefined for a change of access tokens only. */
+  vm?: VmDecision | undefined;
+  note: JournalNote;
+  records: readonly RecordChange[];
+  /** Called when the change is durable, in commit order and before {@link PendingChanges.commit} resolves. */
+  apply(position: Position): void;
+}
+
 /**
  * Changes that were decided and are on their way to the disk. Further decisions build on them, although no reader sees them
- * yet. When the store fails one change, it fails all later ones with it.
+ * yet. When the store fails one change, it fails all later ones with it. All revisions and tags come from here.
  */
 export class PendingChanges {
   readonly #store: Store;
+  readonly #positions: Positions;
+  readonly #beforeNext: () => void;
   /** The newest pending decision per id; a decision without an entry is a removal. */
   readonly #decisions = new Map<string, { entry: VmRecord | undefined }>();
-  /** Revision of the last durable change. */
-  #durable: number;
-  /** Revision of the last decided change. */
-  #decided: number;
+  /** Position of the last durable change. */
+  #durable: Position;
+  /** Position of the last decided change. */
+  #decided: Position;
   #added = 0;
   #growth = 0;
   /** Incremented when decisions are discarded, so that a late failure does not discard newer ones. */
   #generation = 0;
 
-  constructor(store: Store, revision: number) {
+  /** @param beforeNext called before each new position is published, to report what happened at the previous one */
+  constructor(store: Store, positions: Positions, beforeNext: () => void) {
     this.#store = store;
-    this.#durable = revision;
-    this.#decided = revision;
+    this.#positions = positions;
+    this.#beforeNext = beforeNext;
+    this.#durable = positions.latest;
+    this.#decided = positions.latest;
   }
 
   /** Revision of the next change. */
-  get next(): number {
-    return this.#decided + 1;
+  get nextRevision(): number {
+    return this.#decided.revision + 1;
   }
 
   /** Number of new VMs in pending changes. */
@@ -55,21 +79,25 @@ export class PendingChanges {
   }
 
   /**
-   * Resolves when the change, which must have the {@link next} revision, is durable.
-   * @param before the entry that the change replaces or removes
+   * Resolves when the change is durable and applied.
+   * @returns its position
    * @throws the store's errors
    */
-  async commit(id: string, entry: VmRecord | undefined, change: Change, before: VmRecord | undefined): Promise<void> {
+  async commit({ vm, note, records, apply }: Decision): Promise<Position> {
     const generation = this.#generation;
+    const { before, after } = vm ?? {};
+    const position = nextPosition(this.#decided, { vm, note, records });
+    if (after) after.version.tag = position.tag;
+    const change = { ...contentOf(vm), ...position, previousTag: this.#decided.tag, note, records };
     // If the store's queue is full, this throws before anything is staged, and earlier pending changes are not affected.
     const durable = this.#store.commit(change);
-    const decision = { entry };
-    const isNew = entry !== undefined && before === undefined;
+    const decision = { entry: after };
+    const isNew = after !== undefined && before === undefined;
     if (isNew) this.#added++;
-    const growth = (entry?.weight ?? 0) - (before?.weight ?? 0);
+    const growth = (after?.weight ?? 0) - (before?.weight ?? 0);
     this.#growth += growth;
-    this.#decisions.set(id, decision);
-    this.#decided = change.revision;
+    if (vm) this.#decisions.set(vm.id, decision);
+    this.#decided = position;
     try {
       await durable;
     } catch (error) {
@@ -83,9 +111,36 @@ export class PendingChanges {
       if (isNew) this.#added--;
       this.#growth -= growth;
     }
-    this.#durable = change.revision;
-    if (this.#decisions.get(id) === decision) this.#decisions.delete(id);
+    this.#durable = position;
+    if (vm && this.#decisions.get(vm.id) === decision) this.#decisions.delete(vm.id);
+    this.#beforeNext();
+    this.#positions.publish(position);
+    apply(position);
+    return position;
   }
+}
+
+function contentOf(
+  vm: VmDecision | undefined,
+): { kind: 'put'; vm: StoredVm } | { kind: 'remove'; id: string } | { kind: 'token' } {
+  if (!vm) return { kind: 'token' };
+  return vm.after ? { kind: 'put', vm: vm.after.toStored() } : { kind: 'remove', id: vm.id };
+}
+
+/** Chains a change to the position before it. */
+function nextPosition({ revision: before, tag }: Position, { vm, note, records }: Omit<Decision, 'apply'>): Position {
+  const revision = before + 1;
+  const { type, at, by } = note;
+  const tokens = records.filter(({ kind }) => kind === 'token').map(({ key, body }) => [key, withoutLastUse(body)]);
+  const head = JSON.stringify([tag, revision, vm?.id, type, at, by, tokens]);
+  return { revision, tag: new TagHash().add(head).add(vm?.after?.body ?? '').tag };
+}
+
+/** The last use of a token is saved without a change, so it must not affect a tag. */
+function withoutLastUse(body: string | undefined): unknown {
+  if (body === undefined) return null;
+  const { lastUsedAt: _at, lastUsedFrom: _from, ...token } = JSON.parse(body) as Record<string, unknown>;
+  return token;
 }
 
 /**
@@ -103,9 +158,12 @@ export class RecordQueue {
     this.#unsaved.set(keyOf(change), change);
   }
 
-  /** Drops the queued change of a record, because a commit in flight carries a newer one. */
-  drop(record: Pick<RecordChange, 'kind' | 'key'>): void {
-    this.#unsaved.delete(keyOf(record));
+  /** Drops the queued change of a record, because a commit in flight carries a newer one. @returns the dropped change */
+  drop(record: Pick<RecordChange, 'kind' | 'key'>): RecordChange | undefined {
+    const key = keyOf(record);
+    const dropped = this.#unsaved.get(key);
+    this.#unsaved.delete(key);
+    return dropped;
   }
 
   get changes(): readonly RecordChange[] {
@@ -122,6 +180,8 @@ export class RecordQueue {
 export class HeartbeatBuffer {
   readonly #store: Store;
   readonly records = new RecordQueue();
+  /** Revocations of tokens whose commit is in flight or has failed. */
+  readonly revocations = new RecordQueue();
   readonly #heard = new Set<VmRecord>();
 
   constructor(store: Store) {
@@ -129,7 +189,7 @@ export class HeartbeatBuffer {
   }
 
   get isEmpty(): boolean {
-    return this.#heard.size === 0 && this.records.isEmpty;
+    return this.#heard.size === 0 && this.records.isEmpty && this.revocations.isEmpty;
   }
 
   add(entry: VmRecord): void {

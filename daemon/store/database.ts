@@ -7,6 +7,7 @@
  */
 import Database from 'libsql';
 import type { HistoryItem } from '../../src/protocol/events.ts';
+import type { Position } from '../../src/protocol/position.ts';
 import { kernelRandomHex } from '../process/random.ts';
 import type { DataDir } from './data-dir.ts';
 import { HeartbeatPages, type Undo } from './heartbeat-pages.ts';
@@ -16,26 +17,35 @@ import {
   APPLICATION_ID,
   checkTables,
   crcOfState,
+  entryTag,
+  initialTag,
+  OLDEST_VERSION,
   RecordTable,
   readState,
   SCHEMA,
   SCHEMA_VERSION,
   type State,
+  UPGRADE,
+  UpgradeTag,
 } from './schema.ts';
-import type { Change, Contents, RecordChange, RecordCommit, StoredHeartbeat, StoredVm } from './store.ts';
+import type { Change, Contents, RecordChange, StoredHeartbeat, StoredVm } from './store.ts';
 
 /** Pages in the log before SQLite moves them into the database: 4 MiB. More pages make the worker pause less often, but longer. */
 const CHECKPOINT_PAGES = 1000;
 
-type Row = [id: string, created: number, revision: number, slot: number, body: string, crc: number];
+type Row = [id: string, created: number, revision: number, slot: number, body: string, crc: number, tag: string | null];
 
 export class RegistryDatabase {
   readonly #db: Database.Database;
-  #state!: State;
+  /** In a store of schema 3, its tag is computed at start and stored with the first change. */
+  #state!: State & { tag: string };
+  /** The store has the current schema. */
+  #isTagged = true;
   readonly #heartbeats = new HeartbeatPages();
   readonly #journal: Journal;
   readonly #records: RecordTable;
-  #statements!: ReturnType<RegistryDatabase['prepare']>;
+  #vmStatements: ReturnType<RegistryDatabase['prepareVms']> | undefined;
+  #stateStatements: ReturnType<RegistryDatabase['prepareState']> | undefined;
 
   /** @param readOnly changes nothing, except that SQLite still moves its log into the database if the file is closed */
   constructor(dir: DataDir, { readOnly = false } = {}) {
@@ -67,12 +77,15 @@ export class RegistryDatabase {
   }
 
   create(): void {
-    const state: State = { registryId: kernelRandomHex(16), revision: 0, entries: 0, listened: 0, saves: 0 };
+    const registryId = kernelRandomHex(16);
+    const state = { registryId, revision: 0, entries: 0, listened: 0, saves: 0, tag: initialTag(registryId) };
     this.#transaction(() => {
       this.#db.exec(SCHEMA);
       this.#db
-        .prepare('INSERT INTO state (one, registry_id, revision, entries, listened, crc) VALUES (1, ?, ?, ?, ?, ?)')
-        .run(state.registryId, state.revision, state.entries, state.listened, crcOfState(state));
+        .prepare(
+          'INSERT INTO state (one, registry_id, revision, entries, listened, crc, tag) VALUES (1, ?, ?, ?, ?, ?, ?)',
+        )
+        .run(registryId, state.revision, state.entries, state.listened, crcOfState(state), state.tag);
     });
   }
 
@@ -83,42 +96,73 @@ export class RegistryDatabase {
   load(): Contents {
     this.#checkSchema();
     const records = this.#records.load();
-    this.#state = readState(this.#db);
+    const state = readState(this.#db, this.#isTagged);
     this.#loadHeartbeats();
-    this.#journal.check();
+    const upgrade = this.#isTagged ? undefined : new UpgradeTag(state);
+    const positions: Position[] = [];
+    for (const { row, tag } of this.#journal.rows()) {
+      if (tag !== null) positions.push({ revision: row[0], tag });
+      upgrade?.addChange(row);
+    }
     const vms: StoredVm[] = [];
     const rows = this.#db
-      .prepare('SELECT id, created, revision, slot, body, crc FROM vms ORDER BY created')
+      .prepare(
+        `SELECT id, created, revision, slot, body, crc, ${this.#isTagged ? 'tag' : 'NULL'} FROM vms ORDER BY created`,
+      )
       .raw()
       .iterate();
     for (const row of rows as Iterable<Row>) {
-      const [id, created, revision, slot, body, crc] = row;
-      if (crcOf([id, created, revision, slot, body]) !== crc)
-        throw new DamageError(`the entry of VM ${JSON.stringify(id)} fails its checksum`);
-      if (revision > this.#state.revision)
+      const [id, created, revision, slot, body, crc, storedTag] = row;
+      if (crcOfVm(row) !== crc) throw new DamageError(`the entry of VM ${JSON.stringify(id)} fails its checksum`);
+      if (revision > state.revision)
         throw new DamageError(
-          `VM ${JSON.stringify(id)} has revision ${revision}, but the registry ends at ${this.#state.revision}`,
+          `VM ${JSON.stringify(id)} has revision ${revision}, but the registry ends at ${state.revision}`,
         );
       if (!this.#heartbeats.loadSlot(id, slot))
         throw new DamageError(`the heartbeats of VM ${JSON.stringify(id)} are missing`);
-      vms.push({ id, created, revision, body, ...this.#heartbeats.timesOf(slot) });
+      const tag = storedTag ?? entryTag({ id, created, revision, body });
+      const vm = { id, created, revision, tag, body, ...this.#heartbeats.timesOf(slot) };
+      upgrade?.addVm(vm);
+      vms.push(vm);
     }
-    if (vms.length !== this.#state.entries)
-      throw new DamageError(`it has ${vms.length} entries but should have ${this.#state.entries}`);
+    if (vms.length !== state.entries)
+      throw new DamageError(`it has ${vms.length} entries but should have ${state.entries}`);
     this.#heartbeats.findFreeSlots();
-    const { revision, listened, registryId } = this.#state;
-    return { vms, revision, records, listened, registryId };
+    const { revision, listened, registryId } = state;
+    const tag = state.tag ?? (revision === 0 ? initialTag(registryId) : upgrade!.tag);
+    this.#state = { ...state, tag };
+    if (positions[0]?.revision === 1) positions.unshift({ revision: 0, tag: initialTag(registryId) });
+    const last = positions.at(-1);
+    if (last?.revision !== revision) positions.push({ revision, tag });
+    else if (last.tag !== tag) throw new DamageError('the journal and the state row name different last changes');
+    return { vms, revision, positions, records, listened, registryId };
   }
 
   #checkSchema(): void {
     const application = this.#queryNumber('PRAGMA application_id');
     if (application !== APPLICATION_ID) throw new DamageError('it is not the database of a vreg registry');
     const version = this.#queryNumber('PRAGMA user_version');
-    const found = `it has schema version ${version}; this vreg reads version ${SCHEMA_VERSION}`;
+    const found = `it has schema version ${version}; this vreg reads version ${OLDEST_VERSION} or ${SCHEMA_VERSION}`;
     if (version > SCHEMA_VERSION) throw new NewerError(found);
     if (version < 1) throw new DamageError(found);
-    if (version < SCHEMA_VERSION) throw new OlderError(found);
+    if (version < OLDEST_VERSION) throw new OlderError(found);
     checkTables(this.#db, new Database(':memory:'));
+    this.#setTagged(version === SCHEMA_VERSION);
+  }
+
+  #setTagged(isTagged: boolean): void {
+    this.#isTagged = isTagged;
+    this.#journal.isTagged = isTagged;
+    this.#stateStatements = undefined;
+  }
+
+  /** Adds tags to a store of schema 3. Call it inside the transaction of its first change. */
+  #upgrade(undo: Undo): void {
+    if (this.#isTagged) return;
+    undo.push(() => this.#setTagged(false));
+    this.#db.exec(UPGRADE);
+    this.#setTagged(true);
+    this.#journal.setTag(this.#state);
   }
 
   /** Also checks the indexes: a change through a damaged index would miss its row. @throws DamageError with SQLite's message */
@@ -127,36 +171,40 @@ export class RegistryDatabase {
     if (finding?.[0] !== 'ok') throw new DamageError(`SQLite reports: ${finding?.[0]}`);
   }
 
-  /** Makes a group of commits durable, all or none. */
-  commit(commits: readonly (Change | RecordCommit)[]): void {
+  /**
+   * Makes a group of changes durable, all or none.
+   * @throws Error if one was not decided on the change before it: its tag would not identify what is stored
+   */
+  commit(changes: readonly Change[]): void {
     const state = { ...this.#state };
     /** Let other VMs use the slots of the removed ones. */
     const freeSlots: (() => void)[] = [];
     this.#transaction((undo) => {
-      for (const commit of commits) {
-        if (commit.kind === 'records') {
-          this.#records.save(commit.records);
-          state.saves++;
-          continue;
-        }
-        if (commit.kind === 'put') this.#put(commit.vm, state, undo);
-        else freeSlots.push(this.#remove(commit.id, state, undo));
-        state.revision = commit.revision;
-        this.#journal.add(commit);
-        if (commit.records) this.#records.save(commit.records);
+      this.#upgrade(undo);
+      for (const change of changes) {
+        const { revision, tag, previousTag } = change;
+        if (previousTag !== state.tag)
+          throw new Error(`change ${revision} follows tag ${previousTag}, but the store ends with tag ${state.tag}`);
+        if (change.kind === 'put') this.#put(change.vm, state, undo);
+        else if (change.kind === 'remove') freeSlots.push(this.#remove(change.id, state, undo));
+        state.revision = revision;
+        state.tag = tag;
+        this.#journal.add(change);
+        if (change.records) this.#records.save(change.records);
       }
       this.#save(state, undo);
     });
     for (const free of freeSlots) free();
   }
 
-  #put({ id, created, revision, body, ...times }: StoredVm, state: State, undo: Undo): void {
+  #put({ id, created, revision, tag, body, ...times }: StoredVm, state: State, undo: Undo): void {
     const { slot, isNew } = this.#heartbeats.assignSlot(id, undo);
     if (isNew) state.entries++;
     this.#heartbeats.setTimes(slot, times, undo);
     // The listening clock continues from here after a restart. Otherwise this heartbeat would lie in the future.
     state.listened = Math.max(state.listened, times.heardAt);
-    this.#prepared().saveVm.run(id, created, revision, slot, body, crcOf([id, created, revision, slot, body]));
+    const crc = crcOfVm([id, created, revision, slot, body, 0, tag]);
+    this.#preparedVms.saveVm.run(id, created, revision, slot, body, crc, tag);
   }
 
   /** @returns a function to call after the commit */
@@ -164,7 +212,7 @@ export class RegistryDatabase {
     const freeSlot = this.#heartbeats.removeSlot(id, undo);
     if (!freeSlot) return () => {};
     state.entries--;
-    this.#prepared().removeVm.run(id);
+    this.#preparedVms.removeVm.run(id);
     return freeSlot;
   }
 
@@ -204,25 +252,30 @@ export class RegistryDatabase {
     this.#db.close();
   }
 
-  private prepare() {
-    const db = this.#db;
+  private prepareVms() {
     return {
-      saveVm: db.prepare(
-        `INSERT INTO vms (id, created, revision, slot, body, crc) VALUES (?, ?, ?, ?, ?, ?)
-         ON CONFLICT (id) DO UPDATE SET
-           created = excluded.created, revision = excluded.revision, slot = excluded.slot, body = excluded.body, crc = excluded.crc`,
+      saveVm: this.#db.prepare(
+        `INSERT INTO vms (id, created, revision, slot, body, crc, tag) VALUES (?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (id) DO UPDATE SET created = excluded.created, revision = excluded.revision, slot = excluded.slot,
+           body = excluded.body, crc = excluded.crc, tag = excluded.tag`,
       ),
-      removeVm: db.prepare('DELETE FROM vms WHERE id = ?'),
-      savePage: db.prepare('INSERT OR REPLACE INTO beats (shard, times, crc) VALUES (?, ?, ?)'),
-      saveState: db.prepare(
-        'UPDATE state SET revision = ?, entries = ?, listened = ?, saves = ?, crc = ? WHERE one = 1',
+      removeVm: this.#db.prepare('DELETE FROM vms WHERE id = ?'),
+    };
+  }
+
+  private prepareState() {
+    const columns = ['revision', 'entries', 'listened', 'saves', 'crc', ...(this.#isTagged ? ['tag'] : [])];
+    return {
+      savePage: this.#db.prepare('INSERT OR REPLACE INTO beats (shard, times, crc) VALUES (?, ?, ?)'),
+      saveState: this.#db.prepare(
+        `UPDATE state SET ${columns.map((column) => `${column} = ?`).join(', ')} WHERE one = 1`,
       ),
     };
   }
 
-  #prepared() {
-    this.#statements ??= this.prepare();
-    return this.#statements;
+  get #preparedVms() {
+    this.#vmStatements ??= this.prepareVms();
+    return this.#vmStatements;
   }
 
   /** Runs a transaction on the disk and in memory: if `work` or the commit fails, the steps in `undo` run. */
@@ -249,11 +302,14 @@ export class RegistryDatabase {
     if (this.#db.inTransaction) this.#db.exec('ROLLBACK');
   }
 
-  #save(state: State, undo: Undo): void {
-    const { savePage, saveState } = this.#prepared();
+  #save(state: State & { tag: string }, undo: Undo): void {
+    this.#stateStatements ??= this.prepareState();
+    const { savePage, saveState } = this.#stateStatements;
     for (const { page, bytes } of this.#heartbeats.takeDirtyPages(undo))
       savePage.run(page, bytes, crcOfBytes(page, bytes));
-    saveState.run(state.revision, state.entries, state.listened, state.saves, crcOfState(state));
+    const tag = this.#isTagged ? [state.tag] : [];
+    const crc = crcOfState({ ...state, tag: tag[0] });
+    saveState.run(state.revision, state.entries, state.listened, state.saves, crc, ...tag);
     const before = this.#state;
     undo.push(() => {
       this.#state = before;
@@ -278,4 +334,9 @@ export class RegistryDatabase {
     const [row] = this.#db.prepare(sql).raw().all() as [number][];
     return row?.[0] ?? 0;
   }
+}
+
+/** An entry that has not changed since schema 3 has no tag. */
+function crcOfVm([id, created, revision, slot, body, , tag]: Readonly<Row>): number {
+  return crcOf([id, created, revision, slot, body, ...(tag === null ? [] : [tag])]);
 }

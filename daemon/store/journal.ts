@@ -1,67 +1,100 @@
 /** The journal: who changed which VM, when and how. It is written in the transaction of each change, and bounded. */
 import type Database from 'libsql';
-import type { ChangeType, FieldChanges, HistoryItem } from '../../src/protocol/events.ts';
+import { type ChangeType, type FieldChanges, type HistoryItem, JOURNAL_LENGTH } from '../../src/protocol/events.ts';
+import { formatPosition, type Position } from '../../src/protocol/position.ts';
 import { crcOf, DamageError } from './integrity.ts';
-import type { Change } from './store.ts';
+import type { Change, JournalNote } from './store.ts';
 
-/** Changes that the journal retains: months of a quiet fleet, a few megabytes. */
-const MAX_CHANGES = 10_000;
 /** Characters of JSON of one value in the journal. The journal shows what changed; it is not a backup of large metadata. */
 const MAX_VALUE = 4096;
 
 export const JOURNAL_SCHEMA = `
   CREATE TABLE journal (
     revision INTEGER PRIMARY KEY, id TEXT NOT NULL, at INTEGER NOT NULL, type TEXT NOT NULL, by TEXT NOT NULL,
-    changes TEXT NOT NULL, crc INTEGER NOT NULL
+    changes TEXT NOT NULL, crc INTEGER NOT NULL, tag TEXT
   );
   CREATE INDEX journal_of_vm ON journal (id, revision);
 `;
 
-const SELECT = 'SELECT revision, id, at, type, by, changes, crc FROM journal';
+const COLUMNS = 'revision, id, at, type, by, changes, crc';
 
-type Row = [revision: number, id: string, at: number, type: ChangeType, by: string, changes: string, crc: number];
+/** The values of a change that its checksum covers. A store of schema 3 has no tags. */
+type Row = [revision: number, id: string, at: number, type: JournalNote['type'], by: string, changes: string];
+type CheckedRow = [...Row, crc: number, tag: string | null];
+
+/** Id in the row of a change of access tokens. No VM has it. */
+const NO_VM = '';
 
 export class Journal {
   readonly #db: Database.Database;
-  #statements: { add: Database.Statement; trim: Database.Statement; read: Database.Statement } | undefined;
+  #isTagged = true;
+  #write: { add: Database.Statement; trim: Database.Statement } | undefined;
+  #read: Database.Statement | undefined;
 
   constructor(db: Database.Database) {
     this.#db = db;
   }
 
+  /** False for a store of schema 3, whose journal has no tags. Only reads are possible then. */
+  set isTagged(isTagged: boolean) {
+    this.#isTagged = isTagged;
+    this.#write = undefined;
+    this.#read = undefined;
+  }
+
   /** Adds a change and removes the oldest one beyond the limit. Call it inside the transaction of the change. */
   add(change: Change): void {
+    const { revision, tag } = change;
     const { type, at, by, changes } = change.note;
-    const id = change.kind === 'put' ? change.vm.id : change.id;
-    const row = [change.revision, id, at, type, by, JSON.stringify(changes)];
-    this.#prepared.add.run(...row, crcOf(row));
-    this.#prepared.trim.run(change.revision - MAX_CHANGES);
+    const id = change.kind === 'put' ? change.vm.id : change.kind === 'remove' ? change.id : NO_VM;
+    const row: Row = [revision, id, at, type, by, JSON.stringify(changes)];
+    this.#write ??= {
+      add: this.#db.prepare(`INSERT INTO journal (${COLUMNS}, tag) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`),
+      trim: this.#db.prepare('DELETE FROM journal WHERE revision <= ?'),
+    };
+    this.#write.add.run(...row, crcOf([...row, tag]), tag);
+    this.#write.trim.run(revision - JOURNAL_LENGTH);
+  }
+
+  /** Gives a change its tag, if the journal still has it. Call it inside a transaction. */
+  setTag({ revision, tag }: Position): void {
+    const [found] = this.#db.prepare(`SELECT ${COLUMNS} FROM journal WHERE revision = ?`).raw().all(revision);
+    if (!found) return;
+    const row = (found as unknown[]).slice(0, -1);
+    this.#db.prepare('UPDATE journal SET crc = ?, tag = ? WHERE revision = ?').run(crcOf([...row, tag]), tag, revision);
   }
 
   /** Reads the changes of one VM, newest first. @param before return only changes below this revision */
   read(id: string, limit: number, before = Number.MAX_SAFE_INTEGER): HistoryItem[] {
-    return (this.#prepared.read.all(id, before, limit) as Row[]).map(([revision, , at, type, by, changes]) => {
-      return { revision, at: new Date(at).toISOString(), type, by, changes: JSON.parse(changes) as FieldChanges };
-    });
+    this.#read ??= this.#db
+      .prepare(`${this.#select} WHERE id = ? AND revision < ? ORDER BY revision DESC LIMIT ?`)
+      .raw();
+    const rows = this.#read.all(id, before, limit) as CheckedRow[];
+    return rows.map(([revision, , at, type, by, changes, , tag]) => ({
+      revision,
+      ...(tag === null ? {} : { position: formatPosition({ revision, tag }) }),
+      at: new Date(at).toISOString(),
+      type: type as ChangeType,
+      by,
+      changes: JSON.parse(changes) as FieldChanges,
+    }));
   }
 
-  /** Verifies the checksum of each row. @throws DamageError */
-  check(): void {
-    for (const [...row] of this.#db.prepare(SELECT).raw().iterate() as Iterable<Row>) {
-      const crc = row.pop();
-      if (crcOf(row) !== crc) throw new DamageError(`the journal fails its checksum (revision ${row[0]})`);
+  /** Reads all changes, oldest first, and verifies their checksums. @throws DamageError */
+  *rows(): Generator<{ row: Row; tag: string | null }> {
+    const rows = this.#db.prepare(`${this.#select} ORDER BY revision`).raw().iterate() as Iterable<CheckedRow>;
+    for (const [...values] of rows) {
+      const tag = values.pop() as string | null;
+      const crc = values.pop();
+      const row = values as unknown as Row;
+      if (crcOf(tag === null ? row : [...row, tag]) !== crc)
+        throw new DamageError(`the journal fails its checksum (revision ${row[0]})`);
+      yield { row, tag };
     }
   }
 
-  get #prepared() {
-    this.#statements ??= {
-      add: this.#db.prepare(
-        'INSERT INTO journal (revision, id, at, type, by, changes, crc) VALUES (?, ?, ?, ?, ?, ?, ?)',
-      ),
-      trim: this.#db.prepare('DELETE FROM journal WHERE revision <= ?'),
-      read: this.#db.prepare(`${SELECT} WHERE id = ? AND revision < ? ORDER BY revision DESC LIMIT ?`).raw(),
-    };
-    return this.#statements;
+  get #select(): string {
+    return `SELECT ${COLUMNS}, ${this.#isTagged ? 'tag' : 'NULL'} FROM journal`;
   }
 }
 

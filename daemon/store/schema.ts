@@ -3,24 +3,27 @@
  * format, so they stay when the code finds better names.
  */
 import type Database from 'libsql';
+import { TagHash } from '../../src/protocol/position.ts';
 import { crcOf, DamageError } from './integrity.ts';
 import { JOURNAL_SCHEMA } from './journal.ts';
-import type { RecordChange, StoredRecord } from './store.ts';
+import type { RecordChange, StoredRecord, StoredVm } from './store.ts';
 
 /** "vreg" in ASCII. It identifies the file to file(1), and stops a start in the wrong folder. */
 export const APPLICATION_ID = 0x76726567;
-/** The only version that this vreg reads. Version 1 had no records, version 2 did not count their saves. */
-export const SCHEMA_VERSION = 3;
+/** Version 1 had no records, version 2 did not count their saves, and version 3 had no tags. */
+export const SCHEMA_VERSION = 4;
+/** The oldest version that this vreg reads. The first change upgrades the store with {@link UPGRADE}. */
+export const OLDEST_VERSION = 3;
 
 export const SCHEMA = `
   CREATE TABLE state (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     registry_id TEXT NOT NULL, revision INTEGER NOT NULL, entries INTEGER NOT NULL, listened REAL NOT NULL,
-    saves INTEGER NOT NULL DEFAULT 0, crc INTEGER NOT NULL
+    saves INTEGER NOT NULL DEFAULT 0, crc INTEGER NOT NULL, tag TEXT
   );
   CREATE TABLE vms (
     id TEXT PRIMARY KEY, created INTEGER NOT NULL, revision INTEGER NOT NULL, slot INTEGER NOT NULL UNIQUE,
-    body TEXT NOT NULL, crc INTEGER NOT NULL
+    body TEXT NOT NULL, crc INTEGER NOT NULL, tag TEXT
   );
   ${JOURNAL_SCHEMA}
   CREATE TABLE records (
@@ -28,6 +31,17 @@ export const SCHEMA = `
   ) WITHOUT ROWID;
   CREATE TABLE beats (shard INTEGER PRIMARY KEY, times BLOB NOT NULL, crc INTEGER NOT NULL);
   PRAGMA application_id = ${APPLICATION_ID};
+  PRAGMA user_version = ${SCHEMA_VERSION};
+`;
+
+/**
+ * Turns schema 3 into the current one. The tag of an entry or of a change that is older than the upgrade stays NULL, so this
+ * does not rewrite the rows.
+ */
+export const UPGRADE = `
+  ALTER TABLE state ADD COLUMN tag TEXT;
+  ALTER TABLE vms ADD COLUMN tag TEXT;
+  ALTER TABLE journal ADD COLUMN tag TEXT;
   PRAGMA user_version = ${SCHEMA_VERSION};
 `;
 
@@ -66,29 +80,64 @@ export interface State {
   entries: number;
   /** Listening time, milliseconds. */
   listened: number;
-  /** Number of commits that wrote records. Like the revision for changes, it reveals a lost token or revocation. */
+  /** Number of saves with records. Like the revision for changes, it reveals a lost identity or conflict. */
   saves: number;
+  /** Tag of the last change; undefined in a store of schema 3. */
+  tag: string | undefined;
 }
 
-/** @throws DamageError */
-export function readState(db: Database.Database): State {
-  const [row] = db.prepare('SELECT registry_id, revision, entries, listened, saves, crc FROM state').raw().all() as [
-    string,
-    number,
-    number,
-    number,
-    number,
-    number,
-  ][];
+type StateRow = [registryId: string, revision: number, entries: number, listened: number, saves: number, crc: number];
+
+/** @param isTagged false for a store of schema 3 @throws DamageError */
+export function readState(db: Database.Database, isTagged: boolean): State {
+  const columns = `registry_id, revision, entries, listened, saves, crc, ${isTagged ? 'tag' : 'NULL'}`;
+  const [row] = db.prepare(`SELECT ${columns} FROM state`).raw().all() as [...StateRow, tag: string | null][];
   if (!row) throw new DamageError('the state row is missing');
-  const [registryId, revision, entries, listened, saves, crc] = row;
-  const state = { registryId, revision, entries, listened, saves };
-  if (crcOfState(state) !== crc) throw new DamageError('the state row fails its checksum');
+  const [registryId, revision, entries, listened, saves, crc, tag] = row;
+  const state = { registryId, revision, entries, listened, saves, tag: tag ?? undefined };
+  if (crcOfState(state) !== crc || (isTagged && tag === null))
+    throw new DamageError('the state row fails its checksum');
   return state;
 }
 
-export function crcOfState({ registryId, revision, entries, listened, saves }: State): number {
-  return crcOf([registryId, revision, entries, listened, saves]);
+export function crcOfState({ registryId, revision, entries, listened, saves, tag }: State): number {
+  return crcOf([registryId, revision, entries, listened, saves, ...(tag === undefined ? [] : [tag])]);
+}
+
+/** The tag of a registry without changes. */
+export function initialTag(registryId: string): string {
+  return new TagHash().add(JSON.stringify(registryId)).tag;
+}
+
+type TaggedColumns = Pick<StoredVm, 'id' | 'created' | 'revision' | 'body'>;
+
+/** The tag of an entry that has not changed since schema 3. */
+export function entryTag({ id, created, revision, body }: TaggedColumns): string {
+  return new TagHash().add(JSON.stringify([id, created, revision, body])).tag;
+}
+
+/**
+ * Computes the tag of the last change in a store of schema 3: add the rows of the journal without their checksums, oldest
+ * first, and then all VMs, oldest registration first. Two copies of a store agree on it, whatever heartbeats they have received.
+ */
+export class UpgradeTag {
+  readonly #hash = new TagHash();
+
+  constructor({ registryId, revision }: Pick<State, 'registryId' | 'revision'>) {
+    this.#hash.add(JSON.stringify([registryId, revision]));
+  }
+
+  addChange(row: readonly unknown[]): void {
+    this.#hash.add(JSON.stringify(row));
+  }
+
+  addVm({ id, created, revision, body }: TaggedColumns): void {
+    this.#hash.add(JSON.stringify([id, created, revision, body]));
+  }
+
+  get tag(): string {
+    return this.#hash.tag;
+  }
 }
 
 type RecordRow = [kind: StoredRecord['kind'], key: string, body: string, crc: number];

@@ -12,23 +12,23 @@ import { type DataDir, databaseSize, openDataDir, readHighWaterMark } from './da
 import { StoreError, toFailure, toOpenError, toRuntimeError } from './failures.ts';
 import { DamageError } from './integrity.ts';
 import { truncateValues } from './journal.ts';
-import type { Change, Contents, RecordChange, RecordCommit, Store, StoredHeartbeat } from './store.ts';
+import type { Change, Contents, RecordChange, Store, StoredHeartbeat } from './store.ts';
 import type { Reply, Request } from './worker.ts';
 
-/** Commits that may wait for the disk: seconds of work for a slow disk. */
+/** Changes that may wait for the disk: seconds of work for a slow disk. */
 const MAX_WAITING = 20_000;
-/** A commit of so many UTF-16 units is accepted even if the budget is used up, so that large entries never block small ones. */
-const SMALL_COMMIT = 16_384;
-/** Commits in one transaction. It bounds how long the first one waits for the last one. */
+/** A change of so many UTF-16 units is accepted even if the budget is used up, so that large entries never block small ones. */
+const SMALL_CHANGE = 16_384;
+/** Changes in one transaction. It bounds how long the first one waits for the last one. */
 const MAX_GROUP = 1_000;
-/** UTF-16 units in one transaction, for the same reason. A single larger commit is a transaction of its own. */
+/** UTF-16 units in one transaction, for the same reason. A single larger change is a transaction of its own. */
 const MAX_GROUP_SIZE = 16_777_216;
 
 const WRITE = 'write to its disk';
 const READ = 'read from its disk';
 
 interface Waiting {
-  commit: Change | RecordCommit;
+  change: Change;
   /** UTF-16 units of its JSON. */
   size: number;
   reservation: Reservation;
@@ -39,7 +39,7 @@ interface Waiting {
 export interface SqliteStoreOptions {
   /** Created if it does not exist. */
   dataDir: string;
-  /** Memory budget of the commits that wait for the disk. */
+  /** Memory budget of the changes that wait for the disk. */
   budget: Budget;
   /**
    * Called if the worker dies. Acknowledged changes are on the disk; the outcome of the others is unknown, so the process should exit.
@@ -87,23 +87,23 @@ export class SqliteStore implements Store {
   commit(change: Change): Promise<void> {
     // The journal has no large values, and they would take long to copy to the worker.
     const note = { ...change.note, changes: truncateValues(change.note.changes) };
-    return this.#enqueue({ ...change, note }, change.kind === 'put' ? change.vm.body.length : 0);
+    const { records = [] } = change;
+    const size = records.reduce(
+      (sum, { body = '' }) => sum + body.length,
+      change.kind === 'put' ? change.vm.body.length : 0,
+    );
+    return this.#enqueue({ ...change, note }, size);
   }
 
-  commitRecords(records: readonly RecordChange[]): Promise<void> {
-    const size = records.reduce((sum, { body = '' }) => sum + body.length, 0);
-    return this.#enqueue({ kind: 'records', records }, size);
-  }
-
-  #enqueue(commit: Change | RecordCommit, size: number): Promise<void> {
+  #enqueue(change: Change, size: number): Promise<void> {
     if (this.#isClosed) throw new VregError('BUSY', 'the registry is shutting down', { retryAfter: 1 });
     if (this.#queue.length >= MAX_WAITING) {
       const message = `too many changes are waiting for the disk (limit ${MAX_WAITING})`;
       throw new VregError('BUSY', message, { hint: 'retry in a second', retryAfter: 1 });
     }
-    const reservation = size > SMALL_COMMIT ? this.#budget.reserve(size) : this.#budget.reserveAnyway(size);
+    const reservation = size > SMALL_CHANGE ? this.#budget.reserve(size) : this.#budget.reserveAnyway(size);
     return new Promise((resolve, reject) => {
-      this.#queue.push({ commit, size, reservation, resolve, reject });
+      this.#queue.push({ change, size, reservation, resolve, reject });
       this.#draining ??= this.#drain();
     });
   }
@@ -154,7 +154,7 @@ export class SqliteStore implements Store {
     while (this.#queue.length > 0) {
       const group = this.#queue.splice(0, groupSize(this.#queue));
       try {
-        await this.#worker.ask({ kind: 'commit', commits: group.map(({ commit }) => commit) });
+        await this.#worker.ask({ kind: 'commit', changes: group.map(({ change }) => change) });
         for (const { reservation, resolve } of group) {
           reservation.release();
           resolve();
@@ -184,7 +184,7 @@ async function checkFiles(dir: DataDir): Promise<void> {
   }
 }
 
-/** @returns how many waiting commits make one transaction: at least one, however large */
+/** @returns how many waiting changes make one transaction: at least one, however large */
 function groupSize(queue: readonly Waiting[]): number {
   let count = 0;
   for (let size = 0; count < Math.min(queue.length, MAX_GROUP); count++) {

@@ -1,5 +1,6 @@
 /** The durable storage behind the registry. A store knows records; the rules are in `daemon/registry`. */
 import type { ChangeType, FieldChanges, HistoryItem } from '../../src/protocol/events.ts';
+import type { Position } from '../../src/protocol/position.ts';
 
 /** A VM in the form in which it is stored. */
 export interface StoredVm {
@@ -8,6 +9,8 @@ export interface StoredVm {
   created: number;
   /** Revision of its last change. */
   revision: number;
+  /** Tag of its last change. */
+  tag: string;
   /** The entry as JSON, without `lastSeen`. */
   body: string;
   /** Last sign of life: wall clock, milliseconds since the epoch. */
@@ -18,26 +21,26 @@ export interface StoredVm {
 
 /** The journal's part of a change. */
 export interface JournalNote {
-  type: ChangeType;
+  /** `token` for a change of access tokens only: it belongs to no VM's history. */
+  type: ChangeType | 'token';
   /** Wall clock, milliseconds since the epoch. */
   at: number;
   by: string;
   changes: FieldChanges;
 }
 
-/** A committed change of one VM: it is written whole, or removed. The revision grows by one with each change. */
-export type Change = ({ kind: 'put'; vm: StoredVm } | { kind: 'remove'; id: string }) & {
-  revision: number;
-  note: JournalNote;
-  /** Committed in the same transaction. */
-  records?: readonly RecordChange[];
-};
-
-/** Records that are committed on their own. They have no revision: only changes of VMs do. */
-export interface RecordCommit {
-  kind: 'records';
-  records: readonly RecordChange[];
-}
+/**
+ * A committed change: of one VM, which is written whole or removed, or of access tokens only. The revision grows by one with
+ * each change.
+ */
+export type Change = ({ kind: 'put'; vm: StoredVm } | { kind: 'remove'; id: string } | { kind: 'token' }) &
+  Position & {
+    /** Tag of the change before this one. */
+    previousTag: string;
+    note: JournalNote;
+    /** Committed in the same transaction. */
+    records?: readonly RecordChange[];
+  };
 
 /** A sign of life. It is not a change and has no revision. */
 export type StoredHeartbeat = Pick<StoredVm, 'id' | 'lastSeen' | 'heardAt'>;
@@ -58,6 +61,8 @@ export interface Contents {
   /** Oldest registration first. */
   vms: StoredVm[];
   revision: number;
+  /** Positions of the changes in the journal, oldest first. The last one is the current position. */
+  positions: readonly Position[];
   records: StoredRecord[];
   /** Listening time at the last save, in milliseconds. */
   listened: number;
@@ -72,15 +77,9 @@ export interface Store {
    * A change that is not accepted (BUSY, TOO_MANY_REQUESTS) is thrown at once instead of rejecting the promise; no other
    * change fails with it.
    * @throws VregError STORE_FULL (no space left), STORE_FAILED (the disk refused), BUSY (too many changes are waiting, or the
-   * store is closing), TOO_MANY_REQUESTS (too many bytes are waiting), INTERNAL
+   * store is closing), TOO_MANY_REQUESTS (too many bytes are waiting), INTERNAL (also if the previous tag is not the stored one)
    */
   commit(change: Change): Promise<void>;
-  /**
-   * Makes records durable, all or none, in one group commit with the changes around them: in the order of the calls, and
-   * failing with them.
-   * @throws VregError as {@link commit}
-   */
-  commitRecords(records: readonly RecordChange[]): Promise<void>;
   /**
    * Makes heartbeats, the listening time and optional records durable in one write.
    * @param listened milliseconds of listening time

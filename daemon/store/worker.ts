@@ -16,11 +16,11 @@ import {
 import { RegistryDatabase } from './database.ts';
 import { type StoreFailure, toFailure, toReadFailure } from './failures.ts';
 import { checkFormat, checkJournal, DamageError, OpenFiles, readFormat } from './integrity.ts';
-import type { Change, Contents, RecordChange, RecordCommit, StoredHeartbeat } from './store.ts';
+import type { Change, Contents, RecordChange, StoredHeartbeat } from './store.ts';
 
 export type Request =
   | { kind: 'open' }
-  | { kind: 'commit'; commits: readonly (Change | RecordCommit)[] }
+  | { kind: 'commit'; changes: readonly Change[] }
   | { kind: 'heartbeats'; heartbeats: readonly StoredHeartbeat[]; listened: number; records: readonly RecordChange[] }
   | { kind: 'history'; id: string; limit: number; before?: number | undefined }
   | { kind: 'backup'; path: string }
@@ -52,7 +52,7 @@ export class StoreBackend {
         return this.#open();
       case 'commit':
         this.#files.check();
-        this.#database.commit(request.commits);
+        this.#database.commit(request.changes);
         this.#mark.advance(this.#durable());
         return undefined;
       case 'heartbeats':

@@ -4,8 +4,8 @@ import {
   CLIENT_HEADER,
   DEFAULT_STALE_AFTER,
   LEASE_HEADER,
+  POSITION_HEADER,
   REGISTRY_HEADER,
-  REVISION_HEADER,
   VERSION_HEADER,
   WARMING_HEADER,
 } from '../protocol/api.ts';
@@ -40,8 +40,10 @@ export interface ServerFacts {
   etag?: string | undefined;
   /** The server's lease in milliseconds. Without the header, the lease of the original registry. */
   lease: number;
-  /** Registry id and revision; undefined for the original registry. */
+  /** Registry id and position; undefined for the original registry. */
   registryId?: string | undefined;
+  position?: string | undefined;
+  /** Revision of the position. */
   revision?: number | undefined;
   /** Seconds for which answers may still include dead VMs; undefined if they are reliable. */
   warming?: number | undefined;
@@ -144,7 +146,8 @@ export class Connection {
       now: Number.isNaN(now) ? Date.now() : now,
       etag: headers.etag as string | undefined,
       registryId: headers[REGISTRY_HEADER] as string | undefined,
-      revision: parseNumber(headers[REVISION_HEADER]),
+      position: headers[POSITION_HEADER] as string | undefined,
+      revision: parseNumber(headers[POSITION_HEADER]),
       warming: parseNumber(headers[WARMING_HEADER]),
     };
   }

@@ -18,7 +18,7 @@ export interface WatchFilter {
 }
 
 export interface WatchOptions extends WatchFilter {
-  /** Revision after which to start, or `start` to begin with the full state. */
+  /** Position after which to start, or `start` to begin with the full state. */
   since?: string | undefined;
   heartbeats?: boolean | undefined;
 }
@@ -36,7 +36,7 @@ const MAX_REMEMBERED = 4096;
 /**
  * Yields events until the program ends. A broken stream is resumed after its last event; if the daemon has discarded the events
  * since then, it sends `reset` and the full state. `synced` follows each time the stream has caught up.
- * @throws VregError if the first request fails; UNSUPPORTED if `since` is a revision and the server has none
+ * @throws VregError if the first request fails; UNSUPPORTED if `since` is a position and the server has none
  */
 export async function* watchEvents(context: Context, options: WatchOptions): AsyncGenerator<StreamEvent> {
   const client = context.client();
@@ -71,7 +71,7 @@ export async function* watchEvents(context: Context, options: WatchOptions): Asy
   }
 }
 
-/** Filters events that are not changes: they carry the revision of the change before them, so a resumed stream sends them again. */
+/** Filters events that are not changes: they carry the position of the change before them, so a resumed stream sends them again. */
 class DeliveredEvents {
   readonly #keys = new Set<string>();
 
@@ -119,14 +119,15 @@ async function* readStream(client: RegistryClient, options: WatchOptions): Async
 }
 
 /**
- * Yields the differences between two lists. The revision of each event is 0, because the original registry has no revisions.
+ * Yields the differences between two lists. The original registry has no revisions and no positions, so the revision of each
+ * event is 0.
  */
 async function* pollEvents(context: Context, options: WatchOptions): AsyncGenerator<StreamEvent> {
   const { since, heartbeats, ...filter } = options;
   if (since !== undefined && since !== 'start') {
     throw new VregError(
       'UNSUPPORTED',
-      `the registry at ${context.client().url} is not a vreg daemon: it has no revisions`,
+      `the registry at ${context.client().url} is not a vreg daemon: it has no positions`,
       {
         field: 'since',
         hint: 'omit --since, or use --since start',

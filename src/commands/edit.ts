@@ -23,7 +23,7 @@ export const edit = defineCommand({
   exits: [2, 3, 4, 8],
   async run(context, [id]) {
     const client = context.client();
-    const { vm, revision } = await naming(id!, client.getWithRevision(id!));
+    const { vm, etag } = await naming(id!, client.getWithEtag(id!));
     const { name, status, address, services = [], metadata = {} } = vm;
     const before = { name, status, address, services, metadata };
     const text = `${JSON.stringify(before, null, 2)}\n`;
@@ -34,7 +34,7 @@ export const edit = defineCommand({
       await openEditor(context, file);
       const changes = readChanges(before, readFileSync(file, 'utf8'));
       if (Object.keys(changes).length === 0) context.note('no changes');
-      else await context.print(vmsAnswer([await client.update(id!, changes, revision)], { single: true }));
+      else await context.print(vmsAnswer([await client.update(id!, changes, etag)], { single: true }));
     } catch (error) {
       // Never discard text that the user has written.
       if (existsSync(file) && readFileSync(file, 'utf8') !== text) throw withKeptText(error, file, id!);

@@ -76,11 +76,11 @@ async function mergeMetadata(
   unset: readonly string[],
 ): Promise<VmWithLiveness> {
   for (let attempt = 1; ; attempt++) {
-    const { vm, revision } = await client.getWithRevision(id);
+    const { vm, etag } = await client.getWithEtag(id);
     const metadata = { ...vm.metadata, ...set };
     for (const key of unset) delete metadata[key];
     try {
-      return await client.update(id, { ...change, metadata }, revision);
+      return await client.update(id, { ...change, metadata }, etag);
     } catch (error) {
       if (!(error instanceof VregError) || error.code !== 'PRECONDITION_FAILED' || attempt === MERGE_ATTEMPTS)
         throw error;

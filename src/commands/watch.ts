@@ -19,7 +19,7 @@ export const watch = defineCommand<Flags>({
   name: 'watch',
   summary: 'stream the events of the registry',
   description:
-    'Prints one event per line until stopped: registered, updated, status, deregistered, stale, suspect, revived, conflict, reset. After a lost connection it resumes without a gap; if that is impossible, it prints a reset event followed by the full state. A command after -- runs once for each event, one at a time, with the event as JSON on its stdin and in VREG_EVENT, VREG_REVISION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
+    'Prints one event per line until stopped: registered, updated, status, deregistered, stale, suspect, revived, conflict, reset. After a lost connection it resumes without a gap; if that is impossible, it prints a reset event followed by the full state. A command after -- runs once for each event, one at a time, with the event as JSON on its stdin and in VREG_EVENT, VREG_REVISION, VREG_POSITION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
   arguments: [
     { name: 'role', about: 'only VMs with this role', optional: true, values: ROLES },
     { name: 'command', about: 'after --: the command to run for each event', optional: true, variadic: true },
@@ -27,7 +27,7 @@ export const watch = defineCommand<Flags>({
   flags: [
     { flags: '--id <id>', about: 'only this VM', values: 'ids' },
     { flags: '--status <status>', about: 'only VMs with this status', values: STATUSES },
-    { flags: '--since <revision>', about: 'start after this revision; "start" prints the full state first' },
+    { flags: '--since <position>', about: 'start after this position; "start" prints the full state first' },
     { flags: '--heartbeats', about: 'also print heartbeats' },
   ],
   examples: [
@@ -42,10 +42,10 @@ export const watch = defineCommand<Flags>({
   async run(context, args, { id, status, since, heartbeats }) {
     const { role, command } = splitCommand(context, args, 'watch');
     if (role !== undefined) requireRole(role);
-    if (since !== undefined && !/^(start|\d{1,15})$/.test(since)) {
+    if (since !== undefined && !/^(start|\d\S*)$/.test(since)) {
       throw new VregError('USAGE', `invalid --since "${since}"`, {
         field: 'since',
-        hint: 'use "start" or a revision from vreg history ID or vreg watch -o ndjson',
+        hint: 'use "start" or a position from vreg history ID or vreg watch -o ndjson',
       });
     }
     let begun = false;
@@ -104,6 +104,7 @@ async function runFor(context: Context, event: StreamEvent, command: readonly st
   const env = {
     VREG_EVENT: type,
     VREG_REVISION: 'revision' in event ? String(event.revision) : '',
+    VREG_POSITION: ('position' in event && event.position) || '',
     VREG_VM_ID: id,
     // Another registry may send control characters, and a NUL would prevent the start of the command.
     VREG_VM_NAME: printable(name),

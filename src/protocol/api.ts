@@ -76,10 +76,13 @@ export const LEASE_HEADER = 'x-vreg-lease-ms';
 
 /** Id of the registry, generated with its store. */
 export const REGISTRY_HEADER = 'x-vreg-registry-id';
-/** Revision of the registry. A lower one than before means that an older copy was restored. */
-export const REVISION_HEADER = 'x-vreg-revision';
-/** Sent with the value `1` by clients that read the headers above; other clients do not receive them. */
+/** Sent with the value `1` by clients that read the headers above; other clients receive only the request id. */
 export const CLIENT_HEADER = 'x-vreg-client';
+/**
+ * Position of the registry, on every response to an authorized request except a plain heartbeat. It is never newer than the
+ * content of the response, and never older than the change that the response acknowledges.
+ */
+export const POSITION_HEADER = 'x-vreg-position';
 /**
  * On a response that may include dead VMs: the seconds for which this may last. `; suspect=N` follows if N VMs of the response
  * are suspect.

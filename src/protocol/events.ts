@@ -16,6 +16,12 @@ export const OCCURRENCE_TYPES = ['stale', 'suspect', 'revived', 'conflict'] as c
 
 export type VmEventType = ChangeType | (typeof OCCURRENCE_TYPES)[number];
 
+/**
+ * Changes that a registry's journal retains: months of a quiet fleet, a few megabytes. Older changes are in no history, and
+ * their positions are unknown.
+ */
+export const JOURNAL_LENGTH = 10_000;
+
 /** Old and new value of each changed field; `null` means absent. */
 export type FieldChanges = Record<string, [before: unknown, after: unknown]>;
 
@@ -24,6 +30,8 @@ export interface VmEvent {
   type: VmEventType;
   /** Revision of the change. {@link OCCURRENCE_TYPES} have the revision of the change before them. */
   revision: number;
+  /** Position at that revision. Absent from the original registry, which has none. */
+  position?: string;
   /** Time by the registry's wall clock, RFC 3339. */
   at: string;
   /** The entry after the event; for `deregistered`, the entry before it. */
@@ -42,11 +50,13 @@ export interface VmEvent {
 export type StreamEvent =
   | VmEvent
   | ({ type: 'heartbeat' } & Heartbeat)
-  | { type: 'reset' | 'synced' | 'lagged'; revision: number };
+  | { type: 'reset' | 'synced' | 'lagged'; revision: number; position?: string };
 
 /** A change in the history of a VM. */
 export interface HistoryItem {
   revision: number;
+  /** Position of the change. Absent if the change is older than positions: the registry was upgraded since. */
+  position?: string;
   at: string;
   type: ChangeType;
   by: string;

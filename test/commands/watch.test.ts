@@ -126,12 +126,12 @@ for (const [argv, ids] of FILTERS) {
   });
 }
 
-test('without --since only new events are printed; with a revision, also those after it', async (t) => {
-  const { url } = await serveApp(t);
+test('without --since only new events are printed; with a position, also those after it', async (t) => {
+  const { url, store } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
   const fresh = watch(t, ['-q', '-v'], { url });
   await until('the stream', () => fresh.stderr().includes('/registry/events 200'));
-  const after = watch(t, ['-q', '--since', '1'], { url });
+  const after = watch(t, ['-q', '--since', store.positionAt(1)], { url });
   await until('b', () => after.stdout() === 'b\n');
   await seed(url, [aVm({ id: 'c' })]);
   await until('c', () => fresh.stdout() === 'c\n' && after.stdout() === 'b\nc\n');
@@ -159,7 +159,7 @@ test('control characters in an entry are replaced', async (t) => {
 const REFUSED: readonly [argv: readonly string[], message: RegExp][] = [
   [['wroker'], /^vreg: invalid role "wroker"; did you mean "worker"\?\nhint: one of: infra, /],
   [['worker', 'cat'], /^vreg: unexpected argument "cat"\nhint: .* -- cat\n$/],
-  [['--since', 'soon'], /^vreg: invalid --since "soon"\nhint: use "start" or a revision from vreg history/],
+  [['--since', 'soon'], /^vreg: invalid --since "soon"\nhint: use "start" or a position from vreg history/],
   [['--status', 'on'], /^vreg: invalid --status "on"\nhint: one of: running, /],
 ];
 
@@ -192,21 +192,21 @@ test('a command runs for each event in turn, with the event on its stdin and in 
 });
 
 test('a failing command is reported, and the next event still runs the command', async (t) => {
-  const { url } = await serveApp(t);
+  const { url, store } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
   const script = 'echo "$VREG_VM_ID"; exit 3';
-  const running = startVreg(t, ['watch', 'worker', '--since', '0', '--', 'sh', '-c', script], { url });
+  const running = startVreg(t, ['watch', 'worker', '--since', store.positionAt(0), '--', 'sh', '-c', script], { url });
   await until('both', () => running.stderr().includes('registered b'));
   assert.equal(running.stdout(), 'a\nb\n');
   assert.equal(running.stderr(), 'vreg: sh exited with 3 for registered a\nvreg: sh exited with 3 for registered b\n');
 });
 
 test('a signal ends watch and its running command', async (t) => {
-  const { url } = await serveApp(t);
+  const { url, store } = await serveApp(t);
   const dir = tempDir(t);
   await seed(url, [aVm({ id: 'a' })]);
   const script = 'trap "echo ended >ended; exit" TERM; echo on; while :; do sleep 0.05; done';
-  const running = startVreg(t, ['watch', '--since', '0', '--', 'sh', '-c', script], { url, cwd: dir });
+  const running = startVreg(t, ['watch', '--since', store.positionAt(0), '--', 'sh', '-c', script], { url, cwd: dir });
   await until('the command', () => running.stdout() === 'on\n');
   assert.deepEqual(await running.end('SIGTERM'), { code: 143, signal: null });
   assert.equal(readFileSync(join(dir, 'ended'), 'utf8'), 'ended\n');
@@ -214,7 +214,8 @@ test('a signal ends watch and its running command', async (t) => {
 
 test('watch continues after an outage of the registry without missing an event', async (t) => {
   const first = await startDaemon(t);
-  const running = startVreg(t, ['watch', '-q', '--since', '0'], { url: first.url });
+  const { headers } = await call(first.url, 'GET', '/registry/whoami');
+  const running = startVreg(t, ['watch', '-q', '--since', headers.get('x-vreg-position')!], { url: first.url });
   await seed(first.url, [aVm({ id: 'a' })]);
   await until('a', () => running.stdout() === 'a\n');
   await first.end('SIGKILL');
@@ -255,11 +256,11 @@ test('watch polls the original registry, and -v notes that', async (t) => {
   await until('the beat of b', () => all.stdout() === 'a\nb\na\nb\nc\nb\n');
 });
 
-test('--since with a revision exits with 1 on the original registry', async (t) => {
+test('--since with a position exits with 1 on the original registry', async (t) => {
   const { url } = await startPlainServer(t);
   const result = await vreg(['watch', '--since', '7'], { url });
   assert.deepEqual([result.code, result.stdout], [1, '']);
-  assert.match(result.stderr, /^vreg: .* is not a vreg daemon: it has no revisions\nhint: omit --since/);
+  assert.match(result.stderr, /^vreg: .* is not a vreg daemon: it has no positions\nhint: omit --since/);
 });
 
 test('watch of the original registry continues after an outage', async (t) => {

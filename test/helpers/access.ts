@@ -32,7 +32,8 @@ export function anAuthenticator({
   const now = () => clock.now();
   const tokens: Tokens = new Tokens(contents, {
     queue: registry.unsaved.records,
-    commit: (records) => store.commitRecords(records),
+    revocations: registry.unsaved.revocations,
+    commit: (records, by) => registry.commitTokens(records, by),
     now,
   });
   const authenticator = new Authenticator({ root, tokens, ticks: now });

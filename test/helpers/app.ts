@@ -30,7 +30,8 @@ export function accessTo(registry: Registry, store: MemoryStore, root?: string):
   const now = () => registry.clock.now();
   const tokens = new Tokens(store.contents(), {
     queue: registry.unsaved.records,
-    commit: (records) => store.commitRecords(records),
+    revocations: registry.unsaved.revocations,
+    commit: (records, by) => registry.commitTokens(records, by),
     now,
   });
   return new Authenticator({ root, tokens, ticks: now });

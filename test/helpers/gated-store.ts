@@ -24,10 +24,6 @@ export class GatedStore extends MemoryStore {
     return this.#wait(() => super.commit(change));
   }
 
-  override commitRecords(records: readonly RecordChange[]): Promise<void> {
-    return this.#wait(() => super.commitRecords(records));
-  }
-
   #wait(save: () => Promise<void>): Promise<void> {
     if (this.refusal) throw this.refusal;
     return new Promise((resolve, reject) => this.#waiting.push({ save, resolve, reject }));

@@ -1,14 +1,12 @@
 /** Reads the journal of a closed database, and checks that no change is missing. */
 import Database from 'libsql';
+import { JOURNAL_LENGTH } from '../../src/protocol/events.ts';
 
 export interface JournalLine {
   revision: number;
   id: string;
   type: string;
 }
-
-/** Changes that the journal retains. */
-const MAX_CHANGES = 10_000;
 
 /** @returns all lines, oldest first, those in the write-ahead log included */
 export function journalOf(file: string): JournalLine[] {
@@ -21,7 +19,7 @@ export function journalOf(file: string): JournalLine[] {
 /** @returns revisions that are missing, duplicate or unexpected */
 export function findGaps(journal: readonly Pick<JournalLine, 'revision'>[], current: number): string[] {
   const wrong: string[] = [];
-  let expected = Math.max(1, current - MAX_CHANGES + 1);
+  let expected = Math.max(1, current - JOURNAL_LENGTH + 1);
   for (const { revision } of journal) {
     if (revision < expected) wrong.push(`revision ${revision} is a duplicate, or too old to be retained`);
     else {

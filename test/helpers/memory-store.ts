@@ -8,13 +8,15 @@ import type {
   StoredRecord,
   StoredVm,
 } from '../../daemon/store/store.ts';
-import type { HistoryItem } from '../../src/protocol/events.ts';
+import type { ChangeType, HistoryItem } from '../../src/protocol/events.ts';
+import { formatPosition, type Position } from '../../src/protocol/position.ts';
 
 export class MemoryStore implements Store {
   readonly vms = new Map<string, StoredVm>();
   readonly records = new Map<string, StoredRecord>();
   readonly journal: { id: string; item: HistoryItem }[] = [];
-  revision = 0;
+  /** Positions of the changes, oldest first. */
+  readonly positions: Position[] = [{ revision: 0, tag: '0'.repeat(16) }];
   listened = 0;
   readonly registryId = 'memory';
   /** If set, commits fail with it. */
@@ -23,22 +25,29 @@ export class MemoryStore implements Store {
   async commit(change: Change): Promise<void> {
     await Promise.resolve();
     if (this.failure) throw this.failure;
-    const { revision, note } = change;
+    const { revision, tag, previousTag, note } = change;
+    if (previousTag !== this.positions.at(-1)!.tag) throw new Error('the change does not follow the last one');
     if (change.kind === 'put') {
       this.vms.set(change.vm.id, { ...change.vm });
       this.listened = Math.max(this.listened, change.vm.heardAt);
-    } else this.vms.delete(change.id);
-    this.revision = revision;
+    } else if (change.kind === 'remove') this.vms.delete(change.id);
+    this.positions.push({ revision, tag });
     this.#save(change.records ?? []);
-    const { at, ...rest } = note;
+    if (change.kind === 'token') return;
+    const { at, type, ...rest } = note;
     const id = change.kind === 'put' ? change.vm.id : change.id;
-    this.journal.unshift({ id, item: { revision, at: new Date(at).toISOString(), ...rest } });
+    const position = formatPosition({ revision, tag });
+    const item = { revision, position, at: new Date(at).toISOString(), type: type as ChangeType, ...rest };
+    this.journal.unshift({ id, item });
   }
 
-  async commitRecords(records: readonly RecordChange[]): Promise<void> {
-    await Promise.resolve();
-    if (this.failure) throw this.failure;
-    this.#save(records);
+  /** The position of a revision, as the wire has it. */
+  positionAt(revision: number): string {
+    return formatPosition(this.positions.find((position) => position.revision === revision)!);
+  }
+
+  get revision(): number {
+    return this.positions.at(-1)!.revision;
   }
 
   async history(id: string, limit: number, before = Number.MAX_SAFE_INTEGER): Promise<HistoryItem[]> {
@@ -76,6 +85,7 @@ export class MemoryStore implements Store {
     return {
       vms: vms.map((vm) => ({ ...vm })),
       revision: this.revision,
+      positions: [...this.positions],
       records: [...this.records.values()],
       listened: this.listened,
       registryId: this.registryId,

@@ -15,8 +15,9 @@ export const PLANTED = {
     (registry: Registry) => {
       const deregister = registry.deregister.bind(registry);
       registry.deregister = async (id, options) => {
-        await deregister(id, options);
+        const position = await deregister(id, options);
         if (registry.has('b')) await deregister('b', {});
+        return position;
       };
     },
   ],

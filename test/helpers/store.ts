@@ -4,9 +4,10 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { createBudgets } from '../../daemon/limits.ts';
+import type { Occasion } from '../../daemon/registry/events.ts';
 import { type LastSeen, type Spec, VmRecord } from '../../daemon/registry/vm-record.ts';
-import { SqliteStore } from '../../daemon/store/sqlite-store.ts';
-import type { Change, Contents, Store } from '../../daemon/store/store.ts';
+import { SqliteStore, type SqliteStoreOptions } from '../../daemon/store/sqlite-store.ts';
+import type { Change, Contents, RecordChange, Store } from '../../daemon/store/store.ts';
 import { aVm } from './vm.ts';
 
 const LIFE: LastSeen = { lastSeen: Date.parse('2026-01-01T00:00:00.000Z'), heardAt: 0 };
@@ -20,13 +21,37 @@ export interface Put {
   more?: Partial<Spec>;
 }
 
+/** The tag of a test's change: its revision in hexadecimal. */
+export function tagAt(revision: number): string {
+  return revision.toString(16).padStart(16, '0');
+}
+
+/** The occasion of a test's event. */
+export function occasionAt(revision: number): Occasion {
+  return { position: { revision, tag: tagAt(revision) }, at: 0 };
+}
+
+/** A test's change has no previous tag until {@link chain} or the store of {@link openDir} fills it in. */
+const UNCHAINED = '';
+
+/** Fills in the previous tags of a test's changes. @param last tag of the store */
+export function chain(changes: readonly Change[], last: string): Change[] {
+  let previousTag = last;
+  return changes.map((change) => {
+    const chained = change.previousTag === UNCHAINED ? { ...change, previousTag } : change;
+    previousTag = change.tag;
+    return chained;
+  });
+}
+
 export function putOf({ id, revision, created = revision, life = LIFE, more = {} }: Put): Change {
   const vm = new VmRecord(
     { ...aVm({ id, name: id }), registeredAt: '2026-01-01T00:00:00.000Z', ...more },
-    { created, revision },
+    { created, revision, tag: tagAt(revision) },
     life,
   ).toStored();
-  return { kind: 'put', vm, revision, note: { type: 'registered', at: life.lastSeen, by: 'test', changes: {} } };
+  const note = { type: 'registered', at: life.lastSeen, by: 'test', changes: {} } as const;
+  return { kind: 'put', vm, revision, tag: tagAt(revision), previousTag: UNCHAINED, note };
 }
 
 export function removalOf(id: string, revision: number): Change {
@@ -34,8 +59,16 @@ export function removalOf(id: string, revision: number): Change {
     kind: 'remove',
     id,
     revision,
+    tag: tagAt(revision),
+    previousTag: UNCHAINED,
     note: { type: 'deregistered', at: LIFE.lastSeen, by: 'test', changes: {} },
   };
+}
+
+/** A change of access tokens only. */
+export function tokensOf(revision: number, records: readonly RecordChange[]): Change {
+  const note = { type: 'token', at: LIFE.lastSeen, by: 'test', changes: {} } as const;
+  return { kind: 'token', revision, tag: tagAt(revision), previousTag: UNCHAINED, note, records };
 }
 
 export interface Opened {
@@ -43,15 +76,34 @@ export interface Opened {
   contents: Contents;
 }
 
-/** Opens the store of a data dir. */
-export function openDir(dataDir: string): Promise<Opened> {
-  return SqliteStore.open({
+/** Opens the store of a data dir. It fills in the previous tags of the changes that this module makes. */
+export async function openDir(dataDir: string, options: Partial<SqliteStoreOptions> = {}): Promise<Opened> {
+  const { store, contents } = await SqliteStore.open({
     dataDir,
     budget: createBudgets().changes,
     onDeath: (error) => {
       throw error;
     },
+    ...options,
   });
+  const commit = store.commit.bind(store);
+  let durable = contents.positions.at(-1)!.tag;
+  let last = durable;
+  store.commit = (change) => {
+    if (change.previousTag !== UNCHAINED) return commit(change);
+    const committed = commit({ ...change, previousTag: last });
+    last = change.tag;
+    return committed.then(
+      () => {
+        durable = change.tag;
+      },
+      (error) => {
+        last = durable;
+        throw error;
+      },
+    );
+  };
+  return { store, contents };
 }
 
 /** Opens the store of a data dir, and closes it at the end of the test unless the test did. */

@@ -62,12 +62,12 @@ export class RegistryVm {
 
   /** A copy of its disk, for {@link restart}. */
   copy(): MemoryStore {
-    const { vms, records, journal, revision, listened } = this.#store;
+    const { vms, records, journal, positions, listened } = this.#store;
     const copy = new MemoryStore();
     for (const [id, vm] of vms) copy.vms.set(id, { ...vm });
     for (const [key, record] of records) copy.records.set(key, { ...record });
     copy.journal.push(...journal);
-    copy.revision = revision;
+    copy.positions.splice(0, copy.positions.length, ...positions);
     copy.listened = listened;
     return copy;
   }

@@ -58,8 +58,8 @@ interface SharedBuffer {
 }
 
 /** An event as the event stream carries it. */
-export function formatEvent({ type, revision, json }: Event): string {
-  return `id: ${revision}\nevent: ${type}\ndata: ${json}\n\n`;
+export function formatEvent({ type, position, json }: Event): string {
+  return `id: ${position}\nevent: ${type}\ndata: ${json}\n\n`;
 }
 
 export class EventFanout implements EventSubscriber {

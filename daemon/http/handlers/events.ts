@@ -4,11 +4,12 @@
  * the revision that it asks for is no longer known.
  */
 import type { ServerResponse } from 'node:http';
+import { formatPosition, type Position, parsePosition } from '../../../src/protocol/position.ts';
 import type { Budget, Reservation, Scheduler, StreamLimits } from '../../limits.ts';
 import { type Event, eventOf } from '../../registry/events.ts';
 import { permits } from '../../registry/preconditions.ts';
 import type { Registry } from '../../registry/registry.ts';
-import { invalidQuery, type RequestContext } from '../context.ts';
+import type { RequestContext } from '../context.ts';
 import { openStream } from '../response.ts';
 import { CHUNK_SIZE, POINTER_SIZE, reserveFor } from '../streaming.ts';
 import { type EventSubject, formatEvent, type Snapshot, type Subscription } from './event-fanout.ts';
@@ -21,7 +22,7 @@ const NO_ENTRIES: Snapshot = { entries: [], liveness: [] };
 export function streamEvents(ctx: RequestContext): undefined {
   const { registry, responses, openStreams, streams, fanout } = ctx.services;
   const filter = parseFilter(ctx);
-  const revision = parseStart(ctx);
+  const start = parseStart(ctx);
   const wantsHeartbeats = ctx.flag('heartbeats');
 
   const reservation = reserveFor(ctx.response, responses, CHUNK_SIZE);
@@ -49,20 +50,20 @@ export function streamEvents(ctx: RequestContext): undefined {
       wantsHeartbeats,
       matches: filter.matches,
       write: (bytes) => {
-        if (!writer.write(bytes)) writer.lagged(registry.revision);
+        if (!writer.write(bytes)) writer.lagged(registry.positions.latest);
         return !writer.isEnded;
       },
       backlog: () => writer.backlog(),
-      lagged: () => writer.lagged(registry.revision),
+      lagged: () => writer.lagged(registry.positions.latest),
     });
   };
-  const initial = joinChunks(initialEvents(ctx, revision, filter.matches, reservation));
+  const initial = joinChunks(initialEvents(ctx, start, filter.matches, reservation));
   let { mark } = registry.events;
   /** Writes the events that were added while the client read the previous ones, until there are no more. */
   const catchUp = () => {
     const missed = registry.events.after(mark);
     mark = registry.events.mark;
-    if (!missed) writer.lagged(registry.revision);
+    if (!missed) writer.lagged(registry.positions.latest);
     else if (missed.length === 0) follow();
     else writer.writeChunks(joinChunks(missed.filter(filter.matches).map(formatEvent)), catchUp);
   };
@@ -90,15 +91,15 @@ export function streamEvents(ctx: RequestContext): undefined {
 /** The events that a subscriber needs before it can follow, as of now, even if they are read later. */
 function initialEvents(
   ctx: RequestContext,
-  from: number | undefined,
+  from: Start,
   matches: (subject: EventSubject) => boolean,
   reservation: Reservation,
 ): Iterable<string> {
   const { registry, fanout } = ctx.services;
   // Without a sweep, a VM that is stale already would be reported here and once more by the next sweep.
   registry.sweep();
-  const current = registry.revision;
-  const missed = from === undefined ? [] : registry.events.since(from, current);
+  const current = registry.positions.latest;
+  const missed = from === undefined ? [] : from === 'start' ? undefined : registry.events.since(from.revision);
   const snapshot = missed ? NO_ENTRIES : fanout.snapshot(() => takeSnapshot(registry));
   if (missed) reservation.share(missed, missed.length * POINTER_SIZE);
   // A snapshot has two arrays.
@@ -110,11 +111,11 @@ function initialEvents(
     // Oldest first, so that subscribers build up the same order.
     for (let i = snapshot.entries.length - 1; i >= 0; i--) {
       const entry = snapshot.entries[i]!;
-      const registered = eventOf('registered', entry, { revision: current, at: Date.parse(entry.vm.registeredAt) });
+      const registered = eventOf('registered', entry, { position: current, at: Date.parse(entry.vm.registeredAt) });
       if (!matches(registered)) continue;
       yield formatWithoutId(registered);
       const liveness = snapshot.liveness[i];
-      if (liveness) yield formatWithoutId(eventOf(liveness, entry, { revision: current, at }));
+      if (liveness) yield formatWithoutId(eventOf(liveness, entry, { position: current, at }));
     }
     yield formatControl('synced', current);
   })();
@@ -134,9 +135,10 @@ function formatWithoutId({ type, json }: Event): string {
   return `event: ${type}\ndata: ${json}\n\n`;
 }
 
-function formatControl(type: 'reset' | 'synced', revision: number): string {
-  const id = type === 'synced' ? `id: ${revision}\n` : '';
-  return `${id}event: ${type}\ndata: ${JSON.stringify({ type, revision })}\n\n`;
+function formatControl(type: 'reset' | 'synced' | 'lagged', at: Position): string {
+  const position = formatPosition(at);
+  const id = type === 'synced' ? `id: ${position}\n` : '';
+  return `${id}event: ${type}\ndata: ${JSON.stringify({ type, revision: at.revision, position })}\n\n`;
 }
 
 function* joinChunks(texts: Iterable<string>): Generator<string> {
@@ -230,9 +232,8 @@ class EventWriter {
   }
 
   /** Tells a client that fell behind to start again, and ends the stream. */
-  lagged(revision: number): void {
-    const event = `event: lagged\ndata: ${JSON.stringify({ type: 'lagged', revision })}\n\n`;
-    this.end(this.#limits.lagGrace, event);
+  lagged(at: Position): void {
+    this.end(this.#limits.lagGrace, formatControl('lagged', at));
   }
 
   /**
@@ -313,15 +314,13 @@ function parseFilter(ctx: RequestContext): EventFilter {
   return { key: JSON.stringify([role, status, id, readFilter?.vm, readFilter?.role]), matches };
 }
 
-/**
- * The revision after which events are wanted: from `Last-Event-ID`, or from `since`. `since=start` asks for the full
- * state (-1). Without either, only new events are sent.
- */
-function parseStart(ctx: RequestContext): number | undefined {
+/** A position of this history after which events are wanted, `start` for the full state, or undefined for new events only. */
+type Start = Position | 'start' | undefined;
+
+/** From `Last-Event-ID`, or from `since`. A position that is not known to belong to this history means `start`. */
+function parseStart(ctx: RequestContext): Start {
   const header = ctx.headers['last-event-id'];
   const text = (Array.isArray(header) ? header[0] : header) || ctx.query('since').since;
   if (text === undefined) return undefined;
-  if (text === 'start') return -1;
-  if (/^\d{1,15}$/.test(text)) return Number(text);
-  throw invalidQuery('since', `since: "${text}" is neither a revision nor "start"`);
+  return ctx.services.registry.positions.compare(text) === 'same' ? parsePosition(text) : 'start';
 }

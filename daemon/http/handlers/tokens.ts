@@ -34,13 +34,15 @@ export async function createToken(ctx: RequestContext): Promise<Result> {
   }
   const token: NewToken = await authenticator.tokens.create(request, principal.name);
   if (isFirst) authenticator.close();
+  ctx.position = ctx.services.registry.positions.current;
   return jsonResult(token, 201);
 }
 
-export async function revokeToken({ services, params: { name = '' } }: RequestContext): Promise<Result> {
-  const names = await services.authenticator.tokens.revoke(name);
+export async function revokeToken(ctx: RequestContext): Promise<Result> {
+  const { name = '' } = ctx.params;
+  const names = await ctx.services.authenticator.tokens.revoke(name, ctx.principal.name);
   if (names.length === 0) throw noSuchToken(maskTokens(name));
-  return revoked(names);
+  return revoked(ctx, names);
 }
 
 /** Revokes the tokens of all VMs that enrolled with one enrol token. */
@@ -54,7 +56,7 @@ export async function revokeEnrolledBy(ctx: RequestContext): Promise<Result> {
   }
   const { tokens } = ctx.services.authenticator;
   ctx.subject = { token: enrolledBy };
-  return revoked(await tokens.revokeEnrolledBy(enrolledBy));
+  return revoked(ctx, await tokens.revokeEnrolledBy(enrolledBy, ctx.principal.name));
 }
 
 export function whoami({ principal: { name, scope, restriction, token } }: RequestContext): Result {
@@ -70,6 +72,7 @@ export function whoami({ principal: { name, scope, restriction, token } }: Reque
   return jsonResult(identity);
 }
 
-function revoked(names: string[]): Result {
+function revoked(ctx: RequestContext, names: string[]): Result {
+  ctx.position = ctx.services.registry.positions.current;
   return jsonResult({ revoked: names } satisfies Revoked);
 }

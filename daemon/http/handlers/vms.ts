@@ -2,6 +2,7 @@
 import { type Heartbeats, MAX_BATCH, SORTS, type Sort, type Why } from '../../../src/protocol/api.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { parseHeartbeat } from '../../../src/protocol/heartbeat.ts';
+import { formatPosition } from '../../../src/protocol/position.ts';
 import { comparison, parseSelector } from '../../../src/protocol/selector.ts';
 import { mayDo } from '../../../src/protocol/token.ts';
 import { parseIds, parseRegistration, parseUpdate } from '../../../src/protocol/vm.ts';
@@ -49,7 +50,8 @@ export async function updateVm(ctx: RequestContext): Promise<Result> {
 
 export async function removeVm(ctx: RequestContext): Promise<Result> {
   const options = ctx.write();
-  await ctx.runScheduled(() => ctx.services.registry.deregister(ctx.id, options));
+  const position = await ctx.runScheduled(() => ctx.services.registry.deregister(ctx.id, options));
+  ctx.position = formatPosition(position);
   return jsonResult({ deleted: true });
 }
 
@@ -67,6 +69,7 @@ export function heartbeat(ctx: RequestContext): Result {
     // Another incarnation takes over the VM. That is a change, so the audit log names the VM.
     ctx.subject = { vm: ctx.id };
   }
+  if (proof) ctx.position = ctx.services.registry.positions.current;
   const entry = ctx.services.registry.heartbeat(ctx.id, proof, ctx.principal.restriction);
   return { status: 200, body: entry.heartbeatJson };
 }

@@ -55,14 +55,14 @@ test('clients need no token until the first one is created, and always from then
   assert.equal(refusal(authenticator, credentialsWith())?.code, 'UNAUTHORIZED');
   assert.equal(authenticator.authenticate(credentialsWith(token)).name, 'ops');
   // A registry whose tokens are all revoked stays closed.
-  await tokens.revoke(name);
+  await tokens.revoke(name, 'test');
   assert.equal(refusal(authenticator, credentialsWith())?.code, 'UNAUTHORIZED');
 });
 
 test('a registry that ever created a token stays closed after a restart', async () => {
   const { create, tokens, store } = anAuthenticator();
   await create({ name: 'ops', scope: 'admin' });
-  await tokens.revoke('ops');
+  await tokens.revoke('ops', 'test');
   assert.equal(anAuthenticator({ store }).authenticator.isOpen, false);
 });
 

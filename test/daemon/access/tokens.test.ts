@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { assertActive, isActive } from '../../../daemon/access/authenticator.ts';
 import { enrol } from '../../../daemon/access/enrol.ts';
-import type { RecordChange, StoredHeartbeat } from '../../../daemon/store/store.ts';
+import type { Change, RecordChange, StoredHeartbeat } from '../../../daemon/store/store.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { type NewToken, parseTokenRequest } from '../../../src/protocol/token.ts';
 import { anAuthenticator, credentialsWith } from '../../helpers/access.ts';
@@ -40,7 +40,7 @@ test('a revoked token is refused at once, its principals are revoked, and no lat
   const { token } = await create({ name: 'ops', scope: 'admin' });
   clock.pass(120_000);
   const principal = authenticator.authenticate(credentialsWith(token));
-  const revoking = tokens.revoke('ops');
+  const revoking = tokens.revoke('ops', 'test');
   assert.throws(() => authenticator.authenticate(credentialsWith(token)), { code: 'UNAUTHORIZED' });
   assert.equal(principal.revoked.aborted, true);
   await revoking;
@@ -52,7 +52,7 @@ test('a name is free again once its token is revoked, and later saves do not aff
   const { create, tokens, store, registry } = anAuthenticator();
   await create({ name: 'ops', scope: 'admin' });
   await assert.rejects(create({ name: 'ops', scope: 'read' }), { code: 'CONFLICT' });
-  await tokens.revoke('ops');
+  await tokens.revoke('ops', 'test');
   await create({ name: 'ops', scope: 'read' });
   await registry.saveHeartbeats();
   assert.equal(anAuthenticator({ store }).tokens.named('ops')?.scope, 'read');
@@ -123,9 +123,9 @@ class FullDisk extends MemoryStore {
     await super.saveHeartbeats(heartbeats, listened, records);
   }
 
-  override async commitRecords(records: readonly RecordChange[]): Promise<void> {
+  override async commit(change: Change): Promise<void> {
     if (this.full) throw new VregError('STORE_FULL', 'the disk is full');
-    await super.commitRecords(records);
+    await super.commit(change);
   }
 }
 
@@ -136,7 +136,7 @@ test('on a full disk no token is created, and a revoked token is refused at once
   store.full = true;
   await assert.rejects(create({ name: 'new', scope: 'read' }), { code: 'STORE_FULL' });
   assert.equal(tokens.named('new'), undefined);
-  await assert.rejects(tokens.revoke('ops'), { code: 'STORE_FULL' });
+  await assert.rejects(tokens.revoke('ops', 'test'), { code: 'STORE_FULL' });
   assert.throws(() => authenticator.authenticate(credentialsWith(token)), { code: 'UNAUTHORIZED' });
   store.full = false;
   await registry.saveHeartbeats();
@@ -149,13 +149,13 @@ test('a repeated revocation fails until it is durable', async () => {
   await create({ name: 'ops', scope: 'admin' });
   store.full = true;
   for (let i = 0; i < 2; i++)
-    await assert.rejects(tokens.revoke('ops'), {
+    await assert.rejects(tokens.revoke('ops', 'test'), {
       code: 'STORE_FULL',
       message: /^revoked ops, but a restart would undo it/,
     });
   store.full = false;
-  assert.deepEqual(await tokens.revoke('ops'), ['ops']);
-  assert.deepEqual(await tokens.revoke('ops'), []);
+  assert.deepEqual(await tokens.revoke('ops', 'test'), ['ops']);
+  assert.deepEqual(await tokens.revoke('ops', 'test'), []);
   assert.deepEqual(anAuthenticator({ store }).tokens.list, []);
 });
 
@@ -164,10 +164,10 @@ test('a name that is used again after a failed revocation is not deleted by the 
   const { create, tokens } = anAuthenticator({ store });
   await create({ name: 'ops', scope: 'admin' });
   store.full = true;
-  await assert.rejects(tokens.revoke('ops'), { code: 'STORE_FULL' });
+  await assert.rejects(tokens.revoke('ops', 'test'), { code: 'STORE_FULL' });
   store.full = false;
   await create({ name: 'ops', scope: 'read' });
-  await tokens.revokeEnrolledBy('ops');
+  await tokens.revokeEnrolledBy('ops', 'test');
   assert.deepEqual(
     anAuthenticator({ store }).tokens.list.map(({ scope }) => scope),
     ['read'],
@@ -259,16 +259,19 @@ test('creating and revoking a token does not depend on the save of heartbeats', 
   store.heartbeatsFailure = new VregError('STORE_FULL', 'the disk is full');
   await store.settle(create({ name: 'ops', scope: 'admin' }));
   assert.ok(store.records.has('token ops'));
-  await store.settle(tokens.revoke('ops'));
+  await store.settle(tokens.revoke('ops', 'test'));
   assert.ok(!store.records.has('token ops'));
 });
 
-test('a token commit has no revision', async () => {
+test('a change of tokens has a revision, but is in no history and no event', async () => {
   const { create, tokens, registry, store } = anAuthenticator();
-  await registry.register(aVm());
+  await registry.register(aVm({ id: 'ops' }));
+  const { mark } = registry.events;
   await create({ name: 'ops', scope: 'admin' });
-  await tokens.revoke('ops');
-  assert.deepEqual([registry.revision, store.revision], [1, 1]);
+  await tokens.revoke('ops', 'test');
+  assert.deepEqual([registry.revision, store.revision], [3, 3]);
+  assert.deepEqual(registry.events.after(mark), []);
+  assert.equal((await registry.history('ops', 10)).length, 1);
 });
 
 /** A VM that is removed and enrols again before the removal is durable. Both commits are pending. */
@@ -309,7 +312,7 @@ test("the token of a removed VM is deleted even if the VM's next enrolment fails
   await removed;
   store.fail(new VregError('STORE_FULL', 'the disk is full'));
   await assert.rejects(again, { code: 'STORE_FULL' });
-  await registry.saveHeartbeats();
+  await store.settle(registry.saveHeartbeats());
   assert.equal(store.records.has('token image/w'), false);
 });
 
@@ -341,7 +344,7 @@ for (const name of ['image', 'image/w']) {
   test(`the revocation of ${name} cancels a repeated enrolment and revokes the token of the first one`, async () => {
     const { store, tokens, first, again } = await repeatedEnrolment();
     const { revoked } = tokens.ofVm('w')!;
-    const revoking = tokens.revoke(name);
+    const revoking = tokens.revoke(name, 'test');
     assert.equal(revoked.aborted, true);
     assert.equal(tokens.find(first.secret), undefined);
     assert.ok((await store.settle(revoking)).includes('image/w'));
@@ -352,11 +355,11 @@ for (const name of ['image', 'image/w']) {
 
   test(`the revocation of ${name} is durable even if the repeated enrolment cannot be saved`, async () => {
     const { store, tokens, registry, again } = await repeatedEnrolment();
-    const revoking = tokens.revoke(name);
+    const revoking = tokens.revoke(name, 'test');
     store.fail(new VregError('STORE_FULL', 'the disk is full'));
     await assert.rejects(revoking, { code: 'STORE_FULL' });
     await assert.rejects(again, { code: 'STORE_FULL' });
-    await registry.saveHeartbeats();
+    await store.settle(registry.saveHeartbeats());
     assert.equal(anAuthenticator({ store }).tokens.ofVm('w'), undefined);
   });
 }
@@ -376,11 +379,12 @@ async function pendingEnrolment() {
 
 test('a revocation that the store refuses still deletes the token of an enrolment that is committed later', async () => {
   const { store, tokens, registry, enrolling } = await pendingEnrolment();
-  await assert.rejects(tokens.revoke('image'), { code: 'BUSY' });
+  await assert.rejects(tokens.revoke('image', 'test'), { code: 'BUSY' });
   await registry.saveHeartbeats();
   await store.release();
   await assert.rejects(enrolling, { code: 'UNAUTHORIZED' });
-  await registry.saveHeartbeats();
+  store.refusal = undefined;
+  await store.settle(registry.saveHeartbeats());
   assert.equal(anAuthenticator({ store }).tokens.ofVm('w'), undefined);
 });
 

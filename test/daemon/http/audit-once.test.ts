@@ -177,7 +177,7 @@ test('an event stream, a long poll and a long list are logged once, when they en
   await subscribers(0);
   const list = Connection.open(t, app.at).send(request('GET /registry/vms', 'list'));
   await list.response();
-  const refused = Connection.open(t, app.at).send(request('GET /registry/events?since=x', 'refused'));
+  const refused = Connection.open(t, app.at).send(request('GET /registry/events?heartbeats=x', 'refused'));
   await refused.response();
   const [anonymous] = await askRaw(
     t,

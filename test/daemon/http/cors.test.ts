@@ -49,7 +49,7 @@ test('pages of an allowed origin can read every response, errors included, and s
     const answer = await call(url, 'GET', path, { headers: { origin: DASH, authorization } });
     assert.equal(answer.status, status, path);
     assert.equal(answer.headers.get('access-control-allow-origin'), DASH, path);
-    for (const name of ['etag', 'x-vreg-revision', 'x-request-id', 'retry-after'])
+    for (const name of ['etag', 'x-vreg-position', 'x-request-id', 'retry-after'])
       assert.match(answer.headers.get('access-control-expose-headers')!, new RegExp(`\\b${name}\\b`));
   }
   const headers = { origin: DASH };

@@ -72,7 +72,7 @@ test('HEAD of a refused request has the status and the content-length of the GET
     ['/registry/vms?role=%zz', 400],
     ['/registry/vms?limit=none', 400],
     ['/registry/discover/worker?wait=never', 400],
-    ['/registry/events?since=x', 400],
+    ['/registry/events?heartbeats=x', 400],
   ] as const) {
     const connection = Connection.open(t, app.at);
     connection.send(request('GET', target), request('HEAD', target), request('GET', '/registry/whoami'));

@@ -14,7 +14,9 @@ const ALWAYS = ['content-length', 'content-type', 'date', 'x-request-id'];
 /** HTTP/1.1 connections stay open by default, so these two are only hints. */
 const KEEP_ALIVE = ['connection', 'keep-alive'];
 const BROWSER = ['cache-control', 'content-security-policy', 'referrer-policy', 'x-content-type-options'];
-const VREG = ['x-vreg-lease-ms', 'x-vreg-registry-id', 'x-vreg-revision', 'x-vreg-version'];
+const VREG = ['x-vreg-lease-ms', 'x-vreg-registry-id', 'x-vreg-version'];
+/** On every response to an authorized request, except plain heartbeats. */
+const POSITION = 'x-vreg-position';
 
 interface Row {
   method: string;
@@ -30,28 +32,39 @@ const ROWS: readonly Row[] = [
   { method: 'POST', path: HEARTBEAT, status: 200, plain: ALWAYS },
   { method: 'POST', path: '/registry/heartbeats', body: { ids: ['vm-1'] }, status: 200, plain: ALWAYS },
   { method: 'POST', path: '/registry/vms/nobody/heartbeat', status: 404, plain: ALWAYS },
+  { method: 'POST', path: HEARTBEAT, body: { health: {} }, status: 200, plain: [...ALWAYS, POSITION] },
   { method: 'GET', path: '/health', status: 200, plain: [...ALWAYS, ...KEEP_ALIVE, ...BROWSER] },
-  { method: 'GET', path: '/registry/vms', status: 200, plain: [...ALWAYS, ...KEEP_ALIVE, ...BROWSER] },
-  { method: 'GET', path: '/registry/discover/worker', status: 200, plain: [...ALWAYS, ...KEEP_ALIVE, ...BROWSER] },
-  { method: 'HEAD', path: '/registry/vms', status: 200, plain: [...ALWAYS, ...KEEP_ALIVE, ...BROWSER] },
-  { method: 'GET', path: '/registry/vms/vm-1', status: 200, plain: [...ALWAYS, ...KEEP_ALIVE, ...BROWSER, 'etag'] },
+  { method: 'GET', path: '/registry/vms', status: 200, plain: [...ALWAYS, POSITION, ...KEEP_ALIVE, ...BROWSER] },
+  {
+    method: 'GET',
+    path: '/registry/discover/worker',
+    status: 200,
+    plain: [...ALWAYS, POSITION, ...KEEP_ALIVE, ...BROWSER],
+  },
+  { method: 'HEAD', path: '/registry/vms', status: 200, plain: [...ALWAYS, POSITION, ...KEEP_ALIVE, ...BROWSER] },
+  {
+    method: 'GET',
+    path: '/registry/vms/vm-1',
+    status: 200,
+    plain: [...ALWAYS, POSITION, ...KEEP_ALIVE, ...BROWSER, 'etag'],
+  },
   {
     method: 'PATCH',
     path: '/registry/vms/vm-1',
     body: { name: 'b' },
     status: 200,
-    plain: [...ALWAYS, ...KEEP_ALIVE, 'etag'],
+    plain: [...ALWAYS, POSITION, ...KEEP_ALIVE, 'etag'],
   },
   {
     method: 'POST',
     path: '/registry/vms',
     body: aVm({ id: 'vm-2' }),
     status: 201,
-    plain: [...ALWAYS, ...KEEP_ALIVE, 'etag'],
+    plain: [...ALWAYS, POSITION, ...KEEP_ALIVE, 'etag'],
   },
-  { method: 'DELETE', path: '/registry/vms/vm-1', status: 200, plain: [...ALWAYS, ...KEEP_ALIVE] },
-  { method: 'GET', path: '/nowhere', status: 404, plain: [...ALWAYS, ...KEEP_ALIVE, ...BROWSER] },
-  { method: 'PUT', path: '/registry/vms', status: 405, plain: [...ALWAYS, ...KEEP_ALIVE, 'allow'] },
+  { method: 'DELETE', path: '/registry/vms/vm-1', status: 200, plain: [...ALWAYS, POSITION, ...KEEP_ALIVE] },
+  { method: 'GET', path: '/nowhere', status: 404, plain: [...ALWAYS, POSITION, ...KEEP_ALIVE, ...BROWSER] },
+  { method: 'PUT', path: '/registry/vms', status: 405, plain: [...ALWAYS, POSITION, ...KEEP_ALIVE, 'allow'] },
   {
     method: 'POST',
     path: '/registry/vms',

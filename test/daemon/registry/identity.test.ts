@@ -9,6 +9,7 @@ import type { VregError } from '../../../src/protocol/errors.ts';
 import type { VmEvent } from '../../../src/protocol/events.ts';
 import { FakeClock } from '../../helpers/clock.ts';
 import { MemoryStore } from '../../helpers/memory-store.ts';
+import { tagAt } from '../../helpers/store.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 const LEASE = 300_000;
@@ -376,7 +377,11 @@ test('a VM with many conflicts does not evict the conflicts of others', () => {
 function crowded() {
   const now = { at: '2026-01-01T00:00:00.000Z', listening: 0, lease: 300_000, revision: 1 };
   const entry = (id: string) =>
-    new VmRecord({ ...aVm({ id }), registeredAt: now.at }, { created: 1, revision: 1 }, { lastSeen: 0, heardAt: 0 });
+    new VmRecord(
+      { ...aVm({ id }), registeredAt: now.at },
+      { created: 1, revision: 1, tag: tagAt(1) },
+      { lastSeen: 0, heardAt: 0 },
+    );
   return { identities: new Identities({ records: [], vms: [] }, new RecordQueue()), entry, now };
 }
 

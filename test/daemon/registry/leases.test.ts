@@ -2,12 +2,13 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Leases } from '../../../daemon/registry/leases.ts';
 import { VmRecord } from '../../../daemon/registry/vm-record.ts';
+import { tagAt } from '../../helpers/store.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 function entry(id: string, heardAt: number): VmRecord {
   return new VmRecord(
     { ...aVm({ id }), registeredAt: '2026-01-01T00:00:00.000Z' },
-    { created: 1, revision: 1 },
+    { created: 1, revision: 1, tag: tagAt(1) },
     { lastSeen: heardAt, heardAt },
   );
 }
@@ -111,7 +112,7 @@ test('a heartbeat ends a suspicion, a change does not, and a paused VM is never 
   const { leases, entries } = fleet(12, 12);
   const paused = new VmRecord(
     { ...entry('paused', 0).vm, status: 'paused' },
-    { created: 1, revision: 1 },
+    { created: 1, revision: 1, tag: tagAt(1) },
     { lastSeen: 0, heardAt: 0 },
   );
   leases.load([paused], -LEASE);

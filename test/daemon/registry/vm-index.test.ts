@@ -3,11 +3,12 @@ import test from 'node:test';
 import { VmIndex } from '../../../daemon/registry/vm-index.ts';
 import { VmRecord } from '../../../daemon/registry/vm-record.ts';
 import type { Registration } from '../../../src/protocol/vm.ts';
+import { tagAt } from '../../helpers/store.ts';
 import { aVm } from '../../helpers/vm.ts';
 
 function entry(id: string, created: number, more: Partial<Registration> = {}, heardAt = 0): VmRecord {
   const vm = { ...aVm({ id, ...more }), registeredAt: new Date(created).toISOString() };
-  return new VmRecord(vm, { created, revision: created }, { lastSeen: heardAt, heardAt });
+  return new VmRecord(vm, { created, revision: created, tag: tagAt(created) }, { lastSeen: heardAt, heardAt });
 }
 
 const ids = (entries: Iterable<VmRecord>) => [...entries].map(({ vm }) => vm.id).join('');

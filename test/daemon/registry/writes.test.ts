@@ -70,7 +70,8 @@ test('changes that were decided on a failing change fail with it', async () => {
   );
   const again = registry.register(aVm({ name: 'four' }));
   await store.release();
-  assert.deepEqual((await again).version, { created: 1, revision: 1 });
+  const { created, revision } = (await again).version;
+  assert.deepEqual([created, revision], [1, 1]);
 });
 
 test('a refusal by a busy store does not affect pending changes', async () => {

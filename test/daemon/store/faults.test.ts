@@ -13,7 +13,7 @@ import { type Request, StoreBackend } from '../../../daemon/store/worker.ts';
 import { type FaultyDisk, faultyDisk } from '../../helpers/crash/faulty-libsql.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 import { findGaps, type JournalLine, journalOf } from '../../helpers/journal.ts';
-import { putOf, removalOf } from '../../helpers/store.ts';
+import { chain, putOf, removalOf, tokensOf } from '../../helpers/store.ts';
 
 /** A step in the life of a store, and the VMs with their revisions after it. */
 type Step = Request & { leaves?: Record<string, number> };
@@ -22,10 +22,10 @@ const life = (heardAt: number) => ({ lastSeen: 1_700_000_000_000 + heardAt, hear
 
 function stepsFor(dir: DataDir): Step[] {
   return [
-    { kind: 'commit', commits: [putOf({ id: 'a', revision: 1, life: life(1) })], leaves: { a: 1 } },
+    { kind: 'commit', changes: [putOf({ id: 'a', revision: 1, life: life(1) })], leaves: { a: 1 } },
     {
       kind: 'commit',
-      commits: [putOf({ id: 'b', revision: 2, life: life(2) }), removalOf('a', 3), putOf({ id: 'c', revision: 4 })],
+      changes: [putOf({ id: 'b', revision: 2, life: life(2) }), removalOf('a', 3), putOf({ id: 'c', revision: 4 })],
       leaves: { b: 2, c: 4 },
     },
     {
@@ -36,11 +36,11 @@ function stepsFor(dir: DataDir): Step[] {
     },
     { kind: 'history', id: 'b', limit: 10 },
     { kind: 'backup', path: join(dir.path, 'copy.db') },
-    { kind: 'commit', commits: [putOf({ id: 'b', revision: 5, created: 2, life: life(70) })], leaves: { b: 5, c: 4 } },
-    { kind: 'commit', commits: [removalOf('c', 6)], leaves: { b: 5 } },
+    { kind: 'commit', changes: [putOf({ id: 'b', revision: 5, created: 2, life: life(70) })], leaves: { b: 5, c: 4 } },
+    { kind: 'commit', changes: [removalOf('c', 6)], leaves: { b: 5 } },
     {
       kind: 'commit',
-      commits: [{ kind: 'records', records: [{ kind: 'token', key: 't', body: '{}' }] }, removalOf('b', 7)],
+      changes: [tokensOf(7, [{ kind: 'token', key: 't', body: '{}' }]), removalOf('b', 8)],
       leaves: {},
     },
   ];
@@ -83,9 +83,16 @@ function assertHolds(t: TestContext, dir: DataDir, expected: Record<string, numb
 function runSteps(t: TestContext, dir: DataDir, disk: FaultyDisk, kind: string): number {
   let failures = 0;
   let backend = new StoreBackend(dir);
+  let last = '';
+  const handle = (request: Request) => {
+    const chained = request.kind === 'commit' ? { ...request, changes: chain(request.changes, last) } : request;
+    const answer = backend.handle(chained);
+    if (request.kind === 'open') last = (answer as Contents).positions.at(-1)!.tag;
+    if (request.kind === 'commit') last = request.changes.at(-1)!.tag;
+  };
   const attempt = (request: Request, what: string): boolean => {
     try {
-      backend.handle(request);
+      handle(request);
       return true;
     } catch (error) {
       failures++;
@@ -102,14 +109,14 @@ function runSteps(t: TestContext, dir: DataDir, disk: FaultyDisk, kind: string):
     at = openDataDir(join(tempDir(t), 'data'));
     cpSync(dir.path, at.path, { recursive: true });
     backend = new StoreBackend(at);
-    backend.handle({ kind: 'open' });
+    handle({ kind: 'open' });
   }
   for (const [index, { leaves, ...request }] of stepsFor(at).entries()) {
     const what = `step ${index} (${request.kind})`;
     if (!attempt(request as Request, what)) {
       verify(`after a failed ${what}`);
       disk.heal();
-      backend.handle(request as Request);
+      handle(request as Request);
       expected = leaves ?? expected;
       verify(`after ${what} was retried`);
     }

@@ -10,7 +10,7 @@ import { crcOf } from '../../../daemon/store/integrity.ts';
 import { restore } from '../../../daemon/store/restore.ts';
 import { edit } from '../../helpers/crash/damage.ts';
 import { BIN, cleanEnv, run, tempDir } from '../../helpers/daemon.ts';
-import { fingerprint, openStore, putOf, readStore } from '../../helpers/store.ts';
+import { fingerprint, openStore, putOf, readStore, tokensOf } from '../../helpers/store.ts';
 
 const RECORDS = [
   { kind: 'conflict', key: 'k', body: '{}' },
@@ -27,22 +27,22 @@ test('records are saved, replaced and removed with heartbeats', async (t) => {
   assert.deepEqual((await readStore(dir)).records, RECORDS);
 });
 
-test('records and changes are committed in the order of the calls, and records have no revision', async (t) => {
+test('changes of tokens and of VMs are committed in the order of the calls', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
   const token = (body: string | undefined) => [{ kind: 'token', key: 'ops', body }] as const;
   const settled: string[] = [];
   await Promise.all([
     store.commit(putOf({ id: 'vm-1', revision: 1 })).then(() => settled.push('vm-1')),
-    store.commitRecords(token('{"n":1}')).then(() => settled.push('first')),
-    store.commitRecords([...token(undefined), ...RECORDS]).then(() => settled.push('second')),
-    store.commit(putOf({ id: 'vm-2', revision: 2 })).then(() => settled.push('vm-2')),
+    store.commit(tokensOf(2, token('{"n":1}'))).then(() => settled.push('first')),
+    store.commit(tokensOf(3, [...token(undefined), ...RECORDS])).then(() => settled.push('second')),
+    store.commit(putOf({ id: 'vm-2', revision: 4 })).then(() => settled.push('vm-2')),
   ]);
   assert.deepEqual(settled, ['vm-1', 'first', 'second', 'vm-2']);
-  assert.equal(readHighWaterMark(openDataDir(dir))?.saves, 2);
+  assert.equal(readHighWaterMark(openDataDir(dir))?.revision, 4);
   await store.close();
   const { vms, revision, records } = await readStore(dir);
-  assert.deepEqual([vms.length, revision, records], [2, 2, RECORDS]);
+  assert.deepEqual([vms.length, revision, records], [2, 4, RECORDS]);
 });
 
 test('records fail together with the changes of their group, and leave no trace', async (t) => {
@@ -51,15 +51,15 @@ test('records fail together with the changes of their group, and leave no trace'
   await store.commit(putOf({ id: 'a', revision: 1 }));
   // The first call makes a group of its own. The journal takes each revision once, so the second group fails.
   const outcomes = await Promise.allSettled([
-    store.commitRecords(RECORDS),
-    store.commitRecords([{ kind: 'token', key: 'ops', body: '{}' }]),
+    store.commit(tokensOf(2, RECORDS)),
+    store.commit(tokensOf(3, [{ kind: 'token', key: 'ops', body: '{}' }])),
     store.commit(putOf({ id: 'b', revision: 1 })),
   ]);
   assert.deepEqual(
     outcomes.map(({ status }) => status),
     ['fulfilled', 'rejected', 'rejected'],
   );
-  await store.commit(putOf({ id: 'c', revision: 2 }));
+  await store.commit(putOf({ id: 'c', revision: 3 }));
   await store.close();
   const { vms, records } = await readStore(dir);
   assert.deepEqual([vms.map(({ id }) => id), records], [['a', 'c'], RECORDS]);
@@ -146,7 +146,7 @@ for (const version of [1, 2] as const) {
         assert.deepEqual(fingerprint(dir), before);
       }
       await assert.rejects(readStore(dir), {
-        message: `${database} was written by an older vreg: it has schema version ${version}; this vreg reads version 3`,
+        message: `${database} was written by an older vreg: it has schema version ${version}; this vreg reads version 3 or 4`,
       });
     });
   }

@@ -9,7 +9,7 @@ import { createBudgets } from '../../../daemon/limits.ts';
 import { SqliteStore } from '../../../daemon/store/sqlite-store.ts';
 import type { Change, Contents } from '../../../daemon/store/store.ts';
 import { tempDir } from '../../helpers/daemon.ts';
-import { openStore, putOf, readStore, removalOf } from '../../helpers/store.ts';
+import { openDir, openStore, putOf, readStore, removalOf } from '../../helpers/store.ts';
 
 /** The contents without the clock. */
 const entriesOf = ({ vms, revision, registryId }: Contents) => ({ vms, revision, registryId });
@@ -19,7 +19,7 @@ test('a new data dir is an empty registry with a registry id that never changes'
   const first = await openStore(t, dir);
   assert.deepEqual(
     { ...first.contents, registryId: '' },
-    { vms: [], records: [], revision: 0, listened: 0, registryId: '' },
+    { vms: [], records: [], revision: 0, listened: 0, registryId: '', positions: first.contents.positions },
   );
   assert.match(first.contents.registryId, /^[0-9a-f]{32}$/);
   await first.store.close();
@@ -50,7 +50,7 @@ test('many concurrent changes all become durable, in their order', async (t) => 
 
 test('large entries that wait for the disk are bounded in bytes, and small entries are always accepted', async (t) => {
   const budget = createBudgets({ changes: 100_000 }).changes;
-  const { store } = await SqliteStore.open({ dataDir: tempDir(t), budget, onDeath: assert.fail });
+  const { store } = await openDir(tempDir(t), { budget });
   t.after(() => store.close());
   const more = { metadata: { pad: 'x'.repeat(40_000) } };
   const durable = [1, 2].map((revision) => store.commit(putOf({ id: `large-${revision}`, revision, more })));
@@ -340,11 +340,7 @@ test('if the worker dies, onDeath is called once, and all pending and later requ
   const workers = watchWorkers(t);
   const dir = tempDir(t);
   const deaths: Error[] = [];
-  const { store } = await SqliteStore.open({
-    dataDir: dir,
-    budget: createBudgets().changes,
-    onDeath: (error) => deaths.push(error),
-  });
+  const { store } = await openDir(dir, { onDeath: (error) => deaths.push(error) });
   await store.commit(putOf({ id: 'a', revision: 1 }));
   const waiting = store.commit(putOf({ id: 'b', revision: 2 }));
   const ended = [

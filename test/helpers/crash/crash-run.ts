@@ -13,8 +13,9 @@ import { VmRecord } from '../../../daemon/registry/vm-record.ts';
 import { openDataDir, readHighWaterMark } from '../../../daemon/store/data-dir.ts';
 import type { Contents } from '../../../daemon/store/store.ts';
 import { StoreBackend } from '../../../daemon/store/worker.ts';
-import { REVISION_HEADER, type VmList } from '../../../src/protocol/api.ts';
+import { POSITION_HEADER, type VmList } from '../../../src/protocol/api.ts';
 import type { History } from '../../../src/protocol/events.ts';
+import { parsePosition } from '../../../src/protocol/position.ts';
 import type { Vm } from '../../../src/protocol/vm.ts';
 import { type Daemon, startDaemon, tempDir } from '../daemon.ts';
 import { AS_VREG_CLIENT } from '../http.ts';
@@ -189,7 +190,7 @@ export function findGapsFrom(first: number, rest: readonly { revision: number }[
 async function assertHistories({ url }: Daemon, { journal, revision }: Left, vms: readonly Vm[]): Promise<void> {
   for (const { id } of vms) {
     const answer = await fetch(`${url}/registry/vms/${id}/history?limit=1000`, { headers: AS_VREG_CLIENT });
-    assert.equal(Number(answer.headers.get(REVISION_HEADER)), revision);
+    assert.equal(parsePosition(answer.headers.get(POSITION_HEADER)!)?.revision, revision);
     const { history } = (await answer.json()) as History;
     const expected = journal.filter((line) => line.id === id).slice(-1000);
     assert.deepEqual(

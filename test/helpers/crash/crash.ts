@@ -5,8 +5,9 @@
 import { Agent, type IncomingMessage, request } from 'node:http';
 import { text } from 'node:stream/consumers';
 import { setTimeout } from 'node:timers/promises';
-import { REVISION_HEADER } from '../../../src/protocol/api.ts';
+import { POSITION_HEADER } from '../../../src/protocol/api.ts';
 import type { ErrorBody } from '../../../src/protocol/errors.ts';
+import { parsePosition } from '../../../src/protocol/position.ts';
 import type { Vm } from '../../../src/protocol/vm.ts';
 import type { JournalLine } from '../journal.ts';
 import type { Random } from '../random.ts';
@@ -237,9 +238,13 @@ async function ask(where: Where, method: string, path: string, expected: number[
   return {
     status,
     vm: JSON.parse(said) as Vm,
-    revision: Number(headers.etag?.slice(1, -1)),
-    durable: Number(headers[REVISION_HEADER]),
+    revision: revisionOf(headers.etag?.slice(1, -1)),
+    durable: revisionOf(headers[POSITION_HEADER]),
   };
+}
+
+function revisionOf(position: string | string[] | undefined): number {
+  return parsePosition(String(position))?.revision ?? Number.NaN;
 }
 
 /** Whether a VM is as it was acknowledged, or as the change of unknown outcome would make it. */

@@ -544,7 +544,8 @@ function readHealth(body: unknown): Fields | undefined {
   return { ...(health as Fields) };
 }
 
-type Precondition = number | 'any' | 'none' | undefined;
+/** Revisions of the ETags in `If-Match`; weak and foreign ones are NaN. */
+type Precondition = readonly number[] | 'any' | 'none' | undefined;
 
 /** Reads the preconditions of a change. */
 function preconditions(asked: Asked): Precondition {
@@ -555,19 +556,21 @@ function preconditions(asked: Asked): Precondition {
   } catch {
     wrong.push('include');
   }
-  const revision = /^"(\d{1,15})"$/.exec(match ?? '')?.[1];
+  const isList = /^(W\/)?"[^"]*"(, (W\/)?"[^"]*")*$/.test(match ?? '');
   if (noneMatch !== undefined && noneMatch !== '*') wrong.push('if-none-match');
-  else if (noneMatch === undefined && match !== undefined && match !== '*' && revision === undefined)
-    wrong.push('if-match');
+  else if (noneMatch === undefined && match !== undefined && match !== '*' && !isList) wrong.push('if-match');
   if (wrong.length > 0) throw invalid(...wrong);
   if (noneMatch !== undefined) return 'none';
   if (match === undefined) return undefined;
-  return match === '*' ? 'any' : Number(revision);
+  return match === '*' ? 'any' : match.split(', ').map((tag) => Number(/^"(\d+)"$/.exec(tag)?.[1]));
 }
 
 function checkExpected(before: ModelVm | undefined, expect: Precondition): void {
   const met = { any: before !== undefined, none: before === undefined };
-  const holds = typeof expect === 'string' ? met[expect] : expect === undefined || before?.revision === expect;
+  const holds =
+    typeof expect === 'string'
+      ? met[expect]
+      : expect === undefined || (before !== undefined && expect.includes(before.revision));
   if (!holds) throw new Refused(412, 'PRECONDITION_FAILED');
 }
 

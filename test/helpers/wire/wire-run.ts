@@ -6,7 +6,8 @@ import type { TestContext } from 'node:test';
 import fc from 'fast-check';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import type { Why } from '../../../src/protocol/api.ts';
-import { CHANGE_TYPES } from '../../../src/protocol/events.ts';
+import { CHANGE_TYPES, type History } from '../../../src/protocol/events.ts';
+import { formatPosition } from '../../../src/protocol/position.ts';
 import { serveApp } from '../app.ts';
 import { FakeClock } from '../clock.ts';
 import { MemoryStore } from '../memory-store.ts';
@@ -77,7 +78,7 @@ async function runSequence(
     model.mayHaveWaited = (heardAt) => clock.mayHaveWaited(heardAt);
     const exchange = async (asked: Asked) => {
       const expected = model.answer(asked);
-      compare(asked, await ask(agent, at, asked), expected, model.revision);
+      compare(asked, await ask(agent, at, withEtags(asked, store)), expected, { revision: model.revision, store });
       seen(expected);
     };
     for (const each of sequence) {
@@ -126,9 +127,7 @@ function statePaths({ vms }: WireModel): string[][] {
 }
 
 function compareEvents(registry: Registry, model: WireModel): void {
-  const changes = registry.events
-    .since(0, registry.revision)!
-    .filter(({ type }) => (CHANGE_TYPES as readonly string[]).includes(type));
+  const changes = registry.events.since(0)!.filter(({ type }) => (CHANGE_TYPES as readonly string[]).includes(type));
   assert.deepEqual(
     changes.map(({ revision, type, id }) => ({ revision, type, id })),
     model.journal.toReversed().map(({ id, item: { revision, type } }) => ({ revision, type, id })),
@@ -136,12 +135,32 @@ function compareEvents(registry: Registry, model: WireModel): void {
   );
 }
 
-function compare(asked: Asked, answer: Answered, expected: Expected, revision: number): void {
+/** Replaces the revisions in `If-Match`, which the model knows, by ETags. */
+function withEtags(asked: Asked, { positions }: MemoryStore): Asked {
+  const match = asked.headers['if-match']?.replace(/"(\d+)"/g, (_, digits) => {
+    const revision = Number(digits);
+    return `"${formatPosition(positions.find((each) => each.revision === revision) ?? { revision, tag: 'f'.repeat(16) })}"`;
+  });
+  return match === undefined ? asked : { ...asked, headers: { ...asked.headers, 'if-match': match } };
+}
+
+/** Probes and plain heartbeats have no position. */
+function mayLackPosition({ path }: Asked): boolean {
+  return path[0] === 'health' || path.at(-1) === 'heartbeat' || path.at(-1) === 'heartbeats';
+}
+
+function compare(
+  asked: Asked,
+  answer: Answered,
+  expected: Expected,
+  { revision, store }: { revision: number; store: MemoryStore },
+): void {
   const what = `${asked.method} ${urlOf(asked)} ${asked.body}`.slice(0, 500);
   const { status, headers, body } = answer;
   assert.equal(status, expected.status, `${what} got ${status}: ${JSON.stringify(body)}`);
-  assert.equal(headers['x-vreg-revision'], String(revision), what);
-  assert.equal(headers.etag, expected.etag === undefined ? undefined : `"${expected.etag}"`, what);
+  const position = headers['x-vreg-position'];
+  if (position !== undefined || !mayLackPosition(asked)) assert.equal(position, store.positionAt(revision), what);
+  assert.equal(headers.etag, expected.etag === undefined ? undefined : `"${store.positionAt(expected.etag)}"`, what);
   if (asked.method === 'HEAD') return;
   if (expected.code === undefined) {
     if (expected.body !== undefined) assert.deepEqual(plain(asked, body), expected.body, what);
@@ -159,8 +178,12 @@ function compare(asked: Asked, answer: Answered, expected: Expected, revision: n
   );
 }
 
-/** Removes the texts for people from a response. */
+/** Removes the texts for people, and positions, from a response. */
 function plain({ path }: Asked, body: unknown): unknown {
+  if (path[3] === 'history') {
+    const { history, ...rest } = body as History;
+    return { ...rest, history: history.map(({ position: _position, ...item }) => item) };
+  }
   if (path[3] !== 'why') return body;
   const { id, offered, reasons } = body as Why;
   return { id, offered, codes: reasons.map(({ code }) => code) };

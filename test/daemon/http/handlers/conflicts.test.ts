@@ -38,7 +38,7 @@ test('a clone is 409 with its own code, and the conflict can be listed and clear
 });
 
 test('a clone is 409 with Retry-After until the holder is heard again, and the conflict is an event of the VM', async (t) => {
-  const { url, registry } = await serveApp(t);
+  const { url, registry, store } = await serveApp(t);
   await registry.register(aVm({ id: 'vm-1', role: 'worker' }));
   const [workers, infra] = [
     await readEvents(t, url, '/registry/events?role=worker'),
@@ -59,7 +59,7 @@ test('a clone is 409 with Retry-After until the holder is heard again, and the c
   assert.deepEqual(workers.lines(), ['synced', 'conflict vm-1', 'updated vm-1']);
   const { event, id } = workers.told[1]!;
   const { conflict } = event as VmEvent;
-  assert.deepEqual([id, conflict?.state, conflict?.other.address], ['1', 'open', '10.0.0.2']);
+  assert.deepEqual([id, conflict?.state, conflict?.other.address], [store.positionAt(1), 'open', '10.0.0.2']);
   assert.deepEqual(infra.lines(), ['synced']);
 });
 
@@ -106,20 +106,20 @@ test('a heartbeat without identity fields is a plain one', async (t) => {
     assert.equal((await call(url, 'POST', HEARTBEAT, body)).status, 200);
 });
 
-test("every response to a vreg client has the registry's id and its revision, including the change just made", async (t) => {
-  const { url } = await serveApp(t);
+test('every response to a vreg client has the id of the registry, and its position unless it is a plain heartbeat', async (t) => {
+  const { url, store } = await serveApp(t);
   const facts = async (method: string, path: string, body?: object) => {
     const { headers } = await fetch(url + path, {
       method,
       headers: AS_VREG_CLIENT,
       ...(body ? { body: JSON.stringify(body) } : {}),
     });
-    return [headers.get('x-vreg-registry-id'), headers.get('x-vreg-revision')];
+    return [headers.get('x-vreg-registry-id'), headers.get('x-vreg-position')];
   };
-  assert.deepEqual(await facts('GET', '/health'), ['memory', '0']);
-  assert.deepEqual(await facts('POST', '/registry/vms', aVm({ id: 'vm-1' })), ['memory', '1']);
-  assert.deepEqual(await facts('POST', HEARTBEAT), ['memory', '1']);
-  assert.deepEqual(await facts('GET', '/nowhere'), ['memory', '1']);
+  assert.deepEqual(await facts('GET', '/health'), ['memory', null]);
+  assert.deepEqual(await facts('POST', '/registry/vms', aVm({ id: 'vm-1' })), ['memory', store.positionAt(1)]);
+  assert.deepEqual(await facts('POST', HEARTBEAT), ['memory', null]);
+  assert.deepEqual(await facts('GET', '/nowhere'), ['memory', store.positionAt(1)]);
 });
 
 test('an entry shows its parent, PATCH never changes it, and parentVmId is another name for it', async (t) => {

@@ -10,6 +10,7 @@ import { VmRecord } from '../../../../daemon/registry/vm-record.ts';
 import type { VmEvent } from '../../../../src/protocol/events.ts';
 import { serveApp } from '../../../helpers/app.ts';
 import { call } from '../../../helpers/http.ts';
+import { occasionAt, tagAt } from '../../../helpers/store.ts';
 import { readEvents } from '../../../helpers/stream.ts';
 import { until } from '../../../helpers/until.ts';
 import { aVm } from '../../../helpers/vm.ts';
@@ -67,7 +68,7 @@ test('a revoked subscriber receives pending events before its stream closes', as
   await reader.seen('synced');
   clock.pass(LEASE + 1);
   registry.sweep();
-  await authenticator.tokens.revoke('reader');
+  await authenticator.tokens.revoke('reader', 'test');
   await reader.ended;
   assert.deepEqual(reader.lines(), ['synced', 'stale vm-1']);
 });
@@ -96,7 +97,7 @@ function aSubscriber(filterKey = 'all', role?: string) {
 
 function anEntry(id: string, metadata: Record<string, unknown> = {}, role: 'worker' | 'infra' = 'worker'): VmRecord {
   const vm = { ...aVm({ id, role, metadata }), registeredAt: '2026-01-01T00:00:00.000Z' };
-  return new VmRecord(vm, { created: 1, revision: 1 }, { lastSeen: 0, heardAt: 0 });
+  return new VmRecord(vm, { created: 1, revision: 1, tag: tagAt(1) }, { lastSeen: 0, heardAt: 0 });
 }
 
 /** Two turns: one in which the fan-out begins, and one in which it has delivered. */
@@ -111,11 +112,11 @@ test('subscribers with the same filter share buffers, and each receives only the
   const [a, b, infra, late] = [aSubscriber(), aSubscriber(), aSubscriber('infra', 'infra'), aSubscriber()];
   for (const { subscriber } of [a, b, infra]) fanout.subscribe(subscriber);
   assert.equal(events.subscriberCount, 3);
-  events.add('registered', anEntry('vm-1'), { revision: 1, at: 0 });
+  events.add('registered', anEntry('vm-1'), occasionAt(1));
   events.heartbeat(anEntry('vm-1'));
-  events.add('registered', anEntry('vm-2', {}, 'infra'), { revision: 2, at: 0 });
+  events.add('registered', anEntry('vm-2', {}, 'infra'), occasionAt(2));
   const subscription = fanout.subscribe(late.subscriber);
-  events.add('registered', anEntry('vm-3'), { revision: 3, at: 0 });
+  events.add('registered', anEntry('vm-3'), occasionAt(3));
   assert.deepEqual([a.written.length, late.written.length], [0, 0]);
   await delivered();
   const ids = (received: VmEvent[]) =>
@@ -138,10 +139,10 @@ test('a full queue evicts the slowest subscribers, and one that subscribes after
   const [behind, fresh] = [aSubscriber(), aSubscriber()];
   fanout.subscribe(behind.subscriber);
   const large = anEntry('vm-1', { blob: 'x'.repeat(1_000_000) });
-  for (let revision = 1; revision <= 40; revision++) events.add('updated', large, { revision, at: 0 });
+  for (let revision = 1; revision <= 40; revision++) events.add('updated', large, occasionAt(revision));
   assert.deepEqual([behind.lags(), events.subscriberCount], [1, 0]);
   fanout.subscribe(fresh.subscriber);
-  events.add('updated', anEntry('vm-2'), { revision: 41, at: 0 });
+  events.add('updated', anEntry('vm-2'), occasionAt(41));
   await delivered();
   assert.deepEqual([fresh.received().length, behind.received().length, behind.lags(), fresh.lags()], [1, 0, 1, 0]);
 });
@@ -157,14 +158,14 @@ test('when slow subscribers fill their budget, those that have the most to read 
     return each;
   });
   const unread = budgets.subscribers.reserveAnyway(1400);
-  events.add('updated', anEntry('vm-1'), { revision: 1, at: 0 });
+  events.add('updated', anEntry('vm-1'), occasionAt(1));
   await delivered();
   assert.deepEqual(
     all.map(({ lags }) => lags()),
     [0, 0, 1],
   );
   unread.resize(500);
-  events.add('updated', anEntry('vm-1'), { revision: 2, at: 0 });
+  events.add('updated', anEntry('vm-1'), occasionAt(2));
   await delivered();
   assert.deepEqual(
     all.map(({ received }) => received().length),

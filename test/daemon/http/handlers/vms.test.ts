@@ -74,16 +74,17 @@ test('a repeated PUT makes no revision, and is a sign of life if its status is r
   assert.equal(registry.revision, 2);
 });
 
-test('the ETag of every response with one entry is its revision, which heartbeats do not change', async (t) => {
-  const { url } = await serveApp(t);
+test('the ETag of every response with one entry is the position of its last change, which heartbeats do not change', async (t) => {
+  const { url, store } = await serveApp(t);
+  const etagAt = (revision: number) => `"${store.positionAt(revision)}"`;
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'other' }) });
-  assert.equal(etagOf(await call(url, 'POST', '/registry/vms', { body: aVm() })), '"2"');
-  assert.equal(etagOf(await call(url, 'GET', VM)), '"2"');
-  assert.equal(etagOf(await call(url, 'HEAD', VM)), '"2"');
-  assert.equal(etagOf(await call(url, 'PATCH', VM, { body: { name: 'two' } })), '"3"');
+  assert.equal(etagOf(await call(url, 'POST', '/registry/vms', { body: aVm() })), etagAt(2));
+  assert.equal(etagOf(await call(url, 'GET', VM)), etagAt(2));
+  assert.equal(etagOf(await call(url, 'HEAD', VM)), etagAt(2));
+  assert.equal(etagOf(await call(url, 'PATCH', VM, { body: { name: 'two' } })), etagAt(3));
   await call(url, 'POST', `${VM}/heartbeat`);
-  assert.equal(etagOf(await call(url, 'GET', VM)), '"3"');
-  assert.equal(etagOf(await call(url, 'PUT', VM, { body: aVm({ name: 'three' }) })), '"4"');
+  assert.equal(etagOf(await call(url, 'GET', VM)), etagAt(3));
+  assert.equal(etagOf(await call(url, 'PUT', VM, { body: aVm({ name: 'three' }) })), etagAt(4));
   assert.equal(etagOf(await call(url, 'GET', '/registry/vms')), null);
 });
 
@@ -93,16 +94,21 @@ for (const [method, body] of [
   ['DELETE', undefined],
 ] as const) {
   test(`${method} with If-Match changes only the version that the client has seen`, async (t) => {
-    const { url } = await serveApp(t);
+    const { url, store } = await serveApp(t);
     const change = (match: string, path = VM) =>
       call(url, method, path, { headers: { 'if-match': match }, ...(body ? { body } : {}) });
     await call(url, 'POST', '/registry/vms', { body: aVm() });
     await call(url, 'PATCH', VM, { body: { name: 'theirs' } });
-    const lost = await change('"1"');
+    const [old, current] = [1, 2].map((revision) => `"${store.positionAt(revision)}"`);
+    const lost = await change(old!);
     assert.deepEqual(codeOf(lost), [412, 'PRECONDITION_FAILED', undefined]);
-    assert.match(errorOf(lost), /has revision 2, not 1: it was changed since you read it/);
-    for (const wrong of ['1', 'W/"2"', '"a"', '"2", "3"', '"-2"', '""']) {
-      assert.deepEqual(codeOf(await change(wrong)), [400, 'INVALID', 'if-match'], wrong);
+    assert.match(errorOf(lost), /has the ETag "2-[0-9a-f]{16}", not the one in if-match: it was changed since/);
+    const other = '"2-0123456789abcdef"';
+    for (const match of [`${old}, ${other}`, `W/${current}`, '"2"', '"a"', '""', '"a,b"', ',"2",,', '"\u00e9"']) {
+      assert.deepEqual(codeOf(await change(match)), [412, 'PRECONDITION_FAILED', undefined], match);
+    }
+    for (const malformed of ['1', '2-0123456789abcdef', '"2', 'w/"2"', `${current} ${old}`, '*, "2"', '"a b"', ',']) {
+      assert.deepEqual(codeOf(await change(malformed)), [400, 'INVALID', 'if-match'], malformed);
     }
     assert.equal(((await call(url, 'GET', VM)).body as Vm).name, 'theirs');
     const nobody = '/registry/vms/nobody';
@@ -112,7 +118,7 @@ for (const [method, body] of [
     });
     assert.equal(absent.status, method === 'PUT' ? 412 : 404);
     assert.equal((await call(url, 'GET', nobody)).status, 404);
-    assert.equal((await change('"2"')).status, 200);
+    assert.equal((await change(`W/"x" ,, ${old},${current}`)).status, 200);
     if (method !== 'DELETE') assert.equal((await change('*')).status, 200);
   });
 }

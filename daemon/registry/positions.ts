@@ -1,0 +1,57 @@
+/**
+ * The position of the registry, and the comparison with a position that a client has seen. A registry that was restored from a
+ * backup, rewound or copied gives other tags to its next changes, so it recognizes the positions of the other history.
+ */
+import { JOURNAL_LENGTH } from '../../src/protocol/events.ts';
+import { formatPosition, type Position, parsePosition } from '../../src/protocol/position.ts';
+
+/**
+ * How a position relates to the history of this registry. `same`: it is the current position or an earlier one of this history.
+ * `other`: it belongs to another history. `unknown`: it is older than the journal, or malformed.
+ */
+export type Comparison = 'same' | 'other' | 'unknown';
+
+export class Positions {
+  /** Tags of the changes in the journal by revision, oldest first. */
+  readonly #tags = new Map<number, string>();
+  #latest!: Position;
+  #text = '';
+
+  /** @param known positions of the changes in the journal, oldest first; the last one is the current position */
+  constructor(known: readonly Position[]) {
+    for (const position of known) this.publish(position);
+  }
+
+  /** Position of the last durable change. */
+  get latest(): Position {
+    return this.#latest;
+  }
+
+  /** {@link latest} as the wire has it. */
+  get current(): string {
+    return this.#text;
+  }
+
+  /** Moves to the position of a change that has become durable. Called in the order of the commits. */
+  publish(position: Position): void {
+    this.#latest = position;
+    this.#text = formatPosition(position);
+    this.#tags.set(position.revision, position.tag);
+    for (const revision of this.#tags.keys()) {
+      if (revision > position.revision - JOURNAL_LENGTH) break;
+      this.#tags.delete(revision);
+    }
+  }
+
+  /** Compares a position that a client has seen, from memory. */
+  compare(text: string): Comparison {
+    const position = parsePosition(text);
+    if (!position) return 'unknown';
+    if (position.revision > this.#latest.revision) return 'other';
+    const tag = this.#tags.get(position.revision);
+    if (tag !== undefined) return tag === position.tag ? 'same' : 'other';
+    const oldest = this.#tags.keys().next().value!;
+    // No change of this history has a revision within the journal that the journal lacks.
+    return position.revision < oldest ? 'unknown' : 'other';
+  }
+}
