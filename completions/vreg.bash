@@ -170,6 +170,7 @@ _vreg() {
     "render:--key-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "render:--output"|"render:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
     "render:--timeout") COMPREPLY=(); return ;;
+    "render:--for") mapfile -t COMPREPLY < <(compgen -W "shell nginx json html" -- "$cur"); return ;;
     "render:--context"|"render:-c") COMPREPLY=(); return ;;
     "wait:--url"|"wait:-u") COMPREPLY=(); return ;;
     "wait:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
@@ -723,7 +724,7 @@ _vreg() {
     "url") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --service --scheme --path --pick --passing --strict --wait --max-stale --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
     "env") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --export --fish --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
     "exec") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --service --pick --passing --strict --wait --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
-    "render") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --once --watch --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
+    "render") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --for --once --watch --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "wait") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --for --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "watch") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --id --status --since --heartbeats --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
     "status") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;

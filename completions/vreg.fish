@@ -330,6 +330,7 @@ complete -c vreg -n '__vreg_at render' -l cert-file -d 'client certificate, for 
 complete -c vreg -n '__vreg_at render' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at render' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at render' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at render' -l for -d 'format of the files, for which values are escaped' -x -a 'shell nginx json html'
 complete -c vreg -n '__vreg_at render' -l once -d 'render once and exit (default)'
 complete -c vreg -n '__vreg_at render' -l watch -d 'keep running and render again when the registry changes'
 complete -c vreg -n '__vreg_at render' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
@@ -365,7 +366,7 @@ complete -c vreg -n '__vreg_at watch' -l output -s o -d 'output format; also jso
 complete -c vreg -n '__vreg_at watch' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at watch' -l id -d 'only this VM' -x -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at watch' -l status -d 'only VMs with this status' -x -a 'running paused stopped'
-complete -c vreg -n '__vreg_at watch' -l since -d 'start after this revision; "start" prints the full state first' -x
+complete -c vreg -n '__vreg_at watch' -l since -d 'start after this position; "start" prints the full state first' -x
 complete -c vreg -n '__vreg_at watch' -l heartbeats -d 'also print heartbeats'
 complete -c vreg -n '__vreg_at watch' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at watch' -l quiet -s q -d 'print only ids; same as -o name'

@@ -76,8 +76,22 @@ test('VREG_OUTPUT may contain an expression', async () => {
 test('control characters in the result of an expression are replaced', async (t) => {
   const { url, vms } = await startPlainServer(t);
   await seed(url, [aVm({ id: 'a' })]);
-  vms.get('a')!.address = 'x\u001b[2Jy';
-  for (const format of ['jsonpath={.address}', 'template={{address}}\\n']) {
+  vms.get('a')!.name = 'x\u001b[2Jy';
+  for (const format of ['jsonpath={.name}', 'template={{name}}\\n']) {
     assert.equal((await vreg(['get', 'a', '-o', format], { url })).stdout, 'x\ufffd[2Jy\n');
   }
+});
+
+test('an IPv6 address gets brackets before a port and in a URL', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a', address: 'fd00::1', services: [{ name: 'api', port: 82 }] })]);
+  for (const [format, stdout] of [
+    ['jsonpath={.address}', 'fd00::1\n'],
+    ['jsonpath={.address}:{.services[0].port}', '[fd00::1]:82\n'],
+    ['jsonpath=http://{.address}/', 'http://[fd00::1]/\n'],
+    ['template={{address}}\\n', 'fd00::1\n'],
+    ['template={{address}}:82\\n', '[fd00::1]:82\n'],
+    ['template=http://{{address}}/\\n', 'http://[fd00::1]/\n'],
+  ] as const)
+    assert.equal((await vreg(['get', 'a', '-o', format], { url })).stdout, stdout, format);
 });

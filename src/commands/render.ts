@@ -4,9 +4,11 @@ import { type Context, defineCommand } from '../command.ts';
 import { ChildEnded } from '../exit.ts';
 import { writeAtomically } from '../files.ts';
 import { isOffered } from '../fleet/table.ts';
+import { usableVms } from '../fleet/usable.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { cannotRead, cannotWrite, exclusiveFlags, VregError } from '../protocol/errors.ts';
 import { ROLES } from '../protocol/vm.ts';
+import { escaperFor, FORMATS, type Format } from '../render/escape.ts';
 import { mustache } from '../render/expression.ts';
 import { runChild } from '../run/child-process.ts';
 import { isTransient } from '../run/retry.ts';
@@ -20,11 +22,17 @@ interface Job {
   command: string | undefined;
 }
 
-export const render = defineCommand<{ watch?: boolean; once?: boolean }>({
+interface Flags {
+  watch?: boolean;
+  once?: boolean;
+  for?: Format;
+}
+
+export const render = defineCommand<Flags>({
   name: 'render',
   summary: 'render files from the registry and keep them up to date',
   description:
-    'Renders mustache templates to files, replaces each file atomically, and runs CMD in a shell if the file changed. In a template, {{#worker}} ... {{/worker}} iterates over the live workers (likewise for each role), {{#live}} over all live VMs, and {{#vms}} over all entries. Each VM has its fields and {{ports.NAME}}, the port of a service. While the registry is unreachable, files remain unchanged. Without --watch, the exit code is that of the first CMD that failed.',
+    'Renders mustache templates to files, replaces each file atomically, and runs CMD in a shell if the file changed. In a template, {{#worker}} ... {{/worker}} iterates over the live workers (likewise for each role), {{#live}} over all live VMs, and {{#vms}} over all entries. Each VM has its fields and {{ports.NAME}}, the port of a service. --for escapes each {{...}} for a format; without it, a value that may need an escape is refused (exit code 5, naming VM and field). {{{...}}} inserts a value as it is. An IPv6 address gets brackets before a port and in a URL. While the registry is unreachable, files remain unchanged. Without --watch, the exit code is that of the first CMD that failed.',
   arguments: [
     {
       name: 'template:dest[:cmd]',
@@ -33,30 +41,34 @@ export const render = defineCommand<{ watch?: boolean; once?: boolean }>({
     },
   ],
   flags: [
+    { flags: '--for <format>', about: 'format of the files, for which values are escaped', values: FORMATS },
     { flags: '--once', about: 'render once and exit (default)' },
     { flags: '--watch', about: 'keep running and render again when the registry changes' },
   ],
   examples: [
     {
       about: 'an nginx upstream with all workers',
-      command: "vreg render w.mustache:/etc/nginx/conf.d/w.conf:'nginx -s reload' --watch",
+      command: "vreg render w.mustache:/etc/nginx/conf.d/w.conf:'nginx -s reload' --for nginx --watch",
     },
     { about: 'a hosts file, once', command: 'vreg render hosts.mustache:hosts' },
+    { about: 'a shell script that other scripts source', command: 'vreg render fleet.mustache:fleet.sh --for shell' },
     { about: 'two files', command: 'vreg render a.mustache:a.conf b.mustache:b.conf' },
   ],
   exits: [2, 8],
-  async run(context, specs, { watch, once }) {
+  async run(context, specs, { watch, once, for: format }) {
     if (watch && once) throw exclusiveFlags('--watch', '--once');
     const jobs = specs.map(parseJob);
-    const failed = await renderAll(context, jobs);
-    if (watch) await renderOnChange(context, jobs);
+    const reported = new Set<string>();
+    const renderJobs = () => renderAll(context, jobs, format, reported);
+    const failed = await renderJobs();
+    if (watch) await renderOnChange(context, renderJobs);
     // Report the failure, so that a calling script does not continue.
     if (failed !== 0) throw new ChildEnded(failed);
   },
 });
 
 /** Renders after each burst of events, and whenever the event stream (re)starts, because earlier events may be lost. */
-async function renderOnChange(context: Context, jobs: readonly Job[]): Promise<never> {
+async function renderOnChange(context: Context, renderJobs: () => Promise<number>): Promise<never> {
   const events = watchEvents(context, {});
   let next = events.next();
   for (;;) {
@@ -65,8 +77,10 @@ async function renderOnChange(context: Context, jobs: readonly Job[]): Promise<n
     elapsed.catch(() => {});
     do next = events.next();
     while (!(await Promise.race([elapsed, next.then(() => false)])));
-    await renderAll(context, jobs).catch((error: unknown) => {
-      if (!isTransient(error)) throw error;
+    await renderJobs().catch((error: unknown) => {
+      // A VM with an unsafe value must not end the command for all others.
+      const isUnsafe = error instanceof VregError && error.code === 'INVALID';
+      if (!isTransient(error) && !isUnsafe) throw error;
       context.note(`${error.message}; files remain unchanged`);
     });
   }
@@ -82,13 +96,22 @@ function parseJob(spec: string): Job {
   return { template, destination, command: command.length > 0 ? command.join(':') : undefined };
 }
 
-/** @returns 0, or the exit code of the first command that failed */
-async function renderAll(context: Context, jobs: readonly Job[]): Promise<number> {
-  const view = viewOf(await context.client().list({ sort: 'id' }));
+/**
+ * @param reported warnings about VMs that were printed before
+ * @returns 0, or the exit code of the first command that failed
+ */
+async function renderAll(
+  context: Context,
+  jobs: readonly Job[],
+  format: Format | undefined,
+  reported: Set<string>,
+): Promise<number> {
+  const view = viewOf(usableVms(context, await context.client().list({ sort: 'id' }), reported));
   // Render all templates before writing the first file: an invalid template must leave all files unchanged.
   const texts: string[] = [];
   for (const { template } of jobs) {
-    const toText = await mustache(template, 'fix the template; for the syntax, see mustache(5)');
+    const hint = 'fix the template; for the syntax, see mustache(5)';
+    const toText = await mustache(template, hint, () => escaperFor(format));
     texts.push(toText(readTemplate(template), view));
   }
   let failed = 0;

@@ -1,5 +1,7 @@
 /** Evaluates `-o jsonpath=…` and `-o template=…`. The libraries are loaded on demand. */
+import { isIPv6 } from 'node:net';
 import { VregError } from '../protocol/errors.ts';
+import { asText, type Escaper } from './escape.ts';
 
 /**
  * Parses the expression of an output format before the command does anything.
@@ -27,7 +29,12 @@ export async function evaluateJsonPath(expression: string, data: unknown): Promi
   };
   if (!expression.includes('{')) return evaluate(expression).join('\n');
   if (/[{}]/.test(expression.replace(/\{[^{}]*\}/g, ''))) throw invalidPath(expression);
-  return expandEscapes(expression).replace(/\{([^{}]*)\}/g, (_, path: string) => evaluate(path.trim()).join(' '));
+  return expandEscapes(expression).replace(/\{([^{}]*)\}/g, (match, path: string, at: number, text: string) => {
+    // In a URL or before a port, an IPv6 address gets brackets.
+    const isHost = text.slice(0, at).endsWith('//') || text[at + match.length] === ':';
+    const values = evaluate(path.trim());
+    return (isHost ? values.map((value) => (isIPv6(value) ? `[${value}]` : value)) : values).join(' ');
+  });
 }
 
 function invalidPath(text: string, cause?: unknown): VregError {
@@ -46,25 +53,29 @@ export async function evaluateTemplate(template: string, data: unknown): Promise
 }
 
 /**
- * Loads mustache and turns off its HTML escaping.
+ * Loads mustache and replaces its HTML escaping.
  * @param where source of the template, for error messages
  * @param hint for error messages
- * @throws VregError USAGE if a template is invalid
+ * @param makeEscaper makes the escaper of one output; without it, values are written as they are
+ * @throws VregError USAGE if a template is invalid, INVALID naming VM and field if the escaper refuses a value
  */
-export async function mustache(where: string, hint: string): Promise<(template: string, view: unknown) => string> {
-  const { default: Mustache } = await import('mustache');
+export async function mustache(
+  where: string,
+  hint: string,
+  makeEscaper: () => Escaper = () => UNESCAPED,
+): Promise<(template: string, view: unknown) => string> {
+  const { createWriter } = await import('./template-writer.ts');
   return (template, view) => {
     try {
-      return Mustache.render(template, view, undefined, { escape: asText });
+      return createWriter(makeEscaper(), where).render(template, view);
     } catch (cause) {
+      if (cause instanceof VregError) throw cause;
       throw new VregError('USAGE', `${where}: ${(cause as Error).message}`, { field: 'template', hint, cause });
     }
   };
 }
 
-function asText(value: unknown): string {
-  return typeof value === 'string' ? value : JSON.stringify(value);
-}
+const UNESCAPED: Escaper = { read: () => {}, escape: asText };
 
 /** Replaces the escapes `\n` and `\t` with the characters. */
 function expandEscapes(text: string): string {

@@ -15,12 +15,12 @@ import { aVm } from '../helpers/vm.ts';
 
 const UPSTREAM = 'upstream workers {\n{{#worker}}\n  server {{address}}:{{ports.api}};  # {{name}}\n{{/worker}}\n}\n';
 const FLEET = [
-  aVm({ id: 'b', name: 'b & co', address: '10.0.0.2', services: [{ name: 'api', port: 82 }] }),
+  aVm({ id: 'b', name: 'b', address: '10.0.0.2', services: [{ name: 'api', port: 82 }] }),
   aVm({ id: 'a', name: 'a', address: '10.0.0.1', services: [{ name: 'api', port: 81 }] }),
   aVm({ id: 'p', status: 'paused', address: '10.0.0.9' }),
   aVm({ id: 'i', role: 'infra' }),
 ];
-const RENDERED = 'upstream workers {\n  server 10.0.0.1:81;  # a\n  server 10.0.0.2:82;  # b & co\n}\n';
+const RENDERED = 'upstream workers {\n  server 10.0.0.1:81;  # a\n  server 10.0.0.2:82;  # b\n}\n';
 
 interface Workspace {
   dir: string;
@@ -54,6 +54,65 @@ test('a template has live VMs by role, all live VMs, and all entries', async (t)
   const { template, dest, read } = workspace(t, text);
   assert.equal((await vreg(['render', `${template}:${dest}`, '--once'], { url })).code, 0);
   assert.equal(read(), 'i|abi|abip|none');
+});
+
+test('--for escapes each value for a format', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ name: 'b "x" & $(id)' })]);
+  for (const [format, expected] of [
+    ['shell', `'b "x" & $(id)'`],
+    ['json', '"b \\"x\\" \\u0026 $(id)"'],
+    ['html', 'b &quot;x&quot; &amp; $(id)'],
+  ] as const) {
+    const { template, dest, read } = workspace(t, '{{#worker}}{{name}}{{/worker}}');
+    const result = await vreg(['render', `${template}:${dest}`, '--for', format], { url });
+    assert.deepEqual([result.code, read()], [0, expected]);
+  }
+});
+
+test('a value that cannot be written safely is refused with VM and field, and no file is written', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'w', name: '$(id)', metadata: { task: 'a\nb' } })]);
+  for (const [text, field, format, reason] of [
+    [
+      '{{#worker}}{{name}}{{/worker}}',
+      'name',
+      undefined,
+      'has characters other than letters, digits and . _ : / @ + -',
+    ],
+    ['{{#worker}}{{name}}{{/worker}}', 'name', 'nginx', 'has a "$", which nginx would expand'],
+    ['{{#vms}}{{#metadata}}{{task}}{{/metadata}}{{/vms}}', 'task', 'shell', 'has control characters'],
+    ['{{worker.0.name}}', 'worker.0.name', 'nginx', 'has a "$", which nginx would expand'],
+  ] as const) {
+    const good = workspace(t, 'good');
+    const bad = workspace(t, text);
+    const specs = [good, bad].map(({ template, dest }) => `${template}:${dest}`);
+    const result = await vreg(['render', ...specs, ...(format ? ['--for', format] : [])], { url });
+    assert.equal(result.code, 5);
+    const [first, hint] = result.stderr.split('\n');
+    assert.equal(first, `vreg: ${bad.template}: VM "w": the value of ${field} ${reason}`);
+    assert.match(hint!, /^hint: .*write \{\{\{…\}\}\} to insert the value as it is$/);
+    assert.deepEqual([good.names(), bad.names()], [['t.mustache'], ['t.mustache']]);
+  }
+});
+
+test('an entry with a hostile id or address is left out of all files', async (t) => {
+  const { url, registry } = await serveApp(t);
+  for (const vm of [
+    aVm({ id: '-x' }),
+    aVm({ id: 'n', address: 'a;} server { listen 81' }),
+    aVm({ id: 'ok', address: 'http://10.0.0.1:80/' }),
+  ])
+    await registry.register(vm);
+  const text = '{{#worker}}{{id}} {{{address}}};{{/worker}}{{#vms}}{{id}}{{/vms}}{{#live}}{{id}}{{/live}}';
+  const { template, dest, read } = workspace(t, text);
+  const { code, stderr } = await vreg(['render', `${template}:${dest}`], { url });
+  assert.deepEqual([code, read()], [0, 'ok 10.0.0.1:80;okok']);
+  assert.match(stderr, /VM "-x" is not safe to use in scripts: id cannot begin with "-": .*; it is left out\n/);
+  assert.match(
+    stderr,
+    /VM "n" is not safe to use in scripts: invalid address "a;} server { listen 81": .*; it is left out\n/,
+  );
 });
 
 test('an unchanged file is not written, and its command does not run', async (t) => {
@@ -169,6 +228,7 @@ for (const [argv, message] of [
   ['render', /^vreg: missing required argument/],
   ['render only', /^vreg: invalid argument "only"\nhint: use TEMPLATE:DEST or TEMPLATE:DEST:CMD, for example /],
   ['render a:', /^vreg: invalid argument "a:"/],
+  ['render a:b --for perl', /^vreg: invalid --for "perl"\nhint: one of: shell, nginx, json, html\n/],
   ['render a:b --watch --once', /^vreg: --watch cannot be combined with --once\nhint: /],
 ] as const) {
   test(`vreg ${argv} exits with 5`, async () => {
@@ -246,6 +306,19 @@ test('a burst of changes causes few renders', async (t) => {
     .split('\n')
     .filter((line) => line.includes('GET') && line.includes('/registry/vms'));
   assert.ok(renders.length < 40, `${renders.length} renders`);
+});
+
+test('--watch keeps the file while a value cannot be written safely', async (t) => {
+  const { url } = await serveApp(t);
+  const { template, dest, read, names } = workspace(t, '{{#worker}}{{name}} {{/worker}}');
+  const running = watching(t, ['render', `${template}:${dest}`, '--watch'], url);
+  await until('the first file', () => names().includes('out.conf'));
+  await seed(url, [aVm({ id: 'w', name: 'a;b' })]);
+  await until('the note', () => running.stderr().includes('VM "w": the value of name has characters'));
+  assert.match(running.stderr(), /; files remain unchanged\n/);
+  await call(url, 'PATCH', '/registry/vms/w', { body: { name: 'ab' } });
+  await until('the file', () => read() === 'ab ');
+  assert.equal(await running.end(), 130);
 });
 
 test('--watch works with the original registry', async (t) => {

@@ -1,0 +1,397 @@
+/**
+ * Escapes values for the formats of `vreg render --for`. Where a value stands decides how it must be escaped, so each escaper
+ * reads the output while it is made: the text of the template, and values that the template inserts unescaped.
+ */
+import { normalizeAddress } from '../protocol/address.ts';
+import { escapeControls } from '../protocol/redact.ts';
+
+export const FORMATS = ['shell', 'nginx', 'json', 'html'] as const;
+export type Format = (typeof FORMATS)[number];
+
+/** Why a value cannot be written safely; completes "the value of name …". */
+export class UnsafeValue extends Error {
+  constructor(
+    message: string,
+    readonly hint = 'correct the entry, or write {{{…}}} to insert the value as it is',
+  ) {
+    super(message);
+  }
+}
+
+export interface Escaper {
+  /** Reads text that is written as it is. */
+  read(text: string): void;
+  /**
+   * @param value null or undefined if the VM has no such field
+   * @param next the text that follows, empty at the end; undefined if another value follows
+   * @throws UnsafeValue
+   */
+  escape(value: unknown, next: string | undefined): string;
+}
+
+/** Characters without a meaning in any of the formats: they need no escaping. */
+const PLAIN = /^[A-Za-z0-9._:/@+-]*$/;
+const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
+
+export function isPlain(text: string): boolean {
+  return PLAIN.test(text);
+}
+
+/** The text of a value, as templates without an escaper have it. */
+export function asText(value: unknown): string {
+  if (value === null || value === undefined) return '';
+  return typeof value === 'string' ? value : JSON.stringify(value);
+}
+
+/** @param format undefined refuses every value that would have to be escaped */
+export function escaperFor(format: Format | undefined): Escaper {
+  switch (format) {
+    case undefined:
+      return new PlainOnly();
+    case 'shell':
+      return new ShellEscaper();
+    case 'nginx':
+      return new NginxEscaper();
+    case 'json':
+      return new JsonEscaper();
+    case 'html':
+      return new HtmlEscaper();
+  }
+}
+
+/** For a file of an unknown format. */
+class PlainOnly implements Escaper {
+  read(): void {}
+
+  escape(value: unknown): string {
+    const text = asText(value);
+    // An address may have the brackets of IPv6.
+    if (isPlain(text) || normalizeAddress(text) === text) return text;
+    throw new UnsafeValue(
+      'has characters other than letters, digits and . _ : / @ + -',
+      'escape values with --for shell, nginx, json or html, or write {{{…}}} to insert the value as it is',
+    );
+  }
+}
+
+/**
+ * POSIX shell. Inside command substitutions, here-documents and the like the rules of quoting differ, so from their first
+ * character on only plain values are written.
+ */
+class ShellEscaper implements Escaper {
+  #state: 'bare' | 'single' | 'double' | 'comment' | 'unknown' = 'bare';
+  /** The next character begins a word, possibly after an opening quote. */
+  #startsWord = true;
+  /** A backslash quotes the next character. */
+  #isQuoted = false;
+  #previous = '\n';
+
+  read(text: string): void {
+    for (let i = 0; i < text.length; i++) {
+      const simple = this.#isQuoted || this.#state === 'single' ? undefined : simpleExpansion(text, i);
+      if (simple !== undefined && this.#state !== 'comment' && this.#state !== 'unknown') {
+        i += simple.length - 1;
+        this.#startsWord = false;
+        this.#previous = text[i]!;
+      } else this.#step(text[i]!);
+    }
+  }
+
+  escape(value: unknown): string {
+    const text = asText(value);
+    if (CONTROLS.test(text)) throw new UnsafeValue('has control characters');
+    if (this.#startsWord && this.#state !== 'comment' && text.startsWith('-'))
+      throw new UnsafeValue('begins with "-", so a command would take it for a flag');
+    const escaped = this.#quote(text);
+    if (escaped === '') return escaped;
+    this.#startsWord = false;
+    this.#isQuoted = false;
+    this.#previous = 'x';
+    return escaped;
+  }
+
+  #quote(text: string): string {
+    const isSplit = this.#isQuoted || this.#previous === '$' || this.#state === 'unknown';
+    if (isSplit && !isPlain(text)) throw new UnsafeValue('needs quotes, which this place in the script does not allow');
+    if (this.#state === 'single') return text.replaceAll("'", "'\\''");
+    if (this.#state === 'double') return text.replace(/["\\$`]/g, '\\$&');
+    // Without quotes, an empty value would shift the arguments after it.
+    if (this.#state === 'bare' && (text === '' || !isPlain(text)) && !isSplit)
+      return `'${text.replaceAll("'", "'\\''")}'`;
+    return text;
+  }
+
+  #step(character: string): void {
+    const previous = this.#previous;
+    this.#previous = character;
+    if (this.#state === 'unknown') return;
+    if (this.#isQuoted) {
+      this.#isQuoted = false;
+      this.#startsWord = false;
+      return;
+    }
+    switch (this.#state) {
+      case 'comment':
+        if (character === '\n') this.#beginWord();
+        return;
+      case 'single':
+        if (character === "'") this.#state = 'bare';
+        else this.#startsWord = false;
+        return;
+      case 'double':
+        if (character === '"') this.#state = 'bare';
+        else if (character === '`' || (previous === '$' && /[({]/.test(character))) this.#state = 'unknown';
+        else this.#startsWord = false;
+        this.#isQuoted = character === '\\';
+        return;
+      case 'bare':
+        this.#stepBare(character, previous);
+    }
+  }
+
+  #stepBare(character: string, previous: string): void {
+    const opensUnknown =
+      character === '`' ||
+      (previous === '$' && /[({'"]/.test(character)) ||
+      (previous === '<' && character === '<') ||
+      (previous === '(' && character === '(');
+    if (opensUnknown) this.#state = 'unknown';
+    else if (character === "'") this.#state = 'single';
+    else if (character === '"') this.#state = 'double';
+    else if (character === '#' && this.#startsWord) this.#state = 'comment';
+    else if (/[\s;&|()<>]/.test(character)) this.#beginWord();
+    else {
+      this.#isQuoted = character === '\\';
+      this.#startsWord = false;
+    }
+  }
+
+  #beginWord(): void {
+    this.#state = 'bare';
+    this.#startsWord = true;
+  }
+}
+
+/** `${NAME}`, or a `$(command)` without quotes and nesting: they end where they seem to end. */
+function simpleExpansion(text: string, from: number): string | undefined {
+  if (text[from] !== '$') return undefined;
+  return /^\$(?:\{[A-Za-z_]\w*\}|\([^()'"`\\#<$]*\))/.exec(text.slice(from, from + 256))?.[0];
+}
+
+/** nginx. It has no escape for `$`, and a word that begins with a quote ends with it (ngx_conf_read_token). */
+class NginxEscaper implements Escaper {
+  #state: 'bare' | 'single' | 'double' | 'comment' | 'unknown' = 'bare';
+  #startsWord = true;
+  #isQuoted = false;
+  #previous = '\n';
+
+  read(text: string): void {
+    // The body of such a block is Lua.
+    if (/_by_lua/.test(text)) this.#state = 'unknown';
+    for (const character of text) this.#step(character);
+  }
+
+  escape(value: unknown, next: string | undefined): string {
+    const text = asText(value);
+    if (CONTROLS.test(text)) throw new UnsafeValue('has control characters');
+    if (text.includes('$')) throw new UnsafeValue('has a "$", which nginx would expand');
+    if (/[*\\]/.test(text)) throw new UnsafeValue('has a "*" or a backslash, which nginx may take for a pattern');
+    if (this.#startsWord && /^[~=^!]/.test(text))
+      throw new UnsafeValue(`begins with "${text[0]}", which nginx may take for an operator`);
+    const escaped = this.#quote(text, next);
+    if (escaped === '') return escaped;
+    this.#startsWord = false;
+    this.#isQuoted = false;
+    this.#previous = 'x';
+    return escaped;
+  }
+
+  #quote(text: string, next: string | undefined): string {
+    // An address may have the brackets of IPv6, which have no meaning in nginx.
+    const isSafe = isPlain(text.replace(/[[\]]/g, ''));
+    const isWhole = this.#startsWord && next !== undefined && /^(?:[\s;{]|$)/.test(next);
+    if (this.#state === 'comment') return text;
+    if (this.#state === 'single' || this.#state === 'double') {
+      if (this.#isQuoted && !isSafe) throw new UnsafeValue('follows a backslash');
+      return text.replace(this.#state === 'single' ? /'/g : /"/g, '\\$&');
+    }
+    if (isSafe && !(text === '' && isWhole)) return text;
+    if (this.#state === 'unknown' || !isWhole || this.#isQuoted || this.#previous === '$')
+      throw new UnsafeValue('needs quotes: write the whole word as "{{…}}" in the template');
+    return `"${text.replaceAll('"', '\\"')}"`;
+  }
+
+  #step(character: string): void {
+    const previous = this.#previous;
+    this.#previous = character;
+    if (this.#state === 'unknown') return;
+    if (this.#state === 'comment') {
+      if (character !== '\n') return;
+      this.#state = 'bare';
+      this.#startsWord = true;
+      return;
+    }
+    if (this.#isQuoted) {
+      this.#isQuoted = false;
+      this.#startsWord = false;
+      return;
+    }
+    if (character === '\\') this.#isQuoted = true;
+    if (this.#state !== 'bare') {
+      if (character === (this.#state === 'single' ? "'" : '"')) this.#state = 'bare';
+      this.#startsWord = false;
+      return;
+    }
+    if (this.#startsWord && (character === '"' || character === "'")) {
+      this.#state = character === '"' ? 'double' : 'single';
+      return;
+    }
+    if (this.#startsWord && character === '#') this.#state = 'comment';
+    else this.#startsWord = /[\s;{}]/.test(character) && !(character === '{' && previous === '$');
+  }
+}
+
+/** JSON. Outside of a string, a value is written as JSON, so text gets its quotes, and a missing field is `null`. */
+class JsonEscaper implements Escaper {
+  #isString = false;
+  #isQuoted = false;
+
+  read(text: string): void {
+    for (const character of text) {
+      if (this.#isQuoted) this.#isQuoted = false;
+      else if (character === '"') this.#isString = !this.#isString;
+      else this.#isQuoted = this.#isString && character === '\\';
+    }
+  }
+
+  escape(value: unknown): string {
+    if (this.#isQuoted) throw new UnsafeValue('follows a backslash');
+    const json = this.#isString ? JSON.stringify(asText(value)).slice(1, -1) : JSON.stringify(value ?? null);
+    // Go's encoder does the same, so that the JSON may be part of an HTML page.
+    return escapeControls(json).replace(/[<>&]/g, (mark) => `\\u00${mark.charCodeAt(0).toString(16)}`);
+  }
+}
+
+/** Elements whose content has no character references (HTML, 13.1.2). */
+const RAW_ELEMENTS = ['script', 'style', 'xmp', 'iframe', 'noembed', 'noframes', 'noscript', 'plaintext'];
+/** Attributes that contain code or a whole document. */
+const CODE_ATTRIBUTES = /^(on.*|style|srcdoc)$/;
+/** Attributes that contain a URL (HTML, section Indices). */
+const URL_ATTRIBUTES = /^((xlink:)?href|src|srcset|action|formaction|data|poster|background|ping|cite|manifest)$/;
+/** Schemes of URLs that run code or contain a document. */
+const CODE_URL = /^(javascript|vbscript|data):/i;
+const ENTITIES: Readonly<Record<string, string>> = {
+  '&': '&amp;',
+  '<': '&lt;',
+  '>': '&gt;',
+  '"': '&quot;',
+  "'": '&#39;',
+};
+
+/** HTML text and attributes. */
+class HtmlEscaper implements Escaper {
+  #state: 'text' | 'comment' | 'raw' | 'tag' | 'attribute' | 'value' | 'bare' | 'single' | 'double' = 'text';
+  #element = '';
+  #attribute = '';
+  /** The value of an attribute up to here. */
+  #value = '';
+  /** The last characters, for `<!--`, `-->` and end tags. */
+  #tail = '';
+
+  read(text: string): void {
+    for (const character of text) this.#step(character);
+  }
+
+  escape(value: unknown): string {
+    const text = asText(value);
+    if (/[^\P{Cc}\t\n\r]/u.test(text)) throw new UnsafeValue('has control characters');
+    const isAttribute = ['value', 'bare', 'single', 'double'].includes(this.#state);
+    const isCode = this.#state === 'raw' || (isAttribute && CODE_ATTRIBUTES.test(this.#attribute));
+    if ((isCode || this.#state === 'tag' || this.#state === 'attribute') && !isPlain(text))
+      throw new UnsafeValue(`is not safe inside ${isCode ? 'code' : 'a tag'}`);
+    if (this.#state === 'text' && this.#tail.endsWith('<')) throw new UnsafeValue('is not safe as the name of a tag');
+    if (
+      isAttribute &&
+      URL_ATTRIBUTES.test(this.#attribute) &&
+      CODE_URL.test((this.#value + text).replace(/[\s\p{Cc}]/gu, ''))
+    )
+      throw new UnsafeValue('is a URL that may run code');
+    this.#value += text;
+    // Without quotes, an empty value would make the next attribute the value.
+    const escaped = this.#state === 'value' && text === '' ? '""' : this.#encode(text);
+    if (this.#state === 'value' && text !== '') this.#state = 'bare';
+    if (escaped !== '') this.#tail = 'x';
+    return escaped;
+  }
+
+  #encode(text: string): string {
+    const isBare = this.#state === 'value' || this.#state === 'bare';
+    return text.replace(
+      isBare ? /[^\p{L}\p{N}._:/@+-]/gu : /[&<>"'`]/g,
+      (mark) => ENTITIES[mark] ?? `&#${mark.codePointAt(0)};`,
+    );
+  }
+
+  #step(character: string): void {
+    this.#tail = (this.#tail + character).slice(-16);
+    switch (this.#state) {
+      case 'text':
+        if (this.#tail.endsWith('<!--')) this.#state = 'comment';
+        else if (/<[a-z/]$/i.test(this.#tail)) this.#beginTag(character);
+        return;
+      case 'comment':
+        if (/--!?>$/.test(this.#tail)) this.#state = 'text';
+        return;
+      case 'raw':
+        if (this.#tail.toLowerCase().endsWith(`</${this.#element}`)) this.#beginTag('/');
+        return;
+      case 'single':
+      case 'double':
+        if (character === (this.#state === 'single' ? "'" : '"')) this.#beginAttribute();
+        else this.#value += character;
+        return;
+      default:
+        this.#stepInTag(character);
+    }
+  }
+
+  #beginTag(first: string): void {
+    this.#state = 'tag';
+    this.#element = first.toLowerCase();
+  }
+
+  #stepInTag(character: string): void {
+    if (character === '>') this.#endTag();
+    else if (this.#state === 'tag') {
+      if (/[\s/]/.test(character) && this.#element !== '/') this.#beginAttribute();
+      else this.#element += character.toLowerCase();
+    } else if (this.#state === 'attribute') {
+      if (character === '=' && this.#attribute !== '') this.#beginValue();
+      else if (/[\s/]/.test(character)) this.#attribute += ' ';
+      // A name after a space is another attribute.
+      else this.#attribute = (this.#attribute.endsWith(' ') ? '' : this.#attribute) + character.toLowerCase();
+    } else if (this.#state === 'value' && /["']/.test(character)) this.#state = character === '"' ? 'double' : 'single';
+    else if (/\s/.test(character)) {
+      if (this.#state === 'bare') this.#beginAttribute();
+    } else {
+      this.#state = 'bare';
+      this.#value += character;
+    }
+  }
+
+  #beginAttribute(): void {
+    this.#state = 'attribute';
+    this.#attribute = '';
+  }
+
+  #beginValue(): void {
+    this.#state = 'value';
+    this.#attribute = this.#attribute.trim();
+    this.#value = '';
+  }
+
+  #endTag(): void {
+    this.#state = RAW_ELEMENTS.includes(this.#element) ? 'raw' : 'text';
+    this.#attribute = '';
+  }
+}

@@ -1,0 +1,290 @@
+/** Values as `vreg render --for` writes them, read back by a real shell, by nginx's tokenizer, by JSON.parse and as HTML. */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import test from 'node:test';
+import { escaperFor, type Format } from '../../src/render/escape.ts';
+import { mustache } from '../../src/render/expression.ts';
+
+/** Values of a worker that wants to run commands, leave its place or look like a flag. */
+const HOSTILE = [
+  '$(echo hacked)',
+  '`echo hacked`',
+  `$${'{HOME}'}`,
+  "'; echo hacked; '",
+  '"; echo hacked; "',
+  "a'b",
+  'a"b',
+  'a\\',
+  '\\"',
+  "\\'",
+  'a b',
+  ' ',
+  'a;b',
+  'a|b&c>d<e',
+  '#a',
+  '~root',
+  '*',
+  'a\u00e9日本🦊',
+  '!!',
+  '%s%n',
+  '{a,b}',
+  'a=b',
+  '</script><script>alert(1)</script>',
+  '" onmouseover="alert(1)',
+  "' onmouseover='alert(1)",
+  '<img src=x onerror=alert(1)>',
+  '-->',
+  '&lt;',
+  'a;} server { listen 81; }',
+  '",\n"role":"infra'.replace('\n', ' '),
+];
+const PLAIN = ['a', '10.0.0.1:80', 'a/b@c.d+e-f_g', '0', 'fd00::1'];
+
+async function rendered(format: Format | undefined, template: string, name: unknown): Promise<string> {
+  const render = await mustache('t', 'hint', () => escaperFor(format));
+  return render(template, { vm: [{ id: 'w', address: 'a', name }] });
+}
+
+/** @returns undefined if the value was refused, which must name VM and field */
+async function renderedOrRefused(format: Format | undefined, template: string, name: unknown) {
+  try {
+    return await rendered(format, template, name);
+  } catch (error) {
+    const { code, field, message } = error as { code: string; field: string; message: string };
+    assert.deepEqual([code, field], ['INVALID', 'name'], message);
+    assert.match(message, /^t: VM "w": the value of name /);
+    return undefined;
+  }
+}
+
+const PLACES: readonly [template: string, read: (text: string) => string][] = [
+  ["printf '%s' {{#vm}}{{name}}{{/vm}}", (text) => text],
+  ['printf \'%s\' "{{#vm}}{{name}}{{/vm}}"', (text) => text],
+  ["printf '%s' '{{#vm}}{{name}}{{/vm}}'", (text) => text],
+  ['A={{#vm}}{{name}}{{/vm}}; printf \'%s\' "$A"', (text) => text],
+  [`A="x$${'{IFS}'}y$(echo z){{#vm}}{{name}}{{/vm}}"; printf '%s' "$A"`, (text) => text.slice('x \t\nyz'.length)],
+  ["# {{#vm}}{{name}}{{/vm}}\nprintf '%s' {{#vm}}{{name}}{{/vm}}", (text) => text],
+  ["printf '%s' pre{{#vm}}{{name}}{{/vm}}", (text) => text.slice(3)],
+];
+
+for (const [template, read] of PLACES) {
+  test(`a shell reads each value that is written as it is: ${JSON.stringify(template)}`, async () => {
+    for (const value of [...HOSTILE, ...PLAIN, '']) {
+      if (value.startsWith('-') && (await renderedOrRefused('shell', template, value)) === undefined) continue;
+      const script = await rendered('shell', template, value);
+      assert.equal(read(execFileSync('sh', ['-c', script], { encoding: 'utf8' })), value, script);
+    }
+  });
+}
+
+/** Places whose quoting the escaper does not know, or in which no quotes are possible. */
+const UNKNOWN = [
+  'cat <<EOF\n',
+  'echo `echo ',
+  'echo "$(echo "',
+  "echo $'",
+  'echo ${A:-',
+  'echo $(( ',
+  '\\',
+  '$',
+  '((',
+  "cat <<'EOF'\n",
+];
+
+test('a shell script gets plain values only inside substitutions, here-documents and after a backslash', async () => {
+  for (const before of UNKNOWN) {
+    for (const value of HOSTILE)
+      assert.equal(
+        await renderedOrRefused('shell', `${before}{{#vm}}{{name}}{{/vm}}`, value),
+        undefined,
+        before + value,
+      );
+    assert.equal(await rendered('shell', `${before}{{#vm}}{{name}}{{/vm}}`, 'a.b'), `${before}a.b`);
+  }
+});
+
+test('a shell script gets no value that a command would take for a flag, and no control characters', async () => {
+  for (const value of ['-rf', '--', '-'])
+    for (const before of ['rm ', 'rm "', "rm '", 'a;', '(', ''])
+      assert.equal(await renderedOrRefused('shell', `${before}{{#vm}}{{name}}{{/vm}}`, value), undefined, before);
+  assert.equal(await rendered('shell', 'A={{#vm}}{{name}}{{/vm}}', '-rf'), 'A=-rf');
+  for (const format of ['shell', 'nginx', 'html'] as const)
+    for (const value of ['a\0', 'a\u001b[2J', 'a\u009b'])
+      assert.equal(await renderedOrRefused(format, '{{#vm}}{{name}}{{/vm}}', value), undefined, format);
+  for (const value of ['a\nb', 'a\r'])
+    for (const format of ['shell', 'nginx'] as const)
+      assert.equal(await renderedOrRefused(format, '# {{#vm}}{{name}}{{/vm}}', value), undefined, format);
+});
+
+test('sections are escaped where they stand, also if they open or close quotes', async () => {
+  const render = await mustache('t', 'hint', () => escaperFor('shell'));
+  const view = {
+    q: [
+      { id: '1', address: 'a', name: "a'b" },
+      { id: '2', address: 'a', name: '$(id)' },
+    ],
+    open: [1],
+  };
+  const script = render("printf '%s,' {{#open}}'{{/open}}{{#q}}<{{name}}>{{/q}}' {{#q}} {{name}} {{/q}}", view);
+  assert.equal(execFileSync('sh', ['-c', script], { encoding: 'utf8' }), "<a'b><$(id)>,a'b,$(id),");
+});
+
+/** Splits a configuration as ngx_conf_read_token does. @throws if nginx would refuse it */
+function nginxTokens(text: string): string[] {
+  const tokens: string[] = [];
+  let i = 0;
+  while (i < text.length) {
+    const start = text[i]!;
+    if (/\s/.test(start)) i++;
+    else if (start === '#') while (i < text.length && text[i] !== '\n') i++;
+    else if (/[;{}]/.test(start)) tokens.push(`<${text[i++]}>`);
+    else if (start === '"' || start === "'") {
+      let word = '';
+      for (i++; text[i] !== start; i++) {
+        if (text[i] === undefined) throw new Error('unexpected end');
+        if (text[i] === '\\' && /["'\\]/.test(text[i + 1]!)) i++;
+        word += text[i];
+      }
+      i++;
+      if (!/[\s;{)]/.test(text[i] ?? ' ')) throw new Error(`unexpected "${text[i]}"`);
+      tokens.push(word);
+    } else {
+      let word = '';
+      for (; i < text.length && !/[\s;{]/.test(text[i]!); i++) {
+        if (text[i] === '\\' && /["'\\]/.test(text[i + 1]!)) i++;
+        word += text[i];
+      }
+      tokens.push(word);
+    }
+  }
+  return tokens;
+}
+
+const NGINX: readonly [template: string, tokens: (value: string) => string[]][] = [
+  ['server_name {{#vm}}{{name}};{{/vm}}', (value) => ['server_name', value, '<;>']],
+  ['server_name "{{#vm}}{{name}}{{/vm}}";', (value) => ['server_name', value, '<;>']],
+  ["add_header X 'a {{#vm}}{{name}}{{/vm}}';", (value) => ['add_header', 'X', `a ${value}`, '<;>']],
+  ['#{{#vm}}{{name}}{{/vm}}\nlisten 80;', () => ['listen', '80', '<;>']],
+  [
+    'server {\n{{#vm}}  listen {{name}}:81; # {{name}}\n{{/vm}}}',
+    (value) => ['server', '<{>', 'listen', `${value}:81`, '<;>', '<}>'],
+  ],
+];
+
+test('nginx reads each value as one word, and a value that cannot be one is refused', async () => {
+  for (const [template, tokens] of NGINX) {
+    let written = 0;
+    for (const value of [...HOSTILE, ...PLAIN]) {
+      const text = await renderedOrRefused('nginx', template, value);
+      if (text === undefined) continue;
+      written++;
+      const host = template.includes(':81') && value === 'fd00::1' ? '[fd00::1]' : value;
+      assert.deepEqual(nginxTokens(text), tokens(host), text);
+    }
+    assert.ok(written >= PLAIN.length, template);
+  }
+  for (const value of ['$host', 'a$b', '~.*', '*.example', 'a\\b'])
+    assert.equal(await renderedOrRefused('nginx', 'server_name {{#vm}}{{name}};{{/vm}}', value), undefined, value);
+  assert.equal(await rendered('nginx', 'A {{#vm}}{{name}};{{/vm}}', 'b & "c"'), 'A "b & \\"c\\"";');
+});
+
+test('JSON has each value as a string, inside of quotes and without them', async () => {
+  for (const value of [...HOSTILE, ...PLAIN, '', 'a\nb\u0000\u2028\u009b']) {
+    for (const template of ['{"a":"{{#vm}}{{name}}{{/vm}}"}', '{"a":{{#vm}}{{name}}{{/vm}} }']) {
+      const text = await rendered('json', template, value);
+      assert.deepEqual(JSON.parse(text), { a: value }, text);
+      assert.doesNotMatch(text, /[<>&\u2028]/);
+    }
+  }
+  assert.deepEqual(JSON.parse(await rendered('json', '[{{#vm}}{{name}},{{ports.api}}{{/vm}}]', 3001)), [3001, null]);
+  assert.deepEqual(JSON.parse(await rendered('json', '[{{#vm}}{{name}}{{/vm}}]', { b: ['"'] })), [{ b: ['"'] }]);
+});
+
+test('HTML shows each value as text, in elements and in attributes', async () => {
+  const decode = (html: string) =>
+    html.replace(/&(?:#(\d+)|(\w+));/g, (_, code: string, name: string) =>
+      code ? String.fromCodePoint(Number(code)) : { lt: '<', gt: '>', amp: '&', quot: '"' }[name]!,
+    );
+  for (const value of [...HOSTILE, ...PLAIN]) {
+    const text = await rendered('html', '<p>{{#vm}}{{name}}{{/vm}}</p>', value);
+    assert.match(text, /^<p>[^<>"']*<\/p>$/);
+    assert.equal(decode(text.slice(3, -4)), value);
+    for (const quote of ['"', "'", '']) {
+      const tag = await rendered('html', `<p class=x title=${quote}{{#vm}}{{name}}{{/vm}}${quote}>`, value);
+      const inside = tag.slice('<p class=x title='.length + quote.length, tag.length - 1 - quote.length);
+      assert.doesNotMatch(inside, quote === '' ? /[\s"'=<>`]/ : /[<>"']/);
+      assert.equal(decode(inside), value);
+    }
+    const comment = await rendered('html', '<!-- {{#vm}}{{name}}{{/vm}} -->', value);
+    assert.equal(comment.indexOf('-->'), comment.length - 3);
+  }
+  assert.equal(await rendered('html', '<p title={{#vm}}{{name}}{{/vm}} id=a>', ''), '<p title="" id=a>');
+});
+
+test('HTML code, tags and script URLs get plain values only', async () => {
+  const code = [
+    '<script>var a = "',
+    '<style>',
+    '<a onclick="f(\'',
+    '<a x="y"onclick="',
+    '<a/onclick=',
+    '<p style="',
+    '<',
+    '<a ',
+    '<p><SCRIPT>',
+  ];
+  for (const before of code) {
+    for (const value of ["');alert(1)//", 'a b', '"', 'onclick=alert'])
+      assert.equal(await renderedOrRefused('html', `${before}{{#vm}}{{name}}{{/vm}}`, value), undefined, before);
+  }
+  assert.equal(
+    await rendered('html', '<script>var a = "{{#vm}}{{name}}{{/vm}}"</script>', 'a.b'),
+    '<script>var a = "a.b"</script>',
+  );
+  for (const before of ['<a href="', '<a href=', '<img alt="a" src=\'', '<a href="java'])
+    for (const value of [
+      'javascript:alert(1)',
+      ' JavaScript:alert(1)',
+      'java\tscript:a',
+      'script:a',
+      'data:text/html,a',
+    ]) {
+      const text = await renderedOrRefused('html', `${before}{{#vm}}{{name}}{{/vm}}`, value);
+      if (text !== undefined) assert.doesNotMatch(text, /(href|src)=["']?(\s*javascript|data):/i);
+    }
+  assert.equal(
+    await rendered('html', '<a href="http://{{#vm}}{{name}}{{/vm}}/">', 'a.b:80'),
+    '<a href="http://a.b:80/">',
+  );
+});
+
+test('without a format, a value that may need an escape is refused; triple braces insert it as it is', async () => {
+  for (const value of [...HOSTILE, 'a\nb', { a: 1 }])
+    assert.equal(await renderedOrRefused(undefined, '{{#vm}}{{name}}{{/vm}}', value), undefined, String(value));
+  for (const value of [...PLAIN, '[fd00::1]:80', '', 3001, null, undefined])
+    assert.equal(await rendered(undefined, '{{#vm}}{{name}}{{/vm}}', value), String(value ?? ''));
+  for (const format of [undefined, 'shell', 'nginx', 'html'] as const)
+    for (const template of ['{{#vm}}{{{name}}}{{/vm}}', '{{#vm}}{{&name}}{{/vm}}'])
+      assert.equal(await rendered(format, template, '$(id)\n'), '$(id)\n');
+});
+
+test('an IPv6 address gets brackets before a port and in a URL', async () => {
+  for (const [template, address, expected] of [
+    ['{{address}}:{{ports.a}}', 'fd00::1', '[fd00::1]:82'],
+    ['{{address}}:{{ports.a}}', '[fd00::1]', '[fd00::1]:82'],
+    ['{{address}}:{{ports.a}}', '[fd00::1]:81', '[fd00::1]:82'],
+    ['{{address}}:{{ports.a}}', '10.0.0.1:81', '10.0.0.1:82'],
+    ['{{address}}:82', 'a.b', 'a.b:82'],
+    ['http://{{address}}/', 'fd00::1', 'http://[fd00::1]/'],
+    ['http://{{address}}/', '[fd00::1]:81', 'http://[fd00::1]:81/'],
+    ['http://{{address}}/', '10.0.0.1:81', 'http://10.0.0.1:81/'],
+    ['{{address}} {{id}}', 'fd00::1', 'fd00::1 w'],
+  ] as const) {
+    for (const format of [undefined, 'nginx', 'json', 'html'] as const) {
+      const text = format === 'json' ? `"${template}"` : template;
+      const render = await mustache('t', 'hint', () => escaperFor(format));
+      const result = render(`{{#vm}}${text}{{/vm}}`, { vm: [{ id: 'w', address, ports: { a: 82 } }] });
+      assert.equal(result, format === 'json' ? `"${expected}"` : expected);
+    }
+  }
+});
