@@ -95,7 +95,7 @@ function findRepeated(
 }
 
 /**
- * @returns the entry of a VM that enrolled with the same token and has been silent for a lease
+ * @returns the entry of a VM that enrolled with the same token and in the same role, and has been silent for a lease
  * @throws VregError CONFLICT and IDENTITY_CONFLICT as {@link Registry.assertVacant}, if the VM was heard within the lease
  */
 function findReturning(
@@ -103,10 +103,11 @@ function findReturning(
   issued: Token | undefined,
   { enroller, registration, from, write }: Enrolment,
 ): VmRecord | undefined {
-  const { id, address } = registration;
+  const { id, role, address } = registration;
   if (issued?.stored.enrolledBy !== enroller.name || !registry.has(id)) return undefined;
   const entry = registry.get(id);
-  if (!permits(write.restriction, entry.vm)) return undefined;
+  // The place of the returning VM in the order belongs to its role.
+  if (entry.vm.role !== role || !permits(write.restriction, entry.vm)) return undefined;
   registry.assertVacant(id, { address, from });
   return entry;
 }

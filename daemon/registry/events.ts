@@ -26,6 +26,11 @@ export interface Event {
   position: string;
   /** The whole {@link VmEvent}. */
   json: string;
+  /**
+   * If the event changed the role, the events that readers of a single role receive instead: `deregistered` with the last
+   * entry in the old role, and `registered` with the first entry in the new one.
+   */
+  moved?: { left: Event; entered: Event };
 }
 
 export interface Occasion {
@@ -36,6 +41,8 @@ export interface Occasion {
   by?: string;
   changes?: FieldChanges;
   conflict?: Conflict;
+  /** The entry before a change. */
+  previous?: VmRecord | undefined;
 }
 
 export interface EventSubscriber {
@@ -76,7 +83,7 @@ export class EventLog {
     const event = eventOf(type, entry, occasion);
     this.#retained.push(event);
     this.#added++;
-    this.#size += event.json.length;
+    this.#size += sizeOf(event);
     while (this.#retained.length > this.#maxEvents || this.#size > this.#maxSize) this.#dropOldest();
     for (const subscriber of this.#subscribers) subscriber.event(event);
   }
@@ -122,15 +129,21 @@ export class EventLog {
   }
 
   #dropOldest(): void {
-    const { type, revision, json } = this.#retained.shift()!;
-    this.#size -= json.length;
+    const event = this.#retained.shift()!;
+    const { type, revision } = event;
+    this.#size -= sizeOf(event);
     // An event that is no change has the revision of the change before it, so a client that knows that revision may lack it.
     this.#from = OCCURRENCES.has(type) ? revision + 1 : revision;
   }
 }
 
+/** UTF-16 units of an event's JSON in all its forms. */
+function sizeOf({ json, moved }: Event): number {
+  return json.length + (moved ? moved.left.json.length + moved.entered.json.length : 0);
+}
+
 export function eventOf(type: VmEventType, entry: VmRecord, occasion: Occasion): Event {
-  const { at, by, changes, conflict } = occasion;
+  const { at, by, changes, conflict, previous } = occasion;
   const { id, role, status } = entry.vm;
   const rest = { ...(by && { by }), ...(changes && { changes }), ...(conflict && { conflict }) };
   const { revision } = occasion.position;
@@ -140,5 +153,39 @@ export function eventOf(type: VmEventType, entry: VmRecord, occasion: Occasion):
   const before: Event['before'] = {};
   if (changes?.role) before.role = changes.role[0] as string;
   if (changes?.status) before.status = changes.status[0] as string;
-  return { type, id, role, status, before, revision, position, json: `${head},"vm":${entry.json}${tail}` };
+  const event: Event = {
+    type,
+    id,
+    role,
+    status,
+    before,
+    revision,
+    position,
+    json: `${head},"vm":${entry.json}${tail}`,
+  };
+  if (!changes?.role || !previous) return event;
+  const { changes: _changes, previous: _previous, ...move } = occasion;
+  return {
+    ...event,
+    moved: { left: eventOf('deregistered', previous, move), entered: eventOf('registered', entry, move) },
+  };
+}
+
+/**
+ * The event that a reader of one role receives. It contains no value of the VM from before it entered the role or after it
+ * left the role.
+ * @param role undefined for a reader of all roles
+ * @returns undefined if the event concerns other roles only
+ */
+export function eventInRole<T extends Movable<T>>(event: T, role: string | undefined): T | undefined {
+  if (role === undefined) return event;
+  if (event.moved?.left.role === role) return event.moved.left;
+  if (event.moved?.entered.role === role) return event.moved.entered;
+  return event.moved === undefined && event.role === role ? event : undefined;
+}
+
+/** An event, or a form of it, as in {@link Event.moved}. */
+export interface Movable<T> {
+  role: string;
+  moved?: { left: T; entered: T };
 }

@@ -84,6 +84,8 @@ interface StoredConflict extends Conflict {
   spend?: string;
   /** While the claim is undecided: the token of the holder at the first refusal, see {@link Identities.prove}. */
   against?: string;
+  /** From before the VM was registered with its present role. A reader of one role must not see the record. */
+  isPast?: true;
 }
 
 /** The time of a heartbeat, and the state of the registry at that time. */
@@ -145,6 +147,14 @@ export class Identities {
     return [...this.#conflicts.values()].reverse().map(publicPart);
   }
 
+  /** The conflicts since each VM has its present role, newest first. */
+  get conflictsInRole(): Conflict[] {
+    return [...this.#conflicts.values()]
+      .filter(({ isPast }) => !isPast)
+      .reverse()
+      .map(publicPart);
+  }
+
   /**
    * Deletes the conflicts of a VM, or all, once `save` has made that durable. A conflict that recurs meanwhile stays.
    * @returns the number of conflicts @throws the store's errors; all conflicts stay then
@@ -164,7 +174,20 @@ export class Identities {
 
   /** Deletes the identity of a removed VM, so that a new VM with the same id starts afresh. */
   forget(id: string): void {
+    this.#markPast(id);
     if (this.#holders.delete(id)) this.#records.add({ kind: 'identity', key: id, body: undefined });
+  }
+
+  /** The VM has changed its role, and may have a new place in the order. Its incarnation stays the same. */
+  move({ vm: { id }, version: { created } }: VmRecord): void {
+    const holder = this.#holders.get(id);
+    if (holder && holder.created !== created) this.#putHolder(id, { ...holder, created });
+    this.#markPast(id);
+  }
+
+  #markPast(id: string): void {
+    for (const [key, conflict] of this.#conflicts)
+      if (conflict.id === id && !conflict.isPast) this.#putConflict(key, { ...conflict, isPast: true });
   }
 
   /** The VM was declared stopped or paused. Until the holder's next heartbeat, it counts as silent. */
@@ -308,11 +331,12 @@ export class Identities {
     const key = keyOf(found);
     const before = this.#conflicts.get(key);
     const { at } = found.other;
+    const since = before?.isPast ? undefined : before;
     const conflict: StoredConflict = {
       ...found,
-      firstAt: before?.firstAt ?? at,
+      firstAt: since?.firstAt ?? at,
       lastAt: at,
-      count: (before?.count ?? 0) + 1,
+      count: (since?.count ?? 0) + 1,
       ...definedOnly({ against: (before?.state === 'open' ? before.against : undefined) ?? against }),
     };
     this.#putConflict(key, conflict);
@@ -388,7 +412,7 @@ function incarnationOf(holder: Holder): Incarnation {
 }
 
 /** A conflict without heartbeat tokens. */
-function publicPart({ spend: _spend, against: _against, ...conflict }: StoredConflict): Conflict {
+function publicPart({ spend: _spend, against: _against, isPast: _isPast, ...conflict }: StoredConflict): Conflict {
   return conflict;
 }
 

@@ -368,14 +368,15 @@ export class Registry {
   }
 
   /** Makes a committed change visible and notifies subscribers. */
-  #apply({ id, after }: VmDecision, note: VmNote, position: Position): void {
+  #apply({ id, before, after }: VmDecision, note: VmNote, position: Position): void {
     const visible = after ?? this.get(id);
     const isRevived = after !== undefined && this.#show(after);
     if (!after) this.#hide(visible);
+    else if (before && before.vm.role !== after.vm.role) this.identities.move(after);
     const { type, at, by, changes } = note;
     // The event of a VM that is added or removed contains the whole entry already.
     const hasChanges = type === 'updated' || type === 'status';
-    this.events.add(type, visible, { position, at, by, ...(hasChanges ? { changes } : {}) });
+    this.events.add(type, visible, { position, at, by, ...(hasChanges ? { changes, previous: before } : {}) });
     // `revived` comes after the change, because a client that knows the liveness at a position must know that position.
     if (isRevived) this.#liveness.notifyRevived(visible, position);
   }

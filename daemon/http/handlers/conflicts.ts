@@ -7,7 +7,8 @@ import { jsonResult, type RequestContext, type Result } from '../context.ts';
 export function listConflicts({ services: { registry }, readFilter }: RequestContext): Result {
   const isReadable = (id: string) =>
     !readFilter || permits(readFilter, registry.has(id) ? registry.get(id).vm : { id, role: '' });
-  const conflicts = registry.identities.conflicts.filter(({ id }) => isReadable(id));
+  const { conflicts: all, conflictsInRole } = registry.identities;
+  const conflicts = (readFilter?.role === undefined ? all : conflictsInRole).filter(({ id }) => isReadable(id));
   return jsonResult({ conflicts, count: conflicts.length } satisfies Conflicts);
 }
 

@@ -6,7 +6,7 @@
 import { setImmediate } from 'node:timers/promises';
 import type { Heartbeat } from '../../../src/protocol/api.ts';
 import type { Budget, Budgets, Scheduler } from '../../limits.ts';
-import type { Event, EventLog, EventSubscriber } from '../../registry/events.ts';
+import type { Event, EventLog, EventSubscriber, Movable } from '../../registry/events.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 
 /** UTF-16 units in one buffer, unless a single event is larger. Building one takes a fraction of a millisecond. */
@@ -17,11 +17,14 @@ const MAX_MATCHED = 4096;
 /** The fields of an event that filters look at. */
 export type EventSubject = Pick<Event, 'id' | 'role' | 'status' | 'before'>;
 
+/** @returns the form of the event that a subscriber receives; undefined if none */
+export type SelectEvent = <T extends EventSubject & Movable<T>>(event: T) => T | undefined;
+
 export interface Subscriber {
   /** Subscribers with the same key want the same events. */
   readonly filterKey: string;
   readonly wantsHeartbeats: boolean;
-  matches(subject: EventSubject): boolean;
+  readonly select: SelectEvent;
   /** @returns false if the subscriber accepts no more events */
   write(bytes: Buffer): boolean;
   /** Bytes that wait for this subscriber. */
@@ -44,10 +47,10 @@ export interface Snapshot {
   readonly liveness: readonly ('stale' | 'suspect' | undefined)[];
 }
 
-interface QueuedEvent {
-  subject: EventSubject;
+interface QueuedEvent extends EventSubject {
   text: string;
   isHeartbeat: boolean;
+  moved?: { left: QueuedEvent; entered: QueuedEvent };
 }
 
 interface SharedBuffer {
@@ -60,6 +63,13 @@ interface SharedBuffer {
 /** An event as the event stream carries it. */
 export function formatEvent({ type, position, json }: Event): string {
   return `id: ${position}\nevent: ${type}\ndata: ${json}\n\n`;
+}
+
+function queuedEvent(event: Event): QueuedEvent {
+  const { id, role, status, before, moved } = event;
+  const queued: QueuedEvent = { id, role, status, before, text: formatEvent(event), isHeartbeat: false };
+  if (moved) queued.moved = { left: queuedEvent(moved.left), entered: queuedEvent(moved.entered) };
+  return queued;
 }
 
 export class EventFanout implements EventSubscriber {
@@ -125,14 +135,14 @@ export class EventFanout implements EventSubscriber {
   }
 
   event(event: Event): void {
-    this.#enqueue({ subject: event, text: formatEvent(event), isHeartbeat: false });
+    this.#enqueue(queuedEvent(event));
   }
 
   heartbeat({ vm: { id, role, status }, lastSeen }: VmRecord): void {
     if (this.#heartbeatSubscribers === 0) return;
     const json = JSON.stringify({ id, lastSeen } satisfies Heartbeat);
-    const subject = { id, role, status, before: {} };
-    this.#enqueue({ subject, text: `event: heartbeat\ndata: ${json}\n\n`, isHeartbeat: true });
+    const text = `event: heartbeat\ndata: ${json}\n\n`;
+    this.#enqueue({ id, role, status, before: {}, text, isHeartbeat: true });
   }
 
   /** Position of the next event. */
@@ -185,7 +195,7 @@ export class EventFanout implements EventSubscriber {
     let text = '';
     for (; at < last && text.length < BUFFER_SIZE; at++) {
       const event = this.#queue[at]!;
-      if ((subscriber.wantsHeartbeats || !event.isHeartbeat) && subscriber.matches(event.subject)) text += event.text;
+      if (subscriber.wantsHeartbeats || !event.isHeartbeat) text += subscriber.select(event)?.text ?? '';
     }
     const buffer = { bytes: text === '' ? undefined : Buffer.from(text), end: this.#start + at };
     this.#buffers.set(key, buffer);

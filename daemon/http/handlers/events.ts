@@ -6,13 +6,13 @@
 import type { ServerResponse } from 'node:http';
 import { formatPosition, type Position, parsePosition } from '../../../src/protocol/position.ts';
 import type { Budget, Reservation, Scheduler, StreamLimits } from '../../limits.ts';
-import { type Event, eventOf } from '../../registry/events.ts';
+import { type Event, eventInRole, eventOf } from '../../registry/events.ts';
 import { permits } from '../../registry/preconditions.ts';
 import type { Registry } from '../../registry/registry.ts';
 import type { RequestContext } from '../context.ts';
 import { openStream } from '../response.ts';
 import { CHUNK_SIZE, POINTER_SIZE, reserveFor } from '../streaming.ts';
-import { type EventSubject, formatEvent, type Snapshot, type Subscription } from './event-fanout.ts';
+import { type EventSubject, formatEvent, type SelectEvent, type Snapshot, type Subscription } from './event-fanout.ts';
 
 /** Milliseconds that a subscriber has to read the last events when the daemon stops or its token ends. */
 const CLOSE_GRACE = 1000;
@@ -48,7 +48,7 @@ export function streamEvents(ctx: RequestContext): undefined {
     subscription = fanout.subscribe({
       filterKey: `${wantsHeartbeats} ${filter.key}`,
       wantsHeartbeats,
-      matches: filter.matches,
+      select: filter.select,
       write: (bytes) => {
         if (!writer.write(bytes)) writer.lagged(registry.positions.latest);
         return !writer.isEnded;
@@ -57,7 +57,7 @@ export function streamEvents(ctx: RequestContext): undefined {
       lagged: () => writer.lagged(registry.positions.latest),
     });
   };
-  const initial = joinChunks(initialEvents(ctx, start, filter.matches, reservation));
+  const initial = joinChunks(initialEvents(ctx, start, filter.select, reservation));
   let { mark } = registry.events;
   /** Writes the events that were added while the client read the previous ones, until there are no more. */
   const catchUp = () => {
@@ -65,7 +65,7 @@ export function streamEvents(ctx: RequestContext): undefined {
     mark = registry.events.mark;
     if (!missed) writer.lagged(registry.positions.latest);
     else if (missed.length === 0) follow();
-    else writer.writeChunks(joinChunks(missed.filter(filter.matches).map(formatEvent)), catchUp);
+    else writer.writeChunks(joinChunks(formatSelected(missed, filter.select)), catchUp);
   };
   writer.writeChunks(initial, catchUp);
   const keepAlive = setInterval(() => writer.keepAlive(), streams.keepAlive);
@@ -92,7 +92,7 @@ export function streamEvents(ctx: RequestContext): undefined {
 function initialEvents(
   ctx: RequestContext,
   from: Start,
-  matches: (subject: EventSubject) => boolean,
+  select: SelectEvent,
   reservation: Reservation,
 ): Iterable<string> {
   const { registry, fanout } = ctx.services;
@@ -106,19 +106,26 @@ function initialEvents(
   else reservation.share(snapshot, snapshot.entries.length * 2 * POINTER_SIZE);
   const at = registry.clock.now();
   return (function* () {
-    if (missed) for (const event of missed) if (matches(event)) yield formatEvent(event);
+    if (missed) yield* formatSelected(missed, select);
     if (!missed) yield formatControl('reset', current);
     // Oldest first, so that subscribers build up the same order.
     for (let i = snapshot.entries.length - 1; i >= 0; i--) {
       const entry = snapshot.entries[i]!;
       const registered = eventOf('registered', entry, { position: current, at: Date.parse(entry.vm.registeredAt) });
-      if (!matches(registered)) continue;
+      if (!select(registered)) continue;
       yield formatWithoutId(registered);
       const liveness = snapshot.liveness[i];
       if (liveness) yield formatWithoutId(eventOf(liveness, entry, { position: current, at }));
     }
     yield formatControl('synced', current);
   })();
+}
+
+function* formatSelected(events: Iterable<Event>, select: SelectEvent): Generator<string> {
+  for (const event of events) {
+    const selected = select(event);
+    if (selected) yield formatEvent(selected);
+  }
 }
 
 function takeSnapshot(registry: Registry): Snapshot {
@@ -291,7 +298,7 @@ class Backlog {
 interface EventFilter {
   /** Equal for filters that match the same events. */
   key: string;
-  matches(subject: EventSubject): boolean;
+  readonly select: SelectEvent;
 }
 
 /**
@@ -305,13 +312,15 @@ function parseFilter(ctx: RequestContext): EventFilter {
   );
   const { readFilter } = ctx;
   const matches = (subject: EventSubject) =>
-    // Also send the event that moves a VM out of the reader's role, so that the reader sees it leave.
-    (permits(readFilter, subject) ||
-      permits(readFilter, { id: subject.id, role: subject.before.role ?? subject.role })) &&
+    permits(readFilter, subject) &&
     (!roles || roles.has(subject.role) || roles.has(subject.before.role)) &&
     (!ids || ids.has(subject.id)) &&
     (!statuses || statuses.has(subject.status) || statuses.has(subject.before.status));
-  return { key: JSON.stringify([role, status, id, readFilter?.vm, readFilter?.role]), matches };
+  const select: SelectEvent = (event) => {
+    const visible = eventInRole(event, readFilter?.role);
+    return visible && matches(visible) ? visible : undefined;
+  };
+  return { key: JSON.stringify([role, status, id, readFilter?.vm, readFilter?.role]), select };
 }
 
 /** A position of this history after which events are wanted, `start` for the full state, or undefined for new events only. */

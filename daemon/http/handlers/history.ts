@@ -15,14 +15,16 @@ const PAGE_SIZE = 100;
 /** @throws VregError NOT_FOUND, TOO_MANY_REQUESTS, before anything is sent */
 export async function history(ctx: RequestContext): Promise<Result> {
   const { id, response } = ctx;
-  const { scheduler, responses } = ctx.services;
+  const { scheduler, responses, registry } = ctx.services;
   ctx.assertReadable(id);
+  // The VM may leave the reader's role before the journal is read.
+  const end = ctx.readFilter?.role === undefined ? undefined : registry.get(id).version.revision + 1;
   const limit = ctx.number('limit', 1, MAX_LIMIT) ?? DEFAULT_LIMIT;
   if (scheduler.serialized >= COUNTS.historyPages) {
     throw limitReached('history reads', COUNTS.historyPages, { hint: 'retry in a second', retryAfter: 1 });
   }
   const read = (rest: number, before?: number) => scheduler.serialize(() => readPage(ctx, rest, before));
-  const first = await read(limit);
+  const first = await read(limit, end);
   const start = `{"id":${JSON.stringify(id)},"history":[${first.text}`;
   if (first.end === undefined) return { status: 200, body: `${start}],"count":${first.count}}` };
   const reservation = reserveFor(response, responses, start.length);

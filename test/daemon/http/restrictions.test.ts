@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import test, { type TestContext } from 'node:test';
 import { Registry } from '../../../daemon/registry/registry.ts';
+import { formatPosition } from '../../../src/protocol/position.ts';
 import type { TokenRequest, Whoami } from '../../../src/protocol/token.ts';
 import type { Role, Vm } from '../../../src/protocol/vm.ts';
 import { serveApp } from '../../helpers/app.ts';
@@ -100,6 +101,18 @@ test('the token of an enrolled VM stays bound to the role of its registration', 
   assert.equal((await ask('POST', '/registry/vms/w/heartbeat', undefined, token)).status, 200);
 });
 
+test('a silent VM that enrols again cannot change its role', async (t) => {
+  const { app, ask, create, register, ids } = await guarded(t);
+  const image = await create({ scope: 'enrol' });
+  const enrol = async (role: Role) => (await ask('POST', '/registry/vms', aVm({ id: 'w', role }), image)).status;
+  assert.equal(await enrol('worker'), 201);
+  app.clock.pass(300_001);
+  await register('i', 'infra');
+  assert.equal(await enrol('infra'), 409);
+  assert.deepEqual(await ids('/registry/discover/infra'), ['i']);
+  assert.equal(await enrol('worker'), 201);
+});
+
 test('a token for a VM and a role registers and changes that VM in that role only', async (t) => {
   const { ask, create, register } = await guarded(t);
   await register('w', 'worker');
@@ -142,4 +155,184 @@ test('a read token for a VM and a role reads that VM while it has that role', as
   await move('w', 'infra');
   assert.deepEqual(new Set(await statuses(paths)), new Set([403]));
   assert.equal(await listed(), 0);
+});
+
+/** Values of the VM `m` outside the role `worker`; no reader of that role may see them. */
+const SECRETS = ['before-name', 'before-address', 'before-meta', 'after-name', 'after-address', 'after-meta'];
+const secret = (when: 'before' | 'after', role: Role) =>
+  aVm({ id: 'm', role, name: `${when}-name`, address: `${when}-address`, metadata: { key: `${when}-meta` } });
+const during = aVm({ id: 'm', role: 'worker', name: 'during', address: 'during', metadata: { key: 'during' } });
+
+function assertHidden(text: string, what: string): void {
+  for (const value of SECRETS) assert.ok(!text.includes(value), `${what} contains ${value}: ${text}`);
+}
+
+/** Reads the text of an event stream. */
+async function readText(t: TestContext, url: string, token: string) {
+  const answer = await fetch(url, { headers: { authorization: `Bearer ${token}` } });
+  const reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader();
+  t.after(() => reader.cancel().catch(() => {}));
+  let text = '';
+  const until = async (part: string) => {
+    for (; !text.includes(part); ) {
+      const { value, done } = await reader.read();
+      assert.ok(!done, `the stream ended before ${part}: ${text}`);
+      text += value;
+    }
+    return text;
+  };
+  return { until, text: () => text };
+}
+
+/** The events in a stream, as type, id, name and the fields of the event. */
+const eventsIn = (text: string) =>
+  [...text.matchAll(/^data: (.*)$/gm)]
+    .map(([, json]) => JSON.parse(json!) as { type: string; vm?: Vm })
+    .map(({ type, vm, ...rest }) => `${type} ${vm ? `${vm.id} ${vm.role} ${vm.name}` : ''} ${Object.keys(rest)}`);
+
+for (const limit of [{ role: 'worker' }, { role: 'worker', vm: 'm' }] as const) {
+  const name = Object.keys(limit).join(' and ');
+  test(`a read token for ${name} sees a VM enter and leave the role without its values outside`, async (t) => {
+    const { app, ask, create } = await guarded(t);
+    const token = await create({ scope: 'read', ...limit });
+    const since = formatPosition(app.registry.positions.latest);
+    const all = await readText(t, `${app.url}/registry/events?heartbeats=true`, 'root');
+    const seen = await readText(t, `${app.url}/registry/events?heartbeats=true`, token);
+    await all.until('synced');
+    await seen.until('synced');
+    const put = async (body: object) => assert.ok((await ask('PUT', '/registry/vms/m', body)).status < 300);
+    await put(secret('before', 'golden'));
+    await put({ ...secret('before', 'golden'), status: 'paused' });
+    await put(during);
+    await ask('PATCH', '/registry/vms/m', { name: 'renamed' });
+    await put(secret('after', 'infra'));
+    await put({ ...secret('after', 'infra'), status: 'stopped' });
+    await ask('DELETE', '/registry/vms/m');
+    await ask('POST', '/registry/vms', aVm({ id: 'm', role: 'worker', name: 'end' }));
+    await all.until('"name":"end"');
+    const text = await seen.until('"name":"end"');
+    const expected = [
+      'registered m worker during revision,position,at,by',
+      'updated m worker renamed revision,position,at,by,changes',
+      'deregistered m worker renamed revision,position,at,by',
+      'registered m worker end revision,position,at,by',
+    ];
+    assert.deepEqual(eventsIn(text).slice(1), expected);
+    assertHidden(text, 'the stream');
+    assert.ok(
+      SECRETS.every((value) => all.text().includes(value)),
+      'a reader of all roles sees every value',
+    );
+    const resumed = await readText(t, `${app.url}/registry/events?since=${since}`, token);
+    const again = await resumed.until('event: synced');
+    assertHidden(again, 'the resumed stream');
+    assert.deepEqual(eventsIn(again).slice(0, -1), expected);
+  });
+}
+
+test('filters of a restricted stream apply to the event that the reader sees', async (t) => {
+  const { app, ask, create } = await guarded(t);
+  const token = await create({ scope: 'read', role: 'worker' });
+  const readers = await Promise.all(
+    ['role=worker', 'role=golden', 'status=paused', 'id=x'].map(async (query) => {
+      const reader = await readText(t, `${app.url}/registry/events?${query}`, token);
+      await reader.until('synced');
+      return reader;
+    }),
+  );
+  await ask('POST', '/registry/vms', { ...secret('before', 'golden'), status: 'paused' });
+  await ask('PUT', '/registry/vms/m', { ...during, status: 'running' });
+  await ask('PUT', '/registry/vms/m', { ...secret('after', 'golden'), status: 'paused' });
+  await ask('POST', '/registry/vms', aVm({ id: 'x', role: 'worker', status: 'paused', name: 'end' }));
+  await Promise.all([readers[0]!, readers[2]!, readers[3]!].map((reader) => reader.until('"name":"end"')));
+  assert.deepEqual(
+    readers.map((reader) =>
+      eventsIn(reader.text())
+        .slice(1)
+        .map((line) => line.split(' ').slice(0, 2).join(' ')),
+    ),
+    [['registered m', 'deregistered m', 'registered x'], [], ['registered x'], ['registered x']],
+  );
+  for (const reader of readers) assertHidden(reader.text(), 'the stream');
+});
+
+test('a history shows a reader of one role nothing from before or after the time in that role', async (t) => {
+  const { app, ask, create } = await guarded(t);
+  const token = await create({ scope: 'read', role: 'worker' });
+  await ask('POST', '/registry/vms', secret('before', 'golden'));
+  await ask('PUT', '/registry/vms/m', during);
+  await ask('PUT', '/registry/vms/m', secret('after', 'infra'));
+  await ask('PUT', '/registry/vms/m', during);
+  await ask('PATCH', '/registry/vms/m', { name: 'renamed' });
+  const read = async (query = '') => {
+    const { status, body } = await ask('GET', `/registry/vms/m/history${query}`, undefined, token);
+    return { status, text: JSON.stringify(body), count: (body as { count: number }).count };
+  };
+  const { text, count } = await read();
+  assert.equal(count, 1);
+  assertHidden(text, 'the history');
+  // The VM leaves the role after the request was authorized, and before the journal is read.
+  const { history } = app.store;
+  app.store.history = async (...args) => {
+    app.store.history = history;
+    await ask('PUT', '/registry/vms/m', secret('after', 'infra'));
+    await ask('PATCH', '/registry/vms/m', { name: 'after-name' });
+    return history.apply(app.store, args);
+  };
+  const late = await read();
+  assert.deepEqual([late.status, late.count], [200, 1]);
+  assertHidden(late.text, 'the history');
+  assert.equal((await read()).status, 403);
+});
+
+test('conflicts from before a VM entered a role are hidden from a reader of that role', async (t) => {
+  const { app, ask, create } = await guarded(t);
+  const tokens = {
+    role: await create({ scope: 'read', role: 'worker' }),
+    vm: await create({ scope: 'read', vm: 'm' }),
+  };
+  await ask('POST', '/registry/vms', secret('before', 'golden'));
+  const proof = (incarnation: string, address: string, n: number) => ({
+    incarnation,
+    address,
+    next: `${n}.${'a'.repeat(32)}`,
+  });
+  const refuse = () =>
+    assert.throws(() =>
+      app.registry.heartbeat('m', { ...proof('two', '192.0.2.66', 2), spend: `1.${'b'.repeat(32)}` }),
+    );
+  app.registry.heartbeat('m', proof('one', '192.0.2.1', 1));
+  refuse();
+  const listed = async (token: string) =>
+    ((await ask('GET', '/registry/conflicts', undefined, token)).body as { conflicts: { count: number }[] }).conflicts;
+  assert.deepEqual(await listed(tokens.role), []);
+  await ask('PUT', '/registry/vms/m', during);
+  assert.deepEqual(await listed(tokens.role), []);
+  assert.equal((await listed(tokens.vm)).length, 1);
+  assert.equal((await listed('root')).length, 1);
+  refuse();
+  assert.deepEqual(
+    (await listed(tokens.role)).map(({ count }) => count),
+    [1],
+  );
+  assert.ok(!JSON.stringify(await listed('root')).includes('isPast'));
+  await ask('PUT', '/registry/vms/m', secret('after', 'infra'));
+  assert.deepEqual(await listed(tokens.role), []);
+  await ask('DELETE', '/registry/vms/m');
+  await ask('POST', '/registry/vms', during);
+  assert.deepEqual(await listed(tokens.role), [], 'another registration');
+  assert.equal((await listed(tokens.vm)).length, 1);
+});
+
+test('a VM that is moved to the end of the order keeps its incarnation across a restart', async (t) => {
+  const { app, create, register, move } = await guarded(t);
+  await register('w', 'worker');
+  app.registry.heartbeat('w', { incarnation: 'one', next: `1.${'a'.repeat(32)}` });
+  await move('w', 'infra', await create({ scope: 'write', vm: 'w', role: 'infra' }));
+  await app.registry.saveHeartbeats();
+  const restarted = new Registry({ store: app.store, clock: app.clock, staleAfter: 300_000 }, app.store.contents());
+  assert.throws(
+    () => restarted.heartbeat('w', { incarnation: 'two', next: `9.${'b'.repeat(32)}`, address: '192.0.2.66' }),
+    /still sending|another|incarnation/,
+  );
 });

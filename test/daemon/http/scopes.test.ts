@@ -592,10 +592,10 @@ test('a token restricted to a role reads the history of a VM since it took that 
   await ask('PUT', '/registry/vms/w', { body: aVm({ id: 'w', role: 'worker' }) });
   assert.deepEqual(await past(), []);
   await ask('PATCH', '/registry/vms/w', { body: { name: 'known' } });
-  assert.deepEqual(await past(), ['updated 4']);
+  assert.deepEqual(await past(), ['updated 5']);
   await ask('DELETE', '/registry/vms/w');
   await register({ id: 'w', role: 'worker' });
-  assert.deepEqual(await past(), ['registered 6']);
+  assert.deepEqual(await past(), ['registered 7']);
 });
 
 test('a long poll whose token is revoked meanwhile is 401', async (t) => {

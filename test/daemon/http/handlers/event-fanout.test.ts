@@ -81,7 +81,7 @@ function aSubscriber(filterKey = 'all', role?: string) {
   const subscriber: Subscriber = {
     filterKey,
     wantsHeartbeats: true,
-    matches: (subject) => role === undefined || subject.role === role,
+    select: (event) => (role === undefined || event.role === role ? event : undefined),
     write: (bytes) => written.push(bytes) > 0,
     backlog: () => backlog,
     lagged: () => lags++,
