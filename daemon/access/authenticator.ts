@@ -176,8 +176,7 @@ export class Authenticator {
   }
 
   #authenticateToken(token: Token, address: string): Principal {
-    token.checkExpiry();
-    if (token.isExpired()) throw expired(token);
+    this.tokens.assertNotExpired(token);
     this.tokens.used(token, address || undefined);
     const { name, scope, restriction, revoked } = token;
     return { name, scope, restriction, token, revoked };

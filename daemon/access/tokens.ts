@@ -34,6 +34,8 @@ interface StoredToken extends TokenInfo {
   created?: number;
   /** Address from which the VM enrolled. */
   enrolledFrom?: string;
+  /** The token has expired once, so it is expired whatever the wall clock shows. */
+  hasExpired?: true;
 }
 
 export class Token {
@@ -41,8 +43,7 @@ export class Token {
   readonly #now: () => number;
   /** Milliseconds since the epoch. */
   readonly #expiresAt: number;
-  #revocation = newRevocation();
-  #hasExpired = false;
+  readonly #revocation = newRevocation();
 
   /** @param now wall clock, milliseconds since the epoch */
   constructor(stored: StoredToken, now: () => number) {
@@ -75,7 +76,7 @@ export class Token {
   }
 
   get info(): TokenInfo {
-    const { hash: _hash, created: _created, enrolledFrom: _from, ...info } = this.#stored;
+    const { hash: _hash, created: _created, enrolledFrom: _from, hasExpired: _expired, ...info } = this.#stored;
     return info;
   }
 
@@ -89,19 +90,19 @@ export class Token {
   }
 
   isExpired(): boolean {
-    return this.#expiresAt <= this.#now();
+    return this.#stored.hasExpired === true || this.#expiresAt <= this.#now();
   }
 
   /**
-   * Aborts {@link revoked} once the token has expired. If the wall clock is set back before the expiry, the token is valid
-   * again and has a new signal.
+   * Aborts {@link revoked} once the token has expired. It stays expired if the wall clock is set back.
+   * @returns true if that must be saved, because it is new
    */
-  checkExpiry(): void {
-    const isExpired = this.isExpired();
-    if (isExpired === this.#hasExpired) return;
-    this.#hasExpired = isExpired;
-    if (isExpired) this.#revocation.abort(expired(this));
-    else this.#revocation = newRevocation();
+  checkExpiry(): boolean {
+    if (!this.isExpired()) return false;
+    this.#revocation.abort(expired(this));
+    if (this.#stored.hasExpired) return false;
+    this.#stored = { ...this.#stored, hasExpired: true };
+    return true;
   }
 
   /** Notes a use. @returns true if it must be saved: at most once per {@link USE_INTERVAL} */
@@ -196,7 +197,17 @@ export class Tokens {
 
   /** Ends what is open for tokens that have expired. Called several times per second. */
   expire(): void {
-    for (const token of this.#expiring) token.checkExpiry();
+    for (const token of this.#expiring) this.#checkExpiry(token);
+  }
+
+  /** @throws VregError UNAUTHORIZED if the token has expired */
+  assertNotExpired(token: Token): void {
+    this.#checkExpiry(token);
+    if (token.isExpired()) throw expired(token);
+  }
+
+  #checkExpiry(token: Token): void {
+    if (token.checkExpiry() && !this.#isChanging(token.name)) this.#options.queue.add(recordOf(token.stored));
   }
 
   /** Notes a use of a token. It is saved with the next heartbeats. */
