@@ -13,7 +13,7 @@ export interface MaxStaleFlags {
 /**
  * Asks the registry. If it is unreachable, reads the agent's cached answer instead.
  * @param file `addr` or `url`
- * @throws VregError TOO_OLD if the cached answer is older than `maxStale`, or the error of `ask` if there is no cached answer
+ * @throws VregError TOO_OLD if the cached answer is older than `maxStale` or dated in the future, or the error of `ask` if there is no cached answer
  */
 export async function askOrReadCache<T>(
   context: Context,
@@ -28,7 +28,15 @@ export async function askOrReadCache<T>(
     if (!(error instanceof VregError) || (error.code !== 'UNREACHABLE' && error.code !== 'BUSY')) throw error;
     const known = readCache(context.config.runDir, role, file);
     if (!known) throw error;
-    const age = Math.max(0, context.now() - known.at);
+    const age = context.now() - known.at;
+    // The clock was set back, so the age of the answer is not known.
+    if (age < 0) {
+      throw new VregError(
+        'TOO_OLD',
+        `${error.message}, and the agent's cached answer is dated ${formatDuration(-age)} in the future`,
+        { hint: 'check the clock of this machine, or start the registry', cause: error },
+      );
+    }
     if (age <= maxAge) {
       context.verbose(`${error.message}; using the answer that the agent cached ${formatDuration(age)} ago`);
       return known.value;
