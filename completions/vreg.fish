@@ -200,6 +200,7 @@ complete -c vreg -n '__vreg_at ls' -l stale -d 'only stale VMs'
 complete -c vreg -n '__vreg_at ls' -l sort -d 'sort order (default: registered)' -x -a 'registered id name role seen'
 complete -c vreg -n '__vreg_at ls' -l selector -s l -d 'only VMs whose metadata matches all comma-separated terms: key=value, key!=value, key, !key' -x
 complete -c vreg -n '__vreg_at ls' -l limit -d 'maximum number of VMs' -x
+complete -c vreg -n '__vreg_at ls' -l strict -d 'fail with exit code 10 if the answer may include dead VMs'
 complete -c vreg -n '__vreg_at ls' -l watch -s w -d 'keep running and show changes: redraw the table on a TTY, otherwise print changed rows'
 complete -c vreg -n '__vreg_at ls' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at ls' -l quiet -s q -d 'print only ids; same as -o name'

@@ -1,5 +1,7 @@
 import { type Context, defineCommand } from '../command.ts';
 import { parseCount } from '../config/values.ts';
+import { STRICT_FLAG } from '../fleet/flags.ts';
+import { stillWarming } from '../fleet/lookup.ts';
 import { livenessOf, vmsAnswer } from '../fleet/table.ts';
 import { SORTS, type Sort, type VmWithLiveness } from '../protocol/api.ts';
 import { exclusiveFlags } from '../protocol/errors.ts';
@@ -14,6 +16,7 @@ interface Flags {
   selector?: string;
   sort?: Sort;
   limit?: string;
+  strict?: boolean;
   watch?: boolean;
 }
 
@@ -36,6 +39,7 @@ export const ls = defineCommand<Flags>({
       about: 'only VMs whose metadata matches all comma-separated terms: key=value, key!=value, key, !key',
     },
     { flags: '--limit <n>', about: 'maximum number of VMs' },
+    STRICT_FLAG,
     {
       flags: '-w, --watch',
       about: 'keep running and show changes: redraw the table on a TTY, otherwise print changed rows',
@@ -50,7 +54,7 @@ export const ls = defineCommand<Flags>({
       command: "vreg ls -o json | jq -r '.[] | [.name, .address] | @tsv'",
     },
   ],
-  exits: [2, 8],
+  exits: [2, 8, 10],
   async run(context, _args, flags) {
     if (!flags.watch) return context.print(await fetchList(context, flags));
     return context.io.tty && context.format === 'table' ? redraw(context, flags) : follow(context, flags);
@@ -59,7 +63,7 @@ export const ls = defineCommand<Flags>({
 
 async function fetchList(
   context: Context,
-  { role, status, stale, selector, sort, limit }: Flags,
+  { role, status, stale, selector, sort, limit, strict }: Flags,
 ): Promise<RowsAnswer<VmWithLiveness>> {
   if (stale && status !== undefined && status !== 'running') {
     throw exclusiveFlags('--stale', `--status ${status}`, 'omit one of them: only running VMs become stale');
@@ -68,7 +72,10 @@ async function fetchList(
   // The server cannot filter by staleness: `status=running` excludes stale VMs, and its limit would apply too early.
   const query = { ...(role && { role }), ...(selector && { selector }), ...(sort && { sort }) };
   const filters = stale ? {} : { ...(status && { status }), ...(max && { limit: max }) };
-  const vms = await context.client().list({ ...query, ...filters });
+  const client = context.client();
+  const vms = await client.list({ ...query, ...filters });
+  const { warming } = client.server;
+  if (strict && warming !== undefined) throw stillWarming(warming, 'try again later, or omit --strict');
   const rows = stale ? vms.filter((vm) => livenessOf(vm) === 'stale').slice(0, max) : vms;
   return vmsAnswer(rows, { none: 'no VMs' });
 }

@@ -8,9 +8,13 @@ export type Pick = (typeof PICKS)[number];
 
 export const ROLE_ARGUMENT = { name: 'role', about: 'role of the VM', values: ROLES } as const;
 export const HAS_SERVICE_FLAG: Flag = { flags: '--service <name>', about: 'only VMs with this service' };
+export const STRICT_FLAG: Flag = {
+  flags: '--strict',
+  about: 'fail with exit code 10 if the answer may include dead VMs',
+};
 export const TRUST_FLAGS: readonly Flag[] = [
   { flags: '--passing', about: 'only VMs whose service passes its health checks (requires --service)' },
-  { flags: '--strict', about: 'fail with exit code 10 if the answer may include dead VMs' },
+  STRICT_FLAG,
 ];
 export const PICK_FLAG: Flag = {
   flags: '--pick <which>',

@@ -72,13 +72,12 @@ export async function liveVms(
   }
 }
 
-function stillWarming(seconds: number): VregError {
+/** @param hint the next step of the user */
+export function stillWarming(seconds: number, hint = 'wait with --wait DURATION, or omit --strict'): VregError {
   return new VregError(
     'WARMING',
     `the registry has just started: its answers may include dead VMs for another ${seconds} s`,
-    {
-      hint: 'wait with --wait DURATION, or omit --strict',
-    },
+    { hint },
   );
 }
 

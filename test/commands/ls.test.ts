@@ -244,6 +244,25 @@ for (const [argv, message] of [
   });
 }
 
+test('ls --strict prints nothing and exits with 10 while a listed VM may be dead', async (t) => {
+  const { url, clock, registry } = await serveApp(t);
+  await seed(url, FLEET);
+  clock.miss(1000);
+  const strict = (...more: string[]) => vreg(['ls', '--strict', '-q', ...more], { url });
+  const { code, stdout, stderr } = await strict();
+  assert.deepEqual([code, stdout], [10, '']);
+  assert.match(stderr, /its answers may include dead VMs for another 300 s\nhint: try again later, or omit --strict/);
+  assert.equal((await strict('--watch')).code, 10);
+  assert.deepEqual(
+    await strict('--role', 'infra'),
+    { code: 0, stdout: 'b\n', stderr: '' },
+    'a paused VM is not in doubt',
+  );
+  clock.pass(1000);
+  registry.heartbeat('a');
+  assert.deepEqual(await strict(), { code: 0, stdout: 'b\na\n', stderr: '' });
+});
+
 for (const alias of ['list', 'ps']) {
   test(`${alias} is an alias of ls`, async () => {
     assert.equal((await vreg([alias, '-q'], { url })).stdout, 'b\na\n');
