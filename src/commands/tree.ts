@@ -32,12 +32,12 @@ export const tree = defineCommand({
       rows.map(({ vm }) => vm),
       { none: 'no VMs' },
     );
-    const branchOf = new Map(rows.map(({ vm, branch }) => [vm, branch]));
+    const branchOf = new Map(rows.map(({ vm, branch }) => [vm.id, branch]));
     const [first, ...others] = answer.columns;
     await context.print({
       ...answer,
       columns: [
-        isDrawn ? { ...first!, cell: (vm: VmWithLiveness) => `${branchOf.get(vm)}${vm.id}` } : first!,
+        isDrawn ? { ...first!, cell: (vm: VmWithLiveness) => `${branchOf.get(vm.id)}${vm.id}` } : first!,
         ...others,
         { title: 'PARENT', cell: ({ parentId }) => parentId ?? '-' },
       ],

@@ -148,7 +148,7 @@ export function urlOf(vm: Vm, registryUrl: string, { service, scheme = 'http', p
   if (port === undefined) {
     throw new VregError('INVALID', `VM "${vm.id}" has no valid port for the service "${service}"`, {
       field: 'services',
-      hint: `show its services: vreg get ${vm.id} -o json`,
+      hint: 'show its services: vreg get ID -o json',
     });
   }
   const slash = path === '' || path.startsWith('/') ? '' : '/';

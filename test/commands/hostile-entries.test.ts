@@ -129,6 +129,7 @@ test('hostile entries stay readable: JSON and YAML have them, and a piped table 
   const addresses = new Set(rows.map((row) => row.split('\t')[5]));
   assert.deepEqual([...addresses].sort(), ['-', '10.0.0.1:81', '10.0.0.9']);
   assert.match(stderr, /VM "bad-2" is not safe to use in scripts: invalid address/);
+  assert.match((await vreg(['tree', '-o', 'wide'], { url })).stdout, /^good\t/m);
   const terminal = await vreg(['ls'], { url, tty: true, width: 200 });
   assert.match(terminal.stdout, /bad-0 .* -oProxyCommand=reboot /);
 });

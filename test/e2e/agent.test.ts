@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
-import { rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import test from 'node:test';
 import { again, find, heardAfter, inHome, startAgent } from '../helpers/agent/agent.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
 import { until } from '../helpers/until.ts';
+import { aVm } from '../helpers/vm.ts';
 
 /** Milliseconds in which an agent must exit after SIGTERM. */
 const GONE_WITHIN = 5000;
@@ -162,4 +164,28 @@ test('an agent with a bad token exits with 2 and a hint', async (t) => {
   assert.deepEqual(await inHome(t, home, ['daemon', 'agent'], env), expected);
   assert.deepEqual(await inHome(t, home, ['daemon', 'agent', '--detach'], env), expected);
   assert.equal((await inHome(t, home, ['daemon', 'status'], env)).code, 3);
+});
+
+test('an agent writes no hostile id or address to its run dir, and logs each VM that it leaves out once', async (t) => {
+  const { url, vms } = await startPlainServer(t);
+  const at = () => new Date().toISOString();
+  const hostile = [
+    { id: 'old', address: '10.0.0.1 -oProxyCommand=reboot' },
+    { id: '-x', address: '10.0.0.2' },
+    { id: 'good', address: 'http://[fd00::1]/' },
+  ];
+  for (const vm of hostile)
+    vms.set(vm.id, { ...aVm(vm), status: 'running', role: 'infra', registeredAt: at(), lastSeen: at() });
+  const dir = join(tempDir(t), 'run');
+  const agent = startAgent(t, url, ['--run-dir', dir]);
+  const env = () => readFileSync(join(dir, 'env'), 'utf8');
+  await until('the files', () => existsSync(join(dir, 'env')));
+  const { port } = new URL(url);
+  assert.equal(readFileSync(join(dir, 'by-role/infra/addr'), 'utf8'), '[fd00::1]\n');
+  assert.equal(readFileSync(join(dir, 'by-role/infra/url'), 'utf8'), `http://[fd00::1]:${port}\n`);
+  assert.match(env(), /^VREG_INFRA_ID=good\nVREG_INFRA_ADDR='\[fd00::1\]'\n.*\nVREG_INFRA_ADDRS='\[fd00::1\]'\n/);
+  const warned = () => agent.said().split('it is left out of').length - 1;
+  const before = readFileSync(join(dir, 'by-role/infra/at'), 'utf8');
+  await until('another update', () => readFileSync(join(dir, 'by-role/infra/at'), 'utf8') !== before);
+  assert.equal(warned(), 2, agent.said());
 });

@@ -110,6 +110,13 @@ test('a unit loads the certificate under the credential name that the command re
   assert.match(stdout, /^ExecStart=.* daemon serve --trust-proxy --port 3001 --tls-cert "\/a b"$/m);
 });
 
+test('a unit is refused if the agent would refuse its address', async (t) => {
+  const { vreg } = aHome(t);
+  const { code, stdout, stderr } = await vreg('daemon', 'unit', 'agent', '--', '--address', 'a b; reboot');
+  assert.deepEqual([code, stdout], [5, '']);
+  assert.match(stderr, /^vreg: invalid address "a b; reboot"\nhint: use a host name, an IPv4 or an IPv6 address/);
+});
+
 test('install refuses a unit whose certificate does not exist', async (t) => {
   const { vreg } = aHome(t);
   const { code, stderr } = await vreg('daemon', 'install', 'agent', '--user', '--no-token', '--tls', '--dry-run');

@@ -144,3 +144,15 @@ test('an entry shows its parent, PATCH never changes it, and parentVmId is anoth
   assert.equal(((await call(url, 'GET', '/registry/vms/b/ancestors')).body as { count: number }).count, 1);
   assert.equal((await call(url, 'GET', '/registry/vms/x/children')).status, 404);
 });
+
+test('a heartbeat with an address that is none is refused, so that no conflict records it', async (t) => {
+  const { url, registry } = await serveApp(t);
+  await registry.register(aVm({ id: 'vm-1' }));
+  for (const address of ['-oProxyCommand=reboot', 'a b', 'http://a/b', 'a\nb', 1, null]) {
+    const { status, body } = await call(url, 'POST', HEARTBEAT, { next: token(1), address });
+    assert.deepEqual([status, (body as { field: string }).field], [400, 'address'], String(address));
+  }
+  await call(url, 'POST', HEARTBEAT, { next: token(1), incarnation: 'one', address: 'http://10.0.0.1:81/' });
+  await call(url, 'POST', HEARTBEAT, { next: token(1, 'b'), incarnation: 'two', address: '' });
+  assert.equal(registry.identities.conflicts[0]?.holder.address, '10.0.0.1:81');
+});
