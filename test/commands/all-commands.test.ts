@@ -69,18 +69,7 @@ const VM = {
   deleted: EVIL,
 };
 
-const COMMANDS = [
-  'ls',
-  'get a',
-  'get a b',
-  'discover infra',
-  'addr infra',
-  'url infra',
-  'pause a',
-  'rm a --yes',
-  'heartbeat a',
-  'register a',
-];
+const COMMANDS = ['ls', 'get a', 'get a b', 'pause a', 'rm a --yes', 'heartbeat a', 'register a'];
 
 for (const format of ['table', 'wide', 'json', 'ndjson', 'yaml', 'name', 'tsv']) {
   for (const tty of [true, false]) {
@@ -98,6 +87,12 @@ for (const format of ['table', 'wide', 'json', 'ndjson', 'yaml', 'name', 'tsv'])
         // Formats for line-based scripts must not contain additional line breaks.
         const lines = stdout.split('\n').length - 1;
         if (['name', 'tsv', 'ndjson'].includes(format)) assert.equal(lines, command === 'get a b' ? 2 : 1, command);
+      }
+      // These commands are for scripts, which must not get such a VM in any form.
+      for (const command of ['discover infra', 'addr infra', 'url infra', 'env infra']) {
+        const { code, stdout, stderr } = await vreg([...command.split(' '), '-o', format], { url, tty });
+        assert.deepEqual([code, stdout], [5, ''], command);
+        assert.doesNotMatch(stderr, RAW, command);
       }
     });
   }
