@@ -144,8 +144,11 @@ test('the command line lists the old entries, tokens, conflicts and histories', 
 
 test('each old token and each old proof of identity gets the status that it got before', async (t) => {
   const daemon = await upgraded(t);
-  for (const { about, as, method, path, body, status } of EXPECTED.requests)
-    assert.equal((await ask(daemon, as, method, path, body)).status, status, about);
+  for (const { about, as, method, path, body, status } of EXPECTED.requests) {
+    // An undecided identity was 503 and is 409 with Retry-After.
+    const expected = status === 503 ? 409 : status;
+    assert.equal((await ask(daemon, as, method, path, body)).status, expected, about);
+  }
 });
 
 test('each old token that is accepted has its name, scope, limit and end', async (t) => {

@@ -14,7 +14,8 @@
  *   otherwise the tentative holder becomes the proven one.
  * - *Contested*: another incarnation claims the VM and was refused. The registry stores the claim as a conflict, with the
  *   token that the holder had to spend at that time. The claim is *decided* when a proven holder has spent that token: it
- *   was heard again. It is also decided when the holder has been silent for a lease: then the claim is accepted.
+ *   was heard again. It is also decided when the holder has been silent for a lease: then the claim is accepted. A claim
+ *   that was not repeated for a lease has ended: the VM may have been rewound to the same state a second time.
  *
  * **Who is accepted.** The first rule that matches applies:
  *
@@ -82,10 +83,12 @@ interface Holder extends Incarnation {
 interface StoredConflict extends Conflict {
   /** The heartbeat token that the refused incarnation spent. */
   spend?: string;
-  /** While the claim is undecided: the token of the holder at the first refusal, see {@link Identities.prove}. */
+  /** The token that the holder had to spend when the claim was first refused. */
   against?: string;
   /** From before the VM was registered with its present role. A reader of one role must not see the record. */
   isPast?: true;
+  /** Time of the last refusal on the listening clock, in milliseconds. */
+  refusedAt?: number;
 }
 
 /** The time of a heartbeat, and the state of the registry at that time. */
@@ -139,7 +142,15 @@ export class Identities {
       else this.#records.add({ kind, key, body: undefined });
     }
     conflicts.sort(([, a], [, b]) => (a.firstAt < b.firstAt ? -1 : 1));
-    for (const [key, conflict] of conflicts) this.#conflicts.set(key, conflict);
+    for (const [stored, conflict] of conflicts) {
+      const key = keyOf(conflict);
+      if (stored === key) this.#conflicts.set(key, conflict);
+      else {
+        // Earlier versions had one record for all copies that spent the same token.
+        this.#records.add({ kind: 'conflict', key: stored, body: undefined });
+        this.#putConflict(key, conflict);
+      }
+    }
   }
 
   /** Newest first. */
@@ -236,13 +247,8 @@ export class Identities {
     }
     const held = this.#holders.get(id);
     const holder: Claim = held ? claimOf(held) : { address: vm.address, at: entry.lastSeen };
-    const { against, count } = this.#recordConflict({
-      id,
-      holder,
-      other,
-      state: 'open',
-      against: String(seen.heardAt),
-    });
+    const claim = { id, holder, other, state: 'open', against: String(seen.heardAt) } as const;
+    const { against, count } = this.#recordConflict(claim, now);
     const details = { field: 'id', hint: COMPARE };
     if (against !== String(seen.heardAt))
       throw new VregError('IDENTITY_CONFLICT', `VM already registered, and ${aliveAs(id, holder)}`, details);
@@ -273,15 +279,11 @@ export class Identities {
       return definedOnly({ proven, superseded });
     }
     const inherited = { superseded: supersede(holder, proof) };
-    const recordLoser = () =>
-      this.#recordConflict({
-        id,
-        holder: claimIn(proof, now.at),
-        other: claimOf(holder),
-        state: 'open',
-        spend: holder.token,
-        against: holder.token,
-      });
+    const recordLoser = () => {
+      const { token } = holder;
+      const sides = { holder: claimIn(proof, now.at), other: claimOf(holder) };
+      return this.#recordConflict({ id, ...sides, state: 'open', spend: token, against: token }, now);
+    };
     if (proven && continues(proven, proof)) {
       assertMoved(id, proven, proof, now);
       recordLoser();
@@ -289,14 +291,10 @@ export class Identities {
     }
     const isAhead = isAheadOf(proof, holder);
     const isSilent = now.listening - holder.heardAt > now.lease;
-    const record = (state: Conflict['state'], against?: string) =>
-      this.#recordConflict({
-        id,
-        holder: claimOf(holder),
-        other: claimIn(proof, now.at),
-        state,
-        ...definedOnly({ spend: proof.spend, against }),
-      });
+    const record = (state: Conflict['state'], against?: string) => {
+      const sides = { holder: claimOf(holder), other: claimIn(proof, now.at) };
+      return this.#recordConflict({ id, ...sides, state, ...definedOnly({ spend: proof.spend, against }) }, now);
+    };
     const isPlausible = isSilent || isProbablyTheVm(proof, holder, now);
     if (!proof.replace && !isPlausible) {
       const { against, count } = record('open', holder.token);
@@ -326,18 +324,23 @@ export class Identities {
     this.#observer.rollback?.(vm.id, known);
   }
 
-  /** Records a refusal, or the end of one. @returns the record; its `against` is that of the first refusal */
-  #recordConflict({ against, ...found }: Omit<StoredConflict, 'firstAt' | 'lastAt' | 'count'>): StoredConflict {
+  /** Records a refusal, or the end of one. @returns the record; its `against` is that of the first refusal of the claim */
+  #recordConflict(
+    { against, ...found }: Omit<StoredConflict, 'firstAt' | 'lastAt' | 'count' | 'refusedAt'>,
+    { listening, lease }: Now,
+  ): StoredConflict {
     const key = keyOf(found);
     const before = this.#conflicts.get(key);
     const { at } = found.other;
     const since = before?.isPast ? undefined : before;
+    const isRepeated = before?.state === 'open' && listening - (before.refusedAt ?? listening) <= lease;
     const conflict: StoredConflict = {
       ...found,
       firstAt: since?.firstAt ?? at,
       lastAt: at,
       count: (since?.count ?? 0) + 1,
-      ...definedOnly({ against: (before?.state === 'open' ? before.against : undefined) ?? against }),
+      ...definedOnly({ against: (isRepeated ? before.against : undefined) ?? against }),
+      refusedAt: listening,
     };
     this.#putConflict(key, conflict);
     if (before?.state !== found.state && this.#countOf(found.id) <= MAX_ANNOUNCED)
@@ -411,8 +414,8 @@ function incarnationOf(holder: Holder): Incarnation {
   return { ...claimOf(holder), ...definedOnly({ spent }), token, heardAt };
 }
 
-/** A conflict without heartbeat tokens. */
-function publicPart({ spend: _spend, against: _against, isPast: _isPast, ...conflict }: StoredConflict): Conflict {
+/** A conflict as clients see it, without heartbeat tokens. */
+function publicPart({ spend: _s, against: _a, refusedAt: _r, isPast: _p, ...conflict }: StoredConflict): Conflict {
   return conflict;
 }
 

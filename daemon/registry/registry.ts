@@ -191,7 +191,7 @@ export class Registry {
    */
   heartbeat(id: string, proof?: Proof, restriction?: TokenRestriction): VmRecord {
     const entry = this.get(id);
-    if (proof?.replace) assertMayChange(restriction, entry);
+    if (proof?.replace && proof.next !== undefined) assertMayChange(restriction, entry);
     else assertPermitted(restriction, entry.vm);
     // Subscribers receive `stale` before `revived`, even if no sweep has noticed the expired lease yet.
     this.sweep();

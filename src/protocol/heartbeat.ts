@@ -49,7 +49,7 @@ export interface Conflict {
   /** First and last heartbeat of the refused incarnation, RFC 3339. */
   firstAt: string;
   lastAt: string;
-  /** Number of refused heartbeats. */
+  /** Number of refused claims, and of claims that the holder has ended. */
   count: number;
   /** The incarnation whose heartbeats are accepted. */
   holder: Claim;

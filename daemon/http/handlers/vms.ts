@@ -64,7 +64,7 @@ export function explainVm(ctx: RequestContext): Result {
 
 export function heartbeat(ctx: RequestContext): Result {
   const proof = readProof(ctx);
-  if (proof?.replace) {
+  if (proof?.replace && proof.next !== undefined) {
     assertMayReplace(ctx.principal);
     // Another incarnation takes over the VM. That is a change, so the audit log names the VM.
     ctx.subject = { vm: ctx.id };

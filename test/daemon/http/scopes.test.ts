@@ -346,6 +346,7 @@ test('a heartbeat with replace needs a token that may change the VM', async (t) 
   ] as const)
     assert.deepEqual(await send(request, { next, replace: true }), expected, request.name);
   assert.deepEqual(await send({ name: 'g', scope: 'heartbeat' }, { next, replace: false }), [200, undefined]);
+  assert.deepEqual(await send({ name: 'h', scope: 'heartbeat' }, { health: {}, replace: true }), [200, undefined]);
 });
 
 test('a VM that is removed and enrols again at once keeps its new token after a restart', async (t) => {

@@ -450,6 +450,21 @@ test('a holder that repeats its last heartbeat has not decided a claim, its next
   assert.throws(() => heartbeat(registry, copy), DECIDED);
 });
 
+test('a VM that was rewound twice to the same state makes a new claim the second time', async () => {
+  const { registry, clock } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(1) });
+  heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
+  const rewound = { ...ONE, spend: token(1), next: token(2, 'b') };
+  assert.throws(() => heartbeat(registry, rewound), UNDECIDED);
+  for (let n = 2; n < 9; n++) {
+    heartbeat(registry, { ...ONE, spend: token(n), next: token(n + 1) });
+    clock.pass(60_000);
+  }
+  assert.throws(() => heartbeat(registry, rewound), UNDECIDED);
+  heartbeat(registry, { ...ONE, spend: token(9), next: token(10) });
+  assert.throws(() => heartbeat(registry, rewound), DECIDED);
+});
+
 test('a VM that was recreated with its id is refused while that is undecided, and accepted when the old one is silent', async () => {
   const { registry, clock } = await setUp();
   heartbeat(registry, { ...ONE, next: token(7) });
