@@ -338,7 +338,10 @@ export class RequestContext {
       throw invalidQuery('include', `include: "${include}" is not known (one of ${INCLUDE_LIVENESS.include})`);
     }
     return (entry) => {
-      const health = registry.health.of(entry);
+      const { id, role } = entry.vm;
+      // The VM may have left the reader's role since the list was made. The health of its services is as of now.
+      const isInRole = registry.has(id) && registry.get(id).vm.role === role;
+      const health = isInRole ? registry.health.of(entry) : undefined;
       return entry.jsonWith({
         stale: registry.isStale(entry),
         ...(entry.isSuspect ? { suspect: true } : {}),

@@ -33,6 +33,15 @@ test('api sends a body from a file or from stdin', async (t) => {
   assert.equal((await vreg(['api', 'DELETE', '/registry/vms/a'], { url })).stdout, '{"deleted":true}\n');
 });
 
+test('api exits with 5 if the route does not know a query parameter', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a' })]);
+  const { code, stdout } = await vreg(['api', 'GET', '/registry/vms?parnetId=b'], { url });
+  assert.equal(code, 5);
+  assert.match((JSON.parse(stdout) as { error: string }).error, /^unknown query parameter "parnetId" \(one of role, /);
+  assert.match((await vreg(['api', 'GET', '/registry/vms?parentId=b'], { url })).stdout, /"count":0/);
+});
+
 test('api prints the body of an error response and exits with the code of the error', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' })]);

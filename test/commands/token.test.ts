@@ -40,6 +40,13 @@ test('create --json prints the token and its fields', async (t) => {
   assert.deepEqual([made.name, made.scope, made.role, made.token.slice(0, 5)], ['w', 'heartbeat', 'worker', 'vreg_']);
 });
 
+test('create --vm --role restricts a token to one VM in one role', async (t) => {
+  const { run } = await guarded(t);
+  const { code } = await run(['token', 'create', 'i', '--scope', 'write', '--vm', 'i-1', '--role', 'infra']);
+  assert.equal(code, 0);
+  assert.match((await run(['token', 'ls'])).stdout, /^i\twrite\tVM i-1, role infra\t/m);
+});
+
 test('create --to writes a file for --token-file, and creates no token if the file exists', async (t) => {
   const { run } = await guarded(t);
   const file = join(tempDir(t), 'token');

@@ -1,5 +1,8 @@
 /** Tokens that are limited to a VM, a role or both: which role a VM may have, and what a reader of one role sees. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { type IncomingMessage, request } from 'node:http';
+import { text } from 'node:stream/consumers';
 import test, { type TestContext } from 'node:test';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import { formatPosition } from '../../../src/protocol/position.ts';
@@ -335,4 +338,46 @@ test('a VM that is moved to the end of the order keeps its incarnation across a 
     () => restarted.heartbeat('w', { incarnation: 'two', next: `9.${'b'.repeat(32)}`, address: '192.0.2.66' }),
     /still sending|another|incarnation/,
   );
+});
+
+test('a list that is read slowly shows no health of a VM that has left the role meanwhile', async (t) => {
+  const { app, ask, create } = await guarded(t);
+  const token = await create({ scope: 'read', role: 'worker' });
+  const services = [{ name: 'web', port: 80 }];
+  // The list is sent newest first, in chunks, so the oldest VM is encoded last.
+  for (const id of ['m', 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j'])
+    await app.registry.register(aVm({ id, role: 'worker', services, metadata: { blob: 'x'.repeat(900_000) } }));
+  const report = (id: string, health: 'passing' | 'failing') => app.registry.heartbeat(id, { health: { web: health } });
+  for (const id of ['m', 'a']) report(id, 'passing');
+  const asked = request(`${app.url}/registry/vms?include=liveness`, { headers: { authorization: `Bearer ${token}` } });
+  const [answer] = (await once(asked.end(), 'response')) as [IncomingMessage];
+  await once(answer, 'readable');
+  await ask('PUT', '/registry/vms/m', aVm({ id: 'm', role: 'infra', services }));
+  report('m', 'failing');
+  const { vms } = JSON.parse(await text(answer)) as { vms: (Vm & { health?: object })[] };
+  const shown = new Map(vms.map(({ id, role, health }) => [id, { role, health }]));
+  assert.deepEqual(shown.get('m'), { role: 'worker', health: undefined });
+  assert.deepEqual(shown.get('a'), { role: 'worker', health: { web: 'passing' } });
+});
+
+test('a reader of one role receives the conflicts of VMs in that role only', async (t) => {
+  const { app, ask, create } = await guarded(t);
+  const token = await create({ scope: 'read', role: 'worker' });
+  const seen = await readText(t, `${app.url}/registry/events`, token);
+  const all = await readText(t, `${app.url}/registry/events`, 'root');
+  await Promise.all([seen.until('synced'), all.until('synced')]);
+  const clone = (id: string, n: number) => {
+    const proof = { incarnation: 'one', address: '192.0.2.1', next: `${n}.${'a'.repeat(32)}` };
+    app.registry.heartbeat(id, proof);
+    const other = { incarnation: 'two', address: `${id}-clone`, next: `${n + 1}.${'b'.repeat(32)}` };
+    assert.throws(() => app.registry.heartbeat(id, { ...other, spend: `${n}.${'c'.repeat(32)}` }));
+  };
+  await app.registry.register(aVm({ id: 'i', role: 'infra' }));
+  await app.registry.register(aVm({ id: 'w', role: 'worker' }));
+  clone('i', 1);
+  clone('w', 1);
+  await ask('PATCH', '/registry/vms/w', { name: 'end' });
+  await Promise.all([seen.until('"name":"end"'), all.until('"name":"end"')]);
+  assert.ok(all.text().includes('i-clone') && all.text().includes('w-clone'));
+  assert.ok(!seen.text().includes('i-clone') && seen.text().includes('w-clone'));
 });
