@@ -68,10 +68,13 @@ export function assertMayReplace(
   const mayMove = vm !== undefined && role !== undefined && created === undefined;
   if (!isMove(restriction, before, after) || !mayMove) assertMayChange(restriction, before);
   assertPermitted(restriction, after);
-  if (!isMove(restriction, before, after) || mayMove) return;
-  throw new VregError('FORBIDDEN', `this token cannot change the role of VM "${after.id}" to ${after.role}`, {
+  if (isMove(restriction, before, after) && !mayMove) throw cannotChangeRole(after);
+}
+
+export function cannotChangeRole({ id, role }: Pick<Vm, 'id' | 'role'>): VregError {
+  return new VregError('FORBIDDEN', `this token cannot change the role of VM "${id}" to ${role}`, {
     field: 'role',
-    hint: `create one for this role: vreg token create NAME --scope write --vm ${after.id} --role ${after.role}`,
+    hint: `create one for this role: vreg token create NAME --scope write --vm ${id} --role ${role}`,
   });
 }
 

@@ -28,6 +28,7 @@ import {
   assertMayReplace,
   assertPermitted,
   assertSameRegistration,
+  cannotChangeRole,
   diff,
   isMove,
   notFound,
@@ -102,12 +103,29 @@ export class Registry {
    * @throws VregError CONFLICT if the id is taken, FORBIDDEN, and the store's errors
    */
   async register(registration: Registration, options: WriteOptions = {}): Promise<VmRecord> {
-    assertPermitted(options.restriction, registration);
-    if (this.#current(registration.id)) throw alreadyRegistered();
-    assertSameRegistration(options.restriction);
+    const { id, role } = registration;
+    const { restriction } = options;
+    assertPermitted(restriction, registration);
+    if (this.#current(id)) throw alreadyRegistered();
+    assertSameRegistration(restriction);
+    if (restriction?.vm !== undefined && restriction.role === undefined) {
+      // To remove a VM and to register it again would otherwise be a way to change its role.
+      if (((await this.#formerRole(id)) ?? role) !== role) throw cannotChangeRole(registration);
+      // Another registration may have been decided meanwhile.
+      if (this.#current(id)) throw alreadyRegistered();
+    }
     const seen = this.#liveness.signOfLife();
     const registeredAt = new Date(seen.lastSeen).toISOString();
     return this.#put(undefined, { ...registration, registeredAt }, seen, options);
+  }
+
+  /** The role that a removed VM had; undefined if the journal has no such VM. */
+  async #formerRole(id: string): Promise<unknown> {
+    // While the removal is being committed, the VM is still visible.
+    const visible = this.#index.get(id);
+    if (visible) return visible.vm.role;
+    const [last] = await this.#store.history(id, 1);
+    return last?.type === 'deregistered' ? last.changes.role?.[0] : undefined;
   }
 
   /**

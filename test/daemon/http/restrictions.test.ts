@@ -47,6 +47,31 @@ test('a token for a VM cannot change the role of that VM', async (t) => {
   assert.deepEqual(await ids('/registry/discover/infra'), ['i']);
 });
 
+test('a token for a VM cannot remove that VM and register it with another role', async (t) => {
+  const { ask, create, register, ids } = await guarded(t);
+  await register('w', 'worker');
+  await register('i', 'infra');
+  const token = await create({ scope: 'write', vm: 'w' });
+  const status = async (method: string, path: string, role?: Role) =>
+    (await ask(method, path, role && aVm({ id: 'w', role }), token)).status;
+  assert.equal(await status('DELETE', '/registry/vms/w'), 200);
+  assert.equal(await status('POST', '/registry/vms', 'infra'), 403);
+  assert.equal(await status('PUT', '/registry/vms/w', 'infra'), 403);
+  assert.equal(await status('POST', '/registry/vms', 'worker'), 201);
+  // The removal is not durable yet when the registration arrives.
+  const [removed, again] = await Promise.all([
+    status('DELETE', '/registry/vms/w'),
+    status('POST', '/registry/vms', 'infra'),
+  ]);
+  assert.deepEqual([removed, [403, 409].includes(again)], [200, true]);
+  assert.deepEqual(await ids('/registry/discover/infra'), ['i']);
+  const both = await Promise.all([1, 2].map(() => status('POST', '/registry/vms', 'worker')));
+  assert.deepEqual(both.sort(), [201, 409]);
+  const fresh = await create({ scope: 'register', vm: 'new' });
+  assert.equal((await ask('POST', '/registry/vms', aVm({ id: 'new', role: 'infra' }), fresh)).status, 201);
+  assert.deepEqual(await ids('/registry/discover/infra'), ['i', 'new']);
+});
+
 test('a token for a VM and a role moves its VM into that role, behind the VMs that have it', async (t) => {
   const { app, create, register, move, ids } = await guarded(t);
   await register('w', 'worker');
