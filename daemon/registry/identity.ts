@@ -34,7 +34,8 @@
  *    agent has lost its state), or if the VM was declared stopped or paused after the last heartbeat. All of this can be
  *    invented, so it never ends the right of the proven incarnation to return. If the VM is held tentatively already, the
  *    sender must resemble the proven incarnation more than the holder does, or equally with a higher token number or after
- *    the holder's next heartbeat is overdue.
+ *    the holder's next heartbeat is overdue. The conflict is recorded if the sender does not resemble the proven
+ *    incarnation.
  * 7. Otherwise the VM is contested.
  *
  * **Who is heard.** Only an accepted heartbeat is a sign of life, and only it renews the holder's time. Silence is measured
@@ -78,6 +79,8 @@ interface Holder extends Incarnation {
   isIdle?: true;
   /** The last proven incarnation, while this holder is tentative: until this time on the listening clock, in milliseconds. */
   proven?: Incarnation & { until: number };
+  /** Key of the conflict that was recorded when this holder was accepted tentatively. */
+  claim?: string;
 }
 
 interface StoredConflict extends Conflict {
@@ -105,7 +108,10 @@ export interface Now {
 
 /** Conflicts on record. Beyond that the VM with the most conflicts loses its oldest one, so that no VM can evict the conflicts of others. */
 const MAX_CONFLICTS = 1000;
-/** Conflicts of one VM that are logged and published as events. An attacker that invents tokens could push real events out of the event log with more of them. */
+/**
+ * Conflicts of one VM that are logged and published as events. With more of them, a client that invents tokens could push
+ * real events out of the event log.
+ */
 const MAX_ANNOUNCED = 16;
 /** Heartbeat intervals after which a silent holder is presumed dead: half an interval more than one missed heartbeat. */
 const MISSED_HEARTBEATS = 1.5;
@@ -218,10 +224,10 @@ export class Identities {
     const { id } = entry.vm;
     const holder = this.#holderOf(id, now);
     if (!holder) this.#markReborn(entry, proof);
-    const { proven, superseded } = holder ? this.#succeed(id, holder, proof, now) : {};
+    const { proven, superseded, claim } = holder ? this.#succeed(id, holder, proof, now) : {};
     const { address, incarnation, from } = proof;
     this.#putHolder(id, {
-      ...definedOnly({ incarnation, address, from, spent: spend, superseded, proven }),
+      ...definedOnly({ incarnation, address, from, spent: spend, superseded, proven, claim }),
       token: next,
       at: now.at,
       heardAt: now.listening,
@@ -263,7 +269,7 @@ export class Identities {
   #holderOf(id: string, { listening }: Now): Holder | undefined {
     const holder = this.#holders.get(id);
     if (!holder?.proven || listening <= holder.proven.until) return holder;
-    const { proven: _proven, ...settled } = holder;
+    const { proven: _proven, claim: _claim, ...settled } = holder;
     return settled;
   }
 
@@ -272,17 +278,17 @@ export class Identities {
    * @returns what the new holder inherits
    * @throws VregError as {@link prove}
    */
-  #succeed(id: string, holder: Holder, proof: Proof, now: Now): Pick<Holder, 'proven' | 'superseded'> {
-    const { proven, superseded } = holder;
+  #succeed(id: string, holder: Holder, proof: Proof, now: Now): Pick<Holder, 'proven' | 'superseded' | 'claim'> {
+    const { proven, superseded, claim } = holder;
     if (continues(holder, proof)) {
       if (!holder.isIdle) assertMoved(id, holder, proof, now);
-      return definedOnly({ proven, superseded });
+      return definedOnly({ proven, superseded, claim });
     }
     const inherited = { superseded: supersede(holder, proof) };
     const recordLoser = () => {
       const { token } = holder;
       const sides = { holder: claimIn(proof, now.at), other: claimOf(holder) };
-      return this.#recordConflict({ id, ...sides, state: 'open', spend: token, against: token }, now);
+      return this.#recordConflict({ id, ...sides, state: 'open', spend: token, against: token }, now, claim);
     };
     if (proven && continues(proven, proof)) {
       assertMoved(id, proven, proof, now);
@@ -301,12 +307,18 @@ export class Identities {
       if (!proven && against !== holder.token) throw identityConflict(id, holder);
       throw undecided(id, holder, count, now.lease - (now.listening - holder.heardAt));
     }
-    const isKnown = this.#conflicts.has(keyOf({ id, spend: proof.spend, other: claimIn(proof, now.at) }));
-    const hasLostState = proof.spend === undefined && !isKnown;
-    if (proof.replace || (!isAhead && !hasLostState)) record('replaced');
+    const key = keyOf({ id, spend: proof.spend, other: claimIn(proof, now.at) });
+    const hasLostState = proof.spend === undefined && !this.#conflicts.has(key);
+    const isStranger = !isSilent && resemblance(proof, proven ?? holder) === 0;
+    const isConflict = proof.replace || (isAhead ? isStranger : !hasLostState);
+    if (isConflict) record('replaced');
     else if (proven && !isSameIncarnation(proof, holder) && untilOverdue(holder, now) > 0) recordLoser();
     if (proof.replace || isSilent) return inherited;
-    return { ...inherited, proven: proven ?? { ...incarnationOf(holder), until: now.listening + now.lease } };
+    return {
+      ...inherited,
+      proven: proven ?? { ...incarnationOf(holder), until: now.listening + now.lease },
+      ...(isConflict ? { claim: key } : {}),
+    };
   }
 
   /** Reports once if an agent has seen a higher revision, or sent more heartbeats, than a killed registry can have lost. */
@@ -324,13 +336,19 @@ export class Identities {
     this.#observer.rollback?.(vm.id, known);
   }
 
-  /** Records a refusal, or the end of one. @returns the record; its `against` is that of the first refusal of the claim */
+  /**
+   * Records a refusal, or the end of one.
+   * @param former key of the record that this one continues
+   * @returns the record; its `against` is that of the first refusal of the claim
+   */
   #recordConflict(
     { against, ...found }: Omit<StoredConflict, 'firstAt' | 'lastAt' | 'count' | 'refusedAt'>,
     { listening, lease }: Now,
+    former?: string,
   ): StoredConflict {
     const key = keyOf(found);
-    const before = this.#conflicts.get(key);
+    const before = this.#conflicts.get(key) ?? this.#conflicts.get(former ?? key);
+    if (former !== undefined && former !== key && before) this.#deleteConflict(former);
     const { at } = found.other;
     const since = before?.isPast ? undefined : before;
     const isRepeated = before?.state === 'open' && listening - (before.refusedAt ?? listening) <= lease;
@@ -451,7 +469,10 @@ function isProbablyTheVm(proof: Proof, holder: Holder, now: Now): boolean {
   return lead > 0 || (lead === 0 && (numberOf(proof.spend) > numberOf(holder.token) || untilOverdue(holder, now) <= 0));
 }
 
-/** How much an incarnation resembles another one. Each of this can be invented, but an incarnation is harder to find out than an address. */
+/**
+ * How much an incarnation resembles another one. A client can invent all of it, but the name of an incarnation is harder to
+ * find out than an address.
+ */
 function resemblance(one: Proof | Claim, other: Claim): number {
   if (isSameIncarnation(one, other)) return 2;
   return isSamePlace(one, other) ? 1 : 0;

@@ -132,7 +132,7 @@ test('an agent with an invented token number evicts nobody, and both are on reco
     });
   const invented = (number: number) => `99999999999999${number}.${'f'.repeat(32)}`;
   assert.equal((await send({ spend: invented(1), next: invented(2) })).status, 200);
-  await events.seen('conflict');
+  await events.seen('conflict', 2);
   const [conflict, ...others] = await conflictsOf(daemon);
   assert.deepEqual(others, []);
   assert.deepEqual([conflict?.holder.address, conflict?.other.address], ['10.0.0.1', '10.0.0.6']);
