@@ -134,7 +134,7 @@ export class RegistrySession {
     try {
       return await this.#withEnrolment(request);
     } catch (error) {
-      if (own === undefined || !hasCode(error, 'UNAUTHORIZED')) throw error;
+      if (own === undefined || !isTokenRefused(error)) throw error;
       if (!this.#tokenWarned)
         log.warn(
           { id: vm.id },
@@ -281,6 +281,12 @@ function asIdentityConflict(error: unknown): unknown {
   if (!(error instanceof VregError) || error.code !== 'CONFLICT' || error.retryAfter === undefined) return error;
   const { message, hint, retryAfter } = error;
   return new VregError('IDENTITY_CONFLICT', message, { field: 'id', retryAfter, ...(hint && { hint }), cause: error });
+}
+
+/** The registry throttles invalid tokens by address, and many VMs may share one. A valid token is never throttled. */
+function isTokenRefused(error: unknown): boolean {
+  const isThrottled = hasCode(error, 'TOO_MANY_REQUESTS') && (error as VregError).field === 'authorization';
+  return isThrottled || hasCode(error, 'UNAUTHORIZED');
 }
 
 function hasCode(error: unknown, code: ErrorCode): boolean {

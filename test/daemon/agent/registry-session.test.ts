@@ -220,6 +220,19 @@ test('a VM whose own token is refused enrols again, or keeps its token if that i
   assert.deepEqual([registry.token, identity.bearer], ['second', 'second']);
 });
 
+test('an enrolled VM whose invalid token is throttled enrols again, too', async (t) => {
+  const { life, identity } = provenLife(t);
+  const { registry } = life;
+  registry.gives = 'first';
+  await live(life, 1);
+  registry.entry = undefined;
+  registry.gives = 'second';
+  registry.fail('TOO_MANY_REQUESTS', 1, 30, 'authorization');
+  registry.fail('FORBIDDEN', 1, undefined, 'scope');
+  await live({ ...life, slept: [] }, 1);
+  assert.deepEqual([registry.token, identity.bearer], ['second', 'second']);
+});
+
 test('an enrolled VM that may not enrol again yet is a conflict that is undecided', async (t) => {
   const { life, identity } = provenLife(t);
   const { registry } = life;
