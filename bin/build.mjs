@@ -1,7 +1,7 @@
 /**
- * `npm run build`: a bundle of the program for a fast start, a bundle of the store's worker, the manual pages, and V8's code
- * cache for the first. The daemon's libraries are not bundled: only `vreg daemon` loads them, where start-up does not matter.
- * With `--if-changed`, does nothing if `dist` is newer than all sources.
+ * `npm run build`: creates a bundle of the program for a fast start, V8's code cache for it, a bundle of the store worker, and
+ * the manual pages. The daemon's libraries are not bundled, because only `vreg daemon` loads them, whose start-up time does not
+ * matter. With `--if-changed`, does nothing if `dist` is newer than all sources.
  */
 import { spawn } from 'node:child_process';
 import { readdirSync, rmSync, statSync } from 'node:fs';
@@ -38,7 +38,7 @@ await build({
   legalComments: 'none',
   external: ['pino', 'pino-pretty', 'libsql'],
   define: { __DIST__: '__dirname', __VERSION__: JSON.stringify(manifest.version) },
-  // `import()` becomes `require()`: code that runs from the code cache has no module loader of its own.
+  // Converts `import()` to `require()`, because code from the code cache has no module loader.
   supported: { 'dynamic-import': false },
   logOverride: { 'empty-import-meta': 'silent' },
   logLevel: 'warning',
@@ -57,7 +57,7 @@ const run = (args, env) =>
 
 await run(['help', '--write-man', `${root}dist/man`]);
 
-// The cache contains the functions that have run, so the command that scripts use most runs once, against a stub server.
+// The cache contains the functions that have run. Therefore run the command that scripts use most, against a stub server.
 const server = createServer((_request, response) => {
   const vm = { id: 'a', name: 'a', role: 'infra', status: 'running', address: 'a', registeredBy: 'a' };
   response.setHeader('content-type', 'application/json').end(JSON.stringify({ vms: [vm], count: 1 }));

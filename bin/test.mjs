@@ -1,6 +1,6 @@
 /**
- * `npm test`: runs the test files in a few processes instead of one per file, because starting tsx and loading the program takes
- * longer than most files' tests. Each file also runs alone: `npx tsx --test FILE`.
+ * `npm test`: runs the test files in a few processes instead of one per file, because starting tsx and loading the program
+ * takes longer than the tests in most files. Each file can also run alone: `npx tsx --test FILE`.
  *
  *     node bin/test.mjs [FOLDER_OR_FILE...]
  */
@@ -10,11 +10,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
-/** Processes at a time: the test machines have two cores. */
+/** Number of concurrent processes: the test machines have two cores. */
 const CONCURRENCY = 2;
 /** Files per process: enough that start-up does not matter, few enough that the processes finish at about the same time. */
 const BATCH_SIZE = 12;
-/** Folders of `test/` that `npm test` leaves to `npm run test:external`. */
+/** Folder in `test/` that only `npm run test:external` runs. */
 const EXTERNAL = 'test/external';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -32,7 +32,7 @@ const files = (given.length > 0 ? given : ['test'])
 const count = Math.ceil(files.length / BATCH_SIZE);
 const batches = Array.from({ length: count }, (_, batch) => files.filter((_, index) => index % count === batch));
 
-// Outside node_modules, in which newer versions of Node look for no tests.
+// Outside node_modules, where newer versions of Node find no tests.
 const folder = mkdtempSync(join(tmpdir(), 'vreg-batches-'));
 const entries = batches.map((batch, index) => {
   const entry = join(folder, `batch-${index + 1}.mjs`);

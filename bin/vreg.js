@@ -1,3 +1,3 @@
 #!/usr/bin/env node
-// Runs the built program: `npm ci` builds it, and so does `npm run build`.
+// Runs the built program. `npm ci` and `npm run build` build it.
 require('../dist/boot.cjs');

@@ -801,7 +801,7 @@ complete -c vreg -n '__vreg_at daemon agent' -l address -d 'address at which cli
 complete -c vreg -n '__vreg_at daemon agent' -l registered-by -d 'name to record in registeredBy' -x
 complete -c vreg -n '__vreg_at daemon agent' -l interval -d 'time between heartbeats' -x
 complete -c vreg -n '__vreg_at daemon agent' -l on-exit -d 'what to do with the entry of the VM when the agent stops' -x -a 'stopped deregister keep'
-complete -c vreg -n '__vreg_at daemon agent' -l on-clone -d 'what to do if this VM is a clone: exit (reject), take a new id (rebirth), or take over the id (replace)' -x -a 'reject rebirth replace'
+complete -c vreg -n '__vreg_at daemon agent' -l on-clone -d 'what to do if this VM is a clone (exit, take a new id, or take over the id)' -x -a 'reject rebirth replace'
 complete -c vreg -n '__vreg_at daemon agent' -l id-command -d 'command that prints the new id for --on-clone rebirth' -x
 complete -c vreg -n '__vreg_at daemon agent' -l run-dir -d 'folder to which the agent writes the addresses of live VMs' -x
 complete -c vreg -n '__vreg_at daemon agent' -l data-dir -d 'folder for the state of the registry or the agent' -r -F

@@ -1,9 +1,9 @@
 /**
- * Clocks. Leases count *listening time*: time during which this process could receive heartbeats. It stops while the
- * process is down, stopped (SIGSTOP) or suspended with its VM, and does not move when the wall clock is set.
+ * Clocks. Leases are measured in *listening time*: time during which this process could receive heartbeats. Listening time
+ * stops while the process is down, stopped (SIGSTOP) or suspended with its VM, and does not change when the wall clock is set.
  */
 export interface Clock {
-  /** Wall clock in milliseconds since the epoch: for times that people read, never for leases. */
+  /** Wall clock in milliseconds since the epoch. For times that people read, never for leases. */
   now(): number;
   /** Listening time in milliseconds since the first start of this registry. Never decreases. */
   listening(): number;
@@ -25,14 +25,14 @@ export interface Gap {
  */
 export const QUEUE_TIME = 500;
 
-/** Longest delay of a Node timer in milliseconds; `setTimeout` fires at once if the delay is longer. */
+/** Maximum delay of a Node timer in milliseconds. With a longer one, `setTimeout` fires immediately. */
 export const MAX_TIMEOUT = 2 ** 31 - 1;
 
 /** Milliseconds between two ticks of the listening clock. */
 export const TICK_INTERVAL = 250;
 
 /**
- * Most milliseconds that one step between ticks adds to the listening time; the rest is a gap. Four ticks, because a
+ * Maximum number of milliseconds that one tick adds to the listening time; the rest counts as a gap. Four intervals, because a
  * busy machine can delay a timer by that much.
  */
 export const MAX_STEP = 4 * TICK_INTERVAL;
@@ -48,7 +48,7 @@ export class ListeningClock implements Clock {
 
   /**
    * @param listened listening time of earlier runs in milliseconds, from the store
-   * @param monotonic a clock in milliseconds that does not follow changes of the wall clock
+   * @param monotonic a clock in milliseconds that is independent of the wall clock
    */
   constructor(listened: number, monotonic: () => number = () => performance.now(), wall: () => number = Date.now) {
     this.#listened = listened;
@@ -56,7 +56,7 @@ export class ListeningClock implements Clock {
     this.#wall = wall;
     this.#last = monotonic();
     this.#lastWall = wall();
-    // The time between two runs is a gap. No request waits through it, because it closes all sockets.
+    // The time between two runs counts as a gap. No request waits through it, because it closes all sockets.
     if (listened > 0) this.#gap = { endedAt: listened, certainFrom: listened };
   }
 
@@ -75,11 +75,11 @@ export class ListeningClock implements Clock {
     return this.#gap;
   }
 
-  /** Takes one step. Called at least every {@link MAX_STEP} while the process can receive heartbeats. */
+  /** Advances the listening time. Called at least every {@link MAX_STEP} while the process can receive heartbeats. */
   tick(): void {
     const step = this.#monotonic() - this.#last;
-    // The monotonic clock may stand still while a VM is suspended; then only the wall clock shows the gap, if it is set
-    // after the resume. An operator who sets the clock causes the same jump, which costs no more than a warming period.
+    // The monotonic clock may stop while a VM is suspended; then only the wall clock shows the gap, if it is set after the VM
+    // is resumed. An operator who sets the clock causes the same jump, but its only effect is a warming period.
     const jump = Math.abs(this.#wall() - this.#lastWall - step);
     const before = this.#listened;
     this.#listened = this.listening();
@@ -112,9 +112,9 @@ const JUMP_CHECK_INTERVAL = 1000;
 const JUMP_TOLERANCE = 3000;
 
 /**
- * Calls back when time has jumped: the process was stopped, the VM was suspended, or the clock was set. The registry
- * may have marked this VM stale meanwhile.
- * @param onJump called with the length of the jump in milliseconds of the wall clock
+ * Calls `onJump` when time has jumped: the process was stopped, the VM was suspended, or the clock was set. The registry may
+ * have marked this VM stale in the meantime.
+ * @param onJump receives the length of the jump in milliseconds of the wall clock
  * @returns a function that stops watching
  */
 export function watchTimeJumps(onJump: (ms: number) => void): () => void {
@@ -125,7 +125,7 @@ export function watchTimeJumps(onJump: (ms: number) => void): () => void {
     const wall = Date.now() - lastWall;
     lastMonotonic += monotonic;
     lastWall += wall;
-    // The monotonic clock may stand still while a VM is suspended; then only the wall clock shows the jump.
+    // The monotonic clock may stop while a VM is suspended; then only the wall clock shows the jump.
     if (monotonic - JUMP_CHECK_INTERVAL > JUMP_TOLERANCE || Math.abs(wall - monotonic) > JUMP_TOLERANCE)
       onJump(Math.round(wall));
   }, JUMP_CHECK_INTERVAL);

@@ -1,54 +1,53 @@
 /**
- * Memory budgets, admission limits and the scheduler. Slow clients and slow disks make the daemon buffer responses,
- * requests, changes and events. Each kind of buffer has a budget: a share of the heap that remains after the stored
- * entries. A buffer reserves its bytes before it grows, so that an overloaded daemon answers 429 and never runs out of
- * heap.
+ * Memory budgets, admission limits and the scheduler. Slow clients and slow disks make the daemon buffer responses, requests,
+ * changes and events. Each kind of buffer has a budget: a share of the heap that remains after the stored entries. A buffer
+ * reserves its bytes before it grows, so an overloaded daemon responds with 429 and never runs out of heap.
  */
 import { getHeapStatistics } from 'node:v8';
 import { formatBytes, limitReached, VregError } from '../src/protocol/errors.ts';
 
-/** Share of the heap that stored entries may fill. The buffers below divide the rest. */
+/** Share of the heap that stored entries may fill. The budgets are shares of the rest. */
 const ENTRIES_SHARE = 1 / 2;
 
 /**
- * Bytes of heap for one unit of an entry's weight. Measured: 3.3 for an ordinary entry, up to 7.8 for metadata made of
- * many short keys or empty objects.
+ * Bytes of heap per unit of an entry's weight. Measured: 3.3 for a usual entry, up to 7.8 for metadata with many short keys or
+ * empty objects.
  */
 const HEAP_PER_WEIGHT = 8;
 
 interface BudgetRow {
   /** Share of the heap that remains after the stored entries. */
   readonly share: number;
-  /** The likely reason why the budget is used up, for the error. */
+  /** The likely reason why the budget is exhausted, for the error. */
   readonly cause: string;
   readonly hint: string;
-  /** Seconds. */
+  /** Seconds after which to retry. */
   readonly retryAfter: number;
 }
 
 /**
- * The shares add up to less than half, because buffers are counted by their payload: objects, sockets and garbage that
- * is not collected yet need the other half. With a heap of 4 GiB, a share of 1/64 is 32 MiB.
+ * The shares add up to less than half, because only the payload of buffers is counted. The other half is for objects, sockets
+ * and uncollected garbage. With a heap of 4 GiB, a share of 1/64 is 32 MiB.
  */
 export const BUDGETS = {
-  /** Response bytes that clients have not read yet, and the lists that unfinished responses refer to. */
+  /** Response bytes that clients have not read yet, and the lists to which unfinished responses refer. */
   responses: {
     share: 1 / 8,
-    cause: 'slow clients are holding responses',
-    hint: 'read responses faster, ask for less (limit, role), or give the daemon more memory',
+    cause: 'clients read responses too slowly',
+    hint: 'read responses faster, request less (limit, role), or give the daemon more memory',
     retryAfter: 5,
   },
-  /** Requests that wait behind another request on the same connection. */
+  /** Requests that are queued behind another request on the same connection. */
   pipelined: {
     share: 1 / 8,
     cause: 'clients are sending requests faster than they read responses',
     hint: 'read responses before sending more requests, or open more connections',
     retryAfter: 1,
   },
-  /** Changes that wait for the disk. */
+  /** Changes that the disk has not stored yet. */
   changes: {
     share: 1 / 16,
-    cause: 'the disk is slower than the changes',
+    cause: 'changes arrive faster than the disk stores them',
     hint: 'retry in a second, or store less in metadata',
     retryAfter: 1,
   },
@@ -59,32 +58,35 @@ export const BUDGETS = {
     hint: 'retry in a second, or send a smaller body with a Content-Length',
     retryAfter: 1,
   },
-  /** Events that wait for a slow subscriber alone. The slowest subscriber is evicted when this is used up. */
+  /** Delivered events that slow subscribers have not read yet. When it is exhausted, the slowest subscriber is evicted. */
   subscribers: {
     share: 1 / 32,
-    cause: 'slow subscribers are holding events',
+    cause: 'subscribers read events too slowly',
     hint: 'read events faster, or filter them (role, id)',
     retryAfter: 5,
   },
-  /** Recent events, kept for subscribers that reconnect. The oldest are dropped when this is used up. */
+  /** Recent events, retained for subscribers that reconnect. When it is exhausted, the oldest events are dropped. */
   events: {
     share: 1 / 64,
     cause: 'recent events are retained for reconnecting subscribers',
     hint: 'give the daemon more memory',
     retryAfter: 5,
   },
-  /** Events that the fan-out has not delivered yet. The slowest subscribers are evicted when this is used up. */
+  /** Events that the fan-out has not delivered yet. When it is exhausted, the slowest subscribers are evicted. */
   fanout: {
     share: 1 / 64,
     cause: 'events arrive faster than they are delivered',
     hint: 'read events faster, or filter them (role, id)',
     retryAfter: 5,
   },
-  /** Log lines that wait for a full disk or a blocked pipe. More lines are dropped and counted. */
+  /**
+   * Log lines that cannot be written yet, because the disk is full or a pipe is blocked. When it is exhausted, lines are
+   * dropped and counted.
+   */
   log: {
     share: 1 / 512,
     cause: 'the log cannot be written',
-    hint: 'free the disk, or read the pipe',
+    hint: 'free up disk space, or read the pipe',
     retryAfter: 5,
   },
 } as const satisfies Record<string, BudgetRow>;
@@ -93,36 +95,36 @@ export type BudgetName = keyof typeof BUDGETS;
 export type Budgets = Readonly<Record<BudgetName, Budget>>;
 
 /**
- * Sizes up to which buffers are not counted, so that an overloaded daemon still serves small requests. In bytes; each
- * is in the order of what an open connection costs anyway.
+ * Sizes in bytes up to which buffers are not counted, so that an overloaded daemon still serves small requests. Each is of the
+ * same order as the memory that an open connection takes.
  */
 export const UNCOUNTED = {
   response: 16_384,
   body: 65_536,
 } as const;
 
-/** Limits of counts that do not depend on a setting; see also {@link openStreamLimit}. */
+/** Limits on counts that no setting changes; see also {@link openStreamLimit}. */
 export const COUNTS = {
-  /** Backups in progress; each needs as much disk as the database until it is sent. */
+  /** Backups in progress. Until it is sent, each needs as much disk space as the database. */
   backups: 2,
   /** History pages that are waiting to be read. They are read one at a time, and each takes up to 100 ms. */
   historyPages: 50,
 } as const;
 
-/** Share of the connections that long polls and event streams may occupy; the rest stays free for short requests. */
+/** Share of the connections that long polls and event streams may occupy; the rest is reserved for short requests. */
 const OPEN_STREAMS_SHARE = 1 / 2;
 
-/** @param maxConnections of each listener */
+/** @param maxConnections the limit per listener */
 export function openStreamLimit(maxConnections: number): number {
   return Math.ceil(maxConnections * OPEN_STREAMS_SHARE);
 }
 
-/** A request that arrives more slowly than this counts as stalled. Slow links pass, slowloris attacks do not. */
+/** The minimum rate at which a request must arrive. Slow links reach it, slowloris attacks do not. */
 const MIN_RATE = { bytes: 1_048_576, ms: 30_000 };
 
 /**
- * Time for a whole request to arrive, in milliseconds: 30 s, or longer when larger bodies are allowed.
- * @param maxBody in bytes
+ * Milliseconds within which a complete request must arrive: 30 s, or longer if larger bodies are allowed.
+ * @param maxBody bytes
  */
 export function requestTimeout(maxBody: number): number {
   return Math.ceil(MIN_RATE.ms * Math.max(1, maxBody / MIN_RATE.bytes));
@@ -130,27 +132,28 @@ export function requestTimeout(maxBody: number): number {
 
 /** Limits of one event stream. */
 export interface StreamLimits {
-  /** Milliseconds between two comment lines, which tell proxies and subscribers that the stream is alive. */
+  /** Milliseconds between two comment lines, which show proxies and subscribers that the connection works. */
   keepAlive: number;
   /**
-   * Bytes that may wait for one subscriber beyond the state that it asked for. A subscriber that holds more is evicted.
+   * Maximum number of bytes that a subscriber has not read yet, not counting the state that it requested. A subscriber that
+   * exceeds it is evicted.
    */
   maxBacklog: number;
-  /** Milliseconds that an evicted subscriber has to read the `lagged` event. */
+  /** Milliseconds for an evicted subscriber to read the `lagged` event. */
   lagGrace: number;
 }
 
-/** The HTML standard advises a comment every 15 s; 1 MiB is some seconds of a busy fleet. */
+/** The HTML standard recommends a comment every 15 s. 1 MiB is a few seconds of events from a busy fleet. */
 export const STREAM_LIMITS: StreamLimits = { keepAlive: 15_000, maxBacklog: 1_048_576, lagGrace: 5000 };
 
-/** @returns the weight that all stored entries may have together. @param heap bytes */
+/** @param heap bytes @returns the maximum total weight of all stored entries */
 export function entriesLimit(heap = heapLimit()): number {
   return Math.floor((heap * ENTRIES_SHARE) / HEAP_PER_WEIGHT);
 }
 
 /**
- * Makes the budgets of one daemon.
- * @param limits in bytes, for tests that need other limits than the shares of the heap
+ * Creates the budgets of a daemon.
+ * @param limits bytes, for tests that need limits other than the shares of the heap
  * @param heap bytes
  */
 export function createBudgets(limits: Partial<Record<BudgetName, number>> = {}, heap = heapLimit()): Budgets {
@@ -169,7 +172,7 @@ export class Budget {
   /** In bytes. */
   readonly limit: number;
   #used = 0;
-  /** How many reservations share an object, and its bytes. */
+  /** The number of reservations that share an object, and its bytes. */
   readonly #shared = new Map<object, { count: number; bytes: number }>();
 
   /** @param limit in bytes */
@@ -184,8 +187,8 @@ export class Budget {
   }
 
   /**
-   * @returns whether {@link reserve} would succeed. An empty budget grants any size, so that nothing is refused
-   *   forever.
+   * @returns true if {@link reserve} would succeed. A budget of which nothing is reserved grants any size, so that no request
+   * is refused forever
    */
   fits(bytes: number): boolean {
     return this.#used === 0 || (this.#used < this.limit && this.#used + bytes <= this.limit);
@@ -198,14 +201,14 @@ export class Budget {
 
   /**
    * Reserves bytes until the reservation is released.
-   * @throws VregError TOO_MANY_REQUESTS if the budget is used up; nothing is reserved then
+   * @throws VregError TOO_MANY_REQUESTS if the budget is exhausted; then nothing is reserved
    */
   reserve(bytes = 0): Reservation {
     this.assertFits(bytes);
     return this.reserveAnyway(bytes);
   }
 
-  /** Like {@link reserve}, for bytes that cannot be refused any more, such as the response to a committed change. */
+  /** Like {@link reserve}, for bytes that can no longer be refused, such as the response to a committed change. */
   reserveAnyway(bytes: number): Reservation {
     const reservation: Reservation = new Reservation({
       add: (delta) => (this.#used += delta),
@@ -233,14 +236,14 @@ export class Budget {
   }
 }
 
-/** The operations of a budget that its reservations need. */
+/** The operations of a budget that its reservations use. */
 interface Ledger {
   add(bytes: number): void;
   share(thing: object, bytes: number): void;
   unshare(thing: object): void;
 }
 
-/** Bytes of a budget that one holder occupies. After its release it ignores all calls. */
+/** The part of a budget that one holder has reserved. After the release, all calls are ignored. */
 export class Reservation {
   readonly #ledger: Ledger;
   #bytes = 0;
@@ -251,21 +254,21 @@ export class Reservation {
     this.#ledger = ledger;
   }
 
-  /** Sets the bytes that this holder occupies. Growth is not refused: a response that has begun must go on. */
+  /** Sets the number of reserved bytes. Growth is never refused, because a response that has begun must continue. */
   resize(bytes: number): void {
     if (this.#isReleased) return;
     this.#ledger.add(bytes - this.#bytes);
     this.#bytes = bytes;
   }
 
-  /** Also occupies an object that other holders may share. The budget counts it once. */
+  /** Also reserves the bytes of an object that other holders may share. The budget counts a shared object once. */
   share(thing: object, bytes: number): void {
     if (this.#isReleased || this.#things.has(thing)) return;
     this.#ledger.share(thing, bytes);
     this.#things.add(thing);
   }
 
-  /** Gives one shared object back. */
+  /** Releases a shared object. */
   unshare(thing: object): void {
     if (this.#things.delete(thing)) this.#ledger.unshare(thing);
   }
@@ -294,7 +297,7 @@ export class Semaphore {
   #count = 0;
 
   /**
-   * @param what plural noun for the error: `open streams`
+   * @param what plural noun for the error, for example `open streams`
    * @param retryAfter seconds
    */
   constructor(what: string, limit: number, { hint, retryAfter }: { hint: string; retryAfter: number }) {
@@ -304,7 +307,7 @@ export class Semaphore {
     this.#retryAfter = retryAfter;
   }
 
-  /** @returns a function that releases the place; only its first call counts. @throws VregError TOO_MANY_REQUESTS */
+  /** @returns a function that releases the permit; further calls have no effect @throws VregError TOO_MANY_REQUESTS */
   acquire(): () => void {
     if (this.#count >= this.#limit) {
       throw limitReached(this.#what, this.#limit, { hint: this.#hint, retryAfter: this.#retryAfter });
@@ -318,22 +321,22 @@ export class Semaphore {
   }
 }
 
-/** Milliseconds of scheduled work in one turn of the event loop. Short requests are served between two turns. */
+/** Milliseconds of scheduled work per turn of the event loop. Short requests are served between two turns. */
 const SLICE = 5;
 
 /**
- * Cooperative scheduler. It runs long work in slices of a few milliseconds and lets the event loop serve other requests
- * in between. Without it, many long requests that arrive together would run in one turn that lasts for seconds.
+ * A cooperative scheduler. It runs long work in slices of a few milliseconds, between which the event loop serves other
+ * requests. Otherwise, many long requests that arrive together could block the event loop for seconds.
  */
 export class Scheduler {
   readonly #queue: (() => void)[] = [];
-  /** When the slice of this turn ends, by `performance.now()`; undefined if this turn has done no work yet. */
+  /** End of the current turn's slice, from `performance.now()`; undefined if no job has run in this turn. */
   #sliceEnd: number | undefined;
-  /** Resolves when the last job of {@link serialize} is done. */
+  /** Resolves when the last job in {@link serialize} is done. */
   #tail = Promise.resolve();
   #serialized = 0;
 
-  /** Runs a job immediately if this turn has time left, otherwise after the jobs that came before. */
+  /** Runs a job immediately if this turn has time left, otherwise after the jobs that are already queued. */
   run<T>(job: () => T): T | Promise<Awaited<T>> {
     if (this.#queue.length === 0 && this.hasTime()) return job();
     return new Promise((resolve, reject) => {
@@ -348,8 +351,8 @@ export class Scheduler {
   }
 
   /**
-   * Repeats a step until it returns false, as many times in each turn as the slice allows.
-   * @param isWanted false ends the work early, because its client has gone
+   * Repeats a step until it returns false, in each turn as often as the slice allows.
+   * @param isWanted returns false to end the work early, because the client has left
    */
   async repeat(step: () => boolean, isWanted: () => boolean = () => true): Promise<void> {
     let more = true;
@@ -374,14 +377,14 @@ export class Scheduler {
     return found;
   }
 
-  /** Jobs of {@link serialize} that are not done yet. */
+  /** Number of jobs in {@link serialize} that are not done yet. */
   get serialized(): number {
     return this.#serialized;
   }
 
   /**
-   * Runs asynchronous jobs one after the other, at most one in each turn of the event loop. The results of many worker
-   * calls can arrive in one turn; if each of them started the next job at once, that turn would not end.
+   * Runs asynchronous jobs one at a time, at most one per turn of the event loop. The results of many worker calls can arrive
+   * in one turn; if each of them started the next job immediately, that turn would not end.
    */
   async serialize<T>(job: () => Promise<T>): Promise<T> {
     const previous = this.#tail;
@@ -397,7 +400,7 @@ export class Scheduler {
     }
   }
 
-  /** True while the slice of this turn has time left. A job that runs in steps ends its slice when it becomes false. */
+  /** True while the current slice has time left. A job that runs in steps must stop when it becomes false. */
   hasTime(): boolean {
     if (this.#sliceEnd === undefined) {
       this.#sliceEnd = performance.now() + SLICE;

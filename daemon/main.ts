@@ -1,4 +1,4 @@
-/** The registry's process: opens the store, builds the app, listens, and closes everything in reverse order. */
+/** The process of the registry: opens the store, creates the app, listens, and finally closes everything in reverse order. */
 import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
@@ -28,21 +28,24 @@ import { keepSelfRegistered } from './self-registration.ts';
 import { DATABASE } from './store/data-dir.ts';
 import { SqliteStore } from './store/sqlite-store.ts';
 
-/** Milliseconds between two saves of heartbeats: half of the second within which a heartbeat must be durable. */
+/** Milliseconds between two saves of heartbeats: half the second within which a heartbeat must be durable. */
 const SAVE_INTERVAL = 500;
 /** Milliseconds between two checks whether a save is due. */
 const SAVE_CHECK_INTERVAL = 250;
-/** Milliseconds between two sweeps for stale VMs: the longest delay of a `stale` event. */
+/** Milliseconds between two sweeps for stale VMs: the maximum delay of a `stale` event. */
 const SWEEP_INTERVAL = 250;
-/** Milliseconds of listening time that are saved even without heartbeats: a kill -9 extends leases by at most 5 s. */
+/** Milliseconds between two saves of the listening time if there are no heartbeats: a kill -9 extends leases by at most 5 s. */
 const IDLE_SAVE_INTERVAL = 5000;
 /**
- * Share of a run's listening time that may be unsaved: a registry that is killed again and again, and receives no heartbeats,
- * still counts at least half of the time for which it runs.
+ * Maximum share of a run's listening time that may be unsaved. A registry that is killed repeatedly, without receiving
+ * heartbeats, still counts at least half of the time for which it runs.
  */
 const UNSAVED_SHARE = 0.5;
 
-/** Attempts to open a busy data dir: 1.25 s in total, longer than another process takes to check a small database. */
+/**
+ * Number of attempts to open a busy data dir. Together they take 1.25 s, longer than another process takes to check a small
+ * database.
+ */
 const BUSY_ATTEMPTS = 6;
 /** Milliseconds between two such attempts. */
 const BUSY_DELAY = 250;
@@ -51,13 +54,13 @@ export interface ServeOptions extends Endpoints {
   dataDir: string;
   /** Lease in milliseconds of listening time. */
   staleAfter: number;
-  /** Share of the live VMs, 0 to 1, that must fall silent together to be suspect instead of stale; 1 turns this off. */
+  /** Share of the live VMs, from 0 to 1, that must fall silent together to become suspect instead of stale; 1 disables this. */
   massLoss: number;
-  /** Names to accept in `Host`, besides IP addresses, `localhost`, the host name and the name in {@link Endpoints}. */
+  /** Names to accept in the Host header, besides IP addresses, `localhost`, the host name and the name in {@link Endpoints}. */
   allowHosts: readonly string[];
   limits: Pick<RegistryLimits, 'maxVms'> & Pick<AppLimits, 'maxBody'> & { maxConnections: number };
   token?: string | undefined;
-  /** Certificate files for https on the TCP address; the unix socket stays plain. */
+  /** Certificate files for https on the TCP address. The unix socket uses plain http. */
   tls?: TlsFiles | undefined;
   /** Proxies whose forwarded headers are trusted, in the syntax of proxy-addr. */
   trustProxy?: string | undefined;
@@ -65,8 +68,8 @@ export interface ServeOptions extends Endpoints {
   corsOrigins: readonly string[];
   version: string;
   /**
-   * @returns the registration of the daemon's own VM, given its TCP port; without it the daemon does not register
-   *   itself
+   * @returns the registration of the daemon's own VM, given the daemon's TCP port. If absent, the daemon does not register
+   * itself
    */
   self?: ((port: number | undefined) => Registration) | undefined;
 }
@@ -78,7 +81,7 @@ export interface RunningDaemon {
   status(): string;
   /**
    * Replaces the token.
-   * @throws VregError USAGE if that would turn authentication on or off, which requires a restart
+   * @throws VregError USAGE if that would enable or disable authentication, which requires a restart
    */
   replaceToken(token: string | undefined): void;
   /**
@@ -86,23 +89,23 @@ export interface RunningDaemon {
    * @throws VregError USAGE as {@link Tls.replace}
    */
   replaceCertificates(files: TlsFiles | undefined): void;
-  /** Drains requests, saves heartbeats and closes the store, in the reverse order of the start. */
+  /** Drains requests, saves heartbeats and closes the store. */
   close(): Promise<void>;
 }
 
 /**
- * Starts the registry and resolves when it serves.
+ * Starts the registry and resolves when it accepts requests.
  * @throws VregError as {@link SqliteStore.open}, LISTEN, USAGE (a public address without a token, or unusable
  *   certificates)
  */
 export async function serve(options: ServeOptions, log: Logger): Promise<RunningDaemon> {
   if (options.token !== undefined) logMask.add(options.token);
   const { dataDir, tcp, socket } = options;
-  // A data dir without a store has no tokens. Checked before anything is created.
+  // A data dir without a store has no tokens. Check this before anything is created.
   if (options.token === undefined && !existsSync(join(dataDir, DATABASE))) refusePublicListener(options);
   checkFdLimit();
   const tls = tcp && options.tls && new Tls(options.tls, log);
-  /** Steps that undo the start, in the order of the start. */
+  /** Cleanup steps in startup order; shutdown runs them in reverse. */
   const closers: (() => Promise<void> | void)[] = [];
   const close = async () => {
     for (let closer = closers.pop(); closer; closer = closers.pop()) await closer();
@@ -112,7 +115,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
     const budgets = createBudgets();
     const { store, contents } = await openStore(dataDir, budgets.changes, log);
     closers.push(() => store.close());
-    // Written now, so that a second daemon can name this one during its start; written again with the URLs below.
+    // Written now, so that another daemon can name this one in its error, and again when the URLs are known.
     writePidFile(dataDir, [], log);
     closers.push(() => removeProcessInfo(dataDir, 'serve'));
     removeLeftoverBackups(dataDir);
@@ -127,7 +130,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
         clock,
         staleAfter: options.staleAfter,
         massLoss: options.massLoss,
-        // A client must be able to send back any entry that it has read, so no entry is larger than a request body.
+        // A client must be able to send any entry that it has read, so no entry may be larger than a request body.
         limits: { maxVms, maxEntry: maxBody, maxTotal: entriesLimit() },
         eventLog: { maxSize: budgets.events.limit },
         observer: createObserver(log),
@@ -182,7 +185,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
   }
 }
 
-/** @throws VregError USAGE if that would turn authentication on or off */
+/** @throws VregError USAGE if that would enable or disable authentication */
 function replaceToken(authenticator: Authenticator, token: string | undefined): void {
   if ((token !== undefined) !== authenticator.hasRoot) {
     const change = authenticator.hasRoot ? 'removed' : 'added';
@@ -196,8 +199,8 @@ function replaceToken(authenticator: Authenticator, token: string | undefined): 
 }
 
 /**
- * Without a token, a public address requires client certificates (`--tls-client-ca`), and a proxy is refused: it
- * presents its own certificate for every client. A server certificate alone authenticates no client.
+ * Without a token, a public address requires client certificates (`--tls-client-ca`), because a server certificate does not
+ * authenticate clients. A proxy is refused, because it presents its own certificate for every client.
  * @throws VregError USAGE
  */
 function refusePublicListener({ tcp, socket, tls, trustProxy }: ServeOptions): void {
@@ -215,7 +218,7 @@ function refusePublicListener({ tcp, socket, tls, trustProxy }: ServeOptions): v
   throw new VregError(
     'USAGE',
     `refusing to listen on ${tcp?.host ?? socket} behind a proxy without a token: every client of the proxy could change the registry`,
-    { field: 'trust-proxy', hint: 'set VERS_AUTH_TOKEN or --token-file, or leave out --trust-proxy' },
+    { field: 'trust-proxy', hint: 'set VERS_AUTH_TOKEN or --token-file, or omit --trust-proxy' },
   );
 }
 
@@ -224,28 +227,28 @@ function acceptedHosts({ tcp, allowHosts }: ServeOptions, tls?: Tls): Pick<Reado
   return { has: (name) => names.has(name) || tls?.covers(name) === true };
 }
 
-/** Ids in one warning; `vreg why ID` explains each of them. */
+/** Maximum number of ids in a warning. */
 const MAX_LISTED = 10;
 
-/** Logs which stored entries `discover` leaves out because they break rules that are newer than they are. */
+/** Logs which stored entries `discover` omits because they violate rules that were introduced after they were stored. */
 function warnOfFaultyEntries(registry: Registry, log: Logger): void {
   const faulty = registry.list({}).filter(({ fault }) => fault !== undefined);
   if (faulty.length === 0) return;
   const ids = faulty.slice(0, MAX_LISTED).map(({ vm }) => vm.id);
   log.warn(
     { count: faulty.length, ids },
-    `${faulty.length} stored ${faulty.length === 1 ? 'entry breaks' : 'entries break'} the rules for ids and addresses, and discover leaves ${faulty.length === 1 ? 'it' : 'them'} out: see vreg why ID`,
+    `${faulty.length} stored ${faulty.length === 1 ? 'entry violates' : 'entries violate'} the rules for ids and addresses, so discover omits ${faulty.length === 1 ? 'it' : 'them'}: see vreg why ID`,
   );
 }
 
-/** Logs the discoveries of the registry. */
+/** Logs what the registry detects: mass losses, identity conflicts and rollbacks. */
 function createObserver(log: Logger): RegistryObserver {
   return {
     massLoss: (suspects) => {
       const ids = suspects.map(({ vm }) => maskTokens(vm.id));
       log.warn(
         { ids, suspect: ids.length },
-        `mass loss: ${ids.length} VMs went silent together; discover keeps them for one more lease. Is the network up?`,
+        `mass loss: ${ids.length} VMs went silent together; discover returns them for one more lease. Is the network up?`,
       );
     },
     conflict: ({ id: rawId, state, holder, other }) => {
@@ -264,7 +267,9 @@ function createObserver(log: Logger): RegistryObserver {
   };
 }
 
-/** A failure is only logged: a daemon without a pid file, for example on a full disk, still serves reads. */
+/**
+ * Logs a failure instead of throwing, because a daemon without a pid file, for example on a full disk, can still serve reads.
+ */
 function writePidFile(dataDir: string, urls: string[], log: Logger): void {
   try {
     writeProcessInfo(dataDir, { kind: 'serve', urls });
@@ -286,7 +291,7 @@ async function openStore(dataDir: string, budget: Budget, log: Logger): ReturnTy
       if (!(error instanceof VregError) || error.code !== 'ALREADY_RUNNING') throw error;
       const other = readProcessInfo(dataDir, 'serve');
       if (other) throw alreadyRunning(error, other);
-      // Another process is starting or checking the database; it may write its pid file or finish in a moment.
+      // Another process is starting or checking the database. It may soon write its pid file or finish.
       if (tries === BUSY_ATTEMPTS) throw error;
       await setTimeout(BUSY_DELAY);
     }
@@ -300,7 +305,7 @@ function alreadyRunning({ code, message, hint }: VregError, { pid, urls, since }
   });
 }
 
-/** Saves heartbeats regularly. @returns a function that stops and saves one last time */
+/** Saves heartbeats periodically. @returns a function that stops this and saves a last time */
 function saveHeartbeats(registry: Registry, log: Logger): () => Promise<void> {
   const { clock } = registry;
   let saving: Promise<void> | undefined;
@@ -314,7 +319,7 @@ function saveHeartbeats(registry: Registry, log: Logger): () => Promise<void> {
       if (failing) log.info('heartbeats are durable again');
       failing = false;
     } catch (error) {
-      if (!failing) log.error({ err: error }, 'heartbeats cannot be saved; keeping them in memory and retrying');
+      if (!failing) log.error({ err: error }, 'heartbeats cannot be saved; retaining them in memory and retrying');
       failing = true;
     }
   };

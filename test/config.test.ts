@@ -37,7 +37,7 @@ function refusal(act: () => unknown): string {
   throw new Error('it was not refused');
 }
 
-test('flag wins over VREG_*, that over VERS_*, that over the context, that over the file, that over the default', (t) => {
+test('precedence is flag, VREG_*, VERS_*, context, config file, default', (t) => {
   const file = { context: 'prod', contexts: { prod: { url: 'http://context:1' } }, url: 'http://file:1' };
   const env: NodeJS.ProcessEnv = { VREG_URL: 'http://vreg:1', VERS_INFRA_URL: 'http://vers:1' };
   const find = (text: unknown, variables: NodeJS.ProcessEnv, flags = {}) =>
@@ -51,7 +51,7 @@ test('flag wins over VREG_*, that over VERS_*, that over the context, that over 
   assert.deepEqual(find(undefined, {}), { value: 'http://127.0.0.1:3000', origin: 'default' });
 });
 
-test('VREG_CONTEXT chooses the context, and what it does not say comes from the rest of the file', (t) => {
+test('VREG_CONTEXT selects the context; settings that it lacks come from the rest of the file', (t) => {
   const file = { context: 'a', contexts: { a: { url: 'http://a:1' }, b: { url: 'http://b:1' } }, timeout: '1s' };
   const config = configOf(t, file, { VREG_CONTEXT: 'b' });
   assert.equal(config.get('url'), 'http://b:1');
@@ -89,7 +89,7 @@ for (const key of SETTING_KEYS) {
   });
 }
 
-test('a number in the file is as good as its text', (t) => {
+test('a numeric setting in the file may be a number or a string', (t) => {
   assert.equal(configOf(t, { port: 3001 }).get('port'), '3001');
 });
 
@@ -115,7 +115,7 @@ const BAD: readonly [key: SettingKey, value: string, accepted: RegExp][] = [
 ];
 
 for (const [key, value, accepted] of BAD) {
-  test(`${key} = ${value} is refused, naming the setting, where it was set and what is accepted`, (t) => {
+  test(`${key} = ${value} is refused, and the error names the setting, its origin and the accepted values`, (t) => {
     const origins: readonly [Config, string][] = [
       [
         configOf(t, {}, {}, { [key.replace(/-(\w)/g, (_, letter: string) => letter.toUpperCase())]: value }),
@@ -141,7 +141,7 @@ for (const text of ['', '{', 'null', '[]', '"x"', '{"url": "http://x:1"']) {
   });
 }
 
-test('a config file is not read for what a flag or a variable says', (t) => {
+test('the config file is not read for a setting that a flag or variable sets', (t) => {
   assert.equal(configOf(t, '{', { VERS_INFRA_URL: 'http://x:1' }).get('url'), 'http://x:1');
   assert.equal(configOf(t, '{', {}, { url: 'http://x:1' }).get('url'), 'http://x:1');
 });
@@ -189,7 +189,7 @@ test('a file that others can read is refused when its path only begins with that
   );
 });
 
-test("systemd's credential is the token where no flag and no variable gives one", (t) => {
+test('the token comes from the systemd credential if neither a flag nor a variable sets it', (t) => {
   const CREDENTIALS_DIRECTORY = tempDir(t);
   const write = (name: string, text: string) => {
     writeFileSync(join(CREDENTIALS_DIRECTORY, name), text, { mode: 0o640 });
@@ -226,7 +226,7 @@ test('a token file that is missing or empty is refused', (t) => {
 });
 
 test(
-  'what is no file, or has no end, is refused as a token file, and nothing waits for ever',
+  'a token file that is a folder, a device, too large or a pipe without a writer is refused without blocking',
   unless('mkfifo'),
   (t) => {
     const dir = tempDir(t);
@@ -260,7 +260,7 @@ test('a token is read from a pipe, also when it comes late and in pieces', unles
   assert.equal(configOf(t, {}, {}, { tokenFile: pipe }).token()?.value, 's3cret');
 });
 
-test('a flag’s token file wins over the variables, they win over the config file’s', (t) => {
+test('for the token file, a flag overrides the variables, which override the config file', (t) => {
   const file = join(tempDir(t), 'token');
   writeFileSync(file, 'of-file', { mode: 0o600 });
   const env = { VERS_AUTH_TOKEN: 'of-vers' };
@@ -270,7 +270,7 @@ test('a flag’s token file wins over the variables, they win over the config fi
   assert.equal(configOf(t, {}).token(), undefined);
 });
 
-test('a setting whose flag may stand alone is the same by true, and away by false', (t) => {
+test('for a flag with an optional value, true means the flag alone and false means unset', (t) => {
   assert.equal(configOf(t, {}, { VREG_TRUST_PROXY: 'true' }).get('trust-proxy'), 'loopback');
   assert.equal(configOf(t, { 'trust-proxy': true }).get('trust-proxy'), 'loopback');
   assert.equal(configOf(t, {}, { VREG_TRUST_PROXY: 'false' }).get('trust-proxy'), undefined);

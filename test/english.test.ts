@@ -37,6 +37,15 @@ function messagesOf(file: string): Text[] {
     .map((text) => ({ place: file, text }));
 }
 
+/** Names of tests. They begin in lower case. */
+function testNamesOf(file: string): Text[] {
+  const source = readFileSync(join(ROOT, file), 'utf8');
+  return [...source.matchAll(/\btest\(\s*(['"`])((?:(?!\1)[^\\]|\\.)*)\1/g)].map(([, , text]) => ({
+    place: file,
+    text: text!,
+  }));
+}
+
 function paragraphsOf(file: string): Text[] {
   const prose = readFileSync(join(ROOT, file), 'utf8').replace(/^```[\s\S]*?^```/gm, '');
   return prose.split(/\n\s*\n/).map((text) => ({ place: file, text: text.replace(/\s+/g, ' ').trim() }));
@@ -61,6 +70,11 @@ test('no comment begins with a headless Of, What, Who or Those', () =>
 
 test('no message, help text or test name begins with a headless Of, What, Who or Those', () =>
   assert.deepEqual(sources.flatMap(messagesOf).flatMap(headlessSentences), []));
+
+test('no test name begins with a headless of, what, who, whoever, those or one that', () => {
+  const isHeadless = ({ text }: Text) => /^(?:of|what|who|whoever|whose|those|for nobody|one that)\b/i.test(text);
+  assert.deepEqual(sources.flatMap(testNamesOf).filter(isHeadless), []);
+});
 
 test('no sentence of a README begins with a headless Of, What, Who or Those', () =>
   assert.deepEqual(documents.flatMap(paragraphsOf).flatMap(headlessSentences), []));

@@ -45,7 +45,7 @@ test('an atomic write does not follow a link that a draft left behind', (t) => {
   assert.equal(readFileSync(path, 'utf8'), 'text');
 });
 
-test('a failed atomic write changes nothing and removes only its own draft', (t) => {
+test('a failed atomic write changes nothing and removes only its own temporary file', (t) => {
   const dir = tempDir(t);
   const path = join(dir, 'folder');
   mkdirSync(join(path, 'full'), { recursive: true });
@@ -80,7 +80,7 @@ test('a folder is a risk when others can write there without the sticky bit, or 
   assert.deepEqual(folderRisk({ mode: 0o40700, uid: 12_345 }), { uid: 12_345 });
 });
 
-test('a folder is created with its missing parents, and one that exists is left alone', (t) => {
+test('a folder is created with its missing parents, and an existing one remains unchanged', (t) => {
   const dir = tempDir(t);
   const path = join(dir, 'a', 'b');
   assert.deepEqual(createFolder(path, 0o700), [join(dir, 'a'), path]);

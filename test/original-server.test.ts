@@ -67,7 +67,7 @@ const SESSION: readonly [argv: string, code: number, stdout: string | RegExp, st
   ['ls --selector task=b --limit 1 -q', 0, 'w1\n'],
 ];
 
-test('every command does its work against the original registry', async (t) => {
+test('every command works with the original registry', async (t) => {
   const { url, requests } = await startPlainServer(t);
   for (const [argv, code, stdout, stderr = /^$/] of SESSION) {
     const told = await vreg(argv.split(' '), { url });
@@ -90,7 +90,7 @@ test('a file is registered at the original registry', async (t) => {
   assert.deepEqual([...vms.keys()], ['a', 'b']);
 });
 
-test('of the original registry, the CLI works out itself who is stale', async (t) => {
+test('with the original registry, the CLI computes which VMs are stale', async (t) => {
   const { url, vms } = await startPlainServer(t);
   await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
   vms.get('a')!.lastSeen = new Date(Date.now() - 400_000).toISOString();

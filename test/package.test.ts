@@ -60,7 +60,7 @@ test('a reader that closes early ends the program quietly', unless('bash'), asyn
   }
 });
 
-test('an answer that cannot be written is an error without a trace', async (t) => {
+test('a failure to write the output is an error without a stack trace', async (t) => {
   const told = await linked(t, 'http://127.0.0.1:1')(['sh'], 'vreg version >/dev/full');
   assert.deepEqual([told.code, told.stdout], [1, '']);
   assert.match(told.stderr, /^vreg: cannot write the answer \(ENOSPC\)\nhint: .*\n$/);
@@ -68,7 +68,7 @@ test('an answer that cannot be written is an error without a trace', async (t) =
 
 for (const shell of ['dash', 'bash', 'zsh']) {
   test(
-    `under set -eu a script in ${shell} gets one address, or ends with the exit code and no word`,
+    `under set -eu a script in ${shell} gets one address, or exits with the code of vreg and prints nothing`,
     unless(shell),
     async (t) => {
       const { url } = await serveApp(t);

@@ -50,7 +50,7 @@ test('a table aligns characters that take two columns', async () => {
   assert.equal(text, '漢字   1   3m ago\na      1   3m ago\n');
 });
 
-test('colour is on a terminal alone, repeats what the text says, and can be forced or forbidden', async () => {
+test('colour is used only on a terminal, adds no information to the text, and can be forced or disabled', async () => {
   const colored = await told(answer, 'wide', { tty: true });
   assert.match(colored, /\u001b\[32mgood\u001b\[39m/);
   assert.match(colored, /\u001b\[1mID\u001b\[22m/);
@@ -69,30 +69,30 @@ test('wide adds columns: a table on a terminal, TSV in a pipe', async () => {
   );
 });
 
-test('TSV has RFC 3339 times wherever it goes', async () => {
+test('TSV has RFC 3339 times on a terminal and in a pipe', async () => {
   for (const tty of [true, false]) {
     assert.equal((await told(answer, 'tsv', { tty, headers: false })).split('\n')[0], 'a\t1\t2026-01-01T00:00:00.000Z');
   }
 });
 
-test('rows of a list that is already begun have no titles again', async () => {
+test('rows that continue a list have no column titles', async () => {
   assert.equal(await told({ ...answer, continued: true }, 'name'), 'a\nlonger\n');
   assert.ok((await told({ ...answer, continued: true }, 'tsv')).startsWith('a\t1\t'));
 });
 
-test('one thing is itself in JSON, several are a list, none is an empty list', async () => {
+test('in JSON a single item is an object, and a list is an array, even with one item or none', async () => {
   assert.deepEqual(JSON.parse(await told({ ...answer, rows: ROWS.slice(0, 1), single: true }, 'json')), ROWS[0]);
   assert.deepEqual(JSON.parse(await told({ ...answer, rows: ROWS.slice(0, 1) }, 'json')), [ROWS[0]]);
   assert.equal(await told({ ...answer, rows: [] }, 'json'), '[]\n');
 });
 
-test('data is what JSON and YAML print of a row', async () => {
+test('JSON and YAML print the data of a row if it has any', async () => {
   const named: Answer<Row> = { ...answer, data: ({ id }) => ({ id }) };
   assert.equal(await told(named, 'ndjson'), '{"id":"a"}\n{"id":"longer"}\n');
   assert.equal(await told(named, 'yaml'), '- id: a\n- id: longer\n');
 });
 
-test('a value is its text for people and scripts, and its data for programs', async () => {
+test('a value is printed as text in tables and TSV, and as data in JSON and YAML', async () => {
   const value: Answer = { kind: 'value', text: 'ten', data: { ten: 10 } };
   for (const format of ['table', 'wide', 'tsv', 'name'] as const) assert.equal(await told(value, format), 'ten\n');
   assert.equal(await told(value, 'json'), '{\n  "ten": 10\n}\n');
@@ -100,7 +100,7 @@ test('a value is its text for people and scripts, and its data for programs', as
   assert.equal(await told(value, 'yaml'), 'ten: 10\n');
 });
 
-test('a time that is none is shown as it came', async () => {
+test('an invalid time is printed unchanged, without control characters', async () => {
   const rows = [{ ...ROWS[0]!, at: 'soon\u001b' }];
   assert.equal(
     await told({ ...answer, rows }, 'table', { tty: true, headers: false, env: { NO_COLOR: '1' } }),
@@ -108,7 +108,7 @@ test('a time that is none is shown as it came', async () => {
   );
 });
 
-test('a note on an empty list is for people, and on stderr', async () => {
+test('an empty list is noted on stderr, on a terminal only', async () => {
   const empty: Answer<Row> = { ...answer, rows: [], none: 'nothing here' };
   const terminal = testIo({ tty: true });
   await print(terminal, empty, { format: 'table', headers: true, now: NOW });

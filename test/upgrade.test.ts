@@ -151,7 +151,7 @@ test('each old token and each old proof of identity gets the status that it got 
   }
 });
 
-test('each old token that is accepted has its name, scope, limit and end', async (t) => {
+test('each valid old token keeps its name, scope, restriction and expiry', async (t) => {
   const daemon = await upgraded(t);
   for (const { name, scope, vm, role, expiresAt } of EXPECTED.tokens) {
     if (name === 'expired') continue;
@@ -171,7 +171,7 @@ test('a clone that was refused before and comes back is the same conflict', asyn
   assertHas(found, [{ firstAt: known.firstAt, count: (known.count as number) + 1, state: 'open' }], 'cloned');
 });
 
-test('the tokens of VMs that an old enrol token let in are revoked with it', async (t) => {
+test('the tokens of VMs that enrolled with an old token are revoked with it', async (t) => {
   const daemon = await upgraded(t);
   const names = EXPECTED.tokens.filter(({ enrolledBy }) => enrolledBy === 'image').map(({ name }) => name);
   assert.deepEqual(names, ['image/edge-1', 'image/edge-2', 'image/agent-1', 'image/agent-1-b']);
@@ -182,7 +182,7 @@ test('the tokens of VMs that an old enrol token let in are revoked with it', asy
   assert.equal((await ask(daemon, 'image-of-any/edge-4', 'GET', '/registry/whoami')).status, 200);
 });
 
-test('an old registry whose tokens are all revoked still asks for one', async (t) => {
+test('an old registry whose tokens are all revoked still requires one', async (t) => {
   const daemon = await upgraded(t);
   const others = EXPECTED.tokens.map(({ name }) => name).filter((name) => name !== 'admin');
   for (const name of [...others, 'admin'])
@@ -192,7 +192,7 @@ test('an old registry whose tokens are all revoked still asks for one', async (t
   assert.equal((await call(url, 'GET', '/registry/vms')).status, 401);
 });
 
-test('an agent goes on from its old state with its own token, and a second copy of that state is a clone', async (t) => {
+test('an agent continues from its old state with its own token, and a second copy of that state is a clone', async (t) => {
   const daemon = await upgraded(t);
   const agent = oldAgent(t, daemon, 'agent-state', '10.2.0.1');
   await heartbeats(daemon, 'agent-1');
@@ -211,7 +211,7 @@ test('an agent goes on from its old state with its own token, and a second copy 
   assert.ok(numberIn(agent.dir) > numberIn(join(DATA, 'agent-state')), 'its chain of proofs goes on');
 });
 
-test('a clone that was reborn goes on under its own id', async (t) => {
+test('a clone that took a new id before the upgrade keeps it', async (t) => {
   const daemon = await upgraded(t);
   const agent = oldAgent(t, daemon, 'clone-state', '10.2.0.2');
   await heartbeats(daemon, 'agent-1-b');
@@ -220,7 +220,7 @@ test('a clone that was reborn goes on under its own id', async (t) => {
   assert.equal((await read(daemon, '/registry/vms')).count, EXPECTED.vms.length);
 });
 
-test('a heartbeat whose answer was lost before the upgrade is sent again as the same one', async (t) => {
+test('a heartbeat whose response was lost before the upgrade is sent again unchanged', async (t) => {
   const daemon = await upgraded(t);
   const state = copyOf('timer-state', join(tempDir(t), 'state'));
   const env = { VERS_AUTH_TOKEN: EXPECTED.secrets.writer };
@@ -232,7 +232,7 @@ test('a heartbeat whose answer was lost before the upgrade is sent again as the 
   await assertConflictsUnchanged(daemon);
 });
 
-test('an old config file names its contexts and gives its settings', async (t) => {
+test('an old config file is read with its contexts and settings', async (t) => {
   const home = tempDir(t);
   const env = cleanEnv(home);
   copyOf('config', join(home, 'config/vreg'));

@@ -1,4 +1,4 @@
-/** Authenticates clients by token, certificate or unix socket. The scope of a principal decides what it may do. */
+/** Authenticates clients by token, certificate or unix socket, and checks the scopes of principals. */
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { VregError } from '../../src/protocol/errors.ts';
 import { isReserved, mayDo, type Scope } from '../../src/protocol/token.ts';
@@ -6,7 +6,7 @@ import { ANONYMOUS, type TokenRestriction } from '../registry/preconditions.ts';
 import { AuthThrottle, OLD_TOKEN_ALLOWANCE } from './throttle.ts';
 import { expired, newRevocation, TOKEN_FORM, type Token, type Tokens, unauthorized } from './tokens.ts';
 
-/** Name of a principal that has the root token, which the daemon was started with. */
+/** Name of a principal with the root token, with which the daemon was started. */
 export const ROOT_NAME = 'VERS_AUTH_TOKEN';
 /** Name of a principal without a token on the unix socket. */
 const SOCKET_NAME = 'socket';
@@ -14,7 +14,7 @@ const TOKEN_HINT = 'send "Authorization: Bearer TOKEN" (vreg: VERS_AUTH_TOKEN or
 
 /** An authenticated client. */
 export interface Principal {
-  /** Name of its token, `VERS_AUTH_TOKEN`, `socket`, or `anonymous`. */
+  /** The name of a token, `VERS_AUTH_TOKEN`, `socket`, or `anonymous`. */
   name: string;
   scope: Scope;
   /** VMs that the principal may change, or read with the scope `read`; undefined means all. */
@@ -23,8 +23,8 @@ export interface Principal {
   /** Connected through the unix socket. */
   isLocal?: boolean;
   /**
-   * Aborted when the principal's token is revoked, replaced or expires. Whatever is still open for the principal ends then:
-   * event streams, long polls, long lists, backups, request bodies. The reason is the VregError to respond with.
+   * Aborted when the principal's token is revoked, replaced or expires, which ends all open responses and request bodies of the
+   * principal. The abort reason is the VregError with which to respond.
    */
   revoked: AbortSignal;
 }
@@ -35,15 +35,15 @@ export interface Credentials {
   authorization: string | undefined;
   /** The peer's address; undefined on a unix socket. */
   address: string | undefined;
-  /** Connected through the unix socket, which only the daemon's owner and root can open, and not through a proxy. */
+  /** Connected directly through the unix socket, which only the daemon's owner and root can open, not through a proxy. */
   isLocal: boolean;
-  /** On the unix socket, the name of a header that a proxy may have added. */
+  /** Name of a header that a proxy may have added to a request on the unix socket. */
   proxyHeader?: string | undefined;
-  /** Name in the client certificate, which a trusted CA has signed. */
+  /** The name in the client certificate, if a trusted CA has signed it. */
   certificate?: string | undefined;
 }
 
-/** Whether the principal's token has neither been revoked nor expired since the principal was authenticated. */
+/** True if the principal's token is still valid, that is, has neither been revoked nor expired since authentication. */
 export function isActive({ token, revoked }: Principal): boolean {
   return !revoked.aborted && !token?.isExpired();
 }
@@ -54,20 +54,20 @@ export function assertActive({ token, revoked }: Principal): void {
   if (token?.isExpired()) throw expired(token);
 }
 
-/** @throws VregError FORBIDDEN with the scope that would be sufficient */
+/** @throws VregError FORBIDDEN naming the required scope */
 export function assertScope({ name, scope }: Principal, needed: Scope): void {
   if (mayDo(scope, needed)) return;
-  throw new VregError('FORBIDDEN', `token "${name}" has the scope ${scope}; this needs ${needed}`, {
+  throw new VregError('FORBIDDEN', `token "${name}" has the scope ${scope}; this requires ${needed}`, {
     field: 'scope',
     hint:
       scope === 'enrol'
-        ? "an enrol token registers one new VM and returns that VM's own token: use that one"
+        ? 'an enrol token can only register a new VM: use the token that the VM received in the response'
         : `create one with that scope: vreg token create NAME --scope ${needed}`,
   });
 }
 
 export interface AuthenticatorOptions {
-  /** The root token, which may do everything, as in the original registry. */
+  /** The root token, which has all permissions, as in the original registry. */
   root?: string | undefined;
   tokens: Tokens;
   /** A monotonic clock in milliseconds. */
@@ -78,10 +78,10 @@ export class Authenticator {
   readonly tokens: Tokens;
   /** Counts failures that may be guesses at the root token. */
   readonly #guesses: AuthThrottle;
-  /** Counts failures with tokens in the form of an issued one. */
+  /** Counts failures with tokens that have the format of an issued token. */
   readonly #oldTokens: AuthThrottle;
   #root: { digest: Buffer; revocation: AbortController } | undefined;
-  /** Revokes the principals of an open registry. */
+  /** Revokes the anonymous principals of a registry without tokens. */
   readonly #openRevocation = newRevocation();
   /** Never aborted: principals on the unix socket are not revoked. */
   readonly #socketRevoked = newRevocation().signal;
@@ -93,7 +93,7 @@ export class Authenticator {
     this.#root = root === undefined ? undefined : { digest: digestOf(root), revocation: newRevocation() };
   }
 
-  /** Whether clients need no token. */
+  /** True if clients need no token. */
   get isOpen(): boolean {
     return this.#root === undefined && !this.tokens.isClosed;
   }
@@ -111,7 +111,7 @@ export class Authenticator {
     before?.revocation.abort(unauthorized(`Unauthorized — ${ROOT_NAME} was replaced`, 'use the new token'));
   }
 
-  /** Revokes the principals of an open registry, because the first token was created. */
+  /** Revokes the anonymous principals, because the first token was created. */
   close(): void {
     this.#openRevocation.abort(unauthorized('Unauthorized — the registry requires a token now', TOKEN_HINT));
   }
@@ -137,15 +137,18 @@ export class Authenticator {
     const token = this.#tokenOfCertificate(certificate);
     if (token) return this.#authenticateToken(token, address);
     if (certificate !== undefined) {
-      throw unauthorized(`Unauthorized — no token is named after the certificate "${certificate}"`, TOKEN_HINT);
+      throw unauthorized(
+        `Unauthorized — there is no token with the name of the certificate, "${certificate}"`,
+        TOKEN_HINT,
+      );
     }
     const hint =
-      proxyHeader === undefined ? TOKEN_HINT : `header "${proxyHeader}" may come from a proxy: ${TOKEN_HINT}`;
+      proxyHeader === undefined ? TOKEN_HINT : `the header "${proxyHeader}" may come from a proxy: ${TOKEN_HINT}`;
     throw unauthorized('Unauthorized — missing Authorization header', hint);
   }
 
   #tokenOfCertificate(name = ''): Token | undefined {
-    // Names with a slash belong to enrolled VMs. A CA that signs such a name cannot act for them.
+    // Names with a slash belong to the tokens of enrolled VMs, which a certificate must not impersonate.
     return name.includes('/') ? undefined : this.tokens.named(name);
   }
 
@@ -158,20 +161,20 @@ export class Authenticator {
       this.#guesses.succeeded(address);
       return { name: ROOT_NAME, scope: 'admin', revoked: this.#root!.revocation.signal };
     }
-    // A token in the form of an issued one is an old token and no guess at the root token.
+    // A token with the format of an issued token is an old token, not a guess at the root token.
     const isOld = secret !== undefined && TOKEN_FORM.test(secret);
     const retryAfter = isOld ? this.#oldTokens.failed(address) : (wait ?? this.#guesses.failed(address));
     if (retryAfter === undefined) {
       const alternative = this.tokens.isClosed ? ', or one from vreg token create' : '';
       throw unauthorized(
         'Unauthorized — invalid token',
-        `use the token that the daemon was started with${alternative}`,
+        `use the token with which the daemon was started${alternative}`,
       );
     }
     throw new VregError('TOO_MANY_REQUESTS', 'Unauthorized — too many invalid tokens from this address', {
       field: 'authorization',
       retryAfter,
-      hint: `retry in ${retryAfter} s with the right token`,
+      hint: `retry in ${retryAfter} s with the correct token`,
     });
   }
 
@@ -191,7 +194,7 @@ function secretOf(authorization: string): string | undefined {
   return /^Bearer\s+(.+)$/i.exec(authorization)?.[1];
 }
 
-/** Has the same length for every token, as `timingSafeEqual` requires. */
+/** The digest has the same length for every token, as `timingSafeEqual` requires. */
 function digestOf(text: string): Buffer {
   return createHash('sha256').update(text).digest();
 }

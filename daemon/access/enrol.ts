@@ -1,9 +1,8 @@
 /**
- * Enrolment: a VM that has only the enrol token of its image registers itself and gets a token of its own, which may change
- * that VM alone. Registration and token are committed together.
- *
- * A VM whose own token is unknown to the registry enrols again: it was recreated with a new disk, or an older copy of the
- * registry was restored. It may do so with the token with which it enrolled before, once it has been silent for a lease.
+ * Enrolment: a VM that has only the enrol token of its image registers itself and receives its own token, which may change only
+ * that VM. The registration and the token are committed together. If the VM was recreated with a new disk, or an older copy of
+ * the registry was restored, the registry does not know the VM's own token. Then the VM may enrol again with the same enrol
+ * token, once it has been silent for a lease.
  */
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
@@ -12,9 +11,9 @@ import type { Registry } from '../registry/registry.ts';
 import type { VmRecord } from '../registry/vm-record.ts';
 import type { IssuedToken, Token, Tokens } from './tokens.ts';
 
-/** Milliseconds within which an enrolment may be repeated because its response was lost. An agent retries within seconds. */
+/** Milliseconds within which an enrolment may be repeated, in case its response was lost. An agent retries within seconds. */
 const REPEAT_WITHIN = 60_000;
-/** Errors of the registry that mean that the id is taken, or was changed meanwhile. */
+/** Error codes of the registry which mean that the id is already registered, or that the entry has changed in the meantime. */
 const TAKEN: readonly ErrorCode[] = ['CONFLICT', 'PRECONDITION_FAILED'];
 
 interface Enrolment {
@@ -28,8 +27,8 @@ interface Enrolment {
 /**
  * @returns the new entry, and the secret of its token
  * @throws VregError CONFLICT if the id is taken, with `retryAfter` if the VM may enrol again once it has been silent for a
- *   lease, and IDENTITY_CONFLICT if it was heard instead; FORBIDDEN if the token is for other VMs, UNAUTHORIZED if the token
- *   was revoked meanwhile, and the store's errors
+ * lease, and IDENTITY_CONFLICT if it was heard instead; FORBIDDEN if the token is for other VMs, UNAUTHORIZED if the token was
+ * revoked in the meantime, and the store's errors
  */
 export async function enrol(
   registry: Registry,
@@ -64,7 +63,7 @@ export async function enrol(
     throw explainConflict(error, id);
   });
   if (issued!.isRevoked()) {
-    throw new VregError('UNAUTHORIZED', `Unauthorized — the tokens that "${enroller.name}" issues were revoked`, {
+    throw new VregError('UNAUTHORIZED', `Unauthorized — the tokens issued by "${enroller.name}" were revoked`, {
       hint: 'use another token',
     });
   }
@@ -113,11 +112,11 @@ function findReturning(
 }
 
 function explainConflict(error: unknown, id: string): unknown {
-  // A conflict that the registry decides later has an explanation of its own.
+  // A conflict that the registry decides later has its own explanation.
   if (!TAKEN.some((code) => hasCode(error, code)) || (error as VregError).retryAfter !== undefined) return error;
   return new VregError('CONFLICT', 'VM already registered', {
     field: 'id',
-    hint: `an enrol token is for new VMs only: remove the old VM (vreg rm ${id}), or create a token for it (vreg token create NAME --scope write --vm ${id})`,
+    hint: `an enrol token can only register new VMs: remove the old VM (vreg rm ${id}), or create a token for it (vreg token create NAME --scope write --vm ${id})`,
   });
 }
 

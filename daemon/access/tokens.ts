@@ -1,7 +1,7 @@
 /**
  * The tokens that the registry has issued. They are stored as records under their names, and looked up in memory by their
- * hashes. A token is created, revoked and enrolled through the group commit, in order with the changes of VMs; only its last
- * use is saved lazily, with the next heartbeats.
+ * hashes. Creation, revocation and enrolment go through the group commit, in sequence with VM changes. Only the last use of a
+ * token is saved lazily, with the next heartbeats.
  */
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
@@ -13,17 +13,20 @@ import type { TokenRestriction } from '../registry/preconditions.ts';
 import type { Attachment, RecordQueue } from '../registry/writes.ts';
 import type { Contents, RecordChange, StoredRecord } from '../store/store.ts';
 
-/** Bytes of a token's secret: 256 bits cannot be guessed, so these tokens need no throttle. */
+/** Number of random bytes in a token: 256 bits cannot be guessed, so these tokens need no throttle. */
 const SECRET_BYTES = 32;
-/** Identifies a leaked token to people and to secret scanners. */
+/** Lets people and secret scanners recognize a leaked token. */
 const PREFIX = 'vreg_';
-/** The form of a token that the registry has issued. */
+/** The format of a token that the registry has issued. */
 export const TOKEN_FORM = new RegExp(`^${TOKEN_TEXT}$`);
 /** Milliseconds between two saves of a token's last use, so that a busy token does not cause a write per request. */
 const USE_INTERVAL = 60_000;
-/** Limit of tokens besides those of enrolled VMs: far more than people can review. */
+/** Maximum number of tokens, not counting those of enrolled VMs: far more than people can review. */
 const MAX_CREATED = 10_000;
-/** Key of the record that marks the registry as closed: once a token was created, every client needs one, even after all are revoked. */
+/**
+ * Key of the record that marks the registry as closed: once a token has been created, every client needs one, even after all
+ * are revoked.
+ */
 const CLOSED = '';
 const CLOSED_RECORD: RecordChange = { kind: 'token', key: CLOSED, body: '{}' };
 
@@ -80,7 +83,7 @@ export class Token {
     return info;
   }
 
-  /** Aborted when the token is revoked or expires, with the error to respond with as its reason. */
+  /** Aborted when the token is revoked or expires. The abort reason is the error with which to respond. */
   get revoked(): AbortSignal {
     return this.#revocation.signal;
   }
@@ -105,7 +108,7 @@ export class Token {
     return true;
   }
 
-  /** Notes a use. @returns true if it must be saved: at most once per {@link USE_INTERVAL} */
+  /** Records a use. @returns true if it must be saved: at most once per {@link USE_INTERVAL} */
   use(from: string | undefined): boolean {
     const { lastUsedAt, lastUsedFrom: _from, ...stored } = this.#stored;
     const now = this.#now();
@@ -115,10 +118,10 @@ export class Token {
   }
 }
 
-/** A token's record that is being committed. Until then, no queued save of the same record may overtake the commit. */
+/** A token whose record is being committed. No queued save of the same record may overtake the commit. */
 interface PendingToken {
   readonly stored: StoredToken;
-  /** Revoked before it was durable: it never becomes valid. */
+  /** The token was revoked before it was durable, so it never becomes valid. */
   isRevoked: boolean;
   /** A revocation of an earlier token with this name that was not durable. The new record replaces it. */
   readonly dropped: RecordChange | undefined;
@@ -129,7 +132,7 @@ export interface IssuedToken {
   secret: string;
   /** Commits the token with the VM's registration. */
   attachment: Attachment;
-  /** Whether the token was revoked while it was being committed. */
+  /** True if the token was revoked while it was being committed. */
   isRevoked(): boolean;
 }
 
@@ -152,7 +155,7 @@ export class Tokens {
   /** Tokens that can expire. */
   readonly #expiring = new Set<Token>();
   readonly #pending = new Set<PendingToken>();
-  /** Names of tokens whose VM is being removed, for as long as their removal is being committed. */
+  /** Names of tokens whose removal is being committed together with the removal of their VM. */
   readonly #removing = new Set<string>();
   readonly #options: TokensOptions;
   #closed = false;
@@ -167,12 +170,12 @@ export class Tokens {
     }
   }
 
-  /** Whether a token was ever created. From then on, every client needs one, even after all tokens are revoked. */
+  /** True once a token has been created. Then every client needs a token, even after all tokens are revoked. */
   get isClosed(): boolean {
     return this.#closed;
   }
 
-  /** Oldest first. */
+  /** All tokens, oldest first. */
   get list(): TokenInfo[] {
     const infos = [...this.#byName.values()].map(({ info }) => info);
     return infos.sort((a, b) => (a.createdAt < b.createdAt ? -1 : 1));
@@ -182,7 +185,8 @@ export class Tokens {
   find(secret: string): Token | undefined {
     const hash = hashOf(secret);
     const token = this.#byHash.get(hash);
-    // Nobody can choose a hash, so the time of the lookup reveals nothing. The comparison must not either.
+    // The time of the lookup reveals nothing, because an attacker cannot choose a hash. The comparison must not reveal anything
+    // either.
     return token && timingSafeEqual(Buffer.from(token.stored.hash), Buffer.from(hash)) ? token : undefined;
   }
 
@@ -195,7 +199,7 @@ export class Tokens {
     return this.#byVm.get(id);
   }
 
-  /** Ends what is open for tokens that have expired. Called several times per second. */
+  /** Aborts the signals of expired tokens. Called several times per second. */
   expire(): void {
     for (const token of this.#expiring) this.#checkExpiry(token);
   }
@@ -210,12 +214,15 @@ export class Tokens {
     if (token.checkExpiry() && !this.#isChanging(token.name)) this.#options.queue.add(recordOf(token.stored));
   }
 
-  /** Notes a use of a token. It is saved with the next heartbeats. */
+  /** Records a use of a token, which is saved with the next heartbeats. */
   used(token: Token, from: string | undefined): void {
     if (token.use(from) && !this.#isChanging(token.name)) this.#options.queue.add(recordOf(token.stored));
   }
 
-  /** Creates a token. Durable when this resolves. @throws VregError CONFLICT, TOO_MANY_REQUESTS, and the store's errors */
+  /**
+   * Creates a token, which is durable when this resolves.
+   * @throws VregError CONFLICT, TOO_MANY_REQUESTS, and the store's errors
+   */
   async create(request: TokenRequest, by: string): Promise<NewToken> {
     const { name, expiresIn, ...rest } = request;
     if (this.#byName.has(name) || this.#isChanging(name)) {
@@ -249,17 +256,17 @@ export class Tokens {
   }
 
   /**
-   * Revokes the token with this name, and cancels the enrolments in progress that use or issue it. Open responses end at
-   * once. Durable when this resolves.
+   * Revokes the token with this name, and cancels enrolments in progress that use or issue it. Open responses end immediately.
+   * The revocation is durable when this resolves.
    * @returns the names of the revoked tokens; none if there is no such token
-   * @throws the store's errors; the tokens are revoked all the same, and that is saved as soon as possible
+   * @throws the store's errors; the tokens are nevertheless revoked, and the revocation is saved as soon as possible
    */
   revoke(name: string, by: string): Promise<string[]> {
     const token = this.#byName.get(name);
     return this.#revoke(name, token ? [token] : [], by);
   }
 
-  /** As {@link revoke}, for the tokens of all VMs that enrolled with a token, even if that one is revoked already. */
+  /** Same as {@link revoke}, for the tokens of all VMs that enrolled with a token, even if that token is already revoked. */
   revokeEnrolledBy(name: string, by: string): Promise<string[]> {
     const issuedTokens = [...this.#byName.values()].filter(({ stored }) => stored.enrolledBy === name);
     return this.#revoke(name, issuedTokens, by);
@@ -272,7 +279,7 @@ export class Tokens {
     );
     for (const pending of canceled) pending.isRevoked = true;
     const revoked = [...tokens, ...canceled.map(({ stored }) => stored)].map((token) => token.name);
-    // Includes the token of an earlier enrolment that a canceled one repeats: they have the same record.
+    // Also revokes the token of an earlier enrolment that a canceled one repeats, because they have the same record.
     for (const token of revoked) this.#forget(this.#byName.get(token));
     // A repeated request must not succeed before an earlier revocation of the same tokens is durable.
     const names = [...new Set([...revoked, ...this.#unsavedRemovals(name)])];
@@ -289,14 +296,14 @@ export class Tokens {
     return names;
   }
 
-  /** Names of this token and of the tokens issued for it that are revoked but not durably. */
+  /** The names of this token, and of tokens that were issued with it, whose revocation is not durable yet. */
   #unsavedRemovals(name: string): string[] {
     const names = this.#options.revocations.changes.map(({ key }) => key);
     return names.filter((key) => key === name || key.startsWith(issuedName(name, '')));
   }
 
   /**
-   * Issues the token of a VM that enrols. It is committed with the VM's registration.
+   * Issues a token for a VM that is enrolling. It is committed with the registration of the VM.
    * @param created revision of the VM's registration
    * @param from address of the client
    */
@@ -305,7 +312,7 @@ export class Tokens {
       name: issuedName(enroller.name, vm),
       scope: 'write',
       vm,
-      // The VM cannot change to another role, so that the image of a worker never yields an infra VM.
+      // The VM cannot change its role, so the image of a worker never becomes an infra VM.
       role,
       createdAt: new Date(this.#options.now()).toISOString(),
       createdBy: enroller.name,
@@ -326,7 +333,7 @@ export class Tokens {
     return { secret, attachment, isRevoked: () => pending.isRevoked };
   }
 
-  /** Revokes the token of an enrolled VM with the VM's removal, so that the VM can enrol again. */
+  /** Revokes the token of an enrolled VM together with the removal of the VM, so that the VM can enrol again. */
   removeWithVm(id: string): Attachment | undefined {
     const pending = [...this.#pending].findLast(({ stored }) => stored.enrolledBy !== undefined && stored.vm === id);
     const name = pending?.stored.name ?? this.#byVm.get(id)?.name;
@@ -375,7 +382,8 @@ export class Tokens {
 
   #load(record: StoredRecord, registrations: ReadonlyMap<string, number>): void {
     const stored = parseStored(record.body);
-    // Before tokens were committed with their VMs, a kill could leave the token of a removed VM. Its next token overwrites it.
+    // Older versions committed tokens and VMs separately, so a crash in between could leave behind the token of a removed VM.
+    // Its next token overwrites it.
     const isOrphan = stored.enrolledBy !== undefined && registrations.get(stored.vm!) !== stored.created;
     if (!isOrphan) this.#add(stored);
   }
@@ -400,14 +408,14 @@ export class Tokens {
   }
 }
 
-/** A controller whose signal any number of open responses may listen to, without Node's warning about a leak. */
+/** A controller whose signal may have any number of listeners, without Node's warning about a leak. */
 export function newRevocation(): AbortController {
   const controller = new AbortController();
   setMaxListeners(0, controller.signal);
   return controller;
 }
 
-/** Name of the token that a VM gets when it enrols. The names of other tokens have no slash. */
+/** Name of the token that a VM receives when it enrols. Names of other tokens have no slash. */
 function issuedName(enroller: string, vm: string): string {
   return `${enroller}/${vm}`;
 }
@@ -421,7 +429,7 @@ function hashOf(secret: string): string {
   return createHash('sha256').update(secret).digest('hex');
 }
 
-/** Data dirs written before the first release have `bornOf` instead of `enrolledBy`. */
+/** Data dirs from before the first release have `bornOf` instead of `enrolledBy`. */
 function parseStored(body: string): StoredToken {
   const { bornOf, ...stored } = JSON.parse(body) as StoredToken & { bornOf?: string };
   return bornOf === undefined ? stored : { ...stored, enrolledBy: bornOf };
@@ -438,7 +446,7 @@ function removalOf(name: string): RecordChange {
 export function expired({ name, info }: Token): VregError {
   return unauthorized(
     `Unauthorized — the token "${name}" expired at ${info.expiresAt}`,
-    'create a new one: vreg token create',
+    'create a new token: vreg token create',
   );
 }
 
@@ -446,7 +454,7 @@ export function unauthorized(message: string, hint: string): VregError {
   return new VregError('UNAUTHORIZED', message, { hint });
 }
 
-/** The revocation is in effect, but a restart would undo it. */
+/** The error for a revocation that is in effect but not durable, so that a restart would undo it. */
 function notYetDurable(names: readonly string[], error: unknown): unknown {
   if (!(error instanceof VregError)) return error;
   const { code, message, hint, retryAfter } = error;
@@ -464,5 +472,8 @@ function notYetDurable(names: readonly string[], error: unknown): unknown {
 
 /** @throws VregError NOT_FOUND */
 export function noSuchToken(name: string): VregError {
-  return new VregError('NOT_FOUND', `no token "${name}"`, { field: 'name', hint: 'list the tokens: vreg token ls' });
+  return new VregError('NOT_FOUND', `there is no token "${name}"`, {
+    field: 'name',
+    hint: 'list the tokens: vreg token ls',
+  });
 }

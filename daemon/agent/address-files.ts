@@ -1,7 +1,6 @@
 /**
- * Addresses of live VMs as files, for scripts on machines without Node or network: `by-role/ROLE/addr`,
- * `by-role/ROLE/url`, `by-role/ROLE/at` (time of the last confirmation by the registry, in seconds since the epoch) and
- * `env`.
+ * Writes the addresses of live VMs to files, for scripts on machines without Node or a network: `by-role/ROLE/addr`,
+ * `by-role/ROLE/url`, `by-role/ROLE/at` (time of the last confirmation by the registry, in seconds since the epoch) and `env`.
  */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -20,8 +19,8 @@ export interface AddressFilesOptions {
 }
 
 /**
- * Writes the files for a list of live VMs. The files of a role without a live VM are removed, so that a script never
- * reads an address that is known to be gone.
+ * Writes the files for a list of live VMs. Removes the files of a role without a live VM, so that a script never reads an
+ * address that is known to be outdated.
  * @param vms newest registration first, as the registry lists them; their addresses are valid
  * @throws the file system's errors; VregError USAGE if another user may write to a folder
  */
@@ -40,18 +39,18 @@ export function writeAddressFiles({ dir, urlOf, envOf, now }: AddressFilesOption
     assertPrivate(folder, 'run-dir');
     writeIfChanged(join(folder, 'addr'), toLine(oldest.address));
     writeIfChanged(join(folder, 'url'), toLine(urlOf(oldest)));
-    // Written last, so that the address that it confirms exists.
+    // Write this file last, so that the address that it confirms exists.
     write(join(folder, 'at'), `${Math.floor(now() / 1000)}\n`);
   }
   writeIfChanged(join(dir, 'env'), envOf(live));
 }
 
-/** Replaces control characters, so that a script's `read` gets the whole text. */
+/** Replaces control characters, so that `read` in a script reads the complete text. */
 function toLine(text: string): string {
   return `${text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?')}\n`;
 }
 
-/** Leaves a file with the same text alone, so that its modification time is the time of its last change. */
+/** Does not rewrite a file with the same text, so its modification time is the time of its last change. */
 function writeIfChanged(path: string, text: string): void {
   if (readRegularFile(path)?.text !== text) write(path, text);
 }

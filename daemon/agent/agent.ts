@@ -1,22 +1,23 @@
 /**
- * The heartbeat agent: keeps the entry of one VM alive whatever happens to the registry. It registers the VM, sends
- * heartbeats, registers again if the registry has lost the entry, and backs off while the registry is unreachable. It
- * fails only if its very first request is refused (a bad token, a bad field) or if another incarnation of this VM turns
- * out to be alive. A registry that was restored or has met this VM's past never ends it.
+ * The heartbeat agent keeps the entry of one VM live, whatever happens to the registry. It registers the VM, sends heartbeats,
+ * registers again if the registry has lost the entry, and backs off while the registry is unreachable. It ends only if its
+ * first request is refused, for example because of an invalid token, or if another incarnation of this VM is alive. A restored
+ * registry never ends it.
  */
 import { createHash } from 'node:crypto';
 import { heartbeatInterval } from '../../src/protocol/api.ts';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import { type HeartbeatResult, RegistrySession, type RegistrySessionOptions } from './registry-session.ts';
 
-/** Milliseconds before the first retry; the delay doubles with each further one, up to the heartbeat interval. */
+/** Milliseconds before the first retry. The delay doubles with each further retry, up to the heartbeat interval. */
 const FIRST_RETRY_DELAY = 1000;
 /**
- * Share of the interval by which heartbeats are spread, so that VMs cloned from one image do not send them all at once.
+ * Maximum share of the interval by which heartbeats are delayed, so that VMs cloned from one image do not send them at the same
+ * time.
  */
 const JITTER = 0.1;
 
-/** Errors of the first request that a retry will not change. */
+/** Errors of the first request that a retry cannot fix. */
 const FATAL_AT_START: readonly ErrorCode[] = [
   'INVALID',
   'UNAUTHORIZED',
@@ -32,9 +33,9 @@ export type CloneHandler = (conflict: VregError) => Promise<Partial<RegistrySess
 export interface AgentOptions extends RegistrySessionOptions {
   /** Milliseconds between two heartbeats; shortened if the registry's lease requires it. */
   interval: number;
-  /** Registers the VM or updates its entry at the start; otherwise the agent only sends heartbeats. */
+  /** True to register the VM or update its entry at the start; otherwise the agent only sends heartbeats. */
   announce: boolean;
-  /** Handles another incarnation of this VM that is alive; without it, such a conflict ends the agent. */
+  /** Handles the conflict if another incarnation of this VM is alive. If absent, such a conflict ends the agent. */
   onClone?: CloneHandler | undefined;
   /** Called before each request until the registry has accepted one. @throws VregError USAGE to end the agent */
   checkToken?: (() => Promise<void>) | undefined;
@@ -46,7 +47,7 @@ export interface AgentOptions extends RegistrySessionOptions {
   onHeartbeat?(result: HeartbeatResult): Promise<void> | void;
   /** Called after each accepted announcement or heartbeat. */
   onContact?(): Promise<void> | void;
-  /** Called with the reason when the registry becomes unreachable, and without one when it answers again. */
+  /** Called with the reason when the registry becomes unreachable, and without one when it is reachable again. */
   onOutage?(reason?: string): void;
 }
 
@@ -57,18 +58,17 @@ export class Agent {
   /** Number of delays computed so far; it varies their jitter. */
   #delays = 0;
   /**
-   * Agents that were started or resumed together send their heartbeats at the same time, until the next delay spreads
-   * them.
+   * Agents that were started or resumed together are synchronized until their next delay spreads them.
    */
   #isSynchronized = true;
   #failures = 0;
-  /** The registry has accepted a request of this agent. */
+  /** The registry has accepted a request from this agent. */
   #accepted = false;
   /** The registry has refused this incarnation because of another one, and has not accepted it since. */
   #isContested = false;
   #isReady = false;
   #leaseLogged = false;
-  /** The next request is due without a delay. */
+  /** The next request must be sent without a delay. */
   #isDueNow = false;
   #pause = new AbortController();
 
@@ -107,7 +107,7 @@ export class Agent {
     this.#pause.abort();
   }
 
-  /** Applies other options and announces the VM again at once. */
+  /** Applies new options and announces the VM again immediately. */
   reload(options: Partial<AgentOptions>): void {
     this.#options = { ...this.#options, ...options };
     this.#session = new RegistrySession(this.#options);
@@ -115,19 +115,19 @@ export class Agent {
     this.heartbeatNow();
   }
 
-  /** Whether another incarnation may be the VM. An agent that was refused must not sign that one off. */
+  /** True if another incarnation may be the VM. A refused agent must not sign off the other incarnation. */
   get isContested(): boolean {
     return this.#isContested;
   }
 
-  /** Signs the VM off as `onExit` says; see {@link RegistrySession.deregister}. */
+  /** Signs the VM off according to `onExit`; see {@link RegistrySession.deregister}. */
   async deregister(): Promise<void> {
     if (!this.#isContested) await this.#session.deregister();
   }
 
   async #sync(): Promise<void> {
     const due = this.#due;
-    // Set before the request: a reload while it is in flight must schedule another announcement.
+    // Set before the request, so that a reload during the request schedules another announcement.
     this.#due = 'heartbeat';
     try {
       if (!this.#accepted) await this.#options.checkToken?.();
@@ -180,18 +180,17 @@ export class Agent {
         `the registry's lease is ${lease} s: sending a heartbeat every ${every} s`,
       );
     }
-    // A random generator would not do: a cloned VM has a copy of its state and would stay synchronized with the
-    // original.
+    // Not random: a cloned VM has a copy of the generator's state and would remain synchronized with the original.
     const share = hashToFraction(`${vm.id}#${this.#delays++}`);
-    // Spread a synchronized fleet over a whole interval.
+    // Spread a synchronized fleet over an entire interval.
     const spread = this.#isSynchronized ? 1 : JITTER;
     this.#isSynchronized = false;
     return this.#interval * (1 - spread * share);
   }
 
   /**
-   * The registry has issued a token to a VM that has enrolled. If that one is invalid now, an older copy of the registry was
-   * restored, or the token was revoked; the operator can change either, so the agent retries.
+   * If the token of an enrolled VM is invalid, an older copy of the registry was restored, or the token was revoked. The
+   * operator can revert both, so the agent retries.
    */
   #isFatalAtStart({ code }: VregError): boolean {
     const hasEnrolled = this.#options.identity?.bearer !== undefined;
@@ -205,7 +204,7 @@ export class Agent {
     const isConflict = error.code === 'IDENTITY_CONFLICT';
     const isNew = this.#failures === 0 || (isConflict && !this.#isContested);
     if (isConflict) this.#isContested = true;
-    // The registry has refused `--on-clone replace`, so the conflict stays.
+    // The registry has refused `--on-clone replace`, so the conflict remains.
     const isDecided = (isConflict && error.retryAfter === undefined) || isReplaceRefused(error);
     if (isDecided && onClone) {
       this.reload(await onClone(error));
@@ -218,7 +217,7 @@ export class Agent {
       log.warn({ id: vm.id, code: error.code }, `${error.message}; retrying until it works`);
       onOutage?.(error.message);
     }
-    // A longer delay could let the VM go stale although the registry answers again.
+    // With a longer delay, the VM could become stale although the registry is reachable again.
     const ceiling = Math.min(FIRST_RETRY_DELAY * 2 ** this.#failures, this.#interval);
     this.#failures++;
     const share = hashToFraction(`${vm.id}!${this.#failures}`);
@@ -231,20 +230,19 @@ export class Agent {
 }
 
 /**
- * A server that answers but is not a registry means a wrong URL: report USAGE, so that systemd does not restart the
- * agent.
+ * If the server is not a registry, the URL is wrong: report USAGE, so that systemd does not restart the agent.
  */
 function asUsageError(error: VregError): VregError {
   if (error.code !== 'BAD_ANSWER') return error;
   return new VregError('USAGE', error.message, { field: 'url', hint: error.hint!, cause: error });
 }
 
-/** @returns a number in [0, 1) that is always the same for a text and uniformly distributed over texts */
+/** @returns a number in [0, 1) that depends only on the text and is uniformly distributed over texts */
 function hashToFraction(text: string): number {
   return createHash('sha256').update(text).digest().readUInt32BE() / 2 ** 32;
 }
 
-/** A heartbeat with `replace` needs a token that may change the VM. */
+/** True if the token may not change the VM, which a heartbeat with `replace` requires. */
 function isReplaceRefused({ code, field }: VregError): boolean {
   return code === 'FORBIDDEN' && field === 'replace';
 }

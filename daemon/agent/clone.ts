@@ -1,5 +1,6 @@
 /**
- * `--on-clone`: what an agent does when the registry knows another incarnation of its VM, as after a copy or a rewind.
+ * `--on-clone`: how an agent reacts when the registry knows another incarnation of its VM, because the VM was cloned or
+ * restored from an older snapshot.
  */
 import { type ExecFileException, execFile } from 'node:child_process';
 import { promisify } from 'node:util';
@@ -14,20 +15,20 @@ import type { CloneHandler } from './agent.ts';
 import type { Identity } from './identity.ts';
 import type { AgentLog } from './registry-session.ts';
 
-/** Milliseconds for an `--id-command` or a `--rebirth-hook`. */
+/** Time limit in milliseconds for an `--id-command` or a `--rebirth-hook`. */
 const COMMAND_TIMEOUT = 60_000;
-/** Bytes of a random id: 64 bits make collisions within a fleet negligible. */
+/** Number of bytes in a random id: with 64 bits, collisions within a fleet are negligible. */
 const ID_BYTES = 8;
-/** Characters of the last line on stderr of a failed command that its error quotes. */
+/** Maximum number of characters that an error quotes from the last stderr line of a failed command. */
 const MAX_QUOTED = 200;
 
 export interface CloneOptions {
   policy: OnClone;
   /** Shell command that prints the new id. */
   idCommand?: string | undefined;
-  /** Makes the new id if there is no `idCommand`; from the kernel's random numbers by default. */
+  /** Generates the new id if there is no `idCommand`; by default from the kernel's random numbers. */
   makeId?: () => string;
-  /** Shell commands that run one after the other when the new id is known, before the VM is registered under it. */
+  /** Shell commands to run in order when the new id is known, before the VM is registered under it. */
   hooks: readonly string[];
   identity: Identity;
   vm: Registration;
@@ -38,7 +39,7 @@ export interface CloneOptions {
   log: AgentLog;
 }
 
-/** Makes the handler of conflicts. It takes an identity over at most once; the next conflict ends the agent. */
+/** Creates the conflict handler. It takes over an identity at most once; the next conflict ends the agent. */
 export function createCloneHandler(options: CloneOptions): CloneHandler {
   let { identity, vm } = options;
   let replaced = false;
@@ -54,7 +55,7 @@ export function createCloneHandler(options: CloneOptions): CloneHandler {
     const id = await newId(options, vm.id);
     log.warn({ id: vm.id, newId: id }, `${conflict.message}; this VM continues as ${id}, a child of ${vm.id}`);
     const env = { ...process.env, VREG_OLD_ID: vm.id, VREG_ID: id };
-    // Throws for an invalid id, which must not be stored: the next start would use it again.
+    // Throws for an invalid id, which must not be stored, because the next start would use it again.
     vm = { ...options.vmOf(id), parentId: vm.id };
     identity = identity.rebirth(id);
     for (const hook of options.hooks) {
@@ -67,12 +68,12 @@ export function createCloneHandler(options: CloneOptions): CloneHandler {
   };
 }
 
-/** Errors of `whoami` that say nothing about the token's scope: another server, or a token that is not accepted now. */
+/** Errors of `whoami` that leave the scope of the token unknown: another server, or a token that is currently not accepted. */
 const UNKNOWN_SCOPE: readonly ErrorCode[] = ['UNSUPPORTED', 'UNAUTHORIZED', 'NOT_FOUND', 'METHOD_NOT_ALLOWED'];
 
 /**
- * Checks that the token of an agent with `--on-clone replace` is sufficient, when the agent starts instead of when the
- * conflict occurs. An enrol token is, because the VM receives a token of its own.
+ * Checks at the start of the agent, instead of when a conflict occurs, that its token is sufficient for `--on-clone replace`.
+ * An enrol token is sufficient, because the VM receives its own token.
  * @throws VregError USAGE, or the client's errors
  */
 export async function assertMayReplace(
@@ -96,14 +97,14 @@ export async function assertMayReplace(
 function conflictError(conflict: VregError, id: string): VregError {
   return new VregError('IDENTITY_CONFLICT', conflict.message, {
     field: 'id',
-    hint: `see both: vreg conflicts; to keep this VM, pass --on-clone rebirth (new id) or --on-clone replace (takes over ${id})`,
+    hint: `show both: vreg conflicts; to keep this VM, pass --on-clone rebirth (new id) or --on-clone replace (takes over ${id})`,
     cause: conflict,
   });
 }
 
 const randomId = () => `vm-${kernelRandomHex(ID_BYTES)}`;
 
-/** @throws VregError IDENTITY_CONFLICT if the `idCommand` gives no usable id */
+/** @throws VregError IDENTITY_CONFLICT if the `idCommand` prints no usable id */
 async function newId({ idCommand, makeId = randomId }: CloneOptions, old: string): Promise<string> {
   if (idCommand === undefined) return makeId();
   const failed = (why: string) =>
@@ -124,8 +125,8 @@ async function newId({ idCommand, makeId = randomId }: CloneOptions, old: string
 /**
  * Runs a shell command.
  * @returns its stdout
- * @throws Error with the exit status and the last line on stderr. Other lines may hold secrets, for example those of
- *   `set -x`
+ * @throws Error with the exit status and the last line on stderr. Other lines may contain secrets, for example those from `set
+ * -x`
  */
 async function runShell(command: string, env: NodeJS.ProcessEnv): Promise<string> {
   try {

@@ -1,4 +1,4 @@
-/** Health checks of the VM's own services: an HTTP request if the service has a `healthPath`, else a TCP connection. */
+/** Health checks for the services of the VM: an HTTP request if the service has a `healthPath`, otherwise a TCP connection. */
 import { get } from 'node:http';
 import { connect } from 'node:net';
 import type { ServiceHealth } from '../../src/protocol/heartbeat.ts';
@@ -9,20 +9,20 @@ export interface HealthCheckOptions {
   interval: number;
   /** Milliseconds after which a probe has failed. */
   timeout: number;
-  /** Successful probes in a row that make a failing service pass. */
+  /** Number of consecutive successful probes after which a failing service passes. */
   rise: number;
-  /** Failed probes in a row that make a passing service fail. */
+  /** Number of consecutive failed probes after which a passing service fails. */
   fall: number;
 }
 
 /** Services may listen on 127.0.0.1, on ::1 or on all addresses. */
 const HOST = 'localhost';
 
-/** Health of one service. The first probe decides at once; after that, `rise` or `fall` probes in a row change it. */
+/** The health of a service. The first probe determines it; then `rise` or `fall` consecutive probes change it. */
 export class HealthState {
   readonly #limits: Pick<HealthCheckOptions, 'rise' | 'fall'>;
   #health: ServiceHealth | undefined;
-  /** Probes in a row that contradict the current health. */
+  /** Number of consecutive probes that contradict the current health. */
   #contrary = 0;
 
   constructor(limits: Pick<HealthCheckOptions, 'rise' | 'fall'>) {
@@ -33,7 +33,7 @@ export class HealthState {
     return this.#health;
   }
 
-  /** Adds the result of a probe. @returns whether the health has changed */
+  /** Adds the result of a probe. @returns true if the health has changed */
   add(passed: boolean): boolean {
     const result = passed ? 'passing' : 'failing';
     this.#contrary = result === this.#health ? 0 : this.#contrary + 1;
@@ -83,7 +83,7 @@ export class HealthChecks {
 /**
  * Probes a service once.
  * @param timeout in milliseconds
- * @returns whether it answered 2xx or 3xx in time, or accepted a connection if it has no `healthPath`
+ * @returns true if it responded with 2xx or 3xx in time or, without a `healthPath`, accepted a connection
  */
 export function probe({ port, healthPath }: Service, timeout: number): Promise<boolean> {
   return healthPath ? probeHttp(port, healthPath, timeout) : probeTcp(port, timeout);

@@ -1,6 +1,6 @@
 /**
- * Proof of a VM's identity: a chain of single-use tokens in a file. Each heartbeat spends one token and names the next.
- * A copy of the file, or of the whole VM, holds the same token, and only one of the two can spend it.
+ * Proof of a VM's identity: a chain of single-use tokens in a file. Each heartbeat spends one token and contains the next. A
+ * copy of the file or of the entire VM has the same token, and only one of the two can spend it.
  */
 import { createHash } from 'node:crypto';
 import { closeSync, fchmodSync, fstatSync, openSync, readFileSync } from 'node:fs';
@@ -14,15 +14,18 @@ import { kernelRandomHex } from '../process/random.ts';
 /** The stored state of one VM. */
 export interface IdentityState {
   vm: string;
-  /** Name of the last incarnation of the agent. */
+  /** Random id of the agent's last incarnation. */
   incarnation?: string;
   /** The last token that the registry accepted. */
   token?: string;
-  /** The token after it, if it was sent and not yet confirmed. Sent again, it counts as the same heartbeat. */
+  /**
+   * The token that follows {@link token}, if it was sent but not confirmed. If it is sent again, it counts as the same
+   * heartbeat.
+   */
   next?: string;
-  /** The registry that answered last, and the last revision seen there. */
+  /** The registry that responded last, and its last known revision. */
   registry?: { id: string; revision: number };
-  /** The id under which this VM continues since it was found to be a clone. */
+  /** The id under which this VM continues after it was found to be a clone. */
   rebornAs?: string;
   /** The VM from which this one was cloned. */
   parent?: string;
@@ -40,23 +43,23 @@ export interface IdentityStore {
 export interface IdentityOptions {
   /** Continues the last incarnation, for a process that sends one heartbeat and exits. */
   resume?: boolean;
-  /** Called if a file is damaged, so that the VM starts without its state, and if a file was readable by others. */
+  /** Called if a file is damaged, so the VM starts without its state, or if other users could read a file. */
   onWarning?: (message: string) => void;
   /** Milliseconds since the epoch. Default: the wall clock. */
   now?: () => number;
 }
 
-/** Random bytes of a token: 128 bits cannot be guessed. */
+/** Number of random bytes in a token: 128 bits cannot be guessed. */
 const TOKEN_BYTES = 16;
-/** Random bytes of an incarnation's name, which only has to be unique. */
+/** Number of random bytes in an incarnation id, which only has to be unique. */
 const INCARNATION_BYTES = 8;
 
-/** How the registry that answered differs from the one before. */
+/** How the registry that responded differs from the previous one. */
 export type RegistryChange = 'same' | 'rolled back' | 'another registry';
 
 export class Identity {
   readonly id: string;
-  /** Name of this incarnation of the agent. */
+  /** Random id of this incarnation of the agent. */
   readonly incarnation: string;
   readonly #store: IdentityStore;
   readonly #now: () => number;
@@ -72,7 +75,7 @@ export class Identity {
   }
 
   /**
-   * Opens the identity of a VM under its configured id, or under the id that it received as a clone.
+   * Opens the identity of a VM under its configured id or, for a clone, under the id that it received.
    * @param where a folder, or another store
    * @throws VregError STORE_UNUSABLE if the state cannot be read
    */
@@ -94,12 +97,12 @@ export class Identity {
     }
   }
 
-  /** Whether the VM has proved itself before; it then does so again before any other request. */
+  /** True if the VM has proved its identity before. Then it does so again before any other request. */
   get hasToken(): boolean {
     return this.#state.token !== undefined || this.#state.next !== undefined;
   }
 
-  /** Whether a vreg registry has answered this VM before. */
+  /** True if a vreg registry has responded to this VM before. */
   get knowsRegistry(): boolean {
     return this.#state.registry !== undefined;
   }
@@ -114,7 +117,7 @@ export class Identity {
     return this.#state.bearer;
   }
 
-  /** Stores the VM's own bearer token; in memory even if the write fails. @throws VregError STORE_UNUSABLE */
+  /** Stores the VM's own bearer token. If the write fails, it is only kept in memory. @throws VregError STORE_UNUSABLE */
   storeBearer(bearer: string): void {
     this.#state = { ...this.#state, bearer };
     this.#save(this.#state);
@@ -127,8 +130,8 @@ export class Identity {
   }
 
   /**
-   * Makes the proof for the next heartbeat and stores it before it is sent. The chain of tokens continues whatever happens
-   * to the entry in the registry: a registry that is restored later must not take this VM for an older one.
+   * Creates the proof for the next heartbeat and stores it before it is sent. The chain of tokens continues whatever happens to
+   * the entry in the registry, because a registry that is restored later must not mistake this VM for an older incarnation.
    * @throws VregError STORE_UNUSABLE
    */
   nextProof(): AgentHeartbeat {
@@ -152,7 +155,7 @@ export class Identity {
   }
 
   /**
-   * Makes the next proof take the identity over from the incarnation that holds it.
+   * Makes the next proof take over the identity from the incarnation that holds it.
    * @throws VregError STORE_UNUSABLE
    */
   takeOver(): void {
@@ -161,10 +164,10 @@ export class Identity {
     this.#save(state);
   }
 
-  /** Gives this VM, a clone, another id, also for later starts. @throws VregError STORE_UNUSABLE */
+  /** Gives this VM, which is a clone, another id, which later starts also use. @throws VregError STORE_UNUSABLE */
   rebirth(id: string): Identity {
-    // The new state is written first: after a crash between the two writes the clone is detected again.
-    // The incarnation stays the same, so that the registry can match the new id to the conflict.
+    // Write the new state first: after a crash between the two writes, the clone is detected again. The incarnation stays the
+    // same, so that the registry can match the new id to the conflict.
     const { incarnation } = this;
     const renamed = new Identity(this.#store, { vm: id, parent: this.id, incarnation }, incarnation, this.#now);
     renamed.#save(renamed.#state);
@@ -172,19 +175,19 @@ export class Identity {
     return renamed;
   }
 
-  /** Compares the registry that answered with the one before, and remembers it. */
+  /** Compares the registry that responded with the previous one, and remembers it. */
   compareRegistry({ registryId, revision }: Pick<RegistryClient['server'], 'registryId' | 'revision'>): RegistryChange {
     if (registryId === undefined || revision === undefined) return 'same';
     const before = this.#state.registry;
-    // Saved with the next proof; losing one revision in a crash does no harm.
+    // Saved with the next proof; losing a revision in a crash does no harm.
     this.#state = { ...this.#state, registry: { id: registryId, revision } };
     if (before && before.id !== registryId) return 'another registry';
     return before && before.revision > revision ? 'rolled back' : 'same';
   }
 
   /**
-   * A new chain starts at the time in milliseconds, so that its numbers are higher than those of a chain that was lost with
-   * the state: no agent sends a thousand heartbeats per second.
+   * A new chain starts with the time in milliseconds. No agent sends a thousand heartbeats per second, so the new numbers are
+   * higher than those of a chain that was lost with the state.
    */
   #nextNumber(token: string | undefined): number {
     return token === undefined ? Math.max(1, this.#now()) : Number.parseInt(token, 10) + 1;
@@ -196,7 +199,7 @@ export class Identity {
   }
 }
 
-/** Stores each VM in a file of its own, which only the owner can read. */
+/** Stores the state of each VM in its own file, which only the owner can read. */
 function fileStore(dir: string, onWarning: IdentityOptions['onWarning']): IdentityStore {
   return { read: (vm) => readState(dir, vm, onWarning), write: (state) => writeState(dir, state) };
 }
@@ -230,15 +233,15 @@ function readState(dir: string, vm: string, onWarning?: (message: string) => voi
     const state = JSON.parse(text) as IdentityState;
     if (isState(state) && state.vm === vm) return state;
   } catch {
-    // Reported below.
+    // Falls through to the warning.
   }
   onWarning?.(`${path} is damaged: VM "${vm}" starts without its identity state`);
   return { vm };
 }
 
 /**
- * Restricts the file to its owner and warns. A copied file may have lost its mode; refusing to start would take the VM
- * out of the registry and protect nothing that was already read.
+ * Restricts the file to its owner and warns. A copied file may have lost its mode. Refusing to start would make the VM stale
+ * without protecting secrets that may already have been read.
  * @throws VregError STORE_UNUSABLE if the mode cannot be changed
  */
 function restrictToOwner(file: number, path: string, onWarning?: (message: string) => void): void {
@@ -249,7 +252,7 @@ function restrictToOwner(file: number, path: string, onWarning?: (message: strin
   } catch (cause) {
     throw new VregError(
       'STORE_UNUSABLE',
-      `${path} holds the secrets of this VM and is readable by others (mode ${mode})`,
+      `${path} contains secrets of this VM and can be read by other users (mode ${mode})`,
       {
         hint: `chmod 600 ${path}`,
         cause,
@@ -259,12 +262,15 @@ function restrictToOwner(file: number, path: string, onWarning?: (message: strin
   onWarning?.(exposedSecret(path, mode));
 }
 
-/** Warning about a file with secrets of this VM. @param mode in octal, before the file was restricted to its owner */
+/**
+ * The warning about a readable file with secrets of this VM.
+ * @param mode in octal, before the file was restricted to its owner
+ */
 export function exposedSecret(path: string, mode: string): string {
-  return `${path} was readable by others (mode ${mode}) and has been restricted to its owner; if the token may have leaked: vreg token revoke`;
+  return `${path} could be read by other users (mode ${mode}) and has been restricted to its owner; if the token may have leaked, revoke it: vreg token revoke`;
 }
 
-/** Rejects a state that vreg did not write: the registry would refuse each of its heartbeats. */
+/** Rejects a state that vreg did not write, because the registry would refuse each of its heartbeats. */
 function isState(state: IdentityState | null): state is IdentityState {
   if (typeof state !== 'object' || state === null) return false;
   const { token, next, registry, bearer } = state;
@@ -282,7 +288,7 @@ function unusableFile(action: 'read' | 'write', path: string, cause: NodeJS.Errn
   });
 }
 
-/** An id may contain characters that are not allowed in a file name, so the name is a digest. */
+/** The file name is a digest of the id, which may contain characters that are not allowed in file names. */
 function statePath(dir: string, vm: string): string {
   return join(dir, `identity-${createHash('sha256').update(vm).digest('hex').slice(0, 16)}.json`);
 }

@@ -1,4 +1,4 @@
-/** One heartbeat with an identity, for a timer on a VM without a resident agent: `vreg heartbeat --state-dir`. */
+/** `vreg heartbeat --state-dir`: sends one heartbeat with a proof of identity, for a timer on a VM without a resident agent. */
 import type { Registration } from '../../src/protocol/vm.ts';
 import { makeStateDir } from '../process/state-dir.ts';
 import { Identity } from './identity.ts';
@@ -24,6 +24,6 @@ export async function heartbeatOnce({ id, vmOf, stateDir, ...options }: OneShotO
   });
   const vm = { ...vmOf(identity.id), ...(identity.parent === undefined ? {} : { parentId: identity.parent }) };
   const session = new RegistrySession({ ...options, vm, identity, onExit: 'keep' });
-  // Without a result the VM was registered first, which includes a heartbeat.
+  // If there is no result, the VM was registered first, which includes a heartbeat.
   return (await session.heartbeat()) ?? (await options.client.get(vm.id));
 }

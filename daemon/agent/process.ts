@@ -1,6 +1,5 @@
 /**
- * The agent's process: wires the agent to its files, its health checks and the reload of its settings, until it is
- * stopped.
+ * The process of the agent: connects the agent to its files, its health checks and the reload of its settings.
  */
 import { execFile } from 'node:child_process';
 import { setTimeout } from 'node:timers/promises';
@@ -20,40 +19,40 @@ import { Identity } from './identity.ts';
 import { type AgentLog, RegistrySession, type RegistrySessionOptions } from './registry-session.ts';
 import { repairTokenFile, writeTokenFile } from './token-file.ts';
 
-/** Milliseconds for systemd to answer whether the machine is shutting down. */
+/** Milliseconds to wait for systemd to report whether the machine is shutting down. */
 const SYSTEMCTL_TIMEOUT = 1000;
 
 /** Settings that a reload can change. */
 export interface AgentSettings {
   client: RegistryClient;
   /**
-   * Signs the VM off after `client` has been aborted. Created early, because its certificate files may be gone at exit.
+   * Signs the VM off after `client` has been aborted. Created early, because its certificate files may no longer exist at exit.
    */
   exitClient: RegistryClient;
-  /** @returns the registration of this VM under its own id, or under the id that it received as a clone */
+  /** @returns the registration of this VM under its own id or, for a clone, under the id that it received */
   vmOf(id: string): Registration;
   /** Milliseconds between two heartbeats. */
   interval: number;
   onExit: OnExit;
-  /** Texts to mask in the log: the agent's token, and tokens in the environment that its commands inherit. */
+  /** Texts to mask in the log: the agent's token, and tokens in the environment, which its commands inherit. */
   secrets: readonly string[];
 }
 
 export interface AgentProcessOptions extends AgentSettings {
   /** The VM's id. */
   id: string;
-  /** Folder of the VM's identity, its token and the pid file. */
+  /** Folder for the VM's identity, its token and the pid file. */
   stateDir: string;
   onClone: OnClone;
   idCommand?: string | undefined;
   rebirthHooks: readonly string[];
-  /** Writes the addresses of live VMs to files; no files if absent. */
+  /** Options for writing the addresses of live VMs to files. If absent, no files are written. */
   addressFiles?: Omit<AddressFilesOptions, 'now'> | undefined;
-  /** Probes the VM's services; no probes if absent. */
+  /** Options for probing the VM's services. If absent, they are not probed. */
   checks?: HealthCheckOptions | undefined;
   /** Called once; with a warning if the first request failed and the agent keeps trying. */
   onReady(warning?: string): void;
-  /** Called with the reason when the registry becomes unreachable, and without one when it answers again. */
+  /** Called with the reason when the registry becomes unreachable, and without one when it is reachable again. */
   onOutage?(reason?: string): void;
   /** Called after each accepted heartbeat. */
   onHeartbeat?(result: { lastSeen: string }): void;
@@ -63,8 +62,7 @@ export interface AgentProcessOptions extends AgentSettings {
 
 /**
  * Runs until the signal is aborted, then signs the VM off.
- * @throws VregError as {@link Agent.run}; ALREADY_RUNNING if an agent with this state dir runs for this VM;
- *   STORE_UNUSABLE
+ * @throws VregError as {@link Agent.run}; ALREADY_RUNNING if another agent for this VM is using this state dir; STORE_UNUSABLE
  */
 export async function runAgent(options: AgentProcessOptions, log: AgentLog, signal: AbortSignal): Promise<void> {
   const { stateDir } = options;
@@ -148,13 +146,13 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
   }
 }
 
-/** @returns the registration under the VM's current id; a clone's names the VM from which it was copied */
+/** @returns the registration under the VM's current id; for a clone, the parent is the VM from which it was copied */
 function registrationOf({ vmOf }: Pick<AgentSettings, 'vmOf'>, { id, parent }: Identity): Registration {
   return { ...vmOf(id), ...(parent === undefined ? {} : { parentId: parent }) };
 }
 
 /**
- * Two agents of one VM would contradict each other as soon as one of them stops.
+ * Rejects a second agent for the same VM, because the agents would contradict each other when one of them stops.
  * @throws VregError ALREADY_RUNNING
  */
 function assertSingleAgent(stateDir: string, id: string): void {
@@ -166,8 +164,8 @@ function assertSingleAgent(stateDir: string, id: string): void {
 }
 
 /**
- * Failures are logged; the files then stay as they are, and their `at` shows how old they are. VMs that scripts must not get
- * are left out, because the registry may be another one that enforces no rules for addresses.
+ * Logs failures instead of throwing: the files then remain unchanged, and `at` shows how old they are. Omits VMs with invalid
+ * addresses, because the registry may be one that enforces no rules for addresses.
  * @param reported warnings about VMs that were logged before; updated
  */
 async function updateAddressFiles(
@@ -186,7 +184,7 @@ async function updateAddressFiles(
     );
     const faults = checked.flatMap(({ fault }) => fault?.message ?? []);
     for (const fault of faults.filter((message) => !reported.has(message)))
-      log.warn({ dir: files.dir }, `${fault}; it is left out of ${files.dir}`);
+      log.warn({ dir: files.dir }, `${fault}; it is omitted from ${files.dir}`);
     reported.clear();
     for (const fault of faults) reported.add(fault);
   } catch (error) {
@@ -194,7 +192,7 @@ async function updateAddressFiles(
   }
 }
 
-/** A machine that shuts down comes back later, so its VM is declared stopped instead of being removed. */
+/** When the machine is shutting down, it will come back, so the status of its VM is set to stopped instead of removing it. */
 async function effectiveOnExit(onExit: OnExit): Promise<OnExit> {
   if (onExit !== 'deregister') return onExit;
   const state = await new Promise<string>((resolve) => {

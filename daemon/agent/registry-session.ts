@@ -1,11 +1,9 @@
 /**
- * The requests of an agent to the registry: announce the VM, send heartbeats, sign off. An agent with an identity
- * proves itself before it changes anything, so that a clone never overwrites the entry of the VM from which it was
- * copied.
- *
- * An enrolled VM uses the token that it received at its enrolment. If the registry refuses that token (the entry was
- * removed, the token was revoked, or another registry answers), the session falls back to the token with which the
- * agent was started, and enrols again if it has to. If that fails as well, it returns to the VM's own token.
+ * The requests of an agent to the registry: announce the VM, send heartbeats, sign off. An agent with an identity proves it
+ * before it changes anything, so a clone never overwrites the entry of the VM from which it was copied. An enrolled VM uses the
+ * token that it received when it enrolled. If the registry refuses that token (the entry was removed, the token was revoked, or
+ * another registry responds), the session falls back to the token with which the agent was started, and enrols again if
+ * necessary. If that also fails, it returns to the VM's own token.
  */
 import type { RegistryClient } from '../../src/client.ts';
 import type { OnExit } from '../../src/protocol/api.ts';
@@ -20,7 +18,7 @@ export interface RegistrySessionOptions {
     'register' | 'get' | 'update' | 'heartbeat' | 'deregister' | 'isVreg' | 'useToken' | 'server' | 'url'
   >;
   vm: Registration;
-  /** Proves the identity of the VM with each heartbeat; without it, heartbeats are plain. */
+  /** Proves the identity of the VM with each heartbeat. If absent, heartbeats contain no proof. */
   identity?: Identity | undefined;
   /** Results of the health checks, sent with each heartbeat. */
   health?: (() => AgentHeartbeat['health']) | undefined;
@@ -44,7 +42,7 @@ export interface HeartbeatResult {
 
 export class RegistrySession {
   readonly #options: RegistrySessionOptions;
-  /** Each of these warnings is logged once, until the problem is over. */
+  /** Each of these warnings is logged once until the problem is resolved. */
   #diskWarned = false;
   #tokenWarned = false;
   #versionWarned = false;
@@ -62,7 +60,8 @@ export class RegistrySession {
 
   async #announce(): Promise<void> {
     const { identity } = this.#options;
-    // A VM with an identity token proves itself first; for a VM without one, registering shows whether the id is taken.
+    // A VM with an identity token proves its identity first. For a VM without one, the registration shows whether the id is
+    // taken.
     if (identity?.hasToken && (await this.#isVreg())) {
       try {
         await this.#sendHeartbeat();
@@ -110,7 +109,7 @@ export class RegistrySession {
     }
   }
 
-  /** Signs the VM off as `onExit` says. Failures are only logged, because the process is about to exit. */
+  /** Signs the VM off according to `onExit`. Only logs failures, because the process is about to exit. */
   async deregister(): Promise<void> {
     const { client, vm, identity, onExit, log } = this.#options;
     client.useToken(identity?.bearer);
@@ -120,10 +119,10 @@ export class RegistrySession {
       if (onExit !== 'keep')
         log.info(
           { id: vm.id },
-          onExit === 'stopped' ? 'declared this VM stopped' : 'removed this VM from the registry',
+          onExit === 'stopped' ? 'set the status of this VM to stopped' : 'removed this VM from the registry',
         );
     } catch (error) {
-      log.warn({ id: vm.id }, `could not report to the registry that this VM stops: ${(error as Error).message}`);
+      log.warn({ id: vm.id }, `could not report to the registry that this VM is stopping: ${(error as Error).message}`);
     }
   }
 
@@ -154,7 +153,7 @@ export class RegistrySession {
     }
   }
 
-  /** Registers the VM if the token may do nothing else: it is an enrolment token. */
+  /** If the token is an enrol token, which can only register VMs, registers the VM. */
   async #withEnrolment<T>(request: () => Promise<T>): Promise<T | undefined> {
     try {
       return await request();
@@ -198,8 +197,8 @@ export class RegistrySession {
   }
 
   /**
-   * Whether the registry understands proofs and health reports. A registry that was vreg before stays vreg even if its
-   * answers no longer say so: a proxy that removes the header must not make the agent drop its proof.
+   * True if the registry supports proofs and health reports. A known vreg registry is still one even if its responses lack the
+   * version header, because a proxy that removes the header must not make the agent omit its proof.
    */
   async #isVreg(): Promise<boolean> {
     const { client, vm, identity, log } = this.#options;
@@ -211,15 +210,15 @@ export class RegistrySession {
     if (!this.#versionWarned)
       log.warn(
         { id: vm.id, registry: client.url },
-        'the registry no longer identifies itself as vreg; does a proxy remove its headers? see vreg doctor',
+        'the registry no longer identifies itself as vreg; does a proxy remove its headers? run: vreg doctor',
       );
     this.#versionWarned = true;
     return true;
   }
 
   /**
-   * Runs an action that writes to the disk. A full disk must not make the VM stale: the heartbeat is sent without proof
-   * then.
+   * Runs an action that writes to the disk. If the disk is full, the heartbeat is sent without proof, so that the VM does not
+   * become stale.
    */
   #tryOnDisk<T>(action: () => T): T | undefined {
     try {
@@ -239,15 +238,15 @@ export class RegistrySession {
     }
   }
 
-  /** Updates the entry in a registry with other contents: one restored from a backup, or another one. */
+  /** Updates this VM's entry after the registry was restored from a backup or replaced by another registry. */
   async #announceAgain(change: Exclude<RegistryChange, 'same'>): Promise<void> {
     const { client, vm, log } = this.#options;
     const reason =
       change === 'rolled back'
-        ? `the registry was restored from an older copy: it is at revision ${client.server.revision} again`
-        : 'another registry answers at this address';
+        ? `the registry was restored from an older copy: its revision is ${client.server.revision} again`
+        : 'another registry responds at this address';
     log.warn({ id: vm.id, registry: client.url }, `${reason}; updating the entry of this VM`);
-    // An operator may have paused the VM; the agent knows only that it runs.
+    // An operator may have paused the VM, but the agent only knows that it is running.
     await this.#updateEntry({ unlessPaused: true });
   }
 
@@ -260,11 +259,14 @@ export class RegistrySession {
     const fields = { id: vm.id, role: known.role, registry: client.url };
     log.info(fields, 'this VM was already registered; its entry is up to date');
     if (known.role !== vm.role)
-      log.warn({ id: vm.id }, `the entry keeps its role ${known.role}: a role cannot change after the registration`);
+      log.warn(
+        { id: vm.id },
+        `the role of the entry remains ${known.role}: a role cannot change after the registration`,
+      );
   }
 }
 
-/** Fields of the entry that differ. Services and metadata are left alone unless the agent was given some. */
+/** The fields of the entry that differ. Services and metadata remain unchanged unless the agent was given some. */
 function changedFields(known: Vm, { name, status, address, services, metadata }: Registration): VmUpdate {
   const wanted: VmUpdate = { name, status, address, ...(services && { services }), ...(metadata && { metadata }) };
   const changed = Object.entries(wanted).filter(

@@ -12,7 +12,7 @@ export function writeTokenFile(stateDir: string, token: string, log: AgentLog): 
   withTokenFile(stateDir, log, (path) => write(path, token));
 }
 
-/** Writes the file again if it is missing, has another text or is readable by others, which is also logged. */
+/** Writes the file again if it is missing, has another text or can be read by other users, which is also logged. */
 export function repairTokenFile(stateDir: string, token: string, log: AgentLog): void {
   withTokenFile(stateDir, log, (path) => {
     const found = lstatSync(path, { throwIfNoEntry: false });

@@ -1,6 +1,6 @@
 /**
- * The HTTP app: the steps that every request passes, in one list, and the servers that run them. It is built without listening;
- * see server/listen.ts.
+ * The HTTP app: the list of steps that every request passes through, and the servers that run them. Creating the app does not
+ * make it listen; see server/listen.ts.
  */
 import { setMaxListeners } from 'node:events';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
@@ -33,8 +33,8 @@ import { createHttpServer, drain } from './server/server.ts';
 import type { Tls } from './server/tls.ts';
 
 /**
- * A step returns nothing to go on with the next one, `responded` if the request is done, or `waiting` if it calls `resume`
- * later. If it throws, or resumes with an error, the client gets that error.
+ * A step returns undefined to continue with the next step, `responded` if the request is done, or `waiting` if it calls
+ * `resume` later. If it throws, or resumes with an error, the client receives that error.
  */
 type Step =
   | ((ctx: RequestContext) => void)
@@ -63,7 +63,7 @@ const STEPS: readonly Step[] = [
   send,
 ];
 
-/** Runs the steps from where the request stands. */
+/** Runs the remaining steps of the request. */
 function proceed(ctx: RequestContext, error?: unknown): void {
   try {
     if (error !== undefined) throw error;
@@ -82,7 +82,7 @@ function fail(ctx: RequestContext, thrown: unknown): void {
   }
 }
 
-/** Step: calls the route's handler. A heartbeat and a read return a result at once, without the cost of a promise. */
+/** Step: calls the route's handler. Heartbeats and most reads return a result synchronously, without the cost of a promise. */
 function handle(ctx: RequestContext): 'waiting' | undefined {
   const route = ctx.route!;
   const result = route.isLong ? ctx.services.scheduler.run(() => handleScheduled(ctx)) : route.handle(ctx);
@@ -100,7 +100,10 @@ function handle(ctx: RequestContext): 'waiting' | undefined {
   return 'waiting';
 }
 
-/** Calls the handler of a request that may have waited for the scheduler: its client or its principal may be gone. */
+/**
+ * Calls the handler of a scheduled request. While it was queued, its client may have left, or its principal may have been
+ * revoked.
+ */
 function handleScheduled(ctx: RequestContext): ReturnType<Route['handle']> {
   if (ctx.response.destroyed) return abandon(ctx);
   assertPrincipalActive(ctx);
@@ -108,15 +111,18 @@ function handleScheduled(ctx: RequestContext): ReturnType<Route['handle']> {
 }
 
 export interface AppLimits {
-  /** Bytes of one request body. */
+  /** Maximum size of a request body in bytes. */
   maxBody: number;
-  /** Milliseconds for a whole request to arrive. */
+  /** Milliseconds within which a complete request must arrive. */
   requestTimeout: number;
-  /** Concurrent long polls and event streams. */
+  /** Maximum number of concurrent long polls and event streams. */
   maxOpenStreams: number;
 }
 
-/** 1 MiB is hundreds of times an ordinary entry; 30 s let slow links pass but no slowloris; 5000 is half of the default connections. */
+/**
+ * 1 MiB is hundreds of times the size of a usual entry. 30 s is enough for slow links and stops slowloris attacks. 5000 is half
+ * of the default connection limit.
+ */
 const LIMITS: AppLimits = { maxBody: 1_048_576, requestTimeout: 30_000, maxOpenStreams: 5000 };
 
 /** Most milliseconds that a shutdown waits for requests in progress: `vreg daemon stop` waits 35 s, and the systemd unit 45 s. */
@@ -129,15 +135,15 @@ export interface AppOptions {
   version: string;
   authenticator: Authenticator;
   log: Logger;
-  /** Folder in which a backup is prepared; without one, there are no backups. */
+  /** Folder in which backups are prepared; if absent, the registry offers no backups. */
   dataDir?: string;
   /** Names of this registry besides `localhost` and its addresses, in lower case. */
   names?: Pick<ReadonlySet<string>, 'has'>;
-  /** With it, the main server speaks https. */
+  /** If set, the main server uses https. */
   tls?: Tls | undefined;
-  /** Comma-separated proxies whose forwarded headers are trusted. */
+  /** Comma-separated addresses of proxies whose forwarded headers are trusted. */
   trustProxy?: string | undefined;
-  /** Origins whose pages may use the registry. Without any, pages of this machine may, if no token is configured. */
+  /** Origins whose pages may use the registry. If absent and no token is configured, pages from this machine may. */
   corsOrigins?: readonly string[];
   limits?: Partial<AppLimits>;
   /** Memory budgets; by default, shares of the heap. */
@@ -151,9 +157,9 @@ export interface App {
   readonly isHttps: boolean;
   /** The main server and those of {@link addServer}. */
   readonly servers: readonly Server[];
-  /** Makes another server with the same routes, for a unix socket or a further address. */
+  /** Creates another server with the same routes, for a unix socket or an additional address. */
   addServer(options?: { https?: boolean }): Server;
-  /** Stops accepting connections, ends long polls and streams, and resolves when all other requests have their responses. */
+  /** Stops accepting connections, ends long polls and streams, and resolves when all other requests have been answered. */
   close(): Promise<void>;
 }
 
@@ -162,7 +168,7 @@ export function buildApp(options: AppOptions): App {
   const { maxBody, requestTimeout, maxOpenStreams } = { ...LIMITS, ...options.limits };
   const { budgets = createBudgets() } = options;
   const stopping = new AbortController();
-  // Each open response listens to it.
+  // Every open response adds a listener.
   setMaxListeners(0, stopping.signal);
   const scheduler = new Scheduler();
   const services: Services = {
@@ -179,10 +185,13 @@ export function buildApp(options: AppOptions): App {
     dataDir: options.dataDir,
     stopping: stopping.signal,
     openStreams: new Semaphore('open streams', maxOpenStreams, {
-      hint: 'ask without wait, or raise --max-connections: half of them may be long polls and event streams',
+      hint: 'omit wait, or raise --max-connections: half of the connections may be long polls and event streams',
       retryAfter: 5,
     }),
-    backups: new Semaphore('backups in progress', COUNTS.backups, { hint: 'retry when one has ended', retryAfter: 5 }),
+    backups: new Semaphore('backups in progress', COUNTS.backups, {
+      hint: 'retry when another backup is complete',
+      retryAfter: 5,
+    }),
     responses: budgets.responses,
     subscribers: budgets.subscribers,
     longPolls: new LongPollQueue(scheduler),
@@ -192,7 +201,7 @@ export function buildApp(options: AppOptions): App {
     fanout: new EventFanout(registry.events, scheduler, budgets),
   };
   const onRequest = (request: IncomingMessage, response: ServerResponse) => {
-    // A write to a client that has left emits an error. The `close` that follows is what counts.
+    // Writing to a client that has left emits an error. The `close` event that follows handles it.
     response.on('error', ignore);
     proceed(new RequestContext(request, response, services));
   };

@@ -1,6 +1,6 @@
 /**
- * The audit log: an id for each request, and one line for each that changed something or was refused. Request headers are
- * never logged, since one of them contains the token.
+ * The audit log: assigns an id to each request, and logs one line for each request that changed something or was refused. It
+ * never logs request headers, because one of them contains the token.
  */
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import type { Logger } from 'pino';
@@ -14,14 +14,17 @@ import type { RequestContext } from './context.ts';
 import { schemeOf } from './proxy.ts';
 import type { Refused } from './server/raw-answer.ts';
 
-/** A request id that a client may choose: visible ASCII, so that it fits into a header and into a log unchanged. */
+/** A valid request id from a client: visible ASCII, which a header and a log can contain unchanged. */
 const REQUEST_ID = /^[\x21-\x7e]{1,128}$/;
-/** Characters of a client's text in one log line: a request must not cost more in the log than it did on the wire. */
+/** Maximum number of characters from a client in one log line: a request must not be larger in the log than on the wire. */
 const MAX_LOGGED = 1024;
-/** Random bytes that distinguish the request ids of one run of the daemon from those of another. */
+/** Number of random bytes that distinguish the request ids of one run of the daemon from those of another. */
 const RUN_BYTES = 6;
 
-/** Where the context of a request is found again when the server refuses its body. A WeakMap would make heartbeats slower by a third. */
+/**
+ * Property of a request that refers to its context, for a request whose body the server refuses. A WeakMap would make
+ * heartbeats a third slower.
+ */
 const CONTEXT = Symbol('context');
 type Audited = IncomingMessage & { [CONTEXT]?: RequestContext };
 
@@ -32,7 +35,7 @@ export function requestIds(): () => string {
   return () => `${run}-${++count}`;
 }
 
-/** Step: names the request by the client's id, if that is printable and no secret, else by a new one. */
+/** Step: assigns the client's request id if it is printable and not a secret, otherwise a new one. */
 export function assignRequestId(ctx: RequestContext): void {
   ctx.requestId = clientRequestId(ctx.headers) ?? ctx.services.newRequestId();
 }
@@ -49,15 +52,18 @@ export function startAudit(ctx: RequestContext): void {
 }
 
 /**
- * Logs the request when its response is sent or its client has left. Called when the outcome is decided: a change may be
- * committed for a client that has left already.
+ * Logs the request when its response has been sent or its client has left. Called when the outcome is known: a change may be
+ * committed although its client has already left.
  */
 export function auditWhenClosed(ctx: RequestContext): void {
   if (ctx.response.closed) audit(ctx);
   else if (isLogged(ctx, ctx.status!)) ctx.response.on('close', () => audit(ctx));
 }
 
-/** Logs a request that the server refused below the app, under the id that the app gave it, if the app knows it. */
+/**
+ * Logs a request that the server refused without the app. If the app knows the request, the line has the id that the app
+ * assigned.
+ */
 export function auditRefused(refused: Refused, log: Logger, newRequestId: () => string): void {
   const { asked, from, error, headers = {} } = refused;
   const { status, code } = error;
@@ -73,7 +79,7 @@ export function auditRefused(refused: Refused, log: Logger, newRequestId: () => 
   log.info({ audit: true, requestId, by: ANONYMOUS, from, method: asked?.method, url, status, code }, 'refused');
 }
 
-/** Logs a request whose outcome is known. Only the first call for a request counts. */
+/** Logs a request whose outcome is known. Further calls for the same request have no effect. */
 export function audit(ctx: RequestContext, outcome?: { status: number; code: ErrorCode }): void {
   if (ctx.isAudited) return;
   ctx.isAudited = true;
@@ -98,7 +104,10 @@ export function audit(ctx: RequestContext, outcome?: { status: number; code: Err
   );
 }
 
-/** Whether a line is due. Most requests are heartbeats and reads, of which only the debug level logs a line. */
+/**
+ * True if the request is logged at the current level. Successful heartbeats and reads, which are most requests, are logged only
+ * at the debug level.
+ */
 function isLogged(ctx: RequestContext, status: number): boolean {
   return status >= 400 || isChange(ctx) || ctx.services.log.isLevelEnabled('debug');
 }
@@ -111,12 +120,12 @@ function masked(text: string | undefined): string | undefined {
   return text && shortened(maskTokens(text));
 }
 
-/** The beginning of a long text. Secrets are masked before the cut, because half of one would not be recognized. */
+/** Shortens a long text. Masks secrets first, because half a secret would not be recognized. */
 function shortened(text: string): string {
   return text.length > MAX_LOGGED ? `${redact(text).slice(0, MAX_LOGGED)}…` : text;
 }
 
-/** Ends a request whose client left before its handler was called. */
+/** Ends a request whose client left before the handler was called. */
 export function abandon(ctx: RequestContext): undefined {
   ctx.status = 0;
   audit(ctx);

@@ -5,8 +5,8 @@ import { socketClient } from './proxy.ts';
 import { certificateName } from './server/tls.ts';
 
 /**
- * Step: finds the principal. A request without a route needs one, too, so that only authenticated clients learn which routes
- * exist.
+ * Step: determines the principal. A request without a route also requires one, so that only authenticated clients learn which
+ * routes exist.
  * @throws VregError UNAUTHORIZED, TOO_MANY_REQUESTS
  */
 export function authenticate(ctx: RequestContext): void {
@@ -40,7 +40,10 @@ export function authorize(ctx: RequestContext): void {
   if (!route?.isHeartbeat) ctx.position = ctx.services.registry.positions.current;
 }
 
-/** Step: the principal may have been revoked, or have expired, while the body arrived. @throws VregError UNAUTHORIZED */
+/**
+ * Step: rejects a request whose principal was revoked or expired while its body was arriving.
+ * @throws VregError UNAUTHORIZED
+ */
 export function assertPrincipalActive({ authenticated }: RequestContext): void {
   if (authenticated) assertActive(authenticated);
 }

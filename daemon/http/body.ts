@@ -1,12 +1,12 @@
-/** How the body of a request becomes a value: media type, encoding, size, depth. */
+/** Reads and parses request bodies, and checks their media type, encoding, size and depth. */
 import { VregError } from '../../src/protocol/errors.ts';
 import { MAX_DEPTH } from '../../src/protocol/vm.ts';
 import { UNCOUNTED } from '../limits.ts';
 import type { RequestContext } from './context.ts';
 
 /**
- * Bodies of these types are read as JSON, and so are those without a type. The original registry never looked at the type, and
- * `curl -d` and `fetch` send the last two by default.
+ * Bodies with one of these types, or without a type, are read as JSON. The original registry ignores the type, and `curl -d`
+ * and `fetch` send the last two by default.
  */
 const JSON_TYPES: ReadonlySet<string> = new Set([
   'application/json',
@@ -26,7 +26,8 @@ function hasBody({ isRead, headers }: RequestContext): boolean {
 }
 
 /**
- * Step: closes the connection after the response if the body may have no end, so that it need not be read.
+ * Step: if the body may be endless or too large, marks the connection to be closed after the response, so that the body need
+ * not be read completely.
  */
 export function limitConnection(ctx: RequestContext): void {
   const { headers, services } = ctx;
@@ -34,7 +35,7 @@ export function limitConnection(ctx: RequestContext): void {
     ctx.mustClose = true;
 }
 
-/** Step: refuses a body that is not plain JSON by its headers. @throws VregError UNSUPPORTED_MEDIA_TYPE */
+/** Step: rejects a body whose headers declare anything but plain JSON. @throws VregError UNSUPPORTED_MEDIA_TYPE */
 export function checkMediaType(ctx: RequestContext): void {
   if (!hasBody(ctx)) return;
   const { 'content-encoding': encoding, 'content-type': type } = ctx.headers;
@@ -66,18 +67,21 @@ export function reserveBody(ctx: RequestContext): void {
   const { maxBody, bodies } = services;
   const length = Number(headers['content-length'] ?? 0);
   if (length > maxBody) throw tooLarge(ctx);
-  // A chunked body announces no length.
+  // The length of a chunked body is unknown.
   const size = headers['transfer-encoding'] === undefined ? length : maxBody;
   if (size <= UNCOUNTED.body) return;
   const reservation = bodies.reserve(size);
   response.once('close', () => reservation.release());
 }
 
-/** Step: asks for a body that its client sends only on demand, now that the request is accepted (RFC 9110, 10.1.1). */
+/**
+ * Step: now that the request is accepted, sends 100 Continue to a client that waits for it before it sends the body (RFC 9110,
+ * 10.1.1).
+ */
 export function sendContinue(ctx: RequestContext): void {
   const { expect } = ctx.headers;
   if (expect === undefined || ctx.isRead || ctx.request.httpVersion !== '1.1') return;
-  // The pattern that Node uses for its `checkContinue` event.
+  // The same pattern that Node uses for its `checkContinue` event.
   if (/(?:^|\W)100-continue(?:$|\W)/i.test(expect)) ctx.response.writeContinue();
 }
 
@@ -122,23 +126,23 @@ export function readBody(
 }
 
 function tooLarge(ctx: RequestContext): VregError {
-  const message = `body is too large: at most ${ctx.services.maxBody} bytes`;
+  const message = `body is too large (limit ${ctx.services.maxBody} bytes)`;
   return refusedBody(ctx, new VregError('TOO_LARGE', message, { field: 'body' }));
 }
 
-/** Only the audit log sees this error. */
+/** The error for a client that left. Only the audit log shows it. */
 function aborted(): VregError {
-  return invalidBody('the client left before its whole body had arrived');
+  return invalidBody('the client left before it had sent the complete body');
 }
 
 function invalidBody(message: string): VregError {
   return new VregError('INVALID', message, { field: 'body' });
 }
 
-/** Strict about UTF-8; it skips a byte order mark. */
+/** Rejects invalid UTF-8 and skips a byte order mark. */
 const decoder = new TextDecoder('utf-8', { fatal: true });
 
-/** @returns undefined for an empty body: a heartbeat or a DELETE may announce a chunked body and send none. */
+/** @returns undefined for an empty body: a heartbeat or a DELETE may announce a chunked body and send nothing */
 function parseJson(body: Buffer): unknown {
   if (body.length === 0) return undefined;
   let text: string;
@@ -161,8 +165,8 @@ function parseJson(body: Buffer): unknown {
 const NOT_A_NUMBER = `has a number beyond ${Number.MAX_VALUE}`;
 
 /**
- * @returns why a value is not acceptable: too deep, a number that JSON cannot express, or a key that would reach a prototype if
- *   the value was copied carelessly. It does not recurse, since a guard must not overflow the stack.
+ * Checks a value without recursion, which could overflow the stack. @returns why it is not acceptable: it is too deep, has a
+ * number that JSON cannot express, or has a key that would change a prototype if the value was copied carelessly
  */
 function findFlaw(value: unknown): string | undefined {
   if (isInfinite(value)) return NOT_A_NUMBER;
@@ -188,7 +192,7 @@ function findFlaw(value: unknown): string | undefined {
   return undefined;
 }
 
-/** JSON.parse makes Infinity of 1e999, and JSON.stringify would make null of that. */
+/** JSON.parse converts 1e999 to Infinity, which JSON.stringify would convert to null. */
 function isInfinite(value: unknown): boolean {
   return typeof value === 'number' && !Number.isFinite(value);
 }

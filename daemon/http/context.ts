@@ -1,4 +1,4 @@
-/** One request as the steps of the pipeline and the handlers see it: parameters, principal, services, and the response so far. */
+/** The request context for pipeline steps and handlers: parameters, principal, services, and the state of the response. */
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http';
 import type { Readable } from 'node:stream';
 import type { Logger } from 'pino';
@@ -21,13 +21,13 @@ export interface Route {
   path: string;
   /** Names of the query parameters that the route knows. */
   query: readonly string[];
-  /** The least scope that may use the route; `any` requires only some token, and `open` not even that. */
+  /** The minimum scope for the route; `any` requires a token with any scope, `open` requires no token. */
   access: Scope | 'any' | 'open';
   /** Also open to `enrol` tokens. */
   enrols?: true;
-  /** Receives signs of life, which are no change and therefore not audited. */
+  /** Receives heartbeats, which are not changes and therefore not audited. */
   isHeartbeat?: true;
-  /** Looks at all VMs, or may return them. It runs through the scheduler, since that can take long. */
+  /** Searches or returns all VMs. Runs through the scheduler, because this may take long. */
   isLong?: true;
   /** @returns undefined if it writes the response itself */
   handle(ctx: RequestContext): Result | undefined | Promise<Result | undefined>;
@@ -38,7 +38,7 @@ export interface Result {
   status: number;
   /** JSON, unless {@link type} names another media type. */
   body: string | Readable;
-  /** Bytes of the body, if known beforehand. */
+  /** Length of the body in bytes, if known in advance. */
   length?: number | undefined;
   type?: string;
   headers?: Readonly<Record<string, string>>;
@@ -55,7 +55,7 @@ export interface Services {
   readonly log: Logger;
   /** Version of the daemon. */
   readonly version: string;
-  /** @returns a request id that no other request of this or another daemon has */
+  /** @returns a request id that is unique across requests and daemons */
   newRequestId(): string;
   /** Names of this registry besides `localhost` and its addresses, in lower case. */
   readonly names: Pick<ReadonlySet<string>, 'has'>;
@@ -63,13 +63,13 @@ export interface Services {
   readonly allowedOrigins: ReadonlySet<string> | undefined;
   /** True if forwarded headers of this peer are trusted; undefined if no proxy is configured. */
   readonly isTrustedProxy: ((address: string | undefined) => boolean) | undefined;
-  /** Bytes of one request body. */
+  /** Maximum size of a request body in bytes. */
   readonly maxBody: number;
   /** Budget for large request bodies. */
   readonly bodies: Budget;
-  /** Folder in which a backup is prepared; without one, the daemon offers no backups. */
+  /** Folder in which backups are prepared; if undefined, the daemon offers no backups. */
   readonly dataDir: string | undefined;
-  /** Aborted when the daemon stops; long polls and streams end then. */
+  /** Aborted when the daemon stops, which ends long polls and streams. */
   readonly stopping: AbortSignal;
   /** Limits of each event stream. */
   readonly streams: StreamLimits;
@@ -97,10 +97,10 @@ export class RequestContext {
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
   readonly services: Services;
-  /** When the request arrived, by `performance.now()`. */
+  /** Time of arrival, from `performance.now()`. */
   readonly startedAt = performance.now();
   requestId = '';
-  /** Address of the client; the one that a trusted proxy has forwarded, if there is one. Undefined on a unix socket. */
+  /** Address of the client, as forwarded by a trusted proxy if there is one. Undefined on a unix socket. */
   remoteAddress: string | undefined;
   /** Undefined if no route matches. */
   route: Route | undefined;
@@ -119,7 +119,7 @@ export class RequestContext {
   rejectedName: string | undefined;
   /** The parsed JSON body; undefined if the request has none. */
   body: unknown;
-  /** The VM or token that the request is about, if the URL does not name it. The audit log shows it. */
+  /** For the audit log: the VM or token that the request concerns, if it is not in the URL. */
   subject: { vm?: string; token?: string } | undefined;
   /** The result of the handler. */
   result: Result | undefined;
@@ -130,9 +130,9 @@ export class RequestContext {
   isAudited = false;
   /** The connection cannot serve another request after this one. */
   mustClose = false;
-  /** Index of the step of the pipeline that runs. */
+  /** Index of the current pipeline step. */
   step = 0;
-  /** Names and values in turn, added by {@link setHeader}. */
+  /** Header names and values, alternating, added by {@link setHeader}. */
   extraHeaders: string[] | undefined;
 
   constructor(request: IncomingMessage, response: ServerResponse, services: Services) {
@@ -149,13 +149,13 @@ export class RequestContext {
     return this.request.headers;
   }
 
-  /** Whether the request can have no side effect and its body no meaning: GET and HEAD. */
+  /** True for GET and HEAD: such a request has no side effects, and its body is ignored. */
   get isRead(): boolean {
     const { method } = this.request;
     return method === 'GET' || method === 'HEAD';
   }
 
-  /** Adds a header to the response, whatever the response will be. */
+  /** Adds a header to the response, including error responses. */
   setHeader(name: string, value: string): void {
     this.extraHeaders ??= [];
     this.extraHeaders.push(name, value);
@@ -166,7 +166,10 @@ export class RequestContext {
     return this.authenticated!;
   }
 
-  /** VMs that this request may read; undefined means all. Only `read` tokens are restricted here, the others on writes. */
+  /**
+   * The VMs that this request may read; undefined means all. Only `read` tokens are restricted in reads; the restriction of
+   * other tokens applies to writes.
+   */
   get readFilter(): Restriction | undefined {
     const { scope, restriction } = this.principal;
     return scope === 'read' ? restriction : undefined;
@@ -180,14 +183,17 @@ export class RequestContext {
   }
 
   /**
-   * Calls back when the daemon stops or the principal is revoked. Long polls and event streams end then.
+   * Calls `act` when the daemon stops or the principal is revoked, so that long polls and event streams end.
    * @returns a function that unsubscribes
    */
   onAbort(act: () => void): () => void {
     return whenAborted([this.services.stopping, this.principal.revoked], act);
   }
 
-  /** Cuts a streamed response off when the principal is revoked or expires. A stop of the daemon waits for it instead. */
+  /**
+   * Cuts off a streamed response when the principal is revoked or expires. When the daemon stops, it waits for the response to
+   * end.
+   */
   destroyWhenRevoked(): void {
     const { response } = this;
     response.once(
@@ -196,24 +202,24 @@ export class RequestContext {
     );
   }
 
-  /** The `:id` of the path. */
+  /** The `:id` in the path. */
   get id(): string {
     return this.params.id!;
   }
 
   /**
-   * Query parameters by name. An empty one counts as not given, as in the original registry.
+   * Query parameters by name. An empty one counts as absent, as in the original registry.
    * @throws VregError INVALID if one is given twice
    */
   query<K extends string>(...names: readonly K[]): { [name in K]?: string | undefined } {
     return Object.fromEntries(names.map((name) => [name, this.param(name)])) as { [name in K]?: string | undefined };
   }
 
-  /** One query parameter, as in {@link query}. @throws VregError INVALID if it is given twice */
+  /** A query parameter, as in {@link query}. @throws VregError INVALID if it is given twice */
   param(name: string): string | undefined {
     const value = this.queryParams[name];
     if (value === undefined || typeof value === 'string') return value || undefined;
-    throw invalidQuery(name, `${name} is given ${value.length} times: give it once`);
+    throw invalidQuery(name, `${name} is given ${value.length} times; send it once`);
   }
 
   /**
@@ -247,7 +253,7 @@ export class RequestContext {
    * @throws VregError INVALID, PRECONDITION_FAILED, TOO_MANY_REQUESTS
    */
   write(): WriteOptions {
-    // Refuse a response that cannot be encoded or buffered before anything is changed.
+    // Before anything is changed, reject a request whose response could not be encoded or buffered.
     this.#encoder();
     const size = this.#entrySize();
     if (this.method !== 'DELETE' && size > UNCOUNTED.response) this.services.responses.assertFits(size);
@@ -255,9 +261,9 @@ export class RequestContext {
     const { name: by, restriction } = this.principal;
     // An entry cannot both exist and not exist (RFC 9110, 13.2.2).
     if (noneMatch === '*' && match !== undefined) {
-      throw new VregError('PRECONDITION_FAILED', 'if-match and if-none-match: * are never both true', {
+      throw new VregError('PRECONDITION_FAILED', 'If-Match cannot be combined with If-None-Match: *', {
         field: 'if-none-match',
-        hint: 'send one of them',
+        hint: 'send only one of them',
       });
     }
     if (noneMatch === '*') return { by, restriction, expect: 'none' };
@@ -272,12 +278,12 @@ export class RequestContext {
     return { by, restriction, expect: parseEntityTags(match) };
   }
 
-  /** Schedules a change of a large entry: even a short request may rewrite one. */
+  /** Runs the change of a large entry through the scheduler. Even a short request may rewrite a large entry. */
   runScheduled<T>(work: () => Promise<T>): Promise<T> {
     return this.#entrySize() > UNCOUNTED.response ? Promise.resolve(this.services.scheduler.run(work)) : work();
   }
 
-  /** Bytes that the entry has or may have after this request. A chunked body of unknown length counts as large. */
+  /** Maximum size of the entry in bytes before and after this request. A chunked body of unknown length counts as large. */
   #entrySize(): number {
     const { id = '' } = this.params;
     const { registry } = this.services;
@@ -293,7 +299,7 @@ export class RequestContext {
     return { status, body: this.#encoder()(entry), etag: entry.position };
   }
 
-  /** One entry, with the warming header if its liveness is uncertain. */
+  /** A result with one entry, and the warming header if its liveness is uncertain. */
   read(entry: VmRecord): Result {
     const body = this.#encoder()(entry);
     const length = this.#isPlain ? entry.size : undefined;
@@ -301,8 +307,8 @@ export class RequestContext {
   }
 
   /**
-   * A list of entries.
-   * @param offered entries that the warming header covers, if some of them were left out of the list
+   * A result with a list of entries.
+   * @param offered the entries that the warming header covers, if the list omits some of them
    */
   entries(entries: readonly VmRecord[], offered = entries): Result {
     const { readFilter } = this;
@@ -324,12 +330,12 @@ export class RequestContext {
     return warmingOf(entries, registry.clock, registry.staleAfter);
   }
 
-  /** Whether entries are encoded without added fields, so that their length is known without looking at the text. */
+  /** True if entries are encoded without added fields, so their length is already known. */
   get #isPlain(): boolean {
     return this.param('include') === undefined;
   }
 
-  /** Encodes an entry: plain, or with the fields that `include` asks for. */
+  /** Returns the encoder for entries: plain, or with the fields that `include` requests. */
   #encoder(): (entry: VmRecord) => string {
     const { registry } = this.services;
     const include = this.param('include');

@@ -1,23 +1,25 @@
-/** Refusals: requests that no handler should see, and the one place that turns an error into a response. */
+/** Rejects malformed requests before a handler sees them, and converts every error to a response. */
 import { toErrorBody, VregError } from '../../src/protocol/errors.ts';
 import { maskRequestTarget } from '../../src/protocol/redact.ts';
 import type { RequestContext } from './context.ts';
 import { commonHeaders, JSON_TYPE, respond } from './response.ts';
 
-/** Headers of a request. A client sends some tens; thousands of short ones would cost ten times their bytes in memory. */
+/**
+ * Maximum number of headers in a request. Clients send a few dozen; thousands of short headers would take ten times their size
+ * in memory.
+ */
 export const MAX_HEADERS = 200;
 
-/** For too many headers, which the app notices, and for too many bytes, which Node's parser notices. */
+/** The error for too many headers, which the app detects, and for too many bytes, which Node's parser detects. */
 export function headersTooLarge(): VregError {
-  return new VregError(
-    'HEADERS_TOO_LARGE',
-    `URL and headers are too large: at most 16 KiB together, and ${MAX_HEADERS} headers`,
-    { field: 'headers' },
-  );
+  return new VregError('HEADERS_TOO_LARGE', `URL and headers are too large (limit 16 KiB and ${MAX_HEADERS} headers)`, {
+    field: 'headers',
+  });
 }
 
 /**
- * Step: refuses a request with too many headers, no Host or two (RFC 9112, 3.2), or a query that cannot be decoded.
+ * Step: rejects a request that has too many headers, does not have exactly one Host header (RFC 9112, 3.2), or has a query that
+ * cannot be decoded.
  * @throws VregError HEADERS_TOO_LARGE, INVALID
  */
 export function checkHeaders({ request }: RequestContext): void {
@@ -25,8 +27,9 @@ export function checkHeaders({ request }: RequestContext): void {
   if (rawHeaders.length > 2 * MAX_HEADERS) throw headersTooLarge();
   const hosts = countHosts(rawHeaders);
   if (hosts === 0 && request.httpVersion === '1.1')
-    throw new VregError('INVALID', 'host is required: HTTP/1.1 asks for a Host header', { field: 'host' });
-  if (hosts > 1) throw new VregError('INVALID', 'host is given more than once: give it once', { field: 'host' });
+    throw new VregError('INVALID', 'host is required: HTTP/1.1 requires a Host header', { field: 'host' });
+  if (hosts > 1)
+    throw new VregError('INVALID', 'the Host header is given more than once; send it once', { field: 'host' });
   const url = request.url!;
   const query = url.indexOf('?');
   if (query >= 0 && url.includes('%', query) && !isDecodable(url.slice(query)))
@@ -57,12 +60,15 @@ export function sendError(ctx: RequestContext, thrown: unknown): void {
   const error =
     thrown instanceof VregError
       ? thrown
-      : new VregError('INTERNAL', 'the registry failed to answer', { hint: "see the daemon's log", cause: thrown });
-  // An overloaded daemon is no fault of the program, so its log needs no stack trace.
+      : new VregError('INTERNAL', 'the registry failed to handle the request', {
+          hint: "see the daemon's log",
+          cause: thrown,
+        });
+  // Overload is not a bug, so the log needs no stack trace.
   if (error.code === 'BUSY') services.log.warn({ method, url: maskRequestTarget(url!) }, error.message);
   else if (error.status >= 500) services.log.error({ err: error, method, url: maskRequestTarget(url!) }, error.message);
   if (ctx.status !== undefined || response.headersSent) {
-    // A part of another response has been sent: cut it off, so that the client does not take it for the whole.
+    // Part of another response has been sent: cut it off, so that the client does not mistake it for a complete one.
     response.destroy();
     return;
   }

@@ -1,7 +1,7 @@
 /**
- * Browsers: which pages may use the registry. Without a token, only pages and names of this machine may. Pages of other origins
- * may if they are configured (the Fetch standard's CORS protocol). @fastify/cors and similar packages answer a preflight for
- * every path; this registry answers it for its own routes only, and before authentication.
+ * Controls which web pages may use the registry. Without a token, only pages from this machine may, and only under names of
+ * this machine. Configured origins may use it through CORS (Fetch standard). @fastify/cors and similar packages answer
+ * preflights for every path; this registry answers them only for its own routes, and before authentication.
  */
 import { BlockList, isIP } from 'node:net';
 import {
@@ -21,9 +21,9 @@ import { allowedMethods } from './router.ts';
 import { certificateName } from './server/tls.ts';
 import { isLocal } from './server/unix-socket.ts';
 
-/** Headers that a page may send: all that a route reads. */
+/** Headers that a page may send: all headers that routes read. */
 const ALLOWED_HEADERS = `authorization, content-type, if-match, if-none-match, last-event-id, ${REQUEST_ID_HEADER}, ${CLIENT_HEADER}`;
-/** Headers that a page may read, besides those that every page may. */
+/** Headers that a page may read in addition to those that the Fetch standard always allows. */
 const EXPOSED_HEADERS = [
   VERSION_HEADER,
   LEASE_HEADER,
@@ -36,12 +36,12 @@ const EXPOSED_HEADERS = [
   'allow',
   'date',
 ].join(', ');
-/** Seconds for which a browser may reuse the answer to a preflight: short, since a restart may remove an origin. */
+/** Seconds for which a browser may cache the response to a preflight. Short, because a restart may remove an origin. */
 const MAX_AGE = 600;
 
 /**
- * Step: rejects pages of other origins and requests for other names of this machine (DNS rebinding), if no token is configured
- * or if only a TLS certificate identifies the client, since browsers send that automatically.
+ * Step: if no token is configured, or if only a TLS certificate identifies the client, which browsers send automatically,
+ * rejects pages from other origins and requests for foreign host names (DNS rebinding).
  * @throws VregError FORBIDDEN
  */
 export function rejectCrossOrigin(ctx: RequestContext): void {
@@ -51,22 +51,26 @@ export function rejectCrossOrigin(ctx: RequestContext): void {
   const hasOnlyCertificate = !headers.authorization && certificateName(socket) !== undefined;
   if (!services.authenticator.isOpen && !hasOnlyCertificate) return;
   if (!isAllowed) rejectForeignOrigin(headers.origin);
-  // No DNS name leads to a unix socket.
+  // No DNS name resolves to a unix socket.
   if (!isLocal(socket)) rejectForeignHost(headers.host, services.names);
   else rejectProxied(ctx);
 }
 
-/** A proxy on the unix socket would let anyone in. */
+/** Rejects requests from a proxy on the unix socket, which would give every client access. */
 function rejectProxied(ctx: RequestContext): void {
   const { isOwner, proxyHeader: field = 'host' } = socketClient(ctx);
   if (isOwner) return;
-  throw new VregError('FORBIDDEN', `header "${field}" may come from a proxy, which needs a token to use the socket`, {
-    field,
-    hint: 'omit the header, or start the daemon with a token: VERS_AUTH_TOKEN or --token-file',
-  });
+  throw new VregError(
+    'FORBIDDEN',
+    `the header "${field}" may come from a proxy, which may use the socket only with a token`,
+    {
+      field,
+      hint: 'omit the header, or start the daemon with a token: VERS_AUTH_TOKEN or --token-file',
+    },
+  );
 }
 
-/** Adds the CORS headers that every response carries. @returns whether the request is from a page that was configured */
+/** Adds the CORS headers to every response. @returns true if the request is from a page of a configured origin */
 function allowOrigin(ctx: RequestContext): boolean {
   const { allowedOrigins } = ctx.services;
   if (allowedOrigins === undefined) return false;
@@ -78,7 +82,7 @@ function allowOrigin(ctx: RequestContext): boolean {
   return true;
 }
 
-/** Step: answers a browser that asks whether a page may send a request. It sends no token yet. */
+/** Step: answers a preflight request, with which a browser asks whether a page may send a request. It contains no token. */
 export function answerPreflight(ctx: RequestContext): 'responded' | undefined {
   const { method, headers, request, services } = ctx;
   if (method !== 'OPTIONS' || !headers['access-control-request-method']) return undefined;
@@ -92,21 +96,24 @@ export function answerPreflight(ctx: RequestContext): 'responded' | undefined {
   return 'responded';
 }
 
-/** Without a token, anyone who can make a browser on this machine open a page could register VMs. Other clients send no Origin. */
+/**
+ * Rejects pages from other origins. Otherwise, any web page that is opened in a browser on this machine could register VMs.
+ * Other clients send no Origin.
+ */
 function rejectForeignOrigin(origin: string | undefined): void {
   if (origin === undefined) return;
   const host = URL.canParse(origin) ? new URL(origin).hostname.replace(/^\[|\]$/g, '') : '';
   if (isLoopback(host)) return;
-  throw new VregError('FORBIDDEN', `pages of ${origin} may not use a registry without a token`, {
+  throw new VregError('FORBIDDEN', `pages from ${origin} may not use a registry without a token`, {
     field: 'origin',
-    hint: 'start the daemon with a token (VERS_AUTH_TOKEN or --token-file), and name the origin with --cors-origin',
+    hint: 'start the daemon with a token (VERS_AUTH_TOKEN or --token-file) and with --cors-origin ORIGIN',
   });
 }
 
 /**
- * A page whose domain was pointed at this machine sends the name of that domain. An address or a name without a dot is nobody's
- * domain, and clients that are no browsers may send no name at all.
- * @param names of this registry that contain a dot
+ * Rejects foreign host names: a page whose domain was rebound to this machine sends the name of that domain. Nobody can
+ * register an address or a name without a dot as a domain, and clients other than browsers may send no name.
+ * @param names the names of this registry that contain a dot
  */
 function rejectForeignHost(header: string | undefined, names: Pick<ReadonlySet<string>, 'has'>): void {
   if (header === undefined || ACCEPTED_FORM.test(header)) return;
@@ -115,16 +122,20 @@ function rejectForeignHost(header: string | undefined, names: Pick<ReadonlySet<s
     .replace(/^\[|\]$/g, '')
     .toLowerCase();
   if (isIP(host) !== 0 || !host.includes('.') || host.endsWith('.localhost') || names.has(host)) return;
-  throw new VregError('FORBIDDEN', 'a registry without a token answers to its own names only', {
-    field: 'host',
-    hint: 'use its address, start the daemon with --allow-host NAME, or give it a token',
-  });
+  throw new VregError(
+    'FORBIDDEN',
+    `the host name "${host}" is not allowed: without a token, the registry accepts only its own names in the Host header`,
+    {
+      field: 'host',
+      hint: 'use an IP address, or start the daemon with --allow-host NAME or with a token',
+    },
+  );
 }
 
-/** IPv4 addresses and names without a dot, with a port: nearly all requests. A quick way past the thorough check. */
+/** IPv4 addresses and names without a dot, optionally with a port. Nearly all requests match and skip the thorough check. */
 const ACCEPTED_FORM = /^(?:[a-z\d-]+|\d+\.\d+\.\d+\.\d+)(?::\d+)?$/;
 
-/** Whether only this machine can reach an address. Names are not resolved: only `localhost` counts. */
+/** True if only this machine can reach the address. Does not resolve names: of these, only `localhost` is loopback. */
 export function isLoopback(host: string): boolean {
   const family = isIP(host);
   return family === 0 ? host === 'localhost' : LOOPBACK.check(host, family === 6 ? 'ipv6' : 'ipv4');

@@ -1,4 +1,4 @@
-/** Where a request really comes from, if a trusted proxy has forwarded it. */
+/** Determines the client of a request that a trusted proxy has forwarded. */
 import type { IncomingHttpHeaders } from 'node:http';
 import { BlockList, isIP } from 'node:net';
 import { TLSSocket } from 'node:tls';
@@ -13,17 +13,17 @@ const RANGES: Readonly<Record<string, readonly string[]>> = {
   uniquelocal: ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', 'fc00::/7'],
 };
 
-/** Headers that a direct client sends. Any other header may have been added by a proxy, which anybody can use. */
+/** Headers that a direct client sends. Any other header may have been added by a proxy that anyone can use. */
 const DIRECT_HEADER =
   /^(host|user-agent|accept.*|content-.*|connection|expect|if-.*|last-event-id|range|x-request-id|x-vreg-.*)$/i;
 
-/** Characters of a header's name in an error. */
+/** Maximum number of characters of a header name in an error. */
 const MAX_NAME = 60;
 
 /**
- * Whose forwarded headers to believe: those of the proxies, and those of peers on the daemon's unix socket, which have no
- * address. Otherwise everything that a proxy forwards over the socket would share one address, and one attacker would lock
- * out all clients.
+ * Determines whose forwarded headers to trust: those from the proxies, and those from peers on the daemon's unix socket, which
+ * have no address. Otherwise all clients of a proxy on the socket would share one address, and one attacker could lock out all
+ * of them.
  * @param proxies comma-separated addresses, ranges and names of ranges
  */
 export function trustedProxies(proxies: string): (address: string | undefined) => boolean {
@@ -41,15 +41,15 @@ function familyOf(address: string): 'ipv4' | 'ipv6' {
   return isIP(address) === 6 ? 'ipv6' : 'ipv4';
 }
 
-/** Step: finds the client's address, and drops forwarded headers that cannot be believed. */
+/** Step: determines the client's address, and removes untrusted forwarded headers. */
 export function trustForwardedHeaders(ctx: RequestContext): void {
   const { request, services } = ctx;
   const { socket, headers } = request;
-  // Node remembers the address once it is read: the audit log needs it when the connection is gone.
+  // Node caches the address on the first read, and the audit log needs it after the connection is closed.
   ctx.remoteAddress = socket.remoteAddress;
   if (!services.isTrustedProxy) return;
   if (ctx.remoteAddress === undefined && !isLocal(socket)) {
-    // A closed TCP socket has no address either. Only on the unix socket is a peer without an address trusted.
+    // A closed TCP socket has no address either. A peer without an address is trusted only on the unix socket.
     delete headers['x-forwarded-for'];
     delete headers['x-forwarded-proto'];
   }
@@ -57,7 +57,7 @@ export function trustForwardedHeaders(ctx: RequestContext): void {
   ctx.remoteAddress = proxyAddr(request, services.isTrustedProxy);
 }
 
-/** `https` if the client speaks it with the daemon or with a trusted proxy. */
+/** `https` if the client uses it to connect to the daemon or to a trusted proxy. */
 export function schemeOf({ request, services }: RequestContext): string {
   const { socket, headers } = request;
   const forwarded = headers['x-forwarded-proto'];
@@ -67,7 +67,7 @@ export function schemeOf({ request, services }: RequestContext): string {
 }
 
 interface SocketClient {
-  /** The request comes straight from the owner of the unix socket, not through a proxy. */
+  /** The request comes directly from the owner of the unix socket, not through a proxy. */
   isOwner: boolean;
   /** Name of a header that a proxy may have added to a request on the socket. */
   proxyHeader?: string | undefined;
@@ -88,8 +88,8 @@ export function socketClient({ request: { socket, rawHeaders }, services }: Requ
 }
 
 /**
- * Reduces `X-Forwarded-For` to the addresses after the last entry that is no address. The nearest proxy has written the last
- * entry; everything before an invalid one is unreliable.
+ * Reduces `X-Forwarded-For` to the addresses after the last invalid entry. The nearest proxy has appended the last entry;
+ * everything before an invalid entry is unreliable.
  */
 export function cleanForwardedFor(headers: IncomingHttpHeaders): void {
   const given = headers['x-forwarded-for'];
@@ -104,7 +104,7 @@ export function cleanForwardedFor(headers: IncomingHttpHeaders): void {
   else delete headers['x-forwarded-for'];
 }
 
-/** The address of an entry without the port and the brackets that some proxies add; undefined if there is none. */
+/** The address in an entry, without the port and brackets that some proxies add; undefined if there is none. */
 function parseAddress(entry: string): string | undefined {
   const [, bracketed, plain] = /^(?:\[([^\]]*)\](?::\d+)?|([^[\]:]+):\d+)$/.exec(entry) ?? [];
   const address = bracketed ?? plain ?? entry;

@@ -1,4 +1,4 @@
-/** Responses of the app: the headers that each of them carries, and how a handler's result is sent. */
+/** Sends the app's responses, with the headers that are common to all of them. */
 import type { OutgoingHttpHeader, ServerResponse } from 'node:http';
 import { pipeline, type Readable } from 'node:stream';
 import {
@@ -18,8 +18,8 @@ import { reserveText } from './streaming.ts';
 export const JSON_TYPE = 'application/json; charset=utf-8';
 
 /**
- * A browser that opens a response must not run, embed, cache or leak any of it, nor guess another media type. Browsers open
- * only what GET and HEAD return, and on a heartbeat these headers would cost a tenth of the registry's speed.
+ * Prevents a browser that opens a response from executing, embedding, caching or leaking it, and from sniffing its media type.
+ * Sent only with responses to GET and HEAD, because browsers open no others and the headers would make heartbeats 10 % slower.
  */
 const BROWSER_HEADERS: readonly string[] = [
   'content-security-policy',
@@ -32,7 +32,7 @@ const BROWSER_HEADERS: readonly string[] = [
   'nosniff',
 ];
 
-/** Names and values in turn, as Node's `writeHead` takes them. */
+/** Header names and values, alternating, as `writeHead` accepts them. */
 type HeaderList = OutgoingHttpHeader[];
 
 /** Step: sends the handler's result, unless the handler has written the response itself. */
@@ -52,7 +52,7 @@ export function send(ctx: RequestContext): void {
   }
 }
 
-/** The headers of every response: those that help any client, then those for vreg clients, for browsers, and for this request. */
+/** The common headers: for all clients, for vreg clients, for browsers, and for this request, in this order. */
 export function commonHeaders(ctx: RequestContext, type?: string): HeaderList {
   const { registry, version, stopping } = ctx.services;
   const list: HeaderList = ctx.isRead ? [...BROWSER_HEADERS] : [];
@@ -62,7 +62,7 @@ export function commonHeaders(ctx: RequestContext, type?: string): HeaderList {
     list.push(VERSION_HEADER, version, LEASE_HEADER, String(registry.staleAfter));
     list.push(REGISTRY_HEADER, registry.id);
   } else if (ctx.route?.isHeartbeat && ctx.request.httpVersion === '1.1') {
-    // HTTP/1.1 keeps connections open without being told, and a plain heartbeat gets no header that it does not need.
+    // HTTP/1.1 keeps connections open by default, and a response to a heartbeat should be short.
     ctx.response.removeHeader('connection');
   }
   if (ctx.position !== undefined) list.push(POSITION_HEADER, ctx.position);
@@ -81,7 +81,7 @@ function formatWarming({ seconds, suspects }: Warming): string {
 }
 
 /**
- * Sends a whole response. Node leaves the body out in response to a HEAD request.
+ * Sends a complete response. For a HEAD request, Node omits the body.
  * @param length in bytes
  */
 export function respond(
@@ -104,8 +104,8 @@ export function respondEmpty(ctx: RequestContext, status: number): void {
 }
 
 /**
- * Sends a body as its client reads it. If the client leaves, the source is destroyed; if the source fails, the connection is,
- * so that the client does not take the part that was sent for the whole.
+ * Sends a body as fast as the client reads it. If the client leaves, destroys the source. If the source fails, destroys the
+ * connection, so that the client does not mistake a partial body for a complete one.
  */
 function respondWithStream(ctx: RequestContext, status: number, headers: HeaderList, body: Readable): void {
   const { response, services, request } = ctx;
@@ -116,13 +116,14 @@ function respondWithStream(ctx: RequestContext, status: number, headers: HeaderL
   if (response.destroyed || request.method === 'HEAD') body.destroy();
   if (response.destroyed) return;
   response.writeHead(status, headers);
-  // Streams, budgets, tokens, the audit log and the pipelining queue each listen for its end: more than Node's usual 10.
+  // Streams, budgets, tokens, the audit log and the pipelining queue all listen for its end. Node warns about more than 10
+  // listeners.
   response.setMaxListeners(0);
   if (request.method === 'HEAD') response.end();
   else pipeline(body, response, () => {});
 }
 
-/** Begins a response that the handler writes itself; the handler returns no result then. */
+/** Starts a response that the handler writes itself instead of returning a result. */
 export function openStream(ctx: RequestContext, headers: Readonly<Record<string, string>>): ServerResponse {
   const { 'content-type': type = JSON_TYPE, ...others } = headers;
   decide(ctx, 200);

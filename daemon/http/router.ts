@@ -1,18 +1,21 @@
-/** From a method and a URL to a route of the table, or to the reason why there is none. */
+/** Finds the route for a method and a URL, or the reason why there is none. */
 import findMyWay from 'find-my-way';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { RequestContext, Route } from './context.ts';
 import { ROUTES } from './routes.ts';
 
-/** Longest path parameter, in characters: Node's limit for a URL and its headers. The router's default of 100 would hide long ids. */
+/**
+ * Maximum length of a path parameter in characters: Node's limit for a URL and its headers. The router's default of 100 would
+ * not match long ids.
+ */
 const MAX_PARAM = 16_384;
 
-/** The router calls these functions only if its own lookup is used instead of `find`. */
+/** The handler that the router requires. It is never called, because only `find` is used. */
 const unused = () => {};
 const router = findMyWay({ maxParamLength: MAX_PARAM, onBadUrl: unused });
 for (const route of ROUTES) router.on(route.method, route.path, unused, route);
 
-/** Step: finds the route. A missing route, like a path that cannot be decoded, is reported only after authentication. */
+/** Step: finds the route. A missing route or a path that cannot be decoded is reported after authentication. */
 export function findRoute(ctx: RequestContext): void {
   const { method, url } = ctx.request;
   // Node sends no body in response to a HEAD request.
@@ -27,7 +30,7 @@ export function findRoute(ctx: RequestContext): void {
   ctx.queryParams = found.searchParams as RequestContext['queryParams'];
 }
 
-/** Step: 404 or 405 if there is no route. @throws VregError NOT_FOUND, METHOD_NOT_ALLOWED, INVALID */
+/** Step: responds with 404 or 405 if there is no route. @throws VregError NOT_FOUND, METHOD_NOT_ALLOWED, INVALID */
 export function answerUnknownRoute(ctx: RequestContext): void {
   if (ctx.route) return;
   if (ctx.isUrlBroken) throw new VregError('INVALID', 'the URL has a broken percent-encoding', { field: 'url' });
@@ -36,9 +39,9 @@ export function answerUnknownRoute(ctx: RequestContext): void {
   throw error;
 }
 
-/** Why no route has this method and URL: 405 if another method would, else 404. */
+/** The error for a method and URL without a route: 405 if the URL supports other methods, otherwise 404. */
 export function noRoute(method: string, url: string): { error: VregError; allow?: string } {
-  // The router ignores a fragment, too.
+  // The router also ignores a fragment.
   const path = url.split(/[?#]/, 1)[0]!;
   const allow = allowedMethods(url).join(', ');
   if (allow === '') {
@@ -54,11 +57,11 @@ export function noRoute(method: string, url: string): { error: VregError; allow?
   };
 }
 
-/** The methods of a path, in the order of the table; none for an unknown path. */
+/** The methods that a path supports, in the order of the table; none for an unknown path. */
 export function allowedMethods(url: string): string[] {
   const methods = ROUTES.filter((route) => {
     const found = router.find(route.method, url);
-    // An empty id or role matches no VM, so nothing is allowed on it.
+    // An empty id or role matches no VM, so no method is allowed.
     return found?.store === route && !Object.values(found.params).includes('');
   }).map(({ method }) => method as string);
   return methods.includes('GET') ? ['HEAD', ...methods] : methods;

@@ -5,11 +5,11 @@ import { type Budget, type Reservation, type Scheduler, UNCOUNTED } from '../lim
 import type { VmRecord } from '../registry/vm-record.ts';
 
 /**
- * UTF-16 units of one chunk of a streamed response: hundreds of entries, so that usual lists are one chunk, but little
- * for a slow client to hold.
+ * Size of a chunk of a streamed response in UTF-16 units: hundreds of entries, so most lists fit in one chunk, but little
+ * memory per slow client.
  */
 export const CHUNK_SIZE = 65_536;
-/** Bytes that an array needs for each element. */
+/** Bytes per element of an array. */
 export const POINTER_SIZE = 8;
 
 /**
@@ -23,7 +23,7 @@ export function reserveFor(response: ServerResponse, budget: Budget, bytes = 0):
 
 /**
  * Reserves the bytes of a text response until it is closed, unless the text is small.
- * @param isCommitted true if the request has changed something already, so that its response cannot be refused any more
+ * @param isCommitted true if the request has already changed something, so its response can no longer be refused
  * @throws VregError TOO_MANY_REQUESTS
  */
 export function reserveText(response: ServerResponse, budget: Budget, text: string, isCommitted: boolean): void {
@@ -34,16 +34,16 @@ export function reserveText(response: ServerResponse, budget: Budget, text: stri
 }
 
 function releaseWhenClosed(reservation: Reservation, response: ServerResponse): Reservation {
-  // A destroyed response has emitted its "close" already.
+  // A destroyed response has already emitted "close".
   if (response.destroyed) reservation.release();
   else response.once('close', () => reservation.release());
   return reservation;
 }
 
 /**
- * Makes a stream that produces its next chunk when the client has read the one before.
+ * Creates a stream that produces each chunk after the client has read the previous one.
  * @param next resolves to undefined at the end
- * @param reservation holds the current chunk
+ * @param reservation of memory for the current chunk
  */
 export function pullStream(next: () => Promise<string | undefined>, reservation: Reservation): Readable {
   const produce = async (stream: Readable) => {
@@ -53,7 +53,7 @@ export function pullStream(next: () => Promise<string | undefined>, reservation:
     stream.push(bytes);
   };
   return new Readable({
-    // Produce nothing ahead of the client.
+    // Produce no chunk in advance.
     highWaterMark: 0,
     read() {
       produce(this).catch((error: Error) => this.destroy(error));
@@ -62,11 +62,11 @@ export function pullStream(next: () => Promise<string | undefined>, reservation:
 }
 
 /**
- * Encodes `{vms, count}`. Declared fields are as of now, even if they are sent later; liveness is as of when it is
- * sent.
+ * Encodes `{vms, count}`. Declared fields have their values at the time of the call, even if they are sent later; liveness is
+ * computed when it is sent.
  * @param reserve called with the bytes of the first chunk if there is more than one
- * @returns a text if it is one chunk. A long list as text would occupy memory once for each slow client, and can exceed
- *   the maximum length of a JavaScript string.
+ * @returns a text if it fits in one chunk, otherwise a stream. The text of a long list would occupy memory for each slow
+ * client, and can exceed the maximum length of a JavaScript string.
  * @throws VregError TOO_MANY_REQUESTS
  */
 export function encodeList(
@@ -89,15 +89,15 @@ export function encodeList(
   }, reservation);
 }
 
-/** Bytes of {@link encodeList} for entries without added fields. */
+/** The length of {@link encodeList} in bytes, for entries without added fields. */
 export function listLength(entries: readonly VmRecord[]): number {
   const frame = `{"vms":[],"count":${entries.length}}`.length + Math.max(0, entries.length - 1);
   return entries.reduce((sum, { size }) => sum + size, frame);
 }
 
-/** Encodes `{vms, count}` chunk by chunk. A generator would take half of the time of a short list. */
+/** Encodes `{vms, count}` chunk by chunk. A generator would take half as long as encoding a short list. */
 class ListEncoder {
-  /** The last chunk has been returned. */
+  /** True when the last chunk has been returned. */
   isOver = false;
   readonly #entries: readonly VmRecord[];
   readonly #encode: (entry: VmRecord) => string;
@@ -108,7 +108,7 @@ class ListEncoder {
     this.#encode = encode;
   }
 
-  /** The next chunk. Must not be called again after the last one. */
+  /** Returns the next chunk. Must not be called after the last one. */
   next(): string {
     const entries = this.#entries;
     let chunk = this.#index === 0 ? '{"vms":[' : '';

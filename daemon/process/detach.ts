@@ -1,4 +1,4 @@
-/** `--detach`: starts the same program again without a terminal, with its output in a log file. */
+/** `--detach`: starts the same program again without a terminal and writes its output to a log file. */
 import { spawn } from 'node:child_process';
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -8,7 +8,7 @@ import { makeStateDir } from './state-dir.ts';
 /** Bytes of the log that are searched for the first line of a program that crashed at start. */
 const CRASH_LOG_BYTES = 4096;
 
-/** The one message that the detached program sends over its IPC channel: it is up, or why it is not. */
+/** The only message that the detached program sends over its IPC channel: it is ready, or the reason why it failed. */
 type StartReport =
   | { ready: true; warning?: string | undefined }
   | { failed: { code: ErrorCode; message: string; field?: string | undefined; hint?: string | undefined } };
@@ -20,7 +20,7 @@ export interface DetachedProcess {
 }
 
 /**
- * Starts the program again with these arguments and resolves when it reports that it is up.
+ * Starts the program again with these arguments and resolves when it reports that it is ready.
  * @throws VregError the error with which the detached program failed; STORE_UNUSABLE if the log cannot be written;
  *   INTERNAL if the program exited without a report
  */
@@ -52,7 +52,7 @@ export async function startDetached(argv: readonly string[], logFile: string): P
         reject(
           new VregError(
             'INTERNAL',
-            `the process exited at once with ${signal ?? code}${firstLine && `: ${firstLine}`}`,
+            `the process exited immediately with ${signal ?? code}${firstLine && `: ${firstLine}`}`,
             {
               hint: `see its log: ${logFile}`,
             },
@@ -68,14 +68,14 @@ export async function startDetached(argv: readonly string[], logFile: string): P
 }
 
 /**
- * Reports to the process that ran {@link startDetached} that this one is up; does nothing in the foreground.
+ * Reports to the process that ran {@link startDetached} that this process is ready. Does nothing in the foreground.
  * @param warning a problem that does not prevent this process from running
  */
 export function reportReady(warning?: string): Promise<void> {
   return send({ ready: true, warning });
 }
 
-/** Reports to the process that ran {@link startDetached} why this one did not start; does nothing in the foreground. */
+/** Reports to the process that ran {@link startDetached} why this process failed to start. Does nothing in the foreground. */
 export async function reportFailure(error: unknown): Promise<void> {
   if (!(error instanceof VregError)) return;
   const { code, message, field, hint } = error;
@@ -85,7 +85,7 @@ export async function reportFailure(error: unknown): Promise<void> {
 /** Sends one report and closes the channel. */
 async function send(report: StartReport): Promise<void> {
   if (!process.send) return;
-  // The callback ignores errors: the parent may have exited, which does not concern this process.
+  // Ignore errors: the parent may have exited, which does not affect this process.
   await new Promise((resolve) => process.send!(report, resolve));
   if (process.connected) process.disconnect();
 }

@@ -1,12 +1,12 @@
-/** Limit of open files (`ulimit -n`). */
+/** The limit on open files (`ulimit -n`). */
 import { closeSync, openSync } from 'node:fs';
 import { VregError } from '../../src/protocol/errors.ts';
 
-/** File descriptors that a start needs: about 16 for the daemon itself, and as many for its first clients. */
+/** File descriptors that the daemon needs to start: about 16 for itself, and as many for its first clients. */
 const NEEDED = 32;
 
 /**
- * Checks that enough files can be opened. Without this check libsql would abort the process instead of failing.
+ * Checks that enough files can be opened. If too few can be, libsql would abort the process instead of failing.
  * @throws VregError STORE_UNUSABLE
  */
 export function checkFdLimit(): void {

@@ -1,14 +1,14 @@
 /**
- * Life cycle of a long-running process, the same for the registry and the agent: it reports its state to systemd and to
- * the process that started it with `--detach`, and reloads on SIGHUP.
+ * The life cycle of the registry and of the agent. The process reports its state to systemd and to the process that started it
+ * with `--detach`, and reloads on SIGHUP.
  */
 import { createNotifier, type SystemdNotifier } from '../systemd/notify.ts';
 import { reportReady } from './detach.ts';
 
 export interface Reloader {
-  /** The thing that is reloaded, as the log names it: `the token`. */
+  /** Name of the reloaded item for the log, for example `the token`. */
   what: string;
-  /** Applies the new version. If this throws, the current version stays in use. */
+  /** Applies the new version. If it throws, the current version stays in use. */
   reload(): Promise<void> | void;
 }
 
@@ -41,7 +41,7 @@ export class Lifecycle {
     else options.signal.addEventListener('abort', () => void this.stopping(), { once: true });
   }
 
-  /** Runs the reloaders on each SIGHUP from now on. */
+  /** Makes each SIGHUP run the reloaders. */
   reloadOnHangup(reloaders: readonly Reloader[]): void {
     const { onHangup, log } = this.#options;
     const reload = createReload(reloaders, log, this.#notifier);
@@ -49,7 +49,7 @@ export class Lifecycle {
   }
 
   /**
-   * Reports that the process is up. Resolves when the process that started it has been notified.
+   * Reports that the process is ready. Resolves when the process that started it has been notified.
    * @param warning a problem that does not prevent the process from running, such as an unreachable registry
    */
   ready(warning?: string): Promise<void> {
@@ -64,15 +64,15 @@ export class Lifecycle {
     return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
   }
 
-  /** Resolves when systemd has been notified that the process is stopping, which happens once. */
+  /** Notifies systemd once that the process is stopping. Resolves when the notification has been sent. */
   async stopping(): Promise<void> {
     await this.#notifier?.stopping();
   }
 }
 
 /**
- * Runs all reloaders even if one fails, so that one bad file does not prevent another from being reloaded.
- * @returns a function that reloads; if it is called during a reload, one more reload follows
+ * Runs all reloaders even if one fails, so that an invalid file does not prevent the others from being reloaded.
+ * @returns a function that reloads. If it is called during a reload, another reload follows
  */
 export function createReload(
   reloaders: readonly Reloader[],

@@ -1,10 +1,8 @@
 /**
- * Destination of the log. Its file may be on a full disk, and the reader of its pipe may have stopped. Neither may
- * block the process, so lines that cannot be written now are buffered and retried; lines beyond the buffer are dropped
- * and counted.
- *
- * `pino.destination` is no alternative: its flush at exit retries without end, so that a process whose log is full or
- * blocked never exits (sonic-boom 4.2, `flushSync`).
+ * The destination of the log. The disk may be full, or the reader of a pipe may have stopped reading. Neither may block the
+ * process, so lines that cannot be written are buffered and retried. If the buffer is full, lines are dropped and counted.
+ * `pino.destination` is not an alternative: its flush at exit retries forever, so a process whose log cannot be written never
+ * exits (sonic-boom 4.2, `flushSync`).
  */
 import { constants, fstatSync, openSync, writeSync } from 'node:fs';
 import { Socket } from 'node:net';
@@ -13,9 +11,9 @@ import { Socket } from 'node:net';
 const RETRY_INTERVAL = 100;
 
 export interface LogDestinationOptions {
-  /** Descriptor. */
+  /** File descriptor. */
   fd: number;
-  /** Bytes of lines that may wait until they can be written. */
+  /** Maximum number of bytes to buffer. */
   maxBuffered: number;
   /** @returns a line that reports the number of dropped lines */
   droppedNotice: (dropped: number) => string;
@@ -37,7 +35,7 @@ export class LogDestination {
     process.once('exit', () => this.#flush());
   }
 
-  /** Writes synchronously if possible, so that the last line before a crash is not lost. */
+  /** Writes synchronously if possible, so the last line before a crash is not lost. */
   write(line: string): void {
     const bytes = Buffer.from(line);
     if (this.#size + bytes.length > this.#maxBuffered) {
@@ -69,7 +67,7 @@ export class LogDestination {
     this.write(this.#droppedNotice(dropped));
   }
 
-  /** @returns the number of bytes written; all of them if no reader will ever come */
+  /** @returns the number of bytes written; all of them if there is no reader any more */
   #writeSome(bytes: Buffer): number {
     try {
       return writeSync(this.#fd, bytes);
@@ -80,21 +78,22 @@ export class LogDestination {
   }
 }
 
-/** Referenced for the life of the process: a collected Socket closes its descriptor. */
+/** Prevents garbage collection for the lifetime of the process, because a collected Socket closes its descriptor. */
 const sockets: Socket[] = [];
 
-/** @returns a descriptor of the same file whose writes fail with EAGAIN instead of waiting for a reader */
+/** @returns a descriptor for the same file, on which writes fail with EAGAIN instead of waiting for a reader */
 function nonBlocking(fd: number): number {
   try {
     const stats = fstatSync(fd);
-    // Reopened, because other processes that share this descriptor may rely on it to block (Linux, proc_pid_fd(5)).
+    // Reopen the file, because other processes that share this descriptor may rely on its blocking mode (Linux,
+    // proc_pid_fd(5)).
     if (stats.isFIFO() || stats.isCharacterDevice())
       return openSync(`/proc/self/fd/${fd}`, constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
-    // A socket cannot be reopened. Node makes the descriptor of a Socket non-blocking.
+    // A socket cannot be reopened, but Node makes the descriptor of a Socket non-blocking.
     if (stats.isSocket())
       sockets.push(new Socket({ fd, readable: false, writable: true }).on('error', () => {}).unref());
   } catch {
-    // The descriptor stays blocking.
+    // The descriptor remains blocking.
   }
   return fd;
 }

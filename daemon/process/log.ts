@@ -1,6 +1,5 @@
 /**
- * The log of the daemon and the agent, on stderr: one JSON object per line for machines, or one readable line per
- * event.
+ * The log of the daemon and the agent on stderr, with one line per event: JSON for machines, or readable text.
  */
 import { type Logger, pino } from 'pino';
 import type { LogFormat, LogLevel } from '../../src/protocol/api.ts';
@@ -43,8 +42,8 @@ export async function createLog({ level, format, color = false }: LogOptions): P
 }
 
 /**
- * Makes the function that turns pino's JSON lines into the lines of the log. Text from outside can neither move the
- * cursor of a terminal nor begin another line.
+ * Creates the function that converts pino's JSON lines to log lines. Untrusted text can neither move the cursor of a terminal
+ * nor begin a new line.
  */
 export async function lineFormatter(format: LogFormat, colorize: boolean): Promise<(line: string) => string> {
   if (format === 'json') return escapeControls;
@@ -55,7 +54,7 @@ export async function lineFormatter(format: LogFormat, colorize: boolean): Promi
     try {
       event = JSON.parse(line, printableValue);
     } catch {
-      // Masking a secret that consists of digits can break the JSON.
+      // Masking a secret that consists of digits may have made the JSON invalid.
       return `${printable(line.trimEnd())}\n`;
     }
     return pretty(JSON.stringify(event));
@@ -64,7 +63,7 @@ export async function lineFormatter(format: LogFormat, colorize: boolean): Promi
 
 function printableValue(key: string, value: unknown): unknown {
   if (typeof value !== 'string') return value;
-  // The lines of a stack are indented, so none of them can be mistaken for another event.
+  // The lines of a stack trace are indented, so none of them can be mistaken for another event.
   return key === 'stack' ? value.split('\n').map(printable).join('\n') : printable(value);
 }
 

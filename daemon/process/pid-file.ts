@@ -1,6 +1,6 @@
 /**
- * Pid files: a file beside the state of the daemon or the agent names the running process. `vreg daemon status` and
- * `stop` find the process with it, and a second daemon can name the first in its error.
+ * Pid files: a file beside the state of the daemon or the agent identifies the running process. `vreg daemon status` and `stop`
+ * use it to find the process, and a second daemon uses it to name the first one in its error.
  */
 
 import { execFileSync } from 'node:child_process';
@@ -18,19 +18,18 @@ export interface ProcessInfo {
   started?: string;
   /** The kernel's id of the boot, since start times from /proc count from there; absent without /proc. */
   boot?: string;
-  /** Device and inode of its folder, so that a copy of the folder does not name this process. */
+  /** Device and inode of the file's folder, so a copy of the folder does not refer to this process. */
   home?: string;
   /** RFC 3339. */
   since: string;
-  /** Addresses on which the registry listens, or the registry of the agent. */
+  /** For a registry, the URLs on which it listens; for an agent, the URL of its registry. */
   urls: string[];
   /** The agent's VM. */
   vm?: string;
 }
 
 /**
- * Milliseconds to wait for a process to exit: 5 s more than the daemon's drain, which its request timeout (30 s)
- * bounds.
+ * Milliseconds to wait for a process to exit: 5 s more than the daemon may take to drain, which is its request timeout of 30 s.
  */
 const STOP_TIMEOUT = 35_000;
 /** Milliseconds between two checks whether a process has exited. */
@@ -62,8 +61,8 @@ export function writeProcessInfo(
 }
 
 /**
- * Removes the file that {@link writeProcessInfo} wrote, but not the file of another process in a recreated folder.
- * Never fails: on a read-only disk the file stays, and readers ignore it as they ignore the file of a killed process.
+ * Removes the file that {@link writeProcessInfo} wrote, but not the file of another process in a recreated folder. Never fails:
+ * a file on a read-only disk remains, and readers ignore it like the file of a killed process.
  * @param vm the agent's VM
  */
 export function removeProcessInfo(dir: string, kind: ProcessInfo['kind'], vm?: string): void {
@@ -73,13 +72,12 @@ export function removeProcessInfo(dir: string, kind: ProcessInfo['kind'], vm?: s
   try {
     rmSync(file, { force: true });
   } catch {
-    // Readers check whether the process still runs.
+    // Readers check whether the process is still running.
   }
 }
 
 /**
- * @returns the running process of that kind (the first one if there are several agents), ignoring files of killed
- *   processes
+ * @returns the running process of that kind, the first one if there are several agents. Ignores files of killed processes
  */
 export function readProcessInfo(dir: string, kind: ProcessInfo['kind']): ProcessInfo | undefined {
   return readProcesses(dir, kind)[0];
@@ -102,7 +100,7 @@ export function readProcesses(dir: string, kind: ProcessInfo['kind']): ProcessIn
     .filter((info) => info !== undefined && (info.home ?? home) === home && isRunning(info)) as ProcessInfo[];
 }
 
-/** Device and inode, which stay the same when a folder is moved and differ when it is copied. */
+/** Device and inode, which stay the same if the folder is moved, but not if it is copied. */
 function folderId(dir: string): string {
   const { dev, ino } = statSync(dir);
   return `${dev}:${ino}`;
@@ -145,7 +143,7 @@ export async function stopProcesses(
     if (waited > STOP_TIMEOUT) {
       const left = processes.filter(isRunning).map(({ kind, pid }) => `${kind} (pid ${pid})`);
       throw new VregError('TIMEOUT', `still running after ${STOP_TIMEOUT / 1000} s: ${left.join(', ')}`, {
-        hint: 'see its log; kill -9 loses no acknowledged change',
+        hint: 'check its log; kill -9 loses no acknowledged change',
       });
     }
     await sleep(POLL_INTERVAL);
@@ -188,8 +186,8 @@ function bootId(): string | undefined {
 }
 
 /**
- * An id may contain characters that are not allowed in a file name, so the name of an agent's file has a digest of the
- * id.
+ * The file name. For an agent, it contains a digest of the VM's id, which may contain characters that are not allowed in file
+ * names.
  */
 function fileName({ kind, vm = '' }: { kind: ProcessInfo['kind']; vm?: string | undefined }): string {
   if (kind === 'serve') return 'daemon.json';
@@ -199,7 +197,7 @@ function fileName({ kind, vm = '' }: { kind: ProcessInfo['kind']; vm?: string | 
 function readInfo(file: string): ProcessInfo | undefined {
   try {
     const info = JSON.parse(readRegularFile(file)?.text ?? '') as ProcessInfo | null;
-    // kill(2) treats pids of 0 and below as process groups; vreg never writes such a file.
+    // kill(2) treats pids of 0 and less as process groups. vreg never writes such a file.
     return Number.isSafeInteger(info?.pid) && info!.pid > 0 ? info! : undefined;
   } catch {
     return undefined;

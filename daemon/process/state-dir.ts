@@ -34,7 +34,7 @@ export function assertPrivate(path: string, setting: 'data-dir' | 'run-dir', use
 
 export function unusableStateDir(dir: string, cause: unknown): VregError {
   return new VregError('STORE_UNUSABLE', `cannot use the data dir ${dir} (${(cause as NodeJS.ErrnoException).code})`, {
-    hint: 'make it a folder that this user may write, or choose another with --data-dir',
+    hint: 'use a folder that this user can write to, or choose another with --data-dir',
     cause,
   });
 }

@@ -1,12 +1,12 @@
-/** Limits of one registry, so that no client fills it by mistake or on purpose. */
+/** The limits of a registry, so that no client fills it by mistake or on purpose. */
 import { formatBytes, VregError } from '../../src/protocol/errors.ts';
 import type { VmRecord } from './vm-record.ts';
 
 export interface RegistryLimits {
   maxVms: number;
-  /** Bytes of JSON per entry. */
+  /** Maximum size of an entry in bytes of JSON. */
   maxEntry: number;
-  /** Sum of {@link VmRecord.weight} in bytes, because all entries stay in memory. Default: unlimited. */
+  /** Maximum sum of {@link VmRecord.weight} in bytes, because all entries are in memory. Default: unlimited. */
   maxTotal?: number;
 }
 
@@ -24,7 +24,7 @@ export interface Usage {
 export function checkLimits(entry: VmRecord, before: VmRecord | undefined, usage: Usage, limits: RegistryLimits): void {
   checkSize(entry, limits);
   if (!before) checkCount(usage.vms, limits);
-  // A full registry still accepts changes that do not grow it.
+  // A full registry still accepts changes that do not need more space.
   const growth = entry.weight - (before?.weight ?? 0);
   if (growth > 0) checkTotal(usage.bytes + growth, limits);
 }
@@ -34,7 +34,7 @@ function checkSize(entry: VmRecord, { maxEntry }: RegistryLimits): void {
   if (size <= maxEntry) return;
   throw new VregError('TOO_LARGE', `the entry is too large: ${size} bytes of JSON (limit ${maxEntry})`, {
     field: 'metadata',
-    hint: 'store less in metadata and services, or raise --max-body of the daemon',
+    hint: 'store less in metadata and services, or raise --max-body on the daemon',
   });
 }
 
@@ -42,7 +42,7 @@ function checkCount(count: number, { maxVms }: RegistryLimits): void {
   if (count < maxVms) return;
   throw new VregError('TOO_MANY_REQUESTS', `the registry is full (limit ${maxVms} VMs)`, {
     field: 'id',
-    hint: 'remove dead VMs (vreg prune), or raise --max-vms of the daemon',
+    hint: 'remove dead VMs (vreg prune), or raise --max-vms on the daemon',
   });
 }
 

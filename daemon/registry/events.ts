@@ -1,14 +1,14 @@
 /**
- * The most recent events, and the subscribers to new ones. A subscriber that reconnects asks for the events since the last
- * revision that it knows. If the log no longer reaches back that far, the subscriber starts again from the full state, so
- * that it never misses an event unnoticed.
+ * The most recent events, and the subscribers to new ones. A subscriber that reconnects requests the events after the last
+ * revision that it knows. If the log no longer reaches back that far, the subscriber receives the full state, so it never
+ * misses an event without noticing.
  */
 import { type FieldChanges, OCCURRENCE_TYPES, type VmEventType } from '../../src/protocol/events.ts';
 import type { Conflict } from '../../src/protocol/heartbeat.ts';
 import { formatPosition, type Position } from '../../src/protocol/position.ts';
 import type { VmRecord } from './vm-record.ts';
 
-/** Events retained for subscribers that reconnect: minutes of a busy fleet, a few megabytes. */
+/** Maximum number of events to retain for subscribers that reconnect: minutes of events from a busy fleet, a few megabytes. */
 const MAX_EVENTS = 4096;
 
 const OCCURRENCES: ReadonlySet<VmEventType> = new Set(OCCURRENCE_TYPES);
@@ -24,7 +24,7 @@ export interface Event {
   revision: number;
   /** As the wire has it. */
   position: string;
-  /** The whole {@link VmEvent}. */
+  /** The complete {@link VmEvent}. */
   json: string;
   /**
    * If the event changed the role, the events that readers of a single role receive instead: `deregistered` with the last
@@ -68,9 +68,9 @@ export class EventLog {
   readonly #subscribers = new Set<EventSubscriber>();
 
   /**
-   * @param revision of the registry at start; earlier events are not in the log
-   * @param limits of the retained events: their number, and the UTF-16 units of their JSON, since a few thousand events with the
-   *   largest possible entries would be gigabytes
+   * @param revision of the registry at the start; the log does not contain earlier events
+   * @param limits on the retained events: their number, and the UTF-16 units of their JSON, because a few thousand events with
+   * the largest possible entries would take gigabytes
    */
   constructor(revision: number, { maxEvents = MAX_EVENTS, maxSize = Number.POSITIVE_INFINITY }: EventLogLimits = {}) {
     // A subscriber that knows the last revision of an earlier run may have missed liveness events after it, which are not stored.
@@ -132,7 +132,8 @@ export class EventLog {
     const event = this.#retained.shift()!;
     const { type, revision } = event;
     this.#size -= sizeOf(event);
-    // An event that is no change has the revision of the change before it, so a client that knows that revision may lack it.
+    // An event that is not a change has the revision of the change before it, so a client that knows that revision may not have
+    // received it.
     this.#from = OCCURRENCES.has(type) ? revision + 1 : revision;
   }
 }

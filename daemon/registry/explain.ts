@@ -1,10 +1,10 @@
-/** Explanations of answers: why `discover` offers a VM, whether an answer may be outdated, and the fleet in one line. */
+/** Explains answers: why `discover` returns a VM, whether an answer may be outdated, and the state of the fleet in one line. */
 import type { Why } from '../../src/protocol/api.ts';
 import type { Clock } from '../clock.ts';
 import type { Registry } from './registry.ts';
 import type { VmRecord } from './vm-record.ts';
 
-/** Explains why `discover` offers a VM or not. */
+/** Explains why `discover` returns or omits a VM. */
 export function explain(registry: Registry, entry: VmRecord): Why {
   const { id, role, status } = entry.vm;
   // In listening time, like the lease, so the two can be compared.
@@ -33,7 +33,9 @@ export function explain(registry: Registry, entry: VmRecord): Why {
   };
 }
 
-/** The fleet in one line, such as `12 VMs, 1 stale, 3 suspect`. Counts of zero are left out, except for the VMs. */
+/**
+ * The state of the fleet in one line, such as `12 VMs, 1 stale, 3 suspect`. Zero counts are omitted, except the number of VMs.
+ */
 export function summarize(registry: Registry): string {
   const all = registry.list({});
   const running = all.filter(({ vm }) => vm.status === 'running');
@@ -47,14 +49,14 @@ export function summarize(registry: Registry): string {
 
 /** An answer may include dead VMs, because the registry could not have received their heartbeats. */
 export interface Warming {
-  /** Seconds until every VM of the answer has sent a heartbeat or has gone stale. */
+  /** Seconds until every VM in the answer has sent a heartbeat or become stale. */
   seconds: number;
-  /** VMs that are offered only because they fell silent in a mass loss. */
+  /** Number of VMs that are returned only because they fell silent in a mass loss. */
   suspects: number;
 }
 
 /**
- * @param entries the VMs of the answer
+ * @param entries the VMs in the answer
  * @param lease milliseconds of listening time
  * @returns undefined if every running VM of the answer has certainly sent a heartbeat since the last gap in listening time,
  *   or had a full lease since then
@@ -70,6 +72,6 @@ export function warmingOf(entries: Iterable<VmRecord>, clock: Clock, lease: numb
     else if (entry.seen.heardAt > certainFrom) continue;
     until = Math.max(until, entry.leaseFrom + lease);
   }
-  // At least one second, because 0 would mean that the answer is certain.
+  // At least one second, because 0 would mean that the answer is reliable.
   return until === 0 ? undefined : { seconds: Math.max(1, Math.ceil((until - now) / 1000)), suspects };
 }

@@ -1,17 +1,17 @@
-/** Health of the VMs' services, as their agents have probed it. It is not stored, because each heartbeat repeats it. */
+/** The health of services, as probed by the agents. It is not stored, because each heartbeat repeats it. */
 import type { ServiceHealth } from '../../src/protocol/heartbeat.ts';
 import type { VmRecord } from './vm-record.ts';
 
 export type HealthReport = Readonly<Record<string, ServiceHealth>>;
 
-/** Order of preference. A service without a probe comes before a failing one, because it may well work. */
+/** Order of preference. A service without a probe comes before a failing one, because it may work. */
 const RANK = { passing: 0, unknown: 1, failing: 2 } as const;
 
 export class HealthReports {
   readonly #reports = new Map<string, HealthReport>();
 
   /**
-   * Replaces the VM's report. Services that the VM does not have are dropped: an agent may name any number of them, and no
+   * Replaces the VM's report. Drops services that the VM does not have, because an agent may report any number of them, and no
    * limit of the registry counts them.
    */
   put({ vm }: VmRecord, report: HealthReport): void {
@@ -30,15 +30,15 @@ export class HealthReports {
     this.#reports.delete(id);
   }
 
-  /** Health of the services that the VM has now; undefined if none of them is probed. */
+  /** The health of the services that the VM has now; undefined if none of them is probed. */
   of({ vm }: VmRecord): HealthReport | undefined {
     const report = this.#reports.get(vm.id);
     return report && knownOf(vm, report);
   }
 
-  /** The VMs that offer a service: passing first, failing last, otherwise in the given order. */
+  /** The VMs with a service: passing first, failing last, otherwise in the given order. */
   offering(entries: readonly VmRecord[], service: string, passingOnly: boolean): VmRecord[] {
-    // One pass without sorting, because many long polls may evaluate this over many VMs.
+    // One pass without sorting, because many long polls may evaluate this for many VMs.
     const ranks: [VmRecord[], VmRecord[], VmRecord[]] = [[], [], []];
     for (const entry of entries) {
       if (!entry.vm.services?.some(({ name }) => name === service)) continue;

@@ -1,9 +1,10 @@
 /**
  * Decides which incarnation of a VM may send its heartbeats.
  *
- * Each heartbeat of an agent spends a single-use heartbeat token and names the next one, like a ratchet. A token has a
- * number that only grows, and 128 random bits. An agent that spends a token a second time is a copy of the VM or of its
- * agent's state, or the VM was rewound. A plain heartbeat has no token and is never refused here.
+ * Each heartbeat from an agent spends a single-use heartbeat token and contains the next one, like a ratchet. A token has a
+ * number that only increases, and 128 random bits. If an agent spends a token a second time, it is a copy of the VM or of its
+ * agent's state, or the VM was restored from an older snapshot (*rewound*). A plain heartbeat has no token and is never refused
+ * here.
  *
  * **States of a VM**
  *
@@ -12,10 +13,10 @@
  * - *Held tentatively*: the holder was accepted without proof, because it is probably the VM. The registry also stores
  *   the last *proven* incarnation for a lease. If that one spends its token within the lease, it takes the VM back;
  *   otherwise the tentative holder becomes the proven one.
- * - *Contested*: another incarnation claims the VM and was refused. The registry stores the claim as a conflict, with the
- *   token that the holder had to spend at that time. The claim is *decided* when a proven holder has spent that token: it
- *   was heard again. It is also decided when the holder has been silent for a lease: then the claim is accepted. A claim
- *   that was not repeated for a lease has ended: the VM may have been rewound to the same state a second time.
+ * - *Contested*: another incarnation claims the VM and was refused. The registry stores the claim as a conflict, with the token
+ * that the holder had to spend at that time. The claim is *decided* when a proven holder spends that token: then the claim is
+ * rejected. It is also decided when the holder has been silent for a lease: then the claim is accepted. A claim that was not
+ * repeated for a lease has ended: the VM may have been rewound to the same state a second time.
  *
  * **Who is accepted.** The first rule that matches applies:
  *
@@ -25,25 +26,25 @@
  *    that heartbeat arrives, the sender is a copy; otherwise the VM has moved.
  * 3. The holder is tentative, and the sender spends the token of the last proven incarnation: it takes the VM back, as in
  *    rule 2, and the conflict is recorded.
- * 4. The sender asks to replace the holder: it becomes the holder, and the conflict is recorded. The HTTP handler has
- *    checked that the sender's access token may change the VM.
+ * 4. The sender requests to replace the holder: it becomes the holder, and the conflict is recorded. The HTTP handler has
+ * checked that the sender's access token may change the VM.
  * 5. The holder has been silent for a lease: the sender becomes the holder. The conflict is recorded, unless the sender's
  *    token number is ahead or the VM has only lost its agent's state.
  * 6. The sender is probably the VM: it becomes the tentative holder. That applies if its token has a higher number than the
  *    proven one (the registry has lost heartbeats), if it has no token but the addresses of the proven incarnation (the
- *    agent has lost its state), or if the VM was declared stopped or paused after the last heartbeat. All of this can be
- *    invented, so it never ends the right of the proven incarnation to return. If the VM is held tentatively already, the
- *    sender must resemble the proven incarnation more than the holder does, or equally with a higher token number or after
- *    the holder's next heartbeat is overdue. The conflict is recorded if the sender does not resemble the proven
+ *    agent has lost its state), or if the status of the VM was set to stopped or paused after the last heartbeat. A client
+ *    could invent all of this, so the proven incarnation keeps its right to return. If the VM is already held tentatively,
+ *    the sender must resemble the proven incarnation more than the holder does, or equally with a higher token number or
+ *    after the holder's next heartbeat is overdue. The conflict is recorded if the sender does not resemble the proven
  *    incarnation.
  * 7. Otherwise the VM is contested.
  *
- * **Who is heard.** Only an accepted heartbeat is a sign of life, and only it renews the holder's time. Silence is measured
- * in listening time, so a pause of the registry silences nobody.
+ * **Silence.** Only an accepted heartbeat is a sign of life and ends the silence of the holder. Silence is measured in
+ * listening time, so it does not include pauses of the registry.
  *
- * **409.** With `Retry-After` the claim is undecided, and the sender must retry with the same heartbeat: an agent does so
- * until it is accepted or the claim is decided. Without `Retry-After` another incarnation is alive: an agent exits with 9 or
- * applies `--on-clone`. A one-shot `vreg heartbeat` exits with 9 in both cases.
+ * **409.** If the response has `Retry-After`, the claim is undecided, and the sender must retry with the same heartbeat: an
+ * agent does so until it is accepted or the claim is decided. Otherwise, another incarnation is alive: an agent exits with 9
+ * or applies `--on-clone`. A one-shot `vreg heartbeat` exits with 9 in both cases.
  */
 import { heartbeatInterval } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
@@ -53,7 +54,7 @@ import type { RegistryObserver } from './options.ts';
 import type { VmRecord } from './vm-record.ts';
 import type { RecordQueue } from './writes.ts';
 
-/** A heartbeat of an agent, with the address that it came from. */
+/** A heartbeat from an agent, with the address from which it came. */
 export interface Proof extends AgentHeartbeat {
   /** The peer's address; undefined on a unix socket. */
   from?: string | undefined;
@@ -63,7 +64,7 @@ export interface Proof extends AgentHeartbeat {
 interface Incarnation extends Claim {
   /** The heartbeat token that the next heartbeat must spend. */
   token: string;
-  /** The heartbeat token that was spent to name {@link token}. */
+  /** The heartbeat token that the heartbeat with {@link token} spent. */
   spent?: string;
   /** Time of the last accepted proof on the listening clock, in milliseconds. */
   heardAt: number;
@@ -71,13 +72,13 @@ interface Incarnation extends Claim {
 
 /** The incarnation whose heartbeats are accepted. */
 interface Holder extends Incarnation {
-  /** Revision of the VM's registration. After another registration, the id belongs to another VM. */
+  /** Revision of the VM's registration. If it differs from the current one, the id belongs to another VM now. */
   created: number;
   /** Last heartbeat tokens of former holders, newest last. They may have higher numbers than the holder's own. */
   superseded?: string[];
-  /** The VM was declared stopped or paused after the last proof, so it may be gone. */
+  /** The status of the VM was set to stopped or paused after the last proof, so the VM may no longer exist. */
   isIdle?: true;
-  /** The last proven incarnation, while this holder is tentative: until this time on the listening clock, in milliseconds. */
+  /** The last proven incarnation, while this holder is tentative. `until` is in milliseconds on the listening clock. */
   proven?: Incarnation & { until: number };
   /** Key of the conflict that was recorded when this holder was accepted tentatively. */
   claim?: string;
@@ -106,25 +107,31 @@ export interface Now {
   revision: number;
 }
 
-/** Conflicts on record. Beyond that the VM with the most conflicts loses its oldest one, so that no VM can evict the conflicts of others. */
+/**
+ * Maximum number of conflicts on record. Beyond it, the VM with the most conflicts loses its oldest one, so that no VM can
+ * evict the conflicts of others.
+ */
 const MAX_CONFLICTS = 1000;
 /**
- * Conflicts of one VM that are logged and published as events. With more of them, a client that invents tokens could push
- * real events out of the event log.
+ * Maximum number of conflicts per VM to log and to publish as events. Otherwise, a client that invents tokens could push
+ * other events out of the event log.
  */
 const MAX_ANNOUNCED = 16;
-/** Heartbeat intervals after which a silent holder is presumed dead: half an interval more than one missed heartbeat. */
+/** Number of heartbeat intervals after which a silent holder is presumed dead: one missed heartbeat plus half an interval. */
 const MISSED_HEARTBEATS = 1.5;
-/** Seconds after which a refused incarnation retries at the latest, so that a claim is accepted or rejected soon after it is decided. */
+/** Maximum number of seconds before a refused incarnation retries, so that it soon learns the decision. */
 const MAX_RETRY_AFTER = 5;
-/** Heartbeat tokens of former holders that are remembered per VM. */
+/** Maximum number of heartbeat tokens of former holders to remember per VM. */
 const MAX_SUPERSEDED = 8;
-/** Heartbeats by which an agent may be ahead of a registry that was killed: those of the last second, which is not durable yet. */
+/**
+ * Number of heartbeats by which an agent may be ahead of a registry that was killed: those of the last second, which were not
+ * durable yet.
+ */
 const MAX_LOST_HEARTBEATS = 20;
 
 export class Identities {
   readonly #holders = new Map<string, Holder>();
-  /** Oldest first. */
+  /** All conflicts, oldest first. */
   readonly #conflicts = new Map<string, StoredConflict>();
   readonly #records: RecordQueue;
   readonly #observer: Pick<RegistryObserver, 'conflict' | 'rollback'>;
@@ -143,7 +150,7 @@ export class Identities {
       if (kind === 'conflict') conflicts.push([key, JSON.parse(body) as StoredConflict]);
       if (kind !== 'identity') continue;
       const holder = parseHolder(body);
-      // The removal of a VM is durable before the removal of its identity. A kill between the two leaves an orphan.
+      // The removal of a VM is durable before the removal of its identity. A crash in between leaves an orphan.
       if (holder.created === registrations.get(key)) this.#holders.set(key, holder);
       else this.#records.add({ kind, key, body: undefined });
     }
@@ -159,7 +166,7 @@ export class Identities {
     }
   }
 
-  /** Newest first. */
+  /** All conflicts, newest first. */
   get conflicts(): Conflict[] {
     return [...this.#conflicts.values()].reverse().map(publicPart);
   }
@@ -173,8 +180,10 @@ export class Identities {
   }
 
   /**
-   * Deletes the conflicts of a VM, or all, once `save` has made that durable. A conflict that recurs meanwhile stays.
-   * @returns the number of conflicts @throws the store's errors; all conflicts stay then
+   * Deletes the conflicts of a VM, or all conflicts, once `save` has made the deletion durable. A conflict that recurs in the
+   * meantime remains.
+   * @returns the number of deleted conflicts
+   * @throws the store's errors; then all conflicts remain
    */
   async clear(id: string | undefined, save: () => Promise<void>): Promise<number> {
     const chosen = [...this.#conflicts].filter(([, conflict]) => id === undefined || conflict.id === id);
@@ -189,7 +198,7 @@ export class Identities {
     return chosen.length;
   }
 
-  /** Deletes the identity of a removed VM, so that a new VM with the same id starts afresh. */
+  /** Deletes the identity of a removed VM, so that a new VM with the same id has none. */
   forget(id: string): void {
     this.#markPast(id);
     if (this.#holders.delete(id)) this.#records.add({ kind: 'identity', key: id, body: undefined });
@@ -207,14 +216,14 @@ export class Identities {
       if (conflict.id === id && !conflict.isPast) this.#putConflict(key, { ...conflict, isPast: true });
   }
 
-  /** The VM was declared stopped or paused. Until the holder's next heartbeat, it counts as silent. */
+  /** Records that the status of the VM was set to stopped or paused. Until its next heartbeat, the holder counts as silent. */
   markIdle(id: string): void {
     const holder = this.#holders.get(id);
     if (holder && !holder.isIdle) this.#putHolder(id, { ...holder, isIdle: true });
   }
 
   /**
-   * Decides whether the sender of a heartbeat is the VM, by the rules at the head of this module.
+   * Decides by the rules at the top of this module whether the sender of a heartbeat is the VM.
    * @throws VregError IDENTITY_CONFLICT; with `retryAfter` while it is undecided which incarnation is the VM
    */
   prove(entry: VmRecord, proof: Proof, now: Now): void {
@@ -236,9 +245,9 @@ export class Identities {
   }
 
   /**
-   * Decides whether a VM that has lost its access token may enrol again under its id: if the VM has shown no sign of life
+   * Decides whether a VM that has lost its access token may enrol again under its id: this requires that the VM has been silent
    * for a lease.
-   * @throws VregError CONFLICT with `retryAfter` while that is undecided, IDENTITY_CONFLICT if the VM was heard again
+   * @throws VregError CONFLICT with `retryAfter` while that is undecided, IDENTITY_CONFLICT if the VM sent another heartbeat
    */
   assertVacant(entry: VmRecord, { address, from }: Pick<Claim, 'address'> & Pick<Proof, 'from'>, now: Now): void {
     const { vm, seen } = entry;
@@ -274,7 +283,7 @@ export class Identities {
   }
 
   /**
-   * Decides whether an incarnation succeeds the holder, as rules 2 to 7 say.
+   * Decides by rules 2 to 7 whether an incarnation succeeds the holder.
    * @returns what the new holder inherits
    * @throws VregError as {@link prove}
    */
@@ -321,7 +330,7 @@ export class Identities {
     };
   }
 
-  /** Reports once if an agent has seen a higher revision, or sent more heartbeats, than a killed registry can have lost. */
+  /** Reports once if an agent has seen a higher revision, or sent more heartbeats, than a registry can lose in a crash. */
   #detectRollback({ vm }: VmRecord, proof: Proof, now: Now): void {
     if (this.#hasReportedRollback) return;
     const { revision, spend } = proof;
@@ -373,12 +382,12 @@ export class Identities {
     return count;
   }
 
-  /** Marks the conflicts of a clone that was refused under its old id and has registered as a child of that VM. */
+  /** Marks the conflicts of a clone that was refused under its old id and then registered as a child of that VM. */
   #markReborn({ vm }: VmRecord, { incarnation, from }: Proof): void {
     if (vm.parentId === undefined || incarnation === undefined) return;
     for (const [key, conflict] of this.#conflicts) {
       const { id, other } = conflict;
-      // Any reader can copy an incarnation from a conflict, but cannot send from its address.
+      // Any reader can copy the incarnation from a conflict, but cannot send from its address.
       if (id !== vm.parentId || other.incarnation !== incarnation || other.from !== from) continue;
       this.#putConflict(key, { ...conflict, state: 'reborn', rebornAs: vm.id });
     }
@@ -411,7 +420,7 @@ export class Identities {
   }
 }
 
-/** Data dirs written before the first release have `ousted` instead of `superseded` and `rests` instead of `isIdle`. */
+/** Data dirs from before the first release have `ousted` instead of `superseded` and `rests` instead of `isIdle`. */
 function parseHolder(body: string): Holder {
   const { ousted, rests, ...holder } = JSON.parse(body) as Holder & { ousted?: string[]; rests?: true };
   return { ...holder, ...(ousted ? { superseded: ousted } : {}), ...(rests ? { isIdle: rests } : {}) };
@@ -438,26 +447,26 @@ function publicPart({ spend: _s, against: _a, refusedAt: _r, isPast: _p, ...conf
 }
 
 /**
- * Each copy has a record of its own: copies spend the same token, but differ in their incarnation or address. A refused
- * incarnation retries with the same heartbeat and updates its record.
+ * The key of a record. Each copy has its own record: copies spend the same token, but differ in their incarnation or address. A
+ * refused incarnation retries with the same heartbeat and updates its record.
  */
 function keyOf({ id, spend, other }: { id: string; spend?: string | undefined; other: Claim }): string {
   const { incarnation, address, from } = other;
   return JSON.stringify([id, ...[spend, incarnation, address, from].map((part) => part ?? '')]);
 }
 
-/** Whether a heartbeat spends the token of an incarnation, or repeats the incarnation's last heartbeat. */
+/** True if a heartbeat spends the token of an incarnation, or repeats the incarnation's last heartbeat. */
 function continues({ token, spent }: Incarnation, { spend, next }: Proof): boolean {
   return spend === token || (spend === spent && next === token);
 }
 
-/** Whether the heartbeat's token has a higher number than the proven one, and is not one of a former holder. */
+/** True if the heartbeat's token has a higher number than the proven one, and does not belong to a former holder. */
 function isAheadOf({ spend, next }: Proof, { superseded = [], proven, token }: Holder): boolean {
   if (spend === undefined || superseded.includes(spend) || superseded.includes(next!)) return false;
   return numberOf(spend) > numberOf(proven?.token ?? token);
 }
 
-/** Rule 6, see the head of this module. */
+/** Rule 6 at the top of this module. */
 function isProbablyTheVm(proof: Proof, holder: Holder, now: Now): boolean {
   const { proven, isIdle } = holder;
   const owner = proven ?? holder;
@@ -470,8 +479,8 @@ function isProbablyTheVm(proof: Proof, holder: Holder, now: Now): boolean {
 }
 
 /**
- * How much an incarnation resembles another one. A client can invent all of it, but the name of an incarnation is harder to
- * find out than an address.
+ * The degree of resemblance between two incarnations. A client can invent all of it, but an incarnation id is harder to learn
+ * than an address.
  */
 function resemblance(one: Proof | Claim, other: Claim): number {
   if (isSameIncarnation(one, other)) return 2;
@@ -482,7 +491,7 @@ function isSameIncarnation({ incarnation }: Pick<Proof, 'incarnation'>, other: C
   return incarnation !== undefined && incarnation === other.incarnation;
 }
 
-/** An incarnation on a unix socket has no network address to compare. */
+/** Compares addresses. An incarnation on a unix socket has no network address. */
 function isSamePlace({ address, from }: Pick<Proof, 'address' | 'from'>, other: Claim): boolean {
   return address === other.address && (other.from === undefined || from === other.from);
 }
@@ -499,7 +508,7 @@ function untilOverdue({ heardAt }: Incarnation, { listening, lease }: Now): numb
 }
 
 /**
- * A process at another address must wait until the next heartbeat of the process before is overdue.
+ * A process at another address must wait until the next heartbeat of the previous process is overdue.
  * @throws VregError IDENTITY_CONFLICT with `retryAfter`
  */
 function assertMoved(id: string, before: Incarnation, { incarnation, address, from }: Proof, now: Now): void {
@@ -536,9 +545,9 @@ function definedOnly<T extends object>(fields: T): { [K in keyof T]?: NonNullabl
 const COMPARE = 'compare both incarnations: vreg conflicts';
 
 /**
- * Seconds until the next attempt: soon at first, because a holder that is alive is usually heard within seconds.
+ * Seconds until the next attempt: short at first, because a live holder usually sends a heartbeat within seconds.
  * @param count attempts so far
- * @param remaining milliseconds until the claim is decided at the latest
+ * @param remaining maximum number of milliseconds until the claim is decided
  */
 function retryAfter(count: number, remaining: number): number {
   return Math.max(1, Math.min(2 ** (count - 1), MAX_RETRY_AFTER, Math.ceil(remaining / 1000)));
@@ -549,16 +558,20 @@ function undecided(id: string, holder: Claim, count: number, remaining: number):
   const seconds = Math.max(1, Math.ceil(remaining / 1000));
   return new VregError(
     'IDENTITY_CONFLICT',
-    `VM "${id}" had another incarnation (${describe(holder)}): if that one stays silent for ${seconds} s more, this one is accepted`,
+    `VM "${id}" has another incarnation (${describe(holder)}): this one is accepted if that one stays silent for another ${seconds} s`,
     { field: 'spend', retryAfter: retryAfter(count, remaining), hint: `wait, or ${COMPARE}` },
   );
 }
 
 function identityConflict(id: string, holder: Claim): VregError {
-  return new VregError('IDENTITY_CONFLICT', `${aliveAs(id, holder)}: this one is a clone or was rewound`, {
-    field: 'spend',
-    hint: COMPARE,
-  });
+  return new VregError(
+    'IDENTITY_CONFLICT',
+    `${aliveAs(id, holder)}: this one is a clone, or was restored from an older snapshot`,
+    {
+      field: 'spend',
+      hint: COMPARE,
+    },
+  );
 }
 
 function aliveAs(id: string, holder: Claim): string {

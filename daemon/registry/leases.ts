@@ -1,10 +1,10 @@
 /**
- * Leases: when a VM goes stale. VMs are ordered by their last sign of life, so that a sweep looks only at expired leases
- * and never at the whole fleet.
+ * Leases determine when a VM becomes stale. VMs are ordered by their last sign of life, so a sweep examines only expired leases
+ * instead of the entire fleet.
  *
  * When very many leases expire together, a network failure is more likely than the death of all those VMs. They become
- * *suspect* and are still offered for one more lease; then they go stale, so that a fleet that was shrunk on purpose does
- * not stay forever (as it does with Eureka's self-preservation: Netflix/eureka#1267).
+ * *suspect*, and `discover` still returns them for one more lease. Then they become stale, so VMs that were stopped on purpose
+ * do not remain forever (as they do with Eureka's self-preservation: Netflix/eureka#1267).
  */
 import { heartbeatInterval } from '../../src/protocol/api.ts';
 import type { Position } from '../../src/protocol/position.ts';
@@ -15,12 +15,12 @@ import type { RegistryObserver, RegistryOptions } from './options.ts';
 import type { LastSeen, VmRecord } from './vm-record.ts';
 import type { HeartbeatBuffer, RecordQueue } from './writes.ts';
 
-/** Fewer VMs than this are never a mass loss: a rack or a deployment can really fail. */
+/** Minimum number of VMs in a mass loss. Fewer can fail together, for example with a rack or a deployment. */
 const MIN_MASS_LOSS = 10;
 
 /**
- * Milliseconds before a restart in which an expired lease counts as not yet noticed: a suspicion, like a heartbeat, is durable
- * within a second.
+ * A lease that expired within this many milliseconds before a restart counts as not yet noticed, because a suspicion, like a
+ * heartbeat, becomes durable within a second.
  */
 const UNSAVED_TIME = 1000;
 
@@ -35,9 +35,9 @@ interface Terms {
   pauses: readonly Gap[];
 }
 
-/** Record of a suspect VM, so that its remaining time survives a restart. It holds for as long as the VM stays silent. */
+/** Record of a suspect VM, so that its remaining time survives a restart. It is valid while the VM stays silent. */
 interface Suspicion {
-  /** The last sign of life before, on the listening clock. */
+  /** The last sign of life before the suspicion, on the listening clock. */
   heardAt: number;
   /** End of the second lease on the listening clock. */
   until: number;
@@ -50,7 +50,7 @@ export interface Expired {
 }
 
 export class Leases {
-  /** VMs that were not stale at the last sweep, longest silent first. */
+  /** VMs that were not stale at the last sweep, in the order of their last sign of life, oldest first. */
   readonly #fresh = new Map<string, VmRecord>();
   readonly #suspect = new Map<string, VmRecord>();
   /** Ids of stale VMs. */
@@ -70,7 +70,7 @@ export class Leases {
     this.#records = records;
   }
 
-  /** Adds the VMs of the store at start. VMs that are stale already are not reported by the next sweep. */
+  /** Adds the VMs from the store at start. The next sweep does not report VMs that are already stale. */
   load(entries: Iterable<VmRecord>, horizon: number): void {
     for (const entry of [...entries].sort((a, b) => a.leaseFrom - b.leaseFrom)) {
       if (entry.isSuspect) this.#suspect.set(entry.vm.id, entry);
@@ -82,13 +82,13 @@ export class Leases {
   /** Renews the lease after a sign of life. @returns true if the VM was stale or suspect before */
   renew(entry: VmRecord): boolean {
     const { id } = entry.vm;
-    // `Map.set` would leave an existing key in its old place.
+    // `Map.set` would not move an existing key to the end.
     this.#fresh.delete(id);
     this.#fresh.set(id, entry);
     return this.#stale.delete(id) || this.#endSuspicion(id);
   }
 
-  /** Replaces the record of a VM that changed without a sign of life; the VM keeps its place. */
+  /** Replaces the record of a VM that changed without a sign of life. The VM keeps its place in the order. */
   replace(entry: VmRecord): void {
     const { id } = entry.vm;
     if (this.#fresh.has(id)) this.#fresh.set(id, entry);
@@ -105,7 +105,7 @@ export class Leases {
     this.#stale.delete(id);
   }
 
-  /** Whether a {@link sweep} would find an expired lease. */
+  /** True if a {@link sweep} would find an expired lease. */
   isDue(horizon: number): boolean {
     return isFirstDue(this.#fresh, horizon) || isFirstDue(this.#suspect, horizon);
   }
@@ -137,8 +137,8 @@ export class Leases {
   }
 
   /**
-   * Leases expire one by one, because heartbeats are spread over an interval. So the count includes the VMs that are suspect
-   * already and those that have missed a heartbeat and would expire within the next interval.
+   * Leases expire one by one, because heartbeats are spread over an interval. Therefore the count includes VMs that are already
+   * suspect, and VMs that have missed a heartbeat and would expire within the next interval.
    */
   #isMassLoss(due: readonly VmRecord[], horizon: number): boolean {
     if (this.#share >= 1) return false;
@@ -212,8 +212,8 @@ export class Liveness {
   }
 
   /**
-   * Adds the VMs of the store at start. Suspect VMs keep their remaining time. If the lease has become shorter, every VM that
-   * was live gets a full lease, because its agent does not know the shorter one yet.
+   * Adds the VMs from the store at start. Suspect VMs keep their remaining time. If the lease has become shorter, every live VM
+   * gets a full lease, because its agent does not know the shorter one yet.
    * @param records all records of the store
    */
   load(entries: readonly VmRecord[], records: readonly StoredRecord[]): void {
@@ -237,7 +237,7 @@ export class Liveness {
         this.#unsaved.add(entry);
       }
     }
-    // A kill can leave the record of a VM that was removed or heard.
+    // A crash can leave the record of a VM that was removed or has sent a heartbeat.
     for (const id of stored.keys()) this.#unsaved.records.add(removalOf(id));
     this.#pauses = pauses;
     if (terms.lease !== this.#lease) this.#saveTerms();
@@ -245,7 +245,7 @@ export class Liveness {
   }
 
   /**
-   * Sweeps, so that no read misses a VM before it is decided whether that VM is stale or suspect.
+   * Sweeps first, so that no read omits a VM before it is decided whether that VM is stale or suspect.
    * @param position of the registry, for the events
    * @returns time on the listening clock; a VM whose lease began before it is stale
    */
@@ -294,7 +294,7 @@ export class Liveness {
     this.#events.add('revived', entry, { position, at: this.#clock.now() });
   }
 
-  /** Follows a change of a VM. @returns true if the change ended the silence of a running VM */
+  /** Updates the lease after a change to a VM. @returns true if the change ended the silence of a running VM */
   replace(before: VmRecord | undefined, entry: VmRecord): boolean {
     // Becoming `running` is a sign of life even within the same millisecond as the last one.
     const starts = entry.vm.status === 'running' && before?.vm.status !== 'running';

@@ -1,4 +1,4 @@
-/** The dependencies and settings of the registry, and the observer that it reports to. */
+/** The dependencies and settings of the registry, and the observer to which it reports. */
 import type { Conflict } from '../../src/protocol/heartbeat.ts';
 import type { Clock } from '../clock.ts';
 import type { Store } from '../store/store.ts';
@@ -20,14 +20,14 @@ export interface RegistryObserver {
 export interface RegistryOptions {
   store: Store;
   clock: Clock;
-  /** Milliseconds of listening time without a sign of life after which a VM is stale. */
+  /** The lease: milliseconds of listening time after the last sign of life until a VM is stale. */
   staleAfter: number;
   /** Share of the live VMs, 0 to 1, that must fall silent together to become suspect instead of stale. Default: disabled. */
   massLoss?: number | undefined;
   /** Default: unlimited. */
   limits?: RegistryLimits | undefined;
   observer?: RegistryObserver;
-  /** Removes what belongs to a VM in the same transaction as the VM: its own token. */
+  /** Returns the records to remove in the same transaction as the VM, such as its own token. */
   onDeregister?: ((id: string) => Attachment | undefined) | undefined;
   /** Events retained for subscribers that reconnect. */
   eventLog?: EventLogLimits | undefined;

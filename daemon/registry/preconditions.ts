@@ -1,4 +1,4 @@
-/** Whether a change may be made: the principal's restriction, the expected revision, and the difference to the entry before. */
+/** Preconditions of a change: the principal's restriction and the expected revision. Also computes the changed fields. */
 import { VregError } from '../../src/protocol/errors.ts';
 import type { ChangeType, FieldChanges } from '../../src/protocol/events.ts';
 import type { Restriction } from '../../src/protocol/token.ts';
@@ -6,12 +6,12 @@ import type { Vm, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Spec, VmRecord } from './vm-record.ts';
 import type { Attachment } from './writes.ts';
 
-/** Name of the author of a change where clients need no token. */
+/** Name of the author of a change if clients need no token. */
 export const ANONYMOUS = 'anonymous';
 
 /** The VMs that a token may change. */
 export interface TokenRestriction extends Restriction {
-  /** Revision of the registration that the token was issued for. A later VM with the same id is another VM. */
+  /** Revision of the registration for which the token was issued. A later VM with the same id is another VM. */
   created?: number | undefined;
 }
 
@@ -21,9 +21,9 @@ export interface WriteOptions {
   by?: string | undefined;
   /** Positions of which one must be the entry's; `any` requires that the entry exists, `none` that it does not. */
   expect?: readonly string[] | 'any' | 'none' | undefined;
-  /** VMs that the author may change; undefined means all. */
+  /** The VMs that the author may change; undefined means all. */
   restriction?: TokenRestriction | undefined;
-  /** Records for the transaction of the change. @param created revision of the VM's registration */
+  /** Returns records to commit with the change. @param created revision of the VM's registration */
   attach?: ((created: number) => Attachment) | undefined;
 }
 
@@ -36,13 +36,13 @@ export function assertPermitted(restriction: Restriction | undefined, { id, role
   if (restriction?.vm !== undefined && restriction.vm !== id) {
     throw new VregError('FORBIDDEN', `this token is restricted to VM "${restriction.vm}"`, {
       field: 'id',
-      hint: `create one for this VM: vreg token create NAME --scope write --vm ${id}`,
+      hint: `create a token for this VM: vreg token create NAME --scope write --vm ${id}`,
     });
   }
   if (restriction?.role !== undefined && restriction.role !== role) {
     throw new VregError('FORBIDDEN', `this token is restricted to VMs with the role ${restriction.role}`, {
       field: 'role',
-      hint: `create one for this role: vreg token create NAME --scope write --role ${role}`,
+      hint: `create a token for this role: vreg token create NAME --scope write --role ${role}`,
     });
   }
 }
@@ -54,8 +54,8 @@ export function assertMayChange(restriction: TokenRestriction | undefined, { vm,
 }
 
 /**
- * Scripts trust the first VM of the role `infra`, so a role is a permission: a limited token can change the role of a VM only
- * if it is limited to that VM and names the new role.
+ * Scripts trust the first VM with the role `infra`, so a role is a permission: a restricted token can change the role of a VM
+ * only if it is restricted to that VM and to the new role.
  * @throws VregError as {@link assertMayChange}; FORBIDDEN if the token may not change the role
  */
 export function assertMayReplace(
@@ -64,7 +64,7 @@ export function assertMayReplace(
   after: Pick<Vm, 'id' | 'role'>,
 ): void {
   const { vm, role, created } = restriction ?? {};
-  // The token of an enrolled VM, which is bound to a registration, names the role of that registration.
+  // The token of an enrolled VM is bound to a registration and restricted to the role of that registration.
   const mayMove = vm !== undefined && role !== undefined && created === undefined;
   if (!isMove(restriction, before, after) || !mayMove) assertMayChange(restriction, before);
   assertPermitted(restriction, after);
@@ -74,11 +74,11 @@ export function assertMayReplace(
 export function cannotChangeRole({ id, role }: Pick<Vm, 'id' | 'role'>): VregError {
   return new VregError('FORBIDDEN', `this token cannot change the role of VM "${id}" to ${role}`, {
     field: 'role',
-    hint: `create one for this role: vreg token create NAME --scope write --vm ${id} --role ${role}`,
+    hint: `create a token for this role: vreg token create NAME --scope write --vm ${id} --role ${role}`,
   });
 }
 
-/** Whether a limited token changes the role of a VM, which renews the VM's place in the order. */
+/** True if a restricted token changes the role of a VM, which renews the VM's place in the order. */
 export function isMove(
   restriction: Restriction | undefined,
   { vm }: Pick<VmRecord, 'vm'>,
@@ -94,7 +94,7 @@ export function isMove(
 export function assertSameRegistration({ created: own }: TokenRestriction = {}, created?: number): void {
   if (own === undefined || own === created) return;
   throw new VregError('UNAUTHORIZED', 'Unauthorized — the VM of this token was removed', {
-    hint: 'enrol the VM again, with the token of its image',
+    hint: 'enrol the VM again with the enrol token of its image',
   });
 }
 
@@ -120,13 +120,13 @@ export function applyUpdate(vm: Spec, update: VmUpdate): Spec {
   return { ...rest, ...(services ? { services } : {}), ...(metadata ? { metadata } : {}) };
 }
 
-/** The fields that differ, each with both values; all fields if the entry is added or removed. */
+/** The fields that differ, with both values; all fields if the entry is added or removed. */
 export function diff(before: Spec | undefined, after: Spec | undefined): FieldChanges {
   const changes: FieldChanges = {};
   const fields = new Set([...Object.keys(before ?? {}), ...Object.keys(after ?? {})] as (keyof Spec)[]);
   for (const field of fields) {
     const pair: [unknown, unknown] = [before?.[field] ?? null, after?.[field] ?? null];
-    // A field that an update does not mention is the same object. Serializing it could take long.
+    // A field that an update does not contain is the same object. Serializing it could take long.
     if (pair[0] === pair[1]) continue;
     if (JSON.stringify(pair[0]) !== JSON.stringify(pair[1])) changes[field] = pair;
   }

@@ -1,9 +1,8 @@
 /**
- * The rules of the registry, over memory. The module knows no HTTP and no files, and is handed its clock and its store.
- *
- * A write is decided against the pending state (everything committed plus everything on its way to the disk), goes to the
- * store, and becomes visible when it is durable. So one sync can carry many writes, only one of two racing registrations
- * of an id can succeed, and no reader sees a change that a power failure could undo.
+ * The rules of the registry, applied in memory. The module uses neither HTTP nor files; its clock and its store are injected. A
+ * write is validated against the pending state (all committed changes, and all changes that are not durable yet), goes to the
+ * store, and becomes visible when it is durable. Thus many writes can share a sync, only one of two concurrent registrations of
+ * an id can succeed, and no reader sees a change that a power failure could undo.
  */
 import type { DiscoverQuery } from '../../src/protocol/api.ts';
 import type { ChangeType, HistoryItem } from '../../src/protocol/events.ts';
@@ -47,7 +46,7 @@ const REPEATED_BY = 'vreg daemon';
 type VmNote = JournalNote & { type: ChangeType };
 
 export class Registry {
-  /** Created with the store; clients recognize the registry by it. */
+  /** Generated with the store; identifies the registry to clients. */
   readonly id: string;
   /** The lease: milliseconds of listening time. */
   readonly staleAfter: number;
@@ -99,7 +98,7 @@ export class Registry {
   }
 
   /**
-   * Registers a new VM. Durable when this resolves.
+   * Registers a new VM, which is durable when this resolves.
    * @throws VregError CONFLICT if the id is taken, FORBIDDEN, and the store's errors
    */
   async register(registration: Registration, options: WriteOptions = {}): Promise<VmRecord> {
@@ -129,9 +128,9 @@ export class Registry {
   }
 
   /**
-   * Registers a VM, or replaces the declared fields of a registered one, which keeps `registeredAt` and its place in lists.
-   * A repetition changes nothing, but is a sign of life if its status is `running`. A change of role by a limited token
-   * renews both, so that the VM is the last of its new role.
+   * Registers a VM, or replaces the declared fields of a registered one, which keeps `registeredAt` and its place in lists. A
+   * repetition changes nothing, but is a sign of life if its status is `running`. If a restricted token changes the role, both
+   * are renewed, so that the VM is the last one with its new role.
    * @throws VregError PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
   async replace(
@@ -203,8 +202,9 @@ export class Registry {
   }
 
   /**
-   * A sign of life. Visible at once, durable with the next {@link saveHeartbeats}. It is no change and has no revision.
-   * @param proof identity and service health from the VM's agent; a plain heartbeat has none
+   * Records a heartbeat, which is visible immediately, and durable with the next {@link saveHeartbeats}. It is not a change and
+   * has no revision.
+   * @param proof identity and service health from the VM's agent; absent for a plain heartbeat
    * @throws VregError NOT_FOUND, FORBIDDEN, UNAUTHORIZED, IDENTITY_CONFLICT as {@link Identities.prove}
    */
   heartbeat(id: string, proof?: Proof, restriction?: TokenRestriction): VmRecord {
@@ -240,12 +240,12 @@ export class Registry {
     return entry;
   }
 
-  /** Newest registration first. The filter `running` leaves stale VMs out, as the original registry does. */
+  /** VMs, newest registration first. The filter `running` omits stale VMs, as in the original registry. */
   list(filter: Filter): readonly VmRecord[] {
     return this.#index.list(filter, this.#horizon());
   }
 
-  /** The live VMs of a role, oldest registration first; with a service, in the order of {@link HealthReports.offering}. */
+  /** The live VMs with a role, oldest registration first; with a service, in the order of {@link HealthReports.offering}. */
   discover(role: string, { service, passing = false, strict = false }: DiscoverQuery = {}): VmRecord[] {
     let found = this.#index.live(role, this.#horizon());
     if (service !== undefined) found = this.health.offering(found, service, passing);
@@ -259,7 +259,7 @@ export class Registry {
   }
 
   isStale(entry: VmRecord): boolean {
-    // Taken first, because the sweep can extend the lease.
+    // Read first, because the sweep can extend the lease.
     const horizon = this.#horizon();
     return entry.leaseFrom < horizon;
   }
@@ -271,13 +271,13 @@ export class Registry {
     return entry.isSuspect ? 'suspect' : 'live';
   }
 
-  /** Looks for leases that have expired since the last sweep and notifies subscribers. Called several times per second. */
+  /** Finds leases that have expired since the last sweep and notifies subscribers. Called several times per second. */
   sweep(): void {
     this.#horizon();
   }
 
   /**
-   * The most recent changes of a VM, newest first, also of a VM that was removed.
+   * The most recent changes to a VM, newest first, even if the VM was removed.
    * @param before only changes with a lower revision
    * @throws VregError NOT_FOUND if the journal has no such VM, and the store's errors
    */
@@ -298,7 +298,7 @@ export class Registry {
    * @throws the store's errors about the heartbeats
    */
   async saveHeartbeats(): Promise<void> {
-    // Leases that have expired by the saved listening time are decided in the same write.
+    // The same write includes decisions about leases that have expired at the saved listening time.
     this.sweep();
     const saved = this.unsaved.save(this.clock.listening(), (entry) => this.#index.get(entry.vm.id) === entry);
     await Promise.all([saved, this.#repeatRevocations()]);
@@ -338,7 +338,7 @@ export class Registry {
     return { vms: size + this.#pending.added, bytes: bytes + this.#pending.growth };
   }
 
-  /** The entry as the next change sees it, including pending changes. */
+  /** The entry including pending changes, to which the next change applies. */
   #current(id: string): VmRecord | undefined {
     const decision = this.#pending.of(id);
     return decision ? decision.entry : this.#index.get(id);
@@ -392,7 +392,7 @@ export class Registry {
     if (!after) this.#hide(visible);
     else if (before && before.vm.role !== after.vm.role) this.identities.move(after);
     const { type, at, by, changes } = note;
-    // The event of a VM that is added or removed contains the whole entry already.
+    // The event for a VM that is added or removed already contains the complete entry.
     const hasChanges = type === 'updated' || type === 'status';
     this.events.add(type, visible, { position, at, by, ...(hasChanges ? { changes, previous: before } : {}) });
     // `revived` comes after the change, because a client that knows the liveness at a position must know that position.
@@ -406,8 +406,8 @@ export class Registry {
     this.health.trim(entry);
     if (before) this.unsaved.delete(before);
     if (before && before.seen.heardAt > entry.seen.heardAt) {
-      // A heartbeat arrived while the change was being committed. Take it over and save it again, because the change has
-      // written an older sign of life to the disk.
+      // A heartbeat arrived while the change was being committed. Keep it and save it again, because the change has written an
+      // older sign of life to the disk.
       entry.touch(before.seen);
       this.unsaved.add(entry);
     }

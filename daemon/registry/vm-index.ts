@@ -10,13 +10,13 @@ export interface Filter {
 }
 
 export class VmIndex {
-  /** Oldest registration first. `Map.set` leaves an existing key in its place, so most updates do not reorder. */
+  /** VMs, oldest registration first. `Map.set` does not move an existing key, so most updates do not change the order. */
   readonly #entries = new Map<string, VmRecord>();
   #bytes = 0;
   /** All VMs, newest registration first. Shared by all lists until the next change, because slow clients retain it. */
   #newestFirst: readonly VmRecord[] | undefined;
   readonly #byRole = new Map<string, Map<string, VmRecord>>();
-  /** Roles to which a VM moved from another role: it belongs at the place of its registration, not at the end. */
+  /** Roles whose order must be restored, because a VM with an earlier registration moved to the role. */
   readonly #unsorted = new Set<string>();
   readonly lineage = new Lineage((id) => this.#entries.get(id));
 
@@ -42,7 +42,7 @@ export class VmIndex {
     const { id, role } = entry.vm;
     this.#newestFirst = undefined;
     const before = this.#entries.get(id);
-    // The newest place in the order is the last one.
+    // A renewed registration moves to the end of the order.
     if (before && before.version.created !== entry.version.created) this.#entries.delete(id);
     this.#entries.set(id, entry);
     this.#bytes += entry.weight - (before?.weight ?? 0);
@@ -65,7 +65,7 @@ export class VmIndex {
   }
 
   /**
-   * Newest registration first. The filter `running` leaves stale VMs out, as the original registry does.
+   * VMs, newest registration first. The filter `running` omits stale VMs, as in the original registry.
    * @param horizon time on the listening clock; a VM whose lease began before it is stale
    */
   list({ role, status, parentId }: Filter, horizon: number): readonly VmRecord[] {
@@ -83,13 +83,13 @@ export class VmIndex {
     return found.reverse();
   }
 
-  /** The smallest indexed set, oldest registration first, that contains all VMs with this role and this parent. */
+  /** The smallest indexed set that contains all VMs with this role and this parent, oldest registration first. */
   #candidates(role: string | undefined, parentId: string | undefined): Iterable<VmRecord> {
     if (parentId !== undefined) return this.lineage.childrenOf(parentId);
     return role ? this.#ofRole(role) : this.#entries.values();
   }
 
-  /** The live VMs of a role with well-formed entries, oldest registration first. @param horizon as for {@link list} */
+  /** The live VMs with a role and well-formed entries, oldest registration first. @param horizon as for {@link list} */
   live(role: string, horizon: number): VmRecord[] {
     const found: VmRecord[] = [];
     for (const entry of this.#ofRole(role)) {
@@ -98,7 +98,7 @@ export class VmIndex {
     return found;
   }
 
-  /** Sorts on read, not on each change, so that a thousand changes of role before the next read cost one sort. */
+  /** Sorts on read instead of on each change, so that a thousand role changes before the next read require only one sort. */
   #ofRole(role: string): Iterable<VmRecord> {
     const ofRole = this.#byRole.get(role);
     if (!ofRole) return [];
@@ -109,10 +109,10 @@ export class VmIndex {
   }
 }
 
-/** The `parentId` of the VMs, read in both directions. */
+/** Finds ancestors and descendants of VMs by `parentId`. */
 export class Lineage {
   readonly #get: (id: string) => VmRecord | undefined;
-  /** By the id of the parent, whether or not it is registered. */
+  /** Children by the id of the parent, whether or not the parent is registered. */
   readonly #children = new Map<string, Map<string, VmRecord>>();
 
   constructor(get: (id: string) => VmRecord | undefined) {
@@ -134,19 +134,19 @@ export class Lineage {
     if (siblings?.size === 0) this.#children.delete(vm.parentId);
   }
 
-  /** Oldest registration first. @throws VregError NOT_FOUND if no VM has this id or this parent */
+  /** Children, oldest registration first. @throws VregError NOT_FOUND if no VM has this id or this parent */
   children(id: string): VmRecord[] {
     if (!this.#children.has(id) && !this.#get(id)) throw noLineage(id);
     return this.childrenOf(id);
   }
 
-  /** As {@link children}, but none if no VM has this id or this parent. */
+  /** Same as {@link children}, but returns none if no VM has this id or this parent. */
   childrenOf(id: string): VmRecord[] {
     const children = this.#children.get(id)?.values() ?? [];
     return [...children].sort((a, b) => a.version.created - b.version.created);
   }
 
-  /** Nearest ancestor first, up to the first one that is not registered. @throws VregError NOT_FOUND as {@link children} */
+  /** Ancestors, nearest first, up to the first one that is not registered. @throws VregError NOT_FOUND as {@link children} */
   ancestors(id: string): VmRecord[] {
     const self = this.#get(id);
     // The parent of an unregistered VM is unknown.
@@ -165,7 +165,7 @@ export class Lineage {
     const pending = [id];
     while (pending.length > 0) {
       const next = pending.pop()!;
-      // Clients choose the parents, so parents can form a cycle.
+      // Clients choose the parents, so they can form a cycle.
       if (found.has(next)) continue;
       found.set(next, this.#get(next));
       for (const child of this.children(next).reverse()) pending.push(child.vm.id);

@@ -1,4 +1,4 @@
-/** One VM in memory: the parsed entry, and its JSON, cached so that a read serializes nothing. */
+/** A VM in memory: the parsed entry, and its cached JSON, so that reads need not serialize it. */
 import { formatPosition } from '../../src/protocol/position.ts';
 import { entryFault, inFieldOrder, type Vm } from '../../src/protocol/vm.ts';
 import type { StoredVm } from '../store/store.ts';
@@ -24,7 +24,7 @@ export interface Version {
 /** The declared part of an entry: every field that only a change can modify. */
 export type Spec = Omit<Vm, 'lastSeen'>;
 
-/** Bytes that an object, an array and a field take in memory beyond their JSON. */
+/** Bytes that an object, an array and a field occupy in memory in addition to their JSON. */
 const OVERHEAD = { [code('{')]: 20, [code('[')]: 8, [code(':')]: 4 };
 
 /** Bytes of an entry's JSON that follow the {@link Spec}. */
@@ -34,8 +34,8 @@ export class VmRecord {
   readonly vm: Spec;
   readonly version: Version;
   /**
-   * Why `discover` does not offer this entry whatever its state: its id or address was stored before the rules for them
-   * existed, and could harm a script. Undefined for a well-formed entry.
+   * The reason why `discover` never returns this entry: its id or address was stored before the rules for them existed, and
+   * could harm a script. Undefined for a well-formed entry.
    */
   readonly fault: string | undefined;
   /** The entry's JSON without its last field, `lastSeen`, and without the closing brace. */
@@ -92,47 +92,53 @@ export class VmRecord {
     return this.#leaseFrom;
   }
 
-  /** The lease has expired together with those of many other VMs, so a network failure is more likely than this VM's death. */
+  /**
+   * True if the lease expired together with those of many other VMs, so a network failure is more likely than the death of this
+   * VM.
+   */
   get isSuspect(): boolean {
     return this.#isSuspect;
   }
 
-  /** @param leaseFrom start of the lease that the VM has left, unless it gives a sign of life before, on the listening clock */
+  /** @param leaseFrom start of the VM's last lease, which only a sign of life renews, on the listening clock */
   markSuspect(leaseFrom: number): void {
     this.#leaseFrom = leaseFrom;
     this.#isSuspect = true;
   }
 
-  /** RFC 3339. */
+  /** Last sign of life, RFC 3339. */
   get lastSeen(): string {
     return isoTime(this.#seen.lastSeen);
   }
 
-  /** The response to a heartbeat as the wire has it. `JSON.stringify` would take a third of the time of a heartbeat. */
+  /** The JSON of the response to a heartbeat. `JSON.stringify` would take a third of the time of a heartbeat. */
   get heartbeatJson(): string {
     this.#idJson ??= JSON.stringify(this.vm.id);
     return `{"id":${this.#idJson},"lastSeen":"${this.lastSeen}"}`;
   }
 
-  /** The entry as the wire has it. */
+  /** The JSON of the entry in responses. */
   get json(): string {
     this.#json ??= `${this.#head},"lastSeen":"${this.lastSeen}"}`;
     return this.#json;
   }
 
-  /** Bytes of {@link json}. Signs of life do not change the size, since all RFC 3339 times have the same length. */
+  /** Size of {@link json} in bytes. A sign of life does not change it, because all RFC 3339 times have the same length. */
   get size(): number {
     this.#size ??= Buffer.byteLength(this.#head) + LAST_SEEN;
     return this.#size;
   }
 
-  /** Bytes that count against the limit of all entries. An empty object has two bytes of JSON but takes dozens of memory. */
+  /**
+   * Bytes that count towards the limit on all entries. An empty object has two bytes of JSON but occupies dozens of bytes of
+   * memory.
+   */
   get weight(): number {
     this.#weight ??= this.size + overheadOf(this.#head);
     return this.#weight;
   }
 
-  /** The entry with additional fields, for a request that asks for them. */
+  /** The JSON of the entry with additional fields, for a request that asks for them. */
   jsonWith(extra: Record<string, unknown>): string {
     return `${this.json.slice(0, -1)},${JSON.stringify(extra).slice(1)}`;
   }
@@ -152,7 +158,10 @@ function code(character: string): number {
 let isoMillisecond = Number.NaN;
 let isoText = '';
 
-/** RFC 3339. Many heartbeats arrive in the same millisecond, so the last text is kept: making one takes a tenth of a request. */
+/**
+ * Formats a time as RFC 3339. Caches the last text, because many heartbeats arrive in the same millisecond, and formatting
+ * takes a tenth of a request.
+ */
 function isoTime(ms: number): string {
   if (ms !== isoMillisecond) {
     isoText = new Date(ms).toISOString();

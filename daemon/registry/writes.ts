@@ -1,10 +1,10 @@
-/** Everything that is not durable yet: changes in a group commit, and the heartbeats and records of the next save. */
+/** Data that is not durable yet: changes in a group commit, and the heartbeats and records of the next save. */
 import { type Position, TagHash } from '../../src/protocol/position.ts';
 import type { JournalNote, RecordChange, Store, StoredHeartbeat, StoredVm } from '../store/store.ts';
 import type { Positions } from './positions.ts';
 import type { VmRecord } from './vm-record.ts';
 
-/** Records that are committed in one transaction with a change of a VM, such as the VM's own token. */
+/** Records that are committed in one transaction with a change to a VM, such as the VM's own token. */
 export interface Attachment {
   records: readonly RecordChange[];
   /** Called when the transaction is durable, right before the change becomes visible. */
@@ -31,8 +31,8 @@ export interface Decision {
 }
 
 /**
- * Changes that were decided and are on their way to the disk. Further decisions build on them, although no reader sees them
- * yet. When the store fails one change, it fails all later ones with it. All revisions and tags come from here.
+ * Changes that are accepted but not yet durable. Later changes are validated against them, although readers cannot see them
+ * yet. If the store fails to write one, all later ones fail too. All revisions and tags come from here.
  */
 export class PendingChanges {
   readonly #store: Store;
@@ -144,8 +144,8 @@ function withoutLastUse(body: string | undefined): unknown {
 }
 
 /**
- * Record changes that are saved with the next heartbeats, and again with every save until they are durable. Only the newest
- * change of each record is retained.
+ * Record changes that are saved with the next heartbeats, and with every further save until they are durable. Only the newest
+ * change to each record is retained.
  */
 export class RecordQueue {
   readonly #unsaved = new Map<string, RecordChange>();
@@ -170,7 +170,7 @@ export class RecordQueue {
     return [...this.#unsaved.values()];
   }
 
-  /** Removes changes that have become durable, except where a newer change of the record was queued meanwhile. */
+  /** Removes changes that have become durable, unless a newer change to the record was queued in the meantime. */
   saved(changes: readonly RecordChange[]): void {
     for (const change of changes) if (this.#unsaved.get(keyOf(change)) === change) this.drop(change);
   }
@@ -201,7 +201,7 @@ export class HeartbeatBuffer {
   }
 
   /**
-   * Makes everything in the buffer durable. After a failure all of it stays for the next save.
+   * Makes everything in the buffer durable. After a failure, it remains for the next save.
    * @param listened milliseconds on the listening clock
    * @param isCurrent false for an entry that was replaced or removed
    * @throws the store's errors

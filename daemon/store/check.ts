@@ -1,4 +1,4 @@
-/** Checks a database in a child process, because a damaged file can abort the SQLite library and the process around it. */
+/** Checks a database in a child process, because a damaged file can crash the SQLite library together with its process. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -6,25 +6,28 @@ import type { DataDir } from './data-dir.ts';
 import { type StoreFailure, toFailure, toOpenError } from './failures.ts';
 import type { CheckResult } from './worker.ts';
 
-/** Set by the build to the folder of the bundle. The sources use the worker of the last build. */
+/** Set by the build to the folder of the bundle. Unbundled sources use the worker from the last build. */
 declare const __DIST__: string | undefined;
 export const WORKER = join(
   typeof __DIST__ === 'string' ? __DIST__ : join(import.meta.dirname, '../../dist'),
   'store-worker.cjs',
 );
 
-/** Signals that a library raises in its own process. Other signals come from outside (SIGKILL: the kernel is out of memory). */
+/**
+ * Signals that a library raises in its own process. Other signals come from outside, for example SIGKILL if the system is out
+ * of memory.
+ */
 const CRASH_SIGNALS: readonly string[] = ['SIGABRT', 'SIGBUS', 'SIGFPE', 'SIGILL', 'SIGSEGV', 'SIGTRAP'];
-/** Messages with which Node aborts if it runs out of memory. */
+/** Messages that Node prints when it runs out of memory. */
 const OUT_OF_MEMORY = /heap out of memory|memory allocation of \d+ bytes failed|Allocation failed/;
 
-/** Reads the whole database. @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_OLDER, STORE_NEWER, STORE_UNUSABLE */
+/** Reads the entire database. @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_OLDER, STORE_NEWER, STORE_UNUSABLE */
 export async function checkDatabase(dir: DataDir): Promise<void> {
   const failure = await findFailure(dir);
   if (failure) throw toOpenError(dir, failure);
 }
 
-/** @returns what is wrong with the database, or why it could not be checked; undefined if it is intact */
+/** @returns the damage, or the reason why the database could not be checked; undefined if it is intact */
 export async function findFailure(dir: DataDir): Promise<StoreFailure | undefined> {
   const { result, release } = await lock(dir);
   await release();
@@ -37,7 +40,7 @@ export interface LockedDatabase {
   release(): Promise<void>;
 }
 
-/** Reads the whole database and keeps it locked, unless the check failed before it got the lock. */
+/** Reads the entire database and keeps it locked, unless the check failed before it acquired the lock. */
 export async function lock(dir: DataDir): Promise<LockedDatabase> {
   try {
     // The child ends when its stdin closes, so it never outlives this process.
@@ -67,12 +70,12 @@ async function endOf(child: ChildProcess): Promise<End> {
     child.once('error', reject);
     child.once('close', (code, signal) => resolve({ code, signal }));
   });
-  // A child that could not be spawned for want of pipes has no streams.
+  // If the child could not be spawned because there were no pipes, it has no streams.
   const [end, stderr] = await Promise.all([closed, child.stderr ? text(child.stderr) : '']);
   return { ...end, stderr };
 }
 
-/** Resolves with the first line of the output; never, if there is none. */
+/** Resolves with the first line of the output. Never resolves if there is none. */
 function readResult({ stdout }: ChildProcess): Promise<CheckResult> {
   return new Promise((resolve) => {
     let output = '';
@@ -82,7 +85,7 @@ function readResult({ stdout }: ChildProcess): Promise<CheckResult> {
       try {
         resolve(JSON.parse(output) as CheckResult);
       } catch {
-        // Another program's output. How the process ends explains more.
+        // This is not a result. The way in which the process ends explains more.
       }
     });
   });
@@ -94,7 +97,7 @@ function explainEnd({ stderr, code, signal }: End): { failure: StoreFailure } {
   if (OUT_OF_MEMORY.test(stderr)) return failure('unchecked', 'the check ran out of memory');
   if (signal !== null && CRASH_SIGNALS.includes(signal))
     return failure('damaged', `reading it crashes the SQLite library (${signal})`);
-  // Node failed before it reached the database, or another process killed it.
+  // Node failed before it opened the database, or another process killed it.
   const lastError = stderr
     .trim()
     .split('\n')

@@ -1,10 +1,8 @@
 /**
- * The data dir: its files, and the high-water mark that reveals a loss.
- *
- * The file `registry.mark` names the registry, and a revision and a number of record saves that were durable when it was
- * written. It is written after each commit without a sync of its own, so it is equal to the database or behind it, never ahead.
- * A database that is missing, or behind its high-water mark, has lost acknowledged changes. That is an error at start, never a
- * reason to create a new registry.
+ * The data dir: its files, and the high-water mark that reveals a loss. The file `registry.mark` contains the id of the
+ * registry, and a revision and a number of record saves that were durable when it was written. It is written after each commit,
+ * without a separate sync, so it is equal to the database or behind it, never ahead. If the database is missing or behind its
+ * high-water mark, it has lost acknowledged changes. That is an error at start, never a reason to create a new registry.
  */
 import {
   accessSync,
@@ -28,7 +26,7 @@ export interface DataDir {
   database: string;
   /** SQLite's write-ahead log of the database. */
   log: string;
-  /** SQLite's rollback journal. It exists only while a backup is turned into a database with a log. */
+  /** SQLite's rollback journal. It exists only while a backup is converted to a database with a log. */
   journal: string;
   /** The high-water mark. */
   mark: string;
@@ -37,28 +35,28 @@ export interface DataDir {
 export interface HighWaterMark {
   registryId: string;
   revision: number;
-  /** Commits that wrote records. Tokens, their revocations, identities and conflicts have no revision. */
+  /** Number of commits that wrote records: tokens, their revocations, identities and conflicts, which have no revision. */
   saves: number;
 }
 
 /** Name of the database in its folder. */
 export const DATABASE = 'registry.db';
-/** Size of the mark file in bytes: less than a disk sector, so that a write in place happens completely or not at all. */
+/** Size of the mark file in bytes: smaller than a disk sector, so that overwriting it is atomic. */
 const MARK_BYTES = 128;
 
 /**
- * Names the files of a data dir. Creates the folder (mode 0700) if it does not exist.
+ * Returns the paths of the files in a data dir. Creates the folder with mode 0700 if it does not exist.
  * @throws VregError STORE_UNUSABLE
  */
 export function openDataDir(path: string): DataDir {
   const dir = resolve(path);
   try {
-    // A file is only as durable as the entries of its folders, so sync the parent of each new folder.
+    // A file is only as durable as the names of its folders, so sync the parent of each new folder.
     for (const created of createFolder(dir, 0o700)) syncPath(dirname(created));
     accessSync(dir, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (cause) {
     throw new VregError('STORE_UNUSABLE', `cannot use the data dir ${dir} (${(cause as NodeJS.ErrnoException).code})`, {
-      hint: 'make it a folder that this user may write, or choose another with --data-dir',
+      hint: 'use a folder that this user can write to, or choose another with --data-dir',
       cause,
     });
   }
@@ -68,14 +66,16 @@ export function openDataDir(path: string): DataDir {
 }
 
 /**
- * @returns bytes of the database file, 0 if there is none. The file is not opened, because closing it would drop SQLite's locks
- * @throws VregError STORE_UNUSABLE if it is a link: SQLite would put its log beside the target, where no restore finds it
+ * @returns the size of the database file in bytes, 0 if there is none. Does not open the file, because closing it would drop
+ * SQLite's locks
+ * @throws VregError STORE_UNUSABLE if it is a link: SQLite would put its log beside the target, where a restore would not find
+ * it
  */
 export function databaseSize(dir: DataDir): number {
   const found = lstatSync(dir.database, { throwIfNoEntry: false });
   if (!found || found.isFile()) return found?.size ?? 0;
   throw new VregError('STORE_UNUSABLE', `cannot use ${dir.database}: it is not a regular file`, {
-    hint: 'put the database file itself there, or name the folder of the registry with --data-dir',
+    hint: 'put the database file itself there, or pass the folder of the registry with --data-dir',
   });
 }
 
@@ -90,7 +90,7 @@ export function readHighWaterMark(dir: DataDir): HighWaterMark | undefined {
   try {
     mark = JSON.parse(text) as typeof mark;
   } catch {
-    // Reported below.
+    // Falls through to the error.
   }
   const { registryId, revision, saves, crc, ...rest } = mark ?? ({} as Record<string, unknown>);
   const isCounted = Number.isSafeInteger(saves);
@@ -106,7 +106,7 @@ export function readHighWaterMark(dir: DataDir): HighWaterMark | undefined {
 
 function readText(path: string): string {
   try {
-    // Reading a pipe would wait for a writer.
+    // Reading a pipe would block until there is a writer.
     if (statSync(path).isFIFO()) throw Object.assign(new Error('it is a pipe'), { code: 'it is a pipe' });
     return readFileSync(path, 'utf8');
   } catch (cause) {
@@ -117,7 +117,7 @@ function readText(path: string): string {
   }
 }
 
-/** @returns how the database contradicts its high-water mark, if it does */
+/** @returns the contradiction between the database and its high-water mark, if there is one */
 export function inconsistency(state: Readonly<HighWaterMark>, mark: HighWaterMark | undefined): string | undefined {
   if (!mark) return undefined;
   if (mark.registryId !== state.registryId)
@@ -132,7 +132,7 @@ export function inconsistency(state: Readonly<HighWaterMark>, mark: HighWaterMar
 /** The open file of the high-water mark. It is overwritten in place. */
 export class HighWaterMarkFile {
   readonly #fd: number;
-  /** Contents of the file, as far as is known. */
+  /** The last known contents of the file. */
   #written: HighWaterMark;
 
   /**
@@ -141,7 +141,7 @@ export class HighWaterMarkFile {
    */
   constructor(dir: DataDir, mark: HighWaterMark) {
     try {
-      // Created under another name, because an empty mark would count as damaged.
+      // Create it under a temporary name, because an empty mark would count as damaged.
       if (!existsSync(dir.mark)) writeAtomically(dir.mark, encode(mark), { mode: 0o600, sync: true });
       this.#fd = openSync(dir.mark, 'r+');
       this.#written = mark;
@@ -154,8 +154,8 @@ export class HighWaterMarkFile {
   }
 
   /**
-   * Sets the mark to what is durable now, without a sync. It never fails: the commit before it is durable and must not be
-   * reported as failed, and a mark that stays behind guards less but is not wrong.
+   * Sets the mark to the durable state, without a sync. Never fails: the preceding commit is durable and must not be reported
+   * as failed, and a mark that is behind protects less but is not wrong.
    */
   advance(mark: HighWaterMark): void {
     try {
@@ -170,7 +170,7 @@ export class HighWaterMarkFile {
     closeSync(this.#fd);
   }
 
-  /** Undoes a partial write, which would mix two marks. If this fails too, the next commit tries again. */
+  /** Undoes a partial write, which would mix two marks. If this also fails, the next commit tries again. */
   #restoreWritten(): void {
     try {
       writeCompletely(this.#fd, this.#written);

@@ -1,6 +1,6 @@
 /**
- * The SQLite database: its statements, and the checks for damage that SQLite does not notice. It runs in the worker of the
- * store and blocks it.
+ * The SQLite database: its statements, and checks for damage that SQLite does not detect. It runs in the store worker and
+ * blocks that thread.
  *
  * Every row has a CRC-32 of its key and values, and the state row counts VMs and revisions in the same transaction as each
  * change. Both are checked at start, because SQLite can read a flipped bit as a wrong value without an error.
@@ -30,7 +30,10 @@ import {
 } from './schema.ts';
 import type { Change, Contents, RecordChange, StoredHeartbeat, StoredVm } from './store.ts';
 
-/** Pages in the log before SQLite moves them into the database: 4 MiB. More pages make the worker pause less often, but longer. */
+/**
+ * Number of pages in the log (4 MiB) at which SQLite moves them into the database. With more pages, the worker pauses less
+ * often but longer.
+ */
 const CHECKPOINT_PAGES = 1000;
 
 type Row = [id: string, created: number, revision: number, slot: number, body: string, crc: number, tag: string | null];
@@ -47,23 +50,24 @@ export class RegistryDatabase {
   #vmStatements: ReturnType<RegistryDatabase['prepareVms']> | undefined;
   #stateStatements: ReturnType<RegistryDatabase['prepareState']> | undefined;
 
-  /** @param readOnly changes nothing, except that SQLite still moves its log into the database if the file is closed */
+  /** @param readOnly true to change nothing, except that SQLite moves its log into the database when the file is closed */
   constructor(dir: DataDir, { readOnly = false } = {}) {
     this.#db = new Database(dir.database, { timeout: 0 });
     this.#journal = new Journal(this.#db);
     this.#records = new RecordTable(this.#db);
-    // The lock comes first. It keeps a second daemon out, and makes a shared-memory file unnecessary.
+    // Set the lock mode first. It prevents a second daemon from opening the database, and makes a shared-memory file
+    // unnecessary.
     this.#db.pragma('locking_mode = EXCLUSIVE');
     if (readOnly) {
       this.#db.pragma('query_only = ON');
-      // The first read takes the lock, and creates a log if there is none.
+      // The first read acquires the lock, and creates a log if there is none.
       this.isEmpty();
       return;
     }
     this.#db.pragma('journal_mode = WAL');
     this.#db.pragma('synchronous = FULL');
     this.#db.pragma(`wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
-    // Takes the lock now instead of with the first change.
+    // Acquire the lock now instead of with the first change.
     this.#db.exec('BEGIN IMMEDIATE; COMMIT;');
   }
 
@@ -71,7 +75,7 @@ export class RegistryDatabase {
     return this.#state;
   }
 
-  /** @returns whether the file has no tables yet */
+  /** @returns true if the file has no tables yet */
   isEmpty(): boolean {
     return this.#queryNumber("SELECT count(*) FROM sqlite_schema WHERE type = 'table'") === 0;
   }
@@ -90,7 +94,7 @@ export class RegistryDatabase {
   }
 
   /**
-   * Reads everything and checks everything.
+   * Reads and checks all tables.
    * @throws DamageError, OlderError, NewerError
    */
   load(): Contents {
@@ -165,7 +169,10 @@ export class RegistryDatabase {
     this.#journal.setTag(this.#state);
   }
 
-  /** Also checks the indexes: a change through a damaged index would miss its row. @throws DamageError with SQLite's message */
+  /**
+   * Runs SQLite's integrity check, which includes the indexes: a change through a damaged index would miss its row.
+   * @throws DamageError with SQLite's message
+   */
   integrityCheck(): void {
     const [finding] = this.#db.prepare('PRAGMA integrity_check').raw().all() as [string][];
     if (finding?.[0] !== 'ok') throw new DamageError(`SQLite reports: ${finding?.[0]}`);
@@ -177,7 +184,7 @@ export class RegistryDatabase {
    */
   commit(changes: readonly Change[]): void {
     const state = { ...this.#state };
-    /** Let other VMs use the slots of the removed ones. */
+    /** Functions that free the slots of removed VMs. */
     const freeSlots: (() => void)[] = [];
     this.#transaction((undo) => {
       this.#upgrade(undo);
@@ -201,7 +208,7 @@ export class RegistryDatabase {
     const { slot, isNew } = this.#heartbeats.assignSlot(id, undo);
     if (isNew) state.entries++;
     this.#heartbeats.setTimes(slot, times, undo);
-    // The listening clock continues from here after a restart. Otherwise this heartbeat would lie in the future.
+    // After a restart, the listening clock continues from this time. Otherwise, the heartbeat would be in the future.
     state.listened = Math.max(state.listened, times.heardAt);
     const crc = crcOfVm([id, created, revision, slot, body, 0, tag]);
     this.#preparedVms.saveVm.run(id, created, revision, slot, body, crc, tag);
@@ -216,7 +223,7 @@ export class RegistryDatabase {
     return freeSlot;
   }
 
-  /** Makes heartbeats and records durable. Heartbeats of removed VMs are ignored. */
+  /** Makes heartbeats and records durable. Ignores heartbeats of removed VMs. */
   saveHeartbeats(heartbeats: readonly StoredHeartbeat[], listened: number, records: readonly RecordChange[]): void {
     this.#transaction((undo) => {
       this.#records.save(records);
@@ -230,24 +237,27 @@ export class RegistryDatabase {
     });
   }
 
-  /** Reads the changes of one VM, newest first. @param before return only changes below this revision */
+  /** Reads the changes to a VM, newest first. @param before return only changes with a lower revision */
   history(id: string, limit: number, before?: number): HistoryItem[] {
     this.#rollBack();
     return this.#journal.read(id, limit, before);
   }
 
-  /** Copies the database into a new file. */
+  /** Copies the database to a new file. */
   backup(path: string): void {
     this.#rollBack();
     this.#db.prepare('VACUUM INTO ?').run(path);
   }
 
-  /** Moves the log into the database, so that the file is complete without it, and closes. On a full disk the log stays. */
+  /**
+   * Moves the log into the database, so that the file is complete without it, and closes the database. On a full disk, the log
+   * remains.
+   */
   close(): void {
     try {
       this.#db.pragma('wal_checkpoint(TRUNCATE)');
     } catch {
-      // The log is intact, and the next start reads it.
+      // The log is intact; the next start reads it.
     }
     this.#db.close();
   }
@@ -278,7 +288,7 @@ export class RegistryDatabase {
     return this.#vmStatements;
   }
 
-  /** Runs a transaction on the disk and in memory: if `work` or the commit fails, the steps in `undo` run. */
+  /** Runs a transaction on the disk and in memory. If `work` or the commit fails, runs the steps in `undo`. */
   #transaction(work: (undo: Undo) => void): void {
     const undo: Undo = [];
     this.#rollBack();
@@ -291,13 +301,13 @@ export class RegistryDatabase {
       try {
         this.#rollBack();
       } catch {
-        // The next transaction tries again first.
+        // The next transaction first tries again.
       }
       throw error;
     }
   }
 
-  /** Ends a transaction that a failure left open. After some failures SQLite has rolled back by itself. */
+  /** Rolls back a transaction that a failure left open. After some failures, SQLite has already rolled back. */
   #rollBack(): void {
     if (this.#db.inTransaction) this.#db.exec('ROLLBACK');
   }

@@ -1,14 +1,17 @@
-/** Failures of the store: how the worker reports them, and which error the user sees. */
+/** Failures of the store: classifies them in the worker, and converts them to errors for the user. */
 import { VregError } from '../../src/protocol/errors.ts';
 import type { DataDir } from './data-dir.ts';
 import { DamageError, GoneError, NewerError, OlderError } from './integrity.ts';
 
-/** A failure as the worker and the check report it to the daemon: plain data, because it crosses a thread or a process. */
+/**
+ * A failure that the worker or the check reports to the daemon. It is plain data, because it is sent between threads or
+ * processes.
+ */
 export interface StoreFailure {
   /**
    * `full`: no space left. `locked`: another process has locked the database. `damaged`: the contents are wrong. `older`,
-   * `newer`: another version of vreg wrote it. `disk`: the system refused to read or write. `gone`: a file is no longer in its
-   * place. `unchecked`: the check could not finish, so the state of the database is unknown. `other`: everything else.
+   * `newer`: another version of vreg wrote it. `disk`: the system refused to read or write. `gone`: a file was removed or
+   * replaced. `unchecked`: the check could not finish, so the state of the database is unknown. `other`: everything else.
    */
   kind: 'full' | 'locked' | 'damaged' | 'older' | 'newer' | 'disk' | 'gone' | 'unchecked' | 'other';
   message: string;
@@ -16,7 +19,7 @@ export interface StoreFailure {
   file?: string;
 }
 
-/** Carries a {@link StoreFailure} as a rejection. */
+/** Wraps a {@link StoreFailure} to reject a promise with it. */
 export class StoreError extends Error {
   readonly failure: StoreFailure;
 
@@ -26,7 +29,7 @@ export class StoreError extends Error {
   }
 }
 
-/** Codes with which SQLite and the system refuse to read or write. */
+/** Error codes of SQLite and the system when they cannot read or write. */
 const DISK_CODES = /^(SQLITE_(CANTOPEN|IOERR|READONLY|PERM|AUTH|NOMEM)|E[A-Z0-9]+$)/;
 
 /** Classifies an error of the database or of the system. */
@@ -43,14 +46,14 @@ export function toFailure(error: unknown): StoreFailure {
   if (code.startsWith('SQLITE_BUSY') || /database is locked/.test(message)) return { kind: 'locked', message };
   if (code.startsWith('SQLITE_CORRUPT') || code.startsWith('SQLITE_NOTADB'))
     return { kind: 'damaged', message: `SQLite reports: ${message}` };
-  // libsql sets no code if it cannot open a file.
+  // libsql does not set a code if it cannot open a file.
   const kind = DISK_CODES.test(code) || message.startsWith('ConnectionFailed') ? 'disk' : 'other';
   return { kind, message: code && !message.startsWith(code) ? `${message} (${code})` : message, ...file };
 }
 
 /**
- * Classifies an error of a check, which only reads. An error without a known cause means that the file is damaged: the SQL
- * was valid when the file was written.
+ * Classifies an error of a check, which only reads. An error without a known cause means that the file is damaged, because the
+ * SQL was valid when the file was written.
  */
 export function toReadFailure(error: unknown): StoreFailure {
   const failure = toFailure(error);
@@ -59,10 +62,10 @@ export function toReadFailure(error: unknown): StoreFailure {
 }
 
 const RESTORE = 'restore a backup (vreg daemon restore FILE)';
-/** Ends the hints about a failing disk: the daemon stays useful meanwhile. */
+/** The end of hints about a failing disk, because the daemon remains usable. */
 const STILL_SERVING = 'reads and heartbeats still work';
 
-/** The error with which a start fails. */
+/** Converts a failure at start to an error. */
 export function toOpenError(dir: DataDir, failure: StoreFailure): VregError {
   const file = failure.file ?? dir.database;
   switch (failure.kind) {
@@ -74,7 +77,7 @@ export function toOpenError(dir: DataDir, failure: StoreFailure): VregError {
       return new VregError('STORE_DAMAGED', `${file} is damaged: ${failure.message}`, {
         hint:
           file === dir.mark
-            ? `nothing was changed; ${RESTORE}, or remove the file (rm ${file}) and start again: the database has its own checksums, but without this file the loss of its last changes goes unnoticed`
+            ? `nothing was changed; ${RESTORE}, or remove the file (rm ${file}) and start again: the database has its own checksums, but without this file the loss of its last changes cannot be detected`
             : `nothing was changed; ${RESTORE}, or start an empty registry with another --data-dir`,
       });
     case 'older':
@@ -86,40 +89,40 @@ export function toOpenError(dir: DataDir, failure: StoreFailure): VregError {
         hint: `nothing was changed; upgrade vreg, or ${RESTORE} that this version wrote`,
       });
     case 'full':
-      return new VregError('STORE_UNUSABLE', `no space left on the disk of ${dir.path}`, {
-        hint: 'free some space, then start again',
+      return new VregError('STORE_UNUSABLE', `no space left on the disk that contains ${dir.path}`, {
+        hint: 'free up some space, then start again',
       });
     case 'unchecked':
       return new VregError('STORE_UNUSABLE', `cannot check ${dir.database}: ${failure.message}`, {
-        hint: 'free some memory or processes, then start again',
+        hint: 'free up memory or stop some processes, then start again',
       });
     case 'gone':
       return new VregError('STORE_UNUSABLE', `cannot use the data dir ${dir.path}: ${failure.message}`, {
-        hint: 'its files changed during the start (by a restore, for example); start again',
+        hint: 'its files changed during the start, for example because of a restore; start again',
       });
     case 'disk':
     case 'other':
       return new VregError('STORE_UNUSABLE', `cannot open ${file}: ${failure.message}`, {
-        hint: 'check that this user may read and write it, that its disk works and has a free inode (df -i), and that the process may open enough files (ulimit -n)',
+        hint: 'check that this user may read and write it, that the disk works and has free inodes (df -i), and that the process may open enough files (ulimit -n)',
       });
   }
 }
 
 /**
- * The error with which a request fails.
- * @param action completes "the registry could not": `write to its disk`
+ * Converts a failure of a request to an error.
+ * @param action completes "the registry could not", for example `write to its disk`
  */
 export function toRuntimeError(action: string, failure: StoreFailure): VregError {
   const message = `the registry could not ${action}: ${failure.message}`;
   switch (failure.kind) {
     case 'gone':
       return new VregError('STORE_FAILED', message, {
-        hint: `put the data dir back, or stop the daemon, ${RESTORE} and start it again; ${STILL_SERVING}`,
+        hint: `put the files back, or stop the daemon, ${RESTORE} and start it again; ${STILL_SERVING}`,
         retryAfter: 5,
       });
     case 'full':
       return new VregError('STORE_FULL', 'the disk of the registry is full: nothing was changed', {
-        hint: `free space on the disk of the registry; ${STILL_SERVING}`,
+        hint: `free up space on the disk of the registry; ${STILL_SERVING}`,
         retryAfter: 5,
       });
     case 'disk':
@@ -130,12 +133,12 @@ export function toRuntimeError(action: string, failure: StoreFailure): VregError
     case 'damaged': {
       const file = failure.file ?? 'its database';
       return new VregError('STORE_FAILED', `the registry could not ${action}: ${file} is damaged: ${failure.message}`, {
-        hint: `stop the daemon, ${RESTORE} and start it again; what is in memory is still served`,
+        hint: `stop the daemon, ${RESTORE} and start it again; the daemon still serves the data in memory`,
       });
     }
     case 'unchecked':
       return new VregError('STORE_FAILED', message, {
-        hint: 'free some memory or processes on the machine of the registry, then retry',
+        hint: 'free up memory or stop some processes on the machine of the registry, then retry',
         retryAfter: 5,
       });
     default:

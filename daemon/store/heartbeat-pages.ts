@@ -1,7 +1,7 @@
 /**
  * Last-seen times, packed into pages. Each VM has a slot of two float64 numbers, and 256 slots fill one database page. A second
- * of heartbeats of a whole fleet then writes a few pages instead of one row for each VM: a save of 17,000 heartbeats takes 4 ms
- * of CPU time and writes 0.3 MB. One row for each VM, measured side by side, takes 170 ms and 0.7 MB.
+ * of heartbeats from an entire fleet then writes a few pages instead of one row per VM: saving 17,000 heartbeats takes 4 ms of
+ * CPU time and writes 0.3 MB. With one row per VM, it takes 170 ms and writes 0.7 MB.
  */
 import type { StoredHeartbeat } from './store.ts';
 
@@ -21,7 +21,7 @@ export class HeartbeatPages {
   readonly #loaded = new Set<number>();
   /** Slot n: `[2n]` is lastSeen, `[2n + 1]` is heardAt. */
   #times = new Float64Array(NUMBERS_PER_PAGE);
-  /** Pages that changed since the last {@link takeDirtyPages}. */
+  /** Pages that have changed since the last {@link takeDirtyPages}. */
   readonly #dirty = new Set<number>();
 
   slotOf(id: string): number | undefined {
@@ -43,7 +43,7 @@ export class HeartbeatPages {
   }
 
   /**
-   * Loads the slot of a VM. Load all pages before, and call {@link findFreeSlots} after the last slot.
+   * Loads the slot of a VM. All pages must be loaded before; call {@link findFreeSlots} after the last slot.
    * @returns false if the page of the slot is missing
    */
   loadSlot(id: string, slot: number): boolean {
@@ -58,7 +58,7 @@ export class HeartbeatPages {
     for (let slot = 0; slot < this.#nextSlot; slot++) if (!used.has(slot)) this.#freeSlots.push(slot);
   }
 
-  /** @returns the slot of a VM, which is assigned if it has none */
+  /** Assigns a slot to a VM if it has none. @returns the slot */
   assignSlot(id: string, undo: Undo): { slot: number; isNew: boolean } {
     const known = this.#slots.get(id);
     if (known !== undefined) return { slot: known, isNew: false };
@@ -74,7 +74,7 @@ export class HeartbeatPages {
 
   /**
    * Removes the slot of a VM.
-   * @returns a function that lets other VMs use the slot, to be called after the commit; undefined if the VM has no slot
+   * @returns a function that frees the slot for other VMs, to be called after the commit; undefined if the VM has no slot
    */
   removeSlot(id: string, undo: Undo): (() => void) | undefined {
     const slot = this.#slots.get(id);
@@ -92,8 +92,8 @@ export class HeartbeatPages {
   }
 
   /**
-   * Sets the times of a heartbeat, unless a later one is known: a change may have overtaken it. It needs no undo, because a
-   * heartbeat that could not be saved is saved with the next ones.
+   * Sets the times of a heartbeat, unless a later one is known, because a change may have overtaken it. Requires no undo,
+   * because a heartbeat that could not be saved is saved with the next ones.
    */
   touch(slot: number, { lastSeen, heardAt }: Times): void {
     if (heardAt >= this.timesOf(slot).heardAt) this.#write(slot, lastSeen, heardAt);
@@ -104,7 +104,7 @@ export class HeartbeatPages {
     this.#dirty.add(pageOf(slot));
   }
 
-  /** @returns the pages to write. They count as clean; `undo` makes them dirty again */
+  /** Marks all pages as clean; `undo` makes them dirty again. @returns the pages to write */
   takeDirtyPages(undo: Undo): { page: number; bytes: Buffer }[] {
     const pages = [...this.#dirty];
     this.#dirty.clear();

@@ -1,6 +1,6 @@
 /**
- * Guards against damage that SQLite does not notice: a checksum in every row, checks of file headers before the file is
- * opened, and a check that the open files are still the files of the data dir.
+ * Detects damage that SQLite does not notice, with a checksum in every row, checks of file headers before a file is opened, and
+ * a check that the open files are still the files in the data dir.
  */
 import { type BigIntStats, closeSync, openSync, readSync, statSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
@@ -25,32 +25,32 @@ export class OlderError extends FileError {}
 /** The file is intact, but in a format that only newer versions of vreg read. */
 export class NewerError extends FileError {}
 
-/** A file of the data dir is open, but no longer in its place. */
+/** A file in the data dir is open, but was removed or replaced. */
 export class GoneError extends Error {}
 
-/** CRC-32 over a row's key and values. */
+/** CRC-32 of the key and the values of a row. */
 export function crcOf(values: readonly unknown[]): number {
   return crc32(JSON.stringify(values));
 }
 
-/** CRC-32 over a key and bytes. */
+/** CRC-32 of a key and bytes. */
 export function crcOfBytes(key: number, bytes: Buffer): number {
   return crc32(bytes, key);
 }
 
-/** Offset of the two bytes that name the format versions needed to write and to read the file: 1, or 2 with a log. */
+/** Offset of the two bytes with the format versions that are required to write and to read the file: 1, or 2 with a log. */
 const FORMAT_VERSIONS = 18;
 
 /**
- * Reads the format versions of a database. It opens and closes the file, which drops this process's lock on it if it has
- * one (fcntl(2)).
+ * Reads the format versions of a database. Opens and closes the file, which drops a lock that this process has on it
+ * (fcntl(2)).
  */
 export function readFormat(path: string): Buffer {
   return readBytes(path, FORMAT_VERSIONS, 2);
 }
 
 /**
- * Checks that SQLite can write a file of this format (sqlite.org/fileformat2.html, 1.3.3). SQLite opens a file of a later
+ * Checks that SQLite can write a file with this format (sqlite.org/fileformat2.html, 1.3.3). SQLite opens a file with a later
  * format without an error, and then refuses every change.
  * @throws DamageError
  */
@@ -59,16 +59,16 @@ export function checkFormat(versions: Buffer): void {
     throw new DamageError('its header has an unknown format version');
 }
 
-/** Header of a rollback journal (sqlite.org/fileformat2.html, 3): its magic, and offsets of two of its fields. */
+/** Header of a rollback journal (sqlite.org/fileformat2.html, 3): its magic number, and offsets of its fields. */
 const JOURNAL = { magic: 'd9d505f920a163d7', pages: 16, length: 28, pageSize: 24 };
 /** Offset of the application id in a database. It is "vreg", or zero before the registry is created. */
 const APPLICATION = 68;
 
 /**
- * Checks that a rollback journal beside the database belongs to it. SQLite plays a journal back when it first reads the
- * database, so a journal that another file left behind (a first start that was killed, for example) would truncate this one.
- * The daemon itself writes a rollback journal only when it turns a backup into a database with a log, and that never shrinks
- * the file. Call it before the database is locked, because it opens and closes the file.
+ * Checks that a rollback journal beside the database belongs to it. SQLite applies a journal when it first reads the database,
+ * so a journal that belongs to another database, for example from a killed first start, would truncate this one. The daemon
+ * itself writes a rollback journal only when it converts a backup to a database with a log, which never shrinks the file. Call
+ * it before the database is locked, because it opens and closes the file.
  * @throws DamageError, or an error of the file system
  */
 export function checkJournal({ database, journal }: Record<'database' | 'journal', string>): void {
@@ -102,9 +102,9 @@ interface OpenFile {
 }
 
 /**
- * Checks that the open files are still the files of the data dir. SQLite keeps writing to a file that was removed or moved
- * away, and its syncs succeed, but the next start would not find those changes. Without a log SQLite checks this itself
- * (SQLITE_READONLY_DBMOVED); with a log it does not.
+ * Checks that the open files are still the files in the data dir. SQLite continues to write to a file that was removed or
+ * moved, and its syncs succeed, but the next start would not find those changes. SQLite itself checks this only if the database
+ * has no log (SQLITE_READONLY_DBMOVED).
  */
 export class OpenFiles {
   readonly #files: OpenFile[] = [];
@@ -115,7 +115,7 @@ export class OpenFiles {
   }
 
   /**
-   * Takes microseconds. A file that is moved back to its place passes again.
+   * Checks all files, which takes microseconds. A file that was moved back passes.
    * @throws GoneError naming the file that is missing or was replaced; an error of the file system, such as EIO
    */
   check(): void {

@@ -1,11 +1,17 @@
-/** The journal: who changed which VM, when and how. It is written in the transaction of each change, and bounded. */
+/**
+ * The journal of changes: time, author, VM and changed fields. Each transaction writes its entry; the number of entries is
+ * limited.
+ */
 import type Database from 'libsql';
 import { type ChangeType, type FieldChanges, type HistoryItem, JOURNAL_LENGTH } from '../../src/protocol/events.ts';
 import { formatPosition, type Position } from '../../src/protocol/position.ts';
 import { crcOf, DamageError } from './integrity.ts';
 import type { Change, JournalNote } from './store.ts';
 
-/** Characters of JSON of one value in the journal. The journal shows what changed; it is not a backup of large metadata. */
+/**
+ * Maximum length of a value in the journal, in characters of JSON. The journal shows changes; it is not a backup of large
+ * metadata.
+ */
 const MAX_VALUE = 4096;
 
 export const JOURNAL_SCHEMA = `
@@ -42,7 +48,7 @@ export class Journal {
     this.#read = undefined;
   }
 
-  /** Adds a change and removes the oldest one beyond the limit. Call it inside the transaction of the change. */
+  /** Adds a change, and removes the oldest one if there are too many. Must be called inside the transaction of the change. */
   add(change: Change): void {
     const { revision, tag } = change;
     const { type, at, by, changes } = change.note;
@@ -64,7 +70,7 @@ export class Journal {
     this.#db.prepare('UPDATE journal SET crc = ?, tag = ? WHERE revision = ?').run(crcOf([...row, tag]), tag, revision);
   }
 
-  /** Reads the changes of one VM, newest first. @param before return only changes below this revision */
+  /** Reads the changes to a VM, newest first. @param before return only changes with a lower revision */
   read(id: string, limit: number, before = Number.MAX_SAFE_INTEGER): HistoryItem[] {
     this.#read ??= this.#db
       .prepare(`${this.#select} WHERE id = ? AND revision < ? ORDER BY revision DESC LIMIT ?`)
@@ -98,7 +104,7 @@ export class Journal {
   }
 }
 
-/** Replaces each value that is too large for the journal by its length. */
+/** Replaces each value that is too large for the journal with its length. */
 export function truncateValues(changes: FieldChanges): FieldChanges {
   const truncate = (value: unknown) => {
     const { length } = JSON.stringify(value);

@@ -1,4 +1,4 @@
-/** Puts a backup in the place of the registry of a data dir, and keeps the files that were there. */
+/** Replaces the registry in a data dir with a backup, and keeps the previous files. */
 import {
   accessSync,
   chmodSync,
@@ -37,7 +37,7 @@ export async function restore(dataDir: string, file: string): Promise<Restored> 
   try {
     copyFiles(file, draft);
     await checkCopy(file, draft);
-    // No daemon can open the database until the backup has its place.
+    // No daemon can open the database until the restore is complete.
     if (exists(dir.database)) locked = await lock(dir);
     if (locked && 'failure' in locked.result) assertReplaceable(dir, locked.result.failure);
     const kept = exchange(dir, draft);
@@ -49,23 +49,24 @@ export async function restore(dataDir: string, file: string): Promise<Restored> 
 }
 
 /**
- * A store that is damaged, unreadable, or of another version of vreg may be replaced. A store that is in use may not.
+ * Checks that a store which failed its check may be replaced: it may be damaged, unreadable, or from another version of vreg,
+ * but not in use.
  * @throws VregError ALREADY_RUNNING, STORE_UNUSABLE
  */
 function assertReplaceable(dir: DataDir, failure: StoreFailure): void {
   if (['damaged', 'older', 'newer'].includes(failure.kind)) return;
-  // A database that could not be opened is not locked either, so the pid file decides.
+  // A database that could not be opened could not be locked either, so the pid file decides.
   const isInUse = readProcessInfo(dir.path, 'serve') !== undefined;
   const isUnknown = failure.kind === 'locked' || failure.kind === 'unchecked' || !isAccessible(dir.database);
   if (isInUse || isUnknown) throw toOpenError(dir, isInUse ? { ...failure, kind: 'locked' } : failure);
 }
 
-/** A pipe in the place of the database is ignored: it is nobody's database, and opening it would wait for a writer. */
+/** Ignores a pipe in the place of the database, because opening it would block until there is a writer. */
 function exists(path: string): boolean {
   return statSync(path, { throwIfNoEntry: false })?.isFIFO() === false;
 }
 
-/** A user who may not open the database cannot find out whether it is in use. */
+/** False if the user may not open the database, and therefore cannot determine whether it is in use. */
 function isAccessible(path: string): boolean {
   try {
     accessSync(path, constants.R_OK | constants.W_OK);
@@ -84,13 +85,13 @@ async function checkCopy(file: string, draft: DataDir): Promise<void> {
   if (isForeign) {
     throw new VregError('STORE_DAMAGED', `cannot restore ${file}: it is not the database of a vreg registry`, {
       field: 'file',
-      hint: 'nothing was changed; name a file that vreg backup wrote',
+      hint: 'nothing was changed; pass a file that vreg backup wrote',
     });
   }
   if ('failure' in result) {
     const error = toOpenError(draft, result.failure);
     const hint = error.code === 'STORE_DAMAGED' ? damagedHint(draft) : error.hint!;
-    // The user knows the backup, and not the copy that was checked.
+    // Name the backup instead of the checked copy, which the user does not know.
     const message = error.message
       .replace(draft.database, 'it')
       .replace(draft.mark, join(dirname(file), basename(draft.mark)))
@@ -101,7 +102,7 @@ async function checkCopy(file: string, draft: DataDir): Promise<void> {
 
 /** @returns the folder with the previous files; undefined if there were none */
 function exchange(dir: DataDir, draft: DataDir): string | undefined {
-  // A journal that stayed would be played back into the backup.
+  // Include the journal, because SQLite would apply it to the backup.
   const old = [dir.database, dir.log, dir.journal, dir.mark].filter((path) => existsSync(path));
   const kept = join(dir.path, `before-restore-${new Date().toISOString().replaceAll(':', '')}`);
   if (old.length > 0) makeFolder(dir, () => mkdirSync(kept, { mode: 0o700 }));
@@ -109,19 +110,19 @@ function exchange(dir: DataDir, draft: DataDir): string | undefined {
   for (const path of old) if (path !== dir.mark) keep(path);
   if (existsSync(draft.log)) renameSync(draft.log, dir.log);
   renameSync(draft.database, dir.database);
-  // The mark goes last. A restore that is interrupted then leaves an error for the next start instead of an empty registry.
+  // Move the mark last. After an interrupted restore, the next start then fails instead of creating an empty registry.
   syncPath(dir.path);
   if (old.includes(dir.mark)) keep(dir.mark);
   syncPath(dir.path);
   return old.length > 0 ? kept : undefined;
 }
 
-/** Copies the backup. Beside the database of a killed daemon lie a log with its last changes and a mark that counts them. */
+/** Copies the backup. If it is the database of a killed daemon, also copies the log with its last changes and its mark. */
 function copyFiles(file: string, draft: DataDir): void {
   copy(file, draft.database);
   const [log, mark] = [`${file}-wal`, join(dirname(file), basename(draft.mark))];
   if ((statSync(log, { throwIfNoEntry: false })?.size ?? 0) > 0) copy(log, draft.log);
-  // A mark beside a file of another name belongs to another database.
+  // A mark beside a file with another name belongs to another database.
   if (basename(file) === DATABASE && existsSync(mark)) copy(mark, draft.mark);
 }
 
@@ -146,13 +147,13 @@ function copy(from: string, to: string): void {
     if (isFull(code)) throw noSpace(`a copy of ${from} in ${dirname(to)}`, cause);
     throw new VregError('USAGE', `cannot read ${from} (${code})`, {
       field: 'file',
-      hint: 'check its path and mode; unpack a compressed backup into a file first',
+      hint: 'check its path and mode; decompress a compressed backup first',
       cause,
     });
   }
 }
 
-/** Makes a folder in the data dir. @throws VregError STORE_UNUSABLE */
+/** Creates a folder in the data dir. @throws VregError STORE_UNUSABLE */
 function makeFolder<T>(dir: DataDir, make: () => T): T {
   try {
     return make();
@@ -167,6 +168,6 @@ function isFull(code: string | undefined): boolean {
 }
 
 function noSpace(what: string, cause: unknown): VregError {
-  const hint = 'nothing was changed; free some space or some files (df, df -i), then retry';
+  const hint = 'nothing was changed; free up space or inodes (df, df -i), then retry';
   return new VregError('STORE_UNUSABLE', `no space left for ${what}`, { hint, cause });
 }

@@ -1,6 +1,6 @@
 /**
  * The format of the database: its tables, the state row and the records. The names of tables and columns are part of the
- * format, so they stay when the code finds better names.
+ * format, so they do not change even if the code uses other names.
  */
 import type Database from 'libsql';
 import { TagHash } from '../../src/protocol/position.ts';
@@ -8,7 +8,7 @@ import { crcOf, DamageError } from './integrity.ts';
 import { JOURNAL_SCHEMA } from './journal.ts';
 import type { RecordChange, StoredRecord, StoredVm } from './store.ts';
 
-/** "vreg" in ASCII. It identifies the file to file(1), and stops a start in the wrong folder. */
+/** "vreg" in ASCII. Identifies the file for file(1), and prevents a start with the database of another program. */
 export const APPLICATION_ID = 0x76726567;
 /** Version 1 had no records, version 2 did not count their saves, and version 3 had no tags. */
 export const SCHEMA_VERSION = 4;
@@ -51,8 +51,8 @@ const COLUMNS = `
 `;
 
 /**
- * Checks that each table has the columns of {@link SCHEMA}. A flipped bit in the text of a table can turn it into another
- * table that its rows also fit and that later changes would miss: `INTEGER PRAMARY KEY` is a valid type name.
+ * Checks that each table has the columns of {@link SCHEMA}. A flipped bit in the definition of a table can change it to another
+ * valid definition that also fits the rows, but that later changes would not match: `INTEGER PRAMARY KEY` is a valid type name.
  * @param model an empty in-memory database; this function closes it
  * @throws DamageError
  */
@@ -62,7 +62,7 @@ export function checkTables(db: Database.Database, model: Database.Database): vo
   model.close();
   const known = new Set(columns.map(String));
   const tables = new Set(columns.map(([table]) => table));
-  // Other tables are not ours; ANALYZE creates some.
+  // Ignore other tables; ANALYZE creates some.
   for (const column of columnsOf(db))
     if (tables.has(column[0]) && !known.has(String(column)))
       throw new DamageError(`table "${column[0]}" has unexpected columns`);
@@ -72,7 +72,7 @@ function columnsOf(db: Database.Database): unknown[][] {
   return db.prepare(COLUMNS).raw().all() as unknown[][];
 }
 
-/** The only row of table `state`. Every transaction updates it, so a missing transaction shows. */
+/** The only row in the table `state`. Every transaction updates it, so a missing transaction can be detected. */
 export interface State {
   registryId: string;
   revision: number;
@@ -142,7 +142,7 @@ export class UpgradeTag {
 
 type RecordRow = [kind: StoredRecord['kind'], key: string, body: string, crc: number];
 
-/** Table `records`: JSON under a kind and a key. */
+/** The table `records`: JSON under a kind and a key. */
 export class RecordTable {
   readonly #db: Database.Database;
   #statements: { save: Database.Statement; remove: Database.Statement } | undefined;
@@ -161,7 +161,7 @@ export class RecordTable {
     });
   }
 
-  /** Call it inside a transaction. */
+  /** Must be called inside a transaction. */
   save(changes: readonly RecordChange[]): void {
     this.#statements ??= {
       save: this.#db.prepare('INSERT OR REPLACE INTO records (kind, key, body, crc) VALUES (?, ?, ?, ?)'),

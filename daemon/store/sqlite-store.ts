@@ -1,6 +1,6 @@
 /**
- * The durable store: SQLite in a worker thread, so that a sync never blocks the event loop. While one transaction is being
- * written, the changes for the next one gather, so that many changes share a sync (group commit).
+ * The durable store: SQLite in a worker thread, so that a sync never blocks the event loop. While a transaction is being
+ * written, changes are collected for the next one, so that many changes share a sync (group commit).
  */
 import { mkdtempSync, renameSync, rmSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
@@ -29,7 +29,7 @@ const READ = 'read from its disk';
 
 interface Waiting {
   change: Change;
-  /** UTF-16 units of its JSON. */
+  /** Size of the commit's JSON in UTF-16 units. */
   size: number;
   reservation: Reservation;
   resolve(): void;
@@ -37,12 +37,13 @@ interface Waiting {
 }
 
 export interface SqliteStoreOptions {
-  /** Created if it does not exist. */
+  /** Path of the data dir, which is created if it does not exist. */
   dataDir: string;
   /** Memory budget of the changes that wait for the disk. */
   budget: Budget;
   /**
-   * Called if the worker dies. Acknowledged changes are on the disk; the outcome of the others is unknown, so the process should exit.
+   * Called if the worker dies. Acknowledged changes are on the disk, but the outcome of the others is unknown, so the process
+   * should exit.
    */
   onDeath(error: Error): void;
 }
@@ -61,7 +62,7 @@ export class SqliteStore implements Store {
   }
 
   /**
-   * Opens the store of a data dir, after a check that changes nothing.
+   * Opens the store in a data dir, after a check that changes nothing.
    * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_OLDER, STORE_NEWER, STORE_UNUSABLE
    */
   static async open({
@@ -72,7 +73,7 @@ export class SqliteStore implements Store {
     const dir = openDataDir(dataDir);
     await checkFiles(dir);
     let isOpen = false;
-    // A worker that dies earlier has acknowledged nothing; that is an error of the start.
+    // If the worker dies earlier, it has acknowledged nothing, and the start fails.
     const worker = new WorkerClient(dir, (error) => isOpen && onDeath(error));
     try {
       const contents = (await worker.ask({ kind: 'open' })) as Contents;
@@ -85,7 +86,7 @@ export class SqliteStore implements Store {
   }
 
   commit(change: Change): Promise<void> {
-    // The journal has no large values, and they would take long to copy to the worker.
+    // The journal does not store large values, which would take long to copy to the worker.
     const note = { ...change.note, changes: truncateValues(change.note.changes) };
     const { records = [] } = change;
     const size = records.reduce(
@@ -98,7 +99,7 @@ export class SqliteStore implements Store {
   #enqueue(change: Change, size: number): Promise<void> {
     if (this.#isClosed) throw new VregError('BUSY', 'the registry is shutting down', { retryAfter: 1 });
     if (this.#queue.length >= MAX_WAITING) {
-      const message = `too many changes are waiting for the disk (limit ${MAX_WAITING})`;
+      const message = `too many queued changes (limit ${MAX_WAITING})`;
       throw new VregError('BUSY', message, { hint: 'retry in a second', retryAfter: 1 });
     }
     const reservation = size > SMALL_CHANGE ? this.#budget.reserve(size) : this.#budget.reserveAnyway(size);
@@ -123,13 +124,13 @@ export class SqliteStore implements Store {
 
   async backup(path: string): Promise<void> {
     if (this.#isBackingUp) {
-      const hint = 'retry when it is done';
+      const hint = 'retry when it is complete';
       throw new VregError('BUSY', 'another backup is in progress', { hint, retryAfter: 5 });
     }
     this.#isBackingUp = true;
     let draft: string | undefined;
     try {
-      // Written and checked under another name, so that a broken backup is never mistaken for a good one.
+      // Write and check the backup under a temporary name, so that a broken one is never mistaken for a valid one.
       draft = mkdtempSync(`${path}.`);
       const dir = openDataDir(draft);
       await this.#worker.ask({ kind: 'backup', path: dir.database });
@@ -137,7 +138,7 @@ export class SqliteStore implements Store {
       if (failure) throw new StoreError(failure);
       renameSync(dir.database, path);
     } catch (error) {
-      throw toRuntimeError('make a copy of itself', toFailure(error));
+      throw toRuntimeError('create a backup', toFailure(error));
     } finally {
       this.#isBackingUp = false;
       if (draft !== undefined) rmSync(draft, { recursive: true, force: true });
@@ -160,7 +161,7 @@ export class SqliteStore implements Store {
           resolve();
         }
       } catch (error) {
-        // The waiting changes were decided on the changes that have just failed.
+        // The queued changes were validated against the changes that have just failed.
         const failed = [...group, ...this.#queue];
         this.#queue = [];
         for (const { reservation, reject } of failed) {
@@ -173,7 +174,7 @@ export class SqliteStore implements Store {
   }
 }
 
-/** Checks the files of a data dir and changes nothing. @throws VregError */
+/** Checks the files in a data dir and changes nothing. @throws VregError */
 async function checkFiles(dir: DataDir): Promise<void> {
   try {
     const mark = readHighWaterMark(dir);
@@ -194,7 +195,7 @@ function groupSize(queue: readonly Waiting[]): number {
   return Math.max(1, count);
 }
 
-/** Turns a failure of the worker into the error that the caller sees. */
+/** Converts a failure of the worker to an error for the caller. */
 function failTo(action: string): (error: unknown) => never {
   return (error) => {
     throw toRuntimeError(action, toFailure(error));
@@ -202,15 +203,15 @@ function failTo(action: string): (error: unknown) => never {
 }
 
 /**
- * Sends requests to the worker and waits for its replies. A worker without requests does not keep the process alive, so a start
- * that fails after the store was opened still ends.
+ * Sends requests to the worker and waits for its replies. A worker without requests does not keep the process alive, so the
+ * process also ends if the start fails after the store was opened.
  */
 class WorkerClient {
   readonly #worker: Worker;
   readonly #pending = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
   #seq = 0;
   #isEnding = false;
-  /** Why the worker ended. */
+  /** The error message if the worker has ended. */
   #end: string | undefined;
 
   constructor(dir: DataDir, onDeath: (error: Error) => void) {

@@ -1,8 +1,8 @@
-/** The durable storage behind the registry. A store knows records; the rules are in `daemon/registry`. */
+/** The interface of the durable store. A store only handles records; the rules of the registry are in `daemon/registry`. */
 import type { ChangeType, FieldChanges, HistoryItem } from '../../src/protocol/events.ts';
 import type { Position } from '../../src/protocol/position.ts';
 
-/** A VM in the form in which it is stored. */
+/** A stored VM. */
 export interface StoredVm {
   id: string;
   /** Revision of its registration. `ls` and `discover` sort by it. */
@@ -45,7 +45,7 @@ export type Change = ({ kind: 'put'; vm: StoredVm } | { kind: 'remove'; id: stri
 /** A sign of life. It is not a change and has no revision. */
 export type StoredHeartbeat = Pick<StoredVm, 'id' | 'lastSeen' | 'heardAt'>;
 
-/** Anything that the registry remembers besides VMs and changes. The store does not interpret the body. */
+/** Data that the registry stores besides VMs and changes. The store does not interpret the body. */
 export interface StoredRecord {
   kind: 'identity' | 'conflict' | 'token' | 'lease';
   key: string;
@@ -56,9 +56,9 @@ export interface StoredRecord {
 /** A record to write, or to remove if its body is undefined. */
 export type RecordChange = Omit<StoredRecord, 'body'> & { body: string | undefined };
 
-/** Everything in a store, as it is read at start. */
+/** The contents of a store, which are read at start. */
 export interface Contents {
-  /** Oldest registration first. */
+  /** All VMs, oldest registration first. */
   vms: StoredVm[];
   revision: number;
   /** Positions of the changes in the journal, oldest first. The last one is the current position. */
@@ -66,18 +66,18 @@ export interface Contents {
   records: StoredRecord[];
   /** Listening time at the last save, in milliseconds. */
   listened: number;
-  /** Generated when the store is created, so that a client can tell two registries apart. */
+  /** Generated when the store is created, so that clients can distinguish registries. */
   registryId: string;
 }
 
 export interface Store {
   /**
-   * Makes one change durable. Changes become durable in the order of the calls, many of them in one sync. If one fails, all
-   * changes that were queued behind it fail too, because they were decided on the state that it would have created.
-   * A change that is not accepted (BUSY, TOO_MANY_REQUESTS) is thrown at once instead of rejecting the promise; no other
-   * change fails with it.
-   * @throws VregError STORE_FULL (no space left), STORE_FAILED (the disk refused), BUSY (too many changes are waiting, or the
-   * store is closing), TOO_MANY_REQUESTS (too many bytes are waiting), INTERNAL (also if the previous tag is not the stored one)
+   * Makes a change durable. Changes become durable in the order of the calls, many of them with one sync. If one fails, all
+   * changes that were queued after it also fail, because they were validated against the state that it would have created. If a
+   * change is not accepted (BUSY, TOO_MANY_REQUESTS), the method throws instead of rejecting the promise, and no other change
+   * fails.
+   * @throws VregError STORE_FULL (no space left), STORE_FAILED (the disk refused), BUSY (too many changes are queued, or the
+   * store is closing), TOO_MANY_REQUESTS (too many bytes are queued), INTERNAL (also if the previous tag is not the stored one)
    */
   commit(change: Change): Promise<void>;
   /**
@@ -91,12 +91,12 @@ export interface Store {
     records?: readonly RecordChange[],
   ): Promise<void>;
   /**
-   * Reads the last changes of one VM, newest first. Removed VMs have a history too.
-   * @param before return only changes below this revision
+   * Reads the last changes to a VM, newest first, even if the VM was removed.
+   * @param before return only changes with a lower revision
    */
   history(id: string, limit: number, before?: number): Promise<HistoryItem[]>;
   /**
-   * Writes a consistent copy of the store into a new file. Reads continue meanwhile; writes wait.
+   * Writes a consistent copy of the store to a new file. During this time, reads continue and writes wait.
    * @throws VregError STORE_FULL, STORE_FAILED, BUSY (another backup is in progress), INTERNAL
    */
   backup(path: string): Promise<void>;

@@ -1,7 +1,7 @@
 /**
- * The worker of the store: a thread that owns the database and handles one request at a time. Started as a program
- * (`store-worker check DIR`), it only reads the database: a damaged file can abort the SQLite library, and then the child
- * process dies instead of the daemon.
+ * The store worker: a thread that owns the database and handles one request at a time. Started as a program (`store-worker
+ * check DIR`), it only reads the database. A damaged file can crash the SQLite library, and then this child process dies
+ * instead of the daemon.
  */
 import { closeSync, existsSync, openSync, readSync, rmSync, statSync } from 'node:fs';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
@@ -43,7 +43,7 @@ export class StoreBackend {
   }
 
   /**
-   * Handles a request completely or not at all.
+   * Handles a request atomically.
    * @throws DamageError, OlderError, NewerError, GoneError, errors of SQLite and of the file system
    */
   handle(request: Request): unknown {
@@ -77,13 +77,13 @@ export class StoreBackend {
 
   #open(): Contents {
     const { database: path, log } = this.#dir;
-    // The file must exist before SQLite opens it, so that its inode is known.
+    // Create the file before SQLite opens it, so that its inode is known.
     if (!existsSync(path)) closeSync(openSync(path, 'a', 0o600));
     this.#files.add(path);
     const database = new RegistryDatabase(this.#dir);
     this.#database = database;
     if (database.isEmpty()) {
-      // The check found a database, so it was removed since.
+      // The check found a database, so it was removed after the check.
       if (readHighWaterMark(this.#dir)) throw new DamageError('it is empty, but a revision was acknowledged');
       database.create();
     }
@@ -115,8 +115,8 @@ function serve(dir: DataDir): void {
 }
 
 /**
- * Kills the process when its stdin closes, which also happens when the parent dies. It runs in a thread because SQLite blocks
- * the main one. EAGAIN: the main thread reads stdin by now and waits for its end itself.
+ * Kills the process when its stdin closes, which also happens when the parent dies. Runs in a thread, because SQLite blocks the
+ * main thread. EAGAIN means that the main thread is already reading stdin and waiting for its end.
  */
 const DIE_WITH_STDIN = `
   let code;
@@ -126,7 +126,7 @@ const DIE_WITH_STDIN = `
 
 /** Prints the result of the check, and keeps the database locked until stdin closes. */
 function check(path: string): void {
-  // If no thread can be started, the check still ends when it is done.
+  // If the thread cannot be started, the process still ends after the check.
   new Worker(DIE_WITH_STDIN, { eval: true }).on('error', () => {});
   let result: CheckResult;
   const dir = openDataDir(path);
@@ -135,11 +135,11 @@ function check(path: string): void {
     if (!hadLog && statSync(dir.log, { throwIfNoEntry: false })?.size === 0) rmSync(dir.log);
   };
   try {
-    // Both open and close the file, so they come before SQLite locks it.
+    // Both open and close the file, so they must run before SQLite locks it.
     checkJournal(dir);
     const format = readFormat(dir.database);
     const database = new RegistryDatabase(dir, { readOnly: true });
-    // Now, because the rest may crash. The database is locked, so the log belongs to no other process.
+    // Now, because the following steps may crash. The database is locked, so the log belongs to no other process.
     removeNewLog();
     const isEmpty = database.isEmpty();
     const mark = readHighWaterMark(dir);
@@ -156,18 +156,18 @@ function check(path: string): void {
   } catch (error) {
     let failure = toReadFailure(error);
     if (failure.kind !== 'locked') removeNewLog();
-    // If the disk cannot read the first page, SQLite reports a damaged one.
+    // If the disk cannot read the first page, SQLite reports it as damaged.
     if (failure.kind === 'damaged') failure = findReadError([dir.database, dir.log]) ?? failure;
     result = { failure };
   }
   process.stdout.write(`${JSON.stringify(result)}\n`, () => {
-    // A check changes nothing, so it dies without closing the database: SQLite would move the log into it.
+    // A check must change nothing, so it ends without closing the database, because SQLite would move the log into it.
     const end = () => process.kill(process.pid, 'SIGKILL');
     process.stdin.once('close', end).once('error', end).resume();
   });
 }
 
-/** Bytes read at once: few system calls, little memory. */
+/** Bytes per read: few system calls, little memory. */
 const CHUNK = 1_048_576;
 
 /** @returns the error of the disk if one of the files cannot be read to its end */

@@ -1,4 +1,4 @@
-/** Installs and removes units: first a plan, which can be shown, then its execution. */
+/** Installs and removes units in two stages: creates a plan, which can be shown, and executes it. */
 import { spawnSync } from 'node:child_process';
 import { realpathSync, rmSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -16,17 +16,17 @@ export interface InstallStep {
 export interface InstallOptions {
   kind: UnitKind;
   files: readonly UnitFile[];
-  /** Folder of the manager's units. */
+  /** Folder for unit files. */
   dir: string;
   /** Flags for `systemctl`: `--user`, or `--root=DIR`. */
   flags: readonly string[];
-  /** Whether a manager runs that must reload its units. */
+  /** True if a service manager is running that must reload its units. */
   managerRuns: boolean;
   /** Starts the unit, or restarts it if its file was replaced. */
   now: boolean;
 }
 
-/** @returns the steps of an installation in order; nothing is changed yet */
+/** Plans an installation without changing anything. @returns the steps in order */
 export function planInstall({ kind, files, dir, flags, managerRuns, now }: InstallOptions): InstallStep[] {
   const steps = files.map(({ name, text }): InstallStep => {
     const what = join(dir, name);
@@ -42,7 +42,7 @@ export function planInstall({ kind, files, dir, flags, managerRuns, now }: Insta
   return steps;
 }
 
-/** @returns the steps that undo an installation; none if there is no such unit. The unit's state folder stays */
+/** Plans the removal of a unit; its state folder remains. @returns the steps, none if there is no such unit */
 export function planUninstall({ kind, files, dir, flags, managerRuns }: Omit<InstallOptions, 'now'>): InstallStep[] {
   const installed = files.map(({ name }) => join(dir, name)).filter((path) => readIfThere(path) !== undefined);
   if (installed.length === 0) return [];
@@ -75,7 +75,7 @@ export function writeUnits(dir: string, files: readonly UnitFile[]): void {
       writeAtomically(path, text, { mode: 0o644 });
     } catch (cause) {
       throw new VregError('STORE_UNUSABLE', `cannot write ${path} (${(cause as NodeJS.ErrnoException).code})`, {
-        hint: 'check the owner and the mode of the folder',
+        hint: 'check the owner and mode of the folder',
         cause,
       });
     }
@@ -90,11 +90,11 @@ function systemctl(args: readonly string[]): void {
   if (status === 0) return;
   const why = error ? ((error as NodeJS.ErrnoException).code ?? error.message) : stderr.trim() || `exit ${status}`;
   throw new VregError('UNSUPPORTED', `systemctl ${args.join(' ')} failed: ${why.replace(/\s+/g, ' ')}`, {
-    hint: 'is systemd running? this command can safely be repeated',
+    hint: 'is systemd running? it is safe to run this command again',
   });
 }
 
-/** Absolute paths with links resolved. */
+/** Absolute paths with resolved links. */
 export interface ProgramPaths {
   node: string;
   bin: string;
@@ -107,12 +107,12 @@ export function programPaths(): ProgramPaths {
 
 /** Folders that `ProtectHome` and `PrivateTmp` hide from system units (systemd.exec(5)). */
 const HIDDEN_FOLDERS = ['/home', '/root', '/run/user', '/tmp', '/var/tmp'];
-/** Mode bit with which other users may read a file. */
+/** Mode bit that allows other users to read a file. */
 const READABLE_BY_OTHERS = 0o004;
-/** Mode bit with which other users may enter a folder. */
+/** Mode bit that allows other users to enter a folder. */
 const SEARCHABLE_BY_OTHERS = 0o001;
 
-/** @returns why a system unit, which runs as a user of its own, could not read the file; undefined if it can */
+/** @returns the reason why a system unit, which runs as a separate user, could not read the file; undefined if it can */
 export function whyUnreadable(path: string): string | undefined {
   const hidden = HIDDEN_FOLDERS.find((dir) => path.startsWith(`${dir}/`));
   if (hidden !== undefined) return `${path} is in ${hidden}, which is hidden from system units`;

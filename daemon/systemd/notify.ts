@@ -1,15 +1,14 @@
 /**
- * Notifications of a unit of Type=notify to systemd (sd_notify(3)). Node has no unix datagram sockets
- * (nodejs/node#31414), so `systemd-notify`, a program of systemd, sends them: 8 to 15 ms each, one after the other, in
- * order.
+ * Notifications to systemd from a unit with Type=notify (sd_notify(3)). Node has no unix datagram sockets (nodejs/node#31414),
+ * so systemd's program `systemd-notify` sends them, one at a time. Each takes 8 to 15 ms.
  */
 import { execFile } from 'node:child_process';
 
 /** Milliseconds between two checks for a new status text. */
 const STATUS_INTERVAL = 10_000;
-/** Watchdog pings per watchdog interval. sd_watchdog_enabled(3) recommends two; with three, one may be lost. */
+/** Watchdog pings per watchdog interval. sd_watchdog_enabled(3) recommends two; a third allows one to be lost. */
 const PINGS_PER_WATCHDOG = 3;
-/** Milliseconds for one notification: systemd-notify itself waits 5 s for the manager to read it. */
+/** Milliseconds for one notification. systemd-notify itself waits 5 s for the service manager to read it. */
 const SEND_TIMEOUT = 10_000;
 
 export interface NotifyLog {
@@ -17,11 +16,11 @@ export interface NotifyLog {
 }
 
 export interface SystemdNotifier {
-  /** Reports that the process is up, or that a reload is over, with the current status. */
+  /** Reports that the process is ready, or that a reload is complete, with the current status. */
   ready(): void;
   /** Reports that a reload has begun; {@link ready} ends it. */
   reloading(): void;
-  /** Reports that the process is draining. Sent once; resolves when it was sent. */
+  /** Reports that the process is draining. Resolves when the notification has been sent. */
   stopping(): Promise<void>;
 }
 
@@ -33,7 +32,7 @@ export interface NotifyOptions {
   status(): string;
 }
 
-/** @returns undefined if no service manager listens */
+/** @returns undefined if there is no service manager to notify */
 export function createNotifier({ env, log, status }: NotifyOptions): SystemdNotifier | undefined {
   if (!env.NOTIFY_SOCKET) return undefined;
   const send = createSender(env, log);
@@ -41,7 +40,7 @@ export function createNotifier({ env, log, status }: NotifyOptions): SystemdNoti
   let lastStatus: string | undefined;
   let stopped: Promise<void> | undefined;
   const changedStatus = (): string[] => {
-    // A line break would begin another assignment.
+    // A line break would begin a new assignment.
     const current = status().replace(/\s+/g, ' ');
     if (current === lastStatus) return [];
     lastStatus = current;
@@ -50,12 +49,11 @@ export function createNotifier({ env, log, status }: NotifyOptions): SystemdNoti
   const refresh = () => {
     if (isReady) void send(changedStatus());
   };
-  // The watchdog covers only the event loop: a restart does not help against an unreachable registry or a full disk.
+  // The watchdog monitors only the event loop: a restart would not fix an unreachable registry or a full disk.
   const interval = pingInterval(env);
   const ping = async (interval: number) => {
     await send(['WATCHDOG=1']);
-    // Scheduled when the last ping has ended: otherwise slow pings could leave the event loop no time for anything
-    // else.
+    // Schedule the next ping after this one, because slow pings must not occupy the event loop completely.
     setTimeout(() => void ping(interval), interval).unref();
   };
   if (interval !== undefined) setTimeout(() => void ping(interval), interval).unref();
@@ -68,7 +66,7 @@ export function createNotifier({ env, log, status }: NotifyOptions): SystemdNoti
     },
     reloading() {
       if (stopped) return;
-      // Units of Type=notify-reload (systemd 253) need the time; other units ignore it.
+      // Units with Type=notify-reload (systemd 253) require the time; other units ignore it.
       void send(['RELOADING=1', `MONOTONIC_USEC=${process.hrtime.bigint() / 1000n}`]);
     },
     stopping() {
@@ -80,14 +78,14 @@ export function createNotifier({ env, log, status }: NotifyOptions): SystemdNoti
   };
 }
 
-/** @returns milliseconds between two pings; undefined if the watchdog is off or watches another process */
+/** @returns milliseconds between two pings; undefined if the watchdog is off or monitors another process */
 function pingInterval({ WATCHDOG_USEC, WATCHDOG_PID }: NodeJS.ProcessEnv): number | undefined {
   if (WATCHDOG_PID && WATCHDOG_PID !== String(process.pid)) return undefined;
   const usec = Number(WATCHDOG_USEC);
   return usec > 0 ? Math.max(usec / 1000 / PINGS_PER_WATCHDOG, 1) : undefined;
 }
 
-/** @returns a function that sends assignments in order. The first failure is logged; none rejects */
+/** @returns a function that sends assignments in order. It logs the first failure and never rejects */
 function createSender(env: NodeJS.ProcessEnv, log: NotifyLog): (assignments: readonly string[]) => Promise<void> {
   let last: Promise<void> = Promise.resolve();
   let isWarned = false;

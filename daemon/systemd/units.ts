@@ -1,13 +1,13 @@
 /**
- * Text of the systemd units. Each unit is complete: it can be printed, reviewed, installed, and changed with a drop-in
- * (`systemctl edit`). The units use options of systemd 250; older versions ignore the options that they do not know.
+ * The text of the systemd units. Each unit is complete: it can be printed, reviewed, installed, and changed with a drop-in
+ * (`systemctl edit`). The units use options from systemd 250; older versions ignore unknown options.
  */
 
 export const UNIT_KINDS = ['serve', 'agent', 'heartbeat-timer', 'wait-online'] as const;
 export type UnitKind = (typeof UNIT_KINDS)[number];
 
 export interface UnitFile {
-  /** `vreg-agent.service` */
+  /** For example `vreg-agent.service`. */
   name: string;
   text: string;
 }
@@ -16,9 +16,9 @@ export interface UnitOptions {
   /** Absolute paths of Node and of the program. */
   node: string;
   bin: string;
-  /** Further arguments of the command that the unit runs. */
+  /** Additional arguments for the command that the unit runs. */
   args: readonly string[];
-  /** Makes units for the user's manager instead of the system's. */
+  /** Creates units for the user's service manager instead of the system's. */
   user: boolean;
   /** Loads the token file as a credential; the unit fails if there is no such file. */
   token: boolean;
@@ -41,11 +41,11 @@ export const STARTED_UNIT: Readonly<Record<UnitKind, string>> = {
   'wait-online': 'vreg-online.target',
 };
 
-/** The `vreg` command of each kind, as written in the unit: `%S` is the folder for state. */
+/** The `vreg` command for each kind. systemd replaces `%S` with the state folder. */
 export const UNIT_COMMAND: Readonly<Record<UnitKind, readonly string[]>> = {
   serve: ['daemon', 'serve'],
   agent: ['daemon', 'agent'],
-  // The state folder holds the identity with which each heartbeat proves that the VM is not a clone.
+  // The state folder contains the identity, with which each heartbeat proves that the VM is not a clone.
   'heartbeat-timer': ['heartbeat', '--register-if-missing', '--state-dir', '%S/vreg-heartbeat'],
   'wait-online': ['wait', '--for', 'self', '--timeout', '5m'],
 };
@@ -92,7 +92,7 @@ const SANDBOX: readonly string[] = [
   ...USER_SANDBOX,
 ];
 
-/** @returns the files of a kind */
+/** @returns the unit files for a kind */
 export function unitsOf(kind: UnitKind, options: UnitOptions): UnitFile[] {
   return UNITS[kind](options);
 }
@@ -113,11 +113,11 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           'WatchdogSec=60',
           'Restart=on-failure',
           'RestartSec=2',
-          '# No restart if it is not allowed (2), its configuration is invalid (5), or its credential is missing (243).',
+          '# Do not restart if access is denied (2), the configuration is invalid (5), or the credential is missing (243).',
           `RestartPreventExitStatus=${FATAL_EXIT_CODES}`,
-          '# The store is checked completely at each start.',
+          '# Each start checks the entire store.',
           'TimeoutStartSec=300',
-          '# Accepted requests are answered before it exits.',
+          '# Time to answer accepted requests.',
           'TimeoutStopSec=45',
           'KillMode=mixed',
           'StateDirectory=vreg',
@@ -135,27 +135,27 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
     {
       name: 'vreg-agent.service',
       text: unit(
-        'vreg heartbeat agent of this VM',
-        [...network(options), '# Restart it however often it exits.', 'StartLimitIntervalSec=0'],
+        'vreg heartbeat agent for this VM',
+        [...network(options), '# Restart it no matter how often it exits.', 'StartLimitIntervalSec=0'],
         [
           'Type=notify',
           '# The notifications come from systemd-notify, a child process.',
           'NotifyAccess=all',
           `ExecStart=${execStart('agent', options)}`,
           'ExecReload=kill -HUP $MAINPID',
-          '# Longer than a usual pause of the VM. An unreachable registry does not trigger the watchdog.',
+          '# Longer than VMs are usually paused. An unreachable registry does not trigger the watchdog.',
           'WatchdogSec=180',
           'Restart=always',
           'RestartSec=5',
-          '# No restart if it is not allowed (2), its configuration is invalid (5), another VM has its identity (9), or its',
+          '# Do not restart if access is denied (2), the configuration is invalid (5), another VM has the identity (9), or the',
           '# credential is missing (243).',
           'RestartPreventExitStatus=2 5 9 243',
-          '# It declares the VM stopped before it exits.',
+          '# Time to set the status of the VM to stopped.',
           'TimeoutStopSec=10',
           'KillMode=mixed',
           'StateDirectory=vreg-agent',
           'StateDirectoryMode=0700',
-          '# Removed when the agent stops: with DynamicUser, other users could not read a preserved folder.',
+          '# Removed when the agent stops: because of DynamicUser, other users could not read a preserved folder.',
           'RuntimeDirectory=vreg',
           '# Every user of this VM may read the address files in it. The state folder is private.',
           'UMask=0022',
@@ -170,7 +170,7 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
     {
       name: 'vreg-heartbeat.service',
       text: unit(
-        'vreg heartbeat of this VM',
+        'vreg heartbeat for this VM',
         network(options),
         [
           'Type=oneshot',
@@ -189,9 +189,9 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
         [
           'Unit',
           [
-            'Description=Regular vreg heartbeats of this VM',
+            'Description=Regular vreg heartbeats for this VM',
             'Documentation=man:vreg-heartbeat(1)',
-            '# The agent sends heartbeats, too.',
+            '# The agent also sends heartbeats.',
             'Conflicts=vreg-agent.service',
           ],
         ],
@@ -200,7 +200,7 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           [
             'OnBootSec=5',
             'OnUnitInactiveSec=60',
-            '# The clock is set after a VM was resumed, and its entry may be stale by then.',
+            '# The clock is set after the VM is resumed, when its entry may be stale.',
             'OnClockChange=yes',
             'RandomizedDelaySec=10',
             'AccuracySec=1',
@@ -225,7 +225,7 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           'Type=oneshot',
           'RemainAfterExit=yes',
           `ExecStart=${execStart('wait-online', options)}`,
-          '# vreg wait has its own timeout.',
+          '# vreg wait has a timeout of its own.',
           'TimeoutStartSec=infinity',
           ...environment(options, 'vreg-wait-online'),
         ],
@@ -240,7 +240,7 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           [
             'Description=This VM is live in the vreg registry',
             'Documentation=man:vreg-daemon(1)',
-            '# Other units wait for it with Requires=vreg-online.target and After=vreg-online.target.',
+            '# To wait for it, other units use Requires=vreg-online.target and After=vreg-online.target.',
             'Requires=vreg-wait-online.service',
             'After=vreg-wait-online.service',
           ],
@@ -264,13 +264,13 @@ function unit(
   ]);
 }
 
-/** A user's manager has no network targets. */
+/** The service manager of a user has no network targets. */
 function network({ user }: UnitOptions): string[] {
   const targets = 'network-online.target nss-lookup.target time-sync.target';
   return user ? [] : ['Wants=network-online.target', `After=${targets}`];
 }
 
-/** Environment file and credentials. `%E` is the folder for configuration: /etc, or ~/.config of a user. */
+/** Environment file and credentials. systemd replaces `%E` with the configuration folder: /etc, or ~/.config for a user. */
 function environment({ token, tls }: UnitOptions, name: string): string[] {
   const [cert, key] = name === 'vreg-serve' ? ['tls-cert', 'tls-key'] : ['cert-file', 'key-file'];
   return [
@@ -278,13 +278,13 @@ function environment({ token, tls }: UnitOptions, name: string): string[] {
     'EnvironmentFile=-%E/vreg/env',
     ...(token
       ? [
-          '# systemd gives this unit a private copy. Without the file the unit fails.',
+          '# systemd gives this unit a private copy. If the file is missing, the unit fails.',
           'LoadCredential=token:%E/vreg/token',
         ]
       : []),
     ...(tls
       ? [
-          '# Private copies, too. After a renewal restart the unit: a reload still reads the old copies.',
+          '# Also private copies. Restart the unit after a renewal, because a reload still reads the old copies.',
           `LoadCredential=${cert}:%E/vreg/tls.crt`,
           `LoadCredential=${key}:%E/vreg/tls.key`,
         ]
@@ -298,12 +298,12 @@ function sections(parts: readonly (readonly [title: string, lines: readonly stri
 }
 
 function execStart(kind: UnitKind, { node, bin, args }: UnitOptions): string {
-  // systemd expands no variables in the path of the program itself.
+  // systemd does not expand variables in the path of the program.
   const program = quote(node.replaceAll('%', '%%'));
   return [program, escapeArgument(bin), ...UNIT_COMMAND[kind], ...args.map(escapeArgument)].join(' ');
 }
 
-/** Escapes specifiers and variables, so that systemd passes the argument on unchanged (systemd.service(5)). */
+/** Escapes specifiers and variables, so that systemd passes the argument unchanged (systemd.service(5)). */
 function escapeArgument(argument: string): string {
   return quote(argument.replaceAll('%', '%%').replaceAll('$', '$$$$'));
 }

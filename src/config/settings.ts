@@ -244,7 +244,7 @@ export const SETTINGS = {
     value: 'WHAT',
     default: 'reject',
     choices: ON_CLONE,
-    about: 'what to do if this VM is a clone: exit (reject), take a new id (rebirth), or take over the id (replace)',
+    about: 'what to do if this VM is a clone (exit, take a new id, or take over the id)',
   },
   'id-command': {
     group: 'agent',

@@ -1,6 +1,6 @@
 /**
- * What scripts may get of a registry's entries. Another registry (the original, an older vreg, a hostile one) may enforce no
- * rules, so the CLI checks ids, addresses and ports again before it prints or writes them for scripts.
+ * Selects the entries that scripts may use. Another registry (the original one, an older vreg, or a hostile one) may not
+ * enforce rules, so the CLI checks ids, addresses and ports before it prints or writes them for scripts.
  */
 import type { Context } from '../command.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
@@ -16,7 +16,7 @@ export function separate(vms: readonly VmWithLiveness[]): { usable: VmWithLivene
   };
 }
 
-/** As {@link separate}; reports the entries that are left out. @param reported messages that are not repeated */
+/** Same as {@link separate}, but reports the omitted entries. @param reported messages that are not repeated */
 export function usableVms(
   context: Context,
   vms: readonly VmWithLiveness[],

@@ -59,7 +59,7 @@ for (const way of ['TCP', 'a unix socket'] as const) {
   });
 }
 
-test('a refusal by the daemon comes back with its field and hint', async (t) => {
+test('an error from the daemon keeps its field and hint', async (t) => {
   const { url } = await startDaemon(t, { env: { VERS_AUTH_TOKEN: 's3cret' } });
   const stranger = await failure(clientOf(t, { url }).list());
   assert.deepEqual([stranger.code, stranger.exit], ['UNAUTHORIZED', 2]);
@@ -70,7 +70,7 @@ test('a refusal by the daemon comes back with its field and hint', async (t) => 
   assert.deepEqual([invalid.code, invalid.field], ['INVALID', 'services[0].port']);
 });
 
-test('nobody there is UNREACHABLE, and says where, why and from where the URL came', async (t) => {
+test('a refused connection is UNREACHABLE, and the error names the URL, the cause and the origin of the URL', async (t) => {
   const url = await stub(t, () => {});
   const dead = new URL(url);
   dead.port = '1';
@@ -85,7 +85,7 @@ test('nobody there is UNREACHABLE, and says where, why and from where the URL ca
   assert.match(missing.message, /\(ENOENT\)/);
 });
 
-test('no answer in time is UNREACHABLE and says how long was waited', async (t) => {
+test('a timeout is UNREACHABLE, and the error names the time limit', async (t) => {
   const silent = await stub(t, () => {});
   const error = await failure(clientOf(t, { url: silent, timeout: 100 }).health());
   assert.deepEqual([error.code, error.exit], ['UNREACHABLE', 8]);
@@ -107,13 +107,13 @@ test('a connection that breaks off is UNREACHABLE', async (t) => {
   assert.equal((await failure(clientOf(t, { url: halfway }).health())).code, 'UNREACHABLE');
 });
 
-test('an abort ends the request with its own reason', async (t) => {
+test('an aborted request fails with the abort reason', async (t) => {
   const controller = new AbortController();
   const url = await stub(t, () => controller.abort(new Error('the user said so')));
   await assert.rejects(clientOf(t, { url, signal: controller.signal }).health(), /the user said so/);
 });
 
-test('what is no registry is a BAD_ANSWER that asks whether the URL is right', async (t) => {
+test('a server that is not a registry is BAD_ANSWER, and the hint asks whether the URL is right', async (t) => {
   for (const [what, status, text] of [
     ['a web page', 200, '<!doctype html><title>Welcome</title>'],
     ['nothing', 200, ''],
@@ -131,7 +131,7 @@ test('what is no registry is a BAD_ANSWER that asks whether the URL is right', a
   }
 });
 
-test('JSON that is no list of VMs is a BAD_ANSWER, too', async (t) => {
+test('JSON that is not a list of VMs is BAD_ANSWER', async (t) => {
   for (const body of [{}, { vms: 'none' }, { vms: null }, []]) {
     const url = await stub(t, (_request, response) => json(response, 200, body));
     assert.equal((await failure(clientOf(t, { url }).list())).code, 'BAD_ANSWER', JSON.stringify(body));
@@ -160,7 +160,7 @@ test('a URL may have a prefix and a slash at its end', async (t) => {
   assert.deepEqual(asked, [path, path, `/fleet${path}`, `/fleet${path}`]);
 });
 
-test('a URL that is none is a usage error that shows how one looks', async (t) => {
+test('an invalid URL is a usage error with an example of a valid one', async (t) => {
   for (const url of ['localhost:3000', 'ftp://a', '', 'http://', '/tmp/x.sock']) {
     const error = await failure(clientOf(t, { url, origin: 'VREG_URL' }).health());
     assert.deepEqual([error.code, error.exit, error.field], ['USAGE', 5, 'url'], url);
@@ -169,7 +169,7 @@ test('a URL that is none is a usage error that shows how one looks', async (t) =
   }
 });
 
-test('the original registry says nothing of staleness, so its lastSeen and its clock do', async (t) => {
+test("for the original registry, staleness is computed from lastSeen and the server's clock", async (t) => {
   const now = Date.parse('2026-01-01T12:00:00.000Z');
   const vm = (id: string, ago: number): Vm => ({
     ...aVm({ id }),
@@ -191,7 +191,7 @@ test('the original registry says nothing of staleness, so its lastSeen and its c
   assert.deepEqual(JSON.parse(JSON.stringify(client.server)), { lease: 300_000, now });
 });
 
-test('the token goes into the header, and the trace says what was asked without it', async (t) => {
+test('the token is sent in a header and does not appear in the trace', async (t) => {
   let authorization: string | undefined;
   const url = await stub(t, (request, response) => {
     authorization = request.headers.authorization;

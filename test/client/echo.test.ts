@@ -65,7 +65,7 @@ test('a version that is the token is masked where it is shown', async (t) => {
   assert.doesNotMatch((await vreg(['doctor'], { url, env })).stdout, CANARY);
 });
 
-test('the rest of the message stays, and every token that was used is masked', async (t) => {
+test('every token that was used is masked, and the rest of the message is unchanged', async (t) => {
   const seen: string[] = [];
   const url = await stub(t, ({ headers }, response) => {
     seen.push(headers.authorization!);
@@ -92,7 +92,7 @@ for (const [name, answer] of Object.entries(REFUSALS)) {
   });
 }
 
-test('a token in the body of a success stays, for it may be what was asked for', async (t) => {
+test('a token in a successful response is not masked, because it may be the requested value', async (t) => {
   const url = await stub(t, (_request, response) =>
     json(response, 201, { name: 'a', scope: 'admin', token: TOKEN }, { 'x-vreg-version': '0.0.0' }),
   );
@@ -101,7 +101,7 @@ test('a token in the body of a success stays, for it may be what was asked for',
   assert.equal((await client.createToken({ name: 'a', scope: 'admin' })).token, TOKEN);
 });
 
-test('the agent writes no token that came back into its log', async (t) => {
+test('the agent does not log a token that the registry echoes', async (t) => {
   const url = await stub(t, (request, response) => {
     if (request.method === 'POST') return REFUSALS['a failure in JSON']!(request, response);
     return json(response, 200, { status: 'ok', uptime: 1 }, { 'x-vreg-version': '0.0.0' });

@@ -67,7 +67,7 @@ function watch(t: TestContext, url: string, options: WatchOptions = {}, token?: 
   };
 }
 
-test('a watch goes on over a kill -9 and a new daemon on the port: by a reset, and then without a gap', async (t) => {
+test('a watch survives kill -9 and a new daemon on the same port: it gets a reset, then every event', async (t) => {
   const first = await startDaemon(t);
   const watching = watch(t, first.url, { since: 'start' });
   await watching.seen('synced');
@@ -93,7 +93,7 @@ test('a watch goes on over a kill -9 and a new daemon on the port: by a reset, a
   );
 });
 
-test('a watch whose connection breaks is told each change once, and each liveness change once', async (t) => {
+test('a watch that reconnects receives each change and each liveness event once', async (t) => {
   const { url, clock, registry, server } = await serveApp(t);
   const watching = watch(t, url);
   await watching.seen('synced');
@@ -122,7 +122,7 @@ test('a watch whose connection breaks is told each change once, and each livenes
   );
 });
 
-test('a reader that is told lagged takes the stream up without saying so', async (t) => {
+test('a client that receives lagged resumes the stream without reporting it', async (t) => {
   let asked = 0;
   const lastIds: string[] = [];
   const url = await stub(t, (request, response) => {
@@ -146,7 +146,7 @@ test('a reader that is told lagged takes the stream up without saying so', async
   );
 });
 
-test('a watch ends when its token is no longer good, and when the first contact fails', async (t) => {
+test('a watch ends if its token becomes invalid or its first request fails', async (t) => {
   const first = await startDaemon(t, { env: { VERS_AUTH_TOKEN: 'one' } });
   const watching = watch(t, first.url, {}, 'one');
   await watching.seen('synced');
@@ -163,7 +163,7 @@ test('a watch ends when its token is no longer good, and when the first contact 
   assert.equal((refused as VregError).code, 'UNREACHABLE');
 });
 
-test('what is asked of the daemon is filtered there, and heartbeats come when they are asked for', async (t) => {
+test('filters are applied by the daemon, and heartbeats are sent only on request', async (t) => {
   const { url } = await serveApp(t);
   const watching = watch(t, url, { role: 'infra', status: 'running', heartbeats: true });
   await watching.seen('synced');
@@ -200,7 +200,7 @@ async function plain(t: TestContext) {
   return { url, state, vm, looked };
 }
 
-test('of a server without events, what differs from look to look is told', async (t) => {
+test('without an event stream, a watch reports the differences between polls', async (t) => {
   const { url, state, vm, looked } = await plain(t);
   state.vms = [vm('b'), vm('a')];
   const watching = watch(t, url, { since: 'start' });
@@ -225,7 +225,7 @@ test('of a server without events, what differs from look to look is told', async
   ]);
 });
 
-test('of a server without events, filters are those of the daemon: a change of status shows under both', async (t) => {
+test("without an event stream, filters work like the daemon's: a status change matches the old and the new status", async (t) => {
   for (const [options, expected] of [
     [{ status: 'running', role: 'worker', since: 'start' }, ['registered a', 'status a']],
     [{ status: 'paused' }, ['status a', 'deregistered a']],
@@ -243,7 +243,7 @@ test('of a server without events, filters are those of the daemon: a change of s
   }
 });
 
-test('of a server without events, a time without answers is not the end, and nobody is told as gone', async (t) => {
+test('without an event stream, an outage neither ends the watch nor reports a VM as removed', async (t) => {
   const { url, state, vm, looked } = await plain(t);
   state.vms = [vm('a')];
   const watching = watch(t, url);

@@ -157,7 +157,7 @@ for (const [argv, env] of [
   });
 }
 
-test('a file whose current context is missing can be repaired with the commands in the hint', async (t) => {
+test('a config file whose current context is missing can be fixed with the commands in the hint', async (t) => {
   const { run } = homeWith(t, { context: 'gone', contexts: CONTEXTS });
   assert.equal((await run('ls')).code, 5);
   assert.equal((await run('context ls -q')).stdout, 'dev\nprod\n');

@@ -115,7 +115,7 @@ for (const [name, script, code] of [
   ],
   ['a DELETE', 'curl -sf -X DELETE "$VERS_INFRA_URL/registry/vms/a" >/dev/null', 3],
 ] as const) {
-  test(`${name} by another client meanwhile is not overwritten, and edit exits with ${code}`, async (t) => {
+  test(`${name} by another client in the meantime is not overwritten, and edit exits with ${code}`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, [BEFORE]);
     const { edit, kept } = editing(t, url);

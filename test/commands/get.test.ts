@@ -57,7 +57,7 @@ test('with --json an error is an object on stderr', async (t) => {
   });
 });
 
-test('of several ids, registered VMs are printed and the others reported', async (t) => {
+test('get with several ids prints registered VMs and reports the others', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET);
   const one = await vreg(['get', 'a', 'nope', 'b', '-q'], { url });

@@ -35,14 +35,14 @@ test('history shows who changed what, newest first, even after the VM was remove
   assert.deepEqual(first[1]!.changes, { status: ['running', 'paused'] });
 });
 
-test('history of a VM that nobody knows is exit 3, by its name', async (t) => {
+test('history of an unknown VM exits with 3 and names it', async (t) => {
   const { url } = await serveApp(t);
   const result = await vreg(['history', 'nope'], { url });
   assert.deepEqual([result.code, result.stdout], [3, '']);
   assert.match(result.stderr, /^vreg: nope: .*\nhint: /);
 });
 
-test('history of the original registry is exit 1, and says what is missing', async (t) => {
+test('history exits with 1 on the original registry and names the missing feature', async (t) => {
   const { url } = await startPlainServer(t);
   await seed(url, [aVm({ id: 'a' })]);
   const result = await vreg(['history', 'a'], { url });

@@ -113,7 +113,7 @@ for (const argv of ['ls -q', 'tree -q', 'ls -o name']) {
   });
 }
 
-test('hostile entries stay readable: JSON and YAML have them, and a piped table has them without their addresses', async (t) => {
+test('hostile entries remain readable: JSON and YAML contain them, and a piped table omits their addresses', async (t) => {
   const url = await hostileRegistry(t);
   const all = JSON.parse((await vreg(['ls', '-o', 'json'], { url })).stdout) as VmWithLiveness[];
   assert.deepEqual(all.map(({ address }) => address).sort(), [...BAD, GOOD].map(({ address }) => address).sort());
@@ -150,7 +150,7 @@ test('a service with a port that is none is not used', async (t) => {
   assert.match(result.stderr, /^vreg: VM "a" has no valid port for the service "api"\nhint: /);
 });
 
-test('entries that are no entries are left out', async (t) => {
+test('malformed entries are omitted', async (t) => {
   const lastSeen = new Date().toISOString();
   const broken = [{}, { id: 1, address: 'a' }, { id: 'a' }, { id: 'b', address: null }, { id: '', address: 'a' }];
   const vms = [...broken.map((vm) => ({ role: 'worker', status: 'running', lastSeen, ...vm })), { ...aVm(), lastSeen }];

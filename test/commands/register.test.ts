@@ -181,7 +181,7 @@ const BAD_FILES: readonly [name: string, text: string, message: RegExp][] = [
 ];
 
 for (const [name, stdin, message] of BAD_FILES) {
-  test(`a file with ${name} is rejected as a whole, with the cause`, async (t) => {
+  test(`a file with ${name} is rejected completely, with the cause`, async (t) => {
     const { url, store } = await serveApp(t);
     const { code, stdout, stderr } = await vreg(['register', '-f', '-'], { url, stdin });
     assert.deepEqual([code, stdout], [5, '']);

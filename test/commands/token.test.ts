@@ -142,7 +142,7 @@ test('a command without permission exits with 2 and names the required scope', a
     assert.deepEqual([code, stdout], [2, ''], argv.join(' '));
     assert.match(
       stderr,
-      /token "dash" has the scope read; this needs \w+\nhint: create one with that scope/,
+      /token "dash" has the scope read; this requires \w+\nhint: create one with that scope/,
       argv.join(' '),
     );
   }

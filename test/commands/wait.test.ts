@@ -124,7 +124,7 @@ test('a rejected token ends the wait', async (t) => {
   assert.match(result.stderr, /^vreg: .*\nhint: provide the token/);
 });
 
-test('a request without a response does not use up the whole wait', async (t) => {
+test('a request without a response does not use up the entire wait', async (t) => {
   let asked = 0;
   const url = await stub(t, (_request, response) => {
     asked++;

@@ -30,14 +30,14 @@ test('why explains in one line, and in JSON with codes, whether discover returns
   );
 });
 
-test('why of a VM that nobody knows is exit 3, by its name', async (t) => {
+test('why of an unknown VM exits with 3 and names it', async (t) => {
   const { url } = await serveApp(t);
   const result = await vreg(['why', 'nope'], { url });
   assert.deepEqual([result.code, result.stdout], [3, '']);
   assert.match(result.stderr, /^vreg: nope: .*\nhint: /);
 });
 
-test('why of the original registry is exit 1, and says what is missing', async (t) => {
+test('why exits with 1 on the original registry and names the missing feature', async (t) => {
   const { url } = await startPlainServer(t);
   await seed(url, [aVm({ id: 'a' })]);
   const result = await vreg(['why', 'a'], { url });

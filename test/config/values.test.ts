@@ -36,7 +36,7 @@ for (const text of [
   '1h30',
   '99999999999999d',
 ]) {
-  test(`"${text}" is refused, naming what it was for and how to write it`, () => {
+  test(`"${text}" is refused, and the error names the setting and the accepted format`, () => {
     assert.throws(
       () => parseDuration(text, 'timeout'),
       (error: VregError) => {
@@ -69,7 +69,7 @@ for (const [ms, text] of SHOWN) {
   test(`${ms} ms is shown as ${text}`, () => assert.equal(formatDuration(ms), text));
 }
 
-test('an age says ago, and a moment in the future is now', () => {
+test('an age ends with "ago", and a time in the future is "just now"', () => {
   assert.equal(formatAge(180_000), '3m ago');
   assert.equal(formatAge(999), 'just now');
   assert.equal(formatAge(-60_000), 'just now');

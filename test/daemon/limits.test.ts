@@ -98,7 +98,7 @@ test('an object that many reservations share counts once, until the last of them
 
 test('the error of a budget that is used up names the buffer, its limit, the cause and a next step', () => {
   const error = budgetExhausted(new Budget('responses', 512 * 1024 ** 2));
-  assert.equal(error.message, 'the responses buffer is full (limit 512 MiB): slow clients are holding responses');
+  assert.equal(error.message, 'the responses buffer is full (limit 512 MiB): clients read responses too slowly');
   assert.deepEqual([error.code, error.status, error.retryAfter], ['TOO_MANY_REQUESTS', 429, 5]);
   assert.match(error.hint!, /^read responses faster/);
   for (const name of Object.keys(BUDGETS) as BudgetName[]) {
@@ -141,7 +141,7 @@ function work(): void {
   while (performance.now() < end);
 }
 
-test('a job runs at once while its turn has time, and other jobs wait in order', async () => {
+test('a job runs immediately while its turn has time, and other jobs wait in order', async () => {
   const scheduler = new Scheduler();
   const done: string[] = [];
   const long = (name: string) =>
@@ -249,7 +249,7 @@ test('serialized jobs run one after the other, each in its own turn, even after 
   assert.equal(new Set(begun).size, 5, `the jobs began in the turns ${begun}`);
 });
 
-test('a filter finds what an array would find, and stops when its client has gone', async () => {
+test('a filter returns the same as Array.filter, and stops when its client has left', async () => {
   const scheduler = new Scheduler();
   const numbers = Array.from({ length: 2000 }, (_, n) => n);
   const isOdd = (n: number) => {

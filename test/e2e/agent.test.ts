@@ -106,7 +106,7 @@ test('SIGTERM ends the agent in time while the registry is unreachable', async (
   const { code, ms } = await agent.end();
   assert.equal(code, 0);
   assert.ok(ms < GONE_WITHIN, `${ms} ms`);
-  assert.match(agent.said(), /could not report to the registry that this VM stops/);
+  assert.match(agent.said(), /could not report to the registry that this VM is stopping/);
 });
 
 test('SIGTERM ends the agent in time when the registry accepts and never answers', async (t) => {
@@ -159,7 +159,7 @@ test('an agent with a bad token exits with 2 and a hint', async (t) => {
     code: 2,
     signal: null,
     stdout: '',
-    stderr: 'vreg: Unauthorized — invalid token\nhint: use the token that the daemon was started with\n',
+    stderr: 'vreg: Unauthorized — invalid token\nhint: use the token with which the daemon was started\n',
   };
   assert.deepEqual(await inHome(t, home, ['daemon', 'agent'], env), expected);
   assert.deepEqual(await inHome(t, home, ['daemon', 'agent', '--detach'], env), expected);

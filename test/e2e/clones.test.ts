@@ -29,7 +29,7 @@ test('if a copied state is started twice, one agent exits with 9 and the address
   await until('the clone to end', () => clone.child.exitCode !== null);
   assert.equal(clone.child.exitCode, 9);
   assert.match(clone.said(), /is alive as another incarnation/);
-  assert.match(clone.said(), /hint: see both: vreg conflicts/);
+  assert.match(clone.said(), /hint: show both: vreg conflicts/);
   assert.equal(original.child.exitCode, null);
   assert.equal((await find(daemon))?.address, '10.0.0.1');
   const [conflict, ...others] = await conflictsOf(daemon);

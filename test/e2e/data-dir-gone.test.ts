@@ -64,7 +64,7 @@ async function assertRefusesWrites(daemon: Daemon, message: RegExp): Promise<voi
     const { error, code, hint } = body as ErrorBody;
     assert.deepEqual([status, code, headers.get('retry-after')], [503, 'STORE_FAILED', '5']);
     assert.match(error, message);
-    assert.match(hint!, /put the data dir back, .*vreg daemon restore FILE/);
+    assert.match(hint!, /put the files back, .*vreg daemon restore FILE/);
   }
 }
 
@@ -96,7 +96,7 @@ async function twoDaemons(t: TestContext): Promise<[Daemon, Daemon]> {
   return [first, await startDaemon(t, { home: first.home })];
 }
 
-test('a daemon whose data dir was removed does not touch the files of a second daemon there when it stops', async (t) => {
+test('when it stops, a daemon whose data dir was removed does not touch the files of a second daemon there', async (t) => {
   const [first, second] = await twoDaemons(t);
   await register(second, 'b');
   const info = readFileSync(join(second.dataDir, 'daemon.json'), 'utf8');

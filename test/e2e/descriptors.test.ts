@@ -19,7 +19,7 @@ const CONNECTIONS = 300;
 const FREE = 20;
 
 test(
-  'without file descriptors the daemon closes new connections, serves and stores for the others, and recovers',
+  'without free file descriptors the daemon closes new connections, continues to serve the open ones, and recovers',
   unless('prlimit'),
   async (t) => {
     const daemon = await startDaemon(t, { args: ['--log-level', 'info'] });

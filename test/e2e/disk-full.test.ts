@@ -27,7 +27,7 @@ test(
     const assertRefusing = async () => {
       const { status, headers, body } = await register('vm-2');
       assert.deepEqual([status, body.code, headers.get('retry-after')], [507, 'STORE_FULL', '5']);
-      assert.match(body.hint!, /free space/);
+      assert.match(body.hint!, /free up space/);
       for (const [method, change] of [
         ['PATCH', { status: 'running', name: 'new' }],
         ['DELETE', undefined],
@@ -114,7 +114,7 @@ test(
       const copy = await fetch(`${daemon.url}/registry/backup`);
       const { error, code, hint } = (await copy.json()) as ErrorBody;
       assert.deepEqual([copy.status, code, copy.headers.get('retry-after')], [507, 'STORE_FULL', '5'], error);
-      assert.match(hint!, /free space/);
+      assert.match(hint!, /free up space/);
       assert.deepEqual(
         readdirSync(daemon.dataDir).filter((name) => name.startsWith('.vreg-copy-')),
         [],

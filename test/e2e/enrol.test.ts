@@ -16,7 +16,7 @@ async function withImage(t: TestContext): Promise<{ daemon: Daemon; image: strin
 
 const stateOf = (home: string) => join(home, 'state/vreg');
 
-test('an agent is enrolled, beats with its own token, also after a restart, and scripts find that in a file', async (t) => {
+test('an agent enrols, uses its own token, also after a restart, and writes it to a file for scripts', async (t) => {
   const { daemon, image } = await withImage(t);
   const home = tempDir(t);
   const env = { VERS_AUTH_TOKEN: image };
@@ -36,7 +36,7 @@ test('an agent is enrolled, beats with its own token, also after a restart, and 
   assert.equal((await daemon.vreg(['token', 'whoami', '--token-file', file, '-q'])).stdout, 'image/vm-1\n');
 });
 
-test('an agent whose entry is removed enrols anew by itself', async (t) => {
+test('an agent whose entry is removed enrols again', async (t) => {
   const { daemon, image } = await withImage(t);
   const agent = startAgent(t, daemon.url, [], { env: { VERS_AUTH_TOKEN: image } });
   const before = await until('the enrolment', () => find(daemon));
@@ -45,7 +45,7 @@ test('an agent whose entry is removed enrols anew by itself', async (t) => {
   assert.match(agent.said(), /refuses this VM's own token/);
 });
 
-test('an agent whose token is revoked stays out while its entry is there, and says why', async (t) => {
+test('an agent whose token is revoked cannot enrol again while its entry exists, and logs why', async (t) => {
   const { daemon, image } = await withImage(t);
   const agent = startAgent(t, daemon.url, [], { env: { VERS_AUTH_TOKEN: image } });
   await until('the enrolment', () => find(daemon));
@@ -56,7 +56,7 @@ test('an agent whose token is revoked stays out while its entry is there, and sa
   assert.equal((await find(daemon))!.lastSeen, lastSeen);
 });
 
-test('an agent whose token is revoked is helped by another one for its VM', async (t) => {
+test('an agent whose token is revoked works again with another token for its VM', async (t) => {
   const { daemon, image } = await withImage(t);
   const home = tempDir(t);
   const first = startAgent(t, daemon.url, [], { home, env: { VERS_AUTH_TOKEN: image } });
@@ -68,7 +68,7 @@ test('an agent whose token is revoked is helped by another one for its VM', asyn
   await until('it to run again', async () => (await find(daemon))?.status === 'running');
 });
 
-test('single beats with the token of an image enrol, and go on with the token that the state dir keeps', async (t) => {
+test('a heartbeat with an enrol token enrols the VM, and the next one uses the token in the state dir', async (t) => {
   const { daemon, image } = await withImage(t);
   const state = join(tempDir(t), 'state');
   const beat = () =>
@@ -82,7 +82,7 @@ test('single beats with the token of an image enrol, and go on with the token th
   assert.equal((await daemon.vreg(['token', 'ls', '--enrolled-by', 'image', '-q'])).stdout, 'image/vm-1\n');
 });
 
-test('a clone of an enrolled VM is reborn with a token of its own', async (t) => {
+test('a clone of an enrolled VM gets a new id and its own token', async (t) => {
   const { daemon, image } = await withImage(t);
   const home = tempDir(t);
   const env = { VERS_AUTH_TOKEN: image };

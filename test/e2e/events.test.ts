@@ -22,7 +22,7 @@ function numbers(seed: number): () => number {
   };
 }
 
-test('a reader that loses its connection again and again under load is told every revision once, in order', async (t) => {
+test('a client that reconnects repeatedly under load receives every revision once, in order', async (t) => {
   const { url } = await startDaemon(t);
   await call(url, 'PUT', '/registry/vms/vm-1', { body: aVm() });
   let made = 1;
@@ -97,7 +97,7 @@ test('an id from before a kill -9 gets reset and the full state from the next da
   assert.deepEqual(after.lines(), ['synced']);
 });
 
-test('a VM that goes silent is told as stale, and revived by a beat', async (t) => {
+test('a silent VM causes a stale event, and its next heartbeat a revived event', async (t) => {
   const { url } = await startDaemon(t, { args: ['--stale-after', '600ms'] });
   const reader = await readEvents(t, url);
   await call(url, 'POST', '/registry/vms', { body: aVm() });
@@ -107,7 +107,7 @@ test('a VM that goes silent is told as stale, and revived by a beat', async (t) 
   assert.deepEqual(reader.lines().slice(0, 4), ['synced', 'registered vm-1', 'stale vm-1', 'revived vm-1']);
 });
 
-test('SIGTERM ends open streams, held answers and readers that do not read, soon and with exit 0', async (t) => {
+test('SIGTERM ends open streams, long polls and clients that do not read, within seconds and with exit code 0', async (t) => {
   const { url, end } = await startDaemon(t);
   const reader = await readEvents(t, url);
   const held = call(url, 'GET', '/registry/discover/infra?wait=50s');

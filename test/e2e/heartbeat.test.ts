@@ -4,7 +4,7 @@ import { again, find, heardAfter, startLong } from '../helpers/agent/agent.ts';
 import { startDaemon } from '../helpers/daemon.ts';
 import { until } from '../helpers/until.ts';
 
-test('vreg heartbeat --every registers a missing VM, goes on beating, and leaves the entry as it is', async (t) => {
+test('vreg heartbeat --every registers a missing VM and continues to send heartbeats without changing the entry', async (t) => {
   const daemon = await startDaemon(t);
   const beats = startLong(t, daemon.url, ['heartbeat', '--every', '100ms', '--register-if-missing', '-q']);
   const { lastSeen } = await until('the registration', () => find(daemon));
@@ -15,7 +15,7 @@ test('vreg heartbeat --every registers a missing VM, goes on beating, and leaves
   assert.equal((await find(daemon))?.status, 'running');
 });
 
-test('vreg heartbeat --every outlasts a registry that is away', async (t) => {
+test('vreg heartbeat --every continues after an outage of the registry', async (t) => {
   const daemon = await startDaemon(t);
   await daemon.vreg(['register', 'vm-1']);
   const beats = startLong(t, daemon.url, ['heartbeat', '--every', '100ms', '-q']);

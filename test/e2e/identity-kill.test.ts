@@ -18,7 +18,7 @@ async function beat({ url }: Daemon, body: object): Promise<[status: number, cod
 const TAKEN = [200, undefined];
 const REFUSED = [409, 'IDENTITY_CONFLICT'];
 
-test('an agent whose last heartbeats died with the registry continues, and a copy of it is refused as before', async (t) => {
+test('an agent whose last heartbeats were lost with the registry continues, and a copy of it is still refused', async (t) => {
   const first = await startDaemon(t);
   await call(first.url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-1' }) });
   assert.deepEqual(await beat(first, { next: token(1) }), TAKEN);
@@ -37,7 +37,7 @@ test('an agent whose last heartbeats died with the registry continues, and a cop
   assert.equal(second.said().includes('rollback_detected'), false);
 });
 
-test('what was saved outlives a kill: the holder, and the conflict with both sides', async (t) => {
+test('the holder and both sides of a conflict survive a kill', async (t) => {
   const first = await startDaemon(t);
   await call(first.url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-1' }) });
   await beat(first, { next: token(1), address: '10.0.0.1' });
@@ -58,7 +58,7 @@ test('what was saved outlives a kill: the holder, and the conflict with both sid
   assert.deepEqual(await beat(second, { spend: token(2), next: token(3) }), TAKEN);
 });
 
-test('a VM that was removed just before a kill is registered anew without a past', async (t) => {
+test('a VM removed just before a kill can register again, without holder or conflicts', async (t) => {
   const first = await startDaemon(t);
   await call(first.url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-1' }) });
   await beat(first, { next: token(9), address: '10.0.0.1' });
@@ -71,7 +71,7 @@ test('a VM that was removed just before a kill is registered anew without a past
   assert.deepEqual(await beat(second, { next: token(1, 'b'), incarnation: 'two', address: '10.0.0.2' }), TAKEN);
 });
 
-test('a conflict that was cleared just before a kill is forgotten', async (t) => {
+test('a conflict cleared just before a kill stays cleared', async (t) => {
   const first = await startDaemon(t);
   await call(first.url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-1' }) });
   await beat(first, { next: token(1) });

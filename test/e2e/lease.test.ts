@@ -39,7 +39,7 @@ test('after kill -9 and a long pause the live VM is live, and the stale one stal
   await until('the lease to run out, now that the registry listens', async () => (await live(second)).length === 0);
 });
 
-test('a registry that was stopped for longer than a lease has forgotten nobody when it goes on', async (t) => {
+test('a daemon that was suspended for longer than a lease marks no VM stale when it resumes', async (t) => {
   const daemon = await startDaemon(t, options);
   await register(daemon, 'live');
   daemon.child.kill('SIGSTOP');
@@ -68,7 +68,7 @@ test('a heartbeat survives kill -9 about a second later', async (t) => {
   assert.equal((await ask<Vm>(second, 'GET', '/registry/vms/vm-1')).lastSeen, lastSeen);
 });
 
-test('a daemon that is told to stop saves the last heartbeat', async (t) => {
+test('a daemon saves the last heartbeat when it stops', async (t) => {
   const first = await startDaemon(t, { args: ['--log-level', 'warn'] });
   await register(first, 'vm-1');
   const { lastSeen } = await beat(first, 'vm-1');
@@ -77,7 +77,7 @@ test('a daemon that is told to stop saves the last heartbeat', async (t) => {
   assert.equal((await ask<Vm>(second, 'GET', '/registry/vms/vm-1')).lastSeen, lastSeen);
 });
 
-test('after SIGSTOP, and after a restart, an answer says for how long it may name dead VMs', async (t) => {
+test('after SIGSTOP or a restart, a response states for how long it may include dead VMs', async (t) => {
   const daemon = await startDaemon(t, options);
   await register(daemon, 'live');
   const warming = async ({ url }: Daemon) =>

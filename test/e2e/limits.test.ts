@@ -75,7 +75,7 @@ for (const how of ['flags', 'variables'] as const) {
     const padded = (length: number) => `${' '.repeat(length - 2)}{}`;
     const body = (length: number) => call(url, 'POST', '/registry/vms', { body: padded(length) });
     assert.deepEqual([(await body(2048)).status, (await body(2049)).status], [400, 413]);
-    assert.match(errorOf(await body(2049)), /^body is too large: at most 2048 bytes/);
+    assert.match(errorOf(await body(2049)), /^body is too large \(limit 2048 bytes\)/);
 
     const register = (length: number) => {
       const frame = Buffer.byteLength(JSON.stringify({ ...aVm({ metadata: { pad: '' } }), ...TIMES }));

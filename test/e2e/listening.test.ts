@@ -38,7 +38,7 @@ async function healthOver(socketPath: string): Promise<unknown> {
   return JSON.parse(await text(answer));
 }
 
-test('a socket alone is the only door, is for its owner only, and goes with the daemon', async (t) => {
+test('with only --socket, the daemon opens no port; the socket has mode 0600 and is removed when the daemon stops', async (t) => {
   const { socket, child, ended, said } = await startOnSocket(t, tempDir(t));
   assert.match(said(), /listening on unix:/);
   assert.doesNotMatch(said(), /http:/);
@@ -72,14 +72,14 @@ test('a socket beside a port serves the same registry', async (t) => {
   assert.equal(existsSync(socket), false);
 });
 
-test('localhost is served at every address that it has', async (t) => {
+test('--host localhost listens on every address of localhost', async (t) => {
   const { url } = await startDaemon(t, { args: ['--host', 'localhost'] });
   const port = new URL(url).port;
   assert.equal((await call(`http://127.0.0.1:${port}`, 'GET', '/health')).status, 200);
   assert.equal((await call(`http://localhost:${port}`, 'GET', '/health')).status, 200);
 });
 
-test('a second daemon on the same port says whose it is and exits 1', async (t) => {
+test('a second daemon on the same port exits with 1 and a hint', async (t) => {
   const { url } = await startDaemon(t);
   const home = tempDir(t);
   const words = [BIN, 'daemon', '--port', new URL(url).port, '--data-dir', join(home, 'data')];
@@ -89,7 +89,7 @@ test('a second daemon on the same port says whose it is and exits 1', async (t) 
   assert.match(stderr, /hint: .*--port/);
 });
 
-test('an address that others can reach is refused without a token, exit 5, and the fix is named', async (t) => {
+test('without a token, a public address is refused with exit code 5 and a hint', async (t) => {
   const home = tempDir(t);
   for (const host of ['0.0.0.0', '::', 'example.com']) {
     const words = [BIN, 'daemon', '--port', '0', '--host', host, '--data-dir', join(home, 'data')];
@@ -101,7 +101,7 @@ test('an address that others can reach is refused without a token, exit 5, and t
   }
 });
 
-test('with a token, from the environment or a file, every address is listened on', async (t) => {
+test('with a token, from the environment or a file, the daemon may listen on any address', async (t) => {
   const file = join(tempDir(t), 'token');
   writeFileSync(file, 's3cret\n', { mode: 0o600 });
   for (const options of [{ env: { VERS_AUTH_TOKEN: 's3cret' } }, { args: ['--token-file', file] }]) {
@@ -141,7 +141,7 @@ test('SIGTERM answers a request that is still arriving, closes idle connections,
 });
 
 // Less than after which a request that never ends is cut.
-test('SIGTERM waits for no connection on which nothing came', { timeout: 25_000 }, async (t) => {
+test('SIGTERM does not wait for a connection that never sent a request', { timeout: 25_000 }, async (t) => {
   const { url, end } = await startDaemon(t);
   const { hostname: host, port } = new URL(url);
   const silent = connect({ host, port: Number(port) }).on('error', () => {});
@@ -150,7 +150,7 @@ test('SIGTERM waits for no connection on which nothing came', { timeout: 25_000 
   if (!silent.closed) await once(silent, 'close');
 });
 
-test('SIGTERM under load: every registration that was answered 201 is there afterwards, and none is half there', async (t) => {
+test('SIGTERM under load loses no registration answered with 201 and leaves none partial', async (t) => {
   const first = await startDaemon(t);
   const acknowledged: string[] = [];
   let sent = 0;

@@ -63,14 +63,14 @@ test('curl and vreg use the registry over https, and its socket stays plain', un
   assert.deepEqual(await daemon.end(), { code: 0, signal: null });
 });
 
-test('localhost speaks https at every address that it has', OPENSSL, async (t) => {
+test('https works at every address of localhost', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const daemon = await startDaemon(t, { args: ['--host', 'localhost', ...flagsOf(authority.issue('server'))] });
   for (const host of ['127.0.0.1', 'localhost'])
     assert.equal((await ask(`https://${host}:${new URL(daemon.url).port}/health`, authority)).status, 200);
 });
 
-test('the names of the certificate are names of the registry, and a rebound name is none', OPENSSL, async (t) => {
+test('names in the certificate are accepted as Host, and a rebound name is refused', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const server = authority.issue('server', { names: 'DNS:registry.example,DNS:*.fleet.example' });
   const { url } = await startDaemon(t, { args: flagsOf(server) });
@@ -84,7 +84,7 @@ test('the names of the certificate are names of the registry, and a rebound name
   }
 });
 
-test('SIGHUP takes a renewed certificate while requests run, and none of them fails', OPENSSL, async (t) => {
+test('SIGHUP reloads a renewed certificate without failing a request', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const server = authority.issue('server');
   const daemon = await startDaemon(t, { args: flagsOf(server) });
@@ -117,7 +117,7 @@ test('SIGHUP takes a renewed certificate while requests run, and none of them fa
   assert.notEqual((await ask(`${daemon.url}/health`, authority)).fingerprint, first.fingerprint);
 });
 
-test('SIGHUP with a file that is wrong keeps the certificate in force, and says what is wrong', OPENSSL, async (t) => {
+test('SIGHUP with an invalid file keeps the current certificate and logs the cause', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const server = authority.issue('server');
   const daemon = await startDaemon(t, { args: flagsOf(server) });
@@ -132,27 +132,23 @@ test('SIGHUP with a file that is wrong keeps the certificate in force, and says 
   assert.equal((await ask(`${daemon.url}/health`, authority)).fingerprint, fingerprint);
 });
 
-test(
-  'clients with a certificate are let in, on an open address too, and others are told what is missing',
-  OPENSSL,
-  async (t) => {
-    const authority = makeAuthority(t);
-    const foreign = makeAuthority(t);
-    const words = [...flagsOf(authority.issue('server')), '--tls-client-ca', authority.ca, '--host', '0.0.0.0'];
-    const daemon = await startDaemon(t, { args: words });
-    const url = daemon.url.replace('0.0.0.0', '127.0.0.1');
-    const ls = (own?: Issued) => daemon.vreg(['ls', '--url', url], { env: shownBy(authority, own) });
-    const own = authority.issue('client', { subject: '/CN=worker-1' });
-    assert.deepEqual(await ls(own), { code: 0, signal: null, stdout: '', stderr: '' });
-    const without = await ls();
-    assert.equal(without.code, 8);
-    assert.match(without.stderr, /\nhint: .*certificate.*--cert-file FILE --key-file FILE/);
-    const stranger = await ls(foreign.issue('client'));
-    assert.equal(stranger.code, 8);
-    assert.match(stranger.stderr, /\nhint: the server may have rejected the certificate from --cert-file/);
-    assert.match(daemon.said(), /refused a connection: the TLS handshake failed/);
-  },
-);
+test('clients with a certificate are accepted on a public address, and others get a hint', OPENSSL, async (t) => {
+  const authority = makeAuthority(t);
+  const foreign = makeAuthority(t);
+  const words = [...flagsOf(authority.issue('server')), '--tls-client-ca', authority.ca, '--host', '0.0.0.0'];
+  const daemon = await startDaemon(t, { args: words });
+  const url = daemon.url.replace('0.0.0.0', '127.0.0.1');
+  const ls = (own?: Issued) => daemon.vreg(['ls', '--url', url], { env: shownBy(authority, own) });
+  const own = authority.issue('client', { subject: '/CN=worker-1' });
+  assert.deepEqual(await ls(own), { code: 0, signal: null, stdout: '', stderr: '' });
+  const without = await ls();
+  assert.equal(without.code, 8);
+  assert.match(without.stderr, /\nhint: .*certificate.*--cert-file FILE --key-file FILE/);
+  const stranger = await ls(foreign.issue('client'));
+  assert.equal(stranger.code, 8);
+  assert.match(stranger.stderr, /\nhint: the server may have rejected the certificate from --cert-file/);
+  assert.match(daemon.said(), /refused a connection: the TLS handshake failed/);
+});
 
 const STARTS: readonly [name: string, (authority: Authority, server: Issued) => string[], said: RegExp][] = [
   ['a certificate without its key', (_, { cert }) => ['--tls-cert', cert], /^vreg: --tls-cert requires --tls-key/],
@@ -213,7 +209,7 @@ for (const [name, words, said] of STARTS) {
   });
 }
 
-test('a key with a passphrase is refused, with how to write it without one', OPENSSL, async (t) => {
+test('a key with a passphrase is refused, and the hint is the command that removes it', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const { cert, key } = authority.issue('server');
   const locked = join(authority.dir, 'locked.key');
@@ -225,21 +221,25 @@ test('a key with a passphrase is refused, with how to write it without one', OPE
   assert.match(ran.stderr, /^vreg: the private key .*locked\.key is encrypted\nhint: .*openssl pkey -in /);
 });
 
-test("systemd's credentials are the certificate when nothing else is said, whatever their mode", OPENSSL, async (t) => {
-  const authority = makeAuthority(t);
-  const credentials = join(authority.dir, 'credentials');
-  mkdirSync(credentials);
-  const { cert, key } = authority.issue('server');
-  for (const [from, name] of [
-    [cert, 'tls-cert'],
-    [key, 'tls-key'],
-  ] as const) {
-    copyFileSync(from, join(credentials, name));
-    chmodSync(join(credentials, name), 0o444);
-  }
-  const { url } = await startDaemon(t, { env: { CREDENTIALS_DIRECTORY: credentials } });
-  assert.equal((await ask(`${url}/health`, authority)).status, 200);
-});
+test(
+  'without other settings, the certificate is read from the systemd credentials, whatever their mode',
+  OPENSSL,
+  async (t) => {
+    const authority = makeAuthority(t);
+    const credentials = join(authority.dir, 'credentials');
+    mkdirSync(credentials);
+    const { cert, key } = authority.issue('server');
+    for (const [from, name] of [
+      [cert, 'tls-cert'],
+      [key, 'tls-key'],
+    ] as const) {
+      copyFileSync(from, join(credentials, name));
+      chmodSync(join(credentials, name), 0o444);
+    }
+    const { url } = await startDaemon(t, { env: { CREDENTIALS_DIRECTORY: credentials } });
+    assert.equal((await ask(`${url}/health`, authority)).status, 200);
+  },
+);
 
 /** A registry that takes clients with a certificate only, one of those, and vreg as that one. */
 async function startMutual(t: Parameters<typeof startDaemon>[0], more: DaemonOptions = {}) {
@@ -254,7 +254,7 @@ async function startMutual(t: Parameters<typeof startDaemon>[0], more: DaemonOpt
   return { authority, server, clientCa, daemon, own, env, vreg: (...words: string[]) => daemon.vreg(words, { env }) };
 }
 
-test('doctor, heartbeat, watch and backup show their certificate as every command does', OPENSSL, async (t) => {
+test('doctor, heartbeat, watch and backup send the client certificate', OPENSSL, async (t) => {
   const { daemon, env, vreg } = await startMutual(t);
   assert.equal((await vreg('heartbeat', 'vm-1', '--register-if-missing')).code, 0);
   const state = join(daemon.home, 'beat-state');
@@ -271,7 +271,7 @@ test('doctor, heartbeat, watch and backup show their certificate as every comman
   assert.ok(existsSync(file));
 });
 
-test('the agent beats over TLS, and takes renewed files with SIGHUP', OPENSSL, async (t) => {
+test('the agent sends heartbeats over TLS and reloads renewed files on SIGHUP', OPENSSL, async (t) => {
   const { authority, server, clientCa, daemon, own, env, vreg } = await startMutual(t);
   const agent = startAgent(t, daemon.url, [], { env });
   await until('the VM to be live', async () => /^vm-1\b/m.test((await vreg('discover', 'worker')).stdout));
@@ -293,27 +293,23 @@ test('the agent beats over TLS, and takes renewed files with SIGHUP', OPENSSL, a
   assert.doesNotMatch(agent.said(), /cannot reach/);
 });
 
-test(
-  'a CA file that was damaged is told at SIGHUP, and the agent goes on with the old to its last word',
-  OPENSSL,
-  async (t) => {
-    const { authority, daemon, env, vreg } = await startMutual(t);
-    const agent = startAgent(t, daemon.url, [], { env });
-    await until('the VM to be live', async () => /^vm-1\b/m.test((await vreg('discover', 'worker')).stdout));
-    const whole = readFileSync(authority.ca, 'utf8');
-    writeFileSync(authority.ca, whole.replace(/^MII/m, 'MIJ'));
-    agent.child.kill('SIGHUP');
-    await until('the agent to say so', () =>
-      /cannot reload the settings: a certificate in .*ca\.crt cannot be read/.test(agent.said()),
-    );
-    assert.equal((await agent.end()).code, 0);
-    writeFileSync(authority.ca, whole);
-    assert.equal(JSON.parse((await vreg('get', 'vm-1', '-o', 'json')).stdout).status, 'stopped');
-    assert.doesNotMatch(agent.said(), /cannot reach|could not report/);
-  },
-);
+test('a damaged CA file is logged on SIGHUP, and the agent uses the old one until it exits', OPENSSL, async (t) => {
+  const { authority, daemon, env, vreg } = await startMutual(t);
+  const agent = startAgent(t, daemon.url, [], { env });
+  await until('the VM to be live', async () => /^vm-1\b/m.test((await vreg('discover', 'worker')).stdout));
+  const whole = readFileSync(authority.ca, 'utf8');
+  writeFileSync(authority.ca, whole.replace(/^MII/m, 'MIJ'));
+  agent.child.kill('SIGHUP');
+  await until('the agent to say so', () =>
+    /cannot reload the settings: a certificate in .*ca\.crt cannot be read/.test(agent.said()),
+  );
+  assert.equal((await agent.end()).code, 0);
+  writeFileSync(authority.ca, whole);
+  assert.equal(JSON.parse((await vreg('get', 'vm-1', '-o', 'json')).stdout).status, 'stopped');
+  assert.doesNotMatch(agent.said(), /cannot reach|could not report/);
+});
 
-test('behind a proxy this machine is no place of trust: a token is asked for at the start', OPENSSL, async (t) => {
+test('--trust-proxy requires a token, even on loopback', OPENSSL, async (t) => {
   const home = tempDir(t);
   const ran = await run(process.execPath, [BIN, 'daemon', '--port', '0', '--trust-proxy'], { env: cleanEnv(home) });
   assert.equal(ran.code, 5);

@@ -22,7 +22,7 @@ async function loseFrom(daemon: Daemon, from: number): Promise<void> {
   writeFileSync(logOf(daemon), readFileSync(logOf(daemon)).fill(0, from));
 }
 
-test('a revocation that the disk has lost is an error at start, and a backup of after it is the way out', async (t) => {
+test('a revocation lost by the disk is an error at start, and a later backup can be restored', async (t) => {
   const daemon = await startDaemon(t);
   const ops = await make(daemon, 'ops');
   const stolen = await make(daemon, 'stolen', as(ops));
@@ -49,7 +49,7 @@ test('a revocation that the disk has lost is an error at start, and a backup of 
   await startDaemon(t, { home });
 });
 
-test('a registry whose first token the disk has lost is not open to everybody again', async (t) => {
+test('a registry that lost its first token to a disk fault refuses to start instead of being open', async (t) => {
   const first = await startDaemon(t);
   await call(first.url, 'POST', '/registry/vms', { body: aVm() });
   await first.end('SIGTERM');

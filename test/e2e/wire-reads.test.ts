@@ -8,7 +8,7 @@ import { call, errorOf } from '../helpers/http.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
-test('what a daemon finds', async (t) => {
+test('reads from a daemon', async (t) => {
   const { url } = await startDaemon(t);
   const register = (id: string, more: Record<string, unknown> = {}) =>
     call(url, 'POST', '/registry/vms', { body: { ...aVm({ id }), ...more } });
@@ -29,7 +29,7 @@ test('what a daemon finds', async (t) => {
   });
 
   await t.test(
-    'filters narrow by role and by status; an empty one is none, an unknown value finds nobody',
+    'lists can be filtered by role and status; an empty filter is ignored, and an unknown value matches no VM',
     async () => {
       await register('c1', { role: 'custom' });
       await register('c2', { role: 'custom', status: 'paused' });
@@ -48,7 +48,7 @@ test('what a daemon finds', async (t) => {
     },
   );
 
-  await t.test('an answer has no more fields than the original, whatever was asked before', async () => {
+  await t.test('a response has only the fields of the original registry, whatever was requested before', async () => {
     await register('bare');
     await call(url, 'GET', '/registry/vms?include=liveness');
     const { body } = await call(url, 'GET', '/registry/vms/bare');
@@ -56,7 +56,7 @@ test('what a daemon finds', async (t) => {
   });
 });
 
-test('a VM that is not heard for the lease leaves discover and status=running, and a beat brings it back', async (t) => {
+test('a VM that is silent for a lease disappears from discover and status=running, and a heartbeat brings it back', async (t) => {
   const { url } = await startDaemon(t, { args: ['--stale-after', '1s'] });
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'quiet', role: 'infra' }) });
   const found = async (path: string) => ((await call(url, 'GET', path)).body as VmList).count;
@@ -69,7 +69,7 @@ test('a VM that is not heard for the lease leaves discover and status=running, a
   assert.equal(await found('/registry/discover/infra'), 1);
 });
 
-test('with a token everything but health asks for it', async (t) => {
+test('with a token configured, every route except /health requires it', async (t) => {
   const { url } = await startDaemon(t, { env: { VERS_AUTH_TOKEN: 's3cret' } });
   assert.equal((await call(url, 'GET', '/health')).status, 200);
   for (const [method, path] of [

@@ -14,7 +14,7 @@ test('the compatible routes of a daemon', async (t) => {
   const register = (id: string, more: Record<string, unknown> = {}) =>
     call(url, 'POST', '/registry/vms', { body: { ...aVm({ id }), ...more } });
 
-  await t.test('health says ok and the uptime in seconds', async () => {
+  await t.test('health returns ok and the uptime in seconds', async () => {
     const { status, body } = await call(url, 'GET', '/health');
     assert.equal(status, 200);
     const { uptime, ...rest } = body as { status: string; uptime: number };
@@ -36,7 +36,7 @@ test('the compatible routes of a daemon', async (t) => {
     assert.deepEqual((await call(url, 'GET', '/registry/vms/full')).body, body);
   });
 
-  await t.test('services and metadata that were not given are not there', async () => {
+  await t.test('services and metadata that were not given are absent from the entry', async () => {
     const { body } = await register('plain', { services: null, metadata: null });
     assert.deepEqual(Object.keys(body as object).sort(), [
       'address',
@@ -50,7 +50,7 @@ test('the compatible routes of a daemon', async (t) => {
     ]);
   });
 
-  await t.test('text is trimmed, unknown top-level keys are dropped, unknown keys further in are kept', async () => {
+  await t.test('text is trimmed, unknown top-level keys are dropped, and unknown nested keys are kept', async () => {
     const { status, body } = await register('kept', {
       id: '  kept ',
       name: '\tone\n',
@@ -111,7 +111,7 @@ test('the compatible routes of a daemon', async (t) => {
     assert.equal((await call(url, 'GET', '/registry/vms/wrong')).status, 404);
   });
 
-  await t.test('bodies are JSON whatever curl or fetch say they are', async () => {
+  await t.test('a body is parsed as JSON, whatever content type curl or fetch sends', async () => {
     for (const [id, type] of [
       ['as-form', 'application/x-www-form-urlencoded'],
       ['as-text', 'text/plain;charset=UTF-8'],
@@ -126,39 +126,42 @@ test('the compatible routes of a daemon', async (t) => {
     }
   });
 
-  await t.test('PATCH changes what it names, replaces services and metadata whole, and ignores the rest', async () => {
-    const { body: before } = await register('patched', {
-      services: [{ name: 'a', port: 1 }],
-      metadata: { a: 1, b: 2 },
-    });
-    const { status, body } = await call(url, 'PATCH', '/registry/vms/patched', {
-      body: {
-        id: 'stolen',
-        role: 'infra',
-        registeredBy: 'thief',
-        registeredAt: 'now',
-        lastSeen: 'now',
-        color: 'red',
-        name: ' two ',
+  await t.test(
+    'PATCH changes the given fields, replaces services and metadata entirely, and ignores unknown fields',
+    async () => {
+      const { body: before } = await register('patched', {
+        services: [{ name: 'a', port: 1 }],
+        metadata: { a: 1, b: 2 },
+      });
+      const { status, body } = await call(url, 'PATCH', '/registry/vms/patched', {
+        body: {
+          id: 'stolen',
+          role: 'infra',
+          registeredBy: 'thief',
+          registeredAt: 'now',
+          lastSeen: 'now',
+          color: 'red',
+          name: ' two ',
+          status: 'paused',
+          address: 'b.c',
+          services: [{ name: 'b', port: 2 }],
+          metadata: { c: 3 },
+        },
+      });
+      assert.equal(status, 200);
+      assert.deepEqual(body, {
+        ...(before as Vm),
+        name: 'two',
         status: 'paused',
         address: 'b.c',
         services: [{ name: 'b', port: 2 }],
         metadata: { c: 3 },
-      },
-    });
-    assert.equal(status, 200);
-    assert.deepEqual(body, {
-      ...(before as Vm),
-      name: 'two',
-      status: 'paused',
-      address: 'b.c',
-      services: [{ name: 'b', port: 2 }],
-      metadata: { c: 3 },
-    });
-    assert.equal((await call(url, 'GET', '/registry/vms/stolen')).status, 404);
-  });
+      });
+      assert.equal((await call(url, 'GET', '/registry/vms/stolen')).status, 404);
+    },
+  );
 
-  await t.test('PATCH with nothing known in it is 200 and the entry as it was', async () => {
+  await t.test('PATCH without known fields is 200 and returns the unchanged entry', async () => {
     const { body: before } = await register('untouched');
     for (const body of [{}, { color: 'red' }]) {
       const answer = await call(url, 'PATCH', '/registry/vms/untouched', { body });
@@ -167,7 +170,7 @@ test('the compatible routes of a daemon', async (t) => {
   });
 
   await t.test(
-    'PATCH with a wrong field is 400 and changes nothing; of an unknown id it is 404 whatever is in it',
+    'PATCH with an invalid field is 400 and changes nothing; PATCH of an unknown id is always 404',
     async () => {
       const { body: before } = await register('steady');
       for (const [field, value] of [
@@ -190,7 +193,7 @@ test('the compatible routes of a daemon', async (t) => {
     },
   );
 
-  await t.test('a heartbeat moves lastSeen alone, with a content type and no body as without', async () => {
+  await t.test('a heartbeat changes only lastSeen, with or without a content type', async () => {
     const { body } = await register('beating', { status: 'paused' });
     const { lastSeen: first } = body as Vm;
     for (const headers of [{}, { 'content-type': 'application/json' }, { 'content-type': 'text/xml' }]) {
@@ -217,7 +220,7 @@ test('the compatible routes of a daemon', async (t) => {
     assert.match(errorOf(again), /VM not found/);
   });
 
-  await t.test('an unknown VM is 404 to get, update, remove and beat', async () => {
+  await t.test('get, update, remove and heartbeat of an unknown VM are 404', async () => {
     for (const [method, path] of [
       ['GET', ''],
       ['PATCH', ''],

@@ -78,7 +78,7 @@ for (const shell of SHELLS) {
   }
 
   for (const argv of ['ls', 'ls -o json', 'export', 'ls -o wide']) {
-    test(`${shell[0]}: vreg ${argv} | head -1 is quiet, and no failure`, unless(shell[0]!), async (t) => {
+    test(`${shell}: vreg ${argv} | head -1 succeeds and prints no error`, unless(shell[0]!), async (t) => {
       const { url } = await startPlainServer(t);
       await seed(url, MANY);
       const told = await runScript(shell, `vreg ${argv} | head -1 >/dev/null; echo "ended with $?"`, { url });

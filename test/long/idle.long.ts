@@ -77,7 +77,7 @@ test(`beside ${IDLE} idle connections other clients are served, and the idle one
   assert.ok(cost < MAX_MEMORY, `${cost} bytes`);
   await until('all idle connections to be closed', () => idle.closed() === IDLE, PATIENCE);
   assert.match(received, /^HTTP\/1\.1 408 /);
-  assert.match(received, /"the request did not arrive whole in time \(limit 30000 ms\)"/);
+  assert.match(received, /"the request was not received completely in time \(limit 30000 ms\)"/);
   await assertServes(daemon);
 });
 

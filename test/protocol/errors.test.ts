@@ -21,12 +21,12 @@ test('every exit code of the table has a meaning, and every meaning an exit code
   for (const code of codes) assert.ok(EXIT_MEANING[ERRORS[code].exit], code);
 });
 
-/** To who does not know more, a clone is a conflict, and a broken disk is a registry to be asked later: they share the status. */
+/** Codes that share the status of a more general code, for clients that know only the status. */
 const SHARED: Partial<Record<ErrorCode, ErrorCode>> = { IDENTITY_CONFLICT: 'CONFLICT', STORE_FAILED: 'BUSY' };
-const withStatusOfTheirOwn = onTheWire.filter((code) => !SHARED[code]);
+const withOwnStatus = onTheWire.filter((code) => !SHARED[code]);
 
-test('no two codes share a status but those that mean one thing, and each status is that of an error', () => {
-  const statuses = withStatusOfTheirOwn.map((code) => ERRORS[code].status);
+test('error codes share a status only if they mean the same, and every status is 4xx or 5xx', () => {
+  const statuses = withOwnStatus.map((code) => ERRORS[code].status);
   assert.deepEqual([...new Set(statuses)], statuses);
   for (const [code, other] of Object.entries(SHARED))
     assert.equal(ERRORS[code as ErrorCode].status, ERRORS[other].status);
@@ -43,15 +43,15 @@ test('an error that crosses the wire keeps its code, message, field and hint', (
   }
 });
 
-test('a server that knows no codes is read by its status', () => {
-  for (const code of withStatusOfTheirOwn) assert.equal(fromAnswer(ERRORS[code].status, { error: 'x' }, '').code, code);
+test('an error without a code gets the code of its status', () => {
+  for (const code of withOwnStatus) assert.equal(fromAnswer(ERRORS[code].status, { error: 'x' }, '').code, code);
   assert.equal(fromAnswer(418, { error: 'x' }, '').code, 'INVALID');
   assert.equal(fromAnswer(502, undefined, '').code, 'BUSY');
   assert.equal(fromAnswer(504, undefined, '').code, 'BUSY');
   assert.equal(fromAnswer(599, undefined, '').code, 'INTERNAL');
 });
 
-test('an answer that makes no sense still gives an error with a message', () => {
+test('a malformed error response still gives an error with a message', () => {
   for (const body of [undefined, null, 'x', 5, [], {}, { error: '' }, { error: 5 }, { error: { a: 1 } }]) {
     assert.equal(fromAnswer(404, body, 'fallback').message, 'fallback');
   }
@@ -61,12 +61,12 @@ test('an answer that makes no sense still gives an error with a message', () => 
   assert.equal(fromAnswer(404, { error: 'x', field: 1, hint: {} }, '').field, undefined);
 });
 
-test('an error that only a client can have is a 500 if it ever gets onto the wire', () => {
+test('a client-only error has status 500', () => {
   for (const code of codes.filter((code) => ERRORS[code].status === 0))
     assert.equal(new VregError(code, 'x').status, 500);
 });
 
-test('an error body has no more than was given, and never the cause', () => {
+test('an error body contains only the given fields, and never the cause', () => {
   assert.deepEqual(toErrorBody(new VregError('CONFLICT', 'taken')), { error: 'taken', code: 'CONFLICT' });
   const caused = new VregError('INTERNAL', 'x', { cause: new Error('secret'), retryAfter: 3 });
   assert.deepEqual(toErrorBody(caused), { error: 'x', code: 'INTERNAL' });

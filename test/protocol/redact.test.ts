@@ -65,7 +65,7 @@ test('secrets of fewer than six characters are not masked', () => {
   assert.equal(mask.mask('a short text: %61'), 'a short text: %61');
 });
 
-test('a secret that begins with another secret is masked whole', () => {
+test('a secret that begins with another secret is masked completely', () => {
   const mask = new SecretMask();
   mask.add('secret-1');
   mask.add('secret-1-and-more');

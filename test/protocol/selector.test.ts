@@ -7,7 +7,7 @@ import { comparison, parseSelector } from '../../src/protocol/selector.ts';
 const holds = (selector: string, metadata?: Record<string, unknown>) =>
   parseSelector(selector)(metadata === undefined ? {} : { metadata });
 
-test('key=value and key==value hold where the value is that, as text', () => {
+test('key=value and key==value match if the value, as text, is equal', () => {
   for (const selector of ['env=prod', 'env==prod', ' env = prod ', 'env= prod']) {
     assert.equal(holds(selector, { env: 'prod' }), true, selector);
     assert.equal(holds(selector, { env: 'test' }), false, selector);
@@ -24,14 +24,14 @@ test('key=value and key==value hold where the value is that, as text', () => {
   assert.equal(holds('empty=', {}), false);
 });
 
-test('key!=value holds where the value is another, or there is none', () => {
+test('key!=value matches if the value differs or is missing', () => {
   assert.equal(holds('env!=prod', { env: 'test' }), true);
   assert.equal(holds('env!=prod'), true);
   assert.equal(holds('env!=prod', { env: 'prod' }), false);
   assert.equal(holds('env!=', { env: '' }), false);
 });
 
-test('key holds where it is there, !key where it is not, whatever its value', () => {
+test('key matches if the key exists, and !key if it does not, whatever the value', () => {
   for (const value of ['x', '', null, 0, false]) {
     assert.equal(holds('env', { env: value }), true);
     assert.equal(holds('!env', { env: value }), false);
@@ -40,18 +40,18 @@ test('key holds where it is there, !key where it is not, whatever its value', ()
   assert.equal(holds('!env'), true);
 });
 
-test('a key of every object is none of the metadata', () => {
+test('properties that every object inherits are not metadata keys', () => {
   for (const key of ['constructor', 'toString', '__proto__']) assert.equal(holds(key, {}), false, key);
 });
 
-test('terms that are joined by commas must all hold', () => {
+test('a selector matches if all its terms match', () => {
   assert.equal(holds('a=1,b!=2,c,!d', { a: '1', b: '3', c: 0 }), true);
   assert.equal(holds('a=1,b!=2,c,!d', { a: '1', b: '3', c: 0, d: 0 }), false);
   assert.equal(holds('a=1 , b=2', { a: '1', b: '2' }), true);
   assert.equal(holds('a=1,a=2', { a: '1' }), false);
 });
 
-test('what is no term is an error that names it', () => {
+test('an invalid term is an error that quotes it', () => {
   for (const [selector, term] of [
     ['', ''],
     [',', ''],
@@ -76,7 +76,7 @@ test('what is no term is an error that names it', () => {
   }
 });
 
-test('each order sorts by its field; seen is last heard first, and registered is how lists come', () => {
+test('each sort order uses its field; seen sorts the most recent first, and registered keeps the order of the list', () => {
   const vms = [
     { id: 'b', name: 'z', role: 'worker', lastSeen: '2026-01-01T00:00:00.000Z' },
     { id: 'B', name: 'y', role: 'infra', lastSeen: '2026-01-03T00:00:00.000Z' },
@@ -95,14 +95,14 @@ test('a selector has at most 32 terms', () => {
   assert.throws(() => parseSelector(terms(33)), /^VregError: selector: 33 terms given, at most 32/);
 });
 
-test('what is an object is its JSON to a selector, and nothing else', () => {
+test('an object is compared as its JSON', () => {
   assert.equal(holds('n=x', { n: { a: 1 } }), false);
   assert.equal(holds('n!=x', { n: [1] }), true);
   assert.equal(holds('n={}', { n: {} }), true);
   assert.equal(holds('n=[object Object]', { n: {} }), false);
 });
 
-test('a value may have lines, and blanks in any number take no time to read', () => {
+test('a value may contain newlines, and long runs of spaces are parsed in linear time', () => {
   assert.equal(holds('note=a\nb', { note: 'a\nb' }), true);
   assert.equal(holds('note!=\n a\nb', { note: 'a\nb' }), false);
   // As long as a URL may be. A pattern that tries each blank anew takes a minute for these.

@@ -39,7 +39,7 @@ const NOT_TEXT = [
 ] as const;
 
 for (const field of TEXTS) {
-  test(`${field} must be a string that is not empty, and its absence is said as such`, () => {
+  test(`${field} must be a non-empty string, and a missing one is reported as required`, () => {
     for (const [value, kind] of NOT_TEXT) refuses(field, value, new RegExp(`must be a string, not ${kind}`));
     for (const value of ['', ' ', '\t\n', '\u00a0']) refuses(field, value, /is required|cannot be empty/);
     assert.match(refusal(() => parseRegistration({ ...aVm(), [field]: undefined })).message, /is required/);
@@ -63,7 +63,7 @@ for (const field of TEXTS) {
   });
 }
 
-test('an id that a URL cannot hold is refused', () => {
+test('an id that cannot appear in a URL is refused', () => {
   for (const id of ['.', '..', ' .. ']) refuses('id', id, /no URL can address it/);
   for (const id of ['...', '.a', 'a.', './.']) assert.equal(parseRegistration(aVm({ id })).id, id);
 });
@@ -187,7 +187,7 @@ test('every other address is refused', () => {
   }
 });
 
-test('role and status take their words only, and name them', () => {
+test('role and status accept only their values, and the error lists them', () => {
   for (const role of ROLES) assert.equal(parseRegistration({ ...aVm(), role }).role, role);
   for (const status of STATUSES) assert.equal(parseRegistration({ ...aVm(), status }).status, status);
   for (const value of ['boss', 'Infra', ' infra', 1, {}, ['infra'], '__proto__']) {
@@ -201,13 +201,13 @@ test('role and status take their words only, and name them', () => {
   for (const status of ['', null]) assert.match(refusal(() => parseUpdate({ status })).message, /invalid status/);
 });
 
-test('what a message repeats of the input is short and on one line', () => {
+test('an error quotes the input shortened and on one line', () => {
   const { message } = refusal(() => parseRegistration({ ...aVm(), role: `a\nb\u001b${'x'.repeat(5000)}` }));
   assert.ok(message.length < 200);
   assert.doesNotMatch(message, /[\n\u001b]/);
 });
 
-test('services is an array of objects, and each wrong one is named by its place', () => {
+test('services is an array of objects, and an error names the index of an invalid one', () => {
   for (const value of ['x', 1, {}, true]) refuses('services', value, /must be an array of \{name, port\}/);
   const good = { name: 'a', port: 1 };
   for (const value of ['x', 1, null, []]) refuses('services[1]', [good, value], /must be a JSON object/);
@@ -225,13 +225,13 @@ test('services is an array of objects, and each wrong one is named by its place'
   );
 });
 
-test('metadata is an object, and is kept as it came', () => {
+test('metadata is an object and is stored unchanged', () => {
   for (const value of ['x', 1, [], true]) refuses('metadata', value, /must be a JSON object/);
   const metadata = { a: { b: [null, 1.5, 'x'] }, '': '', lone: '\ud800' };
   assert.deepEqual(parseRegistration({ ...aVm(), metadata }).metadata, metadata);
 });
 
-test('a body that is no object is refused as such', () => {
+test('a body that is not an object is refused', () => {
   for (const parse of [parseRegistration, parseUpdate]) {
     assert.match(refusal(() => parse(undefined)).message, /^body is required/);
     for (const value of [null, [], 'x', 1])
@@ -239,7 +239,7 @@ test('a body that is no object is refused as such', () => {
   }
 });
 
-test('an update holds what was named and nothing else; null takes services and metadata away', () => {
+test('an update contains only the given fields; null removes services and metadata', () => {
   assert.deepEqual(parseUpdate({}), {});
   assert.deepEqual(parseUpdate({ id: 1, role: 2, registeredBy: 3, registeredAt: 4, lastSeen: 5, color: 6 }), {});
   assert.deepEqual(parseUpdate({ services: null, metadata: null }), { services: null, metadata: null });

@@ -24,7 +24,7 @@ const COMMANDS: readonly [command: string, argv: readonly string[]][] = [
 ];
 
 for (const [command, argv] of COMMANDS) {
-  test(`${command} of many answers in their order, and shows its progress on a terminal alone`, async (t) => {
+  test(`${command} of many VMs prints the results in order, and shows progress only on a terminal`, async (t) => {
     const { url } = await serveApp(t);
     await seed(url, FLEET);
     const told = await vreg([...argv, '-q'], { url, errTty: true });
@@ -36,7 +36,7 @@ for (const [command, argv] of COMMANDS) {
   });
 }
 
-test('there is no progress for eight, in a pipe, with -v, and none that is wider than the terminal', async (t) => {
+test('progress is not shown for eight VMs, in a pipe or with -v, and never exceeds the width of the terminal', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, FLEET);
   assert.equal((await vreg(['pause', ...IDS.slice(0, 8), '-q'], { url, errTty: true })).stderr, '');
@@ -49,7 +49,7 @@ test('there is no progress for eight, in a pipe, with -v, and none that is wider
   }
 });
 
-test('at most eight requests are under way at once', async (t) => {
+test('at most eight requests are in flight', async (t) => {
   const waiting: ServerResponse[] = [];
   let answered = 0;
   const url = await stub(t, (_request, response) => void waiting.push(response));
@@ -63,7 +63,7 @@ test('at most eight requests are under way at once', async (t) => {
   assert.deepEqual([code, stdout.trimEnd().split('\n').length], [0, IDS.length]);
 });
 
-test('each failure is told, the others are done, and the worst one is the exit code', async (t) => {
+test('each failure is reported, the other requests are sent, and the worst failure determines the exit code', async (t) => {
   const url = await stub(t, (request, response) => {
     const id = request.url!.split('/').at(-1)!.replace(/\?.*/, '');
     if (id === 'gone') json(response, 404, { error: 'VM not found' });
@@ -78,7 +78,7 @@ test('each failure is told, the others are done, and the worst one is the exit c
   });
 });
 
-test('a registry that is away is told once, not once a VM', async () => {
+test('an unreachable registry is reported once, not once per VM', async () => {
   const { code, stderr } = await vreg(['pause', ...IDS]);
   assert.equal(code, 8);
   assert.match(stderr, /^vreg: 30 of 30 failed: cannot reach the registry at .*\nhint: .*\n$/);
@@ -110,7 +110,7 @@ test('heartbeat --register-if-missing of many registers those that are missing, 
 });
 
 for (const kind of ['a vreg daemon', 'the original registry']) {
-  test(`register -f of many at ${kind} says which failed, and registers the others`, async (t) => {
+  test(`register -f with many entries at ${kind} reports which failed, and registers the others`, async (t) => {
     const { url } = kind === 'a vreg daemon' ? await serveApp(t) : await startPlainServer(t);
     await seed(url, FLEET.slice(0, 2));
     const stdin = FLEET.map((vm) => `${JSON.stringify(vm)}\n`).join('');

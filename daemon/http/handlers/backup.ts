@@ -1,5 +1,5 @@
 /**
- * `GET /registry/backup`: a consistent copy of the database. It is made and checked while the registry serves other
+ * `GET /registry/backup`: a consistent copy of the database. The copy is created and verified while the registry serves other
  * requests.
  */
 import { once } from 'node:events';
@@ -9,20 +9,20 @@ import { VregError } from '../../../src/protocol/errors.ts';
 import { assertActive } from '../../access/authenticator.ts';
 import type { RequestContext, Result } from '../context.ts';
 
-/** Begins the names of the temporary folders of backups; `mkdtemp` appends six characters. */
+/** Prefix of the temporary folders for backups; `mkdtemp` appends six characters. */
 const PREFIX = '.vreg-copy-';
-/** Name of the copy in its folder. Names of drafts beside it begin with it. */
+/** File name of the copy in its folder. The names of temporary files beside it begin with this name. */
 const COPY = 'registry.db';
 
-/** Milliseconds after which a client that reads nothing is cut off, because its copy occupies the disk. */
+/** Milliseconds after which a client that reads nothing is disconnected, because its copy occupies disk space. */
 const STALL_TIMEOUT = 60_000;
 
 /** Folders of the backups that this process is sending. */
 const active = new Set<string>();
 
 /**
- * Removes copies that a killed daemon has left behind. Only the process that has locked the store may call this, since
- * it makes all backups. It never throws: the next backup or the next start tries again.
+ * Removes copies that a killed daemon left behind. Only the process that has locked the store may call this, because it creates
+ * all backups. Never throws: the next backup or the next start tries again.
  */
 export function removeLeftoverBackups(dataDir: string): void {
   try {
@@ -31,11 +31,11 @@ export function removeLeftoverBackups(dataDir: string): void {
       if (entry.isDirectory() && isCopy(path) && !active.has(path)) remove(path);
     }
   } catch {
-    // The data dir cannot be read now; see above.
+    // The data dir cannot be read; the next call tries again.
   }
 }
 
-/** False for a folder that contains other files: somebody else has put them there. */
+/** False for a folder that contains other files, which vreg did not create. */
 function isCopy(path: string): boolean {
   const name = basename(path);
   if (!name.startsWith(PREFIX) || name.length !== PREFIX.length + 6) return false;
@@ -46,18 +46,19 @@ function remove(path: string): void {
   try {
     rmSync(path, { recursive: true, force: true });
   } catch {
-    // See removeLeftoverBackups.
+    // It cannot be removed; the next call tries again.
   }
 }
 
 /**
- * @throws VregError NOT_FOUND (the registry has no data dir), STORE_FULL, STORE_FAILED, BUSY (another backup is being
- *   made), TOO_MANY_REQUESTS, UNAUTHORIZED (the token was revoked meanwhile)
+ * @throws VregError NOT_FOUND (the registry has no data dir), STORE_FULL, STORE_FAILED, BUSY (another backup is in progress),
+ * TOO_MANY_REQUESTS, UNAUTHORIZED (the token was revoked in the meantime)
  */
 export async function sendBackup(ctx: RequestContext): Promise<Result> {
   const { response, principal } = ctx;
   const { registry, dataDir, backups } = ctx.services;
-  if (dataDir === undefined) throw new VregError('NOT_FOUND', 'this registry has no data dir, so it has no backups');
+  if (dataDir === undefined)
+    throw new VregError('NOT_FOUND', 'this registry has no data dir, so it cannot be backed up');
   const release = backups.acquire();
   let dir: string | undefined;
   const clean = () => {
@@ -91,13 +92,13 @@ export async function sendBackup(ctx: RequestContext): Promise<Result> {
   }
 }
 
-/** A failed system call is a fault of the disk or of the machine, not a bug, and a retry may succeed. */
+/** Converts the error of a failed system call, which is a fault of the disk or the machine. A retry may succeed. */
 function translate(cause: NodeJS.ErrnoException): Error {
   const { code, syscall, message } = cause;
   if (cause instanceof VregError || syscall === undefined) return cause;
   if (code === 'ENOSPC' || code === 'EDQUOT') {
     return new VregError('STORE_FULL', "the registry's disk is full: there is no space for a backup", {
-      hint: "free space on the registry's disk, then retry",
+      hint: "free up space on the registry's disk, then retry",
       retryAfter: 5,
       cause,
     });

@@ -1,4 +1,4 @@
-/** The routes about identity conflicts: VMs of which two incarnations have sent heartbeats. */
+/** The routes for identity conflicts, that is, VMs for which two incarnations have sent heartbeats. */
 import { VregError } from '../../../src/protocol/errors.ts';
 import type { Cleared, Conflicts } from '../../../src/protocol/heartbeat.ts';
 import { permits } from '../../registry/preconditions.ts';
@@ -12,11 +12,11 @@ export function listConflicts({ services: { registry }, readFilter }: RequestCon
   return jsonResult({ conflicts, count: conflicts.length } satisfies Conflicts);
 }
 
-/** A clone must not erase the evidence against it, so tokens that are limited to some VMs may not clear conflicts. */
+/** A clone must not be able to hide, so restricted tokens may not clear conflicts. */
 export async function clearConflicts(ctx: RequestContext): Promise<Result> {
   if (ctx.principal.restriction) {
-    throw new VregError('FORBIDDEN', 'a token that is limited to some VMs cannot clear conflicts', {
-      hint: 'use a token of the scope write that has no limit',
+    throw new VregError('FORBIDDEN', 'a restricted token cannot clear conflicts', {
+      hint: 'use a token with the scope write that is not restricted to a VM or role',
     });
   }
   const { registry } = ctx.services;

@@ -1,4 +1,4 @@
-/** `GET /registry/discover/:role`: live VMs of a role, immediately or as soon as there are enough of them. */
+/** `GET /registry/discover/:role`: the live VMs with a role, immediately or as soon as there are enough of them. */
 import { DEFAULT_WAIT_MIN, type DiscoverQuery, MAX_WAIT } from '../../../src/protocol/api.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { assertActive } from '../../access/authenticator.ts';
@@ -7,9 +7,9 @@ import type { VmRecord } from '../../registry/vm-record.ts';
 import { invalidQuery, type RequestContext, type Result } from '../context.ts';
 
 /**
- * With `wait=30s` the response is delayed until at least `min` VMs (default 1) are live or the time is up. The body is
- * the same either way, so clients check `count`. A HEAD is answered at once: it asks for headers, which do not change
- * meanwhile.
+ * With `wait=30s` the response is delayed until at least `min` VMs (default 1) are live or the time is up. The body has the
+ * same form in both cases, so clients check `count`. A HEAD is answered immediately, because waiting would not change the
+ * headers.
  */
 export function discover(ctx: RequestContext): Result | Promise<Result> {
   const role = requireRole(ctx);
@@ -32,7 +32,7 @@ function requireRole({ params: { role = '' } }: RequestContext): string {
 function readQuery(ctx: RequestContext): DiscoverQuery {
   const service = ctx.param('service');
   const passing = ctx.flag('passing');
-  if (passing && service === undefined) throw invalidQuery('passing', 'passing=true needs service=NAME');
+  if (passing && service === undefined) throw invalidQuery('passing', 'passing=true requires service=NAME');
   return { service, passing, strict: ctx.flag('strict') };
 }
 
@@ -43,7 +43,7 @@ function findLive({ services, readFilter }: RequestContext, role: string, query:
 
 function respond(ctx: RequestContext, role: string, query: DiscoverQuery, found: readonly VmRecord[]): Result {
   if (!query.strict) return ctx.entries(found);
-  // In strict mode the warming header also covers the VMs that were left out: they are the doubtful ones.
+  // In strict mode, the warming header also covers the VMs that were left out, because their liveness is uncertain.
   return ctx.entries(found, ctx.services.registry.discover(role, { ...query, strict: false }));
 }
 
@@ -92,7 +92,7 @@ function longPoll(ctx: RequestContext, { role, query, find, min, timeoutMs }: Lo
   });
 }
 
-/** Milliseconds in `30s` or `500ms`, at most {@link MAX_WAIT}. */
+/** Parses `30s` or `500ms`. @returns milliseconds, at most {@link MAX_WAIT} */
 function parseWait(text: string): number {
   const [, amount, unit] = /^(\d+(?:\.\d+)?)(ms|s|m)$/.exec(text) ?? [];
   if (amount === undefined) throw invalidQuery('wait', `wait: "${text}" is not a duration such as 30s`);

@@ -1,7 +1,7 @@
 /**
- * Fans events out to the subscribers of the event stream. Each event is serialized once, and subscribers with the same
- * filter share buffers. Delivery is sliced by the scheduler: written event by event and subscriber by subscriber, one
- * batch of heartbeats would be millions of writes in one turn of the event loop.
+ * Fans events out to the subscribers of the event stream. Each event is serialized once, and subscribers with the same filter
+ * share buffers. The scheduler divides the delivery into slices. Otherwise one batch of heartbeats could cause millions of
+ * writes in one turn of the event loop.
  */
 import { setImmediate } from 'node:timers/promises';
 import type { Heartbeat } from '../../../src/protocol/api.ts';
@@ -9,27 +9,29 @@ import type { Budget, Budgets, Scheduler } from '../../limits.ts';
 import type { Event, EventLog, EventSubscriber, Movable } from '../../registry/events.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 
-/** UTF-16 units in one buffer, unless a single event is larger. Building one takes a fraction of a millisecond. */
+/**
+ * Maximum size of a buffer in UTF-16 units, unless one event is larger. Building a buffer takes a fraction of a millisecond.
+ */
 const BUFFER_SIZE = 65_536;
-/** Queued events that are matched for one buffer; a subscriber may want none of them. */
+/** Maximum number of queued events to match against a filter for one buffer, since none of them may match. */
 const MAX_MATCHED = 4096;
 
-/** The fields of an event that filters look at. */
+/** The fields of an event that filters use. */
 export type EventSubject = Pick<Event, 'id' | 'role' | 'status' | 'before'>;
 
 /** @returns the form of the event that a subscriber receives; undefined if none */
 export type SelectEvent = <T extends EventSubject & Movable<T>>(event: T) => T | undefined;
 
 export interface Subscriber {
-  /** Subscribers with the same key want the same events. */
+  /** Subscribers with the same key receive the same events. */
   readonly filterKey: string;
   readonly wantsHeartbeats: boolean;
   readonly select: SelectEvent;
   /** @returns false if the subscriber accepts no more events */
   write(bytes: Buffer): boolean;
-  /** Bytes that wait for this subscriber. */
+  /** Bytes that this subscriber has not read yet. */
   backlog(): number;
-  /** The subscriber was evicted: it missed events and receives no more. */
+  /** Called when the subscriber is evicted: it has missed events and receives no more. */
   lagged(): void;
 }
 
@@ -39,7 +41,7 @@ export interface Subscription {
   unsubscribe(): void;
 }
 
-/** All entries at one moment. */
+/** All entries at a point in time. */
 export interface Snapshot {
   /** Newest registration first. */
   readonly entries: readonly VmRecord[];
@@ -56,11 +58,11 @@ interface QueuedEvent extends EventSubject {
 interface SharedBuffer {
   /** Undefined if no queued event matches. */
   bytes: Buffer | undefined;
-  /** Position behind the last event in it. */
+  /** Position after the last event in the buffer. */
   end: number;
 }
 
-/** An event as the event stream carries it. */
+/** Formats an event for the event stream. */
 export function formatEvent({ type, position, json }: Event): string {
   return `id: ${position}\nevent: ${type}\ndata: ${json}\n\n`;
 }
@@ -75,7 +77,7 @@ function queuedEvent(event: Event): QueuedEvent {
 export class EventFanout implements EventSubscriber {
   readonly #events: EventLog;
   readonly #scheduler: Scheduler;
-  /** In UTF-16 units. */
+  /** Maximum size of the queue in UTF-16 units. */
   readonly #maxQueued: number;
   readonly #unread: Budget;
   /** Each subscriber's position: the number of the next event that it receives. */
@@ -94,8 +96,8 @@ export class EventFanout implements EventSubscriber {
   #stopListening = () => {};
 
   /**
-   * @param budgets `fanout` bounds the events that wait for delivery, `subscribers` what is delivered but not read. If
-   *   either is used up, the slowest subscribers are evicted.
+   * @param budgets `fanout` limits the events that wait for delivery, `subscribers` those that are delivered but not read. If
+   * either budget is exhausted, the slowest subscribers are evicted.
    */
   constructor(events: EventLog, scheduler: Scheduler, budgets: Pick<Budgets, 'fanout' | 'subscribers'>) {
     this.#events = events;
@@ -109,7 +111,7 @@ export class EventFanout implements EventSubscriber {
     return this.#positions.size;
   }
 
-  /** From now on the subscriber receives all events that it wants, in order. */
+  /** Adds a subscriber. It receives all further events that match its filter, in order. */
   subscribe(subscriber: Subscriber): Subscription {
     if (this.#positions.size === 0) this.#stopListening = this.#events.subscribe(this);
     this.#positions.set(subscriber, this.#end);
@@ -123,7 +125,8 @@ export class EventFanout implements EventSubscriber {
   }
 
   /**
-   * The current state. Subscribers that ask between two events share one snapshot, for as long as one of them needs it.
+   * Returns the current state. Subscribers that call this between the same two events share one snapshot, as long as one of
+   * them needs it.
    */
   snapshot(take: () => Snapshot): Snapshot {
     const { mark } = this.#events;
@@ -162,7 +165,7 @@ export class EventFanout implements EventSubscriber {
   /** Delivers in rounds, one buffer to each subscriber, until the queue is empty. */
   async #flush(): Promise<void> {
     while (this.#queue.length > 0) {
-      // Events of the same turn share buffers, and a subscriber has time to read one before the next.
+      // Events in the same turn share buffers, and subscribers have time to read a buffer before the next one.
       await setImmediate();
       const subscribers = [...this.#positions.keys()];
       let at = 0;
@@ -222,11 +225,11 @@ export class EventFanout implements EventSubscriber {
     this.#dropDelivered();
   }
 
-  /** Too much is delivered but not read: evicts the subscribers that have the most to read. */
+  /** Too many bytes are delivered but not read: evicts the subscribers with the largest backlogs. */
   #evictUnread(): void {
     const { limit } = this.#unread;
     if (this.#unread.used <= limit) return;
-    // Asking for the backlog also gives back what was read since the last write.
+    // Computing the backlog also releases what was read since the last write.
     const backlogs = [...this.#positions.keys()].map((subscriber) => ({ subscriber, bytes: subscriber.backlog() }));
     let excess = this.#unread.used - limit;
     for (const { subscriber, bytes } of backlogs.sort((a, b) => b.bytes - a.bytes)) {

@@ -1,7 +1,7 @@
 /**
- * `GET /registry/events`: server-sent events, as defined by the HTML standard. A subscriber receives every event, or a
- * notice that it missed some: `lagged` and the end of the stream if it reads too slowly, `reset` and the full state if
- * the revision that it asks for is no longer known.
+ * `GET /registry/events`: server-sent events, as defined by the HTML standard. A subscriber receives every event, or a notice
+ * that it missed some: `lagged` and the end of the stream if it reads too slowly, or `reset` and the full state if the
+ * requested revision is no longer known.
  */
 import type { ServerResponse } from 'node:http';
 import { formatPosition, type Position, parsePosition } from '../../../src/protocol/position.ts';
@@ -14,7 +14,7 @@ import { openStream } from '../response.ts';
 import { CHUNK_SIZE, POINTER_SIZE, reserveFor } from '../streaming.ts';
 import { type EventSubject, formatEvent, type SelectEvent, type Snapshot, type Subscription } from './event-fanout.ts';
 
-/** Milliseconds that a subscriber has to read the last events when the daemon stops or its token ends. */
+/** Milliseconds for a subscriber to read the last events when the daemon stops or its token becomes invalid. */
 const CLOSE_GRACE = 1000;
 
 const NO_ENTRIES: Snapshot = { entries: [], liveness: [] };
@@ -42,7 +42,7 @@ export function streamEvents(ctx: RequestContext): undefined {
   let isClosed = false;
   const follow = () => {
     if (isClosed) return;
-    // From here on, buffers are shared with other subscribers and counted by the backlog.
+    // From now on, buffers are shared with other subscribers, and the backlog counts them.
     reservation.release();
     writer.follow();
     subscription = fanout.subscribe({
@@ -84,11 +84,14 @@ export function streamEvents(ctx: RequestContext): undefined {
     socket.off('close', close);
   };
   response.once('close', close);
-  // A response that waits behind another one on its connection emits no "close" when the connection ends.
+  // A response that is queued behind another one on its connection emits no "close" when the connection ends.
   socket.once('close', close);
 }
 
-/** The events that a subscriber needs before it can follow, as of now, even if they are read later. */
+/**
+ * Returns the events that a subscriber must receive before it can follow the stream. They reflect the current state even if
+ * they are read later.
+ */
 function initialEvents(
   ctx: RequestContext,
   from: Start,
@@ -96,7 +99,7 @@ function initialEvents(
   reservation: Reservation,
 ): Iterable<string> {
   const { registry, fanout } = ctx.services;
-  // Without a sweep, a VM that is stale already would be reported here and once more by the next sweep.
+  // Without a sweep, a VM whose lease has already expired would be reported as stale twice: here and by the next sweep.
   registry.sweep();
   const current = registry.positions.latest;
   const missed = from === undefined ? [] : from === 'start' ? undefined : registry.events.since(from.revision);
@@ -137,7 +140,7 @@ function takeSnapshot(registry: Registry): Snapshot {
   return { entries, liveness };
 }
 
-/** An event of the full state. It has no id, because a subscriber can resume only after the whole state. */
+/** Formats an event of the full state. It has no id, because a subscriber can resume only after the complete state. */
 function formatWithoutId({ type, json }: Event): string {
   return `event: ${type}\ndata: ${json}\n\n`;
 }
@@ -159,17 +162,19 @@ function* joinChunks(texts: Iterable<string>): Generator<string> {
   if (chunk !== '') yield chunk;
 }
 
-/** Writes to one subscriber and detects when it reads too slowly. */
+/** Writes to a subscriber and detects if it reads too slowly. */
 class EventWriter {
   readonly #response: ServerResponse;
   readonly #limits: StreamLimits;
   readonly #scheduler: Scheduler;
-  /** Holds the chunk that is being written before the subscriber follows. */
+  /** Reserves memory for the chunk of the initial events that is being written. */
   readonly #reservation: Reservation;
   readonly #backlog: Backlog;
   readonly #isExpired: () => boolean;
   #isEnded = false;
-  /** Bytes of the initial events that still wait. The client asked for this burst, so it does not count as lag. */
+  /**
+   * Bytes of the initial events that the client has not read yet. They do not count as lag, because the client requested them.
+   */
   #burst = 0;
 
   constructor(response: ServerResponse, { services, principal }: RequestContext, reservation: Reservation) {
@@ -186,8 +191,8 @@ class EventWriter {
   }
 
   /**
-   * Writes chunks as fast as the client reads them; other requests run between two chunks. The first is written at
-   * once, so that a stream that is opened during the shutdown is not empty.
+   * Writes chunks as fast as the client reads them; other requests run between two chunks. The first chunk is written
+   * immediately, so that a stream that is opened during shutdown is not empty.
    */
   writeChunks(chunks: Iterator<string>, then: () => void): void {
     if (this.#response.destroyed || !this.#mayContinue()) return;
@@ -200,13 +205,13 @@ class EventWriter {
     const bytes = Buffer.from(value);
     this.#reservation.resize(bytes.length);
     const isFlushed = this.#response.write(bytes);
-    // The last chunk is short. Most initial states are a single one and end here.
+    // A short chunk is the last one. Most initial states fit in one chunk and end here.
     if (value.length < CHUNK_SIZE) this.writeChunks(chunks, then);
     else if (isFlushed) setImmediate(next);
     else this.#response.once('drain', next);
   }
 
-  /** From now on, the client must keep up. */
+  /** From now on, the client must keep up with new events. */
   follow(): void {
     this.#burst = this.#response.writableLength;
   }
@@ -216,8 +221,7 @@ class EventWriter {
     if (!this.#mayContinue()) return true;
     this.#burst = Math.min(this.#burst, this.#response.writableLength);
     const { socket } = this.#response;
-    // Hand the bytes to the kernel now: Node would do it after this turn, and until then all of them would count as
-    // waiting.
+    // Pass the bytes to the kernel now. Node would do so after this turn, and until then they would count as unread.
     socket?.cork();
     this.#response.write(bytes);
     socket?.uncork();
@@ -227,7 +231,7 @@ class EventWriter {
     return waiting <= this.#burst + this.#limits.maxBacklog;
   }
 
-  /** Bytes that wait for the client. */
+  /** Bytes that the client has not read yet. */
   backlog(): number {
     const { writableLength } = this.#response;
     this.#backlog.settle(writableLength);
@@ -238,7 +242,7 @@ class EventWriter {
     if (this.#mayContinue()) this.#response.write(': alive\n\n');
   }
 
-  /** Tells a client that fell behind to start again, and ends the stream. */
+  /** Sends `lagged` to a client that fell behind, and ends the stream. */
   lagged(at: Position): void {
     this.end(this.#limits.lagGrace, formatControl('lagged', at));
   }
@@ -252,7 +256,7 @@ class EventWriter {
     return !this.#isEnded;
   }
 
-  /** Ends the stream; after so many milliseconds also if the client reads nothing. */
+  /** Ends the stream. @param graceMs milliseconds after which the connection is cut if the client has not read everything */
   end(graceMs: number, lastEvent = ''): void {
     if (!this.#isEnded) this.#response.end(lastEvent);
     this.#isEnded = true;
@@ -265,7 +269,7 @@ class EventWriter {
   }
 }
 
-/** The buffers that wait for one subscriber. The budget counts a buffer once, even if it waits for many subscribers. */
+/** The buffers that a subscriber has not read yet. The budget counts a buffer once, even if many subscribers share it. */
 class Backlog {
   readonly #reservation: Reservation;
   readonly #buffers: Buffer[] = [];
@@ -281,7 +285,7 @@ class Backlog {
     this.#reservation.share(buffer, buffer.length);
   }
 
-  /** Gives back the buffers that are written. @param waiting bytes that still wait in the response */
+  /** Releases the buffers that have been written. @param waiting bytes that are still buffered in the response */
   settle(waiting: number): void {
     for (let [first] = this.#buffers; first && this.#bytes - first.length >= waiting; [first] = this.#buffers) {
       this.#buffers.shift();
@@ -296,13 +300,13 @@ class Backlog {
 }
 
 interface EventFilter {
-  /** Equal for filters that match the same events. */
+  /** Equal keys match the same events. */
   key: string;
   readonly select: SelectEvent;
 }
 
 /**
- * `role`, `status` and `id` each accept several values with commas. A change of role or status matches the old and the
+ * `role`, `status` and `id` each accept several values, separated by commas. A change of role or status matches the old and the
  * new value.
  */
 function parseFilter(ctx: RequestContext): EventFilter {

@@ -1,4 +1,4 @@
-/** `GET /registry/vms/:id/history`. A long history is read and sent page by page, as its client reads it. */
+/** `GET /registry/vms/:id/history`. A long history is read and sent page by page, as fast as the client reads it. */
 
 import { limitReached } from '../../../src/protocol/errors.ts';
 import type { HistoryItem } from '../../../src/protocol/events.ts';
@@ -6,10 +6,10 @@ import { COUNTS } from '../../limits.ts';
 import type { RequestContext, Result } from '../context.ts';
 import { pullStream, reserveFor } from '../streaming.ts';
 
-/** Changes in a response without `limit`, and the maximum of `limit`. */
+/** Number of changes in a response without `limit`, and the maximum for `limit`. */
 const DEFAULT_LIMIT = 100;
 const MAX_LIMIT = 10_000;
-/** Changes in one page. The journal bounds each change, so a page has at most 2 MB. */
+/** Number of changes per page. The journal limits the size of a change, so a page has at most 2 MB. */
 const PAGE_SIZE = 100;
 
 /** @throws VregError NOT_FOUND, TOO_MANY_REQUESTS, before anything is sent */
@@ -41,9 +41,9 @@ interface Page {
   end: number | undefined;
 }
 
-/** @param rest changes that are wanted from here on @param before revision */
+/** @param rest maximum number of changes that are still to be sent @param before revision below which to read */
 async function readPage(ctx: RequestContext, rest: number, before: number | undefined): Promise<Page> {
-  // The client may have gone while this page waited for its turn.
+  // The client may have left while this page waited for its turn.
   if (ctx.response.destroyed) return { text: '', count: 0, end: undefined };
   const items = await ctx.services.registry.history(ctx.id, Math.min(rest, PAGE_SIZE), before);
   const visible = visibleItems(items, ctx.readFilter?.role !== undefined);
@@ -56,9 +56,8 @@ async function readPage(ctx: RequestContext, rest: number, before: number | unde
 }
 
 /**
- * A reader that may see one role only does not see what the VM was before it came into that role, nor an earlier VM
- * with the same id. The registration itself is visible; the change that moved a VM into the role shows the old role, so
- * it is not.
+ * A reader that is restricted to a role sees neither the changes before the VM got that role nor an earlier VM with the same
+ * id. It sees the registration, but not a change that moved the VM into the role, because that change contains the old role.
  * @param items newest first
  */
 function visibleItems(items: readonly HistoryItem[], isRestrictedToRole: boolean) {
@@ -69,7 +68,7 @@ function visibleItems(items: readonly HistoryItem[], isRestrictedToRole: boolean
   return { items: items.slice(0, items[came]!.type === 'registered' ? came + 1 : came), isCut: true };
 }
 
-/** @param start taken out of its array, so that it is not retained while the other pages are sent */
+/** @param start an array from which the first page is removed, so that it is not retained while the other pages are sent */
 async function* pageChunks(
   read: (rest: number, before?: number) => Promise<Page>,
   limit: number,

@@ -1,4 +1,4 @@
-/** The routes about parents and children: VMs whose `parentId` leads to, or from, a VM. */
+/** The routes for the ancestors and descendants of a VM, which `parentId` connects. */
 import type { RequestContext, Result } from '../context.ts';
 
 export function children(ctx: RequestContext): Result {

@@ -1,12 +1,12 @@
-/** The queue of long polls, which checks polls with the same query together. */
+/** The queue of long polls. It checks polls with the same query together. */
 import type { Scheduler } from '../../limits.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 
 /** One long poll in the queue. */
 export interface Waiter {
-  /** Something has changed: checks again when the scheduler has time. */
+  /** Called after a change: checks the poll again when the scheduler has time. */
   recheck(): void;
-  /** The time is up: finishes with whatever is there when the scheduler has time. */
+  /** Called when the time is up: finishes with the current result when the scheduler has time. */
   expire(): void;
   leave(): void;
 }
@@ -17,22 +17,22 @@ interface Poll {
   finish(found: readonly VmRecord[]): void;
 }
 
-/** Long polls with the same query; one search answers all of them. */
+/** Long polls with the same query. One search answers all of them. */
 interface PollGroup {
   find(): readonly VmRecord[];
   readonly polls: Set<Poll>;
 }
 
 /**
- * Batches the checks of long polls. Without it, thousands of polls for one role would each search the registry at every
- * heartbeat in that role.
+ * Batches the checks of long polls. Otherwise each heartbeat could make thousands of polls search the registry for the same
+ * role.
  */
 export class LongPollQueue {
   readonly #scheduler: Scheduler;
   readonly #groups = new Map<string, PollGroup>();
   /** Groups to check again. */
   readonly #due = new Set<PollGroup>();
-  /** Groups with an expired poll. They come first: their clients were promised a response by now. */
+  /** Groups with an expired poll. They are checked first, because their responses are due. */
   readonly #overdue = new Set<PollGroup>();
   #isRunning = false;
 
@@ -66,7 +66,7 @@ export class LongPollQueue {
     queue.add(group);
     if (this.#isRunning) return;
     this.#isRunning = true;
-    // All changes of one turn are checked together.
+    // All changes in one turn of the event loop are checked together.
     setImmediate(() => void this.#run());
   }
 
@@ -89,7 +89,7 @@ export class LongPollQueue {
     return undefined;
   }
 
-  /** @returns false if the time of this slice is up before all polls of the group are checked */
+  /** @returns false if the time slice is used up before all polls of the group are checked */
   #check({ find, polls }: PollGroup): boolean {
     if (polls.size === 0) return true;
     const found = find();

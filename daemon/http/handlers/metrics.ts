@@ -12,11 +12,11 @@ export function health(): Result {
   return jsonResult({ status: 'ok', uptime: process.uptime() } satisfies Health);
 }
 
-/** @throws VregError FORBIDDEN if the token is limited to some VMs, since the numbers count all of them */
+/** @throws VregError FORBIDDEN for a restricted token, because the metrics count all VMs */
 export async function metrics({ services, readFilter }: RequestContext): Promise<Result> {
   if (readFilter) {
-    throw new VregError('FORBIDDEN', 'a token that is limited to some VMs cannot read metrics of the whole fleet', {
-      hint: 'create one without a limit: vreg token create NAME --scope read',
+    throw new VregError('FORBIDDEN', 'a restricted token cannot read the metrics of the entire fleet', {
+      hint: 'create a token without --vm or --role: vreg token create NAME --scope read',
     });
   }
   const { registry } = services;
@@ -49,7 +49,7 @@ function countVms(registry: Registry, entries: readonly VmRecord[], all: Metrics
     labelNames: ['role', 'status', 'liveness'],
     registers: [all],
   });
-  // Report zeros as well: Prometheus cannot tell a series that disappears from one that was never scraped.
+  // Also report zeros: Prometheus cannot distinguish a series that disappears from one that was never scraped.
   for (const role of ROLES) {
     for (const status of STATUSES) {
       for (const liveness of status === 'running' ? ['live', 'suspect', 'stale'] : ['none'])

@@ -1,4 +1,4 @@
-/** The routes of tokens, and `whoami`. */
+/** The routes for tokens, and `whoami`. */
 import { VregError } from '../../../src/protocol/errors.ts';
 import { maskTokens } from '../../../src/protocol/redact.ts';
 import {
@@ -25,10 +25,10 @@ export async function createToken(ctx: RequestContext): Promise<Result> {
   if (isFirst && !principal.isLocal && request.scope !== 'admin') {
     throw new VregError(
       'INVALID',
-      'scope: the first token must have the scope admin, because every request needs a token once there is one',
+      'scope: the first token must have the scope admin, because the registry requires a token for every request once one exists',
       {
         field: 'scope',
-        hint: 'vreg token create NAME --scope admin, or start the daemon with VERS_AUTH_TOKEN',
+        hint: 'create it with vreg token create NAME --scope admin, or start the daemon with VERS_AUTH_TOKEN',
       },
     );
   }

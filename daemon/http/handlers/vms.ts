@@ -1,4 +1,4 @@
-/** The routes of VMs: register, list, read, replace, update, remove, explain, and heartbeats. */
+/** The routes for VMs: register, list, read, replace, update, remove, explain, and heartbeats. */
 import { type Heartbeats, MAX_BATCH, SORTS, type Sort, type Why } from '../../../src/protocol/api.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { parseHeartbeat } from '../../../src/protocol/heartbeat.ts';
@@ -14,10 +14,10 @@ import { assertPermitted, permits } from '../../registry/preconditions.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 import { invalidQuery, jsonResult, type RequestContext, type Result } from '../context.ts';
 
-/** Characters of an agent's address that are stored: the maximum length of a host name (RFC 1035, 2.3.4). */
+/** Maximum number of characters to store of an agent's address: the maximum length of a host name (RFC 1035, 2.3.4). */
 const MAX_ADDRESS = 255;
 
-/** An `enrol` token also receives the new VM's own token. */
+/** Registers a VM. With an `enrol` token, the response also contains a token for the new VM. */
 export async function registerVm(ctx: RequestContext): Promise<Result> {
   const registration = parseRegistration(ctx.body);
   const { principal } = ctx;
@@ -55,7 +55,7 @@ export async function removeVm(ctx: RequestContext): Promise<Result> {
   return jsonResult({ deleted: true });
 }
 
-/** Why `discover` offers a VM or leaves it out. */
+/** Explains why `discover` returns or omits a VM. */
 export function explainVm(ctx: RequestContext): Result {
   const { registry } = ctx.services;
   ctx.assertReadable(ctx.id);
@@ -66,7 +66,7 @@ export function heartbeat(ctx: RequestContext): Result {
   const proof = readProof(ctx);
   if (proof?.replace && proof.next !== undefined) {
     assertMayReplace(ctx.principal);
-    // Another incarnation takes over the VM. That is a change, so the audit log names the VM.
+    // A takeover by another incarnation is a change, so the audit log names the VM.
     ctx.subject = { vm: ctx.id };
   }
   if (proof) ctx.position = ctx.services.registry.positions.current;
@@ -86,7 +86,7 @@ function assertMayReplace({ name, scope }: Principal): void {
   });
 }
 
-/** The proof and report of the VM's agent; undefined for a plain heartbeat. */
+/** The agent's proof of identity and report; undefined for a plain heartbeat. */
 function readProof({ body, remoteAddress }: RequestContext): Proof | undefined {
   const beat = parseHeartbeat(body);
   if (!beat) return undefined;
@@ -99,14 +99,14 @@ export async function heartbeats({ services, body, principal }: RequestContext):
   const { registry, scheduler } = services;
   const unknown: string[] = [];
   const ids = new Set(parseIds(body, MAX_BATCH));
-  // Check all VMs before the first heartbeat counts, so that a refused request has no effect.
+  // Check all VMs first, so that a refused request has no effect.
   for (const id of ids) {
     if (registry.has(id)) assertPermitted(principal.restriction, registry.get(id).vm);
     else unknown.push(id);
   }
   const beat = (id: string) =>
     registry.has(id) && permits(principal.restriction, registry.get(id).vm) && !!registry.heartbeat(id);
-  // Heartbeats of a client that has left count, too, so this is not cancelled.
+  // Not cancelled if the client leaves, because its heartbeats still count.
   await scheduler.filter([...ids], beat);
   const lastSeen = new Date(registry.clock.now()).toISOString();
   return jsonResult({ lastSeen, count: ids.size - unknown.length, unknown } satisfies Heartbeats);
@@ -123,7 +123,7 @@ export function listVms(ctx: RequestContext): Result | Promise<Result> {
   };
   const { readFilter } = ctx;
   const all = ctx.services.registry.list({ role, status, parentId: parentFilter(ctx) });
-  // Filter before `limit` cuts the list.
+  // Filter first, because `limit` applies to the filtered list.
   const entries = readFilter ? all.filter(({ vm }) => permits(readFilter, vm)) : all;
   if (selector === undefined) return respond(entries);
   const matches = parseSelector(selector);

@@ -1,4 +1,4 @@
-/** Where the app listens: a TCP address, a unix socket, or both. */
+/** Makes the app listen on a TCP address, a unix socket, or both. */
 import { lookup } from 'node:dns/promises';
 import type { Server } from 'node:http';
 import type { AddressInfo, ListenOptions } from 'node:net';
@@ -16,7 +16,7 @@ export interface Endpoints {
 export interface Listening {
   /** `http://…` or `https://…`, and `unix:…`, in the order of {@link Endpoints}. */
   urls: string[];
-  /** The TCP port, also if 0 (any free port) was requested. */
+  /** The actual TCP port, even if 0 (any free port) was requested. */
   port: number | undefined;
   /** Stops accepting connections, answers accepted requests, then resolves. */
   close(): Promise<void>;
@@ -24,8 +24,8 @@ export interface Listening {
 
 /**
  * Listens on all endpoints, or throws and listens on none of them.
- * @param maxConnections of each listener; further connections are closed at once, so that the open ones are served
- * @throws VregError LISTEN; USAGE if others than the owner could use or replace the unix socket
+ * @param maxConnections per listener; further connections are closed immediately
+ * @throws VregError LISTEN; USAGE if users other than the owner could use or replace the unix socket
  */
 export async function listen(
   app: App,
@@ -54,11 +54,11 @@ export async function listen(
 async function listenOnTcp(app: App, { host, port }: { host: string; port: number }): Promise<number> {
   await listening(app.server, { host, port }).catch((cause) => fail(cause, joinHostPort(host, port)));
   const first = app.server.address() as AddressInfo;
-  // `localhost` is 127.0.0.1 to one client and ::1 to another.
+  // `localhost` is 127.0.0.1 for some clients and ::1 for others.
   if (host === 'localhost') {
     const all = await lookup(host, { all: true });
     const others = all.filter(({ address }) => address !== first.address);
-    // An address that this machine does not have (no IPv6, for example) is skipped.
+    // Skip addresses that this machine does not have, for example without IPv6.
     await Promise.allSettled(
       others.map(({ address }) =>
         listening(app.addServer({ https: app.isHttps }), { host: address, port: first.port }),
@@ -72,7 +72,7 @@ async function listenOnSocket(server: Server, path: string): Promise<void> {
   checkPlace(path);
   await removeDeadSocket(path);
   markConnections(server);
-  // Only the owner may connect, from the moment the socket exists.
+  // Ensure that only the owner may connect from the moment the socket exists.
   const umask = process.umask(0o177);
   try {
     await listening(server, { path });
@@ -96,7 +96,7 @@ function listening(server: Server, where: ListenOptions): Promise<void> {
 function fail(cause: NodeJS.ErrnoException, name: string): never {
   const hint =
     cause.code === 'EADDRINUSE'
-      ? 'another program has it: choose another with --port or --socket, or see who runs: vreg daemon status'
+      ? 'another program is using it: choose another with --port or --socket, or show the running daemons: vreg daemon status'
       : 'choose an address of this machine with --host, --port or --socket';
   throw new VregError('LISTEN', `cannot listen on ${name} (${cause.code})`, { hint, cause });
 }

@@ -1,44 +1,52 @@
-/** Responses written straight to a socket, for requests that never become one of the app: broken HTTP, timeouts, plain HTTP on a TLS port. */
+/**
+ * Writes responses directly to a socket, for requests that never reach the app: malformed HTTP, timeouts, plain HTTP on a TLS
+ * port.
+ */
 import { type IncomingHttpHeaders, type IncomingMessage, type Server, STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { REQUEST_ID_HEADER } from '../../../src/protocol/api.ts';
 import { toErrorBody, type VregError } from '../../../src/protocol/errors.ts';
 
-/** Milliseconds in which a refused client may read its response; then the connection is cut, even if the client goes on sending. */
+/** Milliseconds for a refused client to read its response. Then the connection is cut, even if the client is still sending. */
 const LINGER = 1000;
-/** Bytes that a refused client may send meanwhile. Closing the socket with unread bytes would reset it and lose the response. */
+/**
+ * Maximum number of bytes to read from a refused client in that time. Closing a socket with unread bytes would reset it, and
+ * the response could be lost.
+ */
 const MAX_LINGER = 16_777_216;
-/** Milliseconds between two checks of those bytes. */
+/** Milliseconds between two checks of {@link MAX_LINGER}. */
 const CHECK_EVERY = 50;
 
-/** A request that the server refuses, and as much of it as could be read. */
+/** A refused request, as far as it could be parsed. */
 export interface Refusal {
   error: VregError;
   /** The `Allow` header of a 405. */
   allow?: string;
   asked?: { method: string; url: string };
   headers?: IncomingHttpHeaders;
-  /** The request whose body is malformed or overdue, if the app knows the request and has not responded yet. */
+  /** The request whose body is malformed or overdue, if the app knows it and has not responded yet. */
   request?: IncomingMessage | undefined;
 }
 
-/** Payload of a server's `refused` event, for the audit log. */
+/** Payload of the server's `refused` event, for the audit log. */
 export interface Refused extends Omit<Refusal, 'allow'> {
   /** Address of the peer. */
   from: string | undefined;
-  /** Set by the listener, and sent to the client. */
+  /** Set by the listener of the `refused` event, and sent to the client. */
   requestId?: string;
 }
 
-/** Connections that have been refused. Whatever else arrives on them is read and discarded. */
+/** Connections that have been refused. Further bytes on them are read and discarded. */
 const refused = new WeakSet<Duplex>();
 
 export function isRefused(socket: Duplex): boolean {
   return refused.has(socket);
 }
 
-/** Responds to a request that is not the app's and ends the connection. Only the first call for a connection counts. */
+/**
+ * Responds to a request that never reaches the app, and ends the connection. Further calls for the connection have no effect.
+ */
 export function refuse(socket: Duplex, { allow, ...refusal }: Refusal): void {
   if (refused.has(socket) || !socket.writable) return;
   refused.add(socket);
@@ -49,7 +57,7 @@ export function refuse(socket: Duplex, { allow, ...refusal }: Refusal): void {
   linger(socket as Socket);
 }
 
-/** The bytes of an error response. */
+/** Formats an error response. */
 export function rawAnswer({ error, requestId }: Pick<Refused, 'error' | 'requestId'>, allow?: string): string {
   const body = JSON.stringify(toErrorBody(error));
   const head = [
@@ -65,7 +73,7 @@ export function rawAnswer({ error, requestId }: Pick<Refused, 'error' | 'request
   return `${head.join('\r\n')}\r\n\r\n${body}`;
 }
 
-/** Gives the client some time to read the response on a connection whose writing side has ended. */
+/** Keeps a connection whose writing side has ended open for a short time, so that the client can read the response. */
 export function linger(socket: Socket): void {
   const bytesBefore = socket.bytesRead;
   const began = performance.now();

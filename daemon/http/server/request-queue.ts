@@ -1,6 +1,6 @@
 /**
- * HTTP/1.1 pipelining. Node hands over every request as soon as it is parsed, however many others on the same connection have
- * no response yet. The queue handles the requests of a connection one after the other and pauses a socket that sends too many.
+ * HTTP/1.1 pipelining. Node emits every request as soon as it is parsed, even if earlier requests on the same connection have
+ * not been answered. The queue handles the requests of a connection one at a time and pauses a socket on which too many arrive.
  */
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
@@ -9,20 +9,20 @@ import type { VregError } from '../../../src/protocol/errors.ts';
 import { type Budget, budgetExhausted, type Reservation } from '../../limits.ts';
 import { refuse } from './raw-answer.ts';
 
-/** Waiting requests at which a socket is paused: clients that pipeline send a few dozen. */
+/** Number of queued requests at which a socket is paused. Clients that pipeline send a few dozen. */
 const HIGH_WATER = 100;
-/** Waiting requests at which it is resumed. */
+/** Number of queued requests at which it is resumed. */
 const LOW_WATER = 50;
-/** Bytes that a waiting request occupies besides its text: Node's objects for the request and its response. */
+/** Bytes that a queued request occupies in addition to its text: Node's objects for the request and the response. */
 const OBJECTS = 4096;
-/** Bytes of a waiting request's body that are read ahead; the rest waits in the kernel. */
+/** Bytes of a queued request's body that are read ahead; the rest stays in the kernel. */
 const READ_AHEAD = 65_536;
 /**
- * Bytes that the waiting requests of one connection may occupy. A chunk of 64 KiB that was read before the pause took effect
- * can hold 3,600 requests, which occupy 15 MiB.
+ * Maximum number of bytes that the queued requests of one connection may occupy. A chunk of 64 KiB that was read before the
+ * pause took effect can contain 3,600 requests, which occupy 15 MiB.
  */
 const MAX_PER_CONNECTION = 67_108_864;
-/** Milliseconds until the first probe of a paused socket; each following probe waits twice as long as the one before. */
+/** Milliseconds until the first probe of a paused socket. Each further probe waits twice as long as the previous one. */
 const FIRST_PROBE = 1000;
 
 interface Waiting {
@@ -32,19 +32,19 @@ interface Waiting {
 
 /** The requests of one connection. */
 class ConnectionState {
-  /** The request that is being handled, or was handled last. */
+  /** The response to the request that is being handled, or was handled last. */
   current: ServerResponse;
-  /** The request that arrived last. */
+  /** The response to the request that arrived last. */
   latest: ServerResponse;
   readonly waiting: Waiting[] = [];
-  /** Bytes that the waiting requests occupy. */
+  /** Bytes that the queued requests occupy. */
   bytes = 0;
   reservation: Reservation | undefined;
   isPauseScheduled = false;
   probe: NodeJS.Timeout | undefined;
-  /** Why no more requests are accepted. The client gets this error after the responses that it is waiting for. */
+  /** Set if no more requests are accepted. The client receives this error after the responses to its earlier requests. */
   overflow: VregError | undefined;
-  /** Called instead of the handler for a request that turns out to be malformed or overdue. */
+  /** Called instead of the handler if the request that arrived last turns out to be malformed or overdue. */
   onBroken: (() => void) | undefined;
 
   constructor(first: ServerResponse) {
@@ -56,19 +56,20 @@ class ConnectionState {
 const STATE = Symbol('connection state');
 type Connection = Duplex & { [STATE]?: ConnectionState };
 
-/** The request of a connection that arrived last, if any. */
+/** The last request that arrived on a connection, if any. */
 export function latestOf(socket: Connection): { request: IncomingMessage; response: ServerResponse } | undefined {
   const response = socket[STATE]?.latest;
   return response && { request: response.req, response };
 }
 
-/** Calls back once every complete request of a connection has its response. */
+/** Calls `act` when every complete request on a connection has been answered. */
 export function whenAnswered(socket: Connection, act: () => void): void {
   const state = socket[STATE];
   if (!state || state.latest.writableFinished) act();
   else if (state.latest.req.complete) state.latest.once('close', act);
   else if (state.latest !== state.current) state.onBroken = act;
-  // The incomplete request is being handled. Bytes written into a response that has begun would be taken for a part of it.
+  // The incomplete request is being handled, and its response has begun. Further bytes would be mistaken for part of that
+  // response.
   else if (state.current.headersSent) socket.destroy();
   else act();
 }
@@ -77,13 +78,13 @@ export class RequestQueue {
   readonly #handler: RequestListener;
   readonly #budget: Budget;
 
-  /** @param budget of the waiting requests of all connections */
+  /** @param budget limits the queued requests of all connections together */
   constructor(handler: RequestListener, budget: Budget) {
     this.#handler = handler;
     this.#budget = budget;
   }
 
-  /** Handles a request now, or after those that arrived before it on its connection. */
+  /** Handles a request immediately, or after the requests that arrived before it on its connection. */
   readonly accept = (request: IncomingMessage, response: ServerResponse): void => {
     const socket = request.socket as Socket & Connection;
     const state = socket[STATE];
@@ -126,7 +127,7 @@ export class RequestQueue {
   }
 
   #next(socket: Socket, state: ConnectionState): void {
-    // The requests that wait on a connection that is gone are not handled: nobody wants their responses.
+    // Nobody reads the responses to requests that are queued on a closed connection.
     if (socket.destroyed) return;
     const next = state.waiting.shift();
     if (next === undefined) {
@@ -149,7 +150,7 @@ function resize(state: ConnectionState, delta: number): void {
   state.reservation?.resize(state.bytes);
 }
 
-/** Pauses the socket when its current chunk is parsed: Node's parser resumes it after each complete request. */
+/** Pauses the socket after its current chunk is parsed, because Node's parser resumes it after each complete request. */
 function pauseAfterChunk(socket: Socket, state: ConnectionState): void {
   if (state.isPauseScheduled) return;
   state.isPauseScheduled = true;
@@ -159,14 +160,14 @@ function pauseAfterChunk(socket: Socket, state: ConnectionState): void {
   });
 }
 
-/** Resumes a socket, unless Node has paused it with its parser until the client reads. */
+/** Resumes a socket, unless Node itself has paused it and the parser until the client reads. */
 function resume(socket: Socket & { _paused?: boolean }): void {
   if (!socket._paused) socket.resume();
 }
 
 /**
- * Reads one more chunk from time to time while requests wait: only a read notices that the peer has left. If the chunk holds
- * requests, they pause the socket again. The probes become rarer, so that they do not fill the memory.
+ * Reads one more chunk periodically while requests are queued, because only a read detects that the peer has disconnected. If
+ * the chunk contains requests, the socket is paused again. The probes back off so that the chunks do not fill the memory.
  */
 function startProbe(socket: Socket, state: ConnectionState, delay = FIRST_PROBE): NodeJS.Timeout {
   return setTimeout(() => {
@@ -175,7 +176,7 @@ function startProbe(socket: Socket, state: ConnectionState, delay = FIRST_PROBE)
   }, delay).unref();
 }
 
-/** Bytes that a waiting request occupies, as far as it is read before its turn. */
+/** Bytes that a queued request occupies, including the part of the body that is read ahead. */
 function bytesOf({ url, headers, rawHeaders }: IncomingMessage): number {
   const body = headers['transfer-encoding'] === undefined ? Number(headers['content-length'] ?? 0) : READ_AHEAD;
   const text = rawHeaders.reduce((sum, { length }) => sum + length, url!.length);

@@ -1,6 +1,6 @@
 /**
- * Node's HTTP server with the limits of the registry. It responds with an `{error}` to everything that never becomes a request
- * of the app, where Node would respond with an empty body or not at all.
+ * Node's HTTP server with the limits of the registry. It responds with an `{error}` to everything that never reaches the app.
+ * Node would respond with an empty body or not at all.
  */
 import {
   createServer,
@@ -21,21 +21,24 @@ import { isRefused, linger, type Refusal, refuse } from './raw-answer.ts';
 import { latestOf, RequestQueue, whenAnswered } from './request-queue.ts';
 import type { Tls } from './tls.ts';
 
-/** Milliseconds that a kept-alive connection may be idle: longer than a load balancer's usual 60 s, so that it closes first. */
+/**
+ * Milliseconds for which a kept-alive connection may be idle. Longer than the usual 60 s of load balancers, so that the load
+ * balancer closes it first.
+ */
 const KEEP_ALIVE = 72_000;
-/** How often Node looks for overdue requests during one request timeout: a 408 may be late by a tenth. */
+/** Number of checks for overdue requests per request timeout: a 408 is late by at most a tenth of the timeout. */
 const CHECKS = 10;
-/** Longest word, in characters, that the parser may have taken for the beginning of a method. */
+/** Maximum length in characters of a word that the parser may have mistaken for the beginning of a method. */
 const MAX_METHOD = 32;
 /** Milliseconds between two closes of idle connections while a server drains. */
 const SWEEP_EVERY = 50;
 
 export interface HttpServerOptions {
-  /** Milliseconds for a whole request, headers and body, to arrive. */
+  /** Milliseconds within which a complete request, headers and body, must arrive. */
   requestTimeout: number;
-  /** Budget for requests that wait behind another one on the same connection. */
+  /** Budget for requests that are queued behind another one on the same connection. */
   pipelined: Budget;
-  /** With it, the server speaks https. */
+  /** If set, the server uses https. */
   tls?: Tls | undefined;
 }
 
@@ -49,13 +52,14 @@ export function createHttpServer(
     headersTimeout: requestTimeout,
     connectionsCheckingInterval: Math.ceil(requestTimeout / CHECKS),
     keepAliveTimeout: KEEP_ALIVE,
-    // The app refuses a request without a Host header, and names the reason.
+    // The app rejects a request without a Host header with a more specific error.
     requireHostHeader: false,
   };
   const server: Server = tls ? tls.createServer(options, accept) : createServer(options, accept);
-  // Node silently drops the headers beyond the limit, If-Match for example. With one more, the app sees that there are too many.
+  // Node silently drops headers beyond its limit, for example If-Match. A limit that is one higher lets the app detect that
+  // there are too many.
   server.maxHeadersCount = MAX_HEADERS + 1;
-  // The app sends 100 Continue itself when it wants the body; other expectations may be ignored (RFC 9110, 10.1.1).
+  // The app itself sends 100 Continue when it needs the body; other expectations may be ignored (RFC 9110, 10.1.1).
   server.on('checkContinue', accept);
   server.on('checkExpectation', accept);
   server.on('clientError', answerClientError);
@@ -73,8 +77,8 @@ export function createHttpServer(
 }
 
 /**
- * Destroys connections whose client has read nothing of its response for `timeout` milliseconds. One timer looks at all of
- * them: Node's `server.timeout` would set two timers for each request.
+ * Destroys connections whose client has not read any of its response for `timeout` milliseconds. One timer checks all
+ * connections, whereas Node's `server.timeout` would set two timers per request.
  */
 function destroyStalled(server: Server, sockets: ReadonlySet<Socket>, timeout: number): void {
   const stalled = new Map<Socket, { bytesSent: number; since: number }>();
@@ -83,7 +87,7 @@ function destroyStalled(server: Server, sockets: ReadonlySet<Socket>, timeout: n
     for (const socket of stalled.keys()) if (socket.writableLength === 0) stalled.delete(socket);
     for (const socket of sockets) {
       if (socket.writableLength === 0) continue;
-      // Node counts bytes as written when they are buffered.
+      // Node counts buffered bytes as written.
       const bytesSent = socket.bytesWritten - socket.writableLength;
       const before = stalled.get(socket);
       if (before?.bytesSent !== bytesSent) stalled.set(socket, { bytesSent, since: now });
@@ -94,21 +98,21 @@ function destroyStalled(server: Server, sockets: ReadonlySet<Socket>, timeout: n
   server.once('close', () => clearInterval(timer));
 }
 
-/** @param event that announces the sockets on which requests arrive */
+/** @param event the server's event for a new socket on which requests will arrive */
 function trackSockets(server: Server, event: 'connection' | 'secureConnection'): ReadonlySet<Socket> {
   const sockets = new Set<Socket>();
   server.on(event, (socket: Socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
-    // A paused TLS connection still hands out what it has decrypted. With a listener, Node passes that through the stream, which
-    // buffers it while it is paused; without one, the bytes would get to a paused parser and be lost.
+    // A paused TLS connection still emits the bytes that it has decrypted. The `data` listener makes Node pass them through the
+    // stream, which buffers them while it is paused. Without the listener, they would reach the paused parser and be lost.
     if (event === 'secureConnection') socket.on('data', () => {});
-    // `resume` takes effect a tick later. If the socket has been paused again by then, Node's parser would keep reading.
+    // `resume` takes effect a tick later. If the socket has been paused again by then, Node's parser would continue to read.
     socket.on('resume', () => {
       if (socket.isPaused()) socket.emit('pause');
     });
     const destroySoon = socket.destroySoon.bind(socket);
-    // Node destroys the socket after its last response. If the client is still sending, the reset may overtake the response.
+    // Node destroys the socket after the last response. If the client is still sending, the reset may overtake that response.
     socket.destroySoon = () => {
       if (latestOf(socket)?.request.complete !== false) return destroySoon();
       socket.end();
@@ -119,8 +123,8 @@ function trackSockets(server: Server, event: 'connection' | 'secureConnection'):
 }
 
 /**
- * Corrects what Node counts as idle. A connection whose response is complete but not sent yet is not idle, and one on which
- * nothing has arrived is.
+ * Corrects Node's notion of idle connections. A connection whose response is complete but not yet sent is not idle, and a
+ * connection on which nothing has arrived is idle.
  */
 function keepBusyOpen(server: Server, sockets: ReadonlySet<Socket>): void {
   const closeIdle = server.closeIdleConnections.bind(server);
@@ -138,8 +142,9 @@ function isSending(socket: Socket): boolean {
 }
 
 /**
- * Stops accepting connections and resolves when each accepted request has its response and all connections are closed.
- * @param deadline milliseconds until the remaining connections are cut: a closing server ignores its request timeout
+ * Stops accepting connections and resolves when all accepted requests have been answered and all connections are closed.
+ * @param deadline milliseconds after which the remaining connections are cut, because a closing server ignores its request
+ * timeout
  */
 export async function drain(servers: readonly Server[], deadline: number): Promise<void> {
   const closed = servers.map((server) => new Promise((resolve) => server.close(resolve)));
@@ -157,9 +162,9 @@ export async function drain(servers: readonly Server[], deadline: number): Promi
 
 interface ClientError extends Error {
   code?: string;
-  /** The parser's explanation. */
+  /** The parser's error message. */
   reason?: string;
-  /** Bytes that the parser gave up on, and how many of them it had parsed. */
+  /** The bytes in which the parser failed; `bytesParsed` of them had been parsed. */
   rawPacket?: unknown;
   bytesParsed?: number;
 }
@@ -175,7 +180,8 @@ function answerClientError(error: ClientError, socket: Duplex): void {
   const latest = latestOf(socket);
   const broken = latest?.request.complete === false ? latest : undefined;
   if (broken?.response.writableFinished) {
-    // This request was answered before its body came. A second response would be taken for that of the next request.
+    // This request was answered before its body arrived. A second response would be mistaken for the response to the next
+    // request.
     (socket as Socket).destroySoon();
     return;
   }
@@ -188,14 +194,17 @@ function askedBy({ method = '', url = '' }: IncomingMessage): { method: string; 
   return { method, url };
 }
 
-/** Where the word begins at which the parser gave up. The bytes before it end a previous request, whose body may be any text. */
+/**
+ * Offset of the start of the token at which the HTTP parser failed. The bytes before it belong to the previous request, whose
+ * body may be any text.
+ */
 function beginOfWord(text: string, at: number): number {
   let begin = at;
   while (begin > 0 && at - begin < MAX_METHOD && /[\w-]/.test(text[begin - 1]!)) begin--;
   return begin;
 }
 
-/** The `field` of an error, by the code of Node's parser. */
+/** The `field` of an error, by the error code of Node's parser. */
 const FIELDS: Readonly<Record<string, string>> = {
   HPE_INVALID_METHOD: 'method',
   HPE_INVALID_URL: 'url',
@@ -219,9 +228,13 @@ function refusalOf({ code, reason, rawPacket, bytesParsed = 0 }: ClientError, re
     };
   if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
     return {
-      error: new VregError('REQUEST_TIMEOUT', `the request did not arrive whole in time (limit ${requestTimeout} ms)`, {
-        hint: 'send it faster, or raise --max-body of the daemon, which also raises this limit',
-      }),
+      error: new VregError(
+        'REQUEST_TIMEOUT',
+        `the request was not received completely in time (limit ${requestTimeout} ms)`,
+        {
+          hint: 'send it faster, or raise --max-body on the daemon, which also raises this limit',
+        },
+      ),
     };
   if (code === 'HPE_INVALID_METHOD') {
     const text = Buffer.isBuffer(rawPacket) ? rawPacket.toString('latin1') : '';

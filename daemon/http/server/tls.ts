@@ -1,6 +1,6 @@
 /**
- * TLS of the TCP listener: the daemon's certificate, and client certificates if a client CA is configured. Both can be replaced
- * while the daemon runs: open connections stay, and new ones use the new files.
+ * TLS for the TCP listener: the daemon's certificate, and client certificates if a client CA is configured. Both can be
+ * replaced while the daemon runs: open connections continue, and new ones use the new files.
  */
 import { X509Certificate } from 'node:crypto';
 import type { RequestListener, ServerOptions } from 'node:http';
@@ -22,7 +22,7 @@ interface Pem {
 export interface TlsFiles {
   cert: Pem;
   key: Pem;
-  /** Absent: clients need no certificate. */
+  /** If absent, clients need no certificate. */
   clientCa?: Pem | undefined;
 }
 
@@ -34,11 +34,11 @@ export interface TlsLog {
 
 /** Certificates in a PEM file (RFC 7468). */
 const CERTIFICATES = /-----BEGIN CERTIFICATE-----[\s\S]*?-----END CERTIFICATE-----/g;
-/** Milliseconds before its expiry at which a certificate causes a warning: a week is time to renew it. */
+/** Milliseconds before its expiry at which a certificate causes a warning: a week is enough time to renew it. */
 const EXPIRY_WARNING = 7 * 86_400_000;
 /** Milliseconds for a client that sent plain HTTP to read the error. */
 const PLAIN_HTTP_LINGER = 1000;
-/** OpenSSL's errors for plain HTTP: the first one if it recognizes the method. */
+/** OpenSSL's errors for plain HTTP, depending on whether it recognizes the method. */
 const PLAIN_HTTP: readonly (string | undefined)[] = ['ERR_SSL_HTTP_REQUEST', 'ERR_SSL_WRONG_VERSION_NUMBER'];
 
 export class Tls {
@@ -54,14 +54,15 @@ export class Tls {
     this.#leaf = this.#check(files);
   }
 
-  /** True if the certificate covers this host name. A client that sent it has verified that this is its registry. */
+  /** True if the certificate covers this host name. A client that used it has verified the identity of the registry. */
   covers(name: string): boolean {
     return this.#leaf.checkHost(name) !== undefined;
   }
 
   /**
    * Uses other files for new connections.
-   * @throws VregError USAGE if they cannot be used, or would change whether clients need a certificate; the old files stay in use
+   * @throws VregError USAGE if they cannot be used, or would change whether clients need a certificate; the old files then stay
+   * in use
    */
   replace(files: TlsFiles | undefined): void {
     if (!files || (files.clientCa === undefined) !== (this.#files.clientCa === undefined)) {
@@ -76,7 +77,7 @@ export class Tls {
     for (const server of this.#servers) server.setSecureContext(contextOf(files));
   }
 
-  /** As `http.createServer`. A handshake has the same timeout as a request. */
+  /** Same as `http.createServer`. A handshake has the same timeout as a request. */
   createServer(options: ServerOptions, listener: RequestListener): Server {
     const server = createServer(
       {
@@ -95,7 +96,10 @@ export class Tls {
     return server;
   }
 
-  /** Tracks connections whose handshake is not finished: Node's server neither closes them nor responds to plain HTTP on them. */
+  /**
+   * Tracks connections with an unfinished handshake, because Node's server neither closes them nor responds to plain HTTP on
+   * them.
+   */
   #trackHandshakes(server: Server): void {
     const pending = new Map<string, Socket>();
     const addresses = new WeakMap<Duplex, string>();
@@ -117,7 +121,7 @@ export class Tls {
       for (const socket of pending.values()) socket.destroy();
       closeAll();
     };
-    // Node's own listener would emit `clientError`, but there is no request to respond to yet.
+    // Node's own listener would emit `clientError`, but there is no request yet.
     server.removeAllListeners('tlsClientError');
     server.on('tlsClientError', (error: NodeJS.ErrnoException, socket) => {
       const plain = PLAIN_HTTP.includes(error.code) ? pending.get(peerOf(socket)) : undefined;
@@ -128,7 +132,7 @@ export class Tls {
         respondInPlainHttp(plain, socket, refused);
       } else socket.destroy();
       const reason = String(socket.authorizationError ?? error.code);
-      // A missing or rejected client certificate may be an intruder; other errors are mistakes or port scans.
+      // A missing or rejected client certificate may indicate an intruder; other errors are mistakes or port scans.
       const isUnauthorized = reason !== error.code || error.code === 'ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE';
       this.#log[isUnauthorized ? 'info' : 'debug']({ from, reason }, 'refused a connection: the TLS handshake failed');
     });
@@ -142,7 +146,7 @@ export class Tls {
       throw new VregError(
         'USAGE',
         `the certificate ${files.cert.path} with the key ${files.key.path} cannot be used for TLS: ${(cause as Error).message}`,
-        { field: 'tls-cert', hint: `print it: openssl x509 -noout -text -in ${files.cert.path}` },
+        { field: 'tls-cert', hint: `check it: openssl x509 -noout -text -in ${files.cert.path}` },
       );
     }
     for (const { path, text } of [files.cert, ...(files.clientCa ? [files.clientCa] : [])])
@@ -165,7 +169,7 @@ export class Tls {
   }
 }
 
-/** Closes a connection when the client's certificate expires. Node checks the expiry in a full handshake only. */
+/** Closes a connection when the client's certificate expires. Node checks the expiry only in a full handshake. */
 function closeAtExpiry(socket: TLSSocket): void {
   const { valid_to: expiresAt } = socket.getPeerCertificate();
   // The client has sent no certificate.
@@ -177,12 +181,12 @@ function closeAtExpiry(socket: TLSSocket): void {
   socket.once('close', () => clearTimeout(expiry));
 }
 
-/** Cached names of clients by connection: reading a certificate takes longer than handling a GET. */
+/** Caches client names by connection, because reading a certificate takes longer than handling a GET. */
 const names = new WeakMap<Duplex, { name: string | undefined }>();
 
 /**
- * The name in a client's certificate: the subject's common name, else the first DNS name. Undefined without a certificate signed
- * by a CA of `--tls-client-ca`, and for a certificate with several common names, which is ambiguous.
+ * The name in a client's certificate: the subject's common name, else the first DNS name. Undefined if the certificate is
+ * missing, is not signed by a CA in `--tls-client-ca`, or has several common names, which is ambiguous.
  */
 export function certificateName(socket: Duplex): string | undefined {
   if (!(socket instanceof TLSSocket) || !socket.authorized) return undefined;
@@ -199,7 +203,7 @@ export function certificateName(socket: Duplex): string | undefined {
   return known.name;
 }
 
-/** The first DNS name in `DNS:a, IP Address:127.0.0.1`. A quoted entry contains a comma or a quote and is no DNS name. */
+/** The first DNS name in `DNS:a, IP Address:127.0.0.1`. A quoted entry contains a comma or a quote and is not a DNS name. */
 function firstDnsName(names = ''): string | undefined {
   const entries = names.match(/[^,:"]+:(?:"(?:[^"\\]|\\.)*"|[^,"]*)(?:, |$)/g) ?? [];
   const dns = entries.map((entry) => /^DNS:([^",]+)/.exec(entry)?.[1]);
@@ -211,7 +215,7 @@ function contextOf({ cert, key, clientCa }: TlsFiles): SecureContextOptions {
     cert: cert.text,
     key: key.text,
     ...(clientCa ? { ca: clientCa.text } : {}),
-    // Fixed here because options of Node could lower it.
+    // Set explicitly, because Node's command-line options could lower it.
     minVersion: 'TLSv1.2',
   };
 }
@@ -221,7 +225,10 @@ function peerOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
 }
 
-/** The TCP connection below TLS, from a private field of Node. Without it, the log only lacks the address. */
+/**
+ * The TCP connection under TLS, from a private field of Node. If Node lacks the field, only the address is missing from the
+ * log.
+ */
 function tcpSocketOf(socket: TLSSocket & { _parent?: Duplex }): Duplex | undefined {
   return socket._parent;
 }

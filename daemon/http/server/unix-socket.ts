@@ -1,6 +1,6 @@
 /**
- * The file of the unix socket. A client that can connect has full access, so the file's mode must admit only its owner (and root,
- * whom no mode stops; see unix(7)). Node cannot ask for the peer's user (SO_PEERCRED).
+ * The file of the unix socket. A client that can connect has full access, so the mode must admit only the owner of the file.
+ * Root can always connect (unix(7)). Node cannot query the user of the peer (SO_PEERCRED).
  */
 import { lstatSync, type Stats, statSync, unlinkSync } from 'node:fs';
 import { connect, type Server } from 'node:net';
@@ -8,10 +8,13 @@ import { dirname, resolve } from 'node:path';
 import { folderRisk, looseMode } from '../../../src/files.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 
-/** Bytes of a socket's path: Linux allows 108 including the terminating zero (unix(7)), and Node truncates longer paths. */
+/**
+ * Maximum length of a socket path in bytes: Linux allows 108 including the terminating zero (unix(7)), and Node truncates
+ * longer paths.
+ */
 const MAX_PATH = 107;
 
-/** Connections on a unix socket. A missing address does not identify them, because a closed TCP socket has none either. */
+/** Connections on a unix socket. Their missing address does not identify them, because closed TCP sockets have none either. */
 const localSockets = new WeakSet<object>();
 
 /** Marks all connections of a server as local. Call it before the server listens on a unix socket. */
@@ -25,15 +28,15 @@ export function isLocal(socket: object): boolean {
 }
 
 /**
- * Checks the path of a socket before listening on it.
+ * Checks the path of a socket before the daemon listens on it.
  * @throws VregError USAGE if the path is too long, or another user could replace the socket
  */
 export function checkPlace(path: string): void {
   const bytes = Buffer.byteLength(path);
   if (bytes > MAX_PATH) {
-    throw new VregError('USAGE', `the path of the socket is too long: ${bytes} bytes, at most ${MAX_PATH}: ${path}`, {
+    throw new VregError('USAGE', `the path of the socket is too long (${bytes} bytes, limit ${MAX_PATH}): ${path}`, {
       field: 'socket',
-      hint: 'choose a shorter path, for example below $XDG_RUNTIME_DIR or /run',
+      hint: 'choose a shorter path, for example under $XDG_RUNTIME_DIR or /run',
     });
   }
   const folder = dirname(resolve(path));
@@ -56,7 +59,7 @@ function statOf(folder: string, path: string): Stats {
     return statSync(folder);
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;
-    throw new VregError('LISTEN', `cannot listen on ${path} (${code}): ${folder} cannot be used as a folder`, {
+    throw new VregError('LISTEN', `cannot listen on ${path}: cannot access the folder ${folder} (${code})`, {
       hint: `create it: mkdir -p -m 700 ${folder}, or choose another with --socket`,
       cause,
     });
@@ -64,7 +67,7 @@ function statOf(folder: string, path: string): Stats {
 }
 
 /**
- * Checks the mode of a socket after listening on it, because some file systems do not store modes.
+ * Checks the mode of a socket after the daemon has started to listen, because some file systems do not store modes.
  * @throws VregError USAGE if other users may connect
  */
 export function checkClosed(path: string): void {
@@ -72,11 +75,11 @@ export function checkClosed(path: string): void {
   if (mode === undefined) return;
   throw new VregError('USAGE', `other users may connect to ${path} (mode ${mode})`, {
     field: 'socket',
-    hint: 'its file system does not store modes; choose a folder on another one, for example below /run',
+    hint: 'this file system does not store file modes; put the socket on one that does, for example under /run',
   });
 }
 
-/** Removes a socket file that a killed daemon left behind, on which a new one could not listen. */
+/** Removes a socket file that a killed daemon left behind. Otherwise, a new daemon could not listen on it. */
 export async function removeDeadSocket(path: string): Promise<void> {
   const found = lstatSync(path, { throwIfNoEntry: false });
   if (!found) return;

@@ -41,7 +41,7 @@ test('a file that is not a backup is not restored', async (t) => {
     env: cleanEnv(home),
   });
   assert.deepEqual([result.code, result.stdout], [1, '']);
-  assert.match(result.stderr, /cannot restore .*\nhint: nothing was changed; name a file that vreg backup wrote\n$/);
+  assert.match(result.stderr, /cannot restore .*\nhint: nothing was changed; pass a file that vreg backup wrote\n$/);
   const again = await startDaemon(t, { home });
   assert.equal((await fleetOf(again.url)).length, FLEET.length);
 });

@@ -42,7 +42,7 @@ test('an absent header is missing, and anything but the token is invalid', () =>
   }
 });
 
-test('an error contains neither the right token nor the given one', () => {
+test('an error contains neither the correct token nor the given one', () => {
   const error = refusal(anAuthenticator({ root: 's3cret' }).authenticator, withHeader('Bearer guessed'))!;
   assert.doesNotMatch(`${error.message} ${error.hint}`, /guessed|s3cret/);
 });
@@ -59,7 +59,7 @@ test('clients need no token until the first one is created, and always from then
   assert.equal(refusal(authenticator, credentialsWith())?.code, 'UNAUTHORIZED');
 });
 
-test('a registry that ever created a token stays closed after a restart', async () => {
+test('a registry that once created a token remains closed after a restart', async () => {
   const { create, tokens, store } = anAuthenticator();
   await create({ name: 'ops', scope: 'admin' });
   await tokens.revoke('ops', 'test');
@@ -121,7 +121,7 @@ test('a token is refused from the millisecond of its expiry on, with the time in
   assert.ok(message.includes(expiresAt!));
 });
 
-test('a new root token replaces the old one at once, and revokes its principals', () => {
+test('a new root token replaces the old one immediately and revokes its principals', () => {
   const { authenticator } = anAuthenticator({ root: 'old' });
   const principal = authenticator.authenticate(credentialsWith('old'));
   authenticator.replaceRoot('old');
@@ -132,7 +132,7 @@ test('a new root token replaces the old one at once, and revokes its principals'
   assert.equal(authenticator.authenticate(credentialsWith('new')).revoked.aborted, false);
 });
 
-test('an address that guesses must wait, and meanwhile even the right token is refused', () => {
+test('an address that guesses tokens must wait, during which even the correct token is refused', () => {
   const { authenticator, clock } = anAuthenticator({ root: 's3cret' });
   const codes = Array.from({ length: 100 }, (_, n) => refusal(authenticator, credentialsWith(`guess-${n}`))!.code);
   assert.ok(codes.slice(0, 60).every((code) => code === 'UNAUTHORIZED'));
@@ -148,7 +148,7 @@ test('an address that guesses must wait, and meanwhile even the right token is r
   assert.equal(refusal(authenticator, credentialsWith('s3cret')), undefined);
 });
 
-test('an address that has sent the right token is not locked out by a stranger behind it', () => {
+test('an address that has sent the right token is not locked out by another client behind it', () => {
   const { authenticator } = anAuthenticator({ root: 's3cret' });
   authenticator.authenticate(credentialsWith('s3cret'));
   for (let n = 0; n < 100; n++) refusal(authenticator, credentialsWith(`guess-${n}`));

@@ -35,7 +35,7 @@ test('tokens and their metadata survive a restart', async () => {
   assert.equal(again.authenticator.authenticate(credentialsWith(token)).name, 'agent');
 });
 
-test('a revoked token is refused at once, its principals are revoked, and no later save restores it', async () => {
+test('a revoked token is refused immediately, its principals are revoked, and no later save restores it', async () => {
   const { create, tokens, authenticator, store, registry, clock } = anAuthenticator();
   const { token } = await create({ name: 'ops', scope: 'admin' });
   clock.pass(120_000);
@@ -140,7 +140,7 @@ class FullDisk extends MemoryStore {
   }
 }
 
-test('on a full disk no token is created, and a revoked token is refused at once and deleted when there is space', async () => {
+test('on a full disk no token is created, and a revoked token is refused immediately and deleted when there is space', async () => {
   const store = new FullDisk();
   const { create, tokens, authenticator, registry } = anAuthenticator({ store });
   const { token } = await create({ name: 'ops', scope: 'admin' });
@@ -384,7 +384,7 @@ async function pendingEnrolment() {
   const enroller = tokens.named('image')!;
   const enrolling = enrol(registry, tokens, { enroller, registration: aVm({ id: 'w' }), from: undefined, write: {} });
   void enrolling.catch(() => {});
-  store.refusal = new VregError('BUSY', 'too many changes are waiting for the disk');
+  store.refusal = new VregError('BUSY', 'too many queued changes');
   return { ...setup, store, enrolling };
 }
 

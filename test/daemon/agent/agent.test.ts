@@ -34,7 +34,7 @@ test('an agent warns if the entry keeps another role', async () => {
   life.registry.entry = aVm({ role: 'infra' });
   await live(life, 1);
   assert.equal(life.registry.entry.role, 'infra');
-  assert.deepEqual(life.warnings, ['the entry keeps its role infra: a role cannot change after the registration']);
+  assert.deepEqual(life.warnings, ['the role of the entry remains infra: a role cannot change after the registration']);
 });
 
 test('delays between heartbeats differ and are at most a tenth shorter than the interval', async () => {
@@ -46,7 +46,7 @@ test('delays between heartbeats differ and are at most a tenth shorter than the 
   assert.ok(new Set(life.slept).size > 40);
 });
 
-test('a fleet that starts at once is spread over a whole interval by its second heartbeats', async () => {
+test('the second heartbeats of a fleet that starts at the same time are spread over an entire interval', async () => {
   const firsts: number[] = [];
   for (let n = 0; n < 600; n++) {
     const life = aLife({ vm: aVm({ id: `vm-${n}` }) });
@@ -155,7 +155,7 @@ for (const code of ['UNAUTHORIZED', 'FORBIDDEN', 'INVALID', 'USAGE'] as const) {
   });
 }
 
-test('an agent whose first answered request is refused after an outage ends, too', async () => {
+test('an agent whose first answered request is refused after an outage also ends', async () => {
   const life = aLife();
   life.registry.fail('UNREACHABLE');
   life.registry.fail('UNAUTHORIZED');
@@ -305,7 +305,7 @@ for (const onExit of ['stopped', 'deregister'] as const) {
       life.registry.fail(code);
       await new Agent(life.options).deregister();
       assert.deepEqual(life.warnings, [
-        `could not report to the registry that this VM stops: the registry says ${code}`,
+        `could not report to the registry that this VM is stopping: the registry says ${code}`,
       ]);
     });
   }

@@ -71,7 +71,7 @@ test('a clone keeps its new id after a restart and knows its parent', (t) => {
   assert.deepEqual([again.id, again.parent], ['vm-2', 'vm-1']);
 });
 
-test('the identity tells the same registry, an older copy and another one apart', (t) => {
+test('the identity distinguishes the same registry, an older copy and another registry', (t) => {
   const identity = Identity.open(tempDir(t), 'vm-1');
   assert.equal(identity.compareRegistry({ registryId: 'r', revision: 7 }), 'same');
   assert.equal(identity.compareRegistry({ registryId: 'r', revision: 9 }), 'same');
@@ -107,7 +107,7 @@ for (const mode of [0o604, 0o640, 0o666]) {
     assert.equal(warnings.length, 1);
     assert.match(
       warnings[0]!,
-      new RegExp(`^${path} was readable by others \\(mode 0${mode.toString(8)}\\) and has been restricted`),
+      new RegExp(`^${path} could be read by other users \\(mode 0${mode.toString(8)}\\) and has been restricted`),
     );
   });
 }

@@ -76,7 +76,7 @@ test('an agent that sees the revision go back updates its entry, but leaves it p
     }
   });
   assert.deepEqual([registry.entry?.address, registry.entry?.status], [life.options.vm.address, 'paused']);
-  assert.match(life.warnings.join(), /restored from an older copy: it is at revision 4 again/);
+  assert.match(life.warnings.join(), /restored from an older copy: its revision is 4 again/);
 });
 
 test('the health of services is reported with each heartbeat', async (t) => {

@@ -47,7 +47,7 @@ test('a token file that is missing, has another text or is a link is written aga
   assert.deepEqual(warnings, []);
 });
 
-test('a token file that others can read is restricted with a warning; an intact one is left alone', (t) => {
+test('a token file that others can read is restricted with a warning; an intact one remains unchanged', (t) => {
   const { path, warnings, keep, repair } = tokenFile(t);
   keep();
   const { ino } = statSync(path);
@@ -59,7 +59,7 @@ test('a token file that others can read is restricted with a warning; an intact 
   assert.equal(warnings.length, 1);
   assert.match(
     warnings[0]!,
-    /was readable by others \(mode 0644\) and has been restricted to its owner; .*: vreg token revoke$/,
+    /could be read by other users \(mode 0644\) and has been restricted to its owner; .*: vreg token revoke$/,
   );
 });
 

@@ -198,7 +198,7 @@ test('an event stream, a long poll and a long list are logged once, when they en
   ]);
 });
 
-test('what the parser refuses is logged once, and so is the request before it', async (t) => {
+test('a request that the HTTP parser rejects is logged once, and so is the request before it', async (t) => {
   const app = await startApp(t);
   for (const [bytes, status] of [
     ['NONSENSE\r\n\r\n', 400],

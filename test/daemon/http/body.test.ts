@@ -51,7 +51,7 @@ async function isRefused(t: TestContext, app: ServedApp, bytes: string | Buffer,
   return response;
 }
 
-test('a content-length that is no plain number, or is given twice, is 400', async (t) => {
+test('a content-length that is not a plain number, or is given twice, is 400', async (t) => {
   const app = await serveApp(t);
   const body = JSON.stringify(aVm());
   const { length } = body;
@@ -107,7 +107,7 @@ test('a content-length shorter than the body ends the body there, and the rest i
   assert.equal(app.store.vms.size, 1);
 });
 
-test('without a content-length and a transfer coding there is no body, and what follows is the next request', async (t) => {
+test('without a content-length and a transfer coding there is no body, and the following bytes are the next request', async (t) => {
   const app = await serveApp(t);
   const next = head('GET /health', 'Connection: close');
   for (const lines of [[], ['Content-Length: 0'], ['Content-Type: application/json']]) {
@@ -337,7 +337,7 @@ test('a content-encoding other than identity is 415 and named', async (t) => {
   }
 });
 
-test('invalid UTF-8 is 400, and valid UTF-8 arrives whole wherever it is split', async (t) => {
+test('invalid UTF-8 is 400, and valid UTF-8 arrives unchanged wherever it is split', async (t) => {
   const app = await serveApp(t);
   for (const bytes of ['ff', 'fe', 'c0af', 'c3', 'e282', 'eda080', 'f4908080', 'f0808080', '80'])
     await isRefused(t, app, post(Buffer.from(`7b226964223a22${bytes}227d`, 'hex')), 400, 'body');

@@ -56,7 +56,7 @@ test('pages of an allowed origin can read every response, errors included, and s
   assert.equal((await call(url, 'POST', '/registry/vms', { body: aVm(), headers })).status, 401);
 });
 
-test('pages of other origins get no CORS headers, however similar the origin looks', async (t) => {
+test('pages from other origins get no CORS headers, even if the origin looks similar', async (t) => {
   const { url } = await serveApp(t, { token: 's3cret', corsOrigins: [DASH] });
   const authorization = 'Bearer s3cret';
   for (const origin of [
@@ -77,7 +77,7 @@ test('pages of other origins get no CORS headers, however similar the origin loo
   }
 });
 
-test('an OPTIONS request that is no preflight is 405, and a preflight for an unknown path is 404', async (t) => {
+test('an OPTIONS request that is not a preflight is 405, and a preflight for an unknown path is 404', async (t) => {
   const { url } = await serveApp(t, { corsOrigins: [DASH] });
   assert.equal((await preflight(url, '/registry/vms', { origin: DASH })).status, 405);
   assert.equal((await preflight(url, '/nowhere')).status, 404);
@@ -90,7 +90,7 @@ test('an allowed origin may use a registry without tokens, and a rebound host na
   assert.equal((await send(DASH)).status, 201);
   const refused = await send('https://evil.example');
   assert.equal(refused.status, 403);
-  assert.match(errorOf(refused), /pages of https:\/\/evil\.example may not/);
+  assert.match(errorOf(refused), /pages from https:\/\/evil\.example may not/);
   const head = `Host: evil.example\r\nOrigin: ${DASH}\r\nAccess-Control-Request-Method: POST\r\nConnection: close`;
   const [rebound] = await exchange(at, `OPTIONS /registry/vms HTTP/1.1\r\n${head}\r\n\r\n`);
   assert.equal(rebound!.status, 403);

@@ -150,7 +150,7 @@ test('every path answers an unsupported method with 405 and the supported ones, 
   await isUntouched(app);
 });
 
-test('every route refuses URLs that are too long or malformed, and copes with thousands of query parameters', async (t) => {
+test('every route refuses URLs that are too long or malformed, and handles thousands of query parameters', async (t) => {
   const app = await served(t);
   for (const { method, path } of ROUTES) {
     const name = `${method} ${path}`;

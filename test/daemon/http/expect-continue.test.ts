@@ -35,7 +35,7 @@ test('100 Continue comes before the body is sent, and the final response after i
   }
 });
 
-test('100 Continue is sent for a chunked body, too', async (t) => {
+test('100 Continue is also sent for a chunked body', async (t) => {
   const app = await served(t);
   const lines = ['Host: a', TOKEN, 'Expect: 100-continue', 'Transfer-Encoding: chunked'];
   const connection = Connection.open(t, app.at).send(head('PUT /registry/vms/vm-1', ...lines));
@@ -87,7 +87,7 @@ test('a request that is refused by its head is refused without 100 Continue', as
   assert.equal(app.store.vms.size, 0);
 });
 
-test('a request without a place for its large body is 429 without 100 Continue', async (t) => {
+test('a large body that does not fit the budget is refused with 429, without 100 Continue', async (t) => {
   const app = await serveApp(t);
   const large = head('POST /registry/vms', 'Host: a', 'Content-Length: 1048576');
   const expecting = large.replace(/\r\n$/, 'Expect: 100-continue\r\n\r\n');

@@ -138,7 +138,7 @@ const FAILURES: readonly [what: string, line: string, body: string | undefined, 
 ];
 
 for (const [what, line, body, plant] of FAILURES) {
-  test(`${what} is answered once with 500, logged once with its stack, and the connection goes on`, async (t) => {
+  test(`${what} is answered once with 500 and logged once with its stack, and the connection remains usable`, async (t) => {
     const app = await served(t);
     plant(app);
     const connection = Connection.open(t, app.at);
@@ -170,7 +170,7 @@ test('HEAD of a route whose handler fails is 500 without a body', async (t) => {
   assert.deepEqual([head?.status, health?.status], [500, 200]);
 });
 
-test('values that are no errors are answered with 500, too', async (t) => {
+test('a thrown value that is not an Error is answered with 500', async (t) => {
   const app = await served(t);
   for (const [n, thrown] of ['text', 42, null, undefined, { status: 200 }, Object.create(null)].entries()) {
     app.registry.get = () => {
@@ -185,7 +185,7 @@ test('values that are no errors are answered with 500, too', async (t) => {
   assert.equal((await call(app.url, 'GET', '/health')).status, 200);
 });
 
-test('of pipelined requests the one whose handler fails is 500, and the others are answered in order', async (t) => {
+test('if one of several pipelined requests fails, only that one is 500, and the others are answered in order', async (t) => {
   const app = await served(t);
   app.store.history = () => Promise.reject(new Error(BOOM));
   const connection = Connection.open(t, app.at);
@@ -201,7 +201,7 @@ test('of pipelined requests the one whose handler fails is 500, and the others a
   assert.equal(statuses[4], 200);
 });
 
-test('a handler that rejects after its client has left is logged once and answers nobody', async (t) => {
+test('a handler that rejects after its client has disconnected is logged once and sends no response', async (t) => {
   const store = new GatedStore();
   const app = await serveApp(t, { store });
   for (const [n, leave] of [
@@ -223,7 +223,7 @@ test('a handler that rejects after its client has left is logged once and answer
   assert.equal((await call(app.url, 'GET', '/health')).status, 200);
 });
 
-test('a read that rejects after its client has left disturbs nobody', async (t) => {
+test('a read that rejects after its client has disconnected does not affect other requests', async (t) => {
   const app = await served(t);
   const pages: ((error: Error) => void)[] = [];
   app.store.history = () => new Promise((_, reject) => pages.push(reject));
@@ -289,7 +289,7 @@ const STATES: readonly [state: string, bytes: string, isReached?: (app: ServedAp
 ];
 
 for (const [state, bytes, isReached] of STATES) {
-  test(`a reset while ${state} harms nobody`, async (t) => {
+  test(`a reset while ${state} does not affect other clients`, async (t) => {
     const store = new GatedStore();
     const app = await serveApp(t, { store });
     for (const [n, end] of (['reset', 'destroy'] as const).entries()) {
@@ -311,7 +311,7 @@ for (const [state, bytes, isReached] of STATES) {
   });
 }
 
-test('a reset in the middle of a long response harms nobody', async (t) => {
+test('a reset in the middle of a long response does not affect other clients', async (t) => {
   const app = await serveApp(t);
   const metadata = { pad: 'x'.repeat(900_000) };
   for (let n = 0; n < 16; n++) await app.registry.register(aVm({ id: `vm-${n}`, metadata }));

@@ -122,7 +122,7 @@ test('HEAD of a large list has the length of the GET, and of a list of unknown l
   }
 });
 
-test('HEAD of a long poll is answered at once, and leaves nobody waiting', { timeout: 20_000 }, async (t) => {
+test('HEAD of a long poll is answered immediately and leaves no subscriber', { timeout: 20_000 }, async (t) => {
   const app = await startApp(t);
   const connection = Connection.open(t, app.at);
   connection.send(request('HEAD', '/registry/discover/golden?wait=50s'), request('GET', '/registry/whoami'));

@@ -64,7 +64,7 @@ test('the URL and the headers may have 16 KiB together, and more is 431 wherever
   assert.deepEqual([first?.status, second?.status, more.length], [200, 431, 0]);
 });
 
-test('connections beyond maxConnections are closed at once, and one more is served when another has gone', async (t) => {
+test('connections beyond maxConnections are closed immediately, and one more is served when another is closed', async (t) => {
   const app = await serveApp(t);
   app.server.maxConnections = 3;
   const open = async () => {

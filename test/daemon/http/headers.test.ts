@@ -114,7 +114,7 @@ test('headers that change what a client should do go to every client', async (t)
   assert.ok((await ask(app, read))[1].includes('x-vreg-warming'));
 });
 
-test('any other value of X-Vreg-Client makes no vreg client', async (t) => {
+test('any other value of X-Vreg-Client is treated as a plain client', async (t) => {
   const app = await anApp(t);
   for (const value of ['0', '', 'true', '2'])
     assert.deepEqual((await ask(app, ROWS[0]!, { 'x-vreg-client': value }))[1], ALWAYS, value);

@@ -39,7 +39,7 @@ test('404 and 405 are sent only to clients that have authenticated', async (t) =
   }
 });
 
-test('a route that needs no token tells its methods to clients that have authenticated', async (t) => {
+test('a route that needs no token lists its methods only to authenticated clients', async (t) => {
   const app = await serveApp(t, { token: 's3cret' });
   const [anonymous] = await askRaw(t, app.at, request('POST /health', 'Connection: close'));
   assert.equal(anonymous?.status, 401);

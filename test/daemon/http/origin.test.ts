@@ -30,7 +30,7 @@ test('without a token, pages of other origins are refused, and pages of this mac
   for (const origin of ['https://evil.example', 'null', 'http://127.0.0.1.evil.example']) {
     const answer = await send(origin);
     assert.equal(answer.status, 403, origin);
-    assert.match(errorOf(answer), /pages of .* may not use a registry without a token/);
+    assert.match(errorOf(answer), /pages from .* may not use a registry without a token/);
   }
   for (const origin of ['http://localhost:8080', 'http://[::1]:3000']) assert.equal((await send(origin)).status, 201);
 });

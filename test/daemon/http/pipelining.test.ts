@@ -166,7 +166,7 @@ test('pipelined requests are answered the same wherever the bytes are split', as
   }
 });
 
-test('a client that sends without reading is not refused, but is not read any more either', async (t) => {
+test('a client that sends without reading is not refused, but the daemon stops reading from it', async (t) => {
   const app = await serveApp(t);
   await app.registry.register(aVm({ id: 'large', metadata: { pad: 'x'.repeat(200_000) } }));
   let handled = 0;
@@ -200,7 +200,7 @@ test('a client that sends without reading is not refused, but is not read any mo
 });
 
 test(
-  'over TLS, too, a client that does not read is not read any more, and then gets every response',
+  'over TLS, the daemon stops reading from a client that does not read, and later sends every response',
   OPENSSL,
   async (t) => {
     const authority = makeAuthority(t);
@@ -228,7 +228,7 @@ test(
   },
 );
 
-test('what waits on a connection stays bounded while its first request is held', async (t) => {
+test('the requests queued on a connection stay bounded while its first request is pending', async (t) => {
   const app = await serveApp(t);
   const { connection, served } = await open(t, app);
   connection.send(HELD);
@@ -287,7 +287,7 @@ test('the memory of requests that wait is reserved, and released when they are h
   assert.equal(used(), 0);
 });
 
-test('beyond the budget of all connections a request that waits is 429, after the responses before it, and memory is released', async (t) => {
+test('a queued request that exceeds the budget of all connections is 429 after the preceding responses, and its memory is released', async (t) => {
   const budgets = createBudgets({ pipelined: 100_000 });
   const app = await serveApp(t, { budgets });
   const { connection } = await open(t, app);

@@ -61,7 +61,7 @@ test('only ampersands separate parameters, and names are case-sensitive', async 
     assert.equal(await ids(query), 'none plus words', query);
 });
 
-test('a repeated parameter is 400 and named, however it is written', async (t) => {
+test('a repeated parameter is 400, in whatever form, and the error names it', async (t) => {
   const { app } = await withNotes(t);
   for (const query of [
     'role=infra&role=worker',
@@ -187,7 +187,7 @@ test('parentId and parentVmId filter the list, together with the other filters',
   assert.equal(await ids('parentId=parent'), 'd c b a', 'the parent need not be registered');
 });
 
-test('an empty parent is 400, because it would list the whole fleet', async (t) => {
+test('an empty parent is 400, because it would list the entire fleet', async (t) => {
   const { app } = await withNotes(t);
   for (const [query, field] of [
     ['parentId=', 'parentId'],

@@ -65,7 +65,7 @@ test('100 Continue has no request id, and the final response has it', async (t) 
   assert.deepEqual([response.status, response.headers['x-request-id']], [400, 'mine']);
 });
 
-test('a response to a request without a usable id has one of its own', async (t) => {
+test('the response to a request without a usable id has a generated id', async (t) => {
   const app = await serveApp(t, { limits: { requestTimeout: 300 } });
   const seen = new Set<string>();
   for (const [status, bytes] of [
@@ -118,7 +118,7 @@ test('pipelined responses have the ids of their requests', async (t) => {
   );
 });
 
-test('a request that breaks behind another one is answered with its own id', async (t) => {
+test('a malformed pipelined request is answered with its own id', async (t) => {
   const store = new GatedStore();
   const app = await serveApp(t, { store });
   const body = JSON.stringify(aVm());

@@ -114,7 +114,7 @@ test('a plain heartbeat over a kept connection has exactly four headers', async 
   }
 });
 
-test('another value of X-Vreg-Client is a plain client', async (t) => {
+test('a client with another value of X-Vreg-Client is treated as a plain client', async (t) => {
   const app = await startApp(t);
   for (const value of ['0', '2', 'true', '']) {
     const { names } = await namesOf(t, app, request('GET /registry/vms', [TOKEN, `X-Vreg-Client: ${value}`]));

@@ -81,7 +81,7 @@ test('the table of this test lists every route', () => {
 });
 
 for (const route of ROUTES) {
-  test(`${nameOf(route)} accepts ${MAY[nameOf(route)]?.join(', ')}, and tells all others the scope that it needs`, async (t) => {
+  test(`${nameOf(route)} accepts ${MAY[nameOf(route)]?.join(', ')}, and names the required scope to all others`, async (t) => {
     const { url, create } = await guarded(t);
     const path = route.path.replace(':id', 'nobody').replace(':role', 'infra').replace(':name', 'nobody');
     for (const scope of ['', ...SCOPES]) {
@@ -98,7 +98,7 @@ for (const route of ROUTES) {
         else {
           assert.equal(answer.status, 403, what);
           assert.match(answer.headers.get('www-authenticate') ?? '', /insufficient_scope/);
-          if (method !== 'HEAD') assert.match(said, new RegExp(`this needs ${route.access}`));
+          if (method !== 'HEAD') assert.match(said, new RegExp(`this requires ${route.access}`));
         }
       }
     }
@@ -220,7 +220,7 @@ for (const limit of [{ vm: 'w' }, { role: 'worker' }] as const) {
   });
 }
 
-test('a VM enrols with the token of its image and gets a token for itself alone', async (t) => {
+test('a VM enrols with the token of its image and receives a token only for itself', async (t) => {
   const { ask, create, register } = await guarded(t);
   await register({ id: 'old' });
   const image = await create({ name: 'image', scope: 'enrol', role: 'worker' });
@@ -306,7 +306,7 @@ test('a VM that would enrol again under the id of a VM that is heard is refused 
   assert.match((body as ErrorBody).error, /already registered.*is alive as another incarnation \(10\.0\.0\.1/);
 });
 
-test('an enrol token takes over no VM that it did not let in, and none whose token was revoked', async (t) => {
+test('an enrol token takes over no VM that it did not enrol, and none whose token was revoked', async (t) => {
   const { ask, create, register, app } = await guarded(t);
   const image = await create({ name: 'image', scope: 'enrol' });
   const other = await create({ name: 'other', scope: 'enrol' });
@@ -349,7 +349,7 @@ test('a heartbeat with replace needs a token that may change the VM', async (t) 
   assert.deepEqual(await send({ name: 'h', scope: 'heartbeat' }, { health: {}, replace: true }), [200, undefined]);
 });
 
-test('a VM that is removed and enrols again at once keeps its new token after a restart', async (t) => {
+test('a VM that is removed and immediately enrols again keeps its new token after a restart', async (t) => {
   const { ask, create, app } = await guarded(t);
   const image = await create({ name: 'image', scope: 'enrol' });
   const enrol = () => ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w' }) });
@@ -599,7 +599,7 @@ test('a token restricted to a role reads the history of a VM since it took that 
   assert.deepEqual(await past(), ['registered 7']);
 });
 
-test('a long poll whose token is revoked meanwhile is 401', async (t) => {
+test('a long poll whose token is revoked is 401', async (t) => {
   const { ask, create, app } = await guarded(t);
   const token = await create({ name: 'reader', scope: 'read' });
   const waiting = ask('GET', '/registry/discover/infra?wait=50s', { token });
@@ -637,7 +637,7 @@ test("the first token of an open registry must be an admin's, and then every cli
   assert.equal((await call(url, 'GET', '/registry/vms', { headers })).status, 200);
 });
 
-test('too many wrong tokens are 429 with Retry-After, and none of them is logged', async (t) => {
+test('too many invalid tokens are 429 with Retry-After, and none of them is logged', async (t) => {
   const { ask, app } = await guarded(t);
   let last: Answered | undefined;
   for (let n = 0; n < 70; n++) last = await ask('GET', '/registry/vms', { token: `guess-${n}` });

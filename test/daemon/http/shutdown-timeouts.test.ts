@@ -86,14 +86,14 @@ for (const [what, bytes] of [
     const { at, url, store } = await serveApp(t, { limits: { requestTimeout: 200 } });
     const [answer, ...more] = await exchange(at, bytes);
     assert.equal(answer?.status, 408);
-    assert.match((JSON.parse(answer.text) as { error: string }).error, /did not arrive whole in time/);
+    assert.match((JSON.parse(answer.text) as { error: string }).error, /was not received completely in time/);
     assert.equal(more.length, 0);
     assert.equal((await call(url, 'GET', '/health')).status, 200);
     assert.equal(store.vms.size, 0);
   });
 }
 
-test('an answer that has begun is cut when the body of its request does not come: nothing is written into it', async (t) => {
+test('if the body of a request times out, a response in progress is cut and no error is written into it', async (t) => {
   const { at } = await serveApp(t, { limits: { requestTimeout: 200 } });
   const socket = await opened(connect(at), 'GET /registry/events HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\n\r\n');
   const chunks: Buffer[] = [];
@@ -104,7 +104,7 @@ test('an answer that has begun is cut when the body of its request does not come
   assert.doesNotMatch(text, /408|error/);
 });
 
-test('a request that was answered before its body came is not answered once more when that does not come', async (t) => {
+test('a request answered before its body arrived gets no second response when the body times out', async (t) => {
   const { at, logged } = await serveApp(t, { token: 's3cret', limits: { requestTimeout: 200 } });
   const answers = await exchange(at, HEAD);
   assert.deepEqual(
@@ -114,7 +114,7 @@ test('a request that was answered before its body came is not answered once more
   assert.equal(logged.filter((line) => line.includes('"audit":true')).length, 1);
 });
 
-test('a header that trickles is not given more time for it', async (t) => {
+test('a header that arrives byte by byte does not extend the time limit', async (t) => {
   const { at } = await serveApp(t, { limits: { requestTimeout: 200 } });
   const socket = await opened(connect(at), 'GET /health HTTP/1.1\r\nHost: a\r\n');
   const trickle = setInterval(() => socket.write('X: y\r\n'), 20);
@@ -123,14 +123,14 @@ test('a header that trickles is not given more time for it', async (t) => {
   assert.equal(answer?.status, 408);
 });
 
-test('a connection that never says a word is closed', async (t) => {
+test('a connection that never sends a byte is closed', async (t) => {
   const { at } = await serveApp(t, { limits: { requestTimeout: 200 } });
   const answers = await readAnswers(connect(at));
   assert.ok(answers.every(({ status }) => status === 408));
 });
 
 for (const kind of ['tcp', 'unix'] as const) {
-  test(`on the way down a body under way over ${kind} is still taken and answered, and idle connections are closed`, async (t) => {
+  test(`during shutdown a request body in progress over ${kind} is read and answered, and idle connections are closed`, async (t) => {
     const store = new MemoryStore();
     const served = await listening(t, store);
     const idle = await opened(connect(served[kind]), 'GET /health HTTP/1.1\r\nHost: a\r\n\r\n');
@@ -148,7 +148,7 @@ for (const kind of ['tcp', 'unix'] as const) {
   });
 }
 
-test('on the way down a commit under way is waited for', async (t) => {
+test('shutdown waits for a commit in progress', async (t) => {
   const store = new SlowStore();
   const { tcp, close } = await listening(t, store);
   const answered = readAnswers(await opened(connect(tcp), HEAD + BODY));
@@ -162,7 +162,7 @@ test('on the way down a commit under way is waited for', async (t) => {
   await closed;
 });
 
-test('a kept-alive connection does not hold up the way down after its last answer', async (t) => {
+test('a keep-alive connection does not delay shutdown after its last response', async (t) => {
   const store = new SlowStore();
   const { tcp, close } = await listening(t, store);
   const agent = new Agent({ keepAlive: true });
@@ -178,7 +178,7 @@ test('a kept-alive connection does not hold up the way down after its last answe
   agent.destroy();
 });
 
-test('on the way down an answer that a slow client has not read yet is sent whole', async (t) => {
+test('during shutdown a response to a slow client is sent completely', async (t) => {
   const store = new MemoryStore();
   const served = await listening(t, store);
   const url = `http://127.0.0.1:${served.tcp.port}`;
@@ -196,7 +196,7 @@ test('on the way down an answer that a slow client has not read yet is sent whol
   await closed;
 });
 
-test('a body that never ends holds up the way down no longer than a request may take', async (t) => {
+test('a body that never ends delays shutdown by at most the request timeout', async (t) => {
   const { tcp, close } = await listening(t, new MemoryStore(), { requestTimeout: 500 });
   const stalled = await opened(connect(tcp), `${HEAD}{`);
   const chunks: Buffer[] = [];
@@ -234,7 +234,7 @@ test('a body that trickles is 408 when the time limit of the request is over', a
   assert.equal(store.vms.size, 0);
 });
 
-test('a kept connection may be idle for longer than a load balancer keeps it', async (t) => {
+test('a keep-alive connection may be idle for longer than the idle timeout of a load balancer', async (t) => {
   const { at, server } = await serveApp(t, { limits: { requestTimeout: 100 } });
   // Load balancers close idle connections after 60 s; if the server closed first, they would send requests into the void.
   assert.ok(server.keepAliveTimeout > 60_000);
@@ -246,7 +246,7 @@ test('a kept connection may be idle for longer than a load balancer keeps it', a
   }
 });
 
-test('the time limit covers the arrival of a request, not the wait for its turn or its response', async (t) => {
+test('the time limit covers the arrival of a request, not its time in the queue or its response', async (t) => {
   const { at } = await serveApp(t, { limits: { requestTimeout: 100 } });
   const connection = Connection.open(t, at);
   connection.send('GET /registry/discover/golden?wait=500ms HTTP/1.1\r\nHost: a\r\n\r\n');

@@ -96,7 +96,7 @@ test('a request on the socket with any other header needs a token', async (t) =>
   }
   const { body } = await ask('CF-Ray: 1');
   assert.equal(body.error, 'Unauthorized — missing Authorization header');
-  assert.match(body.hint, /^header "cf-ray" may come from a proxy: send "Authorization: Bearer TOKEN"/);
+  assert.match(body.hint, /^the header "cf-ray" may come from a proxy: send "Authorization: Bearer TOKEN"/);
 });
 
 test('a registry without a token refuses requests on its socket that may come from a proxy', async (t) => {

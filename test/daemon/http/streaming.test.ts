@@ -24,7 +24,7 @@ function aResponse(): ServerResponse {
 }
 
 for (const path of ['/registry/vms', '/registry/events?since=start']) {
-  test(`clients that do not read ${path} fill the responses buffer, and another one is 429 until one has gone`, async (t) => {
+  test(`clients that do not read ${path} fill the responses buffer, and another one is 429 until one leaves`, async (t) => {
     const budgets = createBudgets({ responses: 2_050_000 });
     const { at, url, registry, server } = await serveApp(t, { budgets });
     // More than the kernel buffers for a client that does not read.
@@ -52,7 +52,10 @@ for (const path of ['/registry/vms', '/registry/events?since=start']) {
     ] as const) {
       const refused = await call(url, method, another, { body });
       assert.deepEqual([refused.status, refused.headers.get('retry-after')], [429, '5'], another);
-      assert.match(errorOf(refused), /^the responses buffer is full \(limit 2 MiB\): slow clients/);
+      assert.match(
+        errorOf(refused),
+        /^the responses buffer is full \(limit 2 MiB\): clients read responses too slowly/,
+      );
     }
     assert.equal(registry.revision, revision, 'a request without a response changes nothing');
     // Small responses are not counted.
@@ -190,7 +193,7 @@ test('changes during the transfer of a long list do not change it', async (t) =>
   assert.deepEqual([vms[2999]!.id, vms[2998]!.name], ['vm-0', 'one']);
 });
 
-test('a client that breaks off a long list leaves no error in the log', async (t) => {
+test('a client that aborts a long list leaves no error in the log', async (t) => {
   const { url, at, logged } = await largeRegistry(t);
   for (let n = 0; n < 10; n++) {
     const socket = connect(at);

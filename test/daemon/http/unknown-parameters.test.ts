@@ -109,7 +109,7 @@ test('a client without a token does not learn which parameters a route knows', a
   assert.equal((await call(app.url, 'GET', '/registry/vms?x=1', { headers: AS_VREG_CLIENT })).status, 401);
 });
 
-test('names like those of Object.prototype are unknown parameters, too', async (t) => {
+test('property names of Object.prototype are also unknown parameters', async (t) => {
   const app = await served(t);
   for (const name of ['__proto__', 'constructor', 'toString', 'length', 'includes']) {
     const { status, body } = await call(app.url, 'GET', `/registry/vms?${name}=1`, { headers: AS_VREG_CLIENT });

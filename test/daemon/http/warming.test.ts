@@ -26,7 +26,7 @@ async function idsAndWarming(app: ServedApp, path: string): Promise<[ids: string
   return [ids, warming];
 }
 
-test('after a gap responses are marked as warming until each VM in them was heard or its lease is over', async (t) => {
+test('after a gap, responses are marked as warming until each VM in them has sent a heartbeat or its lease has expired', async (t) => {
   const app = await serveApp(t);
   for (const id of ['a', 'b']) await app.registry.register(aVm({ id, role: 'worker' }));
   assert.equal((await get(app, '/registry/discover/worker')).warming, null);

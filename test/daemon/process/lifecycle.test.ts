@@ -32,7 +32,7 @@ test('a reloader that fails is logged and does not prevent the others from runni
   assert.deepEqual(notified, ['reloading', 'ready']);
 });
 
-test('hangups during a reload cause one more reload, however many there are', async () => {
+test('any number of hangups during a reload cause one more reload', async () => {
   let reads = 0;
   const reloaders: Reloader[] = [];
   const reload = createReload(reloaders, aLog());

@@ -26,7 +26,7 @@ test('text from outside neither moves the cursor nor begins a line, in either fo
   assert.match(pretty, /WARN: a�\[2J�2J��b�\[10:00:00\] INFO: forged��c \{"url":"a�/);
 });
 
-test('the stack of an error stays readable, and none of its lines looks like an event', async () => {
+test('the stack of an error remains readable, and none of its lines looks like an event', async () => {
   const text = await logged('pretty', { err: new Error(HOSTILE) }, 'failed');
   const [first, ...others] = text.trimEnd().split('\n');
   assert.match(first!, /WARN: failed/);

@@ -23,7 +23,7 @@ function entry(metadata: Record<string, unknown> = {}): VmRecord {
 
 const short = (events: Event[] | undefined) => events?.map(({ type, revision }) => `${type} ${revision}`);
 
-test('the log returns the events after a revision as long as it has dropped none of them', () => {
+test('the log returns the events after a revision if it has dropped none of them', () => {
   const log = new EventLog(0, { maxEvents: 3 });
   assert.deepEqual(log.since(0), []);
   for (const revision of [1, 2, 3, 4]) log.add('updated', entry(), occasionAt(revision));
@@ -46,7 +46,7 @@ test('once a liveness event is dropped, a client that knows only its revision st
   assert.deepEqual(log.since(2), []);
 });
 
-test('the log knows nothing of an earlier run, not even at its last revision', () => {
+test('the log has no events of an earlier run, not even for its last revision', () => {
   const log = new EventLog(7);
   assert.equal(log.since(7), undefined);
   log.add('updated', entry(), occasionAt(8));
@@ -54,7 +54,7 @@ test('the log knows nothing of an earlier run, not even at its last revision', (
   assert.deepEqual(log.since(8), []);
 });
 
-test('large events are dropped earlier, so that the log stays within a few megabytes', () => {
+test('large events are dropped earlier, so the log does not exceed a few megabytes', () => {
   const log = new EventLog(0, { maxSize: 33_554_432 });
   const large = entry({ blob: 'x'.repeat(1_000_000) });
   for (let revision = 1; revision <= 100; revision++) log.add('updated', large, occasionAt(revision));

@@ -32,7 +32,7 @@ async function setUp(observer: RegistryObserver = {}) {
 const ONE = { incarnation: 'one', address: '10.0.0.1', from: '192.0.2.1' };
 const TWO = { incarnation: 'two', address: '10.0.0.2', from: '192.0.2.2' };
 
-test('an agent that spends each token once, or repeats a heartbeat whose response was lost, is the VM', async () => {
+test('an agent that spends each token once, or repeats a heartbeat whose response was lost, is accepted', async () => {
   const { registry } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
@@ -76,7 +76,7 @@ test('a plain heartbeat is a sign of life and does not change the holder', async
   assert.deepEqual(registry.identities.conflicts, []);
 });
 
-test('an agent that is ahead of a registry that lost heartbeats is the VM; far ahead, it reveals a restored copy', async () => {
+test('an agent ahead of a registry that lost heartbeats is accepted; one far ahead reveals that the registry was rolled back', async () => {
   const rollbacks: unknown[] = [];
   const { registry } = await setUp({ rollback: (id, known) => void rollbacks.push([id, known]) });
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
@@ -88,7 +88,7 @@ test('an agent that is ahead of a registry that lost heartbeats is the VM; far a
   assert.deepEqual(registry.identities.conflicts, []);
 });
 
-test('an agent that lost its state is the VM if it has the same addresses or the holder is silent, otherwise a clone', async () => {
+test('an agent that lost its state is accepted if it has the same addresses or the holder is silent; otherwise it is a clone', async () => {
   const { registry, clock } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, incarnation: 'again', next: token(1, 'b') });
@@ -142,7 +142,7 @@ test("a process at another address waits until the holder's heartbeat is overdue
   assert.deepEqual(registry.identities.conflicts, []);
 });
 
-test('a copy that repeats the last heartbeat from another address waits too, and is refused once the VM continues', async () => {
+test('a copy that repeats the last heartbeat from another address also waits, and is refused once the VM continues', async () => {
   const { registry } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
@@ -326,7 +326,7 @@ test('two incarnations that replace each other repeatedly hold the VM in turn', 
   }
 });
 
-test('conflicts are deleted once that is durable, but stay if the save fails or if they recur meanwhile', async () => {
+test('conflicts are deleted once the deletion is durable, but remain if the save fails or if they recur', async () => {
   const { registry, store } = await setUp();
   const { identities } = registry;
   const collide = (digit: string) =>
@@ -414,7 +414,7 @@ const sides = (registry: Registry) =>
 const INVENTED = { address: '10.0.0.6', from: '192.0.2.6', incarnation: 'six' };
 const far = (number: number) => token(999_000_000_000_000 + number, 'f');
 
-test('a refused incarnation retries soon at first, then every 5 s, and once more when the lease has passed', async () => {
+test('a refused incarnation retries soon, then every 5 s, and again when the lease has passed', async () => {
   const { registry, clock } = await setUp();
   heartbeat(registry, { ...ONE, next: token(1) });
   heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
@@ -618,7 +618,7 @@ test('an agent that loses its state twice within a lease is accepted once its la
   heartbeat(registry, { ...ONE, incarnation: 'third', spend: token(1, 'e'), next: token(2, 'e') });
 });
 
-test('a VM that is declared paused returns within a lease, whoever claimed it meanwhile', async () => {
+test('a VM that is declared paused returns within a lease, even if another incarnation claimed it', async () => {
   const { registry } = await setUp();
   heartbeat(registry, { ...ONE, next: token(1) });
   await registry.update('vm-1', { status: 'paused' });

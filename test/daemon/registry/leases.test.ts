@@ -85,7 +85,7 @@ test('when more than the share, and at least ten VMs, fall silent together, they
   assert.deepEqual(ids(leases.sweep(LEASE + 1).stale.slice(0, 10)), ids(entries.slice(0, 10)));
 });
 
-test('exactly half of the fleet, nine VMs, or a disabled share are no mass loss', () => {
+test('exactly half of the fleet, nine VMs, or a disabled share are not a mass loss', () => {
   for (const [size, silent, share] of [
     [20, 10, 0.5],
     [9, 9, 0.5],

@@ -123,7 +123,7 @@ test('setting the wall clock makes no VM stale and none live', async () => {
   assert.deepEqual(registry.discover('worker'), []);
 });
 
-test('a wall clock that steps back changes no order and no lease, and its time is what entries show, also after a restart', async () => {
+test('a wall clock that is set back changes no order and no lease, and entries show its time, even after a restart', async () => {
   const { registry, clock, open, store } = setUp();
   await registry.register(aVm({ id: 'first' }));
   clock.pass(10);
@@ -228,7 +228,7 @@ test('the registry keeps only the reported health of services that the VM has', 
   assert.deepEqual(health(), { later: 'failing' });
 });
 
-test('a stored entry that breaks the rules for ids and addresses stays readable, and discover and why leave it out', async () => {
+test('a stored entry that violates the rules for ids and addresses remains readable, discover omits it, and why explains it', async () => {
   const { registry, open } = setUp();
   // The registry's callers check their input, so this stores what an older version accepted.
   await registry.register(aVm({ id: '-uhttp://evil.example' }));

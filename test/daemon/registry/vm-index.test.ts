@@ -75,7 +75,7 @@ test('a thousand changes of role cost one sort, not a thousand', () => {
   );
 });
 
-test('status=running leaves out VMs whose lease began before the horizon; other filters ignore the horizon', () => {
+test('status=running omits VMs whose lease began before the horizon; other filters ignore the horizon', () => {
   const index = new VmIndex();
   index.put(entry('a', 0, {}, 9));
   index.put(entry('b', 1, {}, 10));

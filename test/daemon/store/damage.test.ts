@@ -237,7 +237,7 @@ const TAMPERED: Readonly<Record<string, [sql: string, finding: RegExp]>> = {
   'a table that was dropped': ['DROP TABLE beats', /reading it fails: no such table: beats/],
 };
 for (const [what, [sql, finding]] of Object.entries(TAMPERED)) {
-  test(`${what} is found`, async (t) => {
+  test(`${what} is detected`, async (t) => {
     const { closed } = specimen;
     const dir = copyOf(t, closed);
     await edit(dir, sql);
@@ -252,7 +252,7 @@ test('the tables that ANALYZE creates are not damage', async (t) => {
   assert.deepEqual(await readStore(dir), contents);
 });
 
-test('a database of a newer vreg is refused as such, with the way out, and nothing is changed', async (t) => {
+test('a database of a newer vreg is refused with a hint, and nothing is changed', async (t) => {
   const { closed } = specimen;
   const dir = copyOf(t, closed);
   await edit(dir, 'PRAGMA user_version = 99');
@@ -265,7 +265,7 @@ test('a database of a newer vreg is refused as such, with the way out, and nothi
   assert.deepEqual(fingerprint(dir), before);
 });
 
-test('the daemon names the damaged file and the way out, changes nothing and exits with 1', async (t) => {
+test('the daemon names the damaged file and how to recover, changes nothing and exits with 1', async (t) => {
   const { closed } = specimen;
   const dir = copyOf(t, closed);
   truncateSync(join(dir, 'registry.db'), 4096);
@@ -279,7 +279,7 @@ test('the daemon names the damaged file and the way out, changes nothing and exi
   assert.deepEqual(fingerprint(dir), before);
 });
 
-test('damage found at run time is STORE_FAILED, with the file and the way out', async (t) => {
+test('damage found at run time is STORE_FAILED, with the file and a hint', async (t) => {
   const dir = openDataDir(tempDir(t));
   // More than SQLite caches in memory.
   const metadata = { padding: 'x'.repeat(10_000) };
@@ -294,7 +294,7 @@ test('damage found at run time is STORE_FAILED, with the file and the way out', 
   closeSync(file);
   await assert.rejects(store.backup(join(dir.path, 'copy.db')), {
     code: 'STORE_FAILED',
-    message: /could not make a copy of itself: .*registry\.db is damaged: SQLite reports/,
+    message: /could not create a backup: .*registry\.db is damaged: SQLite reports/,
     hint: /vreg daemon restore FILE/,
   });
 });

@@ -36,7 +36,7 @@ test('a data dir is created with its parents, for its owner only', (t) => {
   assert.equal(dir.database, join(path, 'registry.db'));
 });
 
-test('a data dir that cannot be created is an error with its path and the way out', (t) => {
+test('a data dir that cannot be created is an error with its path and a hint', (t) => {
   const file = join(tempDir(t), 'file');
   writeFileSync(file, '');
   for (const path of [file, join(file, 'below')]) {
@@ -45,7 +45,7 @@ test('a data dir that cannot be created is an error with its path and the way ou
 });
 
 const root = process.getuid?.() === 0;
-test('a data dir without permission is an error with its path and the way out', {
+test('a data dir without permission is an error with its path and a hint', {
   skip: root && 'root may write everywhere',
 }, (t) => {
   const path = join(tempDir(t), 'data');
@@ -54,7 +54,7 @@ test('a data dir without permission is an error with its path and the way out', 
   assert.throws(() => openDataDir(path), { code: 'STORE_UNUSABLE', message: /EACCES/, hint: /may write/ });
 });
 
-test('the mark contains what was last written, and a missing file means no mark', (t) => {
+test('the mark contains the last written values, and a missing file means no mark', (t) => {
   const dir = openDataDir(tempDir(t));
   assert.equal(readHighWaterMark(dir), undefined);
   const file = new HighWaterMarkFile(dir, MARK);
@@ -221,7 +221,7 @@ test('a mark that cannot be read is named, and does not count as damaged', (t) =
   });
 });
 
-test('the error about a damaged mark has both ways out', async (t) => {
+test('the error about a damaged mark has both recovery options as a hint', async (t) => {
   const dir = openDataDir(tempDir(t));
   writeFileSync(dir.mark, 'x');
   await assert.rejects(readStore(dir.path), {
@@ -254,7 +254,7 @@ test('a database that is a link is refused, because its log would lie beside the
   assert.throws(() => databaseSize(dir), refusal);
 });
 
-test('a mark that is a pipe fails at once, and a folder in the place of its draft is named and stays', (t) => {
+test('a mark that is a pipe fails immediately, and a folder in the place of its temporary file is named and remains', (t) => {
   const dir = openDataDir(tempDir(t));
   execFileSync('mkfifo', [dir.mark]);
   assert.throws(() => readHighWaterMark(dir), { code: 'STORE_UNUSABLE', message: /registry\.mark \(it is a pipe\)/ });

@@ -128,7 +128,7 @@ test('a locked database cannot be opened until it is released', async (t) => {
 });
 
 for (const name of ['registry.db', 'registry.db-wal', 'registry.mark']) {
-  test(`a restore is the way out if ${name} is a folder, unless the daemon is running`, async (t) => {
+  test(`a restore repairs a data dir in which ${name} is a folder, unless the daemon is running`, async (t) => {
     const data = join(tempDir(t), 'data');
     cpSync(killed, data, { recursive: true });
     rmSync(join(data, name));

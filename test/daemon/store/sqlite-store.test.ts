@@ -48,7 +48,7 @@ test('many concurrent changes all become durable, in their order', async (t) => 
   );
 });
 
-test('large entries that wait for the disk are bounded in bytes, and small entries are always accepted', async (t) => {
+test('queued large entries are limited in bytes, and small entries are always accepted', async (t) => {
   const budget = createBudgets({ changes: 100_000 }).changes;
   const { store } = await openDir(tempDir(t), { budget });
   t.after(() => store.close());
@@ -56,7 +56,7 @@ test('large entries that wait for the disk are bounded in bytes, and small entri
   const durable = [1, 2].map((revision) => store.commit(putOf({ id: `large-${revision}`, revision, more })));
   assert.throws(() => store.commit(putOf({ id: 'large-3', revision: 3, more })), {
     code: 'TOO_MANY_REQUESTS',
-    message: /^the changes buffer is full \(limit .*\): the disk is slower than the changes$/,
+    message: /^the changes buffer is full \(limit .*\): changes arrive faster than the disk stores them$/,
     retryAfter: 1,
   });
   durable.push(store.commit(putOf({ id: 'small', revision: 3 })));
@@ -200,7 +200,7 @@ test('a change that the database refuses fails with its group and the waiting ch
   );
 });
 
-test('closing waits for pending changes, and accepts no more', async (t) => {
+test('closing waits for pending changes and accepts no new ones', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
   const changes = Array.from({ length: 2500 }, (_, index) =>
@@ -213,7 +213,7 @@ test('closing waits for pending changes, and accepts no more', async (t) => {
   assert.equal((await readStore(dir)).vms.length, 2500);
 });
 
-test('changes beyond the limit are refused at once, and do not fail the waiting ones', async (t) => {
+test('changes beyond the limit are refused immediately, and queued ones do not fail', async (t) => {
   const { store } = await openStore(t, tempDir(t));
   const taken: Promise<void>[] = [];
   let revision = 0;
@@ -221,7 +221,7 @@ test('changes beyond the limit are refused at once, and do not fail the waiting 
     () => {
       for (;;) taken.push(store.commit(removalOf('nobody', ++revision)));
     },
-    { code: 'BUSY', message: /too many changes are waiting for the disk \(limit 20000\)/, retryAfter: 1 },
+    { code: 'BUSY', message: /too many queued changes \(limit 20000\)/, retryAfter: 1 },
   );
   await Promise.all(taken);
   await store.commit(removalOf('nobody', revision));
@@ -237,7 +237,7 @@ test('a second store on one data dir is refused, and the first still works', asy
   assert.equal((await readStore(dir)).vms.length, 2);
 });
 
-test('if many stores are opened at once on a new data dir, one succeeds and no other changes anything', async (t) => {
+test('if many stores are opened concurrently on a new data dir, one succeeds and no other changes anything', async (t) => {
   const dir = tempDir(t);
   const outcomes = await Promise.allSettled(Array.from({ length: 5 }, () => openStore(t, dir)));
   const won = outcomes.filter((outcome) => outcome.status === 'fulfilled');
@@ -265,7 +265,7 @@ test('a closed store is one file and its mark, and a copy of both is a complete 
   assert.deepEqual([copied.vms[0]?.id, copied.registryId], ['a', contents.registryId]);
 });
 
-test('a second concurrent backup is refused at once, and the first succeeds', async (t) => {
+test('a second concurrent backup is refused immediately, and the first succeeds', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
   await store.commit(putOf({ id: 'a', revision: 1 }));
@@ -305,7 +305,7 @@ function watchWorkers(t: TestContext, file?: string): worker_threads.Worker[] {
   return workers;
 }
 
-test('a worker that cannot start is an error of the start with its cause, and not a death', async (t) => {
+test('a worker that cannot start fails the start with its cause and does not call onDeath', async (t) => {
   watchWorkers(t, join(tempDir(t), 'nowhere.cjs'));
   const deaths: Error[] = [];
   await assert.rejects(

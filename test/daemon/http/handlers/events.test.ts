@@ -289,7 +289,7 @@ test('a subscriber that does not read gets lagged and is disconnected, and no wr
   );
 });
 
-test('slow subscribers that fill their budget together are evicted, and others go on receiving events', async (t) => {
+test('slow subscribers that together exhaust their budget are evicted, and others continue to receive events', async (t) => {
   const budgets = createBudgets({ subscribers: 1_500_000 });
   const streams = { maxBacklog: 100_000_000, lagGrace: 300 };
   const { url, at, registry } = await serveApp(t, { budgets, streams });

@@ -133,7 +133,7 @@ test('If-None-Match: * never changes an existing VM, and any other value is 400'
   assert.equal(taken.status, 409);
 });
 
-test('of many PATCHes with one ETag exactly one succeeds, and the others are 412', async (t) => {
+test('exactly one of many PATCHes with the same ETag succeeds, and the others are 412', async (t) => {
   const { url, registry } = await serveApp(t);
   const etag = etagOf(await call(url, 'POST', '/registry/vms', { body: aVm() }))!;
   const headers = { 'if-match': etag };
@@ -259,7 +259,7 @@ test('a history shows who changed what, newest first, even after the VM is remov
   assert.deepEqual(codeOf(await ask('GET', '/registry/vms/nobody/history')), [404, 'NOT_FOUND', 'id']);
 });
 
-test('why says that a VM is offered, or gives each reason why it is not', async (t) => {
+test('why reports that discover returns a VM, or each reason why it does not', async (t) => {
   const { url, clock } = await serveApp(t);
   await call(url, 'POST', '/registry/vms', { body: aVm() });
   const why = async () => (await call(url, 'GET', `${VM}/why`)).body as Why;

@@ -56,7 +56,7 @@ async function startNaming(t: TestContext, files: TlsFiles, log = aLog()) {
   return { tls, log, url: `https://127.0.0.1:${(server.address() as AddressInfo).port}` };
 }
 
-test('the app answers over TLS 1.2 and 1.3 in HTTP/1.1, and over nothing older', OPENSSL, async (t) => {
+test('the app serves HTTP/1.1 over TLS 1.2 and 1.3, and rejects older versions and HTTP/2', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const app = await serveApp(t, { tls: new Tls(filesOf(authority.issue('server')), aLog()) });
   for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
@@ -71,7 +71,7 @@ test('the app answers over TLS 1.2 and 1.3 in HTTP/1.1, and over nothing older',
   socket.destroy();
 });
 
-test('what is broken gets its error over TLS, too', OPENSSL, async (t) => {
+test('malformed requests get the same errors over TLS', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const tls = new Tls(filesOf(authority.issue('server')), aLog());
   const { url } = await serveApp(t, { tls, limits: { requestTimeout: 300 } });
@@ -91,7 +91,7 @@ test('what is broken gets its error over TLS, too', OPENSSL, async (t) => {
   }
 });
 
-test('a handshake that never comes, or never ends, has as long as a request', OPENSSL, async (t) => {
+test('a TLS handshake that never starts or never completes is closed after the request timeout', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const tls = new Tls(filesOf(authority.issue('server')), aLog());
   const { at } = await serveApp(t, { tls, limits: { requestTimeout: 300 } });
@@ -101,7 +101,10 @@ test('a handshake that never comes, or never ends, has as long as a request', OP
   }
 });
 
-test('a handshake that trickles is cut all the same', { ...OPENSSL, timeout: LATE }, async (t) => {
+test('a TLS handshake that arrives byte by byte does not extend the timeout', {
+  ...OPENSSL,
+  timeout: LATE,
+}, async (t) => {
   const authority = makeAuthority(t);
   const tls = new Tls(filesOf(authority.issue('server')), aLog());
   const { at } = await serveApp(t, { tls, limits: { requestTimeout: 300 } });
@@ -112,7 +115,7 @@ test('a handshake that trickles is cut all the same', { ...OPENSSL, timeout: LAT
   await once(socket.resume(), 'close');
 });
 
-test('connections beyond the limit are closed at once, and those before it are served', OPENSSL, async (t) => {
+test('connections beyond the limit are closed immediately, and earlier ones are served', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const tls = new Tls(filesOf(authority.issue('server')), aLog());
   const { server, at, url } = await serveApp(t, { tls });
@@ -127,7 +130,7 @@ test('connections beyond the limit are closed at once, and those before it are s
   assert.equal((await readAnswers(served))[0]?.status, 200);
 });
 
-test('who speaks plain HTTP is told to speak https', OPENSSL, async (t) => {
+test('a plain HTTP request to the TLS port gets a 400 with a hint to use https', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const log = aLog();
   const { at, logged } = await serveApp(t, { tls: new Tls(filesOf(authority.issue('server')), log) });
@@ -146,7 +149,7 @@ test('who speaks plain HTTP is told to speak https', OPENSSL, async (t) => {
   assert.ok(log.lines.every(({ level }) => level === 'debug'));
 });
 
-test('a close answers what was accepted, and waits for no handshake and no idle connection', {
+test('close answers accepted requests, and does not wait for handshakes or idle connections', {
   ...OPENSSL,
   timeout: LATE,
 }, async (t) => {
@@ -203,7 +206,7 @@ test('a client whose token has expired is named in the log by its certificate', 
   assert.equal((JSON.parse(line) as { by: string }).by, 'worker-1');
 });
 
-test('a client without a good certificate gets no answer, and is in the log', OPENSSL, async (t) => {
+test('a client without a valid certificate gets no response, and the refusal is logged', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const foreign = makeAuthority(t, 'Test CA');
   const { url, log } = await startNaming(t, filesOf(authority.issue('server'), authority.ca));
@@ -225,7 +228,7 @@ test('a client without a good certificate gets no answer, and is in the log', OP
   }
 });
 
-test('a session that is taken up again has the same client', { ...OPENSSL, timeout: LATE }, async (t) => {
+test('a resumed TLS session has the same client name', { ...OPENSSL, timeout: LATE }, async (t) => {
   const authority = makeAuthority(t);
   const { url } = await startNaming(t, filesOf(authority.issue('server'), authority.ca));
   const shown = { ca: authority.ca, own: authority.issue('client', { subject: '/CN=worker-1' }) };
@@ -239,7 +242,7 @@ test('a session that is taken up again has the same client', { ...OPENSSL, timeo
   assert.equal((await readAnswers(second))[0]!.text, 'worker-1');
 });
 
-test('a session from before is no way in for clients whom a new CA does not know', {
+test('after the CA is replaced, a client of the old CA cannot resume its session', {
   ...OPENSSL,
   timeout: LATE,
 }, async (t) => {
@@ -262,7 +265,7 @@ test('a session from before is no way in for clients whom a new CA does not know
   }
 });
 
-test('a connection ends with the certificate of its client, and its session is no way in afterwards', {
+test('a connection closes when its client certificate expires, and its session cannot be resumed', {
   ...OPENSSL,
   timeout: LATE,
 }, async (t) => {
@@ -287,7 +290,7 @@ test('a connection ends with the certificate of its client, and its session is n
   }
 });
 
-test('new certificates are for new connections, and open ones go on', OPENSSL, async (t) => {
+test('new certificates apply to new connections, and open connections continue', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const others = makeAuthority(t, 'Other CA');
   const { tls, url } = await startNaming(t, filesOf(authority.issue('server'), authority.ca));
@@ -307,29 +310,25 @@ test('new certificates are for new connections, and open ones go on', OPENSSL, a
   await assert.rejects(ask(url, { ...theirs, ca: authority.ca }), /unable to verify|self.signed/);
 });
 
-test(
-  'files that cannot be used change nothing, and who must show a certificate is decided at the start',
-  OPENSSL,
-  async (t) => {
-    const authority = makeAuthority(t);
-    const server = authority.issue('server');
-    const { tls, url } = await startNaming(t, filesOf(server));
-    const other = authority.issue('other');
-    for (const [files, message] of [
-      [filesOf({ cert: server.cert, key: other.key }), /cannot be used for TLS/],
-      [filesOf(server, authority.ca), /the client CA cannot be added or removed/],
-      [undefined, /the certificate cannot be added or removed/],
-    ] as const) {
-      assert.throws(
-        () => tls.replace(files),
-        (error) => error instanceof VregError && error.code === 'USAGE' && message.test(error.message),
-      );
-    }
-    assert.equal((await ask(url, authority)).text, 'undefined');
-  },
-);
+test('unusable files change nothing, and a reload cannot add or remove the client CA', OPENSSL, async (t) => {
+  const authority = makeAuthority(t);
+  const server = authority.issue('server');
+  const { tls, url } = await startNaming(t, filesOf(server));
+  const other = authority.issue('other');
+  for (const [files, message] of [
+    [filesOf({ cert: server.cert, key: other.key }), /cannot be used for TLS/],
+    [filesOf(server, authority.ca), /the client CA cannot be added or removed/],
+    [undefined, /the certificate cannot be added or removed/],
+  ] as const) {
+    assert.throws(
+      () => tls.replace(files),
+      (error) => error instanceof VregError && error.code === 'USAGE' && message.test(error.message),
+    );
+  }
+  assert.equal((await ask(url, authority)).text, 'undefined');
+});
 
-test('a certificate that is out of its time, or will be in a week, is a warning', OPENSSL, (t) => {
+test('a certificate that is expired, not yet valid or about to expire within a week causes a warning', OPENSSL, (t) => {
   const authority: Authority = makeAuthority(t);
   const inDays = (days: number) => {
     const at = new Date(Date.now() + days * 86_400_000).toISOString();
@@ -350,7 +349,7 @@ test('a certificate that is out of its time, or will be in a week, is a warning'
   }
 });
 
-test('the names of a certificate are names of its registry', OPENSSL, (t) => {
+test('a host name is covered if the certificate contains it', OPENSSL, (t) => {
   const authority = makeAuthority(t);
   const issued = authority.issue('server', { names: 'DNS:registry.example,DNS:*.fleet.example' });
   const tls = new Tls(filesOf(issued), aLog());

@@ -19,7 +19,7 @@ function refusal(path: string): VregError | undefined {
   }
 }
 
-test('a folder in which others may write is no place for a socket, unless it is sticky', (t) => {
+test('a socket in a folder that others can write to is refused, unless the folder is sticky', (t) => {
   const folder = join(tempDir(t), 'run');
   mkdirSync(folder);
   for (const [mode, taken] of [
@@ -40,7 +40,7 @@ test('a folder in which others may write is no place for a socket, unless it is 
   }
 });
 
-test("another user's folder is no place for a socket", {
+test("a socket in another user's folder is refused", {
   skip: process.geteuid?.() !== 0 && 'needs root, to give a folder away',
 }, (t) => {
   const folder = join(tempDir(t), 'run');
@@ -49,20 +49,20 @@ test("another user's folder is no place for a socket", {
   assert.match(refusal(join(folder, 'vreg.sock'))!.message, /another user owns it \(uid 12345\)/);
 });
 
-test('a path is as long as the system takes it, in bytes', (t) => {
+test('a socket path of more bytes than the system allows is refused', (t) => {
   const dir = tempDir(t);
   const ofBytes = (bytes: number) => join(dir, 'é'.repeat(4) + 'x'.repeat(bytes - dir.length - 1 - 8));
   assert.equal(refusal(ofBytes(107)), undefined);
-  assert.match(refusal(ofBytes(108))!.message, /too long: 108 bytes, at most 107/);
+  assert.match(refusal(ofBytes(108))!.message, /too long \(108 bytes, limit 107\)/);
 });
 
-test('a folder that is not there is told, with how to make it', (t) => {
+test('a missing folder is an error, and the hint is the command that creates it', (t) => {
   const error = refusal(join(tempDir(t), 'none', 'vreg.sock'))!;
   assert.equal(error.code, 'LISTEN');
   assert.match(`${error.message} ${error.hint}`, /\(ENOENT\).*mkdir -p -m 700 /);
 });
 
-test('a socket that others could connect to is refused, and one that they cannot is not', async (t) => {
+test('a socket that others can connect to is refused', async (t) => {
   const path = join(tempDir(t), 'vreg.sock');
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(path, resolve));
@@ -108,7 +108,7 @@ test("another user's stale socket in a sticky folder is reported with the next s
   await assert.rejects(removal, { code: 'LISTEN', message: /a stale socket cannot be removed \(EPERM\)/ });
 });
 
-test('the daemon says so at its start, with exit 5', async (t) => {
+test('the daemon refuses an unsafe socket path at start and exits with 5', async (t) => {
   const home = tempDir(t);
   const open = join(home, 'open');
   mkdirSync(open);
