@@ -14,9 +14,9 @@
  *   the last *proven* incarnation for a lease. If that one spends its token within the lease, it takes the VM back;
  *   otherwise the tentative holder becomes the proven one.
  * - *Contested*: another incarnation claims the VM and was refused. The registry stores the claim as a conflict, with the token
- * that the holder had to spend at that time. The claim is *decided* when a proven holder spends that token: then the claim is
- * rejected. It is also decided when the holder has been silent for a lease: then the claim is accepted. A claim that was not
- * repeated for a lease has ended: the VM may have been rewound to the same state a second time.
+ *   that the holder had to spend at that time. The claim is *decided* when a proven holder spends that token: then the claim is
+ *   rejected. It is also decided when the holder has been silent for a lease: then the claim is accepted. A claim that was not
+ *   repeated for a lease has ended: the VM may have been rewound to the same state a second time.
  *
  * **Who is accepted.** The first rule that matches applies:
  *
@@ -27,7 +27,7 @@
  * 3. The holder is tentative, and the sender spends the token of the last proven incarnation: it takes the VM back, as in
  *    rule 2, and the conflict is recorded.
  * 4. The sender requests to replace the holder: it becomes the holder, and the conflict is recorded. The HTTP handler has
- * checked that the sender's access token may change the VM.
+ *    checked that the sender's access token may change the VM.
  * 5. The holder has been silent for a lease: the sender becomes the holder. The conflict is recorded, unless the sender's
  *    token number is ahead or the VM has only lost its agent's state.
  * 6. The sender is probably the VM: it becomes the tentative holder. That applies if its token has a higher number than the
