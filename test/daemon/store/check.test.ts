@@ -40,7 +40,7 @@ for (const [what, [command, args], message] of [
       assert.equal(error.code, 'STORE_UNUSABLE');
       assert.match(error.message, /^cannot check .*registry\.db: the check /);
       assert.match(error.message, message);
-      assert.match(error.hint, /memory or processes/);
+      assert.match(error.hint, /memory or stop some processes/);
       return true;
     });
   });
