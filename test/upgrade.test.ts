@@ -142,6 +142,22 @@ test('the command line lists the old entries, tokens, conflicts and histories', 
   assertHas(await list('history', 'gone-1'), EXPECTED.history['gone-1'], 'vreg history');
 });
 
+test('an old entry that breaks the rules for ids and addresses stays readable, and scripts do not get it', async (t) => {
+  const daemon = await upgraded(t);
+  const env = { VERS_AUTH_TOKEN: EXPECTED.secrets.admin };
+  const dash = EXPECTED.vms.find(({ id }) => id === '-dash')!;
+  assert.deepEqual(await read(daemon, '/registry/vms/-dash'), dash);
+  const found = (await read(daemon, `/registry/discover/${dash.role}`)).vms as Body[];
+  assert.equal(
+    found.some(({ id }) => id === '-dash'),
+    false,
+  );
+  const { stdout, stderr } = await daemon.vreg(['ls', '-q'], { env });
+  assert.doesNotMatch(stdout, /^-/m);
+  assert.match(stderr, /"-dash" is left out, because a command would take it for a flag/);
+  assert.deepEqual((await daemon.vreg(['rm', '--yes', '--', '-dash'], { env })).code, 0);
+});
+
 test('each old token and each old proof of identity gets the status that it got before', async (t) => {
   const daemon = await upgraded(t);
   for (const { about, as, method, path, body, status } of EXPECTED.requests) {

@@ -5,6 +5,11 @@ import type { VmList } from '../../src/protocol/api.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
 import { startDaemon } from '../helpers/daemon.ts';
 
+/** The platform's host name of a VM. The ids of some VMs in this test cannot be part of one. */
+function addressOf(id: string): string {
+  return `${id.replace(/[^\w.-]/g, '-')}.vm.vers.sh`;
+}
+
 /** Sends application/json with every request, even without a body, and treats every status but 2xx as a failure. */
 class Extension {
   readonly #base: string;
@@ -35,7 +40,7 @@ class Extension {
         id: this.#vmId,
         name: this.#name,
         role: 'worker',
-        address: `${this.#vmId}.vm.vers.sh`,
+        address: addressOf(this.#vmId),
         registeredBy: this.#name,
         metadata: { pid: 4711, startedAt: '2026-01-01T00:00:00.000Z' },
       });
@@ -58,7 +63,7 @@ class Extension {
   spawned(vmId: string, label: string): Promise<Vm> {
     const metadata = { agentId: label, commitId: undefined, registeredVia: 'spawn' };
     const registeredBy = 'agent-services';
-    const vm = { id: vmId, name: label, role: 'lieutenant', address: `${vmId}.vm.vers.sh`, registeredBy, metadata };
+    const vm = { id: vmId, name: label, role: 'lieutenant', address: addressOf(vmId), registeredBy, metadata };
     return this.#api('POST', '/registry/vms', vm);
   }
 
