@@ -1,8 +1,9 @@
 /**
  * Enrolment: a VM that has only the enrol token of its image registers itself and receives its own token, which may change only
- * that VM. The registration and the token are committed together. If the VM was recreated with a new disk, or an older copy of
- * the registry was restored, the registry does not know the VM's own token. Then the VM may enrol again with the same enrol
- * token, once it has been silent for a lease.
+ * that VM. The registration and the token are committed together.
+ *
+ * If the VM was recreated with a new disk, or an older copy of the registry was restored, the registry does not know the VM's
+ * own token. Then the VM may enrol again with the same enrol token, once it has been silent for a lease.
  */
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';

@@ -1,9 +1,10 @@
 /**
  * Limits failed authentication per client address. Issued tokens have 256 random bits and cannot be guessed; only the root
  * token, VERS_AUTH_TOKEN, is chosen by people. An invalid token with the format of an issued token is probably the old token of
- * an agent that is about to enrol again, so such failures have a separate, larger allowance. An address that has sent the
- * correct token is not locked out. It may be a proxy in front of an entire fleet, which one attacker could otherwise lock out.
- * With `--trust-proxy`, the clients behind a proxy are counted separately.
+ * an agent that is about to enrol again, so such failures have a separate, larger allowance.
+ *
+ * An address that has sent the correct token is not locked out. It may be a proxy in front of an entire fleet, which one
+ * attacker could otherwise lock out. With `--trust-proxy`, the clients behind a proxy are counted separately.
  */
 
 export interface Allowance {

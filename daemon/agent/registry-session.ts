@@ -1,9 +1,10 @@
 /**
  * The requests of an agent to the registry: announce the VM, send heartbeats, sign off. An agent with an identity proves it
- * before it changes anything, so a clone never overwrites the entry of the VM from which it was copied. An enrolled VM uses the
- * token that it received when it enrolled. If the registry refuses that token (the entry was removed, the token was revoked, or
- * another registry responds), the session falls back to the token with which the agent was started, and enrols again if
- * necessary. If that also fails, it returns to the VM's own token.
+ * before it changes anything, so a clone never overwrites the entry of the VM from which it was copied.
+ *
+ * An enrolled VM uses the token that it received when it enrolled. If the registry refuses that token (the entry was removed,
+ * the token was revoked, or another registry responds), the session falls back to the token with which the agent was started,
+ * and enrols again if necessary. If that also fails, it returns to the VM's own token.
  */
 import type { RegistryClient } from '../../src/client.ts';
 import type { OnExit } from '../../src/protocol/api.ts';

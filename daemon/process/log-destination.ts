@@ -1,6 +1,7 @@
 /**
  * The destination of the log. The disk may be full, or the reader of a pipe may have stopped reading. Neither may block the
  * process, so lines that cannot be written are buffered and retried. If the buffer is full, lines are dropped and counted.
+ *
  * `pino.destination` is not an alternative: its flush at exit retries forever, so a process whose log cannot be written never
  * exits (sonic-boom 4.2, `flushSync`).
  */

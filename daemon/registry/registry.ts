@@ -1,6 +1,7 @@
 /**
- * The rules of the registry, applied in memory. The module uses neither HTTP nor files; its clock and its store are injected. A
- * write is validated against the pending state (all committed changes, and all changes that are not durable yet), goes to the
+ * The rules of the registry, applied in memory. The module uses neither HTTP nor files; its clock and its store are injected.
+ *
+ * A write is validated against the pending state (all committed changes, and all changes that are not durable yet), goes to the
  * store, and becomes visible when it is durable. Thus many writes can share a sync, only one of two concurrent registrations of
  * an id can succeed, and no reader sees a change that a power failure could undo.
  */

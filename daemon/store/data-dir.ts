@@ -1,8 +1,10 @@
 /**
- * The data dir: its files, and the high-water mark that reveals a loss. The file `registry.mark` contains the id of the
- * registry, and a revision and a number of record saves that were durable when it was written. It is written after each commit,
- * without a separate sync, so it is equal to the database or behind it, never ahead. If the database is missing or behind its
- * high-water mark, it has lost acknowledged changes. That is an error at start, never a reason to create a new registry.
+ * The data dir: its files, and the high-water mark that reveals a loss.
+ *
+ * The file `registry.mark` contains the id of the registry, and a revision and a number of record saves that were durable when
+ * it was written. It is written after each commit, without a separate sync, so it is equal to the database or behind it, never
+ * ahead. If the database is missing or behind its high-water mark, it has lost acknowledged changes. That is an error at start,
+ * never a reason to create a new registry.
  */
 import {
   accessSync,
