@@ -105,7 +105,7 @@ export interface Context {
    * @throws VregError REFUSED if the user declines, or if there is no terminal to ask on
    */
   confirm(question: string, yes: boolean | undefined): Promise<void>;
-  /** Loads the whole command tree, for help and completion. */
+  /** Loads the entire command tree, for help and completion. */
   commands(): Promise<readonly Command<never>[]>;
 }
 

@@ -234,7 +234,7 @@ function readConfigFile(path: string): ConfigFile {
     const parsed: unknown = JSON.parse(text);
     if (typeof parsed === 'object' && parsed !== null && !Array.isArray(parsed)) return parsed as ConfigFile;
   } catch {
-    // Reported below.
+    // Falls through to the error.
   }
   throw new VregError('USAGE', `the config file ${path} is not a JSON object`, {
     hint: 'fix it: vreg config edit',

@@ -112,16 +112,16 @@ function dataForScripts<T>(io: Io, answer: Answer<T>): unknown {
   for (const { row, fault } of answer.rows.map(answer.forScripts)) {
     if (!fault) rows.push(row);
     else if (answer.single) throw fault;
-    else warn(io, `${fault.message}; it is left out`);
+    else warn(io, `${fault.message}; it is omitted`);
   }
   return dataOf({ ...answer, rows });
 }
 
-/** One name per line. A name that a command would take for a flag is left out: `vreg get $(vreg ls -q)` must be safe. */
+/** One name per line. Omits names that a command would mistake for a flag, so that `vreg get $(vreg ls -q)` is safe. */
 function namesOf<T>(io: Io, { rows, name }: RowsAnswer<T>): string {
   const names = rows.map((row) => String(name(row)));
   for (const text of names.filter(looksLikeFlag))
-    warn(io, `"${text}" is left out, because a command would take it for a flag; to see it, use -o json`);
+    warn(io, `"${text}" is omitted, because a command would mistake it for a flag; to show it, use -o json`);
   return names
     .filter((text) => !looksLikeFlag(text))
     .map((text) => line(printable(text)))

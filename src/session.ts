@@ -46,7 +46,7 @@ export class Session implements Context {
   lenient = false;
   readonly argv: readonly string[];
 
-  /** @param loadCommands loads the whole command tree, for help and completion */
+  /** @param loadCommands loads the entire command tree, for help and completion */
   constructor(
     argv: readonly string[],
     deps: Deps,

@@ -47,7 +47,7 @@ export async function enrol(
   };
   const issuedBefore = tokens.ofVm(id);
   const repeated = findRepeated(registry, issuedBefore, { enroller, registration, from });
-  // The expected position turns the repetition into a conflict if the VM was changed meanwhile.
+  // With the expected position, the repetition fails if the VM has changed in the meantime.
   const replace = async ({ position }: VmRecord) =>
     (await registry.replace(registration, { ...options, expect: [position] })).entry;
   const register = async () => {

@@ -141,7 +141,7 @@ export interface TokensOptions {
   queue: RecordQueue;
   /** Revocations that are not durable yet. The registry commits them again until they are. */
   revocations: RecordQueue;
-  /** Commits records as a change of its own, in order with the changes of VMs. @throws the store's errors */
+  /** Commits token records as a separate change, in sequence with VM changes. @throws the store's errors */
   commit(records: readonly RecordChange[], by: string): Promise<void>;
   /** Wall clock, milliseconds since the epoch. */
   now(): number;

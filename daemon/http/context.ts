@@ -223,7 +223,7 @@ export class RequestContext {
   }
 
   /**
-   * A query parameter that needs a value if it is given: an empty $ID in a script must not mean all VMs.
+   * A query parameter that requires a value if it is given, because an empty $ID in a script must not mean all VMs.
    * @throws VregError INVALID
    */
   nonEmpty(name: string): string | undefined {

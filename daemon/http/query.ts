@@ -1,4 +1,7 @@
-/** Query parameters that a route does not know: a misspelled filter must not look like an answer about the whole fleet. */
+/**
+ * Handles query parameters that a route does not know, because the response to a misspelled filter must not look like the
+ * entire fleet.
+ */
 import { VregError } from '../../src/protocol/errors.ts';
 import { maskTokens, printable } from '../../src/protocol/redact.ts';
 import type { RequestContext, Route } from './context.ts';

@@ -151,8 +151,9 @@ export async function stopProcesses(
 }
 
 /**
- * A wrong or forged pid file must not make `vreg daemon stop` signal a foreign process, above all if root runs it. The file
- * names the process by its start time, and whoever could have written the file could stop that process anyway.
+ * Prevents `vreg daemon stop` from signalling another process because of an outdated or forged pid file, which matters most if
+ * root runs it. The start time in the file must match the process, and any user who could have written the file could also stop
+ * that process.
  */
 function assertProven(dir: string, { kind, pid, started, vm }: ProcessInfo): void {
   const file = join(dir, fileName({ kind, vm }));

@@ -40,7 +40,7 @@ import { type Filter, type Lineage, VmIndex } from './vm-index.ts';
 import { type LastSeen, type Spec, VmRecord } from './vm-record.ts';
 import { type Attachment, HeartbeatBuffer, PendingChanges, type VmDecision } from './writes.ts';
 
-/** Author, in the journal, of a revocation that the registry repeats by itself. */
+/** Author in the journal for revocations that the registry itself repeats. */
 const REPEATED_BY = 'vreg daemon';
 
 /** The journal's part of a change of a VM. */
@@ -65,7 +65,7 @@ export class Registry {
   readonly #index = new VmIndex();
   readonly #liveness: Liveness;
   readonly #pending: PendingChanges;
-  /** Number of {@link commitTokens} in flight. */
+  /** Number of {@link commitTokens} in progress. */
   #tokenCommits = 0;
 
   constructor(options: RegistryOptions, contents: Contents) {
@@ -111,7 +111,7 @@ export class Registry {
     if (restriction?.vm !== undefined && restriction.role === undefined) {
       // To remove a VM and to register it again would otherwise be a way to change its role.
       if (((await this.#formerRole(id)) ?? role) !== role) throw cannotChangeRole(registration);
-      // Another registration may have been decided meanwhile.
+      // Another registration may have been accepted in the meantime.
       if (this.#current(id)) throw alreadyRegistered();
     }
     const seen = this.#liveness.signOfLife();
@@ -307,7 +307,7 @@ export class Registry {
 
   async #repeatRevocations(): Promise<void> {
     const { revocations } = this.unsaved;
-    // A commit in flight may contain them.
+    // A commit in progress may contain them.
     if (revocations.isEmpty || this.#tokenCommits > 0) return;
     const { changes } = revocations;
     await this.commitTokens(changes, REPEATED_BY).then(

@@ -17,7 +17,7 @@ export interface Version {
   created: number;
   /** Revision of the last change. */
   revision: number;
-  /** Tag of the last change. Empty until the change is decided, because the tag depends on the whole change. */
+  /** Tag of the last change. Empty until the change is decided, because the tag depends on the complete change. */
   tag: string;
 }
 

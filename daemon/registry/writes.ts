@@ -158,7 +158,7 @@ export class RecordQueue {
     this.#unsaved.set(keyOf(change), change);
   }
 
-  /** Drops the queued change of a record, because a commit in flight carries a newer one. @returns the dropped change */
+  /** Drops the queued change to a record, because a commit in progress contains a newer one. @returns the dropped change */
   drop(record: Pick<RecordChange, 'kind' | 'key'>): RecordChange | undefined {
     const key = keyOf(record);
     const dropped = this.#unsaved.get(key);
@@ -180,7 +180,7 @@ export class RecordQueue {
 export class HeartbeatBuffer {
   readonly #store: Store;
   readonly records = new RecordQueue();
-  /** Revocations of tokens whose commit is in flight or has failed. */
+  /** Token revocations whose commit is in progress or has failed. */
   readonly revocations = new RecordQueue();
   readonly #heard = new Set<VmRecord>();
 

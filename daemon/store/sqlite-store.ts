@@ -15,13 +15,16 @@ import { truncateValues } from './journal.ts';
 import type { Change, Contents, RecordChange, Store, StoredHeartbeat } from './store.ts';
 import type { Reply, Request } from './worker.ts';
 
-/** Changes that may wait for the disk: seconds of work for a slow disk. */
+/** Maximum number of queued changes: seconds of work for a slow disk. */
 const MAX_WAITING = 20_000;
-/** A change of so many UTF-16 units is accepted even if the budget is used up, so that large entries never block small ones. */
+/**
+ * A change of at most this many UTF-16 units is accepted even if the budget is exhausted, so that large entries never block
+ * small ones.
+ */
 const SMALL_CHANGE = 16_384;
-/** Changes in one transaction. It bounds how long the first one waits for the last one. */
+/** Maximum number of changes per transaction. It limits how long the first one waits for the last one. */
 const MAX_GROUP = 1_000;
-/** UTF-16 units in one transaction, for the same reason. A single larger change is a transaction of its own. */
+/** Maximum number of UTF-16 units per transaction, for the same reason. A larger change is a separate transaction. */
 const MAX_GROUP_SIZE = 16_777_216;
 
 const WRITE = 'write to its disk';
@@ -185,7 +188,7 @@ async function checkFiles(dir: DataDir): Promise<void> {
   }
 }
 
-/** @returns how many waiting changes make one transaction: at least one, however large */
+/** @returns the number of queued changes for the next transaction: at least one, even if it is too large */
 function groupSize(queue: readonly Waiting[]): number {
   let count = 0;
   for (let size = 0; count < Math.min(queue.length, MAX_GROUP); count++) {

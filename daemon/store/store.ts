@@ -30,8 +30,8 @@ export interface JournalNote {
 }
 
 /**
- * A committed change: of one VM, which is written whole or removed, or of access tokens only. The revision grows by one with
- * each change.
+ * A committed change, either to one VM, which is written completely or removed, or only to access tokens. Each change
+ * increments the revision.
  */
 export type Change = ({ kind: 'put'; vm: StoredVm } | { kind: 'remove'; id: string } | { kind: 'token' }) &
   Position & {

@@ -26,7 +26,7 @@ export const update = defineCommand<Flags>({
   aliases: ['set', 'patch'],
   summary: 'change fields of VMs',
   description:
-    'Changes fields of VMs. --service replaces the whole list of services. --meta sets individual metadata keys and --unset-meta removes them; other keys remain. The role cannot be changed.',
+    'Changes fields of VMs. --service replaces the entire list of services. --meta sets individual metadata keys and --unset-meta removes them; other keys remain. The role cannot be changed.',
   arguments: [{ name: 'id', about: 'id of a VM', variadic: true, values: 'ids' }],
   flags: [
     { flags: '--name <name>', about: 'new name' },

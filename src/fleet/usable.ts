@@ -32,5 +32,5 @@ export function usableVms(
 }
 
 export function noteFaults(context: Context, faults: readonly VregError[]): void {
-  for (const { message } of faults) context.note(`${message}; it is left out`);
+  for (const { message } of faults) context.note(`${message}; it is omitted`);
 }

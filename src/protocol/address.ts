@@ -9,7 +9,7 @@ const FOUR_NUMBERS = /^\d+(\.\d+){3}$/;
 /**
  * Normalizes an address: a host name, an IPv4 or an IPv6 address (bracketed or not), each optionally with `:port`. A URL
  * `http(s)://host[:port][/]` becomes `host[:port]`.
- * @returns undefined if the text is no address
+ * @returns undefined if the text is not an address
  */
 export function normalizeAddress(text: string): string | undefined {
   const [, inUrl] = /^https?:\/\/([^/]*)\/?$/i.exec(text) ?? [];
@@ -28,7 +28,7 @@ function isAddress(text: string): boolean {
   return HOST_NAME.test(host) && (isIPv4(host) || !FOUR_NUMBERS.test(host));
 }
 
-/** True for a TCP port that a VM can be reached at: a whole number from 1 to 65535. */
+/** True for a TCP port: a whole number from 1 to 65535. */
 export function isPort(value: unknown): value is number {
   return Number.isInteger(value) && (value as number) >= 1 && (value as number) <= 65_535;
 }

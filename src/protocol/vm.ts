@@ -205,8 +205,8 @@ export function entryFault({ id, address }: { id: unknown; address: unknown }): 
 }
 
 /**
- * An entry as scripts may get it: an address that is a URL becomes host and port, one that is no address becomes `-`, and a
- * service whose port is not a port is left out.
+ * Prepares an entry for scripts: an address that is a URL becomes host and port, an invalid address becomes `-`, and services
+ * with invalid ports are omitted.
  * @returns also a fault, which names the VM and the field, if scripts must not act on the entry
  */
 export function forScripts<T extends Vm>(vm: T): { row: T; fault: VregError | undefined } {

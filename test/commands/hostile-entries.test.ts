@@ -68,7 +68,7 @@ for (const [argv, expected] of PRINTED) {
     for (const { id } of BAD) assert.ok(stderr.includes(`VM "${id}" is not safe to use in scripts: `), stderr);
     assert.match(
       stderr,
-      /VM "bad-0" is not safe to use in scripts: invalid address "-oProxyCommand=reboot": .*; it is left out\n/,
+      /VM "bad-0" is not safe to use in scripts: invalid address "-oProxyCommand=reboot": .*; it is omitted\n/,
     );
   });
 }
@@ -109,7 +109,8 @@ for (const argv of ['ls -q', 'tree -q', 'ls -o name']) {
       'bad-5',
       'good',
     ]);
-    for (const id of IDS) assert.ok(stderr.includes(`"${id}" is left out, because a command would take it for a flag`));
+    for (const id of IDS)
+      assert.ok(stderr.includes(`"${id}" is omitted, because a command would mistake it for a flag`));
   });
 }
 

@@ -96,7 +96,7 @@ test('a value that cannot be written safely is refused with VM and field, and no
   }
 });
 
-test('an entry with a hostile id or address is left out of all files', async (t) => {
+test('an entry with a hostile id or address is omitted from all files', async (t) => {
   const { url, registry } = await serveApp(t);
   for (const vm of [
     aVm({ id: '-x' }),
@@ -108,10 +108,10 @@ test('an entry with a hostile id or address is left out of all files', async (t)
   const { template, dest, read } = workspace(t, text);
   const { code, stderr } = await vreg(['render', `${template}:${dest}`], { url });
   assert.deepEqual([code, read()], [0, 'ok 10.0.0.1:80;okok']);
-  assert.match(stderr, /VM "-x" is not safe to use in scripts: id cannot begin with "-": .*; it is left out\n/);
+  assert.match(stderr, /VM "-x" is not safe to use in scripts: id cannot begin with "-": .*; it is omitted\n/);
   assert.match(
     stderr,
-    /VM "n" is not safe to use in scripts: invalid address "a;} server { listen 81": .*; it is left out\n/,
+    /VM "n" is not safe to use in scripts: invalid address "a;} server { listen 81": .*; it is omitted\n/,
   );
 });
 

@@ -184,7 +184,7 @@ test('an agent writes no hostile id or address to its run dir, and logs each VM 
   assert.equal(readFileSync(join(dir, 'by-role/infra/addr'), 'utf8'), '[fd00::1]\n');
   assert.equal(readFileSync(join(dir, 'by-role/infra/url'), 'utf8'), `http://[fd00::1]:${port}\n`);
   assert.match(env(), /^VREG_INFRA_ID=good\nVREG_INFRA_ADDR='\[fd00::1\]'\n.*\nVREG_INFRA_ADDRS='\[fd00::1\]'\n/);
-  const warned = () => agent.said().split('it is left out of').length - 1;
+  const warned = () => agent.said().split('it is omitted from').length - 1;
   const before = readFileSync(join(dir, 'by-role/infra/at'), 'utf8');
   await until('another update', () => readFileSync(join(dir, 'by-role/infra/at'), 'utf8') !== before);
   assert.equal(warned(), 2, agent.said());

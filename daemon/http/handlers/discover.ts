@@ -43,7 +43,7 @@ function findLive({ services, readFilter }: RequestContext, role: string, query:
 
 function respond(ctx: RequestContext, role: string, query: DiscoverQuery, found: readonly VmRecord[]): Result {
   if (!query.strict) return ctx.entries(found);
-  // In strict mode, the warming header also covers the VMs that were left out, because their liveness is uncertain.
+  // In strict mode, the warming header also covers the omitted VMs, because their liveness is uncertain.
   return ctx.entries(found, ctx.services.registry.discover(role, { ...query, strict: false }));
 }
 
