@@ -16,7 +16,7 @@ export const stop = defineCommand({
     { about: 'only the agents', command: 'vreg daemon stop agent' },
     { about: 'the registry in another data dir', command: 'vreg daemon stop serve --data-dir /var/lib/vreg' },
   ],
-  exits: [2, 3, 5, 6],
+  exits: [2, 3, 6],
   async run(context, [which]) {
     if (which !== undefined && which !== 'serve' && which !== 'agent') {
       throw new VregError('USAGE', `cannot stop "${which}"`, { field: 'which', hint: 'one of: serve, agent' });
