@@ -1,13 +1,13 @@
 /**
  * The position of the registry, and the comparison with a position that a client has seen. A registry that was restored from a
- * backup, rewound or copied gives other tags to its next changes, so it recognizes the positions of the other history.
+ * backup or copied gives different tags to its next changes, so it recognizes positions that belong to the other history.
  */
 import { JOURNAL_LENGTH } from '../../src/protocol/events.ts';
 import { formatPosition, type Position, parsePosition } from '../../src/protocol/position.ts';
 
 /**
- * How a position relates to the history of this registry. `same`: it is the current position or an earlier one of this history.
- * `other`: it belongs to another history. `unknown`: it is older than the journal, or malformed.
+ * The relation of a position to the history of this registry. `same`: it is the current position or an earlier one of this
+ * history. `other`: it belongs to another history. `unknown`: it is older than the journal, or malformed.
  */
 export type Comparison = 'same' | 'other' | 'unknown';
 
@@ -27,7 +27,7 @@ export class Positions {
     return this.#latest;
   }
 
-  /** {@link latest} as the wire has it. */
+  /** {@link latest} as text, as in the API. */
   get current(): string {
     return this.#text;
   }
@@ -51,7 +51,7 @@ export class Positions {
     const tag = this.#tags.get(position.revision);
     if (tag !== undefined) return tag === position.tag ? 'same' : 'other';
     const oldest = this.#tags.keys().next().value!;
-    // No change of this history has a revision within the journal that the journal lacks.
+    // The journal contains all revisions of this history within its range, so the position belongs to another history.
     return position.revision < oldest ? 'unknown' : 'other';
   }
 }

@@ -1,6 +1,6 @@
 /**
- * Escapes values for the formats of `vreg render --for`. Where a value stands decides how it must be escaped, so each escaper
- * reads the output while it is made: the text of the template, and values that the template inserts unescaped.
+ * Escapes values for the formats of `vreg render --for`. The context of a value determines how it must be escaped, so each
+ * escaper reads the output as it is produced: the text of the template, and values that the template inserts unescaped.
  */
 import { normalizeAddress } from '../protocol/address.ts';
 import { escapeControls } from '../protocol/redact.ts';
@@ -8,7 +8,7 @@ import { escapeControls } from '../protocol/redact.ts';
 export const FORMATS = ['shell', 'nginx', 'json', 'html'] as const;
 export type Format = (typeof FORMATS)[number];
 
-/** Why a value cannot be written safely; completes "the value of name …". */
+/** The reason why a value cannot be written safely; completes "the value of name …". */
 export class UnsafeValue extends Error {
   constructor(
     message: string,
@@ -19,7 +19,7 @@ export class UnsafeValue extends Error {
 }
 
 export interface Escaper {
-  /** Reads text that is written as it is. */
+  /** Reads text that is written unchanged. */
   read(text: string): void;
   /**
    * @param value null or undefined if the VM has no such field
@@ -29,7 +29,7 @@ export interface Escaper {
   escape(value: unknown, next: string | undefined): string;
 }
 
-/** Characters without a meaning in any of the formats: they need no escaping. */
+/** Characters that have no special meaning in any of the formats and need no escaping. */
 const PLAIN = /^[A-Za-z0-9._:/@+-]*$/;
 const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
 

@@ -35,7 +35,7 @@ test('an entry or a body that is too large is 413 with the limit, however it gro
     body: aVm({ id: 'b', metadata: { text: 'x'.repeat(5000) } }),
   });
   assert.deepEqual([body.status, (body.body as { field: string }).field], [413, 'body']);
-  assert.match((body.body as { error: string }).error, /at most 4096 bytes/);
+  assert.match((body.body as { error: string }).error, /limit 4096 bytes/);
 });
 
 test('connections beyond the limit are closed immediately, and the others are served', async (t) => {
