@@ -11,9 +11,9 @@ import type { Conflict } from '../../src/protocol/heartbeat.ts';
 import type { Position } from '../../src/protocol/position.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
-import type { Contents, JournalNote, RecordChange, Store } from '../store/store.ts';
+import type { Contents, JournalNote, LastChange, RecordChange, Store } from '../store/store.ts';
 import { checkLimits, type RegistryLimits, type Usage } from './capacity.ts';
-import { EventLog } from './events.ts';
+import { EventLog, type Occasion } from './events.ts';
 import { HealthReports } from './health.ts';
 import { Identities, type Now, type Proof } from './identity.ts';
 import { Liveness } from './leases.ts';
@@ -42,6 +42,13 @@ import { type Attachment, HeartbeatBuffer, PendingChanges, type VmDecision } fro
 
 /** Author in the journal for revocations that the registry itself repeats. */
 const REPEATED_BY = 'vreg daemon';
+
+/** A change of a VM, as an event shows it. */
+export interface VmChange {
+  type: ChangeType;
+  entry: VmRecord;
+  occasion: Occasion;
+}
 
 /** The journal's part of a change of a VM. */
 type VmNote = JournalNote & { type: ChangeType };
@@ -288,6 +295,30 @@ export class Registry {
     return items;
   }
 
+  /**
+   * The events that lead from an earlier position of this history to the current one, one per changed VM: its entry as it is
+   * now, or its removal.
+   * @param after revision of that position
+   * @returns undefined if the journal does not reach back that far
+   * @throws the store's errors
+   */
+  async changesSince(after: number): Promise<VmChange[] | undefined> {
+    const { revision: until } = this.positions.latest;
+    if (after === until) return [];
+    const changed = new Map<string, VmRecord>();
+    for (const entry of this.#index.all()) if (entry.version.revision > after) changed.set(entry.vm.id, entry);
+    const last = await this.#store.lastChanges(after, until);
+    return last?.flatMap((change) => {
+      const { id, revision, tag, at, by } = change;
+      const entry = changed.get(id);
+      const occasion = { position: { revision, tag }, at, by };
+      if (!entry)
+        return change.type === 'deregistered' ? [{ type: change.type, entry: removedEntry(change), occasion }] : [];
+      const type = entry.version.created > after ? 'registered' : change.type;
+      return [{ type, entry, occasion }];
+    });
+  }
+
   /** Writes a consistent, checked copy of the database to a new file. @throws the store's errors */
   backup(path: string): Promise<void> {
     return this.#store.backup(path);
@@ -422,4 +453,16 @@ export class Registry {
     this.identities.forget(entry.vm.id);
     this.#liveness.forget(entry.vm.id);
   }
+}
+
+/** A removed VM as far as the journal has it: without services and metadata. */
+function removedEntry({ id, revision, tag, removed }: LastChange): VmRecord {
+  const { services: _services, metadata: _metadata, reefConfig: _reefConfig, ...fields } = removed;
+  // The registration was a sign of life. The journal does not know later ones.
+  const lastSeen = Date.parse(fields.registeredAt ?? '');
+  return new VmRecord(
+    { ...(fields as unknown as Spec), id },
+    { created: revision, revision, tag },
+    { lastSeen, heardAt: 0 },
+  );
 }

@@ -28,7 +28,7 @@ import {
   UPGRADE,
   UpgradeTag,
 } from './schema.ts';
-import type { Change, Contents, RecordChange, StoredHeartbeat, StoredVm } from './store.ts';
+import type { Change, Contents, LastChange, RecordChange, StoredHeartbeat, StoredVm } from './store.ts';
 
 /**
  * Number of pages in the log (4 MiB) at which SQLite moves them into the database. With more pages, the worker pauses less
@@ -241,6 +241,11 @@ export class RegistryDatabase {
   history(id: string, limit: number, before?: number): HistoryItem[] {
     this.#rollBack();
     return this.#journal.read(id, limit, before);
+  }
+
+  lastChanges(after: number, until: number): LastChange[] | undefined {
+    this.#rollBack();
+    return this.#journal.lastChanges(after, until);
   }
 
   /** Copies the database to a new file. */

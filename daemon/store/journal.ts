@@ -6,7 +6,7 @@ import type Database from 'libsql';
 import { type ChangeType, type FieldChanges, type HistoryItem, JOURNAL_LENGTH } from '../../src/protocol/events.ts';
 import { formatPosition, type Position } from '../../src/protocol/position.ts';
 import { crcOf, DamageError } from './integrity.ts';
-import type { Change, JournalNote } from './store.ts';
+import type { Change, JournalNote, LastChange } from './store.ts';
 
 /**
  * Maximum length of a value in the journal, in characters of JSON. The journal shows changes; it is not a backup of large
@@ -86,6 +86,22 @@ export class Journal {
     }));
   }
 
+  /** @returns the last change of each VM after one revision and up to another, as {@link Store.lastChanges} describes it */
+  lastChanges(after: number, until: number): LastChange[] | undefined {
+    const [oldest] = this.#db.prepare('SELECT min(revision) FROM journal').raw().all() as [number | null][];
+    if (after < until && (oldest?.[0] ?? Number.POSITIVE_INFINITY) > after + 1) return undefined;
+    const where = "WHERE revision > ? AND revision <= ? AND type <> 'token' ORDER BY revision";
+    const rows = this.#db.prepare(`${this.#select} ${where}`).raw().iterate(after, until) as Iterable<CheckedRow>;
+    const last = new Map<string, LastChange>();
+    for (const [revision, id, at, type, by, changes, , tag] of rows) {
+      if (tag === null) return undefined;
+      // Deleted first, so that the map is in the order of the last changes.
+      last.delete(id);
+      last.set(id, { revision, tag, id, at, type: type as ChangeType, by, removed: removedTexts(type, changes) });
+    }
+    return [...last.values()];
+  }
+
   /** Reads all changes, oldest first, and verifies their checksums. @throws DamageError */
   *rows(): Generator<{ row: Row; tag: string | null }> {
     const rows = this.#db.prepare(`${this.#select} ORDER BY revision`).raw().iterate() as Iterable<CheckedRow>;
@@ -102,6 +118,17 @@ export class Journal {
   get #select(): string {
     return `SELECT ${COLUMNS}, ${this.#isTagged ? 'tag' : 'NULL'} FROM journal`;
   }
+}
+
+/**
+ * @param changes JSON of a change
+ * @returns the texts that a removal has removed; other values may have been truncated
+ */
+function removedTexts(type: JournalNote['type'], changes: string): Record<string, string> {
+  if (type !== 'deregistered') return {};
+  const fields = Object.entries(JSON.parse(changes) as FieldChanges);
+  const texts = fields.flatMap(([field, [before]]) => (typeof before === 'string' ? [[field, before] as const] : []));
+  return Object.fromEntries(texts);
 }
 
 /** Replaces each value that is too large for the journal with its length. */

@@ -12,7 +12,7 @@ import { type DataDir, databaseSize, openDataDir, readHighWaterMark } from './da
 import { StoreError, toFailure, toOpenError, toRuntimeError } from './failures.ts';
 import { DamageError } from './integrity.ts';
 import { truncateValues } from './journal.ts';
-import type { Change, Contents, RecordChange, Store, StoredHeartbeat } from './store.ts';
+import type { Change, Contents, LastChange, RecordChange, Store, StoredHeartbeat } from './store.ts';
 import type { Reply, Request } from './worker.ts';
 
 /** Maximum number of queued changes: seconds of work for a slow disk. */
@@ -123,6 +123,11 @@ export class SqliteStore implements Store {
   async history(id: string, limit: number, before?: number): Promise<HistoryItem[]> {
     const request: Request = { kind: 'history', id, limit, before };
     return (await this.#worker.ask(request).catch(failTo(READ))) as HistoryItem[];
+  }
+
+  async lastChanges(after: number, until: number): Promise<LastChange[] | undefined> {
+    const request: Request = { kind: 'lastChanges', after, until };
+    return (await this.#worker.ask(request).catch(failTo(READ))) as LastChange[] | undefined;
   }
 
   async backup(path: string): Promise<void> {

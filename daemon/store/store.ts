@@ -70,6 +70,17 @@ export interface Contents {
   registryId: string;
 }
 
+/** The last of the changes of a VM within a range of revisions. */
+export interface LastChange extends Position {
+  id: string;
+  type: ChangeType;
+  /** Wall clock, milliseconds since the epoch. */
+  at: number;
+  by: string;
+  /** Fields of a VM that was removed, as they were before; empty otherwise. Only texts: the journal truncates large values. */
+  removed: Readonly<Record<string, string>>;
+}
+
 export interface Store {
   /**
    * Makes a change durable. Changes become durable in the order of the calls, many of them with one sync. If one fails, all
@@ -95,6 +106,13 @@ export interface Store {
    * @param before return only changes with a lower revision
    */
   history(id: string, limit: number, before?: number): Promise<HistoryItem[]>;
+  /**
+   * Reads the last change of each VM that changed within a range of revisions, oldest change first.
+   * @param after revision before the first one of the range
+   * @param until last revision of the range
+   * @returns undefined if the journal does not reach back to the first one
+   */
+  lastChanges(after: number, until: number): Promise<LastChange[] | undefined>;
   /**
    * Writes a consistent copy of the store to a new file. During this time, reads continue and writes wait.
    * @throws VregError STORE_FULL, STORE_FAILED, BUSY (another backup is in progress), INTERNAL

@@ -23,6 +23,7 @@ export type Request =
   | { kind: 'commit'; changes: readonly Change[] }
   | { kind: 'heartbeats'; heartbeats: readonly StoredHeartbeat[]; listened: number; records: readonly RecordChange[] }
   | { kind: 'history'; id: string; limit: number; before?: number | undefined }
+  | { kind: 'lastChanges'; after: number; until: number }
   | { kind: 'backup'; path: string }
   | { kind: 'close' };
 
@@ -62,6 +63,8 @@ export class StoreBackend {
         return undefined;
       case 'history':
         return this.#database.history(request.id, request.limit, request.before);
+      case 'lastChanges':
+        return this.#database.lastChanges(request.after, request.until);
       case 'backup':
         this.#database.backup(request.path);
         return undefined;

@@ -1,17 +1,15 @@
 import { defineCommand } from '../command.ts';
 import { parseCount } from '../config/values.ts';
-import type { FieldChanges } from '../protocol/events.ts';
+import { type FieldChanges, type HistoryItem, JOURNAL_LENGTH } from '../protocol/events.ts';
 import { naming } from '../run/batch.ts';
 
 /** A few screens of a terminal. */
 const DEFAULT_LIMIT = 100;
-/** The number of changes that the registry retains. */
-const MAX_LIMIT = 10_000;
 
 export const history = defineCommand<{ limit?: string }>({
   name: 'history',
   summary: 'show the changes to a VM: when, by whom, and what',
-  description: `Shows the changes to a VM, newest first, even if the VM was removed: the time, the name of the token that made the change, and the old and new value of each field. Heartbeats are not changes. The registry retains the last ${MAX_LIMIT} changes to all VMs.`,
+  description: `Shows the changes to a VM, newest first, even if the VM was removed: the time, the name of the token that made the change, and the old and new value of each field. Heartbeats are not changes. The registry retains the last ${JOURNAL_LENGTH} changes to all VMs.`,
   arguments: [{ name: 'id', about: 'id of the VM', values: 'ids' }],
   flags: [{ flags: '--limit <n>', about: `maximum number of changes (default: ${DEFAULT_LIMIT})` }],
   examples: [
@@ -21,21 +19,26 @@ export const history = defineCommand<{ limit?: string }>({
   ],
   exits: [2, 3, 8],
   async run(context, [id], { limit = String(DEFAULT_LIMIT) }) {
-    const max = parseCount(limit, '--limit', MAX_LIMIT);
+    const max = parseCount(limit, '--limit', JOURNAL_LENGTH);
     await context.print({
       kind: 'rows',
       rows: await naming(id!, context.client().history(id!, max)),
       columns: [
-        { title: 'REVISION', cell: ({ revision }) => revision },
+        { title: 'POSITION', cell: positionOf },
         { title: 'WHEN', cell: ({ at }) => ({ time: at }) },
         { title: 'WHAT', cell: ({ type }) => type },
         { title: 'WHO', cell: ({ by }) => by },
         { title: 'CHANGES', cell: ({ type, changes }) => describe(type, changes) },
       ],
-      name: ({ revision }) => String(revision),
+      name: positionOf,
     });
   },
 });
+
+/** The revision of a change that is older than positions. */
+function positionOf({ position, revision }: HistoryItem): string {
+  return position ?? String(revision);
+}
 
 /** `name: one -> two`; for a registration or removal, the main fields of the entry. */
 function describe(type: string, changes: FieldChanges): string {

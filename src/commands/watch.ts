@@ -60,8 +60,8 @@ export const watch = defineCommand<Flags>({
 });
 
 /** Column widths on a terminal. Rows are printed one by one, so a longer value shifts the rest of its line. */
-const WIDTHS = [24, 12, 20, 10, 7];
-const TITLES = ['WHEN', 'EVENT', 'ID', 'ROLE', 'STATUS', 'ADDRESS'];
+const WIDTHS = [24, 12, 20, 10, 7, 20];
+const TITLES = ['WHEN', 'EVENT', 'ID', 'ROLE', 'STATUS', 'ADDRESS', 'POSITION'];
 
 /** @returns true if it printed a line */
 async function show(context: Context, event: StreamEvent, continued: boolean): Promise<boolean> {
@@ -76,8 +76,8 @@ async function show(context: Context, event: StreamEvent, continued: boolean): P
   if (fault !== undefined && isTextFormat(context.format)) context.note(fault);
   // An expression may consist of the field that scripts must not get.
   if (fault !== undefined && context.format.includes('=')) return false;
-  const { type, at, id, role, status, address } = fieldsOf(event);
-  const cells = [at, type, id, role, status, address];
+  const { type, at, id, role, status, address, position } = fieldsOf(event);
+  const cells = [at, type, id, role, status, address, position];
   const padded = context.io.tty && context.format !== 'tsv';
   await context.print({
     kind: 'rows',
@@ -95,7 +95,7 @@ async function show(context: Context, event: StreamEvent, continued: boolean): P
 }
 
 async function runFor(context: Context, event: StreamEvent, command: readonly string[]): Promise<void> {
-  const { type, id, name, role, status, address } = fieldsOf(event);
+  const { type, id, name, role, status, address, position } = fieldsOf(event);
   const fault = faultOf(event);
   if (fault !== undefined) {
     context.note(`${fault}; the command does not run for the event ${type}`);
@@ -104,7 +104,7 @@ async function runFor(context: Context, event: StreamEvent, command: readonly st
   const env = {
     VREG_EVENT: type,
     VREG_REVISION: 'revision' in event ? String(event.revision) : '',
-    VREG_POSITION: ('position' in event && event.position) || '',
+    VREG_POSITION: printable(position),
     VREG_VM_ID: id,
     // Another registry may send control characters, and a NUL would prevent the start of the command.
     VREG_VM_NAME: printable(name),
@@ -125,7 +125,10 @@ function faultOf(event: StreamEvent): string | undefined {
 }
 
 function fieldsOf(event: StreamEvent) {
-  if ('vm' in event) return { type: event.type, at: event.at, ...event.vm, address: forScripts(event.vm).row.address };
+  const { position = '' } = 'revision' in event ? event : {};
+  if ('vm' in event) {
+    return { type: event.type, at: event.at, ...event.vm, address: forScripts(event.vm).row.address, position };
+  }
   const heartbeat = event.type === 'heartbeat' ? { id: event.id, at: event.lastSeen } : { id: '', at: '' };
-  return { type: event.type, name: '', role: '', status: '', address: '', ...heartbeat };
+  return { type: event.type, name: '', role: '', status: '', address: '', position, ...heartbeat };
 }

@@ -7,7 +7,7 @@ import { startPlainServer } from '../helpers/original-server.ts';
 import { aVm } from '../helpers/vm.ts';
 
 test('history shows who changed what, newest first, even after the VM was removed', async (t) => {
-  const { url } = await serveApp(t, { token: 'a-secret-token' });
+  const { url, store } = await serveApp(t, { token: 'a-secret-token' });
   const run = (argv: readonly string[]) => vreg(argv, { url, env: { VERS_AUTH_TOKEN: 'a-secret-token' } });
   const headers = { authorization: 'Bearer a-secret-token' };
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'a', name: 'one' }), headers });
@@ -18,19 +18,19 @@ test('history shows who changed what, newest first, even after the VM was remove
   const { code, stdout } = await run(['history', 'a']);
   assert.equal(code, 0);
   const [titles, ...rows] = stdout.trimEnd().split('\n');
-  assert.equal(titles, 'REVISION\tWHEN\tWHAT\tWHO\tCHANGES');
+  assert.equal(titles, 'POSITION\tWHEN\tWHAT\tWHO\tCHANGES');
   assert.deepEqual(
-    rows.map((row) => row.split('\t')).map(([revision, , what, , changes]) => [revision, what, changes]),
+    rows.map((row) => row.split('\t')).map(([position, , what, , changes]) => [position, what, changes]),
     [
-      ['4', 'deregistered', 'name: two, role: worker, address: vm-1.vm.vers.sh'],
-      ['3', 'status', 'status: running -> paused'],
-      ['2', 'updated', 'name: one -> two, metadata: null -> {"n":1}'],
-      ['1', 'registered', 'name: one, role: worker, address: vm-1.vm.vers.sh'],
+      [store.positionAt(4), 'deregistered', 'name: two, role: worker, address: vm-1.vm.vers.sh'],
+      [store.positionAt(3), 'status', 'status: running -> paused'],
+      [store.positionAt(2), 'updated', 'name: one -> two, metadata: null -> {"n":1}'],
+      [store.positionAt(1), 'registered', 'name: one, role: worker, address: vm-1.vm.vers.sh'],
     ],
   );
   assert.ok(rows.every((row) => row.split('\t')[3] !== ''));
   assert.doesNotMatch(stdout, /a-secret-token/);
-  assert.equal((await run(['history', 'a', '--limit', '1', '-q'])).stdout, '4\n');
+  assert.equal((await run(['history', 'a', '--limit', '1', '-q'])).stdout, `${store.positionAt(4)}\n`);
   const first = JSON.parse((await run(['history', 'a', '--json'])).stdout) as { changes: unknown; by: string }[];
   assert.deepEqual(first[1]!.changes, { status: ['running', 'paused'] });
 });

@@ -14,7 +14,7 @@ import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
 const AT = '2026-01-01T00:00:00.000Z';
-const TITLES = 'WHEN\tEVENT\tID\tROLE\tSTATUS\tADDRESS\n';
+const TITLES = 'WHEN\tEVENT\tID\tROLE\tSTATUS\tADDRESS\tPOSITION\n';
 
 interface Watching extends RunningCommand {
   /** Interrupts the command. @returns its exit code */
@@ -45,7 +45,7 @@ async function change(url: string, id: string, body: object): Promise<void> {
 }
 
 test('watch prints one header and a row per event, and exits with 130 on Ctrl-C', async (t) => {
-  const { url, clock } = await serveApp(t);
+  const { url, clock, store } = await serveApp(t);
   await seed(url, [aVm({ id: 'a', address: '10.0.0.1' })]);
   const watching = watch(t, ['--since', 'start'], { url });
   await until('the state', () => watching.stdout().includes('\ta\t'));
@@ -58,7 +58,7 @@ test('watch prints one header and a row per event, and exits with 130 on Ctrl-C'
   const later = '2026-01-01T00:00:01.000Z';
   assert.equal(
     watching.stdout(),
-    `${TITLES}${AT}\tregistered\ta\tworker\trunning\t10.0.0.1\n${later}\tstatus\ta\tworker\tpaused\t10.0.0.1\n${later}\tupdated\ta\tworker\tpaused\t10.0.0.2\n${later}\tderegistered\ta\tworker\tpaused\t10.0.0.2\n`,
+    `${TITLES}${AT}\tregistered\ta\tworker\trunning\t10.0.0.1\t${store.positionAt(1)}\n${later}\tstatus\ta\tworker\tpaused\t10.0.0.1\t${store.positionAt(2)}\n${later}\tupdated\ta\tworker\tpaused\t10.0.0.2\t${store.positionAt(3)}\n${later}\tderegistered\ta\tworker\tpaused\t10.0.0.2\t${store.positionAt(4)}\n`,
   );
   assert.equal(watching.stderr(), '');
 });
@@ -145,7 +145,7 @@ test('--heartbeats also prints heartbeats', async (t) => {
     await call(url, 'POST', '/registry/vms/a/heartbeat');
     return watching.stdout() !== '';
   });
-  assert.match(watching.stdout(), /^2026-01-01T00:00:00\.000Z\theartbeat\ta\t\t\t\n/);
+  assert.match(watching.stdout(), /^2026-01-01T00:00:00\.000Z\theartbeat\ta\t\t\t\t\n/);
 });
 
 test('an address that is none is not printed as text', async (t) => {

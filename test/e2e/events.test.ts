@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import test from 'node:test';
 import type { StreamEvent } from '../../src/protocol/events.ts';
+import { parsePosition } from '../../src/protocol/position.ts';
 import { startDaemon } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { isChange, readEvents } from '../helpers/stream.ts';
@@ -71,30 +72,36 @@ test('a client that reconnects repeatedly under load receives every revision onc
     revisions,
     revisions.map((_, i) => first + i),
   );
-  assert.equal(Number(last), revisions.at(-1));
+  assert.equal(parsePosition(last)?.revision, revisions.at(-1));
   const probe = await readEvents(t, url);
   await probe.seen('synced');
   assert.equal(probe.told[0]?.id, last);
 });
 
-test('an id from before a kill -9 gets reset and the full state from the next daemon', async (t) => {
+test('an id from before a kill -9 gets what it missed from the next daemon, and a foreign one gets reset', async (t) => {
   const first = await startDaemon(t);
+  const empty = await readEvents(t, first.url);
+  await empty.seen('synced');
   for (const id of ['a', 'b']) await call(first.url, 'POST', '/registry/vms', { body: aVm({ id }) });
   const before = await readEvents(t, first.url, '/registry/events?since=start');
   await before.seen('synced');
   await first.end('SIGKILL');
   await before.ended;
   const second = await startDaemon(t, { home: first.home });
-  for (const id of ['1', '2']) {
+  const state = ['registered a', 'registered b', 'synced'];
+  const resumed = async (id: string, lines: readonly string[]) => {
     const reader = await readEvents(t, second.url, '/registry/events', { 'last-event-id': id });
     await reader.seen('synced');
-    assert.deepEqual(reader.lines(), ['reset', 'registered a', 'registered b', 'synced']);
-    assert.equal(reader.told.at(-1)?.id, '2');
-  }
+    assert.deepEqual(reader.lines(), lines, id);
+    return reader.told.at(-1)!.id!;
+  };
+  const [start, last] = [empty.told[0]!.id!, (await call(second.url, 'GET', '/registry/vms/b')).headers.get('etag')!];
+  assert.equal(await resumed(start, state), last.slice(1, -1));
+  assert.equal(await resumed(last.slice(1, -1), ['synced']), last.slice(1, -1));
+  for (const foreign of ['2', '2-0123456789abcdef', last.slice(1, -1).replace('2-', '3-')])
+    await resumed(foreign, ['reset', ...state]);
   await call(second.url, 'DELETE', '/registry/vms/a');
-  const after = await readEvents(t, second.url, '/registry/events', { 'last-event-id': '3' });
-  await after.seen('synced');
-  assert.deepEqual(after.lines(), ['synced']);
+  await resumed(start, ['registered b', 'deregistered a', 'synced']);
 });
 
 test('a silent VM causes a stale event, and its next heartbeat a revived event', async (t) => {

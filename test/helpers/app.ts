@@ -45,6 +45,7 @@ export async function serveApp(
     massLoss,
     token,
     store = new MemoryStore(),
+    clock = new FakeClock(),
     logLevel = 'info',
     socket,
     ...options
@@ -53,12 +54,12 @@ export async function serveApp(
     massLoss?: number;
     token?: string;
     store?: MemoryStore;
+    clock?: FakeClock;
     logLevel?: 'info' | 'debug';
     /** Path of a unix socket to listen on as well. */
     socket?: string;
   } = {},
 ): Promise<ServedApp> {
-  const clock = new FakeClock();
   const onDeregister: RegistryOptions['onDeregister'] = (id) => authenticator.tokens.removeWithVm(id);
   const registry = new Registry(
     { store, clock, staleAfter: 300_000, massLoss, onDeregister, eventLog: { maxEvents: keptEvents } },

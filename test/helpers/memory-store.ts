@@ -2,6 +2,7 @@
 import type {
   Change,
   Contents,
+  LastChange,
   RecordChange,
   Store,
   StoredHeartbeat,
@@ -55,6 +56,20 @@ export class MemoryStore implements Store {
       .filter((line) => line.id === id && line.item.revision < before)
       .slice(0, limit)
       .map(({ item }) => item);
+  }
+
+  async lastChanges(after: number, until: number): Promise<LastChange[] | undefined> {
+    const last = new Map<string, LastChange>();
+    for (const { id, item } of this.journal.toReversed()) {
+      const { revision, at, type, by, changes } = item;
+      if (revision <= after || revision > until) continue;
+      const { tag } = this.positions.find((position) => position.revision === revision)!;
+      const texts = Object.entries(changes).filter(([, [before]]) => typeof before === 'string');
+      const removed = type === 'deregistered' ? texts.map(([field, [before]]) => [field, before as string]) : [];
+      last.delete(id);
+      last.set(id, { revision, tag, id, type, at: Date.parse(at), by, removed: Object.fromEntries(removed) });
+    }
+    return [...last.values()];
   }
 
   async backup(): Promise<void> {

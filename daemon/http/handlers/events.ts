@@ -1,14 +1,17 @@
 /**
- * `GET /registry/events`: server-sent events, as defined by the HTML standard. A subscriber receives every event, or a notice
- * that it missed some: `lagged` and the end of the stream if it reads too slowly, or `reset` and the full state if the
- * requested revision is no longer known.
+ * `GET /registry/events`: server-sent events, as defined by the HTML standard. A subscriber that resumes after a position
+ * receives the events that it missed, or, if the event log does not reach back that far, one event per changed VM. It gets a
+ * notice if it cannot resume: `lagged` and the end of the stream if it reads too slowly, `reset` and the full state if the
+ * position is not known, or if a filter hides what has left it.
  */
 import type { ServerResponse } from 'node:http';
 import { formatPosition, type Position, parsePosition } from '../../../src/protocol/position.ts';
 import type { Budget, Reservation, Scheduler, StreamLimits } from '../../limits.ts';
 import { type Event, eventInRole, eventOf } from '../../registry/events.ts';
 import { permits } from '../../registry/preconditions.ts';
-import type { Registry } from '../../registry/registry.ts';
+import type { Registry, VmChange } from '../../registry/registry.ts';
+import { abandon } from '../audit.ts';
+import { assertPrincipalActive } from '../auth.ts';
 import type { RequestContext } from '../context.ts';
 import { openStream } from '../response.ts';
 import { CHUNK_SIZE, POINTER_SIZE, reserveFor } from '../streaming.ts';
@@ -17,29 +20,92 @@ import { type EventSubject, formatEvent, type SelectEvent, type Snapshot, type S
 /** Milliseconds for a subscriber to read the last events when the daemon stops or its token becomes invalid. */
 const CLOSE_GRACE = 1000;
 
-const NO_ENTRIES: Snapshot = { entries: [], liveness: [] };
+const STREAM_HEADERS = {
+  'content-type': 'text/event-stream; charset=utf-8',
+  // nginx would buffer the events otherwise.
+  'x-accel-buffering': 'no',
+};
 
-export function streamEvents(ctx: RequestContext): undefined {
-  const { registry, responses, openStreams, streams, fanout } = ctx.services;
+export function streamEvents(ctx: RequestContext): undefined | Promise<undefined> {
+  const { registry, responses, openStreams } = ctx.services;
   const filter = parseFilter(ctx);
   const start = parseStart(ctx);
   const wantsHeartbeats = ctx.flag('heartbeats');
 
   const reservation = reserveFor(ctx.response, responses, CHUNK_SIZE);
   const release = openStreams.acquire();
-  const response = openStream(ctx, {
-    'content-type': 'text/event-stream; charset=utf-8',
-    // nginx would buffer the events otherwise.
-    'x-accel-buffering': 'no',
-  });
   if (ctx.method === 'HEAD') {
     release();
-    response.end();
+    openStream(ctx, STREAM_HEADERS).end();
     return;
   }
+  const stream = { filter, wantsHeartbeats, reservation, release };
+  // Without a sweep, a VM whose lease has already expired would be reported as stale twice: here and by the next sweep.
+  registry.sweep();
+  const missed = start === 'start' ? undefined : start ? registry.events.since(start.revision) : [];
+  if (missed) {
+    reservation.share(missed, missed.length * POINTER_SIZE);
+    writeStream(ctx, stream, missedEvents(missed, filter.select, registry.positions.latest));
+  } else if (!start || start === 'start' || filter.isLimited) {
+    // The journal cannot tell which VMs have left the filter.
+    writeStream(ctx, stream, fullState(currentState(ctx, reservation), filter.select));
+  } else return resumeFromJournal(ctx, stream, start);
+}
+
+/** Resumes a stream after a position of this history that the event log does not reach back to. */
+async function resumeFromJournal(ctx: RequestContext, stream: Stream, start: Position): Promise<undefined> {
+  const { registry, scheduler } = ctx.services;
+  const { filter, reservation, release } = stream;
+  const readJournal = async () => {
+    registry.sweep();
+    // One state: nothing can change before the first `await`.
+    const { mark } = registry.events;
+    const state = currentState(ctx, reservation);
+    const changes = await registry.changesSince(start.revision);
+    if (changes) reservation.share(changes, changes.length * POINTER_SIZE);
+    return { mark, events: changes ? changedState(changes, state) : fullState(state, filter.select) };
+  };
+  try {
+    const { mark, events } = await scheduler.serialize(readJournal);
+    if (!ctx.response.destroyed) {
+      assertPrincipalActive(ctx);
+      writeStream(ctx, stream, events, mark);
+      return;
+    }
+  } catch (error) {
+    release();
+    throw error;
+  }
+  release();
+  abandon(ctx);
+}
+
+/** What a stream needs besides its first events. */
+interface Stream {
+  filter: EventFilter;
+  wantsHeartbeats: boolean;
+  reservation: Reservation;
+  /** Releases the slot of the stream. */
+  release(): void;
+}
+
+/**
+ * Writes the first events, and then follows the event log.
+ * @param initial the events that a subscriber needs before it can follow
+ * @param mark end of the event log at the state that `initial` leads to
+ */
+function writeStream(
+  ctx: RequestContext,
+  { filter, wantsHeartbeats, reservation, release }: Stream,
+  initial: Iterable<string>,
+  mark = ctx.services.registry.events.mark,
+): void {
+  const { registry, streams, fanout } = ctx.services;
+  const response = openStream(ctx, STREAM_HEADERS);
   const writer = new EventWriter(response, ctx, reservation);
   let subscription: Subscription | undefined;
   let isClosed = false;
+  let read = mark;
   const follow = () => {
     if (isClosed) return;
     // From now on, buffers are shared with other subscribers, and the backlog counts them.
@@ -57,17 +123,15 @@ export function streamEvents(ctx: RequestContext): undefined {
       lagged: () => writer.lagged(registry.positions.latest),
     });
   };
-  const initial = joinChunks(initialEvents(ctx, start, filter.select, reservation));
-  let { mark } = registry.events;
   /** Writes the events that were added while the client read the previous ones, until there are no more. */
   const catchUp = () => {
-    const missed = registry.events.after(mark);
-    mark = registry.events.mark;
+    const missed = registry.events.after(read);
+    read = registry.events.mark;
     if (!missed) writer.lagged(registry.positions.latest);
     else if (missed.length === 0) follow();
     else writer.writeChunks(joinChunks(formatSelected(missed, filter.select)), catchUp);
   };
-  writer.writeChunks(initial, catchUp);
+  writer.writeChunks(joinChunks(initial), catchUp);
   const keepAlive = setInterval(() => writer.keepAlive(), streams.keepAlive);
   const offAbort = ctx.onAbort(() => {
     subscription?.flush();
@@ -88,40 +152,49 @@ export function streamEvents(ctx: RequestContext): undefined {
   socket.once('close', close);
 }
 
-/**
- * Returns the events that a subscriber must receive before it can follow the stream. They reflect the current state even if
- * they are read later.
- */
-function initialEvents(
-  ctx: RequestContext,
-  from: Start,
-  select: SelectEvent,
-  reservation: Reservation,
-): Iterable<string> {
-  const { registry, fanout } = ctx.services;
-  // Without a sweep, a VM whose lease has already expired would be reported as stale twice: here and by the next sweep.
-  registry.sweep();
-  const current = registry.positions.latest;
-  const missed = from === undefined ? [] : from === 'start' ? undefined : registry.events.since(from.revision);
-  const snapshot = missed ? NO_ENTRIES : fanout.snapshot(() => takeSnapshot(registry));
-  if (missed) reservation.share(missed, missed.length * POINTER_SIZE);
+/** All entries at one position. */
+interface CurrentState {
+  snapshot: Snapshot;
+  position: Position;
+  /** Wall clock, milliseconds since the epoch. */
+  at: number;
+}
+
+function currentState({ services: { registry, fanout } }: RequestContext, reservation: Reservation): CurrentState {
+  const snapshot = fanout.snapshot(() => takeSnapshot(registry));
   // A snapshot has two arrays.
-  else reservation.share(snapshot, snapshot.entries.length * 2 * POINTER_SIZE);
-  const at = registry.clock.now();
-  return (function* () {
-    if (missed) yield* formatSelected(missed, select);
-    if (!missed) yield formatControl('reset', current);
-    // Oldest first, so that subscribers build up the same order.
-    for (let i = snapshot.entries.length - 1; i >= 0; i--) {
-      const entry = snapshot.entries[i]!;
-      const registered = eventOf('registered', entry, { position: current, at: Date.parse(entry.vm.registeredAt) });
-      if (!select(registered)) continue;
-      yield formatWithoutId(registered);
-      const liveness = snapshot.liveness[i];
-      if (liveness) yield formatWithoutId(eventOf(liveness, entry, { position: current, at }));
-    }
-    yield formatControl('synced', current);
-  })();
+  reservation.share(snapshot, snapshot.entries.length * 2 * POINTER_SIZE);
+  return { snapshot, position: registry.positions.latest, at: registry.clock.now() };
+}
+
+function* missedEvents(missed: Iterable<Event>, select: SelectEvent, position: Position): Generator<string> {
+  yield* formatSelected(missed, select);
+  yield formatControl('synced', position);
+}
+
+/** For a subscriber whose position is not known: `reset`, and every entry. */
+function* fullState({ snapshot, position, at }: CurrentState, select: SelectEvent): Generator<string> {
+  yield formatControl('reset', position);
+  // Oldest first, so that subscribers build up the same order.
+  for (let i = snapshot.entries.length - 1; i >= 0; i--) {
+    const entry = snapshot.entries[i]!;
+    const registered = eventOf('registered', entry, { position, at: Date.parse(entry.vm.registeredAt) });
+    if (!select(registered)) continue;
+    yield formatWithoutId(registered);
+    const liveness = snapshot.liveness[i];
+    if (liveness) yield formatWithoutId(eventOf(liveness, entry, { position, at }));
+  }
+  yield formatControl('synced', position);
+}
+
+/** For a subscriber that knows an earlier state: the changed entries, and every VM that is stale or suspect. */
+function* changedState(changes: readonly VmChange[], { snapshot, position, at }: CurrentState): Generator<string> {
+  for (const { type, entry, occasion } of changes) yield formatWithoutId(eventOf(type, entry, occasion));
+  for (let i = snapshot.entries.length - 1; i >= 0; i--) {
+    const liveness = snapshot.liveness[i];
+    if (liveness) yield formatWithoutId(eventOf(liveness, snapshot.entries[i]!, { position, at }));
+  }
+  yield formatControl('synced', position);
 }
 
 function* formatSelected(events: Iterable<Event>, select: SelectEvent): Generator<string> {
@@ -140,7 +213,7 @@ function takeSnapshot(registry: Registry): Snapshot {
   return { entries, liveness };
 }
 
-/** Formats an event of the full state. It has no id, because a subscriber can resume only after the complete state. */
+/** Formats an event that leads to the current state. It has no id, because a subscriber can resume only after the complete state. */
 function formatWithoutId({ type, json }: Event): string {
   return `event: ${type}\ndata: ${json}\n\n`;
 }
@@ -302,6 +375,8 @@ class Backlog {
 interface EventFilter {
   /** Equal keys match the same events. */
   key: string;
+  /** Some events do not match. */
+  isLimited: boolean;
   readonly select: SelectEvent;
 }
 
@@ -324,7 +399,8 @@ function parseFilter(ctx: RequestContext): EventFilter {
     const visible = eventInRole(event, readFilter?.role);
     return visible && matches(visible) ? visible : undefined;
   };
-  return { key: JSON.stringify([role, status, id, readFilter?.vm, readFilter?.role]), select };
+  const isLimited = [role, status, id, readFilter].some((limit) => limit !== undefined);
+  return { key: JSON.stringify([role, status, id, readFilter?.vm, readFilter?.role]), isLimited, select };
 }
 
 /** A position of this history after which events are wanted, `start` for the full state, or undefined for new events only. */

@@ -1,14 +1,13 @@
 /** `GET /registry/vms/:id/history`. A long history is read and sent page by page, as fast as the client reads it. */
 
 import { limitReached } from '../../../src/protocol/errors.ts';
-import type { HistoryItem } from '../../../src/protocol/events.ts';
+import { type HistoryItem, JOURNAL_LENGTH } from '../../../src/protocol/events.ts';
 import { COUNTS } from '../../limits.ts';
 import type { RequestContext, Result } from '../context.ts';
 import { pullStream, reserveFor } from '../streaming.ts';
 
-/** Number of changes in a response without `limit`, and the maximum for `limit`. */
+/** Number of changes in a response without `limit`. */
 const DEFAULT_LIMIT = 100;
-const MAX_LIMIT = 10_000;
 /** Number of changes per page. The journal limits the size of a change, so a page has at most 2 MB. */
 const PAGE_SIZE = 100;
 
@@ -19,7 +18,7 @@ export async function history(ctx: RequestContext): Promise<Result> {
   ctx.assertReadable(id);
   // The VM may leave the reader's role before the journal is read.
   const end = ctx.readFilter?.role === undefined ? undefined : registry.get(id).version.revision + 1;
-  const limit = ctx.number('limit', 1, MAX_LIMIT) ?? DEFAULT_LIMIT;
+  const limit = ctx.number('limit', 1, JOURNAL_LENGTH) ?? DEFAULT_LIMIT;
   if (scheduler.serialized >= COUNTS.historyPages) {
     throw limitReached('history reads', COUNTS.historyPages, { hint: 'retry in a second', retryAfter: 1 });
   }

@@ -3,8 +3,9 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { get, type IncomingMessage } from 'node:http';
 import { connect, type Socket } from 'node:net';
-import test from 'node:test';
+import test, { type TestContext } from 'node:test';
 import { createBudgets } from '../../../../daemon/limits.ts';
+import { VregError } from '../../../../src/protocol/errors.ts';
 import type { VmEvent } from '../../../../src/protocol/events.ts';
 import { parsePosition } from '../../../../src/protocol/position.ts';
 import { serveApp } from '../../../helpers/app.ts';
@@ -138,11 +139,16 @@ for (const way of ['Last-Event-ID', 'since'] as const) {
   });
 }
 
-test('a position that is too old, a bare revision and start get reset, the full state with the oldest VM first, then synced', async (t) => {
+test('a bare revision, a position of another history and start get reset, the full state with the oldest VM first, then synced', async (t) => {
   const { url, store } = await serveApp(t, { keptEvents: 2 });
   for (const id of ['a', 'b', 'c', 'd']) await call(url, 'POST', '/registry/vms', { body: aVm({ id }) });
   await call(url, 'PATCH', '/registry/vms/a', { body: { name: 'new' } });
-  for (const since of ['0', '4', '6', '999999999999999', 'start', ...[0, 1, 2].map((n) => store.positionAt(n))]) {
+  const foreign = [
+    '2-0123456789abcdef',
+    store.positionAt(2).replace('2-', '3-'),
+    store.positionAt(5).replace('5-', '6-'),
+  ];
+  for (const since of ['0', '4', '6', '999999999999999', 'start', ...foreign]) {
     const reader = await readEvents(t, url, `/registry/events?since=${since}`);
     await reader.seen('synced');
     assert.deepEqual(
@@ -163,14 +169,113 @@ test('a position that is too old, a bare revision and start get reset, the full 
   assert.deepEqual(kept.lines(), ['registered d', 'updated a', 'synced']);
 });
 
-test('a position whose liveness events are no longer retained is too old', async (t) => {
+/** Registers a and b, removes x, and changes b; then a and c fall silent, and d is registered. */
+async function changedFleet(t: TestContext) {
+  const app = await serveApp(t, { keptEvents: 1 });
+  const { url, registry, store, clock } = app;
+  for (const id of ['x', 'a', 'b', 'c']) await registry.register(aVm({ id, metadata: { of: id } }));
+  const from = store.positionAt(4);
+  clock.pass(LEASE + 1);
+  await call(url, 'PATCH', '/registry/vms/b', { body: { name: 'two' } });
+  await call(url, 'DELETE', '/registry/vms/x');
+  await registry.register(aVm({ id: 'e' }));
+  await registry.deregister('e');
+  await registry.heartbeat('b');
+  await registry.register(aVm({ id: 'd' }));
+  await registry.update('d', { name: 'd' });
+  return { ...app, from };
+}
+
+/** From the changes of {@link changedFleet}: one event per changed VM, then every stale VM. */
+const CAUGHT_UP = ['updated b', 'deregistered x', 'deregistered e', 'registered d', 'stale a', 'stale c', 'synced'];
+
+test('a position that the event log does not reach back to gets one event per changed VM, then every stale VM', async (t) => {
+  const { url, registry, store, from } = await changedFleet(t);
+  const reader = await readEvents(t, url, `/registry/events?since=${from}`);
+  await reader.seen('synced');
+  assert.deepEqual(reader.lines(), CAUGHT_UP);
+  assert.deepEqual(
+    reader.told.map(({ id }) => id),
+    [...CAUGHT_UP.slice(1).map(() => undefined), store.positionAt(registry.revision)],
+    'only the last event has an id, because a client cannot resume inside the state',
+  );
+  const [updated, removed, , registered] = reader.told.map(({ event }) => event as VmEvent);
+  assert.deepEqual([updated?.vm, updated?.position], [JSON.parse(registry.get('b').json), store.positionAt(5)]);
+  assert.deepEqual([registered?.vm.name, registered?.position], ['d', store.positionAt(10)]);
+  const { metadata: _metadata, ...fields } = { ...aVm({ id: 'x' }), registeredAt: removed?.vm.registeredAt };
+  assert.deepEqual({ ...removed?.vm, lastSeen: undefined }, { ...fields, lastSeen: undefined });
+  assert.deepEqual([removed?.by, removed?.position], ['anonymous', store.positionAt(6)]);
+  await registry.register(aVm({ id: 'new' }));
+  await reader.seen('registered', 2);
+  assert.equal(reader.told.at(-1)?.id, store.positionAt(11), 'then it follows');
+});
+
+test('after a restart a subscriber gets from the journal what it missed, and an unchanged registry sends stale VMs only', async (t) => {
+  const { store, clock, from, registry } = await changedFleet(t);
+  await registry.saveHeartbeats();
+  const { url } = await serveApp(t, { store, clock });
+  const [behind, current] = [
+    await readEvents(t, url, '/registry/events', { 'last-event-id': from }),
+    await readEvents(t, url, '/registry/events', { 'last-event-id': store.positionAt(10) }),
+  ];
+  await behind.seen('synced');
+  await current.seen('synced');
+  assert.deepEqual(behind.lines(), CAUGHT_UP);
+  assert.deepEqual(current.lines(), ['stale a', 'stale c', 'synced']);
+});
+
+test('a filtered or restricted stream that the event log does not reach back to gets reset', async (t) => {
+  const { url, authenticator, from } = await changedFleet(t);
+  const { token: reader } = await authenticator.tokens.create({ name: 'r', scope: 'read', role: 'worker' }, 'test');
+  const { token: admin } = await authenticator.tokens.create({ name: 'a', scope: 'admin' }, 'test');
+  for (const [query, token] of [
+    ['', reader],
+    ['&role=worker', admin],
+    ['&status=running', admin],
+    ['&id=b', admin],
+  ] as const) {
+    const stream = await readEvents(t, url, `/registry/events?since=${from}${query}`, {
+      authorization: `Bearer ${token}`,
+    });
+    await stream.seen('synced');
+    assert.equal(stream.lines()[0], 'reset', query);
+  }
+});
+
+test('a position whose liveness events are no longer retained gets every stale VM', async (t) => {
   const { url, clock, registry, store } = await serveApp(t, { keptEvents: 2 });
   for (const id of ['a', 'b', 'c']) await call(url, 'POST', '/registry/vms', { body: aVm({ id }) });
   clock.pass(LEASE + 1);
   registry.sweep();
   const reader = await readEvents(t, url, `/registry/events?since=${store.positionAt(3)}`);
   await reader.seen('synced');
+  assert.deepEqual(reader.lines(), ['stale a', 'stale b', 'stale c', 'synced']);
+});
+
+test('a change during the read of the journal is sent once, after it', async (t) => {
+  const { url, registry, store, from } = await changedFleet(t);
+  const read = store.lastChanges.bind(store);
+  store.lastChanges = async (after, until) => {
+    await registry.update('a', { name: 'during' });
+    return read(after, until);
+  };
+  const reader = await readEvents(t, url, `/registry/events?since=${from}`);
+  await reader.seen('updated', 2);
+  assert.deepEqual(reader.lines(), [...CAUGHT_UP, 'updated a']);
+});
+
+test('a subscriber gets reset if the journal no longer reaches back, and an error if it cannot be read', async (t) => {
+  const { url, store, from, registry } = await changedFleet(t);
+  store.lastChanges = async () => undefined;
+  const reader = await readEvents(t, url, `/registry/events?since=${from}`);
+  await reader.seen('synced');
   assert.equal(reader.lines()[0], 'reset');
+  reader.drop();
+  store.lastChanges = async () => {
+    throw new VregError('STORE_FAILED', 'the disk is broken');
+  };
+  assert.equal((await call(url, 'GET', `/registry/events?since=${from}`)).status, 503);
+  await until('no subscription', () => registry.events.subscriberCount === 0);
 });
 
 test('the full state includes which VMs are stale', async (t) => {
