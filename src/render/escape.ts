@@ -178,12 +178,17 @@ function simpleExpansion(text: string, from: number): string | undefined {
   return /^\$(?:\{[A-Za-z_]\w*\}|\([^()'"`\\#<$]*\))/.exec(text.slice(from, from + 256))?.[0];
 }
 
+/** The beginning of a directive with a regular expression, up to the pattern: `location ~ `, `rewrite `. */
+const PATTERN_DIRECTIVE = /(?:^|\s)["']?!?~|^\s*rewrite\s/;
+
 /** nginx. It has no escape for `$`, and a word that begins with a quote ends with it (ngx_conf_read_token). */
 class NginxEscaper implements Escaper {
   #state: 'bare' | 'single' | 'double' | 'comment' | 'unknown' = 'bare';
   #startsWord = true;
   #isQuoted = false;
   #previous = '\n';
+  /** The text of the current directive up to here. */
+  #directive = '';
 
   read(text: string): void {
     // The body of such a block is Lua.
@@ -198,6 +203,8 @@ class NginxEscaper implements Escaper {
     if (/[*\\]/.test(text)) throw new UnsafeValue('has a "*" or a backslash, which nginx may take for a pattern');
     if (this.#startsWord && /^[~=^!]/.test(text))
       throw new UnsafeValue(`begins with "${text[0]}", which nginx may take for an operator`);
+    if (this.#state !== 'comment' && PATTERN_DIRECTIVE.test(this.#directive) && !isPlain(text))
+      throw new UnsafeValue('would become part of a regular expression');
     const escaped = this.#quote(text, next);
     if (escaped === '') return escaped;
     this.#startsWord = false;
@@ -225,6 +232,8 @@ class NginxEscaper implements Escaper {
     const previous = this.#previous;
     this.#previous = character;
     if (this.#state === 'unknown') return;
+    if (this.#state === 'bare' && /[;{}]/.test(character) && previous !== '$') this.#directive = '';
+    else if (this.#state !== 'comment') this.#directive += character;
     if (this.#state === 'comment') {
       if (character !== '\n') return;
       this.#state = 'bare';

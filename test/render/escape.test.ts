@@ -185,6 +185,16 @@ test('nginx reads each value as one word, and a value that cannot be one is refu
   }
   for (const value of ['$host', 'a$b', '~.*', '*.example', 'a\\b'])
     assert.equal(await renderedOrRefused('nginx', 'server_name {{#vm}}{{name}};{{/vm}}', value), undefined, value);
+  for (const before of ['location ~ "^/', 'server_name "~^', 'rewrite "^/', 'if ($a ~* "', 'map $a $b {\n  "~'])
+    assert.equal(
+      await renderedOrRefused('nginx', `a b;\n${before}{{#vm}}{{name}}{{/vm}}"`, '(a+)+'),
+      undefined,
+      before,
+    );
+  assert.equal(
+    await rendered('nginx', 'location ~ a {}\nA "{{#vm}}{{name}}{{/vm}}";', '(a+)+'),
+    'location ~ a {}\nA "(a+)+";',
+  );
   assert.equal(await rendered('nginx', 'A {{#vm}}{{name}};{{/vm}}', 'b & "c"'), 'A "b & \\"c\\"";');
 });
 
