@@ -74,6 +74,9 @@ class PlainOnly implements Escaper {
   }
 }
 
+/** Commands that parse their arguments once more, such as `sh -c`: quotes protect a value from the first shell only. */
+const SECOND_SHELL = /(?:^|[\s/])(?:eval|trap|alias|ssh|-\w*c)\s/;
+
 /**
  * POSIX shell. Inside command substitutions, here-documents and the like the rules of quoting differ, so from their first
  * character on only plain values are written.
@@ -85,6 +88,8 @@ class ShellEscaper implements Escaper {
   /** A backslash quotes the next character. */
   #isQuoted = false;
   #previous = '\n';
+  /** The text of the current command up to here. */
+  #command = '';
 
   read(text: string): void {
     for (let i = 0; i < text.length; i++) {
@@ -93,6 +98,7 @@ class ShellEscaper implements Escaper {
         i += simple.length - 1;
         this.#startsWord = false;
         this.#previous = text[i]!;
+        this.#command += simple;
       } else this.#step(text[i]!);
     }
   }
@@ -102,6 +108,8 @@ class ShellEscaper implements Escaper {
     if (CONTROLS.test(text)) throw new UnsafeValue('has control characters');
     if (this.#startsWord && this.#state !== 'comment' && text.startsWith('-'))
       throw new UnsafeValue('begins with "-", so a command would take it for a flag');
+    if (this.#state !== 'comment' && SECOND_SHELL.test(this.#command) && !isPlain(text))
+      throw new UnsafeValue('would be parsed by a second shell');
     const escaped = this.#quote(text);
     if (escaped === '') return escaped;
     this.#startsWord = false;
@@ -125,6 +133,8 @@ class ShellEscaper implements Escaper {
     const previous = this.#previous;
     this.#previous = character;
     if (this.#state === 'unknown') return;
+    if (this.#state === 'bare' && !this.#isQuoted && /[\n;&|()]/.test(character)) this.#command = '';
+    else if (this.#state !== 'comment') this.#command += character;
     if (this.#isQuoted) {
       this.#isQuoted = false;
       this.#startsWord = false;

@@ -103,6 +103,17 @@ test('a shell script gets plain values only inside substitutions, here-documents
   }
 });
 
+test('a shell script gets plain values only where a second shell parses them', async () => {
+  for (const before of ["sh -c 'echo ", 'bash -ec "', 'eval echo ', 'eval "', "trap '", "alias a='", 'ssh host "echo '])
+    for (const value of HOSTILE)
+      assert.equal(
+        await renderedOrRefused('shell', `${before}{{#vm}}{{name}}{{/vm}}`, value),
+        undefined,
+        before + value,
+      );
+  assert.equal(await rendered('shell', 'eval a; echo {{#vm}}{{name}}{{/vm}}', '$(id)'), "eval a; echo '$(id)'");
+});
+
 test('a shell script gets no value that a command would take for a flag, and no control characters', async () => {
   for (const value of ['-rf', '--', '-'])
     for (const before of ['rm ', 'rm "', "rm '", 'a;', '(', ''])
