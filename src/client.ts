@@ -49,6 +49,11 @@ export class RegistryClient {
     return this.#entry('POST', PATHS.vms, registration);
   }
 
+  /** Limits the timeout of each request, in milliseconds. */
+  set maxTimeout(ms: number) {
+    this.#connection.maxTimeout = ms;
+  }
+
   /** Uses another token for further requests; undefined restores the configured one. */
   useToken(token: string | undefined): void {
     this.#connection.token = token;

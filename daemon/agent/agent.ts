@@ -39,6 +39,8 @@ export interface AgentOptions extends RegistrySessionOptions {
   onClone?: CloneHandler | undefined;
   /** Called before each request until the registry has accepted one. @throws VregError USAGE to end the agent */
   checkToken?: (() => Promise<void>) | undefined;
+  /** A monotonic clock in milliseconds. Default: that of this process. */
+  ticks?(): number;
   /** Resolves after the given milliseconds; rejects when the signal is aborted. */
   sleep(ms: number, signal: AbortSignal): Promise<void>;
   /** Called once, after the first request; with a warning if it failed and the agent keeps trying. */
@@ -62,6 +64,8 @@ export class Agent {
    */
   #isSynchronized = true;
   #failures = 0;
+  /** Time of the last request on the clock {@link AgentOptions.ticks}. */
+  #requestedAt = 0;
   /** The registry has accepted a request from this agent. */
   #accepted = false;
   /** The registry has refused this incarnation because of another one, and has not accepted it since. */
@@ -127,6 +131,9 @@ export class Agent {
 
   async #sync(): Promise<void> {
     const due = this.#due;
+    this.#requestedAt = this.#ticks();
+    // The next heartbeat must not wait for a response that does not come.
+    this.#options.client.maxTimeout = this.#interval;
     // Set before the request, so that a reload during the request schedules another announcement.
     this.#due = 'heartbeat';
     try {
@@ -155,6 +162,15 @@ export class Agent {
     this.#options.onReady?.(warning);
   }
 
+  #ticks(): number {
+    return this.#options.ticks?.() ?? performance.now();
+  }
+
+  /** Milliseconds for which the last request waited. */
+  get #elapsed(): number {
+    return this.#ticks() - this.#requestedAt;
+  }
+
   /** Milliseconds between two heartbeats: the configured interval, or less if the lease is short. */
   get #interval(): number {
     return Math.min(this.#options.interval, heartbeatInterval(this.#options.client.server.lease));
@@ -162,7 +178,7 @@ export class Agent {
 
   /** @returns milliseconds to the next heartbeat */
   #afterSuccess(): number {
-    const { interval, client, vm, log, onOutage } = this.#options;
+    const { client, vm, log, onOutage } = this.#options;
     if (this.#failures > 0) {
       log.info({ failures: this.#failures }, 'the registry is reachable again');
       onOutage?.();
@@ -171,7 +187,7 @@ export class Agent {
     this.#accepted = true;
     this.#isContested = false;
     this.#reportReady();
-    if (this.#interval < interval && !this.#leaseLogged) {
+    if (this.#interval < this.#options.interval && !this.#leaseLogged) {
       this.#leaseLogged = true;
       const lease = client.server.lease / 1000;
       const every = Number((this.#interval / 1000).toFixed(3));
@@ -182,10 +198,15 @@ export class Agent {
     }
     // Not random: a cloned VM has a copy of the generator's state and would remain synchronized with the original.
     const share = hashToFraction(`${vm.id}#${this.#delays++}`);
-    // Spread a synchronized fleet over an entire interval.
-    const spread = this.#isSynchronized ? 1 : JITTER;
-    this.#isSynchronized = false;
-    return this.#interval * (1 - spread * share);
+    const interval = this.#interval;
+    if (this.#isSynchronized) {
+      this.#isSynchronized = false;
+      // Spread a synchronized fleet over an entire interval.
+      return interval * (1 - share);
+    }
+    // Counted from the request: a registry that was paused answers all waiting requests together.
+    const jitter = interval * JITTER * share;
+    return Math.max(jitter, interval - jitter - this.#elapsed);
   }
 
   /**
@@ -217,8 +238,10 @@ export class Agent {
       log.warn({ id: vm.id, code: error.code }, `${error.message}; retrying until it works`);
       onOutage?.(error.message);
     }
-    // With a longer delay, the VM could become stale although the registry is reachable again.
-    const ceiling = Math.min(FIRST_RETRY_DELAY * 2 ** this.#failures, this.#interval);
+    // Requests that waited fail together when the registry is restarted, so a retry is spread over as long as its request
+    // has waited. With a delay above the interval, the VM could become stale although the registry is reachable again.
+    const delay = Math.max(FIRST_RETRY_DELAY * 2 ** this.#failures, this.#elapsed);
+    const ceiling = Math.min(delay, this.#interval);
     this.#failures++;
     const share = hashToFraction(`${vm.id}!${this.#failures}`);
     // Retry-After is honoured up to one lease: a proxy may have sent it.

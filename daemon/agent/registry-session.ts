@@ -16,7 +16,7 @@ import type { Identity, RegistryChange } from './identity.ts';
 export interface RegistrySessionOptions {
   client: Pick<
     RegistryClient,
-    'register' | 'get' | 'update' | 'heartbeat' | 'deregister' | 'isVreg' | 'useToken' | 'server' | 'url'
+    'register' | 'get' | 'update' | 'heartbeat' | 'deregister' | 'isVreg' | 'useToken' | 'maxTimeout' | 'server' | 'url'
   >;
   vm: Registration;
   /** Proves the identity of the VM with each heartbeat. If absent, heartbeats contain no proof. */

@@ -59,6 +59,8 @@ export class Connection {
   readonly #secrets = new SecretMask();
   /** Overrides the token in the options. */
   token: string | undefined;
+  /** Limits the timeout in the options, in milliseconds per request. */
+  maxTimeout = Number.POSITIVE_INFINITY;
 
   constructor(options: ClientOptions) {
     this.url = options.url;
@@ -98,7 +100,7 @@ export class Connection {
     more: Record<string, string> | undefined,
     send: (transport: Transport, exchange: Exchange) => Promise<R>,
   ): Promise<R> {
-    const { tls, timeout = DEFAULT_TIMEOUT, signal, trace } = this.#options;
+    const { tls, signal, trace } = this.#options;
     const token = this.token ?? this.#options.token;
     const headers: Record<string, string> = { accept: 'application/json', [CLIENT_HEADER]: '1', ...more };
     if (body !== undefined) headers['content-type'] = 'application/json';
@@ -110,7 +112,14 @@ export class Connection {
     let reply: R;
     try {
       this.#transport ??= new Transport(this.#parsedUrl(), tls);
-      reply = await send(this.#transport, { method, path, headers, body, timeout, signal });
+      reply = await send(this.#transport, {
+        method,
+        path,
+        headers,
+        body,
+        timeout: this.#timeout,
+        signal,
+      });
       reply = { ...reply, headers: this.#secrets.maskFields(reply.headers) };
     } catch (error) {
       throw signal?.aborted ? signal.reason : this.#unreachable(error as NodeJS.ErrnoException);
@@ -118,6 +127,11 @@ export class Connection {
     trace?.(`${method} ${this.url}${path} ${reply.status} ${Math.round(performance.now() - started)} ms`);
     this.#note(reply);
     return reply;
+  }
+
+  /** Milliseconds per request. */
+  get #timeout(): number {
+    return Math.min(this.#options.timeout ?? DEFAULT_TIMEOUT, this.maxTimeout);
   }
 
   /** Closes the connection; a later request opens a new one. */
@@ -182,10 +196,10 @@ export class Connection {
 
   #unreachable(cause: NodeJS.ErrnoException): Error {
     if (cause instanceof VregError) return cause;
-    const { timeout = DEFAULT_TIMEOUT, origin } = this.#options;
+    const { origin } = this.#options;
     const reason =
       cause.name === 'TimeoutError'
-        ? `no response within ${timeout / 1000} s`
+        ? `no response within ${this.#timeout / 1000} s`
         : this.#secrets.mask(cause.code ?? cause.message);
     return new VregError(
       'UNREACHABLE',

@@ -87,6 +87,9 @@ test('a refused connection is UNREACHABLE, and the error names the URL, the caus
 
 test('a timeout is UNREACHABLE, and the error names the time limit', async (t) => {
   const silent = await stub(t, () => {});
+  const limited = clientOf(t, { url: silent });
+  limited.maxTimeout = 100;
+  assert.equal((await failure(limited.health())).code, 'UNREACHABLE');
   const error = await failure(clientOf(t, { url: silent, timeout: 100 }).health());
   assert.deepEqual([error.code, error.exit], ['UNREACHABLE', 8]);
   assert.match(error.message, /no response within 0\.1 s/);

@@ -224,6 +224,7 @@ export class SimVm {
 /** The agent's client, over the simulated network. */
 class SimClient {
   readonly url = 'sim:';
+  maxTimeout = Number.POSITIVE_INFINITY;
   readonly #world: World;
   readonly #vm: SimVm;
   #server: RegistryClient['server'];

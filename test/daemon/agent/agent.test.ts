@@ -53,9 +53,60 @@ test('the second heartbeats of a fleet that starts at the same time are spread o
     await live(life, 1);
     firsts.push(life.slept[0]!);
   }
-  const perTenth = new Array<number>(10).fill(0);
-  for (const delay of firsts) perTenth[Math.min(9, Math.floor((10 * delay) / INTERVAL))]!++;
-  for (const count of perTenth) assert.ok(count > 30 && count < 90, perTenth.join(' '));
+  const counts = perTenth(firsts);
+  assert.ok(Math.min(...counts) > 30 && Math.max(...counts) < 90, counts.join(' '));
+});
+
+/** Counts delays by tenths of the interval. */
+function perTenth(delays: readonly number[]): number[] {
+  const counts = new Array<number>(10).fill(0);
+  for (const delay of delays) counts[Math.min(9, Math.floor((10 * delay) / INTERVAL))]!++;
+  return counts;
+}
+
+test('agents whose requests waited for a paused registry keep the order of their heartbeats', async () => {
+  const at = { ms: 0 };
+  const life = aLife({ ticks: () => at.ms });
+  const heartbeat = life.registry.heartbeat.bind(life.registry);
+  let waits = 0;
+  life.registry.heartbeat = (id, beat) => {
+    at.ms += waits;
+    return heartbeat(id, beat);
+  };
+  await live(life, 4, (sleep) => {
+    waits = [0, 0, 40_000, 90_000][sleep] ?? 0;
+  });
+  assert.ok(life.slept[2]! >= 0.9 * INTERVAL - 40_000 && life.slept[2]! <= INTERVAL - 40_000, String(life.slept[2]));
+  assert.ok(life.slept[3]! > 0 && life.slept[3]! <= 0.1 * INTERVAL, `it is due already: ${life.slept[3]}`);
+});
+
+test('retries of requests that failed together are spread over the time for which they waited', async () => {
+  const delays: number[] = [];
+  for (let n = 0; n < 600; n++) {
+    const at = { ms: 0 };
+    const life = aLife({ vm: aVm({ id: `vm-${n}` }), ticks: () => at.ms });
+    const heartbeat = life.registry.heartbeat.bind(life.registry);
+    life.registry.heartbeat = (id, beat) => {
+      at.ms += (n * INTERVAL) / 600;
+      return heartbeat(id, beat);
+    };
+    await live(life, 2, (sleep) => {
+      if (sleep === 1) life.registry.fail('UNREACHABLE');
+    });
+    delays.push(life.slept[1]!);
+  }
+  const counts = perTenth(delays);
+  assert.ok(Math.max(...counts) < 120, counts.join(' '));
+});
+
+test("a request's timeout is at most the heartbeat interval, also when the lease becomes shorter", async () => {
+  const life = aLife();
+  const limits: number[] = [];
+  await live(life, 3, (sleep) => {
+    limits.push(life.registry.maxTimeout);
+    if (sleep === 1) life.registry.server.lease = 3000;
+  });
+  assert.deepEqual(limits, [INTERVAL, 1000, 1000]);
 });
 
 test('an agent honours Retry-After up to one lease', async () => {

@@ -24,6 +24,8 @@ export class FakeRegistry {
 
   /** Token of the last request; undefined is the token with which the agent was started. */
   token: string | undefined;
+  /** The limit for the timeouts of its clients, in milliseconds. */
+  maxTimeout = Number.POSITIVE_INFINITY;
   /** Token that the registry issues to a VM that registers. */
   gives: string | undefined;
 
@@ -113,6 +115,7 @@ export function aLife(more: Partial<AgentOptions> = {}, registry = new FakeRegis
       info: (_fields, message) => void life.infos.push(message),
       warn: (_fields, message) => void life.warnings.push(message),
     },
+    ticks: () => 0,
     sleep: async () => {},
     onReady: (warning) => void life.ready.push(warning),
     ...more,
