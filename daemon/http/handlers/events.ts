@@ -80,7 +80,7 @@ async function resumeFromJournal(ctx: RequestContext, stream: Stream, start: Pos
   abandon(ctx);
 }
 
-/** What a stream needs besides its first events. */
+/** The parts of a stream besides its first events. */
 interface Stream {
   filter: EventFilter;
   wantsHeartbeats: boolean;
