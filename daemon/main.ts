@@ -257,11 +257,17 @@ function createObserver(log: Logger): RegistryObserver {
         state === 'open' ? `two incarnations claim to be VM ${id}` : `another incarnation took over VM ${id}`;
       log.warn({ conflict: id, state, holder, other }, `identity conflict: ${event}; see vreg conflicts`);
     },
-    rollback: (rawId, known) => {
-      const vm = maskTokens(rawId);
+    rollback: (vms) => {
+      const agents = vms === 1 ? 'the agent of 1 VM has' : `the agents of ${vms} VMs have`;
       log.warn(
-        { rollback_detected: true, vm, known },
-        `rollback_detected: the agent of VM ${vm} has seen a later revision, so this registry was restored from an older copy; agents update their entries`,
+        { rollback_detected: true, vms },
+        `rollback_detected: ${agents} seen another history, so this registry was restored from a backup, rewound or copied; agents report their VMs again`,
+      );
+    },
+    otherRegistry: ({ position, otherPosition, vms }) => {
+      log.warn(
+        { other_registry: true, position, otherPosition, vms },
+        'an agent claims that another registry answers under the URL of this one; see vreg conflicts',
       );
     },
   };

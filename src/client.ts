@@ -21,7 +21,7 @@ import {
 } from './protocol/api.ts';
 import { VregError } from './protocol/errors.ts';
 import type { History, HistoryItem } from './protocol/events.ts';
-import type { AgentHeartbeat, Cleared, Conflict, Conflicts } from './protocol/heartbeat.ts';
+import type { AgentHeartbeat, Cleared, Conflicts, HistoryAnswer } from './protocol/heartbeat.ts';
 import { comparison, parseSelector } from './protocol/selector.ts';
 import type { NewToken, Revoked, TokenInfo, TokenRequest, Tokens, Whoami } from './protocol/token.ts';
 import type { Registration, Vm, VmUpdate } from './protocol/vm.ts';
@@ -140,11 +140,16 @@ export class RegistryClient {
 
   /**
    * Sends a heartbeat.
-   * @param heartbeat vreg only (see {@link isVreg}): the agent's proof of identity and its report
+   * @param heartbeat vreg only (see {@link isVreg}): the agent's proof of identity, its report and its positions
+   * @returns how the registry compares the agent's position with its history, if the heartbeat has one
    * @throws VregError NOT_FOUND, IDENTITY_CONFLICT, or any of {@link Connection.request}
    */
-  heartbeat(id: string, heartbeat?: AgentHeartbeat): Promise<Heartbeat> {
-    return this.#connection.request<Heartbeat>('POST', PATHS.heartbeat(checkId(id)), heartbeat);
+  heartbeat(id: string, heartbeat?: AgentHeartbeat): Promise<Heartbeat & Partial<HistoryAnswer>> {
+    return this.#connection.request<Heartbeat & Partial<HistoryAnswer>>(
+      'POST',
+      PATHS.heartbeat(checkId(id)),
+      heartbeat,
+    );
   }
 
   /**
@@ -188,15 +193,18 @@ export class RegistryClient {
     return this.#entries(PATHS.subtree(checkId(id)), {});
   }
 
-  /** vreg only: identity conflicts, newest first. @throws VregError UNSUPPORTED, or any of {@link Connection.request} */
-  async conflicts(): Promise<Conflict[]> {
+  /**
+   * vreg only: identity conflicts, newest first, and the claim of another registry.
+   * @throws VregError UNSUPPORTED, or any of {@link Connection.request}
+   */
+  async conflicts(): Promise<Conflicts> {
     await this.#requireVreg('conflicts');
-    const { conflicts } = await this.#connection.request<Partial<Conflicts>>('GET', PATHS.conflicts);
-    if (!Array.isArray(conflicts)) throw this.#connection.badAnswer(`GET ${PATHS.conflicts} with 200`);
-    return conflicts;
+    const answer = await this.#connection.request<Partial<Conflicts>>('GET', PATHS.conflicts);
+    if (!Array.isArray(answer.conflicts)) throw this.#connection.badAnswer(`GET ${PATHS.conflicts} with 200`);
+    return answer as Conflicts;
   }
 
-  /** vreg only: deletes the conflict records of one VM, or all of them. @returns the number of deleted records */
+  /** vreg only: deletes the conflict records of one VM, or all of them and the claim of another registry. @returns the number of deleted records */
   async clearConflicts(id?: string): Promise<number> {
     await this.#requireVreg('conflicts');
     return (await this.#connection.request<Cleared>('DELETE', PATHS.conflicts + query({ id }))).cleared;

@@ -100,8 +100,22 @@ export class Agent {
         wait = await this.#afterFailure(error);
         this.#reportReady((error as Error).message);
       }
-      await this.#sleep(wait, signal);
+      await this.#rest(wait, signal);
     }
+  }
+
+  /** Sleeps, and makes a report that is due at a random time meanwhile, so that the reports of a fleet are spread. */
+  async #rest(ms: number, signal: AbortSignal): Promise<void> {
+    const share = this.#session.isReportDue ? hashToFraction(`${this.#options.vm.id}?${this.#delays}`) : 1;
+    await this.#sleep(ms * share, signal);
+    if (this.#isDueNow || signal.aborted || !this.#session.isReportDue) return;
+    try {
+      await this.#session.report();
+    } catch (error) {
+      if (signal.aborted) return;
+      throw error;
+    }
+    await this.#sleep(ms * (1 - share), signal);
   }
 
   /** Sends the next heartbeat now: the VM was suspended, its clock was set, or there is something to report. */

@@ -5,11 +5,20 @@
 import { createHash } from 'node:crypto';
 import { closeSync, fchmodSync, fstatSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { RegistryClient } from '../../src/client.ts';
 import { looseMode, writeAtomically } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import { type AgentHeartbeat, isToken } from '../../src/protocol/heartbeat.ts';
 import { kernelRandomHex } from '../process/random.ts';
+import {
+  adopt,
+  type DueReport,
+  type HeartbeatAnswer,
+  type History,
+  isAlternating,
+  isHistory,
+  observe,
+  positionsOf,
+} from './history.ts';
 
 /** The stored state of one VM. */
 export interface IdentityState {
@@ -23,8 +32,8 @@ export interface IdentityState {
    * heartbeat.
    */
   next?: string;
-  /** The registry that responded last, and its last known revision. */
-  registry?: { id: string; revision: number };
+  /** The history of the registry that responded last. States from before the first release have other fields here. */
+  registry?: History;
   /** The id under which this VM continues after it was found to be a clone. */
   rebornAs?: string;
   /** The VM from which this one was cloned. */
@@ -53,9 +62,8 @@ export interface IdentityOptions {
 const TOKEN_BYTES = 16;
 /** Number of random bytes in an incarnation id, which only has to be unique. */
 const INCARNATION_BYTES = 8;
-
-/** How the registry that responded differs from the previous one. */
-export type RegistryChange = 'same' | 'rolled back' | 'another registry';
+/** State before the first response with a position. */
+const NO_HISTORY: History = {};
 
 export class Identity {
   readonly id: string;
@@ -135,19 +143,18 @@ export class Identity {
    * @throws VregError STORE_UNUSABLE
    */
   nextProof(): AgentHeartbeat {
-    const { token, registry } = this.#state;
+    const { token } = this.#state;
     const next = this.#state.next ?? `${this.#nextNumber(token)}.${kernelRandomHex(TOKEN_BYTES)}`;
     this.#save({ ...this.#state, next });
     return {
       next,
       incarnation: this.incarnation,
       ...(token === undefined ? {} : { spend: token }),
-      ...(registry ? { revision: registry.revision } : {}),
       ...(this.#takesOver ? { replace: true } : {}),
     };
   }
 
-  /** Records that the registry accepted the last proof. @throws VregError STORE_UNUSABLE */
+  /** Records that the registry accepted the last proof, and saves what {@link observe} has learned. @throws VregError STORE_UNUSABLE */
   confirmProof(): void {
     const { next, ...state } = this.#state;
     this.#takesOver = false;
@@ -175,14 +182,43 @@ export class Identity {
     return renamed;
   }
 
-  /** Compares the registry that responded with the previous one, and remembers it. */
-  compareRegistry({ registryId, revision }: Pick<RegistryClient['server'], 'registryId' | 'revision'>): RegistryChange {
-    if (registryId === undefined || revision === undefined) return 'same';
-    const before = this.#state.registry;
-    // Saved with the next proof; losing a revision in a crash does no harm.
-    this.#state = { ...this.#state, registry: { id: registryId, revision } };
-    if (before && before.id !== registryId) return 'another registry';
-    return before && before.revision > revision ? 'rolled back' : 'same';
+  /** The positions for the next heartbeat. */
+  get positions(): ReturnType<typeof positionsOf> {
+    return positionsOf(this.#history, this.#now());
+  }
+
+  /** Whether two registries have recently responded in turn; see history.ts. */
+  get isAlternating(): boolean {
+    return isAlternating(this.#history, this.#now());
+  }
+
+  /** Whether the last response to a heartbeat came from a registry with another history. */
+  get isAway(): boolean {
+    return this.#history.isAway === true;
+  }
+
+  /**
+   * Evaluates the response to a heartbeat with {@link positions}. {@link confirmProof} saves the result.
+   * @param lease in milliseconds @returns the work that is due
+   */
+  observe(answer: HeartbeatAnswer, lease: number): DueReport {
+    const { due, after } = observe(this.#history, answer, { at: this.#now(), lease });
+    if (after !== this.#history) this.#state = { ...this.#state, registry: after };
+    return due;
+  }
+
+  /**
+   * Adopts the position of the response that has acknowledged a report or a comparison.
+   * @param position undefined if a proxy has removed it
+   * @throws VregError STORE_UNUSABLE; the position is adopted in memory then
+   */
+  adopt(position: string | undefined): void {
+    this.#state = { ...this.#state, registry: adopt(this.#history, position, this.#now()) };
+    this.#save(this.#state);
+  }
+
+  get #history(): History {
+    return this.#state.registry ?? NO_HISTORY;
   }
 
   /**
@@ -276,7 +312,7 @@ function isState(state: IdentityState | null): state is IdentityState {
   const { token, next, registry, bearer } = state;
   return (
     [token, next].every((text) => text === undefined || isToken(text)) &&
-    Number.isSafeInteger(registry?.revision ?? 0) &&
+    isHistory(registry) &&
     ['undefined', 'string'].includes(typeof bearer)
   );
 }

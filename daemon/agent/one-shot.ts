@@ -25,5 +25,7 @@ export async function heartbeatOnce({ id, vmOf, stateDir, ...options }: OneShotO
   const vm = { ...vmOf(identity.id), ...(identity.parent === undefined ? {} : { parentId: identity.parent }) };
   const session = new RegistrySession({ ...options, vm, identity, onExit: 'keep' });
   // If there is no result, the VM was registered first, which includes a heartbeat.
-  return (await session.heartbeat()) ?? (await options.client.get(vm.id));
+  const result = (await session.heartbeat()) ?? (await options.client.get(vm.id));
+  await session.report();
+  return result;
 }

@@ -16,7 +16,7 @@ import { Agent } from './agent.ts';
 import { assertMayReplace, createCloneHandler } from './clone.ts';
 import { type HealthCheckOptions, HealthChecks } from './health-checks.ts';
 import { Identity } from './identity.ts';
-import { type AgentLog, RegistrySession, type RegistrySessionOptions } from './registry-session.ts';
+import { type AgentLog, alternationWarning, RegistrySession, type RegistrySessionOptions } from './registry-session.ts';
 import { repairTokenFile, writeTokenFile } from './token-file.ts';
 
 /** Milliseconds to wait for systemd to report whether the machine is shutting down. */
@@ -74,7 +74,14 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
   let { client, exitClient, onExit } = options;
   assertSingleAgent(stateDir, vm.id);
   if (identity.bearer !== undefined) repairTokenFile(stateDir, identity.bearer, log);
-  writeProcessInfo(stateDir, { kind: 'agent', urls: [client.url], vm: vm.id });
+  const describeProcess = () =>
+    writeProcessInfo(stateDir, {
+      kind: 'agent',
+      urls: [client.url],
+      vm: vm.id,
+      ...(identity.isAlternating ? { warning: alternationWarning(client.url) } : {}),
+    });
+  describeProcess();
 
   let checks: HealthChecks | undefined;
   const startChecks = () => {
@@ -88,6 +95,13 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     onExit,
     health: options.checks && (() => checks?.report()),
     onToken: (token) => writeTokenFile(stateDir, token, log),
+    onAlternation: () => {
+      try {
+        describeProcess();
+      } catch (error) {
+        log.warn({ id: vm.id }, `${(error as Error).message}; vreg daemon status is outdated`);
+      }
+    },
     registerIfMissing: true,
     log,
   });
@@ -95,7 +109,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
     removeProcessInfo(stateDir, 'agent', vm.id);
     identity = renamed;
     vm = registrationOf(options, identity);
-    writeProcessInfo(stateDir, { kind: 'agent', urls: [client.url], vm: vm.id });
+    describeProcess();
   };
   const reportedFaults = new Set<string>();
   const agent: Agent = new Agent({

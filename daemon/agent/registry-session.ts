@@ -9,14 +9,28 @@
 import type { RegistryClient } from '../../src/client.ts';
 import type { OnExit } from '../../src/protocol/api.ts';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
-import type { AgentHeartbeat } from '../../src/protocol/heartbeat.ts';
+import type { AgentHeartbeat, HistoryAnswer } from '../../src/protocol/heartbeat.ts';
 import type { Registration, Vm, VmUpdate } from '../../src/protocol/vm.ts';
-import type { Identity, RegistryChange } from './identity.ts';
+import type { DueReport } from './history.ts';
+import type { Identity } from './identity.ts';
+
+/** Maximum number of updates per report. A second one is needed if two registries respond in turn. */
+const MAX_UPDATES = 2;
 
 export interface RegistrySessionOptions {
   client: Pick<
     RegistryClient,
-    'register' | 'get' | 'update' | 'heartbeat' | 'deregister' | 'isVreg' | 'useToken' | 'maxTimeout' | 'server' | 'url'
+    | 'register'
+    | 'registerOrUpdate'
+    | 'get'
+    | 'update'
+    | 'heartbeat'
+    | 'deregister'
+    | 'isVreg'
+    | 'useToken'
+    | 'maxTimeout'
+    | 'server'
+    | 'url'
   >;
   vm: Registration;
   /** Proves the identity of the VM with each heartbeat. If absent, heartbeats contain no proof. */
@@ -25,6 +39,8 @@ export interface RegistrySessionOptions {
   health?: (() => AgentHeartbeat['health']) | undefined;
   /** Called when the registry has issued a token to the VM. */
   onToken?: ((token: string) => void) | undefined;
+  /** Called when two registries begin to respond in turn under the URL, and when that is over. */
+  onAlternation?: ((isAlternating: boolean) => void) | undefined;
   onExit: OnExit;
   /** Register the VM if the registry does not know it. */
   registerIfMissing: boolean;
@@ -47,6 +63,12 @@ export class RegistrySession {
   #diskWarned = false;
   #tokenWarned = false;
   #versionWarned = false;
+  /** The agent's position at the last warning about another history. */
+  #warnedOf: string | undefined;
+  /** Message of the last report that failed, which is logged once. */
+  #failedReport: string | undefined;
+  /** Work that is due after the last heartbeat. */
+  #due: DueReport;
   /** The VM's own token if there is no identity to store it. */
   #bearer: string | undefined;
 
@@ -86,7 +108,7 @@ export class RegistrySession {
   }
 
   /**
-   * Sends one heartbeat.
+   * Sends one heartbeat. Call {@link report} before the next one if {@link isReportDue}.
    * @returns undefined if the VM had to be registered first, which includes a heartbeat
    * @throws VregError IDENTITY_CONFLICT (with `retryAfter` while it is undecided which incarnation is the VM), NOT_FOUND
    *   without `registerIfMissing`, and the client's errors
@@ -95,13 +117,15 @@ export class RegistrySession {
     return this.#withTokenFallback(() => this.#heartbeat());
   }
 
+  /** Whether the registry may lack information that this agent has reported, according to the last heartbeat. */
+  get isReportDue(): boolean {
+    return this.#due !== undefined;
+  }
+
   async #heartbeat(): Promise<HeartbeatResult | undefined> {
-    const { client, vm, identity, registerIfMissing, log } = this.#options;
+    const { vm, registerIfMissing, log } = this.#options;
     try {
-      const result = await this.#sendHeartbeat();
-      const change = identity?.compareRegistry(client.server) ?? 'same';
-      if (change !== 'same') await this.#announceAgain(change);
-      return result;
+      return await this.#sendHeartbeat();
     } catch (error) {
       if (!hasCode(error, 'NOT_FOUND') || !registerIfMissing) throw error;
       log.info({ id: vm.id }, 'the registry does not know this VM; registering it');
@@ -183,18 +207,26 @@ export class RegistrySession {
       onToken?.(token);
     }
     log.info({ id: vm.id, role: vm.role, registry: client.url }, 'registered this VM');
-    if (identity) await this.#sendHeartbeat();
+    if (!identity) return;
+    await this.#sendHeartbeat();
+    this.#acknowledged();
   }
 
   async #sendHeartbeat(): Promise<HeartbeatResult> {
     const { client, vm, identity, health } = this.#options;
+    this.#due = undefined;
     const report = health?.();
     if ((!identity && !report) || !(await this.#isVreg())) return client.heartbeat(vm.id);
     const proof = this.#tryOnDisk(() => identity && { ...identity.nextProof(), address: vm.address });
-    const result = await client.heartbeat(vm.id, { ...proof, ...(report ? { health: report } : {}) });
+    const { id, lastSeen, ...answer } = await client.heartbeat(vm.id, {
+      ...proof,
+      ...identity?.positions,
+      ...(report ? { health: report } : {}),
+    });
+    this.#compareHistory(answer);
     // If this fails, the next heartbeat repeats the same proof, which the registry accepts.
     if (proof) this.#tryOnDisk(() => identity?.confirmProof());
-    return result;
+    return { id, lastSeen };
   }
 
   /**
@@ -239,24 +271,68 @@ export class RegistrySession {
     }
   }
 
-  /** Updates this VM's entry after the registry was restored from a backup or replaced by another registry. */
-  async #announceAgain(change: Exclude<RegistryChange, 'same'>): Promise<void> {
-    const { client, vm, log } = this.#options;
-    const reason =
-      change === 'rolled back'
-        ? `the registry was restored from an older copy: its revision is ${client.server.revision} again`
-        : 'another registry responds at this address';
-    log.warn({ id: vm.id, registry: client.url }, `${reason}; updating the entry of this VM`);
-    // An operator may have paused the VM, but the agent only knows that it is running.
-    await this.#updateEntry({ unlessPaused: true });
+  /** Compares the history of the registry with the known one, and warns if it is another one. */
+  #compareHistory(answer: Partial<HistoryAnswer>): void {
+    const { client, vm, identity, log, onAlternation } = this.#options;
+    if (!identity) return;
+    const fields = { id: vm.id, registry: client.url };
+    const { position } = identity.positions;
+    const before = identity.isAlternating;
+    this.#due = identity.observe({ ...answer, position: client.server.position }, client.server.lease);
+    const { isAlternating } = identity;
+    if (isAlternating !== before) {
+      if (isAlternating) log.warn(fields, alternationWarning(client.url));
+      else log.info(fields, `one registry answers at ${client.url} again`);
+      onAlternation?.(isAlternating);
+    }
+    if (this.#due !== 'report' || isAlternating || this.#warnedOf === position) return;
+    this.#warnedOf = position;
+    log.warn(fields, 'the registry was restored from a backup, rewound or replaced; reporting this VM again');
   }
 
-  async #updateEntry({ unlessPaused = false } = {}): Promise<void> {
+  /**
+   * Makes the report or comparison that is due after the last heartbeat. A failure is only logged, because it is due again after
+   * the next heartbeat.
+   */
+  async report(): Promise<void> {
+    const due = this.#due;
+    if (due === undefined) return;
+    const { vm, log } = this.#options;
+    try {
+      // An operator may have paused the VM; the agent knows only that it runs.
+      await this.#withTokenFallback(() => this.#updateEntry({ unlessPaused: true, isQuiet: due === 'compare' }));
+      this.#failedReport = undefined;
+    } catch (error) {
+      this.#due = undefined;
+      if (!(error instanceof VregError)) throw error;
+      // The next heartbeat registers a VM that was removed.
+      if (error.code === 'NOT_FOUND' || this.#failedReport === error.message) return;
+      this.#failedReport = error.message;
+      log.warn({ id: vm.id, code: error.code }, `could not report this VM again: ${error.message}`);
+    }
+  }
+
+  /** Called when the registry has acknowledged a complete report of the VM. */
+  #acknowledged(): void {
+    const { client, identity } = this.#options;
+    if (identity && (this.#due || identity.isAway)) this.#tryOnDisk(() => identity.adopt(client.server.position));
+    this.#due = undefined;
+  }
+
+  async #updateEntry({ unlessPaused = false, isQuiet = false } = {}): Promise<void> {
     const { client, vm, log } = this.#options;
-    const known = await client.get(vm.id);
-    const changes = changedFields(known, vm);
-    if (unlessPaused && known.status === 'paused') delete changes.status;
-    if (Object.keys(changes).length > 0) await client.update(vm.id, changes);
+    let known = await client.get(vm.id);
+    const changesOf = (entry: Vm): VmUpdate => {
+      const { status, ...changes } = changedFields(entry, vm);
+      return status === undefined || (unlessPaused && entry.status === 'paused') ? changes : { ...changes, status };
+    };
+    // Another registry than the one that was read may have been updated. Its response shows whether fields still differ.
+    for (let tries = 0; tries < MAX_UPDATES && Object.keys(changesOf(known)).length > 0; tries++)
+      known = await client.update(vm.id, changesOf(known));
+    if (vm.parentId !== undefined && known.parentId !== vm.parentId && (await client.isVreg()))
+      await client.registerOrUpdate({ ...known, parentId: vm.parentId });
+    this.#acknowledged();
+    if (isQuiet) return;
     const fields = { id: vm.id, role: known.role, registry: client.url };
     log.info(fields, 'this VM was already registered; its entry is up to date');
     if (known.role !== vm.role)
@@ -265,6 +341,11 @@ export class RegistrySession {
         `the role of the entry remains ${known.role}: a role cannot change after the registration`,
       );
   }
+}
+
+/** The warning about two registries that respond in turn, for the log and for `vreg daemon status`. */
+export function alternationWarning(url: string): string {
+  return `two registries answer in turn at ${url}; this VM reports again at most once per lease: see vreg doctor`;
 }
 
 /** The fields of the entry that differ. Services and metadata remain unchanged unless the agent was given some. */

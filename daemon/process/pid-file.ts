@@ -26,6 +26,8 @@ export interface ProcessInfo {
   urls: string[];
   /** The agent's VM. */
   vm?: string;
+  /** A problem that the agent has found and that does not stop it. */
+  warning?: string;
 }
 
 /**
@@ -34,6 +36,9 @@ export interface ProcessInfo {
 const STOP_TIMEOUT = 35_000;
 /** Milliseconds between two checks whether a process has exited. */
 const POLL_INTERVAL = 50;
+
+/** RFC 3339. The file may be written more than once. */
+const STARTED_AT = new Date(performance.timeOrigin).toISOString();
 
 const FILES = { serve: /^daemon\.json$/, agent: /^agent-\w+\.json$/ } as const;
 
@@ -52,7 +57,7 @@ export function writeProcessInfo(
       ...(started === undefined ? {} : { started }),
       ...(boot === undefined ? {} : { boot }),
       home: folderId(dir),
-      since: new Date().toISOString(),
+      since: STARTED_AT,
     };
     writeAtomically(file, `${JSON.stringify(complete)}\n`, { mode: 0o600 });
   } catch (cause) {

@@ -103,8 +103,6 @@ export interface Now {
   listening: number;
   /** The lease in milliseconds. */
   lease: number;
-  /** Revision of the registry. */
-  revision: number;
 }
 
 /**
@@ -123,24 +121,18 @@ const MISSED_HEARTBEATS = 1.5;
 const MAX_RETRY_AFTER = 5;
 /** Maximum number of heartbeat tokens of former holders to remember per VM. */
 const MAX_SUPERSEDED = 8;
-/**
- * Number of heartbeats by which an agent may be ahead of a registry that was killed: those of the last second, which were not
- * durable yet.
- */
-const MAX_LOST_HEARTBEATS = 20;
 
 export class Identities {
   readonly #holders = new Map<string, Holder>();
   /** All conflicts, oldest first. */
   readonly #conflicts = new Map<string, StoredConflict>();
   readonly #records: RecordQueue;
-  readonly #observer: Pick<RegistryObserver, 'conflict' | 'rollback'>;
-  #hasReportedRollback = false;
+  readonly #observer: Pick<RegistryObserver, 'conflict'>;
 
   constructor(
     { records, vms }: Pick<Contents, 'records' | 'vms'>,
     queue: RecordQueue,
-    observer: Pick<RegistryObserver, 'conflict' | 'rollback'> = {},
+    observer: Pick<RegistryObserver, 'conflict'> = {},
   ) {
     this.#records = queue;
     this.#observer = observer;
@@ -228,7 +220,6 @@ export class Identities {
    */
   prove(entry: VmRecord, proof: Proof, now: Now): void {
     const { next, spend } = proof;
-    this.#detectRollback(entry, proof, now);
     if (next === undefined) return;
     const { id } = entry.vm;
     const holder = this.#holderOf(id, now);
@@ -328,21 +319,6 @@ export class Identities {
       proven: proven ?? { ...incarnationOf(holder), until: now.listening + now.lease },
       ...(isConflict ? { claim: key } : {}),
     };
-  }
-
-  /** Reports once if an agent has seen a higher revision, or sent more heartbeats, than a registry can lose in a crash. */
-  #detectRollback({ vm }: VmRecord, proof: Proof, now: Now): void {
-    if (this.#hasReportedRollback) return;
-    const { revision, spend } = proof;
-    const holder = this.#holders.get(vm.id);
-    const heartbeats = holder && isAheadOf(proof, holder) ? numberOf(spend!) - numberOf(holder.token) : 0;
-    const known = {
-      ...(revision !== undefined && revision > now.revision ? { revision } : {}),
-      ...(heartbeats > MAX_LOST_HEARTBEATS ? { heartbeats } : {}),
-    };
-    if (Object.keys(known).length === 0) return;
-    this.#hasReportedRollback = true;
-    this.#observer.rollback?.(vm.id, known);
   }
 
   /**

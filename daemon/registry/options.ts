@@ -1,5 +1,5 @@
 /** The dependencies and settings of the registry, and the observer to which it reports. */
-import type { Conflict } from '../../src/protocol/heartbeat.ts';
+import type { Conflict, OtherRegistry } from '../../src/protocol/heartbeat.ts';
 import type { Clock } from '../clock.ts';
 import type { Store } from '../store/store.ts';
 import type { RegistryLimits } from './capacity.ts';
@@ -13,8 +13,10 @@ export interface RegistryObserver {
   massLoss?(suspects: readonly VmRecord[]): void;
   /** Two incarnations claim to be the same VM, or one has replaced the other. */
   conflict?(conflict: Conflict): void;
-  /** An agent knows more than the registry, so the registry was restored from an older copy. Called once. */
-  rollback?(id: string, known: { revision?: number; heartbeats?: number }): void;
+  /** Agents have sent positions of another history. Called at most once an hour with the number of their VMs since then. */
+  rollback?(vms: number): void;
+  /** An agent claims for the first time that another registry answers under the URL of this one. */
+  otherRegistry?(claim: OtherRegistry): void;
 }
 
 export interface RegistryOptions {

@@ -3,13 +3,7 @@
  * backup or copied gives different tags to its next changes, so it recognizes positions that belong to the other history.
  */
 import { JOURNAL_LENGTH } from '../../src/protocol/events.ts';
-import { formatPosition, type Position, parsePosition } from '../../src/protocol/position.ts';
-
-/**
- * The relation of a position to the history of this registry. `same`: it is the current position or an earlier one of this
- * history. `other`: it belongs to another history. `unknown`: it is older than the journal, or malformed.
- */
-export type Comparison = 'same' | 'other' | 'unknown';
+import { type Comparison, formatPosition, type Position, parsePosition } from '../../src/protocol/position.ts';
 
 export class Positions {
   /** Tags of the changes in the journal by revision, oldest first. */

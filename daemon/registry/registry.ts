@@ -7,7 +7,7 @@
  */
 import type { DiscoverQuery } from '../../src/protocol/api.ts';
 import type { ChangeType, HistoryItem } from '../../src/protocol/events.ts';
-import type { Conflict } from '../../src/protocol/heartbeat.ts';
+import type { Conflict, HistoryAnswer } from '../../src/protocol/heartbeat.ts';
 import type { Position } from '../../src/protocol/position.ts';
 import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
@@ -15,6 +15,7 @@ import type { Contents, JournalNote, LastChange, RecordChange, Store } from '../
 import { checkLimits, type RegistryLimits, type Usage } from './capacity.ts';
 import { EventLog, type Occasion } from './events.ts';
 import { HealthReports } from './health.ts';
+import { HistoryClaims } from './history-claims.ts';
 import { Identities, type Now, type Proof } from './identity.ts';
 import { Liveness } from './leases.ts';
 import type { RegistryOptions } from './options.ts';
@@ -63,6 +64,7 @@ export class Registry {
   readonly events: EventLog;
   readonly health = new HealthReports();
   readonly identities: Identities;
+  readonly historyClaims: HistoryClaims;
   readonly lineage: Lineage;
   /** Heartbeats and records that the next {@link saveHeartbeats} makes durable. */
   readonly unsaved: HeartbeatBuffer;
@@ -93,6 +95,7 @@ export class Registry {
         this.#publishConflict(conflict);
       },
     });
+    this.historyClaims = new HistoryClaims(contents, this.positions, this.unsaved.records, observer);
     this.events = new EventLog(contents.revision, eventLog);
     this.#liveness = new Liveness(options, this.events, this.unsaved);
     for (const vm of contents.vms) this.#index.put(VmRecord.fromStored(vm));
@@ -232,6 +235,11 @@ export class Registry {
     return entry;
   }
 
+  /** Compares the positions in the heartbeat of an agent that {@link heartbeat} has accepted. */
+  compareHistory(id: string, proof: Proof): HistoryAnswer | undefined {
+    return proof.position === undefined ? undefined : this.historyClaims.answer(id, proof, this.#now());
+  }
+
   /** @throws VregError as {@link Identities.assertVacant}, NOT_FOUND */
   assertVacant(id: string, claim: { address: string; from: string | undefined }): void {
     this.identities.assertVacant(this.get(id), claim, this.#now());
@@ -330,6 +338,7 @@ export class Registry {
    * @throws the store's errors about the heartbeats
    */
   async saveHeartbeats(): Promise<void> {
+    this.historyClaims.report(this.clock.listening());
     // The same write includes decisions about leases that have expired at the saved listening time.
     this.sweep();
     const saved = this.unsaved.save(this.clock.listening(), (entry) => this.#index.get(entry.vm.id) === entry);
@@ -349,7 +358,7 @@ export class Registry {
 
   #now(): Now {
     const at = new Date(this.clock.now()).toISOString();
-    return { at, listening: this.clock.listening(), lease: this.staleAfter, revision: this.revision };
+    return { at, listening: this.clock.listening(), lease: this.staleAfter };
   }
 
   /** Publishes a conflict, like a liveness event, with the position of the change before it. */
@@ -451,6 +460,7 @@ export class Registry {
     this.unsaved.delete(entry);
     this.health.forget(entry.vm.id);
     this.identities.forget(entry.vm.id);
+    this.historyClaims.forget(entry.vm.id);
     this.#liveness.forget(entry.vm.id);
   }
 }

@@ -140,8 +140,13 @@ export class VmRecord {
 
   /** The JSON of the entry with additional fields, for a request that asks for them. */
   jsonWith(extra: Record<string, unknown>): string {
-    return `${this.json.slice(0, -1)},${JSON.stringify(extra).slice(1)}`;
+    return withFields(this.json, extra);
   }
+}
+
+/** Adds fields to the JSON of an object. Neither object may be empty. */
+export function withFields(json: string, extra: object): string {
+  return `${json.slice(0, -1)},${JSON.stringify(extra).slice(1)}`;
 }
 
 /** Also counts the characters inside strings; the error is small. */

@@ -47,7 +47,7 @@ export type StoredHeartbeat = Pick<StoredVm, 'id' | 'lastSeen' | 'heardAt'>;
 
 /** Data that the registry stores besides VMs and changes. The store does not interpret the body. */
 export interface StoredRecord {
-  kind: 'identity' | 'conflict' | 'token' | 'lease';
+  kind: 'identity' | 'conflict' | 'token' | 'lease' | 'other-registry';
   key: string;
   /** JSON. */
   body: string;

@@ -43,8 +43,6 @@ export interface ServerFacts {
   /** Registry id and position; undefined for the original registry. */
   registryId?: string | undefined;
   position?: string | undefined;
-  /** Revision of the position. */
-  revision?: number | undefined;
   /** Seconds for which answers may still include dead VMs; undefined if they are reliable. */
   warming?: number | undefined;
   /** The server's clock at the time of the response, in milliseconds since the epoch, with a resolution of one second. */
@@ -161,7 +159,6 @@ export class Connection {
       etag: headers.etag as string | undefined,
       registryId: headers[REGISTRY_HEADER] as string | undefined,
       position: headers[POSITION_HEADER] as string | undefined,
-      revision: parseNumber(headers[POSITION_HEADER]),
       warming: parseNumber(headers[WARMING_HEADER]),
     };
   }

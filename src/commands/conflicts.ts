@@ -1,12 +1,12 @@
 import { defineCommand } from '../command.ts';
 import { normalizeAddress } from '../protocol/address.ts';
-import type { Claim, Conflict } from '../protocol/heartbeat.ts';
+import type { Claim, Conflict, OtherRegistry } from '../protocol/heartbeat.ts';
 
 export const conflicts = defineCommand<{ clear?: boolean }>({
   name: 'conflicts',
   summary: 'show duplicate VMs (clones)',
   description:
-    'Shows VMs for which two incarnations sent heartbeats: a clone kept the id, or the VM was restored from an older snapshot. The registry accepts heartbeats from the incarnation in the HOLDER column and rejects those from the one in the OTHER column until the HOLDER has been silent for a lease. A conflict stays on record until it is cleared. The exit code is 0 whether or not there are conflicts.',
+    'Shows VMs for which two incarnations sent heartbeats: a clone kept the id, or the VM was restored from an older snapshot. The registry accepts heartbeats from the incarnation in the HOLDER column and rejects those from the one in the OTHER column until the HOLDER has been silent for a lease. The state other-registry means that agents claim that another registry answers under the same URL, as happens if a copy of the data dir is served elsewhere: COUNT is their number, and the last two columns show the newest position in each history. A conflict stays on record until it is cleared. The exit code is 0 whether or not there are conflicts.',
   arguments: [{ name: 'id', about: 'ids of VMs (default: all)', optional: true, variadic: true, values: 'ids' }],
   flags: [{ flags: '--clear', about: 'clear the conflicts from the record' }],
   examples: [
@@ -17,8 +17,11 @@ export const conflicts = defineCommand<{ clear?: boolean }>({
   exits: [2, 8],
   async run(context, ids, { clear }) {
     const client = context.client();
-    const all = await client.conflicts();
-    const rows = ids.length === 0 ? all : all.filter(({ id }) => ids.includes(id));
+    const { conflicts: all, otherRegistry } = await client.conflicts();
+    const found = ids.length === 0 ? all : all.filter(({ id }) => ids.includes(id));
+    // The claim names no VM, so it is not among ids for scripts.
+    const isShown = otherRegistry && ids.length === 0 && context.format !== 'name';
+    const rows: (Conflict | OtherRegistry)[] = isShown ? [otherRegistry, ...found] : found;
     if (clear) {
       if (ids.length === 0) await client.clearConflicts();
       for (const id of ids) await client.clearConflicts(id);
@@ -27,19 +30,27 @@ export const conflicts = defineCommand<{ clear?: boolean }>({
       kind: 'rows',
       rows,
       columns: [
-        { title: 'ID', cell: ({ id }) => id },
-        { title: 'STATE', cell: stateOf },
-        { title: 'COUNT', cell: ({ count }) => count },
-        { title: 'HOLDER', cell: ({ holder }) => claimOf(holder) },
-        { title: 'OTHER', cell: ({ other }) => claimOf(other) },
+        { title: 'ID', cell: (row) => (isConflict(row) ? row.id : '-') },
+        { title: 'STATE', cell: (row) => (isConflict(row) ? stateOf(row) : OTHER_REGISTRY) },
+        { title: 'COUNT', cell: (row) => (isConflict(row) ? row.count : row.vms) },
+        { title: 'HOLDER', cell: (row) => (isConflict(row) ? claimOf(row.holder) : row.position) },
+        { title: 'OTHER', cell: (row) => (isConflict(row) ? claimOf(row.other) : row.otherPosition) },
         { title: 'LAST', cell: ({ lastAt }) => ({ time: lastAt }) },
       ],
-      name: ({ id }) => id,
+      name: (row) => (isConflict(row) ? row.id : '-'),
+      data: (row) => (isConflict(row) ? row : { state: OTHER_REGISTRY.text, ...row }),
       none: 'no conflicts',
     });
     if (clear && rows.length > 0) context.note(`cleared ${rows.length} conflict${rows.length === 1 ? '' : 's'}`);
   },
 });
+
+/** State of the claim that another registry answers under the same URL. */
+const OTHER_REGISTRY = { text: 'other-registry', color: 'yellow' } as const;
+
+function isConflict(row: Conflict | OtherRegistry): row is Conflict {
+  return 'holder' in row;
+}
 
 function stateOf({ state, rebornAs }: Conflict) {
   if (state === 'open') return { text: state, color: 'yellow' } as const;

@@ -6,9 +6,11 @@ import { type Context, defineCommand } from '../command.ts';
 import { SETTING_KEYS } from '../config/settings.ts';
 import { clientCertificate, trustedCertificates } from '../config/tls-files.ts';
 import { formatDuration, formatNames } from '../config/values.ts';
+import { describeClaim } from '../fleet/other-registry.ts';
 import { nextStep } from '../help/suggest.ts';
 import { PATHS } from '../protocol/api.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
+import type { Conflicts } from '../protocol/heartbeat.ts';
 import { maskTokens } from '../protocol/redact.ts';
 import type { Whoami } from '../protocol/token.ts';
 import type { Cell } from '../render.ts';
@@ -33,7 +35,7 @@ export const doctor = defineCommand({
   name: 'doctor',
   summary: 'diagnose the connection to the registry',
   description:
-    'Checks the config, the host name of the registry, TLS, the connection, the token, clock skew, versions, whether the lease is long enough for the heartbeat interval, and duplicate VMs. Prints a fix for each warning and failure. The exit code is that of the first failure; warnings do not affect it.',
+    'Checks the config, the host name of the registry, TLS, the connection, the token, clock skew, versions, whether the lease is long enough for the heartbeat interval, and duplicate VMs or registries. Prints a fix for each warning and failure. The exit code is that of the first failure; warnings do not affect it.',
   examples: [
     { about: 'run all checks', command: 'vreg doctor' },
     { about: 'check another registry', command: 'vreg doctor --url http://10.0.0.5:3000' },
@@ -192,21 +194,23 @@ const CHECKS: readonly Check[] = [
   {
     name: 'clones',
     run: async (context) => {
-      const conflicts = await context
-        .client()
-        .conflicts()
-        .catch((error: VregError) => {
-          // The original registry, an older vreg daemon, or a token without permission.
-          if (['UNSUPPORTED', 'NOT_FOUND', 'FORBIDDEN'].includes(error.code)) return error;
-          throw error;
-        });
-      if (conflicts instanceof VregError) {
-        const isRefused = conflicts.code === 'FORBIDDEN';
-        return { result: 'skip', detail: isRefused ? conflicts.message : 'the registry does not detect clones' };
+      const answer = await conflictsOf(context);
+      if (answer instanceof VregError) {
+        const isRefused = answer.code === 'FORBIDDEN';
+        return { result: 'skip', detail: isRefused ? answer.message : 'the registry does not detect clones' };
       }
+      const { conflicts, otherRegistry } = answer;
       const open = conflicts.filter(({ state }) => state === 'open');
-      if (open.length === 0) return ok('no duplicate VMs');
       const ids = [...new Set(open.map(({ id }) => id))];
+      if (otherRegistry) {
+        const clones = ids.length > 0 ? `; duplicates of ${formatNames(ids, MAX_LISTED)}` : '';
+        return {
+          result: 'warn',
+          detail: `${describeClaim(otherRegistry)}${clones}`,
+          fix: 'stop the registry that is not wanted, or correct DNS or the load balancer; then: vreg conflicts --clear',
+        };
+      }
+      if (ids.length === 0) return ok('no duplicate VMs');
       return {
         result: 'warn',
         detail: `duplicates of ${formatNames(ids, MAX_LISTED)}`,
@@ -215,6 +219,16 @@ const CHECKS: readonly Check[] = [
     },
   },
 ];
+
+/** @returns an error if the registry has no conflicts: the original registry, an older vreg daemon, or a token without permission */
+async function conflictsOf(context: Context): Promise<Conflicts | VregError> {
+  try {
+    return await context.client().conflicts();
+  } catch (error) {
+    if (error instanceof VregError && ['UNSUPPORTED', 'NOT_FOUND', 'FORBIDDEN'].includes(error.code)) return error;
+    throw error;
+  }
+}
 
 /** @returns undefined if the registry lacks this route */
 async function whoami(context: Context): Promise<Whoami | undefined> {

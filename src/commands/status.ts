@@ -1,8 +1,12 @@
+import type { RegistryClient } from '../client.ts';
 import { defineCommand } from '../command.ts';
 import { isTextFormat } from '../config/settings.ts';
 import { formatDuration } from '../config/values.ts';
+import { describeClaim } from '../fleet/other-registry.ts';
 import { livenessOf } from '../fleet/table.ts';
 import type { Health, VmWithLiveness } from '../protocol/api.ts';
+import { VregError } from '../protocol/errors.ts';
+import type { OtherRegistry } from '../protocol/heartbeat.ts';
 import { ROLES, type Role } from '../protocol/vm.ts';
 import type { Cell, Column } from '../render.ts';
 
@@ -33,12 +37,19 @@ export const status = defineCommand({
     const vms = await client.list();
     const { version, now } = client.server;
     const health = await client.health();
+    const otherRegistry = version === undefined ? undefined : await claimOfOtherRegistry(client);
     const roles = ROLES.map((role) => count(role, vms)).filter(
       (row) => row.live + row.stale + row.paused + row.stopped > 0,
     );
     const stale = vms.filter((vm) => livenessOf(vm) === 'stale').sort((a, b) => (a.lastSeen < b.lastSeen ? -1 : 1));
     if (!isTextFormat(context.format)) {
-      const registry = { url: client.url, version: version ?? null, status: health.status, uptime: health.uptime };
+      const registry = {
+        url: client.url,
+        version: version ?? null,
+        status: health.status,
+        uptime: health.uptime,
+        ...(otherRegistry ? { otherRegistry } : {}),
+      };
       const staleVms = stale.map(({ id, name, role, lastSeen }) => ({
         id,
         name,
@@ -56,6 +67,12 @@ export const status = defineCommand({
     } as const;
     if (context.format === 'name') return context.print(staleAnswer);
     await context.print({ kind: 'value', text: registryLine(client.url, version, health), data: null });
+    if (otherRegistry)
+      await context.print({
+        kind: 'value',
+        text: `warning: ${describeClaim(otherRegistry)}: see vreg conflicts`,
+        data: null,
+      });
     await context.print({ kind: 'rows', rows: roles, columns: ROLE_COLUMNS, name: ({ role }) => role, none: 'no VMs' });
     if (stale.length > 0) {
       context.io.out('\n');
@@ -101,6 +118,16 @@ function ageOf({ lastSeen }: Pick<VmWithLiveness, 'lastSeen'>, now: number): num
 function registryLine(url: string, version: string | undefined, { uptime }: Health): string {
   const up = typeof uptime === 'number' ? `, up ${formatDuration(uptime * 1000)}` : '';
   return `registry ${url}: ok, ${version === undefined ? 'not a vreg daemon' : `vreg ${version}`}${up}`;
+}
+
+/** @returns undefined also if the token may not read the conflicts, or an older vreg daemon has none */
+async function claimOfOtherRegistry(client: RegistryClient): Promise<OtherRegistry | undefined> {
+  try {
+    return (await client.conflicts()).otherRegistry;
+  } catch (error) {
+    if (error instanceof VregError && ['FORBIDDEN', 'NOT_FOUND', 'UNSUPPORTED'].includes(error.code)) return undefined;
+    throw error;
+  }
 }
 
 function colored(amount: number, color: 'green' | 'yellow'): Cell {

@@ -95,7 +95,7 @@ export interface VmList {
   count: number;
 }
 
-/** Response to `POST /registry/vms/:id/heartbeat`. */
+/** Response to `POST /registry/vms/:id/heartbeat`. A heartbeat with a position gets a {@link HistoryAnswer} as well. */
 export interface Heartbeat {
   id: string;
   lastSeen: string;

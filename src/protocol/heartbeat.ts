@@ -1,5 +1,6 @@
 /** The body of an agent's heartbeat, and the record of a conflict between two agents that claim the same VM. */
 import { VregError } from './errors.ts';
+import type { Comparison } from './position.ts';
 import { MAX_SERVICES, MAX_TEXT, parseAddress } from './vm.ts';
 
 /** Result of an agent's health checks of one service. */
@@ -25,10 +26,37 @@ export interface AgentHeartbeat {
   address?: string;
   /** Takes over the VM's identity from the current holder. */
   replace?: boolean;
-  /** The highest revision of this registry that the agent has seen. */
-  revision?: number;
+  /** The last position that the agent has adopted. Malformed ones are compared like those that the registry does not know. */
+  position?: string;
+  /** The last position in the history that the agent has left, because a registry with another history has answered. */
+  leftPosition?: string;
+  /** Registries with the histories of both positions have answered in turn. */
+  alternates?: boolean;
   /** Health of the services that the agent checks, by service name. */
   health?: Record<string, ServiceHealth>;
+}
+
+/** Part of the response to a heartbeat with a position: how the position relates to the history of the registry. */
+export interface HistoryAnswer {
+  history: Comparison;
+  /**
+   * The registry has the history that the agent has left: its position is in this history, and the agent has adopted a
+   * position that does not follow it.
+   */
+  returned?: true;
+}
+
+/** The claim of agents that another registry with another history answers under the URL of this one. */
+export interface OtherRegistry {
+  /** The newest claimed position in the history of this registry. */
+  position: string;
+  /** The newest claimed position in the history of the other registry. */
+  otherPosition: string;
+  /** Number of VMs whose agents have made the claim. */
+  vms: number;
+  /** First and last claim, RFC 3339. */
+  firstAt: string;
+  lastAt: string;
 }
 
 /** One side of a conflict. */
@@ -65,11 +93,13 @@ export interface Conflict {
 export interface Conflicts {
   conflicts: Conflict[];
   count: number;
+  /** Absent if no agent claims it, and for a token that may not read all VMs. */
+  otherRegistry?: OtherRegistry;
 }
 
 /** Response to `DELETE /registry/conflicts`. */
 export interface Cleared {
-  /** Number of deleted conflict records. */
+  /** Number of deleted records. */
   cleared: number;
 }
 
@@ -88,7 +118,7 @@ export function isToken(value: unknown): value is string {
 
 /**
  * Parses the body of a heartbeat. The original registry ignores the body, and its clients may send anything, so only a body
- * with a token or a health report is parsed.
+ * with a token, a health report or a position is parsed.
  * @returns undefined for a plain heartbeat
  * @throws VregError INVALID naming the field
  */
@@ -97,7 +127,7 @@ export function parseHeartbeat(input: unknown): AgentHeartbeat | undefined {
   const body = input as Record<string, unknown>;
   const hasToken = body.spend !== undefined || body.next !== undefined;
   const hasHealth = typeof body.health === 'object' && body.health !== null && !Array.isArray(body.health);
-  if (!hasToken && !hasHealth) return undefined;
+  if (!hasToken && !hasHealth && typeof body.position !== 'string') return undefined;
   const heartbeat: AgentHeartbeat = {};
   for (const field of ['spend', 'next'] as const) {
     const value = body[field];
@@ -114,11 +144,10 @@ export function parseHeartbeat(input: unknown): AgentHeartbeat | undefined {
     if (typeof body.replace !== 'boolean') throw invalid('replace', 'must be true or false');
     heartbeat.replace = body.replace;
   }
-  if (body.revision !== undefined) {
-    if (!Number.isSafeInteger(body.revision) || (body.revision as number) < 0)
-      throw invalid('revision', 'must be a revision of the registry: a whole number');
-    heartbeat.revision = body.revision as number;
-  }
+  // A position is a hint. Even a malformed one must not cost the VM a sign of life.
+  if (body.position !== undefined) heartbeat.position = typeof body.position === 'string' ? body.position : '';
+  if (typeof body.leftPosition === 'string') heartbeat.leftPosition = body.leftPosition;
+  if (body.alternates === true) heartbeat.alternates = true;
   if (body.health !== undefined) heartbeat.health = parseHealth(body.health);
   return heartbeat;
 }

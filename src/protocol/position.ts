@@ -12,6 +12,12 @@ export interface Position {
   tag: string;
 }
 
+/**
+ * How a position relates to the history of a registry. `same`: it is the current position or an earlier one of this history.
+ * `other`: it belongs to another history. `unknown`: it is older than the journal, or malformed.
+ */
+export type Comparison = 'same' | 'other' | 'unknown';
+
 /** Hexadecimal digits of a tag: 64 bits, so that two histories have the same tag by chance once in 10^19 comparisons. */
 const TAG_LENGTH = 16;
 

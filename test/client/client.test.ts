@@ -230,7 +230,7 @@ test('lineage is read in both directions, and conflicts are listed and cleared',
   await beat(7, 8);
   await assert.rejects(beat(3, 4), { code: 'IDENTITY_CONFLICT', exit: 9 });
   assert.deepEqual(
-    (await client.conflicts()).map(({ id, state }) => [id, state]),
+    (await client.conflicts()).conflicts.map(({ id, state }) => [id, state]),
     [['a', 'open']],
   );
   assert.equal(await client.clearConflicts('a'), 1);

@@ -99,7 +99,7 @@ test('a registry restored from an older copy logs that and is updated by its age
   rmSync(daemon.dataDir, { recursive: true });
   cpSync(copy, daemon.dataDir, { recursive: true });
   const third = await again(t, daemon);
-  await until('the agent to notice', () => agent.said().includes('restored from an older copy'));
+  await until('the agent to notice', () => agent.said().includes('restored from a backup, rewound or replaced'));
   await until('the log line of the daemon', () => third.said().includes('rollback_detected'));
   assert.equal((await find(third))?.address, '10.0.0.1');
   assert.deepEqual(await conflictsOf(third), []);

@@ -257,6 +257,10 @@ class SimClient {
     return this.#call(async (registry) => this.#seen((await registry.update(id, update)).vm));
   }
 
+  registerOrUpdate(vm: Registration) {
+    return this.#call(async (registry) => this.#seen((await registry.replace(vm)).entry.vm));
+  }
+
   deregister(id: string) {
     return this.#call(async (registry) => {
       await registry.deregister(id);
@@ -267,7 +271,9 @@ class SimClient {
   heartbeat(id: string, beat?: AgentHeartbeat) {
     return this.#call(async (registry) => {
       this.#world.onHeartbeat(this.#vm);
-      return { id, lastSeen: registry.heartbeat(id, beat && { ...beat, from: this.#vm.name }).lastSeen };
+      const proof = beat && { ...beat, from: this.#vm.name };
+      const { lastSeen } = registry.heartbeat(id, proof);
+      return { id, lastSeen, ...(proof && registry.compareHistory(id, proof)) };
     });
   }
 
@@ -284,7 +290,7 @@ class SimClient {
     const answer = await ask(registry).catch((error: unknown) => {
       failure = error;
     });
-    this.#server = { ...this.#server, registryId: registry.id, revision: registry.revision };
+    this.#server = { ...this.#server, registryId: registry.id, position: registry.positions.current };
     await this.#vm.sleep(LATENCY);
     if (!this.#vm.isReachable || random() < loss) await this.#fail();
     if (failure) throw failure;

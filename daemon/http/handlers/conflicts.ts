@@ -1,4 +1,4 @@
-/** The routes for identity conflicts, that is, VMs for which two incarnations have sent heartbeats. */
+/** The routes for conflicts: two incarnations of a VM that have sent heartbeats, and a second registry under the same URL. */
 import { VregError } from '../../../src/protocol/errors.ts';
 import type { Cleared, Conflicts } from '../../../src/protocol/heartbeat.ts';
 import { permits } from '../../registry/preconditions.ts';
@@ -9,7 +9,10 @@ export function listConflicts({ services: { registry }, readFilter }: RequestCon
     !readFilter || permits(readFilter, registry.has(id) ? registry.get(id).vm : { id, role: '' });
   const { conflicts: all, conflictsInRole } = registry.identities;
   const conflicts = (readFilter?.role === undefined ? all : conflictsInRole).filter(({ id }) => isReadable(id));
-  return jsonResult({ conflicts, count: conflicts.length } satisfies Conflicts);
+  const { otherRegistry } = registry.historyClaims;
+  // The claim counts VMs of the whole fleet.
+  const claim = readFilter || !otherRegistry ? {} : { otherRegistry };
+  return jsonResult({ conflicts, count: conflicts.length, ...claim } satisfies Conflicts);
 }
 
 /** A clone must not be able to hide, so restricted tokens may not clear conflicts. */
@@ -20,6 +23,9 @@ export async function clearConflicts(ctx: RequestContext): Promise<Result> {
     });
   }
   const { registry } = ctx.services;
-  const cleared = await registry.identities.clear(ctx.nonEmpty('id'), () => registry.saveHeartbeats());
-  return jsonResult({ cleared } satisfies Cleared);
+  const id = ctx.nonEmpty('id');
+  const save = () => registry.saveHeartbeats();
+  const conflicts = await registry.identities.clear(id, save);
+  const claims = id === undefined ? await registry.historyClaims.clear(save) : 0;
+  return jsonResult({ cleared: conflicts + claims } satisfies Cleared);
 }

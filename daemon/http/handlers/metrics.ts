@@ -32,6 +32,11 @@ export async function metrics({ services, readFilter }: RequestContext): Promise
   );
   gauge('vreg_revision', 'Revision of the last committed change.', registry.revision);
   gauge('vreg_conflicts', 'Identity conflicts on record.', registry.identities.conflicts.length);
+  gauge(
+    'vreg_rollback_vms',
+    'VMs whose agents have sent a position of another history since the start: this registry was restored or copied.',
+    registry.historyClaims.rolledBack,
+  );
   gauge('vreg_watchers', 'Subscribers of the event stream and open long polls.', registry.events.subscriberCount);
   gauge('vreg_uptime_seconds', 'Seconds since the daemon was started.', process.uptime());
   new Counter({

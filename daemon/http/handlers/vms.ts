@@ -11,7 +11,7 @@ import { enrol } from '../../access/enrol.ts';
 import { explain } from '../../registry/explain.ts';
 import type { Proof } from '../../registry/identity.ts';
 import { assertPermitted, permits } from '../../registry/preconditions.ts';
-import type { VmRecord } from '../../registry/vm-record.ts';
+import { type VmRecord, withFields } from '../../registry/vm-record.ts';
 import { invalidQuery, jsonResult, type RequestContext, type Result } from '../context.ts';
 
 /** Maximum number of characters to store of an agent's address: the maximum length of a host name (RFC 1035, 2.3.4). */
@@ -70,8 +70,10 @@ export function heartbeat(ctx: RequestContext): Result {
     ctx.subject = { vm: ctx.id };
   }
   if (proof) ctx.position = ctx.services.registry.positions.current;
-  const entry = ctx.services.registry.heartbeat(ctx.id, proof, ctx.principal.restriction);
-  return { status: 200, body: entry.heartbeatJson };
+  const { registry } = ctx.services;
+  const entry = registry.heartbeat(ctx.id, proof, ctx.principal.restriction);
+  const history = proof && registry.compareHistory(ctx.id, proof);
+  return { status: 200, body: history ? withFields(entry.heartbeatJson, history) : entry.heartbeatJson };
 }
 
 /**

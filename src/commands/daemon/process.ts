@@ -6,7 +6,7 @@ import type { Context, Flag } from '../../command.ts';
 import type { SettingKey } from '../../config/settings.ts';
 import type { LogFormat, LogLevel } from '../../protocol/api.ts';
 import { VregError } from '../../protocol/errors.ts';
-import type { RowsAnswer } from '../../render.ts';
+import type { Column, RowsAnswer } from '../../render.ts';
 
 export const LOG_SETTINGS: readonly SettingKey[] = ['data-dir', 'log-level', 'log-format'];
 export const VM_SETTINGS: readonly SettingKey[] = ['id', 'name', 'role', 'address', 'registered-by'];
@@ -65,6 +65,8 @@ export async function findRunning(context: Context, kinds: readonly ProcessInfo[
   });
 }
 
+const WARNING: Column<ProcessInfo> = { title: 'WARNING', cell: ({ warning }) => warning ?? '-' };
+
 export function processesAnswer(rows: readonly ProcessInfo[]): RowsAnswer<ProcessInfo> {
   return {
     kind: 'rows',
@@ -75,8 +77,16 @@ export function processesAnswer(rows: readonly ProcessInfo[]): RowsAnswer<Proces
       { title: 'SINCE', cell: ({ since }) => ({ time: since }) },
       { title: 'URL', cell: ({ urls }) => urls.join(',') },
       { title: 'VM', cell: ({ vm }) => vm ?? '-' },
+      ...(rows.some(({ warning }) => warning !== undefined) ? [WARNING] : []),
     ],
     name: ({ pid }) => String(pid),
-    data: ({ kind, pid, since, urls, vm }) => ({ kind, pid, since, urls, ...(vm === undefined ? {} : { vm }) }),
+    data: ({ kind, pid, since, urls, vm, warning }) => ({
+      kind,
+      pid,
+      since,
+      urls,
+      ...(vm === undefined ? {} : { vm }),
+      ...(warning === undefined ? {} : { warning }),
+    }),
   };
 }

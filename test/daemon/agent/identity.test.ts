@@ -5,6 +5,9 @@ import test from 'node:test';
 import { Identity } from '../../../daemon/agent/identity.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 
+const LEASE = 300_000;
+const [A, B] = [`7-${'a'.repeat(16)}`, `5-${'b'.repeat(16)}`];
+
 test('a heartbeat spends the token that the last one named, and only the owner can read the file', (t) => {
   const dir = tempDir(t);
   const identity = Identity.open(dir, 'vm-1', { now: () => 7 });
@@ -71,15 +74,26 @@ test('a clone keeps its new id after a restart and knows its parent', (t) => {
   assert.deepEqual([again.id, again.parent], ['vm-2', 'vm-1']);
 });
 
-test('the identity distinguishes the same registry, an older copy and another registry', (t) => {
-  const identity = Identity.open(tempDir(t), 'vm-1');
-  assert.equal(identity.compareRegistry({ registryId: 'r', revision: 7 }), 'same');
-  assert.equal(identity.compareRegistry({ registryId: 'r', revision: 9 }), 'same');
-  assert.equal(identity.nextProof().revision, 9);
-  assert.equal(identity.compareRegistry({ registryId: 'r', revision: 8 }), 'rolled back');
-  assert.equal(identity.compareRegistry({ registryId: 'r', revision: 8 }), 'same');
-  assert.equal(identity.compareRegistry({ registryId: 'other', revision: 1 }), 'another registry');
-  assert.equal(identity.compareRegistry({}), 'same', 'the original registry sends no id');
+test('the identity remembers positions across restarts, and ignores what earlier states have instead', (t) => {
+  const dir = tempDir(t);
+  const identity = Identity.open(dir, 'vm-1');
+  assert.deepEqual([identity.positions, identity.knowsRegistry], [{}, false]);
+  identity.nextProof();
+  assert.equal(identity.observe({ position: A }, LEASE), 'compare');
+  identity.adopt(A);
+  assert.equal(identity.observe({ history: 'other', position: B }, LEASE), undefined, 'the next heartbeat decides');
+  assert.equal(identity.observe({ history: 'other', position: B }, LEASE), 'report');
+  identity.adopt(B);
+  assert.deepEqual(Identity.open(dir, 'vm-1').positions, { position: B, leftPosition: A });
+  const path = join(dir, readdirSync(dir)[0]!);
+  writeFileSync(path, JSON.stringify({ vm: 'vm-1', registry: { id: 'r', revision: 7 } }));
+  const old = Identity.open(dir, 'vm-1');
+  assert.deepEqual([old.positions, old.knowsRegistry], [{}, true]);
+  assert.equal(old.observe({ position: A }, LEASE), 'compare');
+  writeFileSync(path, JSON.stringify({ vm: 'vm-1', registry: { position: 7 } }));
+  const warnings: string[] = [];
+  Identity.open(dir, 'vm-1', { onWarning: (message) => void warnings.push(message) });
+  assert.match(warnings.join(), /is damaged/);
 });
 
 test('a damaged state is reported, and the VM starts without one', (t) => {

@@ -8,7 +8,7 @@ import { Identity, type IdentityState } from '../../../daemon/agent/identity.ts'
 import { RegistrySession } from '../../../daemon/agent/registry-session.ts';
 import { logMask } from '../../../daemon/process/log.ts';
 import { type ErrorCode, VregError } from '../../../src/protocol/errors.ts';
-import { aLife, FakeRegistry, live } from '../../helpers/agent/agent-life.ts';
+import { aLife, FakeRegistry, INTERVAL, LEASE, live } from '../../helpers/agent/agent-life.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 import { aVm } from '../../helpers/vm.ts';
 
@@ -64,19 +64,130 @@ test('an agent continues its chain of tokens if the registry has lost its VM', a
   assert.deepEqual([again?.spend, again?.next], [before?.spend, before?.next]);
 });
 
-test('an agent that sees the revision go back updates its entry, but leaves it paused', async (t) => {
-  const { life } = await knownLife(t);
+/** An agent that has adopted a position, and a registry that answers each further heartbeat as given. */
+async function adoptedLife(t: TestContext) {
+  let now = Date.parse('2026-01-01T00:00:00.000Z');
+  const life = aLife({ identity: Identity.open(tempDir(t), 'vm-1', { now: () => now }) });
   const { registry } = life;
-  registry.server.registryId = 'r';
-  registry.server.revision = 9;
-  await live(life, 4, (sleep) => {
-    if (sleep === 2) {
-      registry.server.revision = 4;
-      registry.entry = aVm({ address: 'old.test', status: 'paused' });
-    }
-  });
+  registry.server.position = A;
+  registry.answerOf = (beat) => (beat?.position === registry.server.position ? { history: 'same' } : {});
+  await live(life, 2);
+  now += LEASE;
+  registry.asked.length = 0;
+  life.slept.length = 0;
+  life.options.announce = false;
+  return life;
+}
+
+const [A, B] = [`9-${'a'.repeat(16)}`, `4-${'b'.repeat(16)}`];
+
+test('an agent whose position is of another history reports once within an interval, and leaves a paused VM paused', async (t) => {
+  const life = await adoptedLife(t);
+  const { registry } = life;
+  registry.server.position = B;
+  registry.answerOf = (beat) => ({ history: beat?.position === B ? 'same' : 'other' });
+  registry.entry = aVm({ address: 'old.test', status: 'paused', services: [] });
+  await live(life, 4);
+  assert.deepEqual(registry.asked, ['heartbeat', 'get', 'update', 'heartbeat', 'heartbeat']);
   assert.deepEqual([registry.entry?.address, registry.entry?.status], [life.options.vm.address, 'paused']);
-  assert.match(life.warnings.join(), /restored from an older copy: its revision is 4 again/);
+  assert.deepEqual(registry.entry?.services, life.options.vm.services);
+  assert.ok(life.slept[0]! + life.slept[1]! <= INTERVAL, 'the report does not delay the next heartbeat');
+  assert.ok(life.slept[0]! > 0 && life.slept[1]! > 0, 'the report is at another time than the heartbeats');
+  assert.deepEqual(
+    registry.beats.slice(-3).map((beat) => [beat?.position, beat?.leftPosition]),
+    [
+      [A, undefined],
+      [B, A],
+      [B, A],
+    ],
+  );
+  assert.equal(life.warnings.length, 1);
+  assert.match(life.warnings[0]!, /restored from a backup, rewound or replaced; reporting this VM again/);
+});
+
+test('reports of a fleet are spread over the interval', async (t) => {
+  const delays: number[] = [];
+  for (let n = 0; n < 40; n++) {
+    const life = await adoptedLife(t);
+    life.options.vm = aVm({ id: `vm-${n}` });
+    await live(life, 3, (sleep) => {
+      if (sleep === 1) life.registry.answerOf = () => ({ history: 'other' });
+    });
+    delays.push(life.slept[1]!);
+  }
+  for (const quarter of [0, 1, 2, 3]) {
+    const count = delays.filter((ms) => Math.floor((4 * ms) / INTERVAL) === quarter).length;
+    assert.ok(count >= 3, `${count} reports in quarter ${quarter}`);
+  }
+});
+
+test('an agent adopts a position only when its report is acknowledged, and a failed report does not stop heartbeats', async (t) => {
+  const life = await adoptedLife(t);
+  const { registry } = life;
+  registry.server.position = B;
+  registry.answerOf = (beat) => ({ history: beat?.position === B ? 'same' : 'other' });
+  registry.entry = aVm({ address: 'old.test' });
+  let failures = 0;
+  const update = registry.update.bind(registry);
+  registry.update = async (id, changes) => {
+    if (failures++ < 2) throw new VregError('STORE_FULL', 'the disk is full');
+    return update(id, changes);
+  };
+  await live(life, 8);
+  const sent = registry.beats.slice(-5).map((beat) => beat?.position);
+  assert.deepEqual(sent, [A, A, A, B, B]);
+  assert.equal(registry.entry?.address, life.options.vm.address);
+  assert.deepEqual(
+    life.warnings.filter((message) => message.includes('could not report')),
+    ['could not report this VM again: the disk is full'],
+  );
+});
+
+test('an agent whose position is unknown, or that has none yet, compares its entry once and logs nothing', async (t) => {
+  const life = await adoptedLife(t);
+  const { registry } = life;
+  registry.server.position = B;
+  registry.answerOf = (beat) => ({ history: beat?.position === B ? 'same' : 'unknown' });
+  registry.entry = aVm({ ...life.options.vm, address: 'old.test' });
+  life.infos.length = 0;
+  await live(life, 4);
+  assert.deepEqual(registry.asked, ['heartbeat', 'get', 'update', 'heartbeat', 'heartbeat']);
+  assert.deepEqual([life.infos, life.warnings], [[], []]);
+  let state: IdentityState = { vm: 'vm-1', token: `3.${'a'.repeat(32)}`, registry: { id: 'r', revision: 7 } as object };
+  const store = {
+    read: () => state,
+    write: (next: IdentityState) => {
+      state = next;
+    },
+  };
+  const old = aLife({ identity: Identity.open(store, 'vm-1'), announce: false });
+  old.registry.entry = old.options.vm;
+  old.registry.server.position = A;
+  old.registry.answerOf = (beat) => (beat?.position === undefined ? {} : { history: 'same' });
+  await live(old, 4);
+  assert.deepEqual(old.registry.asked, ['heartbeat', 'get', 'heartbeat', 'heartbeat']);
+  assert.deepEqual([old.infos, old.warnings], [[], []]);
+});
+
+test('a report restores the parent of the VM', async (t) => {
+  const life = await adoptedLife(t);
+  const { registry } = life;
+  life.options.vm = aVm({ id: 'vm-1', parentId: 'golden' });
+  registry.server.position = B;
+  registry.answerOf = (beat) => ({ history: beat?.position === B ? 'same' : 'other' });
+  await live(life, 3);
+  assert.deepEqual(registry.asked.at(2), 'put');
+  assert.equal(registry.entry?.parentId, 'golden');
+});
+
+test('if a proxy removes the position from responses, the agent reports at most once per lease', async (t) => {
+  const life = await adoptedLife(t);
+  const { registry } = life;
+  registry.server.position = undefined;
+  registry.answerOf = () => ({ history: 'other' });
+  await live(life, 9);
+  assert.equal(registry.asked.filter((what) => what === 'get').length, 1);
+  assert.equal(registry.asked.filter((what) => what === 'heartbeat').length, 8);
 });
 
 test('the health of services is reported with each heartbeat', async (t) => {
@@ -121,10 +232,10 @@ test('the original registry gets plain heartbeats', async (t) => {
 test('an agent that knew the registry as vreg keeps its proof and warns once when answers carry no version', async (t) => {
   const { life } = provenLife(t);
   const { registry } = life;
-  Object.assign(registry.server, { registryId: 'r', revision: 1 });
+  registry.server.position = A;
   await live(life, 5, (sleep) => {
     // A proxy that removes the headers of vreg.
-    if (sleep === 2) Object.assign(registry.server, { registryId: undefined, revision: undefined });
+    if (sleep === 2) registry.server.position = undefined;
     if (sleep === 2) registry.isVreg = async () => false;
   });
   assert.equal(registry.beats.length, 5);

@@ -76,15 +76,12 @@ test('a plain heartbeat is a sign of life and does not change the holder', async
   assert.deepEqual(registry.identities.conflicts, []);
 });
 
-test('an agent ahead of a registry that lost heartbeats is accepted; one far ahead reveals that the registry was rolled back', async () => {
-  const rollbacks: unknown[] = [];
-  const { registry } = await setUp({ rollback: (id, known) => void rollbacks.push([id, known]) });
+test('an agent that is ahead of a registry that lost heartbeats is the VM, also far ahead', async () => {
+  const { registry } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(3), next: token(4) });
-  assert.deepEqual(rollbacks, []);
-  registry.heartbeat('vm-1', { ...ONE, spend: token(90), next: token(91), revision: 7 });
-  registry.heartbeat('vm-1', { ...ONE, spend: token(91), next: token(92), revision: 8 });
-  assert.deepEqual(rollbacks, [['vm-1', { revision: 7, heartbeats: 86 }]]);
+  registry.heartbeat('vm-1', { ...ONE, spend: token(90), next: token(91) });
+  registry.heartbeat('vm-1', { ...ONE, spend: token(91), next: token(92) });
   assert.deepEqual(registry.identities.conflicts, []);
 });
 
@@ -297,8 +294,7 @@ for (const [how, supersede] of [
   ],
 ] as const) {
   test(`a former holder that was ${how} stays refused, although its tokens have higher numbers`, async () => {
-    const rollbacks: unknown[] = [];
-    const { registry, clock, options, store } = await setUp({ rollback: (id) => void rollbacks.push(id) });
+    const { registry, clock, options, store } = await setUp();
     registry.heartbeat('vm-1', { ...ONE, next: token(1) });
     for (let n = 1; n < 50; n++) registry.heartbeat('vm-1', { ...ONE, spend: token(n), next: token(n + 1) });
     supersede(registry, clock);
@@ -311,7 +307,6 @@ for (const [how, supersede] of [
       // Also after a kill that lost the last heartbeat of the new holder.
       each.heartbeat('vm-1', { ...TWO, spend: token(4, 'b'), next: token(5, 'b') });
     }
-    assert.deepEqual(rollbacks, [], 'no rollback is reported');
   });
 }
 

@@ -1,9 +1,9 @@
 /** An agent without process, network or time: a fake registry that can fail, and sleeps that return at once. */
 import { Agent, type AgentOptions } from '../../../daemon/agent/agent.ts';
 import type { RegistryClient } from '../../../src/client.ts';
-import type { VmWithLiveness } from '../../../src/protocol/api.ts';
+import type { Heartbeat, VmWithLiveness } from '../../../src/protocol/api.ts';
 import { type ErrorCode, VregError } from '../../../src/protocol/errors.ts';
-import type { AgentHeartbeat } from '../../../src/protocol/heartbeat.ts';
+import type { AgentHeartbeat, HistoryAnswer } from '../../../src/protocol/heartbeat.ts';
 import type { Registration, VmUpdate } from '../../../src/protocol/vm.ts';
 import { aVm } from '../vm.ts';
 
@@ -19,6 +19,8 @@ export class FakeRegistry {
   /** The bodies of the heartbeats. */
   readonly beats: (AgentHeartbeat | undefined)[] = [];
   entry: Registration | undefined;
+  /** How it compares the positions of a heartbeat. */
+  answerOf: (beat: AgentHeartbeat | undefined) => Partial<HistoryAnswer> = () => ({});
   /** Failures of the next requests, in order. */
   readonly failures: { code: ErrorCode; retryAfter: number | undefined; field?: string | undefined }[] = [];
 
@@ -46,6 +48,12 @@ export class FakeRegistry {
     return this.#answer();
   }
 
+  async registerOrUpdate(vm: Registration): Promise<VmWithLiveness> {
+    this.#hear('put');
+    this.entry = vm;
+    return this.#answer();
+  }
+
   async isVreg(): Promise<boolean> {
     return true;
   }
@@ -57,11 +65,11 @@ export class FakeRegistry {
     return this.#answer();
   }
 
-  async heartbeat(id: string, beat?: AgentHeartbeat): Promise<{ id: string; lastSeen: string }> {
+  async heartbeat(id: string, beat?: AgentHeartbeat): Promise<Heartbeat & Partial<HistoryAnswer>> {
     this.beats.push(beat);
     this.#hear('heartbeat');
     if (!this.entry) throw new VregError('NOT_FOUND', 'VM not found');
-    return { id, lastSeen: '2026-01-01T00:00:00.000Z' };
+    return { id, lastSeen: '2026-01-01T00:00:00.000Z', ...this.answerOf(beat) };
   }
 
   async deregister(): Promise<{ deleted: true }> {

@@ -84,7 +84,6 @@ for (const [what, body, field] of [
   ['a token without a number', { next: `.${'a'.repeat(32)}` }, 'next'],
   ['a number as a token', { spend: 1, next: token(2) }, 'spend'],
   ['a spent token without the next', { spend: token(1) }, 'next'],
-  ['an invalid revision', { next: token(1), revision: -1 }, 'revision'],
   ['a replace that is not a boolean', { next: token(1), replace: 'yes' }, 'replace'],
   ['an address that is not a string', { next: token(1), address: {} }, 'address'],
   ['a name that is too long', { next: token(1), incarnation: 'x'.repeat(129) }, 'incarnation'],
@@ -98,6 +97,39 @@ for (const [what, body, field] of [
     assert.deepEqual([answer.status, (answer.body as { field: string }).field], [400, field]);
   });
 }
+
+test('a heartbeat with a position is answered with its history, and a forged one costs no sign of life', async (t) => {
+  const { url, registry, store, clock } = await serveApp(t);
+  await registry.register(aVm({ id: 'vm-1' }));
+  const own = store.positionAt(1);
+  const foreign = `1-${'0'.repeat(16)}`;
+  for (const [position, history] of [
+    [own, 'same'],
+    [foreign, 'other'],
+    [`999999999999999-${'0'.repeat(16)}`, 'other'],
+    [`0-${'1'.repeat(16)}`, 'other'],
+    ['', 'unknown'],
+    ['1', 'unknown'],
+    [own.toUpperCase().replace('-', '_'), 'unknown'],
+    [`${own}\n`, 'unknown'],
+    ['x'.repeat(10_000), 'unknown'],
+  ] as const) {
+    clock.pass(1000);
+    const { status, body } = await call(url, 'POST', HEARTBEAT, { position });
+    const lastSeen = new Date(clock.wall).toISOString();
+    assert.deepEqual([status, body], [200, { id: 'vm-1', lastSeen, history }], position.slice(0, 40));
+  }
+  for (const position of [7, null, {}, [], true]) {
+    assert.deepEqual(Object.keys((await call(url, 'POST', HEARTBEAT, { position })).body as object), [
+      'id',
+      'lastSeen',
+    ]);
+    const { body } = await call(url, 'POST', HEARTBEAT, { next: token(1), position, leftPosition: 7, alternates: 'x' });
+    assert.equal((body as { history: string }).history, 'unknown');
+  }
+  const returned = await call(url, 'POST', HEARTBEAT, { position: foreign, leftPosition: own });
+  assert.deepEqual((returned.body as { returned: boolean }).returned, true);
+});
 
 test('a heartbeat without identity fields is a plain one', async (t) => {
   const { url, registry } = await serveApp(t);

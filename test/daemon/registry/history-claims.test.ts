@@ -1,0 +1,126 @@
+/** The registry's responses to positions in heartbeats, and its record of the claims of agents. */
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import type { RegistryObserver } from '../../../daemon/registry/options.ts';
+import { Registry } from '../../../daemon/registry/registry.ts';
+import type { AgentHeartbeat } from '../../../src/protocol/heartbeat.ts';
+import { FakeClock } from '../../helpers/clock.ts';
+import { MemoryStore } from '../../helpers/memory-store.ts';
+import { aVm } from '../../helpers/vm.ts';
+
+const LEASE = 300_000;
+const HOUR = 3_600_000;
+const FOREIGN = `1-${'0'.repeat(16)}`;
+
+async function setUp() {
+  const [clock, store] = [new FakeClock(), new MemoryStore()];
+  const rollbacks: number[] = [];
+  const claims: string[] = [];
+  const observer: RegistryObserver = {
+    rollback: (vms) => void rollbacks.push(vms),
+    otherRegistry: ({ otherPosition }) => void claims.push(otherPosition),
+  };
+  const options = { store, clock, staleAfter: LEASE, observer };
+  const registry = new Registry(options, store.contents());
+  for (const id of ['a', 'b', 'c']) await registry.register(aVm({ id }));
+  const send = (id: string, heartbeat: AgentHeartbeat, to = registry) => {
+    to.heartbeat(id, heartbeat);
+    return to.compareHistory(id, heartbeat);
+  };
+  return { clock, store, registry, options, rollbacks, claims, send };
+}
+
+test('a rollback is reported at most once an hour, with the number of VMs, and counted', async () => {
+  const { clock, registry, rollbacks, send } = await setUp();
+  for (const id of ['a', 'b', 'a']) assert.deepEqual(send(id, { position: FOREIGN }), { history: 'other' });
+  await registry.saveHeartbeats();
+  assert.deepEqual(rollbacks, [], 'more agents may follow within seconds');
+  clock.pass(3000);
+  await registry.saveHeartbeats();
+  assert.deepEqual([rollbacks, registry.historyClaims.rolledBack], [[2], 2]);
+  for (let minutes = 0; minutes < 59; minutes++) {
+    clock.pass(60_000);
+    send('c', { position: FOREIGN });
+    await registry.saveHeartbeats();
+  }
+  assert.deepEqual(rollbacks, [2]);
+  clock.pass(HOUR - 59 * 60_000);
+  await registry.saveHeartbeats();
+  assert.deepEqual([rollbacks, registry.historyClaims.rolledBack], [[2, 1], 3]);
+  await registry.deregister('a');
+  assert.equal(registry.historyClaims.rolledBack, 2);
+});
+
+test('an agent that meets the history that it left is answered so, unless its position follows it there', async () => {
+  const { store, send } = await setUp();
+  const [early, late] = [store.positionAt(1), store.positionAt(3)];
+  assert.deepEqual(send('a', { position: FOREIGN, leftPosition: late }), { history: 'other', returned: true });
+  assert.deepEqual(send('a', { position: early, leftPosition: late }), { history: 'same', returned: true });
+  assert.deepEqual(send('a', { position: late, leftPosition: early }), { history: 'same' });
+  assert.deepEqual(send('a', { position: late, leftPosition: FOREIGN }), { history: 'same' });
+  assert.deepEqual(send('a', { position: 'x', leftPosition: late }), { history: 'unknown' });
+  assert.equal(send('a', {}), undefined);
+});
+
+test('the claim of another registry is one record that survives a restart, and clients only see it as a claim', async () => {
+  const { clock, store, registry, options, claims, rollbacks, send } = await setUp();
+  const own = store.positionAt(3);
+  const before = registry.discover('worker').map(({ json }) => json);
+  send('a', { position: FOREIGN, leftPosition: own, alternates: true });
+  const firstAt = new Date(clock.wall).toISOString();
+  clock.pass(1000);
+  send('b', { position: own, leftPosition: FOREIGN, alternates: true });
+  send('b', { position: own, leftPosition: FOREIGN, alternates: true });
+  const lastAt = new Date(clock.wall).toISOString();
+  const claim = { position: own, otherPosition: FOREIGN, vms: 2, firstAt, lastAt };
+  assert.deepEqual(registry.historyClaims.otherRegistry, claim);
+  assert.deepEqual(claims, [FOREIGN], 'logged once');
+  send('c', { position: FOREIGN, leftPosition: `2-${'0'.repeat(16)}`, alternates: true });
+  send('c', { position: own, alternates: true });
+  assert.deepEqual(registry.historyClaims.otherRegistry, claim, 'a claim without a position of this registry is none');
+  assert.deepEqual(registry.identities.conflicts, []);
+  assert.deepEqual(registry.discover('worker').length, before.length);
+  await registry.saveHeartbeats();
+  const again = new Registry(options, store.contents());
+  assert.deepEqual(again.historyClaims.otherRegistry, claim);
+  send('c', { position: own, leftPosition: FOREIGN, alternates: true }, again);
+  assert.equal(again.historyClaims.otherRegistry?.vms, 2, 'the count does not shrink after a restart');
+  const failing = () => Promise.reject(new Error('the disk is full'));
+  await assert.rejects(again.historyClaims.clear(failing), /disk is full/);
+  assert.ok(again.historyClaims.otherRegistry);
+  assert.equal(await again.historyClaims.clear(() => again.saveHeartbeats()), 1);
+  assert.equal(again.historyClaims.otherRegistry, undefined);
+  assert.equal(new Registry(options, store.contents()).historyClaims.otherRegistry, undefined);
+  clock.pass(HOUR);
+  await registry.saveHeartbeats();
+  assert.deepEqual(rollbacks, [1], 'only the one claim that names no position of this registry is a rollback');
+});
+
+test('two registries over the same contents are the same until each has its own next change', async () => {
+  const { store, options, registry, send } = await setUp();
+  const copied = new MemoryStore();
+  for (const [id, vm] of store.vms) copied.vms.set(id, { ...vm });
+  copied.journal.push(...store.journal);
+  copied.positions.splice(0, copied.positions.length, ...store.positions);
+  const copy = new Registry({ ...options, store: copied }, copied.contents());
+  const common = registry.positions.current;
+  assert.deepEqual(send('a', { position: common }, copy), { history: 'same' });
+  await registry.update('a', { name: 'x' });
+  assert.deepEqual(send('a', { position: registry.positions.current }, copy), { history: 'other' });
+  await copy.update('a', { name: 'y' });
+  assert.deepEqual(send('a', { position: registry.positions.current }, copy), { history: 'other' });
+  assert.deepEqual(send('a', { position: copy.positions.current, leftPosition: registry.positions.current }), {
+    history: 'other',
+    returned: true,
+  });
+});
+
+test('100,000 changes between two heartbeats of an agent make its position unknown, in the same history or another', async () => {
+  const { store, registry, send } = await setUp();
+  const own = registry.positions.current;
+  for (let n = 0; n < 100_000; n++) await registry.update('b', { name: `n${n}` });
+  assert.ok(store.vms.size === 3);
+  assert.deepEqual(send('a', { position: own }), { history: 'unknown' });
+  assert.deepEqual(send('a', { position: FOREIGN }), { history: 'unknown' });
+  assert.equal(registry.historyClaims.rolledBack, 0);
+});

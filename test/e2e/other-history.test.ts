@@ -1,0 +1,208 @@
+/** Registries that were restored or copied: real daemons, real agents, and a TCP switch in front of two registries. */
+import assert from 'node:assert/strict';
+import { cpSync, rmSync } from 'node:fs';
+import { connect, createServer, type Socket } from 'node:net';
+import test, { type TestContext } from 'node:test';
+import type { OtherRegistry } from '../../src/protocol/heartbeat.ts';
+import { find, heardAfter, type Process, processes, type RunningAgent, startAgent } from '../helpers/agent/agent.ts';
+import { BIN, cleanEnv, type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
+import { until } from '../helpers/until.ts';
+
+/** Starts a daemon with the home and the port of one that has ended. */
+function restart(t: TestContext, { home, url }: Daemon, args: readonly string[] = []): Promise<Daemon> {
+  return startDaemon(t, { home, args: ['--port', new URL(url).port, ...args] });
+}
+
+/** Copies the data dir of a stopped daemon. @returns a function that puts the copy in place */
+function backUp(t: TestContext, { dataDir }: Daemon): () => void {
+  const copy = tempDir(t);
+  cpSync(dataDir, copy, { recursive: true });
+  return () => {
+    rmSync(dataDir, { recursive: true });
+    cpSync(copy, dataDir, { recursive: true });
+  };
+}
+
+/** Waits for several heartbeats. */
+async function heardTwice(daemon: Daemon): Promise<void> {
+  const first = await until('the entry', () => find(daemon));
+  await heardAfter(daemon, (await heardAfter(daemon, first.lastSeen)).lastSeen);
+}
+
+function reportsOf(agent: RunningAgent): number {
+  return agent.said().split('restored from a backup, rewound or replaced').length - 1;
+}
+
+async function changesOf(daemon: Daemon): Promise<string[]> {
+  const { body } = await call(daemon.url, 'GET', '/registry/vms/vm-1/history?limit=100');
+  return (body as { history: { type: string }[] }).history.map(({ type }) => type);
+}
+
+for (const [when, changesAfter] of [
+  ['before new changes', 0],
+  ['after new changes', 3],
+] as const) {
+  test(`agents report once after the restore of an earlier and a much earlier backup, ${when}, and not after one of the same`, async (t) => {
+    let daemon = await startDaemon(t);
+    const agent = startAgent(t, daemon.url, ['--address', '10.0.0.1', '--service', 'api:3001', '--meta', 'task=x']);
+    await heardTwice(daemon);
+    const backups: (() => void)[] = [];
+    for (const number of [1, 2, 3]) {
+      await daemon.vreg(['update', 'vm-1', '--address', `10.0.9.${number}`, '--meta', `task=${number}`]);
+      for (let n = 0; n < 5; n++) await daemon.vreg(['register', `o${number}-${n}`, '--address', '10.0.0.9']);
+      // The agent must see the last position, so that each backup but the last is behind it.
+      await heardTwice(daemon);
+      await daemon.end();
+      backups.push(backUp(t, daemon));
+      daemon = await restart(t, daemon);
+    }
+    await daemon.end();
+    for (const [number, reports] of [
+      [3, 0],
+      [2, 1],
+      [1, 2],
+    ] as const) {
+      backups[number - 1]!();
+      daemon = await restart(t, daemon);
+      for (let n = 0; n < changesAfter; n++) await daemon.vreg(['register', `n${n}`, '--address', '10.0.0.8']);
+      await heardTwice(daemon);
+      if (reports > 0) {
+        const vm = await until('the report', async () => {
+          const entry = await find(daemon);
+          return entry?.address === '10.0.0.1' ? entry : undefined;
+        });
+        assert.deepEqual([vm.metadata, vm.services?.map(({ name }) => name)], [{ task: 'x' }, ['api']]);
+        await until('the log line of the daemon', () => daemon.said().includes('rollback_detected'));
+        assert.match(daemon.said(), /"rollback_detected":true,"vms":1,/);
+        const metrics = await (await fetch(`${daemon.url}/metrics`)).text();
+        assert.match(metrics, /^vreg_rollback_vms 1$/m);
+      } else {
+        assert.equal((await find(daemon))?.address, '10.0.9.3', 'the same history disturbs nobody');
+      }
+      const changes = await changesOf(daemon);
+      await heardTwice(daemon);
+      assert.deepEqual(await changesOf(daemon), changes, 'it reports once');
+      assert.equal(reportsOf(agent), reports);
+      assert.equal(daemon.said().split('rollback_detected:').length - 1, reports > 0 ? 1 : 0);
+      assert.equal((await daemon.vreg(['conflicts', '-o', 'json'])).stdout, '[]\n');
+      await daemon.end();
+    }
+    assert.equal(agent.child.exitCode, null);
+    assert.doesNotMatch(agent.said(), /two registries answer/);
+  });
+}
+
+/** A TCP proxy whose target the test changes. A change ends all connections, as a failover of a load balancer does. */
+async function startSwitch(t: TestContext) {
+  let port = 0;
+  const sockets = new Set<Socket>();
+  const server = createServer((client) => {
+    const upstream = connect(port, '127.0.0.1');
+    for (const socket of [client, upstream]) {
+      sockets.add(socket);
+      socket.on('error', () => {});
+      socket.on('close', () => {
+        sockets.delete(socket);
+        client.destroy();
+        upstream.destroy();
+      });
+    }
+    client.pipe(upstream).pipe(client);
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const drop = () => {
+    for (const socket of sockets) socket.destroy();
+  };
+  t.after(() => {
+    drop();
+    server.close();
+  });
+  return {
+    url: `http://127.0.0.1:${(server.address() as { port: number }).port}`,
+    turnTo(daemon: Daemon) {
+      port = Number(new URL(daemon.url).port);
+      drop();
+    },
+  };
+}
+
+test('two daemons on copies of one data dir behind one URL are found and shown, and the agent stays', async (t) => {
+  const lease = ['--stale-after', '2s'];
+  let one = await startDaemon(t, { args: lease });
+  const front = await startSwitch(t);
+  front.turnTo(one);
+  const home = tempDir(t);
+  const agent = startAgent(t, front.url, ['--address', '10.0.0.1', '--data-dir', home], { home });
+  await heardTwice(one);
+  await one.end();
+  const second = tempDir(t);
+  cpSync(one.home, second, { recursive: true });
+  one = await restart(t, one, lease);
+  const two = await startDaemon(t, { home: second, args: lease });
+  for (const daemon of [one, two])
+    await daemon.vreg(['register', `only-${daemon.url.slice(-4)}`, '--address', 'x.test']);
+  const status = async () =>
+    processes(
+      await run(process.execPath, [BIN, 'daemon', 'status', '--data-dir', home, '-o', 'json'], { env: cleanEnv(home) }),
+    ) as (Process & { warning?: string })[];
+  assert.equal((await status())[0]?.warning, undefined);
+  const before = await changesOf(two);
+  for (const daemon of [one, two, one, two, one, two, one]) {
+    front.turnTo(daemon);
+    await heardTwice(daemon);
+  }
+  await until('the warning', () => /two registries answer in turn/.test(agent.said()));
+  const claims = async ({ vreg }: Daemon) =>
+    (JSON.parse((await vreg(['conflicts', '-o', 'json'])).stdout) as (OtherRegistry & { state: string })[])[0];
+  for (const daemon of [two, one]) {
+    front.turnTo(daemon);
+    const claim = await until('the claim', () => claims(daemon));
+    assert.deepEqual([claim.state, claim.vms], ['other-registry', 1]);
+    assert.match(`${claim.position} ${claim.otherPosition}`, /^\d+-[0-9a-f]{16} \d+-[0-9a-f]{16}$/);
+    assert.notEqual(claim.position, claim.otherPosition);
+    assert.match((await daemon.vreg(['status'])).stdout, /^warning: another registry answers under this URL/m);
+    const { code, stdout } = await daemon.vreg(['doctor']);
+    assert.deepEqual([code, /^clones\twarn\tanother registry answers under this URL/m.test(stdout)], [0, true]);
+    assert.match((await daemon.vreg(['conflicts'])).stdout, /^-\tother-registry\t1\t\d+-[0-9a-f]{16}\t\d+-/m);
+    assert.equal((await daemon.vreg(['conflicts', '-q'])).stdout, '');
+  }
+  assert.match((await status())[0]?.warning ?? '', /two registries answer in turn/);
+  assert.equal(agent.said().split('two registries answer in turn').length - 1, 1, 'it is logged once');
+  assert.equal(agent.child.exitCode, null);
+  assert.equal((await find(one))?.status, 'running');
+  assert.deepEqual(await changesOf(two), before, 'reports of an unchanged entry change nothing');
+  await one.vreg(['conflicts', '--clear']);
+  front.turnTo(two);
+  await heardTwice(two);
+  assert.equal(await claims(one), undefined);
+});
+
+test('forged positions of one client change nothing for others, nor readiness', async (t) => {
+  const daemon = await startDaemon(t);
+  const agent = startAgent(t, daemon.url, ['--address', '10.0.0.1']);
+  await heardTwice(daemon);
+  await daemon.vreg(['register', 'liar', '--address', '10.0.0.6']);
+  const get = async (path: string) => {
+    const { status, headers, body } = await call(daemon.url, 'GET', path);
+    return [status, headers.get('x-vreg-position'), (body as { vms?: { id: string }[] }).vms?.map(({ id }) => id)];
+  };
+  const before = [await get('/registry/vms'), await get('/registry/discover/worker')];
+  const position = before[0]![1] as string;
+  const foreign = `${Number.parseInt(position, 10)}-${'0'.repeat(16)}`;
+  for (const [sent, left] of [
+    [foreign, position],
+    [position, foreign],
+    [`999999999999999-${'f'.repeat(16)}`, position],
+    ['nonsense', 'nonsense'],
+  ] as const)
+    for (let n = 0; n < 50; n++) {
+      const body = { position: sent, leftPosition: left, alternates: true };
+      assert.equal((await call(daemon.url, 'POST', '/registry/vms/liar/heartbeat', { body })).status, 200);
+    }
+  assert.deepEqual([await get('/registry/vms'), await get('/registry/discover/worker')], before);
+  assert.equal((await fetch(`${daemon.url}/health`)).status, 200);
+  await heardTwice(daemon);
+  assert.equal(reportsOf(agent), 0);
+  assert.ok(daemon.said().split('another registry answers').length - 1 <= 1);
+});
