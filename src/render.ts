@@ -17,7 +17,7 @@ export interface Column<T> {
   wide?: true;
 }
 
-/** The answer of a command: rows of one kind, or one value. */
+/** The result of a command: rows of one kind, or a single value. */
 export type Answer<T = unknown> = RowsAnswer<T> | ValueAnswer;
 
 export interface RowsAnswer<T> {

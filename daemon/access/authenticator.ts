@@ -67,7 +67,7 @@ export function assertScope({ name, scope }: Principal, needed: Scope): void {
 }
 
 export interface AuthenticatorOptions {
-  /** The root token, which has all permissions, as in the original registry. */
+  /** The root token, which has all permissions, as in the original registry (vers-agent-services). */
   root?: string | undefined;
   tokens: Tokens;
   /** A monotonic clock in milliseconds. */

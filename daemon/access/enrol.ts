@@ -2,8 +2,8 @@
  * Enrolment: a VM that has only the enrol token of its image registers itself and receives its own token, which may change only
  * that VM. The registration and the token are committed together.
  *
- * If the VM was recreated with a new disk, or an older copy of the registry was restored, the registry does not know the VM's
- * own token. Then the VM may enrol again with the same enrol token, once it has been silent for a lease.
+ * A VM recreated with a new disk has lost its own token, and a registry restored from an older copy does not know it. In both
+ * cases the VM may enrol again with the same enrol token, once it has been silent for one lease period.
  */
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';

@@ -5,8 +5,8 @@ import { UNCOUNTED } from '../limits.ts';
 import type { RequestContext } from './context.ts';
 
 /**
- * Bodies with one of these types, or without a type, are read as JSON. The original registry ignores the type, and `curl -d`
- * and `fetch` send the last two by default.
+ * Bodies with one of these types, or without a type, are read as JSON. The original registry (vers-agent-services) ignores the
+ * type, and `curl -d` and `fetch` send the last two by default.
  */
 const JSON_TYPES: ReadonlySet<string> = new Set([
   'application/json',

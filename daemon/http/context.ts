@@ -27,7 +27,7 @@ export interface Route {
   enrols?: true;
   /** Receives heartbeats, which are not changes and therefore not audited. */
   isHeartbeat?: true;
-  /** Searches or returns all VMs. Runs through the scheduler, because this may take long. */
+  /** The handler scans or returns all VMs. This can take a long time, so it runs through the scheduler. */
   isLong?: true;
   /** @returns undefined if it writes the response itself */
   handle(ctx: RequestContext): Result | undefined | Promise<Result | undefined>;
@@ -208,7 +208,7 @@ export class RequestContext {
   }
 
   /**
-   * Query parameters by name. An empty one counts as absent, as in the original registry.
+   * Query parameters by name. An empty one counts as absent, as in the original registry (vers-agent-services).
    * @throws VregError INVALID if one is given twice
    */
   query<K extends string>(...names: readonly K[]): { [name in K]?: string | undefined } {

@@ -173,9 +173,9 @@ export function eventOf(type: VmEventType, entry: VmRecord, occasion: Occasion):
 }
 
 /**
- * The event that a reader of one role receives. It contains no value of the VM from before it entered the role or after it
- * left the role.
- * @param role undefined for a reader of all roles
+ * Returns the form of the event for a subscriber to one role. If the VM's role changed, this subscriber sees only a
+ * `registered` or a `deregistered` event, without field values from its time in the other role.
+ * @param role undefined for a subscriber to all roles
  * @returns undefined if the event concerns other roles only
  */
 export function eventInRole<T extends Movable<T>>(event: T, role: string | undefined): T | undefined {

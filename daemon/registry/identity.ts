@@ -467,7 +467,10 @@ function isSameIncarnation({ incarnation }: Pick<Proof, 'incarnation'>, other: C
   return incarnation !== undefined && incarnation === other.incarnation;
 }
 
-/** Compares addresses. An incarnation on a unix socket has no network address. */
+/**
+ * True if both have the same addresses. A claim made over a unix socket has no network address (`from`), so only `address` is
+ * compared.
+ */
 function isSamePlace({ address, from }: Pick<Proof, 'address' | 'from'>, other: Claim): boolean {
   return address === other.address && (other.from === undefined || from === other.from);
 }

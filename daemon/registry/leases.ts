@@ -24,14 +24,14 @@ const MIN_MASS_LOSS = 10;
  */
 const UNSAVED_TIME = 1000;
 
-/** Key of the record that holds {@link Terms}. The ids of VMs are not empty. */
+/** Key of the record that holds {@link Terms}. No VM has it, because the id of a VM is never empty. */
 const TERMS = '';
 
-/** The terms that held for all leases of the last run. */
+/** Lease duration and recent pauses of the daemon's previous run. */
 interface Terms {
   /** Milliseconds of listening time. */
   lease: number;
-  /** Pauses within the last lease. */
+  /** Pauses of the daemon within the last lease duration. */
   pauses: readonly Gap[];
 }
 

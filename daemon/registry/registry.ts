@@ -256,7 +256,7 @@ export class Registry {
     return entry;
   }
 
-  /** VMs, newest registration first. The filter `running` omits stale VMs, as in the original registry. */
+  /** VMs, newest registration first. The filter `running` omits stale VMs, as in the original registry (vers-agent-services). */
   list(filter: Filter): readonly VmRecord[] {
     return this.#index.list(filter, this.#horizon());
   }

@@ -65,7 +65,7 @@ export class VmIndex {
   }
 
   /**
-   * VMs, newest registration first. The filter `running` omits stale VMs, as in the original registry.
+   * VMs, newest registration first. The filter `running` omits stale VMs, as in the original registry (vers-agent-services).
    * @param horizon time on the listening clock; a VM whose lease began before it is stale
    */
   list({ role, status, parentId }: Filter, horizon: number): readonly VmRecord[] {

@@ -43,7 +43,7 @@ export class HeartbeatPages {
   }
 
   /**
-   * Loads the slot of a VM. All pages must be loaded before; call {@link findFreeSlots} after the last slot.
+   * Loads the slot of a VM. Load all pages first, and call {@link findFreeSlots} after the last slot.
    * @returns false if the page of the slot is missing
    */
   loadSlot(id: string, slot: number): boolean {

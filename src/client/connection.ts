@@ -34,7 +34,7 @@ export interface ClientOptions {
 
 /** Facts about the server from the headers of its last response. */
 export interface ServerFacts {
-  /** Version of the vreg daemon; undefined for the original registry. */
+  /** Version of the vreg daemon; undefined for the original registry (vers-agent-services). */
   version?: string | undefined;
   /** ETag of the entry in the response, unchanged. */
   etag?: string | undefined;

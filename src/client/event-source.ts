@@ -1,6 +1,6 @@
 /**
  * Yields the events of the registry as they happen: from the daemon's event stream, which is resumed after each interruption,
- * or, for the original registry, from the differences between two lists.
+ * or, for the original registry (vers-agent-services), from the differences between two lists.
  */
 import { createParser } from 'eventsource-parser';
 import type { RegistryClient } from '../client.ts';

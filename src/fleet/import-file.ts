@@ -1,4 +1,7 @@
-/** Entries from a file or stdin: one entry, an array, one entry per line, or the original registry's `{"vms": [...]}`. */
+/**
+ * Entries from a file or stdin: one entry, an array, one entry per line, or the `{"vms": [...]}` of the original registry
+ * (vers-agent-services).
+ */
 import { readFile } from 'node:fs/promises';
 import type { Context } from '../command.ts';
 import { cannotRead, VregError } from '../protocol/errors.ts';

@@ -7,8 +7,8 @@ export const IF_EXISTS = ['fail', 'update', 'ignore'] as const;
 export type IfExists = (typeof IF_EXISTS)[number];
 
 /**
- * Registers the VM or updates its entry. Prints a note if the role stays different, because the original registry cannot change
- * it.
+ * Registers the VM or updates its entry. Prints a note if the role stays different, because the original registry
+ * (vers-agent-services) cannot change it.
  */
 export async function registerOrUpdate(context: Context, registration: Registration): Promise<VmWithLiveness> {
   const vm = await context.client().registerOrUpdate(registration);

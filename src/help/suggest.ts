@@ -14,7 +14,7 @@ export function suggestion(word: string, known: readonly string[]): string {
   return near ? `; did you mean "${near.candidate}"?` : '';
 }
 
-/** Next steps for errors without a hint: errors from the original registry, and validation errors. */
+/** Next steps for errors without a hint: errors from the original registry (vers-agent-services), and validation errors. */
 const NEXT_STEPS: Partial<Record<ErrorCode, string>> = {
   INVALID: 'see the accepted values with --help',
   UNAUTHORIZED: 'provide the token of the registry: VERS_AUTH_TOKEN, or --token-file FILE',

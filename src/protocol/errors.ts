@@ -172,7 +172,10 @@ function codeOf(cause: unknown): string {
   return code ?? message;
 }
 
-/** The body of every error response. `error` is the original registry's field; the others are additions. */
+/**
+ * The body of every error response. `error` is the field of the original registry (vers-agent-services); the others are
+ * additions.
+ */
 export interface ErrorBody {
   error: string;
   code: ErrorCode;

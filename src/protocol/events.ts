@@ -30,7 +30,7 @@ export interface VmEvent {
   type: VmEventType;
   /** Revision of the change. {@link OCCURRENCE_TYPES} have the revision of the change before them. */
   revision: number;
-  /** Position at that revision. Absent from the original registry, which has none. */
+  /** Position at that revision. Absent from the original registry (vers-agent-services), which has none. */
   position?: string;
   /** Time by the registry's wall clock, RFC 3339. */
   at: string;

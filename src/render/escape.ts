@@ -182,7 +182,7 @@ class ShellEscaper implements Escaper {
   }
 }
 
-/** `${NAME}`, or a `$(command)` without quotes and nesting: they end where they seem to end. */
+/** Matches `${NAME}`, or a `$(command)` with no quotes or nesting, so that the first closing bracket always ends it. */
 function simpleExpansion(text: string, from: number): string | undefined {
   if (text[from] !== '$') return undefined;
   return /^\$(?:\{[A-Za-z_]\w*\}|\([^()'"`\\#<$]*\))/.exec(text.slice(from, from + 256))?.[0];

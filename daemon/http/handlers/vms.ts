@@ -41,7 +41,7 @@ export async function replaceVm(ctx: RequestContext): Promise<Result> {
 
 export async function updateVm(ctx: RequestContext): Promise<Result> {
   const { registry } = ctx.services;
-  // As in the original registry, an unknown VM is 404 even if the body is invalid.
+  // As in the original registry (vers-agent-services), an unknown VM is 404 even if the body is invalid.
   registry.get(ctx.id);
   const update = parseUpdate(ctx.body);
   const options = ctx.write();
