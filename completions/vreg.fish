@@ -178,7 +178,7 @@ complete -c vreg -n '__vreg_at ""' -l token-file -d 'file with the bearer token,
 complete -c vreg -n '__vreg_at ""' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at ""' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at ""' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at ""' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at ""' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at ""' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at ""' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at ""' -l quiet -s q -d 'print only ids; same as -o name'
@@ -192,7 +192,7 @@ complete -c vreg -n '__vreg_at ls' -l token-file -d 'file with the bearer token,
 complete -c vreg -n '__vreg_at ls' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at ls' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at ls' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at ls' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at ls' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at ls' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at ls' -l role -d 'only VMs with this role' -x -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at ls' -l status -d 'only VMs with this status' -x -a 'running paused stopped'
@@ -215,7 +215,7 @@ complete -c vreg -n '__vreg_at get' -l token-file -d 'file with the bearer token
 complete -c vreg -n '__vreg_at get' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at get' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at get' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at get' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at get' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at get' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at get' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at get' -l quiet -s q -d 'print only ids; same as -o name'
@@ -230,7 +230,7 @@ complete -c vreg -n '__vreg_at discover' -l token-file -d 'file with the bearer 
 complete -c vreg -n '__vreg_at discover' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at discover' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at discover' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at discover' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at discover' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at discover' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at discover' -l service -d 'only VMs with this service' -x
 complete -c vreg -n '__vreg_at discover' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
@@ -249,7 +249,7 @@ complete -c vreg -n '__vreg_at addr' -l token-file -d 'file with the bearer toke
 complete -c vreg -n '__vreg_at addr' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at addr' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at addr' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at addr' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at addr' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at addr' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at addr' -l service -d 'only VMs with this service' -x
 complete -c vreg -n '__vreg_at addr' -l pick -d 'which live VM to pick (default: first, the oldest registration)' -x -a 'first newest random'
@@ -270,7 +270,7 @@ complete -c vreg -n '__vreg_at url' -l token-file -d 'file with the bearer token
 complete -c vreg -n '__vreg_at url' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at url' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at url' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at url' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at url' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at url' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at url' -l service -d 'only VMs with this service' -x
 complete -c vreg -n '__vreg_at url' -l scheme -d 'scheme of the URL (default: http)' -x -a 'http https ws wss'
@@ -293,7 +293,7 @@ complete -c vreg -n '__vreg_at env' -l token-file -d 'file with the bearer token
 complete -c vreg -n '__vreg_at env' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at env' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at env' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at env' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at env' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at env' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at env' -l export -d 'prefix each line with export, for eval in a POSIX shell'
 complete -c vreg -n '__vreg_at env' -l fish -d 'print set -gx lines for fish'
@@ -310,7 +310,7 @@ complete -c vreg -n '__vreg_at exec' -l token-file -d 'file with the bearer toke
 complete -c vreg -n '__vreg_at exec' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at exec' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at exec' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at exec' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at exec' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at exec' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at exec' -l service -d 'only VMs with this service' -x
 complete -c vreg -n '__vreg_at exec' -l pick -d 'which live VM to pick (default: first, the oldest registration)' -x -a 'first newest random'
@@ -329,9 +329,9 @@ complete -c vreg -n '__vreg_at render' -l token-file -d 'file with the bearer to
 complete -c vreg -n '__vreg_at render' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at render' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at render' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at render' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at render' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at render' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at render' -l for -d 'format of the files, for which values are escaped' -x -a 'shell nginx json html'
+complete -c vreg -n '__vreg_at render' -l for -d 'escape values for this file format' -x -a 'shell nginx json html'
 complete -c vreg -n '__vreg_at render' -l once -d 'render once and exit (default)'
 complete -c vreg -n '__vreg_at render' -l watch -d 'keep running and render again when the registry changes'
 complete -c vreg -n '__vreg_at render' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
@@ -347,7 +347,7 @@ complete -c vreg -n '__vreg_at wait' -l token-file -d 'file with the bearer toke
 complete -c vreg -n '__vreg_at wait' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at wait' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at wait' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at wait' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at wait' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at wait' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at wait' -l for -d 'condition: live (default), gone, stale, count=N, registry or self' -x -a 'live gone stale count= registry self'
 complete -c vreg -n '__vreg_at wait' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
@@ -363,7 +363,7 @@ complete -c vreg -n '__vreg_at watch' -l token-file -d 'file with the bearer tok
 complete -c vreg -n '__vreg_at watch' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at watch' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at watch' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at watch' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at watch' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at watch' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at watch' -l id -d 'only this VM' -x -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at watch' -l status -d 'only VMs with this status' -x -a 'running paused stopped'
@@ -381,7 +381,7 @@ complete -c vreg -n '__vreg_at status' -l token-file -d 'file with the bearer to
 complete -c vreg -n '__vreg_at status' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at status' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at status' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at status' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at status' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at status' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at status' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at status' -l quiet -s q -d 'print only ids; same as -o name'
@@ -396,7 +396,7 @@ complete -c vreg -n '__vreg_at why' -l token-file -d 'file with the bearer token
 complete -c vreg -n '__vreg_at why' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at why' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at why' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at why' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at why' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at why' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at why' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at why' -l quiet -s q -d 'print only ids; same as -o name'
@@ -411,7 +411,7 @@ complete -c vreg -n '__vreg_at history' -l token-file -d 'file with the bearer t
 complete -c vreg -n '__vreg_at history' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at history' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at history' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at history' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at history' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at history' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at history' -l limit -d 'maximum number of changes (default: 100)' -x
 complete -c vreg -n '__vreg_at history' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
@@ -426,7 +426,7 @@ complete -c vreg -n '__vreg_at doctor' -l token-file -d 'file with the bearer to
 complete -c vreg -n '__vreg_at doctor' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at doctor' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at doctor' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at doctor' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at doctor' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at doctor' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at doctor' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at doctor' -l quiet -s q -d 'print only ids; same as -o name'
@@ -440,7 +440,7 @@ complete -c vreg -n '__vreg_at health' -l token-file -d 'file with the bearer to
 complete -c vreg -n '__vreg_at health' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at health' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at health' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at health' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at health' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at health' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at health' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at health' -l quiet -s q -d 'print only ids; same as -o name'
@@ -455,7 +455,7 @@ complete -c vreg -n '__vreg_at conflicts' -l token-file -d 'file with the bearer
 complete -c vreg -n '__vreg_at conflicts' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at conflicts' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at conflicts' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at conflicts' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at conflicts' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at conflicts' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at conflicts' -l clear -d 'clear the conflicts from the record'
 complete -c vreg -n '__vreg_at conflicts' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
@@ -471,7 +471,7 @@ complete -c vreg -n '__vreg_at tree' -l token-file -d 'file with the bearer toke
 complete -c vreg -n '__vreg_at tree' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at tree' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at tree' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at tree' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at tree' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at tree' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at tree' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at tree' -l quiet -s q -d 'print only ids; same as -o name'
@@ -489,7 +489,7 @@ complete -c vreg -n '__vreg_at register' -l token-file -d 'file with the bearer 
 complete -c vreg -n '__vreg_at register' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at register' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at register' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at register' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at register' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at register' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at register' -l status -d 'initial status (default: running)' -x -a 'running paused stopped'
 complete -c vreg -n '__vreg_at register' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
@@ -510,7 +510,7 @@ complete -c vreg -n '__vreg_at update' -l token-file -d 'file with the bearer to
 complete -c vreg -n '__vreg_at update' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at update' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at update' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at update' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at update' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at update' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at update' -l name -d 'new name' -x
 complete -c vreg -n '__vreg_at update' -l status -d 'new status' -x -a 'running paused stopped'
@@ -531,7 +531,7 @@ complete -c vreg -n '__vreg_at edit' -l token-file -d 'file with the bearer toke
 complete -c vreg -n '__vreg_at edit' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at edit' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at edit' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at edit' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at edit' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at edit' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at edit' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at edit' -l quiet -s q -d 'print only ids; same as -o name'
@@ -546,7 +546,7 @@ complete -c vreg -n '__vreg_at pause' -l token-file -d 'file with the bearer tok
 complete -c vreg -n '__vreg_at pause' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at pause' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at pause' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at pause' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at pause' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at pause' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at pause' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at pause' -l quiet -s q -d 'print only ids; same as -o name'
@@ -561,7 +561,7 @@ complete -c vreg -n '__vreg_at resume' -l token-file -d 'file with the bearer to
 complete -c vreg -n '__vreg_at resume' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at resume' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at resume' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at resume' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at resume' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at resume' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at resume' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at resume' -l quiet -s q -d 'print only ids; same as -o name'
@@ -576,7 +576,7 @@ complete -c vreg -n '__vreg_at stop' -l token-file -d 'file with the bearer toke
 complete -c vreg -n '__vreg_at stop' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at stop' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at stop' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at stop' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at stop' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at stop' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at stop' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at stop' -l quiet -s q -d 'print only ids; same as -o name'
@@ -591,7 +591,7 @@ complete -c vreg -n '__vreg_at rm' -l token-file -d 'file with the bearer token,
 complete -c vreg -n '__vreg_at rm' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at rm' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at rm' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at rm' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at rm' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at rm' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at rm' -l yes -s y -d 'do not ask for confirmation'
 complete -c vreg -n '__vreg_at rm' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
@@ -606,7 +606,7 @@ complete -c vreg -n '__vreg_at prune' -l token-file -d 'file with the bearer tok
 complete -c vreg -n '__vreg_at prune' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at prune' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at prune' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at prune' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at prune' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at prune' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at prune' -l older-than -d 'minimum time since the VM was last seen, e.g. 1h' -x
 complete -c vreg -n '__vreg_at prune' -l role -d 'only VMs with this role' -x -a 'infra lieutenant worker golden custom'
@@ -629,7 +629,7 @@ complete -c vreg -n '__vreg_at heartbeat' -l token-file -d 'file with the bearer
 complete -c vreg -n '__vreg_at heartbeat' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at heartbeat' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at heartbeat' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at heartbeat' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at heartbeat' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at heartbeat' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at heartbeat' -l every -d 'repeat at this interval, e.g. 60s' -x
 complete -c vreg -n '__vreg_at heartbeat' -l register-if-missing -d 'register the VM if it is not registered'
@@ -648,7 +648,7 @@ complete -c vreg -n '__vreg_at export' -l token-file -d 'file with the bearer to
 complete -c vreg -n '__vreg_at export' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at export' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at export' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at export' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at export' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at export' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at export' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at export' -l quiet -s q -d 'print only ids; same as -o name'
@@ -662,10 +662,10 @@ complete -c vreg -n '__vreg_at import' -l token-file -d 'file with the bearer to
 complete -c vreg -n '__vreg_at import' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at import' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at import' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at import' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at import' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at import' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at import' -l file -s f -d 'file to read, or - for stdin' -r -F
-complete -c vreg -n '__vreg_at import' -l if-exists -d 'what to do if an id is already registered with other fields (default: fail)' -x -a 'fail update ignore'
+complete -c vreg -n '__vreg_at import' -l if-exists -d 'what to do if an id is already registered with different values (default: fail)' -x -a 'fail update ignore'
 complete -c vreg -n '__vreg_at import' -l dry-run -s n -d 'print what would change, and change nothing'
 complete -c vreg -n '__vreg_at import' -l yes -s y -d 'do not ask for confirmation'
 complete -c vreg -n '__vreg_at import' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
@@ -680,7 +680,7 @@ complete -c vreg -n '__vreg_at backup' -l token-file -d 'file with the bearer to
 complete -c vreg -n '__vreg_at backup' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at backup' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at backup' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at backup' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at backup' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at backup' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at backup' -l force -d 'overwrite an existing file'
 complete -c vreg -n '__vreg_at backup' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
@@ -696,7 +696,7 @@ complete -c vreg -n '__vreg_at api' -l token-file -d 'file with the bearer token
 complete -c vreg -n '__vreg_at api' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at api' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at api' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at api' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at api' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at api' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at api' -l file -s f -d 'request body: a file, or - for stdin' -r -F
 complete -c vreg -n '__vreg_at api' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
@@ -723,7 +723,7 @@ complete -c vreg -n '__vreg_at daemon' -l allow-host -d 'comma-separated host na
 complete -c vreg -n '__vreg_at daemon' -l tls-cert -d 'certificate and its chain; enables https on the TCP port' -r -F
 complete -c vreg -n '__vreg_at daemon' -l tls-key -d 'private key of the certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon' -l tls-client-ca -d 'CA certificates; requires clients to send a certificate that one of them signed' -r -F
-complete -c vreg -n '__vreg_at daemon' -l trust-proxy -d 'comma-separated addresses of proxies whose X-Forwarded-* headers to trust; requires a token' -f -a 'loopback linklocal uniquelocal'
+complete -c vreg -n '__vreg_at daemon' -l trust-proxy -d 'trust X-Forwarded-* headers from proxies at these comma-separated addresses; requires a token' -f -a 'loopback linklocal uniquelocal'
 complete -c vreg -n '__vreg_at daemon' -l cors-origin -d 'comma-separated origins whose web pages may call the API' -x
 complete -c vreg -n '__vreg_at daemon' -l max-body -d 'maximum size of a request body, and of an entry as JSON; larger ones get 413' -x
 complete -c vreg -n '__vreg_at daemon' -l max-vms -d 'maximum number of VMs; further registrations get 429' -x
@@ -741,7 +741,7 @@ complete -c vreg -n '__vreg_at daemon' -l token-file -d 'file with the bearer to
 complete -c vreg -n '__vreg_at daemon' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon' -l self-register -d 'register the daemon'\''s own VM as infra and keep it alive'
 complete -c vreg -n '__vreg_at daemon' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
@@ -763,7 +763,7 @@ complete -c vreg -n '__vreg_at daemon serve' -l allow-host -d 'comma-separated h
 complete -c vreg -n '__vreg_at daemon serve' -l tls-cert -d 'certificate and its chain; enables https on the TCP port' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l tls-key -d 'private key of the certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l tls-client-ca -d 'CA certificates; requires clients to send a certificate that one of them signed' -r -F
-complete -c vreg -n '__vreg_at daemon serve' -l trust-proxy -d 'comma-separated addresses of proxies whose X-Forwarded-* headers to trust; requires a token' -f -a 'loopback linklocal uniquelocal'
+complete -c vreg -n '__vreg_at daemon serve' -l trust-proxy -d 'trust X-Forwarded-* headers from proxies at these comma-separated addresses; requires a token' -f -a 'loopback linklocal uniquelocal'
 complete -c vreg -n '__vreg_at daemon serve' -l cors-origin -d 'comma-separated origins whose web pages may call the API' -x
 complete -c vreg -n '__vreg_at daemon serve' -l max-body -d 'maximum size of a request body, and of an entry as JSON; larger ones get 413' -x
 complete -c vreg -n '__vreg_at daemon serve' -l max-vms -d 'maximum number of VMs; further registrations get 429' -x
@@ -781,7 +781,7 @@ complete -c vreg -n '__vreg_at daemon serve' -l token-file -d 'file with the bea
 complete -c vreg -n '__vreg_at daemon serve' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon serve' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon serve' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon serve' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon serve' -l self-register -d 'register the daemon'\''s own VM as infra and keep it alive'
 complete -c vreg -n '__vreg_at daemon serve' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
@@ -812,7 +812,7 @@ complete -c vreg -n '__vreg_at daemon agent' -l token-file -d 'file with the bea
 complete -c vreg -n '__vreg_at daemon agent' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon agent' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon agent' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon agent' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon agent' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon agent' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon agent' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at daemon agent' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
@@ -836,7 +836,7 @@ complete -c vreg -n '__vreg_at daemon status' -l token-file -d 'file with the be
 complete -c vreg -n '__vreg_at daemon status' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon status' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon status' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon status' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon status' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon status' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon status' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon status' -l quiet -s q -d 'print only ids; same as -o name'
@@ -852,7 +852,7 @@ complete -c vreg -n '__vreg_at daemon stop' -l token-file -d 'file with the bear
 complete -c vreg -n '__vreg_at daemon stop' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon stop' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon stop' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon stop' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon stop' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon stop' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon stop' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at daemon stop' -l quiet -s q -d 'print only ids; same as -o name'
@@ -867,7 +867,7 @@ complete -c vreg -n '__vreg_at daemon restore' -l token-file -d 'file with the b
 complete -c vreg -n '__vreg_at daemon restore' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon restore' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon restore' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon restore' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon restore' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon restore' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon restore' -l yes -s y -d 'do not ask for confirmation'
 complete -c vreg -n '__vreg_at daemon restore' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
@@ -883,7 +883,7 @@ complete -c vreg -n '__vreg_at daemon unit' -l token-file -d 'file with the bear
 complete -c vreg -n '__vreg_at daemon unit' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon unit' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon unit' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon unit' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon unit' -l user -d 'create units for the user'\''s systemd instead of the system'\''s (less hardening)'
 complete -c vreg -n '__vreg_at daemon unit' -l no-token -d 'do not load a token; by default systemd loads /etc/vreg/token'
@@ -902,7 +902,7 @@ complete -c vreg -n '__vreg_at daemon install' -l token-file -d 'file with the b
 complete -c vreg -n '__vreg_at daemon install' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon install' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon install' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon install' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon install' -l user -d 'create units for the user'\''s systemd instead of the system'\''s (less hardening)'
 complete -c vreg -n '__vreg_at daemon install' -l no-token -d 'do not load a token; by default systemd loads /etc/vreg/token'
@@ -924,7 +924,7 @@ complete -c vreg -n '__vreg_at daemon uninstall' -l token-file -d 'file with the
 complete -c vreg -n '__vreg_at daemon uninstall' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at daemon uninstall' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon uninstall' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at daemon uninstall' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at daemon uninstall' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at daemon uninstall' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at daemon uninstall' -l user -d 'create units for the user'\''s systemd instead of the system'\''s (less hardening)'
 complete -c vreg -n '__vreg_at daemon uninstall' -l root -d 'install into the file system of an image mounted at this folder' -r -F
@@ -946,7 +946,7 @@ complete -c vreg -n '__vreg_at token' -l token-file -d 'file with the bearer tok
 complete -c vreg -n '__vreg_at token' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at token' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at token' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at token' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at token' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at token' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at token' -l quiet -s q -d 'print only ids; same as -o name'
@@ -960,7 +960,7 @@ complete -c vreg -n '__vreg_at token create' -l token-file -d 'file with the bea
 complete -c vreg -n '__vreg_at token create' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at token create' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at token create' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at token create' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at token create' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token create' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at token create' -l scope -d 'permissions of the token' -x -a 'read heartbeat register write admin enrol'
 complete -c vreg -n '__vreg_at token create' -l vm -d 'restrict the token to this VM; a read token sees only this VM' -x -a '(vreg completion --values ids 2>/dev/null)'
@@ -979,7 +979,7 @@ complete -c vreg -n '__vreg_at token ls' -l token-file -d 'file with the bearer 
 complete -c vreg -n '__vreg_at token ls' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at token ls' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at token ls' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at token ls' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at token ls' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token ls' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at token ls' -l enrolled-by -d 'only tokens of VMs that enrolled with this token' -x
 complete -c vreg -n '__vreg_at token ls' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
@@ -994,7 +994,7 @@ complete -c vreg -n '__vreg_at token revoke' -l token-file -d 'file with the bea
 complete -c vreg -n '__vreg_at token revoke' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at token revoke' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at token revoke' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at token revoke' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at token revoke' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token revoke' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at token revoke' -l enrolled-by -d 'revoke the tokens of VMs that enrolled with this token' -x
 complete -c vreg -n '__vreg_at token revoke' -l yes -s y -d 'do not ask for confirmation'
@@ -1010,7 +1010,7 @@ complete -c vreg -n '__vreg_at token whoami' -l token-file -d 'file with the bea
 complete -c vreg -n '__vreg_at token whoami' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at token whoami' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at token whoami' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at token whoami' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at token whoami' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at token whoami' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at token whoami' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at token whoami' -l quiet -s q -d 'print only ids; same as -o name'
@@ -1030,7 +1030,7 @@ complete -c vreg -n '__vreg_at context' -l token-file -d 'file with the bearer t
 complete -c vreg -n '__vreg_at context' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at context' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at context' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at context' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at context' -l quiet -s q -d 'print only ids; same as -o name'
@@ -1044,7 +1044,7 @@ complete -c vreg -n '__vreg_at context add' -l token-file -d 'file with the bear
 complete -c vreg -n '__vreg_at context add' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at context add' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context add' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at context add' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context add' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context add' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at context add' -l use -d 'switch to the context'
 complete -c vreg -n '__vreg_at context add' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
@@ -1059,7 +1059,7 @@ complete -c vreg -n '__vreg_at context use' -l token-file -d 'file with the bear
 complete -c vreg -n '__vreg_at context use' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at context use' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context use' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at context use' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context use' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context use' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at context use' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at context use' -l quiet -s q -d 'print only ids; same as -o name'
@@ -1073,7 +1073,7 @@ complete -c vreg -n '__vreg_at context ls' -l token-file -d 'file with the beare
 complete -c vreg -n '__vreg_at context ls' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at context ls' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context ls' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at context ls' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context ls' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context ls' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at context ls' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at context ls' -l quiet -s q -d 'print only ids; same as -o name'
@@ -1087,7 +1087,7 @@ complete -c vreg -n '__vreg_at context rm' -l token-file -d 'file with the beare
 complete -c vreg -n '__vreg_at context rm' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at context rm' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context rm' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at context rm' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context rm' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context rm' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at context rm' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at context rm' -l quiet -s q -d 'print only ids; same as -o name'
@@ -1101,7 +1101,7 @@ complete -c vreg -n '__vreg_at context show' -l token-file -d 'file with the bea
 complete -c vreg -n '__vreg_at context show' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at context show' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context show' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at context show' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context show' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context show' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at context show' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at context show' -l quiet -s q -d 'print only ids; same as -o name'
@@ -1115,7 +1115,7 @@ complete -c vreg -n '__vreg_at context current' -l token-file -d 'file with the 
 complete -c vreg -n '__vreg_at context current' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at context current' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context current' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at context current' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at context current' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at context current' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at context current' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at context current' -l quiet -s q -d 'print only ids; same as -o name'
@@ -1135,7 +1135,7 @@ complete -c vreg -n '__vreg_at config' -l token-file -d 'file with the bearer to
 complete -c vreg -n '__vreg_at config' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at config' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at config' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at config' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at config' -l quiet -s q -d 'print only ids; same as -o name'
@@ -1150,7 +1150,7 @@ complete -c vreg -n '__vreg_at config get' -l token-file -d 'file with the beare
 complete -c vreg -n '__vreg_at config get' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at config get' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config get' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at config get' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config get' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config get' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at config get' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at config get' -l quiet -s q -d 'print only ids; same as -o name'
@@ -1165,7 +1165,7 @@ complete -c vreg -n '__vreg_at config set' -l token-file -d 'file with the beare
 complete -c vreg -n '__vreg_at config set' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at config set' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config set' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at config set' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config set' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config set' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at config set' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at config set' -l quiet -s q -d 'print only ids; same as -o name'
@@ -1180,7 +1180,7 @@ complete -c vreg -n '__vreg_at config unset' -l token-file -d 'file with the bea
 complete -c vreg -n '__vreg_at config unset' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at config unset' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config unset' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at config unset' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config unset' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config unset' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at config unset' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at config unset' -l quiet -s q -d 'print only ids; same as -o name'
@@ -1194,7 +1194,7 @@ complete -c vreg -n '__vreg_at config list' -l token-file -d 'file with the bear
 complete -c vreg -n '__vreg_at config list' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at config list' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config list' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at config list' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config list' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config list' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at config list' -l show-origin -d 'show where each value comes from'
 complete -c vreg -n '__vreg_at config list' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
@@ -1209,7 +1209,7 @@ complete -c vreg -n '__vreg_at config path' -l token-file -d 'file with the bear
 complete -c vreg -n '__vreg_at config path' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at config path' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config path' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at config path' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config path' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config path' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at config path' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at config path' -l quiet -s q -d 'print only ids; same as -o name'
@@ -1223,7 +1223,7 @@ complete -c vreg -n '__vreg_at config edit' -l token-file -d 'file with the bear
 complete -c vreg -n '__vreg_at config edit' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at config edit' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config edit' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at config edit' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at config edit' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at config edit' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at config edit' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at config edit' -l quiet -s q -d 'print only ids; same as -o name'
@@ -1238,9 +1238,9 @@ complete -c vreg -n '__vreg_at completion' -l token-file -d 'file with the beare
 complete -c vreg -n '__vreg_at completion' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at completion' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at completion' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at completion' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at completion' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at completion' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at completion' -l values -d 'print ids or names of VMs in the registry; used by the completion scripts' -x -a 'ids names'
+complete -c vreg -n '__vreg_at completion' -l values -d 'for the completion scripts: print the ids or names of all VMs in the registry' -x -a 'ids names'
 complete -c vreg -n '__vreg_at completion' -l write -d 'write the scripts for all shells to a folder' -r -F
 complete -c vreg -n '__vreg_at completion' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at completion' -l quiet -s q -d 'print only ids; same as -o name'
@@ -1254,7 +1254,7 @@ complete -c vreg -n '__vreg_at version' -l token-file -d 'file with the bearer t
 complete -c vreg -n '__vreg_at version' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at version' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at version' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at version' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at version' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at version' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at version' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at version' -l quiet -s q -d 'print only ids; same as -o name'
@@ -1269,7 +1269,7 @@ complete -c vreg -n '__vreg_at help' -l token-file -d 'file with the bearer toke
 complete -c vreg -n '__vreg_at help' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
 complete -c vreg -n '__vreg_at help' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at help' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at help' -l output -s o -d 'output format; also jsonpath=PATH and template=TEMPLATE' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at help' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at help' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at help' -l write-man -d 'write the manual pages to a folder' -r -F
 complete -c vreg -n '__vreg_at help' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x

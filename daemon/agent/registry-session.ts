@@ -336,10 +336,7 @@ export class RegistrySession {
     const fields = { id: vm.id, role: known.role, registry: client.url };
     log.info(fields, 'this VM was already registered; its entry is up to date');
     if (known.role !== vm.role)
-      log.warn(
-        { id: vm.id },
-        `the role of the entry remains ${known.role}: a role cannot change after the registration`,
-      );
+      log.warn({ id: vm.id }, `keeping the registered role ${known.role}: a role cannot change after registration`);
   }
 }
 

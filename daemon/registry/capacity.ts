@@ -32,7 +32,7 @@ export function checkLimits(entry: VmRecord, before: VmRecord | undefined, usage
 function checkSize(entry: VmRecord, { maxEntry }: RegistryLimits): void {
   const { size } = entry;
   if (size <= maxEntry) return;
-  throw new VregError('TOO_LARGE', `the entry is too large: ${size} bytes of JSON (limit ${maxEntry})`, {
+  throw new VregError('TOO_LARGE', `the entry is too large: ${size} bytes of JSON (limit ${maxEntry} bytes)`, {
     field: 'metadata',
     hint: 'store less in metadata and services, or raise --max-body on the daemon',
   });

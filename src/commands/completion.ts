@@ -25,7 +25,7 @@ export const completion = defineCommand<Flags>({
   flags: [
     {
       flags: '--values <what>',
-      about: 'print ids or names of VMs in the registry; used by the completion scripts',
+      about: 'for the completion scripts: print the ids or names of all VMs in the registry',
       values: ['ids', 'names'],
     },
     { flags: '--write <dir>', about: 'write the scripts for all shells to a folder', file: true },

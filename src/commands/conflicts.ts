@@ -6,7 +6,7 @@ export const conflicts = defineCommand<{ clear?: boolean }>({
   name: 'conflicts',
   summary: 'show duplicate VMs (clones)',
   description:
-    'Shows VMs for which two incarnations sent heartbeats: a clone kept the id, or the VM was restored from an older snapshot. The registry accepts heartbeats from the incarnation in the HOLDER column and rejects those from the one in the OTHER column until the HOLDER has been silent for a lease. The state other-registry means that agents claim that another registry answers under the same URL, as happens if a copy of the data dir is served elsewhere: COUNT is their number, and the last two columns show the newest position in each history. A conflict stays on record until it is cleared. The exit code is 0 whether or not there are conflicts.',
+    'Shows VMs for which two incarnations sent heartbeats: a clone kept the id, or the VM was restored from an older snapshot. The registry accepts heartbeats from the incarnation in the HOLDER column and rejects those from the one in the OTHER column until the HOLDER has sent no heartbeat for one lease period (--stale-after of the daemon). The state other-registry means that agents report that another registry answers at the same URL, for example because a copy of the data dir is served elsewhere: COUNT is the number of those agents, and the HOLDER and OTHER columns show the newest position in each history. A conflict stays on record until it is cleared. The exit code is 0 whether or not there are conflicts.',
   arguments: [{ name: 'id', about: 'ids of VMs (default: all)', optional: true, variadic: true, values: 'ids' }],
   flags: [{ flags: '--clear', about: 'clear the conflicts from the record' }],
   examples: [

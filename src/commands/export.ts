@@ -7,7 +7,7 @@ export const exportVms = defineCommand({
   name: 'export',
   summary: 'print all entries for vreg import',
   description:
-    'Prints all entries, oldest registration first: one per line (NDJSON), or an array with -o json. Leaves out entries that vreg import would refuse, with a warning.',
+    'Prints all entries, oldest registration first: one per line (NDJSON), or an array with -o json. Omits entries that vreg import would reject, and prints a warning.',
   examples: [
     { about: 'write a file', command: 'vreg export > fleet.ndjson' },
     { about: 'write a JSON array', command: 'vreg export -o json > fleet.json' },

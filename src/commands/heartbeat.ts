@@ -18,7 +18,7 @@ export const heartbeat = defineCommand<Flags>({
   aliases: ['hb', 'beat'],
   summary: 'send a heartbeat for this VM or others',
   description:
-    'Sends a heartbeat, which renews the lease of the VM. With --every, repeats until stopped and retries while the registry is down. With --register-if-missing, registers an unknown VM from the same flags and variables as vreg register. With --state-dir, also sends a proof of identity, so that the registry can detect clones; exit code 9 means that the registry accepts another incarnation of this VM, at least until that one has been silent for a lease.',
+    'Sends a heartbeat, which renews the lease of the VM. With --every, repeats until stopped and retries while the registry is down. With --register-if-missing, registers an unknown VM from the same flags and variables as vreg register. With --state-dir, also sends a proof of identity, so that the registry can detect clones. Exit code 9 means that the registry currently accepts heartbeats from another copy of this VM (a clone or a restored snapshot), at least until that copy has been silent for one lease period.',
   arguments: [
     {
       name: 'id',

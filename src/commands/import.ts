@@ -32,7 +32,7 @@ export const importVms = defineCommand<Flags>({
     { flags: '-f, --file <file>', about: 'file to read, or - for stdin', file: true },
     {
       flags: '--if-exists <what>',
-      about: 'what to do if an id is already registered with other fields (default: fail)',
+      about: 'what to do if an id is already registered with different values (default: fail)',
       values: IF_EXISTS,
     },
     { flags: '-n, --dry-run', about: 'print what would change, and change nothing' },
@@ -55,7 +55,7 @@ export const importVms = defineCommand<Flags>({
       const names = conflicts.slice(0, 3).map(({ entry, fields }) => `${entry.id} (${fields.join(', ')})`);
       throw new VregError(
         'CONFLICT',
-        `${conflicts.length} of ${plans.length} entries are already registered with other fields: ${names.join('; ')}`,
+        `${conflicts.length} of ${plans.length} entries are already registered with different values: ${names.join('; ')}`,
         {
           hint: 'nothing was changed; preview with --dry-run, then pass --if-exists update or ignore',
         },

@@ -32,7 +32,7 @@ export const render = defineCommand<Flags>({
   name: 'render',
   summary: 'render files from the registry and keep them up to date',
   description:
-    'Renders mustache templates to files, replaces each file atomically, and runs CMD in a shell if the file changed. In a template, {{#worker}} ... {{/worker}} iterates over the live workers (likewise for each role), {{#live}} over all live VMs, and {{#vms}} over all entries. Each VM has its fields and {{ports.NAME}}, the port of a service. --for escapes each {{...}} for a format; without it, a value that may need an escape is refused (exit code 5, naming VM and field). {{{...}}} inserts a value as it is. An IPv6 address gets brackets before a port and in a URL. While the registry is unreachable, files remain unchanged. Without --watch, the exit code is that of the first CMD that failed.',
+    'Renders mustache templates to files, replaces each file atomically, and runs CMD in a shell if the file changed. In a template, {{#worker}} ... {{/worker}} iterates over the live workers (likewise for each role), {{#live}} over all live VMs, and {{#vms}} over all entries. Each VM has its fields and {{ports.NAME}}, the port of a service. --for escapes each {{...}} for a format; without it, a value that may need escaping is rejected with exit code 5 and an error that names the VM and the field. {{{...}}} inserts a value without escaping. An IPv6 address gets brackets before a port and in a URL. While the registry is unreachable, files remain unchanged. Without --watch, the exit code is that of the first CMD that failed.',
   arguments: [
     {
       name: 'template:dest[:cmd]',
@@ -41,7 +41,7 @@ export const render = defineCommand<Flags>({
     },
   ],
   flags: [
-    { flags: '--for <format>', about: 'format of the files, for which values are escaped', values: FORMATS },
+    { flags: '--for <format>', about: 'escape values for this file format', values: FORMATS },
     { flags: '--once', about: 'render once and exit (default)' },
     { flags: '--watch', about: 'keep running and render again when the registry changes' },
   ],

@@ -113,7 +113,7 @@ function parseCondition(context: Context, text: string, target: string | undefin
   const known = isRole(target) ? [...STATES, 'count=N'] : STATES;
   throw new VregError('USAGE', `invalid --for "${text}" for a ${kind}${suggestion(text, STATES)}`, {
     field: 'for',
-    hint: `one of: ${known.join(', ')}; without a ${kind}: registry, self`,
+    hint: `use one of: ${known.join(', ')}; for registry or self, omit the ${kind}`,
   });
 }
 

@@ -84,9 +84,9 @@ export const SETTINGS = {
     value: 'FORMAT',
     choices: OUTPUT_FORMATS,
     accepts: (text) => EXPRESSION_FORMATS.some((format) => text.startsWith(`${format}=`)),
-    acceptsToo: 'jsonpath=PATH, template=TEMPLATE',
+    acceptsToo: 'jsonpath=PATH or template=TEMPLATE',
     defaultIs: 'table on a TTY, else tsv',
-    about: 'output format; also jsonpath=PATH and template=TEMPLATE',
+    about: 'output format',
   },
   timeout: {
     group: 'client',
@@ -161,7 +161,7 @@ export const SETTINGS = {
     bare: 'loopback',
     offers: PROXY_RANGES,
     check: checkProxies,
-    about: 'comma-separated addresses of proxies whose X-Forwarded-* headers to trust; requires a token',
+    about: 'trust X-Forwarded-* headers from proxies at these comma-separated addresses; requires a token',
   },
   'cors-origin': {
     group: 'daemon',

@@ -68,11 +68,16 @@ function commandTable(commands: readonly Command<never>[]): string {
 
 function settingsTable(): string {
   const rows = SETTING_KEYS.map((key) => {
-    const { vers, about, choices, default: preset, defaultIs } = settingOf(key);
+    const { vers, about, choices, acceptsToo, default: preset, defaultIs } = settingOf(key);
     const flag = `\`${SHORT[key] ? `${SHORT[key]}, ` : ''}${flagOf(key)}\``;
     const variables = [envNameOf(key), vers].filter((name) => name !== undefined).map((name) => `\`${name}\``);
     const fallback = preset === undefined ? (defaultIs ?? 'none') : `\`${preset}\``;
-    return [flag, variables.join(', '), fallback, about + (choices ? `: ${choices.join(', ')}` : '')];
+    return [
+      flag,
+      variables.join(', '),
+      fallback,
+      about + (choices ? `: ${[...choices, ...(acceptsToo ? [acceptsToo] : [])].join(', ')}` : ''),
+    ];
   });
   return markdownTable(['Flag', 'Variables', 'Default', 'Meaning'], rows);
 }

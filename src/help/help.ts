@@ -53,13 +53,13 @@ export function usageOf({ arguments: args = [], commands, run }: Command<never>,
 
 /** Flag and meaning of a setting, with the variables that set it. */
 export function settingRow(key: SettingKey): [string, string] {
-  const { about, vers, default: preset, defaultIs, choices: known, bare } = settingOf(key);
+  const { about, vers, default: preset, defaultIs, choices: known, acceptsToo, bare } = settingOf(key);
   const short = SHORT[key] ? `${SHORT[key]}, ` : '';
   const origin = `[${[envNameOf(key), vers].filter(Boolean).join(', ')}]`;
   const fallback = preset ?? defaultIs;
   return [
     `${short}${flagOf(key)}`,
-    `${about}${choices(known)}${bare ? ` (without a value: ${bare})` : ''}${fallback ? ` (default: ${fallback})` : ''} ${origin}`,
+    `${about}${choices(known && [...known, ...(acceptsToo ? [acceptsToo] : [])])}${bare ? ` (without a value: ${bare})` : ''}${fallback ? ` (default: ${fallback})` : ''} ${origin}`,
   ];
 }
 

@@ -117,8 +117,13 @@ export function isToken(value: unknown): value is string {
 }
 
 /**
+<<<<<<< HEAD
  * Parses the body of a heartbeat. The original registry ignores the body, and its clients may send anything, so only a body
  * with a token, a health report or a position is parsed.
+=======
+ * Parses the body of a heartbeat. The original registry (vers-agent-services) ignores the body, and its clients may send
+ * anything, so only a body with a token or a health report is parsed.
+>>>>>>> a3221dc (help: list all output formats, and one form for limits)
  * @returns undefined for a plain heartbeat
  * @throws VregError INVALID naming the field
  */
@@ -156,11 +161,11 @@ function parseHealth(value: unknown): Record<string, ServiceHealth> {
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw invalid('health', 'must be a JSON object of service names and their health');
   const entries = Object.entries(value);
-  if (entries.length > MAX_HEALTH) throw invalid('health', `has ${entries.length} services, at most ${MAX_HEALTH}`);
+  if (entries.length > MAX_HEALTH) throw invalid('health', `has ${entries.length} services (limit ${MAX_HEALTH})`);
   for (const [name, health] of entries) {
     // Entries cannot have longer service names, and long ones would fill the registry's memory.
     if (name.length > MAX_SERVICE)
-      throw invalid(`health.${name.slice(0, 60)}`, `is too long: a service name has at most ${MAX_SERVICE} characters`);
+      throw invalid(`health.${name.slice(0, 60)}`, `is too long: ${name.length} characters (limit ${MAX_SERVICE})`);
     if (!HEALTHS.includes(health as ServiceHealth))
       throw invalid(`health.${name.slice(0, 60)}`, `must be one of ${HEALTHS.join(', ')}`);
   }
@@ -170,7 +175,7 @@ function parseHealth(value: unknown): Record<string, ServiceHealth> {
 function textOf(value: unknown, field: string, max: number): string | undefined {
   if (value === undefined) return undefined;
   if (typeof value !== 'string' || value.length > max || /[\u0000-\u001f\u007f]/.test(value) || !value.isWellFormed())
-    throw invalid(field, `must be text of at most ${max} characters`);
+    throw invalid(field, `must be text (limit ${max} characters)`);
   return value === '' ? undefined : value;
 }
 

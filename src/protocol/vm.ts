@@ -40,7 +40,7 @@ export interface Vm {
   lastSeen: string;
 }
 
-/** The fields of an entry, in the order in which the original registry responds with them. */
+/** The fields of an entry, in the order in which the original registry (vers-agent-services) responds with them. */
 const VM_FIELDS = [
   'id',
   'name',
@@ -134,7 +134,7 @@ export function parseUpdate(input: unknown): VmUpdate {
 export function parseIds(input: unknown, max: number): string[] {
   const { ids } = parseObject(input, 'body');
   if (!Array.isArray(ids)) throw invalid('ids', `ids must be an array of strings, not ${kindOf(ids)}`);
-  if (ids.length > max) throw invalid('ids', `ids: ${ids.length} given, at most ${max}`);
+  if (ids.length > max) throw invalid('ids', `ids: ${ids.length} given (limit ${max})`);
   return ids.map((id, index) => parseText(id, `ids[${index}]`));
 }
 
@@ -244,7 +244,7 @@ export function parseText(value: unknown, field: string, whenEmpty = 'is require
   const text = value.trim();
   if (text === '') throw invalid(field, `${field} ${whenEmpty}`);
   if (text.length > MAX_TEXT)
-    throw invalid(field, `${field} is too long: ${text.length} characters, at most ${MAX_TEXT}`);
+    throw invalid(field, `${field} is too long: ${text.length} characters (limit ${MAX_TEXT})`);
   if (/[\u0000-\u001f\u007f-\u009f]/.test(text)) throw invalid(field, `${field} cannot contain control characters`);
   if (!text.isWellFormed()) throw invalid(field, `${field} is not well-formed Unicode`);
   return text;
@@ -254,8 +254,7 @@ function parseServices(value: unknown): Service[] | undefined {
   if (value === undefined || value === null) return undefined;
   if (!Array.isArray(value))
     throw invalid('services', `services must be an array of {name, port}, not ${kindOf(value)}`);
-  if (value.length > MAX_SERVICES)
-    throw invalid('services', `services: ${value.length} given, at most ${MAX_SERVICES}`);
+  if (value.length > MAX_SERVICES) throw invalid('services', `services: ${value.length} given (limit ${MAX_SERVICES})`);
   return value.map((item, index) => {
     const field = `services[${index}]`;
     const service = parseObject(item, field);

@@ -49,7 +49,7 @@ for (const [ifExists, action] of [
   });
 }
 
-test('an entry that is registered with other fields exits with 4, and nothing is changed', async (t) => {
+test('an entry that is registered with different values exits with 4, and nothing is changed', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, THERE);
   const before = await fleetOf(url);
@@ -57,7 +57,7 @@ test('an entry that is registered with other fields exits with 4, and nothing is
     code: 4,
     stdout: '',
     stderr:
-      'vreg: 1 of 3 entries are already registered with other fields: other (name, address)\nhint: nothing was changed; preview with --dry-run, then pass --if-exists update or ignore\n',
+      'vreg: 1 of 3 entries are already registered with different values: other (name, address)\nhint: nothing was changed; preview with --dry-run, then pass --if-exists update or ignore\n',
   });
   assert.deepEqual(await fleetOf(url), before);
 });

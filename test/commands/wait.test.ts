@@ -138,11 +138,11 @@ const REFUSED: readonly [argv: string, message: RegExp][] = [
   ['', /^vreg: no role or id given\nhint: for example: vreg wait worker\n$/],
   [
     'worker --for lve',
-    /^vreg: invalid --for "lve" for a role; did you mean "live"\?\nhint: one of: live, gone, stale, count=N; without a role: registry, self\n$/,
+    /^vreg: invalid --for "lve" for a role; did you mean "live"\?\nhint: use one of: live, gone, stale, count=N; for registry or self, omit the role\n$/,
   ],
   ['worker --for count=0', /^vreg: invalid --for "count=0" for a role\nhint: /],
   ['worker --for count=many', /^vreg: invalid --for "count=many"/],
-  ['w --for count=2', /^vreg: invalid --for "count=2" for a VM\nhint: one of: live, gone, stale; /],
+  ['w --for count=2', /^vreg: invalid --for "count=2" for a VM\nhint: use one of: live, gone, stale; /],
   ['worker --for registry', /^vreg: unexpected argument "worker": --for registry takes no role or id\nhint: omit it/],
   ['worker --for self', /^vreg: unexpected argument "worker": --for self takes no role or id\nhint: omit it/],
   ['worker --timeout soon', /^vreg: invalid (--)?timeout "soon"\nhint: use a duration such as 90s/],

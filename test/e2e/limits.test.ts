@@ -82,7 +82,10 @@ for (const how of ['flags', 'variables'] as const) {
       return call(url, 'POST', '/registry/vms', { body: aVm({ metadata: { pad: 'x'.repeat(length - frame) } }) });
     };
     const large = await register(2049);
-    assert.deepEqual([large.status, errorOf(large)], [413, 'the entry is too large: 2049 bytes of JSON (limit 2048)']);
+    assert.deepEqual(
+      [large.status, errorOf(large)],
+      [413, 'the entry is too large: 2049 bytes of JSON (limit 2048 bytes)'],
+    );
     assert.equal((await register(2048)).status, 201);
 
     const second = await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-2' }) });

@@ -34,7 +34,7 @@ test('an agent warns if the entry keeps another role', async () => {
   life.registry.entry = aVm({ role: 'infra' });
   await live(life, 1);
   assert.equal(life.registry.entry.role, 'infra');
-  assert.deepEqual(life.warnings, ['the role of the entry remains infra: a role cannot change after the registration']);
+  assert.deepEqual(life.warnings, ['keeping the registered role infra: a role cannot change after registration']);
 });
 
 test('delays between heartbeats differ and are at most a tenth shorter than the interval', async () => {

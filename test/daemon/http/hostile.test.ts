@@ -128,10 +128,7 @@ test('a heartbeat that reports on a service with a very long name is 400', async
   assert.equal((await beat(1024)).status, 200);
   const { status, body } = await beat(1025);
   assert.equal(status, 400);
-  assert.match(
-    (body as { error: string }).error,
-    /^health\.a{60} is too long: a service name has at most 1024 characters/,
-  );
+  assert.match((body as { error: string }).error, /^health\.a{60} is too long: \d+ characters \(limit 1024\)/);
 });
 
 refuses('a body of a media type other than JSON is 415', [

@@ -31,7 +31,7 @@ test('an entry may be exactly as large as the limit, and not a byte larger', asy
   await assert.rejects(registry.register(vm), {
     code: 'TOO_LARGE',
     field: 'metadata',
-    message: `the entry is too large: ${size} bytes of JSON (limit ${size - 1})`,
+    message: `the entry is too large: ${size} bytes of JSON (limit ${size - 1} bytes)`,
   });
 });
 
