@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readdirSync } from 'node:fs';
+import { cpSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import type { ErrorBody } from '../../src/protocol/errors.ts';
@@ -37,7 +37,10 @@ test(
       assert.equal((await ask('GET', '/registry/vms/vm-2')).status, 404);
     };
 
-    const { body: vm } = await register('vm-1');
+    const positionOf = async () => (await ask('GET', '/registry/vms/vm-1')).headers.get('x-vreg-position');
+    const { body: vm, headers } = await register('vm-1');
+    const position = headers.get('x-vreg-position');
+    assert.match(position!, /^1-[0-9a-f]{16}$/);
     const freeSpace = fill(home);
     await assertRefusing();
     assert.deepEqual(await get('vm-1'), vm, 'a change that failed is not visible');
@@ -51,6 +54,7 @@ test(
     daemon = await startDaemon(t, { home, args: ['--log-level', 'error'] });
     assert.deepEqual(await get('vm-1'), vm);
     await assertRefusing();
+    assert.equal(await positionOf(), position, 'refused changes take no position');
     assert.deepEqual(await daemon.end(), { code: 0, signal: null });
     daemon = await startDaemon(t, { home });
     await assertRefusing();
@@ -129,5 +133,34 @@ test(
     await daemon.end('SIGKILL');
     assert.deepEqual(findFaults(readLeft(t, daemon.dataDir), writers), []);
     t.diagnostic(`${acknowledged} changes were acknowledged, ${refused} refused`);
+  },
+);
+
+test(
+  'a store of an earlier vreg on a full disk serves reads, and its first change upgrades it',
+  unlessMountable(),
+  async (t) => {
+    const home = smallDisk(t);
+    cpSync(join(import.meta.dirname, '../data/3e95f1a/data-dir'), join(home, 'data'), { recursive: true });
+    const freeSpace = fill(home);
+    const daemon = await startDaemon(t, { home, args: ['--log-level', 'error'] });
+    const { secrets } = JSON.parse(readFileSync(join(import.meta.dirname, '../data/3e95f1a/expected.json'), 'utf8'));
+    const headers = { authorization: `Bearer ${secrets.admin}` };
+    const rename = () =>
+      fetch(`${daemon.url}/registry/vms/worker-1`, { method: 'PATCH', headers, body: '{"name":"upgraded"}' });
+    const list = await fetch(`${daemon.url}/registry/vms`, { headers });
+    assert.equal(list.status, 200);
+    assert.match(list.headers.get('x-vreg-position')!, /^36-[0-9a-f]{16}$/);
+    const refused = await rename();
+    assert.deepEqual(
+      [refused.status, refused.headers.get('x-vreg-position')],
+      [507, list.headers.get('x-vreg-position')],
+    );
+    freeSpace();
+    const renamed = await until('space for the upgrade', async () => {
+      const response = await rename();
+      return response.status === 200 ? response : undefined;
+    });
+    assert.match(renamed.headers.get('x-vreg-position')!, /^37-[0-9a-f]{16}$/);
   },
 );
