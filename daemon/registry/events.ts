@@ -1,7 +1,7 @@
 /**
- * The most recent events, and the subscribers to new ones. A subscriber that reconnects requests the events after the last
- * revision that it knows. If the log no longer reaches back that far, the subscriber receives the full state, so it never
- * misses an event without noticing.
+ * The event log: the most recent events, and the subscribers to new ones. A subscriber that reconnects requests the events
+ * after the last revision that it has received. If the log no longer contains all of them, the subscriber receives the full
+ * state, so it never misses an event without noticing.
  */
 import { type FieldChanges, OCCURRENCE_TYPES, type VmEventType } from '../../src/protocol/events.ts';
 import type { Conflict } from '../../src/protocol/heartbeat.ts';
@@ -22,17 +22,18 @@ export interface Event {
   /** The previous role and status, if the event changed them. */
   before: { role?: string; status?: string };
   revision: number;
-  /** As the wire has it. */
+  /** {@link Occasion.position} in the text form of the API. */
   position: string;
   /** The complete {@link VmEvent}. */
   json: string;
   /**
-   * If the event changed the role, the events that readers of a single role receive instead: `deregistered` with the last
-   * entry in the old role, and `registered` with the first entry in the new one.
+   * If the event changed the role, the events that subscribers to one role receive instead: `deregistered` with the last entry
+   * in the old role, and `registered` with the first entry in the new one.
    */
   moved?: { left: Event; entered: Event };
 }
 
+/** The time, position and author of an event. */
 export interface Occasion {
   /** Position of the change; for a liveness event, of the last change before it. */
   position: Position;
@@ -41,7 +42,7 @@ export interface Occasion {
   by?: string;
   changes?: FieldChanges;
   conflict?: Conflict;
-  /** The entry before a change. */
+  /** The entry before the change. */
   previous?: VmRecord | undefined;
 }
 
@@ -68,12 +69,13 @@ export class EventLog {
   readonly #subscribers = new Set<EventSubscriber>();
 
   /**
-   * @param revision of the registry at the start; the log does not contain earlier events
+   * @param revision revision of the registry at the start; the log does not contain earlier events
    * @param limits on the retained events: their number, and the UTF-16 units of their JSON, because a few thousand events with
    * the largest possible entries would take gigabytes
    */
   constructor(revision: number, { maxEvents = MAX_EVENTS, maxSize = Number.POSITIVE_INFINITY }: EventLogLimits = {}) {
-    // A subscriber that knows the last revision of an earlier run may have missed liveness events after it, which are not stored.
+    // Liveness events are not stored, so a subscriber that has received the last revision of an earlier run may have missed
+    // some.
     this.#from = revision === 0 ? 0 : revision + 1;
     this.#maxEvents = maxEvents;
     this.#maxSize = maxSize;
@@ -93,8 +95,8 @@ export class EventLog {
   }
 
   /**
-   * The events after a revision, including the liveness events that followed it.
-   * @param revision of this registry's history
+   * The events after a revision, including the liveness events between it and the next revision.
+   * @param revision a revision of this registry's history
    * @returns undefined if the log does not reach back that far
    */
   since(revision: number): Event[] | undefined {
@@ -132,8 +134,8 @@ export class EventLog {
     const event = this.#retained.shift()!;
     const { type, revision } = event;
     this.#size -= sizeOf(event);
-    // An event that is not a change has the revision of the change before it, so a client that knows that revision may not have
-    // received it.
+    // An event that is not a change has the revision of the change before it, so a client that resumes after that revision may
+    // not have received the event.
     this.#from = OCCURRENCES.has(type) ? revision + 1 : revision;
   }
 }
@@ -185,7 +187,7 @@ export function eventInRole<T extends Movable<T>>(event: T, role: string | undef
   return event.moved === undefined && event.role === role ? event : undefined;
 }
 
-/** An event, or a form of it, as in {@link Event.moved}. */
+/** An event that may have separate forms for subscribers to one role, see {@link Event.moved}. */
 export interface Movable<T> {
   role: string;
   moved?: { left: T; entered: T };

@@ -19,8 +19,8 @@ import type { HeartbeatBuffer, RecordQueue } from './writes.ts';
 const MIN_MASS_LOSS = 10;
 
 /**
- * A lease that expired within this many milliseconds before a restart counts as not yet noticed, because a suspicion, like a
- * heartbeat, becomes durable within a second.
+ * Milliseconds before a restart. A lease that expired within this time is examined again, because the record of a suspect VM,
+ * like a heartbeat, becomes durable within a second, so a crash may have lost it.
  */
 const UNSAVED_TIME = 1000;
 
@@ -61,8 +61,9 @@ export class Leases {
 
   /**
    * @param lease milliseconds of listening time
-   * @param share share of the live VMs, 0 to 1, that must fall silent together to become suspect instead of stale; 1 disables it
-   * @param records receives the suspicions to save
+   * @param share share of the live VMs, 0 to 1, that must fall silent together to become suspect instead of stale; 1 disables
+   * it
+   * @param records receives the records of suspect VMs to save
    */
   constructor(lease: number, share = 1, records?: Pick<RecordQueue, 'add'>) {
     this.#lease = lease;
@@ -70,7 +71,7 @@ export class Leases {
     this.#records = records;
   }
 
-  /** Adds the VMs from the store at start. The next sweep does not report VMs that are already stale. */
+  /** Adds the VMs from the store at start. Later sweeps do not report VMs that are already stale. */
   load(entries: Iterable<VmRecord>, horizon: number): void {
     for (const entry of [...entries].sort((a, b) => a.leaseFrom - b.leaseFrom)) {
       if (entry.isSuspect) this.#suspect.set(entry.vm.id, entry);
@@ -195,7 +196,7 @@ export class Liveness {
   readonly #unsaved: HeartbeatBuffer;
   /** The last gap that was noticed. */
   #gap: Gap | undefined;
-  /** Pauses after which a request that had waited in the kernel may have renewed a lease that has not expired. */
+  /** Pauses of the daemon within the last lease. A heartbeat that arrived right after one may have waited in the kernel. */
   #pauses: readonly Gap[] = [];
 
   constructor(
@@ -245,7 +246,8 @@ export class Liveness {
   }
 
   /**
-   * Sweeps first, so that no read omits a VM before it is decided whether that VM is stale or suspect.
+   * Returns the time that separates live from stale VMs. Sweeps first, so that no read omits a VM before the sweep has decided
+   * whether it is stale or suspect.
    * @param position of the registry, for the events
    * @returns time on the listening clock; a VM whose lease began before it is stale
    */
@@ -276,7 +278,10 @@ export class Liveness {
     this.#unsaved.records.add({ kind: 'lease', key: TERMS, body: JSON.stringify(terms) });
   }
 
-  /** Whether the last sign of life of a VM may have waited in the kernel during a pause, so that the VM may have died since. */
+  /**
+   * True if the last sign of life of a VM may have waited in the kernel while the daemon was paused. The VM may have died
+   * since.
+   */
   mayHaveWaited({ seen }: VmRecord): boolean {
     return this.#pauses.some(({ endedAt, certainFrom }) => seen.heardAt >= endedAt && seen.heardAt <= certainFrom);
   }

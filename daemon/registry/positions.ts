@@ -1,12 +1,12 @@
 /**
- * The position of the registry, and the comparison with a position that a client has seen. A registry that was restored from a
- * backup or copied gives different tags to its next changes, so it recognizes positions that belong to the other history.
+ * The current position of the registry, and the tags of the latest changes. A restored or copied registry computes different
+ * tags for its next changes, so it can recognize a position that a client received from the other copy.
  */
 import { JOURNAL_LENGTH } from '../../src/protocol/events.ts';
 import { type Comparison, formatPosition, type Position, parsePosition } from '../../src/protocol/position.ts';
 
 export class Positions {
-  /** Tags of the changes in the journal by revision, oldest first. */
+  /** Tag of each change in the journal, by revision, oldest first. */
   readonly #tags = new Map<number, string>();
   #latest!: Position;
   #text = '';
@@ -21,12 +21,12 @@ export class Positions {
     return this.#latest;
   }
 
-  /** {@link latest} as text, as in the API. */
+  /** {@link latest} in the text form of the API: `REVISION-TAG`. */
   get current(): string {
     return this.#text;
   }
 
-  /** Moves to the position of a change that has become durable. Called in the order of the commits. */
+  /** Advances to the position of a change that has become durable. Called in commit order. */
   publish(position: Position): void {
     this.#latest = position;
     this.#text = formatPosition(position);
@@ -37,7 +37,7 @@ export class Positions {
     }
   }
 
-  /** Compares a position that a client has seen, from memory. */
+  /** Compares a position that a client has received with the history of this registry. Reads no disk. */
   compare(text: string): Comparison {
     const position = parsePosition(text);
     if (!position) return 'unknown';
@@ -45,7 +45,7 @@ export class Positions {
     const tag = this.#tags.get(position.revision);
     if (tag !== undefined) return tag === position.tag ? 'same' : 'other';
     const oldest = this.#tags.keys().next().value!;
-    // The journal contains all revisions of this history within its range, so the position belongs to another history.
+    // The journal has every revision of this history since its oldest one, so the position belongs to another history.
     return position.revision < oldest ? 'unknown' : 'other';
   }
 }

@@ -19,7 +19,7 @@ export interface TokenRestriction extends Restriction {
 export interface WriteOptions {
   /** Name of the author's token, or `anonymous`. */
   by?: string | undefined;
-  /** Positions of which one must be the entry's; `any` requires that the entry exists, `none` that it does not. */
+  /** The entry's position must be one of these; `any` requires that the entry exists, `none` that it does not. */
   expect?: readonly string[] | 'any' | 'none' | undefined;
   /** The VMs that the author may change; undefined means all. */
   restriction?: TokenRestriction | undefined;
@@ -78,7 +78,10 @@ export function cannotChangeRole({ id, role }: Pick<Vm, 'id' | 'role'>): VregErr
   });
 }
 
-/** True if a restricted token changes the role of a VM, which renews the VM's place in the order. */
+/**
+ * True if a restricted token changes the role of a VM. The VM then moves to the end of lists, as if it had just been
+ * registered.
+ */
 export function isMove(
   restriction: Restriction | undefined,
   { vm }: Pick<VmRecord, 'vm'>,

@@ -44,14 +44,14 @@ import { type Attachment, HeartbeatBuffer, PendingChanges, type VmDecision } fro
 /** Author in the journal for revocations that the registry itself repeats. */
 const REPEATED_BY = 'vreg daemon';
 
-/** A change of a VM, as an event shows it. */
+/** A change to a VM, as an event reports it. */
 export interface VmChange {
   type: ChangeType;
   entry: VmRecord;
   occasion: Occasion;
 }
 
-/** The journal's part of a change of a VM. */
+/** The journal's part of a change to a VM. */
 type VmNote = JournalNote & { type: ChangeType };
 
 export class Registry {
@@ -119,7 +119,7 @@ export class Registry {
     if (this.#current(id)) throw alreadyRegistered();
     assertSameRegistration(restriction);
     if (restriction?.vm !== undefined && restriction.role === undefined) {
-      // To remove a VM and to register it again would otherwise be a way to change its role.
+      // Otherwise, the token could change the role of its VM: remove the VM, then register it again.
       if (((await this.#formerRole(id)) ?? role) !== role) throw cannotChangeRole(registration);
       // Another registration may have been accepted in the meantime.
       if (this.#current(id)) throw alreadyRegistered();
@@ -129,7 +129,7 @@ export class Registry {
     return this.#put(undefined, { ...registration, registeredAt }, seen, options);
   }
 
-  /** The role that a removed VM had; undefined if the journal has no such VM. */
+  /** The role of a VM before it was removed; undefined if the journal does not contain its removal. */
   async #formerRole(id: string): Promise<unknown> {
     // While the removal is being committed, the VM is still visible.
     const visible = this.#index.get(id);
@@ -140,8 +140,9 @@ export class Registry {
 
   /**
    * Registers a VM, or replaces the declared fields of a registered one, which keeps `registeredAt` and its place in lists. A
-   * repetition changes nothing, but is a sign of life if its status is `running`. If a restricted token changes the role, both
-   * are renewed, so that the VM is the last one with its new role.
+   * registration with the same values changes nothing, but is a sign of life if its status is `running`. If a restricted token
+   * changes the role, the VM gets a new `registeredAt` and moves to the end of lists, so that it is the newest VM with its new
+   * role.
    * @throws VregError PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
   async replace(
@@ -196,7 +197,7 @@ export class Registry {
   }
 
   /**
-   * Commits a change of access tokens. It has a position, but is in no VM's history and no event.
+   * Commits a change to access tokens. It has a position, but appears neither in the history of a VM nor as an event.
    * @throws the store's errors
    */
   async commitTokens(records: readonly RecordChange[], by: string): Promise<void> {
@@ -215,7 +216,7 @@ export class Registry {
   /**
    * Records a heartbeat, which is visible immediately, and durable with the next {@link saveHeartbeats}. It is not a change and
    * has no revision.
-   * @param proof identity and service health from the VM's agent; absent for a plain heartbeat
+   * @param proof identity and service health from the VM's agent; undefined for a plain heartbeat
    * @throws VregError NOT_FOUND, FORBIDDEN, UNAUTHORIZED, IDENTITY_CONFLICT as {@link Identities.prove}
    */
   heartbeat(id: string, proof?: Proof, restriction?: TokenRestriction): VmRecord {
@@ -269,13 +270,13 @@ export class Registry {
     const now = this.clock.now();
     return found.filter((entry) => {
       const silence = now - entry.seen.lastSeen;
-      // It is negative if the wall clock was set back; then the time of silence is not known.
+      // A negative value means that the wall clock was set back, so the duration of the silence is not known.
       return silence >= 0 && silence <= this.staleAfter && !this.#liveness.mayHaveWaited(entry);
     });
   }
 
   isStale(entry: VmRecord): boolean {
-    // Read first, because the sweep can extend the lease.
+    // Call this first, because its sweep can extend the lease.
     const horizon = this.#horizon();
     return entry.leaseFrom < horizon;
   }
@@ -304,8 +305,8 @@ export class Registry {
   }
 
   /**
-   * The events that lead from an earlier position of this history to the current one, one per changed VM: its entry as it is
-   * now, or its removal.
+   * The events that bring a client from an earlier position of this history to the current one: one per changed VM, with its
+   * current entry, or its removal.
    * @param after revision of that position
    * @returns undefined if the journal does not reach back that far
    * @throws the store's errors
@@ -333,8 +334,8 @@ export class Registry {
   }
 
   /**
-   * Makes all heartbeats since the last save durable, and repeats revocations that could not be committed. After a failure they
-   * stay for the next save.
+   * Makes all heartbeats since the last save durable, and repeats revocations that could not be committed. After a failure,
+   * they remain for the next save.
    * @throws the store's errors about the heartbeats
    */
   async saveHeartbeats(): Promise<void> {
@@ -352,7 +353,7 @@ export class Registry {
     const { changes } = revocations;
     await this.commitTokens(changes, REPEATED_BY).then(
       () => revocations.saved(changes),
-      () => {}, // The client that asked for the revocation knows.
+      () => {}, // Not reported here: the request for the revocation has already failed with this error.
     );
   }
 
@@ -391,7 +392,7 @@ export class Registry {
     return entry;
   }
 
-  /** @param isRenewed the VM gets a new place in the order, as if it had been registered again */
+  /** @param isRenewed true to move the VM to the end of lists, as if it had just been registered */
   async #put(
     before: VmRecord | undefined,
     vm: Spec,
@@ -436,7 +437,7 @@ export class Registry {
     // The event for a VM that is added or removed already contains the complete entry.
     const hasChanges = type === 'updated' || type === 'status';
     this.events.add(type, visible, { position, at, by, ...(hasChanges ? { changes, previous: before } : {}) });
-    // `revived` comes after the change, because a client that knows the liveness at a position must know that position.
+    // `revived` follows the change, because it has the position of the change: a client must receive that position first.
     if (isRevived) this.#liveness.notifyRevived(visible, position);
   }
 
@@ -465,10 +466,10 @@ export class Registry {
   }
 }
 
-/** A removed VM as far as the journal has it: without services and metadata. */
+/** The last entry of a removed VM, as far as the journal contains it: without services and metadata. */
 function removedEntry({ id, revision, tag, removed }: LastChange): VmRecord {
   const { services: _services, metadata: _metadata, reefConfig: _reefConfig, ...fields } = removed;
-  // The registration was a sign of life. The journal does not know later ones.
+  // The registration was a sign of life. Later ones are not in the journal.
   const lastSeen = Date.parse(fields.registeredAt ?? '');
   return new VmRecord(
     { ...(fields as unknown as Spec), id },

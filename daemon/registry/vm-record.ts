@@ -1,4 +1,4 @@
-/** A VM in memory: the parsed entry, and its cached JSON, so that reads need not serialize it. */
+/** A VM in memory: the parsed entry, and its cached JSON, so that a read does not serialize it again. */
 import { formatPosition } from '../../src/protocol/position.ts';
 import { entryFault, inFieldOrder, type Vm } from '../../src/protocol/vm.ts';
 import type { StoredVm } from '../store/store.ts';
@@ -70,7 +70,7 @@ export class VmRecord {
     return `${this.#head}}`;
   }
 
-  /** Position of the last change, as the wire has it. */
+  /** Position of the last change, in the text form of the API. */
   get position(): string {
     return formatPosition(this.version);
   }
@@ -79,7 +79,7 @@ export class VmRecord {
     return this.#seen;
   }
 
-  /** Records a sign of life and ends a suspicion. */
+  /** Records a sign of life. The VM is then no longer suspect. */
   touch(seen: LastSeen): void {
     this.#seen = seen;
     this.#json = undefined;
@@ -100,7 +100,7 @@ export class VmRecord {
     return this.#isSuspect;
   }
 
-  /** @param leaseFrom start of the VM's last lease, which only a sign of life renews, on the listening clock */
+  /** @param leaseFrom start of the VM's extra lease on the listening clock; only a sign of life renews it */
   markSuspect(leaseFrom: number): void {
     this.#leaseFrom = leaseFrom;
     this.#isSuspect = true;
@@ -111,7 +111,10 @@ export class VmRecord {
     return isoTime(this.#seen.lastSeen);
   }
 
-  /** The JSON of the response to a heartbeat. `JSON.stringify` would take a third of the time of a heartbeat. */
+  /**
+   * The JSON of the response to a heartbeat. Concatenated, because `JSON.stringify` would take a third of the time of a
+   * heartbeat.
+   */
   get heartbeatJson(): string {
     this.#idJson ??= JSON.stringify(this.vm.id);
     return `{"id":${this.#idJson},"lastSeen":"${this.lastSeen}"}`;
@@ -149,7 +152,7 @@ export function withFields(json: string, extra: object): string {
   return `${json.slice(0, -1)},${JSON.stringify(extra).slice(1)}`;
 }
 
-/** Also counts the characters inside strings; the error is small. */
+/** Memory in addition to the JSON, in bytes. An estimate: it also counts brackets and colons inside strings. */
 function overheadOf(json: string): number {
   let bytes = 0;
   for (let i = 0; i < json.length; i++) bytes += OVERHEAD[json.charCodeAt(i)] ?? 0;

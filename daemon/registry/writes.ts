@@ -1,4 +1,4 @@
-/** Data that is not durable yet: changes in a group commit, and the heartbeats and records of the next save. */
+/** Data that is not durable yet: changes that wait for a group commit, and heartbeats and records that wait for the next save. */
 import { type Position, TagHash } from '../../src/protocol/position.ts';
 import type { JournalNote, RecordChange, Store, StoredHeartbeat, StoredVm } from '../store/store.ts';
 import type { Positions } from './positions.ts';
@@ -13,14 +13,14 @@ export interface Attachment {
   failed(): void;
 }
 
-/** A VM that is written, or removed if `after` is undefined. */
+/** A change to a VM: it is written, or removed if `after` is undefined. */
 export interface VmDecision {
   id: string;
   before: VmRecord | undefined;
   after: VmRecord | undefined;
 }
 
-/** A change that was decided. It gets its position when the store accepts it. */
+/** A change that passed validation. It gets its position when the store accepts it. */
 export interface Decision {
   /** Undefined for a change of access tokens only. */
   vm?: VmDecision | undefined;
@@ -32,24 +32,26 @@ export interface Decision {
 
 /**
  * Changes that are accepted but not yet durable. Later changes are validated against them, although readers cannot see them
- * yet. If the store fails to write one, all later ones fail too. All revisions and tags come from here.
+ * yet. If the store fails to write one, all later ones fail too. This class assigns all revisions and tags.
  */
 export class PendingChanges {
   readonly #store: Store;
   readonly #positions: Positions;
   readonly #beforeNext: () => void;
-  /** The newest pending decision per id; a decision without an entry is a removal. */
+  /** The newest pending change to each VM, by id. Without an entry, it is a removal. */
   readonly #decisions = new Map<string, { entry: VmRecord | undefined }>();
   /** Position of the last durable change. */
   #durable: Position;
-  /** Position of the last decided change. */
+  /** Position of the last change that the store has accepted. */
   #decided: Position;
   #added = 0;
   #growth = 0;
-  /** Incremented when decisions are discarded, so that a late failure does not discard newer ones. */
+  /** Incremented when pending changes are discarded, so that a late failure does not discard newer ones. */
   #generation = 0;
 
-  /** @param beforeNext called before each new position is published, to report what happened at the previous one */
+  /**
+   * @param beforeNext called before each new position is published, so that events at the previous position are published first
+   */
   constructor(store: Store, positions: Positions, beforeNext: () => void) {
     this.#store = store;
     this.#positions = positions;
@@ -73,13 +75,13 @@ export class PendingChanges {
     return this.#growth;
   }
 
-  /** The newest pending decision about a VM. */
+  /** The newest pending change to a VM; undefined if there is none. */
   of(id: string): { entry: VmRecord | undefined } | undefined {
     return this.#decisions.get(id);
   }
 
   /**
-   * Resolves when the change is durable and applied.
+   * Commits a change. Resolves when it is durable and applied.
    * @returns its position
    * @throws the store's errors
    */
@@ -127,7 +129,7 @@ function contentOf(
   return vm.after ? { kind: 'put', vm: vm.after.toStored() } : { kind: 'remove', id: vm.id };
 }
 
-/** Chains a change to the position before it. */
+/** Computes the position of a change. Its tag hashes the change and the previous tag. */
 function nextPosition({ revision: before, tag }: Position, { vm, note, records }: Omit<Decision, 'apply'>): Position {
   const revision = before + 1;
   const { type, at, by } = note;
@@ -136,7 +138,7 @@ function nextPosition({ revision: before, tag }: Position, { vm, note, records }
   return { revision, tag: new TagHash().add(head).add(vm?.after?.body ?? '').tag };
 }
 
-/** The last use of a token is saved without a change, so it must not affect a tag. */
+/** Removes the last use of a token, which is saved without a change and therefore must not affect a tag. */
 function withoutLastUse(body: string | undefined): unknown {
   if (body === undefined) return null;
   const { lastUsedAt: _at, lastUsedFrom: _from, ...token } = JSON.parse(body) as Record<string, unknown>;
@@ -201,7 +203,7 @@ export class HeartbeatBuffer {
   }
 
   /**
-   * Makes everything in the buffer durable. After a failure, it remains for the next save.
+   * Makes the heartbeats and records durable. After a failure, they remain in the buffer for the next save.
    * @param listened milliseconds on the listening clock
    * @param isCurrent false for an entry that was replaced or removed
    * @throws the store's errors
