@@ -35,9 +35,9 @@ export interface Credentials {
   authorization: string | undefined;
   /** The peer's address; undefined on a unix socket. */
   address: string | undefined;
-  /** Connected directly through the unix socket, which only the daemon's owner and root can open, not through a proxy. */
+  /** The client is connected through the unix socket, which only the daemon's owner and root can open, and is not a proxy. */
   isLocal: boolean;
-  /** Name of a header that a proxy may have added to a request on the unix socket. */
+  /** Name of a header in a request on the unix socket that a proxy may have added; the request then needs a token. */
   proxyHeader?: string | undefined;
   /** The name in the client certificate, if a trusted CA has signed it. */
   certificate?: string | undefined;
@@ -54,7 +54,7 @@ export function assertActive({ token, revoked }: Principal): void {
   if (token?.isExpired()) throw expired(token);
 }
 
-/** @throws VregError FORBIDDEN naming the required scope */
+/** @throws VregError FORBIDDEN unless the principal has the required scope */
 export function assertScope({ name, scope }: Principal, needed: Scope): void {
   if (mayDo(scope, needed)) return;
   throw new VregError('FORBIDDEN', `token "${name}" has the scope ${scope}; this requires ${needed}`, {
@@ -111,7 +111,7 @@ export class Authenticator {
     before?.revocation.abort(unauthorized(`Unauthorized — ${ROOT_NAME} was replaced`, 'use the new token'));
   }
 
-  /** Revokes the anonymous principals, because the first token was created. */
+  /** Revokes the anonymous principals. Called when the first token was created. */
   close(): void {
     this.#openRevocation.abort(unauthorized('Unauthorized — the registry requires a token now', TOKEN_HINT));
   }

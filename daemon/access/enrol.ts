@@ -20,16 +20,16 @@ const TAKEN: readonly ErrorCode[] = ['CONFLICT', 'PRECONDITION_FAILED'];
 interface Enrolment {
   enroller: Token;
   registration: Registration;
-  /** Address of the client. */
+  /** Network address of the client; undefined on a unix socket. */
   from: string | undefined;
   write: WriteOptions;
 }
 
 /**
  * @returns the new entry, and the secret of its token
- * @throws VregError CONFLICT if the id is taken, with `retryAfter` if the VM may enrol again once it has been silent for a
- * lease, and IDENTITY_CONFLICT if it was heard instead; FORBIDDEN if the token is for other VMs, UNAUTHORIZED if the token was
- * revoked in the meantime, and the store's errors
+ * @throws VregError CONFLICT if the id is taken, with `retryAfter` if the VM may enrol again once it has been silent for one
+ * lease period; IDENTITY_CONFLICT if the registered VM has sent a heartbeat in the meantime; FORBIDDEN if the token is
+ * restricted to other VMs; UNAUTHORIZED if the token was revoked in the meantime; and the store's errors
  */
 export async function enrol(
   registry: Registry,
@@ -47,7 +47,7 @@ export async function enrol(
   };
   const issuedBefore = tokens.ofVm(id);
   const repeated = findRepeated(registry, issuedBefore, { enroller, registration, from });
-  // With the expected position, the repetition fails if the VM has changed in the meantime.
+  // Expect the current position, so that this fails if the VM changes in the meantime.
   const replace = async ({ position }: VmRecord) =>
     (await registry.replace(registration, { ...options, expect: [position] })).entry;
   const register = async () => {
@@ -72,9 +72,9 @@ export async function enrol(
 }
 
 /**
- * A client whose response was lost may repeat the enrolment: with the same fields, from the same address, before the first
- * use of the issued token, and within {@link REPEAT_WITHIN}.
- * @returns the entry of the first attempt
+ * Finds the first attempt of a repeated enrolment. A client whose response was lost may repeat it with the same fields, from
+ * the same address, before the issued token is first used, and within {@link REPEAT_WITHIN}.
+ * @returns the entry that the first attempt registered; undefined if this is not a repetition
  */
 function findRepeated(
   registry: Registry,
@@ -95,8 +95,9 @@ function findRepeated(
 }
 
 /**
- * @returns the entry of a VM that enrolled with the same token and in the same role, and has been silent for a lease
- * @throws VregError CONFLICT and IDENTITY_CONFLICT as {@link Registry.assertVacant}, if the VM was heard within the lease
+ * Finds the entry of a VM that has lost its token and enrols again: it enrolled with the same token and role before.
+ * @throws VregError CONFLICT and IDENTITY_CONFLICT as {@link Registry.assertVacant}, if the VM has not been silent for one
+ * lease period
  */
 function findReturning(
   registry: Registry,
@@ -106,14 +107,14 @@ function findReturning(
   const { id, role, address } = registration;
   if (issued?.stored.enrolledBy !== enroller.name || !registry.has(id)) return undefined;
   const entry = registry.get(id);
-  // The place of the returning VM in the order belongs to its role.
+  // The returning VM keeps its place in lists, which it must not take into another role.
   if (entry.vm.role !== role || !permits(write.restriction, entry.vm)) return undefined;
   registry.assertVacant(id, { address, from });
   return entry;
 }
 
 function explainConflict(error: unknown, id: string): unknown {
-  // A conflict that the registry decides later has its own explanation.
+  // A conflict that the registry has not decided yet already explains itself.
   if (!TAKEN.some((code) => hasCode(error, code)) || (error as VregError).retryAfter !== undefined) return error;
   return new VregError('CONFLICT', 'VM already registered', {
     field: 'id',

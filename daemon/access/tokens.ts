@@ -15,13 +15,13 @@ import type { Contents, RecordChange, StoredRecord } from '../store/store.ts';
 
 /** Number of random bytes in a token: 256 bits cannot be guessed, so these tokens need no throttle. */
 const SECRET_BYTES = 32;
-/** Lets people and secret scanners recognize a leaked token. */
+/** Prefix of every token, by which people and secret scanners recognize a leaked one. */
 const PREFIX = 'vreg_';
 /** The format of a token that the registry has issued. */
 export const TOKEN_FORM = new RegExp(`^${TOKEN_TEXT}$`);
 /** Milliseconds between two saves of a token's last use, so that a busy token does not cause a write per request. */
 const USE_INTERVAL = 60_000;
-/** Maximum number of tokens, not counting those of enrolled VMs: far more than people can review. */
+/** Maximum number of tokens, excluding those of enrolled VMs: far more than people can review. */
 const MAX_CREATED = 10_000;
 /**
  * Key of the record that marks the registry as closed: once a token has been created, every client needs one, even after all
@@ -37,7 +37,7 @@ interface StoredToken extends TokenInfo {
   created?: number;
   /** Address from which the VM enrolled. */
   enrolledFrom?: string;
-  /** The token has expired once, so it is expired whatever the wall clock shows. */
+  /** The token has expired. It stays expired even if the wall clock is set back. */
   hasExpired?: true;
 }
 
@@ -98,7 +98,7 @@ export class Token {
 
   /**
    * Aborts {@link revoked} once the token has expired. It stays expired if the wall clock is set back.
-   * @returns true if that must be saved, because it is new
+   * @returns true if the expiry must be saved, because it was not known before
    */
   checkExpiry(): boolean {
     if (!this.isExpired()) return false;
@@ -118,12 +118,12 @@ export class Token {
   }
 }
 
-/** A token whose record is being committed. No queued save of the same record may overtake the commit. */
+/** A token whose record is being committed. Until then, nothing else may save the same record. */
 interface PendingToken {
   readonly stored: StoredToken;
   /** The token was revoked before it was durable, so it never becomes valid. */
   isRevoked: boolean;
-  /** A revocation of an earlier token with this name that was not durable. The new record replaces it. */
+  /** The revocation of an earlier token with the same name, if it was not durable yet. The new record replaces it. */
   readonly dropped: RecordChange | undefined;
 }
 
@@ -137,11 +137,11 @@ export interface IssuedToken {
 }
 
 export interface TokensOptions {
-  /** Saves the last uses of tokens with the next heartbeats. */
+  /** Records in this queue are saved with the next heartbeats. Receives the last uses of tokens. */
   queue: RecordQueue;
   /** Revocations that are not durable yet. The registry commits them again until they are. */
   revocations: RecordQueue;
-  /** Commits token records as a separate change, in sequence with VM changes. @throws the store's errors */
+  /** Commits token records as a separate change, in order with VM changes. @throws the store's errors */
   commit(records: readonly RecordChange[], by: string): Promise<void>;
   /** Wall clock, milliseconds since the epoch. */
   now(): number;
@@ -199,7 +199,7 @@ export class Tokens {
     return this.#byVm.get(id);
   }
 
-  /** Aborts the signals of expired tokens. Called several times per second. */
+  /** Aborts {@link Token.revoked} of tokens that have expired. Called several times per second. */
   expire(): void {
     for (const token of this.#expiring) this.#checkExpiry(token);
   }
@@ -296,7 +296,7 @@ export class Tokens {
     return names;
   }
 
-  /** The names of this token, and of tokens that were issued with it, whose revocation is not durable yet. */
+  /** Names of revoked tokens whose revocation is not durable yet: this token, and the tokens that were issued with it. */
   #unsavedRemovals(name: string): string[] {
     const names = this.#options.revocations.changes.map(({ key }) => key);
     return names.filter((key) => key === name || key.startsWith(issuedName(name, '')));
@@ -305,7 +305,7 @@ export class Tokens {
   /**
    * Issues a token for a VM that is enrolling. It is committed with the registration of the VM.
    * @param created revision of the VM's registration
-   * @param from address of the client
+   * @param from network address of the client
    */
   issue(enroller: Token, { id: vm, role }: Pick<Vm, 'id' | 'role'>, created: number, from?: string): IssuedToken {
     const { secret, stored } = newToken({
@@ -323,7 +323,7 @@ export class Tokens {
     const pending = this.#begin(stored);
     const committed = () => {
       this.#pending.delete(pending);
-      // The commit of the revocation follows, again and again until it succeeds.
+      // The revocation is committed after this, and repeated until it succeeds.
       if (pending.isRevoked) return;
       this.#forget(this.#byVm.get(vm));
       this.#add(stored);
@@ -364,8 +364,8 @@ export class Tokens {
   }
 
   /**
-   * Drops what is queued for a record that a commit replaces: it is outdated, and must not be saved after the commit.
-   * @returns the revocation that {@link #restore} must queue again if the commit fails
+   * Drops the queued changes to a record, because a commit replaces it: saved after the commit, they would undo it.
+   * @returns the dropped revocation, if any. If the commit fails, pass it to {@link #restore}, which queues it again
    */
   #drop(record: RecordChange): RecordChange | undefined {
     this.#options.queue.drop(record);

@@ -1,6 +1,7 @@
 /**
- * Compares the positions in heartbeats with the history of the registry, and records what agents claim about it. An agent can
- * invent positions, so a claim is only logged, counted and shown. It changes no response to others.
+ * Compares the positions in heartbeats with the history of the registry. A position of another history means that this registry
+ * was restored or copied, or that a second registry answers at the same URL. An agent can invent positions, so such a claim is
+ * only logged, counted and shown; it does not affect responses to other clients.
  */
 import { heartbeatInterval } from '../../src/protocol/api.ts';
 import type { AgentHeartbeat, HistoryAnswer, OtherRegistry } from '../../src/protocol/heartbeat.ts';
@@ -12,9 +13,9 @@ import type { RecordQueue } from './writes.ts';
 
 /** Minimum number of milliseconds between two reports of a rollback: an operator needs one line, not one per agent. */
 const REPORT_INTERVAL = 3_600_000;
-/** Maximum number of milliseconds from the first agent to the report, so that the report can count several VMs. */
+/** Maximum number of milliseconds from the first agent's claim to the report, so that one report can count many VMs. */
 const MAX_COLLECTING = 3000;
-/** The registry retains one claim of another registry. */
+/** The registry retains only the newest claim that another registry exists. */
 const RECORD = { kind: 'other-registry', key: 'newest' } as const;
 
 export class HistoryClaims {
@@ -30,7 +31,7 @@ export class HistoryClaims {
   /** Time from which a report may be made, on the listening clock. */
   #reportFrom = 0;
   #otherRegistry: OtherRegistry | undefined;
-  /** VMs that have made the claim of {@link otherRegistry} since the start. */
+  /** VMs whose agents have made the claim {@link otherRegistry} since the start. */
   readonly #claimants = new Set<string>();
 
   constructor(
@@ -69,14 +70,17 @@ export class HistoryClaims {
     return returned ? { history, returned } : { history };
   }
 
-  /** The VM was removed. */
+  /** Discards the claims of a removed VM. */
   forget(id: string): void {
     this.#rolledBack.delete(id);
     this.#unreported.delete(id);
     this.#claimants.delete(id);
   }
 
-  /** Reports a rollback if that is due. @param listening milliseconds on the listening clock */
+  /**
+   * Reports the VMs whose agents have sent a position of another history, if a report is due. @param listening milliseconds on
+   * the listening clock
+   */
   report(listening: number): void {
     if (this.#unreported.size === 0 || listening < this.#reportFrom) return;
     this.#observer.rollback?.(this.#unreported.size);
@@ -85,8 +89,8 @@ export class HistoryClaims {
   }
 
   /**
-   * Deletes the claim of another registry once `save` has made that durable.
-   * @returns the number of deleted claims @throws the store's errors; the claim stays then
+   * Deletes the claim that another registry exists, once `save` has made the deletion durable.
+   * @returns the number of deleted claims, 0 or 1 @throws the store's errors; the claim then remains
    */
   async clear(save: () => Promise<void>): Promise<number> {
     const claim = this.#otherRegistry;
@@ -96,7 +100,7 @@ export class HistoryClaims {
       if (this.#otherRegistry) this.#put(this.#otherRegistry);
       throw error;
     });
-    // An agent may have repeated the claim meanwhile.
+    // An agent may have repeated the claim in the meantime.
     if (this.#otherRegistry !== claim) return 1;
     this.#otherRegistry = undefined;
     this.#claimants.clear();
@@ -127,7 +131,7 @@ export class HistoryClaims {
   }
 }
 
-/** Whether a position of this history comes after another one. */
+/** True if a position of this history has a higher revision than another one. */
 function follows(position: string, other: string): boolean {
   return Number.parseInt(position, 10) > Number.parseInt(other, 10);
 }

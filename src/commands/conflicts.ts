@@ -45,7 +45,7 @@ export const conflicts = defineCommand<{ clear?: boolean }>({
   },
 });
 
-/** State of the claim that another registry answers under the same URL. */
+/** State of a row for another registry that answers at the same URL. */
 const OTHER_REGISTRY = { text: 'other-registry', color: 'yellow' } as const;
 
 function isConflict(row: Conflict | OtherRegistry): row is Conflict {

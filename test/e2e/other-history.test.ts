@@ -161,9 +161,9 @@ test('two daemons on copies of one data dir behind one URL are found and shown, 
     assert.deepEqual([claim.state, claim.vms], ['other-registry', 1]);
     assert.match(`${claim.position} ${claim.otherPosition}`, /^\d+-[0-9a-f]{16} \d+-[0-9a-f]{16}$/);
     assert.notEqual(claim.position, claim.otherPosition);
-    assert.match((await daemon.vreg(['status'])).stdout, /^warning: another registry answers under this URL/m);
+    assert.match((await daemon.vreg(['status'])).stdout, /^warning: another registry answers at this URL/m);
     const { code, stdout } = await daemon.vreg(['doctor']);
-    assert.deepEqual([code, /^clones\twarn\tanother registry answers under this URL/m.test(stdout)], [0, true]);
+    assert.deepEqual([code, /^clones\twarn\tanother registry answers at this URL/m.test(stdout)], [0, true]);
     assert.match((await daemon.vreg(['conflicts'])).stdout, /^-\tother-registry\t1\t\d+-[0-9a-f]{16}\t\d+-/m);
     assert.equal((await daemon.vreg(['conflicts', '-q'])).stdout, '');
   }

@@ -1,4 +1,4 @@
-/** The routes for conflicts: two incarnations of a VM that have sent heartbeats, and a second registry under the same URL. */
+/** The routes for conflicts: VMs for which two incarnations have sent heartbeats, and a second registry at the same URL. */
 import { VregError } from '../../../src/protocol/errors.ts';
 import type { Cleared, Conflicts } from '../../../src/protocol/heartbeat.ts';
 import { permits } from '../../registry/preconditions.ts';
@@ -10,7 +10,7 @@ export function listConflicts({ services: { registry }, readFilter }: RequestCon
   const { conflicts: all, conflictsInRole } = registry.identities;
   const conflicts = (readFilter?.role === undefined ? all : conflictsInRole).filter(({ id }) => isReadable(id));
   const { otherRegistry } = registry.historyClaims;
-  // The claim counts VMs of the whole fleet.
+  // The claim counts VMs of the entire fleet, which a restricted token may not read.
   const claim = readFilter || !otherRegistry ? {} : { otherRegistry };
   return jsonResult({ conflicts, count: conflicts.length, ...claim } satisfies Conflicts);
 }
