@@ -2,6 +2,7 @@
 import {
   closeSync,
   constants,
+  existsSync,
   fchmodSync,
   fstatSync,
   fsyncSync,
@@ -9,13 +10,14 @@ import {
   mkdirSync,
   openSync,
   readFileSync,
+  realpathSync,
   renameSync,
   type Stats,
   statSync,
   unlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 
 /** Permissions of group and others. */
 const NOT_OWNER = 0o077;
@@ -152,22 +154,42 @@ export function folderFault(
   path: string,
   user = process.geteuid?.() ?? 0,
 ): { reason: string; command: string } | undefined {
-  const link = lstatSync(path, { throwIfNoEntry: false });
-  const folder = link && statSync(path, { throwIfNoEntry: false });
+  const isForeign = ({ uid }: Stats) => uid !== 0 && uid !== user;
+  const folder = statSync(path, { throwIfNoEntry: false });
   if (folder && (folder.mode & WRITABLE_BY_OTHERS) !== 0) {
     const isSticky = (folder.mode & STICKY) !== 0;
     const command = isSticky ? `install -d -m 0700 ${join(path, 'vreg')}` : `chmod go-w ${path}`;
     return { reason: `other users may write to it (mode ${octal(folder.mode & 0o7777)})`, command };
   }
-  const owner = [folder, link].find((each) => each && each.uid !== 0 && each.uid !== user)?.uid;
-  if (owner !== undefined) return { reason: `another user owns it (uid ${owner})`, command: `chown ${user} ${path}` };
-  for (let below = path, at = dirname(path); at !== below; below = at, at = dirname(at)) {
-    const above = statSync(at, { throwIfNoEntry: false });
-    const risk = above && folderRisk(above);
-    if (risk && 'mode' in risk)
-      return { reason: `other users may replace it in ${at} (mode ${risk.mode})`, command: `chmod go-w ${at}` };
+  // Another user who may write to a folder above, or who owns a link on the way, could put another folder in its place.
+  for (const at of upwardsFrom(path)) {
+    const found = [lstatSync(at, { throwIfNoEntry: false }), statSync(at, { throwIfNoEntry: false })];
+    const owner = found.find((each) => each && isForeign(each))?.uid;
+    const which = at === path ? 'it' : at;
+    if (owner !== undefined)
+      return { reason: `another user owns ${which} (uid ${owner})`, command: `chown -h ${user} ${at}` };
+    const mode = found[1]?.mode ?? 0;
+    if ((mode & WRITABLE_BY_OTHERS) !== 0 && (mode & STICKY) === 0)
+      return {
+        reason: `other users may replace it in ${at} (mode ${octal(mode & 0o7777)})`,
+        command: `chmod go-w ${at}`,
+      };
   }
-  return undefined;
+  const real = realPathOf(path);
+  return real === path ? undefined : folderFault(real, user);
+}
+
+/** The path and the folders above it, innermost first. */
+function* upwardsFrom(path: string): Generator<string> {
+  yield path;
+  const parent = dirname(path);
+  if (parent !== path) yield* upwardsFrom(parent);
+}
+
+/** The path without symbolic links; the part that does not exist stays as it is. */
+function realPathOf(path: string): string {
+  if (existsSync(path)) return realpathSync(path);
+  return join(realPathOf(dirname(path)), basename(path));
 }
 
 function octal(mode: number): string {

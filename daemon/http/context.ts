@@ -179,7 +179,12 @@ export class RequestContext {
   assertReadable(id: string): void {
     const { vm, role } = this.readFilter ?? {};
     if (vm !== undefined) assertPermitted({ vm }, { id, role: '' as Role });
-    if (role !== undefined) assertPermitted({ role }, this.services.registry.get(id).vm);
+    if (role === undefined || this.services.registry.get(id).vm.role === role) return;
+    // The error does not name the role of the VM, which this client must not learn.
+    throw new VregError('FORBIDDEN', `this token is restricted to VMs with the role ${role}`, {
+      field: 'role',
+      hint: 'use a token without --role, or ask the operator for one',
+    });
   }
 
   /**

@@ -196,6 +196,11 @@ export class Identities {
     if (this.#holders.delete(id)) this.#records.add({ kind: 'identity', key: id, body: undefined });
   }
 
+  /** Whether an incarnation has proved that it is the VM. */
+  isHeld(id: string): boolean {
+    return this.#holders.has(id);
+  }
+
   /** The VM has changed its role, and may have a new place in the order. Its incarnation stays the same. */
   move({ vm: { id }, version: { created } }: VmRecord): void {
     const holder = this.#holders.get(id);

@@ -228,7 +228,9 @@ export class Registry {
     if (proof) this.identities.prove(entry, proof, this.#now());
     entry.touch(this.#liveness.signOfLife());
     this.unsaved.add(entry);
-    if (proof?.health) this.health.put(entry, proof.health);
+    // Only the holder of the VM's identity may report its health. A VM without a holder has an agent without identity.
+    if (proof?.health && (proof.next !== undefined || !this.identities.isHeld(id)))
+      this.health.put(entry, proof.health);
     if (this.#liveness.renew(entry) && entry.vm.status === 'running') {
       this.#liveness.notifyRevived(entry, this.positions.latest);
     }
@@ -432,7 +434,11 @@ export class Registry {
     const visible = after ?? this.get(id);
     const isRevived = after !== undefined && this.#show(after);
     if (!after) this.#hide(visible);
-    else if (before && before.vm.role !== after.vm.role) this.identities.move(after);
+    else if (before && before.vm.role !== after.vm.role) {
+      this.identities.move(after);
+      // A reader of the new role must not see what the VM reported in the other one.
+      this.health.forget(id);
+    }
     const { type, at, by, changes } = note;
     // The event for a VM that is added or removed already contains the complete entry.
     const hasChanges = type === 'updated' || type === 'status';

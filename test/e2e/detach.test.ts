@@ -18,7 +18,7 @@ test('a data dir that cannot be created is reported with a hint', async (t) => {
   for (const args of [['agent'], ['agent', '--detach'], ['serve', '--detach']]) {
     const ran = await inHome(t, home, ['daemon', ...args, '--data-dir', join(home, 'file/dir')]);
     assert.equal(ran.code, 1);
-    assert.match(ran.stderr, /^vreg: cannot use the data dir .*file\/dir \(ENOTDIR\)\nhint: make it a folder/);
+    assert.match(ran.stderr, /^vreg: cannot use the data dir .*file\/dir \(ENOTDIR\)\nhint: use a folder/);
   }
 });
 
@@ -115,7 +115,9 @@ test('two agents of two VMs share a data dir; a second one of the same VM is ref
   const env = { VERS_INFRA_URL: daemon.url };
   const agent = ['daemon', 'agent', '--detach', '-o', 'json'];
   const [first] = processes(await inHome(t, home, agent, env)) as [Process];
-  const [other] = processes(await inHome(t, home, [...agent, '--id', 'vm/2'], env)) as [Process];
+  const [other] = processes(await inHome(t, home, [...agent, '--id', 'vm/2', '--address', 'vm-2.test'], env)) as [
+    Process,
+  ];
 
   const refused = await inHome(t, home, ['daemon', 'agent'], env);
   assert.equal(refused.code, 4);

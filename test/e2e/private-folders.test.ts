@@ -2,7 +2,16 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  lchownSync,
+  mkdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { inHome } from '../helpers/agent/agent.ts';
@@ -66,7 +75,25 @@ test('a data dir of another user is refused', AS_ROOT, async (t) => {
   chownSync(dir, STRANGER, STRANGER);
   const { code, stderr } = await inHome(t, home, ['daemon', 'serve', '--port', '0', '--data-dir', dir]);
   assert.equal(code, 5, stderr);
-  assert.match(stderr, /another user owns it \(uid 12345\)\nhint: make it private: chown 0 /);
+  assert.match(stderr, /another user owns it \(uid 12345\)\nhint: make it private: chown -h 0 /);
+});
+
+test('a data dir below a folder or a link of another user is refused', AS_ROOT, async (t) => {
+  const home = tempDir(t);
+  const theirs = join(home, 'theirs');
+  mkdirSync(join(theirs, 'data'), { recursive: true });
+  chownSync(theirs, STRANGER, STRANGER);
+  const link = join(home, 'link');
+  mkdirSync(join(home, 'ours'));
+  symlinkSync(join(home, 'ours'), link);
+  lchownSync(link, STRANGER, STRANGER);
+  const across = join(home, 'across');
+  symlinkSync(theirs, across);
+  for (const dir of [join(theirs, 'data'), join(link, 'data'), join(across, 'data')]) {
+    const { code, stderr } = await inHome(t, home, ['daemon', 'serve', '--port', '0', '--data-dir', dir]);
+    assert.equal(code, 5, `${dir}: ${stderr}`);
+    assert.match(stderr, /another user owns \S+ \(uid 12345\)\nhint: make it private: chown -h 0 /);
+  }
 });
 
 test('a log file that is a link is refused, and its target stays as it is', async (t) => {
@@ -157,6 +184,8 @@ test('stop signals no process that the pid file only names', LINUX, async (t) =>
   chmodSync(dir, 0o777);
   const open = await stop(dir);
   assert.deepEqual([open.code, /chmod go-w/.test(open.stderr)], [5, true], open.stderr);
+  const status = await inHome(t, home, ['daemon', 'status', '-q', '--data-dir', dir]);
+  assert.deepEqual([status.code, status.stdout], [5, ''], status.stderr);
   chmodSync(dir, 0o700);
 
   const elsewhere = join(home, 'elsewhere');

@@ -1,4 +1,5 @@
 /** Shared by the commands of the daemon and the agent: data dir, log, life cycle, and starting in the background. */
+import { statSync } from 'node:fs';
 import type { Logger } from 'pino';
 import type { Lifecycle } from '../../../daemon/process/lifecycle.ts';
 import type { ProcessInfo } from '../../../daemon/process/pid-file.ts';
@@ -53,12 +54,17 @@ export async function detach(context: Context, kind: ProcessInfo['kind'], logFil
   context.note(`running in the background; log: ${logFile}`);
 }
 
-/** @throws VregError NO_LIVE if no process of these kinds uses the data dir */
+/** @throws VregError NO_LIVE if no process of these kinds uses the data dir; USAGE if several users may write to it */
 export async function findRunning(context: Context, kinds: readonly ProcessInfo['kind'][]): Promise<ProcessInfo[]> {
   const { readProcesses } = await import('../../../daemon/process/pid-file.ts');
   const dir = dataDirOf(context);
   const running = kinds.flatMap((kind) => readProcesses(dir, kind));
-  if (running.length > 0) return running;
+  if (running.length > 0) {
+    const { assertPrivate } = await import('../../../daemon/process/state-dir.ts');
+    // Pid files that another user may have written name any process.
+    assertPrivate(dir, 'data-dir', statSync(dir).uid);
+    return running;
+  }
   const process = kinds.length > 1 ? 'daemon or agent' : kinds[0] === 'serve' ? 'daemon' : 'agent';
   throw new VregError('NO_LIVE', `no vreg ${process} is using the data dir ${dir}`, {
     hint: `start one: vreg daemon ${kinds.includes('serve') ? '' : 'agent '}--detach, or choose another with --data-dir`,

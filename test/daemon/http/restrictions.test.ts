@@ -365,6 +365,17 @@ test('a VM that is moved to the end of the order keeps its incarnation across a 
   );
 });
 
+test('a refusal does not name the role of a VM that the token may not read', async (t) => {
+  const { ask, create, register } = await guarded(t);
+  await register('i', 'infra');
+  const token = await create({ scope: 'read', role: 'worker' });
+  for (const path of ['', '/why', '/history', '/children', '/ancestors']) {
+    const refused = await ask('GET', `/registry/vms/i${path}`, undefined, token);
+    assert.equal(refused.status, 403, path);
+    assert.doesNotMatch(JSON.stringify(refused.body), /infra/, path);
+  }
+});
+
 test('a list that is read slowly shows no health of a VM that has left the role meanwhile', async (t) => {
   const { app, ask, create } = await guarded(t);
   const token = await create({ scope: 'read', role: 'worker' });

@@ -228,6 +228,24 @@ test('the registry keeps only the reported health of services that the VM has', 
   assert.deepEqual(health(), { later: 'failing' });
 });
 
+test('a heartbeat without a proof cannot report the health of a VM that has a holder', async () => {
+  const { registry } = setUp();
+  await registry.register(aVm({ services: [{ name: 'web', port: 80 }] }));
+  const health = () => registry.health.of(registry.get('vm-1'));
+  registry.heartbeat('vm-1', { incarnation: 'one', next: `1.${'a'.repeat(32)}`, health: { web: 'passing' } });
+  registry.heartbeat('vm-1', { health: { web: 'failing' } });
+  assert.deepEqual(health(), { web: 'passing' });
+});
+
+test('a change of role drops the health that was reported in the former role', async () => {
+  const { registry } = setUp();
+  const vm = aVm({ role: 'infra', services: [{ name: 'web', port: 80 }] });
+  await registry.register(vm);
+  registry.heartbeat('vm-1', { health: { web: 'failing' } });
+  await registry.replace({ ...vm, role: 'worker' });
+  assert.equal(registry.health.of(registry.get('vm-1')), undefined);
+});
+
 test('a stored entry that violates the rules for ids and addresses remains readable, discover omits it, and why explains it', async () => {
   const { registry, open } = setUp();
   // The registry's callers check their input, so this stores what an older version accepted.
