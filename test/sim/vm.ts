@@ -14,6 +14,8 @@ import type { Timer, VirtualTime } from './time.ts';
 const LATENCY = 5;
 /** Milliseconds after which a client gives up on a response. */
 const TIMEOUT = 1000;
+/** Wall clock of the agents at the start of a simulation, in milliseconds since the epoch. */
+const START = Date.parse('2026-01-01T00:00:00.000Z');
 /** Milliseconds between two checks of an agent for time jumps. */
 const JUMP_CHECK_INTERVAL = 1000;
 
@@ -147,7 +149,8 @@ export class SimVm {
   #run(announces: boolean): void {
     const { proves, interval } = this.#world;
     const log = { info: () => {}, warn: () => {} };
-    let identity = Identity.open(this.#disk, this.id, { resume: !announces });
+    const now = () => START + this.#world.time.now;
+    let identity = Identity.open(this.#disk, this.id, { resume: !announces, now });
     let vm = this.#registration(identity);
     const resolve = createCloneHandler({
       policy: 'rebirth',
@@ -179,6 +182,7 @@ export class SimVm {
       },
       log,
       sleep: (ms, signal) => this.sleep(this.#world.pause?.(ms) ?? ms, signal),
+      ticks: () => this.#world.time.now,
     });
     const start = () => {
       this.#agent.run(this.#end.signal).catch((error: Error) => {
