@@ -104,18 +104,20 @@ export class Agent {
     }
   }
 
-  /** Sleeps, and makes a report that is due at a random time meanwhile, so that the reports of a fleet are spread. */
+  /** Sleeps until the next heartbeat. Makes a report that is due at a random time before it, to spread the reports of a fleet. */
   async #rest(ms: number, signal: AbortSignal): Promise<void> {
     const share = this.#session.isReportDue ? hashToFraction(`${this.#options.vm.id}?${this.#delays}`) : 1;
     await this.#sleep(ms * share, signal);
     if (this.#isDueNow || signal.aborted || !this.#session.isReportDue) return;
+    const started = this.#ticks();
     try {
       await this.#session.report();
     } catch (error) {
       if (signal.aborted) return;
       throw error;
     }
-    await this.#sleep(ms * (1 - share), signal);
+    // A slow report must not delay the next heartbeat.
+    await this.#sleep(Math.max(0, ms * (1 - share) - (this.#ticks() - started)), signal);
   }
 
   /** Sends the next heartbeat now: the VM was suspended, its clock was set, or there is something to report. */
