@@ -37,7 +37,7 @@ export interface DataDir {
 export interface HighWaterMark {
   registryId: string;
   revision: number;
-  /** Number of commits that wrote records: tokens, their revocations, identities and conflicts, which have no revision. */
+  /** Number of changes of tokens, and of saves with other records: identities and conflicts have no revision. */
   saves: number;
 }
 
@@ -124,10 +124,11 @@ export function inconsistency(state: Readonly<HighWaterMark>, mark: HighWaterMar
   if (!mark) return undefined;
   if (mark.registryId !== state.registryId)
     return `it is the database of another registry (${state.registryId}, not ${mark.registryId})`;
-  if (state.revision < mark.revision)
-    return `it ends at revision ${state.revision}, but revision ${mark.revision} was acknowledged`;
+  // First, because a lost change of tokens also lowers the revision.
   if (state.saves < mark.saves)
     return `it lacks the last tokens, revocations or identities: it ends at save ${state.saves}, but save ${mark.saves} was acknowledged`;
+  if (state.revision < mark.revision)
+    return `it ends at revision ${state.revision}, but revision ${mark.revision} was acknowledged`;
   return undefined;
 }
 

@@ -194,6 +194,7 @@ export class RegistryDatabase {
           throw new Error(`change ${revision} follows tag ${previousTag}, but the store ends with tag ${state.tag}`);
         if (change.kind === 'put') this.#put(change.vm, state, undo);
         else if (change.kind === 'remove') freeSlots.push(this.#remove(change.id, state, undo));
+        else state.saves++;
         state.revision = revision;
         state.tag = tag;
         this.#journal.add(change);

@@ -80,7 +80,7 @@ export interface State {
   entries: number;
   /** Listening time, milliseconds. */
   listened: number;
-  /** Number of saves with records. Like the revision for changes, it reveals a lost identity or conflict. */
+  /** Number of changes of tokens, and of saves with other records. It reveals a lost token, revocation, identity or conflict. */
   saves: number;
   /** Tag of the last change; undefined in a store of schema 3. */
   tag: string | undefined;

@@ -56,5 +56,8 @@ test('a registry that lost its first token to a disk fault refuses to start inst
   const daemon = await startDaemon(t, { home: first.home });
   await make(daemon, 'ops');
   await loseFrom(daemon, 0);
-  await assert.rejects(startDaemon(t, { home: first.home }), /but save 1 was acknowledged/);
+  await assert.rejects(
+    startDaemon(t, { home: first.home }),
+    /it lacks the last tokens.* but save \d+ was acknowledged/,
+  );
 });

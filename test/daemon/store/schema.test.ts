@@ -39,7 +39,8 @@ test('changes of tokens and of VMs are committed in the order of the calls', asy
     store.commit(putOf({ id: 'vm-2', revision: 4 })).then(() => settled.push('vm-2')),
   ]);
   assert.deepEqual(settled, ['vm-1', 'first', 'second', 'vm-2']);
-  assert.equal(readHighWaterMark(openDataDir(dir))?.revision, 4);
+  const { revision: marked, saves } = readHighWaterMark(openDataDir(dir))!;
+  assert.deepEqual([marked, saves], [4, 2]);
   await store.close();
   const { vms, revision, records } = await readStore(dir);
   assert.deepEqual([vms.length, revision, records], [2, 4, RECORDS]);
