@@ -248,7 +248,7 @@ function createObserver(log: Logger): RegistryObserver {
       const ids = suspects.map(({ vm }) => maskTokens(vm.id));
       log.warn(
         { ids, suspect: ids.length },
-        `mass loss: ${ids.length} VMs went silent together; discover returns them for one more lease. Is the network up?`,
+        `mass loss: ${ids.length} VMs went silent together; discover returns them for one more lease period. Is the network up?`,
       );
     },
     conflict: ({ id: rawId, state, holder, other }) => {
@@ -267,7 +267,7 @@ function createObserver(log: Logger): RegistryObserver {
     otherRegistry: ({ position, otherPosition, vms }) => {
       log.warn(
         { other_registry: true, position, otherPosition, vms },
-        'an agent claims that another registry answers under the URL of this one; see vreg conflicts',
+        'an agent reports that another registry answers at the URL of this one; see vreg conflicts',
       );
     },
   };

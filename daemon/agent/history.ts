@@ -3,10 +3,10 @@
  * responds that the agent's position is `other`. The agent then leaves the history that it knows: it reports its VM again, and
  * adopts the position in the response to that report.
  *
- * Two registries can respond under one URL, for example behind a load balancer, or if a copy of the data dir is served
- * elsewhere. The agent then leaves a history and later returns to it. Such a *switch* is certain, because only a registry
- * with the history of a position recognizes that position. An operator who undoes a restore causes one switch. After two
- * switches the agent concludes that the registries *alternate*, and reports at most once per lease.
+ * Two registries can respond at one URL, for example behind a load balancer, or if a copy of the data dir is served elsewhere.
+ * The agent then leaves a history and later returns to it. Such a *switch* is certain, because only a registry with the history
+ * of a position recognizes that position. An operator who undoes a restore causes one switch. After two switches the agent
+ * concludes that the registries *alternate*, and reports at most once per lease.
  */
 import type { AgentHeartbeat, HistoryAnswer } from '../../src/protocol/heartbeat.ts';
 

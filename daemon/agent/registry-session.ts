@@ -355,8 +355,8 @@ function changedFields(known: Vm, { name, status, address, services, metadata }:
 }
 
 /**
- * An enrol token may not register an id that is taken, unless the VM is silent for a lease. While that is undecided, the
- * refusal has a `Retry-After`.
+ * An enrol token may not register an id that is taken, unless the VM is silent for one lease period. While that is undecided,
+ * the refusal has a `Retry-After`.
  */
 function asIdentityConflict(error: unknown): unknown {
   if (!(error instanceof VregError) || error.code !== 'CONFLICT' || error.retryAfter === undefined) return error;

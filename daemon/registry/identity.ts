@@ -1,50 +1,50 @@
 /**
  * Decides which incarnation of a VM may send its heartbeats.
  *
- * Each heartbeat from an agent spends a single-use heartbeat token and contains the next one, like a ratchet. A token has a
- * number that only increases, and 128 random bits. If an agent spends a token a second time, it is a copy of the VM or of its
- * agent's state, or the VM was restored from an older snapshot (*rewound*). A plain heartbeat has no token and is never refused
- * here.
+ * Each heartbeat from an agent *spends* a single-use heartbeat token, that is, contains the token that the previous heartbeat
+ * announced, and announces the next one. A token has a number that only increases, and 128 random bits. If a token is spent a
+ * second time, the sender is a copy of the VM or of its agent's state, or the VM was restored from an older snapshot
+ * (*rewound*). A plain heartbeat has no token, and this module never refuses it.
  *
  * **States of a VM**
  *
- * - *Held*: one incarnation, the *holder*, has proved its identity. The registry stores the token that the holder must
- *   spend next.
- * - *Held tentatively*: the holder was accepted without proof, because it is probably the VM. The registry also stores
- *   the last *proven* incarnation for a lease. If that one spends its token within the lease, it takes the VM back;
- *   otherwise the tentative holder becomes the proven one.
+ * - *Held*: one incarnation, the *holder*, has proved its identity. The registry stores the token that the holder must spend
+ *   next.
+ * - *Held tentatively*: the holder was accepted without proof, because it is probably the VM. The registry also stores the last
+ *   *proven* incarnation for one lease period. If the proven incarnation spends its token within that period, it takes the VM
+ *   back; otherwise the tentative holder becomes the proven one.
  * - *Contested*: another incarnation claims the VM and was refused. The registry stores the claim as a conflict, with the token
  *   that the holder had to spend at that time. The claim is *decided* when a proven holder spends that token: then the claim is
- *   rejected. It is also decided when the holder has been silent for a lease: then the claim is accepted. A claim that was not
- *   repeated for a lease has ended: the VM may have been rewound to the same state a second time.
+ *   rejected. It is also decided when the holder has been silent for one lease period: then the claim is accepted. A claim that
+ *   was not repeated for one lease period has ended. A later one is a new claim: the VM may have been rewound to the same state
+ *   a second time.
  *
  * **Who is accepted.** The first rule that matches applies:
  *
  * 1. The VM has no holder: the sender becomes the holder.
  * 2. The sender spends the holder's token, or repeats the holder's last heartbeat because the response was lost: it is the
- *    holder. If it is another process at another address, it must wait until the holder's next heartbeat is overdue. If
- *    that heartbeat arrives, the sender is a copy; otherwise the VM has moved.
- * 3. The holder is tentative, and the sender spends the token of the last proven incarnation: it takes the VM back, as in
- *    rule 2, and the conflict is recorded.
+ *    holder. If it is another process at another address, it must wait until the holder's next heartbeat is overdue. If that
+ *    heartbeat arrives, the sender is a copy; otherwise the VM has moved.
+ * 3. The holder is tentative, and the sender spends the token of the last proven incarnation: it takes the VM back, as in rule
+ *    2, and the conflict is recorded.
  * 4. The sender requests to replace the holder: it becomes the holder, and the conflict is recorded. The HTTP handler has
  *    checked that the sender's access token may change the VM.
- * 5. The holder has been silent for a lease: the sender becomes the holder. The conflict is recorded, unless the sender's
- *    token number is ahead or the VM has only lost its agent's state.
- * 6. The sender is probably the VM: it becomes the tentative holder. That applies if its token has a higher number than the
- *    proven one (the registry has lost heartbeats), if it has no token but the addresses of the proven incarnation (the
- *    agent has lost its state), or if the status of the VM was set to stopped or paused after the last heartbeat. A client
- *    could invent all of this, so the proven incarnation keeps its right to return. If the VM is already held tentatively,
- *    the sender must resemble the proven incarnation more than the holder does, or equally with a higher token number or
- *    after the holder's next heartbeat is overdue. The conflict is recorded if the sender does not resemble the proven
- *    incarnation.
+ * 5. The holder has been silent for one lease period: the sender becomes the holder. The conflict is recorded, unless the
+ *    sender's token number is ahead or the VM has only lost its agent's state.
+ * 6. The sender is probably the VM: it becomes the tentative holder. It is probably the VM if its token has a higher number
+ *    than the proven one (the registry has lost heartbeats), if it has no token but the addresses of the proven incarnation
+ *    (the agent has lost its state), or if the status of the VM was set to stopped or paused after the last heartbeat. A client
+ *    could invent all of this, so the proven incarnation keeps its right to return. If the VM is already held tentatively, the
+ *    sender must resemble the proven incarnation more than the holder does, or equally with a higher token number or after the
+ *    holder's next heartbeat is overdue. The conflict is recorded if the sender does not resemble the proven incarnation.
  * 7. Otherwise the VM is contested.
  *
  * **Silence.** Only an accepted heartbeat is a sign of life and ends the silence of the holder. Silence is measured in
  * listening time, so it does not include pauses of the registry.
  *
  * **409.** If the response has `Retry-After`, the claim is undecided, and the sender must retry with the same heartbeat: an
- * agent does so until it is accepted or the claim is decided. Otherwise, another incarnation is alive: an agent exits with 9
- * or applies `--on-clone`. A one-shot `vreg heartbeat` exits with 9 in both cases.
+ * agent does so until it is accepted or the claim is decided. Otherwise, another incarnation is alive: an agent exits with 9 or
+ * applies `--on-clone`. A one-shot `vreg heartbeat` exits with 9 in both cases.
  */
 import { heartbeatInterval } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
@@ -54,7 +54,7 @@ import type { RegistryObserver } from './options.ts';
 import type { VmRecord } from './vm-record.ts';
 import type { RecordQueue } from './writes.ts';
 
-/** A heartbeat from an agent, with the address from which it came. */
+/** A heartbeat from an agent, with the network address of its sender. */
 export interface Proof extends AgentHeartbeat {
   /** The peer's address; undefined on a unix socket. */
   from?: string | undefined;
@@ -64,7 +64,10 @@ export interface Proof extends AgentHeartbeat {
 interface Incarnation extends Claim {
   /** The heartbeat token that the next heartbeat must spend. */
   token: string;
-  /** The heartbeat token that the heartbeat with {@link token} spent. */
+  /**
+   * The heartbeat token that the last heartbeat spent, which announced {@link token}. Recognizes a repetition of that
+   * heartbeat.
+   */
   spent?: string;
   /** Time of the last accepted proof on the listening clock, in milliseconds. */
   heardAt: number;
@@ -74,7 +77,7 @@ interface Incarnation extends Claim {
 interface Holder extends Incarnation {
   /** Revision of the VM's registration. If it differs from the current one, the id belongs to another VM now. */
   created: number;
-  /** Last heartbeat tokens of former holders, newest last. They may have higher numbers than the holder's own. */
+  /** The last heartbeat token of each former holder, newest last. Their numbers may be higher than the holder's own. */
   superseded?: string[];
   /** The status of the VM was set to stopped or paused after the last proof, so the VM may no longer exist. */
   isIdle?: true;
@@ -89,13 +92,13 @@ interface StoredConflict extends Conflict {
   spend?: string;
   /** The token that the holder had to spend when the claim was first refused. */
   against?: string;
-  /** From before the VM was registered with its present role. A reader of one role must not see the record. */
+  /** The conflict dates from before the VM got its current role. A reader of one role must not see the record. */
   isPast?: true;
   /** Time of the last refusal on the listening clock, in milliseconds. */
   refusedAt?: number;
 }
 
-/** The time of a heartbeat, and the state of the registry at that time. */
+/** The time at which a heartbeat is processed, and the state of the registry at that time. */
 export interface Now {
   /** Wall clock, RFC 3339. */
   at: string;
@@ -106,8 +109,8 @@ export interface Now {
 }
 
 /**
- * Maximum number of conflicts on record. Beyond it, the VM with the most conflicts loses its oldest one, so that no VM can
- * evict the conflicts of others.
+ * Maximum number of conflicts on record. A further one evicts the oldest conflict of the VM with the most conflicts, so that no
+ * VM can evict the conflicts of others.
  */
 const MAX_CONFLICTS = 1000;
 /**
@@ -117,7 +120,7 @@ const MAX_CONFLICTS = 1000;
 const MAX_ANNOUNCED = 16;
 /** Number of heartbeat intervals after which a silent holder is presumed dead: one missed heartbeat plus half an interval. */
 const MISSED_HEARTBEATS = 1.5;
-/** Maximum number of seconds before a refused incarnation retries, so that it soon learns the decision. */
+/** Maximum `Retry-After` for a refused incarnation, in seconds, so that it soon receives the decision. */
 const MAX_RETRY_AFTER = 5;
 /** Maximum number of heartbeat tokens of former holders to remember per VM. */
 const MAX_SUPERSEDED = 8;
@@ -163,7 +166,7 @@ export class Identities {
     return [...this.#conflicts.values()].reverse().map(publicPart);
   }
 
-  /** The conflicts since each VM has its present role, newest first. */
+  /** For each VM, only the conflicts since it got its current role; newest first. */
   get conflictsInRole(): Conflict[] {
     return [...this.#conflicts.values()]
       .filter(({ isPast }) => !isPast)
@@ -196,12 +199,15 @@ export class Identities {
     if (this.#holders.delete(id)) this.#records.add({ kind: 'identity', key: id, body: undefined });
   }
 
-  /** Whether an incarnation has proved that it is the VM. */
+  /** True if an incarnation has proved that it is the VM. */
   isHeld(id: string): boolean {
     return this.#holders.has(id);
   }
 
-  /** The VM has changed its role, and may have a new place in the order. Its incarnation stays the same. */
+  /**
+   * Updates the identity of a VM whose role has changed. Its incarnation stays the same, even if it has moved to the end of
+   * lists.
+   */
   move({ vm: { id }, version: { created } }: VmRecord): void {
     const holder = this.#holders.get(id);
     if (holder && holder.created !== created) this.#putHolder(id, { ...holder, created });
@@ -221,7 +227,7 @@ export class Identities {
 
   /**
    * Decides by the rules at the top of this module whether the sender of a heartbeat is the VM.
-   * @throws VregError IDENTITY_CONFLICT; with `retryAfter` while it is undecided which incarnation is the VM
+   * @throws VregError IDENTITY_CONFLICT if the sender is not accepted; with `retryAfter` while that is undecided
    */
   prove(entry: VmRecord, proof: Proof, now: Now): void {
     const { next, spend } = proof;
@@ -241,8 +247,8 @@ export class Identities {
   }
 
   /**
-   * Decides whether a VM that has lost its access token may enrol again under its id: this requires that the VM has been silent
-   * for a lease.
+   * Checks that a VM that has lost its access token may enrol again under its id, which requires that the registered VM has
+   * been silent for one lease period.
    * @throws VregError CONFLICT with `retryAfter` while that is undecided, IDENTITY_CONFLICT if the VM sent another heartbeat
    */
   assertVacant(entry: VmRecord, { address, from }: Pick<Claim, 'address'> & Pick<Proof, 'from'>, now: Now): void {
@@ -265,12 +271,12 @@ export class Identities {
       throw new VregError('IDENTITY_CONFLICT', `VM already registered, and ${aliveAs(id, holder)}`, details);
     throw new VregError('CONFLICT', 'VM already registered', {
       ...details,
-      hint: `if VM "${id}" has lost its token, retry: it may enrol again once it has been silent for a lease; otherwise remove it: vreg rm ${id}`,
+      hint: `if VM "${id}" has lost its token, retry: it may enrol again once it has been silent for one lease period; otherwise remove it: vreg rm ${id}`,
       retryAfter: retryAfter(count, now.lease - silence),
     });
   }
 
-  /** The holder of a VM. A tentative holder is proven once the time of the proven incarnation has passed. */
+  /** The holder of a VM. A tentative holder counts as proven once the proven incarnation can no longer return. */
   #holderOf(id: string, { listening }: Now): Holder | undefined {
     const holder = this.#holders.get(id);
     if (!holder?.proven || listening <= holder.proven.until) return holder;
@@ -279,8 +285,8 @@ export class Identities {
   }
 
   /**
-   * Decides by rules 2 to 7 whether an incarnation succeeds the holder.
-   * @returns what the new holder inherits
+   * Decides by rules 2 to 7 whether the sender of a heartbeat becomes, or remains, the holder.
+   * @returns the fields that the new record of the holder takes over
    * @throws VregError as {@link prove}
    */
   #succeed(id: string, holder: Holder, proof: Proof, now: Now): Pick<Holder, 'proven' | 'superseded' | 'claim'> {
@@ -327,8 +333,8 @@ export class Identities {
   }
 
   /**
-   * Records a refusal, or the end of one.
-   * @param former key of the record that this one continues
+   * Records that an incarnation was refused, or that a claim was decided.
+   * @param former key of an earlier record, which this one replaces
    * @returns the record; its `against` is that of the first refusal of the claim
    */
   #recordConflict(
@@ -447,7 +453,7 @@ function isAheadOf({ spend, next }: Proof, { superseded = [], proven, token }: H
   return numberOf(spend) > numberOf(proven?.token ?? token);
 }
 
-/** Rule 6 at the top of this module. */
+/** Applies rule 6 at the top of this module. */
 function isProbablyTheVm(proof: Proof, holder: Holder, now: Now): boolean {
   const { proven, isIdle } = holder;
   const owner = proven ?? holder;
@@ -460,8 +466,8 @@ function isProbablyTheVm(proof: Proof, holder: Holder, now: Now): boolean {
 }
 
 /**
- * The degree of resemblance between two incarnations. A client can invent all of it, but an incarnation id is harder to learn
- * than an address.
+ * The resemblance between two incarnations: 2 for the same incarnation id, 1 for the same addresses, else 0. A client can
+ * invent both, but an incarnation id is harder to learn than an address.
  */
 function resemblance(one: Proof | Claim, other: Claim): number {
   if (isSameIncarnation(one, other)) return 2;
@@ -492,7 +498,7 @@ function untilOverdue({ heardAt }: Incarnation, { listening, lease }: Now): numb
 }
 
 /**
- * A process at another address must wait until the next heartbeat of the previous process is overdue.
+ * Makes a new process at another address wait until the next heartbeat of the previous process is overdue.
  * @throws VregError IDENTITY_CONFLICT with `retryAfter`
  */
 function assertMoved(id: string, before: Incarnation, { incarnation, address, from }: Proof, now: Now): void {
@@ -529,7 +535,7 @@ function definedOnly<T extends object>(fields: T): { [K in keyof T]?: NonNullabl
 const COMPARE = 'compare both incarnations: vreg conflicts';
 
 /**
- * Seconds until the next attempt: short at first, because a live holder usually sends a heartbeat within seconds.
+ * Computes `Retry-After` in seconds: short at first, because a live holder usually sends a heartbeat within seconds.
  * @param count attempts so far
  * @param remaining maximum number of milliseconds until the claim is decided
  */
@@ -537,7 +543,7 @@ function retryAfter(count: number, remaining: number): number {
   return Math.max(1, Math.min(2 ** (count - 1), MAX_RETRY_AFTER, Math.ceil(remaining / 1000)));
 }
 
-/** @param remaining milliseconds until the holder has been silent for a lease */
+/** @param remaining milliseconds until the holder has been silent for one lease period */
 function undecided(id: string, holder: Claim, count: number, remaining: number): VregError {
   const seconds = Math.max(1, Math.ceil(remaining / 1000));
   return new VregError(

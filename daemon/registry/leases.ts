@@ -3,8 +3,8 @@
  * instead of the entire fleet.
  *
  * When very many leases expire together, a network failure is more likely than the death of all those VMs. They become
- * *suspect*, and `discover` still returns them for one more lease. Then they become stale, so VMs that were stopped on purpose
- * do not remain forever (as they do with Eureka's self-preservation: Netflix/eureka#1267).
+ * *suspect*, and `discover` still returns them for one more lease period. Then they become stale, so VMs that were stopped on
+ * purpose do not remain forever (as they do with Eureka's self-preservation: Netflix/eureka#1267).
  */
 import { heartbeatInterval } from '../../src/protocol/api.ts';
 import type { Position } from '../../src/protocol/position.ts';

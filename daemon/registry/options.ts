@@ -15,7 +15,7 @@ export interface RegistryObserver {
   conflict?(conflict: Conflict): void;
   /** Agents have sent positions of another history. Called at most once an hour with the number of their VMs since then. */
   rollback?(vms: number): void;
-  /** An agent claims for the first time that another registry answers under the URL of this one. */
+  /** An agent reports for the first time that another registry answers at the URL of this one. */
   otherRegistry?(claim: OtherRegistry): void;
 }
 

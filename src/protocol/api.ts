@@ -161,7 +161,7 @@ export const INCLUDE_LIVENESS = { include: 'liveness' } as const;
 export interface VmWithLiveness extends Vm {
   /** The lease has expired. */
   stale: boolean;
-  /** The lease has expired, but `discover` returns the VM for one more lease, because many others fell silent with it. */
+  /** The lease has expired, but `discover` returns the VM for one more lease period, because many others fell silent with it. */
   suspect?: boolean;
   /** Latest results of the agent's health checks, by service; absent if the agent runs no checks. */
   health?: Record<string, ServiceHealth>;

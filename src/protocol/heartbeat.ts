@@ -46,7 +46,7 @@ export interface HistoryAnswer {
   returned?: true;
 }
 
-/** The claim of agents that another registry with another history answers under the URL of this one. */
+/** The claim, made by agents, that another registry with a different history answers at the URL of this one. */
 export interface OtherRegistry {
   /** The newest claimed position in the history of this registry. */
   position: string;

@@ -56,7 +56,7 @@ test('reads from a daemon', async (t) => {
   });
 });
 
-test('a VM that is silent for a lease disappears from discover and status=running, and a heartbeat brings it back', async (t) => {
+test('a VM that is silent for one lease period disappears from discover and status=running, and a heartbeat brings it back', async (t) => {
   const { url } = await startDaemon(t, { args: ['--stale-after', '1s'] });
   await call(url, 'POST', '/registry/vms', { body: aVm({ id: 'quiet', role: 'infra' }) });
   const found = async (path: string) => ((await call(url, 'GET', path)).body as VmList).count;

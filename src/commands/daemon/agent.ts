@@ -51,7 +51,7 @@ export const agent = defineCommand<Flags>({
   name: 'agent',
   summary: 'register this VM and keep it alive',
   description:
-    'Registers this VM and sends heartbeats. While the registry is unreachable, the agent retries with growing delays; if the registry has lost the entry, the agent registers the VM again. On SIGTERM, the agent sets the status of the VM to stopped (see --on-exit) and exits; on SIGHUP, it reloads the settings. Each heartbeat contains a proof of identity. If another incarnation of the VM is sending heartbeats, the agent exits with 9 or acts according to --on-clone; once the other one has been silent for a lease, the agent is accepted.',
+    'Registers this VM and sends heartbeats. While the registry is unreachable, the agent retries with growing delays; if the registry has lost the entry, the agent registers the VM again. On SIGTERM, the agent sets the status of the VM to stopped (see --on-exit) and exits; on SIGHUP, it reloads the settings. Each heartbeat contains a proof of identity. If another incarnation of the VM is sending heartbeats, the agent exits with 9 or acts according to --on-clone; once the other one has been silent for one lease period, the agent is accepted.',
   settings: [...VM_SETTINGS, 'interval', 'on-exit', 'on-clone', 'id-command', 'run-dir', ...LOG_SETTINGS],
   flags: [
     SERVICE_FLAG,

@@ -266,7 +266,7 @@ test('an enrol token cannot change an enrolled VM or repeat an old enrolment', a
   assert.equal((await enrol('10.0.0.1')).status, 409);
 });
 
-test('a VM that enrolled and has lost its token may enrol again once it has been silent for a lease', async (t) => {
+test('a VM that enrolled and has lost its token may enrol again once it has been silent for one lease period', async (t) => {
   const { ask, create, app } = await guarded(t);
   const image = await create({ name: 'image', scope: 'enrol', role: 'worker' });
   const enrol = (address = '10.0.0.2') =>

@@ -95,7 +95,7 @@ test('a VM that was stale before a gap stays stale', async (t) => {
   assert.deepEqual(await idsAndWarming(app, '/registry/discover/worker'), ['', null]);
 });
 
-test('after a mass loss VMs are offered as suspect for one more lease', async (t) => {
+test('after a mass loss VMs are offered as suspect for one more lease period', async (t) => {
   const app = await serveApp(t, { massLoss: 0.5 });
   for (let n = 0; n < 10; n++) await app.registry.register(aVm({ id: `vm-${n}`, role: 'worker' }));
   const events: string[] = [];

@@ -95,7 +95,7 @@ test('an agent that lost its state is accepted if it has the same addresses or t
   assert.equal(registry.identities.conflicts.length, 1);
 });
 
-test('a rewound VM takes over once its other incarnation has been silent for a lease, and the conflict is recorded', async () => {
+test('a rewound VM takes over once its other incarnation has been silent for one lease period, and the conflict is recorded', async () => {
   const { registry, clock } = await setUp();
   registry.heartbeat('vm-1', { ...ONE, next: token(1) });
   registry.heartbeat('vm-1', { ...ONE, spend: token(1), next: token(2) });
@@ -604,7 +604,7 @@ test('an agent without state at the address of a VM that is alive is accepted, a
   heartbeat(registry, { ...ONE, incarnation: 'y', next: token(1, 'e') });
 });
 
-test('an agent that loses its state twice within a lease is accepted once its last heartbeat is overdue', async () => {
+test('an agent that loses its state twice within one lease period is accepted once its last heartbeat is overdue', async () => {
   const { registry, clock } = await setUp();
   heartbeat(registry, { ...ONE, next: token(1) });
   heartbeat(registry, { ...ONE, incarnation: 'second', next: token(1, 'd') });
@@ -613,7 +613,7 @@ test('an agent that loses its state twice within a lease is accepted once its la
   heartbeat(registry, { ...ONE, incarnation: 'third', spend: token(1, 'e'), next: token(2, 'e') });
 });
 
-test('a VM that is declared paused returns within a lease, even if another incarnation claimed it', async () => {
+test('a VM that is declared paused returns within one lease period, even if another incarnation claimed it', async () => {
   const { registry } = await setUp();
   heartbeat(registry, { ...ONE, next: token(1) });
   await registry.update('vm-1', { status: 'paused' });
