@@ -124,6 +124,8 @@ test('a client with another value of X-Vreg-Client is treated as a plain client'
 
 test('headers that change what a client should do go to every client', async (t) => {
   const app = await startApp(t, { corsOrigins: ['https://dash.example'] });
+  const { token } = await app.authenticator.tokens.create({ name: 'reader', scope: 'read', role: 'infra' }, 'test');
+  const reader = `Authorization: Bearer ${token}`;
   app.clock.miss(1000);
   for (const client of [[], ['X-Vreg-Client: 1']]) {
     const own = client.length > 0 ? VREG : [];
@@ -133,13 +135,15 @@ test('headers that change what a client should do go to every client', async (t)
       [405, 'PUT /registry/vms', [TOKEN], ['allow']],
       [404, 'GET /nowhere', [TOKEN], BROWSER],
       [404, 'DELETE /registry/vms/nobody', [TOKEN], []],
+      [403, 'DELETE /registry/vms/vm-1', [reader], ['www-authenticate']],
+      [403, 'GET /registry/vms/vm-1', [reader], BROWSER],
       [400, 'GET /registry/vms/%zz', [TOKEN], BROWSER],
       [200, 'GET /registry/discover/worker', [TOKEN], [...BROWSER, 'x-vreg-warming']],
       [200, 'GET /registry/vms/vm-1', [TOKEN], [...BROWSER, 'etag', 'x-vreg-warming']],
     ] as const) {
       const seen = await namesOf(t, app, request(line, [...headers, ...client]));
       // With named origins every response depends on the Origin header.
-      const position = status === 401 ? [] : [POSITION];
+      const position = status === 401 || status === 403 ? [] : [POSITION];
       const names = [...PLAIN, ...own, ...added, ...position, 'vary'].sort();
       assert.deepEqual(seen, { status, names }, `${line} ${client}`);
     }
