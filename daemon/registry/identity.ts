@@ -16,8 +16,9 @@
  * - *Contested*: another incarnation claims the VM and was refused. The registry stores the claim as a conflict, with the token
  *   that the holder had to spend at that time. The claim is *decided* when a proven holder spends that token: then the claim is
  *   rejected. It is also decided when the holder has been silent for one lease period: then the claim is accepted. A claim that
- *   was not repeated for one lease period has ended. A later one is a new claim: the VM may have been rewound to the same state
- *   a second time.
+ *   was not repeated for one lease period has ended (for 30 s, if both sides are the same incarnation at the same place). A later
+ *   one is a new claim: the VM may have been rewound to the same state a second time. All claims end when the holder changes by
+ *   rules 4 to 6.
  *
  * **Who is accepted.** The first rule that matches applies:
  *
@@ -122,6 +123,8 @@ const MAX_ANNOUNCED = 16;
 const MISSED_HEARTBEATS = 1.5;
 /** Maximum `Retry-After` for a refused incarnation, in seconds, so that it soon receives the decision. */
 const MAX_RETRY_AFTER = 5;
+/** Milliseconds after which a refused incarnation has stopped its retries: six times the longest delay between two of them. */
+const MAX_RETRY_GAP = 6 * MAX_RETRY_AFTER * 1000;
 /** Maximum number of heartbeat tokens of former holders to remember per VM. */
 const MAX_SUPERSEDED = 8;
 
@@ -267,8 +270,11 @@ export class Identities {
     const claim = { id, holder, other, state: 'open', against: String(seen.heardAt) } as const;
     const { against, count } = this.#recordConflict(claim, now);
     const details = { field: 'id', hint: COMPARE };
-    if (against !== String(seen.heardAt))
+    if (against !== String(seen.heardAt)) {
+      // The next claim from this address may come from another incarnation, which must see a sign of life after its own start.
+      this.#endClaim(key);
       throw new VregError('IDENTITY_CONFLICT', `VM already registered, and ${aliveAs(id, holder)}`, details);
+    }
     throw new VregError('CONFLICT', 'VM already registered', {
       ...details,
       hint: `if VM "${id}" has lost its token, retry: it may enrol again once it has been silent for one lease period; otherwise remove it: vreg rm ${id}`,
@@ -319,6 +325,7 @@ export class Identities {
       throw undecided(id, holder, count, now.lease - (now.listening - holder.heardAt));
     }
     const key = keyOf({ id, spend: proof.spend, other: claimIn(proof, now.at) });
+    this.#endClaims(id);
     const hasLostState = proof.spend === undefined && !this.#conflicts.has(key);
     const isStranger = !isSilent && resemblance(proof, proven ?? holder) === 0;
     const isConflict = proof.replace || (isAhead ? isStranger : !hasLostState);
@@ -347,13 +354,13 @@ export class Identities {
     if (former !== undefined && former !== key && before) this.#deleteConflict(former);
     const { at } = found.other;
     const since = before?.isPast ? undefined : before;
-    const isRepeated = before?.state === 'open' && listening - (before.refusedAt ?? listening) <= lease;
+    const isRepeated = since?.state === 'open' && listening - (since.refusedAt ?? listening) <= maxGap(found, lease);
     const conflict: StoredConflict = {
       ...found,
       firstAt: since?.firstAt ?? at,
       lastAt: at,
       count: (since?.count ?? 0) + 1,
-      ...definedOnly({ against: (isRepeated ? before.against : undefined) ?? against }),
+      ...definedOnly({ against: (isRepeated ? since.against : undefined) ?? against }),
       refusedAt: listening,
     };
     this.#putConflict(key, conflict);
@@ -361,6 +368,17 @@ export class Identities {
       this.#observer.conflict?.(publicPart(conflict));
     if (this.#conflicts.size > MAX_CONFLICTS) this.#deleteConflict(this.#oldestOfMost());
     return conflict;
+  }
+
+  /** Ends all claims to a VM whose holder has changed without the holder's token: no claim was refused for the new holder. */
+  #endClaims(vm: string): void {
+    for (const [key, { id }] of this.#conflicts) if (id === vm) this.#endClaim(key);
+  }
+
+  /** The record remains, but the next refusal begins a new claim. */
+  #endClaim(key: string): void {
+    const { against, refusedAt: _refusedAt, ...conflict } = this.#conflicts.get(key)!;
+    if (against !== undefined) this.#putConflict(key, conflict);
   }
 
   #countOf(vm: string): number {
@@ -426,6 +444,14 @@ function claimIn({ incarnation, address, from }: Proof, at: string): Claim {
 function incarnationOf(holder: Holder): Incarnation {
   const { token, spent, heardAt } = holder;
   return { ...claimOf(holder), ...definedOnly({ spent }), token, heardAt };
+}
+
+/**
+ * Maximum number of milliseconds between two refusals of one claim. If both sides are the same incarnation at the same place,
+ * they are probably one VM that was rewound, resumed and rewound again, so a pause in its retries already ends the claim.
+ */
+function maxGap({ holder, other }: Pick<Conflict, 'holder' | 'other'>, lease: number): number {
+  return isSameIncarnation(other, holder) && isSamePlace(other, holder) ? MAX_RETRY_GAP : lease;
 }
 
 /** A conflict as clients see it, without heartbeat tokens. */

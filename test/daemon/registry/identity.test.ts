@@ -670,3 +670,56 @@ test('a conflict is an event of its VM, once for each record and change of its s
   }
   assert.equal(events.length, 17);
 });
+
+test('a VM that was refused, removed and registered again begins a new claim when it is refused again', async () => {
+  const { registry, clock } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(100) });
+  const claim = { address: ONE.address, from: ONE.from };
+  const rewound = { ...ONE, spend: token(3), next: token(4, 'b') };
+  assert.throws(() => registry.assertVacant('vm-1', claim), { code: 'CONFLICT' });
+  assert.throws(() => heartbeat(registry, rewound), UNDECIDED);
+  await registry.deregister('vm-1');
+  await registry.register(aVm({ id: 'vm-1' }));
+  heartbeat(registry, rewound);
+  clock.pass(20_000);
+  assert.throws(() => registry.assertVacant('vm-1', claim), { code: 'CONFLICT' });
+  assert.throws(() => heartbeat(registry, { ...rewound, next: token(4, 'c') }), UNDECIDED);
+});
+
+test('a VM that is rewound, resumed and rewound again within a lease makes a new claim', async () => {
+  const { registry, clock } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(100) });
+  const rewound = { ...ONE, spend: token(3), next: token(4, 'b') };
+  assert.throws(() => heartbeat(registry, rewound), UNDECIDED);
+  clock.pass(10_000);
+  heartbeat(registry, { ...ONE, spend: token(100), next: token(101) });
+  clock.pass(60_000);
+  assert.throws(() => heartbeat(registry, rewound), UNDECIDED);
+});
+
+test('a VM without its token that starts again after a decided refusal makes a new claim', async () => {
+  const { registry, clock } = await setUp();
+  const claim = { address: ONE.address, from: ONE.from };
+  const refused = (code: string) => assert.throws(() => registry.assertVacant('vm-1', claim), { code });
+  heartbeat(registry, { ...ONE, next: token(1) });
+  refused('CONFLICT');
+  clock.pass(1000);
+  heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
+  refused('IDENTITY_CONFLICT');
+  clock.pass(200_000);
+  refused('CONFLICT');
+  clock.pass(LEASE);
+  registry.assertVacant('vm-1', claim);
+});
+
+test('a claim ends when the holder changes without its token', async () => {
+  const { registry, clock } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(5) });
+  const rewound = { ...TWO, spend: token(3), next: token(4, 'b') };
+  assert.throws(() => heartbeat(registry, rewound), UNDECIDED);
+  heartbeat(registry, { ...INVENTED, next: token(9, 'e'), replace: true });
+  clock.pass(1000);
+  assert.throws(() => heartbeat(registry, rewound), UNDECIDED);
+  heartbeat(registry, { ...INVENTED, spend: token(9, 'e'), next: token(10, 'e') });
+  assert.throws(() => heartbeat(registry, rewound), DECIDED);
+});
