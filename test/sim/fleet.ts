@@ -28,7 +28,8 @@ export interface Report {
   vms: number;
   /** Number of incidents by name. */
   incidentCounts: Record<string, number>;
-  heartbeats: number;
+  /** Requests that arrived at the registry's VM, also while it did not answer. */
+  requests: number;
   /** VMs that were not discovered although their agents were alive and could reach the registry. */
   falseDeaths: number;
   clones: number;
@@ -37,10 +38,19 @@ export interface Report {
   /** Dead VMs that were discovered for longer than one lease of listening time, or two after a mass loss. */
   ghosts: number;
   /**
-   * Peak of the heartbeats in 100 ms, divided by their mean, while no incident but mass restarts had occurred for two
-   * intervals. The first contact of each agent does not count: it is immediate by design, because a client may wait for it.
+   * Peak of the requests in 100 ms, divided by their mean, in the two intervals after an incident, after the end of a fault, and
+   * during a fault. The requests after all incidents, and after all with the same name, are added up: the mean of 200 VMs is two
+   * requests in 100 ms, and chance alone makes peaks of five times as many. Retries count; first contacts do not.
    */
   burst: number;
+  /** The incident with the highest {@link burst}. */
+  burstAfter: string;
+  firstContacts: number;
+  /**
+   * As {@link burst}, for the first contacts of agents, with their retries. It is high after mass restarts: a first contact is immediate by design,
+   * because a client may wait for it.
+   */
+  firstContactBurst: number;
 }
 
 /** Milliseconds per bucket of heartbeats. */
@@ -50,6 +60,46 @@ const INSPECT_INTERVAL = 1000;
 /** Milliseconds by which an inspection, the retries of a heartbeat and a tick may be late together. */
 const SLACK = 8000;
 const DAY = 86_400_000;
+
+/** Expected requests in a bucket that is measured: chance makes peaks of twice as many, and hardly ever of three times. */
+const MIN_EXPECTED = 16;
+/** Name of the profile of all incidents together. */
+const ANY = 'any incident';
+
+/** Requests after all incidents with the same name, by the time since the incident. */
+class Profile {
+  readonly #counts: number[];
+  /** How often each bucket was measured. */
+  readonly #measured: number[];
+
+  /** @param length milliseconds after an incident */
+  constructor(length: number) {
+    this.#counts = new Array<number>(Math.ceil(length / BUCKET)).fill(0);
+    this.#measured = this.#counts.map(() => 0);
+  }
+
+  /** @param since milliseconds since the incident */
+  add(since: number): void {
+    const bucket = Math.floor(since / BUCKET);
+    if (bucket < this.#counts.length) this.#counts[bucket]!++;
+  }
+
+  /** @param length milliseconds from an incident to the next one */
+  end(length: number): void {
+    const buckets = Math.min(this.#counts.length, Math.floor(length / BUCKET));
+    for (let bucket = 0; bucket < buckets; bucket++) this.#measured[bucket]!++;
+  }
+
+  get burst(): number {
+    const sum = (numbers: readonly number[]) => numbers.reduce((total, number) => total + number, 0);
+    const mean = sum(this.#counts) / Math.max(1, sum(this.#measured));
+    const ratios = this.#counts.map((count, bucket) => {
+      const expected = mean * this.#measured[bucket]!;
+      return expected < MIN_EXPECTED ? 0 : count / expected;
+    });
+    return Number(Math.max(...ratios).toFixed(2));
+  }
+}
 
 const INCIDENTS = {
   pause: (fleet) => {
@@ -65,10 +115,12 @@ const INCIDENTS = {
     const vm = fleet.pick();
     if (!vm || vm.isPaused) return;
     const snapshot = vm.snapshot();
-    fleet.later(
-      fleet.between(30_000, 60_000),
-      () => vm.isAlive && fleet.replace(vm, vm.rewind(fleet.newName('rewound'), snapshot)),
-    );
+    fleet.later(fleet.between(30_000, 60_000), () => {
+      if (!vm.isAlive) return;
+      const rewound = vm.rewind(fleet.newName('rewound'), snapshot);
+      rewound.disturbedAt += fleet.registryVm.lease;
+      fleet.replace(vm, rewound);
+    });
   },
   restartAgent: (fleet) => {
     const vm = fleet.pick();
@@ -80,6 +132,7 @@ const INCIDENTS = {
     const cut = fleet.living().filter(() => fleet.random() < 0.2);
     for (const vm of cut) vm.isReachable = false;
     fleet.later(fleet.between(5000, 60_000), () => {
+      fleet.mark('partition healed');
       for (const vm of cut) {
         vm.isReachable = true;
         vm.disturbedAt = fleet.time.now;
@@ -101,6 +154,22 @@ const INCIDENTS = {
       fleet.registryVm.kill();
       fleet.registryVm.restart(copy);
     });
+  },
+  copyRegistry: (fleet) => {
+    fleet.registryVm.startTwin();
+    fleet.changeRegistry(fleet.between(10_000, 60_000), () => fleet.registryVm.endTwin());
+  },
+  remove: (fleet) => {
+    const vm = fleet.pick();
+    if (!vm || !fleet.registryVm.answers) return;
+    vm.disturbedAt = fleet.time.now;
+    void fleet.registryVm.registry.deregister(vm.id).catch(() => {});
+  },
+  recreate: (fleet) => {
+    const vm = fleet.pick();
+    if (!vm || vm.isPaused) return;
+    vm.die();
+    fleet.later(fleet.between(1000, 20_000), () => fleet.replace(vm, SimVm.boot(fleet, vm.id)));
   },
   massRestart: (fleet) => {
     for (const vm of fleet.living()) if (!vm.isPaused) fleet.replace(vm, vm.restart());
@@ -125,7 +194,10 @@ class Fleet implements World {
   readonly size: number;
   readonly report: Report;
   readonly #lease: number;
-  readonly #buckets = new Map<number, number>();
+  readonly #profiles = new Map<string, Profile>();
+  readonly #firstContacts: Profile;
+  /** The last incident. */
+  #last = { name: 'start', at: 0 };
   #vms: SimVm[] = [];
   readonly #pairs: { original: SimVm; twin: SimVm; since: number }[] = [];
   /** Registry time at which each id lost its last VM. */
@@ -133,14 +205,13 @@ class Fleet implements World {
   readonly #counted = new Set<string>();
   #isRegistryChanging = false;
   #names = 0;
-  /** Number of buckets in which bursts are measured, including those without a heartbeat. */
-  #calmBuckets = 0;
-  #quietSince = 0;
 
   constructor({ seed, vms, lease = 30_000, proves = true, makeClock, pause }: FleetOptions) {
     this.random = seeded(seed);
     this.#lease = lease;
     this.interval = lease / 3;
+    this.#firstContacts = new Profile(2 * this.interval);
+    this.#profiles.set(ANY, new Profile(2 * this.interval));
     this.proves = proves;
     this.pause = pause;
     this.size = vms;
@@ -149,45 +220,53 @@ class Fleet implements World {
       seed,
       vms,
       incidentCounts: {},
-      heartbeats: 0,
+      requests: 0,
       falseDeaths: 0,
       clones: 0,
       undetectedClones: 0,
       ghosts: 0,
       burst: 0,
+      burstAfter: '',
+      firstContacts: 0,
+      firstContactBurst: 0,
     };
     for (let n = 0; n < vms; n++) this.boot();
     this.time.every(INSPECT_INTERVAL, () => this.#inspect());
   }
 
-  onHeartbeat(vm: SimVm): void {
-    this.report.heartbeats++;
-    if (vm.isFirstContact) vm.isFirstContact = false;
-    else if (this.#isCalm) {
-      const bucket = Math.floor(this.time.now / BUCKET);
-      this.#buckets.set(bucket, (this.#buckets.get(bucket) ?? 0) + 1);
-    }
+  onRequest(vm: SimVm): void {
+    this.report.requests++;
+    const since = this.time.now - this.#last.at;
+    if (vm.isFirstContact) {
+      this.report.firstContacts++;
+      this.#firstContacts.add(since);
+    } else for (const name of [this.#last.name, ANY]) this.#profiles.get(name)?.add(since);
   }
 
-  get #isCalm(): boolean {
-    return this.time.now - this.#quietSince > 2 * this.interval;
+  /** Measures the burst of requests from now on under this name, until the next incident. */
+  mark(name: string): void {
+    const length = this.time.now - this.#last.at;
+    for (const each of [this.#last.name, ANY]) this.#profiles.get(each)?.end(length);
+    this.#firstContacts.end(length);
+    if (!this.#profiles.has(name)) this.#profiles.set(name, new Profile(2 * this.interval));
+    this.#last = { name, at: this.time.now };
   }
 
   cause(name: Incident): void {
     const changesRegistry = /Registry$/.test(name);
     if (changesRegistry && this.#isRegistryChanging) return;
     this.report.incidentCounts[name] = (this.report.incidentCounts[name] ?? 0) + 1;
-    // Bursts are measured after mass restarts.
-    if (name !== 'massRestart') this.#quietSince = this.time.now;
+    this.mark(name);
     INCIDENTS[name](this);
   }
 
   /** Prevents other incidents of the registry for this many milliseconds, then runs the second half of the incident. */
   changeRegistry(ms: number, then: () => void): void {
+    const { name } = this.#last;
     this.#isRegistryChanging = true;
     this.later(ms, () => {
+      this.mark(`${name} ended`);
       then();
-      this.#quietSince = this.time.now;
       this.#isRegistryChanging = false;
     });
   }
@@ -231,16 +310,20 @@ class Fleet implements World {
   }
 
   measureBurst(): void {
-    const counts = [...this.#buckets.values()];
-    const mean = counts.reduce((sum, count) => sum + count, 0) / Math.max(1, this.#calmBuckets);
-    this.report.burst = counts.length === 0 ? 0 : Number((Math.max(...counts) / mean).toFixed(2));
+    this.mark('end');
+    for (const [name, { burst }] of this.#profiles) {
+      if (burst <= this.report.burst) continue;
+      this.report.burst = burst;
+      this.report.burstAfter = name;
+    }
+    this.report.firstContactBurst = this.#firstContacts.burst;
   }
 
   #inspect(): void {
-    if (this.#isCalm) this.#calmBuckets += INSPECT_INTERVAL / BUCKET;
     this.#vms = this.#vms.filter((vm) => vm.isAlive || this.time.now - vm.diedAt! < 10 * this.#lease);
     this.#findUndetectedClones();
-    if (!this.registryVm.answers) return;
+    // With a twin, each registry hears half of the heartbeats.
+    if (!this.registryVm.answers || this.registryVm.hasTwin) return;
     const offered = new Set(this.registryVm.registry.discover('worker').map(({ vm }) => vm.id));
     this.#findFalseDeaths(offered);
     this.#findGhosts(offered);
@@ -248,12 +331,21 @@ class Fleet implements World {
 
   #findFalseDeaths(offered: ReadonlySet<string>): void {
     // After a disturbance an agent needs its next heartbeat, and a retry or two, to reach the registry.
-    const recovery = 2 * this.interval + SLACK;
     for (const vm of this.living()) {
+      const recovery = 2 * this.interval + SLACK + (this.#isContested(vm) ? this.#lease : 0);
       const calm = this.time.now - Math.max(vm.disturbedAt, this.registryVm.reachableSince, this.registryVm.startedAt);
       if (vm.isPaused || !vm.isReachable || calm < recovery || offered.has(vm.id)) continue;
       this.#count(`dead ${vm.id}`, () => this.report.falseDeaths++);
     }
+  }
+
+  /** Whether the registry may refuse a VM until another incarnation has been heard again or has been silent for a lease. */
+  #isContested(vm: SimVm): boolean {
+    const isOpen = this.#pairs.some(
+      ({ original, twin }) =>
+        (vm === original || vm === twin) && !original.isConflictNoticed && !twin.isConflictNoticed,
+    );
+    return vm.isFirstContact || isOpen;
   }
 
   #findGhosts(offered: ReadonlySet<string>): void {

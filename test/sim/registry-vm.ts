@@ -28,6 +28,11 @@ export class RegistryVm {
   #isUp = true;
   /** While the process is stopped, its clocks continue but none of its code runs. */
   #isStopped = false;
+  /** Requests that wait in the kernel of a stopped process. */
+  #waiting: (() => void)[] = [];
+  /** Another registry that was started with a copy of the disk and answers under the same URL. */
+  #twin: Registry | undefined;
+  #usesTwin = false;
   #wallStep = 0;
   #lastTick = 0;
 
@@ -54,6 +59,32 @@ export class RegistryVm {
   resume(): void {
     this.#isStopped = false;
     this.#markReachable();
+    for (const wake of this.#waiting.splice(0)) wake();
+  }
+
+  /** Resolves when a stopped process continues or is killed; undefined if it is not stopped. */
+  continued(): Promise<void> | undefined {
+    if (!this.#isUp || !this.#isStopped) return undefined;
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  /** The registry that answers the next request: with a twin, the two alternate. */
+  next(): Registry {
+    this.#usesTwin = !this.#usesTwin;
+    return this.#twin && this.#usesTwin ? this.#twin : this.registry;
+  }
+
+  startTwin(): void {
+    this.#twin = this.#open(this.copy(), this.#clock);
+  }
+
+  endTwin(): void {
+    this.#twin = undefined;
+    this.#markReachable();
+  }
+
+  get hasTwin(): boolean {
+    return this.#twin !== undefined;
   }
 
   stepWallClock(ms: number): void {
@@ -76,6 +107,7 @@ export class RegistryVm {
   kill(): void {
     this.#isUp = false;
     this.#store = this.copy();
+    for (const wake of this.#waiting.splice(0)) wake();
   }
 
   /** Starts the process with its own disk or with an older copy. */
@@ -95,10 +127,7 @@ export class RegistryVm {
     const contents = this.#store.contents();
     this.#clock =
       this.#makeClock?.(contents.listened, wall) ?? new ListeningClock(contents.listened, () => this.#time.now, wall);
-    this.registry = new Registry(
-      { store: this.#store, clock: this.#clock, staleAfter: this.lease, massLoss: 0.5 },
-      contents,
-    );
+    this.registry = this.#open(this.#store, this.#clock);
     this.startedAt = this.#time.now;
     this.registry.events.subscribe({
       event: ({ type, id }) => {
@@ -106,6 +135,10 @@ export class RegistryVm {
       },
       heartbeat: () => {},
     });
+  }
+
+  #open(store: MemoryStore, clock: Clock): Registry {
+    return new Registry({ store, clock, staleAfter: this.lease, massLoss: 0.5 }, store.contents());
   }
 
   #markReachable(): void {
@@ -119,5 +152,6 @@ export class RegistryVm {
     this.#lastTick = this.#time.now;
     if (this.#clock instanceof ListeningClock) this.#clock.tick();
     this.registry.sweep();
+    this.#twin?.sweep();
   }
 }

@@ -31,8 +31,8 @@ export interface World {
   proves: boolean;
   /** Replaces the milliseconds that an agent wants to sleep. */
   pause?: ((ms: number) => number) | undefined;
-  /** Called for each heartbeat that reaches the registry. */
-  onHeartbeat(vm: SimVm): void;
+  /** Called for each request that arrives at the registry's VM, also if the registry does not answer. */
+  onRequest(vm: SimVm): void;
 }
 
 type Sleeper = { left: number; timer: Timer | undefined; resolve(): void };
@@ -66,7 +66,7 @@ export class SimVm {
   diedAt: number | undefined;
   /** The registry has refused this incarnation because of another one. */
   isConflictNoticed = false;
-  /** The next heartbeat is the first contact of this process, which is always immediate. */
+  /** The registry has not yet accepted an announcement or a heartbeat of this process. */
   isFirstContact = true;
   readonly #world: World;
   readonly #disk: Disk;
@@ -181,6 +181,9 @@ export class SimVm {
         return resolve(conflict);
       },
       log,
+      onContact: () => {
+        this.isFirstContact = false;
+      },
       sleep: (ms, signal) => this.sleep(this.#world.pause?.(ms) ?? ms, signal),
       ticks: () => this.#world.time.now,
     });
@@ -274,7 +277,6 @@ class SimClient {
 
   heartbeat(id: string, beat?: AgentHeartbeat) {
     return this.#call(async (registry) => {
-      this.#world.onHeartbeat(this.#vm);
       const proof = beat && { ...beat, from: this.#vm.name };
       const { lastSeen } = registry.heartbeat(id, proof);
       return { id, lastSeen, ...(proof && registry.compareHistory(id, proof)) };
@@ -288,8 +290,22 @@ class SimClient {
   async #call<T>(ask: (registry: RegistryVm['registry']) => Promise<T>): Promise<T> {
     const { registryVm, random, loss } = this.#world;
     await this.#vm.sleep(LATENCY);
-    if (!this.#vm.isReachable || !registryVm.answers || random() < loss) await this.#fail();
-    const { registry } = registryVm;
+    if (!this.#vm.isReachable || random() < loss) await this.#fail();
+    this.#world.onRequest(this.#vm);
+    // A request to a stopped registry waits in the kernel.
+    const continued = registryVm.continued();
+    if (continued) {
+      const isInTime = await Promise.race([continued.then(() => true), this.#vm.sleep(TIMEOUT).then(() => false)]);
+      if (!isInTime) {
+        // The registry reads it later, although the client has given up.
+        void continued.then(async () => {
+          if (registryVm.answers) await ask(registryVm.next()).catch(() => {});
+        });
+        throw new VregError('UNREACHABLE', 'no answer');
+      }
+    }
+    if (!registryVm.answers) await this.#fail();
+    const registry = registryVm.next();
     let failure: unknown;
     const answer = await ask(registry).catch((error: unknown) => {
       failure = error;
