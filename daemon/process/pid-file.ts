@@ -1,6 +1,6 @@
 /**
- * Pid files: a file beside the state of the daemon or the agent identifies the running process. `vreg daemon status` and `stop`
- * use it to find the process, and a second daemon uses it to name the first one in its error.
+ * Pid files. A file in the state folder of the daemon or the agent identifies the running process. `vreg daemon status` and
+ * `stop` use it to find the process, and a second daemon names the first one in its error message.
  */
 
 import { execFileSync } from 'node:child_process';
@@ -16,9 +16,9 @@ export interface ProcessInfo {
   pid: number;
   /** Start time from /proc or ps, which distinguishes this process from a later one with the same pid. */
   started?: string;
-  /** The kernel's id of the boot, since start times from /proc count from there; absent without /proc. */
+  /** The kernel's id for the current boot, because start times from /proc count from the boot; absent without /proc. */
   boot?: string;
-  /** Device and inode of the file's folder, so a copy of the folder does not refer to this process. */
+  /** Device and inode of the folder of this file. In a copy of the folder they differ, so the file there is ignored. */
   home?: string;
   /** RFC 3339. */
   since: string;
@@ -31,10 +31,11 @@ export interface ProcessInfo {
 }
 
 /**
- * Milliseconds to wait for a process to exit: 5 s more than the daemon may take to drain, which is its request timeout of 30 s.
+ * Milliseconds to wait for a process to exit: 5 s more than the daemon may take to drain requests, which is at most its request
+ * timeout of 30 s.
  */
 const STOP_TIMEOUT = 35_000;
-/** Milliseconds between two checks whether a process has exited. */
+/** Milliseconds between two checks for whether a process has exited. */
 const POLL_INTERVAL = 50;
 
 /** RFC 3339. The file may be written more than once. */
@@ -81,9 +82,7 @@ export function removeProcessInfo(dir: string, kind: ProcessInfo['kind'], vm?: s
   }
 }
 
-/**
- * @returns the running process of that kind, the first one if there are several agents. Ignores files of killed processes
- */
+/** @returns the running process of that kind, or the first one if there are several agents; ignores files of killed processes */
 export function readProcessInfo(dir: string, kind: ProcessInfo['kind']): ProcessInfo | undefined {
   return readProcesses(dir, kind)[0];
 }
@@ -134,7 +133,7 @@ export async function stopProcesses(
   processes: readonly ProcessInfo[],
   sleep: (ms: number) => Promise<void>,
 ): Promise<void> {
-  // Check all processes before the first one gets its signal.
+  // Check all processes before any of them receives a signal.
   for (const info of processes) assertProven(dir, info);
   for (const { pid } of processes) {
     try {
@@ -167,7 +166,7 @@ function assertProven(dir: string, { kind, pid, started, vm }: ProcessInfo): voi
   if (writer !== undefined) assertPrivate(dir, 'data-dir', writer);
   if (started !== undefined && user !== undefined && (writer === user || writer === 0)) return;
   throw new VregError('FORBIDDEN', `${file} does not prove that pid ${pid} is a process of vreg`, {
-    hint: `look at it: ps -fp ${pid}; stop it yourself: kill ${pid}`,
+    hint: `inspect it: ps -fp ${pid}; to stop it anyway: kill ${pid}`,
   });
 }
 
@@ -203,7 +202,7 @@ function fileName({ kind, vm = '' }: { kind: ProcessInfo['kind']; vm?: string | 
 function readInfo(file: string): ProcessInfo | undefined {
   try {
     const info = JSON.parse(readRegularFile(file)?.text ?? '') as ProcessInfo | null;
-    // kill(2) treats pids of 0 and less as process groups. vreg never writes such a file.
+    // kill(2) treats zero and negative pids as process groups. vreg never writes such a pid.
     return Number.isSafeInteger(info?.pid) && info!.pid > 0 ? info! : undefined;
   } catch {
     return undefined;

@@ -17,8 +17,9 @@ export function makeStateDir(dir: string): void {
 }
 
 /**
- * Another user who may write to the folder could replace the registry, a token, an identity, a pid file or an address.
- * @param setting that names the folder
+ * Checks that no other user may write to a folder. Such a user could replace the registry, a token, an identity, a pid file or
+ * an address.
+ * @param setting the setting that contains the path of the folder
  * @param user id of the user who may write to it, besides root; by default the user of this process
  * @throws VregError USAGE
  */

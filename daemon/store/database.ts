@@ -1,6 +1,6 @@
 /**
- * The SQLite database: its statements, and checks for damage that SQLite does not detect. It runs in the store worker and
- * blocks that thread.
+ * The SQLite database: its statements, and checks for damage that SQLite does not detect. Its calls block, so it runs in the
+ * worker thread of the store.
  *
  * Every row has a CRC-32 of its key and values, and the state row counts VMs and revisions in the same transaction as each
  * change. Both are checked at start, because SQLite can read a flipped bit as a wrong value without an error.
@@ -31,8 +31,8 @@ import {
 import type { Change, Contents, LastChange, RecordChange, StoredHeartbeat, StoredVm } from './store.ts';
 
 /**
- * Number of pages in the log (4 MiB) at which SQLite moves them into the database. With more pages, the worker pauses less
- * often but longer.
+ * Number of pages in the write-ahead log (4 MiB) at which SQLite moves them into the database. A higher number makes the worker
+ * pause less often but for longer.
  */
 const CHECKPOINT_PAGES = 1000;
 
@@ -40,9 +40,9 @@ type Row = [id: string, created: number, revision: number, slot: number, body: s
 
 export class RegistryDatabase {
   readonly #db: Database.Database;
-  /** In a store of schema 3, its tag is computed at start and stored with the first change. */
+  /** In a store of schema 3, the tag is computed at start, and stored with the first change. */
   #state!: State & { tag: string };
-  /** The store has the current schema. */
+  /** True if the store has the current schema; false for schema 3, which has no tags. */
   #isTagged = true;
   readonly #heartbeats = new HeartbeatPages();
   readonly #journal: Journal;
@@ -50,7 +50,7 @@ export class RegistryDatabase {
   #vmStatements: ReturnType<RegistryDatabase['prepareVms']> | undefined;
   #stateStatements: ReturnType<RegistryDatabase['prepareState']> | undefined;
 
-  /** @param readOnly true to change nothing, except that SQLite moves its log into the database when the file is closed */
+  /** @param readOnly true to change nothing, except that SQLite moves its write-ahead log into the database on close */
   constructor(dir: DataDir, { readOnly = false } = {}) {
     this.#db = new Database(dir.database, { timeout: 0 });
     this.#journal = new Journal(this.#db);
@@ -179,8 +179,9 @@ export class RegistryDatabase {
   }
 
   /**
-   * Makes a group of changes durable, all or none.
-   * @throws Error if one was not decided on the change before it: its tag would not identify what is stored
+   * Makes a group of changes durable: all of them or none.
+   * @throws Error if the previous tag of a change is not the tag of the change before it: its tag would identify another
+   * history
    */
   commit(changes: readonly Change[]): void {
     const state = { ...this.#state };
@@ -209,13 +210,14 @@ export class RegistryDatabase {
     const { slot, isNew } = this.#heartbeats.assignSlot(id, undo);
     if (isNew) state.entries++;
     this.#heartbeats.setTimes(slot, times, undo);
-    // After a restart, the listening clock continues from this time. Otherwise, the heartbeat would be in the future.
+    // After a restart, the listening clock continues from this time. With an earlier one, the sign of life would be in the
+    // future.
     state.listened = Math.max(state.listened, times.heardAt);
     const crc = crcOfVm([id, created, revision, slot, body, 0, tag]);
     this.#preparedVms.saveVm.run(id, created, revision, slot, body, crc, tag);
   }
 
-  /** @returns a function to call after the commit */
+  /** @returns a function that frees the slot of the VM; call it after the commit */
   #remove(id: string, state: State, undo: Undo): () => void {
     const freeSlot = this.#heartbeats.removeSlot(id, undo);
     if (!freeSlot) return () => {};
@@ -256,14 +258,14 @@ export class RegistryDatabase {
   }
 
   /**
-   * Moves the log into the database, so that the file is complete without it, and closes the database. On a full disk, the log
-   * remains.
+   * Moves the write-ahead log into the database, so that the file is complete without the log, and closes the database. If the
+   * disk is full, the log remains.
    */
   close(): void {
     try {
       this.#db.pragma('wal_checkpoint(TRUNCATE)');
     } catch {
-      // The log is intact; the next start reads it.
+      // The write-ahead log is intact; the next start reads it.
     }
     this.#db.close();
   }
@@ -294,7 +296,10 @@ export class RegistryDatabase {
     return this.#vmStatements;
   }
 
-  /** Runs a transaction on the disk and in memory. If `work` or the commit fails, runs the steps in `undo`. */
+  /**
+   * Runs a transaction on the disk and in memory. If `work` or the commit fails, runs the steps that `work` has added to
+   * `undo`.
+   */
   #transaction(work: (undo: Undo) => void): void {
     const undo: Undo = [];
     this.#rollBack();
@@ -307,7 +312,7 @@ export class RegistryDatabase {
       try {
         this.#rollBack();
       } catch {
-        // The next transaction first tries again.
+        // The next transaction begins with another attempt.
       }
       throw error;
     }
@@ -352,7 +357,7 @@ export class RegistryDatabase {
   }
 }
 
-/** An entry that has not changed since schema 3 has no tag. */
+/** Checksum of a row. The row of an entry that has not changed since schema 3 has no tag. */
 function crcOfVm([id, created, revision, slot, body, , tag]: Readonly<Row>): number {
   return crcOf([id, created, revision, slot, body, ...(tag === null ? [] : [tag])]);
 }

@@ -1,6 +1,6 @@
 /**
- * The journal of changes: time, author, VM and changed fields. Each transaction writes its entry; the number of entries is
- * limited.
+ * The journal: time, author, VM and changed fields of the last changes. A change and its row are committed together. The number
+ * of rows is limited.
  */
 import type Database from 'libsql';
 import { type ChangeType, type FieldChanges, type HistoryItem, JOURNAL_LENGTH } from '../../src/protocol/events.ts';
@@ -28,7 +28,7 @@ const COLUMNS = 'revision, id, at, type, by, changes, crc';
 type Row = [revision: number, id: string, at: number, type: JournalNote['type'], by: string, changes: string];
 type CheckedRow = [...Row, crc: number, tag: string | null];
 
-/** Id in the row of a change of access tokens. No VM has it. */
+/** Id in the row of a change to access tokens. No VM has this id. */
 const NO_VM = '';
 
 export class Journal {
@@ -41,7 +41,7 @@ export class Journal {
     this.#db = db;
   }
 
-  /** False for a store of schema 3, whose journal has no tags. Only reads are possible then. */
+  /** False for a store of schema 3, whose journal has no tags: it can then only be read. */
   set isTagged(isTagged: boolean) {
     this.#isTagged = isTagged;
     this.#write = undefined;
@@ -62,7 +62,7 @@ export class Journal {
     this.#write.trim.run(revision - JOURNAL_LENGTH);
   }
 
-  /** Gives a change its tag, if the journal still has it. Call it inside a transaction. */
+  /** Stores the tag of an earlier change, if the journal still contains that change. Call it inside a transaction. */
   setTag({ revision, tag }: Position): void {
     const [found] = this.#db.prepare(`SELECT ${COLUMNS} FROM journal WHERE revision = ?`).raw().all(revision);
     if (!found) return;
@@ -86,7 +86,7 @@ export class Journal {
     }));
   }
 
-  /** @returns the last change of each VM after one revision and up to another, as {@link Store.lastChanges} describes it */
+  /** Reads the last change to each VM within a range of revisions, see {@link Store.lastChanges}. */
   lastChanges(after: number, until: number): LastChange[] | undefined {
     const [oldest] = this.#db.prepare('SELECT min(revision) FROM journal').raw().all() as [number | null][];
     if (after < until && (oldest?.[0] ?? Number.POSITIVE_INFINITY) > after + 1) return undefined;
@@ -95,7 +95,7 @@ export class Journal {
     const last = new Map<string, LastChange>();
     for (const [revision, id, at, type, by, changes, , tag] of rows) {
       if (tag === null) return undefined;
-      // Deleted first, so that the map is in the order of the last changes.
+      // Delete the key first, so that the map is in the order of the last changes.
       last.delete(id);
       last.set(id, { revision, tag, id, at, type: type as ChangeType, by, removed: removedTexts(type, changes) });
     }
@@ -122,7 +122,7 @@ export class Journal {
 
 /**
  * @param changes JSON of a change
- * @returns the texts that a removal has removed; other values may have been truncated
+ * @returns the text fields of a removed VM; the journal may have truncated other values
  */
 function removedTexts(type: JournalNote['type'], changes: string): Record<string, string> {
   if (type !== 'deregistered') return {};

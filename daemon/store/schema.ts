@@ -35,8 +35,8 @@ export const SCHEMA = `
 `;
 
 /**
- * Turns schema 3 into the current one. The tag of an entry or of a change that is older than the upgrade stays NULL, so this
- * does not rewrite the rows.
+ * Upgrades schema 3 to the current one. Entries and changes from before the upgrade have NULL as their tag, so the upgrade
+ * rewrites no rows.
  */
 export const UPGRADE = `
   ALTER TABLE state ADD COLUMN tag TEXT;
@@ -51,8 +51,9 @@ const COLUMNS = `
 `;
 
 /**
- * Checks that each table has the columns of {@link SCHEMA}. A flipped bit in the definition of a table can change it to another
- * valid definition that also fits the rows, but that later changes would not match: `INTEGER PRAMARY KEY` is a valid type name.
+ * Checks that each table has the columns of {@link SCHEMA}. A flipped bit in the definition of a table can yield another valid
+ * definition, because SQLite accepts any words as a type (`INTEGER PRAMARY KEY`). The existing rows still fit it, but later
+ * changes would not.
  * @param model an empty in-memory database; this function closes it
  * @throws DamageError
  */
@@ -80,7 +81,10 @@ export interface State {
   entries: number;
   /** Listening time, milliseconds. */
   listened: number;
-  /** Number of changes of tokens, and of saves with other records. It reveals a lost token, revocation, identity or conflict. */
+  /**
+   * Number of changes to tokens, plus number of saves with other records. If it is too low, a token, a revocation, an identity
+   * or a conflict was lost.
+   */
   saves: number;
   /** Tag of the last change; undefined in a store of schema 3. */
   tag: string | undefined;
@@ -88,7 +92,7 @@ export interface State {
 
 type StateRow = [registryId: string, revision: number, entries: number, listened: number, saves: number, crc: number];
 
-/** @param isTagged false for a store of schema 3 @throws DamageError */
+/** Reads and checks the state row. @param isTagged false for a store of schema 3 @throws DamageError */
 export function readState(db: Database.Database, isTagged: boolean): State {
   const columns = `registry_id, revision, entries, listened, saves, crc, ${isTagged ? 'tag' : 'NULL'}`;
   const [row] = db.prepare(`SELECT ${columns} FROM state`).raw().all() as [...StateRow, tag: string | null][];
@@ -104,21 +108,22 @@ export function crcOfState({ registryId, revision, entries, listened, saves, tag
   return crcOf([registryId, revision, entries, listened, saves, ...(tag === undefined ? [] : [tag])]);
 }
 
-/** The tag of a registry without changes. */
+/** The tag at revision 0 of a registry. */
 export function initialTag(registryId: string): string {
   return new TagHash().add(JSON.stringify(registryId)).tag;
 }
 
 type TaggedColumns = Pick<StoredVm, 'id' | 'created' | 'revision' | 'body'>;
 
-/** The tag of an entry that has not changed since schema 3. */
+/** Computes the tag of an entry that has not changed since schema 3, which stored none. */
 export function entryTag({ id, created, revision, body }: TaggedColumns): string {
   return new TagHash().add(JSON.stringify([id, created, revision, body])).tag;
 }
 
 /**
- * Computes the tag of the last change in a store of schema 3: add the rows of the journal without their checksums, oldest
- * first, and then all VMs, oldest registration first. Two copies of a store agree on it, whatever heartbeats they have received.
+ * Computes the tag of the last change in a store of schema 3. Add the rows of the journal without their checksums, oldest
+ * first, and then all VMs, oldest registration first. Heartbeats do not affect the tag, so two copies of a store compute the
+ * same one.
  */
 export class UpgradeTag {
   readonly #hash = new TagHash();
@@ -142,7 +147,7 @@ export class UpgradeTag {
 
 type RecordRow = [kind: StoredRecord['kind'], key: string, body: string, crc: number];
 
-/** The table `records`: JSON under a kind and a key. */
+/** The table `records`, which stores JSON by kind and key. */
 export class RecordTable {
   readonly #db: Database.Database;
   #statements: { save: Database.Statement; remove: Database.Statement } | undefined;
@@ -161,7 +166,7 @@ export class RecordTable {
     });
   }
 
-  /** Must be called inside a transaction. */
+  /** Writes or removes records. Call it inside a transaction. */
   save(changes: readonly RecordChange[]): void {
     this.#statements ??= {
       save: this.#db.prepare('INSERT OR REPLACE INTO records (kind, key, body, crc) VALUES (?, ?, ?, ?)'),

@@ -15,14 +15,14 @@ import { truncateValues } from './journal.ts';
 import type { Change, Contents, LastChange, RecordChange, Store, StoredHeartbeat } from './store.ts';
 import type { Reply, Request } from './worker.ts';
 
-/** Maximum number of queued changes: seconds of work for a slow disk. */
+/** Maximum number of queued changes: a slow disk writes them in a few seconds. */
 const MAX_WAITING = 20_000;
 /**
- * A change of at most this many UTF-16 units is accepted even if the budget is exhausted, so that large entries never block
- * small ones.
+ * Maximum number of UTF-16 units in a change that is accepted even if the budget is exhausted, so that large entries never
+ * block small ones.
  */
 const SMALL_CHANGE = 16_384;
-/** Maximum number of changes per transaction. It limits how long the first one waits for the last one. */
+/** Maximum number of changes per transaction. It limits how long the first one waits for the others. */
 const MAX_GROUP = 1_000;
 /** Maximum number of UTF-16 units per transaction, for the same reason. A larger change is a separate transaction. */
 const MAX_GROUP_SIZE = 16_777_216;
@@ -42,7 +42,7 @@ interface Waiting {
 export interface SqliteStoreOptions {
   /** Path of the data dir, which is created if it does not exist. */
   dataDir: string;
-  /** Memory budget of the changes that wait for the disk. */
+  /** Memory budget for the changes that wait for the disk. */
   budget: Budget;
   /**
    * Called if the worker dies. Acknowledged changes are on the disk, but the outcome of the others is unknown, so the process
@@ -65,7 +65,7 @@ export class SqliteStore implements Store {
   }
 
   /**
-   * Opens the store in a data dir, after a check that changes nothing.
+   * Opens the store in a data dir, after a check that does not modify it.
    * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_OLDER, STORE_NEWER, STORE_UNUSABLE
    */
   static async open({
@@ -76,7 +76,7 @@ export class SqliteStore implements Store {
     const dir = openDataDir(dataDir);
     await checkFiles(dir);
     let isOpen = false;
-    // If the worker dies earlier, it has acknowledged nothing, and the start fails.
+    // If the worker dies before the store is open, nothing has been acknowledged, and the start fails.
     const worker = new WorkerClient(dir, (error) => isOpen && onDeath(error));
     try {
       const contents = (await worker.ask({ kind: 'open' })) as Contents;
@@ -89,7 +89,7 @@ export class SqliteStore implements Store {
   }
 
   commit(change: Change): Promise<void> {
-    // The journal does not store large values, which would take long to copy to the worker.
+    // Truncate large values here: the journal does not store them, and copying them to the worker would take a long time.
     const note = { ...change.note, changes: truncateValues(change.note.changes) };
     const { records = [] } = change;
     const size = records.reduce(
@@ -182,7 +182,7 @@ export class SqliteStore implements Store {
   }
 }
 
-/** Checks the files in a data dir and changes nothing. @throws VregError */
+/** Checks the files in a data dir without modifying them. @throws VregError */
 async function checkFiles(dir: DataDir): Promise<void> {
   try {
     const mark = readHighWaterMark(dir);

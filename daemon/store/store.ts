@@ -19,9 +19,9 @@ export interface StoredVm {
   heardAt: number;
 }
 
-/** The journal's part of a change. */
+/** The part of a change that only the journal stores. */
 export interface JournalNote {
-  /** `token` for a change of access tokens only: it belongs to no VM's history. */
+  /** `token` for a change to access tokens only, which is not in the history of any VM. */
   type: ChangeType | 'token';
   /** Wall clock, milliseconds since the epoch. */
   at: number;
@@ -66,18 +66,18 @@ export interface Contents {
   records: StoredRecord[];
   /** Listening time at the last save, in milliseconds. */
   listened: number;
-  /** Generated when the store is created, so that clients can distinguish registries. */
+  /** Random id, generated when the store is created, by which clients distinguish registries. */
   registryId: string;
 }
 
-/** The last of the changes of a VM within a range of revisions. */
+/** The last change to a VM within a range of revisions. */
 export interface LastChange extends Position {
   id: string;
   type: ChangeType;
   /** Wall clock, milliseconds since the epoch. */
   at: number;
   by: string;
-  /** Fields of a VM that was removed, as they were before; empty otherwise. Only texts: the journal truncates large values. */
+  /** The last text fields of a VM that this change removed, otherwise empty. The journal truncates other large values. */
   removed: Readonly<Record<string, string>>;
 }
 
@@ -87,8 +87,9 @@ export interface Store {
    * changes that were queued after it also fail, because they were validated against the state that it would have created. If a
    * change is not accepted (BUSY, TOO_MANY_REQUESTS), the method throws instead of rejecting the promise, and no other change
    * fails.
-   * @throws VregError STORE_FULL (no space left), STORE_FAILED (the disk refused), BUSY (too many changes are queued, or the
-   * store is closing), TOO_MANY_REQUESTS (too many bytes are queued), INTERNAL (also if the previous tag is not the stored one)
+   * @throws VregError STORE_FULL (no space left), STORE_FAILED (the disk returned an error), BUSY (too many changes are queued,
+   * or the store is closing), TOO_MANY_REQUESTS (too many bytes are queued), INTERNAL (also if the previous tag is not the
+   * stored one)
    */
   commit(change: Change): Promise<void>;
   /**
@@ -108,9 +109,9 @@ export interface Store {
   history(id: string, limit: number, before?: number): Promise<HistoryItem[]>;
   /**
    * Reads the last change of each VM that changed within a range of revisions, oldest change first.
-   * @param after revision before the first one of the range
+   * @param after the last revision before the range
    * @param until last revision of the range
-   * @returns undefined if the journal does not reach back to the first one
+   * @returns undefined if the journal no longer contains the first revision of the range
    */
   lastChanges(after: number, until: number): Promise<LastChange[] | undefined>;
   /**
