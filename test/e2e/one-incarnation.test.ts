@@ -66,7 +66,7 @@ test('a VM that crashed and was recreated at another address is accepted when it
   await heardTwice(daemon);
   await crashed.end('SIGKILL');
   const recreated = startAgent(t, daemon.url, ['--address', '10.0.0.2']);
-  await until('the refusal', () => /had another incarnation \(10\.0\.0\.1/.test(recreated.said()));
+  await until('the refusal', () => /has another incarnation \(10\.0\.0\.1/.test(recreated.said()));
   const { lastSeen } = (await find(daemon))!;
   const [conflict] = await conflictsOf(daemon);
   assert.deepEqual([conflict?.state, conflict?.other.address], ['open', '10.0.0.2']);
@@ -87,7 +87,7 @@ test('a VM that was rewound in place is accepted when its lease has expired', as
   await before.end('SIGKILL');
   const { lastSeen } = (await find(daemon))!;
   const rewound = startAgent(t, daemon.url, [], { home: snapshot });
-  await until('the refusal', () => /had another incarnation/.test(rewound.said()));
+  await until('the refusal', () => /has another incarnation/.test(rewound.said()));
   await heardAfter(daemon, lastSeen);
   await heardTwice(daemon);
   assert.equal(rewound.child.exitCode, null);
@@ -193,7 +193,7 @@ test('an agent that is stopped while it is refused leaves the VM running, and si
   await heardTwice(daemon);
   await original.end('SIGKILL');
   const refused = startAgent(t, daemon.url, ['--address', '10.0.0.2', '--on-exit', 'deregister'], { home: copy });
-  await until('the refusal', () => /had another incarnation/.test(refused.said()));
+  await until('the refusal', () => /has another incarnation/.test(refused.said()));
   const { code } = await refused.end();
   assert.equal(code, 0);
   assert.equal((await find(daemon))?.status, 'running');
