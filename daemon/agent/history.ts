@@ -22,6 +22,8 @@ export interface History {
   isAway?: true;
   /** The position was adopted with a report, and no registry has recognized it yet. */
   isUnproven?: true;
+  /** The last heartbeat has shown a switch. The next one claims it, so that claims end together with the alternation. */
+  hasSwitched?: true;
   /** Times of the last two switches, in milliseconds since the epoch. */
   switches?: number[];
   /** Time of the last report or comparison, in milliseconds since the epoch. */
@@ -54,7 +56,7 @@ export function positionsOf(
   history: History,
   at: number,
 ): Pick<AgentHeartbeat, 'position' | 'leftPosition' | 'alternates'> {
-  const alternates = isAlternating(history, at);
+  const alternates = history.hasSwitched && isAlternating(history, at);
   // A position that both registries know proves no switch, so it is sent only after the alternation has been detected.
   const { position, left = alternates ? history.copied : undefined } = history;
   return {
@@ -76,7 +78,7 @@ export function observe(
 ): { due: DueReport; after: History } {
   // The absolute value, because a clock that was set back must not delay a report indefinitely.
   const isRecent = before.reportedAt !== undefined && Math.abs(at - before.reportedAt) < lease;
-  const { isAway, isUnproven, ...rest } = before;
+  const { isAway, isUnproven, hasSwitched: _claimed, ...rest } = before;
   if (history === 'same') {
     const after = { ...rest, ...(position === undefined ? {} : { position }) };
     if (!returned) return { due: undefined, after: isAway ? withSwitch(after, at) : after };
@@ -84,7 +86,7 @@ export function observe(
     return { due: undefined, after: withSwitch({ ...shared, copied: before.position! }, at) };
   }
   if (history === 'other') {
-    const away: History = { ...before, isAway: true };
+    const away: History = { ...rest, ...(isUnproven ? { isUnproven } : {}), isAway: true };
     const after = returned && !isAway ? withSwitch(away, at) : away;
     const isLimited = position === undefined || isAlternating(after, at);
     // Another registry may have acknowledged the report. If so, the response to the next heartbeat shows a switch.
@@ -123,5 +125,5 @@ export function isHistory(value: unknown): value is History | undefined {
 }
 
 function withSwitch(history: History, at: number): History {
-  return { ...history, switches: [...(history.switches ?? []), at].slice(-2) };
+  return { ...history, hasSwitched: true, switches: [...(history.switches ?? []), at].slice(-2) };
 }

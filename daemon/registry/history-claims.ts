@@ -64,7 +64,7 @@ export class HistoryClaims {
     const hasLeft = leftPosition !== undefined && this.#positions.compare(leftPosition) === 'same';
     const returned = hasLeft && (history === 'other' || (history === 'same' && follows(leftPosition, position)));
     if (alternates && returned) this.#claimOther(id, leftPosition, position, now);
-    else if (alternates && leftPosition !== undefined && history === 'same' && !hasLeft)
+    else if (alternates && leftPosition !== undefined && history === 'same')
       this.#claimOther(id, position, leftPosition, now);
     else if (history === 'other') this.#claimRollback(id, now);
     return returned ? { history, returned } : { history };

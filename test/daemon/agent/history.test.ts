@@ -127,8 +127,11 @@ for (const [what, changes] of [
       }
       assert.ok(agent.reports <= 1 + (agent.now - from) / LEASE, 'at most one report per lease');
       assert.equal(agent.isAlternating, true);
+      for (const registry of [two, one]) agent.heartbeat(registry);
       const { alternates, leftPosition } = positionsOf(agent.history, agent.now);
       assert.deepEqual([alternates, typeof leftPosition], [true, 'string']);
+      for (let n = 0; n < 2; n++) agent.heartbeat(one);
+      assert.equal(positionsOf(agent.history, agent.now).alternates, undefined, 'claims end with the alternation');
       for (let n = 0; n < 70; n++) agent.heartbeat(one);
       assert.equal(agent.isAlternating, false, 'it is over when one registry has answered for an hour');
     });
