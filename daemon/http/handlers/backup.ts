@@ -14,15 +14,15 @@ const PREFIX = '.vreg-copy-';
 /** File name of the copy in its folder. The names of temporary files beside it begin with this name. */
 const COPY = 'registry.db';
 
-/** Milliseconds after which a client that reads nothing is disconnected, because its copy occupies disk space. */
+/** Milliseconds after which a client that has stopped reading is disconnected, because its copy occupies disk space. */
 const STALL_TIMEOUT = 60_000;
 
 /** Folders of the backups that this process is sending. */
 const active = new Set<string>();
 
 /**
- * Removes copies that a killed daemon left behind. Only the process that has locked the store may call this, because it creates
- * all backups. Never throws: the next backup or the next start tries again.
+ * Removes copies that a killed daemon left behind. Only the process that has locked the store may call this, because only that
+ * process creates backups. Never throws: the next backup or the next start tries again.
  */
 export function removeLeftoverBackups(dataDir: string): void {
   try {
@@ -31,7 +31,7 @@ export function removeLeftoverBackups(dataDir: string): void {
       if (entry.isDirectory() && isCopy(path) && !active.has(path)) remove(path);
     }
   } catch {
-    // The data dir cannot be read; the next call tries again.
+    // If the data dir cannot be read, the next call tries again.
   }
 }
 
@@ -46,7 +46,7 @@ function remove(path: string): void {
   try {
     rmSync(path, { recursive: true, force: true });
   } catch {
-    // It cannot be removed; the next call tries again.
+    // If the copy cannot be removed, the next call tries again.
   }
 }
 
@@ -92,7 +92,7 @@ export async function sendBackup(ctx: RequestContext): Promise<Result> {
   }
 }
 
-/** Converts the error of a failed system call, which is a fault of the disk or the machine. A retry may succeed. */
+/** Converts the error of a failed system call. The cause is the disk or the machine, so a retry may succeed. */
 function translate(cause: NodeJS.ErrnoException): Error {
   const { code, syscall, message } = cause;
   if (cause instanceof VregError || syscall === undefined) return cause;

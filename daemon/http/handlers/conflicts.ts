@@ -15,7 +15,7 @@ export function listConflicts({ services: { registry }, readFilter }: RequestCon
   return jsonResult({ conflicts, count: conflicts.length, ...claim } satisfies Conflicts);
 }
 
-/** A clone must not be able to hide, so restricted tokens may not clear conflicts. */
+/** Clears conflicts. Restricted tokens may not, because a clone could otherwise hide that it exists. */
 export async function clearConflicts(ctx: RequestContext): Promise<Result> {
   if (ctx.principal.restriction) {
     throw new VregError('FORBIDDEN', 'a restricted token cannot clear conflicts', {

@@ -7,9 +7,9 @@ import type { VmRecord } from '../../registry/vm-record.ts';
 import { invalidQuery, type RequestContext, type Result } from '../context.ts';
 
 /**
- * With `wait=30s` the response is delayed until at least `min` VMs (default 1) are live or the time is up. The body has the
- * same form in both cases, so clients check `count`. A HEAD is answered immediately, because waiting would not change the
- * headers.
+ * Returns the live VMs with a role. With `wait=30s`, the response is delayed until at least `min` VMs (default 1) are live or
+ * the time is up. The body has the same form in both cases, so clients must check `count`. A HEAD request does not wait,
+ * because that would not change the headers.
  */
 export function discover(ctx: RequestContext): Result | Promise<Result> {
   const role = requireRole(ctx);
@@ -43,7 +43,7 @@ function findLive({ services, readFilter }: RequestContext, role: string, query:
 
 function respond(ctx: RequestContext, role: string, query: DiscoverQuery, found: readonly VmRecord[]): Result {
   if (!query.strict) return ctx.entries(found);
-  // In strict mode, the warming header also covers the omitted VMs, because their liveness is uncertain.
+  // In strict mode, compute the warming header from the omitted VMs as well, because their liveness is uncertain.
   return ctx.entries(found, ctx.services.registry.discover(role, { ...query, strict: false }));
 }
 
@@ -55,7 +55,7 @@ interface LongPoll {
   timeoutMs: number;
 }
 
-/** Responds when enough VMs are live, when the time is up, when the daemon stops or when the principal is revoked. */
+/** Waits to respond until enough VMs are live, the time is up, the daemon stops, or the principal is revoked. */
 function longPoll(ctx: RequestContext, { role, query, find, min, timeoutMs }: LongPoll): Promise<Result> {
   const { response, principal, readFilter } = ctx;
   const { registry, openStreams, longPolls } = ctx.services;
@@ -84,7 +84,7 @@ function longPoll(ctx: RequestContext, { role, query, find, min, timeoutMs }: Lo
     };
     const unsubscribe = registry.events.subscribe({
       event: (event) => recheck(event.role),
-      // A heartbeat may report that a service passes now.
+      // A heartbeat may report that a service now passes its checks.
       heartbeat: ({ vm }) => recheck(vm.role),
     });
     response.once('close', finishNow);

@@ -13,7 +13,7 @@ import type { VmRecord } from '../../registry/vm-record.ts';
  * Maximum size of a buffer in UTF-16 units, unless one event is larger. Building a buffer takes a fraction of a millisecond.
  */
 const BUFFER_SIZE = 65_536;
-/** Maximum number of queued events to match against a filter for one buffer, since none of them may match. */
+/** Maximum number of queued events to match against a filter for one buffer. Limits the time if no event matches. */
 const MAX_MATCHED = 4096;
 
 /** The fields of an event that filters use. */
@@ -58,7 +58,7 @@ interface QueuedEvent extends EventSubject {
 interface SharedBuffer {
   /** Undefined if no queued event matches. */
   bytes: Buffer | undefined;
-  /** Position after the last event in the buffer. */
+  /** Queue position of the event after the last one in the buffer. */
   end: number;
 }
 
@@ -80,24 +80,24 @@ export class EventFanout implements EventSubscriber {
   /** Maximum size of the queue in UTF-16 units. */
   readonly #maxQueued: number;
   readonly #unread: Budget;
-  /** Each subscriber's position: the number of the next event that it receives. */
+  /** Queue position of the next event for each subscriber: the number of events since the start, including dropped ones. */
   readonly #positions = new Map<Subscriber, number>();
   /** Events that some subscribers have not received yet, oldest first. */
   #queue: QueuedEvent[] = [];
-  /** Position of the first event in the queue. */
+  /** Queue position of the first event in the queue. */
   #start = 0;
   /** UTF-16 units in the queue. */
   #queued = 0;
   #heartbeatSubscribers = 0;
-  /** Buffers of the current round, by position and filter key. */
+  /** Buffers of the current round, by queue position and filter key. */
   readonly #buffers = new Map<string, SharedBuffer>();
   #isFlushing = false;
   #snapshot: { kept: WeakRef<Snapshot>; mark: number } | undefined;
   #stopListening = () => {};
 
   /**
-   * @param budgets `fanout` limits the events that wait for delivery, `subscribers` those that are delivered but not read. If
-   * either budget is exhausted, the slowest subscribers are evicted.
+   * @param budgets `fanout` limits the events that are queued for delivery, `subscribers` the events that were delivered but
+   * not read. If either budget is exhausted, the slowest subscribers are evicted.
    */
   constructor(events: EventLog, scheduler: Scheduler, budgets: Pick<Budgets, 'fanout' | 'subscribers'>) {
     this.#events = events;
@@ -124,10 +124,7 @@ export class EventFanout implements EventSubscriber {
     };
   }
 
-  /**
-   * Returns the current state. Subscribers that call this between the same two events share one snapshot, as long as one of
-   * them needs it.
-   */
+  /** Returns the current state. Callers share one snapshot until the next event, as long as any of them still uses it. */
   snapshot(take: () => Snapshot): Snapshot {
     const { mark } = this.#events;
     const known = this.#snapshot?.mark === mark ? this.#snapshot.kept.deref() : undefined;
@@ -148,7 +145,7 @@ export class EventFanout implements EventSubscriber {
     this.#enqueue({ id, role, status, before: {}, text, isHeartbeat: true });
   }
 
-  /** Position of the next event. */
+  /** Queue position of the next event that is added. */
   get #end(): number {
     return this.#start + this.#queue.length;
   }
@@ -162,7 +159,7 @@ export class EventFanout implements EventSubscriber {
     void this.#flush();
   }
 
-  /** Delivers in rounds, one buffer to each subscriber, until the queue is empty. */
+  /** Delivers the queue in rounds of one buffer per subscriber, until the queue is empty. */
   async #flush(): Promise<void> {
     while (this.#queue.length > 0) {
       // Events in the same turn share buffers, and subscribers have time to read a buffer before the next one.
@@ -212,7 +209,7 @@ export class EventFanout implements EventSubscriber {
     this.#start = start;
   }
 
-  /** The queue is full: evicts the subscribers that have received less than half of it. */
+  /** Called when the queue is full. Evicts the subscribers that have received less than half of it. */
   #evictSlowest(): void {
     this.#dropDelivered();
     if (this.#queued <= this.#maxQueued) return;
@@ -225,7 +222,7 @@ export class EventFanout implements EventSubscriber {
     this.#dropDelivered();
   }
 
-  /** Too many bytes are delivered but not read: evicts the subscribers with the largest backlogs. */
+  /** If too many bytes are delivered but not read, evicts the subscribers with the largest backlogs. */
   #evictUnread(): void {
     const { limit } = this.#unread;
     if (this.#unread.used <= limit) return;

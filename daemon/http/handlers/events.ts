@@ -1,8 +1,8 @@
 /**
  * `GET /registry/events`: server-sent events, as defined by the HTML standard. A subscriber that resumes after a position
- * receives the events that it missed, or, if the event log does not reach back that far, one event per changed VM. It gets a
- * notice if it cannot resume: `lagged` and the end of the stream if it reads too slowly, `reset` and the full state if the
- * position is not known, or if a filter hides what has left it.
+ * receives the events that it missed, or, if the event log does not reach back that far, one event per changed VM. If it reads
+ * too slowly, it receives `lagged` and the stream ends. If it cannot resume, it receives `reset` and the full state: its
+ * position is not known, or it has a filter, and the journal does not contain which VMs no longer match the filter.
  */
 import type { ServerResponse } from 'node:http';
 import { formatPosition, type Position, parsePosition } from '../../../src/protocol/position.ts';
@@ -17,7 +17,7 @@ import { openStream } from '../response.ts';
 import { CHUNK_SIZE, POINTER_SIZE, reserveFor } from '../streaming.ts';
 import { type EventSubject, formatEvent, type SelectEvent, type Snapshot, type Subscription } from './event-fanout.ts';
 
-/** Milliseconds for a subscriber to read the last events when the daemon stops or its token becomes invalid. */
+/** Milliseconds for a subscriber to read the last events after the daemon has stopped or the token has become invalid. */
 const CLOSE_GRACE = 1000;
 
 const STREAM_HEADERS = {
@@ -40,25 +40,28 @@ export function streamEvents(ctx: RequestContext): undefined | Promise<undefined
     return;
   }
   const stream = { filter, wantsHeartbeats, reservation, release };
-  // Without a sweep, a VM whose lease has already expired would be reported as stale twice: here and by the next sweep.
+  // Sweep first. Otherwise, a VM whose lease has already expired would be reported as stale twice: here and by the next sweep.
   registry.sweep();
   const missed = start === 'start' ? undefined : start ? registry.events.since(start.revision) : [];
   if (missed) {
     reservation.share(missed, missed.length * POINTER_SIZE);
     writeStream(ctx, stream, missedEvents(missed, filter.select, registry.positions.latest));
   } else if (!start || start === 'start' || filter.isLimited) {
-    // The journal cannot tell which VMs have left the filter.
+    // The journal does not contain which VMs no longer match the filter.
     writeStream(ctx, stream, fullState(currentState(ctx, reservation), filter.select));
   } else return resumeFromJournal(ctx, stream, start);
 }
 
-/** Resumes a stream after a position of this history that the event log does not reach back to. */
+/**
+ * Resumes a stream after a position of this history from the journal, because the event log no longer contains all later
+ * events.
+ */
 async function resumeFromJournal(ctx: RequestContext, stream: Stream, start: Position): Promise<undefined> {
   const { registry, scheduler } = ctx.services;
   const { filter, reservation, release } = stream;
   const readJournal = async () => {
     registry.sweep();
-    // One state: nothing can change before the first `await`.
+    // The mark and the state belong together, because nothing can change before the first `await`.
     const { mark } = registry.events;
     const state = currentState(ctx, reservation);
     const changes = await registry.changesSince(start.revision);
@@ -80,7 +83,7 @@ async function resumeFromJournal(ctx: RequestContext, stream: Stream, start: Pos
   abandon(ctx);
 }
 
-/** The parts of a stream besides its first events. */
+/** A stream, without its first events. */
 interface Stream {
   filter: EventFilter;
   wantsHeartbeats: boolean;
@@ -91,8 +94,8 @@ interface Stream {
 
 /**
  * Writes the first events, and then follows the event log.
- * @param initial the events that a subscriber needs before it can follow
- * @param mark end of the event log at the state that `initial` leads to
+ * @param initial the events that bring the subscriber to the current state
+ * @param mark end of the event log at the state to which `initial` leads
  */
 function writeStream(
   ctx: RequestContext,
@@ -123,7 +126,7 @@ function writeStream(
       lagged: () => writer.lagged(registry.positions.latest),
     });
   };
-  /** Writes the events that were added while the client read the previous ones, until there are no more. */
+  /** Writes the events that were added while the client was reading the previous ones, until there are no more. */
   const catchUp = () => {
     const missed = registry.events.after(read);
     read = registry.events.mark;
@@ -172,7 +175,7 @@ function* missedEvents(missed: Iterable<Event>, select: SelectEvent, position: P
   yield formatControl('synced', position);
 }
 
-/** For a subscriber whose position is not known: `reset`, and every entry. */
+/** Formats the full state for a subscriber that cannot resume: `reset`, and one event per entry. */
 function* fullState({ snapshot, position, at }: CurrentState, select: SelectEvent): Generator<string> {
   yield formatControl('reset', position);
   // Oldest first, so that subscribers build up the same order.
@@ -187,7 +190,7 @@ function* fullState({ snapshot, position, at }: CurrentState, select: SelectEven
   yield formatControl('synced', position);
 }
 
-/** For a subscriber that knows an earlier state: the changed entries, and every VM that is stale or suspect. */
+/** Formats the differences for a subscriber at an earlier position: one event per changed VM, and one per stale or suspect VM. */
 function* changedState(changes: readonly VmChange[], { snapshot, position, at }: CurrentState): Generator<string> {
   for (const { type, entry, occasion } of changes) yield formatWithoutId(eventOf(type, entry, occasion));
   for (let i = snapshot.entries.length - 1; i >= 0; i--) {
@@ -213,7 +216,7 @@ function takeSnapshot(registry: Registry): Snapshot {
   return { entries, liveness };
 }
 
-/** Formats an event that leads to the current state. It has no id, because a subscriber can resume only after the complete state. */
+/** Formats an event of an initial state. It has no id, because a subscriber can resume only after the complete state. */
 function formatWithoutId({ type, json }: Event): string {
   return `event: ${type}\ndata: ${json}\n\n`;
 }
@@ -235,7 +238,7 @@ function* joinChunks(texts: Iterable<string>): Generator<string> {
   if (chunk !== '') yield chunk;
 }
 
-/** Writes to a subscriber and detects if it reads too slowly. */
+/** Writes events to a subscriber, and detects that it reads too slowly. */
 class EventWriter {
   readonly #response: ServerResponse;
   readonly #limits: StreamLimits;
@@ -284,7 +287,7 @@ class EventWriter {
     else this.#response.once('drain', next);
   }
 
-  /** From now on, the client must keep up with new events. */
+  /** Called when the client has received the initial events. From then on, it must keep up with new events. */
   follow(): void {
     this.#burst = this.#response.writableLength;
   }
@@ -321,8 +324,8 @@ class EventWriter {
   }
 
   /**
-   * Checked before each write: a client must not receive events after its token has expired.
-   * @returns false if it has ended
+   * Called before each write, because a client must not receive events after its token has expired.
+   * @returns false if the stream has ended
    */
   #mayContinue(): boolean {
     if (!this.#isEnded && this.#isExpired()) this.end(CLOSE_GRACE);
@@ -373,16 +376,16 @@ class Backlog {
 }
 
 interface EventFilter {
-  /** Equal keys match the same events. */
+  /** Filters with equal keys match the same events. */
   key: string;
-  /** Some events do not match. */
+  /** True unless the filter matches every event. */
   isLimited: boolean;
   readonly select: SelectEvent;
 }
 
 /**
- * `role`, `status` and `id` each accept several values, separated by commas. A change of role or status matches the old and the
- * new value.
+ * Parses the filter. `role`, `status` and `id` each accept several values, separated by commas. An event that changes the role
+ * or status matches both the old and the new value.
  */
 function parseFilter(ctx: RequestContext): EventFilter {
   const { role, status, id } = ctx.query('role', 'status', 'id');
@@ -403,10 +406,12 @@ function parseFilter(ctx: RequestContext): EventFilter {
   return { key: JSON.stringify([role, status, id, readFilter?.vm, readFilter?.role]), isLimited, select };
 }
 
-/** A position of this history after which events are wanted, `start` for the full state, or undefined for new events only. */
+/** The position of this history after which the stream starts; `start` for the full state; undefined for new events only. */
 type Start = Position | 'start' | undefined;
 
-/** From `Last-Event-ID`, or from `since`. A position that is not known to belong to this history means `start`. */
+/**
+ * Reads the start of the stream from `Last-Event-ID` or `since`. A position that may not belong to this history means `start`.
+ */
 function parseStart(ctx: RequestContext): Start {
   const header = ctx.headers['last-event-id'];
   const text = (Array.isArray(header) ? header[0] : header) || ctx.query('since').since;

@@ -1,4 +1,7 @@
-/** `GET /registry/vms/:id/history`. A long history is read and sent page by page, as fast as the client reads it. */
+/**
+ * `GET /registry/vms/:id/history`: the last changes to a VM. A long history is read from the journal and sent page by page, as
+ * fast as the client reads it.
+ */
 
 import { limitReached } from '../../../src/protocol/errors.ts';
 import { type HistoryItem, JOURNAL_LENGTH } from '../../../src/protocol/events.ts';
@@ -11,7 +14,7 @@ const DEFAULT_LIMIT = 100;
 /** Number of changes per page. The journal limits the size of a change, so a page has at most 2 MB. */
 const PAGE_SIZE = 100;
 
-/** @throws VregError NOT_FOUND, TOO_MANY_REQUESTS, before anything is sent */
+/** @throws VregError NOT_FOUND, TOO_MANY_REQUESTS; only before any part of the response is sent */
 export async function history(ctx: RequestContext): Promise<Result> {
   const { id, response } = ctx;
   const { scheduler, responses, registry } = ctx.services;
@@ -40,9 +43,9 @@ interface Page {
   end: number | undefined;
 }
 
-/** @param rest maximum number of changes that are still to be sent @param before revision below which to read */
+/** @param rest maximum number of changes that are still to be sent @param before read only changes with a lower revision */
 async function readPage(ctx: RequestContext, rest: number, before: number | undefined): Promise<Page> {
-  // The client may have left while this page waited for its turn.
+  // The client may have disconnected while this page was waiting for its turn.
   if (ctx.response.destroyed) return { text: '', count: 0, end: undefined };
   const items = await ctx.services.registry.history(ctx.id, Math.min(rest, PAGE_SIZE), before);
   const visible = visibleItems(items, ctx.readFilter?.role !== undefined);

@@ -1,12 +1,12 @@
-/** The queue of long polls. It checks polls with the same query together. */
+/** The queue of long polls. Polls with the same query are checked together. */
 import type { Scheduler } from '../../limits.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 
 /** One long poll in the queue. */
 export interface Waiter {
-  /** Called after a change: checks the poll again when the scheduler has time. */
+  /** Call this after a change. Checks the poll again when the scheduler has time. */
   recheck(): void;
-  /** Called when the time is up: finishes with the current result when the scheduler has time. */
+  /** Call this when the time is up. Finishes the poll with the current result when the scheduler has time. */
   expire(): void;
   leave(): void;
 }
@@ -17,7 +17,7 @@ interface Poll {
   finish(found: readonly VmRecord[]): void;
 }
 
-/** Long polls with the same query. One search answers all of them. */
+/** Long polls with the same query, which share one search. */
 interface PollGroup {
   find(): readonly VmRecord[];
   readonly polls: Set<Poll>;

@@ -14,7 +14,7 @@ import { assertPermitted, permits } from '../../registry/preconditions.ts';
 import { type VmRecord, withFields } from '../../registry/vm-record.ts';
 import { invalidQuery, jsonResult, type RequestContext, type Result } from '../context.ts';
 
-/** Maximum number of characters to store of an agent's address: the maximum length of a host name (RFC 1035, 2.3.4). */
+/** Number of characters to which an agent's address is truncated: the maximum length of a host name (RFC 1035, 2.3.4). */
 const MAX_ADDRESS = 255;
 
 /** Registers a VM. With an `enrol` token, the response also contains a token for the new VM. */
@@ -77,7 +77,8 @@ export function heartbeat(ctx: RequestContext): Result {
 }
 
 /**
- * The registry checks the VMs of the token. The error's field is not `scope`, because that asks an agent to enrol.
+ * Checks only the scope; the registry checks the restriction of the token. The field of the error is not `scope`, because an
+ * agent enrols when it receives such an error.
  * @throws VregError FORBIDDEN unless the principal may change VMs
  */
 function assertMayReplace({ name, scope }: Principal): void {
@@ -96,7 +97,7 @@ function readProof({ body, remoteAddress }: RequestContext): Proof | undefined {
   return { ...beat, ...(address === undefined ? {} : { address }), from: remoteAddress };
 }
 
-/** Heartbeats of many VMs in one request. */
+/** Records heartbeats of many VMs in one request. */
 export async function heartbeats({ services, body, principal }: RequestContext): Promise<Result> {
   const { registry, scheduler } = services;
   const unknown: string[] = [];
@@ -108,7 +109,7 @@ export async function heartbeats({ services, body, principal }: RequestContext):
   }
   const beat = (id: string) =>
     registry.has(id) && permits(principal.restriction, registry.get(id).vm) && !!registry.heartbeat(id);
-  // Not cancelled if the client leaves, because its heartbeats still count.
+  // Not cancelled if the client disconnects, because its heartbeats still count.
   await scheduler.filter([...ids], beat);
   const lastSeen = new Date(registry.clock.now()).toISOString();
   return jsonResult({ lastSeen, count: ids.size - unknown.length, unknown } satisfies Heartbeats);
@@ -137,7 +138,7 @@ export function listVms(ctx: RequestContext): Result | Promise<Result> {
 function parentFilter(ctx: RequestContext): string | undefined {
   const [parentId, parentVmId] = [ctx.nonEmpty('parentId'), ctx.nonEmpty('parentVmId')];
   if (parentId !== undefined && parentVmId !== undefined && parentId !== parentVmId)
-    throw invalidQuery('parentVmId', 'parentId and parentVmId differ: give one of them');
+    throw invalidQuery('parentVmId', 'parentId and parentVmId differ: send only one of them');
   return parentId ?? parentVmId;
 }
 
