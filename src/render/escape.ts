@@ -74,118 +74,167 @@ class PlainOnly implements Escaper {
   }
 }
 
-/** Commands that parse their arguments once more, such as `sh -c`: quotes protect a value from the first shell only. */
-const SECOND_SHELL = /(?:^|[\s/])(?:eval|trap|alias|ssh|-\w*c)\s/;
+/**
+ * Commands and options whose arguments are parsed once more, as code of a shell or of another language. Quotes protect a value
+ * from the first parser only. It is matched against a command in which quotes are replaced by spaces.
+ */
+const SECOND_PARSER = new RegExp(
+  [
+    String.raw`(?:^|[\s/])(?:eval|trap|alias|ssh|scp|rsync|rsh|watch|parallel|xargs|sed|\w?awk)\s`,
+    String.raw`\s-\w*[ce]\s`,
+    String.raw`\s--(?:command|eval|rsh)[\s=]`,
+    // In bash they evaluate subscripts, which may contain a command substitution: let 'a[$(reboot)]'.
+    String.raw`(?:^|\s)(?:let|declare|typeset|unset|read)\s`,
+    String.raw`(?:^|\s)(?:\[|test|printf|local)\s(?:.*\s)?-\w*[iv]\s`,
+  ].join('|'),
+  's',
+);
+/** Words without quotes that a shell may take for the number of a file descriptor or for a keyword. */
+const SHELL_WORDS = /^(?:\d+|if|then|elif|else|fi|for|in|do|done|while|until|case|esac|select|function|time|coproc)$/;
+/** The end of a command whose last word is empty so far or consists of a parameter, which may be empty. */
+const PARAMETER = /\$(?:\w*|[@*#?!$-])$/;
 
 /**
- * POSIX shell. Inside command substitutions, here-documents and the like the rules of quoting differ, so from their first
- * character on only plain values are written.
+ * POSIX shell, and bash. It knows three places: a bare word, a string in double quotes and a string in single quotes. In
+ * everything else (substitutions, here-documents, arithmetic, subscripts, patterns in brackets), and in the rest of a script
+ * after it, only plain values are written.
  */
 class ShellEscaper implements Escaper {
   #state: 'bare' | 'single' | 'double' | 'comment' | 'unknown' = 'bare';
-  /** The next character begins a word, possibly after an opening quote. */
-  #startsWord = true;
+  /** The word is empty so far, so a value at this point begins it. Quotes and empty values do not change that. */
+  #isEmptyWord = true;
   /** A backslash quotes the next character. */
   #isQuoted = false;
-  #previous = '\n';
-  /** The text of the current command up to here. */
+  /** The text of the current command up to here, without line continuations; `x` for a value and for a quoted mark. */
   #command = '';
+  /** The last character of the command, or a line break before it. */
+  #previous = '\n';
 
   read(text: string): void {
     for (let i = 0; i < text.length; i++) {
-      const simple = this.#isQuoted || this.#state === 'single' ? undefined : simpleExpansion(text, i);
-      if (simple !== undefined && this.#state !== 'comment' && this.#state !== 'unknown') {
+      const canExpand = !this.#isQuoted && (this.#state === 'bare' || this.#state === 'double');
+      const simple = canExpand ? simpleExpansion(text, i) : undefined;
+      if (simple === undefined) this.#step(text[i]!);
+      else {
         i += simple.length - 1;
-        this.#startsWord = false;
-        this.#previous = text[i]!;
-        this.#command += simple;
-      } else this.#step(text[i]!);
+        this.#add('x');
+      }
     }
   }
 
   escape(value: unknown): string {
     const text = asText(value);
     if (CONTROLS.test(text)) throw new UnsafeValue('has control characters');
-    if (this.#startsWord && this.#state !== 'comment' && text.startsWith('-'))
+    if (this.#state === 'comment') return text;
+    if (text.startsWith('-') && (this.#isEmptyWord || this.#state === 'unknown'))
       throw new UnsafeValue('begins with "-", so a command would take it for a flag');
-    if (this.#state !== 'comment' && SECOND_SHELL.test(this.#command) && !isPlain(text))
-      throw new UnsafeValue('would be parsed by a second shell');
+    if (this.#state !== 'single' && /\$\{?\w*$/.test(this.#command))
+      throw new UnsafeValue('would become part of the name of a variable', 'put the name of the variable in braces');
+    if (!isPlain(text)) this.#requireQuotes();
     const escaped = this.#quote(text);
-    if (escaped === '') return escaped;
-    this.#startsWord = false;
-    this.#isQuoted = false;
-    this.#previous = 'x';
+    if (text !== '') {
+      this.#isEmptyWord = false;
+      this.#isQuoted = false;
+    }
+    if (escaped !== '') this.#add('x');
     return escaped;
   }
 
+  /** @throws UnsafeValue at a place where quotes do not protect a value */
+  #requireQuotes(): void {
+    if (SECOND_PARSER.test(this.#command.replace(/["'\\]/g, ' ')))
+      throw new UnsafeValue('would be parsed by a second shell or another language');
+    const isPattern = this.#state === 'bare' && this.#previous === '[';
+    if (this.#state === 'unknown' || this.#isQuoted || isPattern)
+      throw new UnsafeValue('needs quotes, which this place in the script does not allow');
+  }
+
   #quote(text: string): string {
-    const isSplit = this.#isQuoted || this.#previous === '$' || this.#state === 'unknown';
-    if (isSplit && !isPlain(text)) throw new UnsafeValue('needs quotes, which this place in the script does not allow');
     if (this.#state === 'single') return text.replaceAll("'", "'\\''");
     if (this.#state === 'double') return text.replace(/["\\$`]/g, '\\$&');
+    if (this.#state === 'unknown' || this.#isQuoted) return text;
     // Without quotes, an empty value would shift the arguments after it.
-    if (this.#state === 'bare' && (text === '' || !isPlain(text)) && !isSplit)
-      return `'${text.replaceAll("'", "'\\''")}'`;
-    return text;
+    const needsQuotes = text === '' || !isPlain(text) || SHELL_WORDS.test(text);
+    return needsQuotes ? `'${text.replaceAll("'", "'\\''")}'` : text;
   }
 
   #step(character: string): void {
-    const previous = this.#previous;
-    this.#previous = character;
-    if (this.#state === 'unknown') return;
-    if (this.#state === 'bare' && !this.#isQuoted && /[\n;&|()]/.test(character)) this.#command = '';
-    else if (this.#state !== 'comment') this.#command += character;
-    if (this.#isQuoted) {
-      this.#isQuoted = false;
-      this.#startsWord = false;
-      return;
-    }
-    switch (this.#state) {
-      case 'comment':
-        if (character === '\n') this.#beginWord();
-        return;
-      case 'single':
-        if (character === "'") this.#state = 'bare';
-        else this.#startsWord = false;
-        return;
-      case 'double':
-        if (character === '"') this.#state = 'bare';
-        else if (character === '`' || (previous === '$' && /[({]/.test(character))) this.#state = 'unknown';
-        else this.#startsWord = false;
-        this.#isQuoted = character === '\\';
-        return;
-      case 'bare':
-        this.#stepBare(character, previous);
-    }
+    if (this.#state === 'comment') {
+      if (character === '\n') this.#beginCommand();
+    } else if (this.#state === 'unknown') this.#command = (this.#command + character).slice(-256);
+    else if (this.#isQuoted) this.#stepQuoted(character);
+    else if (character === '\\' && this.#state !== 'single') this.#isQuoted = true;
+    else if (this.#state === 'bare') this.#stepBare(character);
+    else this.#stepInQuotes(character);
   }
 
-  #stepBare(character: string, previous: string): void {
+  /** A shell removes a backslash before a line break together with the line break. */
+  #stepQuoted(character: string): void {
+    this.#isQuoted = false;
+    if (character !== '\n') this.#addToWord(/[\w/-]/.test(character) ? character : 'x');
+  }
+
+  #stepInQuotes(character: string): void {
+    const isDouble = this.#state === 'double';
+    if (character === (isDouble ? '"' : "'")) {
+      this.#state = 'bare';
+      this.#add(character);
+    } else if (isDouble && (character === '`' || (this.#previous === '$' && /[({[]/.test(character))))
+      this.#beginUnknown(character);
+    else this.#addToWord(character);
+  }
+
+  #stepBare(character: string): void {
+    const previous = this.#previous;
     const opensUnknown =
       character === '`' ||
-      (previous === '$' && /[({'"]/.test(character)) ||
-      (previous === '<' && character === '<') ||
-      (previous === '(' && character === '(');
-    if (opensUnknown) this.#state = 'unknown';
-    else if (character === "'") this.#state = 'single';
-    else if (character === '"') this.#state = 'double';
-    else if (character === '#' && this.#startsWord) this.#state = 'comment';
-    else if (/[\s;&|()<>]/.test(character)) this.#beginWord();
-    else {
-      this.#isQuoted = character === '\\';
-      this.#startsWord = false;
-    }
+      (/[$?*+@!]/.test(previous) && character === '(') ||
+      (previous === '$' && /[{['"]/.test(character)) ||
+      (/[<(]/.test(previous) && character === previous) ||
+      // `[` as a command is a word of its own.
+      (previous === '[' && !/[ \t]/.test(character)) ||
+      (character === '[' && !this.#isEmptyWord) ||
+      (character === '#' && /[)<>]/.test(previous));
+    if (opensUnknown) this.#beginUnknown(character);
+    else if (character === '#' && /[ \t\n;&|(]/.test(previous)) this.#state = 'comment';
+    else if (/['"]/.test(character)) {
+      this.#state = character === "'" ? 'single' : 'double';
+      this.#add(character);
+    } else if (/[\n;]/.test(character) || (/[&|]/.test(character) && character === previous)) this.#beginCommand();
+    else if (/[\s&|()<>]/.test(character)) {
+      this.#isEmptyWord = true;
+      this.#add(character);
+    } else this.#addToWord(character);
   }
 
-  #beginWord(): void {
+  #add(character: string): void {
+    this.#command += character;
+    this.#previous = character;
+  }
+
+  #addToWord(character: string): void {
+    this.#add(character);
+    if (this.#isEmptyWord) this.#isEmptyWord = this.#state !== 'single' && PARAMETER.test(this.#command);
+  }
+
+  #beginUnknown(character: string): void {
+    this.#state = 'unknown';
+    this.#add(character);
+  }
+
+  #beginCommand(): void {
     this.#state = 'bare';
-    this.#startsWord = true;
+    this.#isEmptyWord = true;
+    this.#command = '';
+    this.#previous = '\n';
   }
 }
 
-/** Matches `${NAME}`, or a `$(command)` with no quotes or nesting, so that the first closing bracket always ends it. */
+/** Matches `${NAME}`, or a `$(command)` with no quotes, nesting or `case`, so that the first closing bracket always ends it. */
 function simpleExpansion(text: string, from: number): string | undefined {
   if (text[from] !== '$') return undefined;
-  return /^\$(?:\{[A-Za-z_]\w*\}|\([^()'"`\\#<$]*\))/.exec(text.slice(from, from + 256))?.[0];
+  const [simple] = /^\$(?:\{[A-Za-z_]\w*\}|\([^()'"`\\#<$]*\))/.exec(text.slice(from, from + 256)) ?? [];
+  return simple === undefined || /\bcase\b/.test(simple) ? undefined : simple;
 }
 
 /** The beginning of a directive with a regular expression, up to the pattern: `location ~ `, `rewrite `. */
@@ -326,9 +375,11 @@ class HtmlEscaper implements Escaper {
     if (/[^\P{Cc}\t\n\r]/u.test(text)) throw new UnsafeValue('has control characters');
     const isAttribute = ['value', 'bare', 'single', 'double'].includes(this.#state);
     const isCode = this.#state === 'raw' || (isAttribute && CODE_ATTRIBUTES.test(this.#attribute));
-    if ((isCode || this.#state === 'tag' || this.#state === 'attribute') && !isPlain(text))
-      throw new UnsafeValue(`is not safe inside ${isCode ? 'code' : 'a tag'}`);
-    if (this.#state === 'text' && this.#tail.endsWith('<')) throw new UnsafeValue('is not safe as the name of a tag');
+    if (isCode && !isPlain(text)) throw new UnsafeValue('is not safe inside code');
+    // The names decide how the browser reads what follows, for example as code.
+    const isName = this.#state === 'tag' || this.#state === 'attribute';
+    if (isName || (this.#state === 'text' && /<\/?$/.test(this.#tail)))
+      throw new UnsafeValue('is not safe as the name of a tag or attribute');
     if (
       isAttribute &&
       URL_ATTRIBUTES.test(this.#attribute) &&

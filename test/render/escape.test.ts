@@ -1,9 +1,11 @@
 /** Values as `vreg render --for` writes them, read back by a real shell, by nginx's tokenizer, by JSON.parse and as HTML. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { readdirSync } from 'node:fs';
 import test from 'node:test';
 import { escaperFor, type Format } from '../../src/render/escape.ts';
 import { mustache } from '../../src/render/expression.ts';
+import { tempDir } from '../helpers/daemon.ts';
 
 /** Values of a worker that wants to run commands, leave its place or look like a flag. */
 const HOSTILE = [
@@ -86,9 +88,17 @@ const UNKNOWN = [
   'echo ${A:-',
   'echo $(( ',
   '\\',
-  '$',
   '((',
   "cat <<'EOF'\n",
+  'cat <\\\n<EOF\n',
+  'echo $[',
+  'echo "$[',
+  'echo "$(case a in a) echo ',
+  'a[',
+  'a=([',
+  '[[ ',
+  'case a in !(b) ',
+  'a=(1)#',
 ];
 
 test('a shell script gets plain values only inside substitutions, here-documents and after a backslash', async () => {
@@ -104,7 +114,28 @@ test('a shell script gets plain values only inside substitutions, here-documents
 });
 
 test('a shell script gets plain values only where a second shell parses them', async () => {
-  for (const before of ["sh -c 'echo ", 'bash -ec "', 'eval echo ', 'eval "', "trap '", "alias a='", 'ssh host "echo '])
+  for (const before of [
+    "sh -c 'echo ",
+    'bash -ec "',
+    'bash -c"echo ',
+    'bash -c\\\n"echo ',
+    'eval echo ',
+    'eval "',
+    '\\eval "',
+    "trap '",
+    "alias a='",
+    'ssh host "echo ',
+    '"ssh" host ',
+    "'ssh' host ",
+    'ssh host 2>&1 ',
+    'ssh host &>log ',
+    'ssh host >|log ',
+    'rsync -a "host:',
+    'su --command="',
+    "perl -e '",
+    'let ',
+    'test -v "',
+  ])
     for (const value of HOSTILE)
       assert.equal(
         await renderedOrRefused('shell', `${before}{{#vm}}{{name}}{{/vm}}`, value),
@@ -112,6 +143,63 @@ test('a shell script gets plain values only where a second shell parses them', a
         before + value,
       );
   assert.equal(await rendered('shell', 'eval a; echo {{#vm}}{{name}}{{/vm}}', '$(id)'), "eval a; echo '$(id)'");
+});
+
+/** What a shell makes of a template with harmful values: nothing may run, and no command may get a flag. */
+test('a shell runs no command of a value after line continuations, comments and empty strings', async (t) => {
+  const dir = tempDir(t);
+  for (const template of [
+    "true \\\n# don't\necho {{name}}",
+    'echo ""# {{name}}',
+    "echo ''#{{name}}",
+    'echo {{empty}}# {{name}}',
+    'echo $(echo)# {{name}}',
+    'echo "a\\\n"{{name}}',
+    'echo \\\n{{name}}',
+    'echo a\u00a0#{{name}}',
+    'echo a # b \\\necho {{name}}',
+    'echo >&2 {{name}}',
+    'echo "a$(echo)" {{name}} "b"',
+  ]) {
+    for (const name of ["`touch P` #'", '`touch P` #', '; touch P #', '$(touch P)', '"; touch P; "']) {
+      const render = await mustache('t', 'hint', () => escaperFor('shell'));
+      const script = render(template, { id: 'w', address: 'a', name, empty: '' });
+      for (const shell of ['sh', 'bash']) execFileSync(shell, ['-c', script], { cwd: dir, stdio: 'ignore' });
+      assert.deepEqual(readdirSync(dir), [], script);
+    }
+  }
+});
+
+test('a shell takes no value for a flag after an empty value, a parameter or a line continuation', async () => {
+  for (const before of [
+    'rm {{empty}}',
+    'rm "{{empty}}"',
+    'rm "$A"',
+    'rm $A""',
+    'rm $@""',
+    "rm ''",
+    'rm \\\n',
+    'rm "\\\n',
+    'y=$(rm ',
+    'y=`rm ',
+    'cat <<EOF\n',
+  ])
+    assert.equal(await renderedOrRefused('shell', `{{#vm}}${before}{{name}}{{/vm}}`, '-rf'), undefined, before);
+  for (const before of ['rm a', 'rm a"', 'rm "$A/"', 'rm ./'])
+    assert.equal(await rendered('shell', `{{#vm}}${before}{{name}}{{/vm}}`, '-rf'), `${before}-rf`);
+});
+
+test('a shell takes no value for a file descriptor, a keyword or the name of a variable', async () => {
+  assert.equal(await rendered('shell', '{{#vm}}echo {{name}}>f{{/vm}}', 2), "echo '2'>f");
+  assert.equal(await rendered('shell', '{{#vm}}echo 1{{name}}>f{{/vm}}', '2'), "echo 1'2'>f");
+  assert.equal(
+    await rendered('shell', '{{#vm}}case a in {{name}}) ;; esac{{/vm}}', 'esac'),
+    "case a in 'esac') ;; esac",
+  );
+  for (const before of ['$', 'echo $A', 'echo "$A', 'echo $(echo $A'])
+    assert.equal(await renderedOrRefused('shell', `${before}{{#vm}}{{name}}{{/vm}}`, 'B'), undefined, before);
+  for (const before of ['echo $A.', `echo "$${'{A}'}`, "echo '$A", 'echo \\$A'])
+    assert.equal(await rendered('shell', `${before}{{#vm}}{{name}}{{/vm}}`, 'B'), `${before}B`);
 });
 
 test('a shell script gets no value that a command would take for a flag, and no control characters', async () => {
@@ -277,6 +365,12 @@ test('HTML code, tags and script URLs get plain values only', async () => {
     await rendered('html', '<a href="http://{{#vm}}{{name}}{{/vm}}/">', 'a.b:80'),
     '<a href="http://a.b:80/">',
   );
+});
+
+test('no value becomes part of the name of an HTML tag or attribute', async () => {
+  for (const before of ['<', '</', '<s', '<a ', '<a on', '<a b=c ', '</p', '<script>a</script'])
+    for (const value of ['cript', 'onclick', '', 'a'])
+      assert.equal(await renderedOrRefused('html', `${before}{{#vm}}{{name}}{{/vm}}`, value), undefined, before);
 });
 
 test('without a format, a value that may need an escape is refused; triple braces insert it as it is', async () => {
