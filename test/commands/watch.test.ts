@@ -153,7 +153,7 @@ test('an address that is none is not printed as text', async (t) => {
   await seed(url, [aVm({ id: 'a' })]);
   vms.get('a')!.address = 'x\ty\nz\u001b[2J';
   const text = await watched(t, ['--no-headers'], { url }, '\ta\t');
-  assert.match(text, /^\S+\tregistered\ta\tworker\trunning\t-\n$/);
+  assert.match(text, /^\S+\tregistered\ta\tworker\trunning\t-\t\n$/);
 });
 
 const REFUSED: readonly [argv: readonly string[], message: RegExp][] = [

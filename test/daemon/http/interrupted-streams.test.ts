@@ -183,7 +183,7 @@ test('HTTP/1.0 gets an event stream without chunks', async (t) => {
   await until('the subscriber', () => app.registry.events.subscriberCount === 1);
   await app.registry.register(aVm({ id: 'vm-2' }));
   const text = await connection.received(/"id":"vm-2".*\n\n/);
-  for (const line of text.split('\n')) assert.match(line, /^(|id: \d+|event: \w+|data: \{.*\})$/);
+  for (const line of text.split('\n')) assert.match(line, /^(|id: \d+-[0-9a-f]{16}|event: \w+|data: \{.*\})$/);
 });
 
 test('HTTP/1.0 with keep-alive may send a second request', async (t) => {
