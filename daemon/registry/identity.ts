@@ -107,6 +107,8 @@ export interface Now {
   listening: number;
   /** The lease in milliseconds. */
   lease: number;
+  /** Listening time from which silence counts at the earliest, because the lease became shorter then. */
+  silenceFrom: number;
 }
 
 /**
@@ -260,7 +262,7 @@ export class Identities {
     const other: Claim = { ...definedOnly({ address, from }), at: now.at };
     const key = keyOf({ id, other });
     const before = this.#conflicts.get(key);
-    const silence = now.listening - seen.heardAt;
+    const silence = silenceOf(seen, now);
     if (silence > now.lease) {
       if (before) this.#putConflict(key, { ...before, state: 'replaced' });
       return;
@@ -313,7 +315,7 @@ export class Identities {
       return inherited;
     }
     const isAhead = isAheadOf(proof, holder);
-    const isSilent = now.listening - holder.heardAt > now.lease;
+    const isSilent = silenceOf(holder, now) > now.lease;
     const record = (state: Conflict['state'], against?: string) => {
       const sides = { holder: claimOf(holder), other: claimIn(proof, now.at) };
       return this.#recordConflict({ id, ...sides, state, ...definedOnly({ spend: proof.spend, against }) }, now);
@@ -322,7 +324,7 @@ export class Identities {
     if (!proof.replace && !isPlausible) {
       const { against, count } = record('open', holder.token);
       if (!proven && against !== holder.token) throw identityConflict(id, holder);
-      throw undecided(id, holder, count, now.lease - (now.listening - holder.heardAt));
+      throw undecided(id, holder, count, now.lease - silenceOf(holder, now));
     }
     const key = keyOf({ id, spend: proof.spend, other: claimIn(proof, now.at) });
     this.#endClaims(id);
@@ -483,7 +485,7 @@ function isAheadOf({ spend, next }: Proof, { superseded = [], proven, token }: H
 function isProbablyTheVm(proof: Proof, holder: Holder, now: Now): boolean {
   const { proven, isIdle } = holder;
   const owner = proven ?? holder;
-  const isProvenSilent = now.listening - owner.heardAt > now.lease;
+  const isProvenSilent = silenceOf(owner, now) > now.lease;
   const hasLostState = proof.spend === undefined && isSamePlace(proof, owner);
   if (!isAheadOf(proof, holder) && !hasLostState && !isIdle && !isProvenSilent) return false;
   if (!proven) return true;
@@ -519,8 +521,13 @@ function supersede(holder: Holder, proof: Proof): string[] {
 }
 
 /** Milliseconds until the next heartbeat of an incarnation is overdue. */
-function untilOverdue({ heardAt }: Incarnation, { listening, lease }: Now): number {
-  return MISSED_HEARTBEATS * heartbeatInterval(lease) - (listening - heardAt);
+function untilOverdue(incarnation: Incarnation, now: Now): number {
+  return MISSED_HEARTBEATS * heartbeatInterval(now.lease) - silenceOf(incarnation, now);
+}
+
+/** Milliseconds of listening time since a VM or an incarnation was last heard. */
+function silenceOf({ heardAt }: { heardAt: number }, { listening, silenceFrom }: Now): number {
+  return listening - Math.max(heardAt, silenceFrom);
 }
 
 /**

@@ -31,8 +31,12 @@ const TERMS = '';
 interface Terms {
   /** Milliseconds of listening time. */
   lease: number;
+  /** Listening time of the start at which the lease became shorter. */
+  since?: number;
   /** Pauses of the daemon within the last lease duration. */
   pauses: readonly Gap[];
+  /** The VMs that were in doubt when the lease became shorter. A full lease at `since` has replaced their last sign of life. */
+  inDoubt?: readonly string[];
 }
 
 /** Record of a suspect VM, so that its remaining time survives a restart. It is valid while the VM stays silent. */
@@ -198,6 +202,9 @@ export class Liveness {
   #gap: Gap | undefined;
   /** Pauses of the daemon within the last lease. A heartbeat that arrived right after one may have waited in the kernel. */
   #pauses: readonly Gap[] = [];
+  #since = 0;
+  /** Ids as in {@link Terms}. */
+  #inDoubt: ReadonlySet<string> = new Set();
 
   constructor(
     { clock, staleAfter, massLoss, observer = {} }: RegistryOptions,
@@ -222,7 +229,12 @@ export class Liveness {
     const now = this.#gap?.endedAt ?? this.#clock.listening();
     const stored = new Map(records.filter(({ kind }) => kind === 'lease').map(({ key, body }) => [key, body]));
     const terms = JSON.parse(stored.get(TERMS) ?? '{}') as Partial<Terms>;
-    const { lease: before = this.#lease, pauses = [] } = terms;
+    const { lease: before = this.#lease, pauses = [], since = 0, inDoubt = [] } = terms;
+    const isShorter = this.#lease < before;
+    this.#pauses = pauses;
+    this.#since = since;
+    this.#inDoubt = new Set(inDoubt);
+    const stillInDoubt = isShorter ? entries.filter((entry) => this.mayHaveWaited(entry)) : [];
     stored.delete(TERMS);
     for (const entry of entries) {
       const { vm, seen } = entry;
@@ -233,14 +245,17 @@ export class Liveness {
         entry.markSuspect(until - this.#lease);
         if (until < suspicion.until) this.#unsaved.records.add(suspicionOf(entry, this.#lease));
         stored.delete(vm.id);
-      } else if (this.#lease < before && vm.status === 'running' && seen.heardAt >= now - before) {
+      } else if (isShorter && vm.status === 'running' && seen.heardAt >= now - before) {
         entry.touch({ ...seen, heardAt: now });
         this.#unsaved.add(entry);
       }
     }
     // A crash can leave the record of a VM that was removed or has sent a heartbeat.
     for (const id of stored.keys()) this.#unsaved.records.add(removalOf(id));
-    this.#pauses = pauses;
+    if (isShorter) {
+      this.#since = now;
+      this.#inDoubt = new Set(stillInDoubt.map(({ vm }) => vm.id));
+    }
     if (terms.lease !== this.#lease) this.#saveTerms();
     this.#leases.load(entries, now - this.#lease - UNSAVED_TIME);
   }
@@ -274,7 +289,8 @@ export class Liveness {
   }
 
   #saveTerms(): void {
-    const terms: Terms = { lease: this.#lease, pauses: this.#pauses };
+    const inDoubt = [...this.#inDoubt];
+    const terms: Terms = { lease: this.#lease, since: this.#since, pauses: this.#pauses, inDoubt };
     this.#unsaved.records.add({ kind: 'lease', key: TERMS, body: JSON.stringify(terms) });
   }
 
@@ -282,8 +298,17 @@ export class Liveness {
    * True if the last sign of life of a VM may have waited in the kernel while the daemon was paused. The VM may have died
    * since.
    */
-  mayHaveWaited({ seen }: VmRecord): boolean {
+  mayHaveWaited({ vm, seen }: VmRecord): boolean {
+    if (seen.heardAt === this.#since && this.#inDoubt.has(vm.id)) return true;
     return this.#pauses.some(({ endedAt, certainFrom }) => seen.heardAt >= endedAt && seen.heardAt <= certainFrom);
+  }
+
+  /**
+   * Listening time from which the silence of a VM counts at the earliest: the lease became shorter then, and no agent knew it
+   * before. 0 if it never did.
+   */
+  get silenceFrom(): number {
+    return this.#since;
   }
 
   signOfLife(): LastSeen {

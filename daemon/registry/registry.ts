@@ -361,7 +361,8 @@ export class Registry {
 
   #now(): Now {
     const at = new Date(this.clock.now()).toISOString();
-    return { at, listening: this.clock.listening(), lease: this.staleAfter };
+    const { silenceFrom } = this.#liveness;
+    return { at, listening: this.clock.listening(), lease: this.staleAfter, silenceFrom };
   }
 
   /** Publishes a conflict, like a liveness event, with the position of the change before it. */

@@ -370,7 +370,7 @@ test('a VM with many conflicts does not evict the conflicts of others', () => {
 });
 
 function crowded() {
-  const now = { at: '2026-01-01T00:00:00.000Z', listening: 0, lease: 300_000, revision: 1 };
+  const now = { at: '2026-01-01T00:00:00.000Z', listening: 0, lease: 300_000, silenceFrom: 0 };
   const entry = (id: string) =>
     new VmRecord(
       { ...aVm({ id }), registeredAt: now.at },

@@ -150,6 +150,54 @@ test('further restarts continue the lease that a shorter one started, also after
   assert.equal(liveness(third, 'live'), 'stale');
 });
 
+test('after a restart with a shorter lease, another incarnation waits for a full lease of silence', async () => {
+  const vms = setUp();
+  const registry = vms.open();
+  await registry.register(aVm({ id: 'a' }));
+  const token = (number: number, digit = 'a') => `${number}.${digit.repeat(32)}`;
+  const holder = { incarnation: 'one', address: '10.0.0.1' };
+  const clone = { incarnation: 'two', address: '10.0.0.2', spend: token(1), next: token(2, 'b') };
+  registry.heartbeat('a', { ...holder, next: token(1) });
+  registry.heartbeat('a', { ...holder, spend: token(1), next: token(2) });
+  vms.clock.pass(40_000);
+  await registry.saveHeartbeats();
+  const shorter = vms.restart(30_000);
+  await shorter.saveHeartbeats();
+  const again = vms.restart(30_000);
+  vms.clock.pass(1000);
+  for (const each of [shorter, again]) {
+    const successor = { ...clone, spend: token(2), next: token(3, 'c') };
+    for (const refused of [clone, successor])
+      assert.throws(() => each.heartbeat('a', refused), { code: 'IDENTITY_CONFLICT' });
+  }
+  again.heartbeat('a', { ...holder, spend: token(2), next: token(3) });
+});
+
+test('a VM in doubt stays in doubt when a restart with a shorter lease renews its lease', async () => {
+  const vms = setUp();
+  const registry = vms.open();
+  for (const id of ['a', 'b']) await registry.register(aVm({ id }));
+  vms.clock.pass(1000);
+  vms.clock.miss(10_000);
+  vms.clock.pass(100);
+  registry.heartbeat('a');
+  vms.clock.pass(2000);
+  registry.heartbeat('b');
+  await registry.saveHeartbeats();
+  vms.clock.gap = undefined;
+  const strict = (each: Registry) => each.discover('worker', { strict: true }).map(({ vm }) => vm.id);
+  const shorter = vms.open(30_000);
+  assert.deepEqual(strict(shorter), ['b']);
+  await shorter.saveHeartbeats();
+  for (const lease of [30_000, 20_000]) {
+    const again = vms.open(lease);
+    assert.deepEqual(strict(again), ['b'], String(lease));
+    vms.clock.pass(1);
+    again.heartbeat('a');
+    assert.deepEqual(strict(again).toSorted(), ['a', 'b']);
+  }
+});
+
 test('a shorter lease limits the remaining time of suspect VMs, a longer one leaves it as it is', async () => {
   for (const [lease, remaining] of [
     [60_000, 60_000],
