@@ -30,8 +30,9 @@
  *    2, and the conflict is recorded.
  * 4. The sender requests to replace the holder: it becomes the holder, and the conflict is recorded. The HTTP handler has
  *    checked that the sender's access token may change the VM.
- * 5. The holder has been silent for one lease period: the sender becomes the holder. The conflict is recorded, unless the
- *    sender's token number is ahead or the VM has only lost its agent's state.
+ * 5. The holder has been silent for one lease period: the sender becomes the holder; only tentatively if its token number is
+ *    ahead, because a client could invent that. The conflict is recorded, unless a sender that is ahead resembles the proven
+ *    incarnation, or the VM has only lost its agent's state.
  * 6. The sender is probably the VM: it becomes the tentative holder. It is probably the VM if its token has a higher number
  *    than the proven one (the registry has lost heartbeats), if it has no token but the addresses of the proven incarnation
  *    (the agent has lost its state), or if the status of the VM was set to stopped or paused after the last heartbeat. A client
@@ -50,7 +51,7 @@
 import { heartbeatInterval } from '../../src/protocol/api.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { AgentHeartbeat, Claim, Conflict } from '../../src/protocol/heartbeat.ts';
-import type { Contents } from '../store/store.ts';
+import type { Contents, RecordChange } from '../store/store.ts';
 import type { RegistryObserver } from './options.ts';
 import type { VmRecord } from './vm-record.ts';
 import type { RecordQueue } from './writes.ts';
@@ -210,6 +211,16 @@ export class Identities {
   }
 
   /**
+   * The identity of a VM that gets a new place in the order, to commit with that change. After a crash, the holder would
+   * otherwise look like that of a removed VM.
+   * @param created the new revision of the VM's registration
+   */
+  recordAfterMove(id: string, created: number): RecordChange[] {
+    const holder = this.#holders.get(id);
+    return holder ? [identityRecord(id, { ...holder, created })] : [];
+  }
+
+  /**
    * Updates the identity of a VM whose role has changed. Its incarnation stays the same, even if it has moved to the end of
    * lists.
    */
@@ -329,11 +340,11 @@ export class Identities {
     const key = keyOf({ id, spend: proof.spend, other: claimIn(proof, now.at) });
     this.#endClaims(id);
     const hasLostState = proof.spend === undefined && !this.#conflicts.has(key);
-    const isStranger = !isSilent && resemblance(proof, proven ?? holder) === 0;
+    const isStranger = resemblance(proof, proven ?? holder) === 0;
     const isConflict = proof.replace || (isAhead ? isStranger : !hasLostState);
     if (isConflict) record('replaced');
     else if (proven && !isSameIncarnation(proof, holder) && untilOverdue(holder, now) > 0) recordLoser();
-    if (proof.replace || isSilent) return inherited;
+    if (proof.replace || (isSilent && !isAhead)) return inherited;
     return {
       ...inherited,
       proven: proven ?? { ...incarnationOf(holder), until: now.listening + now.lease },
@@ -402,7 +413,7 @@ export class Identities {
 
   #putHolder(id: string, holder: Holder): void {
     this.#holders.set(id, holder);
-    this.#records.add({ kind: 'identity', key: id, body: JSON.stringify(holder) });
+    this.#records.add(identityRecord(id, holder));
   }
 
   /** Key of the oldest conflict of the VM that has the most conflicts. */
@@ -425,6 +436,10 @@ export class Identities {
     this.#conflicts.set(key, conflict);
     this.#records.add({ kind: 'conflict', key, body: JSON.stringify(conflict) });
   }
+}
+
+function identityRecord(id: string, holder: Holder): RecordChange {
+  return { kind: 'identity', key: id, body: JSON.stringify(holder) };
 }
 
 /** Data dirs from before the first release have `ousted` instead of `superseded` and `rests` instead of `isIdle`. */

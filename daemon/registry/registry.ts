@@ -409,7 +409,10 @@ export class Registry {
     if (this.#limits) checkLimits(entry, before, this.#usage(), this.#limits);
     const changes = diff(before?.vm, entry.vm);
     const note: VmNote = { type: typeOf(before !== undefined, changes), at: this.clock.now(), by, changes };
-    await this.#commitVm({ id: vm.id, before, after: entry }, note, attach?.(created));
+    const attachment = attach?.(created);
+    const moved = isRenewed ? this.identities.recordAfterMove(vm.id, created) : [];
+    const records = [...(attachment?.records ?? []), ...moved];
+    await this.#commitVm({ id: vm.id, before, after: entry }, note, { ...attachment, records });
     return entry;
   }
 

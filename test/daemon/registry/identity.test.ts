@@ -712,6 +712,36 @@ test('a VM without its token that starts again after a decided refusal makes a n
   registry.assertVacant('vm-1', claim);
 });
 
+test('a VM that changes its role and is killed before the next save keeps its identity', async () => {
+  const { clock, registry, store, options } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(5) });
+  heartbeat(registry, { ...ONE, spend: token(5), next: token(6) });
+  const copy = { ...TWO, spend: token(5), next: token(6, 'b') };
+  assert.throws(() => heartbeat(registry, copy), UNDECIDED);
+  await registry.saveHeartbeats();
+  const { created } = registry.get('vm-1').version;
+  const restriction = { vm: 'vm-1', role: 'lieutenant' } as const;
+  await registry.replace(aVm({ id: 'vm-1', role: 'lieutenant' }), { restriction });
+  assert.notEqual(registry.get('vm-1').version.created, created);
+  const again = new Registry(options, store.contents());
+  clock.pass(1000);
+  assert.throws(() => heartbeat(again, copy), UNDECIDED);
+  heartbeat(again, { ...ONE, spend: token(6), next: token(7) });
+});
+
+test('a VM that was silent for a lease takes itself back from a sender with an invented token number', async () => {
+  const { registry, clock } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(1) });
+  clock.pass(LEASE + 1);
+  heartbeat(registry, { ...INVENTED, spend: far(1), next: far(2) });
+  assert.deepEqual(sides(registry), [['replaced', '10.0.0.1', '10.0.0.6']]);
+  clock.pass(1000);
+  heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
+  assert.deepEqual(sides(registry), [['open', '10.0.0.1', '10.0.0.6']]);
+  assert.throws(() => heartbeat(registry, { ...INVENTED, spend: far(2), next: far(3) }), DECIDED);
+  heartbeat(registry, { ...ONE, spend: token(2), next: token(3) });
+});
+
 test('a claim ends when the holder changes without its token', async () => {
   const { registry, clock } = await setUp();
   heartbeat(registry, { ...ONE, next: token(5) });
