@@ -23,7 +23,7 @@ import { basename, dirname, join } from 'node:path';
 const NOT_OWNER = 0o077;
 /** Write permission of group and others. */
 const WRITABLE_BY_OTHERS = 0o022;
-/** In a folder with this bit only the owner of a file may replace it, as in /tmp (inode(7)). */
+/** The sticky bit: only the owner of a file may replace it in such a folder, as in /tmp (inode(7)). */
 const STICKY = 0o1000;
 
 export interface AtomicWrite {
@@ -144,11 +144,11 @@ export function folderRisk({ mode, uid }: Pick<Stats, 'mode' | 'uid'>): { mode: 
 }
 
 /**
- * Finds out whether another user may create or replace files in a folder. Unlike {@link folderRisk}, it rejects folders
- * with the sticky bit, such as /tmp: another user may create a file with an expected name there first.
+ * Checks whether another user may create or replace files in a folder. Unlike {@link folderRisk}, it rejects folders with the
+ * sticky bit, such as /tmp, where another user may create a file with the expected name first.
  * @param path absolute
  * @param user id of the user who may write to it, besides root
- * @returns why, and a command that makes the folder private; undefined if it is private
+ * @returns the reason why the folder is not private, and a command that makes it private; undefined if it is private
  */
 export function folderFault(
   path: string,

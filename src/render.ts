@@ -1,4 +1,4 @@
-/** Renders answers as tables, TSV, JSON, YAML or names. No other module formats answers. */
+/** Formats the results of commands as tables, TSV, JSON, YAML or names. No other module does. */
 import type { ChalkInstance } from 'chalk';
 import type { OutputFormat } from './config/settings.ts';
 import { formatAge } from './config/values.ts';
@@ -33,8 +33,8 @@ export interface RowsAnswer<T> {
   /** Value of a row for JSON and YAML; by default the row itself. */
   data?(row: T): unknown;
   /**
-   * A row as scripts may get it: TSV, jsonpath and templates. With a fault, TSV shows the returned row and reports the fault;
-   * expressions leave the row out.
+   * Prepares a row for the formats that scripts use: TSV, jsonpath and templates. If there is a fault, TSV prints the returned
+   * row and a warning, and jsonpath and templates omit the row.
    */
   forScripts?(row: T): { row: T; fault: VregError | undefined };
   /** Note for stderr if there are no rows and stdout is a terminal. */

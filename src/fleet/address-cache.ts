@@ -29,7 +29,7 @@ export async function askOrReadCache<T>(
     const known = readCache(context.config.runDir, role, file);
     if (!known) throw error;
     const age = context.now() - known.at;
-    // The clock was set back, so the age of the answer is not known.
+    // A negative age means that the clock was set back, so the real age is not known.
     if (age < 0) {
       throw new VregError(
         'TOO_OLD',
@@ -59,7 +59,7 @@ function readCache(dir: string | undefined, role: string, file: string): { value
   const value = readRegularFile(join(folder, file));
   if (!at || !value) return undefined;
   const me = process.geteuid?.() ?? 0;
-  // Anyone may create a folder in /tmp and fill it, so a folder of another user must be in a place of root or of that user.
+  // Anyone can create a folder in /tmp, so the folder of another user is trusted only if root or that user owns its parent.
   const place = at.uid === 0 || at.uid === me ? [] : [dirname(resolve(dir))];
   for (const each of [...place, resolve(dir), folder]) {
     const fault = folderFault(each, at.uid);

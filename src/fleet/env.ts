@@ -1,4 +1,4 @@
-/** Live VMs as environment variables, which `vreg env` prints and an agent writes to its run dir. */
+/** Formats live VMs as environment variables, which `vreg env` prints and an agent writes to its run dir. */
 import type { Vm } from '../protocol/vm.ts';
 import { urlOf } from './lookup.ts';
 

@@ -1,5 +1,5 @@
 /**
- * Entries from a file or stdin: one entry, an array, one entry per line, or the `{"vms": [...]}` of the original registry
+ * Reads entries from a file or stdin: one entry, an array, one entry per line, or the `{"vms": [...]}` of the original registry
  * (vers-agent-services).
  */
 import { readFile } from 'node:fs/promises';

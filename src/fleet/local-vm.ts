@@ -1,4 +1,7 @@
-/** The registration of the VM that this program runs on, from settings and the host, for `vreg register` and the agent. */
+/**
+ * Builds the registration of the VM on which this program runs, from the settings and the host, for `vreg register` and the
+ * agent.
+ */
 import { hostname, userInfo } from 'node:os';
 import type { Config } from '../config.ts';
 import { VregError } from '../protocol/errors.ts';
@@ -19,7 +22,7 @@ export interface ThisVmFlags {
 
 /**
  * This VM's registration from flags, variables, config file and defaults.
- * @param id of another VM, if this command registers one
+ * @param id id of the VM; pass it to register another VM than this one
  * @throws VregError USAGE or INVALID naming the field
  */
 export function thisVm(

@@ -138,7 +138,7 @@ export interface UrlParts {
 /**
  * Builds the URL of a VM from its address and the port of the service. Without a service, uses the port in the address or, if
  * there is none, the port in the URL of the registry.
- * @param vm whose address is valid
+ * @param vm an entry with a valid address
  * @throws VregError INVALID if the VM has no such service
  */
 export function urlOf(vm: Vm, registryUrl: string, { service, scheme = 'http', path = '' }: UrlParts): string {

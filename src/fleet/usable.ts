@@ -1,6 +1,7 @@
 /**
- * Selects the entries that scripts may use. Another registry (the original one, an older vreg, or a hostile one) may not
- * enforce rules, so the CLI checks ids, addresses and ports before it prints or writes them for scripts.
+ * Selects the entries that scripts may use. A registry other than the current vreg daemon (vers-agent-services, an older vreg,
+ * or a hostile server) may not validate entries, so the CLI checks ids, addresses and ports before it prints or writes them for
+ * scripts.
  */
 import type { Context } from '../command.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';

@@ -1,9 +1,9 @@
-/** The grammar of addresses. Addresses end up in shells, proxies and URLs, so nothing else is accepted as one. */
+/** The grammar of addresses. Shells, proxies and URLs use addresses, so any other text is rejected. */
 import { isIPv4, isIPv6 } from 'node:net';
 
 /** The letters, digits and marks of host names, including `_`, which some name services use. */
 const HOST_NAME = /^[a-z0-9_][a-z0-9._-]*$/i;
-/** Four numbers are an IPv4 address or a mistake, never a host name. */
+/** Four numbers separated by dots are an IPv4 address or a mistake, never a host name. */
 const FOUR_NUMBERS = /^\d+(\.\d+){3}$/;
 
 /**
@@ -35,7 +35,7 @@ export function isPort(value: unknown): value is number {
 
 /**
  * Splits an address.
- * @returns the host as a URL has it, so an IPv6 address is in brackets; the port is undefined if the address has none
+ * @returns the host as in a URL, that is, with brackets around an IPv6 address; the port is undefined if the address has none
  */
 export function splitAddress(address: string): { host: string; port: string | undefined } {
   // An IPv6 address without brackets contains several colons.

@@ -1,10 +1,10 @@
 /**
  * Positions: points in the history of a registry. A revision alone does not identify one, because a registry that was restored
- * from a backup counts through the same revisions again.
+ * from a backup assigns the same revisions again.
  */
 import { createHash } from 'node:crypto';
 
-/** A position on the wire is the text `REVISION-TAG`. Clients compare and return it, and do not look inside. */
+/** A position on the wire is the text `REVISION-TAG`. Clients compare it or send it back, and do not parse it. */
 export interface Position {
   /** Revision of the last change. */
   revision: number;

@@ -1,6 +1,6 @@
 /**
- * The entry of a VM, and the parsers that turn untrusted input into one. Daemon and CLI use the same parsers, so that both
- * refuse the same input with the same message.
+ * The entry of a VM, and the parsers for untrusted input. The daemon and the CLI use the same parsers, so that both reject the
+ * same input with the same message.
  */
 import { isPort, normalizeAddress } from './address.ts';
 import { invalid, VregError } from './errors.ts';
@@ -74,11 +74,11 @@ export interface VmUpdate {
   metadata?: Record<string, unknown> | null;
 }
 
-/** UTF-16 units in one text field: four times the longest DNS name. */
+/** Maximum number of UTF-16 units in one text field: four times the length of the longest DNS name. */
 export const MAX_TEXT = 1024;
-/** Services of one VM: far more than a real VM has. */
+/** Maximum number of services of one VM: far more than a real VM has. */
 export const MAX_SERVICES = 256;
-/** Nesting levels in a body: far more than real metadata has, and far fewer than would overflow the stack. */
+/** Maximum number of nesting levels in a body: far more than real metadata has, and far fewer than would overflow the stack. */
 export const MAX_DEPTH = 128;
 
 export function isRole(value: unknown): value is Role {
@@ -162,7 +162,7 @@ function parseId(value: unknown): string {
 /** A word that begins with `-`. xargs removes quotes and backslashes. */
 const FLAG = /(?:^|\s)["'\\]*-/;
 
-/** True if a script would pass the text, or a word of it after splitting, to a command as a flag. */
+/** True if a command would take the text, or one of its words, for a flag when a script passes it unquoted. */
 export function looksLikeFlag(text: string): boolean {
   return FLAG.test(text);
 }

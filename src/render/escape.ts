@@ -1,6 +1,6 @@
 /**
  * Escapes values for the formats of `vreg render --for`. The context of a value determines how it must be escaped, so each
- * escaper reads the output as it is produced: the text of the template, and values that the template inserts unescaped.
+ * escaper also reads all other output: the text of the template, and the values that it inserts unescaped.
  */
 import { normalizeAddress } from '../protocol/address.ts';
 import { escapeControls } from '../protocol/redact.ts';
@@ -12,7 +12,7 @@ export type Format = (typeof FORMATS)[number];
 export class UnsafeValue extends Error {
   constructor(
     message: string,
-    readonly hint = 'correct the entry, or write {{{…}}} to insert the value as it is',
+    readonly hint = 'correct the entry, or write {{{…}}} to insert the value without escaping',
   ) {
     super(message);
   }
@@ -37,13 +37,13 @@ export function isPlain(text: string): boolean {
   return PLAIN.test(text);
 }
 
-/** The text of a value, as templates without an escaper have it. */
+/** The text that a template inserts for a value before escaping. */
 export function asText(value: unknown): string {
   if (value === null || value === undefined) return '';
   return typeof value === 'string' ? value : JSON.stringify(value);
 }
 
-/** @param format undefined refuses every value that would have to be escaped */
+/** @param format undefined to refuse every value that would need escaping */
 export function escaperFor(format: Format | undefined): Escaper {
   switch (format) {
     case undefined:
@@ -59,7 +59,7 @@ export function escaperFor(format: Format | undefined): Escaper {
   }
 }
 
-/** For a file of an unknown format. */
+/** For a file of an unknown format: accepts only values that need no escaping. */
 class PlainOnly implements Escaper {
   read(): void {}
 
@@ -69,7 +69,7 @@ class PlainOnly implements Escaper {
     if (isPlain(text) || normalizeAddress(text) === text) return text;
     throw new UnsafeValue(
       'has characters other than letters, digits and . _ : / @ + -',
-      'escape values with --for shell, nginx, json or html, or write {{{…}}} to insert the value as it is',
+      'escape values with --for shell, nginx, json or html, or write {{{…}}} to insert the value without escaping',
     );
   }
 }
@@ -246,11 +246,11 @@ class NginxEscaper implements Escaper {
   #startsWord = true;
   #isQuoted = false;
   #previous = '\n';
-  /** The text of the current directive up to here. */
+  /** The text of the current directive before the next character. */
   #directive = '';
 
   read(text: string): void {
-    // The body of such a block is Lua.
+    // The block that this directive begins contains Lua, whose syntax differs.
     if (/_by_lua/.test(text)) this.#state = 'unknown';
     for (const character of text) this.#step(character);
   }
@@ -361,9 +361,9 @@ class HtmlEscaper implements Escaper {
   #state: 'text' | 'comment' | 'raw' | 'tag' | 'attribute' | 'value' | 'bare' | 'single' | 'double' = 'text';
   #element = '';
   #attribute = '';
-  /** The value of an attribute up to here. */
+  /** The value of the current attribute before the next character. */
   #value = '';
-  /** The last characters, for `<!--`, `-->` and end tags. */
+  /** The last 16 characters, to recognize `<!--`, `-->` and end tags. */
   #tail = '';
 
   read(text: string): void {
@@ -387,7 +387,7 @@ class HtmlEscaper implements Escaper {
     )
       throw new UnsafeValue('is a URL that may run code');
     this.#value += text;
-    // Without quotes, an empty value would make the next attribute the value.
+    // Without quotes, the next attribute would become the value.
     const escaped = this.#state === 'value' && text === '' ? '""' : this.#encode(text);
     if (this.#state === 'value' && text !== '') this.#state = 'bare';
     if (escaped !== '') this.#tail = 'x';

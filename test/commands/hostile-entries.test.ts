@@ -54,7 +54,7 @@ const PRINTED: readonly [argv: string, stdout: RegExp][] = [
 ];
 
 for (const [argv, expected] of PRINTED) {
-  test(`vreg ${argv} leaves out hostile entries with a warning`, async (t) => {
+  test(`vreg ${argv} omits hostile entries and prints a warning`, async (t) => {
     const url = await hostileRegistry(t);
     const words = argv.split(' ');
     // The child of exec writes to the stdout of this process, so it is redirected to a file.
@@ -81,7 +81,7 @@ for (const argv of [
   'exec worker -- true',
   'addr worker --wait 3s',
 ]) {
-  test(`vreg ${argv} exits with 5 if every live VM is hostile, and names VM and field`, async (t) => {
+  test(`vreg ${argv} exits with 5 if every live VM is hostile, and names the VM and the field`, async (t) => {
     const url = await hostileRegistry(t, [aVm({ id: 'bad', address: '$(reboot)' })]);
     // Each call of the clock is a second later, so that the wait ends.
     let now = 0;
@@ -143,7 +143,7 @@ test('an expression about one hostile entry exits with 5', async (t) => {
   }
 });
 
-test('a service with a port that is none is not used', async (t) => {
+test('a service with an invalid port is not used', async (t) => {
   const vm = { ...aVm({ id: 'a' }), services: [{ name: 'api', port: '1;reboot' }], lastSeen: new Date().toISOString() };
   const url = await stub(t, (_request, response) => json(response, 200, { vms: [vm], count: 1 }));
   const result = await vreg(['url', 'worker', '--service', 'api'], { url });
@@ -164,7 +164,7 @@ test('malformed entries are omitted', async (t) => {
   }
 });
 
-test('completion offers no id that would become a flag, and none with control characters', async (t) => {
+test('completion offers no id that a command would take for a flag or that has control characters', async (t) => {
   const url = await hostileRegistry(t, [...BAD, GOOD, aVm({ id: 'a\u001b[2J', name: '-n' }), aVm({ id: 'b\nc' })]);
   const { stdout } = await vreg(['completion', '--values', 'ids'], { url });
   assert.deepEqual(stdout.trimEnd().split('\n').sort(), ['bad-0', 'bad-1', 'bad-2', 'bad-3', 'bad-4', 'bad-5', 'good']);
@@ -197,7 +197,7 @@ test('watch does not run its command for a hostile VM, and prints no hostile add
   await Promise.all(running.map(({ result }) => result));
 });
 
-test('a cached address that is none is not used', async (t) => {
+test('an invalid cached address is not used', async (t) => {
   const dir = tempDir(t);
   const folder = join(dir, 'by-role/worker');
   mkdirSync(folder, { recursive: true });
@@ -229,7 +229,7 @@ for (const argv of [
   });
 }
 
-test('an id that makes no host name requires an address', async () => {
+test('an id that cannot be part of a host name requires an address', async () => {
   const result = await vreg(['register', 'my vm']);
   assert.equal(result.code, 5);
   assert.match(

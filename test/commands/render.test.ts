@@ -91,7 +91,7 @@ test('a value that cannot be written safely is refused with VM and field, and no
     assert.equal(result.code, 5);
     const [first, hint] = result.stderr.split('\n');
     assert.equal(first, `vreg: ${bad.template}: VM "w": the value of ${field} ${reason}`);
-    assert.match(hint!, /^hint: .*write \{\{\{…\}\}\} to insert the value as it is$/);
+    assert.match(hint!, /^hint: .*write \{\{\{…\}\}\} to insert the value without escaping$/);
     assert.deepEqual([good.names(), bad.names()], [['t.mustache'], ['t.mustache']]);
   }
 });

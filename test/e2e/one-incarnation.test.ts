@@ -119,7 +119,7 @@ test('a VM whose token is newer than the restored backup enrols again', async (t
   assert.equal((await third.vreg(['token', 'whoami', '--token-file', file, '-q'])).stdout, 'image/vm-1\n');
 });
 
-test('an agent with an invented token number evicts nobody, and both are on record', async (t) => {
+test('an agent with an invented token number does not evict the VM, and both are on record', async (t) => {
   const daemon = await startDaemon(t, { env: ROOT });
   const agent = startAgent(t, daemon.url, ['--address', '10.0.0.1', '--role', 'infra'], { env: ROOT });
   await heardTwice(daemon);
@@ -144,7 +144,7 @@ test('an agent with an invented token number evicts nobody, and both are on reco
   assert.doesNotMatch(agent.said(), /incarnation/);
 });
 
-test('an agent with --on-clone replace and a lesser token exits with 5 at its start', async (t) => {
+test('an agent with --on-clone replace and a token without the scope write exits with 5 at its start', async (t) => {
   const daemon = await startDaemon(t, { env: ROOT });
   const tokens = new Map<string, string>();
   for (const scope of ['register', 'write']) {

@@ -96,7 +96,7 @@ test('a data dir below a folder or a link of another user is refused', AS_ROOT, 
   }
 });
 
-test('a log file that is a link is refused, and its target stays as it is', async (t) => {
+test('a log file that is a link is refused, and its target remains unchanged', async (t) => {
   for (const [which, log] of [
     ['serve', 'daemon.log'],
     ['agent', 'agent.log'],
@@ -113,7 +113,7 @@ test('a log file that is a link is refused, and its target stays as it is', asyn
   }
 });
 
-test('a pid file that is a link is replaced, and its target stays as it is', async (t) => {
+test('a pid file that is a link is replaced, and its target remains unchanged', async (t) => {
   const home = tempDir(t);
   const target = join(home, 'target');
   writeFileSync(target, 'precious\n');
@@ -158,7 +158,7 @@ async function bystander(t: TestContext) {
 
 const LINUX = { skip: process.platform === 'linux' ? false : 'needs /proc' };
 
-test('stop signals no process that the pid file only names', LINUX, async (t) => {
+test('stop does not signal a process that a forged pid file names', LINUX, async (t) => {
   const home = tempDir(t);
   const { child, started } = await bystander(t);
   const write = (dir: string, info: object) =>
@@ -195,7 +195,7 @@ test('stop signals no process that the pid file only names', LINUX, async (t) =>
   assert.equal(child.exitCode ?? child.signalCode, null, 'the process still runs');
 });
 
-test('root stops no process of another user than the one who wrote the pid file', AS_ROOT, async (t) => {
+test('root does not stop a process whose user did not write the pid file', AS_ROOT, async (t) => {
   const home = tempDir(t);
   const { child, started } = await bystander(t);
   const dir = join(home, 'data');

@@ -70,7 +70,7 @@ const PLACES: readonly [template: string, read: (text: string) => string][] = [
 ];
 
 for (const [template, read] of PLACES) {
-  test(`a shell reads each value that is written as it is: ${JSON.stringify(template)}`, async () => {
+  test(`a shell reads each escaped value unchanged: ${JSON.stringify(template)}`, async () => {
     for (const value of [...HOSTILE, ...PLAIN, '']) {
       if (value.startsWith('-') && (await renderedOrRefused('shell', template, value)) === undefined) continue;
       const script = await rendered('shell', template, value);
@@ -373,7 +373,7 @@ test('no value becomes part of the name of an HTML tag or attribute', async () =
       assert.equal(await renderedOrRefused('html', `${before}{{#vm}}{{name}}{{/vm}}`, value), undefined, before);
 });
 
-test('without a format, a value that may need an escape is refused; triple braces insert it as it is', async () => {
+test('without a format, a value that may need escaping is refused; triple braces insert it unescaped', async () => {
   for (const value of [...HOSTILE, 'a\nb', { a: 1 }])
     assert.equal(await renderedOrRefused(undefined, '{{#vm}}{{name}}{{/vm}}', value), undefined, String(value));
   for (const value of [...PLAIN, '[fd00::1]:80', '', 3001, null, undefined])

@@ -97,7 +97,7 @@ test('a token for a VM and a role moves its VM into that role, behind the VMs th
   assert.deepEqual(await ids('/registry/discover/infra'), ['i', 'w'], 'a repetition keeps the place');
 });
 
-test('a token without a limit changes roles and keeps the place in the order', async (t) => {
+test('an unrestricted token can change a role, and the VM keeps its place in lists', async (t) => {
   const { app, create, register, move, ids } = await guarded(t);
   await register('w', 'worker');
   await register('i', 'infra');
@@ -107,7 +107,7 @@ test('a token without a limit changes roles and keeps the place in the order', a
   assert.equal(app.registry.get('w').vm.registeredAt, registeredAt);
 });
 
-test('a VM with a new place in the order does not count as a new VM', async (t) => {
+test('a VM that moves to the end of lists does not count as a new VM', async (t) => {
   const { app, create, register, move } = await guarded(t);
   await register('w', 'worker');
   const token = await create({ scope: 'write', vm: 'w', role: 'infra' });
@@ -352,7 +352,7 @@ test('conflicts from before a VM entered a role are hidden from a reader of that
   assert.equal((await listed(tokens.vm)).length, 1);
 });
 
-test('a VM that is moved to the end of the order keeps its incarnation across a restart', async (t) => {
+test('a VM that is moved to the end of lists keeps its incarnation across a restart', async (t) => {
   const { app, create, register, move } = await guarded(t);
   await register('w', 'worker');
   app.registry.heartbeat('w', { incarnation: 'one', next: `1.${'a'.repeat(32)}` });
@@ -376,7 +376,7 @@ test('a refusal does not name the role of a VM that the token may not read', asy
   }
 });
 
-test('a list that is read slowly shows no health of a VM that has left the role meanwhile', async (t) => {
+test('a list that is read slowly shows no health of a VM that has left the role in the meantime', async (t) => {
   const { app, ask, create } = await guarded(t);
   const token = await create({ scope: 'read', role: 'worker' });
   const services = [{ name: 'web', port: 80 }];

@@ -25,7 +25,7 @@ function copyOf(store: MemoryStore): MemoryStore {
   return copy;
 }
 
-test('two registries over the same contents have equal positions until their next changes differ', async () => {
+test('two registries with the same contents have equal positions until their next changes differ', async () => {
   const first = open(new MemoryStore());
   await first.registry.register(aVm({ id: 'a' }));
   const second = open(copyOf(first.store), first.clock);
@@ -82,7 +82,7 @@ test('each part of a change affects its tag', async () => {
   assert.equal(await tagAfter((registry) => registry.register(aVm())), tags[1], 'it is deterministic');
 });
 
-test('heartbeats, identities, conflicts and the last use of a token are no changes', async () => {
+test('heartbeats, identities, conflicts and the last use of a token do not change the position', async () => {
   const { registry, create, authenticator } = anAuthenticator();
   await registry.register(aVm({ id: 'a' }));
   const { token } = await create({ name: 'ops', scope: 'admin' });
@@ -110,7 +110,7 @@ test('the last use of a token does not affect the tag of a later change of that 
   assert.equal(await commit(used), await commit({}));
 });
 
-test('forged, malformed, future and forgotten positions are told apart', async () => {
+test('a registry distinguishes forged, malformed, future and forgotten positions', async () => {
   const { registry, store } = open(new MemoryStore());
   const { positions } = registry;
   assert.equal(positions.compare(positions.current), 'same');
@@ -150,7 +150,7 @@ test('after as many changes as the journal retains, a position is unknown, and m
   assert.equal(positions.compare(`${oldest}-${tagAt(1)}`), 'other');
 });
 
-test('a group that fails gives its revisions and tags back, and a refused change takes none', async () => {
+test('a failed group releases its revisions and tags, and a rejected change uses none', async () => {
   const { registry, store } = open(new GatedStore());
   const first = registry.register(aVm({ id: 'a' }));
   await store.release();

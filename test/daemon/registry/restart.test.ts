@@ -198,7 +198,7 @@ test('a VM in doubt stays in doubt when a restart with a shorter lease renews it
   }
 });
 
-test('a shorter lease limits the remaining time of suspect VMs, a longer one leaves it as it is', async () => {
+test('a shorter lease limits the remaining time of suspect VMs, a longer one does not change it', async () => {
   for (const [lease, remaining] of [
     [60_000, 60_000],
     [600_000, 200_000],
