@@ -211,13 +211,11 @@ export function entryFault({ id, address }: { id: unknown; address: unknown }): 
  */
 export function forScripts<T extends Vm>(vm: T): { row: T; fault: VregError | undefined } {
   const cause = entryFault(vm);
-  const { services: given, ...rest } = vm;
-  const services = Array.isArray(given) ? given.filter((service) => isPort(service?.port)) : undefined;
   const address = (typeof vm.address === 'string' && normalizeAddress(vm.address.trim())) || '-';
-  return {
-    row: { ...rest, address, ...(services && { services }) } as T,
-    fault: cause && unsafeEntry(String(vm.id), cause),
-  };
+  const row = { ...vm, address };
+  if (Array.isArray(vm.services)) row.services = vm.services.filter((service) => isPort(service?.port));
+  else delete row.services;
+  return { row, fault: cause && unsafeEntry(String(vm.id), cause) };
 }
 
 function unsafeEntry(id: string, { field, message }: VregError): VregError {
