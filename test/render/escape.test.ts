@@ -145,7 +145,7 @@ test('a shell script gets plain values only where a second shell parses them', a
   assert.equal(await rendered('shell', 'eval a; echo {{#vm}}{{name}}{{/vm}}', '$(id)'), "eval a; echo '$(id)'");
 });
 
-/** What a shell makes of a template with harmful values: nothing may run, and no command may get a flag. */
+/** Runs a template with harmful values in a shell. No value may run as a command, and no command may receive one as a flag. */
 test('a shell runs no command of a value after line continuations, comments and empty strings', async (t) => {
   const dir = tempDir(t);
   for (const template of [
