@@ -3,7 +3,7 @@ import type { ChalkInstance } from 'chalk';
 import type { OutputFormat } from './config/settings.ts';
 import { formatAge } from './config/values.ts';
 import type { Io } from './io.ts';
-import type { VregError } from './protocol/errors.ts';
+import { unsafeInScripts, type VregError } from './protocol/errors.ts';
 import { escapeControls, maskTokens, printable } from './protocol/redact.ts';
 import { looksLikeFlag } from './protocol/vm.ts';
 
@@ -33,8 +33,9 @@ export interface RowsAnswer<T> {
   /** Value of a row for JSON and YAML; by default the row itself. */
   data?(row: T): unknown;
   /**
-   * Prepares a row for the formats that scripts use: TSV, jsonpath and templates. If there is a fault, TSV prints the returned
-   * row and a warning, and jsonpath and templates omit the row.
+   * Prepares a row for the output that scripts use: TSV, jsonpath, templates, and tables outside of a terminal. If there is a
+   * fault, a warning is printed. TSV and tables then omit the row if the fault is in the id, and show the returned row
+   * otherwise; jsonpath and templates always omit it.
    */
   forScripts?(row: T): { row: T; fault: VregError | undefined };
   /** Note for stderr if there are no rows and stdout is a terminal. */
@@ -47,6 +48,8 @@ export interface ValueAnswer {
   text: string;
   /** Value for JSON and YAML. */
   data: unknown;
+  /** The value as jsonpath and templates may get it, and the faults of omitted parts; by default `data`. */
+  forScripts?(): { data: unknown; faults: readonly VregError[] };
 }
 
 export interface RenderOptions {
@@ -107,12 +110,17 @@ function dataOf<T>(answer: Answer<T>): unknown {
 
 /** The data for an expression, without the rows that scripts must not get. @throws VregError if that is the only row */
 function dataForScripts<T>(io: Io, answer: Answer<T>): unknown {
-  if (answer.kind === 'value' || !answer.forScripts) return dataOf(answer);
+  if (!answer.forScripts) return dataOf(answer);
+  if (answer.kind === 'value') {
+    const { data, faults } = answer.forScripts();
+    for (const fault of faults) warnOfOmission(io, fault);
+    return data;
+  }
   const rows: T[] = [];
   for (const { row, fault } of answer.rows.map(answer.forScripts)) {
     if (!fault) rows.push(row);
     else if (answer.single) throw fault;
-    else warn(io, `${fault.message}; it is omitted`);
+    else warnOfOmission(io, fault);
   }
   return dataOf({ ...answer, rows });
 }
@@ -121,11 +129,15 @@ function dataForScripts<T>(io: Io, answer: Answer<T>): unknown {
 function namesOf<T>(io: Io, { rows, name }: RowsAnswer<T>): string {
   const names = rows.map((row) => String(name(row)));
   for (const text of names.filter(looksLikeFlag))
-    warn(io, `"${text}" is omitted, because a command would mistake it for a flag; to show it, use -o json`);
+    warnOfOmission(io, { message: unsafeInScripts(`"${text}"`, 'a command would take it for a flag') });
   return names
     .filter((text) => !looksLikeFlag(text))
     .map((text) => line(printable(text)))
     .join('');
+}
+
+function warnOfOmission(io: Io, { message }: { message: string }): void {
+  warn(io, `${message}; it is omitted`);
 }
 
 function warn(io: Io, text: string): void {
@@ -143,19 +155,25 @@ async function formatRows<T>(io: Io, answer: RowsAnswer<T>, { format, headers, n
   const titles = columns.map(({ title }) => title);
   const titled = headers && !answer.continued;
   if (format === 'tsv' || (format === 'wide' && !io.tty)) {
-    const rows = answer.rows.map((row) => {
-      const checked = answer.forScripts?.(row) ?? { row, fault: undefined };
-      if (checked.fault) warn(io, checked.fault.message);
-      return columns.map((column) => plain(column.cell(checked.row)));
-    });
+    const rows = rowsForScripts(io, answer).map((row) => columns.map((column) => plain(column.cell(row))));
     return [...(titled ? [titles] : []), ...rows].map((cells) => line(cells.join('\t'))).join('');
   }
   const { Chalk } = await import('chalk');
   const chalk = new Chalk({ level: io.color ? 1 : 0 });
-  const rows = answer.rows.map((row) =>
+  const rows = (io.tty ? answer.rows : rowsForScripts(io, answer)).map((row) =>
     columns.map((column) => styled(column.cell(row), chalk, io.tty ? now : undefined)),
   );
   return drawTable(titled ? [titles.map((title) => chalk.bold(title)), ...rows] : rows);
+}
+
+/** The rows of a table for scripts, without those whose id they must not get. */
+function rowsForScripts<T>(io: Io, { rows, forScripts }: RowsAnswer<T>): readonly T[] {
+  if (!forScripts) return rows;
+  return rows.map(forScripts).flatMap(({ row, fault }) => {
+    if (fault?.field === 'id') warnOfOmission(io, fault);
+    else if (fault) warn(io, fault.message);
+    return fault?.field === 'id' ? [] : [row];
+  });
 }
 
 /** Draws a table without lines, so that it can be searched, copied and cut. */

@@ -154,7 +154,7 @@ test('an old entry that breaks the rules for ids and addresses stays readable, a
   );
   const { stdout, stderr } = await daemon.vreg(['ls', '-q'], { env });
   assert.doesNotMatch(stdout, /^-/m);
-  assert.match(stderr, /"-dash" is omitted, because a command would mistake it for a flag/);
+  assert.match(stderr, /"-dash" is not safe to use in scripts: a command would take it for a flag; it is omitted/);
   assert.deepEqual((await daemon.vreg(['rm', '--yes', '--', '-dash'], { env })).code, 0);
 });
 

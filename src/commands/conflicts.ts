@@ -1,6 +1,7 @@
 import { defineCommand } from '../command.ts';
-import { normalizeAddress } from '../protocol/address.ts';
+import { conflictForScripts } from '../protocol/events.ts';
 import type { Claim, Conflict, OtherRegistry } from '../protocol/heartbeat.ts';
+import { fieldForScripts, idFault } from '../protocol/vm.ts';
 
 export const conflicts = defineCommand<{ clear?: boolean }>({
   name: 'conflicts',
@@ -38,6 +39,8 @@ export const conflicts = defineCommand<{ clear?: boolean }>({
         { title: 'LAST', cell: ({ lastAt }) => ({ time: lastAt }) },
       ],
       name: (row) => (isConflict(row) ? row.id : '-'),
+      forScripts: (row) =>
+        isConflict(row) ? { row: conflictForScripts(row), fault: faultOf(row) } : { row, fault: undefined },
       data: (row) => (isConflict(row) ? row : { state: OTHER_REGISTRY.text, ...row }),
       none: 'no conflicts',
     });
@@ -57,9 +60,14 @@ function stateOf({ state, rebornAs }: Conflict) {
   return rebornAs === undefined ? state : `${state} as ${rebornAs}`;
 }
 
+/** Both ids of a conflict may come from a hostile VM. */
+function faultOf({ id, rebornAs }: Conflict) {
+  return idFault(id) ?? (rebornAs === undefined ? undefined : idFault(rebornAs));
+}
+
 /** `10.0.0.1 from 192.0.2.1 (one)`: declared address, source address of the heartbeats, incarnation. */
 function claimOf({ address = '-', from, incarnation }: Claim): string {
-  return [normalizeAddress(address) ?? '-', from && `from ${from}`, incarnation && `(${incarnation})`]
+  return [fieldForScripts('address', address), from && `from ${from}`, incarnation && `(${incarnation})`]
     .filter(Boolean)
     .join(' ');
 }

@@ -1,6 +1,6 @@
 import { defineCommand } from '../command.ts';
 import { parseCount } from '../config/values.ts';
-import { type FieldChanges, type HistoryItem, JOURNAL_LENGTH } from '../protocol/events.ts';
+import { changesForScripts, type FieldChanges, type HistoryItem, JOURNAL_LENGTH } from '../protocol/events.ts';
 import { naming } from '../run/batch.ts';
 
 /** A few screens of a terminal. */
@@ -31,6 +31,7 @@ export const history = defineCommand<{ limit?: string }>({
         { title: 'CHANGES', cell: ({ type, changes }) => describe(type, changes) },
       ],
       name: positionOf,
+      forScripts: (row) => ({ row: { ...row, changes: changesForScripts(row.changes) }, fault: undefined }),
     });
   },
 });

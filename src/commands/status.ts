@@ -7,7 +7,7 @@ import { livenessOf } from '../fleet/table.ts';
 import type { Health, VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { OtherRegistry } from '../protocol/heartbeat.ts';
-import { ROLES, type Role } from '../protocol/vm.ts';
+import { idFault, ROLES, type Role } from '../protocol/vm.ts';
 import type { Cell, Column } from '../render.ts';
 
 interface RoleCount {
@@ -50,20 +50,33 @@ export const status = defineCommand({
         uptime: health.uptime,
         ...(otherRegistry ? { otherRegistry } : {}),
       };
-      const staleVms = stale.map(({ id, name, role, lastSeen }) => ({
-        id,
-        name,
-        role,
-        lastSeen,
-        ageSeconds: ageOf({ lastSeen }, now),
-      }));
-      return context.print({ kind: 'value', text: '', data: { registry, roles, stale: staleVms } });
+      const dataOf = (vms: readonly VmWithLiveness[]) => ({
+        registry,
+        roles,
+        stale: vms.map(({ id, name, role, lastSeen }) => ({
+          id,
+          name,
+          role,
+          lastSeen,
+          ageSeconds: ageOf({ lastSeen }, now),
+        })),
+      });
+      return context.print({
+        kind: 'value',
+        text: '',
+        data: dataOf(stale),
+        forScripts() {
+          const faults = stale.flatMap(({ id }) => idFault(id) ?? []);
+          return { data: dataOf(stale.filter(({ id }) => !idFault(id))), faults };
+        },
+      });
     }
     const staleAnswer = {
       kind: 'rows',
       rows: stale,
       columns: staleColumns(now),
       name: ({ id }: VmWithLiveness) => id,
+      forScripts: (row: VmWithLiveness) => ({ row, fault: idFault(row.id) }),
     } as const;
     if (context.format === 'name') return context.print(staleAnswer);
     await context.print({ kind: 'value', text: registryLine(client.url, version, health), data: null });

@@ -3,9 +3,9 @@ import { type Context, defineCommand } from '../command.ts';
 import { isTextFormat } from '../config/settings.ts';
 import { requireRole } from '../fleet/lookup.ts';
 import { VregError } from '../protocol/errors.ts';
-import type { StreamEvent } from '../protocol/events.ts';
+import { eventForScripts, type StreamEvent } from '../protocol/events.ts';
 import { escapeControls, printable } from '../protocol/redact.ts';
-import { forScripts, looksLikeFlag, ROLES, STATUSES } from '../protocol/vm.ts';
+import { forScripts, idFault, ROLES, STATUSES } from '../protocol/vm.ts';
 import { runChild, splitCommand } from '../run/child-process.ts';
 
 interface Flags {
@@ -73,7 +73,7 @@ async function show(context: Context, event: StreamEvent, continued: boolean): P
     return true;
   }
   const fault = faultOf(event);
-  if (fault !== undefined && isTextFormat(context.format)) context.note(fault);
+  if (fault !== undefined && context.format !== 'ndjson' && context.format !== 'yaml') context.note(fault);
   // An expression may consist of the field that scripts must not get.
   if (fault !== undefined && context.format.includes('=')) return false;
   const { type, at, id, role, status, address, position } = fieldsOf(event);
@@ -89,7 +89,7 @@ async function show(context: Context, event: StreamEvent, continued: boolean): P
     name: () => id,
     single: true,
     continued,
-    data: () => event,
+    data: () => (context.format.includes('=') ? eventForScripts(event) : event),
   });
   return true;
 }
@@ -120,8 +120,7 @@ async function runFor(context: Context, event: StreamEvent, command: readonly st
 /** Why scripts must not act on the VM of an event; undefined if they may. */
 function faultOf(event: StreamEvent): string | undefined {
   if ('vm' in event) return forScripts(event.vm).fault?.message;
-  if (event.type !== 'heartbeat' || !looksLikeFlag(event.id)) return undefined;
-  return `VM "${event.id}" is not safe to use in scripts: a command would take its id for a flag`;
+  return event.type === 'heartbeat' ? idFault(event.id)?.message : undefined;
 }
 
 function fieldsOf(event: StreamEvent) {

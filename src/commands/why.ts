@@ -5,7 +5,7 @@ export const why = defineCommand({
   name: 'why',
   summary: 'explain why discover includes or omits a VM',
   description:
-    'Explains in one line whether vreg discover returns a VM, and why. JSON output contains each reason with a code: paused, stopped, stale.',
+    'Explains in one line whether vreg discover returns a VM, and why. JSON output contains each reason with a code: paused, stopped, stale, invalid.',
   arguments: [{ name: 'id', about: 'id of the VM', values: 'ids' }],
   examples: [
     { about: 'explain in one line', command: 'vreg why abc-123-def' },
@@ -15,6 +15,6 @@ export const why = defineCommand({
   exits: [2, 3, 8],
   async run(context, [id]) {
     const answer = await naming(id!, context.client().why(id!));
-    await context.print({ kind: 'value', text: answer.summary, data: answer });
+    await context.print({ kind: 'value', text: answer.summary, data: { ...answer, id } });
   },
 });

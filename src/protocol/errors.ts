@@ -216,3 +216,8 @@ function codeOfStatus(status: number): ErrorCode {
   if (status === 502 || status === 504) return 'BUSY';
   return status >= 400 && status < 500 ? 'INVALID' : 'INTERNAL';
 }
+
+/** The text of an error or warning about a value that scripts must not get. */
+export function unsafeInScripts(subject: string, reason: string): string {
+  return `${subject} is not safe to use in scripts: ${reason}`;
+}

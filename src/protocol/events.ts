@@ -1,7 +1,7 @@
 /** The events that `GET /registry/events` streams, and the items of a VM's history. */
 import type { Heartbeat } from './api.ts';
-import type { Conflict } from './heartbeat.ts';
-import type { Vm } from './vm.ts';
+import type { Claim, Conflict } from './heartbeat.ts';
+import { fieldForScripts, forScripts, type Vm } from './vm.ts';
 
 /** Types of committed changes. Each change has its own revision. */
 export const CHANGE_TYPES = ['registered', 'updated', 'status', 'deregistered'] as const;
@@ -68,4 +68,33 @@ export interface History {
   id: string;
   history: HistoryItem[];
   count: number;
+}
+
+/** Changes as scripts may get them: their values are those of entries, also of entries that no longer exist. */
+export function changesForScripts(changes: FieldChanges): FieldChanges {
+  return Object.fromEntries(
+    Object.entries(changes).map(([field, values]) => [
+      field,
+      values.map((value) => fieldForScripts(field, value) ?? null) as FieldChanges[string],
+    ]),
+  );
+}
+
+/** A conflict as scripts may get it. The ids remain, because a fault names them. */
+export function conflictForScripts(conflict: Conflict): Conflict {
+  const prepare = (claim: Claim): Claim =>
+    claim.address === undefined ? claim : { ...claim, address: String(fieldForScripts('address', claim.address)) };
+  return { ...conflict, holder: prepare(conflict.holder), other: prepare(conflict.other) };
+}
+
+/** An event as scripts may get it. The id remains, because a fault names it. */
+export function eventForScripts(event: StreamEvent): StreamEvent {
+  if (!('vm' in event)) return event;
+  const { vm, changes, conflict } = event;
+  return {
+    ...event,
+    vm: forScripts(vm).row,
+    ...(changes && { changes: changesForScripts(changes) }),
+    ...(conflict && { conflict: conflictForScripts(conflict) }),
+  };
 }

@@ -3,7 +3,7 @@
  * same input with the same message.
  */
 import { isPort, normalizeAddress } from './address.ts';
-import { invalid, VregError } from './errors.ts';
+import { invalid, unsafeInScripts, VregError } from './errors.ts';
 
 export const ROLES = ['infra', 'lieutenant', 'worker', 'golden', 'custom'] as const;
 export type Role = (typeof ROLES)[number];
@@ -189,14 +189,27 @@ export function parseAddress(value: unknown, whenEmpty?: string): string {
 }
 
 /**
- * Checks the fields of an entry that scripts use most: id and address. A registry may have stored the entry before the
+ * Checks the fields of an entry that scripts pass to commands: id, parent and address. A registry may have stored the entry before the
  * rules existed, or may not be a vreg daemon.
  * @returns why the entry must not be offered to scripts; undefined if it is well-formed
  */
-export function entryFault({ id, address }: { id: unknown; address: unknown }): VregError | undefined {
-  try {
+export function entryFault({ id, parentId, address }: Record<'id' | 'address', unknown> & { parentId?: unknown }) {
+  return faultOf(() => {
     parseId(id);
+    parseParent({ parentId }, id);
     parseAddress(address);
+  });
+}
+
+/** @returns why the id must not be offered to scripts; undefined if it is well-formed */
+export function idFault(id: unknown): VregError | undefined {
+  const cause = faultOf(() => parseId(id));
+  return cause && unsafeEntry(String(id), cause);
+}
+
+function faultOf(parse: () => void): VregError | undefined {
+  try {
+    parse();
     return undefined;
   } catch (error) {
     if (error instanceof VregError) return error;
@@ -205,28 +218,49 @@ export function entryFault({ id, address }: { id: unknown; address: unknown }): 
 }
 
 /**
- * Prepares an entry for scripts: an address that is a URL becomes host and port, an invalid address becomes `-`, and services
- * with invalid ports are omitted.
+ * Prepares a field for scripts: an address that is a URL becomes host and port, an invalid address becomes `-`, an id that
+ * looks like a flag becomes undefined, and services with invalid ports are omitted.
+ */
+export function fieldForScripts(field: string, value: unknown): unknown {
+  if (value === undefined || value === null) return value;
+  switch (field) {
+    case 'address':
+      return (typeof value === 'string' && normalizeAddress(value.trim())) || '-';
+    case 'id':
+    case 'parentId':
+      return typeof value === 'string' && !looksLikeFlag(value) ? value : undefined;
+    case 'services':
+      return Array.isArray(value) ? value.filter((service) => isPort(service?.port)) : undefined;
+    default:
+      return value;
+  }
+}
+
+/**
+ * Prepares an entry for scripts, see {@link fieldForScripts}. The id remains, because a fault names it.
  * @returns also a fault, which names the VM and the field, if scripts must not act on the entry
  */
 export function forScripts<T extends Vm>(vm: T): { row: T; fault: VregError | undefined } {
   const cause = entryFault(vm);
-  const address = (typeof vm.address === 'string' && normalizeAddress(vm.address.trim())) || '-';
-  const row = { ...vm, address };
-  if (Array.isArray(vm.services)) row.services = vm.services.filter((service) => isPort(service?.port));
-  else delete row.services;
-  return { row, fault: cause && unsafeEntry(String(vm.id), cause) };
+  const row: { [field: string]: unknown } = Object.fromEntries(Object.entries(vm));
+  row.address = fieldForScripts('address', vm.address ?? '');
+  for (const field of ['services', 'parentId'] as const) {
+    const value = fieldForScripts(field, vm[field]);
+    if (value === undefined || value === null) delete row[field];
+    else row[field] = value;
+  }
+  return { row: row as unknown as T, fault: cause && unsafeEntry(String(vm.id), cause) };
 }
 
 function unsafeEntry(id: string, { field, message }: VregError): VregError {
-  return new VregError('INVALID', `VM "${id}" is not safe to use in scripts: ${message}`, {
+  return new VregError('INVALID', unsafeInScripts(`VM "${id}"`, message), {
     ...(field === undefined ? {} : { field }),
     hint: 'correct the entry (vreg update ID --address ADDRESS) or remove it (vreg rm -- ID)',
   });
 }
 
 /** Parses `parentId`, or `parentVmId`, the Vers platform's name for it. An empty value means no parent. */
-function parseParent(body: Record<string, unknown>, id: string): string | undefined {
+function parseParent(body: Record<string, unknown>, id: unknown): string | undefined {
   const field = body.parentId === undefined ? 'parentVmId' : 'parentId';
   const value = body[field];
   if (value === undefined || value === null || value === '') return undefined;

@@ -110,7 +110,9 @@ for (const argv of ['ls -q', 'tree -q', 'ls -o name']) {
       'good',
     ]);
     for (const id of IDS)
-      assert.ok(stderr.includes(`"${id}" is omitted, because a command would mistake it for a flag`));
+      assert.ok(
+        stderr.includes(`"${id}" is not safe to use in scripts: a command would take it for a flag; it is omitted`),
+      );
   });
 }
 
@@ -126,13 +128,65 @@ test('hostile entries remain readable: JSON and YAML contain them, and a piped t
   assert.match((await vreg(['ls', '-o', 'yaml'], { url })).stdout, /address: \$\(reboot\)/);
   const { stdout, stderr } = await vreg(['ls'], { url });
   const rows = stdout.trimEnd().split('\n').slice(1);
-  assert.equal(rows.length, BAD.length + 1);
+  assert.equal(rows.length, BAD.length + 1 - IDS.length);
+  for (const id of IDS) assert.ok(stderr.includes(`VM "${id}" is not safe to use in scripts: `), stderr);
   const addresses = new Set(rows.map((row) => row.split('\t')[5]));
-  assert.deepEqual([...addresses].sort(), ['-', '10.0.0.1:81', '10.0.0.9']);
+  assert.deepEqual([...addresses].sort(), ['-', '10.0.0.1:81']);
   assert.match(stderr, /VM "bad-2" is not safe to use in scripts: invalid address/);
   assert.match((await vreg(['tree', '-o', 'wide'], { url })).stdout, /^good\t/m);
   const terminal = await vreg(['ls'], { url, tty: true, width: 200 });
   assert.match(terminal.stdout, /bad-0 .* -oProxyCommand=reboot /);
+});
+
+test('no format for scripts contains a hostile id, parent or address', async (t) => {
+  const lastSeen = '2020-01-01T00:00:00.000Z';
+  const vms = [...BAD, GOOD, aVm({ id: 'child', parentId: IDS[0]! })].map((vm) => ({
+    ...vm,
+    lastSeen,
+    registeredAt: lastSeen,
+  }));
+  const claim = { address: ADDRESSES[2], at: lastSeen };
+  const conflict = {
+    id: 'good',
+    state: 'open',
+    count: 1,
+    firstAt: lastSeen,
+    lastAt: lastSeen,
+    holder: claim,
+    other: claim,
+  };
+  const conflicts = [...IDS.map((id) => ({ ...conflict, id })), { ...conflict, rebornAs: IDS[0] }, conflict];
+  const changes = { address: [ADDRESSES[0], ADDRESSES[2]], parentId: [IDS[0], 'a'], name: ['a', 'b'] };
+  const item = { revision: 1, position: `1-${'0'.repeat(16)}`, at: lastSeen, type: 'updated', by: 'a', changes };
+  const url = await stub(t, ({ url: path = '' }, response) => {
+    response.setHeader('x-vreg-version', '1.0.0');
+    if (path.includes('/history')) return json(response, 200, { id: 'good', history: [item], count: 1 });
+    if (path.includes('/conflicts')) return json(response, 200, { conflicts, count: conflicts.length });
+    if (path.includes('/health')) return json(response, 200, { status: 'ok', uptime: 1 });
+    if (path.includes('/vms/child')) return json(response, 200, vms.at(-1));
+    return json(response, 200, { vms, count: vms.length });
+  });
+  for (const command of ['ls', 'tree', 'status', 'conflicts', 'history good', 'get child'])
+    for (const format of [
+      'tsv',
+      'wide',
+      'table',
+      'name',
+      'jsonpath=$..*',
+      'template={{id}} {{parentId}} {{address}} {{#changes}}{{address}}{{parentId}}{{/changes}} {{#holder}}{{address}}{{/holder}} {{#stale}}{{id}}{{/stale}}\n',
+    ]) {
+      const { code, stdout, stderr } = await vreg([...command.split(' '), '-o', format], { url });
+      assert.ok(code === 0 || (code === 5 && command === 'get child'), `${command} ${format}: ${stderr}`);
+      // The values of BAD are quoted in a JSON object of an expression.
+      for (const hostile of [...IDS, ...ADDRESSES.slice(0, -1)])
+        for (const text of [hostile, JSON.stringify(hostile).slice(1, -1)])
+          assert.equal(stdout.includes(text), false, `${command} ${format}: ${hostile} in ${stdout}`);
+    }
+  const { stdout, stderr } = await vreg(['status', '-o', 'jsonpath={.stale[*].id}'], { url });
+  assert.match(stdout, /^(?:bad-\d |good |child ?)+\n$/);
+  for (const id of IDS) assert.ok(stderr.includes(`VM "${id}" is not safe to use in scripts: `), stderr);
+  assert.equal((await vreg(['get', 'child', '-o', 'jsonpath={.parentId}'], { url })).code, 5);
+  assert.equal(JSON.parse((await vreg(['get', 'child', '-o', 'json'], { url })).stdout).parentId, IDS[0]);
 });
 
 test('an expression about one hostile entry exits with 5', async (t) => {
