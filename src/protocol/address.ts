@@ -48,3 +48,15 @@ export function splitAddress(address: string): { host: string; port: string | un
 export function joinHostPort(host: string, port: number | string): string {
   return `${isIPv6(host) ? `[${host}]` : host}:${port}`;
 }
+
+/**
+ * Writes a value between two texts. An IPv6 address gets brackets in a URL and before a port. An address before a port is
+ * written without its own port.
+ * @param isAddress the value is the address of an entry, so it may have a port
+ */
+export function hostBetween(before: string, value: string, after: string, isAddress: boolean): string {
+  const precedesPort = /^:(?!\s)/.test(after);
+  if (precedesPort && isAddress && normalizeAddress(value) === value) return splitAddress(value).host;
+  const isInUrl = /\/\/(?:[^\s/@]*@)?$/.test(before);
+  return (precedesPort || isInUrl) && isIPv6(value) ? `[${value}]` : value;
+}

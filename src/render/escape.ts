@@ -2,6 +2,7 @@
  * Escapes values for the formats of `vreg render --for`. The context of a value determines how it must be escaped, so each
  * escaper also reads all other output: the text of the template, and the values that it inserts unescaped.
  */
+import { isIPv6 } from 'node:net';
 import { normalizeAddress } from '../protocol/address.ts';
 import { escapeControls } from '../protocol/redact.ts';
 
@@ -240,6 +241,9 @@ function simpleExpansion(text: string, from: number): string | undefined {
 /** The beginning of a directive with a regular expression, up to the pattern: `location ~ `, `rewrite `. */
 const PATTERN_DIRECTIVE = /(?:^|\s)["']?!?~|^\s*rewrite\s/;
 
+/** Directives with a host, whose IPv6 address needs brackets. `allow`, `deny` and `geo` accept none. */
+const HOST_DIRECTIVE = /^\s*(?:(?:server|listen|resolver)\s+|resolver\s.*\s|\w+_pass\s+)["']?$|syslog:server=$/;
+
 /** nginx. It has no escape for `$`, and a word that begins with a quote ends with it (ngx_conf_read_token). */
 class NginxEscaper implements Escaper {
   #state: 'bare' | 'single' | 'double' | 'comment' | 'unknown' = 'bare';
@@ -256,7 +260,8 @@ class NginxEscaper implements Escaper {
   }
 
   escape(value: unknown, next: string | undefined): string {
-    const text = asText(value);
+    const given = asText(value);
+    const text = isIPv6(given) && HOST_DIRECTIVE.test(this.#directive) ? `[${given}]` : given;
     if (CONTROLS.test(text)) throw new UnsafeValue('has control characters');
     if (text.includes('$')) throw new UnsafeValue('has a "$", which nginx would expand');
     if (/[*\\]/.test(text)) throw new UnsafeValue('has a "*" or a backslash, which nginx may take for a pattern');

@@ -1,5 +1,5 @@
 /** Evaluates `-o jsonpath=…` and `-o template=…`. The libraries are loaded on demand. */
-import { isIPv6 } from 'node:net';
+import { hostBetween } from '../protocol/address.ts';
 import { VregError } from '../protocol/errors.ts';
 import { asText, type Escaper } from './escape.ts';
 
@@ -12,6 +12,9 @@ export async function checkExpression(format: string): Promise<void> {
   if (format.startsWith('jsonpath=')) await evaluateJsonPath(expression, {});
   else await evaluateTemplate(expression, {});
 }
+
+/** Characters before a host that are read to find `//user@`: far more than a user name has. */
+const MAX_USER = 256;
 
 /**
  * Evaluates a path in the syntax of kubectl (`{.name}`, with any text around the braces) or of RFC 9535 (`$[*].id`). Without
@@ -30,10 +33,12 @@ export async function evaluateJsonPath(expression: string, data: unknown): Promi
   if (!expression.includes('{')) return evaluate(expression).join('\n');
   if (/[{}]/.test(expression.replace(/\{[^{}]*\}/g, ''))) throw invalidPath(expression);
   return expandEscapes(expression).replace(/\{([^{}]*)\}/g, (match, path: string, at: number, text: string) => {
-    // In a URL or before a port, an IPv6 address gets brackets.
-    const isHost = text.slice(0, at).endsWith('//') || text[at + match.length] === ':';
-    const values = evaluate(path.trim());
-    return (isHost ? values.map((value) => (isIPv6(value) ? `[${value}]` : value)) : values).join(' ');
+    const before = text.slice(Math.max(0, at - MAX_USER), at);
+    const after = text.slice(at + match.length);
+    const isAddress = /\baddress['"\]]*\s*$/.test(path);
+    return evaluate(path.trim())
+      .map((value) => hostBetween(before, value, after, isAddress))
+      .join(' ');
   });
 }
 

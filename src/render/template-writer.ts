@@ -1,7 +1,6 @@
 /** Renders mustache templates: escapes values where they stand, and writes addresses so that a port can follow. */
-import { isIPv6 } from 'node:net';
 import Mustache from 'mustache';
-import { normalizeAddress, splitAddress } from '../protocol/address.ts';
+import { hostBetween } from '../protocol/address.ts';
 import { VregError } from '../protocol/errors.ts';
 import { type Escaper, UnsafeValue } from './escape.ts';
 
@@ -9,6 +8,9 @@ type Context = InstanceType<typeof Mustache.Context>;
 
 /** `[kind, text or name, start, end, tokens of a section]`, as mustache parses a template. */
 type Token = string[];
+
+/** Characters before a host that are read to find `//user@`: far more than a user name has. */
+const MAX_USER = 256;
 
 /**
  * Makes the writer of one output.
@@ -59,7 +61,7 @@ class TemplateWriter extends Mustache.Writer {
   override escapedValue([, name = '']: Token, context: Context): string {
     try {
       const escaped = this.#escaper.escape(this.#asHost(name, context.lookup(name)), this.#next);
-      this.#tail = (this.#tail + escaped).slice(-2);
+      this.#tail = (this.#tail + escaped).slice(-MAX_USER);
       return escaped;
     } catch (error) {
       if (!(error instanceof UnsafeValue)) throw error;
@@ -69,20 +71,13 @@ class TemplateWriter extends Mustache.Writer {
 
   #write(text: string): string {
     this.#escaper.read(text);
-    this.#tail = (this.#tail + text).slice(-2);
+    this.#tail = (this.#tail + text).slice(-MAX_USER);
     return text;
   }
 
-  /**
-   * In a URL or before a port, an IPv6 address gets brackets. Before a port, the field `address` is written without its own
-   * port.
-   */
   #asHost(name: string, value: unknown): unknown {
     if (typeof value !== 'string') return value;
-    const precedesPort = this.#next?.startsWith(':') === true;
-    if (precedesPort && /(^|\.)address$/.test(name) && normalizeAddress(value) === value)
-      return splitAddress(value).host;
-    return (precedesPort || this.#tail === '//') && isIPv6(value) ? `[${value}]` : value;
+    return hostBetween(this.#tail, value, this.#next ?? '', /(^|\.)address$/.test(name));
   }
 
   #refusal(name: string, id: string | undefined, { message, hint }: UnsafeValue): VregError {

@@ -4,7 +4,7 @@ import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import test from 'node:test';
 import { escaperFor, type Format } from '../../src/render/escape.ts';
-import { mustache } from '../../src/render/expression.ts';
+import { evaluateJsonPath, mustache } from '../../src/render/expression.ts';
 import { tempDir } from '../helpers/daemon.ts';
 
 /** Values of a worker that wants to run commands, leave its place or look like a flag. */
@@ -394,6 +394,9 @@ test('an IPv6 address gets brackets before a port and in a URL', async () => {
     ['http://{{address}}/', '[fd00::1]:81', 'http://[fd00::1]:81/'],
     ['http://{{address}}/', '10.0.0.1:81', 'http://10.0.0.1:81/'],
     ['{{address}} {{id}}', 'fd00::1', 'fd00::1 w'],
+    ['{{address}}: {{id}}', '10.0.0.1:81', '10.0.0.1:81: w'],
+    ['http://u@{{address}}/', 'fd00::1', 'http://u@[fd00::1]/'],
+    ['http://{{id}}@{{address}}/', 'fd00::1', 'http://w@[fd00::1]/'],
   ] as const) {
     for (const format of [undefined, 'nginx', 'json', 'html'] as const) {
       const text = format === 'json' ? `"${template}"` : template;
@@ -402,4 +405,30 @@ test('an IPv6 address gets brackets before a port and in a URL', async () => {
       assert.equal(result, format === 'json' ? `"${expected}"` : expected);
     }
   }
+});
+
+test('jsonpath joins host and port like a template', async () => {
+  for (const [path, address, expected] of [
+    ['{.address}:80', '10.0.0.1:3000', '10.0.0.1:80'],
+    ["{['address']}:80", '[fd00::1]:3000', '[fd00::1]:80'],
+    ['{.address}:{.port}', 'fd00::1', '[fd00::1]:82'],
+    ['{.address}: up', '10.0.0.1:3000', '10.0.0.1:3000: up'],
+    ['http://u@{.address}/', 'fd00::1', 'http://u@[fd00::1]/'],
+    ['http://{.address}/', '10.0.0.1:3000', 'http://10.0.0.1:3000/'],
+  ] as const)
+    assert.equal(await evaluateJsonPath(path, { address, port: 82 }), expected);
+});
+
+test('nginx gets brackets around IPv6 where it needs a host, and none where it needs an address', async () => {
+  const render = await mustache('t', 'hint', () => escaperFor('nginx'));
+  for (const [template, expected] of [
+    ['upstream a {\n  server {{address}};\n}', 'upstream a {\n  server [fd00::1];\n}'],
+    ['server "{{address}}";', 'server "[fd00::1]";'],
+    ['listen {{address}};', 'listen [fd00::1];'],
+    ['grpc_pass {{address}};', 'grpc_pass [fd00::1];'],
+    ['resolver 10.0.0.1 {{address}};', 'resolver 10.0.0.1 [fd00::1];'],
+    ['allow {{address}};', 'allow fd00::1;'],
+    ['# {{address}}', '# fd00::1'],
+  ])
+    assert.equal(render(template!, { id: 'w', address: 'fd00::1' }), expected);
 });
