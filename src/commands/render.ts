@@ -32,7 +32,7 @@ export const render = defineCommand<Flags>({
   name: 'render',
   summary: 'render files from the registry and keep them up to date',
   description:
-    'Renders mustache templates to files, replaces each file atomically, and runs CMD in a shell if the file changed. In a template, {{#worker}} ... {{/worker}} iterates over the live workers (likewise for each role), {{#live}} over all live VMs, and {{#vms}} over all entries. Each VM has its fields and {{ports.NAME}}, the port of a service. --for escapes each {{...}} for a format; without it, a value that may need escaping is rejected with exit code 5 and an error that names the VM and the field. {{{...}}} inserts a value without escaping. An IPv6 address gets brackets before a port and in a URL. While the registry is unreachable, files remain unchanged. Without --watch, the exit code is that of the first CMD that failed.',
+    'Renders mustache templates to files, replaces each file atomically, and runs CMD in a shell if the file changed. In a template, {{#worker}} ... {{/worker}} iterates over the live workers (likewise for each role), {{#live}} over all live VMs, and {{#vms}} over all entries. Each VM has its fields and {{ports.NAME}}, the port of a service. --for escapes each {{...}} for a format. Without it, and where no escape is safe (for example in a shell here-document), a value that may need escaping is rejected with exit code 5 and an error that names the VM and the field. {{{...}}} inserts a value without escaping. An IPv6 address gets brackets before a port and in a URL. While the registry is unreachable, files remain unchanged. Without --watch, the exit code is that of the first CMD that failed.',
   arguments: [
     {
       name: 'template:dest[:cmd]',
