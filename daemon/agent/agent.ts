@@ -17,6 +17,9 @@ const FIRST_RETRY_DELAY = 1000;
  */
 const JITTER = 0.1;
 
+/** Errors in {@link FATAL_AT_START} that an agent whose VM was accepted before retries, because a restore can cause them. */
+const REVERSIBLE: readonly ErrorCode[] = ['UNAUTHORIZED', 'FORBIDDEN', 'BAD_ANSWER'];
+
 /** Errors of the first request that a retry cannot fix. */
 const FATAL_AT_START: readonly ErrorCode[] = [
   'INVALID',
@@ -226,12 +229,13 @@ export class Agent {
   }
 
   /**
-   * If the token of an enrolled VM is invalid, an older copy of the registry was restored, or the token was revoked. The
-   * operator can revert both, so the agent retries.
+   * If a registry has accepted this VM before and now refuses its token, an older copy of the registry was restored, or the token
+   * was revoked or restricted. The operator can revert all of these, so the agent retries. It also retries if a proxy answers
+   * during an outage.
    */
   #isFatalAtStart({ code }: VregError): boolean {
-    const hasEnrolled = this.#options.identity?.bearer !== undefined;
-    return FATAL_AT_START.includes(code) && !(hasEnrolled && code === 'UNAUTHORIZED');
+    if (this.#options.identity?.wasAccepted && REVERSIBLE.includes(code)) return false;
+    return FATAL_AT_START.includes(code);
   }
 
   /** @returns milliseconds to the next attempt. @throws the error if a retry will not change it */

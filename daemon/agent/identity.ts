@@ -115,6 +115,12 @@ export class Identity {
     return this.#state.registry !== undefined;
   }
 
+  /** True if a registry has accepted this VM before: it has confirmed a proof, or issued a bearer token. */
+  get wasAccepted(): boolean {
+    const { token, registry, bearer } = this.#state;
+    return token !== undefined || registry !== undefined || bearer !== undefined;
+  }
+
   /** The VM from which this one was cloned, if it is a clone. */
   get parent(): string | undefined {
     return this.#state.parent;

@@ -288,6 +288,19 @@ test('an enrolled agent that starts retries while its tokens are unknown to a re
   assert.equal(life.registry.beats.length > 0, true);
 });
 
+for (const code of ['UNAUTHORIZED', 'FORBIDDEN', 'BAD_ANSWER'] as const) {
+  test(`an agent that was accepted before and starts again retries after ${code}`, async (t) => {
+    const identity = Identity.open(tempDir(t), 'vm-1');
+    identity.nextProof();
+    identity.confirmProof();
+    const life = aLife({ identity });
+    life.registry.entry = aVm();
+    life.registry.fail(code, 2);
+    await live(life, 4);
+    assert.equal(life.registry.beats.length > 0, true);
+  });
+}
+
 test('an agent does not retry after a bug', async () => {
   const life = aLife();
   life.registry.register = async () => {
