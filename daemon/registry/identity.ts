@@ -37,8 +37,8 @@
  *    than the proven one (the registry has lost heartbeats), if it has no token but the addresses of the proven incarnation
  *    (the agent has lost its state), or if the status of the VM was set to stopped or paused after the last heartbeat. A client
  *    could invent all of this, so the proven incarnation keeps its right to return. If the VM is already held tentatively, the
- *    sender must resemble the proven incarnation more than the holder does, or equally with a higher token number or after the
- *    holder's next heartbeat is overdue. The conflict is recorded if the sender does not resemble the proven incarnation.
+ *    sender must resemble the proven incarnation more than the holder does, or equally with an access token that may change the
+ *    VM while the holder's may not, with a higher token number, or after the holder's next heartbeat is overdue. The conflict is recorded if the sender does not resemble the proven incarnation.
  * 7. Otherwise the VM is contested.
  *
  * **Silence.** Only an accepted heartbeat is a sign of life and ends the silence of the holder. Silence is measured in
@@ -60,6 +60,8 @@ import type { RecordQueue } from './writes.ts';
 export interface Proof extends AgentHeartbeat {
   /** The peer's address; undefined on a unix socket. */
   from?: string | undefined;
+  /** The sender's access token may change this VM. A token that may only send heartbeats is less trusted. */
+  mayWrite?: boolean;
 }
 
 /** An incarnation that was accepted. */
@@ -83,6 +85,8 @@ interface Holder extends Incarnation {
   superseded?: string[];
   /** The status of the VM was set to stopped or paused after the last proof, so the VM may no longer exist. */
   isIdle?: true;
+  /** As in {@link Proof}, for the last accepted heartbeat. */
+  mayWrite?: boolean;
   /** The last proven incarnation, while this holder is tentative. `until` is in milliseconds on the listening clock. */
   proven?: Incarnation & { until: number };
   /** Key of the conflict that was recorded when this holder was accepted tentatively. */
@@ -252,9 +256,9 @@ export class Identities {
     const holder = this.#holderOf(id, now);
     if (!holder) this.#markReborn(entry, proof);
     const { proven, superseded, claim } = holder ? this.#succeed(id, holder, proof, now) : {};
-    const { address, incarnation, from } = proof;
+    const { address, incarnation, from, mayWrite } = proof;
     this.#putHolder(id, {
-      ...definedOnly({ incarnation, address, from, spent: spend, superseded, proven, claim }),
+      ...definedOnly({ incarnation, address, from, spent: spend, superseded, proven, claim, mayWrite }),
       token: next,
       at: now.at,
       heardAt: now.listening,
@@ -505,16 +509,22 @@ function isProbablyTheVm(proof: Proof, holder: Holder, now: Now): boolean {
   if (!isAheadOf(proof, holder) && !hasLostState && !isIdle && !isProvenSilent) return false;
   if (!proven) return true;
   const lead = resemblance(proof, proven) - resemblance(holder, proven);
-  return lead > 0 || (lead === 0 && (numberOf(proof.spend) > numberOf(holder.token) || untilOverdue(holder, now) <= 0));
+  if (lead !== 0) return lead > 0;
+  if (proof.mayWrite && !holder.mayWrite) return true;
+  const hasHigherNumber = numberOf(proof.spend) > numberOf(holder.token) && (proof.mayWrite || !holder.mayWrite);
+  return hasHigherNumber || untilOverdue(holder, now) <= 0;
 }
 
 /**
- * The resemblance between two incarnations: 2 for the same incarnation id, 1 for the same addresses, else 0. A client can
- * invent both, but an incarnation id is harder to learn than an address.
+ * The resemblance between two incarnations: 3 for the same incarnation id from the same network address, 2 for the same
+ * addresses, 1 for the same incarnation id, else 0. A client can read an incarnation id in a conflict, but cannot choose the
+ * network address from which it sends.
  */
 function resemblance(one: Proof | Claim, other: Claim): number {
-  if (isSameIncarnation(one, other)) return 2;
-  return isSamePlace(one, other) ? 1 : 0;
+  const isSame = isSameIncarnation(one, other);
+  if (isSame && (other.from === undefined ? isSamePlace(one, other) : one.from === other.from)) return 3;
+  if (isSamePlace(one, other)) return 2;
+  return isSame ? 1 : 0;
 }
 
 function isSameIncarnation({ incarnation }: Pick<Proof, 'incarnation'>, other: Claim): boolean {

@@ -90,11 +90,12 @@ function assertMayReplace({ name, scope }: Principal): void {
 }
 
 /** The agent's proof of identity and report; undefined for a plain heartbeat. */
-function readProof({ body, remoteAddress }: RequestContext): Proof | undefined {
+function readProof({ body, remoteAddress, principal }: RequestContext): Proof | undefined {
   const beat = parseHeartbeat(body);
   if (!beat) return undefined;
   const address = beat.address?.slice(0, MAX_ADDRESS);
-  return { ...beat, ...(address === undefined ? {} : { address }), from: remoteAddress };
+  const mayWrite = mayDo(principal.scope, 'write');
+  return { ...beat, ...(address === undefined ? {} : { address }), from: remoteAddress, mayWrite };
 }
 
 /** Records heartbeats of many VMs in one request. */

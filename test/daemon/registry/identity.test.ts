@@ -742,6 +742,35 @@ test('a VM that was silent for a lease takes itself back from a sender with an i
   heartbeat(registry, { ...ONE, spend: token(2), next: token(3) });
 });
 
+test('after a restore, a copied incarnation id does not outrank the network address of the VM', async () => {
+  const { registry } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(100) });
+  const attacker = { incarnation: ONE.incarnation, address: ONE.address, from: '203.0.113.9' };
+  heartbeat(registry, { ...attacker, spend: far(1), next: far(2) });
+  heartbeat(registry, { ...ONE, spend: token(103), next: token(104) });
+  assert.throws(() => heartbeat(registry, { ...attacker, spend: far(2), next: far(3) }), UNDECIDED);
+  heartbeat(registry, { ...ONE, spend: token(104), next: token(105) });
+});
+
+test('a VM that was recreated with a write token succeeds a client that invented a number with a heartbeat token', async () => {
+  const { registry, clock } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(5) });
+  clock.pass(10_000);
+  const recreated = { ...TWO, next: token(1, 'b'), mayWrite: true };
+  assert.throws(() => heartbeat(registry, recreated), UNDECIDED);
+  const attack = (n: number) => heartbeat(registry, { ...INVENTED, spend: far(n), next: far(n + 1), mayWrite: false });
+  for (let n = 1; n < 6; n++) {
+    attack(n);
+    assert.throws(() => heartbeat(registry, recreated), UNDECIDED);
+    clock.pass(58_000);
+  }
+  attack(6);
+  clock.pass(1000);
+  heartbeat(registry, recreated);
+  assert.throws(() => attack(7), UNDECIDED);
+  heartbeat(registry, { ...TWO, spend: token(1, 'b'), next: token(2, 'b'), mayWrite: true });
+});
+
 test('a claim ends when the holder changes without its token', async () => {
   const { registry, clock } = await setUp();
   heartbeat(registry, { ...ONE, next: token(5) });
