@@ -73,6 +73,8 @@ export class Identity {
   readonly #now: () => number;
   #state: IdentityState;
   #takesOver = false;
+  /** The last proof that the registry accepted. */
+  #accepted: AgentHeartbeat | undefined;
 
   private constructor(store: IdentityStore, state: IdentityState, incarnation: string, now: () => number) {
     this.#store = store;
@@ -160,11 +162,22 @@ export class Identity {
     };
   }
 
+  /**
+   * The last proof that was stored and accepted, to repeat while the disk cannot store another one. The registry accepts a
+   * repetition as the same heartbeat, so it needs no write. Undefined before the first one.
+   */
+  get repeatedProof(): AgentHeartbeat | undefined {
+    return this.#accepted;
+  }
+
   /** Records that the registry accepted the last proof, and saves what {@link observe} has learned. @throws VregError STORE_UNUSABLE */
   confirmProof(): void {
     const { next, ...state } = this.#state;
     this.#takesOver = false;
-    if (next !== undefined) this.#save({ ...state, token: next });
+    if (next === undefined) return;
+    const { token } = state;
+    this.#accepted = { next, incarnation: this.incarnation, ...(token === undefined ? {} : { spend: token }) };
+    this.#save({ ...state, token: next });
   }
 
   /**
@@ -174,6 +187,7 @@ export class Identity {
   takeOver(): void {
     const { next: _next, ...state } = this.#state;
     this.#takesOver = true;
+    this.#accepted = undefined;
     this.#save(state);
   }
 

@@ -217,15 +217,16 @@ export class RegistrySession {
     this.#due = undefined;
     const report = health?.();
     if ((!identity && !report) || !(await this.#isVreg())) return client.heartbeat(vm.id);
-    const proof = this.#tryOnDisk(() => identity && { ...identity.nextProof(), address: vm.address });
+    const stored = this.#tryOnDisk(() => identity?.nextProof());
+    const proof = stored ?? identity?.repeatedProof;
     const { id, lastSeen, ...answer } = await client.heartbeat(vm.id, {
-      ...proof,
+      ...(proof && { ...proof, address: vm.address }),
       ...identity?.positions,
       ...(report ? { health: report } : {}),
     });
     this.#compareHistory(answer);
     // If this fails, the next heartbeat repeats the same proof, which the registry accepts.
-    if (proof) this.#tryOnDisk(() => identity?.confirmProof());
+    if (stored) this.#tryOnDisk(() => identity?.confirmProof());
     return { id, lastSeen };
   }
 
@@ -250,8 +251,8 @@ export class RegistrySession {
   }
 
   /**
-   * Runs an action that writes to the disk. If the disk is full, the heartbeat is sent without proof, so that the VM does not
-   * become stale.
+   * Runs an action that writes to the disk. If the disk is full, the heartbeat repeats the last proof, or has none, so that the VM
+   * does not become stale.
    */
   #tryOnDisk<T>(action: () => T): T | undefined {
     try {
@@ -264,7 +265,7 @@ export class RegistrySession {
       if (!this.#diskWarned)
         log.warn(
           { id: vm.id },
-          `${(error as Error).message}; sending heartbeats without proof until it can be written`,
+          `${(error as Error).message}; sending heartbeats without a new proof until it can be written`,
         );
       this.#diskWarned = true;
       return undefined;

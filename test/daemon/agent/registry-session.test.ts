@@ -200,7 +200,7 @@ test('the health of services is reported with each heartbeat', async (t) => {
   );
 });
 
-test('an agent with a full disk sends heartbeats without proof, warns once, and proves itself again later', async () => {
+test('an agent with a full disk repeats its last proof, warns once, and continues its chain of tokens later', async () => {
   let isFull = false;
   let state: IdentityState = { vm: 'vm-1' };
   const store = {
@@ -214,12 +214,15 @@ test('an agent with a full disk sends heartbeats without proof, warns once, and 
   await live(life, 6, (sleep) => {
     isFull = sleep === 2 || sleep === 3;
   });
+  const [, accepted, ...later] = life.registry.beats;
   assert.deepEqual(
-    life.registry.beats.map((beat) => beat?.next !== undefined),
-    [true, true, false, false, true, true],
+    later.slice(0, 2).map((beat) => [beat?.spend, beat?.next]),
+    Array(2).fill([accepted?.spend, accepted?.next]),
   );
+  assert.equal(later[2]?.spend, accepted?.next);
+  assert.equal(later[3]?.spend, later[2]?.next);
   assert.equal(life.warnings.length, 1);
-  assert.match(life.warnings[0]!, /no room; sending heartbeats without proof until it can be written/);
+  assert.match(life.warnings[0]!, /no room; sending heartbeats without a new proof until it can be written/);
 });
 
 test('the original registry gets plain heartbeats', async (t) => {
