@@ -24,6 +24,9 @@ const MIN_MASS_LOSS = 10;
  */
 const UNSAVED_TIME = 1000;
 
+/** Maximum number of pauses to remember. A daemon that is paused every second would otherwise store thousands in one lease. */
+const MAX_PAUSES = 100;
+
 /** Key of the record that holds {@link Terms}. No VM has it, because the id of a VM is never empty. */
 const TERMS = '';
 
@@ -189,6 +192,11 @@ function countRunning(entries: Iterable<VmRecord>): number {
   return count;
 }
 
+/** Merges the two oldest pauses. A sign of life between them becomes doubtful too, which is safe. */
+function mergeOldest([first, second, ...later]: readonly Gap[]): Gap[] {
+  return [{ endedAt: first!.endedAt, certainFrom: second!.certainFrom }, ...later];
+}
+
 /** Decides which VMs are live at each read, and notifies subscribers of `stale`, `suspect` and `revived` before the read returns. */
 export class Liveness {
   /** Milliseconds of listening time. */
@@ -284,7 +292,8 @@ export class Liveness {
     this.#gap = gap;
     if (!gap || gap.certainFrom === gap.endedAt) return;
     const horizon = this.#clock.listening() - this.#lease;
-    this.#pauses = [...this.#pauses.filter(({ certainFrom }) => certainFrom >= horizon), gap];
+    const pauses = [...this.#pauses.filter(({ certainFrom }) => certainFrom >= horizon), gap];
+    this.#pauses = pauses.length > MAX_PAUSES ? mergeOldest(pauses) : pauses;
     this.#saveTerms();
   }
 

@@ -173,6 +173,23 @@ test('after a restart with a shorter lease, another incarnation waits for a full
   again.heartbeat('a', { ...holder, spend: token(2), next: token(3) });
 });
 
+test('a registry that is paused again and again stores at most 100 pauses, and forgets no doubt', async () => {
+  const { clock, store, open } = setUp();
+  const registry = open();
+  await registry.register(aVm({ id: 'a' }));
+  for (let n = 0; n < 150; n++) {
+    clock.miss(2000);
+    clock.pass(100);
+    if (n === 0) registry.heartbeat('a');
+    clock.pass(900);
+    registry.sweep();
+  }
+  assert.deepEqual(registry.discover('worker', { strict: true }), []);
+  await registry.saveHeartbeats();
+  const { pauses } = JSON.parse(store.records.get('lease ')!.body) as { pauses: unknown[] };
+  assert.equal(pauses.length, 100);
+});
+
 test('a VM in doubt stays in doubt when a restart with a shorter lease renews its lease', async () => {
   const vms = setUp();
   const registry = vms.open();
