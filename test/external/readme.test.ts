@@ -239,6 +239,7 @@ function settled(text: string): string {
     .replaceAll(VERSION, 'VERSION')
     .replace(/vreg_[\w-]{43}/g, 'TOKEN')
     .replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, 'TIME')
+    .replace(/\b\d+-[\da-f]{16}\b/g, 'POSITION')
     .replace(/just now|(\d+[smhd])+ ago/g, 'AGE')
     .replace(/up (\d+[smhd])+/g, 'up AGE')
     .replace(/\d+ s of listening time ago/g, 'AGE')
