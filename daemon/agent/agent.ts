@@ -16,6 +16,8 @@ const FIRST_RETRY_DELAY = 1000;
  * time.
  */
 const JITTER = 0.1;
+/** Least timeout of a request in milliseconds, however short the heartbeat interval is: a busy machine needs some time to respond. */
+const MIN_TIMEOUT = 1000;
 
 /** Errors in {@link FATAL_AT_START} that an agent whose VM was accepted before retries, because a restore can cause them. */
 const REVERSIBLE: readonly ErrorCode[] = ['UNAUTHORIZED', 'FORBIDDEN', 'BAD_ANSWER'];
@@ -152,7 +154,7 @@ export class Agent {
     const due = this.#due;
     this.#requestedAt = this.#ticks();
     // The next heartbeat must not wait for a response that does not come.
-    this.#options.client.maxTimeout = this.#interval;
+    this.#options.client.maxTimeout = Math.max(this.#interval, MIN_TIMEOUT);
     // Set before the request, so that a reload during the request schedules another announcement.
     this.#due = 'heartbeat';
     try {
