@@ -112,7 +112,7 @@ test('the operating manual counts the dependencies and gives a reason for each, 
   const builds = production.filter(([, { optional }]) => optional).length;
   const made = section(readReadme('daemon/README.md'), '## Dependencies');
   assert.ok(
-    made.includes(`${production.length - builds} packages and ${builds} builds`),
+    made.includes(`${production.length - builds} packages and ${builds} platform-specific builds`),
     `${production.length}, ${builds}`,
   );
   const { dependencies } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { dependencies: object };
