@@ -39,7 +39,7 @@ export function writeAddressFiles({ dir, urlOf, envOf, now }: AddressFilesOption
     assertPrivate(folder, 'run-dir');
     writeIfChanged(join(folder, 'addr'), toLine(oldest.address));
     writeIfChanged(join(folder, 'url'), toLine(urlOf(oldest)));
-    // Write this file last, so that the address that it confirms exists.
+    // Write `at` last: its time must not confirm an address that has not been written yet.
     write(join(folder, 'at'), `${Math.floor(now() / 1000)}\n`);
   }
   writeIfChanged(join(dir, 'env'), envOf(live));

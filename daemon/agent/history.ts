@@ -101,8 +101,8 @@ export function observe(
 }
 
 /**
- * Adopts the position of the response that has acknowledged a report or a comparison. The agent leaves the history of the
- * position before it if that is not the history of the registry.
+ * Stores the position from the response that acknowledged a report or comparison. If the last heartbeat came from a registry
+ * with another history (`isAway`), the previous position becomes {@link History.left}.
  * @param position undefined if a proxy has removed it @param at milliseconds since the epoch
  */
 export function adopt(before: History, position: string | undefined, at: number): History {

@@ -202,7 +202,7 @@ export class Identity {
     return renamed;
   }
 
-  /** The positions for the next heartbeat. */
+  /** The registry positions to report in the next heartbeat. */
   get positions(): ReturnType<typeof positionsOf> {
     return positionsOf(this.#history, this.#now());
   }

@@ -73,7 +73,7 @@ export function sendError(ctx: RequestContext, thrown: unknown): void {
     return;
   }
   ctx.errorCode = error.code;
-  // The principal may have been revoked, or be restricted to other VMs.
+  // Omit the position: the principal may have been revoked, or be restricted to other VMs.
   if (error.code === 'UNAUTHORIZED' || error.code === 'FORBIDDEN') ctx.position = undefined;
   const headers = commonHeaders(ctx, JSON_TYPE);
   if (error.retryAfter !== undefined) headers.push('retry-after', error.retryAfter);

@@ -199,7 +199,7 @@ function mergeOldest([first, second, ...later]: readonly Gap[]): Gap[] {
 
 /** Decides which VMs are live at each read, and notifies subscribers of `stale`, `suspect` and `revived` before the read returns. */
 export class Liveness {
-  /** Milliseconds of listening time. */
+  /** Length of a lease in milliseconds of listening time (excludes time when the registry was down or paused). */
   readonly #lease: number;
   readonly #clock: Clock;
   readonly #leases: Leases;

@@ -157,8 +157,8 @@ export class HighWaterMarkFile {
   }
 
   /**
-   * Sets the mark to the durable state, without a sync. Never fails: the preceding commit is durable and must not be reported
-   * as failed, and a mark that is behind protects less but is not wrong.
+   * Writes the durable state to the mark file, without an fsync. Never throws: the preceding commit is durable and must not be
+   * reported as failed, and an outdated mark is still valid, although it detects the loss of fewer commits.
    */
   advance(mark: HighWaterMark): void {
     try {

@@ -62,10 +62,10 @@ export function toReadFailure(error: unknown): StoreFailure {
 }
 
 const RESTORE = 'restore a backup (vreg daemon restore FILE)';
-/** The end of hints about a failing disk, because the daemon remains usable. */
+/** Appended to the hints about disk failures, to say what still works. */
 const STILL_SERVING = 'reads and heartbeats still work';
 
-/** Converts a failure at start to an error. */
+/** Converts a store failure at startup to an error. */
 export function toOpenError(dir: DataDir, failure: StoreFailure): VregError {
   const file = failure.file ?? dir.database;
   switch (failure.kind) {
@@ -109,7 +109,7 @@ export function toOpenError(dir: DataDir, failure: StoreFailure): VregError {
 }
 
 /**
- * Converts a failure of a request to an error.
+ * Converts a store failure during a request to an error.
  * @param action completes "the registry could not", for example `write to its disk`
  */
 export function toRuntimeError(action: string, failure: StoreFailure): VregError {

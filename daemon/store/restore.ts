@@ -110,7 +110,7 @@ function exchange(dir: DataDir, draft: DataDir): string | undefined {
   for (const path of old) if (path !== dir.mark) keep(path);
   if (existsSync(draft.log)) renameSync(draft.log, dir.log);
   renameSync(draft.database, dir.database);
-  // Move the mark last. After an interrupted restore, the next start then fails instead of creating an empty registry.
+  // Move the mark last: if the restore is interrupted, the next start then fails instead of creating an empty registry.
   syncPath(dir.path);
   if (old.includes(dir.mark)) keep(dir.mark);
   syncPath(dir.path);

@@ -3,8 +3,8 @@ import { distance } from 'fastest-levenshtein';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 
 /**
- * Returns `; did you mean "worker"?` if at most two edits, and at most half of the word, separate it from a known word;
- * otherwise an empty text.
+ * Returns `; did you mean "worker"?` if a known word is at most two edits away, and the edits are at most half the length of
+ * the shorter word; otherwise an empty string.
  */
 export function suggestion(word: string, known: readonly string[]): string {
   const near = known

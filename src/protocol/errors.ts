@@ -146,7 +146,7 @@ export function exclusiveFlags(first: string, second: string, hint = 'omit one o
   return new VregError('USAGE', `${first} cannot be combined with ${second}`, { field: fieldOf(first), hint });
 }
 
-/** `max-stale` for `--max-stale` and `--max-stale 1h`. */
+/** Returns the field name of a flag, for example `max-stale` for `--max-stale 1h`. */
 function fieldOf(flag: string): string {
   return flag.replace(/^--/, '').replace(/ .*/, '');
 }

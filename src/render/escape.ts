@@ -324,7 +324,10 @@ class NginxEscaper implements Escaper {
   }
 }
 
-/** JSON. Outside of a string, a value is written as JSON, so text gets its quotes, and a missing field is `null`. */
+/**
+ * Escapes values for JSON. Outside a string literal, a value is serialized as JSON: text is quoted, and a missing field becomes
+ * `null`.
+ */
 class JsonEscaper implements Escaper {
   #isString = false;
   #isQuoted = false;

@@ -19,7 +19,10 @@ const MAX_MATCHED = 4096;
 /** The fields of an event that filters use. */
 export type EventSubject = Pick<Event, 'id' | 'role' | 'status' | 'before'>;
 
-/** @returns the form of the event that a subscriber receives; undefined if none */
+/**
+ * @returns the event as this subscriber receives it (a role change appears as `registered` or `deregistered` to subscribers of
+ * one role); undefined if the filter excludes it
+ */
 export type SelectEvent = <T extends EventSubject & Movable<T>>(event: T) => T | undefined;
 
 export interface Subscriber {

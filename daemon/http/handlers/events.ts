@@ -1,8 +1,9 @@
 /**
  * `GET /registry/events`: server-sent events, as defined by the HTML standard. A subscriber that resumes after a position
  * receives the events that it missed, or, if the event log does not reach back that far, one event per changed VM. If it reads
- * too slowly, it receives `lagged` and the stream ends. If it cannot resume, it receives `reset` and the full state: its
- * position is not known, or it has a filter, and the journal does not contain which VMs no longer match the filter.
+ * too slowly, it receives `lagged` and the stream ends. If the subscriber cannot resume, it receives `reset` and the full
+ * state. This happens if the registry does not know its position, or if it has a filter and the events must come from the
+ * journal, which does not record which VMs no longer match a filter.
  */
 import type { ServerResponse } from 'node:http';
 import { formatPosition, type Position, parsePosition } from '../../../src/protocol/position.ts';
@@ -47,7 +48,7 @@ export function streamEvents(ctx: RequestContext): undefined | Promise<undefined
     reservation.share(missed, missed.length * POINTER_SIZE);
     writeStream(ctx, stream, missedEvents(missed, filter.select, registry.positions.latest));
   } else if (!start || start === 'start' || filter.isLimited) {
-    // The journal does not contain which VMs no longer match the filter.
+    // The journal does not record which VMs no longer match a filter.
     writeStream(ctx, stream, fullState(currentState(ctx, reservation), filter.select));
   } else return resumeFromJournal(ctx, stream, start);
 }

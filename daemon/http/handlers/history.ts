@@ -11,7 +11,7 @@ import { pullStream, reserveFor } from '../streaming.ts';
 
 /** Number of changes in a response without `limit`. */
 const DEFAULT_LIMIT = 100;
-/** Number of changes per page. The journal limits the size of a change, so a page has at most 2 MB. */
+/** Number of changes per page. The journal limits the size of a change, so a page is at most 2 MB. */
 const PAGE_SIZE = 100;
 
 /** @throws VregError NOT_FOUND, TOO_MANY_REQUESTS; only before any part of the response is sent */

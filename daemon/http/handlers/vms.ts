@@ -77,8 +77,8 @@ export function heartbeat(ctx: RequestContext): Result {
 }
 
 /**
- * Checks only the scope; the registry checks the restriction of the token. The field of the error is not `scope`, because an
- * agent enrols when it receives such an error.
+ * Checks only the scope; the registry checks the restriction of the token. The error's field is `replace`, not `scope`: an
+ * agent treats a FORBIDDEN error with field `scope` as a sign that it must enrol.
  * @throws VregError FORBIDDEN unless the principal may change VMs
  */
 function assertMayReplace({ name, scope }: Principal): void {

@@ -58,7 +58,7 @@ async function listenOnTcp(app: App, { host, port }: { host: string; port: numbe
   if (host === 'localhost') {
     const all = await lookup(host, { all: true });
     const others = all.filter(({ address }) => address !== first.address);
-    // Skip addresses that this machine does not have, for example without IPv6.
+    // Skip addresses that this machine does not have, for example ::1 on a machine without IPv6.
     await Promise.allSettled(
       others.map(({ address }) =>
         listening(app.addServer({ https: app.isHttps }), { host: address, port: first.port }),

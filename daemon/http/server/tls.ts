@@ -121,7 +121,8 @@ export class Tls {
       for (const socket of pending.values()) socket.destroy();
       closeAll();
     };
-    // Node's own listener would emit `clientError`, but there is no request yet.
+    // Node's own listener would emit `clientError`, whose handler expects an HTTP connection; here the TLS handshake has not
+    // finished.
     server.removeAllListeners('tlsClientError');
     server.on('tlsClientError', (error: NodeJS.ErrnoException, socket) => {
       const plain = PLAIN_HTTP.includes(error.code) ? pending.get(peerOf(socket)) : undefined;
