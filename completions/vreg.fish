@@ -494,7 +494,7 @@ complete -c vreg -n '__vreg_at register' -l timeout -d 'time limit for each requ
 complete -c vreg -n '__vreg_at register' -l status -d 'initial status (default: running)' -x -a 'running paused stopped'
 complete -c vreg -n '__vreg_at register' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at register' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
-complete -c vreg -n '__vreg_at register' -l parent -d 'id of the VM from which it was cloned or created' -x -a '(vreg completion --values ids 2>/dev/null)'
+complete -c vreg -n '__vreg_at register' -l parent -d 'id of the VM from which the new VM was cloned or created' -x -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at register' -l file -s f -d 'file with entries, or - for stdin' -r -F
 complete -c vreg -n '__vreg_at register' -l if-exists -d 'what to do if the id is already registered (default: fail)' -x -a 'fail update ignore'
 complete -c vreg -n '__vreg_at register' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
@@ -1240,7 +1240,7 @@ complete -c vreg -n '__vreg_at completion' -l cert-file -d 'client certificate, 
 complete -c vreg -n '__vreg_at completion' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at completion' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at completion' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at completion' -l values -d 'for the completion scripts: print the ids or names of all VMs in the registry' -x -a 'ids names'
+complete -c vreg -n '__vreg_at completion' -l values -d 'print the ids or names of all VMs, for the completion scripts' -x -a 'ids names'
 complete -c vreg -n '__vreg_at completion' -l write -d 'write the scripts for all shells to a folder' -r -F
 complete -c vreg -n '__vreg_at completion' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at completion' -l quiet -s q -d 'print only ids; same as -o name'

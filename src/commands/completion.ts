@@ -25,7 +25,7 @@ export const completion = defineCommand<Flags>({
   flags: [
     {
       flags: '--values <what>',
-      about: 'for the completion scripts: print the ids or names of all VMs in the registry',
+      about: 'print the ids or names of all VMs, for the completion scripts',
       values: ['ids', 'names'],
     },
     { flags: '--write <dir>', about: 'write the scripts for all shells to a folder', file: true },

@@ -35,7 +35,7 @@ export const doctor = defineCommand({
   name: 'doctor',
   summary: 'diagnose the connection to the registry',
   description:
-    'Checks the config, the host name of the registry, TLS, the connection, the token, clock skew, versions, whether the lease is long enough for the heartbeat interval, and duplicate VMs or registries. Prints a fix for each warning and failure. The exit code is that of the first failure; warnings do not affect it.',
+    'Checks the config, the host name of the registry, TLS, the connection, the token, clock skew, versions, and whether the lease is long enough for the heartbeat interval. Also looks for duplicate VMs and registries. Prints a fix for each warning and failure. The exit code is that of the first failure; warnings do not affect it.',
   examples: [
     { about: 'run all checks', command: 'vreg doctor' },
     { about: 'check another registry', command: 'vreg doctor --url http://10.0.0.5:3000' },

@@ -15,7 +15,7 @@ export const env = defineCommand<Flags>({
   name: 'env',
   summary: 'print addresses of live VMs as environment variables',
   description:
-    'Prints variables for each role that has live VMs. VREG_<ROLE>_ID, VREG_<ROLE>_ADDR and VREG_<ROLE>_URL describe the oldest VM; VREG_<ROLE>_ADDRS lists the addresses of all. If a given role has no live VM, nothing is printed and the exit code is 3. Because eval ignores the exit code, assign the output to a variable first, as in the second example. --json prints one object.',
+    'Prints variables for each role that has live VMs. VREG_<ROLE>_ID, VREG_<ROLE>_ADDR and VREG_<ROLE>_URL describe the oldest VM; VREG_<ROLE>_ADDRS lists the addresses of all live VMs with the role. If a given role has no live VM, nothing is printed and the exit code is 3. Because eval ignores the exit code, assign the output to a variable first, as in the second example. --json prints one object.',
   arguments: [{ name: 'role', about: 'roles (default: all)', optional: true, variadic: true, values: ROLES }],
   flags: [
     { flags: '--export', about: 'prefix each line with export, for eval in a POSIX shell' },

@@ -4,7 +4,7 @@ export const health = defineCommand({
   name: 'health',
   summary: 'check the health of the registry',
   description:
-    'Requests GET /health, which never requires a token, and prints the status. JSON output also contains the uptime in seconds.',
+    'Sends GET /health, which never requires a token, and prints the status. JSON output also contains the uptime in seconds.',
   examples: [
     { about: 'print ok, or exit with code 8', command: 'vreg health' },
     { about: 'another registry', command: 'vreg health --url http://10.0.0.5:3000' },

@@ -19,14 +19,14 @@ export const register = defineCommand<Flags>({
   aliases: ['reg'],
   summary: 'register this VM, another VM, or many from a file',
   description:
-    'Registers a VM. Fields that no flag sets come from VREG_* and VERS_* variables, the config file, and this machine. A file contains one entry, an array, or one entry per line (NDJSON), in the JSON format of the API.',
+    'Registers a VM. Fields not set by a flag are taken from VREG_* and VERS_* variables, the config file, or this machine (for example its host name). A file contains one entry, an array, or one entry per line (NDJSON), in the JSON format of the API.',
   arguments: [{ name: 'id', about: 'id of the VM (default: VERS_VM_ID, else the host name)', optional: true }],
   settings: ['name', 'role', 'address', 'registered-by'],
   flags: [
     { flags: '--status <status>', about: 'initial status (default: running)', values: STATUSES },
     SERVICE_FLAG,
     META_FLAG,
-    { flags: '--parent <id>', about: 'id of the VM from which it was cloned or created', values: 'ids' },
+    { flags: '--parent <id>', about: 'id of the VM from which the new VM was cloned or created', values: 'ids' },
     { flags: '-f, --file <file>', about: 'file with entries, or - for stdin', file: true },
     {
       flags: '--if-exists <what>',

@@ -37,7 +37,7 @@ export const resume = statusCommand(
   'resume',
   'running',
   'This counts as a heartbeat, so vreg discover returns them immediately.',
-  'include the VM again',
+  'include a VM in discover again',
 );
 export const stop = statusCommand(
   'stop',

@@ -19,7 +19,7 @@ export const watch = defineCommand<Flags>({
   name: 'watch',
   summary: 'stream the events of the registry',
   description:
-    'Prints one event per line until stopped: registered, updated, status, deregistered, stale, suspect, revived, conflict, reset. After a lost connection it resumes without a gap; if that is impossible, it prints a reset event followed by the full state. A command after -- runs once for each event, one at a time, with the event as JSON on its stdin and in VREG_EVENT, VREG_REVISION, VREG_POSITION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
+    'Prints one event per line until stopped. The events are registered, updated, status, deregistered, stale, suspect, revived, conflict and reset. After a lost connection it resumes without a gap; if that is impossible, it prints a reset event followed by the full state. A command after -- runs once for each event, one at a time. It receives the event as JSON on its stdin, the event type in VREG_EVENT, and other fields in VREG_REVISION, VREG_POSITION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
   arguments: [
     { name: 'role', about: 'only VMs with this role', optional: true, values: ROLES },
     { name: 'command', about: 'after --: the command to run for each event', optional: true, variadic: true },
@@ -36,7 +36,7 @@ export const watch = defineCommand<Flags>({
       about: 'workers as NDJSON, starting with the current state',
       command: 'vreg watch worker -o ndjson --since start',
     },
-    { about: 'reload nginx after each change of an infra VM', command: 'vreg watch infra -- systemctl reload nginx' },
+    { about: 'reload nginx after each change to an infra VM', command: 'vreg watch infra -- systemctl reload nginx' },
   ],
   exits: [2, 8],
   async run(context, args, { id, status, since, heartbeats }) {
