@@ -86,7 +86,7 @@ export const BUDGETS = {
   log: {
     share: 1 / 512,
     cause: 'the log cannot be written',
-    hint: 'free up disk space, or read the pipe',
+    hint: 'free up disk space, or check the process that reads the log',
     retryAfter: 5,
   },
 } as const satisfies Record<string, BudgetRow>;

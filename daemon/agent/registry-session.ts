@@ -265,7 +265,7 @@ export class RegistrySession {
       if (!this.#diskWarned)
         log.warn(
           { id: vm.id },
-          `${(error as Error).message}; sending heartbeats without a new proof until it can be written`,
+          `${(error as Error).message}; sending heartbeats without a new proof of identity until the state file can be written`,
         );
       this.#diskWarned = true;
       return undefined;
@@ -283,7 +283,7 @@ export class RegistrySession {
     const { isAlternating } = identity;
     if (isAlternating !== before) {
       if (isAlternating) log.warn(fields, alternationWarning(client.url));
-      else log.info(fields, `one registry answers at ${client.url} again`);
+      else log.info(fields, `only one registry is responding at ${client.url} again`);
       onAlternation?.(isAlternating);
     }
     if (this.#due !== 'report' || isAlternating || this.#warnedOf === position) return;
@@ -309,7 +309,7 @@ export class RegistrySession {
       // The next heartbeat registers a VM that was removed.
       if (error.code === 'NOT_FOUND' || this.#failedReport === error.message) return;
       this.#failedReport = error.message;
-      log.warn({ id: vm.id, code: error.code }, `could not report this VM again: ${error.message}`);
+      log.warn({ id: vm.id, code: error.code }, `could not refresh the registry entry of this VM: ${error.message}`);
     }
   }
 
@@ -343,7 +343,7 @@ export class RegistrySession {
 
 /** The warning about two registries that respond in turn, for the log and for `vreg daemon status`. */
 export function alternationWarning(url: string): string {
-  return `two registries answer in turn at ${url}; this VM reports again at most once per lease: see vreg doctor`;
+  return `two registries are responding in turn at ${url}; this VM reports again at most once per lease: see vreg doctor`;
 }
 
 /** The fields of the entry that differ. Services and metadata remain unchanged unless the agent was given some. */

@@ -273,10 +273,14 @@ export class RequestContext {
     }
     if (noneMatch === '*') return { by, restriction, expect: 'none' };
     if (noneMatch !== undefined) {
-      throw new VregError('INVALID', `invalid if-none-match ${noneMatch}: a change accepts only *`, {
-        field: 'if-none-match',
-        hint: 'send * to create an entry only if it does not exist, or send the ETag as If-Match',
-      });
+      throw new VregError(
+        'INVALID',
+        `unsupported If-None-Match ${noneMatch}: only * is allowed when changing an entry`,
+        {
+          field: 'if-none-match',
+          hint: 'send * to create an entry only if it does not exist, or send the ETag as If-Match',
+        },
+      );
     }
     if (match === undefined) return { by, restriction };
     if (match === '*') return { by, restriction, expect: 'any' };

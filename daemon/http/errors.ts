@@ -33,7 +33,7 @@ export function checkHeaders({ request }: RequestContext): void {
   const url = request.url!;
   const query = url.indexOf('?');
   if (query >= 0 && url.includes('%', query) && !isDecodable(url.slice(query)))
-    throw new VregError('INVALID', 'the query has a broken percent-encoding', { field: 'query' });
+    throw new VregError('INVALID', 'the query has invalid percent-encoding', { field: 'query' });
 }
 
 /** Node's `headers` contain only the first Host. */

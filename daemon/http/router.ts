@@ -33,7 +33,7 @@ export function findRoute(ctx: RequestContext): void {
 /** Step: responds with 404 or 405 if there is no route. @throws VregError NOT_FOUND, METHOD_NOT_ALLOWED, INVALID */
 export function answerUnknownRoute(ctx: RequestContext): void {
   if (ctx.route) return;
-  if (ctx.isUrlBroken) throw new VregError('INVALID', 'the URL has a broken percent-encoding', { field: 'url' });
+  if (ctx.isUrlBroken) throw new VregError('INVALID', 'the URL has invalid percent-encoding', { field: 'url' });
   const { error, allow } = noRoute(ctx.request.method!, ctx.request.url!);
   if (allow !== undefined) ctx.setHeader('allow', allow);
   throw error;

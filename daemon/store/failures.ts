@@ -138,7 +138,7 @@ export function toRuntimeError(action: string, failure: StoreFailure): VregError
     }
     case 'unchecked':
       return new VregError('STORE_FAILED', message, {
-        hint: 'free up memory or stop some processes on the machine of the registry, then retry',
+        hint: "free up memory or stop some processes on the registry's machine, then retry",
         retryAfter: 5,
       });
     default:

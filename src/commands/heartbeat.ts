@@ -67,7 +67,7 @@ async function sendWithIdentity(
 ): Promise<void> {
   const [id] = ids;
   if (ids.length > 1 || flags.every !== undefined) {
-    throw new VregError('USAGE', '--state-dir supports only one heartbeat for one VM', {
+    throw new VregError('USAGE', '--state-dir requires a single VM and cannot be combined with --every', {
       field: 'state-dir',
       hint: 'for repeated heartbeats, use vreg daemon agent, which stores the same state',
     });

@@ -21,7 +21,7 @@ type Selectable = Pick<Vm, 'metadata'>;
 export function parseSelector(text: string): (vm: Selectable) => boolean {
   const words = text.split(',');
   if (words.length > MAX_TERMS) {
-    throw new VregError('INVALID', `selector: ${words.length} terms given (limit ${MAX_TERMS})`, {
+    throw new VregError('INVALID', `too many selector terms: ${words.length} (limit ${MAX_TERMS})`, {
       field: 'selector',
     });
   }

@@ -134,7 +134,7 @@ export function parseUpdate(input: unknown): VmUpdate {
 export function parseIds(input: unknown, max: number): string[] {
   const { ids } = parseObject(input, 'body');
   if (!Array.isArray(ids)) throw invalid('ids', `ids must be an array of strings, not ${kindOf(ids)}`);
-  if (ids.length > max) throw invalid('ids', `ids: ${ids.length} given (limit ${max})`);
+  if (ids.length > max) throw invalid('ids', `too many ids: ${ids.length} (limit ${max})`);
   return ids.map((id, index) => parseText(id, `ids[${index}]`));
 }
 
@@ -286,7 +286,8 @@ function parseServices(value: unknown): Service[] | undefined {
   if (value === undefined || value === null) return undefined;
   if (!Array.isArray(value))
     throw invalid('services', `services must be an array of {name, port}, not ${kindOf(value)}`);
-  if (value.length > MAX_SERVICES) throw invalid('services', `services: ${value.length} given (limit ${MAX_SERVICES})`);
+  if (value.length > MAX_SERVICES)
+    throw invalid('services', `too many services: ${value.length} (limit ${MAX_SERVICES})`);
   return value.map((item, index) => {
     const field = `services[${index}]`;
     const service = parseObject(item, field);

@@ -152,7 +152,7 @@ test('two daemons on copies of one data dir behind one URL are found and shown, 
     front.turnTo(daemon);
     await heardTwice(daemon);
   }
-  await until('the warning', () => /two registries answer in turn/.test(agent.said()));
+  await until('the warning', () => /two registries are responding in turn/.test(agent.said()));
   const claims = async ({ vreg }: Daemon) =>
     (JSON.parse((await vreg(['conflicts', '-o', 'json'])).stdout) as (OtherRegistry & { state: string })[])[0];
   for (const daemon of [two, one]) {
@@ -167,8 +167,8 @@ test('two daemons on copies of one data dir behind one URL are found and shown, 
     assert.match((await daemon.vreg(['conflicts'])).stdout, /^-\tother-registry\t1\t\d+-[0-9a-f]{16}\t\d+-/m);
     assert.equal((await daemon.vreg(['conflicts', '-q'])).stdout, '');
   }
-  assert.match((await status())[0]?.warning ?? '', /two registries answer in turn/);
-  assert.equal(agent.said().split('two registries answer in turn').length - 1, 1, 'it is logged once');
+  assert.match((await status())[0]?.warning ?? '', /two registries are responding in turn/);
+  assert.equal(agent.said().split('two registries are responding in turn').length - 1, 1, 'it is logged once');
   assert.equal(agent.child.exitCode, null);
   assert.equal((await find(one))?.status, 'running');
   assert.deepEqual(await changesOf(two), before, 'reports of an unchanged entry change nothing');

@@ -92,7 +92,7 @@ test('each sort order uses its field; seen sorts the most recent first, and regi
 test('a selector has at most 32 terms', () => {
   const terms = (count: number) => Array.from({ length: count }, (_, n) => `!key${n}`).join(',');
   assert.equal(holds(terms(32), { env: 'prod' }), true);
-  assert.throws(() => parseSelector(terms(33)), /^VregError: selector: 33 terms given \(limit 32\)/);
+  assert.throws(() => parseSelector(terms(33)), /^VregError: too many selector terms: 33 \(limit 32\)/);
 });
 
 test('an object is compared as its JSON', () => {

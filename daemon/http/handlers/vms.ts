@@ -83,7 +83,7 @@ export function heartbeat(ctx: RequestContext): Result {
  */
 function assertMayReplace({ name, scope }: Principal): void {
   if (mayDo(scope, 'write')) return;
-  throw new VregError('FORBIDDEN', `token "${name}" has the scope ${scope}; replace needs write`, {
+  throw new VregError('FORBIDDEN', `token "${name}" has the scope ${scope}; "replace" requires the scope write`, {
     field: 'replace',
     hint: 'create one with that scope: vreg token create NAME --scope write --vm ID',
   });

@@ -67,7 +67,7 @@ export class Tls {
   replace(files: TlsFiles | undefined): void {
     if (!files || (files.clientCa === undefined) !== (this.#files.clientCa === undefined)) {
       const what = files ? 'the client CA' : 'the certificate';
-      throw new VregError('USAGE', `${what} cannot be added or removed while the registry runs`, {
+      throw new VregError('USAGE', `${what} cannot be added or removed while the registry is running`, {
         field: files ? 'tls-client-ca' : 'tls-cert',
         hint: 'restart it',
       });

@@ -138,8 +138,8 @@ test('an agent adopts a position only when its report is acknowledged, and a fai
   assert.deepEqual(sent, [A, A, A, B, B]);
   assert.equal(registry.entry?.address, life.options.vm.address);
   assert.deepEqual(
-    life.warnings.filter((message) => message.includes('could not report')),
-    ['could not report this VM again: the disk is full'],
+    life.warnings.filter((message) => message.includes('could not refresh')),
+    ['could not refresh the registry entry of this VM: the disk is full'],
   );
 });
 
@@ -222,7 +222,10 @@ test('an agent with a full disk repeats its last proof, warns once, and continue
   assert.equal(later[2]?.spend, accepted?.next);
   assert.equal(later[3]?.spend, later[2]?.next);
   assert.equal(life.warnings.length, 1);
-  assert.match(life.warnings[0]!, /no room; sending heartbeats without a new proof until it can be written/);
+  assert.match(
+    life.warnings[0]!,
+    /no room; sending heartbeats without a new proof of identity until the state file can be written/,
+  );
 });
 
 test('the original registry gets plain heartbeats', async (t) => {

@@ -137,7 +137,7 @@ test('a parameter behind thousands of others is not overlooked', async (t) => {
   assert.deepEqual([status, body.field], [400, 'role']);
 });
 
-test('a query with a broken percent-encoding is 400 wherever it is broken', async (t) => {
+test('a query with invalid percent-encoding is 400 wherever the fault is', async (t) => {
   const { app } = await withNotes(t);
   for (const query of [
     '%',

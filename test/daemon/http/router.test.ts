@@ -132,7 +132,7 @@ test('targets that name no path are unknown routes or malformed, and never an an
   }
 });
 
-test('a broken percent-encoding in the path is 400, and only after authentication', async (t) => {
+test('invalid percent-encoding in the path is 400, and only after authentication', async (t) => {
   const app = await serveApp(t, { token: 's3cret' });
   for (const target of [
     '/registry/vms/%',

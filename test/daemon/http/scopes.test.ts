@@ -327,7 +327,7 @@ test('an enrol token takes over no VM that it did not enrol, and none whose toke
   }
 });
 
-test('a heartbeat with replace needs a token that may change the VM', async (t) => {
+test('a heartbeat with replace requires a token that may change the VM', async (t) => {
   const { ask, create, register } = await guarded(t);
   await register({ id: 'w', role: 'worker' });
   const next = `1.${'a'.repeat(32)}`;

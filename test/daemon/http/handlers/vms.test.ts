@@ -163,7 +163,7 @@ test('a batch of heartbeats counts for each known VM and names each unknown one 
   const many = Array.from({ length: 10_000 }, (_, i) => `vm-${i}`);
   assert.equal(((await beat(many)).body as Heartbeats).unknown.length, 10_000);
   for (const [ids, field, saying] of [
-    [[...many, 'one more'], 'ids', /10001 given \(limit 10000\)/],
+    [[...many, 'one more'], 'ids', /^too many ids: 10001 \(limit 10000\)$/],
     [undefined, 'ids', /ids must be an array of strings, not missing/],
     ['a', 'ids', /not a string/],
     [{ 0: 'a' }, 'ids', /not an object/],
