@@ -112,6 +112,14 @@ export function adopt(before: History, position: string | undefined, at: number)
   return { ...rest, position, ...(left === undefined ? {} : { left }), isUnproven: true, reportedAt: at };
 }
 
+/**
+ * Moves to the position of a response that acknowledged a change of the VM's entry, so that a registry restored from before the
+ * change is recognized.
+ */
+export function follow(before: History, position: string | undefined): History {
+  return position === undefined || before.position === undefined || before.isAway ? before : { ...before, position };
+}
+
 /** Rejects a state that vreg did not write. */
 export function isHistory(value: unknown): value is History | undefined {
   if (value === undefined) return true;

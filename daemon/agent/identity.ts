@@ -12,6 +12,7 @@ import { kernelRandomHex } from '../process/random.ts';
 import {
   adopt,
   type DueReport,
+  follow,
   type HeartbeatAnswer,
   type History,
   isAlternating,
@@ -234,6 +235,17 @@ export class Identity {
    */
   adopt(position: string | undefined): void {
     this.#state = { ...this.#state, registry: adopt(this.#history, position, this.#now()) };
+    this.#save(this.#state);
+  }
+
+  /**
+   * Moves to the position of the response that has acknowledged a change of the VM's entry.
+   * @throws VregError STORE_UNUSABLE; the position is adopted in memory then
+   */
+  follow(position: string | undefined): void {
+    const after = follow(this.#history, position);
+    if (after.position === this.#history.position) return;
+    this.#state = { ...this.#state, registry: after };
     this.#save(this.#state);
   }
 

@@ -316,7 +316,9 @@ export class RegistrySession {
   /** Called when the registry has acknowledged a complete report of the VM. */
   #acknowledged(): void {
     const { client, identity } = this.#options;
-    if (identity && (this.#due || identity.isAway)) this.#tryOnDisk(() => identity.adopt(client.server.position));
+    const { position } = client.server;
+    if (identity)
+      this.#tryOnDisk(() => (this.#due || identity.isAway ? identity.adopt(position) : identity.follow(position)));
     this.#due = undefined;
   }
 

@@ -5,6 +5,7 @@
  */
 import { heartbeatInterval } from '../../src/protocol/api.ts';
 import type { AgentHeartbeat, HistoryAnswer, OtherRegistry } from '../../src/protocol/heartbeat.ts';
+import { parsePosition } from '../../src/protocol/position.ts';
 import type { Contents } from '../store/store.ts';
 import type { Now } from './identity.ts';
 import type { RegistryObserver } from './options.ts';
@@ -58,8 +59,10 @@ export class HistoryClaims {
 
   /** Compares the positions in a heartbeat that was accepted. @returns undefined if it has none */
   answer(id: string, heartbeat: AgentHeartbeat, now: Now): HistoryAnswer | undefined {
-    const { position, leftPosition, alternates } = heartbeat;
+    const { position, alternates } = heartbeat;
     if (position === undefined) return undefined;
+    // A client can send any text, and a claim is stored and shown.
+    const leftPosition = isOtherPosition(heartbeat.leftPosition, position) ? heartbeat.leftPosition : undefined;
     const history = this.#positions.compare(position);
     const hasLeft = leftPosition !== undefined && this.#positions.compare(leftPosition) === 'same';
     const returned = hasLeft && (history === 'other' || (history === 'same' && follows(leftPosition, position)));
@@ -129,6 +132,10 @@ export class HistoryClaims {
     this.#otherRegistry = claim;
     this.#records.add({ ...RECORD, body: JSON.stringify(claim) });
   }
+}
+
+function isOtherPosition(text: string | undefined, position: string): boolean {
+  return text !== undefined && text !== position && parsePosition(text) !== undefined;
 }
 
 /** True if a position of this history has a higher revision than another one. */

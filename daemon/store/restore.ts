@@ -147,7 +147,7 @@ function copy(from: string, to: string): void {
     if (isFull(code)) throw noSpace(`a copy of ${from} in ${dirname(to)}`, cause);
     throw new VregError('USAGE', `cannot read ${from} (${code})`, {
       field: 'file',
-      hint: 'check its path and mode; decompress a compressed backup first',
+      hint: 'check its path and mode; decompress a compressed backup into a file first',
       cause,
     });
   }

@@ -133,12 +133,12 @@ function registryLine(url: string, version: string | undefined, { uptime }: Heal
   return `registry ${url}: ok, ${version === undefined ? 'not a vreg daemon' : `vreg ${version}`}${up}`;
 }
 
-/** @returns undefined also if the token may not read the conflicts, or an older vreg daemon has none */
+/** @returns undefined also if the conflicts cannot be read: the token may not, or the daemon is older. The status does not need them. */
 async function claimOfOtherRegistry(client: RegistryClient): Promise<OtherRegistry | undefined> {
   try {
     return (await client.conflicts()).otherRegistry;
   } catch (error) {
-    if (error instanceof VregError && ['FORBIDDEN', 'NOT_FOUND', 'UNSUPPORTED'].includes(error.code)) return undefined;
+    if (error instanceof VregError) return undefined;
     throw error;
   }
 }

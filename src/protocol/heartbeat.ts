@@ -117,13 +117,8 @@ export function isToken(value: unknown): value is string {
 }
 
 /**
-<<<<<<< HEAD
- * Parses the body of a heartbeat. The original registry ignores the body, and its clients may send anything, so only a body
- * with a token, a health report or a position is parsed.
-=======
  * Parses the body of a heartbeat. The original registry (vers-agent-services) ignores the body, and its clients may send
- * anything, so only a body with a token or a health report is parsed.
->>>>>>> a3221dc (help: list all output formats, and one form for limits)
+ * anything, so only a body with a token, a health report or a position is parsed.
  * @returns undefined for a plain heartbeat
  * @throws VregError INVALID naming the field
  */

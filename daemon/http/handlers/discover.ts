@@ -68,6 +68,8 @@ function longPoll(ctx: RequestContext, { role, query, find, min, timeoutMs }: Lo
       unsubscribe();
       offAbort();
       response.off('close', finishNow);
+      // The VMs were found in this turn of the event loop, so the position is not newer than they are.
+      ctx.position = registry.positions.current;
       try {
         assertActive(principal);
         resolve(respond(ctx, role, query, found));

@@ -1,7 +1,7 @@
 /** The routes for VMs: register, list, read, replace, update, remove, explain, and heartbeats. */
 import { type Heartbeats, MAX_BATCH, SORTS, type Sort, type Why } from '../../../src/protocol/api.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
-import { parseHeartbeat } from '../../../src/protocol/heartbeat.ts';
+import { type AgentHeartbeat, parseHeartbeat } from '../../../src/protocol/heartbeat.ts';
 import { formatPosition } from '../../../src/protocol/position.ts';
 import { comparison, parseSelector } from '../../../src/protocol/selector.ts';
 import { mayDo } from '../../../src/protocol/token.ts';
@@ -69,7 +69,6 @@ export function heartbeat(ctx: RequestContext): Result {
     // A takeover by another incarnation is a change, so the audit log names the VM.
     ctx.subject = { vm: ctx.id };
   }
-  if (proof) ctx.position = ctx.services.registry.positions.current;
   const { registry } = ctx.services;
   const entry = registry.heartbeat(ctx.id, proof, ctx.principal.restriction);
   const history = proof && registry.compareHistory(ctx.id, proof);
@@ -89,10 +88,22 @@ function assertMayReplace({ name, scope }: Principal): void {
   });
 }
 
-/** The agent's proof of identity and report; undefined for a plain heartbeat. */
-function readProof({ body, remoteAddress, principal }: RequestContext): Proof | undefined {
-  const beat = parseHeartbeat(body);
+/**
+ * The agent's proof of identity and report; undefined for a plain heartbeat. The response to any other one has a position.
+ * @throws VregError INVALID
+ */
+function readProof(ctx: RequestContext): Proof | undefined {
+  const { body, remoteAddress, principal, services } = ctx;
+  const { current } = services.registry.positions;
+  let beat: AgentHeartbeat | undefined;
+  try {
+    beat = parseHeartbeat(body);
+  } catch (error) {
+    ctx.position = current;
+    throw error;
+  }
   if (!beat) return undefined;
+  ctx.position = current;
   const address = beat.address?.slice(0, MAX_ADDRESS);
   const mayWrite = mayDo(principal.scope, 'write');
   return { ...beat, ...(address === undefined ? {} : { address }), from: remoteAddress, mayWrite };

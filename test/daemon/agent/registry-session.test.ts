@@ -406,3 +406,18 @@ test('an invalid bearer token in the state is ignored', (t) => {
   assert.equal(Identity.open(dir, 'vm-1', { onWarning: (message) => void warnings.push(message) }).bearer, undefined);
   assert.equal(warnings.length, 1);
 });
+
+test("the agent's own change moves its position, so that a restore of the state before it is noticed", async (t) => {
+  const life = await adoptedLife(t);
+  const { registry } = life;
+  life.options.announce = true;
+  registry.entry = aVm({ address: 'old.test' });
+  const after = `10-${'c'.repeat(16)}`;
+  const update = registry.update.bind(registry);
+  registry.update = async (id, changes) => {
+    registry.server.position = after;
+    return update(id, changes);
+  };
+  await live(life, 2);
+  assert.equal(registry.beats.at(-1)?.position, after);
+});

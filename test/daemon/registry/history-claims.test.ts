@@ -124,3 +124,11 @@ test('100,000 changes between two heartbeats of an agent make its position unkno
   assert.deepEqual(send('a', { position: FOREIGN }), { history: 'unknown' });
   assert.equal(registry.historyClaims.rolledBack, 0);
 });
+
+test('a claim needs two well-formed positions that differ', async () => {
+  const { store, registry, send } = await setUp();
+  const own = store.positionAt(3);
+  for (const leftPosition of ['x', '', `9-${'z'.repeat(16)}`, '\u001b[2J', 'x'.repeat(100_000), own])
+    send('a', { position: own, leftPosition, alternates: true });
+  assert.equal(registry.historyClaims.otherRegistry, undefined);
+});

@@ -228,3 +228,12 @@ test('an expired long poll is answered before groups that may wait longer are ch
   await until('the other checks', () => checks.length === 4);
   assert.deepEqual(checks, ['last', 'a', 'b', 'c']);
 });
+
+test('a long poll carries the position of the change that ended it', async (t) => {
+  const { url, registry } = await serveApp(t);
+  const before = registry.events.subscriberCount;
+  const answer = fetch(`${url}${WAIT}`, { headers: { 'x-vreg-client': '1' } });
+  await until('the long poll to wait', () => registry.events.subscriberCount > before);
+  await call(url, 'POST', '/registry/vms', { body: aVm() });
+  assert.equal((await answer).headers.get('x-vreg-position'), registry.positions.current);
+});
