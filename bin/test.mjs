@@ -37,7 +37,9 @@ const folder = mkdtempSync(join(tmpdir(), 'vreg-batches-'));
 const entries = batches.map((batch, index) => {
   const entry = join(folder, `batch-${index + 1}.mjs`);
   const imports = batch.map((file) => `await import(${JSON.stringify(pathToFileURL(join(root, file)).href)});\n`);
-  writeFileSync(entry, imports.join(''));
+  // The runner ends, and calls each file's `after`, when no test is left, even if another file is still being imported.
+  const first = `import { before } from 'node:test';\nlet start;\nconst imported = new Promise((resolve) => (start = resolve));\nbefore(() => imported);\n`;
+  writeFileSync(entry, `${first}${imports.join('')}start();\n`);
   return entry;
 });
 const tsx = join(root, 'node_modules/.bin/tsx');
