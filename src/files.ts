@@ -75,21 +75,29 @@ export function writeAtomically(
  * @throws the file system's errors
  */
 export function createFolder(path: string, mode = 0o777): string[] {
-  if (isFolder(path)) return [];
-  const parent = dirname(path);
-  const created = parent === path ? [] : createFolder(parent, mode);
+  try {
+    return makeIfMissing(path, mode) ? [path] : [];
+  } catch (error) {
+    const parent = dirname(path);
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || parent === path) throw error;
+    const created = createFolder(parent, mode);
+    return makeIfMissing(path, mode) ? [...created, path] : created;
+  }
+}
+
+/** @returns false if the folder exists: another process may create it at the same time */
+function makeIfMissing(path: string, mode: number): boolean {
   try {
     mkdirSync(path, mode);
+    return true;
   } catch (error) {
-    // Another process may have created it in the meantime.
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST' && isFolder(path)) return created;
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST' && isFolder(path)) return false;
     throw error;
   }
-  return [...created, path];
 }
 
 function isFolder(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
+  return statIfThere(path, statSync)?.isDirectory() === true;
 }
 
 /** @returns undefined if there is no file that this process can read */
@@ -155,7 +163,7 @@ export function folderFault(
   user = process.geteuid?.() ?? 0,
 ): { reason: string; command: string } | undefined {
   const isForeign = ({ uid }: Stats) => uid !== 0 && uid !== user;
-  const folder = statSync(path, { throwIfNoEntry: false });
+  const folder = statIfThere(path, statSync);
   if (folder && (folder.mode & WRITABLE_BY_OTHERS) !== 0) {
     const isSticky = (folder.mode & STICKY) !== 0;
     const command = isSticky ? `install -d -m 0700 ${join(path, 'vreg')}` : `chmod go-w ${path}`;
@@ -163,7 +171,7 @@ export function folderFault(
   }
   // Another user who may write to a folder above, or who owns a link on the way, could put another folder in its place.
   for (const at of upwardsFrom(path)) {
-    const found = [lstatSync(at, { throwIfNoEntry: false }), statSync(at, { throwIfNoEntry: false })];
+    const found = [statIfThere(at, lstatSync), statIfThere(at, statSync)];
     const owner = found.find((each) => each && isForeign(each))?.uid;
     const which = at === path ? 'it' : at;
     if (owner !== undefined)
@@ -177,6 +185,16 @@ export function folderFault(
   }
   const real = realPathOf(path);
   return real === path ? undefined : folderFault(real, user);
+}
+
+/** Newer versions of Node throw ENOTDIR despite `throwIfNoEntry: false`. */
+function statIfThere(path: string, stat: (path: string) => Stats): Stats | undefined {
+  try {
+    return stat(path);
+  } catch (error) {
+    if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return undefined;
+    throw error;
+  }
 }
 
 /** The path and the folders above it, innermost first. */
