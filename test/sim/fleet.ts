@@ -345,7 +345,11 @@ class Fleet implements World {
       ({ original, twin }) =>
         (vm === original || vm === twin) && !original.isConflictNoticed && !twin.isConflictNoticed,
     );
-    return vm.isFirstContact || isOpen;
+    // A restored registry may know a later heartbeat of the VM that was rewound than its agent, and refuse it once more.
+    const isRefused = this.registryVm.registry.identities.conflicts.some(
+      ({ id, state }) => id === vm.id && state === 'open',
+    );
+    return vm.isFirstContact || isOpen || isRefused;
   }
 
   #findGhosts(offered: ReadonlySet<string>): void {
