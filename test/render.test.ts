@@ -86,7 +86,7 @@ test('in JSON a single item is an object, and a list is an array, even with one 
   assert.equal(await told({ ...answer, rows: [] }, 'json'), '[]\n');
 });
 
-test('JSON and YAML print the data of a row if it has any', async () => {
+test('JSON and YAML print the data of a row if there is some', async () => {
   const named: Answer<Row> = { ...answer, data: ({ id }) => ({ id }) };
   assert.equal(await told(named, 'ndjson'), '{"id":"a"}\n{"id":"longer"}\n');
   assert.equal(await told(named, 'yaml'), '- id: a\n- id: longer\n');

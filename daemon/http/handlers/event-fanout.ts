@@ -127,7 +127,7 @@ export class EventFanout implements EventSubscriber {
     };
   }
 
-  /** Returns the current state. Callers share one snapshot until the next event, as long as any of them still uses it. */
+  /** Returns the current state. Until the next event, callers share one snapshot while one of them still uses it. */
   snapshot(take: () => Snapshot): Snapshot {
     const { mark } = this.#events;
     const known = this.#snapshot?.mark === mark ? this.#snapshot.kept.deref() : undefined;
