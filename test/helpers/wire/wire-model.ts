@@ -94,6 +94,9 @@ export class WireModel {
       if (methods.length === 0) throw new Refused(404, 'NOT_FOUND');
       const method = asked.method === 'HEAD' ? 'GET' : asked.method;
       if (!methods.includes(method)) throw new Refused(405, 'METHOD_NOT_ALLOWED');
+      const known = parametersOf(method, asked.path);
+      const unknown = asked.query.map(([name]) => name).filter((name) => !known.includes(name));
+      if (unknown.length > 0) throw invalid(...unknown);
       const body = method === 'GET' ? undefined : this.#read(asked);
       return this.#route(method, asked, body);
     } catch (error) {
@@ -415,6 +418,17 @@ function methodsOf([first, kind = '', id, part, ...more]: readonly string[]): re
   if (kind !== 'vms') return [];
   if (part === undefined) return ['GET', 'PUT', 'PATCH', 'DELETE'];
   return Object.hasOwn(PARTS, part) ? [PARTS[part]!] : [];
+}
+
+/** The query parameters of a route. A vreg client gets an error for any other. */
+function parametersOf(method: string, [, kind, id, part]: readonly string[]): readonly string[] {
+  if (kind === 'discover') return ['service', 'passing', 'strict', 'wait', 'min', 'include'];
+  if (kind === 'conflicts') return method === 'DELETE' ? ['id'] : [];
+  if (part === 'history') return ['limit'];
+  if (kind !== 'vms' || part === 'heartbeat' || part === 'why') return [];
+  if (id === undefined && method === 'GET')
+    return ['role', 'status', 'selector', 'sort', 'limit', 'parentId', 'parentVmId', 'include'];
+  return ['include'];
 }
 
 /** @param depth number of objects and arrays around the value */
