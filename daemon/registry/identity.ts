@@ -37,8 +37,9 @@
  *    than the proven one (the registry has lost heartbeats), if it has no token but the addresses of the proven incarnation
  *    (the agent has lost its state), or if the status of the VM was set to stopped or paused after the last heartbeat. A client
  *    could invent all of this, so the proven incarnation keeps its right to return. If the VM is already held tentatively, the
- *    sender must resemble the proven incarnation more than the holder does, or equally with an access token that may change the
- *    VM while the holder's may not, with a higher token number, or after the holder's next heartbeat is overdue. The conflict is recorded if the sender does not resemble the proven incarnation.
+ *    sender must resemble the proven incarnation more than the holder does. If it resembles that equally, or has the addresses
+ *    of the holder, it needs an access token that may change the VM while the holder's may not, a higher token number, or a
+ *    holder whose next heartbeat is overdue. The conflict is recorded if the sender does not resemble the proven incarnation.
  * 7. Otherwise the VM is contested.
  *
  * **Silence.** Only an accepted heartbeat is a sign of life and ends the silence of the holder. Silence is measured in
@@ -508,7 +509,8 @@ function isProbablyTheVm(proof: Proof, holder: Holder, now: Now): boolean {
   const hasLostState = proof.spend === undefined && isSamePlace(proof, owner);
   if (!isAheadOf(proof, holder) && !hasLostState && !isIdle && !isProvenSilent) return false;
   if (!proven) return true;
-  const lead = resemblance(proof, proven) - resemblance(holder, proven);
+  // At one place, another incarnation id only means that the agent has restarted.
+  const lead = isSamePlace(proof, holder) ? 0 : resemblance(proof, proven) - resemblance(holder, proven);
   if (lead !== 0) return lead > 0;
   if (proof.mayWrite && !holder.mayWrite) return true;
   const hasHigherNumber = numberOf(proof.spend) > numberOf(holder.token) && (proof.mayWrite || !holder.mayWrite);

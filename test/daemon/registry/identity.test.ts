@@ -782,3 +782,14 @@ test('a claim ends when the holder changes without its token', async () => {
   heartbeat(registry, { ...INVENTED, spend: token(9, 'e'), next: token(10, 'e') });
   assert.throws(() => heartbeat(registry, rewound), DECIDED);
 });
+
+test('an agent that restarts is accepted at its place, even if the registry has lost its heartbeats twice', async () => {
+  const { registry } = await setUp();
+  heartbeat(registry, { ...ONE, next: token(5) });
+  heartbeat(registry, { ...ONE, spend: token(7), next: token(8) });
+  const restarted = { ...ONE, incarnation: 'restarted' };
+  heartbeat(registry, { ...restarted, spend: token(9), next: token(10) });
+  heartbeat(registry, { ...restarted, spend: token(10), next: token(11) });
+  const elsewhere = { ...restarted, from: '203.0.113.9' };
+  assert.throws(() => heartbeat(registry, { ...elsewhere, spend: far(1), next: far(2) }), UNDECIDED);
+});
