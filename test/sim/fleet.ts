@@ -1,5 +1,4 @@
 /** Simulates a fleet: a seed selects the incidents, and the report counts what the registry got wrong. */
-import type { MemoryStore } from '../helpers/memory-store.ts';
 import { type MakeClock, RegistryVm } from './registry-vm.ts';
 import { seeded, VirtualTime } from './time.ts';
 import { SimVm, type World } from './vm.ts';
@@ -149,7 +148,7 @@ const INCIDENTS = {
     fleet.changeRegistry(fleet.between(500, 120_000), () => fleet.registryVm.restart());
   },
   restoreRegistry: (fleet) => {
-    const copy: MemoryStore = fleet.registryVm.copy();
+    const copy = { store: fleet.registryVm.copy(), at: fleet.time.now };
     fleet.changeRegistry(fleet.between(10_000, 60_000), () => {
       fleet.registryVm.kill();
       fleet.registryVm.restart(copy);
@@ -321,9 +320,9 @@ class Fleet implements World {
 
   #inspect(): void {
     this.#vms = this.#vms.filter((vm) => vm.isAlive || this.time.now - vm.diedAt! < 10 * this.#lease);
-    this.#findUndetectedClones();
-    // With a twin, each registry hears half of the heartbeats.
+    // With a twin, each registry hears half of the heartbeats. The others seem lost to it, so it cannot decide claims.
     if (!this.registryVm.answers || this.registryVm.hasTwin) return;
+    this.#findUndetectedClones();
     const offered = new Set(this.registryVm.registry.discover('worker').map(({ vm }) => vm.id));
     this.#findFalseDeaths(offered);
     this.#findGhosts(offered);
@@ -345,11 +344,10 @@ class Fleet implements World {
       ({ original, twin }) =>
         (vm === original || vm === twin) && !original.isConflictNoticed && !twin.isConflictNoticed,
     );
-    // A restored registry may know a later heartbeat of the VM that was rewound than its agent, and refuse it once more.
-    const isRefused = this.registryVm.registry.identities.conflicts.some(
-      ({ id, state }) => id === vm.id && state === 'open',
-    );
-    return vm.isFirstContact || isOpen || isRefused;
+    const { restoredAt, copiedAt } = this.registryVm;
+    // The copy from which the registry was restored does not know this process, for example of a VM that was rewound since.
+    const isForgotten = !vm.isFirstContact && vm.acceptedAt! < restoredAt && vm.firstAcceptedAt! > copiedAt;
+    return vm.isFirstContact || isForgotten || isOpen;
   }
 
   #findGhosts(offered: ReadonlySet<string>): void {
@@ -372,7 +370,7 @@ class Fleet implements World {
       if (original.isConflictNoticed || twin.isConflictNoticed) continue;
       const calm = [original, twin].every((vm) => vm.isAlive && !vm.isPaused && vm.isReachable);
       const from = Math.max(since, original.disturbedAt, twin.disturbedAt, this.registryVm.reachableSince);
-      if (!calm || !this.registryVm.answers || this.time.now - from < 4 * this.interval + SLACK) continue;
+      if (!calm || this.time.now - from < 4 * this.interval + SLACK) continue;
       this.#count(`twin ${twin.name}`, () => this.report.undetectedClones++);
     }
   }

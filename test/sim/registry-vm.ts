@@ -16,6 +16,8 @@ export class RegistryVm {
   startedAt = 0;
   /** Time of the last start from an older copy, in virtual milliseconds. */
   restoredAt = Number.NEGATIVE_INFINITY;
+  /** Time of the copy of {@link restoredAt}, in virtual milliseconds. */
+  copiedAt = Number.POSITIVE_INFINITY;
   /** Time since when it has answered, in virtual milliseconds. */
   reachableSince = 0;
   /** Total time during which it answered, in milliseconds. */
@@ -111,9 +113,10 @@ export class RegistryVm {
   }
 
   /** Starts the process with its own disk or with an older copy. */
-  restart(copy?: MemoryStore): void {
+  restart(copy?: { store: MemoryStore; at: number }): void {
     if (copy) {
-      this.#store = copy;
+      this.#store = copy.store;
+      this.copiedAt = copy.at;
       this.restoredAt = this.#time.now;
     }
     this.#isUp = true;

@@ -66,8 +66,9 @@ export class SimVm {
   diedAt: number | undefined;
   /** The registry has refused this incarnation because of another one. */
   isConflictNoticed = false;
-  /** The registry has not yet accepted an announcement or a heartbeat of this process. */
-  isFirstContact = true;
+  /** Times of the first and the last accepted announcement or heartbeat of this process, in virtual milliseconds. */
+  firstAcceptedAt: number | undefined;
+  acceptedAt: number | undefined;
   readonly #world: World;
   readonly #disk: Disk;
   readonly #sleepers = new Set<Sleeper>();
@@ -80,6 +81,10 @@ export class SimVm {
     this.id = id;
     this.#disk = disk;
     this.disturbedAt = world.time.now;
+  }
+
+  get isFirstContact(): boolean {
+    return this.acceptedAt === undefined;
   }
 
   static boot(world: World, id: string): SimVm {
@@ -182,7 +187,8 @@ export class SimVm {
       },
       log,
       onContact: () => {
-        this.isFirstContact = false;
+        this.acceptedAt = this.#world.time.now;
+        this.firstAcceptedAt ??= this.acceptedAt;
       },
       sleep: (ms, signal) => this.sleep(this.#world.pause?.(ms) ?? ms, signal),
       ticks: () => this.#world.time.now,
