@@ -43,8 +43,7 @@ const entries = batches.map((batch, index) => {
   return entry;
 });
 const tsx = join(root, 'node_modules/.bin/tsx');
-// On Node 26, a socket pair that one of a dozen files leaves open would keep a finished process alive.
-const child = spawn(tsx, ['--test', '--test-force-exit', `--test-concurrency=${CONCURRENCY}`, ...entries], {
+const child = spawn(tsx, ['--test', `--test-concurrency=${CONCURRENCY}`, ...entries], {
   cwd: root,
   stdio: 'inherit',
 });

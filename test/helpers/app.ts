@@ -1,5 +1,7 @@
 /** Serves the app over a store in memory on a free port of this process, for tests of the wire that need no daemon. */
+import { once } from 'node:events';
 import type { Server } from 'node:http';
+import type { Socket } from 'node:net';
 import { pino } from 'pino';
 import { Authenticator } from '../../daemon/access/authenticator.ts';
 import { Tokens } from '../../daemon/access/tokens.ts';
@@ -75,6 +77,11 @@ export async function serveApp(
     authenticator,
     ...options,
   });
+  const connections = new Set<Socket>();
+  app.server.on('connection', (socket: Socket) => {
+    connections.add(socket);
+    socket.once('close', () => connections.delete(socket));
+  });
   const host = '127.0.0.1';
   const listening = await listen(app, { tcp: { host, port: 0 }, socket });
   const port = listening.port!;
@@ -83,9 +90,10 @@ export async function serveApp(
     closed ??= listening.close();
     return closed;
   };
-  t.after(() => {
+  t.after(async () => {
     app.server.closeAllConnections();
-    return close();
+    // Node 26 emits the `close` of a connection after that of its server. The next test may mock the timers that it clears.
+    await Promise.all([close(), ...[...connections].map((socket) => once(socket, 'close'))]);
   });
   return {
     registry,

@@ -70,7 +70,8 @@ test(
         // A VM that was not acknowledged may be there: the kill came before the response.
         assert.deepEqual(vms.length > 0 ? found : [], vms, what);
         const next = await call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id: 'next' }) });
-        assert.deepEqual([next.status, next.headers.get('etag')], [201, `"${found.length + 1}"`], what);
+        assert.equal(next.status, 201, what);
+        assert.match(next.headers.get('etag') ?? '', new RegExp(`^"${found.length + 1}-[0-9a-f]{16}"$`), what);
         await daemon.end('SIGKILL');
         const { journal, revision } = readLeft(t, daemon.dataDir);
         assert.deepEqual(findGaps(journal, revision), [], what);
