@@ -18,6 +18,7 @@ import { readProcessInfo } from '../process/pid-file.ts';
 import { type LockedDatabase, lock } from './check.ts';
 import { DATABASE, type DataDir, openDataDir } from './data-dir.ts';
 import { type StoreFailure, toFailure, toOpenError } from './failures.ts';
+import { prepareStore } from './sqlite-store.ts';
 
 export interface Restored {
   dataDir: string;
@@ -37,6 +38,8 @@ export async function restore(dataDir: string, file: string): Promise<Restored> 
   try {
     copyFiles(file, draft);
     await checkCopy(file, draft);
+    // Now, while nothing has been changed: a full disk would fail the next start.
+    await prepareStore(draft);
     // No daemon can open the database until the restore is complete.
     if (exists(dir.database)) locked = await lock(dir);
     if (locked && 'failure' in locked.result) assertReplaceable(dir, locked.result.failure);
@@ -108,11 +111,11 @@ function exchange(dir: DataDir, draft: DataDir): string | undefined {
   if (old.length > 0) makeFolder(dir, () => mkdirSync(kept, { mode: 0o700 }));
   const keep = (path: string) => renameSync(path, join(kept, basename(path)));
   for (const path of old) if (path !== dir.mark) keep(path);
-  if (existsSync(draft.log)) renameSync(draft.log, dir.log);
   renameSync(draft.database, dir.database);
   // Move the mark last: if the restore is interrupted, the next start then fails instead of creating an empty registry.
   syncPath(dir.path);
   if (old.includes(dir.mark)) keep(dir.mark);
+  renameSync(draft.mark, dir.mark);
   syncPath(dir.path);
   return old.length > 0 ? kept : undefined;
 }

@@ -193,6 +193,22 @@ async function checkFiles(dir: DataDir): Promise<void> {
   }
 }
 
+/**
+ * Opens and closes a store that has passed its check. It then has the write-ahead format and a high-water mark, so that its
+ * next start needs no disk space.
+ * @throws VregError STORE_UNUSABLE, STORE_DAMAGED
+ */
+export async function prepareStore(dir: DataDir): Promise<void> {
+  const worker = new WorkerClient(dir, () => {});
+  try {
+    await worker.ask({ kind: 'open' });
+    await worker.close();
+  } catch (error) {
+    await worker.terminate();
+    throw toOpenError(dir, toFailure(error));
+  }
+}
+
 /** @returns the number of queued changes for the next transaction: at least one, even if it is too large */
 function groupSize(queue: readonly Waiting[]): number {
   let count = 0;

@@ -7,7 +7,8 @@ import type { Vm } from '../../src/protocol/vm.ts';
 import { newWriters } from '../helpers/crash/crash.ts';
 import { findFaults, findLosses, listAll, readLeft } from '../helpers/crash/crash-run.ts';
 import { fill, smallDisk, unlessMountable } from '../helpers/crash/small-disk.ts';
-import { startDaemon, tempDir } from '../helpers/daemon.ts';
+import { BIN, cleanEnv, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { call } from '../helpers/http.ts';
 import { randomOf } from '../helpers/random.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
@@ -162,5 +163,31 @@ test(
       return response.status === 200 ? response : undefined;
     });
     assert.match(renamed.headers.get('x-vreg-position')!, /^37-[0-9a-f]{16}$/);
+  },
+);
+
+test(
+  'a restored backup on a full disk serves reads, and accepts changes when there is space again',
+  unlessMountable(),
+  async (t) => {
+    const home = smallDisk(t);
+    const first = await startDaemon(t, { home });
+    const { body: vm } = await call(first.url, 'POST', '/registry/vms', { body: aVm() });
+    const backup = join(tempDir(t), 'backup.db');
+    assert.equal((await first.vreg(['backup', backup])).code, 0);
+    assert.deepEqual(await first.end(), { code: 0, signal: null });
+    const { code, stderr } = await run(
+      process.execPath,
+      [BIN, 'daemon', 'restore', backup, '--yes', '--data-dir', first.dataDir],
+      { env: cleanEnv(home) },
+    );
+    assert.equal(code, 0, stderr);
+    const freeSpace = fill(home);
+    const daemon = await startDaemon(t, { home, args: ['--log-level', 'error'] });
+    assert.deepEqual((await call(daemon.url, 'GET', '/registry/vms')).body, { vms: [vm], count: 1 });
+    const register = () => call(daemon.url, 'POST', '/registry/vms', { body: aVm({ id: 'vm-2' }) });
+    assert.equal((await register()).status, 507);
+    freeSpace();
+    await until('space for a change', async () => (await register()).status === 201);
   },
 );
