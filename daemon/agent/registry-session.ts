@@ -332,8 +332,10 @@ export class RegistrySession {
     // Another registry than the one that was read may have been updated. Its response shows whether fields still differ.
     for (let tries = 0; tries < MAX_UPDATES && Object.keys(changesOf(known)).length > 0; tries++)
       known = await client.update(vm.id, changesOf(known));
-    if (vm.parentId !== undefined && known.parentId !== vm.parentId && (await client.isVreg()))
-      await client.registerOrUpdate({ ...known, parentId: vm.parentId });
+    if (vm.parentId !== undefined && known.parentId !== vm.parentId && (await client.isVreg())) {
+      const { parentVmId: _otherParent, ...rest } = known;
+      await client.registerOrUpdate({ ...rest, parentId: vm.parentId });
+    }
     this.#acknowledged();
     if (isQuiet) return;
     const fields = { id: vm.id, role: known.role, registry: client.url };

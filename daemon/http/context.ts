@@ -318,19 +318,20 @@ export class RequestContext {
   /**
    * A result with a list of entries.
    * @param offered the entries that the warming header covers, if the list omits some of them
+   * @param names of the list in the response; by default `vms`
    */
-  entries(entries: readonly VmRecord[], offered = entries): Result {
+  entries(entries: readonly VmRecord[], offered = entries, names?: readonly string[]): Result {
     const { readFilter } = this;
     const seen = (all: readonly VmRecord[]) => (readFilter ? all.filter(({ vm }) => permits(readFilter, vm)) : all);
-    return this.#list(seen(entries), seen(offered));
+    return this.#list(seen(entries), seen(offered), names);
   }
 
-  #list(entries: readonly VmRecord[], offered: readonly VmRecord[]): Result {
+  #list(entries: readonly VmRecord[], offered: readonly VmRecord[], names?: readonly string[]): Result {
     const { scheduler, responses } = this.services;
     const reserve = (bytes: number) => reserveFor(this.response, responses, bytes);
-    const body = encodeList(entries, this.#encoder(), scheduler, reserve);
+    const body = encodeList(entries, this.#encoder(), scheduler, reserve, names);
     if (typeof body !== 'string') this.destroyWhenRevoked();
-    const length = this.#isPlain ? listLength(entries) : undefined;
+    const length = this.#isPlain ? listLength(entries, names) : undefined;
     return { status: 200, body, length, warming: this.#warmingOf(offered) };
   }
 

@@ -6,7 +6,7 @@ import { clearConflicts, listConflicts } from './handlers/conflicts.ts';
 import { discover } from './handlers/discover.ts';
 import { streamEvents } from './handlers/events.ts';
 import { history } from './handlers/history.ts';
-import { ancestors, children, subtree } from './handlers/lineage.ts';
+import { ancestors, children, diffVms, subtree } from './handlers/lineage.ts';
 import { health, metrics } from './handlers/metrics.ts';
 import { createToken, listTokens, revokeEnrolledBy, revokeToken, whoami } from './handlers/tokens.ts';
 import {
@@ -44,6 +44,7 @@ export const ROUTES: readonly Route[] = [
   { method: 'GET', path: `${VM}/children`, query: ENTRY, access: 'read', isLong: true, handle: children },
   { method: 'GET', path: `${VM}/ancestors`, query: ENTRY, access: 'read', isLong: true, handle: ancestors },
   { method: 'GET', path: `${VM}/subtree`, query: ENTRY, access: 'read', isLong: true, handle: subtree },
+  { method: 'GET', path: `${VM}/diff/:other`, query: [], access: 'read', handle: diffVms },
   { method: 'GET', path: PATHS.conflicts, query: [], access: 'read', isLong: true, handle: listConflicts },
   { method: 'DELETE', path: PATHS.conflicts, query: ['id'], access: 'write', handle: clearConflicts },
   { method: 'GET', path: '/registry/discover/:role', query: DISCOVER, access: 'read', isLong: true, handle: discover },

@@ -61,10 +61,13 @@ export function pullStream(next: () => Promise<string | undefined>, reservation:
   });
 }
 
+const VMS = ['vms'];
+
 /**
  * Encodes `{vms, count}`. Declared fields have their values at the time of the call, even if they are sent later; liveness is
  * computed when it is sent.
  * @param reserve called with the bytes of the first chunk if there is more than one
+ * @param names of the list in the response, which contains it once for each name
  * @returns a text if it fits in one chunk, otherwise a stream. The text of a long list would occupy memory for each slow
  * client, and can exceed the maximum length of a JavaScript string.
  * @throws VregError TOO_MANY_REQUESTS
@@ -74,8 +77,9 @@ export function encodeList(
   encode: (entry: VmRecord) => string,
   scheduler: Scheduler,
   reserve: (bytes: number) => Reservation,
+  names: readonly string[] = VMS,
 ): string | Readable {
-  const list = new ListEncoder(entries, encode);
+  const list = new ListEncoder(entries, encode, names);
   const first = list.next();
   if (list.isOver) return first;
   const reservation = reserve(first.length);
@@ -90,32 +94,44 @@ export function encodeList(
 }
 
 /** The length of {@link encodeList} in bytes, for entries without added fields. */
-export function listLength(entries: readonly VmRecord[]): number {
-  const frame = `{"vms":[],"count":${entries.length}}`.length + Math.max(0, entries.length - 1);
-  return entries.reduce((sum, { size }) => sum + size, frame);
+export function listLength(entries: readonly VmRecord[], names: readonly string[] = VMS): number {
+  const commas = Math.max(0, entries.length - 1);
+  const list = entries.reduce((sum, { size }) => sum + size, commas);
+  const frame = `{"count":${entries.length}}`.length;
+  return names.reduce((sum, name) => sum + `"${name}":[],`.length + list, frame);
 }
 
-/** Encodes `{vms, count}` chunk by chunk. A generator would take half as long as encoding a short list. */
+/** Encodes a list and its length chunk by chunk. A generator would take half as long as encoding a short list. */
 class ListEncoder {
   /** True when the last chunk has been returned. */
   isOver = false;
   readonly #entries: readonly VmRecord[];
   readonly #encode: (entry: VmRecord) => string;
+  readonly #names: readonly string[];
+  /** Index of the current name. */
+  #list = 0;
   #index = 0;
 
-  constructor(entries: readonly VmRecord[], encode: (entry: VmRecord) => string) {
+  constructor(entries: readonly VmRecord[], encode: (entry: VmRecord) => string, names: readonly string[]) {
     this.#entries = entries;
     this.#encode = encode;
+    this.#names = names;
   }
 
   /** Returns the next chunk. Must not be called after the last one. */
   next(): string {
     const entries = this.#entries;
-    let chunk = this.#index === 0 ? '{"vms":[' : '';
-    while (this.#index < entries.length) {
-      if (this.#index > 0) chunk += ',';
-      chunk += this.#encode(entries[this.#index++]!);
-      if (chunk.length >= CHUNK_SIZE) return chunk;
+    const names = this.#names;
+    let chunk = this.#list === 0 && this.#index === 0 ? `{"${names[0]}":[` : '';
+    for (;;) {
+      while (this.#index < entries.length) {
+        if (this.#index > 0) chunk += ',';
+        chunk += this.#encode(entries[this.#index++]!);
+        if (chunk.length >= CHUNK_SIZE) return chunk;
+      }
+      if (++this.#list >= names.length) break;
+      this.#index = 0;
+      chunk += `],"${names[this.#list]}":[`;
     }
     this.isOver = true;
     return `${chunk}],"count":${entries.length}}`;

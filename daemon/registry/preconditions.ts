@@ -119,8 +119,13 @@ function mismatch(entry: VmRecord | undefined, mustNotExist: boolean): string {
 }
 
 export function applyUpdate(vm: Spec, update: VmUpdate): Spec {
-  const { services, metadata, ...rest } = { ...vm, ...update };
-  return { ...rest, ...(services ? { services } : {}), ...(metadata ? { metadata } : {}) };
+  const { services, metadata, reefConfig, ...rest } = { ...vm, ...update };
+  return {
+    ...rest,
+    ...(services ? { services } : {}),
+    ...(metadata ? { metadata } : {}),
+    ...(reefConfig ? { reefConfig } : {}),
+  };
 }
 
 /** The fields that differ, with both values; all fields if the entry is added or removed. */

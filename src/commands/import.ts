@@ -107,7 +107,18 @@ function planOf(entries: readonly Registration[], registered: readonly Vm[], ifE
 }
 
 function differingFields(entry: Registration, vm: Vm): string[] {
-  const fields = ['name', 'role', 'status', 'address', 'services', 'metadata', 'registeredBy'] as const;
+  const fields = [
+    'name',
+    'role',
+    'status',
+    'address',
+    'services',
+    'metadata',
+    'parentId',
+    'parentVmId',
+    'reefConfig',
+    'registeredBy',
+  ] as const;
   return fields.filter((field) => !isDeepStrictEqual(entry[field], vm[field]));
 }
 

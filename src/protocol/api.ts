@@ -3,7 +3,7 @@
  * of vers-agent-services, whose API the daemon implements and extends. The client also works with that server.
  */
 import type { ServiceHealth } from './heartbeat.ts';
-import type { Vm } from './vm.ts';
+import type { ReefConfig, Vm } from './vm.ts';
 
 /** Default address of the registry, for the CLI and the daemon. */
 export const DEFAULT_HOST = '127.0.0.1';
@@ -99,6 +99,12 @@ export interface VmList {
 export interface Heartbeat {
   id: string;
   lastSeen: string;
+}
+
+/** Response to `GET /registry/vms/:id/diff/:other`: what the `reefConfig` of the other VM adds and lacks. */
+export interface ReefDiff {
+  added: Pick<ReefConfig, 'services' | 'capabilities'>;
+  removed: Pick<ReefConfig, 'services' | 'capabilities'>;
 }
 
 /** Response to `DELETE /registry/vms/:id`. */

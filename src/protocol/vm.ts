@@ -22,6 +22,13 @@ export interface Service {
   [extra: string]: unknown;
 }
 
+/** What the reef server runs on a VM. Other keys are stored unchanged. */
+export interface ReefConfig {
+  services: string[];
+  capabilities: string[];
+  [extra: string]: unknown;
+}
+
 export interface Vm {
   id: string;
   name: string;
@@ -33,6 +40,9 @@ export interface Vm {
   metadata?: Record<string, unknown>;
   /** Id of the VM from which this one was cloned or created, which need not be registered. */
   parentId?: string;
+  /** The same id, in the entry of a client that wrote it under the Vers platform's name for it. */
+  parentVmId?: string;
+  reefConfig?: ReefConfig;
   registeredBy: string;
   /** RFC 3339, UTC, milliseconds. */
   registeredAt: string;
@@ -50,6 +60,8 @@ const VM_FIELDS = [
   'services',
   'metadata',
   'parentId',
+  'parentVmId',
+  'reefConfig',
   'registeredBy',
   'registeredAt',
   'lastSeen',
@@ -65,19 +77,22 @@ export function inFieldOrder<T extends { [field in keyof Vm]?: Vm[field] | undef
 /** The fields that a client sends to register a VM. */
 export type Registration = Omit<Vm, 'registeredAt' | 'lastSeen'>;
 
-/** The fields that a client may change. `undefined` leaves a field unchanged; `null` removes services or metadata. */
+/** The fields that a client may change. `undefined` leaves a field unchanged; `null` removes it. */
 export interface VmUpdate {
   name?: string;
   status?: Status;
   address?: string;
   services?: Service[] | null;
   metadata?: Record<string, unknown> | null;
+  reefConfig?: ReefConfig | null;
 }
 
 /** Maximum number of UTF-16 units in one text field: four times the length of the longest DNS name. */
 export const MAX_TEXT = 1024;
 /** Maximum number of services of one VM: far more than a real VM has. */
 export const MAX_SERVICES = 256;
+/** Maximum size of a {@link ReefConfig} in bytes of JSON: hundreds of services, and a small part of an entry. */
+export const MAX_REEF_CONFIG = 65_536;
 /** Maximum number of nesting levels in a body: far more than real metadata has, and far fewer than would overflow the stack. */
 export const MAX_DEPTH = 128;
 
@@ -106,14 +121,16 @@ export function parseRegistration(input: unknown, urlId?: string): Registration 
   const address = parseAddress(body.address);
   const services = parseServices(body.services);
   const metadata = parseMetadata(body.metadata);
-  const parentId = parseParent(body, id);
+  const parent = parseParent(body, id);
+  const reefConfig = parseReefConfig(body.reefConfig);
   const registeredBy = parseText(body.registeredBy, 'registeredBy');
-  return inFieldOrder({ id, name, role, status, address, services, metadata, parentId, registeredBy }) as Registration;
+  const fields = { id, name, role, status, address, services, metadata, ...parent, reefConfig, registeredBy };
+  return inFieldOrder(fields) as Registration;
 }
 
 /**
- * Parses the fields of a PATCH. `id`, `role`, `parentId`, `registeredBy`, `registeredAt` and `lastSeen` are ignored, as the original
- * registry does.
+ * Parses the fields of a PATCH. `id`, `role`, `parentId`, `parentVmId`, `registeredBy`, `registeredAt` and `lastSeen` are ignored,
+ * as the original registry does.
  * @throws VregError INVALID naming the field, the reason and what is accepted
  */
 export function parseUpdate(input: unknown): VmUpdate {
@@ -124,6 +141,7 @@ export function parseUpdate(input: unknown): VmUpdate {
   if (body.address !== undefined) update.address = parseAddress(body.address, 'cannot be empty');
   if (body.services !== undefined) update.services = parseServices(body.services) ?? null;
   if (body.metadata !== undefined) update.metadata = parseMetadata(body.metadata) ?? null;
+  if (body.reefConfig !== undefined) update.reefConfig = parseReefConfig(body.reefConfig) ?? null;
   return update;
 }
 
@@ -193,11 +211,13 @@ export function parseAddress(value: unknown, whenEmpty?: string): string {
  * rules existed, or may not be a vreg daemon.
  * @returns why the entry must not be offered to scripts; undefined if it is well-formed
  */
-export function entryFault({ id, parentId, address }: Record<'id' | 'address', unknown> & { parentId?: unknown }) {
+export function entryFault(
+  entry: Record<'id' | 'address', unknown> & { [field in 'parentId' | 'parentVmId']?: unknown },
+) {
   return faultOf(() => {
-    parseId(id);
-    parseParent({ parentId }, id);
-    parseAddress(address);
+    parseId(entry.id);
+    parseParent(entry, entry.id);
+    parseAddress(entry.address);
   });
 }
 
@@ -228,6 +248,7 @@ export function fieldForScripts(field: string, value: unknown): unknown {
       return (typeof value === 'string' && normalizeAddress(value.trim())) || '-';
     case 'id':
     case 'parentId':
+    case 'parentVmId':
       return typeof value === 'string' && !looksLikeFlag(value) ? value : undefined;
     case 'services':
       return Array.isArray(value) ? value.filter((service) => isPort(service?.port)) : undefined;
@@ -244,7 +265,7 @@ export function forScripts<T extends Vm>(vm: T): { row: T; fault: VregError | un
   const cause = entryFault(vm);
   const row: { [field: string]: unknown } = Object.fromEntries(Object.entries(vm));
   row.address = fieldForScripts('address', vm.address ?? '');
-  for (const field of ['services', 'parentId'] as const) {
+  for (const field of ['services', 'parentId', 'parentVmId'] as const) {
     const value = fieldForScripts(field, vm[field]);
     if (value === undefined || value === null) delete row[field];
     else row[field] = value;
@@ -259,14 +280,53 @@ function unsafeEntry(id: string, { field, message }: VregError): VregError {
   });
 }
 
-/** Parses `parentId`, or `parentVmId`, the Vers platform's name for it. An empty value means no parent. */
-function parseParent(body: Record<string, unknown>, id: unknown): string | undefined {
-  const field = body.parentId === undefined ? 'parentVmId' : 'parentId';
-  const value = body[field];
+/**
+ * Parses `parentId` and `parentVmId`, the Vers platform's name for it. An empty value counts as absent.
+ * @returns the parent as `parentId`, and under the other name as well if the client uses that name
+ * @throws VregError INVALID
+ */
+function parseParent(
+  body: { [field in 'parentId' | 'parentVmId']?: unknown },
+  id: unknown,
+): { parentId?: string; parentVmId?: string } {
+  const parentVmId = parseParentId(body.parentVmId, 'parentVmId', id);
+  const parentId = parseParentId(body.parentId, 'parentId', id) ?? parentVmId;
+  if (parentId === undefined) return {};
+  if (parentVmId === undefined) return { parentId };
+  if (parentId !== parentVmId) throw differentParents();
+  return { parentId, parentVmId };
+}
+
+function parseParentId(value: unknown, field: string, id: unknown): string | undefined {
   if (value === undefined || value === null || value === '') return undefined;
   const parentId = parseText(value, field);
   if (parentId === id) throw invalid(field, `${field} cannot be the VM's own id`);
   return refuseFlags(parentId, field);
+}
+
+/** The error for a request with two names of the parent and two values. */
+export function differentParents(): VregError {
+  return invalid('parentVmId', 'parentId and parentVmId differ: send only one of them');
+}
+
+/** @throws VregError INVALID naming the field */
+function parseReefConfig(value: unknown): ReefConfig | undefined {
+  if (value === undefined || value === null) return undefined;
+  const given = parseObject(value, 'reefConfig');
+  const services = parseNames(given.services, 'reefConfig.services');
+  const capabilities = parseNames(given.capabilities, 'reefConfig.capabilities');
+  const config = { ...given, services, capabilities };
+  const size = Buffer.byteLength(JSON.stringify(config));
+  if (size > MAX_REEF_CONFIG)
+    throw invalid('reefConfig', `reefConfig is too large: ${size} bytes of JSON (limit ${MAX_REEF_CONFIG})`);
+  return config;
+}
+
+/** @throws VregError INVALID naming the element */
+function parseNames(value: unknown, field: string): string[] {
+  if (value === undefined || value === null) return [];
+  if (!Array.isArray(value)) throw invalid(field, `${field} must be an array of strings, not ${kindOf(value)}`);
+  return value.map((name, index) => parseText(name, `${field}[${index}]`));
 }
 
 /** Parses one line of text and trims it. @throws VregError INVALID naming the field */

@@ -5,7 +5,7 @@ import { type AgentHeartbeat, parseHeartbeat } from '../../../src/protocol/heart
 import { formatPosition } from '../../../src/protocol/position.ts';
 import { comparison, parseSelector } from '../../../src/protocol/selector.ts';
 import { mayDo } from '../../../src/protocol/token.ts';
-import { parseIds, parseRegistration, parseUpdate } from '../../../src/protocol/vm.ts';
+import { differentParents, parseIds, parseRegistration, parseUpdate } from '../../../src/protocol/vm.ts';
 import type { Principal } from '../../access/authenticator.ts';
 import { enrol } from '../../access/enrol.ts';
 import { explain } from '../../registry/explain.ts';
@@ -149,8 +149,7 @@ export function listVms(ctx: RequestContext): Result | Promise<Result> {
 /** The parent whose children are listed. @throws VregError INVALID */
 function parentFilter(ctx: RequestContext): string | undefined {
   const [parentId, parentVmId] = [ctx.nonEmpty('parentId'), ctx.nonEmpty('parentVmId')];
-  if (parentId !== undefined && parentVmId !== undefined && parentId !== parentVmId)
-    throw invalidQuery('parentVmId', 'parentId and parentVmId differ: send only one of them');
+  if (parentId !== undefined && parentVmId !== undefined && parentId !== parentVmId) throw differentParents();
   return parentId ?? parentVmId;
 }
 

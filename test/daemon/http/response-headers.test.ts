@@ -37,6 +37,7 @@ const TABLE: Readonly<Record<string, { more?: readonly string[]; without?: reado
   'GET /registry/vms/:id/children': { more: BROWSER },
   'GET /registry/vms/:id/ancestors': { more: BROWSER },
   'GET /registry/vms/:id/subtree': { more: BROWSER },
+  'GET /registry/vms/:id/diff/:other': { more: BROWSER },
   'GET /registry/conflicts': { more: BROWSER },
   'DELETE /registry/conflicts': {},
   'GET /registry/discover/:role': { more: BROWSER },
@@ -86,7 +87,8 @@ test('the table names every route', () => {
 for (const [route, { more = [], without = [], body }] of Object.entries(TABLE)) {
   test(`${route} has the headers of the table for a plain client and for a vreg client`, async (t) => {
     const query = route === 'DELETE /registry/tokens' ? '?enrolledBy=old' : '';
-    const line = route.replace(':id', 'vm-1').replace(':role', 'worker').replace(':name', 'old') + query;
+    const line =
+      route.replace(':id', 'vm-1').replace(':other', 'vm-1').replace(':role', 'worker').replace(':name', 'old') + query;
     for (const [client, own] of [
       [[], []],
       [['X-Vreg-Client: 1'], VREG],

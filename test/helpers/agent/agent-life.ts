@@ -58,7 +58,10 @@ export class FakeRegistry {
     return true;
   }
 
-  async update(_id: string, { services, metadata, ...changes }: VmUpdate): Promise<VmWithLiveness> {
+  async update(
+    _id: string,
+    { services, metadata, reefConfig: _reefConfig, ...changes }: VmUpdate,
+  ): Promise<VmWithLiveness> {
     this.#hear('update');
     if (!this.entry) throw new VregError('NOT_FOUND', 'VM not found');
     this.entry = { ...this.entry, ...changes, ...(services && { services }), ...(metadata && { metadata }) };

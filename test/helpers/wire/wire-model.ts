@@ -54,7 +54,8 @@ interface ModelChange {
 
 const ROLES = ['infra', 'lieutenant', 'worker', 'golden', 'custom'];
 const STATUSES = ['running', 'paused', 'stopped'];
-const ORDER = 'id name role status address services metadata parentId registeredBy registeredAt'.split(' ');
+const ORDER =
+  'id name role status address services metadata parentId parentVmId reefConfig registeredBy registeredAt'.split(' ');
 
 class Refused extends Error {
   readonly expected: Expected;
@@ -119,7 +120,7 @@ export class WireModel {
   }
 
   #route(method: string, asked: Asked, body: unknown): Expected {
-    const [first = '', kind = '', id = '', part = ''] = asked.path;
+    const [first = '', kind = '', id = '', part = '', other = ''] = asked.path;
     if (first !== 'registry') return { status: 200 };
     if (kind === 'vms' && id === '') return method === 'GET' ? this.#list(asked) : this.#register(asked, body);
     if (kind === 'vms' && part === '') {
@@ -131,6 +132,7 @@ export class WireModel {
     if (part === 'heartbeat') return this.#beat(id, body);
     if (part === 'history') return this.#history(id, asked);
     if (part === 'why') return this.#why(id);
+    if (part === 'diff') return this.#diff(id, other);
     if (part !== '') return this.#family(id, part, asked);
     if (kind === 'heartbeats') return this.#beats(body);
     if (kind === 'discover') return this.#discover(id, asked);
@@ -300,6 +302,18 @@ export class WireModel {
     return { status: 200, body: { id, offered: codes.length === 0, codes } };
   }
 
+  #diff(id: string, other: string): Expected {
+    const [a, b] = [id, other].map((each) => (this.#get(each).vm.reefConfig ?? {}) as Record<string, string[]>);
+    const added = (from: Record<string, string[]>, to: Record<string, string[]>) =>
+      Object.fromEntries(
+        ['services', 'capabilities'].map((list) => [
+          list,
+          (to[list] ?? []).filter((name, at, all) => !from[list]?.includes(name) && all.indexOf(name) === at),
+        ]),
+      );
+    return { status: 200, body: { added: added(a!, b!), removed: added(b!, a!) } };
+  }
+
   #children(id: string): ModelVm[] {
     return this.vms.filter(({ vm }) => vm.parentId === id);
   }
@@ -307,7 +321,7 @@ export class WireModel {
   #family(id: string, part: string, asked: Asked): Expected {
     const self = this.vms.find(({ vm }) => vm.id === id);
     if (!self && this.#children(id).length === 0) throw notFound();
-    if (part === 'children') return this.#many(this.#children(id), asked);
+    if (part === 'children') return this.#many(this.#children(id), asked, part);
     const found: ModelVm[] = [];
     if (part === 'subtree') {
       const seen = new Set<unknown>();
@@ -322,7 +336,7 @@ export class WireModel {
       const parentOf = (of: ModelVm | undefined) => this.vms.find(({ vm }) => of && vm.id === of.vm.parentId);
       for (let at = parentOf(self); at && at !== self && !found.includes(at); at = parentOf(at)) found.push(at);
     }
-    return this.#many(found, asked);
+    return this.#many(found, asked, part);
   }
 
   #list(asked: Asked): Expected {
@@ -370,10 +384,11 @@ export class WireModel {
     return { status, body: this.#shown(each, includesLiveness(asked)), etag: each.revision };
   }
 
-  #many(found: readonly ModelVm[], asked: Asked): Expected {
+  /** @param name a second name of the list */
+  #many(found: readonly ModelVm[], asked: Asked, name = 'vms'): Expected {
     const extended = includesLiveness(asked);
     const vms = found.map((each) => this.#shown(each, extended));
-    return { status: 200, body: { vms, count: vms.length } };
+    return { status: 200, body: { [name]: vms, vms, count: vms.length } };
   }
 
   #shown(each: ModelVm, extended: boolean): Fields {
@@ -410,6 +425,7 @@ const KINDS: Readonly<Record<string, readonly string[]>> = {
 
 /** @returns the methods of a path, without routes that stream or need a data dir */
 function methodsOf([first, kind = '', id, part, ...more]: readonly string[]): readonly string[] {
+  if (kind === 'vms' && part === 'diff') return first === 'registry' && more.length === 1 ? ['GET'] : [];
   if (more.length > 0) return [];
   if ((first === 'health' || first === 'metrics') && kind === '') return ['GET'];
   if (first !== 'registry') return [];
@@ -425,7 +441,7 @@ function parametersOf(method: string, [, kind, id, part]: readonly string[]): re
   if (kind === 'discover') return ['service', 'passing', 'strict', 'wait', 'min', 'include'];
   if (kind === 'conflicts') return method === 'DELETE' ? ['id'] : [];
   if (part === 'history') return ['limit'];
-  if (kind !== 'vms' || part === 'heartbeat' || part === 'why') return [];
+  if (kind !== 'vms' || ['heartbeat', 'why', 'diff'].includes(part ?? '')) return [];
   if (id === undefined && method === 'GET')
     return ['role', 'status', 'selector', 'sort', 'limit', 'parentId', 'parentVmId', 'include'];
   return ['include'];
@@ -485,12 +501,14 @@ function readRegistration(body: unknown, urlId?: string): Fields {
   vm.status = body.status || 'running';
   if (!STATUSES.includes(vm.status as string)) wrong.push('status');
   readLists(body, vm, wrong);
-  const parentField = body.parentId === undefined ? 'parentVmId' : 'parentId';
-  const parent = body[parentField];
-  if (parent !== undefined && parent !== null && parent !== '') {
-    vm.parentId = idOf(parent);
-    if (vm.parentId === undefined || vm.parentId === vm.id) wrong.push(parentField);
+  for (const field of ['parentId', 'parentVmId']) {
+    const parent = body[field];
+    if (parent === undefined || parent === null || parent === '') continue;
+    vm[field] = idOf(parent);
+    if (vm[field] === undefined || vm[field] === vm.id) wrong.push(field);
   }
+  if (vm.parentVmId !== undefined && (vm.parentId ?? vm.parentVmId) !== vm.parentVmId) wrong.push('parentVmId');
+  vm.parentId ??= vm.parentVmId;
   if (wrong.length > 0) throw invalid(...wrong);
   return vm;
 }
@@ -511,8 +529,10 @@ function readUpdate(body: unknown): Fields {
   return update;
 }
 
-/** Reads services and metadata; `null` if they are removed. */
-function readLists({ services, metadata }: Fields, into: Fields, wrong: string[]): void {
+/** Reads services, metadata and reefConfig; `null` if they are removed. */
+function readLists({ services, metadata, reefConfig }: Fields, into: Fields, wrong: string[]): void {
+  if (reefConfig !== undefined) into.reefConfig = reefConfig;
+  if (reefConfig !== undefined && reefConfig !== null) into.reefConfig = readReefConfig(reefConfig, wrong);
   if (metadata !== undefined) into.metadata = metadata;
   if (metadata !== undefined && metadata !== null && !isRecord(metadata)) wrong.push('metadata');
   if (services === undefined) return;
@@ -527,6 +547,20 @@ function readLists({ services, metadata }: Fields, into: Fields, wrong: string[]
     ['string', 'undefined'].includes(typeof (each.healthPath ?? undefined));
   if (!Array.isArray(services) || services.length > 256 || !services.every(isService)) wrong.push('services');
   else into.services = services.map(serviceOf);
+}
+
+function readReefConfig(config: unknown, wrong: string[]): Fields {
+  if (!isRecord(config)) {
+    wrong.push('reefConfig');
+    return {};
+  }
+  const [services, capabilities] = ['services', 'capabilities'].map((list) => {
+    const names = config[list] ?? [];
+    if (Array.isArray(names) && names.every((name) => textOf(name) !== undefined)) return names.map(textOf);
+    wrong.push(`reefConfig.${list}`);
+    return [];
+  });
+  return { ...config, services, capabilities };
 }
 
 function serviceOf(given: Fields): Fields {

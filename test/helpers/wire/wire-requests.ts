@@ -58,10 +58,26 @@ const fields: Readonly<Record<string, fc.Arbitrary<unknown>>> = {
     { weight: 1, arbitrary: fc.integer({ min: 3800, max: 4200 }).map((length) => ({ pad: 'x'.repeat(length) })) },
   ),
   parentId: ids,
-  parentVmId: fc.oneof(ids, fc.constant('')),
+  // Mostly empty, because a registration with two different parents is refused.
+  parentVmId: fc.oneof({ weight: 1, arbitrary: ids }, { weight: 4, arbitrary: fc.constant('') }),
+  reefConfig: fc.oneof(
+    { weight: 10, arbitrary: fc.constant(null) },
+    {
+      weight: 10,
+      arbitrary: fc.record(
+        {
+          services: fc.array(fc.constantFrom('web', 'db', ' api '), { maxLength: 3 }),
+          capabilities: fc.array(fc.constantFrom('gpu', 'ssh'), { maxLength: 3 }),
+          more: fc.oneof({ weight: 1, arbitrary: junk }, { weight: 8, arbitrary: fc.constant(1) }),
+        },
+        { requiredKeys: [] },
+      ),
+    },
+    { weight: 1, arbitrary: fc.record({ services: junk }) },
+  ),
   registeredBy: fc.constantFrom('fuzz', 'me'),
 };
-const optional = ['status', 'services', 'metadata', 'parentId', 'parentVmId'];
+const optional = ['status', 'services', 'metadata', 'parentId', 'parentVmId', 'reefConfig'];
 const required = Object.keys(fields).filter((field) => !optional.includes(field));
 
 /** Gives some fields of a body an invalid value. */
@@ -275,6 +291,7 @@ const ROUTES: readonly Shape[] = [
   { method: 'GET', path: vm(), query: include, weight: 2 },
   { method: 'GET', path: vm('history'), query: queryOf('limit'), weight: 2 },
   { method: 'GET', path: vm('why') },
+  { method: 'GET', path: fc.tuple(anyId, ids).map(([a, b]) => ['registry', 'vms', a, 'diff', b]), weight: 2 },
   { method: 'GET', path: vm('children'), query: include },
   { method: 'GET', path: vm('ancestors'), query: include },
   { method: 'GET', path: vm('subtree'), query: include },
