@@ -10,18 +10,8 @@ function __vreg_path
                 set path 'get'
             case ':discover' ':find'
                 set path 'discover'
-            case ':addr'
-                set path 'addr'
-            case ':url'
-                set path 'url'
-            case ':env'
-                set path 'env'
-            case ':exec'
-                set path 'exec'
-            case ':render'
-                set path 'render'
-            case ':wait'
-                set path 'wait'
+            case ':tree'
+                set path 'tree'
             case ':watch'
                 set path 'watch'
             case ':status'
@@ -30,14 +20,8 @@ function __vreg_path
                 set path 'why'
             case ':history'
                 set path 'history'
-            case ':doctor'
-                set path 'doctor'
-            case ':health'
-                set path 'health'
             case ':conflicts'
                 set path 'conflicts'
-            case ':tree'
-                set path 'tree'
             case ':register' ':reg'
                 set path 'register'
             case ':update' ':set' ':patch'
@@ -56,12 +40,18 @@ function __vreg_path
                 set path 'prune'
             case ':heartbeat' ':hb' ':beat'
                 set path 'heartbeat'
-            case ':export'
-                set path 'export'
-            case ':import'
-                set path 'import'
-            case ':backup'
-                set path 'backup'
+            case ':addr'
+                set path 'addr'
+            case ':url'
+                set path 'url'
+            case ':env'
+                set path 'env'
+            case ':exec'
+                set path 'exec'
+            case ':render'
+                set path 'render'
+            case ':wait'
+                set path 'wait'
             case ':api'
                 set path 'api'
             case ':daemon'
@@ -82,6 +72,16 @@ function __vreg_path
                 set path 'daemon install'
             case 'daemon:uninstall'
                 set path 'daemon uninstall'
+            case ':doctor'
+                set path 'doctor'
+            case ':health'
+                set path 'health'
+            case ':export'
+                set path 'export'
+            case ':import'
+                set path 'import'
+            case ':backup'
+                set path 'backup'
             case ':token'
                 set path 'token'
             case 'token:create'
@@ -139,20 +139,12 @@ complete -c vreg -f
 complete -c vreg -n '__vreg_at ""' -f -a ls -d 'list VMs, newest registration first'
 complete -c vreg -n '__vreg_at ""' -f -a get -d 'show VMs by id'
 complete -c vreg -n '__vreg_at ""' -f -a discover -d 'list the live VMs with the given role, oldest first'
-complete -c vreg -n '__vreg_at ""' -f -a addr -d 'print the address of a live VM with the given role'
-complete -c vreg -n '__vreg_at ""' -f -a url -d 'print the URL of a live VM with the given role'
-complete -c vreg -n '__vreg_at ""' -f -a env -d 'print addresses of live VMs as environment variables'
-complete -c vreg -n '__vreg_at ""' -f -a exec -d 'run a command with the address of a live VM'
-complete -c vreg -n '__vreg_at ""' -f -a render -d 'render files from the registry and keep them up to date'
-complete -c vreg -n '__vreg_at ""' -f -a wait -d 'wait until a role or VM is live, gone or stale'
+complete -c vreg -n '__vreg_at ""' -f -a tree -d 'show VMs as a tree of parents and clones'
 complete -c vreg -n '__vreg_at ""' -f -a watch -d 'stream the events of the registry'
 complete -c vreg -n '__vreg_at ""' -f -a status -d 'show the state of the registry and the fleet'
 complete -c vreg -n '__vreg_at ""' -f -a why -d 'explain why discover includes or omits a VM'
 complete -c vreg -n '__vreg_at ""' -f -a history -d 'show the changes to a VM: when, by whom, and what'
-complete -c vreg -n '__vreg_at ""' -f -a doctor -d 'diagnose the connection to the registry'
-complete -c vreg -n '__vreg_at ""' -f -a health -d 'check the health of the registry'
 complete -c vreg -n '__vreg_at ""' -f -a conflicts -d 'show duplicate VMs (clones)'
-complete -c vreg -n '__vreg_at ""' -f -a tree -d 'show VMs as a tree of parents and clones'
 complete -c vreg -n '__vreg_at ""' -f -a register -d 'register this VM, another VM, or many from a file'
 complete -c vreg -n '__vreg_at ""' -f -a update -d 'change fields of VMs'
 complete -c vreg -n '__vreg_at ""' -f -a edit -d 'edit a VM in $EDITOR'
@@ -162,11 +154,19 @@ complete -c vreg -n '__vreg_at ""' -f -a stop -d 'set the status of VMs to stopp
 complete -c vreg -n '__vreg_at ""' -f -a rm -d 'remove VMs from the registry'
 complete -c vreg -n '__vreg_at ""' -f -a prune -d 'remove VMs that have been stale for a long time'
 complete -c vreg -n '__vreg_at ""' -f -a heartbeat -d 'send a heartbeat for this VM or others'
+complete -c vreg -n '__vreg_at ""' -f -a addr -d 'print the address of a live VM with the given role'
+complete -c vreg -n '__vreg_at ""' -f -a url -d 'print the URL of a live VM with the given role'
+complete -c vreg -n '__vreg_at ""' -f -a env -d 'print addresses of live VMs as environment variables'
+complete -c vreg -n '__vreg_at ""' -f -a exec -d 'run a command with the address of a live VM'
+complete -c vreg -n '__vreg_at ""' -f -a render -d 'render files from the registry and keep them up to date'
+complete -c vreg -n '__vreg_at ""' -f -a wait -d 'wait until a role or VM is live, gone or stale'
+complete -c vreg -n '__vreg_at ""' -f -a api -d 'send a raw API request'
+complete -c vreg -n '__vreg_at ""' -f -a daemon -d 'run the registry, or the heartbeat agent for this VM'
+complete -c vreg -n '__vreg_at ""' -f -a doctor -d 'diagnose the connection to the registry'
+complete -c vreg -n '__vreg_at ""' -f -a health -d 'check the health of the registry'
 complete -c vreg -n '__vreg_at ""' -f -a export -d 'print all entries for vreg import'
 complete -c vreg -n '__vreg_at ""' -f -a import -d 'import entries from a file'
 complete -c vreg -n '__vreg_at ""' -f -a backup -d 'back up the running registry to a file'
-complete -c vreg -n '__vreg_at ""' -f -a api -d 'send a raw API request'
-complete -c vreg -n '__vreg_at ""' -f -a daemon -d 'run the registry, or the heartbeat agent for this VM'
 complete -c vreg -n '__vreg_at ""' -f -a token -d 'create, list and revoke tokens'
 complete -c vreg -n '__vreg_at ""' -f -a context -d 'name registries and switch between them'
 complete -c vreg -n '__vreg_at ""' -f -a config -d 'read and write settings'
@@ -243,120 +243,21 @@ complete -c vreg -n '__vreg_at discover' -l no-headers -d 'omit the column title
 complete -c vreg -n '__vreg_at discover' -l no-color -d 'disable colour; same as NO_COLOR=1'
 complete -c vreg -n '__vreg_at discover' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at discover' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at addr' -f -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at addr' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at addr' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at addr' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
-complete -c vreg -n '__vreg_at addr' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at addr' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at addr' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at addr' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at addr' -l service -d 'only VMs with this service' -x
-complete -c vreg -n '__vreg_at addr' -l pick -d 'which live VM to pick (default: first, the oldest registration)' -x -a 'first newest random'
-complete -c vreg -n '__vreg_at addr' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
-complete -c vreg -n '__vreg_at addr' -l strict -d 'fail with exit code 10 if the answer may include dead VMs'
-complete -c vreg -n '__vreg_at addr' -l wait -d 'wait up to this long for a live VM, e.g. 30s' -x
-complete -c vreg -n '__vreg_at addr' -l max-stale -d 'if the registry is unreachable, use the agent'\''s cached answer up to this age' -x
-complete -c vreg -n '__vreg_at addr' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at addr' -l quiet -s q -d 'print only ids; same as -o name'
-complete -c vreg -n '__vreg_at addr' -l json -d 'same as -o json'
-complete -c vreg -n '__vreg_at addr' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at addr' -l no-color -d 'disable colour; same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at addr' -l verbose -s v -d 'log each request to stderr'
-complete -c vreg -n '__vreg_at addr' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at url' -f -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at url' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at url' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at url' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
-complete -c vreg -n '__vreg_at url' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at url' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at url' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at url' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at url' -l service -d 'only VMs with this service' -x
-complete -c vreg -n '__vreg_at url' -l scheme -d 'scheme of the URL (default: http)' -x -a 'http https ws wss'
-complete -c vreg -n '__vreg_at url' -l path -d 'path to append, e.g. /board/tasks' -x
-complete -c vreg -n '__vreg_at url' -l pick -d 'which live VM to pick (default: first, the oldest registration)' -x -a 'first newest random'
-complete -c vreg -n '__vreg_at url' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
-complete -c vreg -n '__vreg_at url' -l strict -d 'fail with exit code 10 if the answer may include dead VMs'
-complete -c vreg -n '__vreg_at url' -l wait -d 'wait up to this long for a live VM, e.g. 30s' -x
-complete -c vreg -n '__vreg_at url' -l max-stale -d 'if the registry is unreachable, use the agent'\''s cached answer up to this age' -x
-complete -c vreg -n '__vreg_at url' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at url' -l quiet -s q -d 'print only ids; same as -o name'
-complete -c vreg -n '__vreg_at url' -l json -d 'same as -o json'
-complete -c vreg -n '__vreg_at url' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at url' -l no-color -d 'disable colour; same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at url' -l verbose -s v -d 'log each request to stderr'
-complete -c vreg -n '__vreg_at url' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at env' -f -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at env' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at env' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at env' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
-complete -c vreg -n '__vreg_at env' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at env' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at env' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at env' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at env' -l export -d 'prefix each line with export, for eval in a POSIX shell'
-complete -c vreg -n '__vreg_at env' -l fish -d 'print set -gx lines for fish'
-complete -c vreg -n '__vreg_at env' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at env' -l quiet -s q -d 'print only ids; same as -o name'
-complete -c vreg -n '__vreg_at env' -l json -d 'same as -o json'
-complete -c vreg -n '__vreg_at env' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at env' -l no-color -d 'disable colour; same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at env' -l verbose -s v -d 'log each request to stderr'
-complete -c vreg -n '__vreg_at env' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at exec' -f -a 'infra lieutenant worker golden custom'
-complete -c vreg -n '__vreg_at exec' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at exec' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at exec' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
-complete -c vreg -n '__vreg_at exec' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at exec' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at exec' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at exec' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at exec' -l service -d 'only VMs with this service' -x
-complete -c vreg -n '__vreg_at exec' -l pick -d 'which live VM to pick (default: first, the oldest registration)' -x -a 'first newest random'
-complete -c vreg -n '__vreg_at exec' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
-complete -c vreg -n '__vreg_at exec' -l strict -d 'fail with exit code 10 if the answer may include dead VMs'
-complete -c vreg -n '__vreg_at exec' -l wait -d 'wait up to this long for a live VM, e.g. 30s' -x
-complete -c vreg -n '__vreg_at exec' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at exec' -l quiet -s q -d 'print only ids; same as -o name'
-complete -c vreg -n '__vreg_at exec' -l json -d 'same as -o json'
-complete -c vreg -n '__vreg_at exec' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at exec' -l no-color -d 'disable colour; same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at exec' -l verbose -s v -d 'log each request to stderr'
-complete -c vreg -n '__vreg_at exec' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at render' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at render' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at render' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
-complete -c vreg -n '__vreg_at render' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at render' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at render' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at render' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at render' -l for -d 'escape values for this file format' -x -a 'shell nginx json html'
-complete -c vreg -n '__vreg_at render' -l once -d 'render once and exit (default)'
-complete -c vreg -n '__vreg_at render' -l watch -d 'keep running and render again when the registry changes'
-complete -c vreg -n '__vreg_at render' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at render' -l quiet -s q -d 'print only ids; same as -o name'
-complete -c vreg -n '__vreg_at render' -l json -d 'same as -o json'
-complete -c vreg -n '__vreg_at render' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at render' -l no-color -d 'disable colour; same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at render' -l verbose -s v -d 'log each request to stderr'
-complete -c vreg -n '__vreg_at render' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at wait' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at wait' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at wait' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at wait' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
-complete -c vreg -n '__vreg_at wait' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at wait' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at wait' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at wait' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at wait' -l for -d 'condition: live (default), gone, stale, count=N, registry or self' -x -a 'live gone stale count= registry self'
-complete -c vreg -n '__vreg_at wait' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at wait' -l quiet -s q -d 'print only ids; same as -o name'
-complete -c vreg -n '__vreg_at wait' -l json -d 'same as -o json'
-complete -c vreg -n '__vreg_at wait' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at wait' -l no-color -d 'disable colour; same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at wait' -l verbose -s v -d 'log each request to stderr'
-complete -c vreg -n '__vreg_at wait' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at tree' -f -a '(vreg completion --values ids 2>/dev/null)'
+complete -c vreg -n '__vreg_at tree' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at tree' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
+complete -c vreg -n '__vreg_at tree' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at tree' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at tree' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at tree' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at tree' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at tree' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at tree' -l quiet -s q -d 'print only ids; same as -o name'
+complete -c vreg -n '__vreg_at tree' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at tree' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at tree' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at tree' -l verbose -s v -d 'log each request to stderr'
+complete -c vreg -n '__vreg_at tree' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at watch' -f -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at watch' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at watch' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
@@ -421,34 +322,6 @@ complete -c vreg -n '__vreg_at history' -l no-headers -d 'omit the column titles
 complete -c vreg -n '__vreg_at history' -l no-color -d 'disable colour; same as NO_COLOR=1'
 complete -c vreg -n '__vreg_at history' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at history' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at doctor' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at doctor' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at doctor' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
-complete -c vreg -n '__vreg_at doctor' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at doctor' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at doctor' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at doctor' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at doctor' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at doctor' -l quiet -s q -d 'print only ids; same as -o name'
-complete -c vreg -n '__vreg_at doctor' -l json -d 'same as -o json'
-complete -c vreg -n '__vreg_at doctor' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at doctor' -l no-color -d 'disable colour; same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at doctor' -l verbose -s v -d 'log each request to stderr'
-complete -c vreg -n '__vreg_at doctor' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at health' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at health' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at health' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
-complete -c vreg -n '__vreg_at health' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at health' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at health' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at health' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at health' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at health' -l quiet -s q -d 'print only ids; same as -o name'
-complete -c vreg -n '__vreg_at health' -l json -d 'same as -o json'
-complete -c vreg -n '__vreg_at health' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at health' -l no-color -d 'disable colour; same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at health' -l verbose -s v -d 'log each request to stderr'
-complete -c vreg -n '__vreg_at health' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at conflicts' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at conflicts' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at conflicts' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
@@ -465,21 +338,6 @@ complete -c vreg -n '__vreg_at conflicts' -l no-headers -d 'omit the column titl
 complete -c vreg -n '__vreg_at conflicts' -l no-color -d 'disable colour; same as NO_COLOR=1'
 complete -c vreg -n '__vreg_at conflicts' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at conflicts' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at tree' -f -a '(vreg completion --values ids 2>/dev/null)'
-complete -c vreg -n '__vreg_at tree' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at tree' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at tree' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
-complete -c vreg -n '__vreg_at tree' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at tree' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at tree' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at tree' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at tree' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at tree' -l quiet -s q -d 'print only ids; same as -o name'
-complete -c vreg -n '__vreg_at tree' -l json -d 'same as -o json'
-complete -c vreg -n '__vreg_at tree' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at tree' -l no-color -d 'disable colour; same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at tree' -l verbose -s v -d 'log each request to stderr'
-complete -c vreg -n '__vreg_at tree' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at register' -l name -d 'name of this VM' -x
 complete -c vreg -n '__vreg_at register' -l role -d 'role of this VM' -x -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at register' -l address -d 'address at which clients reach this VM' -x
@@ -643,53 +501,120 @@ complete -c vreg -n '__vreg_at heartbeat' -l no-headers -d 'omit the column titl
 complete -c vreg -n '__vreg_at heartbeat' -l no-color -d 'disable colour; same as NO_COLOR=1'
 complete -c vreg -n '__vreg_at heartbeat' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at heartbeat' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at export' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at export' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at export' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
-complete -c vreg -n '__vreg_at export' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at export' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at export' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at export' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at export' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at export' -l quiet -s q -d 'print only ids; same as -o name'
-complete -c vreg -n '__vreg_at export' -l json -d 'same as -o json'
-complete -c vreg -n '__vreg_at export' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at export' -l no-color -d 'disable colour; same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at export' -l verbose -s v -d 'log each request to stderr'
-complete -c vreg -n '__vreg_at export' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at import' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at import' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at import' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
-complete -c vreg -n '__vreg_at import' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at import' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at import' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at import' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at import' -l file -s f -d 'file to read, or - for stdin' -r -F
-complete -c vreg -n '__vreg_at import' -l if-exists -d 'what to do if an id is already registered with different values (default: fail)' -x -a 'fail update ignore'
-complete -c vreg -n '__vreg_at import' -l dry-run -s n -d 'print what would change, and change nothing'
-complete -c vreg -n '__vreg_at import' -l yes -s y -d 'do not ask for confirmation'
-complete -c vreg -n '__vreg_at import' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at import' -l quiet -s q -d 'print only ids; same as -o name'
-complete -c vreg -n '__vreg_at import' -l json -d 'same as -o json'
-complete -c vreg -n '__vreg_at import' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at import' -l no-color -d 'disable colour; same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at import' -l verbose -s v -d 'log each request to stderr'
-complete -c vreg -n '__vreg_at import' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at backup' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
-complete -c vreg -n '__vreg_at backup' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at backup' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
-complete -c vreg -n '__vreg_at backup' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
-complete -c vreg -n '__vreg_at backup' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
-complete -c vreg -n '__vreg_at backup' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
-complete -c vreg -n '__vreg_at backup' -l timeout -d 'time limit for each request to the registry' -x
-complete -c vreg -n '__vreg_at backup' -l force -d 'overwrite an existing file'
-complete -c vreg -n '__vreg_at backup' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
-complete -c vreg -n '__vreg_at backup' -l quiet -s q -d 'print only ids; same as -o name'
-complete -c vreg -n '__vreg_at backup' -l json -d 'same as -o json'
-complete -c vreg -n '__vreg_at backup' -l no-headers -d 'omit the column titles'
-complete -c vreg -n '__vreg_at backup' -l no-color -d 'disable colour; same as NO_COLOR=1'
-complete -c vreg -n '__vreg_at backup' -l verbose -s v -d 'log each request to stderr'
-complete -c vreg -n '__vreg_at backup' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at addr' -f -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at addr' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at addr' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
+complete -c vreg -n '__vreg_at addr' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at addr' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at addr' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at addr' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at addr' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at addr' -l service -d 'only VMs with this service' -x
+complete -c vreg -n '__vreg_at addr' -l pick -d 'which live VM to pick (default: first, the oldest registration)' -x -a 'first newest random'
+complete -c vreg -n '__vreg_at addr' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
+complete -c vreg -n '__vreg_at addr' -l strict -d 'fail with exit code 10 if the answer may include dead VMs'
+complete -c vreg -n '__vreg_at addr' -l wait -d 'wait up to this long for a live VM, e.g. 30s' -x
+complete -c vreg -n '__vreg_at addr' -l max-stale -d 'if the registry is unreachable, use the agent'\''s cached answer up to this age' -x
+complete -c vreg -n '__vreg_at addr' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at addr' -l quiet -s q -d 'print only ids; same as -o name'
+complete -c vreg -n '__vreg_at addr' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at addr' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at addr' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at addr' -l verbose -s v -d 'log each request to stderr'
+complete -c vreg -n '__vreg_at addr' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at url' -f -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at url' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at url' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
+complete -c vreg -n '__vreg_at url' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at url' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at url' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at url' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at url' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at url' -l service -d 'only VMs with this service' -x
+complete -c vreg -n '__vreg_at url' -l scheme -d 'scheme of the URL (default: http)' -x -a 'http https ws wss'
+complete -c vreg -n '__vreg_at url' -l path -d 'path to append, e.g. /board/tasks' -x
+complete -c vreg -n '__vreg_at url' -l pick -d 'which live VM to pick (default: first, the oldest registration)' -x -a 'first newest random'
+complete -c vreg -n '__vreg_at url' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
+complete -c vreg -n '__vreg_at url' -l strict -d 'fail with exit code 10 if the answer may include dead VMs'
+complete -c vreg -n '__vreg_at url' -l wait -d 'wait up to this long for a live VM, e.g. 30s' -x
+complete -c vreg -n '__vreg_at url' -l max-stale -d 'if the registry is unreachable, use the agent'\''s cached answer up to this age' -x
+complete -c vreg -n '__vreg_at url' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at url' -l quiet -s q -d 'print only ids; same as -o name'
+complete -c vreg -n '__vreg_at url' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at url' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at url' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at url' -l verbose -s v -d 'log each request to stderr'
+complete -c vreg -n '__vreg_at url' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at env' -f -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at env' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at env' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
+complete -c vreg -n '__vreg_at env' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at env' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at env' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at env' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at env' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at env' -l export -d 'prefix each line with export, for eval in a POSIX shell'
+complete -c vreg -n '__vreg_at env' -l fish -d 'print set -gx lines for fish'
+complete -c vreg -n '__vreg_at env' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at env' -l quiet -s q -d 'print only ids; same as -o name'
+complete -c vreg -n '__vreg_at env' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at env' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at env' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at env' -l verbose -s v -d 'log each request to stderr'
+complete -c vreg -n '__vreg_at env' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at exec' -f -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at exec' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at exec' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
+complete -c vreg -n '__vreg_at exec' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at exec' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at exec' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at exec' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at exec' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at exec' -l service -d 'only VMs with this service' -x
+complete -c vreg -n '__vreg_at exec' -l pick -d 'which live VM to pick (default: first, the oldest registration)' -x -a 'first newest random'
+complete -c vreg -n '__vreg_at exec' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
+complete -c vreg -n '__vreg_at exec' -l strict -d 'fail with exit code 10 if the answer may include dead VMs'
+complete -c vreg -n '__vreg_at exec' -l wait -d 'wait up to this long for a live VM, e.g. 30s' -x
+complete -c vreg -n '__vreg_at exec' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at exec' -l quiet -s q -d 'print only ids; same as -o name'
+complete -c vreg -n '__vreg_at exec' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at exec' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at exec' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at exec' -l verbose -s v -d 'log each request to stderr'
+complete -c vreg -n '__vreg_at exec' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at render' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at render' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
+complete -c vreg -n '__vreg_at render' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at render' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at render' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at render' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at render' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at render' -l for -d 'escape values for this file format' -x -a 'shell nginx json html'
+complete -c vreg -n '__vreg_at render' -l once -d 'render once and exit (default)'
+complete -c vreg -n '__vreg_at render' -l watch -d 'keep running and render again when the registry changes'
+complete -c vreg -n '__vreg_at render' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at render' -l quiet -s q -d 'print only ids; same as -o name'
+complete -c vreg -n '__vreg_at render' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at render' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at render' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at render' -l verbose -s v -d 'log each request to stderr'
+complete -c vreg -n '__vreg_at render' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at wait' -f -a '(vreg completion --values ids 2>/dev/null)'
+complete -c vreg -n '__vreg_at wait' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at wait' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
+complete -c vreg -n '__vreg_at wait' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at wait' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at wait' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at wait' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at wait' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at wait' -l for -d 'condition: live (default), gone, stale, count=N, registry or self' -x -a 'live gone stale count= registry self'
+complete -c vreg -n '__vreg_at wait' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at wait' -l quiet -s q -d 'print only ids; same as -o name'
+complete -c vreg -n '__vreg_at wait' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at wait' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at wait' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at wait' -l verbose -s v -d 'log each request to stderr'
+complete -c vreg -n '__vreg_at wait' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at api' -f -a 'GET POST PUT PATCH DELETE'
 complete -c vreg -n '__vreg_at api' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at api' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
@@ -937,6 +862,81 @@ complete -c vreg -n '__vreg_at daemon uninstall' -l no-headers -d 'omit the colu
 complete -c vreg -n '__vreg_at daemon uninstall' -l no-color -d 'disable colour; same as NO_COLOR=1'
 complete -c vreg -n '__vreg_at daemon uninstall' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at daemon uninstall' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at doctor' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at doctor' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
+complete -c vreg -n '__vreg_at doctor' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at doctor' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at doctor' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at doctor' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at doctor' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at doctor' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at doctor' -l quiet -s q -d 'print only ids; same as -o name'
+complete -c vreg -n '__vreg_at doctor' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at doctor' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at doctor' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at doctor' -l verbose -s v -d 'log each request to stderr'
+complete -c vreg -n '__vreg_at doctor' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at health' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at health' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
+complete -c vreg -n '__vreg_at health' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at health' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at health' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at health' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at health' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at health' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at health' -l quiet -s q -d 'print only ids; same as -o name'
+complete -c vreg -n '__vreg_at health' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at health' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at health' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at health' -l verbose -s v -d 'log each request to stderr'
+complete -c vreg -n '__vreg_at health' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at export' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at export' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
+complete -c vreg -n '__vreg_at export' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at export' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at export' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at export' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at export' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at export' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at export' -l quiet -s q -d 'print only ids; same as -o name'
+complete -c vreg -n '__vreg_at export' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at export' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at export' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at export' -l verbose -s v -d 'log each request to stderr'
+complete -c vreg -n '__vreg_at export' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at import' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at import' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
+complete -c vreg -n '__vreg_at import' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at import' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at import' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at import' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at import' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at import' -l file -s f -d 'file to read, or - for stdin' -r -F
+complete -c vreg -n '__vreg_at import' -l if-exists -d 'what to do if an id is already registered with different values (default: fail)' -x -a 'fail update ignore'
+complete -c vreg -n '__vreg_at import' -l dry-run -s n -d 'print what would change, and change nothing'
+complete -c vreg -n '__vreg_at import' -l yes -s y -d 'do not ask for confirmation'
+complete -c vreg -n '__vreg_at import' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at import' -l quiet -s q -d 'print only ids; same as -o name'
+complete -c vreg -n '__vreg_at import' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at import' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at import' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at import' -l verbose -s v -d 'log each request to stderr'
+complete -c vreg -n '__vreg_at import' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at backup' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at backup' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
+complete -c vreg -n '__vreg_at backup' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at backup' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at backup' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at backup' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at backup' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at backup' -l force -d 'overwrite an existing file'
+complete -c vreg -n '__vreg_at backup' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at backup' -l quiet -s q -d 'print only ids; same as -o name'
+complete -c vreg -n '__vreg_at backup' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at backup' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at backup' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at backup' -l verbose -s v -d 'log each request to stderr'
+complete -c vreg -n '__vreg_at backup' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at token' -f -a create -d 'create a token and print it once'
 complete -c vreg -n '__vreg_at token' -f -a ls -d 'list the tokens of the registry'
 complete -c vreg -n '__vreg_at token' -f -a revoke -d 'revoke tokens'
@@ -1263,7 +1263,7 @@ complete -c vreg -n '__vreg_at version' -l no-headers -d 'omit the column titles
 complete -c vreg -n '__vreg_at version' -l no-color -d 'disable colour; same as NO_COLOR=1'
 complete -c vreg -n '__vreg_at version' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at version' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at help' -f -a 'ls get discover addr url env exec render wait watch status why history doctor health conflicts tree register update edit pause resume stop rm prune heartbeat export import backup api daemon token context config completion version help exit-codes environment formatting recipes'
+complete -c vreg -n '__vreg_at help' -f -a 'ls get discover tree watch status why history conflicts register update edit pause resume stop rm prune heartbeat addr url env exec render wait api daemon doctor health export import backup token context config completion version help exit-codes environment formatting recipes'
 complete -c vreg -n '__vreg_at help' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at help' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at help' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F

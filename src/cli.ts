@@ -58,7 +58,7 @@ function buildProgram(commands: readonly Command<never>[], session: Session, hel
   const program = new Commander('vreg');
   program
     .exitOverride((error) => {
-      throw fromCommander(error, ['vreg']);
+      throw fromCommander(error, ['vreg'], program);
     })
     .configureOutput({ writeOut: (text) => session.io.out(text), writeErr: () => {} })
     .version(`vreg ${session.version}`, '-V, --version', 'print the version')
@@ -67,10 +67,13 @@ function buildProgram(commands: readonly Command<never>[], session: Session, hel
   for (const key of GLOBAL_SETTINGS) program.addOption(settingOption(key));
   for (const flag of GLOBAL_FLAGS) program.addOption(new Option(flag.flags, flag.about));
   for (const command of commands) program.addCommand(buildCommand(command, session, ['vreg'], help));
-  if (help) program.helpInformation = () => help.programHelp(commands);
+  if (help)
+    program.helpInformation = () => {
+      rejectUnknownCommand(program, commands, ['vreg']);
+      return help.programHelp(commands);
+    };
   program.action((_flags, self: Commander) => {
-    const [unknown] = self.args;
-    if (unknown !== undefined) throw unknownCommand(unknown, namesOf(commands));
+    rejectUnknownCommand(self, commands, ['vreg']);
     self.outputHelp();
   });
   program.allowExcessArguments();
@@ -80,7 +83,7 @@ function buildProgram(commands: readonly Command<never>[], session: Session, hel
 function buildCommand(command: Command<never>, session: Session, parents: readonly string[], help?: Help): Commander {
   const path = [...parents, command.name];
   const self = new Commander(command.name).helpCommand(false).exitOverride((error) => {
-    throw fromCommander(error, path);
+    throw fromCommander(error, path, self);
   });
   self.configureOutput({ writeOut: (text) => session.io.out(text), writeErr: () => {} });
   self.aliases([...(command.aliases ?? [])]);
@@ -91,7 +94,11 @@ function buildCommand(command: Command<never>, session: Session, parents: readon
   for (const key of command.settings ?? []) self.addOption(settingOption(key));
   for (const flag of command.flags ?? []) self.addOption(flagOption(flag));
   for (const child of command.commands ?? []) self.addCommand(buildCommand(child, session, path, help));
-  if (help) self.helpInformation = () => help.commandHelp(command, path);
+  if (help)
+    self.helpInformation = () => {
+      if (command.commands) rejectUnknownCommand(self, command.commands, path);
+      return help.commandHelp(command, path);
+    };
   const { run } = command;
   if (command.commands) self.allowExcessArguments();
   self.action(async () => {
@@ -99,14 +106,20 @@ function buildCommand(command: Command<never>, session: Session, parents: readon
     session.setFlags(flags as GlobalFlags & Record<string, unknown>);
     session.lenient = command.lenient === true;
     for (const flag of command.flags ?? []) checkValues(flag, flags);
-    if (command.commands && self.args[0] !== undefined)
-      throw unknownCommand(self.args[0], namesOf(command.commands), path);
+    if (command.commands) rejectUnknownCommand(self, command.commands, path);
     if (!run) return self.outputHelp();
     // Reject an invalid format before the command does anything.
     await session.checkFormat();
     await run(session, self.args, flags as never);
   });
   return self;
+}
+
+/** @throws VregError USAGE if the first argument, before or after `--help`, is not the name of a subcommand */
+function rejectUnknownCommand({ args }: Commander, commands: readonly Command<never>[], path: readonly string[]): void {
+  const word = args.find((each) => each !== '--help' && each !== '-h');
+  const names = namesOf(commands);
+  if (word !== undefined && !word.startsWith('-') && !names.includes(word)) throw unknownCommand(word, names, path);
 }
 
 function namesOf(commands: readonly Command<never>[]): string[] {
@@ -182,6 +195,11 @@ function ownWords(argv: readonly string[]): readonly string[] {
 }
 
 /** Converts commander's errors, except the pseudo-errors with which it ends `--help` and `--version`. */
-function fromCommander(error: CommanderError, path: readonly string[]): Error {
-  return error.exitCode === 0 || error.code === 'commander.help' ? error : usageError(error, path);
+function fromCommander(error: CommanderError, path: readonly string[], command: Commander): Error {
+  return error.exitCode === 0 || error.code === 'commander.help' ? error : usageError(error, path, longFlags(command));
+}
+
+/** The long flags of a command, including the global ones. */
+function longFlags({ options, parent }: Commander): string[] {
+  return [...options.flatMap(({ long }) => long ?? []), ...(parent ? longFlags(parent) : ['--help'])];
 }

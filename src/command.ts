@@ -38,9 +38,21 @@ export interface Example {
   command: string;
 }
 
+/** Sections of `vreg --help` in their order, with their titles. */
+export const GROUPS = {
+  look: 'Look at the fleet',
+  change: 'Change the fleet',
+  script: 'Use in scripts',
+  operate: 'Operate the registry',
+  setUp: 'Set up',
+} as const;
+export type Group = keyof typeof GROUPS;
+
 export interface Command<F = Record<string, never>> {
   name: string;
   aliases?: readonly string[];
+  /** Section of `vreg --help`, from the table of commands in `src/commands.ts`. Subcommands have none. */
+  group?: Group;
   /** One line in the list of commands. */
   summary: string;
   /** Longer text in the command's own help. */

@@ -1,5 +1,5 @@
 /** The table of commands. Each command is loaded on demand, so start-up pays for one command only. */
-import type { Command } from './command.ts';
+import type { Command, Group } from './command.ts';
 
 interface Branch {
   name: string;
@@ -7,52 +7,72 @@ interface Branch {
   load(): Promise<Command<never>>;
 }
 
-/** In the order of the help: read, script, diagnose, change, operate, set up. */
-export const BRANCHES: readonly Branch[] = [
-  { name: 'ls', aliases: ['list', 'ps'], load: async () => (await import('./commands/ls.ts')).ls },
-  { name: 'get', aliases: ['show', 'describe'], load: async () => (await import('./commands/get.ts')).get },
-  { name: 'discover', aliases: ['find'], load: async () => (await import('./commands/discover.ts')).discover },
-  { name: 'addr', load: async () => (await import('./commands/addr.ts')).addr },
-  { name: 'url', load: async () => (await import('./commands/url.ts')).url },
-  { name: 'env', load: async () => (await import('./commands/env.ts')).env },
-  { name: 'exec', load: async () => (await import('./commands/exec.ts')).exec },
-  { name: 'render', load: async () => (await import('./commands/render.ts')).render },
-  { name: 'wait', load: async () => (await import('./commands/wait.ts')).wait },
-  { name: 'watch', load: async () => (await import('./commands/watch.ts')).watch },
-  { name: 'status', load: async () => (await import('./commands/status.ts')).status },
-  { name: 'why', load: async () => (await import('./commands/why.ts')).why },
-  { name: 'history', load: async () => (await import('./commands/history.ts')).history },
-  { name: 'doctor', load: async () => (await import('./commands/doctor.ts')).doctor },
-  { name: 'health', load: async () => (await import('./commands/health.ts')).health },
-  { name: 'conflicts', load: async () => (await import('./commands/conflicts.ts')).conflicts },
-  { name: 'tree', load: async () => (await import('./commands/tree.ts')).tree },
-  { name: 'register', aliases: ['reg'], load: async () => (await import('./commands/register.ts')).register },
-  { name: 'update', aliases: ['set', 'patch'], load: async () => (await import('./commands/update.ts')).update },
-  { name: 'edit', load: async () => (await import('./commands/edit.ts')).edit },
-  { name: 'pause', load: async () => (await import('./commands/set-status.ts')).pause },
-  { name: 'resume', load: async () => (await import('./commands/set-status.ts')).resume },
-  { name: 'stop', load: async () => (await import('./commands/set-status.ts')).stop },
-  { name: 'rm', aliases: ['deregister', 'delete'], load: async () => (await import('./commands/rm.ts')).rm },
-  { name: 'prune', load: async () => (await import('./commands/prune.ts')).prune },
-  { name: 'heartbeat', aliases: ['hb', 'beat'], load: async () => (await import('./commands/heartbeat.ts')).heartbeat },
-  { name: 'export', load: async () => (await import('./commands/export.ts')).exportVms },
-  { name: 'import', load: async () => (await import('./commands/import.ts')).importVms },
-  { name: 'backup', load: async () => (await import('./commands/backup.ts')).backup },
-  { name: 'api', load: async () => (await import('./commands/api.ts')).api },
-  { name: 'daemon', load: async () => (await import('./commands/daemon.ts')).daemon },
-  { name: 'token', load: async () => (await import('./commands/token.ts')).token },
-  { name: 'context', load: async () => (await import('./commands/context.ts')).context },
-  { name: 'config', load: async () => (await import('./commands/config.ts')).config },
-  { name: 'completion', load: async () => (await import('./commands/completion.ts')).completion },
-  { name: 'version', load: async () => (await import('./commands/version.ts')).version },
-  { name: 'help', load: async () => (await import('./commands/help.ts')).help },
-];
+/** The commands of each section of `vreg --help`, in its order. */
+const SECTIONS: Readonly<Record<Group, readonly Branch[]>> = {
+  look: [
+    { name: 'ls', aliases: ['list', 'ps'], load: async () => (await import('./commands/ls.ts')).ls },
+    { name: 'get', aliases: ['show', 'describe'], load: async () => (await import('./commands/get.ts')).get },
+    { name: 'discover', aliases: ['find'], load: async () => (await import('./commands/discover.ts')).discover },
+    { name: 'tree', load: async () => (await import('./commands/tree.ts')).tree },
+    { name: 'watch', load: async () => (await import('./commands/watch.ts')).watch },
+    { name: 'status', load: async () => (await import('./commands/status.ts')).status },
+    { name: 'why', load: async () => (await import('./commands/why.ts')).why },
+    { name: 'history', load: async () => (await import('./commands/history.ts')).history },
+    { name: 'conflicts', load: async () => (await import('./commands/conflicts.ts')).conflicts },
+  ],
+  change: [
+    { name: 'register', aliases: ['reg'], load: async () => (await import('./commands/register.ts')).register },
+    { name: 'update', aliases: ['set', 'patch'], load: async () => (await import('./commands/update.ts')).update },
+    { name: 'edit', load: async () => (await import('./commands/edit.ts')).edit },
+    { name: 'pause', load: async () => (await import('./commands/set-status.ts')).pause },
+    { name: 'resume', load: async () => (await import('./commands/set-status.ts')).resume },
+    { name: 'stop', load: async () => (await import('./commands/set-status.ts')).stop },
+    { name: 'rm', aliases: ['deregister', 'delete'], load: async () => (await import('./commands/rm.ts')).rm },
+    { name: 'prune', load: async () => (await import('./commands/prune.ts')).prune },
+    {
+      name: 'heartbeat',
+      aliases: ['hb', 'beat'],
+      load: async () => (await import('./commands/heartbeat.ts')).heartbeat,
+    },
+  ],
+  script: [
+    { name: 'addr', load: async () => (await import('./commands/addr.ts')).addr },
+    { name: 'url', load: async () => (await import('./commands/url.ts')).url },
+    { name: 'env', load: async () => (await import('./commands/env.ts')).env },
+    { name: 'exec', load: async () => (await import('./commands/exec.ts')).exec },
+    { name: 'render', load: async () => (await import('./commands/render.ts')).render },
+    { name: 'wait', load: async () => (await import('./commands/wait.ts')).wait },
+    { name: 'api', load: async () => (await import('./commands/api.ts')).api },
+  ],
+  operate: [
+    { name: 'daemon', load: async () => (await import('./commands/daemon.ts')).daemon },
+    { name: 'doctor', load: async () => (await import('./commands/doctor.ts')).doctor },
+    { name: 'health', load: async () => (await import('./commands/health.ts')).health },
+    { name: 'export', load: async () => (await import('./commands/export.ts')).exportVms },
+    { name: 'import', load: async () => (await import('./commands/import.ts')).importVms },
+    { name: 'backup', load: async () => (await import('./commands/backup.ts')).backup },
+  ],
+  setUp: [
+    { name: 'token', load: async () => (await import('./commands/token.ts')).token },
+    { name: 'context', load: async () => (await import('./commands/context.ts')).context },
+    { name: 'config', load: async () => (await import('./commands/config.ts')).config },
+    { name: 'completion', load: async () => (await import('./commands/completion.ts')).completion },
+    { name: 'version', load: async () => (await import('./commands/version.ts')).version },
+    { name: 'help', load: async () => (await import('./commands/help.ts')).help },
+  ],
+};
+
+export const BRANCHES: readonly Branch[] = Object.values(SECTIONS).flat();
 
 /** Loads the command with this name or alias; undefined if there is none. */
 export function loadCommand(name: string): Promise<Command<never>> | undefined {
   return BRANCHES.find((branch) => branch.name === name || branch.aliases?.includes(name))?.load();
 }
 
+/** Loads all commands, with the section of the help to which each belongs. */
 export function loadAllCommands(): Promise<Command<never>[]> {
-  return Promise.all(BRANCHES.map((branch) => branch.load()));
+  const sections = Object.entries(SECTIONS) as [Group, readonly Branch[]][];
+  return Promise.all(
+    sections.flatMap(([group, branches]) => branches.map(async ({ load }) => ({ ...(await load()), group }))),
+  );
 }

@@ -4,7 +4,7 @@ import { openConfigFile } from '../config/config-file.ts';
 import { checkSetting, envNameOf, isSettingKey, SETTING_KEYS, type SettingKey, settingOf } from '../config/settings.ts';
 import { Config } from '../config.ts';
 import { createFolder } from '../files.ts';
-import { suggestion } from '../help/suggest.ts';
+import { suggestion, TOKEN_FILE_HINT } from '../help/suggest.ts';
 import { VregError } from '../protocol/errors.ts';
 import { maskName, maskRegistryUrl } from '../protocol/redact.ts';
 import { openEditor } from '../run/child-process.ts';
@@ -164,7 +164,7 @@ export const config = defineCommand({
 function knownKey(name: string, where = ''): SettingKey {
   if (isSettingKey(name)) return name;
   throw new VregError('USAGE', `unknown setting "${maskName(name)}"${where}${suggestion(name, SETTING_KEYS)}`, {
-    hint: `one of: ${SETTING_KEYS.join(', ')}`,
+    hint: name === 'token' ? TOKEN_FILE_HINT : `one of: ${SETTING_KEYS.join(', ')}`,
   });
 }
 

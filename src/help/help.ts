@@ -1,16 +1,26 @@
 /** The text of `--help`, generated from the command definitions: usage, examples, flags with their variables, exit codes. */
-import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from '../command.ts';
+import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, GROUPS, SHORT } from '../command.ts';
 import { envNameOf, flagOf, type SettingKey, settingOf } from '../config/settings.ts';
 import { EXIT_MEANING } from '../protocol/errors.ts';
 
 /** Columns: the traditional width of a terminal. */
 const WIDTH = 80;
+/** Columns of the left cell: a third of the width. */
+const MAX_LEFT = 26;
+
+/** Names the most frequent global flags, so that the help of a command consists of its own flags. */
+export const GLOBAL_FLAGS_POINTER = 'Global flags (-u, -c, -o, -q, -v and others): vreg --help';
 
 export function programHelp(commands: readonly Command<never>[]): string {
+  const groups = groupsOf(commands).map(({ title, commands }): [string, [string, string][]] => [
+    title,
+    commands.map(({ name, aliases = [], summary }) => [[name, ...aliases].join(', '), summary]),
+  ]);
+  const longest = longestOf(groups.flatMap(([, rows]) => rows));
   return sections([
     wrap('Service discovery for fleets of VMs: a registry, its agents, and this CLI.'),
     'Usage: vreg COMMAND [ARGS] [FLAGS]',
-    ['Commands', commands.map(({ name, aliases = [], summary }) => [[name, ...aliases].join(', '), summary])],
+    ...groups.map(([title, pairs]) => `${title}:\n${rows(pairs, longest)}`),
     ['Global flags', globalRows()],
     [
       'Examples',
@@ -22,6 +32,16 @@ export function programHelp(commands: readonly Command<never>[]): string {
     ],
     'More: vreg COMMAND --help\n      vreg help environment | exit-codes | formatting | recipes',
   ]);
+}
+
+/** The commands of each section of `vreg --help`. */
+export function groupsOf(
+  commands: readonly Command<never>[],
+): { title: string; commands: readonly Command<never>[] }[] {
+  return Object.entries(GROUPS).map(([group, title]) => ({
+    title,
+    commands: commands.filter((command) => command.group === group),
+  }));
 }
 
 export function commandHelp(command: Command<never>, path: readonly string[]): string {
@@ -37,7 +57,7 @@ export function commandHelp(command: Command<never>, path: readonly string[]): s
       (command.arguments ?? []).map(({ name, about, values }) => [name.toUpperCase(), about + choices(values)]),
     ],
     ['Flags', [...(command.settings ?? []).map(settingRow), ...(command.flags ?? []).map(flagRow)]],
-    ['Global flags', globalRows()],
+    GLOBAL_FLAGS_POINTER,
     ['Exit codes', [0, 1, 5, ...exits].sort((a, b) => a - b).map((code) => [String(code), EXIT_MEANING[code]!])],
   ]);
 }
@@ -88,9 +108,13 @@ function sections(parts: readonly Section[]): string {
   return `${texts.filter((text) => text !== '').join('\n\n')}\n`;
 }
 
-/** Formats two columns. A left cell that is too long gets a line of its own. */
-function rows(pairs: readonly (readonly string[])[]): string {
-  const longest = Math.max(...pairs.map(([left]) => left!.length).filter((length) => length <= 26), 0);
+/** Width of the left column. Longer cells than this maximum get a line of their own. */
+function longestOf(pairs: readonly (readonly string[])[]): number {
+  return Math.max(...pairs.map(([left]) => left!.length).filter((length) => length <= MAX_LEFT), 0);
+}
+
+/** Formats two columns. A left cell that is longer than `longest` gets a line of its own. */
+function rows(pairs: readonly (readonly string[])[], longest = longestOf(pairs)): string {
   const indent = ' '.repeat(longest + 4);
   return pairs
     .map(([left, right]) => {

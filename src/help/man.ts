@@ -1,7 +1,7 @@
 /** Manual pages in man(7) format, generated from the command tree: one for vreg itself and one for each command. */
 import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS } from '../command.ts';
 import { EXIT_MEANING } from '../protocol/errors.ts';
-import { flagRow, settingRow, usageOf } from './help.ts';
+import { flagRow, groupsOf, settingRow, usageOf } from './help.ts';
 
 export interface ManPage {
   /** `vreg-ls.1` */
@@ -27,10 +27,14 @@ function overview(commands: readonly Command<never>[]): string {
   return [
     section('NAME', 'vreg \\- service discovery for fleets of VMs\n', true),
     section('SYNOPSIS', 'vreg COMMAND [ARGS] [FLAGS]'),
-    section('COMMANDS', rows(commands.map(({ name, summary }) => [`vreg-${name}(1)`, summary])), true),
+    section('COMMANDS', groupsOf(commands).map(commandGroup).join(''), true),
     section('GLOBAL FLAGS', rows(globals()), true),
     section('EXIT STATUS', rows(Object.entries(EXIT_MEANING)), true),
   ].join('');
+}
+
+function commandGroup({ title, commands }: { title: string; commands: readonly Command<never>[] }): string {
+  return `.SS ${quoted(title)}\n${rows(commands.map(({ name, summary }) => [`vreg-${name}(1)`, summary]))}`;
 }
 
 function body(command: Command<never>, parents: readonly string[]): string {

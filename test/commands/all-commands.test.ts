@@ -22,6 +22,14 @@ test('an unknown command or flag exits with 5, a suggestion and a hint', async (
     stdout: '',
     stderr: "vreg: unknown option '--rolle'; did you mean --role?\nhint: see the usage: vreg ls --help\n",
   });
+  for (const [argv, meant] of [
+    ['ls --roles=x', '--role'],
+    ['ls -role x', '--role'],
+    ['ls --sel=x', '--selector'],
+    ['ls --otuput=json', '--output'],
+    ['daemon serve --prot=1', '--port'],
+  ] as const)
+    assert.match((await vreg(argv.split(' '))).stderr, new RegExp(`; did you mean ${meant}\\?\n`), argv);
   const json = await vreg(['ls', '--rolle', 'infra', '--json']);
   assert.equal((JSON.parse(json.stderr) as { error: { code: string } }).error.code, 'USAGE');
 });
@@ -273,6 +281,18 @@ test('an unknown option is named without its value', async () => {
   for (const value of ['PW', "it's\n'PW'", 'a=PW']) {
     const { code, stderr } = await vreg(['ls', `--token=${value}`]);
     assert.deepEqual([code, stderr.split('\n')[0]], [5, "vreg: unknown option '--token'"]);
+    assert.doesNotMatch(stderr, SECRET);
+  }
+  for (const argv of [
+    'ls --token PW',
+    '--token PW ls',
+    '--auth-token=PW ls',
+    'context add a --token PW',
+    'config set token PW',
+  ]) {
+    const { code, stdout, stderr } = await vreg(argv.split(' '));
+    assert.deepEqual([code, stdout], [5, ''], argv);
+    assert.match(stderr, /\nhint: put the token into a file and use --token-file\n$/, argv);
     assert.doesNotMatch(stderr, SECRET);
   }
   assert.match((await vreg(['ls', '--ulr'])).stderr, /^vreg: unknown option '--ulr'; did you mean --url\?\n/);

@@ -109,7 +109,42 @@ test('help for an unknown topic exits with 5 and suggests the nearest one', asyn
   });
 });
 
-test('the help of a command lists the global flags', async () => {
-  const text = await help('why');
-  for (const { flags } of GLOBAL_FLAGS) assert.ok(text.includes(flags.replace(/ <.*/, '')), flags);
+test('the help of a command lists its own flags and points to the global ones in one line', async () => {
+  const text = await help('ls');
+  assert.match(text, /^Global flags \(-u, -c, -o, -q, -v and others\): vreg --help$/m);
+  assert.match(text, /^ {2}--role ROLE /m);
+  assert.doesNotMatch(text, /--no-headers|--url|VREG_TOKEN_FILE/);
+  const program = await help();
+  for (const { flags } of GLOBAL_FLAGS) assert.ok(program.includes(flags.replace(/ <.*/, '')), flags);
 });
+
+test('vreg --help groups its commands: look, change, script, operate, set up', async () => {
+  const titles = (await help()).match(/^[A-Z][a-z ]+:$/gm);
+  assert.deepEqual(titles, [
+    'Look at the fleet:',
+    'Change the fleet:',
+    'Use in scripts:',
+    'Operate the registry:',
+    'Set up:',
+    'Global flags:',
+    'Examples:',
+  ]);
+});
+
+for (const [argv, message] of [
+  ['lss --help', 'unknown command: lss; did you mean "ls"?\nhint: list the commands: vreg --help'],
+  ['-h nope', 'unknown command: nope\nhint: list the commands: vreg --help'],
+  ['--url http://a:1 nope -h', 'unknown command: nope\nhint: list the commands: vreg --help'],
+  [
+    'config lits --help',
+    'unknown command: config lits; did you mean "list"?\nhint: list the commands: vreg config --help',
+  ],
+  [
+    'daemon --help agnet',
+    'unknown command: daemon agnet; did you mean "agent"?\nhint: list the commands: vreg daemon --help',
+  ],
+] as const) {
+  test(`vreg ${argv} exits with 5`, async () => {
+    assert.deepEqual(await vreg(argv.split(' ')), { code: 5, stdout: '', stderr: `vreg: ${message}\n` });
+  });
+}
