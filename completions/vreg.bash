@@ -301,6 +301,7 @@ _vreg() {
     "env:--key-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "env:--output"|"env:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
     "env:--timeout") COMPREPLY=(); return ;;
+    "env:--scheme") mapfile -t COMPREPLY < <(compgen -W "http https ws wss" -- "$cur"); return ;;
     "env:--context"|"env:-c") COMPREPLY=(); return ;;
     "exec:--url"|"exec:-u") COMPREPLY=(); return ;;
     "exec:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
@@ -310,6 +311,7 @@ _vreg() {
     "exec:--output"|"exec:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
     "exec:--timeout") COMPREPLY=(); return ;;
     "exec:--service") COMPREPLY=(); return ;;
+    "exec:--scheme") mapfile -t COMPREPLY < <(compgen -W "http https ws wss" -- "$cur"); return ;;
     "exec:--pick") mapfile -t COMPREPLY < <(compgen -W "first newest random" -- "$cur"); return ;;
     "exec:--wait") COMPREPLY=(); return ;;
     "exec:--context"|"exec:-c") COMPREPLY=(); return ;;
@@ -737,8 +739,8 @@ _vreg() {
     "heartbeat") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--name --role --address --registered-by --url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --every --register-if-missing --state-dir --service --meta --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "addr") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --service --pick --passing --strict --wait --max-stale --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
     "url") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --service --scheme --path --pick --passing --strict --wait --max-stale --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
-    "env") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --export --fish --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
-    "exec") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --service --pick --passing --strict --wait --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
+    "env") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --export --fish --scheme --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
+    "exec") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --service --scheme --pick --passing --strict --wait --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
     "render") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --for --once --watch --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "wait") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --for --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "api") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --file -f --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "GET POST PUT PATCH DELETE" -- "$cur"); fi ;;

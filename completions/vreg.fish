@@ -531,7 +531,7 @@ complete -c vreg -n '__vreg_at url' -l key-file -d 'private key of the client ce
 complete -c vreg -n '__vreg_at url' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at url' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at url' -l service -d 'only VMs with this service' -x
-complete -c vreg -n '__vreg_at url' -l scheme -d 'scheme of the URL (default: http)' -x -a 'http https ws wss'
+complete -c vreg -n '__vreg_at url' -l scheme -d 'scheme of the URL (default: the protocol of the service)' -x -a 'http https ws wss'
 complete -c vreg -n '__vreg_at url' -l path -d 'path to append, e.g. /board/tasks' -x
 complete -c vreg -n '__vreg_at url' -l pick -d 'which live VM to pick (default: first, the oldest registration)' -x -a 'first newest random'
 complete -c vreg -n '__vreg_at url' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
@@ -555,6 +555,7 @@ complete -c vreg -n '__vreg_at env' -l output -s o -d 'output format' -x -a 'tab
 complete -c vreg -n '__vreg_at env' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at env' -l export -d 'prefix each line with export, for eval in a POSIX shell'
 complete -c vreg -n '__vreg_at env' -l fish -d 'print set -gx lines for fish'
+complete -c vreg -n '__vreg_at env' -l scheme -d 'scheme of the URL (default: the protocol of the service)' -x -a 'http https ws wss'
 complete -c vreg -n '__vreg_at env' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at env' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at env' -l json -d 'same as -o json'
@@ -571,6 +572,7 @@ complete -c vreg -n '__vreg_at exec' -l key-file -d 'private key of the client c
 complete -c vreg -n '__vreg_at exec' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at exec' -l timeout -d 'time limit for each request to the registry' -x
 complete -c vreg -n '__vreg_at exec' -l service -d 'only VMs with this service' -x
+complete -c vreg -n '__vreg_at exec' -l scheme -d 'scheme of the URL (default: the protocol of the service)' -x -a 'http https ws wss'
 complete -c vreg -n '__vreg_at exec' -l pick -d 'which live VM to pick (default: first, the oldest registration)' -x -a 'first newest random'
 complete -c vreg -n '__vreg_at exec' -l passing -d 'only VMs whose service passes its health checks (requires --service)'
 complete -c vreg -n '__vreg_at exec' -l strict -d 'fail with exit code 10 if the answer may include dead VMs'

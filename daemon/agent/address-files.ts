@@ -10,8 +10,8 @@ import { assertPrivate } from '../process/state-dir.ts';
 
 export interface AddressFilesOptions {
   dir: string;
-  /** @returns the URL of a VM */
-  urlOf(vm: Vm): string;
+  /** @returns the URL of a VM, or the reason why it has none */
+  urlOf(vm: Vm): { url?: string; fault?: Error };
   /** @returns the text of `env`, given the live VMs of each role, oldest registration first */
   envOf(live: ReadonlyMap<Role, readonly Vm[]>): string;
   /** Milliseconds since the epoch. */
@@ -20,11 +20,13 @@ export interface AddressFilesOptions {
 
 /**
  * Writes the files for a list of live VMs. Removes the files of a role without a live VM, so that a script never reads an
- * address that is known to be outdated.
+ * address that is known to be outdated; the same applies to the file `url` of a VM without a URL.
  * @param vms newest registration first, as the registry lists them; their addresses are valid
+ * @returns a warning for each file `url` that was omitted
  * @throws the file system's errors; VregError USAGE if another user may write to a folder
  */
-export function writeAddressFiles({ dir, urlOf, envOf, now }: AddressFilesOptions, vms: readonly Vm[]): void {
+export function writeAddressFiles({ dir, urlOf, envOf, now }: AddressFilesOptions, vms: readonly Vm[]): string[] {
+  const warnings: string[] = [];
   const live = new Map<Role, readonly Vm[]>();
   for (const role of ROLES) live.set(role, vms.filter((vm) => vm.role === role).reverse());
   createFolder(dir, 0o755);
@@ -38,11 +40,17 @@ export function writeAddressFiles({ dir, urlOf, envOf, now }: AddressFilesOption
     createFolder(folder, 0o755);
     assertPrivate(folder, 'run-dir');
     writeIfChanged(join(folder, 'addr'), toLine(oldest.address));
-    writeIfChanged(join(folder, 'url'), toLine(urlOf(oldest)));
+    const { url, fault } = urlOf(oldest);
+    if (url !== undefined) writeIfChanged(join(folder, 'url'), toLine(url));
+    else {
+      rmSync(join(folder, 'url'), { force: true });
+      warnings.push(`${join(folder, 'url')} is omitted: ${fault?.message}`);
+    }
     // Write `at` last: its time must not confirm an address that has not been written yet.
     write(join(folder, 'at'), `${Math.floor(now() / 1000)}\n`);
   }
   writeIfChanged(join(dir, 'env'), envOf(live));
+  return warnings;
 }
 
 /** Replaces control characters, so that `read` in a script reads the complete text. */

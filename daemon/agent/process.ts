@@ -180,7 +180,7 @@ function assertSingleAgent(stateDir: string, id: string): void {
 /**
  * Logs failures instead of throwing: the files then remain unchanged, and `at` shows how old they are. Omits VMs with invalid
  * addresses, because the registry may be one that enforces no rules for addresses.
- * @param reported warnings about VMs that were logged before; updated
+ * @param reported warnings that were logged before; updated
  */
 async function updateAddressFiles(
   files: AgentProcessOptions['addressFiles'],
@@ -192,15 +192,15 @@ async function updateAddressFiles(
   try {
     const vms = await client.list({ status: 'running' });
     const checked = vms.filter(({ stale }) => !stale).map(forScripts);
-    writeAddressFiles(
+    const omitted = writeAddressFiles(
       { ...files, now: Date.now },
       checked.filter(({ fault }) => !fault).map(({ row }) => row),
     );
-    const faults = checked.flatMap(({ fault }) => fault?.message ?? []);
-    for (const fault of faults.filter((message) => !reported.has(message)))
-      log.warn({ dir: files.dir }, `${fault}; it is omitted from ${files.dir}`);
+    const faults = checked.flatMap(({ fault }) => (fault ? `${fault.message}; it is omitted from ${files.dir}` : []));
+    const warnings = [...faults, ...omitted];
+    for (const warning of warnings.filter((message) => !reported.has(message))) log.warn({ dir: files.dir }, warning);
     reported.clear();
-    for (const fault of faults) reported.add(fault);
+    for (const warning of warnings) reported.add(warning);
   } catch (error) {
     log.warn({ dir: files.dir }, `cannot update the addresses in ${files.dir}: ${(error as Error).message}`);
   }

@@ -6,10 +6,12 @@ import {
   PICK_FLAG,
   type Pick,
   ROLE_ARGUMENT,
+  SCHEME_FLAG,
   TRUST_FLAGS,
   WAIT_FLAG,
 } from '../fleet/flags.ts';
-import { type LiveFlags, liveVms, pickOne, type UrlParts, urlOf } from '../fleet/lookup.ts';
+import { type LiveFlags, liveVms, pickOne } from '../fleet/lookup.ts';
+import { type UrlParts, urlOf } from '../fleet/vm-url.ts';
 import { exclusiveFlags } from '../protocol/errors.ts';
 import { printable } from '../protocol/redact.ts';
 
@@ -17,11 +19,11 @@ export const url = defineCommand<LiveFlags & UrlParts & MaxStaleFlags & { pick?:
   name: 'url',
   summary: 'print the URL of a live VM with the given role',
   description:
-    'Prints a URL of a live VM with the given role on one line, for use in scripts. The URL consists of the address of the VM, the port of --service (default: the port of the registry), and --path. If there is no live VM, prints nothing and exits with code 3.',
+    'Prints a URL of a live VM with the given role on one line, for use in scripts. The URL consists of the address of the VM, a port and --path. The port is that of --service or, without it, the port in the address or the only port of the VM; if the VM has several ports or none, the exit code is 5. The scheme is --scheme, else the protocol of the service, else https if the registry has an https URL in the same domain, else http. If there is no live VM, prints nothing and exits with code 3.',
   arguments: [ROLE_ARGUMENT],
   flags: [
     HAS_SERVICE_FLAG,
-    { flags: '--scheme <scheme>', about: 'scheme of the URL (default: http)', values: ['http', 'https', 'ws', 'wss'] },
+    SCHEME_FLAG,
     { flags: '--path <path>', about: 'path to append, e.g. /board/tasks' },
     PICK_FLAG,
     ...TRUST_FLAGS,

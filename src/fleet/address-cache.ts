@@ -71,6 +71,7 @@ function readCache(dir: string | undefined, role: string, file: string): { value
   }
   const time = 1000 * Number(at.text);
   const address = value.text.trim();
-  // A URL in the cache has neither path nor user, so it is a valid address as well.
-  return normalizeAddress(address) !== undefined && Number.isFinite(time) ? { value: address, at: time } : undefined;
+  // A URL in the cache has neither path nor user, so the rest after its scheme is an address.
+  const host = file === 'url' ? address.replace(/^[a-z][a-z0-9+.-]*:\/\//, '') : address;
+  return normalizeAddress(host) !== undefined && Number.isFinite(time) ? { value: address, at: time } : undefined;
 }

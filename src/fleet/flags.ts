@@ -2,6 +2,7 @@
 import type { Flag } from '../command.ts';
 import { VregError } from '../protocol/errors.ts';
 import { ROLES, type Service } from '../protocol/vm.ts';
+import { URL_SCHEMES } from './vm-url.ts';
 
 export const PICKS = ['first', 'newest', 'random'] as const;
 export type Pick = (typeof PICKS)[number];
@@ -24,6 +25,11 @@ export const PICK_FLAG: Flag = {
 export const MAX_STALE_FLAG: Flag = {
   flags: '--max-stale <duration>',
   about: "if the registry is unreachable, use the agent's cached answer up to this age",
+};
+export const SCHEME_FLAG: Flag = {
+  flags: '--scheme <scheme>',
+  about: 'scheme of the URL (default: the protocol of the service)',
+  values: URL_SCHEMES,
 };
 export const WAIT_FLAG: Flag = { flags: '--wait <duration>', about: 'wait up to this long for a live VM, e.g. 30s' };
 

@@ -1,8 +1,7 @@
-/** Finds the live VMs with a role, picks one of them, and builds its URL, for `discover`, `addr`, `url`, `env` and `exec`. */
+/** Finds the live VMs with a role, and picks one of them, for `discover`, `addr`, `url`, `env` and `exec`. */
 import type { Context } from '../command.ts';
 import { parseDuration } from '../config/values.ts';
 import { suggestion } from '../help/suggest.ts';
-import { splitAddress } from '../protocol/address.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { isRole, ROLES, type Role, type Vm } from '../protocol/vm.ts';
@@ -128,33 +127,6 @@ export function pickOne(
   return vms[pick === 'random' ? Math.floor(random() * vms.length) : 0]!;
 }
 
-export interface UrlParts {
-  /** Name of the service whose port to use. */
-  service?: string | undefined;
-  scheme?: string | undefined;
-  path?: string | undefined;
-}
-
-/**
- * Builds the URL of a VM from its address and the port of the service. Without a service, uses the port in the address or, if
- * there is none, the port in the URL of the registry.
- * @param vm an entry with a valid address
- * @throws VregError INVALID if the VM has no such service
- */
-export function urlOf(vm: Vm, registryUrl: string, { service, scheme = 'http', path = '' }: UrlParts): string {
-  const { host, port: own } = splitAddress(vm.address);
-  const port =
-    service === undefined ? (own ?? portOf(registryUrl)) : vm.services?.find(({ name }) => name === service)?.port;
-  if (port === undefined) {
-    throw new VregError('INVALID', `VM "${vm.id}" has no valid port for the service "${service}"`, {
-      field: 'services',
-      hint: 'show its services: vreg get ID -o json',
-    });
-  }
-  const slash = path === '' || path.startsWith('/') ? '' : '/';
-  return `${scheme}://${host}${port ? `:${port}` : ''}${slash}${path}`;
-}
-
 export function noLiveVm(role: string, service?: string): VregError {
   return new VregError(
     'NO_LIVE',
@@ -163,8 +135,4 @@ export function noLiveVm(role: string, service?: string): VregError {
       hint: `list registered VMs: vreg ls --role ${role}`,
     },
   );
-}
-
-function portOf(url: string): string {
-  return url.startsWith('unix:') ? '' : new URL(url).port;
 }

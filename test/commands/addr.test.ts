@@ -52,7 +52,7 @@ test('--max-stale accepts a cached answer up to that age, and none that is dated
   const folder = join(dir, 'by-role/infra');
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, 'addr'), '10.0.0.1\n');
-  writeFileSync(join(folder, 'url'), 'http://10.0.0.1\n');
+  writeFileSync(join(folder, 'url'), 'wss://10.0.0.1:81\n');
   // The commands of a test run at three minutes past midnight.
   const now = Date.parse('2026-01-01T00:03:00.000Z') / 1000;
   for (const [at, code, message] of [
@@ -65,7 +65,7 @@ test('--max-stale accepts a cached answer up to that age, and none that is dated
     writeFileSync(join(folder, 'at'), `${at}\n`);
     for (const [command, answer] of [
       ['addr', '10.0.0.1\n'],
-      ['url', 'http://10.0.0.1\n'],
+      ['url', 'wss://10.0.0.1:81\n'],
     ] as const) {
       const { stdout, stderr, ...result } = await vreg([command, 'infra', '--max-stale', '1m'], {
         env: { VREG_RUN_DIR: dir },

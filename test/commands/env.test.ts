@@ -6,8 +6,8 @@ import { startPlainServer } from '../helpers/original-server.ts';
 import { aVm } from '../helpers/vm.ts';
 
 const FLEET = [
-  aVm({ id: 'i', role: 'infra', address: '10.0.0.1' }),
-  aVm({ id: 'v', address: '10.0.0.2' }),
+  aVm({ id: 'i', role: 'infra', address: '10.0.0.1', services: [{ name: 'api', port: 81, protocol: 'https' }] }),
+  aVm({ id: 'v', address: '10.0.0.2', services: [{ name: 'a', port: 82 }] }),
   aVm({ id: 'w', address: '10.0.0.3' }),
   aVm({ id: 'p', role: 'golden', status: 'paused' }),
 ];
@@ -15,25 +15,53 @@ const FLEET = [
 const { url } = await serveApp({ after });
 await seed(url, FLEET);
 
-function lines(url: string, prefix: string): string {
-  const { port } = new URL(url);
+function lines(prefix: string): string {
   return [
     `${prefix}VREG_INFRA_ID=i`,
     `${prefix}VREG_INFRA_ADDR=10.0.0.1`,
-    `${prefix}VREG_INFRA_URL=http://10.0.0.1:${port}`,
+    `${prefix}VREG_INFRA_URL=https://10.0.0.1:81`,
     `${prefix}VREG_INFRA_ADDRS=10.0.0.1`,
     `${prefix}VREG_WORKER_ID=v`,
     `${prefix}VREG_WORKER_ADDR=10.0.0.2`,
-    `${prefix}VREG_WORKER_URL=http://10.0.0.2:${port}`,
+    `${prefix}VREG_WORKER_URL=http://10.0.0.2:82`,
     `${prefix}VREG_WORKER_ADDRS='10.0.0.2 10.0.0.3'`,
     '',
   ].join('\n');
 }
 
 test('env prints the variables of each role that has live VMs', async () => {
-  assert.deepEqual(await vreg(['env'], { url }), { code: 0, stdout: lines(url, ''), stderr: '' });
-  assert.equal((await vreg(['env', '--export'], { url })).stdout, lines(url, 'export '));
-  assert.equal((await vreg(['env', 'infra', 'worker'], { url })).stdout, lines(url, ''));
+  assert.deepEqual(await vreg(['env'], { url }), { code: 0, stdout: lines(''), stderr: '' });
+  assert.equal((await vreg(['env', '--export'], { url })).stdout, lines('export '));
+  assert.equal((await vreg(['env', 'infra', 'worker'], { url })).stdout, lines(''));
+});
+
+test('env omits the URL of a VM with several ports or none, with a warning', async (t) => {
+  const { url } = await serveApp(t);
+  const services = [
+    { name: 'api', port: 81 },
+    { name: 'ui', port: 82 },
+  ];
+  await seed(url, [
+    aVm({ id: 'i', role: 'infra', address: '10.0.0.1', services }),
+    aVm({ id: 'w', address: '10.0.0.2' }),
+  ]);
+  assert.deepEqual(await vreg(['env'], { url }), {
+    code: 0,
+    stdout: [
+      'VREG_INFRA_ID=i\nVREG_INFRA_ADDR=10.0.0.1\nVREG_INFRA_ADDRS=10.0.0.1',
+      'VREG_WORKER_ID=w\nVREG_WORKER_ADDR=10.0.0.2\nVREG_WORKER_ADDRS=10.0.0.2\n',
+    ].join('\n'),
+    stderr: [
+      'vreg: VREG_INFRA_URL is omitted: VM "i" has several ports: api:81, ui:82',
+      'vreg: VREG_WORKER_URL is omitted: VM "w" has no port: it is registered without services\n',
+    ].join('\n'),
+  });
+});
+
+test('--scheme decides the scheme of each URL', async () => {
+  const { stdout } = await vreg(['env', '--scheme', 'ws', '--json'], { url });
+  const { VREG_INFRA_URL, VREG_WORKER_URL } = JSON.parse(stdout) as Record<string, string>;
+  assert.deepEqual([VREG_INFRA_URL, VREG_WORKER_URL], ['ws://10.0.0.1:81', 'ws://10.0.0.2:82']);
 });
 
 test('--fish prints set -gx lines', async () => {
@@ -83,5 +111,5 @@ for (const [argv, message] of [
 test('env works with the original registry', async (t) => {
   const { url } = await startPlainServer(t);
   await seed(url, FLEET);
-  assert.equal((await vreg(['env', '--export'], { url })).stdout, lines(url, 'export '));
+  assert.equal((await vreg(['env', '--export'], { url })).stdout, lines('export '));
 });

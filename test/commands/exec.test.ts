@@ -14,7 +14,7 @@ async function registry(t: TestContext): Promise<string> {
   const { url } = await serveApp(t);
   await seed(url, [
     aVm({ id: 'i', name: 'main', role: 'infra', address: '10.0.0.1', services: [{ name: 'api', port: 81 }] }),
-    aVm({ id: 'j', name: 'second', role: 'infra', address: '10.0.0.2' }),
+    aVm({ id: 'j', name: 'second', role: 'infra', address: '10.0.0.2', services: [{ name: 'ui', port: 82 }] }),
   ]);
   return url;
 }
@@ -31,21 +31,43 @@ async function exec(t: TestContext, url: string, argv: readonly string[]): Promi
 
 test('the environment of the command has the variables of one live VM in addition to its own', async (t) => {
   const url = await registry(t);
-  const { port } = new URL(url);
   assert.deepEqual(await exec(t, url, ['infra', '--', 'sh', '-c', `${PRINT}; echo "$MINE" >>"$OUT"`]), {
     code: 0,
     stdout: '',
     stderr: '',
-    output: `i main infra 10.0.0.1 http://10.0.0.1:${port}\nmine\n`,
+    output: 'i main infra 10.0.0.1 http://10.0.0.1:81\nmine\n',
   });
 });
 
 test('--pick and --service choose the VM and the port of its URL', async (t) => {
   const url = await registry(t);
   const newest = await exec(t, url, ['infra', '--pick', 'newest', '--', 'sh', '-c', PRINT]);
-  assert.match(newest.output, /^j second /);
+  assert.match(newest.output, /^j second .* http:\/\/10\.0\.0\.2:82\n$/);
+  const secure = await exec(t, url, ['infra', '--scheme', 'https', '--', 'sh', '-c', PRINT]);
+  assert.match(secure.output, / https:\/\/10\.0\.0\.1:81\n$/);
   const service = await exec(t, url, ['infra', '--service', 'api', '--', 'sh', '-c', PRINT]);
   assert.match(service.output, / http:\/\/10\.0\.0\.1:81\n$/);
+});
+
+test('VREG_VM_URL is not set, with a warning, if the VM has no port, even if it was set before', async (t) => {
+  const url = await registry(t);
+  await seed(url, [aVm({ id: 'w' })]);
+  const OUT = join(tempDir(t), 'out');
+  const script = 'env | grep -c ^VREG_VM_URL= >"$OUT"; test -n "$VREG_VM_ADDRESS"';
+  const env = { OUT, VREG_VM_URL: 'http://outer:1' };
+  assert.deepEqual(await vreg(['exec', 'worker', '--', 'sh', '-c', script], { url, env }), {
+    code: 0,
+    stdout: '',
+    stderr: 'vreg: VREG_VM_URL is not set: VM "w" has no port: it is registered without services\n',
+  });
+  assert.equal(readFileSync(OUT, 'utf8'), '0\n');
+});
+
+test('exec --service exits with 5 if the protocol of the service cannot be used', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ services: [{ name: 'api', port: 81, protocol: 'a b' }] })]);
+  const { code, output } = await exec(t, url, ['worker', '--service', 'api', '--', 'sh', '-c', PRINT]);
+  assert.deepEqual([code, output], [5, '']);
 });
 
 test('arguments reach the command unchanged, even if they look like flags of vreg', async (t) => {

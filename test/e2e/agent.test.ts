@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import test from 'node:test';
@@ -172,7 +172,7 @@ test('an agent writes no hostile id or address to its run dir, and logs each VM 
   const hostile = [
     { id: 'old', address: '10.0.0.1 -oProxyCommand=reboot' },
     { id: '-x', address: '10.0.0.2' },
-    { id: 'good', address: 'http://[fd00::1]/' },
+    { id: 'good', address: 'http://[fd00::1]/', services: [{ name: 's', port: 81 }] },
   ];
   for (const vm of hostile)
     vms.set(vm.id, { ...aVm(vm), status: 'running', role: 'infra', registeredAt: at(), lastSeen: at() });
@@ -180,12 +180,15 @@ test('an agent writes no hostile id or address to its run dir, and logs each VM 
   const agent = startAgent(t, url, ['--run-dir', dir]);
   const env = () => readFileSync(join(dir, 'env'), 'utf8');
   await until('the files', () => existsSync(join(dir, 'env')));
-  const { port } = new URL(url);
   assert.equal(readFileSync(join(dir, 'by-role/infra/addr'), 'utf8'), '[fd00::1]\n');
-  assert.equal(readFileSync(join(dir, 'by-role/infra/url'), 'utf8'), `http://[fd00::1]:${port}\n`);
+  assert.equal(readFileSync(join(dir, 'by-role/infra/url'), 'utf8'), 'http://[fd00::1]:81\n');
   assert.match(env(), /^VREG_INFRA_ID=good\nVREG_INFRA_ADDR='\[fd00::1\]'\n.*\nVREG_INFRA_ADDRS='\[fd00::1\]'\n/);
-  const warned = () => agent.said().split('it is omitted from').length - 1;
+  // The agent's own VM has no port, so only its address is written.
+  const folder = join(dir, 'by-role/worker');
+  assert.deepEqual(readdirSync(folder).sort(), ['addr', 'at']);
+  const timesLogged = (text: string) => agent.said().split(text).length - 1;
   const before = readFileSync(join(dir, 'by-role/infra/at'), 'utf8');
   await until('another update', () => readFileSync(join(dir, 'by-role/infra/at'), 'utf8') !== before);
-  assert.equal(warned(), 2, agent.said());
+  assert.equal(timesLogged('it is omitted from'), 2, agent.said());
+  assert.equal(timesLogged(`${folder}/url is omitted: `), 1, agent.said());
 });

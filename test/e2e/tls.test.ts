@@ -63,6 +63,16 @@ test('curl and vreg use the registry over https, and its socket stays plain', un
   assert.deepEqual(await daemon.end(), { code: 0, signal: null });
 });
 
+test('a daemon with TLS registers itself with the protocol https, and vreg url uses it', OPENSSL, async (t) => {
+  const authority = makeAuthority(t);
+  const own = ['--self-register', '--id', 'me', '--address', '127.0.0.1'];
+  const daemon = await startDaemon(t, { args: [...flagsOf(authority.issue('server')), ...own] });
+  const env = shownBy(authority);
+  assert.equal((await daemon.vreg(['url', 'infra'], { env })).stdout, `${daemon.url}\n`);
+  const { stdout } = await daemon.vreg(['get', 'me', '-o', 'jsonpath={.services[*].protocol}'], { env });
+  assert.equal(stdout, 'https https https\n');
+});
+
 test('https works at every address of localhost', OPENSSL, async (t) => {
   const authority = makeAuthority(t);
   const daemon = await startDaemon(t, { args: ['--host', 'localhost', ...flagsOf(authority.issue('server'))] });

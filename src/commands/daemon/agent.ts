@@ -5,7 +5,7 @@ import { parseDuration } from '../../config/values.ts';
 import { quotePosix, variablesOfRole } from '../../fleet/env.ts';
 import { META_FLAG, SERVICE_FLAG } from '../../fleet/flags.ts';
 import { type ThisVmFlags, thisVm, thisVmId } from '../../fleet/local-vm.ts';
-import { urlOf } from '../../fleet/lookup.ts';
+import { urlOrFault } from '../../fleet/vm-url.ts';
 import type { OnClone, OnExit } from '../../protocol/api.ts';
 import { VregError } from '../../protocol/errors.ts';
 import type { Vm } from '../../protocol/vm.ts';
@@ -150,11 +150,11 @@ function addressFilesOf(context: Context) {
   const { url } = context.client();
   return {
     dir,
-    urlOf: (vm: Vm) => urlOf(vm, url, {}),
+    urlOf: (vm: Vm) => urlOrFault(vm, url),
     envOf: (live: ReadonlyMap<string, readonly Vm[]>) =>
       [...live]
         .flatMap(([role, [oldest, ...others]]) =>
-          oldest ? Object.entries(variablesOfRole(role, [oldest, ...others], url)) : [],
+          oldest ? Object.entries(variablesOfRole(role, [oldest, ...others], url).variables) : [],
         )
         .map(([name, value]) => `${name}=${quotePosix(value)}\n`)
         .join(''),

@@ -107,7 +107,7 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
       version: context.version,
       ...(tcp ? { tcp: { host: config.get('host')!, port: Number(config.get('port')) } } : {}),
       socket,
-      self: flags.selfRegister ? (port) => selfRegistration(context, flags, port) : undefined,
+      self: flags.selfRegister ? (port) => selfRegistration(context, flags, port, tls !== undefined) : undefined,
     },
     log,
   );
@@ -148,12 +148,18 @@ function parseMassLoss(massLoss: string): number {
 
 /**
  * The registration of the daemon's own VM. By default it has the services board, feed and registry on the daemon's port, as in
- * vers-agent-services.
+ * vers-agent-services; with TLS, they state their protocol, so that clients build https URLs.
  */
-function selfRegistration({ config }: Context, { service, meta }: ThisVmFlags, port: number | undefined): Registration {
+function selfRegistration(
+  { config }: Context,
+  { service, meta }: ThisVmFlags,
+  port: number | undefined,
+  isTls: boolean,
+): Registration {
   const id = thisVmId(config);
+  const shared = { healthPath: '/health', ...(isTls ? { protocol: 'https' } : {}) };
   const defaults: Service[] =
-    port === undefined ? [] : ['board', 'feed', 'registry'].map((name) => ({ name, port, healthPath: '/health' }));
+    port === undefined ? [] : ['board', 'feed', 'registry'].map((name) => ({ name, port, ...shared }));
   return parseOwnRegistration({
     id,
     name: config.get('name') ?? 'infra',

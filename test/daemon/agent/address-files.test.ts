@@ -18,7 +18,7 @@ test('the files of a role name its oldest live VM and the time of confirmation; 
   let now = 1_700_000_000_000;
   const options = {
     dir,
-    urlOf: ({ address }: { address: string }) => `http://${address}`,
+    urlOf: ({ address }: { address: string }) => ({ url: `http://${address}` }),
     envOf: () => 'A=1\n',
     now: () => now,
   };
@@ -35,4 +35,18 @@ test('the files of a role name its oldest live VM and the time of confirmation; 
   assert.equal(read('by-role/worker/at'), '1700000060\n');
   assert.equal(statSync(join(dir, 'by-role/worker/addr')).ino, before, 'an unchanged file is not written again');
   assert.equal(existsSync(join(dir, 'by-role/infra')), false);
+});
+
+test('a VM without a URL has no file url, also if it had one before, and a warning names the file', (t) => {
+  const dir = join(tempDir(t), 'run');
+  let found: { url: string } | { fault: Error } = { url: 'http://a:1' };
+  const options = { dir, urlOf: () => found, envOf: () => '', now: () => 0 };
+  assert.deepEqual(writeAddressFiles(options, [vm('a', 'worker')]), []);
+  assert.equal(existsSync(join(dir, 'by-role/worker/url')), true);
+  found = { fault: new Error('it has several ports') };
+  assert.deepEqual(writeAddressFiles(options, [vm('a', 'worker')]), [
+    `${dir}/by-role/worker/url is omitted: it has several ports`,
+  ]);
+  assert.equal(existsSync(join(dir, 'by-role/worker/url')), false);
+  assert.equal(readFileSync(join(dir, 'by-role/worker/addr'), 'utf8'), 'a.test\n');
 });
