@@ -293,10 +293,13 @@ export class RegistryClient {
     return vms.map((vm) => this.#withLiveness(vm));
   }
 
-  /** Adds `stale`. For the original registry, which does not send it, computes it from `lastSeen` and the server's clock. */
+  /**
+   * Adds `stale`. For the original registry, which does not send it, computes it from `lastSeen` and the server's clock. A VM whose
+   * `lastSeen` is not a time is stale, because nothing shows that it is live.
+   */
   #withLiveness(vm: Vm & { stale?: boolean }): VmWithLiveness {
     const { lease, now } = this.server;
-    return { ...vm, stale: vm.stale ?? now - Date.parse(vm.lastSeen) > lease };
+    return { ...vm, stale: vm.stale ?? !(now - Date.parse(vm.lastSeen) <= lease) };
   }
 }
 

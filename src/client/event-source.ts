@@ -8,6 +8,7 @@ import type { Context } from '../command.ts';
 import { PATHS, type VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { OCCURRENCE_TYPES, type StreamEvent, type VmEvent, type VmEventType } from '../protocol/events.ts';
+import { withoutLiveness } from '../protocol/liveness.ts';
 import type { Vm } from '../protocol/vm.ts';
 import { isTransient, Outage } from '../run/retry.ts';
 
@@ -173,12 +174,8 @@ function* differences(
   after: Map<string, VmWithLiveness>,
   at: string,
 ): Generator<{ event: VmEvent; from?: string }> {
-  const event = (
-    type: VmEventType,
-    { stale: _stale, suspect: _suspect, health: _health, ...vm }: VmWithLiveness,
-    from?: string,
-  ) => ({
-    event: { type, revision: 0, at, vm },
+  const event = (type: VmEventType, vm: VmWithLiveness, from?: string) => ({
+    event: { type, revision: 0, at, vm: withoutLiveness(vm) },
     ...(from === undefined ? {} : { from }),
   });
   for (const [id, vm] of after) {
@@ -192,7 +189,7 @@ function* differences(
 }
 
 function declared(vm: VmWithLiveness): string {
-  return JSON.stringify({ ...vm, lastSeen: undefined, stale: undefined, suspect: undefined, health: undefined });
+  return JSON.stringify({ ...withoutLiveness(vm), lastSeen: undefined });
 }
 
 /** @param from the previous status: as in the daemon, a status change also matches a filter for the previous status */

@@ -18,6 +18,7 @@ export const discover = defineCommand<LiveFlags>({
   ],
   exits: [2, 3, 6, 8, 10],
   async run(context, [role], flags) {
-    await context.print(vmsAnswer(await liveVms(context, role!, flags)));
+    const vms = await liveVms(context, role!, flags);
+    await context.print(vmsAnswer(vms, { now: context.client().server.now }));
   },
 });

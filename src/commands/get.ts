@@ -21,7 +21,7 @@ export const get = defineCommand({
       (id) => context.client().get(id),
       (vms) => {
         const showHealth = vms.some(({ health }) => health !== undefined);
-        return vmsAnswer(vms, { single: ids.length === 1, showHealth });
+        return vmsAnswer(vms, { single: ids.length === 1, showHealth, now: context.client().server.now });
       },
     );
   },

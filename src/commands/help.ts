@@ -38,6 +38,9 @@ const FORMATTING = `-o, --output selects the output format:
                       -o jsonpath='{.name} is {.status}'
   template=TEMPLATE   a mustache template, rendered once per entry:
                       -o template='{{id}} {{address}}\\n'
+Commands that read VMs add two fields to the entries: live (live, suspect,
+stale, paused or stopped) and ageSeconds (since the last sign of life):
+  vreg ls -o json | jq '.[] | select(.live == "live").id'
 --no-headers omits the column titles. Times are relative on a terminal
 ("3m ago") and RFC 3339 elsewhere.
 `;

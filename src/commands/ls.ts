@@ -2,9 +2,10 @@ import { type Context, defineCommand } from '../command.ts';
 import { parseCount } from '../config/values.ts';
 import { STRICT_FLAG } from '../fleet/flags.ts';
 import { stillWarming } from '../fleet/lookup.ts';
-import { livenessOf, vmsAnswer } from '../fleet/table.ts';
+import { vmsAnswer } from '../fleet/table.ts';
 import { SORTS, type Sort, type VmWithLiveness } from '../protocol/api.ts';
 import { exclusiveFlags } from '../protocol/errors.ts';
+import { livenessOf } from '../protocol/liveness.ts';
 import { ROLES, STATUSES } from '../protocol/vm.ts';
 import type { RowsAnswer } from '../render.ts';
 import { repeatWithRetry } from '../run/retry.ts';
@@ -77,7 +78,7 @@ async function fetchList(
   const { warming } = client.server;
   if (strict && warming !== undefined) throw stillWarming(warming, 'try again later, or omit --strict');
   const rows = stale ? vms.filter((vm) => livenessOf(vm) === 'stale').slice(0, max) : vms;
-  return vmsAnswer(rows, { none: 'no VMs' });
+  return vmsAnswer(rows, { none: 'no VMs', now: client.server.now });
 }
 
 async function redraw(context: Context, flags: Flags): Promise<void> {

@@ -1,7 +1,8 @@
 import { defineCommand } from '../command.ts';
 import { formatDuration, formatNames, parseDuration } from '../config/values.ts';
-import { livenessOf, vmsAnswer } from '../fleet/table.ts';
+import { vmsAnswer } from '../fleet/table.ts';
 import { missingFlag } from '../protocol/errors.ts';
+import { livenessOf } from '../protocol/liveness.ts';
 import { ROLES } from '../protocol/vm.ts';
 import { each, throwFailed } from '../run/batch.ts';
 

@@ -7,6 +7,7 @@ import { isOffered } from '../fleet/table.ts';
 import { usableVms } from '../fleet/usable.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { cannotRead, cannotWrite, exclusiveFlags, VregError } from '../protocol/errors.ts';
+import { withoutLiveness } from '../protocol/liveness.ts';
 import { ROLES } from '../protocol/vm.ts';
 import { escaperFor, FORMATS, type Format } from '../render/escape.ts';
 import { mustache } from '../render/expression.ts';
@@ -125,10 +126,10 @@ async function renderAll(
 
 /** The data for the templates. @param vms sorted by id, so the output is stable */
 function viewOf(vms: readonly VmWithLiveness[]): Record<string, unknown> {
-  const rows = vms.map(({ stale, suspect: _suspect, health: _health, ...vm }) => ({
-    ...vm,
+  const rows = vms.map((vm) => ({
+    ...withoutLiveness(vm),
     ports: Object.fromEntries((vm.services ?? []).map(({ name, port }) => [name, port])),
-    isLive: isOffered({ ...vm, stale }),
+    isLive: isOffered(vm),
   }));
   const live = rows.filter(({ isLive }) => isLive);
   return { vms: rows, live, ...Object.fromEntries(ROLES.map((role) => [role, live.filter((vm) => vm.role === role)])) };

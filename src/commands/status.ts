@@ -3,10 +3,10 @@ import { defineCommand } from '../command.ts';
 import { isTextFormat } from '../config/settings.ts';
 import { formatDuration } from '../config/values.ts';
 import { describeClaim } from '../fleet/other-registry.ts';
-import { livenessOf } from '../fleet/table.ts';
 import type { Health, VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { OtherRegistry } from '../protocol/heartbeat.ts';
+import { ageOf, livenessOf } from '../protocol/liveness.ts';
 import { idFault, ROLES, type Role } from '../protocol/vm.ts';
 import type { Cell, Column } from '../render.ts';
 
@@ -107,7 +107,7 @@ function staleColumns(now: number): readonly Column<VmWithLiveness>[] {
     { title: 'STALE VM', cell: ({ id }) => id },
     { title: 'NAME', cell: ({ name }) => name },
     { title: 'ROLE', cell: ({ role }) => role },
-    { title: 'SILENT FOR', cell: (vm) => formatDuration(1000 * ageOf(vm, now)) },
+    { title: 'SILENT FOR', cell: (vm) => formatDuration(1000 * (ageOf(vm, now) ?? 0)) },
   ];
 }
 
@@ -117,15 +117,9 @@ function count(role: Role, vms: readonly VmWithLiveness[]): RoleCount {
     if (vm.role !== role) continue;
     const liveness = livenessOf(vm);
     // discover returns suspect VMs, so they count as live.
-    if (liveness === '-') row[vm.status as 'paused' | 'stopped']++;
-    else row[liveness === 'suspect' ? 'live' : liveness]++;
+    row[liveness === 'suspect' ? 'live' : liveness]++;
   }
   return row;
-}
-
-/** Seconds since the last heartbeat, by the registry's clock. */
-function ageOf({ lastSeen }: Pick<VmWithLiveness, 'lastSeen'>, now: number): number {
-  return Math.max(0, Math.round((now - Date.parse(lastSeen)) / 1000));
 }
 
 function registryLine(url: string, version: string | undefined, { uptime }: Health): string {

@@ -30,7 +30,7 @@ export const tree = defineCommand({
     const isDrawn = context.format === 'table' || context.format === 'wide';
     const answer = vmsAnswer(
       rows.map(({ vm }) => vm),
-      { none: 'no VMs' },
+      { none: 'no VMs', now: client.server.now },
     );
     const branchOf = new Map(rows.map(({ vm, branch }) => [vm.id, branch]));
     const [first, ...others] = answer.columns;

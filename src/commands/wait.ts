@@ -2,11 +2,12 @@ import { type Context, defineCommand } from '../command.ts';
 import { parseDuration } from '../config/values.ts';
 import { thisVmId } from '../fleet/local-vm.ts';
 import { POLL_INTERVAL } from '../fleet/lookup.ts';
-import { isOffered, livenessOf, vmsAnswer } from '../fleet/table.ts';
+import { isOffered, vmsAnswer } from '../fleet/table.ts';
 import { separate, usableVms } from '../fleet/usable.ts';
 import { nextStep, suggestion } from '../help/suggest.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
+import { livenessOf } from '../protocol/liveness.ts';
 import { isRole, ROLES, type Role } from '../protocol/vm.ts';
 import { isTransient } from '../run/retry.ts';
 
@@ -66,7 +67,7 @@ export const wait = defineCommand<Flags>({
         lastError = error;
         return undefined;
       });
-      if (vms) return context.print(vmsAnswer(vms));
+      if (vms) return context.print(vmsAnswer(vms, { now: context.client().server.now }));
       const left = deadline - context.now();
       if (left <= 0) {
         const cause = lastError ? `: ${lastError.message}` : '';

