@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'no
 import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import test from 'node:test';
-import { again, find, heardAfter, inHome, startAgent } from '../helpers/agent/agent.ts';
+import { find, heardAfter, inHome, restart, startAgent } from '../helpers/agent/agent.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { until } from '../helpers/until.ts';
@@ -41,7 +41,7 @@ test('an agent outlives a registry that is killed with -9 and restarted', async 
   await until('the registration', () => find(daemon));
   await daemon.end('SIGKILL');
   await until('the agent to notice', () => agent.said().includes('cannot reach the registry'));
-  const successor = await again(t, daemon);
+  const successor = await restart(t, daemon);
   const { lastSeen } = await until('the entry in the successor', () => find(successor));
   await heardAfter(successor, lastSeen);
   await until('the message', () => agent.said().includes('the registry is reachable again'));
@@ -67,7 +67,7 @@ test('an agent registers its VM again with a registry that has lost its data', a
   await until('the registration', () => find(daemon));
   await daemon.end();
   rmSync(daemon.dataDir, { recursive: true });
-  const empty = await again(t, daemon);
+  const empty = await restart(t, daemon);
   await until('the registration', () => find(empty));
   assert.match(agent.said(), /the registry does not know this VM; registering it/);
 });
@@ -77,7 +77,7 @@ test('an agent that starts before its registry registers later', async (t) => {
   await daemon.end();
   const agent = startAgent(t, daemon.url);
   await until('the agent to notice', () => agent.said().includes('cannot reach the registry'));
-  const late = await again(t, daemon);
+  const late = await restart(t, daemon);
   assert.equal((await until('the registration', () => find(late))).status, 'running');
 });
 

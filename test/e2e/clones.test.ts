@@ -4,7 +4,7 @@ import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } fr
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import type { Conflict } from '../../src/protocol/heartbeat.ts';
-import { again, find, heardAfter, inHome, startAgent } from '../helpers/agent/agent.ts';
+import { find, heardAfter, inHome, restart, startAgent } from '../helpers/agent/agent.ts';
 import { type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { until } from '../helpers/until.ts';
 
@@ -91,14 +91,14 @@ test('a registry restored from an older copy logs that and is updated by its age
   await daemon.end();
   const copy = tempDir(t);
   cpSync(daemon.dataDir, copy, { recursive: true });
-  const second = await again(t, daemon);
+  const second = await restart(t, daemon);
   for (const address of ['a.test', 'b.test', '10.0.0.1']) await second.vreg(['update', 'vm-1', '--address', address]);
   const { lastSeen } = (await find(second))!;
   await heardAfter(second, lastSeen);
   await second.end();
   rmSync(daemon.dataDir, { recursive: true });
   cpSync(copy, daemon.dataDir, { recursive: true });
-  const third = await again(t, daemon);
+  const third = await restart(t, daemon);
   await until('the agent to notice', () => agent.said().includes('restored from a backup, rewound or replaced'));
   await until('the log line of the daemon', () => third.said().includes('rollback_detected'));
   assert.equal((await find(third))?.address, '10.0.0.1');

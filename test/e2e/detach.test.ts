@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
-import { again, find, inHome, type Process, processes, startAgent } from '../helpers/agent/agent.ts';
+import { find, inHome, type Process, processes, restart, startAgent } from '../helpers/agent/agent.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { until } from '../helpers/until.ts';
 
@@ -53,7 +53,7 @@ test('an agent that is detached while the registry is unreachable warns and regi
   });
   assert.equal(started.code, 0);
   assert.match(started.stderr, /^vreg: cannot reach the registry .*; retrying until it works\n/);
-  const late = await again(t, daemon);
+  const late = await restart(t, daemon);
   await until('the registration', () => find(late));
 });
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { again, find, heardAfter, startLong } from '../helpers/agent/agent.ts';
+import { find, heardAfter, restart, startLong } from '../helpers/agent/agent.ts';
 import { startDaemon } from '../helpers/daemon.ts';
 import { until } from '../helpers/until.ts';
 
@@ -22,7 +22,7 @@ test('vreg heartbeat --every continues after an outage of the registry', async (
   await until('a beat', () => beats.said().includes('vm-1\n'));
   await daemon.end('SIGKILL');
   await until('it to notice', () => beats.said().includes('cannot reach the registry'));
-  const next = await again(t, daemon);
+  const next = await restart(t, daemon);
   const { lastSeen } = await until('the entry', () => find(next));
   await heardAfter(next, lastSeen);
 });

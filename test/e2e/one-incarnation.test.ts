@@ -1,11 +1,11 @@
 /** Agents of VMs with one incarnation, whatever happens to the VM or the registry: the real agent and the real daemon. */
 import assert from 'node:assert/strict';
-import { cpSync, rmSync } from 'node:fs';
+import { cpSync } from 'node:fs';
 import { join } from 'node:path';
-import test, { type TestContext } from 'node:test';
+import test from 'node:test';
 import type { Conflict } from '../../src/protocol/heartbeat.ts';
-import { find, heardAfter, startAgent } from '../helpers/agent/agent.ts';
-import { type Daemon, type DaemonOptions, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { backUp, find, heardAfter, heardTwice, restart, startAgent } from '../helpers/agent/agent.ts';
+import { type Daemon, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { readEvents } from '../helpers/stream.ts';
 import { until } from '../helpers/until.ts';
@@ -15,29 +15,15 @@ const ROOT = { VERS_AUTH_TOKEN: 's3cret' };
 const LEASE = 3;
 const SHORT_LEASE = ['--stale-after', `${LEASE}s`];
 
-/** Copies the data dir of a stopped daemon. @returns a function that puts the copy in place */
-function backUp(t: TestContext, { dataDir }: Daemon): () => void {
-  const copy = tempDir(t);
-  cpSync(dataDir, copy, { recursive: true });
-  return () => {
-    rmSync(dataDir, { recursive: true });
-    cpSync(copy, dataDir, { recursive: true });
-  };
-}
-
-/** Starts a daemon with the home and the port of one that has ended. */
-function restart(t: TestContext, { home, url }: Daemon, { args = [], ...more }: DaemonOptions): Promise<Daemon> {
-  return startDaemon(t, { ...more, home, args: ['--port', new URL(url).port, ...args] });
-}
-
 async function conflictsOf({ vreg }: Daemon): Promise<Conflict[]> {
   return JSON.parse((await vreg(['conflicts', '-o', 'json'])).stdout) as Conflict[];
 }
 
-/** Waits for several heartbeats. */
-async function heardTwice(daemon: Daemon): Promise<void> {
-  const first = await until('the entry', () => find(daemon));
-  await heardAfter(daemon, (await heardAfter(daemon, first.lastSeen)).lastSeen);
+/** Removes the VM and waits until its agent has registered it again. */
+async function removeUntilBack(daemon: Daemon): Promise<void> {
+  const { registeredAt } = (await find(daemon))!;
+  await daemon.vreg(['rm', 'vm-1', '--yes']);
+  await until('the VM to be back', async () => ((await find(daemon))?.registeredAt ?? '') > registeredAt);
 }
 
 test('a VM that was removed and came back before a restore is accepted at once', async (t) => {
@@ -46,14 +32,12 @@ test('a VM that was removed and came back before a restore is accepted at once',
   await heardTwice(first);
   await first.end();
   const restore = backUp(t, first);
-  const second = await restart(t, first, {});
-  const { registeredAt } = (await find(second))!;
-  await second.vreg(['rm', 'vm-1', '--yes']);
-  await until('the VM to be back', async () => ((await find(second))?.registeredAt ?? '') > registeredAt);
+  const second = await restart(t, first);
+  await removeUntilBack(second);
   await heardTwice(second);
   await second.end();
   restore();
-  const third = await restart(t, first, {});
+  const third = await restart(t, first);
   await heardTwice(third);
   assert.equal(agent.child.exitCode, null);
   assert.doesNotMatch(agent.said(), /another incarnation/);
@@ -103,9 +87,7 @@ test('a VM whose token is newer than the restored backup enrols again', async (t
   await first.end();
   const restore = backUp(t, first);
   const second = await restart(t, first, options);
-  const { registeredAt } = (await find(second))!;
-  await second.vreg(['rm', 'vm-1', '--yes']);
-  await until('the VM to be back', async () => ((await find(second))?.registeredAt ?? '') > registeredAt);
+  await removeUntilBack(second);
   await heardTwice(second);
   await second.end();
   restore();

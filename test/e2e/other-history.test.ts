@@ -1,34 +1,22 @@
 /** Registries that were restored or copied: real daemons, real agents, and a TCP switch in front of two registries. */
 import assert from 'node:assert/strict';
-import { cpSync, rmSync } from 'node:fs';
+import { cpSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import test, { type TestContext } from 'node:test';
 import type { OtherRegistry } from '../../src/protocol/heartbeat.ts';
-import { find, heardAfter, type Process, processes, type RunningAgent, startAgent } from '../helpers/agent/agent.ts';
+import {
+  backUp,
+  find,
+  heardTwice,
+  type Process,
+  processes,
+  type RunningAgent,
+  restart,
+  startAgent,
+} from '../helpers/agent/agent.ts';
 import { BIN, cleanEnv, type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { until } from '../helpers/until.ts';
-
-/** Starts a daemon with the home and the port of one that has ended. */
-function restart(t: TestContext, { home, url }: Daemon, args: readonly string[] = []): Promise<Daemon> {
-  return startDaemon(t, { home, args: ['--port', new URL(url).port, ...args] });
-}
-
-/** Copies the data dir of a stopped daemon. @returns a function that puts the copy in place */
-function backUp(t: TestContext, { dataDir }: Daemon): () => void {
-  const copy = tempDir(t);
-  cpSync(dataDir, copy, { recursive: true });
-  return () => {
-    rmSync(dataDir, { recursive: true });
-    cpSync(copy, dataDir, { recursive: true });
-  };
-}
-
-/** Waits for several heartbeats. */
-async function heardTwice(daemon: Daemon): Promise<void> {
-  const first = await until('the entry', () => find(daemon));
-  await heardAfter(daemon, (await heardAfter(daemon, first.lastSeen)).lastSeen);
-}
 
 function reportsOf(agent: RunningAgent): number {
   return agent.said().split('restored from a backup, rewound or replaced').length - 1;
@@ -138,7 +126,7 @@ test('two daemons on copies of one data dir behind one URL are found and shown, 
   await one.end();
   const second = tempDir(t);
   cpSync(one.home, second, { recursive: true });
-  one = await restart(t, one, lease);
+  one = await restart(t, one, { args: lease });
   const two = await startDaemon(t, { home: second, args: lease });
   for (const daemon of [one, two])
     await daemon.vreg(['register', `only-${daemon.url.slice(-4)}`, '--address', 'x.test']);

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
-import { again, startAgent } from '../helpers/agent/agent.ts';
+import { restart, startAgent } from '../helpers/agent/agent.ts';
 import { notifySocket } from '../helpers/agent/notify-socket.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
@@ -65,7 +65,7 @@ test('an agent without a registry sends READY with the reason, and watchdog ping
   assert.match((await says('READY=1')).join(), /^READY=1,STATUS=.*cannot reach the registry/);
   const before = heard().length;
   await says('WATCHDOG=1', before);
-  await again(t, daemon);
+  await restart(t, daemon);
   await says(/^STATUS=last heartbeat 20\d\d-/, before);
 });
 

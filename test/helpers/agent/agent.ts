@@ -1,8 +1,19 @@
 /** The real agent, in the foreground and in the background, and the entry of its VM. */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { cpSync, rmSync } from 'node:fs';
 import type { TestContext } from 'node:test';
 import type { Vm } from '../../../src/protocol/vm.ts';
-import { BIN, cleanEnv, type Daemon, endAfter, type Ran, run, startDaemon, tempDir } from '../daemon.ts';
+import {
+  BIN,
+  cleanEnv,
+  type Daemon,
+  type DaemonOptions,
+  endAfter,
+  type Ran,
+  run,
+  startDaemon,
+  tempDir,
+} from '../daemon.ts';
 import { until } from '../until.ts';
 
 export interface RunningAgent {
@@ -62,9 +73,29 @@ export async function heardAfter(daemon: Daemon, lastSeen: string, id = 'vm-1'):
   });
 }
 
-/** Starts a daemon on the port of another one, by default with the same home. */
-export function again(t: TestContext, daemon: Daemon): Promise<Daemon> {
-  return startDaemon(t, { home: daemon.home, args: ['--port', new URL(daemon.url).port] });
+/** Waits for several heartbeats. */
+export async function heardTwice(daemon: Daemon): Promise<void> {
+  const first = await until('the entry', () => find(daemon));
+  await heardAfter(daemon, (await heardAfter(daemon, first.lastSeen)).lastSeen);
+}
+
+/** Starts a daemon with the home and the port of one that has ended. */
+export function restart(
+  t: TestContext,
+  { home, url }: Daemon,
+  { args = [], ...more }: DaemonOptions = {},
+): Promise<Daemon> {
+  return startDaemon(t, { ...more, home, args: ['--port', new URL(url).port, ...args] });
+}
+
+/** Copies the data dir of a stopped daemon. @returns a function that puts the copy in place */
+export function backUp(t: TestContext, { dataDir }: Daemon): () => void {
+  const copy = tempDir(t);
+  cpSync(dataDir, copy, { recursive: true });
+  return () => {
+    rmSync(dataDir, { recursive: true });
+    cpSync(copy, dataDir, { recursive: true });
+  };
 }
 
 /** Runs `vreg` in a home; its background processes are killed when the test ends. */
