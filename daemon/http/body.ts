@@ -1,8 +1,8 @@
 /** Reads and parses request bodies, and checks their media type, encoding, size and depth. */
 import { VregError } from '../../src/protocol/errors.ts';
-import { MAX_DEPTH } from '../../src/protocol/vm.ts';
+import { findFlaw } from '../../src/protocol/json.ts';
 import { UNCOUNTED } from '../limits.ts';
-import type { RequestContext } from './context.ts';
+import type { RequestContext, Route } from './context.ts';
 
 /**
  * Bodies with one of these types, or without a type, are read as JSON. The original registry (vers-agent-services) ignores the
@@ -35,14 +35,29 @@ export function limitConnection(ctx: RequestContext): void {
     ctx.mustClose = true;
 }
 
-/** Step: rejects a body whose headers declare anything but plain JSON. @throws VregError UNSUPPORTED_MEDIA_TYPE */
+/**
+ * Step: rejects a body whose headers declare anything but plain JSON, unless the route can ignore it.
+ * @throws VregError UNSUPPORTED_MEDIA_TYPE
+ */
 export function checkMediaType(ctx: RequestContext): void {
-  if (!hasBody(ctx)) return;
-  const { 'content-encoding': encoding, 'content-type': type } = ctx.headers;
+  if (!hasBody(ctx) || isIgnored(ctx)) return;
+  const flaw = findMediaFlaw(ctx.headers);
+  if (flaw) throw refusedBody(ctx, flaw);
+}
+
+/** True if the headers already show that the route ignores the body. Its size is limited all the same. */
+function isIgnored({ method, route, headers }: RequestContext): boolean {
+  return method === 'DELETE' || (route?.readsBody !== undefined && findMediaFlaw(headers) !== undefined);
+}
+
+/** @returns the error for a body that is not declared as plain JSON */
+function findMediaFlaw(headers: RequestContext['headers']): VregError | undefined {
+  const { 'content-encoding': encoding, 'content-type': type } = headers;
   if (encoding !== undefined && !/^\s*(identity)?\s*$/i.test(encoding))
-    throw unsupported(ctx, 'content-encoding', `content-encoding ${encoding} is not supported: send plain JSON`);
+    return unsupported('content-encoding', `content-encoding ${encoding} is not supported: send plain JSON`);
   if (type && !isJson(type))
-    throw unsupported(ctx, 'content-type', `content-type ${type} is not supported: send application/json`);
+    return unsupported('content-type', `content-type ${type} is not supported: send application/json`);
+  return undefined;
 }
 
 function isJson(contentType: string): boolean {
@@ -50,8 +65,8 @@ function isJson(contentType: string): boolean {
   return JSON_TYPES.has(mediaType) || JSON_SUFFIX.test(mediaType);
 }
 
-function unsupported(ctx: RequestContext, field: string, message: string): VregError {
-  return refusedBody(ctx, new VregError('UNSUPPORTED_MEDIA_TYPE', message, { field }));
+function unsupported(field: string, message: string): VregError {
+  return new VregError('UNSUPPORTED_MEDIA_TYPE', message, { field });
 }
 
 /** The client may still be sending the body, so the connection cannot serve another request. */
@@ -67,6 +82,7 @@ export function reserveBody(ctx: RequestContext): void {
   const { maxBody, bodies } = services;
   const length = Number(headers['content-length'] ?? 0);
   if (length > maxBody) throw tooLarge(ctx);
+  if (isIgnored(ctx)) return;
   // The length of a chunked body is unknown.
   const size = headers['transfer-encoding'] === undefined ? length : maxBody;
   if (size <= UNCOUNTED.body) return;
@@ -85,13 +101,14 @@ export function sendContinue(ctx: RequestContext): void {
   if (/(?:^|\W)100-continue(?:$|\W)/i.test(expect)) ctx.response.writeContinue();
 }
 
-/** Step: reads and parses the body, if there is one. */
+/** Step: reads the body, if there is one, and parses it, unless the route ignores it. */
 export function readBody(
   ctx: RequestContext,
   resume: (ctx: RequestContext, error?: unknown) => void,
 ): 'waiting' | undefined {
   if (!hasBody(ctx)) return undefined;
-  const { request, services } = ctx;
+  const { request, services, route } = ctx;
+  const isWanted = !isIgnored(ctx);
   const chunks: Buffer[] = [];
   let size = 0;
   let isOver = false;
@@ -101,23 +118,23 @@ export function readBody(
     if (error) return resume(ctx, error);
     const parse = () => {
       try {
-        ctx.body = parseJson(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, size));
+        ctx.body = parseBody(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, size), route?.readsBody);
       } catch (error) {
         return resume(ctx, refusedBody(ctx, error as VregError));
       }
       resume(ctx);
     };
-    if (size <= UNCOUNTED.body) parse();
+    if (!isWanted) resume(ctx);
+    else if (size <= UNCOUNTED.body) parse();
     // Parsing a large body and handling its value can take 100 ms.
     else void services.scheduler.run(parse);
   };
   request.on('data', (chunk: Buffer) => {
     size += chunk.length;
-    if (size <= services.maxBody) chunks.push(chunk);
-    else {
+    if (size > services.maxBody) {
       chunks.length = 0;
       finish(tooLarge(ctx));
-    }
+    } else if (isWanted) chunks.push(chunk);
   });
   request.once('end', () => finish());
   request.on('error', () => finish(aborted()));
@@ -142,61 +159,37 @@ function invalidBody(message: string): VregError {
 /** Rejects invalid UTF-8 and skips a byte order mark. */
 const decoder = new TextDecoder('utf-8', { fatal: true });
 
-/** @returns undefined for an empty body: a heartbeat or a DELETE may announce a chunked body and send nothing */
-function parseJson(body: Buffer): unknown {
+/**
+ * @param readsBody selects the bodies to read, as {@link Route.readsBody}
+ * @returns undefined for a body that is not read, and for an empty one: a client may announce a chunked body and send nothing
+ * @throws VregError INVALID
+ */
+function parseBody(body: Buffer, readsBody: Route['readsBody']): unknown {
   if (body.length === 0) return undefined;
+  let value: unknown;
+  try {
+    value = parseJson(body);
+  } catch (error) {
+    if (readsBody) return undefined;
+    throw error;
+  }
+  if (readsBody && !readsBody(value)) return undefined;
+  const flaw = findFlaw(value);
+  if (flaw) throw invalidBody(`body ${flaw}`);
+  return value;
+}
+
+/** @throws VregError INVALID */
+function parseJson(body: Buffer): unknown {
   let text: string;
   try {
     text = decoder.decode(body);
   } catch {
     throw invalidBody('body is not valid UTF-8');
   }
-  let value: unknown;
   try {
-    value = JSON.parse(text);
+    return JSON.parse(text) as unknown;
   } catch (error) {
     throw invalidBody(`body is not valid JSON: ${(error as Error).message}`);
   }
-  const flaw = findFlaw(value);
-  if (flaw) throw invalidBody(`body ${flaw}`);
-  return value;
-}
-
-const NOT_A_NUMBER = `has a number beyond ${Number.MAX_VALUE}`;
-
-/**
- * Checks a value without recursion, which could overflow the stack. @returns why it is not acceptable: it is too deep, has a
- * number that JSON cannot express, or has a key that would change a prototype if the value was copied carelessly
- */
-function findFlaw(value: unknown): string | undefined {
-  if (isInfinite(value)) return NOT_A_NUMBER;
-  let level = [value].filter(isObject);
-  for (let depth = 0; level.length > 0; depth++) {
-    if (depth >= MAX_DEPTH) return `is nested more than ${MAX_DEPTH} levels deep`;
-    const next: object[] = [];
-    for (const item of level) {
-      if (Object.hasOwn(item, '__proto__')) return 'cannot have the key "__proto__"';
-      if (
-        Object.hasOwn(item, 'constructor') &&
-        isObject(item.constructor) &&
-        Object.hasOwn(item.constructor, 'prototype')
-      )
-        return 'cannot have the key "constructor" with a "prototype"';
-      for (const part of Object.values(item)) {
-        if (isObject(part)) next.push(part);
-        else if (isInfinite(part)) return NOT_A_NUMBER;
-      }
-    }
-    level = next;
-  }
-  return undefined;
-}
-
-/** JSON.parse converts 1e999 to Infinity, which JSON.stringify would convert to null. */
-function isInfinite(value: unknown): boolean {
-  return typeof value === 'number' && !Number.isFinite(value);
-}
-
-function isObject(value: unknown): value is object {
-  return typeof value === 'object' && value !== null;
 }

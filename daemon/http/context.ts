@@ -25,6 +25,11 @@ export interface Route {
   access: Scope | 'any' | 'open';
   /** Also open to `enrol` tokens. */
   enrols?: true;
+  /**
+   * Selects the bodies that the route reads. It ignores all others, and any body that is not JSON. If absent, the route reads
+   * every body, except that DELETE ignores all.
+   */
+  readsBody?: (body: unknown) => boolean;
   /** Receives heartbeats, which are not changes and therefore not audited. */
   isHeartbeat?: true;
   /** The handler scans or returns all VMs. This can take a long time, so it runs through the scheduler. */
@@ -117,7 +122,7 @@ export class RequestContext {
   authenticated: Principal | undefined;
   /** Name of the token of a client that was rejected. */
   rejectedName: string | undefined;
-  /** The parsed JSON body; undefined if the request has none. */
+  /** The parsed JSON body; undefined if the request has none that its route reads. */
   body: unknown;
   /** For the audit log: the VM or token that the request concerns, if it is not in the URL. */
   subject: { vm?: string; token?: string } | undefined;

@@ -1,5 +1,6 @@
 /** The table of routes. A handler parses the request, makes one call to the registry, and encodes the response. */
 import { PATHS } from '../../src/protocol/api.ts';
+import { isAgentHeartbeat } from '../../src/protocol/heartbeat.ts';
 import type { Route } from './context.ts';
 import { sendBackup } from './handlers/backup.ts';
 import { clearConflicts, listConflicts } from './handlers/conflicts.ts';
@@ -37,7 +38,15 @@ export const ROUTES: readonly Route[] = [
   { method: 'PUT', path: VM, query: ENTRY, access: 'write', handle: replaceVm },
   { method: 'PATCH', path: VM, query: ENTRY, access: 'write', handle: updateVm },
   { method: 'DELETE', path: VM, query: ENTRY, access: 'write', handle: removeVm },
-  { method: 'POST', path: `${VM}/heartbeat`, query: [], access: 'heartbeat', isHeartbeat: true, handle: heartbeat },
+  {
+    method: 'POST',
+    path: `${VM}/heartbeat`,
+    query: [],
+    access: 'heartbeat',
+    isHeartbeat: true,
+    readsBody: isAgentHeartbeat,
+    handle: heartbeat,
+  },
   { method: 'POST', path: PATHS.heartbeats, query: [], access: 'heartbeat', isHeartbeat: true, handle: heartbeats },
   { method: 'GET', path: `${VM}/history`, query: ['limit'], access: 'read', handle: history },
   { method: 'GET', path: `${VM}/why`, query: [], access: 'read', handle: explainVm },

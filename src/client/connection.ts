@@ -10,6 +10,7 @@ import {
   WARMING_HEADER,
 } from '../protocol/api.ts';
 import { fromAnswer, VregError } from '../protocol/errors.ts';
+import { MAX_DEPTH } from '../protocol/json.ts';
 import { maskRegistryUrl, SecretMask } from '../protocol/redact.ts';
 import { tlsHint } from './tls-hints.ts';
 import { type ClientTls, type Exchange, type Reply, Transport } from './transport.ts';
@@ -72,7 +73,7 @@ export class Connection {
 
   /** Sends a request and parses the response. @throws VregError UNREACHABLE, BAD_ANSWER, or the registry's error */
   async request<T>(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<T> {
-    const reply = await this.raw(method, path, body === undefined ? undefined : JSON.stringify(body), headers);
+    const reply = await this.raw(method, path, body === undefined ? undefined : encodeBody(body), headers);
     return this.#read<T>(reply, `${method} ${path}`);
   }
 
@@ -261,5 +262,15 @@ function parse(text: string): unknown {
     return JSON.parse(text);
   } catch {
     return undefined;
+  }
+}
+
+/** @throws VregError INVALID if the value is nested so deeply that serializing it overflows the stack */
+function encodeBody(body: unknown): string {
+  try {
+    return JSON.stringify(body);
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause;
+    throw new VregError('INVALID', `body is nested more than ${MAX_DEPTH} levels deep`, { field: 'body', cause });
   }
 }

@@ -4,7 +4,8 @@
  */
 import { readFile } from 'node:fs/promises';
 import type { Context } from '../command.ts';
-import { cannotRead, VregError } from '../protocol/errors.ts';
+import { cannotRead, invalid, VregError } from '../protocol/errors.ts';
+import { findFlaw } from '../protocol/json.ts';
 import { parseRegistration, type Registration } from '../protocol/vm.ts';
 
 export interface Entries {
@@ -31,6 +32,8 @@ export async function readEntries(context: Context, path: string): Promise<Entri
   const { values, single } = parse(await readInput(context, path), name);
   const entries = values.map((value, index) => {
     try {
+      const flaw = findFlaw(value);
+      if (flaw) throw invalid('body', `the entry ${flaw}`);
       return parseRegistration(value);
     } catch (error) {
       if (!(error instanceof VregError) || single) throw error;

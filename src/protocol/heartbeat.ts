@@ -117,17 +117,26 @@ export function isToken(value: unknown): value is string {
 }
 
 /**
- * Parses the body of a heartbeat. The original registry (vers-agent-services) ignores the body, and its clients may send
- * anything, so only a body with a token, a health report or a position is parsed.
- * @returns undefined for a plain heartbeat
+ * True if the body of a heartbeat has a token, a health report or a position. The original registry (vers-agent-services) ignores
+ * the body, and its clients may send anything, so any other body makes a plain heartbeat.
+ */
+export function isAgentHeartbeat(body: unknown): body is Record<string, unknown> {
+  if (!isObject(body)) return false;
+  const { spend, next, health, position } = body;
+  return spend !== undefined || next !== undefined || isObject(health) || typeof position === 'string';
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/**
+ * Parses the body of a heartbeat.
+ * @returns undefined unless {@link isAgentHeartbeat}
  * @throws VregError INVALID naming the field
  */
-export function parseHeartbeat(input: unknown): AgentHeartbeat | undefined {
-  if (typeof input !== 'object' || input === null || Array.isArray(input)) return undefined;
-  const body = input as Record<string, unknown>;
-  const hasToken = body.spend !== undefined || body.next !== undefined;
-  const hasHealth = typeof body.health === 'object' && body.health !== null && !Array.isArray(body.health);
-  if (!hasToken && !hasHealth && typeof body.position !== 'string') return undefined;
+export function parseHeartbeat(body: unknown): AgentHeartbeat | undefined {
+  if (!isAgentHeartbeat(body)) return undefined;
   const heartbeat: AgentHeartbeat = {};
   for (const field of ['spend', 'next'] as const) {
     const value = body[field];
@@ -153,8 +162,7 @@ export function parseHeartbeat(input: unknown): AgentHeartbeat | undefined {
 }
 
 function parseHealth(value: unknown): Record<string, ServiceHealth> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw invalid('health', 'must be a JSON object of service names and their health');
+  if (!isObject(value)) throw invalid('health', 'must be a JSON object of service names and their health');
   const entries = Object.entries(value);
   if (entries.length > MAX_HEALTH) throw invalid('health', `has ${entries.length} services (limit ${MAX_HEALTH})`);
   for (const [name, health] of entries) {

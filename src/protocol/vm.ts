@@ -22,7 +22,7 @@ export interface Service {
   [extra: string]: unknown;
 }
 
-/** What the reef server runs on a VM. Other keys are stored unchanged. */
+/** Services and capabilities of a VM, as the reef server describes them. Other keys are stored unchanged. */
 export interface ReefConfig {
   services: string[];
   capabilities: string[];
@@ -93,8 +93,6 @@ export const MAX_TEXT = 1024;
 export const MAX_SERVICES = 256;
 /** Maximum size of a {@link ReefConfig} in bytes of JSON: hundreds of services, and a small part of an entry. */
 export const MAX_REEF_CONFIG = 65_536;
-/** Maximum number of nesting levels in a body: far more than real metadata has, and far fewer than would overflow the stack. */
-export const MAX_DEPTH = 128;
 
 export function isRole(value: unknown): value is Role {
   return ROLES.includes(value as Role);

@@ -214,3 +214,17 @@ test('--if-exists update changes the role', async (t) => {
   assert.deepEqual([code, stderr], [0, '']);
   assert.equal(JSON.parse(stdout).role, 'worker');
 });
+
+test('JSON that is nested too deeply exits with 5, in a file and in a flag', async (t) => {
+  const { url, store } = await serveApp(t);
+  for (const depth of [127, 20_000]) {
+    const value = `${'['.repeat(depth)}${']'.repeat(depth)}`;
+    const stdin = JSON.stringify({ ...aVm(), metadata: { a: 1 } }).replace('"a":1', `"a":${value}`);
+    const fromFile = await vreg(['register', '-f', '-'], { url, stdin });
+    assert.deepEqual([fromFile.code, /nested more than 128 levels deep/.test(fromFile.stderr)], [5, true]);
+    const flags = ['--name', 'a', '--role', 'worker', '--address', 'a', '--registered-by', 'me'];
+    const fromFlag = await vreg(['register', 'vm-2', ...flags, '--meta', `a=${value}`], { url });
+    assert.deepEqual([fromFlag.code, /nested more than 128 levels deep/.test(fromFlag.stderr)], [5, true]);
+  }
+  assert.equal(store.vms.size, 0);
+});

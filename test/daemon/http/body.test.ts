@@ -370,7 +370,8 @@ test('prototype keys, numbers beyond the range and deep nesting are 400', async 
     '-1e999',
     '[1,[2,[1e400]]]',
     `${'9'.repeat(400)}`,
-    nested(129),
+    // The body, its metadata and the field are three levels.
+    nested(127),
     nested(5000),
     nested(400_000),
     `${'{"a":'.repeat(129)}1${'}'.repeat(129)}`,
@@ -380,11 +381,61 @@ test('prototype keys, numbers beyond the range and deep nesting are 400', async 
     await isRefused(t, app, post(inMetadata(json)), 400, 'body');
   assert.equal(app.store.vms.size, 0);
   assert.equal(Object.hasOwn(Object.prototype, 'role'), false);
-  const accepted = ['1e308', '-1e308', '5e-324', '{"constructor":"a"}', '{"prototype":1}', nested(60), '{"proto":{}}'];
+  const accepted = ['1e308', '-1e308', '5e-324', '{"constructor":"a"}', '{"prototype":1}', nested(126), '{"proto":{}}'];
   for (const [n, json] of accepted.entries()) {
     const [response] = await askRaw(t, app.at, post(inMetadata(json).replace('vm-1', `vm-${n}`)));
     assert.equal(response?.status, 201, json);
   }
+});
+
+test('a heartbeat reads its body if it has a field of an agent, and then refuses one that is not acceptable', async (t) => {
+  const app = await serveApp(t, { limits: { maxBody: MAX_BODY } });
+  await app.registry.register(aVm());
+  const beat = async (body: string, ...lines: readonly string[]) => {
+    const length = `Content-Length: ${Buffer.byteLength(body)}`;
+    const line = head('POST /registry/vms/vm-1/heartbeat', 'Connection: close', length, ...lines);
+    const [response] = await askRaw(t, app.at, line + body);
+    return [response?.status, response?.status === 200 ? undefined : fieldOf(response!)];
+  };
+  const deep = `${'['.repeat(128)}${']'.repeat(128)}`;
+  for (const [body, field] of [
+    ['{"next":"x"}', 'next'],
+    ['{"spend":null}', 'spend'],
+    ['{"health":{"web":"sick"}}', 'health.web'],
+    [`{"health":{},"more":${deep}}`, 'body'],
+    [`{"position":"1-a","more":1e999}`, 'body'],
+    [`{"health":{"__proto__":1}}`, 'body'],
+  ] as const)
+    assert.deepEqual(await beat(body), [400, field], body);
+  const ignored = [
+    `{"more":${deep}}`,
+    '{"health":1}',
+    '{"position":1}',
+    '{"next":"x"',
+    '["next"]',
+    '"next"',
+    '{"more":1e999}',
+  ];
+  for (const body of ignored) assert.deepEqual(await beat(body), [200, undefined], body);
+  assert.deepEqual(await beat('{"next":"x"}', 'Content-Type: text/xml'), [200, undefined]);
+  assert.deepEqual(await beat('{"next":"x"}', 'Content-Encoding: gzip'), [200, undefined]);
+  assert.deepEqual(await beat(`{"next":"x"}`.padEnd(MAX_BODY + 1), 'Content-Type: text/xml'), [413, 'body']);
+});
+
+test('a client that waits for 100 Continue gets it before its body is ignored, and the connection serves the next request', async (t) => {
+  const app = await serveApp(t);
+  await app.registry.register(aVm());
+  const body = '{"next":';
+  const lines = ['Expect: 100-continue', `Content-Length: ${body.length}`, 'Content-Type: text/xml'];
+  const connection = Connection.open(t, app.at);
+  for (const line of ['POST /registry/vms/vm-1/heartbeat', 'DELETE /registry/vms/vm-1']) {
+    connection.send(head(line, ...lines));
+    assert.equal((await connection.response()).status, 100, line);
+    assert.equal(app.registry.has('vm-1'), true);
+    connection.send(body);
+    assert.equal((await connection.response()).status, 200, line);
+  }
+  assert.equal(app.registry.has('vm-1'), false);
 });
 
 test('the body of a request that is not read is never taken for the next request', async (t) => {

@@ -67,24 +67,62 @@ const BAD_BODIES: readonly [name: string, body: string | Buffer][] = [
   ['a bare NUL', '{"id":"\0"}'],
 ];
 
-for (const route of ROUTES.filter(({ method }) => method !== 'GET')) {
+const ignoresBody = ({ method, readsBody }: Route) => method === 'DELETE' || readsBody !== undefined;
+
+/** Both ways in which a body can exceed the limit are 413. */
+async function refusesLarge(app: ServedApp, { method, path }: Route): Promise<void> {
+  for (const [what, headers, body] of [
+    ['by its length', [`Content-Length: ${MAX_BODY + 1}`], ''],
+    ['in chunks', ['Transfer-Encoding: chunked'], `${(MAX_BODY + 1).toString(16)}\r\n${' '.repeat(MAX_BODY + 1)}\r\n`],
+  ] as const) {
+    const answer = await ask(app, method, concrete(path), headers, body);
+    isRefused(answer, 413, 'TOO_LARGE', 'body', what);
+    assert.equal(answer.headers.connection, 'close', what);
+  }
+}
+
+const OTHER_TYPES = ['text/xml', 'application/octet-stream', 'multipart/form-data; boundary=x', 'application/jsonp'];
+
+for (const route of ROUTES.filter((each) => ignoresBody(each))) {
+  test(`${route.method} ${route.path} ignores a body that it does not need, unless it is too large`, async (t) => {
+    const app = await served(t);
+    const bodies = [...BAD_BODIES, ['an array', '[1]'], ['text', '"x"'], ['unknown fields', '{"a":{"b":1}}']] as const;
+    const { method, path } = route;
+    // The second VM takes the place of the first one, which a DELETE removes.
+    const again = () => call(app.url, 'PUT', '/registry/vms/vm-1', { body: aVm() });
+    const expected = (await ask(app, method, concrete(path))).status;
+    const check = async (what: string, headers: readonly string[], body: string | Buffer) => {
+      await again();
+      const answer = await ask(app, method, concrete(path), headers, body);
+      assert.equal(answer.status, expected, `${what}: ${answer.text}`);
+    };
+    for (const [what, body] of bodies) {
+      const length = `Content-Length: ${Buffer.byteLength(body)}`;
+      await check(what, ['Content-Type: application/json', length], body);
+      const chunk = Buffer.concat([Buffer.from(`${Buffer.byteLength(body).toString(16)}\r\n`), Buffer.from(body)]);
+      await check(
+        `${what} in a chunk`,
+        ['Transfer-Encoding: chunked'],
+        Buffer.concat([chunk, Buffer.from('\r\n0\r\n\r\n')]),
+      );
+    }
+    for (const type of [...OTHER_TYPES, ';;;'])
+      await check(type, [`Content-Type: ${type}`, 'Content-Length: 9'], '{"next":1');
+    for (const coding of ['gzip', 'br', 'identity, gzip', 'nonsense'])
+      await check(coding, [`Content-Encoding: ${coding}`, 'Content-Length: 10'], '{"next":1}');
+    await again();
+    await refusesLarge(app, route);
+    assert.equal(app.registry.has('vm-1'), true);
+  });
+}
+
+for (const route of ROUTES.filter((each) => each.method !== 'GET' && !ignoresBody(each))) {
   const name = `${route.method} ${route.path}`;
   test(`${name} refuses a body that is invalid, too large or of another media type`, async (t) => {
     const app = await served(t);
     for (const [what, body] of BAD_BODIES) isRefused(await send(app, route, body), 400, 'INVALID', 'body', what);
-    for (const [what, headers, body] of [
-      ['by its length', [`Content-Length: ${MAX_BODY + 1}`], ''],
-      [
-        'in chunks',
-        ['Transfer-Encoding: chunked'],
-        `${(MAX_BODY + 1).toString(16)}\r\n${' '.repeat(MAX_BODY + 1)}\r\n`,
-      ],
-    ] as const) {
-      const answer = await ask(app, route.method, concrete(route.path), headers, body);
-      isRefused(answer, 413, 'TOO_LARGE', 'body', what);
-      assert.equal(answer.headers.connection, 'close', what);
-    }
-    for (const type of ['text/xml', 'application/octet-stream', 'multipart/form-data; boundary=x', 'application/jsonp'])
+    await refusesLarge(app, route);
+    for (const type of OTHER_TYPES)
       isRefused(await send(app, route, '{}', type), 415, 'UNSUPPORTED_MEDIA_TYPE', 'content-type', type);
     await isUntouched(app);
   });

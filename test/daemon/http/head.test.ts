@@ -34,7 +34,7 @@ function comparable({ date, 'x-request-id': id, 'transfer-encoding': coding, ...
   return headers;
 }
 
-const concrete = (path: string) => path.replace(':id', 'vm-1').replace(':role', 'worker');
+const concrete = (path: string) => path.replace(/:id|:other/g, 'vm-1').replace(':role', 'worker');
 
 for (const { path } of ROUTES.filter(({ method }) => method === 'GET')) {
   test(`HEAD ${path} has the status and the headers of the GET and no body`, async (t) => {

@@ -144,20 +144,32 @@ export class WireModel {
   }
 
   /** Parses the body. */
-  #read({ body, headers }: Asked): unknown {
-    if (body.length === 0) return undefined;
-    const type = headers['content-type'] ?? 'application/json';
-    if (!/^(application\/(json|.*\+json|x-www-form-urlencoded)|text\/plain)(;|$)/.test(type))
-      throw new Refused(415, 'UNSUPPORTED_MEDIA_TYPE', 'content-type');
-    if (body.length > this.#limits.maxBody) throw new Refused(413, 'TOO_LARGE', 'body');
-    let value: unknown;
-    try {
-      value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(body));
-    } catch {
-      throw invalid('body');
-    }
-    if (!isAcceptable(value, 0)) throw invalid('body');
+  #read(asked: Asked): unknown {
+    const isHeartbeat = asked.path[3] === 'heartbeat';
+    const { value, error, isText = false } = this.#parse(asked);
+    if (error?.expected.code === 'TOO_LARGE') throw error;
+    if (asked.method === 'DELETE') return undefined;
+    // A body that is not that of an agent makes a plain heartbeat.
+    if (isHeartbeat && (!isText || !isOfAgent(value))) return undefined;
+    if (error) throw error;
     return value;
+  }
+
+  /** Parses the body. `isText` if it is JSON, even if an error makes it unacceptable. */
+  #parse({ method, path, body, headers }: Asked): { value?: unknown; error?: Refused; isText?: boolean } {
+    const type = headers['content-type'] ?? 'application/json';
+    const isJson = /^(application\/(json|.*\+json|x-www-form-urlencoded)|text\/plain)(;|$)/.test(type);
+    if (body.length === 0) return {};
+    const isIgnorable = method === 'DELETE' || path[3] === 'heartbeat';
+    if (!isJson && !isIgnorable) return { error: new Refused(415, 'UNSUPPORTED_MEDIA_TYPE', 'content-type') };
+    if (body.length > this.#limits.maxBody) return { error: new Refused(413, 'TOO_LARGE', 'body') };
+    if (!isJson) return {};
+    try {
+      const value: unknown = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(body));
+      return isAcceptable(value, 0) ? { value, isText: true } : { value, isText: true, error: invalid('body') };
+    } catch {
+      return { error: invalid('body') };
+    }
   }
 
   #get(id: string): ModelVm {
@@ -567,6 +579,11 @@ function serviceOf(given: Fields): Fields {
   const { healthPath, ...rest } = given;
   const service = healthPath === undefined || healthPath === null ? rest : given;
   return { ...service, name: textOf(given.name), port: given.port };
+}
+
+function isOfAgent(body: unknown): boolean {
+  if (!isRecord(body)) return false;
+  return ['spend', 'next'].some((field) => body[field] !== undefined) || isRecord(body.health);
 }
 
 /** Reads the health in a heartbeat. A heartbeat with a proof is refused, because no proof in these tests is valid. */
