@@ -201,6 +201,8 @@ _vreg() {
     "update:--service") COMPREPLY=(); return ;;
     "update:--meta") COMPREPLY=(); return ;;
     "update:--unset-meta") COMPREPLY=(); return ;;
+    "update:--role") mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); return ;;
+    "update:--selector"|"update:-l") COMPREPLY=(); return ;;
     "update:--context"|"update:-c") COMPREPLY=(); return ;;
     "edit:--url"|"edit:-u") COMPREPLY=(); return ;;
     "edit:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
@@ -217,6 +219,8 @@ _vreg() {
     "pause:--key-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "pause:--output"|"pause:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
     "pause:--timeout") COMPREPLY=(); return ;;
+    "pause:--role") mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); return ;;
+    "pause:--selector"|"pause:-l") COMPREPLY=(); return ;;
     "pause:--context"|"pause:-c") COMPREPLY=(); return ;;
     "resume:--url"|"resume:-u") COMPREPLY=(); return ;;
     "resume:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
@@ -225,6 +229,8 @@ _vreg() {
     "resume:--key-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "resume:--output"|"resume:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
     "resume:--timeout") COMPREPLY=(); return ;;
+    "resume:--role") mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); return ;;
+    "resume:--selector"|"resume:-l") COMPREPLY=(); return ;;
     "resume:--context"|"resume:-c") COMPREPLY=(); return ;;
     "stop:--url"|"stop:-u") COMPREPLY=(); return ;;
     "stop:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
@@ -233,6 +239,8 @@ _vreg() {
     "stop:--key-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "stop:--output"|"stop:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
     "stop:--timeout") COMPREPLY=(); return ;;
+    "stop:--role") mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); return ;;
+    "stop:--selector"|"stop:-l") COMPREPLY=(); return ;;
     "stop:--context"|"stop:-c") COMPREPLY=(); return ;;
     "rm:--url"|"rm:-u") COMPREPLY=(); return ;;
     "rm:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
@@ -241,6 +249,8 @@ _vreg() {
     "rm:--key-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "rm:--output"|"rm:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
     "rm:--timeout") COMPREPLY=(); return ;;
+    "rm:--role") mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); return ;;
+    "rm:--selector"|"rm:-l") COMPREPLY=(); return ;;
     "rm:--context"|"rm:-c") COMPREPLY=(); return ;;
     "prune:--url"|"prune:-u") COMPREPLY=(); return ;;
     "prune:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
@@ -729,12 +739,12 @@ _vreg() {
     "history") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --limit --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "conflicts") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --clear --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "register") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--name --role --address --registered-by --url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --status --service --meta --parent --file -f --if-exists --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
-    "update") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --name --status --address --service --meta --unset-meta --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
+    "update") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --name --status --address --service --meta --unset-meta --role --selector -l --stale --all --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "edit") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
-    "pause") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
-    "resume") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
-    "stop") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
-    "rm") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
+    "pause") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --role --selector -l --stale --all --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
+    "resume") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --role --selector -l --stale --all --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
+    "stop") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --role --selector -l --stale --all --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
+    "rm") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --role --selector -l --stale --all --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "prune") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --older-than --role --dry-run -n --yes -y --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "heartbeat") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--name --role --address --registered-by --url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --every --register-if-missing --state-dir --service --meta --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "addr") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --service --pick --passing --strict --wait --max-stale --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;

@@ -376,6 +376,11 @@ complete -c vreg -n '__vreg_at update' -l address -d 'new address' -x
 complete -c vreg -n '__vreg_at update' -l service -d 'service as NAME:PORT or NAME:PORT/healthPath' -x
 complete -c vreg -n '__vreg_at update' -l meta -d 'metadata; a JSON value is parsed as JSON' -x
 complete -c vreg -n '__vreg_at update' -l unset-meta -d 'metadata key to remove' -x
+complete -c vreg -n '__vreg_at update' -l role -d 'only VMs with this role' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at update' -l selector -s l -d 'only VMs whose metadata matches all comma-separated terms: key=value, key!=value, key, !key' -x
+complete -c vreg -n '__vreg_at update' -l stale -d 'only stale VMs'
+complete -c vreg -n '__vreg_at update' -l all -d 'all VMs'
+complete -c vreg -n '__vreg_at update' -l yes -s y -d 'do not ask for confirmation'
 complete -c vreg -n '__vreg_at update' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at update' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at update' -l json -d 'same as -o json'
@@ -406,6 +411,11 @@ complete -c vreg -n '__vreg_at pause' -l cert-file -d 'client certificate, for a
 complete -c vreg -n '__vreg_at pause' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at pause' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at pause' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at pause' -l role -d 'only VMs with this role' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at pause' -l selector -s l -d 'only VMs whose metadata matches all comma-separated terms: key=value, key!=value, key, !key' -x
+complete -c vreg -n '__vreg_at pause' -l stale -d 'only stale VMs'
+complete -c vreg -n '__vreg_at pause' -l all -d 'all VMs'
+complete -c vreg -n '__vreg_at pause' -l yes -s y -d 'do not ask for confirmation'
 complete -c vreg -n '__vreg_at pause' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at pause' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at pause' -l json -d 'same as -o json'
@@ -421,6 +431,11 @@ complete -c vreg -n '__vreg_at resume' -l cert-file -d 'client certificate, for 
 complete -c vreg -n '__vreg_at resume' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at resume' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at resume' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at resume' -l role -d 'only VMs with this role' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at resume' -l selector -s l -d 'only VMs whose metadata matches all comma-separated terms: key=value, key!=value, key, !key' -x
+complete -c vreg -n '__vreg_at resume' -l stale -d 'only stale VMs'
+complete -c vreg -n '__vreg_at resume' -l all -d 'all VMs'
+complete -c vreg -n '__vreg_at resume' -l yes -s y -d 'do not ask for confirmation'
 complete -c vreg -n '__vreg_at resume' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at resume' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at resume' -l json -d 'same as -o json'
@@ -436,6 +451,11 @@ complete -c vreg -n '__vreg_at stop' -l cert-file -d 'client certificate, for a 
 complete -c vreg -n '__vreg_at stop' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at stop' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at stop' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at stop' -l role -d 'only VMs with this role' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at stop' -l selector -s l -d 'only VMs whose metadata matches all comma-separated terms: key=value, key!=value, key, !key' -x
+complete -c vreg -n '__vreg_at stop' -l stale -d 'only stale VMs'
+complete -c vreg -n '__vreg_at stop' -l all -d 'all VMs'
+complete -c vreg -n '__vreg_at stop' -l yes -s y -d 'do not ask for confirmation'
 complete -c vreg -n '__vreg_at stop' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at stop' -l quiet -s q -d 'print only ids; same as -o name'
 complete -c vreg -n '__vreg_at stop' -l json -d 'same as -o json'
@@ -451,6 +471,10 @@ complete -c vreg -n '__vreg_at rm' -l cert-file -d 'client certificate, for a re
 complete -c vreg -n '__vreg_at rm' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at rm' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
 complete -c vreg -n '__vreg_at rm' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at rm' -l role -d 'only VMs with this role' -x -a 'infra lieutenant worker golden custom'
+complete -c vreg -n '__vreg_at rm' -l selector -s l -d 'only VMs whose metadata matches all comma-separated terms: key=value, key!=value, key, !key' -x
+complete -c vreg -n '__vreg_at rm' -l stale -d 'only stale VMs'
+complete -c vreg -n '__vreg_at rm' -l all -d 'all VMs'
 complete -c vreg -n '__vreg_at rm' -l yes -s y -d 'do not ask for confirmation'
 complete -c vreg -n '__vreg_at rm' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
 complete -c vreg -n '__vreg_at rm' -l quiet -s q -d 'print only ids; same as -o name'

@@ -4,6 +4,7 @@ import { Command as Commander, CommanderError, Option } from 'commander';
 import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from './command.ts';
 import { loadAllCommands, loadCommand } from './commands.ts';
 import { type SettingKey, settingOf } from './config/settings.ts';
+import { splitList } from './config/values.ts';
 import { Config } from './config.ts';
 import { ChildEnded, Interrupted } from './exit.ts';
 import { nextStep, suggestion, unknownCommand, usageError } from './help/suggest.ts';
@@ -134,8 +135,9 @@ function settingOption(key: SettingKey): Option {
     : new Option(`${words}[${value}]`, about).preset(bare);
 }
 
-function flagOption({ flags, about, repeat }: Flag): Option {
+function flagOption({ flags, about, repeat, list }: Flag): Option {
   const option = new Option(flags, about);
+  if (list) return option.argParser((text, before: string[] = []) => [...before, ...splitList(text)]);
   return repeat ? option.argParser((value, before: string[] = []) => [...before, value]) : option;
 }
 
@@ -143,9 +145,10 @@ function checkValues({ flags, values }: Flag, given: Record<string, unknown>): v
   if (!Array.isArray(values)) return;
   const option = new Option(flags);
   const value = given[option.attributeName()];
-  if (typeof value === 'string' && !values.includes(value)) {
-    const known = values as readonly string[];
-    throw new VregError('USAGE', `invalid ${option.long} "${value}"${suggestion(value, known)}`, {
+  const known = values as readonly string[];
+  for (const each of [value ?? []].flat() as string[]) {
+    if (known.includes(each)) continue;
+    throw new VregError('USAGE', `invalid ${option.long} "${each}"${suggestion(each, known)}`, {
       field: option.long!.slice(2),
       hint: `one of: ${known.join(', ')}`,
     });

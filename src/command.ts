@@ -25,6 +25,8 @@ export interface Flag {
   about: string;
   /** The flag is repeatable; its values form an array. */
   repeat?: true;
+  /** The flag is repeatable and accepts comma-separated values; all of them form one array. */
+  list?: true;
   /** The accepted values, or the kind of live values that completion offers. */
   values?: readonly string[] | LiveValues;
   /** Values that completion offers. Other values are also accepted. */

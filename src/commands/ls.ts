@@ -2,19 +2,15 @@ import { type Context, defineCommand } from '../command.ts';
 import { parseCount } from '../config/values.ts';
 import { STRICT_FLAG } from '../fleet/flags.ts';
 import { stillWarming } from '../fleet/lookup.ts';
+import { type Filters, listVms, ROLE_FLAG, SELECTOR_FLAG, STALE_FLAG } from '../fleet/selection.ts';
 import { vmsAnswer } from '../fleet/table.ts';
 import { SORTS, type Sort, type VmWithLiveness } from '../protocol/api.ts';
 import { exclusiveFlags } from '../protocol/errors.ts';
-import { livenessOf } from '../protocol/liveness.ts';
-import { ROLES, STATUSES } from '../protocol/vm.ts';
+import { STATUSES } from '../protocol/vm.ts';
 import type { RowsAnswer } from '../render.ts';
 import { repeatWithRetry } from '../run/retry.ts';
 
-interface Flags {
-  role?: string;
-  status?: string;
-  stale?: boolean;
-  selector?: string;
+interface Flags extends Filters {
   sort?: Sort;
   limit?: string;
   strict?: boolean;
@@ -31,14 +27,11 @@ export const ls = defineCommand<Flags>({
   description:
     'Lists VMs, newest registration first. STATUS is the declared status. LIVE shows whether a running VM has sent a heartbeat recently. --status running excludes stale VMs. An empty list is not an error.',
   flags: [
-    { flags: '--role <role>', about: 'only VMs with this role', values: ROLES },
-    { flags: '--status <status>', about: 'only VMs with this status', values: STATUSES },
-    { flags: '--stale', about: 'only stale VMs' },
+    ROLE_FLAG,
+    { flags: '--status <status>', about: 'only VMs with this status', values: STATUSES, list: true },
+    STALE_FLAG,
     { flags: '--sort <by>', about: 'sort order (default: registered)', values: SORTS },
-    {
-      flags: '-l, --selector <terms>',
-      about: 'only VMs whose metadata matches all comma-separated terms: key=value, key!=value, key, !key',
-    },
+    SELECTOR_FLAG,
     { flags: '--limit <n>', about: 'maximum number of VMs' },
     STRICT_FLAG,
     {
@@ -64,21 +57,18 @@ export const ls = defineCommand<Flags>({
 
 async function fetchList(
   context: Context,
-  { role, status, stale, selector, sort, limit, strict }: Flags,
+  { sort, limit, strict, ...filters }: Flags,
 ): Promise<RowsAnswer<VmWithLiveness>> {
-  if (stale && status !== undefined && status !== 'running') {
+  const { stale, status } = filters;
+  if (stale && status !== undefined && !status.includes('running')) {
     throw exclusiveFlags('--stale', `--status ${status}`, 'omit one of them: only running VMs become stale');
   }
   const max = limit === undefined ? undefined : parseCount(limit, '--limit');
-  // The server cannot filter by staleness: `status=running` excludes stale VMs, and its limit would apply too early.
-  const query = { ...(role && { role }), ...(selector && { selector }), ...(sort && { sort }) };
-  const filters = stale ? {} : { ...(status && { status }), ...(max && { limit: max }) };
   const client = context.client();
-  const vms = await client.list({ ...query, ...filters });
+  const vms = await listVms(client, filters, { ...(sort && { sort }), ...(max && { limit: max }) });
   const { warming } = client.server;
   if (strict && warming !== undefined) throw stillWarming(warming, 'try again later, or omit --strict');
-  const rows = stale ? vms.filter((vm) => livenessOf(vm) === 'stale').slice(0, max) : vms;
-  return vmsAnswer(rows, { none: 'no VMs', now: client.server.now });
+  return vmsAnswer(vms, { none: 'no VMs', now: client.server.now });
 }
 
 async function redraw(context: Context, flags: Flags): Promise<void> {

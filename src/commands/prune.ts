@@ -1,14 +1,13 @@
 import { defineCommand } from '../command.ts';
 import { formatDuration, formatNames, parseDuration } from '../config/values.ts';
+import { getIfStale, listVms, ROLE_FLAG, YES_FLAG } from '../fleet/selection.ts';
 import { vmsAnswer } from '../fleet/table.ts';
 import { missingFlag } from '../protocol/errors.ts';
-import { livenessOf } from '../protocol/liveness.ts';
-import { ROLES } from '../protocol/vm.ts';
 import { each, throwFailed } from '../run/batch.ts';
 
 interface Flags {
   olderThan?: string;
-  role?: string;
+  role?: string[];
   dryRun?: boolean;
   yes?: boolean;
 }
@@ -23,9 +22,9 @@ export const prune = defineCommand<Flags>({
     'Removes and prints stale VMs that have not been seen for longer than --older-than. Paused and stopped VMs are not affected. Unless --yes is given, shows how many VMs match and the names of the first few, and asks for confirmation. A VM that sends a heartbeat in the meantime is not removed.',
   flags: [
     { flags: '--older-than <duration>', about: 'minimum time since the VM was last seen, e.g. 1h' },
-    { flags: '--role <role>', about: 'only VMs with this role', values: ROLES },
+    ROLE_FLAG,
     { flags: '-n, --dry-run', about: 'print what would be removed, and remove nothing' },
-    { flags: '-y, --yes', about: 'do not ask for confirmation' },
+    YES_FLAG,
   ],
   examples: [
     { about: 'preview the removal', command: 'vreg prune --older-than 1h --dry-run' },
@@ -33,15 +32,15 @@ export const prune = defineCommand<Flags>({
     { about: 'run from cron', command: 'vreg prune --older-than 24h --yes' },
   ],
   exits: [2, 3, 7, 8],
-  async run(context, _args, { olderThan, role, dryRun, yes }) {
+  async run(context, _args, { olderThan, role = [], dryRun, yes }) {
     if (olderThan === undefined) {
       throw missingFlag('--older-than', 'for example: vreg prune --older-than 1h --dry-run');
     }
     const age = parseDuration(olderThan, '--older-than');
     const client = context.client();
-    const vms = await client.list({ ...(role && { role }) });
+    const stale = await listVms(client, { role, stale: true });
     const { now } = client.server;
-    const old = vms.filter((vm) => livenessOf(vm) === 'stale' && now - Date.parse(vm.lastSeen) > age);
+    const old = stale.filter(({ lastSeen }) => now - Date.parse(lastSeen) > age);
     const none = `no VM has been stale for more than ${formatDuration(age)}`;
     if (dryRun || old.length === 0) return context.print(vmsAnswer(old, { none }));
     const names = old.map(({ name }) => name);
@@ -50,14 +49,10 @@ export const prune = defineCommand<Flags>({
       yes,
     );
     const { done, failed } = await each(context, old, async ({ id }) => {
-      // The VM may have sent a heartbeat while the prompt was open.
-      const vm = await client.get(id);
-      if (livenessOf(vm) === 'stale') {
-        await client.deregister(id);
-        return [vm];
-      }
-      context.note(`${id} is live again and was not removed`);
-      return [];
+      const vm = await getIfStale(context, id);
+      if (!vm) return [];
+      await client.deregister(id);
+      return [vm];
     });
     if (done.flat().length > 0) await context.print(vmsAnswer(done.flat()));
     throwFailed(context, old.length, failed, ({ id }) => id);

@@ -1,35 +1,26 @@
 import { defineCommand } from '../command.ts';
-import { formatNames } from '../config/values.ts';
-import { printEach } from '../run/batch.ts';
+import { changeSelected, SELECTION_ARGUMENT, SELECTION_FLAGS, type SelectionFlags } from '../fleet/selection.ts';
 
-/** Maximum number of ids to list in the prompt. */
-const MAX_LISTED = 3;
-
-export const rm = defineCommand<{ yes?: boolean }>({
+export const rm = defineCommand<SelectionFlags>({
   name: 'rm',
   aliases: ['deregister', 'delete'],
   summary: 'remove VMs from the registry',
   description:
     'Removes entries from the registry; the VMs themselves are not affected. Asks for confirmation unless --yes is given.',
-  arguments: [{ name: 'id', about: 'id of a VM', variadic: true, values: 'ids' }],
-  flags: [{ flags: '-y, --yes', about: 'do not ask for confirmation' }],
+  arguments: [SELECTION_ARGUMENT],
+  flags: SELECTION_FLAGS,
   examples: [
     { about: 'ask, then remove a VM', command: 'vreg rm abc-123-def' },
     { about: 'in a script', command: 'vreg rm abc-123-def --yes' },
-    { about: 'all stale VMs', command: 'vreg ls --stale -q | xargs --no-run-if-empty vreg rm --yes' },
+    { about: 'all stale VMs', command: 'vreg rm --stale --yes' },
   ],
   exits: [2, 3, 7, 8],
-  async run(context, ids, { yes }) {
-    const listed = formatNames(ids, MAX_LISTED);
-    await context.confirm(
-      `Remove ${ids.length === 1 ? `VM ${listed}` : `${ids.length} VMs (${listed})`} from the registry?`,
-      yes,
-    );
-    await printEach(
-      context,
-      ids,
-      async (id) => ({ id, ...(await context.client().deregister(id)) }),
-      (rows) => ({
+  async run(context, ids, flags) {
+    await changeSelected(context, ids, flags, {
+      question: (vms) => `Remove ${vms} from the registry?`,
+      asksForIds: true,
+      change: async (id) => ({ id, ...(await context.client().deregister(id)) }),
+      answerOf: (rows, more) => ({
         kind: 'rows',
         rows,
         columns: [
@@ -37,8 +28,8 @@ export const rm = defineCommand<{ yes?: boolean }>({
           { title: 'DELETED', cell: ({ deleted }) => String(deleted) },
         ],
         name: ({ id }) => id,
-        single: ids.length === 1,
+        ...more,
       }),
-    );
+    });
   },
 });

@@ -1,28 +1,29 @@
 /** `pause`, `resume` and `stop`: commands that set the declared status of VMs. */
 import { type Command, defineCommand } from '../command.ts';
+import { changeSelected, SELECTION_ARGUMENT, SELECTION_FLAGS, type SelectionFlags } from '../fleet/selection.ts';
 import { vmsAnswer } from '../fleet/table.ts';
 import type { Status } from '../protocol/vm.ts';
-import { printEach } from '../run/batch.ts';
 
 function statusCommand(name: string, status: Status, effect: string, example: string): Command<never> {
-  return defineCommand({
+  return defineCommand<SelectionFlags>({
     name,
     summary: `set the status of VMs to ${status}`,
-    description: `Sets the status of VMs to ${status}. Same as vreg update ID... --status ${status}. ${effect}`,
-    arguments: [{ name: 'id', about: 'id of a VM', variadic: true, values: 'ids' }],
+    description: `Sets the status of VMs to ${status}. Same as vreg update ID... --status ${status}. ${effect} Asks for confirmation if flags select the VMs.`,
+    arguments: [SELECTION_ARGUMENT],
+    flags: SELECTION_FLAGS,
     examples: [
       { about: example, command: `vreg ${name} abc-123-def` },
       { about: 'several VMs', command: `vreg ${name} worker-1 worker-2` },
-      { about: 'all workers', command: `vreg ls --role worker -q | xargs vreg ${name}` },
+      { about: 'all workers', command: `vreg ${name} --role worker` },
+      { about: 'in a script: the VMs of a task', command: `vreg ${name} -l task=billing --yes` },
     ],
-    exits: [2, 3, 8],
-    async run(context, ids) {
-      await printEach(
-        context,
-        ids,
-        (id) => context.client().update(id, { status }),
-        (vms) => vmsAnswer(vms, { single: ids.length === 1 }),
-      );
+    exits: [2, 3, 7, 8],
+    async run(context, ids, flags) {
+      await changeSelected(context, ids, flags, {
+        question: (vms) => `Set the status of ${vms} to ${status}?`,
+        change: (id) => context.client().update(id, { status }),
+        answerOf: vmsAnswer,
+      });
     },
   });
 }

@@ -1,18 +1,18 @@
 import type { RegistryClient } from '../client.ts';
 import { defineCommand } from '../command.ts';
 import { META_FLAG, parseMetaFlags, parseServiceFlag, SERVICE_FLAG } from '../fleet/flags.ts';
+import { changeSelected, SELECTION_ARGUMENT, SELECTION_FLAGS, type SelectionFlags } from '../fleet/selection.ts';
 import { vmsAnswer } from '../fleet/table.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
-import { VregError } from '../protocol/errors.ts';
+import { exclusiveFlags, VregError } from '../protocol/errors.ts';
 import { parseUpdate, STATUSES, type VmUpdate } from '../protocol/vm.ts';
-import { printEach } from '../run/batch.ts';
 
 /**
  * Maximum number of attempts to merge metadata. Each failed attempt means that another client changed the VM in the meantime.
  */
 const MERGE_ATTEMPTS = 5;
 
-interface Flags {
+interface Flags extends SelectionFlags {
   name?: string;
   status?: string;
   address?: string;
@@ -26,8 +26,8 @@ export const update = defineCommand<Flags>({
   aliases: ['set', 'patch'],
   summary: 'change fields of VMs',
   description:
-    'Changes fields of VMs. --service replaces the entire list of services. --meta sets individual metadata keys and --unset-meta removes them; other keys remain. The role cannot be changed.',
-  arguments: [{ name: 'id', about: 'id of a VM', variadic: true, values: 'ids' }],
+    'Changes fields of VMs. --service replaces the entire list of services. --meta sets individual metadata keys and --unset-meta removes them; other keys remain. The role cannot be changed: --role selects VMs. Asks for confirmation if flags select the VMs.',
+  arguments: [SELECTION_ARGUMENT],
   flags: [
     { flags: '--name <name>', about: 'new name' },
     { flags: '--status <status>', about: 'new status', values: STATUSES },
@@ -35,6 +35,7 @@ export const update = defineCommand<Flags>({
     SERVICE_FLAG,
     META_FLAG,
     { flags: '--unset-meta <key>', about: 'metadata key to remove', repeat: true },
+    ...SELECTION_FLAGS,
   ],
   examples: [
     {
@@ -43,9 +44,12 @@ export const update = defineCommand<Flags>({
     },
     { about: 'change the address', command: 'vreg update abc-123-def --address 10.0.0.9' },
     { about: 'remove a metadata key', command: 'vreg update abc-123-def --unset-meta reason' },
+    { about: 'all workers of a task', command: 'vreg update --role worker -l task=billing --meta tier=gold' },
   ],
-  exits: [2, 3, 8],
-  async run(context, ids, { name, status, address, service, meta = [], unsetMeta = [] }) {
+  exits: [2, 3, 7, 8],
+  async run(context, ids, { name, status, address, service, meta = [], unsetMeta = [], ...selection }) {
+    if (ids.length > 0 && selection.role !== undefined)
+      throw exclusiveFlags('--role', 'ids', '--role selects VMs; the role of a registered VM cannot be changed');
     const set = parseMetaFlags(meta);
     const change = parseUpdate({ name, status, address, services: service?.map(parseServiceFlag) });
     const changesMetadata = meta.length > 0 || unsetMeta.length > 0;
@@ -55,12 +59,11 @@ export const update = defineCommand<Flags>({
       });
     }
     const client = context.client();
-    await printEach(
-      context,
-      ids,
-      (id) => (changesMetadata ? mergeMetadata(client, id, change, set, unsetMeta) : client.update(id, change)),
-      (vms) => vmsAnswer(vms, { single: ids.length === 1 }),
-    );
+    await changeSelected(context, ids, selection, {
+      question: (vms) => `Update ${vms}?`,
+      change: (id) => (changesMetadata ? mergeMetadata(client, id, change, set, unsetMeta) : client.update(id, change)),
+      answerOf: vmsAnswer,
+    });
   },
 });
 

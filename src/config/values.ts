@@ -198,6 +198,11 @@ export function checkOrigins(text: string, name: string, where: string): void {
   }
 }
 
+/** Splits a comma-separated list. An empty list has one empty element, which is invalid everywhere. */
+export function splitList(text: string): string[] {
+  return text.split(',').map((part) => part.trim());
+}
+
 /** Lists the first `max` names and the number of the others: `a, b and 3 more`. */
 export function formatNames(names: readonly string[], max: number): string {
   const first = names.slice(0, max).join(', ');

@@ -84,11 +84,14 @@ export function settingRow(key: SettingKey): [string, string] {
 }
 
 /** Flag and meaning. */
-export function flagRow({ flags, about, values, repeat }: Flag): [string, string] {
+export function flagRow({ flags, about, values, repeat, list }: Flag): [string, string] {
   const shown = flags.replace(/<(.+)>/, (_, value: string) => value.toUpperCase());
   // The accepted values go before the default.
   const [, what, preset = ''] = /^(.*?)( \(default: .*\))?$/.exec(about)!;
-  return [shown, `${what}${choices(values)}${preset}${repeat ? ' (repeatable)' : ''}`];
+  return [
+    shown,
+    `${what}${choices(values)}${preset}${repeat || list ? ` (repeatable${list ? ', or comma-separated' : ''})` : ''}`,
+  ];
 }
 
 function globalRows(): [string, string][] {

@@ -110,7 +110,7 @@ test('a VM that sends a heartbeat during the prompt is not removed', async (t) =
   assert.deepEqual(await prune(between, '--older-than 30m --yes -q'), {
     code: 0,
     stdout: 'b\n',
-    stderr: 'vreg: a is live again and was not removed\n',
+    stderr: 'vreg: a is no longer stale and was not changed\n',
   });
   assert.deepEqual([...store.vms.keys()], ['a']);
 });

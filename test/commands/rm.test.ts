@@ -13,7 +13,7 @@ const BEFORE = aVm({ id: 'a' });
 
 const REFUSED: readonly [argv: string, code: number, message: RegExp][] = [
   ['rm nope --yes', 3, /^vreg: nope: VM not found\n/],
-  ['rm --yes', 5, /^vreg: missing required argument 'id'\n/],
+  ['rm --yes', 5, /^vreg: no VM given\nhint: pass ids, or select VMs with --role, --selector, --stale or --all\n/],
 ];
 
 for (const [argv, code, message] of REFUSED) {

@@ -53,8 +53,9 @@ const REFUSED: readonly [argv: string, code: number, message: RegExp][] = [
   ['update a', 5, /^vreg: nothing to change\nhint: pass --name, /],
   ['update a --name=', 5, /^vreg: name cannot be empty\nhint: /],
   ['update a --status on', 5, /^vreg: invalid --status "on"\nhint: one of: /],
-  ['update a --role infra', 5, /^vreg: unknown option '--role'/],
-  ['update', 5, /^vreg: missing required argument 'id'\nhint: see the usage: vreg update --help\n$/],
+  ['update a --role infra', 5, /^vreg: --role cannot be combined with ids\nhint: .*cannot be changed\n$/],
+  ['update', 5, /^vreg: nothing to change\nhint: pass --name, /],
+  ['update --name x', 5, /^vreg: no VM given\nhint: pass ids, /],
   ['update nope --name x', 3, /^vreg: nope: VM not found\nhint: list registered VMs: vreg ls\n$/],
   ['update nope --meta x=1', 3, /^vreg: nope: VM not found\n/],
 ];
