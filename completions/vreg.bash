@@ -16,7 +16,8 @@ _vreg() {
   for ((i = 1; i < COMP_CWORD; i++)); do
     case "$at:${COMP_WORDS[i]}" in
       ":ls"|":list"|":ps") at="ls" ;;
-      ":get"|":show"|":describe") at="get" ;;
+      ":get"|":show") at="get" ;;
+      ":describe") at="describe" ;;
       ":discover"|":find") at="discover" ;;
       ":tree") at="tree" ;;
       ":watch") at="watch" ;;
@@ -108,6 +109,14 @@ _vreg() {
     "get:--output"|"get:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
     "get:--timeout") COMPREPLY=(); return ;;
     "get:--context"|"get:-c") COMPREPLY=(); return ;;
+    "describe:--url"|"describe:-u") COMPREPLY=(); return ;;
+    "describe:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "describe:--ca-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "describe:--cert-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "describe:--key-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
+    "describe:--output"|"describe:-o") mapfile -t COMPREPLY < <(compgen -W "table wide json ndjson yaml name tsv" -- "$cur"); return ;;
+    "describe:--timeout") COMPREPLY=(); return ;;
+    "describe:--context"|"describe:-c") COMPREPLY=(); return ;;
     "discover:--url"|"discover:-u") COMPREPLY=(); return ;;
     "discover:--token-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
     "discover:--ca-file") compopt -o default 2>/dev/null; COMPREPLY=(); return ;;
@@ -728,9 +737,10 @@ _vreg() {
     "help:--context"|"help:-c") COMPREPLY=(); return ;;
   esac
   case "$at" in
-    "") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "ls get discover tree watch status why history conflicts register update edit pause resume stop rm prune heartbeat addr url env exec render wait api daemon doctor health export import backup token context config completion version help" -- "$cur"); fi ;;
+    "") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "ls get describe discover tree watch status why history conflicts register update edit pause resume stop rm prune heartbeat addr url env exec render wait api daemon doctor health export import backup token context config completion version help" -- "$cur"); fi ;;
     "ls") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --role --status --stale --sort --selector -l --limit --strict --watch -w --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "get") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
+    "describe") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "discover") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --service --passing --strict --wait --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
     "tree") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else _vreg_live ids; fi ;;
     "watch") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --id --status --since --heartbeats --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "infra lieutenant worker golden custom" -- "$cur"); fi ;;
@@ -789,7 +799,7 @@ _vreg() {
     "config edit") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
     "completion") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --values --write --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "bash zsh fish" -- "$cur"); fi ;;
     "version") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else COMPREPLY=(); fi ;;
-    "help") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --write-man --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "ls get discover tree watch status why history conflicts register update edit pause resume stop rm prune heartbeat addr url env exec render wait api daemon doctor health export import backup token context config completion version help exit-codes environment formatting recipes" -- "$cur"); fi ;;
+    "help") if [[ "$cur" == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "--url -u --token-file --ca-file --cert-file --key-file --output -o --timeout --write-man --context -c --quiet -q --json --no-headers --no-color --verbose -v --help -h" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "ls get describe discover tree watch status why history conflicts register update edit pause resume stop rm prune heartbeat addr url env exec render wait api daemon doctor health export import backup token context config completion version help exit-codes environment formatting recipes" -- "$cur"); fi ;;
   esac
 }
 complete -F _vreg vreg

@@ -6,8 +6,10 @@ function __vreg_path
         switch "$path:$word"
             case ':ls' ':list' ':ps'
                 set path 'ls'
-            case ':get' ':show' ':describe'
+            case ':get' ':show'
                 set path 'get'
+            case ':describe'
+                set path 'describe'
             case ':discover' ':find'
                 set path 'discover'
             case ':tree'
@@ -138,6 +140,7 @@ end
 complete -c vreg -f
 complete -c vreg -n '__vreg_at ""' -f -a ls -d 'list VMs, newest registration first'
 complete -c vreg -n '__vreg_at ""' -f -a get -d 'show VMs by id'
+complete -c vreg -n '__vreg_at ""' -f -a describe -d 'show everything that the registry knows about a VM'
 complete -c vreg -n '__vreg_at ""' -f -a discover -d 'list the live VMs with the given role, oldest first'
 complete -c vreg -n '__vreg_at ""' -f -a tree -d 'show VMs as a tree of parents and clones'
 complete -c vreg -n '__vreg_at ""' -f -a watch -d 'stream the events of the registry'
@@ -224,6 +227,21 @@ complete -c vreg -n '__vreg_at get' -l no-headers -d 'omit the column titles'
 complete -c vreg -n '__vreg_at get' -l no-color -d 'disable colour; same as NO_COLOR=1'
 complete -c vreg -n '__vreg_at get' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at get' -l help -s h -d 'show help'
+complete -c vreg -n '__vreg_at describe' -f -a '(vreg completion --values ids 2>/dev/null)'
+complete -c vreg -n '__vreg_at describe' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
+complete -c vreg -n '__vreg_at describe' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
+complete -c vreg -n '__vreg_at describe' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at describe' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
+complete -c vreg -n '__vreg_at describe' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
+complete -c vreg -n '__vreg_at describe' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
+complete -c vreg -n '__vreg_at describe' -l timeout -d 'time limit for each request to the registry' -x
+complete -c vreg -n '__vreg_at describe' -l context -s c -d 'use this context from the config file [VREG_CONTEXT]' -x
+complete -c vreg -n '__vreg_at describe' -l quiet -s q -d 'print only ids; same as -o name'
+complete -c vreg -n '__vreg_at describe' -l json -d 'same as -o json'
+complete -c vreg -n '__vreg_at describe' -l no-headers -d 'omit the column titles'
+complete -c vreg -n '__vreg_at describe' -l no-color -d 'disable colour; same as NO_COLOR=1'
+complete -c vreg -n '__vreg_at describe' -l verbose -s v -d 'log each request to stderr'
+complete -c vreg -n '__vreg_at describe' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at discover' -f -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at discover' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at discover' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
@@ -1289,7 +1307,7 @@ complete -c vreg -n '__vreg_at version' -l no-headers -d 'omit the column titles
 complete -c vreg -n '__vreg_at version' -l no-color -d 'disable colour; same as NO_COLOR=1'
 complete -c vreg -n '__vreg_at version' -l verbose -s v -d 'log each request to stderr'
 complete -c vreg -n '__vreg_at version' -l help -s h -d 'show help'
-complete -c vreg -n '__vreg_at help' -f -a 'ls get discover tree watch status why history conflicts register update edit pause resume stop rm prune heartbeat addr url env exec render wait api daemon doctor health export import backup token context config completion version help exit-codes environment formatting recipes'
+complete -c vreg -n '__vreg_at help' -f -a 'ls get describe discover tree watch status why history conflicts register update edit pause resume stop rm prune heartbeat addr url env exec render wait api daemon doctor health export import backup token context config completion version help exit-codes environment formatting recipes'
 complete -c vreg -n '__vreg_at help' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at help' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
 complete -c vreg -n '__vreg_at help' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F

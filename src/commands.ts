@@ -11,7 +11,8 @@ interface Branch {
 const SECTIONS: Readonly<Record<Group, readonly Branch[]>> = {
   look: [
     { name: 'ls', aliases: ['list', 'ps'], load: async () => (await import('./commands/ls.ts')).ls },
-    { name: 'get', aliases: ['show', 'describe'], load: async () => (await import('./commands/get.ts')).get },
+    { name: 'get', aliases: ['show'], load: async () => (await import('./commands/get.ts')).get },
+    { name: 'describe', load: async () => (await import('./commands/describe.ts')).describe },
     { name: 'discover', aliases: ['find'], load: async () => (await import('./commands/discover.ts')).discover },
     { name: 'tree', load: async () => (await import('./commands/tree.ts')).tree },
     { name: 'watch', load: async () => (await import('./commands/watch.ts')).watch },

@@ -18,7 +18,7 @@ export interface Io {
   readonly stdinTty: boolean;
   readonly color: boolean;
   readonly errColor: boolean;
-  /** Columns of the terminal; 80 if there is none. */
+  /** Columns of the terminal; 80 if there is none, or if it does not know its size. */
   readonly width: number;
   readonly height: number;
   readStdin(): Promise<string>;
@@ -45,8 +45,8 @@ export function systemIo(env: NodeJS.ProcessEnv): Io {
     stdinTty: stdin.isTTY === true,
     color: wantsColor(env, stdout.isTTY === true),
     errColor: wantsColor(env, stderr.isTTY === true),
-    width: stdout.columns ?? 80,
-    height: stdout.rows ?? 24,
+    width: stdout.columns || 80,
+    height: stdout.rows || 24,
     readStdin: () => text(stdin),
     ask: async (question) => {
       const lines = createInterface({ input: stdin, output: stderr });

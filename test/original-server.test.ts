@@ -26,6 +26,12 @@ const SESSION: readonly [argv: string, code: number, stdout: string | RegExp, st
   ['ls --role worker --sort id -q', 0, 'w1\nw2\n'],
   ['get i --no-headers', 0, /^i\t.*\tinfra\trunning\tlive\t10\.0\.0\.2\t\d{4}-.*Z\n$/],
   ['get nope', 3, '', /^vreg: nope: VM not found\nhint: list registered VMs: vreg ls\n$/],
+  [
+    'describe i',
+    0,
+    /^ID: +i\n(?:.*\n)*Offered: +yes: it is running and was last seen at \S+\n(?:.*\n)*Services:\n {2}NAME .*\n {2}api +8080 +- +healthPath=\/health\n$/,
+  ],
+  ['describe nope', 3, '', /^vreg: nope: VM not found\nhint: list registered VMs: vreg ls\n$/],
   ['discover worker -q', 0, 'w1\nw2\n'],
   ['addr infra', 0, '10.0.0.2\n'],
   ['url infra --path x', 0, /^http:\/\/10\.0\.0\.2:\d+\/x\n$/],

@@ -4,7 +4,7 @@ import { printEach } from '../run/batch.ts';
 
 export const get = defineCommand({
   name: 'get',
-  aliases: ['show', 'describe'],
+  aliases: ['show'],
   summary: 'show VMs by id',
   description: 'Shows VMs by id. JSON and YAML output is the entry itself for one id, and an array for several.',
   arguments: [{ name: 'id', about: 'id of a VM', variadic: true, values: 'ids' }],

@@ -77,7 +77,17 @@ const VM = {
   deleted: EVIL,
 };
 
-const COMMANDS = ['ls', 'get a', 'get a b', 'pause a', 'rm a --yes', 'heartbeat a', 'register a'];
+const COMMANDS = [
+  'ls',
+  'get a',
+  'get a b',
+  'describe a',
+  'describe a b',
+  'pause a',
+  'rm a --yes',
+  'heartbeat a',
+  'register a',
+];
 
 for (const format of ['table', 'wide', 'json', 'ndjson', 'yaml', 'name', 'tsv']) {
   for (const tty of [true, false]) {
@@ -99,7 +109,9 @@ for (const format of ['table', 'wide', 'json', 'ndjson', 'yaml', 'name', 'tsv'])
         assert.match(stdout, /x.*y/, command);
         // Formats for line-based scripts must not contain additional line breaks.
         const lines = stdout.split('\n').length - 1;
-        if (['name', 'tsv', 'ndjson'].includes(format)) assert.equal(lines, command === 'get a b' ? 2 : 1, command);
+        const isLineBased =
+          ['name', 'ndjson'].includes(format) || (format === 'tsv' && !command.startsWith('describe'));
+        if (isLineBased) assert.equal(lines, command.endsWith(' a b') ? 2 : 1, command);
       }
       // These commands are for scripts, which must not get such a VM in any form.
       for (const command of ['discover infra', 'addr infra', 'url infra', 'env infra']) {

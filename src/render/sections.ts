@@ -1,0 +1,66 @@
+/** Formats the description of one item for people: labelled values, then one block per section. */
+import { wrap } from '../help/help.ts';
+import type { Io } from '../io.ts';
+import { escapeControls, printable } from '../protocol/redact.ts';
+import { type Answer, format } from '../render.ts';
+
+/** A label and its text; `prose` text breaks at spaces to fit the terminal. */
+export interface Field {
+  label: string;
+  text: string;
+  prose?: true;
+}
+
+/** A block of fields, or a table, below its title. An empty one is shown as `none`. */
+export interface Section {
+  title: string;
+  content: readonly Field[] | Answer;
+  /** A line below the content. */
+  more?: string;
+}
+
+const INDENT = '  ';
+/** Minimum number of columns for prose, so that a narrow terminal does not show one word per line. */
+const MIN_PROSE = 20;
+
+/** @param now milliseconds since the epoch, from which ages are computed */
+export async function formatSections(
+  io: Io,
+  fields: readonly Field[],
+  sections: readonly Section[],
+  now: number,
+): Promise<string> {
+  const isEmpty = ({ content }: Section) =>
+    'kind' in content ? content.kind === 'rows' && content.rows.length === 0 : content.length === 0;
+  const none = sections.filter(isEmpty).map(({ title }) => ({ label: title, text: 'none' }));
+  const blocks = [formatFields(io, [...fields, ...none])];
+  const inner = { ...io, width: io.width - INDENT.length };
+  for (const section of sections.filter((section) => !isEmpty(section))) {
+    const { title, content, more } = section;
+    const text =
+      'kind' in content
+        ? await format(inner, content, { format: 'table', headers: true, now })
+        : formatFields(inner, content);
+    const lines = [...text.trimEnd().split('\n'), ...(more === undefined ? [] : [more])];
+    blocks.push(`${title}:\n${lines.map((line) => `${INDENT}${line}\n`).join('')}`);
+  }
+  return blocks.join('');
+}
+
+function formatFields({ tty, width }: Pick<Io, 'tty' | 'width'>, fields: readonly Field[]): string {
+  const labels = fields.map(({ label }) => `${printable(label)}:`);
+  const column = Math.max(...labels.map(({ length }) => length)) + 2;
+  return fields
+    .map(({ text, prose }, index) => {
+      const plain = printable(String(text));
+      const lines = tty && prose ? wrap(plain, Math.max(width - column, MIN_PROSE)).split('\n') : [plain];
+      return `${labels[index]!.padEnd(column)}${lines.join(`\n${' '.repeat(column)}`)}\n`;
+    })
+    .join('');
+}
+
+/** A value of unknown type on one line: text as is, unless it has control characters, and everything else as JSON. */
+export function inlineValue(value: unknown): string {
+  if (typeof value === 'string' && printable(value) === value) return value;
+  return escapeControls(JSON.stringify(value) ?? String(value));
+}
