@@ -1,12 +1,13 @@
 /**
  * The value of each setting and its origin. Precedence: flag > VREG_* > VERS_* > context in the config file > config file >
- * default. A context named by -c counts as a flag, and one named by VREG_CONTEXT as a VREG_* variable. The config file is read
- * only if neither a flag nor a variable sets the setting.
+ * `~/.vers/agent-services.json` > default. A context named by -c counts as a flag, and one named by VREG_CONTEXT as a VREG_*
+ * variable. A file is read only if nothing of higher precedence sets the setting.
  */
-import { readFileSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { credentialNamed, readSecretFile } from './config/secret-file.ts';
+import { type ConfigContent, checkConfigKeys, readConfigFile } from './config/config-content.ts';
+import { configFolder, homeFolder, xdgFolder } from './config/folders.ts';
+import { type JsonFile, placeOf, readJsonFile } from './config/json-file.ts';
+import { credentialNamed, readSecretFile, refuseLoose } from './config/secret-file.ts';
 import { camelCase, checkSetting, envNameOf, type SettingKey, settingOf } from './config/settings.ts';
 import type { Setting } from './config/values.ts';
 import { parseDuration } from './config/values.ts';
@@ -20,17 +21,16 @@ export interface Found {
   origin: string;
 }
 
-/** The config file, written by hand or by `vreg config set`. */
-export interface ConfigFile {
-  context?: string;
-  contexts?: Record<string, Record<string, unknown>>;
-  [key: string]: unknown;
-}
+/** URL and token of the registry, as other programs on a Vers VM share them: `{"url": "…", "token": "…"}`. */
+const AGENT_SERVICES = '.vers/agent-services.json';
+/** Origin of values from that file. */
+const AGENT_SERVICES_ORIGIN = `~/${AGENT_SERVICES}`;
 
 export class Config {
   readonly env: NodeJS.ProcessEnv;
   #flags: Readonly<Record<string, unknown>> = {};
-  #file: ConfigFile | undefined;
+  #file: JsonFile | undefined;
+  #content: ConfigContent | undefined;
 
   constructor(env: NodeJS.ProcessEnv) {
     this.env = env;
@@ -47,36 +47,47 @@ export class Config {
   }
 
   get dir(): string {
-    return join(this.env.XDG_CONFIG_HOME || join(this.#home, '.config'), 'vreg');
+    return join(configFolder(this.env), 'vreg');
   }
 
   /** `$XDG_STATE_HOME/vreg`; in a systemd unit, its StateDirectory. */
   get stateDir(): string {
     return (
       this.env.STATE_DIRECTORY?.split(':', 1)[0] ||
-      join(this.env.XDG_STATE_HOME || join(this.#home, '.local/state'), 'vreg')
+      join(xdgFolder(this.env, 'XDG_STATE_HOME') ?? join(homeFolder(this.env), '.local/state'), 'vreg')
     );
   }
 
   /** Folder for the agent's address files; undefined if neither the settings nor the environment name one. */
   get runDir(): string | undefined {
-    const { RUNTIME_DIRECTORY, XDG_RUNTIME_DIR } = this.env;
-    const found = RUNTIME_DIRECTORY?.split(':', 1)[0] || (XDG_RUNTIME_DIR && join(XDG_RUNTIME_DIR, 'vreg'));
+    const ofSession = xdgFolder(this.env, 'XDG_RUNTIME_DIR');
+    const found = this.env.RUNTIME_DIRECTORY?.split(':', 1)[0] || (ofSession && join(ofSession, 'vreg'));
     return this.get('run-dir') ?? (found || undefined);
   }
 
   /** Discards the cached config file, so that the next access reads it again. */
   reload(): void {
     this.#file = undefined;
+    this.#content = undefined;
   }
 
   /** @throws VregError USAGE naming the origin if the value is invalid */
   find(key: SettingKey): Found | undefined {
     const setting = settingOf(key);
-    const found = expandBare(this.given(key, setting), setting);
-    if (found) checkSetting(key, found.value, ` (from ${found.origin})`);
+    const found = expandBare(this.given(key), setting);
+    if (found) this.#check(key, found);
     if (found || setting.default === undefined) return found;
     return { value: setting.default, origin: 'default' };
+  }
+
+  #check(key: SettingKey, { value, origin }: Found): void {
+    const where = ` (from ${origin})`;
+    try {
+      checkSetting(key, value, where);
+    } catch {
+      // Finding the place takes longer than the check, so only an error does it.
+      checkSetting(key, value, where + this.#placeOf(key, origin));
+    }
   }
 
   get(key: SettingKey): string | undefined {
@@ -113,22 +124,13 @@ export class Config {
    */
   token(withoutFile = false): Found | undefined {
     const found = this.#findToken(withoutFile);
-    if (!found) return undefined;
-    const value = found.value.trim();
-    if (/^[\x21-\x7e]+$/.test(value)) return { ...found, value };
-    throw new VregError(
-      'USAGE',
-      `the token (from ${found.origin}) contains characters that an HTTP header cannot contain`,
-      {
-        field: 'token',
-        hint: 'a token consists of printable ASCII characters without spaces; was it copied completely?',
-      },
-    );
+    return found && checkToken(found);
   }
 
   /**
    * The token to send to the configured URL. Same as {@link token}, but the token file of a context is used only with the URL
-   * of that context, and the token file at the top level of the config file is not used with the URL of a context.
+   * of that context, and the token file at the top level of the config file is not used with the URL of a context. The token in
+   * `~/.vers/agent-services.json` is used only with the URL in that file.
    */
   clientToken(): Found | undefined {
     const file = this.find('token-file')?.origin ?? '';
@@ -136,7 +138,16 @@ export class Config {
     const belongsToOther = file.startsWith('context ')
       ? url !== file
       : file === 'config file' && url.startsWith('context ');
-    return this.token(belongsToOther);
+    const shared = url === AGENT_SERVICES_ORIGIN ? this.#agentServicesToken() : undefined;
+    return this.token(belongsToOther || (shared !== undefined && file === 'config file')) ?? shared;
+  }
+
+  /** @throws VregError USAGE if other users can read the token */
+  #agentServicesToken(): Found | undefined {
+    const { token, path } = this.#agentServices;
+    if (token === undefined || token === null || token === '') return undefined;
+    refuseLoose(path, 'token-file', `the token in ${path}`, this.env);
+    return checkToken({ value: String(token), origin: AGENT_SERVICES_ORIGIN });
   }
 
   #findToken(withoutFile: boolean): Found | undefined {
@@ -157,11 +168,27 @@ export class Config {
 
   /**
    * The parsed config file; empty if it does not exist.
-   * @throws VregError USAGE if it cannot be read or is not a JSON object
+   * @throws VregError USAGE if it cannot be read, is not a JSON object, or has an unknown key
    */
-  get file(): ConfigFile {
-    this.#file ??= readConfigFile(this.path);
-    return this.#file;
+  get file(): ConfigContent {
+    if (this.#content === undefined) {
+      this.#file = readConfigFile(this.path);
+      this.#content = this.#file ? checkConfigKeys(this.#file) : {};
+    }
+    return this.#content;
+  }
+
+  /** ` in PATH, line 2, column 3` if the value comes from the config file, else empty. */
+  #placeOf(key: SettingKey, origin: string): string {
+    const at = origin === 'config file' ? [] : ['contexts', this.context ?? ''];
+    const isInFile = origin === 'config file' || origin.startsWith('context ');
+    return isInFile && this.#file ? ` in ${placeOf(this.#file, [...at, key], 'value')}` : '';
+  }
+
+  /** URL and token in `~/.vers/agent-services.json`. @throws VregError USAGE if the file cannot be read */
+  get #agentServices(): { url?: unknown; token?: unknown; path: string } {
+    const path = join(homeFolder(this.env), AGENT_SERVICES);
+    return { ...readJsonFile(path, 'the file', 'correct or remove it')?.content, path };
   }
 
   /** Name of the current context, if any: flag > VREG_CONTEXT > config file. */
@@ -180,29 +207,43 @@ export class Config {
     });
   }
 
-  get #home(): string {
-    return this.env.HOME || homedir();
+  /** The explicitly set value, without validation; undefined if there is none. */
+  given(key: SettingKey): Found | undefined {
+    for (const found of this.#sources(key)) if (found) return found;
+    return undefined;
   }
 
-  /** The explicitly set value, without validation; undefined if there is none. */
-  given(key: SettingKey, setting: Setting = settingOf(key)): Found | undefined {
+  /** The setting whose value has the highest precedence; the first one if two have the same. Undefined if none is set. */
+  firstGiven<K extends SettingKey>(...keys: readonly K[]): K | undefined {
+    const sources = keys.map((key) => this.#sources(key));
+    for (;;) {
+      const next = sources.map((source) => source.next());
+      const key = keys[next.findIndex(({ value }) => value !== undefined)];
+      if (key !== undefined || next.some(({ done }) => done)) return key;
+    }
+  }
+
+  /** Yields the value of each source, highest precedence first, or undefined for a source without one. */
+  *#sources(key: SettingKey): Generator<Found | undefined, undefined> {
     const flag = this.#flags[camelCase(key)];
-    if (flag !== undefined) return { value: String(flag), origin: `flag --${key}` };
+    yield flag === undefined ? undefined : { value: String(flag), origin: `flag --${key}` };
     // A context named on the command line takes precedence over the environment.
-    const asked = typeof this.#flags.context === 'string' ? this.#ofContext(key) : undefined;
-    if (asked) return asked;
-    // An empty variable counts as unset: `VAR= command` unsets it for one command.
-    const own = this.env[envNameOf(key)];
-    if (own) return { value: own, origin: envNameOf(key) };
-    const chosen = this.env.VREG_CONTEXT ? this.#ofContext(key) : undefined;
-    if (chosen) return chosen;
-    const { vers } = setting;
-    const foreign = vers && this.env[vers];
-    if (foreign) return { value: foreign, origin: vers };
-    const ofContext = this.#ofContext(key);
-    if (ofContext) return ofContext;
+    yield typeof this.#flags.context === 'string' ? this.#ofContext(key) : undefined;
+    yield this.#ofVariable([envNameOf(key)]);
+    yield this.env.VREG_CONTEXT ? this.#ofContext(key) : undefined;
+    yield this.#ofVariable(settingOf(key).sharedVariables ?? []);
+    yield this.#ofContext(key);
     const ofFile = this.file[key];
-    return ofFile === undefined ? undefined : { value: String(ofFile), origin: 'config file' };
+    yield ofFile === undefined ? undefined : { value: String(ofFile), origin: 'config file' };
+    const { url } = key === 'url' ? this.#agentServices : {};
+    yield url === undefined ? undefined : { value: String(url), origin: AGENT_SERVICES_ORIGIN };
+    return undefined;
+  }
+
+  /** An empty variable counts as unset: `VAR= command` unsets it for one command. */
+  #ofVariable(names: readonly string[]): Found | undefined {
+    const name = names.find((each) => this.env[each]);
+    return name === undefined ? undefined : { value: this.env[name]!, origin: name };
   }
 
   #ofContext(key: SettingKey): Found | undefined {
@@ -218,26 +259,12 @@ function expandBare(found: Found | undefined, { bare }: Setting): Found | undefi
   return found.value === 'true' ? { ...found, value: bare } : found;
 }
 
-function readConfigFile(path: string): ConfigFile {
-  let text: string;
-  try {
-    text = readFileSync(path, 'utf8');
-  } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException;
-    if (code === 'ENOENT' || code === 'ENOTDIR') return {};
-    throw new VregError('USAGE', `cannot read the config file ${path} (${code})`, {
-      hint: 'check its owner and mode',
-      cause,
-    });
-  }
-  try {
-    const parsed: unknown = JSON.parse(text);
-    if (typeof parsed === 'object' && parsed !== null && !Array.isArray(parsed)) return parsed as ConfigFile;
-  } catch {
-    // Falls through to the error.
-  }
-  throw new VregError('USAGE', `the config file ${path} is not a JSON object`, {
-    hint: 'fix it: vreg config edit',
+function checkToken({ value, origin }: Found): Found {
+  const token = value.trim();
+  if (/^[\x21-\x7e]+$/.test(token)) return { value: token, origin };
+  throw new VregError('USAGE', `the token (from ${origin}) contains characters that an HTTP header cannot contain`, {
+    field: 'token',
+    hint: 'a token consists of printable ASCII characters without spaces; was it copied completely?',
   });
 }
 

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { chmodSync, closeSync, mkdirSync, openSync, symlinkSync, writeFileSync } from 'node:fs';
+import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { envNameOf, SETTING_KEYS, type SettingKey, settingOf } from '../src/config/settings.ts';
@@ -51,6 +52,75 @@ test('precedence is flag, VREG_*, VERS_*, context, config file, default', (t) =>
   assert.deepEqual(find(undefined, {}), { value: 'http://127.0.0.1:3000', origin: 'default' });
 });
 
+/** Writes `~/.vers/agent-services.json` of a new home folder. */
+function sharedFile(t: TestContext, content: unknown, mode = 0o600): { HOME: string; path: string } {
+  const HOME = tempDir(t);
+  const path = join(HOME, '.vers/agent-services.json');
+  mkdirSync(join(HOME, '.vers'));
+  writeFileSync(path, typeof content === 'string' ? content : JSON.stringify(content), { mode });
+  return { HOME, path };
+}
+
+test('~/.vers/agent-services.json sets the URL after the config file and before the default', (t) => {
+  const { HOME } = sharedFile(t, { url: 'http://shared:1', other: 1 });
+  const file = { context: 'prod', contexts: { prod: { url: 'http://context:1' } }, url: 'http://file:1' };
+  const find = (text: unknown, env: NodeJS.ProcessEnv = {}) => configOf(t, text, { HOME, ...env }).find('url');
+  assert.deepEqual(find({}), { value: 'http://shared:1', origin: '~/.vers/agent-services.json' });
+  assert.equal(find(file)?.origin, 'context prod');
+  assert.equal(find({ url: 'http://file:1' })?.origin, 'config file');
+  assert.equal(find({}, { VERS_VM_REGISTRY_URL: 'http://vm:1' })?.origin, 'VERS_VM_REGISTRY_URL');
+  const both = { VERS_VM_REGISTRY_URL: 'http://vm:1', VERS_INFRA_URL: 'http://infra:1' };
+  assert.equal(find({}, both)?.origin, 'VERS_INFRA_URL');
+  for (const content of [{}, { token: 'x' }])
+    assert.equal(find({}, { HOME: sharedFile(t, content).HOME })?.origin, 'default');
+});
+
+test('the token in ~/.vers/agent-services.json is used with its URL only, and variables override it', (t) => {
+  const { HOME } = sharedFile(t, { url: 'http://shared:1', token: 'of-shared\n' });
+  const own = join(HOME, 'token');
+  writeFileSync(own, 'of-file', { mode: 0o600 });
+  const token = (text: object, env: NodeJS.ProcessEnv = {}) => configOf(t, text, { HOME, ...env }).clientToken();
+  assert.deepEqual(token({}), { value: 'of-shared', origin: '~/.vers/agent-services.json' });
+  assert.equal(token({ 'token-file': own })?.value, 'of-shared');
+  assert.equal(token({}, { VERS_AUTH_TOKEN: 'of-vers' })?.value, 'of-vers');
+  assert.equal(token({}, { VREG_TOKEN_FILE: own })?.value, 'of-file');
+  assert.equal(token({ url: 'http://file:1' }), undefined);
+  assert.equal(token({}, { VERS_INFRA_URL: 'http://infra:1' }), undefined);
+  assert.equal(configOf(t, {}, { HOME }).token(), undefined, 'it is not the token of a daemon');
+});
+
+test('~/.vers/agent-services.json is refused if it is broken, or if other users can read its token', (t) => {
+  const fault = (content: unknown, mode?: number) => {
+    const { HOME, path } = sharedFile(t, content, mode);
+    return refusal(() => configOf(t, {}, { HOME }).clientToken()).replaceAll(path, 'PATH');
+  };
+  assert.equal(
+    fault('{\n"url"}'),
+    'the file PATH is not a JSON object: unexpected "}" (line 2, column 6)\ncorrect or remove it',
+  );
+  assert.match(fault({ url: 'nope' }), /^invalid url "nope" \(from ~\/\.vers\/agent-services\.json\)\n/);
+  assert.match(
+    fault({ url: 'http://a:1', token: 'a b' }),
+    /^the token \(from ~\/\.vers\/agent-services\.json\) contains/,
+  );
+  assert.equal(
+    fault({ url: 'http://a:1', token: 'x' }, 0o644),
+    'the token in PATH can be read by other users (mode 0644)\nchmod 600 PATH',
+  );
+});
+
+test('PORT sets the port of the daemon, after the flag and VREG_PORT and before the config file', (t) => {
+  const find = (env: NodeJS.ProcessEnv, flags = {}) => configOf(t, { port: 1 }, env, flags).find('port');
+  assert.deepEqual(find({ PORT: '3' }), { value: '3', origin: 'PORT' });
+  assert.deepEqual(find({ PORT: '3', VREG_PORT: '2' }), { value: '2', origin: 'VREG_PORT' });
+  assert.deepEqual(find({ PORT: '3', VREG_PORT: '2' }, { port: '4' }), { value: '4', origin: 'flag --port' });
+  assert.deepEqual(find({ PORT: '' }), { value: '1', origin: 'config file' });
+  assert.match(
+    refusal(() => find({ PORT: 'x' })),
+    /^invalid port "x" \(from PORT\)\n/,
+  );
+});
+
 test('VREG_CONTEXT selects the context; settings that it lacks come from the rest of the file', (t) => {
   const file = { context: 'a', contexts: { a: { url: 'http://a:1' }, b: { url: 'http://b:1' } }, timeout: '1s' };
   const config = configOf(t, file, { VREG_CONTEXT: 'b' });
@@ -80,12 +150,13 @@ function someValue(key: SettingKey): string {
 }
 
 for (const key of SETTING_KEYS) {
-  test(`${key} is read from ${envNameOf(key)}, its VERS_* name and the file`, (t) => {
+  test(`${key} is read from ${envNameOf(key)}, the variables that it shares and the file`, (t) => {
     const value = someValue(key);
     assert.deepEqual(configOf(t, {}, { [envNameOf(key)]: value }).find(key), { value, origin: envNameOf(key) });
     assert.deepEqual(configOf(t, { [key]: value }).find(key), { value, origin: 'config file' });
-    const { vers } = settingOf(key);
-    if (vers) assert.deepEqual(configOf(t, {}, { [vers]: value }).find(key), { value, origin: vers });
+    const { sharedVariables = [] } = settingOf(key);
+    for (const name of sharedVariables)
+      assert.deepEqual(configOf(t, {}, { [name]: value }).find(key), { value, origin: name });
   });
 }
 
@@ -134,12 +205,104 @@ for (const [key, value, accepted] of BAD) {
   });
 }
 
-for (const text of ['', '{', 'null', '[]', '"x"', '{"url": "http://x:1"']) {
-  test(`a config file that holds ${text || 'nothing'} is refused with a hint`, (t) => {
-    const said = refusal(() => configOf(t, text).find('url'));
-    assert.match(said, /^the config file .*\/vreg\/config\.json is not a JSON object\nfix it: vreg config edit$/);
+const BROKEN: readonly [text: string, why: string, place: string][] = [
+  ['', ': it ends too early', 'line 1, column 1'],
+  ['{', ': it ends too early', 'line 1, column 2'],
+  ['null', '', 'line 1, column 1'],
+  ['\n  []', '', 'line 2, column 3'],
+  ['"x"', '', 'line 1, column 1'],
+  ['{"url": "http://x:1"', ': it ends too early', 'line 1, column 21'],
+  ['{\n  "url": }', ': unexpected "}"', 'line 2, column 10'],
+  ['{\r\n  "url": "http://x:1",\r\n}', ': unexpected "}"', 'line 3, column 1'],
+  ['{\n  "url": "http://x:1"\n  "role": "infra"\n}', ': unexpected "\\""', 'line 3, column 3'],
+  ['{"url": "http://x:1\n"}', ': unexpected end of line', 'line 1, column 20'],
+  ['{\n  "port": 3000,\n  "role": worker\n}', ': unexpected "w"', 'line 3, column 11'],
+  ['// my settings\n{}', ': unexpected "/"', 'line 1, column 1'],
+  ["{'url': 1}", `: unexpected "'"`, 'line 1, column 2'],
+  ['{} x', ': unexpected "x"', 'line 1, column 4'],
+];
+
+for (const [text, why, place] of BROKEN) {
+  test(`a config file that contains ${JSON.stringify(text)} is refused with the place of the fault`, (t) => {
+    const config = configOf(t, text);
+    assert.equal(
+      refusal(() => config.find('url')),
+      `the config file ${config.path} is not a JSON object${why} (${place})\nfix it: vreg config edit`,
+    );
   });
 }
+
+test('a config file with a byte order mark or another encoding is refused with the place', (t) => {
+  for (const [bytes, why] of [
+    [Buffer.from('\ufeff{}'), 'begins with a byte order mark, which JSON does not allow (line 1, column 1)'],
+    [Buffer.from('\ufeff{}', 'utf16le'), 'is not UTF-8 text (line 1, column 1)'],
+    [Buffer.from('{\n "role": "\xe9"}', 'latin1'), 'is not UTF-8 text (line 2, column 11)'],
+  ] as const) {
+    const config = configOf(t, '');
+    writeFileSync(config.path, bytes);
+    assert.equal(
+      refusal(() => config.find('url')),
+      `the config file ${config.path} ${why}\nfix it: vreg config edit`,
+    );
+  }
+});
+
+const WRONG_KEYS: readonly [text: string, message: RegExp][] = [
+  [
+    '{\n  "tmeout": "5s"\n}',
+    /^unknown setting "tmeout" \(in .*config\.json, line 2, column 3\); did you mean "timeout"\?\n/,
+  ],
+  [
+    '{"colour": "red"}',
+    /^unknown setting "colour" \(in .*config\.json, line 1, column 2\)\ncorrect or remove it: vreg config edit$/,
+  ],
+  ['{"contextes": {}}', /^unknown setting "contextes" \(in .*, line 1, column 2\); did you mean "contexts"\?/],
+  ['{"contexts": {"a": {\n"token": "x"}}}', /^unknown setting "token" \(in .*, line 2, column 1\)/],
+  ['{"contexts": []}', /^"contexts" is not an object \(in .*, line 1, column 14\)/],
+  ['{"contexts": {"a": "http://a:1"}}', /^"a" is not an object \(in .*, line 1, column 20\)/],
+  ['{"context": 1}', /^"context" is not a string \(in .*, line 1, column 13\)/],
+  ['{"role": {"x": 1}}', /^"role" is not a string, a number or a boolean \(in .*, line 1, column 10\)/],
+  ['{"timeout": null}', /^"timeout" is not a string, a number or a boolean \(in .*, line 1, column 13\)/],
+];
+
+for (const [text, message] of WRONG_KEYS) {
+  test(`a config file that contains ${JSON.stringify(text)} is refused with the place of the key`, (t) => {
+    assert.match(
+      refusal(() => configOf(t, text).find('url')),
+      message,
+    );
+  });
+}
+
+test('the error about an invalid value in the config file contains its place', (t) => {
+  const ofFile = configOf(t, '{\n  "timeout": "1s",\n  "timeout": "soon"\n}');
+  assert.match(
+    refusal(() => ofFile.find('timeout')),
+    /^invalid timeout "soon" \(from config file\) in .*config\.json, line 3, column 14\nuse a duration/,
+  );
+  const ofContext = configOf(t, '{"context": "c", "contexts": {"c": {\n "role": "infar"}}}');
+  assert.match(
+    refusal(() => ofContext.find('role')),
+    /^invalid role "infar" \(from context c\) in .*config\.json, line 2, column 10; did you mean "infra"\?\n/,
+  );
+});
+
+test('an empty HOME is replaced by the home folder of the password database', () => {
+  const { homedir } = userInfo();
+  for (const env of [{}, { HOME: '' }]) {
+    assert.equal(new Config(env).path, join(homedir, '.config/vreg/config.json'));
+    assert.equal(new Config(env).stateDir, join(homedir, '.local/state/vreg'));
+  }
+});
+
+test('relative and empty XDG paths are ignored', () => {
+  for (const path of ['', 'x', './x', '../x', '~/x']) {
+    const config = new Config({ HOME: '/home/a', XDG_CONFIG_HOME: path, XDG_STATE_HOME: path, XDG_RUNTIME_DIR: path });
+    assert.equal(config.path, '/home/a/.config/vreg/config.json');
+    assert.equal(config.stateDir, '/home/a/.local/state/vreg');
+    assert.equal(config.runDir, undefined);
+  }
+});
 
 test('the config file is not read for a setting that a flag or variable sets', (t) => {
   assert.equal(configOf(t, '{', { VERS_INFRA_URL: 'http://x:1' }).get('url'), 'http://x:1');

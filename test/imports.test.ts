@@ -182,6 +182,8 @@ const USERS: readonly [name: string, where: readonly string[], why: string][] = 
   ['cli-table3', ['src/render.ts'], 'one module formats answers'],
   ['commander', ['src/cli.ts', 'src/completion.ts'], 'command definitions do not depend on it'],
   ['conf', ['src/config/config-file.ts'], 'it takes 50 ms to load, and only writing needs it'],
+  ['proper-lockfile', ['src/config/config-file.ts'], 'only a change of the config file needs a lock'],
+  ['@humanwhocodes/momoa', ['src/config/json-file.ts'], 'one module finds places in JSON files'],
   ['libsql', ['daemon/store/database.ts'], 'one module opens SQLite'],
 ];
 

@@ -1,9 +1,8 @@
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { defineCommand } from '../command.ts';
-import { openConfigFile } from '../config/config-file.ts';
+import { CONTEXT_KEYS, checkConfigFile, readConfigFile } from '../config/config-content.ts';
+import { changeConfigFile } from '../config/config-file.ts';
 import { checkSetting, envNameOf, isSettingKey, SETTING_KEYS, type SettingKey, settingOf } from '../config/settings.ts';
-import { Config } from '../config.ts';
-import { createFolder } from '../files.ts';
 import { suggestion, TOKEN_FILE_HINT } from '../help/suggest.ts';
 import { VregError } from '../protocol/errors.ts';
 import { maskName, maskRegistryUrl } from '../protocol/redact.ts';
@@ -42,13 +41,13 @@ const set = defineCommand({
     { about: 'print JSON by default', command: 'vreg config set output json' },
     { about: 'path of the token file', command: 'vreg config set token-file ~/.vreg-token' },
   ],
+  exits: [4],
   lenient: true,
   async run(context, [name, value]) {
     const key = knownKey(name!);
     checkSetting(key, value!);
-    const file = await openConfigFile(context);
+    await changeConfigFile(context, (content) => ({ ...content, [key]: value }));
     const wins = context.config.given(key);
-    file.set(key, value);
     if (wins && wins.value !== value && wins.origin !== 'config file') {
       context.note(
         `${key} was saved, but ${wins.origin} overrides it with ${key === 'url' ? maskRegistryUrl(wins.value) : wins.value}`,
@@ -66,9 +65,16 @@ const unset = defineCommand({
     { about: 'print tables again', command: 'vreg config unset output' },
     { about: 'use no token file', command: 'vreg config unset token-file' },
   ],
+  exits: [4],
   lenient: true,
   async run(context, [name]) {
-    (await openConfigFile(context)).delete(knownKey(name!));
+    await changeConfigFile(context, (content) => {
+      // An unknown key in the file can be removed too.
+      const isInFile = Object.hasOwn(content, name!) && !CONTEXT_KEYS.includes(name!);
+      const key = isInFile ? name! : knownKey(name!);
+      const { [key]: _removed, ...rest } = content;
+      return rest;
+    });
   },
 });
 
@@ -134,16 +140,14 @@ const edit = defineCommand({
     { about: 'in another editor', command: 'EDITOR=nano vreg config edit' },
     { about: 'with sed instead of an editor', command: "EDITOR='sed -i s/3000/3001/' vreg config edit" },
   ],
+  exits: [4],
   lenient: true,
   async run(context) {
     const { config } = context;
-    createFolder(config.dir, 0o700);
-    if (!existsSync(config.path)) writeFileSync(config.path, '{}\n', { mode: 0o600 });
+    if (!existsSync(config.path)) await changeConfigFile(context, (content) => content);
     await openEditor(context, config.path);
-    for (const [key, value] of Object.entries(new Config(context.env).file)) {
-      if (key === 'context' || key === 'contexts') continue;
-      checkSetting(knownKey(key, ` (in ${config.path})`), String(value), ` (in ${config.path})`);
-    }
+    const file = readConfigFile(config.path);
+    if (file) checkConfigFile(file);
   },
 });
 
@@ -161,9 +165,9 @@ export const config = defineCommand({
   commands: [get, set, unset, list, path, edit],
 });
 
-function knownKey(name: string, where = ''): SettingKey {
+function knownKey(name: string): SettingKey {
   if (isSettingKey(name)) return name;
-  throw new VregError('USAGE', `unknown setting "${maskName(name)}"${where}${suggestion(name, SETTING_KEYS)}`, {
+  throw new VregError('USAGE', `unknown setting "${maskName(name)}"${suggestion(name, SETTING_KEYS)}`, {
     hint: name === 'token' ? TOKEN_FILE_HINT : `one of: ${SETTING_KEYS.join(', ')}`,
   });
 }

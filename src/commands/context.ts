@@ -1,6 +1,6 @@
 import { resolve } from 'node:path';
 import { type Context, defineCommand } from '../command.ts';
-import { openConfigFile } from '../config/config-file.ts';
+import { changeConfigFile } from '../config/config-file.ts';
 import { camelCase, checkSetting } from '../config/settings.ts';
 import { suggestion } from '../help/suggest.ts';
 import { missingFlag, VregError } from '../protocol/errors.ts';
@@ -33,6 +33,7 @@ const add = defineCommand<Record<string, string | undefined> & { use?: boolean }
     },
     { about: 'add a registry and switch to it', command: 'vreg context add dev --url http://127.0.0.1:3000 --use' },
   ],
+  exits: [4],
   lenient: true,
   async run(context, [name], flags) {
     const { url, use } = flags;
@@ -42,22 +43,17 @@ const add = defineCommand<Record<string, string | undefined> & { use?: boolean }
         hint: 'use letters, digits and . _ @ -',
       });
     }
-    const { contexts = {} } = context.config.file;
-    const before = Object.hasOwn(contexts, name!) ? contexts[name!]! : {};
-    if (url === undefined && before.url === undefined)
-      throw missingFlag('--url', 'for example: --url http://127.0.0.1:3000');
     if (url !== undefined) checkSetting('url', url);
     const named = FILES.map((key) => [key, flags[camelCase(key)]] as const)
       .filter(([, path]) => path !== undefined)
       .map(([key, path]) => [key, resolve(path!)]);
-    const entry = {
-      ...before,
-      ...(url === undefined ? {} : { url }),
-      ...Object.fromEntries(named),
-    };
-    const file = await openConfigFile(context);
-    file.set('contexts', { ...contexts, [name!]: entry });
-    if (use) file.set('context', name);
+    await changeConfigFile(context, ({ contexts = {}, ...rest }) => {
+      const before = Object.hasOwn(contexts, name!) ? contexts[name!]! : {};
+      if (url === undefined && before.url === undefined)
+        throw missingFlag('--url', 'for example: --url http://127.0.0.1:3000');
+      const entry = { ...before, ...(url === undefined ? {} : { url }), ...Object.fromEntries(named) };
+      return { ...rest, contexts: { ...contexts, [name!]: entry }, ...(use ? { context: name! } : {}) };
+    });
   },
 });
 
@@ -70,11 +66,13 @@ const use = defineCommand({
     { about: 'use another context for one command', command: 'vreg ls --context prod' },
     { about: 'use another context in this shell', command: 'export VREG_CONTEXT=prod; vreg status' },
   ],
-  exits: [3],
+  exits: [3, 4],
   lenient: true,
   async run(context, [name]) {
-    requireContext(context, name!);
-    (await openConfigFile(context)).set('context', name);
+    await changeConfigFile(context, (content) => {
+      requireContext(context, name!);
+      return { ...content, context: name! };
+    });
   },
 });
 
@@ -104,14 +102,14 @@ const rm = defineCommand({
     { about: 'list the contexts first', command: 'vreg context ls' },
     { about: 'remove all contexts and settings', command: 'rm "$(vreg config path)"' },
   ],
-  exits: [3],
+  exits: [3, 4],
   lenient: true,
   async run(context, [name]) {
-    requireContext(context, name!);
-    const { [name!]: _gone, ...rest } = context.config.file.contexts ?? {};
-    const file = await openConfigFile(context);
-    file.set('contexts', rest);
-    if (context.config.file.context === name) file.delete('context');
+    await changeConfigFile(context, ({ contexts = {}, context: current, ...rest }) => {
+      requireContext(context, name!);
+      const { [name!]: _removed, ...others } = contexts;
+      return { ...rest, contexts: others, ...(current === undefined || current === name ? {} : { context: current }) };
+    });
   },
 });
 

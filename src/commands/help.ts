@@ -15,9 +15,9 @@ const TOPICS: Readonly<Record<string, () => string>> = {
       .join('\n')}\n  128+n  ended by signal n\n`,
   environment: () =>
     `${SETTING_KEYS.map((key) => {
-      const { about, vers } = settingOf(key);
+      const { about, sharedVariables = [] } = settingOf(key);
       const text = wrap(about, 76).replaceAll('\n', '\n    ');
-      return `${[envNameOf(key), vers].filter(Boolean).join(', ')}\n    ${text}`;
+      return `${[envNameOf(key), ...sharedVariables].join(', ')}\n    ${text}`;
     }).join(
       '\n',
     )}\nVREG_TOKEN, VERS_AUTH_TOKEN\n    bearer token\nVREG_CONTEXT\n    context to use from the config file\nNO_COLOR, FORCE_COLOR\n    disable or force colour\n`,

@@ -50,7 +50,7 @@ export const SETTINGS = {
   url: {
     group: 'client',
     value: 'URL',
-    vers: 'VERS_INFRA_URL',
+    sharedVariables: ['VERS_INFRA_URL', 'VERS_VM_REGISTRY_URL'],
     default: DEFAULT_URL,
     check: checkUrl,
     about: 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock',
@@ -95,12 +95,18 @@ export const SETTINGS = {
     check: checkDuration,
     about: 'time limit for each request to the registry',
   },
-  id: { group: 'vm', value: 'ID', vers: 'VERS_VM_ID', defaultIs: 'the host name', about: 'id of this VM' },
-  name: { group: 'vm', value: 'NAME', vers: 'VERS_AGENT_NAME', defaultIs: 'the host name', about: 'name of this VM' },
+  id: { group: 'vm', value: 'ID', sharedVariables: ['VERS_VM_ID'], defaultIs: 'the host name', about: 'id of this VM' },
+  name: {
+    group: 'vm',
+    value: 'NAME',
+    sharedVariables: ['VERS_AGENT_NAME'],
+    defaultIs: 'the host name',
+    about: 'name of this VM',
+  },
   role: {
     group: 'vm',
     value: 'ROLE',
-    vers: 'VERS_AGENT_ROLE',
+    sharedVariables: ['VERS_AGENT_ROLE'],
     default: 'worker',
     choices: ROLES,
     about: 'role of this VM',
@@ -127,6 +133,7 @@ export const SETTINGS = {
   port: {
     group: 'daemon',
     value: 'PORT',
+    sharedVariables: ['PORT'],
     default: String(DEFAULT_PORT),
     check: checkPort,
     about: 'TCP port to listen on; 0 picks a free one',

@@ -19,8 +19,8 @@ export interface Setting {
   bare?: string;
   /** The value is a path; shells complete file names. */
   file?: true;
-  /** Variable with a lower precedence than `VREG_<KEY>`. */
-  vers?: string;
+  /** Variables that other programs read too, highest precedence first. All have a lower one than `VREG_<KEY>`. */
+  sharedVariables?: readonly string[];
   default?: string;
   /** Description of a default that is computed at run time. */
   defaultIs?: string;

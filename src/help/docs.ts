@@ -68,9 +68,9 @@ function commandTable(commands: readonly Command<never>[]): string {
 
 function settingsTable(): string {
   const rows = SETTING_KEYS.map((key) => {
-    const { vers, about, choices, acceptsToo, default: preset, defaultIs } = settingOf(key);
+    const { sharedVariables = [], about, choices, acceptsToo, default: preset, defaultIs } = settingOf(key);
     const flag = `\`${SHORT[key] ? `${SHORT[key]}, ` : ''}${flagOf(key)}\``;
-    const variables = [envNameOf(key), vers].filter((name) => name !== undefined).map((name) => `\`${name}\``);
+    const variables = [envNameOf(key), ...sharedVariables].map((name) => `\`${name}\``);
     const fallback = preset === undefined ? (defaultIs ?? 'none') : `\`${preset}\``;
     return [
       flag,

@@ -73,9 +73,9 @@ export function usageOf({ arguments: args = [], commands, run }: Command<never>,
 
 /** Flag and meaning of a setting, with the variables that set it. */
 export function settingRow(key: SettingKey): [string, string] {
-  const { about, vers, default: preset, defaultIs, choices: known, acceptsToo, bare } = settingOf(key);
+  const { about, sharedVariables = [], default: preset, defaultIs, choices: known, acceptsToo, bare } = settingOf(key);
   const short = SHORT[key] ? `${SHORT[key]}, ` : '';
-  const origin = `[${[envNameOf(key), vers].filter(Boolean).join(', ')}]`;
+  const origin = `[${[envNameOf(key), ...sharedVariables].join(', ')}]`;
   const fallback = preset ?? defaultIs;
   return [
     `${short}${flagOf(key)}`,

@@ -1,10 +1,21 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { SETTING_KEYS } from '../../src/config/settings.ts';
-import { vreg } from '../helpers/cli.ts';
+import { Interrupted } from '../../src/exit.ts';
+import { start, vreg } from '../helpers/cli.ts';
 import { tempDir } from '../helpers/daemon.ts';
+import { runVreg } from '../helpers/running.ts';
 
 /** A home folder with this config file. */
 function homeWith(t: TestContext, config?: unknown): { home: string; file: string; env: NodeJS.ProcessEnv } {
@@ -128,7 +139,7 @@ const EDITS: readonly [name: string, editor: string, code: number, message: RegE
     'leaves invalid JSON',
     'sed -i s/}/,/',
     5,
-    /^vreg: the config file .* is not a JSON object\nhint: fix it: vreg config edit\n$/,
+    /^vreg: the config file .* is not a JSON object: it ends too early \(line 1, column 17\)\nhint: fix it: vreg config edit\n$/,
   ],
   ['leaves an invalid value', 'sed -i s/1s/soon/', 5, /^vreg: invalid timeout "soon" \(in .*\)\nhint: /],
   [
@@ -164,6 +175,80 @@ test('set and unset can repair a file with invalid values', async (t) => {
   assert.equal((await vreg(['config', 'list'], { home, env })).code, 0);
 });
 
+test('unset removes an unknown key, which prevents other commands from reading the file', async (t) => {
+  const { home, file, env } = homeWith(t, { tmeout: '1s', role: 'infra' });
+  const before = await vreg(['config', 'list'], { home, env });
+  assert.equal(before.code, 5);
+  assert.match(before.stderr, /^vreg: unknown setting "tmeout" \(in .*config\.json, line 1, column 2\); did you mean/);
+  assert.deepEqual(await vreg(['config', 'unset', 'tmeout'], { home, env }), { code: 0, stdout: '', stderr: '' });
+  assert.deepEqual(JSON.parse(readFileSync(file, 'utf8')), { role: 'infra' });
+});
+
+test('edit reports an invalid value in a context with its place', async (t) => {
+  const { home, env } = homeWith(t, { contexts: { a: { url: 'http://a:1' } } });
+  const { code, stderr } = await vreg(['config', 'edit'], { home, env: { ...env, EDITOR: 'sed -i s,http://,a,' } });
+  assert.equal(code, 5);
+  assert.match(stderr, /^vreg: invalid url "aa:1" \(in .*config\.json, line 1, column 25\)\nhint: /);
+});
+
+test('changes by concurrent processes lose nothing and leave no lock', async (t) => {
+  const { home, file } = homeWith(t, { role: 'infra' });
+  const numbers = Array.from({ length: 8 }, (_, index) => index);
+  const keys = ['timeout', 'interval', 'stale-after'] as const;
+  const commands = [
+    ...numbers.map((n) => `context add c${n} --url http://c${n}:1`),
+    ...keys.map((key) => `config set ${key} 7s`),
+    'context add used --url http://used:1 --use',
+    'config unset role',
+  ];
+  const results = await Promise.all(
+    commands.map((argv) => runVreg(argv.split(' '), { home, env: { XDG_CONFIG_HOME: '' } })),
+  );
+  for (const { code, stderr } of results) assert.deepEqual([code, stderr], [0, '']);
+  const { contexts, ...rest } = JSON.parse(readFileSync(file, 'utf8')) as { contexts: object };
+  assert.deepEqual(Object.keys(contexts).sort(), [...numbers.map((n) => `c${n}`), 'used']);
+  assert.deepEqual(rest, { context: 'used', ...Object.fromEntries(keys.map((key) => [key, '7s'])) });
+  assert.deepEqual(readdirSync(join(home, '.config/vreg')), ['config.json']);
+});
+
+test('the lock of a killed process is removed, and waiting for a lock can be interrupted', async (t) => {
+  const { home, file, env } = homeWith(t, {});
+  mkdirSync(`${file}.lock`);
+  const interrupt = new AbortController();
+  const waiting = start(['config', 'set', 'timeout', '1s'], { home, env, signal: interrupt.signal });
+  interrupt.abort(new Interrupted('SIGINT'));
+  assert.equal((await waiting.result).code, 130);
+  utimesSync(`${file}.lock`, 1, 1);
+  assert.deepEqual(await vreg(['config', 'set', 'timeout', '1s'], { home, env }), { code: 0, stdout: '', stderr: '' });
+  assert.deepEqual(readdirSync(join(home, '.config/vreg')), ['config.json']);
+});
+
+test('a config file that is a symbolic link stays one', async (t) => {
+  const { home, file, env } = homeWith(t);
+  const target = join(home, 'dotfiles.json');
+  writeFileSync(target, '{"role": "infra"}');
+  symlinkSync(target, file);
+  assert.equal((await vreg(['config', 'set', 'timeout', '1s'], { home, env })).code, 0);
+  assert.deepEqual(JSON.parse(readFileSync(target, 'utf8')), { role: 'infra', timeout: '1s' });
+  assert.equal(readlinkSync(file), target);
+});
+
+for (const argv of ['config set timeout 1s', 'config unset timeout', 'context add a --url http://a:1', 'config edit']) {
+  test(`vreg ${argv} in an unwritable folder exits with 5 and names the file`, async (t) => {
+    const { home, env } = homeWith(t);
+    const blocked = join(home, 'blocked');
+    writeFileSync(blocked, '');
+    for (const XDG_CONFIG_HOME of [blocked, '/proc/none']) {
+      const result = await vreg(argv.split(' '), { home, env: { ...env, XDG_CONFIG_HOME, EDITOR: 'true' } });
+      assert.deepEqual([result.code, result.stdout], [5, '']);
+      assert.match(
+        result.stderr,
+        /^vreg: cannot write the config file \S+\/vreg\/config\.json \(\w+\)\nhint: check the owner/,
+      );
+    }
+  });
+}
+
 const BROKEN = '{"url": ';
 
 for (const argv of ['ls', 'config list', 'config get url', 'config set url http://a:1', 'config unset url']) {
@@ -172,7 +257,7 @@ for (const argv of ['ls', 'config list', 'config get url', 'config set url http:
     assert.deepEqual(await vreg(argv.split(' '), { home, env }), {
       code: 5,
       stdout: '',
-      stderr: `vreg: the config file ${file} is not a JSON object\nhint: fix it: vreg config edit\n`,
+      stderr: `vreg: the config file ${file} is not a JSON object: it ends too early (line 1, column 9)\nhint: fix it: vreg config edit\n`,
     });
     assert.equal(readFileSync(file, 'utf8'), BROKEN);
   });

@@ -58,9 +58,7 @@ test('help environment lists every variable that vreg reads', async () => {
     .split('\n')
     .filter((line) => /^[A-Z]/.test(line))
     .flatMap((line) => line.split(', '));
-  const expected = SETTING_KEYS.flatMap((key) => [envNameOf(key), settingOf(key).vers]).filter(
-    (name) => name !== undefined,
-  );
+  const expected = SETTING_KEYS.flatMap((key) => [envNameOf(key), ...(settingOf(key).sharedVariables ?? [])]);
   for (const name of [...expected, 'VREG_TOKEN', 'VERS_AUTH_TOKEN', 'VREG_CONTEXT', 'NO_COLOR', 'FORCE_COLOR']) {
     assert.ok(names.includes(name), name);
   }

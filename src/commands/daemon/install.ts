@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { InstallOptions, InstallStep } from '../../../daemon/systemd/install.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
+import { configFolder } from '../../config/folders.ts';
 import { refuseLoose } from '../../config/secret-file.ts';
 import { VregError } from '../../protocol/errors.ts';
 import type { RowsAnswer } from '../../render.ts';
@@ -145,7 +146,7 @@ function targetOf(context: Context, flags: TargetFlags): Pick<InstallOptions, 'd
 
 /** The configuration folder, `%E` in unit files (systemd.unit(5)). */
 function configDir({ env }: Context, { user, root = '/' }: TargetFlags): string {
-  return user ? env.XDG_CONFIG_HOME || join(env.HOME || '/', '.config') : join(root, 'etc');
+  return user ? configFolder(env) : join(root, 'etc');
 }
 
 async function confirmSteps(context: Context, steps: readonly InstallStep[], { yes }: TargetFlags): Promise<void> {

@@ -84,7 +84,9 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   if (flags.detach) return detach(context, 'serve', join(dataDir, 'daemon.log'));
   const socket = config.get('socket');
   // --socket replaces the TCP listener, unless --host or --port is given.
-  const tcp = socket === undefined || config.isSet('host') || config.isSet('port');
+  // PORT may be meant for another program.
+  const isPortGiven = config.isSet('port') && config.find('port')?.origin !== 'PORT';
+  const tcp = socket === undefined || config.isSet('host') || isPortGiven;
   const tls = serverCertificates(config);
   const main = await import('../../../daemon/main.ts');
   const log = await createLog(context);

@@ -1,0 +1,87 @@
+/** Reads JSON files that people and other programs write. Errors name the file, the line and the column. */
+import { isUtf8 } from 'node:buffer';
+import { readFileSync } from 'node:fs';
+import { parse, type ValueNode } from '@humanwhocodes/momoa';
+import { VregError } from '../protocol/errors.ts';
+
+export interface JsonFile {
+  path: string;
+  content: Record<string, unknown>;
+  text: string;
+}
+
+/**
+ * Reads a file with a JSON object.
+ * @param what description for error messages, for example `the config file`
+ * @param hint how to correct an invalid file
+ * @returns undefined if it does not exist
+ * @throws VregError USAGE if it cannot be read, or is not a JSON object in UTF-8
+ */
+export function readJsonFile(path: string, what: string, hint: string): JsonFile | undefined {
+  let bytes: Buffer;
+  try {
+    bytes = readFileSync(path);
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
+    throw new VregError('USAGE', `cannot read ${what} ${path} (${code})`, { hint: 'check its owner and mode', cause });
+  }
+  const text = bytes.toString();
+  const refused = (why: string, offset: number) =>
+    new VregError('USAGE', `${what} ${path} ${why} (${lineAndColumn(text, offset)})`, { hint });
+  if (!isUtf8(bytes)) throw refused('is not UTF-8 text', text.indexOf('\ufffd'));
+  if (text.startsWith('\ufeff')) throw refused('begins with a byte order mark, which JSON does not allow', 0);
+  let content: unknown;
+  try {
+    content = JSON.parse(text);
+  } catch (error) {
+    const offset = errorOffset(text, (error as SyntaxError).message);
+    throw refused(`is not a JSON object: ${describeCharacter(text[offset])}`, offset);
+  }
+  if (isObject(content)) return { path, content, text };
+  throw refused('is not a JSON object', text.search(/\S/));
+}
+
+export function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** @returns `PATH, line 2, column 3`: where the file contains a key, or its value */
+export function placeOf({ path, text }: JsonFile, keys: readonly string[], which: 'name' | 'value'): string {
+  let node: ValueNode = parse(text).body;
+  let offset = 0;
+  for (const key of keys) {
+    // JSON.parse uses the last of several members with the same name.
+    const member = node.type === 'Object' && node.members.findLast(({ name }) => 'value' in name && name.value === key);
+    if (!member) break;
+    offset = member[which].loc.start.offset;
+    node = member.value;
+  }
+  return `${path}, ${lineAndColumn(text, offset)}`;
+}
+
+/** @param message of JSON.parse, which does not always contain the position */
+function errorOffset(text: string, message: string): number {
+  const [, stated] = /at position (\d+)/.exec(message) ?? [];
+  if (stated !== undefined) return Number(stated);
+  if (message.includes('end of JSON')) return text.length;
+  try {
+    parse(text);
+    return 0;
+  } catch (error) {
+    return (error as { offset?: number }).offset ?? 0;
+  }
+}
+
+function describeCharacter(character: string | undefined): string {
+  if (character === undefined) return 'it ends too early';
+  return character === '\n' || character === '\r'
+    ? 'unexpected end of line'
+    : `unexpected ${JSON.stringify(character)}`;
+}
+
+/** Both count from 1. */
+function lineAndColumn(text: string, offset: number): string {
+  const lines = text.slice(0, Math.max(0, offset)).split('\n');
+  return `line ${lines.length}, column ${lines.at(-1)!.length + 1}`;
+}
