@@ -1,7 +1,7 @@
 /** Builds the commander tree, runs one command, prints its error and returns the exit code. No other module prints errors. */
 
 import { Command as Commander, CommanderError, Option } from 'commander';
-import { type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from './command.ts';
+import { COMPLETE_COMMAND, type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from './command.ts';
 import { loadAllCommands, loadCommand } from './commands.ts';
 import { type SettingKey, settingOf } from './config/settings.ts';
 import { splitList } from './config/values.ts';
@@ -17,6 +17,11 @@ export async function main(argv: readonly string[], deps: Deps): Promise<number>
   const config = new Config(deps.env);
   const session = new Session(argv, deps, config, loadAllCommands);
   try {
+    if (argv[0] === COMPLETE_COMMAND) {
+      const { completionReply } = await import('./completion.ts');
+      session.io.out(await completionReply(argv.slice(1), session, deps.elapsed?.() ?? 0));
+      return EXIT.ok;
+    }
     const named = commandOf(argv);
     const only = named === undefined ? undefined : await loadCommand(named);
     const commands = only ? [only] : await loadAllCommands();

@@ -8,15 +8,45 @@ import type { Config } from './config.ts';
 import type { Io } from './io.ts';
 import type { Answer } from './render.ts';
 
-/** Completion values that come from the running registry. */
-export type LiveValues = 'ids' | 'names';
+/** Values that completion looks up: in the registry, the config file or the table of commands. */
+export type ValueKind =
+  /** Ids of VMs. */
+  | 'ids'
+  | 'roles-and-ids'
+  /** Names of services, of VMs with the role in the first argument. */
+  | 'services'
+  /** `NAME:PORT` of services. */
+  | 'service-ports'
+  /** `KEY=VALUE` of metadata. */
+  | 'metadata'
+  /** Keys of metadata, also as a comma-separated list. */
+  | 'metadata-keys'
+  /** Terms of a metadata selector. */
+  | 'selector'
+  /** Names of tokens. */
+  | 'tokens'
+  /** Names of contexts in the config file. */
+  | 'contexts'
+  /** Names of commands and, after them, their subcommands. */
+  | 'commands'
+  /** Values of the setting that the first argument names. */
+  | 'setting-value'
+  /** `TEMPLATE:DEST:CMD` of `vreg render`. */
+  | 'render-job'
+  /** A program and its arguments after `--`. */
+  | 'program';
 
 export interface Argument {
   name: string;
   about: string;
   optional?: true;
   variadic?: true;
-  values?: readonly string[] | LiveValues;
+  /** The accepted values, or the kind of values that completion offers. */
+  values?: readonly string[] | ValueKind | undefined;
+  /** More values that completion offers. Other values are also accepted. */
+  offers?: readonly string[] | undefined;
+  /** Completion offers files. */
+  file?: true | undefined;
 }
 
 export interface Flag {
@@ -27,9 +57,9 @@ export interface Flag {
   repeat?: true;
   /** The flag is repeatable and accepts comma-separated values; all of them form one array. */
   list?: true;
-  /** The accepted values, or the kind of live values that completion offers. */
-  values?: readonly string[] | LiveValues;
-  /** Values that completion offers. Other values are also accepted. */
+  /** The accepted values, or the kind of values that completion offers. */
+  values?: readonly string[] | ValueKind;
+  /** More values that completion offers. Other values are also accepted. */
   offers?: readonly string[];
   /** Completion offers files. */
   file?: true;
@@ -128,6 +158,9 @@ export function defineCommand<F = Record<string, never>>(command: Command<F>): C
   return command as unknown as Command<never>;
 }
 
+/** The hidden command that the completion scripts run: `__complete bash LINE …` or `__complete zsh|fish WORD…`. */
+export const COMPLETE_COMMAND = '__complete';
+
 /** Settings that every command takes as flags. */
 export const GLOBAL_SETTINGS = [
   'url',
@@ -142,7 +175,7 @@ export const GLOBAL_SETTINGS = [
 export const SHORT: Partial<Record<SettingKey, string>> = { url: '-u', output: '-o' };
 
 export const GLOBAL_FLAGS: readonly Flag[] = [
-  { flags: '-c, --context <name>', about: 'use this context from the config file [VREG_CONTEXT]' },
+  { flags: '-c, --context <name>', about: 'use this context from the config file [VREG_CONTEXT]', values: 'contexts' },
   { flags: '-q, --quiet', about: 'print only ids; same as -o name' },
   { flags: '--json', about: 'same as -o json' },
   { flags: '--no-headers', about: 'omit the column titles' },

@@ -1,5 +1,6 @@
 /** Entry point of the bundle: connects {@link main} to the arguments, terminal, signals and exit code of the process. */
 import { main } from './cli.ts';
+import { COMPLETE_COMMAND } from './command.ts';
 import { Interrupted } from './exit.ts';
 import { systemIo } from './io.ts';
 import { VERSION } from './version.ts';
@@ -30,14 +31,18 @@ const forwardSignals = (to: (signal: NodeJS.Signals) => void) => {
     forward = undefined;
   };
 };
-main(process.argv.slice(2), {
+const argv = process.argv.slice(2);
+main(argv, {
   io,
   env: process.env,
   version: VERSION,
   now: Date.now,
+  elapsed: () => performance.now(),
   signal: controller.signal,
   forwardSignals,
   onHangup,
 }).then((code) => {
   process.exitCode = code;
+  // A lookup of a host name cannot be aborted, and the shell would wait for it.
+  if (argv[0] === COMPLETE_COMMAND) process.exit();
 });

@@ -18,6 +18,8 @@ export interface Deps {
   env: NodeJS.ProcessEnv;
   version: string;
   now(): number;
+  /** Milliseconds since the start of the process; absent in tests. */
+  elapsed?(): number;
   /** Aborted when a signal ends the program, with an `Interrupted` as the abort reason. */
   signal: AbortSignal;
   /** Same as {@link Context.forwardSignals}; absent in tests without process signals. */

@@ -1,9 +1,13 @@
 import { defineCommand } from '../command.ts';
 import { readInput } from '../fleet/import-file.ts';
+import { PATHS } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { maskName } from '../protocol/redact.ts';
 
 const METHODS = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] as const;
+
+/** Paths without parameters. */
+const PLAIN_PATHS = Object.values(PATHS).filter((path) => typeof path === 'string');
 
 export const api = defineCommand<{ file?: string }>({
   name: 'api',
@@ -12,7 +16,7 @@ export const api = defineCommand<{ file?: string }>({
     'Sends a request with the usual settings (URL, token, certificates) and prints the response body as received, even if it is an error. If the response echoes the token, the token is masked.',
   arguments: [
     { name: 'method', about: 'HTTP method', values: METHODS },
-    { name: 'path', about: 'path with query' },
+    { name: 'path', about: 'path with query', offers: PLAIN_PATHS },
   ],
   flags: [{ flags: '-f, --file <file>', about: 'request body: a file, or - for stdin', file: true }],
   examples: [

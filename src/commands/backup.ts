@@ -8,7 +8,7 @@ export const backup = defineCommand<{ force?: boolean }>({
   summary: 'back up the running registry to a file',
   description:
     'Writes a consistent copy of the running registry to a file. The daemon verifies the copy before it sends it. To restore it, use vreg daemon restore.',
-  arguments: [{ name: 'file', about: 'file to write' }],
+  arguments: [{ name: 'file', about: 'file to write', file: true }],
   flags: [{ flags: '--force', about: 'overwrite an existing file' }],
   examples: [
     { about: 'back up now', command: 'vreg backup registry-backup.db' },

@@ -35,7 +35,7 @@ const get = defineCommand({
 const set = defineCommand({
   name: 'set',
   summary: 'write a setting to the config file',
-  arguments: [KEY, { name: 'value', about: 'value of the setting' }],
+  arguments: [KEY, { name: 'value', about: 'value of the setting', values: 'setting-value' }],
   examples: [
     { about: 'set the registry for this machine', command: 'vreg config set url http://10.0.0.5:3000' },
     { about: 'print JSON by default', command: 'vreg config set output json' },

@@ -16,7 +16,7 @@ interface ContextEntry extends Partial<Record<(typeof KEYS)[number], string>> {
   current: boolean;
 }
 
-const NAME = { name: 'name', about: 'name of the context' } as const;
+const NAME = { name: 'name', about: 'name of the context', values: 'contexts' } as const;
 
 const add = defineCommand<Record<string, string | undefined> & { use?: boolean }>({
   name: 'add',

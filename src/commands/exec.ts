@@ -20,7 +20,10 @@ export const exec = defineCommand<LiveFlags & UrlParts & { pick?: Pick }>({
   summary: 'run a command with the address of a live VM',
   description:
     'Runs a command and exits with its exit code. The variables VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_ADDRESS and VREG_VM_URL in its environment describe a live VM with the given role. VREG_VM_URL is built as in vreg url; without --service, it is not set, with a warning, if the VM has several ports or none. If there is no live VM, the command does not run and the exit code is 3.',
-  arguments: [ROLE_ARGUMENT, { name: 'command', about: 'after --: the command and its arguments', variadic: true }],
+  arguments: [
+    ROLE_ARGUMENT,
+    { name: 'command', about: 'after --: the command and its arguments', variadic: true, values: 'program' },
+  ],
   flags: [HAS_SERVICE_FLAG, SCHEME_FLAG, PICK_FLAG, ...TRUST_FLAGS, WAIT_FLAG],
   examples: [
     { about: 'query the infra VM', command: `vreg exec infra -- sh -c 'curl "$VREG_VM_URL/health"'` },

@@ -71,7 +71,14 @@ export const help = defineCommand<{ writeMan?: string }>({
   summary: 'show help for a command or topic',
   description: `Shows help for a command or a topic. Topics: ${Object.keys(TOPICS).join(', ')}.`,
   arguments: [
-    { name: 'command', about: 'command or topic', optional: true, variadic: true, values: Object.keys(TOPICS) },
+    {
+      name: 'command',
+      about: 'command or topic',
+      optional: true,
+      variadic: true,
+      values: 'commands',
+      offers: Object.keys(TOPICS),
+    },
   ],
   flags: [{ flags: '--write-man <dir>', about: 'write the manual pages to a folder', file: true }],
   examples: [

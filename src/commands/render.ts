@@ -39,6 +39,7 @@ export const render = defineCommand<Flags>({
       name: 'template:dest[:cmd]',
       about: 'template file, file to write, command to run after a change',
       variadic: true,
+      values: 'render-job',
     },
   ],
   flags: [

@@ -118,7 +118,9 @@ const ls = defineCommand<{ enrolledBy?: string }>({
   summary: 'list the tokens of the registry',
   description:
     'Lists the tokens, oldest first, with scope, expiry and last use (to the minute). The registry stores only hashes of the tokens.',
-  flags: [{ flags: '--enrolled-by <name>', about: 'only tokens of VMs that enrolled with this token' }],
+  flags: [
+    { flags: '--enrolled-by <name>', about: 'only tokens of VMs that enrolled with this token', values: 'tokens' },
+  ],
   examples: [
     { about: 'all tokens', command: 'vreg token ls' },
     { about: 'with the creator and the address of the last client', command: 'vreg token ls -o wide' },
@@ -145,9 +147,13 @@ const revoke = defineCommand<{ enrolledBy?: string; yes?: boolean }>({
   summary: 'revoke tokens',
   description:
     'Revokes tokens immediately: further requests with them are refused, and their open streams end. With --enrolled-by, also revokes the tokens of all VMs that enrolled with that token, even if that token is already revoked.',
-  arguments: [{ name: 'name', about: 'name of a token', optional: true, variadic: true }],
+  arguments: [{ name: 'name', about: 'name of a token', optional: true, variadic: true, values: 'tokens' }],
   flags: [
-    { flags: '--enrolled-by <name>', about: 'revoke the tokens of VMs that enrolled with this token' },
+    {
+      flags: '--enrolled-by <name>',
+      about: 'revoke the tokens of VMs that enrolled with this token',
+      values: 'tokens',
+    },
     { flags: '-y, --yes', about: 'do not ask for confirmation' },
   ],
   examples: [

@@ -34,7 +34,7 @@ export const update = defineCommand<Flags>({
     { flags: '--address <address>', about: 'new address' },
     SERVICE_FLAG,
     META_FLAG,
-    { flags: '--unset-meta <key>', about: 'metadata key to remove', repeat: true },
+    { flags: '--unset-meta <key>', about: 'metadata key to remove', repeat: true, values: 'metadata-keys' },
     ...SELECTION_FLAGS,
   ],
   examples: [

@@ -37,7 +37,7 @@ export const wait = defineCommand<Flags>({
       name: 'role|id',
       about: 'role or id of a VM; omit it with --for registry and --for self',
       optional: true,
-      values: 'ids',
+      values: 'roles-and-ids',
     },
   ],
   flags: [

@@ -22,12 +22,22 @@ export const watch = defineCommand<Flags>({
     'Prints one event per line until stopped. The events are registered, updated, status, deregistered, stale, suspect, revived, conflict and reset. After a lost connection it resumes without a gap; if that is impossible, it prints a reset event followed by the full state. A command after -- runs once for each event, one at a time. It receives the event as JSON on its stdin, the event type in VREG_EVENT, and other fields in VREG_REVISION, VREG_POSITION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
   arguments: [
     { name: 'role', about: 'only VMs with this role', optional: true, values: ROLES },
-    { name: 'command', about: 'after --: the command to run for each event', optional: true, variadic: true },
+    {
+      name: 'command',
+      about: 'after --: the command to run for each event',
+      optional: true,
+      variadic: true,
+      values: 'program',
+    },
   ],
   flags: [
     { flags: '--id <id>', about: 'only this VM', values: 'ids' },
     { flags: '--status <status>', about: 'only VMs with this status', values: STATUSES },
-    { flags: '--since <position>', about: 'start after this position; "start" prints the full state first' },
+    {
+      flags: '--since <position>',
+      about: 'start after this position; "start" prints the full state first',
+      offers: ['start'],
+    },
     { flags: '--heartbeats', about: 'also print heartbeats' },
   ],
   examples: [

@@ -8,7 +8,11 @@ export const PICKS = ['first', 'newest', 'random'] as const;
 export type Pick = (typeof PICKS)[number];
 
 export const ROLE_ARGUMENT = { name: 'role', about: 'role of the VM', values: ROLES } as const;
-export const HAS_SERVICE_FLAG: Flag = { flags: '--service <name>', about: 'only VMs with this service' };
+export const HAS_SERVICE_FLAG: Flag = {
+  flags: '--service <name>',
+  about: 'only VMs with this service',
+  values: 'services',
+};
 export const STRICT_FLAG: Flag = {
   flags: '--strict',
   about: 'fail with exit code 10 if the answer may include dead VMs',
@@ -37,11 +41,13 @@ export const SERVICE_FLAG: Flag = {
   flags: '--service <name:port>',
   about: 'service as NAME:PORT or NAME:PORT/healthPath',
   repeat: true,
+  values: 'service-ports',
 };
 export const META_FLAG: Flag = {
   flags: '--meta <key=value>',
   about: 'metadata; a JSON value is parsed as JSON',
   repeat: true,
+  values: 'metadata',
 };
 
 /** @throws VregError USAGE */

@@ -21,6 +21,7 @@ export const SELECTOR_FLAG: Flag = {
   flags: '-l, --selector <terms>',
   about: 'only VMs whose metadata matches all comma-separated terms: key=value, key!=value, key, !key',
   repeat: true,
+  values: 'selector',
 };
 export const STALE_FLAG: Flag = { flags: '--stale', about: 'only stale VMs' };
 export const YES_FLAG: Flag = { flags: '-y, --yes', about: 'do not ask for confirmation' };

@@ -6,7 +6,7 @@ export const restore = defineCommand<{ yes?: boolean }>({
   summary: 'replace the registry with a backup',
   description:
     'Replaces the registry in a data dir with a backup. The daemon must not be running. The backup is verified first, and the old registry is kept in the data dir. Tokens that were revoked after the backup was made become valid again. Asks for confirmation unless --yes is given.',
-  arguments: [{ name: 'file', about: 'a file written by vreg backup' }],
+  arguments: [{ name: 'file', about: 'a file written by vreg backup', file: true }],
   settings: ['data-dir'],
   flags: [{ flags: '-y, --yes', about: 'do not ask for confirmation' }],
   examples: [
