@@ -3,7 +3,7 @@ import type { ChalkInstance } from 'chalk';
 import type { OutputFormat } from './config/settings.ts';
 import { formatAge } from './config/values.ts';
 import type { Io } from './io.ts';
-import { unsafeInScripts, type VregError } from './protocol/errors.ts';
+import { unsafeInScripts, VregError } from './protocol/errors.ts';
 import { escapeControls, maskTokens, printable } from './protocol/redact.ts';
 import { looksLikeFlag } from './protocol/vm.ts';
 
@@ -28,7 +28,7 @@ export interface RowsAnswer<T> {
   name(row: T): string;
   /** The answer is one item: JSON and YAML print the item instead of a list. */
   single?: boolean;
-  /** The rows continue an earlier answer, so no column titles are printed. */
+  /** Set for the parts of a stream: false for the first, true for the others, which are printed without column titles. */
   continued?: boolean;
   /** Value of a row for JSON and YAML; by default the row itself. */
   data?(row: T): unknown;
@@ -76,11 +76,7 @@ export async function format<T>(io: Io, answer: Answer<T>, options: RenderOption
     case 'yaml':
       return escapeControls((await import('yaml')).stringify(dataOf(answer)));
     case 'jsonpath':
-      return unlessEmpty(
-        printableLines(
-          await (await import('./render/expression.ts')).evaluateJsonPath(expression, dataForScripts(io, answer)),
-        ),
-      );
+      return formatJsonPath(expression, answer, dataForScripts(io, answer));
     case 'template':
       return printableLines(
         await (await import('./render/expression.ts')).evaluateTemplate(expression, dataForScripts(io, answer)),
@@ -90,6 +86,23 @@ export async function format<T>(io: Io, answer: Answer<T>, options: RenderOption
     default:
       return answer.kind === 'value' ? valueLine(answer) : formatRows(io, answer, options);
   }
+}
+
+/**
+ * @throws VregError NOT_FOUND if the path matches nothing, and the answer is one item that is not part of a stream. In a value
+ * that is no entry, such as the state of the registry, `[*]` of an empty list is not an error.
+ */
+async function formatJsonPath<T>(expression: string, answer: Answer<T>, data: unknown): Promise<string> {
+  const { evaluateJsonPath } = await import('./render/jsonpath.ts');
+  const { text, isMatch, selectsMany } = await evaluateJsonPath(expression, data);
+  const isRequired = answer.kind === 'value' ? !selectsMany : answer.single === true && answer.continued === undefined;
+  if (!isMatch && isRequired) {
+    throw new VregError('NOT_FOUND', `the jsonpath "${expression}" matches nothing`, {
+      field: 'output',
+      hint: 'see the available fields with -o json',
+    });
+  }
+  return unlessEmpty(printableLines(text));
 }
 
 /** Splits `jsonpath=$.id` into name and expression. */

@@ -7,7 +7,12 @@ import { startPlainServer } from './helpers/original-server.ts';
 import { aVm } from './helpers/vm.ts';
 
 const FLEET = [
-  aVm({ id: 'a', name: 'alpha', address: '10.0.0.1', metadata: { task: 'billing', n: 1 } }),
+  aVm({
+    id: 'a',
+    name: 'alpha',
+    address: '10.0.0.1',
+    metadata: { task: 'billing', n: 1, 'my-key': 2, 'app.io/name': 'x' },
+  }),
   aVm({ id: 'b', name: 'O\'Brien & "Co" <b>', role: 'infra', services: [{ name: 'api', port: 80 }] }),
 ];
 
@@ -19,11 +24,28 @@ const EXPRESSIONS: readonly [argv: string, format: string, stdout: string][] = [
   ['get a', 'jsonpath=.address', '10.0.0.1\n'],
   ['get a', 'jsonpath=address', '10.0.0.1\n'],
   ['get a', 'jsonpath=$.metadata.n', '1\n'],
-  ['get a', 'jsonpath=$.metadata', '{"task":"billing","n":1}\n'],
+  ['get a', 'jsonpath=$.metadata', '{"task":"billing","n":1,"my-key":2,"app.io/name":"x"}\n'],
   ['get a', 'jsonpath={.name} is {.status}', 'alpha is running\n'],
   ['get a', 'jsonpath={.id}\\t{.name}\\n', 'a\talpha\n'],
-  ['get a', 'jsonpath=$.nope', ''],
-  ['get a', 'jsonpath={.nope}', ''],
+  ['get a', 'jsonpath={.metadata.my-key} {.metadata.app\\.io/name}', '2 x\n'],
+  ['get a', 'jsonpath={.name}{.nope}', 'alpha\n'],
+  ['get a', 'jsonpath={"\\"id\\": "}{.id}{"\\n\\ttab\\n"}', '"id": a\n\ttab\n'],
+  ['get a', 'jsonpath={"only text"}', 'only text\n'],
+  ['why a', 'jsonpath={.reasons[*].code}', ''],
+  ['ls --sort id', 'jsonpath={.items[*].id}', 'a b\n'],
+  ['ls --sort id', 'jsonpath=$.items[*].id', 'a\nb\n'],
+  ['ls --sort id', 'jsonpath={range .items[*]}{.id}{"\\t"}{.address}{"\\n"}{end}', 'a\t10.0.0.1\nb\tvm-1.vm.vers.sh\n'],
+  ['ls --sort id', 'jsonpath={range .items[*]}{.id}:{range .services[*]}{.name}{end};{end}', 'a:;b:api;\n'],
+  ['ls --sort id', 'jsonpath={range .items[*]}{$.items[0].id}{@.id} {end}', 'aa ab \n'],
+  ['ls --sort id', 'jsonpath={.items[?(@.role=="infra")].id}', 'b\n'],
+  ['ls --sort id', 'jsonpath={.items[?(@.metadata.my-key==2)].id}', 'a\n'],
+  ['ls --sort id', 'jsonpath={.items[?(@.services)].services[?(@.port<100)].name}', 'api\n'],
+  ['ls --sort id', "jsonpath={.items[*]['id','role']}", 'a worker b infra\n'],
+  ['ls --sort id', 'jsonpath={.items[-1].id} {.items[0:1].id} {..port}', 'b a 80\n'],
+  ['ls --sort id', 'jsonpath={.items[*].nope}', ''],
+  ['ls --sort id', 'jsonpath={range .items[*]}{.nope}{end}', ''],
+  ['get a b', 'jsonpath={.items[*].id}', 'a b\n'],
+  ['get a b', 'jsonpath={.nope}', ''],
   ['get b', "jsonpath=$.services[?(@.name=='api')].port", '80\n'],
   ['ls --sort id', 'jsonpath=$[*].id', 'a\nb\n'],
   ['ls --sort id', 'jsonpath={[*].id}', 'a b\n'],
@@ -46,11 +68,41 @@ for (const [argv, format, stdout] of EXPRESSIONS) {
   });
 }
 
+for (const [argv, format] of [
+  ['get a', 'jsonpath=$.nope'],
+  ['get a', 'jsonpath={.nope}'],
+  ['get a', 'jsonpath=task {.nope}{.metadata.nope}'],
+  ['get a', 'jsonpath={range .services[*]}{.name}{end}'],
+  ['get a', 'jsonpath={.items[*].id}'],
+  ['addr infra', 'jsonpath={.nope}'],
+  ['why a', 'jsonpath={.nope}'],
+] as const) {
+  test(`vreg ${argv} -o '${format}' matches nothing and exits with 3`, async () => {
+    assert.deepEqual(await vreg([...argv.split(' '), '-o', format], { url }), {
+      code: 3,
+      stdout: '',
+      stderr: `vreg: the jsonpath "${format.slice(9)}" matches nothing\nhint: see the available fields with -o json\n`,
+    });
+  });
+}
+
 const BAD: readonly [format: string, message: RegExp][] = [
-  ['jsonpath=$[', /^vreg: invalid jsonpath "\$\["\nhint: for example -o jsonpath='\{\.address\}' for one VM/],
-  ['jsonpath=', /^vreg: invalid jsonpath ""\nhint: /],
-  ['jsonpath={.name', /^vreg: invalid jsonpath "\{\.name"\nhint: /],
-  ['jsonpath={.a b}', /^vreg: invalid jsonpath ".a b"\nhint: /],
+  [
+    'jsonpath=$[',
+    /^vreg: invalid jsonpath "\$\[" at position 3: unexpected end\nhint: for example -o jsonpath='\{\.address\}' for one VM/,
+  ],
+  ['jsonpath=', /^vreg: invalid jsonpath "" at position 1: unexpected end\nhint: /],
+  ['jsonpath={.name', /^vreg: invalid jsonpath "\{\.name" at position 7: unexpected end\nhint: /],
+  ['jsonpath={.a b}', / at position 5: unexpected "b"\n/],
+  ['jsonpath={.a | length}', / at position 5: unexpected "\|"\n/],
+  ['jsonpath={if .a}', / at position 5: unexpected "\."\n/],
+  ['jsonpath={}', / at position 2: unexpected "\}"\n/],
+  ['jsonpath={range .items[*]}{.id}', / at position 1: \{range\} without \{end\}\n/],
+  ['jsonpath={.id}{end}', / at position 6: \{end\} without \{range\}\n/],
+  ['jsonpath={.items[?(@.role =~ "x")].id}', / at position 18: the operator =~ is not supported; use match/],
+  ['jsonpath={.items[?(@.role="x")].id}', / at position 17: unexpected "="\n/],
+  ['jsonpath=ids: {.items[abc]}', / at position 14: unexpected "a"\n/],
+  ['jsonpath={.items[*].id,.name}', / at position 14: unexpected ","\n/],
   [
     'template={{#a}}',
     /^vreg: template: Unclosed section "a".*\nhint: for example: -o template='\{\{name\}\} \{\{address\}\}\\n'\n$/,

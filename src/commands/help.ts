@@ -32,10 +32,14 @@ const FORMATTING = `-o, --output selects the output format:
   json, yaml          entries as in the API; a list is an array
   ndjson              one entry per line
   name                only ids; same as -q
-  jsonpath=PATH       values at a path (RFC 9535), for example of a list:
-                      -o jsonpath='$[*].address'
-                      or text with paths in braces:
+  jsonpath=PATH       text with paths in braces, as in kubectl:
                       -o jsonpath='{.name} is {.status}'
+                      -o jsonpath='{.items[?(@.role=="infra")].id}'
+                      -o jsonpath='{range .items[*]}{.id}{"\\n"}{end}'
+                      or one path (RFC 9535), one value per line:
+                      -o jsonpath='$[*].address'
+                      If it matches nothing: exit code 3 for one VM, 0 for a
+                      list.
   template=TEMPLATE   a mustache template, rendered once per entry:
                       -o template='{{id}} {{address}}\\n'
 Commands that read VMs add two fields to the entries: live (live, suspect,

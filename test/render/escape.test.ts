@@ -4,7 +4,8 @@ import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import test from 'node:test';
 import { escaperFor, type Format } from '../../src/render/escape.ts';
-import { evaluateJsonPath, mustache } from '../../src/render/expression.ts';
+import { mustache } from '../../src/render/expression.ts';
+import { evaluateJsonPath } from '../../src/render/jsonpath.ts';
 import { tempDir } from '../helpers/daemon.ts';
 
 /** Values of a worker that wants to run commands, leave its place or look like a flag. */
@@ -416,7 +417,7 @@ test('jsonpath joins host and port like a template', async () => {
     ['http://u@{.address}/', 'fd00::1', 'http://u@[fd00::1]/'],
     ['http://{.address}/', '10.0.0.1:3000', 'http://10.0.0.1:3000/'],
   ] as const)
-    assert.equal(await evaluateJsonPath(path, { address, port: 82 }), expected);
+    assert.equal((await evaluateJsonPath(path, { address, port: 82 })).text, expected);
 });
 
 test('nginx gets brackets around IPv6 where it needs a host, and none where it needs an address', async () => {
