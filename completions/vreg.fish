@@ -178,7 +178,7 @@ complete -c vreg -n '__vreg_at ""' -f -a version -d 'print the version of this p
 complete -c vreg -n '__vreg_at ""' -f -a help -d 'show help for a command or topic'
 complete -c vreg -n '__vreg_at ""' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at ""' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at ""' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at ""' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at ""' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at ""' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at ""' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -192,7 +192,7 @@ complete -c vreg -n '__vreg_at ""' -l verbose -s v -d 'log each request to stder
 complete -c vreg -n '__vreg_at ""' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at ls' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at ls' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at ls' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at ls' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at ls' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at ls' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at ls' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -215,7 +215,7 @@ complete -c vreg -n '__vreg_at ls' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at get' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at get' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at get' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at get' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at get' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at get' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at get' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at get' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -230,7 +230,7 @@ complete -c vreg -n '__vreg_at get' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at describe' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at describe' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at describe' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at describe' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at describe' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at describe' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at describe' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at describe' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -245,7 +245,7 @@ complete -c vreg -n '__vreg_at describe' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at discover' -f -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at discover' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at discover' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at discover' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at discover' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at discover' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at discover' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at discover' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -264,7 +264,7 @@ complete -c vreg -n '__vreg_at discover' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at tree' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at tree' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at tree' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at tree' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at tree' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at tree' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at tree' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at tree' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -279,7 +279,7 @@ complete -c vreg -n '__vreg_at tree' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at watch' -f -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at watch' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at watch' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at watch' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at watch' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at watch' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at watch' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at watch' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -297,7 +297,7 @@ complete -c vreg -n '__vreg_at watch' -l verbose -s v -d 'log each request to st
 complete -c vreg -n '__vreg_at watch' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at status' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at status' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at status' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at status' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at status' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at status' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at status' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -312,7 +312,7 @@ complete -c vreg -n '__vreg_at status' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at why' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at why' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at why' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at why' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at why' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at why' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at why' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at why' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -327,7 +327,7 @@ complete -c vreg -n '__vreg_at why' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at history' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at history' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at history' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at history' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at history' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at history' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at history' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at history' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -343,7 +343,7 @@ complete -c vreg -n '__vreg_at history' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at conflicts' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at conflicts' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at conflicts' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at conflicts' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at conflicts' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at conflicts' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at conflicts' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at conflicts' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -362,7 +362,7 @@ complete -c vreg -n '__vreg_at register' -l address -d 'address at which clients
 complete -c vreg -n '__vreg_at register' -l registered-by -d 'name to record in registeredBy' -x
 complete -c vreg -n '__vreg_at register' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at register' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at register' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at register' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at register' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at register' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at register' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -383,7 +383,7 @@ complete -c vreg -n '__vreg_at register' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at update' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at update' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at update' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at update' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at update' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at update' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at update' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at update' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -409,7 +409,7 @@ complete -c vreg -n '__vreg_at update' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at edit' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at edit' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at edit' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at edit' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at edit' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at edit' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at edit' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at edit' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -424,7 +424,7 @@ complete -c vreg -n '__vreg_at edit' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at pause' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at pause' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at pause' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at pause' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at pause' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at pause' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at pause' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at pause' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -444,7 +444,7 @@ complete -c vreg -n '__vreg_at pause' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at resume' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at resume' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at resume' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at resume' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at resume' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at resume' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at resume' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at resume' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -464,7 +464,7 @@ complete -c vreg -n '__vreg_at resume' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at stop' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at stop' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at stop' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at stop' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at stop' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at stop' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at stop' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at stop' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -484,7 +484,7 @@ complete -c vreg -n '__vreg_at stop' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at rm' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at rm' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at rm' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at rm' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at rm' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at rm' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at rm' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at rm' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -503,7 +503,7 @@ complete -c vreg -n '__vreg_at rm' -l verbose -s v -d 'log each request to stder
 complete -c vreg -n '__vreg_at rm' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at prune' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at prune' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at prune' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at prune' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at prune' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at prune' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at prune' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -526,7 +526,7 @@ complete -c vreg -n '__vreg_at heartbeat' -l address -d 'address at which client
 complete -c vreg -n '__vreg_at heartbeat' -l registered-by -d 'name to record in registeredBy' -x
 complete -c vreg -n '__vreg_at heartbeat' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at heartbeat' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at heartbeat' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at heartbeat' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at heartbeat' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at heartbeat' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at heartbeat' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -546,7 +546,7 @@ complete -c vreg -n '__vreg_at heartbeat' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at addr' -f -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at addr' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at addr' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at addr' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at addr' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at addr' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at addr' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at addr' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -567,7 +567,7 @@ complete -c vreg -n '__vreg_at addr' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at url' -f -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at url' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at url' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at url' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at url' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at url' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at url' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at url' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -590,7 +590,7 @@ complete -c vreg -n '__vreg_at url' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at env' -f -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at env' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at env' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at env' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at env' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at env' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at env' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at env' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -608,7 +608,7 @@ complete -c vreg -n '__vreg_at env' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at exec' -f -a 'infra lieutenant worker golden custom'
 complete -c vreg -n '__vreg_at exec' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at exec' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at exec' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at exec' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at exec' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at exec' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at exec' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -628,7 +628,7 @@ complete -c vreg -n '__vreg_at exec' -l verbose -s v -d 'log each request to std
 complete -c vreg -n '__vreg_at exec' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at render' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at render' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at render' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at render' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at render' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at render' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at render' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -646,7 +646,7 @@ complete -c vreg -n '__vreg_at render' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at wait' -f -a '(vreg completion --values ids 2>/dev/null)'
 complete -c vreg -n '__vreg_at wait' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at wait' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at wait' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at wait' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at wait' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at wait' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at wait' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -662,7 +662,7 @@ complete -c vreg -n '__vreg_at wait' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at api' -f -a 'GET POST PUT PATCH DELETE'
 complete -c vreg -n '__vreg_at api' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at api' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at api' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at api' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at api' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at api' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at api' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -707,7 +707,7 @@ complete -c vreg -n '__vreg_at daemon' -l address -d 'address at which clients r
 complete -c vreg -n '__vreg_at daemon' -l registered-by -d 'name to record in registeredBy' -x
 complete -c vreg -n '__vreg_at daemon' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at daemon' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at daemon' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -747,7 +747,7 @@ complete -c vreg -n '__vreg_at daemon serve' -l address -d 'address at which cli
 complete -c vreg -n '__vreg_at daemon serve' -l registered-by -d 'name to record in registeredBy' -x
 complete -c vreg -n '__vreg_at daemon serve' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon serve' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at daemon serve' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon serve' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon serve' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -778,7 +778,7 @@ complete -c vreg -n '__vreg_at daemon agent' -l log-level -d 'lowest level to lo
 complete -c vreg -n '__vreg_at daemon agent' -l log-format -d 'format of the log' -x -a 'pretty json'
 complete -c vreg -n '__vreg_at daemon agent' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon agent' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at daemon agent' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon agent' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at daemon agent' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon agent' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon agent' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -802,7 +802,7 @@ complete -c vreg -n '__vreg_at daemon agent' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon status' -l data-dir -d 'folder for the state of the registry or the agent' -r -F
 complete -c vreg -n '__vreg_at daemon status' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon status' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at daemon status' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon status' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at daemon status' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon status' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon status' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -818,7 +818,7 @@ complete -c vreg -n '__vreg_at daemon stop' -f -a 'serve agent'
 complete -c vreg -n '__vreg_at daemon stop' -l data-dir -d 'folder for the state of the registry or the agent' -r -F
 complete -c vreg -n '__vreg_at daemon stop' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon stop' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at daemon stop' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon stop' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at daemon stop' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon stop' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon stop' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -833,7 +833,7 @@ complete -c vreg -n '__vreg_at daemon stop' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon restore' -l data-dir -d 'folder for the state of the registry or the agent' -r -F
 complete -c vreg -n '__vreg_at daemon restore' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon restore' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at daemon restore' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon restore' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at daemon restore' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon restore' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon restore' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -849,7 +849,7 @@ complete -c vreg -n '__vreg_at daemon restore' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon unit' -f -a 'serve agent heartbeat-timer wait-online'
 complete -c vreg -n '__vreg_at daemon unit' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon unit' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at daemon unit' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon unit' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon unit' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -868,7 +868,7 @@ complete -c vreg -n '__vreg_at daemon unit' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon install' -f -a 'serve agent heartbeat-timer wait-online'
 complete -c vreg -n '__vreg_at daemon install' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon install' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at daemon install' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon install' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon install' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -890,7 +890,7 @@ complete -c vreg -n '__vreg_at daemon install' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at daemon uninstall' -f -a 'serve agent heartbeat-timer wait-online'
 complete -c vreg -n '__vreg_at daemon uninstall' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at daemon uninstall' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at daemon uninstall' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at daemon uninstall' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at daemon uninstall' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at daemon uninstall' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at daemon uninstall' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -908,7 +908,7 @@ complete -c vreg -n '__vreg_at daemon uninstall' -l verbose -s v -d 'log each re
 complete -c vreg -n '__vreg_at daemon uninstall' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at doctor' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at doctor' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at doctor' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at doctor' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at doctor' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at doctor' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at doctor' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -922,7 +922,7 @@ complete -c vreg -n '__vreg_at doctor' -l verbose -s v -d 'log each request to s
 complete -c vreg -n '__vreg_at doctor' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at health' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at health' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at health' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at health' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at health' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at health' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at health' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -936,7 +936,7 @@ complete -c vreg -n '__vreg_at health' -l verbose -s v -d 'log each request to s
 complete -c vreg -n '__vreg_at health' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at export' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at export' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at export' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at export' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at export' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at export' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at export' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -950,7 +950,7 @@ complete -c vreg -n '__vreg_at export' -l verbose -s v -d 'log each request to s
 complete -c vreg -n '__vreg_at export' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at import' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at import' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at import' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at import' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at import' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at import' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at import' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -968,7 +968,7 @@ complete -c vreg -n '__vreg_at import' -l verbose -s v -d 'log each request to s
 complete -c vreg -n '__vreg_at import' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at backup' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at backup' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at backup' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at backup' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at backup' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at backup' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at backup' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -987,7 +987,7 @@ complete -c vreg -n '__vreg_at token' -f -a revoke -d 'revoke tokens'
 complete -c vreg -n '__vreg_at token' -f -a whoami -d 'show the name and scope of the current token'
 complete -c vreg -n '__vreg_at token' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at token' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at token' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at token' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at token' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at token' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1001,7 +1001,7 @@ complete -c vreg -n '__vreg_at token' -l verbose -s v -d 'log each request to st
 complete -c vreg -n '__vreg_at token' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at token create' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at token create' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at token create' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token create' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at token create' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at token create' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at token create' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1020,7 +1020,7 @@ complete -c vreg -n '__vreg_at token create' -l verbose -s v -d 'log each reques
 complete -c vreg -n '__vreg_at token create' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at token ls' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at token ls' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at token ls' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token ls' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at token ls' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at token ls' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at token ls' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1035,7 +1035,7 @@ complete -c vreg -n '__vreg_at token ls' -l verbose -s v -d 'log each request to
 complete -c vreg -n '__vreg_at token ls' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at token revoke' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at token revoke' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at token revoke' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token revoke' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at token revoke' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at token revoke' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at token revoke' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1051,7 +1051,7 @@ complete -c vreg -n '__vreg_at token revoke' -l verbose -s v -d 'log each reques
 complete -c vreg -n '__vreg_at token revoke' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at token whoami' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at token whoami' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at token whoami' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at token whoami' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at token whoami' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at token whoami' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at token whoami' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1071,7 +1071,7 @@ complete -c vreg -n '__vreg_at context' -f -a show -d 'show a context'
 complete -c vreg -n '__vreg_at context' -f -a current -d 'print the name of the current context'
 complete -c vreg -n '__vreg_at context' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at context' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at context' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at context' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1085,7 +1085,7 @@ complete -c vreg -n '__vreg_at context' -l verbose -s v -d 'log each request to 
 complete -c vreg -n '__vreg_at context' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at context add' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at context add' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at context add' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context add' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at context add' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context add' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context add' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1100,7 +1100,7 @@ complete -c vreg -n '__vreg_at context add' -l verbose -s v -d 'log each request
 complete -c vreg -n '__vreg_at context add' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at context use' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at context use' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at context use' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context use' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at context use' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context use' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context use' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1114,7 +1114,7 @@ complete -c vreg -n '__vreg_at context use' -l verbose -s v -d 'log each request
 complete -c vreg -n '__vreg_at context use' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at context ls' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at context ls' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at context ls' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context ls' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at context ls' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context ls' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context ls' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1128,7 +1128,7 @@ complete -c vreg -n '__vreg_at context ls' -l verbose -s v -d 'log each request 
 complete -c vreg -n '__vreg_at context ls' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at context rm' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at context rm' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at context rm' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context rm' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at context rm' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context rm' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context rm' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1142,7 +1142,7 @@ complete -c vreg -n '__vreg_at context rm' -l verbose -s v -d 'log each request 
 complete -c vreg -n '__vreg_at context rm' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at context show' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at context show' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at context show' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context show' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at context show' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context show' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context show' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1156,7 +1156,7 @@ complete -c vreg -n '__vreg_at context show' -l verbose -s v -d 'log each reques
 complete -c vreg -n '__vreg_at context show' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at context current' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at context current' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at context current' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at context current' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at context current' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at context current' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at context current' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1176,7 +1176,7 @@ complete -c vreg -n '__vreg_at config' -f -a path -d 'print the path of the conf
 complete -c vreg -n '__vreg_at config' -f -a edit -d 'open the config file in $EDITOR'
 complete -c vreg -n '__vreg_at config' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at config' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at config' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1191,7 +1191,7 @@ complete -c vreg -n '__vreg_at config' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at config get' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-vms max-connections log-level log-format interval on-clone id-command run-dir on-exit'
 complete -c vreg -n '__vreg_at config get' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config get' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at config get' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config get' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at config get' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config get' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config get' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1206,7 +1206,7 @@ complete -c vreg -n '__vreg_at config get' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at config set' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-vms max-connections log-level log-format interval on-clone id-command run-dir on-exit'
 complete -c vreg -n '__vreg_at config set' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config set' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at config set' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config set' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at config set' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config set' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config set' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1221,7 +1221,7 @@ complete -c vreg -n '__vreg_at config set' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at config unset' -f -a 'url token-file ca-file cert-file key-file output timeout id name role address registered-by host port socket tls-cert tls-key tls-client-ca trust-proxy cors-origin data-dir stale-after mass-loss allow-host max-body max-vms max-connections log-level log-format interval on-clone id-command run-dir on-exit'
 complete -c vreg -n '__vreg_at config unset' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config unset' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at config unset' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config unset' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at config unset' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config unset' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config unset' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1235,7 +1235,7 @@ complete -c vreg -n '__vreg_at config unset' -l verbose -s v -d 'log each reques
 complete -c vreg -n '__vreg_at config unset' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at config list' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config list' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at config list' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config list' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at config list' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config list' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config list' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1250,7 +1250,7 @@ complete -c vreg -n '__vreg_at config list' -l verbose -s v -d 'log each request
 complete -c vreg -n '__vreg_at config list' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at config path' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config path' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at config path' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config path' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at config path' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config path' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config path' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1264,7 +1264,7 @@ complete -c vreg -n '__vreg_at config path' -l verbose -s v -d 'log each request
 complete -c vreg -n '__vreg_at config path' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at config edit' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at config edit' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at config edit' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at config edit' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at config edit' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at config edit' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at config edit' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1279,7 +1279,7 @@ complete -c vreg -n '__vreg_at config edit' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at completion' -f -a 'bash zsh fish'
 complete -c vreg -n '__vreg_at completion' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at completion' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at completion' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at completion' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at completion' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at completion' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at completion' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1295,7 +1295,7 @@ complete -c vreg -n '__vreg_at completion' -l verbose -s v -d 'log each request 
 complete -c vreg -n '__vreg_at completion' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at version' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at version' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at version' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at version' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at version' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at version' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at version' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'
@@ -1310,7 +1310,7 @@ complete -c vreg -n '__vreg_at version' -l help -s h -d 'show help'
 complete -c vreg -n '__vreg_at help' -f -a 'ls get describe discover tree watch status why history conflicts register update edit pause resume stop rm prune heartbeat addr url env exec render wait api daemon doctor health export import backup token context config completion version help exit-codes environment formatting recipes'
 complete -c vreg -n '__vreg_at help' -l url -s u -d 'URL of the registry, as http(s)://HOST:PORT or unix:/path/to.sock' -x
 complete -c vreg -n '__vreg_at help' -l token-file -d 'file with the bearer token, mode 0600; to pass the token itself, set VERS_AUTH_TOKEN' -r -F
-complete -c vreg -n '__vreg_at help' -l ca-file -d 'CA certificates to trust for https, in addition to the system'\''s' -r -F
+complete -c vreg -n '__vreg_at help' -l ca-file -d 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE' -r -F
 complete -c vreg -n '__vreg_at help' -l cert-file -d 'client certificate, for a registry that requires one (--tls-client-ca)' -r -F
 complete -c vreg -n '__vreg_at help' -l key-file -d 'private key of the client certificate, mode 0600' -r -F
 complete -c vreg -n '__vreg_at help' -l output -s o -d 'output format' -x -a 'table wide json ndjson yaml name tsv'

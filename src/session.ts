@@ -143,7 +143,7 @@ export class Session implements Context {
       url: url.replace(/\/+$/, ''),
       origin,
       token: this.config.clientToken()?.value,
-      tls: { ca: trustedCertificates(this.config)?.text, cert: own?.cert.text, key: own?.key.text },
+      tls: { ca: trustedCertificates(this.config), cert: own?.cert.text, key: own?.key.text },
       ...options,
       ...(this.#flags.verbose ? { trace } : {}),
     });

@@ -65,7 +65,7 @@ export const SETTINGS = {
     group: 'client',
     value: 'FILE',
     file: true,
-    about: "CA certificates to trust for https, in addition to the system's",
+    about: 'CA certificates to trust for https, besides those of Node, the system and SSL_CERT_FILE',
   },
   'cert-file': {
     group: 'client',

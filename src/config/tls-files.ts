@@ -1,6 +1,9 @@
 /** Reads and checks the certificates and keys that the settings name. */
 import type { KeyObject, X509Certificate } from 'node:crypto';
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Config } from '../config.ts';
+import { readIfThere } from '../files.ts';
 import { VregError } from '../protocol/errors.ts';
 import { readNamedFile, readSecretFile, refuseLoose } from './secret-file.ts';
 import type { SettingKey } from './settings.ts';
@@ -27,13 +30,44 @@ export interface ServerCertificates extends CertificateAndKey {
   clientCa?: Pem | undefined;
 }
 
+/** Files with the certificates of the system, one for each family of distributions, as in Go's crypto/x509 (root_linux.go). */
+const SYSTEM_BUNDLES = [
+  '/etc/ssl/certs/ca-certificates.crt',
+  '/etc/pki/tls/certs/ca-bundle.crt',
+  '/etc/ssl/ca-bundle.pem',
+  '/etc/pki/tls/cacert.pem',
+  '/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem',
+  '/etc/ssl/cert.pem',
+];
+
 /**
- * The CA certificates from `--ca-file`, if given.
- * @throws VregError USAGE naming the file if it contains no certificate or a damaged one
+ * The CA certificates to trust: those from `--ca-file`, of the system, and those that `NODE_EXTRA_CA_CERTS`, `SSL_CERT_FILE`
+ * and `SSL_CERT_DIR` name. Node adds its own only if no certificates are passed to it, so the caller has to.
+ * @returns a function that reads the files of the system and of the variables, which only https needs; undefined if Node's
+ * default is sufficient. Files that cannot be read are ignored, as OpenSSL does
+ * @throws VregError USAGE naming the CA file if it contains no certificate or a damaged one
  */
-export function trustedCertificates(config: Config): Pem | undefined {
+export function trustedCertificates(config: Config): (() => string[]) | undefined {
+  const { NODE_EXTRA_CA_CERTS, SSL_CERT_FILE, SSL_CERT_DIR } = config.env;
   const path = config.get('ca-file');
-  return path === undefined ? undefined : readCertificates(path, 'ca-file', 'the CA file', config);
+  const own = path === undefined ? '' : readCertificates(path, 'ca-file', 'the CA file', config).text;
+  if (path === undefined && !SSL_CERT_FILE && !SSL_CERT_DIR) return undefined;
+  return () => {
+    const system = SYSTEM_BUNDLES.find((bundle) => existsSync(bundle));
+    const folders = SSL_CERT_DIR?.split(':').filter(Boolean) ?? [];
+    const files = [system, NODE_EXTRA_CA_CERTS, SSL_CERT_FILE, ...folders.flatMap(filesIn)];
+    const texts = [own, ...files.map((file) => (file && readIfThere(file)) || '')];
+    return texts.flatMap((text) => text.match(CERTIFICATES) ?? []);
+  };
+}
+
+/** Paths of the files in a folder; empty if it cannot be read. */
+function filesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder).map((name) => join(folder, name));
+  } catch {
+    return [];
+  }
 }
 
 /**
