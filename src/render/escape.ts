@@ -20,14 +20,17 @@ export class UnsafeValue extends Error {
 }
 
 export interface Escaper {
+  /** Quotes that may stand between a value and the rest of its word. */
+  readonly quotes?: RegExp;
   /** Reads text that is written unchanged. */
   read(text: string): void;
   /**
    * @param value null or undefined if the VM has no such field
    * @param next the text that follows, empty at the end; undefined if another value follows
+   * @param rest the rest of the template with its tags, except those of sections that begin or end here
    * @throws UnsafeValue
    */
-  escape(value: unknown, next: string | undefined): string;
+  escape(value: unknown, next: string | undefined, rest: string): string;
 }
 
 /** Characters that have no special meaning in any of the formats and need no escaping. */
@@ -75,21 +78,32 @@ class PlainOnly implements Escaper {
   }
 }
 
+/** The beginning of a command: of the line, after a pipe or a bracket, or after a word that runs its arguments as a command. */
+const COMMAND = String.raw`(?:^|[|&({!]|\b(?:sudo|doas|exec|command|nohup|env|time|then|do|else|if|while|until)\s)\s*(?:\w+=\S*\s+)*(?:\S*/)?`;
 /**
- * Commands and options whose arguments are parsed once more, as code of a shell or of another language. Quotes protect a value
- * from the first parser only. It is matched against a command in which quotes are replaced by spaces.
+ * Commands, options and variables whose values are parsed once more, as code of a shell or of another language. Quotes protect
+ * a value from the first parser only. It is matched against a command in which quotes are replaced by spaces.
  */
 const SECOND_PARSER = new RegExp(
   [
-    String.raw`(?:^|[\s/])(?:eval|trap|alias|ssh|scp|rsync|rsh|watch|parallel|xargs|sed|\w?awk)\s`,
+    String.raw`(?:^|[\s/])(?:eval|trap|alias|ssh|scp|rsync|rsh|watch|parallel|xargs|sed|\w?awk|compgen|crontab)\s`,
+    String.raw`${COMMAND}(?:node|nodejs|deno|bun|perl|php|ruby|lua|make|su|tmux|screen|at|batch|complete|bind|mapfile|readarray|ed|ex|vim?|bc|dc|expect)\s`,
     String.raw`\s-\w*[ce]\s`,
-    String.raw`\s--(?:command|eval|rsh)[\s=]`,
+    String.raw`${COMMAND}env\s(?:.*\s)?-\w*S`,
+    String.raw`\s--[\w-]*(?:command|eval|exec|execute|rsh|split-string|action)[\s=]`,
     // In bash they evaluate subscripts, which may contain a command substitution: let 'a[$(reboot)]'.
     String.raw`(?:^|\s)(?:let|declare|typeset|unset|read)\s`,
     String.raw`(?:^|\s)(?:\[|test|printf|local)\s(?:.*\s)?-\w*[iv]\s`,
+    // A shell or a program evaluates these variables later.
+    String.raw`(?:^|\s)(?:PS[0-4]|\w*_COMMAND|(?:BASH_)?ENV|LESSOPEN|LESSCLOSE|(?:\w+_)?(?:EDITOR|VISUAL|PAGER|BROWSER|RSH|SSH|ASKPASS))=`,
+    // The output of the command is a script: bash <(echo …).
+    String.raw`(?:^|[\s/])(?:\.|source|\w*sh)\s[^|]*<\(`,
   ].join('|'),
   's',
 );
+/** The rest of a command whose output is piped into a program that runs it. */
+const PIPED_TO_SHELL =
+  /^(?:[^\n]|\\\n)*?\|\s*(?:(?:sudo|doas|exec|command|nohup|env|time)\s+)*(?:\S*\/)?(?:\w*sh|xargs|parallel|at|batch|crontab|python[\d.]*|perl|php|node|ruby|lua|bc|dc|\w*sql\w*)(?:[\s;&|)]|\{\{|$)/;
 /** Words without quotes that a shell may take for the number of a file descriptor or for a keyword. */
 const SHELL_WORDS = /^(?:\d+|if|then|elif|else|fi|for|in|do|done|while|until|case|esac|select|function|time|coproc)$/;
 /** The end of a command whose last word is empty so far or consists of a parameter, which may be empty. */
@@ -101,6 +115,7 @@ const PARAMETER = /\$(?:\w*|[@*#?!$-])$/;
  * after it, only plain values are written.
  */
 class ShellEscaper implements Escaper {
+  readonly quotes = /^["'\\]+/;
   #state: 'bare' | 'single' | 'double' | 'comment' | 'unknown' = 'bare';
   /** The word is empty so far, so a value at this point begins it. Quotes and empty values do not change that. */
   #isEmptyWord = true;
@@ -123,7 +138,7 @@ class ShellEscaper implements Escaper {
     }
   }
 
-  escape(value: unknown): string {
+  escape(value: unknown, _next: string | undefined, rest: string): string {
     const text = asText(value);
     if (CONTROLS.test(text)) throw new UnsafeValue('has control characters');
     if (this.#state === 'comment') return text;
@@ -131,7 +146,7 @@ class ShellEscaper implements Escaper {
       throw new UnsafeValue('begins with "-", so a command would take it for a flag');
     if (this.#state !== 'single' && /\$\{?\w*$/.test(this.#command))
       throw new UnsafeValue('would become part of the name of a variable', 'put the name of the variable in braces');
-    if (!isPlain(text)) this.#requireQuotes();
+    if (!isPlain(text)) this.#requireQuotes(rest);
     const escaped = this.#quote(text);
     if (text !== '') {
       this.#isEmptyWord = false;
@@ -142,8 +157,8 @@ class ShellEscaper implements Escaper {
   }
 
   /** @throws UnsafeValue at a place where quotes do not protect a value */
-  #requireQuotes(): void {
-    if (SECOND_PARSER.test(this.#command.replace(/["'\\]/g, ' ')))
+  #requireQuotes(rest: string): void {
+    if (SECOND_PARSER.test(this.#command.replace(/["'\\]/g, ' ')) || PIPED_TO_SHELL.test(rest))
       throw new UnsafeValue('would be parsed by a second shell or another language');
     const isPattern = this.#state === 'bare' && this.#previous === '[';
     if (this.#state === 'unknown' || this.#isQuoted || isPattern)
@@ -244,6 +259,13 @@ const PATTERN_DIRECTIVE = /(?:^|\s)["']?!?~|^\s*rewrite\s/;
 /** Directives with a host, whose IPv6 address needs brackets. `allow`, `deny` and `geo` accept none. */
 const HOST_DIRECTIVE = /^\s*(?:(?:server|listen|resolver)\s+|resolver\s.*\s|\w+_pass\s+)["']?$|syslog:server=$/;
 
+/** Values that nginx takes for a keyword, also in quotes: of `allow`, `geo`, `map`, `valid_referers` and of flags. */
+const NGINX_KEYWORDS = new Set(
+  'all default include hostnames volatile none blocked server_names proxy proxy_recursive delete ranges off on'.split(
+    ' ',
+  ),
+);
+
 /** nginx. It has no escape for `$`, and a word that begins with a quote ends with it (ngx_conf_read_token). */
 class NginxEscaper implements Escaper {
   #state: 'bare' | 'single' | 'double' | 'comment' | 'unknown' = 'bare';
@@ -259,7 +281,7 @@ class NginxEscaper implements Escaper {
     for (const character of text) this.#step(character);
   }
 
-  escape(value: unknown, next: string | undefined): string {
+  escape(value: unknown, next: string | undefined, rest: string): string {
     const given = asText(value);
     const text = isIPv6(given) && HOST_DIRECTIVE.test(this.#directive) ? `[${given}]` : given;
     if (CONTROLS.test(text)) throw new UnsafeValue('has control characters');
@@ -267,6 +289,7 @@ class NginxEscaper implements Escaper {
     if (/[*\\]/.test(text)) throw new UnsafeValue('has a "*" or a backslash, which nginx may take for a pattern');
     if (this.#startsWord && /^[~=^!]/.test(text))
       throw new UnsafeValue(`begins with "${text[0]}", which nginx may take for an operator`);
+    if (this.#state !== 'comment') this.#refuseMeaning(text, rest);
     if (this.#state !== 'comment' && PATTERN_DIRECTIVE.test(this.#directive) && !isPlain(text))
       throw new UnsafeValue('would become part of a regular expression');
     const escaped = this.#quote(text, next);
@@ -275,6 +298,17 @@ class NginxEscaper implements Escaper {
     this.#isQuoted = false;
     this.#previous = 'x';
     return escaped;
+  }
+
+  /** @throws UnsafeValue for a whole word with a meaning of its own, which quotes do not remove */
+  #refuseMeaning(text: string, rest: string): void {
+    const beginsWord = this.#startsWord || /[\s"']$/.test(this.#directive);
+    const endsWord = /^["']?(?:[\s;{]|$)/.test(rest);
+    if (beginsWord && endsWord && NGINX_KEYWORDS.has(text.toLowerCase()))
+      throw new UnsafeValue(`is "${text}", which nginx takes for a keyword`);
+    if (beginsWord && text.startsWith('.')) throw new UnsafeValue('begins with ".", which nginx takes for a wildcard');
+    if ((beginsWord || this.#directive.endsWith('//')) && /^unix:/i.test(text))
+      throw new UnsafeValue('begins with "unix:", which nginx takes for the path of a socket');
   }
 
   #quote(text: string, next: string | undefined): string {
@@ -353,9 +387,12 @@ const RAW_ELEMENTS = ['script', 'style', 'xmp', 'iframe', 'noembed', 'noframes',
 /** Attributes that contain code or a whole document. */
 const CODE_ATTRIBUTES = /^(on.*|style|srcdoc)$/;
 /** Attributes that contain a URL (HTML, section Indices). */
-const URL_ATTRIBUTES = /^((xlink:)?href|src|srcset|action|formaction|data|poster|background|ping|cite|manifest)$/;
-/** Schemes of URLs that run code or contain a document. */
-const CODE_URL = /^(javascript|vbscript|data):/i;
+const URL_ATTRIBUTES =
+  /^((xlink:)?href|src|srcset|action|formaction|data|poster|background|ping|cite|manifest|content|values|to|from|by)$/;
+/** Schemes of URLs that run code or contain a document. A refresh has a URL after the seconds, an animation has several. */
+const CODE_URL = /(?:^|;|url=["']?)(javascript|vbscript|data):/i;
+/** Elements whose URL is that of code, or changes all other URLs. */
+const CODE_ELEMENTS = /^(script|base|embed|object|link)$/;
 const ENTITIES: Readonly<Record<string, string>> = {
   '&': '&amp;',
   '<': '&lt;',
@@ -388,18 +425,23 @@ class HtmlEscaper implements Escaper {
     const isName = this.#state === 'tag' || this.#state === 'attribute';
     if (isName || (this.#state === 'text' && /<\/?$/.test(this.#tail)))
       throw new UnsafeValue('is not safe as the name of a tag or attribute');
-    if (
-      isAttribute &&
-      URL_ATTRIBUTES.test(this.#attribute) &&
-      CODE_URL.test((this.#value + text).replace(/[\s\p{Cc}]/gu, ''))
-    )
-      throw new UnsafeValue('is a URL that may run code');
+    if (isAttribute && URL_ATTRIBUTES.test(this.#attribute)) this.#refuseCode(text);
     this.#value += text;
     // Without quotes, the next attribute would become the value.
     const escaped = this.#state === 'value' && text === '' ? '""' : this.#encode(text);
     if (this.#state === 'value' && text !== '') this.#state = 'bare';
     if (escaped !== '') this.#tail = 'x';
     return escaped;
+  }
+
+  /** @throws UnsafeValue for a value that makes a URL run or load code */
+  #refuseCode(text: string): void {
+    const url = (this.#value + text).replace(/[\s\p{Cc}]/gu, '');
+    if (CODE_URL.test(url)) throw new UnsafeValue('is a URL that may run code');
+    // A browser treats a backslash in a URL like a slash.
+    const choosesHost = /^(?:[a-z][a-z0-9+.-]*:|[/\\]{2})/i.test(url) && !/[/\\]{2}/.test(this.#value);
+    if (CODE_ELEMENTS.test(this.#element) && choosesHost)
+      throw new UnsafeValue('is part of the URL of a script or of another resource that may run code');
   }
 
   #encode(text: string): string {

@@ -9,6 +9,11 @@ type Context = InstanceType<typeof Mustache.Context>;
 /** `[kind, text or name, start, end, tokens of a section]`, as mustache parses a template. */
 type Token = string[];
 
+/** The end of a token's tag in the template, as an index. */
+const END = 3;
+/** Opening and closing tags of sections, which write nothing. */
+const SECTION_TAGS = /^(?:\{\{[#^/][^}]*\}\})+/;
+
 /** Characters before a host that are read to find `//user@`: far more than a user name has. */
 const MAX_USER = 256;
 
@@ -26,6 +31,8 @@ class TemplateWriter extends Mustache.Writer {
   #depth = 0;
   /** The text after the current tag; undefined if another tag follows. */
   #next: string | undefined;
+  /** The rest of the template after the current tag and the section tags that follow it. */
+  #rest = '';
   /** The end of the output. */
   #tail = '';
 
@@ -41,7 +48,9 @@ class TemplateWriter extends Mustache.Writer {
   ) {
     this.#depth++;
     let output = '';
+    const [, , template = ''] = more;
     for (const [index, token] of tokens.entries()) {
+      this.#rest = template.slice(Number(token[END])).replace(SECTION_TAGS, '');
       const [kind, text] = tokens[index + 1] ?? (this.#depth === 1 ? ['text', ''] : []);
       this.#next = kind === 'text' ? text : undefined;
       output += super.renderTokens([token], ...more);
@@ -60,7 +69,7 @@ class TemplateWriter extends Mustache.Writer {
 
   override escapedValue([, name = '']: Token, context: Context): string {
     try {
-      const escaped = this.#escaper.escape(this.#asHost(name, context.lookup(name)), this.#next);
+      const escaped = this.#escaper.escape(this.#asHost(name, context.lookup(name)), this.#next, this.#rest);
       this.#tail = (this.#tail + escaped).slice(-MAX_USER);
       return escaped;
     } catch (error) {
@@ -77,7 +86,9 @@ class TemplateWriter extends Mustache.Writer {
 
   #asHost(name: string, value: unknown): unknown {
     if (typeof value !== 'string') return value;
-    return hostBetween(this.#tail, value, this.#next ?? '', /(^|\.)address$/.test(name));
+    // A port may follow in a section of its own, or after the end of one.
+    const rest = this.#rest.replace(this.#escaper.quotes ?? '', '');
+    return hostBetween(this.#tail, value, rest.startsWith('{{') ? '' : rest, /(^|\.)address$/.test(name));
   }
 
   #refusal(name: string, id: string | undefined, { message, hint }: UnsafeValue): VregError {

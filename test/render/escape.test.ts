@@ -134,6 +134,18 @@ test('a shell script gets plain values only where a second shell parses them', a
     'rsync -a "host:',
     'su --command="',
     "perl -e '",
+    'perl -E "',
+    'sudo php -r "',
+    'A=b node -p "',
+    'env -S "',
+    'make X=',
+    'su root --session-command "',
+    'tmux new -d "',
+    'PS1="[',
+    'export PROMPT_COMMAND=',
+    'GIT_SSH_COMMAND="',
+    'complete -W "',
+    'bash <(echo "',
     'let ',
     'test -v "',
   ])
@@ -143,7 +155,19 @@ test('a shell script gets plain values only where a second shell parses them', a
         undefined,
         before + value,
       );
-  assert.equal(await rendered('shell', 'eval a; echo {{#vm}}{{name}}{{/vm}}', '$(id)'), "eval a; echo '$(id)'");
+  for (const after of ['" | sh', '" | sudo bash', '" a \\\n | /bin/sh -x', ' {{id}}" | xargs rm'])
+    for (const value of HOSTILE)
+      assert.equal(
+        await renderedOrRefused('shell', `echo {{#vm}}"{{name}}${after}{{/vm}}`, value),
+        undefined,
+        value + after,
+      );
+  for (const before of ['eval a; echo ', 'echo served at ', 'grep make | echo ', 'NODE_ENV=', 'mkdir -p '])
+    assert.equal(await rendered('shell', `${before}{{#vm}}{{name}}{{/vm}}`, '$(id)'), `${before}'$(id)'`);
+  assert.equal(
+    await rendered('shell', '{{#vm}}echo {{name}} | wc\necho a | sh{{/vm}}', 'a b'),
+    "echo 'a b' | wc\necho a | sh",
+  );
 });
 
 /** Runs a template with harmful values in a shell. No value may run as a command, and no command may receive one as a flag. */
@@ -298,6 +322,22 @@ test('nginx reads each value as one word, and a value that cannot be one is refu
   assert.equal(await rendered('nginx', 'A {{#vm}}{{name}};{{/vm}}', 'b & "c"'), 'A "b & \\"c\\"";');
 });
 
+test('nginx gets no value that it takes for a keyword, a wildcard or the path of a socket', async () => {
+  for (const [template, value] of [
+    ['allow {{#vm}}{{name}}{{/vm}};', 'all'],
+    ['geo $t { default 0; {{#vm}}{{name}}{{/vm}} 1; }', 'default'],
+    ['map $a $b { "{{#vm}}{{name}}{{/vm}}" 1; }', 'default'],
+    ['map $a $b { {{#vm}}{{name}} {{address}}; {{/vm}} }', 'hostnames'],
+    ['map $a $b { {{#vm}}{{name}}{{address}}; {{/vm}} }', 'include'],
+    ['server_name {{#vm}}{{name}}{{/vm}};', '.com'],
+    ['proxy_pass http://{{#vm}}{{name}}{{/vm}};', 'unix:/run/x.sock:'],
+    ['server {{#vm}}{{name}}{{/vm}};', 'unix:/run/x.sock'],
+  ])
+    assert.equal(await renderedOrRefused('nginx', template!, value), undefined, template);
+  const template = 'server_name {{#vm}}{{name}}{{/vm}}.example.com; # {{#vm}}{{name}}{{/vm}}';
+  assert.equal(await rendered('nginx', template, 'default'), 'server_name default.example.com; # default');
+});
+
 test('JSON has each value as a string, inside of quotes and without them', async () => {
   for (const value of [...HOSTILE, ...PLAIN, '', 'a\nb\u0000\u2028\u009b']) {
     for (const template of ['{"a":"{{#vm}}{{name}}{{/vm}}"}', '{"a":{{#vm}}{{name}}{{/vm}} }']) {
@@ -368,6 +408,28 @@ test('HTML code, tags and script URLs get plain values only', async () => {
   );
 });
 
+test('no value makes an HTML page load code from another host', async () => {
+  for (const [before, value] of [
+    ['<script src="', 'https://evil/x.js'],
+    ['<script src=', '//evil/x.js'],
+    ['<script src="/', '/evil/x.js'],
+    ['<script src="/', '\\evil/x.js'],
+    ['<base href="', 'https://evil/'],
+    ['<embed src="', 'https://evil/x'],
+    ['<link rel=stylesheet href="', 'https://evil/x.css'],
+    ['<svg><animate attributeName=href values="', 'javascript:alert(1)'],
+    ['<svg><animate attributeName=href values="a;', 'javascript:alert(1)'],
+    ['<meta http-equiv=refresh content="0;url=', 'javascript:alert(1)'],
+  ])
+    assert.equal(await renderedOrRefused('html', `${before}{{#vm}}{{name}}{{/vm}}`, value), undefined, before);
+  for (const [before, value] of [
+    ['<script src="/js/', 'a.js'],
+    ['<script src="https://', 'cdn.example.com'],
+    ['<a href="', 'https://a/'],
+  ])
+    assert.equal(await rendered('html', `${before}{{#vm}}{{name}}{{/vm}}`, value), `${before}${value}`);
+});
+
 test('no value becomes part of the name of an HTML tag or attribute', async () => {
   for (const before of ['<', '</', '<s', '<a ', '<a on', '<a b=c ', '</p', '<script>a</script'])
     for (const value of ['cript', 'onclick', '', 'a'])
@@ -398,6 +460,9 @@ test('an IPv6 address gets brackets before a port and in a URL', async () => {
     ['{{address}}: {{id}}', '10.0.0.1:81', '10.0.0.1:81: w'],
     ['http://u@{{address}}/', 'fd00::1', 'http://u@[fd00::1]/'],
     ['http://{{id}}@{{address}}/', 'fd00::1', 'http://w@[fd00::1]/'],
+    ['{{address}}{{^none}}:80{{/none}}', 'fd00::1', '[fd00::1]:80'],
+    ['{{#ports}}{{address}}{{/ports}}:80', 'fd00::1', '[fd00::1]:80'],
+    ['{{address}}{{#ports}}:{{a}}{{/ports}}', 'fd00::1', '[fd00::1]:82'],
   ] as const) {
     for (const format of [undefined, 'nginx', 'json', 'html'] as const) {
       const text = format === 'json' ? `"${template}"` : template;
@@ -406,6 +471,17 @@ test('an IPv6 address gets brackets before a port and in a URL', async () => {
       assert.equal(result, format === 'json' ? `"${expected}"` : expected);
     }
   }
+});
+
+test('an IPv6 address gets brackets before a port that a shell joins to its word', async () => {
+  const render = await mustache('t', 'hint', () => escaperFor('shell'));
+  for (const [template, expected] of [
+    ['A="{{address}}":80', 'A="[fd00::1]":80'],
+    ["A='{{address}}':80", "A='[fd00::1]':80"],
+    ['A={{address}}\\:80', "A='[fd00::1]'\\:80"],
+    ['A="{{address}}"', 'A="fd00::1"'],
+  ])
+    assert.equal(render(template!, { id: 'w', address: 'fd00::1' }), expected);
 });
 
 test('jsonpath joins host and port like a template', async () => {
