@@ -183,6 +183,22 @@ export function looksLikeFlag(text: string): boolean {
   return FLAG.test(text);
 }
 
+/** Characters at which a shell or xargs splits or expands the output of `vreg ls -q`. */
+const SPLITTING = /[\s"'\\*?[]/;
+
+/**
+ * An id with a space would name other VMs in `vreg ls -q | xargs vreg rm`, with the rights of the operator.
+ * @throws VregError INVALID for an id that a limited token must not choose
+ */
+export function assertUnsplittable(id: string): void {
+  const [character] = SPLITTING.exec(id) ?? [];
+  if (character === undefined) return;
+  throw invalid(
+    'id',
+    `invalid id ${JSON.stringify(id)}: a limited token cannot use ${JSON.stringify(character)} in an id`,
+  );
+}
+
 /** @throws VregError INVALID for an id that `vreg get $(vreg ls -q)` would turn into flags */
 function refuseFlags(id: string, field: string): string {
   if (!looksLikeFlag(id)) return id;

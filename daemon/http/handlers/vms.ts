@@ -5,7 +5,13 @@ import { type AgentHeartbeat, parseHeartbeat } from '../../../src/protocol/heart
 import { formatPosition } from '../../../src/protocol/position.ts';
 import { comparison, parseSelector } from '../../../src/protocol/selector.ts';
 import { mayDo } from '../../../src/protocol/token.ts';
-import { differentParents, parseIds, parseRegistration, parseUpdate } from '../../../src/protocol/vm.ts';
+import {
+  assertUnsplittable,
+  differentParents,
+  parseIds,
+  parseRegistration,
+  parseUpdate,
+} from '../../../src/protocol/vm.ts';
 import type { Principal } from '../../access/authenticator.ts';
 import { enrol } from '../../access/enrol.ts';
 import { explain } from '../../registry/explain.ts';
@@ -23,10 +29,17 @@ export async function registerVm(ctx: RequestContext): Promise<Result> {
   const { principal } = ctx;
   const { registry, authenticator } = ctx.services;
   ctx.subject = { vm: registration.id };
+  assertMayChoose(principal, registration.id);
   if (principal.scope !== 'enrol') return ctx.entry(await registry.register(registration, ctx.write()), 201);
   const enrolment = { enroller: principal.token!, registration, from: ctx.remoteAddress, write: ctx.write() };
   const { entry, secret } = await enrol(registry, authenticator.tokens, enrolment);
   return { ...ctx.entry(entry, 201), body: entry.jsonWith({ token: secret }) };
+}
+
+/** @throws VregError INVALID as {@link assertUnsplittable} for a token that is limited, but not to this VM */
+function assertMayChoose({ scope, restriction }: Principal, id: string): void {
+  const isLimited = restriction !== undefined || !mayDo(scope, 'write');
+  if (isLimited && restriction?.vm !== id) assertUnsplittable(id);
 }
 
 export function readVm(ctx: RequestContext): Result {
@@ -35,7 +48,10 @@ export function readVm(ctx: RequestContext): Result {
 }
 
 export async function replaceVm(ctx: RequestContext): Promise<Result> {
-  const { entry, created } = await ctx.services.registry.replace(parseRegistration(ctx.body, ctx.id), ctx.write());
+  const registration = parseRegistration(ctx.body, ctx.id);
+  const { registry } = ctx.services;
+  if (!registry.has(ctx.id)) assertMayChoose(ctx.principal, ctx.id);
+  const { entry, created } = await registry.replace(registration, ctx.write());
   return ctx.entry(entry, created ? 201 : 200);
 }
 

@@ -222,6 +222,26 @@ for (const limit of [{ vm: 'w' }, { role: 'worker' }] as const) {
   });
 }
 
+test('a limited token cannot register an id that a script would split into the ids of other VMs', async (t) => {
+  const { ask, create } = await guarded(t);
+  const tokens = await Promise.all([
+    create({ name: 'image', scope: 'enrol', role: 'worker' }),
+    create({ name: 'registrar', scope: 'register' }),
+    create({ name: 'workers', scope: 'write', role: 'worker' }),
+  ]);
+  for (const token of tokens)
+    for (const id of ['w infra-1', 'w\u00a0infra-1', 'a"b', "a'b", 'a\\b', '*', 'a?', '[a]']) {
+      const { status, body } = await ask('POST', '/registry/vms', { token, body: aVm({ id }) });
+      assert.deepEqual([status, (body as ErrorBody).field], [400, 'id'], id);
+    }
+  const path = '/registry/vms/w%20infra-1';
+  assert.equal((await ask('PUT', path, { token: tokens[2], body: aVm({ id: 'w infra-1' }) })).status, 400);
+  const own = await create({ name: 'own', scope: 'write', vm: 'w infra-1' });
+  assert.equal((await ask('PUT', path, { token: own, body: aVm({ id: 'w infra-1' }) })).status, 201);
+  assert.equal((await ask('PUT', path, { token: tokens[2], body: aVm({ id: 'w infra-1', name: 'b' }) })).status, 200);
+  assert.equal((await ask('POST', '/registry/vms', { body: aVm({ id: 'a b' }) })).status, 201);
+});
+
 test('a VM enrols with the token of its image and receives a token only for itself', async (t) => {
   const { ask, create, register } = await guarded(t);
   await register({ id: 'old' });
