@@ -111,6 +111,7 @@ function buildCommand(command: Command<never>, session: Session, parents: readon
     const flags = self.optsWithGlobals();
     session.setFlags(flags as GlobalFlags & Record<string, unknown>);
     session.lenient = command.lenient === true;
+    if (!command.reloadsOnHangup) session.endOnHangup();
     for (const flag of command.flags ?? []) checkValues(flag, flags);
     if (command.commands) rejectUnknownCommand(self, command.commands, path);
     if (!run) return self.outputHelp();

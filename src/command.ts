@@ -99,6 +99,8 @@ export interface Command<F = Record<string, never>> {
   commands?: readonly Command<never>[];
   /** The command also works with an invalid config file or variable, so that the user can fix it. */
   lenient?: true;
+  /** SIGHUP reloads the settings of the command instead of ending it. */
+  reloadsOnHangup?: true;
   /** Runs the command; for a command with subcommands, runs when none is given. */
   run?(context: Context, args: string[], flags: F): Promise<void>;
 }
@@ -110,11 +112,11 @@ export interface Context {
   /** Aborted by the signals that end the program (SIGINT, SIGTERM, SIGHUP). */
   signal: AbortSignal;
   /**
-   * Calls `to` with signals instead of ending the program, for example while a child process uses the terminal.
+   * Calls `to` with every signal that can be forwarded, instead of ending the program, while a child process acts in its place.
    * @returns a function that ends the forwarding
    */
   forwardSignals(to: (signal: NodeJS.Signals) => void): () => void;
-  /** Makes SIGHUP call `reload` instead of ending the program. */
+  /** Makes SIGHUP call `reload`, at once if one arrived before. For commands with {@link Command.reloadsOnHangup}. */
   onHangup(reload: () => void): void;
   version: string;
   /** The command-line arguments. */

@@ -10,6 +10,7 @@ import {
   mkdirSync,
   openSync,
   readFileSync,
+  readSync,
   realpathSync,
   renameSync,
   type Stats,
@@ -98,6 +99,51 @@ function makeIfMissing(path: string, mode: number): boolean {
 
 function isFolder(path: string): boolean {
   return statIfThere(path, statSync)?.isDirectory() === true;
+}
+
+/** Bytes per read of a pipe or a terminal: the capacity of a Linux pipe (pipe(7)). */
+const CHUNK = 65_536;
+/** Milliseconds between two reads of a pipe or a terminal without new data. */
+const POLL_INTERVAL = 10;
+
+/**
+ * Reads a file. Reads a pipe or a terminal, such as `/dev/stdin` or the shell's `<(COMMAND)`, without blocking a thread: a thread
+ * that waits for a writer would prevent the process from handling a signal, or from exiting.
+ * @param sleep waits for `ms` milliseconds; if it rejects, the read ends
+ * @throws the file system's errors
+ */
+export async function readFileOrPipe(path: string, sleep: (ms: number) => Promise<void>): Promise<string> {
+  const file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
+  try {
+    const stats = fstatSync(file);
+    if (stats.isFile() || stats.isDirectory()) return readFileSync(file, 'utf8');
+    // A named pipe reports the end of the file until a writer opens it. The writer of an inherited pipe already has.
+    let isWaiting = stats.isFIFO() && !/^\/(dev|proc)\//.test(path);
+    const chunks: Buffer[] = [];
+    for (;;) {
+      const chunk = readChunk(file);
+      if (chunk?.length === 0 && !isWaiting) return Buffer.concat(chunks).toString();
+      const hasData = chunk !== undefined && chunk.length > 0;
+      if (hasData) {
+        chunks.push(chunk);
+        isWaiting = false;
+      }
+      await sleep(hasData ? 0 : POLL_INTERVAL);
+    }
+  } finally {
+    closeSync(file);
+  }
+}
+
+/** @returns an empty buffer at the end of the file, undefined if no data is available yet */
+function readChunk(file: number): Buffer | undefined {
+  const chunk = Buffer.allocUnsafe(CHUNK);
+  try {
+    return chunk.subarray(0, readSync(file, chunk));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EAGAIN') return undefined;
+    throw error;
+  }
 }
 
 /** @returns undefined if there is no file that this process can read */

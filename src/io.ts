@@ -1,7 +1,5 @@
 /** The standard streams and the terminal. Tests replace this interface with buffers. */
 import { writeSync } from 'node:fs';
-import { createInterface } from 'node:readline/promises';
-import { text } from 'node:stream/consumers';
 
 export interface Io {
   /** Writes the answer to stdout. Nothing else goes there. */
@@ -21,9 +19,13 @@ export interface Io {
   /** Columns of the terminal; 80 if there is none, or if it does not know its size. */
   readonly width: number;
   readonly height: number;
-  readStdin(): Promise<string>;
-  /** Prints the question on stderr and resolves to the line that the user types. */
-  ask(question: string): Promise<string>;
+  /** Reads stdin until it ends. Rejects when `signal` is aborted, with its abort reason. */
+  readStdin(signal: AbortSignal): Promise<string>;
+  /**
+   * Prints the question on stderr and reads one line. Rejects when `signal` is aborted, with its abort reason.
+   * @returns undefined if the input ends before the end of the line (Ctrl-D)
+   */
+  ask(question: string, signal: AbortSignal): Promise<string | undefined>;
 }
 
 export function systemIo(env: NodeJS.ProcessEnv): Io {
@@ -47,16 +49,61 @@ export function systemIo(env: NodeJS.ProcessEnv): Io {
     errColor: wantsColor(env, stderr.isTTY === true),
     width: stdout.columns || 80,
     height: stdout.rows || 24,
-    readStdin: () => text(stdin),
-    ask: async (question) => {
-      const lines = createInterface({ input: stdin, output: stderr });
+    readStdin: async (signal) => (await read(stdin, signal)).text,
+    ask: async (question, signal) => {
+      stderr.write(question);
       try {
-        return await lines.question(question);
-      } finally {
-        lines.close();
+        const { text, isComplete } = await read(stdin, signal, NEWLINE);
+        if (isComplete) return text.split('\n', 1)[0];
+        stderr.write('\n');
+        return undefined;
+      } catch (error) {
+        // The shell prints its prompt on a new line.
+        stderr.write('\n');
+        throw error;
       }
     },
   };
+}
+
+const NEWLINE = 0x0a;
+
+/**
+ * Reads a stream until it ends or, if `last` is given, until it contains this byte. The terminal stays in its line mode: it
+ * echoes the input, sends SIGINT on Ctrl-C, and ends the input on Ctrl-D.
+ * @returns `isComplete`: false if the stream ended without the byte
+ */
+function read(
+  stream: NodeJS.ReadStream,
+  signal: AbortSignal,
+  last?: number,
+): Promise<{ text: string; isComplete: boolean }> {
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = [];
+    const stop = () => {
+      stream.off('data', onData).off('end', onEnd).off('error', onError).pause();
+      signal.removeEventListener('abort', onAbort);
+    };
+    const finish = (isComplete: boolean) => {
+      stop();
+      resolve({ text: new TextDecoder().decode(Buffer.concat(chunks)), isComplete });
+    };
+    const onData = (chunk: Buffer) => {
+      chunks.push(chunk);
+      if (last !== undefined && chunk.includes(last)) finish(true);
+    };
+    const onEnd = () => finish(false);
+    const onError = (error: Error) => {
+      stop();
+      reject(error);
+    };
+    const onAbort = () => onError(signal.reason);
+    if (signal.aborted) return reject(signal.reason);
+    // An earlier read may have reached the end, after which no event follows.
+    if (stream.readableEnded) return finish(false);
+    signal.addEventListener('abort', onAbort, { once: true });
+    stream.on('data', onData).on('end', onEnd).on('error', onError).resume();
+  });
 }
 
 /** Follows no-color.org, force-color.org and bixense.com/clicolors, in this order. A terminal has colour unless TERM is dumb. */

@@ -1,48 +1,41 @@
-/** Entry point of the bundle: connects {@link main} to the arguments, terminal, signals and exit code of the process. */
-import { main } from './cli.ts';
+/** Entry point of the bundle: connects `main()` in cli.ts to the arguments, terminal, signals and exit code of the process. */
+import { isatty } from 'node:tty';
 import { COMPLETE_COMMAND } from './command.ts';
-import { Interrupted } from './exit.ts';
 import { systemIo } from './io.ts';
+import { isStartedByNohup, ProcessSignals } from './run/signals.ts';
 import { VERSION } from './version.ts';
 
-const controller = new AbortController();
-let forward: ((signal: NodeJS.Signals) => void) | undefined;
-let reload: (() => void) | undefined;
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-  process.on(signal, () => {
-    if (forward) return forward(signal);
-    if (signal === 'SIGHUP' && reload) return reload();
-    const reason = new Interrupted(signal);
-    // The second signal ends the program immediately.
-    if (controller.signal.aborted) process.exit(reason.exit);
-    controller.abort(reason);
-  });
-}
-// By default, Node opens its debugger port on SIGUSR1, which any user of this machine could connect to.
-process.on('SIGUSR1', () => {});
-
-const io = systemIo(process.env);
-const onHangup = (to: () => void) => {
-  reload = to;
-};
-const forwardSignals = (to: (signal: NodeJS.Signals) => void) => {
-  forward = to;
-  return () => {
-    forward = undefined;
-  };
-};
-const argv = process.argv.slice(2);
-main(argv, {
-  io,
-  env: process.env,
+const { env } = process;
+// Node does not report whether SIGHUP was ignored when it started: it resets the handlers of all signals (RegisterSignalHandlers
+// in src/node.cc). nohup(1) disconnects the standard streams from the terminal, so without a terminal there is no hang-up.
+const terminals = [0, 1, 2].filter(isatty);
+const { signal, forwardSignals, onHangup, endOnHangup } = new ProcessSignals({
+  survivesHangup: terminals.length === 0 || isStartedByNohup(env),
+  forwardsHangup: !isStartedByNohup(env),
+});
+// Node aborts at exit if a terminal that it has used is gone (ResetStdio in src/node.cc), so end by the signal instead.
+process.on('exit', () => {
+  if (terminals.every(isatty)) return;
+  process.removeAllListeners('SIGHUP');
+  process.kill(process.pid, 'SIGHUP');
+});
+const deps = {
+  io: systemIo(env),
+  env,
   version: VERSION,
   now: Date.now,
   elapsed: () => performance.now(),
-  signal: controller.signal,
+  signal,
   forwardSignals,
   onHangup,
-}).then((code) => {
-  process.exitCode = code;
-  // A lookup of a host name cannot be aborted, and the shell would wait for it.
-  if (argv[0] === COMPLETE_COMMAND) process.exit();
-});
+  endOnHangup,
+};
+const argv = process.argv.slice(2);
+// Loaded after the signal handlers have been installed, because loading takes time.
+import('./cli.ts')
+  .then(({ main }) => main(argv, deps))
+  .then((code) => {
+    process.exitCode = code;
+    // Two things would keep the process running: a pending read of stdin, and the lookup of a host name for a completion.
+    if (signal.aborted || argv[0] === COMPLETE_COMMAND) process.exit();
+  });

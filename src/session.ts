@@ -26,6 +26,8 @@ export interface Deps {
   forwardSignals?(to: (signal: NodeJS.Signals) => void): () => void;
   /** Same as {@link Context.onHangup}. */
   onHangup?(reload: () => void): void;
+  /** Makes SIGHUP end the program. Until then, it is remembered for {@link onHangup}. */
+  endOnHangup?(): void;
 }
 
 /** Values of the global flags. */
@@ -84,6 +86,10 @@ export class Session implements Context {
 
   onHangup(reload: () => void): void {
     this.#deps.onHangup?.(reload);
+  }
+
+  endOnHangup(): void {
+    this.#deps.endOnHangup?.();
   }
 
   get version(): string {
@@ -177,8 +183,8 @@ export class Session implements Context {
     if (!this.io.canAsk) {
       throw new VregError('REFUSED', `cannot ask for confirmation without a terminal: ${question}`);
     }
-    const answer = await this.io.ask(`${printable(maskTokens(question))} [y/N] `);
-    if (!/^y(es)?$/i.test(answer.trim()))
+    const answer = await this.io.ask(`${printable(maskTokens(question))} [y/N] `, this.signal);
+    if (!/^y(es)?$/i.test(answer?.trim() ?? ''))
       throw new VregError('REFUSED', 'aborted: nothing was changed', { hint: 'answer y, or pass --yes' });
   }
 

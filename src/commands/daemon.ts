@@ -20,6 +20,7 @@ export const daemon = defineCommand<ServeFlags>({
     { about: 'show what is running on this machine', command: 'vreg daemon status' },
   ],
   exits: [4],
+  reloadsOnHangup: true,
   commands: [serve, agent, status, stop, restore, unit, install, uninstall],
   run: runServe,
 });

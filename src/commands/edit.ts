@@ -2,7 +2,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import { defineCommand } from '../command.ts';
+import { type Context, defineCommand } from '../command.ts';
 import { vmsAnswer } from '../fleet/table.ts';
 import { VregError } from '../protocol/errors.ts';
 import { parseUpdate, type VmUpdate } from '../protocol/vm.ts';
@@ -13,15 +13,19 @@ export const edit = defineCommand({
   name: 'edit',
   summary: 'edit a VM in $EDITOR',
   description:
-    'Opens the editable fields of a VM as JSON in $VISUAL, $EDITOR or vi, and sends the changes. If another client changed the VM in the meantime, nothing is sent (exit code 4), and your edits are saved to a file.',
+    'Opens the editable fields of a VM as JSON in $VISUAL, $EDITOR or vi, and sends the changes. Requires a terminal; in scripts, use vreg update. If another client changed the VM in the meantime, nothing is sent (exit code 4), and your edits are saved to a file.',
   arguments: [{ name: 'id', about: 'id of the VM', values: 'ids' }],
   examples: [
     { about: 'in your editor', command: 'vreg edit abc-123-def' },
     { about: 'in another editor', command: 'EDITOR=nano vreg edit abc-123-def' },
     { about: 'with sed instead of an editor', command: `EDITOR='sed -i s/running/paused/' vreg edit abc-123-def` },
   ],
-  exits: [2, 3, 4, 8],
+  exits: [2, 3, 4, 7, 8],
   async run(context, [id]) {
+    if (!context.io.canAsk)
+      throw new VregError('REFUSED', 'cannot open an editor without a terminal', {
+        hint: `in a script, use: vreg update ${id} --status paused, or another field`,
+      });
     const client = context.client();
     const { vm, etag } = await naming(id!, client.getWithEtag(id!));
     const { name, status, address, services = [], metadata = {} } = vm;
@@ -37,7 +41,7 @@ export const edit = defineCommand({
       else await context.print(vmsAnswer([await client.update(id!, changes, etag)], { single: true }));
     } catch (error) {
       // Never discard text that the user has written.
-      if (existsSync(file) && readFileSync(file, 'utf8') !== text) throw withKeptText(error, file, id!);
+      if (existsSync(file) && readFileSync(file, 'utf8') !== text) throw withKeptText(context, error, file, id!);
       rmSync(dir, { recursive: true });
       throw error;
     }
@@ -76,11 +80,10 @@ function parse(text: string): Record<string, unknown> {
   throw new VregError('INVALID', 'the edited text is not a JSON object');
 }
 
-/** Adds a hint to the error that names the file with the user's edits. */
-function withKeptText(error: unknown, file: string, id: string): unknown {
-  if (!(error instanceof VregError)) return error;
-  return new VregError(error.code, error.message, {
-    hint: `your edits are in ${file}; start again with: vreg edit ${id}`,
-    cause: error,
-  });
+/** Names the file with the user's edits: in the hint of the error or, if a signal ended the editor, in a note. */
+function withKeptText(context: Context, error: unknown, file: string, id: string): unknown {
+  const hint = `your edits are in ${file}; start again with: vreg edit ${id}`;
+  if (error instanceof VregError) return new VregError(error.code, error.message, { hint, cause: error });
+  context.note(hint);
+  return error;
 }

@@ -56,7 +56,7 @@ export const exec = defineCommand<LiveFlags & UrlParts & { pick?: Pick }>({
       // Undefined also removes the variable of an outer `vreg exec`.
       VREG_VM_URL: url,
     };
-    const code = await runChild(context, command, { env, inPlace: true });
+    const { code } = await runChild(context, command, { env, inPlace: true });
     if (code !== 0) throw new ChildEnded(code);
   },
 });

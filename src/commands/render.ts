@@ -2,7 +2,7 @@ import { existsSync, readFileSync, realpathSync } from 'node:fs';
 import { watchEvents } from '../client/event-source.ts';
 import { type Context, defineCommand } from '../command.ts';
 import { ChildEnded } from '../exit.ts';
-import { writeAtomically } from '../files.ts';
+import { readFileOrPipe, writeAtomically } from '../files.ts';
 import { isOffered } from '../fleet/table.ts';
 import { usableVms } from '../fleet/usable.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
@@ -114,7 +114,7 @@ async function renderAll(
   for (const { template } of jobs) {
     const hint = 'fix the template; for the syntax, see mustache(5)';
     const toText = await mustache(template, hint, () => escaperFor(format));
-    texts.push(toText(readTemplate(template), view));
+    texts.push(toText(await readTemplate(context, template), view));
   }
   let failed = 0;
   for (const [index, { destination, command }] of jobs.entries()) {
@@ -136,10 +136,11 @@ function viewOf(vms: readonly VmWithLiveness[]): Record<string, unknown> {
   return { vms: rows, live, ...Object.fromEntries(ROLES.map((role) => [role, live.filter((vm) => vm.role === role)])) };
 }
 
-function readTemplate(path: string): string {
+async function readTemplate(context: Context, path: string): Promise<string> {
   try {
-    return readFileSync(path, 'utf8');
+    return await readFileOrPipe(path, (ms) => context.sleep(ms));
   } catch (cause) {
+    context.signal.throwIfAborted();
     throw cannotRead(`the template ${path}`, cause, { field: 'template', hint: 'check the path' });
   }
 }
@@ -158,7 +159,7 @@ function writeIfChanged(destination: string, text: string): boolean {
 }
 
 async function runCommand(context: Context, command: string, destination: string): Promise<number> {
-  const code = await runChild(context, ['/bin/sh', '-c', command], { env: {} });
+  const { code } = await runChild(context, ['/bin/sh', '-c', command], { env: {} });
   context.signal.throwIfAborted();
   if (code !== 0) context.note(`"${command}" exited with ${code}; ${destination} was written`);
   return code;

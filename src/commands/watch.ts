@@ -122,7 +122,7 @@ async function runFor(context: Context, event: StreamEvent, command: readonly st
     VREG_VM_STATUS: printable(status),
     VREG_VM_ADDRESS: address,
   };
-  const code = await runChild(context, command, { env, input: `${JSON.stringify(event)}\n` });
+  const { code } = await runChild(context, command, { env, input: `${JSON.stringify(event)}\n` });
   context.signal.throwIfAborted();
   if (code !== 0) context.note(`${command[0]} exited with ${code} for ${[type, id].join(' ').trim()}`);
 }

@@ -2,8 +2,8 @@
  * Reads entries from a file or stdin: one entry, an array, one entry per line, or the `{"vms": [...]}` of the original registry
  * (vers-agent-services).
  */
-import { readFile } from 'node:fs/promises';
 import type { Context } from '../command.ts';
+import { readFileOrPipe } from '../files.ts';
 import { cannotRead, invalid, VregError } from '../protocol/errors.ts';
 import { findFlaw } from '../protocol/json.ts';
 import { parseRegistration, type Registration } from '../protocol/vm.ts';
@@ -14,13 +14,22 @@ export interface Entries {
   single: boolean;
 }
 
-/** Reads a file, or stdin if the path is `-`. @throws VregError USAGE */
+/**
+ * Reads a file, or stdin if the path is `-`.
+ * @throws VregError USAGE; REFUSED if the user ends the input without typing anything
+ */
 export async function readInput(context: Context, path: string): Promise<string> {
+  const { io, signal } = context;
   const isStdin = path === '-';
-  if (isStdin && context.io.stdinTty) context.note('reading from the terminal; end with Ctrl-D');
-  return (isStdin ? context.io.readStdin() : readFile(path, 'utf8')).catch((cause: unknown) => {
+  if (isStdin && io.stdinTty) context.note('reading from the terminal; end with Ctrl-D');
+  const reading = isStdin ? io.readStdin(signal) : readFileOrPipe(path, (ms) => context.sleep(ms));
+  const text = await reading.catch((cause: unknown) => {
+    signal.throwIfAborted();
     throw cannotRead(isStdin ? 'stdin' : path, cause, { field: 'file', hint: 'check its path and mode' });
   });
+  if (isStdin && io.stdinTty && text === '')
+    throw new VregError('REFUSED', 'stdin is empty', { field: 'file', hint: 'type the input before Ctrl-D' });
+  return text;
 }
 
 /**

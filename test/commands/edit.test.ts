@@ -4,10 +4,12 @@ import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { type Result, seed, vreg } from '../helpers/cli.ts';
-import { tempDir } from '../helpers/daemon.ts';
+import { BIN, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { runVreg } from '../helpers/running.ts';
+import { startInTerminal, vregInTerminal } from '../helpers/terminal.ts';
+import { unless } from '../helpers/tools.ts';
 import { aVm } from '../helpers/vm.ts';
 
 const BEFORE = aVm({ id: 'a', name: 'one', services: [{ name: 's', port: 1 }], metadata: { task: 'x' } });
@@ -24,7 +26,8 @@ function editing(t: TestContext, url: string): Editing {
   const tmp = join(home, 'tmp');
   mkdirSync(tmp);
   return {
-    edit: (editor, id = 'a') => vreg(['edit', id, '-q'], { url, home, env: { EDITOR: editor, TMPDIR: tmp } }),
+    edit: (editor, id = 'a') =>
+      vreg(['edit', id, '-q'], { url, home, answers: [], env: { EDITOR: editor, TMPDIR: tmp } }),
     entry: async (id = 'a') => (await call(url, 'GET', `/registry/vms/${id}`)).body as Record<string, unknown>,
     kept: () => readdirSync(tmp, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.json')),
   };
@@ -51,12 +54,54 @@ for (const [editor, changed] of CHANGES) {
   });
 }
 
-test('the editor of the real program has its terminal and environment', async (t) => {
+test('the editor of the real program uses the terminal, even if stdout is a pipe', unless('python3'), async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [BEFORE]);
-  const env = { EDITOR: 'cat; sed -i s/one/two/' };
-  const { code, stdout } = await runVreg(['edit', 'a', '-q'], { url, home: tempDir(t), env, input: 'typed\n' });
-  assert.deepEqual([code, stdout], [0, 'typed\na\n']);
+  const home = tempDir(t);
+  const script = 'id=$("$@"); echo "stdout: $id"';
+  const terminal = await startInTerminal(t, ['sh', '-c', script, 'sh', process.execPath, BIN, 'edit', 'a', '-q'], {
+    url,
+    home,
+    env: { EDITOR: 'test -t 1 && read -r line && echo "read $line" && sed -i s/one/two/' },
+  });
+  terminal.type('typed\r');
+  assert.equal(await terminal.ended, 0, terminal.text());
+  assert.match(terminal.text(), /read typed\r\nstdout: a\r\n$/);
+  assert.equal(((await call(url, 'GET', '/registry/vms/a')).body as { name: string }).name, 'two');
+});
+
+for (const [signal, code] of [
+  ['SIGTERM', 143],
+  ['SIGHUP', 129],
+] as const) {
+  test(
+    `${signal} ends edit and its editor with ${code}, changes nothing and keeps the text`,
+    unless('python3'),
+    async (t) => {
+      const { url } = await serveApp(t);
+      await seed(url, [BEFORE]);
+      const home = tempDir(t);
+      const env = { EDITOR: 'edit() { sed -i s/one/two/ "$1"; echo begun; exec sleep 300; }; edit', TMPDIR: home };
+      const terminal = await vregInTerminal(t, ['edit', 'a'], { url, home, env });
+      await terminal.shows('begun');
+      process.kill(terminal.pid, signal);
+      assert.equal(await terminal.ended, code, terminal.text());
+      const [, file] = /vreg: your edits are in (\S+); start again/.exec(terminal.text())!;
+      assert.match(readFileSync(file!, 'utf8'), /"two"/);
+      assert.equal(((await call(url, 'GET', '/registry/vms/a')).body as { name: string }).name, 'one');
+    },
+  );
+}
+
+test('edit without a terminal starts no editor, sends no request and exits with 7', async () => {
+  const ran = await runVreg(['edit', 'a'], { env: { EDITOR: 'echo ran; true' }, input: 'typed\n' });
+  assert.deepEqual(ran, {
+    code: 7,
+    signal: null,
+    stdout: '',
+    stderr:
+      'vreg: cannot open an editor without a terminal\nhint: in a script, use: vreg update a --status paused, or another field\n',
+  });
 });
 
 test('services and metadata that are deleted from the text are removed', async (t) => {

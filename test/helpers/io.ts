@@ -11,8 +11,8 @@ export interface TestIoOptions {
   env?: NodeJS.ProcessEnv;
   /** Contents of stdin; without it stdin is a terminal. */
   stdin?: string;
-  /** Answers to prompts, in order; without them no prompt is possible. */
-  answers?: readonly string[];
+  /** Answers to prompts, in order, undefined for Ctrl-D; without them no prompt is possible. */
+  answers?: readonly (string | undefined)[];
 }
 
 export interface TestIo extends Io {
@@ -51,9 +51,9 @@ export function testIo({
     readStdin: async () => stdin ?? '',
     ask: async (question: string) => {
       err += question;
+      if (left.length === 0) throw new Error(`no answer was prepared for: ${question}`);
       const answer = left.shift();
-      if (answer === undefined) throw new Error(`no answer was prepared for: ${question}`);
-      err += `${answer}\n`;
+      err += `${answer ?? ''}\n`;
       return answer;
     },
   };

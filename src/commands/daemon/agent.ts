@@ -76,6 +76,7 @@ export const agent = defineCommand<Flags>({
     { about: 'in a golden image: each clone takes a new id', command: 'vreg daemon agent --on-clone rebirth' },
     { about: 'run in the background', command: 'vreg daemon agent --detach' },
   ],
+  reloadsOnHangup: true,
   exits: [2, 4, 9],
   run: (context, _args, flags) => reportingFailure(runAgent(context, flags)),
 });

@@ -70,6 +70,7 @@ export const serve = defineCommand<ServeFlags>({
       command: 'vreg daemon serve --socket /run/user/1000/vreg.sock --detach',
     },
   ],
+  reloadsOnHangup: true,
   exits: [4],
   run: runServe,
 });
