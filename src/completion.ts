@@ -2,27 +2,17 @@
  * Shell completion. The scripts in `completions/` pass the words typed so far to the hidden command `vreg __complete`, which
  * replies with candidates. It writes nothing but its reply, asks nothing, and replies with what it has if the registry is slow.
  */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import type { Context } from './command.ts';
 import { bashReply, readBashLine } from './completion/bash.ts';
 import { type Completion, complete } from './completion/candidates.ts';
 
-declare const __DIST__: string | undefined;
-
-export const SHELLS = ['bash', 'zsh', 'fish'] as const;
-export type Shell = (typeof SHELLS)[number];
-
-/** File names under which the shells find the scripts in their completion folders. */
-const SHELL_FILES: Readonly<Record<Shell, string>> = { bash: 'vreg.bash', zsh: '_vreg', fish: 'vreg.fish' };
-const SCRIPTS = join(typeof __DIST__ === 'string' ? __DIST__ : import.meta.dirname, '../completions');
-
-/** Milliseconds from pressing Tab to the reply: a longer wait would look like a hang. */
+/** Milliseconds from the start of the process to the reply: a longer wait would look like a hang. */
 const TIME_LIMIT = 300;
-
-export function completionScript(shell: Shell): string {
-  return readFileSync(join(SCRIPTS, SHELL_FILES[shell]), 'utf8');
-}
+/**
+ * Milliseconds to wait for the registry on a busy machine, where the start of the process takes that long and leaves no time
+ * within {@link TIME_LIMIT}: as long as the start, and at most this.
+ */
+const MAX_WAIT = 1200;
 
 /**
  * The reply to the completion script of a shell. Never rejects: an error would appear in the line that the user is typing.
@@ -30,8 +20,7 @@ export function completionScript(shell: Shell): string {
  * @param elapsed milliseconds since the start of the process
  */
 export async function completionReply(args: readonly string[], context: Context, elapsed: number): Promise<string> {
-  // On a busy machine, the request to the registry is as slow as the start.
-  const timeout = Math.max(TIME_LIMIT - elapsed, Math.min(elapsed, TIME_LIMIT * 4));
+  const timeout = Math.max(TIME_LIMIT - elapsed, Math.min(elapsed, MAX_WAIT));
   const [shell, ...rest] = args;
   try {
     if (shell !== 'bash') return reply(await complete(rest, context, timeout));

@@ -36,6 +36,8 @@ import('./cli.ts')
   .then(({ main }) => main(argv, deps))
   .then((code) => {
     process.exitCode = code;
-    // Two things would keep the process running: a pending read of stdin, and the lookup of a host name for a completion.
-    if (signal.aborted || argv[0] === COMPLETE_COMMAND) process.exit();
+    // A pending read of stdin would keep the process running.
+    if (signal.aborted) process.exit();
+    // So would the lookup of a host name for a completion. The callback runs when the reply has been written.
+    if (argv[0] === COMPLETE_COMMAND) process.stdout.write('', () => process.exit());
   });

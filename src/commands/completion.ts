@@ -1,5 +1,5 @@
 import { defineCommand } from '../command.ts';
-import { completionScript, SHELLS, type Shell } from '../completion.ts';
+import { completionScript, SHELLS, type Shell } from '../completion/scripts.ts';
 import { VregError } from '../protocol/errors.ts';
 
 export const completion = defineCommand({

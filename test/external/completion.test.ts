@@ -7,7 +7,7 @@ import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { delimiter, join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { loadAllCommands } from '../../src/commands.ts';
-import { SHELLS, type Shell } from '../../src/completion.ts';
+import { SHELLS, type Shell } from '../../src/completion/scripts.ts';
 import { ROLES } from '../../src/protocol/vm.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed } from '../helpers/cli.ts';
@@ -263,6 +263,16 @@ for (const shell of SHELLS) {
   });
 }
 
+test('the reply to a completion script is complete, however large it is', async (t) => {
+  // Several times the capacity of a pipe.
+  const vms = Array.from({ length: 5000 }, (_, index) => aVm({ id: `a-long-id-${index}` }));
+  const url = await stub(t, (_request, response) => json(response, 200, { vms, count: vms.length }));
+  const home = tempDir(t);
+  const args = [BIN, '__complete', 'fish', 'get', ''];
+  const { stdout } = await run(process.execPath, args, { env: cleanEnv(home, { VERS_INFRA_URL: url }) });
+  assert.equal(stdout.split('\n').length, vms.length + 2);
+});
+
 /** Where Debian and most other distributions install it. */
 const BASH_COMPLETION = '/usr/share/bash-completion/bash_completion';
 const noBashCompletion = existsSync(BASH_COMPLETION) || process.env.CI ? false : `needs ${BASH_COMPLETION}`;
@@ -301,5 +311,6 @@ _vreg; printf '%s\\n' "\${COMPREPLY[@]}"`;
   symlinkSync(BIN, join(home, 'vreg'));
   const env = cleanEnv(home, { PATH: `${home}${delimiter}${process.env.PATH}` });
   const { stdout } = await run('bash', ['--norc', '-c', script], { env });
-  assert.match(stdout, /^health +\(check the health of the registry\)\nheartbeat +\(.+\)\nhelp +\(.+\)\n$/);
+  const lines = stdout.trimEnd().split('\n').sort();
+  assert.match(lines.join('\n'), /^health +\(check the health of the registry\)\nheartbeat +\(.+\)\nhelp +\(.+\)$/);
 });

@@ -16,6 +16,8 @@ export interface VregOptions extends Omit<TestIoOptions, 'env'> {
   /** Milliseconds since the epoch. Default: always {@link NOW}. */
   now?: () => number;
   signal?: AbortSignal;
+  /** Milliseconds since the start of the process. Default: those of a busy machine, which waits longer for completion. */
+  elapsed?: number;
 }
 
 export interface Result {
@@ -32,10 +34,25 @@ export interface RunningCommand {
 
 /** Starts a command that keeps running, so that a test can follow its output. */
 export function start(argv: readonly string[], options: VregOptions = {}): RunningCommand {
-  const { url = 'http://127.0.0.1:1', env = {}, home = '/nonexistent', signal, now = () => NOW, ...terminal } = options;
+  const {
+    url = 'http://127.0.0.1:1',
+    env = {},
+    home = '/nonexistent',
+    signal,
+    now = () => NOW,
+    elapsed = 1200,
+    ...terminal
+  } = options;
   const environment: NodeJS.ProcessEnv = { PATH: process.env.PATH, HOME: home, VERS_INFRA_URL: url, ...env };
   const io = testIo({ ...terminal, env: environment });
-  const deps = { io, env: environment, version: '0.0.0', now, signal: signal ?? new AbortController().signal };
+  const deps = {
+    io,
+    env: environment,
+    version: '0.0.0',
+    now,
+    signal: signal ?? new AbortController().signal,
+    elapsed: () => elapsed,
+  };
   const result = main(argv, deps).then((code) => ({ code, stdout: io.stdout(), stderr: io.stderr() }));
   return { result, stdout: io.stdout, stderr: io.stderr };
 }
