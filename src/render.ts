@@ -1,20 +1,28 @@
 /** Formats the results of commands as tables, TSV, JSON, YAML or names. No other module does. */
-import type { ChalkInstance } from 'chalk';
 import type { OutputFormat } from './config/settings.ts';
 import { formatAge } from './config/values.ts';
 import type { Io } from './io.ts';
 import { unsafeInScripts, VregError } from './protocol/errors.ts';
-import { escapeControls, maskTokens, printable } from './protocol/redact.ts';
+import { escapeControls, hasControls, maskTokens, printable } from './protocol/redact.ts';
 import { looksLikeFlag } from './protocol/vm.ts';
 
-/** A cell: text, a time (RFC 3339; an age on a TTY), or coloured text. The colour only repeats the meaning of the text. */
-export type Cell = string | number | { time: string } | { text: string; color: 'green' | 'yellow' | 'red' | 'gray' };
+/**
+ * A cell: text, a time (RFC 3339; an age on a TTY), or coloured text. The colour only repeats the meaning of the text. A missing
+ * value is printed as `-`, because another registry may omit any field.
+ */
+export type Cell = string | number | undefined | { time: string | undefined } | { text: string; color: Color };
+
+export type Color = 'green' | 'yellow' | 'red' | 'gray';
 
 export interface Column<T> {
   title: string;
   cell(row: T): Cell;
   /** Shown with `-o wide` only. */
   wide?: true;
+  /** On a terminal, columns with a lower priority shrink first; among equals, the rightmost. Default: 0. */
+  priority?: number;
+  /** Width on a terminal if the rows are printed one by one; by default, that of the longest cell. */
+  width?: number;
 }
 
 /** The result of a command: rows of one kind, or a single value. */
@@ -59,32 +67,46 @@ export interface RenderOptions {
   now: number;
 }
 
-/** Prints an answer to stdout. Asynchronous, because each format loads its libraries on demand. */
+/** Prints an answer to stdout, a part at a time, so that the output of many rows starts at once. */
 export async function print<T>(io: Io, answer: Answer<T>, options: RenderOptions): Promise<void> {
   if (answer.kind === 'rows' && answer.rows.length === 0 && answer.none && io.tty) io.err(`${answer.none}\n`);
-  io.out(await format(io, answer, options));
+  for await (const part of parts(io, answer, options)) io.out(part);
 }
 
 /** Formats an answer as text. */
 export async function format<T>(io: Io, answer: Answer<T>, options: RenderOptions): Promise<string> {
+  let text = '';
+  for await (const part of parts(io, answer, options)) text += part;
+  return text;
+}
+
+/** The text of an answer in parts. Asynchronous, because each format loads its libraries on demand. */
+async function* parts<T>(io: Io, answer: Answer<T>, options: RenderOptions): AsyncGenerator<string> {
   const [name, expression] = splitFormat(options.format);
   switch (name) {
     case 'json':
-      return line(escapeControls(JSON.stringify(dataOf(answer), null, 2)));
+      yield line(escapeControls(JSON.stringify(dataOf(answer), null, 2)));
+      break;
     case 'ndjson':
-      return linesOf(answer);
+      yield linesOf(answer);
+      break;
     case 'yaml':
-      return escapeControls((await import('yaml')).stringify(dataOf(answer)));
+      yield* yamlOf(answer);
+      break;
     case 'jsonpath':
-      return formatJsonPath(expression, answer, dataForScripts(io, answer));
-    case 'template':
-      return printableLines(
-        await (await import('./render/expression.ts')).evaluateTemplate(expression, dataForScripts(io, answer)),
-      );
+      yield await formatJsonPath(io, expression, answer, dataForScripts(io, answer));
+      break;
+    case 'template': {
+      const { evaluateTemplate } = await import('./render/expression.ts');
+      for await (const text of evaluateTemplate(expression, dataForScripts(io, answer))) yield safeLines(io, text);
+      break;
+    }
     case 'name':
-      return answer.kind === 'value' ? valueLine(answer) : namesOf(io, answer);
+      yield answer.kind === 'value' ? valueLine(io, answer) : namesOf(io, answer);
+      break;
     default:
-      return answer.kind === 'value' ? valueLine(answer) : formatRows(io, answer, options);
+      if (answer.kind === 'value') yield valueLine(io, answer);
+      else yield* partsOfRows(io, answer, options);
   }
 }
 
@@ -92,7 +114,7 @@ export async function format<T>(io: Io, answer: Answer<T>, options: RenderOption
  * @throws VregError NOT_FOUND if the path matches nothing, and the answer is one item that is not part of a stream. In a value
  * that is no entry, such as the state of the registry, `[*]` of an empty list is not an error.
  */
-async function formatJsonPath<T>(expression: string, answer: Answer<T>, data: unknown): Promise<string> {
+async function formatJsonPath<T>(io: Io, expression: string, answer: Answer<T>, data: unknown): Promise<string> {
   const { evaluateJsonPath } = await import('./render/jsonpath.ts');
   const { text, isMatch, selectsMany } = await evaluateJsonPath(expression, data);
   const isRequired = answer.kind === 'value' ? !selectsMany : answer.single === true && answer.continued === undefined;
@@ -102,7 +124,7 @@ async function formatJsonPath<T>(expression: string, answer: Answer<T>, data: un
       hint: 'see the available fields with -o json',
     });
   }
-  return unlessEmpty(printableLines(text));
+  return unlessEmpty(safeLines(io, text));
 }
 
 /** Splits `jsonpath=$.id` into name and expression. */
@@ -138,14 +160,23 @@ function dataForScripts<T>(io: Io, answer: Answer<T>): unknown {
   return dataOf({ ...answer, rows });
 }
 
-/** One name per line. Omits names that a command would mistake for a flag, so that `vreg get $(vreg ls -q)` is safe. */
+/**
+ * One name per line. Omits names that a command would mistake for a flag, and in a pipe also names with control characters, so
+ * that `vreg get $(vreg ls -q)` is safe.
+ */
 function namesOf<T>(io: Io, { rows, name }: RowsAnswer<T>): string {
-  const names = rows.map((row) => String(name(row)));
-  for (const text of names.filter(looksLikeFlag))
-    warnOfOmission(io, { message: unsafeInScripts(`"${text}"`, 'a command would take it for a flag') });
-  return names
-    .filter((text) => !looksLikeFlag(text))
-    .map((text) => line(printable(text)))
+  return rows
+    .map((row) => String(name(row)))
+    .filter((text) => {
+      const reason = looksLikeFlag(text)
+        ? 'a command would take it for a flag'
+        : !io.tty && hasControls(text)
+          ? 'it contains control characters'
+          : undefined;
+      if (reason !== undefined) warnOfOmission(io, { message: unsafeInScripts(`"${text}"`, reason) });
+      return reason === undefined;
+    })
+    .map((text) => line(safe(io, text)))
     .join('');
 }
 
@@ -162,21 +193,83 @@ function linesOf<T>(answer: Answer<T>): string {
   return (Array.isArray(data) ? data : [data]).map((item) => line(escapeControls(JSON.stringify(item)))).join('');
 }
 
-async function formatRows<T>(io: Io, answer: RowsAnswer<T>, { format, headers, now }: RenderOptions): Promise<string> {
-  if (answer.rows.length === 0) return '';
+/** Items in each part of the output, so that it starts at once: formatting takes up to half a millisecond per item (YAML). */
+const ITEMS = 100;
+
+async function* yamlOf<T>(answer: Answer<T>): AsyncGenerator<string> {
+  const { stringify } = await import('yaml');
+  // A plain scalar has no escapes, so a text with characters to escape requires quotes.
+  const toYaml = (value: unknown): string => {
+    const text = stringify(value);
+    if (text === escapeControls(text)) return text;
+    return escapeControls(stringify(value, { defaultStringType: 'QUOTE_DOUBLE' }));
+  };
+  const data = dataOf(answer);
+  if (!Array.isArray(data) || data.length === 0) yield toYaml(data);
+  else for (const items of chunks(data)) yield toYaml(items);
+}
+
+async function* partsOfRows<T>(
+  io: Io,
+  answer: RowsAnswer<T>,
+  { format, headers, now }: RenderOptions,
+): AsyncGenerator<string> {
+  if (answer.rows.length === 0) return;
   const columns = answer.columns.filter((column) => !column.wide || format === 'wide');
   const titles = columns.map(({ title }) => title);
   const titled = headers && !answer.continued;
   if (format === 'tsv' || (format === 'wide' && !io.tty)) {
-    const rows = rowsForScripts(io, answer).map((row) => columns.map((column) => plain(column.cell(row))));
-    return [...(titled ? [titles] : []), ...rows].map((cells) => line(cells.join('\t'))).join('');
+    if (titled) yield line(titles.join('\t'));
+    for (const rows of chunks(answer.rows)) {
+      const cells = rowsForScripts(io, { ...answer, rows }).map((row) =>
+        columns.map(({ cell }) => safe(io, textOf(cell(row)))),
+      );
+      yield cells.map((row) => line(row.join('\t'))).join('');
+    }
+    return;
   }
-  const { Chalk } = await import('chalk');
+  const [{ Chalk }, layout] = await Promise.all([import('chalk'), import('./render/layout.ts')]);
   const chalk = new Chalk({ level: io.color ? 1 : 0 });
   const rows = (io.tty ? answer.rows : rowsForScripts(io, answer)).map((row) =>
-    columns.map((column) => styled(column.cell(row), chalk, io.tty ? now : undefined)),
+    columns.map(({ cell }): StyledText => styledText(cell(row), io.tty ? now : undefined)),
   );
-  return drawTable(titled ? [titles.map((title) => chalk.bold(title)), ...rows] : rows);
+  const sizes = columns.map(({ title, priority, width }, index) => ({
+    title,
+    priority,
+    width: width ?? layout.longest([...(titled ? [title] : []), ...rows.map((cells) => cells[index]!.text)]),
+  }));
+  const widths = io.tty ? layout.fitColumns(sizes, io.width) : sizes.map(({ width }) => width);
+  if (titled) yield line(layout.joinTitles(titles, widths, (title) => chalk.bold(title)));
+  for (const part of chunks(rows)) {
+    const lines = part.map((cells) => {
+      const style = (text: string, column: number) => {
+        const { color } = cells[column]!;
+        return color === undefined ? text : chalk[color](text);
+      };
+      return line(
+        layout.joinCells(
+          cells.map(({ text }) => text),
+          widths,
+          style,
+        ),
+      );
+    });
+    yield lines.join('');
+  }
+}
+
+interface StyledText {
+  text: string;
+  color: Color | undefined;
+}
+
+function styledText(cell: Cell, now: number | undefined): StyledText {
+  const color = typeof cell === 'object' && 'color' in cell ? cell.color : undefined;
+  return { text: printable(textOf(cell, now)), color };
+}
+
+function* chunks<T>(items: readonly T[]): Generator<readonly T[]> {
+  for (let from = 0; from < items.length; from += ITEMS) yield items.slice(from, from + ITEMS);
 }
 
 /** The rows of a table for scripts, without those whose id they must not get. */
@@ -189,40 +282,27 @@ function rowsForScripts<T>(io: Io, { rows, forScripts }: RowsAnswer<T>): readonl
   });
 }
 
-/** Draws a table without lines, so that it can be searched, copied and cut. */
-async function drawTable(rows: string[][]): Promise<string> {
-  const { default: Table } = await import('cli-table3');
-  const none = Object.fromEntries(
-    ['top', 'top-mid', 'top-left', 'top-right', 'bottom', 'bottom-mid', 'bottom-left', 'bottom-right']
-      .concat(['left', 'left-mid', 'mid', 'mid-mid', 'right', 'right-mid'])
-      .map((part) => [part, '']),
-  );
-  const table = new Table({
-    chars: { ...none, middle: '   ' },
-    style: { 'padding-left': 0, 'padding-right': 0, head: [], border: [] },
-  });
-  table.push(...rows);
-  return `${table.toString().replace(/[ \t]+$/gm, '')}\n`;
-}
-
 /** @param now undefined if stdout is not a terminal: times are then printed as RFC 3339 */
-function styled(cell: Cell, chalk: ChalkInstance, now: number | undefined): string {
-  if (typeof cell !== 'object') return printable(String(cell));
-  if ('time' in cell) {
-    const age = now === undefined ? Number.NaN : now - Date.parse(cell.time);
-    return Number.isNaN(age) ? printable(cell.time) : formatAge(age);
-  }
-  return chalk[cell.color](printable(cell.text));
+function textOf(cell: Cell, now?: number): string {
+  if (cell === undefined || cell === null) return '-';
+  if (typeof cell !== 'object') return String(cell);
+  if ('text' in cell) return String(cell.text ?? '-');
+  const age = now === undefined ? Number.NaN : now - Date.parse(String(cell.time));
+  return Number.isNaN(age) ? String(cell.time ?? '-') : formatAge(age);
 }
 
-function plain(cell: Cell): string {
-  if (typeof cell !== 'object') return printable(String(cell));
-  return printable('time' in cell ? cell.time : cell.text);
+/**
+ * Makes text safe to print. In a pipe, a script needs the exact value, for example of an id with characters that change the
+ * writing direction; control characters are replaced everywhere, because they could end a line.
+ */
+function safe(io: Io, text: string): string {
+  return io.tty || hasControls(text) ? printable(text) : text;
 }
 
 /** Keeps line breaks and replaces other control characters. */
-function valueLine({ text }: ValueAnswer): string {
-  return line(text.split('\n').map(printable).join('\n'));
+function valueLine(io: Io, { text }: ValueAnswer): string {
+  const lines = text.split('\n').map((part) => safe(io, part));
+  return line(lines.join('\n'));
 }
 
 function line(text: string): string {
@@ -230,6 +310,6 @@ function line(text: string): string {
 }
 
 /** Replaces control characters in the result of an expression, except line breaks and tabs. */
-function printableLines(text: string): string {
-  return text.replace(/[^\n\t]+/g, printable);
+function safeLines(io: Io, text: string): string {
+  return text.replace(/[^\n\t]+/g, (part) => safe(io, part));
 }

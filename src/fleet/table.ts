@@ -14,13 +14,13 @@ const NARROW_HEALTH: Column<VmWithLiveness> = {
 const HEALTH: Column<VmWithLiveness> = { ...NARROW_HEALTH, wide: true };
 
 const COLUMNS: readonly Column<VmWithLiveness>[] = [
-  { title: 'ID', cell: ({ id }) => id },
-  { title: 'NAME', cell: ({ name }) => name },
-  { title: 'ROLE', cell: ({ role }) => role },
-  { title: 'STATUS', cell: ({ status }) => status },
-  { title: 'LIVE', cell: livenessCell },
+  { title: 'ID', priority: 3, cell: ({ id }) => id },
+  { title: 'NAME', priority: 1, cell: ({ name }) => name },
+  { title: 'ROLE', priority: 2, cell: ({ role }) => role },
+  { title: 'STATUS', priority: 2, cell: ({ status }) => status },
+  { title: 'LIVE', priority: 2, cell: livenessCell },
   { title: 'ADDRESS', cell: ({ address }) => address },
-  { title: 'LAST SEEN', cell: ({ lastSeen }) => ({ time: lastSeen }) },
+  { title: 'LAST SEEN', priority: 1, cell: ({ lastSeen }) => ({ time: lastSeen }) },
   {
     title: 'SERVICES',
     wide: true,

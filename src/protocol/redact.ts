@@ -10,6 +10,13 @@ const MASK = '***';
 /** DEL, C1 controls (which terminals also obey), line separators, and characters that change the writing direction. */
 const INVISIBLE = /[\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
 
+/** C0 and C1 controls and DEL, which no field of an entry may contain. */
+const CONTROLS = /[\u0000-\u001f\u007f-\u009f]/;
+
+export function hasControls(text: string): boolean {
+  return CONTROLS.test(text);
+}
+
 /** Replaces every character that could move the cursor, end a line or open another column. */
 export function printable(text: string): string {
   return text.replace(/[\u0000-\u001f]/g, '\ufffd').replace(INVISIBLE, '\ufffd');

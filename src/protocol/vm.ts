@@ -277,7 +277,7 @@ export function fieldForScripts(field: string, value: unknown): unknown {
  */
 export function forScripts<T extends Vm>(vm: T): { row: T; fault: VregError | undefined } {
   const cause = entryFault(vm);
-  const row: { [field: string]: unknown } = Object.fromEntries(Object.entries(vm));
+  const row = { ...vm } as unknown as { [field: string]: unknown };
   row.address = fieldForScripts('address', vm.address ?? '');
   for (const field of ['services', 'parentId', 'parentVmId'] as const) {
     const value = fieldForScripts(field, vm[field]);

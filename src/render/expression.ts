@@ -10,14 +10,14 @@ import { evaluateJsonPath } from './jsonpath.ts';
 export async function checkExpression(format: string): Promise<void> {
   const expression = format.slice(format.indexOf('=') + 1);
   if (format.startsWith('jsonpath=')) await evaluateJsonPath(expression, {});
-  else await evaluateTemplate(expression, {});
+  else await evaluateTemplate(expression, {}).next();
 }
 
-/** Renders a mustache template; for a list, once per item. */
-export async function evaluateTemplate(template: string, data: unknown): Promise<string> {
+/** Renders a mustache template; for a list, once per item. @returns the output for each item */
+export async function* evaluateTemplate(template: string, data: unknown): AsyncGenerator<string> {
   const render = await mustache('template', "for example: -o template='{{name}} {{address}}\\n'");
   const text = template.replaceAll('\\n', '\n').replaceAll('\\t', '\t');
-  return (Array.isArray(data) ? data : [data]).map((item) => render(text, item)).join('');
+  for (const item of Array.isArray(data) ? data : [data]) yield render(text, item);
 }
 
 /**

@@ -1,0 +1,110 @@
+/** Fits the columns of a table to the width of a terminal, and cuts and pads the text of their cells. */
+import stringWidth from 'string-width';
+
+/** Spaces between two columns, as kubectl prints them. */
+const GAP = '   ';
+/** Terminal columns to which a column may shrink: enough to recognise a value. */
+const MIN_WIDTH = 8;
+/** The same for the most important column, usually an id: enough for a UUID, because other commands take the whole id. */
+const MIN_MAIN_WIDTH = 36;
+/** Stands for the rest of a cell, and in the titles for the columns that do not fit. */
+const ELLIPSIS = '…';
+/** Splits a text into characters as a reader sees them. */
+const SEGMENTER = new Intl.Segmenter();
+
+export interface ColumnSize {
+  title: string;
+  /** Terminal columns of the longest cell, the title included. */
+  width: number;
+  /** Columns with a lower priority shrink first; among equals, the rightmost. Default: 0. */
+  priority?: number | undefined;
+}
+
+/** Widths of the columns of a table; undefined for a hidden column. */
+export type Widths = readonly (number | undefined)[];
+
+/**
+ * Fits the columns of a table to a terminal. The column with the lowest priority shrinks first, but not below its title or
+ * {@link MIN_WIDTH}, then the next one. If that is not enough, columns are hidden in the same order, and the last one takes what
+ * is left.
+ * @param available columns of the terminal
+ */
+export function fitColumns(columns: readonly ColumnSize[], available: number): Widths {
+  const order = columns
+    .map(({ priority = 0 }, index) => ({ index, priority }))
+    .sort((a, b) => a.priority - b.priority || b.index - a.index)
+    .map(({ index }) => index);
+  const last = order.at(-1);
+  const minimums: (number | undefined)[] = columns.map(({ title, width }, index) =>
+    Math.min(width, index === last ? MIN_MAIN_WIDTH : Math.max(stringWidth(title), MIN_WIDTH)),
+  );
+  for (const index of order) {
+    if (index === last || tableWidth(minimums) <= available) break;
+    minimums[index] = undefined;
+  }
+  if (last !== undefined && tableWidth(minimums) > available) minimums[last] = 1;
+  const widths = minimums.map((minimum, index) => (minimum === undefined ? undefined : columns[index]!.width));
+  for (const index of order) {
+    const excess = tableWidth(widths) - available;
+    if (excess <= 0) break;
+    if (widths[index] !== undefined) widths[index] = Math.max(minimums[index]!, widths[index] - excess);
+  }
+  return widths;
+}
+
+/** Terminal columns of a row, with the mark for hidden columns. */
+function tableWidth(widths: Widths): number {
+  const shown = widths.filter((width) => width !== undefined);
+  const cells = shown.length < widths.length ? [...shown, stringWidth(ELLIPSIS)] : shown;
+  return cells.reduce((sum, width) => sum + width, 0) + GAP.length * (cells.length - 1);
+}
+
+/** Joins the titles of a table. An ellipsis after them shows that columns are hidden. */
+export function joinTitles(titles: readonly string[], widths: Widths, style?: (text: string) => string): string {
+  const isCut = widths.includes(undefined);
+  return joinCells(titles, widths, style) + (isCut ? GAP + ELLIPSIS : '');
+}
+
+/** Terminal columns of the longest text. */
+export function longest(texts: readonly string[]): number {
+  return texts.reduce((width, text) => Math.max(width, stringWidth(text)), 0);
+}
+
+/** Cuts a text to `width` columns of the terminal; an ellipsis replaces the rest. Never cuts a character in two. */
+export function cutText(text: string, width: number): string {
+  if (stringWidth(text) <= width) return text;
+  let cut = '';
+  let left = width - stringWidth(ELLIPSIS);
+  for (const { segment } of SEGMENTER.segment(text)) {
+    left -= stringWidth(segment);
+    if (left < 0) break;
+    cut += segment;
+  }
+  return width > 0 ? cut + ELLIPSIS : '';
+}
+
+/**
+ * Joins the cells of a row.
+ * @param widths as {@link fitColumns} returns them
+ * @param style adds colour to the text of a cell, which changes no width
+ */
+export function joinCells(
+  cells: readonly string[],
+  widths: Widths,
+  style: (text: string, index: number) => string = (text) => text,
+): string {
+  let row = '';
+  let spaces = '';
+  for (const [index, cell] of cells.entries()) {
+    const width = widths[index];
+    if (width === undefined) continue;
+    const text = cutText(cell, width);
+    // Spaces before the next cell only, so that no line ends with a space.
+    if (text !== '') {
+      row += spaces + style(text, index);
+      spaces = '';
+    }
+    spaces += ' '.repeat(width - stringWidth(text)) + GAP;
+  }
+  return row;
+}
