@@ -42,6 +42,15 @@ test('the package holds the program, its completions, its READMEs and its licenc
   assert.equal(packed!.files.find(({ path }) => path === 'bin/vreg.js')!.mode & 0o111, 0o111);
 });
 
+test('V8 accepts the code cache of the program', async (t) => {
+  const script = `const { readFileSync } = require('node:fs');
+const source = require('node:module').wrap(readFileSync('dist/vreg.cjs', 'utf8'));
+const cachedData = readFileSync('dist/vreg.cjs.cache');
+console.log(new (require('node:vm').Script)(source, { cachedData }).cachedDataRejected);`;
+  const { stdout } = await run(process.execPath, ['-e', script], { env: cleanEnv(tempDir(t)), cwd: ROOT });
+  assert.equal(stdout, 'false\n');
+});
+
 test('the program is executable, and runs through a symlink', async (t) => {
   assert.equal(statSync(BIN).mode & 0o111, 0o111);
   const told = await linked(t, 'http://127.0.0.1:1')(['sh'], 'vreg version');

@@ -50,8 +50,9 @@ export class Transport {
    */
   constructor(url: URL, tls: ClientTls = {}) {
     // undici's HTTP parser is WebAssembly. A short-lived process would spend 80 ms at exit waiting for V8 to optimise it. A
-    // budget that is never used up keeps the parser in V8's first tier, which is fast enough for a CLI.
-    v8.setFlagsFromString('--wasm-tiering-budget=2000000000');
+    // budget that is never used up keeps the parser in V8's first tier, which is fast enough for a CLI. V8 rejects a code cache
+    // that was written with another flag, so the build writes it without this one.
+    if (!process.env.VREG_WRITE_CODE_CACHE) v8.setFlagsFromString('--wasm-tiering-budget=2000000000');
     const socket = url.protocol === 'unix:' ? decodeURIComponent(url.pathname) : undefined;
     const connect = url.protocol === 'https:' ? { connect: { secureContext: createTlsContext(tls) } } : {};
     this.#pool = new Pool(socket === undefined ? url.origin : 'http://localhost', {
