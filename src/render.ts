@@ -264,7 +264,7 @@ interface StyledText {
 }
 
 function styledText(cell: Cell, now: number | undefined): StyledText {
-  const color = typeof cell === 'object' && 'color' in cell ? cell.color : undefined;
+  const color = typeof cell === 'object' && cell !== null && 'color' in cell ? cell.color : undefined;
   return { text: printable(textOf(cell, now)), color };
 }
 

@@ -1,6 +1,6 @@
 import { type Context, defineCommand } from '../command.ts';
 import { parseCount } from '../config/values.ts';
-import { STRICT_FLAG } from '../fleet/flags.ts';
+import { META_COLUMNS_FLAG, STRICT_FLAG } from '../fleet/flags.ts';
 import { stillWarming } from '../fleet/lookup.ts';
 import { type Filters, listVms, ROLE_FLAG, SELECTOR_FLAG, STALE_FLAG } from '../fleet/selection.ts';
 import { vmsAnswer } from '../fleet/table.ts';
@@ -13,6 +13,7 @@ import { repeatWithRetry } from '../run/retry.ts';
 interface Flags extends Filters {
   sort?: Sort;
   limit?: string;
+  metaColumns?: string[];
   strict?: boolean;
   watch?: boolean;
 }
@@ -33,6 +34,7 @@ export const ls = defineCommand<Flags>({
     { flags: '--sort <by>', about: 'sort order (default: registered)', values: SORTS },
     SELECTOR_FLAG,
     { flags: '--limit <n>', about: 'maximum number of VMs' },
+    META_COLUMNS_FLAG,
     STRICT_FLAG,
     {
       flags: '-w, --watch',
@@ -42,6 +44,7 @@ export const ls = defineCommand<Flags>({
   examples: [
     { about: 'all VMs', command: 'vreg ls' },
     { about: 'ids of the stale workers', command: 'vreg ls --role worker --stale -q' },
+    { about: 'the metadata keys task and env as columns', command: 'vreg ls -L task,env' },
     { about: 'filter by metadata, sort by name', command: 'vreg ls -l task=billing,env!=prod --sort name' },
     {
       about: 'names and addresses as TSV',
@@ -57,7 +60,7 @@ export const ls = defineCommand<Flags>({
 
 async function fetchList(
   context: Context,
-  { sort, limit, strict, ...filters }: Flags,
+  { sort, limit, strict, metaColumns, ...filters }: Flags,
 ): Promise<RowsAnswer<VmWithLiveness>> {
   const { stale, status } = filters;
   if (stale && status !== undefined && !status.includes('running')) {
@@ -68,7 +71,7 @@ async function fetchList(
   const vms = await listVms(client, filters, { ...(sort && { sort }), ...(max && { limit: max }) });
   const { warming } = client.server;
   if (strict && warming !== undefined) throw stillWarming(warming, 'try again later, or omit --strict');
-  return vmsAnswer(vms, { none: 'no VMs', now: client.server.now });
+  return vmsAnswer(vms, { none: 'no VMs', metaColumns, now: client.server.now });
 }
 
 async function redraw(context: Context, flags: Flags): Promise<void> {

@@ -38,8 +38,8 @@ export const tree = defineCommand({
       ...answer,
       columns: [
         isDrawn ? { ...first!, cell: (vm: VmWithLiveness) => `${branchOf.get(vm.id)}${vm.id}` } : first!,
-        ...others,
-        { title: 'PARENT', cell: ({ parentId }) => parentId ?? '-' },
+        ...others.filter(({ title }) => title !== 'PARENT'),
+        { title: 'PARENT', cell: ({ parentId }) => parentId },
       ],
     });
   },

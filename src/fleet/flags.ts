@@ -50,6 +50,13 @@ export const META_FLAG: Flag = {
   values: 'metadata',
 };
 
+export const META_COLUMNS_FLAG: Flag = {
+  flags: '-L, --meta-columns <key>',
+  about: 'metadata keys to show as columns, separated by commas',
+  list: true,
+  values: 'metadata-keys',
+};
+
 /** @throws VregError USAGE */
 export function parseServiceFlag(text: string): Service {
   const [, name, port, healthPath] = /^([^:]+):(\d+)(\/.*)?$/.exec(text) ?? [];

@@ -2,15 +2,10 @@
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { ageOf, livenessOf, withoutLiveness } from '../protocol/liveness.ts';
 import { entryFault, forScripts, type Vm } from '../protocol/vm.ts';
+import { asText } from '../render/escape.ts';
 import type { Cell, Column, RowsAnswer } from '../render.ts';
 
-const NARROW_HEALTH: Column<VmWithLiveness> = {
-  title: 'HEALTH',
-  cell: ({ health = {} }) =>
-    Object.entries(health)
-      .map(([name, state]) => `${name}:${state}`)
-      .join(',') || '-',
-};
+const NARROW_HEALTH: Column<VmWithLiveness> = { title: 'HEALTH', cell: ({ health }) => pairs(health, ':') };
 const HEALTH: Column<VmWithLiveness> = { ...NARROW_HEALTH, wide: true };
 
 const COLUMNS: readonly Column<VmWithLiveness>[] = [
@@ -24,8 +19,12 @@ const COLUMNS: readonly Column<VmWithLiveness>[] = [
   {
     title: 'SERVICES',
     wide: true,
-    cell: ({ services = [] }) => services.map(({ name, port }) => `${name}:${port}`).join(',') || '-',
+    // Another registry may send anything as services.
+    cell: ({ services }) =>
+      (Array.isArray(services) ? services : []).map((service) => `${service?.name}:${service?.port}`).join(',') || '-',
   },
+  { title: 'PARENT', wide: true, cell: ({ parentId }) => parentId },
+  { title: 'METADATA', wide: true, cell: ({ metadata }) => pairs(metadata, '=') },
   { title: 'REGISTERED BY', wide: true, cell: ({ registeredBy }) => registeredBy },
   { title: 'REGISTERED', wide: true, cell: ({ registeredAt }) => ({ time: registeredAt }) },
   HEALTH,
@@ -34,6 +33,8 @@ const COLUMNS: readonly Column<VmWithLiveness>[] = [
 interface VmsOptions extends Pick<RowsAnswer<Vm>, 'single' | 'none'> {
   /** Adds the column with the health of services to the narrow table. */
   showHealth?: boolean;
+  /** Metadata keys that get a column each. */
+  metaColumns?: readonly string[] | undefined;
   /**
    * Adds `live` ({@link livenessOf}) and `ageSeconds` ({@link ageOf}) to JSON output: milliseconds since the epoch, by the clock of
    * the registry. Commands that read VMs set it; after a change, the output is the entry alone.
@@ -46,13 +47,13 @@ interface VmsOptions extends Pick<RowsAnswer<Vm>, 'single' | 'none'> {
  */
 export function vmsAnswer(
   vms: readonly VmWithLiveness[],
-  { showHealth = false, now, ...more }: VmsOptions = {},
+  { showHealth = false, metaColumns = [], now, ...more }: VmsOptions = {},
 ): RowsAnswer<VmWithLiveness> {
   const columns = showHealth ? COLUMNS.map((column) => (column === HEALTH ? NARROW_HEALTH : column)) : COLUMNS;
   return {
     kind: 'rows',
     rows: vms,
-    columns,
+    columns: [...columns, ...metaColumns.map(metaColumn)],
     name: ({ id }) => id,
     forScripts,
     data: (vm) => ({
@@ -71,7 +72,19 @@ export function isOffered(vm: VmWithLiveness): boolean {
 
 /** The liveness of a running VM; `-` for any other VM, whose status is in the column before. */
 function livenessCell(vm: VmWithLiveness): Cell {
-  if (vm.status !== 'running') return { text: '-', color: 'gray' };
   const text = livenessOf(vm);
+  if (text === vm.status) return { text: '-', color: 'gray' };
   return { text, color: text === 'live' ? 'green' : 'yellow' };
+}
+
+/** A column for one metadata key, which the user asked for, so it shrinks after the others. */
+function metaColumn(key: string): Column<VmWithLiveness> {
+  const cell = ({ metadata }: VmWithLiveness) => (Object.hasOwn(metadata ?? {}, key) ? asText(metadata![key]) : '-');
+  return { title: key.toUpperCase(), priority: 2, cell };
+}
+
+/** `key=value,key=value`; `-` if there are none. */
+function pairs(fields: Readonly<Record<string, unknown>> | undefined, separator: string): string {
+  const entries = Object.entries(fields ?? {});
+  return entries.map(([key, value]) => `${key}${separator}${asText(value)}`).join(',') || '-';
 }

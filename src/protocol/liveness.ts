@@ -6,8 +6,9 @@ import type { Vm } from './vm.ts';
 export const LIVENESS = ['live', 'suspect', 'stale', 'paused', 'stopped'] as const;
 export type Liveness = (typeof LIVENESS)[number];
 
+/** A status that the protocol does not know, or none, counts as running: only another registry can send it. */
 export function livenessOf({ status, stale, suspect }: VmWithLiveness): Liveness {
-  if (status !== 'running') return status;
+  if (status === 'paused' || status === 'stopped') return status;
   if (stale) return 'stale';
   return suspect ? 'suspect' : 'live';
 }

@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
 import test, { after } from 'node:test';
+import { parse } from 'yaml';
 import { Interrupted } from '../../src/exit.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed, start, vreg } from '../helpers/cli.ts';
 import { call } from '../helpers/http.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
+import { json, stub } from '../helpers/stub.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
@@ -56,7 +58,7 @@ const LISTS: readonly [name: string, argv: readonly string[], stdout: string][] 
   [
     '-o wide',
     ['-o', 'wide', '--role', 'worker'],
-    `${TITLES.trim()}\tSERVICES\tREGISTERED BY\tREGISTERED\tHEALTH\n${A.trim()}\tapi:80\ttest\t${AT}\t-\n`,
+    `${TITLES.trim()}\tSERVICES\tPARENT\tMETADATA\tREGISTERED BY\tREGISTERED\tHEALTH\n${A.trim()}\tapi:80\t-\t-\ttest\t${AT}\t-\n`,
   ],
   [
     '-o table in a pipe, with RFC 3339 times',
@@ -288,4 +290,89 @@ test('colour is used on a terminal only, subject to --no-color, NO_COLOR and FOR
   assert.equal(await colored([], {}), false);
   assert.equal(await colored(['-o', 'table'], { env: { FORCE_COLOR: '1' } }), true);
   assert.equal(await colored(['--json'], { tty: true, env: { FORCE_COLOR: '1' } }), false);
+});
+
+test('-o wide shows the parent and the metadata, and -L a column for each metadata key', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [
+    aVm({ id: 'a', parentId: 'golden-1', metadata: { task: 'billing', limits: { cpu: 2 }, note: '' } }),
+    aVm({ id: 'b' }),
+  ]);
+  const wide = (await vreg(['ls', '-o', 'wide', '--sort', 'id'], { url })).stdout.split('\n');
+  const fields = (line: string | undefined) => line!.split('\t').slice(8, 10);
+  assert.deepEqual(fields(wide[0]), ['PARENT', 'METADATA']);
+  assert.deepEqual(fields(wide[1]), ['golden-1', 'task=billing,limits={"cpu":2},note=']);
+  assert.deepEqual(fields(wide[2]), ['-', '-']);
+  for (const flags of [
+    ['-L', 'task,limits'],
+    ['-L', 'task', '--meta-columns', 'limits'],
+  ]) {
+    const { stdout } = await vreg(['ls', '--sort', 'id', ...flags], { url });
+    const columns = stdout.split('\n').map((line) => line.split('\t').slice(7));
+    assert.deepEqual(columns.slice(0, 3), [
+      ['TASK', 'LIMITS'],
+      ['billing', '{"cpu":2}'],
+      ['-', '-'],
+    ]);
+  }
+  assert.match((await vreg(['get', 'a', '-L', 'task'], { url })).stdout, /\tTASK\n.*\tbilling\n$/);
+  assert.match(
+    (await vreg(['discover', 'worker', '-L', 'constructor'], { url })).stdout,
+    /\tCONSTRUCTOR\n.*\t-\n.*\t-\n$/,
+  );
+  const terminal = await vreg(['ls', '-L', 'task'], { url, tty: true, width: 60, env: { NO_COLOR: '1' } });
+  assert.match(terminal.stdout, /^ID .* TASK +…\n/);
+});
+
+test('an entry of another registry may lack any field, in every format and table', async (t) => {
+  const url = await stub(t, (_request, response) => {
+    const vms = [
+      { id: 'a', role: 'worker', address: '10.0.0.1' },
+      {
+        id: 'b',
+        role: 'worker',
+        address: '10.0.0.2',
+        services: null,
+        metadata: null,
+        parentId: null,
+        registeredAt: null,
+      },
+      { id: 'c', role: 'worker', address: '10.0.0.3', services: [null, 'api'], metadata: 'none', lastSeen: 7 },
+    ];
+    json(response, 200, { vms, count: vms.length });
+  });
+  for (const command of ['ls', 'ls --sort name', 'tree', 'discover worker', 'status', 'export'])
+    for (const format of ['table', 'wide', 'tsv', 'json', 'ndjson', 'yaml', 'name', 'template={{id}}\\n'])
+      for (const tty of [true, false]) {
+        const { code, stderr } = await vreg([...command.split(' '), '-o', format], { url, tty });
+        if (command !== 'export') assert.deepEqual([code, stderr], [0, ''], `${command} -o ${format}`);
+      }
+  const { stdout } = await vreg(['ls', '-o', 'wide'], { url });
+  assert.match(stdout, /^a\t-\tworker\t-\tstale\t10\.0\.0\.1\t-\t-\t-\t-\t-\t-\t-$/m);
+});
+
+test('names are exact in a pipe, so that a command finds the VM, and safe on a terminal', async (t) => {
+  const { url } = await serveApp(t);
+  const id = 'a\u202eb\u2066c';
+  await seed(url, [aVm({ id, name: id })]);
+  for (const argv of [['-q'], ['-o', 'jsonpath=$[*].id'], ['-o', 'template={{id}}\\n']]) {
+    const { stdout } = await vreg(['ls', ...argv], { url });
+    assert.equal(stdout, `${id}\n`);
+    assert.equal((await vreg(['get', stdout.trim(), '-q'], { url })).stdout, stdout);
+    assert.equal((await vreg(['ls', ...argv], { url, tty: true })).stdout, 'a\ufffdb\ufffdc\n');
+  }
+  assert.ok((await vreg(['ls', '--no-headers'], { url })).stdout.startsWith(`${id}\t${id}\t`));
+  const yaml = (await vreg(['ls', '-o', 'yaml'], { url })).stdout;
+  assert.doesNotMatch(yaml, /[\u202a-\u202e\u2066-\u2069]/);
+  assert.equal((parse(yaml) as { id: string }[])[0]!.id, id);
+});
+
+test('a name with control characters is omitted in a pipe, because no line can contain it', async (t) => {
+  const url = await stub(t, (_request, response) => {
+    const vms = ['good', 'two\nlines'].map((id) => ({ ...aVm({ id }), registeredAt: AT, lastSeen: AT }));
+    json(response, 200, { vms, count: vms.length });
+  });
+  const { code, stdout, stderr } = await vreg(['ls', '-q'], { url });
+  assert.deepEqual([code, stdout], [0, 'good\n']);
+  assert.match(stderr, /contains control characters/);
 });

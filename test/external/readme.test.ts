@@ -251,9 +251,16 @@ function settled(text: string): string {
     .replace(/ $/gm, '');
 }
 
+/** Columns of the terminal: enough for every table of the examples. */
+const COLUMNS = 160;
+
 /** Runs a command line in a terminal and returns what it displays. */
 async function inTerminal(command: string, env: NodeJS.ProcessEnv, cwd: string): Promise<string> {
-  const child = spawn('script', ['-qec', command, '/dev/null'], { env, cwd, stdio: ['pipe', 'pipe', 'inherit'] });
+  const child = spawn('script', ['-qec', `stty cols ${COLUMNS}\n${command}`, '/dev/null'], {
+    env,
+    cwd,
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
   let text = '';
   child.stdout.setEncoding('utf8').on('data', (chunk: string) => {
     text += chunk;
