@@ -143,12 +143,14 @@ export class Session implements Context {
 
   #newClient(options: Pick<ClientOptions, 'timeout' | 'signal'>): RegistryClient {
     const { value: url, origin } = this.config.find('url')!;
+    const token = this.config.clientToken();
     const trace = (line: string) => this.note(line);
     const own = clientCertificate(this.config);
     return new RegistryClient({
       url: url.replace(/\/+$/, ''),
       origin,
-      token: this.config.clientToken()?.value,
+      token: token?.value,
+      tokenOrigin: token?.origin,
       tls: { ca: trustedCertificates(this.config), cert: own?.cert.text, key: own?.key.text },
       ...options,
       ...(this.#flags.verbose ? { trace } : {}),

@@ -9,7 +9,7 @@ import {
   VERSION_HEADER,
   WARMING_HEADER,
 } from '../protocol/api.ts';
-import { fromAnswer, VregError } from '../protocol/errors.ts';
+import { fromAnswer, VregError, withMessage } from '../protocol/errors.ts';
 import { MAX_DEPTH } from '../protocol/json.ts';
 import { maskRegistryUrl, SecretMask } from '../protocol/redact.ts';
 import { tlsHint } from './tls-hints.ts';
@@ -23,6 +23,8 @@ export interface ClientOptions {
   /** Origin of the URL for error messages, for example `VERS_INFRA_URL` or `flag --url`. */
   origin?: string;
   token?: string | undefined;
+  /** Origin of the token, like `origin`. */
+  tokenOrigin?: string | undefined;
   /** Certificates for https. */
   tls?: ClientTls | undefined;
   /** Milliseconds per request. */
@@ -177,7 +179,11 @@ export class Connection {
 
   /** Converts an error response. @param otherwise the message if the response has none */
   refusal({ status, text, headers }: Reply, otherwise: string): VregError {
-    return fromAnswer(status, this.#maskBody(parse(text)), otherwise, parseRetryAfter(headers['retry-after']));
+    const error = fromAnswer(status, this.#maskBody(parse(text)), otherwise, parseRetryAfter(headers['retry-after']));
+    const { tokenOrigin } = this.#options;
+    // Another token, such as that of an enrolled VM, does not come from the settings.
+    if (error.code !== 'UNAUTHORIZED' || tokenOrigin === undefined || this.token !== undefined) return error;
+    return withMessage(error, `${error.message} (from ${tokenOrigin})`);
   }
 
   /** Masks the top-level fields of an error body. Deeper values are never printed. */

@@ -1,5 +1,5 @@
 import { defineCommand } from '../command.ts';
-import { readInput } from '../fleet/import-file.ts';
+import { readInput, rejectEmpty } from '../fleet/import-file.ts';
 import { PATHS } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { maskName } from '../protocol/redact.ts';
@@ -39,6 +39,7 @@ export const api = defineCommand<{ file?: string }>({
         hint: 'use a URL-encoded path that begins with /, for example /health',
       });
     const body = file === undefined ? undefined : await readInput(context, file);
+    if (file !== undefined) rejectEmpty(body!, file);
     const reply = await context.client().raw(verb, path!, body);
     const { status, headers, text } = reply;
     const type = String(headers['content-type'] ?? 'text/plain');

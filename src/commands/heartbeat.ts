@@ -1,9 +1,10 @@
 import { type Context, defineCommand } from '../command.ts';
 import { parseDuration } from '../config/values.ts';
 import { META_FLAG, SERVICE_FLAG } from '../fleet/flags.ts';
-import { type ThisVmFlags, thisVm, thisVmId } from '../fleet/local-vm.ts';
+import { type ThisVmFlags, thisVm, thisVmId, vmWithId } from '../fleet/local-vm.ts';
 import { type Heartbeat, MAX_BATCH } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
+import type { Registration } from '../protocol/vm.ts';
 import type { RowsAnswer } from '../render.ts';
 import { each, type Failed, throwFailed } from '../run/batch.ts';
 
@@ -101,6 +102,11 @@ async function sendBatch(
   return { heard, rest };
 }
 
+/** The registration of a VM that is not registered, for `--register-if-missing`. */
+function vmOf({ config }: Context, flags: Flags, id: string): Registration {
+  return id === thisVmId(config) ? thisVm(config, flags) : vmWithId(config, flags, id);
+}
+
 async function sendOrRegister(context: Context, id: string, flags: Flags): Promise<Heartbeat> {
   try {
     return await context.client().heartbeat(id);
@@ -108,7 +114,7 @@ async function sendOrRegister(context: Context, id: string, flags: Flags): Promi
     // An enrol token may only register, so its heartbeat fails with a scope error.
     const isMissing = error instanceof VregError && (error.code === 'NOT_FOUND' || error.field === 'scope');
     if (!flags.registerIfMissing || !isMissing) throw error;
-    const { lastSeen, token } = await context.client().register(thisVm(context.config, flags, id));
+    const { lastSeen, token } = await context.client().register(vmOf(context, flags, id));
     if (token !== undefined)
       context.note(`${id} received its own token, which is not stored: use --state-dir or vreg daemon agent`);
     return { id, lastSeen };
@@ -134,7 +140,7 @@ async function sendPeriodically(
       new Agent({
         // Each VM needs its own client, because an enrolled VM continues with its own token.
         client: context.freshClient(),
-        vm: thisVm(context.config, flags, id),
+        vm: vmOf(context, flags, id),
         interval,
         onExit: 'keep',
         announce: false,

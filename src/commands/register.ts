@@ -1,7 +1,7 @@
 import { type Context, defineCommand } from '../command.ts';
 import { META_FLAG, SERVICE_FLAG } from '../fleet/flags.ts';
 import { readEntries } from '../fleet/import-file.ts';
-import { type ThisVmFlags, thisVm } from '../fleet/local-vm.ts';
+import { completeEntry, type ThisVmFlags, thisVm, vmWithId } from '../fleet/local-vm.ts';
 import { vmsAnswer } from '../fleet/table.ts';
 import { IF_EXISTS, type IfExists, registerOrUpdate } from '../fleet/upsert.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
@@ -19,7 +19,7 @@ export const register = defineCommand<Flags>({
   aliases: ['reg'],
   summary: 'register this VM, another VM, or many from a file',
   description:
-    'Registers a VM. Fields not set by a flag are taken from VREG_* and VERS_* variables, the config file, or this machine (for example its host name). A file contains one entry, an array, or one entry per line (NDJSON), in the JSON format of the API.',
+    'Registers a VM. Fields of this VM that no flag sets are taken from VREG_* and VERS_* variables, the config file, or this machine (for example its host name). The name of another VM defaults to its id. A file contains one entry, an array, or one entry per line (NDJSON), in the JSON format of the API; flags and defaults supply the fields that an entry lacks.',
   arguments: [{ name: 'id', about: 'id of the VM (default: VERS_VM_ID, else the host name)', optional: true }],
   settings: ['name', 'role', 'address', 'registered-by'],
   flags: [
@@ -47,11 +47,12 @@ export const register = defineCommand<Flags>({
   async run(context, [id], flags) {
     const { file, ifExists = 'fail', ...own } = flags;
     if (file === undefined) {
-      const vm = await registerOne(context, thisVm(context.config, own, id), ifExists);
+      const registration = id === undefined ? thisVm(context.config, own) : vmWithId(context.config, own, id);
+      const vm = await registerOne(context, registration, ifExists);
       return context.print(vmsAnswer([vm], { single: true }));
     }
     if (id !== undefined) throw exclusiveFlags('--file', 'an id', 'put the id into the file');
-    const { entries, single } = await readEntries(context, file);
+    const { entries, single } = await readEntries(context, file, (entry) => completeEntry(context.config, own, entry));
     const { done, failed } = await each(context, entries, (entry) => registerOne(context, entry, ifExists));
     if (done.length > 0 || entries.length === 0)
       await context.print(vmsAnswer(done, { single, none: 'no entries in the file' }));

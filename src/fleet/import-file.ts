@@ -32,18 +32,34 @@ export async function readInput(context: Context, path: string): Promise<string>
   return text;
 }
 
+/** @throws VregError INVALID if the text of a file, or of stdin if the path is `-`, is empty */
+export function rejectEmpty(text: string, path: string): void {
+  if (text.trim() !== '') return;
+  throw new VregError('INVALID', `${path === '-' ? 'stdin' : path} is empty`, {
+    field: 'file',
+    hint: path === '-' ? 'did the command before the pipe fail?' : 'write JSON to it',
+  });
+}
+
 /**
  * @param path a file's path, or `-` for stdin
+ * @param complete adds defaults to an entry before it is checked
  * @throws VregError USAGE if it cannot be read, INVALID naming the entry and its field
  */
-export async function readEntries(context: Context, path: string): Promise<Entries> {
+export async function readEntries(
+  context: Context,
+  path: string,
+  complete: (entry: object) => object = (entry) => entry,
+): Promise<Entries> {
   const name = path === '-' ? 'stdin' : path;
-  const { values, single } = parse(await readInput(context, path), name);
+  const text = await readInput(context, path);
+  rejectEmpty(text, path);
+  const { values, single } = parse(text, name);
   const entries = values.map((value, index) => {
     try {
       const flaw = findFlaw(value);
       if (flaw) throw invalid('body', `the entry ${flaw}`);
-      return parseRegistration(value);
+      return parseRegistration(isObject(value) ? complete(value) : value);
     } catch (error) {
       if (!(error instanceof VregError) || single) throw error;
       throw new VregError('INVALID', `${name}: entry ${index + 1}: ${error.message}`, {
@@ -53,6 +69,10 @@ export async function readEntries(context: Context, path: string): Promise<Entri
     }
   });
   return { entries, single };
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function parse(text: string, name: string): { values: unknown[]; single: boolean } {

@@ -124,6 +124,18 @@ export class VregError extends Error {
   }
 }
 
+/** The same error with another message. */
+export function withMessage(error: VregError, message: string): VregError {
+  const { code, field, hint, retryAfter, failures, cause } = error;
+  return new VregError(code, message, {
+    ...(field === undefined ? {} : { field }),
+    ...(hint === undefined ? {} : { hint }),
+    ...(retryAfter === undefined ? {} : { retryAfter }),
+    ...(failures === undefined ? {} : { failures }),
+    cause,
+  });
+}
+
 /** An invalid field of the input. */
 export function invalid(field: string, message: string): VregError {
   return new VregError('INVALID', message, { field });

@@ -1,6 +1,6 @@
 /** Runs one operation on many items concurrently and reports every failure. The worst failure determines the exit code. */
 import type { Context } from '../command.ts';
-import { type ErrorCode, VregError } from '../protocol/errors.ts';
+import { type ErrorCode, VregError, withMessage } from '../protocol/errors.ts';
 import type { Answer } from '../render.ts';
 
 /** Concurrent requests: enough to hide network latency, few enough for a small daemon. */
@@ -108,9 +108,7 @@ export async function printEach<R, T>(
 export function naming<R>(name: string, work: Promise<R>): Promise<R> {
   return work.catch((error: unknown) => {
     if (!(error instanceof VregError)) throw error;
-    const { code, hint, field, cause } = error;
-    const details = { ...(hint === undefined ? {} : { hint }), ...(field === undefined ? {} : { field }), cause };
-    throw new VregError(code, describe(name, error), details);
+    throw withMessage(error, describe(name, error));
   });
 }
 

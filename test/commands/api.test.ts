@@ -33,6 +33,15 @@ test('api sends a body from a file or from stdin', async (t) => {
   assert.equal((await vreg(['api', 'DELETE', '/registry/vms/a'], { url })).stdout, '{"deleted":true}\n');
 });
 
+test('api exits with 5 if stdin is empty', async (t) => {
+  const { url } = await serveApp(t);
+  assert.deepEqual(await vreg(['api', 'POST', '/registry/vms', '-f', '-'], { url, stdin: '' }), {
+    code: 5,
+    stdout: '',
+    stderr: 'vreg: stdin is empty\nhint: did the command before the pipe fail?\n',
+  });
+});
+
 test('api exits with 5 if the route does not know a query parameter', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' })]);

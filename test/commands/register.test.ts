@@ -164,8 +164,8 @@ test('JSON output has the shape of the file: an entry for an entry, a list for a
 
 const BAD_FILES: readonly [name: string, text: string, message: RegExp][] = [
   [
-    'an entry without a field',
-    JSON.stringify([ONE, { id: 'b' }]),
+    'an invalid entry',
+    JSON.stringify([ONE, { id: 'b', name: null }]),
     /^vreg: stdin: entry 2: name is required\nhint: nothing/,
   ],
   [
@@ -175,8 +175,9 @@ const BAD_FILES: readonly [name: string, text: string, message: RegExp][] = [
   ],
   ['a line that is not JSON', `${JSON.stringify(ONE)}\nfoo\n`, /^vreg: stdin: line 2 is not JSON: .*\nhint: /],
   ['no JSON', 'foo', /^vreg: stdin is not JSON: .*\nhint: use one entry, an array, or one entry per line\n$/],
-  ['no content', '', /^vreg: stdin is not JSON: .*\nhint: /],
-  ['one invalid entry', '{"id":"a"}', /^vreg: name is required\nhint: /],
+  ['no content', '', /^vreg: stdin is empty\nhint: did the command before the pipe fail\?\n$/],
+  ['only blanks', ' \n\n', /^vreg: stdin is empty\nhint: /],
+  ['one invalid entry', '{"id":"a","role":"x"}', /^vreg: invalid role: x .*\nhint: /],
   ['a number', '1', /^vreg: body must be a JSON object, not a number\nhint: /],
 ];
 
@@ -189,6 +190,69 @@ for (const [name, stdin, message] of BAD_FILES) {
     assert.equal(store.vms.size, 0);
   });
 }
+
+test('another VM takes its id as name, and does not take the name, role and address of this VM', async (t) => {
+  const { url } = await serveApp(t);
+  const env = {
+    VERS_VM_ID: 'vm-9',
+    VERS_AGENT_NAME: 'nine',
+    VERS_AGENT_ROLE: 'infra',
+    VREG_ADDRESS: '10.0.0.9',
+  };
+  const fields = async (argv: string, stdin?: string) => {
+    const result = await vreg(['register', ...argv.split(' '), '--json'], { url, env, ...(stdin && { stdin }) });
+    assert.deepEqual([result.code, result.stderr], [0, '']);
+    const { name, role, address, registeredBy } = JSON.parse(result.stdout) as Record<string, string>;
+    return [name, role, address, registeredBy].join(' ');
+  };
+  assert.equal(await fields('abc'), 'abc worker abc.vm.vers.sh nine');
+  assert.equal(await fields('abd --name n --role golden --address h --registered-by me'), 'n golden h me');
+  assert.equal(await fields('vm-9'), 'nine infra 10.0.0.9 nine');
+  assert.equal(await fields('-f -', '{"id":"abe"}'), 'abe worker abe.vm.vers.sh nine');
+  assert.equal((await vreg(['register', 'abf', '-q'], { url })).code, 0);
+  assert.equal((await entry(url, 'abf')).name, 'abf');
+  const heartbeat = await vreg(['heartbeat', 'abg', '--register-if-missing', '-q'], { url, env });
+  assert.deepEqual([heartbeat.code, (await entry(url, 'abg')).name], [0, 'abg']);
+});
+
+test('flags and defaults supply the fields that entries of a file lack', async (t) => {
+  const { url } = await serveApp(t);
+  const stdin = `{"id":"a"}\n{"id":"b","name":"bee","role":"infra","metadata":{"own":1},"status":"stopped"}\n`;
+  const flags = [
+    '--role',
+    'golden',
+    '--meta',
+    'k=v',
+    '--service',
+    'api:80',
+    '--status',
+    'paused',
+    '--registered-by',
+    'me',
+  ];
+  assert.equal((await vreg(['register', '-f', '-', ...flags], { url, stdin })).code, 0);
+  const { registeredAt: _a, lastSeen: _b, ...a } = await entry(url, 'a');
+  const services = [{ name: 'api', port: 80 }];
+  assert.deepEqual(a, {
+    id: 'a',
+    name: 'a',
+    role: 'golden',
+    status: 'paused',
+    address: 'a.vm.vers.sh',
+    services,
+    metadata: { k: 'v' },
+    registeredBy: 'me',
+  });
+  const { name, role, status, metadata } = await entry(url, 'b');
+  assert.deepEqual([name, role, status, metadata], ['bee', 'infra', 'stopped', { own: 1 }]);
+});
+
+test('an entry of a file without an id is this VM', async (t) => {
+  const { url } = await serveApp(t);
+  const env = { VERS_VM_ID: 'vm-9', VERS_AGENT_NAME: 'nine' };
+  assert.equal((await vreg(['register', '-f', '-', '-q'], { url, env, stdin: '{"role":"infra"}' })).stdout, 'vm-9\n');
+  assert.equal((await entry(url, 'vm-9')).name, 'nine');
+});
 
 test('reading entries from a terminal prints a note', async () => {
   const { stderr } = await vreg(['register', '-f', '-']);

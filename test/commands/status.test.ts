@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import test from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { seed, vreg } from '../helpers/cli.ts';
+import { tempDir } from '../helpers/daemon.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { aVm } from '../helpers/vm.ts';
 
@@ -76,6 +79,28 @@ test('health requires no token; status does, and the hint says how to provide on
   const wrong = await vreg(['status', '-v'], { url, env: { VERS_AUTH_TOKEN: 'wrong-word' } });
   assert.equal(wrong.code, 2);
   assert.ok(!wrong.stderr.includes('wrong-word'));
+});
+
+test('"invalid token" names the variable or file of the token', async (t) => {
+  const file = join(tempDir(t), 'token');
+  writeFileSync(file, 'wrong-word\n', { mode: 0o600 });
+  const original = await startPlainServer(t, { token: 'secret' });
+  const current = await serveApp(t, { token: 'secret' });
+  for (const { url } of [original, current]) {
+    for (const [argv, env, origin] of [
+      [['ls'], { VERS_AUTH_TOKEN: 'wrong-word' }, 'VERS_AUTH_TOKEN'],
+      [['ls'], { VREG_TOKEN: 'wrong-word', VERS_AUTH_TOKEN: 'secret' }, 'VREG_TOKEN'],
+      [['watch'], { VREG_TOKEN_FILE: file }, `${file}, VREG_TOKEN_FILE`],
+      [['rm', 'a', '--yes', '--token-file', file], {}, `${file}, flag --token-file`],
+    ] as const) {
+      const { code, stderr } = await vreg(argv, { url, env });
+      assert.deepEqual(
+        [code, stderr.split('\n')[0]],
+        [2, `vreg: Unauthorized — invalid token (from ${origin})`],
+        argv.join(' '),
+      );
+    }
+  }
 });
 
 test('an error of the original registry gets a hint', async (t) => {

@@ -159,7 +159,8 @@ test('an agent with a bad token exits with 2 and a hint', async (t) => {
     code: 2,
     signal: null,
     stdout: '',
-    stderr: 'vreg: Unauthorized — invalid token\nhint: use the token with which the daemon was started\n',
+    stderr:
+      'vreg: Unauthorized — invalid token (from VERS_AUTH_TOKEN)\nhint: use the token with which the daemon was started\n',
   };
   assert.deepEqual(await inHome(t, home, ['daemon', 'agent'], env), expected);
   assert.deepEqual(await inHome(t, home, ['daemon', 'agent', '--detach'], env), expected);
