@@ -31,6 +31,8 @@ export type ValueKind =
   | 'commands'
   /** Values of the setting that the first argument names. */
   | 'setting-value'
+  /** Flags after `--` for the command that the unit in the first argument runs. */
+  | 'unit-arguments'
   /** `TEMPLATE:DEST:CMD` of `vreg render`. */
   | 'render-job'
   /** A program and its arguments after `--`. */

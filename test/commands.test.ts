@@ -163,6 +163,7 @@ for (const { path, command } of all) {
     for (const flag of command.flags ?? []) {
       const { long, required } = new Option(flag.flags);
       if (required && choice.test(long!)) assert.ok(offersOf(flag), `${long} has no values for completion`);
+      if (/<(file|dir)>/.test(flag.flags)) assert.equal(flag.file, true, `${long} does not complete files`);
       if (!required) assert.equal(offersOf(flag), undefined);
       assert.ok(flag.about !== '');
     }

@@ -4,7 +4,9 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
+import { UNIT_COMMAND, UNIT_KINDS } from '../daemon/systemd/units.ts';
 import { BRANCHES } from '../src/commands.ts';
+import { UNIT_COMMANDS } from '../src/completion/candidates.ts';
 import { ROLES } from '../src/protocol/vm.ts';
 import { serveApp } from './helpers/app.ts';
 import { seed, type VregOptions, vreg } from './helpers/cli.ts';
@@ -116,6 +118,8 @@ test('values of flags are offered in every notation', async () => {
     await offers('prune --role worker,'),
     ['custom', 'golden', 'infra', 'lieutenant'].map((role) => `worker,${role}`),
   );
+  assert.deepEqual(await offers('prune --role golden,custom --role worker,in'), ['worker,infra']);
+  assert.deepEqual(await offers('prune --role infra --role in'), []);
   assert.deepEqual(await offers('prune --nonsense='), []);
   assert.deepEqual(await offers('prune --yes='), []);
 });
@@ -129,7 +133,7 @@ test('a flag with an optional value is followed by its value or by a flag', asyn
 test('fixed values of arguments are offered', async () => {
   assert.deepEqual(await offers('discover in'), ['infra']);
   assert.deepEqual(await offers('discover infra '), []);
-  assert.deepEqual(await offers('env infra wo'), ['worker']);
+  assert.deepEqual(await offers('env infra '), ['custom', 'golden', 'lieutenant', 'worker']);
   assert.deepEqual(await offers('config get stale'), ['stale-after']);
   assert.deepEqual(await offers('config set output nd'), ['ndjson']);
   assert.equal((await complete(['config', 'set', 'token-file', ''])).kind, 'files');
@@ -289,6 +293,16 @@ test('a program after -- is completed by the shell', async () => {
   assert.equal((await complete(['exec', 'infra', '--', '--pick', ''])).kind, 'program');
 });
 
+test('flags after -- of daemon unit and daemon install are those of the command that the unit runs', async (t) => {
+  for (const kind of UNIT_KINDS)
+    assert.deepEqual(UNIT_COMMANDS[kind], UNIT_COMMAND[kind].slice(0, UNIT_COMMANDS[kind]!.length), kind);
+  assert.deepEqual(await offers('daemon unit agent -- --on-ex'), ['--on-exit']);
+  assert.deepEqual(await offers('daemon install serve --user -- --port 1 --log-level de'), ['debug']);
+  assert.deepEqual(await offers('daemon unit nonsense -- --'), []);
+  const { url } = await fleet(t);
+  assert.deepEqual(await offers('daemon unit heartbeat-timer -- w', { url, env: { VREG_URL: url } }), ['w-1', 'w-2']);
+});
+
 test('arguments after -- of other commands are no flags', async (t) => {
   const { url } = await fleet(t);
   assert.deepEqual(await offers('get -- w', { url }), ['w-1', 'w-2']);
@@ -349,6 +363,14 @@ test('a registry that does not respond delays the reply by at most 300 ms', asyn
   assert.deepEqual(await offers('get -v --timeout 1h ', { url, elapsed: 50 }), []);
   // The limit is 250 ms here, but the machine may be busy.
   assert.ok(performance.now() - before < 3000);
+});
+
+test('on a busy machine, a registry may take as long as the start of the process', async (t) => {
+  const url = await stub(t, (_request, response) => {
+    setTimeout(() => json(response, 200, { vms: [aVm({ id: 'x' })], count: 1 }), 400);
+  });
+  assert.deepEqual(await offers('get ', { url, elapsed: 50 }), []);
+  assert.deepEqual(await offers('get ', { url, elapsed: 5000 }), ['x']);
 });
 
 test('completion writes no files', async (t) => {

@@ -56,7 +56,7 @@ export function readBashLine(text: string, wordBreaks: string): BashLine {
       word ??= '';
       quote = character;
       quoteStart = word.length;
-    } else if (/\s/.test(character)) endWord();
+    } else if (/[ \t\n]/.test(character)) endWord();
     else if ('<>'.includes(character)) {
       // The number of a file descriptor, as in `2>file`, is no word.
       if (word !== undefined && /^\d+$/.test(word)) word = undefined;

@@ -62,6 +62,11 @@ export async function complete(
       const argument = command.arguments?.[args.length] ?? command.arguments?.at(-1);
       const isExtra = args.length >= (command.arguments?.length ?? 0) && argument?.variadic !== true;
       if (!argument || isExtra) return NONE;
+      if (argument.values === 'unit-arguments') {
+        const [kind = '', ...flags] = args;
+        const path = UNIT_COMMANDS[kind];
+        return path ? complete([...path, ...flags, current], context, timeout) : NONE;
+      }
       return completeValue(argument, 0, line, new Sources(line, context, timeout));
     }
     case 'unknown':
@@ -81,6 +86,14 @@ async function loadNamed(words: readonly string[], context: Context): Promise<re
   const command = await loadCommand(name);
   return command ? [command] : [];
 }
+
+/** Commands that systemd units run, as in UNIT_COMMAND in daemon/systemd/units.ts, by kind of unit. */
+export const UNIT_COMMANDS: Readonly<Record<string, readonly string[]>> = {
+  serve: ['daemon', 'serve'],
+  agent: ['daemon', 'agent'],
+  'heartbeat-timer': ['heartbeat'],
+  'wait-online': ['wait'],
+};
 
 const NONE: Completion = { kind: 'values', prefix: '', candidates: [] };
 
@@ -123,8 +136,8 @@ async function completeValue(offers: Offers, skip: number, line: CommandLine, so
   }
   if (values === 'render-job') return renderJob(line.current);
   // A program comes only after `--`.
-  if (values === 'program') return NONE;
-  const part = typeof values === 'string' ? await PARTS[values](word, line, sources) : listed(word, values ?? []);
+  if (values === 'program' || values === 'unit-arguments') return NONE;
+  const part = typeof values === 'string' ? await PARTS[values](word, line, sources) : listed(word, values ?? [], line);
   // Words besides those of a list are alternatives to the entire value.
   const candidates = part.skip === 0 ? [...part.candidates, ...more.map(plain)] : part.candidates;
   return offer(line.current, { ...part, skip: skip + part.skip, candidates });
@@ -137,7 +150,7 @@ function renderJob(word: string): Completion {
 }
 
 type Parts = Record<
-  Exclude<ValueKind, 'program' | 'setting-value' | 'render-job'>,
+  Exclude<ValueKind, 'program' | 'setting-value' | 'render-job' | 'unit-arguments'>,
   (word: string, line: CommandLine, sources: Sources) => Part | Promise<Part>
 >;
 
@@ -188,9 +201,12 @@ function whole(candidates: readonly Candidate[]): Part {
   return { skip: 0, candidates };
 }
 
-/** Fixed values, also in a comma-separated list. */
-function listed(word: string, values: readonly string[]): Part {
-  const { continues: _continues, ...part } = listPart(word, values.map(plain));
+/** Fixed values that are not on the line yet, also in a comma-separated list. */
+function listed(word: string, values: readonly string[], { next, given, args }: CommandLine): Part {
+  const isRepeated = next.kind === 'value' && next.flag.isRepeatable;
+  const before = isRepeated ? (given.get(next.flag) ?? []).flatMap((value) => String(value).split(',')) : args;
+  const rest = values.filter((value) => !before.includes(value));
+  const { continues: _continues, ...part } = listPart(word, rest.map(plain));
   return part;
 }
 

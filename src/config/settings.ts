@@ -262,6 +262,7 @@ export const SETTINGS = {
   'run-dir': {
     group: 'agent',
     value: 'DIR',
+    file: true,
     defaultIs: '$RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR/vreg',
     about: 'folder to which the agent writes the addresses of live VMs',
   },

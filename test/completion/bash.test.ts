@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import fc from 'fast-check';
 import { bashReply, readBashLine } from '../../src/completion/bash.ts';
 
 /** The default of an interactive bash. */
@@ -64,6 +65,26 @@ test('candidates are quoted for the place at the cursor', () => {
   assert.deepEqual(replyTo('vreg get ', [value]), ['a\\ \\$\\(x\\)\\`\\"\\\'\\\\\\!é']);
   assert.deepEqual(replyTo('vreg get "', [value]), ['a \\$(x)\\`\\"\'\\\\"\\!"é']);
   assert.deepEqual(replyTo("vreg get '", [value]), ["a $(x)`\"'\\''\\!é"]);
+});
+
+test('a quoted candidate is read as the candidate, whatever characters it contains', () => {
+  const text = fc.string({ unit: 'grapheme', minLength: 1 }).filter((value) => !/[\u0000-\u001f]/.test(value));
+  const quote = fc.constantFrom('', '"', "'");
+  fc.assert(
+    fc.property(text, quote, (value, open) => {
+      const [candidate] = replyTo(`vreg get ${open}`, [value]);
+      assert.deepEqual(readBashLine(`vreg get ${open}${candidate}${open} `, BREAKS).words, ['get', value, '']);
+    }),
+  );
+});
+
+test('a line of any form is split without an error', () => {
+  fc.assert(
+    fc.property(fc.string({ unit: fc.constantFrom(...'ab \\"\'$(<>;|&`=:@') }), (text) => {
+      const { words, kept } = readBashLine(`vreg ${text}`, BREAKS);
+      assert.ok(words.length > 0 && kept <= words.at(-1)!.length);
+    }),
+  );
 });
 
 test('descriptions follow listed candidates within the width of the terminal', () => {

@@ -15,7 +15,13 @@ export interface UnitFlags {
 
 export const KIND_ARGUMENTS = [
   { name: 'kind', about: 'kind of unit', values: KINDS },
-  { name: 'args', about: 'after --: flags for the command that the unit runs', optional: true, variadic: true },
+  {
+    name: 'args',
+    about: 'after --: flags for the command that the unit runs',
+    optional: true,
+    variadic: true,
+    values: 'unit-arguments',
+  },
 ] as const;
 
 export const UNIT_FLAGS: readonly Flag[] = [
