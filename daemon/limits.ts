@@ -51,7 +51,7 @@ export const BUDGETS = {
     hint: 'retry in a second, or store less in metadata',
     retryAfter: 1,
   },
-  /** Large request bodies, from their headers until the response. */
+  /** Large request bodies, from their headers until the response, and the values of imports that take more memory than their JSON. */
   bodies: {
     share: 1 / 16,
     cause: 'other large requests are in progress',
@@ -375,6 +375,14 @@ export class Scheduler {
     };
     await this.repeat(step, isWanted);
     return found;
+  }
+
+  /** Calls `act` with each item, in slices. */
+  async forEach<T>(items: readonly T[], act: (item: T) => void): Promise<void> {
+    await this.filter(items, (item) => {
+      act(item);
+      return false;
+    });
   }
 
   /** Number of jobs in {@link serialize} that are not done yet. */

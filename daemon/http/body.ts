@@ -30,9 +30,14 @@ function hasBody({ isRead, headers }: RequestContext): boolean {
  * not be read completely.
  */
 export function limitConnection(ctx: RequestContext): void {
-  const { headers, services } = ctx;
-  if (headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > services.maxBody)
+  const { headers } = ctx;
+  if (headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > maxBodyOf(ctx))
     ctx.mustClose = true;
+}
+
+/** Maximum size of the body in bytes. */
+function maxBodyOf({ route, services }: RequestContext): number {
+  return Math.max(route?.listBody ?? 0, services.maxBody);
 }
 
 /**
@@ -79,7 +84,8 @@ function refusedBody(ctx: RequestContext, error: VregError): VregError {
 export function reserveBody(ctx: RequestContext): void {
   if (!hasBody(ctx)) return;
   const { headers, services, response } = ctx;
-  const { maxBody, bodies } = services;
+  const { bodies } = services;
+  const maxBody = maxBodyOf(ctx);
   const length = Number(headers['content-length'] ?? 0);
   if (length > maxBody) throw tooLarge(ctx);
   if (isIgnored(ctx)) return;
@@ -109,6 +115,7 @@ export function readBody(
   if (!hasBody(ctx)) return undefined;
   const { request, services, route } = ctx;
   const isWanted = !isIgnored(ctx);
+  const maxBody = maxBodyOf(ctx);
   const chunks: Buffer[] = [];
   let size = 0;
   let isOver = false;
@@ -118,7 +125,8 @@ export function readBody(
     if (error) return resume(ctx, error);
     const parse = () => {
       try {
-        ctx.body = parseBody(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, size), route?.readsBody);
+        const bytes = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, size);
+        ctx.body = route?.listBody === undefined ? parseBody(bytes, route?.readsBody) : bytes;
       } catch (error) {
         return resume(ctx, refusedBody(ctx, error as VregError));
       }
@@ -131,7 +139,7 @@ export function readBody(
   };
   request.on('data', (chunk: Buffer) => {
     size += chunk.length;
-    if (size > services.maxBody) {
+    if (size > maxBody) {
       chunks.length = 0;
       finish(tooLarge(ctx));
     } else if (isWanted) chunks.push(chunk);
@@ -143,7 +151,7 @@ export function readBody(
 }
 
 function tooLarge(ctx: RequestContext): VregError {
-  const message = `body is too large (limit ${ctx.services.maxBody} bytes)`;
+  const message = `body is too large (limit ${maxBodyOf(ctx)} bytes)`;
   return refusedBody(ctx, new VregError('TOO_LARGE', message, { field: 'body' }));
 }
 
@@ -152,7 +160,7 @@ function aborted(): VregError {
   return invalidBody('the client left before it had sent the complete body');
 }
 
-function invalidBody(message: string): VregError {
+export function invalidBody(message: string): VregError {
   return new VregError('INVALID', message, { field: 'body' });
 }
 
@@ -164,7 +172,7 @@ const decoder = new TextDecoder('utf-8', { fatal: true });
  * @returns undefined for a body that is not read, and for an empty one: a client may announce a chunked body and send nothing
  * @throws VregError INVALID
  */
-function parseBody(body: Buffer, readsBody: Route['readsBody']): unknown {
+export function parseBody(body: Buffer, readsBody?: Route['readsBody']): unknown {
   if (body.length === 0) return undefined;
   let value: unknown;
   try {

@@ -30,6 +30,8 @@ export interface Route {
    * every body, except that DELETE ignores all.
    */
   readsBody?: (body: unknown) => boolean;
+  /** The route reads a larger body, up to this size in bytes. Its handler gets the bytes, and parses them with `splitList`. */
+  listBody?: number;
   /** Receives heartbeats, which are not changes and therefore not audited. */
   isHeartbeat?: true;
   /** The handler scans or returns all VMs. This can take a long time, so it runs through the scheduler. */

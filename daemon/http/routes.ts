@@ -1,5 +1,5 @@
 /** The table of routes. A handler parses the request, makes one call to the registry, and encodes the response. */
-import { PATHS } from '../../src/protocol/api.ts';
+import { MAX_IMPORT_BODY, PATHS } from '../../src/protocol/api.ts';
 import { isAgentHeartbeat } from '../../src/protocol/heartbeat.ts';
 import type { Route } from './context.ts';
 import { sendBackup } from './handlers/backup.ts';
@@ -7,6 +7,7 @@ import { clearConflicts, listConflicts } from './handlers/conflicts.ts';
 import { discover } from './handlers/discover.ts';
 import { streamEvents } from './handlers/events.ts';
 import { history } from './handlers/history.ts';
+import { importVms } from './handlers/import-vms.ts';
 import { ancestors, children, diffVms, subtree } from './handlers/lineage.ts';
 import { health, metrics } from './handlers/metrics.ts';
 import { createToken, listTokens, revokeEnrolledBy, revokeToken, whoami } from './handlers/tokens.ts';
@@ -48,6 +49,7 @@ export const ROUTES: readonly Route[] = [
     handle: heartbeat,
   },
   { method: 'POST', path: PATHS.heartbeats, query: [], access: 'heartbeat', isHeartbeat: true, handle: heartbeats },
+  { method: 'POST', path: PATHS.import, query: [], access: 'admin', listBody: MAX_IMPORT_BODY, handle: importVms },
   { method: 'GET', path: `${VM}/history`, query: ['limit'], access: 'read', handle: history },
   { method: 'GET', path: `${VM}/why`, query: [], access: 'read', handle: explainVm },
   { method: 'GET', path: `${VM}/children`, query: ENTRY, access: 'read', isLong: true, handle: children },

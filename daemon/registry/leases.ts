@@ -107,6 +107,21 @@ export class Leases {
     }
   }
 
+  /** Adds a VM whose last sign of life is not now. Call {@link sort} after the last one. @returns true if it is stale */
+  add(entry: VmRecord, horizon: number): boolean {
+    const isStale = entry.leaseFrom < horizon;
+    if (isStale) this.#stale.add(entry.vm.id);
+    else this.#fresh.set(entry.vm.id, entry);
+    return isStale;
+  }
+
+  /** Restores the order after {@link add}. */
+  sort(): void {
+    const sorted = [...this.#fresh].sort(([, a], [, b]) => a.leaseFrom - b.leaseFrom);
+    this.#fresh.clear();
+    for (const [id, entry] of sorted) this.#fresh.set(id, entry);
+  }
+
   forget(id: string): void {
     this.#fresh.delete(id);
     this.#endSuspicion(id);
@@ -322,6 +337,24 @@ export class Liveness {
 
   signOfLife(): LastSeen {
     return { lastSeen: this.#clock.now(), heardAt: this.#clock.listening() };
+  }
+
+  /** An earlier sign of life, which another registry has received. @param lastSeen wall clock; a future one counts as now */
+  earlierSignOfLife(lastSeen: number): LastSeen {
+    const now = this.signOfLife();
+    const age = Math.max(0, now.lastSeen - lastSeen);
+    return { lastSeen: now.lastSeen - age, heardAt: now.heardAt - age };
+  }
+
+  /** Adds an imported VM. Call {@link sort} after the last one. @param position of the change that has added it */
+  add(entry: VmRecord, position: Position): void {
+    const isStale = this.#leases.add(entry, this.#clock.listening() - this.#lease);
+    if (isStale && entry.vm.status === 'running') this.#events.add('stale', entry, { position, at: this.#clock.now() });
+  }
+
+  /** Restores the order of the leases after {@link add}. */
+  sort(): void {
+    this.#leases.sort();
   }
 
   /** Renews the lease after a heartbeat. @returns true if the VM was stale or suspect before */

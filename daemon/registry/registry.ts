@@ -6,12 +6,13 @@
  * an id can succeed, and no reader sees a change that a power failure could undo.
  */
 import type { DiscoverQuery } from '../../src/protocol/api.ts';
+import { VregError } from '../../src/protocol/errors.ts';
 import type { ChangeType, HistoryItem } from '../../src/protocol/events.ts';
 import type { Conflict, HistoryAnswer } from '../../src/protocol/heartbeat.ts';
 import type { Position } from '../../src/protocol/position.ts';
-import type { Registration, VmUpdate } from '../../src/protocol/vm.ts';
+import type { ImportedVm, Registration, VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
-import type { Contents, JournalNote, LastChange, RecordChange, Store } from '../store/store.ts';
+import type { Contents, ForEach, JournalNote, LastChange, RecordChange, Store } from '../store/store.ts';
 import { checkLimits, type RegistryLimits, type Usage } from './capacity.ts';
 import { EventLog, type Occasion } from './events.ts';
 import { HealthReports } from './health.ts';
@@ -39,7 +40,7 @@ import {
 } from './preconditions.ts';
 import { type Filter, type Lineage, VmIndex } from './vm-index.ts';
 import { type LastSeen, type Spec, VmRecord } from './vm-record.ts';
-import { type Attachment, HeartbeatBuffer, PendingChanges, type VmDecision } from './writes.ts';
+import { type Attachment, type Decision, HeartbeatBuffer, PendingChanges, type VmDecision } from './writes.ts';
 
 /** Author in the journal for revocations that the registry itself repeats. */
 const REPEATED_BY = 'vreg daemon';
@@ -76,6 +77,8 @@ export class Registry {
   readonly #pending: PendingChanges;
   /** Number of {@link commitTokens} in progress. */
   #tokenCommits = 0;
+  /** Resolves when the {@link import} in progress is done. Other changes wait for it. */
+  #importing: Promise<void> | undefined;
 
   constructor(options: RegistryOptions, contents: Contents) {
     const { store, clock, staleAfter, eventLog, observer, limits, onDeregister } = options;
@@ -113,6 +116,7 @@ export class Registry {
    * @throws VregError CONFLICT if the id is taken, FORBIDDEN, and the store's errors
    */
   async register(registration: Registration, options: WriteOptions = {}): Promise<VmRecord> {
+    if (this.#importing) await this.#noImport();
     const { id, role } = registration;
     const { restriction } = options;
     assertPermitted(restriction, registration);
@@ -121,6 +125,7 @@ export class Registry {
     if (restriction?.vm !== undefined && restriction.role === undefined) {
       // Otherwise, the token could change the role of its VM: remove the VM, then register it again.
       if (((await this.#formerRole(id)) ?? role) !== role) throw cannotChangeRole(registration);
+      if (this.#importing) await this.#noImport();
       // Another registration may have been accepted in the meantime.
       if (this.#current(id)) throw alreadyRegistered();
     }
@@ -149,6 +154,7 @@ export class Registry {
     registration: Registration,
     options: WriteOptions = {},
   ): Promise<{ entry: VmRecord; created: boolean }> {
+    if (this.#importing) await this.#noImport();
     const { expect, restriction, attach } = options;
     const before = this.#current(registration.id);
     if (before) assertMayReplace(restriction, before, registration);
@@ -174,6 +180,7 @@ export class Registry {
    * @throws VregError NOT_FOUND, PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
   async update(id: string, update: VmUpdate, options: WriteOptions = {}): Promise<VmRecord> {
+    if (this.#importing) await this.#noImport();
     const before = this.#require(id);
     assertMayChange(options.restriction, before);
     assertExpected(before, options.expect);
@@ -189,11 +196,96 @@ export class Registry {
    * @throws VregError NOT_FOUND, PRECONDITION_FAILED, FORBIDDEN, and the store's errors
    */
   async deregister(id: string, { by = ANONYMOUS, expect, restriction }: WriteOptions = {}): Promise<Position> {
+    if (this.#importing) await this.#noImport();
     const before = this.#require(id);
     assertMayChange(restriction, before);
     assertExpected(before, expect);
     const note = { type: 'deregistered', at: this.clock.now(), by, changes: diff(before.vm, undefined) } as const;
     return this.#commitVm({ id, before, after: undefined }, note, this.#onDeregister?.(id));
+  }
+
+  /**
+   * Registers VMs of another registry in one commit, the one with the oldest `registeredAt` first. Each has its own position,
+   * journal entry and event. An import is not a sign of life: the VMs keep their times, except that a future one becomes the
+   * current one. Other changes wait until it is done.
+   * @returns in the order of the entries, each VM, or the error for which its entry was not registered: CONFLICT, FORBIDDEN,
+   * TOO_LARGE, TOO_MANY_REQUESTS
+   * @throws the store's errors; then nothing was registered
+   */
+  async import(
+    entries: readonly ImportedVm[],
+    options: Pick<WriteOptions, 'by' | 'restriction'> & { forEach: ForEach },
+  ): Promise<(VmRecord | VregError)[]> {
+    if (this.#importing) await this.#noImport();
+    const work = this.#import(entries, options).finally(() => {
+      this.#importing = undefined;
+    });
+    this.#importing = work.then(
+      () => {},
+      () => {},
+    );
+    return work;
+  }
+
+  async #import(
+    entries: readonly ImportedVm[],
+    { by = ANONYMOUS, restriction, forEach }: Pick<WriteOptions, 'by' | 'restriction'> & { forEach: ForEach },
+  ): Promise<(VmRecord | VregError)[]> {
+    // Changes that were accepted before the import must not fail after it was validated against them.
+    await this.#pending.settled();
+    const now = this.clock.now();
+    const timed = entries.map(({ registeredAt, lastSeen, ...registration }, index) => {
+      const registered = registeredAt === undefined ? now : Math.min(now, Date.parse(registeredAt));
+      return { index, registration, registered, seen: lastSeen === undefined ? registered : Date.parse(lastSeen) };
+    });
+    const outcomes: (VmRecord | VregError)[] = [];
+    const decisions: Decision[] = [];
+    const added = new Set<string>();
+    const usage = this.#usage();
+    await forEach(
+      timed.sort((a, b) => a.registered - b.registered),
+      ({ index, registration, registered, seen }) => {
+        const { id } = registration;
+        const revision = this.#pending.nextRevision + decisions.length;
+        try {
+          assertPermitted(restriction, registration);
+          if (added.has(id) || this.has(id)) throw alreadyRegistered();
+          const vm = { ...registration, registeredAt: new Date(registered).toISOString() };
+          const version = { created: revision, revision, tag: '' };
+          const entry = new VmRecord(vm, version, this.#liveness.earlierSignOfLife(seen));
+          if (this.#limits) checkLimits(entry, undefined, usage, this.#limits);
+          usage.vms++;
+          usage.bytes += entry.weight;
+          added.add(id);
+          outcomes[index] = entry;
+          decisions.push(this.#importDecision(entry, { type: 'registered', at: now, by }));
+        } catch (error) {
+          if (!(error instanceof VregError)) throw error;
+          outcomes[index] = error;
+        }
+      },
+    );
+    if (decisions.length > 0) await this.#pending.commitAll(decisions, forEach);
+    this.#liveness.sort();
+    return outcomes;
+  }
+
+  #importDecision(entry: VmRecord, note: Omit<VmNote, 'changes'>): Decision {
+    const { type, at, by } = note;
+    return {
+      vm: { id: entry.vm.id, before: undefined, after: entry },
+      note: { ...note, changes: diff(undefined, entry.vm) },
+      records: [],
+      apply: (position) => {
+        this.#index.put(entry);
+        this.events.add(type, entry, { position, at, by });
+        this.#liveness.add(entry, position);
+      },
+    };
+  }
+
+  async #noImport(): Promise<void> {
+    while (this.#importing) await this.#importing;
   }
 
   /**
@@ -207,6 +299,7 @@ export class Registry {
     const note: JournalNote = { type: 'token', at: this.clock.now(), by, changes: { tokens: [removed, added] } };
     this.#tokenCommits++;
     try {
+      if (this.#importing) await this.#noImport();
       await this.#pending.commit({ note, records, apply: () => {} });
     } finally {
       this.#tokenCommits--;

@@ -1,6 +1,6 @@
 /** Data that is not durable yet: changes that wait for a group commit, and heartbeats and records that wait for the next save. */
 import { type Position, TagHash } from '../../src/protocol/position.ts';
-import type { JournalNote, RecordChange, Store, StoredHeartbeat, StoredVm } from '../store/store.ts';
+import type { Change, ForEach, JournalNote, RecordChange, Store, StoredHeartbeat, StoredVm } from '../store/store.ts';
 import type { Positions } from './positions.ts';
 import type { VmRecord } from './vm-record.ts';
 
@@ -46,6 +46,8 @@ export class PendingChanges {
   #decided: Position;
   #added = 0;
   #growth = 0;
+  /** The store's promise of the last commit. */
+  #last: Promise<void> = Promise.resolve();
   /** Incremented when pending changes are discarded, so that a late failure does not discard newer ones. */
   #generation = 0;
 
@@ -85,14 +87,15 @@ export class PendingChanges {
    * @returns its position
    * @throws the store's errors
    */
-  async commit({ vm, note, records, apply }: Decision): Promise<Position> {
+  async commit(request: Decision): Promise<Position> {
     const generation = this.#generation;
+    const { vm, apply } = request;
     const { before, after } = vm ?? {};
-    const position = nextPosition(this.#decided, { vm, note, records });
-    if (after) after.version.tag = position.tag;
-    const change = { ...contentOf(vm), ...position, previousTag: this.#decided.tag, note, records };
+    const position = nextPosition(this.#decided, request);
+    const change = changeOf(request, position, this.#decided.tag);
     // If the store's queue is full, this throws before anything is staged, and earlier pending changes are not affected.
     const durable = this.#store.commit(change);
+    this.#last = durable;
     const decision = { entry: after };
     const isNew = after !== undefined && before === undefined;
     if (isNew) this.#added++;
@@ -115,11 +118,49 @@ export class PendingChanges {
     }
     this.#durable = position;
     if (vm && this.#decisions.get(vm.id) === decision) this.#decisions.delete(vm.id);
+    this.#publish(position, apply);
+    return position;
+  }
+
+  /** Resolves when no change is pending. */
+  async settled(): Promise<void> {
+    await this.#last.catch(() => {});
+  }
+
+  /**
+   * Commits many changes in one transaction. Call it when the pending changes are {@link settled}; no other change may be
+   * committed until it is done.
+   * @throws the store's errors
+   */
+  async commitAll(decisions: readonly Decision[], forEach: ForEach): Promise<void> {
+    const changes: Change[] = [];
+    let last = this.#decided;
+    await forEach(decisions, (decision) => {
+      const position = nextPosition(last, decision);
+      changes.push(changeOf(decision, position, last.tag));
+      last = position;
+    });
+    await this.#store.commitAll(changes, forEach);
+    this.#decided = last;
+    this.#durable = last;
+    let at = 0;
+    await forEach(decisions, ({ apply }) => {
+      const { revision, tag } = changes[at++]!;
+      this.#publish({ revision, tag }, apply);
+    });
+  }
+
+  #publish(position: Position, apply: Decision['apply']): void {
     this.#beforeNext();
     this.#positions.publish(position);
     apply(position);
-    return position;
   }
+}
+
+/** The change of a decision, as the store gets it. */
+function changeOf({ vm, note, records }: Decision, position: Position, previousTag: string): Change {
+  if (vm?.after) vm.after.version.tag = position.tag;
+  return { ...contentOf(vm), ...position, previousTag, note, records };
 }
 
 function contentOf(

@@ -12,8 +12,8 @@ import { type DataDir, databaseSize, openDataDir, readHighWaterMark } from './da
 import { StoreError, toFailure, toOpenError, toRuntimeError } from './failures.ts';
 import { DamageError } from './integrity.ts';
 import { truncateValues } from './journal.ts';
-import type { Change, Contents, LastChange, RecordChange, Store, StoredHeartbeat } from './store.ts';
-import type { Reply, Request } from './worker.ts';
+import type { Change, Contents, ForEach, LastChange, RecordChange, Store, StoredHeartbeat } from './store.ts';
+import type { Message, Reply, Request } from './worker.ts';
 
 /** Maximum number of queued changes: a slow disk writes them in a few seconds. */
 const MAX_WAITING = 20_000;
@@ -31,7 +31,8 @@ const WRITE = 'write to its disk';
 const READ = 'read from its disk';
 
 interface Waiting {
-  change: Change;
+  /** Changes that must be in one transaction. JSON, if they were serialized in slices. */
+  changes: readonly (Change | string)[];
   /** Size of the commit's JSON in UTF-16 units. */
   size: number;
   reservation: Reservation;
@@ -89,17 +90,27 @@ export class SqliteStore implements Store {
   }
 
   commit(change: Change): Promise<void> {
-    // Truncate large values here: the journal does not store them, and copying them to the worker would take a long time.
-    const note = { ...change.note, changes: truncateValues(change.note.changes) };
     const { records = [] } = change;
     const size = records.reduce(
       (sum, { body = '' }) => sum + body.length,
       change.kind === 'put' ? change.vm.body.length : 0,
     );
-    return this.#enqueue({ ...change, note }, size);
+    return this.#enqueue([truncated(change)], size);
   }
 
-  #enqueue(change: Change, size: number): Promise<void> {
+  async commitAll(changes: readonly Change[], forEach: ForEach): Promise<void> {
+    const texts: string[] = [];
+    let size = 0;
+    // Copying thousands of objects to the worker would block the event loop. Copying their JSON takes milliseconds.
+    await forEach(changes, (change) => {
+      const text = JSON.stringify(truncated(change));
+      texts.push(text);
+      size += text.length;
+    });
+    await this.#enqueue(texts, size);
+  }
+
+  #enqueue(changes: Waiting['changes'], size: number): Promise<void> {
     if (this.#isClosed) throw new VregError('BUSY', 'the registry is shutting down', { retryAfter: 1 });
     if (this.#queue.length >= MAX_WAITING) {
       const message = `too many queued changes (limit ${MAX_WAITING})`;
@@ -107,7 +118,7 @@ export class SqliteStore implements Store {
     }
     const reservation = size > SMALL_CHANGE ? this.#budget.reserve(size) : this.#budget.reserveAnyway(size);
     return new Promise((resolve, reject) => {
-      this.#queue.push({ change, size, reservation, resolve, reject });
+      this.#queue.push({ changes, size, reservation, resolve, reject });
       this.#draining ??= this.#drain();
     });
   }
@@ -163,7 +174,7 @@ export class SqliteStore implements Store {
     while (this.#queue.length > 0) {
       const group = this.#queue.splice(0, groupSize(this.#queue));
       try {
-        await this.#worker.ask({ kind: 'commit', changes: group.map(({ change }) => change) });
+        await this.#worker.ask({ kind: 'commit', changes: group.flatMap(({ changes }) => changes) });
         for (const { reservation, resolve } of group) {
           reservation.release();
           resolve();
@@ -209,14 +220,21 @@ export async function prepareStore(dir: DataDir): Promise<void> {
   }
 }
 
-/** @returns the number of queued changes for the next transaction: at least one, even if it is too large */
+/** @returns the number of queue items for the next transaction: at least one, even if it is too large */
 function groupSize(queue: readonly Waiting[]): number {
   let count = 0;
-  for (let size = 0; count < Math.min(queue.length, MAX_GROUP); count++) {
+  let changes = 0;
+  for (let size = 0; count < queue.length; count++) {
+    changes += queue[count]!.changes.length;
     size += queue[count]!.size;
-    if (size > MAX_GROUP_SIZE) break;
+    if (changes > MAX_GROUP || size > MAX_GROUP_SIZE) break;
   }
   return Math.max(1, count);
+}
+
+/** Truncates large values: the journal does not store them, and copying them to the worker would take a long time. */
+function truncated(change: Change): Change {
+  return { ...change, note: { ...change.note, changes: truncateValues(change.note.changes) } };
 }
 
 /** Converts a failure of the worker to an error for the caller. */
@@ -258,7 +276,7 @@ class WorkerClient {
     });
   }
 
-  ask(request: Request): Promise<unknown> {
+  ask(request: Message): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.#end !== undefined) return reject(new StoreError({ kind: 'other', message: this.#end }));
       const seq = ++this.#seq;

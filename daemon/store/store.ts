@@ -42,6 +42,9 @@ export type Change = ({ kind: 'put'; vm: StoredVm } | { kind: 'remove'; id: stri
     records?: readonly RecordChange[];
   };
 
+/** Calls a function with each item, in slices, between which the event loop serves other requests. */
+export type ForEach = <T>(items: readonly T[], act: (item: T) => void) => Promise<void>;
+
 /** A sign of life. It is not a change and has no revision. */
 export type StoredHeartbeat = Pick<StoredVm, 'id' | 'lastSeen' | 'heardAt'>;
 
@@ -92,6 +95,11 @@ export interface Store {
    * stored one)
    */
   commit(change: Change): Promise<void>;
+  /**
+   * Makes many changes durable in one transaction: all of them or none. No other change may be committed until it is done.
+   * @throws VregError as {@link commit}, always by rejecting the promise
+   */
+  commitAll(changes: readonly Change[], forEach: ForEach): Promise<void>;
   /**
    * Makes heartbeats, the listening time and optional records durable in one write.
    * @param listened milliseconds of listening time

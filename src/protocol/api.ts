@@ -2,6 +2,7 @@
  * Paths, responses and header names of the API, and the defaults that both sides assume. "The original registry" is the server
  * of vers-agent-services, whose API the daemon implements and extends. The client also works with that server.
  */
+import type { ErrorBody } from './errors.ts';
 import type { ServiceHealth } from './heartbeat.ts';
 import type { ReefConfig, Vm } from './vm.ts';
 
@@ -53,6 +54,7 @@ export const PATHS = {
   heartbeats: '/registry/heartbeats',
   backup: '/registry/backup',
   vms: '/registry/vms',
+  import: '/registry/import',
   vm: (id: string) => `/registry/vms/${encodeURIComponent(id)}`,
   heartbeat: (id: string) => `/registry/vms/${encodeURIComponent(id)}/heartbeat`,
   history: (id: string) => `/registry/vms/${encodeURIComponent(id)}/history`,
@@ -144,6 +146,28 @@ export interface Heartbeats {
 
 /** Maximum number of ids in one `POST /registry/heartbeats`. */
 export const MAX_BATCH = 10_000;
+
+/** Maximum number of entries in one `POST /registry/import`. */
+export const MAX_IMPORT = 10_000;
+
+/** Maximum size of the body of `POST /registry/import` in bytes: 1.6 KiB per entry, several times the size of a usual one. */
+export const MAX_IMPORT_BODY = 16_777_216;
+
+/** Response to `POST /registry/import`, in the order of the entries. */
+export interface Imported {
+  entries: ImportOutcome[];
+  /** Number of entries. */
+  count: number;
+  /** Number of VMs that were registered. */
+  created: number;
+}
+
+/** `exists`: the id is taken. `invalid`: a field is invalid. `refused`: not permitted, or the registry is full. */
+export interface ImportOutcome extends Partial<ErrorBody> {
+  /** Absent if the entry has no valid id. */
+  id?: string;
+  outcome: 'created' | 'exists' | 'invalid' | 'refused';
+}
 
 /** Number of live VMs that `discover?wait=` waits for by default. */
 export const DEFAULT_WAIT_MIN = 1;

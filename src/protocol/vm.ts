@@ -77,6 +77,9 @@ export function inFieldOrder<T extends { [field in keyof Vm]?: Vm[field] | undef
 /** The fields that a client sends to register a VM. */
 export type Registration = Omit<Vm, 'registeredAt' | 'lastSeen'>;
 
+/** An entry of another registry, with its times as far as they are known. */
+export type ImportedVm = Registration & Partial<Pick<Vm, 'registeredAt' | 'lastSeen'>>;
+
 /** The fields that a client may change. `undefined` leaves a field unchanged; `null` removes it. */
 export interface VmUpdate {
   name?: string;
@@ -124,6 +127,35 @@ export function parseRegistration(input: unknown, urlId?: string): Registration 
   const registeredBy = parseText(body.registeredBy, 'registeredBy');
   const fields = { id, name, role, status, address, services, metadata, ...parent, reefConfig, registeredBy };
   return inFieldOrder(fields) as Registration;
+}
+
+/**
+ * Parses a whole entry: a registration and its times, which become UTC with milliseconds. An absent time stays absent.
+ * @throws VregError as {@link parseRegistration}
+ */
+export function parseImported(input: unknown): ImportedVm {
+  const registration = parseRegistration(input);
+  const given = input as Record<string, unknown>;
+  const [registeredAt, lastSeen] = [
+    parseTime(given.registeredAt, 'registeredAt'),
+    parseTime(given.lastSeen, 'lastSeen'),
+  ];
+  return {
+    ...registration,
+    ...(registeredAt === undefined ? {} : { registeredAt }),
+    ...(lastSeen === undefined ? {} : { lastSeen }),
+  };
+}
+
+/** RFC 3339, 5.6. */
+const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/i;
+
+/** @throws VregError INVALID unless the time is a RFC 3339 time after 1970, or absent */
+function parseTime(value: unknown, field: string): string | undefined {
+  if (value === undefined || value === null || value === '') return undefined;
+  const time = typeof value === 'string' && TIME.test(value) ? Date.parse(value) : Number.NaN;
+  if (time >= 0) return new Date(time).toISOString();
+  throw invalid(field, `invalid ${field}: ${quote(value)} (use RFC 3339, for example 2026-01-31T12:00:00Z)`);
 }
 
 /**

@@ -21,7 +21,11 @@ export class GatedStore extends MemoryStore {
   }
 
   override commit(change: Change): Promise<void> {
-    return this.#wait(() => super.commit(change));
+    return this.#wait(() => super.commitAll([change]));
+  }
+
+  override commitAll(changes: readonly Change[]): Promise<void> {
+    return this.#wait(() => super.commitAll(changes));
   }
 
   #wait(save: () => Promise<void>): Promise<void> {

@@ -24,8 +24,16 @@ export class MemoryStore implements Store {
   failure: Error | undefined;
 
   async commit(change: Change): Promise<void> {
+    await this.commitAll([change]);
+  }
+
+  async commitAll(changes: readonly Change[]): Promise<void> {
     await Promise.resolve();
     if (this.failure) throw this.failure;
+    for (const change of changes) this.#write(change);
+  }
+
+  #write(change: Change): void {
     const { revision, tag, previousTag, note } = change;
     if (previousTag !== this.positions.at(-1)!.tag) throw new Error('the change does not follow the last one');
     if (change.kind === 'put') {

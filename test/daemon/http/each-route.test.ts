@@ -70,10 +70,11 @@ const BAD_BODIES: readonly [name: string, body: string | Buffer][] = [
 const ignoresBody = ({ method, readsBody }: Route) => method === 'DELETE' || readsBody !== undefined;
 
 /** Both ways in which a body can exceed the limit are 413. */
-async function refusesLarge(app: ServedApp, { method, path }: Route): Promise<void> {
+async function refusesLarge(app: ServedApp, { method, path, listBody = MAX_BODY }: Route): Promise<void> {
+  const size = listBody + 1;
   for (const [what, headers, body] of [
-    ['by its length', [`Content-Length: ${MAX_BODY + 1}`], ''],
-    ['in chunks', ['Transfer-Encoding: chunked'], `${(MAX_BODY + 1).toString(16)}\r\n${' '.repeat(MAX_BODY + 1)}\r\n`],
+    ['by its length', [`Content-Length: ${size}`], ''],
+    ['in chunks', ['Transfer-Encoding: chunked'], `${size.toString(16)}\r\n${' '.repeat(size)}\r\n`],
   ] as const) {
     const answer = await ask(app, method, concrete(path), headers, body);
     isRefused(answer, 413, 'TOO_LARGE', 'body', what);

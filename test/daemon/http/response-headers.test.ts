@@ -32,6 +32,7 @@ const TABLE: Readonly<Record<string, { more?: readonly string[]; without?: reado
   'DELETE /registry/vms/:id': {},
   'POST /registry/vms/:id/heartbeat': {},
   'POST /registry/heartbeats': { body: '{"ids":["vm-1"]}' },
+  'POST /registry/import': { body: `{"vms":[${JSON_VM}]}` },
   'GET /registry/vms/:id/history': { more: BROWSER },
   'GET /registry/vms/:id/why': { more: BROWSER },
   'GET /registry/vms/:id/children': { more: BROWSER },

@@ -69,6 +69,7 @@ const MAY: Readonly<Record<string, readonly string[]>> = {
   'GET /registry/events': ['read', 'heartbeat', 'register', 'write', 'admin'],
   'GET /metrics': ['read', 'heartbeat', 'register', 'write', 'admin'],
   'GET /registry/backup': ['admin'],
+  'POST /registry/import': ['admin'],
   'GET /registry/tokens': ['admin'],
   'POST /registry/tokens': ['admin'],
   'DELETE /registry/tokens': ['admin'],

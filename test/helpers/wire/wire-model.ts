@@ -135,6 +135,7 @@ export class WireModel {
     if (part === 'diff') return this.#diff(id, other);
     if (part !== '') return this.#family(id, part, asked);
     if (kind === 'heartbeats') return this.#beats(body);
+    if (kind === 'import') return this.#import(body);
     if (kind === 'discover') return this.#discover(id, asked);
     if (method === 'DELETE') {
       nonEmpty(asked, 'id');
@@ -162,7 +163,8 @@ export class WireModel {
     if (body.length === 0) return {};
     const isIgnorable = method === 'DELETE' || path[3] === 'heartbeat';
     if (!isJson && !isIgnorable) return { error: new Refused(415, 'UNSUPPORTED_MEDIA_TYPE', 'content-type') };
-    if (body.length > this.#limits.maxBody) return { error: new Refused(413, 'TOO_LARGE', 'body') };
+    const maxBody = path[1] === 'import' ? 16_777_216 : this.#limits.maxBody;
+    if (body.length > maxBody) return { error: new Refused(413, 'TOO_LARGE', 'body') };
     if (!isJson) return {};
     try {
       const value: unknown = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(body));
@@ -195,6 +197,55 @@ export class WireModel {
     this.vms.push(added);
     this.#note('registered', {}, added.vm);
     return this.#one(added, asked, 201);
+  }
+
+  #import(body: unknown): Expected {
+    const list = isRecord(body) ? body.vms : body;
+    if (!Array.isArray(list)) throw invalid('body');
+    const entries: Fields[] = list.map((each) => this.#readImported(each));
+    const order = entries
+      .filter(({ vm }) => vm !== undefined)
+      .sort((a, b) => (a.registered as number) - (b.registered as number));
+    for (const entry of order) {
+      try {
+        this.#addImported(entry);
+      } catch (error) {
+        if (!(error instanceof Refused)) throw error;
+        Object.assign(entry, { code: error.expected.code });
+      }
+    }
+    const outcomes = entries.map(({ id, code }) => {
+      const outcome = { CONFLICT: 'exists', INVALID: 'invalid', '': 'created' }[(code as string) ?? ''] ?? 'refused';
+      return { ...(typeof id === 'string' ? { id } : {}), outcome, ...(code === undefined ? {} : { code }) };
+    });
+    const created = outcomes.filter(({ outcome }) => outcome === 'created').length;
+    return { status: 200, body: { entries: outcomes, count: outcomes.length, created } };
+  }
+
+  #readImported(given: unknown): Fields {
+    if (Buffer.byteLength(JSON.stringify(given)) > this.#limits.maxBody) return { code: 'TOO_LARGE' };
+    try {
+      const vm = readRegistration(given);
+      const { registeredAt, lastSeen } = given as Fields;
+      const registered = Math.min(this.wall, timeOf(registeredAt, 'registeredAt') ?? this.wall);
+      return { id: vm.id, vm, registered, seen: Math.min(this.wall, timeOf(lastSeen, 'lastSeen') ?? registered) };
+    } catch (error) {
+      if (error instanceof Refused) return { id: isRecord(given) ? given.id : undefined, code: error.expected.code };
+      throw error;
+    }
+  }
+
+  #addImported({ vm, registered, seen }: Fields): void {
+    if (this.vms.some((each) => each.vm.id === (vm as Fields).id)) throw new Refused(409, 'CONFLICT', 'id');
+    const heardAt = this.heard - (this.wall - (seen as number));
+    const created = this.revision + 1;
+    const declared = inOrder({ ...(vm as Fields), registeredAt: iso(registered as number) });
+    const added = { vm: declared, created, revision: created, lastSeen: seen as number, heardAt };
+    this.#checkSize(added);
+    if (this.vms.length >= this.#limits.maxVms) throw new Refused(429, 'TOO_MANY_REQUESTS', 'id');
+    this.#checkTotal(added);
+    this.vms.push(added);
+    this.#note('registered', {}, added.vm);
   }
 
   #replace(id: string, asked: Asked, body: unknown): Expected {
@@ -432,6 +483,7 @@ const PARTS: Readonly<Record<string, string>> = {
 const KINDS: Readonly<Record<string, readonly string[]>> = {
   vms: ['GET', 'POST'],
   heartbeats: ['POST'],
+  import: ['POST'],
   conflicts: ['GET', 'DELETE'],
 };
 
@@ -579,6 +631,13 @@ function serviceOf(given: Fields): Fields {
   const { healthPath, ...rest } = given;
   const service = healthPath === undefined || healthPath === null ? rest : given;
   return { ...service, name: textOf(given.name), port: given.port };
+}
+
+/** Milliseconds since the epoch. */
+function timeOf(value: unknown, field: string): number | undefined {
+  if (value === undefined || value === null || value === '') return undefined;
+  if (typeof value !== 'string' || !/^\d{4}-.*T.*Z$/.test(value)) throw invalid(field);
+  return Date.parse(value);
 }
 
 function isOfAgent(body: unknown): boolean {

@@ -99,6 +99,26 @@ function mutated(base: fc.Arbitrary<Fields>): fc.Arbitrary<unknown> {
 }
 
 const registration = mutated(fc.record(fields, { requiredKeys: required }));
+const times = fc.constantFrom(
+  '2020-01-01T00:00:00.000Z',
+  '2020-01-02T00:00:00Z',
+  '2999-01-01T00:00:00.000Z',
+  null,
+  'now',
+);
+const withTimes = fc
+  .tuple(
+    fc.record(fields, { requiredKeys: required }),
+    fc.record({ registeredAt: times, lastSeen: times }, { requiredKeys: [] }),
+  )
+  .map(([entry, known]) => ({ ...entry, ...known }));
+const imported = mutated(withTimes);
+const list = fc.array(imported, { maxLength: 3 });
+const imports = fc.oneof(
+  { weight: 6, arbitrary: list.map((vms) => ({ vms })) },
+  { weight: 3, arbitrary: list },
+  { weight: 1, arbitrary: junk },
+);
 const update = mutated(fc.record(fields, { requiredKeys: [] }));
 const batch = fc.oneof(
   fc.array(anyId, { maxLength: 5 }).map((list) => ({ ids: list })),
@@ -282,6 +302,7 @@ const ROUTES: readonly Shape[] = [
   { method: 'DELETE', path: vm(), query: include, body: fc.oneof(fc.constant(undefined), junk), weight: 2 },
   { method: 'POST', path: vm('heartbeat'), body: beat, weight: 4 },
   { method: 'POST', path: at('registry', 'heartbeats'), body: batch, weight: 2 },
+  { method: 'POST', path: at('registry', 'import'), body: imports, weight: 2 },
   {
     method: 'GET',
     path: at('registry', 'vms'),
