@@ -95,7 +95,7 @@ export interface RunningDaemon {
 
 /**
  * Starts the registry and resolves when it accepts requests.
- * @throws VregError as {@link SqliteStore.open}, LISTEN, USAGE (a public address without a token, or unusable
+ * @throws VregError as {@link SqliteStore.open}, LISTEN, ADDRESS_IN_USE, USAGE (a public address without a token, or unusable
  *   certificates)
  */
 export async function serve(options: ServeOptions, log: Logger): Promise<RunningDaemon> {

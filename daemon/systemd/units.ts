@@ -56,6 +56,11 @@ export const UNIT_COMMAND: Readonly<Record<UnitKind, readonly string[]>> = {
  */
 const FATAL_EXIT_CODES = '2 5 243';
 
+/** Exit code of a registry whose port or data dir is in use. */
+const IN_USE_EXIT_CODE = 4;
+/** Seconds to wait after this exit code. With `RestartSec=2`, the registry is started every 30 s. */
+const IN_USE_DELAY = 28;
+
 /** Hardening that works in system and in user units (systemd.exec(5)). */
 const USER_SANDBOX: readonly string[] = [
   'NoNewPrivileges=yes',
@@ -103,7 +108,12 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
       name: 'vreg-serve.service',
       text: unit(
         'vreg registry',
-        [...network(options), 'StartLimitIntervalSec=300', 'StartLimitBurst=10'],
+        [
+          ...network(options),
+          '# Stop restarting it after ten quick crashes. The retries after the exit code 4 are too slow to count.',
+          'StartLimitIntervalSec=120',
+          'StartLimitBurst=10',
+        ],
         [
           'Type=notify',
           '# The notifications come from systemd-notify, a child process.',
@@ -113,6 +123,8 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           'WatchdogSec=60',
           'Restart=on-failure',
           'RestartSec=2',
+          '# Another process uses the port or the data dir (4): retry every 30 s.',
+          `ExecStopPost=/bin/sh -c 'test "$$EXIT_STATUS" != ${IN_USE_EXIT_CODE} || sleep ${IN_USE_DELAY}'`,
           '# Do not restart if access is denied (2), the configuration is invalid (5), or the credential is missing (243).',
           `RestartPreventExitStatus=${FATAL_EXIT_CODES}`,
           '# Each start checks the entire store.',

@@ -9,7 +9,7 @@ import type { VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import { livenessOf } from '../protocol/liveness.ts';
 import { isRole, ROLES, type Role } from '../protocol/vm.ts';
-import { isTransient } from '../run/retry.ts';
+import { isTransient, Outage } from '../run/retry.ts';
 
 interface Flags {
   for?: string;
@@ -25,7 +25,7 @@ const REQUEST_TIMEOUT = 10_000;
 export const wait = defineCommand<Flags>({
   name: 'wait',
   summary: 'wait until a role or VM is live, gone or stale',
-  description: `Waits for a VM, or for VMs with a role, and prints the matching VMs. While the registry is unreachable, the command keeps waiting. --timeout limits the entire wait instead of each request. Conditions for --for:
+  description: `Waits for a VM, or for VMs with a role, and prints the matching VMs. While the registry is unreachable, the command keeps waiting; if it is still unreachable at the end, the exit code is 8 instead of 6. --timeout limits the entire wait instead of each request. Conditions for --for:
   live      the VM, or at least one VM with the role, is live
   gone      the VM is not registered, or no VM with the role is live
   stale     the VM, or at least one VM with the role, is stale
@@ -60,7 +60,9 @@ export const wait = defineCommand<Flags>({
     // Limit each request, so that a hanging one does not use up the entire wait.
     if (flags.timeout !== undefined) context.config.limitTimeout(Math.min(timeoutMs, REQUEST_TIMEOUT));
     const deadline = context.now() + timeoutMs;
-    for (;;) {
+    const reportOnTerminal = context.io.errTty;
+    const outage = new Outage(context);
+    for (let attempt = 1; ; attempt++) {
       let lastError: VregError | undefined;
       const vms = await condition.check(context).catch((error: unknown) => {
         if (!isTransient(error)) throw error;
@@ -70,10 +72,16 @@ export const wait = defineCommand<Flags>({
       if (vms) return context.print(vmsAnswer(vms, { now: context.client().server.now }));
       const left = deadline - context.now();
       if (left <= 0) {
-        const cause = lastError ? `: ${lastError.message}` : '';
-        throw new VregError('TIMEOUT', `timed out after ${timeout}, waiting for ${condition.what}${cause}`, {
-          hint: lastError ? nextStep(lastError)! : condition.hint,
-        });
+        const message = `timed out after ${timeout}, waiting for ${condition.what}`;
+        // The exit code tells a registry that stays away (8) from a condition that is not met (6).
+        throw lastError
+          ? new VregError(lastError.code, `${message}: ${lastError.message}`, { hint: nextStep(lastError)! })
+          : new VregError('TIMEOUT', message, { hint: condition.hint });
+      }
+      if (reportOnTerminal) {
+        if (attempt === 1) context.note(`waiting for ${condition.what} (timeout ${timeout})`);
+        if (lastError) outage.begins(lastError);
+        else outage.over();
       }
       await context.sleep(Math.min(POLL_INTERVAL, left));
     }

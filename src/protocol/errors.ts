@@ -21,14 +21,14 @@ export const EXIT = {
 /** The meaning of each exit code, for the README and the help. */
 export const EXIT_MEANING: Readonly<Record<number, string>> = {
   0: 'ok',
-  1: 'unexpected error',
+  1: 'unexpected error, or the registry failed or is full (500, 507)',
   2: 'not allowed (401, 403)',
   3: 'not found, or no live match',
-  4: 'conflict (409, 412)',
+  4: 'conflict (409, 412), or the port or data dir is in use',
   5: 'bad usage, input or config (400)',
-  6: 'timed out',
+  6: 'timed out, or the outcome is unknown',
   7: 'confirmation declined, or no TTY to ask on',
-  8: 'registry unreachable',
+  8: 'registry unreachable or busy (429, 503): try again',
   9: 'identity conflict: this VM is a clone, or restored from a snapshot',
   10: 'answer too old, or the registry has just started',
 };
@@ -52,11 +52,11 @@ export const ERRORS = {
   TOO_LARGE: { status: 413, exit: EXIT.usage },
   URI_TOO_LONG: { status: 414, exit: EXIT.usage },
   UNSUPPORTED_MEDIA_TYPE: { status: 415, exit: EXIT.usage },
-  TOO_MANY_REQUESTS: { status: 429, exit: EXIT.error },
+  TOO_MANY_REQUESTS: { status: 429, exit: EXIT.unreachable },
   HEADERS_TOO_LARGE: { status: 431, exit: EXIT.usage },
   INTERNAL: { status: 500, exit: EXIT.error },
   BUSY: { status: 503, exit: EXIT.unreachable },
-  STORE_FAILED: { status: 503, exit: EXIT.error },
+  STORE_FAILED: { status: 503, exit: EXIT.unreachable },
   STORE_FULL: { status: 507, exit: EXIT.error },
   NO_LIVE: { status: 0, exit: EXIT.notFound },
   USAGE: { status: 0, exit: EXIT.usage },
@@ -73,6 +73,7 @@ export const ERRORS = {
   STORE_NEWER: { status: 0, exit: EXIT.error },
   STORE_UNUSABLE: { status: 0, exit: EXIT.error },
   LISTEN: { status: 0, exit: EXIT.error },
+  ADDRESS_IN_USE: { status: 0, exit: EXIT.conflict },
 } as const satisfies Record<string, ErrorKind>;
 
 export type ErrorCode = keyof typeof ERRORS;

@@ -108,13 +108,49 @@ test('wait waits for a registry that starts later', async (t) => {
   assert.deepEqual(await up.result, { code: 0, stdout: '', stderr: '' });
 });
 
-test('wait for an unreachable registry exits with 6, the cause and a hint', async () => {
+test('wait for a registry that stays unreachable exits with 8, the cause and a hint', async () => {
   const result = await vreg(['wait', '--for', 'registry', '--timeout', '1s'], { now: fastClock() });
-  assert.equal(result.code, 6);
+  assert.equal(result.code, 8);
   assert.match(
     result.stderr,
     /^vreg: timed out after 1s, waiting for the registry: cannot reach .* \(ECONNREFUSED, .*\)\nhint: is it running\? try: vreg doctor/,
   );
+});
+
+for (const [status, code] of [
+  [429, 8],
+  [503, 8],
+  [500, 1],
+] as const) {
+  test(`wait exits with ${code} if the registry still answers ${status} after the timeout`, async (t) => {
+    const url = await stub(t, (_request, response) => {
+      response.writeHead(status, { 'content-type': 'application/json' }).end('{"error":"later"}');
+    });
+    const result = await vreg(['wait', 'worker', '--timeout', '1s'], { url, now: fastClock() });
+    assert.equal(result.code, code);
+    assert.match(result.stderr, /^vreg: timed out after 1s, waiting for a live worker VM: later\nhint: ./);
+  });
+}
+
+test('on a terminal, wait shows what it waits for, and whether the registry is reachable', async (t) => {
+  const { url } = await serveApp(t);
+  let isAway = true;
+  const proxy = await stub(t, async (request, response) => {
+    if (isAway) return void response.writeHead(503, { 'content-type': 'application/json' }).end('{"error":"away"}');
+    const { status, body } = await call(url, 'GET', request.url!);
+    response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body));
+  });
+  const waiting = start(['wait', 'worker', '--for', 'count=2', '-q'], { url: proxy, errTty: true });
+  await until('the outage', () => waiting.stderr().includes('retrying'));
+  isAway = false;
+  await until('the end of the outage', () => waiting.stderr().includes('again'));
+  await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
+  assert.deepEqual(await waiting.result, {
+    code: 0,
+    stdout: 'a\nb\n',
+    stderr:
+      'vreg: waiting for 2 live worker VMs (timeout 60s)\nvreg: away; retrying\nvreg: the registry is reachable again\n',
+  });
 });
 
 test('a rejected token ends the wait', async (t) => {

@@ -11,6 +11,7 @@ import test, { type TestContext } from 'node:test';
 import { BIN, cleanEnv, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { readAnswers } from '../helpers/raw.ts';
+import { unless } from '../helpers/tools.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
@@ -79,14 +80,45 @@ test('--host localhost listens on every address of localhost', async (t) => {
   assert.equal((await call(`http://localhost:${port}`, 'GET', '/health')).status, 200);
 });
 
-test('a second daemon on the same port exits with 1 and a hint', async (t) => {
-  const { url } = await startDaemon(t);
+test('a second daemon on the same port exits with 4 and names the first one', async (t) => {
+  const { url, child } = await startDaemon(t);
   const home = tempDir(t);
   const words = [BIN, 'daemon', '--port', new URL(url).port, '--data-dir', join(home, 'data')];
   const { code, stdout, stderr } = await run(process.execPath, words, { env: cleanEnv(home) });
-  assert.deepEqual([code, stdout], [1, '']);
-  assert.match(stderr, /cannot listen on 127\.0\.0\.1:\d+ \(EADDRINUSE\)/);
-  assert.match(stderr, /hint: .*--port/);
+  assert.deepEqual([code, stdout], [4, '']);
+  const holder = `vreg \\(pid ${child.pid}\\) is listening there \\(EADDRINUSE\\)`;
+  assert.match(
+    stderr,
+    new RegExp(
+      `^vreg: cannot listen on 127\\.0\\.0\\.1:\\d+: ${holder}\\nhint: stop it: vreg daemon stop; or .*--port\\n$`,
+    ),
+  );
+});
+
+test('a daemon whose port another program uses exits with 4 and names the program', unless('python3'), async (t) => {
+  const home = tempDir(t);
+  const script =
+    'import socket,time; s=socket.socket(); s.bind(("",0)); s.listen(); print(s.getsockname()[1],flush=True); time.sleep(300)';
+  const other = spawn('python3', ['-c', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+  t.after(() => other.kill('SIGKILL'));
+  const [port] = (await once(other.stdout, 'data')) as [Buffer];
+  const words = [BIN, 'daemon', '--port', String(port).trim(), '--data-dir', join(home, 'data')];
+  const { code, stderr } = await run(process.execPath, words, { env: cleanEnv(home) });
+  assert.equal(code, 4);
+  assert.match(
+    stderr,
+    new RegExp(`: python3\\S* \\(pid ${other.pid}\\) is listening there .*\\nhint: stop it: kill ${other.pid}; or`),
+  );
+});
+
+test('a second daemon on the same unix socket exits with 4 and names the first one', async (t) => {
+  const path = join(tempDir(t), 'vreg.sock');
+  const { child } = await startDaemon(t, { args: ['--socket', path] });
+  const home = tempDir(t);
+  const words = [BIN, 'daemon', '--socket', path, '--data-dir', join(home, 'data')];
+  const { code, stderr } = await run(process.execPath, words, { env: cleanEnv(home) });
+  assert.equal(code, 4);
+  assert.match(stderr, new RegExp(`: vreg \\(pid ${child.pid}\\) is listening there .*\\nhint: .*--socket\\n$`));
 });
 
 test('without a token, a public address is refused with exit code 5 and a hint', async (t) => {

@@ -5,6 +5,7 @@ import type { AddressInfo, ListenOptions } from 'node:net';
 import { joinHostPort } from '../../../src/protocol/address.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import type { App } from '../app.ts';
+import { addressInUse } from './address-in-use.ts';
 import { checkClosed, checkPlace, markConnections, removeDeadSocket } from './unix-socket.ts';
 
 export interface Endpoints {
@@ -25,7 +26,7 @@ export interface Listening {
 /**
  * Listens on all endpoints, or throws and listens on none of them.
  * @param maxConnections per listener; further connections are closed immediately
- * @throws VregError LISTEN; USAGE if users other than the owner could use or replace the unix socket
+ * @throws VregError LISTEN; ADDRESS_IN_USE naming the other process if it can be known; USAGE if users other than the owner could use or replace the unix socket
  */
 export async function listen(
   app: App,
@@ -52,7 +53,7 @@ export async function listen(
 }
 
 async function listenOnTcp(app: App, { host, port }: { host: string; port: number }): Promise<number> {
-  await listening(app.server, { host, port }).catch((cause) => fail(cause, joinHostPort(host, port)));
+  await listening(app.server, { host, port }).catch((cause) => fail(cause, joinHostPort(host, port), port));
   const first = app.server.address() as AddressInfo;
   // `localhost` is 127.0.0.1 for some clients and ::1 for others.
   if (host === 'localhost') {
@@ -77,7 +78,7 @@ async function listenOnSocket(server: Server, path: string): Promise<void> {
   try {
     await listening(server, { path });
   } catch (cause) {
-    fail(cause as NodeJS.ErrnoException, path);
+    fail(cause as NodeJS.ErrnoException, path, path);
   } finally {
     process.umask(umask);
   }
@@ -93,10 +94,11 @@ function listening(server: Server, where: ListenOptions): Promise<void> {
   });
 }
 
-function fail(cause: NodeJS.ErrnoException, name: string): never {
-  const hint =
-    cause.code === 'EADDRINUSE'
-      ? 'another program is using it: choose another with --port or --socket, or show the running daemons: vreg daemon status'
-      : 'choose an address of this machine with --host, --port or --socket';
-  throw new VregError('LISTEN', `cannot listen on ${name} (${cause.code})`, { hint, cause });
+/** @param at a TCP port, or the path of a unix socket */
+function fail(cause: NodeJS.ErrnoException, name: string, at: number | string): never {
+  if (cause.code === 'EADDRINUSE') throw addressInUse(name, at, cause);
+  throw new VregError('LISTEN', `cannot listen on ${name} (${cause.code})`, {
+    hint: 'choose an address of this machine with --host, --port or --socket',
+    cause,
+  });
 }

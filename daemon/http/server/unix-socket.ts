@@ -7,6 +7,7 @@ import { connect, type Server } from 'node:net';
 import { dirname, resolve } from 'node:path';
 import { folderRisk, looseMode } from '../../../src/files.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
+import { addressInUse } from './address-in-use.ts';
 
 /**
  * Maximum length of a socket path in bytes: Linux allows 108 including the terminating zero (unix(7)), and Node truncates
@@ -98,9 +99,7 @@ export async function removeDeadSocket(path: string): Promise<void> {
   });
   // EACCES and EAGAIN also mean that a process is listening.
   if (answer !== 'ECONNREFUSED' && answer !== 'ENOENT') {
-    throw new VregError('LISTEN', `cannot listen on ${path}: another process is listening there`, {
-      hint: 'choose another path with --socket, or find the other daemon: vreg daemon status',
-    });
+    throw addressInUse(path, path);
   }
   if (answer !== 'ENOENT') removeFile(path);
 }

@@ -48,6 +48,24 @@ function fakeSystemctl(t: TestContext, exit = 0): { PATH: string; asked(): strin
   return { PATH: `${dir}:${process.env.PATH}`, asked };
 }
 
+test('the unit of the registry retries every 30 s while its port is in use, without reaching the start limit', async (t) => {
+  const { home, vreg } = aHome(t);
+  const unit = (await vreg('daemon', 'unit', 'serve')).stdout;
+  const numberOf = (key: string) => Number(new RegExp(`^${key}=(\\d+)$`, 'm').exec(unit)![1]);
+  const [, script] = /^ExecStopPost=\/bin\/sh -c '(.*)'$/m.exec(unit)!;
+  writeFileSync(join(home, 'sleep'), '#!/bin/sh\necho "$1"\n', { mode: 0o755 });
+  // systemd replaces $$ with $.
+  const delayAfter = async (EXIT_STATUS: string) => {
+    const env = { PATH: `${home}:${process.env.PATH}`, EXIT_STATUS };
+    const { code, stdout } = await run('/bin/sh', ['-c', script!.replaceAll('$$', '$')], { env });
+    assert.equal(code, 0);
+    return numberOf('RestartSec') + Number(stdout);
+  };
+  assert.deepEqual([await delayAfter('4'), await delayAfter('1'), await delayAfter('KILL')], [30, 2, 2]);
+  assert.ok(30 * numberOf('StartLimitBurst') > numberOf('StartLimitIntervalSec'));
+  assert.ok(28 < numberOf('TimeoutStopSec'));
+});
+
 for (const kind of UNIT_KINDS) {
   for (const words of [[], ['--user'], ['--no-token'], ['--tls'], ['--', '--timeout', '20s']]) {
     const what = ['vreg daemon unit', kind, ...words].join(' ');

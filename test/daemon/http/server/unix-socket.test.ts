@@ -73,7 +73,10 @@ test('a socket that others can connect to is refused', async (t) => {
     chmodSync(path, mode);
     assert.throws(() => checkClosed(path), /other users may connect to .*vreg\.sock \(mode 0/);
   }
-  await assert.rejects(removeDeadSocket(path), /another process is listening there/);
+  await assert.rejects(removeDeadSocket(path), {
+    code: 'ADDRESS_IN_USE',
+    message: new RegExp(`\\(pid ${process.pid}\\) is listening there`),
+  });
 });
 
 test('a file that is not a socket is not removed', async (t) => {
