@@ -1,4 +1,5 @@
 /** Formats the results of commands as tables, TSV, JSON, YAML or names. No other module does. */
+import type { ChalkInstance } from 'chalk';
 import type { OutputFormat } from './config/settings.ts';
 import { formatAge } from './config/values.ts';
 import type { Io } from './io.ts';
@@ -46,8 +47,18 @@ export interface RowsAnswer<T> {
    * otherwise; jsonpath and templates always omit it.
    */
   forScripts?(row: T): { row: T; fault: VregError | undefined };
+  /**
+   * Prints the rows as a list instead of a table: aligned labels, then the text, and under it `detail`. Both wrap on a terminal.
+   */
+  list?(row: T): ListItem;
   /** Note for stderr if there are no rows and stdout is a terminal. */
   none?: string;
+}
+
+export interface ListItem {
+  labels: readonly Cell[];
+  text: string;
+  detail: string | undefined;
 }
 
 export interface ValueAnswer {
@@ -193,6 +204,11 @@ function linesOf<T>(answer: Answer<T>): string {
   return (Array.isArray(data) ? data : [data]).map((item) => line(escapeControls(JSON.stringify(item)))).join('');
 }
 
+/** Spaces between labels and text of a list, and before its details. */
+const LIST_GAP = '  ';
+/** Columns of the text of a list on a narrow terminal, which then wraps lines itself. */
+const MIN_TEXT = 10;
+
 /** Items in each part of the output, so that it starts at once: formatting takes up to half a millisecond per item (YAML). */
 const ITEMS = 100;
 
@@ -230,6 +246,10 @@ async function* partsOfRows<T>(
   }
   const [{ Chalk }, layout] = await Promise.all([import('chalk'), import('./render/layout.ts')]);
   const chalk = new Chalk({ level: io.color ? 1 : 0 });
+  if (answer.list) {
+    yield listOf(io, answer.rows.map(answer.list), layout, chalk);
+    return;
+  }
   const rows = (io.tty ? answer.rows : rowsForScripts(io, answer)).map((row) =>
     columns.map(({ cell }): StyledText => styledText(cell(row), io.tty ? now : undefined)),
   );
@@ -256,6 +276,36 @@ async function* partsOfRows<T>(
     });
     yield lines.join('');
   }
+}
+
+/** Formats a list, see {@link RowsAnswer.list}. */
+function listOf(
+  io: Io,
+  items: readonly ListItem[],
+  { longest, wrapText }: Pick<typeof import('./render/layout.ts'), 'longest' | 'wrapText'>,
+  chalk: ChalkInstance,
+): string {
+  const labelled = items.map((item) => ({ ...item, labels: item.labels.map((cell) => styledText(cell, undefined)) }));
+  const widths = (labelled[0]?.labels ?? []).map((_, index) =>
+    longest(labelled.map(({ labels }) => labels[index]!.text)),
+  );
+  const indent = widths.reduce((sum, width) => sum + width + LIST_GAP.length, 0);
+  const available = io.tty ? Math.max(MIN_TEXT, io.width - indent - LIST_GAP.length) : Number.POSITIVE_INFINITY;
+  return labelled
+    .map(({ labels, text, detail }) => {
+      const before = labels
+        .map(({ text, color }, index) => {
+          const label = text.padEnd(widths[index]!) + LIST_GAP;
+          return color === undefined ? label : chalk[color](label);
+        })
+        .join('');
+      const lines = [
+        ...wrapText(printable(text), available),
+        ...(detail === undefined ? [] : wrapText(printable(detail), available).map((part) => LIST_GAP + part)),
+      ];
+      return lines.map((part, index) => line((index === 0 ? before : ' '.repeat(indent)) + part)).join('');
+    })
+    .join('');
 }
 
 interface StyledText {

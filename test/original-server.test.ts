@@ -48,7 +48,7 @@ const SESSION: readonly [argv: string, code: number, stdout: string | RegExp, st
   ['heartbeat w1 -q', 0, 'w1\n'],
   ['heartbeat x -q', 3, '', /^vreg: x: VM not found\nhint: /],
   ['heartbeat x --register-if-missing -q', 0, 'x\n'],
-  ['status', 0, /^registry .*: ok, not a vreg daemon, up 1s\nROLE\t.*\ninfra\t1\t0\t0\t0\nworker\t2\t0\t0\t1\n$/],
+  ['status', 0, /^registry .*: ok, not a vreg daemon, up 1s\nROLE\t.*\ninfra\t1\t0\t0\t0\t0\nworker\t2\t0\t0\t0\t1\n$/],
   ['status --json', 0, /"version": null/],
   ['rm x', 7, '', /^vreg: cannot ask for confirmation without a terminal: Remove VM x/],
   ['rm x w2 nope --yes -q', 3, 'x\nw2\n', /^vreg: 1 of 3 failed: nope: VM not found\nhint: /],
@@ -105,7 +105,7 @@ test('with the original registry, the CLI computes which VMs are stale', async (
   assert.equal((await vreg(['ls', '--status', 'running', '-q'], { url })).stdout, 'b\n');
   assert.match(
     (await vreg(['status'], { url })).stdout,
-    /\nworker\t1\t1\t0\t0\n\nSTALE VM\t.*\na\tone\tworker\t6m\w*\n$/,
+    /\nworker\t1\t0\t1\t0\t0\n\nSTALE VM\t.*\na\tone\tworker\t6m\w*\n$/,
   );
 });
 

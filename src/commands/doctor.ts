@@ -7,10 +7,12 @@ import { SETTING_KEYS } from '../config/settings.ts';
 import { clientCertificate, trustedCertificates } from '../config/tls-files.ts';
 import { formatDuration, formatNames } from '../config/values.ts';
 import { describeClaim } from '../fleet/other-registry.ts';
+import { countStates } from '../fleet/table.ts';
 import { nextStep } from '../help/suggest.ts';
 import { PATHS } from '../protocol/api.ts';
 import { type ErrorCode, VregError } from '../protocol/errors.ts';
 import type { Conflicts } from '../protocol/heartbeat.ts';
+import { livenessOf } from '../protocol/liveness.ts';
 import { maskTokens } from '../protocol/redact.ts';
 import type { Whoami } from '../protocol/token.ts';
 import type { Cell } from '../render.ts';
@@ -35,7 +37,7 @@ export const doctor = defineCommand({
   name: 'doctor',
   summary: 'diagnose the connection to the registry',
   description:
-    'Checks the config, the host name of the registry, TLS, the connection, the token, clock skew, versions, and whether the lease is long enough for the heartbeat interval. Also looks for duplicate VMs and registries. Prints a fix for each warning and failure. The exit code is that of the first failure; warnings do not affect it.',
+    'Checks the config, the host name of the registry, TLS, the connection, the token, clock skew, versions, whether the lease is long enough for the heartbeat interval, and how many VMs are live. Also looks for duplicate VMs and registries. Prints a fix for each warning and failure. The exit code is that of the first failure; warnings do not affect it.',
   examples: [
     { about: 'run all checks', command: 'vreg doctor' },
     { about: 'check another registry', command: 'vreg doctor --url http://10.0.0.5:3000' },
@@ -64,6 +66,11 @@ export const doctor = defineCommand({
       ],
       name: ({ check }) => check,
       data: ({ code: _code, ...finding }) => finding,
+      list: (finding) => ({
+        labels: [resultCell(finding), finding.check],
+        text: finding.detail,
+        detail: finding.fix === undefined ? undefined : `fix: ${finding.fix}`,
+      }),
     });
     const failure = findings.find(({ result }) => result === 'fail');
     if (failure) throw failureOf(failure);
@@ -188,6 +195,31 @@ const CHECKS: readonly Check[] = [
         result: 'warn',
         detail,
         fix: `vreg daemon agent adapts automatically; in other clients, send a heartbeat every ${formatDuration(lease / 3)}`,
+      };
+    },
+  },
+  {
+    name: 'fleet',
+    run: async (context) => {
+      const client = context.client();
+      const vms = await client.list().catch((error: VregError) => {
+        if (error.code === 'FORBIDDEN') return error;
+        throw error;
+      });
+      if (vms instanceof VregError) return { result: 'skip', detail: vms.message };
+      const { warming } = client.server;
+      const detail = vms.length === 0 ? 'no VMs are registered' : countStates(vms);
+      if (vms.some((vm) => livenessOf(vm) === 'suspect'))
+        return {
+          result: 'warn',
+          detail: `${detail}; the suspect VMs fell silent together with a large share of the fleet`,
+          fix: 'check the network between the VMs and the registry; list the suspect VMs: vreg status',
+        };
+      if (warming === undefined) return ok(detail);
+      return {
+        result: 'warn',
+        detail: `${detail}; the registry has just started or was paused, so some of them may be dead`,
+        fix: `wait ${formatDuration(warming * 1000)}, or use --strict to get no answer rather than a possibly stale one`,
       };
     },
   },

@@ -55,7 +55,7 @@ async function variablesOf(
   for (const role of roles.length > 0 ? roles.map(requireRole) : ROLES) {
     const { usable, faults } = separate(await context.client().discover(role));
     const [oldest, ...others] = usable;
-    if (!oldest && roles.length > 0) throw faults[0] ?? noLiveVm(role);
+    if (!oldest && roles.length > 0) throw faults[0] ?? (await noLiveVm(context, role));
     noteFaults(context, faults);
     if (!oldest) continue;
     const found = variablesOfRole(role, [oldest, ...others], context.client().url, { scheme });

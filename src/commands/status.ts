@@ -6,23 +6,17 @@ import { describeClaim } from '../fleet/other-registry.ts';
 import type { Health, VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { OtherRegistry } from '../protocol/heartbeat.ts';
-import { ageOf, livenessOf } from '../protocol/liveness.ts';
+import { ageOf, LIVENESS, type Liveness, livenessOf } from '../protocol/liveness.ts';
 import { idFault, ROLES, type Role } from '../protocol/vm.ts';
 import type { Cell, Column } from '../render.ts';
 
-interface RoleCount {
-  role: Role;
-  live: number;
-  stale: number;
-  paused: number;
-  stopped: number;
-}
+type RoleCount = { role: Role } & Record<Liveness, number>;
 
 export const status = defineCommand({
   name: 'status',
   summary: 'show the state of the registry and the fleet',
   description:
-    'Shows whether the registry is reachable, the number of VMs by role, and the stale VMs with the time since they were last seen. -q prints only the ids of the stale VMs.',
+    'Shows whether the registry is reachable, the number of VMs by role, and the suspect and stale VMs with the time since they were last seen. A suspect VM fell silent together with a large share of the fleet; discover still returns it. After a restart or a pause of the registry, also shows how long its answers may include dead VMs. -q prints only the ids of the stale VMs.',
   examples: [
     { about: 'the state of registry and fleet', command: 'vreg status' },
     {
@@ -35,51 +29,51 @@ export const status = defineCommand({
   async run(context) {
     const client = context.client();
     const vms = await client.list();
-    const { version, now } = client.server;
+    const { version, now, warming } = client.server;
     const health = await client.health();
     const otherRegistry = version === undefined ? undefined : await claimOfOtherRegistry(client);
-    const roles = ROLES.map((role) => count(role, vms)).filter(
-      (row) => row.live + row.stale + row.paused + row.stopped > 0,
-    );
-    const stale = vms.filter((vm) => livenessOf(vm) === 'stale').sort((a, b) => (a.lastSeen < b.lastSeen ? -1 : 1));
+    const roles = ROLES.map((role) => count(role, vms)).filter((row) => LIVENESS.some((liveness) => row[liveness] > 0));
+    const silent = (liveness: Liveness) =>
+      vms.filter((vm) => livenessOf(vm) === liveness).sort((a, b) => (a.lastSeen < b.lastSeen ? -1 : 1));
+    const [suspect, stale] = [silent('suspect'), silent('stale')];
     if (!isTextFormat(context.format)) {
       const registry = {
         url: client.url,
         version: version ?? null,
         status: health.status,
         uptime: health.uptime,
+        ...(warming === undefined ? {} : { warmingSeconds: warming }),
         ...(otherRegistry ? { otherRegistry } : {}),
       };
-      const dataOf = (vms: readonly VmWithLiveness[]) => ({
+      const listOf = (vms: readonly VmWithLiveness[]) =>
+        vms.map(({ id, name, role, lastSeen }) => ({ id, name, role, lastSeen, ageSeconds: ageOf({ lastSeen }, now) }));
+      const dataOf = (isListed: (vm: VmWithLiveness) => boolean) => ({
         registry,
         roles,
-        stale: vms.map(({ id, name, role, lastSeen }) => ({
-          id,
-          name,
-          role,
-          lastSeen,
-          ageSeconds: ageOf({ lastSeen }, now),
-        })),
+        suspect: listOf(suspect.filter(isListed)),
+        stale: listOf(stale.filter(isListed)),
       });
       return context.print({
         kind: 'value',
         text: '',
-        data: dataOf(stale),
+        data: dataOf(() => true),
         forScripts() {
-          const faults = stale.flatMap(({ id }) => idFault(id) ?? []);
-          return { data: dataOf(stale.filter(({ id }) => !idFault(id))), faults };
+          const faults = [...suspect, ...stale].flatMap(({ id }) => idFault(id) ?? []);
+          return { data: dataOf(({ id }) => !idFault(id)), faults };
         },
       });
     }
-    const staleAnswer = {
-      kind: 'rows',
-      rows: stale,
-      columns: staleColumns(now),
-      name: ({ id }: VmWithLiveness) => id,
-      forScripts: (row: VmWithLiveness) => ({ row, fault: idFault(row.id) }),
-    } as const;
-    if (context.format === 'name') return context.print(staleAnswer);
+    const silentAnswer = (title: string, vms: readonly VmWithLiveness[]) =>
+      ({
+        kind: 'rows',
+        rows: vms,
+        columns: silentColumns(title, now),
+        name: ({ id }: VmWithLiveness) => id,
+        forScripts: (row: VmWithLiveness) => ({ row, fault: idFault(row.id) }),
+      }) as const;
+    if (context.format === 'name') return context.print(silentAnswer('STALE VM', stale));
     await context.print({ kind: 'value', text: registryLine(client.url, version, health), data: null });
+    if (warming !== undefined) await context.print({ kind: 'value', text: warmingLine(warming), data: null });
     if (otherRegistry)
       await context.print({
         kind: 'value',
@@ -87,9 +81,10 @@ export const status = defineCommand({
         data: null,
       });
     await context.print({ kind: 'rows', rows: roles, columns: ROLE_COLUMNS, name: ({ role }) => role, none: 'no VMs' });
-    if (stale.length > 0) {
+    for (const answer of [silentAnswer('SUSPECT VM', suspect), silentAnswer('STALE VM', stale)]) {
+      if (answer.rows.length === 0) continue;
       context.io.out('\n');
-      await context.print(staleAnswer);
+      await context.print(answer);
     }
   },
 });
@@ -97,14 +92,15 @@ export const status = defineCommand({
 const ROLE_COLUMNS: readonly Column<RoleCount>[] = [
   { title: 'ROLE', cell: ({ role }) => role },
   { title: 'LIVE', cell: ({ live }) => colored(live, 'green') },
+  { title: 'SUSPECT', cell: ({ suspect }) => colored(suspect, 'yellow') },
   { title: 'STALE', cell: ({ stale }) => colored(stale, 'yellow') },
   { title: 'PAUSED', cell: ({ paused }) => paused },
   { title: 'STOPPED', cell: ({ stopped }) => stopped },
 ];
 
-function staleColumns(now: number): readonly Column<VmWithLiveness>[] {
+function silentColumns(title: string, now: number): readonly Column<VmWithLiveness>[] {
   return [
-    { title: 'STALE VM', cell: ({ id }) => id },
+    { title, cell: ({ id }) => id },
     { title: 'NAME', cell: ({ name }) => name },
     { title: 'ROLE', cell: ({ role }) => role },
     { title: 'SILENT FOR', cell: (vm) => formatDuration(1000 * (ageOf(vm, now) ?? 0)) },
@@ -112,19 +108,18 @@ function staleColumns(now: number): readonly Column<VmWithLiveness>[] {
 }
 
 function count(role: Role, vms: readonly VmWithLiveness[]): RoleCount {
-  const row: RoleCount = { role, live: 0, stale: 0, paused: 0, stopped: 0 };
-  for (const vm of vms) {
-    if (vm.role !== role) continue;
-    const liveness = livenessOf(vm);
-    // discover returns suspect VMs, so they count as live.
-    row[liveness === 'suspect' ? 'live' : liveness]++;
-  }
+  const row: RoleCount = { role, live: 0, suspect: 0, stale: 0, paused: 0, stopped: 0 };
+  for (const vm of vms) if (vm.role === role) row[livenessOf(vm)]++;
   return row;
 }
 
 function registryLine(url: string, version: string | undefined, { uptime }: Health): string {
   const up = typeof uptime === 'number' ? `, up ${formatDuration(uptime * 1000)}` : '';
   return `registry ${url}: ok, ${version === undefined ? 'not a vreg daemon' : `vreg ${version}`}${up}`;
+}
+
+function warmingLine(seconds: number): string {
+  return `warming: answers may include dead VMs for another ${formatDuration(seconds * 1000)}`;
 }
 
 /** @returns undefined also if the conflicts cannot be read: the token may not, or the daemon is older. The status does not need them. */

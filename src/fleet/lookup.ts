@@ -7,10 +7,14 @@ import { VregError } from '../protocol/errors.ts';
 import { isRole, ROLES, type Role, type Vm } from '../protocol/vm.ts';
 import { isTransient } from '../run/retry.ts';
 import type { Pick } from './flags.ts';
+import { countStates, isOffered } from './table.ts';
 import { noteFaults, separate } from './usable.ts';
 
 /** Milliseconds between two requests while waiting: a short delay for a person, and little load for a registry. */
 export const POLL_INTERVAL = 500;
+
+/** Milliseconds to wait for the reasons why no VM is live: they only complete an error, so a slow registry must not delay it. */
+const REASONS_TIMEOUT = 1000;
 
 export interface LiveFlags {
   service?: string;
@@ -62,11 +66,7 @@ export async function liveVms(
     const rest = timeout - (context.now() - started);
     if (rest <= 0 && warming !== undefined) throw stillWarming(warming);
     if (rest <= 0 && faults.length > 0) throw faults[0]!;
-    if (timeout === 0) throw noLiveVm(role, service);
-    if (rest <= 0)
-      throw new VregError('TIMEOUT', `${noLiveVm(role, service).message} within ${wait}`, {
-        hint: `list registered VMs: vreg ls --role ${role}`,
-      });
+    if (timeout === 0 || rest <= 0) throw await noLiveVm(context, role, service, wait);
     await context.sleep(Math.min(POLL_INTERVAL, rest));
   }
 }
@@ -127,12 +127,23 @@ export function pickOne(
   return vms[pick === 'random' ? Math.floor(random() * vms.length) : 0]!;
 }
 
-export function noLiveVm(role: string, service?: string): VregError {
+/**
+ * Explains that no VM with the role is live, with the number of registered VMs and the reasons: `no live infra VM (4 registered: 3
+ * stale, 1 paused)`. The reasons take one more request; they are omitted if it fails.
+ * @param within the time that the user waited for a live VM
+ */
+export async function noLiveVm(context: Context, role: string, service?: string, within?: string): Promise<VregError> {
+  const wanted = service === undefined ? '' : ` with the service "${service}"`;
+  const vms = await emptyAfter(REASONS_TIMEOUT, context.client().list({ role })).catch(() => []);
+  context.signal.throwIfAborted();
   return new VregError(
-    'NO_LIVE',
-    `no live ${role} VM${service === undefined ? '' : ` with the service "${service}"`}`,
-    {
-      hint: `list registered VMs: vreg ls --role ${role}`,
-    },
+    within === undefined ? 'NO_LIVE' : 'TIMEOUT',
+    `no live ${role} VM${wanted}${within === undefined ? '' : ` within ${within}`}${reasonsOf(vms)}`,
+    { hint: `list registered VMs: vreg ls --role ${role}` },
   );
+}
+
+/** ` (4 registered: 3 stale, 1 paused)`; empty if some are live, because these lack only the service that the message names. */
+function reasonsOf(vms: readonly VmWithLiveness[]): string {
+  return vms.length === 0 || vms.some(isOffered) ? '' : ` (${countStates(vms)})`;
 }

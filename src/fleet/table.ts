@@ -1,6 +1,6 @@
 /** The table of VMs that every command prints. */
 import type { VmWithLiveness } from '../protocol/api.ts';
-import { ageOf, livenessOf, withoutLiveness } from '../protocol/liveness.ts';
+import { ageOf, LIVENESS, livenessOf, withoutLiveness } from '../protocol/liveness.ts';
 import { entryFault, forScripts, type Vm } from '../protocol/vm.ts';
 import { asText } from '../render/escape.ts';
 import type { Cell, Column, RowsAnswer } from '../render.ts';
@@ -68,6 +68,15 @@ export function vmsAnswer(
 export function isOffered(vm: VmWithLiveness): boolean {
   const liveness = livenessOf(vm);
   return (liveness === 'live' || liveness === 'suspect') && entryFault(vm) === undefined;
+}
+
+/** `4 registered: 3 stale, 1 paused`. An entry that scripts could not use safely counts as invalid. */
+export function countStates(vms: readonly VmWithLiveness[]): string {
+  const states = vms.map((vm) => (entryFault(vm) ? 'invalid' : livenessOf(vm)));
+  const counts = [...LIVENESS, 'invalid']
+    .map((state) => ({ state, count: states.filter((each) => each === state).length }))
+    .filter(({ count }) => count > 0);
+  return `${vms.length} registered: ${counts.map(({ state, count }) => `${count} ${state}`).join(', ')}`;
 }
 
 /** The liveness of a running VM; `-` for any other VM, whose status is in the column before. */

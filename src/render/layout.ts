@@ -84,6 +84,32 @@ export function cutText(text: string, width: number): string {
 }
 
 /**
+ * Wraps a text between words. A word that is longer than a line is split.
+ * @param width of a line in columns of the terminal, greater than 0
+ */
+export function wrapText(text: string, width: number): string[] {
+  const lines: string[] = [];
+  let line = '';
+  for (const word of text.split(' ')) {
+    const joined = line === '' ? word : `${line} ${word}`;
+    if (stringWidth(joined) <= width) {
+      line = joined;
+      continue;
+    }
+    if (line !== '') lines.push(line);
+    line = '';
+    for (const { segment } of SEGMENTER.segment(word)) {
+      if (stringWidth(line + segment) > width && line !== '') {
+        lines.push(line);
+        line = '';
+      }
+      line += segment;
+    }
+  }
+  return [...lines, line];
+}
+
+/**
  * Joins the cells of a row.
  * @param widths as {@link fitColumns} returns them
  * @param style adds colour to the text of a cell, which changes no width

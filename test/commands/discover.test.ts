@@ -3,7 +3,7 @@ import test from 'node:test';
 import { Interrupted } from '../../src/exit.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed, start, vreg } from '../helpers/cli.ts';
-import { stub } from '../helpers/stub.ts';
+import { json, stub } from '../helpers/stub.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
@@ -144,4 +144,43 @@ test('--wait ends in time if the registry does not respond', async (t) => {
   const { code, stdout, stderr } = await vreg(['addr', 'infra', '--wait', '200ms'], { url, now: Date.now });
   assert.deepEqual([code, stdout], [6, '']);
   assert.match(stderr, /no live infra VM within 200ms\nhint: /);
+});
+
+for (const command of ['discover', 'addr', 'url', 'exec', 'env']) {
+  test(`${command} without a live VM says how many are registered and why none is offered`, async (t) => {
+    const { url, clock } = await serveApp(t);
+    await seed(url, [
+      aVm({ id: 'i1', role: 'infra' }),
+      aVm({ id: 'i2', role: 'infra' }),
+      aVm({ id: 'i3', role: 'infra', status: 'stopped' }),
+      aVm({ id: 'i4', role: 'infra', status: 'paused' }),
+    ]);
+    clock.pass(300_001);
+    const argv = command === 'exec' ? ['exec', 'infra', '--', 'true'] : [command, 'infra'];
+    const { code, stdout, stderr } = await vreg(argv, { url });
+    assert.deepEqual([code, stdout], [3, '']);
+    assert.match(stderr, /^vreg: no live infra VM \(4 registered: 2 stale, 1 paused, 1 stopped\)\nhint: /);
+  });
+}
+
+test('--wait and --service say why no VM is offered, unless only the service is missing', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'w1' }), aVm({ id: 'w2', status: 'paused' })]);
+  await seed(url, [aVm({ id: 'i', role: 'infra', status: 'paused' })]);
+  const waited = await vreg(['addr', 'infra', '--wait', '100ms'], { url, now: Date.now });
+  assert.equal(waited.code, 6);
+  assert.match(waited.stderr, /^vreg: no live infra VM within 100ms \(1 registered: 1 paused\)\n/);
+  const { stderr } = await vreg(['addr', 'worker', '--service', 'db'], { url });
+  assert.match(stderr, /^vreg: no live worker VM with the service "db"\n/);
+});
+
+test('a token that may not list VMs gets the error without reasons', async (t) => {
+  const url = await stub(t, ({ url = '' }, response) =>
+    url.includes('/discover/')
+      ? json(response, 200, { vms: [], count: 0 })
+      : json(response, 403, { error: 'not allowed' }),
+  );
+  const { code, stderr } = await vreg(['addr', 'infra'], { url });
+  assert.equal(code, 3);
+  assert.match(stderr, /^vreg: no live infra VM\nhint: /);
 });

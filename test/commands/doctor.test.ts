@@ -11,6 +11,7 @@ import { call } from '../helpers/http.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { json, stub } from '../helpers/stub.ts';
 import { unless } from '../helpers/tools.ts';
+import { aVm } from '../helpers/vm.ts';
 
 interface Finding {
   check: string;
@@ -19,7 +20,7 @@ interface Finding {
   fix?: string;
 }
 
-const CHECKS = ['config', 'dns', 'tls', 'reach', 'token', 'clock', 'version', 'lease', 'clones'];
+const CHECKS = ['config', 'dns', 'tls', 'reach', 'token', 'clock', 'version', 'lease', 'fleet', 'clones'];
 
 async function doctor(options: VregOptions): Promise<{ result: Result; found: Map<string, Finding> }> {
   const result = await vreg(['doctor', '--json'], { now: Date.now, ...options });
@@ -56,7 +57,7 @@ test('all checks pass with a vreg daemon of the same version', async (t) => {
   assert.equal(result.code, 0);
   assert.equal(result.stderr, '');
   const results = CHECKS.map((check) => found.get(check)!.result);
-  assert.deepEqual(results, ['ok', 'skip', 'skip', 'ok', 'ok', 'ok', 'ok', 'ok', 'ok']);
+  assert.deepEqual(results, ['ok', 'skip', 'skip', 'ok', 'ok', 'ok', 'ok', 'ok', 'ok', 'ok']);
   assert.equal(found.get('config')!.detail, `registry ${url} (from VERS_INFRA_URL)`);
 });
 
@@ -235,4 +236,51 @@ test('doctor names a restricted token and warns about an enrol token', async (t)
   assert.equal(image.code, 0);
   assert.match(image.stdout, /^token\twarn\t.*"image" with the scope enrol\tthis token can only register VMs/m);
   assert.match(image.stdout, /^clones\tskip\t/m);
+});
+
+test('the check of the fleet warns about suspect VMs and about a registry that is warming up', async (t) => {
+  const at = new Date().toISOString();
+  const entry = (id: string, more: object) => ({
+    ...aVm({ id }),
+    registeredAt: at,
+    lastSeen: at,
+    stale: false,
+    ...more,
+  });
+  const vms = [entry('a', {}), entry('b', { suspect: true }), entry('c', { status: 'paused' })];
+  const serve = (list: unknown[], headers: Record<string, string>) =>
+    stub(t, (_request, response) => {
+      const body = { status: 'ok', uptime: 61, vms: list, conflicts: [], count: list.length };
+      json(response, 200, body, { 'x-vreg-version': '0.0.0', ...headers });
+    });
+  const suspect = await doctor({ url: await serve(vms, { 'x-vreg-warming': '120; suspect=1' }) });
+  assert.equal(suspect.result.code, 0);
+  const { result, detail } = suspect.found.get('fleet')!;
+  assert.equal(result, 'warn');
+  assert.match(detail, /^3 registered: 1 live, 1 suspect, 1 paused; the suspect VMs fell silent together/);
+  const warming = await doctor({ url: await serve(vms.slice(0, 1), { 'x-vreg-warming': '120' }) });
+  assert.match(
+    warming.found.get('fleet')!.detail,
+    /^1 registered: 1 live; the registry has just started or was paused/,
+  );
+  assert.match(warming.found.get('fleet')!.fix!, /^wait 2m, or use --strict/);
+  const fine = await doctor({ url: await serve(vms.slice(0, 1), {}) });
+  assert.deepEqual([fine.found.get('fleet')!.result, fine.found.get('fleet')!.detail], ['ok', '1 registered: 1 live']);
+});
+
+test('on a terminal the checks are a list with indented fixes that fits', async () => {
+  for (const width of [40, 60, 80, 200]) {
+    const { stdout } = await vreg(['doctor'], { tty: true, width, env: { NO_COLOR: '1' } });
+    const lines = stdout.trimEnd().split('\n');
+    assert.ok(
+      lines.every((line) => line.length <= width),
+      stdout,
+    );
+    assert.match(lines[0]!, /^ok {4}config {3,4}registry/);
+    assert.match(stdout, /\nfail {2}reach +cannot reach/);
+    const from = lines.findIndex((line) => line.startsWith('fail'));
+    const fix = lines.slice(from).find((line) => line.includes('fix: '))!;
+    assert.match(fix, /^ {15,}fix: start/);
+    assert.ok(!stdout.includes('CHECK'));
+  }
 });

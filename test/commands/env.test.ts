@@ -90,7 +90,7 @@ for (const argv of ['golden', 'infra golden', 'golden --export', 'golden --json'
     assert.deepEqual(await vreg(['env', ...argv.split(' ').filter((word) => word !== '--json')], { url }), {
       code: 3,
       stdout: '',
-      stderr: 'vreg: no live golden VM\nhint: list registered VMs: vreg ls --role golden\n',
+      stderr: 'vreg: no live golden VM (1 registered: 1 paused)\nhint: list registered VMs: vreg ls --role golden\n',
     });
     const result = await vreg(['env', ...argv.split(' ')], { url });
     assert.deepEqual([result.code, result.stdout], [3, '']);

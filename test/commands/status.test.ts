@@ -25,9 +25,9 @@ test('status prints the registry, counts VMs by role and lists stale VMs', async
   const [registry, ...rows] = stdout.split('\n');
   assert.match(registry!, /^registry http:\/\/127\.0\.0\.1:\d+: ok, vreg 0\.0\.0, up (?:\d+[a-z])+$/);
   assert.deepEqual(rows.slice(0, 5), [
-    'ROLE\tLIVE\tSTALE\tPAUSED\tSTOPPED',
-    'infra\t1\t0\t0\t0',
-    'worker\t0\t1\t1\t1',
+    'ROLE\tLIVE\tSUSPECT\tSTALE\tPAUSED\tSTOPPED',
+    'infra\t1\t0\t0\t0\t0',
+    'worker\t0\t0\t1\t1\t1',
     '',
     'STALE VM\tNAME\tROLE\tSILENT FOR',
   ]);
@@ -44,8 +44,8 @@ test('status is one object in JSON and one line in NDJSON', async (t) => {
   assert.equal(typeof uptime, 'number');
   assert.deepEqual(registry, { url, version: '0.0.0', status: 'ok' });
   assert.deepEqual(result.roles, [
-    { role: 'infra', live: 1, stale: 0, paused: 0, stopped: 0 },
-    { role: 'worker', live: 1, stale: 0, paused: 1, stopped: 1 },
+    { role: 'infra', live: 1, suspect: 0, stale: 0, paused: 0, stopped: 0 },
+    { role: 'worker', live: 1, suspect: 0, stale: 0, paused: 1, stopped: 1 },
   ]);
   assert.deepEqual(result.stale, []);
   assert.equal((await vreg(['status', '-o', 'ndjson'], { url })).stdout.split('\n').length, 2);
@@ -111,4 +111,29 @@ test('an error of the original registry gets a hint', async (t) => {
     stderr,
     'vreg: Unauthorized — invalid token\nhint: provide the token of the registry: VERS_AUTH_TOKEN, or --token-file FILE\n',
   );
+});
+
+test('status shows suspect VMs, and how long answers may include dead VMs', async (t) => {
+  const { url, clock } = await serveApp(t, { massLoss: 0.5 });
+  const ids = Array.from({ length: 12 }, (_, index) => `w${index}`);
+  await seed(
+    url,
+    ids.map((id) => aVm({ id })),
+  );
+  clock.pass(300_001);
+  const { code, stdout } = await vreg(['status'], { url });
+  assert.equal(code, 0);
+  assert.match(stdout, /\nwarming: answers may include dead VMs for another (5m|4m\d+s)\n/);
+  assert.match(
+    stdout,
+    /\nworker\t0\t12\t0\t0\t0\n\nSUSPECT VM\tNAME\tROLE\tSILENT FOR\n(w\d+\tone\tworker\t\w+\n){12}$/,
+  );
+  const data = JSON.parse((await vreg(['status', '--json'], { url })).stdout) as {
+    registry: { warmingSeconds: number };
+    suspect: { id: string }[];
+    stale: unknown[];
+  };
+  assert.ok(data.registry.warmingSeconds > 0 && data.registry.warmingSeconds <= 300);
+  assert.deepEqual(data.suspect.map(({ id }) => id).sort(), ids.sort());
+  assert.deepEqual(data.stale, []);
 });
