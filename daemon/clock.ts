@@ -25,9 +25,6 @@ export interface Gap {
  */
 export const QUEUE_TIME = 500;
 
-/** Maximum delay of a Node timer in milliseconds. With a longer one, `setTimeout` fires immediately. */
-export const MAX_TIMEOUT = 2 ** 31 - 1;
-
 /** Milliseconds between two ticks of the listening clock. */
 export const TICK_INTERVAL = 250;
 

@@ -10,6 +10,7 @@ import type { OutputFormat } from './config/settings.ts';
 import { clientCertificate, trustedCertificates } from './config/tls-files.ts';
 import type { Config } from './config.ts';
 import type { Io } from './io.ts';
+import { timerDelay } from './protocol/duration.ts';
 import { VregError } from './protocol/errors.ts';
 import { maskTokens, printable } from './protocol/redact.ts';
 
@@ -123,7 +124,7 @@ export class Session implements Context {
 
   sleep(ms: number): Promise<void> {
     const { signal } = this.#deps;
-    return setTimeout(ms, undefined, { signal }).catch(() => {
+    return setTimeout(timerDelay(ms), undefined, { signal }).catch(() => {
       throw signal.reason;
     });
   }

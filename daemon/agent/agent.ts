@@ -6,6 +6,7 @@
  */
 import { createHash } from 'node:crypto';
 import { heartbeatInterval } from '../../src/protocol/api.ts';
+import { timerDelay } from '../../src/protocol/duration.ts';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import { type HeartbeatResult, RegistrySession, type RegistrySessionOptions } from './registry-session.ts';
 
@@ -174,7 +175,7 @@ export class Agent {
   async #sleep(ms: number, signal: AbortSignal): Promise<void> {
     if (this.#isDueNow || signal.aborted || ms === 0) return;
     this.#pause = new AbortController();
-    await this.#options.sleep(ms, this.#pause.signal).catch(() => {});
+    await this.#options.sleep(timerDelay(ms), this.#pause.signal).catch(() => {});
   }
 
   #reportReady(warning?: string): void {

@@ -9,6 +9,7 @@ import {
   VERSION_HEADER,
   WARMING_HEADER,
 } from '../protocol/api.ts';
+import { timerDelay } from '../protocol/duration.ts';
 import { fromAnswer, VregError, withMessage } from '../protocol/errors.ts';
 import { MAX_DEPTH } from '../protocol/json.ts';
 import { maskRegistryUrl, SecretMask } from '../protocol/redact.ts';
@@ -132,7 +133,7 @@ export class Connection {
 
   /** Milliseconds per request. */
   get #timeout(): number {
-    return Math.min(this.#options.timeout ?? DEFAULT_TIMEOUT, this.maxTimeout);
+    return timerDelay(Math.min(this.#options.timeout ?? DEFAULT_TIMEOUT, this.maxTimeout));
   }
 
   /** Closes the connection; a later request opens a new one. */

@@ -1,6 +1,6 @@
 import { closeSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { type Context, defineCommand } from '../command.ts';
-import { MAX_SPAN, parseDuration } from '../config/values.ts';
+import { parseDuration } from '../config/values.ts';
 import { cannotWrite, missingFlag, VregError } from '../protocol/errors.ts';
 import { parseTokenRequest, type Restriction, SCOPES, type TokenInfo, type Whoami } from '../protocol/token.ts';
 import { ROLES } from '../protocol/vm.ts';
@@ -46,8 +46,7 @@ const create = defineCommand<CreateFlags>({
   async run(context, [name], { scope, vm, role, expires, to }) {
     if (scope === undefined) throw missingFlag('--scope', `one of: ${SCOPES.join(', ')}`);
     // An empty value is an error: an unset shell variable must not create a token that never expires.
-    const expiresIn =
-      expires === undefined ? undefined : Math.ceil(parseDuration(expires, '--expires', MAX_SPAN) / 1000);
+    const expiresIn = expires === undefined ? undefined : Math.ceil(parseDuration(expires, '--expires') / 1000);
     const request = parseTokenRequest({ name, scope, vm, role, expiresIn });
     if (to === undefined) {
       const created = await context.client().createToken(request);

@@ -1,6 +1,7 @@
 /** The value types of settings and flags: durations, sizes, counts and lists. Their errors quote the invalid value. */
 import { isIP } from 'node:net';
 import { normalizeAddress } from '../protocol/address.ts';
+import { durationOf, MAX_DAYS } from '../protocol/duration.ts';
 import { VregError } from '../protocol/errors.ts';
 import { maskValue, registryUrlFault } from '../protocol/redact.ts';
 
@@ -61,41 +62,22 @@ export function checkUrl(text: string, _name: string, where: string): void {
   throw new VregError('USAGE', message, { field: 'url', hint });
 }
 
-/** Milliseconds per unit. */
-const DURATION_UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
-/** 24 days, the longest delay that `setTimeout` supports; with a longer one it fires immediately. */
-const MAX_TIMER = 2_147_483_647;
-/** Ten years, for durations that no timer waits for, such as the lifetime of a token. */
-export const MAX_SPAN = 3650 * DURATION_UNITS.d!;
-
 /**
- * Parses a duration such as `90s`, `5m`, `1h30m` or `250ms`.
+ * Parses a duration, see {@link durationOf}.
  * @param name the flag or setting, for the error message
- * @param max milliseconds
  * @param where ` (from ORIGIN)`, for the error
  * @returns milliseconds: a whole number greater than 0
  * @throws VregError USAGE
  */
-export function parseDuration(text: string, name: string, max = MAX_TIMER, where = ''): number {
-  const parts = [...text.trim().matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h|d)/gy)];
-  const whole = parts.map((part) => part[0]).join('');
-  const value = Math.ceil(
-    parts.reduce((sum, [, amount, unit]) => sum + Number(amount) * DURATION_UNITS[unit as string]!, 0),
-  );
-  if (whole === '' || whole !== text.trim() || value <= 0 || value > max) {
-    const days = Math.floor(max / DURATION_UNITS.d!);
-    throw invalidValue(
-      name,
-      text,
-      `use a duration such as 90s, 5m or 1h30m (greater than 0, at most ${days} days)`,
-      where,
-    );
-  }
-  return value;
+export function parseDuration(text: string, name: string, where = ''): number {
+  const value = durationOf(text.trim());
+  if (value !== undefined && value > 0) return value;
+  const hint = `use a duration such as 90s, 5m, 1h30m, 30d or 90 for seconds (greater than 0, at most ${MAX_DAYS} days)`;
+  throw invalidValue(name, text, hint, where);
 }
 
 export function checkDuration(text: string, name: string, where: string): void {
-  parseDuration(text, name, undefined, where);
+  parseDuration(text, name, where);
 }
 
 /** Formats milliseconds with at most two units: `45s`, `3m`, `1h30m`, `2d4h`. */

@@ -3,6 +3,7 @@ import type { Context } from '../command.ts';
 import { parseDuration } from '../config/values.ts';
 import { suggestion } from '../help/suggest.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
+import { timerDelay } from '../protocol/duration.ts';
 import { VregError } from '../protocol/errors.ts';
 import { isRole, ROLES, type Role, type Vm } from '../protocol/vm.ts';
 import { isTransient } from '../run/retry.ts';
@@ -86,7 +87,7 @@ export function stillWarming(seconds: number, hint = 'wait with --wait DURATION,
  */
 function emptyAfter<T>(ms: number, found: Promise<T[]>): Promise<T[]> {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => resolve([]), Math.max(0, ms));
+    const timer = setTimeout(() => resolve([]), timerDelay(Math.max(0, ms)));
     found.then(resolve, reject).finally(() => clearTimeout(timer));
   });
 }

@@ -366,3 +366,9 @@ for (const argv of [
     );
   });
 }
+
+test('a timeout in days or in plain seconds is a valid limit for a request', async (t) => {
+  const { url } = await serveApp(t);
+  for (const timeout of ['30d', '3650d', '5', '2.5'])
+    assert.deepEqual(await vreg(['ls', '--timeout', timeout, '-q'], { url }), { code: 0, stdout: '', stderr: '' });
+});

@@ -76,7 +76,7 @@ const REFUSED: readonly [argv: string, message: RegExp][] = [
   ['set url nope', /^vreg: invalid url "nope"\nhint: use http:\/\/HOST:PORT/],
   ['set output xml', /^vreg: invalid output "xml"\nhint: one of: table, /],
   ['set port 70000', /^vreg: invalid port "70000"\nhint: use a number from 0/],
-  ['set stale-after 5', /^vreg: invalid stale-after "5"\nhint: use a duration such as 90s/],
+  ['set stale-after 5x', /^vreg: invalid stale-after "5x"\nhint: use a duration such as 90s/],
   ['set colour red', /^vreg: unknown setting "colour"\nhint: one of: url, /],
   ['set tmeout 5s', /^vreg: unknown setting "tmeout"; did you mean "timeout"\?\nhint: one of: url, /],
   ['get nope', /^vreg: unknown setting "nope".*\nhint: one of: url, /],

@@ -35,6 +35,15 @@ test('prune removes and prints VMs stale for longer, but no paused or stopped VM
   assert.equal(ids(), 'p s live');
 });
 
+test('--older-than accepts days beyond the range of a timer, and plain seconds', async (t) => {
+  const { url, vms } = await registry(t);
+  assert.equal((await prune(url, '--older-than 30d --yes -q')).stdout, '');
+  vms.get('w1')!.lastSeen = new Date(Date.now() - 31 * 24 * HOUR).toISOString();
+  assert.equal((await prune(url, '--older-than 30d --yes -q')).stdout, 'w1\n');
+  assert.equal((await prune(url, '--older-than 7300 --role worker --yes -q')).stdout, '');
+  assert.equal((await prune(url, '--older-than 7100 --role worker --yes -q')).stdout, 'w2\n');
+});
+
 test('--role restricts the removal to one role', async (t) => {
   const { url, ids } = await registry(t);
   assert.equal((await prune(url, '--older-than 1h --role infra -y -q')).stdout, 'i1\n');
@@ -117,7 +126,7 @@ test('a VM that sends a heartbeat during the prompt is not removed', async (t) =
 
 const REFUSED: readonly [argv: string, message: RegExp][] = [
   ['--yes', /^vreg: --older-than is required\nhint: for example: vreg prune --older-than 1h --dry-run\n$/],
-  ['--older-than 5', /^vreg: invalid --older-than "5"\nhint: use a duration such as 90s/],
+  ['--older-than 5x', /^vreg: invalid --older-than "5x"\nhint: use a duration such as 90s/],
   ['--older-than 1h --role wroker', /^vreg: invalid --role "wroker"; did you mean "worker"\?\nhint: one of: /],
   ['w1 --older-than 1h', /^vreg: too many arguments/],
 ];

@@ -12,7 +12,11 @@ const READ: readonly [text: string, ms: number][] = [
   ['1d2h3m4s5ms', 93_784_005],
   ['1.5s', 1500],
   [' 10s ', 10_000],
-  ['24d', 24 * 86_400_000],
+  ['30d', 30 * 86_400_000],
+  ['3650d', 3650 * 86_400_000],
+  ['5', 5000],
+  ['0.5', 500],
+  ['90', 90_000],
 ];
 
 for (const [text, ms] of READ) {
@@ -22,14 +26,14 @@ for (const [text, ms] of READ) {
 for (const text of [
   '',
   ' ',
-  '5',
+  '0',
   '0s',
   '-5s',
   '5 s',
   '5x',
   's',
   '1h 30m',
-  '25d',
+  '3651d',
   '1e3s',
   '5m!',
   '٥s',
@@ -43,7 +47,7 @@ for (const text of [
         assert.ok(error instanceof VregError);
         assert.equal(error.exit, 5);
         assert.equal(error.message, `invalid timeout "${text}"`);
-        assert.match(error.hint!, /90s, 5m or 1h30m/);
+        assert.match(error.hint!, /90s, 5m, 1h30m, 30d or 90 for seconds/);
         return true;
       },
     );

@@ -1,5 +1,6 @@
 /** `GET /registry/discover/:role`: the live VMs with a role, immediately or as soon as there are enough of them. */
 import { DEFAULT_WAIT_MIN, type DiscoverQuery, MAX_WAIT } from '../../../src/protocol/api.ts';
+import { durationOf } from '../../../src/protocol/duration.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { assertActive } from '../../access/authenticator.ts';
 import { permits } from '../../registry/preconditions.ts';
@@ -94,9 +95,9 @@ function longPoll(ctx: RequestContext, { role, query, find, min, timeoutMs }: Lo
   });
 }
 
-/** Parses `30s` or `500ms`. @returns milliseconds, at most {@link MAX_WAIT} */
+/** Parses a duration such as `30s`. @returns milliseconds, at most {@link MAX_WAIT} */
 function parseWait(text: string): number {
-  const [, amount, unit] = /^(\d+(?:\.\d+)?)(ms|s|m)$/.exec(text) ?? [];
-  if (amount === undefined) throw invalidQuery('wait', `wait: "${text}" is not a duration such as 30s`);
-  return Math.min(Number(amount) * { ms: 1, s: 1000, m: 60_000 }[unit as 'ms' | 's' | 'm'], MAX_WAIT);
+  const ms = durationOf(text);
+  if (ms === undefined) throw invalidQuery('wait', `wait: "${text}" is not a duration such as 30s`);
+  return Math.min(ms, MAX_WAIT);
 }

@@ -8,8 +8,8 @@ import { createServer, type Server } from 'node:https';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { createSecureContext, type SecureContextOptions, TLSSocket } from 'node:tls';
+import { MAX_TIMEOUT } from '../../../src/protocol/duration.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
-import { MAX_TIMEOUT } from '../../clock.ts';
 import { IdleSockets } from './idle-sockets.ts';
 import { type Refused, rawAnswer } from './raw-answer.ts';
 

@@ -7,6 +7,7 @@ import { META_FLAG, SERVICE_FLAG } from '../../fleet/flags.ts';
 import { type ThisVmFlags, thisVm, thisVmId } from '../../fleet/local-vm.ts';
 import { urlOrFault } from '../../fleet/vm-url.ts';
 import type { OnClone, OnExit } from '../../protocol/api.ts';
+import { timerDelay } from '../../protocol/duration.ts';
 import { VregError } from '../../protocol/errors.ts';
 import type { Vm } from '../../protocol/vm.ts';
 import {
@@ -164,8 +165,8 @@ function addressFilesOf(context: Context) {
 
 function checksOf({ checkInterval, checkTimeout, checkRise, checkFall }: Flags) {
   return {
-    interval: parseDuration(checkInterval ?? CHECKS.interval, '--check-interval'),
-    timeout: parseDuration(checkTimeout ?? CHECKS.timeout, '--check-timeout'),
+    interval: timerDelay(parseDuration(checkInterval ?? CHECKS.interval, '--check-interval')),
+    timeout: timerDelay(parseDuration(checkTimeout ?? CHECKS.timeout, '--check-timeout')),
     rise: countOf(checkRise, '--check-rise') ?? CHECKS.rise,
     fall: countOf(checkFall, '--check-fall') ?? CHECKS.fall,
   };

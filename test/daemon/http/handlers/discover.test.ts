@@ -88,6 +88,7 @@ test('when the time is up the response lists the VMs that are live', async (t) =
   assert.ok(performance.now() - started >= 110);
   assert.deepEqual(await discover(url, 'wait=0s&min=2'), ['vm-1']);
   assert.deepEqual(await discover(url, 'wait=0.05s&min=2'), ['vm-1']);
+  assert.deepEqual(await discover(url, 'wait=0.05&min=2'), ['vm-1']);
   assert.deepEqual(await discover(url, 'min=2'), ['vm-1']);
   assert.equal(registry.events.subscriberCount, 0);
 });
@@ -95,7 +96,7 @@ test('when the time is up the response lists the VMs that are live', async (t) =
 test('an invalid wait or min is 400, even if there is nothing to wait for', async (t) => {
   const { url } = await serveApp(t);
   await call(url, 'POST', '/registry/vms', { body: aVm() });
-  for (const wait of ['30', 'soon', '-1s', '1h', '1e3s', 's', 'Infinitys', '1s ']) {
+  for (const wait of ['30x', 'soon', '-1s', '1h30', '1e3s', 's', 'Infinitys', '1s ']) {
     for (const role of ['worker', 'infra']) {
       const answer = await call(url, 'GET', `/registry/discover/${role}?wait=${encodeURIComponent(wait)}`);
       assert.equal(answer.status, 400, wait);
