@@ -12,6 +12,8 @@ import {
   type Health,
   type Heartbeat,
   type Heartbeats,
+  type Imported,
+  type ImportOutcome,
   INCLUDE_LIVENESS,
   type ListQuery,
   PATHS,
@@ -24,7 +26,7 @@ import type { History, HistoryItem } from './protocol/events.ts';
 import type { AgentHeartbeat, Cleared, Conflicts, HistoryAnswer } from './protocol/heartbeat.ts';
 import { comparison, parseSelector } from './protocol/selector.ts';
 import type { NewToken, Revoked, TokenInfo, TokenRequest, Tokens, Whoami } from './protocol/token.ts';
-import type { Registration, Vm, VmUpdate } from './protocol/vm.ts';
+import type { ImportedVm, Registration, Vm, VmUpdate } from './protocol/vm.ts';
 
 export class RegistryClient {
   readonly url: string;
@@ -136,6 +138,23 @@ export class RegistryClient {
   /** @throws VregError NOT_FOUND, or any of {@link Connection.request} */
   deregister(id: string): Promise<Deleted> {
     return this.#connection.request<Deleted>('DELETE', PATHS.vm(checkId(id)));
+  }
+
+  /**
+   * vreg only: registers VMs of another registry with their times. Requires the scope admin.
+   * @param entries at most {@link MAX_IMPORT} and {@link MAX_IMPORT_BODY}
+   * @returns the outcomes in the order of the entries
+   * @throws VregError UNSUPPORTED, also by a vreg daemon without this route, or any of {@link Connection.request}
+   */
+  async import(entries: readonly ImportedVm[]): Promise<ImportOutcome[]> {
+    await this.#requireVreg('imports');
+    const answer = await this.#connection
+      .request<Partial<Imported>>('POST', PATHS.import, { vms: entries })
+      .catch((error: unknown) => {
+        throw error instanceof VregError && error.code === 'NOT_FOUND' ? this.#unsupported('imports') : error;
+      });
+    if (answer.entries?.length !== entries.length) throw this.#connection.badAnswer(`POST ${PATHS.import} with 200`);
+    return answer.entries;
   }
 
   /**
@@ -274,14 +293,15 @@ export class RegistryClient {
   }
 
   async #requireVreg(feature: string): Promise<void> {
-    if (await this.isVreg()) return;
-    throw new VregError(
-      'UNSUPPORTED',
-      `the registry at ${this.url} is not a vreg daemon: it does not support ${feature}`,
-      {
-        hint: 'replace it with vreg daemon; existing clients and curl commands keep working',
-      },
-    );
+    if (!(await this.isVreg())) throw this.#unsupported(feature);
+  }
+
+  #unsupported(feature: string): VregError {
+    const { version } = this.server;
+    const what = version === undefined ? 'is not a vreg daemon: it' : `is vreg ${version}, which`;
+    return new VregError('UNSUPPORTED', `the registry at ${this.url} ${what} does not support ${feature}`, {
+      hint: 'replace it with vreg daemon; existing clients and curl commands keep working',
+    });
   }
 
   async #entries(path: string, options: Record<string, string | undefined>): Promise<VmWithLiveness[]> {

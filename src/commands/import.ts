@@ -2,10 +2,11 @@ import { isDeepStrictEqual } from 'node:util';
 import { type Context, defineCommand } from '../command.ts';
 import { readEntries } from '../fleet/import-file.ts';
 import { IF_EXISTS, type IfExists, registerOrUpdate } from '../fleet/upsert.ts';
+import type { ImportOutcome } from '../protocol/api.ts';
 import { missingFlag, VregError } from '../protocol/errors.ts';
-import type { Registration, Vm } from '../protocol/vm.ts';
+import { type ImportedVm, parseImported, type Registration, type Vm } from '../protocol/vm.ts';
 import type { RowsAnswer } from '../render.ts';
-import { each, throwFailed } from '../run/batch.ts';
+import { each, type Failed, throwFailed } from '../run/batch.ts';
 
 interface Flags {
   file?: string;
@@ -14,11 +15,16 @@ interface Flags {
   yes?: boolean;
 }
 
+/**
+ * Limits of one request. The daemon registers 1000 entries in less than a second, and accepts bodies of 1 MiB from slow clients.
+ */
+const CHUNK = { entries: 1000, bytes: 1_000_000 };
+
 type Action = 'add' | 'change' | 'same' | 'skip' | 'conflict';
 
 interface Plan {
   action: Action;
-  entry: Registration;
+  entry: ImportedVm;
   /** Fields that differ from the registered entry. */
   fields: string[];
 }
@@ -27,7 +33,7 @@ export const importVms = defineCommand<Flags>({
   name: 'import',
   summary: 'import entries from a file',
   description:
-    'Imports entries from a file, after a confirmation that shows what will change. The file is the output of vreg export, an array of entries, or data/registry.json from vers-agent-services, the server that vreg replaces. An import counts as a heartbeat, so a dead VM with the status running becomes stale after one lease.',
+    'Imports entries from a file, after a confirmation that shows what will change. The file is the output of vreg export, an array of entries, or data/registry.json from vers-agent-services, the server that vreg replaces. New entries keep registeredAt and lastSeen, and an import does not count as a heartbeat, so a dead VM is stale at once. This requires a token with the scope admin. If the registry does not support it, as vers-agent-services, the entries are registered with new times.',
   flags: [
     { flags: '-f, --file <file>', about: 'file to read, or - for stdin', file: true },
     {
@@ -46,7 +52,7 @@ export const importVms = defineCommand<Flags>({
   exits: [2, 4, 7, 8],
   async run(context, _args, { file, dryRun, ifExists = 'fail', yes }) {
     if (file === undefined) throw missingFlag('--file', 'for example: vreg import -f fleet.ndjson');
-    const { entries } = await readEntries(context, file);
+    const { entries } = await readEntries(context, file, undefined, parseImported);
     rejectDuplicateIds(entries);
     const plans = planOf(entries, await context.client().list(), ifExists);
     if (dryRun) return context.print(planAnswer(plans));
@@ -65,24 +71,83 @@ export const importVms = defineCommand<Flags>({
     const count = (wanted: Action) => plans.filter(({ action }) => action === wanted).length;
     if (pending.length > 0)
       await context.confirm(`Add ${count('add')}, change ${count('change')} of ${plans.length} entries?`, yes);
-    // One at a time, because `vreg addr` picks VMs in the order of registration.
-    const { failed } = await each(context, pending, ({ action, entry }) => write(context, action, entry), 1);
+    const failed = [
+      ...(await add(
+        context,
+        pending.filter(({ action }) => action === 'add'),
+      )),
+      ...(await change(
+        context,
+        pending.filter(({ action }) => action === 'change'),
+      )),
+    ];
     const failedPlans = new Set(failed.map(({ item }) => item));
     await context.print(planAnswer(plans.filter((plan) => !failedPlans.has(plan))));
     throwFailed(context, pending.length, failed, ({ entry }) => entry.id);
   },
 });
 
-async function write(context: Context, action: Action, entry: Registration): Promise<void> {
-  if (action === 'add') {
-    await context.client().register(entry);
-    return;
+/** Registers entries with their times if the registry supports this. @returns the failures */
+async function add(context: Context, plans: readonly Plan[]): Promise<Failed<Plan>[]> {
+  const work = async (chunk: readonly Plan[]) => {
+    const outcomes = await context.client().import(chunk.map(({ entry }) => entry));
+    return outcomes.flatMap((outcome, index) => failureOf(chunk[index]!, outcome) ?? []);
+  };
+  const { done, failed } = await each(context, chunksOf(plans), work, 1);
+  if (failed.some(({ error }) => error instanceof VregError && error.code === 'UNSUPPORTED'))
+    return addWithNewTimes(context, plans);
+  return [...done.flat(), ...failed.flatMap(({ item, error }) => item.map((plan) => ({ item: plan, error })))];
+}
+
+/** Registers entries one at a time, because `vreg addr` picks VMs in the order of registration. @returns the failures */
+async function addWithNewTimes(context: Context, plans: readonly Plan[]): Promise<Failed<Plan>[]> {
+  if (plans.some(({ entry }) => entry.registeredAt !== undefined || entry.lastSeen !== undefined))
+    context.note('this registry does not support imports, so registeredAt and lastSeen will be the current time');
+  const client = context.client();
+  return (await each(context, plans, ({ entry }) => client.register(withoutTimes(entry)), 1)).failed;
+}
+
+/** @returns the failures */
+async function change(context: Context, plans: readonly Plan[]): Promise<Failed<Plan>[]> {
+  return (await each(context, plans, ({ entry }) => registerOrUpdate(context, withoutTimes(entry)), 1)).failed;
+}
+
+function withoutTimes({ registeredAt: _registeredAt, lastSeen: _lastSeen, ...registration }: ImportedVm): Registration {
+  return registration;
+}
+
+/** Divides the plans into requests, oldest registration first. Each has at least one entry. */
+function chunksOf(plans: readonly Plan[]): Plan[][] {
+  const chunks: Plan[][] = [];
+  let size = 0;
+  for (const plan of plans.toSorted((a, b) => compareTimes(a.entry.registeredAt, b.entry.registeredAt))) {
+    const bytes = Buffer.byteLength(JSON.stringify(plan.entry));
+    const last = chunks.at(-1);
+    size += bytes;
+    if (last && last.length < CHUNK.entries && size <= CHUNK.bytes) last.push(plan);
+    else {
+      chunks.push([plan]);
+      size = bytes;
+    }
   }
-  await registerOrUpdate(context, entry);
+  return chunks;
+}
+
+/** An absent time comes last: it will be the time of the import. */
+function compareTimes(a: string | undefined, b: string | undefined): number {
+  if (a === b) return 0;
+  if (a === undefined) return 1;
+  return b === undefined || a < b ? -1 : 1;
+}
+
+function failureOf(item: Plan, { outcome, code = 'INVALID', error = outcome, field, hint }: ImportOutcome) {
+  if (outcome === 'created') return undefined;
+  const details = { ...(field === undefined ? {} : { field }), ...(hint === undefined ? {} : { hint }) };
+  return { item, error: new VregError(code, error, details) };
 }
 
 /** @throws VregError INVALID if the file contains an id twice */
-function rejectDuplicateIds(entries: readonly Registration[]): void {
+function rejectDuplicateIds(entries: readonly ImportedVm[]): void {
   const seen = new Set<string>();
   for (const [index, { id }] of entries.entries()) {
     if (seen.has(id)) {
@@ -95,7 +160,7 @@ function rejectDuplicateIds(entries: readonly Registration[]): void {
   }
 }
 
-function planOf(entries: readonly Registration[], registered: readonly Vm[], ifExists: IfExists): Plan[] {
+function planOf(entries: readonly ImportedVm[], registered: readonly Vm[], ifExists: IfExists): Plan[] {
   const known = new Map(registered.map((vm) => [vm.id, vm]));
   return entries.map((entry) => {
     const vm = known.get(entry.id);

@@ -6,10 +6,10 @@ import type { Context } from '../command.ts';
 import { readFileOrPipe } from '../files.ts';
 import { cannotRead, invalid, VregError } from '../protocol/errors.ts';
 import { findFlaw } from '../protocol/json.ts';
-import { parseRegistration, type Registration } from '../protocol/vm.ts';
+import { type ImportedVm, parseRegistration } from '../protocol/vm.ts';
 
 export interface Entries {
-  entries: Registration[];
+  entries: ImportedVm[];
   /** The file contains an entry itself instead of a list with one entry. */
   single: boolean;
 }
@@ -44,12 +44,14 @@ export function rejectEmpty(text: string, path: string): void {
 /**
  * @param path a file's path, or `-` for stdin
  * @param complete adds defaults to an entry before it is checked
+ * @param parseEntry checks an entry; by default, as a registration without times
  * @throws VregError USAGE if it cannot be read, INVALID naming the entry and its field
  */
 export async function readEntries(
   context: Context,
   path: string,
   complete: (entry: object) => object = (entry) => entry,
+  parseEntry: (value: unknown) => ImportedVm = parseRegistration,
 ): Promise<Entries> {
   const name = path === '-' ? 'stdin' : path;
   const text = await readInput(context, path);
@@ -59,7 +61,7 @@ export async function readEntries(
     try {
       const flaw = findFlaw(value);
       if (flaw) throw invalid('body', `the entry ${flaw}`);
-      return parseRegistration(isObject(value) ? complete(value) : value);
+      return parseEntry(isObject(value) ? complete(value) : value);
     } catch (error) {
       if (!(error instanceof VregError) || single) throw error;
       throw new VregError('INVALID', `${name}: entry ${index + 1}: ${error.message}`, {

@@ -10,6 +10,65 @@ import { FLEET, fleetOf } from '../helpers/fleet.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { aVm } from '../helpers/vm.ts';
 
+test('import keeps the times of each entry, reefConfig and parentVmId, and is not a sign of life', async (t) => {
+  const [from, to] = [await serveApp(t), await serveApp(t)];
+  const reef = { parentId: 'golden', parentVmId: 'golden', reefConfig: { services: ['board'], capabilities: ['gpu'] } };
+  for (const vm of [aVm({ id: 'a' }), aVm({ id: 'b', ...reef })]) {
+    await from.registry.register(vm);
+    from.clock.pass(1000);
+  }
+  const { stdout } = await vreg(['export'], { url: from.url });
+  to.clock.pass(1_000_000);
+  const reversed = stdout.trim().split('\n').reverse().join('\n');
+  const result = await vreg(['import', '-f', '-', '--yes', '-q'], { url: to.url, stdin: reversed });
+  assert.deepEqual(result, { code: 0, stdout: 'b\na\n', stderr: '' });
+  const entriesOf = ({ registry }: typeof to) => registry.list({}).map(({ json }) => JSON.parse(json) as Vm);
+  assert.deepEqual(entriesOf(to), entriesOf(from));
+  assert.deepEqual(to.registry.discover('worker'), []);
+});
+
+test('import sends thousands of entries in a few requests, and reports each entry that is not registered', async (t) => {
+  const { url, registry, logged } = await serveApp(t);
+  const entries = Array.from({ length: 2500 }, (_, n) => aVm({ id: `vm-${n}` }));
+  const list = registry.list.bind(registry);
+  // Another client registers two of the ids after the command has read the list.
+  registry.list = (filter) => {
+    const found = list(filter);
+    for (const id of ['vm-7', 'vm-2007']) void registry.register(aVm({ id, name: 'theirs' }));
+    registry.list = list;
+    return found;
+  };
+  const result = await vreg(['import', '-f', '-', '--yes', '-q'], { url, stdin: JSON.stringify(entries) });
+  assert.deepEqual(
+    [result.code, result.stderr.split('\n').slice(0, 3)],
+    [4, ['vreg: vm-7: VM already registered', 'vreg: vm-2007: VM already registered', 'vreg: 2 of 2500 failed']],
+  );
+  assert.equal(result.stdout.split('\n').length - 1, 2498);
+  assert.equal(registry.list({}).length, 2500);
+  assert.equal(logged.filter((line) => line.includes('/registry/import')).length, 3);
+});
+
+test('against a registry without imports, entries are registered with new times, and a note says so', async (t) => {
+  const { url } = await startPlainServer(t);
+  const times = { registeredAt: '2025-06-01T00:00:00.000Z', lastSeen: '2025-06-02T00:00:00.000Z' };
+  const note = 'vreg: this registry does not support imports, so registeredAt and lastSeen will be the current time\n';
+  const send = (entries: object[]) =>
+    vreg(['import', '-f', '-', '--yes', '-q'], { url, stdin: JSON.stringify(entries) });
+  assert.deepEqual(await send([{ ...aVm({ id: 'a' }), ...times }]), { code: 0, stdout: 'a\n', stderr: note });
+  assert.deepEqual(await send([aVm({ id: 'b' })]), { code: 0, stdout: 'b\n', stderr: '' });
+  const [a] = ((await fleetOf(url)) as Vm[]).filter(({ id }) => id === 'a');
+  assert.notEqual(a!.registeredAt, times.registeredAt);
+});
+
+test('an import without the scope admin exits with 2 and names the scope', async (t) => {
+  const { url, authenticator, registry } = await serveApp(t, { token: 's3cret' });
+  const { token } = await authenticator.tokens.create({ name: 'w', scope: 'write' }, 'test');
+  const env = { VERS_AUTH_TOKEN: token };
+  const result = await vreg(['import', '-f', '-', '--yes'], { url, env, stdin: JSON.stringify([aVm()]) });
+  assert.deepEqual([result.code, registry.revision], [2, 1], result.stderr);
+  assert.match(result.stderr, /requires admin/);
+});
+
 test('import reads data/registry.json of the original server', async (t) => {
   const { url } = await serveApp(t);
   const file = join(tempDir(t), 'registry.json');
@@ -113,6 +172,11 @@ const BROKEN: readonly [name: string, text: string, message: RegExp][] = [
     'an entry without a role',
     '[{"id":"a","name":"a","address":"a","registeredBy":"a"}]',
     /^vreg: .*: entry 1: role .*\nhint: nothing was registered/,
+  ],
+  [
+    'an invalid time',
+    JSON.stringify([aVm(), { ...aVm(), lastSeen: 'yesterday' }]),
+    /^vreg: .*: entry 2: invalid lastSeen: yesterday .*\nhint: nothing was registered/,
   ],
   ['an entry that is not an object', '{"vms":[7]}', /^vreg: .*: entry 1: .*\nhint: /],
   [

@@ -7,9 +7,9 @@ import test, { type TestContext } from 'node:test';
 import worker_threads from 'node:worker_threads';
 import { createBudgets } from '../../../daemon/limits.ts';
 import { SqliteStore } from '../../../daemon/store/sqlite-store.ts';
-import type { Change, Contents } from '../../../daemon/store/store.ts';
+import type { Change, Contents, ForEach } from '../../../daemon/store/store.ts';
 import { tempDir } from '../../helpers/daemon.ts';
-import { openDir, openStore, putOf, readStore, removalOf } from '../../helpers/store.ts';
+import { chain, openDir, openStore, putOf, readStore, removalOf, tagAt } from '../../helpers/store.ts';
 
 /** The contents without the clock. */
 const entriesOf = ({ vms, revision, registryId }: Contents) => ({ vms, revision, registryId });
@@ -46,6 +46,39 @@ test('many concurrent changes all become durable, in their order', async (t) => 
     vms.map(({ id }) => id),
     changes.map((_, index) => `vm-${index}`),
   );
+});
+
+const inOrder: ForEach = async (items, act) => {
+  for (const item of items) act(item);
+};
+
+test('changes of an import become durable together, behind those that were queued before', async (t) => {
+  const dir = tempDir(t);
+  const { store } = await openStore(t, dir);
+  const more = {
+    metadata: { text: 'ü"\\\ud800', deep: [{ a: null }] },
+    reefConfig: { services: ['a'], capabilities: [] },
+  };
+  const changes = Array.from({ length: 3000 }, (_, n) => putOf({ id: `vm-${n}`, revision: n + 2, more }));
+  const life = { lastSeen: 5, heardAt: -1000.5 };
+  changes.push(putOf({ id: 'last', revision: 3002, life }));
+  const chained = chain(changes, tagAt(1));
+  await Promise.all([store.commit(putOf({ id: 'first', revision: 1 })), store.commitAll(chained, inOrder)]);
+  // A change that does not follow the last one fails, and with it all others of the import.
+  const wrong = [putOf({ id: 'x', revision: 3003 }), { ...putOf({ id: 'y', revision: 3004 }), previousTag: tagAt(9) }];
+  await assert.rejects(store.commitAll(chain(wrong, tagAt(3002)), inOrder), { code: 'INTERNAL' });
+  await store.commit({ ...putOf({ id: 'next', revision: 3003 }), previousTag: tagAt(3002) });
+  assert.equal((await store.history('vm-7', 10)).length, 1);
+  await store.close();
+  const { vms, revision } = await readStore(dir);
+  assert.equal(revision, 3003);
+  assert.deepEqual(
+    vms.map(({ id }) => id),
+    ['first', ...changes.map((change) => (change.kind === 'put' ? change.vm.id : '')), 'next'],
+  );
+  assert.deepEqual(JSON.parse(vms[1]!.body), { ...JSON.parse(vms[0]!.body), ...more, id: 'vm-0', name: 'vm-0' });
+  const { lastSeen, heardAt } = vms[3001]!;
+  assert.deepEqual({ lastSeen, heardAt }, life);
 });
 
 test('queued large entries are limited in bytes, and small entries are always accepted', async (t) => {
