@@ -3,7 +3,8 @@
  * that VM. The registration and the token are committed together.
  *
  * A VM recreated with a new disk has lost its own token, and a registry restored from an older copy does not know it. In both
- * cases the VM may enrol again with the same enrol token, once it has been silent for one lease period.
+ * cases the VM may enrol again once it has been silent for one lease period. It keeps its place in lists if its role and its
+ * enrol token are the same as before. Otherwise, the old entry is removed, and the VM is registered as a new one.
  */
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
@@ -55,9 +56,15 @@ export async function enrol(
       return await registry.register(registration, options);
     } catch (error) {
       if (!hasCode(error, 'CONFLICT')) throw error;
-      const returning = findReturning(registry, issuedBefore, { enroller, registration, from, write });
-      if (!returning) throw error;
-      return replace(returning);
+      const silent = findSilent(registry, issuedBefore, { enroller, registration, from, write });
+      if (!silent) throw error;
+      if (!isReturning(silent, issuedBefore, { enroller, registration })) {
+        await registry.deregister(id, { ...write, expect: [silent.position] });
+        return registry.register(registration, options);
+      }
+      const returned = await replace(silent);
+      registry.identities.release(id);
+      return returned;
     }
   };
   const entry = await (repeated ? replace(repeated) : register()).catch((error: unknown) => {
@@ -85,32 +92,45 @@ function findRepeated(
   const { enrolledBy, lastUsedAt, enrolledFrom, createdAt } = issued.stored;
   const entry = registry.get(registration.id);
   const { vm } = entry;
+  const age = registry.clock.now() - Date.parse(createdAt);
   const isRepeated =
     enrolledBy === enroller.name &&
     lastUsedAt === undefined &&
     enrolledFrom === (from || undefined) &&
-    registry.clock.now() - Date.parse(createdAt) < REPEAT_WITHIN &&
+    // Negative if the wall clock was set back, so the age is not known.
+    age >= 0 &&
+    age < REPEAT_WITHIN &&
     Object.keys(diff(vm, { ...registration, registeredAt: vm.registeredAt })).length === 0;
   return isRepeated ? entry : undefined;
 }
 
 /**
- * Finds the entry of a VM that has lost its token and enrols again: it enrolled with the same token and role before.
+ * Finds the entry of an enrolled VM that has lost its token and enrols again.
+ * @returns undefined if the entry was not enrolled, its token was revoked, or the enrol token does not permit its role
  * @throws VregError CONFLICT and IDENTITY_CONFLICT as {@link Registry.assertVacant}, if the VM has not been silent for one
  * lease period
  */
-function findReturning(
+function findSilent(
   registry: Registry,
   issued: Token | undefined,
   { enroller, registration, from, write }: Enrolment,
 ): VmRecord | undefined {
-  const { id, role, address } = registration;
-  if (issued?.stored.enrolledBy !== enroller.name || !registry.has(id)) return undefined;
+  const { id, address } = registration;
+  if (!issued || !registry.has(id)) return undefined;
   const entry = registry.get(id);
-  // The returning VM keeps its place in lists, which it must not take into another role.
-  if (entry.vm.role !== role || !permits(write.restriction, entry.vm)) return undefined;
-  registry.assertVacant(id, { address, from });
+  // Otherwise, the token of a worker's image could remove an infra VM that is suspended.
+  if (!permits(write.restriction, entry.vm)) return undefined;
+  registry.assertVacant(id, { address, from, isReturning: isReturning(entry, issued, { enroller, registration }) });
   return entry;
+}
+
+/** True if the role and the enrol token are the same as before. Only then, the VM keeps its place in lists. */
+function isReturning(
+  { vm }: VmRecord,
+  issued: Token | undefined,
+  { enroller, registration }: Pick<Enrolment, 'enroller' | 'registration'>,
+): boolean {
+  return vm.role === registration.role && issued?.stored.enrolledBy === enroller.name;
 }
 
 function explainConflict(error: unknown, id: string): unknown {

@@ -28,8 +28,9 @@
  *    heartbeat arrives, the sender is a copy; otherwise the VM has moved.
  * 3. The holder is tentative, and the sender spends the token of the last proven incarnation: it takes the VM back, as in rule
  *    2, and the conflict is recorded.
- * 4. The sender requests to replace the holder: it becomes the holder, and the conflict is recorded. The HTTP handler has
- *    checked that the sender's access token may change the VM.
+ * 4. The sender's access token may change the VM, and the sender requests to replace the holder, or the access tokens of the
+ *    holder and of the proven incarnation may not change the VM: it becomes the holder, and the conflict is recorded. A client
+ *    that may only send heartbeats could otherwise become the holder before the VM does.
  * 5. The holder has been silent for one lease period: the sender becomes the holder; only tentatively if its token number is
  *    ahead, because a client could invent that. The conflict is recorded, unless a sender that is ahead resembles the proven
  *    incarnation, or the VM has only lost its agent's state.
@@ -39,11 +40,18 @@
  *    could invent all of this, so the proven incarnation keeps its right to return. If the VM is already held tentatively, the
  *    sender must resemble the proven incarnation more than the holder does. If it resembles that equally, or has the addresses
  *    of the holder, it needs an access token that may change the VM while the holder's may not, a higher token number, or a
- *    holder whose next heartbeat is overdue. The conflict is recorded if the sender does not resemble the proven incarnation.
+ *    holder whose next heartbeat is overdue. The conflict is recorded if the sender resembles neither the proven incarnation nor
+ *    the holder.
  * 7. Otherwise the VM is contested.
  *
  * **Silence.** Only an accepted heartbeat is a sign of life and ends the silence of the holder. Silence is measured in
  * listening time, so it does not include pauses of the registry.
+ *
+ * **Enrolment.** A VM that has lost its access token cannot send heartbeats until it has enrolled again, which is a claim, too.
+ * It is accepted when the holder has been silent for one lease period, and rejected when a proven holder sends a heartbeat from
+ * another place, with an access token that may change the VM. A holder at the same place may be the sender itself: its own
+ * access token was refused for a moment. If the VM has no holder, any sign of life of the VM counts as one of the holder. A VM
+ * that has enrolled again has no holder, so rule 1 accepts it.
  *
  * **409.** If the response has `Retry-After`, the claim is undecided, and the sender must retry with the same heartbeat: an
  * agent does so until it is accepted or the claim is decided. Otherwise, another incarnation is alive: an agent exits with 9 or
@@ -61,7 +69,7 @@ import type { RecordQueue } from './writes.ts';
 export interface Proof extends AgentHeartbeat {
   /** The peer's address; undefined on a unix socket. */
   from?: string | undefined;
-  /** The sender's access token may change this VM. A token that may only send heartbeats is less trusted. */
+  /** The scope of the sender's access token permits changes. A token that may only send heartbeats is less trusted. */
   mayWrite?: boolean;
 }
 
@@ -76,6 +84,8 @@ interface Incarnation extends Claim {
   spent?: string;
   /** Time of the last accepted proof on the listening clock, in milliseconds. */
   heardAt: number;
+  /** As in {@link Proof}, for the last accepted heartbeat. */
+  mayWrite?: boolean;
 }
 
 /** The incarnation whose heartbeats are accepted. */
@@ -86,8 +96,11 @@ interface Holder extends Incarnation {
   superseded?: string[];
   /** The status of the VM was set to stopped or paused after the last proof, so the VM may no longer exist. */
   isIdle?: true;
-  /** As in {@link Proof}, for the last accepted heartbeat. */
-  mayWrite?: boolean;
+  /**
+   * Time of the change of the VM's role after the last proof, RFC 3339. A reader of the new role must not see what the holder
+   * reported in the other one.
+   */
+  movedAt?: string;
   /** The last proven incarnation, while this holder is tentative. `until` is in milliseconds on the listening clock. */
   proven?: Incarnation & { until: number };
   /** Key of the conflict that was recorded when this holder was accepted tentatively. */
@@ -103,6 +116,15 @@ interface StoredConflict extends Conflict {
   isPast?: true;
   /** Time of the last refusal on the listening clock, in milliseconds. */
   refusedAt?: number;
+}
+
+/** The sender of an enrolment for an id that is registered. */
+export interface Enroller {
+  address: string;
+  /** The peer's address; undefined on a unix socket. */
+  from: string | undefined;
+  /** The role and the enrol token are those with which the registered VM enrolled. */
+  isReturning: boolean;
 }
 
 /** The time at which a heartbeat is processed, and the state of the registry at that time. */
@@ -131,8 +153,11 @@ const MAX_ANNOUNCED = 16;
 const MISSED_HEARTBEATS = 1.5;
 /** Maximum `Retry-After` for a refused incarnation, in seconds, so that it soon receives the decision. */
 const MAX_RETRY_AFTER = 5;
-/** Milliseconds after which a refused incarnation has stopped its retries: six times the longest delay between two of them. */
-const MAX_RETRY_GAP = 6 * MAX_RETRY_AFTER * 1000;
+/**
+ * Milliseconds after which a refused incarnation has stopped its retries: three times the longest delay between two of them. An
+ * agent extends `Retry-After` to at most twice its value.
+ */
+const MAX_RETRY_GAP = 3 * 2 * MAX_RETRY_AFTER * 1000;
 /** Maximum number of heartbeat tokens of former holders to remember per VM. */
 const MAX_SUPERSEDED = 8;
 
@@ -207,6 +232,12 @@ export class Identities {
   /** Deletes the identity of a removed VM, so that a new VM with the same id has none. */
   forget(id: string): void {
     this.#markPast(id);
+    this.release(id);
+  }
+
+  /** Removes the holder of a VM that has enrolled again, so that the silence of its former agent does not count any more. */
+  release(id: string): void {
+    this.#endClaims(id);
     if (this.#holders.delete(id)) this.#records.add({ kind: 'identity', key: id, body: undefined });
   }
 
@@ -216,23 +247,30 @@ export class Identities {
   }
 
   /**
-   * The identity of a VM that gets a new place in the order, to commit with that change. After a crash, the holder would
-   * otherwise look like that of a removed VM.
-   * @param created the new revision of the VM's registration
+   * The identity of a VM whose role changes, to commit with that change. After a crash, the holder would otherwise look like
+   * that of a removed VM if the VM has moved to the end of lists.
+   * @param movedAt time of the change, RFC 3339
    */
-  recordAfterMove(id: string, created: number): RecordChange[] {
-    const holder = this.#holders.get(id);
-    return holder ? [identityRecord(id, { ...holder, created })] : [];
+  recordAfterMove(entry: VmRecord, movedAt: string): RecordChange[] {
+    const holder = this.#movedHolder(entry, movedAt);
+    return holder ? [identityRecord(entry.vm.id, holder)] : [];
   }
 
   /**
    * Updates the identity of a VM whose role has changed. Its incarnation stays the same, even if it has moved to the end of
    * lists.
+   * @param movedAt time of the change, RFC 3339
    */
-  move({ vm: { id }, version: { created } }: VmRecord): void {
-    const holder = this.#holders.get(id);
-    if (holder && holder.created !== created) this.#putHolder(id, { ...holder, created });
+  move(entry: VmRecord, movedAt: string): void {
+    const { id } = entry.vm;
+    const holder = this.#movedHolder(entry, movedAt);
+    if (holder) this.#putHolder(id, holder);
     this.#markPast(id);
+  }
+
+  #movedHolder({ vm, version: { created } }: VmRecord, movedAt: string): Holder | undefined {
+    const holder = this.#holders.get(vm.id);
+    return holder && { ...holder, created, movedAt };
   }
 
   #markPast(id: string): void {
@@ -268,30 +306,32 @@ export class Identities {
   }
 
   /**
-   * Checks that a VM that has lost its access token may enrol again under its id, which requires that the registered VM has
-   * been silent for one lease period.
-   * @throws VregError CONFLICT with `retryAfter` while that is undecided, IDENTITY_CONFLICT if the VM sent another heartbeat
+   * Checks that a VM that has lost its access token may enrol again under its id; see *Enrolment* at the top of this module.
+   * If its role or enrol token differs, no plain heartbeat may have arrived for one lease period either.
+   * @throws VregError CONFLICT with `retryAfter` while that is undecided, IDENTITY_CONFLICT if the claim is rejected
    */
-  assertVacant(entry: VmRecord, { address, from }: Pick<Claim, 'address'> & Pick<Proof, 'from'>, now: Now): void {
-    const { vm, seen } = entry;
+  assertVacant(entry: VmRecord, { address, from, isReturning }: Enroller, now: Now): void {
+    const { vm, seen, lastSeen } = entry;
     const { id } = vm;
     const other: Claim = { ...definedOnly({ address, from }), at: now.at };
     const key = keyOf({ id, other });
     const before = this.#conflicts.get(key);
-    const silence = silenceOf(seen, now);
+    const holder = this.#holderOf(id, now);
+    const silence = silenceOf((isReturning && holder) || seen, now);
     if (silence > now.lease) {
       if (before) this.#putConflict(key, { ...before, state: 'replaced' });
       return;
     }
-    const held = this.#holders.get(id);
-    const holder: Claim = held ? claimOf(held) : { address: vm.address, at: entry.lastSeen };
-    const claim = { id, holder, other, state: 'open', against: String(seen.heardAt) } as const;
-    const { against, count } = this.#recordConflict(claim, now);
+    const known: Claim = holder ? claimOf(holder) : { address: vm.address, at: lastSeen };
+    // Not `heardAt`, which also changes when the registry starts with a shorter lease.
+    const latest = holder ? holder.token : lastSeen;
+    const { against, count } = this.#recordConflict({ id, holder: known, other, state: 'open', against: latest }, now);
     const details = { field: 'id', hint: COMPARE };
-    if (against !== String(seen.heardAt)) {
+    const mayDecide = !holder || (!holder.proven && holder.mayWrite);
+    if (against !== latest && mayDecide && !isSamePlace({ address, from }, holder ?? known)) {
       // The next claim from this address may come from another incarnation, which must see a sign of life after its own start.
       this.#endClaim(key);
-      throw new VregError('IDENTITY_CONFLICT', `VM already registered, and ${aliveAs(id, holder)}`, details);
+      throw new VregError('IDENTITY_CONFLICT', `VM already registered, and ${aliveAs(id, known)}`, details);
     }
     throw new VregError('CONFLICT', 'VM already registered', {
       ...details,
@@ -336,8 +376,8 @@ export class Identities {
       const sides = { holder: claimOf(holder), other: claimIn(proof, now.at) };
       return this.#recordConflict({ id, ...sides, state, ...definedOnly({ spend: proof.spend, against }) }, now);
     };
-    const isPlausible = isSilent || isProbablyTheVm(proof, holder, now);
-    if (!proof.replace && !isPlausible) {
+    const isReplacing = proof.replace || isFirstToWrite(proof, holder);
+    if (!isReplacing && !isSilent && !isProbablyTheVm(proof, holder, now)) {
       const { against, count } = record('open', holder.token);
       if (!proven && against !== holder.token) throw identityConflict(id, holder);
       throw undecided(id, holder, count, now.lease - silenceOf(holder, now));
@@ -345,15 +385,16 @@ export class Identities {
     const key = keyOf({ id, spend: proof.spend, other: claimIn(proof, now.at) });
     this.#endClaims(id);
     const hasLostState = proof.spend === undefined && !this.#conflicts.has(key);
-    const isStranger = resemblance(proof, proven ?? holder) === 0;
-    const isConflict = proof.replace || (isAhead ? isStranger : !hasLostState);
+    const isSame = isSameIncarnation(proof, holder) && isSamePlace(proof, holder);
+    const isStranger = !isSame && resemblance(proof, proven ?? holder) === 0;
+    const isConflict = isReplacing || (isAhead ? isStranger : !hasLostState);
     if (isConflict) record('replaced');
     else if (proven && !isSameIncarnation(proof, holder) && untilOverdue(holder, now) > 0) recordLoser();
-    if (proof.replace || (isSilent && !isAhead)) return inherited;
+    if (isReplacing || (isSilent && !isAhead)) return inherited;
     return {
       ...inherited,
       proven: proven ?? { ...incarnationOf(holder), until: now.listening + now.lease },
-      ...(isConflict ? { claim: key } : {}),
+      ...definedOnly({ claim: isConflict ? key : isSame ? claim : undefined }),
     };
   }
 
@@ -453,8 +494,12 @@ function parseHolder(body: string): Holder {
   return { ...holder, ...(ousted ? { superseded: ousted } : {}), ...(rests ? { isIdle: rests } : {}) };
 }
 
-/** The public part of an incarnation, without its heartbeat tokens. */
-function claimOf({ incarnation, address, from, at }: Claim): Claim {
+/** The public part of a holder, without its heartbeat tokens and without what it reported before the VM got its current role. */
+function claimOf({ movedAt, ...holder }: Holder): Claim {
+  return movedAt === undefined ? sideOf(holder) : { at: movedAt };
+}
+
+function sideOf({ incarnation, address, from, at }: Claim): Claim {
   return { ...definedOnly({ incarnation, address, from }), at };
 }
 
@@ -464,8 +509,8 @@ function claimIn({ incarnation, address, from }: Proof, at: string): Claim {
 }
 
 function incarnationOf(holder: Holder): Incarnation {
-  const { token, spent, heardAt } = holder;
-  return { ...claimOf(holder), ...definedOnly({ spent }), token, heardAt };
+  const { token, spent, heardAt, mayWrite } = holder;
+  return { ...sideOf(holder), ...definedOnly({ spent, mayWrite }), token, heardAt };
 }
 
 /**
@@ -499,6 +544,11 @@ function continues({ token, spent }: Incarnation, { spend, next }: Proof): boole
 function isAheadOf({ spend, next }: Proof, { superseded = [], proven, token }: Holder): boolean {
   if (spend === undefined || superseded.includes(spend) || superseded.includes(next!)) return false;
   return numberOf(spend) > numberOf(proven?.token ?? token);
+}
+
+/** True if the sender's access token may change the VM, unlike those of all incarnations that were accepted. */
+function isFirstToWrite({ mayWrite }: Proof, holder: Holder): boolean {
+  return mayWrite === true && !holder.mayWrite && !holder.proven?.mayWrite;
 }
 
 /** Applies rule 6 at the top of this module. */
@@ -604,19 +654,19 @@ function retryAfter(count: number, remaining: number): number {
 }
 
 /** @param remaining milliseconds until the holder has been silent for one lease period */
-function undecided(id: string, holder: Claim, count: number, remaining: number): VregError {
+function undecided(id: string, holder: Holder, count: number, remaining: number): VregError {
   const seconds = Math.max(1, Math.ceil(remaining / 1000));
   return new VregError(
     'IDENTITY_CONFLICT',
-    `VM "${id}" has another incarnation (${describe(holder)}): this one is accepted if that one stays silent for another ${seconds} s`,
+    `VM "${id}" has another incarnation (${describe(claimOf(holder))}): this one is accepted if that one stays silent for another ${seconds} s`,
     { field: 'spend', retryAfter: retryAfter(count, remaining), hint: `wait, or ${COMPARE}` },
   );
 }
 
-function identityConflict(id: string, holder: Claim): VregError {
+function identityConflict(id: string, holder: Holder): VregError {
   return new VregError(
     'IDENTITY_CONFLICT',
-    `${aliveAs(id, holder)}: this one is a clone, or was restored from an older snapshot`,
+    `${aliveAs(id, claimOf(holder))}: this one is a clone, or was restored from an older snapshot`,
     {
       field: 'spend',
       hint: COMPARE,

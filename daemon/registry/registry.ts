@@ -17,7 +17,7 @@ import { checkLimits, type RegistryLimits, type Usage } from './capacity.ts';
 import { EventLog, type Occasion } from './events.ts';
 import { HealthReports } from './health.ts';
 import { HistoryClaims } from './history-claims.ts';
-import { Identities, type Now, type Proof } from './identity.ts';
+import { type Enroller, Identities, type Now, type Proof } from './identity.ts';
 import { Liveness } from './leases.ts';
 import type { RegistryOptions } from './options.ts';
 import { Positions } from './positions.ts';
@@ -39,7 +39,7 @@ import {
   type WriteOptions,
 } from './preconditions.ts';
 import { type Filter, type Lineage, VmIndex } from './vm-index.ts';
-import { type LastSeen, type Spec, VmRecord } from './vm-record.ts';
+import { isoTime, type LastSeen, type Spec, VmRecord } from './vm-record.ts';
 import { type Attachment, type Decision, HeartbeatBuffer, PendingChanges, type VmDecision } from './writes.ts';
 
 /** Author in the journal for revocations that the registry itself repeats. */
@@ -169,7 +169,7 @@ export class Registry {
     if (isRepeated && !attach) {
       return { entry: running ? this.heartbeat(vm.id) : before, created: false };
     }
-    const seen = running ? this.#liveness.signOfLife() : before.seen;
+    const seen = running || isRenewed ? this.#liveness.signOfLife() : before.seen;
     const entry = await this.#put(before, vm, seen, options, isRenewed);
     if (!running) this.identities.markIdle(vm.id);
     return { entry, created: false };
@@ -337,8 +337,8 @@ export class Registry {
   }
 
   /** @throws VregError as {@link Identities.assertVacant}, NOT_FOUND */
-  assertVacant(id: string, claim: { address: string; from: string | undefined }): void {
-    this.identities.assertVacant(this.get(id), claim, this.#now());
+  assertVacant(id: string, enroller: Enroller): void {
+    this.identities.assertVacant(this.get(id), enroller, this.#now());
   }
 
   has(id: string): boolean {
@@ -503,7 +503,8 @@ export class Registry {
     const changes = diff(before?.vm, entry.vm);
     const note: VmNote = { type: typeOf(before !== undefined, changes), at: this.clock.now(), by, changes };
     const attachment = attach?.(created);
-    const moved = isRenewed ? this.identities.recordAfterMove(vm.id, created) : [];
+    const isMoved = before !== undefined && before.vm.role !== vm.role;
+    const moved = isMoved ? this.identities.recordAfterMove(entry, isoTime(note.at)) : [];
     const records = [...(attachment?.records ?? []), ...moved];
     await this.#commitVm({ id: vm.id, before, after: entry }, note, { ...attachment, records });
     return entry;
@@ -527,16 +528,15 @@ export class Registry {
   }
 
   /** Makes a committed change visible and notifies subscribers. */
-  #apply({ id, before, after }: VmDecision, note: VmNote, position: Position): void {
+  #apply({ id, before, after }: VmDecision, { type, at, by, changes }: VmNote, position: Position): void {
     const visible = after ?? this.get(id);
     const isRevived = after !== undefined && this.#show(after);
     if (!after) this.#hide(visible);
     else if (before && before.vm.role !== after.vm.role) {
-      this.identities.move(after);
+      this.identities.move(after, isoTime(at));
       // A reader of the new role must not see what the VM reported in the other one.
       this.health.forget(id);
     }
-    const { type, at, by, changes } = note;
     // The event for a VM that is added or removed already contains the complete entry.
     const hasChanges = type === 'updated' || type === 'status';
     this.events.add(type, visible, { position, at, by, ...(hasChanges ? { changes, previous: before } : {}) });

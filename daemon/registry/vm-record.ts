@@ -170,7 +170,7 @@ let isoText = '';
  * Formats a time as RFC 3339. Caches the last text, because many heartbeats arrive in the same millisecond, and formatting
  * takes a tenth of a request.
  */
-function isoTime(ms: number): string {
+export function isoTime(ms: number): string {
   if (ms !== isoMillisecond) {
     isoText = new Date(ms).toISOString();
     isoMillisecond = ms;

@@ -329,25 +329,65 @@ test('a VM that would enrol again under the id of a VM that is heard is refused 
   assert.match((body as ErrorBody).error, /already registered.*is alive as another incarnation \(10\.0\.0\.1/);
 });
 
-test('an enrol token takes over no VM that it did not enrol, and none whose token was revoked', async (t) => {
+test('an enrol token takes over no VM that did not enrol, and none whose token was revoked', async (t) => {
   const { ask, create, register, app } = await guarded(t);
   const image = await create({ name: 'image', scope: 'enrol' });
-  const other = await create({ name: 'other', scope: 'enrol' });
   await register({ id: 'operators' });
-  for (const [id, token] of [
-    ['others', other],
-    ['revoked', image],
-  ] as const)
-    assert.equal((await ask('POST', '/registry/vms', { token, body: aVm({ id }) })).status, 201);
+  assert.equal((await ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'revoked' }) })).status, 201);
   await ask('DELETE', '/registry/tokens/image%2Frevoked');
   app.clock.pass(2 * app.registry.staleAfter);
-  for (const id of ['operators', 'others', 'revoked']) {
+  for (const id of ['operators', 'revoked']) {
     const { status, headers } = await ask('POST', '/registry/vms', {
       token: image,
       body: aVm({ id, address: '6.6.6.6' }),
     });
     assert.deepEqual([status, headers.get('retry-after')], [409, null], id);
   }
+});
+
+test('a VM that enrols with another enrol token waits until its entry is stale, and is registered as a new VM', async (t) => {
+  const { ask, create, app } = await guarded(t);
+  const [first, second] = [
+    await create({ name: 'first', scope: 'enrol' }),
+    await create({ name: 'second', scope: 'enrol' }),
+  ];
+  const enrol = (token: string) => ask('POST', '/registry/vms', { token, body: aVm({ id: 'w' }) });
+  const { token: lost, registeredAt } = (await enrol(first)).body as NewToken & Vm;
+  app.clock.pass(1000);
+  const refused = await enrol(second);
+  assert.deepEqual([refused.status, refused.headers.get('retry-after')], [409, '1']);
+  app.clock.pass(app.registry.staleAfter);
+  const { status, body } = await enrol(second);
+  assert.equal(status, 201);
+  assert.notEqual((body as Vm).registeredAt, registeredAt);
+  assert.equal((await ask('GET', '/registry/whoami', { token: lost })).status, 401);
+  const { token } = body as NewToken;
+  assert.equal(((await ask('GET', '/registry/whoami', { token })).body as Whoami).name, 'second/w');
+});
+
+test('a VM that has enrolled again and sends plain heartbeats is not taken over because its former agent is silent', async (t) => {
+  const { ask, create, app } = await guarded(t);
+  const image = await create({ name: 'image', scope: 'enrol' });
+  const enrol = (address: string) => ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w', address }) });
+  const heartbeat = (token: string, body?: object) => ask('POST', '/registry/vms/w/heartbeat', { token, body });
+  const { token: first } = (await enrol('10.0.0.1')).body as NewToken;
+  assert.equal((await heartbeat(first, { next: `1.${'a'.repeat(32)}` })).status, 200);
+  app.clock.pass(app.registry.staleAfter + 1);
+  const { token } = (await enrol('10.0.0.2')).body as NewToken;
+  app.clock.pass(app.registry.staleAfter);
+  assert.equal((await heartbeat(token)).status, 200);
+  app.clock.pass(1);
+  assert.equal((await enrol('10.0.0.3')).status, 409);
+  assert.equal((await heartbeat(token, { next: `1.${'b'.repeat(32)}` })).status, 200, 'its agent starts');
+});
+
+test('an enrolment cannot be repeated if the clock was set back', async (t) => {
+  const { ask, create, app } = await guarded(t);
+  const image = await create({ name: 'image', scope: 'enrol' });
+  const enrol = () => ask('POST', '/registry/vms', { token: image, body: aVm({ id: 'w' }) });
+  assert.equal((await enrol()).status, 201);
+  app.clock.wall -= 1;
+  assert.equal((await enrol()).status, 409);
 });
 
 test('a heartbeat with replace requires a token that may change the VM', async (t) => {

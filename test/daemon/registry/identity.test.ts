@@ -674,7 +674,7 @@ test('a conflict is an event of its VM, once for each record and change of its s
 test('a VM that was refused, removed and registered again begins a new claim when it is refused again', async () => {
   const { registry, clock } = await setUp();
   heartbeat(registry, { ...ONE, next: token(100) });
-  const claim = { address: ONE.address, from: ONE.from };
+  const claim = { address: ONE.address, from: ONE.from, isReturning: true };
   const rewound = { ...ONE, spend: token(3), next: token(4, 'b') };
   assert.throws(() => registry.assertVacant('vm-1', claim), { code: 'CONFLICT' });
   assert.throws(() => heartbeat(registry, rewound), UNDECIDED);
@@ -697,19 +697,190 @@ test('a VM that is rewound, resumed and rewound again within a lease makes a new
   assert.throws(() => heartbeat(registry, rewound), UNDECIDED);
 });
 
+/** A VM that has lost its access token and enrols again; `refused` expects a refusal with an error code. */
+async function enrolling({ address, from }: typeof ONE, isReturning = true) {
+  const setup = await setUp();
+  const enrol = (registry = setup.registry) => registry.assertVacant('vm-1', { address, from, isReturning });
+  const refused = (code: string, registry = setup.registry) => assert.throws(() => enrol(registry), { code });
+  return { ...setup, enrol, refused };
+}
+/** The VM's agent, with an access token that may change the VM. */
+const OWN = { ...ONE, mayWrite: true };
+
 test('a VM without its token that starts again after a decided refusal makes a new claim', async () => {
-  const { registry, clock } = await setUp();
-  const claim = { address: ONE.address, from: ONE.from };
-  const refused = (code: string) => assert.throws(() => registry.assertVacant('vm-1', claim), { code });
-  heartbeat(registry, { ...ONE, next: token(1) });
+  const { registry, clock, enrol, refused } = await enrolling(TWO);
+  heartbeat(registry, { ...OWN, next: token(1) });
   refused('CONFLICT');
   clock.pass(1000);
-  heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
+  heartbeat(registry, { ...OWN, spend: token(1), next: token(2) });
   refused('IDENTITY_CONFLICT');
   clock.pass(200_000);
   refused('CONFLICT');
   clock.pass(LEASE);
-  registry.assertVacant('vm-1', claim);
+  enrol();
+});
+
+test('an enrolled VM whose token is refused for a moment, twice within a lease, is not refused for its own heartbeats', async () => {
+  const { registry, clock, refused } = await enrolling(ONE);
+  heartbeat(registry, { ...OWN, next: token(1) });
+  for (let n = 1; n < 8; n++) {
+    refused('CONFLICT');
+    clock.pass(60_000);
+    heartbeat(registry, { ...OWN, spend: token(n), next: token(n + 1) });
+  }
+  refused('CONFLICT');
+});
+
+test('an enrolled VM without an identity is not refused for its own heartbeats either', async () => {
+  const { registry, clock, refused } = await enrolling({ ...ONE, address: aVm().address });
+  for (let n = 1; n < 4; n++) {
+    refused('CONFLICT');
+    clock.pass(1000);
+    heartbeat(registry, undefined);
+  }
+  refused('CONFLICT');
+});
+
+for (const [what, disturb] of [
+  ['an operator resumes the VM', (registry: Registry) => registry.update('vm-1', { status: 'running' })],
+  ['a timer sends plain heartbeats', (registry: Registry) => heartbeat(registry, undefined)],
+] as const) {
+  test(`a recreated VM that enrols again while ${what} is accepted when its former agent is silent for a lease`, async () => {
+    const { registry, clock, enrol, refused } = await enrolling(TWO);
+    heartbeat(registry, { ...OWN, next: token(1) });
+    for (let passed = 0; passed < LEASE; passed += 60_000) {
+      refused('CONFLICT');
+      clock.pass(60_000);
+      await disturb(registry);
+    }
+    clock.pass(1);
+    enrol();
+  });
+
+  test(`a VM that enrols with another token or role is not accepted while ${what}`, async () => {
+    const { registry, clock, enrol, refused } = await enrolling(TWO, false);
+    heartbeat(registry, { ...OWN, next: token(1) });
+    clock.pass(LEASE);
+    await disturb(registry);
+    clock.pass(1);
+    refused('CONFLICT');
+    clock.pass(LEASE);
+    enrol();
+  });
+}
+
+for (const [what, hasHolder] of [
+  ['with a holder', true],
+  ['without a holder', false],
+] as const) {
+  test(`a start of the registry with a shorter lease rejects no claim to enrol again as a VM ${what}`, async () => {
+    const { registry, clock, store, options, enrol, refused } = await enrolling(TWO);
+    if (hasHolder) heartbeat(registry, { ...OWN, next: token(1) });
+    clock.pass(1000);
+    await registry.saveHeartbeats();
+    refused('CONFLICT');
+    await registry.saveHeartbeats();
+    const again = new Registry({ ...options, staleAfter: LEASE / 2 }, store.contents());
+    clock.pass(1000);
+    refused('CONFLICT', again);
+    clock.pass(LEASE / 2);
+    enrol(again);
+  });
+}
+
+test('a client with a heartbeat token cannot reject the claim of a VM that enrols again', async () => {
+  for (const isTentative of [true, false]) {
+    const { registry, clock, refused } = await enrolling(TWO);
+    heartbeat(registry, { ...OWN, next: token(1) });
+    if (!isTentative) clock.pass(LEASE + 1);
+    heartbeat(registry, isTentative ? { ...INVENTED, spend: far(1), next: far(2) } : { ...INVENTED, next: far(2) });
+    refused('CONFLICT');
+    clock.pass(1000);
+    heartbeat(registry, { ...INVENTED, spend: far(2), next: far(3) });
+    refused('CONFLICT');
+  }
+});
+
+test('a client with a heartbeat token that sends the first proof is replaced by the agent that may change the VM', async () => {
+  const { registry, clock } = await setUp();
+  heartbeat(registry, { ...INVENTED, next: token(5, 'f'), mayWrite: false });
+  heartbeat(registry, { ...OWN, next: token(1) });
+  assert.deepEqual(sides(registry), [['replaced', '10.0.0.6', '10.0.0.1']]);
+  clock.pass(1000);
+  const attack = { ...INVENTED, spend: token(5, 'f'), next: token(6, 'f'), mayWrite: false };
+  assert.throws(() => heartbeat(registry, attack), UNDECIDED);
+  heartbeat(registry, { ...OWN, spend: token(1), next: token(2) });
+  assert.throws(() => heartbeat(registry, attack), DECIDED);
+});
+
+test('a VM that was suspended for longer than a lease returns, even if a client with a heartbeat token took its place', async () => {
+  const { registry, clock } = await setUp();
+  heartbeat(registry, { ...OWN, next: token(1000) });
+  clock.pass(LEASE + 1);
+  heartbeat(registry, { ...INVENTED, next: token(5, 'f') });
+  heartbeat(registry, { ...INVENTED, spend: token(5, 'f'), next: token(6, 'f') });
+  heartbeat(registry, { ...OWN, spend: token(1000), next: token(1001) });
+  heartbeat(registry, { ...OWN, spend: token(1001), next: token(1002) });
+  assert.deepEqual(sides(registry)[0], ['replaced', '10.0.0.6', '10.0.0.1']);
+});
+
+test('a copy whose token may change the VM does not replace a holder whose token may do so, too', async () => {
+  const { registry } = await setUp();
+  heartbeat(registry, { ...OWN, next: token(1) });
+  heartbeat(registry, { ...OWN, spend: token(1), next: token(2) });
+  const copy = { ...TWO, spend: token(1), next: token(2, 'b'), mayWrite: true };
+  assert.throws(() => heartbeat(registry, copy), UNDECIDED);
+  heartbeat(registry, { ...INVENTED, spend: far(1), next: far(2) });
+  assert.throws(() => heartbeat(registry, copy), UNDECIDED, 'the proven incarnation may return');
+});
+
+test('after a change of role, conflicts show nothing that the holder reported in the former role', async () => {
+  for (const isCrashed of [false, true]) {
+    const { registry, clock, store, options } = await setUp();
+    const events: VmEvent[] = [];
+    heartbeat(registry, { ...OWN, next: token(1) });
+    await registry.saveHeartbeats();
+    clock.pass(1000);
+    await registry.replace(aVm({ id: 'vm-1', role: 'infra' }));
+    const movedAt = new Date(clock.wall).toISOString();
+    const after = isCrashed ? new Registry(options, store.contents()) : registry;
+    after.events.subscribe({
+      event: ({ type, json }) => type === 'conflict' && events.push(JSON.parse(json) as VmEvent),
+      heartbeat: () => {},
+    });
+    clock.pass(1000);
+    assert.throws(() => heartbeat(after, { ...TWO, next: token(9, 'b') }), UNDECIDED);
+    const enroller = { address: '10.0.0.3', from: '192.0.2.3', isReturning: true };
+    assert.throws(() => after.assertVacant('vm-1', enroller), { code: 'CONFLICT' });
+    assert.deepEqual(
+      [...after.identities.conflictsInRole, ...events.map(({ conflict }) => conflict!)].map(({ holder }) => holder),
+      Array.from({ length: 4 }, () => ({ at: movedAt })),
+    );
+    heartbeat(after, { ...OWN, spend: token(1), next: token(2) });
+    assert.throws(() => heartbeat(after, { ...TWO, next: token(9, 'b') }), DECIDED);
+    assert.equal(after.identities.conflictsInRole.at(-1)?.holder.address, OWN.address);
+  }
+});
+
+test('an agent at a new address that alternates between two copies of a registry causes one conflict in each', async () => {
+  const a = await setUp();
+  heartbeat(a.registry, { ...ONE, next: token(1) });
+  await a.registry.saveHeartbeats();
+  const copies = [a.registry, new Registry(a.options, structuredClone(a.store.contents()))];
+  a.clock.pass(LEASE / 2);
+  for (let n = 1; n < 40; n++) {
+    heartbeat(copies[n % 2]!, { ...TWO, spend: token(n), next: token(n + 1) });
+    a.clock.pass(5000);
+  }
+  for (const copy of copies)
+    assert.ok(
+      copy.identities.conflicts.every(({ holder }) => holder.address === ONE.address),
+      JSON.stringify(copy.identities.conflicts),
+    );
+  assert.deepEqual(
+    copies.map((copy) => copy.identities.conflicts.length),
+    [1, 0],
+  );
 });
 
 test('a VM that changes its role and is killed before the next save keeps its identity', async () => {
@@ -754,7 +925,7 @@ test('after a restore, a copied incarnation id does not outrank the network addr
 
 test('a VM that was recreated with a write token succeeds a client that invented a number with a heartbeat token', async () => {
   const { registry, clock } = await setUp();
-  heartbeat(registry, { ...ONE, next: token(5) });
+  heartbeat(registry, { ...ONE, next: token(5), mayWrite: true });
   clock.pass(10_000);
   const recreated = { ...TWO, next: token(1, 'b'), mayWrite: true };
   assert.throws(() => heartbeat(registry, recreated), UNDECIDED);
