@@ -135,6 +135,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
         eventLog: { maxSize: budgets.events.limit },
         observer: createObserver(log),
         onDeregister: (id) => tokens.removeWithVm(id),
+        onMove: (id, created) => tokens.moveWithVm(id, created),
       },
       contents,
     );

@@ -108,6 +108,11 @@ export class Token {
     return true;
   }
 
+  /** @param created the new revision of the VM's registration */
+  moveTo(created: number): void {
+    this.#stored = { ...this.#stored, created };
+  }
+
   /** Records a use. @returns true if it must be saved: at most once per {@link USE_INTERVAL} */
   use(from: string | undefined): boolean {
     const { lastUsedAt, lastUsedFrom: _from, ...stored } = this.#stored;
@@ -155,8 +160,8 @@ export class Tokens {
   /** Tokens that can expire. */
   readonly #expiring = new Set<Token>();
   readonly #pending = new Set<PendingToken>();
-  /** Names of tokens whose removal is being committed together with the removal of their VM. */
-  readonly #removing = new Set<string>();
+  /** Names of tokens whose change is being committed together with a change of their VM. */
+  readonly #committing = new Set<string>();
   readonly #options: TokensOptions;
   #closed = false;
 
@@ -335,21 +340,41 @@ export class Tokens {
 
   /** Revokes the token of an enrolled VM together with the removal of the VM, so that the VM can enrol again. */
   removeWithVm(id: string): Attachment | undefined {
-    const pending = [...this.#pending].findLast(({ stored }) => stored.enrolledBy !== undefined && stored.vm === id);
-    const name = pending?.stored.name ?? this.#byVm.get(id)?.name;
+    const name = this.#pendingOf(id)?.stored.name ?? this.#byVm.get(id)?.name;
     if (name === undefined) return undefined;
-    const removal = removalOf(name);
-    const dropped = this.#drop(removal);
-    this.#removing.add(name);
+    return this.#commitWithVm(removalOf(name), () => this.#forget(this.#byVm.get(id)));
+  }
+
+  /**
+   * Binds the token of an enrolled VM to the new place of the VM in the order. After a restart, the token would otherwise look
+   * like that of a removed VM.
+   * @param created the new revision of the VM's registration
+   */
+  moveWithVm(id: string, created: number): Attachment | undefined {
+    const pending = this.#pendingOf(id);
+    const { stored } = pending ?? this.#byVm.get(id) ?? {};
+    if (!stored || pending?.isRevoked) return undefined;
+    return this.#commitWithVm(recordOf({ ...stored, created }), () => this.#byVm.get(id)?.moveTo(created));
+  }
+
+  /** The token of a VM whose enrolment is being committed. */
+  #pendingOf(vm: string): PendingToken | undefined {
+    return [...this.#pending].findLast(({ stored }) => stored.enrolledBy !== undefined && stored.vm === vm);
+  }
+
+  #commitWithVm(record: RecordChange, apply: () => void): Attachment {
+    const { key } = record;
+    const dropped = this.#drop(record);
+    this.#committing.add(key);
     const committed = () => {
-      this.#removing.delete(name);
-      this.#forget(this.#byVm.get(id));
+      this.#committing.delete(key);
+      apply();
     };
     const failed = () => {
-      this.#removing.delete(name);
+      this.#committing.delete(key);
       this.#restore(dropped);
     };
-    return { records: [removal], committed, failed };
+    return { records: [record], committed, failed };
   }
 
   #begin(stored: StoredToken): PendingToken {
@@ -377,7 +402,7 @@ export class Tokens {
   }
 
   #isChanging(name: string): boolean {
-    return this.#removing.has(name) || [...this.#pending].some(({ stored }) => stored.name === name);
+    return this.#committing.has(name) || [...this.#pending].some(({ stored }) => stored.name === name);
   }
 
   #load(record: StoredRecord, registrations: ReadonlyMap<string, number>): void {

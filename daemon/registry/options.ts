@@ -31,6 +31,8 @@ export interface RegistryOptions {
   observer?: RegistryObserver;
   /** Returns the records to remove in the same transaction as the VM, such as its own token. */
   onDeregister?: ((id: string) => Attachment | undefined) | undefined;
+  /** Returns the records to change in the same transaction as the VM's place in the order, such as its own token. */
+  onMove?: ((id: string, created: number) => Attachment | undefined) | undefined;
   /** Events retained for subscribers that reconnect. */
   eventLog?: EventLogLimits | undefined;
 }

@@ -54,6 +54,20 @@ export function assertMayChange(restriction: TokenRestriction | undefined, { vm,
 }
 
 /**
+ * True if the token may send heartbeats for the VM. An operator may change the role of an enrolled VM. The VM's own token, which
+ * is restricted to the role of the registration, then no longer permits changes, but the VM must stay live.
+ */
+export function permitsHeartbeat(restriction: TokenRestriction | undefined, { vm, version }: VmRecord): boolean {
+  if (restriction?.created === undefined) return permits(restriction, vm);
+  return restriction.vm === vm.id && restriction.created === version.created;
+}
+
+/** @throws VregError as {@link assertMayChange}, unless the restriction {@link permitsHeartbeat} */
+export function assertMayHeartbeat(restriction: TokenRestriction | undefined, entry: VmRecord): void {
+  if (!permitsHeartbeat(restriction, entry)) assertMayChange(restriction, entry);
+}
+
+/**
  * Scripts trust the first VM with the role `infra`, so a role is a permission: a restricted token can change the role of a VM
  * only if it is restricted to that VM and to the new role.
  * @throws VregError as {@link assertMayChange}; FORBIDDEN if the token may not change the role

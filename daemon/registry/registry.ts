@@ -27,6 +27,7 @@ import {
   applyUpdate,
   assertExpected,
   assertMayChange,
+  assertMayHeartbeat,
   assertMayReplace,
   assertPermitted,
   assertSameRegistration,
@@ -72,6 +73,7 @@ export class Registry {
   readonly #store: Store;
   readonly #limits: RegistryLimits | undefined;
   readonly #onDeregister: RegistryOptions['onDeregister'];
+  readonly #onMove: RegistryOptions['onMove'];
   readonly #index = new VmIndex();
   readonly #liveness: Liveness;
   readonly #pending: PendingChanges;
@@ -81,13 +83,14 @@ export class Registry {
   #importing: Promise<void> | undefined;
 
   constructor(options: RegistryOptions, contents: Contents) {
-    const { store, clock, staleAfter, eventLog, observer, limits, onDeregister } = options;
+    const { store, clock, staleAfter, eventLog, observer, limits, onDeregister, onMove } = options;
     this.id = contents.registryId;
     this.staleAfter = staleAfter;
     this.clock = clock;
     this.#store = store;
     this.#limits = limits;
     this.#onDeregister = onDeregister;
+    this.#onMove = onMove;
     this.positions = new Positions(contents.positions);
     this.#pending = new PendingChanges(store, this.positions, () => this.sweep());
     this.unsaved = new HeartbeatBuffer(store);
@@ -315,7 +318,7 @@ export class Registry {
   heartbeat(id: string, proof?: Proof, restriction?: TokenRestriction): VmRecord {
     const entry = this.get(id);
     if (proof?.replace && proof.next !== undefined) assertMayChange(restriction, entry);
-    else assertPermitted(restriction, entry.vm);
+    else assertMayHeartbeat(restriction, entry);
     // Subscribers receive `stale` before `revived`, even if no sweep has noticed the expired lease yet.
     this.sweep();
     if (proof) this.identities.prove(entry, proof, this.#now());
@@ -502,7 +505,7 @@ export class Registry {
     if (this.#limits) checkLimits(entry, before, this.#usage(), this.#limits);
     const changes = diff(before?.vm, entry.vm);
     const note: VmNote = { type: typeOf(before !== undefined, changes), at: this.clock.now(), by, changes };
-    const attachment = attach?.(created);
+    const attachment = attach?.(created) ?? (isRenewed ? this.#onMove?.(vm.id, created) : undefined);
     const isMoved = before !== undefined && before.vm.role !== vm.role;
     const moved = isMoved ? this.identities.recordAfterMove(entry, isoTime(note.at)) : [];
     const records = [...(attachment?.records ?? []), ...moved];

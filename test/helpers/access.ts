@@ -26,7 +26,13 @@ export function anAuthenticator({
   const clock = new FakeClock();
   const contents = store.contents();
   const registry = new Registry(
-    { store, clock, staleAfter: 300_000, onDeregister: (id) => tokens.removeWithVm(id) },
+    {
+      store,
+      clock,
+      staleAfter: 300_000,
+      onDeregister: (id) => tokens.removeWithVm(id),
+      onMove: (id, created) => tokens.moveWithVm(id, created),
+    },
     contents,
   );
   const now = () => clock.now();

@@ -63,8 +63,9 @@ export async function serveApp(
   } = {},
 ): Promise<ServedApp> {
   const onDeregister: RegistryOptions['onDeregister'] = (id) => authenticator.tokens.removeWithVm(id);
+  const onMove: RegistryOptions['onMove'] = (id, created) => authenticator.tokens.moveWithVm(id, created);
   const registry = new Registry(
-    { store, clock, staleAfter: 300_000, massLoss, onDeregister, eventLog: { maxEvents: keptEvents } },
+    { store, clock, staleAfter: 300_000, massLoss, onDeregister, onMove, eventLog: { maxEvents: keptEvents } },
     store.contents(),
   );
   const authenticator: Authenticator = accessTo(registry, store, token);

@@ -16,7 +16,7 @@ import type { Principal } from '../../access/authenticator.ts';
 import { enrol } from '../../access/enrol.ts';
 import { explain } from '../../registry/explain.ts';
 import type { Proof } from '../../registry/identity.ts';
-import { assertPermitted, permits } from '../../registry/preconditions.ts';
+import { assertMayHeartbeat, permits, permitsHeartbeat } from '../../registry/preconditions.ts';
 import { type VmRecord, withFields } from '../../registry/vm-record.ts';
 import { invalidQuery, jsonResult, type RequestContext, type Result } from '../context.ts';
 
@@ -132,11 +132,11 @@ export async function heartbeats({ services, body, principal }: RequestContext):
   const ids = new Set(parseIds(body, MAX_BATCH));
   // Check all VMs first, so that a refused request has no effect.
   for (const id of ids) {
-    if (registry.has(id)) assertPermitted(principal.restriction, registry.get(id).vm);
+    if (registry.has(id)) assertMayHeartbeat(principal.restriction, registry.get(id));
     else unknown.push(id);
   }
   const beat = (id: string) =>
-    registry.has(id) && permits(principal.restriction, registry.get(id).vm) && !!registry.heartbeat(id);
+    registry.has(id) && permitsHeartbeat(principal.restriction, registry.get(id)) && !!registry.heartbeat(id);
   // Not cancelled if the client disconnects, because its heartbeats still count.
   await scheduler.filter([...ids], beat);
   const lastSeen = new Date(registry.clock.now()).toISOString();

@@ -6,8 +6,9 @@ import { text } from 'node:stream/consumers';
 import test, { type TestContext } from 'node:test';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import { formatPosition } from '../../../src/protocol/position.ts';
-import type { TokenRequest, Whoami } from '../../../src/protocol/token.ts';
+import type { NewToken, TokenRequest, Whoami } from '../../../src/protocol/token.ts';
 import type { Role, Vm } from '../../../src/protocol/vm.ts';
+import { anAuthenticator } from '../../helpers/access.ts';
 import { serveApp } from '../../helpers/app.ts';
 import { call, errorOf } from '../../helpers/http.ts';
 import { aVm } from '../../helpers/vm.ts';
@@ -129,17 +130,66 @@ test('the token of an enrolled VM stays bound to the role of its registration', 
   assert.equal((await ask('POST', '/registry/vms/w/heartbeat', undefined, token)).status, 200);
 });
 
-test('a silent VM that enrols again cannot change its role', async (t) => {
+test('a silent VM that enrols again with another role is a new VM at the end of lists', async (t) => {
   const { app, ask, create, register, ids } = await guarded(t);
   const image = await create({ scope: 'enrol' });
   const enrol = async (role: Role) => (await ask('POST', '/registry/vms', aVm({ id: 'w', role }), image)).status;
   assert.equal(await enrol('worker'), 201);
   app.clock.pass(300_001);
   await register('i', 'infra');
-  assert.equal(await enrol('infra'), 409);
-  assert.deepEqual(await ids('/registry/discover/infra'), ['i']);
-  assert.equal(await enrol('worker'), 201);
+  assert.equal(await enrol('infra'), 201);
+  assert.deepEqual(await ids('/registry/discover/infra'), ['i', 'w']);
+  assert.equal(await enrol('worker'), 409);
+  const history = (await ask('GET', '/registry/vms/w/history')).body as { history: { type: string }[] };
+  assert.deepEqual(
+    history.history.map(({ type }) => type),
+    ['registered', 'deregistered', 'registered'],
+  );
 });
+
+test('an enrol token that is restricted to a role takes over no silent VM with another role', async (t) => {
+  const { app, ask, create, ids } = await guarded(t);
+  const [infra, worker] = [await create({ scope: 'enrol' }), await create({ scope: 'enrol', role: 'worker' })];
+  const enrol = async (role: Role, token: string) =>
+    (await ask('POST', '/registry/vms', aVm({ id: 'i', role }), token)).status;
+  assert.equal(await enrol('infra', infra), 201);
+  app.clock.pass(300_001);
+  assert.equal(await enrol('worker', worker), 409);
+  assert.equal(await enrol('infra', worker), 403);
+  assert.deepEqual(await ids('/registry/vms?role=infra'), ['i']);
+});
+
+for (const [how, restriction] of [
+  ['by an administrator', undefined],
+  ['by a restricted token', { scope: 'write', vm: 'w', role: 'golden' }],
+] as const) {
+  test(`an enrolled VM stays live after a change of its role ${how}, also after a restart, and may change nothing`, async (t) => {
+    const { app, ask, create, move } = await guarded(t);
+    const image = await create({ scope: 'enrol', role: 'worker' });
+    const { token } = (await ask('POST', '/registry/vms', aVm({ id: 'w', role: 'worker' }), image)).body as NewToken;
+    const mover = restriction && (await create({ ...restriction }));
+    assert.equal((await move('w', 'golden', mover)).status, 200);
+    const next = `1.${'a'.repeat(32)}`;
+    const attempts = async () => [
+      (await ask('POST', '/registry/vms/w/heartbeat', undefined, token)).status,
+      (await ask('POST', '/registry/vms/w/heartbeat', { next }, token)).status,
+      (await ask('POST', '/registry/heartbeats', { ids: ['w'] }, token)).status,
+      (await ask('POST', '/registry/vms/w/heartbeat', { next, replace: true }, token)).status,
+      (await ask('PATCH', '/registry/vms/w', { name: 'x' }, token)).status,
+      (await move('w', 'worker', token)).status,
+      (await ask('DELETE', '/registry/vms/w', undefined, token)).status,
+    ];
+    assert.deepEqual(await attempts(), [200, 200, 200, 403, 403, 403, 403]);
+    await app.registry.saveHeartbeats();
+    const { authenticator } = anAuthenticator({ store: app.store });
+    const { restriction: own } = authenticator.authenticate({
+      authorization: `Bearer ${token}`,
+      address: '',
+      isLocal: false,
+    });
+    assert.equal(own?.created, app.registry.get('w').version.created);
+  });
+}
 
 test('a token for a VM and a role registers and changes that VM in that role only', async (t) => {
   const { ask, create, register } = await guarded(t);
