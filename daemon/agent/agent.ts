@@ -23,6 +23,9 @@ const MIN_TIMEOUT = 1000;
 /** Errors in {@link FATAL_AT_START} that an agent whose VM was accepted before retries, because a restore can cause them. */
 const REVERSIBLE: readonly ErrorCode[] = ['UNAUTHORIZED', 'FORBIDDEN', 'BAD_ANSWER'];
 
+/** Errors in {@link FATAL_AT_START} that such an agent retries if the response is not from vreg, because a gateway can send them. */
+const OF_GATEWAYS: readonly ErrorCode[] = ['INVALID', 'METHOD_NOT_ALLOWED'];
+
 /** Errors of the first request that a retry cannot fix. */
 const FATAL_AT_START: readonly ErrorCode[] = [
   'INVALID',
@@ -237,7 +240,9 @@ export class Agent {
    * during an outage.
    */
   #isFatalAtStart({ code }: VregError): boolean {
-    if (this.#options.identity?.wasAccepted && REVERSIBLE.includes(code)) return false;
+    const { identity, client } = this.#options;
+    const retried = client.server.version === undefined ? [...REVERSIBLE, ...OF_GATEWAYS] : REVERSIBLE;
+    if (identity?.wasAccepted && retried.includes(code)) return false;
     return FATAL_AT_START.includes(code);
   }
 
@@ -269,8 +274,9 @@ export class Agent {
     const share = hashToFraction(`${vm.id}!${this.#failures}`);
     // Retry-After is honoured up to one lease: a proxy may have sent it.
     const retryAfter = Math.min(1000 * (error.retryAfter ?? 0), client.server.lease);
-    // The registry knows when a conflict is decided. A longer delay would only extend the silence of this VM.
-    if (isConflict) return retryAfter * (1 + JITTER * share);
+    // The registry knows when a conflict is decided. A longer delay would only extend the silence of this VM. It is spread widely,
+    // because agents that were refused together would otherwise retry together.
+    if (isConflict) return retryAfter * (1 + share);
     return Math.max(ceiling * (0.5 + 0.5 * share), retryAfter * (1 + JITTER * share));
   }
 }

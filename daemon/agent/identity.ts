@@ -41,6 +41,8 @@ export interface IdentityState {
   parent?: string;
   /** The bearer token that the registry issued when this VM enrolled. */
   bearer?: string;
+  /** The bearer token before that one. It remains valid in the other registry if two registries respond in turn. */
+  otherBearer?: string;
 }
 
 export interface IdentityStore {
@@ -134,27 +136,37 @@ export class Identity {
     return this.#state.bearer;
   }
 
-  /** Stores the VM's own bearer token. If the write fails, it is only kept in memory. @throws VregError STORE_UNUSABLE */
+  /** The bearer token that was replaced last. */
+  get otherBearer(): string | undefined {
+    return this.#state.otherBearer;
+  }
+
+  /**
+   * Stores the VM's own bearer token, and retains the one that it replaces. If the write fails, both are only kept in memory.
+   * @throws VregError STORE_UNUSABLE
+   */
   storeBearer(bearer: string): void {
-    this.#state = { ...this.#state, bearer };
+    const { bearer: otherBearer, ...state } = this.#state;
+    this.#state = { ...state, bearer, ...(otherBearer === undefined ? {} : { otherBearer }) };
     this.#save(this.#state);
   }
 
-  /** Removes the VM's own bearer token. @throws VregError STORE_UNUSABLE */
-  dropBearer(): void {
-    const { bearer: _bearer, ...state } = this.#state;
+  /** Removes the VM's own bearer tokens. @throws VregError STORE_UNUSABLE */
+  dropBearers(): void {
+    const { bearer: _bearer, otherBearer: _other, ...state } = this.#state;
     this.#save(state);
   }
 
   /**
    * Creates the proof for the next heartbeat and stores it before it is sent. The chain of tokens continues whatever happens to
    * the entry in the registry, because a registry that is restored later must not mistake this VM for an older incarnation.
+   * A proof that was sent and not confirmed is already stored, so it can be repeated on a full disk.
    * @throws VregError STORE_UNUSABLE
    */
   nextProof(): AgentHeartbeat {
     const { token } = this.#state;
     const next = this.#state.next ?? `${this.#nextNumber(token)}.${kernelRandomHex(TOKEN_BYTES)}`;
-    this.#save({ ...this.#state, next });
+    if (this.#state.next === undefined) this.#save({ ...this.#state, next });
     return {
       next,
       incarnation: this.incarnation,
@@ -341,11 +353,11 @@ export function exposedSecret(path: string, mode: string): string {
 /** Rejects a state that vreg did not write, because the registry would refuse each of its heartbeats. */
 function isState(state: IdentityState | null): state is IdentityState {
   if (typeof state !== 'object' || state === null) return false;
-  const { token, next, registry, bearer } = state;
+  const { token, next, registry, bearer, otherBearer } = state;
   return (
     [token, next].every((text) => text === undefined || isToken(text)) &&
     isHistory(registry) &&
-    ['undefined', 'string'].includes(typeof bearer)
+    [bearer, otherBearer].every((text) => ['undefined', 'string'].includes(typeof text))
   );
 }
 

@@ -3,8 +3,9 @@
  * before it changes anything, so a clone never overwrites the entry of the VM from which it was copied.
  *
  * An enrolled VM uses the token that it received when it enrolled. If the registry refuses that token (the entry was removed,
- * the token was revoked, or another registry responds), the session falls back to the token with which the agent was started,
- * and enrols again if necessary. If that also fails, it returns to the VM's own token.
+ * the token was revoked, or another registry responds), the session tries the token that the VM had before, because two
+ * registries may respond in turn. Then it falls back to the token with which the agent was started, and enrols again if
+ * necessary. If that also fails, it returns to the VM's own token.
  */
 import type { RegistryClient } from '../../src/client.ts';
 import type { OnExit } from '../../src/protocol/api.ts';
@@ -69,8 +70,10 @@ export class RegistrySession {
   #failedReport: string | undefined;
   /** Work that is due after the last heartbeat. */
   #due: DueReport;
-  /** The VM's own token if there is no identity to store it. */
-  #bearer: string | undefined;
+  /** The VM's own tokens if there is no identity to store them. */
+  #bearers: Pick<Identity, 'bearer' | 'otherBearer'> = { bearer: undefined, otherBearer: undefined };
+  /** The registry has accepted the VM's own token since it last refused to enrol the VM again. */
+  #isOwnAccepted = false;
 
   constructor(options: RegistrySessionOptions) {
     this.#options = options;
@@ -136,8 +139,8 @@ export class RegistrySession {
 
   /** Signs the VM off according to `onExit`. Only logs failures, because the process is about to exit. */
   async deregister(): Promise<void> {
-    const { client, vm, identity, onExit, log } = this.#options;
-    client.useToken(identity?.bearer);
+    const { client, vm, onExit, log } = this.#options;
+    client.useToken(this.#own.bearer);
     try {
       if (onExit === 'stopped') await client.update(vm.id, { status: 'stopped' });
       if (onExit === 'deregister') await client.deregister(vm.id);
@@ -152,29 +155,50 @@ export class RegistrySession {
   }
 
   async #withTokenFallback<T>(request: () => Promise<T>): Promise<T | undefined> {
-    const { client, vm, identity, log } = this.#options;
-    const own = identity?.bearer ?? this.#bearer;
-    client.useToken(own);
-    try {
-      return await this.#withEnrolment(request);
-    } catch (error) {
-      if (own === undefined || !isTokenRefused(error)) throw error;
-      if (!this.#tokenWarned)
-        log.warn(
-          { id: vm.id },
-          "the registry refuses this VM's own token; falling back to the token with which the agent was started",
-        );
-      this.#tokenWarned = true;
-      client.useToken(undefined);
+    const { bearer, otherBearer } = this.#own;
+    let refusal: unknown;
+    for (const token of [bearer, otherBearer]) {
+      if (token === undefined) continue;
+      this.#options.client.useToken(token);
       try {
-        const result = await this.#withEnrolment(request);
-        // No new token was issued, so the agent's start token is sufficient.
-        if ((identity?.bearer ?? this.#bearer) === own) this.#dropBearer();
-        this.#tokenWarned = false;
+        const result = await request();
+        if (token !== bearer) this.#storeBearer(token);
+        this.#isOwnAccepted = true;
         return result;
-      } finally {
-        client.useToken(identity?.bearer ?? this.#bearer);
+      } catch (error) {
+        if (!isTokenRefused(error)) throw error;
+        refusal ??= error;
       }
+    }
+    return this.#withStartToken(request, refusal);
+  }
+
+  /**
+   * Uses the token with which the agent was started.
+   * @param refusal the error with which the registry has refused the VM's own token; undefined if the VM has none
+   */
+  async #withStartToken<T>(request: () => Promise<T>, refusal: unknown): Promise<T | undefined> {
+    const { client, vm, log } = this.#options;
+    const { bearer } = this.#own;
+    if (bearer !== undefined && !this.#tokenWarned)
+      log.warn(
+        { id: vm.id },
+        "the registry refuses this VM's own token; falling back to the token with which the agent was started",
+      );
+    this.#tokenWarned = bearer !== undefined;
+    client.useToken(undefined);
+    try {
+      const result = await this.#withEnrolment(request);
+      // No new token was issued, so the agent's start token is sufficient.
+      if (bearer !== undefined && this.#own.bearer === bearer) this.#dropBearers();
+      this.#tokenWarned = false;
+      return result;
+    } catch (error) {
+      // The heartbeats of the registered VM were probably those of this agent, whose own token may be accepted again soon.
+      throw this.#isOwnAccepted && hasCode(error, 'IDENTITY_CONFLICT') ? refusal : error;
+    } finally {
+      this.#isOwnAccepted = false;
+      client.useToken(this.#own.bearer);
     }
   }
 
@@ -190,22 +214,30 @@ export class RegistrySession {
     }
   }
 
-  #dropBearer(): void {
-    this.#bearer = undefined;
-    this.#tryOnDisk(() => this.#options.identity?.dropBearer());
+  /** The VM's own tokens. */
+  get #own(): Pick<Identity, 'bearer' | 'otherBearer'> {
+    return this.#options.identity ?? this.#bearers;
+  }
+
+  #storeBearer(token: string): void {
+    const { identity, client, onToken } = this.#options;
+    this.#bearers = { bearer: token, otherBearer: this.#bearers.bearer };
+    this.#tryOnDisk(() => identity?.storeBearer(token));
+    client.useToken(token);
+    onToken?.(token);
+  }
+
+  #dropBearers(): void {
+    this.#bearers = { bearer: undefined, otherBearer: undefined };
+    this.#tryOnDisk(() => this.#options.identity?.dropBearers());
   }
 
   async #register(): Promise<void> {
-    const { client, vm, identity, onToken, log } = this.#options;
+    const { client, vm, identity, log } = this.#options;
     const { token } = await client.register(vm).catch((error: unknown) => {
       throw identity ? asIdentityConflict(error) : error;
     });
-    if (token !== undefined) {
-      this.#bearer = token;
-      this.#tryOnDisk(() => identity?.storeBearer(token));
-      client.useToken(token);
-      onToken?.(token);
-    }
+    if (token !== undefined) this.#storeBearer(token);
     log.info({ id: vm.id, role: vm.role, registry: client.url }, 'registered this VM');
     if (!identity) return;
     await this.#sendHeartbeat();

@@ -1,6 +1,8 @@
 /** Registries that were restored or copied: real daemons, real agents, and a TCP switch in front of two registries. */
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { cpSync } from 'node:fs';
+import { createServer as createHttpServer, request } from 'node:http';
 import { connect, createServer, type Socket } from 'node:net';
 import test, { type TestContext } from 'node:test';
 import type { OtherRegistry } from '../../src/protocol/heartbeat.ts';
@@ -114,6 +116,65 @@ async function startSwitch(t: TestContext) {
     },
   };
 }
+
+/** Starts an HTTP proxy that forwards each request to one of the daemons, in an irregular but fixed sequence. */
+async function startBalancer(t: TestContext, daemons: readonly Daemon[]): Promise<string> {
+  let count = 0;
+  const server = createHttpServer((incoming, response) => {
+    const share = createHash('sha256').update(String(count++)).digest()[0]!;
+    const { url } = daemons[share % daemons.length]!;
+    const { method, headers } = incoming;
+    const outgoing = request(new URL(incoming.url!, url), { method: method!, headers }, (upstream) => {
+      response.writeHead(upstream.statusCode!, upstream.headers);
+      upstream.pipe(response);
+    });
+    outgoing.on('error', () => response.destroy());
+    incoming.pipe(outgoing);
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.after(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  return `http://127.0.0.1:${(server.address() as { port: number }).port}`;
+}
+
+test('a VM that enrols with two copies of a registry behind one URL keeps a token of each and stays live in both', async (t) => {
+  const options = { env: { VERS_AUTH_TOKEN: 's3cret' } };
+  const first = await startDaemon(t, options);
+  const image = (await first.vreg(['token', 'create', 'image', '--scope', 'enrol', '--role', 'worker'])).stdout.trim();
+  await first.end();
+  const second = tempDir(t);
+  cpSync(first.home, second, { recursive: true });
+  const copies = [
+    await startDaemon(t, { ...options, home: first.home }),
+    await startDaemon(t, { ...options, home: second }),
+  ];
+  const url = await startBalancer(t, copies);
+  const agent = startAgent(t, url, ['--address', '10.0.0.1'], { env: { VERS_AUTH_TOKEN: image } });
+  const heardBy = async ({ url: base }: Daemon, since = '') =>
+    until(
+      'a sign of life',
+      async () => {
+        const { body } = await call(base, 'GET', '/registry/vms/vm-1', { headers: { authorization: 'Bearer s3cret' } });
+        const { lastSeen = '' } = body as { lastSeen?: string };
+        return lastSeen > since ? lastSeen : undefined;
+      },
+      // The agent waits up to 10 s after it has reached the wrong registry several times.
+      60_000,
+    );
+  const heardOften = async (copy: Daemon) => {
+    for (let times = 0, since = ''; times < 10; times++) since = await heardBy(copy, since);
+  };
+  await Promise.all(copies.map(heardOften));
+  assert.equal(agent.child.exitCode, null);
+  for (const copy of copies) {
+    const { stdout } = await copy.vreg(['history', 'vm-1', '-o', 'json']);
+    const types = (JSON.parse(stdout) as { type: string }[]).map(({ type }) => type);
+    assert.equal(types.filter((type) => type === 'registered').length, 1, 'it was registered once');
+    assert.equal((await copy.vreg(['token', 'ls', '--enrolled-by', 'image', '-q'])).stdout, 'image/vm-1\n');
+  }
+});
 
 test('two daemons on copies of one data dir behind one URL are found and shown, and the agent stays', async (t) => {
   const lease = ['--stale-after', '2s'];

@@ -235,7 +235,7 @@ test('an agent that is refused while that is undecided retries when the registry
   await live(life, 9);
   assert.deepEqual(conflicts, []);
   assert.ok(
-    life.slept.slice(0, 8).every((ms) => ms >= 5000 && ms <= 5500),
+    life.slept.slice(0, 8).every((ms) => ms >= 5000 && ms <= 10_000),
     String(life.slept),
   );
   assert.deepEqual(life.ready, ['the registry says IDENTITY_CONFLICT']);
@@ -300,6 +300,35 @@ for (const code of ['UNAUTHORIZED', 'FORBIDDEN', 'BAD_ANSWER'] as const) {
     assert.equal(life.registry.beats.length > 0, true);
   });
 }
+
+for (const code of ['METHOD_NOT_ALLOWED', 'INVALID'] as const) {
+  for (const version of [undefined, '0.1.0'])
+    test(`an agent that was accepted before and gets ${code} from ${version ? 'vreg' : 'a gateway'} ${version ? 'ends' : 'retries'}`, async (t) => {
+      const identity = Identity.open(tempDir(t), 'vm-1');
+      identity.storeBearer('its-own');
+      const life = aLife({ identity });
+      life.registry.entry = aVm();
+      life.registry.server.version = version;
+      life.registry.fail(code, 2);
+      if (version !== undefined) return assert.rejects(live(life, 4), { code });
+      await live(life, 4);
+      assert.ok(life.registry.beats.length > 0);
+    });
+}
+
+test('agents that are refused together retry at different times', async () => {
+  const delays: number[] = [];
+  for (let n = 0; n < 40; n++) {
+    const life = aLife({ vm: aVm({ id: `vm-${n}` }) });
+    life.registry.fail('IDENTITY_CONFLICT', 1, 5);
+    await live(life, 1);
+    delays.push(life.slept[0]!);
+  }
+  for (const quarter of [0, 1, 2, 3]) {
+    const count = delays.filter((ms) => Math.floor((4 * (ms - 5000)) / 5000) === quarter).length;
+    assert.ok(count >= 3, `${count} retries in quarter ${quarter}`);
+  }
+});
 
 test('an agent does not retry after a bug', async () => {
   const life = aLife();

@@ -350,6 +350,68 @@ test('an enrolled VM whose invalid token is throttled enrols again, too', async 
   assert.deepEqual([registry.token, identity.bearer], ['second', 'second']);
 });
 
+test('an enrolled VM retains the token that was replaced, because two registries may respond in turn', async (t) => {
+  const dir = tempDir(t);
+  const identity = Identity.open(dir, 'vm-1');
+  const { registry, ...life } = aLife({ identity });
+  const tokens: string[] = [];
+  life.options.onToken = (token) => void tokens.push(token);
+  for (const gives of ['of-one', 'of-two']) {
+    registry.gives = gives;
+    registry.entry = undefined;
+    registry.fail('UNAUTHORIZED', gives === 'of-one' ? 0 : 1);
+    registry.fail('FORBIDDEN', 1, undefined, 'scope');
+    await live({ ...life, registry, slept: [] }, 1);
+  }
+  registry.asked.length = 0;
+  registry.fail('UNAUTHORIZED');
+  await live({ ...life, registry, slept: [] }, 1);
+  assert.deepEqual([registry.token, identity.bearer, identity.otherBearer], ['of-one', 'of-one', 'of-two']);
+  assert.deepEqual(tokens, ['of-one', 'of-two', 'of-one'], 'scripts use the token that was accepted last');
+  const { bearer, otherBearer } = Identity.open(dir, 'vm-1');
+  assert.deepEqual([bearer, otherBearer], ['of-one', 'of-two']);
+  assert.ok(!registry.asked.includes('register'));
+});
+
+test('an enrolled VM is not rejected for its own heartbeats, whatever its address', async (t) => {
+  const { life, identity } = provenLife(t);
+  const { registry } = life;
+  registry.gives = 'its-own';
+  await live(life, 1);
+  const session = new RegistrySession({ ...life.options, identity });
+  const refused = (code: ErrorCode, retryAfter?: number) => {
+    registry.fail('UNAUTHORIZED');
+    registry.fail('FORBIDDEN', 1, undefined, 'scope');
+    registry.fail(code, 1, retryAfter);
+    return session.heartbeat();
+  };
+  await assert.rejects(refused('CONFLICT', 4), { code: 'IDENTITY_CONFLICT', retryAfter: 4 });
+  await session.heartbeat();
+  await assert.rejects(refused('IDENTITY_CONFLICT'), { code: 'UNAUTHORIZED' });
+  await assert.rejects(refused('IDENTITY_CONFLICT'), { code: 'IDENTITY_CONFLICT' }, 'nothing was accepted in between');
+});
+
+test('a lost response before the disk of the VM is full does not make the VM another incarnation', async () => {
+  let isFull = false;
+  let state: IdentityState = { vm: 'vm-1' };
+  const store = {
+    read: () => state,
+    write: (next: IdentityState) => {
+      if (isFull) throw new VregError('STORE_UNUSABLE', 'cannot write the state (ENOSPC)');
+      state = next;
+    },
+  };
+  const life = aLife({ identity: Identity.open(store, 'vm-1') });
+  const { registry } = life;
+  await live(life, 4, (sleep) => {
+    if (sleep === 2) registry.fail('UNREACHABLE');
+    if (sleep === 3) isFull = true;
+  });
+  const [accepted, lost, repeated] = registry.beats.slice(-3);
+  assert.deepEqual([lost?.spend, repeated?.spend], [accepted?.next, accepted?.next]);
+  assert.equal(repeated?.next, lost?.next);
+});
+
 test('an enrolled VM that may not enrol again yet is a conflict that is undecided', async (t) => {
   const { life, identity } = provenLife(t);
   const { registry } = life;
