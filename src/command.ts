@@ -125,8 +125,8 @@ export interface Context {
   argv: readonly string[];
   /** Milliseconds since the epoch. */
   now(): number;
-  /** Resolves after `ms` milliseconds. Rejects when {@link signal} is aborted, with its abort reason. */
-  sleep(ms: number): Promise<void>;
+  /** Resolves after `ms` milliseconds. Rejects when `signal`, by default {@link signal}, is aborted, with its abort reason. */
+  sleep(ms: number, signal?: AbortSignal): Promise<void>;
   /** Client of the configured registry. Created on first use, so that `--help` reads no files and opens no connection. */
   client(): RegistryClient;
   /** A new client with the current settings. Earlier clients stay usable. */

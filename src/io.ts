@@ -1,5 +1,6 @@
 /** The standard streams and the terminal. Tests replace this interface with buffers. */
 import { writeSync } from 'node:fs';
+import { openScreen, type Screen, type ScreenEvents } from './io/screen.ts';
 
 export interface Io {
   /** Writes the answer to stdout. Nothing else goes there. */
@@ -26,6 +27,8 @@ export interface Io {
    * @returns undefined if the input ends before the end of the line (Ctrl-D)
    */
   ask(question: string, signal: AbortSignal): Promise<string | undefined>;
+  /** Opens a full screen on stdout, which must be a terminal. Text for stderr is printed after the screen is closed. */
+  openScreen(events: ScreenEvents): Screen;
 }
 
 export function systemIo(env: NodeJS.ProcessEnv): Io {
@@ -38,9 +41,16 @@ export function systemIo(env: NodeJS.ProcessEnv): Io {
   };
   stdout.on('error', onError);
   stderr.on('error', onError);
+  /** Text for stderr while a full screen is open; undefined otherwise. */
+  let held: string[] | undefined;
+  const printHeld = () => {
+    const text = held?.join('') ?? '';
+    held = undefined;
+    if (text !== '') stderr.write(text);
+  };
   return {
     out: (chunk) => void stdout.write(chunk),
-    err: (chunk) => void stderr.write(chunk),
+    err: (chunk) => void (held?.push(chunk) ?? stderr.write(chunk)),
     tty: stdout.isTTY === true,
     errTty: stderr.isTTY === true,
     canAsk: stdin.isTTY === true && stderr.isTTY === true,
@@ -62,6 +72,19 @@ export function systemIo(env: NodeJS.ProcessEnv): Io {
         stderr.write('\n');
         throw error;
       }
+    },
+    openScreen: (events) => {
+      const screen = openScreen(stdin, stdout, events);
+      if (stderr.isTTY) held = [];
+      process.once('exit', printHeld);
+      const { close } = screen;
+      return Object.assign(screen, {
+        close: () => {
+          close();
+          process.off('exit', printHeld);
+          printHeld();
+        },
+      });
     },
   };
 }

@@ -122,8 +122,7 @@ export class Session implements Context {
     return this.#deps.now();
   }
 
-  sleep(ms: number): Promise<void> {
-    const { signal } = this.#deps;
+  sleep(ms: number, signal = this.#deps.signal): Promise<void> {
     return setTimeout(timerDelay(ms), undefined, { signal }).catch(() => {
       throw signal.reason;
     });

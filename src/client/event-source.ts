@@ -22,6 +22,10 @@ export interface WatchOptions extends WatchFilter {
   /** Position after which to start, or `start` to begin with the full state. */
   since?: string | undefined;
   heartbeats?: boolean | undefined;
+  /** Ends the stream when aborted, like the signal of the program. The caller also closes the client, which ends a pending read. */
+  signal?: AbortSignal | undefined;
+  /** Notified of outages; by default, they are noted on stderr. */
+  outage?: Pick<Outage, 'begins' | 'over'> | undefined;
 }
 
 /** Milliseconds between two list requests to a server without an event stream. */
@@ -45,7 +49,8 @@ export async function* watchEvents(context: Context, options: WatchOptions): Asy
     context.verbose('the registry has no event stream; listing every 2 s');
     return yield* pollEvents(context, options);
   }
-  const outage = new Outage(context);
+  const outage = options.outage ?? new Outage(context);
+  const signal = signalOf(context, options);
   let { since } = options;
   let wait = RETRY.first;
   let begun = false;
@@ -63,13 +68,17 @@ export async function* watchEvents(context: Context, options: WatchOptions): Asy
         if (event.type !== 'lagged' && !delivered.has(event)) yield event;
       }
     } catch (error) {
-      context.signal.throwIfAborted();
+      signal.throwIfAborted();
       if (!begun || !isTransient(error)) throw error;
       outage.begins(error);
     }
-    await context.sleep(wait);
+    await context.sleep(wait, signal);
     wait = Math.min(2 * wait, RETRY.max);
   }
+}
+
+function signalOf({ signal }: Context, options: WatchOptions): AbortSignal {
+  return options.signal ? AbortSignal.any([signal, options.signal]) : signal;
 }
 
 /** Filters events that are not changes: they carry the position of the change before them, so a resumed stream sends them again. */
@@ -99,7 +108,7 @@ interface ReceivedEvent {
 }
 
 async function* readStream(client: RegistryClient, options: WatchOptions): AsyncGenerator<ReceivedEvent> {
-  const { since, heartbeats, ...filter } = options;
+  const { since, heartbeats, signal: _signal, outage: _outage, ...filter } = options;
   const query = Object.entries({ ...filter, since, heartbeats: heartbeats ? 'true' : undefined });
   const given = query.filter((pair): pair is [string, string] => pair[1] !== undefined);
   const path = `${PATHS.events}${given.length > 0 ? `?${new URLSearchParams(given)}` : ''}`;
@@ -124,7 +133,8 @@ async function* readStream(client: RegistryClient, options: WatchOptions): Async
  * event is 0.
  */
 async function* pollEvents(context: Context, options: WatchOptions): AsyncGenerator<StreamEvent> {
-  const { since, heartbeats, ...filter } = options;
+  const { since, heartbeats, outage = new Outage(context), signal: _signal, ...filter } = options;
+  const signal = signalOf(context, options);
   if (since !== undefined && since !== 'start') {
     throw new VregError(
       'UNSUPPORTED',
@@ -135,7 +145,6 @@ async function* pollEvents(context: Context, options: WatchOptions): AsyncGenera
       },
     );
   }
-  const outage = new Outage(context);
   let known: Map<string, VmWithLiveness> | undefined;
   for (;;) {
     try {
@@ -150,10 +159,11 @@ async function* pollEvents(context: Context, options: WatchOptions): AsyncGenera
       if (!known) yield { type: 'synced', revision: 0 };
       known = seen;
     } catch (error) {
+      signal.throwIfAborted();
       if (!known || !isTransient(error)) throw error;
       outage.begins(error);
     }
-    await context.sleep(POLL_INTERVAL);
+    await context.sleep(POLL_INTERVAL, signal);
   }
 }
 

@@ -2,12 +2,13 @@ import { type Context, defineCommand } from '../command.ts';
 import { parseCount } from '../config/values.ts';
 import { META_COLUMNS_FLAG, STRICT_FLAG } from '../fleet/flags.ts';
 import { stillWarming } from '../fleet/lookup.ts';
-import { type Filters, listVms, ROLE_FLAG, SELECTOR_FLAG, STALE_FLAG } from '../fleet/selection.ts';
+import { type Filters, filterOf, listVms, ROLE_FLAG, SELECTOR_FLAG, STALE_FLAG } from '../fleet/selection.ts';
 import { vmsAnswer } from '../fleet/table.ts';
 import { SORTS, type Sort, type VmWithLiveness } from '../protocol/api.ts';
 import { exclusiveFlags } from '../protocol/errors.ts';
 import { STATUSES } from '../protocol/vm.ts';
 import type { RowsAnswer } from '../render.ts';
+import { showLiveList } from '../run/live-list.ts';
 import { repeatWithRetry } from '../run/retry.ts';
 
 interface Flags extends Filters {
@@ -18,7 +19,7 @@ interface Flags extends Filters {
   watch?: boolean;
 }
 
-/** Milliseconds between two refreshes of `--watch`: the default of watch(1). */
+/** Milliseconds between two lists of `--watch` in a pipe: the default of watch(1). */
 const WATCH_INTERVAL = 2000;
 
 export const ls = defineCommand<Flags>({
@@ -26,7 +27,7 @@ export const ls = defineCommand<Flags>({
   aliases: ['list', 'ps'],
   summary: 'list VMs, newest registration first',
   description:
-    'Lists VMs, newest registration first. STATUS is the declared status. LIVE shows whether a running VM has sent a heartbeat recently. --status running excludes stale VMs. An empty list is not an error.',
+    'Lists VMs, newest registration first. STATUS is the declared status. LIVE shows whether a running VM has sent a heartbeat recently. --status running excludes stale VMs. An empty list is not an error. On a TTY, --watch shows a full screen until q is pressed: totals per role and state, heartbeats per second, and the VMs. The keys i, n, r, s and t sort by id, name, role, last seen and registration, or reverse that order; arrow and page keys scroll.',
   flags: [
     ROLE_FLAG,
     { flags: '--status <status>', about: 'only VMs with this status', values: STATUSES, list: true },
@@ -38,7 +39,7 @@ export const ls = defineCommand<Flags>({
     STRICT_FLAG,
     {
       flags: '-w, --watch',
-      about: 'keep running and show changes: redraw the table on a TTY, otherwise print changed rows',
+      about: 'keep running and show changes: a full screen on a TTY, otherwise changed rows',
     },
   ],
   examples: [
@@ -54,7 +55,9 @@ export const ls = defineCommand<Flags>({
   exits: [2, 8, 10],
   async run(context, _args, flags) {
     if (!flags.watch) return context.print(await fetchList(context, flags));
-    return context.io.tty && context.format === 'table' ? redraw(context, flags) : follow(context, flags);
+    const isTable = context.format === 'table' || context.format === 'wide';
+    const hasScreen = context.io.tty && context.env.TERM !== 'dumb';
+    return isTable && hasScreen ? showLive(context, flags) : follow(context, flags);
   },
 });
 
@@ -74,14 +77,16 @@ async function fetchList(
   return vmsAnswer(vms, { none: 'no VMs', metaColumns, now: client.server.now });
 }
 
-async function redraw(context: Context, flags: Flags): Promise<void> {
-  await repeatWithRetry(context, WATCH_INTERVAL, async () => {
-    const answer = await fetchList(context, flags);
-    const lines = (await context.text(answer)).trimEnd().split('\n');
-    const rows = context.io.height - 1;
-    const shown = lines.length > rows ? [...lines.slice(0, rows - 1), `and ${lines.length - rows + 1} more`] : lines;
-    // Overwriting each line and clearing the rest avoids flicker.
-    context.io.out(`\u001b[H${shown.map((line) => `${line}\u001b[K\n`).join('')}\u001b[J`);
+function showLive(context: Context, { sort = 'registered', limit, ...flags }: Flags): Promise<void> {
+  const { role = [], status, selector, stale, metaColumns } = flags;
+  return showLiveList(context, {
+    // The screen sorts and limits the list itself, because both depend on events.
+    list: async () => (await fetchList(context, flags)).rows,
+    isListed: filterOf({ role, ...(status && { status }), ...(selector && { selector }), ...(stale && { stale }) }),
+    role: role.length === 1 ? role[0] : undefined,
+    sort,
+    metaColumns,
+    limit: limit === undefined ? undefined : parseCount(limit, '--limit'),
   });
 }
 

@@ -50,11 +50,17 @@ export async function listVms(
   const isFilteredHere = stale || role.length > 1 || status.length > 1;
   const vms = await client.list({ ...query, ...(limit !== undefined && !isFilteredHere && { limit }) });
   if (!isFilteredHere) return vms;
-  const matches = (vm: VmWithLiveness) =>
+  return vms.filter(filterOf({ role, status, ...(stale && { stale }) })).slice(0, limit);
+}
+
+/** @returns a function that tests whether a VM matches all filters @throws VregError INVALID for an invalid selector */
+export function filterOf({ role = [], status = [], selector = [], stale }: Filters): (vm: VmWithLiveness) => boolean {
+  const terms = selector.filter((text) => text !== '').map(parseSelector);
+  return (vm) =>
     (role.length === 0 || role.includes(vm.role)) &&
     (status.length === 0 || status.includes(vm.status)) &&
-    (stale ? livenessOf(vm) === 'stale' : status.length === 0 || livenessOf(vm) !== 'stale');
-  return vms.filter(matches).slice(0, limit);
+    (stale ? livenessOf(vm) === 'stale' : status.length === 0 || livenessOf(vm) !== 'stale') &&
+    terms.every((matches) => matches(vm));
 }
 
 export interface SelectionFlags extends Omit<Filters, 'status'> {

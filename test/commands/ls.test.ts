@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import test, { after } from 'node:test';
+import test, { after, type TestContext } from 'node:test';
 import { parse } from 'yaml';
 import { Interrupted } from '../../src/exit.ts';
 import { serveApp } from '../helpers/app.ts';
@@ -151,16 +151,105 @@ test('--watch in a pipe prints one header and a row per change until interrupted
   assert.deepEqual(await result, { code: 130, stdout: TITLES + A + B, stderr: '' });
 });
 
-test('--watch on a terminal redraws the table', async (t) => {
-  const { url } = await serveApp(t);
-  await seed(url, FLEET.slice(0, 1));
+/** Runs `ls --watch` on a terminal, and waits until its screen shows the text. */
+async function startLive(t: TestContext, url: string, argv: readonly string[] = [], shown = 'q quit') {
   const controller = new AbortController();
   t.after(() => controller.abort(new Interrupted('SIGINT')));
-  const { result, stdout } = start(['ls', '--watch'], { url, tty: true, signal: controller.signal });
-  await until('the first table', () => stdout().includes('alpha'));
-  assert.ok(stdout().startsWith('\u001b[H'));
-  controller.abort(new Interrupted('SIGTERM'));
-  assert.equal((await result).code, 143);
+  const list = start(['ls', '-w', ...argv], { url, tty: true, env: { NO_COLOR: '1' }, signal: controller.signal });
+  const text = () => list.screen()?.lines.join('\n') ?? '';
+  const shows = (what: string | RegExp) => until(`the screen to show ${what}`, () => text().search(what) >= 0);
+  await shows(shown);
+  return { ...list, controller, text, shows };
+}
+
+test('--watch on a terminal shows a full screen that follows events', async (t) => {
+  const { url, registry, clock } = await serveApp(t);
+  await seed(url, FLEET.slice(0, 1));
+  const list = await startLive(t, url);
+  assert.match(list.text(), /^connected {3}1 VM {3}0\.0 heartbeats\/s {3}http:/);
+  await seed(url, FLEET.slice(1));
+  await list.shows('beta');
+  assert.match(list.text(), /\ninfra +0 +0 +0 +1 +0\nworker +1 +0 +0 +0 +0\nall +1 +0 +0 +1 +0\n/);
+  clock.pass(301_000);
+  registry.sweep();
+  await list.shows(/\na +alpha +worker +running +stale/);
+  registry.heartbeat('a');
+  await list.shows(/\na +alpha +worker +running +live/);
+  await list.shows(/ [01]\.[1-9] heartbeats\/s/);
+  await call(url, 'PATCH', '/registry/vms/a', { body: { name: 'gamma' } });
+  await list.shows('gamma');
+  await call(url, 'DELETE', '/registry/vms/a');
+  await until('that it goes', () => !list.text().includes('gamma'));
+  assert.equal(list.stdout(), '');
+  list.screen()!.press('q');
+  assert.deepEqual(await list.result, { code: 0, stdout: '', stderr: '' });
+  assert.equal(list.screen(), undefined);
+});
+
+for (const [how, code] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+  ['SIGHUP', 129],
+  ['Ctrl-C', 130],
+] as const) {
+  test(`${how} closes the screen and exits with ${code}`, async (t) => {
+    const list = await startLive(t, url);
+    if (how === 'Ctrl-C') list.screen()!.press('ctrl-c');
+    else list.controller.abort(new Interrupted(how));
+    assert.deepEqual(await list.result, { code, stdout: '', stderr: '' });
+    assert.equal(list.screen(), undefined);
+  });
+}
+
+test('keys sort and scroll the screen, and it follows the size of the terminal', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(
+    url,
+    Array.from({ length: 40 }, (_, n) => aVm({ id: `vm-${String(n).padStart(2, '0')}` })),
+  );
+  const list = await startLive(t, url, ['--sort', 'id']);
+  await list.shows(/\nvm-00 .*\nvm-01 /);
+  const screen = list.screen()!;
+  screen.press('i');
+  await list.shows(/\nvm-39 .*\nvm-38 /);
+  screen.press('end');
+  await list.shows(/\nvm-01 .*\nvm-00 .*\n.* 24-40 of 40 /);
+  screen.press('up');
+  await list.shows(/ 23-39 of 40 /);
+  screen.resize(40, 10);
+  await list.shows(/ 23-28 of 40/);
+  assert.equal(screen.lines.length, 10);
+  screen.press('q');
+  assert.equal((await list.result).code, 0);
+});
+
+test('--watch on a terminal applies filters, --limit and -L to later events', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [...FLEET, aVm({ id: 'x', name: 'xi', metadata: { task: 'mail' } })]);
+  const list = await startLive(t, url, [
+    '--role',
+    'worker',
+    '-l',
+    'task=mail',
+    '-L',
+    'task',
+    '--limit',
+    '2',
+    '--sort',
+    'id',
+  ]);
+  assert.match(list.text(), /^connected {3}1 VM /);
+  for (const [id, task] of [
+    ['y', 'mail'],
+    ['w', 'mail'],
+    ['v', 'other'],
+  ] as const)
+    await seed(url, [aVm({ id, metadata: { task } })]);
+  await seed(url, [aVm({ id: 'u', role: 'infra', metadata: { task: 'mail' } })]);
+  await list.shows(/ TASK\nw .* mail\nx .* mail\n/);
+  assert.match(list.text(), /^connected {3}2 VMs /);
+  list.screen()!.press('q');
+  await list.result;
 });
 
 test('--watch continues after an outage of the registry, and notes its start and end once', async (t) => {
@@ -168,19 +257,73 @@ test('--watch continues after an outage of the registry, and notes its start and
   await seed(first.url, FLEET.slice(0, 1));
   const controller = new AbortController();
   t.after(() => controller.abort(new Interrupted('SIGINT')));
-  const lists = [true, false].map((tty) => start(['ls', '-w'], { url: first.url, tty, signal: controller.signal }));
-  await until('the first tables', () => lists.every((list) => list.stdout().includes('alpha')));
+  const list = start(['ls', '-w'], { url: first.url, signal: controller.signal });
+  await until('the first rows', () => list.stdout().includes('alpha'));
   await first.close();
-  await until('that it went', () => lists.every((list) => list.stderr().includes('; retrying\n')));
+  await until('that it went', () => list.stderr().includes('; retrying\n'));
   const second = await startPlainServer(t, { port: first.port });
   await seed(second.url, FLEET);
-  await until('the second VM', () => lists.every((list) => list.stdout().includes('beta')));
+  await until('the second VM', () => list.stdout().includes('beta'));
   controller.abort(new Interrupted('SIGINT'));
-  for (const { result } of lists) {
-    const { code, stderr } = await result;
-    assert.equal(code, 130);
-    assert.match(stderr, /^vreg: cannot reach .*; retrying\nvreg: the registry is reachable again\n$/);
-  }
+  const { code, stderr } = await list.result;
+  assert.equal(code, 130);
+  assert.match(stderr, /^vreg: cannot reach .*; retrying\nvreg: the registry is reachable again\n$/);
+});
+
+for (const kind of ['the original registry', 'a vreg daemon']) {
+  test(`the screen shows an outage of ${kind}, and the fleet after it`, async (t) => {
+    const plain = kind === 'the original registry' ? await startPlainServer(t) : undefined;
+    const app = plain ?? (await serveApp(t));
+    const port = Number(new URL(app.url).port);
+    await seed(app.url, FLEET.slice(0, 1));
+    const list = await startLive(t, app.url, [], 'alpha');
+    await app.close();
+    await list.shows(/^disconnected, retrying: /);
+    assert.match(list.text(), /alpha/);
+    if (plain) {
+      const second = await startPlainServer(t, { port });
+      await seed(second.url, FLEET);
+      await list.shows('beta');
+      await list.shows(/^connected {3}2 VMs /);
+      list.controller.abort(new Interrupted('SIGTERM'));
+      assert.deepEqual(await list.result, { code: 143, stdout: '', stderr: '' });
+    } else {
+      // The wait before the next attempt does not delay the end.
+      list.screen()!.press('q');
+      assert.deepEqual(await list.result, { code: 0, stdout: '', stderr: '' });
+    }
+  });
+}
+
+test('a token that is revoked closes the screen and exits with 2', async (t) => {
+  const secret = 'a-secret-token';
+  const { url } = await serveApp(t, { token: secret });
+  const headers = { authorization: `Bearer ${secret}` };
+  const { body } = await call(url, 'POST', '/registry/tokens', { body: { name: 'r', scope: 'read' }, headers });
+  const env = { VERS_AUTH_TOKEN: (body as { token: string }).token };
+  const list = start(['ls', '-w'], { url, tty: true, env });
+  await until('the screen', () => list.screen());
+  await call(url, 'DELETE', '/registry/tokens/r', { headers });
+  const { code, stderr } = await list.result;
+  assert.equal(code, 2);
+  assert.match(stderr, /^vreg: Unauthorized/);
+  assert.equal(list.screen(), undefined);
+});
+
+test('--watch on a terminal without cursor control prints changed rows', async (t) => {
+  const controller = new AbortController();
+  t.after(() => controller.abort(new Interrupted('SIGINT')));
+  const list = start(['ls', '-w'], { url, tty: true, env: { TERM: 'dumb' }, signal: controller.signal });
+  await until('the rows', () => list.stdout().includes('alpha'));
+  assert.equal(list.screen(), undefined);
+  controller.abort(new Interrupted('SIGINT'));
+  assert.equal((await list.result).code, 130);
+});
+
+test('--watch on a terminal opens no screen if the registry cannot be reached', async () => {
+  const { code, stdout, stderr } = await vreg(['ls', '-w'], { tty: true });
+  assert.deepEqual([code, stdout], [8, '']);
+  assert.match(stderr, /^vreg: cannot reach the registry /);
 });
 
 test('--watch of an unreachable registry exits with 8', async () => {

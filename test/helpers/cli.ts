@@ -2,7 +2,7 @@
 import { main } from '../../src/cli.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
 import { call } from './http.ts';
-import { type TestIoOptions, testIo } from './io.ts';
+import { type TestIoOptions, type TestScreen, testIo } from './io.ts';
 
 /** Three minutes after the start time of the fake clock. */
 export const NOW = Date.parse('2026-01-01T00:03:00.000Z');
@@ -30,6 +30,8 @@ export interface RunningCommand {
   result: Promise<Result>;
   stdout(): string;
   stderr(): string;
+  /** The full screen; undefined while none is open. */
+  screen(): TestScreen | undefined;
 }
 
 /** Starts a command that keeps running, so that a test can follow its output. */
@@ -54,7 +56,7 @@ export function start(argv: readonly string[], options: VregOptions = {}): Runni
     elapsed: () => elapsed,
   };
   const result = main(argv, deps).then((code) => ({ code, stdout: io.stdout(), stderr: io.stderr() }));
-  return { result, stdout: io.stdout, stderr: io.stderr };
+  return { result, stdout: io.stdout, stderr: io.stderr, screen: io.screen };
 }
 
 /** Runs a command to its end. */

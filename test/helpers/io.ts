@@ -1,4 +1,5 @@
 /** A fake terminal: its output is text, and all its properties can be set. */
+import type { Screen, ScreenEvents } from '../../src/io/screen.ts';
 import { type Io, wantsColor } from '../../src/io.ts';
 
 export interface TestIoOptions {
@@ -16,8 +17,18 @@ export interface TestIoOptions {
 }
 
 export interface TestIo extends Io {
+  /** The full screen; undefined while none is open. */
+  screen(): TestScreen | undefined;
   stdout(): string;
   stderr(): string;
+}
+
+export interface TestScreen {
+  lines: readonly string[];
+  /** Number of times that it was drawn. */
+  draws: number;
+  press(key: string): void;
+  resize(width: number, height: number): void;
 }
 
 export function testIo({
@@ -31,7 +42,9 @@ export function testIo({
   let out = '';
   let err = '';
   const left = [...(answers ?? [])];
+  let screen: TestScreen | undefined;
   const io = {
+    screen: () => screen,
     stdout: () => out,
     stderr: () => err,
     out: (text: string) => {
@@ -55,6 +68,28 @@ export function testIo({
       const answer = left.shift();
       err += `${answer ?? ''}\n`;
       return answer;
+    },
+    openScreen: ({ key, redraw }: ScreenEvents): Screen => {
+      const size = { width, height: 24 };
+      const opened: TestScreen = {
+        lines: [],
+        draws: 0,
+        press: key,
+        resize: (newWidth, newHeight) => {
+          Object.assign(size, { width: newWidth, height: newHeight });
+          redraw();
+        },
+      };
+      screen = opened;
+      return Object.assign(size, {
+        show: (lines: readonly string[]) => {
+          opened.lines = lines;
+          opened.draws++;
+        },
+        close: () => {
+          screen = undefined;
+        },
+      });
     },
   };
   return io;
