@@ -22,6 +22,8 @@ export interface Column<T> {
   wide?: true;
   /** On a terminal, columns with a lower priority shrink first; among equals, the rightmost. Default: 0. */
   priority?: number;
+  /** Width to which the column may shrink on a terminal, if its values need more than most. */
+  minimum?: number;
   /** Width on a terminal if the rows are printed one by one; by default, that of the longest cell. */
   width?: number;
 }
@@ -253,10 +255,13 @@ async function* partsOfRows<T>(
   const rows = (io.tty ? answer.rows : rowsForScripts(io, answer)).map((row) =>
     columns.map(({ cell }): StyledText => styledText(cell(row), io.tty ? now : undefined)),
   );
-  const sizes = columns.map(({ title, priority, width }, index) => ({
+  const sizes = columns.map(({ title, priority, minimum, width }, index) => ({
     title,
     priority,
-    width: width ?? layout.longest([...(titled ? [title] : []), ...rows.map((cells) => cells[index]!.text)]),
+    minimum,
+    width:
+      (io.tty ? width : undefined) ??
+      layout.longest([...(titled ? [title] : []), ...rows.map((cells) => cells[index]!.text)]),
   }));
   const widths = io.tty ? layout.fitColumns(sizes, io.width) : sizes.map(({ width }) => width);
   if (titled) yield line(layout.joinTitles(titles, widths, (title) => chalk.bold(title)));

@@ -7,7 +7,13 @@ import type { RegistryClient } from '../client.ts';
 import type { Context } from '../command.ts';
 import { PATHS, type VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
-import { OCCURRENCE_TYPES, type StreamEvent, type VmEvent, type VmEventType } from '../protocol/events.ts';
+import {
+  type FieldChanges,
+  OCCURRENCE_TYPES,
+  type StreamEvent,
+  type VmEvent,
+  type VmEventType,
+} from '../protocol/events.ts';
 import { withoutLiveness } from '../protocol/liveness.ts';
 import type { Vm } from '../protocol/vm.ts';
 import { isTransient, Outage } from '../run/retry.ts';
@@ -184,18 +190,31 @@ function* differences(
   after: Map<string, VmWithLiveness>,
   at: string,
 ): Generator<{ event: VmEvent; from?: string }> {
-  const event = (type: VmEventType, vm: VmWithLiveness, from?: string) => ({
-    event: { type, revision: 0, at, vm: withoutLiveness(vm) },
-    ...(from === undefined ? {} : { from }),
+  const event = (type: VmEventType, vm: VmWithLiveness, old?: VmWithLiveness) => ({
+    event: { type, revision: 0, at, vm: withoutLiveness(vm), ...(old && { changes: changesBetween(old, vm) }) },
+    ...(old && { from: old.status }),
   });
   for (const [id, vm] of after) {
     const old = before.get(id);
     if (!old) yield event('registered', vm);
-    else if (old.status !== vm.status) yield event('status', vm, old.status);
-    else if (declared(old) !== declared(vm)) yield event('updated', vm);
+    else if (old.status !== vm.status) yield event('status', vm, old);
+    else if (declared(old) !== declared(vm)) yield event('updated', vm, old);
     if (old && vm.status === 'running' && old.stale !== vm.stale) yield event(vm.stale ? 'stale' : 'revived', vm);
   }
   for (const [id, vm] of before) if (!after.has(id)) yield event('deregistered', vm);
+}
+
+function changesBetween(before: VmWithLiveness, after: VmWithLiveness): FieldChanges {
+  const [old, now] = [withoutLiveness(before), withoutLiveness(after)].map((vm) => new Map(Object.entries(vm))) as [
+    Map<string, unknown>,
+    Map<string, unknown>,
+  ];
+  const fields = [...new Set([...old.keys(), ...now.keys()])].filter((field) => field !== 'lastSeen');
+  return Object.fromEntries(
+    fields
+      .map((field): [string, [unknown, unknown]] => [field, [old.get(field) ?? null, now.get(field) ?? null]])
+      .filter(([, [was, is]]) => JSON.stringify(was) !== JSON.stringify(is)),
+  );
 }
 
 function declared(vm: VmWithLiveness): string {

@@ -1,6 +1,12 @@
 import { defineCommand } from '../command.ts';
 import { parseCount } from '../config/values.ts';
-import { changesForScripts, type FieldChanges, type HistoryItem, JOURNAL_LENGTH } from '../protocol/events.ts';
+import {
+  changesForScripts,
+  type FieldChanges,
+  formatChanges,
+  type HistoryItem,
+  JOURNAL_LENGTH,
+} from '../protocol/events.ts';
 import { naming } from '../run/batch.ts';
 
 /** A few screens of a terminal. */
@@ -43,15 +49,9 @@ function positionOf({ position, revision }: HistoryItem): string {
 
 /** `name: one -> two`; for a registration or removal, the main fields of the entry. */
 function describe(type: string, changes: FieldChanges): string {
-  const show = (value: unknown) => (typeof value === 'string' ? value : JSON.stringify(value));
+  if (type === 'updated' || type === 'status') return formatChanges(changes);
   return Object.entries(changes)
-    .filter(
-      ([field]) =>
-        type === 'updated' || type === 'status' || field === 'name' || field === 'role' || field === 'address',
-    )
-    .map(([field, [before, after]]) => {
-      if (type === 'registered') return `${field}: ${show(after)}`;
-      return type === 'deregistered' ? `${field}: ${show(before)}` : `${field}: ${show(before)} -> ${show(after)}`;
-    })
+    .filter(([field]) => field === 'name' || field === 'role' || field === 'address')
+    .map(([field, [before, after]]) => `${field}: ${type === 'registered' ? after : before}`)
     .join(', ');
 }

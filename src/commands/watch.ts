@@ -3,9 +3,10 @@ import { type Context, defineCommand } from '../command.ts';
 import { isTextFormat } from '../config/settings.ts';
 import { requireRole } from '../fleet/lookup.ts';
 import { VregError } from '../protocol/errors.ts';
-import { eventForScripts, type StreamEvent } from '../protocol/events.ts';
+import { eventForScripts, formatChanges, type StreamEvent, type VmEvent } from '../protocol/events.ts';
 import { escapeControls, printable } from '../protocol/redact.ts';
 import { forScripts, idFault, ROLES, STATUSES } from '../protocol/vm.ts';
+import type { Column } from '../render.ts';
 import { runChild, splitCommand } from '../run/child-process.ts';
 
 interface Flags {
@@ -19,7 +20,7 @@ export const watch = defineCommand<Flags>({
   name: 'watch',
   summary: 'stream the events of the registry',
   description:
-    'Prints one event per line until stopped. The events are registered, updated, status, deregistered, stale, suspect, revived, conflict and reset. After a lost connection it resumes without a gap; if that is impossible, it prints a reset event followed by the full state. A command after -- runs once for each event, one at a time. It receives the event as JSON on its stdin, the event type in VREG_EVENT, and other fields in VREG_REVISION, VREG_POSITION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
+    'Prints one event per line until stopped; on a terminal, with its age and the old and new values. The events are registered, updated, status, deregistered, stale, suspect, revived, conflict and reset. After a lost connection it resumes without a gap; if that is impossible, it prints a reset event followed by the full state. A command after -- runs once for each event, one at a time. It receives the event as JSON on its stdin, the event type in VREG_EVENT, and other fields in VREG_REVISION, VREG_POSITION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
   arguments: [
     { name: 'role', about: 'only VMs with this role', optional: true, values: ROLES },
     {
@@ -59,22 +60,55 @@ export const watch = defineCommand<Flags>({
       });
     }
     let begun = false;
+    let idWidth = ID_WIDTH;
     for await (const event of watchEvents(context, { role, id, status, since, heartbeats })) {
       if (event.type === 'synced') continue;
       if (event.type === 'reset' && since !== 'start')
         context.note('missed events are no longer available: the full state follows');
       if (command.length > 0) await runFor(context, event, command);
-      else if (await show(context, event, begun)) begun = true;
+      else {
+        idWidth = Math.max(idWidth, fieldsOf(event).id.length);
+        if (await show(context, event, begun, idWidth)) begun = true;
+      }
     }
   },
 });
 
-/** Column widths on a terminal. Rows are printed one by one, so a longer value shifts the rest of its line. */
-const WIDTHS = [24, 12, 20, 10, 7, 20];
-const TITLES = ['WHEN', 'EVENT', 'ID', 'ROLE', 'STATUS', 'ADDRESS', 'POSITION'];
+type Fields = ReturnType<typeof fieldsOf>;
 
-/** @returns true if it printed a line */
-async function show(context: Context, event: StreamEvent, continued: boolean): Promise<boolean> {
+/** Width of the column ID on a terminal, which grows with longer ids. */
+const ID_WIDTH = 20;
+
+/** Events are printed one by one, so the widths on a terminal are those of typical values. */
+const COLUMNS: readonly Column<Fields>[] = [
+  { title: 'WHEN', priority: 2, width: '59m59s ago'.length, cell: ({ at }) => (at === '' ? '' : { time: at }) },
+  { title: 'EVENT', priority: 3, width: 12, minimum: 12, cell: ({ type }) => type },
+  { title: 'ID', priority: 4, width: ID_WIDTH, cell: ({ id }) => id },
+  { title: 'ROLE', priority: 1, width: 10, cell: ({ role }) => role },
+  { title: 'STATUS', priority: 1, width: 7, cell: ({ status }) => status },
+  { title: 'ADDRESS', width: 20, cell: ({ address }) => address },
+];
+const POSITION: Column<Fields> = { title: 'POSITION', width: 24, cell: ({ position }) => position };
+const CHANGES: Column<Fields> = {
+  title: 'CHANGES',
+  priority: 3,
+  width: 60,
+  minimum: 24,
+  cell: ({ changes }) => changes,
+};
+
+/** A terminal shows what changed; TSV has the position, with which a script can resume. */
+function columnsFor({ io, format }: Context, idWidth: number): readonly Column<Fields>[] {
+  if (!io.tty || format === 'tsv') return [...COLUMNS, POSITION];
+  const columns = COLUMNS.map((column) => (column.title === 'ID' ? { ...column, width: idWidth } : column));
+  return [...columns, CHANGES, { ...POSITION, wide: true }];
+}
+
+/**
+ * @param idWidth width of the column ID
+ * @returns true if it printed a line
+ */
+async function show(context: Context, event: StreamEvent, continued: boolean, idWidth: number): Promise<boolean> {
   // A reset has no fields to print; the entries follow as events.
   if (isTextFormat(context.format) && event.type === 'reset') return false;
   // A stream has no end, so JSON is printed as one event per line.
@@ -86,17 +120,11 @@ async function show(context: Context, event: StreamEvent, continued: boolean): P
   if (fault !== undefined && context.format !== 'ndjson' && context.format !== 'yaml') context.note(fault);
   // An expression may consist of the field that scripts must not get.
   if (fault !== undefined && context.format.includes('=')) return false;
-  const { type, at, id, role, status, address, position } = fieldsOf(event);
-  const cells = [at, type, id, role, status, address, position];
-  const padded = context.io.tty && context.format !== 'tsv';
   await context.print({
     kind: 'rows',
-    rows: [cells],
-    columns: TITLES.map((title, index) => ({
-      title: padded ? title.padEnd(WIDTHS[index] ?? 0) : title,
-      cell: (row: readonly string[]) => (padded ? row[index]!.padEnd(WIDTHS[index] ?? 0) : row[index]!),
-    })),
-    name: () => id,
+    rows: [fieldsOf(event)],
+    columns: columnsFor(context, idWidth),
+    name: ({ id }) => id,
     single: true,
     continued,
     data: () => (context.format.includes('=') ? eventForScripts(event) : event),
@@ -136,8 +164,16 @@ function faultOf(event: StreamEvent): string | undefined {
 function fieldsOf(event: StreamEvent) {
   const { position = '' } = 'revision' in event ? event : {};
   if ('vm' in event) {
-    return { type: event.type, at: event.at, ...event.vm, address: forScripts(event.vm).row.address, position };
+    const { address } = forScripts(event.vm).row;
+    return { type: event.type, at: event.at, ...event.vm, address, position, changes: changesOf(event) };
   }
   const heartbeat = event.type === 'heartbeat' ? { id: event.id, at: event.lastSeen } : { id: '', at: '' };
-  return { type: event.type, name: '', role: '', status: '', address: '', position, ...heartbeat };
+  return { type: event.type, name: '', role: '', status: '', address: '', position, changes: '', ...heartbeat };
+}
+
+/** `status: running → paused`; for a VM that was added or removed, its name, role and status. */
+function changesOf({ type, vm, changes }: VmEvent): string {
+  if (type === 'registered' || type === 'deregistered')
+    return `name: ${vm.name}, role: ${vm.role}, status: ${vm.status}`;
+  return formatChanges(changes ?? {}, '→');
 }

@@ -70,6 +70,14 @@ export interface History {
   count: number;
 }
 
+/** `status: running -> paused, name: one -> two`. */
+export function formatChanges(changes: FieldChanges, arrow = '->'): string {
+  const show = (value: unknown) => (typeof value === 'string' ? value : JSON.stringify(value));
+  return Object.entries(changes)
+    .map(([field, [before, after]]) => `${field}: ${show(before)} ${arrow} ${show(after)}`)
+    .join(', ');
+}
+
 /** Changes as scripts may get them: their values are those of entries, also of entries that no longer exist. */
 export function changesForScripts(changes: FieldChanges): FieldChanges {
   return Object.fromEntries(

@@ -18,6 +18,8 @@ export interface ColumnSize {
   width: number;
   /** Columns with a lower priority shrink first; among equals, the rightmost. Default: 0. */
   priority?: number | undefined;
+  /** Width to which the column may shrink, if its values need more than {@link MIN_WIDTH}. */
+  minimum?: number | undefined;
 }
 
 /** Widths of the columns of a table; undefined for a hidden column. */
@@ -35,8 +37,8 @@ export function fitColumns(columns: readonly ColumnSize[], available: number): W
     .sort((a, b) => a.priority - b.priority || b.index - a.index)
     .map(({ index }) => index);
   const last = order.at(-1);
-  const minimums: (number | undefined)[] = columns.map(({ title, width }, index) =>
-    Math.min(width, index === last ? MIN_MAIN_WIDTH : Math.max(stringWidth(title), MIN_WIDTH)),
+  const minimums: (number | undefined)[] = columns.map(({ title, width, minimum = MIN_WIDTH }, index) =>
+    Math.min(width, index === last ? MIN_MAIN_WIDTH : Math.max(stringWidth(title), minimum)),
   );
   for (const index of order) {
     if (index === last || tableWidth(minimums) <= available) break;

@@ -71,6 +71,35 @@ test('--no-headers omits the column titles, and -q prints ids', async (t) => {
   assert.equal(await watched(t, ['-q'], { url }, 'b\n'), 'a\nb\n');
 });
 
+test('on a terminal an event has its age and what changed, and no line is wider than the terminal', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a', name: 'one' })]);
+  for (const [width, ends] of [
+    [200, /^3m ago +registered +a +worker +running +vm-1\.vm\.vers\.sh +name: one, role: worker, status: running$/m],
+    [80, /^3m ago +registered +a +name: one, role: worker/m],
+    [30, /^a$/m],
+  ] as const) {
+    const options = { url, tty: true, width, env: { NO_COLOR: '1' } };
+    const watching = watch(t, ['--since', 'start'], options);
+    await until('the state', () => watching.stdout().split('\n').length >= 3);
+    await change(url, 'a', { status: 'paused' });
+    await change(url, 'a', { status: 'running', name: 'two', metadata: { long: 'x'.repeat(200) } });
+    await change(url, 'a', { name: 'one' });
+    await until('the changes', () => watching.stdout().split('\n').length >= 6);
+    const text = watching.stdout();
+    assert.match(text, ends);
+    if (width >= 80) {
+      assert.match(text, /status +a .*status: running → paused/);
+      assert.match(text, /name: two → one/);
+      assert.match(text, / CHANGES/);
+    }
+    for (const line of text.split('\n')) assert.ok(line.length <= width, line);
+    assert.doesNotMatch(text, /\d{4}-\d\d-\d\dT/);
+    await watching.end();
+    await change(url, 'a', { metadata: null });
+  }
+});
+
 test('on a terminal the columns of all events are aligned', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' }), aVm({ id: 'longer-than-a', role: 'lieutenant' })]);
