@@ -211,13 +211,13 @@ export class Registry {
    * Registers VMs of another registry in one commit, the one with the oldest `registeredAt` first. Each has its own position,
    * journal entry and event. An import is not a sign of life: the VMs keep their times, except that a future one becomes the
    * current one. Other changes wait until it is done.
-   * @returns in the order of the entries, each VM, or the error for which its entry was not registered: CONFLICT, FORBIDDEN,
-   * TOO_LARGE, TOO_MANY_REQUESTS
+   * @returns in the order of the entries, each VM, or the error for which its entry was not registered: CONFLICT, TOO_LARGE,
+   * TOO_MANY_REQUESTS
    * @throws the store's errors; then nothing was registered
    */
   async import(
     entries: readonly ImportedVm[],
-    options: Pick<WriteOptions, 'by' | 'restriction'> & { forEach: ForEach },
+    options: Pick<WriteOptions, 'by'> & { forEach: ForEach },
   ): Promise<(VmRecord | VregError)[]> {
     if (this.#importing) await this.#noImport();
     const work = this.#import(entries, options).finally(() => {
@@ -232,7 +232,7 @@ export class Registry {
 
   async #import(
     entries: readonly ImportedVm[],
-    { by = ANONYMOUS, restriction, forEach }: Pick<WriteOptions, 'by' | 'restriction'> & { forEach: ForEach },
+    { by = ANONYMOUS, forEach }: Pick<WriteOptions, 'by'> & { forEach: ForEach },
   ): Promise<(VmRecord | VregError)[]> {
     // Changes that were accepted before the import must not fail after it was validated against them.
     await this.#pending.settled();
@@ -251,7 +251,6 @@ export class Registry {
         const { id } = registration;
         const revision = this.#pending.nextRevision + decisions.length;
         try {
-          assertPermitted(restriction, registration);
           if (added.has(id) || this.has(id)) throw alreadyRegistered();
           const vm = { ...registration, registeredAt: new Date(registered).toISOString() };
           const version = { created: revision, revision, tag: '' };

@@ -162,7 +162,7 @@ export interface Imported {
   created: number;
 }
 
-/** `exists`: the id is taken. `invalid`: a field is invalid. `refused`: not permitted, or the registry is full. */
+/** `exists`: the id is taken. `invalid`: a field is invalid. `refused`: the entry is too large, or the registry is full. */
 export interface ImportOutcome extends Partial<ErrorBody> {
   /** Absent if the entry has no valid id. */
   id?: string;

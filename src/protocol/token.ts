@@ -13,7 +13,7 @@ const LADDER = ['read', 'heartbeat', 'register', 'write', 'admin'] as const;
  * - `heartbeat`: also send heartbeats
  * - `register`: also register new VMs
  * - `write`: also replace, update and remove VMs
- * - `admin`: also create and revoke tokens, and take backups
+ * - `admin`: also create and revoke tokens, import entries, and take backups
  * - `enrol`: only register a new VM; the response contains a token for that VM
  */
 export const SCOPES = [...LADDER, 'enrol'] as const;
