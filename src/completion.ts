@@ -23,7 +23,7 @@ export async function completionReply(args: readonly string[], context: Context,
   const timeout = Math.max(TIME_LIMIT - elapsed, Math.min(elapsed, MAX_WAIT));
   const [shell, ...rest] = args;
   try {
-    if (shell !== 'bash') return reply(await complete(rest, context, timeout));
+    if (shell !== 'bash') return reply(await complete(rest, context, timeout), shell === 'fish');
     const [text = '', wordBreaks = '', type = '', columns = ''] = rest;
     const line = readBashLine(text, wordBreaks);
     const completion = await complete(line.words, context, timeout, line.isRedirection);
@@ -37,7 +37,9 @@ export async function completionReply(args: readonly string[], context: Context,
 const LISTS: ReadonlySet<string> = new Set(['63', '33', '64']);
 
 /** The reply for zsh and fish: `KIND<TAB>PREFIX`, then `VALUE<TAB>DESCRIPTION` for each candidate. */
-function reply({ kind, prefix, candidates }: Completion): string {
-  const lines = candidates.map(({ value, about }) => `${value}\t${about}\n`);
+function reply({ kind, prefix, candidates }: Completion, isFish: boolean): string {
+  // Fish would expand a tilde at the start of a candidate.
+  const usable = candidates.filter(({ value }) => !isFish || !`${prefix}${value}`.startsWith('~'));
+  const lines = usable.map(({ value, about }) => `${value}\t${about}\n`);
   return `${kind}\t${prefix}\n${lines.join('')}`;
 }

@@ -329,6 +329,13 @@ test('values with control characters, and ids that look like flags, are not offe
   assert.deepEqual(await offers('ls -l ok=', { url }), []);
 });
 
+test('fish is offered no value at whose start it would expand a tilde', async (t) => {
+  const url = await stub(t, (_request, response) => json(response, 200, { vms: [aVm({ id: '~root' })], count: 1 }));
+  assert.deepEqual(await offers('get ', { url }), ['~root']);
+  const { stdout } = await vreg(['__complete', 'fish', 'get', ''], { url });
+  assert.equal(stdout, 'values\t\n');
+});
+
 for (const body of [{}, { vms: 1 }, { vms: [null] }, { vms: [{ services: 1, metadata: [] }] }, []]) {
   test(`a registry that responds with ${JSON.stringify(body)} offers nothing`, async (t) => {
     const url = await stub(t, (_request, response) => json(response, 200, body));

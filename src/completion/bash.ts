@@ -120,8 +120,13 @@ export function bashReply(
 
 /** Quotes text for a place inside a quote or outside of any. */
 function quoteFor(quote: Quote, text: string): string {
-  if (quote === "'") return text.replaceAll("'", `'\\''`);
-  // A backslash before ! would remain in double quotes, so the quotes are closed around it.
-  if (quote === '"') return text.replace(/["\\$`]/g, '\\$&').replaceAll('!', '"\\!"');
-  return text.replace(/[^\w\-./:=@%+,\u0080-\uffff]/g, '\\$&');
+  if (quote === '') return text.replace(/[^\w\-./:=@%+,\u0080-\uffff]/g, '\\$&');
+  const quoted =
+    quote === "'"
+      ? text.replaceAll("'", `'\\''`)
+      : // A backslash before ! would remain in double quotes, so the quotes are closed around it.
+        text.replace(/["\\$`]/g, '\\$&').replaceAll('!', '"\\!"');
+  // Readline removes a quote that follows the open one, and closes no quote after another one (insert_match and append_to_match
+  // in complete.c).
+  return `${quoted.startsWith(quote) ? quote : ''}${quoted}${quoted.endsWith(quote) ? quote : ''}`;
 }

@@ -1,4 +1,4 @@
-/** Reads an incomplete command line by the declarations of the commands: which command, which flags, what comes next. */
+/** Finds the command, the flags and the expected kind of word of an incomplete command line, from the declared commands. */
 import { Option } from 'commander';
 import { type Argument, type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from '../command.ts';
 import { camelCase, type SettingKey, settingOf } from '../config/settings.ts';

@@ -67,13 +67,19 @@ test('candidates are quoted for the place at the cursor', () => {
   assert.deepEqual(replyTo("vreg get '", [value]), ["a $(x)`\"'\\''\\!é"]);
 });
 
+/** The word after readline has inserted the only candidate, as insert_match and append_to_match in its complete.c do. */
+function inserted(quote: string, candidate: string): string {
+  if (quote === '') return candidate;
+  return `${candidate.startsWith(quote) ? '' : quote}${candidate}${candidate.endsWith(quote) ? '' : quote}`;
+}
+
 test('a quoted candidate is read as the candidate, whatever characters it contains', () => {
   const text = fc.string({ unit: 'grapheme', minLength: 1 }).filter((value) => !/[\u0000-\u001f]/.test(value));
   const quote = fc.constantFrom('', '"', "'");
   fc.assert(
     fc.property(text, quote, (value, open) => {
       const [candidate] = replyTo(`vreg get ${open}`, [value]);
-      assert.deepEqual(readBashLine(`vreg get ${open}${candidate}${open} `, BREAKS).words, ['get', value, '']);
+      assert.deepEqual(readBashLine(`vreg get ${inserted(open, candidate!)} `, BREAKS).words, ['get', value, '']);
     }),
   );
 });

@@ -195,9 +195,12 @@ for (const shell of SHELLS) {
     const mark = join(tempDir(t), 'ran');
     const hostile = `h$(touch ${mark})\`touch ${mark}\``;
     const ids = ['a:b:c', 'q"x', "i'x", 'b\\x', 'sp ace', 'v$HOME', 'x!y', hostile, 'eq=1', 'm*r', 'n~', 'ü-1', '@at'];
+    const quotes = ['!!', `"'$'"`];
     await seed(
       url,
-      ids.map((id) => aVm({ id, services: [{ name: 'api', port: 1 }], metadata: { task: 'bill:ing' } })),
+      [...ids, ...quotes].map((id) =>
+        aVm({ id, services: [{ name: 'api', port: 1 }], metadata: { task: 'bill:ing' } }),
+      ),
     );
     const { type, home } = completing(t, url);
     writeFileSync(join(home, 'token.txt'), '');
@@ -213,6 +216,9 @@ for (const shell of SHELLS) {
       ["vreg get 'h\t", 'get', hostile],
       ['vreg get "q\t', 'get', 'q"x'],
       ['vreg get "x\t', 'get', 'x!y'],
+      ['vreg get "!\t', 'get', '!!'],
+      [`vreg get '"\t`, 'get', `"'$'"`],
+      [`vreg get "\\"\t`, 'get', `"'$'"`],
       ['vreg get @\tn\t', 'get', '@at', 'n~'],
       ['vreg ls --role=wo\t', 'ls', '--role=worker'],
       ['vreg ls --role=worker,in\t', 'ls', '--role=worker,infra'],
