@@ -1,8 +1,9 @@
 /** `--detach`: starts the same program again without a terminal and writes its output to a log file. */
 import { spawn } from 'node:child_process';
-import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, fstatSync, readSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
+import { openLogFile } from './log-file.ts';
 import { makeStateDir } from './state-dir.ts';
 
 /** Bytes of the log that are searched for the first line of a program that crashed at start. */
@@ -26,7 +27,7 @@ export interface DetachedProcess {
  */
 export async function startDetached(argv: readonly string[], logFile: string): Promise<DetachedProcess> {
   makeStateDir(dirname(logFile));
-  const log = openLog(logFile);
+  const log = openLogFile(logFile);
   const logSize = fstatSync(log).size;
   const child = spawn(process.execPath, [process.argv[1]!, ...argv], {
     detached: true,
@@ -88,18 +89,4 @@ async function send(report: StartReport): Promise<void> {
   // Ignore errors: the parent may have exited, which does not affect this process.
   await new Promise((resolve) => process.send!(report, resolve));
   if (process.connected) process.disconnect();
-}
-
-const { O_APPEND, O_CREAT, O_NOFOLLOW, O_RDWR } = constants;
-
-/** @throws VregError STORE_UNUSABLE; with the code ELOOP if the file is a link, which may lead anywhere */
-function openLog(path: string): number {
-  try {
-    return openSync(path, O_APPEND | O_CREAT | O_NOFOLLOW | O_RDWR, 0o600);
-  } catch (cause) {
-    throw new VregError('STORE_UNUSABLE', `cannot write the log ${path} (${(cause as NodeJS.ErrnoException).code})`, {
-      hint: 'check its owner and mode, or choose another --data-dir',
-      cause,
-    });
-  }
 }

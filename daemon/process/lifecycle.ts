@@ -26,6 +26,8 @@ export interface LifecycleOptions {
   status(): string;
   /** Aborted when the process is asked to stop. */
   signal: AbortSignal;
+  /** Continues the log in a new file, if it is a file that may have been renamed. */
+  reopenLog?: (() => void) | undefined;
   /** Sets the function that runs on SIGHUP. */
   onHangup(handler: () => void): void;
 }
@@ -41,10 +43,11 @@ export class Lifecycle {
     else options.signal.addEventListener('abort', () => void this.stopping(), { once: true });
   }
 
-  /** Makes each SIGHUP run the reloaders. */
+  /** Makes each SIGHUP reopen the log and run the reloaders. */
   reloadOnHangup(reloaders: readonly Reloader[]): void {
-    const { onHangup, log } = this.#options;
-    const reload = createReload(reloaders, log, this.#notifier);
+    const { onHangup, log, reopenLog } = this.#options;
+    const logFile = reopenLog ? [{ what: 'the log file', reload: reopenLog }] : [];
+    const reload = createReload([...logFile, ...reloaders], log, this.#notifier);
     onHangup(() => void reload());
   }
 

@@ -5,8 +5,9 @@
  * `pino.destination` is not an alternative: its flush at exit retries forever, so a process whose log cannot be written never
  * exits (sonic-boom 4.2, `flushSync`).
  */
-import { constants, fstatSync, openSync, writeSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, writeSync } from 'node:fs';
 import { Socket } from 'node:net';
+import { openLogFile } from './log-file.ts';
 
 /** Milliseconds between two attempts to write. */
 const RETRY_INTERVAL = 100;
@@ -21,7 +22,8 @@ export interface LogDestinationOptions {
 }
 
 export class LogDestination {
-  readonly #fd: number;
+  #fd: number;
+  #isOwnFile = false;
   readonly #maxBuffered: number;
   readonly #droppedNotice: LogDestinationOptions['droppedNotice'];
   #buffered: Buffer[] = [];
@@ -46,6 +48,18 @@ export class LogDestination {
     this.#buffered.push(bytes);
     this.#size += bytes.length;
     if (!this.#timer) this.#flush();
+  }
+
+  /**
+   * Continues in a new file with this path, after the current one was renamed.
+   * @throws VregError STORE_UNUSABLE; the current file then stays in use
+   */
+  reopen(path: string): void {
+    const fd = openLogFile(path);
+    // Other threads may open files, so stderr itself cannot be closed and replaced.
+    if (this.#isOwnFile) closeSync(this.#fd);
+    this.#fd = fd;
+    this.#isOwnFile = true;
   }
 
   #flush(): void {

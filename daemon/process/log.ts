@@ -5,6 +5,7 @@ import { type Logger, pino } from 'pino';
 import type { LogFormat, LogLevel } from '../../src/protocol/api.ts';
 import { escapeControls, maskTokens, printable, SecretMask } from '../../src/protocol/redact.ts';
 import { createBudgets } from '../limits.ts';
+import { ANONYMOUS } from '../registry/preconditions.ts';
 import { LogDestination } from './log-destination.ts';
 
 export interface LogOptions {
@@ -12,6 +13,12 @@ export interface LogOptions {
   format: LogFormat;
   /** Colours the `pretty` format. */
   color?: boolean;
+}
+
+export interface Log {
+  log: Logger;
+  /** Continues in a new file with this path. @throws VregError STORE_UNUSABLE */
+  reopen(path: string): void;
 }
 
 const STDERR = 2;
@@ -25,10 +32,11 @@ export function redact(line: string): string {
 }
 
 /** Creates the log. Every line passes through {@link redact}. */
-export async function createLog({ level, format, color = false }: LogOptions): Promise<Logger> {
+export async function createLog({ level, format, color = false }: LogOptions): Promise<Log> {
   const options = {
     level,
     base: null,
+    formatters: { level: (level: string) => ({ level }) },
     timestamp: pino.stdTimeFunctions.isoTime,
     redact: ['req.headers.authorization', '*.token', 'token'],
   };
@@ -38,7 +46,10 @@ export async function createLog({ level, format, color = false }: LogOptions): P
     maxBuffered: createBudgets().log.limit,
     droppedNotice: (dropped) => formatLine(droppedNotice(dropped)),
   });
-  return pino(options, { write: (line) => destination.write(formatLine(redact(line))) });
+  return {
+    log: pino(options, { write: (line) => destination.write(formatLine(redact(line))) }),
+    reopen: (path) => destination.reopen(path),
+  };
 }
 
 /**
@@ -57,8 +68,46 @@ export async function lineFormatter(format: LogFormat, colorize: boolean): Promi
       // Masking a secret that consists of digits may have made the JSON invalid.
       return `${printable(line.trimEnd())}\n`;
     }
-    return pretty(JSON.stringify(event));
+    return pretty(JSON.stringify(isRequest(event) ? describeRequest(event) : event));
   };
+}
+
+/** The fields of a line that the audit log writes for a request. */
+interface RequestLine {
+  level: unknown;
+  time: unknown;
+  method: string;
+  url: string;
+  status: number;
+  ms?: number;
+  code?: string;
+  vm?: string;
+  by?: string;
+  from?: string;
+}
+
+function isRequest(event: unknown): event is RequestLine {
+  const { requestId, method, url, status } = event as Record<string, unknown>;
+  return requestId !== undefined && typeof method === 'string' && typeof url === 'string' && status !== undefined;
+}
+
+/** Characters of a URL in a readable line, so that most lines fit on a terminal. */
+const MAX_URL = 40;
+
+/** Reduces the line of a request to a short message, such as `GET /registry/vms/x 404 NOT_FOUND 2ms by root from 10.0.0.1`. */
+function describeRequest({ level, time, method, url, status, ms, code, vm, by, from }: RequestLine): object {
+  const path = url.length > MAX_URL ? `${url.slice(0, MAX_URL - 20)}…${url.slice(-19)}` : url;
+  const parts = [
+    method,
+    path,
+    status === 0 ? 'disconnected' : status,
+    code,
+    vm === undefined || url.includes(encodeURIComponent(vm)) ? undefined : vm,
+    ms === undefined ? undefined : `${ms}ms`,
+    by === undefined || by === ANONYMOUS ? undefined : `by ${by}`,
+    from === undefined ? undefined : `from ${from}`,
+  ];
+  return { level, time, msg: parts.filter((part) => part !== undefined).join(' ') };
 }
 
 function printableValue(key: string, value: unknown): unknown {
@@ -68,6 +117,6 @@ function printableValue(key: string, value: unknown): unknown {
 }
 
 function droppedNotice(lost: number): string {
-  const line = { level: pino.levels.values.warn, time: new Date().toISOString(), lost };
+  const line = { level: 'warn', time: new Date().toISOString(), lost };
   return `${JSON.stringify({ ...line, msg: `dropped ${lost} log lines because the log could not be written` })}\n`;
 }

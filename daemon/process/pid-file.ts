@@ -9,6 +9,7 @@ import { existsSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { readIfThere, readRegularFile, writeAtomically } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
+import { logPlace } from './log-file.ts';
 import { assertPrivate, unusableStateDir } from './state-dir.ts';
 
 export interface ProcessInfo {
@@ -26,6 +27,8 @@ export interface ProcessInfo {
   urls: string[];
   /** The agent's VM. */
   vm?: string;
+  /** Path of the log file, or the command that prints the log; absent if the log goes to a terminal or a pipe. */
+  log?: string;
   /** A problem that the agent has found and that does not stop it. */
   warning?: string;
 }
@@ -46,10 +49,11 @@ const FILES = { serve: /^daemon\.json$/, agent: /^agent-\w+\.json$/ } as const;
 /** @throws VregError STORE_UNUSABLE */
 export function writeProcessInfo(
   dir: string,
-  info: Omit<ProcessInfo, 'pid' | 'started' | 'boot' | 'home' | 'since'>,
+  info: Omit<ProcessInfo, 'pid' | 'started' | 'boot' | 'home' | 'since' | 'log'>,
 ): void {
   const started = startTimeOf(process.pid);
   const boot = bootId();
+  const log = logPlace(info.kind, dir, process.env);
   const file = join(dir, fileName(info));
   try {
     const complete: ProcessInfo = {
@@ -59,6 +63,7 @@ export function writeProcessInfo(
       ...(boot === undefined ? {} : { boot }),
       home: folderId(dir),
       since: STARTED_AT,
+      ...(log === undefined ? {} : { log }),
     };
     writeAtomically(file, `${JSON.stringify(complete)}\n`, { mode: 0o600 });
   } catch (cause) {

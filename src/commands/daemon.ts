@@ -1,6 +1,7 @@
 import { defineCommand } from '../command.ts';
 import { agent } from './daemon/agent.ts';
 import { install, uninstall } from './daemon/install.ts';
+import { logs } from './daemon/logs.ts';
 import { restore } from './daemon/restore.ts';
 import { runServe, SERVE_FLAGS, SERVE_SETTINGS, type ServeFlags, serve } from './daemon/serve.ts';
 import { status } from './daemon/status.ts';
@@ -21,6 +22,6 @@ export const daemon = defineCommand<ServeFlags>({
   ],
   exits: [4],
   reloadsOnHangup: true,
-  commands: [serve, agent, status, stop, restore, unit, install, uninstall],
+  commands: [serve, agent, status, logs, stop, restore, unit, install, uninstall],
   run: runServe,
 });

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { find, inHome, type Process, processes, restart, startAgent } from '../helpers/agent/agent.ts';
@@ -145,4 +145,43 @@ test('SIGUSR1 starts no debugger in the daemon or the agent', async (t) => {
   assert.equal((await find(daemon))?.status, 'running');
   assert.deepEqual([(await agent.end()).code, (await daemon.end()).code], [0, 0]);
   for (const { said } of [agent, daemon]) assert.doesNotMatch(said(), /debugger|inspector/i);
+});
+
+for (const [kind, args, file] of [
+  ['serve', ['--port', '0'], 'daemon.log'],
+  ['agent', ['agent'], 'agent.log'],
+] as const) {
+  test(`the log of a detached ${kind} can be renamed: after SIGHUP, its lines go to a new file`, async (t) => {
+    const daemon = await startDaemon(t);
+    const home = tempDir(t);
+    const env = { VERS_INFRA_URL: daemon.url };
+    const [{ pid }] = processes(await inHome(t, home, ['daemon', ...args, '--detach', '-o', 'json'], env)) as [Process];
+    const log = join(home, 'state/vreg', file);
+    assert.equal((await inHome(t, home, ['daemon', 'logs'])).stdout, `${log}\n`);
+    for (const generation of [1, 2]) {
+      renameSync(log, `${log}.${generation}`);
+      const old = readFileSync(`${log}.${generation}`, 'utf8');
+      process.kill(pid, 'SIGHUP');
+      await until('the new file', () => existsSync(log) && readFileSync(log, 'utf8').includes('reloaded the log file'));
+      assert.equal(readFileSync(`${log}.${generation}`, 'utf8'), old);
+      assert.equal(statSync(log).mode & 0o777, 0o600);
+    }
+    assert.equal((await inHome(t, home, ['daemon', 'logs'])).stdout, `${log}\n`);
+    assert.equal((await inHome(t, home, ['daemon', 'stop'])).code, 0);
+    assert.equal((await inHome(t, home, ['daemon', 'logs'])).stdout, `${log}\n`);
+  });
+}
+
+test('vreg daemon logs prints the journalctl command of an installed unit, and exits with 3 without a log', async (t) => {
+  const home = tempDir(t);
+  assert.equal((await inHome(t, home, ['daemon', 'logs'])).code, 3);
+  const units = join(home, 'config/systemd/user');
+  mkdirSync(units, { recursive: true });
+  writeFileSync(join(units, 'vreg-agent.service'), '');
+  const ran = await inHome(t, home, ['daemon', 'logs', '-o', 'json']);
+  assert.deepEqual(JSON.parse(ran.stdout), [{ kind: 'agent', log: 'journalctl --user -u vreg-agent.service' }]);
+  const daemon = await startDaemon(t);
+  const piped = await daemon.vreg(['daemon', 'logs', '--data-dir', daemon.dataDir]);
+  assert.deepEqual([piped.code, piped.stdout], [3, '']);
+  assert.match(piped.stderr, /^vreg: the log of the vreg daemon \(pid \d+\) is not in a file\nhint: /);
 });

@@ -86,12 +86,14 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
   const { config } = context;
   const stateDir = dataDirOf(context);
   const checks = flags.check ? checksOf(flags) : undefined;
-  if (flags.detach) return detach(context, 'agent', join(stateDir, 'agent.log'));
+  const logFile = join(stateDir, 'agent.log');
+  if (flags.detach) return detach(context, 'agent', logFile);
   const main = await import('../../../daemon/agent/process.ts');
-  const log = await createLog(context);
+  const processLog = await createLog(context, logFile);
+  const { log } = processLog;
   const registry = context.client().url;
   let status = 'starting';
-  const lifecycle = await startLifecycle(context, log, () => status);
+  const lifecycle = await startLifecycle(context, processLog, () => status);
   await main.runAgent(
     {
       ...settingsOf(context, flags),

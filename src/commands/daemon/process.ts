@@ -3,7 +3,7 @@ import { statSync } from 'node:fs';
 import type { Logger } from 'pino';
 import type { Lifecycle } from '../../../daemon/process/lifecycle.ts';
 import type { ProcessInfo } from '../../../daemon/process/pid-file.ts';
-import type { Context, Flag } from '../../command.ts';
+import type { Argument, Context, Flag } from '../../command.ts';
 import type { SettingKey } from '../../config/settings.ts';
 import type { LogFormat, LogLevel } from '../../protocol/api.ts';
 import { VregError } from '../../protocol/errors.ts';
@@ -16,21 +16,49 @@ export const DETACH: Flag = {
   about: 'run in the background, with a pid file and a log in the data dir',
 };
 
+/** Argument of commands that concern the running registry or the running agents. */
+export const WHICH_ARGUMENT: Argument = {
+  name: 'which',
+  about: '`serve` or `agent` (default: both)',
+  optional: true,
+  values: ['serve', 'agent'],
+};
+
+/** @throws VregError USAGE if {@link WHICH_ARGUMENT} is neither of them */
+export function parseKinds(which: string | undefined): ProcessInfo['kind'][] {
+  if (which === undefined) return ['agent', 'serve'];
+  if (which === 'serve' || which === 'agent') return [which];
+  throw new VregError('USAGE', `invalid argument "${which}"`, { field: 'which', hint: 'one of: serve, agent' });
+}
+
 export function dataDirOf({ config }: Context): string {
   return config.get('data-dir') ?? config.stateDir;
 }
 
-export async function createLog({ config, io }: Context): Promise<Logger> {
+export interface ProcessLog {
+  log: Logger;
+  /** Continues the log in a new file; undefined if it is not the file of {@link detach}. */
+  reopenLog: (() => void) | undefined;
+}
+
+/** @param logFile the file to which {@link detach} redirects stderr */
+export async function createLog({ config, io }: Context, logFile: string): Promise<ProcessLog> {
   const { createLog } = await import('../../../daemon/process/log.ts');
   const format = (config.get('log-format') ?? (process.stderr.isTTY ? 'pretty' : 'json')) as LogFormat;
-  return createLog({ level: config.get('log-level') as LogLevel, format, color: io.errColor });
+  const { log, reopen } = await createLog({ level: config.get('log-level') as LogLevel, format, color: io.errColor });
+  const { isStderr } = await import('../../../daemon/process/log-file.ts');
+  return { log, reopenLog: isStderr(logFile) ? () => reopen(logFile) : undefined };
 }
 
 /** @param status one line for `systemctl status` */
-export async function startLifecycle(context: Context, log: Logger, status: () => string): Promise<Lifecycle> {
+export async function startLifecycle(
+  context: Context,
+  { log, reopenLog }: ProcessLog,
+  status: () => string,
+): Promise<Lifecycle> {
   const { Lifecycle } = await import('../../../daemon/process/lifecycle.ts');
   const { env, signal } = context;
-  return new Lifecycle({ env, log, status, signal, onHangup: (handler) => context.onHangup(handler) });
+  return new Lifecycle({ env, log, reopenLog, status, signal, onHangup: (handler) => context.onHangup(handler) });
 }
 
 /** If this process was started by `--detach`, reports its failure to the command that started it. */

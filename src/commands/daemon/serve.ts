@@ -82,7 +82,8 @@ export function runServe(context: Context, _args: string[], flags: ServeFlags): 
 async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<void> {
   const { config } = context;
   const dataDir = dataDirOf(context);
-  if (flags.detach) return detach(context, 'serve', join(dataDir, 'daemon.log'));
+  const logFile = join(dataDir, 'daemon.log');
+  if (flags.detach) return detach(context, 'serve', logFile);
   const socket = config.get('socket');
   // --socket replaces the TCP listener, unless --host or --port is given.
   // PORT may be meant for another program.
@@ -90,7 +91,8 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   const tcp = socket === undefined || config.isSet('host') || isPortGiven;
   const tls = serverCertificates(config);
   const main = await import('../../../daemon/main.ts');
-  const log = await createLog(context);
+  const processLog = await createLog(context, logFile);
+  const { log } = processLog;
   process.umask(0o077);
   const daemon = await main.serve(
     {
@@ -117,7 +119,7 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   const line = `vreg ${context.version} listening on ${daemon.urls.join(' and ')}, data in ${daemon.dataDir}`;
   if (log.isLevelEnabled('info')) log.info({ urls: daemon.urls, dataDir: daemon.dataDir }, line);
   else context.note(line.replace(/^vreg /, ''));
-  const lifecycle = await startLifecycle(context, log, daemon.status);
+  const lifecycle = await startLifecycle(context, processLog, daemon.status);
   const reloaders: Reloader[] = [
     {
       what: 'the token',

@@ -1,15 +1,12 @@
 import { defineCommand } from '../../command.ts';
-import { VregError } from '../../protocol/errors.ts';
-import { dataDirOf, findRunning, processesAnswer } from './process.ts';
+import { dataDirOf, findRunning, parseKinds, processesAnswer, WHICH_ARGUMENT } from './process.ts';
 
 export const stop = defineCommand({
   name: 'stop',
   summary: 'stop the running daemon or agents',
   description:
     'Stops the registry, the agents, or both, and waits until they have exited. Agents are stopped first, so that they can still set the status of their VMs to stopped.',
-  arguments: [
-    { name: 'which', about: '`serve` or `agent` (default: both)', optional: true, values: ['serve', 'agent'] },
-  ],
+  arguments: [WHICH_ARGUMENT],
   settings: ['data-dir'],
   examples: [
     { about: 'everything that uses this data dir', command: 'vreg daemon stop' },
@@ -18,10 +15,7 @@ export const stop = defineCommand({
   ],
   exits: [2, 3, 6],
   async run(context, [which]) {
-    if (which !== undefined && which !== 'serve' && which !== 'agent') {
-      throw new VregError('USAGE', `cannot stop "${which}"`, { field: 'which', hint: 'one of: serve, agent' });
-    }
-    const running = await findRunning(context, which === undefined ? ['agent', 'serve'] : [which]);
+    const running = await findRunning(context, parseKinds(which));
     const { stopProcesses } = await import('../../../daemon/process/pid-file.ts');
     const sleep = (ms: number) => context.sleep(ms);
     // A stopping agent updates its entry, so the registry is stopped last.

@@ -38,7 +38,8 @@ test('invalid settings are refused before anything starts', async (t) => {
   const dir = tempDir(t);
   const refused: readonly [argv: string, message: RegExp][] = [
     ['daemon foo', /^vreg: unknown command: daemon foo\nhint: list the commands: vreg daemon --help\n$/],
-    ['daemon stop foo', /^vreg: cannot stop "foo"\nhint: one of: serve, agent\n$/],
+    ['daemon stop foo', /^vreg: invalid argument "foo"\nhint: one of: serve, agent\n$/],
+    ['daemon logs foo', /^vreg: invalid argument "foo"\nhint: one of: serve, agent\n$/],
     ['daemon --port 99999', /^vreg: invalid port "99999" \(from flag --port\)\nhint: /],
     ['daemon --log-level loud', /^vreg: invalid log-level "loud" \(from flag --log-level\)\nhint: one of: debug, /],
     ['daemon --stale-after never', /^vreg: invalid stale-after "never".*\nhint: /],

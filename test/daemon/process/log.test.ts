@@ -40,3 +40,30 @@ test('a line whose JSON was broken by masking a number is still written', async 
   const write = await lineFormatter('pretty', false);
   assert.equal(write('{"level":30,"ms":***,"msg":"a\u001bb"}\n'), '{"level":30,"ms":***,"msg":"a\ufffdb"}\n');
 });
+
+test('in the readable format, the line of a request is short and contains what happened, to what, and by whom', async () => {
+  const line = async (fields: object) =>
+    (await logged('pretty', { requestId: 'r-1', by: 'root', from: '10.0.0.1', ...fields }, 'change')).replace(
+      /^\[[\d:]+\] WARN: /,
+      '',
+    );
+  assert.equal(
+    await line({ audit: true, method: 'POST', url: '/registry/vms', vm: 'a', status: 201, ms: 3 }),
+    'POST /registry/vms 201 a 3ms by root from 10.0.0.1\n',
+  );
+  assert.equal(
+    await line({
+      method: 'GET',
+      url: '/registry/vms/a',
+      vm: 'a',
+      status: 404,
+      code: 'NOT_FOUND',
+      ms: 0,
+      by: 'anonymous',
+    }),
+    'GET /registry/vms/a 404 NOT_FOUND 0ms from 10.0.0.1\n',
+  );
+  const long = await line({ method: 'GET', url: `/${'x'.repeat(500)}end`, status: 0 });
+  assert.match(long, /^GET \/x{19}…x{16}end disconnected by/);
+  assert.doesNotMatch(await line({ method: 'GET', url: HOSTILE, vm: HOSTILE, status: 200 }), FOREIGN);
+});
