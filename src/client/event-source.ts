@@ -19,6 +19,7 @@ import type { Vm } from '../protocol/vm.ts';
 import { isTransient, Outage } from '../run/retry.ts';
 
 export interface WatchFilter {
+  /** Several roles or statuses are separated by commas. */
   role?: string | undefined;
   status?: string | undefined;
   id?: string | undefined;
@@ -223,5 +224,7 @@ function declared(vm: VmWithLiveness): string {
 
 /** @param from the previous status: as in the daemon, a status change also matches a filter for the previous status */
 function matches(vm: Vm, from: string | undefined, { role, status, id }: WatchFilter): boolean {
-  return (!role || vm.role === role) && (!status || vm.status === status || from === status) && (!id || vm.id === id);
+  const isIn = (list: string | undefined, ...values: (string | undefined)[]) =>
+    !list || list.split(',').some((each) => values.includes(each));
+  return isIn(role, vm.role) && isIn(status, vm.status, from) && (!id || vm.id === id);
 }

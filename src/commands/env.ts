@@ -2,7 +2,7 @@ import { type Context, defineCommand } from '../command.ts';
 import { isTextFormat } from '../config/settings.ts';
 import { quotePosix, variablesOfRole } from '../fleet/env.ts';
 import { SCHEME_FLAG } from '../fleet/flags.ts';
-import { noLiveVm, requireRole } from '../fleet/lookup.ts';
+import { noLiveVm, requireRoles } from '../fleet/lookup.ts';
 import { noteFaults, separate } from '../fleet/usable.ts';
 import type { UrlParts } from '../fleet/vm-url.ts';
 import { exclusiveFlags } from '../protocol/errors.ts';
@@ -52,7 +52,7 @@ async function variablesOf(
   { scheme }: Flags,
 ): Promise<Record<string, string>> {
   const variables: Record<string, string> = {};
-  for (const role of roles.length > 0 ? roles.map(requireRole) : ROLES) {
+  for (const role of roles.length > 0 ? requireRoles(roles) : ROLES) {
     const { usable, faults } = separate(await context.client().discover(role));
     const [oldest, ...others] = usable;
     if (!oldest && roles.length > 0) throw faults[0] ?? (await noLiveVm(context, role));

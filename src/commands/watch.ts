@@ -1,7 +1,7 @@
 import { watchEvents } from '../client/event-source.ts';
 import { type Context, defineCommand } from '../command.ts';
 import { isTextFormat } from '../config/settings.ts';
-import { requireRole } from '../fleet/lookup.ts';
+import { requireRoles } from '../fleet/lookup.ts';
 import { VregError } from '../protocol/errors.ts';
 import { eventForScripts, formatChanges, type StreamEvent, type VmEvent } from '../protocol/events.ts';
 import { escapeControls, printable } from '../protocol/redact.ts';
@@ -11,7 +11,7 @@ import { runChild, splitCommand } from '../run/child-process.ts';
 
 interface Flags {
   id?: string;
-  status?: string;
+  status?: string[];
   since?: string;
   heartbeats?: boolean;
 }
@@ -22,7 +22,12 @@ export const watch = defineCommand<Flags>({
   description:
     'Prints one event per line until stopped; on a terminal, with its age and the old and new values. The events are registered, updated, status, deregistered, stale, suspect, revived, conflict and reset. After a lost connection it resumes without a gap; if that is impossible, it prints a reset event followed by the full state. A command after -- runs once for each event, one at a time. It receives the event as JSON on its stdin, the event type in VREG_EVENT, and other fields in VREG_REVISION, VREG_POSITION, VREG_VM_ID, VREG_VM_NAME, VREG_VM_ROLE, VREG_VM_STATUS and VREG_VM_ADDRESS.',
   arguments: [
-    { name: 'role', about: 'only VMs with this role', optional: true, values: ROLES },
+    {
+      name: 'role',
+      about: 'only VMs with this role, or with one of several separated by commas',
+      optional: true,
+      values: ROLES,
+    },
     {
       name: 'command',
       about: 'after --: the command to run for each event',
@@ -33,7 +38,7 @@ export const watch = defineCommand<Flags>({
   ],
   flags: [
     { flags: '--id <id>', about: 'only this VM', values: 'ids' },
-    { flags: '--status <status>', about: 'only VMs with this status', values: STATUSES },
+    { flags: '--status <status>', about: 'only VMs with this status', values: STATUSES, list: true },
     {
       flags: '--since <position>',
       about: 'start after this position; "start" prints the full state first',
@@ -52,7 +57,7 @@ export const watch = defineCommand<Flags>({
   exits: [2, 8],
   async run(context, args, { id, status, since, heartbeats }) {
     const { role, command } = splitCommand(context, args, 'watch');
-    if (role !== undefined) requireRole(role);
+    const roles = role === undefined ? undefined : requireRoles([role]).join(',');
     if (since !== undefined && !/^(start|\d\S*)$/.test(since)) {
       throw new VregError('USAGE', `invalid --since "${since}"`, {
         field: 'since',
@@ -61,7 +66,7 @@ export const watch = defineCommand<Flags>({
     }
     let begun = false;
     let idWidth = ID_WIDTH;
-    for await (const event of watchEvents(context, { role, id, status, since, heartbeats })) {
+    for await (const event of watchEvents(context, { role: roles, id, status: status?.join(','), since, heartbeats })) {
       if (event.type === 'synced') continue;
       if (event.type === 'reset' && since !== 'start')
         context.note('missed events are no longer available: the full state follows');

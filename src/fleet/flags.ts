@@ -7,7 +7,11 @@ import { URL_SCHEMES } from './vm-url.ts';
 export const PICKS = ['first', 'newest', 'random'] as const;
 export type Pick = (typeof PICKS)[number];
 
-export const ROLE_ARGUMENT = { name: 'role', about: 'role of the VM', values: ROLES } as const;
+export const ROLE_ARGUMENT = {
+  name: 'role',
+  about: 'role of the VM, or several separated by commas',
+  values: ROLES,
+} as const;
 export const HAS_SERVICE_FLAG: Flag = {
   flags: '--service <name>',
   about: 'only VMs with this service',

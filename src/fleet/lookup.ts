@@ -1,6 +1,6 @@
 /** Finds the live VMs with a role, and picks one of them, for `discover`, `addr`, `url`, `env` and `exec`. */
 import type { Context } from '../command.ts';
-import { parseDuration } from '../config/values.ts';
+import { parseDuration, splitList } from '../config/values.ts';
 import { suggestion } from '../help/suggest.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { timerDelay } from '../protocol/duration.ts';
@@ -8,6 +8,7 @@ import { VregError } from '../protocol/errors.ts';
 import { isRole, ROLES, type Role, type Vm } from '../protocol/vm.ts';
 import { isTransient } from '../run/retry.ts';
 import type { Pick } from './flags.ts';
+import { listVms } from './selection.ts';
 import { countStates, isOffered } from './table.ts';
 import { noteFaults, separate } from './usable.ts';
 
@@ -25,7 +26,8 @@ export interface LiveFlags {
 }
 
 /**
- * Asks the registry for the live VMs with a role; with `wait`, polls until there is one.
+ * Asks the registry for the live VMs with a role, or with one of several, separated by commas; with `wait`, polls until there is
+ * one.
  * @returns at least one VM, oldest registration first
  * @throws VregError NO_LIVE if there is none, TIMEOUT if there was none within `wait`, WARMING if `strict` is set and the
  * answer may include dead VMs, USAGE for an unknown role, INVALID if scripts could use none of the VMs safely
@@ -35,7 +37,7 @@ export async function liveVms(
   role: string,
   { service, passing, strict, wait }: LiveFlags,
 ): Promise<[VmWithLiveness, ...VmWithLiveness[]]> {
-  requireRole(role);
+  const roles = requireRoles([role]);
   if (passing && service === undefined)
     throw new VregError('USAGE', '--passing requires --service', {
       field: 'passing',
@@ -47,7 +49,8 @@ export async function liveVms(
   let faults: readonly VregError[] = [];
   const discover = async (): Promise<VmWithLiveness[]> => {
     const client = context.client();
-    const vms = await client.discover(role, { service, passing, strict });
+    const lists = await Promise.all(roles.map((each) => client.discover(each, { service, passing, strict })));
+    const vms = lists.length === 1 ? lists[0]! : lists.flat().sort(byPreference(service));
     warming = strict ? client.server.warming : undefined;
     const separated = separate(vms);
     faults = separated.faults;
@@ -72,6 +75,15 @@ export async function liveVms(
   }
 }
 
+/** The order in which the registry lists the live VMs of one role: passing services first, then the oldest registration. */
+function byPreference(service: string | undefined): (a: VmWithLiveness, b: VmWithLiveness) => number {
+  const rank = ({ health = {} }: VmWithLiveness) =>
+    service === undefined
+      ? 0
+      : ['passing', 'unknown', 'failing'].indexOf(Object.hasOwn(health, service) ? health[service]! : 'unknown');
+  return (a, b) => rank(a) - rank(b) || Date.parse(a.registeredAt) - Date.parse(b.registeredAt);
+}
+
 /** @param hint the next step of the user */
 export function stillWarming(seconds: number, hint = 'wait with --wait DURATION, or omit --strict'): VregError {
   return new VregError(
@@ -90,6 +102,11 @@ function emptyAfter<T>(ms: number, found: Promise<T[]>): Promise<T[]> {
     const timer = setTimeout(() => resolve([]), timerDelay(Math.max(0, ms)));
     found.then(resolve, reject).finally(() => clearTimeout(timer));
   });
+}
+
+/** Parses roles, each of which may be a comma-separated list. @throws VregError USAGE listing the roles */
+export function requireRoles(texts: readonly string[]): Role[] {
+  return [...new Set(texts.flatMap(splitList).map(requireRole))];
 }
 
 /** @throws VregError USAGE listing the roles */
@@ -135,11 +152,12 @@ export function pickOne(
  */
 export async function noLiveVm(context: Context, role: string, service?: string, within?: string): Promise<VregError> {
   const wanted = service === undefined ? '' : ` with the service "${service}"`;
-  const vms = await emptyAfter(REASONS_TIMEOUT, context.client().list({ role })).catch(() => []);
+  const listed = listVms(context.client(), { role: splitList(role) });
+  const vms = await emptyAfter(REASONS_TIMEOUT, listed).catch(() => []);
   context.signal.throwIfAborted();
   return new VregError(
     within === undefined ? 'NO_LIVE' : 'TIMEOUT',
-    `no live ${role} VM${wanted}${within === undefined ? '' : ` within ${within}`}${reasonsOf(vms)}`,
+    `no live ${splitList(role).join(' or ')} VM${wanted}${within === undefined ? '' : ` within ${within}`}${reasonsOf(vms)}`,
     { hint: `list registered VMs: vreg ls --role ${role}` },
   );
 }

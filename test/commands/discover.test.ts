@@ -91,6 +91,23 @@ for (const command of ['discover', 'addr', 'url']) {
     assert.equal((await vreg([command, 'worker'], { url })).code, 3);
   });
 
+  test(`${command} accepts several roles, separated by commas`, async (t) => {
+    const { url, clock } = await serveApp(t);
+    const services = [{ name: 'api', port: 80 }];
+    await seed(url, [aVm({ id: 'g', role: 'golden', services })]);
+    clock.pass(1000);
+    await seed(url, [aVm({ id: 'w', services })]);
+    const ids = async (roles: string) => (await vreg([command, roles, '-o', 'jsonpath={..id}'], { url })).stdout;
+    assert.equal(await ids('worker,golden'), command === 'discover' ? 'g w\n' : 'g\n');
+    assert.equal(await ids('worker,infra'), 'w\n');
+    const none = await vreg([command, 'infra,custom'], { url });
+    assert.deepEqual([none.code, none.stderr.split('\n')[0]], [3, 'vreg: no live infra or custom VM']);
+    assert.match(
+      (await vreg([command, 'worker,ifra'], { url })).stderr,
+      /^vreg: invalid role "ifra"; did you mean "infra"/,
+    );
+  });
+
   test(`${command} with an invalid role exits with 5 and lists the roles`, async () => {
     assert.deepEqual(await vreg([command, 'wroker']), {
       code: 5,

@@ -64,6 +64,10 @@ test('--scheme decides the scheme of each URL', async () => {
   assert.deepEqual([VREG_INFRA_URL, VREG_WORKER_URL], ['ws://10.0.0.1:81', 'ws://10.0.0.2:82']);
 });
 
+test('roles may be separated by commas', async () => {
+  assert.equal((await vreg(['env', 'infra,worker'], { url })).stdout, lines(''));
+});
+
 test('--fish prints set -gx lines', async () => {
   const { stdout } = await vreg(['env', 'worker', '--fish'], { url });
   assert.ok(stdout.startsWith("set -gx VREG_WORKER_ID 'v'\nset -gx VREG_WORKER_ADDR '10.0.0.2'\n"));

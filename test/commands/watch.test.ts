@@ -63,6 +63,20 @@ test('watch prints one header and a row per event, and exits with 130 on Ctrl-C'
   assert.equal(watching.stderr(), '');
 });
 
+for (const kind of ['vreg', 'original'] as const) {
+  test(`watch accepts several roles and statuses on the ${kind} registry`, async (t) => {
+    const { url } = await (kind === 'vreg' ? serveApp(t) : startPlainServer(t));
+    await seed(url, [
+      aVm({ id: 'g', role: 'golden' }),
+      aVm({ id: 'i', role: 'infra' }),
+      aVm({ id: 'p', status: 'paused' }),
+      aVm({ id: 'w' }),
+    ]);
+    assert.equal(await watched(t, ['infra,worker', '-q'], { url }, 'w\n'), 'i\np\nw\n');
+    assert.equal(await watched(t, ['worker', '--status', 'stopped,running', '-q'], { url }, 'w\n'), 'w\n');
+  });
+}
+
 test('--no-headers omits the column titles, and -q prints ids', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' }), aVm({ id: 'b' })]);
