@@ -39,8 +39,11 @@ export interface AgentSettings {
 }
 
 export interface AgentProcessOptions extends AgentSettings {
-  /** The VM's id. */
+  /** The VM's id, and the flag, variable or file that it comes from, for the log. */
   id: string;
+  idOrigin: string;
+  /** As in {@link RegistrySessionOptions}; for this id only, not for that of a clone. */
+  addedMetadata?: Readonly<Record<string, unknown>> | undefined;
   /** Folder for the VM's identity, its token and the pid file. */
   stateDir: string;
   onClone: OnClone;
@@ -73,6 +76,9 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
   let vm = registrationOf(options, identity);
   let { client, exitClient, onExit } = options;
   assertSingleAgent(stateDir, vm.id);
+  const isReborn = identity.id !== options.id;
+  const idOrigin = isReborn ? `the state in ${stateDir}, as a clone of "${options.id}"` : options.idOrigin;
+  log.info({ id: identity.id, idOrigin }, `the id of this VM is "${identity.id}" (from ${idOrigin})`);
   if (identity.bearer !== undefined) repairTokenFile(stateDir, identity.bearer, log);
   const describeProcess = () =>
     writeProcessInfo(stateDir, {
@@ -91,6 +97,7 @@ export async function runAgent(options: AgentProcessOptions, log: AgentLog, sign
   const sessionOptions = (): RegistrySessionOptions => ({
     client,
     vm,
+    addedMetadata: vm.id === options.id ? options.addedMetadata : undefined,
     identity,
     onExit,
     health: options.checks && (() => checks?.report()),

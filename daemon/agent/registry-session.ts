@@ -34,6 +34,8 @@ export interface RegistrySessionOptions {
     | 'url'
   >;
   vm: Registration;
+  /** Metadata to add to those of `vm`. Unlike those, they do not replace other metadata of an entry that exists. */
+  addedMetadata?: Readonly<Record<string, unknown>> | undefined;
   /** Proves the identity of the VM with each heartbeat. If absent, heartbeats contain no proof. */
   identity?: Identity | undefined;
   /** Results of the health checks, sent with each heartbeat. */
@@ -233,8 +235,9 @@ export class RegistrySession {
   }
 
   async #register(): Promise<void> {
-    const { client, vm, identity, log } = this.#options;
-    const { token } = await client.register(vm).catch((error: unknown) => {
+    const { client, vm, addedMetadata, identity, log } = this.#options;
+    const registration = addedMetadata ? { ...vm, metadata: { ...addedMetadata, ...vm.metadata } } : vm;
+    const { token } = await client.register(registration).catch((error: unknown) => {
       throw identity ? asIdentityConflict(error) : error;
     });
     if (token !== undefined) this.#storeBearer(token);
@@ -355,10 +358,10 @@ export class RegistrySession {
   }
 
   async #updateEntry({ unlessPaused = false, isQuiet = false } = {}): Promise<void> {
-    const { client, vm, log } = this.#options;
+    const { client, vm, addedMetadata, log } = this.#options;
     let known = await client.get(vm.id);
     const changesOf = (entry: Vm): VmUpdate => {
-      const { status, ...changes } = changedFields(entry, vm);
+      const { status, ...changes } = changedFields(entry, vm, addedMetadata);
       return status === undefined || (unlessPaused && entry.status === 'paused') ? changes : { ...changes, status };
     };
     // Another registry than the one that was read may have been updated. Its response shows whether fields still differ.
@@ -383,8 +386,13 @@ export function alternationWarning(url: string): string {
 }
 
 /** The fields of the entry that differ. Services and metadata remain unchanged unless the agent was given some. */
-function changedFields(known: Vm, { name, status, address, services, metadata }: Registration): VmUpdate {
-  const wanted: VmUpdate = { name, status, address, ...(services && { services }), ...(metadata && { metadata }) };
+function changedFields(
+  known: Vm,
+  { name, status, address, services, metadata }: Registration,
+  added: RegistrySessionOptions['addedMetadata'],
+): VmUpdate {
+  const all = metadata ? { ...added, ...metadata } : added && { ...known.metadata, ...added };
+  const wanted: VmUpdate = { name, status, address, ...(services && { services }), ...(all && { metadata: all }) };
   const changed = Object.entries(wanted).filter(
     ([field, value]) => JSON.stringify(value) !== JSON.stringify(known[field as keyof Vm]),
   );

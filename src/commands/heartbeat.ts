@@ -1,7 +1,7 @@
 import { type Context, defineCommand } from '../command.ts';
 import { parseDuration } from '../config/values.ts';
 import { META_FLAG, SERVICE_FLAG } from '../fleet/flags.ts';
-import { type ThisVmFlags, thisVm, thisVmId, vmWithId } from '../fleet/local-vm.ts';
+import { findMetadata, type ThisVmFlags, thisVm, thisVmId, vmWithId, withMetadata } from '../fleet/local-vm.ts';
 import { type Heartbeat, MAX_BATCH } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
 import type { Registration } from '../protocol/vm.ts';
@@ -29,7 +29,7 @@ export const heartbeat = defineCommand<Flags>({
       values: 'ids',
     },
   ],
-  settings: ['name', 'role', 'address', 'registered-by'],
+  settings: ['id-file', 'name', 'role', 'address', 'registered-by'],
   flags: [
     { flags: '--every <duration>', about: 'repeat at this interval, e.g. 60s' },
     { flags: '--register-if-missing', about: 'register the VM if it is not registered' },
@@ -78,6 +78,7 @@ async function sendWithIdentity(
   const sent = await heartbeatOnce({
     client: context.client(),
     vmOf: (vm) => thisVm(context.config, flags, vm),
+    addedMetadata: findMetadata(context.config, id!),
     id: id!,
     stateDir,
     registerIfMissing: flags.registerIfMissing === true,
@@ -114,7 +115,8 @@ async function sendOrRegister(context: Context, id: string, flags: Flags): Promi
     // An enrol token may only register, so its heartbeat fails with a scope error.
     const isMissing = error instanceof VregError && (error.code === 'NOT_FOUND' || error.field === 'scope');
     if (!flags.registerIfMissing || !isMissing) throw error;
-    const { lastSeen, token } = await context.client().register(vmOf(context, flags, id));
+    const registration = withMetadata(context.config, vmOf(context, flags, id));
+    const { lastSeen, token } = await context.client().register(registration);
     if (token !== undefined)
       context.note(`${id} received its own token, which is not stored: use --state-dir or vreg daemon agent`);
     return { id, lastSeen };
@@ -141,6 +143,7 @@ async function sendPeriodically(
         // Each VM needs its own client, because an enrolled VM continues with its own token.
         client: context.freshClient(),
         vm: vmOf(context, flags, id),
+        addedMetadata: findMetadata(context.config, id),
         interval,
         onExit: 'keep',
         announce: false,

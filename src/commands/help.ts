@@ -20,7 +20,7 @@ const TOPICS: Readonly<Record<string, () => string>> = {
       return `${[envNameOf(key), ...sharedVariables].join(', ')}\n    ${text}`;
     }).join(
       '\n',
-    )}\nVREG_TOKEN, VERS_AUTH_TOKEN\n    bearer token\nVREG_CONTEXT\n    context to use from the config file\nNO_COLOR, FORCE_COLOR\n    disable or force colour\n`,
+    )}\nVREG_TOKEN, VERS_AUTH_TOKEN\n    bearer token\nREEF_PARENT_VM_ID\n    id of the parent of this VM\nVERS_COMMIT_ID\n    commit from which this VM was started, for its metadata\nVREG_CONTEXT\n    context to use from the config file\nNO_COLOR, FORCE_COLOR\n    disable or force colour\n`,
   formatting: () => FORMATTING,
   recipes: () => RECIPES,
 };

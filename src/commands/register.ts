@@ -1,7 +1,7 @@
 import { type Context, defineCommand } from '../command.ts';
 import { META_FLAG, SERVICE_FLAG } from '../fleet/flags.ts';
 import { readEntries } from '../fleet/import-file.ts';
-import { completeEntry, type ThisVmFlags, thisVm, vmWithId } from '../fleet/local-vm.ts';
+import { completeEntry, type ThisVmFlags, thisVm, vmWithId, withMetadata } from '../fleet/local-vm.ts';
 import { vmsAnswer } from '../fleet/table.ts';
 import { IF_EXISTS, type IfExists, registerOrUpdate } from '../fleet/upsert.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
@@ -21,7 +21,7 @@ export const register = defineCommand<Flags>({
   description:
     'Registers a VM. Fields of this VM that no flag sets are taken from VREG_* and VERS_* variables, the config file, or this machine (for example its host name). The name of another VM defaults to its id. A file contains one entry, an array, or one entry per line (NDJSON), in the JSON format of the API; flags and defaults supply the fields that an entry lacks.',
   arguments: [{ name: 'id', about: 'id of the VM (default: VERS_VM_ID, else the host name)', optional: true }],
-  settings: ['name', 'role', 'address', 'registered-by'],
+  settings: ['id-file', 'name', 'role', 'address', 'registered-by'],
   flags: [
     { flags: '--status <status>', about: 'initial status (default: running)', values: STATUSES },
     SERVICE_FLAG,
@@ -60,20 +60,21 @@ export const register = defineCommand<Flags>({
   },
 });
 
-async function registerOne(context: Context, registration: Registration, ifExists: IfExists): Promise<VmWithLiveness> {
+async function registerOne(context: Context, vm: Registration, ifExists: IfExists): Promise<VmWithLiveness> {
+  const registration = withMetadata(context.config, vm);
   if (ifExists === 'update') return registerOrUpdate(context, registration);
   const client = context.client();
   const { id } = registration;
   try {
-    const vm = await client.register(registration);
+    const entry = await client.register(registration);
     const isInAnswer = ['json', 'ndjson', 'yaml'].includes(context.format);
-    if (vm.token !== undefined && !isInAnswer)
+    if (entry.token !== undefined && !isInAnswer)
       context.note(
         context.io.errTty
-          ? `${id} received its own token, which will not be shown again: ${vm.token}`
+          ? `${id} received its own token, which will not be shown again: ${entry.token}`
           : `${id} received its own token; to see it, run this again within a minute with -o json`,
       );
-    return vm;
+    return entry;
   } catch (error) {
     if (!(error instanceof VregError) || error.code !== 'CONFLICT') throw error;
     if (ifExists === 'ignore') return client.get(id);

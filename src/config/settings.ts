@@ -96,6 +96,12 @@ export const SETTINGS = {
     about: 'time limit for each request to the registry',
   },
   id: { group: 'vm', value: 'ID', sharedVariables: ['VERS_VM_ID'], defaultIs: 'the host name', about: 'id of this VM' },
+  'id-file': {
+    group: 'vm',
+    value: 'FILE',
+    file: true,
+    about: 'JSON file with the id of this VM and of its parent, as vmId and parentVmId',
+  },
   name: {
     group: 'vm',
     value: 'NAME',

@@ -3,15 +3,68 @@
  * agent.
  */
 import { hostname, userInfo } from 'node:os';
+import { readJsonFile } from '../config/json-file.ts';
 import { settingOf } from '../config/settings.ts';
-import type { Config } from '../config.ts';
+import type { Config, Found } from '../config.ts';
 import { VregError } from '../protocol/errors.ts';
 import { parseRegistration, type Registration, type Role } from '../protocol/vm.ts';
 import { parseMetaFlags, parseServiceFlag } from './flags.ts';
 
-/** The id from `VERS_VM_ID`, else the host name. */
+/**
+ * The id of this VM, and where it comes from: the setting `id`, the file that the setting `id-file` names, or the host name. If
+ * both settings are given, the one with the higher precedence applies.
+ * @throws VregError USAGE if the file cannot be read or contains no id
+ */
+export function findVmId(config: Config): Found {
+  const id = config.firstGiven('id', 'id-file') === 'id-file' ? undefined : config.find('id');
+  if (id) return id;
+  const file = readIdFile(config);
+  return file ? { value: file.vmId, origin: file.path } : { value: hostname(), origin: 'the host name' };
+}
+
 export function thisVmId(config: Config): string {
-  return config.get('id') ?? hostname();
+  return findVmId(config).value;
+}
+
+interface IdFile {
+  path: string;
+  vmId: string;
+  parentVmId: string | undefined;
+}
+
+/** @returns undefined if the setting `id-file` is not given */
+function readIdFile(config: Config): IdFile | undefined {
+  const path = config.get('id-file');
+  if (path === undefined) return undefined;
+  const hint = 'write it as {"vmId": "ID", "parentVmId": "ID"}';
+  const refused = (why: string) => new VregError('USAGE', `the id file ${path} ${why}`, { field: 'id-file', hint });
+  const file = readJsonFile(path, 'the id file', hint);
+  if (!file) throw refused('does not exist');
+  const { vmId, parentVmId = null } = file.content;
+  if (typeof vmId !== 'string' || vmId.trim() === '') throw refused('has no vmId');
+  if (parentVmId !== null && typeof parentVmId !== 'string') throw refused('has a parentVmId that is not a string');
+  return { path, vmId: vmId.trim(), parentVmId: parentVmId?.trim() || undefined };
+}
+
+/**
+ * The parent of this VM, from the id file or `REEF_PARENT_VM_ID`.
+ * @returns undefined if the id is that of another VM, or if the VM would be its own parent
+ */
+export function findParent(config: Config, id: string): string | undefined {
+  if (id !== thisVmId(config)) return undefined;
+  const file = readIdFile(config);
+  const ofFile = file?.vmId === id ? file.parentVmId : undefined;
+  const parent = ofFile ?? config.env.REEF_PARENT_VM_ID?.trim();
+  return parent === id ? undefined : parent || undefined;
+}
+
+/**
+ * Metadata of this VM from its environment: `commitId`, the Vers commit from which it was started.
+ * @returns undefined if there is none, or if the id is that of another VM
+ */
+export function findMetadata(config: Config, id: string): Record<string, unknown> | undefined {
+  const commitId = id === thisVmId(config) ? config.env.VERS_COMMIT_ID?.trim() : undefined;
+  return commitId ? { commitId } : undefined;
 }
 
 export interface ThisVmFlags {
@@ -22,7 +75,8 @@ export interface ThisVmFlags {
 }
 
 /**
- * This VM's registration from flags, variables, config file and defaults.
+ * This VM's registration from flags, variables, files and defaults. The metadata are those of the flags only, see
+ * {@link withMetadata}.
  * @param id id of the VM, if it is not that of the settings
  * @throws VregError USAGE or INVALID naming the field
  */
@@ -33,6 +87,7 @@ export function thisVm(config: Config, flags: ThisVmFlags, id = thisVmId(config)
     name: config.get('name') ?? hostname(),
     role: config.get('role') as Role,
     address: config.get('address') ?? defaultAddress(id),
+    parentId: flags.parent ?? findParent(config, id),
   });
 }
 
@@ -53,8 +108,10 @@ export function completeEntry(config: Config, flags: ThisVmFlags, entry: { id?: 
     const found = config.find(key);
     return isThisVm || found?.origin.startsWith('flag') ? found?.value : undefined;
   };
+  const hasParent = ['parentId', 'parentVmId'].some((field) => Object.hasOwn(entry, field));
   return {
     ...fieldsOf(config, flags),
+    parentId: flags.parent ?? (hasParent ? undefined : findParent(config, String(id))),
     name: own('name') ?? (entry.id === undefined ? hostname() : id),
     role: own('role') ?? settingOf('role').default,
     address: own('address') ?? defaultAddress(String(id)),
@@ -64,14 +121,19 @@ export function completeEntry(config: Config, flags: ThisVmFlags, entry: { id?: 
 }
 
 /** The fields that do not depend on the id. */
-function fieldsOf(config: Config, { status, service, meta, parent }: ThisVmFlags) {
+function fieldsOf(config: Config, { status, service, meta }: ThisVmFlags) {
   return {
     status,
     services: service?.map(parseServiceFlag),
     metadata: meta ? parseMetaFlags(meta) : undefined,
-    parentId: parent,
     registeredBy: config.get('registered-by') ?? agentName(config) ?? userName(),
   };
+}
+
+/** Adds the metadata of {@link findMetadata} to a new entry; metadata of the flags override them. */
+export function withMetadata(config: Config, vm: Registration): Registration {
+  const found = findMetadata(config, vm.id);
+  return found ? { ...vm, metadata: { ...found, ...vm.metadata } } : vm;
 }
 
 /** Parses the registration of this VM. The address is the only field whose default may be invalid. @throws VregError INVALID */

@@ -35,6 +35,20 @@ test('an agent registers its VM and sends heartbeats', async (t) => {
   assert.equal(later.registeredAt, first.registeredAt);
 });
 
+test('the log of an agent names the variable or file that the id of its VM comes from', async (t) => {
+  const daemon = await startDaemon(t);
+  const byVariable = startAgent(t, daemon.url);
+  await until('the id', () => byVariable.said().includes('the id of this VM is \\"vm-1\\" (from VERS_VM_ID)'));
+  await byVariable.end();
+  const file = join(tempDir(t), 'identity.json');
+  writeFileSync(file, '{"vmId": "vm-2", "parentVmId": "vm-1", "rootVmId": "vm-1"}');
+  const env = { VERS_COMMIT_ID: 'c1' };
+  const byFile = startAgent(t, daemon.url, ['--id-file', file], { env });
+  await until('the id', () => byFile.said().includes(`the id of this VM is \\"vm-2\\" (from ${file})`));
+  const vm = await until('the entry', () => find(daemon, 'vm-2'));
+  assert.deepEqual([vm.parentId, vm.metadata], ['vm-1', { commitId: 'c1' }]);
+});
+
 test('an agent outlives a registry that is killed with -9 and restarted', async (t) => {
   const daemon = await startDaemon(t);
   const agent = startAgent(t, daemon.url);
@@ -162,7 +176,7 @@ test('an agent with a bad token exits with 2 and a hint', async (t) => {
     stderr:
       'vreg: Unauthorized — invalid token (from VERS_AUTH_TOKEN)\nhint: use the token with which the daemon was started\n',
   };
-  assert.deepEqual(await inHome(t, home, ['daemon', 'agent'], env), expected);
+  assert.deepEqual(await inHome(t, home, ['daemon', 'agent', '--log-level', 'warn'], env), expected);
   assert.deepEqual(await inHome(t, home, ['daemon', 'agent', '--detach'], env), expected);
   assert.equal((await inHome(t, home, ['daemon', 'status'], env)).code, 3);
 });

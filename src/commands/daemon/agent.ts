@@ -4,7 +4,7 @@ import { type Context, defineCommand, type Flag } from '../../command.ts';
 import { parseDuration } from '../../config/values.ts';
 import { quotePosix, variablesOfRole } from '../../fleet/env.ts';
 import { META_FLAG, SERVICE_FLAG } from '../../fleet/flags.ts';
-import { type ThisVmFlags, thisVm, thisVmId } from '../../fleet/local-vm.ts';
+import { findMetadata, findVmId, type ThisVmFlags, thisVm } from '../../fleet/local-vm.ts';
 import { urlOrFault } from '../../fleet/vm-url.ts';
 import type { OnClone, OnExit } from '../../protocol/api.ts';
 import { timerDelay } from '../../protocol/duration.ts';
@@ -91,13 +91,16 @@ async function runAgent(context: Context, flags: Flags): Promise<void> {
   const main = await import('../../../daemon/agent/process.ts');
   const processLog = await createLog(context, logFile);
   const { log } = processLog;
+  const { value: id, origin: idOrigin } = findVmId(config);
   const registry = context.client().url;
   let status = 'starting';
   const lifecycle = await startLifecycle(context, processLog, () => status);
   await main.runAgent(
     {
       ...settingsOf(context, flags),
-      id: thisVmId(config),
+      id,
+      idOrigin,
+      addedMetadata: findMetadata(config, id),
       stateDir,
       onClone: config.get('on-clone') as OnClone,
       idCommand: config.get('id-command'),

@@ -10,7 +10,7 @@ import { VregError } from '../../protocol/errors.ts';
 import type { Column, RowsAnswer } from '../../render.ts';
 
 export const LOG_SETTINGS: readonly SettingKey[] = ['data-dir', 'log-level', 'log-format'];
-export const VM_SETTINGS: readonly SettingKey[] = ['id', 'name', 'role', 'address', 'registered-by'];
+export const VM_SETTINGS: readonly SettingKey[] = ['id', 'id-file', 'name', 'role', 'address', 'registered-by'];
 export const DETACH: Flag = {
   flags: '--detach',
   about: 'run in the background, with a pid file and a log in the data dir',

@@ -5,7 +5,15 @@ import type { SettingKey } from '../../config/settings.ts';
 import { serverCertificates } from '../../config/tls-files.ts';
 import { parseBytes } from '../../config/values.ts';
 import { META_FLAG, parseMetaFlags, parseServiceFlag, SERVICE_FLAG } from '../../fleet/flags.ts';
-import { defaultAddress, parseOwnRegistration, type ThisVmFlags, thisVmId } from '../../fleet/local-vm.ts';
+import {
+  defaultAddress,
+  findParent,
+  findVmId,
+  parseOwnRegistration,
+  type ThisVmFlags,
+  thisVmId,
+  withMetadata,
+} from '../../fleet/local-vm.ts';
 import type { Registration, Service } from '../../protocol/vm.ts';
 import {
   createLog,
@@ -93,6 +101,10 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
   const main = await import('../../../daemon/main.ts');
   const processLog = await createLog(context, logFile);
   const { log } = processLog;
+  if (flags.selfRegister) {
+    const { value: id, origin: idOrigin } = findVmId(config);
+    log.info({ id, idOrigin }, `the id of this VM is "${id}" (from ${idOrigin})`);
+  }
   process.umask(0o077);
   const daemon = await main.serve(
     {
@@ -165,7 +177,7 @@ function selfRegistration(
   const shared = { healthPath: '/health', ...(isTls ? { protocol: 'https' } : {}) };
   const defaults: Service[] =
     port === undefined ? [] : ['board', 'feed', 'registry'].map((name) => ({ name, port, ...shared }));
-  return parseOwnRegistration({
+  const vm = parseOwnRegistration({
     id,
     name: config.get('name') ?? 'infra',
     role: config.isSet('role') ? config.get('role') : 'infra',
@@ -173,6 +185,8 @@ function selfRegistration(
     registeredBy: config.get('registered-by') ?? 'self',
     services: service ? service.map(parseServiceFlag) : defaults,
     ...(meta ? { metadata: parseMetaFlags(meta) } : {}),
+    parentId: findParent(config, id),
     status: 'running',
   });
+  return withMetadata(config, vm);
 }

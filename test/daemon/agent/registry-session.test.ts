@@ -48,6 +48,27 @@ test('an agent with a token proves itself before it changes anything', async (t)
   assert.deepEqual(life.registry.asked, ['heartbeat'], 'a clone changes nothing');
 });
 
+test('metadata of the environment are added to the entry, and replace none of its other metadata', async (t) => {
+  const { life } = await knownLife(t);
+  const { registry } = life;
+  const liveOnce = async () => {
+    registry.asked.length = 0;
+    life.slept.length = 0;
+    await live(life, 1);
+  };
+  life.options.addedMetadata = { commitId: 'c1' };
+  life.options.vm = aVm();
+  registry.entry = aVm({ metadata: { task: 'x', commitId: 'c0' } });
+  await liveOnce();
+  assert.deepEqual(life.registry.entry?.metadata, { task: 'x', commitId: 'c1' });
+  await liveOnce();
+  assert.deepEqual(registry.asked, ['heartbeat', 'get'], 'an entry with these metadata is up to date');
+  registry.entry = undefined;
+  life.options.vm = aVm({ metadata: { zone: 'a' } });
+  await liveOnce();
+  assert.deepEqual(life.registry.entry?.metadata, { commitId: 'c1', zone: 'a' });
+});
+
 test('an agent whose entry is up to date changes nothing', async (t) => {
   const { life } = await knownLife(t);
   await live(life, 1);
