@@ -251,8 +251,8 @@ function settled(text: string): string {
     .replace(/ $/gm, '');
 }
 
-/** Columns of the terminal: enough for every table of the examples. */
-const COLUMNS = 160;
+/** Columns of the terminal: enough for every table of the examples, because the ages in them decide where it would be cut. */
+const COLUMNS = 240;
 
 /** Runs a command line in a terminal and returns what it displays. */
 async function inTerminal(command: string, env: NodeJS.ProcessEnv, cwd: string): Promise<string> {
