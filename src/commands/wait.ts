@@ -1,7 +1,8 @@
 import { type Context, defineCommand } from '../command.ts';
-import { parseDuration } from '../config/values.ts';
+import { parseDuration, splitList } from '../config/values.ts';
 import { thisVmId } from '../fleet/local-vm.ts';
-import { POLL_INTERVAL } from '../fleet/lookup.ts';
+import { discoverRoles, POLL_INTERVAL } from '../fleet/lookup.ts';
+import { listVms } from '../fleet/selection.ts';
 import { isOffered, vmsAnswer } from '../fleet/table.ts';
 import { separate, usableVms } from '../fleet/usable.ts';
 import { nextStep, suggestion } from '../help/suggest.ts';
@@ -35,7 +36,7 @@ export const wait = defineCommand<Flags>({
   arguments: [
     {
       name: 'role|id',
-      about: 'role or id of a VM; omit it with --for registry and --for self',
+      about: 'id of a VM, or a role, or several roles separated by commas; omit it with --for registry and --for self',
       optional: true,
       values: 'roles-and-ids',
     },
@@ -111,15 +112,16 @@ function parseCondition(context: Context, text: string, target: string | undefin
       field: 'role|id',
       hint: 'for example: vreg wait worker',
     });
-  const condition = isRole(target) ? roleCondition(target, text) : vmCondition(target, text);
+  const roles = rolesOf(target);
+  const condition = roles ? rolesCondition(roles, text) : vmCondition(target, text);
   if (condition) {
     // An unknown id is not an error: the VM may not be registered yet.
-    const meant = isRole(target) ? '' : suggestion(target, ROLES);
+    const meant = roles ? '' : suggestion(target, ROLES);
     if (meant) context.note(`waiting for a VM with the id "${target}"${meant}`);
     return condition;
   }
-  const kind = isRole(target) ? 'role' : 'VM';
-  const known = isRole(target) ? [...STATES, 'count=N'] : STATES;
+  const kind = roles ? 'role' : 'VM';
+  const known = roles ? [...STATES, 'count=N'] : STATES;
   throw new VregError('USAGE', `invalid --for "${text}" for a ${kind}${suggestion(text, STATES)}`, {
     field: 'for',
     hint: `use one of: ${known.join(', ')}; for registry or self, omit the ${kind}`,
@@ -132,17 +134,26 @@ const REGISTRY: Condition = {
   check: async (context) => ((await context.client().health()) ? [] : undefined),
 };
 
-function roleCondition(role: Role, text: string): Condition | undefined {
-  const hint = `list registered VMs: vreg ls --role ${role}`;
+/** One or several roles, separated by commas; undefined if the target is an id. */
+function rolesOf(target: string): Role[] | undefined {
+  const roles = splitList(target);
+  return roles.every(isRole) ? roles : undefined;
+}
+
+/** The condition concerns all VMs with one of the roles. */
+function rolesCondition(roles: readonly Role[], text: string): Condition | undefined {
+  const role = roles.join(' or ');
+  const hint = `list registered VMs: vreg ls --role ${roles.join(',')}`;
   const [, number] = /^count=([1-9]\d{0,8})$/.exec(text) ?? [];
   if (number !== undefined) {
     const what = `${number} live ${role} VM${number === '1' ? '' : 's'}`;
-    return { what, hint, check: (context) => atLeast(context, role, Number(number)) };
+    return { what, hint, check: (context) => atLeast(context, roles, Number(number)) };
   }
-  if (text === 'live') return { what: `a live ${role} VM`, hint, check: (context) => atLeast(context, role, 1) };
-  if (text === 'stale') return { what: `a stale ${role} VM`, hint, check: (context) => anyStale(context, role) };
+  if (text === 'live') return { what: `a live ${role} VM`, hint, check: (context) => atLeast(context, roles, 1) };
+  if (text === 'stale') return { what: `a stale ${role} VM`, hint, check: (context) => anyStale(context, roles) };
   if (text !== 'gone') return undefined;
-  const check = async (context: Context) => ((await context.client().discover(role)).length === 0 ? [] : undefined);
+  const check = async (context: Context) =>
+    (await discoverRoles(context.client(), roles)).length === 0 ? [] : undefined;
   return { what: `no ${role} VM to be live`, hint, check };
 }
 
@@ -155,13 +166,17 @@ function vmCondition(id: string, text: string): Condition | undefined {
   return { what: `VM ${id} to be gone`, hint, check };
 }
 
-async function atLeast(context: Context, role: string, number: number): Promise<VmWithLiveness[] | undefined> {
-  const vms = await context.client().discover(role);
+async function atLeast(
+  context: Context,
+  roles: readonly Role[],
+  number: number,
+): Promise<VmWithLiveness[] | undefined> {
+  const vms = await discoverRoles(context.client(), roles);
   return separate(vms).usable.length >= number ? usableVms(context, vms) : undefined;
 }
 
-async function anyStale(context: Context, role: string): Promise<VmWithLiveness[] | undefined> {
-  const stale = (await context.client().list({ role })).filter((vm) => livenessOf(vm) === 'stale');
+async function anyStale(context: Context, role: readonly Role[]): Promise<VmWithLiveness[] | undefined> {
+  const stale = await listVms(context.client(), { role, stale: true });
   return stale.length > 0 ? stale : undefined;
 }
 

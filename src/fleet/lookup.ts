@@ -1,8 +1,9 @@
 /** Finds the live VMs with a role, and picks one of them, for `discover`, `addr`, `url`, `env` and `exec`. */
+import type { RegistryClient } from '../client.ts';
 import type { Context } from '../command.ts';
 import { parseDuration, splitList } from '../config/values.ts';
 import { suggestion } from '../help/suggest.ts';
-import type { VmWithLiveness } from '../protocol/api.ts';
+import type { DiscoverQuery, VmWithLiveness } from '../protocol/api.ts';
 import { timerDelay } from '../protocol/duration.ts';
 import { VregError } from '../protocol/errors.ts';
 import { isRole, ROLES, type Role, type Vm } from '../protocol/vm.ts';
@@ -49,8 +50,7 @@ export async function liveVms(
   let faults: readonly VregError[] = [];
   const discover = async (): Promise<VmWithLiveness[]> => {
     const client = context.client();
-    const lists = await Promise.all(roles.map((each) => client.discover(each, { service, passing, strict })));
-    const vms = lists.length === 1 ? lists[0]! : lists.flat().sort(byPreference(service));
+    const vms = await discoverRoles(client, roles, { service, passing, strict });
     warming = strict ? client.server.warming : undefined;
     const separated = separate(vms);
     faults = separated.faults;
@@ -73,6 +73,16 @@ export async function liveVms(
     if (timeout === 0 || rest <= 0) throw await noLiveVm(context, role, service, wait);
     await context.sleep(Math.min(POLL_INTERVAL, rest));
   }
+}
+
+/** The live VMs with one of the roles, possibly none. */
+export async function discoverRoles(
+  client: RegistryClient,
+  roles: readonly Role[],
+  query: DiscoverQuery = {},
+): Promise<VmWithLiveness[]> {
+  const lists = await Promise.all(roles.map((role) => client.discover(role, query)));
+  return lists.length === 1 ? lists[0]! : lists.flat().sort(byPreference(query.service));
 }
 
 /** The order in which the registry lists the live VMs of one role: passing services first, then the oldest registration. */

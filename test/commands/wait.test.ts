@@ -237,3 +237,17 @@ test('wait works with the original registry', async (t) => {
   assert.equal((await vreg(['wait', 'worker', '--for', 'stale', '-q'], { url })).stdout, 'a\n');
   assert.equal((await vreg(['wait', 'nope', '--for', 'gone'], { url })).code, 0);
 });
+
+test('wait accepts several roles, separated by commas, and counts the VMs with any of them', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'g', role: 'golden' }), aVm({ id: 'w' })]);
+  const run = async (argv: string) => (await vreg(['wait', ...argv.split(' '), '-q'], { url, now: Date.now })).stdout;
+  assert.equal(await run('golden,worker --for count=2'), 'g\nw\n');
+  assert.equal(await run('infra,worker'), 'w\n');
+  assert.equal((await vreg(['wait', 'infra,custom', '--for', 'gone'], { url, now: Date.now })).code, 0);
+  const none = await vreg(['wait', 'infra,custom', '--timeout', '10ms'], { url, now: Date.now });
+  assert.deepEqual(
+    [none.code, none.stderr.split('\n')[0]],
+    [6, 'vreg: timed out after 10ms, waiting for a live infra or custom VM'],
+  );
+});
