@@ -194,6 +194,8 @@ export interface ErrorBody {
   code: ErrorCode;
   field?: string;
   hint?: string;
+  /** Repeats `Retry-After`, in case a proxy removes that header. */
+  retryAfter?: number;
 }
 
 export function toErrorBody(error: VregError): ErrorBody {
@@ -202,6 +204,7 @@ export function toErrorBody(error: VregError): ErrorBody {
     code: error.code,
     ...(error.field === undefined ? {} : { field: error.field }),
     ...(error.hint === undefined ? {} : { hint: error.hint }),
+    ...(error.retryAfter === undefined ? {} : { retryAfter: error.retryAfter }),
   };
 }
 
@@ -212,7 +215,9 @@ export function toErrorBody(error: VregError): ErrorBody {
 export function fromAnswer(status: number, body: unknown, fallback: string, retryAfter?: number): VregError {
   const fields = typeof body === 'object' && body !== null ? (body as Partial<Record<keyof ErrorBody, unknown>>) : {};
   const message = typeof fields.error === 'string' && fields.error !== '' ? fields.error : fallback;
-  const details: ErrorDetails = retryAfter === undefined ? {} : { retryAfter };
+  const details: ErrorDetails = {};
+  const seconds = retryAfter ?? fields.retryAfter;
+  if (typeof seconds === 'number' && seconds >= 0) details.retryAfter = seconds;
   if (typeof fields.field === 'string') details.field = fields.field;
   if (typeof fields.hint === 'string') details.hint = fields.hint;
   return new VregError(isErrorCode(fields.code) ? fields.code : codeOfStatus(status), message, details);

@@ -33,12 +33,14 @@ test('error codes share a status only if they mean the same, and every status is
   for (const status of statuses) assert.ok(status >= 400 && status < 600, String(status));
 });
 
-test('an error that crosses the wire keeps its code, message, field and hint', () => {
+test('an error that crosses the wire keeps its code, message, field, hint and Retry-After, even without that header', () => {
   for (const code of onTheWire) {
-    const sent = new VregError(code, 'it went wrong', { field: 'id', hint: 'try that' });
+    const sent = new VregError(code, 'it went wrong', { field: 'id', hint: 'try that', retryAfter: 3 });
     const body = JSON.parse(JSON.stringify(toErrorBody(sent)));
     const got = fromAnswer(sent.status, body, 'fallback');
-    assert.deepEqual([got.code, got.message, got.field, got.hint], [code, 'it went wrong', 'id', 'try that']);
+    const { message, field, hint, retryAfter } = got;
+    assert.deepEqual([got.code, message, field, hint, retryAfter], [code, 'it went wrong', 'id', 'try that', 3]);
+    assert.equal(fromAnswer(sent.status, body, 'fallback', 7).retryAfter, 7, 'the header takes precedence');
     assert.equal(got.exit, sent.exit);
   }
 });
@@ -59,6 +61,8 @@ test('a malformed error response still gives an error with a message', () => {
     assert.equal(fromAnswer(404, { error: 'x', code }, '').code, 'NOT_FOUND');
   }
   assert.equal(fromAnswer(404, { error: 'x', field: 1, hint: {} }, '').field, undefined);
+  for (const retryAfter of ['5', -1, null, {}])
+    assert.equal(fromAnswer(409, { error: 'x', retryAfter }, '').retryAfter, undefined);
 });
 
 test('a client-only error has status 500', () => {
@@ -69,6 +73,6 @@ test('a client-only error has status 500', () => {
 test('an error body contains only the given fields, and never the cause', () => {
   assert.deepEqual(toErrorBody(new VregError('CONFLICT', 'taken')), { error: 'taken', code: 'CONFLICT' });
   const caused = new VregError('INTERNAL', 'x', { cause: new Error('secret'), retryAfter: 3 });
-  assert.deepEqual(toErrorBody(caused), { error: 'x', code: 'INTERNAL' });
+  assert.deepEqual(toErrorBody(caused), { error: 'x', code: 'INTERNAL', retryAfter: 3 });
   assert.match(String((caused.cause as Error).message), /secret/);
 });
