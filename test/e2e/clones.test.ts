@@ -139,7 +139,10 @@ test('a script reads an address without Node, and vreg answers from it while the
   const daemon = await startDaemon(t);
   const home = tempDir(t);
   const env = { XDG_RUNTIME_DIR: join(home, 'run'), VERS_INFRA_URL: daemon.url };
-  const agent = startAgent(t, daemon.url, ['--role', 'infra', '--address', '10.0.0.7'], { home, env });
+  const agent = startAgent(t, daemon.url, ['--role', 'infra', '--address', '10.0.0.7', '--service', 'api:3001'], {
+    home,
+    env,
+  });
   const file = join(home, 'run/vreg/by-role/infra/addr');
   await until('the file', () => existsSync(file));
   const ask = (...argv: string[]) => inHome(t, home, argv, env);
@@ -152,7 +155,7 @@ test('a script reads an address without Node, and vreg answers from it while the
   assert.equal(stdout, '10.0.0.7 vm-1\n');
   assert.equal((await ask('addr', 'infra')).code, 8);
   assert.deepEqual((await ask('addr', 'infra', '--max-stale', '1h')).stdout, '10.0.0.7\n');
-  assert.match((await ask('url', 'infra', '--max-stale', '1h')).stdout, /^http:\/\/10\.0\.0\.7:\d+\n$/);
+  assert.match((await ask('url', 'infra', '--max-stale', '1h')).stdout, /^http:\/\/10\.0\.0\.7:3001\n$/);
   assert.equal((await ask('addr', 'worker', '--max-stale', '1h')).code, 8);
   writeFileSync(join(home, 'run/vreg/by-role/infra/at'), '1000000000\n');
   const old = await ask('addr', 'infra', '--max-stale', '1h');
