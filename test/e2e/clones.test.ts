@@ -4,7 +4,7 @@ import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } fr
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import type { Conflict } from '../../src/protocol/heartbeat.ts';
-import { find, heardAfter, inHome, restart, startAgent } from '../helpers/agent/agent.ts';
+import { copyState, find, heardAfter, inHome, restart, startAgent } from '../helpers/agent/agent.ts';
 import { type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { until } from '../helpers/until.ts';
 
@@ -18,7 +18,7 @@ async function cloneOf(t: TestContext, daemon: Daemon, ...more: string[]) {
   const original = startAgent(t, daemon.url, ['--address', '10.0.0.1', '--data-dir', one]);
   const first = await until('the registration', () => find(daemon));
   await heardAfter(daemon, first.lastSeen);
-  cpSync(one, two, { recursive: true });
+  copyState(one, two);
   const clone = startAgent(t, daemon.url, ['--address', '10.0.0.2', '--data-dir', two, ...more]);
   return { original, clone, state: two };
 }
@@ -73,7 +73,7 @@ test('a timer with a copied state exits with 9, and plain heartbeats work beside
   const [a, b] = [join(home, 'a'), join(home, 'b')];
   const beat = (dir: string, ...more: string[]) => daemon.vreg(['heartbeat', 'vm-1', '--state-dir', dir, ...more]);
   assert.equal((await beat(a, '--register-if-missing')).code, 0);
-  cpSync(a, b, { recursive: true });
+  copyState(a, b);
   assert.equal((await beat(a)).code, 0);
   assert.equal((await beat(b)).code, 9);
   assert.equal((await beat(a)).code, 0);

@@ -1,10 +1,9 @@
 /** Agents of VMs with one incarnation, whatever happens to the VM or the registry: the real agent and the real daemon. */
 import assert from 'node:assert/strict';
-import { cpSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import type { Conflict } from '../../src/protocol/heartbeat.ts';
-import { backUp, find, heardAfter, heardTwice, restart, startAgent } from '../helpers/agent/agent.ts';
+import { backUp, copyState, find, heardAfter, heardTwice, restart, startAgent } from '../helpers/agent/agent.ts';
 import { type Daemon, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { readEvents } from '../helpers/stream.ts';
@@ -66,7 +65,7 @@ test('a VM that was rewound in place is accepted when its lease has expired', as
   const [home, snapshot] = [tempDir(t), tempDir(t)];
   const before = startAgent(t, daemon.url, [], { home });
   await heardTwice(daemon);
-  cpSync(home, snapshot, { recursive: true });
+  copyState(home, snapshot);
   await heardTwice(daemon);
   await before.end('SIGKILL');
   const { lastSeen } = (await find(daemon))!;
@@ -159,7 +158,7 @@ test('each copy of a VM is on record with its address, and exits with 9 when the
   await heardTwice(daemon);
   const homes = [2, 3, 4].map(() => {
     const copy = tempDir(t);
-    cpSync(home, copy, { recursive: true });
+    copyState(home, copy);
     return copy;
   });
   await heardTwice(daemon);
@@ -179,7 +178,7 @@ test('an agent that is stopped while it is refused leaves the VM running, and si
   const [home, copy] = [tempDir(t), tempDir(t)];
   const original = startAgent(t, daemon.url, ['--address', '10.0.0.1'], { home });
   await heardTwice(daemon);
-  cpSync(home, copy, { recursive: true });
+  copyState(home, copy);
   await heardTwice(daemon);
   await original.end('SIGKILL');
   const refused = startAgent(t, daemon.url, ['--address', '10.0.0.2', '--on-exit', 'deregister'], { home: copy });

@@ -60,6 +60,18 @@ export function startAgent(
   return startLong(t, url, ['daemon', 'agent', '--interval', '100ms', '--log-format', 'json', ...args], more);
 }
 
+/** Copies the files of a running agent. Repeats that if a temporary file disappears meanwhile. */
+export function copyState(from: string, to: string): void {
+  for (;;) {
+    try {
+      cpSync(from, to, { recursive: true });
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    }
+  }
+}
+
 export async function find({ vreg }: Daemon, id = 'vm-1'): Promise<Vm | undefined> {
   const { code, stdout } = await vreg(['get', id, '-o', 'json']);
   return code === 0 ? (JSON.parse(stdout) as Vm) : undefined;
