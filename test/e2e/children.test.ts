@@ -209,6 +209,7 @@ test('a shell can stop and continue exec and its command', unless('python3', 'ba
   shell.type(CTRL_Z);
   await shell.shows('Stopped');
   shell.type('fg\r');
+  await shell.shows(/# fg\r\n.*exec infra/s);
   shell.type('typed\r');
   await shell.shows(/[\r\n]read typed/);
   shell.type('exit 3\r');
