@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ProcessInfo } from '../../../daemon/process/pid-file.ts';
 import { type Context, defineCommand } from '../../command.ts';
+import { configFolder } from '../../config/folders.ts';
 import { VregError } from '../../protocol/errors.ts';
 import { dataDirOf, findRunning, parseKinds, WHICH_ARGUMENT } from './process.ts';
 
@@ -43,7 +44,7 @@ function logsOf(running: readonly ProcessInfo[]): FoundLog[] {
 async function leftLogs(context: Context, kinds: readonly ProcessInfo['kind'][]): Promise<FoundLog[]> {
   const { LOG_FILES } = await import('../../../daemon/process/log-file.ts');
   const { env } = context;
-  const userUnits = join(env.XDG_CONFIG_HOME || join(env.HOME || '/', '.config'), 'systemd/user');
+  const userUnits = join(configFolder(env), 'systemd/user');
   return kinds.flatMap((kind): FoundLog[] => {
     const unit = `vreg-${kind}.service`;
     const file = join(dataDirOf(context), LOG_FILES[kind]);
