@@ -227,7 +227,7 @@ function selectorPart(word: string, vms: readonly VmWithLiveness[]): Part {
     return { skip: start + not.length, candidates: not.endsWith('!') ? keys : withEquals(keys), continues: true };
   }
   const values = metadataValues(vms, key).filter(({ value }) => !value.includes(','));
-  return { skip: start + operation.length, candidates: values, continues: true };
+  return { skip: start + operation.length, candidates: values };
 }
 
 /** Ids that are not among the arguments yet. */
