@@ -4,7 +4,7 @@ import { formatAge } from '../config/values.ts';
 import { Describer, type Description } from '../fleet/description.ts';
 import { vmsAnswer } from '../fleet/table.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
-import { changesForScripts, conflictForScripts, type HistoryItem } from '../protocol/events.ts';
+import { changesForScripts, conflictForScripts, formatChanges, type HistoryItem } from '../protocol/events.ts';
 import { livenessOf } from '../protocol/liveness.ts';
 import type { TokenInfo } from '../protocol/token.ts';
 import { forScripts, type Service } from '../protocol/vm.ts';
@@ -140,6 +140,10 @@ function sectionsOf({ vm, children, tokens, history }: Description): Section[] {
     },
     { title: 'Services', content: servicesTable(Array.isArray(services) ? services : [], health) },
   ];
+  if (vm.reefConfig) {
+    const content = Object.entries(vm.reefConfig).map(([key, value]) => ({ label: key, text: inlineValue(value) }));
+    sections.push({ title: 'Reef config', content });
+  }
   if (children) {
     const rest = children.length - MAX_CHILDREN;
     const content = vmsAnswer(children.slice(0, MAX_CHILDREN));
@@ -209,10 +213,7 @@ function historyTable(history: readonly HistoryItem[]): RowsAnswer<HistoryItem> 
   };
 }
 
-/** `name: one -> two`. A registration or removal contains every field of the entry, so it has no changes to show. */
+/** A registration or removal contains every field of the entry, so it has no changes to show. */
 function changesOf({ type, changes }: HistoryItem): string {
-  if (type === 'registered' || type === 'deregistered') return '-';
-  return Object.entries(changes)
-    .map(([field, [before, after]]) => `${field}: ${inlineValue(before)} -> ${inlineValue(after)}`)
-    .join(', ');
+  return type === 'registered' || type === 'deregistered' ? '-' : formatChanges(changes);
 }

@@ -178,6 +178,27 @@ test('on a terminal times have ages, and the explanation breaks at spaces', asyn
   for (const line of offered!.split('\n')) assert.ok(line.length <= 60, line);
 });
 
+test('on a terminal the tables of a description fit its width', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, FLEET);
+  await call(url, 'PATCH', '/registry/vms/a', { body: { name: 'x'.repeat(100), metadata: {} } });
+  for (const width of [80, 60]) {
+    const { stdout } = await vreg(['describe', 'a', 'golden-1'], { url, tty: true, width, env: { NO_COLOR: '1' } });
+    const rows = stdout.split('\n').filter((line) => line.startsWith('  '));
+    assert.ok(rows.some((line) => line.endsWith('…')));
+    for (const row of rows) assert.ok(row.length <= width, row);
+  }
+});
+
+test('describe shows the services and capabilities of a reef server', async (t) => {
+  const { url } = await serveApp(t);
+  await call(url, 'POST', '/registry/vms', {
+    body: { ...aVm({ id: 'a' }), reefConfig: { services: ['board'], capabilities: ['code'] } },
+  });
+  const { stdout } = await vreg(['describe', 'a'], { url });
+  assert.match(stdout, /\nReef config:\n {2}services: +\["board"\]\n {2}capabilities: +\["code"\]\n\S/);
+});
+
 test('more than twenty children are counted, and listed in JSON', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'p' }), ...Array.from({ length: 25 }, (_, n) => aVm({ id: `c-${n}`, parentId: 'p' }))]);
