@@ -101,7 +101,7 @@ async function* parts<T>(io: Io, answer: Answer<T>, options: RenderOptions): Asy
       yield line(escapeControls(JSON.stringify(dataOf(answer), null, 2)));
       break;
     case 'ndjson':
-      yield linesOf(answer);
+      yield* linesOf(answer);
       break;
     case 'yaml':
       yield* yamlOf(answer);
@@ -201,9 +201,10 @@ function warn(io: Io, text: string): void {
   io.err(`vreg: ${printable(maskTokens(text))}\n`);
 }
 
-function linesOf<T>(answer: Answer<T>): string {
+function* linesOf<T>(answer: Answer<T>): Generator<string> {
   const data = dataOf(answer);
-  return (Array.isArray(data) ? data : [data]).map((item) => line(escapeControls(JSON.stringify(item)))).join('');
+  for (const items of chunks(Array.isArray(data) ? data : [data]))
+    yield items.map((item) => line(escapeControls(JSON.stringify(item)))).join('');
 }
 
 /** Spaces between labels and text of a list, and before its details. */

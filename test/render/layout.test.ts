@@ -82,3 +82,18 @@ test('a text is cut between characters, and its width includes the ellipsis', ()
   ] as const)
     assert.equal(cutText(text, width), cut);
 });
+
+for (const format of ['table', 'wide', 'tsv', 'ndjson', 'yaml', 'template={{id}}'] as const) {
+  test(`-o ${format} prints many rows in parts, so that the output starts at once`, async () => {
+    const rows = Array.from({ length: 2000 }, (_, index): Row => ({ ...ROW, id: `vm-${index}` }));
+    const answer: RowsAnswer<Row> = { kind: 'rows', rows, columns: COLUMNS, name: ({ id }) => id };
+    for (const tty of [true, false]) {
+      const parts: string[] = [];
+      const io = { ...testIo({ tty, env: { NO_COLOR: '1' } }), out: (text: string) => void parts.push(text) };
+      await print(io, answer, { format, headers: true, now: 0 });
+      assert.ok(parts.length >= 20, `${parts.length} parts`);
+      for (const part of parts) assert.ok(part.split('vm-').length - 1 <= 100);
+      assert.equal(parts.join('').split('vm-').length - 1, 2000);
+    }
+  });
+}
