@@ -61,7 +61,7 @@ test('the quick start runs verbatim in a fresh clone', unless('bash', 'npm'), as
   assert.match(used.stdout, /"count":1/);
   const left = await run('bash', ['-euo', 'pipefail', '-c', leave!], { env, cwd: clone });
   assert.equal(left.code, 0, left.stderr);
-  assert.match(left.stdout, /^infra\t0\t0\t0\t1$/m);
+  assert.match(left.stdout, /^infra\t0\t0\t0\t0\t1$/m);
 });
 
 test(
@@ -336,10 +336,10 @@ async function seesEvents(t: TestContext, daemon: Daemon, code: string, env: Nod
   await until('the change', () => /status.*worker-1/.test(output()));
 }
 
-/** All entries without their times, which differ between two registries. */
-async function fleet({ vreg }: Daemon): Promise<Omit<Vm, 'registeredAt' | 'lastSeen'>[]> {
-  const vms = JSON.parse((await vreg(['ls', '-o', 'json'])).stdout) as Vm[];
-  return vms.map(({ registeredAt: _at, lastSeen: _seen, ...vm }) => vm);
+/** All entries without their times and ages, which differ between two registries. */
+async function fleet({ vreg }: Daemon): Promise<object[]> {
+  const vms = JSON.parse((await vreg(['ls', '-o', 'json'])).stdout) as (Vm & { ageSeconds: number })[];
+  return vms.map(({ registeredAt: _at, lastSeen: _seen, ageSeconds: _age, ...vm }) => vm);
 }
 
 /** A port on which no process listens at the moment. @param digits 4 or 5; the ports that the system picks have 5 */
