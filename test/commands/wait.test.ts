@@ -245,9 +245,9 @@ test('wait accepts several roles, separated by commas, and counts the VMs with a
   assert.equal(await run('golden,worker --for count=2'), 'g\nw\n');
   assert.equal(await run('infra,worker'), 'w\n');
   assert.equal((await vreg(['wait', 'infra,custom', '--for', 'gone'], { url, now: Date.now })).code, 0);
-  const none = await vreg(['wait', 'infra,custom', '--timeout', '10ms'], { url, now: Date.now });
+  const none = await vreg(['wait', 'infra,custom', '--timeout', '1s'], { url, now: fastClock() });
   assert.deepEqual(
     [none.code, none.stderr.split('\n')[0]],
-    [6, 'vreg: timed out after 10ms, waiting for a live infra or custom VM'],
+    [6, 'vreg: timed out after 1s, waiting for a live infra or custom VM'],
   );
 });
