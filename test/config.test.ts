@@ -168,7 +168,7 @@ const BAD: readonly [key: SettingKey, value: string, accepted: RegExp][] = [
   ['url', 'localhost:3000', /http:\/\/HOST:PORT/],
   ['url', 'ftp://x', /http:\/\/HOST:PORT/],
   ['output', 'xml', /one of: table, wide, json/],
-  ['timeout', '5', /90s, 5m/],
+  ['timeout', '5x', /90s, 5m/],
   ['role', 'boss', /one of: infra, /],
   ['port', '-1', /0 \(any free port\) to 65535/],
   ['port', '65536', /65535/],

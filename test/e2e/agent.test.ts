@@ -17,7 +17,7 @@ test('an agent registers its VM and sends heartbeats', async (t) => {
   startAgent(t, daemon.url, ['--role', 'lieutenant', '--service', 'api:3001/health', '--meta', 'task=billing']);
   const first = await until('the registration', () => find(daemon));
   assert.deepEqual(
-    { ...first, registeredAt: '', lastSeen: '' },
+    { ...first, registeredAt: '', lastSeen: '', ageSeconds: 0 },
     {
       id: 'vm-1',
       name: 'one',
@@ -29,6 +29,8 @@ test('an agent registers its VM and sends heartbeats', async (t) => {
       registeredBy: 'one',
       registeredAt: '',
       lastSeen: '',
+      live: 'live',
+      ageSeconds: 0,
     },
   );
   const later = await heardAfter(daemon, first.lastSeen);
