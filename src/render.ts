@@ -265,23 +265,20 @@ async function* partsOfRows<T>(
       layout.longest([...(titled ? [title] : []), ...rows.map((cells) => cells[index]!.text)]),
   }));
   const widths = io.tty ? layout.fitColumns(sizes, io.width) : sizes.map(({ width }) => width);
-  if (titled) yield line(layout.joinTitles(titles, widths, (title) => chalk.bold(title)));
-  for (const part of chunks(rows)) {
-    const lines = part.map((cells) => {
-      const style = (text: string, column: number) => {
-        const { color } = cells[column]!;
-        return color === undefined ? text : chalk[color](text);
-      };
-      return line(
-        layout.joinCells(
-          cells.map(({ text }) => text),
-          widths,
-          style,
-        ),
-      );
-    });
-    yield lines.join('');
+  const bold = (title: string) => chalk.bold(title);
+  const styleOf = (cells: readonly StyledText[]) => (text: string, column: number) => {
+    const { color } = cells[column]!;
+    return color === undefined ? text : chalk[color](text);
+  };
+  const textsOf = (cells: readonly StyledText[]) => cells.map(({ text }) => text);
+  if (answer.continued === undefined && layout.isSmallTable(rows.map(textsOf))) {
+    const table = rows.map((cells) => layout.cutCells(textsOf(cells), widths, styleOf(cells)));
+    yield await layout.drawTable(titled ? [layout.cutTitles(titles, widths, bold), ...table] : table);
+    return;
   }
+  if (titled) yield line(layout.joinTitles(titles, widths, bold));
+  for (const part of chunks(rows))
+    yield part.map((cells) => line(layout.joinCells(textsOf(cells), widths, styleOf(cells)))).join('');
 }
 
 /** Formats a list, see {@link RowsAnswer.list}. */

@@ -62,10 +62,60 @@ function tableWidth(widths: Widths): number {
   return cells.reduce((sum, width) => sum + width, 0) + GAP.length * (cells.length - 1);
 }
 
+/** Rows that cli-table3 draws, a few screens: it takes 1 ms per row, and measures all rows before it draws the first. */
+const SMALL_TABLE = 200;
+/** Text of which cli-table3 knows the width. Its older width table measures parts of emoji and combining characters. */
+const SIMPLE = /^[^\p{Extended_Pictographic}\p{Regional_Indicator}\p{M}\p{Cf}]*$/u;
+
+/** True if {@link drawTable} can draw the rows; otherwise, {@link joinCells} joins each row. */
+export function isSmallTable(rows: readonly (readonly string[])[]): boolean {
+  return rows.length <= SMALL_TABLE && rows.every((cells) => cells.every((text) => SIMPLE.test(text)));
+}
+
+/**
+ * Draws a table without lines, so that it can be searched, copied and cut.
+ * @param rows cells as {@link cutCells} returns them
+ */
+export async function drawTable(rows: readonly (readonly string[])[]): Promise<string> {
+  const { default: Table } = await import('cli-table3');
+  const none = Object.fromEntries(
+    ['top', 'top-mid', 'top-left', 'top-right', 'bottom', 'bottom-mid', 'bottom-left', 'bottom-right']
+      .concat(['left', 'left-mid', 'mid', 'mid-mid', 'right', 'right-mid'])
+      .map((part) => [part, '']),
+  );
+  const table = new Table({
+    chars: { ...none, middle: GAP },
+    style: { 'padding-left': 0, 'padding-right': 0, head: [], border: [] },
+  });
+  table.push(...rows.map((cells) => [...cells]));
+  return `${table.toString().replace(/[ \t]+$/gm, '')}\n`;
+}
+
+/** Cuts the cells of a row to the widths, and leaves out those of hidden columns. */
+export function cutCells(
+  cells: readonly string[],
+  widths: Widths,
+  style: (text: string, index: number) => string,
+  mark = '',
+): string[] {
+  const shown = cells.flatMap((cell, index) => {
+    const width = widths[index];
+    return width === undefined ? [] : [style(cutText(cell, width), index)];
+  });
+  // cli-table3 requires as many cells in each row as in the titles.
+  return widths.includes(undefined) ? [...shown, mark] : shown;
+}
+
+/** The same for the titles. An ellipsis after them shows that columns are hidden. */
+export function cutTitles(titles: readonly string[], widths: Widths, style: (text: string) => string): string[] {
+  return cutCells(titles, widths, style, ELLIPSIS);
+}
+
 /** Joins the titles of a table. An ellipsis after them shows that columns are hidden. */
-export function joinTitles(titles: readonly string[], widths: Widths, style?: (text: string) => string): string {
-  const isCut = widths.includes(undefined);
-  return joinCells(titles, widths, style) + (isCut ? GAP + ELLIPSIS : '');
+export function joinTitles(titles: readonly string[], widths: Widths, style: (text: string) => string): string {
+  if (!widths.includes(undefined)) return joinCells(titles, widths, style);
+  const styleOf = (text: string, index: number) => (index < titles.length ? style(text) : text);
+  return joinCells([...titles, ELLIPSIS], [...widths, ELLIPSIS_WIDTH], styleOf);
 }
 
 /** Terminal columns of the longest text. */

@@ -159,10 +159,14 @@ for (const [kind, args, file] of [
     const log = join(home, 'state/vreg', file);
     assert.equal((await inHome(t, home, ['daemon', 'logs'])).stdout, `${log}\n`);
     for (const generation of [1, 2]) {
+      const reloads = () => (existsSync(log) ? readFileSync(log, 'utf8').split('reloaded the log file').length - 1 : 0);
       renameSync(log, `${log}.${generation}`);
+      process.kill(pid, 'SIGHUP');
+      await until('the new file', () => reloads() === 1);
+      // Before the signal, the agent may still have written to the old file.
       const old = readFileSync(`${log}.${generation}`, 'utf8');
       process.kill(pid, 'SIGHUP');
-      await until('the new file', () => existsSync(log) && readFileSync(log, 'utf8').includes('reloaded the log file'));
+      await until('more lines', () => reloads() === 2);
       assert.equal(readFileSync(`${log}.${generation}`, 'utf8'), old);
       assert.equal(statSync(log).mode & 0o777, 0o600);
     }

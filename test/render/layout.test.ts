@@ -45,7 +45,7 @@ test('the least important column shrinks first, and an ellipsis marks what is cu
 });
 
 test('columns that do not fit are hidden, and an ellipsis after the titles shows it', async () => {
-  assert.deepEqual(await lines([ROW], 20), ['ID     NAME   …', 'vm-1   the name…']);
+  assert.deepEqual(await lines([ROW], 20), ['ID     NAME        …', 'vm-1   the name…']);
 });
 
 test('no line is wider than the terminal, with wide characters, colour and any width', async () => {
@@ -60,6 +60,18 @@ test('no line is wider than the terminal, with wide characters, colour and any w
       const shown = await lines(rows, width, env);
       assert.equal(shown.length, 5);
       for (const line of shown) assert.ok(stringWidth(line) <= width, `${stringWidth(line)} > ${width}: ${line}`);
+    }
+  }
+});
+
+test('a short and a long table of the same rows look alike, in any width and with colour', async () => {
+  const rows: Row[] = [ROW, { id: '漢字', name: '', note: 'x'.repeat(50) }, { id: 'vm-3', name: 'a', note: 'ไ' }];
+  // cli-table3 draws short tables.
+  const many = (count: number) => Array.from({ length: count }, (_, index) => rows[index % rows.length]!);
+  for (const env of [{ NO_COLOR: '1' }, {}]) {
+    for (let width = 6; width < 120; width += 7) {
+      const long = await lines(many(300), width, env);
+      assert.deepEqual(await lines(many(100), width, env), long.slice(0, 101), String(width));
     }
   }
 });
