@@ -4,7 +4,7 @@ import { readEntries } from '../fleet/import-file.ts';
 import { IF_EXISTS, type IfExists, registerOrUpdate } from '../fleet/upsert.ts';
 import type { ImportOutcome } from '../protocol/api.ts';
 import { missingFlag, VregError } from '../protocol/errors.ts';
-import { type ImportedVm, parseImported, type Registration, type Vm } from '../protocol/vm.ts';
+import { type ImportedVm, parseImported, type Registration, VM_FIELDS, type Vm } from '../protocol/vm.ts';
 import type { RowsAnswer } from '../render.ts';
 import { each, type Failed, throwFailed } from '../run/batch.ts';
 
@@ -171,20 +171,12 @@ function planOf(entries: readonly ImportedVm[], registered: readonly Vm[], ifExi
   });
 }
 
+/** Fields that the registry assigns, or that identify the entry. */
+const NOT_DECLARED: readonly string[] = ['id', 'registeredAt', 'lastSeen'];
+
 function differingFields(entry: Registration, vm: Vm): string[] {
-  const fields = [
-    'name',
-    'role',
-    'status',
-    'address',
-    'services',
-    'metadata',
-    'parentId',
-    'parentVmId',
-    'reefConfig',
-    'registeredBy',
-  ] as const;
-  return fields.filter((field) => !isDeepStrictEqual(entry[field], vm[field]));
+  const declared = VM_FIELDS.filter((field) => !NOT_DECLARED.includes(field)) as (keyof Registration)[];
+  return declared.filter((field) => !isDeepStrictEqual(entry[field], vm[field]));
 }
 
 function planAnswer(plans: readonly Plan[]): RowsAnswer<Plan> {

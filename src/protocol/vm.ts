@@ -51,7 +51,7 @@ export interface Vm {
 }
 
 /** The fields of an entry, in the order in which the original registry (vers-agent-services) responds with them. */
-const VM_FIELDS = [
+export const VM_FIELDS = [
   'id',
   'name',
   'role',
