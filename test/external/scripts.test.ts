@@ -19,7 +19,11 @@ const MANY = Array.from({ length: 400 }, (_, index) => aVm({ id: `w${index}`, ad
 
 async function fleet(t: TestContext): Promise<string> {
   const { url } = await serveApp(t);
-  await seed(url, [aVm({ id: 'i', name: 'it is "me"', role: 'infra', address: '10.0.0.1' }), aVm({ id: 'w' })]);
+  const services = [{ name: 'api', port: 3001 }];
+  await seed(url, [
+    aVm({ id: 'i', name: 'it is "me"', role: 'infra', address: '10.0.0.1', services }),
+    aVm({ id: 'w' }),
+  ]);
   return url;
 }
 
