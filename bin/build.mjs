@@ -1,10 +1,11 @@
 /**
  * `npm run build`: creates a bundle of the program for a fast start, V8's code cache for it, a bundle of the store worker, and
  * the manual pages. The daemon's libraries are not bundled, because only `vreg daemon` loads them, whose start-up time does not
- * matter. With `--if-changed`, does nothing if `dist` is newer than all sources.
+ * matter. With `--if-changed`, does nothing if `dist` is newer than all sources and was built by the same version of Node, because V8
+ * rejects the code cache of another version.
  */
 import { spawn } from 'node:child_process';
-import { readdirSync, rmSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
@@ -16,11 +17,14 @@ const { default: manifest } = await import('../package.json', { with: { type: 'j
 const modified = (path) => statSync(`${root}${path}`, { throwIfNoEntry: false })?.mtimeMs ?? 0;
 /** The file that the build writes last. */
 const LAST_OUTPUT = 'dist/vreg.cjs.cache';
+/** The file with the version of Node that ran the build. */
+const BUILT_BY = `${root}dist/node-version`;
 const filesBelow = (folder) => readdirSync(`${root}${folder}`, { recursive: true }).map((name) => `${folder}/${name}`);
 
 if (process.argv.includes('--if-changed')) {
   const sources = ['package.json', 'bin/build.mjs', ...filesBelow('src'), ...filesBelow('daemon')];
-  if (sources.every((source) => modified(source) < modified(LAST_OUTPUT))) process.exit();
+  const isSameNode = existsSync(BUILT_BY) && readFileSync(BUILT_BY, 'utf8') === process.version;
+  if (isSameNode && sources.every((source) => modified(source) < modified(LAST_OUTPUT))) process.exit();
 }
 
 rmSync(`${root}dist`, { recursive: true, force: true });
@@ -55,6 +59,7 @@ const run = (args, env) =>
     );
   });
 
+writeFileSync(BUILT_BY, process.version);
 await run(['help', '--write-man', `${root}dist/man`]);
 
 // The cache contains the functions that have run. Therefore run the command that scripts use most, against a stub server.
