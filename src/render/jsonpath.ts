@@ -14,6 +14,12 @@ const MAX_USER = 256;
 /** Characters of a field name without quotes. A backslash allows any other character, for example `app\.kubernetes\.io/name`. */
 const NAME = /(?:\\.|[^\s.,[\](){}$@"'|&=!<>*?;\\+])+/y;
 
+/** A path in a filter that consists of fields and indexes. */
+const OPERAND = new RegExp(
+  String.raw`[@$](?:\s*\.${NAME.source}|\s*\[\s*(?:-?\d+|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')\s*\])*`,
+  'y',
+);
+
 type Query = typeof query;
 
 /** A parsed path. */
@@ -237,8 +243,15 @@ class Parser {
   /** Copies `[…]`, and translates the fields in filters. @returns the field or index, if it consists of one */
   #brackets(translated: Translation): string | number | undefined {
     const from = this.#at;
+    let operandEnd: number | undefined;
     for (let depth = 0; this.#at < this.#text.length; ) {
       const at = this.#at;
+      if (at === operandEnd) translated.add(')', at);
+      const end = this.#comparedIndexEnd();
+      if (end !== undefined) {
+        translated.add('value(', at);
+        operandEnd = end;
+      }
       const [token] = this.#match(/"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|=~|[\s\S]/y)!;
       if (token === '=~') throw this.#error('the operator =~ is not supported; use match(@.name, "PATTERN")', at);
       const isField = token === '.' && /^[a-z_\\]/i.test(this.#text.slice(this.#at, this.#at + 1));
@@ -249,6 +262,20 @@ class Parser {
       if (token === ']' && --depth === 0) return indexOf(this.#text.slice(from + 1, at).trim());
     }
     throw this.#unexpected();
+  }
+
+  /**
+   * The library compares a path with an index as if it had no value, except in `value(…)`.
+   * @returns the end of such a path, if one starts here and a comparison follows or precedes it
+   */
+  #comparedIndexEnd(): number | undefined {
+    OPERAND.lastIndex = this.#at;
+    const [operand] = OPERAND.exec(this.#text) ?? [];
+    if (operand === undefined || !/\[\s*-?\d/.test(operand)) return undefined;
+    const end = this.#at + operand.length;
+    const isCompared =
+      /^\s*(?:[=!]=|[<>])/.test(this.#text.slice(end)) || /[=<>]\s*$/.test(this.#text.slice(0, this.#at));
+    return isCompared ? end : undefined;
   }
 
   #skipBlanks(): void {
