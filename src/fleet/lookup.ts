@@ -30,7 +30,8 @@ export interface LiveFlags {
  * Asks the registry for the live VMs with a role, or with one of several, separated by commas; with `wait`, polls until there is
  * one.
  * @returns at least one VM, oldest registration first
- * @throws VregError NO_LIVE if there is none, TIMEOUT if there was none within `wait`, WARMING if `strict` is set and the
+ * @throws VregError NO_LIVE if there is none, TIMEOUT if there was none within `wait`, the last error if the registry did not
+ * answer within `wait`, WARMING if `strict` is set and the
  * answer may include dead VMs, USAGE for an unknown role, INVALID if scripts could use none of the VMs safely
  */
 export async function liveVms(
@@ -56,18 +57,34 @@ export async function liveVms(
     faults = separated.faults;
     return warming === undefined ? separated.usable : [];
   };
+  // The last transient error since the last answer.
+  let trouble: VregError | undefined;
+  let hasAnswered = false;
   for (;;) {
     const left = timeout - (context.now() - started);
-    const found = await (timeout > 0 ? emptyAfter(left, discover()) : discover()).catch((error: unknown) => {
-      // The registry may still be starting.
-      if (timeout > 0 && isTransient(error) && context.now() - started < timeout) return [];
-      throw error;
-    });
+    if (timeout > 0) context.client().maxTimeout = Math.max(1, left);
+    const found = await discover()
+      .then((vms) => {
+        hasAnswered = true;
+        trouble = undefined;
+        return vms;
+      })
+      .catch((error: unknown): VmWithLiveness[] => {
+        // The registry may still be starting.
+        if (timeout === 0 || !isTransient(error)) throw error;
+        // The end of the wait may have cut off this request, which says less about the registry than an earlier response.
+        if (context.now() - started < timeout || !hasAnswered) trouble = error;
+        return [];
+      })
+      .finally(() => {
+        context.client().maxTimeout = Number.POSITIVE_INFINITY;
+      });
     if (found.length > 0) {
       noteFaults(context, faults);
       return found as [VmWithLiveness, ...VmWithLiveness[]];
     }
     const rest = timeout - (context.now() - started);
+    if (rest <= 0 && trouble !== undefined) throw trouble;
     if (rest <= 0 && warming !== undefined) throw stillWarming(warming);
     if (rest <= 0 && faults.length > 0) throw faults[0]!;
     if (timeout === 0 || rest <= 0) throw await noLiveVm(context, role, service, wait);

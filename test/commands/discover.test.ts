@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import type { ServerResponse } from 'node:http';
 import test from 'node:test';
 import { Interrupted } from '../../src/exit.ts';
 import { serveApp } from '../helpers/app.ts';
@@ -156,11 +157,41 @@ test('an interrupted wait prints nothing', async (t) => {
   assert.deepEqual(await result, { code: 130, stdout: '', stderr: '' });
 });
 
-test('--wait ends in time if the registry does not respond', async (t) => {
-  const url = await stub(t, () => {});
-  const { code, stdout, stderr } = await vreg(['addr', 'infra', '--wait', '200ms'], { url, now: Date.now });
-  assert.deepEqual([code, stdout], [6, '']);
-  assert.match(stderr, /no live infra VM within 200ms\nhint: /);
+const SILENT: Readonly<Record<string, (response: ServerResponse) => void>> = {
+  'does not respond': () => {},
+  'answers 503': (response) => json(response, 503, { error: 'later' }),
+  'answers 502': (response) => json(response, 502, { error: 'bad gateway' }),
+  'closes the connection': (response) => response.destroy(),
+  'ends the response early': (response) => {
+    response.writeHead(200, { 'content-type': 'application/json', 'content-length': '100' });
+    response.write('{"vms":', () => response.destroy());
+  },
+};
+for (const [behaviour, answer] of Object.entries(SILENT)) {
+  for (const argv of [
+    ['discover', 'infra'],
+    ['addr', 'infra'],
+    ['url', 'infra'],
+    ['exec', 'infra', '--', 'true'],
+  ]) {
+    test(`${argv[0]} --wait ends in time with 8 if the registry ${behaviour}`, async (t) => {
+      const url = await stub(t, (_request, response) => answer(response));
+      const [command, role, ...rest] = argv as [string, string, ...string[]];
+      const { code, stdout, stderr } = await vreg([command, role, '--wait', '200ms', ...rest], { url, now: Date.now });
+      assert.deepEqual([code, stdout], [8, ''], stderr);
+      assert.doesNotMatch(stderr, /no live/);
+    });
+  }
+}
+
+test('--wait exits with 6 if the registry has answered and its last request is cut off', async (t) => {
+  let asked = 0;
+  const url = await stub(t, ({ url = '' }, response) => {
+    if (!url.includes('/discover/') || asked++ === 0) json(response, 200, { vms: [], count: 0 });
+  });
+  const { code, stderr } = await vreg(['addr', 'infra', '--wait', '700ms'], { url, now: Date.now });
+  assert.equal(code, 6, stderr);
+  assert.match(stderr, /^vreg: no live infra VM within 700ms\nhint: /);
 });
 
 for (const command of ['discover', 'addr', 'url', 'exec', 'env']) {
