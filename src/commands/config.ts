@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { defineCommand } from '../command.ts';
-import { CONTEXT_KEYS, checkConfigFile, readConfigFile } from '../config/config-content.ts';
+import { CONTEXT_KEYS, type ConfigContent, checkConfigFile, readConfigFile } from '../config/config-content.ts';
 import { changeConfigFile } from '../config/config-file.ts';
 import { checkSetting, envNameOf, isSettingKey, SETTING_KEYS, type SettingKey, settingOf } from '../config/settings.ts';
 import { suggestion, TOKEN_FILE_HINT } from '../help/suggest.ts';
@@ -46,7 +46,7 @@ const set = defineCommand({
   async run(context, [name, value]) {
     const key = knownKey(name!);
     checkSetting(key, value!);
-    await changeConfigFile(context, (content) => ({ ...content, [key]: value }));
+    await changeConfigFile(context, (content) => ({ ...content, [key]: value }), key);
     const wins = context.config.given(key);
     if (wins && wins.value !== value && wins.origin !== 'config file') {
       context.note(
@@ -68,13 +68,14 @@ const unset = defineCommand({
   exits: [4],
   lenient: true,
   async run(context, [name]) {
-    await changeConfigFile(context, (content) => {
+    const unset = (content: ConfigContent) => {
       // An unknown key in the file can be removed too.
       const isInFile = Object.hasOwn(content, name!) && !CONTEXT_KEYS.includes(name!);
       const key = isInFile ? name! : knownKey(name!);
       const { [key]: _removed, ...rest } = content;
       return rest;
-    });
+    };
+    await changeConfigFile(context, unset, name!);
   },
 });
 

@@ -22,10 +22,12 @@ export function readConfigFile(path: string): JsonFile | undefined {
 
 /**
  * Checks the keys, and the types of their values. A setting is checked when it is used, so that an invalid one can be replaced.
+ * @param except a top-level key that is not checked, because its member is about to be replaced or removed
  * @throws VregError USAGE naming the first fault and its place
  */
-export function checkConfigKeys(file: JsonFile): ConfigContent {
+export function checkConfigKeys(file: JsonFile, except?: string): ConfigContent {
   const { context, contexts = {}, ...settings } = file.content;
+  if (except !== undefined) delete settings[except];
   if (context !== undefined && typeof context !== 'string') throw wrongType(file, ['context'], 'a string');
   if (!isObject(contexts)) throw wrongType(file, ['contexts'], 'an object');
   checkKeys(file, [], settings, [...SETTING_KEYS, ...CONTEXT_KEYS]);

@@ -5,7 +5,7 @@
 import type { Context } from '../command.ts';
 import { createFolder } from '../files.ts';
 import { VregError } from '../protocol/errors.ts';
-import { type ConfigContent, readConfigFile } from './config-content.ts';
+import { type ConfigContent, checkConfigKeys, readConfigFile } from './config-content.ts';
 
 /** Milliseconds after which the lock of a process that was killed is removed; the minimum of proper-lockfile is 2 s. */
 const STALE_LOCK = 5000;
@@ -17,11 +17,13 @@ const RETRY_DELAY = 30;
 /**
  * Reads the config file, applies a change, and writes the result.
  * @param change @returns the new content; may throw
- * @throws VregError USAGE if the file is not a JSON object or cannot be written, CONFLICT if another process holds the lock
+ * @param replaced the setting that the change replaces or removes, whatever its key and its value are
+ * @throws VregError USAGE if the file is not a JSON object, has an unknown key or cannot be written, CONFLICT if another process holds the lock
  */
 export async function changeConfigFile(
   context: Context,
   change: (content: ConfigContent) => ConfigContent,
+  replaced?: string,
 ): Promise<void> {
   const { config } = context;
   const [{ default: Conf }, { lock }] = await Promise.all([import('conf'), import('proper-lockfile')]);
@@ -31,8 +33,10 @@ export async function changeConfigFile(
     const release = await lockFile(context, () => lock(config.path, { realpath: false, stale: STALE_LOCK }));
     try {
       config.reload();
-      // Reading throws if the file is not a JSON object, so that it is not overwritten.
-      const content = change((readConfigFile(config.path)?.content ?? {}) as ConfigContent);
+      // Reading and checking throw if the file is invalid, so that a change does not lose its content.
+      const before = readConfigFile(config.path);
+      if (before) checkConfigKeys(before, replaced);
+      const content = change((before?.content ?? {}) as ConfigContent);
       const file = new Conf<Record<string, unknown>>({
         cwd: config.dir,
         configName: 'config',

@@ -285,3 +285,36 @@ for (const argv of [
     assert.ok(stdout !== '' || argv === 'config edit');
   });
 }
+
+for (const [content, argv, message] of [
+  [
+    '{"contexts": 5}',
+    'context add q --url http://q',
+    /^vreg: "contexts" is not an object \(in .*, line 1, column 14\)/,
+  ],
+  [
+    '{"contexts": {"a": 5}}',
+    'context add q --url http://q',
+    /^vreg: "a" is not an object \(in .*, line 1, column 20\)/,
+  ],
+  ['{"contexts": {"a": "xy"}}', 'context add a --url http://q', /^vreg: "a" is not an object \(in .*column 20\)/],
+  ['{"urll": "x"}', 'context add q --url http://q', /^vreg: unknown setting "urll" \(in .*, line 1, column 2\)/],
+  ['{"urll": "x"}', 'config set url http://q', /^vreg: unknown setting "urll" \(in .*, line 1, column 2\)/],
+  ['{"contexts": []}', 'config set url http://q', /^vreg: "contexts" is not an object/],
+  ['{"contexts": []}', 'config unset url', /^vreg: "contexts" is not an object/],
+  ['{"urll": "x", "rol": "y"}', 'config unset urll', /^vreg: unknown setting "rol"/],
+] as const) {
+  test(`vreg ${argv} does not change a file that contains ${content}`, async (t) => {
+    const { home, file, env } = homeWith(t, content);
+    const { code, stderr } = await vreg(argv.split(' '), { home, env });
+    assert.equal(code, 5);
+    assert.match(stderr, message);
+    assert.equal(readFileSync(file, 'utf8'), content);
+  });
+}
+
+test('set replaces a value of the wrong type', async (t) => {
+  const { home, file, env } = homeWith(t, { url: {}, role: 'infra' });
+  assert.equal((await vreg(['config', 'set', 'url', 'http://a:1'], { home, env })).code, 0);
+  assert.deepEqual(JSON.parse(readFileSync(file, 'utf8')), { url: 'http://a:1', role: 'infra' });
+});
