@@ -6,8 +6,8 @@
 import { join } from 'node:path';
 import { type ConfigContent, checkConfigKeys, readConfigFile } from './config/config-content.ts';
 import { configFolder, homeFolder, xdgFolder } from './config/folders.ts';
-import { type JsonFile, placeOf, readJsonFile } from './config/json-file.ts';
-import { credentialNamed, readSecretFile, refuseLoose } from './config/secret-file.ts';
+import { type JsonFile, parseJsonFile, placeOf, readJsonFile } from './config/json-file.ts';
+import { credentialNamed, readNamedFile, readSecretFile, refuseLoose } from './config/secret-file.ts';
 import { camelCase, checkSetting, envNameOf, type SettingKey, settingOf } from './config/settings.ts';
 import type { Setting } from './config/values.ts';
 import { parseDuration } from './config/values.ts';
@@ -31,6 +31,8 @@ export class Config {
   #flags: Readonly<Record<string, unknown>> = {};
   #file: JsonFile | undefined;
   #content: ConfigContent | undefined;
+  /** The files that {@link jsonFile} has read, by path. */
+  #jsonFiles = new Map<string, JsonFile>();
 
   constructor(env: NodeJS.ProcessEnv) {
     this.env = env;
@@ -65,10 +67,11 @@ export class Config {
     return this.get('run-dir') ?? (found || undefined);
   }
 
-  /** Discards the cached config file, so that the next access reads it again. */
+  /** Discards the cached files, so that the next access reads them again. */
   reload(): void {
     this.#file = undefined;
     this.#content = undefined;
+    this.#jsonFiles.clear();
   }
 
   /** @throws VregError USAGE naming the origin if the value is invalid */
@@ -111,6 +114,19 @@ export class Config {
     return credentialNamed(key, this.env) ?? found?.value;
   }
 
+  /**
+   * Reads the JSON file or pipe that a setting names, once until {@link reload}: a pipe can be read only once.
+   * @returns undefined if the setting is not given
+   * @throws VregError USAGE as {@link readNamedFile} and {@link parseJsonFile}
+   */
+  jsonFile(key: SettingKey, what: string, hint: string): JsonFile | undefined {
+    const path = this.get(key);
+    if (path === undefined) return undefined;
+    const file = this.#jsonFiles.get(path) ?? parseJsonFile(path, readNamedFile(path, key, what).bytes, what, hint);
+    this.#jsonFiles.set(path, file);
+    return file;
+  }
+
   /** @returns milliseconds */
   duration(key: 'timeout' | 'stale-after' | 'interval'): number {
     return parseDuration(this.get(key)!, key);
@@ -138,16 +154,12 @@ export class Config {
     const belongsToOther = file.startsWith('context ')
       ? url !== file
       : file === 'config file' && url.startsWith('context ');
-    const shared = url === AGENT_SERVICES_ORIGIN ? this.#agentServicesToken() : undefined;
-    return this.token(belongsToOther || (shared !== undefined && file === 'config file')) ?? shared;
-  }
-
-  /** @throws VregError USAGE if other users can read the token */
-  #agentServicesToken(): Found | undefined {
-    const { token, path } = this.#agentServices;
-    if (token === undefined || token === null || token === '') return undefined;
+    const shared = url === AGENT_SERVICES_ORIGIN ? this.#agentServicesValue('token') : undefined;
+    const own = this.token(belongsToOther || (shared !== undefined && file === 'config file'));
+    if (own || !shared) return own;
+    const path = this.#agentServicesPath;
     refuseLoose(path, 'token-file', `the token in ${path}`, this.env);
-    return checkToken({ value: String(token), origin: AGENT_SERVICES_ORIGIN });
+    return checkToken(shared);
   }
 
   #findToken(withoutFile: boolean): Found | undefined {
@@ -185,23 +197,43 @@ export class Config {
     return isInFile && this.#file ? ` in ${placeOf(this.#file, [...at, key], 'value')}` : '';
   }
 
-  /** URL and token in `~/.vers/agent-services.json`. @throws VregError USAGE if the file cannot be read */
-  get #agentServices(): { url?: unknown; token?: unknown; path: string } {
-    const path = join(homeFolder(this.env), AGENT_SERVICES);
-    return { ...readJsonFile(path, 'the file', 'correct or remove it')?.content, path };
+  get #agentServicesPath(): string {
+    return join(homeFolder(this.env), AGENT_SERVICES);
+  }
+
+  /**
+   * A value in `~/.vers/agent-services.json`. `null` and the empty string count as absent.
+   * @throws VregError USAGE if the file cannot be read, or if the value is not a string
+   */
+  #agentServicesValue(key: 'url' | 'token'): Found | undefined {
+    const hint = 'correct or remove it';
+    const file = readJsonFile(this.#agentServicesPath, 'the file', hint);
+    const value = file?.content[key] ?? '';
+    if (!file || value === '') return undefined;
+    if (typeof value === 'string') return { value, origin: AGENT_SERVICES_ORIGIN };
+    throw new VregError('USAGE', `"${key}" is not a string (in ${placeOf(file, [key], 'value')})`, { hint });
   }
 
   /** Name of the current context, if any: flag > VREG_CONTEXT > config file. */
   get context(): string | undefined {
-    const flag = this.#flags.context;
-    return (typeof flag === 'string' ? flag : undefined) || this.env.VREG_CONTEXT || this.file.context || undefined;
+    return this.#contextFlag || this.env.VREG_CONTEXT || this.file.context || undefined;
   }
 
-  /** Settings of a context. @throws VregError USAGE if it does not exist */
-  contextNamed(name: string): Record<string, unknown> {
+  get #contextFlag(): string | undefined {
+    const flag = this.#flags.context;
+    return typeof flag === 'string' ? flag : undefined;
+  }
+
+  /** Settings of the current context, if any. @throws VregError USAGE naming the origin if it does not exist */
+  get contextSettings(): Record<string, unknown> | undefined {
+    const name = this.context;
+    if (name === undefined) return undefined;
     const contexts = this.file.contexts ?? {};
-    if (Object.hasOwn(contexts, name)) return contexts[name]!;
-    throw new VregError('USAGE', `unknown context "${maskName(name)}"${suggestion(name, Object.keys(contexts))}`, {
+    if (Object.hasOwn(contexts, name)) return contexts[name];
+    const variable = this.env.VREG_CONTEXT ? 'from VREG_CONTEXT' : `in ${placeOf(this.#file!, ['context'], 'value')}`;
+    const where = this.#contextFlag ? 'from flag --context' : variable;
+    const similar = suggestion(name, Object.keys(contexts));
+    throw new VregError('USAGE', `unknown context "${maskName(name)}" (${where})${similar}`, {
       field: 'context',
       hint: 'list the contexts: vreg context ls',
     });
@@ -235,8 +267,7 @@ export class Config {
     yield this.#ofContext(key);
     const ofFile = this.file[key];
     yield ofFile === undefined ? undefined : { value: String(ofFile), origin: 'config file' };
-    const { url } = key === 'url' ? this.#agentServices : {};
-    yield url === undefined ? undefined : { value: String(url), origin: AGENT_SERVICES_ORIGIN };
+    yield key === 'url' ? this.#agentServicesValue('url') : undefined;
     return undefined;
   }
 
@@ -247,9 +278,8 @@ export class Config {
   }
 
   #ofContext(key: SettingKey): Found | undefined {
-    const { context } = this;
-    const value = context === undefined ? undefined : this.contextNamed(context)[key];
-    return value === undefined ? undefined : { value: String(value), origin: `context ${context}` };
+    const value = this.contextSettings?.[key];
+    return value === undefined ? undefined : { value: String(value), origin: `context ${this.context}` };
   }
 }
 

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { chmodSync, closeSync, mkdirSync, openSync, symlinkSync, writeFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { envNameOf, SETTING_KEYS, type SettingKey, settingOf } from '../src/config/settings.ts';
 import { Config } from '../src/config.ts';
@@ -107,6 +107,41 @@ test('~/.vers/agent-services.json is refused if it is broken, or if other users 
     fault({ url: 'http://a:1', token: 'x' }, 0o644),
     'the token in PATH can be read by other users (mode 0644)\nchmod 600 PATH',
   );
+});
+
+test('a token in ~/.vers/agent-services.json that is not needed is not checked', (t) => {
+  const { HOME } = sharedFile(t, { url: 'http://shared:1', token: 'x' }, 0o644);
+  assert.equal(configOf(t, {}, { HOME, VREG_TOKEN: 'own' }).clientToken()?.value, 'own');
+  assert.equal(configOf(t, {}, { HOME, VREG_URL: 'http://a:1' }).clientToken(), undefined);
+});
+
+test('null and "" in ~/.vers/agent-services.json count as absent, and other types are refused with their place', (t) => {
+  for (const value of [null, '']) {
+    const { HOME } = sharedFile(t, { url: value, token: value });
+    assert.equal(configOf(t, {}, { HOME }).find('url')?.origin, 'default');
+    assert.equal(configOf(t, {}, { HOME }).clientToken(), undefined);
+  }
+  for (const [content, message] of [
+    ['{"url": 5}', '"url" is not a string (in PATH, line 1, column 9)'],
+    ['{"url": "http://a:1",\n "token": {}}', '"token" is not a string (in PATH, line 2, column 11)'],
+  ] as const) {
+    const { HOME, path } = sharedFile(t, content);
+    const fault = refusal(() => configOf(t, {}, { HOME }).clientToken()).replace(path, 'PATH');
+    assert.equal(fault, `${message}\ncorrect or remove it`);
+  }
+});
+
+test('a pipe instead of the config file or ~/.vers/agent-services.json is refused', unless('mkfifo'), (t) => {
+  const HOME = tempDir(t);
+  const paths = [join(HOME, '.vers/agent-services.json'), join(HOME, '.config/vreg/config.json')];
+  for (const path of paths) {
+    mkdirSync(dirname(path), { recursive: true });
+    assert.equal(spawnSync('mkfifo', ['-m', '600', path]).status, 0);
+    assert.match(
+      refusal(() => new Config({ HOME }).find('url')),
+      / is not a regular file\n/,
+    );
+  }
 });
 
 test('PORT sets the port of the daemon, after the flag and VREG_PORT and before the config file', (t) => {
@@ -287,9 +322,9 @@ test('the error about an invalid value in the config file contains its place', (
   );
 });
 
-test('an empty HOME is replaced by the home folder of the password database', () => {
+test('an empty or relative HOME is replaced by the home folder of the password database', () => {
   const { homedir } = userInfo();
-  for (const env of [{}, { HOME: '' }]) {
+  for (const env of [{}, { HOME: '' }, { HOME: 'x' }, { HOME: './x' }]) {
     assert.equal(new Config(env).path, join(homedir, '.config/vreg/config.json'));
     assert.equal(new Config(env).stateDir, join(homedir, '.local/state/vreg'));
   }

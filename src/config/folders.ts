@@ -2,9 +2,9 @@
 import { userInfo } from 'node:os';
 import { isAbsolute, join } from 'node:path';
 
-/** The home folder: `HOME`, else that of the password database, else `/`, as for a service without a user. */
+/** The home folder: `HOME` unless it is relative, else that of the password database, else `/`, as for a service without a user. */
 export function homeFolder({ HOME }: NodeJS.ProcessEnv): string {
-  if (HOME) return HOME;
+  if (HOME && isAbsolute(HOME)) return HOME;
   try {
     return userInfo().homedir || '/';
   } catch {

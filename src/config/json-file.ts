@@ -1,6 +1,6 @@
 /** Reads JSON files that people and other programs write. Errors name the file, the line and the column. */
 import { isUtf8 } from 'node:buffer';
-import { readFileSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs';
 import { parse, type ValueNode } from '@humanwhocodes/momoa';
 import { VregError } from '../protocol/errors.ts';
 
@@ -11,21 +11,30 @@ export interface JsonFile {
 }
 
 /**
- * Reads a file with a JSON object.
+ * Reads a file with a JSON object. Refuses a pipe and a device, because reading one could block the process forever.
  * @param what description for error messages, for example `the config file`
  * @param hint how to correct an invalid file
  * @returns undefined if it does not exist
  * @throws VregError USAGE if it cannot be read, or is not a JSON object in UTF-8
  */
 export function readJsonFile(path: string, what: string, hint: string): JsonFile | undefined {
-  let bytes: Buffer;
+  let file: number | undefined;
   try {
-    bytes = readFileSync(path);
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
+    if (!fstatSync(file).isFile()) throw new VregError('USAGE', `${what} ${path} is not a regular file`, { hint });
+    return parseJsonFile(path, readFileSync(file), what, hint);
   } catch (cause) {
+    if (cause instanceof VregError) throw cause;
     const { code } = cause as NodeJS.ErrnoException;
     if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
     throw new VregError('USAGE', `cannot read ${what} ${path} (${code})`, { hint: 'check its owner and mode', cause });
+  } finally {
+    if (file !== undefined) closeSync(file);
   }
+}
+
+/** Parses the bytes of a file. Its parameters and errors are those of {@link readJsonFile}. */
+export function parseJsonFile(path: string, bytes: Buffer, what: string, hint: string): JsonFile {
   const text = bytes.toString();
   const refused = (why: string, offset: number) =>
     new VregError('USAGE', `${what} ${path} ${why} (${lineAndColumn(text, offset)})`, { hint });

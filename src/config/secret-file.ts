@@ -17,7 +17,7 @@ const OPEN_TIMEOUT = 500;
 const POLL_INTERVAL = 5;
 
 export interface NamedFile {
-  text: string;
+  bytes: Buffer;
   mode: number;
 }
 
@@ -34,7 +34,7 @@ export function readNamedFile(path: string, key: SettingKey, what: string): Name
     const stats = fstatSync(file);
     const refused = (why: string) => refusalOf(key, `${what} ${path} ${why}`);
     if (!stats.isFile() && !stats.isFIFO()) throw refused('is neither a file nor a pipe');
-    return { text: readAll(file, stats.isFIFO(), refused), mode: stats.mode };
+    return { bytes: readAll(file, stats.isFIFO(), refused), mode: stats.mode };
   } catch (cause) {
     if (cause instanceof VregError) throw cause;
     throw refusalOf(key, `cannot read ${what} ${path} (${(cause as NodeJS.ErrnoException).code})`, cause);
@@ -47,7 +47,7 @@ function refusalOf(key: SettingKey, message: string, cause?: unknown): VregError
   return new VregError('USAGE', message, { field: key, hint: 'check its path and mode', cause });
 }
 
-function readAll(file: number, isPipe: boolean, refused: (why: string) => VregError): string {
+function readAll(file: number, isPipe: boolean, refused: (why: string) => VregError): Buffer {
   const started = performance.now();
   const chunks: Buffer[] = [];
   for (let size = 0; size <= MAX_SIZE; ) {
@@ -60,7 +60,7 @@ function readAll(file: number, isPipe: boolean, refused: (why: string) => VregEr
     }
     const hasWriter = read === undefined;
     // Reading a pipe without a writer reports the end of the file, as if a writer had closed it.
-    if (!hasWriter && (size > 0 || !isPipe)) return Buffer.concat(chunks).toString();
+    if (!hasWriter && (size > 0 || !isPipe)) return Buffer.concat(chunks);
     const waited = performance.now() - started;
     if (hasWriter && waited > WRITE_TIMEOUT) throw refused('is a pipe whose writer does not close it');
     if (!hasWriter && waited > OPEN_TIMEOUT) throw refused('is a pipe without a writer');
@@ -84,9 +84,9 @@ function readAvailable(file: number, into: Buffer): number | undefined {
  * @param env environment with `CREDENTIALS_DIRECTORY`, whose folder systemd protects (systemd.exec(5))
  */
 export function readSecretFile(path: string, key: SettingKey, what: string, env: NodeJS.ProcessEnv): string {
-  const { text, mode } = readNamedFile(path, key, what);
+  const { bytes, mode } = readNamedFile(path, key, what);
   refuseLoose(path, key, `${what} ${path}`, env, mode);
-  return text;
+  return bytes.toString();
 }
 
 /**

@@ -167,8 +167,8 @@ function parseKey({ path, text }: Pem, key: SettingKey): KeyObject {
 }
 
 function readCertificates(path: string, key: SettingKey, what: string, { env }: Config): Pem {
-  const { text, mode } = readNamedFile(path, key, what);
-  const pem = { path, text };
+  const { bytes, mode } = readNamedFile(path, key, what);
+  const pem = { path, text: bytes.toString() };
   // HAProxy, for example, expects certificate and key in one file.
   if (PRIVATE_KEY.test(pem.text)) refuseLoose(path, key, `${what} ${path} contains a private key and`, env, mode);
   const blocks: string[] = pem.text.match(CERTIFICATES) ?? [];

@@ -3,11 +3,10 @@
  * agent.
  */
 import { hostname, userInfo } from 'node:os';
-import { readJsonFile } from '../config/json-file.ts';
 import { settingOf } from '../config/settings.ts';
 import type { Config, Found } from '../config.ts';
 import { VregError } from '../protocol/errors.ts';
-import { parseRegistration, type Registration, type Role } from '../protocol/vm.ts';
+import { parseParentId, parseRegistration, type Registration, type Role } from '../protocol/vm.ts';
 import { parseMetaFlags, parseServiceFlag } from './flags.ts';
 
 /**
@@ -38,24 +37,39 @@ function readIdFile(config: Config): IdFile | undefined {
   if (path === undefined) return undefined;
   const hint = 'write it as {"vmId": "ID", "parentVmId": "ID"}';
   const refused = (why: string) => new VregError('USAGE', `the id file ${path} ${why}`, { field: 'id-file', hint });
-  const file = readJsonFile(path, 'the id file', hint);
-  if (!file) throw refused('does not exist');
-  const { vmId, parentVmId = null } = file.content;
+  const { vmId, parentVmId = null } = readIdContent(config, refused, hint);
   if (typeof vmId !== 'string' || vmId.trim() === '') throw refused('has no vmId');
   if (parentVmId !== null && typeof parentVmId !== 'string') throw refused('has a parentVmId that is not a string');
   return { path, vmId: vmId.trim(), parentVmId: parentVmId?.trim() || undefined };
 }
 
+function readIdContent(config: Config, refused: (why: string) => VregError, hint: string): Record<string, unknown> {
+  try {
+    return config.jsonFile('id-file', 'the id file', hint)!.content;
+  } catch (error) {
+    const { code } = ((error as VregError).cause ?? {}) as NodeJS.ErrnoException;
+    throw code === 'ENOENT' || code === 'ENOTDIR' ? refused('does not exist') : error;
+  }
+}
+
 /**
  * The parent of this VM, from the id file or `REEF_PARENT_VM_ID`.
  * @returns undefined if the id is that of another VM, or if the VM would be its own parent
+ * @throws VregError INVALID naming the file or the variable
  */
 export function findParent(config: Config, id: string): string | undefined {
   if (id !== thisVmId(config)) return undefined;
   const file = readIdFile(config);
   const ofFile = file?.vmId === id ? file.parentVmId : undefined;
   const parent = ofFile ?? config.env.REEF_PARENT_VM_ID?.trim();
-  return parent === id ? undefined : parent || undefined;
+  if (!parent || parent === id) return undefined;
+  try {
+    return parseParentId(parent, 'parentId', id);
+  } catch (error) {
+    if (!(error instanceof VregError)) throw error;
+    const origin = ofFile === undefined ? 'REEF_PARENT_VM_ID' : file!.path;
+    throw new VregError(error.code, `${error.message} (from ${origin})`, { field: 'parentId' });
+  }
 }
 
 /**

@@ -343,7 +343,8 @@ function parseParent(
   return { parentId, parentVmId };
 }
 
-function parseParentId(value: unknown, field: string, id: unknown): string | undefined {
+/** @returns undefined for an empty value @throws VregError INVALID naming the field */
+export function parseParentId(value: unknown, field: string, id: unknown): string | undefined {
   if (value === undefined || value === null || value === '') return undefined;
   const parentId = parseText(value, field);
   if (parentId === id) throw invalid(field, `${field} cannot be the VM's own id`);

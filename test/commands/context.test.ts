@@ -142,17 +142,17 @@ test('without a current context, the url of the config file applies', async (t) 
   assert.equal((await run('config get url')).stdout, 'http://file:9\n');
 });
 
-for (const [argv, env] of [
-  ['ls -c prdo', {}],
-  ['ls', { VREG_CONTEXT: 'prdo' }],
-  ['context current', { VREG_CONTEXT: 'prdo' }],
+for (const [argv, env, origin] of [
+  ['ls -c prdo', { VREG_CONTEXT: 'other' }, 'flag --context'],
+  ['ls', { VREG_CONTEXT: 'prdo' }, 'VREG_CONTEXT'],
+  ['context current', { VREG_CONTEXT: 'prdo' }, 'VREG_CONTEXT'],
 ] as const) {
   test(`an unknown context exits with 5 (vreg ${argv}, ${JSON.stringify(env)})`, async (t) => {
     const { run } = homeWith(t, { contexts: CONTEXTS });
     assert.deepEqual(await run(argv, env), {
       code: 5,
       stdout: '',
-      stderr: 'vreg: unknown context "prdo"; did you mean "prod"?\nhint: list the contexts: vreg context ls\n',
+      stderr: `vreg: unknown context "prdo" (from ${origin}); did you mean "prod"?\nhint: list the contexts: vreg context ls\n`,
     });
   });
 }

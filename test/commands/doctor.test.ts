@@ -109,7 +109,12 @@ const CONFIGS: readonly [name: string, config: string, detail: RegExp, fix: RegE
   ['has an invalid URL', '{"url": "nope"}', /invalid url "nope"/, /^use http/],
   ['has an invalid timeout', '{"timeout": "soon"}', /invalid timeout "soon"/, /90s/],
   ['has an invalid output', '{"output": "xml"}', /invalid output "xml"/, /^one of: table/],
-  ['uses an unknown context', '{"context": "prod"}', /unknown context "prod"/, /vreg context ls/],
+  [
+    'uses an unknown context',
+    '{"context": "prod"}',
+    /unknown context "prod" \(in .*config\.json, line 1, column 13\)/,
+    /vreg context ls/,
+  ],
 ];
 
 for (const [name, config, detail, fix] of CONFIGS) {

@@ -1,6 +1,7 @@
 /** Where the id, the parent and the metadata of this VM come from. */
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { closeSync, openSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
@@ -11,6 +12,7 @@ import { serveApp } from '../helpers/app.ts';
 import { vreg } from '../helpers/cli.ts';
 import { tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
+import { unless } from '../helpers/tools.ts';
 
 function idFile(t: TestContext, content: unknown): string {
   const path = join(tempDir(t), 'identity.json');
@@ -83,6 +85,39 @@ test('the parent comes from the flag, the id file or REEF_PARENT_VM_ID, and is n
   assert.equal(parent({ REEF_PARENT_VM_ID: 'reef' }), 'reef');
   for (const REEF_PARENT_VM_ID of ['', ' ', 'a']) assert.equal(parent({ REEF_PARENT_VM_ID }), undefined);
   assert.equal(parent(both, {}, 'other'), undefined, 'the environment describes this VM only');
+});
+
+test('the error about an invalid parent names the id file or REEF_PARENT_VM_ID', (t) => {
+  const file = idFile(t, { vmId: 'a', parentVmId: '-x' });
+  const why = 'parentId cannot begin with "-": a command would take it for a flag';
+  assert.throws(() => thisVm(configOf({ VREG_ID_FILE: file }), {}), {
+    message: `${why} (from ${file})`,
+    code: 'INVALID',
+  });
+  const reef = configOf({ VREG_ID: 'a', REEF_PARENT_VM_ID: '-x' });
+  assert.throws(() => thisVm(reef, {}), { message: `${why} (from REEF_PARENT_VM_ID)`, code: 'INVALID' });
+  assert.throws(() => thisVm(reef, { parent: '-x' }), { message: why });
+});
+
+test('an id file may be a pipe, which is read once until the settings are reloaded', unless('mkfifo'), (t) => {
+  const pipe = join(tempDir(t), 'pipe');
+  assert.equal(spawnSync('mkfifo', ['-m', '600', pipe]).status, 0);
+  const write = (content: object) => {
+    // It is opened for both, since opening it for writing alone would wait for a reader.
+    const end = openSync(pipe, 'r+');
+    const writer = spawn('sh', ['-c', 'sleep 0.3; echo "$0"', JSON.stringify(content)], {
+      stdio: ['ignore', end, 'ignore'],
+    });
+    closeSync(end);
+    t.after(() => writer.kill());
+  };
+  const config = configOf({ VREG_ID_FILE: pipe });
+  write({ vmId: 'a', parentVmId: 'root' });
+  const { id, parentId } = thisVm(config, {});
+  assert.deepEqual([id, parentId], ['a', 'root']);
+  config.reload();
+  write({ vmId: 'b' });
+  assert.equal(thisVm(config, {}).id, 'b');
 });
 
 test('VERS_COMMIT_ID becomes metadata of a new entry of this VM, unless a flag sets the key', () => {
