@@ -65,7 +65,7 @@ export const watch = defineCommand<Flags>({
       });
     }
     let begun = false;
-    let idWidth = ID_WIDTH;
+    let idWidth = context.io.width < CHANGES_FIT ? 'ID'.length : ID_WIDTH;
     for await (const event of watchEvents(context, { role: roles, id, status: status?.join(','), since, heartbeats })) {
       if (event.type === 'synced') continue;
       if (event.type === 'reset' && since !== 'start')
@@ -81,8 +81,12 @@ export const watch = defineCommand<Flags>({
 
 type Fields = ReturnType<typeof fieldsOf>;
 
-/** Width of the column ID on a terminal, which grows with longer ids. */
+/** Initial width of the column ID on a terminal, which grows with longer ids. On a narrow terminal, it grows from its title. */
 const ID_WIDTH = 20;
+/** Columns of a terminal that has space for WHEN, EVENT, most of a UUID, and a change such as `status: running → paused`. */
+const CHANGES_FIT = 80;
+/** Columns of a terminal that has space for the same with a whole UUID. */
+const UUID_FITS = 100;
 
 /** Events are printed one by one, so the widths on a terminal are those of typical values. */
 const COLUMNS: readonly Column<Fields>[] = [
@@ -94,19 +98,15 @@ const COLUMNS: readonly Column<Fields>[] = [
   { title: 'ADDRESS', width: 20, cell: ({ address }) => address },
 ];
 const POSITION: Column<Fields> = { title: 'POSITION', width: 24, cell: ({ position }) => position };
-const CHANGES: Column<Fields> = {
-  title: 'CHANGES',
-  priority: 3,
-  width: 60,
-  minimum: 24,
-  cell: ({ changes }) => changes,
-};
+const CHANGES: Column<Fields> = { title: 'CHANGES', priority: 3, width: 60, cell: ({ changes }) => changes };
 
 /** A terminal shows what changed; TSV has the position, with which a script can resume. */
 function columnsFor({ io, format }: Context, idWidth: number): readonly Column<Fields>[] {
   if (!io.tty || format === 'tsv') return [...COLUMNS, POSITION];
-  const columns = COLUMNS.map((column) => (column.title === 'ID' ? { ...column, width: idWidth } : column));
-  return [...columns, CHANGES, { ...POSITION, wide: true }];
+  const idSize = { width: idWidth, ...(io.width < UUID_FITS && { minimum: 20 }) };
+  const columns = COLUMNS.map((column) => (column.title === 'ID' ? { ...column, ...idSize } : column));
+  const minimum = io.width < CHANGES_FIT ? Math.floor(io.width / 4) : 'status: running → paused'.length;
+  return [...columns, { ...CHANGES, minimum }, { ...POSITION, wide: true }];
 }
 
 /**

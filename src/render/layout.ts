@@ -19,7 +19,7 @@ export interface ColumnSize {
   width: number;
   /** Columns with a lower priority shrink first; among equals, the rightmost. Default: 0. */
   priority?: number | undefined;
-  /** Width to which the column may shrink, if its values need more than {@link MIN_WIDTH}. */
+  /** Width to which the column may shrink, instead of {@link MIN_WIDTH} or, for the most important column, {@link MIN_MAIN_WIDTH}. */
   minimum?: number | undefined;
 }
 
@@ -38,8 +38,8 @@ export function fitColumns(columns: readonly ColumnSize[], available: number): W
     .sort((a, b) => a.priority - b.priority || b.index - a.index)
     .map(({ index }) => index);
   const last = order.at(-1);
-  const minimums: (number | undefined)[] = columns.map(({ title, width, minimum = MIN_WIDTH }, index) =>
-    Math.min(width, index === last ? MIN_MAIN_WIDTH : Math.max(stringWidth(title), minimum)),
+  const minimums: (number | undefined)[] = columns.map(({ title, width, minimum }, index) =>
+    Math.min(width, index === last ? (minimum ?? MIN_MAIN_WIDTH) : Math.max(stringWidth(title), minimum ?? MIN_WIDTH)),
   );
   for (const index of order) {
     if (index === last || tableWidth(minimums) <= available) break;

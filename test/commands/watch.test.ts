@@ -85,13 +85,35 @@ test('--no-headers omits the column titles, and -q prints ids', async (t) => {
   assert.equal(await watched(t, ['-q'], { url }, 'b\n'), 'a\nb\n');
 });
 
+for (const [width, id, line] of [
+  [
+    80,
+    '3f2a9c1e-7b4d-4c2a-9f6e-0123456789ab',
+    /^3m ago +status +3f2a9c1e-7b4d-4c2a-9f6… {3}status: running → paused$/m,
+  ],
+  [60, '3f2a9c1e-7b4d-4c2a-9f6e-0123456789ab', /^status +3f2a9c1e-7b4d-4c2a-9f6… {3}status: runnin…$/m],
+  [40, 'vm-1', /^status +vm-1 {3}status: runni…$/m],
+] as const) {
+  test(`watch shows what changed on a terminal of ${width} columns with the id ${id}`, async (t) => {
+    const { url } = await serveApp(t);
+    await seed(url, [aVm({ id })]);
+    const watching = watch(t, ['--since', 'start'], { url, tty: true, width, env: { NO_COLOR: '1' } });
+    await until('the state', () => watching.stdout().split('\n').length >= 3);
+    await change(url, id, { status: 'paused' });
+    await until('the change', () => watching.stdout().split('\n').length >= 4);
+    assert.match(watching.stdout(), line);
+    assert.match(watching.stdout(), /EVENT .* CHANGES .*…$/m);
+    for (const text of watching.stdout().split('\n')) assert.ok(text.length <= width, text);
+  });
+}
+
 test('on a terminal an event has its age and what changed, and no line is wider than the terminal', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a', name: 'one' })]);
   for (const [width, ends] of [
     [200, /^3m ago +registered +a +worker +running +vm-1\.vm\.vers\.sh +name: one, role: worker, status: running$/m],
     [80, /^3m ago +registered +a +name: one, role: worker/m],
-    [30, /^a$/m],
+    [30, /^status +a$/m],
   ] as const) {
     const options = { url, tty: true, width, env: { NO_COLOR: '1' } };
     const watching = watch(t, ['--since', 'start'], options);
