@@ -1,7 +1,8 @@
 /**
  * A full screen on a terminal: the alternate screen with a hidden cursor, and single keys instead of lines. The terminal is
- * restored when the screen is closed, when the process exits for any other reason, and while it is suspended.
+ * restored when the screen is closed, when the process exits or a signal ends it, and while it is suspended.
  */
+import { constants } from 'node:os';
 import { emitKeypressEvents, type Key } from 'node:readline';
 
 export interface ScreenEvents {
@@ -24,6 +25,14 @@ export interface Screen {
 const ENTER = '\u001b[?1049h\u001b[?25l\u001b[?7l';
 const LEAVE = '\u001b[?7h\u001b[?25h\u001b[?1049l';
 const CLEAR = '\u001b[2J';
+
+/**
+ * Signals that end a process that does not handle them (signal(7)), except those that the program handles itself, those that
+ * Node ignores or reserves (SIGPIPE, SIGPROF), and faults, after which no JavaScript can run.
+ */
+const FATAL = Object.keys(constants.signals).filter((name): name is NodeJS.Signals =>
+  /^SIG(QUIT|TRAP|ABRT|USR2|ALRM|STKFLT|XCPU|XFSZ|VTALRM|IO|PWR|SYS)$/.test(name),
+);
 
 /** Opens the screen. Keys are available only if stdin is a terminal. */
 export function openScreen(stdin: NodeJS.ReadStream, stdout: NodeJS.WriteStream, events: ScreenEvents): Screen {
@@ -54,11 +63,18 @@ export function openScreen(stdin: NodeJS.ReadStream, stdout: NodeJS.WriteStream,
   };
   const start = () => {
     process.once('SIGTSTP', suspend).on('SIGCONT', onContinue);
+    for (const signal of FATAL) process.once(signal, end);
     enter();
   };
   const stop = () => {
     process.off('SIGTSTP', suspend).off('SIGCONT', onContinue);
+    for (const signal of FATAL) process.off(signal, end);
     leave();
+  };
+  const end = (signal: NodeJS.Signals) => {
+    stop();
+    // Without a listener, the signal ends the process.
+    process.kill(process.pid, signal);
   };
   const suspend = () => {
     stop();

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readlinkSync } from 'node:fs';
+import { constants } from 'node:os';
 import test from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { seed } from '../helpers/cli.ts';
@@ -50,6 +51,17 @@ for (const [how, code, end] of [
     assert.match(settingsOf(terminal), / -icanon .* -echo /s);
     end(terminal);
     assert.equal(await terminal.ended, code);
+    assertRestored(terminal);
+  });
+}
+
+for (const signal of ['SIGQUIT', 'SIGABRT', 'SIGUSR2', 'SIGALRM', 'SIGXCPU', 'SIGVTALRM', 'SIGPWR'] as const) {
+  test(`ls --watch restores the terminal after ${signal}, which ends it`, needs, async (t) => {
+    const { url } = await serveApp(t);
+    const terminal = await vregInTerminal(t, ['ls', '-w'], { url });
+    await terminal.shows('q quit');
+    process.kill(terminal.pid, signal);
+    assert.equal(await terminal.ended, 128 + constants.signals[signal]);
     assertRestored(terminal);
   });
 }
