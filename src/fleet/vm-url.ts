@@ -25,7 +25,8 @@ const MAX_NAMED = 8;
 /**
  * Builds the URL of a VM. The port is that of the named service; without a name, it is the port in the address or, if there is
  * none, the only port of the VM's services. The scheme is the `protocol` of the services with that port; without one, it is the
- * scheme of the registry's URL if both are in the same domain, because then the same proxy serves both, otherwise `http`.
+ * scheme of the registry's URL if both have the same host or are in the same domain, because then the same proxy serves both,
+ * otherwise `http`.
  * @param vm an entry with a valid address
  * @throws VregError USAGE or INVALID naming the VM's services if they do not determine the port and the scheme
  */
@@ -116,11 +117,21 @@ function protocolOf({ id }: Vm, services: readonly Service[]): string | undefine
   );
 }
 
-/** True if the registry's URL is https, and its host is in the same domain: `a.vm.vers.sh` and `b.vm.vers.sh`. */
+/** True if the registry's URL is https, and its host is the same or in the same domain: `a.vm.vers.sh` and `b.vm.vers.sh`. */
 function isInDomainOf(registryUrl: string, host: string): boolean {
-  const { protocol, hostname } = new URL(registryUrl);
+  const registry = new URL(registryUrl);
+  if (registry.protocol !== 'https:') return false;
   const domain = domainOf(host);
-  return protocol === 'https:' && domain !== undefined && domain === domainOf(hostname);
+  return isSameHost(registry.hostname, host) || (domain !== undefined && domain === domainOf(registry.hostname));
+}
+
+/** Compares host names without regard to case and to a dot at the end, and IPv6 addresses in any notation. */
+function isSameHost(a: string, b: string): boolean {
+  const canonical = (host: string) => {
+    const url = `http://${host.replace(/\.$/, '')}`;
+    return URL.canParse(url) ? new URL(url).hostname : host;
+  };
+  return canonical(a) === canonical(b);
 }
 
 /**

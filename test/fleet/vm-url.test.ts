@@ -84,6 +84,16 @@ const URLS: readonly [name: string, vm: Vm, registry: string, parts: UrlParts, u
   ['a VM with the same top-level domain', vmWith('other.com:81'), 'https://example.com', {}, 'http://other.com:81'],
   ['a VM with an IP address', vmWith('10.0.0.2:81'), 'https://10.0.0.1:3000', {}, 'http://10.0.0.2:81'],
   ['an IPv6 VM of an https registry', vmWith('[fd00::2]:81'), 'https://[fd00::1]:3000', {}, 'http://[fd00::2]:81'],
+  ['a VM on the registry’s own IP address', vmWith('10.0.0.1:81'), 'https://10.0.0.1:3000', {}, 'https://10.0.0.1:81'],
+  [
+    'a VM on the registry’s own IPv6 address',
+    vmWith('[FD00:0::1]:81'),
+    'https://[fd00::1]',
+    {},
+    'https://[FD00:0::1]:81',
+  ],
+  ['a VM on the host of an http registry', vmWith('10.0.0.1:81'), 'http://10.0.0.1:3000', {}, 'http://10.0.0.1:81'],
+  ['a VM on localhost with its registry', vmWith('LocalHost:81'), 'https://localhost', {}, 'https://LocalHost:81'],
   ['a name without a domain', vmWith('a:81'), 'https://registry', {}, 'http://a:81'],
 ];
 
