@@ -148,14 +148,21 @@ export function parseImported(input: unknown): ImportedVm {
 }
 
 /** RFC 3339, 5.6. */
-const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/i;
+const TIME = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/i;
 
-/** @throws VregError INVALID unless the time is a RFC 3339 time after 1970, or absent */
+/** @throws VregError INVALID unless the time is a RFC 3339 time after 1970 that exists, or absent */
 function parseTime(value: unknown, field: string): string | undefined {
   if (value === undefined || value === null || value === '') return undefined;
-  const time = typeof value === 'string' && TIME.test(value) ? Date.parse(value) : Number.NaN;
-  if (time >= 0) return new Date(time).toISOString();
+  const [text = '', local = ''] = (typeof value === 'string' && TIME.exec(value)) || [];
+  const time = Date.parse(text);
+  if (time >= 0 && isOnCalendar(local.toUpperCase())) return new Date(time).toISOString();
   throw invalid(field, `invalid ${field}: ${quote(value)} (use RFC 3339, for example 2026-01-31T12:00:00Z)`);
+}
+
+/** False for February 30 and for the hour 24, which Date.parse takes for a time on the next day. */
+function isOnCalendar(local: string): boolean {
+  const time = Date.parse(`${local}Z`);
+  return !Number.isNaN(time) && new Date(time).toISOString().startsWith(local);
 }
 
 /**

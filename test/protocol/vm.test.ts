@@ -1,7 +1,15 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { VregError } from '../../src/protocol/errors.ts';
-import { MAX_SERVICES, MAX_TEXT, parseRegistration, parseUpdate, ROLES, STATUSES } from '../../src/protocol/vm.ts';
+import {
+  MAX_SERVICES,
+  MAX_TEXT,
+  parseImported,
+  parseRegistration,
+  parseUpdate,
+  ROLES,
+  STATUSES,
+} from '../../src/protocol/vm.ts';
 import { aVm } from '../helpers/vm.ts';
 
 function refusal(parse: () => unknown): VregError {
@@ -236,6 +244,26 @@ test('a body that is not an object is refused', () => {
     assert.match(refusal(() => parse(undefined)).message, /^body is required/);
     for (const value of [null, [], 'x', 1])
       assert.match(refusal(() => parse(value)).message, /^body must be a JSON object/);
+  }
+});
+
+test('a time that does not exist is refused, also if Date.parse takes it for a time on the next day', () => {
+  for (const field of ['registeredAt', 'lastSeen']) {
+    const parse = (time: string) => parseImported({ ...aVm(), [field]: time });
+    for (const day of [
+      '2026-02-29',
+      '2026-02-30',
+      '2026-04-31',
+      '2026-13-01',
+      '2026-00-01',
+      '2026-01-00',
+      '2026-01-32',
+    ])
+      for (const zone of ['Z', '+02:00'])
+        assert.match(refusal(() => parse(`${day}T00:00:00${zone}`)).message, new RegExp(`^invalid ${field}: ${day}T`));
+    assert.match(refusal(() => parse('2026-01-31T24:00:00Z')).message, /^invalid /);
+    assert.deepEqual(parse('2024-02-29t23:59:59.5z'), { ...parse(''), [field]: '2024-02-29T23:59:59.500Z' });
+    assert.deepEqual(parse('2026-03-01T01:00:00+02:00'), { ...parse(''), [field]: '2026-02-28T23:00:00.000Z' });
   }
 });
 
