@@ -182,13 +182,18 @@ export function parseBody(body: Buffer, readsBody?: Route['readsBody']): unknown
     throw error;
   }
   if (readsBody && !readsBody(value)) return undefined;
-  const flaw = findFlaw(value);
-  if (flaw) throw invalidBody(`body ${flaw}`);
+  rejectFlaw(value);
   return value;
 }
 
+/** @throws VregError INVALID for a value that {@link findFlaw} does not accept */
+export function rejectFlaw(value: unknown): void {
+  const flaw = findFlaw(value);
+  if (flaw) throw invalidBody(`body ${flaw}`);
+}
+
 /** @throws VregError INVALID */
-function parseJson(body: Buffer): unknown {
+export function parseJson(body: Buffer): unknown {
   let text: string;
   try {
     text = decoder.decode(body);

@@ -42,7 +42,11 @@ export async function splitList(bytes: Buffer, name: string, max: number, schedu
   const used = new Set(elements);
   await scheduler.forEach(
     scan.elements.filter((element) => !used.has(element)),
-    parseBody,
+    (element) => {
+      // It may be as large as the body. Parsing it could take twenty times its size in memory if it is nested deeply.
+      if (scan.deep.has(element)) throw invalidBody(`body is nested more than ${MAX_DEPTH} levels deep`);
+      parseBody(element);
+    },
   );
   return { elements, memory: scan.memory };
 }
@@ -53,6 +57,8 @@ function tooMany(max: number) {
 
 class ListScan {
   readonly elements: Buffer[] = [];
+  /** The elements that are nested more than {@link MAX_DEPTH} levels deep. */
+  readonly deep = new Set<Buffer>();
   memory = 0;
   readonly #bytes: Buffer;
   readonly #max: number;
@@ -62,6 +68,7 @@ class ListScan {
   readonly #outline: (string | Buffer)[] = [];
   #at = 0;
   #depth = 0;
+  #isDeep = false;
   #isString = false;
   #commas = 0;
   /** Offset of the current element, or of the text after the last one. */
@@ -99,12 +106,15 @@ class ListScan {
       this.#start = this.#at;
     }
     this.memory += isObject ? OVERHEAD.object : OVERHEAD.array;
-    if (++this.#depth > MAX_DEPTH) throw invalidBody(`body is nested more than ${MAX_DEPTH} levels deep`);
+    if (++this.#depth > MAX_DEPTH + this.#outer) this.#isDeep = true;
   }
 
   #close(): void {
     if (--this.#depth !== this.#outer) return;
-    this.elements.push(this.#bytes.subarray(this.#start, this.#at + 1));
+    const element = this.#bytes.subarray(this.#start, this.#at + 1);
+    this.elements.push(element);
+    if (this.#isDeep) this.deep.add(element);
+    this.#isDeep = false;
     this.#start = this.#at + 1;
   }
 

@@ -4,7 +4,7 @@ import { toErrorBody, VregError } from '../../../src/protocol/errors.ts';
 import { type ImportedVm, parseImported } from '../../../src/protocol/vm.ts';
 import type { VmRecord } from '../../registry/vm-record.ts';
 import { assertPrincipalActive } from '../auth.ts';
-import { parseBody } from '../body.ts';
+import { parseJson, rejectFlaw } from '../body.ts';
 import { jsonResult, type RequestContext, type Result } from '../context.ts';
 import { splitList } from '../json-list.ts';
 import { reserveFor } from '../streaming.ts';
@@ -32,15 +32,16 @@ export async function importVms(ctx: RequestContext): Promise<Result> {
   return jsonResult({ entries: outcomes, count: outcomes.length, created } satisfies Imported);
 }
 
-/** @throws VregError INVALID if the element is not acceptable JSON */
+/** @throws VregError INVALID if the element is not JSON */
 function parseItem(element: Buffer, maxBytes: number): Item {
   if (element.length > maxBytes) {
     const message = `the entry is too large: ${element.length} bytes (limit ${maxBytes} bytes)`;
     return { id: undefined, error: new VregError('TOO_LARGE', message, { field: 'metadata' }) };
   }
-  const value = parseBody(element);
+  const value = parseJson(element);
   const id = idOf(value);
   try {
+    rejectFlaw(value);
     const vm = parseImported(value);
     return { id: vm.id, vm };
   } catch (error) {

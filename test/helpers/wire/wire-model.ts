@@ -168,7 +168,8 @@ export class WireModel {
     if (!isJson) return {};
     try {
       const value: unknown = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(body));
-      return isAcceptable(value, 0) ? { value, isText: true } : { value, isText: true, error: invalid('body') };
+      const isFine = path[1] === 'import' ? isAcceptableList(value) : isAcceptable(value, 0);
+      return isFine ? { value, isText: true } : { value, isText: true, error: invalid('body') };
     } catch {
       return { error: invalid('body') };
     }
@@ -225,6 +226,7 @@ export class WireModel {
   #readImported(given: unknown): Fields {
     if (Buffer.byteLength(JSON.stringify(given)) > this.#limits.maxBody) return { code: 'TOO_LARGE' };
     try {
+      if (!isAcceptable(given, 0)) throw invalid('body');
       const vm = readRegistration(given);
       const { registeredAt, lastSeen } = given as Fields;
       const registered = Math.min(this.wall, timeOf(registeredAt, 'registeredAt') ?? this.wall);
@@ -523,6 +525,13 @@ function isAcceptable(value: unknown, depth: number): boolean {
   )
     return false;
   return Object.values(value).every((each) => isAcceptable(each, depth + 1));
+}
+
+/** Each entry of an import has its own outcome and its own depth. Other members of the body can make it unacceptable. */
+function isAcceptableList(value: unknown): boolean {
+  const literals = (list: unknown) => (Array.isArray(list) ? list.filter((each) => !isObject(each)) : list);
+  if (!isRecord(value)) return isAcceptable(literals(value), 0);
+  return isAcceptable('vms' in value ? { ...value, vms: literals(value.vms) } : value, -2);
 }
 
 function textOf(value: unknown): string | undefined {

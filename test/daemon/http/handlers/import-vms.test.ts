@@ -261,6 +261,46 @@ test('other changes wait for an import, which waits for the changes before it', 
   assert.deepEqual(await idsOf(app.url), ['c', 'b', 'a']);
 });
 
+for (const [form, wrap] of [
+  ['a list', (list: string) => list],
+  ['an object', (list: string) => `{"vms":${list}}`],
+] as const) {
+  test(`in ${form}, an entry may have 128 levels, and one that is not acceptable JSON is invalid by itself`, async (t) => {
+    const { url } = await serveApp(t);
+    const entry = (id: string, metadata: string) =>
+      JSON.stringify({ ...aVm({ id }), metadata: {} }).replace('{}', metadata);
+    const nested = (depth: number) => `${'{"a":'.repeat(depth)}1${'}'.repeat(depth)}`;
+    const entries = [
+      entry('deep', nested(127)),
+      entry('deeper', nested(128)),
+      entry('deepest', nested(10_000)),
+      entry('number', '{"n":1e999}'),
+      entry('prototype', '{"__proto__":{}}'),
+      entry('plain', '{}'),
+    ];
+    const { status, body } = await post(url, wrap(`[${entries}]`));
+    const { entries: outcomes } = body as {
+      entries: { id: string; outcome: string; field?: string; error?: string }[];
+    };
+    assert.equal(status, 200);
+    assert.deepEqual(
+      outcomes.map(({ id, outcome, error }) => [id, outcome, error]),
+      [
+        ['deep', 'created', undefined],
+        ['deeper', 'invalid', 'body is nested more than 128 levels deep'],
+        ['deepest', 'invalid', 'body is nested more than 128 levels deep'],
+        ['number', 'invalid', `body has a number beyond ${Number.MAX_VALUE}`],
+        ['prototype', 'invalid', 'body cannot have the key "__proto__"'],
+        ['plain', 'created', undefined],
+      ],
+    );
+    // Its own list of entries, which is two levels deeper, can be imported again.
+    const { body: exported } = await call(url, 'GET', '/registry/vms');
+    const other = await serveApp(t);
+    assert.equal(((await post(other.url, JSON.stringify(exported))).body as { created: number }).created, 2);
+  });
+}
+
 const BODIES: readonly [name: string, body: string, message: RegExp][] = [
   ['no list', '{"entries":[]}', /body must be \{"vms": \[\.\.\.\]\}/],
   ['a list under another name only', '{"vms":{"vms":[]}}', /body must be/],
@@ -274,9 +314,18 @@ const BODIES: readonly [name: string, body: string, message: RegExp][] = [
   ['no comma between entries', '[{}{}]', /not valid JSON/],
   ['a comma at the end', '[{},]', /not valid JSON/],
   ['an open string', '[{"a":"]}]', /not valid JSON/],
-  ['a prototype in an entry', '[{"__proto__":{"id":"a"}}]', /__proto__/],
-  ['a number beyond the range', '{"vms":[{"n":1e999}]}', /number/],
-  ['129 levels', `{"vms":[${'{"a":'.repeat(127)}1${'}'.repeat(127)}]}`, /more than 128 levels/],
+  ['a prototype besides the list', '{"vms":[],"more":[{"__proto__":{"id":"a"}}]}', /__proto__/],
+  ['a number beyond the range besides the list', '{"vms":[],"n":1e999}', /number/],
+  [
+    '129 levels besides the list',
+    `{"vms":[],"more":[${'{"a":'.repeat(129)}1${'}'.repeat(129)}]}`,
+    /more than 128 levels/,
+  ],
+  [
+    'a million brackets besides the list',
+    `{"vms":[],"more":[${'['.repeat(1e6)}${']'.repeat(1e6)}]}`,
+    /more than 128 levels/,
+  ],
   [
     `${MAX_IMPORT + 1} entries`,
     JSON.stringify(Array.from({ length: MAX_IMPORT + 1 }, () => ({}))),
