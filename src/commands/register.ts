@@ -62,7 +62,7 @@ export const register = defineCommand<Flags>({
 
 async function registerOne(context: Context, vm: Registration, ifExists: IfExists): Promise<VmWithLiveness> {
   const registration = withMetadata(context.config, vm);
-  if (ifExists === 'update') return registerOrUpdate(context, registration);
+  if (ifExists === 'update') return registerOrUpdate(context, await withKnownFields(context, registration));
   const client = context.client();
   const { id } = registration;
   try {
@@ -82,5 +82,24 @@ async function registerOne(context: Context, vm: Registration, ifExists: IfExist
       field: 'id',
       hint: 'change it with vreg update, or pass --if-exists update',
     });
+  }
+}
+
+/** Adds the fields of the registered entry that no flag sets, because the update replaces the whole entry. */
+async function withKnownFields(context: Context, registration: Registration): Promise<Registration> {
+  const client = context.client();
+  // The original registry (vers-agent-services) does not store these fields.
+  if (!(await client.isVreg())) return registration;
+  try {
+    const { reefConfig, parentVmId } = await client.get(registration.id);
+    const isSameParent = parentVmId !== undefined && parentVmId === (registration.parentId ?? parentVmId);
+    return {
+      ...(reefConfig === undefined ? {} : { reefConfig }),
+      ...(isSameParent ? { parentId: parentVmId, parentVmId } : {}),
+      ...registration,
+    };
+  } catch (error) {
+    if (error instanceof VregError && error.code === 'NOT_FOUND') return registration;
+    throw error;
   }
 }

@@ -279,6 +279,23 @@ test('--if-exists update changes the role', async (t) => {
   assert.equal(JSON.parse(stdout).role, 'worker');
 });
 
+test('--if-exists update keeps reefConfig and parentVmId, which no flag sets, unless the parent changes', async (t) => {
+  const { url } = await serveApp(t);
+  const reefConfig = { services: ['board'], capabilities: [] };
+  await seed(url, [aVm({ id: 'x', parentVmId: 'p', reefConfig })]);
+  const update = async (...flags: string[]) => {
+    const { code, stderr } = await vreg(['register', 'x', '--if-exists', 'update', ...flags], { url });
+    assert.deepEqual([code, stderr], [0, '']);
+    const { name, parentId, parentVmId, reefConfig: config } = await entry(url, 'x');
+    assert.deepEqual(config, reefConfig);
+    return [name, parentId, parentVmId];
+  };
+  assert.deepEqual(await update('--name', 'n'), ['n', 'p', 'p']);
+  assert.deepEqual(await update('--name', 'm', '--parent', 'p'), ['m', 'p', 'p']);
+  assert.deepEqual(await update('--parent', 'q'), ['x', 'q', undefined]);
+  assert.equal((await vreg(['register', 'new', '--if-exists', 'update'], { url })).code, 0);
+});
+
 test('JSON that is nested too deeply exits with 5, in a file and in a flag', async (t) => {
   const { url, store } = await serveApp(t);
   for (const depth of [127, 20_000]) {
