@@ -1,9 +1,9 @@
 import { type Context, defineCommand } from '../command.ts';
 import { parseDuration, splitList } from '../config/values.ts';
 import { thisVmId } from '../fleet/local-vm.ts';
-import { discoverRoles, POLL_INTERVAL } from '../fleet/lookup.ts';
+import { discoverRoles, POLL_INTERVAL, registeredVms } from '../fleet/lookup.ts';
 import { listVms } from '../fleet/selection.ts';
-import { isOffered, vmsAnswer } from '../fleet/table.ts';
+import { countStates, isOffered, vmsAnswer } from '../fleet/table.ts';
 import { separate, usableVms } from '../fleet/usable.ts';
 import { nextStep, suggestion } from '../help/suggest.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
@@ -77,7 +77,7 @@ export const wait = defineCommand<Flags>({
         // The exit code tells a registry that stays away (8) from a condition that is not met (6).
         throw lastError
           ? new VregError(lastError.code, `${message}: ${lastError.message}`, { hint: nextStep(lastError)! })
-          : new VregError('TIMEOUT', message, { hint: condition.hint });
+          : new VregError('TIMEOUT', `${message}${await statesOf(context, condition.roles)}`, { hint: condition.hint });
       }
       if (reportOnTerminal) {
         if (attempt === 1) context.note(`waiting for ${condition.what} (timeout ${timeout})`);
@@ -94,6 +94,8 @@ interface Condition {
   what: string;
   /** The hint after a timeout. */
   hint: string;
+  /** The roles that the condition is about, whose VMs explain a timeout. */
+  roles?: readonly Role[];
   /** Returns the matching VMs (none for a condition such as `gone`), or undefined while the condition is not met. */
   check(context: Context): Promise<VmWithLiveness[] | undefined>;
 }
@@ -147,14 +149,16 @@ function rolesCondition(roles: readonly Role[], text: string): Condition | undef
   const [, number] = /^count=([1-9]\d{0,8})$/.exec(text) ?? [];
   if (number !== undefined) {
     const what = `${number} live ${role} VM${number === '1' ? '' : 's'}`;
-    return { what, hint, check: (context) => atLeast(context, roles, Number(number)) };
+    return { what, hint, roles, check: (context) => atLeast(context, roles, Number(number)) };
   }
-  if (text === 'live') return { what: `a live ${role} VM`, hint, check: (context) => atLeast(context, roles, 1) };
-  if (text === 'stale') return { what: `a stale ${role} VM`, hint, check: (context) => anyStale(context, roles) };
+  if (text === 'live')
+    return { what: `a live ${role} VM`, hint, roles, check: (context) => atLeast(context, roles, 1) };
+  if (text === 'stale')
+    return { what: `a stale ${role} VM`, hint, roles, check: (context) => anyStale(context, roles) };
   if (text !== 'gone') return undefined;
   const check = async (context: Context) =>
     (await discoverRoles(context.client(), roles)).length === 0 ? [] : undefined;
-  return { what: `no ${role} VM to be live`, hint, check };
+  return { what: `no ${role} VM to be live`, hint, roles, check };
 }
 
 function vmCondition(id: string, text: string): Condition | undefined {
@@ -164,6 +168,12 @@ function vmCondition(id: string, text: string): Condition | undefined {
   if (text !== 'gone') return undefined;
   const check = async (context: Context) => ((await getIfRegistered(context, id)) ? undefined : []);
   return { what: `VM ${id} to be gone`, hint, check };
+}
+
+/** The states of the VMs with the roles: ` (4 registered: 3 stale, 1 paused)`; empty without roles, or if the request fails. */
+async function statesOf(context: Context, roles: readonly Role[] | undefined): Promise<string> {
+  const vms = roles && (await registeredVms(context, roles));
+  return vms ? ` (${countStates(vms)})` : '';
 }
 
 async function atLeast(

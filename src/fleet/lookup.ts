@@ -4,7 +4,6 @@ import type { Context } from '../command.ts';
 import { parseDuration, splitList } from '../config/values.ts';
 import { suggestion } from '../help/suggest.ts';
 import type { DiscoverQuery, VmWithLiveness } from '../protocol/api.ts';
-import { timerDelay } from '../protocol/duration.ts';
 import { VregError } from '../protocol/errors.ts';
 import { isRole, ROLES, type Role, type Vm } from '../protocol/vm.ts';
 import { isTransient } from '../run/retry.ts';
@@ -115,20 +114,9 @@ function byPreference(service: string | undefined): (a: VmWithLiveness, b: VmWit
 export function stillWarming(seconds: number, hint = 'wait with --wait DURATION, or omit --strict'): VregError {
   return new VregError(
     'WARMING',
-    `the registry has just started: its answers may include dead VMs for another ${seconds} s`,
+    `the registry is warming up: its answers may include dead VMs for another ${seconds} s`,
     { hint },
   );
-}
-
-/**
- * Resolves to an empty list after `ms` milliseconds, so that a request to a hanging registry does not outlast the user's
- * timeout.
- */
-function emptyAfter<T>(ms: number, found: Promise<T[]>): Promise<T[]> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => resolve([]), timerDelay(Math.max(0, ms)));
-    found.then(resolve, reject).finally(() => clearTimeout(timer));
-  });
 }
 
 /** Parses roles, each of which may be a comma-separated list. @throws VregError USAGE listing the roles */
@@ -178,18 +166,45 @@ export function pickOne(
  * @param within the time that the user waited for a live VM
  */
 export async function noLiveVm(context: Context, role: string, service?: string, within?: string): Promise<VregError> {
+  const roles = splitList(role);
   const wanted = service === undefined ? '' : ` with the service "${service}"`;
-  const listed = listVms(context.client(), { role: splitList(role) });
-  const vms = await emptyAfter(REASONS_TIMEOUT, listed).catch(() => []);
-  context.signal.throwIfAborted();
+  const waited = within === undefined ? '' : ` within ${within}`;
+  const reasons = reasonsOf(await registeredVms(context, roles), service);
   return new VregError(
     within === undefined ? 'NO_LIVE' : 'TIMEOUT',
-    `no live ${splitList(role).join(' or ')} VM${wanted}${within === undefined ? '' : ` within ${within}`}${reasonsOf(vms)}`,
+    `no live ${roles.join(' or ')} VM${wanted}${waited}${reasons}`,
     { hint: `list registered VMs: vreg ls --role ${role}` },
   );
 }
 
-/** ` (4 registered: 3 stale, 1 paused)`; empty if some are live, because these lack only the service that the message names. */
-function reasonsOf(vms: readonly VmWithLiveness[]): string {
-  return vms.length === 0 || vms.some(isOffered) ? '' : ` (${countStates(vms)})`;
+/** All VMs with the roles, to explain an error; undefined if the registry does not list them in time. */
+export async function registeredVms(
+  context: Context,
+  roles: readonly string[],
+): Promise<readonly VmWithLiveness[] | undefined> {
+  const client = context.client();
+  client.maxTimeout = REASONS_TIMEOUT;
+  const vms = await listVms(client, { role: roles })
+    .catch(() => undefined)
+    .finally(() => {
+      client.maxTimeout = Number.POSITIVE_INFINITY;
+    });
+  context.signal.throwIfAborted();
+  return vms;
+}
+
+/**
+ * ` (4 registered: 3 stale, 1 paused)`; also how many live VMs lack the service. Empty if some are live and have it, because the
+ * registry then had another reason not to return them, such as a failing check.
+ */
+function reasonsOf(vms: readonly VmWithLiveness[] | undefined, service: string | undefined): string {
+  if (vms === undefined) return '';
+  const offered = vms.filter(isOffered);
+  if (offered.length === 0) return ` (${countStates(vms)})`;
+  // Another registry may send anything as services.
+  const lacking = offered.filter(
+    ({ services }) => !(Array.isArray(services) && services.some((each) => each?.name === service)),
+  ).length;
+  if (service === undefined || lacking < offered.length) return '';
+  return ` (${countStates(vms)}; ${lacking} live ${lacking === 1 ? 'VM lacks' : 'VMs lack'} the service)`;
 }

@@ -70,8 +70,9 @@ export function isOffered(vm: VmWithLiveness): boolean {
   return (liveness === 'live' || liveness === 'suspect') && entryFault(vm) === undefined;
 }
 
-/** `4 registered: 3 stale, 1 paused`. An entry that scripts could not use safely counts as invalid. */
+/** `4 registered: 3 stale, 1 paused`, or `none registered`. An entry that scripts could not use safely counts as invalid. */
 export function countStates(vms: readonly VmWithLiveness[]): string {
+  if (vms.length === 0) return 'none registered';
   const states = vms.map((vm) => (entryFault(vm) ? 'invalid' : livenessOf(vm)));
   const counts = [...LIVENESS, 'invalid']
     .map((state) => ({ state, count: states.filter((each) => each === state).length }))

@@ -81,7 +81,8 @@ for (const command of ['discover', 'addr', 'url']) {
     assert.deepEqual(await vreg([command, 'worker', '--service', 'db'], { url }), {
       code: 3,
       stdout: '',
-      stderr: 'vreg: no live worker VM with the service "db"\nhint: list registered VMs: vreg ls --role worker\n',
+      stderr:
+        'vreg: no live worker VM with the service "db" (3 registered: 2 live, 1 paused; 2 live VMs lack the service)\nhint: list registered VMs: vreg ls --role worker\n',
     });
   });
 
@@ -102,7 +103,10 @@ for (const command of ['discover', 'addr', 'url']) {
     assert.equal(await ids('worker,golden'), command === 'discover' ? 'g w\n' : 'g\n');
     assert.equal(await ids('worker,infra'), 'w\n');
     const none = await vreg([command, 'infra,custom'], { url });
-    assert.deepEqual([none.code, none.stderr.split('\n')[0]], [3, 'vreg: no live infra or custom VM']);
+    assert.deepEqual(
+      [none.code, none.stderr.split('\n')[0]],
+      [3, 'vreg: no live infra or custom VM (none registered)'],
+    );
     assert.match(
       (await vreg([command, 'worker,ifra'], { url })).stderr,
       /^vreg: invalid role "ifra"; did you mean "infra"/,
@@ -132,7 +136,10 @@ for (const command of ['discover', 'addr', 'url']) {
     const { url } = await serveApp(t);
     const { code, stdout, stderr } = await vreg([command, 'worker', '--wait', '200ms'], { url, now: Date.now });
     assert.deepEqual([code, stdout], [6, '']);
-    assert.equal(stderr, 'vreg: no live worker VM within 200ms\nhint: list registered VMs: vreg ls --role worker\n');
+    assert.equal(
+      stderr,
+      'vreg: no live worker VM within 200ms (none registered)\nhint: list registered VMs: vreg ls --role worker\n',
+    );
   });
 
   test(`${command} --wait with an invalid duration exits with 5`, async () => {
@@ -191,7 +198,7 @@ test('--wait exits with 6 if the registry has answered and its last request is c
   });
   const { code, stderr } = await vreg(['addr', 'infra', '--wait', '700ms'], { url, now: Date.now });
   assert.equal(code, 6, stderr);
-  assert.match(stderr, /^vreg: no live infra VM within 700ms\nhint: /);
+  assert.match(stderr, /^vreg: no live infra VM within 700ms \(none registered\)\nhint: /);
 });
 
 for (const command of ['discover', 'addr', 'url', 'exec', 'env']) {
@@ -211,7 +218,7 @@ for (const command of ['discover', 'addr', 'url', 'exec', 'env']) {
   });
 }
 
-test('--wait and --service say why no VM is offered, unless only the service is missing', async (t) => {
+test('--wait and --service say why no VM is offered, and how many live VMs lack the service', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'w1' }), aVm({ id: 'w2', status: 'paused' })]);
   await seed(url, [aVm({ id: 'i', role: 'infra', status: 'paused' })]);
@@ -219,7 +226,10 @@ test('--wait and --service say why no VM is offered, unless only the service is 
   assert.equal(waited.code, 6);
   assert.match(waited.stderr, /^vreg: no live infra VM within 100ms \(1 registered: 1 paused\)\n/);
   const { stderr } = await vreg(['addr', 'worker', '--service', 'db'], { url });
-  assert.match(stderr, /^vreg: no live worker VM with the service "db"\n/);
+  assert.match(
+    stderr,
+    /^vreg: no live worker VM with the service "db" \(2 registered: 1 live, 1 paused; 1 live VM lacks the service\)\n/,
+  );
 });
 
 test('a token that may not list VMs gets the error without reasons', async (t) => {

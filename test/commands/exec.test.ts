@@ -148,7 +148,7 @@ test('without a live VM the command does not run and exec exits with 3', async (
   assert.deepEqual(await exec(t, url, ['golden', '--', 'sh', '-c', PRINT]), {
     code: 3,
     stdout: '',
-    stderr: 'vreg: no live golden VM\nhint: list registered VMs: vreg ls --role golden\n',
+    stderr: 'vreg: no live golden VM (none registered)\nhint: list registered VMs: vreg ls --role golden\n',
     output: '',
   });
 });

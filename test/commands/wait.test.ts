@@ -77,10 +77,10 @@ for (const [argv, make, stdout] of COMING) {
 }
 
 const LATE: readonly [argv: string, message: string, hint: string][] = [
-  ['worker', 'a live worker VM', 'list registered VMs: vreg ls --role worker'],
-  ['worker --for count=2', '2 live worker VMs', 'list registered VMs: vreg ls --role worker'],
-  ['worker --for stale', 'a stale worker VM', 'list registered VMs: vreg ls --role worker'],
-  ['infra --for gone', 'no infra VM to be live', 'list registered VMs: vreg ls --role infra'],
+  ['worker', 'a live worker VM (none registered)', 'list registered VMs: vreg ls --role worker'],
+  ['worker --for count=2', '2 live worker VMs (none registered)', 'list registered VMs: vreg ls --role worker'],
+  ['worker --for stale', 'a stale worker VM (none registered)', 'list registered VMs: vreg ls --role worker'],
+  ['infra --for gone', 'no infra VM to be live (1 registered: 1 live)', 'list registered VMs: vreg ls --role infra'],
   ['x --for stale', 'VM x to be stale', 'show its state: vreg get x'],
   ['i --for gone', 'VM i to be gone', 'show its state: vreg get i'],
 ];
@@ -248,6 +248,6 @@ test('wait accepts several roles, separated by commas, and counts the VMs with a
   const none = await vreg(['wait', 'infra,custom', '--timeout', '1s'], { url, now: fastClock() });
   assert.deepEqual(
     [none.code, none.stderr.split('\n')[0]],
-    [6, 'vreg: timed out after 1s, waiting for a live infra or custom VM'],
+    [6, 'vreg: timed out after 1s, waiting for a live infra or custom VM (none registered)'],
   );
 });

@@ -34,7 +34,7 @@ const SCRIPTS: readonly [name: string, script: string, code: number, stdout: str
     'GOLDEN=$(vreg addr golden) || exit; echo "at $GOLDEN"',
     3,
     '',
-    /^vreg: no live golden VM\nhint: .*\n$/,
+    /^vreg: no live golden VM \(none registered\)\nhint: .*\n$/,
   ],
   ['set -e stops at a command that fails', 'vreg get nope; echo on', 3, '', /^vreg: nope: VM not found\n/],
   ['if, else', 'if vreg get nope -q 2>/dev/null; then echo yes; else echo "no $?"; fi', 0, 'no 3\n', /^$/],
