@@ -45,10 +45,22 @@ export const tree = defineCommand({
   },
 });
 
+/** Levels of the tree that are drawn before an id. An ellipsis replaces the others, so that the id stays visible. */
+const MAX_LEVELS = 8;
+/** The prefix of one level. */
+const LINE = '│  ';
+const SPACE = '   ';
+
 interface Row {
   vm: VmWithLiveness;
   /** Line-drawing prefix, such as `│  └─ `. */
   branch: string;
+}
+
+/** Replaces the outermost levels of a prefix by an ellipsis. */
+function limitLevels(under: string): string {
+  const excess = under.length - (MAX_LEVELS - 1) * LINE.length;
+  return excess > 0 ? `…  ${under.slice(excess + LINE.length)}` : under;
 }
 
 /**
@@ -81,7 +93,7 @@ function depthFirst(vms: readonly VmWithLiveness[], root: string | undefined): R
         stack.push({
           vm: child,
           branch: `${under}${isLast ? '└─ ' : '├─ '}`,
-          under: `${under}${isLast ? '   ' : '│  '}`,
+          under: limitLevels(`${under}${isLast ? SPACE : LINE}`),
         });
       }
     }
