@@ -8,8 +8,9 @@ import type { Cell, Column, RowsAnswer } from '../render.ts';
 const NARROW_HEALTH: Column<VmWithLiveness> = { title: 'HEALTH', cell: ({ health }) => pairs(health, ':') };
 const HEALTH: Column<VmWithLiveness> = { ...NARROW_HEALTH, wide: true };
 
+/** Most users of `-o wide` look for the services, the parent or the metadata, so these shrink last. */
 const COLUMNS: readonly Column<VmWithLiveness>[] = [
-  { title: 'ID', priority: 3, cell: ({ id }) => id },
+  { title: 'ID', priority: 4, cell: ({ id }) => id },
   { title: 'NAME', priority: 1, cell: ({ name }) => name },
   { title: 'ROLE', priority: 2, cell: ({ role }) => role },
   { title: 'STATUS', priority: 2, cell: ({ status }) => status },
@@ -19,12 +20,13 @@ const COLUMNS: readonly Column<VmWithLiveness>[] = [
   {
     title: 'SERVICES',
     wide: true,
+    priority: 3,
     // Another registry may send anything as services.
     cell: ({ services }) =>
       (Array.isArray(services) ? services : []).map((service) => `${service?.name}:${service?.port}`).join(',') || '-',
   },
-  { title: 'PARENT', wide: true, cell: ({ parentId }) => parentId },
-  { title: 'METADATA', wide: true, cell: ({ metadata }) => pairs(metadata, '=') },
+  { title: 'PARENT', wide: true, priority: 3, cell: ({ parentId }) => parentId },
+  { title: 'METADATA', wide: true, priority: 3, cell: ({ metadata }) => pairs(metadata, '=') },
   { title: 'REGISTERED BY', wide: true, cell: ({ registeredBy }) => registeredBy },
   { title: 'REGISTERED', wide: true, cell: ({ registeredAt }) => ({ time: registeredAt }) },
   HEALTH,

@@ -435,6 +435,19 @@ test('colour is used on a terminal only, subject to --no-color, NO_COLOR and FOR
   assert.equal(await colored(['--json'], { tty: true, env: { FORCE_COLOR: '1' } }), false);
 });
 
+test('on a terminal of 80 columns -o wide shows the services, the parent and the metadata', async (t) => {
+  const { url } = await serveApp(t);
+  const services = [{ name: 'api', port: 8080 }];
+  const id = '3f2a9c1e-7b4d-4c2a-9f6e-0123456789ab';
+  await seed(url, [
+    aVm({ id, name: 'a rather long name', services, parentId: `${id}-golden`, metadata: { task: 'billing' } }),
+  ]);
+  const { stdout } = await vreg(['ls', '-o', 'wide'], { url, tty: true, width: 80, env: { NO_COLOR: '1' } });
+  const [titles, row] = stdout.split('\n');
+  assert.match(titles!, /^ID +SERVICES +PARENT +METADATA +…$/);
+  assert.match(row!, /^3f2a9c1e-7b4d-4c2a-9f6e-0123456789ab +api:8080 +3f2a\S+… +task=\S+…?$/);
+});
+
 test('-o wide shows the parent and the metadata, and -L a column for each metadata key', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [
