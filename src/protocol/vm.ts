@@ -88,6 +88,9 @@ export interface VmUpdate {
   services?: Service[] | null;
   metadata?: Record<string, unknown> | null;
   reefConfig?: ReefConfig | null;
+  /** Both names of the parent have the same value. */
+  parentId?: string;
+  parentVmId?: string;
 }
 
 /** Maximum number of UTF-16 units in one text field: four times the length of the longest DNS name. */
@@ -166,11 +169,12 @@ function isOnCalendar(local: string): boolean {
 }
 
 /**
- * Parses the fields of a PATCH. `id`, `role`, `parentId`, `parentVmId`, `registeredBy`, `registeredAt` and `lastSeen` are ignored,
- * as the original registry does.
+ * Parses the fields of a PATCH. `id`, `role`, `parentId`, `registeredBy`, `registeredAt` and `lastSeen` are ignored, as the
+ * original registry does. `parentVmId` changes the parent; as in a registration, an empty value counts as absent.
+ * @param id id of the VM, which cannot be its own parent
  * @throws VregError INVALID naming the field, the reason and what is accepted
  */
-export function parseUpdate(input: unknown): VmUpdate {
+export function parseUpdate(input: unknown, id?: string): VmUpdate {
   const body = parseObject(input, 'body');
   const update: VmUpdate = {};
   if (body.name !== undefined) update.name = parseText(body.name, 'name', 'cannot be empty');
@@ -178,6 +182,8 @@ export function parseUpdate(input: unknown): VmUpdate {
   if (body.address !== undefined) update.address = parseAddress(body.address, 'cannot be empty');
   if (body.services !== undefined) update.services = parseServices(body.services) ?? null;
   if (body.metadata !== undefined) update.metadata = parseMetadata(body.metadata) ?? null;
+  const parentVmId = parseParentId(body.parentVmId, 'parentVmId', id);
+  if (parentVmId !== undefined) Object.assign(update, { parentId: parentVmId, parentVmId });
   if (body.reefConfig !== undefined) update.reefConfig = parseReefConfig(body.reefConfig) ?? null;
   return update;
 }

@@ -59,7 +59,7 @@ export async function updateVm(ctx: RequestContext): Promise<Result> {
   const { registry } = ctx.services;
   // As in the original registry (vers-agent-services), an unknown VM is 404 even if the body is invalid.
   registry.get(ctx.id);
-  const update = parseUpdate(ctx.body);
+  const update = parseUpdate(ctx.body, ctx.id);
   const options = ctx.write();
   return ctx.entry(await ctx.runScheduled(() => registry.update(ctx.id, update, options)));
 }

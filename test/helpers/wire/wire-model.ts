@@ -265,7 +265,7 @@ export class WireModel {
 
   #update(id: string, asked: Asked, body: unknown): Expected {
     const before = this.#get(id);
-    const update = readUpdate(body);
+    const update = readUpdate(body, id);
     const expect = preconditions(asked);
     checkExpected(before, expect);
     const next = inOrder({ ...before.vm, ...update });
@@ -586,7 +586,7 @@ function readRegistration(body: unknown, urlId?: string): Fields {
   return vm;
 }
 
-function readUpdate(body: unknown): Fields {
+function readUpdate(body: unknown, id: string): Fields {
   if (!isRecord(body)) throw invalid('body');
   const wrong: string[] = [];
   const update: Fields = {};
@@ -598,6 +598,12 @@ function readUpdate(body: unknown): Fields {
   if (body.status !== undefined && !STATUSES.includes(body.status as string)) wrong.push('status');
   if (body.status !== undefined) update.status = body.status;
   readLists(body, update, wrong);
+  const { parentVmId } = body;
+  if (parentVmId !== undefined && parentVmId !== null && parentVmId !== '') {
+    update.parentId = idOf(parentVmId);
+    update.parentVmId = update.parentId;
+    if (update.parentId === undefined || update.parentId === id) wrong.push('parentVmId');
+  }
   if (wrong.length > 0) throw invalid(...wrong);
   return update;
 }

@@ -154,7 +154,7 @@ test('every response to a vreg client has the id of the registry, and its positi
   assert.deepEqual(await facts('GET', '/nowhere'), ['memory', store.positionAt(1)]);
 });
 
-test('an entry shows its parent, PATCH never changes it, and parentVmId is another name for it', async (t) => {
+test('an entry shows its parent, PATCH with parentId never changes it, and parentVmId is another name for it', async (t) => {
   const { url } = await serveApp(t);
   await call(url, 'POST', '/registry/vms', aVm({ id: 'a' }));
   const made = await call(url, 'POST', '/registry/vms', { ...aVm({ id: 'b' }), parentVmId: ' a ' });

@@ -22,7 +22,8 @@ test('an entry that was written with parentVmId shows the parent under both name
   };
   assert.deepEqual(parents(await register(url, { parentVmId: ' p ' })), ['p', 'p']);
   assert.deepEqual(parents(await call(url, 'GET', VM)), ['p', 'p']);
-  assert.deepEqual(parents(await call(url, 'PATCH', VM, { body: { name: 'x', parentVmId: 'other' } })), ['p', 'p']);
+  for (const parentVmId of [undefined, null, ''])
+    assert.deepEqual(parents(await call(url, 'PATCH', VM, { body: { name: 'x', parentVmId } })), ['p', 'p']);
   assert.deepEqual(parents(await call(url, 'PUT', VM, { body: aVm({ parentId: 'p' }) })), ['p', undefined]);
   assert.deepEqual(parents(await call(url, 'PUT', VM, { body: aVm({ parentVmId: 'q' }) })), ['q', 'q']);
   const { revision } = registry;
@@ -106,6 +107,31 @@ test('a reefConfig that is malformed or larger than 64 KiB is 400 and named', as
   assert.deepEqual([tooLarge.status, fieldOf(tooLarge)], [400, 'reefConfig']);
   assert.match(errorOf(tooLarge), /limit 65536/);
   assert.equal(registry.revision, 2);
+});
+
+test('PATCH with parentVmId changes the parent, and PATCH with parentId does not', async (t) => {
+  const { url } = await serveApp(t);
+  await register(url, { parentId: 'p' });
+  const { headers } = await call(url, 'GET', VM);
+  const patch = (body: object, etag?: string) =>
+    call(url, 'PATCH', VM, { body, headers: etag === undefined ? {} : { 'if-match': etag } });
+  const kept = (await patch({ parentId: 'x' })).body as Vm;
+  assert.deepEqual([kept.parentId, kept.parentVmId], ['p', undefined]);
+  const { parentId, parentVmId } = (await patch({ parentVmId: ' q ' })).body as Vm;
+  assert.deepEqual([parentId, parentVmId], ['q', 'q']);
+  assert.equal((await patch({ parentVmId: 'z' }, headers.get('etag')!)).status, 412);
+  const { vms } = (await call(url, 'GET', '/registry/vms?parentId=q')).body as { vms: Vm[] };
+  assert.deepEqual(
+    vms.map(({ id }) => id),
+    ['vm-1'],
+  );
+  assert.deepEqual((await call(url, 'GET', '/registry/vms?parentId=p')).body, { vms: [], count: 0 });
+  const { history } = (await call(url, 'GET', `${VM}/history`)).body as { history: { changes: object }[] };
+  assert.deepEqual(history[0]!.changes, { parentId: ['p', 'q'], parentVmId: [null, 'q'] });
+  for (const parent of ['vm-1', 7, 'a\nb', '-x']) {
+    const answer = await patch({ parentVmId: parent });
+    assert.deepEqual([answer.status, fieldOf(answer)], [400, 'parentVmId'], String(parent));
+  }
 });
 
 test('events and histories contain reefConfig and parentVmId, and so does the registry after a restart', async (t) => {
