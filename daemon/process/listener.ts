@@ -1,5 +1,6 @@
 /** Finds the process that listens on a port or a unix socket, for the error message of a daemon that cannot listen there. */
 import { readdirSync, readlinkSync } from 'node:fs';
+import { isIPv4 } from 'node:net';
 import { basename } from 'node:path';
 import { readIfThere } from '../../src/files.ts';
 import { printable } from '../../src/protocol/redact.ts';
@@ -13,26 +14,64 @@ export interface Listener {
 /** The state LISTEN in /proc/net/tcp (enum in include/net/tcp_states.h). */
 const LISTEN = '0A';
 
-/**
- * @param at a TCP port, or the path of a unix socket
- * @returns undefined if it cannot be known: on systems without /proc, or if the process belongs to another user
- */
-export function findListener(at: number | string): Listener | undefined {
-  const inodes = typeof at === 'number' ? tcpInodes(at) : unixInodes(at);
-  if (inodes.size === 0) return undefined;
-  const pid = listIfThere('/proc').find(
-    (name) => /^\d+$/.test(name) && listIfThere(`/proc/${name}/fd`).some((fd) => inodes.has(inodeOf(name, fd))),
-  );
-  return pid === undefined ? undefined : { pid: Number(pid), name: nameOf(pid) };
+/** A TCP address without a host name; `0.0.0.0` and `::` are all addresses. */
+export interface TcpAddress {
+  address: string;
+  port: number;
 }
 
-/** Inodes of the sockets that listen on a port, on any address (proc_pid_net(5)). */
-function tcpInodes(port: number): Set<string> {
+/**
+ * @param at a TCP address, or the path of a unix socket
+ * @returns undefined if it cannot be known: on systems without /proc, if the process belongs to another user, or if several
+ *   processes listen there
+ */
+export function findListener(at: TcpAddress | string): Listener | undefined {
+  const inodes = typeof at === 'string' ? unixInodes(at) : tcpInodes(at);
+  const processes = listIfThere('/proc').filter((name) => /^\d+$/.test(name));
+  const socketsOf = new Map(
+    inodes.size === 0
+      ? []
+      : processes.map((pid) => [pid, new Set(listIfThere(`/proc/${pid}/fd`).map((fd) => inodeOf(pid, fd)))]),
+  );
+  // A child that has inherited the socket has a higher pid in most cases.
+  const owners = new Set([...inodes].map((inode) => processes.find((pid) => socketsOf.get(pid)?.has(inode))));
+  const [pid] = owners;
+  return owners.size !== 1 || pid === undefined ? undefined : { pid: Number(pid), name: nameOf(pid) };
+}
+
+/** Inodes of the sockets that listen on the address, or on all addresses (proc_pid_net(5)). */
+function tcpInodes({ address, port }: TcpAddress): Set<string> {
+  const wanted = canonical(address);
   const rows = ['tcp', 'tcp6'].flatMap((file) => readIfThere(`/proc/net/${file}`)?.split('\n').slice(1) ?? []);
   const fields = rows.map((row) => row.trim().split(/\s+/));
-  const isListener = ([, local, , state]: string[]) =>
-    state === LISTEN && Number.parseInt(local!.split(':')[1]!, 16) === port;
+  const isListener = ([, local = '', , state]: string[]) => {
+    const [hex = '', hexPort = ''] = local.split(':');
+    return state === LISTEN && Number.parseInt(hexPort, 16) === port && isSameOrAll(wanted, canonical(fromHex(hex)));
+  };
   return new Set(fields.filter(isListener).map((row) => row[9]!));
+}
+
+const ALL_IPV4 = '[::ffff:0:0]';
+const ALL = '[::]';
+
+/** True if sockets with these addresses cannot listen on the same port. */
+function isSameOrAll(one: string, other: string): boolean {
+  const isCovered = (all: string, address: string) =>
+    all === ALL || (all === ALL_IPV4 && address.startsWith('[::ffff:'));
+  return one === other || isCovered(one, other) || isCovered(other, one);
+}
+
+/** One spelling for each address; an IPv4 address as the IPv6 address that contains it. */
+function canonical(address: string): string {
+  const [ip = ''] = address.split('%');
+  return new URL(`http://[${isIPv4(ip) ? `::ffff:${ip}` : ip}]`).hostname;
+}
+
+/** An address in /proc/net: hexadecimal 32-bit words, each with its least significant byte first. */
+function fromHex(hex: string): string {
+  const bytes = Buffer.from(hex, 'hex').swap32();
+  if (bytes.length === 4) return bytes.join('.');
+  return (bytes.toString('hex').match(/.{4}/g) ?? []).join(':');
 }
 
 function unixInodes(path: string): Set<string> {

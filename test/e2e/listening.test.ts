@@ -90,7 +90,7 @@ test('a second daemon on the same port exits with 4 and names the first one', as
   assert.match(
     stderr,
     new RegExp(
-      `^vreg: cannot listen on 127\\.0\\.0\\.1:\\d+: ${holder}\\nhint: stop it: vreg daemon stop; or .*--port\\n$`,
+      `^vreg: cannot listen on 127\\.0\\.0\\.1:\\d+: ${holder}\\nhint: stop it: kill ${child.pid}; or .*--port\\n$`,
     ),
   );
 });

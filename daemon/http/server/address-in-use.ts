@@ -1,20 +1,18 @@
 /** The error of a daemon that cannot listen because another process does. */
 import { VregError } from '../../../src/protocol/errors.ts';
-import { findListener } from '../../process/listener.ts';
+import { findListener, type TcpAddress } from '../../process/listener.ts';
 
 /**
  * @param name address or path for the message
- * @param at a TCP port, or the path of a unix socket
+ * @param at a TCP address, or the path of a unix socket
  */
-export function addressInUse(name: string, at: number | string, cause?: unknown): VregError {
+export function addressInUse(name: string, at: TcpAddress | string, cause?: unknown): VregError {
   const listener = findListener(at);
   const holder = listener ? `${listener.name} (pid ${listener.pid})` : 'another process';
-  const flag = typeof at === 'number' ? '--port' : '--socket';
-  const way = !listener
-    ? `find it: ${typeof at === 'number' ? `sudo ss -ltnp 'sport = :${at}'` : `sudo ss -lxp src ${at}`}`
-    : listener.name === 'vreg'
-      ? 'stop it: vreg daemon stop'
-      : `stop it: kill ${listener.pid}`;
+  const flag = typeof at === 'string' ? '--socket' : '--port';
+  const way = listener
+    ? `stop it: kill ${listener.pid}`
+    : `find it: ${typeof at === 'string' ? `sudo ss -lxp src ${at}` : `sudo ss -ltnp 'sport = :${at.port}'`}`;
   return new VregError('ADDRESS_IN_USE', `cannot listen on ${name}: ${holder} is listening there (EADDRINUSE)`, {
     hint: `${way}; or choose another with ${flag}`,
     cause,

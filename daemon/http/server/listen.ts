@@ -4,6 +4,7 @@ import type { Server } from 'node:http';
 import type { AddressInfo, ListenOptions } from 'node:net';
 import { joinHostPort } from '../../../src/protocol/address.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
+import type { TcpAddress } from '../../process/listener.ts';
 import type { App } from '../app.ts';
 import { addressInUse } from './address-in-use.ts';
 import { checkClosed, checkPlace, markConnections, removeDeadSocket } from './unix-socket.ts';
@@ -53,7 +54,9 @@ export async function listen(
 }
 
 async function listenOnTcp(app: App, { host, port }: { host: string; port: number }): Promise<number> {
-  await listening(app.server, { host, port }).catch((cause) => fail(cause, joinHostPort(host, port), port));
+  await listening(app.server, { host, port }).catch((cause) =>
+    fail(cause, joinHostPort(host, port), { address: cause.address ?? host, port }),
+  );
   const first = app.server.address() as AddressInfo;
   // `localhost` is 127.0.0.1 for some clients and ::1 for others.
   if (host === 'localhost') {
@@ -94,8 +97,8 @@ function listening(server: Server, where: ListenOptions): Promise<void> {
   });
 }
 
-/** @param at a TCP port, or the path of a unix socket */
-function fail(cause: NodeJS.ErrnoException, name: string, at: number | string): never {
+/** @param at a TCP address, or the path of a unix socket */
+function fail(cause: NodeJS.ErrnoException, name: string, at: TcpAddress | string): never {
   if (cause.code === 'EADDRINUSE') throw addressInUse(name, at, cause);
   throw new VregError('LISTEN', `cannot listen on ${name} (${cause.code})`, {
     hint: 'choose an address of this machine with --host, --port or --socket',
