@@ -13,6 +13,8 @@ export interface Listener {
 
 /** The state LISTEN in /proc/net/tcp (enum in include/net/tcp_states.h). */
 const LISTEN = '0A';
+/** The flag of a listening socket in /proc/net/unix (__SO_ACCEPTCON in include/linux/net.h). */
+const ACCEPTS = '00010000';
 
 /** A TCP address without a host name; `0.0.0.0` and `::` are all addresses. */
 export interface TcpAddress {
@@ -76,7 +78,9 @@ function fromHex(hex: string): string {
 
 function unixInodes(path: string): Set<string> {
   const rows = readIfThere('/proc/net/unix')?.split('\n').slice(1) ?? [];
-  return new Set(rows.filter((row) => row.endsWith(` ${path}`)).map((row) => row.trim().split(/\s+/)[6]!));
+  const fields = rows.filter((row) => row.endsWith(` ${path}`)).map((row) => row.trim().split(/\s+/));
+  // The accepted connections have the same path.
+  return new Set(fields.filter((row) => row[3] === ACCEPTS).map((row) => row[6]!));
 }
 
 function inodeOf(pid: string, fd: string): string {
