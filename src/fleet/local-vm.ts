@@ -114,8 +114,16 @@ export function vmWithId(config: Config, flags: ThisVmFlags, id: string): Regist
   return parseOwnRegistration(completeEntry(config, flags, { id }));
 }
 
-/** Completes an entry of a file like {@link vmWithId}. Its own fields take precedence. An entry without an id is this VM. */
-export function completeEntry(config: Config, flags: ThisVmFlags, entry: { id?: unknown }): Record<string, unknown> {
+/** Null in these fields is an error: it is probably a value that the writer of the file did not find. */
+const REQUIRED: readonly string[] = ['id', 'name', 'role', 'address'];
+
+/**
+ * Completes an entry of a file like {@link vmWithId}. Its own fields take precedence; null in an optional field counts as
+ * missing. An entry without an id is this VM.
+ */
+export function completeEntry(config: Config, flags: ThisVmFlags, given: { id?: unknown }): Record<string, unknown> {
+  const fields = Object.entries(given).filter(([field, value]) => value !== null || REQUIRED.includes(field));
+  const entry: { id?: unknown } = Object.fromEntries(fields);
   const { id = thisVmId(config) } = entry;
   const isThisVm = id === thisVmId(config);
   const own = (key: 'name' | 'role' | 'address') => {
@@ -125,7 +133,7 @@ export function completeEntry(config: Config, flags: ThisVmFlags, entry: { id?: 
   const hasParent = ['parentId', 'parentVmId'].some((field) => Object.hasOwn(entry, field));
   return {
     ...fieldsOf(config, flags),
-    parentId: flags.parent ?? (hasParent ? undefined : findParent(config, String(id))),
+    parentId: hasParent ? undefined : (flags.parent ?? findParent(config, String(id))),
     name: own('name') ?? (entry.id === undefined ? hostname() : id),
     role: own('role') ?? settingOf('role').default,
     address: own('address') ?? defaultAddress(String(id)),

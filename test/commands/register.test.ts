@@ -247,6 +247,24 @@ test('flags and defaults supply the fields that entries of a file lack', async (
   assert.deepEqual([name, role, status, metadata], ['bee', 'infra', 'stopped', { own: 1 }]);
 });
 
+test('fields of an entry take precedence over flags, and null counts as missing', async (t) => {
+  const { url } = await serveApp(t);
+  const flags = ['--parent', 'w1', '--status', 'paused', '--meta', 'k=v', '--service', 'api:80'];
+  const register = async (fields: object) => {
+    const stdin = JSON.stringify(fields);
+    const { code, stderr } = await vreg(['register', '-f', '-', ...flags], { url, stdin });
+    assert.equal(code, 0, stderr);
+  };
+  await register({ id: 'a', parentVmId: 'a1' });
+  await register({ id: 'b', parentId: 'a1' });
+  await register({ id: 'c', parentId: null, parentVmId: null, status: null, metadata: null, services: null });
+  assert.deepEqual([(await entry(url, 'a')).parentId, (await entry(url, 'a')).parentVmId], ['a1', 'a1']);
+  assert.equal((await entry(url, 'b')).parentId, 'a1');
+  const { parentId, status, metadata, services } = await entry(url, 'c');
+  assert.deepEqual([parentId, status, metadata], ['w1', 'paused', { k: 'v' }]);
+  assert.deepEqual(services, [{ name: 'api', port: 80 }]);
+});
+
 test('an entry of a file without an id is this VM', async (t) => {
   const { url } = await serveApp(t);
   const env = { VERS_VM_ID: 'vm-9', VERS_AGENT_NAME: 'nine' };
