@@ -1,8 +1,9 @@
-import { existsSync, readFileSync, realpathSync } from 'node:fs';
+import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { watchEvents } from '../client/event-source.ts';
 import { type Context, defineCommand } from '../command.ts';
 import { ChildEnded } from '../exit.ts';
 import { readFileOrPipe, writeAtomically } from '../files.ts';
+import { emptyTerminal, isStdin, noteTerminal, rejectEmpty } from '../fleet/import-file.ts';
 import { isOffered } from '../fleet/table.ts';
 import { usableVms } from '../fleet/usable.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
@@ -137,10 +138,19 @@ function viewOf(vms: readonly VmWithLiveness[]): Record<string, unknown> {
 }
 
 async function readTemplate(context: Context, path: string): Promise<string> {
+  const { io, signal } = context;
+  noteTerminal(context, path);
   try {
-    return await readFileOrPipe(path, (ms) => context.sleep(ms));
+    const text = await readFileOrPipe(path, (ms) => context.sleep(ms));
+    // The command that writes to the pipe has probably failed: keep the destination.
+    if (text === '' && path !== '/dev/null' && !statSync(path).isFile()) {
+      if (isStdin(path) && io.stdinTty) throw emptyTerminal('template');
+      rejectEmpty(text, path, 'template');
+    }
+    return text;
   } catch (cause) {
-    context.signal.throwIfAborted();
+    if (cause instanceof VregError) throw cause;
+    signal.throwIfAborted();
     throw cannotRead(`the template ${path}`, cause, { field: 'template', hint: 'check the path' });
   }
 }

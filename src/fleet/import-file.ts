@@ -14,30 +14,44 @@ export interface Entries {
   single: boolean;
 }
 
+/** True for `-` and for the device files of stdin. */
+export function isStdin(path: string): boolean {
+  return ['-', '/dev/stdin', '/dev/fd/0', '/proc/self/fd/0'].includes(path);
+}
+
 /**
  * Reads a file, or stdin if the path is `-`.
  * @throws VregError USAGE; REFUSED if the user ends the input without typing anything
  */
 export async function readInput(context: Context, path: string): Promise<string> {
   const { io, signal } = context;
-  const isStdin = path === '-';
-  if (isStdin && io.stdinTty) context.note('reading from the terminal; end with Ctrl-D');
-  const reading = isStdin ? io.readStdin(signal) : readFileOrPipe(path, (ms) => context.sleep(ms));
+  const fromStdin = isStdin(path);
+  noteTerminal(context, path);
+  const reading = fromStdin ? io.readStdin(signal) : readFileOrPipe(path, (ms) => context.sleep(ms));
   const text = await reading.catch((cause: unknown) => {
     signal.throwIfAborted();
-    throw cannotRead(isStdin ? 'stdin' : path, cause, { field: 'file', hint: 'check its path and mode' });
+    throw cannotRead(fromStdin ? 'stdin' : path, cause, { field: 'file', hint: 'check its path and mode' });
   });
-  if (isStdin && io.stdinTty && text === '')
-    throw new VregError('REFUSED', 'stdin is empty', { field: 'file', hint: 'type the input before Ctrl-D' });
+  if (fromStdin && io.stdinTty && text === '') throw emptyTerminal('file');
   return text;
 }
 
+/** Prints a note if the command reads stdin, and stdin is a terminal. */
+export function noteTerminal(context: Context, path: string): void {
+  if (isStdin(path) && context.io.stdinTty) context.note('reading from the terminal; end with Ctrl-D');
+}
+
+/** The error if the user ends the input without typing anything. */
+export function emptyTerminal(field: string): VregError {
+  return new VregError('REFUSED', 'stdin is empty', { field, hint: 'type the input before Ctrl-D' });
+}
+
 /** @throws VregError INVALID if the text of a file, or of stdin if the path is `-`, is empty */
-export function rejectEmpty(text: string, path: string): void {
+export function rejectEmpty(text: string, path: string, field = 'file'): void {
   if (text.trim() !== '') return;
-  throw new VregError('INVALID', `${path === '-' ? 'stdin' : path} is empty`, {
-    field: 'file',
-    hint: path === '-' ? 'did the command before the pipe fail?' : 'write JSON to it',
+  throw new VregError('INVALID', `${isStdin(path) ? 'stdin' : path} is empty`, {
+    field,
+    hint: isStdin(path) ? 'did the command before the pipe fail?' : 'write JSON to it',
   });
 }
 
@@ -53,7 +67,7 @@ export async function readEntries(
   complete: (entry: object) => object = (entry) => entry,
   parseEntry: (value: unknown) => ImportedVm = parseRegistration,
 ): Promise<Entries> {
-  const name = path === '-' ? 'stdin' : path;
+  const name = isStdin(path) ? 'stdin' : path;
   const text = await readInput(context, path);
   rejectEmpty(text, path);
   const { values, single } = parse(text, name);

@@ -5,11 +5,13 @@ import test, { type TestContext } from 'node:test';
 import { Interrupted } from '../../src/exit.ts';
 import { serveApp } from '../helpers/app.ts';
 import { type RunningCommand, seed, start, vreg } from '../helpers/cli.ts';
-import { startDaemon, tempDir } from '../helpers/daemon.ts';
+import { BIN, cleanEnv, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { startVreg } from '../helpers/running.ts';
 import { stub } from '../helpers/stub.ts';
+import { vregInTerminal } from '../helpers/terminal.ts';
+import { unless } from '../helpers/tools.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
@@ -68,6 +70,46 @@ test('--for escapes each value for a format', async (t) => {
     const result = await vreg(['render', `${template}:${dest}`, '--for', format], { url });
     assert.deepEqual([result.code, read()], [0, expected]);
   }
+});
+
+test('an empty template from a pipe or a terminal keeps the destination', async (t) => {
+  const { url } = await serveApp(t);
+  const { dir, template, dest, read } = workspace(t);
+  writeFileSync(dest, 'before');
+  const shell = async (before: string, source: string) => {
+    const script = `${before} "$0" "$1" render ${source}:"$2"`;
+    return run('bash', ['-c', script, process.execPath, BIN, dest], { env: cleanEnv(dir, { VERS_INFRA_URL: url }) });
+  };
+  for (const [before, source] of [
+    ["printf '' |", '/dev/stdin'],
+    ['</dev/null', '/dev/fd/0'],
+  ] as const) {
+    const { code, stderr } = await shell(before, source);
+    assert.deepEqual(
+      [code, stderr, read()],
+      [5, 'vreg: stdin is empty\nhint: did the command before the pipe fail?\n', 'before'],
+    );
+  }
+  const substituted = await shell('', '<(true)');
+  assert.equal(substituted.code, 5);
+  assert.match(substituted.stderr, /^vreg: \/dev\/fd\/\d+ is empty\n/);
+  assert.equal(read(), 'before');
+  assert.equal((await shell('printf x |', '/dev/stdin')).code, 0);
+  assert.equal(read(), 'x');
+  writeFileSync(template, '');
+  assert.equal((await vreg(['render', `${template}:${dest}`], { url })).code, 0);
+  assert.equal(read(), '');
+});
+
+test('an empty template from a terminal exits with 7 and keeps the destination', unless('python3'), async (t) => {
+  const { url } = await serveApp(t);
+  const { dir, dest, read } = workspace(t);
+  writeFileSync(dest, 'before');
+  const terminal = await vregInTerminal(t, ['render', `/dev/stdin:${dest}`], { url, home: dir });
+  await terminal.shows('end with Ctrl-D');
+  terminal.type('\u0004');
+  assert.equal(await terminal.ended, 7, terminal.text());
+  assert.equal(read(), 'before');
 });
 
 test('a value that cannot be written safely is refused with VM and field, and no file is written', async (t) => {
