@@ -1,5 +1,5 @@
 import { type Context, defineCommand } from '../command.ts';
-import { parseDuration, splitList } from '../config/values.ts';
+import { parseDuration, splitList, withUnit } from '../config/values.ts';
 import { thisVmId } from '../fleet/local-vm.ts';
 import { discoverRoles, POLL_INTERVAL, registeredVms } from '../fleet/lookup.ts';
 import { listVms } from '../fleet/selection.ts';
@@ -56,7 +56,7 @@ export const wait = defineCommand<Flags>({
   exits: [2, 6, 8],
   async run(context, [target], flags) {
     const condition = parseCondition(context, flags.for ?? 'live', target);
-    const timeout = flags.timeout ?? DEFAULT_TIMEOUT;
+    const timeout = withUnit(flags.timeout ?? DEFAULT_TIMEOUT);
     const timeoutMs = parseDuration(timeout, '--timeout');
     // Limit each request, so that a hanging one does not use up the entire wait.
     if (flags.timeout !== undefined) context.config.limitTimeout(Math.min(timeoutMs, REQUEST_TIMEOUT));
@@ -70,7 +70,10 @@ export const wait = defineCommand<Flags>({
         lastError = error;
         return undefined;
       });
-      if (vms) return context.print(vmsAnswer(vms, { now: context.client().server.now }));
+      if (vms) {
+        const single = condition.isOfOneVm === true && vms.length === 1;
+        return context.print(vmsAnswer(vms, { single, now: context.client().server.now }));
+      }
       const left = deadline - context.now();
       if (left <= 0) {
         const message = `timed out after ${timeout}, waiting for ${condition.what}`;
@@ -96,6 +99,8 @@ interface Condition {
   hint: string;
   /** The roles that the condition is about, whose VMs explain a timeout. */
   roles?: readonly Role[];
+  /** The condition can match one VM only, so the answer is that VM instead of a list. */
+  isOfOneVm?: true;
   /** Returns the matching VMs (none for a condition such as `gone`), or undefined while the condition is not met. */
   check(context: Context): Promise<VmWithLiveness[] | undefined>;
 }
@@ -164,7 +169,12 @@ function rolesCondition(roles: readonly Role[], text: string): Condition | undef
 function vmCondition(id: string, text: string): Condition | undefined {
   const hint = `show its state: vreg get ${id}`;
   if (text === 'live' || text === 'stale')
-    return { what: `VM ${id} to be ${text}`, hint, check: (context) => hasLiveness(context, id, text) };
+    return {
+      what: `VM ${id} to be ${text}`,
+      hint,
+      isOfOneVm: true,
+      check: (context) => hasLiveness(context, id, text),
+    };
   if (text !== 'gone') return undefined;
   const check = async (context: Context) => ((await getIfRegistered(context, id)) ? undefined : []);
   return { what: `VM ${id} to be gone`, hint, check };

@@ -80,6 +80,11 @@ export function checkDuration(text: string, name: string, where: string): void {
   parseDuration(text, name, where);
 }
 
+/** Adds the unit to a duration in plain seconds, for messages. */
+export function withUnit(duration: string): string {
+  return /^[\d.]+$/.test(duration.trim()) ? `${duration.trim()}s` : duration;
+}
+
 /** Formats milliseconds with at most two units: `45s`, `3m`, `1h30m`, `2d4h`. */
 export function formatDuration(ms: number): string {
   const seconds = Math.max(0, Math.floor(ms / 1000));

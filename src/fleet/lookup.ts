@@ -1,7 +1,7 @@
 /** Finds the live VMs with a role, and picks one of them, for `discover`, `addr`, `url`, `env` and `exec`. */
 import type { RegistryClient } from '../client.ts';
 import type { Context } from '../command.ts';
-import { parseDuration, splitList } from '../config/values.ts';
+import { parseDuration, splitList, withUnit } from '../config/values.ts';
 import { suggestion } from '../help/suggest.ts';
 import type { DiscoverQuery, VmWithLiveness } from '../protocol/api.ts';
 import { VregError } from '../protocol/errors.ts';
@@ -168,7 +168,7 @@ export function pickOne(
 export async function noLiveVm(context: Context, role: string, service?: string, within?: string): Promise<VregError> {
   const roles = splitList(role);
   const wanted = service === undefined ? '' : ` with the service "${service}"`;
-  const waited = within === undefined ? '' : ` within ${within}`;
+  const waited = within === undefined ? '' : ` within ${withUnit(within)}`;
   const reasons = reasonsOf(await registeredVms(context, roles), service);
   return new VregError(
     within === undefined ? 'NO_LIVE' : 'TIMEOUT',

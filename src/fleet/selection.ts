@@ -107,7 +107,8 @@ export async function changeSelected<R, T>(
   { question, asksForIds, change, answerOf }: Change<R, T>,
 ): Promise<void> {
   const isByFlags = rejectAmbiguous(ids, flags);
-  const selected = isByFlags ? (await listVms(context.client(), flags)).map(({ id }) => id) : ids;
+  const given = [...new Set(ids)];
+  const selected = isByFlags ? (await listVms(context.client(), flags)).map(({ id }) => id) : given;
   if (selected.length > 0 && (isByFlags || asksForIds)) {
     const listed = formatNames(selected, MAX_LISTED);
     const vms = selected.length === 1 ? `VM ${listed}` : `${selected.length} VMs (${listed})`;
@@ -117,7 +118,7 @@ export async function changeSelected<R, T>(
     flags.stale && !(await getIfStale(context, id)) ? [] : [await change(id)],
   );
   const results = done.flat();
-  const single = !isByFlags && ids.length === 1;
+  const single = !isByFlags && given.length === 1;
   if (results.length > 0 || failed.length === 0)
     await context.print(answerOf(results, { single, none: 'no VM matches' }));
   throwFailed(context, selected.length, failed, (id) => id);

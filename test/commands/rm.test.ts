@@ -26,6 +26,12 @@ for (const [argv, code, message] of REFUSED) {
   });
 }
 
+test('rm removes a VM whose id is given twice once', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [BEFORE]);
+  assert.deepEqual(await vreg(['rm', 'a', 'a', '--yes', '-q'], { url }), { code: 0, stdout: 'a\n', stderr: '' });
+});
+
 const UNASKED =
   'vreg: cannot ask for confirmation without a terminal: Remove VM a from the registry?\nhint: pass --yes\n';
 

@@ -43,18 +43,20 @@ for (const argv of ['worker --for stale', 'w --for stale']) {
   });
 }
 
-test('JSON output is a list for every condition', async (t) => {
+test('JSON output is the VM if the condition is on one VM that was found, otherwise a list', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'w' })]);
   for (const [argv, count] of [
     ['worker', 1],
-    ['w', 1],
     ['infra --for gone', 0],
+    ['x --for gone', 0],
     ['--for registry', 0],
   ] as const) {
     const { stdout } = await vreg(['wait', ...argv.split(' '), '--json'], { url });
     assert.equal((JSON.parse(stdout) as unknown[]).length, count, argv);
   }
+  assert.equal((JSON.parse((await vreg(['wait', 'w', '--json'], { url })).stdout) as { id: string }).id, 'w');
+  assert.equal((await vreg(['wait', 'w', '-o', 'jsonpath={.id}'], { url })).stdout, 'w\n');
 });
 
 const COMING: readonly [argv: string, make: (url: string) => Promise<unknown>, stdout: string][] = [
