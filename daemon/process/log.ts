@@ -76,8 +76,9 @@ export async function lineFormatter(format: LogFormat, colorize: boolean): Promi
 interface RequestLine {
   level: unknown;
   time: unknown;
-  method: string;
-  url: string;
+  /** Missing if the HTTP parser has refused the request. */
+  method?: string;
+  url?: string;
   status: number;
   ms?: number;
   code?: string;
@@ -87,24 +88,26 @@ interface RequestLine {
 }
 
 function isRequest(event: unknown): event is RequestLine {
-  const { requestId, method, url, status } = event as Record<string, unknown>;
-  return requestId !== undefined && typeof method === 'string' && typeof url === 'string' && status !== undefined;
+  const { requestId, status } = event as Record<string, unknown>;
+  return requestId !== undefined && status !== undefined;
 }
 
-/** Characters of a URL in a readable line, so that most lines fit on a terminal. */
-const MAX_URL = 40;
+/** Characters of each text from a client in a readable line, so that most lines fit on a terminal. */
+const MAX_TEXT = 40;
+
+function shortened(text: string): string {
+  return text.length > MAX_TEXT ? `${text.slice(0, MAX_TEXT - 20)}…${text.slice(-19)}` : text;
+}
 
 /** Reduces the line of a request to a short message, such as `GET /registry/vms/x 404 NOT_FOUND 2ms by root from 10.0.0.1`. */
 function describeRequest({ level, time, method, url, status, ms, code, vm, by, from }: RequestLine): object {
-  const path = url.length > MAX_URL ? `${url.slice(0, MAX_URL - 20)}…${url.slice(-19)}` : url;
   const parts = [
-    method,
-    path,
+    ...(method === undefined || url === undefined ? ['invalid request'] : [method, shortened(url)]),
     status === 0 ? 'disconnected' : status,
     code,
-    vm === undefined || url.includes(encodeURIComponent(vm)) ? undefined : vm,
+    vm === undefined || url?.includes(encodeURIComponent(vm)) ? undefined : shortened(vm),
     ms === undefined ? undefined : `${ms}ms`,
-    by === undefined || by === ANONYMOUS ? undefined : `by ${by}`,
+    by === undefined || by === ANONYMOUS ? undefined : `by ${shortened(by)}`,
     from === undefined ? undefined : `from ${from}`,
   ];
   return { level, time, msg: parts.filter((part) => part !== undefined).join(' ') };

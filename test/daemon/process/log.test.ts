@@ -65,5 +65,17 @@ test('in the readable format, the line of a request is short and contains what h
   );
   const long = await line({ method: 'GET', url: `/${'x'.repeat(500)}end`, status: 0 });
   assert.match(long, /^GET \/x{19}…x{16}end disconnected by/);
+  assert.equal(
+    await line({ audit: true, by: 'anonymous', status: 400, code: 'BAD_REQUEST' }),
+    'invalid request 400 BAD_REQUEST from 10.0.0.1\n',
+  );
+  const texts = await line({
+    method: 'POST',
+    url: '/registry/vms',
+    vm: 'v'.repeat(500),
+    by: 'b'.repeat(500),
+    status: 201,
+  });
+  assert.match(texts, /^POST \/registry\/vms 201 v{20}…v{19} by b{20}…b{19} from/);
   assert.doesNotMatch(await line({ method: 'GET', url: HOSTILE, vm: HOSTILE, status: 200 }), FOREIGN);
 });
