@@ -28,6 +28,13 @@ const FILES = {
 /** Highest exposure that systemd-analyze may report, in tenths. */
 const MOST_EXPOSURE = 20;
 
+test('a SIGHUP before the program handles it restarts the daemon and the agent', async () => {
+  for (const kind of ['serve', 'agent']) {
+    const { stdout } = await vreg(['daemon', 'unit', kind]);
+    assert.match(stdout, /^RestartForceExitStatus=SIGHUP$/m, kind);
+  }
+});
+
 interface Home {
   home: string;
   vreg(...args: readonly string[]): Promise<Ran>;
