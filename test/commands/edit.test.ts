@@ -199,6 +199,17 @@ test('a failing editor exits with 5, and leaves neither a change nor a file', as
   assert.deepEqual(kept(), []);
 });
 
+test('Ctrl-C that ends the editor exits with 130 without a message', unless('python3'), async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [BEFORE]);
+  const env = { EDITOR: 'edit() { echo begun; exec sleep 300; }; edit' };
+  const terminal = await vregInTerminal(t, ['edit', 'a'], { url, home: tempDir(t), env });
+  await terminal.shows('begun');
+  terminal.type('\u0003');
+  assert.equal(await terminal.ended, 130, terminal.text());
+  assert.doesNotMatch(terminal.text(), /vreg:|hint:/);
+});
+
 test('the text of an editor that fails after writing is kept', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [BEFORE]);
