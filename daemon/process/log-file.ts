@@ -1,6 +1,6 @@
 /** The file or the journal that contains the log of a daemon or an agent. */
 import { constants, fstatSync, lstatSync, openSync, readlinkSync } from 'node:fs';
-import { join } from 'node:path';
+import { resolve } from 'node:path';
 import { readIfThere } from '../../src/files.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 
@@ -39,7 +39,7 @@ export function isStderr(path: string): boolean {
  *   terminal or a pipe
  */
 export function logPlace(kind: keyof typeof LOG_FILES, dir: string, env: NodeJS.ProcessEnv): string | undefined {
-  const file = join(dir, LOG_FILES[kind]);
+  const file = resolve(dir, LOG_FILES[kind]);
   if (isStderr(file)) return file;
   const stderr = fstatSync(STDERR);
   // systemd sets this variable to the device and inode of the socket of the journal (systemd.exec(5)).

@@ -18,7 +18,7 @@ export const logs = defineCommand({
   name: 'logs',
   summary: 'show where the log of the daemon or an agent is',
   description:
-    'Prints the path of the log file or, for a systemd unit, the journalctl command, one per line. If no process uses the data dir, prints the log files that earlier processes left there, or the command for an installed unit. To rotate a log file, rename it and send SIGHUP to its process.',
+    'Prints the path of the log file or, for a systemd unit, the journalctl command, one per line. If no process uses the data dir, prints the log files that earlier processes left there, or the command for an installed unit. To rotate a log file of --detach, rename it and send SIGHUP to its process; the shell owns any other log file.',
   arguments: [WHICH_ARGUMENT],
   settings: ['data-dir'],
   examples: [

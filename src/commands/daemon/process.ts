@@ -1,5 +1,6 @@
 /** Shared by the commands of the daemon and the agent: data dir, log, life cycle, and starting in the background. */
 import { statSync } from 'node:fs';
+import { resolve } from 'node:path';
 import type { Logger } from 'pino';
 import type { Lifecycle } from '../../../daemon/process/lifecycle.ts';
 import type { ProcessInfo } from '../../../daemon/process/pid-file.ts';
@@ -32,7 +33,7 @@ export function parseKinds(which: string | undefined): ProcessInfo['kind'][] {
 }
 
 export function dataDirOf({ config }: Context): string {
-  return config.get('data-dir') ?? config.stateDir;
+  return resolve(config.get('data-dir') ?? config.stateDir);
 }
 
 export interface ProcessLog {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
-import { existsSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, statSync, writeFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { serveApp } from '../../helpers/app.ts';
 import { vreg } from '../../helpers/cli.ts';
@@ -102,4 +102,11 @@ test('--detach reports a failed start with its exit code and message', async (t)
   const { code, stdout, stderr } = await told('daemon --host 0.0.0.0 --port 0 --detach');
   assert.deepEqual([code, stdout], [5, '']);
   assert.match(stderr, /^vreg: refusing to listen on 0\.0\.0\.0 without a token/);
+});
+
+test('daemon logs prints an absolute path, also for a relative data dir', async (t) => {
+  const dir = tempDir(t);
+  writeFileSync(join(dir, 'daemon.log'), '');
+  const { stdout } = await vreg(['daemon', 'logs', '--data-dir', relative(process.cwd(), dir)]);
+  assert.equal(stdout, `${join(dir, 'daemon.log')}\n`);
 });
