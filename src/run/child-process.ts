@@ -204,9 +204,9 @@ export async function openEditor(context: Context, path: string): Promise<void> 
     // The editor draws on the terminal; stdout may be a pipe, which carries the answer.
     stdoutToStderr: !io.tty,
   });
-  // An editor that handles Ctrl-C continues, so the signal has ended it only if its exit code says so.
-  const isInterrupted = signal === 'SIGINT' && code === 128 + constants.signals.SIGINT;
-  if (signal === 'SIGTERM' || signal === 'SIGHUP' || isInterrupted) throw new Interrupted(signal);
+  // An editor that handles Ctrl-C continues. Its exit may be reported before this program receives the same signal.
+  if (code === 128 + constants.signals.SIGINT) throw new Interrupted('SIGINT');
+  if (signal === 'SIGTERM' || signal === 'SIGHUP') throw new Interrupted(signal);
   if (code !== 0)
     throw new VregError('USAGE', `the editor "${editor}" exited with ${code}`, {
       hint: 'try again, or set VISUAL or EDITOR to another editor',
