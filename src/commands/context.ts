@@ -201,9 +201,9 @@ function contextsAnswer(
     kind: 'rows',
     rows,
     columns: [
-      { title: 'CURRENT', cell: (row) => (row.current ? '*' : '') },
-      { title: 'NAME', cell: (row) => row.name },
-      { title: 'URL', cell: ({ url }) => url ?? '-' },
+      { title: 'CURRENT', priority: 1, cell: (row) => (row.current ? '*' : '') },
+      { title: 'NAME', priority: 2, cell: (row) => row.name },
+      { title: 'URL', priority: 1, minimum: 20, cell: ({ url }) => url ?? '-' },
       { title: 'TOKEN FILE', cell: (row) => row['token-file'] ?? '-' },
       { title: 'CA FILE', wide: true, cell: (row) => row['ca-file'] ?? '-' },
       { title: 'CERT FILE', wide: true, cell: (row) => row['cert-file'] ?? '-' },

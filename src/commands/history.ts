@@ -30,11 +30,12 @@ export const history = defineCommand<{ limit?: string }>({
       kind: 'rows',
       rows: await naming(id!, context.client().history(id!, max)),
       columns: [
-        { title: 'POSITION', cell: positionOf },
-        { title: 'WHEN', cell: ({ at }) => ({ time: at }) },
-        { title: 'WHAT', cell: ({ type }) => type },
+        // On a terminal, the space is for the changes; TSV has the position, with which a script can resume.
+        { title: 'POSITION', cell: positionOf, ...(context.io.tty && context.format !== 'tsv' && { wide: true }) },
+        { title: 'WHEN', priority: 1, cell: ({ at }) => ({ time: at }) },
+        { title: 'WHAT', priority: 2, cell: ({ type }) => type },
         { title: 'WHO', cell: ({ by }) => by },
-        { title: 'CHANGES', cell: ({ type, changes }) => describe(type, changes) },
+        { title: 'CHANGES', priority: 3, cell: ({ type, changes }) => describe(type, changes) },
       ],
       name: positionOf,
       forScripts: (row) => ({ row: { ...row, changes: changesForScripts(row.changes) }, fault: undefined }),

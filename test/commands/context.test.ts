@@ -61,6 +61,14 @@ test('a context is added, switched to, shown and removed, and the file has mode 
   assert.equal(statSync(file).mode & 0o777, 0o600);
 });
 
+test('context ls shows the URL on a terminal of 40 columns', async (t) => {
+  const { run, home } = homeWith(t);
+  await run('context add prod --url http://prod:1 --token-file /a/rather/long/path/of/a/token/file');
+  const options = { home, tty: true, width: 40, env: { VERS_INFRA_URL: '', NO_COLOR: '1' } };
+  const { stdout } = await vreg(['context', 'ls'], options);
+  assert.match(stdout, /^CURRENT +NAME +URL +.*\n +prod +http:\/\/prod:1/);
+});
+
 test('writing a config file that others can read sets its mode to 0600', async (t) => {
   const { run, file } = homeWith(t, { contexts: CONTEXTS });
   chmodSync(file, 0o644);

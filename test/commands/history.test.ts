@@ -35,6 +35,16 @@ test('history shows who changed what, newest first, even after the VM was remove
   assert.deepEqual(first[1]!.changes, { status: ['running', 'paused'] });
 });
 
+test('on a terminal history shows the changes instead of the positions', async (t) => {
+  const { url } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a', name: 'one' })]);
+  await call(url, 'PATCH', '/registry/vms/a', { body: { status: 'paused' } });
+  const { stdout } = await vreg(['history', 'a'], { url, tty: true, width: 80, env: { NO_COLOR: '1' } });
+  const [titles, change] = stdout.split('\n');
+  assert.match(titles!, /^WHEN +WHAT +WHO +CHANGES$/);
+  assert.match(change!, /status: running -> paused$/);
+});
+
 test('history of an unknown VM exits with 3 and names it', async (t) => {
   const { url } = await serveApp(t);
   const result = await vreg(['history', 'nope'], { url });
