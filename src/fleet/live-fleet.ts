@@ -41,11 +41,12 @@ export class LiveFleet {
    */
   apply(event: StreamEvent, now: number): boolean {
     if (event.type === 'heartbeat') {
-      this.#countHeartbeat(now);
       const known = this.#vms.get(event.id);
       if (!known) return false;
       const wasSilent = known.stale || known.suspect === true;
-      this.#update({ ...known, lastSeen: event.lastSeen, stale: false, suspect: false });
+      const vm = { ...known, lastSeen: event.lastSeen, stale: false, suspect: false };
+      if (this.#isListed(vm)) this.#countHeartbeat(now);
+      this.#update(vm);
       return wasSilent;
     }
     if (!('vm' in event)) return false;
@@ -79,7 +80,7 @@ export class LiveFleet {
     return true;
   }
 
-  /** Heartbeats per second of all VMs whose events arrive, averaged over at most {@link RATE_WINDOW}. */
+  /** Heartbeats per second of the VMs in the list, averaged over at most {@link RATE_WINDOW}. */
   heartbeatRate(now: number): number {
     const second = Math.floor(now / 1000);
     let count = 0;

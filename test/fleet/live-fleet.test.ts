@@ -78,6 +78,17 @@ test('a VM that no longer matches the filter disappears, and returns when it mat
   assert.deepEqual(states(fleet), ['a live']);
 });
 
+test('the rate of heartbeats counts only the VMs in the list', () => {
+  const fleet = new LiveFleet(({ status }) => status === 'running');
+  fleet.replace([
+    { ...entry({ id: 'a' }), stale: false },
+    { ...entry({ id: 'b', status: 'paused' }), stale: false },
+  ]);
+  fleet.restartRate(0);
+  for (const id of ['a', 'b', 'unknown']) fleet.apply({ type: 'heartbeat', id, lastSeen: AT }, 500);
+  assert.equal(fleet.heartbeatRate(1000), 1);
+});
+
 test('the rate of heartbeats is averaged over the time since the start, and at most over a minute', () => {
   const fleet = fleetOf({ id: 'a' });
   fleet.restartRate(0);
