@@ -147,10 +147,16 @@ function flagOption({ flags, about, repeat, list }: Flag): Option {
   return repeat ? option.argParser((value, before: string[] = []) => [...before, value]) : option;
 }
 
-function checkValues({ flags, values }: Flag, given: Record<string, unknown>): void {
-  if (!Array.isArray(values)) return;
+function checkValues({ flags, values, list }: Flag, given: Record<string, unknown>): void {
   const option = new Option(flags);
   const value = given[option.attributeName()];
+  if (list && Array.isArray(value) && value.includes('')) {
+    throw new VregError('USAGE', `empty value in ${option.long}`, {
+      field: option.long!.slice(2),
+      hint: 'separate the values by single commas',
+    });
+  }
+  if (!Array.isArray(values)) return;
   const known = values as readonly string[];
   for (const each of [value ?? []].flat() as string[]) {
     if (known.includes(each)) continue;

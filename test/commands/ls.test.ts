@@ -448,6 +448,16 @@ test('on a terminal of 80 columns -o wide shows the services, the parent and the
   assert.match(row!, /^3f2a9c1e-7b4d-4c2a-9f6e-0123456789ab +api:8080 +3f2a\S+… +task=\S+…?$/);
 });
 
+test('an empty key in -L exits with 5', async () => {
+  for (const keys of ['', 'a,,b', 'a,']) {
+    assert.deepEqual(await vreg(['ls', '-L', keys]), {
+      code: 5,
+      stdout: '',
+      stderr: 'vreg: empty value in --meta-columns\nhint: separate the values by single commas\n',
+    });
+  }
+});
+
 test('-o wide shows the parent and the metadata, and -L a column for each metadata key', async (t) => {
   const { url } = await serveApp(t);
   await seed(url, [
