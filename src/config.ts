@@ -224,16 +224,20 @@ export class Config {
     return typeof flag === 'string' ? flag : undefined;
   }
 
+  get #contextOrigin(): string {
+    if (this.#contextFlag) return 'from flag --context';
+    if (this.env.VREG_CONTEXT || !this.#file) return 'from VREG_CONTEXT';
+    return `in ${placeOf(this.#file, ['context'], 'value')}`;
+  }
+
   /** Settings of the current context, if any. @throws VregError USAGE naming the origin if it does not exist */
   get contextSettings(): Record<string, unknown> | undefined {
     const name = this.context;
     if (name === undefined) return undefined;
     const contexts = this.file.contexts ?? {};
     if (Object.hasOwn(contexts, name)) return contexts[name];
-    const variable = this.env.VREG_CONTEXT ? 'from VREG_CONTEXT' : `in ${placeOf(this.#file!, ['context'], 'value')}`;
-    const where = this.#contextFlag ? 'from flag --context' : variable;
     const similar = suggestion(name, Object.keys(contexts));
-    throw new VregError('USAGE', `unknown context "${maskName(name)}" (${where})${similar}`, {
+    throw new VregError('USAGE', `unknown context "${maskName(name)}" (${this.#contextOrigin})${similar}`, {
       field: 'context',
       hint: 'list the contexts: vreg context ls',
     });

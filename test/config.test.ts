@@ -144,6 +144,21 @@ test('a pipe instead of the config file or ~/.vers/agent-services.json is refuse
   }
 });
 
+test('an unknown context names the flag or the variable, also without a config file', (t) => {
+  const HOME = tempDir(t);
+  const byFlag = new Config({ HOME });
+  byFlag.setFlags({ context: 'q' });
+  assert.match(
+    refusal(() => byFlag.find('url')),
+    /^unknown context "q" \(from flag --context\)\n/,
+  );
+  const byVariable = new Config({ HOME, VREG_CONTEXT: 'q' });
+  assert.match(
+    refusal(() => byVariable.find('url')),
+    /^unknown context "q" \(from VREG_CONTEXT\)\n/,
+  );
+});
+
 test('PORT sets the port of the daemon, after the flag and VREG_PORT and before the config file', (t) => {
   const find = (env: NodeJS.ProcessEnv, flags = {}) => configOf(t, { port: 1 }, env, flags).find('port');
   assert.deepEqual(find({ PORT: '3' }), { value: '3', origin: 'PORT' });

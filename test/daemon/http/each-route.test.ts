@@ -62,7 +62,8 @@ const BAD_BODIES: readonly [name: string, body: string | Buffer][] = [
   ['a prototype', '{"__proto__":{"role":"infra"}}'],
   ['a prototype further in', '{"metadata":[{"\\u005f_proto__":1}]}'],
   ['a constructor', '{"a":{"constructor":{"prototype":{}}}}'],
-  ['129 levels', `${'['.repeat(129)}${']'.repeat(129)}`],
+  // In a list, each entry has its own limit.
+  ['129 levels', `{"more":[${'['.repeat(129)}${']'.repeat(129)}]}`],
   ['a number that is none', '{"metadata":{"n":1e999}}'],
   ['a bare NUL', '{"id":"\0"}'],
 ];
