@@ -84,8 +84,8 @@ for (const [name, question, more] of COMMANDS) {
     ['--all --role worker', /^vreg: --all cannot be combined with --role\n/],
     ['--role wroker', /^vreg: invalid --role "wroker"; did you mean "worker"\?\nhint: one of: /],
     ['--role worker,ifra', /^vreg: invalid --role "ifra"; did you mean "infra"\?\n/],
-    ['--role=', /^vreg: invalid --role ""\n/],
-    ['--role worker,', /^vreg: invalid --role ""\n/],
+    ['--role=', /^vreg: empty value in --role\n/],
+    ['--role worker,', /^vreg: empty value in --role\n/],
     ['--selector=', /^vreg: invalid selector "": /],
   ] as const) {
     test(`${name} ${argv} exits with 5 and changes nothing`, async (t) => {
