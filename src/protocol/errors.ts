@@ -30,7 +30,7 @@ export const EXIT_MEANING: Readonly<Record<number, string>> = {
   7: 'confirmation declined, or no TTY to ask on',
   8: 'registry unreachable or busy (429, 503): try again',
   9: 'identity conflict: this VM is a clone, or restored from a snapshot',
-  10: 'answer too old, or the registry is warming up: its answers may include dead VMs',
+  10: 'answer too old, or the registry is warming and may return dead VMs',
 };
 
 interface ErrorKind {
