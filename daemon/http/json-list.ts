@@ -40,14 +40,11 @@ export async function splitList(bytes: Buffer, name: string, max: number, schedu
     Array.isArray(item) ? scan.elements[item[0] as number]! : Buffer.from(JSON.stringify(item)),
   );
   const used = new Set(elements);
-  await scheduler.forEach(
-    scan.elements.filter((element) => !used.has(element)),
-    (element) => {
-      // It may be as large as the body. Parsing it could take twenty times its size in memory if it is nested deeply.
-      if (scan.deep.has(element)) throw invalidBody(`body is nested more than ${MAX_DEPTH} levels deep`);
-      parseBody(element);
-    },
-  );
+  const others = scan.elements.filter((element) => !used.has(element));
+  // It may be as large as the body. Parsing it could take twenty times its size in memory if it is nested deeply.
+  if (others.some((element) => scan.deep.has(element)))
+    throw invalidBody(`body is nested more than ${MAX_DEPTH} levels deep`);
+  if (others.length > 0) parseBody(scan.outline(new Set(others)));
   return { elements, memory: scan.memory };
 }
 
@@ -65,7 +62,7 @@ class ListScan {
   /** Number of brackets around an element. */
   readonly #outer: number;
   /** Parts of the body around the elements. */
-  readonly #outline: (string | Buffer)[] = [];
+  readonly #outline: (Buffer | { index: number })[] = [];
   #at = 0;
   #depth = 0;
   #isDeep = false;
@@ -102,7 +99,7 @@ class ListScan {
   #open(isObject: boolean): void {
     if (this.#depth === this.#outer) {
       if (this.elements.length > this.#max + MAX_OTHERS) throw tooMany(this.#max);
-      this.#outline.push(this.#bytes.subarray(this.#start, this.#at), `[${this.elements.length}]`);
+      this.#outline.push(this.#bytes.subarray(this.#start, this.#at), { index: this.elements.length });
       this.#start = this.#at;
     }
     this.memory += isObject ? OVERHEAD.object : OVERHEAD.array;
@@ -118,11 +115,18 @@ class ListScan {
     this.#start = this.#at + 1;
   }
 
-  /** JSON of the body, in which `[0]` stands for the first element that is an object or an array, `[1]` for the second one. */
-  outline(): Buffer {
+  /**
+   * JSON of the body, in which `[0]` stands for the first element that is an object or an array, `[1]` for the second one.
+   * @param whole elements that are not replaced
+   */
+  outline(whole: ReadonlySet<Buffer> = new Set()): Buffer {
     if (this.#depth !== 0 || this.#isString)
       throw invalidBody('body is not valid JSON: a quote or a bracket has no counterpart');
-    const parts = [...this.#outline, this.#bytes.subarray(this.#start)];
-    return Buffer.concat(parts.map((part) => (typeof part === 'string' ? Buffer.from(part) : part)));
+    const parts = [...this.#outline, this.#bytes.subarray(this.#start)].map((part) => {
+      if (Buffer.isBuffer(part)) return part;
+      const element = this.elements[part.index]!;
+      return whole.has(element) ? element : Buffer.from(`[${part.index}]`);
+    });
+    return Buffer.concat(parts);
   }
 }

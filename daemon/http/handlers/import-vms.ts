@@ -34,11 +34,11 @@ export async function importVms(ctx: RequestContext): Promise<Result> {
 
 /** @throws VregError INVALID if the element is not JSON */
 function parseItem(element: Buffer, maxBytes: number): Item {
+  const value = parseJson(element);
   if (element.length > maxBytes) {
     const message = `the entry is too large: ${element.length} bytes (limit ${maxBytes} bytes)`;
     return { id: undefined, error: new VregError('TOO_LARGE', message, { field: 'metadata' }) };
   }
-  const value = parseJson(element);
   const id = idOf(value);
   try {
     rejectFlaw(value);

@@ -527,11 +527,11 @@ function isAcceptable(value: unknown, depth: number): boolean {
   return Object.values(value).every((each) => isAcceptable(each, depth + 1));
 }
 
-/** Each entry of an import has its own outcome and its own depth. Other members of the body can make it unacceptable. */
+/** Each entry of an import has its own outcome and its own depth. The rest of the body follows the usual rules. */
 function isAcceptableList(value: unknown): boolean {
   const literals = (list: unknown) => (Array.isArray(list) ? list.filter((each) => !isObject(each)) : list);
   if (!isRecord(value)) return isAcceptable(literals(value), 0);
-  return isAcceptable('vms' in value ? { ...value, vms: literals(value.vms) } : value, -2);
+  return isAcceptable('vms' in value ? { ...value, vms: literals(value.vms) } : value, 0);
 }
 
 function textOf(value: unknown): string | undefined {
