@@ -195,7 +195,7 @@ test('a timeout in plain seconds has its unit in the message', async (t) => {
   const { url } = await serveApp(t);
   const { stderr } = await vreg(['addr', 'infra', '--wait', '0.2'], { url, now: Date.now });
   assert.match(stderr, /^vreg: no live infra VM within 0\.2s \(none registered\)\n/);
-  const waited = await vreg(['wait', 'infra', '--timeout', '1'], { url });
+  const waited = await vreg(['wait', 'infra', '--timeout', '1'], { url, now: Date.now });
   assert.match(waited.stderr, /^vreg: timed out after 1s, waiting for/);
 });
 
