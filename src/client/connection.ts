@@ -13,6 +13,7 @@ import { timerDelay } from '../protocol/duration.ts';
 import { fromAnswer, VregError, withMessage } from '../protocol/errors.ts';
 import { MAX_DEPTH } from '../protocol/json.ts';
 import { maskRegistryUrl, SecretMask } from '../protocol/redact.ts';
+import { isOutcomeUnknown, outcomeHint } from './outcome.ts';
 import { tlsHint } from './tls-hints.ts';
 import { type ClientTls, type Exchange, type Reply, Transport } from './transport.ts';
 
@@ -74,13 +75,13 @@ export class Connection {
     return this.#facts;
   }
 
-  /** Sends a request and parses the response. @throws VregError UNREACHABLE, BAD_ANSWER, or the registry's error */
+  /** Sends a request and parses the response. @throws VregError UNREACHABLE, OUTCOME_UNKNOWN, BAD_ANSWER, or the registry's error */
   async request<T>(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<T> {
     const reply = await this.raw(method, path, body === undefined ? undefined : encodeBody(body), headers);
     return this.#read<T>(reply, `${method} ${path}`);
   }
 
-  /** Returns the response, whatever its status. Masks secrets in error responses. @throws VregError UNREACHABLE */
+  /** Returns the response, whatever its status. Masks secrets in error responses. @throws VregError UNREACHABLE, OUTCOME_UNKNOWN */
   async raw(method: string, path: string, body?: string, headers?: Record<string, string>): Promise<Reply> {
     const reply = await this.#exchange(method, path, body, headers, (transport, exchange) => transport.send(exchange));
     return reply.status < 400 ? reply : { ...reply, text: this.#secrets.mask(reply.text) };
@@ -124,7 +125,7 @@ export class Connection {
       });
       reply = { ...reply, headers: this.#secrets.maskFields(reply.headers) };
     } catch (error) {
-      throw signal?.aborted ? signal.reason : this.#unreachable(error as NodeJS.ErrnoException);
+      throw signal?.aborted ? signal.reason : this.#noResponse(method, path, body, error as NodeJS.ErrnoException);
     }
     trace?.(`${method} ${this.url}${path} ${reply.status} ${Math.round(performance.now() - started)} ms`);
     this.#note(reply);
@@ -199,21 +200,20 @@ export class Connection {
     });
   }
 
-  #unreachable(cause: NodeJS.ErrnoException): Error {
+  #noResponse(method: string, path: string, body: string | undefined, cause: NodeJS.ErrnoException): Error {
     if (cause instanceof VregError) return cause;
     const { origin } = this.#options;
     const reason =
       cause.name === 'TimeoutError'
         ? `no response within ${this.#timeout / 1000} s`
         : this.#secrets.mask(cause.code ?? cause.message);
-    return new VregError(
-      'UNREACHABLE',
-      `cannot reach the registry at ${this.url} (${reason}${origin ? `, from ${origin}` : ''})`,
-      {
-        hint: this.#hint(cause),
+    const place = `the registry at ${this.url} (${reason}${origin ? `, from ${origin}` : ''})`;
+    if (isOutcomeUnknown(method, path, cause))
+      return new VregError('OUTCOME_UNKNOWN', `no response to ${method} from ${place}; the change may have been made`, {
+        hint: outcomeHint(path, body),
         cause,
-      },
-    );
+      });
+    return new VregError('UNREACHABLE', `cannot reach ${place}`, { hint: this.#hint(cause), cause });
   }
 
   #hint(cause: NodeJS.ErrnoException): string {

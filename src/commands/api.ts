@@ -24,7 +24,7 @@ export const api = defineCommand<{ file?: string }>({
     { about: 'pause a VM', command: `echo '{"status":"paused"}' | vreg api PATCH /registry/vms/abc-123-def -f -` },
     { about: 'check the health of the registry', command: 'vreg api GET /health' },
   ],
-  exits: [2, 3, 4, 8],
+  exits: [2, 3, 4, 6, 8],
   async run(context, [method, path], { file }) {
     const verb = method!.toUpperCase();
     if (!METHODS.some((known) => known === verb)) {

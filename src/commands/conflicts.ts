@@ -15,7 +15,7 @@ export const conflicts = defineCommand<{ clear?: boolean }>({
     { about: 'fail if a conflict is open', command: 'vreg conflicts -o json | jq -e \'all(.state != "open")\'' },
     { about: 'clear a conflict that is resolved', command: 'vreg conflicts worker-1 --clear' },
   ],
-  exits: [2, 8],
+  exits: [2, 6, 8],
   async run(context, ids, { clear }) {
     const client = context.client();
     const { conflicts: all, otherRegistry } = await client.conflicts();

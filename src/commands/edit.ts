@@ -20,7 +20,7 @@ export const edit = defineCommand({
     { about: 'in another editor', command: 'EDITOR=nano vreg edit abc-123-def' },
     { about: 'with sed instead of an editor', command: `EDITOR='sed -i s/running/paused/' vreg edit abc-123-def` },
   ],
-  exits: [2, 3, 4, 7, 8],
+  exits: [2, 3, 4, 6, 7, 8],
   async run(context, [id]) {
     if (!context.io.canAsk)
       throw new VregError('REFUSED', 'cannot open an editor without a terminal', {

@@ -49,7 +49,7 @@ export const importVms = defineCommand<Flags>({
     { about: 'import the fleet from vers-agent-services', command: 'vreg import -f data/registry.json --yes' },
     { about: 'overwrite registered entries', command: 'vreg import -f fleet.json --if-exists update --yes' },
   ],
-  exits: [2, 4, 7, 8],
+  exits: [2, 4, 6, 7, 8],
   async run(context, _args, { file, dryRun, ifExists = 'fail', yes }) {
     if (file === undefined) throw missingFlag('--file', 'for example: vreg import -f fleet.ndjson');
     const { entries } = await readEntries(context, file, undefined, parseImported);

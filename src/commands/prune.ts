@@ -31,7 +31,7 @@ export const prune = defineCommand<Flags>({
     { about: 'remove workers that have been silent for a day', command: 'vreg prune --older-than 24h --role worker' },
     { about: 'run from cron', command: 'vreg prune --older-than 24h --yes' },
   ],
-  exits: [2, 3, 7, 8],
+  exits: [2, 3, 6, 7, 8],
   async run(context, _args, { olderThan, role = [], dryRun, yes }) {
     if (olderThan === undefined) {
       throw missingFlag('--older-than', 'for example: vreg prune --older-than 1h --dry-run');

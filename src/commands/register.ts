@@ -43,7 +43,7 @@ export const register = defineCommand<Flags>({
     },
     { about: 'many VMs from a file', command: 'vreg register -f fleet.ndjson --if-exists ignore' },
   ],
-  exits: [2, 4, 8],
+  exits: [2, 4, 6, 8],
   async run(context, [id], flags) {
     const { file, ifExists = 'fail', ...own } = flags;
     if (file === undefined) {

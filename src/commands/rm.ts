@@ -14,7 +14,7 @@ export const rm = defineCommand<SelectionFlags>({
     { about: 'in a script', command: 'vreg rm abc-123-def --yes' },
     { about: 'all stale VMs', command: 'vreg rm --stale --yes' },
   ],
-  exits: [2, 3, 7, 8],
+  exits: [2, 3, 6, 7, 8],
   async run(context, ids, flags) {
     await changeSelected(context, ids, flags, {
       question: (vms) => `Remove ${vms} from the registry?`,

@@ -17,7 +17,7 @@ function statusCommand(name: string, status: Status, effect: string, example: st
       { about: 'all workers', command: `vreg ${name} --role worker` },
       { about: 'in a script: the VMs of a task', command: `vreg ${name} -l task=billing --yes` },
     ],
-    exits: [2, 3, 7, 8],
+    exits: [2, 3, 6, 7, 8],
     async run(context, ids, flags) {
       await changeSelected(context, ids, flags, {
         question: (vms) => `Set the status of ${vms} to ${status}?`,

@@ -42,7 +42,7 @@ const create = defineCommand<CreateFlags>({
     },
     { about: 'for a golden image', command: 'vreg token create image-12 --scope enrol --role worker' },
   ],
-  exits: [2, 4, 8],
+  exits: [2, 4, 6, 8],
   async run(context, [name], { scope, vm, role, expires, to }) {
     if (scope === undefined) throw missingFlag('--scope', `one of: ${SCOPES.join(', ')}`);
     // An empty value is an error: an unset shell variable must not create a token that never expires.
@@ -163,7 +163,7 @@ const revoke = defineCommand<{ enrolledBy?: string; yes?: boolean }>({
     },
     { about: 'in a script', command: 'vreg token revoke dashboard --yes' },
   ],
-  exits: [2, 3, 7, 8],
+  exits: [2, 3, 6, 7, 8],
   async run(context, names, { enrolledBy, yes }) {
     if (names.length === 0 && enrolledBy === undefined) {
       throw new VregError('USAGE', 'no token given', {

@@ -46,7 +46,7 @@ export const update = defineCommand<Flags>({
     { about: 'remove a metadata key', command: 'vreg update abc-123-def --unset-meta reason' },
     { about: 'all workers of a task', command: 'vreg update --role worker -l task=billing --meta tier=gold' },
   ],
-  exits: [2, 3, 7, 8],
+  exits: [2, 3, 6, 7, 8],
   async run(context, ids, { name, status, address, service, meta = [], unsetMeta = [], ...selection }) {
     if (ids.length > 0 && selection.role !== undefined)
       throw exclusiveFlags('--role', 'ids', '--role selects VMs; the role of a registered VM cannot be changed');

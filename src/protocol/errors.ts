@@ -63,6 +63,7 @@ export const ERRORS = {
   WARMING: { status: 0, exit: EXIT.warming },
   TOO_OLD: { status: 0, exit: EXIT.warming },
   TIMEOUT: { status: 0, exit: EXIT.timeout },
+  OUTCOME_UNKNOWN: { status: 0, exit: EXIT.timeout },
   REFUSED: { status: 0, exit: EXIT.refused },
   UNREACHABLE: { status: 0, exit: EXIT.unreachable },
   UNSUPPORTED: { status: 0, exit: EXIT.error },

@@ -110,6 +110,41 @@ test('a connection that breaks off is UNREACHABLE', async (t) => {
   assert.equal((await failure(clientOf(t, { url: halfway }).health())).code, 'UNREACHABLE');
 });
 
+test('a write without a response has an unknown outcome, and the hint shows how to look', async (t) => {
+  const cut = await stub(t, (request, response) => request.resume().on('end', () => response.socket?.destroy()));
+  const client = clientOf(t, { url: cut, origin: 'VERS_INFRA_URL' });
+  const writes: [string, () => Promise<unknown>, string][] = [
+    ['POST', () => client.register(aVm({ id: 'a' })), 'vreg get a'],
+    ['PATCH', () => client.update('b c', {}), 'vreg get ID'],
+    ['DELETE', () => client.deregister('d'), 'vreg get d'],
+    ['POST', () => client.raw('POST', '/registry/tokens', '{}'), 'vreg token ls'],
+    ['POST', () => client.raw('POST', '/registry/import', '{'), 'vreg ls'],
+    ['DELETE', () => client.raw('DELETE', '/registry/conflicts?id=a'), 'vreg conflicts'],
+  ];
+  for (const [method, write, look] of writes) {
+    const error = await failure(write());
+    assert.deepEqual([error.code, error.exit], ['OUTCOME_UNKNOWN', 6], look);
+    assert.match(
+      error.message,
+      new RegExp(`^no response to ${method} from the registry at ${cut} .*, from VERS_INFRA_URL.; the change may have`),
+    );
+    assert.equal(error.hint, `see whether it took effect: ${look}`);
+  }
+  const silent = clientOf(t, { url: await stub(t, () => {}), timeout: 100 });
+  assert.equal((await failure(silent.deregister('a'))).code, 'OUTCOME_UNKNOWN');
+});
+
+test('a request that can be repeated, or was never sent, is UNREACHABLE without a response', async (t) => {
+  const cut = clientOf(t, { url: await stub(t, (_request, response) => void response.socket?.destroy()) });
+  for (const request of [() => cut.get('a'), () => cut.heartbeat('a'), () => cut.heartbeats(['a', 'b'])]) {
+    assert.deepEqual((await failure(request())).exit, 8);
+  }
+  assert.equal((await failure(cut.raw('PUT', '/registry/vms/a', '{}'))).code, 'UNREACHABLE');
+  for (const url of ['http://127.0.0.1:1', `unix:${join(tempDir(t), 'none.sock')}`]) {
+    assert.equal((await failure(clientOf(t, { url }).deregister('a'))).code, 'UNREACHABLE', url);
+  }
+});
+
 test('an aborted request fails with the abort reason', async (t) => {
   const controller = new AbortController();
   const url = await stub(t, () => controller.abort(new Error('the user said so')));
