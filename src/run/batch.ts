@@ -59,7 +59,14 @@ export interface Failed<T> {
 }
 
 /** Errors that concern one item. Other errors, such as a rejected token, affect all items alike and are reported once. */
-const ITEM_ERRORS: readonly ErrorCode[] = ['NOT_FOUND', 'INVALID', 'CONFLICT', 'PRECONDITION_FAILED', 'USAGE', 'OUTCOME_UNKNOWN'];
+const ITEM_ERRORS: readonly ErrorCode[] = [
+  'NOT_FOUND',
+  'INVALID',
+  'CONFLICT',
+  'PRECONDITION_FAILED',
+  'USAGE',
+  'OUTCOME_UNKNOWN',
+];
 
 /**
  * Reports the failures of a batch. Does nothing if there are none. Rethrows the failure if the batch had one item; otherwise
