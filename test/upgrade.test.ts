@@ -7,7 +7,7 @@ import { chmodSync, cpSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { startAgent } from './helpers/agent/agent.ts';
-import { BIN, cleanEnv, type Daemon, run, startDaemon, tempDir } from './helpers/daemon.ts';
+import { cleanEnv, type Daemon, ENTRY, PROGRAM, run, startDaemon, tempDir } from './helpers/daemon.ts';
 import { AS_VREG_CLIENT, call } from './helpers/http.ts';
 import { until } from './helpers/until.ts';
 
@@ -252,11 +252,11 @@ test('an old config file is read with its contexts and settings', async (t) => {
   const home = tempDir(t);
   const env = cleanEnv(home);
   copyOf('config', join(home, 'config/vreg'));
-  const { stdout, code, stderr } = await run(process.execPath, [BIN, 'context', 'ls', '-o', 'json'], { env });
+  const { stdout, code, stderr } = await run(PROGRAM, [...ENTRY, 'context', 'ls', '-o', 'json'], { env });
   assert.equal(code, 0, stderr);
   assertHas(JSON.parse(stdout), EXPECTED.config.contexts, 'contexts');
   for (const [key, value] of Object.entries(EXPECTED.config.settings))
-    assert.equal((await run(process.execPath, [BIN, 'config', 'get', key], { env })).stdout, `${value}\n`, key);
+    assert.equal((await run(PROGRAM, [...ENTRY, 'config', 'get', key], { env })).stdout, `${value}\n`, key);
 });
 
 test('an old backup is restored in the place of a registry that has changed since', async (t) => {
@@ -265,7 +265,7 @@ test('an old backup is restored in the place of a registry that has changed sinc
   await daemon.end();
   const backup = copyOf('backup.db', join(tempDir(t), 'backup.db'));
   const words = ['daemon', 'restore', backup, '--data-dir', daemon.dataDir, '--yes'];
-  const { code, stderr } = await run(process.execPath, [BIN, ...words], { env: cleanEnv(daemon.home) });
+  const { code, stderr } = await run(PROGRAM, [...ENTRY, ...words], { env: cleanEnv(daemon.home) });
   assert.equal(code, 0, stderr);
   await assertAllFound(await startDaemon(t, { home: daemon.home }));
 });

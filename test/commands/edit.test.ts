@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { type Result, seed, vreg } from '../helpers/cli.ts';
-import { BIN, tempDir } from '../helpers/daemon.ts';
+import { ENTRY, PROGRAM, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { runVreg } from '../helpers/running.ts';
@@ -59,7 +59,7 @@ test('the editor of the real program uses the terminal, even if stdout is a pipe
   await seed(url, [BEFORE]);
   const home = tempDir(t);
   const script = 'id=$("$@"); echo "stdout: $id"';
-  const terminal = await startInTerminal(t, ['sh', '-c', script, 'sh', process.execPath, BIN, 'edit', 'a', '-q'], {
+  const terminal = await startInTerminal(t, ['sh', '-c', script, 'sh', PROGRAM, ...ENTRY, 'edit', 'a', '-q'], {
     url,
     home,
     env: { EDITOR: 'test -t 1 && read -r line && echo "read $line" && sed -i s/one/two/' },

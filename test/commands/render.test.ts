@@ -5,7 +5,7 @@ import test, { type TestContext } from 'node:test';
 import { Interrupted } from '../../src/exit.ts';
 import { serveApp } from '../helpers/app.ts';
 import { type RunningCommand, seed, start, vreg } from '../helpers/cli.ts';
-import { BIN, cleanEnv, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { cleanEnv, ENTRY, PROGRAM, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { startVreg } from '../helpers/running.ts';
@@ -78,7 +78,7 @@ test('an empty template from a pipe or a terminal keeps the destination', async 
   writeFileSync(dest, 'before');
   const shell = async (before: string, source: string) => {
     const script = `${before} "$0" "$1" render ${source}:"$2"`;
-    return run('bash', ['-c', script, process.execPath, BIN, dest], { env: cleanEnv(dir, { VERS_INFRA_URL: url }) });
+    return run('bash', ['-c', script, PROGRAM, ...ENTRY, dest], { env: cleanEnv(dir, { VERS_INFRA_URL: url }) });
   };
   for (const [before, source] of [
     ["printf '' |", '/dev/stdin'],

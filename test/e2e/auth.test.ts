@@ -7,7 +7,7 @@ import { request as httpsRequest } from 'node:https';
 import { join } from 'node:path';
 import test from 'node:test';
 import { makeAuthority } from '../helpers/certificates.ts';
-import { BIN, cleanEnv, type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { cleanEnv, type Daemon, ENTRY, PROGRAM, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { tlsOf } from '../helpers/https.ts';
 import { runScript, startVreg } from '../helpers/running.ts';
 import { unless } from '../helpers/tools.ts';
@@ -79,8 +79,8 @@ test('without a token, a proxy cannot reach the registry through the unix socket
   const home = tempDir(t);
   const socketPath = join(home, 'vreg.sock');
   const behind = await run(
-    process.execPath,
-    [BIN, 'daemon', '--socket', socketPath, '--trust-proxy', '--data-dir', join(home, 'other')],
+    PROGRAM,
+    [...ENTRY, 'daemon', '--socket', socketPath, '--trust-proxy', '--data-dir', join(home, 'other')],
     { env: cleanEnv(home) },
   );
   assert.deepEqual([behind.code, /behind a proxy without a token/.test(behind.stderr)], [5, true]);
@@ -99,8 +99,8 @@ test('without a token, a proxy cannot reach the registry through the unix socket
 test('a registry with issued tokens may listen on all addresses without VERS_AUTH_TOKEN', async (t) => {
   const home = tempDir(t);
   const refused = await run(
-    process.execPath,
-    [BIN, 'daemon', '--port', '0', '--host', '0.0.0.0', '--data-dir', join(home, 'data')],
+    PROGRAM,
+    [...ENTRY, 'daemon', '--port', '0', '--host', '0.0.0.0', '--data-dir', join(home, 'data')],
     { env: cleanEnv(home) },
   );
   assert.equal(refused.code, 5);

@@ -21,7 +21,7 @@ import { crcOf } from '../../daemon/store/integrity.ts';
 import type { VmList } from '../../src/protocol/api.ts';
 import type { ErrorBody } from '../../src/protocol/errors.ts';
 import type { VmEvent } from '../../src/protocol/events.ts';
-import { BIN, cleanEnv, type Daemon, type Ran, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { cleanEnv, type Daemon, ENTRY, PROGRAM, type Ran, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { isChange, readEvents } from '../helpers/stream.ts';
 import { until } from '../helpers/until.ts';
@@ -40,8 +40,8 @@ const files = (dir: string) => readdirSync(dir).sort();
 const left = ({ dataDir }: Daemon) => files(dataDir).filter((name) => name.startsWith('.vreg-copy-'));
 
 function restore(home: string, file: string): Promise<Ran> {
-  const words = [BIN, 'daemon', 'restore', file, '--yes', '--data-dir', join(home, 'data')];
-  return run(process.execPath, words, { env: cleanEnv(home) });
+  const words = [...ENTRY, 'daemon', 'restore', file, '--yes', '--data-dir', join(home, 'data')];
+  return run(PROGRAM, words, { env: cleanEnv(home) });
 }
 
 async function idsOf(url: string): Promise<string[]> {

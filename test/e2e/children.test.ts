@@ -7,7 +7,7 @@ import test, { type TestContext } from 'node:test';
 import { FORWARDED } from '../../src/run/signals.ts';
 import { serveApp } from '../helpers/app.ts';
 import { seed } from '../helpers/cli.ts';
-import { BIN, tempDir } from '../helpers/daemon.ts';
+import { tempDir, VREG } from '../helpers/daemon.ts';
 import { type RunOptions, startVreg } from '../helpers/running.ts';
 import { startInTerminal, vregInTerminal } from '../helpers/terminal.ts';
 import { unless } from '../helpers/tools.ts';
@@ -204,7 +204,7 @@ test('a shell can stop and continue exec and its command', unless('python3', 'ba
     env: {},
   });
   await shell.shows(/[#$] $/);
-  shell.type(`${process.execPath} ${BIN} exec infra -- sh -c 'echo begun; read -r line; echo "read $line"'\r`);
+  shell.type(`${VREG.join(' ')} exec infra -- sh -c 'echo begun; read -r line; echo "read $line"'\r`);
   await shell.shows(/[\r\n]begun/);
   shell.type(CTRL_Z);
   await shell.shows('Stopped');

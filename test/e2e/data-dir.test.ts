@@ -2,10 +2,10 @@ import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
-import { BIN, cleanEnv, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { cleanEnv, ENTRY, PROGRAM, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 
 const daemonOn = (dataDir: string, home: string) =>
-  run(process.execPath, [BIN, 'daemon', '--port', '0', '--data-dir', dataDir], { env: cleanEnv(home) });
+  run(PROGRAM, [...ENTRY, 'daemon', '--port', '0', '--data-dir', dataDir], { env: cleanEnv(home) });
 
 test('a second daemon on one data dir is refused with the pid and the URL of the first', async (t) => {
   const first = await startDaemon(t);
@@ -49,8 +49,8 @@ test('a database that is not a file is named, with the next step', async (t) => 
 test('a daemon that cannot register itself exits with an error message', async (t) => {
   const home = tempDir(t);
   const { code, stderr } = await run(
-    process.execPath,
-    [BIN, 'daemon', '--port', '0', '--data-dir', join(home, 'data'), '--self-register', '--id', '..'],
+    PROGRAM,
+    [...ENTRY, 'daemon', '--port', '0', '--data-dir', join(home, 'data'), '--self-register', '--id', '..'],
     { env: cleanEnv(home) },
   );
   assert.equal(code, 5, stderr);

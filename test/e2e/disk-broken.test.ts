@@ -6,7 +6,7 @@ import type { ErrorBody } from '../../src/protocol/errors.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
 import { remount, smallDisk, unlessMountable } from '../helpers/crash/small-disk.ts';
 import { breakDisk } from '../helpers/crash/strace.ts';
-import { BIN, cleanEnv, type Daemon, run, startDaemon } from '../helpers/daemon.ts';
+import { cleanEnv, type Daemon, ENTRY, PROGRAM, run, startDaemon } from '../helpers/daemon.ts';
 import { AS_VREG_CLIENT, call } from '../helpers/http.ts';
 import { fingerprint } from '../helpers/store.ts';
 import { unless } from '../helpers/tools.ts';
@@ -81,7 +81,7 @@ test('a database that the disk cannot read does not count as damaged', unless('s
   await daemon.end('SIGTERM');
   const file = join(daemon.dataDir, 'registry.db');
   const strace = ['-f', '-o', '/dev/null', '-P', file, '-e', 'inject=pread64,read:error=EIO'];
-  const words = [...strace, process.execPath, BIN, 'daemon', '--port', '0', '--data-dir', daemon.dataDir];
+  const words = [...strace, PROGRAM, ...ENTRY, 'daemon', '--port', '0', '--data-dir', daemon.dataDir];
   const { code, stderr } = await run('strace', words, { env: cleanEnv(daemon.home) });
   assert.equal(code, 1);
   assert.match(stderr, /^vreg: cannot open .*registry\.db: EIO.*\nhint: .*disk works.*\n$/);
@@ -104,7 +104,7 @@ test(
       ['daemon', '--port', '0'],
       ['daemon', 'restore', backup, '--yes'],
     ]) {
-      const { code, stdout, stderr } = await run(process.execPath, [BIN, ...words, '--data-dir', first.dataDir], {
+      const { code, stdout, stderr } = await run(PROGRAM, [...ENTRY, ...words, '--data-dir', first.dataDir], {
         env: cleanEnv(home),
       });
       assert.deepEqual([code, stdout], [1, ''], stderr);

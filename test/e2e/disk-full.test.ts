@@ -7,7 +7,7 @@ import type { Vm } from '../../src/protocol/vm.ts';
 import { newWriters } from '../helpers/crash/crash.ts';
 import { findFaults, findLosses, listAll, readLeft } from '../helpers/crash/crash-run.ts';
 import { fill, smallDisk, unlessMountable } from '../helpers/crash/small-disk.ts';
-import { BIN, cleanEnv, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { cleanEnv, ENTRY, PROGRAM, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { randomOf } from '../helpers/random.ts';
 import { until } from '../helpers/until.ts';
@@ -177,8 +177,8 @@ test(
     assert.equal((await first.vreg(['backup', backup])).code, 0);
     assert.deepEqual(await first.end(), { code: 0, signal: null });
     const { code, stderr } = await run(
-      process.execPath,
-      [BIN, 'daemon', 'restore', backup, '--yes', '--data-dir', first.dataDir],
+      PROGRAM,
+      [...ENTRY, 'daemon', 'restore', backup, '--yes', '--data-dir', first.dataDir],
       { env: cleanEnv(home) },
     );
     assert.equal(code, 0, stderr);

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { seed } from '../helpers/cli.ts';
-import { BIN, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { startDaemon, tempDir, VREG } from '../helpers/daemon.ts';
 import { startVreg } from '../helpers/running.ts';
 import { startInTerminal, vregInTerminal } from '../helpers/terminal.ts';
 import { unless } from '../helpers/tools.ts';
@@ -37,7 +37,7 @@ test('nohup vreg watch survives the end of its terminal', unless('python3', 'bas
   const { url } = await serveApp(t);
   const home = tempDir(t);
   const shell = await startInTerminal(t, ['bash', '--norc', '--noprofile', '-i'], { url, home, cwd: home });
-  shell.type(`nohup ${process.execPath} ${BIN} watch -o ndjson --since start >out & echo "pid $!"\r`);
+  shell.type(`nohup ${VREG.join(' ')} watch -o ndjson --since start >out & echo "pid $!"\r`);
   await shell.shows(/[\r\n]pid \d+/);
   const pid = Number(/[\r\n]pid (\d+)/.exec(shell.text())![1]);
   t.after(() => process.kill(pid, 'SIGKILL'));

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import test from 'node:test';
-import { BIN, cleanEnv, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { cleanEnv, ENTRY, PROGRAM, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call, errorOf } from '../helpers/http.ts';
 import { exchange } from '../helpers/raw.ts';
 import { until } from '../helpers/until.ts';
@@ -120,7 +120,7 @@ for (const [flag, value] of [
   ['--max-connections', 'many'],
 ] as const) {
   test(`${flag} ${value} is refused at start with a hint`, async (t) => {
-    const { code, stderr } = await run(process.execPath, [BIN, 'daemon', `${flag}=${value}`], {
+    const { code, stderr } = await run(PROGRAM, [...ENTRY, 'daemon', `${flag}=${value}`], {
       env: cleanEnv(tempDir(t)),
     });
     assert.equal(code, 5);

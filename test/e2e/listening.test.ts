@@ -8,7 +8,7 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import test, { type TestContext } from 'node:test';
-import { BIN, cleanEnv, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { cleanEnv, ENTRY, PROGRAM, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { readAnswers } from '../helpers/raw.ts';
 import { unless } from '../helpers/tools.ts';
@@ -18,8 +18,8 @@ import { aVm } from '../helpers/vm.ts';
 /** A daemon that is to listen on a socket alone; resolves when it says that it does. */
 async function startOnSocket(t: TestContext, home: string) {
   const socket = join(home, 'vreg.sock');
-  const words = [BIN, 'daemon', '--socket', socket, '--data-dir', join(home, 'data'), '--log-format', 'json'];
-  const child = spawn(process.execPath, words, { env: cleanEnv(home), stdio: ['ignore', 'ignore', 'pipe'] });
+  const words = [...ENTRY, 'daemon', '--socket', socket, '--data-dir', join(home, 'data'), '--log-format', 'json'];
+  const child = spawn(PROGRAM, words, { env: cleanEnv(home), stdio: ['ignore', 'ignore', 'pipe'] });
   const ended = once(child, 'exit');
   t.after(async () => {
     child.kill('SIGKILL');
@@ -65,7 +65,7 @@ test('a socket beside a port serves the same registry', async (t) => {
   const socket = join(home, 'both.sock');
   const { url, end } = await startDaemon(t, { home, args: ['--socket', socket] });
   await call(url, 'POST', '/registry/vms', { body: aVm({ role: 'infra' }) });
-  const { stdout } = await run(process.execPath, [BIN, 'addr', 'infra', '--url', `unix:${socket}`], {
+  const { stdout } = await run(PROGRAM, [...ENTRY, 'addr', 'infra', '--url', `unix:${socket}`], {
     env: cleanEnv(home),
   });
   assert.equal(stdout, 'vm-1.vm.vers.sh\n');
@@ -83,8 +83,8 @@ test('--host localhost listens on every address of localhost', async (t) => {
 test('a second daemon on the same port exits with 4 and names the first one', async (t) => {
   const { url, child } = await startDaemon(t);
   const home = tempDir(t);
-  const words = [BIN, 'daemon', '--port', new URL(url).port, '--data-dir', join(home, 'data')];
-  const { code, stdout, stderr } = await run(process.execPath, words, { env: cleanEnv(home) });
+  const words = [...ENTRY, 'daemon', '--port', new URL(url).port, '--data-dir', join(home, 'data')];
+  const { code, stdout, stderr } = await run(PROGRAM, words, { env: cleanEnv(home) });
   assert.deepEqual([code, stdout], [4, '']);
   const holder = `vreg \\(pid ${child.pid}\\) is listening there \\(EADDRINUSE\\)`;
   assert.match(
@@ -102,8 +102,8 @@ test('a daemon whose port another program uses exits with 4 and names the progra
   const other = spawn('python3', ['-c', script], { stdio: ['ignore', 'pipe', 'inherit'] });
   t.after(() => other.kill('SIGKILL'));
   const [port] = (await once(other.stdout, 'data')) as [Buffer];
-  const words = [BIN, 'daemon', '--port', String(port).trim(), '--data-dir', join(home, 'data')];
-  const { code, stderr } = await run(process.execPath, words, { env: cleanEnv(home) });
+  const words = [...ENTRY, 'daemon', '--port', String(port).trim(), '--data-dir', join(home, 'data')];
+  const { code, stderr } = await run(PROGRAM, words, { env: cleanEnv(home) });
   assert.equal(code, 4);
   assert.match(
     stderr,
@@ -115,8 +115,8 @@ test('a second daemon on the same unix socket exits with 4 and names the first o
   const path = join(tempDir(t), 'vreg.sock');
   const { child } = await startDaemon(t, { args: ['--socket', path] });
   const home = tempDir(t);
-  const words = [BIN, 'daemon', '--socket', path, '--data-dir', join(home, 'data')];
-  const { code, stderr } = await run(process.execPath, words, { env: cleanEnv(home) });
+  const words = [...ENTRY, 'daemon', '--socket', path, '--data-dir', join(home, 'data')];
+  const { code, stderr } = await run(PROGRAM, words, { env: cleanEnv(home) });
   assert.equal(code, 4);
   assert.match(stderr, new RegExp(`: vreg \\(pid ${child.pid}\\) is listening there .*\\nhint: .*--socket\\n$`));
 });
@@ -124,8 +124,8 @@ test('a second daemon on the same unix socket exits with 4 and names the first o
 test('without a token, a public address is refused with exit code 5 and a hint', async (t) => {
   const home = tempDir(t);
   for (const host of ['0.0.0.0', '::', 'example.com']) {
-    const words = [BIN, 'daemon', '--port', '0', '--host', host, '--data-dir', join(home, 'data')];
-    const { code, stderr } = await run(process.execPath, words, { env: cleanEnv(home) });
+    const words = [...ENTRY, 'daemon', '--port', '0', '--host', host, '--data-dir', join(home, 'data')];
+    const { code, stderr } = await run(PROGRAM, words, { env: cleanEnv(home) });
     assert.equal(code, 5, host);
     assert.match(stderr, /refusing to listen on .* without a token/);
     assert.match(stderr, /hint: .*VERS_AUTH_TOKEN.*--token-file/);

@@ -6,7 +6,7 @@ import { constants } from 'node:os';
 import test from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { seed } from '../helpers/cli.ts';
-import { BIN } from '../helpers/daemon.ts';
+import { VREG } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { startInTerminal, type Terminal, vregInTerminal } from '../helpers/terminal.ts';
@@ -122,7 +122,7 @@ test('Ctrl-Z suspends ls --watch with a restored terminal, and fg continues it',
   const { url } = await serveApp(t);
   await seed(url, [aVm({ id: 'a' })]);
   const shell = await startInTerminal(t, ['bash', '--norc', '--noprofile', '-i'], { url });
-  shell.type(`${process.execPath} ${BIN} ls -w\r`);
+  shell.type(`${VREG.join(' ')} ls -w\r`);
   await shell.shows('q quit');
   shell.type(SUSPEND);
   await shell.shows('Stopped');

@@ -9,7 +9,7 @@ import { stripVTControlCharacters } from 'node:util';
 import { readProcessInfo } from '../../daemon/process/pid-file.ts';
 import type { ErrorBody } from '../../src/protocol/errors.ts';
 import { fill, smallDisk, unlessMountable } from '../helpers/crash/small-disk.ts';
-import { BIN, cleanEnv, endAfter, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { cleanEnv, ENTRY, endAfter, PROGRAM, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { makePipe } from '../helpers/pipe.ts';
 import { vregInTerminal } from '../helpers/terminal.ts';
@@ -23,8 +23,8 @@ const REFUSED = 1500;
 /** @param stderr destination of the log */
 async function startWith(t: TestContext, home: string, stderr: 'pipe' | number, ...args: string[]) {
   const dataDir = join(home, 'data');
-  const words = [BIN, 'daemon', '--port', '0', '--data-dir', dataDir, ...args];
-  const child: ChildProcess = spawn(process.execPath, words, {
+  const words = [...ENTRY, 'daemon', '--port', '0', '--data-dir', dataDir, ...args];
+  const child: ChildProcess = spawn(PROGRAM, words, {
     env: cleanEnv(home),
     stdio: ['ignore', 'ignore', stderr],
   });

@@ -16,7 +16,7 @@ import {
   restart,
   startAgent,
 } from '../helpers/agent/agent.ts';
-import { BIN, cleanEnv, type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { cleanEnv, type Daemon, ENTRY, PROGRAM, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { until } from '../helpers/until.ts';
 
@@ -193,7 +193,7 @@ test('two daemons on copies of one data dir behind one URL are found and shown, 
     await daemon.vreg(['register', `only-${daemon.url.slice(-4)}`, '--address', 'x.test']);
   const status = async () =>
     processes(
-      await run(process.execPath, [BIN, 'daemon', 'status', '--data-dir', home, '-o', 'json'], { env: cleanEnv(home) }),
+      await run(PROGRAM, [...ENTRY, 'daemon', 'status', '--data-dir', home, '-o', 'json'], { env: cleanEnv(home) }),
     ) as (Process & { warning?: string })[];
   assert.equal((await status())[0]?.warning, undefined);
   const before = await changesOf(two);

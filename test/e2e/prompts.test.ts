@@ -8,7 +8,7 @@ import { text } from 'node:stream/consumers';
 import test, { type TestContext } from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { seed } from '../helpers/cli.ts';
-import { BIN, cleanEnv, endAfter, run, tempDir } from '../helpers/daemon.ts';
+import { cleanEnv, ENTRY, endAfter, PROGRAM, run, tempDir, VREG } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { vregInTerminal } from '../helpers/terminal.ts';
 import { unless } from '../helpers/tools.ts';
@@ -144,7 +144,7 @@ for (const command of PIPED) {
         closeSync(writer);
       });
       fill(writer);
-      const child = spawn(process.execPath, [BIN, ...command.split(' ')], {
+      const child = spawn(PROGRAM, [...ENTRY, ...command.split(' ')], {
         env: cleanEnv(home, { VERS_INFRA_URL: url }),
         cwd: home,
         stdio: [reader, 'ignore', 'pipe'],
@@ -166,7 +166,10 @@ test(
     const { url, home } = await registry(t);
     const env = cleanEnv(home, { VERS_INFRA_URL: url });
     const bash = (script: string) =>
-      run('bash', ['-c', `vreg() { "${process.execPath}" "${BIN}" "$@"; }; ${script}`], { env, cwd: home });
+      run('bash', ['-c', `vreg() { ${VREG.map((word) => `"${word}"`).join(' ')} "$@"; }; ${script}`], {
+        env,
+        cwd: home,
+      });
     const entry = JSON.stringify(aVm({ id: 'b' }));
     const late = await bash(`mkfifo p; vreg register -q -f p & sleep 1; echo '${entry}' > p; wait $!`);
     assert.deepEqual([late.code, late.stdout], [0, 'b\n'], late.stderr);

@@ -7,7 +7,16 @@ import test from 'node:test';
 import { startAgent } from '../helpers/agent/agent.ts';
 import { type Authority, type Issued, makeAuthority } from '../helpers/certificates.ts';
 import { vreg } from '../helpers/cli.ts';
-import { BIN, cleanEnv, type Daemon, type DaemonOptions, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import {
+  cleanEnv,
+  type Daemon,
+  type DaemonOptions,
+  ENTRY,
+  PROGRAM,
+  run,
+  startDaemon,
+  tempDir,
+} from '../helpers/daemon.ts';
 import { ask } from '../helpers/https.ts';
 import { startVreg } from '../helpers/running.ts';
 import { unless } from '../helpers/tools.ts';
@@ -321,7 +330,7 @@ test('a damaged CA file is logged on SIGHUP, and the agent uses the old one unti
 
 test('--trust-proxy requires a token, even on loopback', OPENSSL, async (t) => {
   const home = tempDir(t);
-  const ran = await run(process.execPath, [BIN, 'daemon', '--port', '0', '--trust-proxy'], { env: cleanEnv(home) });
+  const ran = await run(PROGRAM, [...ENTRY, 'daemon', '--port', '0', '--trust-proxy'], { env: cleanEnv(home) });
   assert.equal(ran.code, 5);
   assert.match(
     ran.stderr,
@@ -330,8 +339,8 @@ test('--trust-proxy requires a token, even on loopback', OPENSSL, async (t) => {
   // A client CA does not help either: the proxy sends its own certificate for every client.
   const authority = makeAuthority(t);
   const tls = [...flagsOf(authority.issue('server')), '--tls-client-ca', authority.ca];
-  const words = [BIN, 'daemon', '--port', '0', '--trust-proxy', ...tls];
-  const withCa = await run(process.execPath, words, { env: cleanEnv(home) });
+  const words = [...ENTRY, 'daemon', '--port', '0', '--trust-proxy', ...tls];
+  const withCa = await run(PROGRAM, words, { env: cleanEnv(home) });
   assert.deepEqual([withCa.code, /behind a proxy without a token/.test(withCa.stderr)], [5, true]);
   const env = { VREG_TRUST_PROXY: 'true', VERS_AUTH_TOKEN: 's3cret' };
   const { url, said } = await startDaemon(t, { env });

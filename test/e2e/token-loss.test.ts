@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
-import { BIN, cleanEnv, type Daemon, run, startDaemon } from '../helpers/daemon.ts';
+import { cleanEnv, type Daemon, ENTRY, PROGRAM, run, startDaemon } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { aVm } from '../helpers/vm.ts';
 
@@ -38,8 +38,8 @@ test('a revocation lost by the disk is an error at start, and a later backup can
     startDaemon(t, { home }),
     /registry\.db is damaged: it lacks the last tokens, revocations.*\nhint: .*vreg daemon restore FILE/,
   );
-  const words = [BIN, 'daemon', 'restore', backup, '--yes', '--data-dir', daemon.dataDir];
-  const { code, stderr } = await run(process.execPath, words, { env: cleanEnv(home) });
+  const words = [...ENTRY, 'daemon', 'restore', backup, '--yes', '--data-dir', daemon.dataDir];
+  const { code, stderr } = await run(PROGRAM, words, { env: cleanEnv(home) });
   assert.equal(code, 0, stderr);
   const again = await startDaemon(t, { home });
   assert.equal((await call(again.url, 'GET', '/registry/whoami', as(stolen))).status, 401);

@@ -7,6 +7,11 @@ import { text } from 'node:stream/consumers';
 import type { TestContext } from 'node:test';
 
 export const BIN = join(import.meta.dirname, '../../bin/vreg.js');
+/** The command that runs vreg: the built program, or the single executable that the variable VREG_BIN names. */
+export const VREG: readonly [program: string, ...entry: string[]] = process.env.VREG_BIN
+  ? [process.env.VREG_BIN]
+  : [process.execPath, BIN];
+export const [PROGRAM, ...ENTRY] = VREG;
 
 /** Makes a folder that is removed when the test ends. */
 export function tempDir(t: TestContext): string {
@@ -98,8 +103,7 @@ export async function startDaemon(
   const environment = cleanEnv(root, env);
   const [program, ...words] = [
     ...through,
-    process.execPath,
-    BIN,
+    ...VREG,
     'daemon',
     '--port',
     '0',
@@ -135,7 +139,7 @@ export async function startDaemon(
     child,
     said: () => stderr,
     vreg: (words, more = {}) =>
-      run(process.execPath, [BIN, ...words], {
+      run(PROGRAM, [...ENTRY, ...words], {
         env: { ...environment, VERS_INFRA_URL: url, ...more.env },
         ...(more.input === undefined ? {} : { input: more.input }),
       }),

@@ -1,7 +1,7 @@
 /** Runs the real program against a registry of the test, either until it exits or in the background. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { TestContext } from 'node:test';
-import { BIN, cleanEnv, type Ran, run } from './daemon.ts';
+import { cleanEnv, ENTRY, PROGRAM, type Ran, run, VREG } from './daemon.ts';
 
 export interface RunOptions {
   url?: string;
@@ -18,7 +18,7 @@ function environment({ url = 'http://127.0.0.1:1', home = '/nonexistent', env = 
 /** Runs `vreg` until it exits. */
 export function runVreg(args: readonly string[], options: RunOptions = {}): Promise<Ran> {
   const { input, cwd } = options;
-  return run(process.execPath, [BIN, ...args], {
+  return run(PROGRAM, [...ENTRY, ...args], {
     env: environment(options),
     ...(input === undefined ? {} : { input }),
     ...(cwd === undefined ? {} : { cwd }),
@@ -31,7 +31,7 @@ export function runVreg(args: readonly string[], options: RunOptions = {}): Prom
  */
 export function runScript(shell: readonly string[], script: string, options: RunOptions = {}): Promise<Ran> {
   const [command, ...flags] = shell;
-  const vreg = `vreg() { "${process.execPath}" "${BIN}" "$@"; }\n`;
+  const vreg = `vreg() { ${VREG.map((word) => `"${word}"`).join(' ')} "$@"; }\n`;
   const { cwd } = options;
   return run(command!, [...flags, '-c', vreg + script], {
     env: environment(options),
@@ -51,7 +51,7 @@ export interface Running {
 /** Starts `vreg` in the background. It is killed when the test ends. */
 export function startVreg(t: TestContext, args: readonly string[], options: RunOptions = {}): Running {
   const { cwd } = options;
-  const child = spawn(process.execPath, [BIN, ...args], {
+  const child = spawn(PROGRAM, [...ENTRY, ...args], {
     env: environment(options),
     stdio: ['ignore', 'pipe', 'pipe'],
     ...(cwd === undefined ? {} : { cwd }),

@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import type { Readable } from 'node:stream';
 import type { TestContext } from 'node:test';
-import { BIN, cleanEnv, endAfter } from './daemon.ts';
+import { cleanEnv, ENTRY, endAfter, PROGRAM } from './daemon.ts';
 import { until } from './until.ts';
 
 /** Runs a program as the leader of a session on a new terminal; reports its pid and its exit status on descriptor 3. */
@@ -105,5 +105,5 @@ export async function startInTerminal(
 
 /** Starts `vreg` on a terminal. */
 export function vregInTerminal(t: TestContext, args: readonly string[], options?: TerminalOptions): Promise<Terminal> {
-  return startInTerminal(t, [process.execPath, BIN, ...args], options);
+  return startInTerminal(t, [PROGRAM, ...ENTRY, ...args], options);
 }

@@ -7,7 +7,7 @@ import { parsePosition } from '../../src/protocol/position.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
 import { type Acknowledged, newWriters } from '../helpers/crash/crash.ts';
 import { listAll, readLeft, startQuietDaemon } from '../helpers/crash/crash-run.ts';
-import { BIN, cleanEnv, run, tempDir } from '../helpers/daemon.ts';
+import { cleanEnv, ENTRY, PROGRAM, run, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { findGaps, type JournalLine } from '../helpers/journal.ts';
 import { randomOf } from '../helpers/random.ts';
@@ -60,8 +60,8 @@ test(`each of ${BACKUPS} backups under 16 writers restores exactly the changes u
 
   for (const { file, atLeast } of backups) {
     const home = tempDir(t);
-    const words = [BIN, 'daemon', 'restore', file, '--yes', '--data-dir', join(home, 'data')];
-    const { code, stderr } = await run(process.execPath, words, { env: cleanEnv(home) });
+    const words = [...ENTRY, 'daemon', 'restore', file, '--yes', '--data-dir', join(home, 'data')];
+    const { code, stderr } = await run(PROGRAM, words, { env: cleanEnv(home) });
     assert.equal(code, 0, stderr);
     const { revision, journal } = readLeft(t, join(home, 'data'));
     assert.ok(revision >= atLeast, `${file} ends at ${revision}, but ${atLeast} was acknowledged before the request`);

@@ -6,7 +6,7 @@ import test, { type TestContext } from 'node:test';
 import type { Vm } from '../../src/protocol/vm.ts';
 import { listAll, readLeft, startQuietDaemon } from '../helpers/crash/crash-run.ts';
 import { killAt, STEPS } from '../helpers/crash/strace.ts';
-import { BIN, cleanEnv, type Daemon, run, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { cleanEnv, type Daemon, ENTRY, PROGRAM, run, startDaemon, tempDir } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { findGaps } from '../helpers/journal.ts';
 import { unless } from '../helpers/tools.ts';
@@ -102,7 +102,7 @@ test(
         const home = tempDir(t);
         const dataDir = join(home, 'data');
         cpSync(first.dataDir, dataDir, { recursive: true });
-        const restore = [process.execPath, BIN, 'daemon', 'restore', backup, '--yes', '--data-dir', dataDir];
+        const restore = [PROGRAM, ...ENTRY, 'daemon', 'restore', backup, '--yes', '--data-dir', dataDir];
         const [strace, ...words] = killAt(calls, nth);
         const { code, signal, stderr } = await run(strace!, [...words, ...restore], { env: cleanEnv(home) });
         if (signal === null) assert.equal(code, 0, stderr);

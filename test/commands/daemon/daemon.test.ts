@@ -4,7 +4,7 @@ import { join, relative } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { serveApp } from '../../helpers/app.ts';
 import { vreg } from '../../helpers/cli.ts';
-import { BIN, cleanEnv, type Ran, run, tempDir } from '../../helpers/daemon.ts';
+import { cleanEnv, ENTRY, PROGRAM, type Ran, run, tempDir } from '../../helpers/daemon.ts';
 
 interface Process {
   kind: string;
@@ -17,7 +17,7 @@ interface Process {
 function program(t: TestContext, more: NodeJS.ProcessEnv = {}): { home: string; told(argv: string): Promise<Ran> } {
   const home = tempDir(t);
   const env = cleanEnv(home, { VREG_DATA_DIR: join(home, 'data'), ...more });
-  const told = (argv: string) => run(process.execPath, [BIN, ...argv.split(' ')], { env });
+  const told = (argv: string) => run(PROGRAM, [...ENTRY, ...argv.split(' ')], { env });
   t.after(() => told('daemon stop'));
   return { home, told };
 }

@@ -3,7 +3,7 @@ import { readdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { seed } from '../../helpers/cli.ts';
-import { BIN, cleanEnv, run, startDaemon } from '../../helpers/daemon.ts';
+import { cleanEnv, ENTRY, PROGRAM, run, startDaemon } from '../../helpers/daemon.ts';
 import { FLEET, fleetOf } from '../../helpers/fleet.ts';
 
 test('a backup of a running daemon can be restored, and the replaced data is kept', async (t) => {
@@ -17,7 +17,7 @@ test('a backup of a running daemon can be restored, and the replaced data is kep
   await daemon.vreg(['rm', 'i', 'w1', '--yes']);
   const env = cleanEnv(home);
   const restore = (...more: string[]) =>
-    run(process.execPath, [BIN, 'daemon', 'restore', file, '--data-dir', dataDir, ...more], { env });
+    run(PROGRAM, [...ENTRY, 'daemon', 'restore', file, '--data-dir', dataDir, ...more], { env });
   const running = await restore('--yes');
   assert.deepEqual([running.code, running.stdout], [4, ''], running.stderr);
   assert.match(running.stderr, /^vreg: .*\nhint: /);
@@ -37,7 +37,7 @@ test('a file that is not a backup is not restored', async (t) => {
   await end('SIGTERM');
   const file = join(home, 'no-backup');
   writeFileSync(file, 'hello'.repeat(1000));
-  const result = await run(process.execPath, [BIN, 'daemon', 'restore', file, '--data-dir', dataDir, '--yes'], {
+  const result = await run(PROGRAM, [...ENTRY, 'daemon', 'restore', file, '--data-dir', dataDir, '--yes'], {
     env: cleanEnv(home),
   });
   assert.deepEqual([result.code, result.stdout], [1, '']);

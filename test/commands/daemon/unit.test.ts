@@ -15,7 +15,7 @@ import test, { type TestContext } from 'node:test';
 import { whyUnreadable } from '../../../daemon/systemd/install.ts';
 import { UNIT_KINDS } from '../../../daemon/systemd/units.ts';
 import { vreg } from '../../helpers/cli.ts';
-import { BIN, cleanEnv, type Ran, run, tempDir } from '../../helpers/daemon.ts';
+import { BIN, cleanEnv, ENTRY, PROGRAM, type Ran, run, tempDir, VREG } from '../../helpers/daemon.ts';
 import { ROOT } from '../../helpers/readme.ts';
 import { unless } from '../../helpers/tools.ts';
 
@@ -42,7 +42,7 @@ interface Home {
 
 function aHome(t: TestContext, env: NodeJS.ProcessEnv = {}): Home {
   const home = tempDir(t);
-  return { home, vreg: (...args) => run(process.execPath, [BIN, ...args], { env: cleanEnv(home, env) }) };
+  return { home, vreg: (...args) => run(PROGRAM, [...ENTRY, ...args], { env: cleanEnv(home, env) }) };
 }
 
 /** A `systemctl` that records its arguments. */
@@ -101,7 +101,7 @@ test('a unit runs this program with the arguments after -- unchanged', async (t)
   const { vreg } = aHome(t);
   const args = ['--role', 'lieutenant', '--meta', 'note=50% of $HOME "quoted" \\'];
   const { stdout } = await vreg('daemon', 'unit', 'agent', '--', ...args);
-  const program = `${process.execPath} ${BIN} daemon agent`;
+  const program = `${VREG.join(' ')} daemon agent`;
   assert.ok(
     stdout.includes(`\nExecStart=${program} --role lieutenant --meta "note=50%% of $$HOME \\"quoted\\" \\\\"\n`),
     stdout,

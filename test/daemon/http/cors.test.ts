@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { serveApp } from '../../helpers/app.ts';
-import { BIN, cleanEnv, run, startDaemon, tempDir } from '../../helpers/daemon.ts';
+import { cleanEnv, ENTRY, PROGRAM, run, startDaemon, tempDir } from '../../helpers/daemon.ts';
 import { call, errorOf } from '../../helpers/http.ts';
 import { exchange } from '../../helpers/raw.ts';
 import { aVm } from '../../helpers/vm.ts';
@@ -120,7 +120,7 @@ test('a response that a browser opens cannot run, embed, leak or cache anything'
 test('--cors-origin accepts origins only', async (t) => {
   const { url } = await startDaemon(t, { args: ['--cors-origin', `https://a.example,${DASH}`] });
   assert.equal((await preflight(url, '/registry/vms')).status, 204);
-  const { code, stderr } = await run(process.execPath, [BIN, 'daemon', '--cors-origin', '*'], {
+  const { code, stderr } = await run(PROGRAM, [...ENTRY, 'daemon', '--cors-origin', '*'], {
     env: cleanEnv(tempDir(t)),
   });
   assert.equal(code, 5);

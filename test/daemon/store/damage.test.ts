@@ -17,7 +17,7 @@ import test, { after, before } from 'node:test';
 import Database from 'libsql';
 import { openDataDir } from '../../../daemon/store/data-dir.ts';
 import { assertRefused, copyOf, edit, flipOneBit, makeSpecimen, type Specimen } from '../../helpers/crash/damage.ts';
-import { BIN, cleanEnv, run, tempDir } from '../../helpers/daemon.ts';
+import { cleanEnv, ENTRY, PROGRAM, run, tempDir } from '../../helpers/daemon.ts';
 import { randomOf } from '../../helpers/random.ts';
 import { fingerprint, openStore, putOf, readStore } from '../../helpers/store.ts';
 
@@ -270,7 +270,7 @@ test('the daemon names the damaged file and how to recover, changes nothing and 
   const dir = copyOf(t, closed);
   truncateSync(join(dir, 'registry.db'), 4096);
   const before = fingerprint(dir);
-  const { code, stdout, stderr } = await run(process.execPath, [BIN, 'daemon', '--port', '0', '--data-dir', dir], {
+  const { code, stdout, stderr } = await run(PROGRAM, [...ENTRY, 'daemon', '--port', '0', '--data-dir', dir], {
     env: cleanEnv(tempDir(t)),
   });
   assert.equal(code, 1, stderr);

@@ -9,7 +9,7 @@ import { openDataDir, readHighWaterMark } from '../../../daemon/store/data-dir.t
 import { crcOf } from '../../../daemon/store/integrity.ts';
 import { restore } from '../../../daemon/store/restore.ts';
 import { edit } from '../../helpers/crash/damage.ts';
-import { BIN, cleanEnv, run, tempDir } from '../../helpers/daemon.ts';
+import { cleanEnv, ENTRY, PROGRAM, run, tempDir } from '../../helpers/daemon.ts';
 import { fingerprint, openStore, putOf, readStore, tokensOf } from '../../helpers/store.ts';
 
 const RECORDS = [
@@ -176,7 +176,7 @@ test('the daemon and vreg daemon restore exit with 1 on a store of an older sche
     ['--port', '0', '--data-dir', dir],
     ['restore', join(dir, 'registry.db'), '--data-dir', target, '--yes'],
   ]) {
-    const { code, stdout, stderr } = await run(process.execPath, [BIN, 'daemon', ...args], {
+    const { code, stdout, stderr } = await run(PROGRAM, [...ENTRY, 'daemon', ...args], {
       env: cleanEnv(tempDir(t)),
     });
     assert.deepEqual([code, stdout], [1, ''], stderr);

@@ -4,11 +4,12 @@ import { cpSync, rmSync } from 'node:fs';
 import type { TestContext } from 'node:test';
 import type { Vm } from '../../../src/protocol/vm.ts';
 import {
-  BIN,
   cleanEnv,
   type Daemon,
   type DaemonOptions,
+  ENTRY,
   endAfter,
+  PROGRAM,
   type Ran,
   run,
   startDaemon,
@@ -30,7 +31,7 @@ export function startLong(
   args: readonly string[],
   { home = tempDir(t), env = {} }: { home?: string; env?: NodeJS.ProcessEnv } = {},
 ): RunningAgent {
-  const child = spawn(process.execPath, [BIN, ...args], {
+  const child = spawn(PROGRAM, [...ENTRY, ...args], {
     env: cleanEnv(home, { VERS_INFRA_URL: url, VERS_VM_ID: 'vm-1', VERS_AGENT_NAME: 'one', ...env }),
     stdio: ['ignore', 'pipe', 'pipe'],
   });
@@ -117,7 +118,7 @@ export async function inHome(
   args: readonly string[],
   env: NodeJS.ProcessEnv = {},
 ): Promise<Ran> {
-  const ran = await run(process.execPath, [BIN, ...args], { env: cleanEnv(home, { VERS_VM_ID: 'vm-1', ...env }) });
+  const ran = await run(PROGRAM, [...ENTRY, ...args], { env: cleanEnv(home, { VERS_VM_ID: 'vm-1', ...env }) });
   if (args.includes('--detach') && ran.code === 0) {
     const { pid } = processes(ran)[0]!;
     t.after(() => {

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { checkClosed, checkPlace, removeDeadSocket } from '../../../../daemon/http/server/unix-socket.ts';
 import { VregError } from '../../../../src/protocol/errors.ts';
-import { BIN, cleanEnv, run, tempDir } from '../../../helpers/daemon.ts';
+import { cleanEnv, ENTRY, PROGRAM, run, tempDir } from '../../../helpers/daemon.ts';
 
 function refusal(path: string): VregError | undefined {
   try {
@@ -117,7 +117,7 @@ test('the daemon refuses an unsafe socket path at start and exits with 5', async
   mkdirSync(open);
   chmodSync(open, 0o777);
   const words = ['daemon', 'serve', '--data-dir', join(home, 'data'), '--socket', join(open, 'vreg.sock')];
-  const { code, stderr } = await run(process.execPath, [BIN, ...words], { env: cleanEnv(home) });
+  const { code, stderr } = await run(PROGRAM, [...ENTRY, ...words], { env: cleanEnv(home) });
   assert.equal(code, 5);
   assert.match(stderr, /^vreg: refusing to listen on .*vreg\.sock: another user could replace it.*\nhint: chmod go-w /);
 });
