@@ -20,6 +20,7 @@ import { checkFdLimit } from './process/fd-limit.ts';
 import { logMask } from './process/log.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process/pid-file.ts';
 import { assertPrivate } from './process/state-dir.ts';
+import { retainTickObject } from './process/tick-object.ts';
 import type { RegistryLimits } from './registry/capacity.ts';
 import { summarize } from './registry/explain.ts';
 import type { RegistryObserver } from './registry/options.ts';
@@ -99,6 +100,7 @@ export interface RunningDaemon {
  *   certificates)
  */
 export async function serve(options: ServeOptions, log: Logger): Promise<RunningDaemon> {
+  retainTickObject();
   if (options.token !== undefined) logMask.add(options.token);
   const { dataDir, tcp, socket } = options;
   // A data dir without a store has no tokens. Check this before anything is created.
