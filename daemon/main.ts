@@ -237,7 +237,7 @@ const MAX_LISTED = 10;
 function warnOfFaultyEntries(registry: Registry, log: Logger): void {
   const faulty = registry.list({}).filter(({ fault }) => fault !== undefined);
   if (faulty.length === 0) return;
-  const ids = faulty.slice(0, MAX_LISTED).map(({ vm }) => vm.id);
+  const ids = faulty.slice(0, MAX_LISTED).map(({ id }) => id);
   log.warn(
     { count: faulty.length, ids },
     `${faulty.length} stored ${faulty.length === 1 ? 'entry violates' : 'entries violate'} the rules for ids and addresses, so discover omits ${faulty.length === 1 ? 'it' : 'them'}: see vreg why ID`,
@@ -248,7 +248,7 @@ function warnOfFaultyEntries(registry: Registry, log: Logger): void {
 function createObserver(log: Logger): RegistryObserver {
   return {
     massLoss: (suspects) => {
-      const ids = suspects.map(({ vm }) => maskTokens(vm.id));
+      const ids = suspects.map(({ id }) => maskTokens(id));
       log.warn(
         { ids, suspect: ids.length },
         `mass loss: ${ids.length} VMs went silent together; discover returns them for one more lease period. Is the network up?`,

@@ -119,18 +119,18 @@ function findSilent(
   if (!issued || !registry.has(id)) return undefined;
   const entry = registry.get(id);
   // Otherwise, the token of a worker's image could remove an infra VM that is suspended.
-  if (!permits(write.restriction, entry.vm)) return undefined;
+  if (!permits(write.restriction, entry)) return undefined;
   registry.assertVacant(id, { address, from, isReturning: isReturning(entry, issued, { enroller, registration }) });
   return entry;
 }
 
 /** True if the role and the enrol token are the same as before. Only then, the VM keeps its place in lists. */
 function isReturning(
-  { vm }: VmRecord,
+  { role }: VmRecord,
   issued: Token | undefined,
   { enroller, registration }: Pick<Enrolment, 'enroller' | 'registration'>,
 ): boolean {
-  return vm.role === registration.role && issued?.stored.enrolledBy === enroller.name;
+  return role === registration.role && issued?.stored.enrolledBy === enroller.name;
 }
 
 function explainConflict(error: unknown, id: string): unknown {

@@ -186,7 +186,7 @@ export class RequestContext {
   assertReadable(id: string): void {
     const { vm, role } = this.readFilter ?? {};
     if (vm !== undefined) assertPermitted({ vm }, { id, role: '' as Role });
-    if (role === undefined || this.services.registry.get(id).vm.role === role) return;
+    if (role === undefined || this.services.registry.get(id).role === role) return;
     // The error does not name the role of the VM, which this client must not learn.
     throw new VregError('FORBIDDEN', `this token is restricted to VMs with the role ${role}`, {
       field: 'role',
@@ -329,7 +329,7 @@ export class RequestContext {
    */
   entries(entries: readonly VmRecord[], offered = entries, names?: readonly string[]): Result {
     const { readFilter } = this;
-    const seen = (all: readonly VmRecord[]) => (readFilter ? all.filter(({ vm }) => permits(readFilter, vm)) : all);
+    const seen = (all: readonly VmRecord[]) => (readFilter ? all.filter((entry) => permits(readFilter, entry)) : all);
     return this.#list(seen(entries), seen(offered), names);
   }
 
@@ -361,9 +361,9 @@ export class RequestContext {
       throw invalidQuery('include', `include: "${include}" is not known (one of ${INCLUDE_LIVENESS.include})`);
     }
     return (entry) => {
-      const { id, role } = entry.vm;
+      const { id, role } = entry;
       // The VM may have left the reader's role since the list was made. The health of its services is as of now.
-      const isInRole = registry.has(id) && registry.get(id).vm.role === role;
+      const isInRole = registry.has(id) && registry.get(id).role === role;
       const health = isInRole ? registry.health.of(entry) : undefined;
       return entry.jsonWith({
         stale: registry.isStale(entry),

@@ -147,7 +147,7 @@ function sizeOf({ json, moved }: Event): number {
 
 export function eventOf(type: VmEventType, entry: VmRecord, occasion: Occasion): Event {
   const { at, by, changes, conflict, previous } = occasion;
-  const { id, role, status } = entry.vm;
+  const { id, role, status } = entry;
   const rest = { ...(by && { by }), ...(changes && { changes }), ...(conflict && { conflict }) };
   const { revision } = occasion.position;
   const position = formatPosition(occasion.position);

@@ -6,7 +6,7 @@ import type { VmRecord } from './vm-record.ts';
 
 /** Explains why `discover` returns or omits a VM. */
 export function explain(registry: Registry, entry: VmRecord): Why {
-  const { id, role, status } = entry.vm;
+  const { id, role, status } = entry;
   // In listening time, like the lease, so the two can be compared.
   const silence = Math.floor((registry.clock.listening() - entry.seen.heardAt) / 1000);
   const lease = `the lease is ${registry.staleAfter / 1000} s`;
@@ -38,7 +38,7 @@ export function explain(registry: Registry, entry: VmRecord): Why {
  */
 export function summarize(registry: Registry): string {
   const all = registry.list({});
-  const running = all.filter(({ vm }) => vm.status === 'running');
+  const running = all.filter(({ status }) => status === 'running');
   const stale = running.filter((entry) => registry.isStale(entry));
   const suspect = running.filter((entry) => entry.isSuspect && !registry.isStale(entry));
   const parts = [`${all.length} ${all.length === 1 ? 'VM' : 'VMs'}`];
@@ -67,7 +67,7 @@ export function warmingOf(entries: Iterable<VmRecord>, clock: Clock, lease: numb
   let until = 0;
   let suspects = 0;
   for (const entry of entries) {
-    if (entry.vm.status !== 'running' || entry.leaseFrom < now - lease) continue;
+    if (entry.status !== 'running' || entry.leaseFrom < now - lease) continue;
     if (entry.isSuspect) suspects++;
     else if (entry.seen.heardAt > certainFrom) continue;
     until = Math.max(until, entry.leaseFrom + lease);

@@ -14,15 +14,15 @@ export class HealthReports {
    * Replaces the VM's report. Drops services that the VM does not have, because an agent may report any number of them, and no
    * limit of the registry counts them.
    */
-  put({ vm }: VmRecord, report: HealthReport): void {
-    const known = knownOf(vm, report);
-    if (known) this.#reports.set(vm.id, known);
-    else this.#reports.delete(vm.id);
+  put(entry: VmRecord, report: HealthReport): void {
+    const known = knownOf(entry, report);
+    if (known) this.#reports.set(entry.id, known);
+    else this.#reports.delete(entry.id);
   }
 
   /** Drops services from the VM's report that the VM no longer has. */
   trim(entry: VmRecord): void {
-    const report = this.#reports.get(entry.vm.id);
+    const report = this.#reports.get(entry.id);
     if (report) this.put(entry, report);
   }
 
@@ -31,9 +31,9 @@ export class HealthReports {
   }
 
   /** The health of the services that the VM has now; undefined if none of them is probed. */
-  of({ vm }: VmRecord): HealthReport | undefined {
-    const report = this.#reports.get(vm.id);
-    return report && knownOf(vm, report);
+  of(entry: VmRecord): HealthReport | undefined {
+    const report = this.#reports.get(entry.id);
+    return report && knownOf(entry, report);
   }
 
   /** The VMs with a service: passing first, failing last, otherwise in the given order. */
@@ -41,8 +41,8 @@ export class HealthReports {
     // One pass without sorting, because many long polls may evaluate this for many VMs.
     const ranks: [VmRecord[], VmRecord[], VmRecord[]] = [[], [], []];
     for (const entry of entries) {
-      if (!entry.vm.services?.some(({ name }) => name === service)) continue;
-      const report = this.#reports.get(entry.vm.id);
+      if (!entry.services.includes(service)) continue;
+      const report = this.#reports.get(entry.id);
       const health = (report && Object.hasOwn(report, service) ? report[service] : undefined) ?? 'unknown';
       ranks[RANK[health]].push(entry);
     }
@@ -52,8 +52,8 @@ export class HealthReports {
 }
 
 /** The part of a report about services that the VM has; undefined if there is none. */
-function knownOf(vm: VmRecord['vm'], report: HealthReport): HealthReport | undefined {
-  const known = (vm.services ?? []).flatMap(({ name }): [string, ServiceHealth][] => {
+function knownOf({ services }: VmRecord, report: HealthReport): HealthReport | undefined {
+  const known = services.flatMap((name): [string, ServiceHealth][] => {
     const health = Object.hasOwn(report, name) ? report[name] : undefined;
     return health ? [[name, health]] : [];
   });

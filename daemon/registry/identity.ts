@@ -253,7 +253,7 @@ export class Identities {
    */
   recordAfterMove(entry: VmRecord, movedAt: string): RecordChange[] {
     const holder = this.#movedHolder(entry, movedAt);
-    return holder ? [identityRecord(entry.vm.id, holder)] : [];
+    return holder ? [identityRecord(entry.id, holder)] : [];
   }
 
   /**
@@ -262,14 +262,14 @@ export class Identities {
    * @param movedAt time of the change, RFC 3339
    */
   move(entry: VmRecord, movedAt: string): void {
-    const { id } = entry.vm;
+    const { id } = entry;
     const holder = this.#movedHolder(entry, movedAt);
     if (holder) this.#putHolder(id, holder);
     this.#markPast(id);
   }
 
-  #movedHolder({ vm, version: { created } }: VmRecord, movedAt: string): Holder | undefined {
-    const holder = this.#holders.get(vm.id);
+  #movedHolder({ id, version: { created } }: VmRecord, movedAt: string): Holder | undefined {
+    const holder = this.#holders.get(id);
     return holder && { ...holder, created, movedAt };
   }
 
@@ -291,7 +291,7 @@ export class Identities {
   prove(entry: VmRecord, proof: Proof, now: Now): void {
     const { next, spend } = proof;
     if (next === undefined) return;
-    const { id } = entry.vm;
+    const { id } = entry;
     const holder = this.#holderOf(id, now);
     if (!holder) this.#markReborn(entry, proof);
     const { proven, superseded, claim } = holder ? this.#succeed(id, holder, proof, now) : {};
@@ -311,8 +311,7 @@ export class Identities {
    * @throws VregError CONFLICT with `retryAfter` while that is undecided, IDENTITY_CONFLICT if the claim is rejected
    */
   assertVacant(entry: VmRecord, { address, from, isReturning }: Enroller, now: Now): void {
-    const { vm, seen, lastSeen } = entry;
-    const { id } = vm;
+    const { id, seen, lastSeen } = entry;
     const other: Claim = { ...definedOnly({ address, from }), at: now.at };
     const key = keyOf({ id, other });
     const before = this.#conflicts.get(key);
@@ -322,7 +321,7 @@ export class Identities {
       if (before) this.#putConflict(key, { ...before, state: 'replaced' });
       return;
     }
-    const known: Claim = holder ? claimOf(holder) : { address: vm.address, at: lastSeen };
+    const known: Claim = holder ? claimOf(holder) : { address: entry.vm.address, at: lastSeen };
     // Not `heardAt`, which also changes when the registry starts with a shorter lease.
     const latest = holder ? holder.token : lastSeen;
     const { against, count } = this.#recordConflict({ id, holder: known, other, state: 'open', against: latest }, now);
@@ -447,13 +446,13 @@ export class Identities {
   }
 
   /** Marks the conflicts of a clone that was refused under its old id and then registered as a child of that VM. */
-  #markReborn({ vm }: VmRecord, { incarnation, from }: Proof): void {
-    if (vm.parentId === undefined || incarnation === undefined) return;
+  #markReborn(entry: VmRecord, { incarnation, from }: Proof): void {
+    if (entry.parentId === undefined || incarnation === undefined) return;
     for (const [key, conflict] of this.#conflicts) {
       const { id, other } = conflict;
       // Any reader can copy the incarnation from a conflict, but cannot send from its address.
-      if (id !== vm.parentId || other.incarnation !== incarnation || other.from !== from) continue;
-      this.#putConflict(key, { ...conflict, state: 'reborn', rebornAs: vm.id });
+      if (id !== entry.parentId || other.incarnation !== incarnation || other.from !== from) continue;
+      this.#putConflict(key, { ...conflict, state: 'reborn', rebornAs: entry.id });
     }
   }
 

@@ -81,15 +81,15 @@ export class Leases {
   /** Adds the VMs from the store at start. Later sweeps do not report VMs that are already stale. */
   load(entries: Iterable<VmRecord>, horizon: number): void {
     for (const entry of [...entries].sort((a, b) => a.leaseFrom - b.leaseFrom)) {
-      if (entry.isSuspect) this.#suspect.set(entry.vm.id, entry);
-      else if (entry.leaseFrom < horizon) this.#stale.add(entry.vm.id);
-      else this.#fresh.set(entry.vm.id, entry);
+      if (entry.isSuspect) this.#suspect.set(entry.id, entry);
+      else if (entry.leaseFrom < horizon) this.#stale.add(entry.id);
+      else this.#fresh.set(entry.id, entry);
     }
   }
 
   /** Renews the lease after a sign of life. @returns true if the VM was stale or suspect before */
   renew(entry: VmRecord): boolean {
-    const { id } = entry.vm;
+    const { id } = entry;
     // `Map.set` would not move an existing key to the end.
     this.#fresh.delete(id);
     this.#fresh.set(id, entry);
@@ -98,7 +98,7 @@ export class Leases {
 
   /** Replaces the record of a VM that changed without a sign of life. The VM keeps its place in the order. */
   replace(entry: VmRecord): void {
-    const { id } = entry.vm;
+    const { id } = entry;
     if (this.#fresh.has(id)) this.#fresh.set(id, entry);
     const suspect = this.#suspect.get(id);
     if (suspect) {
@@ -110,8 +110,8 @@ export class Leases {
   /** Adds a VM whose last sign of life is not now. Call {@link sort} after the last one. @returns true if it is stale */
   add(entry: VmRecord, horizon: number): boolean {
     const isStale = entry.leaseFrom < horizon;
-    if (isStale) this.#stale.add(entry.vm.id);
-    else this.#fresh.set(entry.vm.id, entry);
+    if (isStale) this.#stale.add(entry.id);
+    else this.#fresh.set(entry.id, entry);
     return isStale;
   }
 
@@ -137,18 +137,18 @@ export class Leases {
   sweep(horizon: number): Expired {
     const due = takeDue(this.#fresh, horizon);
     const expired: Expired = { stale: takeDue(this.#suspect, horizon), suspect: [] };
-    for (const { vm } of expired.stale) this.#records?.add(removalOf(vm.id));
+    for (const { id } of expired.stale) this.#records?.add(removalOf(id));
     const isMassLoss = due.length > 0 && this.#isMassLoss(due, horizon);
     for (const entry of due) {
-      if (!isMassLoss || entry.vm.status !== 'running') expired.stale.push(entry);
+      if (!isMassLoss || entry.status !== 'running') expired.stale.push(entry);
       else {
         entry.markSuspect(entry.leaseFrom + this.#lease);
-        this.#suspect.set(entry.vm.id, entry);
+        this.#suspect.set(entry.id, entry);
         this.#records?.add(suspicionOf(entry, this.#lease));
         expired.suspect.push(entry);
       }
     }
-    for (const { vm } of expired.stale) this.#stale.add(vm.id);
+    for (const { id } of expired.stale) this.#stale.add(id);
     return expired;
   }
 
@@ -168,8 +168,8 @@ export class Leases {
     const soon = horizon + heartbeatInterval(this.#lease);
     let lost = countRunning(due) + countRunning(this.#suspect.values());
     let live = lost;
-    for (const { vm, seen } of this.#fresh.values()) {
-      if (vm.status !== 'running') continue;
+    for (const { status, seen } of this.#fresh.values()) {
+      if (status !== 'running') continue;
       live++;
       if (seen.heardAt < soon) lost++;
     }
@@ -177,9 +177,9 @@ export class Leases {
   }
 }
 
-function suspicionOf({ vm, seen, leaseFrom }: VmRecord, lease: number) {
+function suspicionOf({ id, seen, leaseFrom }: VmRecord, lease: number) {
   const suspicion: Suspicion = { heardAt: seen.heardAt, until: leaseFrom + lease };
-  return { kind: 'lease', key: vm.id, body: JSON.stringify(suspicion) } as const;
+  return { kind: 'lease', key: id, body: JSON.stringify(suspicion) } as const;
 }
 
 function removalOf(id: string) {
@@ -197,13 +197,13 @@ function takeDue(entries: Map<string, VmRecord>, horizon: number): VmRecord[] {
     if (entry.leaseFrom >= horizon) break;
     due.push(entry);
   }
-  for (const { vm } of due) entries.delete(vm.id);
+  for (const { id } of due) entries.delete(id);
   return due;
 }
 
 function countRunning(entries: Iterable<VmRecord>): number {
   let count = 0;
-  for (const { vm } of entries) if (vm.status === 'running') count++;
+  for (const { status } of entries) if (status === 'running') count++;
   return count;
 }
 
@@ -260,15 +260,15 @@ export class Liveness {
     const stillInDoubt = isShorter ? entries.filter((entry) => this.mayHaveWaited(entry)) : [];
     stored.delete(TERMS);
     for (const entry of entries) {
-      const { vm, seen } = entry;
-      const record = stored.get(vm.id);
+      const { id, seen } = entry;
+      const record = stored.get(id);
       const suspicion = record === undefined ? undefined : (JSON.parse(record) as Suspicion);
       if (suspicion?.heardAt === seen.heardAt) {
         const until = Math.min(suspicion.until, now + this.#lease);
         entry.markSuspect(until - this.#lease);
         if (until < suspicion.until) this.#unsaved.records.add(suspicionOf(entry, this.#lease));
-        stored.delete(vm.id);
-      } else if (isShorter && vm.status === 'running' && seen.heardAt >= now - before) {
+        stored.delete(id);
+      } else if (isShorter && entry.status === 'running' && seen.heardAt >= now - before) {
         entry.touch({ ...seen, heardAt: now });
         this.#unsaved.add(entry);
       }
@@ -277,7 +277,7 @@ export class Liveness {
     for (const id of stored.keys()) this.#unsaved.records.add(removalOf(id));
     if (isShorter) {
       this.#since = now;
-      this.#inDoubt = new Set(stillInDoubt.map(({ vm }) => vm.id));
+      this.#inDoubt = new Set(stillInDoubt.map(({ id }) => id));
     }
     if (terms.lease !== this.#lease) this.#saveTerms();
     this.#leases.load(entries, now - this.#lease - UNSAVED_TIME);
@@ -295,7 +295,7 @@ export class Liveness {
     if (!this.#leases.isDue(horizon)) return horizon;
     const { stale, suspect } = this.#leases.sweep(horizon);
     const occasion = { position, at: this.#clock.now() };
-    for (const entry of stale) if (entry.vm.status === 'running') this.#events.add('stale', entry, occasion);
+    for (const entry of stale) if (entry.status === 'running') this.#events.add('stale', entry, occasion);
     for (const entry of suspect) this.#events.add('suspect', entry, occasion);
     if (suspect.length > 0) this.#observer.massLoss?.(suspect);
     return horizon;
@@ -322,8 +322,8 @@ export class Liveness {
    * True if the last sign of life of a VM may have waited in the kernel while the daemon was paused. The VM may have died
    * since.
    */
-  mayHaveWaited({ vm, seen }: VmRecord): boolean {
-    if (seen.heardAt === this.#since && this.#inDoubt.has(vm.id)) return true;
+  mayHaveWaited({ id, seen }: VmRecord): boolean {
+    if (seen.heardAt === this.#since && this.#inDoubt.has(id)) return true;
     return this.#pauses.some(({ endedAt, certainFrom }) => seen.heardAt >= endedAt && seen.heardAt <= certainFrom);
   }
 
@@ -349,7 +349,7 @@ export class Liveness {
   /** Adds an imported VM. Call {@link sort} after the last one. @param position of the change that has added it */
   add(entry: VmRecord, position: Position): void {
     const isStale = this.#leases.add(entry, this.#clock.listening() - this.#lease);
-    if (isStale && entry.vm.status === 'running') this.#events.add('stale', entry, { position, at: this.#clock.now() });
+    if (isStale && entry.status === 'running') this.#events.add('stale', entry, { position, at: this.#clock.now() });
   }
 
   /** Restores the order of the leases after {@link add}. */
@@ -369,7 +369,7 @@ export class Liveness {
   /** Updates the lease after a change to a VM. @returns true if the change ended the silence of a running VM */
   replace(before: VmRecord | undefined, entry: VmRecord): boolean {
     // Becoming `running` is a sign of life even within the same millisecond as the last one.
-    const starts = entry.vm.status === 'running' && before?.vm.status !== 'running';
+    const starts = entry.status === 'running' && before?.status !== 'running';
     if (starts || before?.seen.heardAt !== entry.seen.heardAt) return this.#leases.renew(entry) && !starts;
     this.#leases.replace(entry);
     return false;

@@ -48,18 +48,18 @@ export function assertPermitted(restriction: Restriction | undefined, { id, role
 }
 
 /** @throws VregError as {@link assertPermitted} and {@link assertSameRegistration} */
-export function assertMayChange(restriction: TokenRestriction | undefined, { vm, version }: VmRecord): void {
-  assertPermitted(restriction, vm);
-  assertSameRegistration(restriction, version.created);
+export function assertMayChange(restriction: TokenRestriction | undefined, entry: VmRecord): void {
+  assertPermitted(restriction, entry);
+  assertSameRegistration(restriction, entry.version.created);
 }
 
 /**
  * True if the token may send heartbeats for the VM. An operator may change the role of an enrolled VM. The VM's own token, which
  * is restricted to the role of the registration, then no longer permits changes, but the VM must stay live.
  */
-export function permitsHeartbeat(restriction: TokenRestriction | undefined, { vm, version }: VmRecord): boolean {
-  if (restriction?.created === undefined) return permits(restriction, vm);
-  return restriction.vm === vm.id && restriction.created === version.created;
+export function permitsHeartbeat(restriction: TokenRestriction | undefined, entry: VmRecord): boolean {
+  if (restriction?.created === undefined) return permits(restriction, entry);
+  return restriction.vm === entry.id && restriction.created === entry.version.created;
 }
 
 /** @throws VregError as {@link assertMayChange}, unless the restriction {@link permitsHeartbeat} */
@@ -98,10 +98,10 @@ export function cannotChangeRole({ id, role }: Pick<Vm, 'id' | 'role'>): VregErr
  */
 export function isMove(
   restriction: Restriction | undefined,
-  { vm }: Pick<VmRecord, 'vm'>,
+  before: Pick<VmRecord, 'role'>,
   { role }: Pick<Vm, 'role'>,
 ): boolean {
-  return restriction !== undefined && vm.role !== role;
+  return restriction !== undefined && before.role !== role;
 }
 
 /**
@@ -127,9 +127,9 @@ export function assertExpected(entry: VmRecord | undefined, expect: WriteOptions
 
 function mismatch(entry: VmRecord | undefined, mustNotExist: boolean): string {
   if (!entry) return 'VM not found: it was removed since you read it';
-  const { vm, position } = entry;
-  if (mustNotExist) return `VM "${vm.id}" already exists, with the ETag "${position}"`;
-  return `VM "${vm.id}" has the ETag "${position}", not the one in if-match: it was changed since you read it`;
+  const { id, position } = entry;
+  if (mustNotExist) return `VM "${id}" already exists, with the ETag "${position}"`;
+  return `VM "${id}" has the ETag "${position}", not the one in if-match: it was changed since you read it`;
 }
 
 export function applyUpdate(vm: Spec, update: VmUpdate): Spec {

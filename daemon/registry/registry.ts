@@ -10,7 +10,7 @@ import { VregError } from '../../src/protocol/errors.ts';
 import type { ChangeType, HistoryItem } from '../../src/protocol/events.ts';
 import type { Conflict, HistoryAnswer } from '../../src/protocol/heartbeat.ts';
 import type { Position } from '../../src/protocol/position.ts';
-import type { ImportedVm, Registration, VmUpdate } from '../../src/protocol/vm.ts';
+import { type ImportedVm, inFieldOrder, type Registration, type VmUpdate } from '../../src/protocol/vm.ts';
 import type { Clock } from '../clock.ts';
 import type { Contents, ForEach, JournalNote, LastChange, RecordChange, Store } from '../store/store.ts';
 import { checkLimits, type RegistryLimits, type Usage } from './capacity.ts';
@@ -134,14 +134,14 @@ export class Registry {
     }
     const seen = this.#liveness.signOfLife();
     const registeredAt = new Date(seen.lastSeen).toISOString();
-    return this.#put(undefined, { ...registration, registeredAt }, seen, options);
+    return this.#put(undefined, { from: undefined, to: { ...registration, registeredAt } }, seen, options);
   }
 
   /** The role of a VM before it was removed; undefined if the journal does not contain its removal. */
   async #formerRole(id: string): Promise<unknown> {
     // While the removal is being committed, the VM is still visible.
     const visible = this.#index.get(id);
-    if (visible) return visible.vm.role;
+    if (visible) return visible.role;
     const [last] = await this.#store.history(id, 1);
     return last?.type === 'deregistered' ? last.changes.role?.[0] : undefined;
   }
@@ -165,16 +165,17 @@ export class Registry {
     assertExpected(before, expect);
     if (!before) return { entry: await this.register(registration, options), created: true };
     const isRenewed = isMove(restriction, before, registration);
-    const registeredAt = isRenewed ? new Date(this.clock.now()).toISOString() : before.vm.registeredAt;
-    const vm: Spec = { ...registration, registeredAt };
+    const from = before.vm;
+    const registeredAt = isRenewed ? new Date(this.clock.now()).toISOString() : from.registeredAt;
+    const to: Spec = { ...registration, registeredAt };
     const running = registration.status === 'running';
-    const isRepeated = Object.keys(diff(before.vm, vm)).length === 0 && this.#index.get(vm.id) === before;
+    const isRepeated = Object.keys(diff(from, to)).length === 0 && this.#index.get(to.id) === before;
     if (isRepeated && !attach) {
-      return { entry: running ? this.heartbeat(vm.id) : before, created: false };
+      return { entry: running ? this.heartbeat(to.id) : before, created: false };
     }
     const seen = running || isRenewed ? this.#liveness.signOfLife() : before.seen;
-    const entry = await this.#put(before, vm, seen, options, isRenewed);
-    if (!running) this.identities.markIdle(vm.id);
+    const entry = await this.#put(before, { from, to }, seen, options, isRenewed);
+    if (!running) this.identities.markIdle(to.id);
     return { entry, created: false };
   }
 
@@ -188,7 +189,8 @@ export class Registry {
     assertMayChange(options.restriction, before);
     assertExpected(before, options.expect);
     const seen = update.status === 'running' ? this.#liveness.signOfLife() : before.seen;
-    const entry = await this.#put(before, applyUpdate(before.vm, update), seen, options);
+    const from = before.vm;
+    const entry = await this.#put(before, { from, to: applyUpdate(from, update) }, seen, options);
     if (update.status !== undefined && update.status !== 'running') this.identities.markIdle(id);
     return entry;
   }
@@ -260,7 +262,9 @@ export class Registry {
           usage.bytes += entry.weight;
           added.add(id);
           outcomes[index] = entry;
-          decisions.push(this.#importDecision(entry, { type: 'registered', at: now, by }));
+          decisions.push(
+            this.#importDecision(entry, { type: 'registered', at: now, by, changes: diff(undefined, vm) }),
+          );
         } catch (error) {
           if (!(error instanceof VregError)) throw error;
           outcomes[index] = error;
@@ -272,11 +276,11 @@ export class Registry {
     return outcomes;
   }
 
-  #importDecision(entry: VmRecord, note: Omit<VmNote, 'changes'>): Decision {
+  #importDecision(entry: VmRecord, note: VmNote): Decision {
     const { type, at, by } = note;
     return {
-      vm: { id: entry.vm.id, before: undefined, after: entry },
-      note: { ...note, changes: diff(undefined, entry.vm) },
+      vm: { id: entry.id, before: undefined, after: entry },
+      note,
       records: [],
       apply: (position) => {
         this.#index.put(entry);
@@ -326,7 +330,7 @@ export class Registry {
     // Only the holder of the VM's identity may report its health. A VM without a holder has an agent without identity.
     if (proof?.health && (proof.next !== undefined || !this.identities.isHeld(id)))
       this.health.put(entry, proof.health);
-    if (this.#liveness.renew(entry) && entry.vm.status === 'running') {
+    if (this.#liveness.renew(entry) && entry.status === 'running') {
       this.#liveness.notifyRevived(entry, this.positions.latest);
     }
     this.events.heartbeat(entry);
@@ -380,7 +384,7 @@ export class Registry {
 
   /** Undefined unless the declared status is `running`. */
   livenessOf(entry: VmRecord): 'live' | 'suspect' | 'stale' | undefined {
-    if (entry.vm.status !== 'running') return undefined;
+    if (entry.status !== 'running') return undefined;
     if (this.isStale(entry)) return 'stale';
     return entry.isSuspect ? 'suspect' : 'live';
   }
@@ -412,7 +416,7 @@ export class Registry {
     const { revision: until } = this.positions.latest;
     if (after === until) return [];
     const changed = new Map<string, VmRecord>();
-    for (const entry of this.#index.all()) if (entry.version.revision > after) changed.set(entry.vm.id, entry);
+    for (const entry of this.#index.all()) if (entry.version.revision > after) changed.set(entry.id, entry);
     const last = await this.#store.lastChanges(after, until);
     return last?.flatMap((change) => {
       const { id, revision, tag, at, by } = change;
@@ -439,7 +443,7 @@ export class Registry {
     this.historyClaims.report(this.clock.listening());
     // The same write includes decisions about leases that have expired at the saved listening time.
     this.sweep();
-    const saved = this.unsaved.save(this.clock.listening(), (entry) => this.#index.get(entry.vm.id) === entry);
+    const saved = this.unsaved.save(this.clock.listening(), (entry) => this.#index.get(entry.id) === entry);
     await Promise.all([saved, this.#repeatRevocations()]);
   }
 
@@ -490,25 +494,28 @@ export class Registry {
     return entry;
   }
 
-  /** @param isRenewed true to move the VM to the end of lists, as if it had just been registered */
+  /**
+   * @param change the declared fields before and after the change, as parsed objects
+   * @param isRenewed true to move the VM to the end of lists, as if it had just been registered
+   */
   async #put(
     before: VmRecord | undefined,
-    vm: Spec,
+    { from, to }: { from: Spec | undefined; to: Spec },
     seen: LastSeen,
     { by = ANONYMOUS, attach }: WriteOptions,
     isRenewed = false,
   ): Promise<VmRecord> {
     const revision = this.#pending.nextRevision;
     const created = before && !isRenewed ? before.version.created : revision;
-    const entry = new VmRecord(vm, { created, revision, tag: '' }, seen);
+    const entry = new VmRecord(to, { created, revision, tag: '' }, seen);
     if (this.#limits) checkLimits(entry, before, this.#usage(), this.#limits);
-    const changes = diff(before?.vm, entry.vm);
+    const changes = diff(from, inFieldOrder(to));
     const note: VmNote = { type: typeOf(before !== undefined, changes), at: this.clock.now(), by, changes };
-    const attachment = attach?.(created) ?? (isRenewed ? this.#onMove?.(vm.id, created) : undefined);
-    const isMoved = before !== undefined && before.vm.role !== vm.role;
+    const attachment = attach?.(created) ?? (isRenewed ? this.#onMove?.(entry.id, created) : undefined);
+    const isMoved = before !== undefined && before.role !== entry.role;
     const moved = isMoved ? this.identities.recordAfterMove(entry, isoTime(note.at)) : [];
     const records = [...(attachment?.records ?? []), ...moved];
-    await this.#commitVm({ id: vm.id, before, after: entry }, note, { ...attachment, records });
+    await this.#commitVm({ id: entry.id, before, after: entry }, note, { ...attachment, records });
     return entry;
   }
 
@@ -534,7 +541,7 @@ export class Registry {
     const visible = after ?? this.get(id);
     const isRevived = after !== undefined && this.#show(after);
     if (!after) this.#hide(visible);
-    else if (before && before.vm.role !== after.vm.role) {
+    else if (before && before.role !== after.role) {
       this.identities.move(after, isoTime(at));
       // A reader of the new role must not see what the VM reported in the other one.
       this.health.forget(id);
@@ -548,7 +555,7 @@ export class Registry {
 
   /** Makes a committed entry visible. @returns true if the change ended the silence of a running VM */
   #show(entry: VmRecord): boolean {
-    const before = this.#index.get(entry.vm.id);
+    const before = this.#index.get(entry.id);
     this.#index.put(entry);
     this.health.trim(entry);
     if (before) this.unsaved.delete(before);
@@ -564,10 +571,10 @@ export class Registry {
   #hide(entry: VmRecord): void {
     this.#index.remove(entry);
     this.unsaved.delete(entry);
-    this.health.forget(entry.vm.id);
-    this.identities.forget(entry.vm.id);
-    this.historyClaims.forget(entry.vm.id);
-    this.#liveness.forget(entry.vm.id);
+    this.health.forget(entry.id);
+    this.identities.forget(entry.id);
+    this.historyClaims.forget(entry.id);
+    this.#liveness.forget(entry.id);
   }
 }
 

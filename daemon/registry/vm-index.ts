@@ -39,7 +39,7 @@ export class VmIndex {
 
   /** Adds a VM, or replaces the one with the same id. */
   put(entry: VmRecord): void {
-    const { id, role } = entry.vm;
+    const { id, role } = entry;
     this.#newestFirst = undefined;
     const before = this.#entries.get(id);
     // A renewed registration moves to the end of the order.
@@ -49,19 +49,19 @@ export class VmIndex {
     this.lineage.put(entry, before);
     const ofRole = this.#byRole.get(role) ?? new Map<string, VmRecord>();
     this.#byRole.set(role, ofRole.set(id, entry));
-    if (before && before.vm.role !== role) {
-      this.#byRole.get(before.vm.role)?.delete(id);
+    if (before && before.role !== role) {
+      this.#byRole.get(before.role)?.delete(id);
       this.#unsorted.add(role);
     }
   }
 
-  remove({ vm }: VmRecord): void {
+  remove({ id, role }: VmRecord): void {
     this.#newestFirst = undefined;
-    const removed = this.#entries.get(vm.id);
+    const removed = this.#entries.get(id);
     if (removed) this.lineage.remove(removed);
     this.#bytes -= removed?.weight ?? 0;
-    this.#entries.delete(vm.id);
-    this.#byRole.get(vm.role)?.delete(vm.id);
+    this.#entries.delete(id);
+    this.#byRole.get(role)?.delete(id);
   }
 
   /**
@@ -75,8 +75,8 @@ export class VmIndex {
     }
     const found: VmRecord[] = [];
     for (const entry of this.#candidates(role, parentId)) {
-      if (role && entry.vm.role !== role) continue;
-      if (status && entry.vm.status !== status) continue;
+      if (role && entry.role !== role) continue;
+      if (status && entry.status !== status) continue;
       if (status === 'running' && entry.leaseFrom < horizon) continue;
       found.push(entry);
     }
@@ -93,7 +93,7 @@ export class VmIndex {
   live(role: string, horizon: number): VmRecord[] {
     const found: VmRecord[] = [];
     for (const entry of this.#ofRole(role)) {
-      if (entry.vm.status === 'running' && entry.leaseFrom >= horizon && entry.fault === undefined) found.push(entry);
+      if (entry.status === 'running' && entry.leaseFrom >= horizon && entry.fault === undefined) found.push(entry);
     }
     return found;
   }
@@ -120,18 +120,18 @@ export class Lineage {
   }
 
   put(entry: VmRecord, before: VmRecord | undefined): void {
-    const { id, parentId } = entry.vm;
-    if (before && before.vm.parentId !== parentId) this.remove(before);
+    const { id, parentId } = entry;
+    if (before && before.parentId !== parentId) this.remove(before);
     if (parentId === undefined) return;
     const siblings = this.#children.get(parentId) ?? new Map<string, VmRecord>();
     this.#children.set(parentId, siblings.set(id, entry));
   }
 
-  remove({ vm }: VmRecord): void {
-    if (vm.parentId === undefined) return;
-    const siblings = this.#children.get(vm.parentId);
-    siblings?.delete(vm.id);
-    if (siblings?.size === 0) this.#children.delete(vm.parentId);
+  remove({ id, parentId }: VmRecord): void {
+    if (parentId === undefined) return;
+    const siblings = this.#children.get(parentId);
+    siblings?.delete(id);
+    if (siblings?.size === 0) this.#children.delete(parentId);
   }
 
   /** Children, oldest registration first. @throws VregError NOT_FOUND if no VM has this id or this parent */
@@ -168,13 +168,13 @@ export class Lineage {
       // Clients choose the parents, so they can form a cycle.
       if (found.has(next)) continue;
       found.set(next, this.#get(next));
-      for (const child of this.children(next).reverse()) pending.push(child.vm.id);
+      for (const child of this.children(next).reverse()) pending.push(child.id);
     }
     return [...found.values()].filter((entry) => entry !== undefined);
   }
 
-  #parentOf({ vm }: VmRecord): VmRecord | undefined {
-    return vm.parentId === undefined ? undefined : this.#get(vm.parentId);
+  #parentOf({ parentId }: VmRecord): VmRecord | undefined {
+    return parentId === undefined ? undefined : this.#get(parentId);
   }
 }
 

@@ -1,6 +1,9 @@
-/** A VM in memory: the parsed entry, and its cached JSON, so that a read does not serialize it again. */
+/**
+ * A VM in memory: its entry as JSON, and the few fields that the registry itself uses. The entry is not retained in parsed form,
+ * because that would take more memory than everything else about a VM.
+ */
 import { formatPosition } from '../../src/protocol/position.ts';
-import { entryFault, inFieldOrder, type Vm } from '../../src/protocol/vm.ts';
+import { entryFault, inFieldOrder, type Role, type Status, type Vm } from '../../src/protocol/vm.ts';
 import type { StoredVm } from '../store/store.ts';
 
 /** The last sign of life, on both clocks. */
@@ -27,19 +30,28 @@ export type Spec = Omit<Vm, 'lastSeen'>;
 /** Bytes that an object, an array and a field occupy in memory in addition to their JSON. */
 const OVERHEAD = { [code('{')]: 20, [code('[')]: 8, [code(':')]: 4 };
 
-/** Bytes of an entry's JSON that follow the {@link Spec}. */
-const LAST_SEEN = ',"lastSeen":"2026-01-01T00:00:00.000Z"}'.length;
+/** Bytes that `lastSeen` adds to the JSON of a {@link Spec}. */
+const LAST_SEEN = ',"lastSeen":"2026-01-01T00:00:00.000Z"'.length;
+
+/** Shared by all VMs without services. */
+const NO_SERVICES: readonly string[] = [];
 
 export class VmRecord {
-  readonly vm: Spec;
+  readonly id: string;
+  readonly name: string;
+  readonly role: Role;
+  readonly status: Status;
+  readonly parentId: string | undefined;
+  /** Names of the VM's services. */
+  readonly services: readonly string[];
   readonly version: Version;
   /**
    * The reason why `discover` never returns this entry: its id or address was stored before the rules for them existed, and
    * could harm a script. Undefined for a well-formed entry.
    */
   readonly fault: string | undefined;
-  /** The entry's JSON without its last field, `lastSeen`, and without the closing brace. */
-  readonly #head: string;
+  /** The declared fields as JSON. */
+  readonly body: string;
   #seen: LastSeen;
   #json: string | undefined;
   #idJson: string | undefined;
@@ -48,26 +60,32 @@ export class VmRecord {
   #leaseFrom: number;
   #isSuspect = false;
 
-  constructor(vm: Spec, version: Version, seen: LastSeen) {
-    this.vm = inFieldOrder(vm);
+  /** @param body the JSON of `vm`, if it is known */
+  constructor(vm: Spec, version: Version, seen: LastSeen, body = JSON.stringify(inFieldOrder(vm))) {
+    this.id = vm.id;
+    this.name = vm.name;
+    this.role = vm.role;
+    this.status = vm.status;
+    this.parentId = vm.parentId;
+    this.services = vm.services?.map(({ name }) => name) ?? NO_SERVICES;
     this.version = version;
     this.fault = entryFault(vm)?.message;
-    this.#head = JSON.stringify(this.vm).slice(0, -1);
+    this.body = body;
     this.#seen = seen;
     this.#leaseFrom = seen.heardAt;
   }
 
   static fromStored({ body, created, revision, tag, lastSeen, heardAt }: StoredVm): VmRecord {
-    return new VmRecord(JSON.parse(body) as Spec, { created, revision, tag }, { lastSeen, heardAt });
+    return new VmRecord(JSON.parse(body) as Spec, { created, revision, tag }, { lastSeen, heardAt }, body);
   }
 
   toStored(): StoredVm {
-    return { id: this.vm.id, ...this.version, body: this.body, ...this.#seen };
+    return { id: this.id, ...this.version, body: this.body, ...this.#seen };
   }
 
-  /** The declared fields as JSON. */
-  get body(): string {
-    return `${this.#head}}`;
+  /** The declared fields. Parses {@link body} at each call, which takes microseconds, so a loop over many VMs must not use it. */
+  get vm(): Spec {
+    return JSON.parse(this.body) as Spec;
   }
 
   /** Position of the last change, in the text form of the API. */
@@ -116,19 +134,19 @@ export class VmRecord {
    * heartbeat.
    */
   get heartbeatJson(): string {
-    this.#idJson ??= JSON.stringify(this.vm.id);
+    this.#idJson ??= JSON.stringify(this.id);
     return `{"id":${this.#idJson},"lastSeen":"${this.lastSeen}"}`;
   }
 
   /** The JSON of the entry in responses. */
   get json(): string {
-    this.#json ??= `${this.#head},"lastSeen":"${this.lastSeen}"}`;
+    this.#json ??= `${this.body.slice(0, -1)},"lastSeen":"${this.lastSeen}"}`;
     return this.#json;
   }
 
   /** Size of {@link json} in bytes. A sign of life does not change it, because all RFC 3339 times have the same length. */
   get size(): number {
-    this.#size ??= Buffer.byteLength(this.#head) + LAST_SEEN;
+    this.#size ??= Buffer.byteLength(this.body) + LAST_SEEN;
     return this.#size;
   }
 
@@ -137,7 +155,7 @@ export class VmRecord {
    * memory.
    */
   get weight(): number {
-    this.#weight ??= this.size + overheadOf(this.#head);
+    this.#weight ??= this.size + overheadOf(this.body);
     return this.#weight;
   }
 

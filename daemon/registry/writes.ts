@@ -253,7 +253,7 @@ export class HeartbeatBuffer {
     const entries = [...this.#heard].filter(isCurrent);
     this.#heard.clear();
     const { changes } = this.records;
-    const heartbeats: StoredHeartbeat[] = entries.map((entry) => ({ id: entry.vm.id, ...entry.seen }));
+    const heartbeats: StoredHeartbeat[] = entries.map((entry) => ({ id: entry.id, ...entry.seen }));
     try {
       await this.#store.saveHeartbeats(heartbeats, listened, changes);
     } catch (error) {

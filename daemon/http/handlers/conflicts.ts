@@ -6,7 +6,7 @@ import { jsonResult, type RequestContext, type Result } from '../context.ts';
 
 export function listConflicts({ services: { registry }, readFilter }: RequestContext): Result {
   const isReadable = (id: string) =>
-    !readFilter || permits(readFilter, registry.has(id) ? registry.get(id).vm : { id, role: '' });
+    !readFilter || permits(readFilter, registry.has(id) ? registry.get(id) : { id, role: '' });
   const { conflicts: all, conflictsInRole } = registry.identities;
   const conflicts = (readFilter?.role === undefined ? all : conflictsInRole).filter(({ id }) => isReadable(id));
   const { otherRegistry } = registry.historyClaims;

@@ -39,7 +39,7 @@ function readQuery(ctx: RequestContext): DiscoverQuery {
 
 function findLive({ services, readFilter }: RequestContext, role: string, query: DiscoverQuery): VmRecord[] {
   const live = services.registry.discover(role, query);
-  return readFilter ? live.filter(({ vm }) => permits(readFilter, vm)) : live;
+  return readFilter ? live.filter((entry) => permits(readFilter, entry)) : live;
 }
 
 function respond(ctx: RequestContext, role: string, query: DiscoverQuery, found: readonly VmRecord[]): Result {
@@ -88,7 +88,7 @@ function longPoll(ctx: RequestContext, { role, query, find, min, timeoutMs }: Lo
     const unsubscribe = registry.events.subscribe({
       event: (event) => recheck(event.role),
       // A heartbeat may report that a service now passes its checks.
-      heartbeat: ({ vm }) => recheck(vm.role),
+      heartbeat: ({ role }) => recheck(role),
     });
     response.once('close', finishNow);
     const offAbort = ctx.onAbort(finishNow);

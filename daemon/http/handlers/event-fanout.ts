@@ -141,7 +141,7 @@ export class EventFanout implements EventSubscriber {
     this.#enqueue(queuedEvent(event));
   }
 
-  heartbeat({ vm: { id, role, status }, lastSeen }: VmRecord): void {
+  heartbeat({ id, role, status, lastSeen }: VmRecord): void {
     if (this.#heartbeatSubscribers === 0) return;
     const json = JSON.stringify({ id, lastSeen } satisfies Heartbeat);
     const text = `event: heartbeat\ndata: ${json}\n\n`;

@@ -36,7 +36,7 @@ export function diffVms(ctx: RequestContext): Result {
 /** @throws VregError NOT_FOUND also if the principal may not read the VM, so that the response does not show that it exists */
 function readable({ readFilter, services }: RequestContext, id: string): VmRecord {
   const entry = services.registry.get(id);
-  if (!permits(readFilter, entry.vm)) throw notFound();
+  if (!permits(readFilter, entry)) throw notFound();
   return entry;
 }
 

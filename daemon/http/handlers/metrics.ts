@@ -62,7 +62,7 @@ function countVms(registry: Registry, entries: readonly VmRecord[], all: Metrics
     }
   }
   for (const entry of entries) {
-    const { role, status } = entry.vm;
+    const { role, status } = entry;
     vms.inc({ role, status, liveness: registry.livenessOf(entry) ?? 'none' });
   }
 }

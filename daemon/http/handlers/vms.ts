@@ -155,7 +155,7 @@ export function listVms(ctx: RequestContext): Result | Promise<Result> {
   const { readFilter } = ctx;
   const all = ctx.services.registry.list({ role, status, parentId: parentFilter(ctx) });
   // Filter first, because `limit` applies to the filtered list.
-  const entries = readFilter ? all.filter(({ vm }) => permits(readFilter, vm)) : all;
+  const entries = readFilter ? all.filter((entry) => permits(readFilter, entry)) : all;
   if (selector === undefined) return respond(entries);
   const matches = parseSelector(selector);
   const isWanted = () => !ctx.response.destroyed;
@@ -173,7 +173,7 @@ function sorted(entries: readonly VmRecord[], sort: Sort): readonly VmRecord[] {
   const compare = comparison(sort);
   if (!compare) return entries;
   const keyed = entries.map((entry) => {
-    const { id, name, role } = entry.vm;
+    const { id, name, role } = entry;
     return { entry, key: { id, name, role, lastSeen: sort === 'seen' ? entry.lastSeen : '' } };
   });
   return keyed.sort((a, b) => compare(a.key, b.key)).map(({ entry }) => entry);
