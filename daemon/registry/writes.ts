@@ -1,5 +1,5 @@
 /** Data that is not durable yet: changes that wait for a group commit, and heartbeats and records that wait for the next save. */
-import { type Position, TagHash } from '../../src/protocol/position.ts';
+import { type Position, tagOf } from '../../src/protocol/position.ts';
 import type { Change, ForEach, JournalNote, RecordChange, Store, StoredHeartbeat, StoredVm } from '../store/store.ts';
 import type { Positions } from './positions.ts';
 import type { VmRecord } from './vm-record.ts';
@@ -176,7 +176,7 @@ function nextPosition({ revision: before, tag }: Position, { vm, note, records }
   const { type, at, by } = note;
   const tokens = records.filter(({ kind }) => kind === 'token').map(({ key, body }) => [key, withoutLastUse(body)]);
   const head = JSON.stringify([tag, revision, vm?.id, type, at, by, tokens]);
-  return { revision, tag: new TagHash().add(head).add(vm?.after?.body ?? '').tag };
+  return { revision, tag: tagOf(head, vm?.after?.body ?? '') };
 }
 
 /** Removes the last use of a token, which is saved without a change and therefore must not affect a tag. */

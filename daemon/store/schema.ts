@@ -3,7 +3,7 @@
  * format, so they do not change even if the code uses other names.
  */
 import type Database from 'libsql';
-import { TagHash } from '../../src/protocol/position.ts';
+import { TagHash, tagOf } from '../../src/protocol/position.ts';
 import { crcOf, DamageError } from './integrity.ts';
 import { JOURNAL_SCHEMA } from './journal.ts';
 import type { RecordChange, StoredRecord, StoredVm } from './store.ts';
@@ -110,14 +110,14 @@ export function crcOfState({ registryId, revision, entries, listened, saves, tag
 
 /** The tag at revision 0 of a registry. */
 export function initialTag(registryId: string): string {
-  return new TagHash().add(JSON.stringify(registryId)).tag;
+  return tagOf(JSON.stringify(registryId));
 }
 
 type TaggedColumns = Pick<StoredVm, 'id' | 'created' | 'revision' | 'body'>;
 
 /** Computes the tag of an entry that has not changed since schema 3, which stored none. */
 export function entryTag({ id, created, revision, body }: TaggedColumns): string {
-  return new TagHash().add(JSON.stringify([id, created, revision, body])).tag;
+  return tagOf(JSON.stringify([id, created, revision, body]));
 }
 
 /**

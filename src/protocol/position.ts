@@ -2,7 +2,7 @@
  * Positions: points in the history of a registry. A revision alone does not identify one, because a registry that was restored
  * from a backup assigns the same revisions again.
  */
-import { createHash } from 'node:crypto';
+import { createHash, hash } from 'node:crypto';
 
 /** A position on the wire is the text `REVISION-TAG`. Clients compare it or send it back, and do not parse it. */
 export interface Position {
@@ -34,6 +34,11 @@ export class TagHash {
   get tag(): string {
     return this.#hash.digest('hex').slice(0, TAG_LENGTH);
   }
+}
+
+/** Computes the same tag as {@link TagHash}, without an object per hash. @param lines as in {@link TagHash.add} */
+export function tagOf(...lines: readonly string[]): string {
+  return hash('sha256', `${lines.join('\n')}\n`).slice(0, TAG_LENGTH);
 }
 
 /** At most 15 digits, so that every revision is a safe integer. */
