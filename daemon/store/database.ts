@@ -201,6 +201,7 @@ export class RegistryDatabase {
         this.#journal.add(change);
         if (change.records) this.#records.save(change.records);
       }
+      this.#journal.trim(this.#state.revision, state.revision);
       this.#save(state, undo);
     });
     for (const free of freeSlots) free();
@@ -284,7 +285,11 @@ export class RegistryDatabase {
   private prepareState() {
     const columns = ['revision', 'entries', 'listened', 'saves', 'crc', ...(this.#isTagged ? ['tag'] : [])];
     return {
-      savePage: this.#db.prepare('INSERT OR REPLACE INTO beats (shard, times, crc) VALUES (?, ?, ?)'),
+      // REPLACE would delete the row first, and thus also write the free list.
+      savePage: this.#db.prepare(
+        `INSERT INTO beats (shard, times, crc) VALUES (?, ?, ?)
+         ON CONFLICT (shard) DO UPDATE SET times = excluded.times, crc = excluded.crc`,
+      ),
       saveState: this.#db.prepare(
         `UPDATE state SET ${columns.map((column) => `${column} = ?`).join(', ')} WHERE one = 1`,
       ),

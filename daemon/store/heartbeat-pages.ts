@@ -100,11 +100,15 @@ export class HeartbeatPages {
   }
 
   #write(slot: number, lastSeen: number, heardAt: number): void {
-    this.#times.set([lastSeen, heardAt], 2 * slot);
+    this.#times[2 * slot] = lastSeen;
+    this.#times[2 * slot + 1] = heardAt;
     this.#dirty.add(pageOf(slot));
   }
 
-  /** Marks all pages as clean; `undo` makes them dirty again. @returns the pages to write */
+  /**
+   * Marks all pages as clean; `undo` makes them dirty again.
+   * @returns the pages to write. The last one ends with the last slot, because SQLite would store a full one in two pages
+   */
   takeDirtyPages(undo: Undo): { page: number; bytes: Buffer }[] {
     const pages = [...this.#dirty];
     this.#dirty.clear();
@@ -112,7 +116,8 @@ export class HeartbeatPages {
       for (const page of pages) this.#dirty.add(page);
     });
     return pages.map((page) => {
-      const times = this.#times.slice(page * NUMBERS_PER_PAGE, (page + 1) * NUMBERS_PER_PAGE);
+      const end = Math.min((page + 1) * NUMBERS_PER_PAGE, 2 * this.#nextSlot);
+      const times = this.#times.slice(page * NUMBERS_PER_PAGE, end);
       return { page, bytes: Buffer.from(times.buffer) };
     });
   }

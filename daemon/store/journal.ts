@@ -1,6 +1,6 @@
 /**
  * The journal: time, author, VM and changed fields of the last changes. A change and its row are committed together. The number
- * of rows is limited.
+ * of rows is limited: the last {@link JOURNAL_LENGTH} changes, and up to {@link TRIM_STEP} older ones.
  */
 import type Database from 'libsql';
 import { type ChangeType, type FieldChanges, type HistoryItem, JOURNAL_LENGTH } from '../../src/protocol/events.ts';
@@ -13,6 +13,9 @@ import type { Change, JournalNote, LastChange } from './store.ts';
  * metadata.
  */
 const MAX_VALUE = 4096;
+
+/** Number of changes that are removed together. Removing one rewrites two pages of the database, and so does removing 100. */
+export const TRIM_STEP = 100;
 
 export const JOURNAL_SCHEMA = `
   CREATE TABLE journal (
@@ -48,7 +51,7 @@ export class Journal {
     this.#read = undefined;
   }
 
-  /** Adds a change, and removes the oldest one if there are too many. Must be called inside the transaction of the change. */
+  /** Adds a change. Must be called inside the transaction of the change. */
   add(change: Change): void {
     const { revision, tag } = change;
     const { type, at, by, changes } = change.note;
@@ -59,7 +62,17 @@ export class Journal {
       trim: this.#db.prepare('DELETE FROM journal WHERE revision <= ?'),
     };
     this.#write.add.run(...row, crcOf([...row, tag]), tag);
-    this.#write.trim.run(revision - JOURNAL_LENGTH);
+  }
+
+  /**
+   * Removes the oldest changes if there are too many, once per {@link TRIM_STEP} changes. Must be called inside the transaction
+   * of the changes.
+   * @param before last revision before the transaction
+   * @param revision last revision
+   */
+  trim(before: number, revision: number): void {
+    if (Math.floor(before / TRIM_STEP) < Math.floor(revision / TRIM_STEP))
+      this.#write?.trim.run(revision - JOURNAL_LENGTH);
   }
 
   /** Stores the tag of an earlier change, if the journal still contains that change. Call it inside a transaction. */

@@ -1,5 +1,6 @@
 /** Reads the journal of a closed database, and checks that no change is missing. */
 import Database from 'libsql';
+import { TRIM_STEP } from '../../daemon/store/journal.ts';
 import { JOURNAL_LENGTH } from '../../src/protocol/events.ts';
 
 export interface JournalLine {
@@ -19,7 +20,9 @@ export function journalOf(file: string): JournalLine[] {
 /** @returns revisions that are missing, duplicate or unexpected */
 export function findGaps(journal: readonly Pick<JournalLine, 'revision'>[], current: number): string[] {
   const wrong: string[] = [];
+  const [oldest] = journal;
   let expected = Math.max(1, current - JOURNAL_LENGTH + 1);
+  if (oldest && oldest.revision > expected - TRIM_STEP) expected = Math.min(expected, oldest.revision);
   for (const { revision } of journal) {
     if (revision < expected) wrong.push(`revision ${revision} is a duplicate, or too old to be retained`);
     else {
