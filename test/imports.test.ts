@@ -74,15 +74,20 @@ test('every relative import names an existing file', () => {
   );
 });
 
-/** Errors, types of journal lines, durable files, memory budgets, random ids, and the pid file that a restore checks. */
+/**
+ * Errors, types of journal lines, durable files, files of the program, memory budgets, random ids, the pid file that a restore
+ * checks, and private folders.
+ */
 const STORE_IMPORTS = [
   'src/files.ts',
+  'src/program.ts',
   'src/protocol/errors.ts',
   'src/protocol/events.ts',
   'src/protocol/position.ts',
   'daemon/limits.ts',
   'daemon/process/random.ts',
   'daemon/process/pid-file.ts',
+  'daemon/process/state-dir.ts',
 ];
 
 /** True for imports within `vreg daemon` and its subcommands, which form one module. */
@@ -131,18 +136,18 @@ const RULES: readonly [rule: string, why: string, forbidden: (edge: Import) => b
     ({ from, to, kind }) => from.startsWith('src/') && to.startsWith('daemon/') && kind === 'value',
   ],
   [
-    'of src, the daemon imports the protocol, the client and files.ts only',
-    'it has no terminal and no command line; both sides share atomic writes and checks of file modes',
+    'of src, the daemon imports the protocol, the client, files.ts and program.ts only',
+    'it has no terminal and no command line; both sides write files atomically, and start the program again',
     ({ from, to }) =>
       from.startsWith('daemon/') &&
       to.startsWith('src/') &&
       !to.startsWith('src/protocol/') &&
-      !['src/client.ts', 'src/files.ts'].includes(to),
+      !['src/client.ts', 'src/files.ts', 'src/program.ts'].includes(to),
   ],
   [
-    'files.ts imports no module of this repository',
-    'client and daemon share it, so it belongs to neither',
-    ({ from, own }) => from === 'src/files.ts' && own,
+    'files.ts and program.ts import no module of this repository',
+    'client and daemon share them, so they belong to neither',
+    ({ from, own }) => ['src/files.ts', 'src/program.ts'].includes(from) && own,
   ],
   [
     'daemon/registry imports the protocol and the types of store and clock only',

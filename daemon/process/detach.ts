@@ -2,6 +2,7 @@
 import { spawn } from 'node:child_process';
 import { closeSync, fstatSync, readSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { programCommand } from '../../src/program.ts';
 import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
 import { openLogFile } from './log-file.ts';
 import { makeStateDir } from './state-dir.ts';
@@ -29,7 +30,8 @@ export async function startDetached(argv: readonly string[], logFile: string): P
   makeStateDir(dirname(logFile));
   const log = openLogFile(logFile);
   const logSize = fstatSync(log).size;
-  const child = spawn(process.execPath, [process.argv[1]!, ...argv], {
+  const [program, ...script] = programCommand();
+  const child = spawn(program, [...script, ...argv], {
     detached: true,
     stdio: ['ignore', log, log, 'ipc'],
   });
