@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { realpathSync, rmSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { createFolder, readIfThere, writeAtomically } from '../../src/files.ts';
+import { programCommand } from '../../src/program.ts';
 import { VregError } from '../../src/protocol/errors.ts';
 import { ENABLED_UNIT, STARTED_UNIT, type UnitFile, type UnitKind } from './units.ts';
 
@@ -94,15 +95,9 @@ function systemctl(args: readonly string[]): void {
   });
 }
 
-/** Absolute paths with resolved links. */
-export interface ProgramPaths {
-  node: string;
-  bin: string;
-}
-
-/** @returns the paths of the running program */
-export function programPaths(): ProgramPaths {
-  return { node: realpathSync(process.execPath), bin: realpathSync(process.argv[1]!) };
+/** @returns the absolute paths with which a unit starts the running program, with resolved links */
+export function unitProgram(): string[] {
+  return programCommand().map((path) => realpathSync(path));
 }
 
 /** Folders that `ProtectHome` and `PrivateTmp` hide from system units (systemd.exec(5)). */

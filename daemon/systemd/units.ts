@@ -13,9 +13,10 @@ export interface UnitFile {
 }
 
 export interface UnitOptions {
-  /** Absolute paths of Node and of the program. */
-  node: string;
-  bin: string;
+  /** Absolute paths of Node and of the program, or of the single executable. */
+  program: readonly string[];
+  /** True if the program unpacks its native addon. */
+  unpacks: boolean;
   /** Additional arguments for the command that the unit runs. */
   args: readonly string[];
   /** Creates units for the user's service manager instead of the system's. */
@@ -137,6 +138,13 @@ const UNITS: Readonly<Record<UnitKind, (options: UnitOptions) => UnitFile[]>> = 
           'StateDirectory=vreg',
           'StateDirectoryMode=0700',
           'RuntimeDirectory=vreg-serve',
+          ...(options.unpacks
+            ? [
+                '# The single executable unpacks its SQLite library here.',
+                'CacheDirectory=vreg',
+                'CacheDirectoryMode=0700',
+              ]
+            : []),
           'UMask=0077',
           ...environment(options, 'vreg-serve'),
         ],
@@ -313,10 +321,10 @@ function sections(parts: readonly (readonly [title: string, lines: readonly stri
   return parts.map(([title, lines]) => `[${title}]\n${lines.join('\n')}\n`).join('\n');
 }
 
-function execStart(kind: UnitKind, { node, bin, args }: UnitOptions): string {
+function execStart(kind: UnitKind, { program: [path, ...script], args }: UnitOptions): string {
   // systemd does not expand variables in the path of the program.
-  const program = quote(node.replaceAll('%', '%%'));
-  return [program, escapeArgument(bin), ...UNIT_COMMAND[kind], ...args.map(escapeArgument)].join(' ');
+  const program = quote(path!.replaceAll('%', '%%'));
+  return [program, ...[...script, ...UNIT_COMMAND[kind], ...args].map(escapeArgument)].join(' ');
 }
 
 /** Escapes specifiers and variables, so that systemd passes the argument unchanged (systemd.service(5)). */

@@ -5,6 +5,7 @@ import type { InstallOptions, InstallStep } from '../../../daemon/systemd/instal
 import { type Context, defineCommand, type Flag } from '../../command.ts';
 import { configFolder } from '../../config/folders.ts';
 import { refuseLoose } from '../../config/secret-file.ts';
+import { isSingleExecutable } from '../../program.ts';
 import { VregError } from '../../protocol/errors.ts';
 import type { RowsAnswer } from '../../render.ts';
 import { KIND_ARGUMENTS, makeUnits, UNIT_FLAGS, type UnitFlags, whyUnitCannotStart } from './unit.ts';
@@ -50,7 +51,9 @@ export const install = defineCommand<TargetFlags & { now?: boolean }>({
       const reason = await whyUnitCannotStart();
       if (reason)
         throw new VregError('USAGE', `the unit could not start vreg: ${reason}`, {
-          hint: 'install Node and vreg for all users (npm install -g, as root), or pass --user',
+          hint: isSingleExecutable
+            ? 'copy it to /usr/local/bin with mode 0755, or pass --user'
+            : 'install Node and vreg for all users (npm install -g, as root), or pass --user',
         });
     }
     checkCredentials(join(configDir(context, flags), 'vreg'), flags);

@@ -1,6 +1,7 @@
 import type { UnitFile, UnitKind } from '../../../daemon/systemd/units.ts';
 import { type Context, defineCommand, type Flag } from '../../command.ts';
 import { suggestion } from '../../help/suggest.ts';
+import { isSingleExecutable } from '../../program.ts';
 import { VregError } from '../../protocol/errors.ts';
 import { argumentsAfterDashes, checkArguments } from './unit-flags.ts';
 
@@ -86,19 +87,23 @@ export async function makeUnits(
     });
   }
   const { UNIT_COMMAND, unitsOf } = await import('../../../daemon/systemd/units.ts');
-  const { programPaths } = await import('../../../daemon/systemd/install.ts');
+  const { unitProgram } = await import('../../../daemon/systemd/install.ts');
   const path = UNIT_COMMAND[kind].filter((_, index, all) =>
     all.slice(0, index + 1).every((part) => !part.startsWith('-')),
   );
   await checkArguments(context, path, unitArgs);
-  return { kind, files: unitsOf(kind, { ...programPaths(), args: unitArgs, user, token, tls }) };
+  return {
+    kind,
+    files: unitsOf(kind, { program: unitProgram(), unpacks: isSingleExecutable, args: unitArgs, user, token, tls }),
+  };
 }
 
 /** @returns the reason why system units cannot start this program; undefined if they can */
 export async function whyUnitCannotStart(): Promise<string | undefined> {
-  const { programPaths, whyUnreadable } = await import('../../../daemon/systemd/install.ts');
-  const { node, bin } = programPaths();
-  return whyUnreadable(node) ?? whyUnreadable(bin);
+  const { unitProgram, whyUnreadable } = await import('../../../daemon/systemd/install.ts');
+  return unitProgram()
+    .map(whyUnreadable)
+    .find((reason) => reason !== undefined);
 }
 
 function isKind(text: string | undefined): text is UnitKind {
