@@ -60,6 +60,12 @@ export class Config {
     );
   }
 
+  /** Folder for the native addon of the single executable; in a systemd unit, its CacheDirectory. */
+  get nativeDir(): string {
+    const ofUser = join(xdgFolder(this.env, 'XDG_CACHE_HOME') ?? join(homeFolder(this.env), '.cache'), 'vreg');
+    return this.get('native-dir') ?? (this.env.CACHE_DIRECTORY?.split(':', 1)[0] || ofUser);
+  }
+
   /** Folder for the agent's address files; undefined if neither the settings nor the environment name one. */
   get runDir(): string | undefined {
     const ofSession = xdgFolder(this.env, 'XDG_RUNTIME_DIR');

@@ -23,7 +23,7 @@ export function makeStateDir(dir: string): void {
  * @param user id of the user who may write to it, besides root; by default the user of this process
  * @throws VregError USAGE
  */
-export function assertPrivate(path: string, setting: 'data-dir' | 'run-dir', user?: number): void {
+export function assertPrivate(path: string, setting: 'data-dir' | 'native-dir' | 'run-dir', user?: number): void {
   const folder = resolve(path);
   const fault = folderFault(folder, user);
   if (!fault) return;

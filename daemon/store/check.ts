@@ -1,17 +1,10 @@
 /** Checks a database in a child process, because a damaged file can crash the SQLite library together with its process. */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { join } from 'node:path';
+import type { ChildProcess } from 'node:child_process';
 import { text } from 'node:stream/consumers';
 import type { DataDir } from './data-dir.ts';
 import { type StoreFailure, toFailure, toOpenError } from './failures.ts';
 import type { CheckResult } from './worker.ts';
-
-/** Set by the build to the folder of the bundle. Unbundled sources use the worker from the last build. */
-declare const __DIST__: string | undefined;
-export const WORKER = join(
-  typeof __DIST__ === 'string' ? __DIST__ : join(import.meta.dirname, '../../dist'),
-  'store-worker.cjs',
-);
+import { startCheck } from './worker-start.ts';
 
 /**
  * Signals that a library raises in its own process. Other signals come from outside, for example SIGKILL if the system is out
@@ -43,8 +36,7 @@ export interface LockedDatabase {
 /** Reads the entire database and keeps it locked, unless the check failed before it acquired the lock. */
 export async function lock(dir: DataDir): Promise<LockedDatabase> {
   try {
-    // The child ends when its stdin closes, so it never outlives this process.
-    const child = spawn(process.execPath, [WORKER, 'check', dir.path], { stdio: ['pipe', 'pipe', 'pipe'] });
+    const child = startCheck(dir);
     child.stdin?.on('error', () => {});
     const ended = endOf(child);
     const result = await Promise.race([readResult(child), ended.then(explainEnd)]);

@@ -3,17 +3,18 @@
  * written, changes are collected for the next one, so that many changes share a sync (group commit).
  */
 import { mkdtempSync, renameSync, rmSync } from 'node:fs';
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { Budget, Reservation } from '../limits.ts';
-import { checkDatabase, findFailure, WORKER } from './check.ts';
+import { checkDatabase, findFailure } from './check.ts';
 import { type DataDir, databaseSize, openDataDir, readHighWaterMark } from './data-dir.ts';
 import { StoreError, toFailure, toOpenError, toRuntimeError } from './failures.ts';
 import { DamageError } from './integrity.ts';
 import { truncateValues } from './journal.ts';
 import type { Change, Contents, ForEach, LastChange, RecordChange, Store, StoredHeartbeat } from './store.ts';
 import type { Message, Reply, Request } from './worker.ts';
+import { startWorker } from './worker-start.ts';
 
 /** Maximum number of queued changes: a slow disk writes them in a few seconds. */
 const MAX_WAITING = 20_000;
@@ -257,7 +258,7 @@ class WorkerClient {
   #end: string | undefined;
 
   constructor(dir: DataDir, onDeath: (error: Error) => void) {
-    this.#worker = new Worker(WORKER, { workerData: { dir }, name: 'vreg-store' });
+    this.#worker = startWorker(dir);
     this.#worker.on('message', (reply: Reply) => {
       const pending = this.#pending.get(reply.seq);
       this.#pending.delete(reply.seq);

@@ -16,7 +16,7 @@ export function homeFolder({ HOME }: NodeJS.ProcessEnv): string {
 /** The folder that the variable names; undefined if it is unset, empty or relative: the specification ignores relative paths. */
 export function xdgFolder(
   env: NodeJS.ProcessEnv,
-  name: 'XDG_CONFIG_HOME' | 'XDG_STATE_HOME' | 'XDG_RUNTIME_DIR',
+  name: 'XDG_CACHE_HOME' | 'XDG_CONFIG_HOME' | 'XDG_STATE_HOME' | 'XDG_RUNTIME_DIR',
 ): string | undefined {
   const path = env[name];
   return path && isAbsolute(path) ? path : undefined;

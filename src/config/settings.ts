@@ -189,6 +189,13 @@ export const SETTINGS = {
     defaultIs: '$STATE_DIRECTORY, else $XDG_STATE_HOME/vreg',
     about: 'folder for the state of the registry or the agent',
   },
+  'native-dir': {
+    group: 'daemon',
+    value: 'DIR',
+    file: true,
+    defaultIs: '$CACHE_DIRECTORY, else $XDG_CACHE_HOME/vreg',
+    about: 'folder into which the single executable unpacks its SQLite library',
+  },
   'stale-after': {
     group: 'daemon',
     value: 'DURATION',

@@ -7,7 +7,7 @@ export const restore = defineCommand<{ yes?: boolean }>({
   description:
     'Replaces the registry in a data dir with a backup. The daemon must not be running. The backup is verified first, and the old registry is kept in the data dir. Tokens that were revoked after the backup was made become valid again. Asks for confirmation unless --yes is given.',
   arguments: [{ name: 'file', about: 'a file written by vreg backup', file: true }],
-  settings: ['data-dir'],
+  settings: ['data-dir', 'native-dir'],
   flags: [{ flags: '-y, --yes', about: 'do not ask for confirmation' }],
   examples: [
     { about: 'ask, then restore', command: 'vreg daemon restore registry-backup.db' },
@@ -18,6 +18,8 @@ export const restore = defineCommand<{ yes?: boolean }>({
   async run(context, [file], { yes }) {
     const dataDir = dataDirOf(context);
     await context.confirm(`Replace the registry in ${dataDir} with ${file}?`, yes);
+    const { unpackAddon } = await import('../../../daemon/store/addon.ts');
+    unpackAddon(context.config.nativeDir);
     const { restore } = await import('../../../daemon/store/restore.ts');
     const restored = await restore(dataDir, file!);
     if (restored.kept !== undefined) context.note(`the old registry is kept in ${restored.kept}`);

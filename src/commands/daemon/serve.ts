@@ -33,6 +33,7 @@ export const SERVE_SETTINGS: readonly SettingKey[] = [
   'stale-after',
   'mass-loss',
   'allow-host',
+  'native-dir',
   'tls-cert',
   'tls-key',
   'tls-client-ca',
@@ -106,6 +107,8 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
     log.info({ id, idOrigin }, `the id of this VM is "${id}" (from ${idOrigin})`);
   }
   process.umask(0o077);
+  const { unpackAddon } = await import('../../../daemon/store/addon.ts');
+  unpackAddon(config.nativeDir);
   const daemon = await main.serve(
     {
       dataDir,

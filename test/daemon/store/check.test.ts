@@ -5,8 +5,9 @@ import { once } from 'node:events';
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { checkDatabase, WORKER } from '../../../daemon/store/check.ts';
+import { checkDatabase } from '../../../daemon/store/check.ts';
 import { openDataDir } from '../../../daemon/store/data-dir.ts';
+import { startCheck } from '../../../daemon/store/worker-start.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 
 /** Makes the check run another program. */
@@ -62,9 +63,7 @@ test('a check ends with its parent, even while it is blocked on the file', { tim
   const dir = openDataDir(tempDir(t));
   // Opening a pipe waits for a writer.
   execFileSync('mkfifo', [dir.database]);
-  const child = child_process.spawn(process.execPath, [WORKER, 'check', dir.path], {
-    stdio: ['pipe', 'ignore', 'ignore'],
-  });
+  const child = startCheck(dir);
   t.after(() => child.kill('SIGKILL'));
   const ended = once(child, 'close', { signal: t.signal });
   await once(child, 'spawn');

@@ -1,0 +1,161 @@
+/**
+ * `npm run build:exe`: builds `dist/exe/vreg`, a single executable for this platform that needs neither Node nor node_modules. It
+ * contains the newest LTS of Node, the bundles with their code caches, the completion scripts, and the native addon of libsql,
+ * which it unpacks before it opens a store.
+ *
+ *     npm run build:exe -- [--node FILE]
+ *
+ * Without `--node`, installs the package with the binary of Node into a temporary folder.
+ */
+import { spawn, spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { build } from 'esbuild';
+
+/** Major version of the newest LTS, which is in the executable. `--build-sea` came with Node 25.5. */
+const NODE_MAJOR = 26;
+/** Architectures of Linux for which there are packages with Node (`node-linux-ARCH`) and with the addon. */
+const ARCHITECTURES = ['arm64', 'x64'];
+const COMPLETIONS = ['_vreg', 'vreg.bash', 'vreg.fish'];
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const { default: manifest } = await import('../package.json', { with: { type: 'json' } });
+const output = join(root, 'dist/exe/vreg');
+
+/** A problem that the user can solve; the message names the next step. */
+class BuildError extends Error {}
+
+const temporary = mkdtempSync(join(tmpdir(), 'vreg-exe-'));
+try {
+  const { values } = parseArgs({ options: { node: { type: 'string' } } });
+  checkPlatform();
+  const addon = findAddon();
+  const node = values.node === undefined ? installNode() : resolve(values.node);
+  checkNode(node);
+  await buildExecutable(node, addon);
+  console.log(`built dist/exe/vreg from Node ${versionOf(node)} for linux-${process.arch}`);
+} catch (error) {
+  if (!(error instanceof BuildError) && !error.code?.startsWith('ERR_PARSE_ARGS')) throw error;
+  console.error(`build:exe: ${error.message}`);
+  process.exitCode = 1;
+} finally {
+  rmSync(temporary, { recursive: true, force: true });
+}
+
+function checkPlatform() {
+  const isGlibc = process.report.getReport().header.glibcVersionRuntime !== undefined;
+  if (process.platform === 'linux' && ARCHITECTURES.includes(process.arch) && isGlibc) return;
+  const platform = `${process.platform}-${process.arch}${process.platform === 'linux' && !isGlibc ? ' with musl' : ''}`;
+  throw new BuildError(
+    `there is no single executable for ${platform}; build it on Linux with glibc, on ${ARCHITECTURES.join(' or ')}`,
+  );
+}
+
+function findAddon() {
+  const name = `@libsql/linux-${process.arch}-gnu`;
+  try {
+    return createRequire(import.meta.url).resolve(name);
+  } catch {
+    throw new BuildError(`the package ${name} is missing; install the dependencies: npm ci`);
+  }
+}
+
+function installNode() {
+  const name = `node-linux-${process.arch}`;
+  run('npm', ['install', '--prefix', temporary, '--no-save', '--ignore-scripts', `${name}@${NODE_MAJOR}`], {
+    hint: `without a network, name a binary of Node ${NODE_MAJOR}: npm run build:exe -- --node FILE`,
+  });
+  return join(temporary, 'node_modules', name, 'bin/node');
+}
+
+function checkNode(node) {
+  const version = versionOf(node);
+  if (!version) throw new BuildError(`${node} is not a binary of Node for this platform`);
+  if (Number(version.split('.')[0]) < NODE_MAJOR)
+    throw new BuildError(`${node} is Node ${version}; the executable requires Node ${NODE_MAJOR} or newer`);
+}
+
+/** @returns for example `26.1.0`; undefined if the file is not a binary of Node */
+function versionOf(node) {
+  return /^v(\d+\.\d+\.\d+)\n$/.exec(spawnSync(node, ['--version'], { encoding: 'utf8' }).stdout ?? '')?.[1];
+}
+
+async function buildExecutable(node, addon) {
+  const dist = join(temporary, 'dist');
+  await build({
+    absWorkingDir: root,
+    entryPoints: {
+      vreg: 'src/main.ts',
+      boot: 'src/boot.ts',
+      executable: 'src/executable.ts',
+      'store-worker': 'daemon/store/worker.ts',
+    },
+    outdir: dist,
+    outExtension: { '.js': '.cjs' },
+    bundle: true,
+    platform: 'node',
+    target: `node${NODE_MAJOR}`,
+    format: 'cjs',
+    minifyWhitespace: true,
+    minifySyntax: true,
+    legalComments: 'none',
+    alias: { '@neon-rs/load': './daemon/store/addon-load.ts' },
+    define: {
+      __DIST__: '__dirname',
+      __VERSION__: JSON.stringify(manifest.version),
+      __ADDON_HASH__: JSON.stringify(createHash('sha256').update(readFileSync(addon)).digest('hex')),
+      // Makes libsql load its addon through @neon-rs/load only, which `alias` replaces.
+      'process.env.LIBSQL_JS_DEV': 'true',
+    },
+    supported: { 'dynamic-import': false },
+    logOverride: { 'empty-import-meta': 'silent' },
+    logLevel: 'warning',
+  });
+  await writeCodeCache(node, dist);
+  const files = ['vreg.cjs', 'vreg.cjs.cache', 'store-worker.cjs'].map((name) => [`dist/${name}`, join(dist, name)]);
+  const scripts = COMPLETIONS.map((name) => [`completions/${name}`, join(root, 'completions', name)]);
+  const config = join(temporary, 'sea-config.json');
+  writeFileSync(
+    config,
+    JSON.stringify({
+      main: join(dist, 'executable.cjs'),
+      output,
+      disableExperimentalSEAWarning: true,
+      useCodeCache: true,
+      assets: { ...Object.fromEntries([...files, ...scripts]), 'libsql.node': addon },
+    }),
+  );
+  mkdirSync(dirname(output), { recursive: true });
+  // A running executable cannot be overwritten (ETXTBSY).
+  rmSync(output, { force: true });
+  run(node, ['--build-sea', config]);
+}
+
+/** @param hint the next step if the command fails */
+function run(command, args, { hint } = {}) {
+  const { status, stderr, error } = spawnSync(command, args, { encoding: 'utf8' });
+  if (status === 0) return;
+  const reason = error?.message ?? stderr.trim();
+  throw new BuildError(`${command} ${args.join(' ')} failed: ${reason}${hint ? `\n${hint}` : ''}`);
+}
+
+/** Writes V8's code cache for the bundle, with the Node of the executable: another version would reject it. */
+async function writeCodeCache(node, dist) {
+  const server = createServer((_request, response) => {
+    const vm = { id: 'a', name: 'a', role: 'infra', status: 'running', address: 'a', registeredBy: 'a' };
+    response.setHeader('content-type', 'application/json').end(JSON.stringify({ vms: [vm], count: 1 }));
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const url = `http://127.0.0.1:${server.address().port}`;
+  const env = { PATH: process.env.PATH, VERS_INFRA_URL: url, VREG_WRITE_CODE_CACHE: '1' };
+  const child = spawn(node, [`${dist}/boot.cjs`, 'addr', 'infra'], { env, stdio: ['ignore', 'ignore', 'inherit'] });
+  const code = await new Promise((resolve) => child.on('exit', resolve));
+  server.close();
+  if (code !== 0) throw new Error(`vreg addr infra ended with ${code}`);
+}

@@ -1,0 +1,78 @@
+/**
+ * The native addon of libsql in the single executable. The system can load an addon only from a file, so it is unpacked into a
+ * private folder. The name of the file contains its hash, so that versions of vreg do not share it.
+ */
+import { createHash } from 'node:crypto';
+import { accessSync, constants, lstatSync, readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { getRawAsset } from 'node:sea';
+import { createFolder, folderRisk, writeAtomically } from '../../src/files.ts';
+import { isSingleExecutable } from '../../src/program.ts';
+import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
+import { assertPrivate } from '../process/state-dir.ts';
+
+/** Set by the build of the single executable: the SHA-256 of the addon in hexadecimal. */
+declare const __ADDON_HASH__: string;
+/** The name of the addon among the assets of the single executable. */
+const ASSET = 'libsql.node';
+
+let path: string | undefined;
+
+/** Path of the unpacked addon; undefined if Node loads the addon from node_modules. */
+export function addonPath(): string | undefined {
+  return path;
+}
+
+/**
+ * Unpacks the addon, unless the folder already contains it. Call it before the store is opened. Does nothing outside the single
+ * executable.
+ * @throws VregError USAGE naming the setting if the folder cannot be used, is not private, or is on a file system without
+ *   programs; STORE_UNUSABLE if the disk is full
+ */
+export function unpackAddon(folder: string): void {
+  if (!isSingleExecutable) return;
+  const dir = resolve(folder);
+  const file = join(dir, `libsql-${__ADDON_HASH__.slice(0, 16)}.node`);
+  attempt(dir, () => createFolder(dir, 0o700));
+  assertPrivate(dir, 'native-dir');
+  attempt(dir, () => {
+    if (isIntact(file)) return;
+    // Each process writes a file of its own, because several may start at the same time.
+    const draft = `${file}.${process.pid}.new`;
+    writeAtomically(file, new Uint8Array(getRawAsset(ASSET) as ArrayBuffer), { mode: 0o500, draft });
+  });
+  try {
+    // Fails with EACCES, also for root, if the file system is mounted with noexec (access(2)).
+    accessSync(file, constants.X_OK);
+  } catch (cause) {
+    throw unusable(dir, 'its file system forbids programs (noexec)', cause);
+  }
+  path = file;
+}
+
+/** True if only this user or root may have written the file, and its content is that of the addon. */
+function isIntact(file: string): boolean {
+  const stats = lstatSync(file, { throwIfNoEntry: false });
+  if (!stats?.isFile() || folderRisk(stats)) return false;
+  return createHash('sha256').update(readFileSync(file)).digest('hex') === __ADDON_HASH__;
+}
+
+/** Errors of a disk that may disappear without a change of the settings. */
+const FULL: readonly string[] = ['ENOSPC', 'EDQUOT'];
+
+function attempt(dir: string, action: () => unknown): void {
+  try {
+    action();
+  } catch (cause) {
+    const { code = '' } = cause as NodeJS.ErrnoException;
+    throw unusable(dir, code, cause, FULL.includes(code) ? 'STORE_UNUSABLE' : 'USAGE');
+  }
+}
+
+function unusable(dir: string, reason: string, cause: unknown, code: ErrorCode = 'USAGE'): VregError {
+  return new VregError(code, `cannot unpack the SQLite library into ${dir}: ${reason}`, {
+    field: 'native-dir',
+    hint: 'choose a writable folder whose file system allows programs, with --native-dir or VREG_NATIVE_DIR',
+    cause,
+  });
+}

@@ -1,0 +1,20 @@
+/** Entry point of the single executable: starts a bundle that it contains, from V8's code cache (see boot.ts). */
+import { wrap } from 'node:module';
+import { getRawAsset } from 'node:sea';
+import { Script } from 'node:vm';
+import { STORE_WORKER } from './program.ts';
+
+/** The content of an asset, without a copy. */
+const asset = (name: string) => Buffer.from(getRawAsset(name) as ArrayBuffer);
+
+const isWorker = process.argv[2] === STORE_WORKER;
+// The worker expects its arguments at the same positions as in `node store-worker.cjs check DIR`.
+if (isWorker) process.argv.splice(1, 1);
+const bundle = `dist/${isWorker ? 'store-worker' : 'vreg'}.cjs`;
+// The bundles are ASCII, which is read faster as Latin-1.
+const script = new Script(wrap(asset(bundle).toString('latin1')), {
+  filename: bundle,
+  ...(isWorker ? {} : { cachedData: asset(`${bundle}.cache`) }),
+});
+const module = { exports: {} };
+script.runInThisContext()(module.exports, require, module, process.execPath, '');
