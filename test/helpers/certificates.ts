@@ -1,4 +1,4 @@
-/** Issues certificates with openssl, in a folder of the test. */
+/** Issues certificates with openssl, in a temporary folder. */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -12,7 +12,7 @@ export interface Issued {
 }
 
 export interface Authority {
-  /** A folder that is removed when the test ends. */
+  /** The folder of all its files. */
   dir: string;
   /** Path of the authority's own certificate. */
   ca: string;
@@ -29,7 +29,11 @@ export const FARTHER_AHEAD = '20490101000000Z';
 const EC = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'];
 
 export function makeAuthority(t: TestContext, name = 'Test CA'): Authority {
-  const dir = tempDir(t);
+  return makeAuthorityIn(tempDir(t), name);
+}
+
+/** @param dir an empty folder */
+export function makeAuthorityIn(dir: string, name: string): Authority {
   mkdirSync(join(dir, 'issued'));
   writeFileSync(join(dir, 'index.txt'), '');
   const config = join(dir, 'ca.cnf');

@@ -1,0 +1,48 @@
+/** The fleet that the benchmark stores: entries of about 370 bytes in realistic roles. */
+import type { Registration, Role } from '../../src/protocol/vm.ts';
+import { chain, openDir, putOf } from '../helpers/store.ts';
+
+/** Changes per transaction. */
+const BATCH = 10_000;
+
+/** Three infra VMs, nine workers of ten VMs, and some of each other role. */
+function roleOf(n: number): Role {
+  if (n < 3) return 'infra';
+  if (n % 10 !== 9) return 'worker';
+  return n % 20 === 9 ? 'lieutenant' : 'golden';
+}
+
+/** Id of the nth VM. All ids have the same length, so that all entries have nearly the same size. */
+export function idOf(n: number): string {
+  return `vm-${String(n).padStart(7, '0')}`;
+}
+
+export function nthVm(n: number, role = roleOf(n)): Registration {
+  const id = idOf(n);
+  return {
+    id,
+    name: `agent ${n}`,
+    role,
+    status: 'running',
+    address: `${id}.vm.vers.sh`,
+    services: [{ name: 'pi-rpc', port: 3001, healthPath: '/health' }],
+    metadata: { task: 'process invoices', commitId: '4f2a9c1e-8f6e-4c57-9d0b-7a51c2d9e3b4' },
+    registeredBy: 'orchestrator',
+  };
+}
+
+/** Writes a fleet into a new data dir, through the store, because a million registrations would take minutes. */
+export async function storeFleet(dataDir: string, vms: number): Promise<void> {
+  const { store, contents } = await openDir(dataDir);
+  let { tag } = contents.positions.at(-1)!;
+  for (let first = 0; first < vms; first += BATCH) {
+    const numbers = Array.from({ length: Math.min(BATCH, vms - first) }, (_, index) => first + index);
+    const changes = chain(
+      numbers.map((n) => putOf({ id: idOf(n), revision: n + 1, more: nthVm(n) })),
+      tag,
+    );
+    tag = changes.at(-1)!.tag;
+    await store.commitAll(changes, async (items, act) => items.forEach((item) => void act(item)));
+  }
+  await store.close();
+}

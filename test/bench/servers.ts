@@ -1,0 +1,177 @@
+/** The servers that the benchmark compares: the daemon as operators run it, the floor, and a peer. */
+import { type ChildProcess, fork, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { pathToFileURL } from 'node:url';
+import type { Issued } from '../helpers/certificates.ts';
+import { BIN, cleanEnv } from '../helpers/daemon.ts';
+import type { Target } from './load.ts';
+
+const PROBE = pathToFileURL(join(import.meta.dirname, 'probe.mjs')).href;
+/** Milliseconds between two looks into the log of a daemon that starts. */
+const POLL = 5;
+
+/** Paths of PEM files: a certificate, its key, and the authority that issued it. */
+export type Tls = Issued & { ca: string };
+
+export interface Usage {
+  /** CPU time of all threads since the start, microseconds. */
+  cpu: number;
+  /** Resident set size, bytes. */
+  memory: number;
+}
+
+/** Event-loop delay in milliseconds. */
+export interface Delay {
+  p50: number;
+  p99: number;
+  max: number;
+}
+
+export interface Server extends Target {
+  /** Undefined for a peer, whose process the benchmark does not know. */
+  probe?: Probe;
+}
+
+/** Questions to a server that has preloaded probe.mjs. */
+export class Probe {
+  readonly #child: ChildProcess;
+
+  constructor(child: ChildProcess) {
+    this.#child = child.setMaxListeners(0);
+  }
+
+  usage(): Promise<Usage> {
+    return this.#ask('usage');
+  }
+
+  async startDelay(): Promise<void> {
+    await this.#ask('startDelay');
+  }
+
+  stopDelay(): Promise<Delay> {
+    return this.#ask('stopDelay');
+  }
+
+  #ask<T>(question: string): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const onMessage = (message: { question?: string; answer: T }) => {
+        if (message.question === question) settle(() => resolve(message.answer));
+      };
+      const onExit = () => settle(() => reject(new Error('the server has exited')));
+      const settle = (result: () => void) => {
+        this.#child.off('message', onMessage).off('exit', onExit);
+        result();
+      };
+      this.#child.on('message', onMessage).on('exit', onExit);
+      this.#child.send({ question });
+    });
+  }
+}
+
+async function end(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  child.kill('SIGKILL');
+  await once(child, 'exit');
+}
+
+export interface DaemonOptions {
+  /** Folder of its log, and of the configuration that it does not have. */
+  home: string;
+  dataDir: string;
+  maxVms: number;
+  token?: string;
+  tls?: Tls;
+}
+
+export class Daemon implements Server {
+  readonly probe: Probe;
+
+  private constructor(
+    readonly child: ChildProcess,
+    readonly url: string,
+    /** Milliseconds from its start until it listened. */
+    readonly startTime: number,
+    readonly token: string | undefined,
+    readonly ca: Buffer | undefined,
+  ) {
+    this.probe = new Probe(child);
+  }
+
+  /** Starts the daemon as operators run it: with its audit log in a file. */
+  static async start({ home, dataDir, maxVms, token, tls }: DaemonOptions): Promise<Daemon> {
+    const logFile = join(home, `daemon-${process.hrtime.bigint()}.log`);
+    const log = openSync(logFile, 'a');
+    const flags = { port: 0, 'data-dir': dataDir, 'max-vms': maxVms, 'log-level': 'info', 'log-format': 'json' };
+    const args = [
+      ...['--import', PROBE, BIN, 'daemon'],
+      ...Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)]),
+      // The stored fleet stays live for as long as the benchmark takes.
+      ...['--stale-after', '24h'],
+      ...(tls ? ['--tls-cert', tls.cert, '--tls-key', tls.key] : []),
+    ];
+    const env = cleanEnv(home, token === undefined ? {} : { VERS_AUTH_TOKEN: token });
+    const started = performance.now();
+    const child = spawn(process.execPath, args, { env, stdio: ['ignore', 'ignore', log, 'ipc'] });
+    closeSync(log);
+    for (;;) {
+      const text = readFileSync(logFile, 'utf8');
+      const [, url] = /listening on (https?:\/\/[\w.:[\]]+\d)/.exec(text) ?? [];
+      const time = performance.now() - started;
+      if (url) return new Daemon(child, url, time, token, tls && readFileSync(tls.ca));
+      if (child.exitCode !== null) throw new Error(`the daemon ended: ${text}`);
+      await sleep(POLL);
+    }
+  }
+
+  end(): Promise<void> {
+    return end(this.child);
+  }
+}
+
+/** The floor: raw-server.ts in a process of its own. */
+export class RawServer implements Server {
+  readonly probe: Probe;
+  readonly #child: ChildProcess;
+  readonly #home: string;
+
+  private constructor(
+    child: ChildProcess,
+    home: string,
+    readonly url: string,
+    readonly ca: Buffer | undefined,
+  ) {
+    this.#child = child;
+    this.#home = home;
+    this.probe = new Probe(child);
+  }
+
+  static async start(home: string, tls?: Tls): Promise<RawServer> {
+    const execArgv = [...process.execArgv, '--import', PROBE];
+    const args = tls ? [tls.key, tls.cert] : [];
+    const child = fork(join(import.meta.dirname, 'raw-server.ts'), args, { execArgv, silent: true });
+    child.stderr!.pipe(process.stderr);
+    const [port] = (await once(child.stdout!, 'data')) as [Buffer];
+    return new RawServer(
+      child,
+      home,
+      `${tls ? 'https' : 'http'}://127.0.0.1:${Number(port)}`,
+      tls && readFileSync(tls.ca),
+    );
+  }
+
+  /** Sets the body of all its responses. In a file, because messages are copied as text. */
+  async setBody(body: Buffer): Promise<void> {
+    const file = join(this.#home, 'raw-body');
+    writeFileSync(file, body);
+    this.#child.send({ body: file });
+    // It answers when it has handled the message before.
+    await this.probe.usage();
+  }
+
+  end(): Promise<void> {
+    return end(this.#child);
+  }
+}
