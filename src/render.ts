@@ -24,6 +24,10 @@ export interface Column<T> {
   priority?: number;
   /** Width to which the column may shrink on a terminal, if its values need more than most. */
   minimum?: number;
+  /** The same with `-o wide`, if it differs. */
+  wideMinimum?: number;
+  /** Where a cell that is too long is cut on a terminal. Default: at its end. */
+  cut?: 'middle' | 'end';
   /** Width on a terminal if the rows are printed one by one; by default, that of the longest cell. */
   width?: number;
 }
@@ -256,15 +260,16 @@ async function* partsOfRows<T>(
   const rows = (io.tty ? answer.rows : rowsForScripts(io, answer)).map((row) =>
     columns.map(({ cell }): StyledText => styledText(cell(row), io.tty ? now : undefined)),
   );
-  const sizes = columns.map(({ title, priority, minimum, width }, index) => ({
+  const sizes = columns.map(({ title, priority, minimum, wideMinimum, width, cut }, index) => ({
     title,
     priority,
-    minimum,
+    minimum: format === 'wide' ? (wideMinimum ?? minimum) : minimum,
+    cut,
     width:
       (io.tty ? width : undefined) ??
       layout.longest([...(titled ? [title] : []), ...rows.map((cells) => cells[index]!.text)]),
   }));
-  const widths = io.tty ? layout.fitColumns(sizes, io.width) : sizes.map(({ width }) => width);
+  const fitted = io.tty ? layout.fitColumns(sizes, io.width) : sizes;
   const bold = (title: string) => chalk.bold(title);
   const styleOf = (cells: readonly StyledText[]) => (text: string, column: number) => {
     const { color } = cells[column]!;
@@ -272,13 +277,13 @@ async function* partsOfRows<T>(
   };
   const textsOf = (cells: readonly StyledText[]) => cells.map(({ text }) => text);
   if (answer.continued === undefined && layout.isSmallTable(rows.map(textsOf))) {
-    const table = rows.map((cells) => layout.cutCells(textsOf(cells), widths, styleOf(cells)));
-    yield await layout.drawTable(titled ? [layout.cutTitles(titles, widths, bold), ...table] : table);
+    const table = rows.map((cells) => layout.cutCells(textsOf(cells), fitted, styleOf(cells)));
+    yield await layout.drawTable(titled ? [layout.cutTitles(titles, fitted, bold), ...table] : table);
     return;
   }
-  if (titled) yield line(layout.joinTitles(titles, widths, bold));
+  if (titled) yield line(layout.joinTitles(titles, fitted, bold));
   for (const part of chunks(rows))
-    yield part.map((cells) => line(layout.joinCells(textsOf(cells), widths, styleOf(cells)))).join('');
+    yield part.map((cells) => line(layout.joinCells(textsOf(cells), fitted, styleOf(cells)))).join('');
 }
 
 /** Formats a list, see {@link RowsAnswer.list}. */

@@ -8,25 +8,35 @@ import type { Cell, Column, RowsAnswer } from '../render.ts';
 const NARROW_HEALTH: Column<VmWithLiveness> = { title: 'HEALTH', cell: ({ health }) => pairs(health, ':') };
 const HEALTH: Column<VmWithLiveness> = { ...NARROW_HEALTH, wide: true };
 
-/** Most users of `-o wide` look for the services, the parent or the metadata, so these shrink last. */
+/** Terminal columns of an id in the narrow table: as many as `docker ps` shows. `-o wide` and `-q` print whole ids. */
+const SHORT_ID = 12;
+/** The same with `-o wide`: those of a UUID. */
+const WHOLE_ID = 36;
+/** Terminal columns of an address: those of an IPv4 address. */
+const SHORT_ADDRESS = 15;
+
+/**
+ * On a narrow terminal the name shrinks first, because a user needs the id, the status, the address and the time. Most users of
+ * `-o wide` look for the services, the parent or the metadata, so these shrink last.
+ */
 const COLUMNS: readonly Column<VmWithLiveness>[] = [
-  { title: 'ID', priority: 4, cell: ({ id }) => id },
-  { title: 'NAME', priority: 1, cell: ({ name }) => name },
+  { title: 'ID', priority: 6, minimum: SHORT_ID, wideMinimum: WHOLE_ID, cut: 'middle', cell: ({ id }) => id },
+  { title: 'NAME', priority: 1, cut: 'middle', cell: ({ name }) => name },
   { title: 'ROLE', priority: 2, cell: ({ role }) => role },
-  { title: 'STATUS', priority: 2, cell: ({ status }) => status },
+  { title: 'STATUS', priority: 4, cell: ({ status }) => status },
   { title: 'LIVE', priority: 2, cell: livenessCell },
-  { title: 'ADDRESS', cell: ({ address }) => address },
-  { title: 'LAST SEEN', priority: 1, cell: ({ lastSeen }) => ({ time: lastSeen }) },
+  { title: 'ADDRESS', priority: 3, minimum: SHORT_ADDRESS, cut: 'middle', cell: ({ address }) => address },
+  { title: 'LAST SEEN', priority: 4, cell: ({ lastSeen }) => ({ time: lastSeen }) },
   {
     title: 'SERVICES',
     wide: true,
-    priority: 3,
+    priority: 5,
     // Another registry may send anything as services.
     cell: ({ services }) =>
       (Array.isArray(services) ? services : []).map((service) => `${service?.name}:${service?.port}`).join(',') || '-',
   },
-  { title: 'PARENT', wide: true, priority: 3, cell: ({ parentId }) => parentId },
-  { title: 'METADATA', wide: true, priority: 3, cell: ({ metadata }) => pairs(metadata, '=') },
+  { title: 'PARENT', wide: true, priority: 5, cut: 'middle', cell: ({ parentId }) => parentId },
+  { title: 'METADATA', wide: true, priority: 5, cell: ({ metadata }) => pairs(metadata, '=') },
   { title: 'REGISTERED BY', wide: true, cell: ({ registeredBy }) => registeredBy },
   { title: 'REGISTERED', wide: true, cell: ({ registeredAt }) => ({ time: registeredAt }) },
   HEALTH,
@@ -92,7 +102,7 @@ function livenessCell(vm: VmWithLiveness): Cell {
 /** A column for one metadata key, which the user asked for, so it shrinks after the others. */
 function metaColumn(key: string): Column<VmWithLiveness> {
   const cell = ({ metadata }: VmWithLiveness) => (Object.hasOwn(metadata ?? {}, key) ? asText(metadata![key]) : '-');
-  return { title: key.toUpperCase(), priority: 2, cell };
+  return { title: key.toUpperCase(), priority: 5, cell };
 }
 
 /** `key=value,key=value`; `-` if there are none. */

@@ -21,10 +21,21 @@ export interface ColumnSize {
   priority?: number | undefined;
   /** Width to which the column may shrink, instead of {@link MIN_WIDTH} or, for the most important column, {@link MIN_MAIN_WIDTH}. */
   minimum?: number | undefined;
+  /** Where a cell that is too long is cut. Default: at its end. */
+  cut?: CutAt | undefined;
 }
 
-/** Widths of the columns of a table; undefined for a hidden column. */
-export type Widths = readonly (number | undefined)[];
+/** The end of an id differs from others as often as its start, so it is cut in the middle. */
+export type CutAt = 'middle' | 'end';
+
+/** A column of a table on the terminal. */
+export interface FittedColumn {
+  /** Terminal columns; undefined for a hidden column. */
+  width: number | undefined;
+  cut?: CutAt | undefined;
+}
+
+type Widths = readonly (number | undefined)[];
 
 /**
  * Fits the columns of a table to a terminal. The column with the lowest priority shrinks first, but not below its title or
@@ -32,7 +43,7 @@ export type Widths = readonly (number | undefined)[];
  * is left.
  * @param available columns of the terminal
  */
-export function fitColumns(columns: readonly ColumnSize[], available: number): Widths {
+export function fitColumns(columns: readonly ColumnSize[], available: number): readonly FittedColumn[] {
   const order = columns
     .map(({ priority = 0 }, index) => ({ index, priority }))
     .sort((a, b) => a.priority - b.priority || b.index - a.index)
@@ -52,7 +63,7 @@ export function fitColumns(columns: readonly ColumnSize[], available: number): W
     if (excess <= 0) break;
     if (widths[index] !== undefined) widths[index] = Math.max(minimums[index]!, widths[index] - excess);
   }
-  return widths;
+  return columns.map(({ cut }, index) => ({ width: widths[index], cut }));
 }
 
 /** Terminal columns of a row, with the mark for hidden columns. */
@@ -94,28 +105,40 @@ export async function drawTable(rows: readonly (readonly string[])[]): Promise<s
 /** Cuts the cells of a row to the widths, and leaves out those of hidden columns. */
 export function cutCells(
   cells: readonly string[],
-  widths: Widths,
+  columns: readonly FittedColumn[],
   style: (text: string, index: number) => string,
   mark = '',
 ): string[] {
   const shown = cells.flatMap((cell, index) => {
-    const width = widths[index];
-    return width === undefined ? [] : [style(cutText(cell, width), index)];
+    const { width, cut } = columns[index]!;
+    return width === undefined ? [] : [style(cutText(cell, width, cut), index)];
   });
   // cli-table3 requires as many cells in each row as in the titles.
-  return widths.includes(undefined) ? [...shown, mark] : shown;
+  return hidesAny(columns) ? [...shown, mark] : shown;
+}
+
+function hidesAny(columns: readonly FittedColumn[]): boolean {
+  return columns.some(({ width }) => width === undefined);
 }
 
 /** The same for the titles. An ellipsis after them shows that columns are hidden. */
-export function cutTitles(titles: readonly string[], widths: Widths, style: (text: string) => string): string[] {
-  return cutCells(titles, widths, style, ELLIPSIS);
+export function cutTitles(
+  titles: readonly string[],
+  columns: readonly FittedColumn[],
+  style: (text: string) => string,
+): string[] {
+  return cutCells(titles, columns, style, ELLIPSIS);
 }
 
 /** Joins the titles of a table. An ellipsis after them shows that columns are hidden. */
-export function joinTitles(titles: readonly string[], widths: Widths, style: (text: string) => string): string {
-  if (!widths.includes(undefined)) return joinCells(titles, widths, style);
+export function joinTitles(
+  titles: readonly string[],
+  columns: readonly FittedColumn[],
+  style: (text: string) => string,
+): string {
+  if (!hidesAny(columns)) return joinCells(titles, columns, style);
   const styleOf = (text: string, index: number) => (index < titles.length ? style(text) : text);
-  return joinCells([...titles, ELLIPSIS], [...widths, ELLIPSIS_WIDTH], styleOf);
+  return joinCells([...titles, ELLIPSIS], [...columns, { width: ELLIPSIS_WIDTH }], styleOf);
 }
 
 /** Terminal columns of the longest text. */
@@ -123,19 +146,29 @@ export function longest(texts: readonly string[]): number {
   return texts.reduce((width, text) => Math.max(width, stringWidth(text)), 0);
 }
 
-/** Cuts a text to `width` columns of the terminal; an ellipsis replaces the rest. Never cuts a character in two. */
-export function cutText(text: string, width: number): string {
+/**
+ * Cuts a text to `width` columns of the terminal; an ellipsis replaces its end or its middle. Never cuts a character in two.
+ */
+export function cutText(text: string, width: number, at: CutAt = 'end'): string {
   if (stringWidth(text) <= width) return text;
+  if (width <= 0) return '';
+  const left = width - ELLIPSIS_WIDTH;
+  const after = at === 'middle' ? Math.floor(left / 2) : 0;
+  const before = left - after;
   // A character of plain ASCII is one column wide. Splitting a text into characters takes 100 times as long.
-  if (/^[\u0020-\u007e]*$/.test(text)) return width > 0 ? text.slice(0, width - 1) + ELLIPSIS : '';
-  let cut = '';
-  let left = width - ELLIPSIS_WIDTH;
-  for (const { segment } of SEGMENTER.segment(text)) {
-    left -= stringWidth(segment);
-    if (left < 0) break;
-    cut += segment;
-  }
-  return width > 0 ? cut + ELLIPSIS : '';
+  if (/^[\u0020-\u007e]*$/.test(text)) return text.slice(0, before) + ELLIPSIS + text.slice(text.length - after);
+  const characters = [...SEGMENTER.segment(text)].map(({ segment }) => segment);
+  return takeWidth(characters, before).join('') + ELLIPSIS + takeWidth(characters.reverse(), after).reverse().join('');
+}
+
+/** The first characters that are at most `width` columns wide together. */
+function takeWidth(characters: readonly string[], width: number): string[] {
+  let left = width;
+  const end = characters.findIndex((character) => {
+    left -= stringWidth(character);
+    return left < 0;
+  });
+  return characters.slice(0, end < 0 ? undefined : end);
 }
 
 /**
@@ -166,20 +199,20 @@ export function wrapText(text: string, width: number): string[] {
 
 /**
  * Joins the cells of a row.
- * @param widths as {@link fitColumns} returns them
+ * @param columns as {@link fitColumns} returns them
  * @param style adds colour to the text of a cell, which changes no width
  */
 export function joinCells(
   cells: readonly string[],
-  widths: Widths,
+  columns: readonly FittedColumn[],
   style: (text: string, index: number) => string = (text) => text,
 ): string {
   let row = '';
   let spaces = '';
   for (const [index, cell] of cells.entries()) {
-    const width = widths[index];
+    const { width, cut } = columns[index]!;
     if (width === undefined) continue;
-    const text = cutText(cell, width);
+    const text = cutText(cell, width, cut);
     // Spaces before the next cell only, so that no line ends with a space.
     if (text !== '') {
       row += spaces + style(text, index);
@@ -187,7 +220,7 @@ export function joinCells(
     }
     // Without the ellipsis the text is usually ASCII, which is measured much faster.
     const isCut = text !== cell && text !== '';
-    const textWidth = isCut ? stringWidth(text.slice(0, -ELLIPSIS.length)) + ELLIPSIS_WIDTH : stringWidth(text);
+    const textWidth = isCut ? stringWidth(text.replace(ELLIPSIS, '')) + ELLIPSIS_WIDTH : stringWidth(text);
     spaces += ' '.repeat(width - textWidth) + GAP;
   }
   return row;

@@ -445,7 +445,24 @@ test('on a terminal of 80 columns -o wide shows the services, the parent and the
   const { stdout } = await vreg(['ls', '-o', 'wide'], { url, tty: true, width: 80, env: { NO_COLOR: '1' } });
   const [titles, row] = stdout.split('\n');
   assert.match(titles!, /^ID +SERVICES +PARENT +METADATA +…$/);
-  assert.match(row!, /^3f2a9c1e-7b4d-4c2a-9f6e-0123456789ab +api:8080 +3f2a\S+… +task=\S+…?$/);
+  assert.match(row!, /^3f2a9c1e-7b4d-4c2a-9f6e-0123456789ab +api:8080 +3f2a\S+…\S+ +task=\S+…?$/);
+});
+
+test('on a terminal of 80 columns a fleet with UUIDs shows id, status, address and time, and -q the whole ids', async (t) => {
+  const { url } = await serveApp(t);
+  const ids = ['3f2a9c1e-7b4d-4c2a-9f6e-0123456789ab', '3f2a9c1e-7b4d-4c2a-9f6e-0123456789cd'];
+  await seed(url, [
+    aVm({ id: ids[0]!, name: `agent-${ids[0]}`, role: 'lieutenant', address: '192.168.100.200:8080' }),
+    aVm({ id: ids[1]!, name: `agent-${ids[1]}`, address: `${ids[1]}.vm.vers.sh` }),
+  ]);
+  const { stdout } = await vreg(['ls', '--sort', 'id'], { url, tty: true, width: 80, env: { NO_COLOR: '1' } });
+  const [titles, ...rows] = stdout.trimEnd().split('\n');
+  assert.match(titles!, /^ID .* STATUS +LIVE +ADDRESS +LAST SEEN/);
+  assert.match(rows[0]!, /^3f2a9c\S*…\S*789ab .* running +live +192\.168…00:8080 +\d+\w ago$/);
+  assert.match(rows[1]!, /^3f2a9c\S*…\S*789cd .* running +live +3f2a9c1…vers\.sh +\d+\w ago$/);
+  for (const row of rows) assert.ok(row.length <= 80, row);
+  const names = await vreg(['ls', '--sort', 'id', '-q'], { url, tty: true, width: 80 });
+  assert.equal(names.stdout, `${ids.join('\n')}\n`);
 });
 
 test('an empty key in -L exits with 5', async () => {

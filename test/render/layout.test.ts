@@ -95,6 +95,21 @@ test('a text is cut between characters, and its width includes the ellipsis', ()
     assert.equal(cutText(text, width), cut);
 });
 
+test('an id is cut in the middle, so that ids with the same start or the same end differ', () => {
+  for (const [text, width, cut] of [
+    ['abcdef', 6, 'abcdef'],
+    ['abcdefg', 6, 'abc…fg'],
+    ['abcdefg', 5, 'ab…fg'],
+    ['漢字漢字', 5, '漢…字'],
+    ['漢字漢字', 4, '漢…'],
+    ['aé😀e\u0301b', 4, 'aé…b'],
+    ['abc', 2, 'a…'],
+    ['abc', 1, '…'],
+    ['abc', 0, ''],
+  ] as const)
+    assert.equal(cutText(text, width, 'middle'), cut);
+});
+
 for (const format of ['table', 'wide', 'tsv', 'ndjson', 'yaml', 'template={{id}}'] as const) {
   test(`-o ${format} prints many rows in parts, so that the output starts at once`, async () => {
     const rows = Array.from({ length: 2000 }, (_, index): Row => ({ ...ROW, id: `vm-${index}` }));
