@@ -290,7 +290,7 @@ async function* partsOfRows<T>(
 function listOf(
   io: Io,
   items: readonly ListItem[],
-  { longest, wrapText }: Pick<typeof import('./render/layout.ts'), 'longest' | 'wrapText'>,
+  { longest, padText, wrapText }: Pick<typeof import('./render/layout.ts'), 'longest' | 'padText' | 'wrapText'>,
   chalk: ChalkInstance,
 ): string {
   const labelled = items.map((item) => ({ ...item, labels: item.labels.map((cell) => styledText(cell, undefined)) }));
@@ -303,7 +303,7 @@ function listOf(
     .map(({ labels, text, detail }) => {
       const before = labels
         .map(({ text, color }, index) => {
-          const label = text.padEnd(widths[index]!) + LIST_GAP;
+          const label = padText(text, widths[index]!) + LIST_GAP;
           return color === undefined ? label : chalk[color](label);
         })
         .join('');

@@ -110,7 +110,7 @@ function fieldsOf(context: Context, { vm, why, parent, conflicts }: Description)
     { label: 'Live', text: livenessOf(vm) },
     { label: 'Last seen', text: time(vm.lastSeen) },
   ];
-  if (why) fields.push({ label: 'Offered', text: offerOf(vm, why), prose: true });
+  if (why) fields.push({ label: 'Offered', text: offerOf(vm, why) });
   fields.push({ label: 'Address', text: vm.address });
   if (vm.parentId !== undefined) fields.push({ label: 'Parent', text: parentOf(vm.parentId, parent) });
   fields.push({ label: 'Registered', text: `${time(vm.registeredAt)} by ${vm.registeredBy}` });

@@ -171,11 +171,17 @@ function takeWidth(characters: readonly string[], width: number): string[] {
   return characters.slice(0, end < 0 ? undefined : end);
 }
 
+/** Adds spaces up to `width` columns of the terminal. */
+export function padText(text: string, width: number): string {
+  return text + ' '.repeat(Math.max(0, width - stringWidth(text)));
+}
+
 /**
- * Wraps a text between words. A word that is longer than a line is split.
+ * Wraps a text between words.
  * @param width of a line in columns of the terminal, greater than 0
+ * @param longWords `keep` leaves a word that is longer than a line to the terminal, so that it can be copied
  */
-export function wrapText(text: string, width: number): string[] {
+export function wrapText(text: string, width: number, longWords: 'split' | 'keep' = 'split'): string[] {
   const lines: string[] = [];
   let line = '';
   for (const word of text.split(' ')) {
@@ -186,6 +192,10 @@ export function wrapText(text: string, width: number): string[] {
     }
     if (line !== '') lines.push(line);
     line = '';
+    if (longWords === 'keep') {
+      line = word;
+      continue;
+    }
     for (const { segment } of SEGMENTER.segment(word)) {
       if (stringWidth(line + segment) > width && line !== '') {
         lines.push(line);

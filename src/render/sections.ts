@@ -1,14 +1,13 @@
 /** Formats the description of one item for people: labelled values, then one block per section. */
-import { wrap } from '../help/help.ts';
 import type { Io } from '../io.ts';
 import { escapeControls, printable } from '../protocol/redact.ts';
 import { type Answer, format } from '../render.ts';
+import { longest, padText, wrapText } from './layout.ts';
 
-/** A label and its text; `prose` text breaks at spaces to fit the terminal. */
+/** A label and its text, which breaks at spaces to fit the terminal. */
 export interface Field {
   label: string;
   text: string;
-  prose?: true;
 }
 
 /** A block of fields, or a table, below its title. An empty one is shown as `none`. */
@@ -20,8 +19,10 @@ export interface Section {
 }
 
 const INDENT = '  ';
-/** Minimum number of columns for prose, so that a narrow terminal does not show one word per line. */
-const MIN_PROSE = 20;
+/** Spaces between the longest label and the texts. */
+const GAP = 2;
+/** Minimum number of columns for a text, so that a narrow terminal does not show one word per line. */
+const MIN_TEXT = 20;
 
 /** @param now milliseconds since the epoch, from which ages are computed */
 export async function formatSections(
@@ -49,12 +50,12 @@ export async function formatSections(
 
 function formatFields({ tty, width }: Pick<Io, 'tty' | 'width'>, fields: readonly Field[]): string {
   const labels = fields.map(({ label }) => `${printable(label)}:`);
-  const column = Math.max(...labels.map(({ length }) => length)) + 2;
+  const column = longest(labels) + GAP;
+  const available = tty ? Math.max(width - column, MIN_TEXT) : Number.POSITIVE_INFINITY;
   return fields
-    .map(({ text, prose }, index) => {
-      const plain = printable(String(text));
-      const lines = tty && prose ? wrap(plain, Math.max(width - column, MIN_PROSE)).split('\n') : [plain];
-      return `${labels[index]!.padEnd(column)}${lines.join(`\n${' '.repeat(column)}`)}\n`;
+    .map(({ text }, index) => {
+      const lines = wrapText(printable(String(text)), available, 'keep');
+      return `${padText(labels[index]!, column)}${lines.join(`\n${' '.repeat(column)}`)}\n`;
     })
     .join('');
 }

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import stringWidth from 'string-width';
 import { serveApp } from '../helpers/app.ts';
 import { seed, vreg } from '../helpers/cli.ts';
 import { call } from '../helpers/http.ts';
@@ -188,6 +189,19 @@ test('on a terminal the tables of a description fit its width', async (t) => {
     assert.ok(rows.some((line) => line.endsWith('…')));
     for (const row of rows) assert.ok(row.length <= width, row);
   }
+});
+
+test('on a terminal long values break at spaces, and wide labels are aligned', async (t) => {
+  const { url } = await serveApp(t);
+  const token = 'x'.repeat(70);
+  await seed(url, [
+    aVm({ id: 'a', name: 'a name of several words '.repeat(4).trim(), metadata: { 漢字: 'two words', k: token } }),
+  ]);
+  const { stdout } = await vreg(['describe', 'a'], { url, tty: true, width: 50, env: { NO_COLOR: '1' } });
+  const [, name] = /^(Name:.*(?:\n {2,}.*)+)/m.exec(stdout)!;
+  for (const line of name!.split('\n')) assert.ok(line.length <= 50, line);
+  const [, wide, narrow] = /^Metadata:\n(.*)two words\n(.*)x{70}$/m.exec(stdout)!;
+  assert.equal(stringWidth(wide!), stringWidth(narrow!));
 });
 
 test('describe shows the services and capabilities of a reef server', async (t) => {
