@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { type ConfigContent, checkConfigKeys, readConfigFile } from './config/config-content.ts';
 import { configFolder, homeFolder, xdgFolder } from './config/folders.ts';
 import { type JsonFile, parseJsonFile, placeOf, readJsonFile } from './config/json-file.ts';
-import { credentialNamed, readNamedFile, readSecretFile, refuseLoose } from './config/secret-file.ts';
+import { credentialNamed, namingOrigin, readNamedFile, readSecretFile, refuseLoose } from './config/secret-file.ts';
 import { camelCase, checkSetting, envNameOf, type SettingKey, settingOf } from './config/settings.ts';
 import type { Setting } from './config/values.ts';
 import { parseDuration } from './config/values.ts';
@@ -114,10 +114,11 @@ export class Config {
   }
 
   /** Path of a file that may be a systemd credential. A credential takes precedence over the config file, as for the token. */
-  fileOrCredential(key: SettingKey): string | undefined {
+  fileOrCredential(key: SettingKey): Found | undefined {
     const found = this.find(key);
-    if (found && /^(flag|VREG_)/.test(found.origin)) return found.value;
-    return credentialNamed(key, this.env) ?? found?.value;
+    if (found && /^(flag|VREG_)/.test(found.origin)) return found;
+    const credential = credentialNamed(key, this.env);
+    return credential === undefined ? found : { value: credential, origin: `systemd credential ${key}` };
   }
 
   /**
@@ -175,12 +176,14 @@ export class Config {
     const credential = variable ? undefined : credentialNamed('token', this.env);
     if (file && ((!variable && !credential) || isAsked || /^(flag|VREG_)/.test(file.origin))) {
       return {
-        value: readTokenFile(file.value, this.env),
+        value: readTokenFile(file, this.env),
         origin: `${file.value}, ${file.origin}`,
       };
     }
-    if (credential !== undefined)
-      return { value: readTokenFile(credential, this.env), origin: 'systemd credential token' };
+    if (credential !== undefined) {
+      const origin = 'systemd credential token';
+      return { value: readTokenFile({ value: credential, origin }, this.env), origin };
+    }
     return variable ? { value: this.env[variable]!, origin: variable } : undefined;
   }
 
@@ -308,11 +311,13 @@ function checkToken({ value, origin }: Found): Found {
   });
 }
 
-function readTokenFile(path: string, env: NodeJS.ProcessEnv): string {
-  const text = readSecretFile(path, 'token-file', 'the token file', env).trim();
-  if (text !== '') return text;
-  throw new VregError('USAGE', `the token file ${path} is empty`, {
-    field: 'token-file',
-    hint: 'write the token to the file',
+function readTokenFile({ value: path, origin }: Found, env: NodeJS.ProcessEnv): string {
+  return namingOrigin(origin, () => {
+    const text = readSecretFile(path, 'token-file', 'the token file', env).trim();
+    if (text !== '') return text;
+    throw new VregError('USAGE', `the token file ${path} is empty`, {
+      field: 'token-file',
+      hint: 'write the token to the file',
+    });
   });
 }

@@ -371,7 +371,7 @@ test('the token is read from a file that only its owner can read', (t) => {
     const said = refusal(() => configOf(t, { 'token-file': file }).token());
     assert.equal(
       said,
-      `the token file ${file} can be read by other users (mode 0${mode.toString(8)})\nchmod 600 ${file}`,
+      `the token file ${file} can be read by other users (mode 0${mode.toString(8)}, from config file)\nchmod 600 ${file}`,
     );
   }
   // systemd guards what it hands over by the folder, and gives it mode 0440.
@@ -421,7 +421,7 @@ test('the token comes from the systemd credential if neither a flag nor a variab
   write('token', '');
   assert.match(
     refusal(() => token({})),
-    /^the token file .*token is empty\n/,
+    /^the token file .*token is empty \(from systemd credential token\)\n/,
   );
 });
 
@@ -429,12 +429,23 @@ test('a token file that is missing or empty is refused', (t) => {
   const file = join(tempDir(t), 'token');
   assert.match(
     refusal(() => configOf(t, {}, {}, { tokenFile: file }).token()),
-    /^cannot read the token file .*ENOENT\)\n/,
+    /^cannot read the token file .*\(ENOENT, from flag --token-file\)\n/,
   );
+  const contexts = { prod: { 'token-file': file } };
+  for (const [content, env, origin] of [
+    [{}, { VREG_TOKEN_FILE: file }, 'VREG_TOKEN_FILE'],
+    [{ 'token-file': file }, {}, 'config file'],
+    [{ context: 'prod', contexts }, {}, 'context prod'],
+  ] as const) {
+    assert.match(
+      refusal(() => configOf(t, content, env).token()),
+      new RegExp(`\\(ENOENT, from ${origin}\\)\n`),
+    );
+  }
   writeFileSync(file, '\n', { mode: 0o600 });
   assert.match(
     refusal(() => configOf(t, {}, {}, { tokenFile: file }).token()),
-    /^the token file .* is empty\nwrite/,
+    /^the token file .* is empty \(from flag --token-file\)\nwrite/,
   );
 });
 
@@ -448,10 +459,10 @@ test(
     const large = join(dir, 'large');
     writeFileSync(large, 'x'.repeat(1_048_577), { mode: 0o600 });
     for (const [tokenFile, why] of [
-      [pipe, /is a pipe without a writer\n/],
-      [dir, /is neither a file nor a pipe\n/],
-      ['/dev/zero', /is neither a file nor a pipe\n/],
-      [large, /is larger than 1048576 bytes\n/],
+      [pipe, /is a pipe without a writer \(from flag --token-file\)\n/],
+      [dir, /is neither a file nor a pipe \(from flag --token-file\)\n/],
+      ['/dev/zero', /is neither a file nor a pipe \(from flag --token-file\)\n/],
+      [large, /is larger than 1048576 bytes \(from flag --token-file\)\n/],
     ] as const)
       assert.match(
         refusal(() => configOf(t, {}, {}, { tokenFile }).token()),

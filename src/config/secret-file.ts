@@ -2,7 +2,7 @@
 import { closeSync, constants, existsSync, fstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { looseMode } from '../files.ts';
-import { VregError } from '../protocol/errors.ts';
+import { VregError, withMessage } from '../protocol/errors.ts';
 import type { SettingKey } from './settings.ts';
 
 /** Maximum size in bytes: several times that of a bundle of all public CAs. */
@@ -40,6 +40,20 @@ export function readNamedFile(path: string, key: SettingKey, what: string): Name
     throw refusalOf(key, `cannot read ${what} ${path} (${(cause as NodeJS.ErrnoException).code})`, cause);
   } finally {
     if (file !== undefined) closeSync(file);
+  }
+}
+
+/**
+ * Adds the origin of a path to the errors of `work`, which concern the file: `cannot read … (ENOENT, from VREG_TOKEN_FILE)`.
+ * @param origin `flag --token-file`, `VREG_TOKEN_FILE`, `context prod` and so on
+ */
+export function namingOrigin<T>(origin: string, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    if (!(error instanceof VregError)) throw error;
+    const [, before, reason] = /^(.*) \((.*)\)$/s.exec(error.message) ?? [undefined, error.message, undefined];
+    throw withMessage(error, `${before} (${reason === undefined ? '' : `${reason}, `}from ${origin})`);
   }
 }
 

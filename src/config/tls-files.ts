@@ -2,10 +2,10 @@
 import type { KeyObject, X509Certificate } from 'node:crypto';
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Config } from '../config.ts';
+import type { Config, Found } from '../config.ts';
 import { readIfThere } from '../files.ts';
 import { VregError } from '../protocol/errors.ts';
-import { readNamedFile, readSecretFile, refuseLoose } from './secret-file.ts';
+import { namingOrigin, readNamedFile, readSecretFile, refuseLoose } from './secret-file.ts';
 import type { SettingKey } from './settings.ts';
 
 /** Certificates in a PEM file (RFC 7468). Text between them is ignored. */
@@ -49,9 +49,9 @@ const SYSTEM_BUNDLES = [
  */
 export function trustedCertificates(config: Config): (() => string[]) | undefined {
   const { NODE_EXTRA_CA_CERTS, SSL_CERT_FILE, SSL_CERT_DIR } = config.env;
-  const path = config.get('ca-file');
-  const own = path === undefined ? '' : readCertificates(path, 'ca-file', 'the CA file', config).text;
-  if (path === undefined && !SSL_CERT_FILE && !SSL_CERT_DIR) return undefined;
+  const found = config.find('ca-file');
+  const own = found === undefined ? '' : readCertificates(found, 'ca-file', 'the CA file', config).text;
+  if (found === undefined && !SSL_CERT_FILE && !SSL_CERT_DIR) return undefined;
   return () => {
     const system = SYSTEM_BUNDLES.find((bundle) => existsSync(bundle));
     const folders = SSL_CERT_DIR?.split(':').filter(Boolean) ?? [];
@@ -102,9 +102,9 @@ export function serverCertificates(config: Config): ServerCertificates | undefin
 
 interface Pair {
   certKey: SettingKey;
-  cert: string | undefined;
+  cert: Found | undefined;
   keyKey: SettingKey;
-  key: string | undefined;
+  key: Found | undefined;
 }
 
 function readPair(config: Config, { certKey, cert, keyKey, key }: Pair): CertificateAndKey | undefined {
@@ -112,9 +112,12 @@ function readPair(config: Config, { certKey, cert, keyKey, key }: Pair): Certifi
   if (cert !== undefined && key !== undefined) {
     const pair = {
       cert: readCertificates(cert, certKey, 'the certificate', config),
-      key: { path: key, text: readSecretFile(key, keyKey, 'the private key', config.env) },
+      key: namingOrigin(key.origin, () => ({
+        path: key.value,
+        text: readSecretFile(key.value, keyKey, 'the private key', config.env),
+      })),
     };
-    checkPair(pair, certKey, keyKey);
+    namingOrigin(key.origin, () => checkPair(pair, certKey, keyKey));
     return pair;
   }
   const [given, missing] = cert === undefined ? [keyKey, certKey] : [certKey, keyKey];
@@ -166,7 +169,11 @@ function parseKey({ path, text }: Pem, key: SettingKey): KeyObject {
   }
 }
 
-function readCertificates(path: string, key: SettingKey, what: string, { env }: Config): Pem {
+function readCertificates({ value: path, origin }: Found, key: SettingKey, what: string, { env }: Config): Pem {
+  return namingOrigin(origin, () => readPem(path, key, what, env));
+}
+
+function readPem(path: string, key: SettingKey, what: string, env: NodeJS.ProcessEnv): Pem {
   const { bytes, mode } = readNamedFile(path, key, what);
   const pem = { path, text: bytes.toString() };
   // HAProxy, for example, expects certificate and key in one file.

@@ -3,6 +3,7 @@
  * agent.
  */
 import { hostname, userInfo } from 'node:os';
+import { namingOrigin } from '../config/secret-file.ts';
 import { settingOf } from '../config/settings.ts';
 import type { Config, Found } from '../config.ts';
 import { VregError } from '../protocol/errors.ts';
@@ -33,8 +34,11 @@ interface IdFile {
 
 /** @returns undefined if the setting `id-file` is not given */
 function readIdFile(config: Config): IdFile | undefined {
-  const path = config.get('id-file');
-  if (path === undefined) return undefined;
+  const found = config.find('id-file');
+  return found && namingOrigin(found.origin, () => parseIdFile(found.value, config));
+}
+
+function parseIdFile(path: string, config: Config): IdFile {
   const hint = 'write it as {"vmId": "ID", "parentVmId": "ID"}';
   const refused = (why: string) => new VregError('USAGE', `the id file ${path} ${why}`, { field: 'id-file', hint });
   const { vmId, parentVmId = null } = readIdContent(config, refused, hint);

@@ -176,7 +176,7 @@ const STARTS: readonly [name: string, (authority: Authority, server: Issued) => 
   [
     'a certificate that is not there',
     ({ dir }, server) => flagsOf({ ...server, cert: join(dir, 'none.crt') }),
-    /^vreg: cannot read the certificate .*none\.crt \(ENOENT\)/,
+    /^vreg: cannot read the certificate .*none\.crt \(ENOENT, from flag --tls-cert\)/,
   ],
   [
     'a key that others can read',
@@ -184,7 +184,7 @@ const STARTS: readonly [name: string, (authority: Authority, server: Issued) => 
       chmodSync(server.key, 0o640);
       return flagsOf(server);
     },
-    /^vreg: the private key .*server\.key can be read by other users \(mode 0640\)\nhint: chmod 600 /,
+    /^vreg: the private key .*server\.key can be read by other users \(mode 0640, from flag --tls-key\)\nhint: chmod 600 /,
   ],
   [
     'the key of another certificate',
@@ -237,7 +237,10 @@ test('a key with a passphrase is refused, and the hint is the command that remov
   chmodSync(locked, 0o600);
   const ran = await vreg(['daemon', '--port', '0', ...flagsOf({ cert, key: locked })]);
   assert.equal(ran.code, 5);
-  assert.match(ran.stderr, /^vreg: the private key .*locked\.key is encrypted\nhint: .*openssl pkey -in /);
+  assert.match(
+    ran.stderr,
+    /^vreg: the private key .*locked\.key is encrypted \(from flag --tls-key\)\nhint: .*openssl pkey -in /,
+  );
 });
 
 test(

@@ -52,13 +52,16 @@ test('an id file in the config file comes after VERS_VM_ID', (t) => {
 });
 
 for (const [content, message] of [
-  ['{"vmId": "a",\n}', /^the id file .*identity\.json is not a JSON object: unexpected "}" \(line 2, column 1\)$/],
-  ['\ufeff{}', /^the id file .* begins with a byte order mark.* \(line 1, column 1\)$/],
-  ['[]', /^the id file .* is not a JSON object \(line 1, column 1\)$/],
-  [{}, /^the id file .*identity\.json has no vmId$/],
-  [{ vmId: 1 }, /has no vmId$/],
-  [{ vmId: ' ' }, /has no vmId$/],
-  [{ vmId: 'a', parentVmId: 1 }, /has a parentVmId that is not a string$/],
+  [
+    '{"vmId": "a",\n}',
+    /^the id file .*identity\.json is not a JSON object: unexpected "}" \(line 2, column 1, from VREG_ID_FILE\)$/,
+  ],
+  ['\ufeff{}', /^the id file .* begins with a byte order mark.* \(line 1, column 1, from VREG_ID_FILE\)$/],
+  ['[]', /^the id file .* is not a JSON object \(line 1, column 1, from VREG_ID_FILE\)$/],
+  [{}, /^the id file .*identity\.json has no vmId \(from VREG_ID_FILE\)$/],
+  [{ vmId: 1 }, /has no vmId \(from VREG_ID_FILE\)$/],
+  [{ vmId: ' ' }, /has no vmId \(from VREG_ID_FILE\)$/],
+  [{ vmId: 'a', parentVmId: 1 }, /has a parentVmId that is not a string \(from VREG_ID_FILE\)$/],
 ] as const) {
   test(`an id file that contains ${JSON.stringify(content)} is refused`, (t) => {
     const config = configOf({ VREG_ID_FILE: idFile(t, content) });
@@ -70,7 +73,9 @@ for (const [content, message] of [
 }
 
 test('an id file that does not exist is refused', () => {
-  assert.throws(() => findVmId(configOf({}, { idFile: '/none' })), { message: 'the id file /none does not exist' });
+  assert.throws(() => findVmId(configOf({}, { idFile: '/none' })), {
+    message: 'the id file /none does not exist (from flag --id-file)',
+  });
 });
 
 test('the parent comes from the flag, the id file or REEF_PARENT_VM_ID, and is never the VM itself', (t) => {
