@@ -34,7 +34,10 @@ export function readNamedFile(path: string, key: SettingKey, what: string): Name
     const stats = fstatSync(file);
     const refused = (why: string) => refusalOf(key, `${what} ${path} ${why}`);
     if (!stats.isFile() && !stats.isFIFO()) throw refused('is neither a file nor a pipe');
-    return { bytes: readAll(file, stats.isFIFO(), refused), mode: stats.mode };
+    const bytes = stats.isFIFO()
+      ? withDefaultSignals(() => readAll(file!, true, refused))
+      : readAll(file, false, refused);
+    return { bytes, mode: stats.mode };
   } catch (cause) {
     if (cause instanceof VregError) throw cause;
     throw refusalOf(key, `cannot read ${what} ${path} (${(cause as NodeJS.ErrnoException).code})`, cause);
@@ -59,6 +62,20 @@ export function namingOrigin<T>(origin: string, work: () => T): T {
 
 function refusalOf(key: SettingKey, message: string, cause?: unknown): VregError {
   return new VregError('USAGE', message, { field: key, hint: 'check its path and mode', cause });
+}
+
+/**
+ * Runs `work`, during which SIGINT and SIGTERM end the process at once: a process that is blocked runs no handler.
+ */
+function withDefaultSignals<T>(work: () => T): T {
+  const handled = (['SIGINT', 'SIGTERM'] as const).map((signal) => ({ signal, handlers: process.listeners(signal) }));
+  // Without a handler, Node restores the default action of a signal.
+  for (const { signal } of handled) process.removeAllListeners(signal);
+  try {
+    return work();
+  } finally {
+    for (const { signal, handlers } of handled) for (const handler of handlers) process.on(signal, handler);
+  }
 }
 
 function readAll(file: number, isPipe: boolean, refused: (why: string) => VregError): Buffer {

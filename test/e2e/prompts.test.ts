@@ -128,32 +128,49 @@ function fill(writer: number): boolean {
   }
 }
 
+/** Starts a command, and waits until it reads from the pipe `pipe` in its working directory, which stays open. */
+async function startReader(t: TestContext, command: string) {
+  const { url, home, isUnchanged } = await registry(t);
+  const path = join(home, 'pipe');
+  spawnSync('mkfifo', ['-m', '600', path]);
+  const reader = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  const writer = openSync(path, constants.O_WRONLY | constants.O_NONBLOCK);
+  t.after(() => {
+    closeSync(reader);
+    closeSync(writer);
+  });
+  fill(writer);
+  const child = spawn(PROGRAM, [...ENTRY, ...command.split(' ')], {
+    env: cleanEnv(home, { VERS_INFRA_URL: url }),
+    cwd: home,
+    stdio: [reader, 'ignore', 'pipe'],
+  });
+  endAfter(t, async () => child.kill('SIGKILL'));
+  const [ended, stderr] = [once(child, 'exit'), text(child.stderr!)];
+  await until('vreg to read from the pipe', () => fill(writer));
+  return { child, ended, stderr, isUnchanged };
+}
+
 for (const command of PIPED) {
   for (const [signal, code] of [
     ['SIGINT', 130],
     ['SIGTERM', 143],
   ] as const) {
     test(`${signal} while vreg ${command} waits for more of a pipe exits with ${code}`, unless('mkfifo'), async (t) => {
-      const { url, home, isUnchanged } = await registry(t);
-      const path = join(home, 'pipe');
-      spawnSync('mkfifo', [path]);
-      const reader = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-      const writer = openSync(path, constants.O_WRONLY | constants.O_NONBLOCK);
-      t.after(() => {
-        closeSync(reader);
-        closeSync(writer);
-      });
-      fill(writer);
-      const child = spawn(PROGRAM, [...ENTRY, ...command.split(' ')], {
-        env: cleanEnv(home, { VERS_INFRA_URL: url }),
-        cwd: home,
-        stdio: [reader, 'ignore', 'pipe'],
-      });
-      endAfter(t, async () => child.kill('SIGKILL'));
-      const [ended, stderr] = [once(child, 'exit'), text(child.stderr!)];
-      await until('vreg to read from the pipe', () => fill(writer));
+      const { child, ended, stderr, isUnchanged } = await startReader(t, command);
       child.kill(signal);
       assert.deepEqual([await ended, await stderr], [[code, null], '']);
+      await isUnchanged();
+    });
+  }
+}
+
+for (const command of ['ls --token-file pipe', 'register --id-file pipe']) {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    test(`${signal} while vreg ${command} waits for more of the pipe ends it at once`, unless('mkfifo'), async (t) => {
+      const { child, ended, stderr, isUnchanged } = await startReader(t, command);
+      child.kill(signal);
+      assert.deepEqual([await ended, await stderr], [[null, signal], '']);
       await isUnchanged();
     });
   }
