@@ -7,6 +7,7 @@ import test, { type TestContext } from 'node:test';
 import { envNameOf, SETTING_KEYS, type SettingKey, settingOf } from '../src/config/settings.ts';
 import { Config } from '../src/config.ts';
 import { VregError } from '../src/protocol/errors.ts';
+import { vreg } from './helpers/cli.ts';
 import { tempDir } from './helpers/daemon.ts';
 import { unless } from './helpers/tools.ts';
 
@@ -139,8 +140,25 @@ test('a pipe instead of the config file or ~/.vers/agent-services.json is refuse
     assert.equal(spawnSync('mkfifo', ['-m', '600', path]).status, 0);
     assert.match(
       refusal(() => new Config({ HOME }).find('url')),
-      / is not a regular file\n/,
+      / is a pipe instead of a file\nremove or rename it$/,
     );
+  }
+});
+
+test('a config file that no editor can correct is refused with a next step that helps, also by config edit', async (t) => {
+  for (const [kind, make, message] of [
+    ['a folder', (path: string) => mkdirSync(path), / is a folder instead of a file\nhint: remove or rename it\n/],
+    ['a device', (path: string) => symlinkSync('/dev/null', path), / is a device instead of a file\nhint: remove/],
+    ['a link to itself', (path: string) => symlinkSync(path, path), / \(ELOOP\)\nhint: remove or rename it\n/],
+  ] as const) {
+    const HOME = tempDir(t);
+    const path = join(HOME, '.config/vreg/config.json');
+    mkdirSync(dirname(path), { recursive: true });
+    make(path);
+    for (const argv of [['ls'], ['config', 'list'], ['config', 'set', 'url', 'http://a:1'], ['config', 'edit']]) {
+      const { code, stderr } = await vreg(argv, { env: { HOME, EDITOR: 'false' } });
+      assert.deepEqual([code, message.test(stderr)], [5, true], `${kind}, ${argv.join(' ')}: ${stderr}`);
+    }
   }
 });
 

@@ -1,7 +1,8 @@
-import { existsSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { defineCommand } from '../command.ts';
 import { CONTEXT_KEYS, type ConfigContent, checkConfigFile, readConfigFile } from '../config/config-content.ts';
 import { changeConfigFile } from '../config/config-file.ts';
+import { checkIsFile } from '../config/json-file.ts';
 import { checkSetting, envNameOf, isSettingKey, SETTING_KEYS, type SettingKey, settingOf } from '../config/settings.ts';
 import { suggestion, TOKEN_FILE_HINT } from '../help/suggest.ts';
 import { VregError } from '../protocol/errors.ts';
@@ -146,6 +147,8 @@ const edit = defineCommand({
   async run(context) {
     const { config } = context;
     if (!existsSync(config.path)) await changeConfigFile(context, (content) => content);
+    // An editor could not correct it, and could wait forever for the content of a pipe.
+    checkIsFile(statSync(config.path), `the config file ${config.path}`);
     await openEditor(context, config.path);
     const file = readConfigFile(config.path);
     if (file) checkConfigFile(file);

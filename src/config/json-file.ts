@@ -1,6 +1,6 @@
 /** Reads JSON files that people and other programs write. Errors name the file, the line and the column. */
 import { isUtf8 } from 'node:buffer';
-import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readFileSync, type Stats, statSync } from 'node:fs';
 import { parse, type ValueNode } from '@humanwhocodes/momoa';
 import { VregError } from '../protocol/errors.ts';
 
@@ -21,16 +21,30 @@ export function readJsonFile(path: string, what: string, hint: string): JsonFile
   let file: number | undefined;
   try {
     file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
-    if (!fstatSync(file).isFile()) throw new VregError('USAGE', `${what} ${path} is not a regular file`, { hint });
+    checkIsFile(fstatSync(file), `${what} ${path}`);
     return parseJsonFile(path, readFileSync(file), what, hint);
   } catch (cause) {
     if (cause instanceof VregError) throw cause;
     const { code } = cause as NodeJS.ErrnoException;
     if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
-    throw new VregError('USAGE', `cannot read ${what} ${path} (${code})`, { hint: 'check its owner and mode', cause });
+    if (code === 'ENXIO') checkIsFile(statSync(path), `${what} ${path}`); // a socket
+    throw new VregError('USAGE', `cannot read ${what} ${path} (${code})`, {
+      hint: code === 'ELOOP' ? REMOVE : `check the owner and the mode: ls -l ${path}`,
+      cause,
+    });
   } finally {
     if (file !== undefined) closeSync(file);
   }
+}
+
+/** The next step for a path that no editor can correct. */
+const REMOVE = 'remove or rename it';
+
+/** @param subject of the error message. @throws VregError USAGE if it is anything but a regular file */
+export function checkIsFile(stats: Stats, subject: string): void {
+  if (stats.isFile()) return;
+  const kind = stats.isDirectory() ? 'folder' : stats.isFIFO() ? 'pipe' : stats.isSocket() ? 'socket' : 'device';
+  throw new VregError('USAGE', `${subject} is a ${kind} instead of a file`, { hint: REMOVE });
 }
 
 /** Parses the bytes of a file. Its parameters and errors are those of {@link readJsonFile}. */
