@@ -2,14 +2,14 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { text } from 'node:stream/consumers';
 import type { TestContext } from 'node:test';
 
 export const BIN = join(import.meta.dirname, '../../bin/vreg.js');
 /** The command that runs vreg: the built program, or the single executable that the variable VREG_BIN names. */
 export const VREG: readonly [program: string, ...entry: string[]] = process.env.VREG_BIN
-  ? [process.env.VREG_BIN]
+  ? [resolve(process.env.VREG_BIN)]
   : [process.execPath, BIN];
 export const [PROGRAM, ...ENTRY] = VREG;
 
