@@ -8,7 +8,7 @@ import type { VmRecord } from './vm-record.ts';
 export function explain(registry: Registry, entry: VmRecord): Why {
   const { id, role, status } = entry;
   // In listening time, like the lease, so the two can be compared.
-  const silence = Math.floor((registry.clock.listening() - entry.seen.heardAt) / 1000);
+  const silence = Math.floor((registry.clock.listening() - entry.heardAt) / 1000);
   const lease = `the lease is ${registry.staleAfter / 1000} s`;
   const lastSeen = `last seen at ${entry.lastSeen}, ${silence} s of listening time ago`;
   const reasons: Why['reasons'] = [];
@@ -69,7 +69,7 @@ export function warmingOf(entries: Iterable<VmRecord>, clock: Clock, lease: numb
   for (const entry of entries) {
     if (entry.status !== 'running' || entry.leaseFrom < now - lease) continue;
     if (entry.isSuspect) suspects++;
-    else if (entry.seen.heardAt > certainFrom) continue;
+    else if (entry.heardAt > certainFrom) continue;
     until = Math.max(until, entry.leaseFrom + lease);
   }
   // At least one second, because 0 would mean that the answer is reliable.

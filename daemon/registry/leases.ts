@@ -11,6 +11,7 @@ import type { Position } from '../../src/protocol/position.ts';
 import type { Clock, Gap } from '../clock.ts';
 import type { StoredRecord } from '../store/store.ts';
 import type { EventLog } from './events.ts';
+import { LinkedQueue } from './linked-queue.ts';
 import type { RegistryObserver, RegistryOptions } from './options.ts';
 import type { LastSeen, VmRecord } from './vm-record.ts';
 import type { HeartbeatBuffer, RecordQueue } from './writes.ts';
@@ -58,10 +59,11 @@ export interface Expired {
 
 export class Leases {
   /** VMs that were not stale at the last sweep, in the order of their last sign of life, oldest first. */
-  readonly #fresh = new Map<string, VmRecord>();
-  readonly #suspect = new Map<string, VmRecord>();
-  /** Ids of stale VMs. */
-  readonly #stale = new Set<string>();
+  readonly #fresh = new LinkedQueue<VmRecord>();
+  /** Suspect VMs, in the order in which their extra leases end. */
+  readonly #suspect = new LinkedQueue<VmRecord>();
+  /** Stale VMs, in no particular order. */
+  readonly #stale = new LinkedQueue<VmRecord>();
   readonly #lease: number;
   readonly #share: number;
   readonly #records: Pick<RecordQueue, 'add'> | undefined;
@@ -80,52 +82,51 @@ export class Leases {
 
   /** Adds the VMs from the store at start. Later sweeps do not report VMs that are already stale. */
   load(entries: Iterable<VmRecord>, horizon: number): void {
-    for (const entry of [...entries].sort((a, b) => a.leaseFrom - b.leaseFrom)) {
-      if (entry.isSuspect) this.#suspect.set(entry.id, entry);
-      else if (entry.leaseFrom < horizon) this.#stale.add(entry.id);
-      else this.#fresh.set(entry.id, entry);
+    for (const entry of inOrder(entries)) {
+      if (entry.isSuspect) this.#suspect.push(entry);
+      else this.#queueAt(entry, horizon).push(entry);
     }
   }
 
-  /** Renews the lease after a sign of life. @returns true if the VM was stale or suspect before */
-  renew(entry: VmRecord): boolean {
-    const { id } = entry;
-    // `Map.set` would not move an existing key to the end.
-    this.#fresh.delete(id);
-    this.#fresh.set(id, entry);
-    return this.#stale.delete(id) || this.#endSuspicion(id);
+  /**
+   * Renews the lease after a sign of life.
+   * @param before the record that `entry` replaces
+   * @returns true if the VM was stale or suspect before
+   */
+  renew(entry: VmRecord, before = entry): boolean {
+    const { queue } = before;
+    queue?.remove(before);
+    this.#fresh.push(entry);
+    if (queue === this.#suspect) this.#records?.add(removalOf(entry.id));
+    return queue === this.#suspect || queue === this.#stale;
   }
 
   /** Replaces the record of a VM that changed without a sign of life. The VM keeps its place in the order. */
-  replace(entry: VmRecord): void {
-    const { id } = entry;
-    if (this.#fresh.has(id)) this.#fresh.set(id, entry);
-    const suspect = this.#suspect.get(id);
-    if (suspect) {
-      this.#suspect.set(id, entry);
-      entry.markSuspect(suspect.leaseFrom);
-    }
+  replace(entry: VmRecord, before: VmRecord): void {
+    if (before.isSuspect) entry.markSuspect(before.leaseFrom);
+    before.queue?.replace(before, entry);
   }
 
   /** Adds a VM whose last sign of life is not now. Call {@link sort} after the last one. @returns true if it is stale */
   add(entry: VmRecord, horizon: number): boolean {
-    const isStale = entry.leaseFrom < horizon;
-    if (isStale) this.#stale.add(entry.id);
-    else this.#fresh.set(entry.id, entry);
-    return isStale;
+    const queue = this.#queueAt(entry, horizon);
+    queue.push(entry);
+    return queue === this.#stale;
+  }
+
+  /** The queue for a VM that is not suspect. */
+  #queueAt({ leaseFrom }: VmRecord, horizon: number): LinkedQueue<VmRecord> {
+    return leaseFrom < horizon ? this.#stale : this.#fresh;
   }
 
   /** Restores the order after {@link add}. */
   sort(): void {
-    const sorted = [...this.#fresh].sort(([, a], [, b]) => a.leaseFrom - b.leaseFrom);
-    this.#fresh.clear();
-    for (const [id, entry] of sorted) this.#fresh.set(id, entry);
+    for (const entry of inOrder(this.#fresh)) this.#fresh.push(entry);
   }
 
-  forget(id: string): void {
-    this.#fresh.delete(id);
-    this.#endSuspicion(id);
-    this.#stale.delete(id);
+  forget(entry: VmRecord): void {
+    if (entry.queue === this.#suspect) this.#records?.add(removalOf(entry.id));
+    entry.queue?.remove(entry);
   }
 
   /** True if a {@link sweep} would find an expired lease. */
@@ -143,20 +144,13 @@ export class Leases {
       if (!isMassLoss || entry.status !== 'running') expired.stale.push(entry);
       else {
         entry.markSuspect(entry.leaseFrom + this.#lease);
-        this.#suspect.set(entry.id, entry);
+        this.#suspect.push(entry);
         this.#records?.add(suspicionOf(entry, this.#lease));
         expired.suspect.push(entry);
       }
     }
-    for (const { id } of expired.stale) this.#stale.add(id);
+    for (const entry of expired.stale) this.#stale.push(entry);
     return expired;
-  }
-
-  /** @returns true if the VM was suspect */
-  #endSuspicion(id: string): boolean {
-    const wasSuspect = this.#suspect.delete(id);
-    if (wasSuspect) this.#records?.add(removalOf(id));
-    return wasSuspect;
   }
 
   /**
@@ -166,19 +160,19 @@ export class Leases {
   #isMassLoss(due: readonly VmRecord[], horizon: number): boolean {
     if (this.#share >= 1) return false;
     const soon = horizon + heartbeatInterval(this.#lease);
-    let lost = countRunning(due) + countRunning(this.#suspect.values());
+    let lost = countRunning(due) + countRunning(this.#suspect);
     let live = lost;
-    for (const { status, seen } of this.#fresh.values()) {
+    for (const { status, heardAt } of this.#fresh) {
       if (status !== 'running') continue;
       live++;
-      if (seen.heardAt < soon) lost++;
+      if (heardAt < soon) lost++;
     }
     return lost >= MIN_MASS_LOSS && lost > this.#share * live;
   }
 }
 
-function suspicionOf({ id, seen, leaseFrom }: VmRecord, lease: number) {
-  const suspicion: Suspicion = { heardAt: seen.heardAt, until: leaseFrom + lease };
+function suspicionOf({ id, heardAt, leaseFrom }: VmRecord, lease: number) {
+  const suspicion: Suspicion = { heardAt, until: leaseFrom + lease };
   return { kind: 'lease', key: id, body: JSON.stringify(suspicion) } as const;
 }
 
@@ -186,18 +180,21 @@ function removalOf(id: string) {
   return { kind: 'lease', key: id, body: undefined } as const;
 }
 
-function isFirstDue(entries: Map<string, VmRecord>, horizon: number): boolean {
-  const first = entries.values().next();
-  return !first.done && first.value.leaseFrom < horizon;
+function inOrder(entries: Iterable<VmRecord>): VmRecord[] {
+  return [...entries].sort((a, b) => a.leaseFrom - b.leaseFrom);
 }
 
-function takeDue(entries: Map<string, VmRecord>, horizon: number): VmRecord[] {
+function isFirstDue({ first }: LinkedQueue<VmRecord>, horizon: number): boolean {
+  return first !== undefined && first.leaseFrom < horizon;
+}
+
+function takeDue(queue: LinkedQueue<VmRecord>, horizon: number): VmRecord[] {
   const due: VmRecord[] = [];
-  for (const entry of entries.values()) {
+  for (const entry of queue) {
     if (entry.leaseFrom >= horizon) break;
+    queue.remove(entry);
     due.push(entry);
   }
-  for (const { id } of due) entries.delete(id);
   return due;
 }
 
@@ -322,9 +319,9 @@ export class Liveness {
    * True if the last sign of life of a VM may have waited in the kernel while the daemon was paused. The VM may have died
    * since.
    */
-  mayHaveWaited({ id, seen }: VmRecord): boolean {
-    if (seen.heardAt === this.#since && this.#inDoubt.has(id)) return true;
-    return this.#pauses.some(({ endedAt, certainFrom }) => seen.heardAt >= endedAt && seen.heardAt <= certainFrom);
+  mayHaveWaited({ id, heardAt }: VmRecord): boolean {
+    if (heardAt === this.#since && this.#inDoubt.has(id)) return true;
+    return this.#pauses.some(({ endedAt, certainFrom }) => heardAt >= endedAt && heardAt <= certainFrom);
   }
 
   /**
@@ -370,12 +367,12 @@ export class Liveness {
   replace(before: VmRecord | undefined, entry: VmRecord): boolean {
     // Becoming `running` is a sign of life even within the same millisecond as the last one.
     const starts = entry.status === 'running' && before?.status !== 'running';
-    if (starts || before?.seen.heardAt !== entry.seen.heardAt) return this.#leases.renew(entry) && !starts;
-    this.#leases.replace(entry);
+    if (starts || before?.heardAt !== entry.heardAt) return this.#leases.renew(entry, before) && !starts;
+    this.#leases.replace(entry, before);
     return false;
   }
 
-  forget(id: string): void {
-    this.#leases.forget(id);
+  forget(entry: VmRecord): void {
+    this.#leases.forget(entry);
   }
 }

@@ -559,7 +559,7 @@ export class Registry {
     this.#index.put(entry);
     this.health.trim(entry);
     if (before) this.unsaved.delete(before);
-    if (before && before.seen.heardAt > entry.seen.heardAt) {
+    if (before && before.heardAt > entry.heardAt) {
       // A heartbeat arrived while the change was being committed. Keep it and save it again, because the change has written an
       // older sign of life to the disk.
       entry.touch(before.seen);
@@ -574,7 +574,7 @@ export class Registry {
     this.health.forget(entry.id);
     this.identities.forget(entry.id);
     this.historyClaims.forget(entry.id);
-    this.#liveness.forget(entry.id);
+    this.#liveness.forget(entry);
   }
 }
 

@@ -5,6 +5,7 @@
 import { formatPosition } from '../../src/protocol/position.ts';
 import { entryFault, inFieldOrder, type Role, type Status, type Vm } from '../../src/protocol/vm.ts';
 import type { StoredVm } from '../store/store.ts';
+import type { Linked, LinkedQueue } from './linked-queue.ts';
 
 /** The last sign of life, on both clocks. */
 export interface LastSeen {
@@ -36,7 +37,7 @@ const LAST_SEEN = ',"lastSeen":"2026-01-01T00:00:00.000Z"'.length;
 /** Shared by all VMs without services. */
 const NO_SERVICES: readonly string[] = [];
 
-export class VmRecord {
+export class VmRecord implements Linked<VmRecord> {
   readonly id: string;
   readonly name: string;
   readonly role: Role;
@@ -52,13 +53,18 @@ export class VmRecord {
   readonly fault: string | undefined;
   /** The declared fields as JSON. */
   readonly body: string;
-  #seen: LastSeen;
+  /** The queue of its lease, see {@link Linked}. */
+  queue: LinkedQueue<VmRecord> | undefined;
+  previous: VmRecord | undefined;
+  next: VmRecord | undefined;
+  #lastSeen: number;
+  #heardAt: number;
+  /** Start of the extra lease of a suspect VM. */
+  #extraLeaseFrom: number | undefined;
   #json: string | undefined;
   #idJson: string | undefined;
   #size: number | undefined;
   #weight: number | undefined;
-  #leaseFrom: number;
-  #isSuspect = false;
 
   /** @param body the JSON of `vm`, if it is known */
   constructor(vm: Spec, version: Version, seen: LastSeen, body = JSON.stringify(inFieldOrder(vm))) {
@@ -71,8 +77,8 @@ export class VmRecord {
     this.version = version;
     this.fault = entryFault(vm)?.message;
     this.body = body;
-    this.#seen = seen;
-    this.#leaseFrom = seen.heardAt;
+    this.#lastSeen = seen.lastSeen;
+    this.#heardAt = seen.heardAt;
   }
 
   static fromStored({ body, created, revision, tag, lastSeen, heardAt }: StoredVm): VmRecord {
@@ -80,7 +86,7 @@ export class VmRecord {
   }
 
   toStored(): StoredVm {
-    return { id: this.id, ...this.version, body: this.body, ...this.#seen };
+    return { id: this.id, ...this.version, body: this.body, ...this.seen };
   }
 
   /** The declared fields. Parses {@link body} at each call, which takes microseconds, so a loop over many VMs must not use it. */
@@ -93,21 +99,27 @@ export class VmRecord {
     return formatPosition(this.version);
   }
 
+  /** A copy of the times. An object per record would make every heartbeat leave garbage in the old generation of the heap. */
   get seen(): LastSeen {
-    return this.#seen;
+    return { lastSeen: this.#lastSeen, heardAt: this.#heardAt };
+  }
+
+  /** Last sign of life: listening clock, milliseconds. */
+  get heardAt(): number {
+    return this.#heardAt;
   }
 
   /** Records a sign of life. The VM is then no longer suspect. */
-  touch(seen: LastSeen): void {
-    this.#seen = seen;
+  touch({ lastSeen, heardAt }: LastSeen): void {
+    this.#lastSeen = lastSeen;
+    this.#heardAt = heardAt;
+    this.#extraLeaseFrom = undefined;
     this.#json = undefined;
-    this.#leaseFrom = seen.heardAt;
-    this.#isSuspect = false;
   }
 
   /** Start of the lease on the listening clock: the last sign of life, or later during a mass loss. */
   get leaseFrom(): number {
-    return this.#leaseFrom;
+    return this.#extraLeaseFrom ?? this.#heardAt;
   }
 
   /**
@@ -115,18 +127,17 @@ export class VmRecord {
    * VM.
    */
   get isSuspect(): boolean {
-    return this.#isSuspect;
+    return this.#extraLeaseFrom !== undefined;
   }
 
   /** @param leaseFrom start of the VM's extra lease on the listening clock; only a sign of life renews it */
   markSuspect(leaseFrom: number): void {
-    this.#leaseFrom = leaseFrom;
-    this.#isSuspect = true;
+    this.#extraLeaseFrom = leaseFrom;
   }
 
   /** Last sign of life, RFC 3339. */
   get lastSeen(): string {
-    return isoTime(this.#seen.lastSeen);
+    return isoTime(this.#lastSeen);
   }
 
   /**

@@ -49,21 +49,22 @@ test('a heartbeat moves a VM to the end of the order', () => {
 
 test('an entry that replaces another without a sign of life keeps its place, and a stale VM stays stale', () => {
   const leases = new Leases(1000);
-  leases.load([entry('a', 10), entry('b', 20)], 0);
-  const other = entry('a', 10);
-  leases.replace(other);
-  assert.deepEqual(staleAt(leases, 15), [other]);
-  leases.replace(entry('a', 10));
+  const [a, changed, changedAgain] = [entry('a', 10), entry('a', 10), entry('a', 10)];
+  leases.load([a, entry('b', 20)], 0);
+  leases.replace(changed, a);
+  assert.deepEqual(staleAt(leases, 15), [changed]);
+  leases.replace(changedAgain, changed);
   assert.equal(ids(staleAt(leases, 15)), '');
-  assert.equal(leases.renew(other), true);
+  assert.equal(leases.renew(changedAgain), true);
 });
 
 test('a removed VM is neither stale nor revived, even if its id is registered again', () => {
   const leases = new Leases(1000);
-  leases.load([entry('a', 10), entry('b', 10)], 0);
-  leases.forget('a');
+  const [a, b] = [entry('a', 10), entry('b', 10)];
+  leases.load([a, b], 0);
+  leases.forget(a);
   assert.equal(ids(staleAt(leases, 15)), 'b');
-  leases.forget('b');
+  leases.forget(b);
   assert.equal(leases.renew(entry('b', 20)), false);
 });
 
@@ -122,7 +123,7 @@ test('a heartbeat ends a suspicion, a change does not, and a paused VM is never 
   assert.equal(leases.renew(entries[0]!), true);
   assert.ok(!entries[0]!.isSuspect);
   const changed = entry('vm-1', 0);
-  leases.replace(changed);
+  leases.replace(changed, entries[1]!);
   assert.ok(changed.isSuspect);
   assert.ok(ids(leases.sweep(LEASE + 1).stale).includes('vm-1vm-2'));
 });
