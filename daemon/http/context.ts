@@ -12,9 +12,18 @@ import { type Warming, warmingOf } from '../registry/explain.ts';
 import { assertPermitted, permits, type WriteOptions } from '../registry/preconditions.ts';
 import type { Registry } from '../registry/registry.ts';
 import type { VmRecord } from '../registry/vm-record.ts';
+import type { Snapshot } from '../registry/vm-snapshot.ts';
 import type { EventFanout } from './handlers/event-fanout.ts';
 import type { LongPollQueue } from './handlers/long-poll-queue.ts';
-import { encodeList, listLength, reserveFor } from './streaming.ts';
+import {
+  CHUNK_SIZE,
+  encodeList,
+  encodeSnapshot,
+  listLength,
+  reserveFor,
+  SnapshotBody,
+  snapshotLength,
+} from './streaming.ts';
 
 export interface Route {
   method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
@@ -44,7 +53,7 @@ export interface Route {
 export interface Result {
   status: number;
   /** JSON, unless {@link type} names another media type. */
-  body: string | Readable;
+  body: string | Readable | SnapshotBody;
   /** Length of the body in bytes, if known in advance. */
   length?: number | undefined;
   type?: string;
@@ -318,7 +327,7 @@ export class RequestContext {
   /** A result with one entry, and the warming header if its liveness is uncertain. */
   read(entry: VmRecord): Result {
     const body = this.#encoder()(entry);
-    const length = this.#isPlain ? entry.size : undefined;
+    const length = this.isPlain ? entry.size : undefined;
     return { status: 200, body, length, etag: entry.position, warming: this.#warmingOf([entry]) };
   }
 
@@ -333,22 +342,35 @@ export class RequestContext {
     return this.#list(seen(entries), seen(offered), names);
   }
 
+  /** A result with a list that all its readers share. */
+  snapshot(snapshot: Snapshot): Result {
+    const { registry, scheduler, responses } = this.services;
+    const now = () => registry.clock.listening();
+    const length = snapshotLength(snapshot);
+    const warming = this.#warmingOf(snapshot);
+    if (length <= CHUNK_SIZE) return { status: 200, body: encodeSnapshot(snapshot, now()), length, warming };
+    const reserve = (bytes: number) => reserveFor(this.response, responses, bytes);
+    const body = new SnapshotBody(snapshot, now, scheduler, reserve);
+    this.destroyWhenRevoked();
+    return { status: 200, body, length, warming };
+  }
+
   #list(entries: readonly VmRecord[], offered: readonly VmRecord[], names?: readonly string[]): Result {
     const { scheduler, responses } = this.services;
     const reserve = (bytes: number) => reserveFor(this.response, responses, bytes);
     const body = encodeList(entries, this.#encoder(), scheduler, reserve, names);
     if (typeof body !== 'string') this.destroyWhenRevoked();
-    const length = this.#isPlain ? listLength(entries, names) : undefined;
+    const length = this.isPlain ? listLength(entries, names) : undefined;
     return { status: 200, body, length, warming: this.#warmingOf(offered) };
   }
 
-  #warmingOf(entries: readonly VmRecord[]): Warming | undefined {
+  #warmingOf(entries: Iterable<VmRecord>): Warming | undefined {
     const { registry } = this.services;
     return warmingOf(entries, registry.clock, registry.staleAfter);
   }
 
   /** True if entries are encoded without added fields, so their length is already known. */
-  get #isPlain(): boolean {
+  get isPlain(): boolean {
     return this.param('include') === undefined;
   }
 

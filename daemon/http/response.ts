@@ -13,7 +13,7 @@ import {
 import type { Warming } from '../registry/explain.ts';
 import { auditWhenClosed } from './audit.ts';
 import type { RequestContext } from './context.ts';
-import { reserveText } from './streaming.ts';
+import { reserveText, SnapshotBody } from './streaming.ts';
 
 export const JSON_TYPE = 'application/json; charset=utf-8';
 
@@ -48,7 +48,8 @@ export function send(ctx: RequestContext): void {
   if (typeof body === 'string') respond(ctx, status, list, body, length);
   else {
     if (length !== undefined) list.push('content-length', length);
-    respondWithStream(ctx, status, list, body);
+    if (body instanceof SnapshotBody) respondWithSnapshot(ctx, status, list, body);
+    else respondWithStream(ctx, status, list, body);
   }
 }
 
@@ -121,6 +122,21 @@ function respondWithStream(ctx: RequestContext, status: number, headers: HeaderL
   response.setMaxListeners(0);
   if (request.method === 'HEAD') response.end();
   else pipeline(body, response, () => {});
+}
+
+/** Sends a list as {@link respondWithStream}. */
+function respondWithSnapshot(ctx: RequestContext, status: number, headers: HeaderList, body: SnapshotBody): void {
+  const { response, services, request } = ctx;
+  decide(ctx, status);
+  if (response.destroyed) return;
+  response.writeHead(status, headers).setMaxListeners(0);
+  if (request.method === 'HEAD') response.end();
+  else {
+    body.send(response, (err) => {
+      services.log.error({ err, requestId: ctx.requestId }, 'a response was cut off');
+      response.destroy();
+    });
+  }
 }
 
 /** Starts a response that the handler writes itself instead of returning a result. */

@@ -218,6 +218,7 @@ export class Liveness {
   readonly #events: EventLog;
   readonly #observer: RegistryObserver;
   readonly #unsaved: HeartbeatBuffer;
+  readonly #changed: (entry: VmRecord) => void;
   /** The last gap that was noticed. */
   #gap: Gap | undefined;
   /** Pauses of the daemon within the last lease. A heartbeat that arrived right after one may have waited in the kernel. */
@@ -226,10 +227,12 @@ export class Liveness {
   /** Ids as in {@link Terms}. */
   #inDoubt: ReadonlySet<string> = new Set();
 
+  /** @param changed called with each VM that has become live, suspect or stale */
   constructor(
     { clock, staleAfter, massLoss, observer = {} }: RegistryOptions,
     events: EventLog,
     unsaved: HeartbeatBuffer,
+    changed: (entry: VmRecord) => void,
   ) {
     this.#lease = staleAfter;
     this.#clock = clock;
@@ -237,6 +240,7 @@ export class Liveness {
     this.#events = events;
     this.#observer = observer;
     this.#unsaved = unsaved;
+    this.#changed = changed;
   }
 
   /**
@@ -291,6 +295,8 @@ export class Liveness {
     const horizon = this.#clock.listening() - this.#lease;
     if (!this.#leases.isDue(horizon)) return horizon;
     const { stale, suspect } = this.#leases.sweep(horizon);
+    for (const entry of stale) this.#changed(entry);
+    for (const entry of suspect) this.#changed(entry);
     const occasion = { position, at: this.#clock.now() };
     for (const entry of stale) if (entry.status === 'running') this.#events.add('stale', entry, occasion);
     for (const entry of suspect) this.#events.add('suspect', entry, occasion);
@@ -356,7 +362,9 @@ export class Liveness {
 
   /** Renews the lease after a heartbeat. @returns true if the VM was stale or suspect before */
   renew(entry: VmRecord): boolean {
-    return this.#leases.renew(entry);
+    const isRevived = this.#leases.renew(entry);
+    if (isRevived) this.#changed(entry);
+    return isRevived;
   }
 
   notifyRevived(entry: VmRecord, position: Position): void {

@@ -41,6 +41,7 @@ import {
 } from './preconditions.ts';
 import { type Filter, type Lineage, VmIndex } from './vm-index.ts';
 import { isoTime, type LastSeen, type Spec, VmRecord } from './vm-record.ts';
+import type { Snapshot } from './vm-snapshot.ts';
 import { type Attachment, type Decision, HeartbeatBuffer, PendingChanges, type VmDecision } from './writes.ts';
 
 /** Author in the journal for revocations that the registry itself repeats. */
@@ -103,7 +104,7 @@ export class Registry {
     });
     this.historyClaims = new HistoryClaims(contents, this.positions, this.unsaved.records, observer);
     this.events = new EventLog(contents.revision, eventLog);
-    this.#liveness = new Liveness(options, this.events, this.unsaved);
+    this.#liveness = new Liveness(options, this.events, this.unsaved, (entry) => this.#index.livenessChanged(entry));
     for (const vm of contents.vms) this.#index.put(VmRecord.fromStored(vm));
     this.lineage = this.#index.lineage;
     this.#liveness.load([...this.#index.all()], contents.records);
@@ -374,6 +375,26 @@ export class Registry {
       // A negative value means that the wall clock was set back, so the duration of the silence is not known.
       return silence >= 0 && silence <= this.staleAfter && !this.#liveness.mayHaveWaited(entry);
     });
+  }
+
+  /** All VMs, or those with a role, newest registration first, as {@link list}, with cached JSON. */
+  snapshot(role?: string): Snapshot {
+    this.sweep();
+    return this.#index.snapshot(role);
+  }
+
+  /** The VMs of {@link discover} without options, with cached JSON. */
+  liveSnapshot(role: string): Snapshot {
+    return this.#index.liveSnapshot(role, this.#horizon());
+  }
+
+  /**
+   * A number that changes when the membership, the declared fields or the liveness of VMs change.
+   * @param role only of the VMs with this role
+   */
+  generation(role?: string): number {
+    this.sweep();
+    return this.#index.generation(role);
   }
 
   isStale(entry: VmRecord): boolean {

@@ -1,6 +1,8 @@
 /** The committed VMs, indexed by id, by role and by parent, each index in the order of registration. */
 import { VregError } from '../../src/protocol/errors.ts';
+import { VmOrder } from './vm-order.ts';
 import type { VmRecord } from './vm-record.ts';
+import type { Snapshot } from './vm-snapshot.ts';
 
 export interface Filter {
   role?: string | undefined;
@@ -9,15 +11,16 @@ export interface Filter {
   parentId?: string | undefined;
 }
 
+/** The VMs of a role that no VM has ever had. Clients may ask for any role, so nothing is stored for it. */
+const NONE = new VmOrder();
+
 export class VmIndex {
-  /** VMs, oldest registration first. `Map.set` does not move an existing key, so most updates do not change the order. */
   readonly #entries = new Map<string, VmRecord>();
   #bytes = 0;
+  readonly #order = new VmOrder();
+  readonly #byRole = new Map<string, VmOrder>();
   /** All VMs, newest registration first. Shared by all lists until the next change, because slow clients retain it. */
   #newestFirst: readonly VmRecord[] | undefined;
-  readonly #byRole = new Map<string, Map<string, VmRecord>>();
-  /** Roles whose order must be restored, because a VM with an earlier registration moved to the role. */
-  readonly #unsorted = new Set<string>();
   readonly lineage = new Lineage((id) => this.#entries.get(id));
 
   get(id: string): VmRecord | undefined {
@@ -33,8 +36,9 @@ export class VmIndex {
     return this.#bytes;
   }
 
+  /** Oldest registration first. */
   all(): Iterable<VmRecord> {
-    return this.#entries.values();
+    return this.#order;
   }
 
   /** Adds a VM, or replaces the one with the same id. */
@@ -43,25 +47,63 @@ export class VmIndex {
     this.#newestFirst = undefined;
     const before = this.#entries.get(id);
     // A renewed registration moves to the end of the order.
-    if (before && before.version.created !== entry.version.created) this.#entries.delete(id);
+    const isRenewed = before !== undefined && before.version.created !== entry.version.created;
+    if (isRenewed) this.#order.remove(before);
+    if (before && (isRenewed || before.role !== role)) this.#byRole.get(before.role)?.remove(before);
     this.#entries.set(id, entry);
+    this.#order.put(entry);
+    const ofRole = this.#byRole.get(role) ?? new VmOrder();
+    this.#byRole.set(role, ofRole);
+    ofRole.put(entry);
     this.#bytes += entry.weight - (before?.weight ?? 0);
     this.lineage.put(entry, before);
-    const ofRole = this.#byRole.get(role) ?? new Map<string, VmRecord>();
-    this.#byRole.set(role, ofRole.set(id, entry));
-    if (before && before.role !== role) {
-      this.#byRole.get(before.role)?.delete(id);
-      this.#unsorted.add(role);
-    }
   }
 
-  remove({ id, role }: VmRecord): void {
-    this.#newestFirst = undefined;
+  remove({ id }: VmRecord): void {
     const removed = this.#entries.get(id);
-    if (removed) this.lineage.remove(removed);
-    this.#bytes -= removed?.weight ?? 0;
+    if (removed === undefined) return;
+    this.#newestFirst = undefined;
     this.#entries.delete(id);
-    this.#byRole.get(role)?.delete(id);
+    this.#order.remove(removed);
+    this.#byRole.get(removed.role)?.remove(removed);
+    this.#bytes -= removed.weight;
+    this.lineage.remove(removed);
+  }
+
+  /** Invalidates the cached lists with a VM that has become live, suspect or stale. */
+  livenessChanged(entry: VmRecord): void {
+    this.#order.livenessChanged(entry);
+    this.#byRole.get(entry.role)?.livenessChanged(entry);
+  }
+
+  /** Frees the JSON of cached lists that were not read since the last call. */
+  releaseUnread(): void {
+    this.#order.releaseUnread();
+    for (const order of this.#byRole.values()) order.releaseUnread();
+  }
+
+  /** Number of changes to membership, declared fields and liveness of all VMs, or of the VMs with a role. */
+  generation(role: string | undefined): number {
+    return this.#ofRole(role).generation;
+  }
+
+  /** VMs, newest registration first. The result is shared by all readers until the next change. */
+  snapshot(role: string | undefined): Snapshot {
+    return this.#ofRole(role).snapshot('all', () => true);
+  }
+
+  /**
+   * The live VMs with a role and well-formed entries, oldest registration first. The result is shared by all readers until the
+   * next change.
+   * @param horizon as for {@link list}. Lists before an earlier horizon are reused: {@link livenessChanged} invalidates them
+   */
+  liveSnapshot(role: string, horizon: number): Snapshot {
+    return this.#ofRole(role).snapshot('live', (entry) => isLive(entry, horizon));
+  }
+
+  /** VMs that were registered before a revision, newest first. */
+  registeredBefore(role: string | undefined, revision: number): Iterable<VmRecord> {
+    return this.#ofRole(role).registeredBefore(revision);
   }
 
   /**
@@ -70,7 +112,7 @@ export class VmIndex {
    */
   list({ role, status, parentId }: Filter, horizon: number): readonly VmRecord[] {
     if (!role && !status && parentId === undefined) {
-      this.#newestFirst ??= [...this.#entries.values()].reverse();
+      this.#newestFirst ??= [...this.#order].reverse();
       return this.#newestFirst;
     }
     const found: VmRecord[] = [];
@@ -86,27 +128,24 @@ export class VmIndex {
   /** The smallest indexed set that contains all VMs with this role and this parent, oldest registration first. */
   #candidates(role: string | undefined, parentId: string | undefined): Iterable<VmRecord> {
     if (parentId !== undefined) return this.lineage.childrenOf(parentId);
-    return role ? this.#ofRole(role) : this.#entries.values();
+    return this.#ofRole(role || undefined);
   }
 
   /** The live VMs with a role and well-formed entries, oldest registration first. @param horizon as for {@link list} */
   live(role: string, horizon: number): VmRecord[] {
     const found: VmRecord[] = [];
-    for (const entry of this.#ofRole(role)) {
-      if (entry.status === 'running' && entry.leaseFrom >= horizon && entry.fault === undefined) found.push(entry);
-    }
+    for (const entry of this.#ofRole(role)) if (isLive(entry, horizon)) found.push(entry);
     return found;
   }
 
-  /** Sorts on read instead of on each change, so that a thousand role changes before the next read require only one sort. */
-  #ofRole(role: string): Iterable<VmRecord> {
-    const ofRole = this.#byRole.get(role);
-    if (!ofRole) return [];
-    if (!this.#unsorted.delete(role)) return ofRole.values();
-    const sorted = new Map([...ofRole].sort(([, a], [, b]) => a.version.created - b.version.created));
-    this.#byRole.set(role, sorted);
-    return sorted.values();
+  /** @param role undefined for all VMs */
+  #ofRole(role: string | undefined): VmOrder {
+    return role === undefined ? this.#order : (this.#byRole.get(role) ?? NONE);
   }
+}
+
+function isLive({ status, leaseFrom, fault }: VmRecord, horizon: number): boolean {
+  return status === 'running' && leaseFrom >= horizon && fault === undefined;
 }
 
 /** Finds ancestors and descendants of VMs by `parentId`. */

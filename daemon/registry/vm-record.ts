@@ -61,7 +61,6 @@ export class VmRecord implements Linked<VmRecord> {
   #heardAt: number;
   /** Start of the extra lease of a suspect VM. */
   #extraLeaseFrom: number | undefined;
-  #json: string | undefined;
   #idJson: string | undefined;
   #size: number | undefined;
   #weight: number | undefined;
@@ -114,7 +113,6 @@ export class VmRecord implements Linked<VmRecord> {
     this.#lastSeen = lastSeen;
     this.#heardAt = heardAt;
     this.#extraLeaseFrom = undefined;
-    this.#json = undefined;
   }
 
   /** Start of the lease on the listening clock: the last sign of life, or later during a mass loss. */
@@ -149,10 +147,9 @@ export class VmRecord implements Linked<VmRecord> {
     return `{"id":${this.#idJson},"lastSeen":"${this.lastSeen}"}`;
   }
 
-  /** The JSON of the entry in responses. */
+  /** The JSON of the entry in responses. Not cached, because the JSON of an entire fleet would take as much memory again. */
   get json(): string {
-    this.#json ??= `${this.body.slice(0, -1)},"lastSeen":"${this.lastSeen}"}`;
-    return this.#json;
+    return `${this.body.slice(0, -1)},"lastSeen":"${this.lastSeen}"}`;
   }
 
   /** Size of {@link json} in bytes. A sign of life does not change it, because all RFC 3339 times have the same length. */

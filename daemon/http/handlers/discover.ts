@@ -18,6 +18,9 @@ export function discover(ctx: RequestContext): Result | Promise<Result> {
   const timeoutMs = wait === undefined ? 0 : parseWait(wait);
   const min = ctx.number('min', 0, Number.MAX_SAFE_INTEGER) ?? DEFAULT_WAIT_MIN;
   const query = readQuery(ctx);
+  const isFiltered = (query.service ?? ctx.readFilter) !== undefined || query.strict;
+  if (!isFiltered && ctx.isPlain && (timeoutMs === 0 || ctx.method === 'HEAD'))
+    return ctx.snapshot(ctx.services.registry.liveSnapshot(role));
   const find = () => findLive(ctx, role, query);
   const found = find();
   if (timeoutMs === 0 || ctx.method === 'HEAD' || found.length >= min) return respond(ctx, role, query, found);

@@ -148,18 +148,22 @@ export function listVms(ctx: RequestContext): Result | Promise<Result> {
   const limit = ctx.number('limit', 1, Number.MAX_SAFE_INTEGER);
   if (!SORTS.includes(sort as Sort))
     throw invalidQuery('sort', `sort: "${sort}" is not known (one of ${SORTS.join(', ')})`);
+  const parentId = parentFilter(ctx);
+  const { readFilter, services } = ctx;
+  const { registry, scheduler } = services;
+  const isFiltered = (status ?? parentId ?? selector ?? limit ?? readFilter) !== undefined;
+  if (!isFiltered && sort === 'registered' && ctx.isPlain) return ctx.snapshot(registry.snapshot(role));
   const respond = (entries: readonly VmRecord[]) => {
     const inOrder = sorted(entries, sort as Sort);
     return ctx.entries(limit === undefined ? inOrder : inOrder.slice(0, limit));
   };
-  const { readFilter } = ctx;
-  const all = ctx.services.registry.list({ role, status, parentId: parentFilter(ctx) });
+  const all = registry.list({ role, status, parentId });
   // Filter first, because `limit` applies to the filtered list.
   const entries = readFilter ? all.filter((entry) => permits(readFilter, entry)) : all;
   if (selector === undefined) return respond(entries);
   const matches = parseSelector(selector);
   const isWanted = () => !ctx.response.destroyed;
-  return ctx.services.scheduler.filter(entries, ({ vm }) => matches(vm), isWanted).then(respond);
+  return scheduler.filter(entries, ({ vm }) => matches(vm), isWanted).then(respond);
 }
 
 /** The parent whose children are listed. @throws VregError INVALID */

@@ -73,7 +73,7 @@ const FAILURES: readonly [what: string, line: string, body: string | undefined, 
     'GET /registry/vms',
     undefined,
     ({ registry }) => {
-      registry.list = () => {
+      registry.snapshot = () => {
         throw new Error(BOOM);
       };
     },
@@ -162,7 +162,7 @@ for (const [what, line, body, plant] of FAILURES) {
 
 test('HEAD of a route whose handler fails is 500 without a body', async (t) => {
   const app = await served(t);
-  app.registry.list = () => {
+  app.registry.snapshot = () => {
     throw new Error(BOOM);
   };
   const connection = Connection.open(t, app.at).send(request('HEAD /registry/vms'), HEALTH);

@@ -50,7 +50,7 @@ test('an entry that changes its role leaves the old role and is sorted into the 
   assert.equal(ids(index.live('worker', 0)), 'a');
 });
 
-test('a thousand changes of role cost one sort, not a thousand', () => {
+test('a change of role compares few VMs, however many there are', () => {
   const index = new VmIndex();
   let reads = 0;
   for (let i = 0; i < 2000; i++) {
@@ -64,11 +64,12 @@ test('a thousand changes of role cost one sort, not a thousand', () => {
     });
     index.put(each);
   }
+  reads = 0;
   for (let i = 0; i < 1000; i++) {
     index.put(entry(`vm-${i}`, i, { role: 'infra' }));
     index.put(entry(`vm-${i}`, i));
   }
-  assert.equal(reads, 1000, 'one comparison for each replaced entry, and no sort until the next read');
+  assert.ok(reads < 2000 * 50, `${reads} comparisons for 2000 changes`);
   assert.deepEqual(
     index.live('worker', 0).map(({ version }) => version.created),
     Array.from({ length: 2000 }, (_, i) => i),

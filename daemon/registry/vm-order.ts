@@ -1,0 +1,203 @@
+/**
+ * VMs in the order of their registration. They are stored in blocks, so that a change takes the same time and invalidates the
+ * same small part of cached lists in a fleet of any size.
+ */
+import type { VmRecord } from './vm-record.ts';
+import { Part, Snapshot } from './vm-snapshot.ts';
+
+/**
+ * Maximum number of VMs in a block. Measured with 100,000 VMs: a change encodes one block anew (0.2 ms with 256 VMs), and an
+ * answer refers to each block.
+ */
+const MAX_VMS = 256;
+/** Maximum size of a block of more than one VM in bytes of JSON: that of 256 usual entries. */
+const MAX_BYTES = 131_072;
+
+/** `all`: all VMs, newest registration first. `live`: those that `discover` returns, oldest registration first. */
+type View = 'all' | 'live';
+
+/** VMs, oldest registration first. */
+interface Block {
+  entries: VmRecord[];
+  bytes: number;
+  /** The cached part for each view; undefined after a change. */
+  all?: Part | undefined;
+  live?: Part | undefined;
+}
+
+export class VmOrder {
+  /** None is empty. */
+  readonly #blocks: Block[] = [];
+  readonly #snapshots: { [view in View]?: Snapshot | undefined } = {};
+  #size = 0;
+  #generation = 0;
+  #isReadSinceRelease = false;
+
+  get size(): number {
+    return this.#size;
+  }
+
+  /** Number of changes to membership, declared fields and liveness. */
+  get generation(): number {
+    return this.#generation;
+  }
+
+  *[Symbol.iterator](): Iterator<VmRecord> {
+    for (const { entries } of this.#blocks) yield* entries;
+  }
+
+  /** Adds a VM, or replaces the one with the same registration. */
+  put(entry: VmRecord): void {
+    const { created } = entry.version;
+    const at = Math.min(this.#find(created), Math.max(0, this.#blocks.length - 1));
+    const block = this.#blocks[at];
+    if (block === undefined) {
+      this.#blocks.push({ entries: [entry], bytes: entry.size });
+      this.#size++;
+      this.#changed(this.#blocks[0]!);
+      return;
+    }
+    const index = lowerBound(block.entries, created);
+    const before = block.entries[index];
+    const isKnown = before?.version.created === created;
+    const isNewest = at === this.#blocks.length - 1 && index === block.entries.length;
+    if (!isKnown) this.#size++;
+    if (isNewest && isFull(block.entries.length + 1, block.bytes + entry.size)) {
+      const next = { entries: [entry], bytes: entry.size };
+      this.#blocks.push(next);
+      this.#changed(next);
+      return;
+    }
+    block.entries.splice(index, isKnown ? 1 : 0, entry);
+    block.bytes += entry.size - (isKnown ? before.size : 0);
+    this.#changed(block);
+    if (isFull(block.entries.length, block.bytes)) this.#split(at);
+  }
+
+  /** Removes the VM with this registration, if there is one. */
+  remove({ version: { created } }: VmRecord): void {
+    const at = this.#find(created);
+    const block = this.#blocks[at];
+    if (block === undefined) return;
+    const index = lowerBound(block.entries, created);
+    const before = block.entries[index];
+    if (before?.version.created !== created) return;
+    block.entries.splice(index, 1);
+    block.bytes -= before.size;
+    this.#size--;
+    this.#changed(block);
+    if (block.entries.length === 0) this.#blocks.splice(at, 1);
+    else {
+      this.#merge(at);
+      this.#merge(at - 1);
+    }
+  }
+
+  /** Invalidates the cached lists with a VM that has become live, suspect or stale. */
+  livenessChanged({ version: { created } }: VmRecord): void {
+    const block = this.#blocks[this.#find(created)];
+    if (block !== undefined) this.#changed(block);
+  }
+
+  /**
+   * The VMs of a view at this moment, shared by all readers until the next change.
+   * @param isLive called only for VMs that have changed since the last call
+   */
+  snapshot(view: View, isLive: (entry: VmRecord) => boolean): Snapshot {
+    this.#isReadSinceRelease = true;
+    let snapshot = this.#snapshots[view];
+    if (snapshot === undefined) {
+      const parts = this.#blocks.map((block) => partOf(block, view, isLive));
+      snapshot = new Snapshot(view === 'all' ? parts.reverse() : parts);
+      this.#snapshots[view] = snapshot;
+    }
+    return snapshot;
+  }
+
+  /** Frees the JSON of cached lists if no list was read since the last call. */
+  releaseUnread(): void {
+    if (!this.#isReadSinceRelease) {
+      for (const { all, live } of this.#blocks) {
+        all?.release();
+        live?.release();
+      }
+    }
+    this.#isReadSinceRelease = false;
+  }
+
+  /** VMs with an earlier registration, newest first. @param before revision of a registration; it need not exist any more */
+  *registeredBefore(before: number): Generator<VmRecord> {
+    for (let at = Math.min(this.#find(before), this.#blocks.length - 1); at >= 0; at--) {
+      const { entries } = this.#blocks[at]!;
+      for (let index = lowerBound(entries, before) - 1; index >= 0; index--) yield entries[index]!;
+    }
+  }
+
+  #changed(block: Block): void {
+    this.#generation++;
+    this.#snapshots.all = undefined;
+    this.#snapshots.live = undefined;
+    block.all?.retire();
+    block.live?.retire();
+    block.all = undefined;
+    block.live = undefined;
+  }
+
+  /** Index of the first block whose newest VM is not older than this registration; the number of blocks if there is none. */
+  #find(created: number): number {
+    return firstIndex(this.#blocks.length, (at) => this.#blocks[at]!.entries.at(-1)!.version.created >= created);
+  }
+
+  #split(at: number): void {
+    const block = this.#blocks[at]!;
+    const entries = block.entries.splice(Math.ceil(block.entries.length / 2));
+    const bytes = sizeOf(entries);
+    block.bytes -= bytes;
+    this.#blocks.splice(at + 1, 0, { entries, bytes });
+  }
+
+  /** Merges a block with its neighbor if both are small, so that a fleet that has shrunk does not leave many small blocks. */
+  #merge(at: number): void {
+    const [block, next] = [this.#blocks[at], this.#blocks[at + 1]];
+    if (block === undefined || next === undefined) return;
+    const count = block.entries.length + next.entries.length;
+    if (isFull(2 * count, 2 * (block.bytes + next.bytes))) return;
+    block.entries.push(...next.entries);
+    block.bytes += next.bytes;
+    this.#changed(next);
+    this.#blocks.splice(at + 1, 1);
+  }
+}
+
+function partOf(block: Block, view: View, isLive: (entry: VmRecord) => boolean): Part {
+  let part = block[view];
+  if (part === undefined) {
+    part = new Part(view === 'all' ? block.entries.toReversed() : block.entries.filter(isLive));
+    block[view] = part;
+  }
+  return part;
+}
+
+function isFull(count: number, bytes: number): boolean {
+  return count > 1 && (count > MAX_VMS || bytes > MAX_BYTES);
+}
+
+function sizeOf(entries: readonly VmRecord[]): number {
+  return entries.reduce((sum, { size }) => sum + size, 0);
+}
+
+/** Index of the first VM that was not registered before. */
+function lowerBound(entries: readonly VmRecord[], created: number): number {
+  return firstIndex(entries.length, (index) => entries[index]!.version.created >= created);
+}
+
+/** The first index for which a condition holds, and then for all later ones. `length` if there is none. */
+function firstIndex(length: number, isReached: (index: number) => boolean): number {
+  let [from, to] = [0, length];
+  while (from < to) {
+    const middle = (from + to) >>> 1;
+    if (isReached(middle)) to = middle;
+    else from = middle + 1;
+  }
+  return from;
+}
