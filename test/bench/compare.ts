@@ -1,64 +1,83 @@
-/** Compares servers by the same load, in turns, because only ratios within one run mean something. */
+/** Compares contestants in turns, because only ratios within one run mean something. */
 import { Load, type Target } from './load.ts';
 import { median } from './row.ts';
-import type { Server } from './servers.ts';
+import type { Probe, Server } from './servers.ts';
 
-export interface Contest {
-  turns: number;
-  /** Requests in a turn. */
-  requests: number;
-  connections: number;
-  /** Status of each answer. */
-  expect: number;
-  /** Makes the requests to a server. It is called again and again until the turn is over. */
-  requestsTo(target: Target): () => Buffer;
+/** Work, and the time that it took. */
+export interface Measured {
+  /** Number of requests, or of whatever else is counted. */
+  count: number;
+  seconds: number;
 }
 
-/** Turns before the first measured one: V8 optimizes the hot functions of a server within about 10,000 requests. */
-const WARM_UP = 2;
+export interface Contestant {
+  /** Measures the CPU time; undefined if the process is not known. */
+  probe?: Probe | undefined;
+  turn(): Promise<Measured>;
+  close(): void;
+}
 
 /** Medians over the turns. */
 export interface Score {
   /** Requests per second. */
   rate: number;
-  /** CPU time of the server per request, microseconds; undefined for a peer. */
+  /** CPU time per request in microseconds; undefined without a probe. */
   cpu: number | undefined;
 }
 
-/** @returns a score for each server, in their order @throws Error if a server does not answer as expected */
-export async function compete(servers: readonly Server[], contest: Contest): Promise<Score[]> {
-  const racers = await Promise.all(
-    servers.map(async (server) => ({
-      server,
-      load: await Load.open(server, contest.connections),
-      request: contest.requestsTo(server),
-      rates: [] as number[],
-      cpus: [] as number[],
-    })),
-  );
+export interface Turns {
+  warmUp: number;
+  measured: number;
+}
+
+/** Runs all contestants in each turn. @returns a score for each, in their order */
+export async function compete(contestants: readonly Contestant[], { warmUp, measured }: Turns): Promise<Score[]> {
+  const scores = contestants.map(() => ({ rates: [] as number[], cpus: [] as number[] }));
   try {
-    for (let turn = -WARM_UP; turn < contest.turns; turn++) {
-      for (const { server, load, request, rates, cpus } of racers) {
-        const before = await server.probe?.usage();
-        let left = contest.requests;
-        const next = () => (left-- > 0 ? request() : undefined);
-        const { count, seconds } = await load.run({ next, expect: contest.expect });
-        const after = await server.probe?.usage();
+    for (let turn = -warmUp; turn < measured; turn++) {
+      for (const [index, contestant] of contestants.entries()) {
+        const before = await contestant.probe?.usage();
+        const { count, seconds } = await contestant.turn();
+        const after = await contestant.probe?.usage();
         if (turn < 0) continue;
-        rates.push(count / seconds);
-        if (before && after) cpus.push((after.cpu - before.cpu) / count);
+        scores[index]!.rates.push(count / seconds);
+        if (before && after) scores[index]!.cpus.push((after.cpu - before.cpu) / count);
       }
     }
   } finally {
-    for (const { load } of racers) load.close();
+    for (const contestant of contestants) contestant.close();
   }
-  return racers.map(({ rates, cpus }) => ({
+  return scores.map(({ rates, cpus }) => ({
     rate: median(rates),
     cpu: cpus.length > 0 ? median(cpus) : undefined,
   }));
 }
 
-/** Calls the function for each item in turn, again and again. */
+export interface Requests {
+  connections: number;
+  /** Requests in a turn. */
+  count: number;
+  /** Status of each answer. */
+  expect: number;
+  /** Makes a function that returns the next request. */
+  to(target: Target): () => Buffer;
+}
+
+/** A server that handles the same number of requests in each turn. */
+export async function handling(server: Server, { connections, count, expect, to }: Requests): Promise<Contestant> {
+  const load = await Load.open(server, connections);
+  const request = to(server);
+  return {
+    probe: server.probe,
+    turn() {
+      let left = count;
+      return load.run({ next: () => (left-- > 0 ? request() : undefined), expect });
+    },
+    close: () => load.close(),
+  };
+}
+
+/** @returns a function that returns the items in order, again and again */
 export function cycle<T>(items: readonly T[]): () => T {
   let at = 0;
   return () => items[at++ % items.length]!;

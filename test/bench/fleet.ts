@@ -31,16 +31,20 @@ export function nthVm(n: number, role = roleOf(n)): Registration {
   };
 }
 
+/** @returns the numbers below a limit, divided into batches */
+export function batches(limit: number, size: number): number[][] {
+  return Array.from({ length: Math.ceil(limit / size) }, (_, batch) =>
+    Array.from({ length: Math.min(size, limit - batch * size) }, (_, index) => batch * size + index),
+  );
+}
+
 /** Writes a fleet into a new data dir, through the store, because a million registrations would take minutes. */
 export async function storeFleet(dataDir: string, vms: number): Promise<void> {
   const { store, contents } = await openDir(dataDir);
   let { tag } = contents.positions.at(-1)!;
-  for (let first = 0; first < vms; first += BATCH) {
-    const numbers = Array.from({ length: Math.min(BATCH, vms - first) }, (_, index) => first + index);
-    const changes = chain(
-      numbers.map((n) => putOf({ id: idOf(n), revision: n + 1, more: nthVm(n) })),
-      tag,
-    );
+  for (const numbers of batches(vms, BATCH)) {
+    const puts = numbers.map((n) => putOf({ id: idOf(n), revision: n + 1, more: nthVm(n) }));
+    const changes = chain(puts, tag);
     tag = changes.at(-1)!.tag;
     await store.commitAll(changes, async (items, act) => items.forEach((item) => void act(item)));
   }

@@ -1,10 +1,9 @@
 /** The servers for one size of the fleet. Each is started when the first row needs it, and serves all rows. */
 import { cpSync, existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { MAX_BATCH, PATHS } from '../../src/protocol/api.ts';
 import { makeAuthorityIn } from '../helpers/certificates.ts';
-import { idOf, storeFleet } from './fleet.ts';
-import { Load, requestOf } from './load.ts';
+import { storeFleet } from './fleet.ts';
+import { heartbeatAll } from './heartbeats.ts';
 import type { Options } from './options.ts';
 import type { Peer } from './peer.ts';
 import { Daemon, RawServer, type Tls } from './servers.ts';
@@ -95,18 +94,4 @@ function issueCertificate(dir: string): Tls {
   mkdirSync(dir);
   const authority = makeAuthorityIn(dir, 'bench');
   return { ca: authority.ca, ...authority.issue('server') };
-}
-
-/** Without heartbeats, the daemon would mark its answers as warming after its start. */
-async function heartbeatAll(daemon: Daemon, vms: number): Promise<void> {
-  const load = await Load.open(daemon, 1);
-  let first = 0;
-  const next = () => {
-    if (first >= vms) return undefined;
-    const ids = Array.from({ length: Math.min(MAX_BATCH, vms - first) }, (_, index) => idOf(first + index));
-    first += ids.length;
-    return requestOf('POST', PATHS.heartbeats, daemon, JSON.stringify({ ids }));
-  };
-  await load.run({ next, expect: 200 });
-  load.close();
 }

@@ -69,13 +69,9 @@ export class Load {
    * @throws Error if an answer has another status or does not arrive, or if a connection is closed
    */
   async run(turn: Turn): Promise<{ count: number; seconds: number }> {
-    let count = 0;
     const started = performance.now();
-    await Promise.all(
-      this.#connections.map(async (connection) => {
-        count += await connection.run(turn);
-      }),
-    );
+    const counts = await Promise.all(this.#connections.map((connection) => connection.run(turn)));
+    const count = counts.reduce((sum, each) => sum + each, 0);
     return { count, seconds: (performance.now() - started) / 1000 };
   }
 

@@ -11,10 +11,11 @@ const RESOLUTION = 1;
 const delay = monitorEventLoopDelay({ resolution: RESOLUTION });
 
 const QUESTIONS = {
-  /** CPU time of all threads since the start in microseconds, memory in bytes. */
+  /** CPU time of all threads since the start in microseconds; memory, and its peak since the start, in bytes. */
   usage() {
     const { user, system } = process.cpuUsage();
-    return { cpu: user + system, memory: process.memoryUsage.rss() };
+    const peak = process.resourceUsage().maxRSS * 1024;
+    return { cpu: user + system, memory: process.memoryUsage.rss(), peak };
   },
   startDelay() {
     delay.reset();

@@ -1,11 +1,14 @@
 /** The hot routes over `node:http`, or `node:https`, that sends the same bodies. */
 import { PATHS } from '../../src/protocol/api.ts';
-import { compete, cycle } from './compare.ts';
+import { compete, cycle, handling, type Requests } from './compare.ts';
 import { idOf } from './fleet.ts';
 import type { Access, Lab } from './lab.ts';
-import { readBody, requestOf, type Target } from './load.ts';
+import { readBody, requestOf } from './load.ts';
 import type { Line, Row } from './row.ts';
+import type { Server } from './servers.ts';
 
+/** Turns before the first measured one: V8 optimizes the hot functions of a server within about 10,000 requests. */
+const WARM_UP = 2;
 /** Connections of the load, as in the measurements with `wrk -c32`. */
 const CONNECTIONS = 32;
 /** Bytes of all answers in progress. With a million VMs, fewer connections read at a time. */
@@ -75,13 +78,15 @@ async function measureRoute(
   const body = await readBody(daemon, method, named[0]!);
   await raw.setBody(body);
   const peer = access === 'open' ? await lab.filledPeer() : undefined;
-  const [vreg, floor, other] = await compete([daemon, { ...raw, token: daemon.token }, ...(peer ? [peer] : [])], {
-    turns: lab.options.turns,
+  const requests: Requests = {
     connections: Math.max(1, Math.min(CONNECTIONS, Math.floor(MAX_IN_PROGRESS / body.length))),
+    count: Math.max(MIN_REQUESTS, Math.min(lab.options.requests, Math.floor(TURN_BYTES / body.length))),
     expect: 200,
-    requests: Math.max(MIN_REQUESTS, Math.min(lab.options.requests, Math.floor(TURN_BYTES / body.length))),
-    requestsTo: (target: Target) => cycle(named.map((path) => requestOf(method, path, target))),
-  });
+    to: (target) => cycle(named.map((path) => requestOf(method, path, target))),
+  };
+  const servers: Server[] = [daemon, { ...raw, token: daemon.token }, ...(peer ? [peer] : [])];
+  const contestants = await Promise.all(servers.map((server) => handling(server, requests)));
+  const [vreg, floor, other] = await compete(contestants, { warmUp: WARM_UP, measured: lab.options.turns });
   return {
     vreg: vreg!.rate,
     floor: floor!.rate,

@@ -21,6 +21,8 @@ export interface Usage {
   cpu: number;
   /** Resident set size, bytes. */
   memory: number;
+  /** Its maximum since the start, bytes. */
+  peak: number;
 }
 
 /** Event-loop delay in milliseconds. */
