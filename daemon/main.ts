@@ -25,6 +25,7 @@ import type { RegistryLimits } from './registry/capacity.ts';
 import { summarize } from './registry/explain.ts';
 import type { RegistryObserver } from './registry/options.ts';
 import { Registry } from './registry/registry.ts';
+import { VmRecord } from './registry/vm-record.ts';
 import { keepSelfRegistered } from './self-registration.ts';
 import { DATABASE } from './store/data-dir.ts';
 import { SqliteStore } from './store/sqlite-store.ts';
@@ -146,6 +147,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
       queue: registry.unsaved.records,
       revocations: registry.unsaved.revocations,
       commit: (records, by) => registry.commitTokens(records, by),
+      registrationOf: (id) => registry.registrationOf(id),
       now: () => clock.now(),
     });
     const authenticator = new Authenticator({ root: options.token, tokens, ticks: () => performance.now() });
@@ -288,14 +290,14 @@ function writePidFile(dataDir: string, urls: string[], log: Logger): void {
 }
 
 /** @throws VregError as {@link SqliteStore.open}; ALREADY_RUNNING names the other daemon */
-async function openStore(dataDir: string, budget: Budget, log: Logger): ReturnType<typeof SqliteStore.open> {
+async function openStore(dataDir: string, budget: Budget, log: Logger) {
   const onDeath = (error: Error) => {
     log.fatal({ err: error }, 'the store worker failed; every acknowledged change is on the disk');
     process.exit(1);
   };
   for (let tries = 1; ; tries++) {
     try {
-      return await SqliteStore.open({ dataDir, budget, onDeath });
+      return await SqliteStore.open({ dataDir, budget, decode: VmRecord.fromStored, onDeath });
     } catch (error) {
       if (!(error instanceof VregError) || error.code !== 'ALREADY_RUNNING') throw error;
       const other = readProcessInfo(dataDir, 'serve');

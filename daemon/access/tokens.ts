@@ -148,6 +148,8 @@ export interface TokensOptions {
   revocations: RecordQueue;
   /** Commits token records as a separate change, in order with VM changes. @throws the store's errors */
   commit(records: readonly RecordChange[], by: string): Promise<void>;
+  /** Revision of the registration of a VM; undefined if it is not registered. */
+  registrationOf(id: string): number | undefined;
   /** Wall clock, milliseconds since the epoch. */
   now(): number;
 }
@@ -165,13 +167,12 @@ export class Tokens {
   readonly #options: TokensOptions;
   #closed = false;
 
-  constructor({ records, vms }: Pick<Contents, 'records' | 'vms'>, options: TokensOptions) {
+  constructor({ records }: Pick<Contents, 'records'>, options: TokensOptions) {
     this.#options = options;
-    const registrations = new Map(vms.map(({ id, created }) => [id, created]));
     for (const record of records) {
       if (record.kind !== 'token') continue;
       if (record.key === CLOSED) this.#closed = true;
-      else this.#load(record, registrations);
+      else this.#load(record);
     }
   }
 
@@ -405,11 +406,11 @@ export class Tokens {
     return this.#committing.has(name) || [...this.#pending].some(({ stored }) => stored.name === name);
   }
 
-  #load(record: StoredRecord, registrations: ReadonlyMap<string, number>): void {
+  #load(record: StoredRecord): void {
     const stored = parseStored(record.body);
     // Older versions committed tokens and VMs separately, so a crash in between could leave behind the token of a removed VM.
     // Its next token overwrites it.
-    const isOrphan = stored.enrolledBy !== undefined && registrations.get(stored.vm!) !== stored.created;
+    const isOrphan = stored.enrolledBy !== undefined && this.#options.registrationOf(stored.vm!) !== stored.created;
     if (!isOrphan) this.#add(stored);
   }
 

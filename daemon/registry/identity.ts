@@ -168,21 +168,22 @@ export class Identities {
   readonly #records: RecordQueue;
   readonly #observer: Pick<RegistryObserver, 'conflict'>;
 
+  /** @param registrationOf returns the revision of the registration of a VM; undefined if it is not registered */
   constructor(
-    { records, vms }: Pick<Contents, 'records' | 'vms'>,
+    { records }: Pick<Contents, 'records'>,
+    registrationOf: (id: string) => number | undefined,
     queue: RecordQueue,
     observer: Pick<RegistryObserver, 'conflict'> = {},
   ) {
     this.#records = queue;
     this.#observer = observer;
-    const registrations = new Map(vms.map(({ id, created }) => [id, created]));
     const conflicts: [key: string, conflict: StoredConflict][] = [];
     for (const { kind, key, body } of records) {
       if (kind === 'conflict') conflicts.push([key, JSON.parse(body) as StoredConflict]);
       if (kind !== 'identity') continue;
       const holder = parseHolder(body);
       // The removal of a VM is durable before the removal of its identity. A crash in between leaves an orphan.
-      if (holder.created === registrations.get(key)) this.#holders.set(key, holder);
+      if (holder.created === registrationOf(key)) this.#holders.set(key, holder);
       else this.#records.add({ kind, key, body: undefined });
     }
     conflicts.sort(([, a], [, b]) => (a.firstAt < b.firstAt ? -1 : 1));

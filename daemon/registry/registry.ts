@@ -83,7 +83,7 @@ export class Registry {
   /** Resolves when the {@link import} in progress is done. Other changes wait for it. */
   #importing: Promise<void> | undefined;
 
-  constructor(options: RegistryOptions, contents: Contents) {
+  constructor(options: RegistryOptions, contents: Contents<VmRecord>) {
     const { store, clock, staleAfter, eventLog, observer, limits, onDeregister, onMove } = options;
     this.id = contents.registryId;
     this.staleAfter = staleAfter;
@@ -95,7 +95,8 @@ export class Registry {
     this.positions = new Positions(contents.positions);
     this.#pending = new PendingChanges(store, this.positions, () => this.sweep());
     this.unsaved = new HeartbeatBuffer(store);
-    this.identities = new Identities(contents, this.unsaved.records, {
+    for (const entry of contents.vms) this.#index.put(entry);
+    this.identities = new Identities(contents, (id) => this.registrationOf(id), this.unsaved.records, {
       ...observer,
       conflict: (conflict) => {
         observer?.conflict?.(conflict);
@@ -105,9 +106,8 @@ export class Registry {
     this.historyClaims = new HistoryClaims(contents, this.positions, this.unsaved.records, observer);
     this.events = new EventLog(contents.revision, eventLog);
     this.#liveness = new Liveness(options, this.events, this.unsaved, (entry) => this.#index.livenessChanged(entry));
-    for (const vm of contents.vms) this.#index.put(VmRecord.fromStored(vm));
     this.lineage = this.#index.lineage;
-    this.#liveness.load([...this.#index.all()], contents.records);
+    this.#liveness.load(contents.vms, contents.records);
   }
 
   /** Revision of the last committed change. */
@@ -357,6 +357,11 @@ export class Registry {
     const entry = this.#index.get(id);
     if (!entry) throw notFound();
     return entry;
+  }
+
+  /** Revision of the registration of a VM; undefined if it is not registered. */
+  registrationOf(id: string): number | undefined {
+    return this.#index.get(id)?.version.created;
   }
 
   /** VMs, newest registration first. The filter `running` omits stale VMs, as in the original registry (vers-agent-services). */

@@ -95,9 +95,10 @@ export class RegistryDatabase {
 
   /**
    * Reads and checks all tables.
+   * @param receive called with each VM, oldest registration first. If the method throws, discard them
    * @throws DamageError, OlderError, NewerError
    */
-  load(): Contents {
+  load(receive: (vm: StoredVm) => void): Omit<Contents, 'vms'> {
     this.#checkSchema();
     const records = this.#records.load();
     const state = readState(this.#db, this.#isTagged);
@@ -108,7 +109,7 @@ export class RegistryDatabase {
       if (tag !== null) positions.push({ revision: row[0], tag });
       upgrade?.addChange(row);
     }
-    const vms: StoredVm[] = [];
+    let entries = 0;
     const rows = this.#db
       .prepare(
         `SELECT id, created, revision, slot, body, crc, ${this.#isTagged ? 'tag' : 'NULL'} FROM vms ORDER BY created`,
@@ -127,10 +128,10 @@ export class RegistryDatabase {
       const tag = storedTag ?? entryTag({ id, created, revision, body });
       const vm = { id, created, revision, tag, body, ...this.#heartbeats.timesOf(slot) };
       upgrade?.addVm(vm);
-      vms.push(vm);
+      entries++;
+      receive(vm);
     }
-    if (vms.length !== state.entries)
-      throw new DamageError(`it has ${vms.length} entries but should have ${state.entries}`);
+    if (entries !== state.entries) throw new DamageError(`it has ${entries} entries but should have ${state.entries}`);
     this.#heartbeats.findFreeSlots();
     const { revision, listened, registryId } = state;
     const tag = state.tag ?? (revision === 0 ? initialTag(registryId) : upgrade!.tag);
@@ -139,7 +140,7 @@ export class RegistryDatabase {
     const last = positions.at(-1);
     if (last?.revision !== revision) positions.push({ revision, tag });
     else if (last.tag !== tag) throw new DamageError('the journal and the state row name different last changes');
-    return { vms, revision, positions, records, listened, registryId };
+    return { revision, positions, records, listened, registryId };
   }
 
   #checkSchema(): void {

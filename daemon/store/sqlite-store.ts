@@ -12,7 +12,7 @@ import { type DataDir, databaseSize, openDataDir, readHighWaterMark } from './da
 import { StoreError, toFailure, toOpenError, toRuntimeError } from './failures.ts';
 import { DamageError } from './integrity.ts';
 import { truncateValues } from './journal.ts';
-import type { Change, Contents, ForEach, LastChange, RecordChange, Store, StoredHeartbeat } from './store.ts';
+import type { Change, Contents, ForEach, LastChange, RecordChange, Store, StoredHeartbeat, StoredVm } from './store.ts';
 import type { Message, Reply, Request } from './worker.ts';
 import { startWorker } from './worker-start.ts';
 
@@ -41,11 +41,13 @@ interface Waiting {
   reject(error: Error): void;
 }
 
-export interface SqliteStoreOptions {
+export interface SqliteStoreOptions<V> {
   /** Path of the data dir, which is created if it does not exist. */
   dataDir: string;
   /** Memory budget for the changes that wait for the disk. */
   budget: Budget;
+  /** Converts each VM as soon as it was read, while the worker reads the next ones. */
+  decode(vm: StoredVm): V;
   /**
    * Called if the worker dies. Acknowledged changes are on the disk, but the outcome of the others is unknown, so the process
    * should exit.
@@ -70,20 +72,26 @@ export class SqliteStore implements Store {
    * Opens the store in a data dir, after a check that does not modify it.
    * @throws VregError ALREADY_RUNNING, STORE_DAMAGED, STORE_OLDER, STORE_NEWER, STORE_UNUSABLE
    */
-  static async open({
+  static async open<V>({
     dataDir,
     budget,
+    decode,
     onDeath,
-  }: SqliteStoreOptions): Promise<{ store: SqliteStore; contents: Contents }> {
+  }: SqliteStoreOptions<V>): Promise<{ store: SqliteStore; contents: Contents<V> }> {
     const dir = openDataDir(dataDir);
     await checkFiles(dir);
     let isOpen = false;
     // If the worker dies before the store is open, nothing has been acknowledged, and the start fails.
     const worker = new WorkerClient(dir, (error) => isOpen && onDeath(error));
     try {
-      const contents = (await worker.ask({ kind: 'open' })) as Contents;
+      const vms: V[] = [];
+      const receive = (batch: StoredVm[]) => {
+        for (const vm of batch) vms.push(decode(vm));
+      };
+      const contents = (await worker.ask({ kind: 'open' }, receive)) as Contents;
+      receive(contents.vms);
       isOpen = true;
-      return { store: new SqliteStore(worker, budget), contents };
+      return { store: new SqliteStore(worker, budget), contents: { ...contents, vms } };
     } catch (error) {
       await worker.terminate();
       throw toOpenError(dir, toFailure(error));
@@ -245,13 +253,20 @@ function failTo(action: string): (error: unknown) => never {
   };
 }
 
+/** A request to which the worker has not replied yet. */
+interface Pending {
+  resolve(value: unknown): void;
+  reject(error: Error): void;
+  receive(vms: StoredVm[]): void;
+}
+
 /**
  * Sends requests to the worker and waits for its replies. A worker without requests does not keep the process alive, so the
  * process also ends if the start fails after the store was opened.
  */
 class WorkerClient {
   readonly #worker: Worker;
-  readonly #pending = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
+  readonly #pending = new Map<number, Pending>();
   #seq = 0;
   #isEnding = false;
   /** The error message if the worker has ended. */
@@ -261,6 +276,10 @@ class WorkerClient {
     this.#worker = startWorker(dir);
     this.#worker.on('message', (reply: Reply) => {
       const pending = this.#pending.get(reply.seq);
+      if ('vms' in reply) {
+        pending?.receive(reply.vms);
+        return;
+      }
       this.#pending.delete(reply.seq);
       if (this.#pending.size === 0 && !this.#isEnding) this.#worker.unref();
       if ('failure' in reply) pending?.reject(new StoreError(reply.failure));
@@ -277,11 +296,12 @@ class WorkerClient {
     });
   }
 
-  ask(request: Message): Promise<unknown> {
+  /** @param receive called with the VMs that precede the reply to `open` */
+  ask(request: Message, receive: Pending['receive'] = () => {}): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.#end !== undefined) return reject(new StoreError({ kind: 'other', message: this.#end }));
       const seq = ++this.#seq;
-      this.#pending.set(seq, { resolve, reject });
+      this.#pending.set(seq, { resolve, reject, receive });
       this.#worker.ref();
       this.#worker.postMessage({ seq, request });
     });

@@ -60,9 +60,9 @@ export interface StoredRecord {
 export type RecordChange = Omit<StoredRecord, 'body'> & { body: string | undefined };
 
 /** The contents of a store, which are read at start. */
-export interface Contents {
+export interface Contents<V = StoredVm> {
   /** All VMs, oldest registration first. */
-  vms: StoredVm[];
+  vms: V[];
   revision: number;
   /** Positions of the changes in the journal, oldest first. The last one is the current position. */
   positions: readonly Position[];

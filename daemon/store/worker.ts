@@ -16,7 +16,7 @@ import {
 import { RegistryDatabase } from './database.ts';
 import { type StoreFailure, toFailure, toReadFailure } from './failures.ts';
 import { checkFormat, checkJournal, DamageError, OpenFiles, readFormat } from './integrity.ts';
-import type { Change, Contents, RecordChange, StoredHeartbeat } from './store.ts';
+import type { Change, Contents, RecordChange, StoredHeartbeat, StoredVm } from './store.ts';
 
 export type Request =
   | { kind: 'open' }
@@ -30,7 +30,14 @@ export type Request =
 /** A request as it is sent to the thread. Some of its changes may be JSON, which is faster to copy than objects. */
 export type Message = Request | { kind: 'commit'; changes: readonly (Change | string)[] };
 
-export type Reply = { seq: number; value: unknown } | { seq: number; failure: StoreFailure };
+/** The reply to a request. The VMs of a store precede the reply to `open`, so that the main thread can process them meanwhile. */
+export type Reply =
+  | { seq: number; value: unknown }
+  | { seq: number; failure: StoreFailure }
+  | { seq: number; vms: StoredVm[] };
+
+/** Number of VMs per message: copying them blocks the main thread for a millisecond. */
+const MAX_VMS = 1000;
 
 /** The JSON that a check prints on stdout. */
 export type CheckResult = { isEmpty: boolean } | { failure: StoreFailure };
@@ -48,12 +55,13 @@ export class StoreBackend {
 
   /**
    * Handles a request atomically.
+   * @param send receives the VMs of an opened store in batches; without it, the contents have them
    * @throws DamageError, OlderError, NewerError, GoneError, errors of SQLite and of the file system
    */
-  handle(request: Request): unknown {
+  handle(request: Request, send?: (vms: StoredVm[]) => void): unknown {
     switch (request.kind) {
       case 'open':
-        return this.#open();
+        return this.#open(send);
       case 'commit':
         this.#files.check();
         this.#database.commit(request.changes);
@@ -81,7 +89,7 @@ export class StoreBackend {
     }
   }
 
-  #open(): Contents {
+  #open(send: ((vms: StoredVm[]) => void) | undefined): Contents {
     const { database: path, log } = this.#dir;
     // Create the file before SQLite opens it, so that its inode is known.
     if (!existsSync(path)) closeSync(openSync(path, 'a', 0o600));
@@ -94,10 +102,16 @@ export class StoreBackend {
       database.create();
     }
     this.#files.add(log);
-    const contents = database.load();
+    let vms: StoredVm[] = [];
+    const contents = database.load((vm) => {
+      vms.push(vm);
+      if (!send || vms.length < MAX_VMS) return;
+      send(vms);
+      vms = [];
+    });
     this.#mark = new HighWaterMarkFile(this.#dir, this.#durable());
     this.#files.check();
-    return contents;
+    return { ...contents, vms };
   }
 
   #durable(): HighWaterMark {
@@ -118,7 +132,7 @@ function serve(dir: DataDir): void {
   port.on('message', ({ seq, request }: { seq: number; request: Message }) => {
     let reply: Reply;
     try {
-      reply = { seq, value: backend.handle(decode(request)) };
+      reply = { seq, value: backend.handle(decode(request), (vms) => port.postMessage({ seq, vms } satisfies Reply)) };
     } catch (error) {
       reply = { seq, failure: { file: dir.database, ...toFailure(error) } };
     }
@@ -159,7 +173,7 @@ function check(path: string): void {
       if (mark) throw new DamageError(`it is empty, but revision ${mark.revision} was acknowledged`);
     } else {
       database.integrityCheck();
-      database.load();
+      database.load(() => {});
       const problem = inconsistency(database.state, mark);
       if (problem) throw new DamageError(problem);
       checkFormat(format);

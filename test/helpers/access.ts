@@ -40,6 +40,7 @@ export function anAuthenticator({
     queue: registry.unsaved.records,
     revocations: registry.unsaved.revocations,
     commit: (records, by) => registry.commitTokens(records, by),
+    registrationOf: (id) => registry.registrationOf(id),
     now,
   });
   const authenticator = new Authenticator({ root, tokens, ticks: now });

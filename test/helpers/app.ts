@@ -34,6 +34,7 @@ export function accessTo(registry: Registry, store: MemoryStore, root?: string):
     queue: registry.unsaved.records,
     revocations: registry.unsaved.revocations,
     commit: (records, by) => registry.commitTokens(records, by),
+    registrationOf: (id) => registry.registrationOf(id),
     now,
   });
   return new Authenticator({ root, tokens, ticks: now });

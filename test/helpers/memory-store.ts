@@ -1,4 +1,5 @@
 /** A store without a disk, for tests of the registry. */
+import { VmRecord } from '../../daemon/registry/vm-record.ts';
 import type {
   Change,
   Contents,
@@ -103,10 +104,10 @@ export class MemoryStore implements Store {
 
   async close(): Promise<void> {}
 
-  contents(): Contents {
+  contents(): Contents<VmRecord> {
     const vms = [...this.vms.values()].sort((a, b) => a.created - b.created);
     return {
-      vms: vms.map((vm) => ({ ...vm })),
+      vms: vms.map(VmRecord.fromStored),
       revision: this.revision,
       positions: [...this.positions],
       records: [...this.records.values()],

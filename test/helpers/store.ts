@@ -7,7 +7,7 @@ import { createBudgets } from '../../daemon/limits.ts';
 import type { Occasion } from '../../daemon/registry/events.ts';
 import { type LastSeen, type Spec, VmRecord } from '../../daemon/registry/vm-record.ts';
 import { SqliteStore, type SqliteStoreOptions } from '../../daemon/store/sqlite-store.ts';
-import type { Change, Contents, RecordChange, Store } from '../../daemon/store/store.ts';
+import type { Change, Contents, RecordChange, Store, StoredVm } from '../../daemon/store/store.ts';
 import { aVm } from './vm.ts';
 
 const LIFE: LastSeen = { lastSeen: Date.parse('2026-01-01T00:00:00.000Z'), heardAt: 0 };
@@ -77,10 +77,11 @@ export interface Opened {
 }
 
 /** Opens the store of a data dir. It fills in the previous tags of the changes that this module makes. */
-export async function openDir(dataDir: string, options: Partial<SqliteStoreOptions> = {}): Promise<Opened> {
+export async function openDir(dataDir: string, options: Partial<SqliteStoreOptions<StoredVm>> = {}): Promise<Opened> {
   const { store, contents } = await SqliteStore.open({
     dataDir,
     budget: createBudgets().changes,
+    decode: (vm) => vm,
     onDeath: (error) => {
       throw error;
     },

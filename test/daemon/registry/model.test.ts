@@ -233,7 +233,7 @@ class Run {
     const { vms, revision } = store.contents();
     assert.equal(revision, model.revision);
     assert.deepEqual(
-      vms.map(({ id, lastSeen, heardAt }) => ({ id, lastSeen, heardAt })),
+      vms.map(({ id, seen }) => ({ id, ...seen })),
       model.committed.map(({ vm }) => ({ id: vm.id, ...model.durable.get(vm.id)! })),
     );
   }

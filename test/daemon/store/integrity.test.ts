@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { openDataDir } from '../../../daemon/store/data-dir.ts';
 import { RegistryDatabase } from '../../../daemon/store/database.ts';
+import type { StoredVm } from '../../../daemon/store/store.ts';
 import { StoreBackend } from '../../../daemon/store/worker.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 import { openStore, putOf } from '../../helpers/store.ts';
@@ -39,9 +40,9 @@ test('a start fails if the database is replaced while it is loaded', async (t) =
   const other = `${dir.database}.other`;
   copyFileSync(dir.database, other);
   const { load } = RegistryDatabase.prototype;
-  t.mock.method(RegistryDatabase.prototype, 'load', function (this: RegistryDatabase) {
+  t.mock.method(RegistryDatabase.prototype, 'load', function (this: RegistryDatabase, receive: (vm: StoredVm) => void) {
     renameSync(other, dir.database);
-    return load.call(this);
+    return load.call(this, receive);
   });
   assert.throws(() => new StoreBackend(dir).handle({ kind: 'open' }), /registry\.db was replaced by another file/);
 });

@@ -4,6 +4,7 @@ import { cpSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { Registry } from '../../../daemon/registry/registry.ts';
+import { VmRecord } from '../../../daemon/registry/vm-record.ts';
 import { restore } from '../../../daemon/store/restore.ts';
 import { FakeClock } from '../../helpers/clock.ts';
 import { edit } from '../../helpers/crash/damage.ts';
@@ -16,7 +17,8 @@ const OLD = join(import.meta.dirname, '../../data/3e95f1a');
 
 async function openRegistry(t: TestContext, dir: string) {
   const { store, contents } = await openStore(t, dir);
-  const registry = new Registry({ store, clock: new FakeClock(), staleAfter: 300_000 }, contents);
+  const options = { store, clock: new FakeClock(), staleAfter: 300_000 };
+  const registry = new Registry(options, { ...contents, vms: contents.vms.map(VmRecord.fromStored) });
   return { store, registry, positions: registry.positions };
 }
 

@@ -342,7 +342,12 @@ test('a worker that cannot start fails the start with its cause and does not cal
   watchWorkers(t, join(tempDir(t), 'nowhere.cjs'));
   const deaths: Error[] = [];
   await assert.rejects(
-    SqliteStore.open({ dataDir: tempDir(t), budget: createBudgets().changes, onDeath: (error) => deaths.push(error) }),
+    SqliteStore.open({
+      dataDir: tempDir(t),
+      budget: createBudgets().changes,
+      decode: (vm) => vm,
+      onDeath: (error) => deaths.push(error),
+    }),
     {
       code: 'STORE_UNUSABLE',
       message: /^cannot open .*registry\.db: the worker of the store ended: .*nowhere\.cjs/,
@@ -361,7 +366,8 @@ test('a process that opens a store and does nothing ends, and another can open i
     program,
     `import { createBudgets } from ${JSON.stringify(limits)};
      import { SqliteStore } from ${JSON.stringify(store)};
-     await SqliteStore.open({ dataDir: ${JSON.stringify(dir)}, budget: createBudgets().changes, onDeath() {} });
+     const budget = createBudgets().changes;
+     await SqliteStore.open({ dataDir: ${JSON.stringify(dir)}, budget, decode: (vm) => vm, onDeath() {} });
      console.log('opened');`,
   );
   const { status, stdout } = spawnSync(process.execPath, ['--import', 'tsx', program], { timeout: PATIENCE });
