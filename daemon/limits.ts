@@ -6,14 +6,16 @@
 import { getHeapStatistics } from 'node:v8';
 import { formatBytes, limitReached, VregError } from '../src/protocol/errors.ts';
 
+const MEBIBYTE = 1_048_576;
+
 /** Share of the heap that stored entries may fill. The budgets are shares of the rest. */
 const ENTRIES_SHARE = 1 / 2;
 
 /**
- * Bytes of heap per unit of an entry's weight. Measured: 3.3 for a usual entry, up to 7.8 for metadata with many short keys or
- * empty objects.
+ * Bytes of heap per VM by which `--max-vms` is checked at start: the weight of an entry with 370 bytes of JSON and one service,
+ * see `VmRecord.weight`.
  */
-const HEAP_PER_WEIGHT = 8;
+const USUAL_WEIGHT = 1450;
 
 interface BudgetRow {
   /** Share of the heap that remains after the stored entries. */
@@ -146,9 +148,25 @@ export interface StreamLimits {
 /** The HTML standard recommends a comment every 15 s. 1 MiB is a few seconds of events from a busy fleet. */
 export const STREAM_LIMITS: StreamLimits = { keepAlive: 15_000, maxBacklog: 1_048_576, lagGrace: 5000 };
 
-/** @param heap bytes @returns the maximum total weight of all stored entries */
+/** @param heap bytes @returns the maximum total weight of all stored entries, in bytes */
 export function entriesLimit(heap = heapLimit()): number {
-  return Math.floor((heap * ENTRIES_SHARE) / HEAP_PER_WEIGHT);
+  return Math.floor(heap * ENTRIES_SHARE);
+}
+
+/**
+ * Explains that the heap is too small for a number of VMs of usual size.
+ * @param heap bytes
+ * @returns undefined if they fit; otherwise an error with code USAGE
+ */
+export function heapTooSmall(maxVms: number, heap = heapLimit()): VregError | undefined {
+  const room = Math.floor(entriesLimit(heap) / USUAL_WEIGHT);
+  if (maxVms <= room) return undefined;
+  const needed = (maxVms * USUAL_WEIGHT) / ENTRIES_SHARE;
+  const message = `the heap (${formatBytes(heap)}) is too small for ${maxVms} VMs: it has room for about ${room}`;
+  return new VregError('USAGE', message, {
+    field: 'max-vms',
+    hint: `give the daemon more memory: NODE_OPTIONS=--max-old-space-size=${Math.ceil(needed / MEBIBYTE)}`,
+  });
 }
 
 /**

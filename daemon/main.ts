@@ -15,7 +15,7 @@ import { removeLeftoverBackups } from './http/handlers/backup.ts';
 import { isLoopback } from './http/origin.ts';
 import { type Endpoints, listen } from './http/server/listen.ts';
 import { Tls, type TlsFiles } from './http/server/tls.ts';
-import { type Budget, createBudgets, entriesLimit, openStreamLimit, requestTimeout } from './limits.ts';
+import { type Budget, createBudgets, entriesLimit, heapTooSmall, openStreamLimit, requestTimeout } from './limits.ts';
 import { checkFdLimit } from './process/fd-limit.ts';
 import { logMask } from './process/log.ts';
 import { type ProcessInfo, readProcessInfo, removeProcessInfo, writeProcessInfo } from './process/pid-file.ts';
@@ -60,7 +60,12 @@ export interface ServeOptions extends Endpoints {
   massLoss: number;
   /** Names to accept in the Host header, besides IP addresses, `localhost`, the host name and the name in {@link Endpoints}. */
   allowHosts: readonly string[];
-  limits: Pick<RegistryLimits, 'maxVms'> & Pick<AppLimits, 'maxBody'> & { maxConnections: number };
+  limits: Pick<RegistryLimits, 'maxVms'> &
+    Pick<AppLimits, 'maxBody'> & {
+      maxConnections: number;
+      /** The operator has set `maxVms`, so the start fails if the heap is too small for so many VMs. */
+      isMaxVmsSet: boolean;
+    };
   token?: string | undefined;
   /** Certificate files for https on the TCP address. The unix socket uses plain http. */
   tls?: TlsFiles | undefined;
@@ -97,8 +102,8 @@ export interface RunningDaemon {
 
 /**
  * Starts the registry and resolves when it accepts requests.
- * @throws VregError as {@link SqliteStore.open}, LISTEN, ADDRESS_IN_USE, USAGE (a public address without a token, or unusable
- *   certificates)
+ * @throws VregError as {@link SqliteStore.open}, LISTEN, ADDRESS_IN_USE, USAGE (a public address without a token, unusable
+ *   certificates, or a heap that is too small for the VMs)
  */
 export async function serve(options: ServeOptions, log: Logger): Promise<RunningDaemon> {
   retainTickObject();
@@ -107,6 +112,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
   // A data dir without a store has no tokens. Check this before anything is created.
   if (options.token === undefined && !existsSync(join(dataDir, DATABASE))) refusePublicListener(options);
   checkFdLimit();
+  checkHeap(options.limits, log);
   const tls = tcp && options.tls && new Tls(options.tls, log);
   /** Cleanup steps in startup order; shutdown runs them in reverse. */
   const closers: (() => Promise<void> | void)[] = [];
@@ -188,6 +194,13 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
     await close();
     throw error;
   }
+}
+
+/** @throws VregError USAGE as {@link heapTooSmall}, if the operator has set the number of VMs */
+function checkHeap({ maxVms, isMaxVmsSet }: ServeOptions['limits'], log: Logger): void {
+  const shortage = heapTooSmall(maxVms);
+  if (shortage && isMaxVmsSet) throw shortage;
+  if (shortage) log.warn(`${shortage.message}; ${shortage.hint}`);
 }
 
 /** @throws VregError USAGE if that would enable or disable authentication */

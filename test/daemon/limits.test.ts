@@ -9,6 +9,7 @@ import {
   budgetExhausted,
   createBudgets,
   entriesLimit,
+  heapTooSmall,
   openStreamLimit,
   requestTimeout,
   Scheduler,
@@ -23,12 +24,21 @@ test('the shares of all budgets add up to less than half of the heap that the en
   const shares = Object.values(BUDGETS).reduce((sum, { share }) => sum + share, 0);
   assert.ok(shares < 1 / 2, `the shares add up to ${shares}`);
   for (const heap of [GIB / 8, GIB, 4 * GIB]) {
-    // Eight bytes of heap for each unit of weight: the most that was measured.
-    const rest = heap - 8 * entriesLimit(heap);
+    const rest = heap - entriesLimit(heap);
     assert.equal(rest, heap / 2);
     const limits = Object.values(createBudgets({}, heap)).reduce((sum, { limit }) => sum + limit, 0);
     assert.ok(limits < rest / 2, `${limits} of ${rest} bytes`);
   }
+});
+
+test('a heap that is too small for a number of VMs is an error that names the setting and a size that is enough', () => {
+  assert.equal(heapTooSmall(1_000_000, 4 * GIB), undefined);
+  const error = heapTooSmall(1_000_000, GIB);
+  assert.equal(error?.code, 'USAGE');
+  assert.match(error.message, /^the heap \(1 GiB\) is too small for 1000000 VMs: it has room for about \d+$/);
+  const [, megabytes] = /NODE_OPTIONS=--max-old-space-size=(\d+)$/.exec(error.hint!) ?? [];
+  assert.equal(heapTooSmall(1_000_000, Number(megabytes) * 1024 ** 2), undefined);
+  assert.ok(heapTooSmall(1_000_000, (Number(megabytes) - 1) * 1024 ** 2));
 });
 
 test('by default a budget is a share of the heap of this process', () => {

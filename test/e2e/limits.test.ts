@@ -127,3 +127,22 @@ for (const [flag, value] of [
     assert.match(stderr, new RegExp(`^vreg: invalid ${flag.slice(2)} "${value}".*\nhint: `));
   });
 }
+
+test('a heap that is too small for --max-vms fails the start and names the setting that gives more', async (t) => {
+  const start = (args: string[]) =>
+    run(PROGRAM, [...ENTRY, 'daemon', '--port', '0', ...args], {
+      env: { ...cleanEnv(tempDir(t)), NODE_OPTIONS: '--max-old-space-size=256' },
+    });
+  const { code, stderr } = await start(['--max-vms', '1000000']);
+  assert.equal(code, 5);
+  assert.match(
+    stderr,
+    /^vreg: the heap \(\d+(\.\d)? MiB\) is too small for 1000000 VMs: it has room for about \d+\nhint: give the daemon more memory: NODE_OPTIONS=--max-old-space-size=\d{4}\n/,
+  );
+});
+
+test('a heap that is too small for the default of --max-vms is only logged', async (t) => {
+  const daemon = await startDaemon(t, { env: { NODE_OPTIONS: '--max-old-space-size=128' } });
+  assert.equal((await call(daemon.url, 'GET', '/health')).status, 200);
+  await until('the warning', () => /too small for 100000 VMs.*--max-old-space-size=\d+/.test(daemon.said()));
+});

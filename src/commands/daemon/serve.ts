@@ -118,6 +118,7 @@ async function serveUntilStopped(context: Context, flags: ServeFlags): Promise<v
       limits: {
         maxBody: parseBytes(config.get('max-body')!, 'max-body'),
         maxVms: Number(config.get('max-vms')),
+        isMaxVmsSet: config.isSet('max-vms'),
         maxConnections: Number(config.get('max-connections')),
       },
       token: config.token()?.value,

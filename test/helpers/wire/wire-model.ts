@@ -299,9 +299,9 @@ export class WireModel {
   }
 
   #weightOf(each: ModelVm): number {
-    const text = JSON.stringify(each.vm);
-    const count = (part: string) => text.split(part).length - 1;
-    return this.#sizeOf(each) + 20 * count('{') + 8 * count('[') + 4 * count(':');
+    const services = (each.vm.services ?? []) as { name: string }[];
+    const bytes = (text: string) => (Buffer.byteLength(text) === text.length ? 1 : 2) * text.length;
+    return 1050 + bytes(JSON.stringify(each.vm)) + services.reduce((sum, { name }) => sum + 40 + bytes(name), 0);
   }
 
   #sizeOf({ vm, lastSeen }: ModelVm): number {

@@ -15,7 +15,7 @@ import { type Asked, type Expected, type Fields, type ModelLimits, WireModel } f
 import { type Step, step } from './wire-requests.ts';
 
 /** Small limits, so that the requests of a run reach them. */
-const LIMITS: ModelLimits = { maxBody: 4096, maxEntry: 2048, maxVms: 3, maxTotal: 4000, lease: 1000 };
+const LIMITS: ModelLimits = { maxBody: 4096, maxEntry: 2048, maxVms: 3, maxTotal: 5000, lease: 1000 };
 
 interface Answered {
   status: number;

@@ -166,7 +166,7 @@ test('each entry has its own outcome, and one that is not registered does not st
 
 test('an entry that exceeds a limit of the registry is refused, and smaller ones are registered', async (t) => {
   const store = new MemoryStore();
-  const limits = { maxVms: 3, maxEntry: 1000, maxTotal: 1600 };
+  const limits = { maxVms: 3, maxEntry: 1000, maxTotal: 4500 };
   const registry = new Registry({ store, clock: new FakeClock(), staleAfter: LEASE, limits }, store.contents());
   const { url } = await serveApp(t, { registry, limits: { maxBody: 2000 } });
   const padded = (id: string, length: number) => aVm({ id, metadata: { pad: 'x'.repeat(length) } });
