@@ -2,9 +2,11 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { cpus, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { AGENT_ROWS } from './agent-memory.ts';
 import { CLI_ROWS } from './cli-start.ts';
 import { IMPORT_ROWS } from './import.ts';
 import { Lab } from './lab.ts';
+import { MIXED_ROWS } from './mixed.ts';
 import { HELP, type Options, parseOptions } from './options.ts';
 import { Peer } from './peer.ts';
 import { REGISTER_ROWS } from './registrations.ts';
@@ -13,7 +15,15 @@ import { type Row, SMALL_FLEET } from './row.ts';
 import { START_ROWS } from './start.ts';
 import { type Failure, type Result, Table, toJson } from './table.ts';
 
-export const ROWS: readonly Row[] = [...ROUTE_ROWS, ...START_ROWS, ...IMPORT_ROWS, ...REGISTER_ROWS, ...CLI_ROWS];
+export const ROWS: readonly Row[] = [
+  ...ROUTE_ROWS,
+  ...START_ROWS,
+  ...IMPORT_ROWS,
+  ...REGISTER_ROWS,
+  ...MIXED_ROWS,
+  ...AGENT_ROWS,
+  ...CLI_ROWS,
+];
 
 /** @returns the exit code @throws UsageError */
 export async function bench(argv: readonly string[], print: (line: string) => void): Promise<number> {

@@ -57,21 +57,19 @@ export interface Requests {
   connections: number;
   /** Requests in a turn. */
   count: number;
-  /** Status of each answer. */
-  expect: number;
   /** Makes a function that returns the next request. */
   to(target: Target): () => Buffer;
 }
 
 /** A server that handles the same number of requests in each turn. */
-export async function handling(server: Server, { connections, count, expect, to }: Requests): Promise<Contestant> {
+export async function handling(server: Server, { connections, count, to }: Requests): Promise<Contestant> {
   const load = await Load.open(server, connections);
   const request = to(server);
   return {
     probe: server.probe,
     turn() {
       let left = count;
-      return load.run({ next: () => (left-- > 0 ? request() : undefined), expect });
+      return load.run({ next: () => (left-- > 0 ? request() : undefined) });
     },
     close: () => load.close(),
   };

@@ -24,14 +24,14 @@ export const IMPORT_ROWS: readonly Row[] = [
             requestOf('POST', PATHS.import, {}, JSON.stringify({ vms: numbers.map((n) => nthVm(n)) })),
           );
           const load = await Load.open(daemon, 1);
-          const { seconds } = await load.run({ next: () => bodies.shift(), expect: 200 });
+          const { seconds } = await load.run({ next: () => bodies.shift() });
           load.close();
           rates.push(lab.vms / seconds);
         } finally {
           await daemon.end();
         }
       }
-      return [{ name: 'import', unit: '1/s', vreg: median(rates), goal: '5000/s' }];
+      return [{ name: 'import', unit: '1/s', vreg: median(rates), goal: '≥ 5000/s' }];
     },
   },
 ];

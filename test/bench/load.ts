@@ -45,10 +45,8 @@ export function readBody({ url, token, ca }: Target, method: string, path: strin
 }
 
 export interface Turn {
-  /** The bytes of the next request; undefined when no more are to be sent. */
-  next(): Buffer | undefined;
-  /** Status of each answer. */
-  expect: number;
+  /** The bytes of the next request, now or when it is due; undefined when no more are to be sent. */
+  next(): Buffer | undefined | Promise<Buffer | undefined>;
 }
 
 /** Connections to a server, with at most one request in progress on each. */
@@ -66,7 +64,7 @@ export class Load {
   /**
    * Sends requests on all connections until there is no next one, and waits for all answers.
    * @returns number of answers and seconds until the last one
-   * @throws Error if an answer has another status or does not arrive, or if a connection is closed
+   * @throws Error if an answer is no success or does not arrive, or if a connection is closed
    */
   async run(turn: Turn): Promise<{ count: number; seconds: number }> {
     const started = performance.now();
@@ -108,8 +106,7 @@ class Connection {
   }
 
   /** @returns number of answers */
-  run({ next, expect }: Turn): Promise<number> {
-    const expected = `HTTP/1.1 ${expect} `;
+  run({ next }: Turn): Promise<number> {
     const reader = new AnswerReader();
     let count = 0;
     return new Promise((resolve, reject) => {
@@ -118,14 +115,19 @@ class Connection {
         clearTimeout(patience);
         this.#onFailure = () => {};
       };
-      const send = () => {
-        const request = next();
+      const write = (request: Buffer | undefined) => {
+        patience.refresh();
         if (request) {
           this.#socket.write(request);
           return;
         }
         end();
         resolve(count);
+      };
+      const send = () => {
+        const request = next();
+        if (request instanceof Promise) request.then(write, reject);
+        else write(request);
       };
       this.#onFailure = (error) => {
         end();
@@ -134,14 +136,13 @@ class Connection {
       this.#onBytes = (bytes) => {
         try {
           if (!reader.read(bytes)) return;
-          if (!reader.head.startsWith(expected))
+          if (!reader.head.startsWith(SUCCESS))
             throw new Error(`unexpected answer: ${bytes.toString('latin1', 0, EXCERPT)}`);
         } catch (error) {
           this.#onFailure(error as Error);
           return;
         }
         count++;
-        patience.refresh();
         send();
       };
       send();
@@ -154,6 +155,8 @@ class Connection {
   }
 }
 
+/** A status line with 2xx. */
+const SUCCESS = 'HTTP/1.1 2';
 const END_OF_HEAD = '\r\n\r\n';
 /** End of a chunked body. JSON contains no line break, so the body contains these bytes nowhere else. */
 const LAST_CHUNK = '\r\n0\r\n\r\n';

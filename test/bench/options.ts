@@ -16,6 +16,7 @@ export interface Options {
 
 /** Bad usage, with the exit code of DESIGN section 4. */
 export class UsageError extends Error {
+  override readonly name = 'UsageError';
   readonly exitCode = 5;
 }
 

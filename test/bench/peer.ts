@@ -27,7 +27,7 @@ export class Peer implements Server {
 
   /** Grows its fleet. @param vms number of VMs, at least as many as before */
   async fill(vms: number): Promise<void> {
-    await this.#send(201, () => {
+    await this.#send(() => {
       if (this.#vms >= vms) return undefined;
       return requestOf('POST', PATHS.vms, this, JSON.stringify(nthVm(this.#vms++)));
     });
@@ -35,13 +35,13 @@ export class Peer implements Server {
 
   /** Removes the fleet. */
   async end(): Promise<void> {
-    await this.#send(200, () =>
+    await this.#send(() =>
       this.#vms === 0 ? undefined : requestOf('DELETE', `${PATHS.vms}/${idOf(--this.#vms)}`, this),
     );
   }
 
-  async #send(expect: number, next: () => Buffer | undefined): Promise<void> {
+  async #send(next: () => Buffer | undefined): Promise<void> {
     const load = await Load.open(this, CONNECTIONS);
-    await load.run({ next, expect }).finally(() => load.close());
+    await load.run({ next }).finally(() => load.close());
   }
 }

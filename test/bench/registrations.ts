@@ -49,7 +49,7 @@ async function measureRegistrations(
   const requests = {
     connections: writers,
     count: Math.min(count, lab.options.requests),
-    expect: 201,
+
     to: () => () => requestOf('POST', PATHS.vms, {}, JSON.stringify(nthVm(registered++))),
   };
   const contestants = [

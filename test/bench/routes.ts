@@ -81,7 +81,7 @@ async function measureRoute(
   const requests: Requests = {
     connections: Math.max(1, Math.min(CONNECTIONS, Math.floor(MAX_IN_PROGRESS / body.length))),
     count: Math.max(MIN_REQUESTS, Math.min(lab.options.requests, Math.floor(TURN_BYTES / body.length))),
-    expect: 200,
+
     to: (target) => cycle(named.map((path) => requestOf(method, path, target))),
   };
   const servers: Server[] = [daemon, { ...raw, token: daemon.token }, ...(peer ? [peer] : [])];

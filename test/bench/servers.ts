@@ -73,7 +73,12 @@ export class Probe {
   }
 }
 
-async function end(child: ChildProcess): Promise<void> {
+/** Starts Node with the probe. @param stderr file descriptor of its log */
+export function spawnProbed(args: readonly string[], env: NodeJS.ProcessEnv, stderr: number = 2): ChildProcess {
+  return spawn(process.execPath, ['--import', PROBE, ...args], { env, stdio: ['ignore', 'ignore', stderr, 'ipc'] });
+}
+
+export async function endProcess(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return;
   child.kill('SIGKILL');
   await once(child, 'exit');
@@ -108,15 +113,13 @@ export class Daemon implements Server {
     const log = openSync(logFile, 'a');
     const flags = { port: 0, 'data-dir': dataDir, 'max-vms': maxVms, 'log-level': 'info', 'log-format': 'json' };
     const args = [
-      ...['--import', PROBE, BIN, 'daemon'],
-      ...Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)]),
+      ...[BIN, 'daemon', ...Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)])],
       // The stored fleet stays live for as long as the benchmark takes.
       ...['--stale-after', '24h'],
       ...(tls ? ['--tls-cert', tls.cert, '--tls-key', tls.key] : []),
     ];
-    const env = cleanEnv(home, token === undefined ? {} : { VERS_AUTH_TOKEN: token });
     const started = performance.now();
-    const child = spawn(process.execPath, args, { env, stdio: ['ignore', 'ignore', log, 'ipc'] });
+    const child = spawnProbed(args, cleanEnv(home, token === undefined ? {} : { VERS_AUTH_TOKEN: token }), log);
     closeSync(log);
     for (;;) {
       const text = readFileSync(logFile, 'utf8');
@@ -129,7 +132,7 @@ export class Daemon implements Server {
   }
 
   end(): Promise<void> {
-    return end(this.child);
+    return endProcess(this.child);
   }
 }
 
@@ -174,6 +177,6 @@ export class RawServer implements Server {
   }
 
   end(): Promise<void> {
-    return end(this.#child);
+    return endProcess(this.#child);
   }
 }

@@ -28,14 +28,14 @@ const COLUMNS: readonly Column[] = [
   { title: 'CPU µs', width: 9, cell: ({ cpu }) => figure(cpu?.vreg) },
   { title: 'floor', width: 9, cell: ({ cpu }) => figure(cpu?.floor) },
   { title: 'ratio', width: 7, cell: (line) => cpuRatioOf(line)?.toFixed(2) ?? '' },
-  { title: 'goal', width: 9, cell: ({ goal }) => goal ?? '' },
+  { title: 'goal', width: 11, cell: ({ goal }) => goal ?? '' },
 ];
 const PEER_COLUMNS: readonly Column[] = [
   { title: 'peer', width: 9, cell: ({ peer }) => figure(peer) },
   { title: 'ratio', width: 7, cell: ({ peer, floor }) => (peer && floor ? (peer / floor).toFixed(2) : '') },
 ];
 /** Width of the first column and of the last one. */
-const NAME_WIDTH = 24;
+const NAME_WIDTH = 22;
 
 export class Table {
   readonly #columns: readonly Column[];
