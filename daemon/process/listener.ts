@@ -93,8 +93,9 @@ function inodeOf(pid: string, fd: string): string {
 
 /** The name of the program only, because its arguments may contain secrets. */
 function nameOf(pid: string): string {
-  const script = readIfThere(`/proc/${pid}/cmdline`)?.split('\0')[1] ?? '';
-  if (['vreg', 'vreg.js'].includes(basename(script))) return 'vreg';
+  // The single executable, or Node and the script.
+  const command = readIfThere(`/proc/${pid}/cmdline`)?.split('\0').slice(0, 2) ?? [];
+  if (command.some((path) => ['vreg', 'vreg.js'].includes(basename(path)))) return 'vreg';
   return printable(readIfThere(`/proc/${pid}/comm`)?.trim() ?? 'a process');
 }
 
