@@ -1,12 +1,13 @@
 /** The full screen of `ls --watch` on a real terminal. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readlinkSync } from 'node:fs';
+import { readlinkSync, writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
+import { join } from 'node:path';
 import test from 'node:test';
 import { serveApp } from '../helpers/app.ts';
 import { seed } from '../helpers/cli.ts';
-import { VREG } from '../helpers/daemon.ts';
+import { tempDir, VREG } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { startPlainServer } from '../helpers/original-server.ts';
 import { startInTerminal, type Terminal, vregInTerminal } from '../helpers/terminal.ts';
@@ -82,8 +83,10 @@ test('ls --watch restores the terminal after an error, which it prints below the
 
 test('ls --watch restores the terminal after an uncaught exception', needs, async (t) => {
   const { url } = await serveApp(t);
-  const thrower = 'process.on("SIGUSR2",()=>{throw/**/new/**/Error("boom")})';
-  const env = { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(thrower)}` };
+  const thrower = join(tempDir(t), 'thrower.cjs');
+  writeFileSync(thrower, `process.on('SIGUSR2', () => { throw new Error('boom'); });`);
+  // A single executable ignores --import.
+  const env = { NODE_OPTIONS: `--require=${thrower}` };
   const terminal = await vregInTerminal(t, ['ls', '-w'], { url, env });
   await terminal.shows('q quit');
   process.kill(terminal.pid, 'SIGUSR2');

@@ -15,7 +15,7 @@ import test, { type TestContext } from 'node:test';
 import { whyUnreadable } from '../../../daemon/systemd/install.ts';
 import { UNIT_KINDS } from '../../../daemon/systemd/units.ts';
 import { vreg } from '../../helpers/cli.ts';
-import { BIN, cleanEnv, ENTRY, PROGRAM, type Ran, run, tempDir, VREG } from '../../helpers/daemon.ts';
+import { cleanEnv, ENTRY, PROGRAM, type Ran, run, tempDir, VREG } from '../../helpers/daemon.ts';
 import { ROOT } from '../../helpers/readme.ts';
 import { unless } from '../../helpers/tools.ts';
 
@@ -284,7 +284,7 @@ test(
     const { home, vreg } = aHome(t);
     const root = join(home, 'image');
     const ran = await vreg('daemon', 'install', 'serve', '--root', root, '--no-token', '--yes');
-    const closed = whyUnreadable(process.execPath) ?? whyUnreadable(BIN);
+    const closed = VREG.map(whyUnreadable).find((reason) => reason !== undefined);
     if (closed) {
       // Hardened units cannot read the folder of this checkout.
       assert.deepEqual([ran.code, ran.stdout], [5, '']);
