@@ -131,7 +131,8 @@ test('a client unpacks nothing; the daemon unpacks its library into a private fo
   await vreg(home, ['ls']);
   const cache = join(home, '.cache');
   assert.equal(existsSync(cache), false);
-  const first = await startDaemon(t, { home });
+  const env = { VREG_NATIVE_DIR: undefined };
+  const first = await startDaemon(t, { home, env });
   const folder = join(cache, 'vreg');
   const addon = addonIn(folder);
   assert.deepEqual(
@@ -140,7 +141,7 @@ test('a client unpacks nothing; the daemon unpacks its library into a private fo
   );
   const { ino } = statSync(addon);
   await first.end();
-  await startDaemon(t, { home });
+  await startDaemon(t, { home, env });
   assert.equal(statSync(addon).ino, ino);
 });
 

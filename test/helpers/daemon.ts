@@ -12,6 +12,11 @@ export const VREG: readonly [program: string, ...entry: string[]] = process.env.
   ? [resolve(process.env.VREG_BIN)]
   : [process.execPath, BIN];
 export const [PROGRAM, ...ENTRY] = VREG;
+/** One folder for the library of the single executable, because the small disks of some tests have no space for it. */
+const NATIVE: NodeJS.ProcessEnv = process.env.VREG_BIN
+  ? { VREG_NATIVE_DIR: mkdtempSync(join(tmpdir(), 'vreg-test-')) }
+  : {};
+if (NATIVE.VREG_NATIVE_DIR) process.once('exit', () => rmSync(NATIVE.VREG_NATIVE_DIR!, { recursive: true }));
 
 /** Makes a folder that is removed when the test ends. */
 export function tempDir(t: TestContext): string {
@@ -40,6 +45,7 @@ export function cleanEnv(home: string, more: NodeJS.ProcessEnv = {}): NodeJS.Pro
     XDG_CONFIG_HOME: join(home, 'config'),
     XDG_STATE_HOME: join(home, 'state'),
     LANG: 'C.UTF-8',
+    ...NATIVE,
     ...more,
   };
 }
