@@ -5,7 +5,8 @@
  *
  *     npm run build:exe -- [--node FILE]
  *
- * Without `--node`, installs the package with the binary of Node into a temporary folder.
+ * Without `--node`, installs the package with the binary of Node into a temporary folder. The next `npm run build` removes the
+ * executable, because it is a build of older sources then.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';

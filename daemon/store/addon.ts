@@ -8,7 +8,7 @@ import { join, resolve } from 'node:path';
 import { getRawAsset } from 'node:sea';
 import { createFolder, folderRisk, writeAtomically } from '../../src/files.ts';
 import { isSingleExecutable } from '../../src/program.ts';
-import { type ErrorCode, VregError } from '../../src/protocol/errors.ts';
+import { VregError } from '../../src/protocol/errors.ts';
 import { assertPrivate } from '../process/state-dir.ts';
 
 /** Set by the build of the single executable: the SHA-256 of the addon in hexadecimal. */
@@ -57,22 +57,21 @@ function isIntact(file: string): boolean {
   return createHash('sha256').update(readFileSync(file)).digest('hex') === __ADDON_HASH__;
 }
 
-/** Errors of a disk that may disappear without a change of the settings. */
-const FULL: readonly string[] = ['ENOSPC', 'EDQUOT'];
-
 function attempt(dir: string, action: () => unknown): void {
   try {
     action();
   } catch (cause) {
     const { code = '' } = cause as NodeJS.ErrnoException;
-    throw unusable(dir, code, cause, FULL.includes(code) ? 'STORE_UNUSABLE' : 'USAGE');
+    throw unusable(dir, code, cause, ['ENOSPC', 'EDQUOT'].includes(code));
   }
 }
 
-function unusable(dir: string, reason: string, cause: unknown, code: ErrorCode = 'USAGE'): VregError {
-  return new VregError(code, `cannot unpack the SQLite library into ${dir}: ${reason}`, {
+/** @param isFull true if the disk is full, which may change without a change of the settings */
+function unusable(dir: string, reason: string, cause: unknown, isFull = false): VregError {
+  const hint = 'choose a writable folder whose file system allows programs, with --native-dir or VREG_NATIVE_DIR';
+  return new VregError(isFull ? 'STORE_UNUSABLE' : 'USAGE', `cannot unpack the SQLite library into ${dir}: ${reason}`, {
     field: 'native-dir',
-    hint: 'choose a writable folder whose file system allows programs, with --native-dir or VREG_NATIVE_DIR',
+    hint: isFull ? `free up space, or ${hint}` : hint,
     cause,
   });
 }
