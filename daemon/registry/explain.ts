@@ -37,13 +37,10 @@ export function explain(registry: Registry, entry: VmRecord): Why {
  * The state of the fleet in one line, such as `12 VMs, 1 stale, 3 suspect`. Zero counts are omitted, except the number of VMs.
  */
 export function summarize(registry: Registry): string {
-  const all = registry.list({});
-  const running = all.filter(({ status }) => status === 'running');
-  const stale = running.filter((entry) => registry.isStale(entry));
-  const suspect = running.filter((entry) => entry.isSuspect && !registry.isStale(entry));
-  const parts = [`${all.length} ${all.length === 1 ? 'VM' : 'VMs'}`];
-  if (stale.length > 0) parts.push(`${stale.length} stale`);
-  if (suspect.length > 0) parts.push(`${suspect.length} suspect`);
+  const { vms, stale, suspect } = registry.counts;
+  const parts = [`${vms} ${vms === 1 ? 'VM' : 'VMs'}`];
+  if (stale > 0) parts.push(`${stale} stale`);
+  if (suspect > 0) parts.push(`${suspect} suspect`);
   return parts.join(', ');
 }
 

@@ -59,11 +59,11 @@ export interface Expired {
 
 export class Leases {
   /** VMs that were not stale at the last sweep, in the order of their last sign of life, oldest first. */
-  readonly #fresh = new LinkedQueue<VmRecord>();
+  readonly #fresh = new LinkedQueue<VmRecord>(isRunning);
   /** Suspect VMs, in the order in which their extra leases end. */
-  readonly #suspect = new LinkedQueue<VmRecord>();
+  readonly #suspect = new LinkedQueue<VmRecord>(isRunning);
   /** Stale VMs, in no particular order. */
-  readonly #stale = new LinkedQueue<VmRecord>();
+  readonly #stale = new LinkedQueue<VmRecord>(isRunning);
   readonly #lease: number;
   readonly #share: number;
   readonly #records: Pick<RecordQueue, 'add'> | undefined;
@@ -129,6 +129,11 @@ export class Leases {
     entry.queue?.remove(entry);
   }
 
+  /** Numbers of running VMs at the last sweep. */
+  get counts(): { stale: number; suspect: number } {
+    return { stale: this.#stale.count, suspect: this.#suspect.count };
+  }
+
   /** True if a {@link sweep} would find an expired lease. */
   isDue(horizon: number): boolean {
     return isFirstDue(this.#fresh, horizon) || isFirstDue(this.#suspect, horizon);
@@ -155,19 +160,18 @@ export class Leases {
 
   /**
    * Leases expire one by one, because heartbeats are spread over an interval. Therefore the count includes VMs that are already
-   * suspect, and VMs that have missed a heartbeat and would expire within the next interval.
+   * suspect, and VMs that have missed a heartbeat and would expire within the next interval. Examines only those VMs.
    */
   #isMassLoss(due: readonly VmRecord[], horizon: number): boolean {
     if (this.#share >= 1) return false;
     const soon = horizon + heartbeatInterval(this.#lease);
-    let lost = countRunning(due) + countRunning(this.#suspect);
-    let live = lost;
-    for (const { status, heardAt } of this.#fresh) {
-      if (status !== 'running') continue;
-      live++;
-      if (heardAt < soon) lost++;
+    let lost = due.filter(isRunning).length + this.#suspect.count;
+    const min = Math.max(MIN_MASS_LOSS, Math.floor(this.#share * (lost + this.#fresh.count)) + 1);
+    for (const entry of this.#fresh) {
+      if (lost >= min || entry.heardAt >= soon) break;
+      if (isRunning(entry)) lost++;
     }
-    return lost >= MIN_MASS_LOSS && lost > this.#share * live;
+    return lost >= min;
   }
 }
 
@@ -198,10 +202,8 @@ function takeDue(queue: LinkedQueue<VmRecord>, horizon: number): VmRecord[] {
   return due;
 }
 
-function countRunning(entries: Iterable<VmRecord>): number {
-  let count = 0;
-  for (const { status } of entries) if (status === 'running') count++;
-  return count;
+function isRunning({ status }: VmRecord): boolean {
+  return status === 'running';
 }
 
 /** Merges the two oldest pauses. A sign of life between them becomes doubtful too, which is safe. */
@@ -353,6 +355,11 @@ export class Liveness {
   add(entry: VmRecord, position: Position): void {
     const isStale = this.#leases.add(entry, this.#clock.listening() - this.#lease);
     if (isStale && entry.status === 'running') this.#events.add('stale', entry, { position, at: this.#clock.now() });
+  }
+
+  /** As {@link Leases.counts}. */
+  get counts(): Leases['counts'] {
+    return this.#leases.counts;
   }
 
   /** Restores the order of the leases after {@link add}. */

@@ -12,8 +12,20 @@ export interface Linked<T extends Linked<T>> {
 }
 
 export class LinkedQueue<T extends Linked<T>> implements Iterable<T> {
+  readonly #isCounted: (element: T) => boolean;
   #first: T | undefined;
   #last: T | undefined;
+  #count = 0;
+
+  /** @param isCounted must not change for an element while it is in the queue. By default, all elements are counted */
+  constructor(isCounted: (element: T) => boolean = () => true) {
+    this.#isCounted = isCounted;
+  }
+
+  /** Number of elements in the queue that are counted. */
+  get count(): number {
+    return this.#count;
+  }
 
   get first(): T | undefined {
     return this.#first;
@@ -28,6 +40,7 @@ export class LinkedQueue<T extends Linked<T>> implements Iterable<T> {
     if (last) last.next = element;
     else this.#first = element;
     this.#last = element;
+    if (this.#isCounted(element)) this.#count++;
   }
 
   /** Removes an element of this queue. */
@@ -38,6 +51,7 @@ export class LinkedQueue<T extends Linked<T>> implements Iterable<T> {
     if (next) next.previous = previous;
     else this.#last = previous;
     unlink(element);
+    if (this.#isCounted(element)) this.#count--;
   }
 
   /** Puts an element that is in no queue at the place of an element of this queue. */
@@ -51,6 +65,7 @@ export class LinkedQueue<T extends Linked<T>> implements Iterable<T> {
     if (next) next.previous = element;
     else this.#last = element;
     unlink(old);
+    this.#count += Number(this.#isCounted(element)) - Number(this.#isCounted(old));
   }
 
   /** First element first. The current element may be removed while iterating. */

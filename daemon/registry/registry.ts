@@ -408,6 +408,12 @@ export class Registry {
     return entry.leaseFrom < horizon;
   }
 
+  /** Number of VMs, and of those that are declared running and are stale or suspect. */
+  get counts(): { vms: number; stale: number; suspect: number } {
+    this.sweep();
+    return { vms: this.#index.size, ...this.#liveness.counts };
+  }
+
   /** Undefined unless the declared status is `running`. */
   livenessOf(entry: VmRecord): 'live' | 'suspect' | 'stale' | undefined {
     if (entry.status !== 'running') return undefined;

@@ -4,8 +4,6 @@ import type { Health } from '../../../src/protocol/api.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { ROLES, STATUSES } from '../../../src/protocol/vm.ts';
 import { warmingOf } from '../../registry/explain.ts';
-import type { Registry } from '../../registry/registry.ts';
-import type { VmRecord } from '../../registry/vm-record.ts';
 import { jsonResult, type RequestContext, type Result } from '../context.ts';
 
 export function health(): Result {
@@ -22,14 +20,8 @@ export async function metrics({ services, readFilter }: RequestContext): Promise
   const { registry } = services;
   const all = new Metrics();
   const gauge = (name: string, help: string, value: number) => new Gauge({ name, help, registers: [all] }).set(value);
-  const entries = registry.list({});
-  countVms(registry, entries, all);
-  const warming = warmingOf(entries, registry.clock, registry.staleAfter);
-  gauge(
-    'vreg_warming_seconds',
-    'Seconds for which responses may still include dead VMs; 0 if they cannot.',
-    warming?.seconds ?? 0,
-  );
+  const warming = await countVms(services, all);
+  gauge('vreg_warming_seconds', 'Seconds for which responses may still include dead VMs; 0 if they cannot.', warming);
   gauge('vreg_revision', 'Revision of the last committed change.', registry.revision);
   gauge('vreg_conflicts', 'Identity conflicts on record.', registry.identities.conflicts.length);
   gauge(
@@ -47,7 +39,11 @@ export async function metrics({ services, readFilter }: RequestContext): Promise
   return { status: 200, body: await all.metrics(), type: all.contentType };
 }
 
-function countVms(registry: Registry, entries: readonly VmRecord[], all: Metrics): void {
+/** Number of VMs to count in one step: less than a millisecond. */
+const COUNT_STEP = 1000;
+
+/** Counts the VMs in slices. @returns seconds for which responses may still include dead VMs; 0 if they cannot */
+async function countVms({ registry, scheduler }: RequestContext['services'], all: Metrics): Promise<number> {
   const vms = new Gauge({
     name: 'vreg_vms',
     help: 'Registered VMs by role, declared status and liveness (live, suspect, stale; none unless running).',
@@ -61,8 +57,18 @@ function countVms(registry: Registry, entries: readonly VmRecord[], all: Metrics
         vms.set({ role, status, liveness }, 0);
     }
   }
-  for (const entry of entries) {
-    const { role, status } = entry;
-    vms.inc({ role, status, liveness: registry.livenessOf(entry) ?? 'none' });
-  }
+  const entries = registry.list({});
+  let warming = 0;
+  let at = 0;
+  await scheduler.repeat(() => {
+    const step = entries.slice(at, at + COUNT_STEP);
+    at += step.length;
+    for (const entry of step) {
+      const { role, status } = entry;
+      vms.inc({ role, status, liveness: registry.livenessOf(entry) ?? 'none' });
+    }
+    warming = Math.max(warming, warmingOf(step, registry.clock, registry.staleAfter)?.seconds ?? 0);
+    return at < entries.length;
+  });
+  return warming;
 }

@@ -94,3 +94,21 @@ test('after any sequence of changes, two queues contain the same as two arrays',
     );
   }
 });
+
+test('a queue counts the chosen elements that it contains, however they come and go', () => {
+  const all = elements('aAbB');
+  const queue = new LinkedQueue<Element>(({ name }) => name === name.toUpperCase());
+  for (const element of all) queue.push(element);
+  assert.equal(queue.count, 2);
+  queue.push(all[1]!);
+  assert.equal(queue.count, 2);
+  queue.remove(all[1]!);
+  assert.equal(queue.count, 1);
+  const [upper, lower] = elements('Xx');
+  queue.replace(all[0]!, upper!);
+  assert.equal(queue.count, 2);
+  queue.replace(all[3]!, lower!);
+  assert.equal(queue.count, 1);
+  new LinkedQueue<Element>().push(upper!);
+  assert.equal(queue.count, 0);
+});

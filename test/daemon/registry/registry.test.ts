@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { explain } from '../../../daemon/registry/explain.ts';
+import { explain, summarize } from '../../../daemon/registry/explain.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
 import type { VmRecord } from '../../../daemon/registry/vm-record.ts';
 import type { VmUpdate } from '../../../src/protocol/vm.ts';
@@ -264,4 +264,22 @@ test('a stored entry that violates the rules for ids and addresses remains reada
   await registry.update('bad', { address: '10.0.0.2' });
   assert.deepEqual(idsOf(registry.discover('worker')), ['bad', 'url']);
   await registry.deregister('-uhttp://evil.example');
+});
+
+test('the state of the fleet in one line counts the stale and the suspect VMs that are declared running', async () => {
+  const { store, clock } = setUp();
+  const registry = new Registry({ store, clock, staleAfter: STALE_AFTER, massLoss: 0.5 }, store.contents());
+  assert.equal(summarize(registry), '0 VMs');
+  await registry.register(aVm({ id: 'dead' }));
+  assert.equal(summarize(registry), '1 VM');
+  await registry.register(aVm({ id: 'paused', status: 'paused' }));
+  clock.pass(STALE_AFTER + 1);
+  assert.equal(summarize(registry), '2 VMs, 1 stale');
+  for (let n = 0; n < 12; n++) await registry.register(aVm({ id: `vm-${n}` }));
+  clock.pass(STALE_AFTER + 1);
+  assert.equal(summarize(registry), '14 VMs, 1 stale, 12 suspect');
+  registry.heartbeat('vm-0');
+  await registry.update('vm-1', { status: 'stopped' });
+  await registry.deregister('dead');
+  assert.equal(summarize(registry), '13 VMs, 10 suspect');
 });
