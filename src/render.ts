@@ -251,15 +251,19 @@ async function* partsOfRows<T>(
     }
     return;
   }
-  const [{ Chalk }, layout] = await Promise.all([import('chalk'), import('./render/layout.ts')]);
+  const [{ Chalk }, { drawTable, isSmallTable, layoutFor }] = await Promise.all([
+    import('chalk'),
+    import('./render/layout.ts'),
+  ]);
   const chalk = new Chalk({ level: io.color ? 1 : 0 });
   if (answer.list) {
-    yield listOf(io, answer.rows.map(answer.list), layout, chalk);
+    yield await listOf(io, answer.rows.map(answer.list), chalk, layoutFor);
     return;
   }
   const rows = (io.tty ? answer.rows : rowsForScripts(io, answer)).map((row) =>
     columns.map(({ cell }): StyledText => styledText(cell(row), io.tty ? now : undefined)),
   );
+  const layout = await layoutFor([...titles, ...rows.flatMap((cells) => cells.map(({ text }) => text))]);
   const sizes = columns.map(({ title, priority, minimum, wideMinimum, width, cut }, index) => ({
     title,
     priority,
@@ -276,9 +280,9 @@ async function* partsOfRows<T>(
     return color === undefined ? text : chalk[color](text);
   };
   const textsOf = (cells: readonly StyledText[]) => cells.map(({ text }) => text);
-  if (answer.continued === undefined && layout.isSmallTable(rows.map(textsOf))) {
+  if (answer.continued === undefined && isSmallTable(rows.map(textsOf))) {
     const table = rows.map((cells) => layout.cutCells(textsOf(cells), fitted, styleOf(cells)));
-    yield await layout.drawTable(titled ? [layout.cutTitles(titles, fitted, bold), ...table] : table);
+    yield await drawTable(titled ? [layout.cutTitles(titles, fitted, bold), ...table] : table);
     return;
   }
   if (titled) yield line(layout.joinTitles(titles, fitted, bold));
@@ -287,15 +291,21 @@ async function* partsOfRows<T>(
 }
 
 /** Formats a list, see {@link RowsAnswer.list}. */
-function listOf(
+async function listOf(
   io: Io,
   items: readonly ListItem[],
-  { longest, padText, wrapText }: Pick<typeof import('./render/layout.ts'), 'longest' | 'padText' | 'wrapText'>,
   chalk: ChalkInstance,
-): string {
+  layoutFor: typeof import('./render/layout.ts').layoutFor,
+): Promise<string> {
   const labelled = items.map((item) => ({ ...item, labels: item.labels.map((cell) => styledText(cell, undefined)) }));
+  const texts = labelled.flatMap(({ labels, text, detail = '' }) => [
+    ...labels.map((label) => label.text),
+    text,
+    detail,
+  ]);
+  const layout = await layoutFor(texts.map(printable));
   const widths = (labelled[0]?.labels ?? []).map((_, index) =>
-    longest(labelled.map(({ labels }) => labels[index]!.text)),
+    layout.longest(labelled.map(({ labels }) => labels[index]!.text)),
   );
   const indent = widths.reduce((sum, width) => sum + width + LIST_GAP.length, 0);
   const available = io.tty ? Math.max(MIN_TEXT, io.width - indent - LIST_GAP.length) : Number.POSITIVE_INFINITY;
@@ -303,13 +313,13 @@ function listOf(
     .map(({ labels, text, detail }) => {
       const before = labels
         .map(({ text, color }, index) => {
-          const label = padText(text, widths[index]!) + LIST_GAP;
+          const label = layout.padText(text, widths[index]!) + LIST_GAP;
           return color === undefined ? label : chalk[color](label);
         })
         .join('');
       const lines = [
-        ...wrapText(printable(text), available),
-        ...(detail === undefined ? [] : wrapText(printable(detail), available).map((part) => LIST_GAP + part)),
+        ...layout.wrapText(printable(text), available),
+        ...(detail === undefined ? [] : layout.wrapText(printable(detail), available).map((part) => LIST_GAP + part)),
       ];
       return lines.map((part, index) => line((index === 0 ? before : ' '.repeat(indent)) + part)).join('');
     })

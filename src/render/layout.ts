@@ -1,5 +1,4 @@
 /** Fits the columns of a table to the width of a terminal, and cuts and pads the text of their cells. */
-import stringWidth from 'string-width';
 
 /** Spaces between two columns, as kubectl prints them. */
 const GAP = '   ';
@@ -9,9 +8,9 @@ const MIN_WIDTH = 8;
 const MIN_MAIN_WIDTH = 36;
 /** Stands for the rest of a cell, and in the titles for the columns that do not fit. */
 const ELLIPSIS = '…';
-const ELLIPSIS_WIDTH = stringWidth(ELLIPSIS);
-/** Splits a text into characters as a reader sees them. */
-const SEGMENTER = new Intl.Segmenter();
+const ELLIPSIS_WIDTH = 1;
+/** Text whose characters are each one column wide: printable ASCII and the ellipsis. */
+const SIMPLE_WIDTH = /^[\u0020-\u007e\u2026]*$/;
 
 export interface ColumnSize {
   title: string;
@@ -36,35 +35,6 @@ export interface FittedColumn {
 }
 
 type Widths = readonly (number | undefined)[];
-
-/**
- * Fits the columns of a table to a terminal. The column with the lowest priority shrinks first, but not below its title or
- * {@link MIN_WIDTH}, then the next one. If that is not enough, columns are hidden in the same order, and the last one takes what
- * is left.
- * @param available columns of the terminal
- */
-export function fitColumns(columns: readonly ColumnSize[], available: number): readonly FittedColumn[] {
-  const order = columns
-    .map(({ priority = 0 }, index) => ({ index, priority }))
-    .sort((a, b) => a.priority - b.priority || b.index - a.index)
-    .map(({ index }) => index);
-  const last = order.at(-1);
-  const minimums: (number | undefined)[] = columns.map(({ title, width, minimum }, index) =>
-    Math.min(width, index === last ? (minimum ?? MIN_MAIN_WIDTH) : Math.max(stringWidth(title), minimum ?? MIN_WIDTH)),
-  );
-  for (const index of order) {
-    if (index === last || tableWidth(minimums) <= available) break;
-    minimums[index] = undefined;
-  }
-  if (last !== undefined && tableWidth(minimums) > available) minimums[last] = 1;
-  const widths = minimums.map((minimum, index) => (minimum === undefined ? undefined : columns[index]!.width));
-  for (const index of order) {
-    const excess = tableWidth(widths) - available;
-    if (excess <= 0) break;
-    if (widths[index] !== undefined) widths[index] = Math.max(minimums[index]!, widths[index] - excess);
-  }
-  return columns.map(({ cut }, index) => ({ width: widths[index], cut }));
-}
 
 /** Terminal columns of a row, with the mark for hidden columns. */
 function tableWidth(widths: Widths): number {
@@ -102,136 +72,189 @@ export async function drawTable(rows: readonly (readonly string[])[]): Promise<s
   return `${table.toString().replace(/[ \t]+$/gm, '')}\n`;
 }
 
-/** Cuts the cells of a row to the widths, and leaves out those of hidden columns. */
-export function cutCells(
-  cells: readonly string[],
-  columns: readonly FittedColumn[],
-  style: (text: string, index: number) => string,
-  mark = '',
-): string[] {
-  const shown = cells.flatMap((cell, index) => {
-    const { width, cut } = columns[index]!;
-    return width === undefined ? [] : [style(cutText(cell, width, cut), index)];
-  });
-  // cli-table3 requires as many cells in each row as in the titles.
-  return hidesAny(columns) ? [...shown, mark] : shown;
+/**
+ * Prepares the layout of these texts and their parts. string-width takes as long to load as a short command to run, so it is
+ * loaded only if a text requires it.
+ */
+export async function layoutFor(texts: readonly string[]): Promise<Layout> {
+  if (texts.every((text) => SIMPLE_WIDTH.test(text))) return new Layout((text) => text.length);
+  const { default: stringWidth } = await import('string-width');
+  return new Layout(stringWidth);
+}
+
+export class Layout {
+  /** Columns of the terminal that a text takes. */
+  readonly stringWidth: (text: string) => number;
+
+  constructor(stringWidth: (text: string) => number) {
+    this.stringWidth = stringWidth;
+  }
+
+  /**
+   * Fits the columns of a table to a terminal. The column with the lowest priority shrinks first, but not below its title or
+   * {@link MIN_WIDTH}, then the next one. If that is not enough, columns are hidden in the same order, and the last one takes what
+   * is left.
+   * @param available columns of the terminal
+   */
+  fitColumns(columns: readonly ColumnSize[], available: number): readonly FittedColumn[] {
+    const order = columns
+      .map(({ priority = 0 }, index) => ({ index, priority }))
+      .sort((a, b) => a.priority - b.priority || b.index - a.index)
+      .map(({ index }) => index);
+    const last = order.at(-1);
+    const minimums: (number | undefined)[] = columns.map(({ title, width, minimum }, index) =>
+      Math.min(
+        width,
+        index === last ? (minimum ?? MIN_MAIN_WIDTH) : Math.max(this.stringWidth(title), minimum ?? MIN_WIDTH),
+      ),
+    );
+    for (const index of order) {
+      if (index === last || tableWidth(minimums) <= available) break;
+      minimums[index] = undefined;
+    }
+    if (last !== undefined && tableWidth(minimums) > available) minimums[last] = 1;
+    const widths = minimums.map((minimum, index) => (minimum === undefined ? undefined : columns[index]!.width));
+    for (const index of order) {
+      const excess = tableWidth(widths) - available;
+      if (excess <= 0) break;
+      if (widths[index] !== undefined) widths[index] = Math.max(minimums[index]!, widths[index] - excess);
+    }
+    return columns.map(({ cut }, index) => ({ width: widths[index], cut }));
+  }
+
+  /** Cuts the cells of a row to the widths, and leaves out those of hidden columns. */
+  cutCells(
+    cells: readonly string[],
+    columns: readonly FittedColumn[],
+    style: (text: string, index: number) => string,
+    mark = '',
+  ): string[] {
+    const shown = cells.flatMap((cell, index) => {
+      const { width, cut } = columns[index]!;
+      return width === undefined ? [] : [style(this.cutText(cell, width, cut), index)];
+    });
+    // cli-table3 requires as many cells in each row as in the titles.
+    return hidesAny(columns) ? [...shown, mark] : shown;
+  }
+
+  /** The same for the titles. An ellipsis after them shows that columns are hidden. */
+  cutTitles(titles: readonly string[], columns: readonly FittedColumn[], style: (text: string) => string): string[] {
+    return this.cutCells(titles, columns, style, ELLIPSIS);
+  }
+
+  /** Joins the titles of a table. An ellipsis after them shows that columns are hidden. */
+  joinTitles(titles: readonly string[], columns: readonly FittedColumn[], style: (text: string) => string): string {
+    if (!hidesAny(columns)) return this.joinCells(titles, columns, style);
+    const styleOf = (text: string, index: number) => (index < titles.length ? style(text) : text);
+    return this.joinCells([...titles, ELLIPSIS], [...columns, { width: ELLIPSIS_WIDTH }], styleOf);
+  }
+
+  /** Terminal columns of the longest text. */
+  longest(texts: readonly string[]): number {
+    return texts.reduce((width, text) => Math.max(width, this.stringWidth(text)), 0);
+  }
+
+  /**
+   * Cuts a text to `width` columns of the terminal; an ellipsis replaces its end or its middle. Never cuts a character in two.
+   */
+  cutText(text: string, width: number, at: CutAt = 'end'): string {
+    if (this.stringWidth(text) <= width) return text;
+    if (width <= 0) return '';
+    const left = width - ELLIPSIS_WIDTH;
+    const after = at === 'middle' ? Math.floor(left / 2) : 0;
+    const before = left - after;
+    // Splitting a text into characters takes 100 times as long.
+    if (SIMPLE_WIDTH.test(text)) return text.slice(0, before) + ELLIPSIS + text.slice(text.length - after);
+    const characters = charactersOf(text);
+    return (
+      this.#takeWidth(characters, before).join('') +
+      ELLIPSIS +
+      this.#takeWidth(characters.reverse(), after).reverse().join('')
+    );
+  }
+
+  /** The first characters that are at most `width` columns wide together. */
+  #takeWidth(characters: readonly string[], width: number): string[] {
+    let left = width;
+    const end = characters.findIndex((character) => {
+      left -= this.stringWidth(character);
+      return left < 0;
+    });
+    return characters.slice(0, end < 0 ? undefined : end);
+  }
+
+  /** Adds spaces up to `width` columns of the terminal. */
+  padText(text: string, width: number): string {
+    return text + ' '.repeat(Math.max(0, width - this.stringWidth(text)));
+  }
+
+  /**
+   * Wraps a text between words.
+   * @param width of a line in columns of the terminal, greater than 0
+   * @param longWords `keep` leaves a word that is longer than a line to the terminal, so that it can be copied
+   */
+  wrapText(text: string, width: number, longWords: 'split' | 'keep' = 'split'): string[] {
+    const lines: string[] = [];
+    let line = '';
+    for (const word of text.split(' ')) {
+      const joined = line === '' ? word : `${line} ${word}`;
+      if (this.stringWidth(joined) <= width) {
+        line = joined;
+        continue;
+      }
+      if (line !== '') lines.push(line);
+      line = '';
+      if (longWords === 'keep') {
+        line = word;
+        continue;
+      }
+      for (const character of charactersOf(word)) {
+        if (this.stringWidth(line + character) > width && line !== '') {
+          lines.push(line);
+          line = '';
+        }
+        line += character;
+      }
+    }
+    return [...lines, line];
+  }
+
+  /**
+   * Joins the cells of a row.
+   * @param columns as {@link fitColumns} returns them
+   * @param style adds colour to the text of a cell, which changes no width
+   */
+  joinCells(
+    cells: readonly string[],
+    columns: readonly FittedColumn[],
+    style: (text: string, index: number) => string = (text) => text,
+  ): string {
+    let row = '';
+    let spaces = '';
+    for (const [index, cell] of cells.entries()) {
+      const { width, cut } = columns[index]!;
+      if (width === undefined) continue;
+      const text = this.cutText(cell, width, cut);
+      // Spaces before the next cell only, so that no line ends with a space.
+      if (text !== '') {
+        row += spaces + style(text, index);
+        spaces = '';
+      }
+      // Without the ellipsis the text is usually ASCII, which is measured much faster.
+      const isCut = text !== cell && text !== '';
+      const textWidth = isCut ? this.stringWidth(text.replace(ELLIPSIS, '')) + ELLIPSIS_WIDTH : this.stringWidth(text);
+      spaces += ' '.repeat(width - textWidth) + GAP;
+    }
+    return row;
+  }
 }
 
 function hidesAny(columns: readonly FittedColumn[]): boolean {
   return columns.some(({ width }) => width === undefined);
 }
 
-/** The same for the titles. An ellipsis after them shows that columns are hidden. */
-export function cutTitles(
-  titles: readonly string[],
-  columns: readonly FittedColumn[],
-  style: (text: string) => string,
-): string[] {
-  return cutCells(titles, columns, style, ELLIPSIS);
-}
-
-/** Joins the titles of a table. An ellipsis after them shows that columns are hidden. */
-export function joinTitles(
-  titles: readonly string[],
-  columns: readonly FittedColumn[],
-  style: (text: string) => string,
-): string {
-  if (!hidesAny(columns)) return joinCells(titles, columns, style);
-  const styleOf = (text: string, index: number) => (index < titles.length ? style(text) : text);
-  return joinCells([...titles, ELLIPSIS], [...columns, { width: ELLIPSIS_WIDTH }], styleOf);
-}
-
-/** Terminal columns of the longest text. */
-export function longest(texts: readonly string[]): number {
-  return texts.reduce((width, text) => Math.max(width, stringWidth(text)), 0);
-}
-
-/**
- * Cuts a text to `width` columns of the terminal; an ellipsis replaces its end or its middle. Never cuts a character in two.
- */
-export function cutText(text: string, width: number, at: CutAt = 'end'): string {
-  if (stringWidth(text) <= width) return text;
-  if (width <= 0) return '';
-  const left = width - ELLIPSIS_WIDTH;
-  const after = at === 'middle' ? Math.floor(left / 2) : 0;
-  const before = left - after;
-  // A character of plain ASCII is one column wide. Splitting a text into characters takes 100 times as long.
-  if (/^[\u0020-\u007e]*$/.test(text)) return text.slice(0, before) + ELLIPSIS + text.slice(text.length - after);
-  const characters = [...SEGMENTER.segment(text)].map(({ segment }) => segment);
-  return takeWidth(characters, before).join('') + ELLIPSIS + takeWidth(characters.reverse(), after).reverse().join('');
-}
-
-/** The first characters that are at most `width` columns wide together. */
-function takeWidth(characters: readonly string[], width: number): string[] {
-  let left = width;
-  const end = characters.findIndex((character) => {
-    left -= stringWidth(character);
-    return left < 0;
-  });
-  return characters.slice(0, end < 0 ? undefined : end);
-}
-
-/** Adds spaces up to `width` columns of the terminal. */
-export function padText(text: string, width: number): string {
-  return text + ' '.repeat(Math.max(0, width - stringWidth(text)));
-}
-
-/**
- * Wraps a text between words.
- * @param width of a line in columns of the terminal, greater than 0
- * @param longWords `keep` leaves a word that is longer than a line to the terminal, so that it can be copied
- */
-export function wrapText(text: string, width: number, longWords: 'split' | 'keep' = 'split'): string[] {
-  const lines: string[] = [];
-  let line = '';
-  for (const word of text.split(' ')) {
-    const joined = line === '' ? word : `${line} ${word}`;
-    if (stringWidth(joined) <= width) {
-      line = joined;
-      continue;
-    }
-    if (line !== '') lines.push(line);
-    line = '';
-    if (longWords === 'keep') {
-      line = word;
-      continue;
-    }
-    for (const { segment } of SEGMENTER.segment(word)) {
-      if (stringWidth(line + segment) > width && line !== '') {
-        lines.push(line);
-        line = '';
-      }
-      line += segment;
-    }
-  }
-  return [...lines, line];
-}
-
-/**
- * Joins the cells of a row.
- * @param columns as {@link fitColumns} returns them
- * @param style adds colour to the text of a cell, which changes no width
- */
-export function joinCells(
-  cells: readonly string[],
-  columns: readonly FittedColumn[],
-  style: (text: string, index: number) => string = (text) => text,
-): string {
-  let row = '';
-  let spaces = '';
-  for (const [index, cell] of cells.entries()) {
-    const { width, cut } = columns[index]!;
-    if (width === undefined) continue;
-    const text = cutText(cell, width, cut);
-    // Spaces before the next cell only, so that no line ends with a space.
-    if (text !== '') {
-      row += spaces + style(text, index);
-      spaces = '';
-    }
-    // Without the ellipsis the text is usually ASCII, which is measured much faster.
-    const isCut = text !== cell && text !== '';
-    const textWidth = isCut ? stringWidth(text.replace(ELLIPSIS, '')) + ELLIPSIS_WIDTH : stringWidth(text);
-    spaces += ' '.repeat(width - textWidth) + GAP;
-  }
-  return row;
+/** Splits a text into characters as a reader sees them. */
+function charactersOf(text: string): string[] {
+  if (SIMPLE_WIDTH.test(text)) return text.split('');
+  return [...new Intl.Segmenter().segment(text)].map(({ segment }) => segment);
 }

@@ -123,7 +123,6 @@ export async function drawScreen(
   { width, height }: ScreenSize,
   io: Io,
 ): Promise<{ lines: string[]; page: number; offset: number }> {
-  const { cutText } = await import('./layout.ts');
   const { vms, now, wide, metaColumns } = content;
   const totals = countTotals(vms);
   const plan = planScreen(height, totals.length);
@@ -133,16 +132,20 @@ export async function drawScreen(
     const options = { format: wide ? 'wide' : 'table', headers: true, now } as const;
     return (await format({ ...io, tty: true, width }, answer, options)).trimEnd().split('\n');
   };
-  const lines = [cutText(statusLine(content), width)];
+  const [status, line] = [statusLine(content), totals.map(totalsText).join('   ')];
+  const keys = keysLine(position, offset, rows.length, vms.length);
+  const { layoutFor } = await import('./layout.ts');
+  const layout = await layoutFor([status, line, keys]);
+  const lines = [layout.cutText(status, width)];
   if (plan.totals === 'table') {
     const sum = totals.length > 1 ? [sumOf(totals)] : [];
     lines.push('', ...(await draw(totalsTable([...totals, ...sum]))), '');
   } else if (plan.totals === 'line') {
-    lines.push(cutText(totals.map(totalsText).join('   '), width));
+    lines.push(layout.cutText(line, width));
   }
   if (vms.length === 0) lines.push('no VMs');
   else if (rows.length > 0) lines.push(...(await draw(vmsAnswer(rows, { metaColumns }))));
-  const last = cutText(keysLine(position, offset, rows.length, vms.length), width);
+  const last = layout.cutText(keys, width);
   const shown = lines.slice(0, Math.max(1, height - 1));
   while (shown.length < height - 1) shown.push('');
   if (height > 1) shown.push(last);

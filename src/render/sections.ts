@@ -2,7 +2,7 @@
 import type { Io } from '../io.ts';
 import { escapeControls, printable } from '../protocol/redact.ts';
 import { type Answer, format } from '../render.ts';
-import { longest, padText, wrapText } from './layout.ts';
+import { layoutFor } from './layout.ts';
 
 /** A label and its text, which breaks at spaces to fit the terminal. */
 export interface Field {
@@ -34,28 +34,30 @@ export async function formatSections(
   const isEmpty = ({ content }: Section) =>
     'kind' in content ? content.kind === 'rows' && content.rows.length === 0 : content.length === 0;
   const none = sections.filter(isEmpty).map(({ title }) => ({ label: title, text: 'none' }));
-  const blocks = [formatFields(io, [...fields, ...none])];
+  const blocks = [await formatFields(io, [...fields, ...none])];
   const inner = { ...io, width: io.width - INDENT.length };
   for (const section of sections.filter((section) => !isEmpty(section))) {
     const { title, content, more } = section;
     const text =
       'kind' in content
         ? await format(inner, content, { format: 'table', headers: true, now })
-        : formatFields(inner, content);
+        : await formatFields(inner, content);
     const lines = [...text.trimEnd().split('\n'), ...(more === undefined ? [] : [more])];
     blocks.push(`${title}:\n${lines.map((line) => `${INDENT}${line}\n`).join('')}`);
   }
   return blocks.join('');
 }
 
-function formatFields({ tty, width }: Pick<Io, 'tty' | 'width'>, fields: readonly Field[]): string {
+async function formatFields({ tty, width }: Pick<Io, 'tty' | 'width'>, fields: readonly Field[]): Promise<string> {
   const labels = fields.map(({ label }) => `${printable(label)}:`);
-  const column = longest(labels) + GAP;
+  const texts = fields.map(({ text }) => printable(String(text)));
+  const layout = await layoutFor([...labels, ...texts]);
+  const column = layout.longest(labels) + GAP;
   const available = tty ? Math.max(width - column, MIN_TEXT) : Number.POSITIVE_INFINITY;
-  return fields
-    .map(({ text }, index) => {
-      const lines = wrapText(printable(String(text)), available, 'keep');
-      return `${padText(labels[index]!, column)}${lines.join(`\n${' '.repeat(column)}`)}\n`;
+  return texts
+    .map((text, index) => {
+      const lines = layout.wrapText(text, available, 'keep');
+      return `${layout.padText(labels[index]!, column)}${lines.join(`\n${' '.repeat(column)}`)}\n`;
     })
     .join('');
 }

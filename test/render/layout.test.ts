@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import stringWidth from 'string-width';
-import { cutText } from '../../src/render/layout.ts';
+import { layoutFor } from '../../src/render/layout.ts';
 import { type Column, print, type RowsAnswer } from '../../src/render.ts';
 import { testIo } from '../helpers/io.ts';
 
@@ -81,7 +81,7 @@ test('an id of the length of a UUID stays complete while other columns can shrin
   for (const width of [40, 60, 80]) assert.ok((await lines([{ ...ROW, id }], width))[1]!.startsWith(id));
 });
 
-test('a text is cut between characters, and its width includes the ellipsis', () => {
+test('a text is cut between characters, and its width includes the ellipsis', async () => {
   for (const [text, width, cut] of [
     ['abcd', 4, 'abcd'],
     ['abcde', 4, 'abc…'],
@@ -92,10 +92,10 @@ test('a text is cut between characters, and its width includes the ellipsis', ()
     ['abc', 1, '…'],
     ['abc', 0, ''],
   ] as const)
-    assert.equal(cutText(text, width), cut);
+    assert.equal((await layoutFor([text])).cutText(text, width), cut);
 });
 
-test('an id is cut in the middle, so that ids with the same start or the same end differ', () => {
+test('an id is cut in the middle, so that ids with the same start or the same end differ', async () => {
   for (const [text, width, cut] of [
     ['abcdef', 6, 'abcdef'],
     ['abcdefg', 6, 'abc…fg'],
@@ -107,7 +107,7 @@ test('an id is cut in the middle, so that ids with the same start or the same en
     ['abc', 1, '…'],
     ['abc', 0, ''],
   ] as const)
-    assert.equal(cutText(text, width, 'middle'), cut);
+    assert.equal((await layoutFor([text])).cutText(text, width, 'middle'), cut);
 });
 
 for (const format of ['table', 'wide', 'tsv', 'ndjson', 'yaml', 'template={{id}}'] as const) {
