@@ -1,6 +1,13 @@
 /** The grammar of addresses. Shells, proxies and URLs use addresses, so any other text is rejected. */
 import { isIPv4, isIPv6 } from 'node:net';
 
+/** An IPv6 address has at least two colons. Only such a text is passed to isIPv6, because compiling its expression takes 2 ms. */
+const TWO_COLONS = /:.*:/s;
+
+export function isIPv6Address(text: string): boolean {
+  return TWO_COLONS.test(text) && isIPv6(text);
+}
+
 /** The letters, digits and marks of host names, including `_`, which some name services use. */
 const HOST_NAME = /^[a-z0-9_][a-z0-9._-]*$/i;
 /** Four numbers separated by dots are an IPv4 address or a mistake, never a host name. */
@@ -19,12 +26,12 @@ export function normalizeAddress(text: string): string | undefined {
 
 function isAddress(text: string): boolean {
   // A zone id (`fe80::1%eth0`) has a meaning on one machine only, and isIPv6 accepts it.
-  const isIPv6Address = (host: string) => isIPv6(host) && !host.includes('%');
-  if (isIPv6Address(text)) return true;
+  const isGlobalIPv6 = (host: string) => isIPv6Address(host) && !host.includes('%');
+  if (isGlobalIPv6(text)) return true;
   const { host, port } = splitAddress(text);
   if (port !== undefined && !(/^[1-9]\d*$/.test(port) && isPort(Number(port)))) return false;
   const [, bracketed] = /^\[(.*)\]$/s.exec(host) ?? [];
-  if (bracketed !== undefined) return isIPv6Address(bracketed);
+  if (bracketed !== undefined) return isGlobalIPv6(bracketed);
   return HOST_NAME.test(host) && (isIPv4(host) || !FOUR_NUMBERS.test(host));
 }
 
@@ -46,7 +53,7 @@ export function splitAddress(address: string): { host: string; port: string | un
 
 /** Joins a host and a port. An IPv6 address gets brackets. */
 export function joinHostPort(host: string, port: number | string): string {
-  return `${isIPv6(host) ? `[${host}]` : host}:${port}`;
+  return `${isIPv6Address(host) ? `[${host}]` : host}:${port}`;
 }
 
 /**
@@ -58,5 +65,5 @@ export function hostBetween(before: string, value: string, after: string, isAddr
   const precedesPort = /^:(?!\s)/.test(after);
   if (precedesPort && isAddress && normalizeAddress(value) === value) return splitAddress(value).host;
   const isInUrl = /\/\/(?:[^\s/@]*@)?$/.test(before);
-  return (precedesPort || isInUrl) && isIPv6(value) ? `[${value}]` : value;
+  return (precedesPort || isInUrl) && isIPv6Address(value) ? `[${value}]` : value;
 }
