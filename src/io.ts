@@ -1,5 +1,6 @@
 /** The standard streams and the terminal. Tests replace this interface with buffers. */
 import { writeSync } from 'node:fs';
+import { isatty } from 'node:tty';
 import { openScreen, type Screen, type ScreenEvents } from './io/screen.ts';
 
 export interface Io {
@@ -32,7 +33,8 @@ export interface Io {
 }
 
 export function systemIo(env: NodeJS.ProcessEnv): Io {
-  const { stdin, stdout, stderr } = process;
+  const { stdout } = process;
+  const [stdinTty, errTty] = [isatty(0), isatty(2)];
   // A reader that closes the pipe early, as in `vreg ls | head -1`, is not an error.
   const onError = ({ code, message }: NodeJS.ErrnoException) => {
     if (code === 'EPIPE') process.exit(0);
@@ -40,42 +42,48 @@ export function systemIo(env: NodeJS.ProcessEnv): Io {
     process.exit(1);
   };
   stdout.on('error', onError);
-  stderr.on('error', onError);
+  // Node creates stdin and stderr on first use, which takes a millisecond each.
+  let stderrIsOpen = false;
+  const writeError = (text: string) => {
+    if (!stderrIsOpen) process.stderr.on('error', onError);
+    stderrIsOpen = true;
+    process.stderr.write(text);
+  };
   /** Text for stderr while a full screen is open; undefined otherwise. */
   let held: string[] | undefined;
   const printHeld = () => {
     const text = held?.join('') ?? '';
     held = undefined;
-    if (text !== '') stderr.write(text);
+    if (text !== '') writeError(text);
   };
   return {
     out: (chunk) => void stdout.write(chunk),
-    err: (chunk) => void (held?.push(chunk) ?? stderr.write(chunk)),
+    err: (chunk) => void (held?.push(chunk) ?? writeError(chunk)),
     tty: stdout.isTTY === true,
-    errTty: stderr.isTTY === true,
-    canAsk: stdin.isTTY === true && stderr.isTTY === true,
-    stdinTty: stdin.isTTY === true,
+    errTty,
+    canAsk: stdinTty && errTty,
+    stdinTty,
     color: wantsColor(env, stdout.isTTY === true),
-    errColor: wantsColor(env, stderr.isTTY === true),
+    errColor: wantsColor(env, errTty),
     width: stdout.columns || 80,
     height: stdout.rows || 24,
-    readStdin: async (signal) => (await read(stdin, signal)).text,
+    readStdin: async (signal) => (await read(process.stdin, signal)).text,
     ask: async (question, signal) => {
-      stderr.write(question);
+      writeError(question);
       try {
-        const { text, isComplete } = await read(stdin, signal, NEWLINE);
+        const { text, isComplete } = await read(process.stdin, signal, NEWLINE);
         if (isComplete) return text.split('\n', 1)[0];
-        stderr.write('\n');
+        writeError('\n');
         return undefined;
       } catch (error) {
         // The shell prints its prompt on a new line.
-        stderr.write('\n');
+        writeError('\n');
         throw error;
       }
     },
     openScreen: (events) => {
-      const screen = openScreen(stdin, stdout, events);
-      if (stderr.isTTY) held = [];
+      const screen = openScreen(process.stdin, stdout, events);
+      if (errTty) held = [];
       process.once('exit', printHeld);
       const { close } = screen;
       return Object.assign(screen, {

@@ -3,7 +3,7 @@
  * restored when the screen is closed, when the process exits or a signal ends it, and while it is suspended.
  */
 import { constants } from 'node:os';
-import { emitKeypressEvents, type Key } from 'node:readline';
+import type { Key } from 'node:readline';
 
 export interface ScreenEvents {
   /** @param name as in `Key.name` of node:readline, with the prefix `ctrl-` or `shift-` */
@@ -103,7 +103,8 @@ export function openScreen(stdin: NodeJS.ReadStream, stdout: NodeJS.WriteStream,
   if (stdin.isTTY) {
     // A terminal that is gone cannot be reset.
     stdin.on('error', () => {});
-    emitKeypressEvents(stdin);
+    // Loaded here, because it would slow down the start of every command.
+    process.getBuiltinModule('node:readline').emitKeypressEvents(stdin);
     stdin.on('keypress', onKeypress).resume();
   }
   stdout.on('resize', redraw);
