@@ -8,16 +8,15 @@
  * Without `--node`, installs the package with the binary of Node into a temporary folder. The next `npm run build` removes the
  * executable, because it is a build of older sources then.
  */
-import { spawn, spawnSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { build } from 'esbuild';
+import { bundles, CACHED_BUNDLES, ROOT, writeCodeCaches } from './bundles.mjs';
 
 /** Major version of the newest LTS, which is in the executable. `--build-sea` came with Node 25.5. */
 const NODE_MAJOR = 26;
@@ -25,9 +24,7 @@ const NODE_MAJOR = 26;
 const ARCHITECTURES = ['arm64', 'x64'];
 const COMPLETIONS = ['_vreg', 'vreg.bash', 'vreg.fish'];
 
-const root = fileURLToPath(new URL('..', import.meta.url));
-const { default: manifest } = await import('../package.json', { with: { type: 'json' } });
-const output = join(root, 'dist/exe/vreg');
+const output = join(ROOT, 'dist/exe/vreg');
 
 /** A problem that the user can solve; the message names the next step. */
 class BuildError extends Error {}
@@ -89,38 +86,25 @@ function versionOf(node) {
 
 async function buildExecutable(node, addon) {
   const dist = join(temporary, 'dist');
-  await build({
-    absWorkingDir: root,
-    entryPoints: {
-      vreg: 'src/main.ts',
-      boot: 'src/boot.ts',
-      executable: 'src/executable.ts',
-      'store-worker': 'daemon/store/worker.ts',
-    },
+  const options = (await bundles()).map((bundle) => ({
+    ...bundle,
     outdir: dist,
-    outExtension: { '.js': '.cjs' },
-    bundle: true,
-    platform: 'node',
     target: `node${NODE_MAJOR}`,
-    format: 'cjs',
-    minifyWhitespace: true,
-    minifySyntax: true,
-    legalComments: 'none',
+    external: [],
     alias: { '@neon-rs/load': './daemon/store/addon-load.ts' },
     define: {
-      __DIST__: '__dirname',
-      __VERSION__: JSON.stringify(manifest.version),
+      ...bundle.define,
       __ADDON_HASH__: JSON.stringify(createHash('sha256').update(readFileSync(addon)).digest('hex')),
       // Makes libsql load its addon through @neon-rs/load only, which `alias` replaces.
       'process.env.LIBSQL_JS_DEV': 'true',
     },
-    supported: { 'dynamic-import': false },
-    logOverride: { 'empty-import-meta': 'silent' },
-    logLevel: 'warning',
-  });
-  await writeCodeCache(node, dist);
-  const files = ['vreg.cjs', 'vreg.cjs.cache', 'store-worker.cjs'].map((name) => [`dist/${name}`, join(dist, name)]);
-  const scripts = COMPLETIONS.map((name) => [`completions/${name}`, join(root, 'completions', name)]);
+  }));
+  const executable = { ...options[0], entryPoints: { executable: 'src/executable.ts' } };
+  await Promise.all([...options, executable].map((each) => build(each)));
+  await writeCodeCaches(node, dist);
+  const names = [...CACHED_BUNDLES.flatMap((name) => [`${name}.cjs`, `${name}.cjs.cache`]), 'store-worker.cjs'];
+  const files = names.map((name) => [`dist/${name}`, join(dist, name)]);
+  const scripts = COMPLETIONS.map((name) => [`completions/${name}`, join(ROOT, 'completions', name)]);
   const config = join(temporary, 'sea-config.json');
   writeFileSync(
     config,
@@ -144,19 +128,4 @@ function run(command, args, { hint } = {}) {
   if (status === 0) return;
   const reason = error?.message ?? stderr.trim();
   throw new BuildError(`${command} ${args.join(' ')} failed: ${reason}${hint ? `\n${hint}` : ''}`);
-}
-
-/** Writes V8's code cache for the bundle, with the Node of the executable: another version would reject it. */
-async function writeCodeCache(node, dist) {
-  const server = createServer((_request, response) => {
-    const vm = { id: 'a', name: 'a', role: 'infra', status: 'running', address: 'a', registeredBy: 'a' };
-    response.setHeader('content-type', 'application/json').end(JSON.stringify({ vms: [vm], count: 1 }));
-  });
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const url = `http://127.0.0.1:${server.address().port}`;
-  const env = { PATH: process.env.PATH, VERS_INFRA_URL: url, VREG_WRITE_CODE_CACHE: '1' };
-  const child = spawn(node, [`${dist}/boot.cjs`, 'addr', 'infra'], { env, stdio: ['ignore', 'ignore', 'inherit'] });
-  const code = await new Promise((resolve) => child.on('exit', resolve));
-  server.close();
-  if (code !== 0) throw new Error(`vreg addr infra ended with ${code}`);
 }

@@ -1,8 +1,15 @@
 /** Builds the commander tree, runs one command, prints its error and returns the exit code. No other module prints errors. */
 
 import { Command as Commander, CommanderError, Option } from 'commander';
-import { COMPLETE_COMMAND, type Command, type Flag, GLOBAL_FLAGS, GLOBAL_SETTINGS, SHORT } from './command.ts';
-import { loadAllCommands, loadCommand } from './commands.ts';
+import {
+  COMPLETE_COMMAND,
+  type Command,
+  commandOf,
+  type Flag,
+  GLOBAL_FLAGS,
+  GLOBAL_SETTINGS,
+  SHORT,
+} from './command.ts';
 import { type SettingKey, settingOf } from './config/settings.ts';
 import { splitList } from './config/values.ts';
 import { Config } from './config.ts';
@@ -15,7 +22,7 @@ import { type Deps, type GlobalFlags, Session } from './session.ts';
 /** Runs one command line. Never throws and never exits the process. @returns the exit code */
 export async function main(argv: readonly string[], deps: Deps): Promise<number> {
   const config = new Config(deps.env);
-  const session = new Session(argv, deps, config, loadAllCommands);
+  const session = new Session(argv, deps, config);
   try {
     if (argv[0] === COMPLETE_COMMAND) {
       const { completionReply } = await import('./completion.ts');
@@ -23,9 +30,9 @@ export async function main(argv: readonly string[], deps: Deps): Promise<number>
       return EXIT.ok;
     }
     const named = commandOf(argv);
-    const only = named === undefined ? undefined : await loadCommand(named);
-    const commands = only ? [only] : await loadAllCommands();
-    const program = buildProgram(commands, session, await loadHelp(argv, only));
+    const only = named === undefined ? undefined : await deps.commands.load(named);
+    const commands = only ? [only] : await deps.commands.loadAll();
+    const program = buildProgram(only, commands, session, await loadHelp(argv, only));
     await program.parseAsync([...argv], { from: 'user' });
     return EXIT.ok;
   } catch (error) {
@@ -33,23 +40,6 @@ export async function main(argv: readonly string[], deps: Deps): Promise<number>
   } finally {
     session.close();
   }
-}
-
-/** The first argument that is neither a flag nor the value of a global flag. */
-function commandOf(argv: readonly string[]): string | undefined {
-  const takesValue = new Set<string>([
-    '-c',
-    '--context',
-    ...GLOBAL_SETTINGS.flatMap((key) => [`--${key}`, SHORT[key] ?? `--${key}`]),
-  ]);
-  for (let index = 0; index < argv.length; index++) {
-    const word = argv[index]!;
-    if (takesValue.has(word)) index++;
-    else if (!word.startsWith('-')) return word;
-    // `vreg --help` lists all commands, so all are loaded.
-    else if (word === '-h' || word === '--help') return undefined;
-  }
-  return undefined;
 }
 
 type Help = typeof import('./help/help.ts');
@@ -60,7 +50,16 @@ async function loadHelp(argv: readonly string[], only: Command<never> | undefine
   return may ? import('./help/help.ts') : undefined;
 }
 
-function buildProgram(commands: readonly Command<never>[], session: Session, help?: Help): Commander {
+/**
+ * @param only the command that the command line names; the others are not built, because that takes longer than to run one
+ * @param commands for help and for suggestions
+ */
+function buildProgram(
+  only: Command<never> | undefined,
+  commands: readonly Command<never>[],
+  session: Session,
+  help?: Help,
+): Commander {
   const program = new Commander('vreg');
   program
     .exitOverride((error) => {
@@ -72,7 +71,7 @@ function buildProgram(commands: readonly Command<never>[], session: Session, hel
     .addHelpText('beforeAll', '');
   for (const key of GLOBAL_SETTINGS) program.addOption(settingOption(key));
   for (const flag of GLOBAL_FLAGS) program.addOption(new Option(flag.flags, flag.about));
-  for (const command of commands) program.addCommand(buildCommand(command, session, ['vreg'], help));
+  if (only) program.addCommand(buildCommand(only, session, ['vreg'], help));
   if (help)
     program.helpInformation = () => {
       rejectUnknownCommand(program, commands, ['vreg']);

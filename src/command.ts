@@ -157,6 +157,14 @@ export interface Context {
   commands(): Promise<readonly Command<never>[]>;
 }
 
+/** How a program loads its commands. */
+export interface LoadCommands {
+  /** Loads the command with this name or alias; undefined if there is none. */
+  load(name: string): Promise<Command<never>> | undefined;
+  /** Loads all commands, with the section of the help to which each belongs. */
+  loadAll(): Promise<readonly Command<never>[]>;
+}
+
 /** Checks the types of a definition, then erases the type of its flags so that all commands have one type. */
 export function defineCommand<F = Record<string, never>>(command: Command<F>): Command<never> {
   return command as unknown as Command<never>;
@@ -186,3 +194,20 @@ export const GLOBAL_FLAGS: readonly Flag[] = [
   { flags: '--no-color', about: 'disable colour; same as NO_COLOR=1' },
   { flags: '-v, --verbose', about: 'log each request to stderr' },
 ];
+
+/** The word that names the command: the first argument that is neither a flag nor the value of a global flag. */
+export function commandOf(argv: readonly string[]): string | undefined {
+  const takesValue = new Set<string>([
+    '-c',
+    '--context',
+    ...GLOBAL_SETTINGS.flatMap((key) => [`--${key}`, SHORT[key] ?? `--${key}`]),
+  ]);
+  for (let index = 0; index < argv.length; index++) {
+    const word = argv[index]!;
+    if (takesValue.has(word)) index++;
+    else if (!word.startsWith('-')) return word;
+    // `vreg --help` lists all commands.
+    else if (word === '-h' || word === '--help') return undefined;
+  }
+  return undefined;
+}

@@ -2,6 +2,7 @@
 import { wrap } from 'node:module';
 import { getRawAsset } from 'node:sea';
 import { Script } from 'node:vm';
+import { isHot } from './hot.ts';
 import { STORE_WORKER } from './program.ts';
 
 /** The content of an asset, without a copy. */
@@ -10,7 +11,7 @@ const asset = (name: string) => Buffer.from(getRawAsset(name) as ArrayBuffer);
 const isWorker = process.argv[2] === STORE_WORKER;
 // The worker expects its arguments at the same positions as in `node store-worker.cjs check DIR`.
 if (isWorker) process.argv.splice(1, 1);
-const bundle = `dist/${isWorker ? 'store-worker' : 'vreg'}.cjs`;
+const bundle = `dist/${isWorker ? 'store-worker' : isHot(process.argv.slice(2)) ? 'hot' : 'vreg'}.cjs`;
 // The bundles are ASCII, which is read faster as Latin-1.
 const script = new Script(wrap(asset(bundle).toString('latin1')), {
   filename: bundle,

@@ -4,8 +4,9 @@
 
 import { setTimeout } from 'node:timers/promises';
 import type { ClientOptions } from './client/connection.ts';
+import type { OpenTransport } from './client/transport.ts';
 import { RegistryClient } from './client.ts';
-import type { Command, Context } from './command.ts';
+import type { Command, Context, LoadCommands } from './command.ts';
 import type { OutputFormat } from './config/settings.ts';
 import { clientCertificate, trustedCertificates } from './config/tls-files.ts';
 import type { Config } from './config.ts';
@@ -16,6 +17,8 @@ import { maskTokens, printable } from './protocol/redact.ts';
 
 export interface Deps {
   io: Io;
+  commands: LoadCommands;
+  openTransport: OpenTransport;
   env: NodeJS.ProcessEnv;
   version: string;
   now(): number;
@@ -51,13 +54,7 @@ export class Session implements Context {
   lenient = false;
   readonly argv: readonly string[];
 
-  /** @param loadCommands loads the entire command tree, for help and completion */
-  constructor(
-    argv: readonly string[],
-    deps: Deps,
-    config: Config,
-    readonly commands: () => Promise<readonly Command<never>[]>,
-  ) {
+  constructor(argv: readonly string[], deps: Deps, config: Config) {
     this.argv = argv;
     this.#deps = deps;
     this.config = config;
@@ -66,6 +63,10 @@ export class Session implements Context {
   setFlags(flags: GlobalFlags & Record<string, unknown>): void {
     this.#flags = flags;
     this.config.setFlags(flags);
+  }
+
+  commands(): Promise<readonly Command<never>[]> {
+    return this.#deps.commands.loadAll();
   }
 
   get io(): Io {
@@ -148,6 +149,7 @@ export class Session implements Context {
     const own = clientCertificate(this.config);
     return new RegistryClient({
       url: url.replace(/\/+$/, ''),
+      openTransport: this.#deps.openTransport,
       origin,
       token: token?.value,
       tokenOrigin: token?.origin,

@@ -96,6 +96,9 @@ function isWithinDaemonCommand(from: string, to: string): boolean {
   return to.startsWith(folder) && (from === 'src/commands/daemon.ts' || from.startsWith(folder));
 }
 
+/** The entry points of the bundles of the command line. */
+const ENTRIES = ['src/boot.ts', 'src/executable.ts', 'src/main.ts', 'src/hot-main.ts'];
+
 const RULES: readonly [rule: string, why: string, forbidden: (edge: Import) => boolean][] = [
   [
     'the protocol imports no module outside its folder',
@@ -114,11 +117,11 @@ const RULES: readonly [rule: string, why: string, forbidden: (edge: Import) => b
       from.startsWith('src/commands/') && to.startsWith('src/commands/') && !isWithinDaemonCommand(from, to),
   ],
   [
-    'only the command table imports commands, dynamically',
+    'only the table of commands and the program of the hot commands import commands, dynamically',
     'a command is loaded when it is named',
     ({ from, to, kind }) =>
       to.startsWith('src/commands/') &&
-      (from !== 'src/commands.ts' || kind !== 'dynamic') &&
+      (!['src/commands.ts', 'src/hot-main.ts'].includes(from) || kind !== 'dynamic') &&
       !isWithinDaemonCommand(from, to),
   ],
   [
@@ -175,6 +178,12 @@ const RULES: readonly [rule: string, why: string, forbidden: (edge: Import) => b
     ({ from, to }) =>
       from.startsWith('daemon/') && ['commander', 'conf', 'chalk', 'cli-table3', 'string-width'].includes(to),
   ],
+  ['no module imports an entry point', 'it would run twice', ({ to }) => ENTRIES.includes(to)],
+  [
+    'boot.ts imports only what chooses a bundle',
+    'it has no code cache',
+    ({ from, to, own }) => from === 'src/boot.ts' && own && to !== 'src/hot.ts',
+  ],
   ['no module imports tests', 'the package does not contain them', ({ to }) => to.startsWith('test/')],
 ];
 
@@ -183,7 +192,9 @@ for (const [rule, why, forbidden] of RULES) {
 }
 
 const USERS: readonly [name: string, where: readonly string[], why: string][] = [
-  ['undici', ['src/client/transport.ts'], 'one module sends requests'],
+  ['undici', ['src/client/transport/undici.ts'], 'one transport uses it'],
+  ['src/client/transport/undici.ts', ['src/main.ts'], 'the program chooses the transport of its commands'],
+  ['src/client/transport/node-http.ts', ['src/hot-main.ts'], 'the program chooses the transport of its commands'],
   ['chalk', ['src/render.ts'], 'one module formats answers'],
   ['cli-table3', ['src/render/layout.ts'], 'one module lays out tables'],
   ['string-width', ['src/render/layout.ts'], 'one module lays out tables'],

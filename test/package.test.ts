@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { READMES } from '../src/help/docs.ts';
@@ -29,7 +29,15 @@ test('the package holds the program, its completions, its READMEs and its licenc
   assert.equal(code, 0, stderr);
   const [packed] = JSON.parse(stdout) as { files: { path: string; mode: number }[] }[];
   const paths = packed!.files.map(({ path }) => path);
-  const needed = ['package.json', 'LICENSE', 'bin/vreg.js', 'bin/package.json', 'dist/boot.cjs', 'dist/vreg.cjs'];
+  const needed = [
+    'package.json',
+    'LICENSE',
+    'bin/vreg.js',
+    'bin/package.json',
+    'dist/boot.cjs',
+    'dist/hot.cjs',
+    'dist/vreg.cjs',
+  ];
   const alsoNeeded = ['dist/store-worker.cjs', 'completions/vreg.bash', 'completions/_vreg', 'completions/vreg.fish'];
   // All READMEs, so that the links between them work.
   for (const path of [...needed, ...alsoNeeded, ...READMES]) assert.ok(paths.includes(path), path);
@@ -42,13 +50,24 @@ test('the package holds the program, its completions, its READMEs and its licenc
   assert.equal(packed!.files.find(({ path }) => path === 'bin/vreg.js')!.mode & 0o111, 0o111);
 });
 
-test('V8 accepts the code cache of the program', async (t) => {
-  const script = `const { readFileSync } = require('node:fs');
-const source = require('node:module').wrap(readFileSync('dist/vreg.cjs', 'utf8'));
-const cachedData = readFileSync('dist/vreg.cjs.cache');
-console.log(new (require('node:vm').Script)(source, { cachedData }).cachedDataRejected);`;
-  const { stdout } = await run(process.execPath, ['-e', script], { env: cleanEnv(tempDir(t)), cwd: ROOT });
-  assert.equal(stdout, 'false\n');
+for (const bundle of ['dist/hot.cjs', 'dist/vreg.cjs']) {
+  test(`V8 accepts the code cache of ${bundle}, which is ASCII`, async (t) => {
+    const script = `const bytes = require('node:fs').readFileSync('${bundle}');
+const source = require('node:module').wrap(bytes.toString('latin1'));
+const cachedData = require('node:fs').readFileSync('${bundle}.cache');
+console.log(new (require('node:vm').Script)(source, { cachedData }).cachedDataRejected, bytes.every((byte) => byte < 128));`;
+    const { stdout } = await run(process.execPath, ['-e', script], { env: cleanEnv(tempDir(t)), cwd: ROOT });
+    assert.equal(stdout, 'false true\n');
+  });
+}
+
+test('the program runs without its code caches', async (t) => {
+  const dir = tempDir(t);
+  for (const name of ['boot.cjs', 'hot.cjs', 'vreg.cjs']) copyFileSync(join(ROOT, 'dist', name), join(dir, name));
+  for (const argv of [['version'], ['config', 'list']]) {
+    const { code, stderr } = await run(process.execPath, [join(dir, 'boot.cjs'), ...argv], { env: cleanEnv(dir) });
+    assert.deepEqual([code, stderr], [0, '']);
+  }
 });
 
 test('the program is executable, and runs through a symlink', async (t) => {

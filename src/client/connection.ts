@@ -15,13 +15,14 @@ import { MAX_DEPTH } from '../protocol/json.ts';
 import { maskRegistryUrl, SecretMask } from '../protocol/redact.ts';
 import { isOutcomeUnknown, outcomeHint } from './outcome.ts';
 import { tlsHint } from './tls-hints.ts';
-import { type ClientTls, type Exchange, type Reply, Transport } from './transport.ts';
+import type { ClientTls, Exchange, OpenTransport, Reply, Transport } from './transport.ts';
 
 /** Milliseconds to wait for a response. */
 export const DEFAULT_TIMEOUT = 10_000;
 
 export interface ClientOptions {
   url: string;
+  openTransport: OpenTransport;
   /** Origin of the URL for error messages, for example `VERS_INFRA_URL` or `flag --url`. */
   origin?: string;
   token?: string | undefined;
@@ -103,7 +104,7 @@ export class Connection {
     more: Record<string, string> | undefined,
     send: (transport: Transport, exchange: Exchange) => Promise<R>,
   ): Promise<R> {
-    const { tls, signal, trace } = this.#options;
+    const { openTransport, tls, signal, trace } = this.#options;
     const token = this.token ?? this.#options.token;
     const headers: Record<string, string> = { accept: 'application/json', [CLIENT_HEADER]: '1', ...more };
     if (body !== undefined) headers['content-type'] = 'application/json';
@@ -114,7 +115,7 @@ export class Connection {
     const started = performance.now();
     let reply: R;
     try {
-      this.#transport ??= new Transport(this.#parsedUrl(), tls);
+      this.#transport ??= openTransport(this.#parsedUrl(), tls);
       reply = await send(this.#transport, {
         method,
         path,

@@ -1,4 +1,5 @@
-/** Hints for TLS errors, selected by the error codes of Node, OpenSSL and undici. */
+/** Hints for TLS errors, selected by the error codes of Node and OpenSSL. */
+import { INVALID_HTTP } from './transport.ts';
 
 /** The server's certificate is not trusted (nodejs.org/api/tls.html, X509 certificate errors). */
 const UNTRUSTED = /^(DEPTH_ZERO_SELF_SIGNED_CERT|SELF_SIGNED_CERT_IN_CHAIN|UNABLE_TO_\w+|CERT_\w+|ERR_TLS_\w+)$/;
@@ -12,7 +13,7 @@ const REJECTS_CERTIFICATE =
   /ALERT_(UNKNOWN_CA|BAD_CERTIFICATE|\w*CERTIFICATE_(EXPIRED|REVOKED|UNKNOWN)|ACCESS_DENIED)$/;
 const OTHER_VERSION = /ALERT_PROTOCOL_VERSION$|UNSUPPORTED_PROTOCOL$/;
 /** The server closed the connection without a response. */
-const CLOSED = ['ECONNRESET', 'EPIPE', 'UND_ERR_SOCKET'];
+const CLOSED = ['ECONNRESET', 'EPIPE'];
 
 /** True for a TLS error, false for a network error. */
 export function isTlsError(code: string): boolean {
@@ -29,8 +30,8 @@ interface Situation {
 export function tlsHint(cause: NodeJS.ErrnoException, { isHttps, sendsCertificate }: Situation): string | undefined {
   const code = String(cause.code);
   if (!isHttps) {
-    // A TLS server responds to plain HTTP with an alert, which the HTTP parser rejects.
-    if (code.startsWith('HPE_')) return 'does the server use https? write the URL with https://';
+    // A TLS server responds to plain HTTP with an alert.
+    if (code === INVALID_HTTP) return 'does the server use https? write the URL with https://';
     return undefined;
   }
   if (code === 'CERT_NOT_YET_VALID')

@@ -1,6 +1,5 @@
 /** The candidates for the word at the cursor: commands, flags, fixed values, and values from the registry and the config file. */
 import type { Command, Context, ValueKind } from '../command.ts';
-import { loadCommand } from '../commands.ts';
 import { isSettingKey } from '../config/settings.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { livenessOf } from '../protocol/liveness.ts';
@@ -48,7 +47,7 @@ export async function complete(
   isFile = false,
 ): Promise<Completion> {
   if (isFile) return { kind: 'files', prefix: '', candidates: [] };
-  const line = readCommandLine(programOf(await loadNamed(words, context)), words);
+  const line = readCommandLine(programOf(await context.commands()), words);
   const { next, current, command, args } = line;
   switch (next.kind) {
     case 'flag':
@@ -77,14 +76,6 @@ export async function complete(
 function programOf(commands: readonly Command<never>[]): Command<never> {
   const flags = [{ flags: '-V, --version', about: 'print the version' }];
   return { name: 'vreg', summary: '', examples: [], commands, flags };
-}
-
-/** Loads the command that the line names, or all commands if their names are to be completed. */
-async function loadNamed(words: readonly string[], context: Context): Promise<readonly Command<never>[]> {
-  const [name] = readCommandLine(programOf([]), words).args;
-  if (name === undefined) return context.commands();
-  const command = await loadCommand(name);
-  return command ? [command] : [];
 }
 
 /** Commands that systemd units run, as in UNIT_COMMAND in daemon/systemd/units.ts, by kind of unit. */

@@ -8,10 +8,11 @@ import type { Vm } from '../../src/protocol/vm.ts';
 import { serveApp } from '../helpers/app.ts';
 import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { json, stub } from '../helpers/stub.ts';
+import { openUndici } from '../helpers/transports.ts';
 import { aVm } from '../helpers/vm.ts';
 
-function clientOf(t: TestContext, options: ClientOptions): RegistryClient {
-  const client = new RegistryClient(options);
+function clientOf(t: TestContext, options: Omit<ClientOptions, 'openTransport'>): RegistryClient {
+  const client = new RegistryClient({ openTransport: openUndici, ...options });
   t.after(() => client.close());
   return client;
 }

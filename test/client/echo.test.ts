@@ -7,6 +7,7 @@ import type { VregError } from '../../src/protocol/errors.ts';
 import { startAgent } from '../helpers/agent/agent.ts';
 import { vreg } from '../helpers/cli.ts';
 import { json, stub } from '../helpers/stub.ts';
+import { openUndici } from '../helpers/transports.ts';
 import { until } from '../helpers/until.ts';
 
 /** Contains characters that JSON escapes. */
@@ -71,7 +72,7 @@ test('every token that was used is masked, and the rest of the message is unchan
     seen.push(headers.authorization!);
     json(response, 500, { error: `these came: ${seen.join(', ')}` });
   });
-  const client = new RegistryClient({ url, token: 'canary-1' });
+  const client = new RegistryClient({ url, openTransport: openUndici, token: 'canary-1' });
   t.after(() => client.close());
   const failure = () =>
     client.health().then(
@@ -96,7 +97,7 @@ test('a token in a successful response is not masked, because it may be the requ
   const url = await stub(t, (_request, response) =>
     json(response, 201, { name: 'a', scope: 'admin', token: TOKEN }, { 'x-vreg-version': '0.0.0' }),
   );
-  const client = new RegistryClient({ url, token: TOKEN });
+  const client = new RegistryClient({ url, openTransport: openUndici, token: TOKEN });
   t.after(() => client.close());
   assert.equal((await client.createToken({ name: 'a', scope: 'admin' })).token, TOKEN);
 });

@@ -13,6 +13,7 @@ import { type Daemon, startDaemon } from '../helpers/daemon.ts';
 import { call } from '../helpers/http.ts';
 import { isChange } from '../helpers/stream.ts';
 import { json, stub } from '../helpers/stub.ts';
+import { openUndici } from '../helpers/transports.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
@@ -30,7 +31,7 @@ interface Watching {
 /** Watches until the test ends; pauses are cut to what a test can wait for. */
 function watch(t: TestContext, url: string, options: WatchOptions = {}, token?: string): Watching {
   const aborted = new AbortController();
-  const client = new RegistryClient({ url, token, signal: aborted.signal });
+  const client = new RegistryClient({ url, openTransport: openUndici, token, signal: aborted.signal });
   const notes: string[] = [];
   const context: Pick<Context, 'client' | 'note' | 'verbose' | 'sleep' | 'now' | 'signal'> = {
     client: () => client,

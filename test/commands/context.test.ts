@@ -185,7 +185,10 @@ test('a context sets the token file and the CA file', async (t) => {
   await run(`context add here --ca-file ${home}/ca.pem`);
   const { code, stderr } = await run('ls');
   assert.equal(code, 5);
-  assert.equal(stderr, `vreg: cannot read the CA file ${home}/ca.pem (ENOENT, from context here)\nhint: check its path and mode\n`);
+  assert.equal(
+    stderr,
+    `vreg: cannot read the CA file ${home}/ca.pem (ENOENT, from context here)\nhint: check its path and mode\n`,
+  );
   assert.doesNotMatch(readFileSync(join(home, '.config/vreg/config.json'), 'utf8'), /secret/);
 });
 

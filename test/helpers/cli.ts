@@ -1,8 +1,12 @@
 /** Runs command lines in this process: `main` with text buffers instead of a terminal. */
 import { main } from '../../src/cli.ts';
+import { loadAllCommands, loadCommand } from '../../src/commands.ts';
+import { isHot } from '../../src/hot.ts';
 import type { Registration } from '../../src/protocol/vm.ts';
+import type { Deps } from '../../src/session.ts';
 import { call } from './http.ts';
 import { type TestIoOptions, type TestScreen, testIo } from './io.ts';
+import { openNodeHttp, openUndici } from './transports.ts';
 
 /** Three minutes after the start time of the fake clock. */
 export const NOW = Date.parse('2026-01-01T00:03:00.000Z');
@@ -47,8 +51,10 @@ export function start(argv: readonly string[], options: VregOptions = {}): Runni
   } = options;
   const environment: NodeJS.ProcessEnv = { PATH: process.env.PATH, HOME: home, VERS_INFRA_URL: url, ...env };
   const io = testIo({ ...terminal, env: environment });
-  const deps = {
+  const deps: Deps = {
     io,
+    commands: { load: loadCommand, loadAll: loadAllCommands },
+    openTransport: isHot(argv) ? openNodeHttp : openUndici,
     env: environment,
     version: '0.0.0',
     now,

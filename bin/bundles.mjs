@@ -1,0 +1,116 @@
+/** The bundles of the program, for `npm run build` and `npm run build:exe`. */
+import { spawn } from 'node:child_process';
+import { createServer } from 'node:http';
+import Module, { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import { runInThisContext } from 'node:vm';
+import { build } from 'esbuild';
+
+export const ROOT = fileURLToPath(new URL('..', import.meta.url));
+
+const { default: manifest } = await import('../package.json', { with: { type: 'json' } });
+
+/** The bundles that start from a code cache, `NAME.cjs.cache`; boot.ts chooses between them. */
+export const CACHED_BUNDLES = ['hot', 'vreg'];
+/** The commands whose functions the caches contain. The first one is for the bundle with all commands. */
+const WARM_UP = [
+  ['register', 'a'],
+  ['addr', 'infra'],
+  ['url', 'infra'],
+  ['discover', 'infra'],
+  ['heartbeat', 'a'],
+  ['ls', '-o', 'table'],
+  ['version'],
+  ['--help'],
+  ['__complete', 'bash', 'vreg addr ', '', '9', '80'],
+];
+
+/** Libraries of the daemon, whose start-up time does not matter. */
+const DAEMON_LIBRARIES = ['pino', 'pino-pretty', 'libsql'];
+/** Libraries for formats in which a hot command rarely prints. */
+const FORMAT_LIBRARIES = ['yaml', 'jsonpath-rfc9535', 'mustache'];
+
+/** @type {import('esbuild').BuildOptions} */
+const OPTIONS = {
+  absWorkingDir: ROOT,
+  outdir: 'dist',
+  outExtension: { '.js': '.cjs' },
+  bundle: true,
+  platform: 'node',
+  target: 'node20.19',
+  format: 'cjs',
+  minifyWhitespace: true,
+  minifySyntax: true,
+  legalComments: 'none',
+  external: DAEMON_LIBRARIES,
+  define: { __DIST__: '__dirname', __VERSION__: JSON.stringify(manifest.version) },
+  // Converts `import()` to `require()`, because code from the code cache has no module loader.
+  supported: { 'dynamic-import': false },
+  logOverride: { 'empty-import-meta': 'silent' },
+  logLevel: 'warning',
+};
+
+/** @returns {Promise<import('esbuild').BuildOptions[]>} options of esbuild; outputs are in `dist/` */
+export async function bundles() {
+  return [
+    {
+      ...OPTIONS,
+      // The program that `bin/vreg.js` runs, the program with all commands, and the worker thread of the store.
+      entryPoints: { boot: 'src/boot.ts', vreg: 'src/main.ts', 'store-worker': 'daemon/store/worker.ts' },
+    },
+    {
+      ...OPTIONS,
+      entryPoints: { hot: 'src/hot-main.ts' },
+      external: [...DAEMON_LIBRARIES, ...FORMAT_LIBRARIES],
+      define: { ...OPTIONS.define, __DECLARATIONS__: JSON.stringify(await declarations()) },
+    },
+  ];
+}
+
+/** The declarations of all commands as JSON, for the bundle of the hot commands. */
+async function declarations() {
+  const { outputFiles } = await build({
+    ...OPTIONS,
+    entryPoints: ['src/commands.ts'],
+    packages: 'external',
+    write: false,
+  });
+  const module = { exports: {} };
+  const run = runInThisContext(Module.wrap(outputFiles[0].text));
+  run(module.exports, createRequire(import.meta.url), module, `${ROOT}dist/commands.cjs`, `${ROOT}dist`);
+  return JSON.stringify(await module.exports.loadAllCommands());
+}
+
+/**
+ * Writes the code caches beside the bundles. A cache contains the functions that have run: each run adds those of its command.
+ * @param node the binary of Node that will read the caches, because V8 rejects those of another version
+ * @param dist folder of the bundles
+ */
+export async function writeCodeCaches(node, dist) {
+  const server = createServer((_request, response) => {
+    const vm = {
+      id: 'a',
+      name: 'a',
+      role: 'infra',
+      status: 'running',
+      address: 'a:80',
+      registeredBy: 'a',
+      lastSeen: '',
+    };
+    response.setHeader('content-type', 'application/json').end(JSON.stringify({ ...vm, vms: [vm], count: 1 }));
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const url = `http://127.0.0.1:${server.address().port}`;
+  for (const args of WARM_UP) await runBuilt(node, dist, args, { VERS_INFRA_URL: url, VREG_WRITE_CODE_CACHE: '1' });
+  server.close();
+}
+
+/** Runs a command of the bundles in `dist`. */
+export async function runBuilt(node, dist, args, env = {}) {
+  const child = spawn(node, [`${dist}/boot.cjs`, ...args], {
+    env: { PATH: process.env.PATH, ...env },
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
+  const code = await new Promise((resolve) => child.on('exit', resolve));
+  if (code !== 0) throw new Error(`vreg ${args.join(' ')} ended with ${code}`);
+}
