@@ -59,6 +59,8 @@ export class VmRecord implements Linked<VmRecord> {
   readonly fault: string | undefined;
   /** The declared fields as JSON. */
   readonly body: string;
+  /** The last sign of life waits for the next save. Only {@link HeartbeatBuffer} modifies it. */
+  isUnsaved = false;
   /** The queue of its lease, see {@link Linked}. */
   queue: LinkedQueue<VmRecord> | undefined;
   previous: VmRecord | undefined;

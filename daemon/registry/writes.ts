@@ -225,22 +225,41 @@ export class HeartbeatBuffer {
   readonly records = new RecordQueue();
   /** Token revocations whose commit is in progress or has failed. */
   readonly revocations = new RecordQueue();
-  readonly #heard = new Set<VmRecord>();
+  /** May contain records that were deleted from the buffer; {@link VmRecord.isUnsaved} is false for them. */
+  #heard: VmRecord[] = [];
+  #count = 0;
 
   constructor(store: Store) {
     this.#store = store;
   }
 
   get isEmpty(): boolean {
-    return this.#heard.size === 0 && this.records.isEmpty && this.revocations.isEmpty;
+    return this.#count === 0 && this.records.isEmpty && this.revocations.isEmpty;
   }
 
   add(entry: VmRecord): void {
-    this.#heard.add(entry);
+    if (entry.isUnsaved) return;
+    entry.isUnsaved = true;
+    this.#count++;
+    this.#heard.push(entry);
   }
 
   delete(entry: VmRecord): void {
-    this.#heard.delete(entry);
+    if (!entry.isUnsaved) return;
+    entry.isUnsaved = false;
+    this.#count--;
+  }
+
+  /** Empties the buffer. @returns the records that it contained */
+  #take(): VmRecord[] {
+    const taken: VmRecord[] = [];
+    for (const entry of this.#heard) {
+      if (!entry.isUnsaved) continue;
+      this.delete(entry);
+      taken.push(entry);
+    }
+    this.#heard = [];
+    return taken;
   }
 
   /**
@@ -250,14 +269,13 @@ export class HeartbeatBuffer {
    * @throws the store's errors
    */
   async save(listened: number, isCurrent: (entry: VmRecord) => boolean): Promise<void> {
-    const entries = [...this.#heard].filter(isCurrent);
-    this.#heard.clear();
+    const entries = this.#take();
     const { changes } = this.records;
     const heartbeats: StoredHeartbeat[] = entries.map((entry) => ({ id: entry.id, ...entry.seen }));
     try {
       await this.#store.saveHeartbeats(heartbeats, listened, changes);
     } catch (error) {
-      for (const entry of entries) if (isCurrent(entry)) this.#heard.add(entry);
+      for (const entry of entries) if (isCurrent(entry)) this.add(entry);
       throw error;
     }
     this.records.saved(changes);

@@ -10,6 +10,7 @@ import type { Budget, Reservation } from '../limits.ts';
 import { checkDatabase, findFailure } from './check.ts';
 import { type DataDir, databaseSize, openDataDir, readHighWaterMark } from './data-dir.ts';
 import { StoreError, toFailure, toOpenError, toRuntimeError } from './failures.ts';
+import { packHeartbeats } from './heartbeat-batch.ts';
 import { DamageError } from './integrity.ts';
 import { truncateValues } from './journal.ts';
 import type { Change, Contents, ForEach, LastChange, RecordChange, Store, StoredHeartbeat, StoredVm } from './store.ts';
@@ -137,7 +138,8 @@ export class SqliteStore implements Store {
     listened: number,
     records: readonly RecordChange[] = [],
   ): Promise<void> {
-    await this.#worker.ask({ kind: 'heartbeats', heartbeats, listened, records }).catch(failTo(WRITE));
+    const request: Request = { kind: 'heartbeats', heartbeats: packHeartbeats(heartbeats), listened, records };
+    await this.#worker.ask(request).catch(failTo(WRITE));
   }
 
   async history(id: string, limit: number, before?: number): Promise<HistoryItem[]> {

@@ -15,13 +15,14 @@ import {
 } from './data-dir.ts';
 import { RegistryDatabase } from './database.ts';
 import { type StoreFailure, toFailure, toReadFailure } from './failures.ts';
+import { type HeartbeatBatch, unpackHeartbeats } from './heartbeat-batch.ts';
 import { checkFormat, checkJournal, DamageError, OpenFiles, readFormat } from './integrity.ts';
-import type { Change, Contents, RecordChange, StoredHeartbeat, StoredVm } from './store.ts';
+import type { Change, Contents, RecordChange, StoredVm } from './store.ts';
 
 export type Request =
   | { kind: 'open' }
   | { kind: 'commit'; changes: readonly Change[] }
-  | { kind: 'heartbeats'; heartbeats: readonly StoredHeartbeat[]; listened: number; records: readonly RecordChange[] }
+  | { kind: 'heartbeats'; heartbeats: HeartbeatBatch; listened: number; records: readonly RecordChange[] }
   | { kind: 'history'; id: string; limit: number; before?: number | undefined }
   | { kind: 'lastChanges'; after: number; until: number }
   | { kind: 'backup'; path: string }
@@ -69,7 +70,7 @@ export class StoreBackend {
         return undefined;
       case 'heartbeats':
         this.#files.check();
-        this.#database.saveHeartbeats(request.heartbeats, request.listened, request.records);
+        this.#database.saveHeartbeats(unpackHeartbeats(request.heartbeats), request.listened, request.records);
         if (request.records.length > 0) this.#mark.advance(this.#durable());
         return undefined;
       case 'history':

@@ -2,6 +2,8 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Registry } from '../../../daemon/registry/registry.ts';
+import { VmRecord } from '../../../daemon/registry/vm-record.ts';
+import { HeartbeatBuffer } from '../../../daemon/registry/writes.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { FakeClock } from '../../helpers/clock.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
@@ -149,4 +151,34 @@ test('the heartbeats of a removed VM are not saved', async () => {
   await registry.deregister('vm-1');
   await registry.saveHeartbeats();
   assert.equal(store.vms.size, 0);
+});
+
+function aRecord(id: string): VmRecord {
+  const version = { created: 1, revision: 1, tag: '' };
+  return new VmRecord({ ...aVm({ id }), registeredAt: '2026-01-01T00:00:00.000Z' }, version, {
+    lastSeen: 0,
+    heardAt: 0,
+  });
+}
+
+test('each VM in the buffer of heartbeats is saved once, with its last one', async () => {
+  const store = new MemoryStore();
+  const saved: string[] = [];
+  store.saveHeartbeats = async (heartbeats) =>
+    void saved.push(...heartbeats.map(({ id, heardAt }) => `${id}@${heardAt}`));
+  const buffer = new HeartbeatBuffer(store);
+  const [a, b] = ['a', 'b'].map((id) => aRecord(id));
+  const isCurrent = () => true;
+  for (const entry of [a!, b!, a!]) buffer.add(entry);
+  a!.touch({ lastSeen: 0, heardAt: 7 });
+  buffer.delete(a!);
+  buffer.add(a!);
+  await buffer.save(0, isCurrent);
+  assert.deepEqual(saved, ['a@7', 'b@0']);
+  assert.equal(buffer.isEmpty, true);
+  buffer.add(b!);
+  buffer.delete(b!);
+  assert.equal(buffer.isEmpty, true);
+  await buffer.save(0, isCurrent);
+  assert.equal(saved.length, 2);
 });

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { type DataDir, openDataDir, readHighWaterMark } from '../../../daemon/store/data-dir.ts';
 import { toFailure } from '../../../daemon/store/failures.ts';
+import { packHeartbeats } from '../../../daemon/store/heartbeat-batch.ts';
 import type { Contents } from '../../../daemon/store/store.ts';
 import { type Request, StoreBackend } from '../../../daemon/store/worker.ts';
 import { type FaultyDisk, faultyDisk } from '../../helpers/crash/faulty-libsql.ts';
@@ -30,7 +31,7 @@ function stepsFor(dir: DataDir): Step[] {
     },
     {
       kind: 'heartbeats',
-      heartbeats: [{ id: 'b', ...life(50) }],
+      heartbeats: packHeartbeats([{ id: 'b', ...life(50) }]),
       listened: 60,
       records: [{ kind: 'identity', key: 'b', body: '{}' }],
     },
