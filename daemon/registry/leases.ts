@@ -134,6 +134,11 @@ export class Leases {
     return { stale: this.#stale.count, suspect: this.#suspect.count };
   }
 
+  /** The running VMs that were stale or suspect at the last sweep. */
+  *silent(): Generator<VmRecord> {
+    for (const queue of [this.#stale, this.#suspect]) for (const entry of queue) if (isRunning(entry)) yield entry;
+  }
+
   /** True if a {@link sweep} would find an expired lease. */
   isDue(horizon: number): boolean {
     return isFirstDue(this.#fresh, horizon) || isFirstDue(this.#suspect, horizon);
@@ -355,6 +360,11 @@ export class Liveness {
   add(entry: VmRecord, position: Position): void {
     const isStale = this.#leases.add(entry, this.#clock.listening() - this.#lease);
     if (isStale && entry.status === 'running') this.#events.add('stale', entry, { position, at: this.#clock.now() });
+  }
+
+  /** As {@link Leases.silent}. */
+  silent(): Iterable<VmRecord> {
+    return this.#leases.silent();
   }
 
   /** As {@link Leases.counts}. */

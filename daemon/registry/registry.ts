@@ -414,6 +414,12 @@ export class Registry {
     return { vms: this.#index.size, ...this.#liveness.counts };
   }
 
+  /** The VMs that are stale or suspect, in no particular order. */
+  silent(): Iterable<VmRecord> {
+    this.sweep();
+    return this.#liveness.silent();
+  }
+
   /** Undefined unless the declared status is `running`. */
   livenessOf(entry: VmRecord): 'live' | 'suspect' | 'stale' | undefined {
     if (entry.status !== 'running') return undefined;

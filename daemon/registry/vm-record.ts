@@ -37,6 +37,8 @@ const RECORD_BYTES = 1050;
 /** Bytes of heap for the name of a service besides its characters: a string and a pointer to it. */
 const NAME_BYTES = 40;
 
+const TIME_LENGTH = '2026-01-01T00:00:00.000Z'.length;
+
 /** Bytes that `lastSeen` adds to the JSON of a {@link Spec}. */
 const LAST_SEEN = ',"lastSeen":"2026-01-01T00:00:00.000Z"'.length;
 
@@ -99,6 +101,11 @@ export class VmRecord implements Linked<VmRecord> {
   /** The declared fields. Parses {@link body} at each call, which takes microseconds, so a loop over many VMs must not use it. */
   get vm(): Spec {
     return JSON.parse(this.body) as Spec;
+  }
+
+  /** RFC 3339. It is the last field of the {@link body}, so it can be read without parsing. */
+  get registeredAt(): string {
+    return this.body.slice(-TIME_LENGTH - '"}'.length, -'"}'.length);
   }
 
   /** Position of the last change, in the text form of the API. */

@@ -48,8 +48,8 @@ export interface Subscription {
 export interface Snapshot {
   /** Newest registration first. */
   readonly entries: readonly VmRecord[];
-  /** Liveness of each entry; undefined if it is live or not running. */
-  readonly liveness: readonly ('stale' | 'suspect' | undefined)[];
+  /** Liveness of the entries that are stale or suspect. */
+  readonly liveness: ReadonlyMap<VmRecord, 'stale' | 'suspect'>;
 }
 
 interface QueuedEvent extends EventSubject {

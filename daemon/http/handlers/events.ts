@@ -11,6 +11,7 @@ import type { Budget, Reservation, Scheduler, StreamLimits } from '../../limits.
 import { type Event, eventInRole, eventOf } from '../../registry/events.ts';
 import { permits } from '../../registry/preconditions.ts';
 import type { Registry, VmChange } from '../../registry/registry.ts';
+import type { VmRecord } from '../../registry/vm-record.ts';
 import { abandon } from '../audit.ts';
 import { assertPrincipalActive } from '../auth.ts';
 import type { RequestContext } from '../context.ts';
@@ -166,8 +167,7 @@ interface CurrentState {
 
 function currentState({ services: { registry, fanout } }: RequestContext, reservation: Reservation): CurrentState {
   const snapshot = fanout.snapshot(() => takeSnapshot(registry));
-  // A snapshot has two arrays.
-  reservation.share(snapshot, snapshot.entries.length * 2 * POINTER_SIZE);
+  reservation.share(snapshot, (snapshot.entries.length + 3 * snapshot.liveness.size) * POINTER_SIZE);
   return { snapshot, position: registry.positions.latest, at: registry.clock.now() };
 }
 
@@ -179,13 +179,16 @@ function* missedEvents(missed: Iterable<Event>, select: SelectEvent, position: P
 /** Formats the full state for a subscriber that cannot resume: `reset`, and one event per entry. */
 function* fullState({ snapshot, position, at }: CurrentState, select: SelectEvent): Generator<string> {
   yield formatControl('reset', position);
+  const head = JSON.stringify({ type: 'registered', revision: position.revision, position: formatPosition(position) });
+  const prefix = `event: registered\ndata: ${head.slice(0, -1)},"at":"`;
   // Oldest first, so that subscribers build up the same order.
   for (let i = snapshot.entries.length - 1; i >= 0; i--) {
     const entry = snapshot.entries[i]!;
-    const registered = eventOf('registered', entry, { position, at: Date.parse(entry.vm.registeredAt) });
-    if (!select(registered)) continue;
-    yield formatWithoutId(registered);
-    const liveness = snapshot.liveness[i];
+    const { id, role, status, registeredAt, json } = entry;
+    if (!select({ id, role, status, before: {} })) continue;
+    // Not with `eventOf`, because many subscribers may request the state of a large fleet at the same time.
+    yield `${prefix}${registeredAt}","vm":${json}}\n\n`;
+    const liveness = snapshot.liveness.get(entry);
     if (liveness) yield formatWithoutId(eventOf(liveness, entry, { position, at }));
   }
   yield formatControl('synced', position);
@@ -195,8 +198,9 @@ function* fullState({ snapshot, position, at }: CurrentState, select: SelectEven
 function* changedState(changes: readonly VmChange[], { snapshot, position, at }: CurrentState): Generator<string> {
   for (const { type, entry, occasion } of changes) yield formatWithoutId(eventOf(type, entry, occasion));
   for (let i = snapshot.entries.length - 1; i >= 0; i--) {
-    const liveness = snapshot.liveness[i];
-    if (liveness) yield formatWithoutId(eventOf(liveness, snapshot.entries[i]!, { position, at }));
+    const entry = snapshot.entries[i]!;
+    const liveness = snapshot.liveness.get(entry);
+    if (liveness) yield formatWithoutId(eventOf(liveness, entry, { position, at }));
   }
   yield formatControl('synced', position);
 }
@@ -210,10 +214,8 @@ function* formatSelected(events: Iterable<Event>, select: SelectEvent): Generato
 
 function takeSnapshot(registry: Registry): Snapshot {
   const entries = registry.list({});
-  const liveness = entries.map((entry) => {
-    const state = registry.livenessOf(entry);
-    return state === 'live' ? undefined : state;
-  });
+  const liveness = new Map<VmRecord, 'stale' | 'suspect'>();
+  for (const entry of registry.silent()) liveness.set(entry, entry.isSuspect ? 'suspect' : 'stale');
   return { entries, liveness };
 }
 
