@@ -364,7 +364,7 @@ export class RequestContext {
     return { status: 200, body, length, warming: this.#warmingOf(offered) };
   }
 
-  #warmingOf(entries: Iterable<VmRecord>): Warming | undefined {
+  #warmingOf(entries: Iterable<VmRecord> | Snapshot): Warming | undefined {
     const { registry } = this.services;
     return warmingOf(entries, registry.clock, registry.staleAfter);
   }

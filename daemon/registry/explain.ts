@@ -3,6 +3,7 @@ import type { Why } from '../../src/protocol/api.ts';
 import type { Clock } from '../clock.ts';
 import type { Registry } from './registry.ts';
 import type { VmRecord } from './vm-record.ts';
+import { isUncertain, Snapshot } from './vm-snapshot.ts';
 
 /** Explains why `discover` returns or omits a VM. */
 export function explain(registry: Registry, entry: VmRecord): Why {
@@ -58,15 +59,14 @@ export interface Warming {
  * @returns undefined if every running VM of the answer has certainly sent a heartbeat since the last gap in listening time,
  *   or had a full lease since then
  */
-export function warmingOf(entries: Iterable<VmRecord>, clock: Clock, lease: number): Warming | undefined {
+export function warmingOf(entries: Iterable<VmRecord> | Snapshot, clock: Clock, lease: number): Warming | undefined {
   const now = clock.listening();
   const certainFrom = clock.lastGap()?.certainFrom ?? Number.NEGATIVE_INFINITY;
   let until = 0;
   let suspects = 0;
-  for (const entry of entries) {
-    if (entry.status !== 'running' || entry.leaseFrom < now - lease) continue;
+  for (const entry of entries instanceof Snapshot ? entries.uncertain(certainFrom) : entries) {
+    if (entry.leaseFrom < now - lease || !isUncertain(entry, certainFrom)) continue;
     if (entry.isSuspect) suspects++;
-    else if (entry.heardAt > certainFrom) continue;
     until = Math.max(until, entry.leaseFrom + lease);
   }
   // At least one second, because 0 would mean that the answer is reliable.

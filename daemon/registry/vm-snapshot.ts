@@ -2,7 +2,7 @@
  * The VMs of a list at one moment, in parts. A part is the share of one block of {@link VmOrder}. All readers of a list share
  * the parts and their JSON until a change replaces them.
  */
-import { isoTime, type VmRecord } from './vm-record.ts';
+import type { VmRecord } from './vm-record.ts';
 
 /** Milliseconds by which `lastSeen` may lag in an answer with more than one VM. Everything else in an answer is exact. */
 export const MAX_LAG = 1000;
@@ -19,9 +19,13 @@ export class Part {
   #bytes: Buffer | undefined;
   #encodedAt = 0;
   #isOutdated = false;
+  #uncertain: readonly VmRecord[];
+  /** Parameter of the last call of {@link uncertain}. */
+  #certainFrom: number | undefined;
 
   constructor(entries: readonly VmRecord[]) {
     this.entries = entries;
+    this.#uncertain = entries;
     this.size = entries.reduce((sum, { size }) => sum + 1 + size, 0);
   }
 
@@ -43,13 +47,25 @@ export class Part {
   #withCurrentTimes(before: Buffer): Buffer {
     const bytes = Buffer.from(before);
     let end = 0;
-    for (const { size, seen } of this.entries) {
-      end += 1 + size;
+    for (const entry of this.entries) {
+      end += 1 + entry.size;
       // Equal if the sign of life came in the same millisecond, before or after.
-      if (seen.heardAt < this.#encodedAt) continue;
-      bytes.write(isoTime(seen.lastSeen), end - AFTER_TIME - TIME, TIME, 'latin1');
+      if (entry.heardAt < this.#encodedAt) continue;
+      bytes.write(entry.lastSeen, end - AFTER_TIME - TIME, TIME, 'latin1');
     }
     return bytes;
+  }
+
+  /**
+   * The VMs whose liveness is uncertain, see {@link isUncertain}. Examines only those of the last call: heartbeats can only make
+   * VMs certain, and other changes replace the part.
+   */
+  uncertain(certainFrom: number): readonly VmRecord[] {
+    const candidates = certainFrom === this.#certainFrom ? this.#uncertain : this.entries;
+    this.#certainFrom = certainFrom;
+    if (candidates.length === 0) return candidates;
+    this.#uncertain = candidates.filter((entry) => isUncertain(entry, certainFrom));
+    return this.#uncertain;
   }
 
   /** Frees the JSON of a part that new answers do not contain. */
@@ -62,6 +78,15 @@ export class Part {
     this.#isOutdated = true;
     this.release();
   }
+}
+
+/**
+ * True if a VM counts as live although it may have died: it is suspect, or its last sign of life may have been sent before a gap
+ * in listening time.
+ * @param certainFrom listening time; a later sign of life was certainly sent after the gap
+ */
+export function isUncertain({ status, isSuspect, heardAt }: VmRecord, certainFrom: number): boolean {
+  return status === 'running' && (isSuspect || heardAt <= certainFrom);
 }
 
 function encode(entries: readonly VmRecord[]): Buffer {
@@ -86,15 +111,18 @@ export class Snapshot {
     this.size = Math.max(0, this.parts.reduce((sum, { size }) => sum + size, 0) - 1);
   }
 
-  *[Symbol.iterator](): Iterator<VmRecord> {
-    for (const { entries } of this.parts) yield* entries;
+  /** The VMs whose liveness is uncertain, see {@link isUncertain}. */
+  uncertain(certainFrom: number): VmRecord[] {
+    const found: VmRecord[] = [];
+    for (const part of this.parts) for (const entry of part.uncertain(certainFrom)) found.push(entry);
+    return found;
   }
 
   /** The JSON of the entries, separated by commas, for a short list. @param now on the listening clock */
   json(now: number): string {
     // `lastSeen` is exact in an answer with one VM.
     if (this.#json !== undefined && this.count > 1 && now - this.#encodedAt < MAX_LAG) return this.#json;
-    this.#json = Array.from(this, ({ json }) => json).join(',');
+    this.#json = this.parts.flatMap(({ entries }) => entries.map(({ json }) => json)).join(',');
     this.#encodedAt = now;
     return this.#json;
   }
