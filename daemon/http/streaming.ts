@@ -3,7 +3,7 @@ import type { ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
 import { type Budget, type Reservation, type Scheduler, UNCOUNTED } from '../limits.ts';
 import type { VmRecord } from '../registry/vm-record.ts';
-import type { Snapshot } from '../registry/vm-snapshot.ts';
+import type { EncodedPart, Snapshot } from '../registry/vm-snapshot.ts';
 
 /**
  * Size of a chunk of a streamed response in UTF-16 units: hundreds of entries, so most lists fit in one chunk, but little
@@ -100,7 +100,7 @@ export class SnapshotBody {
     this.#scheduler = scheduler;
     const { parts } = snapshot;
     // Encode a part before the response begins, because an error can then still be reported.
-    parts[0]!.bytes(now());
+    parts[0]!.acquire(now()).readers--;
     let first = 0;
     for (let at = 0; at < parts.length && first < BATCH_SIZE; at++) first += parts[at]!.size;
     this.#reservation = reserve(first);
@@ -111,17 +111,25 @@ export class SnapshotBody {
   send(response: ServerResponse, failed: (error: unknown) => void): void {
     const { parts, count } = this.#snapshot;
     let at = 0;
+    let batch: EncodedPart[] = [];
+    const releaseBatch = () => {
+      for (const encoded of batch) encoded.readers--;
+      batch = [];
+    };
+    response.once('close', releaseBatch);
     const sendBatch = () => {
+      releaseBatch();
       if (response.destroyed) return;
       let bytes = 0;
       // One system call sends all writes until `uncork`.
       response.cork();
       if (at === 0) response.write('{"vms":[');
       for (; at < parts.length && bytes < BATCH_SIZE; at++) {
-        const part = parts[at]!.bytes(this.#now());
+        const encoded = parts[at]!.acquire(this.#now());
+        batch.push(encoded);
         // Each part begins with a comma.
-        response.write(at === 0 ? part.subarray(1) : part);
-        bytes += part.length;
+        response.write(at === 0 ? encoded.bytes.subarray(1) : encoded.bytes);
+        bytes += encoded.bytes.length;
       }
       const isOver = at === parts.length;
       if (isOver) response.end(`],"count":${count}}`);

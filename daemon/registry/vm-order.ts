@@ -118,8 +118,8 @@ export class VmOrder {
   releaseUnread(): void {
     if (!this.#isReadSinceRelease) {
       for (const { all, live } of this.#blocks) {
-        all?.release();
-        live?.release();
+        all?.free();
+        live?.free();
       }
     }
     this.#isReadSinceRelease = false;

@@ -11,12 +11,19 @@ export const MAX_LAG = 1000;
 const TIME = '2026-01-01T00:00:00.000Z'.length;
 const AFTER_TIME = '"}'.length;
 
+/** The JSON of a part: its entries, each behind a comma. */
+export interface EncodedPart {
+  readonly bytes: Buffer;
+  /** Number of sockets that have not sent the bytes yet. Meanwhile, they must not change. */
+  readers: number;
+}
+
 export class Part {
   /** VMs in the order of the list. */
   readonly entries: readonly VmRecord[];
-  /** Length of {@link bytes}. A sign of life does not change it. */
+  /** Bytes of the JSON. A sign of life does not change it. */
   readonly size: number;
-  #bytes: Buffer | undefined;
+  #encoded: EncodedPart | undefined;
   #encodedAt = 0;
   #isOutdated = false;
   #uncertain: readonly VmRecord[];
@@ -29,31 +36,38 @@ export class Part {
     this.size = entries.reduce((sum, { size }) => sum + 1 + size, 0);
   }
 
-  /**
-   * The JSON of the entries, with a comma before each entry. Cached, and therefore never written to: sockets may still read it.
-   * @param now on the listening clock
-   */
-  bytes(now: number): Buffer {
-    if (this.#bytes !== undefined && now - this.#encodedAt < MAX_LAG) return this.#bytes;
-    const bytes = this.#bytes === undefined ? encode(this.entries) : this.#withCurrentTimes(this.#bytes);
-    // A slow reader may need an outdated part, but it is probably the last one.
-    if (this.#isOutdated) return bytes;
-    this.#encodedAt = now;
-    this.#bytes = bytes;
-    return bytes;
+  /** The JSON, at most {@link MAX_LAG} old. The caller decrements `readers` when it is sent. @param now on the listening clock */
+  acquire(now: number): EncodedPart {
+    const encoded = this.#encode(now);
+    encoded.readers++;
+    return encoded;
   }
 
-  /** Copies the JSON and writes the times of the VMs that have given a sign of life since. A tenth of the time of {@link encode}. */
-  #withCurrentTimes(before: Buffer): Buffer {
-    const bytes = Buffer.from(before);
+  #encode(now: number): EncodedPart {
+    let encoded = this.#encoded;
+    if (encoded === undefined) encoded = { bytes: encode(this.entries), readers: 0 };
+    else if (now - this.#encodedAt < MAX_LAG) return encoded;
+    else {
+      // Reusing the bytes avoids garbage: 31 MB of it per second would keep the garbage collector busy.
+      if (encoded.readers > 0) encoded = { bytes: Buffer.from(encoded.bytes), readers: 0 };
+      this.#updateTimes(encoded.bytes);
+    }
+    // A slow reader may need an outdated part, but it is probably the last one.
+    if (this.#isOutdated) return encoded;
+    this.#encoded = encoded;
+    this.#encodedAt = now;
+    return encoded;
+  }
+
+  /** Writes the times of the VMs that have given a sign of life. Takes a tenth of the time of {@link encode}. */
+  #updateTimes(bytes: Buffer): void {
     let end = 0;
     for (const entry of this.entries) {
       end += 1 + entry.size;
-      // Equal if the sign of life came in the same millisecond, before or after.
+      // A sign of life in the same millisecond may have come before or after.
       if (entry.heardAt < this.#encodedAt) continue;
       bytes.write(entry.lastSeen, end - AFTER_TIME - TIME, TIME, 'latin1');
     }
-    return bytes;
   }
 
   /**
@@ -68,15 +82,15 @@ export class Part {
     return this.#uncertain;
   }
 
-  /** Frees the JSON of a part that new answers do not contain. */
-  release(): void {
-    this.#bytes = undefined;
+  /** Frees the JSON. */
+  free(): void {
+    this.#encoded = undefined;
   }
 
   /** Marks a part that a change has replaced. */
   retire(): void {
     this.#isOutdated = true;
-    this.release();
+    this.free();
   }
 }
 
