@@ -160,6 +160,7 @@ export async function serve(options: ServeOptions, log: Logger): Promise<Running
     closers.push(saveHeartbeats(registry, log));
     const sweeper = setInterval(() => {
       registry.sweep();
+      registry.freeUnreadLists();
       tokens.expire();
     }, SWEEP_INTERVAL).unref();
     closers.push(() => clearInterval(sweeper));

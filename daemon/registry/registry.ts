@@ -385,12 +385,12 @@ export class Registry {
   /** All VMs, or those with a role, newest registration first, as {@link list}, with cached JSON. */
   snapshot(role?: string): Snapshot {
     this.sweep();
-    return this.#index.snapshot(role);
+    return this.#index.snapshot(role, this.clock.listening());
   }
 
   /** The VMs of {@link discover} without options, with cached JSON. */
   liveSnapshot(role: string): Snapshot {
-    return this.#index.liveSnapshot(role, this.#horizon());
+    return this.#index.liveSnapshot(role, this.clock.listening(), this.#horizon());
   }
 
   /**
@@ -430,6 +430,11 @@ export class Registry {
   /** Finds leases that have expired since the last sweep and notifies subscribers. Called several times per second. */
   sweep(): void {
     this.#horizon();
+  }
+
+  /** Frees the JSON of {@link snapshot} and {@link liveSnapshot} that was not read for a while. */
+  freeUnreadLists(): void {
+    this.#index.freeUnread(this.clock.listening());
   }
 
   /**

@@ -76,10 +76,10 @@ export class VmIndex {
     this.#byRole.get(entry.role)?.livenessChanged(entry);
   }
 
-  /** Frees the JSON of cached lists that were not read since the last call. */
-  releaseUnread(): void {
-    this.#order.releaseUnread();
-    for (const order of this.#byRole.values()) order.releaseUnread();
+  /** Frees the JSON of cached lists that were not read for a while. @param now on the listening clock */
+  freeUnread(now: number): void {
+    this.#order.freeUnread(now);
+    for (const order of this.#byRole.values()) order.freeUnread(now);
   }
 
   /** Number of changes to membership, declared fields and liveness of all VMs, or of the VMs with a role. */
@@ -87,18 +87,22 @@ export class VmIndex {
     return this.#ofRole(role).generation;
   }
 
-  /** VMs, newest registration first. The result is shared by all readers until the next change. */
-  snapshot(role: string | undefined): Snapshot {
-    return this.#ofRole(role).snapshot('all', () => true);
+  /**
+   * VMs, newest registration first. The result is shared by all readers until the next change.
+   * @param now on the listening clock
+   */
+  snapshot(role: string | undefined, now: number): Snapshot {
+    return this.#ofRole(role).snapshot('all', now, () => true);
   }
 
   /**
    * The live VMs with a role and well-formed entries, oldest registration first. The result is shared by all readers until the
    * next change.
+   * @param now on the listening clock
    * @param horizon as for {@link list}. Lists before an earlier horizon are reused: {@link livenessChanged} invalidates them
    */
-  liveSnapshot(role: string, horizon: number): Snapshot {
-    return this.#ofRole(role).snapshot('live', (entry) => isLive(entry, horizon));
+  liveSnapshot(role: string, now: number, horizon: number): Snapshot {
+    return this.#ofRole(role).snapshot('live', now, (entry) => isLive(entry, horizon));
   }
 
   /** VMs that were registered before a revision, newest first. */

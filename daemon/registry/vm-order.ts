@@ -13,6 +13,9 @@ const MAX_VMS = 256;
 /** Maximum size of a block of more than one VM in bytes of JSON: that of 256 usual entries. */
 const MAX_BYTES = 131_072;
 
+/** Milliseconds after the last read for which cached JSON is retained: pollers often read once in 10 or 15 s. */
+const RETENTION = 30_000;
+
 /** `all`: all VMs, newest registration first. `live`: those that `discover` returns, oldest registration first. */
 type View = 'all' | 'live';
 
@@ -31,7 +34,8 @@ export class VmOrder {
   readonly #snapshots: { [view in View]?: Snapshot | undefined } = {};
   #size = 0;
   #generation = 0;
-  #isReadSinceRelease = false;
+  /** Time of the last {@link snapshot} on the listening clock; infinite if no JSON is cached. */
+  #readAt = Number.POSITIVE_INFINITY;
 
   get size(): number {
     return this.#size;
@@ -101,10 +105,11 @@ export class VmOrder {
 
   /**
    * The VMs of a view at this moment, shared by all readers until the next change.
+   * @param now on the listening clock
    * @param isLive called only for VMs that have changed since the last call
    */
-  snapshot(view: View, isLive: (entry: VmRecord) => boolean): Snapshot {
-    this.#isReadSinceRelease = true;
+  snapshot(view: View, now: number, isLive: (entry: VmRecord) => boolean): Snapshot {
+    this.#readAt = now;
     let snapshot = this.#snapshots[view];
     if (snapshot === undefined) {
       const parts = this.#blocks.map((block) => partOf(block, view, isLive));
@@ -114,15 +119,14 @@ export class VmOrder {
     return snapshot;
   }
 
-  /** Frees the JSON of cached lists if no list was read since the last call. */
-  releaseUnread(): void {
-    if (!this.#isReadSinceRelease) {
-      for (const { all, live } of this.#blocks) {
-        all?.free();
-        live?.free();
-      }
+  /** Frees the JSON of the cached lists if they were not read for a while. @param now as for {@link snapshot} */
+  freeUnread(now: number): void {
+    if (now - this.#readAt < RETENTION) return;
+    this.#readAt = Number.POSITIVE_INFINITY;
+    for (const { all, live } of this.#blocks) {
+      all?.free();
+      live?.free();
     }
-    this.#isReadSinceRelease = false;
   }
 
   /** VMs with an earlier registration, newest first. @param before revision of a registration; it need not exist any more */
