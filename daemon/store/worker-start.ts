@@ -10,7 +10,9 @@ const BUNDLE = 'dist/store-worker.cjs';
 
 /** Starts the thread that owns the database. */
 export function startWorker(dir: DataDir): Worker {
-  const options = { workerData: { dir, addon: addonPath() }, name: 'vreg-store' };
+  // Without the flags of this process, which are not for the bundle: the loader of TypeScript in tests takes longer to load than
+  // the worker itself.
+  const options = { workerData: { dir, addon: addonPath() }, name: 'vreg-store', execArgv: [] };
   if (isSingleExecutable) return new Worker(readProgramFile(BUNDLE), { ...options, eval: true });
   return new Worker(programFile(BUNDLE), options);
 }
