@@ -16,6 +16,7 @@ import { formatPosition, type Position } from '../../src/protocol/position.ts';
 export class MemoryStore implements Store {
   readonly vms = new Map<string, StoredVm>();
   readonly records = new Map<string, StoredRecord>();
+  /** Oldest change first. */
   readonly journal: { id: string; item: HistoryItem }[] = [];
   /** Positions of the changes, oldest first. */
   readonly positions: Position[] = [{ revision: 0, tag: '0'.repeat(16) }];
@@ -48,7 +49,7 @@ export class MemoryStore implements Store {
     const id = change.kind === 'put' ? change.vm.id : change.id;
     const position = formatPosition({ revision, tag });
     const item = { revision, position, at: new Date(at).toISOString(), type: type as ChangeType, ...rest };
-    this.journal.unshift({ id, item });
+    this.journal.push({ id, item });
   }
 
   /** The position of a revision, as the wire has it. */
@@ -63,13 +64,14 @@ export class MemoryStore implements Store {
   async history(id: string, limit: number, before = Number.MAX_SAFE_INTEGER): Promise<HistoryItem[]> {
     return this.journal
       .filter((line) => line.id === id && line.item.revision < before)
+      .reverse()
       .slice(0, limit)
       .map(({ item }) => item);
   }
 
   async lastChanges(after: number, until: number): Promise<LastChange[] | undefined> {
     const last = new Map<string, LastChange>();
-    for (const { id, item } of this.journal.toReversed()) {
+    for (const { id, item } of this.journal) {
       const { revision, at, type, by, changes } = item;
       if (revision <= after || revision > until) continue;
       const { tag } = this.positions.find((position) => position.revision === revision)!;

@@ -86,7 +86,7 @@ class Life {
       assert.deepEqual(found.reverse(), [...this.model]);
       assert.equal(registry.revision, this.acknowledged);
     }
-    const journal = this.store.journal.map(({ item }) => item).reverse();
+    const journal = this.store.journal.map(({ item }) => item);
     assert.deepEqual(findGaps(journal, this.acknowledged), []);
   }
 }
