@@ -76,6 +76,8 @@ export async function run(
 
 export interface Daemon {
   url: string;
+  /** The token in its environment. */
+  token: string | undefined;
   dataDir: string;
   home: string;
   child: ChildProcess;
@@ -140,6 +142,7 @@ export async function startDaemon(
   endAfter(t, () => end('SIGKILL'));
   return {
     url,
+    token: env.VERS_AUTH_TOKEN,
     dataDir,
     home: root,
     child,

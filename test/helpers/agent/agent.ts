@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { cpSync, rmSync } from 'node:fs';
 import type { TestContext } from 'node:test';
+import { PATHS } from '../../../src/protocol/api.ts';
 import type { Vm } from '../../../src/protocol/vm.ts';
 import {
   cleanEnv,
@@ -15,6 +16,7 @@ import {
   startDaemon,
   tempDir,
 } from '../daemon.ts';
+import { call } from '../http.ts';
 import { until } from '../until.ts';
 
 export interface RunningAgent {
@@ -73,9 +75,14 @@ export function copyState(from: string, to: string): void {
   }
 }
 
-export async function find({ vreg }: Daemon, id = 'vm-1'): Promise<Vm | undefined> {
-  const { code, stdout } = await vreg(['get', id, '-o', 'json']);
-  return code === 0 ? (JSON.parse(stdout) as Vm) : undefined;
+/** @returns the entry of a VM; undefined if there is none, or if the daemon does not respond */
+export async function find({ url, token }: Pick<Daemon, 'url' | 'token'>, id = 'vm-1'): Promise<Vm | undefined> {
+  const headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
+  const found = await call(url, 'GET', PATHS.vm(id), { headers }).catch((error: unknown) => {
+    if (error instanceof TypeError) return undefined;
+    throw error;
+  });
+  return found?.status === 200 ? (found.body as Vm) : undefined;
 }
 
 /** Waits for a sign of life after `lastSeen`. @returns the entry */
