@@ -4,7 +4,7 @@ import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { find, startAgent } from '../helpers/agent/agent.ts';
-import { PROGRAM, startDaemon, tempDir } from '../helpers/daemon.ts';
+import { startDaemon, tempDir } from '../helpers/daemon.ts';
 import { until } from '../helpers/until.ts';
 
 const ROOT = 'canary-of-the-root-0123456789';
@@ -93,7 +93,7 @@ test('the search above finds a planted secret', async (t) => {
   const dir = tempDir(t);
   writeFileSync(join(dir, 'file'), `x${ROOT}`);
   assert.ok(filesBelow(dir).some((path) => readFileSync(path, 'latin1').includes(ROOT)));
-  assert.ok(commandLines().includes(PROGRAM));
+  assert.ok(commandLines().includes(process.execPath));
 });
 
 function readOr(path: string): string | undefined {
