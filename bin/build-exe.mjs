@@ -11,7 +11,7 @@
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import { createRequire, isBuiltin } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -91,6 +91,7 @@ async function buildExecutable(node, addon) {
     outdir: dist,
     target: `node${NODE_MAJOR}`,
     external: [],
+    metafile: true,
     alias: { '@neon-rs/load': './daemon/store/addon-load.ts' },
     define: {
       ...bundle.define,
@@ -100,7 +101,8 @@ async function buildExecutable(node, addon) {
     },
   }));
   const executable = { ...options[0], entryPoints: { executable: 'src/executable.ts' } };
-  await Promise.all([...options, executable].map((each) => build(each)));
+  const built = await Promise.all([...options, executable].map((each) => build(each)));
+  assertComplete(built.flatMap(({ metafile }) => Object.values(metafile.outputs)));
   await writeCodeCaches(node, dist);
   const names = [...CACHED_BUNDLES.flatMap((name) => [`${name}.cjs`, `${name}.cjs.cache`]), 'store-worker.cjs'];
   const files = names.map((name) => [`dist/${name}`, join(dist, name)]);
@@ -120,6 +122,14 @@ async function buildExecutable(node, addon) {
   // A running executable cannot be overwritten (ETXTBSY).
   rmSync(output, { force: true });
   run(node, ['--build-sea', config]);
+}
+
+/** The executable loads only itself and modules of Node, so each package must be in a bundle. */
+function assertComplete(outputs) {
+  const paths = outputs.flatMap(({ imports }) => imports.map(({ path }) => path));
+  // The Node that runs this script may lack some modules of the Node in the executable.
+  const missing = paths.filter((path) => !path.startsWith('node:') && !isBuiltin(path));
+  if (missing.length > 0) throw new Error(`these packages are not in the bundles: ${missing.join(', ')}`);
 }
 
 /** @param hint the next step if the command fails */
