@@ -150,7 +150,8 @@ export function diff(before: Spec | undefined, after: Spec | undefined): FieldCh
     const pair: [unknown, unknown] = [before?.[field] ?? null, after?.[field] ?? null];
     // A field that an update does not contain is the same object. Serializing it could take long.
     if (pair[0] === pair[1]) continue;
-    if (JSON.stringify(pair[0]) !== JSON.stringify(pair[1])) changes[field] = pair;
+    if (pair[0] === null || pair[1] === null) changes[field] = pair;
+    else if (JSON.stringify(pair[0]) !== JSON.stringify(pair[1])) changes[field] = pair;
   }
   return changes;
 }

@@ -184,7 +184,7 @@ export class RegistryDatabase {
    * @throws Error if the previous tag of a change is not the tag of the change before it: its tag would identify another
    * history
    */
-  commit(changes: readonly Change[]): void {
+  commit(changes: readonly Change<string>[]): void {
     const state = { ...this.#state };
     /** Functions that free the slots of removed VMs. */
     const freeSlots: (() => void)[] = [];

@@ -52,11 +52,11 @@ export class Journal {
   }
 
   /** Adds a change. Must be called inside the transaction of the change. */
-  add(change: Change): void {
+  add(change: Change<string>): void {
     const { revision, tag } = change;
     const { type, at, by, changes } = change.note;
     const id = change.kind === 'put' ? change.vm.id : change.kind === 'remove' ? change.id : NO_VM;
-    const row: Row = [revision, id, at, type, by, JSON.stringify(changes)];
+    const row: Row = [revision, id, at, type, by, changes];
     this.#write ??= {
       add: this.#db.prepare(`INSERT INTO journal (${COLUMNS}, tag) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`),
       trim: this.#db.prepare('DELETE FROM journal WHERE revision <= ?'),
@@ -144,13 +144,22 @@ function removedTexts(type: JournalNote['type'], changes: string): Record<string
   return Object.fromEntries(texts);
 }
 
-/** Replaces each value that is too large for the journal with its length. */
-export function truncateValues(changes: FieldChanges): FieldChanges {
-  const truncate = (value: unknown) => {
-    const { length } = JSON.stringify(value);
-    return length > MAX_VALUE ? `(${length} characters)` : value;
-  };
-  return Object.fromEntries(
-    Object.entries(changes).map(([field, [before, after]]) => [field, [truncate(before), truncate(after)]]),
+/**
+ * Serializes the changed fields of a change once, for the worker and for the journal. Replaces each value that is too large for
+ * the journal with its length.
+ */
+export function withJournalText(change: Change): Change<string> {
+  return { ...change, note: { ...change.note, changes: journalText(change.note.changes) } };
+}
+
+function journalText(changes: FieldChanges): string {
+  const fields = Object.entries(changes).map(
+    ([field, [before, after]]) => `${JSON.stringify(field)}:[${valueText(before)},${valueText(after)}]`,
   );
+  return `{${fields.join(',')}}`;
+}
+
+function valueText(value: unknown): string {
+  const text = JSON.stringify(value);
+  return text.length > MAX_VALUE ? `"(${text.length} characters)"` : text;
 }

@@ -12,7 +12,7 @@ import { type DataDir, databaseSize, openDataDir, readHighWaterMark } from './da
 import { StoreError, toFailure, toOpenError, toRuntimeError } from './failures.ts';
 import { packHeartbeats } from './heartbeat-batch.ts';
 import { DamageError } from './integrity.ts';
-import { truncateValues } from './journal.ts';
+import { withJournalText } from './journal.ts';
 import type { Change, Contents, ForEach, LastChange, RecordChange, Store, StoredHeartbeat, StoredVm } from './store.ts';
 import type { Message, Reply, Request } from './worker.ts';
 import { startWorker } from './worker-start.ts';
@@ -34,7 +34,7 @@ const READ = 'read from its disk';
 
 interface Waiting {
   /** Changes that must be in one transaction. JSON, if they were serialized in slices. */
-  changes: readonly (Change | string)[];
+  changes: readonly (Change<string> | string)[];
   /** Size of the commit's JSON in UTF-16 units. */
   size: number;
   reservation: Reservation;
@@ -105,7 +105,7 @@ export class SqliteStore implements Store {
       (sum, { body = '' }) => sum + body.length,
       change.kind === 'put' ? change.vm.body.length : 0,
     );
-    return this.#enqueue([truncated(change)], size);
+    return this.#enqueue([withJournalText(change)], size);
   }
 
   async commitAll(changes: readonly Change[], forEach: ForEach): Promise<void> {
@@ -113,7 +113,7 @@ export class SqliteStore implements Store {
     let size = 0;
     // Copying thousands of objects to the worker would block the event loop. Copying their JSON takes milliseconds.
     await forEach(changes, (change) => {
-      const text = JSON.stringify(truncated(change));
+      const text = JSON.stringify(withJournalText(change));
       texts.push(text);
       size += text.length;
     });
@@ -241,11 +241,6 @@ function groupSize(queue: readonly Waiting[]): number {
     if (changes > MAX_GROUP || size > MAX_GROUP_SIZE) break;
   }
   return Math.max(1, count);
-}
-
-/** Truncates large values: the journal does not store them, and copying them to the worker would take a long time. */
-function truncated(change: Change): Change {
-  return { ...change, note: { ...change.note, changes: truncateValues(change.note.changes) } };
 }
 
 /** Converts a failure of the worker to an error for the caller. */

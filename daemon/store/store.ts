@@ -19,25 +19,33 @@ export interface StoredVm {
   heardAt: number;
 }
 
-/** The part of a change that only the journal stores. */
-export interface JournalNote {
+/**
+ * The part of a change that only the journal stores.
+ * @template Changes the changed fields, or their JSON
+ */
+export interface JournalNote<Changes = FieldChanges> {
   /** `token` for a change to access tokens only, which is not in the history of any VM. */
   type: ChangeType | 'token';
   /** Wall clock, milliseconds since the epoch. */
   at: number;
   by: string;
-  changes: FieldChanges;
+  changes: Changes;
 }
 
 /**
  * A committed change, either to one VM, which is written completely or removed, or only to access tokens. Each change
  * increments the revision.
+ * @template Changes as in {@link JournalNote}
  */
-export type Change = ({ kind: 'put'; vm: StoredVm } | { kind: 'remove'; id: string } | { kind: 'token' }) &
+export type Change<Changes = FieldChanges> = (
+  | { kind: 'put'; vm: StoredVm }
+  | { kind: 'remove'; id: string }
+  | { kind: 'token' }
+) &
   Position & {
     /** Tag of the change before this one. */
     previousTag: string;
-    note: JournalNote;
+    note: JournalNote<Changes>;
     /** Committed in the same transaction. */
     records?: readonly RecordChange[];
   };

@@ -21,7 +21,7 @@ import type { Change, Contents, RecordChange, StoredVm } from './store.ts';
 
 export type Request =
   | { kind: 'open' }
-  | { kind: 'commit'; changes: readonly Change[] }
+  | { kind: 'commit'; changes: readonly Change<string>[] }
   | { kind: 'heartbeats'; heartbeats: HeartbeatBatch; listened: number; records: readonly RecordChange[] }
   | { kind: 'history'; id: string; limit: number; before?: number | undefined }
   | { kind: 'lastChanges'; after: number; until: number }
@@ -29,7 +29,7 @@ export type Request =
   | { kind: 'close' };
 
 /** A request as it is sent to the thread. Some of its changes may be JSON, which is faster to copy than objects. */
-export type Message = Request | { kind: 'commit'; changes: readonly (Change | string)[] };
+export type Message = Request | { kind: 'commit'; changes: readonly (Change<string> | string)[] };
 
 /** The reply to a request. The VMs of a store precede the reply to `open`, so that the main thread can process them meanwhile. */
 export type Reply =
@@ -123,7 +123,8 @@ export class StoreBackend {
 
 function decode(message: Message): Request {
   if (message.kind !== 'commit') return message;
-  const parse = (change: Change | string) => (typeof change === 'string' ? (JSON.parse(change) as Change) : change);
+  const parse = (change: Change<string> | string) =>
+    typeof change === 'string' ? (JSON.parse(change) as Change<string>) : change;
   return { kind: 'commit', changes: message.changes.map(parse) };
 }
 

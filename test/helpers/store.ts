@@ -35,7 +35,7 @@ export function occasionAt(revision: number): Occasion {
 const UNCHAINED = '';
 
 /** Fills in the previous tags of a test's changes. @param last tag of the store */
-export function chain(changes: readonly Change[], last: string): Change[] {
+export function chain<C>(changes: readonly Change<C>[], last: string): Change<C>[] {
   let previousTag = last;
   return changes.map((change) => {
     const chained = change.previousTag === UNCHAINED ? { ...change, previousTag } : change;

@@ -9,7 +9,8 @@ import test, { type TestContext } from 'node:test';
 import { type DataDir, openDataDir, readHighWaterMark } from '../../../daemon/store/data-dir.ts';
 import { toFailure } from '../../../daemon/store/failures.ts';
 import { packHeartbeats } from '../../../daemon/store/heartbeat-batch.ts';
-import type { Contents } from '../../../daemon/store/store.ts';
+import { withJournalText } from '../../../daemon/store/journal.ts';
+import type { Change, Contents } from '../../../daemon/store/store.ts';
 import { type Request, StoreBackend } from '../../../daemon/store/worker.ts';
 import { type FaultyDisk, faultyDisk } from '../../helpers/crash/faulty-libsql.ts';
 import { tempDir } from '../../helpers/daemon.ts';
@@ -19,14 +20,15 @@ import { chain, putOf, removalOf, tokensOf } from '../../helpers/store.ts';
 /** A step in the life of a store, and the VMs with their revisions after it. */
 type Step = Request & { leaves?: Record<string, number> };
 
+const commitOf = (...changes: Change[]) => ({ kind: 'commit', changes: changes.map(withJournalText) }) as const;
+
 const life = (heardAt: number) => ({ lastSeen: 1_700_000_000_000 + heardAt, heardAt });
 
 function stepsFor(dir: DataDir): Step[] {
   return [
-    { kind: 'commit', changes: [putOf({ id: 'a', revision: 1, life: life(1) })], leaves: { a: 1 } },
+    { ...commitOf(putOf({ id: 'a', revision: 1, life: life(1) })), leaves: { a: 1 } },
     {
-      kind: 'commit',
-      changes: [putOf({ id: 'b', revision: 2, life: life(2) }), removalOf('a', 3), putOf({ id: 'c', revision: 4 })],
+      ...commitOf(putOf({ id: 'b', revision: 2, life: life(2) }), removalOf('a', 3), putOf({ id: 'c', revision: 4 })),
       leaves: { b: 2, c: 4 },
     },
     {
@@ -37,13 +39,9 @@ function stepsFor(dir: DataDir): Step[] {
     },
     { kind: 'history', id: 'b', limit: 10 },
     { kind: 'backup', path: join(dir.path, 'copy.db') },
-    { kind: 'commit', changes: [putOf({ id: 'b', revision: 5, created: 2, life: life(70) })], leaves: { b: 5, c: 4 } },
-    { kind: 'commit', changes: [removalOf('c', 6)], leaves: { b: 5 } },
-    {
-      kind: 'commit',
-      changes: [tokensOf(7, [{ kind: 'token', key: 't', body: '{}' }]), removalOf('b', 8)],
-      leaves: {},
-    },
+    { ...commitOf(putOf({ id: 'b', revision: 5, created: 2, life: life(70) })), leaves: { b: 5, c: 4 } },
+    { ...commitOf(removalOf('c', 6)), leaves: { b: 5 } },
+    { ...commitOf(tokensOf(7, [{ kind: 'token', key: 't', body: '{}' }]), removalOf('b', 8)), leaves: {} },
   ];
 }
 

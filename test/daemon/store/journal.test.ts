@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import test, { type TestContext } from 'node:test';
 import Database from 'libsql';
 import { DamageError } from '../../../daemon/store/integrity.ts';
-import { JOURNAL_SCHEMA, Journal } from '../../../daemon/store/journal.ts';
+import { JOURNAL_SCHEMA, Journal, withJournalText } from '../../../daemon/store/journal.ts';
 import type { Change } from '../../../daemon/store/store.ts';
 import { JOURNAL_LENGTH } from '../../../src/protocol/events.ts';
 import { tempDir } from '../../helpers/daemon.ts';
@@ -15,8 +15,9 @@ function openJournal(t: TestContext) {
   return { db, journal: new Journal(db) };
 }
 
-function removal(id: string, revision: number): Change {
-  return { ...removalOf(id, revision), note: { type: 'deregistered', at: revision, by: 'test', changes: {} } };
+function removal(id: string, revision: number): Change<string> {
+  const note = { type: 'deregistered', at: revision, by: 'test', changes: {} } as const;
+  return withJournalText({ ...removalOf(id, revision), note });
 }
 
 test('a journal retains the last changes, and removes the oldest ones a hundred at a time', (t) => {
