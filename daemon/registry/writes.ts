@@ -250,16 +250,13 @@ export class HeartbeatBuffer {
     this.#count--;
   }
 
-  /** Empties the buffer. @returns the records that it contained */
-  #take(): VmRecord[] {
-    const taken: VmRecord[] = [];
-    for (const entry of this.#heard) {
-      if (!entry.isUnsaved) continue;
-      this.delete(entry);
-      taken.push(entry);
+  /** Takes records out of the buffer one by one, because the store reads them in slices. */
+  *#take(records: readonly VmRecord[]): Generator<StoredHeartbeat> {
+    for (const record of records) {
+      if (!record.isUnsaved) continue;
+      this.delete(record);
+      yield { id: record.id, ...record.seen };
     }
-    this.#heard = [];
-    return taken;
   }
 
   /**
@@ -269,13 +266,16 @@ export class HeartbeatBuffer {
    * @throws the store's errors
    */
   async save(listened: number, isCurrent: (entry: VmRecord) => boolean): Promise<void> {
-    const entries = this.#take();
+    const entries = this.#heard;
+    this.#heard = [];
     const { changes } = this.records;
-    const heartbeats: StoredHeartbeat[] = entries.map((entry) => ({ id: entry.id, ...entry.seen }));
     try {
-      await this.#store.saveHeartbeats(heartbeats, listened, changes);
+      await this.#store.saveHeartbeats(this.#take(entries), listened, changes);
     } catch (error) {
-      for (const entry of entries) if (isCurrent(entry)) this.add(entry);
+      for (const entry of entries) {
+        this.delete(entry);
+        if (isCurrent(entry)) this.add(entry);
+      }
       throw error;
     }
     this.records.saved(changes);

@@ -10,6 +10,7 @@ import type { HistoryItem } from '../../src/protocol/events.ts';
 import type { Position } from '../../src/protocol/position.ts';
 import { kernelRandomHex } from '../process/random.ts';
 import type { DataDir } from './data-dir.ts';
+import { type HeartbeatBatch, heartbeatsOf } from './heartbeat-batch.ts';
 import { HeartbeatPages, type Undo } from './heartbeat-pages.ts';
 import { crcOf, crcOfBytes, DamageError, NewerError, OlderError } from './integrity.ts';
 import { Journal } from './journal.ts';
@@ -28,7 +29,7 @@ import {
   UPGRADE,
   UpgradeTag,
 } from './schema.ts';
-import type { Change, Contents, LastChange, RecordChange, StoredHeartbeat, StoredVm } from './store.ts';
+import type { Change, Contents, LastChange, RecordChange, StoredVm } from './store.ts';
 
 /**
  * Number of pages in the write-ahead log (4 MiB) at which SQLite moves them into the database. A higher number makes the worker
@@ -229,16 +230,19 @@ export class RegistryDatabase {
   }
 
   /** Makes heartbeats and records durable. Ignores heartbeats of removed VMs. */
-  saveHeartbeats(heartbeats: readonly StoredHeartbeat[], listened: number, records: readonly RecordChange[]): void {
+  saveHeartbeats(batches: readonly HeartbeatBatch[], listened: number, records: readonly RecordChange[]): void {
     this.#transaction((undo) => {
       this.#records.save(records);
-      for (const heartbeat of heartbeats) {
+      const state = { ...this.#state, saves: this.#state.saves + (records.length > 0 ? 1 : 0) };
+      state.listened = Math.max(state.listened, listened);
+      for (const heartbeat of heartbeatsOf(batches)) {
         const slot = this.#heartbeats.slotOf(heartbeat.id);
-        if (slot !== undefined) this.#heartbeats.touch(slot, heartbeat);
+        if (slot === undefined) continue;
+        this.#heartbeats.touch(slot, heartbeat);
+        // As in a change: the heartbeat may be newer than the listening time of the save.
+        state.listened = Math.max(state.listened, heartbeat.heardAt);
       }
-      const { listened: before, saves } = this.#state;
-      const isCounted = records.length > 0 ? 1 : 0;
-      this.#save({ ...this.#state, listened: Math.max(listened, before), saves: saves + isCounted }, undo);
+      this.#save(state, undo);
     });
   }
 

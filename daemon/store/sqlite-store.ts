@@ -10,7 +10,7 @@ import type { Budget, Reservation } from '../limits.ts';
 import { checkDatabase, findFailure } from './check.ts';
 import { type DataDir, databaseSize, openDataDir, readHighWaterMark } from './data-dir.ts';
 import { StoreError, toFailure, toOpenError, toRuntimeError } from './failures.ts';
-import { packHeartbeats } from './heartbeat-batch.ts';
+import { batchesOf } from './heartbeat-batch.ts';
 import { DamageError } from './integrity.ts';
 import { withJournalText } from './journal.ts';
 import type { Change, Contents, ForEach, LastChange, RecordChange, Store, StoredHeartbeat, StoredVm } from './store.ts';
@@ -134,12 +134,16 @@ export class SqliteStore implements Store {
   }
 
   async saveHeartbeats(
-    heartbeats: readonly StoredHeartbeat[],
+    heartbeats: Iterable<StoredHeartbeat>,
     listened: number,
     records: readonly RecordChange[] = [],
   ): Promise<void> {
-    const request: Request = { kind: 'heartbeats', heartbeats: packHeartbeats(heartbeats), listened, records };
-    await this.#worker.ask(request).catch(failTo(WRITE));
+    try {
+      for (const batch of batchesOf(heartbeats)) await this.#worker.ask({ kind: 'stageHeartbeats', batch });
+      await this.#worker.ask({ kind: 'saveHeartbeats', listened, records });
+    } catch (error) {
+      failTo(WRITE)(error);
+    }
   }
 
   async history(id: string, limit: number, before?: number): Promise<HistoryItem[]> {

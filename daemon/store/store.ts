@@ -109,12 +109,13 @@ export interface Store {
    */
   commitAll(changes: readonly Change[], forEach: ForEach): Promise<void>;
   /**
-   * Makes heartbeats, the listening time and optional records durable in one write.
+   * Makes heartbeats, the listening time and optional records durable in one write. Reads the heartbeats in slices, between which
+   * the event loop serves other requests.
    * @param listened milliseconds of listening time
    * @throws VregError STORE_FULL, STORE_FAILED, INTERNAL
    */
   saveHeartbeats(
-    heartbeats: readonly StoredHeartbeat[],
+    heartbeats: Iterable<StoredHeartbeat>,
     listened: number,
     records?: readonly RecordChange[],
   ): Promise<void>;

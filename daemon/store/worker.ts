@@ -15,14 +15,15 @@ import {
 } from './data-dir.ts';
 import { RegistryDatabase } from './database.ts';
 import { type StoreFailure, toFailure, toReadFailure } from './failures.ts';
-import { type HeartbeatBatch, unpackHeartbeats } from './heartbeat-batch.ts';
+import type { HeartbeatBatch } from './heartbeat-batch.ts';
 import { checkFormat, checkJournal, DamageError, OpenFiles, readFormat } from './integrity.ts';
 import type { Change, Contents, RecordChange, StoredVm } from './store.ts';
 
 export type Request =
   | { kind: 'open' }
   | { kind: 'commit'; changes: readonly Change<string>[] }
-  | { kind: 'heartbeats'; heartbeats: HeartbeatBatch; listened: number; records: readonly RecordChange[] }
+  | { kind: 'stageHeartbeats'; batch: HeartbeatBatch }
+  | { kind: 'saveHeartbeats'; listened: number; records: readonly RecordChange[] }
   | { kind: 'history'; id: string; limit: number; before?: number | undefined }
   | { kind: 'lastChanges'; after: number; until: number }
   | { kind: 'backup'; path: string }
@@ -49,6 +50,8 @@ export class StoreBackend {
   #database!: RegistryDatabase;
   #mark!: HighWaterMarkFile;
   readonly #files = new OpenFiles();
+  /** Heartbeats that the next save makes durable. */
+  readonly #staged: HeartbeatBatch[] = [];
 
   constructor(dir: DataDir) {
     this.#dir = dir;
@@ -68,9 +71,12 @@ export class StoreBackend {
         this.#database.commit(request.changes);
         this.#mark.advance(this.#durable());
         return undefined;
-      case 'heartbeats':
+      case 'stageHeartbeats':
+        this.#staged.push(request.batch);
+        return undefined;
+      case 'saveHeartbeats':
         this.#files.check();
-        this.#database.saveHeartbeats(unpackHeartbeats(request.heartbeats), request.listened, request.records);
+        this.#database.saveHeartbeats(this.#staged.splice(0), request.listened, request.records);
         if (request.records.length > 0) this.#mark.advance(this.#durable());
         return undefined;
       case 'history':

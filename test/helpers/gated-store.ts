@@ -34,7 +34,7 @@ export class GatedStore extends MemoryStore {
   }
 
   override async saveHeartbeats(
-    heartbeats: readonly StoredHeartbeat[],
+    heartbeats: Iterable<StoredHeartbeat>,
     listened: number,
     records?: readonly RecordChange[],
   ): Promise<void> {

@@ -88,7 +88,7 @@ export class MemoryStore implements Store {
   }
 
   async saveHeartbeats(
-    heartbeats: readonly StoredHeartbeat[],
+    heartbeats: Iterable<StoredHeartbeat>,
     listened: number,
     records: readonly RecordChange[] = [],
   ): Promise<void> {

@@ -126,7 +126,7 @@ class FullDisk extends MemoryStore {
   full = false;
 
   override async saveHeartbeats(
-    heartbeats: readonly StoredHeartbeat[],
+    heartbeats: Iterable<StoredHeartbeat>,
     listened: number,
     records?: readonly RecordChange[],
   ): Promise<void> {

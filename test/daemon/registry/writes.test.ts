@@ -165,7 +165,7 @@ test('each VM in the buffer of heartbeats is saved once, with its last one', asy
   const store = new MemoryStore();
   const saved: string[] = [];
   store.saveHeartbeats = async (heartbeats) =>
-    void saved.push(...heartbeats.map(({ id, heardAt }) => `${id}@${heardAt}`));
+    void saved.push(...Array.from(heartbeats, ({ id, heardAt }) => `${id}@${heardAt}`));
   const buffer = new HeartbeatBuffer(store);
   const [a, b] = ['a', 'b'].map((id) => aRecord(id));
   const isCurrent = () => true;
@@ -181,4 +181,22 @@ test('each VM in the buffer of heartbeats is saved once, with its last one', asy
   assert.equal(buffer.isEmpty, true);
   await buffer.save(0, isCurrent);
   assert.equal(saved.length, 2);
+});
+
+test('a save of heartbeats that fails half-way retains those that it has read and the others', async () => {
+  const store = new MemoryStore();
+  const buffer = new HeartbeatBuffer(store);
+  const [a, b, gone] = ['a', 'b', 'gone'].map(aRecord);
+  for (const entry of [a!, b!, gone!]) buffer.add(entry);
+  store.saveHeartbeats = async (heartbeats) => {
+    for (const _first of heartbeats) throw new Error('disk');
+  };
+  const isCurrent = (entry: VmRecord) => entry !== gone;
+  await assert.rejects(buffer.save(0, isCurrent), { message: 'disk' });
+  assert.equal(buffer.isEmpty, false);
+  const saved: string[] = [];
+  store.saveHeartbeats = async (heartbeats) => void saved.push(...Array.from(heartbeats, ({ id }) => id));
+  await buffer.save(0, isCurrent);
+  assert.deepEqual(saved, ['a', 'b']);
+  assert.equal(buffer.isEmpty, true);
 });

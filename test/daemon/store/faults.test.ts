@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { type DataDir, openDataDir, readHighWaterMark } from '../../../daemon/store/data-dir.ts';
 import { toFailure } from '../../../daemon/store/failures.ts';
-import { packHeartbeats } from '../../../daemon/store/heartbeat-batch.ts';
+import { batchesOf } from '../../../daemon/store/heartbeat-batch.ts';
 import { withJournalText } from '../../../daemon/store/journal.ts';
 import type { Change, Contents } from '../../../daemon/store/store.ts';
 import { type Request, StoreBackend } from '../../../daemon/store/worker.ts';
@@ -31,12 +31,8 @@ function stepsFor(dir: DataDir): Step[] {
       ...commitOf(putOf({ id: 'b', revision: 2, life: life(2) }), removalOf('a', 3), putOf({ id: 'c', revision: 4 })),
       leaves: { b: 2, c: 4 },
     },
-    {
-      kind: 'heartbeats',
-      heartbeats: packHeartbeats([{ id: 'b', ...life(50) }]),
-      listened: 60,
-      records: [{ kind: 'identity', key: 'b', body: '{}' }],
-    },
+    ...[...batchesOf([{ id: 'b', ...life(50) }])].map((batch) => ({ kind: 'stageHeartbeats', batch }) as const),
+    { kind: 'saveHeartbeats', listened: 60, records: [{ kind: 'identity', key: 'b', body: '{}' }] },
     { kind: 'history', id: 'b', limit: 10 },
     { kind: 'backup', path: join(dir.path, 'copy.db') },
     { ...commitOf(putOf({ id: 'b', revision: 5, created: 2, life: life(70) })), leaves: { b: 5, c: 4 } },

@@ -174,6 +174,35 @@ test('VMs beyond one heartbeat page keep their own times, also in slots of remov
   assert.deepEqual(found(again.contents), expected());
 });
 
+test('heartbeats of a large fleet are saved together, but read in slices between which the event loop runs', async (t) => {
+  const dir = tempDir(t);
+  const { store, contents } = await openStore(t, dir);
+  const ids = Array.from({ length: 5000 }, (_, n) => `vm-${n}`);
+  const changes = ids.map((id, n) => putOf({ id, revision: n + 1 }));
+  await store.commitAll(chain(changes, contents.positions.at(-1)!.tag), inOrder);
+  let turn = 0;
+  const turns = new Set<number>();
+  const counting = setInterval(() => turn++, 0);
+  t.after(() => clearInterval(counting));
+  function* heartbeats() {
+    for (const [n, id] of ids.entries()) {
+      turns.add(turn);
+      // Let time pass, so that the timer is due in the next turn.
+      if (n % 1000 === 0) for (const end = performance.now() + 2; performance.now() < end; );
+      yield { id, lastSeen: 1000 + n, heardAt: n + 0.5 };
+    }
+  }
+  await store.saveHeartbeats(heartbeats(), 10);
+  assert.ok(turns.size > 1, 'other work ran while the heartbeats were read');
+  await store.close();
+  const { vms, listened } = await readStore(dir);
+  assert.deepEqual(
+    vms.map(({ id, lastSeen, heardAt }) => [id, lastSeen, heardAt]),
+    ids.map((id, n) => [id, 1000 + n, n + 0.5]),
+  );
+  assert.equal(listened, 4999.5, 'no heartbeat is in the future of the listening clock');
+});
+
 test('a heartbeat that a later change has overtaken does not undo it', async (t) => {
   const dir = tempDir(t);
   const { store } = await openStore(t, dir);
