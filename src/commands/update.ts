@@ -1,7 +1,13 @@
 import type { RegistryClient } from '../client.ts';
 import { defineCommand } from '../command.ts';
 import { META_FLAG, parseMetaFlags, parseServiceFlag, SERVICE_FLAG } from '../fleet/flags.ts';
-import { changeSelected, SELECTION_ARGUMENT, SELECTION_FLAGS, type SelectionFlags } from '../fleet/selection.ts';
+import {
+  changeSelected,
+  questionOf,
+  SELECTION_ARGUMENT,
+  SELECTION_FLAGS,
+  type SelectionFlags,
+} from '../fleet/selection.ts';
 import { vmsAnswer } from '../fleet/table.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { exclusiveFlags, VregError } from '../protocol/errors.ts';
@@ -60,7 +66,7 @@ export const update = defineCommand<Flags>({
     }
     const client = context.client();
     await changeSelected(context, ids, selection, {
-      question: (vms) => `Update ${vms}?`,
+      question: (vms) => questionOf(`Update ${vms}`, change.status),
       change: (id) => (changesMetadata ? mergeMetadata(client, id, change, set, unsetMeta) : client.update(id, change)),
       answerOf: vmsAnswer,
     });
