@@ -62,7 +62,7 @@ export const register = defineCommand<Flags>({
 
 async function registerOne(context: Context, vm: Registration, ifExists: IfExists): Promise<VmWithLiveness> {
   const registration = withMetadata(context.config, vm);
-  if (ifExists === 'update') return registerOrUpdate(context, await withKnownFields(context, registration));
+  if (ifExists === 'update') return registerOrUpdate(context, await withKnownFields(context, vm, registration));
   const client = context.client();
   const { id } = registration;
   try {
@@ -85,13 +85,19 @@ async function registerOne(context: Context, vm: Registration, ifExists: IfExist
   }
 }
 
-/** Adds the fields of the registered entry that no flag sets, because the update replaces the whole entry. */
-async function withKnownFields(context: Context, registration: Registration): Promise<Registration> {
+/**
+ * Adds the fields of the registered entry that no flag sets, because the update replaces the whole entry.
+ * @param given the registration without the metadata of the environment
+ */
+async function withKnownFields(context: Context, given: Registration, registration: Registration) {
   const client = context.client();
-  // The original registry (vers-agent-services) does not store these fields.
-  if (!(await client.isVreg())) return registration;
+  const isVreg = await client.isVreg();
+  // The original registry (vers-agent-services) updates the given fields only, but replaces all metadata.
+  const addsMetadata = given.metadata === undefined && registration.metadata !== undefined;
+  if (!isVreg && !addsMetadata) return registration;
   try {
-    const { reefConfig, parentVmId } = await client.get(registration.id);
+    const { reefConfig, parentVmId, metadata } = await client.get(registration.id);
+    if (!isVreg) return { ...registration, metadata: { ...metadata, ...registration.metadata } };
     const isSameParent = parentVmId !== undefined && parentVmId === (registration.parentId ?? parentVmId);
     return {
       ...(reefConfig === undefined ? {} : { reefConfig }),
