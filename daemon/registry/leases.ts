@@ -96,7 +96,8 @@ export class Leases {
   renew(entry: VmRecord, before = entry): boolean {
     const { queue } = before;
     queue?.remove(before);
-    this.#fresh.push(entry);
+    // A change can become durable after later heartbeats of other VMs.
+    this.#fresh.push(entry, ({ leaseFrom }) => leaseFrom > entry.leaseFrom);
     if (queue === this.#suspect) this.#records?.add(removalOf(entry.id));
     return queue === this.#suspect || queue === this.#stale;
   }

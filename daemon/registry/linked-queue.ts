@@ -31,15 +31,22 @@ export class LinkedQueue<T extends Linked<T>> implements Iterable<T> {
     return this.#first;
   }
 
-  /** Moves an element to the end of this queue, from its place in this or in another queue. */
-  push(element: T): void {
+  /**
+   * Moves an element to the end of this queue, from its place in this or in another queue.
+   * @param isLater true for elements at the end that must stay behind it
+   */
+  push(element: T, isLater?: (other: T) => boolean): void {
     element.queue?.remove(element);
-    const last = this.#last;
+    let previous = this.#last;
+    while (isLater && previous && isLater(previous)) previous = previous.previous;
+    const next = previous ? previous.next : this.#first;
     element.queue = this;
-    element.previous = last;
-    if (last) last.next = element;
+    element.previous = previous;
+    element.next = next;
+    if (previous) previous.next = element;
     else this.#first = element;
-    this.#last = element;
+    if (next) next.previous = element;
+    else this.#last = element;
     if (this.#isCounted(element)) this.#count++;
   }
 

@@ -112,3 +112,15 @@ test('a queue counts the chosen elements that it contains, however they come and
   new LinkedQueue<Element>().push(upper!);
   assert.equal(queue.count, 0);
 });
+
+test('an element can be pushed before the elements at the end that must stay behind it', () => {
+  const [a, b, c, d, e] = elements('abcde');
+  const queue = queueOf([b!, d!]);
+  const push = (element: Element) => queue.push(element, ({ name }) => name > element.name);
+  for (const element of [c!, e!, a!]) push(element);
+  assert.equal(namesIn(queue), 'abcde');
+  assert.equal(queue.first, a);
+  queue.remove(c!);
+  push(b!);
+  assert.equal(namesIn(queue), 'abde');
+});
