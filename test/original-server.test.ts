@@ -94,20 +94,6 @@ test('every command works with the original registry', async (t) => {
   assert.equal(requests.filter((request) => request === 'GET /registry/whoami').length, 1);
 });
 
-test('register --if-exists update adds the commit of the environment to the metadata, and flags replace them', async (t) => {
-  const { url, vms } = await startPlainServer(t);
-  const env = { VERS_VM_ID: 'a', VERS_COMMIT_ID: 'c1' };
-  const register = async (...flags: string[]) => {
-    const { code, stderr } = await vreg(['register', '--if-exists', 'update', '-q', ...flags], { url, env });
-    assert.deepEqual([code, stderr], [0, '']);
-    return vms.get('a')?.metadata;
-  };
-  assert.deepEqual(await register(), { commitId: 'c1' });
-  Object.assign(vms.get('a')!, { metadata: { task: 'billing', commitId: 'c0' } });
-  assert.deepEqual(await register(), { task: 'billing', commitId: 'c1' });
-  assert.deepEqual(await register('--meta', 'task=mail'), { task: 'mail', commitId: 'c1' });
-});
-
 test('a file is registered at the original registry', async (t) => {
   const { url, vms } = await startPlainServer(t);
   const stdin = [aVm({ id: 'a' }), aVm({ id: 'b' })].map((vm) => `${JSON.stringify(vm)}\n`).join('');

@@ -23,6 +23,7 @@ import { RequestContext, type Route, type Services } from './context.ts';
 import { checkHeaders, sendError } from './errors.ts';
 import { EventFanout } from './handlers/event-fanout.ts';
 import { LongPollQueue } from './handlers/long-poll-queue.ts';
+import { ListTags } from './list-tags.ts';
 import { answerPreflight, rejectCrossOrigin } from './origin.ts';
 import { trustedProxies, trustForwardedHeaders } from './proxy.ts';
 import { checkQuery } from './query.ts';
@@ -195,6 +196,7 @@ export function buildApp(options: AppOptions): App {
     responses: budgets.responses,
     subscribers: budgets.subscribers,
     longPolls: new LongPollQueue(scheduler),
+    listTags: new ListTags(),
     counters: { unknownParameters: 0 },
     scheduler,
     streams: { ...STREAM_LIMITS, ...options.streams },

@@ -15,6 +15,7 @@ import type { VmRecord } from '../registry/vm-record.ts';
 import type { Snapshot } from '../registry/vm-snapshot.ts';
 import type { EventFanout } from './handlers/event-fanout.ts';
 import type { LongPollQueue } from './handlers/long-poll-queue.ts';
+import { includesTag, type ListTags } from './list-tags.ts';
 import {
   CHUNK_SIZE,
   encodeList,
@@ -57,11 +58,22 @@ export interface Result {
   /** Length of the body in bytes, if known in advance. */
   length?: number | undefined;
   type?: string;
-  headers?: Readonly<Record<string, string>>;
+  headers?: Readonly<Record<string, string>> | undefined;
   /** ETag of the single entry in the body: the position of its last change. */
   etag?: string;
   /** Why the body may contain dead VMs. */
   warming?: Warming | undefined;
+}
+
+/** Options of {@link RequestContext.entries}. */
+interface ListOptions {
+  /** The entries that the warming header covers, if the list omits some of them. */
+  offered?: readonly VmRecord[];
+  /** Names of the list in the response; by default `vms`. */
+  names?: readonly string[];
+  /** From {@link RequestContext.listTag}. */
+  tag?: string | undefined;
+  headers?: Result['headers'];
 }
 
 /** The parts of the daemon that all requests share. */
@@ -99,6 +111,7 @@ export interface Services {
   /** Budget for events that wait for slow subscribers. */
   readonly subscribers: Budget;
   readonly longPolls: LongPollQueue;
+  readonly listTags: ListTags;
   /** Counts since the start of the daemon, for the metrics. */
   readonly counters: {
     /** Query parameters that the requested route does not know. */
@@ -331,37 +344,59 @@ export class RequestContext {
     return { status: 200, body, length, etag: entry.position, warming: this.#warmingOf([entry]) };
   }
 
-  /**
-   * A result with a list of entries.
-   * @param offered the entries that the warming header covers, if the list omits some of them
-   * @param names of the list in the response; by default `vms`
-   */
-  entries(entries: readonly VmRecord[], offered = entries, names?: readonly string[]): Result {
+  /** A result with a list of entries. */
+  entries(entries: readonly VmRecord[], { offered = entries, names, tag, headers }: ListOptions = {}): Result {
     const { readFilter } = this;
     const seen = (all: readonly VmRecord[]) => (readFilter ? all.filter((entry) => permits(readFilter, entry)) : all);
-    return this.#list(seen(entries), seen(offered), names);
+    const encode = this.#encoder();
+    const warming = this.#warmingOf(seen(offered));
+    return this.#unlessKnown(tag, { warming, headers }, () => {
+      const { scheduler, responses } = this.services;
+      const reserve = (bytes: number) => reserveFor(this.response, responses, bytes);
+      const listed = seen(entries);
+      const body = encodeList(listed, encode, scheduler, reserve, names);
+      if (typeof body !== 'string') this.destroyWhenRevoked();
+      return { body, length: this.isPlain ? listLength(listed, names) : undefined };
+    });
   }
 
-  /** A result with a list that all its readers share. */
-  snapshot(snapshot: Snapshot): Result {
-    const { registry, scheduler, responses } = this.services;
-    const now = () => registry.clock.listening();
-    const length = snapshotLength(snapshot);
-    const warming = this.#warmingOf(snapshot);
-    if (length <= CHUNK_SIZE) return { status: 200, body: encodeSnapshot(snapshot, now()), length, warming };
-    const reserve = (bytes: number) => reserveFor(this.response, responses, bytes);
-    const body = new SnapshotBody(snapshot, now, scheduler, reserve);
-    this.destroyWhenRevoked();
-    return { status: 200, body, length, warming };
+  /** A result with a list that all its readers share. @param role if the list contains only the VMs with a role */
+  snapshot(snapshot: Snapshot, role: string | undefined): Result {
+    const { registry, scheduler, responses, listTags } = this.services;
+    const tag = listTags.ofSnapshot(snapshot, () => this.listTag(role));
+    return this.#unlessKnown(tag, { warming: this.#warmingOf(snapshot) }, () => {
+      const now = () => registry.clock.listening();
+      const length = snapshotLength(snapshot);
+      if (length <= CHUNK_SIZE) return { body: encodeSnapshot(snapshot, now()), length };
+      const reserve = (bytes: number) => reserveFor(this.response, responses, bytes);
+      const body = new SnapshotBody(snapshot, now, scheduler, reserve);
+      this.destroyWhenRevoked();
+      return { body, length };
+    });
   }
 
-  #list(entries: readonly VmRecord[], offered: readonly VmRecord[], names?: readonly string[]): Result {
-    const { scheduler, responses } = this.services;
-    const reserve = (bytes: number) => reserveFor(this.response, responses, bytes);
-    const body = encodeList(entries, this.#encoder(), scheduler, reserve, names);
-    if (typeof body !== 'string') this.destroyWhenRevoked();
-    const length = this.isPlain ? listLength(entries, names) : undefined;
-    return { status: 200, body, length, warming: this.#warmingOf(offered) };
+  /**
+   * The weak ETag of the list that the request asks for. Compute it before the list, so that it is never newer.
+   * @param role if the list contains only VMs with a role
+   */
+  listTag(role: string | undefined): string {
+    const { registry, listTags } = this.services;
+    // A long poll returns the same list as a request that does not wait.
+    const { wait: _wait, min: _min, ...query } = this.queryParams;
+    return listTags.of(registry.stamp(role), [this.route!.path, this.params, query, this.readFilter]);
+  }
+
+  /** A result with a tag, or 304 if the client has the list already. @param encode creates the body */
+  #unlessKnown(
+    tag: string | undefined,
+    { warming, headers }: Pick<Result, 'warming' | 'headers'>,
+    encode: () => Pick<Result, 'body' | 'length'>,
+  ): Result {
+    const known = this.headers['if-none-match'];
+    const all = tag === undefined ? headers : { ...headers, etag: tag };
+    if (tag !== undefined && known !== undefined && includesTag(known, tag))
+      return { status: 304, body: '', headers: all, warming };
+    return { status: 200, ...encode(), headers: all, warming };
   }
 
   #warmingOf(entries: Iterable<VmRecord> | Snapshot): Warming | undefined {

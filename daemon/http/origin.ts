@@ -32,6 +32,7 @@ const EXPOSED_HEADERS = [
   WARMING_HEADER,
   REQUEST_ID_HEADER,
   'etag',
+  'link',
   'retry-after',
   'allow',
   'date',

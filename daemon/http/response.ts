@@ -41,11 +41,12 @@ export function send(ctx: RequestContext): void {
   if (result === undefined) return;
   const { status, body, type = JSON_TYPE, etag, length, headers, warming } = result;
   if (typeof body === 'string') reserveText(response, services.responses, body, !ctx.isRead);
-  const list = commonHeaders(ctx, type);
+  const list = commonHeaders(ctx, status === 304 ? undefined : type);
   if (etag !== undefined) list.push('etag', `"${etag}"`);
   if (warming !== undefined) list.push(WARMING_HEADER, formatWarming(warming));
   if (headers !== undefined) for (const name in headers) list.push(name, headers[name]!);
-  if (typeof body === 'string') respond(ctx, status, list, body, length);
+  if (status === 304) respondEmpty(ctx, status, list);
+  else if (typeof body === 'string') respond(ctx, status, list, body, length);
   else {
     if (length !== undefined) list.push('content-length', length);
     if (body instanceof SnapshotBody) respondWithSnapshot(ctx, status, list, body);
@@ -99,9 +100,9 @@ export function respond(
 }
 
 /** Sends a response without a body. */
-export function respondEmpty(ctx: RequestContext, status: number): void {
+export function respondEmpty(ctx: RequestContext, status: number, headers = commonHeaders(ctx)): void {
   decide(ctx, status);
-  if (!ctx.response.destroyed) ctx.response.writeHead(status, commonHeaders(ctx)).end();
+  if (!ctx.response.destroyed) ctx.response.writeHead(status, headers).end();
 }
 
 /**

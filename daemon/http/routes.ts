@@ -9,25 +9,16 @@ import { streamEvents } from './handlers/events.ts';
 import { history } from './handlers/history.ts';
 import { importVms } from './handlers/import-vms.ts';
 import { ancestors, children, diffVms, subtree } from './handlers/lineage.ts';
+import { listVms } from './handlers/list-vms.ts';
 import { health, metrics } from './handlers/metrics.ts';
 import { createToken, listTokens, revokeEnrolledBy, revokeToken, whoami } from './handlers/tokens.ts';
-import {
-  explainVm,
-  heartbeat,
-  heartbeats,
-  listVms,
-  readVm,
-  registerVm,
-  removeVm,
-  replaceVm,
-  updateVm,
-} from './handlers/vms.ts';
+import { explainVm, heartbeat, heartbeats, readVm, registerVm, removeVm, replaceVm, updateVm } from './handlers/vms.ts';
 
 const VM = `${PATHS.vms}/:id`;
 
 /** Query parameters of responses that show entries. */
 const ENTRY = ['include'];
-const LIST = ['role', 'status', 'parentId', 'parentVmId', 'selector', 'sort', 'limit', ...ENTRY];
+const LIST = ['role', 'status', 'parentId', 'parentVmId', 'selector', 'sort', 'limit', 'after', ...ENTRY];
 const DISCOVER = ['service', 'passing', 'strict', 'wait', 'min', ...ENTRY];
 const EVENTS = ['role', 'status', 'id', 'since', 'heartbeats'];
 

@@ -9,15 +9,23 @@ const RANK = { passing: 0, unknown: 1, failing: 2 } as const;
 
 export class HealthReports {
   readonly #reports = new Map<string, HealthReport>();
+  readonly #changed: (entry: VmRecord) => void;
+
+  /** @param changed called with each VM whose report has changed */
+  constructor(changed: (entry: VmRecord) => void) {
+    this.#changed = changed;
+  }
 
   /**
    * Replaces the VM's report. Drops services that the VM does not have, because an agent may report any number of them, and no
    * limit of the registry counts them.
    */
   put(entry: VmRecord, report: HealthReport): void {
+    const before = this.#reports.get(entry.id);
     const known = knownOf(entry, report);
     if (known) this.#reports.set(entry.id, known);
     else this.#reports.delete(entry.id);
+    if (JSON.stringify(known) !== JSON.stringify(before)) this.#changed(entry);
   }
 
   /** Drops services from the VM's report that the VM no longer has. */

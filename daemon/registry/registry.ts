@@ -65,7 +65,7 @@ export class Registry {
   readonly clock: Clock;
   readonly positions: Positions;
   readonly events: EventLog;
-  readonly health = new HealthReports();
+  readonly health: HealthReports;
   readonly identities: Identities;
   readonly historyClaims: HistoryClaims;
   readonly lineage: Lineage;
@@ -105,7 +105,9 @@ export class Registry {
     });
     this.historyClaims = new HistoryClaims(contents, this.positions, this.unsaved.records, observer);
     this.events = new EventLog(contents.revision, eventLog);
-    this.#liveness = new Liveness(options, this.events, this.unsaved, (entry) => this.#index.livenessChanged(entry));
+    const changed = (entry: VmRecord) => this.#index.invalidate(entry);
+    this.health = new HealthReports(changed);
+    this.#liveness = new Liveness(options, this.events, this.unsaved, changed);
     this.lineage = this.#index.lineage;
     this.#liveness.load(contents.vms, contents.records);
   }
@@ -382,6 +384,12 @@ export class Registry {
     });
   }
 
+  /** VMs, or those with a role, that were registered before a revision, newest first. Must be read before the next change. */
+  registeredBefore(revision: number, role?: string): Iterable<VmRecord> {
+    this.sweep();
+    return this.#index.registeredBefore(role, revision);
+  }
+
   /** All VMs, or those with a role, newest registration first, as {@link list}, with cached JSON. */
   snapshot(role?: string): Snapshot {
     this.sweep();
@@ -394,12 +402,13 @@ export class Registry {
   }
 
   /**
-   * A number that changes when the membership, the declared fields or the liveness of VMs change.
+   * A text that changes when the membership, the declared fields, the liveness or the health of VMs change. It also differs between copies
+   * of this registry that have had different changes. It does not sweep, so it is never newer than a list that is read
+   * immediately before or later.
    * @param role only of the VMs with this role
    */
-  generation(role?: string): number {
-    this.sweep();
-    return this.#index.generation(role);
+  stamp(role?: string): string {
+    return this.#index.stamp(role, () => `${this.positions.current} ${this.clock.now()}`);
   }
 
   isStale(entry: VmRecord): boolean {

@@ -70,10 +70,10 @@ export class VmIndex {
     this.lineage.remove(removed);
   }
 
-  /** Invalidates the cached lists with a VM that has become live, suspect or stale. */
-  livenessChanged(entry: VmRecord): void {
-    this.#order.livenessChanged(entry);
-    this.#byRole.get(entry.role)?.livenessChanged(entry);
+  /** Invalidates the cached lists and the stamps with a VM whose liveness or health has changed. */
+  invalidate(entry: VmRecord): void {
+    this.#order.invalidate(entry);
+    this.#byRole.get(entry.role)?.invalidate(entry);
   }
 
   /** Frees the JSON of cached lists that were not read for a while. @param now on the listening clock */
@@ -82,9 +82,9 @@ export class VmIndex {
     for (const order of this.#byRole.values()) order.freeUnread(now);
   }
 
-  /** Number of changes to membership, declared fields and liveness of all VMs, or of the VMs with a role. */
-  generation(role: string | undefined): number {
-    return this.#ofRole(role).generation;
+  /** As {@link VmOrder.stamp}, of all VMs or of the VMs with a role. */
+  stamp(role: string | undefined, moment: () => string): string {
+    return this.#ofRole(role).stamp(moment);
   }
 
   /**
@@ -99,7 +99,7 @@ export class VmIndex {
    * The live VMs with a role and well-formed entries, oldest registration first. The result is shared by all readers until the
    * next change.
    * @param now on the listening clock
-   * @param horizon as for {@link list}. Lists before an earlier horizon are reused: {@link livenessChanged} invalidates them
+   * @param horizon as for {@link list}. Lists before an earlier horizon are reused: {@link invalidate} invalidates them
    */
   liveSnapshot(role: string, now: number, horizon: number): Snapshot {
     return this.#ofRole(role).snapshot('live', now, (entry) => isLive(entry, horizon));

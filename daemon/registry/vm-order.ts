@@ -33,7 +33,9 @@ export class VmOrder {
   readonly #blocks: Block[] = [];
   readonly #snapshots: { [view in View]?: Snapshot | undefined } = {};
   #size = 0;
+  /** Number of changes to membership, declared fields, liveness and health. */
   #generation = 0;
+  #stamp: string | undefined;
   /** Time of the last {@link snapshot} on the listening clock; infinite if no JSON is cached. */
   #readAt = Number.POSITIVE_INFINITY;
 
@@ -41,9 +43,14 @@ export class VmOrder {
     return this.#size;
   }
 
-  /** Number of changes to membership, declared fields and liveness. */
-  get generation(): number {
-    return this.#generation;
+  /**
+   * A text that changes with the membership, the declared fields, the liveness and the health of the VMs.
+   * @param moment called for the first text after a change. It distinguishes two copies of this process, such as a VM and its
+   * clone, that have counted as many changes
+   */
+  stamp(moment: () => string): string {
+    this.#stamp ??= `${this.#generation} ${moment()}`;
+    return this.#stamp;
   }
 
   *[Symbol.iterator](): Iterator<VmRecord> {
@@ -97,8 +104,8 @@ export class VmOrder {
     }
   }
 
-  /** Invalidates the cached lists with a VM that has become live, suspect or stale. */
-  livenessChanged({ version: { created } }: VmRecord): void {
+  /** Invalidates the cached lists and the stamps with a VM whose liveness or health has changed. */
+  invalidate({ version: { created } }: VmRecord): void {
     const block = this.#blocks[this.#find(created)];
     if (block !== undefined) this.#changed(block);
   }
@@ -139,6 +146,7 @@ export class VmOrder {
 
   #changed(block: Block): void {
     this.#generation++;
+    this.#stamp = undefined;
     this.#snapshots.all = undefined;
     this.#snapshots.live = undefined;
     block.all?.retire();

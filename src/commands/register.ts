@@ -62,7 +62,7 @@ export const register = defineCommand<Flags>({
 
 async function registerOne(context: Context, vm: Registration, ifExists: IfExists): Promise<VmWithLiveness> {
   const registration = withMetadata(context.config, vm);
-  if (ifExists === 'update') return registerOrUpdate(context, await withKnownFields(context, vm, registration));
+  if (ifExists === 'update') return registerOrUpdate(context, await withKnownFields(context, registration));
   const client = context.client();
   const { id } = registration;
   try {
@@ -85,19 +85,13 @@ async function registerOne(context: Context, vm: Registration, ifExists: IfExist
   }
 }
 
-/**
- * Adds the fields of the registered entry that no flag sets, because the update replaces the whole entry.
- * @param given the registration without the metadata of the environment
- */
-async function withKnownFields(context: Context, given: Registration, registration: Registration) {
+/** Adds the fields of the registered entry that no flag sets, because the update replaces the whole entry. */
+async function withKnownFields(context: Context, registration: Registration): Promise<Registration> {
   const client = context.client();
-  const isVreg = await client.isVreg();
-  // The original registry (vers-agent-services) updates the given fields only, but replaces all metadata.
-  const addsMetadata = given.metadata === undefined && registration.metadata !== undefined;
-  if (!isVreg && !addsMetadata) return registration;
+  // The original registry (vers-agent-services) does not store these fields.
+  if (!(await client.isVreg())) return registration;
   try {
-    const { reefConfig, parentVmId, metadata } = await client.get(registration.id);
-    if (!isVreg) return { ...registration, metadata: { ...metadata, ...registration.metadata } };
+    const { reefConfig, parentVmId } = await client.get(registration.id);
     const isSameParent = parentVmId !== undefined && parentVmId === (registration.parentId ?? parentVmId);
     return {
       ...(reefConfig === undefined ? {} : { reefConfig }),

@@ -1,12 +1,6 @@
 /** `pause`, `resume` and `stop`: commands that set the declared status of VMs. */
 import { type Command, defineCommand } from '../command.ts';
-import {
-  changeSelected,
-  questionOf,
-  SELECTION_ARGUMENT,
-  SELECTION_FLAGS,
-  type SelectionFlags,
-} from '../fleet/selection.ts';
+import { changeSelected, SELECTION_ARGUMENT, SELECTION_FLAGS, type SelectionFlags } from '../fleet/selection.ts';
 import { vmsAnswer } from '../fleet/table.ts';
 import type { Status } from '../protocol/vm.ts';
 
@@ -26,7 +20,7 @@ function statusCommand(name: string, status: Status, effect: string, example: st
     exits: [2, 3, 6, 7, 8],
     async run(context, ids, flags) {
       await changeSelected(context, ids, flags, {
-        question: (vms) => questionOf(`Set the status of ${vms} to ${status}`, status),
+        question: (vms) => `Set the status of ${vms} to ${status}?`,
         change: (id) => context.client().update(id, { status }),
         answerOf: vmsAnswer,
       });

@@ -1,13 +1,7 @@
 import type { RegistryClient } from '../client.ts';
 import { defineCommand } from '../command.ts';
 import { META_FLAG, parseMetaFlags, parseServiceFlag, SERVICE_FLAG } from '../fleet/flags.ts';
-import {
-  changeSelected,
-  questionOf,
-  SELECTION_ARGUMENT,
-  SELECTION_FLAGS,
-  type SelectionFlags,
-} from '../fleet/selection.ts';
+import { changeSelected, SELECTION_ARGUMENT, SELECTION_FLAGS, type SelectionFlags } from '../fleet/selection.ts';
 import { vmsAnswer } from '../fleet/table.ts';
 import type { VmWithLiveness } from '../protocol/api.ts';
 import { exclusiveFlags, VregError } from '../protocol/errors.ts';
@@ -66,7 +60,7 @@ export const update = defineCommand<Flags>({
     }
     const client = context.client();
     await changeSelected(context, ids, selection, {
-      question: (vms) => questionOf(`Update ${vms}`, change.status),
+      question: (vms) => `Update ${vms}?`,
       change: (id) => (changesMetadata ? mergeMetadata(client, id, change, set, unsetMeta) : client.update(id, change)),
       answerOf: vmsAnswer,
     });

@@ -94,11 +94,6 @@ interface Change<R, T> {
   answerOf(results: readonly R[], more: { single: boolean; none: string }): Answer<T>;
 }
 
-/** The question to confirm a change of VMs, with its effect on their leases. @param what for example `Update 3 VMs (a, b, c)` */
-export function questionOf(what: string, status: string | undefined): string {
-  return status === 'running' ? `${what}? This counts as a sign of life of each.` : `${what}?`;
-}
-
 /**
  * Changes the selected VMs concurrently, and prints the results as one answer. Asks for confirmation if the VMs are selected by
  * flags. A VM that was selected because it is stale, but has sent a heartbeat since then, is not changed.

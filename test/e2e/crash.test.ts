@@ -17,7 +17,7 @@ import { randomOf } from '../helpers/random.ts';
 
 test('after each of several kills, no change acknowledged to 16 writers is lost or partial, and no revision is missing', async (t) => {
   const random = randomOf(t);
-  const { acknowledged, early } = await crashOver(t, 3, newWriters(16, random), random);
+  const { acknowledged, early } = await crashOver(t, 6, newWriters(16, random), random);
   t.diagnostic(`${acknowledged} changes were acknowledged; ${early} kills came before the daemon served requests`);
 });
 

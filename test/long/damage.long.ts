@@ -17,7 +17,6 @@ for (const [file, as, flips] of [
   ['registry.db', 'closed', 300],
   ['registry.db', 'killed', 100],
   ['registry.db-wal', 'killed', 100],
-  ['registry.mark', 'closed', 40],
 ] as const) {
   test(`each of ${flips} flipped bits in ${file} (${as}) is an error or harmless, also to later changes`, async (t) => {
     const random = randomOf(t);

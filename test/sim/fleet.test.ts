@@ -25,8 +25,7 @@ test('the same seed gives the same run, another seed a different one', async () 
   assert.notDeepEqual(one, { ...other, seed: 1 });
 });
 
-// `test/long` has the other incidents.
-for (const incident of ['killRegistry', 'copyRegistry'] as const) {
+for (const incident of ['stopRegistry', 'killRegistry', 'partition', 'copyRegistry'] as const) {
   test(`during and after ${incident} at most three times the mean of the requests arrive in any 100 ms`, async () => {
     const { burst, falseDeaths } = await simulate({ ...FLEET, vms: 200, length: 20 * MINUTE, incidents: [incident] });
     assert.ok(burst > 1 && burst <= 3, String(burst));

@@ -18,12 +18,13 @@ export function discover(ctx: RequestContext): Result | Promise<Result> {
   const timeoutMs = wait === undefined ? 0 : parseWait(wait);
   const min = ctx.number('min', 0, Number.MAX_SAFE_INTEGER) ?? DEFAULT_WAIT_MIN;
   const query = readQuery(ctx);
-  const isFiltered = (query.service ?? ctx.readFilter) !== undefined || query.strict;
-  if (!isFiltered && ctx.isPlain && (timeoutMs === 0 || ctx.method === 'HEAD'))
-    return ctx.snapshot(ctx.services.registry.liveSnapshot(role));
+  const isImmediate = timeoutMs === 0 || ctx.method === 'HEAD';
+  if (isImmediate && isShared(ctx, query)) return respond(ctx, role, query, []);
+  // With `strict`, VMs leave the list as time passes.
+  const tag = query.strict ? undefined : ctx.listTag(role);
   const find = () => findLive(ctx, role, query);
   const found = find();
-  if (timeoutMs === 0 || ctx.method === 'HEAD' || found.length >= min) return respond(ctx, role, query, found);
+  if (isImmediate || found.length >= min) return respond(ctx, role, query, found, tag);
   return longPoll(ctx, { role, query, find, min, timeoutMs });
 }
 
@@ -45,10 +46,24 @@ function findLive({ services, readFilter }: RequestContext, role: string, query:
   return readFilter ? live.filter((entry) => permits(readFilter, entry)) : live;
 }
 
-function respond(ctx: RequestContext, role: string, query: DiscoverQuery, found: readonly VmRecord[]): Result {
-  if (!query.strict) return ctx.entries(found);
+/** True if the response is a list that all readers share. */
+function isShared({ readFilter, isPlain }: RequestContext, { service, strict }: DiscoverQuery): boolean {
+  return readFilter === undefined && service === undefined && !strict && isPlain;
+}
+
+/** @param tag of the list; a long poll has none, because the list may have changed since it was found */
+function respond(
+  ctx: RequestContext,
+  role: string,
+  query: DiscoverQuery,
+  found: readonly VmRecord[],
+  tag?: string,
+): Result {
+  const { registry } = ctx.services;
+  if (isShared(ctx, query)) return ctx.snapshot(registry.liveSnapshot(role), role);
+  if (!query.strict) return ctx.entries(found, { tag });
   // In strict mode, compute the warming header from the omitted VMs as well, because their liveness is uncertain.
-  return ctx.entries(found, ctx.services.registry.discover(role, { ...query, strict: false }));
+  return ctx.entries(found, { offered: registry.discover(role, { ...query, strict: false }) });
 }
 
 interface LongPoll {

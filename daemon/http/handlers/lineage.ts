@@ -23,7 +23,7 @@ export function subtree(ctx: RequestContext): Result {
 
 /** @param name of the list in the reef server's response; vreg clients also receive it as `vms`, like every other list */
 function listResult(ctx: RequestContext, name: string, entries: readonly VmRecord[]): Result {
-  return ctx.entries(entries, entries, isVregClient(ctx) ? [name, 'vms'] : [name]);
+  return ctx.entries(entries, { names: isVregClient(ctx) ? [name, 'vms'] : [name] });
 }
 
 /** Compares the `reefConfig` of two VMs: what the second one has and the first one lacks, and the reverse. */

@@ -1,24 +1,17 @@
-/** The routes for VMs: register, list, read, replace, update, remove, explain, and heartbeats. */
-import { type Heartbeats, MAX_BATCH, SORTS, type Sort, type Why } from '../../../src/protocol/api.ts';
+/** The routes for VMs, except their list: register, read, replace, update, remove, explain, and heartbeats. */
+import { type Heartbeats, MAX_BATCH, type Why } from '../../../src/protocol/api.ts';
 import { VregError } from '../../../src/protocol/errors.ts';
 import { type AgentHeartbeat, parseHeartbeat } from '../../../src/protocol/heartbeat.ts';
 import { formatPosition } from '../../../src/protocol/position.ts';
-import { comparison, parseSelector } from '../../../src/protocol/selector.ts';
 import { mayDo } from '../../../src/protocol/token.ts';
-import {
-  assertUnsplittable,
-  differentParents,
-  parseIds,
-  parseRegistration,
-  parseUpdate,
-} from '../../../src/protocol/vm.ts';
+import { assertUnsplittable, parseIds, parseRegistration, parseUpdate } from '../../../src/protocol/vm.ts';
 import type { Principal } from '../../access/authenticator.ts';
 import { enrol } from '../../access/enrol.ts';
 import { explain } from '../../registry/explain.ts';
 import type { Proof } from '../../registry/identity.ts';
-import { assertMayHeartbeat, permits, permitsHeartbeat } from '../../registry/preconditions.ts';
-import { type VmRecord, withFields } from '../../registry/vm-record.ts';
-import { invalidQuery, jsonResult, type RequestContext, type Result } from '../context.ts';
+import { assertMayHeartbeat, permitsHeartbeat } from '../../registry/preconditions.ts';
+import { withFields } from '../../registry/vm-record.ts';
+import { jsonResult, type RequestContext, type Result } from '../context.ts';
 
 /** Number of characters to which an agent's address is truncated: the maximum length of a host name (RFC 1035, 2.3.4). */
 const MAX_ADDRESS = 255;
@@ -141,44 +134,4 @@ export async function heartbeats({ services, body, principal }: RequestContext):
   await scheduler.filter([...ids], beat);
   const lastSeen = new Date(registry.clock.now()).toISOString();
   return jsonResult({ lastSeen, count: ids.size - unknown.length, unknown } satisfies Heartbeats);
-}
-
-export function listVms(ctx: RequestContext): Result | Promise<Result> {
-  const { role, status, selector, sort = 'registered' } = ctx.query('role', 'status', 'selector', 'sort');
-  const limit = ctx.number('limit', 1, Number.MAX_SAFE_INTEGER);
-  if (!SORTS.includes(sort as Sort))
-    throw invalidQuery('sort', `sort: "${sort}" is not known (one of ${SORTS.join(', ')})`);
-  const parentId = parentFilter(ctx);
-  const { readFilter, services } = ctx;
-  const { registry, scheduler } = services;
-  const isFiltered = (status ?? parentId ?? selector ?? limit ?? readFilter) !== undefined;
-  if (!isFiltered && sort === 'registered' && ctx.isPlain) return ctx.snapshot(registry.snapshot(role));
-  const respond = (entries: readonly VmRecord[]) => {
-    const inOrder = sorted(entries, sort as Sort);
-    return ctx.entries(limit === undefined ? inOrder : inOrder.slice(0, limit));
-  };
-  const all = registry.list({ role, status, parentId });
-  // Filter first, because `limit` applies to the filtered list.
-  const entries = readFilter ? all.filter((entry) => permits(readFilter, entry)) : all;
-  if (selector === undefined) return respond(entries);
-  const matches = parseSelector(selector);
-  const isWanted = () => !ctx.response.destroyed;
-  return scheduler.filter(entries, ({ vm }) => matches(vm), isWanted).then(respond);
-}
-
-/** The parent whose children are listed. @throws VregError INVALID */
-function parentFilter(ctx: RequestContext): string | undefined {
-  const [parentId, parentVmId] = [ctx.nonEmpty('parentId'), ctx.nonEmpty('parentVmId')];
-  if (parentId !== undefined && parentVmId !== undefined && parentId !== parentVmId) throw differentParents();
-  return parentId ?? parentVmId;
-}
-
-function sorted(entries: readonly VmRecord[], sort: Sort): readonly VmRecord[] {
-  const compare = comparison(sort);
-  if (!compare) return entries;
-  const keyed = entries.map((entry) => {
-    const { id, name, role } = entry;
-    return { entry, key: { id, name, role, lastSeen: sort === 'seen' ? entry.lastSeen : '' } };
-  });
-  return keyed.sort((a, b) => compare(a.key, b.key)).map(({ entry }) => entry);
 }

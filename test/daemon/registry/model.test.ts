@@ -8,8 +8,9 @@ import fc from 'fast-check';
 import type { Gap } from '../../../daemon/clock.ts';
 import { warmingOf } from '../../../daemon/registry/explain.ts';
 import { Registry } from '../../../daemon/registry/registry.ts';
+import { MAX_LAG, type Snapshot } from '../../../daemon/registry/vm-snapshot.ts';
 import { type ErrorCode, VregError } from '../../../src/protocol/errors.ts';
-import type { Registration, Role, Status, VmUpdate } from '../../../src/protocol/vm.ts';
+import type { Registration, Role, Status, Vm, VmUpdate } from '../../../src/protocol/vm.ts';
 import { FakeClock } from '../../helpers/clock.ts';
 import { GatedStore } from '../../helpers/gated-store.ts';
 import { aVm } from '../../helpers/vm.ts';
@@ -104,6 +105,8 @@ class Run {
   readonly store = new GatedStore();
   readonly model = new Model();
   registry = this.open();
+  /** The lists by their stamps, since the last restart. */
+  readonly stamped = new Map<string, string>();
 
   open(): Registry {
     return new Registry({ store: this.store, clock: this.clock, staleAfter: STALE_AFTER }, this.store.contents());
@@ -171,6 +174,7 @@ class Run {
         clock.gaps = [...model.gaps];
         assert.equal(clock.heard, model.listened);
         this.registry = this.open();
+        this.stamped.clear();
         return;
       case 'pass':
         return clock.pass(step.ms);
@@ -222,9 +226,57 @@ class Run {
       const warming = warmingOf(registry.discover(role), clock, STALE_AFTER);
       assert.deepEqual(warming?.seconds, left.length > 0 ? Math.max(...left) : undefined);
     }
+    this.compareLists(newestFirst, isLive);
     for (const id of IDS) assert.equal(registry.has(id), model.get(id) !== undefined);
     assert.equal(registry.revision, model.revision);
     assert.equal(registry.list({}).length, model.committed.length);
+  }
+
+  /** Asserts that cached lists are those of the model, and that a stamp identifies everything in a list but `lastSeen`. */
+  compareLists(newestFirst: readonly ModelVm[], isLive: (vm: ModelVm) => boolean): void {
+    const { clock, registry } = this;
+    for (const role of [undefined, ...ROLES]) {
+      const listed = newestFirst.filter(({ vm }) => role === undefined || vm.role === role);
+      const live = listed.filter(isLive).reverse();
+      const all = registry.snapshot(role);
+      this.compareSnapshot(all, listed);
+      const pages = registry.registeredBefore(Number.POSITIVE_INFINITY, role);
+      assert.deepEqual(
+        [...pages].map(({ json }) => json),
+        listed.map(jsonOf),
+      );
+      if (role !== undefined) {
+        const offered = registry.liveSnapshot(role);
+        this.compareSnapshot(offered, live);
+        assert.deepEqual(
+          warmingOf(offered, clock, STALE_AFTER),
+          warmingOf(registry.discover(role), clock, STALE_AFTER),
+        );
+      }
+      const declared = JSON.stringify([role, listed.map(({ vm }) => vm), live.map(({ vm }) => vm.id)]);
+      const stamp = `${role} ${registry.stamp(role)}`;
+      assert.equal(this.stamped.get(stamp) ?? declared, declared);
+      this.stamped.set(stamp, declared);
+    }
+  }
+
+  compareSnapshot(snapshot: Snapshot, expected: readonly ModelVm[]): void {
+    const { heard } = this.clock;
+    const parts = snapshot.parts.map((part) => {
+      const encoded = part.acquire(heard);
+      encoded.readers--;
+      assert.equal(encoded.bytes.length, part.size);
+      return encoded.bytes.toString();
+    });
+    const entries = JSON.parse(`[${parts.join('').slice(1)}]`) as Vm[];
+    const declared = expected.map((each) => JSON.parse(jsonOf(each)) as Vm);
+    // `lastSeen` may lag by a second of listening time.
+    const withoutTime = (vm: Vm) => ({ ...vm, lastSeen: undefined });
+    assert.deepEqual(entries.map(withoutTime), declared.map(withoutTime));
+    for (const [index, { heardAt }] of expected.entries())
+      if (heardAt <= heard - MAX_LAG) assert.equal(entries[index]!.lastSeen, declared[index]!.lastSeen);
+    assert.equal(snapshot.count, expected.length);
+    assert.equal(snapshot.size, Math.max(0, parts.join('').length - 1));
   }
 
   /** Asserts that the store has exactly the state that is durable in the model. */

@@ -85,7 +85,6 @@ test('the ETag of every response with one entry is the position of its last chan
   await call(url, 'POST', `${VM}/heartbeat`);
   assert.equal(etagOf(await call(url, 'GET', VM)), etagAt(3));
   assert.equal(etagOf(await call(url, 'PUT', VM, { body: aVm({ name: 'three' }) })), etagAt(4));
-  assert.equal(etagOf(await call(url, 'GET', '/registry/vms')), null);
 });
 
 for (const [method, body] of [
