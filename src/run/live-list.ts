@@ -14,6 +14,10 @@ const DRAW_INTERVAL = 250;
 const AGE_INTERVAL = 1000;
 /** Milliseconds before a list that failed is requested again. */
 const RETRY_INTERVAL = 2000;
+/** Minimum milliseconds between two lists, which contain what no event does: the health of services, and the warming notice. */
+const REFRESH_INTERVAL = 10_000;
+/** A list that takes long, because the fleet is large, is requested less often: it takes up to 2 % of the time. */
+const REFRESH_FACTOR = 50;
 
 export interface LiveListOptions {
   /** Requests the VMs to show, newest registration first. */
@@ -54,6 +58,9 @@ class LiveList {
   #warming: number | undefined;
   #screen: Screen | undefined;
   #timers: NodeJS.Timeout[] = [];
+  #refreshTimer: NodeJS.Timeout | undefined;
+  /** The list that is being requested. Events wait for it, because it would replace what they changed. */
+  #refreshing: Promise<void> | undefined;
   /** The pending update of the screen. */
   #pending: NodeJS.Timeout | undefined;
   #drawnAt = Number.NEGATIVE_INFINITY;
@@ -84,6 +91,7 @@ class LiveList {
     const { role } = this.#options;
     const { signal } = this.#ended;
     for await (const event of watchEvents(this.#context, { role, heartbeats: true, signal, outage })) {
+      await this.#refreshing;
       // Events carry no complete liveness, so the list follows each time the stream is connected. Later events wait meanwhile.
       if (event.type === 'synced') await this.#load();
       else if (this.#fleet.apply(event, performance.now())) this.#update();
@@ -92,7 +100,7 @@ class LiveList {
   }
 
   close(): void {
-    for (const timer of [...this.#timers, this.#pending]) clearInterval(timer);
+    for (const timer of [...this.#timers, this.#pending, this.#refreshTimer]) clearInterval(timer);
     this.#ended.abort();
     this.#screen?.close();
     this.#screen = undefined;
@@ -103,7 +111,7 @@ class LiveList {
   async #load(): Promise<void> {
     for (;;) {
       try {
-        this.#fleet.replace(await this.#options.list());
+        await this.#list();
         break;
       } catch (error) {
         if (!this.#screen || !isTransient(error)) throw error;
@@ -111,10 +119,40 @@ class LiveList {
       }
       await this.#context.sleep(RETRY_INTERVAL, AbortSignal.any([this.#context.signal, this.#ended.signal]));
     }
-    this.#warming = this.#context.client().server.warming;
     this.#fleet.restartRate(performance.now());
     this.#setOutage(undefined);
     this.#openScreen();
+  }
+
+  /** Requests the list, and plans the next one. */
+  async #list(): Promise<void> {
+    const started = performance.now();
+    this.#fleet.replace(await this.#options.list());
+    this.#warming = this.#context.client().server.warming;
+    this.#planRefresh(performance.now() - started);
+  }
+
+  /** @param duration milliseconds that the last list took */
+  #planRefresh(duration: number): void {
+    clearTimeout(this.#refreshTimer);
+    if (this.#ended.signal.aborted) return;
+    const endOfWarming = this.#warming === undefined ? Number.POSITIVE_INFINITY : this.#warming * 1000;
+    const delay = Math.max(Math.min(REFRESH_INTERVAL, endOfWarming), REFRESH_FACTOR * duration);
+    this.#refreshTimer = setTimeout(() => {
+      this.#refreshing = this.#refresh();
+    }, delay);
+  }
+
+  async #refresh(): Promise<void> {
+    const started = performance.now();
+    try {
+      await this.#list();
+      this.#update();
+    } catch (error) {
+      // The event stream reports an outage, and the list follows when it is connected again.
+      if (isTransient(error)) this.#planRefresh(performance.now() - started);
+      else this.#end.reject(error);
+    }
   }
 
   #openScreen(): void {

@@ -186,6 +186,22 @@ test('--watch on a terminal shows a full screen that follows events', async (t) 
   assert.equal(list.screen(), undefined);
 });
 
+test('--watch on a terminal lists again when the registry has warmed up, and shows the health of services', async (t) => {
+  const { url, registry, clock } = await serveApp(t);
+  await seed(url, [aVm({ id: 'a', services: [{ name: 'api', port: 80 }] }), aVm({ id: 'b' })]);
+  clock.miss(1000);
+  clock.pass(298_500);
+  const list = await startLive(t, url, ['-o', 'wide']);
+  list.screen()!.resize(250, 24);
+  await list.shows(/may include dead VMs for [12] s/);
+  registry.heartbeat('a', { health: { api: 'failing' } });
+  clock.pass(2000);
+  await list.shows('api:failing');
+  assert.doesNotMatch(list.text(), /may include dead VMs/);
+  list.screen()!.press('q');
+  assert.equal((await list.result).code, 0);
+});
+
 for (const [how, code] of [
   ['SIGINT', 130],
   ['SIGTERM', 143],
