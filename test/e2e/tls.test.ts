@@ -147,7 +147,10 @@ test('SIGHUP with an invalid file keeps the current certificate and logs the cau
     /cannot reload the certificate: the private key .*server\.key does not belong to the certificate/,
   );
   writeFileSync(server.cert, 'half a fi');
-  await hangUp(daemon, /cannot reload the certificate: .*server\.crt contains no PEM certificate; nothing changed/);
+  await hangUp(
+    daemon,
+    /cannot reload the certificate: .*server\.crt contains no PEM certificate \(from flag --tls-cert\); nothing changed/,
+  );
   assert.equal((await ask(`${daemon.url}/health`, authority)).fingerprint, fingerprint);
 });
 
