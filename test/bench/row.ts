@@ -18,7 +18,7 @@ export interface Row {
 export interface Line {
   name: string;
   /** Unit of `vreg`, `floor` and `peer`. In requests or entries per second, more is better; otherwise less is better. */
-  unit: '1/s' | 'ms' | 's' | 'MB';
+  unit: '1/s' | 'ms' | 's' | 'MiB';
   vreg: number;
   /** Name of the floor. */
   over?: string;
