@@ -28,6 +28,9 @@ import { comparison, parseSelector } from './protocol/selector.ts';
 import type { NewToken, Revoked, TokenInfo, TokenRequest, Tokens, Whoami } from './protocol/token.ts';
 import type { ImportedVm, Registration, Vm, VmUpdate } from './protocol/vm.ts';
 
+/** VMs per page of a list: about 2 MB of JSON, which a slow link transfers within the timeout of a request. */
+const PAGE_SIZE = 5000;
+
 export class RegistryClient {
   readonly url: string;
   readonly #connection: Connection;
@@ -106,14 +109,37 @@ export class RegistryClient {
     }
   }
 
-  /** Lists VMs, by default newest registration first. Filters and sorts here if the server is the original registry. */
-  async list({ role, status, selector, sort, limit }: ListQuery = {}): Promise<VmWithLiveness[]> {
-    const wanted = { role, status, selector, sort, limit: limit?.toString() };
-    const vms = await this.#entries(PATHS.vms, wanted);
-    if (this.server.version !== undefined) return vms;
-    const selected = selector === undefined ? vms : vms.filter(parseSelector(selector));
-    const order = sort && comparison(sort);
-    return (order ? selected.sort(order) : selected).slice(0, limit);
+  /**
+   * Lists VMs, by default newest registration first. A large fleet is read in pages, with one request each. A VM that is
+   * registered during all requests is in the list once; one that comes, leaves or changes meanwhile may be missing or have older
+   * fields. The position in {@link server} is that of the first page, so that no later change is missed.
+   */
+  async list(options: ListQuery = {}): Promise<VmWithLiveness[]> {
+    const { sort = 'registered', limit = Number.POSITIVE_INFINITY } = options;
+    if (sort !== 'registered' && sort !== 'id') return this.listAtOnce(options);
+    let vms = await this.#list({ ...options, limit: Math.min(PAGE_SIZE, limit) });
+    // The original registry ignores the limit.
+    if (this.server.version === undefined) return select(vms, options);
+    const first = this.server;
+    let { warming, nextPage } = first;
+    while (nextPage !== undefined && vms.length < limit) {
+      const size = Math.min(PAGE_SIZE, limit - vms.length);
+      vms = vms.concat(await this.#list({ ...options, limit: size, after: nextPage }));
+      nextPage = this.server.nextPage;
+      warming = Math.max(warming ?? 0, this.server.warming ?? 0) || undefined;
+    }
+    this.#connection.facts = { ...this.server, position: first.position, warming };
+    return vms;
+  }
+
+  /** Lists VMs as {@link list}, but with one request, so that the list is that of one moment. */
+  async listAtOnce(options: ListQuery = {}): Promise<VmWithLiveness[]> {
+    const vms = await this.#list(options);
+    return this.server.version === undefined ? select(vms, options) : vms;
+  }
+
+  #list({ limit, ...options }: ListQuery & { after?: string }): Promise<VmWithLiveness[]> {
+    return this.#entries(PATHS.vms, { ...options, limit: limit?.toString() });
   }
 
   /** @throws VregError NOT_FOUND, or any of {@link Connection.request} */
@@ -321,6 +347,13 @@ export class RegistryClient {
     const { lease, now } = this.server;
     return { ...vm, stale: vm.stale ?? !(now - Date.parse(vm.lastSeen) <= lease) };
   }
+}
+
+/** Filters and sorts a list of the original registry, which ignores these options. */
+function select(vms: VmWithLiveness[], { selector, sort, limit }: ListQuery): VmWithLiveness[] {
+  const selected = selector === undefined ? vms : vms.filter(parseSelector(selector));
+  const order = sort && comparison(sort);
+  return (order ? selected.sort(order) : selected).slice(0, limit);
 }
 
 function query(options: Record<string, string | undefined>): string {

@@ -51,6 +51,8 @@ export interface ServerFacts {
   position?: string | undefined;
   /** Seconds for which answers may still include dead VMs; undefined if they are reliable. */
   warming?: number | undefined;
+  /** Cursor of the next page of a list; undefined if there is none. */
+  nextPage?: string | undefined;
   /** The server's clock at the time of the response, in milliseconds since the epoch, with a resolution of one second. */
   now: number;
 }
@@ -71,9 +73,13 @@ export class Connection {
     this.#options = options;
   }
 
-  /** Facts from the last response; undefined before the first one. */
+  /** Facts from the last response, or from all responses of a list; undefined before the first one. */
   get facts(): ServerFacts | undefined {
     return this.#facts;
+  }
+
+  set facts(facts: ServerFacts) {
+    this.#facts = facts;
   }
 
   /** Sends a request and parses the response. @throws VregError UNREACHABLE, OUTCOME_UNKNOWN, BAD_ANSWER, or the registry's error */
@@ -166,6 +172,7 @@ export class Connection {
       registryId: headers[REGISTRY_HEADER] as string | undefined,
       position: headers[POSITION_HEADER] as string | undefined,
       warming: parseNumber(headers[WARMING_HEADER]),
+      nextPage: parseNextPage(headers.link),
     };
   }
 
@@ -256,6 +263,12 @@ export const ASK_THE_DOCTOR = 'is it running? try: vreg doctor';
 function parseNumber(header: string | string[] | undefined): number | undefined {
   const [, digits] = /^(\d{1,15})(?:;|$)/.exec(String(header ?? '')) ?? [];
   return digits === undefined ? undefined : Number(digits);
+}
+
+/** The parameter `after` of the URL with rel="next". The rest is as requested, except for the prefix of a proxy. */
+function parseNextPage(header: string | string[] | undefined): string | undefined {
+  const [, search] = /<[^>?]*\?([^>]*)>; rel="next"/.exec(String(header ?? '')) ?? [];
+  return new URLSearchParams(search).get('after') ?? undefined;
 }
 
 /** Seconds of `Retry-After`, which may also be a date (RFC 9110, 10.2.3). */

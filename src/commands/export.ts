@@ -18,7 +18,7 @@ export const exportVms = defineCommand({
   ],
   exits: [2, 8],
   async run(context) {
-    const answer = vmsAnswer(usableVms(context, (await context.client().list()).reverse()));
+    const answer = vmsAnswer(usableVms(context, (await context.client().listAtOnce()).reverse()));
     if (context.format !== 'table' && context.format !== 'tsv') return context.print(answer);
     context.io.out(answer.rows.map((row) => `${escapeControls(JSON.stringify(answer.data?.(row)))}\n`).join(''));
   },

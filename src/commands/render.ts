@@ -109,7 +109,7 @@ async function renderAll(
   format: Format | undefined,
   reported: Set<string>,
 ): Promise<number> {
-  const view = viewOf(usableVms(context, await context.client().list({ sort: 'id' }), reported));
+  const view = viewOf(usableVms(context, await context.client().listAtOnce({ sort: 'id' }), reported));
   // Render all templates before writing the first file: an invalid template must leave all files unchanged.
   const texts: string[] = [];
   for (const { template } of jobs) {

@@ -19,7 +19,7 @@ export const tree = defineCommand({
   async run(context, [id]) {
     const client = context.client();
     const known = id !== undefined && (await client.isVreg()) ? await naming(id, client.subtree(id)) : undefined;
-    const vms = known ?? (await client.list()).reverse();
+    const vms = known ?? (await client.listAtOnce()).reverse();
     const rows = depthFirst(vms, id);
     if (rows.length === 0 && id !== undefined) {
       throw new VregError('NOT_FOUND', `VM "${id}" is neither registered nor a parent`, {

@@ -1,0 +1,117 @@
+/** Lists that the client reads in pages. */
+import assert from 'node:assert/strict';
+import test, { type TestContext } from 'node:test';
+import { RegistryClient } from '../../src/client.ts';
+import type { Vm } from '../../src/protocol/vm.ts';
+import { type ServedApp, serveApp } from '../helpers/app.ts';
+import { startPlainServer } from '../helpers/original-server.ts';
+import { json, stub } from '../helpers/stub.ts';
+import { openUndici } from '../helpers/transports.ts';
+import { aVm } from '../helpers/vm.ts';
+
+/** Two pages and one VM. */
+const COUNT = 10_001;
+
+async function withFleet(
+  t: TestContext,
+): Promise<{ app: ServedApp; client: RegistryClient; requested: URLSearchParams[] }> {
+  const app = await serveApp(t);
+  const requested: URLSearchParams[] = [];
+  for (let n = 0; n < COUNT; n++)
+    await app.registry.register(aVm({ id: `vm-${n}`, role: n % 10 === 0 ? 'infra' : 'worker' }));
+  app.server.on('request', ({ url }: { url: string }) => requested.push(new URL(url, app.url).searchParams));
+  return { app, client: clientOf(t, app.url), requested };
+}
+
+function clientOf(t: TestContext, url: string): RegistryClient {
+  const client = new RegistryClient({ url, openTransport: openUndici });
+  t.after(() => client.close());
+  return client;
+}
+
+const idsOf = (vms: readonly Vm[]) => vms.map(({ id }) => id);
+const newestFirst = Array.from({ length: COUNT }, (_, n) => `vm-${COUNT - 1 - n}`);
+
+test('a long list is read in pages and complete, in order and with liveness', async (t) => {
+  const { client, requested } = await withFleet(t);
+  const read = async (options: Parameters<RegistryClient['list']>[0]) => {
+    requested.length = 0;
+    const vms = await client.list(options);
+    return { ids: idsOf(vms), limits: requested.map((query) => query.get('limit')), vms };
+  };
+  const all = await read({});
+  assert.deepEqual(all.ids, newestFirst);
+  assert.deepEqual(all.limits, ['5000', '5000', '5000']);
+  assert.ok(all.vms.every(({ stale }) => stale === false));
+  assert.deepEqual((await read({ sort: 'id' })).ids, newestFirst.toSorted());
+  const some = await read({ limit: 7000 });
+  assert.deepEqual([some.ids, some.limits], [newestFirst.slice(0, 7000), ['5000', '2000']]);
+  const few = await read({ role: 'infra', limit: 10 });
+  assert.deepEqual([few.ids.length, few.limits], [10, ['10']]);
+  const sorted = await read({ sort: 'name' });
+  assert.deepEqual([sorted.ids.length, sorted.limits], [COUNT, [null]]);
+  requested.length = 0;
+  assert.deepEqual(idsOf(await client.listAtOnce()), newestFirst);
+  assert.deepEqual(requested.length, 1);
+});
+
+test('VMs that come and go while pages are read leave each other VM in the list once, and the position is the first', async (t) => {
+  const { app, client, requested } = await withFleet(t);
+  const { registry } = app;
+  const { current } = registry.positions;
+  const changes: Promise<unknown>[] = [];
+  app.server.on('request', () => {
+    if (requested.length !== 2) return;
+    changes.push(registry.register(aVm({ id: 'new' })));
+    changes.push(registry.deregister('vm-9999'), registry.deregister('vm-0'));
+  });
+  const vms = await client.list();
+  await Promise.all(changes);
+  assert.deepEqual(
+    idsOf(vms),
+    newestFirst.filter((id) => id !== 'vm-0'),
+  );
+  assert.equal(client.server.position, current);
+  assert.notEqual(registry.positions.current, current);
+});
+
+test('a list in pages is warming if one of its pages is', async (t) => {
+  const { app, client } = await withFleet(t);
+  app.clock.miss(60_000);
+  app.clock.pass(1000);
+  for (let n = 0; n < COUNT; n++) if (n !== 7) app.registry.heartbeat(`vm-${n}`);
+  await client.list();
+  assert.equal(client.server.warming, 299);
+  app.registry.heartbeat('vm-7');
+  await client.list();
+  assert.equal(client.server.warming, undefined);
+});
+
+test('the original registry, which has no pages, is asked once', async (t) => {
+  const server = await startPlainServer(t);
+  const client = clientOf(t, server.url);
+  for (let n = 0; n < 20; n++) await client.register(aVm({ id: `vm-${n}` }));
+  assert.equal((await client.list()).length, 20);
+  assert.equal((await client.list({ limit: 3, sort: 'id' })).length, 3);
+});
+
+test('the cursor of the next page is read from the Link header behind a proxy with a prefix, among other links', async (t) => {
+  const pages: (string | null)[] = [];
+  const url = await stub(t, ({ url }, response) => {
+    const after = new URL(url!, 'http://a').searchParams.get('after');
+    pages.push(after);
+    const link = '</docs>; rel="help", </prefix/registry/vms?limit=5000&after=a%2Bb>; rel="next"';
+    const vms = [{ ...aVm({ id: `vm-${pages.length}` }), registeredAt: '', lastSeen: '' }];
+    return json(
+      response,
+      200,
+      { vms, count: 1 },
+      {
+        'x-vreg-version': '0.1.0',
+        ...(after === null ? { link } : {}),
+      },
+    );
+  });
+  assert.deepEqual(idsOf(await clientOf(t, url).list()), ['vm-1', 'vm-2']);
+  assert.deepEqual(pages, [null, 'a+b']);
+});
