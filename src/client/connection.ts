@@ -118,7 +118,7 @@ export class Connection {
       headers.authorization = `Bearer ${token}`;
       this.#secrets.add(token);
     }
-    const started = performance.now();
+    const started = Date.now();
     let reply: R;
     try {
       this.#transport ??= openTransport(this.#parsedUrl(), tls);
@@ -134,7 +134,7 @@ export class Connection {
     } catch (error) {
       throw signal?.aborted ? signal.reason : this.#noResponse(method, path, body, error as NodeJS.ErrnoException);
     }
-    trace?.(`${method} ${this.url}${path} ${reply.status} ${Math.round(performance.now() - started)} ms`);
+    trace?.(`${method} ${this.url}${path} ${reply.status} ${Date.now() - started} ms`);
     this.#note(reply);
     return reply;
   }
