@@ -50,6 +50,17 @@ const OPTIONS = {
   logLevel: 'warning',
 };
 
+/** commander loads this module for subcommands that are programs of their own, which vreg has none of. */
+const COMMANDER_WITHOUT_CHILD_PROCESS = {
+  name: 'commander-without-child-process',
+  setup(esbuild) {
+    esbuild.onResolve({ filter: /^node:child_process$/ }, ({ importer }) =>
+      importer.includes('/commander/') ? { path: 'empty', namespace: 'empty' } : undefined,
+    );
+    esbuild.onLoad({ filter: /.*/, namespace: 'empty' }, () => ({ contents: '' }));
+  },
+};
+
 /** @returns {Promise<import('esbuild').BuildOptions[]>} options of esbuild; outputs are in `dist/` */
 export async function bundles() {
   return [
@@ -62,6 +73,7 @@ export async function bundles() {
       ...OPTIONS,
       entryPoints: { hot: 'src/hot-main.ts' },
       external: [...DAEMON_LIBRARIES, ...FORMAT_LIBRARIES],
+      plugins: [COMMANDER_WITHOUT_CHILD_PROCESS],
       define: { ...OPTIONS.define, __DECLARATIONS__: JSON.stringify(await declarations()) },
     },
   ];
