@@ -8,7 +8,6 @@ import { SORTS, type Sort, type VmWithLiveness } from '../protocol/api.ts';
 import { exclusiveFlags } from '../protocol/errors.ts';
 import { STATUSES } from '../protocol/vm.ts';
 import type { RowsAnswer } from '../render.ts';
-import { showLiveList } from '../run/live-list.ts';
 import { repeatWithRetry } from '../run/retry.ts';
 
 interface Flags extends Filters {
@@ -77,7 +76,8 @@ async function fetchList(
   return vmsAnswer(vms, { none: 'no VMs', metaColumns, now: client.server.now });
 }
 
-function showLive(context: Context, { sort = 'registered', limit, ...flags }: Flags): Promise<void> {
+async function showLive(context: Context, { sort = 'registered', limit, ...flags }: Flags): Promise<void> {
+  const { showLiveList } = await import('../run/live-list.ts');
   const { role = [], status, selector, stale, metaColumns } = flags;
   return showLiveList(context, {
     // The screen sorts and limits the list itself, because both depend on events.
