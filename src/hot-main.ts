@@ -33,5 +33,8 @@ start(async (argv, deps) => {
     },
     loadAll: async () => JSON.parse(__DECLARATIONS__) as Command<never>[],
   };
-  return main(argv, { ...deps, commands, openTransport: (url, tls) => new NodeHttpTransport(url, tls) });
+  const code = await main(argv, { ...deps, commands, openTransport: (url, tls) => new NodeHttpTransport(url, tls) });
+  // Node would first free its memory, and wait for the lookup of a host name that a completion has given up.
+  deps.io.flush(() => process.exit(code));
+  return code;
 });

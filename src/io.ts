@@ -8,6 +8,8 @@ export interface Io {
   out(text: string): void;
   /** Writes notes, warnings, errors and prompts to stderr. */
   err(text: string): void;
+  /** Calls `then` when everything has been written: a pipe whose reader is slow takes text later. */
+  flush(then: () => void): void;
   /** True if stdout is a terminal: then answers are tables with relative times. */
   readonly tty: boolean;
   /** True if stderr is a terminal: then progress is shown. */
@@ -59,6 +61,12 @@ export function systemIo(env: NodeJS.ProcessEnv): Io {
   return {
     out: (chunk) => void stdout.write(chunk),
     err: (chunk) => void (held?.push(chunk) ?? writeError(chunk)),
+    flush: (then) => {
+      // After an error, onError ends the process.
+      const ifWritten = (next: () => void) => (error?: Error | null) => error || next();
+      const afterStdout = () => (stderrIsOpen ? process.stderr.write('', ifWritten(then)) : then());
+      stdout.write('', ifWritten(afterStdout));
+    },
     tty: stdout.isTTY === true,
     errTty,
     canAsk: stdinTty && errTty,

@@ -1,6 +1,5 @@
 /** Connects a program to the arguments, the terminal, the signals and the exit code of the process. */
 import { isatty } from 'node:tty';
-import { COMPLETE_COMMAND } from './command.ts';
 import { systemIo } from './io.ts';
 import { isStartedByNohup, ProcessSignals } from './run/signals.ts';
 import type { Deps } from './session.ts';
@@ -35,7 +34,7 @@ export function start(run: (argv: readonly string[], deps: ProcessDeps) => Promi
     env,
     version: VERSION,
     now: Date.now,
-    elapsed: () => performance.now(),
+    elapsed: () => 1000 * process.uptime(),
     signal,
     forwardSignals,
     onHangup,
@@ -44,7 +43,5 @@ export function start(run: (argv: readonly string[], deps: ProcessDeps) => Promi
     process.exitCode = code;
     // A pending read of stdin would keep the process running.
     if (signal.aborted) process.exit();
-    // So would the lookup of a host name for a completion. The callback runs when the reply has been written.
-    if (argv[0] === COMPLETE_COMMAND) process.stdout.write('', () => process.exit());
   });
 }

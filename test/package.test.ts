@@ -1,11 +1,14 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { copyFileSync, mkdirSync, readFileSync, statSync, symlinkSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import test, { type TestContext } from 'node:test';
 import { READMES } from '../src/help/docs.ts';
 import { serveApp } from './helpers/app.ts';
 import { seed, vreg } from './helpers/cli.ts';
-import { BIN, cleanEnv, type Ran, run, tempDir } from './helpers/daemon.ts';
+import { BIN, cleanEnv, ENTRY, PROGRAM, type Ran, run, tempDir } from './helpers/daemon.ts';
 import { readReadme, section, table } from './helpers/readme.ts';
 import { unless } from './helpers/tools.ts';
 import { aVm } from './helpers/vm.ts';
@@ -86,6 +89,21 @@ test('a reader that closes early ends the program quietly', unless('bash'), asyn
     const told = await shell(['bash', '-o', 'pipefail'], `vreg ls ${flags} | head -1 >/dev/null`);
     assert.deepEqual(told, { code: 0, signal: null, stdout: '', stderr: '' }, flags);
   }
+});
+
+test('a reader that begins late receives the entire output of a hot command', async (t) => {
+  const { url } = await serveApp(t);
+  // More than a pipe holds.
+  const lines = Array.from({ length: 1500 }, (_, index) => JSON.stringify(aVm({ id: `vm-${index}` })));
+  assert.equal((await vreg(['register', '-q', '-f', '-'], { url, stdin: lines.join('\n') })).code, 0);
+  const child = spawn(PROGRAM!, [...ENTRY, 'ls', '--json', '-v'], {
+    env: cleanEnv(tempDir(t), { VERS_INFRA_URL: url }),
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  // The request has been logged, so the program writes the answer.
+  await once(child.stderr, 'data');
+  const read = text(child.stdout);
+  assert.deepEqual([(await once(child, 'close'))[0], (JSON.parse(await read) as unknown[]).length], [0, 1500]);
 });
 
 test('a failure to write the output is an error without a stack trace', async (t) => {

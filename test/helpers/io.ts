@@ -50,6 +50,7 @@ export function testIo({
     out: (text: string) => {
       out += text;
     },
+    flush: (then: () => void) => then(),
     err: (text: string) => {
       err += text;
     },
