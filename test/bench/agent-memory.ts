@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { PATHS } from '../../src/protocol/api.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
 import { BIN, cleanEnv } from '../helpers/daemon.ts';
+import { killAtExit } from './cleanup.ts';
 import { readBody, type Target } from './load.ts';
 import type { Row } from './row.ts';
 import { endProcess } from './servers.ts';
@@ -27,7 +28,7 @@ export const AGENT_ROWS: readonly Row[] = [
       const daemon = await lab.daemon('open');
       const env = cleanEnv(lab.home, { VERS_INFRA_URL: daemon.url, VERS_VM_ID: ID });
       const options: SpawnOptions = { env, stdio: ['ignore', 'ignore', 'inherit'] };
-      const start = (...args: string[]) => spawn(process.execPath, args, options);
+      const start = (...args: string[]) => killAtExit(spawn(process.execPath, args, options));
       const agent = start(BIN, 'daemon', 'agent', '--interval', `${INTERVAL}s`, '--log-level', 'warn');
       const bare = start('-e', 'setInterval(() => {}, 1000)');
       try {

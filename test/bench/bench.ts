@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { cpus, loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { AGENT_ROWS } from './agent-memory.ts';
+import { removeFolder, tempFolder } from './cleanup.ts';
 import { CLI_ROWS } from './cli-start.ts';
 import { IMPORT_ROWS } from './import.ts';
 import { Lab } from './lab.ts';
@@ -33,12 +34,12 @@ export async function bench(argv: readonly string[], print: (line: string) => vo
     return 0;
   }
   const peer = options.peer === undefined ? undefined : await Peer.open(options.peer);
-  const home = mkdtempSync(join(tmpdir(), 'vreg-bench-'));
+  const home = tempFolder(tmpdir());
   try {
     return await measureRows(options, home, peer, print);
   } finally {
     await peer?.end();
-    rmSync(home, { recursive: true, force: true });
+    removeFolder(home);
   }
 }
 

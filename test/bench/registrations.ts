@@ -2,9 +2,10 @@
  * Durable registrations. One floor is a process that appends each entry to a file and waits for the disk: the cost of the disk
  * alone. The other one is the same daemon whose data dir is in memory, where a sync does nothing: the cost of everything else.
  */
-import { closeSync, existsSync, fdatasyncSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, fdatasyncSync, mkdtempSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { PATHS } from '../../src/protocol/api.ts';
+import { removeFolder, tempFolder } from './cleanup.ts';
 import { type Contestant, compete, handling } from './compare.ts';
 import { nthVm } from './fleet.ts';
 import type { Lab } from './lab.ts';
@@ -29,11 +30,11 @@ export const REGISTER_ROWS: readonly Row[] = WRITERS.map(({ writers, count, goal
   group: 'register',
   isPerFleet: false,
   async measure(lab) {
-    const memory = existsSync(MEMORY_DIR) ? mkdtempSync(join(MEMORY_DIR, 'vreg-bench-')) : undefined;
+    const memory = existsSync(MEMORY_DIR) ? tempFolder(MEMORY_DIR) : undefined;
     try {
       return await measureRegistrations(lab, memory, { writers, count, goals });
     } finally {
-      if (memory) rmSync(memory, { recursive: true });
+      if (memory) removeFolder(memory);
     }
   },
 }));

@@ -3,8 +3,10 @@
  * ratios within a run mean something. It asserts nothing.
  */
 import { bench } from './bench.ts';
+import { exitOnSignals } from './cleanup.ts';
 import { UsageError } from './options.ts';
 
+exitOnSignals();
 try {
   process.exitCode = await bench(process.argv.slice(2), (line) => void process.stdout.write(`${line}\n`));
 } catch (error) {

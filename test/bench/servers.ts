@@ -1,5 +1,5 @@
 /** The servers that the benchmark compares: the daemon as operators run it, the floor, and a peer. */
-import { type ChildProcess, fork, spawn } from 'node:child_process';
+import { type ChildProcess, fork, type StdioOptions, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import type { Issued } from '../helpers/certificates.ts';
 import { BIN, cleanEnv } from '../helpers/daemon.ts';
+import { killAtExit } from './cleanup.ts';
 import type { Target } from './load.ts';
 
 const PROBE = pathToFileURL(join(import.meta.dirname, 'probe.mjs')).href;
@@ -75,7 +76,8 @@ export class Probe {
 
 /** Starts Node with the probe. @param stderr file descriptor of its log */
 export function spawnProbed(args: readonly string[], env: NodeJS.ProcessEnv, stderr: number = 2): ChildProcess {
-  return spawn(process.execPath, ['--import', PROBE, ...args], { env, stdio: ['ignore', 'ignore', stderr, 'ipc'] });
+  const stdio: StdioOptions = ['ignore', 'ignore', stderr, 'ipc'];
+  return killAtExit(spawn(process.execPath, ['--import', PROBE, ...args], { env, stdio }));
 }
 
 export async function endProcess(child: ChildProcess): Promise<void> {
@@ -156,7 +158,7 @@ export class RawServer implements Server {
   static async start(home: string, tls?: Tls): Promise<RawServer> {
     const execArgv = [...process.execArgv, '--import', PROBE];
     const args = tls ? [tls.key, tls.cert] : [];
-    const child = fork(join(import.meta.dirname, 'raw-server.ts'), args, { execArgv, silent: true });
+    const child = killAtExit(fork(join(import.meta.dirname, 'raw-server.ts'), args, { execArgv, silent: true }));
     child.stderr!.pipe(process.stderr);
     const [port] = (await once(child.stdout!, 'data')) as [Buffer];
     return new RawServer(
