@@ -25,7 +25,7 @@ const JSON_VM = JSON.stringify(aVm({ id: 'new' }));
 const TABLE: Readonly<Record<string, { more?: readonly string[]; without?: readonly string[]; body?: string }>> = {
   'GET /health': { more: BROWSER },
   'POST /registry/vms': { more: ['etag'], body: JSON_VM },
-  'GET /registry/vms': { more: BROWSER },
+  'GET /registry/vms': { more: [...BROWSER, 'etag'] },
   'GET /registry/vms/:id': { more: [...BROWSER, 'etag'] },
   'PUT /registry/vms/:id': { more: ['etag'], body: JSON.stringify({ ...aVm(), id: undefined, name: 'put' }) },
   'PATCH /registry/vms/:id': { more: ['etag'], body: '{"name":"patched"}' },
@@ -41,7 +41,7 @@ const TABLE: Readonly<Record<string, { more?: readonly string[]; without?: reado
   'GET /registry/vms/:id/diff/:other': { more: BROWSER },
   'GET /registry/conflicts': { more: BROWSER },
   'DELETE /registry/conflicts': {},
-  'GET /registry/discover/:role': { more: BROWSER },
+  'GET /registry/discover/:role': { more: [...BROWSER, 'etag'] },
   'GET /registry/events': { more: [...BROWSER, 'x-accel-buffering'], without: ['content-length'] },
   'GET /registry/backup': { more: [...BROWSER, 'content-disposition'] },
   'GET /metrics': { more: BROWSER },
@@ -60,6 +60,7 @@ class CopiedStore extends MemoryStore {
 
 async function startApp(t: TestContext, options: Parameters<typeof serveApp>[1] = {}): Promise<ServedApp> {
   const app = await serveApp(t, { token: 's3cret', store: new CopiedStore(), dataDir: tempDir(t), ...options });
+  await app.registry.register(aVm({ id: 'vm-1', role: 'worker' }));
   await app.registry.register(aVm({ id: 'vm-1', role: 'worker' }));
   await app.authenticator.tokens.create({ name: 'old', scope: 'read' }, 'test');
   return app;
@@ -121,7 +122,7 @@ test('a client with another value of X-Vreg-Client is treated as a plain client'
   const app = await startApp(t);
   for (const value of ['0', '2', 'true', '']) {
     const { names } = await namesOf(t, app, request('GET /registry/vms', [TOKEN, `X-Vreg-Client: ${value}`]));
-    assert.deepEqual(names, [...PLAIN, ...BROWSER, POSITION].sort(), value);
+    assert.deepEqual(names, [...PLAIN, ...BROWSER, 'etag', POSITION].sort(), value);
   }
 });
 
@@ -141,7 +142,7 @@ test('headers that change what a client should do go to every client', async (t)
       [403, 'DELETE /registry/vms/vm-1', [reader], ['www-authenticate']],
       [403, 'GET /registry/vms/vm-1', [reader], BROWSER],
       [400, 'GET /registry/vms/%zz', [TOKEN], BROWSER],
-      [200, 'GET /registry/discover/worker', [TOKEN], [...BROWSER, 'x-vreg-warming']],
+      [200, 'GET /registry/discover/worker', [TOKEN], [...BROWSER, 'etag', 'x-vreg-warming']],
       [200, 'GET /registry/vms/vm-1', [TOKEN], [...BROWSER, 'etag', 'x-vreg-warming']],
     ] as const) {
       const seen = await namesOf(t, app, request(line, [...headers, ...client]));

@@ -25,8 +25,8 @@ export interface Expected {
   fields?: readonly string[];
   /** Expected body; absent if it is not compared. */
   body?: unknown;
-  /** Revision in the ETag. */
-  etag?: number;
+  /** Revision in the ETag of an entry, or `weak` for a list; `any` if the list may have none. */
+  etag?: number | 'weak' | 'any';
 }
 
 export interface ModelLimits {
@@ -421,11 +421,12 @@ export class WireModel {
     const before = (a: unknown, b: unknown) => ((a as string) < (b as string) ? -1 : a === b ? 0 : 1);
     if (sort === 'seen') found.sort((a, b) => b.lastSeen - a.lastSeen);
     else if (sort !== 'registered') found.sort((a, b) => before(a.vm[sort], b.vm[sort]));
-    return this.#many(limit === undefined ? found : found.slice(0, limit), asked);
+    const list = this.#many(limit === undefined ? found : found.slice(0, limit), asked);
+    return sort === 'seen' ? list : tagged(list, asked);
   }
 
   #discover(role: string, asked: Asked): Expected {
-    const { service } = query(asked, 'service', 'wait');
+    const { service, wait } = query(asked, 'service', 'wait');
     wholeNumber(asked, 'min', 0, Number.MAX_SAFE_INTEGER);
     const [passing, strict] = [flag(asked, 'passing'), flag(asked, 'strict')];
     if (passing && service === undefined) throw invalid('passing');
@@ -442,7 +443,10 @@ export class WireModel {
         ({ lastSeen, heardAt }) =>
           !strict || (lastSeen >= this.wall - this.#limits.lease && !this.mayHaveWaited(heardAt)),
       );
-    return this.#many(kept, asked);
+    const list = this.#many(kept, asked);
+    if (strict) return list;
+    // A delayed response may have no tag.
+    return wait === undefined ? tagged(list, asked) : { ...list, etag: 'any' };
   }
 
   #one(each: ModelVm, asked: Asked, status = 200): Expected {
@@ -464,6 +468,11 @@ export class WireModel {
     const health = probed.length > 0 ? { health: Object.fromEntries(probed) } : {};
     return { ...this.json(each), stale: this.isStale(each), ...health };
   }
+}
+
+/** A list with a weak ETag, which is 304 if the client has any list. */
+function tagged(list: Expected, { headers }: Asked): Expected {
+  return headers['if-none-match'] === '*' ? { status: 304, etag: 'weak' } : { ...list, etag: 'weak' };
 }
 
 const own = (record: Fields, key: string) => (Object.hasOwn(record, key) ? record[key] : undefined);
@@ -509,7 +518,7 @@ function parametersOf(method: string, [, kind, id, part]: readonly string[]): re
   if (part === 'history') return ['limit'];
   if (kind !== 'vms' || ['heartbeat', 'why', 'diff'].includes(part ?? '')) return [];
   if (id === undefined && method === 'GET')
-    return ['role', 'status', 'selector', 'sort', 'limit', 'parentId', 'parentVmId', 'include'];
+    return ['role', 'status', 'selector', 'sort', 'limit', 'after', 'parentId', 'parentVmId', 'include'];
   return ['include'];
 }
 
