@@ -61,7 +61,6 @@ class CopiedStore extends MemoryStore {
 async function startApp(t: TestContext, options: Parameters<typeof serveApp>[1] = {}): Promise<ServedApp> {
   const app = await serveApp(t, { token: 's3cret', store: new CopiedStore(), dataDir: tempDir(t), ...options });
   await app.registry.register(aVm({ id: 'vm-1', role: 'worker' }));
-  await app.registry.register(aVm({ id: 'vm-1', role: 'worker' }));
   await app.authenticator.tokens.create({ name: 'old', scope: 'read' }, 'test');
   return app;
 }
