@@ -6,12 +6,12 @@
  */
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
-/** Number of concurrent processes: the test machines have two cores. */
-const CONCURRENCY = 2;
+/** Number of concurrent processes: the tests wait for timers, disks and other programs more than half of the time. */
+const CONCURRENCY = 2 * availableParallelism();
 /** Files per process: enough that start-up does not matter, few enough that the processes finish at about the same time. */
 const BATCH_SIZE = 12;
 /** Folder in `test/` that only `npm run test:external` runs. */
