@@ -28,7 +28,7 @@ Compares vreg to the floor of the platform, in interleaved turns, and prints the
   --vms SIZES     sizes of the fleet (default: 10,10000)
   --peer URL      also measure the registry at this URL, which must be empty; it is left empty
   --turns N       measured turns of each row (default: 5)
-  --requests N    requests in a turn, fewer if the answers are large (default: 4000)
+  --requests N    requests in a turn, less for large answers (default: 4000)
   --json          print JSON
   -h, --help      print this help
 `;

@@ -8,7 +8,7 @@ import type { Line, Row } from './row.ts';
 import type { Server } from './servers.ts';
 
 /** Turns before the first measured one: V8 optimizes the hot functions of a server within about 10,000 requests. */
-const WARM_UP = 2;
+const WARM_UP = 3;
 /** Connections of the load, as in the measurements with `wrk -c32`. */
 const CONNECTIONS = 32;
 /** Bytes of all answers in progress. With a million VMs, fewer connections read at a time. */
