@@ -19,6 +19,8 @@ const FOUR_NUMBERS = /^\d+(\.\d+){3}$/;
  * @returns undefined if the text is not an address
  */
 export function normalizeAddress(text: string): string | undefined {
+  // Most addresses are host names. A daemon that starts checks the addresses of its entire fleet.
+  if (HOST_NAME.test(text)) return isHost(text) ? text : undefined;
   const [, inUrl] = /^https?:\/\/([^/]*)\/?$/i.exec(text) ?? [];
   const address = inUrl ?? text;
   return isAddress(address) ? address : undefined;
@@ -32,7 +34,12 @@ function isAddress(text: string): boolean {
   if (port !== undefined && !(/^[1-9]\d*$/.test(port) && isPort(Number(port)))) return false;
   const [, bracketed] = /^\[(.*)\]$/s.exec(host) ?? [];
   if (bracketed !== undefined) return isGlobalIPv6(bracketed);
-  return HOST_NAME.test(host) && (isIPv4(host) || !FOUR_NUMBERS.test(host));
+  return isHost(host);
+}
+
+/** True for a host name or an IPv4 address. */
+function isHost(text: string): boolean {
+  return HOST_NAME.test(text) && (isIPv4(text) || !FOUR_NUMBERS.test(text));
 }
 
 /** True for a TCP port: a whole number from 1 to 65535. */
