@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
@@ -211,4 +211,27 @@ test('SIGTERM under load loses no registration answered with 201 and leaves none
     acknowledged.filter((id) => !there.has(id)),
     [],
   );
+});
+
+const CROWD = 1000;
+const somaxconn = process.platform === 'linux' ? Number(readFileSync('/proc/sys/net/core/somaxconn', 'utf8')) : 0;
+
+test(`${CROWD} agents that connect while the daemon is busy are all connected at once`, {
+  skip: somaxconn > CROWD ? false : 'needs Linux with net.core.somaxconn above 1000',
+}, async (t) => {
+  const daemon = await startDaemon(t);
+  const { hostname: host, port } = new URL(daemon.url);
+  // A stopped process accepts nothing, so the connections wait in the kernel.
+  daemon.child.kill('SIGSTOP');
+  t.after(() => daemon.child.kill('SIGCONT'));
+  let connected = 0;
+  const sockets = Array.from({ length: CROWD }, () =>
+    connect({ host, port: Number(port) }).once('connect', () => connected++),
+  );
+  t.after(() => {
+    for (const socket of sockets) socket.destroy();
+  });
+  await until('all to be connected', () => connected === CROWD);
+  daemon.child.kill('SIGCONT');
+  assert.equal((await call(daemon.url, 'GET', '/health')).status, 200);
 });

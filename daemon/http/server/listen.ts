@@ -88,9 +88,15 @@ async function listenOnSocket(server: Server, path: string): Promise<void> {
   checkClosed(path);
 }
 
+/**
+ * Maximum number of connections that wait to be accepted: Linux's own limit since 5.4 (net.core.somaxconn). With Node's default
+ * of 511, some agents of a fleet that reconnects at once would wait for seconds, until TCP repeats their first packet.
+ */
+const BACKLOG = 4096;
+
 function listening(server: Server, where: ListenOptions): Promise<void> {
   return new Promise((resolve, reject) => {
-    server.once('error', reject).listen(where, () => {
+    server.once('error', reject).listen({ ...where, backlog: BACKLOG }, () => {
       server.off('error', reject);
       resolve();
     });
