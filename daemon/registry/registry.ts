@@ -95,7 +95,8 @@ export class Registry {
     this.positions = new Positions(contents.positions);
     this.#pending = new PendingChanges(store, this.positions, () => this.sweep());
     this.unsaved = new HeartbeatBuffer(store);
-    for (const entry of contents.vms) this.#index.put(entry);
+    const inOrder = contents.vms.toSorted((a, b) => a.version.created - b.version.created);
+    for (const entry of inOrder) this.#index.put(entry);
     this.identities = new Identities(contents, (id) => this.registrationOf(id), this.unsaved.records, {
       ...observer,
       conflict: (conflict) => {

@@ -96,7 +96,7 @@ export class RegistryDatabase {
 
   /**
    * Reads and checks all tables.
-   * @param receive called with each VM, oldest registration first. If the method throws, discard them
+   * @param receive called with each VM. If the method throws, discard them
    * @throws DamageError, OlderError, NewerError
    */
   load(receive: (vm: StoredVm) => void): Omit<Contents, 'vms'> {
@@ -111,10 +111,10 @@ export class RegistryDatabase {
       upgrade?.addChange(row);
     }
     let entries = 0;
+    // The tag of an upgrade depends on the order. Otherwise, SQLite must not sort, because it would do so in memory.
+    const columns = `id, created, revision, slot, body, crc, ${this.#isTagged ? 'tag' : 'NULL'}`;
     const rows = this.#db
-      .prepare(
-        `SELECT id, created, revision, slot, body, crc, ${this.#isTagged ? 'tag' : 'NULL'} FROM vms ORDER BY created`,
-      )
+      .prepare(`SELECT ${columns} FROM vms ${upgrade ? 'ORDER BY created' : ''}`)
       .raw()
       .iterate();
     for (const row of rows as Iterable<Row>) {

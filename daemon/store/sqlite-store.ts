@@ -14,6 +14,7 @@ import { batchesOf } from './heartbeat-batch.ts';
 import { DamageError } from './integrity.ts';
 import { withJournalText } from './journal.ts';
 import type { Change, Contents, ForEach, LastChange, RecordChange, Store, StoredHeartbeat, StoredVm } from './store.ts';
+import { Unread } from './unread.ts';
 import type { Message, Reply, Request } from './worker.ts';
 import { startWorker } from './worker-start.ts';
 
@@ -86,11 +87,9 @@ export class SqliteStore implements Store {
     const worker = new WorkerClient(dir, (error) => isOpen && onDeath(error));
     try {
       const vms: V[] = [];
-      const receive = (batch: StoredVm[]) => {
+      const contents = await worker.open((batch) => {
         for (const vm of batch) vms.push(decode(vm));
-      };
-      const contents = (await worker.ask({ kind: 'open' }, receive)) as Contents;
-      receive(contents.vms);
+      });
       isOpen = true;
       return { store: new SqliteStore(worker, budget), contents: { ...contents, vms } };
     } catch (error) {
@@ -227,7 +226,7 @@ async function checkFiles(dir: DataDir): Promise<void> {
 export async function prepareStore(dir: DataDir): Promise<void> {
   const worker = new WorkerClient(dir, () => {});
   try {
-    await worker.ask({ kind: 'open' });
+    await worker.open(() => {});
     await worker.close();
   } catch (error) {
     await worker.terminate();
@@ -295,6 +294,17 @@ class WorkerClient {
       this.#pending.clear();
       if (!this.#isEnding) onDeath(new Error(message, { cause: fault }));
     });
+  }
+
+  /** Opens the database. @param receive called with all VMs, in batches */
+  async open(receive: (vms: StoredVm[]) => void): Promise<Omit<Contents, 'vms'>> {
+    const unread = new Unread();
+    const { vms, ...contents } = (await this.ask({ kind: 'open', unread: unread.shared }, (batch) => {
+      receive(batch);
+      unread.read();
+    })) as Contents;
+    receive(vms);
+    return contents;
   }
 
   /** @param receive called with the VMs that precede the reply to `open` */

@@ -69,7 +69,7 @@ export type RecordChange = Omit<StoredRecord, 'body'> & { body: string | undefin
 
 /** The contents of a store, which are read at start. */
 export interface Contents<V = StoredVm> {
-  /** All VMs, oldest registration first. */
+  /** All VMs, in no particular order. */
   vms: V[];
   revision: number;
   /** Positions of the changes in the journal, oldest first. The last one is the current position. */

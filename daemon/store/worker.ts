@@ -18,9 +18,10 @@ import { type StoreFailure, toFailure, toReadFailure } from './failures.ts';
 import type { HeartbeatBatch } from './heartbeat-batch.ts';
 import { checkFormat, checkJournal, DamageError, OpenFiles, readFormat } from './integrity.ts';
 import type { Change, Contents, RecordChange, StoredVm } from './store.ts';
+import { Unread } from './unread.ts';
 
 export type Request =
-  | { kind: 'open' }
+  | { kind: 'open'; unread?: SharedArrayBuffer }
   | { kind: 'commit'; changes: readonly Change<string>[] }
   | { kind: 'stageHeartbeats'; batch: HeartbeatBatch }
   | { kind: 'saveHeartbeats'; listened: number; records: readonly RecordChange[] }
@@ -38,8 +39,8 @@ export type Reply =
   | { seq: number; failure: StoreFailure }
   | { seq: number; vms: StoredVm[] };
 
-/** Number of VMs per message: copying them blocks the main thread for a millisecond. */
-const MAX_VMS = 1000;
+/** Size of a message with VMs, in UTF-16 units of JSON: 1000 usual VMs. Copying it blocks the main thread for a millisecond. */
+const BATCH_SIZE = 524_288;
 
 /** The JSON that a check prints on stdout. */
 export type CheckResult = { isEmpty: boolean } | { failure: StoreFailure };
@@ -110,11 +111,14 @@ export class StoreBackend {
     }
     this.#files.add(log);
     let vms: StoredVm[] = [];
+    let size = 0;
     const contents = database.load((vm) => {
       vms.push(vm);
-      if (!send || vms.length < MAX_VMS) return;
+      size += vm.body.length;
+      if (!send || size < BATCH_SIZE) return;
       send(vms);
       vms = [];
+      size = 0;
     });
     this.#mark = new HighWaterMarkFile(this.#dir, this.#durable());
     this.#files.check();
@@ -140,7 +144,12 @@ function serve(dir: DataDir): void {
   port.on('message', ({ seq, request }: { seq: number; request: Message }) => {
     let reply: Reply;
     try {
-      reply = { seq, value: backend.handle(decode(request), (vms) => port.postMessage({ seq, vms } satisfies Reply)) };
+      const unread = request.kind === 'open' && request.unread ? new Unread(request.unread) : undefined;
+      const send = (vms: StoredVm[]) => {
+        port.postMessage({ seq, vms } satisfies Reply);
+        unread?.sent();
+      };
+      reply = { seq, value: backend.handle(decode(request), send) };
     } catch (error) {
       reply = { seq, failure: { file: dir.database, ...toFailure(error) } };
     }

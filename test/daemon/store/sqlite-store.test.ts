@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import worker_threads from 'node:worker_threads';
 import { createBudgets } from '../../../daemon/limits.ts';
-import { SqliteStore } from '../../../daemon/store/sqlite-store.ts';
+import { openDataDir } from '../../../daemon/store/data-dir.ts';
+import { prepareStore, SqliteStore } from '../../../daemon/store/sqlite-store.ts';
 import type { Change, Contents, ForEach } from '../../../daemon/store/store.ts';
 import { tempDir } from '../../helpers/daemon.ts';
 import { chain, openDir, openStore, putOf, readStore, removalOf, tagAt } from '../../helpers/store.ts';
@@ -429,4 +430,18 @@ test('if the worker dies, onDeath is called once, and all pending and later requ
   );
   const { vms, revision } = await readStore(dir);
   assert.ok(revision >= 1 && vms[0]?.id === 'a', 'acknowledged changes are there');
+});
+
+test('entries that need many messages of the worker are all read, also to prepare a restored store', async (t) => {
+  const dir = tempDir(t);
+  const { store } = await openStore(t, dir);
+  const more = { metadata: { pad: 'x'.repeat(600_000) } };
+  const ids = Array.from({ length: 20 }, (_, n) => `vm-${n}`);
+  for (const [n, id] of ids.entries()) await store.commit(putOf({ id, revision: n + 1, more }));
+  await store.close();
+  await prepareStore(openDataDir(dir));
+  assert.deepEqual(
+    (await readStore(dir)).vms.map(({ id }) => id),
+    ids,
+  );
 });
