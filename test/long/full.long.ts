@@ -1,14 +1,13 @@
 /** Fills a registry with the entries that cost most memory until it refuses more: it keeps serving, and starts again. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import type { VmList } from '../../src/protocol/api.ts';
 import { startDaemon } from '../helpers/daemon.ts';
 import { call, errorOf } from '../helpers/http.ts';
 import { until } from '../helpers/until.ts';
 import { aVm } from '../helpers/vm.ts';
 
 /** Megabytes of heap: few, so that it fills up soon. */
-const HEAP = 512;
+const HEAP = 256;
 
 const SHAPES: Readonly<Record<string, unknown>> = {
   'many small keys': Object.fromEntries(Array.from({ length: 90_000 }, (_, n) => [n.toString(36), 1])),
@@ -17,6 +16,14 @@ const SHAPES: Readonly<Record<string, unknown>> = {
   'arrays with an object': Array.from({ length: 180_000 }, () => [{}]),
   'objects with one key': Array.from({ length: 110_000 }, () => ({ 13: 0 })),
 };
+
+/** Reads a list without parsing it, because its entries take several times as much memory when they are parsed. */
+async function countVms(url: string): Promise<number> {
+  const { body } = await fetch(`${url}/registry/vms`);
+  let end = Buffer.alloc(0);
+  for await (const chunk of body!) end = Buffer.concat([end, chunk]).subarray(-30);
+  return Number(/"count":(\d+)}$/.exec(end.toString())?.[1]);
+}
 
 for (const [shape, made] of Object.entries(SHAPES))
   test(`a registry filled with ${shape} refuses more before its memory is full, and serves everything`, async (t) => {
@@ -31,15 +38,15 @@ for (const [shape, made] of Object.entries(SHAPES))
     assert.match(errorOf(last), /^the registry is full \(limit [\d.]+ [MG]iB of entries\)$/);
     assert.ok(accepted >= 5, `${accepted} entries were accepted`);
     // Ten concurrent responses, each a large part of the heap.
-    const lists = await Promise.all(Array.from({ length: 10 }, () => call(daemon.url, 'GET', '/registry/vms')));
-    for (const { body } of lists) assert.equal((body as VmList).count, accepted);
+    const counts = await Promise.all(Array.from({ length: 10 }, () => countVms(daemon.url)));
+    for (const count of counts) assert.equal(count, accepted);
     const before = await call(daemon.url, 'PATCH', '/registry/vms/vm-0', { body: { status: 'stopped' } });
     assert.equal(before.status, 200);
     assert.equal((await call(daemon.url, 'DELETE', '/registry/vms/vm-1')).status, 200);
     assert.equal((await register('vm-new')).status, 201);
     await daemon.end();
     const again = await startDaemon(t, { ...options, home: daemon.home });
-    assert.equal(((await call(again.url, 'GET', '/registry/vms')).body as VmList).count, accepted);
+    assert.equal(await countVms(again.url), accepted);
   });
 
 test('concurrent long histories are sent completely from a small heap', async (t) => {
