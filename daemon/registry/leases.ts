@@ -64,6 +64,8 @@ export class Leases {
   readonly #suspect = new LinkedQueue<VmRecord>(isRunning);
   /** Stale VMs, in no particular order. */
   readonly #stale = new LinkedQueue<VmRecord>(isRunning);
+  /** Elements of {@link #fresh} that may not be in their place yet. */
+  readonly #added: VmRecord[] = [];
   readonly #lease: number;
   readonly #share: number;
   readonly #records: Pick<RecordQueue, 'add'> | undefined;
@@ -112,7 +114,9 @@ export class Leases {
   add(entry: VmRecord, horizon: number): boolean {
     const queue = this.#queueAt(entry, horizon);
     queue.push(entry);
-    return queue === this.#stale;
+    if (queue === this.#stale) return true;
+    this.#added.push(entry);
+    return false;
   }
 
   /** The queue for a VM that is not suspect. */
@@ -120,9 +124,15 @@ export class Leases {
     return leaseFrom < horizon ? this.#stale : this.#fresh;
   }
 
-  /** Restores the order after {@link add}. */
+  /** Restores the order after {@link add}: moves the added VMs to their places in one walk through the queue. */
   sort(): void {
-    for (const entry of inOrder(this.#fresh)) this.#fresh.push(entry);
+    let next = this.#fresh.first;
+    for (const entry of inOrder(this.#added.splice(0))) {
+      // A sweep may have found its lease expired in the meantime.
+      if (entry.queue !== this.#fresh) continue;
+      while (next && next.leaseFrom <= entry.leaseFrom) next = next.next;
+      this.#fresh.insert(entry, next);
+    }
   }
 
   forget(entry: VmRecord): void {

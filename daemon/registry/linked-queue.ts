@@ -39,7 +39,13 @@ export class LinkedQueue<T extends Linked<T>> implements Iterable<T> {
     element.queue?.remove(element);
     let previous = this.#last;
     while (isLater && previous && isLater(previous)) previous = previous.previous;
-    const next = previous ? previous.next : this.#first;
+    this.insert(element, previous ? previous.next : this.#first);
+  }
+
+  /** Moves an element from its place to that before `next`, another element of this queue; to the end if there is none. */
+  insert(element: T, next: T | undefined): void {
+    element.queue?.remove(element);
+    const previous = next ? next.previous : this.#last;
     element.queue = this;
     element.previous = previous;
     element.next = next;

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Leases } from '../../../daemon/registry/leases.ts';
 import { VmRecord } from '../../../daemon/registry/vm-record.ts';
+import { randomOf } from '../../helpers/random.ts';
 import { tagAt } from '../../helpers/store.ts';
 import { aVm } from '../../helpers/vm.ts';
 
@@ -45,6 +46,25 @@ test('a heartbeat moves a VM to the end of the order', () => {
   assert.equal(leases.renew(a), false);
   assert.equal(ids(staleAt(leases, 25)), 'b');
   assert.equal(ids(staleAt(leases, 31)), 'a');
+});
+
+test('added VMs take their places in the order of their last signs of life, also among each other', (t) => {
+  const random = randomOf(t);
+  for (let run = 0; run < 200; run++) {
+    const leases = new Leases(1000);
+    const times = Array.from({ length: 12 }, () => random.below(10));
+    const all = times.map((heardAt, n) => entry(String.fromCharCode(97 + n), heardAt));
+    leases.load(all.slice(0, 5), 0);
+    for (const each of all.slice(5)) assert.equal(leases.add(each, 3), each.heardAt < 3);
+    if (run % 2) staleAt(leases, random.below(10));
+    leases.sort();
+    const found = leases.sweep(100).stale.map(({ heardAt }) => heardAt);
+    assert.deepEqual(
+      found,
+      found.toSorted((a, b) => a - b),
+      `times ${times.join()}`,
+    );
+  }
 });
 
 test('an entry that replaces another without a sign of life keeps its place, and a stale VM stays stale', () => {

@@ -28,6 +28,20 @@ test('elements leave a queue in the order in which they were pushed last', () =>
   assert.equal(queue.first, b);
 });
 
+test('an element can be put before another one', () => {
+  for (const [next, names] of [
+    ['a', 'cab'],
+    ['b', 'acb'],
+  ]) {
+    const all = elements('abc');
+    const queue = queueOf(all);
+    queue.insert(all[2]!, all[next === 'a' ? 0 : 1]);
+    assert.equal(namesIn(queue), names);
+    queue.push(new Element('z'));
+    assert.equal(namesIn(queue), `${names}z`);
+  }
+});
+
 test('an element that is pushed to a queue leaves its former queue', () => {
   const [a, b] = elements('ab');
   const [from, to] = [queueOf([a!, b!]), queueOf([])];
