@@ -243,9 +243,11 @@ export class Registry {
     // Changes that were accepted before the import must not fail after it was validated against them.
     await this.#pending.settled();
     const now = this.clock.now();
-    const timed = entries.map(({ registeredAt, lastSeen, ...registration }, index) => {
+    const timed: { index: number; registration: Registration; registered: number; seen: number }[] = [];
+    await forEach(entries, ({ registeredAt, lastSeen, ...registration }) => {
       const registered = registeredAt === undefined ? now : Math.min(now, Date.parse(registeredAt));
-      return { index, registration, registered, seen: lastSeen === undefined ? registered : Date.parse(lastSeen) };
+      const seen = lastSeen === undefined ? registered : Date.parse(lastSeen);
+      timed.push({ index: timed.length, registration, registered, seen });
     });
     const outcomes: (VmRecord | VregError)[] = [];
     const decisions: Decision[] = [];
