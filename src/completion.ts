@@ -6,8 +6,11 @@ import type { Context } from './command.ts';
 import { bashReply, readBashLine } from './completion/bash.ts';
 import { type Completion, complete } from './completion/candidates.ts';
 
-/** Milliseconds from the start of the process to the reply: a longer wait would look like a hang. */
-const TIME_LIMIT = 300;
+/**
+ * Milliseconds from the start of the process to the reply. The shell waits for 30 ms more, in which the process starts and ends;
+ * from 300 ms on, a wait looks like a hang.
+ */
+const TIME_LIMIT = 270;
 /**
  * Milliseconds to wait for the registry on a busy machine, where the start of the process takes that long and leaves no time
  * within {@link TIME_LIMIT}: as long as the start, and at most this.
