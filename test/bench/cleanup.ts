@@ -22,7 +22,8 @@ export function tempFolder(parent: string): string {
 }
 
 export function removeFolder(folder: string): void {
-  rmSync(folder, { recursive: true, force: true });
+  // A process that has just been killed may still write to it.
+  rmSync(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
   folders.delete(folder);
 }
 
