@@ -37,7 +37,8 @@ export const tree = defineCommand({
     await context.print({
       ...answer,
       columns: [
-        isDrawn ? { ...first!, cell: (vm: VmWithLiveness) => `${branchOf.get(vm.id)}${vm.id}` } : first!,
+        // Without the cut in the middle of an id, which would remove the lines of the tree.
+        isDrawn ? { title: 'ID', priority: first!.priority!, cell: (vm) => `${branchOf.get(vm.id)}${vm.id}` } : first!,
         ...others.filter(({ title }) => title !== 'PARENT'),
         { title: 'PARENT', cell: ({ parentId }) => parentId },
       ],
