@@ -129,16 +129,19 @@ test('invalid certificate and key files are reported before any request', OPENSS
     [['--key-file', key], /^vreg: --key-file requires --cert-file/],
     [
       ['--cert-file', cert, '--key-file', other.key],
-      /^vreg: the private key .* can be read by other users \(mode 0644\)\nhint: chmod 600/,
+      /^vreg: the private key .* can be read by other users \(mode 0644, from flag --key-file\)\nhint: chmod 600/,
     ],
     [['--cert-file', other.cert, '--key-file', key], /^vreg: the private key .* does not belong to the certificate/],
     [['--cert-file', junk, '--key-file', key], /^vreg: the certificate .*junk contains no PEM certificate/],
     [['--cert-file', cert, '--key-file', junk], /^vreg: the private key .*junk cannot be read as PEM/],
     [
       ['--ca-file', join(authority.dir, 'cut')],
-      /^vreg: a certificate in .*cut cannot be read\nhint: is the file complete\?/,
+      /^vreg: a certificate in .*cut cannot be read \(from flag --ca-file\)\nhint: is the file complete\?/,
     ],
-    [['--ca-file', join(authority.dir, 'garbled')], /^vreg: a certificate in .*garbled cannot be read\nhint: is the/],
+    [
+      ['--ca-file', join(authority.dir, 'garbled')],
+      /^vreg: a certificate in .*garbled cannot be read \(from flag --ca-file\)\nhint: is the/,
+    ],
     [['--ca-file', junk], /^vreg: the CA file .*junk contains no PEM certificate/],
   ] as const) {
     const { code, stderr } = await vreg(['ls', ...words], { url: 'https://127.0.0.1:1' });
@@ -168,7 +171,7 @@ test('a file with a certificate and its key must have mode 0600, for every setti
     assert.equal(code, 5, words.join(' '));
     assert.match(
       stderr,
-      /both\.pem contains a private key and can be read by other users \(mode 0644\)\nhint: chmod 600 /,
+      /both\.pem contains a private key and can be read by other users \(mode 0644, from flag --\w+-file\)\nhint: chmod 600 /,
     );
   }
   const words = ['daemon', '--port', '0', '--tls-cert', both, '--tls-key', key];

@@ -156,7 +156,7 @@ test('a token file that others can read is rejected before any request', async (
   chmodSync(file, 0o644);
   const { code, stderr } = await run(['token', 'whoami', '--token-file', file]);
   assert.equal(code, 5);
-  assert.match(stderr, /can be read by other users \(mode 0644\)\nhint: chmod 600/);
+  assert.match(stderr, /can be read by other users \(mode 0644, from flag --token-file\)\nhint: chmod 600/);
 });
 
 test('token exits with 1 on the original registry', async (t) => {
