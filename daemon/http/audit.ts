@@ -109,7 +109,7 @@ export function audit(ctx: RequestContext, outcome?: { status: number; code: Err
  * at the debug level.
  */
 function isLogged(ctx: RequestContext, status: number): boolean {
-  return status >= 400 || isChange(ctx) || ctx.services.log.isLevelEnabled('debug');
+  return status >= 400 || isChange(ctx) || ctx.services.logsReads;
 }
 
 function isChange({ route, subject }: RequestContext): boolean {

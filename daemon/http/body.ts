@@ -17,22 +17,17 @@ const JSON_SUFFIX = /^application\/[\w.-]+\+json$/;
 /** A media type without its parameters (RFC 9110, 8.3.1). */
 const MEDIA_TYPE = /^\s*([\w!#$%&'*+.^`|~-]+\/[\w!#$%&'*+.^`|~-]+)\s*(?:;|$)/;
 
-/** The body of a GET has no meaning and is not read; its response may be held for as long as its client likes. */
-function hasBody({ isRead, headers }: RequestContext): boolean {
-  if (isRead) return false;
-  // RFC 9112, 6: a request has a body if it announces a length or a transfer coding.
-  const length = headers['content-length'];
-  return (length !== undefined && length !== '0') || headers['transfer-encoding'] !== undefined;
-}
-
 /**
- * Step: if the body may be endless or too large, marks the connection to be closed after the response, so that the body need
- * not be read completely.
+ * Step: finds out whether the request has a body. If it may be endless or too large, marks the connection to be closed after the
+ * response, so that the body need not be read completely.
  */
 export function limitConnection(ctx: RequestContext): void {
-  const { headers } = ctx;
-  if (headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > maxBodyOf(ctx))
-    ctx.mustClose = true;
+  const { 'content-length': length, 'transfer-encoding': coding } = ctx.headers;
+  // RFC 9112, 6: a request has a body if it announces a length or a transfer coding.
+  if (length === undefined && coding === undefined) return;
+  // The body of a GET has no meaning and is not read; its response may be held for as long as its client likes.
+  ctx.hasBody = !ctx.isRead && (coding !== undefined || length !== '0');
+  if (coding !== undefined || Number(length) > maxBodyOf(ctx)) ctx.mustClose = true;
 }
 
 /** Maximum size of the body in bytes. */
@@ -45,7 +40,7 @@ function maxBodyOf({ route, services }: RequestContext): number {
  * @throws VregError UNSUPPORTED_MEDIA_TYPE
  */
 export function checkMediaType(ctx: RequestContext): void {
-  if (!hasBody(ctx) || isIgnored(ctx)) return;
+  if (!ctx.hasBody || isIgnored(ctx)) return;
   const flaw = findMediaFlaw(ctx.headers);
   if (flaw) throw refusedBody(ctx, flaw);
 }
@@ -82,7 +77,7 @@ function refusedBody(ctx: RequestContext, error: VregError): VregError {
 
 /** Step: reserves memory for a large body until the response is sent. @throws VregError TOO_LARGE, TOO_MANY_REQUESTS */
 export function reserveBody(ctx: RequestContext): void {
-  if (!hasBody(ctx)) return;
+  if (!ctx.hasBody) return;
   const { headers, services, response } = ctx;
   const { bodies } = services;
   const maxBody = maxBodyOf(ctx);
@@ -112,7 +107,7 @@ export function readBody(
   ctx: RequestContext,
   resume: (ctx: RequestContext, error?: unknown) => void,
 ): 'waiting' | undefined {
-  if (!hasBody(ctx)) return undefined;
+  if (!ctx.hasBody) return undefined;
   const { request, services, route } = ctx;
   const isWanted = !isIgnored(ctx);
   const maxBody = maxBodyOf(ctx);

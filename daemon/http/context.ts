@@ -81,6 +81,8 @@ export interface Services {
   readonly registry: Registry;
   readonly authenticator: Authenticator;
   readonly log: Logger;
+  /** The log contains successful reads and heartbeats. */
+  readonly logsReads: boolean;
   /** Version of the daemon. */
   readonly version: string;
   /** @returns a request id that is unique across requests and daemons */
@@ -131,6 +133,8 @@ export class RequestContext {
   requestId = '';
   /** Address of the client, as forwarded by a trusted proxy if there is one. Undefined on a unix socket. */
   remoteAddress: string | undefined;
+  /** Connected through the unix socket, perhaps by a proxy. */
+  isOnUnixSocket = false;
   /** Undefined if no route matches. */
   route: Route | undefined;
   params: Readonly<Record<string, string | undefined>> = NO_PARAMS;
@@ -146,6 +150,8 @@ export class RequestContext {
   authenticated: Principal | undefined;
   /** Name of the token of a client that was rejected. */
   rejectedName: string | undefined;
+  /** The request has a body that may be read. */
+  hasBody = false;
   /** The parsed JSON body; undefined if the request has none that its route reads. */
   body: unknown;
   /** For the audit log: the VM or token that the request concerns, if it is not in the URL. */
@@ -159,8 +165,6 @@ export class RequestContext {
   isAudited = false;
   /** The connection cannot serve another request after this one. */
   mustClose = false;
-  /** Index of the current pipeline step. */
-  step = 0;
   /** Header names and values, alternating, added by {@link setHeader}. */
   extraHeaders: string[] | undefined;
 

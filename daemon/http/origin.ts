@@ -19,7 +19,6 @@ import { socketClient } from './proxy.ts';
 import { respondEmpty } from './response.ts';
 import { allowedMethods } from './router.ts';
 import { certificateName } from './server/tls.ts';
-import { isLocal } from './server/unix-socket.ts';
 
 /** Headers that a page may send: all headers that routes read. */
 const ALLOWED_HEADERS = `authorization, content-type, if-match, if-none-match, last-event-id, ${REQUEST_ID_HEADER}, ${CLIENT_HEADER}`;
@@ -53,7 +52,7 @@ export function rejectCrossOrigin(ctx: RequestContext): void {
   if (!services.authenticator.isOpen && !hasOnlyCertificate) return;
   if (!isAllowed) rejectForeignOrigin(headers.origin);
   // No DNS name resolves to a unix socket.
-  if (!isLocal(socket)) rejectForeignHost(headers.host, services.names);
+  if (!ctx.isOnUnixSocket) rejectForeignHost(headers.host, services.names);
   else rejectProxied(ctx);
 }
 

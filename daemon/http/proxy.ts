@@ -44,16 +44,17 @@ function familyOf(address: string): 'ipv4' | 'ipv6' {
 /** Step: determines the client's address, and removes untrusted forwarded headers. */
 export function trustForwardedHeaders(ctx: RequestContext): void {
   const { request, services } = ctx;
-  const { socket, headers } = request;
+  const { socket } = request;
   // Node caches the address on the first read, and the audit log needs it after the connection is closed.
   ctx.remoteAddress = socket.remoteAddress;
+  ctx.isOnUnixSocket = ctx.remoteAddress === undefined && isLocal(socket);
   if (!services.isTrustedProxy) return;
-  if (ctx.remoteAddress === undefined && !isLocal(socket)) {
+  if (ctx.remoteAddress === undefined && !ctx.isOnUnixSocket) {
     // A closed TCP socket has no address either. A peer without an address is trusted only on the unix socket.
-    delete headers['x-forwarded-for'];
-    delete headers['x-forwarded-proto'];
+    delete request.headers['x-forwarded-for'];
+    delete request.headers['x-forwarded-proto'];
   }
-  cleanForwardedFor(headers);
+  cleanForwardedFor(request.headers);
   ctx.remoteAddress = proxyAddr(request, services.isTrustedProxy);
 }
 
@@ -77,8 +78,8 @@ const NOT_OWNER: SocketClient = { isOwner: false };
 const OWNER: SocketClient = { isOwner: true };
 
 /** Decides whether a request has the rights of the owner of the unix socket. */
-export function socketClient({ request: { socket, rawHeaders }, services }: RequestContext): SocketClient {
-  if (services.isTrustedProxy || !isLocal(socket)) return NOT_OWNER;
+export function socketClient({ request: { rawHeaders }, services, isOnUnixSocket }: RequestContext): SocketClient {
+  if (services.isTrustedProxy || !isOnUnixSocket) return NOT_OWNER;
   // `headers` would hide a header named `__proto__`.
   for (let i = 0; i < rawHeaders.length; i += 2) {
     const name = rawHeaders[i]!;

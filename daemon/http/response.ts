@@ -117,7 +117,7 @@ function respondWithStream(ctx: RequestContext, status: number, headers: HeaderL
   });
   if (response.destroyed || request.method === 'HEAD') body.destroy();
   if (response.destroyed) return;
-  response.writeHead(status, headers);
+  response.writeHead(status, headers).on('error', ignore);
   // Streams, budgets, tokens, the audit log and the pipelining queue all listen for its end. Node warns about more than 10
   // listeners.
   response.setMaxListeners(0);
@@ -130,7 +130,7 @@ function respondWithSnapshot(ctx: RequestContext, status: number, headers: Heade
   const { response, services, request } = ctx;
   decide(ctx, status);
   if (response.destroyed) return;
-  response.writeHead(status, headers).setMaxListeners(0);
+  response.writeHead(status, headers).on('error', ignore).setMaxListeners(0);
   if (request.method === 'HEAD') response.end();
   else {
     body.send(response, (err) => {
@@ -146,8 +146,11 @@ export function openStream(ctx: RequestContext, headers: Readonly<Record<string,
   decide(ctx, 200);
   const list = commonHeaders(ctx, type);
   for (const name in others) list.push(name, others[name]!);
-  return ctx.response.writeHead(200, list);
+  return ctx.response.writeHead(200, list).on('error', ignore);
 }
+
+/** Writing to a client that has left emits an error. The `close` event that follows handles it. */
+function ignore(): void {}
 
 /** Records the outcome of a request. */
 function decide(ctx: RequestContext, status: number): void {

@@ -67,8 +67,9 @@ export class VmRecord implements Linked<VmRecord> {
   queue: LinkedQueue<VmRecord> | undefined;
   previous: VmRecord | undefined;
   next: VmRecord | undefined;
-  #lastSeen: number;
-  #heardAt: number;
+  // Initialized with numbers, so that V8 stores the numbers of later heartbeats in place.
+  #lastSeen = 0;
+  #heardAt = 0;
   /** Start of the extra lease of a suspect VM. */
   #extraLeaseFrom: number | undefined;
   #idJson: string | undefined;
