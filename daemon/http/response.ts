@@ -13,6 +13,7 @@ import {
 import type { Warming } from '../registry/explain.ts';
 import { auditWhenClosed } from './audit.ts';
 import type { RequestContext } from './context.ts';
+import { KEEP_ALIVE } from './server/keep-alive.ts';
 import { reserveText, SnapshotBody } from './streaming.ts';
 
 export const JSON_TYPE = 'application/json; charset=utf-8';
@@ -31,6 +32,9 @@ const BROWSER_HEADERS: readonly string[] = [
   'x-content-type-options',
   'nosniff',
 ];
+
+/** Tells clients how long a connection may be idle, in seconds. */
+const KEEP_ALIVE_HINT = `timeout=${KEEP_ALIVE / 1000}`;
 
 /** Header names and values, alternating, as `writeHead` accepts them. */
 type HeaderList = OutgoingHttpHeader[];
@@ -57,7 +61,9 @@ export function send(ctx: RequestContext): void {
 /** The common headers: for all clients, for vreg clients, for browsers, and for this request, in this order. */
 export function commonHeaders(ctx: RequestContext, type?: string): HeaderList {
   const { registry, version, stopping } = ctx.services;
+  const { response } = ctx;
   const list: HeaderList = ctx.isRead ? [...BROWSER_HEADERS] : [];
+  let isShort = false;
   list.push(REQUEST_ID_HEADER, ctx.requestId);
   if (type !== undefined) list.push('content-type', type);
   if (isVregClient(ctx)) {
@@ -65,11 +71,13 @@ export function commonHeaders(ctx: RequestContext, type?: string): HeaderList {
     list.push(REGISTRY_HEADER, registry.id);
   } else if (ctx.route?.isHeartbeat && ctx.request.httpVersion === '1.1') {
     // HTTP/1.1 keeps connections open by default, and a response to a heartbeat should be short.
-    ctx.response.removeHeader('connection');
+    response.removeHeader('connection');
+    isShort = true;
   }
   if (ctx.position !== undefined) list.push(POSITION_HEADER, ctx.position);
   if (ctx.extraHeaders !== undefined) list.push(...ctx.extraHeaders);
   if (ctx.mustClose || stopping.aborted) list.push('connection', 'close');
+  else if (response.shouldKeepAlive && !isShort) list.push('keep-alive', KEEP_ALIVE_HINT);
   return list;
 }
 

@@ -17,15 +17,11 @@ import type { Budget } from '../../limits.ts';
 import { headersTooLarge, MAX_HEADERS } from '../errors.ts';
 import { noRoute } from '../router.ts';
 import { IdleSockets } from './idle-sockets.ts';
+import { closeIdle, KEEP_ALIVE } from './keep-alive.ts';
 import { isRefused, linger, type Refusal, refuse } from './raw-answer.ts';
 import { latestOf, RequestQueue, whenAnswered } from './request-queue.ts';
 import type { Tls } from './tls.ts';
 
-/**
- * Milliseconds for which a kept-alive connection may be idle. Longer than the usual 60 s of load balancers, so that the load
- * balancer closes it first.
- */
-const KEEP_ALIVE = 72_000;
 /** Number of checks for overdue requests per request timeout: a 408 is late by at most a tenth of the timeout. */
 const CHECKS = 10;
 /** Maximum length in characters of a word that the parser may have mistaken for the beginning of a method. */
@@ -51,7 +47,8 @@ export function createHttpServer(
     requestTimeout,
     headersTimeout: requestTimeout,
     connectionsCheckingInterval: Math.ceil(requestTimeout / CHECKS),
-    keepAliveTimeout: KEEP_ALIVE,
+    // Replaced by closeIdle().
+    keepAliveTimeout: 0,
     // The app rejects a request without a Host header with a more specific error.
     requireHostHeader: false,
   };
@@ -72,6 +69,7 @@ export function createHttpServer(
   });
   const sockets = trackSockets(server, tls ? 'secureConnection' : 'connection');
   destroyStalled(server, sockets, requestTimeout);
+  closeIdle(server, sockets, KEEP_ALIVE);
   keepBusyOpen(server, sockets);
   return server;
 }

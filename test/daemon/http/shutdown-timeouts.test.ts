@@ -235,13 +235,14 @@ test('a body that trickles is 408 when the time limit of the request is over', a
 });
 
 test('a keep-alive connection may be idle for longer than the idle timeout of a load balancer', async (t) => {
-  const { at, server } = await serveApp(t, { limits: { requestTimeout: 100 } });
-  // Load balancers close idle connections after 60 s; if the server closed first, they would send requests into the void.
-  assert.ok(server.keepAliveTimeout > 60_000);
+  const { at } = await serveApp(t, { limits: { requestTimeout: 100 } });
   const connection = Connection.open(t, at);
   for (let n = 0; n < 3; n++) {
     connection.send('GET /health HTTP/1.1\r\nHost: a\r\n\r\n');
-    assert.equal((await connection.response()).status, 200);
+    const { status, headers } = await connection.response();
+    assert.equal(status, 200);
+    // Load balancers close idle connections after 60 s; if the server closed first, they would send requests into the void.
+    assert.equal(headers['keep-alive'], 'timeout=72');
     await setTimeout(250);
   }
 });
