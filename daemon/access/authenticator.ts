@@ -1,10 +1,10 @@
 /** Authenticates clients by token, certificate or unix socket, and checks the scopes of principals. */
-import { createHash, timingSafeEqual } from 'node:crypto';
+import { timingSafeEqual } from 'node:crypto';
 import { VregError } from '../../src/protocol/errors.ts';
 import { isReserved, mayDo, type Scope } from '../../src/protocol/token.ts';
 import { ANONYMOUS, type TokenRestriction } from '../registry/preconditions.ts';
 import { AuthThrottle, OLD_TOKEN_ALLOWANCE } from './throttle.ts';
-import { expired, newRevocation, TOKEN_FORM, type Token, type Tokens, unauthorized } from './tokens.ts';
+import { expired, hashOf, newRevocation, TOKEN_FORM, type Token, type Tokens, unauthorized } from './tokens.ts';
 
 /** Name of a principal with the root token, with which the daemon was started. */
 export const ROOT_NAME = 'VERS_AUTH_TOKEN';
@@ -80,7 +80,7 @@ export class Authenticator {
   readonly #guesses: AuthThrottle;
   /** Counts failures with tokens that have the format of an issued token. */
   readonly #oldTokens: AuthThrottle;
-  #root: { digest: Buffer; revocation: AbortController } | undefined;
+  #root: { hash: Buffer; revocation: AbortController } | undefined;
   /** Revokes the anonymous principals of a registry without tokens. */
   readonly #openRevocation = newRevocation();
   /** Never aborted: principals on the unix socket are not revoked. */
@@ -90,7 +90,7 @@ export class Authenticator {
     this.tokens = tokens;
     this.#guesses = new AuthThrottle(ticks);
     this.#oldTokens = new AuthThrottle(ticks, OLD_TOKEN_ALLOWANCE);
-    this.#root = root === undefined ? undefined : { digest: digestOf(root), revocation: newRevocation() };
+    this.#root = root === undefined ? undefined : { hash: bufferOf(root), revocation: newRevocation() };
   }
 
   /** True if clients need no token. */
@@ -105,9 +105,9 @@ export class Authenticator {
   /** Replaces the root token, and revokes the principals that have authenticated with the old one. */
   replaceRoot(token: string): void {
     const before = this.#root;
-    const digest = digestOf(token);
-    if (before && timingSafeEqual(before.digest, digest)) return;
-    this.#root = { digest, revocation: newRevocation() };
+    const hash = bufferOf(token);
+    if (before && timingSafeEqual(before.hash, hash)) return;
+    this.#root = { hash, revocation: newRevocation() };
     before?.revocation.abort(unauthorized(`Unauthorized — ${ROOT_NAME} was replaced`, 'use the new token'));
   }
 
@@ -154,10 +154,11 @@ export class Authenticator {
 
   #authenticateHeader(authorization: string, address: string): Principal {
     const secret = secretOf(authorization);
-    const token = secret === undefined ? undefined : this.tokens.find(secret);
+    const hash = secret === undefined ? undefined : hashOf(secret);
+    const token = secret === undefined ? undefined : this.tokens.find(secret, hash);
     if (token) return this.#authenticateToken(token, address);
     const wait = this.#guesses.lockedOut(address);
-    if (wait === undefined && secret !== undefined && this.#isRoot(secret)) {
+    if (wait === undefined && hash !== undefined && this.#isRoot(hash)) {
       this.#guesses.succeeded(address);
       return { name: ROOT_NAME, scope: 'admin', revoked: this.#root!.revocation.signal };
     }
@@ -185,8 +186,8 @@ export class Authenticator {
     return { name, scope, restriction, token, revoked };
   }
 
-  #isRoot(secret: string): boolean {
-    return this.#root !== undefined && timingSafeEqual(digestOf(secret), this.#root.digest);
+  #isRoot(hash: string): boolean {
+    return this.#root !== undefined && timingSafeEqual(Buffer.from(hash), this.#root.hash);
   }
 }
 
@@ -194,7 +195,7 @@ function secretOf(authorization: string): string | undefined {
   return /^Bearer\s+(.+)$/i.exec(authorization)?.[1];
 }
 
-/** The digest has the same length for every token, as `timingSafeEqual` requires. */
-function digestOf(text: string): Buffer {
-  return createHash('sha256').update(text).digest();
+/** The hash of a token. It has the same length for every token, as `timingSafeEqual` requires. */
+function bufferOf(token: string): Buffer {
+  return Buffer.from(hashOf(token));
 }

@@ -3,7 +3,7 @@
  * hashes. Creation, revocation and enrolment go through the group commit, in sequence with VM changes. Only the last use of a
  * token is saved lazily, with the next heartbeats.
  */
-import { createHash, timingSafeEqual } from 'node:crypto';
+import { hash, timingSafeEqual } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import { limitReached, VregError } from '../../src/protocol/errors.ts';
 import { type NewToken, type Scope, TOKEN_TEXT, type TokenInfo, type TokenRequest } from '../../src/protocol/token.ts';
@@ -187,9 +187,8 @@ export class Tokens {
     return infos.sort((a, b) => (a.createdAt < b.createdAt ? -1 : 1));
   }
 
-  /** The token with this secret, even if it has expired. */
-  find(secret: string): Token | undefined {
-    const hash = hashOf(secret);
+  /** The token with this secret, even if it has expired. @param hash of the secret, if it is known */
+  find(secret: string, hash = hashOf(secret)): Token | undefined {
     const token = this.#byHash.get(hash);
     // The time of the lookup reveals nothing, because an attacker cannot choose a hash. The comparison must not reveal anything
     // either.
@@ -451,8 +450,9 @@ function newToken(info: Omit<StoredToken, 'hash'>): { secret: string; stored: St
   return { secret, stored: { ...info, hash: hashOf(secret) } };
 }
 
-function hashOf(secret: string): string {
-  return createHash('sha256').update(secret).digest('hex');
+/** SHA-256 in hexadecimal. */
+export function hashOf(secret: string): string {
+  return hash('sha256', secret, 'hex');
 }
 
 /** Data dirs from before the first release have `bornOf` instead of `enrolledBy`. */

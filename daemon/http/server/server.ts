@@ -104,9 +104,7 @@ function trackSockets(server: Server, event: 'connection' | 'secureConnection'):
   server.on(event, (socket: Socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
-    // A paused TLS connection still emits the bytes that it has decrypted. The `data` listener makes Node pass them through the
-    // stream, which buffers them while it is paused. Without the listener, they would reach the paused parser and be lost.
-    if (event === 'secureConnection') socket.on('data', () => {});
+    if (event === 'secureConnection') bufferWhilePaused(socket);
     // `resume` takes effect a tick later. If the socket has been paused again by then, Node's parser would continue to read.
     socket.on('resume', () => {
       if (socket.isPaused()) socket.emit('pause');
@@ -121,6 +119,22 @@ function trackSockets(server: Server, event: 'connection' | 'secureConnection'):
   });
   return sockets;
 }
+
+/**
+ * A paused TLS connection still emits the bytes that it has decrypted. They would reach the paused parser and be lost. A `data`
+ * listener makes Node pass them through the stream, which buffers them. It is added at the first pause, because it makes requests
+ * a quarter slower, and few clients cause a pause.
+ */
+function bufferWhilePaused(socket: Socket): void {
+  const pause = socket.pause.bind(socket);
+  socket.pause = () => {
+    pause();
+    if (socket.listenerCount('data', ignore) === 0) socket.on('data', ignore);
+    return socket;
+  };
+}
+
+function ignore(): void {}
 
 /**
  * Corrects Node's notion of idle connections. A connection whose response is complete but not yet sent is not idle, and a
