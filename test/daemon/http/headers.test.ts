@@ -34,14 +34,24 @@ const ROWS: readonly Row[] = [
   { method: 'POST', path: '/registry/vms/nobody/heartbeat', status: 404, plain: ALWAYS },
   { method: 'POST', path: HEARTBEAT, body: { health: {} }, status: 200, plain: [...ALWAYS, POSITION] },
   { method: 'GET', path: '/health', status: 200, plain: [...ALWAYS, ...KEEP_ALIVE, ...BROWSER] },
-  { method: 'GET', path: '/registry/vms', status: 200, plain: [...ALWAYS, POSITION, ...KEEP_ALIVE, ...BROWSER] },
+  {
+    method: 'GET',
+    path: '/registry/vms',
+    status: 200,
+    plain: [...ALWAYS, POSITION, ...KEEP_ALIVE, ...BROWSER, 'etag'],
+  },
   {
     method: 'GET',
     path: '/registry/discover/worker',
     status: 200,
-    plain: [...ALWAYS, POSITION, ...KEEP_ALIVE, ...BROWSER],
+    plain: [...ALWAYS, POSITION, ...KEEP_ALIVE, ...BROWSER, 'etag'],
   },
-  { method: 'HEAD', path: '/registry/vms', status: 200, plain: [...ALWAYS, POSITION, ...KEEP_ALIVE, ...BROWSER] },
+  {
+    method: 'HEAD',
+    path: '/registry/vms',
+    status: 200,
+    plain: [...ALWAYS, POSITION, ...KEEP_ALIVE, ...BROWSER, 'etag'],
+  },
   {
     method: 'GET',
     path: '/registry/vms/vm-1',
