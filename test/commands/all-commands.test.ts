@@ -180,7 +180,10 @@ test('-v logs requests on stderr and does not change stdout', async (t) => {
   const url = await answering(t, 200, { vms: [], count: 0 });
   const { stdout, stderr } = await vreg(['ls', '-v', '--json'], { url });
   assert.equal(stdout, '[]\n');
-  assert.match(stderr, /^vreg: GET http:\/\/127\.0\.0\.1:\d+\/registry\/vms\?include=liveness 200 \d+ ms\n$/);
+  assert.match(
+    stderr,
+    /^vreg: GET http:\/\/127\.0\.0\.1:\d+\/registry\/vms\?limit=5000&include=liveness 200 \d+ ms\n$/,
+  );
 });
 
 test('a token that is not a valid header value is rejected before any request and not printed', async () => {
