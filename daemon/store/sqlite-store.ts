@@ -3,6 +3,7 @@
  * written, changes are collected for the next one, so that many changes share a sync (group commit).
  */
 import { mkdtempSync, renameSync, rmSync } from 'node:fs';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Worker } from 'node:worker_threads';
 import { VregError } from '../../src/protocol/errors.ts';
 import type { HistoryItem } from '../../src/protocol/events.ts';
@@ -138,7 +139,11 @@ export class SqliteStore implements Store {
     records: readonly RecordChange[] = [],
   ): Promise<void> {
     try {
-      for (const batch of batchesOf(heartbeats)) await this.#worker.ask({ kind: 'stageHeartbeats', batch });
+      for (const batch of batchesOf(heartbeats)) {
+        await this.#worker.ask({ kind: 'stageHeartbeats', batch });
+        // The replies to many batches can arrive in one turn.
+        await nextTurn();
+      }
       await this.#worker.ask({ kind: 'saveHeartbeats', listened, records });
     } catch (error) {
       failTo(WRITE)(error);
