@@ -50,7 +50,13 @@ export interface EventSubscriber {
   /** Number of clients behind this subscriber, for the metrics. Default: 1. */
   readonly listeners?: number;
   event(event: Event): void;
-  heartbeat(entry: VmRecord): void;
+  /**
+   * Called when a VM may have entered the answers of `discover` without an event: its health report has changed, or a heartbeat
+   * has shown that it lives.
+   */
+  discoverable?(entry: VmRecord): void;
+  /** Called after each heartbeat. A heartbeat does nothing for a subscriber without this method. */
+  heartbeat?(entry: VmRecord): void;
 }
 
 export interface EventLogLimits {
@@ -67,6 +73,8 @@ export class EventLog {
   /** First revision from which a subscriber can resume without a gap. */
   #from: number;
   readonly #subscribers = new Set<EventSubscriber>();
+  /** The subscribers that want heartbeats, because a fleet sends thousands per second and most subscribers want none. */
+  readonly #heartbeatSubscribers = new Set<EventSubscriber>();
 
   /**
    * @param revision revision of the registry at the start; the log does not contain earlier events
@@ -90,8 +98,13 @@ export class EventLog {
     for (const subscriber of this.#subscribers) subscriber.event(event);
   }
 
+  /** Notifies subscribers of a VM that may be in the answers of `discover` now, although there is no event. */
+  discoverable(entry: VmRecord): void {
+    for (const subscriber of this.#subscribers) subscriber.discoverable?.(entry);
+  }
+
   heartbeat(entry: VmRecord): void {
-    for (const subscriber of this.#subscribers) subscriber.heartbeat(entry);
+    for (const subscriber of this.#heartbeatSubscribers) subscriber.heartbeat?.(entry);
   }
 
   /**
@@ -120,7 +133,11 @@ export class EventLog {
   /** @returns a function that unsubscribes */
   subscribe(subscriber: EventSubscriber): () => void {
     this.#subscribers.add(subscriber);
-    return () => this.#subscribers.delete(subscriber);
+    if (subscriber.heartbeat) this.#heartbeatSubscribers.add(subscriber);
+    return () => {
+      this.#subscribers.delete(subscriber);
+      this.#heartbeatSubscribers.delete(subscriber);
+    };
   }
 
   /** Number of clients that receive new events. */

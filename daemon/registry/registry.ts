@@ -107,7 +107,10 @@ export class Registry {
     this.historyClaims = new HistoryClaims(contents, this.positions, this.unsaved.records, observer);
     this.events = new EventLog(contents.revision, eventLog);
     const changed = (entry: VmRecord) => this.#index.invalidate(entry);
-    this.health = new HealthReports(changed);
+    this.health = new HealthReports((entry) => {
+      changed(entry);
+      this.events.discoverable(entry);
+    });
     this.#liveness = new Liveness(options, this.events, this.unsaved, changed);
     this.lineage = this.#index.lineage;
     this.#liveness.load(contents.vms, contents.records);
@@ -331,7 +334,9 @@ export class Registry {
     // Subscribers receive `stale` before `revived`, even if no sweep has noticed the expired lease yet.
     this.sweep();
     if (proof) this.identities.prove(entry, proof, this.#now());
-    entry.touch(this.#liveness.signOfLife());
+    const seen = this.#liveness.signOfLife();
+    const wasDoubtful = this.#isDoubtful(entry, seen.lastSeen);
+    entry.touch(seen);
     this.unsaved.add(entry);
     // Only the holder of the VM's identity may report its health. A VM without a holder has an agent without identity.
     if (proof?.health && (proof.next !== undefined || !this.identities.isHeld(id)))
@@ -339,6 +344,7 @@ export class Registry {
     if (this.#liveness.renew(entry) && entry.status === 'running') {
       this.#liveness.notifyRevived(entry, this.positions.latest);
     }
+    if (wasDoubtful) this.events.discoverable(entry);
     this.events.heartbeat(entry);
     return entry;
   }
@@ -380,11 +386,14 @@ export class Registry {
     if (service !== undefined) found = this.health.offering(found, service, passing);
     if (!strict) return found;
     const now = this.clock.now();
-    return found.filter((entry) => {
-      const silence = now - entry.seen.lastSeen;
-      // A negative value means that the wall clock was set back, so the duration of the silence is not known.
-      return silence >= 0 && silence <= this.staleAfter && !this.#liveness.mayHaveWaited(entry);
-    });
+    return found.filter((entry) => !this.#isDoubtful(entry, now));
+  }
+
+  /** True if the VM may have been silent for longer than the lease in wall time. @param now wall clock */
+  #isDoubtful(entry: VmRecord, now: number): boolean {
+    const silence = now - entry.seen.lastSeen;
+    // A negative value means that the wall clock was set back, so the duration of the silence is not known.
+    return silence < 0 || silence > this.staleAfter || this.#liveness.mayHaveWaited(entry);
   }
 
   /** VMs, or those with a role, that were registered before a revision, newest first. Must be read before the next change. */

@@ -136,7 +136,6 @@ export class RegistryVm {
       event: ({ type, id }) => {
         if (type === 'stale') this.onStale(id);
       },
-      heartbeat: () => {},
     });
   }
 

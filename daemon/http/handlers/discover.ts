@@ -105,8 +105,8 @@ function longPoll(ctx: RequestContext, { role, query, find, min, timeoutMs }: Lo
     };
     const unsubscribe = registry.events.subscribe({
       event: (event) => recheck(event.role),
-      // A heartbeat may report that a service now passes its checks.
-      heartbeat: ({ role }) => recheck(role),
+      // For `passing` and `strict`. No other heartbeat can complete a long poll.
+      discoverable: ({ role }) => recheck(role),
     });
     response.once('close', finishNow);
     const offAbort = ctx.onAbort(finishNow);

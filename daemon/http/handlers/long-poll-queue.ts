@@ -24,8 +24,7 @@ interface PollGroup {
 }
 
 /**
- * Batches the checks of long polls. Otherwise each heartbeat could make thousands of polls search the registry for the same
- * role.
+ * Batches the checks of long polls. Otherwise each change could make thousands of polls search the registry for the same role.
  */
 export class LongPollQueue {
   readonly #scheduler: Scheduler;

@@ -99,7 +99,7 @@ test('after a mass loss VMs are offered as suspect for one more lease period', a
   const app = await serveApp(t, { massLoss: 0.5 });
   for (let n = 0; n < 10; n++) await app.registry.register(aVm({ id: `vm-${n}`, role: 'worker' }));
   const events: string[] = [];
-  app.registry.events.subscribe({ event: ({ type, id }) => void events.push(`${type} ${id}`), heartbeat: () => {} });
+  app.registry.events.subscribe({ event: ({ type, id }) => void events.push(`${type} ${id}`) });
   app.clock.pass(LEASE + 1);
   const { body, warming } = await get(app, '/registry/discover/worker?include=liveness');
   assert.equal(warming, '300; suspect=10');

@@ -176,7 +176,6 @@ test('a client that replays the events has the state of the registry, through di
             steady.take(event);
             broken.take(event);
           },
-          heartbeat: () => {},
         });
         steady.resume(made);
         broken.breakAfter(0);

@@ -645,7 +645,6 @@ test('a conflict is an event of its VM, once for each record and change of its s
   const events: VmEvent[] = [];
   registry.events.subscribe({
     event: ({ type, json }) => type === 'conflict' && events.push(JSON.parse(json) as VmEvent),
-    heartbeat: () => {},
   });
   heartbeat(registry, { ...ONE, next: token(1) });
   heartbeat(registry, { ...ONE, spend: token(1), next: token(2) });
@@ -846,7 +845,6 @@ test('after a change of role, conflicts show nothing that the holder reported in
     const after = isCrashed ? new Registry(options, store.contents()) : registry;
     after.events.subscribe({
       event: ({ type, json }) => type === 'conflict' && events.push(JSON.parse(json) as VmEvent),
-      heartbeat: () => {},
     });
     clock.pass(1000);
     assert.throws(() => heartbeat(after, { ...TWO, next: token(9, 'b') }), UNDECIDED);

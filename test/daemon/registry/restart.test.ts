@@ -108,7 +108,7 @@ test('a VM that was stale before a restart is neither suspect nor reported again
   await registry.saveHeartbeats();
   const again = vms.restart();
   const events: string[] = [];
-  again.events.subscribe({ event: ({ type }) => void events.push(type), heartbeat: () => {} });
+  again.events.subscribe({ event: ({ type }) => void events.push(type) });
   vms.clock.pass(10);
   assert.deepEqual([liveness(again), again.discover('worker').length, events], ['stale', 0, []]);
 });

@@ -8,6 +8,7 @@ import { buildApp } from '../../../../daemon/http/app.ts';
 import { LongPollQueue } from '../../../../daemon/http/handlers/long-poll-queue.ts';
 import { listen } from '../../../../daemon/http/server/listen.ts';
 import { Scheduler } from '../../../../daemon/limits.ts';
+import type { EventSubscriber } from '../../../../daemon/registry/events.ts';
 import { Registry } from '../../../../daemon/registry/registry.ts';
 import type { VmList } from '../../../../src/protocol/api.ts';
 import { accessTo, type ServedApp, serveApp } from '../../../helpers/app.ts';
@@ -204,6 +205,67 @@ test('a hundred long polls with two different queries are each answered when the
   assert.deepEqual(await Promise.all(two), Array(40).fill(2));
   assert.equal(registry.events.subscriberCount, 0);
   assert.deepEqual(warnings, []);
+});
+
+test('a heartbeat that cannot complete a long poll calls none of them and searches nothing', async (t) => {
+  const app = await serveApp(t);
+  const { registry } = app;
+  const called: string[] = [];
+  const subscribe = registry.events.subscribe.bind(registry.events);
+  t.mock.method(registry.events, 'subscribe', (subscriber: EventSubscriber) => {
+    const entries = Object.entries(subscriber).map(([name, method]) => [
+      name,
+      (...args: unknown[]) => {
+        called.push(name);
+        return method(...args);
+      },
+    ]);
+    return subscribe(Object.fromEntries(entries));
+  });
+  const services = [{ name: 'web', port: 80 }];
+  const report = { health: { web: 'failing' } } as const;
+  for (const id of ['a', 'b']) await registry.register(aVm({ id, services }));
+  registry.heartbeat('a', report);
+  const polls: { answer: Promise<string[]> }[] = [];
+  for (const query of ['', '&strict=true', '&service=web&passing=true']) {
+    for (let n = 0; n < 3; n++) polls.push(await startPoll(app, `wait=50s&min=3${query}`));
+  }
+  const discover = t.mock.method(registry, 'discover');
+  for (let n = 0; n < 100; n++) {
+    app.clock.pass(1000);
+    registry.heartbeat('a', report);
+    registry.heartbeat('b');
+  }
+  // The polls are checked in a later turn of the event loop, as this request is.
+  await call(app.url, 'POST', '/registry/vms/a/heartbeat');
+  assert.deepEqual([called, discover.mock.callCount()], [[], 0]);
+  registry.heartbeat('a', { health: { web: 'passing' } });
+  assert.deepEqual(called, Array(9).fill('discoverable'));
+  await until('the three queries to be searched', () => discover.mock.callCount() === 3);
+  await registry.register(aVm({ id: 'c', services }));
+  for (const id of ['b', 'c']) registry.heartbeat(id, { health: { web: 'passing' } });
+  for (const { answer } of polls) assert.deepEqual(await answer, ['a', 'b', 'c']);
+});
+
+test('a heartbeat that reports a passing service completes a long poll with passing=true', async (t) => {
+  const app = await serveApp(t);
+  await app.registry.register(aVm({ services: [{ name: 'web', port: 80 }] }));
+  const poll = await startPoll(app, 'wait=50s&service=web&passing=true');
+  for (const web of ['failing', 'passing'])
+    await call(app.url, 'POST', '/registry/vms/vm-1/heartbeat', { body: { health: { web } } });
+  assert.deepEqual(await poll.answer, ['vm-1']);
+});
+
+test('the first heartbeat after a pause of the registry completes a long poll with strict=true', async (t) => {
+  const app = await serveApp(t);
+  await app.registry.register(aVm());
+  app.clock.pass(1000);
+  app.clock.miss(LEASE);
+  app.clock.pass(1000);
+  assert.deepEqual(await discover(app.url, ''), ['vm-1']);
+  const poll = await startPoll(app, 'wait=50s&strict=true');
+  await call(app.url, 'POST', '/registry/vms/vm-1/heartbeat');
+  assert.deepEqual(await poll.answer, ['vm-1']);
 });
 
 test('an expired long poll is answered before groups that may wait longer are checked', async () => {
