@@ -110,18 +110,19 @@ export class RegistryClient {
   }
 
   /**
-   * Lists VMs, by default newest registration first. A large fleet is read in pages, with one request each. A VM that is
-   * registered during all requests is in the list once; one that comes, leaves or changes meanwhile may be missing or have older
-   * fields. The position in {@link server} is that of the first page, so that no later change is missed.
+   * Lists VMs, by default newest registration first. A large fleet is read in pages, with one request each, or as by
+   * {@link listAtOnce} if a proxy removes the header `Link`. A VM that is registered during all requests is in the list once; one
+   * that comes, leaves or changes meanwhile may be missing or have older fields. The position in {@link server} is that of the
+   * first page, so that no later change is missed.
    */
   async list(options: ListQuery = {}): Promise<VmWithLiveness[]> {
     const { sort = 'registered', limit = Number.POSITIVE_INFINITY } = options;
     if (sort !== 'registered' && sort !== 'id') return this.listAtOnce(options);
     let vms = await this.#list({ ...options, limit: Math.min(PAGE_SIZE, limit) });
-    // The original registry ignores the limit.
-    if (this.server.version === undefined) return select(vms, options);
     const first = this.server;
     let { warming, nextPage } = first;
+    // A full page without `Link` is either the entire list, or a proxy has removed the header.
+    if (nextPage === undefined && vms.length === PAGE_SIZE && limit > PAGE_SIZE) return this.listAtOnce(options);
     while (nextPage !== undefined && vms.length < limit) {
       const size = Math.min(PAGE_SIZE, limit - vms.length);
       vms = vms.concat(await this.#list({ ...options, limit: size, after: nextPage }));
@@ -129,7 +130,8 @@ export class RegistryClient {
       warming = Math.max(warming ?? 0, this.server.warming ?? 0) || undefined;
     }
     this.#connection.facts = { ...this.server, position: first.position, warming };
-    return vms;
+    // The original registry has no pages and ignores the limit.
+    return this.server.version === undefined ? select(vms, options) : vms;
   }
 
   /** Lists VMs as {@link list}, but with one request, so that the list is that of one moment. */

@@ -1,5 +1,6 @@
 /** Lists that the client reads in pages. */
 import assert from 'node:assert/strict';
+import { get } from 'node:http';
 import test, { type TestContext } from 'node:test';
 import { RegistryClient } from '../../src/client.ts';
 import type { Vm } from '../../src/protocol/vm.ts';
@@ -27,6 +28,24 @@ function clientOf(t: TestContext, url: string): RegistryClient {
   const client = new RegistryClient({ url, openTransport: openUndici });
   t.after(() => client.close());
   return client;
+}
+
+/** A proxy that removes response headers, and records the limits of the requested lists. */
+async function startProxy(
+  t: TestContext,
+  target: string,
+  removed: readonly string[],
+): Promise<{ url: string; limits: (string | null)[] }> {
+  const limits: (string | null)[] = [];
+  const url = await stub(t, ({ url, headers }, response) => {
+    limits.push(new URL(url!, target).searchParams.get('limit'));
+    get(new URL(url!, target), { headers }, (reply) => {
+      const kept = Object.entries(reply.headers).filter(([name]) => !removed.includes(name));
+      response.writeHead(reply.statusCode!, Object.fromEntries(kept));
+      reply.pipe(response);
+    });
+  });
+  return { url, limits };
 }
 
 const idsOf = (vms: readonly Vm[]) => vms.map(({ id }) => id);
@@ -85,6 +104,37 @@ test('a list in pages is warming if one of its pages is', async (t) => {
   app.registry.heartbeat('vm-7');
   await client.list();
   assert.equal(client.server.warming, undefined);
+});
+
+test('a list behind a proxy that removes Link, or all headers of vreg, is complete', async (t) => {
+  const { app } = await withFleet(t);
+  const own = ['x-vreg-version', 'x-vreg-registry-id', 'x-vreg-lease-ms', 'x-vreg-position'];
+  for (const removed of [['link'], own, ['link', ...own]]) {
+    const proxied = await startProxy(t, app.url, removed);
+    const client = clientOf(t, proxied.url);
+    assert.deepEqual(idsOf(await client.list()), newestFirst, removed.join());
+    const isPaged = !removed.includes('link');
+    assert.deepEqual(proxied.limits, isPaged ? ['5000', '5000', '5000'] : ['5000', null]);
+    assert.deepEqual(idsOf(await client.list({ limit: 7000 })), newestFirst.slice(0, 7000));
+    const workers = await client.list({ role: 'worker', sort: 'id' });
+    assert.deepEqual(idsOf(workers), newestFirst.filter((id) => !id.endsWith('0')).toSorted());
+    proxied.limits.length = 0;
+    assert.equal((await client.list({ limit: 5000 })).length, 5000);
+    assert.deepEqual(proxied.limits, ['5000']);
+  }
+});
+
+test('a list of exactly one page takes one more request, and a list of two pages takes none', async (t) => {
+  const { app, client, requested } = await withFleet(t);
+  await app.registry.deregister('vm-10000');
+  const read = async () => {
+    requested.length = 0;
+    const vms = await client.list();
+    return [vms.length, ...requested.map((query) => query.get('limit'))];
+  };
+  assert.deepEqual(await read(), [10_000, '5000', '5000']);
+  for (let n = 5000; n < 10_000; n++) await app.registry.deregister(`vm-${n}`);
+  assert.deepEqual(await read(), [5000, '5000', null]);
 });
 
 test('the original registry, which has no pages, is asked once', async (t) => {
