@@ -61,6 +61,18 @@ const COMMANDER_WITHOUT_CHILD_PROCESS = {
   },
 };
 
+/**
+ * cli-table3 measures each cell with a regular expression for emoji, which takes a millisecond to compile. `isSmallTable` in
+ * src/render/layout.ts passes no emoji to cli-table3.
+ */
+const TABLE_WITHOUT_EMOJI = {
+  name: 'table-without-emoji',
+  setup(esbuild) {
+    esbuild.onResolve({ filter: /^emoji-regex$/ }, () => ({ path: 'never', namespace: 'never' }));
+    esbuild.onLoad({ filter: /.*/, namespace: 'never' }, () => ({ contents: 'module.exports = () => /(?!)/g' }));
+  },
+};
+
 /** @returns {Promise<import('esbuild').BuildOptions[]>} options of esbuild; outputs are in `dist/` */
 export async function bundles() {
   return [
@@ -73,7 +85,7 @@ export async function bundles() {
       ...OPTIONS,
       entryPoints: { hot: 'src/hot-main.ts' },
       external: [...DAEMON_LIBRARIES, ...FORMAT_LIBRARIES],
-      plugins: [COMMANDER_WITHOUT_CHILD_PROCESS],
+      plugins: [COMMANDER_WITHOUT_CHILD_PROCESS, TABLE_WITHOUT_EMOJI],
       define: { ...OPTIONS.define, __DECLARATIONS__: JSON.stringify(await declarations()) },
     },
   ];
